@@ -1,0 +1,147 @@
+"""The classifier card: everything that a classifier needs besides its weights, as one JSON file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+
+from apercu.errors import ClassifierError, nearest
+
+Output: TypeAlias = Literal["logits", "probabilities", "probability"]
+"""What a network answers; `probability` is one number, that of the second of two classes."""
+
+
+FILE_ENDINGS = (".pt2", ".onnx")
+"""Sources that are files."""
+
+
+class InputSpec(BaseModel):
+    """What a classifier expects of its images, and how their pixels are normalised.
+
+    Without `mean`, `std` and `normalise` the pixels in [0, 1] are handed on as they are.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    channels: int = Field(default=3, ge=1)
+    size: tuple[int, int] = Field(description="height and width, pixels")
+    resize: int | None = Field(default=None, ge=1, description="short side before a centre crop")
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    normalise: Literal["l2_per_channel"] | None = None
+
+    @field_validator("size")
+    @classmethod
+    def _positive(cls, size: tuple[int, int]) -> tuple[int, int]:
+        if min(size) < 1:
+            raise ValueError("both sides must be at least 1 pixel")
+        return size
+
+    @field_validator("resize")
+    @classmethod
+    def _covers(cls, resize: int | None, info: ValidationInfo) -> int | None:
+        if resize is not None and resize < max(info.data.get("size", (0, 0))):
+            raise ValueError("must be at least as large as size")
+        return resize
+
+    @field_validator("mean", "std")
+    @classmethod
+    def _per_channel(
+        cls, values: tuple[float, ...] | None, info: ValidationInfo
+    ) -> tuple[float, ...] | None:
+        channels = info.data.get("channels")
+        if values is not None and channels is not None and len(values) != channels:
+            raise ValueError(f"expected {channels} numbers, one per channel")
+        if values is not None and info.field_name == "std" and min(values) <= 0:
+            raise ValueError("every number must be above 0")
+        return values
+
+    @field_validator("normalise")
+    @classmethod
+    def _one_rule(cls, rule: str | None, info: ValidationInfo) -> str | None:
+        if rule and (info.data.get("mean") or info.data.get("std")):
+            raise ValueError("give either a rule or mean and std")
+        return rule
+
+
+class ClassifierCard(BaseModel):
+    """A classifier in words: where it comes from, its weights, its input, output and classes.
+
+    An `input` that is given is complete; one that is absent is asked of the source. Paths in a
+    card file are relative to it; `read_card` resolves them.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    source: str
+    options: dict[str, Any] = Field(default_factory=dict)
+    weights: str | None = None
+    input: InputSpec | None = None
+    output: Output = "logits"
+    classes: str | tuple[str, ...] | None = None
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _names(cls, classes: object) -> object:
+        listed = isinstance(classes, list | tuple) and all(isinstance(c, str) for c in classes)
+        if classes is not None and not isinstance(classes, str) and not listed:
+            raise ValueError("expected the name of a file or a list of names")
+        return classes
+
+
+def read_card(path: str | Path) -> ClassifierCard:
+    """Reads a card, checks all of it, and makes its paths relative to the working directory.
+
+    Raises:
+        ClassifierError: the file is missing or no JSON, or it holds mistakes; all are listed.
+    """
+    path = Path(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ClassifierError(f"{path}: no such classifier card") from None
+    except (OSError, ValueError) as error:
+        raise ClassifierError(f"{path}: expected a classifier card in JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise ClassifierError(f"{path}: expected a JSON object with the key source")
+    try:
+        card = ClassifierCard.model_validate(content)
+    except ValidationError as error:
+        raise ClassifierError(f"{path}: {'; '.join(mistakes(error, ClassifierCard))}") from None
+    return card.model_copy(update=dict(_resolved(card, path.parent)))
+
+
+def write_card(card: ClassifierCard, path: str | Path) -> None:
+    """Writes a card as JSON; what is at its default is left out."""
+    Path(path).write_text(
+        card.model_dump_json(indent=1, exclude_defaults=True, exclude_none=True) + "\n",
+        encoding="utf-8",
+    )
+
+
+def _resolved(card: ClassifierCard, folder: Path) -> Iterator[tuple[str, str]]:
+    if card.source.endswith(FILE_ENDINGS):
+        yield "source", str(folder / card.source)
+    if card.weights is not None:
+        yield "weights", str(folder / card.weights)
+    if isinstance(card.classes, str):
+        yield "classes", str(folder / card.classes)
+
+
+def mistakes(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
+    """One clause per mistake that pydantic found while it validated `model`."""
+    for mistake in error.errors(include_url=False):
+        where = ".".join(str(part) for part in mistake["loc"])
+        if mistake["type"] == "extra_forbidden":
+            known = InputSpec if len(mistake["loc"]) > 1 else model
+            word = str(mistake["loc"][-1])
+            yield f"{where} is no key of a card{nearest(word, known.model_fields)}"
+        elif mistake["type"] == "missing":
+            yield f"{where} is missing"
+        else:
+            reason = mistake["msg"].removeprefix("Value error, ")
+            yield f"{where}: {reason[:1].lower()}{reason[1:]}, got {mistake['input']!r}"

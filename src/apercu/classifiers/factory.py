@@ -1,0 +1,105 @@
+"""Classifiers that a Python function makes: `package.module:factory`.
+
+The factory is called with the card's options. It returns an `nn.Module`, or any callable that
+takes images and answers without gradients. What the card does not say is read from attributes of
+what it returned: `input` (an `InputSpec` or a dictionary like a card's; needed),
+`classes` (a sequence of names), `output` and, for a plain callable, `fingerprint` (a text that
+changes with its weights; else the factory's name and its options stand for them).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import ValidationError
+from torch import nn
+
+from apercu.classifiers.card import ClassifierCard, InputSpec, mistakes
+from apercu.classifiers.fingerprint import digest_of_module
+from apercu.classifiers.names import ClassNames
+from apercu.classifiers.network import BlackBox, Network
+from apercu.classifiers.weights import load_weights
+from apercu.errors import ClassifierError, nearest
+
+
+def open_factory(card: ClassifierCard) -> Network:
+    """Calls the factory and reads what it says about its classifier.
+
+    Raises:
+        ClassifierError: no such module or factory, it fails, it returns no callable, or neither
+            it nor the card says what the images are like.
+    """
+    try:
+        made = _factory(card.source)(**card.options)
+    except ClassifierError:
+        raise
+    except Exception as error:
+        raise ClassifierError(f"classifier {card.source}: the factory fails: {error!r}") from error
+    is_module = isinstance(made, nn.Module)
+    if not callable(made):
+        raise ClassifierError(
+            f"classifier {card.source}: expected an nn.Module or a callable from the factory, "
+            f"got {type(made).__name__}"
+        )
+    if card.weights is not None:
+        if not is_module:
+            raise ClassifierError(f"classifier {card.source}: a plain callable takes no weights")
+        load_weights(made, card.weights)
+    classes = getattr(made, "classes", None)
+    return Network(
+        source=card.source,
+        answer=made if is_module else BlackBox(made),
+        digest=_digest(made, card),
+        input=card.input or _input(made, card.source),
+        output=getattr(made, "output", card.output),
+        names=None if classes is None else ClassNames.of(map(str, classes)),
+        options=card.options,
+        differentiable=is_module,
+    )
+
+
+def _factory(source: str) -> Callable[..., Any]:
+    name, _, attribute = source.partition(":")
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise ClassifierError(
+            f"classifier {source}: no module named {error.name}; put its folder on PYTHONPATH"
+        ) from None
+    try:
+        factory = getattr(module, attribute)
+    except AttributeError:
+        suggestion = nearest(attribute, vars(module))
+        raise ClassifierError(
+            f"classifier {source}: {name} has no {attribute}{suggestion}"
+        ) from None
+    if not callable(factory):
+        raise ClassifierError(f"classifier {source}: {attribute} cannot be called")
+    return factory  # type: ignore[no-any-return]
+
+
+def _digest(made: Any, card: ClassifierCard) -> str:
+    if isinstance(made, nn.Module):
+        return digest_of_module(made, card.source, card.options)
+    stated = getattr(made, "fingerprint", "")
+    described = json.dumps([card.source, card.options, str(stated)], sort_keys=True, default=str)
+    return hashlib.sha256(described.encode()).hexdigest()
+
+
+def _input(made: Any, source: str) -> InputSpec:
+    stated = getattr(made, "input", None)
+    if stated is None:
+        raise ClassifierError(
+            f"classifier {source}: it does not say what its images are like; give it an "
+            "attribute `input`, or write a classifier card with `input`"
+        )
+    try:
+        return InputSpec.model_validate(stated)
+    except ValidationError as error:
+        raise ClassifierError(
+            f"classifier {source}: its attribute input: {'; '.join(mistakes(error, InputSpec))}"
+        ) from None

@@ -1,0 +1,42 @@
+"""Identity of a classifier: the same weights and preprocessing give the same fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from apercu.classifiers.card import InputSpec, Output
+
+_COUNTERS = "num_batches_tracked"
+"""Buffers that change no answer; files with and without them hold the same network."""
+
+
+def digest_of_module(module: nn.Module, source: str, options: Mapping[str, Any]) -> str:
+    """SHA-256 over the weights' bytes in the order of their names, and what they were built into.
+
+    The values count as the module holds them: a float16 file and its float32 copy are the same.
+    """
+    sha = hashlib.sha256(f"{source} {json.dumps(options, sort_keys=True, default=str)}".encode())
+    for name, weight in sorted(module.state_dict().items()):
+        if not name.endswith(_COUNTERS):
+            sha.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+            sha.update(weight.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
+
+
+def digest_of_file(path: str | Path) -> str:
+    """SHA-256 over a file's bytes."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(digest: str, input: InputSpec, output: Output) -> str:
+    """Joins the identity of the weights with the preprocessing and the kind of output."""
+    described = json.dumps([digest, input.model_dump(mode="json"), output], sort_keys=True)
+    return hashlib.sha256(described.encode()).hexdigest()

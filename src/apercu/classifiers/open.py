@@ -1,0 +1,80 @@
+"""From what people type to a classifier that answers."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+
+from apercu.classifiers.card import FILE_ENDINGS, ClassifierCard, read_card
+from apercu.classifiers.door import Classifier
+from apercu.classifiers.names import ClassNames
+from apercu.classifiers.network import Network
+from apercu.errors import ClassifierError, nearest
+
+_FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+def open_classifier(spec: str | Path, *, device: str | torch.device = "cpu") -> Classifier:
+    """Opens a classifier by its SPEC, and asks it once.
+
+    Args:
+        spec: `timm/NAME`, `torchvision/NAME`, `FILE.pt2`, `FILE.onnx`,
+            `package.module:factory`, or `CARD.json`, a classifier card.
+        device: where it shall answer.
+
+    Raises:
+        ClassifierError: it cannot be opened, or does not answer images of its own size.
+    """
+    text = str(spec)
+    card = read_card(text) if text.endswith(".json") else ClassifierCard(source=text)
+    names = _stated_names(card)
+    with torch.random.fork_rng(devices=[]):
+        network = _network(card, None if names is None else len(names.names))
+    if names is not None:
+        network = network.named(names)
+    return Classifier(network, spec=text).to(device)
+
+
+def _network(card: ClassifierCard, class_count: int | None) -> Network:
+    if card.weights is not None and card.source.endswith(FILE_ENDINGS):
+        raise ClassifierError(f"classifier {card.source}: holds its own weights; drop `weights`")
+    if card.source.startswith("timm/"):
+        from apercu.classifiers.timm_source import open_timm
+
+        return open_timm(card, class_count)
+    if card.source.startswith("torchvision/"):
+        from apercu.classifiers.torchvision_source import open_torchvision
+
+        return open_torchvision(card, class_count)
+    if card.source.endswith(".pt2"):
+        from apercu.classifiers.exported import open_exported
+
+        return open_exported(card)
+    if card.source.endswith(".onnx"):
+        from apercu.classifiers.onnx_source import open_onnx
+
+        return open_onnx(card)
+    if _FACTORY.fullmatch(card.source):
+        from apercu.classifiers.factory import open_factory
+
+        return open_factory(card)
+    raise _unknown(card.source)
+
+
+def _stated_names(card: ClassifierCard) -> ClassNames | None:
+    if isinstance(card.classes, str):
+        return ClassNames.read(card.classes)
+    return None if card.classes is None else ClassNames.of(card.classes)
+
+
+def _unknown(source: str) -> ClassifierError:
+    if source.endswith((".pth", ".pt", ".ckpt", ".safetensors", ".bin")):
+        hint = "; weights alone are no network: write a card with `source` and `weights`"
+    else:
+        hint = nearest(source.partition("/")[0], ("timm", "torchvision"))
+    return ClassifierError(
+        "classifier: expected timm/NAME, torchvision/NAME, FILE.pt2, FILE.onnx, "
+        f"package.module:factory or CARD.json, got {source!r}{hint}"
+    )

@@ -1,0 +1,71 @@
+"""A small residual network: the student of a black box, and the demo's classifier."""
+
+from __future__ import annotations
+
+import math
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from apercu.types import Images, Logits
+
+_FULL_DETAIL = 64
+"""Images up to this size enter the residual stages without being shrunk first."""
+
+
+class SmallResNet(nn.Module):
+    """Three residual stages (He et al. 2016, the CIFAR form), mean over the positions, linear head.
+
+    Args:
+        channels: of the images.
+        classes: number of logits.
+        size: height and width of the images; larger ones are halved in the stem, once for every
+            doubling beyond 64 pixels.
+        width: channels of the first stage; each next stage has twice as many at half the detail.
+    """
+
+    def __init__(self, channels: int, classes: int, size: tuple[int, int], width: int = 24) -> None:
+        super().__init__()
+        halvings = max(0, math.ceil(math.log2(max(size) / _FULL_DETAIL)))
+        self.stem = nn.Sequential(
+            _conv_norm(channels, width, stride=2 if halvings else 1),
+            *(_conv_norm(width, width, stride=2) for _ in range(halvings - 1)),
+        )
+        self.stages = nn.Sequential(
+            _Residual(width, width, stride=1),
+            _Residual(width, 2 * width, stride=2),
+            _Residual(2 * width, 4 * width, stride=2),
+            _Residual(4 * width, 4 * width, stride=1),
+        )
+        self.head = nn.Linear(4 * width, classes)
+
+    def forward(self, images: Images) -> Logits:
+        features: Tensor = self.stages(self.stem(images))
+        logits: Tensor = self.head(features.mean((2, 3)))
+        return logits
+
+
+class _Residual(nn.Module):
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            _conv_norm(inputs, outputs, stride=stride),
+            nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+
+    def forward(self, features: Tensor) -> Tensor:
+        return F.relu(self.body(features) + self.shortcut(features))
+
+
+def _conv_norm(inputs: int, outputs: int, *, stride: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    )

@@ -1,0 +1,129 @@
+"""Classifiers of timm by name."""
+
+from __future__ import annotations
+
+import math
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from apercu.classifiers.card import ClassifierCard, InputSpec
+from apercu.classifiers.fingerprint import digest_of_module
+from apercu.classifiers.names import ClassNames
+from apercu.classifiers.network import Network
+from apercu.classifiers.weights import load_weights
+from apercu.errors import ClassifierError, nearest
+
+_REACH_SECONDS = 5
+
+
+def open_timm(card: ClassifierCard, class_count: int | None) -> Network:
+    """Builds `timm/NAME`, with the card's weights or timm's own, which it may download.
+
+    Args:
+        card: its options go to `timm.create_model`.
+        class_count: how many classes the card names, if it does.
+
+    Raises:
+        ClassifierError: no such model or option, or its weights cannot be downloaded.
+    """
+    import timm
+
+    name = card.source.removeprefix("timm/")
+    if not timm.is_model(name):
+        suggestion = nearest(name.partition(".")[0], timm.list_models())
+        raise ClassifierError(f"classifier {card.source}: timm has no such model{suggestion}")
+    options = dict(card.options)
+    if card.weights is not None and class_count is not None:
+        options.setdefault("num_classes", class_count)
+    if card.input is not None:
+        options.setdefault("in_chans", card.input.channels)
+    if card.weights is None:
+        module = _pretrained(name, options)
+    else:
+        module = _create(name, {**options, "pretrained": False})
+        load_weights(module, card.weights)
+    return Network(
+        source=card.source,
+        answer=module,
+        digest=digest_of_module(module, card.source, card.options),
+        input=card.input or _input(module.pretrained_cfg),
+        output=card.output,
+        names=None if card.weights else _imagenet_names(module),
+        options=card.options,
+    )
+
+
+def _create(name: str, options: Mapping[str, Any]) -> Any:
+    import timm
+
+    try:
+        return timm.create_model(name, **options)
+    except (TypeError, RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ClassifierError(f"classifier timm/{name}: {reason}; check its options") from error
+
+
+def _pretrained(name: str, options: Mapping[str, Any]) -> Any:
+    """Weights from the local cache of the Hugging Face hub, else downloaded."""
+    import timm
+    from huggingface_hub import try_to_load_from_cache
+
+    config = timm.get_pretrained_cfg(name)
+    if config is None or not config.has_weights:
+        raise ClassifierError(
+            f"classifier timm/{name}: timm has no pretrained weights for it; "
+            "write a classifier card with `weights`"
+        )
+    kept = config.hf_hub_id and try_to_load_from_cache(config.hf_hub_id, "model.safetensors")
+    if isinstance(kept, str):
+        options = {**options, "pretrained_cfg_overlay": {"file": kept}}
+    elif not _reachable("https://huggingface.co" if config.hf_hub_id else config.url):
+        raise _no_download(name, "the hub does not answer")
+    try:
+        return _create(name, {**options, "pretrained": True})
+    except OSError as error:
+        raise _no_download(name, str(error).splitlines()[0]) from error
+
+
+def _reachable(url: str) -> bool:
+    """Asks once and briefly, where the hub's own client would try again for a minute."""
+    request = urllib.request.Request(url, method="HEAD")
+    try:
+        urllib.request.urlopen(request, timeout=_REACH_SECONDS).close()
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def _no_download(name: str, reason: str) -> ClassifierError:
+    return ClassifierError(
+        f"classifier timm/{name}: its pretrained weights cannot be downloaded ({reason}); "
+        "write a classifier card with `weights`, a safetensors file"
+    )
+
+
+def _input(config: Mapping[str, Any]) -> InputSpec:
+    channels, height, width = config["input_size"]
+    return InputSpec(
+        channels=channels,
+        size=(height, width),
+        resize=max(height, width, math.floor(min(height, width) / config.get("crop_pct", 1.0))),
+        mean=config["mean"],
+        std=config["std"],
+    )
+
+
+def _imagenet_names(module: nn.Module) -> ClassNames | None:
+    from timm.data import ImageNetInfo, infer_imagenet_subset
+
+    subset = infer_imagenet_subset(module)
+    if subset is None:
+        return None
+    info = ImageNetInfo(subset)
+    return ClassNames.of(info.label_descriptions(), info.label_names())

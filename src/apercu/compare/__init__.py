@@ -1,0 +1,9 @@
+"""Methods × metrics → rows, costs, and the score of each image."""
+
+from __future__ import annotations
+
+from apercu.compare.flow import compare
+from apercu.compare.results import Cost, Results, Row, Subject
+from apercu.compare.settings import METRICS, CompareSettings
+
+__all__ = ["METRICS", "CompareSettings", "Cost", "Results", "Row", "Subject", "compare"]

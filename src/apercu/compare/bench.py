@@ -1,0 +1,147 @@
+"""Where one explainer is measured: thresholds on the tune half, rows on the test half."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from apercu.classifiers import Classifier
+from apercu.compare.cost import cost
+from apercu.compare.interval import interval
+from apercu.compare.results import FIXED, Cost, Row, variant
+from apercu.compare.sample import Entry, Sample, Trial
+from apercu.compare.scoring import score, score_truth
+from apercu.compare.settings import BETTER, CompareSettings
+from apercu.errors import ApercuError, ImagesError
+from apercu.maps import min_max
+from apercu.methods import Explainer, TrueBox
+from apercu.types import Maps
+
+Progress: TypeAlias = Callable[[str, int, int], None]
+"""Called with the explainer's name, images done, images in all."""
+
+Scores: TypeAlias = dict[tuple[str, str], dict[str, float]]
+"""By row (explainer, metric) and image."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A classifier and a sample of images, ready to measure one explainer after another."""
+
+    classifier: Classifier
+    sample: Sample
+    metrics: tuple[str, ...]
+    settings: CompareSettings
+    progress: Progress
+
+    def rehearse(self, name: str, explainer: Explainer | TrueBox) -> None:
+        """Explain one image, so that what cannot work is said before hours of work."""
+        if isinstance(explainer, TrueBox):
+            if not any(entry.has_boxes for entry in self.sample.test):
+                raise ImagesError(
+                    f"{self.sample.source.name}: {name} needs true boxes; leave it out, or add them"
+                )
+            return
+        for trial in self.sample.trials(self.classifier, self.sample.test[:1], 1):
+            self._maps(name, explainer, trial)
+
+    def rows(self, name: str, explainer: Explainer | TrueBox) -> tuple[list[Row], Scores]:
+        """The rows of one explainer on the test half, and the scores behind them."""
+        levels: dict[str, tuple[float, ...]] = dict.fromkeys(self.metrics, (FIXED,))
+        origins: dict[str, tuple[str | None, ...]] = dict.fromkeys(self.metrics, (None,))
+        if explainer.kind in ("map", "mask"):
+            fixed = explainer.kind == "mask"
+            for metric, (best, count) in self._tune(name, explainer).items():
+                levels[metric] = (best, FIXED) if fixed else (best,)
+                origins[metric] = (f"tune half, {count} images", "fixed")
+        rows, scores = [], Scores()
+        for metric, found in self._scores(name, explainer, self.sample.test, levels).items():
+            images = [e.name for e in self.sample.test if told(e, metric, explainer)]
+            for place, values in enumerate(found.double()):
+                row_name, origin = (variant(name) if place else name), origins[metric][place]
+                scores[row_name, metric] = dict(zip(images, values.tolist(), strict=True))
+                rows.append(
+                    Row(
+                        explainer=row_name,
+                        metric=metric,
+                        value=float(values.mean()),
+                        ci95=interval(values.numpy(), self.settings.seed),
+                        n=len(values),
+                        better=BETTER[metric],
+                        threshold=levels[metric][place] if origin else None,
+                        threshold_from=origin,
+                    )
+                )
+        return rows, scores
+
+    def costs(self, name: str, explainer: Explainer | TrueBox) -> list[Cost]:
+        """Time at every batch size; boxes that look at nothing cost nothing and are left out."""
+        if isinstance(explainer, TrueBox) or explainer.kind == "box":
+            return []
+        size = min(max(self.settings.cost_batches, default=0), len(self.sample.test))
+        costs = []
+        for trial in self.sample.trials(self.classifier, self.sample.test[:size], size):
+            for wanted in self.settings.cost_batches:
+                index = torch.arange(wanted, device=trial.images.device) % size
+                inputs = trial.images[index], trial.targets[index]
+                costs.append(cost(name, explainer, self.classifier, inputs, self.settings.repeats))
+        return costs
+
+    def _tune(self, name: str, explainer: Explainer | TrueBox) -> dict[str, tuple[float, int]]:
+        """The best threshold of each metric on the tune half, and on how many images."""
+        grid = dict.fromkeys(self.metrics, self.settings.thresholds)
+        best = {}
+        for metric, found in self._scores(name, explainer, self.sample.tune, grid).items():
+            means = found.double().mean(dim=1)
+            place = means.argmin() if BETTER[metric] == "lower" else means.argmax()
+            best[metric] = (self.settings.thresholds[int(place)], found.shape[1])
+        return best
+
+    def _scores(
+        self,
+        name: str,
+        explainer: Explainer | TrueBox,
+        entries: Sequence[Entry],
+        levels: Mapping[str, Sequence[float]],
+    ) -> dict[str, Tensor]:
+        """Scores (levels × images) by metric, of the images that the metric can judge."""
+        parts: dict[str, list[Tensor]] = {metric: [] for metric in levels}
+        done = 0 if entries is self.sample.tune else len(self.sample.tune)
+        for trial in self.sample.trials(self.classifier, entries, self.settings.batch):
+            maps = self._maps(name, explainer, trial)
+            for metric, thresholds in levels.items():
+                if isinstance(explainer, TrueBox):
+                    found = score_truth(metric, self.classifier, trial, maps)
+                else:
+                    found = score(metric, self.classifier, trial, maps, thresholds)
+                judged = torch.tensor([told(entry, metric, explainer) for entry in trial.entries])
+                parts[metric].append(found.cpu()[:, judged])
+                self._check(f"{name}: expected finite {metric}", found, trial)
+            done += len(trial.entries)
+            self.progress(name, done, len(self.sample.tune) + len(self.sample.test))
+        return {metric: torch.cat(found, dim=1) for metric, found in parts.items()}
+
+    def _maps(self, name: str, explainer: Explainer | TrueBox, trial: Trial) -> Maps:
+        """Maps that can be cut by thresholds in (0, 1)."""
+        if isinstance(explainer, TrueBox):
+            return explainer(trial.images, trial.truths)
+        maps = explainer(self.classifier, trial.images, trial.targets)
+        self._check(f"{name}: expected finite maps", maps.flatten(1).T, trial)
+        return min_max(maps) if explainer.kind == "map" else maps
+
+    def _check(self, expected: str, values: Tensor, trial: Trial) -> None:
+        """Values are anything × images."""
+        bad = (~values.isfinite()).any(dim=0)
+        if bad.any():
+            image = trial.entries[int(bad.int().argmax())].name
+            raise ApercuError(f"{expected}, got NaN or infinity for {image}; leave one of them out")
+
+
+def told(entry: Entry, metric: str, explainer: object = None) -> bool:
+    """Whether an image knows the truth that a metric (or the true box) needs."""
+    boxes = metric == "localisation_error" or isinstance(explainer, TrueBox)
+    return (entry.has_boxes or not boxes) and (entry.has_region or metric != "iou")

@@ -1,0 +1,109 @@
+"""The comparison: explainers × metrics on the same images, saved as it goes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from apercu.classifiers import Classifier
+from apercu.compare.bench import Bench, Progress, told
+from apercu.compare.cost import environment
+from apercu.compare.results import Results, Subject
+from apercu.compare.sample import Sample, draw
+from apercu.compare.settings import METRICS, CompareSettings
+from apercu.errors import ImagesError, RunError
+from apercu.images import ImageSource
+from apercu.methods import Explainer, TrueBox
+
+
+def _quiet(explainer: str, done: int, total: int) -> None:
+    pass
+
+
+def compare(
+    classifier: Classifier,
+    source: ImageSource,
+    explainers: Mapping[str, Explainer | TrueBox],
+    settings: CompareSettings,
+    *,
+    out: Path | None = None,
+    progress: Progress = _quiet,
+) -> Results:
+    """Measure every explainer on the same images, in constant memory.
+
+    One half of the images chooses each explainer's best threshold per metric; all rows are
+    reported on the other half. With `out`, results are saved after each explainer, and those that
+    an earlier call finished on the same classifier, images and settings are taken over.
+
+    Raises:
+        ImagesError: the images do not have the truth that a metric needs.
+        ClassifierError: the classifier does not allow what an explainer needs.
+        ApercuError: an explainer answers with numbers that are not finite.
+    """
+    sample = draw(classifier, source, settings.limit, settings.seed)
+    metrics = _metrics(sample, settings)
+    bench = Bench(classifier, sample, metrics, settings, progress)
+    results = _start(_subject(bench), environment(settings.seed, classifier.device), out)
+    identities = {name: one.identity for name, one in explainers.items()}
+    results = results.only(identities)
+    missing = {name: one for name, one in explainers.items() if name not in results.explainers}
+    for name, explainer in missing.items():
+        bench.rehearse(name, explainer)
+    for name, explainer in missing.items():
+        rows, scores = bench.rows(name, explainer)
+        results = replace(
+            results,
+            explainers={**results.explainers, name: explainer.identity},
+            rows=(*results.rows, *rows),
+            cost=(*results.cost, *bench.costs(name, explainer)),
+            scores={**results.scores, **scores},
+        ).only(identities)
+        if out is not None:
+            results.save(out)
+    return results
+
+
+def _metrics(sample: Sample, settings: CompareSettings) -> tuple[str, ...]:
+    """The metrics that were asked for, or all whose truth both halves have."""
+
+    def allowed(metric: str) -> bool:
+        return all(
+            any(told(entry, metric) for entry in half) for half in (sample.tune, sample.test)
+        )
+
+    for metric in settings.metrics or ():
+        if not allowed(metric):
+            truth = "true masks" if metric == "iou" else "true boxes"
+            raise ImagesError(
+                f"{sample.source.name}: {metric} needs {truth} in both halves of the images; "
+                "leave the metric out, or add them"
+            )
+    return settings.metrics or tuple(metric for metric in METRICS if allowed(metric))
+
+
+def _subject(bench: Bench) -> Subject:
+    sample, classifier = bench.sample, bench.classifier
+    settings = {**asdict(bench.settings), "metrics": bench.metrics}
+    return Subject(
+        classifier=classifier.spec,
+        fingerprint=classifier.fingerprint,
+        images=sample.source.name,
+        limit=len(sample.tune) + len(sample.test),
+        targets="labels" if sample.source.labelled else "top",
+        sample=sample.digest,
+        settings=json.loads(json.dumps(settings)),
+    )
+
+
+def _start(subject: Subject, environment: Mapping[str, object], out: Path | None) -> Results:
+    """Earlier results of the same subject, or none yet."""
+    fresh = Results(subject, environment)
+    if out is None:
+        return fresh
+    try:
+        earlier = Results.load(out)
+    except RunError:
+        return fresh
+    return earlier if earlier.subject == subject else fresh

@@ -1,0 +1,162 @@
+"""What a comparison found: rows, costs, and each image's score; as JSON and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from apercu.errors import RunError
+from apercu.output import write
+
+RESULTS, SCORES = "results.json", "scores.csv"
+FIXED = 0.5
+"""Where a mask is cut when no threshold is chosen for it."""
+
+
+def variant(explainer: str) -> str:
+    """The name of an explainer's row at the fixed threshold.
+
+    >>> variant("mask"), variant("mask:area=2")
+    ('mask:threshold=0.5', 'mask:area=2,threshold=0.5')
+    """
+    return f"{explainer}{',' if ':' in explainer else ':'}threshold={FIXED}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured value: the mean over n images, with a bootstrapped 95 % interval."""
+
+    explainer: str
+    metric: str
+    value: float
+    ci95: tuple[float, float]
+    n: int
+    better: str
+    threshold: float | None = None
+    threshold_from: str | None = None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Time per image: median and interquartile range in ms, and in classifier forwards."""
+
+    explainer: str
+    device: str
+    batch: int
+    ms_per_image: float
+    iqr: float
+    classifier_forwards: float
+    training_seconds: float
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What was measured; rows belong together only when this is equal."""
+
+    classifier: str
+    fingerprint: str
+    images: str
+    limit: int
+    """Images used, both halves together."""
+    targets: str
+    """`labels` of the images, or the classifier's `top` class."""
+    sample: str
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Results:
+    """All rows of a comparison. `scores` maps (explainer, metric) to a value per image name."""
+
+    subject: Subject
+    environment: Mapping[str, Any]
+    explainers: Mapping[str, str] = field(default_factory=dict)
+    """Name of each finished explainer and its identity."""
+    rows: tuple[Row, ...] = ()
+    cost: tuple[Cost, ...] = ()
+    scores: Mapping[tuple[str, str], Mapping[str, float]] = field(default_factory=dict, repr=False)
+
+    def save(self, folder: Path) -> None:
+        """Write `scores.csv`, then `results.json`; raises `OutputError`."""
+        write(folder / SCORES, _csv(self.scores))
+        write(folder / RESULTS, json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n")
+
+    def only(self, identities: Mapping[str, str]) -> Results:
+        """What is here of these explainers (name and identity), in their order."""
+        mine = {name: [r for r in self.rows if r.explainer in _names(name)] for name in identities}
+        kept = [
+            name
+            for name, identity in identities.items()
+            if self.explainers.get(name) == identity
+            and all((row.explainer, row.metric) in self.scores for row in mine[name])
+        ]
+        rows = [row for name in kept for row in mine[name]]
+        return replace(
+            self,
+            explainers={name: self.explainers[name] for name in kept},
+            rows=tuple(rows),
+            cost=tuple(one for name in kept for one in self.cost if one.explainer == name),
+            scores={(r.explainer, r.metric): self.scores[r.explainer, r.metric] for r in rows},
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of `results.json`; thresholds appear only in rows that have one."""
+        return {
+            **asdict(self.subject),
+            "rows": [
+                {key: value for key, value in asdict(row).items() if value is not None}
+                for row in self.rows
+            ],
+            "cost": [asdict(cost) for cost in self.cost],
+            "explainers": dict(self.explainers),
+            "environment": dict(self.environment),
+        }
+
+    @staticmethod
+    def load(folder: Path) -> Results:
+        """Read what `save` wrote.
+
+        Raises:
+            RunError: the files are missing, damaged, or of another kind.
+        """
+        try:
+            found = json.loads((folder / RESULTS).read_text())
+            return Results(
+                subject=Subject(**{name: found[name] for name in Subject.__dataclass_fields__}),
+                environment=found["environment"],
+                explainers=found["explainers"],
+                rows=tuple(Row(**{**row, "ci95": tuple(row["ci95"])}) for row in found["rows"]),
+                cost=tuple(Cost(**cost) for cost in found["cost"]),
+                scores=_scores((folder / SCORES).read_text()),
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(
+                f"{folder / RESULTS}: cannot be read as results ({error}); compare again, "
+                "or choose the folder of a comparison"
+            ) from error
+
+
+def _names(explainer: str) -> tuple[str, str]:
+    return explainer, variant(explainer)
+
+
+def _csv(scores: Mapping[tuple[str, str], Mapping[str, float]]) -> str:
+    buffer = io.StringIO()
+    table = csv.writer(buffer, lineterminator="\n")
+    table.writerow(("explainer", "metric", "image", "value"))
+    for (explainer, metric), values in scores.items():
+        table.writerows((explainer, metric, image, repr(value)) for image, value in values.items())
+    return buffer.getvalue()
+
+
+def _scores(text: str) -> dict[tuple[str, str], dict[str, float]]:
+    scores: dict[tuple[str, str], dict[str, float]] = {}
+    for line in csv.DictReader(io.StringIO(text)):
+        values = scores.setdefault((line["explainer"], line["metric"]), {})
+        values[line["image"]] = float(line["value"])
+    return scores

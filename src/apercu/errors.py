@@ -1,0 +1,75 @@
+"""What can go wrong, as one tree.
+
+    ApercuError                 exit 1, status 500
+    ├── InputError              exit 2, status 422   the caller can mend it
+    │   ├── ImageError          a file is no image, or not one that fits
+    │   ├── ImagesError         a folder, table or Parquet file of images is wrong
+    │   ├── ClassifierError     a classifier cannot be opened or does not fit
+    │   ├── TargetError         no such class
+    │   ├── ConfigError         a setting is misspelt or out of range
+    │   └── RunError            a run folder is incomplete or belongs to another classifier
+    └── OutputError             exit 2, status 507   results cannot be written
+
+Each error is one line: what was wrong, what was expected, what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ApercuError(Exception):
+    """Root of the tree; knows how a command line and a server should answer."""
+
+    exit_code = 1
+    status = 500
+
+
+class InputError(ApercuError):
+    """Something the caller handed in is wrong."""
+
+    exit_code = 2
+    status = 422
+
+
+class ImageError(InputError):
+    """A file is not an image, or not one that can be used."""
+
+
+class ImagesError(InputError):
+    """A folder, table or Parquet file of images is wrong."""
+
+
+class ClassifierError(InputError):
+    """A classifier cannot be opened, or does not fit what is asked of it."""
+
+
+class TargetError(InputError):
+    """There is no such class."""
+
+
+class ConfigError(InputError):
+    """A setting is misspelt or out of range."""
+
+
+class RunError(InputError):
+    """A run folder is incomplete, damaged, or belongs to another classifier."""
+
+
+class OutputError(ApercuError):
+    """Results cannot be written, because the disk is full or the folder is closed."""
+
+    exit_code = 2
+    status = 507
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The tail of an error line that suggests the nearest known word, or nothing.
+
+    >>> nearest("mobilnet", ["mobilenet", "resnet"])
+    '; did you mean mobilenet?'
+    """
+    names = {name.casefold(): name for name in known}
+    close = difflib.get_close_matches(word.casefold(), names, n=1, cutoff=0.6)
+    return f"; did you mean {names[close[0]]}?" if close else ""

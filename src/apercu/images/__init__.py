@@ -1,0 +1,9 @@
+"""Bytes -> pictures: files, folders, Parquet, and the planted set."""
+
+from apercu.images.opening import open_images
+from apercu.images.planted import Planted
+from apercu.images.reader import read_picture
+from apercu.images.source import ImageSource, Item
+from apercu.images.stream import Batch, batches
+
+__all__ = ["Batch", "ImageSource", "Item", "Planted", "batches", "open_images", "read_picture"]

@@ -1,0 +1,169 @@
+"""Folders of pictures, with labels from sub-folders or labels.csv, boxes.csv and masks/."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from apercu.errors import ImagesError
+from apercu.images.reader import SUFFIXES, Stored, read_picture, read_stored
+from apercu.images.source import ImageSource, Item, checked_index
+from apercu.images.tables import BoxRow, Label, read_boxes, read_labels
+from apercu.images.turning import turn, turn_boxes
+from apercu.types import Boxes
+
+MASKS = "masks"
+
+
+@dataclass(frozen=True, eq=False)
+class FolderImages(ImageSource):
+    """Pictures of one folder; only names and table rows are held, never pixels."""
+
+    path: Path
+    files: tuple[str, ...] = field(repr=False)
+    labels: tuple[Label, ...] | None = field(repr=False)
+    boxes: Mapping[str, tuple[BoxRow, ...]] = field(repr=False)
+    channels: int
+
+    @property
+    def name(self) -> str:
+        return str(self.path)
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The distinct labels in alphabetical order; None for indices, which name nothing."""
+        names = {label for label in self.labels or () if isinstance(label, str)}
+        return tuple(sorted(names)) or None
+
+    @property
+    def labelled(self) -> bool:
+        return self.labels is not None
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Item:
+        index = checked_index(index, len(self))
+        file = self.files[index]
+        label = None if self.labels is None else self.labels[index]
+        stored = read_stored(self.path / file, channels=self.channels)
+        boxes = self._boxes(file, label, stored)
+        return Item(file, stored.picture, label, boxes, self._region(file, stored))
+
+    def _boxes(self, file: str, label: Label | None, stored: Stored) -> Boxes | None:
+        """The boxes of the label, cut off at the edges of the picture."""
+        rows = [row for row in self.boxes.get(file, ()) if row.label in (None, label)]
+        if not rows:
+            return None
+        height, width = stored.size
+        boxes = torch.tensor([row.corners for row in rows])
+        limits = torch.tensor([width, height, width, height], dtype=boxes.dtype)
+        inside = boxes.clamp(min=0).minimum(limits)
+        for row, (xmin, ymin, xmax, ymax) in zip(rows, inside.tolist(), strict=True):
+            if xmin >= xmax or ymin >= ymax:
+                corners = ", ".join(f"{corner:g}" for corner in row.corners)
+                raise ImagesError(
+                    f"{self.path / 'boxes.csv'} line {row.line}: expected a box inside {file} "
+                    f"({width} × {height} pixels, width × height), got {corners}"
+                )
+        return turn_boxes(inside, stored.orientation, stored.size)
+
+    def _region(self, file: str, stored: Stored) -> Bool[Tensor, "height width"] | None:
+        """What is not black in masks/<file>.png, or masks/<stem>.png."""
+        relative = PurePosixPath(file).with_suffix(".png")
+        places = (self.path / MASKS / relative, self.path / MASKS / relative.name)
+        path = next((place for place in places if place.is_file()), None)
+        if path is None:
+            return None
+        mask = read_picture(path, channels=None).amax(dim=0) > 0
+        if tuple(mask.shape) != stored.size:
+            (height, width), (rows, columns) = stored.size, mask.shape
+            raise ImagesError(
+                f"{path}: expected {width} × {height} pixels (width × height) like {file}, "
+                f"got {columns} × {rows}"
+            )
+        return turn(mask, stored.orientation)
+
+
+def open_file(path: Path, channels: int) -> FolderImages:
+    """One picture as a source of one."""
+    return FolderImages(path.parent, (path.name,), None, {}, channels)
+
+
+def open_folder(path: Path, channels: int) -> FolderImages:
+    """Lists a folder: by its labels.csv, by one sub-folder per class, or as it lies.
+
+    boxes.csv and masks/ are in pixels of the stored pictures, before any EXIF rotation. A box
+    belongs to the label when boxes.csv repeats the label's column; otherwise every box counts.
+    Raises ImagesError for an empty folder, an unclear layout, or tables that do not fit.
+    """
+    column, labels = None, None
+    if (path / "labels.csv").is_file():
+        column, table = read_labels(path / "labels.csv")
+        files, labels = tuple(table), tuple(table.values())
+        _check_present(path / "labels.csv", files)
+    else:
+        files, labels = _listed(path)
+    if not files:
+        raise ImagesError(f"{path}: no images, {_instead(path)}")
+    boxes: dict[str, tuple[BoxRow, ...]] = {}
+    if (path / "boxes.csv").is_file():
+        boxes = read_boxes(path / "boxes.csv", column)
+        _check_present(path / "boxes.csv", boxes.keys() - set(files))
+    return FolderImages(path, files, labels, boxes, channels)
+
+
+def _listed(path: Path) -> tuple[tuple[str, ...], tuple[Label, ...] | None]:
+    """Files and labels of a folder without labels.csv."""
+    plain, folders = _scan(path)
+    folders = [folder for folder in folders if folder != MASKS]
+    inner = {folder: _scan(path / folder) for folder in folders}
+    classes = {folder: files for folder, (files, _) in inner.items() if files}
+    if plain and classes:
+        raise ImagesError(
+            f"{path}: expected either images or one folder per class, got both "
+            f"({len(plain)} images, first {plain[0]}, and {len(classes)} folders of images)"
+        )
+    if plain:
+        return tuple(plain), None
+    deeper = next((folder for folder, (_, below) in inner.items() if below), None)
+    if not classes and deeper:
+        raise ImagesError(
+            f"{path}: no images here or one folder below; open a folder inside, "
+            f"such as {path / deeper}"
+        )
+    pairs = [(f"{label}/{file}", label) for label, files in classes.items() for file in files]
+    return tuple(file for file, _ in pairs), tuple(label for _, label in pairs)
+
+
+def _scan(path: Path) -> tuple[list[str], list[str]]:
+    """Names of the pictures and of the folders in a folder, sorted, hidden ones left out."""
+    try:
+        with os.scandir(path) as entries:
+            seen = sorted((e.name, e.is_dir()) for e in entries if not e.name.startswith("."))
+    except OSError as error:
+        raise ImagesError(f"{path}: cannot be listed ({error.strerror})") from error
+    files = [name for name, is_dir in seen if not is_dir and Path(name).suffix.lower() in SUFFIXES]
+    return files, [name for name, is_dir in seen if is_dir]
+
+
+def _instead(path: Path) -> str:
+    """What to do about a folder without images."""
+    tables = sorted(path.glob("*.parquet"))
+    if tables:
+        return f"but Parquet files; open one of them, such as {tables[0]}"
+    return f"expected files that end in {' '.join(sorted(SUFFIXES))}"
+
+
+def _check_present(table: Path, files: Iterable[str]) -> None:
+    missing = sorted(file for file in files if not (table.parent / file).is_file())
+    if missing:
+        raise ImagesError(
+            f"{table}: names files that do not exist, {len(missing)} in all, first {missing[0]}"
+        )

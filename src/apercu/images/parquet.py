@@ -1,0 +1,127 @@
+"""Hugging Face's image layout in Parquet, one row group in memory at a time."""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_right
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from apercu.errors import ImageError, ImagesError
+from apercu.images.reader import read_picture
+from apercu.images.row_groups import RowGroups
+from apercu.images.source import ImageSource, Item, checked_index
+
+if TYPE_CHECKING:
+    from pyarrow import Schema
+
+_IMAGE_COLUMNS = ("image", "img")
+_SHOWN = 8  # columns that an error line names
+_LABEL_COLUMNS = ("label", "labels", "fine_label", "class")
+
+
+@dataclass(frozen=True, eq=False)
+class ParquetImages(ImageSource):
+    """Rows of a Parquet file: a picture's bytes, and perhaps a label."""
+
+    path: Path
+    starts: tuple[int, ...] = field(repr=False)
+    """First row of each row group, and one past the last row."""
+    groups: RowGroups = field(repr=False)
+    columns: tuple[str, str | None]
+    """Names of the image column and the label column."""
+    names: tuple[str, ...] | None = field(repr=False)
+    channels: int
+
+    @property
+    def name(self) -> str:
+        return str(self.path)
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        return self.names
+
+    @property
+    def labelled(self) -> bool:
+        return self.columns[1] is not None
+
+    def __len__(self) -> int:
+        return self.starts[-1]
+
+    def __getitem__(self, index: int) -> Item:
+        index = checked_index(index, len(self))
+        group = bisect_right(self.starts, index) - 1
+        table, row = self.groups.read(group), index - self.starts[group]
+        image_column, label_column = self.columns
+        name = f"row-{index}"
+        data = table[image_column][row].as_py()
+        data = data.get("bytes") if isinstance(data, dict) else data
+        if data is None:
+            raise ImageError(f"{self.path} {name}: expected the picture's bytes, got nothing")
+        try:
+            picture = read_picture(data, channels=self.channels)
+        except ImageError as error:
+            raise ImageError(f"{self.path} {name}: {error}") from error
+        label = None if label_column is None else self._label(table[label_column][row].as_py())
+        return Item(name, picture, label, None, None)
+
+    def _label(self, value: Any) -> str | int | None:
+        """The class name where the file tells it, else what is written."""
+        if isinstance(value, int) and self.names is not None and 0 <= value < len(self.names):
+            return self.names[value]
+        return value if value is None or isinstance(value, (int, str)) else str(value)
+
+
+def open_parquet(path: Path, channels: int) -> ParquetImages:
+    """Opens a Parquet file by its footer; no picture is read yet.
+
+    Raises ImagesError for what is no Parquet file, has no rows, or no column of pictures.
+    """
+    import pyarrow as pa
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        with ParquetFile(path) as file:
+            schema, meta = file.schema_arrow, file.metadata
+            rows = [meta.row_group(group).num_rows for group in range(meta.num_row_groups)]
+    except (OSError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())
+        raise ImagesError(f"{path}: not a Parquet file that can be read ({reason})") from error
+    starts = [0]
+    for count in rows:
+        starts.append(starts[-1] + count)
+    if not starts[-1]:
+        raise ImagesError(f"{path}: no images, the table has no rows")
+    image, label = _image_column(path, schema), _label_column(schema)
+    columns = (image,) if label is None else (image, label)
+    names = None if label is None else _class_names(schema, label)
+    return ParquetImages(
+        path, tuple(starts), RowGroups(path, columns), (image, label), names, channels
+    )
+
+
+def _image_column(path: Path, schema: Schema) -> str:
+    for name in _IMAGE_COLUMNS:
+        if name in schema.names:
+            kind = str(schema.field(name).type)
+            if kind in {"binary", "large_binary"} or kind.startswith("struct<bytes: "):
+                return name
+    raise ImagesError(
+        f"{path}: expected a column image of struct<bytes, path> or binary, "
+        f"got {', '.join(schema.names[:_SHOWN])}{' …' * (len(schema.names) > _SHOWN)}"
+    )
+
+
+def _label_column(schema: Schema) -> str | None:
+    return next((name for name in _LABEL_COLUMNS if name in schema.names), None)
+
+
+def _class_names(schema: Schema, label: str) -> tuple[str, ...] | None:
+    """Names from the schema's Hugging Face metadata; None where there are none."""
+    text = (schema.metadata or {}).get(b"huggingface")
+    try:
+        names = json.loads(text)["info"]["features"][label]["names"] if text else None
+    except (ValueError, KeyError, TypeError):
+        return None
+    return tuple(str(name) for name in names) if isinstance(names, list) else None

@@ -1,0 +1,95 @@
+"""One file, or its bytes -> Picture: decoded, checked, upright, with the channels asked for."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from apercu.errors import ImageError
+from apercu.images.arrays import MAGIC, decode_array
+from apercu.images.decoding import decode
+from apercu.images.turning import UPRIGHT, turn
+from apercu.types import Picture
+
+SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".npy"))
+"""Names, in lower case, by which a folder's pictures are known; inside a file its bytes decide."""
+
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+_ROUNDING = 1e-6
+
+
+class Stored(NamedTuple):
+    """A picture, upright, and how it lay in its file: EXIF orientation, (height, width)."""
+
+    picture: Picture
+    orientation: int
+    size: tuple[int, int]
+
+
+def read_picture(source: Path | bytes, *, channels: int | None = 3) -> Picture:
+    """Reads JPEG, PNG, TIFF, WebP, BMP, GIF (first frame) or `.npy`: channels × height × width.
+
+    Values are in [0, 1]; 8 and 16 bits are scaled, floats must lie there already. EXIF rotation is
+    applied, transparency is laid over white. With `channels` grey becomes RGB or RGB grey (BT.601
+    luma) where asked; None keeps what the file has. Raises ImageError for a file that is missing,
+    no image, damaged, too small or too large, not finite, not in [0, 1], or of other channels.
+    """
+    return read_stored(source, channels=channels).picture
+
+
+def read_stored(source: Path | bytes, *, channels: int | None = 3) -> Stored:
+    """Like `read_picture`, with what is needed to follow boxes from the file to the picture."""
+    if isinstance(source, bytes):
+        return _read(BytesIO(source), "image", channels)
+    try:
+        with source.open("rb") as stream:
+            return _read(stream, str(source), channels)
+    except OSError as error:
+        raise ImageError(f"{source}: cannot be read ({error.strerror})") from error
+
+
+def _read(stream: BinaryIO, name: str, channels: int | None) -> Stored:
+    magic = stream.read(len(MAGIC))
+    stream.seek(0)
+    if magic == MAGIC:
+        array, stored, pending = decode_array(stream, name), UPRIGHT, UPRIGHT
+    else:
+        array, stored, pending = decode(stream, name)
+    picture = turn(_checked(array, name), pending)
+    height, width = picture.shape[1:]
+    size = (width, height) if stored >= 5 else (height, width)
+    return Stored(_convert(picture, channels, name), stored, size)
+
+
+def _checked(array: NDArray[np.float32], name: str) -> Picture:
+    """The array as a tensor of its own, once it is known to be finite and in [0, 1]."""
+    low, high = float(array.min()), float(array.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        wrong = int(np.count_nonzero(~np.isfinite(array)))
+        raise ImageError(
+            f"{name}: expected finite pixels, got {wrong} that are NaN or infinite; "
+            "replace them before"
+        )
+    if low < -_ROUNDING or high > 1 + _ROUNDING:
+        raise ImageError(f"{name}: expected pixels in [0, 1], got [{low:g}, {high:g}]; scale them")
+    return torch.from_numpy(np.ascontiguousarray(array)).clamp_(0, 1)
+
+
+def _convert(picture: Picture, channels: int | None, name: str) -> Picture:
+    """Grey to RGB or RGB to grey; any other difference in channels is an error."""
+    have = picture.shape[0]
+    if channels is None or channels == have:
+        return picture
+    if (have, channels) == (1, 3):
+        return picture.repeat(3, 1, 1)
+    if (have, channels) == (3, 1):
+        weights = torch.tensor(_LUMA)[:, None, None]
+        return (picture * weights).sum(0, keepdim=True).clamp_(0, 1)
+    raise ImageError(
+        f"{name}: expected {channels} channels, got {have}; only grey and RGB can be converted"
+    )

@@ -1,0 +1,59 @@
+"""Row groups of a Parquet file, read when asked for, a bounded number of bytes kept."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from apercu.errors import ImagesError
+
+if TYPE_CHECKING:
+    from pyarrow import Table
+
+KEPT_BYTES = 64 << 20
+"""Compressed pictures kept for random access; the newest row group always stays."""
+
+
+class RowGroups:
+    """Row groups of a file, the newest ones kept; each process and pickle starts with none."""
+
+    def __init__(self, path: Path, columns: tuple[str, ...]) -> None:
+        self._path, self._columns = path, columns
+        self._forget()
+
+    def __getstate__(self) -> tuple[Path, tuple[str, ...]]:
+        return self._path, self._columns
+
+    def __setstate__(self, state: tuple[Path, tuple[str, ...]]) -> None:
+        self._path, self._columns = state
+        self._forget()
+
+    def read(self, group: int) -> Table:
+        """Raises ImagesError when the file cannot be read any more."""
+        if self._process != os.getpid():  # the lock may have been held when the process forked
+            self._forget()
+        with self._lock:
+            if group not in self._kept:
+                self._kept[group] = self._load(group)
+            self._kept.move_to_end(group)
+            while len(self._kept) > 1 and sum(t.nbytes for t in self._kept.values()) > KEPT_BYTES:
+                self._kept.popitem(last=False)
+            return self._kept[group]
+
+    def _forget(self) -> None:
+        self._process, self._lock = os.getpid(), threading.Lock()
+        self._kept: OrderedDict[int, Table] = OrderedDict()
+
+    def _load(self, group: int) -> Table:
+        import pyarrow as pa
+        from pyarrow.parquet import ParquetFile
+
+        try:
+            with ParquetFile(self._path) as file:
+                return file.read_row_group(group, columns=self._columns, use_threads=False)
+        except (OSError, pa.ArrowException) as error:
+            reason = " ".join(str(error).split())
+            raise ImagesError(f"{self._path}: row group {group} is damaged ({reason})") from error

@@ -1,0 +1,67 @@
+"""What every set of images is: a length, and an item for each index."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from jaxtyping import Bool
+from torch import Tensor
+
+from apercu.types import Boxes, Picture
+
+
+@dataclass(frozen=True, eq=False)
+class Item:
+    """One image of a source, with what is known about it."""
+
+    name: str
+    """Path relative to the source, or the row's name; unique in the source."""
+    picture: Picture
+    """As stored, upright, in [0, 1]."""
+    label: str | int | None
+    """Folder name, class name, or class index as written."""
+    boxes: Boxes | None
+    """Pixels of `picture`; None where nobody drew one."""
+    region: Bool[Tensor, "height width"] | None
+    """The true mask, at the size of `picture`."""
+
+
+class ImageSource(ABC):
+    """Images one at a time, in any order; pickles, and opens its files only in `__getitem__`.
+
+    `__getitem__` may be called from several threads and after a fork. It raises ImageError for an
+    image that cannot be read, so that a caller may skip it, and IndexError past the end.
+    """
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What `open_images` was given."""
+
+    @property
+    @abstractmethod
+    def class_names(self) -> tuple[str, ...] | None:
+        """The classes in the order of their indices, where the source knows them."""
+
+    @property
+    @abstractmethod
+    def labelled(self) -> bool:
+        """Does every item have a label?"""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Item: ...
+
+    def __iter__(self) -> Iterator[Item]:
+        return (self[index] for index in range(len(self)))
+
+
+def checked_index(index: int, length: int) -> int:
+    """The index counted from the front; raises IndexError outside a source of that length."""
+    if not -length <= index < length:
+        raise IndexError(f"image {index} of a source of {length}")
+    return index % length

@@ -1,0 +1,78 @@
+"""What every method is: a frozen value that asks a classifier for its evidence."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, Protocol, TypeAlias, final, runtime_checkable
+
+from apercu.classifiers import Classifier
+from apercu.errors import ClassifierError
+from apercu.types import Images, Maps, Targets
+
+Kind: TypeAlias = Literal["map", "mask", "box"]
+"""How the values of a map are read: `map` on a scale of its own (stretched to [0, 1] per image
+before it is thresholded), `mask` in [0, 1] as it is, `box` exactly 0 or 1."""
+
+
+@runtime_checkable
+class Explainer(Protocol):
+    """What can be compared: every `Method`, and a trained explainer as `Trained`."""
+
+    @property
+    def kind(self) -> Kind: ...
+
+    @property
+    def identity(self) -> str:
+        """Equal only for explainers that give the same maps."""
+
+    @property
+    def training_seconds(self) -> float: ...
+
+    def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps: ...
+
+
+class Method(ABC):
+    """Explains by asking the classifier; needs no training; prints as its own settings."""
+
+    kind: ClassVar[Kind] = "map"
+    training_seconds: ClassVar[float] = 0.0
+
+    @property
+    def identity(self) -> str:
+        return repr(self)
+
+    @abstractmethod
+    def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
+        """Evidence for each image's target, at the size of the images.
+
+        Raises:
+            ClassifierError: the classifier does not allow what the method needs.
+        """
+
+
+@final
+@dataclass(frozen=True)
+class Trained:
+    """A trained explainer among the methods: it needs no classifier any more.
+
+    `identity` says which weights answer (a fingerprint), so that old results can be reused.
+    """
+
+    attribute: Callable[[Images, Targets], Maps] = field(repr=False)
+    identity: str
+    training_seconds: float
+    kind: Kind = "mask"
+
+    def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
+        return self.attribute(images, targets)
+
+
+def need_gradients(classifier: Classifier, method: str) -> None:
+    """Raises `ClassifierError` for a classifier that can only be asked."""
+    if not classifier.differentiable:
+        raise ClassifierError(
+            f"{method} needs a classifier with gradients; {classifier.spec} is asked only: "
+            "choose a method that asks, such as occlusion, or a trained explainer"
+        )

@@ -1,0 +1,72 @@
+"""CAM: the last feature map, weighted by the final layer (Zhou et al. 2016)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from apercu.classifiers import Classifier
+from apercu.errors import ClassifierError
+from apercu.maps import resize
+from apercu.methods.base import Method
+from apercu.methods.layers import anatomy, hooked, is_map, layer_named
+from apercu.types import Images, Maps, Targets
+
+
+@final
+@dataclass(frozen=True)
+class Cam(Method):
+    """Σ weight × feature, for classifiers whose scores are linear in the last map of features.
+
+    Two endings allow it: a mean over all places and then a linear layer, or a 1 × 1 convolution
+    to the classes and then a mean (SqueezeNet).
+    """
+
+    def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
+        names = anatomy(classifier, images)
+        head = layer_named(classifier, names.head)
+        seen: dict[str, Tensor] = {}
+
+        def keep_features(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            seen["features"] = output.clone()
+
+        def keep_input(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            seen["pooled"] = inputs[0].clone()
+
+        with (
+            torch.no_grad(),
+            hooked(layer_named(classifier, names.features), keep_features),
+            hooked(head, keep_input),
+        ):
+            logits = classifier(images)
+            weights = _class_weights(head, logits.shape[1])
+        features = _linear_features(seen["features"], seen["pooled"])
+        if weights is None or features is None or weights.shape[1] != features.shape[1]:
+            raise ClassifierError(
+                "cam needs a classifier that ends in a mean over all places and one linear layer; "
+                f"{classifier.spec} ends otherwise: choose grad_cam"
+            )
+        maps = torch.einsum("bc,bchw->bhw", weights[targets], features)
+        return resize(maps, (images.shape[2], images.shape[3]))
+
+
+def _class_weights(head: nn.Module, classes: int) -> Tensor | None:
+    """The final layer as (classes, channels), when it is a plain linear map to all classes."""
+    weight = head.weight
+    if not isinstance(weight, Tensor) or weight.shape[0] != classes:
+        return None
+    plain = weight.shape[2:].numel() == 1
+    return weight.detach().flatten(1) if plain else None
+
+
+def _linear_features(features: Tensor, given: Tensor) -> Tensor | None:
+    """The map of features whose mean (before or after weighting) makes the scores, if any."""
+    if is_map(given.shape):
+        return given
+    mean = features.mean(dim=(2, 3))
+    pooled = given.flatten(1)
+    same = mean.shape == pooled.shape and torch.allclose(mean, pooled, rtol=1e-3, atol=1e-4)
+    return features if same else None

@@ -1,0 +1,36 @@
+"""The centre box: photographers put the object in the middle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import sqrt
+from typing import ClassVar, final
+
+import torch
+
+from apercu.classifiers import Classifier
+from apercu.errors import ConfigError
+from apercu.maps import fill
+from apercu.methods.base import Kind, Method
+from apercu.types import Images, Maps, Targets
+
+
+@final
+@dataclass(frozen=True)
+class CentreBox(Method):
+    """1 in a centred rectangle with this share of the image's area and its aspect, else 0."""
+
+    kind: ClassVar[Kind] = "box"
+    area: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.area <= 1:
+            raise ConfigError(f"centre_box: expected area in (0, 1], got {self.area}")
+
+    def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
+        height, width = images.shape[2:]
+        high, wide = (max(1, round(length * sqrt(self.area))) for length in (height, width))
+        top, left = (height - high) // 2, (width - wide) // 2
+        box = torch.tensor([[left, top, left + wide, top + high]], dtype=images.dtype)
+        region = fill(box, (height, width)).to(images)
+        return region.repeat(len(images), 1, 1)

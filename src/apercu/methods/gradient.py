@@ -1,0 +1,27 @@
+"""Gradient: how much each pixel moves the class (Simonyan et al. 2014)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+
+from apercu.classifiers import Classifier
+from apercu.methods.base import Method, need_gradients
+from apercu.types import Images, Maps, Targets
+
+
+@final
+@dataclass(frozen=True)
+class Gradient(Method):
+    """The largest absolute derivative of the target's logit over the channels (captum)."""
+
+    def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
+        from captum.attr import Saliency
+
+        need_gradients(classifier, "gradient")
+        with torch.enable_grad():
+            inputs = images.detach().requires_grad_()
+            slopes = Saliency(classifier).attribute(inputs, target=targets, abs=True)
+        return slopes.detach().amax(dim=1)

@@ -1,0 +1,1 @@
+"""The trained networks: encoders, the class gate, the U-Net's decoder."""

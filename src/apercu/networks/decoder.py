@@ -1,0 +1,165 @@
+"""The U-Net's way up: doubled resolution, a gated skip connection, residual blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from apercu.networks.encoder import convolution
+
+
+@dataclass(frozen=True)
+class DecoderShape:
+    """How large the decoder is and what its blocks are made of.
+
+    Args:
+        width: channels after the first block; each further block has half of them.
+        blocks: residual blocks after each doubling of the resolution.
+        residual: `bottleneck` as in ResNet-50, on the whole skip connection; or `compact`, two
+            3 × 3 convolutions on a skip connection first brought to the block's width.
+        upsampling: `transposed` convolution (paper) or `pixel_shuffle` (released code).
+        gate_skips: let the class gate weigh every skip connection, not the deepest map alone.
+        resolution: pixels of the image per cell of the mask.
+    """
+
+    width: int = 96
+    blocks: int = 1
+    residual: Literal["bottleneck", "compact"] = "compact"
+    upsampling: Literal["transposed", "pixel_shuffle"] = "pixel_shuffle"
+    gate_skips: bool = True
+    resolution: int = 4
+
+
+class Decoder(nn.Module):
+    """Gated features, coarsest to finest, to the two channels whose share is the mask.
+
+    Args:
+        channels: channels of the encoder's feature maps, finest first.
+        strides: their strides.
+        shape: size and kind of the blocks.
+    """
+
+    def __init__(
+        self, channels: Sequence[int], strides: Sequence[int], shape: DecoderShape
+    ) -> None:
+        super().__init__()
+        self.shape = shape
+        skips = dict(zip(strides[:-1], channels[:-1], strict=True))
+        self.deepest = convolution(channels[-1], 2 * shape.width, size=1)
+        self.steps = nn.ModuleList()
+        self.strides: list[int] = []
+        width, stride = 2 * shape.width + 1, strides[-1]
+        while stride > shape.resolution:
+            stride //= 2
+            outputs = max(16, shape.width // 2 ** len(self.steps))
+            self.steps.append(UpStep(width, skips.get(stride, 0), outputs, shape))
+            self.strides.append(stride)
+            width = outputs
+        self.head = nn.Conv2d(width, 2, 1)
+        nn.init.ones_(self.head.bias)
+
+    def forward(self, skips: dict[int, Tensor], deepest: Tensor, gate: Tensor) -> Tensor:
+        """Log-odds of keeping, `batch × height × width` at the mask's resolution.
+
+        Args:
+            skips: feature maps by stride, without the deepest.
+            deepest: the deepest feature map.
+            gate: the class gate on it, `batch × 1 × height × width`.
+        """
+        features = torch.cat([self.deepest(deepest) * gate, gate], 1)
+        for step, stride in zip(self.steps, self.strides, strict=True):
+            features = step(features, skips.get(stride), gate)
+        kept, removed = self.head(features).abs().unbind(1)
+        return torch.log(kept + 1e-3) - torch.log(removed + 1e-3)
+
+
+class UpStep(nn.Module):
+    """One doubling of the resolution."""
+
+    def __init__(self, inputs: int, skip: int, outputs: int, shape: DecoderShape) -> None:
+        super().__init__()
+        self.upsample = DOUBLING[shape.upsampling](inputs, outputs)
+        compact = shape.residual == "compact"
+        self.narrow = convolution(skip, outputs, size=1) if compact and skip else nn.Identity()
+        self.gate_skips = shape.gate_skips
+        joined = outputs + (outputs if compact and skip else skip) + shape.gate_skips
+        make = Compact if compact else Bottleneck
+        self.residual = nn.Sequential(
+            make(joined, outputs), *(make(outputs, outputs) for _ in range(shape.blocks - 1))
+        )
+
+    def forward(self, features: Tensor, skip: Tensor | None, gate: Tensor) -> Tensor:
+        features = self.upsample(features)
+        size = features.shape[2:] if skip is None else skip.shape[2:]
+        if features.shape[2:] != size:
+            features = F.interpolate(features, size, mode="bilinear", align_corners=False)
+        joined = [features]
+        if skip is not None:
+            joined.append(self.narrow(skip))
+        if self.gate_skips:
+            wide = F.interpolate(gate, size, mode="bilinear", align_corners=False)
+            joined = [features, *(part * wide for part in joined[1:]), wide]
+        return self.residual(torch.cat(joined, 1))
+
+
+class Residual(nn.Module):
+    """ReLU of a stack of convolutions plus its input, projected where the widths differ."""
+
+    def __init__(self, inputs: int, outputs: int, stack: nn.Sequential) -> None:
+        super().__init__()
+        self.stack = stack
+        self.shortcut = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+
+    def forward(self, features: Tensor) -> Tensor:
+        return F.relu(self.stack(features) + self.shortcut(features))
+
+
+def Bottleneck(inputs: int, outputs: int) -> Residual:  # noqa: N802 (a constructor)
+    """ResNet's bottleneck: 1 × 1 to a quarter, 3 × 3, 1 × 1 back."""
+    inner = max(1, outputs // 4)
+    return Residual(
+        inputs,
+        outputs,
+        nn.Sequential(
+            convolution(inputs, inner, size=1),
+            convolution(inner, inner),
+            nn.Conv2d(inner, outputs, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+        ),
+    )
+
+
+def Compact(inputs: int, outputs: int) -> Residual:  # noqa: N802 (a constructor)
+    """Two 3 × 3 convolutions."""
+    return Residual(
+        inputs,
+        outputs,
+        nn.Sequential(
+            convolution(inputs, outputs),
+            nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
+            nn.BatchNorm2d(outputs),
+        ),
+    )
+
+
+def _transposed(inputs: int, outputs: int) -> nn.Module:
+    return nn.Sequential(
+        nn.ConvTranspose2d(inputs, outputs, 2, stride=2, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    )
+
+
+def _pixel_shuffle(inputs: int, outputs: int) -> nn.Module:
+    return nn.Sequential(convolution(inputs, 4 * outputs), nn.PixelShuffle(2))
+
+
+DOUBLING: dict[str, Callable[[int, int], nn.Module]] = {
+    "transposed": _transposed,
+    "pixel_shuffle": _pixel_shuffle,
+}

@@ -1,0 +1,118 @@
+"""What the mask explainer sees of an image: feature maps at several strides."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from apercu.errors import ConfigError
+from apercu.types import Images
+
+
+class Encoder(nn.Module, ABC):
+    """Images in [0, 1] → feature maps, finest first; it owns its normalisation.
+
+    Attributes:
+        channels: channels of each feature map.
+        strides: pixels of the image per cell of each feature map, rounded to a power of two.
+    """
+
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @abstractmethod
+    def forward(self, images: Images) -> list[Tensor]:
+        """Feature maps, each `batch × channels[i] × height[i] × width[i]`."""
+
+
+class SmallEncoder(Encoder):
+    """The from-scratch encoder of the paper's CIFAR-10 section.
+
+    Downsampling blocks of five 3 × 3 convolutions each (Dabkowski & Gal 2017, section 5);
+    the first convolution of a block halves the resolution, and widths double per block.
+
+    Args:
+        image_channels: channels of the images.
+        width: channels of the first block.
+        blocks: number of blocks; the last feature map has stride 2^blocks.
+    """
+
+    def __init__(self, image_channels: int = 3, width: int = 32, blocks: int = 3) -> None:
+        super().__init__()
+        self.channels = tuple(width * 2**i for i in range(blocks))
+        self.strides = tuple(2 ** (i + 1) for i in range(blocks))
+        before = (image_channels, *self.channels[:-1])
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                convolution(inputs, outputs, stride=2),
+                *(convolution(outputs, outputs) for _ in range(4)),
+            )
+            for inputs, outputs in zip(before, self.channels, strict=True)
+        )
+
+    def forward(self, images: Images) -> list[Tensor]:
+        features, found = 2 * images - 1, []
+        for block in self.blocks:
+            features = block(features)
+            found.append(features)
+        return found
+
+
+class TimmEncoder(Encoder):
+    """Any timm model in its `features_only` form.
+
+    Maps coarser or finer than the U-Net's range are dropped, and of maps with equal stride the
+    last is kept, so vision transformers give one map.
+
+    Args:
+        name: model name as timm knows it.
+        image_channels: channels of the images.
+        pretrained: ask timm for its weights.
+    """
+
+    def __init__(self, name: str, image_channels: int = 3, *, pretrained: bool = False) -> None:
+        import timm
+
+        super().__init__()
+        try:
+            self.network = timm.create_model(
+                name, features_only=True, pretrained=pretrained, in_chans=image_channels
+            )
+        except (RuntimeError, ValueError, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(
+                f"encoder: expected a timm model with features_only, got timm/{name} ({reason})"
+            ) from error
+        info = self.network.feature_info
+        last = {stride: i for i, stride in enumerate(info.reduction()) if 4 <= stride <= 32}
+        self.kept = tuple(last.values())
+        self.strides = tuple(last)
+        self.channels = tuple(info.channels()[i] for i in self.kept)
+        mean, std = self.network.default_cfg["mean"], self.network.default_cfg["std"]
+        self.register_buffer("mean", _per_channel(mean, image_channels), persistent=False)
+        self.register_buffer("std", _per_channel(std, image_channels), persistent=False)
+
+    def forward(self, images: Images) -> list[Tensor]:
+        features = self.network((images - self.mean) / self.std)
+        maps = [features[i] for i in self.kept]
+        if maps[-1].shape[1] != self.channels[-1]:  # some timm models answer channels last
+            maps = [features.permute(0, 3, 1, 2) for features in maps]
+        return maps
+
+
+def convolution(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> nn.Sequential:
+    """Convolution, batch normalisation, ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    )
+
+
+def _per_channel(values: Sequence[float], channels: int) -> Tensor:
+    """Statistics for any number of channels: timm repeats the three of ImageNet likewise."""
+    repeated = [values[i % len(values)] for i in range(channels)]
+    return torch.tensor(repeated)[:, None, None]

@@ -1,0 +1,65 @@
+"""The masking model of Dabkowski & Gal: encoder, class gate, decoder."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from apercu.networks.decoder import Decoder, DecoderShape
+from apercu.networks.encoder import Encoder
+from apercu.networks.gate import ClassGate
+from apercu.types import Images, Maps, Targets
+
+
+class MaskingNetwork(nn.Module):
+    """Images and class indices → how strongly each pixel should be kept.
+
+    The two output channels a, b give the mask |a| / (|a| + |b|). It is handled as its log-odds
+    log |a| − log |b|: the region of the mask at any level is then a shift of one field.
+
+    Args:
+        encoder: where features come from.
+        classes: number of classes the gate knows.
+        shape: size and kind of the decoder.
+        frozen: whether the encoder stays as it is (in evaluation mode and without gradients).
+    """
+
+    def __init__(
+        self, encoder: Encoder, classes: int, shape: DecoderShape, *, frozen: bool = True
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.frozen = frozen
+        self.gate = ClassGate(classes, encoder.channels[-1])
+        self.decoder = Decoder(encoder.channels, encoder.strides, shape)
+        if frozen:
+            encoder.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> MaskingNetwork:
+        """Training mode; a frozen encoder stays in evaluation mode."""
+        super().train(mode)
+        if self.frozen:
+            self.encoder.eval()
+        return self
+
+    def encode(self, images: Images) -> list[Tensor]:
+        """Feature maps, finest first; one call serves any number of classes."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            return self.encoder(images)
+
+    def decode(self, features: list[Tensor], targets: Targets) -> Maps:
+        """Log-odds of keeping for one class per image, at the mask's own resolution."""
+        gate = self.gate(features[-1], targets)
+        skips = dict(zip(self.encoder.strides[:-1], features[:-1], strict=True))
+        return self.decoder(skips, features[-1], gate)
+
+    def forward(self, images: Images, targets: Targets) -> Maps:
+        """Log-odds of keeping at the size of the images."""
+        return enlarge(self.decode(self.encode(images), targets), images.shape[-2:])
+
+
+def enlarge(log_odds: Maps, size: tuple[int, int] | torch.Size) -> Maps:
+    """Bilinear enlargement to the size of the image."""
+    up = F.interpolate(log_odds.unsqueeze(1), tuple(size), mode="bilinear", align_corners=False)
+    return up.squeeze(1)

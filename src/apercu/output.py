@@ -1,0 +1,46 @@
+"""Writing results: a file is there whole, or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from apercu.errors import OutputError
+
+
+def write(path: Path, content: bytes | str) -> Path:
+    """Write a file (text as UTF-8) and the folders above it; readers never see half of it.
+
+    Raises:
+        OutputError: the disk is full, or the folder cannot be written; an older file stays.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        reason = error.strerror or str(error)
+        raise OutputError(
+            f"{path}: cannot be written ({reason}); free some space or choose another folder"
+        ) from error
+    return path
+
+
+def write_map(path: Path, map: Float[Tensor, "height width"]) -> Path:
+    """Write one raw float map as NumPy's `.npy`; raises `OutputError`."""
+    buffer = io.BytesIO()
+    np.save(buffer, map.detach().cpu().numpy(), allow_pickle=False)
+    return write(path, buffer.getvalue())

@@ -1,0 +1,146 @@
+"""Pictures for people; the only file that knows colours."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from apercu import maps
+from apercu.errors import OutputError
+from apercu.output import write
+from apercu.types import Boxes, Picture
+
+HEAT = ("#14103a", "#5b1a7c", "#bb3760", "#f3872f", "#fdf5a9")
+"""Evidence from none to all; lightness rises evenly, so it reads in grey too."""
+LINE, EDGE = "#37e6c3", "#0b0b0b"
+PAPER, INK = "#ffffff", "#1c1c1c"
+STRENGTH = 0.7
+DIM = 0.18
+CAPTION, GAP = 13, 6
+
+
+def picture_image(picture: Picture) -> Image.Image:
+    """One channel as grey, three as red, green and blue, any other number as their mean in grey."""
+    shown = picture if len(picture) in (1, 3) else picture.mean(dim=0, keepdim=True)
+    return _image(shown.expand(3, -1, -1))
+
+
+def overlay(picture: Picture, map: Float[Tensor, "height width"]) -> Image.Image:
+    """A map in [0, 1] as heat over the picture, which stays visible (grey where it is cold)."""
+    heat = map.detach().to("cpu", torch.float32).clamp(0, 1)
+    heat = maps.resize(heat[None], (picture.shape[1], picture.shape[2]))[0]
+    base = _grey(picture)
+    alpha = STRENGTH * heat.sqrt()
+    return _image(base * (1 - alpha) + colours(heat) * alpha)
+
+
+def mask_image(picture: Picture, mask: Float[Tensor, "height width"]) -> Image.Image:
+    """What a mask keeps, in colour; the rest dark and grey. Give `1 - mask` for what it removes."""
+    keep = mask.detach().to("cpu", torch.float32).clamp(0, 1)
+    keep = maps.resize(keep[None], (picture.shape[1], picture.shape[2]))[0]
+    full = torch.from_numpy(np.asarray(picture_image(picture)) / 255.0).permute(2, 0, 1).float()
+    return _image(full * keep + DIM * _grey(picture) * (1 - keep))
+
+
+def draw_boxes(image: Image.Image, boxes: Boxes, colour: str = LINE) -> Image.Image:
+    """A copy with outlines of the boxes (pixels of this image); empty ones are left out."""
+    drawn = image.copy()
+    pen = ImageDraw.Draw(drawn)
+    width = max(1, round(min(image.size) / 112))
+    for left, top, right, bottom in boxes.tolist():
+        if right > left and bottom > top:
+            place = (left, top, right - 1, bottom - 1)
+            pen.rectangle(place, outline=EDGE, width=width + 2)
+            pen.rectangle(place, outline=colour, width=width)
+    return drawn
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One picture of a contact sheet and the words below it."""
+
+    image: Image.Image
+    caption: str
+
+
+def contact_sheet(rows: Sequence[Sequence[Tile]], side: int = 224) -> Image.Image:
+    """Rows of pictures, each fitted into a square of `side` pixels with its caption below."""
+    font = ImageFont.load_default(size=CAPTION)
+    lines = max((tile.caption.count("\n") + 1 for row in rows for tile in row), default=1)
+    wide, high = side + GAP, side + lines * (CAPTION + 4) + 2 * GAP
+    columns = max((len(row) for row in rows), default=0)
+    sheet = Image.new("RGB", (max(1, columns) * wide + GAP, max(1, len(rows)) * high + GAP), PAPER)
+    pen = ImageDraw.Draw(sheet)
+    for y, row in enumerate(rows):
+        for x, tile in enumerate(row):
+            left, top = x * wide + GAP, y * high + GAP
+            small = fit(tile.image, side)
+            sheet.paste(small, (left + (side - small.width) // 2, top + side - small.height))
+            for number, line in enumerate(tile.caption.split("\n")):
+                below = top + side + 3 + number * (CAPTION + 4)
+                pen.text((left, below), _shorten(line, font, side), fill=INK, font=font)
+    return sheet
+
+
+def fit(image: Image.Image, side: int) -> Image.Image:
+    """The picture scaled until its longer side is `side`; enlarged pixels stay visible."""
+    scale = side / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    way = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
+    return image.convert("RGB").resize(size, way)
+
+
+def colours(values: Float[Tensor, "height width"]) -> Float[Tensor, "3 height width"]:
+    """The heat colours of values in [0, 1]."""
+    stops = torch.tensor([[int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)] for c in HEAT])
+    place = values * (len(stops) - 1)
+    low = place.floor().long().clamp(max=len(stops) - 2)
+    part = (place - low)[..., None]
+    return (stops[low] * (1 - part) + stops[low + 1] * part).permute(2, 0, 1)
+
+
+def encode(image: Image.Image, format: str = "PNG") -> bytes:
+    """The file of a picture, as bytes."""
+    buffer = io.BytesIO()
+    image.save(buffer, format=format, quality=88)
+    return buffer.getvalue()
+
+
+def save_picture(path: Path, image: Image.Image) -> Path:
+    """Write a picture whole or not at all.
+
+    Raises:
+        OutputError: the name ends in neither .png nor .jpg, or the file cannot be written.
+    """
+    format = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}.get(path.suffix.lower())
+    if format is None:
+        raise OutputError(f"{path}: expected a name that ends in .png or .jpg")
+    return write(path, encode(image, format))
+
+
+def _grey(picture: Picture) -> Tensor:
+    luminance = np.asarray(picture_image(picture).convert("L")) / 255.0
+    return torch.from_numpy(luminance).float().expand(3, -1, -1)
+
+
+def _image(colour: Tensor) -> Image.Image:
+    """Red, green and blue in [0, 1] as a picture."""
+    bytes_ = (colour.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
+    return Image.fromarray(bytes_.permute(1, 2, 0).contiguous().numpy())
+
+
+def _shorten(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    """The text, cut until it fits."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(f"{text}…") > width:
+        text = text[:-1]
+    return f"{text}…"

@@ -1,0 +1,1 @@
+"""Objectives and the fit of the trained explainers."""
