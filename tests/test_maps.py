@@ -20,7 +20,9 @@ def test_resize_to_the_same_size_changes_nothing() -> None:
 
 
 def test_regions_include_the_threshold_itself() -> None:
-    assert maps.regions(torch.tensor([[[0.49, 0.5, 0.51]]]), 0.5).tolist() == [[[False, True, True]]]
+    assert maps.regions(torch.tensor([[[0.49, 0.5, 0.51]]]), 0.5).tolist() == [
+        [[False, True, True]]
+    ]
 
 
 def slow_box(region: torch.Tensor) -> list[float]:

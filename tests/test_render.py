@@ -49,7 +49,9 @@ def test_overlay_is_the_grey_picture_where_the_map_is_cold(picture: torch.Tensor
 def test_overlay_shows_evidence_where_it_is(picture: torch.Tensor) -> None:
     map = torch.zeros(20, 30)
     map[5:10, 20:25] = 1
-    changed = np.abs(pixels(render.overlay(picture, map)) - pixels(render.overlay(picture, map * 0)))
+    changed = np.abs(
+        pixels(render.overlay(picture, map)) - pixels(render.overlay(picture, map * 0))
+    )
     assert (changed.max(axis=2) > 8).nonzero()[0].min() == 5
     assert set((changed.max(axis=2) > 8).nonzero()[1]) == set(range(20, 25))
 

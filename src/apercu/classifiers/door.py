@@ -9,15 +9,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from apercu.classifiers.answers import to_logits
+from apercu.classifiers.checks import check_channels, check_images
 from apercu.classifiers.fingerprint import fingerprint
 from apercu.classifiers.names import ClassNames
 from apercu.classifiers.network import Network
 from apercu.classifiers.pixels import Fit, fit_picture, normalise
-from apercu.errors import ApercuError, ClassifierError, ImageError
+from apercu.errors import ApercuError, ClassifierError
 from apercu.types import Images, Logits, Picture
-
-_TOLERANCE = 1e-3
-"""How far rounding may carry a pixel out of [0, 1]."""
 
 
 @final
@@ -50,6 +48,7 @@ class Classifier:
         self.module = network.answer if isinstance(network.answer, nn.Module) else None
         if self.module is not None:
             self.module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+            self.device = next((p.device for p in self.module.parameters()), self.device)
         self.names = self._names(self._count_classes())
 
     @property
@@ -76,10 +75,27 @@ class Classifier:
             ImageError: pixels outside [0, 1] or not numbers; only a classifier with the
                 rule `l2_per_channel` takes raw counts.
         """
-        self._check(images)
+        check_images(images, self.network.input)
+        if images.requires_grad and torch.is_grad_enabled() and not self.differentiable:
+            raise ClassifierError(
+                f"classifier {self.spec} gives no gradients; distil a student from it, "
+                "or use a method that only queries"
+            )
         self.queries += len(images)
         return to_logits(
             self._answer(self.normalise(images)), self.network.output, images=len(images)
+        )
+
+    def at_any_size(self, images: Images) -> Logits:
+        """Answers images of another size than its own, unchecked and uncounted.
+
+        Raises:
+            ClassifierError: the classifier is a black box, whose size is fixed.
+        """
+        if self.module is None:
+            raise ClassifierError(f"classifier {self.spec} answers images of its own size only")
+        return to_logits(
+            self.module(self.normalise(images)), self.network.output, images=len(images)
         )
 
     def probabilities(self, images: Images) -> Float[Tensor, "batch classes"]:
@@ -101,7 +117,7 @@ class Classifier:
         Raises:
             ClassifierError: the picture has another number of channels.
         """
-        self._check_channels(picture.shape[0])
+        check_channels(picture.shape[0], self.network.input)
         return fit_picture(picture, self.network.input, fit)
 
     def index_of(self, word: str | int) -> int:
@@ -114,44 +130,18 @@ class Classifier:
 
     def to(self, device: str | torch.device) -> Classifier:
         """Moves the network; a black box that lives on the CPU takes images from any device."""
-        self.device = torch.device(device)
-        self._answer.to(self.device)
+        if torch.device(device) != self.device:
+            self.device = torch.device(device)
+            self._answer.to(self.device)
         return self
 
     def __repr__(self) -> str:
         size = "×".join(map(str, (self.channels, *self.size)))
         return f"Classifier({self.spec}, {size}, {len(self.classes)} classes)"
 
-    def _check(self, images: Images) -> None:
-        if images.ndim != 4 or not images.is_floating_point() or len(images) == 0:
-            raise ImageError(
-                "images: expected float batch × channels × height × width, got "
-                f"{str(images.dtype).removeprefix('torch.')} {' × '.join(map(str, images.shape))}"
-            )
-        self._check_channels(images.shape[1])
-        if images.shape[2:] != self.size:
-            expected, got = ("×".join(map(str, s)) for s in (self.size, images.shape[2:]))
-            raise ClassifierError(
-                f"classifier expects images of {expected} pixels, got {got}; prepare() resizes them"
-            )
-        if images.requires_grad and torch.is_grad_enabled() and not self.differentiable:
-            raise ClassifierError(
-                f"classifier {self.spec} gives no gradients; distil a student from it, "
-                "or use a method that only queries"
-            )
-        if self.network.input.normalise is None:
-            _check_range(images.detach())
-
-    def _check_channels(self, channels: int) -> None:
-        if channels != self.channels:
-            raise ClassifierError(
-                f"classifier expects {self.channels} channel{'s' * (self.channels > 1)}, "
-                f"images have {channels}"
-            )
-
     def _count_classes(self) -> int:
         """Asks about one grey image; not counted as a query."""
-        grey = torch.full((1, self.channels, *self.size), 0.5)
+        grey = torch.full((1, self.channels, *self.size), 0.5, device=self.device)
         try:
             with torch.no_grad():
                 answer = self._answer(self.normalise(grey))
@@ -172,9 +162,3 @@ class Classifier:
                 f"classifier {self.spec} has {count} classes, but {len(names.names)} names"
             )
         return names
-
-
-def _check_range(images: Tensor) -> None:
-    low, high = (bound.item() for bound in images.aminmax())
-    if not (low >= -_TOLERANCE and high <= 1 + _TOLERANCE):  # also false for NaN
-        raise ImageError(f"images: expected pixels in [0, 1], got [{low:.4g}, {high:.4g}]")

@@ -79,7 +79,7 @@ def _factory(source: str) -> Callable[..., Any]:
         ) from None
     if not callable(factory):
         raise ClassifierError(f"classifier {source}: {attribute} cannot be called")
-    return factory  # type: ignore[no-any-return]
+    return factory
 
 
 def _digest(made: Any, card: ClassifierCard) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
@@ -19,13 +20,16 @@ WEIGHTS_FILE = "weights.safetensors"
 CLASSES_FILE = "classes.txt"
 
 
-def classifier_of(module: nn.Module, card: ClassifierCard) -> Classifier:
+def classifier_of(
+    module: nn.Module, card: ClassifierCard, names: ClassNames | None = None
+) -> Classifier:
     """Puts a module behind the door; it is switched to inference and its parameters frozen.
 
     Args:
         module: normalised images → the card's output.
         card: needs `input`; its `source` and `options` say how to build such a module again,
             its `classes` are listed. The weights are the module's.
+        names: of the classes; the card's where None.
 
     Raises:
         ClassifierError: the card says no input or names a file of classes, or the module does
@@ -36,13 +40,15 @@ def classifier_of(module: nn.Module, card: ClassifierCard) -> Classifier:
             f"classifier {card.source}: a module in memory needs a card with `input`, and with "
             "`classes` as a list if it has names"
         )
+    if names is None and card.classes is not None:
+        names = ClassNames.of(card.classes)
     network = Network(
         source=card.source,
         answer=module,
         digest=digest_of_module(module, card.source, card.options),
         input=card.input,
         output=card.output,
-        names=None if card.classes is None else ClassNames.of(card.classes),
+        names=names,
         options=card.options,
     )
     return Classifier(network)
@@ -74,6 +80,7 @@ def save_classifier(classifier: Classifier, folder: str | Path) -> Path:
         if not classifier.names.plain:
             classifier.names.write(path.with_name(CLASSES_FILE))
         write_card(card, path)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be written ({error.strerror or error})") from error
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"{folder}: cannot be written ({reason})") from error
     return path

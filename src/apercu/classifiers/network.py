@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
@@ -43,7 +42,7 @@ class Network:
     input: InputSpec
     output: Output = "logits"
     names: ClassNames | None = None
-    options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    options: Mapping[str, Any] = field(default_factory=dict)
     differentiable: bool = True
 
     def named(self, names: ClassNames) -> Network:

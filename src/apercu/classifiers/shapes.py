@@ -49,7 +49,7 @@ def singly(ask: Callable[[Tensor], Any], images: Tensor, fixed_batch: int | None
     """Asks for all images at once, or one by one where the graph fixes the batch to one."""
     if fixed_batch is None or len(images) == fixed_batch:
         return ask(images)
-    return torch.cat([ask(image) for image in images.split(fixed_batch)])
+    return torch.cat([ask(image) for image in torch.split(images, fixed_batch)])
 
 
 def _text(shape: Sequence[int | None]) -> str:

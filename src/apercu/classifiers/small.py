@@ -10,18 +10,18 @@ from torch import Tensor, nn
 from apercu.types import Images, Logits
 
 _FULL_DETAIL = 64
-"""Images up to this size enter the residual stages without being shrunk first."""
+"""Images up to this size enter the residual blocks without being shrunk first."""
 
 
 class SmallResNet(nn.Module):
-    """Three residual stages (He et al. 2016, the CIFAR form), mean over the positions, linear head.
+    """Three residual blocks (He et al. 2016) at falling detail, mean over positions, linear head.
 
     Args:
         channels: of the images.
         classes: number of logits.
         size: height and width of the images; larger ones are halved in the stem, once for every
             doubling beyond 64 pixels.
-        width: channels of the first stage; each next stage has twice as many at half the detail.
+        width: channels of the stem; each block has twice as many at half the detail.
     """
 
     def __init__(self, channels: int, classes: int, size: tuple[int, int], width: int = 24) -> None:
@@ -31,16 +31,15 @@ class SmallResNet(nn.Module):
             _conv_norm(channels, width, stride=2 if halvings else 1),
             *(_conv_norm(width, width, stride=2) for _ in range(halvings - 1)),
         )
-        self.stages = nn.Sequential(
-            _Residual(width, width, stride=1),
+        self.blocks = nn.Sequential(
             _Residual(width, 2 * width, stride=2),
             _Residual(2 * width, 4 * width, stride=2),
-            _Residual(4 * width, 4 * width, stride=1),
+            _Residual(4 * width, 8 * width, stride=2),
         )
-        self.head = nn.Linear(4 * width, classes)
+        self.head = nn.Linear(8 * width, classes)
 
     def forward(self, images: Images) -> Logits:
-        features: Tensor = self.stages(self.stem(images))
+        features: Tensor = self.blocks(self.stem(images))
         logits: Tensor = self.head(features.mean((2, 3)))
         return logits
 

@@ -46,6 +46,8 @@ def open_timm(card: ClassifierCard, class_count: int | None) -> Network:
     else:
         module = _create(name, {**options, "pretrained": False})
         load_weights(module, card.weights)
+    if module.num_classes == 0:
+        raise ClassifierError(f"classifier {card.source}: it has no head; say options.num_classes")
     return Network(
         source=card.source,
         answer=module,
@@ -81,7 +83,7 @@ def _pretrained(name: str, options: Mapping[str, Any]) -> Any:
     kept = config.hf_hub_id and try_to_load_from_cache(config.hf_hub_id, "model.safetensors")
     if isinstance(kept, str):
         options = {**options, "pretrained_cfg_overlay": {"file": kept}}
-    elif not _reachable("https://huggingface.co" if config.hf_hub_id else config.url):
+    elif not _reachable("https://huggingface.co" if config.hf_hub_id else str(config.url)):
         raise _no_download(name, "the hub does not answer")
     try:
         return _create(name, {**options, "pretrained": True})
@@ -120,10 +122,10 @@ def _input(config: Mapping[str, Any]) -> InputSpec:
 
 
 def _imagenet_names(module: nn.Module) -> ClassNames | None:
-    from timm.data import ImageNetInfo, infer_imagenet_subset
+    from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 
     subset = infer_imagenet_subset(module)
     if subset is None:
         return None
-    info = ImageNetInfo(subset)
+    info: Any = ImageNetInfo(subset)
     return ClassNames.of(info.label_descriptions(), info.label_names())

@@ -74,20 +74,22 @@ def draw(classifier: Classifier, source: ImageSource, limit: int | None, seed: i
         raise ImagesError(
             f"{source.name}: expected at least 2 images (half choose thresholds), got {len(source)}"
         )
-    order = torch.randperm(len(source), generator=torch.Generator().manual_seed(seed)).tolist()
+    halves = split(len(source), limit, seed)
     digest = hashlib.sha256()
     entries: list[Entry] = []
-    for batch in batches(source, classifier.prepare, 16, indices=order[:limit]):
+    for batch in batches(source, classifier.prepare, 16, indices=halves[0] + halves[1]):
         entries += _entries(batch, _targets(classifier, source, batch))
         for entry, content in zip(entries[-len(batch.names) :], _contents(batch), strict=True):
             digest.update(f"{entry}".encode() + content)
-    half = len(entries) // 2
-    tune, test = (sorted(part, key=_index) for part in (entries[:half], entries[half:]))
-    return Sample(source, tuple(tune), tuple(test), digest.hexdigest())
+    tune, test = tuple(entries[: len(halves[0])]), tuple(entries[len(halves[0]) :])
+    return Sample(source, tune, test, digest.hexdigest())
 
 
-def _index(entry: Entry) -> int:
-    return entry.index
+def split(length: int, limit: int | None, seed: int) -> tuple[list[int], list[int]]:
+    """Which images choose thresholds and which are reported: two random halves, each in order."""
+    order = torch.randperm(length, generator=torch.Generator().manual_seed(seed)).tolist()[:limit]
+    half = len(order) // 2
+    return sorted(order[:half]), sorted(order[half:])
 
 
 def _targets(classifier: Classifier, source: ImageSource, batch: Batch) -> list[int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from typing import BinaryIO
+from io import BufferedReader, BytesIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ _HEADER = re.compile(
 _FULL_SCALE = {"|u1": 255.0, "|b1": 1.0, "<u2": 65535.0, ">u2": 65535.0}
 
 
-def decode_array(stream: BinaryIO, name: str) -> NDArray[np.float32]:
+def decode_array(stream: BytesIO | BufferedReader, name: str) -> NDArray[np.float32]:
     """Reads height × width, channels × height × width or height × width × channels.
 
     Of three axes the shorter of the first and the last holds the channels; the first if they are
@@ -52,7 +52,9 @@ def decode_array(stream: BinaryIO, name: str) -> NDArray[np.float32]:
     return pixels if shape[1:] == (height, width) else np.moveaxis(pixels, 2, 0)
 
 
-def _header(stream: BinaryIO, name: str) -> tuple[np.dtype[np.generic], bool, tuple[int, ...]]:
+def _header(
+    stream: BytesIO | BufferedReader, name: str
+) -> tuple[np.dtype[np.generic], bool, tuple[int, ...]]:
     """Number type, Fortran order and shape, as the header of a `.npy` file states them."""
     version = stream.read(len(MAGIC) + 2)[len(MAGIC) :]
     width = 2 if version[:1] == b"\x01" else 4

@@ -6,7 +6,8 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, BinaryIO, cast
+from io import BufferedReader, BytesIO
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,16 +20,16 @@ from apercu.images.turning import UPRIGHT
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF")
 
 _SIXTEEN_BIT = 65535
-_READY = {"1", "L", "RGB", "RGBX", "F"}
+_READY = {"1", "L", "RGB", "F"}
 
 
-def decode(stream: BinaryIO, name: str) -> tuple[NDArray[np.float32], int, int]:
+def decode(stream: BytesIO | BufferedReader, name: str) -> tuple[NDArray[np.float32], int, int]:
     """Decodes the first frame: channels × height × width, and two EXIF orientations.
 
     The first orientation is the file's; the second is what is still to be done, since Pillow turns
-    TIFF by itself. Transparency is laid over white, CMYK and palettes become RGB, a TIFF of four
-    unnamed bands keeps them. Raises ImageError for what is no picture, damaged, cut short, or out
-    of the limits of `limits.py`.
+    TIFF by itself. Transparency is laid over white, CMYK and palettes become RGB, of a TIFF's extra
+    bands Pillow drops a fourth and refuses more. Raises ImageError for what is no picture, damaged,
+    cut short, or out of the limits of `limits.py`.
     """
     with _without_remarks():
         try:
@@ -47,7 +48,9 @@ def decode(stream: BinaryIO, name: str) -> tuple[NDArray[np.float32], int, int]:
             ) from error
         except UnidentifiedImageError as error:
             known = ", ".join(FORMATS)
-            raise ImageError(f"{name}: not an image, expected {known} or .npy") from error
+            raise ImageError(
+                f"{name}: not an image, expected {known}, or .npy for any number of channels"
+            ) from error
         except Exception as error:  # whatever hostile bytes make a decoder stumble over
             reason = " ".join(str(error).split())
             raise ImageError(f"{name}: damaged or cut short ({reason})") from error

@@ -6,15 +6,14 @@ import json
 from bisect import bisect_right
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 from apercu.errors import ImageError, ImagesError
 from apercu.images.reader import read_picture
 from apercu.images.row_groups import RowGroups
 from apercu.images.source import ImageSource, Item, checked_index
 
-if TYPE_CHECKING:
-    from pyarrow import Schema
+Schema: TypeAlias = Any  # pyarrow.Schema; pyarrow is imported only when a Parquet file is opened
 
 _IMAGE_COLUMNS = ("image", "img")
 _SHOWN = 8  # columns that an error line names

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from io import BytesIO
+from io import BufferedReader, BytesIO
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
+from torch import Tensor
 
 from apercu.errors import ImageError
 from apercu.images.arrays import MAGIC, decode_array
@@ -53,7 +55,7 @@ def read_stored(source: Path | bytes, *, channels: int | None = 3) -> Stored:
         raise ImageError(f"{source}: cannot be read ({error.strerror})") from error
 
 
-def _read(stream: BinaryIO, name: str, channels: int | None) -> Stored:
+def _read(stream: BytesIO | BufferedReader, name: str, channels: int | None) -> Stored:
     magic = stream.read(len(MAGIC))
     stream.seek(0)
     if magic == MAGIC:
@@ -80,7 +82,9 @@ def _checked(array: NDArray[np.float32], name: str) -> Picture:
     return torch.from_numpy(np.ascontiguousarray(array)).clamp_(0, 1)
 
 
-def _convert(picture: Picture, channels: int | None, name: str) -> Picture:
+def _convert(
+    picture: Float[Tensor, "stored height width"], channels: int | None, name: str
+) -> Picture:
     """Grey to RGB or RGB to grey; any other difference in channels is an error."""
     have = picture.shape[0]
     if channels is None or channels == have:

@@ -6,12 +6,11 @@ import os
 import threading
 from collections import OrderedDict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, TypeAlias
 
 from apercu.errors import ImagesError
 
-if TYPE_CHECKING:
-    from pyarrow import Table
+Table: TypeAlias = Any  # pyarrow.Table; pyarrow is imported only when a Parquet file is read
 
 KEPT_BYTES = 64 << 20
 """Compressed pictures kept for random access; the newest row group always stays."""

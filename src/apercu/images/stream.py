@@ -33,8 +33,9 @@ class Batch:
     names: tuple[str, ...]
     images: Images
     labels: tuple[str | int | None, ...]
-    boxes: tuple[Boxes | None, ...]
+    boxes: tuple[Float[Tensor, "_ 4"] | None, ...]
     regions: tuple[Bool[Tensor, "height width"] | None, ...]
+    """Of one size, that of `images`."""
     sizes: tuple[tuple[int, int], ...]
     """(height, width) of each picture before it was prepared."""
 

@@ -61,7 +61,7 @@ class Decoder(nn.Module):
             self.strides.append(stride)
             width = outputs
         self.head = nn.Conv2d(width, 2, 1)
-        nn.init.ones_(self.head.bias)
+        nn.init.ones_(self.head.bias)  # type: ignore[arg-type]
 
     def forward(self, skips: dict[int, Tensor], deepest: Tensor, gate: Tensor) -> Tensor:
         """Log-odds of keeping, `batch × height × width` at the mask's resolution.

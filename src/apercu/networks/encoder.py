@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +73,10 @@ class TimmEncoder(Encoder):
         image_channels: channels of the images.
         pretrained: ask timm for its weights.
     """
+
+    network: Any
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, name: str, image_channels: int = 3, *, pretrained: bool = False) -> None:
         import timm

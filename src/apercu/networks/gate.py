@@ -13,12 +13,16 @@ class ClassGate(nn.Module):
 
     Dabkowski & Gal 2017, section 4.1: activation X_ij · C_s with a learned embedding C. The bias
     and the two scalars make the activation an estimate of the class's logit, so that one gate
-    fits embeddings that were learned in different ways.
+    fits embeddings that were learned in different ways. Activations are in units of the spread of
+    all logits (`mean` and `deviation`).
 
     Args:
         classes: number of classes.
         channels: channels of the deepest feature map.
     """
+
+    mean: Tensor
+    deviation: Tensor
 
     def __init__(self, classes: int, channels: int) -> None:
         super().__init__()
@@ -26,6 +30,8 @@ class ClassGate(nn.Module):
         self.bias = nn.Parameter(torch.zeros(classes))
         self.sharpness = nn.Parameter(torch.tensor(1.0))
         self.threshold = nn.Parameter(torch.tensor(0.0))
+        self.register_buffer("mean", torch.tensor(0.0))
+        self.register_buffer("deviation", torch.tensor(1.0))
 
     def activation(self, features: Tensor, targets: Targets) -> Tensor:
         """Class evidence per position, `batch × 1 × height × width`."""
@@ -38,5 +44,9 @@ class ClassGate(nn.Module):
         return torch.sigmoid(self.sharpness * (activation - self.threshold))
 
     def answers(self, features: Tensor) -> Logits:
-        """The embedding's own estimate of the classifier's logits, for all classes at once."""
+        """The embedding's own estimate of the classifier's standardised logits, all at once."""
         return features.mean((2, 3)) @ self.embedding.T + self.bias
+
+    def standardised(self, logits: Logits) -> Logits:
+        """Logits of the classifier in the units of the activations."""
+        return (logits - self.mean) / self.deviation

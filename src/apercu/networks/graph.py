@@ -2,66 +2,63 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from apercu.classifiers import Classifier
 from apercu.errors import ConfigError
 from apercu.networks.encoder import Encoder
 from apercu.types import Images
 
+_OTHER = "name another encoder: timm/NAME, a classifier card, or small"
+
 
 class GraphEncoder(Encoder):
-    """Cuts a traceable network where each resolution ends.
+    """An open classifier, cut where each resolution ends; its head is dropped.
 
     Args:
-        network: a classifier's bare module; it must be traceable by torch.fx.
-        sample: one image at the classifier's size, as the module's door receives it.
-        mean: per-channel mean that the module's normalisation subtracts.
-        std: per-channel standard deviation that it divides by.
+        classifier: opened from a source that shows its layers, and traceable by torch.fx.
 
     Raises:
-        ConfigError: the network cannot be traced, or answers no feature maps.
+        ConfigError: the classifier is a black box, cannot be traced, or has no feature maps.
     """
 
-    def __init__(self, network: nn.Module, sample: Images, mean: Tensor, std: Tensor) -> None:
+    def __init__(self, classifier: Classifier) -> None:
         super().__init__()
-        self.register_buffer("mean", mean.clone(), persistent=False)
-        self.register_buffer("std", std.clone(), persistent=False)
-        nodes = _last_nodes(network, (sample - mean) / std)
-        self.network = _extractor(network, list(nodes))
+        if classifier.module is None:
+            raise ConfigError(f"encoder: {classifier.spec} does not show its layers; {_OTHER}")
+        self.classifier = [classifier]  # in a list: its door is no part of this module
+        nodes = _last_nodes(classifier, classifier.module)
+        self.network = _extractor(classifier.module, list(nodes))
         self.strides = tuple(stride for stride, _ in nodes.values())
         self.channels = tuple(channels for _, channels in nodes.values())
 
     def forward(self, images: Images) -> list[Tensor]:
-        return list(self.network((images - self.mean) / self.std).values())
+        return list(self.network(self.classifier[0].normalise(images)).values())
 
 
-def _last_nodes(network: nn.Module, sample: Tensor) -> dict[str, tuple[int, int]]:
+def _last_nodes(classifier: Classifier, network: nn.Module) -> dict[str, tuple[int, int]]:
     """Name → (stride, channels) of the last feature map at each stride from 4 to 32."""
     from timm.models import get_graph_node_names
 
+    sample = classifier.normalise(torch.full((1, classifier.channels, *classifier.size), 0.5))
     try:
         names = get_graph_node_names(network)[1]
-    except (torch.fx.proxy.TraceError, TypeError, RuntimeError) as error:
-        raise ConfigError(
-            "encoder: the classifier's own network cannot be traced; "
-            "name another encoder, such as timm/mobilenetv2_100 or small"
-        ) from error
-    with torch.no_grad():
-        answers: dict[str, Any] = _extractor(network, names)(sample)
+        with torch.no_grad():
+            answers: dict[str, Any] = _extractor(network, names)(sample)
+    except (torch.fx.proxy.TraceError, TypeError, RuntimeError, ValueError) as error:
+        raise ConfigError(f"encoder: {classifier.spec} cannot be traced; {_OTHER}") from error
     last: dict[int, tuple[str, int]] = {}
     for name, answer in answers.items():
         if isinstance(answer, Tensor) and answer.dim() == 4 and min(answer.shape[2:]) > 1:
-            stride = 2 ** round(torch.log2(torch.tensor(sample.shape[-1] / answer.shape[-1])).item())
+            stride = 2 ** round(math.log2(sample.shape[-1] / answer.shape[-1]))
             if 4 <= stride <= 32:
                 last[stride] = (name, answer.shape[1])
     if not last:
-        raise ConfigError(
-            "encoder: the classifier's own network has no feature maps; "
-            "name another encoder, such as timm/mobilenetv2_100 or small"
-        )
+        raise ConfigError(f"encoder: {classifier.spec} has no feature maps; {_OTHER}")
     return {name: (stride, channels) for stride, (name, channels) in sorted(last.items())}
 
 

@@ -36,6 +36,14 @@ class MaskingNetwork(nn.Module):
         if frozen:
             encoder.requires_grad_(False)
 
+    def trained_state(self) -> dict[str, Tensor]:
+        """The state without a frozen encoder, which training leaves as it was."""
+        return {
+            name: tensor.contiguous().cpu()
+            for name, tensor in self.state_dict().items()
+            if not (self.frozen and name.startswith("encoder."))
+        }
+
     def train(self, mode: bool = True) -> MaskingNetwork:
         """Training mode; a frozen encoder stays in evaluation mode."""
         super().train(mode)

@@ -21,9 +21,7 @@ class Removal(ABC):
             generator: source of the randomness, on the CPU; deterministic removals ignore it.
         """
 
-    def __call__(
-        self, images: Images, masks: Maps, generator: Generator | None = None
-    ) -> Images:
+    def __call__(self, images: Images, masks: Maps, generator: Generator | None = None) -> Images:
         """`images · masks + replacement · (1 − masks)`; gradients reach the masks only.
 
         The images and their replacement are detached, as in Dabkowski & Gal's code.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Generator, Tensor
@@ -38,8 +38,8 @@ class Alternative(Removal):
         share: probability of the blur, per image.
     """
 
-    blur: Blur = Blur()
-    colour: Colour = Colour()
+    blur: Blur = field(default_factory=Blur)
+    colour: Colour = field(default_factory=Colour)
     share: float = 0.5
 
     def replacement(self, images: Images, generator: Generator | None = None) -> Images:

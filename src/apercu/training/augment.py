@@ -27,7 +27,10 @@ class Views:
     whole: float = 0.3
     mirror: float = 0.5
 
-    def __call__(self, images: Images, generator: Generator) -> Images:
+    def __call__(
+        self, images: Images, generator: Generator, size: tuple[int, int] | None = None
+    ) -> Images:
+        """One view per image, at `size` (height, width), the images' own when None."""
         count = len(images)
         area = self.smallest + (1 - self.smallest) * torch.rand(count, generator=generator)
         aspect = self.stretch ** (2 * torch.rand(count, generator=generator) - 1)
@@ -35,22 +38,24 @@ class Views:
         whole = torch.rand(count, generator=generator) < self.whole
         sides = torch.where(whole[:, None], torch.ones_like(sides), sides)
         centres = sides / 2 + (1 - sides) * torch.rand(count, 2, generator=generator)
-        views = crop(images, torch.cat([centres - sides / 2, centres + sides / 2], 1))
+        views = crop(images, torch.cat([centres - sides / 2, centres + sides / 2], 1), size)
         mirrored = torch.rand(count, generator=generator) < self.mirror
         return torch.where(mirrored.to(images.device)[:, None, None, None], views.flip(3), views)
 
 
-def crop(images: Images, boxes: Tensor) -> Images:
-    """Each image's box, stretched bilinearly to the size of the image.
+def crop(images: Images, boxes: Tensor, size: tuple[int, int] | None = None) -> Images:
+    """Each image's box, stretched bilinearly.
 
     Args:
         images: any images.
         boxes: `batch × 4`, xmin, ymin, xmax, ymax as shares of the image's sides; what lies
             outside repeats the border.
+        size: height and width of the answer, those of the images when None.
     """
     low, high = boxes[:, :2].to(images), boxes[:, 2:].to(images)
     transforms = torch.zeros(len(images), 2, 3, device=images.device, dtype=images.dtype)
     transforms[:, [0, 1], [0, 1]] = high - low
     transforms[:, :, 2] = high + low - 1
-    grid = F.affine_grid(transforms, list(images.shape), align_corners=False)
+    shape = [*images.shape[:2], *(size or images.shape[2:])]
+    grid = F.affine_grid(transforms, shape, align_corners=False)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)

@@ -1,4 +1,4 @@
-"""The class embedding, learned before the mask: what the classifier's answers look like in features.
+"""The class embedding, learned before the mask: how the classifier's answers show in features.
 
 Two ways. `Answers` fits all of the classifier's outputs at once by ridge regression: one answer
 per class and image is free supervision, where a single label per image starves the embedding.
@@ -17,19 +17,31 @@ from torch import Tensor
 from apercu.networks.gate import ClassGate
 from apercu.types import Logits
 
+START = 2.0
+"""Standard deviations above the mean logit at which the gate starts half open."""
+
 
 class Answers(BaseModel):
-    """Ridge regression from pooled features to the classifier's logits.
+    """Least squares from pooled features to the classifier's logits.
+
+    A frozen encoder leaves a linear problem, solved exactly. One that is trained learns the
+    answers together with the embedding, by gradient descent.
 
     Attributes:
-        penalty: weight of the penalty, relative to the mean variance of a feature.
-        images: how many training images to ask for, at most.
+        penalty: weight of the ridge penalty, relative to the mean variance of a feature.
+        images: how many training images a frozen encoder is fitted on, at most.
+        steps: optimisation steps when the encoder is trained.
+        batch: images per such step.
+        rate: highest learning rate of such steps.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     form: Literal["answers"] = "answers"
     penalty: float = Field(0.01, gt=0)
     images: int = Field(3000, ge=1)
+    steps: int = Field(1500, ge=1)
+    batch: int = Field(64, ge=1)
+    rate: float = Field(3e-3, gt=0)
 
 
 class Labels(BaseModel):
@@ -38,7 +50,7 @@ class Labels(BaseModel):
     Attributes:
         steps: optimisation steps.
         batch: images per step.
-        rate: learning rate of Adam; divided by ten after each half of the steps.
+        rate: highest learning rate, reached after a rise and annealed.
         fakes: probability of a fake class.
     """
 
@@ -59,6 +71,7 @@ class RidgeMoments:
         self.logits = torch.zeros(classes, dtype=torch.float64)
         self.gram = torch.zeros(features, features, dtype=torch.float64)
         self.cross = torch.zeros(features, classes, dtype=torch.float64)
+        self.squares = 0.0
 
     def add(self, features: Tensor, logits: Logits) -> None:
         """Takes in one batch: `batch × features` and `batch × classes`."""
@@ -68,6 +81,12 @@ class RidgeMoments:
         self.logits += logits.sum(0)
         self.gram += features.T @ features
         self.cross += features.T @ logits
+        self.squares += logits.square().mean(1).sum().item()
+
+    def scale(self) -> tuple[float, float]:
+        """Mean and standard deviation of all logits, over images and classes."""
+        mean = (self.logits / self.count).mean().item()
+        return mean, max(self.squares / self.count - mean**2, 1e-12) ** 0.5
 
     def solve(self, penalty: float) -> tuple[Tensor, Tensor]:
         """Embedding `classes × features` and bias `classes` of the least squares fit."""
@@ -75,8 +94,18 @@ class RidgeMoments:
         covariance = self.gram / self.count - torch.outer(mean_features, mean_features)
         cross = self.cross / self.count - torch.outer(mean_features, mean_logits)
         ridge = penalty * covariance.diagonal().mean().clamp(min=1e-12)
-        weights = torch.linalg.solve(covariance + ridge * torch.eye(len(covariance)), cross).T
+        penalised = covariance + ridge * torch.eye(len(covariance), dtype=torch.float64)
+        weights = torch.linalg.solve(penalised, cross).T
         return weights.float(), (mean_logits - weights @ mean_features).float()
+
+
+def start_gate(gate: ClassGate, mean: float, deviation: float) -> None:
+    """Sets the units of the activations, and the gate half open at `START` of them."""
+    with torch.no_grad():
+        gate.mean.fill_(mean)
+        gate.deviation.fill_(deviation)
+        gate.sharpness.fill_(1.0)
+        gate.threshold.fill_(START)
 
 
 def fit_answers(
@@ -86,10 +115,13 @@ def fit_answers(
     ask: Callable[[Tensor], Logits],
     penalty: float,
 ) -> float:
-    """Sets the gate's embedding from the classifier's answers; every tenth batch is held out.
+    """Sets the gate from the classifier's answers; every tenth batch is held out.
+
+    Activations are standardised by the spread of all logits, and the gate starts half open where a
+    class stands `START` standard deviations above the mean of all.
 
     Args:
-        gate: the gate to set; its threshold becomes the classifier's mean winning logit, halved.
+        gate: the gate to set.
         batches: images, batch by batch.
         encode: images → the deepest feature map.
         ask: images → the classifier's logits.
@@ -110,9 +142,10 @@ def fit_answers(
     if moments is None:
         raise ValueError("fit_answers: expected at least one batch of images")
     embedding, bias = moments.solve(penalty)
+    start_gate(gate, *moments.scale())
     with torch.no_grad():
-        gate.embedding.copy_(embedding)
-        gate.bias.copy_(bias)
+        gate.embedding.copy_(embedding / gate.deviation)
+        gate.bias.copy_((bias - gate.mean) / gate.deviation)
     agreed = [
         (pooled.cpu() @ embedding.T + bias).argmax(1) == logits.cpu().argmax(1)
         for pooled, logits in held_out

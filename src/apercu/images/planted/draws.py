@@ -29,7 +29,7 @@ class Draws:
 
     def below(self, count: int) -> int:
         """One of 0 … count − 1."""
-        return int(self.between(0, count))
+        return int(float(self.uniform(1)[0]) * count)
 
     def sign(self) -> float:
         """−1 or 1."""
@@ -37,7 +37,7 @@ class Draws:
 
     def direction(self) -> tuple[float, float]:
         """A unit vector, by the rational parametrisation of the circle (no sine, no cosine)."""
-        t = self.between(-1, 1)
+        t = self.between(-1.0, 1.0)
         along, across = (1 - t * t) / (1 + t * t), 2 * t / (1 + t * t)
         quarter = self.below(4)
         if quarter % 2:

@@ -106,7 +106,8 @@ def _places(draws: Draws, counts: tuple[int, int], size: int, style: Style) -> l
 
 
 def _gap(x: float, y: float, place: Place) -> float:
-    return math.sqrt((x - place.x) ** 2 + (y - place.y) ** 2) - place.radius
+    across, down = x - place.x, y - place.y
+    return math.sqrt(across * across + down * down) - place.radius
 
 
 def _drawn(pattern: Pattern, u: Field, v: Field, pixel: float) -> Field:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Literal
 
 import torch
 from jaxtyping import Bool
@@ -49,7 +48,7 @@ class Planted(ImageSource):
     size: int = 64
     difficulty: float = 0.5
     """0, large and plain to see, to 1, small and faint among many distractors."""
-    split: Literal["train", "test"] = "train"
+    split: str = "train"
     objects: int = 1
     channels: int = 3
 
@@ -144,6 +143,6 @@ def _value(key: str, text: str, kinds: Mapping[str, type]) -> int | float | str:
     return value
 
 
-def _within(key: str, value: float, low: float, high: float) -> None:
+def _within(key: str, value: int | float, low: int, high: int) -> None:
     if not low <= value <= high:
         raise ConfigError(f"planted: expected {key} from {low:g} to {high:g}, got {value:g}")

@@ -1,0 +1,82 @@
+"""Distilling a classifier that can only be asked into one that can be climbed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+from apercu.classifiers.door import Classifier
+from apercu.classifiers.lessons import Lessons, PreparedImages, stacked
+from apercu.classifiers.student import StudentSettings, trained_student
+from apercu.errors import ClassifierError, ImagesError
+
+_FEWEST_IMAGES = 20
+
+
+class Distilled(NamedTuple):
+    """A student, and how often its top class is the teacher's on images held out."""
+
+    student: Classifier
+    agreement: float
+
+
+def distil(
+    teacher: Classifier,
+    images: PreparedImages,
+    settings: StudentSettings | None = None,
+    on_step: Callable[[int, float], None] | None = None,
+) -> Distilled:
+    """Trains a small network to answer like a classifier that can only be asked.
+
+    The teacher is asked about each image and about its mirror image; the student sees shifted
+    copies and matches the softened answers (Hinton et al. 2015). The same settings, images and
+    number of threads give the same student.
+
+    Args:
+        teacher: any classifier; its gradients are not used.
+        images: unlabelled, prepared by the teacher.
+        settings: of the training; the defaults when None.
+        on_step: told the number of steps done and the loss.
+
+    Raises:
+        ImagesError: too few images to train on and to hold out.
+        ClassifierError: the student agrees with the teacher less often than the floor.
+    """
+    settings = settings or StudentSettings()
+    if len(images) < _FEWEST_IMAGES:
+        raise ImagesError(
+            f"images: expected at least {_FEWEST_IMAGES} to distil a student, got {len(images)}"
+        )
+    generator = Generator().manual_seed(settings.seed)
+    order = torch.randperm(len(images), generator=generator)
+    held = order[: max(1, round(settings.held_out * len(images)))]
+    lessons = Lessons.ask(teacher, images, order[len(held) :], settings.batch)
+    student = trained_student(teacher, lessons, settings, generator, on_step)
+    agreement = _agreement(teacher, student, images, torch.split(held, settings.batch))
+    if agreement < settings.floor:
+        raise ClassifierError(
+            f"student: agrees with {teacher.spec} on {agreement:.1%} of {len(held)} held-out "
+            f"images, below the floor of {settings.floor:.1%}; give it more images or more "
+            "steps, or lower the floor"
+        )
+    return Distilled(student, agreement)
+
+
+def _agreement(
+    teacher: Classifier,
+    student: Classifier,
+    images: PreparedImages,
+    held: tuple[Tensor, ...],
+) -> float:
+    with torch.no_grad():
+        agreed = torch.cat(
+            [
+                teacher(shown).argmax(1) == student(shown).argmax(1)
+                for chosen in held
+                for shown in [stacked(images, chosen).to(teacher.device)]
+            ]
+        )
+    return agreed.float().mean().item()

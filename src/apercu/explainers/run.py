@@ -1,0 +1,91 @@
+"""The run folder of a mask explainer: settings, classifier, trained weights, what was measured.
+
+config.json           the settings
+classifier.json       the passport of the classifier
+weights.safetensors   everything that was trained
+encoder/              a classifier's frozen backbone with its card, where it is the encoder
+facts.json            figures measured in training
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from apercu.classifiers import open_classifier, save_classifier
+from apercu.errors import ClassifierError, ConfigError, RunError
+from apercu.explainers.build import build_encoder, build_network
+from apercu.explainers.mask import MaskExplainer
+from apercu.explainers.passport import Passport
+from apercu.networks.graph import GraphEncoder
+from apercu.output import write
+from apercu.training.settings import MaskSettings
+
+CONFIG, CLASSIFIER, WEIGHTS, FACTS = (
+    "config.json",
+    "classifier.json",
+    "weights.safetensors",
+    "facts.json",
+)
+ENCODER = "encoder"
+
+
+def save_run(explainer: MaskExplainer, run: str | Path) -> None:
+    """Writes the run folder, weights last: a folder with weights is complete.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    folder = Path(run)
+    write(folder / CONFIG, explainer.settings.model_dump_json(indent=1).encode())
+    write(folder / CLASSIFIER, explainer.passport.model_dump_json(indent=1).encode())
+    write(folder / FACTS, json.dumps(explainer.facts, indent=1).encode())
+    encoder = explainer.network.encoder
+    if isinstance(encoder, GraphEncoder):
+        save_classifier(encoder.classifier[0], folder / ENCODER)
+        state = explainer.network.trained_state()
+    else:
+        state = {k: v.contiguous().cpu() for k, v in explainer.network.state_dict().items()}
+    write(folder / WEIGHTS, save(state))
+
+
+def load_run(run: str | Path) -> MaskExplainer:
+    """Opens a run folder on the CPU.
+
+    Raises:
+        RunError: the folder is no run, is damaged, or its training has not finished.
+    """
+    folder = Path(run)
+    if not (folder / CONFIG).is_file():
+        raise RunError(f"{folder}: expected a run folder, found no {CONFIG}")
+    if not (folder / WEIGHTS).is_file():
+        raise RunError(
+            f"{folder}: training has not finished ({WEIGHTS} is missing); "
+            "continue it with `apercu train mask … --resume`"
+        )
+    try:
+        settings = MaskSettings.model_validate(_json(folder / CONFIG))
+        passport = Passport.model_validate(_json(folder / CLASSIFIER))
+        facts = _json(folder / FACTS)
+        open_encoder = folder / ENCODER / "card.json"
+        own = open_classifier(open_encoder) if open_encoder.is_file() else None
+        encoder = build_encoder(settings, passport, own, pretrained=False)
+        network = build_network(settings, encoder, len(passport.classes))
+        missing, unknown = network.load_state_dict(load_file(folder / WEIGHTS), strict=False)
+    except (OSError, ValueError, ValidationError, SafetensorError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise RunError(f"{folder}: the run folder is damaged ({reason})") from error
+    except (ClassifierError, ConfigError) as error:
+        raise RunError(f"{folder}: the run folder is damaged ({error})") from error
+    if unknown or any(not name.startswith("encoder.") for name in missing):
+        raise RunError(f"{folder}: {WEIGHTS} does not fit {CONFIG}; the folder mixes two runs")
+    return MaskExplainer(network, passport, settings, facts)
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))

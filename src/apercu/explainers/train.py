@@ -1,0 +1,63 @@
+"""From a classifier and images to a mask explainer in a run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from apercu.classifiers import Classifier, open_classifier
+from apercu.errors import ConfigError, RunError
+from apercu.explainers.build import TIMM, build_encoder, build_network
+from apercu.explainers.mask import MaskExplainer
+from apercu.explainers.passport import Passport
+from apercu.explainers.run import CLASSIFIER, CONFIG, WEIGHTS
+from apercu.output import write
+from apercu.training.fit import Fit
+from apercu.training.settings import MaskSettings
+
+
+def train_mask(settings: MaskSettings, fit: Fit, classifier: Classifier) -> MaskExplainer:
+    """Trains a mask explainer and leaves it in the run folder.
+
+    Args:
+        settings: what is trained.
+        fit: on which images, where, for how long; its classifier has gradients.
+        classifier: whose explainer it is; differs from `fit.classifier` when that is a student.
+
+    Raises:
+        ConfigError: the encoder does not fit the classifier.
+        RunError: the folder holds a finished training, or one of other settings.
+    """
+    passport = Passport.of(classifier)
+    _claim(fit.run, settings, passport)
+    if settings.encoder != "small" and settings.decoder.resolution < 4:
+        raise ConfigError("decoder.resolution: encoders other than small start at stride 4")
+    encoder = build_encoder(settings, passport, _backbone(settings, fit.classifier))
+    network = build_network(settings, encoder, len(classifier.classes))
+    explainer = MaskExplainer(network, passport, settings, {})
+    explainer.facts |= fit(network, settings)
+    explainer.save_pretrained(fit.run)
+    return explainer
+
+
+def _backbone(settings: MaskSettings, classifier: Classifier) -> Classifier | None:
+    """The classifier whose layers become the encoder, if the settings want one."""
+    if settings.encoder == "own":
+        return classifier
+    if settings.encoder == "small" or settings.encoder.startswith(TIMM):
+        return None
+    return open_classifier(settings.encoder)
+
+
+def _claim(run: Path, settings: MaskSettings, passport: Passport) -> None:
+    """Writes down what is trained here, or checks that it is what was begun."""
+    if (run / WEIGHTS).is_file():
+        raise RunError(f"{run}: holds a finished training; choose another --out")
+    plan = {
+        CONFIG: settings.model_dump_json(indent=1),
+        CLASSIFIER: passport.model_dump_json(indent=1),
+    }
+    for name, content in plan.items():
+        path = run / name
+        if path.is_file() and path.read_text(encoding="utf-8") != content:
+            raise RunError(f"{path}: the training begun here had other settings; use those")
+        write(path, content)

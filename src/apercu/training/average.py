@@ -1,0 +1,51 @@
+"""A running average of the weights, which is what a training keeps in the end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback
+from torch import Tensor, nn
+
+
+class Averaging(Callback):
+    """Exponential moving average of the trained parameters, saved with every checkpoint.
+
+    The decay rises to its final value like (1 + n) / (10 + n), so that the first steps are soon
+    forgotten. Buffers (statistics of batch normalisation) are averages already and are copied.
+
+    Args:
+        decay: share of the old average that a step keeps.
+    """
+
+    def __init__(self, decay: float) -> None:
+        self.decay = decay
+        self.average: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
+        done = trainer.global_step
+        keep = min(self.decay, (1 + done) / (10 + done))
+        for name, value in _trained(module.network):
+            if name in self.average:
+                self.average[name].lerp_(value, 1 - keep)
+            else:
+                self.average[name] = value.detach().clone()
+
+    def adopt(self, network: nn.Module) -> None:
+        """Gives the network the averaged weights."""
+        network.load_state_dict(self.average, strict=False)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"average": self.average}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.average = dict(state["average"])
+
+    def on_train_start(self, trainer: Any, module: Any) -> None:
+        self.average = {name: value.to(module.device) for name, value in self.average.items()}
+
+
+def _trained(network: nn.Module) -> list[tuple[str, Tensor]]:
+    return [(name, value) for name, value in network.named_parameters() if value.requires_grad]

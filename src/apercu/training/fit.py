@@ -1,0 +1,195 @@
+"""The fit of a masking network: embedding phase, mask phase, checkpoints, curves, samples."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from safetensors.torch import load_file, save
+from torch.utils.data import DataLoader
+
+from apercu.classifiers import Classifier
+from apercu.errors import RunError
+from apercu.images import ImageSource
+from apercu.networks.masking import MaskingNetwork
+from apercu.output import write
+from apercu.training.average import Averaging
+from apercu.training.embedding import Labels
+from apercu.training.module import MaskTraining
+from apercu.training.phases import embed_answers, embed_labels, learn_answers
+from apercu.training.progress import Samples, TrivialWarning
+from apercu.training.settings import MaskSettings
+from apercu.training.stream import EndlessOrder, TrainingImages
+
+CHECKPOINTS, LAST, EMBEDDED = "checkpoints", "last.ckpt", "embedded.safetensors"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and how a training runs.
+
+    Args:
+        device: `auto`, `cpu` or `cuda`.
+        devices: how many of them.
+        precision: as Lightning names it, `32-true`, `bf16-mixed` or `16-mixed`.
+        progress: show a progress bar.
+    """
+
+    device: str = "auto"
+    devices: int = 1
+    precision: Any = "32-true"
+    progress: bool = False
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One training of a mask explainer, which can be interrupted and gone on with.
+
+    Args:
+        classifier: the black box, or its student; differentiable.
+        source: training images; labels are not looked at.
+        run: the folder that is written.
+        machine: where it runs.
+        seed: of every draw.
+        say: receives one line of news at a time.
+    """
+
+    classifier: Classifier
+    source: ImageSource
+    run: Path
+    machine: Machine = Machine()
+    seed: int = 0
+    say: Callable[[str], None] = field(default=print, repr=False)
+
+    def __call__(self, network: MaskingNetwork, settings: MaskSettings) -> dict[str, float]:
+        """Trains a network in place, from the last checkpoint if there is one.
+
+        Returns:
+            What was measured: seconds, images, steps, quality of the embedding.
+
+        Raises:
+            RunError: the checkpoint belongs to other settings.
+            ImagesError: too few images can be read.
+        """
+        begun = time.monotonic()
+        images = TrainingImages(self.source, self.classifier)
+        share = self._embed(network, settings, images)
+        network.gate.embedding.requires_grad_(not network.frozen)
+        network.gate.bias.requires_grad_(not network.frozen)
+        module = MaskTraining(network, self.classifier, settings, self.seed)
+        spent = Clock(begun)
+        averaging = Averaging(settings.schedule.averaging)
+        trainer = self._trainer(settings, [spent, averaging])
+        trainer.fit(
+            module,
+            self._loader(images, settings),
+            ckpt_path=self._checkpoint(settings),
+            weights_only=True,
+        )
+        averaging.adopt(network)
+        network.eval()
+        return {
+            "training_seconds": spent.total,
+            "training_images": float(len(self.source)),
+            "steps": float(trainer.global_step),
+            "embedding_agreement": share,
+        }
+
+    def _embed(
+        self, network: MaskingNetwork, settings: MaskSettings, images: TrainingImages
+    ) -> float:
+        """The embedding phase, or its stored result; returns how often it was right."""
+        path = self.run / CHECKPOINTS / EMBEDDED
+        if path.is_file():
+            state = load_file(path)
+            share = state.pop("agreement").item()
+            network.load_state_dict(state, strict=False)
+            return float(share)
+        embedding, asked = settings.embedding, (self.classifier, images)
+        if isinstance(embedding, Labels):
+            share = embed_labels(network, *asked, embedding, self.seed)
+            self.say(f"class embedding: tells real from fake classes in {share:.1%} of cases")
+        else:
+            if network.frozen:
+                share = embed_answers(network, *asked, embedding)
+            else:
+                share = learn_answers(network, *asked, embedding, self.seed)
+            self.say(f"class embedding: names the classifier's top class in {share:.1%} of cases")
+        write(path, save(network.trained_state() | {"agreement": torch.tensor(share)}))
+        return share
+
+    def _trainer(self, settings: MaskSettings, callbacks: list[Callback]) -> Trainer:
+        from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+        schedule = settings.schedule
+        checkpoint = ModelCheckpoint(
+            self.run / CHECKPOINTS,
+            filename=LAST.removesuffix(".ckpt"),
+            every_n_train_steps=schedule.save_every,
+            enable_version_counter=False,
+        )
+        trivial = TrivialWarning(max(50, schedule.steps // 4), self.say)
+        samples = Samples(self.classifier, self.source, self.run / "samples")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Lightning remarks on what it finds installed
+            return Trainer(
+                accelerator={"auto": "auto", "cpu": "cpu"}.get(self.machine.device, "gpu"),
+                devices=self.machine.devices,
+                precision=self.machine.precision,
+                max_steps=schedule.steps,
+                max_epochs=-1,
+                gradient_clip_val=1.0,
+                callbacks=[*callbacks, trivial, samples, checkpoint],
+                logger=[
+                    CSVLogger(self.run, name="logs", version=""),
+                    TensorBoardLogger(self.run, name="logs", version=""),
+                ],
+                log_every_n_steps=min(10, schedule.steps),
+                enable_progress_bar=self.machine.progress,
+                enable_model_summary=False,
+            )
+
+    def _loader(self, images: TrainingImages, settings: MaskSettings) -> DataLoader[Any]:
+        schedule, start = settings.schedule, _steps_done(self.run)
+        order = EndlessOrder(len(images), self.seed, start * schedule.batch)
+        return DataLoader(images, schedule.batch, sampler=order, num_workers=1)
+
+    def _checkpoint(self, settings: MaskSettings) -> str | None:
+        path = self.run / CHECKPOINTS / LAST
+        if not path.is_file():
+            return None
+        if _steps_done(self.run) >= settings.schedule.steps:
+            raise RunError(f"{self.run}: all {settings.schedule.steps} steps are done already")
+        return str(path)
+
+
+class Clock(Callback):
+    """Seconds spent in training, over interruptions."""
+
+    def __init__(self, begun: float) -> None:
+        self.begun = begun
+        self.before = 0.0
+
+    @property
+    def total(self) -> float:
+        return self.before + time.monotonic() - self.begun
+
+    def state_dict(self) -> dict[str, float]:
+        return {"seconds": self.total}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self.before = state["seconds"]
+
+
+def _steps_done(run: Path) -> int:
+    path = run / CHECKPOINTS / LAST
+    if not path.is_file():
+        return 0
+    return int(torch.load(path, weights_only=True, map_location="cpu")["global_step"])

@@ -1,0 +1,104 @@
+"""One training step of the mask explainer, as Lightning runs it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Generator, Tensor
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import OneCycleLR
+
+from apercu.classifiers import Classifier
+from apercu.networks.masking import MaskingNetwork
+from apercu.training.augment import Views
+from apercu.training.objectives import Question, Terms
+from apercu.training.settings import MaskSettings
+from apercu.types import Images, Logits, Scores
+
+RISE = 0.15  # share of the steps in which the learning rate rises
+CLIP = 1.0  # largest norm of the gradient
+
+
+class MaskTraining(LightningModule):
+    """The mask phase: targets are the classifier's own answers, or fake classes.
+
+    Every random draw of a step comes from a generator that is seeded by the step, so a resumed
+    training goes on exactly where it was.
+
+    Args:
+        network: the masking network; its encoder may be frozen.
+        classifier: the black box, differentiable with respect to its images.
+        settings: objective and schedule.
+        seed: of all draws.
+    """
+
+    def __init__(
+        self, network: MaskingNetwork, classifier: Classifier, settings: MaskSettings, seed: int
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.classifier = classifier
+        self.settings = settings
+        self.seed = seed
+        self.views = Views()
+        side = settings.schedule.side
+        self.size = classifier.size if side is None else (side, side)
+        self.ask = classifier if side is None else classifier.at_any_size
+        self.measured: dict[str, Tensor] = {}
+
+    def on_fit_start(self) -> None:
+        self.classifier.to(self.device)
+
+    def training_step(self, images: Images, batch_index: int) -> Tensor:
+        generator = self._generator()
+        images = self.views(images, generator, self.size)
+        with torch.no_grad():
+            logits = self.ask(images)
+            question = self._question(images, logits, generator)
+        features = self.network.encode(images)
+        log_odds = self.network.decode(features, question.targets)
+        terms = self.settings.objective.terms(self.ask, question, log_odds, generator)
+        if not self.network.frozen:
+            terms |= self._answers(features[-1], logits)
+        loss = torch.stack(list(terms.values())).sum(0).mean()
+        self._note(loss, terms, question, log_odds)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        schedule = self.settings.schedule
+        trained = [p for p in self.network.parameters() if p.requires_grad]
+        optimiser = AdamW(trained, lr=schedule.rate, weight_decay=schedule.decay)
+        rate = OneCycleLR(optimiser, schedule.rate, total_steps=schedule.steps + 1, pct_start=RISE)
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
+
+    def _generator(self) -> Generator:
+        ranks = self.trainer.world_size
+        draw = (self.seed * 1_000_003 + self.global_step) * ranks + self.global_rank
+        return torch.Generator().manual_seed(draw)
+
+    def _answers(self, deepest: Tensor, logits: Logits) -> Terms:
+        """Keeps the embedding true to the classifier while the encoder goes on learning."""
+        gate = self.network.gate
+        return {"answers": (gate.answers(deepest) - gate.standardised(logits)).square().mean(1)}
+
+    def _question(self, images: Images, logits: Logits, generator: Generator) -> Question:
+        """The classifier's top class, or with the set probability a class it does not see."""
+        true, classes = logits.argmax(1), logits.shape[1]
+        shift = torch.randint(1, classes, (len(images),), generator=generator)
+        fake = torch.rand(len(images), generator=generator) < self.settings.schedule.fakes
+        real = ~fake.to(images.device)
+        targets = torch.where(real, true, (true + shift.to(images.device)) % classes)
+        return Question(images, targets, real, true)
+
+    def _note(
+        self, loss: Tensor, terms: dict[str, Scores], question: Question, log_odds: Tensor
+    ) -> None:
+        masks, real = log_odds.detach().sigmoid().mean((1, 2)), question.real
+        figures = {f"term_{name}": values.detach().mean() for name, values in terms.items()}
+        figures |= {"loss": loss.detach(), "area_true": masks[real].mean()}
+        if not bool(real.all()):
+            figures["area_fake"] = masks[~real].mean()
+        self.measured = {name: value for name, value in figures.items() if value.isfinite()}
+        self.log_dict(self.measured)

@@ -1,0 +1,110 @@
+"""Our objective: a mask whose height means something, from destroying to sufficient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Generator
+
+from apercu.networks.masking import enlarge
+from apercu.removal import Alternative
+from apercu.training.objectives.base import (
+    Objective,
+    Question,
+    Terms,
+    area,
+    log_probability,
+    roughness,
+)
+from apercu.training.objectives.search import agreement, judge, propose
+from apercu.types import Images, Logits, Maps, Scores
+
+TEMPERATURE = 0.3  # difference of the saliency metric that makes a crop e times heavier
+
+
+class Dial(Objective):
+    """The printed objective at level 0.5, and the smallest sufficient crop at a high level.
+
+    The saliency metric crops and zooms, and a classifier is surer of a zoomed head than of a whole
+    animal. No gradient of a mask at the original scale tells so. Therefore a few crops are tried
+    per image and step, and the region at the high level learns the pixels of the better ones.
+
+    Attributes:
+        smoothness: weight of half the summed squared differences.
+        area: weight of the mean of the mask.
+        preserver: weight of −log p(class) of what the mask keeps.
+        destroyer: weight of p(class)^destroyer_power of what remains.
+        destroyer_power: see above.
+        sufficient: weight of the search for the sufficient crop.
+        height: log-odds of the high level (1.5 is level 0.82).
+        trials: crops tried per image and step.
+    """
+
+    form: Literal["dial"] = "dial"
+    smoothness: float = Field(0.005, ge=0)
+    area: float = Field(6.0, ge=0)
+    preserver: float = Field(1.0, ge=0)
+    destroyer: float = Field(4.0, ge=0)
+    destroyer_power: float = Field(0.5, gt=0)
+    sufficient: float = Field(2.0, ge=0)
+    height: float = Field(1.5, gt=0)
+    trials: int = Field(6, ge=3)
+
+    def terms(
+        self,
+        classifier: Callable[[Images], Logits],
+        question: Question,
+        log_odds: Maps,
+        generator: Generator,
+    ) -> Terms:
+        real = question.real
+        images, targets = question.images[real], question.targets[real]
+        masks = enlarge(log_odds, question.images.shape[-2:]).sigmoid()
+        terms = {
+            "area": self.area * area(masks),
+            "smoothness": self.smoothness / 2 * roughness(masks) * real,
+        }
+        if len(images):
+            terms |= {
+                name: torch.zeros_like(masks[:, 0, 0]).masked_scatter(real, values)
+                for name, values in {
+                    **self._evidence(classifier, images, targets, masks[real], generator),
+                    "sufficient": self._sufficient(
+                        classifier, images, targets, log_odds[real], generator
+                    ),
+                }.items()
+            }
+        return terms
+
+    def _evidence(
+        self,
+        classifier: Callable[[Images], Logits],
+        images: Images,
+        targets: torch.Tensor,
+        masks: Maps,
+        generator: Generator,
+    ) -> Terms:
+        removal = Alternative()
+        kept = log_probability(classifier(removal(images, masks, generator)), targets)
+        left = log_probability(classifier(removal(images, 1 - masks, generator)), targets)
+        destroyed = (left.exp() + 1e-6).pow(self.destroyer_power)
+        return {"preserver": -self.preserver * kept, "destroyer": self.destroyer * destroyed}
+
+    def _sufficient(
+        self,
+        classifier: Callable[[Images], Logits],
+        images: Images,
+        targets: torch.Tensor,
+        log_odds: Maps,
+        generator: Generator,
+    ) -> Scores:
+        with torch.no_grad():
+            boxes = propose(log_odds, self.height, self.trials, generator)
+            scores = judge(classifier, images, boxes, targets)
+            wanted = agreement(boxes, scores, TEMPERATURE, log_odds.shape[1:])
+        loss = F.binary_cross_entropy_with_logits(log_odds - self.height, wanted, reduction="none")
+        return self.sufficient * loss.mean((1, 2))

@@ -1,0 +1,95 @@
+"""What a person sees of a training while it runs: warnings and sample pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback
+
+from apercu import render
+from apercu.classifiers import Classifier
+from apercu.errors import ImageError
+from apercu.images import ImageSource
+from apercu.networks.masking import MaskingNetwork
+from apercu.training.watch import TrivialAnswers
+
+SAMPLES = 6
+
+
+class TrivialWarning(Callback):
+    """Says so, once per kind, when the training has settled in a trivial answer.
+
+    Args:
+        patience: steps before the first warning.
+        say: receives the warning.
+    """
+
+    def __init__(self, patience: int, say: Callable[[str], None]) -> None:
+        self.watch = TrivialAnswers(patience)
+        self.say = say
+        self.said: set[str] = set()
+
+    def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
+        self.watch.add({name: value.item() for name, value in module.measured.items()})
+        warning = self.watch.warning()
+        if warning and (kind := warning.partition("(")[0]) not in self.said:
+            self.said.add(kind)
+            self.say(f"warning: step {trainer.global_step}: {warning}")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self.watch.steps, "means": self.watch.means, "said": sorted(self.said)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.watch.steps, self.watch.means = state["steps"], dict(state["means"])
+        self.said = set(state["said"])
+
+
+class Samples(Callback):
+    """After each pass over the images: a contact sheet of the same few, as they are masked now.
+
+    Args:
+        classifier: it prepares the pictures and names the classes.
+        source: the training images.
+        folder: where the sheets go.
+    """
+
+    def __init__(self, classifier: Classifier, source: ImageSource, folder: Path) -> None:
+        self.classifier = classifier
+        self.source = source
+        self.folder = folder
+
+    def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
+        batch = module.settings.schedule.batch * trainer.world_size
+        turn, done = divmod(trainer.global_step * batch, len(self.source))
+        last = trainer.global_step == trainer.max_steps
+        if trainer.is_global_zero and ((done < batch and turn > 0) or last):
+            module.network.eval()
+            self.draw(module.network, f"pass-{turn:04d}.png")
+            module.network.train()
+
+    @torch.no_grad()
+    def draw(self, network: MaskingNetwork, name: str) -> None:
+        """Writes one contact sheet under this name."""
+        rows = []
+        step = max(1, len(self.source) // SAMPLES)
+        for index in range(0, min(len(self.source), SAMPLES * step), step):
+            try:
+                picture = self.source[index].picture
+            except ImageError:
+                continue
+            image = self.classifier.prepare(picture)
+            images = image[None].to(self.classifier.device)
+            top = self.classifier(images).argmax(1)
+            mask = network(images, top)[0].sigmoid().cpu()
+            title = self.classifier.classes[int(top)].partition(",")[0]
+            rows.append(
+                [
+                    render.Tile(render.picture_image(image), title),
+                    render.Tile(render.overlay(image, mask), f"area {mask.mean():.2f}"),
+                    render.Tile(render.mask_image(image, mask), "kept"),
+                ]
+            )
+        render.save_picture(self.folder / name, render.contact_sheet(rows))

@@ -1,0 +1,83 @@
+"""Training images in an order that depends on seed and step alone, so that training can go on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from apercu.classifiers.pixels import Fit
+from apercu.errors import ImageError, ImagesError
+from apercu.images import ImageSource
+from apercu.types import Picture
+
+WORST = 0.5
+"""Share of unreadable images above which training stops."""
+
+
+class Prepares(Protocol):
+    """A classifier, as far as the stream needs it."""
+
+    def prepare(self, picture: Picture, fit: Fit = "squash") -> Tensor: ...
+
+
+class TrainingImages(Dataset[Tensor]):
+    """Prepared images of a source by index; an unreadable one is replaced by its neighbour.
+
+    Args:
+        source: where the pictures come from.
+        classifier: its door says how they are prepared.
+    """
+
+    def __init__(self, source: ImageSource, classifier: Prepares) -> None:
+        self.source = source
+        self.classifier = classifier
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Tensor:
+        tries = max(1, int(WORST * len(self.source)))
+        for offset in range(tries):
+            try:
+                picture = self.source[(index + offset) % len(self.source)].picture
+            except ImageError:
+                continue
+            return self.classifier.prepare(picture)
+        raise ImagesError(
+            f"{self.source.name}: {tries} images in a row cannot be read; check the folder"
+        )
+
+
+@dataclass(frozen=True)
+class EndlessOrder(Sampler[int]):
+    """Indices in shuffled passes, forever, starting anywhere; each rank sees its own share.
+
+    Args:
+        length: number of images.
+        seed: of the shuffling.
+        start: how many indices of this rank have been used already.
+        rank: which process this is.
+        ranks: how many there are.
+    """
+
+    length: int
+    seed: int
+    start: int = 0
+    rank: int = 0
+    ranks: int = 1
+
+    def __iter__(self) -> Iterator[int]:
+        position = self.start * self.ranks + self.rank
+        turn, order = -1, torch.empty(0)
+        while True:
+            if position // self.length != turn:
+                turn = position // self.length
+                generator = torch.Generator().manual_seed(self.seed * 1_000_003 + turn)
+                order = torch.randperm(self.length, generator=generator)
+            yield int(order[position % self.length])
+            position += self.ranks

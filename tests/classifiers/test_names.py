@@ -1,0 +1,61 @@
+"""What people may type for a class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from apercu.classifiers.names import ClassNames
+from apercu.errors import ClassifierError, TargetError
+
+BIRDS = ClassNames.of(["tench, Tinca tinca", "crane", "Crane", "hen"], ["n1", "n2", "n3", "n4"])
+
+
+@pytest.mark.parametrize(
+    ("word", "index"),
+    [("hen", 3), ("HEN ", 3), ("tench", 0), ("Tinca tinca", 0), ("N2", 1), ("2", 2), (2, 2)],
+)
+def test_names_synonyms_identifiers_and_indices(word: str | int, index: int) -> None:
+    assert BIRDS.index_of(word) == index
+
+
+def test_a_digits_name_wins_over_its_index() -> None:
+    assert ClassNames.of(["3", "1", "0"]).index_of("0") == 2
+
+
+def test_a_whole_name_wins_over_a_synonym() -> None:
+    assert ClassNames.of(["crane, bird", "crane"]).index_of("crane") == 1
+
+
+@pytest.mark.parametrize(
+    ("word", "match"),
+    [
+        ("crane", "names the classes 1, 2; give the index"),
+        ("tinca tinka", "no class is called 'tinca tinka'; did you mean Tinca tinca?"),
+        ("zzz", "no class is called 'zzz'$"),
+        ("4", "from 0 to 3, got 4"),
+        (-1, "from 0 to 3, got -1"),
+    ],
+)
+def test_what_is_no_class(word: str | int, match: str) -> None:
+    with pytest.raises(TargetError, match=match):
+        BIRDS.index_of(word)
+
+
+def test_files_hold_names_or_identifiers_and_names(tmp_path: Path) -> None:
+    path = tmp_path / "classes.txt"
+    path.write_text("cat\ndog\n")
+    assert ClassNames.read(path) == ClassNames.of(["cat", "dog"])
+    BIRDS.write(path)
+    assert ClassNames.read(path) == BIRDS
+
+
+@pytest.mark.parametrize("content", ["", "n1\tcat\ndog\n"])
+def test_files_that_are_wrong(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "classes.txt"
+    path.write_text(content)
+    with pytest.raises(ClassifierError, match="expected one class per line"):
+        ClassNames.read(path)
+    with pytest.raises(ClassifierError, match="No such file"):
+        ClassNames.read(tmp_path / "other.txt")

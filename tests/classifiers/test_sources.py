@@ -1,0 +1,351 @@
+"""Every kind of SPEC, opened from small files and functions made here."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from safetensors.torch import save_file
+from torch import nn
+
+from apercu.classifiers import (
+    ClassifierCard,
+    InputSpec,
+    SmallResNet,
+    classifier_of,
+    open_classifier,
+    save_classifier,
+)
+from apercu.errors import ClassifierError, OutputError
+
+SIZE = (6, 5)
+FACTORY = """
+import torch
+from torch import nn
+
+def open_module(classes=3):
+    torch.manual_seed(7)
+    module = nn.Sequential(nn.Flatten(), nn.Linear(60, classes))
+    module.input = {"channels": 2, "size": [6, 5]}
+    return module
+
+class Asked:
+    input = {"channels": 2, "size": [6, 5]}
+    classes = ("no", "yes")
+    output = "probability"
+    def __call__(self, images):
+        return images.mean((1, 2, 3))
+
+def closed(): return Asked()
+def wrong_input():
+    module = open_module()
+    module.input = {"channels": 2, "sise": [6, 5]}
+    return module
+def silent(): return nn.Flatten()
+def failing(): raise RuntimeError("no luck")
+def number(): return 7
+constant = 7
+"""
+
+
+def _module() -> nn.Module:
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Flatten(), nn.Linear(60, 3)).eval()
+
+
+def _images(batch: int = 4) -> torch.Tensor:
+    return torch.rand(batch, 2, *SIZE, generator=torch.Generator().manual_seed(1))
+
+
+def _export_pt2(module: nn.Module, path: Path, batch: Any = torch.export.Dim.AUTO) -> Path:
+    shapes = None if batch == 1 else ({0: batch},)
+    program = torch.export.export(module, (_images(1 if batch == 1 else 2),), dynamic_shapes=shapes)
+    torch.export.save(program, path)
+    return path
+
+
+def _export_onnx(module: Any, path: Path, batch: Any = "n", kind: int = TensorProto.FLOAT) -> Path:
+    weights = [
+        numpy_helper.from_array(t.detach().numpy(), n) for n, t in module[1].named_parameters()
+    ]
+    nodes = [
+        helper.make_node("Flatten", ["x"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "weight", "bias"], ["y"], transB=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "linear",
+        [helper.make_tensor_value_info("x", kind, [batch, 2, *SIZE])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, 3])],
+        weights,
+    )
+    opset = [helper.make_opsetid("", 20)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=10), path)
+    return path
+
+
+@pytest.fixture
+def factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_nets.py").write_text(FACTORY)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_nets", raising=False)
+
+
+@pytest.mark.parametrize("batch", [torch.export.Dim.AUTO, 1])
+def test_an_exported_program_answers_and_gives_the_networks_gradients(
+    tmp_path: Path, batch: Any
+) -> None:
+    module = _module()
+    classifier = open_classifier(_export_pt2(module, tmp_path / "net.pt2", batch))
+    images, same = _images().requires_grad_(), _images().requires_grad_()
+    logits = classifier(images)
+    torch.testing.assert_close(logits, module(same))
+    logits[:, 2].sum().backward()
+    module(same)[:, 2].sum().backward()
+    torch.testing.assert_close(images.grad, same.grad)
+    assert classifier.differentiable and not classifier.exposes_layers
+    assert (classifier.channels, classifier.size) == (2, SIZE)
+
+
+@pytest.mark.parametrize("batch", ["n", 1])
+def test_onnx_answers_without_gradients(tmp_path: Path, batch: Any) -> None:
+    module = _module()
+    classifier = open_classifier(_export_onnx(module, tmp_path / "net.onnx", batch))
+    torch.testing.assert_close(classifier(_images()), module(_images()), atol=1e-5, rtol=0)
+    assert not classifier.differentiable and classifier.module is None
+    assert (classifier.channels, classifier.size) == (2, SIZE)
+
+
+def test_a_card_adds_preprocessing_and_names_to_a_file(tmp_path: Path) -> None:
+    _export_onnx(_module(), tmp_path / "net.onnx")
+    (tmp_path / "names.txt").write_text("n0\tant\nn1\tbee\nn2\tcat\n")
+    spec = {"channels": 2, "size": SIZE, "mean": [0.5, 0.25], "std": [0.1, 0.2]}
+    card = tmp_path / "card.json"
+    card.write_text(json.dumps({"source": "net.onnx", "input": spec, "classes": "names.txt"}))
+    classifier = open_classifier(card)
+    mean, std = (torch.tensor(spec[key])[:, None, None] for key in ("mean", "std"))
+    torch.testing.assert_close(classifier(_images()), _module()((_images() - mean) / std))
+    assert classifier.classes == ("ant", "bee", "cat")
+    assert classifier.index_of("n2") == 2
+    bare = open_classifier(tmp_path / "net.onnx")
+    assert classifier.fingerprint != bare.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        ({"input": {"channels": 3, "size": SIZE}}, "card says 3 × 6 × 5, the file takes 2 × 6 × 5"),
+        ({"classes": ["a", "b"]}, "has 3 classes, but 2 names"),
+        ({"weights": "w.safetensors"}, "holds its own weights"),
+        ({"output": "probability"}, "expected 1 × 1 numbers"),
+    ],
+)
+def test_cards_that_do_not_fit_their_file(
+    tmp_path: Path, content: dict[str, Any], match: str
+) -> None:
+    _export_onnx(_module(), tmp_path / "net.onnx")
+    card = tmp_path / "card.json"
+    card.write_text(json.dumps({"source": "net.onnx", **content}))
+    with pytest.raises(ClassifierError, match=match):
+        open_classifier(card)
+
+
+def test_onnx_files_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "net.onnx"
+    with pytest.raises(ClassifierError, match="no such file"):
+        open_classifier(path)
+    path.write_bytes(b"nothing")
+    with pytest.raises(ClassifierError, match="not a usable ONNX file"):
+        open_classifier(path)
+    _export_onnx(_module(), path, batch=3)
+    with pytest.raises(ClassifierError, match="export it with a dynamic batch"):
+        open_classifier(path)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ClassifierError, match=r"pip install 'apercu\[export\]'"):
+        open_classifier(path)
+
+
+@pytest.mark.usefixtures("factories")
+def test_a_factorys_module_is_open_and_takes_options_and_weights(tmp_path: Path) -> None:
+    classifier = open_classifier("my_nets:open_module")
+    assert classifier.exposes_layers and len(classifier.classes) == 3
+    weights = {"1.weight": torch.ones(2, 60).half(), "1.bias": torch.zeros(2)}
+    save_file(weights, tmp_path / "w.safetensors")
+    card = {"source": "my_nets:open_module", "options": {"classes": 2}, "weights": "w.safetensors"}
+    (tmp_path / "card.json").write_text(json.dumps(card))
+    loaded = open_classifier(tmp_path / "card.json")
+    assert loaded(_images()).dtype == torch.float32
+    torch.testing.assert_close(loaded(_images())[:, 1], _images().sum((1, 2, 3)))
+    assert loaded.fingerprint != classifier.fingerprint
+
+
+@pytest.mark.usefixtures("factories")
+def test_a_factorys_callable_is_a_black_box() -> None:
+    classifier = open_classifier("my_nets:closed")
+    chance = _images().mean((1, 2, 3))
+    torch.testing.assert_close(classifier.probabilities(_images())[:, 1], chance)
+    assert classifier.classes == ("no", "yes")
+    assert not classifier.differentiable
+
+
+@pytest.mark.usefixtures("factories")
+@pytest.mark.parametrize(
+    ("spec", "match"),
+    [
+        ("my_nets:open_modul", "has no open_modul; did you mean open_module"),
+        ("my_netz:open_module", "no module named my_netz; put its folder on PYTHONPATH"),
+        ("my_nets:silent", "does not say what its images are like"),
+        ("my_nets:wrong_input", "sise is no key of a card; did you mean size"),
+        ("my_nets:failing", "the factory fails: RuntimeError\\('no luck'\\)"),
+        ("my_nets:number", "a callable from the factory, got int"),
+        ("my_nets:constant", "constant cannot be called"),
+        ("timn/resnet18", "expected timm/NAME.* got 'timn/resnet18'; did you mean timm"),
+        ("net.pth", "write a card with `source` and `weights`"),
+        ("timm/resnet81", "timm has no such model; did you mean resnet"),
+        ("torchvision/squeezenet1_2", "no such classifier; did you mean squeezenet1_1"),
+        ("nowhere.pt2", "no such file"),
+        ("nowhere.json", "no such classifier card"),
+    ],
+)
+def test_specs_that_open_nothing(spec: str, match: str) -> None:
+    with pytest.raises(ClassifierError, match=match):
+        open_classifier(spec)
+
+
+def _timm_card(folder: Path, **changes: Any) -> Path:
+    import timm
+
+    card = {
+        "source": "timm/test_resnet",
+        "weights": "w.safetensors",
+        "input": {"channels": 1, "size": [32, 32]},
+        "classes": ["a", "b"],
+        **changes,
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = timm.create_model("test_resnet", num_classes=2, in_chans=1)
+    save_file({k: v.half() for k, v in module.state_dict().items()}, folder / "w.safetensors")
+    (folder / "card.json").write_text(json.dumps(card))
+    return folder / "card.json"
+
+
+def test_a_timm_card_builds_for_its_channels_and_classes(tmp_path: Path) -> None:
+    classifier = open_classifier(_timm_card(tmp_path))
+    again = open_classifier(_timm_card(tmp_path))
+    images = torch.rand(2, 1, 32, 32)
+    assert torch.equal(classifier(images), again(images))
+    assert classifier.fingerprint == again.fingerprint
+    assert classifier.module is not None and classifier.exposes_layers
+    torch.testing.assert_close(classifier(images), classifier.module(images))
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"num_classes": 5}, r"2 of another shape: .*fc\.weight \(2, 96\) instead of \(5, 96\)"),
+        ({"in_chanz": 5}, r"in_chanz.*check its options"),
+    ],
+)
+def test_timm_options_that_do_not_fit(tmp_path: Path, options: Any, match: str) -> None:
+    with pytest.raises(ClassifierError, match=match):
+        open_classifier(_timm_card(tmp_path, options=options))
+
+
+def test_weights_that_do_not_fit_are_told_in_one_line(tmp_path: Path) -> None:
+    card = _timm_card(tmp_path)
+    (tmp_path / "w.safetensors").unlink()
+    with pytest.raises(ClassifierError, match="no such file"):
+        open_classifier(card)
+    torch.save({"a": torch.zeros(1)}, tmp_path / "w.safetensors")
+    with pytest.raises(ClassifierError, match=r"expected a safetensors file .*save_file"):
+        open_classifier(card)
+    save_file({"odd": torch.zeros(1)}, tmp_path / "w.safetensors")
+    with pytest.raises(ClassifierError, match=r"missing: conv1.*, …; 1 unexpected: odd"):
+        open_classifier(card)
+
+
+def test_weights_that_cannot_be_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("apercu.classifiers.timm_source._reachable", lambda url: False)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *args: None)
+    with pytest.raises(ClassifierError, match=r"cannot be downloaded.*card with `weights`"):
+        open_classifier("timm/resnet18")
+
+    def refuse(*args: Any, **settings: Any) -> None:
+        raise OSError("no route")
+
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", refuse)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", refuse)
+    with pytest.raises(ClassifierError, match=r"downloaded \(no route\).*card with `weights`"):
+        open_classifier("torchvision/squeezenet1_1")
+
+
+def test_a_saved_classifier_is_the_same_when_opened(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    options = {"channels": 2, "classes": 3, "size": list(SIZE), "width": 4}
+    card = ClassifierCard(
+        source="apercu.classifiers.small:SmallResNet",
+        options=options,
+        input=InputSpec(channels=2, size=SIZE, mean=(0.5, 0.5)),
+        classes=("a", "b", "c"),
+    )
+    classifier = classifier_of(SmallResNet(**options), card)
+    again = open_classifier(save_classifier(classifier, tmp_path / "new" / "folder"))
+    assert again.fingerprint == classifier.fingerprint
+    assert again.classes == classifier.classes
+    assert torch.equal(again(_images()), classifier(_images()))
+
+
+def test_identifiers_survive_saving(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("n0\tant\nn1\tbee\n")
+    classifier = open_classifier(_timm_card(tmp_path, classes="names.txt"))
+    again = open_classifier(save_classifier(classifier, tmp_path / "copy"))
+    assert (again.classes, again.identifiers) == (("ant", "bee"), ("n0", "n1"))
+
+
+def test_a_black_box_cannot_be_saved(tmp_path: Path) -> None:
+    classifier = open_classifier(_export_onnx(_module(), tmp_path / "net.onnx"))
+    with pytest.raises(ClassifierError, match="only open networks can be saved"):
+        save_classifier(classifier, tmp_path / "copy")
+
+
+def test_a_module_in_memory_needs_a_full_card() -> None:
+    card = ClassifierCard(source="a.b:c")
+    with pytest.raises(ClassifierError, match="needs a card with `input`"):
+        classifier_of(_module(), card)
+    card = ClassifierCard(source="a.b:c", input=InputSpec(size=SIZE), classes="names.txt")
+    with pytest.raises(ClassifierError, match="`classes` as a list"):
+        classifier_of(_module(), card)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    card = ClassifierCard(source="a.b:c", input=InputSpec(channels=2, size=SIZE))
+    with pytest.raises(OutputError, match="file: cannot be written"):
+        save_classifier(classifier_of(_module(), card), tmp_path / "file")
+
+
+def test_moving_an_exported_program_keeps_its_answers(tmp_path: Path) -> None:
+    classifier = open_classifier(_export_pt2(_module(), tmp_path / "net.pt2"))
+    before = classifier(_images())
+    classifier.network.answer.to(torch.device("cpu"))
+    assert torch.equal(classifier(_images()), before)
+    classifier.to("meta")
+    assert classifier.device.type == "meta"
+    assert classifier.network.answer(_images().to("meta")).shape == (4, 3)
+
+
+def test_exported_and_onnx_bytes_are_their_identity(tmp_path: Path) -> None:
+    module: Any = _module()
+    first = open_classifier(_export_onnx(module, tmp_path / "a.onnx"))
+    second = open_classifier(_export_onnx(module, tmp_path / "b.onnx"))
+    module[1].bias.data[0] += np.float32(1e-6)
+    third = open_classifier(_export_onnx(module, tmp_path / "c.onnx"))
+    assert first.fingerprint == second.fingerprint != third.fingerprint

@@ -1,0 +1,167 @@
+"""Students: they learn a teacher that only answers, and are refused where they do not."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from apercu.classifiers import (
+    BlackBox,
+    Classifier,
+    ClassNames,
+    InputSpec,
+    Network,
+    SmallResNet,
+    StudentSettings,
+    distil,
+    open_classifier,
+    save_classifier,
+)
+from apercu.classifiers.lessons import Lessons
+from apercu.classifiers.student import _difference
+from apercu.errors import ClassifierError, ConfigError, ImagesError
+
+SETTINGS = StudentSettings(steps=60, batch=32, lr=1e-2, width=4)
+
+
+def _brightest_colour(images: Tensor) -> Tensor:
+    return 20 * images.mean((2, 3))
+
+
+def _teacher() -> Classifier:
+    return Classifier(
+        Network(
+            source="colours",
+            answer=BlackBox(_brightest_colour),
+            digest="0",
+            input=InputSpec(size=(8, 8), mean=(0.5,) * 3),
+            names=ClassNames.of(["red", "green", "blue"]),
+            differentiable=False,
+        )
+    )
+
+
+def _tinted(count: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    tints = torch.rand(count, 3, 1, 1, generator=generator)
+    return list((tints + 0.2 * torch.rand(count, 3, 8, 8, generator=generator)).clamp(0, 1))
+
+
+def test_a_student_learns_what_its_teacher_answers_and_can_be_climbed() -> None:
+    teacher = _teacher()
+    losses: list[float] = []
+    student, agreement = distil(
+        teacher, _tinted(300), SETTINGS, lambda step, loss: losses.append(loss)
+    )
+    assert agreement >= 0.8
+    assert student.classes == teacher.classes and student.size == teacher.size
+    assert len(losses) == 60 and sum(losses[-10:]) < 0.3 * sum(losses[:10])
+    images = torch.stack(_tinted(4)).requires_grad_()
+    (gradient,) = torch.autograd.grad(student(images)[:, 1].sum(), images)
+    assert gradient[:, 1].sum() > gradient[:, 0].sum()
+
+
+def test_the_agreement_is_measured_on_images_the_student_has_not_seen() -> None:
+    images = _tinted(300)
+    student, agreement = distil(_teacher(), images, SETTINGS)
+    order = torch.randperm(300, generator=torch.Generator().manual_seed(0))
+    held = torch.stack([images[i] for i in order[:30].tolist()])
+    same = student(held).argmax(1) == _brightest_colour(held).argmax(1)
+    assert agreement == pytest.approx(same.float().mean().item())
+
+
+def test_the_teacher_is_asked_twice_per_lesson_and_once_per_held_out_image() -> None:
+    teacher = _teacher()
+    distil(teacher, _tinted(40), StudentSettings(steps=2, batch=8, width=2, floor=0))
+    assert teacher.queries == 2 * 36 + 4
+
+
+def test_the_same_seed_gives_the_same_student() -> None:
+    few = {"steps": 5, "batch": 8, "width": 2, "floor": 0.0}
+    state = torch.get_rng_state()
+    prints = [
+        distil(_teacher(), _tinted(40), StudentSettings(**few, seed=seed)).student.fingerprint
+        for seed in (1, 1, 2)
+    ]
+    assert prints[0] == prints[1] != prints[2]
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_student_below_the_floor_is_refused() -> None:
+    settings = StudentSettings(steps=1, batch=8, width=2, floor=1.0)
+    with pytest.raises(ClassifierError, match=r"on \d+\.\d% of 4 held-out .* floor of 100\.0%"):
+        distil(_teacher(), _tinted(40), settings)
+
+
+def test_a_student_can_be_saved(tmp_path: Path) -> None:
+    student = distil(_teacher(), _tinted(40), StudentSettings(steps=2, width=2, floor=0)).student
+    again = open_classifier(save_classifier(student, tmp_path))
+    assert again.fingerprint == student.fingerprint
+    images = torch.stack(_tinted(3))
+    assert torch.equal(again(images), student(images))
+
+
+def test_lessons_are_the_teachers_answers_to_what_is_shown() -> None:
+    def leaning(images: Tensor) -> Tensor:  # which half is brighter: mirrors differ
+        return torch.stack((images[..., :4].mean((1, 2, 3)), images[..., 4:].mean((1, 2, 3))), 1)
+
+    teacher = Classifier(
+        Network(
+            source="halves",
+            answer=BlackBox(leaning),
+            digest="0",
+            input=InputSpec(size=(8, 8)),
+            differentiable=False,
+        )
+    )
+    ramp = torch.linspace(0, 1, 8).expand(3, 8, 8)
+    images = [ramp * (1 + i) / 20 for i in range(20)]
+    lessons = Lessons.ask(teacher, images, torch.arange(3, 20), batch=5)
+    batches = list(islice(lessons.batches(6, torch.Generator().manual_seed(0)), 12))
+    for shown, answers in batches:
+        assert torch.equal(leaning(shown).argmax(1), answers.argmax(1))
+    assert {len(set(answers.argmax(1).tolist())) for _, answers in batches} == {2}
+    epoch = torch.cat([answers.max(1).values for _, answers in batches])[:17]
+    assert len(epoch.unique()) == 17
+
+
+def test_the_difference_is_the_divergence_by_its_formula() -> None:
+    student, teacher = torch.randn(3, 4), torch.randn(3, 4)
+    p, q = (teacher / 2).softmax(1), (student / 2).softmax(1)
+    expected = 4 * (p * (p / q).log()).sum(1).mean()
+    torch.testing.assert_close(_difference(student, teacher, 2.0), expected)
+    assert _difference(teacher, teacher, 2.0).abs() < 1e-6
+
+
+def test_too_few_images() -> None:
+    with pytest.raises(ImagesError, match="at least 20 to distil a student, got 19"):
+        distil(_teacher(), _tinted(19))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "match"),
+    [
+        ({"steps": 0}, "steps, batch and width"),
+        ({"lr": 0}, "lr and temperature"),
+        ({"held_out": 1}, "held_out"),
+        ({"floor": 1.1}, "floor"),
+    ],
+)
+def test_settings_out_of_range(wrong: dict[str, Any], match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        StudentSettings(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("size", "detail"), [((16, 16), 2), ((64, 64), 8), ((65, 40), 3), ((224, 224), 7)]
+)
+def test_larger_images_are_shrunk_in_the_stem(size: tuple[int, int], detail: int) -> None:
+    network = SmallResNet(1, 5, size, width=2).eval()
+    images = torch.rand(1, 1, *size)
+    assert network.blocks(network.stem(images)).shape[3] == detail
+    assert network(images).shape == (1, 5)

@@ -1,0 +1,116 @@
+"""Whatever the bytes, the reader answers with a sound picture or an ImageError, silently."""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+import numpy as np
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from apercu.errors import ImageError
+from apercu.images import read_picture
+
+BUDGET = settings(
+    max_examples=400, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+)
+
+
+def _seeds() -> list[bytes]:
+    rng = np.random.default_rng(0)
+    colour = Image.fromarray(rng.integers(0, 256, (12, 9, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = 6, "a remark"
+    plans = [
+        (colour, "PNG", {"exif": exif}),
+        (colour.convert("P"), "PNG", {"transparency": bytes(range(0, 250, 5))}),
+        (Image.fromarray(rng.integers(0, 65536, (9, 12), dtype=np.uint16)), "PNG", {}),
+        (colour, "JPEG", {"exif": exif}),
+        (colour.convert("CMYK"), "JPEG", {}),
+        (colour, "TIFF", {"exif": exif}),
+        (colour.convert("L"), "TIFF", {"compression": "tiff_lzw"}),
+        (colour.convert("RGBA"), "TIFF", {"compression": "tiff_adobe_deflate"}),
+        (Image.fromarray(rng.random((9, 12)).astype(np.float32)), "TIFF", {}),
+        (colour, "GIF", {}),
+        (colour, "GIF", {"save_all": True, "append_images": [colour.rotate(90)]}),
+        (colour, "WEBP", {"exif": exif}),
+        (colour.convert("RGBA"), "WEBP", {"lossless": True}),
+        (colour, "BMP", {}),
+        (colour.convert("1"), "BMP", {}),
+    ]
+    seeds = []
+    for image, form, options in plans:
+        stream = io.BytesIO()
+        image.save(stream, form, **options)
+        seeds.append(stream.getvalue())
+    for array in (rng.random((3, 9, 12)), rng.integers(0, 256, (9, 12, 3), dtype=np.uint8)):
+        stream = io.BytesIO()
+        np.save(stream, array)
+        seeds.append(stream.getvalue())
+    return seeds
+
+
+SEEDS = _seeds()
+
+
+def check(data: bytes, channels: int | None) -> bool:
+    """Did the bytes give a picture? Fails on any error but ImageError, and on any warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        try:
+            picture = read_picture(data, channels=channels)
+        except ImageError as error:
+            assert "\n" not in str(error)
+            return False
+    assert picture.dtype == torch.float32 and picture.ndim == 3 and picture.is_contiguous()
+    assert channels is None or picture.shape[0] == channels
+    assert torch.isfinite(picture).all() and picture.min() >= 0 and picture.max() <= 1
+    assert min(picture.shape[1:]) >= 2
+    return True
+
+
+def test_the_seeds_themselves_are_read() -> None:
+    assert all(check(seed, 3) for seed in SEEDS)
+
+
+@BUDGET
+@given(
+    st.sampled_from(SEEDS),
+    st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=12),
+    st.floats(0, 1),
+    st.sampled_from([None, 1, 3, 4]),
+)
+def test_mutated(
+    seed: bytes, changes: list[tuple[float, int]], kept: float, channels: int | None
+) -> None:
+    data = bytearray(seed)
+    for place, value in changes:
+        data[int(place * (len(data) - 1))] = value
+    check(bytes(data[: int(len(data) * min(1.0, 2 * kept))]), channels)
+
+
+@BUDGET
+@given(
+    st.sampled_from(SEEDS), st.lists(st.tuples(st.integers(0, 63), st.integers(0, 255)), max_size=6)
+)
+def test_mutated_headers(seed: bytes, changes: list[tuple[int, int]]) -> None:
+    data = bytearray(seed)
+    for place, value in changes:
+        data[place % len(data)] = value
+    check(bytes(data), 3)
+
+
+@BUDGET
+@given(st.sampled_from([seed[:12] for seed in SEEDS] + [b""]), st.binary(max_size=200))
+def test_random_tails(head: bytes, tail: bytes) -> None:
+    check(head + tail, None)
+
+
+@BUDGET
+@given(st.text("{}()':, <>|=abcdefuitrnsTF0123456789\\\n", max_size=80), st.binary(max_size=40))
+def test_random_headers_of_arrays(header: str, body: bytes) -> None:
+    text = header.encode("latin-1")
+    check(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + body, None)

@@ -1,0 +1,117 @@
+"""Hugging Face's image layout: names, order, laziness, and damaged files."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from apercu.errors import ImageError, ImagesError
+from apercu.images import open_images, row_groups
+from apercu.images.parquet import ParquetImages
+
+NAMES = ["cat", "dog"]
+
+
+def png(value: int) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(np.full((4, 6), value, np.uint8)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def write(path: Path, images: list[Any], labels: list[Any] | None, names: Any = NAMES) -> Path:
+    columns = {"image": images} | ({} if labels is None else {"label": labels})
+    features = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    shown = pa.table(columns).replace_schema_metadata(metadata if names else None)
+    pq.write_table(shown, path, row_group_size=3)
+    return path
+
+
+def rows(count: int) -> list[dict[str, Any]]:
+    return [{"bytes": png(index), "path": f"{index}.png"} for index in range(count)]
+
+
+def test_names_labels_and_order(tmp_path: Path) -> None:
+    source = open_images(write(tmp_path / "x.parquet", rows(8), [0, 1] * 4))
+    assert (len(source), source.class_names, source.labelled) == (8, ("cat", "dog"), True)
+    values = [round(float(item.picture[0, 0, 0]) * 255) for item in source]
+    assert values == list(range(8))
+    assert [item.label for item in source] == NAMES * 4
+    assert source[7].name == "row-7" and source[-1].name == "row-7"
+    assert source[5].picture.shape == (3, 4, 6)
+    with pytest.raises(IndexError, match="image 8 of a source of 8"):
+        source[8]
+
+
+def test_without_names_the_index_as_written(tmp_path: Path) -> None:
+    source = open_images(write(tmp_path / "x.parquet", rows(2), [5, None], names=None), channels=1)
+    assert (source[0].label, source[1].label, source.class_names) == (5, None, None)
+
+
+def test_plain_bytes_without_labels(tmp_path: Path) -> None:
+    source = open_images(write(tmp_path / "x.parquet", [png(9)], None))
+    assert (source.labelled, source[0].label) == (False, None)
+
+
+def test_only_so_many_bytes_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_groups, "KEPT_BYTES", 1)
+    source = open_images(write(tmp_path / "x.parquet", rows(9), [0] * 9))
+    assert isinstance(source, ParquetImages)
+    for index in (0, 8, 4):
+        assert source[index].name == f"row-{index}"
+        assert list(source.groups._kept) == [index // 3]
+
+
+def test_threads_forks_and_pickles(tmp_path: Path) -> None:
+    source = open_images(write(tmp_path / "x.parquet", rows(30), [0] * 30))
+
+    def value(index: int) -> int:
+        return round(float(source[index].picture[0, 0, 0]) * 255)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(value, range(30))) == list(range(30))
+    again = pickle.loads(pickle.dumps(source))
+    assert not again.groups._kept and again[29].name == "row-29"
+    groups = source.groups  # type: ignore[attr-defined]
+    groups._process = os.getpid() + 1  # as it looks to the child of a fork,
+    groups._lock.acquire()  # while another thread of the parent was reading
+    assert value(12) == 12
+
+
+def test_bad_rows(tmp_path: Path) -> None:
+    images = [{"bytes": None, "path": "a"}, {"bytes": b"text", "path": "b"}]
+    source = open_images(write(tmp_path / "x.parquet", images, [0, 0]))
+    with pytest.raises(ImageError, match=r"x.parquet row-0: expected the picture's bytes"):
+        source[0]
+    with pytest.raises(ImageError, match=r"x.parquet row-1: image: not an image"):
+        source[1]
+
+
+def test_bad_files(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    path.write_bytes(b"PAR1 and nothing")
+    with pytest.raises(ImagesError, match="not a Parquet file that can be read"):
+        open_images(path)
+    write(path, [], [])
+    with pytest.raises(ImagesError, match="no images, the table has no rows"):
+        open_images(path)
+    pq.write_table(pa.table({f"c{n}": [1] for n in range(20)}), path)
+    with pytest.raises(ImagesError, match=r"expected a column image .* got c0, .*c7 …$"):
+        open_images(path)
+    source = open_images(write(path, rows(3), [0, 1, 0]))
+    data = bytearray(path.read_bytes())
+    data[4:200] = bytes(196)
+    path.write_bytes(data)
+    with pytest.raises(ImagesError, match="row group 0 is damaged"):
+        source[0]

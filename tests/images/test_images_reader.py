@@ -1,0 +1,252 @@
+"""read_picture against values written by hand, in every format and mode."""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+
+from apercu.errors import ImageError
+from apercu.images import read_picture
+from apercu.images.reader import read_stored
+
+GREY = np.array([[0, 51, 102], [153, 204, 255]], dtype=np.uint8)
+COLOUR = np.stack([GREY, GREY[::-1], 255 - GREY], axis=-1)
+
+
+def encoded(array: Any, mode: str | None = None, form: str = "PNG", **options: Any) -> bytes:
+    stream = io.BytesIO()
+    image = array if isinstance(array, Image.Image) else Image.fromarray(array)
+    (image.convert(mode) if mode else image).save(stream, form, **options)
+    return stream.getvalue()
+
+
+def npy(array: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()
+
+
+def same(picture: torch.Tensor, expected: Any, tolerance: float = 1e-6) -> None:
+    torch.testing.assert_close(
+        picture, torch.as_tensor(np.asarray(expected), dtype=torch.float32), rtol=0, atol=tolerance
+    )
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF", "BMP", "GIF"])
+def test_grey_stays_grey_or_becomes_three(form: str) -> None:
+    data = encoded(GREY, form=form)
+    same(read_picture(data, channels=1), GREY[None] / 255)
+    same(read_picture(data, channels=3), np.stack([GREY] * 3) / 255)
+
+
+@pytest.mark.parametrize(
+    ("form", "options"),
+    [("PNG", {}), ("TIFF", {"compression": "tiff_lzw"}), ("BMP", {}), ("WEBP", {"lossless": True})],
+)
+def test_colour_is_channels_first(form: str, options: dict[str, Any]) -> None:
+    same(read_picture(encoded(COLOUR, form=form, **options)), COLOUR.transpose(2, 0, 1) / 255)
+
+
+def test_jpeg_of_one_tone() -> None:
+    data = encoded(np.full((16, 16, 3), (200, 100, 50), np.uint8), form="JPEG", quality=95)
+    same(
+        read_picture(data),
+        np.full((16, 16), 1) * np.array([200, 100, 50])[:, None, None] / 255,
+        0.01,
+    )
+
+
+def test_luma_of_primaries() -> None:
+    primaries = np.eye(3, dtype=np.uint8)[:2] * 255
+    data = encoded(primaries[None].repeat(2, axis=0))
+    same(read_picture(data, channels=1), [[[0.299, 0.587], [0.299, 0.587]]])
+
+
+def test_one_bit() -> None:
+    bits = Image.fromarray(GREY).point(lambda value: 255 * (value > 120)).convert("1")
+    same(read_picture(encoded(bits), channels=None), [[[0, 0, 0], [1, 1, 1]]])
+
+
+def test_palette_gives_its_colours() -> None:
+    image = Image.new("P", (2, 2))
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    image.putdata([0, 1, 1, 0])
+    same(read_picture(encoded(image)), [[[1, 0], [0, 1]], [[0, 0], [0, 0]], [[0, 1], [1, 0]]])
+
+
+def test_palette_with_transparency_lies_over_white() -> None:
+    image = Image.new("P", (2, 2))
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    image.putdata([0, 1, 1, 0])
+    picture = read_picture(encoded(image, transparency=bytes([0, 255])))
+    same(picture, [[[1, 0], [0, 1]], [[1, 0], [0, 1]], [[1, 1], [1, 1]]])
+
+
+def test_alpha_lies_over_white() -> None:
+    image = Image.new("RGBA", (2, 2), (0, 0, 0, 255))
+    image.putpixel((0, 0), (0, 0, 0, 0))
+    image.putpixel((1, 0), (255, 0, 0, 51))
+    expected = np.zeros((3, 2, 2))
+    expected[:, 0, 0] = 1
+    expected[:, 0, 1] = (1, 0.8, 0.8)
+    same(read_picture(encoded(image)), expected)
+    grey = Image.merge("LA", [Image.new("L", (2, 2), 0), Image.new("L", (2, 2), 51)])
+    same(read_picture(encoded(grey), channels=None), np.full((1, 2, 2), 0.8))
+
+
+def test_cmyk_becomes_colour() -> None:
+    image = Image.new("CMYK", (4, 4), (0, 255, 255, 0))
+    same(read_picture(encoded(image, form="TIFF"), channels=None)[:, 0, 0], [1, 0, 0])
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+def test_sixteen_bits(form: str) -> None:
+    values = np.array([[0, 65535], [256, 32768]], dtype=np.uint16)
+    same(read_picture(encoded(values, form=form), channels=1), values[None] / 65535)
+
+
+def test_integers_of_32_bits() -> None:
+    values = np.array([[0, 65535], [256, 32768]], dtype=np.int32)
+    same(read_picture(encoded(values, form="TIFF"), channels=1), values[None] / 65535)
+    with pytest.raises(ImageError, match=r"integers of 16 bits, 0 to 65535, got 0 to 131070"):
+        read_picture(encoded(values * 2, form="TIFF"))
+
+
+def test_float_tiff() -> None:
+    values = np.array([[0, 0.25], [0.5, 1]], dtype=np.float32)
+    same(read_picture(encoded(values, form="TIFF"), channels=1), values[None])
+    with pytest.raises(ImageError, match=r"expected pixels in \[0, 1\], got \[0, 255\]"):
+        read_picture(encoded(values * 255, form="TIFF"))
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_rotation(form: str, orientation: int) -> None:
+    corner = np.zeros((16, 32, 3), np.uint8)
+    corner[:8, :8] = 255
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(corner, form=form, exif=exif)
+    with Image.open(io.BytesIO(data)) as image:
+        upright = np.asarray(ImageOps.exif_transpose(image))
+    stored = read_stored(data)
+    same(stored.picture, upright.transpose(2, 0, 1) / 255, 0.01)
+    assert (stored.orientation, stored.size) == (orientation, (16, 32))
+
+
+@pytest.mark.parametrize(
+    ("array", "expected"),
+    [
+        (GREY, GREY[None] / 255),
+        (GREY > 100, (GREY > 100)[None]),
+        (GREY.astype(">u2") * 257, GREY[None] / 255),
+        (GREY / 255, GREY[None] / 255),
+        (np.asfortranarray(GREY / 255), GREY[None] / 255),
+        ((GREY / 255).astype(np.float16), GREY[None] / 255),
+        (np.arange(60).reshape(5, 3, 4)[:2] / 60, np.arange(60).reshape(5, 3, 4)[:2] / 60),
+        (np.arange(60).reshape(3, 4, 5) / 60, np.arange(60).reshape(3, 4, 5) / 60),
+        (
+            np.arange(60).reshape(5, 4, 3) / 60,
+            np.arange(60).reshape(5, 4, 3).transpose(2, 0, 1) / 60,
+        ),
+    ],
+)
+def test_arrays(array: np.ndarray, expected: np.ndarray) -> None:
+    same(read_picture(npy(array), channels=None), expected, 1e-3 if array.itemsize == 2 else 1e-6)
+
+
+def test_arrays_of_twelve_channels_from_a_file(tmp_path: Path) -> None:
+    cube = np.random.default_rng(0).random((12, 20, 30))
+    np.save(tmp_path / "cube.npy", cube)
+    same(read_picture(tmp_path / "cube.npy", channels=12), cube)
+    with pytest.raises(ImageError, match=r"cube.npy: expected 3 channels, got 12"):
+        read_picture(tmp_path / "cube.npy")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "not an image"),
+        (b"hello, this is text", "not an image, expected JPEG, PNG"),
+        (npy(np.full((4, 4), np.nan)), "expected finite pixels, got 16"),
+        (npy(np.array([[0, np.inf], [0, 1]])), "expected finite pixels, got 1 "),
+        (npy(np.array([[0, 1e300], [0, 1]])), "expected finite pixels, got 1 "),
+        (npy(np.full((4, 4), 2.0)), r"\[0, 1\], got \[2, 2\]"),
+        (npy(np.full((4, 4), 2)), "dtype <i8"),
+        (npy(np.zeros((4, 4), complex)), "dtype <c16"),
+        (npy(np.zeros(4)), r"got shape \(4,\)"),
+        (npy(np.zeros((2, 3, 4, 5))), r"got shape \(2, 3, 4, 5\)"),
+        (npy(np.zeros((4, 0, 4))), r"got shape \(4, 0, 4\)"),
+        (npy(np.zeros((4, 4)))[:-1], "cut short, expected 128 bytes of pixels, got 127"),
+        (npy(np.array([{}, {}])), "dtype|not a .npy array"),
+        (npy(np.zeros((1, 9)))[:40], "damaged, or not a .npy array"),
+        (encoded(GREY)[:-30], "damaged or cut short"),
+        (encoded(np.zeros((64, 64, 3), np.uint8), form="JPEG")[:-200], "damaged or cut short"),
+        (encoded(COLOUR, form="BMP")[:-4], "damaged or cut short"),
+        (encoded(GREY[:1, :1]), r"at least 2 × 2 pixels, got 1 × 1"),
+        (encoded(GREY[:1]), r"at least 2 × 2 pixels, got 3 × 1 \(width × height\)"),
+        (npy(np.zeros((1, 1))), "at least 2 × 2"),
+    ],
+)
+def test_bad_bytes(data: bytes, message: str) -> None:
+    with pytest.raises(ImageError, match=message) as caught:
+        read_picture(data)
+    assert "\n" not in str(caught.value)
+
+
+def png_header(width: int, height: int) -> bytes:
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(("width", "height"), [(60_000, 60_000), (10_001, 10_000), (9_999, 10_002)])
+def test_promised_sizes_are_refused_before_decoding(width: int, height: int) -> None:
+    with pytest.raises(ImageError, match="too large, expected at most 100 megapixels"):
+        read_picture(png_header(width, height))
+
+
+def test_promised_sizes_of_arrays() -> None:
+    header = npy(np.zeros((2, 2))).replace(b"(2, 2), }       ", b"(60000, 60000), }")
+    with pytest.raises(ImageError, match=r"got 60000 × 60000"):
+        read_picture(header)
+
+
+def test_a_size_just_allowed_gives_no_remark() -> None:
+    with pytest.raises(ImageError, match="damaged or cut short"):
+        read_picture(png_header(10_000, 10_000))  # Pillow alone would warn of a bomb
+
+
+def test_filters_of_warnings_are_left_as_they_were() -> None:
+    before = list(warnings.filters)
+    read_picture(encoded(GREY))
+    with pytest.raises(ImageError):
+        read_picture(b"no")
+    assert list(warnings.filters) == before
+
+
+def test_missing_file_and_folder(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"gone.png: cannot be read \(No such file"):
+        read_picture(tmp_path / "gone.png")
+    with pytest.raises(ImageError, match="cannot be read"):
+        read_picture(tmp_path)
+
+
+def test_a_file_is_named_in_its_error(tmp_path: Path) -> None:
+    path = tmp_path / "torn.jpg"
+    path.write_bytes(encoded(COLOUR, form="JPEG")[:100])
+    with pytest.raises(ImageError, match=r"torn\.jpg: "):
+        read_picture(path)

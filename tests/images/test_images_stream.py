@@ -1,0 +1,101 @@
+"""Batches: in order, complete, fitted to the prepared size, and never many at once."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from apercu.errors import ImageError
+from apercu.images import Item, Planted, batches
+from apercu.images.source import ImageSource
+from apercu.images.stream import scale_region
+
+
+@dataclass(frozen=True)
+class Counted(ImageSource):
+    """Pictures that tell their index; some cannot be read; early ones are slow."""
+
+    length: int
+    unreadable: tuple[int, ...] = ()
+    name = "counted"
+    class_names = None
+    labelled = True
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Item:
+        if index in self.unreadable:
+            raise ImageError(f"{index}: not an image")
+        time.sleep(0.003 * (index % 3 == 0))
+        region = torch.zeros(4, 8, dtype=torch.bool)
+        region[:2, 4:] = True
+        boxes = torch.tensor([[4.0, 0.0, 8.0, 2.0]])
+        return Item(str(index), torch.full((1, 4, 8), index / 100), index, boxes, region)
+
+
+def squash(picture: Tensor) -> Tensor:
+    return F.interpolate(picture[None], size=(2, 2))[0]
+
+
+def test_order_and_sizes() -> None:
+    found = list(batches(Counted(23), squash, 5))
+    assert [len(batch.names) for batch in found] == [5, 5, 5, 5, 3]
+    assert [index for batch in found for index in batch.indices] == list(range(23))
+    assert [label for batch in found for label in batch.labels] == list(range(23))
+    pixels = torch.cat([batch.images for batch in found])
+    assert pixels.shape == (23, 1, 2, 2)
+    torch.testing.assert_close(pixels[:, 0, 0, 0], torch.arange(23) / 100)
+
+
+def test_boxes_and_regions_fit_the_prepared_images() -> None:
+    (batch,) = batches(Counted(1), squash, 5)
+    assert batch.sizes == ((4, 8),)
+    assert batch.boxes[0] is not None and batch.regions[0] is not None
+    assert batch.boxes[0].tolist() == [[1, 0, 2, 1]]
+    assert batch.regions[0].tolist() == [[False, True], [False, False]]
+
+
+def test_a_region_keeps_its_share_when_squashed() -> None:
+    region = Planted(size=96)[3].region
+    assert region is not None
+    small = scale_region(region, (48, 48))
+    assert abs(float(small.float().mean() - region.float().mean())) < 0.01
+    assert torch.equal(scale_region(region, (96, 96)), region)
+
+
+def test_chosen_indices() -> None:
+    found = list(batches(Counted(9), squash, 2, indices=[8, 1, 5]))
+    assert [batch.indices for batch in found] == [(8, 1), (5,)]
+
+
+def test_unreadable_images_stop_or_are_skipped() -> None:
+    source = Counted(10, unreadable=(2, 9))
+    with pytest.raises(ImageError, match="2: not an image"):
+        list(batches(source, squash, 4))
+    skipped: list[ImageError] = []
+    found = list(batches(source, squash, 4, skip=skipped.append))
+    assert [batch.indices for batch in found] == [(0, 1, 3, 4), (5, 6, 7, 8)]
+    assert [str(error) for error in skipped] == ["2: not an image", "9: not an image"]
+
+
+def test_reading_does_not_run_ahead() -> None:
+    read: set[int] = set()
+
+    def note(picture: Tensor) -> Tensor:
+        read.add(round(float(picture[0, 0, 0]) * 100))
+        return squash(picture)
+
+    stream = batches(Counted(90), note, 4)
+    next(stream)
+    time.sleep(0.1)
+    assert len(read) <= 4 + 8
+    before = threading.active_count()
+    stream.close()
+    assert threading.active_count() < before

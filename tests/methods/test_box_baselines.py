@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from apercu import maps
+from apercu.classifiers import Classifier
+from apercu.errors import ConfigError
+from apercu.methods import CentreBox, Trained, TrueBox, WholeBox
+
+
+@pytest.mark.parametrize("area", [0.25, 0.5, 1.0])
+def test_the_centre_box_has_its_area_in_the_middle(
+    area: float, residual: Classifier, targets: torch.Tensor
+) -> None:
+    images = torch.zeros(3, 3, 224, 224)
+    found = CentreBox(area)(residual, images, targets)
+    assert found.mean().item() == pytest.approx(area, abs=0.005)
+    left, top, right, bottom = maps.boxes(found > 0)[0].tolist()
+    assert abs(left - (224 - right)) <= 1
+    assert abs(top - (224 - bottom)) <= 1
+    assert found[0, int(top) : int(bottom), int(left) : int(right)].min() == 1
+
+
+def test_the_centre_box_of_a_wide_image_is_wide(
+    residual: Classifier, targets: torch.Tensor
+) -> None:
+    found = CentreBox()(residual, torch.zeros(1, 3, 100, 200), targets[:1])
+    assert maps.boxes(found > 0).tolist() == [[29, 14, 170, 85]]
+
+
+def test_a_centre_box_without_area_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"area in \(0, 1\], got 0"):
+        CentreBox(area=0.0)
+
+
+def test_the_whole_box_is_everything(
+    residual: Classifier, images: torch.Tensor, targets: torch.Tensor
+) -> None:
+    assert torch.equal(WholeBox()(residual, images, targets), torch.ones(3, 24, 32))
+
+
+def test_true_boxes_are_joined(images: torch.Tensor) -> None:
+    truths = torch.zeros(3, 2, 4)
+    truths[0] = torch.tensor([[0, 0, 4, 4], [2, 2, 6, 6]])
+    truths[1, 0] = torch.tensor([31, 23, 32, 24])
+    found = TrueBox()(images, truths)
+    assert found.sum(dim=(1, 2)).tolist() == [16 + 16 - 4, 1, 0]
+    assert found[1, 23, 31] == 1
+
+
+def test_a_trained_explainer_needs_no_classifier(
+    residual: Classifier, images: torch.Tensor, targets: torch.Tensor
+) -> None:
+    trained = Trained(lambda images, targets: images[:, 0] * targets[:, None, None], "abc", 60.0)
+    before = residual.queries
+    found = trained(residual, images, targets)
+    torch.testing.assert_close(found, images[:, 0] * targets[:, None, None])
+    assert (trained.kind, trained.identity, trained.training_seconds) == ("mask", "abc", 60.0)
+    assert residual.queries == before

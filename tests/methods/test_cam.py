@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from apercu.classifiers import Classifier
+from apercu.errors import ClassifierError
+from apercu.methods import Cam
+
+
+def test_is_weights_times_features_before_a_mean(
+    residual: Classifier, images: torch.Tensor, targets: torch.Tensor
+) -> None:
+    network = residual.module
+    assert network is not None
+    with torch.no_grad():
+        features = network.stages(network.stem(residual.normalise(images)))
+        coarse = torch.stack(
+            [
+                sum(network.head.weight[target, k] * one[k] for k in range(len(one)))
+                for one, target in zip(features, targets.tolist(), strict=True)
+            ]
+        )
+    expected = F.interpolate(coarse[:, None], size=(24, 32), mode="bilinear")[:, 0]
+    torch.testing.assert_close(Cam()(residual, images, targets), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_its_mean_is_the_logit_without_the_bias(
+    residual: Classifier, images: torch.Tensor, targets: torch.Tensor
+) -> None:
+    """The mean over the coarse places; bilinear by whole factors keeps it but for the edges."""
+    assert residual.module is not None
+    logits = residual(images)[range(3), targets] - residual.module.head.bias[targets]
+    means = Cam()(residual, images, targets).mean(dim=(1, 2))
+    torch.testing.assert_close(means, logits, atol=1e-4, rtol=1e-2)
+
+
+def test_of_a_convolution_to_the_classes_is_its_answer_without_the_bias(
+    squeezed: Classifier, images: torch.Tensor, targets: torch.Tensor
+) -> None:
+    assert squeezed.module is not None
+    first, second = squeezed.module[0], squeezed.module[1][1]
+    with torch.no_grad():
+        coarse = F.conv2d(first(squeezed.normalise(images)), second.weight)[range(3), targets]
+    expected = F.interpolate(coarse[:, None], size=(24, 32), mode="bilinear")[:, 0]
+    torch.testing.assert_close(Cam()(squeezed, images, targets), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_works_without_gradients_anywhere(
+    residual: Classifier, images: torch.Tensor, targets: torch.Tensor
+) -> None:
+    with torch.inference_mode():
+        assert Cam()(residual, images, targets).shape == (3, 24, 32)
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        [nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(8, 4)],
+        [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4)],
+        [nn.Flatten(), nn.LazyLinear(4)],
+    ],
+    ids=["max", "hidden", "flat"],
+)
+def test_other_endings_are_refused_in_words(
+    ending: list[nn.Module],
+    opened: Callable[[nn.Module], Classifier],
+    images: torch.Tensor,
+    targets: torch.Tensor,
+) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, stride=4), nn.ReLU(), *ending)
+    network(images)
+    with pytest.raises(ClassifierError, match=r"one linear layer; tests:network ends otherwise"):
+        Cam()(opened(network), images, targets)
+
+
+def test_a_black_box_is_refused_in_words(
+    black_box: Classifier, images: torch.Tensor, targets: torch.Tensor
+) -> None:
+    with pytest.raises(ClassifierError, match="tests:asked shows its answers only"):
+        Cam()(black_box, images, targets)

@@ -1,0 +1,102 @@
+"""What every method owes its caller, whatever it computes."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+import torch
+from torch import nn
+
+from apercu import methods
+from apercu.classifiers import Classifier
+from apercu.methods import Explainer, Method
+
+EVERY = [
+    methods.Cam(),
+    methods.CentreBox(),
+    methods.GradCam(),
+    methods.Gradient(),
+    methods.Occlusion(),
+    methods.WholeBox(),
+]
+every_method = pytest.mark.parametrize("method", EVERY, ids=lambda method: type(method).__name__)
+
+
+def test_every_exported_method_is_in_this_file() -> None:
+    exported = {
+        one for _, one in inspect.getmembers(methods, inspect.isclass) if issubclass(one, Method)
+    }
+    assert exported - {Method} == {type(method) for method in EVERY}
+
+
+def all_hooks(module: nn.Module) -> int:
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in module.modules())
+
+
+@every_method
+class TestEvery:
+    def test_maps_are_finite_float_and_as_large_as_the_images(
+        self,
+        method: Method,
+        residual: Classifier,
+        images: torch.Tensor,
+        targets: torch.Tensor,
+    ) -> None:
+        maps = method(residual, images, targets)
+        assert maps.shape == (3, 24, 32)
+        assert maps.dtype == torch.float32
+        assert maps.isfinite().all()
+        assert method.kind == "map" or set(maps.unique().tolist()) <= {0.0, 1.0}
+
+    def test_nothing_leaks(
+        self,
+        method: Method,
+        residual: Classifier,
+        images: torch.Tensor,
+        targets: torch.Tensor,
+    ) -> None:
+        before = images.clone()
+        module = residual.module
+        assert module is not None
+        with torch.no_grad():
+            maps = method(residual, images, targets)
+            assert not torch.is_grad_enabled()
+        assert not maps.requires_grad
+        assert torch.equal(images, before)
+        assert not images.requires_grad
+        assert images.grad is None
+        assert all_hooks(module) == 0
+        assert all(p.grad is None and not p.requires_grad for p in module.parameters())
+        assert not any(m.training for m in module.modules())
+
+    def test_a_batch_equals_its_singles(
+        self,
+        method: Method,
+        residual: Classifier,
+        images: torch.Tensor,
+        targets: torch.Tensor,
+    ) -> None:
+        together = method(residual, images, targets)
+        pairs = zip(images.split(1), targets.split(1), strict=True)
+        alone = torch.cat([method(residual, *pair) for pair in pairs])
+        torch.testing.assert_close(together, alone, atol=1e-4, rtol=0)
+
+    def test_the_same_call_gives_the_same_maps(
+        self,
+        method: Method,
+        residual: Classifier,
+        images: torch.Tensor,
+        targets: torch.Tensor,
+    ) -> None:
+        first = method(residual, images, targets)
+        torch.rand(5)
+        assert torch.equal(method(residual, images, targets), first)
+
+    def test_methods_are_values(self, method: Method) -> None:
+        assert method == type(method)()
+        assert hash(method) == hash(type(method)())
+        assert method.identity == repr(method)
+        assert isinstance(method, Explainer)
+        with pytest.raises(AttributeError, match="cannot assign"):
+            method.kind = "mask"  # type: ignore[misc]

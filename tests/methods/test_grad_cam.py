@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from apercu.classifiers import Classifier
+from apercu.errors import ClassifierError
+from apercu.methods import Cam, GradCam
+from apercu.methods.layers import anatomy
+
+
+def literal(
+    classifier: Classifier, layer: str, images: torch.Tensor, targets: torch.Tensor
+) -> torch.Tensor:
+    """Selvaraju et al., equations 1 and 2, one image at a time."""
+    assert classifier.module is not None
+    seen: list[torch.Tensor] = []
+    handle = classifier.module.get_submodule(layer).register_forward_hook(
+        lambda module, inputs, output: seen.append(output)
+    )
+    maps = []
+    for image, target in zip(images, targets.tolist(), strict=True):
+        logit = classifier(image[None].clone().requires_grad_())[0, target]
+        features = seen.pop()
+        (slopes,) = torch.autograd.grad(logit, features)
+        coarse = sum(slopes[0, k].mean() * features[0, k] for k in range(features.shape[1])).clamp(
+            min=0
+        )  # type: ignore[union-attr]
+        fine = F.interpolate(coarse[None, None], size=images.shape[2:], mode="bilinear")
+        maps.append(fine[0, 0].detach())
+    handle.remove()
+    return torch.stack(maps)
+
+
+@pytest.mark.parametrize(("network", "layer"), [("residual", "stages"), ("squeezed", "1.0")])
+def test_is_the_literal_formula_on_the_last_features(
+    network: str,
+    layer: str,
+    images: torch.Tensor,
+    targets: torch.Tensor,
+    request: pytest.FixtureRequest,
+) -> None:
+    classifier = request.getfixturevalue(network)
+    assert anatomy(classifier, images).features == layer
+    found = GradCam()(classifier, images, targets)
+    expected = literal(classifier, layer, images, targets)
+    assert expected.max() > 0
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
+
+
+def test_a_layer_can_be_named(
+    residual: Classifier, images: torch.Tensor, targets: torch.Tensor
+) -> None:
+    found = GradCam(layer="stages.0")(residual, images, targets)
+    torch.testing.assert_close(
+        found, literal(residual, "stages.0", images, targets), atol=1e-6, rtol=1e-4
+    )
+    assert not torch.allclose(found, GradCam()(residual, images, targets))
+
+
+def test_equals_cam_cut_at_zero_for_a_mean_and_a_linear_layer(
+    residual: Classifier, images: torch.Tensor, targets: torch.Tensor
+) -> None:
+    places = 6 * 8
+    coarse_cam = Cam()(residual, images, targets)
+    grad_cam = GradCam()(residual, images, targets)
+    positive = grad_cam > 0.01
+    assert ((coarse_cam > 0) | ~positive).all()
+    corner = coarse_cam[:, 0, 0].clamp(min=0) / places
+    torch.testing.assert_close(grad_cam[:, 0, 0], corner, atol=1e-6, rtol=1e-4)
+
+
+def test_a_misspelt_layer_suggests_the_nearest(
+    residual: Classifier, images: torch.Tensor, targets: torch.Tensor
+) -> None:
+    with pytest.raises(ClassifierError, match=r"no layer 'stage\.1'; did you mean stages\.1\?"):
+        GradCam(layer="stage.1")(residual, images, targets)
+
+
+def test_a_black_box_is_refused_in_words(
+    black_box: Classifier, images: torch.Tensor, targets: torch.Tensor
+) -> None:
+    with pytest.raises(ClassifierError, match="grad_cam needs a classifier with gradients"):
+        GradCam()(black_box, images, targets)
+
+
+class Patches(nn.Module):
+    """A convolution to tokens, then layers on tokens, as in a vision transformer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(3, 8, 8, stride=8)
+        self.block = nn.Linear(8, 8)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        tokens = self.embed(images).flatten(2).transpose(1, 2)
+        return self.head(self.block(tokens).mean(dim=1))
+
+
+def test_a_network_of_tokens_has_no_map_of_features(
+    opened: Callable[[nn.Module], Classifier], images: torch.Tensor, targets: torch.Tensor
+) -> None:
+    with pytest.raises(ClassifierError, match="no convolutional map of features"):
+        GradCam()(opened(Patches()), images, targets)

@@ -1,0 +1,396 @@
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass, field, replace
+from math import log
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from apercu import maps
+from apercu.classifiers import Classifier, ClassifierCard, InputSpec, classifier_of
+from apercu.compare import CompareSettings, Results, Row, compare
+from apercu.compare.cost import spread
+from apercu.compare.interval import interval
+from apercu.compare.sample import Trial, draw, split
+from apercu.compare.scoring import score
+from apercu.errors import ApercuError, ConfigError, ImagesError, OutputError, RunError
+from apercu.images import ImageSource, Item
+from apercu.methods import CentreBox, Gradient, Trained, TrueBox, WholeBox
+from apercu.metrics import localisation_error, mask_iou, saliency_metric
+
+SIZE, COUNT = 32, 12
+
+
+@dataclass(frozen=True)
+class Squares(ImageSource):
+    """A bright square (class `bright`) or a dark one (`dark`) on grey, of known place."""
+
+    count: int = COUNT
+    truth: bool = True
+    labelled: bool = True
+    name: ClassVar[str] = "squares"
+    class_names: ClassVar[tuple[str, ...]] = ("dark", "bright")
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Item:
+        left, top = 4 + (index * 5) % 30, 2 + (index * 3) % 20
+        region = torch.zeros(40, 64, dtype=torch.bool)
+        region[top : top + 16, left : left + 24] = True
+        picture = torch.full((3, 40, 64), 0.5)
+        picture[:, region] = float(index % 2)
+        return Item(
+            name=f"{index}.png",
+            picture=picture,
+            label=self.class_names[index % 2] if self.labelled else None,
+            boxes=maps.boxes(region[None]) if self.truth else None,
+            region=region if self.truth else None,
+        )
+
+
+class Brightness(nn.Module):
+    """Logits ∓ the mean brightness: sure of a square once it fills the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(6.0))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        score = self.gain * (images.mean(dim=(1, 2, 3)) - 0.5)
+        return torch.stack((-score, score), dim=1)
+
+
+@pytest.fixture
+def classifier() -> Classifier:
+    spec = InputSpec(channels=3, size=(SIZE, SIZE))
+    card = ClassifierCard(source="tests:brightness", input=spec, classes=("dark", "bright"))
+    return classifier_of(Brightness(), card)
+
+
+@dataclass
+class Contrast:
+    """An explainer that is right: how far each pixel is from grey, on a scale of its own."""
+
+    kind: str = "mask"
+    scale: float = 1.0
+    training_seconds: float = 90.0
+    asked: list[int] = field(default_factory=list)
+
+    @property
+    def identity(self) -> str:
+        return f"contrast {self.kind} {self.scale}"
+
+    def __call__(
+        self, classifier: Classifier, images: torch.Tensor, targets: torch.Tensor
+    ) -> torch.Tensor:
+        self.asked.append(len(images))
+        return (images - 0.5).abs().mean(dim=1) * 2 * self.scale
+
+
+FAST = CompareSettings(batch=4, cost_batches=())
+
+
+def rows_of(results: Results) -> dict[tuple[str, str], Row]:
+    return {(row.explainer, row.metric): row for row in results.rows}
+
+
+def test_values_are_the_literal_means_over_the_test_half(classifier: Classifier) -> None:
+    explainers = {"mask": Contrast(), "centre_box": CentreBox(), "true_box": TrueBox()}
+    rows = rows_of(compare(classifier, Squares(), explainers, FAST))
+    _, test = split(COUNT, None, 0)
+    saliency, error, overlap = [], [], []
+    for index in test:
+        item = Squares()[index]
+        image = classifier.prepare(item.picture)[None]
+        assert item.boxes is not None
+        truth = item.boxes * torch.tensor([SIZE / 64, SIZE / 40, SIZE / 64, SIZE / 40])
+        box = maps.boxes(CentreBox()(classifier, image, torch.tensor([0])) >= 0.5)
+        target = torch.tensor([index % 2])
+        saliency.append(saliency_metric(classifier, image, target, box).item())
+        error.append(localisation_error(box, truth[None]).item())
+        region = torch.nn.functional.interpolate(
+            item.region[None, None].float(), (SIZE, SIZE), mode="bilinear", antialias=True
+        )
+        chosen = CentreBox()(classifier, image, target) >= 0.5
+        overlap.append(mask_iou(chosen, region[0] >= 0.5).item())
+    for metric, values in (
+        ("saliency_metric", saliency),
+        ("localisation_error", error),
+        ("iou", overlap),
+    ):
+        row = rows["centre_box", metric]
+        assert row.value == pytest.approx(np.mean(values), abs=1e-6)
+        assert (row.n, row.threshold, row.threshold_from) == (6, None, None)
+        assert row.ci95[0] <= row.value <= row.ci95[1]
+    assert rows["true_box", "localisation_error"].value == 0
+    assert rows["mask", "iou"].value > 0.9
+    assert rows["mask", "iou"].better == "higher"
+
+
+def test_the_threshold_comes_from_the_tune_half_and_is_told(classifier: Classifier) -> None:
+    faint = Contrast(scale=0.3)
+    rows = rows_of(compare(classifier, Squares(), {"mask": faint}, FAST))
+    row = rows["mask", "localisation_error"]
+    assert row.value == 0
+    assert row.threshold is not None
+    assert row.threshold <= 0.3
+    assert row.threshold_from == "tune half, 6 images"
+    fixed = rows["mask:threshold=0.5", "localisation_error"]
+    assert (fixed.value, fixed.threshold, fixed.threshold_from) == (1, 0.5, "fixed")
+
+
+def test_the_best_of_the_grid_is_taken_for_each_metric(classifier: Classifier) -> None:
+    explainer = Contrast(scale=0.7)
+    rows = rows_of(compare(classifier, Squares(), {"mask": explainer}, FAST))
+    sample = draw(classifier, Squares(), None, 0)
+    (trial,) = sample.trials(classifier, sample.tune, 100)
+    found = explainer(classifier, trial.images, trial.targets)
+    for metric, best in (("saliency_metric", min), ("localisation_error", min), ("iou", max)):
+        means = {
+            threshold: score(metric, classifier, trial, found, [threshold]).double().mean().item()
+            for threshold in FAST.thresholds
+        }
+        chosen = rows["mask", metric].threshold
+        assert chosen is not None
+        assert means[chosen] == pytest.approx(best(means.values()))
+
+
+def test_the_half_that_chooses_is_not_the_half_that_is_reported() -> None:
+    tune, test = split(101, None, 3)
+    assert sorted(tune + test) == list(range(101))
+    assert abs(len(tune) - len(test)) == 1
+    assert split(101, None, 3) == (tune, test)
+    assert split(101, None, 4) != (tune, test)
+    few = split(101, 10, 3)
+    assert len(few[0]) == len(few[1]) == 5
+
+
+def test_maps_are_stretched_and_masks_are_not(classifier: Classifier) -> None:
+    faint = {"map": Contrast("map", 0.01), "mask": Contrast("mask", 0.01)}
+    rows = rows_of(compare(classifier, Squares(), faint, FAST))
+    assert rows["map", "iou"].value > 0.9
+    assert rows["mask", "iou"].value == 0
+    assert ("map:threshold=0.5", "iou") not in rows
+
+
+def test_the_saliency_metric_at_many_thresholds_is_the_one_of_each(classifier: Classifier) -> None:
+    sample = draw(classifier, Squares(), 8, 1)
+    (trial,) = sample.trials(classifier, sample.tune, 100)
+    found = torch.rand(trial.images.shape[0], 8, 8, generator=torch.Generator().manual_seed(0))
+    found = maps.resize(found, (SIZE, SIZE))
+    levels = (0.1, 0.11, 0.5, 0.8, 0.99)
+    together = score("saliency_metric", classifier, trial, found, levels)
+    for threshold, scores in zip(levels, together, strict=True):
+        boxes = maps.boxes(found >= threshold)
+        literal = saliency_metric(classifier, trial.images, trial.targets, boxes)
+        torch.testing.assert_close(scores, literal)
+
+
+def test_equal_boxes_are_asked_once(classifier: Classifier) -> None:
+    sample = draw(classifier, Squares(), 8, 1)
+    (trial,) = sample.trials(classifier, sample.tune, 100)
+    before = classifier.queries
+    crisp = torch.zeros(4, SIZE, SIZE)
+    crisp[:, 4:20, 4:20] = 1
+    score("saliency_metric", classifier, trial, crisp, (0.1, 0.2, 0.3, 0.9))
+    assert classifier.queries - before == 4
+
+
+def test_several_true_boxes_score_their_mean(classifier: Classifier) -> None:
+    from apercu.compare.scoring import score_truth
+
+    truths = torch.zeros(2, 2, 4)
+    truths[0] = torch.tensor([[0, 0, 8, 8], [8, 8, 32, 32]])
+    truths[1, 0] = torch.tensor([4, 4, 20, 20])
+    images = torch.rand(2, 3, SIZE, SIZE)
+    targets = torch.tensor([0, 1])
+    trial = Trial((), images, targets, truths, torch.zeros(2, SIZE, SIZE, dtype=torch.bool))
+    found = score_truth("saliency_metric", classifier, trial, TrueBox()(images, truths))
+    one, two = (saliency_metric(classifier, images, targets, truths[:, k]) for k in (0, 1))
+    torch.testing.assert_close(found, torch.stack([(one[0] + two[0]) / 2, one[1]])[None])
+
+
+def test_without_truth_only_what_needs_none_is_measured(classifier: Classifier) -> None:
+    results = compare(classifier, Squares(truth=False), {"whole_box": WholeBox()}, FAST)
+    assert {row.metric for row in results.rows} == {"saliency_metric"}
+    wanted = replace(FAST, metrics=("localisation_error",))
+    with pytest.raises(ImagesError, match="squares: localisation_error needs true boxes"):
+        compare(classifier, Squares(truth=False), {"whole_box": WholeBox()}, wanted)
+    with pytest.raises(ImagesError, match="squares: true_box needs true boxes"):
+        compare(classifier, Squares(truth=False), {"true_box": TrueBox()}, FAST)
+
+
+def test_without_labels_the_top_class_is_the_target(classifier: Classifier) -> None:
+    results = compare(classifier, Squares(labelled=False), {"whole_box": WholeBox()}, FAST)
+    assert results.subject.targets == "top"
+    assert rows_of(results)["whole_box", "saliency_metric"].value < -log(0.5)
+
+
+def test_wrong_settings_are_one_line() -> None:
+    with pytest.raises(ConfigError, match="got saliency_metrics; did you mean saliency_metric"):
+        CompareSettings(metrics=("saliency_metrics",))
+    with pytest.raises(ConfigError, match="limit: expected at least 2"):
+        CompareSettings(limit=1)
+    with pytest.raises(ConfigError, match=r"thresholds: expected values in \(0, 1\)"):
+        CompareSettings(thresholds=(0.5, 1.0))
+    with pytest.raises(ConfigError, match="expected at least 1"):
+        CompareSettings(repeats=0)
+
+
+def test_one_image_is_too_few(classifier: Classifier) -> None:
+    with pytest.raises(ImagesError, match="expected at least 2 images"):
+        compare(classifier, Squares(count=1), {"whole_box": WholeBox()}, FAST)
+
+
+@dataclass(frozen=True)
+class Broken:
+    kind: ClassVar[str] = "map"
+    training_seconds: ClassVar[float] = 0.0
+    identity: ClassVar[str] = "broken"
+    fails: str = "nan"
+
+    def __call__(
+        self, classifier: Classifier, images: torch.Tensor, targets: torch.Tensor
+    ) -> torch.Tensor:
+        found = images.mean(dim=1).clone()
+        if self.fails == "nan" or len(images) > 1:
+            found[-1, 0, 0] = torch.nan
+        return found
+
+
+def test_nan_is_an_error_and_never_a_mean(classifier: Classifier) -> None:
+    with pytest.raises(ApercuError, match=r"broken: expected finite maps, got NaN .* for \d+\.png"):
+        compare(classifier, Squares(), {"broken": Broken()}, FAST)
+
+
+def test_finished_explainers_are_kept_and_not_asked_again(
+    classifier: Classifier, tmp_path: Path
+) -> None:
+    mask = Contrast()
+    with pytest.raises(ApercuError, match="broken"):
+        compare(
+            classifier, Squares(), {"mask": mask, "broken": Broken("later")}, FAST, out=tmp_path
+        )
+    kept = Results.load(tmp_path)
+    assert list(kept.explainers) == ["mask"]
+    mask.asked.clear()
+    explainers = {"whole_box": WholeBox(), "mask": mask}
+    results = compare(classifier, Squares(), explainers, FAST, out=tmp_path)
+    assert mask.asked == []
+    assert list(results.explainers) == ["whole_box", "mask"]
+    assert set(kept.rows) < set(results.rows)
+    assert compare(classifier, Squares(), explainers, FAST).rows == results.rows
+    assert Results.load(tmp_path).rows == results.rows
+    assert Results.load(tmp_path).scores == results.scores
+
+
+@pytest.mark.parametrize("change", ["settings", "images", "weights", "explainer"])
+def test_what_changed_is_measured_again(
+    change: str, classifier: Classifier, tmp_path: Path
+) -> None:
+    mask, source, settings = Contrast(), Squares(), FAST
+    compare(classifier, source, {"mask": mask}, settings, out=tmp_path)
+    mask.asked.clear()
+    if change == "settings":
+        settings = replace(FAST, seed=1)
+    elif change == "images":
+        source = Squares(truth=False)
+    elif change == "weights":
+        network = Brightness()
+        nn.init.constant_(network.gain, 2.0)
+        classifier = classifier_of(
+            network,
+            ClassifierCard(
+                source="tests:brightness",
+                input=classifier.network.input,
+                classes=("dark", "bright"),
+            ),
+        )
+    else:
+        mask.scale = 0.9
+    compare(classifier, source, {"mask": mask}, settings, out=tmp_path)
+    assert mask.asked
+
+
+def test_a_full_disk_loses_nothing_that_was_written(
+    classifier: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compare(classifier, Squares(), {"mask": Contrast()}, FAST, out=tmp_path)
+    before = (tmp_path / "results.json").read_text()
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OutputError, match="No space left"):
+        explainers = {"mask": Contrast(), "whole_box": WholeBox()}
+        compare(classifier, Squares(), explainers, FAST, out=tmp_path)
+    assert (tmp_path / "results.json").read_text() == before
+
+
+def test_the_files_say_what_was_measured(classifier: Classifier, tmp_path: Path) -> None:
+    settings = CompareSettings(batch=4, repeats=2, cost_batches=(1, 3))
+    explainers = {"mask": Contrast(), "gradient": Gradient(), "centre_box": CentreBox()}
+    compare(classifier, Squares(), explainers, settings, out=tmp_path)
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert found["classifier"] == "tests:brightness"
+    assert (found["fingerprint"], found["limit"]) == (classifier.fingerprint, COUNT)
+    assert set(found["environment"]) >= {"python", "torch", "machine", "cores", "date", "seed"}
+    centre = next(row for row in found["rows"] if row["explainer"] == "centre_box")
+    assert set(centre) == {"explainer", "metric", "value", "ci95", "n", "better"}
+    costs = {(cost["explainer"], cost["batch"]): cost for cost in found["cost"]}
+    assert set(costs) == {(name, size) for name in ("mask", "gradient") for size in (1, 3)}
+    assert all(cost["ms_per_image"] > 0 < cost["classifier_forwards"] for cost in found["cost"])
+    assert costs["mask", 1]["training_seconds"] == 90
+    with (tmp_path / "scores.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    mine = [float(x["value"]) for x in lines if (x["explainer"], x["metric"]) == ("mask", "iou")]
+    row = next(r for r in found["rows"] if (r["explainer"], r["metric"]) == ("mask", "iou"))
+    assert np.mean(mine) == pytest.approx(row["value"])
+
+
+def test_files_of_another_kind_are_refused_in_words(tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text('{"rows": 3}')
+    with pytest.raises(RunError, match=r"results\.json: cannot be read as results"):
+        Results.load(tmp_path)
+
+
+def test_progress_counts_all_images_of_each_explainer(classifier: Classifier) -> None:
+    seen: list[tuple[str, int, int]] = []
+    compare(
+        classifier,
+        Squares(),
+        {"mask": Contrast()},
+        FAST,
+        progress=lambda name, done, total: seen.append((name, done, total)),
+    )
+    assert seen == [("mask", done, 12) for done in (4, 6, 10, 12)]
+
+
+def test_a_trained_explainer_is_compared_like_a_method(classifier: Classifier) -> None:
+    trained = Trained(lambda images, targets: Contrast()(classifier, images, targets), "w1", 5.0)
+    plain = compare(classifier, Squares(), {"mask": Contrast()}, FAST)
+    assert compare(classifier, Squares(), {"mask": trained}, FAST).rows == plain.rows
+
+
+def test_the_interval_is_the_normal_one_for_many_values() -> None:
+    values = np.random.default_rng(0).normal(3.0, 2.0, 4000)
+    low, high = interval(values, seed=0)
+    half = 1.96 * values.std() / np.sqrt(4000)
+    assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.006)
+    assert interval(values, seed=0) == (low, high)
+    assert interval(np.array([2.0]), seed=0) == (2.0, 2.0)
+
+
+def test_spread_is_the_interquartile_range() -> None:
+    values = [5.0, 1.0, 4.0, 8.0, 2.0, 9.0]
+    low, high = np.percentile(values, [25, 75])
+    assert spread(values) == pytest.approx(high - low)
+    assert spread([3.0]) == 0
