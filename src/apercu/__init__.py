@@ -1,3 +1,55 @@
-"""See what an image classifier looks at, in one forward pass."""
+"""See what an image classifier looks at, in one forward pass.
+
+The names below are imported when they are first used, so `import apercu` is cheap.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from apercu.errors import ApercuError
+
+if TYPE_CHECKING:
+    from apercu.classifiers import Classifier as Classifier
+    from apercu.classifiers import distil as distil
+    from apercu.classifiers import open_classifier as open_classifier
+    from apercu.explainers.mask import MaskExplainer as MaskExplainer
+    from apercu.explainers.train import train_mask as train_mask
+    from apercu.images import open_images as open_images
+    from apercu.images import read_picture as read_picture
+    from apercu.training.fit import Fit as Fit
+    from apercu.training.fit import Machine as Machine
+    from apercu.training.settings import MaskSettings as MaskSettings
+    from apercu.training.settings import read_settings as read_settings
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "Classifier": "apercu.classifiers",
+    "Fit": "apercu.training.fit",
+    "Machine": "apercu.training.fit",
+    "MaskExplainer": "apercu.explainers.mask",
+    "MaskSettings": "apercu.training.settings",
+    "distil": "apercu.classifiers",
+    "open_classifier": "apercu.classifiers",
+    "open_images": "apercu.images",
+    "read_picture": "apercu.images",
+    "read_settings": "apercu.training.settings",
+    "train_mask": "apercu.explainers.train",
+}
+"""Where each public name lives."""
+
+__all__ = ["ApercuError", "__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'apercu' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

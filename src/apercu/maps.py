@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 from apercu.types import Boxes, Maps, Regions
 
 
-def resize(maps: Maps, size: tuple[int, int]) -> Maps:
+def resize(maps: Maps, size: tuple[int, int]) -> Float[Tensor, "batch rows columns"]:
     """Bilinear resize to (height, width); pixel centres, not corners, are aligned.
 
     >>> resize(torch.tensor([[[0.0, 1.0]]]), (1, 4))

@@ -33,7 +33,7 @@ def picture_image(picture: Picture) -> Image.Image:
     return _image(shown.expand(3, -1, -1))
 
 
-def overlay(picture: Picture, map: Float[Tensor, "height width"]) -> Image.Image:
+def overlay(picture: Picture, map: Float[Tensor, "rows columns"]) -> Image.Image:
     """A map in [0, 1] as heat over the picture, which stays visible (grey where it is cold)."""
     heat = map.detach().to("cpu", torch.float32).clamp(0, 1)
     heat = maps.resize(heat[None], (picture.shape[1], picture.shape[2]))[0]
@@ -42,7 +42,7 @@ def overlay(picture: Picture, map: Float[Tensor, "height width"]) -> Image.Image
     return _image(base * (1 - alpha) + colours(heat) * alpha)
 
 
-def mask_image(picture: Picture, mask: Float[Tensor, "height width"]) -> Image.Image:
+def mask_image(picture: Picture, mask: Float[Tensor, "rows columns"]) -> Image.Image:
     """What a mask keeps, in colour; the rest dark and grey. Give `1 - mask` for what it removes."""
     keep = mask.detach().to("cpu", torch.float32).clamp(0, 1)
     keep = maps.resize(keep[None], (picture.shape[1], picture.shape[2]))[0]

@@ -77,7 +77,7 @@ def test_the_agreement_is_measured_on_images_the_student_has_not_seen() -> None:
 
 def test_the_teacher_is_asked_twice_per_lesson_and_once_per_held_out_image() -> None:
     teacher = _teacher()
-    distil(teacher, _tinted(40), StudentSettings(steps=2, batch=8, width=2, floor=0))
+    distil(teacher, _tinted(40), StudentSettings(steps=2, batch=8, width=2, floor=0.0))
     assert teacher.queries == 2 * 36 + 4
 
 
@@ -99,7 +99,7 @@ def test_a_student_below_the_floor_is_refused() -> None:
 
 
 def test_a_student_can_be_saved(tmp_path: Path) -> None:
-    student = distil(_teacher(), _tinted(40), StudentSettings(steps=2, width=2, floor=0)).student
+    student = distil(_teacher(), _tinted(40), StudentSettings(steps=2, width=2, floor=0.0)).student
     again = open_classifier(save_classifier(student, tmp_path))
     assert again.fingerprint == student.fingerprint
     images = torch.stack(_tinted(3))
@@ -147,8 +147,8 @@ def test_too_few_images() -> None:
     ("wrong", "match"),
     [
         ({"steps": 0}, "steps, batch and width"),
-        ({"lr": 0}, "lr and temperature"),
-        ({"held_out": 1}, "held_out"),
+        ({"lr": 0.0}, "lr and temperature"),
+        ({"held_out": 1.0}, "held_out"),
         ({"floor": 1.1}, "floor"),
     ],
 )

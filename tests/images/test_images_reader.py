@@ -154,6 +154,7 @@ def test_exif_rotation(form: str, orientation: int) -> None:
         ((GREY / 255).astype(np.float16), GREY[None] / 255),
         (np.arange(60).reshape(5, 3, 4)[:2] / 60, np.arange(60).reshape(5, 3, 4)[:2] / 60),
         (np.arange(60).reshape(3, 4, 5) / 60, np.arange(60).reshape(3, 4, 5) / 60),
+        (np.arange(45).reshape(3, 5, 3) / 45, np.arange(45).reshape(3, 5, 3) / 45),
         (
             np.arange(60).reshape(5, 4, 3) / 60,
             np.arange(60).reshape(5, 4, 3).transpose(2, 0, 1) / 60,

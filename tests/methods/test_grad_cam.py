@@ -107,3 +107,23 @@ def test_a_network_of_tokens_has_no_map_of_features(
 ) -> None:
     with pytest.raises(ClassifierError, match="no convolutional map of features"):
         GradCam()(opened(Patches()), images, targets)
+
+
+class ChannelsLast(nn.Module):
+    """A map whose channels come last, as in Swin transformers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(3, 8, 8, stride=8)
+        self.norm = nn.LayerNorm(8)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.norm(self.embed(images).permute(0, 2, 3, 1)).mean(dim=(1, 2)))
+
+
+def test_channels_that_come_last_are_not_taken_for_places(
+    opened: Callable[[nn.Module], Classifier], images: torch.Tensor, targets: torch.Tensor
+) -> None:
+    with pytest.raises(ClassifierError, match="keeps the channels of its features last"):
+        GradCam()(opened(ChannelsLast()), images, targets)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from apercu.errors import ClassifierError, nearest
 
@@ -43,16 +43,14 @@ class InputSpec(BaseModel):
 
     @field_validator("resize")
     @classmethod
-    def _covers(cls, resize: int | None, info: ValidationInfo) -> int | None:
+    def _covers(cls, resize: int | None, info: Any) -> int | None:
         if resize is not None and resize < max(info.data.get("size", (0, 0))):
             raise ValueError("must be at least as large as size")
         return resize
 
     @field_validator("mean", "std")
     @classmethod
-    def _per_channel(
-        cls, values: tuple[float, ...] | None, info: ValidationInfo
-    ) -> tuple[float, ...] | None:
+    def _per_channel(cls, values: tuple[float, ...] | None, info: Any) -> tuple[float, ...] | None:
         channels = info.data.get("channels")
         if values is not None and channels is not None and len(values) != channels:
             raise ValueError(f"expected {channels} numbers, one per channel")
@@ -62,7 +60,7 @@ class InputSpec(BaseModel):
 
     @field_validator("normalise")
     @classmethod
-    def _one_rule(cls, rule: str | None, info: ValidationInfo) -> str | None:
+    def _one_rule(cls, rule: str | None, info: Any) -> str | None:
         if rule and (info.data.get("mean") or info.data.get("std")):
             raise ValueError("give either a rule or mean and std")
         return rule

@@ -6,13 +6,12 @@ from torch import Tensor
 
 from apercu.classifiers.card import InputSpec
 from apercu.errors import ClassifierError, ImageError
-from apercu.types import Images
 
 _TOLERANCE = 1e-3
 """How far rounding may carry a pixel out of [0, 1]."""
 
 
-def check_images(images: Images, spec: InputSpec) -> None:
+def check_images(images: Tensor, spec: InputSpec) -> None:
     """Refuses images that a classifier cannot take.
 
     Raises:

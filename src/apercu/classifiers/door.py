@@ -66,8 +66,8 @@ class Classifier:
         """Whether `module` is a tree of layers that hooks can reach."""
         return self.module is not None
 
-    def __call__(self, images: Images) -> Logits:
-        """Answers a batch of images.
+    def __call__(self, images: Tensor) -> Logits:
+        """Answers a batch of images, float batch × channels × height × width.
 
         Raises:
             ClassifierError: another number of channels, another size, or gradients are wanted
@@ -111,7 +111,7 @@ class Classifier:
 
     def prepare(
         self, picture: Picture, fit: Fit = "squash"
-    ) -> Float[Tensor, "channels height width"]:
+    ) -> Float[Tensor, "channels rows columns"]:
         """Brings a stored picture to `size`; `crop` keeps its aspect and cuts the centre.
 
         Raises:

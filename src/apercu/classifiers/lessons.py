@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ _SHIFT = 1 / 10
 """Pictures move by at most this share of their shorter side."""
 
 
+@runtime_checkable
 class PreparedImages(Protocol):
     """Images that the teacher's `prepare` has brought to size; a list of tensors is one."""
 

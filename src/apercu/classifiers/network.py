@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from apercu.classifiers.card import InputSpec, Output
 from apercu.classifiers.names import ClassNames
 
 
+@runtime_checkable
 class Answer(Protocol):
     """Normalised images → the network's raw output; an `nn.Module` is one."""
 

@@ -20,7 +20,7 @@ _SMALLEST_NORM = 1e-12
 
 def fit_picture(
     picture: Picture, spec: InputSpec, fit: Fit = "squash"
-) -> Float[Tensor, "channels height width"]:
+) -> Float[Tensor, "channels rows columns"]:
     """Resizes a picture to `spec.size`, bilinear with antialiasing.
 
     `squash` shows the whole picture and does not keep its aspect; `crop` brings the short side to
@@ -51,7 +51,7 @@ def normalise(images: Images, spec: InputSpec) -> Images:
     return images
 
 
-def _resize(picture: Picture, size: tuple[int, ...]) -> Picture:
+def _resize(picture: Picture, size: tuple[int, ...]) -> Float[Tensor, "channels rows columns"]:
     if picture.shape[1:] == size:
         return picture
     return F.interpolate(picture[None], size, mode="bilinear", antialias=True)[0]

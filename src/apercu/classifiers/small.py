@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ class SmallResNet(nn.Module):
         width: channels of the stem; each block has twice as many at half the detail.
     """
 
-    def __init__(self, channels: int, classes: int, size: tuple[int, int], width: int = 24) -> None:
+    def __init__(self, channels: int, classes: int, size: Sequence[int], width: int) -> None:
         super().__init__()
         halvings = max(0, math.ceil(math.log2(max(size) / _FULL_DETAIL)))
         self.stem = nn.Sequential(

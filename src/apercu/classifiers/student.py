@@ -41,11 +41,11 @@ class StudentSettings:
         seed: of the first weights, the split, the order and the augmentation.
     """
 
-    steps: int = 4000
+    steps: int = 8000
     batch: int = 64
-    lr: float = 2e-3
+    lr: float = 4e-3
     width: int = 16
-    temperature: float = 2.0
+    temperature: float = 4.0
     held_out: float = 0.1
     floor: float = 0.8
     seed: int = 0

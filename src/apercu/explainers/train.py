@@ -7,12 +7,18 @@ from pathlib import Path
 from apercu.classifiers import Classifier, open_classifier
 from apercu.errors import ConfigError, RunError
 from apercu.explainers.build import TIMM, build_encoder, build_network
+from apercu.explainers.dial import absent_area, measure_dial, write_dial
 from apercu.explainers.mask import MaskExplainer
 from apercu.explainers.passport import Passport
 from apercu.explainers.run import CLASSIFIER, CONFIG, WEIGHTS
 from apercu.output import write
 from apercu.training.fit import Fit
+from apercu.training.phases import batches
 from apercu.training.settings import MaskSettings
+from apercu.training.stream import TrainingImages
+
+MEASURED = 200
+"""Training images on which the finished explainer is measured."""
 
 
 def train_mask(settings: MaskSettings, fit: Fit, classifier: Classifier) -> MaskExplainer:
@@ -35,8 +41,27 @@ def train_mask(settings: MaskSettings, fit: Fit, classifier: Classifier) -> Mask
     network = build_network(settings, encoder, len(classifier.classes))
     explainer = MaskExplainer(network, passport, settings, {})
     explainer.facts |= fit(network, settings)
+    explainer.facts |= _measure(explainer, fit)
     explainer.save_pretrained(fit.run)
     return explainer
+
+
+def _measure(explainer: MaskExplainer, fit: Fit) -> dict[str, float]:
+    """Writes the dial's curve beside the run, and returns what the run's facts should say."""
+    images = TrainingImages(fit.source, fit.classifier)
+    explainer.to(fit.classifier.device)
+    points = measure_dial(explainer, fit.classifier, batches(images, MEASURED))
+    write_dial(points, fit.run)
+    middle = min(points, key=lambda point: abs(point.level - 0.5))
+    best = min(points, key=lambda point: point.saliency_metric)
+    return {
+        "area_true": middle.area,
+        "area_absent": absent_area(explainer, batches(images, MEASURED), fit.seed),
+        "kept_probability": middle.kept,
+        "removed_probability": middle.removed,
+        "saliency_metric": best.saliency_metric,
+        "saliency_level": best.level,
+    }
 
 
 def _backbone(settings: MaskSettings, classifier: Classifier) -> Classifier | None:

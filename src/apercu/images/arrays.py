@@ -46,7 +46,8 @@ def decode_array(stream: BytesIO | BufferedReader, name: str) -> NDArray[np.floa
         shape, order="F" if fortran else "C"
     )
     with np.errstate(over="ignore", invalid="ignore"):
-        pixels = array.astype(np.float32) / np.float32(_FULL_SCALE.get(dtype.str, 1.0))
+        pixels = array.astype(np.float32)
+    pixels /= np.float32(_FULL_SCALE.get(dtype.str, 1.0))
     if len(shape) == 2:
         return pixels[None]
     return pixels if shape[1:] == (height, width) else np.moveaxis(pixels, 2, 0)

@@ -67,7 +67,9 @@ def _pixels(image: Image.Image, name: str) -> NDArray[np.float32]:
     array = np.asarray(image)
     scale = 255.0 if array.dtype == np.uint8 else 1.0
     planes = array[None] if array.ndim == 2 else np.moveaxis(array, 2, 0)
-    return planes.astype(np.float32) / np.float32(scale)
+    pixels = planes.astype(np.float32, order="C")
+    pixels /= np.float32(scale)
+    return pixels
 
 
 def _sixteen_bit(values: NDArray[Any], name: str) -> NDArray[np.float32]:

@@ -29,7 +29,7 @@ def turn(
     exchanged, mirrored, flipped = _TURNS.get(orientation, _TURNS[UPRIGHT])
     turned = picture.transpose(-2, -1) if exchanged else picture
     axes = [axis for axis, wanted in ((-1, mirrored), (-2, flipped)) if wanted]
-    return turned.flip(axes).contiguous()
+    return (turned.flip(axes) if axes else turned).contiguous()
 
 
 def turn_boxes(boxes: Boxes, orientation: int, size: tuple[int, int]) -> Boxes:

@@ -109,7 +109,14 @@ def _read(spec: str, passed: list[tuple[str, nn.Module, torch.Size]]) -> Anatomy
             f"layers: {spec} has no convolutional map of features before its scores; "
             "choose a method that needs none, such as gradient or occlusion"
         )
-    return Anatomy(features=passed[maps[-1]][0], head=passed[head][0])
+    features, _, shape = passed[maps[-1]]
+    name, layer, _ = passed[head]
+    if isinstance(layer, nn.Linear) and shape[3] == layer.in_features != shape[1]:
+        raise ClassifierError(
+            f"layers: {spec} keeps the channels of its features last, which is not known here; "
+            "choose a method that needs no layers, such as gradient or occlusion"
+        )
+    return Anatomy(features, head=name)
 
 
 def is_map(shape: torch.Size) -> bool:

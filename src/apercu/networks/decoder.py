@@ -23,7 +23,8 @@ class DecoderShape:
         residual: `bottleneck` as in ResNet-50, on the whole skip connection; or `compact`, two
             3 × 3 convolutions on a skip connection first brought to the block's width.
         upsampling: `transposed` convolution (paper) or `pixel_shuffle` (released code).
-        gate_skips: let the class gate weigh every skip connection, not the deepest map alone.
+        gate: `everywhere`, the relative gate weighs every skip connection and starts the mask; or
+            `deepest`, the published one weighs the deepest map alone.
         resolution: pixels of the image per cell of the mask.
     """
 
@@ -31,7 +32,7 @@ class DecoderShape:
     blocks: int = 1
     residual: Literal["bottleneck", "compact"] = "compact"
     upsampling: Literal["transposed", "pixel_shuffle"] = "pixel_shuffle"
-    gate_skips: bool = True
+    gate: Literal["everywhere", "deepest"] = "everywhere"
     resolution: int = 4
 
 
@@ -60,8 +61,8 @@ class Decoder(nn.Module):
             self.steps.append(UpStep(width, skips.get(stride, 0), outputs, shape))
             self.strides.append(stride)
             width = outputs
-        self.head = nn.Conv2d(width, 2, 1)
-        nn.init.ones_(self.head.bias)  # type: ignore[arg-type]
+        self.head = nn.Conv2d(width + (shape.gate == "everywhere"), 2, 1)
+        self._start()
 
     def forward(self, skips: dict[int, Tensor], deepest: Tensor, gate: Tensor) -> Tensor:
         """Log-odds of keeping, `batch × height × width` at the mask's resolution.
@@ -74,8 +75,24 @@ class Decoder(nn.Module):
         features = torch.cat([self.deepest(deepest) * gate, gate], 1)
         for step, stride in zip(self.steps, self.strides, strict=True):
             features = step(features, skips.get(stride), gate)
+        if self.shape.gate == "everywhere":
+            features = torch.cat([features, _widen(gate, features.shape[2:])], 1)
         kept, removed = self.head(features).abs().unbind(1)
         return torch.log(kept + 1e-3) - torch.log(removed + 1e-3)
+
+    @torch.no_grad()
+    def _start(self) -> None:
+        """The first masks are the gate itself, at level 0.5 where it is 0.4 of its peak.
+
+        A mask that begins with what the class embedding knows is selective from the first step;
+        one that begins blank must first find out, and tends to ignore the class. (0.4 of the peak
+        is where class activation maps localise best.)
+        """
+        self.head.bias.copy_(torch.ones(2))  # type: ignore[union-attr]
+        if self.shape.gate == "everywhere":
+            self.head.weight.mul_(0.2)
+            self.head.weight[:, -1, 0, 0] = torch.tensor([1.5, -0.95])
+            self.head.bias.copy_(torch.tensor([0.02, 1.0]))  # type: ignore[union-attr]
 
 
 class UpStep(nn.Module):
@@ -86,8 +103,8 @@ class UpStep(nn.Module):
         self.upsample = DOUBLING[shape.upsampling](inputs, outputs)
         compact = shape.residual == "compact"
         self.narrow = convolution(skip, outputs, size=1) if compact and skip else nn.Identity()
-        self.gate_skips = shape.gate_skips
-        joined = outputs + (outputs if compact and skip else skip) + shape.gate_skips
+        self.gated = shape.gate == "everywhere"
+        joined = outputs + (outputs if compact and skip else skip) + self.gated
         make = Compact if compact else Bottleneck
         self.residual = nn.Sequential(
             make(joined, outputs), *(make(outputs, outputs) for _ in range(shape.blocks - 1))
@@ -101,10 +118,15 @@ class UpStep(nn.Module):
         joined = [features]
         if skip is not None:
             joined.append(self.narrow(skip))
-        if self.gate_skips:
-            wide = F.interpolate(gate, size, mode="bilinear", align_corners=False)
+        if self.gated:
+            wide = _widen(gate, size)
             joined = [features, *(part * wide for part in joined[1:]), wide]
         return self.residual(torch.cat(joined, 1))
+
+
+def _widen(gate: Tensor, size: torch.Size) -> Tensor:
+    """The gate at the resolution of finer features."""
+    return F.interpolate(gate, tuple(size), mode="bilinear", align_corners=False)
 
 
 class Residual(nn.Module):

@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
+from typing import Literal, TypeAlias
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from apercu.types import Logits, Targets
+
+GateKind: TypeAlias = Literal["relative", "published"]
 
 
 class ClassGate(nn.Module):
     """Activation of the asked class at each position, and the gate it opens.
 
-    Dabkowski & Gal 2017, section 4.1: activation X_ij · C_s with a learned embedding C. The bias
-    and the two scalars make the activation an estimate of the class's logit, so that one gate
-    fits embeddings that were learned in different ways. Activations are in units of the spread of
-    all logits (`mean` and `deviation`).
+    Dabkowski & Gal 2017, section 4.1: activation X_ij · C_s with a learned embedding C. With a
+    bias it estimates the class's logit, in units of the spread of all logits (`mean`,
+    `deviation`).
+
+    The `published` gate is σ(activation). It saturates over most of an image that shows the
+    class. The `relative` one is the activation as a share of its peak, times σ(peak − threshold):
+    it keeps the order of the positions, and stays shut for a class that peaks nowhere.
 
     Args:
         classes: number of classes.
         channels: channels of the deepest feature map.
+        kind: see above.
     """
 
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, classes: int, channels: int) -> None:
+    def __init__(self, classes: int, channels: int, kind: GateKind = "relative") -> None:
         super().__init__()
+        self.kind = kind
         self.embedding = nn.Parameter(torch.randn(classes, channels) / channels**0.5)
         self.bias = nn.Parameter(torch.zeros(classes))
         self.sharpness = nn.Parameter(torch.tensor(1.0))
@@ -39,9 +49,13 @@ class ClassGate(nn.Module):
         return (maps + self.bias[targets, None, None]).unsqueeze(1)
 
     def forward(self, features: Tensor, targets: Targets) -> Tensor:
-        """The gate in (0, 1), `batch × 1 × height × width`."""
+        """The gate in [0, 1], `batch × 1 × height × width`."""
         activation = self.activation(features, targets)
-        return torch.sigmoid(self.sharpness * (activation - self.threshold))
+        if self.kind == "published":
+            return torch.sigmoid(self.sharpness * (activation - self.threshold))
+        peak = activation.amax((2, 3), keepdim=True)
+        present = torch.sigmoid(self.sharpness * (peak - self.threshold))
+        return present * F.relu(activation) / peak.clamp(min=1e-3)
 
     def answers(self, features: Tensor) -> Logits:
         """The embedding's own estimate of the classifier's standardised logits, all at once."""
@@ -50,3 +64,15 @@ class ClassGate(nn.Module):
     def standardised(self, logits: Logits) -> Logits:
         """Logits of the classifier in the units of the activations."""
         return (logits - self.mean) / self.deviation
+
+    @torch.no_grad()
+    def set_units(self, mean: float, deviation: float) -> None:
+        """The mean and the standard deviation of all logits, over images and classes."""
+        self.mean.fill_(mean)
+        self.deviation.fill_(deviation)
+
+    @torch.no_grad()
+    def open_at(self, peak: float) -> None:
+        """Half open at half the peak that a class typically has where it is present."""
+        self.threshold.fill_(peak / 2)
+        self.sharpness.fill_(10 / max(peak, 1e-3))

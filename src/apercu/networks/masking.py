@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from apercu.networks.decoder import Decoder, DecoderShape
 from apercu.networks.encoder import Encoder
-from apercu.networks.gate import ClassGate
+from apercu.networks.gate import ClassGate, GateKind
 from apercu.types import Images, Maps, Targets
 
 
@@ -31,7 +31,8 @@ class MaskingNetwork(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.frozen = frozen
-        self.gate = ClassGate(classes, encoder.channels[-1])
+        kind: GateKind = "relative" if shape.gate == "everywhere" else "published"
+        self.gate = ClassGate(classes, encoder.channels[-1], kind)
         self.decoder = Decoder(encoder.channels, encoder.strides, shape)
         if frozen:
             encoder.requires_grad_(False)

@@ -17,9 +17,6 @@ from torch import Tensor
 from apercu.networks.gate import ClassGate
 from apercu.types import Logits
 
-START = 2.0
-"""Standard deviations above the mean logit at which the gate starts half open."""
-
 
 class Answers(BaseModel):
     """Least squares from pooled features to the classifier's logits.
@@ -99,15 +96,6 @@ class RidgeMoments:
         return weights.float(), (mean_logits - weights @ mean_features).float()
 
 
-def start_gate(gate: ClassGate, mean: float, deviation: float) -> None:
-    """Sets the units of the activations, and the gate half open at `START` of them."""
-    with torch.no_grad():
-        gate.mean.fill_(mean)
-        gate.deviation.fill_(deviation)
-        gate.sharpness.fill_(1.0)
-        gate.threshold.fill_(START)
-
-
 def fit_answers(
     gate: ClassGate,
     batches: Iterable[Tensor],
@@ -116,9 +104,6 @@ def fit_answers(
     penalty: float,
 ) -> float:
     """Sets the gate from the classifier's answers; every tenth batch is held out.
-
-    Activations are standardised by the spread of all logits, and the gate starts half open where a
-    class stands `START` standard deviations above the mean of all.
 
     Args:
         gate: the gate to set.
@@ -142,7 +127,7 @@ def fit_answers(
     if moments is None:
         raise ValueError("fit_answers: expected at least one batch of images")
     embedding, bias = moments.solve(penalty)
-    start_gate(gate, *moments.scale())
+    gate.set_units(*moments.scale())
     with torch.no_grad():
         gate.embedding.copy_(embedding / gate.deviation)
         gate.bias.copy_((bias - gate.mean) / gate.deviation)

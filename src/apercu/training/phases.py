@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from apercu.classifiers import Classifier
 from apercu.networks.masking import MaskingNetwork
 from apercu.training.augment import Views
-from apercu.training.embedding import Answers, Labels, fit_answers, start_gate
+from apercu.training.embedding import Answers, Labels, fit_answers
 from apercu.training.stream import EndlessOrder, TrainingImages
 from apercu.types import Images
 
@@ -39,13 +39,15 @@ def embed_answers(
     """The embedding from all of the classifier's answers; returns the held-out agreement."""
     network.eval()
     device = next(network.parameters()).device
-    return fit_answers(
+    share = fit_answers(
         network.gate,
         (batch.to(device) for batch in batches(images, settings.images)),
         lambda batch: network.encoder(batch)[-1],
         classifier,
         settings.penalty,
     )
+    network.gate.open_at(_peak(network, classifier, images))
+    return share
 
 
 def learn_answers(
@@ -56,8 +58,7 @@ def learn_answers(
     seed: int,
 ) -> float:
     """Encoder and embedding from the answers, by descent; returns the last tenth's agreement."""
-    mean, deviation = _spread(classifier, images)
-    start_gate(network.gate, mean, deviation)
+    network.gate.set_units(*_spread(classifier, images))
     descent = Descent(settings.steps, settings.batch, settings.rate, seed)
 
     def step(views: Images, generator: Generator) -> tuple[Tensor, Tensor]:
@@ -67,7 +68,9 @@ def learn_answers(
         loss = F.mse_loss(answers, network.gate.standardised(logits))
         return loss, answers.argmax(1) == logits.argmax(1)
 
-    return descend(network, images, descent, step)
+    share = descend(network, images, descent, step)
+    network.gate.open_at(_peak(network, classifier, images))
+    return share
 
 
 def embed_labels(
@@ -143,6 +146,18 @@ def _spread(classifier: Classifier, images: TrainingImages) -> tuple[float, floa
     device = classifier.device
     logits = torch.cat([classifier(batch.to(device)) for batch in batches(images, 256)])
     return logits.mean().item(), logits.std().item()
+
+
+@torch.no_grad()
+def _peak(network: MaskingNetwork, classifier: Classifier, images: TrainingImages) -> float:
+    """Mean of the highest activation of the classifier's top class, on a few images."""
+    network.eval()
+    peaks = []
+    for batch in batches(images, 256):
+        batch = batch.to(classifier.device)
+        deepest, top = network.encode(batch)[-1], classifier(batch).argmax(1)
+        peaks.append(network.gate.activation(deepest, top).amax((1, 2, 3)))
+    return torch.cat(peaks).mean().item()
 
 
 @torch.no_grad()

@@ -65,14 +65,14 @@ PRESETS: dict[str, MaskSettings] = {
     "light": MaskSettings(),
     "paper": MaskSettings(
         encoder="timm/resnet50",
-        decoder=DecoderShape(768, 3, "bottleneck", "transposed", gate_skips=False),
+        decoder=DecoderShape(768, 3, "bottleneck", "transposed", gate="deepest"),
         embedding=Labels(),
         objective=Printed(),
         schedule=Schedule(steps=4000, batch=64, rate=1e-3),
     ),
     "release": MaskSettings(
         encoder="timm/resnet50",
-        decoder=DecoderShape(256, 1, "bottleneck", "pixel_shuffle", gate_skips=False),
+        decoder=DecoderShape(256, 1, "bottleneck", "pixel_shuffle", gate="deepest"),
         embedding=Labels(),
         objective=Released(),
         schedule=Schedule(steps=3000, batch=64, rate=1e-3),

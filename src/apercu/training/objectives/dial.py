@@ -23,6 +23,7 @@ from apercu.training.objectives.base import (
 from apercu.training.objectives.search import agreement, judge, propose
 from apercu.types import Images, Logits, Maps, Scores
 
+SEARCHED = 0.5  # share of the images of a step for which crops are tried
 TEMPERATURE = 0.3  # difference of the saliency metric that makes a crop e times heavier
 
 
@@ -102,9 +103,14 @@ class Dial(Objective):
         log_odds: Maps,
         generator: Generator,
     ) -> Scores:
+        everywhere = log_odds[:, 0, 0]
+        count = max(1, round(SEARCHED * len(images)))
+        chosen = torch.randperm(len(images), generator=generator)[:count].to(images.device)
+        images, targets, log_odds = images[chosen], targets[chosen], log_odds[chosen]
         with torch.no_grad():
             boxes = propose(log_odds, self.height, self.trials, generator)
             scores = judge(classifier, images, boxes, targets)
             wanted = agreement(boxes, scores, TEMPERATURE, log_odds.shape[1:])
         loss = F.binary_cross_entropy_with_logits(log_odds - self.height, wanted, reduction="none")
-        return self.sufficient * loss.mean((1, 2))
+        weighted = self.sufficient / SEARCHED * loss.mean((1, 2))
+        return torch.zeros_like(everywhere).index_put((chosen,), weighted)

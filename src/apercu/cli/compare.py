@@ -1,0 +1,86 @@
+"""`apercu compare`: methods and trained explainers, measured on the same images."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from apercu.cli.options import (
+    ClassifierOption,
+    DebugOption,
+    Device,
+    DeviceOption,
+    ImagesOption,
+    OutOption,
+    SeedOption,
+)
+from apercu.cli.outcome import arguments, keeping
+from apercu.cli.terminal import progress, say, show_ranking
+
+
+def compare(
+    classifier: ClassifierOption,
+    images: ImagesOption,
+    out: OutOption,
+    explainer: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="RUN", help="A trained explainer; may be given several times."),
+    ] = None,
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B:KEY=VALUE,…",
+            help="gradient, grad_cam, cam, occlusion, centre_box, whole_box, true_box; "
+            "all that classifier and images allow when not given.",
+        ),
+    ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B",
+            help="saliency_metric, localisation_error, iou; all that the images allow "
+            "when not given.",
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=2, help="Only so many of the images, drawn at random.")
+    ] = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = Device.AUTO,
+    debug: DebugOption = False,
+) -> None:
+    """Measure explainers on the same images: one half chooses thresholds, the other is reported.
+
+    Writes results.json, scores.csv (every image) and report.html. What is there already of the
+    same comparison is not measured again.
+
+    Example: apercu compare --classifier timm/resnet50 --images val/ --explainer runs/a --out table
+    """
+    from apercu.classifiers import open_classifier
+    from apercu.cli.methods import allowed_methods, parse_methods
+    from apercu.compare import CompareSettings
+    from apercu.compare import compare as measure
+    from apercu.compare.runs import open_runs
+    from apercu.gallery import gallery
+    from apercu.images import open_images
+    from apercu.report import write_report
+
+    place = device.resolve()
+    chosen = None if metrics is None else tuple(m.strip() for m in metrics.split(","))
+    settings = CompareSettings(metrics=chosen, limit=limit, seed=seed)
+    named = None if methods is None else parse_methods(methods)
+    opened = open_classifier(classifier, device=place)
+    source = open_images(images, channels=opened.channels)
+    runs = open_runs(explainer or [], opened)
+    everything = {**runs, **(allowed_methods(opened, source) if named is None else named)}
+    kept = f"{out} keeps the finished rows; the same command measures the rest"
+    with keeping(kept), progress() as report:
+        results = measure(opened, source, everything, settings, out=out, progress=report)
+        shots = gallery(opened, source, everything, results)
+    command = shlex.join(["apercu", *arguments()])
+    page = write_report(results, shots, out / "report.html", command)
+    show_ranking(results)
+    say(f"report: {page}")

@@ -1,0 +1,72 @@
+"""`apercu explain`: maps of images, as pictures, numbers and a contact sheet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from apercu.cli.options import DebugOption, Device, DeviceOption, OutOption, SeedOption
+from apercu.cli.outcome import keeping
+from apercu.cli.terminal import progress, say, warn
+
+
+def explain(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained explainer.")],
+    images: Annotated[
+        list[str], typer.Argument(metavar="IMAGE…", help="Images, folders or Parquet files.")
+    ],
+    out: OutOption,
+    target: Annotated[
+        str,
+        typer.Option(
+            metavar="top|NAME|INDEX|all",
+            help="The class to look for: the one seen most, a named one, or all "
+            "(every class, or the --top ones seen most where there are more).",
+        ),
+    ] = "top",
+    level: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="The dial: boxes and crops hold the smallest sufficient region when it is high, "
+            "the smallest destroying region when it is low.",
+        ),
+    ] = 0.5,
+    top: Annotated[int, typer.Option(min=1, help="How many classes --target all shows.")] = 20,
+    random: Annotated[
+        int | None, typer.Option(min=1, help="Only so many of the images, drawn at random.")
+    ] = None,
+    classifier: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SPEC", help="Let the classifier itself say which classes it sees most."
+        ),
+    ] = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = Device.AUTO,
+    debug: DebugOption = False,
+) -> None:
+    """Show what the classifier looks at in images, one forward pass each.
+
+    Writes for each image and class an overlay, what is kept and what is removed, the tight crop,
+    the raw map (NumPy, at the explainer's size); explain.json; a contact sheet of several images.
+
+    Example: apercu explain runs/mobilenet photos/ --target tabby --out maps
+    """
+    from apercu.classifiers import open_classifier
+    from apercu.explain import Asked, Explaining, pick
+    from apercu.explainers.mask import MaskExplainer
+
+    place = device.resolve()
+    asked = Asked(target, top, level)
+    explainer = MaskExplainer.from_pretrained(run, device=place)
+    opened = None if classifier is None else open_classifier(classifier, device=place)
+    explaining = Explaining(explainer, asked, out, opened, warn)
+    picks = pick(images, explainer.passport.input.channels, random, seed)
+    kept = f"{out} holds what was finished; the same command makes the rest"
+    with keeping(kept), progress() as report:
+        explaining(picks, lambda done, total: report("images", done, total))
+    say(f"{len(picks)} image{'s' * (len(picks) != 1)} explained: {out}")

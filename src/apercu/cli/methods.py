@@ -1,0 +1,102 @@
+"""The names of methods on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import TypeAlias, get_args, get_type_hints
+
+import torch
+
+from apercu.classifiers import Classifier
+from apercu.errors import ClassifierError, ConfigError, nearest
+from apercu.images import ImageSource
+from apercu.methods import Cam, CentreBox, GradCam, Gradient, Method, Occlusion, TrueBox, WholeBox
+
+Known: TypeAlias = Method | TrueBox
+
+METHODS: dict[str, type[Known]] = {
+    "gradient": Gradient,
+    "grad_cam": GradCam,
+    "cam": Cam,
+    "occlusion": Occlusion,
+    "centre_box": CentreBox,
+    "whole_box": WholeBox,
+    "true_box": TrueBox,
+}
+LOOKED_AT = 10
+"""First images of a source that are asked for true boxes."""
+
+
+def parse_methods(text: str) -> dict[str, Known]:
+    """`a,b:key=value,key=value,c` as methods by name.
+
+    Raises:
+        ConfigError: a method or setting is unknown, or a value does not fit.
+    """
+    return {name: _made(name) for name in _split(text)}
+
+
+def allowed_methods(classifier: Classifier, source: ImageSource) -> dict[str, Known]:
+    """All methods that the classifier and the images allow, tried on one grey image."""
+    grey = torch.full((1, classifier.channels, *classifier.size), 0.5, device=classifier.device)
+    target = torch.zeros(1, dtype=torch.long, device=classifier.device)
+    found: dict[str, Known] = {}
+    for name, kind in METHODS.items():
+        method = kind()
+        try:
+            if isinstance(method, Method):
+                method(classifier, grey, target)
+            elif not _has_boxes(source):
+                continue
+        except ClassifierError:
+            continue
+        found[name] = method
+    return found
+
+
+def _has_boxes(source: ImageSource) -> bool:
+    return any(source[index].boxes is not None for index in range(min(LOOKED_AT, len(source))))
+
+
+def _split(text: str) -> list[str]:
+    """Names with their settings; a part with = but no name goes on with the method before."""
+    names: list[str] = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        if "=" in part and ":" not in part and names:
+            names[-1] += f",{part}"
+        else:
+            names.append(part)
+    if not names:
+        raise ConfigError(f"methods: expected some of {', '.join(METHODS)}, got none")
+    return names
+
+
+def _made(name: str) -> Known:
+    word, _, settings = name.partition(":")
+    if word not in METHODS:
+        raise ConfigError(
+            f"methods: expected some of {', '.join(METHODS)}, got {word}{nearest(word, METHODS)}"
+        )
+    kind = METHODS[word]
+    return kind(**_values(kind, word, settings.split(",") if settings else ()))
+
+
+def _values(kind: type[Known], word: str, settings: Sequence[str]) -> dict[str, object]:
+    hints, known = get_type_hints(kind), [field.name for field in fields(kind)]
+    values: dict[str, object] = {}
+    for setting in settings:
+        key, _, text = setting.partition("=")
+        if key not in known:
+            expected = ", ".join(known) or "none"
+            raise ConfigError(
+                f"methods: {word} has no setting {key}, expected {expected}{nearest(key, known)}"
+            )
+        to = next(one for one in (get_args(hints[key]) or (hints[key],)) if one is not type(None))
+        try:
+            values[key] = to(text)
+        except ValueError:
+            raise ConfigError(
+                f"methods: expected {to.__name__} for {word}:{key}, got {text!r}"
+            ) from None
+    return values

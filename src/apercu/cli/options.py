@@ -1,0 +1,61 @@
+"""Options that every verb takes."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+from apercu.errors import ConfigError
+
+
+class Device(StrEnum):
+    """Where tensors live; `auto` takes a GPU where there is one."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+    def resolve(self) -> str:
+        """`cpu` or `cuda`.
+
+        Raises:
+            ConfigError: cuda was asked for and is not there.
+        """
+        import torch
+
+        found = torch.cuda.is_available()
+        if self is Device.CUDA and not found:
+            raise ConfigError(
+                "device: expected a CUDA device, torch sees none; use --device cpu or auto"
+            )
+        return "cuda" if found and self is not Device.CPU else "cpu"
+
+
+SeedOption: TypeAlias = Annotated[int, typer.Option("--seed", min=0, help="Of every random draw.")]
+DeviceOption: TypeAlias = Annotated[Device, typer.Option("--device", help="Where to compute.")]
+DebugOption: TypeAlias = Annotated[
+    bool, typer.Option("--debug", help="Show the traceback of an error.")
+]
+OutOption: TypeAlias = Annotated[
+    Path, typer.Option("--out", help="Folder for everything that is written.")
+]
+ClassifierOption: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--classifier",
+        metavar="SPEC",
+        help="timm/NAME, torchvision/NAME, FILE.pt2, FILE.onnx, package.module:factory "
+        "or CARD.json.",
+    ),
+]
+ImagesOption: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--images",
+        metavar="SPEC",
+        help="A folder, an image, a Parquet file, or planted[:KEY=VALUE,…].",
+    ),
+]

@@ -1,0 +1,105 @@
+"""How a command ends: the exit code, and one line on stderr for whatever went wrong."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import typer
+
+from apercu.errors import ApercuError
+
+INTERRUPTED = 130
+_DISK_FULL = ("PytorchStreamWriter failed", "No space left on device")
+"""What libraries say that wrap the operating system's error in one of their own."""
+
+
+class Interrupted(ApercuError):
+    """The user pressed Ctrl-C; the message says what is kept and how to go on."""
+
+    exit_code = INTERRUPTED
+
+
+@contextmanager
+def keeping(kept: str) -> Iterator[None]:
+    """Turns Ctrl-C into `Interrupted(kept)`, also where Lightning has turned it into an exit."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted; {kept}") from None
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            raise Interrupted(f"interrupted; {kept}") from None
+        raise
+
+
+def ended(command: Callable[[], object], *, debug: bool) -> int:
+    """Runs a command and returns its exit code; what goes wrong becomes one line on stderr."""
+    if not debug:
+        _quieten()
+    try:
+        code = command()
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        typer.echo(f"error: {_line(error, debug)}", err=True)
+        return _code(error)
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    if code == INTERRUPTED:
+        typer.echo("error: interrupted; nothing was begun", err=True)
+    return code if isinstance(code, int) else 0
+
+
+def _quieten() -> None:
+    """Keeps the remarks of libraries off the terminal."""
+    warnings.simplefilter("ignore")
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _line(error: Exception, debug: bool) -> str:
+    if _is_disk_full(error):
+        return "no space left on the disk; free some and run the same command again"
+    if isinstance(error, ApercuError):
+        text = str(error)
+    elif (usage := getattr(error, "format_message", None)) is not None:
+        text = f"{usage().rstrip('.')}; see {_shown_command(error)} --help"
+    elif isinstance(error, typer.Abort):
+        text = "interrupted; nothing was begun"
+    else:
+        text = f"{type(error).__name__}: {error}"
+        text += "" if debug else "; this should not happen: run again with --debug and report it"
+    return " ".join(text.split())
+
+
+def _shown_command(error: Exception) -> str:
+    context = getattr(error, "ctx", None)
+    return "apercu" if context is None else str(context.command_path)
+
+
+def _code(error: Exception) -> int:
+    if _is_disk_full(error):
+        return 2
+    if isinstance(error, typer.Abort):
+        return INTERRUPTED
+    code = getattr(error, "exit_code", 1)
+    return code if isinstance(code, int) else 1
+
+
+def _is_disk_full(error: Exception) -> bool:
+    if isinstance(error, ApercuError):
+        return False
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return any(words in str(error) for words in _DISK_FULL)
+
+
+def arguments() -> list[str]:
+    """What was typed after `apercu`."""
+    return sys.argv[1:]

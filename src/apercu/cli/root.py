@@ -1,0 +1,52 @@
+"""The root command."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+import apercu
+from apercu.cli import compare, demo, explain, train
+from apercu.cli.outcome import arguments, ended
+
+app = typer.Typer(
+    name="apercu",
+    help="See what an image classifier looks at, in one forward pass.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
+app.command("demo")(demo.demo)
+app.add_typer(train.app, name="train")
+app.command("explain")(explain.explain)
+app.command("compare")(compare.compare)
+
+
+def main(typed: Sequence[str] | None = None) -> None:
+    """Runs what was typed and leaves with its exit code."""
+    words = arguments() if typed is None else list(typed)
+    raise SystemExit(
+        ended(
+            lambda: app(words, prog_name="apercu", standalone_mode=False),
+            debug="--debug" in words,
+        )
+    )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"apercu {apercu.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """See what an image classifier looks at, in one forward pass."""

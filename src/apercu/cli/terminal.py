@@ -1,0 +1,83 @@
+"""What people see while a verb works and when it is done."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeAlias
+
+import typer
+
+if TYPE_CHECKING:
+    from apercu.compare import Results
+
+Progress: TypeAlias = Callable[[str, int, int], None]
+"""Called with what is done, how much of it, and how much in all."""
+
+
+def say(line: str) -> None:
+    """One line of news."""
+    typer.echo(line)
+
+
+def warn(line: str) -> None:
+    """One line on stderr; the work goes on."""
+    typer.echo(f"warning: {line}", err=True)
+
+
+def is_terminal() -> bool:
+    """Whether a progress bar would be seen."""
+    return sys.stderr.isatty()
+
+
+@contextmanager
+def progress() -> Iterator[Progress]:
+    """A bar per kind of work, on a terminal only."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    with Bars(*columns, console=console, transient=True, disable=not is_terminal()) as bars:
+        tasks = {}
+
+        def report(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = bars.add_task(name)
+            bars.update(tasks[name], completed=done, total=total)
+
+        yield report
+
+
+def show_ranking(results: Results) -> None:
+    """The table of a comparison, best first."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from apercu.report import COLUMNS, headline, ranking
+
+    metrics = [name for name in COLUMNS if any(row.metric == name for row in results.rows)]
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("explainer")
+    for metric in metrics:
+        better = next(row.better for row in results.rows if row.metric == metric)
+        arrow = "↓" if better == "lower" else "↑"
+        table.add_column(f"{COLUMNS[metric].title} {arrow}", justify="right")
+    for line in ranking(results):
+        cells = [line["cells"].get(metric) for metric in metrics]
+        values = ["" if cell is None else cell["value"] for cell in cells]
+        marked = [
+            f"[bold green]{value}[/]" if cell and cell["best"] else value
+            for value, cell in zip(values, cells, strict=True)
+        ]
+        table.add_row(line["name"], *marked, style="dim" if line["reference"] else "")
+    console = Console()
+    console.print(table)
+    console.print(headline(results), markup=False)

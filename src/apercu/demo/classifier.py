@@ -1,0 +1,127 @@
+"""A small classifier of a labelled source, trained until it deserves to be explained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import OneCycleLR
+
+from apercu.classifiers import (
+    Classifier,
+    ClassifierCard,
+    InputSpec,
+    SmallResNet,
+    classifier_of,
+)
+from apercu.images import Planted
+from apercu.types import Images, Targets
+
+SOURCE = "apercu.classifiers.small:SmallResNet"
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """How the classifier is trained.
+
+    Args:
+        epochs: passes over the images.
+        batch: images per step.
+        rate: highest learning rate of AdamW, reached after a rise and annealed.
+        width: channels of the network's stem.
+        seed: of the first weights, the order and the mirrored images.
+    """
+
+    epochs: int = 6
+    batch: int = 50
+    rate: float = 5e-3
+    width: int = 12
+    seed: int = 0
+
+
+def train_classifier(
+    source: Planted, lessons: Lessons, device: str, progress: Callable[[int, int], None]
+) -> Classifier:
+    """A `SmallResNet` that names the class of the first object.
+
+    Args:
+        source: training images.
+        lessons: how long and how fast.
+        device: where to compute.
+        progress: told the steps done, and how many there are.
+    """
+    images, targets = held(source)
+    network = _fresh(source, lessons).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    total = lessons.epochs * (len(images) // lessons.batch)
+    optimiser = AdamW(network.parameters(), lessons.rate, weight_decay=0.02)
+    rate = OneCycleLR(optimiser, lessons.rate, total_steps=total)
+    network.train()
+    for step, chosen in zip(range(total), _turned(images, targets, lessons), strict=False):
+        shown, wanted = (tensor.to(device) for tensor in chosen)
+        shown = (shown - 0.5).contiguous(memory_format=torch.channels_last) * 2
+        loss = F.cross_entropy(network(shown), wanted)
+        optimiser.zero_grad()
+        torch.autograd.backward(loss)
+        optimiser.step()
+        rate.step()
+        progress(step + 1, total)
+    return classifier_of(network.cpu(), _card(source, lessons)).to(device)
+
+
+def accuracy(classifier: Classifier, source: Planted) -> float:
+    """Share of the images whose class is named."""
+    images, targets = held(source)
+    with torch.no_grad():
+        found = torch.cat([classifier(some.to(classifier.device)) for some in images.split(100)])
+    return float((found.argmax(1).cpu() == targets).float().mean())
+
+
+def held(source: Planted) -> tuple[Images, Targets]:
+    """All images of a set and their classes, in memory."""
+    items = list(source)
+    names = source.class_names
+    targets = torch.tensor([names.index(str(item.label)) for item in items])
+    return torch.stack([item.picture for item in items]), targets
+
+
+def _turned(
+    images: Images, targets: Targets, lessons: Lessons
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Endless batches in a fresh order per epoch, half of the images mirrored."""
+    generator = Generator().manual_seed(lessons.seed)
+    while True:
+        order = torch.randperm(len(images), generator=generator)
+        for chosen in order.split(lessons.batch):
+            if len(chosen) == lessons.batch:
+                mirrored = torch.rand(len(chosen), generator=generator) < 0.5
+                shown = images[chosen]
+                flipped = torch.where(mirrored[:, None, None, None], shown.flip(3), shown)
+                yield flipped, targets[chosen]
+
+
+def _fresh(source: Planted, lessons: Lessons) -> SmallResNet:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(lessons.seed)
+        return SmallResNet(
+            source.channels, source.classes, (source.size, source.size), lessons.width
+        )
+
+
+def _card(source: Planted, lessons: Lessons) -> ClassifierCard:
+    half = (0.5,) * source.channels
+    size = (source.size, source.size)
+    return ClassifierCard(
+        source=SOURCE,
+        options={
+            "channels": source.channels,
+            "classes": source.classes,
+            "size": list(size),
+            "width": lessons.width,
+        },
+        input=InputSpec(channels=source.channels, size=size, mean=half, std=half),
+        classes=source.class_names,
+    )

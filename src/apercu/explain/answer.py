@@ -1,0 +1,121 @@
+"""One explanation, and the files that show it."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from apercu import maps, render
+from apercu.images.stream import scale_boxes
+from apercu.output import write_map
+from apercu.types import Boxes, Picture
+
+LARGEST_SIDE = 1600
+"""Pixels; larger pictures are shown smaller, except the crop."""
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """The mask of one class on one picture.
+
+    Args:
+        picture: as stored, upright.
+        target: index of the class.
+        title: its name.
+        mask: in [0, 1], at the explainer's size.
+        level: where the mask is cut.
+    """
+
+    picture: Picture
+    target: int
+    title: str
+    mask: Float[Tensor, "height width"]
+    level: float
+
+    @property
+    def box(self) -> tuple[int, int, int, int] | None:
+        """The tightest box at the level, in whole pixels of the picture; None where none is."""
+        region = maps.regions(self.mask[None], self.level)
+        if not region.any():
+            return None
+        edges = scale_boxes(maps.boxes(region), _size(self.mask), _size(self.picture))[0].tolist()
+        left, top = (math.floor(edge + 1e-4) for edge in edges[:2])
+        right, bottom = (math.ceil(edge - 1e-4) for edge in edges[2:])
+        return left, top, right, bottom
+
+    @property
+    def slug(self) -> str:
+        """Index and name of the class, as part of a file name."""
+        name = re.sub(r"[^\w]+", "-", self.title.partition(",")[0]).strip("-").lower()
+        return f"{self.target}-{name[:40]}"
+
+    def pictures(self) -> dict[str, Image.Image]:
+        """Overlay with the box, what is kept, what is removed, and the crop if there is one."""
+        shown = _shrunk(self.picture)
+        views = {
+            "overlay": render.draw_boxes(render.overlay(shown, self.mask), self._box_on(shown)),
+            "mask": render.mask_image(shown, self.mask),
+            "removed": render.mask_image(shown, 1 - self.mask),
+        }
+        if self.box is not None:
+            left, top, right, bottom = self.box
+            views["crop"] = render.picture_image(self.picture[:, top:bottom, left:right])
+        return views
+
+    def save(self, folder: Path, stem: str) -> dict[str, Any]:
+        """Writes every file, and returns what `explain.json` says about them.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        files = {"map": f"{stem}.map.npy"}
+        write_map(folder / files["map"], self.mask)
+        for kind, image in self.pictures().items():
+            files[kind] = f"{stem}.{kind}.png"
+            render.save_picture(folder / files[kind], image)
+        return {
+            "target": self.target,
+            "class": self.title,
+            "box": None if self.box is None else list(self.box),
+            "area": round(float(self.mask.mean()), 6),
+            "files": files,
+        }
+
+    def tiles(self, name: str) -> list[render.Tile]:
+        """Picture, overlay and what is kept, for a contact sheet."""
+        shown = _shrunk(self.picture, 2 * 224)
+        overlay = render.overlay(shown, self.mask)
+        return [
+            render.Tile(render.picture_image(shown), name),
+            render.Tile(
+                render.draw_boxes(overlay, self._box_on(shown)), self.title.partition(",")[0]
+            ),
+            render.Tile(
+                render.mask_image(shown, self.mask), f"mean area {float(self.mask.mean()):.3f}"
+            ),
+        ]
+
+    def _box_on(self, shown: Picture) -> Boxes:
+        boxes = maps.boxes(maps.regions(self.mask[None], self.level))
+        return scale_boxes(boxes, _size(self.mask), _size(shown))
+
+
+def _size(values: Tensor) -> tuple[int, int]:
+    return values.shape[-2], values.shape[-1]
+
+
+def _shrunk(picture: Picture, side: int = LARGEST_SIDE) -> Picture:
+    height, width = _size(picture)
+    scale = side / max(height, width)
+    if scale >= 1:
+        return picture
+    size = max(1, round(height * scale)), max(1, round(width * scale))
+    return F.interpolate(picture[None], size, mode="bilinear", antialias=True)[0]

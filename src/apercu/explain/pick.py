@@ -1,0 +1,45 @@
+"""Which images are explained: all that were named, or a seeded handful of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from apercu.images import ImageSource, open_images
+from apercu.types import Picture
+
+
+@dataclass(frozen=True)
+class Pick:
+    """One image of a source, not read yet."""
+
+    source: ImageSource
+    index: int
+
+    def read(self) -> tuple[str, Picture]:
+        """Name and picture.
+
+        Raises:
+            ImageError: it cannot be read.
+        """
+        item = self.source[self.index]
+        return item.name, item.picture
+
+
+def pick(
+    specs: Sequence[str | Path], channels: int, random: int | None = None, seed: int = 0
+) -> list[Pick]:
+    """All images of the sources, or `random` of them in their order.
+
+    Raises:
+        ImagesError: a file or folder is missing, or holds no images.
+    """
+    sources = [open_images(spec, channels=channels) for spec in specs]
+    every = [Pick(source, index) for source in sources for index in range(len(source))]
+    if random is None or random >= len(every):
+        return every
+    order = torch.randperm(len(every), generator=torch.Generator().manual_seed(seed))
+    return [every[place] for place in sorted(order[:random].tolist())]

@@ -1,0 +1,52 @@
+"""Contact sheets, a page at a time, so that a folder of any size fits in memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from apercu import render
+
+PAGE, ACROSS, SIDE = 50, 2, 160
+"""Explanations per sheet and per row; pixels of a picture's longer side."""
+
+
+class Sheets:
+    """Collects tiles and writes `sheet.png`, or `sheet-001.png` … where one does not hold all.
+
+    Args:
+        folder: where sheets go.
+        expected: how many explanations will come.
+    """
+
+    def __init__(self, folder: Path, expected: int) -> None:
+        self.folder = folder
+        self.paged = expected > PAGE
+        self.wanted = expected > 1
+        self.waiting: list[list[render.Tile]] = []
+        self.files: list[str] = []
+
+    def add(self, tiles: list[render.Tile]) -> None:
+        """Takes one explanation; a full page is written at once."""
+        if not self.wanted:
+            return
+        small = [render.Tile(render.fit(tile.image, SIDE), tile.caption) for tile in tiles]
+        self.waiting.append(small)
+        if len(self.waiting) == PAGE:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes what is waiting.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        if not self.waiting:
+            return
+        rows = [
+            [tile for tiles in self.waiting[start : start + ACROSS] for tile in tiles]
+            for start in range(0, len(self.waiting), ACROSS)
+        ]
+        name = f"sheet-{len(self.files) + 1:03d}.png" if self.paged else "sheet.png"
+        render.save_picture(self.folder / name, render.contact_sheet(rows, SIDE))
+        self.files.append(name)
+        self.waiting = []

@@ -1,0 +1,97 @@
+"""What a training was begun with, so that it can only be gone on with in the same way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from apercu.errors import RunError
+from apercu.explainers.run import CONFIG
+from apercu.output import write
+from apercu.training.settings import MaskSettings, read_settings
+
+ORDER = "order.json"
+
+
+class Order(BaseModel):
+    """What the settings do not say, but the result depends on.
+
+    Attributes:
+        classifier: fingerprint of the explained classifier.
+        images: name of the training images.
+        count: how many there are.
+        seed: of every draw.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    classifier: str
+    images: str
+    count: int
+    seed: int
+
+    def begin(self, run: Path, *, resume: bool) -> None:
+        """Notes down what is begun in a run folder, or checks that it is the same.
+
+        Raises:
+            RunError: a training was begun here and is not to be gone on with, or was another.
+            OutputError: the folder cannot be written.
+        """
+        path = run / ORDER
+        if not is_begun(run):
+            write(path, self.model_dump_json(indent=1))
+            return
+        if not resume:
+            raise RunError(
+                f"{run}: a training was begun here; go on with --resume, or choose another --out"
+            )
+        try:
+            before = Order.model_validate_json(path.read_text(encoding="utf-8"))
+        except (OSError, ValidationError) as error:
+            raise RunError(f"{path}: cannot be read; choose another --out") from error
+        for name, value in self:
+            if value != (then := getattr(before, name)):
+                raise RunError(
+                    f"{run}: the training begun here had {name} {then}, now {name} {value}; "
+                    "use the same, or choose another --out"
+                )
+
+
+def is_begun(run: Path) -> bool:
+    """Whether a run folder holds a training, finished or not."""
+    return any((run / name).is_file() for name in (ORDER, CONFIG))
+
+
+def settings_for(run: Path, config: str | Path | None) -> MaskSettings:
+    """The settings that were asked for; without any, those of the training begun in the folder.
+
+    Raises:
+        ConfigError: there are no such settings, or they hold mistakes.
+        RunError: the begun training's settings are damaged.
+    """
+    stored = run / CONFIG
+    if config is not None or not stored.is_file():
+        return read_settings(config)
+    try:
+        return MaskSettings.model_validate_json(stored.read_text(encoding="utf-8"))
+    except (OSError, ValidationError) as error:
+        raise RunError(f"{stored}: the run folder is damaged; choose another --out") from error
+
+
+def changed(
+    settings: MaskSettings,
+    *,
+    steps: int | None = None,
+    batch: int | None = None,
+    encoder: str | None = None,
+) -> MaskSettings:
+    """The settings with what a command line overrides; None leaves it as it is.
+
+    The encoder `small` starts from nothing, so it is trained along.
+    """
+    asked = {"steps": steps, "batch": batch}
+    schedule = {name: value for name, value in asked.items() if value is not None}
+    update: dict[str, object] = {"schedule": settings.schedule.model_copy(update=schedule)}
+    if encoder is not None:
+        update |= {"encoder": encoder, "frozen": settings.frozen and encoder != "small"}
+    return settings.model_copy(update=update)

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import base64
+import io
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from apercu import render
+from apercu.classifiers import Classifier, ClassifierCard, InputSpec, classifier_of
+from apercu.compare import CompareSettings, Cost, Results, Row, Subject, compare
+from apercu.compare.sample import split
+from apercu.compare.table import headline, ranking
+from apercu.gallery import gallery
+from apercu.images import open_images
+from apercu.methods import CentreBox, Gradient, Trained, TrueBox
+from apercu.report import Shot, write_report
+
+SUBJECT = Subject(
+    classifier="timm/tiny",
+    fingerprint="f00d",
+    images="photos & <friends>",
+    limit=500,
+    targets="labels",
+    sample="0",
+    settings={},
+)
+
+
+def row(explainer: str, metric: str, value: float, better: str = "lower") -> Row:
+    return Row(explainer, metric, value, (value - 0.1, value + 0.1), 250, better)
+
+
+@pytest.fixture
+def results() -> Results:
+    tuned = replace(
+        row("mask", "localisation_error", 0.344),
+        threshold=0.55,
+        threshold_from="tune half, 250 images",
+    )
+    return Results(
+        SUBJECT,
+        environment={"python": "3.11", "date": "2025-01-01"},
+        explainers={"mask": "1", "cam": "Cam()", "true_box": "TrueBox()"},
+        rows=(
+            row("cam", "saliency_metric", 0.257),
+            row("cam", "localisation_error", 0.442),
+            row("cam", "iou", 0.3, "higher"),
+            row("mask", "saliency_metric", -0.15),
+            tuned,
+            row("mask", "iou", 0.6, "higher"),
+            row("true_box", "saliency_metric", -2.0),
+            row("true_box", "localisation_error", 0.0),
+        ),
+        cost=(Cost("mask", "cpu", 1, 7.5, 1.0, 0.4, 1800.0),),
+    )
+
+
+@pytest.fixture
+def shots() -> tuple[Shot, ...]:
+    blue = Image.new("RGB", (64, 48), "#2040c0")
+    return (Shot("a.jpg", "cat (90%)", blue, {"mask": blue, "cam": blue}),)
+
+
+def page(results: Results, shots: tuple[Shot, ...], folder: Path) -> str:
+    path = write_report(results, shots, folder / "report.html", "apercu compare --limit 500")
+    return path.read_text()
+
+
+def test_the_headline_names_the_first_but_not_what_knows_the_truth(results: Results) -> None:
+    assert headline(results) == (
+        "First on the saliency metric (−0.150), localisation error (34.4\u00a0%) "
+        "and IoU (0.600): mask."
+    )
+    tied = replace(results, rows=(row("mask", "iou", 0.5), row("cam", "iou", 0.5)))
+    assert headline(tied) == "First on IoU (0.500): mask and cam."
+    assert headline(replace(results, rows=())) == "Nothing was measured."
+
+
+def test_the_table_is_ordered_by_mean_rank_with_references_last(results: Results) -> None:
+    table = ranking(results)
+    assert [line["name"] for line in table] == ["mask", "cam", "true_box"]
+    assert [line["reference"] for line in table] == [False, False, True]
+    best = {
+        (line["name"], metric)
+        for line in table
+        for metric, cell in line["cells"].items()
+        if cell["best"]
+    }
+    assert best == {("mask", m) for m in ("saliency_metric", "localisation_error", "iou")}
+
+
+def test_intervals_lie_on_one_scale_per_column(results: Results) -> None:
+    cells = {
+        line["name"]: line["cells"]["iou"]
+        for line in ranking(results)
+        if line["name"] != "true_box"
+    }
+    assert (cells["cam"]["left"], cells["cam"]["point"]) == pytest.approx((0, 20))
+    assert cells["mask"]["left"] + cells["mask"]["width"] == pytest.approx(100)
+
+
+def test_the_page_holds_its_numbers_and_words(
+    results: Results, shots: tuple[Shot, ...], tmp_path: Path
+) -> None:
+    text = page(results, shots, tmp_path)
+    for words in (
+        "34.4\u00a0%",
+        "threshold 0.55",
+        "tune half, 250 images",
+        "−0.150",
+        "not measured",
+        "30 min",
+        "0.40",
+        "cat (90%)",
+        "apercu compare --limit 500",
+        "2025-01-01",
+        "f00d",
+        "photos &amp; &lt;friends&gt;",
+    ):
+        assert words in text, words
+    assert "<friends>" not in text
+
+
+def test_the_page_needs_nothing_else(
+    results: Results, shots: tuple[Shot, ...], tmp_path: Path
+) -> None:
+    text = page(results, shots, tmp_path)
+    assert not re.search(r"https?://|<script|<link|@import|url\(", text)
+    pictures = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', text)
+    assert len(pictures) == text.count("<img") == 3
+    opened = Image.open(io.BytesIO(base64.b64decode(pictures[0])))
+    assert np.abs(np.asarray(opened).mean(axis=(0, 1)) - (0x20, 0x40, 0xC0)).max() < 4
+
+
+def test_a_page_without_cost_or_pictures_is_still_a_page(results: Results, tmp_path: Path) -> None:
+    text = page(replace(results, cost=()), (), tmp_path)
+    assert "Ranking" in text
+    assert "<h2>Cost" not in text
+    assert "<figure" not in text
+
+
+@pytest.fixture
+def classifier() -> Classifier:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 6, 5, stride=4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    names = open_images("planted").class_names
+    spec = InputSpec(channels=3, size=(48, 48))
+    return classifier_of(network, ClassifierCard(source="tests:net", input=spec, classes=names))
+
+
+def test_the_gallery_shows_reported_images_under_every_map(classifier: Classifier) -> None:
+    source = open_images("planted:images=20,size=64")
+    centre = torch.zeros(48, 48)
+    centre[12:24, 12:36] = 1
+    explainers = {
+        "mask": Trained(lambda images, targets: centre.expand(len(images), -1, -1), "m", 1.0),
+        "gradient": Gradient(),
+        "centre_box": CentreBox(),
+        "true_box": TrueBox(),
+    }
+    settings = CompareSettings(limit=12, batch=4, cost_batches=(), thresholds=(0.5,))
+    results = compare(classifier, source, explainers, settings)
+    shots = gallery(classifier, source, explainers, results, count=3)
+    test = {source[index].name for index in split(20, 12, 0)[1]}
+    assert len({shot.name for shot in shots} & test) == 3
+    assert all(list(shot.views) == ["mask", "gradient"] for shot in shots)
+    assert all("%" in shot.caption for shot in shots)
+    line = [int(render.LINE[place : place + 2], 16) for place in (1, 3, 5)]
+    drawn = (np.asarray(shots[0].views["mask"]) == line).all(axis=2)
+    assert drawn.any(axis=0).nonzero()[0].min() == 16
+    assert drawn.any(axis=0).nonzero()[0].max() == 47
+    assert drawn.any(axis=1).nonzero()[0].max() == 31
