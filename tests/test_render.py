@@ -63,7 +63,7 @@ def test_mask_image_keeps_colour_inside_and_darkens_outside(picture: torch.Tenso
     assert np.abs(shown[:, :15] - whole[:, :15]).max() <= 1
     outside = shown[:, 15:]
     assert (outside.max(axis=2) == outside.min(axis=2)).all(), "grey"
-    assert outside.mean() < 0.25 * whole[:, 15:].mean()
+    assert outside.mean() < 0.4 * whole[:, 15:].mean()
 
 
 def test_mask_and_its_inverse_show_complementary_halves(picture: torch.Tensor) -> None:
@@ -88,7 +88,7 @@ def test_contact_sheet_has_a_place_for_each_tile_and_its_words() -> None:
     blank = render.Tile(Image.new("RGB", (64, 32), "#ff0000"), "")
     sheet = render.contact_sheet([[tile, tile], [tile]])
     bare = render.contact_sheet([[blank, blank], [blank]])
-    assert sheet.size == bare.size == (2 * 230 + 6, bare.height)
+    assert sheet.size == bare.size == (2 * 230 + 6, 2 * (112 + 17 + 12) + 6)
     red = (pixels(sheet) == [255, 0, 0]).all(axis=2).sum()
     assert red == 3 * 224 * 112
     assert (pixels(sheet) != pixels(bare)).any(), "captions are drawn"
@@ -97,7 +97,7 @@ def test_contact_sheet_has_a_place_for_each_tile_and_its_words() -> None:
 def test_a_long_caption_stays_below_its_own_tile() -> None:
     long = render.Tile(Image.new("RGB", (32, 32)), "hippopotamus amphibius " * 5)
     sheet = pixels(render.contact_sheet([[long, render.Tile(long.image, "")]], side=64))
-    below = sheet[70 + 2 : -6, 64 + 6 : 64 + 12]
+    below = sheet[6 + 64 :, 6 + 64 : 6 + 64 + 6]
     assert (below == 255).all(), "nothing in the gap between two captions"
 
 

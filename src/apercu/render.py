@@ -23,8 +23,8 @@ HEAT = ("#14103a", "#5b1a7c", "#bb3760", "#f3872f", "#fdf5a9")
 LINE, EDGE = "#37e6c3", "#0b0b0b"
 PAPER, INK = "#ffffff", "#1c1c1c"
 STRENGTH = 0.7
-DIM = 0.18
-CAPTION, GAP = 13, 6
+DIM = 0.3
+CAPTION, LINE_HEIGHT, GAP = 13, 17, 6
 
 
 def picture_image(picture: Picture) -> Image.Image:
@@ -57,9 +57,9 @@ def draw_boxes(image: Image.Image, boxes: Boxes, colour: str = LINE) -> Image.Im
     width = max(1, round(min(image.size) / 112))
     for left, top, right, bottom in boxes.tolist():
         if right > left and bottom > top:
-            place = (left, top, right - 1, bottom - 1)
-            pen.rectangle(place, outline=EDGE, width=width + 2)
-            pen.rectangle(place, outline=colour, width=width)
+            around = (left - 1, top - 1, right, bottom)
+            pen.rectangle(around, outline=EDGE, width=width + 2)
+            pen.rectangle((left, top, right - 1, bottom - 1), outline=colour, width=width)
     return drawn
 
 
@@ -72,22 +72,33 @@ class Tile:
 
 
 def contact_sheet(rows: Sequence[Sequence[Tile]], side: int = 224) -> Image.Image:
-    """Rows of pictures, each fitted into a square of `side` pixels with its caption below."""
-    font = ImageFont.load_default(size=CAPTION)
-    lines = max((tile.caption.count("\n") + 1 for row in rows for tile in row), default=1)
-    wide, high = side + GAP, side + lines * (CAPTION + 4) + 2 * GAP
-    columns = max((len(row) for row in rows), default=0)
-    sheet = Image.new("RGB", (max(1, columns) * wide + GAP, max(1, len(rows)) * high + GAP), PAPER)
-    pen = ImageDraw.Draw(sheet)
-    for y, row in enumerate(rows):
-        for x, tile in enumerate(row):
-            left, top = x * wide + GAP, y * high + GAP
-            small = fit(tile.image, side)
-            sheet.paste(small, (left + (side - small.width) // 2, top + side - small.height))
-            for number, line in enumerate(tile.caption.split("\n")):
-                below = top + side + 3 + number * (CAPTION + 4)
-                pen.text((left, below), _shorten(line, font, side), fill=INK, font=font)
+    """Rows of pictures, each fitted into `side` pixels with its caption below."""
+    strips = [_strip(row, side) for row in rows if row]
+    width = max((strip.width for strip in strips), default=1)
+    sheet = Image.new("RGB", (width, sum(strip.height for strip in strips) + GAP), PAPER)
+    top = GAP
+    for strip in strips:
+        sheet.paste(strip, (0, top))
+        top += strip.height
     return sheet
+
+
+def _strip(row: Sequence[Tile], side: int) -> Image.Image:
+    """One row of a contact sheet, as high as its highest picture and longest caption."""
+    font = ImageFont.load_default(size=CAPTION)
+    pictures = [fit(tile.image, side) for tile in row]
+    high = max(picture.height for picture in pictures)
+    lines = max(tile.caption.count("\n") + 1 for tile in row)
+    size = (len(row) * (side + GAP) + GAP, high + lines * LINE_HEIGHT + 2 * GAP)
+    strip = Image.new("RGB", size, PAPER)
+    pen = ImageDraw.Draw(strip)
+    for place, (tile, picture) in enumerate(zip(row, pictures, strict=True)):
+        left = GAP + place * (side + GAP)
+        strip.paste(picture, (left + (side - picture.width) // 2, high - picture.height))
+        for number, line in enumerate(tile.caption.split("\n")):
+            below = (left, high + 3 + number * LINE_HEIGHT)
+            pen.text(below, _shorten(line, font, side), fill=INK, font=font)
+    return strip
 
 
 def fit(image: Image.Image, side: int) -> Image.Image:

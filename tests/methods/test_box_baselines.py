@@ -7,6 +7,7 @@ from apercu import maps
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError
 from apercu.methods import CentreBox, Trained, TrueBox, WholeBox
+from apercu.metrics import localisation_error
 
 
 @pytest.mark.parametrize("area", [0.25, 0.5, 1.0])
@@ -26,7 +27,16 @@ def test_the_centre_box_of_a_wide_image_is_wide(
     residual: Classifier, targets: torch.Tensor
 ) -> None:
     found = CentreBox()(residual, torch.zeros(1, 3, 100, 200), targets[:1])
-    assert maps.boxes(found > 0).tolist() == [[29, 14, 170, 85]]
+    assert maps.boxes(found > 0).tolist() == [[29, 14, 171, 85]]
+
+
+def test_half_the_area_is_enough_for_an_object_that_fills_the_image(
+    residual: Classifier, targets: torch.Tensor
+) -> None:
+    for side in (32, 63, 224):
+        found = CentreBox()(residual, torch.zeros(1, 3, side, side), targets[:1])
+        box, whole = maps.boxes(found > 0), torch.tensor([[[0.0, 0, side, side]]])
+        assert localisation_error(box, whole).item() == 0
 
 
 def test_a_centre_box_without_area_is_refused() -> None:

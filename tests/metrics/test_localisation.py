@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import csv
+from pathlib import Path
+
+import pytest
 import torch
 
 from apercu import maps
@@ -39,3 +43,24 @@ def test_exactly_half_is_not_found() -> None:
 
 def test_an_empty_box_is_a_miss_even_without_truth() -> None:
     assert localisation_error(torch.zeros(1, 4), torch.zeros(1, 2, 4)).tolist() == [1]
+
+
+def test_centre_and_whole_box_on_photographs(apercu_data: Path) -> None:
+    """Known for these 500 photographs, squashed to 224 pixels: 45.0 % and 60.4 %."""
+    folder = apercu_data / "data" / "imagenet-val"
+    with (folder / "labels.csv").open() as file:
+        sizes = {line["file"]: line for line in csv.DictReader(file)}
+    truths: dict[str, list[list[float]]] = {name: [] for name in sizes}
+    with (folder / "boxes.csv").open() as file:
+        for line in csv.DictReader(file):
+            across, down = (224 / int(sizes[line["file"]][side]) for side in ("width", "height"))
+            left, right = (float(line[edge]) * across for edge in ("xmin", "xmax"))
+            top, bottom = (float(line[edge]) * down for edge in ("ymin", "ymax"))
+            truths[line["file"]].append([left, top, right, bottom])
+    table = torch.zeros(len(truths), max(map(len, truths.values())), 4)
+    for row, some in zip(table, truths.values(), strict=True):
+        row[: len(some)] = torch.tensor(some)
+    edge = 112 * (1 - 0.5**0.5)
+    for box, expected in (([edge, edge, 224 - edge, 224 - edge], 0.450), ([0, 0, 224, 224], 0.604)):
+        boxes = torch.tensor([box], dtype=torch.float32).expand(len(table), 4)
+        assert localisation_error(boxes, table).mean().item() == pytest.approx(expected, abs=5e-4)

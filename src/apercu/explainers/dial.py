@@ -18,7 +18,7 @@ from apercu.removal import Blur
 from apercu.training.objectives.search import judge
 from apercu.types import Images, Targets
 
-LEVELS = tuple(round(0.05 * i, 2) for i in range(1, 20))
+LEVELS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from apercu.training.phases import batches
 from apercu.training.settings import MaskSettings
 from apercu.training.stream import TrainingImages
 
-MEASURED = 200
+MEASURED = 96
 """Training images on which the finished explainer is measured."""
 
 

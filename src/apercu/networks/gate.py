@@ -73,6 +73,6 @@ class ClassGate(nn.Module):
 
     @torch.no_grad()
     def open_at(self, peak: float) -> None:
-        """Half open at half the peak that a class typically has where it is present."""
-        self.threshold.fill_(peak / 2)
-        self.sharpness.fill_(10 / max(peak, 1e-3))
+        """Half open at a third of the peak that a class typically has where it is present."""
+        self.threshold.fill_(peak / 3)
+        self.sharpness.fill_(15 / max(peak, 1e-3))

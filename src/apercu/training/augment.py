@@ -24,7 +24,7 @@ class Views:
 
     smallest: float = 0.5
     stretch: float = 1.3
-    whole: float = 0.3
+    whole: float = 0.5
     mirror: float = 0.5
 
     def __call__(

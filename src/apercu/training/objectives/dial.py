@@ -18,12 +18,13 @@ from apercu.training.objectives.base import (
     Terms,
     area,
     log_probability,
-    roughness,
+    raggedness,
 )
 from apercu.training.objectives.search import agreement, judge, propose
 from apercu.types import Images, Logits, Maps, Scores
 
 SEARCHED = 0.5  # share of the images of a step for which crops are tried
+THRIFT = 2.0  # weight of a crop's area; see docs/experiments.md
 TEMPERATURE = 0.3  # difference of the saliency metric that makes a crop e times heavier
 
 
@@ -35,7 +36,7 @@ class Dial(Objective):
     per image and step, and the region at the high level learns the pixels of the better ones.
 
     Attributes:
-        smoothness: weight of half the summed squared differences.
+        smoothness: weight of mask edges where the image has none.
         area: weight of the mean of the mask.
         preserver: weight of −log p(class) of what the mask keeps.
         destroyer: weight of p(class)^destroyer_power of what remains.
@@ -46,7 +47,7 @@ class Dial(Objective):
     """
 
     form: Literal["dial"] = "dial"
-    smoothness: float = Field(0.005, ge=0)
+    smoothness: float = Field(20.0, ge=0)
     area: float = Field(6.0, ge=0)
     preserver: float = Field(1.0, ge=0)
     destroyer: float = Field(4.0, ge=0)
@@ -65,9 +66,10 @@ class Dial(Objective):
         real = question.real
         images, targets = question.images[real], question.targets[real]
         masks = enlarge(log_odds, question.images.shape[-2:]).sigmoid()
+        fine = log_odds.sigmoid()
         terms = {
             "area": self.area * area(masks),
-            "smoothness": self.smoothness / 2 * roughness(masks) * real,
+            "smoothness": self.smoothness * raggedness(fine, question.images) * real,
         }
         if len(images):
             terms |= {
@@ -109,7 +111,7 @@ class Dial(Objective):
         images, targets, log_odds = images[chosen], targets[chosen], log_odds[chosen]
         with torch.no_grad():
             boxes = propose(log_odds, self.height, self.trials, generator)
-            scores = judge(classifier, images, boxes, targets)
+            scores = judge(classifier, images, boxes, targets, thrift=THRIFT)
             wanted = agreement(boxes, scores, TEMPERATURE, log_odds.shape[1:])
         loss = F.binary_cross_entropy_with_logits(log_odds - self.height, wanted, reduction="none")
         weighted = self.sufficient / SEARCHED * loss.mean((1, 2))

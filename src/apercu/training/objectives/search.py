@@ -54,15 +54,23 @@ def bounding(log_odds: Maps, heights: Scores) -> Tensor:
 
 
 def judge(
-    classifier: Callable[[Images], Logits], images: Images, boxes: Tensor, targets: Targets
+    classifier: Callable[[Images], Logits],
+    images: Images,
+    boxes: Tensor,
+    targets: Targets,
+    *,
+    thrift: float = 1.0,
 ) -> Tensor:
-    """The saliency metric of every box, `batch × trials`: log max(area, 0.05) − log p(target)."""
+    """Scores every box, `batch × trials`: thrift · log max(area, 0.05) − log p(target).
+
+    With a thrift of 1 this is the saliency metric.
+    """
     count, trials = boxes.shape[:2]
     flat = boxes.flatten(0, 1)
     views = crop(images.repeat_interleave(trials, 0), flat)
     log_p = log_probability(classifier(views), targets.repeat_interleave(trials))
     area = (flat[:, 2:] - flat[:, :2]).prod(1).clamp(min=SMALLEST_AREA)
-    return (area.log() - log_p).view(count, trials)
+    return (thrift * area.log() - log_p).view(count, trials)
 
 
 def agreement(boxes: Tensor, scores: Tensor, temperature: float, size: torch.Size) -> Maps:
