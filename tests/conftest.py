@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from jaxtyping import install_import_hook
+import torch
+from jaxtyping import config, install_import_hook
 
 install_import_hook("apercu", "beartype.beartype")
 
 ROOT = Path(__file__).resolve().parent.parent
+PLANTED = "planted:size=32,images=24,classes=3,difficulty=0"
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +23,55 @@ def apercu_data() -> Path:
     if not (folder / "data").is_dir() or not (folder / "models").is_dir():
         pytest.skip(f"real data: no data/ and models/ in {folder}; set APERCU_DATA")
     return folder
+
+
+@pytest.fixture
+def shapes_unchecked() -> Iterator[None]:
+    """For tests that hand in wrong shapes, to see what a user would see."""
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="session")
+def tiny_card(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained classifier of three planted classes at 32 pixels, as a card."""
+    from apercu.classifiers import (
+        ClassifierCard,
+        InputSpec,
+        SmallResNet,
+        classifier_of,
+        save_classifier,
+    )
+
+    options = {"channels": 3, "classes": 3, "size": [32, 32], "width": 4}
+    card = ClassifierCard(
+        source="apercu.classifiers.small:SmallResNet",
+        options=options,
+        input=InputSpec(size=(32, 32), mean=(0.5,) * 3, std=(0.5,) * 3),
+        classes=("stripes, bands", "dots", "checks"),
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = SmallResNet(**options)
+    return save_classifier(classifier_of(network, card), tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_card: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A mask explainer of `tiny_card`, trained for two steps."""
+    from apercu import Fit, Machine, open_classifier, open_images, train_mask
+    from apercu.training.settings import parse_settings
+
+    settings = parse_settings(
+        {
+            "preset": "small",
+            "decoder": {"width": 16},
+            "embedding": {"steps": 2, "batch": 4},
+            "schedule": {"steps": 2, "batch": 4},
+        }
+    )
+    classifier, run = open_classifier(tiny_card), tmp_path_factory.mktemp("runs") / "tiny"
+    fit = Fit(classifier, open_images(PLANTED), run, Machine("cpu"), say=lambda line: None)
+    train_mask(settings, fit, classifier)
+    return run

@@ -23,6 +23,9 @@ Targets: TypeAlias = Int[Tensor, " batch"]
 Maps: TypeAlias = Float[Tensor, "batch height width"]
 """Evidence per pixel; higher is more. A mask is a map in [0, 1] where 1 keeps."""
 
+LogOdds: TypeAlias = Float[Tensor, "batch rows columns"]
+"""Log-odds of keeping, log M / (1 − M), at the mask's own resolution, coarser than the image."""
+
 Regions: TypeAlias = Bool[Tensor, "batch height width"]
 """Thresholded maps, or true masks."""
 

@@ -32,8 +32,8 @@ def test_iou_of_the_truth_itself_is_one_and_of_its_opposite_none() -> None:
 
 
 def test_mask_iou_counts_pixels() -> None:
-    one = torch.tensor([[[1, 1, 0, 0]], [[0, 0, 0, 0]], [[1, 1, 1, 1]]]).bool()
-    other = torch.tensor([[[0, 1, 1, 0]], [[0, 0, 0, 0]], [[1, 1, 1, 1]]]).bool()
+    one = torch.tensor([[[1, 1, 0, 0]], [[0, 0, 0, 0]], [[0, 0, 1, 0]]]).bool()
+    other = torch.tensor([[[0, 1, 1, 0]], [[0, 0, 0, 0]], [[0, 0, 1, 0]]]).bool()
     assert mask_iou(one, other).tolist() == [pytest.approx(1 / 3), 0, 1]
 
 

@@ -15,7 +15,7 @@ from apercu.cli.terminal import progress, say, warn
 def explain(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained explainer.")],
     images: Annotated[
-        list[str], typer.Argument(metavar="IMAGE…", help="Images, folders or Parquet files.")
+        list[str], typer.Argument(metavar="IMAGE", help="Images, folders or Parquet files.")
     ],
     out: OutOption,
     target: Annotated[

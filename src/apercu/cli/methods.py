@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from inspect import signature
 from typing import TypeAlias, get_args, get_type_hints
 
 import torch
@@ -83,7 +83,7 @@ def _made(name: str) -> Known:
 
 
 def _values(kind: type[Known], word: str, settings: Sequence[str]) -> dict[str, object]:
-    hints, known = get_type_hints(kind), [field.name for field in fields(kind)]
+    hints, known = get_type_hints(kind), list(signature(kind).parameters)
     values: dict[str, object] = {}
     for setting in settings:
         key, _, text = setting.partition("=")

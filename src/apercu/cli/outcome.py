@@ -19,7 +19,7 @@ _DISK_FULL = ("PytorchStreamWriter failed", "No space left on device")
 """What libraries say that wrap the operating system's error in one of their own."""
 
 
-class Interrupted(ApercuError):
+class StoppedError(ApercuError):
     """The user pressed Ctrl-C; the message says what is kept and how to go on."""
 
     exit_code = INTERRUPTED
@@ -27,14 +27,14 @@ class Interrupted(ApercuError):
 
 @contextmanager
 def keeping(kept: str) -> Iterator[None]:
-    """Turns Ctrl-C into `Interrupted(kept)`, also where Lightning has turned it into an exit."""
+    """Turns Ctrl-C into `StoppedError`, also where Lightning has turned it into an exit."""
     try:
         yield
     except KeyboardInterrupt:
-        raise Interrupted(f"interrupted; {kept}") from None
+        raise StoppedError(f"interrupted; {kept}") from None
     except SystemExit as stop:
         if isinstance(stop.__context__, KeyboardInterrupt):
-            raise Interrupted(f"interrupted; {kept}") from None
+            raise StoppedError(f"interrupted; {kept}") from None
         raise
 
 
@@ -59,8 +59,7 @@ def ended(command: Callable[[], object], *, debug: bool) -> int:
 def _quieten() -> None:
     """Keeps the remarks of libraries off the terminal."""
     warnings.simplefilter("ignore")
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.disable(logging.WARNING)
 
 
 def _line(error: Exception, debug: bool) -> str:

@@ -61,14 +61,13 @@ def show_ranking(results: Results) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from apercu.report import COLUMNS, headline, ranking
+    from apercu.compare.table import COLUMNS, better, headline, ranking
 
     metrics = [name for name in COLUMNS if any(row.metric == name for row in results.rows)]
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("explainer")
     for metric in metrics:
-        better = next(row.better for row in results.rows if row.metric == metric)
-        arrow = "↓" if better == "lower" else "↑"
+        arrow = "↓" if better(results, metric) == "lower" else "↑"
         table.add_column(f"{COLUMNS[metric].title} {arrow}", justify="right")
     for line in ranking(results):
         cells = [line["cells"].get(metric) for metric in metrics]

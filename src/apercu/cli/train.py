@@ -87,9 +87,9 @@ def mask(
     opened = open_classifier(classifier)
     source = open_images(images, channels=opened.channels)
     settings = changed(settings_for(out, config), steps=steps, batch=batch, encoder=encoder)
-    Order(
-        classifier=opened.fingerprint, images=source.name, count=len(source), seed=seed
-    ).begin(out, resume=resume)
+    Order(classifier=opened.fingerprint, images=source.name, count=len(source), seed=seed).begin(
+        out, resume=resume
+    )
     machine = Machine(place, devices, precision.lightning, is_terminal())
     with keeping(f"{out} keeps what was done; go on with the same command and --resume"):
         taught, facts = _teacher(opened, source, out, seed)

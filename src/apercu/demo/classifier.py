@@ -39,7 +39,7 @@ class Lessons:
     epochs: int = 6
     batch: int = 50
     rate: float = 5e-3
-    width: int = 12
+    width: int = 16
     seed: int = 0
 
 
@@ -76,7 +76,7 @@ def accuracy(classifier: Classifier, source: Planted) -> float:
     """Share of the images whose class is named."""
     images, targets = held(source)
     with torch.no_grad():
-        found = torch.cat([classifier(some.to(classifier.device)) for some in images.split(100)])
+        found = torch.cat([classifier(some.to(classifier.device)) for some in torch.split(images, 100)])
     return float((found.argmax(1).cpu() == targets).float().mean())
 
 
@@ -88,14 +88,12 @@ def held(source: Planted) -> tuple[Images, Targets]:
     return torch.stack([item.picture for item in items]), targets
 
 
-def _turned(
-    images: Images, targets: Targets, lessons: Lessons
-) -> Iterator[tuple[Tensor, Tensor]]:
+def _turned(images: Images, targets: Targets, lessons: Lessons) -> Iterator[tuple[Tensor, Tensor]]:
     """Endless batches in a fresh order per epoch, half of the images mirrored."""
     generator = Generator().manual_seed(lessons.seed)
     while True:
         order = torch.randperm(len(images), generator=generator)
-        for chosen in order.split(lessons.batch):
+        for chosen in torch.split(order, lessons.batch):
             if len(chosen) == lessons.batch:
                 mirrored = torch.rand(len(chosen), generator=generator) < 0.5
                 shown = images[chosen]

@@ -17,7 +17,15 @@ from apercu.explainers.run import WEIGHTS
 from apercu.explainers.train import train_mask
 from apercu.gallery import gallery
 from apercu.images import Planted
-from apercu.methods import CentreBox, GradCam, Gradient, Occlusion, TrueBox, WholeBox
+from apercu.methods import (
+    CentreBox,
+    Explainer,
+    GradCam,
+    Gradient,
+    Occlusion,
+    TrueBox,
+    WholeBox,
+)
 from apercu.output import write
 from apercu.report import write_report
 from apercu.training.fit import Fit, Machine
@@ -27,7 +35,7 @@ IMAGES, TESTED = 2000, 300
 """Training images, and test images that are compared (half of them choose thresholds)."""
 LESSONS = Lessons()
 MASK = parse_settings({"preset": "light", "schedule": {"steps": 300, "batch": 32}})
-OPPONENTS = {
+OPPONENTS: dict[str, Explainer | TrueBox] = {
     "gradient": Gradient(),
     "grad_cam": GradCam(),
     "occlusion": Occlusion(),

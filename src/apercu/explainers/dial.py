@@ -7,6 +7,7 @@ import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 
@@ -40,12 +41,15 @@ class DialPoint:
     saliency_metric: float
 
 
+Curve: TypeAlias = list[DialPoint]
+
+
 def measure_dial(
     explainer: MaskExplainer,
     classifier: Classifier,
     batches: Iterable[Images],
     levels: Sequence[float] = LEVELS,
-) -> list[DialPoint]:
+) -> Curve:
     """The curve of area against kept and removed probability, for the classifier's top class.
 
     Args:

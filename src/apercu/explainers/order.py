@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from apercu.errors import RunError
-from apercu.explainers.run import CONFIG
+from apercu.explainers.run import CONFIG, WEIGHTS
 from apercu.output import write
 from apercu.training.settings import MaskSettings, read_settings
 
@@ -34,13 +34,16 @@ class Order(BaseModel):
         """Notes down what is begun in a run folder, or checks that it is the same.
 
         Raises:
-            RunError: a training was begun here and is not to be gone on with, or was another.
+            RunError: a training was begun here that is finished, is not to be gone on with, or
+                was another.
             OutputError: the folder cannot be written.
         """
         path = run / ORDER
         if not is_begun(run):
             write(path, self.model_dump_json(indent=1))
             return
+        if (run / WEIGHTS).is_file():
+            raise RunError(f"{run}: holds a finished training; choose another --out")
         if not resume:
             raise RunError(
                 f"{run}: a training was begun here; go on with --resume, or choose another --out"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from apercu.classifiers import Classifier, open_classifier
-from apercu.errors import ConfigError, RunError
+from apercu.errors import RunError
 from apercu.explainers.build import TIMM, build_encoder, build_network
 from apercu.explainers.dial import absent_area, measure_dial, write_dial
 from apercu.explainers.mask import MaskExplainer
@@ -35,10 +37,11 @@ def train_mask(settings: MaskSettings, fit: Fit, classifier: Classifier) -> Mask
     """
     passport = Passport.of(classifier)
     _claim(fit.run, settings, passport)
-    if settings.encoder != "small" and settings.decoder.resolution < 4:
-        raise ConfigError("decoder.resolution: encoders other than small start at stride 4")
-    encoder = build_encoder(settings, passport, _backbone(settings, fit.classifier))
-    network = build_network(settings, encoder, len(classifier.classes))
+    backbone = _backbone(settings, fit.classifier)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(fit.seed)
+        encoder = build_encoder(settings, passport, backbone)
+        network = build_network(settings, encoder, len(classifier.classes))
     explainer = MaskExplainer(network, passport, settings, {})
     explainer.facts |= fit(network, settings)
     explainer.facts |= _measure(explainer, fit)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from apercu.networks.encoder import convolution
+from apercu.types import LogOdds
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,8 @@ class Decoder(nn.Module):
         self.head = nn.Conv2d(width + (shape.gate == "everywhere"), 2, 1)
         self._start()
 
-    def forward(self, skips: dict[int, Tensor], deepest: Tensor, gate: Tensor) -> Tensor:
-        """Log-odds of keeping, `batch × height × width` at the mask's resolution.
+    def forward(self, skips: dict[int, Tensor], deepest: Tensor, gate: Tensor) -> LogOdds:
+        """Log-odds of keeping, at the mask's resolution.
 
         Args:
             skips: feature maps by stride, without the deepest.

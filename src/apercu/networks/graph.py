@@ -41,7 +41,7 @@ class GraphEncoder(Encoder):
 
 
 def _last_nodes(classifier: Classifier, network: nn.Module) -> dict[str, tuple[int, int]]:
-    """Name → (stride, channels) of the last feature map at each stride from 4 to 32."""
+    """Name → (stride, channels) of the last feature map at each stride from 2 to 32."""
     from timm.models import get_graph_node_names
 
     sample = classifier.normalise(torch.full((1, classifier.channels, *classifier.size), 0.5))
@@ -55,7 +55,7 @@ def _last_nodes(classifier: Classifier, network: nn.Module) -> dict[str, tuple[i
     for name, answer in answers.items():
         if isinstance(answer, Tensor) and answer.dim() == 4 and min(answer.shape[2:]) > 1:
             stride = 2 ** round(math.log2(sample.shape[-1] / answer.shape[-1]))
-            if 4 <= stride <= 32:
+            if 2 <= stride <= 32:
                 last[stride] = (name, answer.shape[1])
     if not last:
         raise ConfigError(f"encoder: {classifier.spec} has no feature maps; {_OTHER}")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from apercu.networks.decoder import Decoder, DecoderShape
 from apercu.networks.encoder import Encoder
 from apercu.networks.gate import ClassGate, GateKind
-from apercu.types import Images, Maps, Targets
+from apercu.types import Images, LogOdds, Maps, Targets
 
 
 class MaskingNetwork(nn.Module):
@@ -57,7 +57,7 @@ class MaskingNetwork(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             return self.encoder(images)
 
-    def decode(self, features: list[Tensor], targets: Targets) -> Maps:
+    def decode(self, features: list[Tensor], targets: Targets) -> LogOdds:
         """Log-odds of keeping for one class per image, at the mask's own resolution."""
         gate = self.gate(features[-1], targets)
         skips = dict(zip(self.encoder.strides[:-1], features[:-1], strict=True))
@@ -68,7 +68,7 @@ class MaskingNetwork(nn.Module):
         return enlarge(self.decode(self.encode(images), targets), images.shape[-2:])
 
 
-def enlarge(log_odds: Maps, size: tuple[int, int] | torch.Size) -> Maps:
+def enlarge(log_odds: LogOdds, size: tuple[int, int] | torch.Size) -> Maps:
     """Bilinear enlargement to the size of the image."""
     up = F.interpolate(log_odds.unsqueeze(1), tuple(size), mode="bilinear", align_corners=False)
     return up.squeeze(1)

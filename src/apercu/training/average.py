@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 
 class Averaging(Callback):
-    """Exponential moving average of the trained parameters, saved with every checkpoint.
+    """Exponential moving average of what is trained, saved with every checkpoint.
 
     The decay rises to its final value like (1 + n) / (10 + n), so that the first steps are soon
-    forgotten. Buffers (statistics of batch normalisation) are averages already and are copied.
+    forgotten. The statistics of batch normalisation are averaged alike: they belong to the weights.
 
     Args:
         decay: share of the old average that a step keeps.
@@ -48,4 +48,10 @@ class Averaging(Callback):
 
 
 def _trained(network: nn.Module) -> list[tuple[str, Tensor]]:
-    return [(name, value) for name, value in network.named_parameters() if value.requires_grad]
+    """Parameters with gradients, and the statistics of batch normalisation outside the encoder."""
+    parameters = [(n, p) for n, p in network.named_parameters() if p.requires_grad]
+    return parameters + [
+        (name, buffer)
+        for name, buffer in network.named_buffers()
+        if buffer.is_floating_point() and name.startswith("decoder.")
+    ]

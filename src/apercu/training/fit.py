@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ from safetensors.torch import load_file, save
 from torch.utils.data import DataLoader
 
 from apercu.classifiers import Classifier
-from apercu.errors import RunError
 from apercu.images import ImageSource
 from apercu.networks.masking import MaskingNetwork
 from apercu.output import write
@@ -75,7 +75,6 @@ class Fit:
             What was measured: seconds, images, steps, quality of the embedding.
 
         Raises:
-            RunError: the checkpoint belongs to other settings.
             ImagesError: too few images can be read.
         """
         begun = time.monotonic()
@@ -87,12 +86,13 @@ class Fit:
         spent = Clock(begun)
         averaging = Averaging(settings.schedule.averaging)
         trainer = self._trainer(settings, [spent, averaging])
-        trainer.fit(
-            module,
-            self._loader(images, settings),
-            ckpt_path=self._checkpoint(settings),
-            weights_only=True,
-        )
+        with _without_remarks():
+            trainer.fit(
+                module,
+                self._loader(images, settings),
+                ckpt_path=self._checkpoint(),
+                weights_only=True,
+            )
         averaging.adopt(network)
         network.eval()
         return {
@@ -137,8 +137,7 @@ class Fit:
         )
         trivial = TrivialWarning(max(50, schedule.steps // 4), self.say)
         samples = Samples(self.classifier, self.source, self.run / "samples")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Lightning remarks on what it finds installed
+        with _without_remarks():
             return Trainer(
                 accelerator={"auto": "auto", "cpu": "cpu"}.get(self.machine.device, "gpu"),
                 devices=self.machine.devices,
@@ -161,13 +160,10 @@ class Fit:
         order = EndlessOrder(len(images), self.seed, start * schedule.batch)
         return DataLoader(images, schedule.batch, sampler=order, num_workers=1)
 
-    def _checkpoint(self, settings: MaskSettings) -> str | None:
+    def _checkpoint(self) -> str | None:
+        """The last checkpoint; with all steps done, the fit only reads it."""
         path = self.run / CHECKPOINTS / LAST
-        if not path.is_file():
-            return None
-        if _steps_done(self.run) >= settings.schedule.steps:
-            raise RunError(f"{self.run}: all {settings.schedule.steps} steps are done already")
-        return str(path)
+        return str(path) if path.is_file() else None
 
 
 class Clock(Callback):
@@ -186,6 +182,15 @@ class Clock(Callback):
 
     def load_state_dict(self, state: dict[str, float]) -> None:
         self.before = state["seconds"]
+
+
+@contextmanager
+def _without_remarks() -> Iterator[None]:
+    """Silences what Lightning remarks on: loggers it misses, folders it finds, workers it counts."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"(pytorch_)?lightning")
+        warnings.filterwarnings("ignore", module=r"torch\.(optim|utils\.data)")
+        yield
 
 
 def _steps_done(run: Path) -> int:

@@ -29,8 +29,8 @@ class Schedule(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    steps: int = Field(1500, ge=1)
-    batch: int = Field(16, ge=1)
+    steps: int = Field(1100, ge=1)
+    batch: int = Field(12, ge=1)
     rate: float = Field(3e-3, gt=0)
     decay: float = Field(1e-4, ge=0)
     fakes: float = Field(0.3, ge=0, lt=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ WORST = 0.5
 """Share of unreadable images above which training stops."""
 
 
+@runtime_checkable
 class Prepares(Protocol):
     """A classifier, as far as the stream needs it."""
 

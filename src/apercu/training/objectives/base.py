@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict
 from torch import Generator
 
-from apercu.types import Images, Logits, Maps, Scores, Targets
+from apercu.types import Images, Logits, LogOdds, Maps, Scores, Targets
 
 Terms: TypeAlias = dict[str, Scores]
 """Named parts of the loss, weighted, one number per image; the loss is the mean of their sum."""
@@ -45,7 +45,7 @@ class Objective(BaseModel, ABC):
         self,
         classifier: Callable[[Images], Logits],
         question: Question,
-        log_odds: Maps,
+        log_odds: LogOdds,
         generator: Generator,
     ) -> Terms:
         """Weighted terms, one number per image each.
@@ -65,7 +65,7 @@ def roughness(masks: Maps) -> Scores:
     return rows + columns
 
 
-def raggedness(masks: Maps, images: Images, reaches: tuple[int, ...] = (1, 2, 4)) -> Scores:
+def raggedness(masks: LogOdds, images: Images, reaches: tuple[int, ...] = (1, 2, 4)) -> Scores:
     """Mean squared difference of pixels that look alike, as far apart as each of `reaches`.
 
     Weights are exp(−‖colour difference‖² / (2 · 0.1²)): a mask pays for an edge where the image has

@@ -21,7 +21,7 @@ from apercu.training.objectives.base import (
     raggedness,
 )
 from apercu.training.objectives.search import agreement, judge, propose
-from apercu.types import Images, Logits, Maps, Scores
+from apercu.types import Images, Logits, LogOdds, Maps, Scores
 
 SEARCHED = 0.5  # share of the images of a step for which crops are tried
 THRIFT = 2.0  # weight of a crop's area; see docs/experiments.md
@@ -47,20 +47,20 @@ class Dial(Objective):
     """
 
     form: Literal["dial"] = "dial"
-    smoothness: float = Field(20.0, ge=0)
-    area: float = Field(6.0, ge=0)
+    smoothness: float = Field(40.0, ge=0)
+    area: float = Field(8.0, ge=0)
     preserver: float = Field(1.0, ge=0)
     destroyer: float = Field(4.0, ge=0)
     destroyer_power: float = Field(0.5, gt=0)
-    sufficient: float = Field(2.0, ge=0)
+    sufficient: float = Field(1.5, ge=0)
     height: float = Field(1.5, gt=0)
-    trials: int = Field(6, ge=3)
+    trials: int = Field(5, ge=3)
 
     def terms(
         self,
         classifier: Callable[[Images], Logits],
         question: Question,
-        log_odds: Maps,
+        log_odds: LogOdds,
         generator: Generator,
     ) -> Terms:
         real = question.real
@@ -102,7 +102,7 @@ class Dial(Objective):
         classifier: Callable[[Images], Logits],
         images: Images,
         targets: torch.Tensor,
-        log_odds: Maps,
+        log_odds: LogOdds,
         generator: Generator,
     ) -> Scores:
         everywhere = log_odds[:, 0, 0]

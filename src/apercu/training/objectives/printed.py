@@ -19,7 +19,7 @@ from apercu.training.objectives.base import (
     log_probability,
     roughness,
 )
-from apercu.types import Images, Logits, Maps
+from apercu.types import Images, Logits, LogOdds
 
 
 class Printed(Objective):
@@ -45,7 +45,7 @@ class Printed(Objective):
         self,
         classifier: Callable[[Images], Logits],
         question: Question,
-        log_odds: Maps,
+        log_odds: LogOdds,
         generator: Generator,
     ) -> Terms:
         images, targets, real = question.images, question.targets, question.real

@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from apercu.networks.masking import enlarge
 from apercu.removal import Alternative
 from apercu.training.objectives.base import Objective, Question, Terms, area, margin, roughness
-from apercu.types import Images, Logits, Maps, Scores
+from apercu.types import Images, Logits, LogOdds, Scores
 
 BORDER = 0.3  # weight of the squared mask along the border, within the smoothness
 
@@ -43,7 +43,7 @@ class Released(Objective):
         self,
         classifier: Callable[[Images], Logits],
         question: Question,
-        log_odds: Maps,
+        log_odds: LogOdds,
         generator: Generator,
     ) -> Terms:
         images, real = question.images, question.real

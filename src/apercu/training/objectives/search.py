@@ -14,14 +14,14 @@ from torch import Generator, Tensor
 from apercu import maps
 from apercu.training.augment import crop
 from apercu.training.objectives.base import log_probability
-from apercu.types import Images, Logits, Maps, Scores, Targets
+from apercu.types import Images, Logits, LogOdds, Scores, Targets
 
 SMALLEST_SIDE = 0.15  # of a crop, as a share of the image's side
 SMALLEST_AREA = 0.05  # below it the saliency metric rewards no further shrinking
 STEP = 0.12  # how far trials stray from the mask's own box, as a share of its sides
 
 
-def propose(log_odds: Maps, height: float, trials: int, generator: Generator) -> Tensor:
+def propose(log_odds: LogOdds, height: float, trials: int, generator: Generator) -> Tensor:
     """Boxes worth a try, `batch × trials × 4`, as shares of the image's sides.
 
     The box of the region at `height`, boxes strayed from it, the box at another height, and one
@@ -43,7 +43,7 @@ def propose(log_odds: Maps, height: float, trials: int, generator: Generator) ->
     return torch.stack([own, *strayed, other, drawn], 1)
 
 
-def bounding(log_odds: Maps, heights: Scores) -> Tensor:
+def bounding(log_odds: LogOdds, heights: Scores) -> Tensor:
     """Tightest box around the region at a height; the whole image where nothing reaches it."""
     tall, wide = log_odds.shape[1:]
     scale = torch.tensor([wide, tall, wide, tall], device=log_odds.device)
@@ -73,7 +73,7 @@ def judge(
     return (thrift * area.log() - log_p).view(count, trials)
 
 
-def agreement(boxes: Tensor, scores: Tensor, temperature: float, size: torch.Size) -> Maps:
+def agreement(boxes: Tensor, scores: Tensor, temperature: float, size: torch.Size) -> LogOdds:
     """For each pixel, the weight of the boxes that hold it; better boxes weigh more.
 
     Args:

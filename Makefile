@@ -1,0 +1,53 @@
+# The verbs of this project, the same on a desk and in CI. Needs Python 3.11, make and git.
+
+PYTHON := $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: help setup demo test test-slow test-gpu check format bench docs clean
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(READY) ## .venv with the pinned versions; kept while pyproject.toml and constraints.txt are
+
+$(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "error: no python3.11 or python3 found; install Python 3.11"; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is older than Python 3.11; install Python 3.11"; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(READY) ## the whole story on generated images, into demo/
+	$(BIN)/apercu demo --out demo
+
+test: $(READY) ## all tests of minutes, and the examples in docstrings
+	$(BIN)/python -m pytest --doctest-modules tests src/apercu
+
+test-slow: $(READY) ## trainings of minutes
+	$(BIN)/python -m pytest -m 'slow and not gpu'
+
+test-gpu: $(READY) ## what needs a CUDA device
+	$(BIN)/python -m pytest -m gpu
+
+check: $(READY) ## lint, format, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY) ## put the code into shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY) ## start-up, speed and memory, beside what people use now
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/speed.py
+
+docs: $(READY) ## draw the pictures of the manual again, and run its examples
+	$(BIN)/python docs/pictures.py
+	$(BIN)/python -m pytest tests/test_readme.py
+
+clean: ## what make left behind; .venv stays
+	rm -rf demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +

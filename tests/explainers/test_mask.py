@@ -1,0 +1,143 @@
+"""The mask explainer's interface, its run folder, and its dial."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from apercu.classifiers import ClassifierCard, InputSpec, SmallResNet, classifier_of
+from apercu.errors import ImageError, RunError, TargetError
+from apercu.explainers.build import build_network
+from apercu.explainers.dial import absent_area, measure_dial, write_dial
+from apercu.explainers.mask import MaskExplainer
+from apercu.explainers.passport import Passport
+from apercu.networks.graph import GraphEncoder
+from apercu.training.settings import parse_settings
+
+CLASSES = ("cat", "dog", "bird", "fish")
+
+
+@pytest.fixture
+def classifier():
+    torch.manual_seed(0)
+    card = ClassifierCard(
+        source="apercu.classifiers.small:SmallResNet",
+        options={"channels": 3, "classes": 4, "size": [32, 32], "width": 8},
+        input=InputSpec(channels=3, size=(32, 32)),
+        classes=CLASSES,
+    )
+    return classifier_of(SmallResNet(3, 4, (32, 32), width=8), card)
+
+
+@pytest.fixture
+def explainer(classifier):
+    settings = parse_settings({"decoder": {"width": 16, "resolution": 2}})
+    encoder = GraphEncoder(classifier)
+    network = build_network(settings, encoder, len(CLASSES))
+    network.gate.open_at(1.0)
+    return MaskExplainer(network, Passport.of(classifier), settings, {"steps": 0.0})
+
+
+@pytest.fixture
+def images():
+    return torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def test_masks_are_in_0_1_at_the_images_size(explainer, images):
+    masks = explainer.attribute(images, 1)
+    assert masks.shape == (3, 32, 32)
+    assert masks.amin() >= 0 and masks.amax() <= 1 and masks.std() > 0
+
+
+def test_targets_may_be_names_indices_and_tensors(explainer, images):
+    by_index = explainer.attribute(images, [0, 2, 1])
+    torch.testing.assert_close(explainer.attribute(images, ["cat", "Bird", "dog"]), by_index)
+    torch.testing.assert_close(explainer.attribute(images, torch.tensor([0, 2, 1])), by_index)
+    own = explainer.attribute(images)
+    torch.testing.assert_close(own, explainer.attribute(images, explainer.top(images)))
+
+
+def test_the_mask_depends_on_the_class(explainer, images):
+    masks = explainer.attribute_classes(images, torch.tensor([[0, 1, 2, 3]] * 3))
+    for column in range(4):
+        torch.testing.assert_close(masks[:, column], explainer.attribute(images, column))
+    assert (masks[:, 0] - masks[:, 1]).abs().amax() > 1e-4
+
+
+def test_regions_shrink_as_the_level_rises(explainer, images):
+    low, high = (explainer.region(images, 0, level=level) for level in (0.02, 0.4))
+    assert (high & ~low).sum() == 0 and high.sum() < low.sum()
+
+
+def test_a_run_folder_gives_the_same_masks(explainer, images, tmp_path):
+    explainer.save_pretrained(tmp_path / "run")
+    again = MaskExplainer.from_pretrained(tmp_path / "run")
+    torch.testing.assert_close(again.attribute(images, 2), explainer.attribute(images, 2))
+    assert again.passport == explainer.passport and again.facts == explainer.facts
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("config.json", "expected a run folder"),
+        ("weights.safetensors", "training has not finished"),
+        ("classifier.json", "damaged"),
+        ("encoder/weights.safetensors", "damaged"),
+    ],
+)
+def test_a_half_written_run_is_refused(explainer, tmp_path, name, message):
+    explainer.save_pretrained(tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(RunError, match=message):
+        MaskExplainer.from_pretrained(tmp_path)
+
+
+def test_truncated_weights_are_refused(explainer, tmp_path):
+    explainer.save_pretrained(tmp_path)
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(RunError, match="damaged"):
+        MaskExplainer.from_pretrained(tmp_path)
+
+
+def test_wrong_input_is_one_line(explainer, images):
+    with pytest.raises(ImageError, match="expected batch × 3 × 32 × 32, got 3 × 1 × 32 × 32"):
+        explainer.attribute(images[:, :1])
+    with pytest.raises(TargetError, match="did you mean fish"):
+        explainer.attribute(images, "fisch")
+    with pytest.raises(TargetError, match="expected one class or 3, got 2"):
+        explainer.attribute(images, [0, 1])
+
+
+def test_another_classifier_is_refused(explainer, classifier):
+    explainer.passport.check_classifier(classifier)
+    with torch.no_grad():
+        classifier.module.head.bias.add_(1)
+    other = classifier_of(
+        classifier.module,
+        ClassifierCard(source="other", input=classifier.network.input, classes=CLASSES),
+    )
+    with pytest.raises(RunError, match=r"trained for .* not for other"):
+        explainer.passport.check_classifier(other)
+
+
+def test_the_dial_measures_what_its_levels_keep(explainer, classifier, images, tmp_path):
+    points = measure_dial(explainer, classifier, [images[:2], images[2:]], levels=(0.01, 0.999))
+    whole, empty = points
+    top = classifier(images).softmax(1).amax(1).mean().item()
+    low = explainer.attribute(images, classifier(images).argmax(1)) >= 0.01
+    assert whole.area == pytest.approx(low.float().mean().item(), abs=1e-6)
+    assert empty.area == 0
+    assert empty.removed == pytest.approx(top, abs=1e-5)  # nothing is blurred
+    assert empty.saliency_metric == pytest.approx(
+        -classifier(images).log_softmax(1).amax(1).mean().item(), abs=1e-4
+    )  # an empty region counts as the whole image
+    write_dial(points, tmp_path)
+    assert (tmp_path / "dial.csv").read_text().splitlines()[0].startswith("level,area,kept")
+    assert (tmp_path / "dial.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_absent_area_asks_for_other_classes(explainer, images):
+    area = absent_area(explainer, [images], seed=0)
+    every = [explainer.attribute(images, index).mean((1, 2)) for index in range(4)]
+    assert min(a.min() for a in every) <= area <= max(a.max() for a in every)

@@ -1,0 +1,121 @@
+"""Gate, decoder and encoders against closed forms and literal versions."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from apercu.classifiers import ClassifierCard, InputSpec, SmallResNet, classifier_of
+from apercu.errors import ConfigError
+from apercu.networks.decoder import Decoder, DecoderShape
+from apercu.networks.encoder import SmallEncoder, TimmEncoder
+from apercu.networks.gate import ClassGate
+from apercu.networks.graph import GraphEncoder
+from apercu.networks.masking import MaskingNetwork
+
+
+def small_classifier(size: int = 32):
+    torch.manual_seed(0)
+    card = ClassifierCard(
+        source="apercu.classifiers.small:SmallResNet",
+        options={"channels": 3, "classes": 4, "size": [size, size], "width": 8},
+        input=InputSpec(channels=3, size=(size, size), mean=(0.5,) * 3, std=(0.25,) * 3),
+    )
+    return classifier_of(SmallResNet(3, 4, (size, size), width=8), card)
+
+
+def test_relative_gate_is_activation_over_peak_times_presence():
+    gate = ClassGate(2, 1)
+    with torch.no_grad():
+        gate.embedding.copy_(torch.tensor([[1.0], [-1.0]]))
+    gate.open_at(4.0)
+    features = torch.tensor([[[[4.0, 2.0], [0.0, -1.0]]]])
+    present = torch.sigmoid(torch.tensor(15 / 4 * (4 - 4 / 3)))
+    expected = present * torch.tensor([[1.0, 0.5], [0.0, 0.0]])
+    torch.testing.assert_close(gate(features, torch.tensor([0]))[0, 0], expected)
+    absent = gate(features, torch.tensor([1]))  # its peak is 1, far below the threshold
+    assert absent.amax() < 0.3 < expected.amax()
+
+
+def test_published_gate_is_a_sigmoid_of_the_activation():
+    gate = ClassGate(3, 5, "published")
+    features, targets = torch.randn(2, 5, 3, 3), torch.tensor([2, 0])
+    literal = torch.stack(
+        [
+            torch.sigmoid(sum(features[i, c] * gate.embedding[t, c] for c in range(5)))
+            for i, t in enumerate(targets.tolist())
+        ]
+    )
+    torch.testing.assert_close(gate(features, targets)[:, 0], literal)
+
+
+def test_a_mask_begins_as_its_gate():
+    torch.manual_seed(0)
+    decoder = Decoder((8, 8), (4, 8), DecoderShape(width=16))
+    nn.init.zeros_(decoder.head.weight[:, :-1])
+    ramp = torch.linspace(0, 1, 9).reshape(1, 1, 3, 3)
+    log_odds = decoder({4: torch.zeros(1, 8, 3, 3)}, torch.zeros(1, 8, 3, 3), ramp)[0]
+    flat = log_odds.flatten()
+    assert (flat.diff() > 0).all()
+    level = (0.02 + 1.5 * 0.4) / (1 - 0.95 * 0.4 + 0.02 + 1.5 * 0.4)
+    assert level == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize("upsampling", ["transposed", "pixel_shuffle"])
+@pytest.mark.parametrize("residual", ["bottleneck", "compact"])
+@pytest.mark.parametrize("gate", ["everywhere", "deepest"])
+def test_every_decoder_answers_at_its_resolution(upsampling, residual, gate):
+    shape = DecoderShape(16, 2, residual, upsampling, gate, resolution=2)
+    network = MaskingNetwork(SmallEncoder(3, width=8), 5, shape, frozen=False)
+    images = torch.rand(2, 3, 32, 32)
+    features = network.encode(images)
+    assert network.decode(features, torch.tensor([0, 4])).shape == (2, 16, 16)
+    assert network(images, torch.tensor([0, 4])).shape == (2, 32, 32)
+
+
+def test_graph_encoder_is_the_classifier_up_to_its_pooling():
+    classifier = small_classifier()
+    encoder = GraphEncoder(classifier)
+    images = torch.rand(2, 3, 32, 32)
+    deepest = encoder(images)[-1]
+    pooled = deepest.mean((2, 3))
+    torch.testing.assert_close(classifier.module.head(pooled), classifier(images))
+    assert encoder.strides[-1] == 8
+    assert [f.shape[1] for f in encoder(images)] == list(encoder.channels)
+
+
+def test_graph_encoder_refuses_a_classifier_that_shows_no_layers():
+    classifier = small_classifier()
+    classifier.module = None
+    with pytest.raises(ConfigError, match="does not show its layers; name another encoder"):
+        GraphEncoder(classifier)
+
+
+def test_timm_encoder_gives_timms_features():
+    encoder = TimmEncoder("resnet10t", 3).eval()
+    images = torch.rand(1, 3, 64, 64)
+    plain = timm.create_model("resnet10t", features_only=True).eval()
+    plain.load_state_dict(encoder.network.state_dict())
+    wanted = plain((images - encoder.mean) / encoder.std)[1:]
+    assert encoder.strides == (4, 8, 16, 32)
+    for found, expected in zip(encoder(images), wanted, strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_timm_encoder_names_what_does_not_exist():
+    with pytest.raises(ConfigError, match="expected a timm model with features_only"):
+        TimmEncoder("resnet_fifty")
+
+
+def test_a_frozen_encoder_stays_as_it_is():
+    encoder = SmallEncoder(3, width=8)
+    network = MaskingNetwork(encoder, 3, DecoderShape(16, resolution=2)).train()
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    network(torch.rand(4, 3, 32, 32), torch.tensor([0, 1, 2, 0])).mean().backward()
+    assert not encoder.training
+    assert all(parameter.grad is None for parameter in encoder.parameters())
+    for name, value in encoder.state_dict().items():
+        torch.testing.assert_close(value, before[name])
+    assert not any(name.startswith("encoder.") for name in network.trained_state())
