@@ -3,6 +3,7 @@
 PYTHON := $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.ready
+RUN := runs/mobilenetv2
 
 .PHONY: help setup demo test test-slow test-gpu check format bench docs clean
 
@@ -45,7 +46,7 @@ bench: $(READY) ## start-up, speed and memory, beside what people use now
 	$(BIN)/python benchmarks/speed.py
 
 docs: $(READY) ## draw the pictures of the manual again, and run its examples
-	$(BIN)/python docs/pictures.py
+	$(BIN)/python docs/pictures.py $(wildcard $(RUN))
 	$(BIN)/python -m pytest tests/test_readme.py
 
 clean: ## what make left behind; .venv stays

@@ -1,37 +1,85 @@
-"""Draws the pictures of the manual that come from generated images.
+"""Draws the manual's pictures, from images that anyone may redistribute.
 
-python docs/pictures.py
+    python docs/pictures.py [runs/mobilenetv2]
+
+Without a run, the planted set alone. With one, which must explain a classifier with ImageNet's
+classes, also its masks on scikit-image's bundled photographs in the public domain.
 """
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
-from apercu import render
+import numpy as np
+import torch
+from skimage import data
+
+from apercu import MaskExplainer, maps, render
 from apercu.images import Planted
 
 FOLDER = Path(__file__).parent / "pictures"
-SIZE, SEED = 128, 7
+ASKED = {"chelsea": "Egyptian cat", "coffee": "espresso", "rocket": "missile"}
 
 
-def planted() -> Path:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path, nargs="?")
+    run = parser.parse_args().run
+    planted()
+    if run is not None:
+        photographs(MaskExplainer.from_pretrained(run))
+
+
+def planted(size: int = 128, seed: int = 7) -> None:
     """One image of each class of the planted set, at three difficulties, with its true box."""
-    sets = [Planted(size=SIZE, seed=SEED, difficulty=value) for value in (0.0, 0.5, 1.0)]
     rows = []
-    for source in sets:
+    for difficulty in (0.0, 0.5, 1.0):
+        source = Planted(size=size, seed=seed, difficulty=difficulty)
         items = [source[index] for index in range(source.classes)]
         rows.append(
             [
                 render.Tile(
                     render.draw_boxes(render.picture_image(item.picture), item.boxes),
-                    f"{item.label}, difficulty {source.difficulty:g}",
+                    f"{item.label}, difficulty {difficulty:g}",
                 )
                 for item in items
                 if item.boxes is not None
             ]
         )
-    return render.save_picture(FOLDER / "planted.png", render.contact_sheet(rows, SIZE))
+    render.save_picture(FOLDER / "planted.png", render.contact_sheet(rows, size))
+
+
+def photographs(explainer: MaskExplainer) -> None:
+    """A mask for one class each, and for both classes of a picture of two objects."""
+    pictures = {name: photograph(name) for name in ASKED}
+    rows = [row(explainer, pictures[name], name, [target]) for name, target in ASKED.items()]
+    render.save_picture(FOLDER / "mask.png", render.contact_sheet(rows))
+    pair = torch.cat([explainer.prepare(pictures[name]) for name in ("chelsea", "coffee")], 2)
+    both = row(explainer, pair, "two objects", ["Egyptian cat", "espresso"])
+    render.save_picture(FOLDER / "two-classes.png", render.contact_sheet([both]))
+
+
+def photograph(name: str) -> torch.Tensor:
+    """One of scikit-image's photographs, channels × height × width in [0, 1]."""
+    pixels = np.ascontiguousarray(getattr(data, name)()[..., :3])
+    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
+
+
+def row(
+    explainer: MaskExplainer, picture: torch.Tensor, title: str, targets: list[str]
+) -> list[render.Tile]:
+    """The picture, and for each class the overlay with the tight box, and what the mask keeps."""
+    image = explainer.prepare(picture)
+    tiles = [render.Tile(render.picture_image(image), title)]
+    for target in targets:
+        mask = explainer.attribute(image[None], target)[0]
+        box = maps.boxes(maps.regions(mask[None], 0.5))
+        overlay = render.draw_boxes(render.overlay(image, mask), box)
+        tiles.append(render.Tile(overlay, target))
+        tiles.append(render.Tile(render.mask_image(image, mask), "kept"))
+    return tiles
 
 
 if __name__ == "__main__":
-    planted()
+    main()

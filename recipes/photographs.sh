@@ -1,0 +1,60 @@
+#!/bin/sh
+# The mask explainer on real photographs: train, compare, draw the pictures. Hours on two cores.
+#
+#   APERCU_DATA=… recipes/photographs.sh [mobilenetv2 squeezenet blackbox cifar10 cifar10_onnx]
+#
+# APERCU_DATA holds `models/` and `data/`. Runs and tables go to runs/; what is there is kept.
+set -eu
+cd "$(dirname "$0")/.."
+data=${APERCU_DATA:-../shared}
+bin=.venv/bin
+photographs="gradient,grad_cam,cam,centre_box,whole_box,true_box"
+
+train() { # name classifier images [options]
+    name=$1 classifier=$2 images=$3
+    shift 3
+    [ -f "runs/$name/weights.safetensors" ] && return
+    $bin/apercu train mask --classifier "$data/models/$classifier" --images "$data/data/$images" \
+        --out "runs/$name" --resume "$@"
+}
+
+compare() { # name classifier images methods [options]
+    name=$1 classifier=$2 images=$3 methods=$4
+    shift 4
+    $bin/apercu compare --classifier "$data/models/$classifier" --images "$data/data/$images" \
+        --explainer "runs/$name" --methods "$methods" --out "runs/compare-$name" "$@"
+}
+
+for study in ${*:-mobilenetv2 squeezenet blackbox cifar10 cifar10_onnx}; do
+    case $study in
+    mobilenetv2)
+        train mobilenetv2 mobilenetv2_100.json imagenet-train
+        compare mobilenetv2 mobilenetv2_100.json imagenet-val $photographs
+        $bin/python docs/pictures.py runs/mobilenetv2
+        ;;
+    squeezenet)
+        train squeezenet squeezenet1_1.json imagenet-train
+        compare squeezenet squeezenet1_1.json imagenet-val $photographs
+        ;;
+    blackbox) # another encoder, and no look into the classifier
+        train blackbox squeezenet1_1.json imagenet-train \
+            --encoder "$data/models/mobilenetv2_100.json"
+        compare blackbox squeezenet1_1.json imagenet-val centre_box
+        ;;
+    cifar10)
+        train cifar10 resnet20_cifar10.pt2.json cifar10/train.parquet --config small
+        compare cifar10 resnet20_cifar10.pt2.json cifar10/test.parquet \
+            gradient,centre_box,whole_box --limit 500
+        ;;
+    cifar10_onnx)
+        train cifar10_onnx resnet20_cifar10.onnx.json cifar10/train.parquet --config small
+        compare cifar10_onnx resnet20_cifar10.onnx.json cifar10/test.parquet \
+            centre_box,whole_box --limit 500
+        ;;
+    *)
+        echo "error: no study $study" >&2
+        exit 2
+        ;;
+    esac
+    $bin/python docs/tables.py "runs/compare-$study/results.json"
+done

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import inspect
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+import apercu.methods
+import apercu.metrics
+from apercu.classifiers import open_classifier
+from apercu.cli.methods import METHODS, allowed_methods, parse_methods
+from apercu.compare import METRICS
+from apercu.compare.settings import BETTER
+from apercu.compare.table import COLUMNS
+from apercu.errors import ConfigError, RunError
+from apercu.images import Planted
+from apercu.methods import CentreBox, GradCam, Gradient, Method, Occlusion, Trained, TrueBox
+
+SPEC = "planted:size=32,images=8,classes=3,split=test"
+
+
+def _final(kind: type) -> set[type]:
+    below = kind.__subclasses__()
+    return {one for one in below if not inspect.isabstract(one)}.union(*map(_final, below))
+
+
+def test_every_final_method_has_a_name_on_the_command_line() -> None:
+    of_package = {one for one in _final(Method) if one.__module__.startswith("apercu.")}
+    assert set(METHODS.values()) == of_package | {TrueBox}
+    exported = {getattr(apercu.methods, name) for name in apercu.methods.__all__}
+    assert set(METHODS.values()) <= exported
+    assert Trained not in METHODS.values()
+
+
+def test_names_are_the_snake_case_of_the_class() -> None:
+    for name, kind in METHODS.items():
+        assert name.replace("_", "") == kind.__name__.lower()
+
+
+def test_every_metric_is_known_everywhere() -> None:
+    assert set(METRICS) == set(BETTER) == set(COLUMNS)
+    assert set(METRICS) <= set(apercu.metrics.__all__)
+
+
+def test_methods_with_settings() -> None:
+    found = parse_methods("gradient, occlusion:window=0.5,stride=0.25,grad_cam:layer=blocks.2")
+    assert found == {
+        "gradient": Gradient(),
+        "occlusion:window=0.5,stride=0.25": Occlusion(window=0.5, stride=0.25),
+        "grad_cam:layer=blocks.2": GradCam(layer="blocks.2"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("gradcam", "got gradcam; did you mean grad_cam"),
+        ("occlusion:windw=1", "occlusion has no setting windw, .*; did you mean window"),
+        ("gradient:a=1", "gradient has no setting a, expected none"),
+        ("occlusion:batch=many", "expected int for occlusion:batch, got 'many'"),
+        ("centre_box:area=3", r"expected area in \(0, 1\]"),
+        (" , ", "got none"),
+    ],
+)
+def test_misspelt_methods(text: str, match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        parse_methods(text)
+
+
+def test_only_what_a_black_box_allows(tiny_card: Path) -> None:
+    open_ = open_classifier(tiny_card)
+    assert list(allowed_methods(open_, Planted(size=32))) == list(METHODS)
+    black = open_classifier(tiny_card)
+    black.module, black.differentiable = None, False
+    found = allowed_methods(black, Planted(size=32))
+    assert set(found) == {"occlusion", "centre_box", "whole_box", "true_box"}
+    assert found["centre_box"] == CentreBox()
+
+
+def test_a_comparison_leaves_results_and_a_report(apercu, tiny_card, tiny_run, tmp_path) -> None:
+    again = tmp_path / "again"
+    shutil.copytree(tiny_run, again)
+    out = tmp_path / "table"
+    words = ["compare", "--classifier", tiny_card, "--images", SPEC, "--device", "cpu"]
+    words += ["--explainer", tiny_run, "--explainer", again, "--out", out]
+    words += ["--methods", "gradient,true_box", "--metrics", "iou,localisation_error"]
+    said = apercu(*words)
+    assert (said.code, said.err) == (0, "")
+    found = json.loads((out / "results.json").read_text())
+    names = {row["explainer"] for row in found["rows"]}
+    assert {"mask:run=tiny", "mask:run=again", "gradient", "true_box"} <= names
+    assert {row["metric"] for row in found["rows"]} == {"iou", "localisation_error"}
+    assert found["fingerprint"] == open_classifier(tiny_card).fingerprint
+    assert found["limit"] == 8
+    values = {
+        name: [row["value"] for row in found["rows"] if row["explainer"] == name]
+        for name in ("mask:run=tiny", "mask:run=again")
+    }
+    assert values["mask:run=tiny"] == values["mask:run=again"]
+    assert "gradient" in said.out
+    assert "gradient" in (out / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--methods", "gradeint"], "got gradeint; did you mean gradient?"),
+        (["--metrics", "ious"], "got ious; did you mean iou?"),
+        (["--explainer", "nowhere"], "nowhere: expected a run folder, found no config.json"),
+    ],
+)
+def test_wrong_wishes(apercu, tiny_card, tmp_path, words: list[str], line: str) -> None:
+    command = ["compare", "--classifier", tiny_card, "--images", SPEC, "--out", tmp_path / "o"]
+    said = apercu(*command, *words)
+    assert said.code == 2
+    assert said.err.endswith(f"{line}\n")
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_run_of_another_classifier(tiny_card, tiny_run) -> None:
+    from apercu.compare.runs import open_runs
+
+    other = open_classifier(tiny_card)
+    other.fingerprint = "0" * 64
+    with pytest.raises(RunError, match="was trained for"):
+        open_runs([tiny_run], other)

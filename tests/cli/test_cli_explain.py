@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from apercu import MaskExplainer, read_picture
+from apercu.errors import OutputError
+from apercu.explain import Asked, Explaining, pick
+from apercu.explain.answer import Answer
+from apercu.explain.sheets import PAGE
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "photos" / "cat.png"
+    path.parent.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def _read(folder: Path) -> dict:
+    return json.loads((folder / "explain.json").read_text())
+
+
+def test_one_image_gives_the_promised_files(apercu, tiny_run, photo, tmp_path) -> None:
+    out = tmp_path / "maps"
+    said = apercu("explain", tiny_run, photo, "--target", "dots", "--out", out, "--device", "cpu")
+    assert (said.code, said.err) == (0, "")
+    found = _read(out)
+    (image,) = found["images"]
+    (answer,) = image["answers"]
+    assert (image["image"], image["width"], image["height"]) == ("cat.png", 60, 40)
+    assert (answer["target"], answer["class"], found["map_size"]) == (1, "dots", [32, 32])
+    written = {path.name for path in out.iterdir()} - {"explain.json"}
+    assert written == set(answer["files"].values())
+    assert {"cat.map.npy", "cat.overlay.png", "cat.mask.png", "cat.removed.png"} <= written
+    explainer = MaskExplainer.from_pretrained(tiny_run)
+    expected = explainer.attribute(explainer.prepare(read_picture(photo))[None], "dots")[0]
+    stored = np.load(out / "cat.map.npy")
+    np.testing.assert_allclose(stored, expected.numpy(), atol=1e-6)
+    assert answer["area"] == pytest.approx(stored.mean(), abs=1e-6)
+
+
+def test_top_is_what_the_explainer_reads_or_the_classifier_says(
+    apercu, tiny_run, tiny_card, photo, tmp_path
+) -> None:
+    explainer = MaskExplainer.from_pretrained(tiny_run)
+    images = explainer.prepare(read_picture(photo))[None]
+    apercu("explain", tiny_run, photo, "--out", tmp_path / "own")
+    own = _read(tmp_path / "own")["images"][0]["answers"][0]["target"]
+    assert own == int(explainer.top(images))
+    from apercu import open_classifier
+
+    said = apercu(
+        "explain", tiny_run, photo, "--classifier", tiny_card, "--out", tmp_path / "its"
+    )
+    assert said.code == 0
+    its = _read(tmp_path / "its")["images"][0]["answers"][0]["target"]
+    assert its == int(open_classifier(tiny_card)(images).argmax())
+
+
+def test_all_shows_every_class_once_or_the_top_ones(apercu, tiny_run, photo, tmp_path) -> None:
+    apercu("explain", tiny_run, photo, "--target", "all", "--out", tmp_path / "a")
+    answers = _read(tmp_path / "a")["images"][0]["answers"]
+    assert sorted(answer["target"] for answer in answers) == [0, 1, 2]
+    assert (tmp_path / "a" / "cat.0-stripes.mask.png").is_file()
+    assert _read(tmp_path / "a")["sheets"] == ["sheet.png"]
+    apercu("explain", tiny_run, photo, "--target", "all", "--top", "2", "--out", tmp_path / "b")
+    two = _read(tmp_path / "b")["images"][0]["answers"]
+    assert [a["target"] for a in two] == [a["target"] for a in answers][:2]
+
+
+def test_another_classifier_is_refused(apercu, tiny_run, photo, tmp_path) -> None:
+    card = tmp_path / "other.json"
+    card.write_text(
+        json.dumps(
+            {
+                "source": "apercu.classifiers.small:SmallResNet",
+                "options": {"channels": 3, "classes": 3, "size": [32, 32], "width": 4},
+                "input": {"size": [32, 32]},
+            }
+        )
+    )
+    said = apercu("explain", tiny_run, photo, "--classifier", card, "--out", tmp_path / "o")
+    assert said.code == 2
+    assert "was trained for" in said.err
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--target", "dotts"], "target: no class is called 'dotts'; did you mean dots?"),
+        (["--target", "7"], "target: expected a class index from 0 to 2, got 7"),
+        (["--level", "1"], "level: expected a number between 0 and 1, got 1.0"),
+    ],
+)
+def test_wrong_wishes_are_said_before_anything_is_written(
+    apercu, tiny_run, photo, tmp_path, words: list[str], line: str
+) -> None:
+    said = apercu("explain", tiny_run, photo, *words, "--out", tmp_path / "o")
+    assert (said.code, said.err) == (2, f"error: {line}\n")
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_folder_that_is_no_run(apercu, photo, tmp_path) -> None:
+    said = apercu("explain", tmp_path, photo, "--out", tmp_path / "o")
+    assert said.code == 2
+    assert "expected a run folder" in said.err
+
+
+def test_one_unreadable_image_is_an_error(apercu, tiny_run, tmp_path) -> None:
+    (tmp_path / "no.png").write_text("no image")
+    said = apercu("explain", tiny_run, tmp_path / "no.png", "--out", tmp_path / "o")
+    assert said.code == 2
+    assert said.err.startswith(f"error: {tmp_path / 'no.png'}: not an image")
+
+
+def test_unreadable_images_of_a_folder_are_told_and_left_out(
+    apercu, tiny_run, photo, tmp_path
+) -> None:
+    (photo.parent / "bad.png").write_text("no image")
+    (photo.parent / "worse.jpg").write_bytes(b"")
+    said = apercu("explain", tiny_run, photo.parent, "--out", tmp_path / "o")
+    assert said.code == 2
+    warnings, error = said.err.splitlines()[:-1], said.err.splitlines()[-1]
+    assert [line.split(":")[0] for line in warnings] == ["warning", "warning"]
+    assert error == (
+        f"error: 2 of 3 images could not be read; the others are in {tmp_path / 'o'}"
+    )
+    assert [image["image"] for image in _read(tmp_path / "o")["images"]] == ["cat.png"]
+
+
+def test_images_of_one_name_do_not_overwrite_each_other(apercu, tiny_run, photo, tmp_path) -> None:
+    other = tmp_path / "others" / "CAT.png"
+    other.parent.mkdir()
+    Image.open(photo).rotate(180).save(other)
+    (photo.parent / "cat-2.png").write_bytes(photo.read_bytes())
+    said = apercu("explain", tiny_run, photo, other, photo.parent, "--out", tmp_path / "o")
+    assert said.code == 0
+    maps = [image["answers"][0]["files"]["map"] for image in _read(tmp_path / "o")["images"]]
+    assert maps == ["cat.map.npy", "CAT-2.map.npy", "cat-2-2.map.npy", "cat-3.map.npy"]
+    assert len({name.casefold() for name in maps}) == 4
+
+
+def test_random_images_are_a_seeded_choice(tmp_path: Path) -> None:
+    spec = "planted:size=32,images=30"
+    first = [one.index for one in pick([spec], 3, 6, seed=1)]
+    assert first == [one.index for one in pick([spec], 3, 6, seed=1)] == sorted(set(first))
+    assert first != [one.index for one in pick([spec], 3, 6, seed=2)]
+    assert len(pick([spec], 3, 100)) == 30
+
+
+def test_sheets_have_pages(tiny_run, tmp_path: Path) -> None:
+    explaining = Explaining(MaskExplainer.from_pretrained(tiny_run), Asked(), tmp_path)
+    explaining(pick([f"planted:size=32,images={PAGE + 1}"], 3), lambda done, total: None)
+    assert _read(tmp_path)["sheets"] == ["sheet-001.png", "sheet-002.png"]
+    pages = [Image.open(tmp_path / name) for name in _read(tmp_path)["sheets"]]
+    assert pages[0].height > 10 * pages[1].height
+
+
+def test_what_is_finished_is_kept_when_it_ends_early(tiny_run, tmp_path: Path) -> None:
+    explaining = Explaining(MaskExplainer.from_pretrained(tiny_run), Asked(), tmp_path)
+
+    def stop(done: int, total: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        explaining(pick(["planted:size=32,images=5"], 3), stop)
+    assert len(_read(tmp_path)["images"]) == 2
+    assert (tmp_path / "sheet.png").is_file()
+
+
+def test_a_full_disk_is_one_line(apercu, tiny_run, photo, tmp_path, monkeypatch) -> None:
+    def full(path: Path, content: bytes | str) -> Path:
+        raise OutputError(f"{path}: cannot be written (No space left on device); free some space")
+
+    monkeypatch.setattr("apercu.render.write", full)
+    said = apercu("explain", tiny_run, photo, "--out", tmp_path / "o")
+    assert said.code == 2
+    assert said.err.count("\n") == 1
+    assert "No space left on device" in said.err
+
+
+def test_the_box_is_in_pixels_of_the_stored_picture() -> None:
+    mask = torch.zeros(4, 4)
+    mask[1, 2] = 0.9
+    answer = Answer(torch.rand(3, 8, 20), 0, "a", mask, 0.5)
+    assert answer.box == (10, 2, 15, 4)
+    assert answer.pictures()["crop"].size == (5, 2)
+    nothing = Answer(torch.rand(3, 8, 20), 0, "a", mask, 0.95)
+    assert nothing.box is None
+    assert "crop" not in nothing.pictures()
+
+
+def test_the_file_name_of_a_class_is_plain() -> None:
+    answer = Answer(torch.rand(3, 4, 4), 7, "Crème / brûlée, dessert", torch.zeros(4, 4), 0.5)
+    assert answer.slug == "7-crème-brûlée"

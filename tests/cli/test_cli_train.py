@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from apercu.classifiers import StudentSettings, open_classifier
+from apercu.errors import ClassifierError
+from apercu.explainers.order import changed
+from apercu.explainers.stand_in import stand_in
+from apercu.images import open_images
+from apercu.training.settings import PRESETS
+
+SPEC = "planted:size=32,images=24,classes=3,difficulty=0"
+SETTINGS = {
+    "preset": "small",
+    "decoder": {"width": 16},
+    "embedding": {"steps": 2, "batch": 4},
+    "schedule": {"steps": 50, "batch": 4, "save_every": 1},
+}
+
+
+@pytest.fixture
+def command(tiny_card: Path, tmp_path: Path) -> list[str | Path]:
+    (tmp_path / "settings.yaml").write_text(yaml.safe_dump(SETTINGS))
+    return [
+        *("train", "mask", "--classifier", tiny_card, "--images", SPEC, "--device", "cpu"),
+        *("--config", tmp_path / "settings.yaml", "--out", tmp_path / "run"),
+    ]
+
+
+def test_a_training_leaves_a_run_and_says_where(apercu, command, tmp_path) -> None:
+    said = apercu(*command, "--steps", "2", "--batch", "3")
+    assert (said.code, said.err) == (0, "")
+    for words in (str(tmp_path / "run"), "2 steps", "mean area of the masks: true classes"):
+        assert words in said.out
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (config["schedule"]["steps"], config["schedule"]["batch"]) == (2, 3)
+    again = apercu(*command, "--steps", "2", "--batch", "3")
+    assert again.code == 2
+    assert "holds a finished training" in again.err
+
+
+def test_a_begun_training_goes_on_only_when_asked_and_as_it_was(
+    apercu, command, tmp_path, monkeypatch
+) -> None:
+    def stopped(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("apercu.explainers.train._measure", stopped)
+        said = apercu(*command, "--steps", "2")
+    assert said.code == 130
+    kept = "keeps what was done; go on with the same command and --resume"
+    assert said.err == f"error: interrupted; {tmp_path / 'run'} {kept}\n"
+    assert "go on with --resume" in apercu(*command, "--steps", "2").err
+    assert "had seed 0, now seed 1" in apercu(*command, "--resume", "--seed", "1").err
+    assert "had other settings" in apercu(*command, "--resume", "--steps", "3").err
+    plain = [word for word in command if word != "--config"]
+    plain.remove(tmp_path / "settings.yaml")
+    said = apercu(*plain, "--resume")
+    assert (said.code, said.err) == (0, "")
+    assert (tmp_path / "run" / "weights.safetensors").is_file()
+
+
+def test_a_misspelt_setting_suggests_the_nearest(apercu, command, tmp_path) -> None:
+    wrong = {**SETTINGS, "schedule": {"stesp": 3}}
+    (tmp_path / "settings.yaml").write_text(yaml.safe_dump(wrong))
+    said = apercu(*command)
+    assert said.code == 2
+    assert "schedule.stesp is no setting; did you mean steps?" in said.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_preset_that_does_not_exist(apercu, tiny_card, tmp_path) -> None:
+    said = apercu(
+        *("train", "mask", "--classifier", tiny_card, "--images", SPEC),
+        *("--config", "ligth", "--out", tmp_path / "run"),
+    )
+    assert said.code == 2
+    assert "did you mean light?" in said.err
+
+
+def test_overrides() -> None:
+    light = PRESETS["light"]
+    assert changed(light) == light
+    longer = changed(light, steps=7, encoder="small")
+    assert (longer.schedule.steps, longer.schedule.batch) == (7, light.schedule.batch)
+    assert (longer.encoder, longer.frozen) == ("small", False)
+    assert changed(light, encoder="timm/resnet18").frozen
+
+
+class Answering:
+    """A plain callable: the mean of each colour decides."""
+
+    input = {"size": [32, 32]}
+    classes = ("red", "green", "blue")
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        return 20 * images.mean((2, 3))
+
+
+def test_a_student_is_kept_in_the_run_and_found_again(tmp_path: Path) -> None:
+    teacher = open_classifier(f"{__name__}:Answering")
+    source = open_images("planted:size=32,images=40")
+    settings = StudentSettings(steps=30, width=4, floor=0.0)
+    student, agreement = stand_in(teacher, source, tmp_path, settings)
+    asked = teacher.queries
+    again, known = stand_in(teacher, source, tmp_path, settings)
+    images = torch.rand(3, 3, 32, 32)
+    assert torch.equal(student(images), again(images))
+    assert (known, teacher.queries) == (agreement, asked)
+    teacher.fingerprint = "another"
+    stand_in(teacher, source, tmp_path, settings)
+    assert teacher.queries > asked
+
+
+def test_a_student_below_the_floor_is_refused(tmp_path: Path) -> None:
+    teacher = open_classifier(f"{__name__}:Answering")
+    settings = StudentSettings(steps=1, width=4, floor=1.0)
+    with pytest.raises(ClassifierError, match="below the floor"):
+        stand_in(teacher, open_images("planted:size=32,images=40"), tmp_path, settings)
+    assert not (tmp_path / "student").exists()
+
+
+def test_a_black_box_is_trained_for_through_its_student(
+    apercu, command, tmp_path, monkeypatch
+) -> None:
+    settings = StudentSettings(steps=5, width=4, floor=0.0)
+    monkeypatch.setattr("apercu.classifiers.StudentSettings", lambda seed: settings)
+    command[command.index("--classifier") + 1] = f"{__name__}:Answering"
+    said = apercu(*command, "--steps", "2")
+    assert (said.code, said.err) == (0, "")
+    assert "a student learns to answer like it" in said.out
+    facts = json.loads((tmp_path / "run" / "facts.json").read_text())
+    assert 0 <= facts["student_agreement"] <= 1
+    passport = json.loads((tmp_path / "run" / "classifier.json").read_text())
+    assert passport["spec"] == f"{__name__}:Answering"

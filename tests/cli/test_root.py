@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import errno
+import logging
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+
+import pytest
+
+import apercu as package
+from apercu.cli import outcome
+from apercu.cli.outcome import ended, keeping
+from apercu.errors import OutputError, RunError
+
+VERBS = (["demo"], ["train", "mask"], ["explain"], ["compare"])
+
+
+@pytest.fixture(autouse=True)
+def _remarks_as_before() -> Iterator[None]:
+    yield
+    logging.disable(logging.NOTSET)
+
+
+def _raising(error: BaseException) -> Callable[[], None]:
+    def command() -> None:
+        raise error
+
+    return command
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=" ".join)
+def test_help_tells_the_common_options_and_an_example(apercu, verb: list[str]) -> None:
+    shown = apercu(*verb, "--help")
+    assert shown.code == 0
+    for word in ("--seed", "--device", "--debug", "--out", "Example: apercu " + verb[0]):
+        assert word in shown.out
+
+
+def test_the_version(apercu) -> None:
+    assert apercu("--version").out == f"apercu {package.__version__}\n"
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\n"
+        "from apercu.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'numpy', 'PIL', 'pydantic', 'timm', 'lightning'} & set(sys.modules)\n"
+        "sys.exit(','.join(sorted(heavy)))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.stderr == ""
+    assert "explain" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["explian"], "error: No such command 'explian'. Did you mean 'explain'?; see apercu --help"),
+        (["demo", "--sed", "3"], "error: No such option: --sed"),
+        (["train", "mask"], "error: Missing option '--classifier'"),
+        (["demo", "--seed", "-1"], "error: Invalid value for '--seed'"),
+        (["demo", "--device", "gpu"], "error: Invalid value for '--device'"),
+    ],
+)
+def test_what_is_mistyped_is_one_line(apercu, words: list[str], line: str) -> None:
+    said = apercu(*words)
+    assert said.code == 2
+    assert said.err.startswith(line)
+    assert said.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (RunError("runs/a: is\nbroken"), 2, "error: runs/a: is broken\n"),
+        (OutputError("maps: cannot be written"), 2, "error: maps: cannot be written\n"),
+        (OSError(errno.ENOSPC, "No space left on device"), 2, "error: no space left on the disk"),
+        (RuntimeError("[enforce fail] PytorchStreamWriter failed writing file"), 2, "error: no spa"),
+        (ValueError("odd"), 1, "error: ValueError: odd; this should not happen: run again with"),
+        (KeyboardInterrupt(), 130, "error: interrupted"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_error_is_one_line_and_a_code(capsys, error, code: int, line: str) -> None:
+    with warnings.catch_warnings():
+        assert ended(_raising(error), debug=False) == code
+    shown = capsys.readouterr().err
+    assert shown.startswith(line)
+    assert shown.count("\n") == 1
+
+
+def test_debug_shows_the_traceback(capsys) -> None:
+    assert ended(_raising(ValueError("odd")), debug=True) == 1
+    assert "Traceback (most recent call last)" in capsys.readouterr().err
+
+
+def test_an_interruption_says_what_is_kept() -> None:
+    with pytest.raises(outcome.StoppedError, match="interrupted; all is kept") as stop, keeping(
+        "all is kept"
+    ):
+        raise KeyboardInterrupt
+    assert stop.value.exit_code == 130
+
+
+def test_an_interruption_that_lightning_turned_into_an_exit() -> None:
+    with pytest.raises(outcome.StoppedError, match="all is kept"), keeping("all is kept"):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            raise SystemExit(1)  # noqa: B904 (as Lightning does it)
+
+
+def test_another_exit_stays_an_exit() -> None:
+    with pytest.raises(SystemExit, match="3"), keeping("nothing"):
+        raise SystemExit(3)
+
+
+def test_cuda_that_is_not_there(apercu, monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    said = apercu("demo", "--device", "cuda", "--out", tmp_path)
+    assert said.code == 2
+    assert said.err == (
+        "error: device: expected a CUDA device, torch sees none; use --device cpu or auto\n"
+    )
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,101 @@
+"""Imports go down the tree only, and the package itself is light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import apercu
+
+SOURCE = Path(apercu.__file__).parent
+LAYERS = (
+    ("errors", "types"),
+    ("output", "maps"),
+    ("images", "render"),
+    ("classifiers", "removal", "metrics"),
+    ("networks", "methods"),
+    ("training",),
+    ("explainers",),
+    ("compare",),
+    ("report", "explain"),
+    ("gallery",),
+    ("demo",),
+    ("cli",),
+)
+"""From the bottom up; a part imports from lower layers only, never from its neighbours."""
+HEIGHT = {part: height for height, layer in enumerate(LAYERS) for part in layer}
+FILES = sorted(path.relative_to(SOURCE) for path in SOURCE.rglob("*.py"))
+
+
+def _part(path: Path) -> str:
+    return path.parts[0].removesuffix(".py")
+
+
+def _imported(path: Path, *, inside_functions: bool = True) -> Iterator[str]:
+    """Dotted names of all modules of this package that a file imports."""
+    tree = ast.parse((SOURCE / path).read_text(encoding="utf-8"))
+    nodes = ast.walk(tree) if inside_functions else iter(tree.body)
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (one.name for one in node.names if one.name.startswith("apercu."))
+        elif isinstance(node, ast.ImportFrom) and node.module == "apercu":
+            yield from (f"apercu.{one.name}" for one in node.names)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("apercu."):
+            yield node.module or ""
+
+
+def test_every_part_has_its_layer() -> None:
+    assert {_part(path) for path in FILES} - {"__init__"} == set(HEIGHT)
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if _part(p) != "__init__"], ids=str)
+def test_imports_go_down_only(path: Path) -> None:
+    own = _part(path)
+    for name in _imported(path):
+        other = name.split(".")[1]
+        assert other == own or HEIGHT[other] < HEIGHT[own], f"{path} imports {name}"
+
+
+def test_no_file_takes_part_in_a_circle() -> None:
+    modules = {".".join(("apercu", *path.with_suffix("").parts)): path for path in FILES}
+    below = {
+        name: {one for one in _imported(path, inside_functions=False) if one in modules}
+        for name, path in modules.items()
+    }
+    while free := [name for name, needs in below.items() if not needs]:
+        below = {n: needs.difference(free) for n, needs in below.items() if n not in free}
+    assert not below
+
+
+def test_the_package_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, apercu\n"
+        "heavy = {'torch', 'numpy', 'PIL', 'pydantic', 'typer', 'rich'} & set(sys.modules)\n"
+        "sys.exit(','.join(sorted(heavy)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stderr == ""
+
+
+def test_opening_a_run_needs_no_training_library() -> None:
+    code = (
+        "import sys, apercu\n"
+        "apercu.MaskExplainer, apercu.open_images, apercu.open_classifier\n"
+        "heavy = {'lightning', 'captum', 'timm', 'matplotlib', 'onnxruntime', 'pyarrow'}\n"
+        "sys.exit(','.join(sorted(heavy & set(sys.modules))))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stderr == ""
+
+
+def test_every_public_name_is_there() -> None:
+    for name in apercu.__all__:
+        assert getattr(apercu, name) is not None
+        assert name in dir(apercu)
+    with pytest.raises(AttributeError, match="no attribute 'MaskExplaner'"):
+        _ = apercu.MaskExplaner
