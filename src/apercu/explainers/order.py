@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -39,6 +40,8 @@ class Order(BaseModel):
             OutputError: the folder cannot be written.
         """
         path = run / ORDER
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            return  # Lightning started this process beside the one that has begun the run
         if not is_begun(run):
             write(path, self.model_dump_json(indent=1))
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -89,7 +90,7 @@ class Fit:
         with _without_remarks():
             trainer.fit(
                 module,
-                self._loader(images, settings),
+                self._loader(images, settings, trainer),
                 ckpt_path=self._checkpoint(),
                 weights_only=True,
             )
@@ -151,14 +152,24 @@ class Fit:
                     TensorBoardLogger(self.run, name="logs", version=""),
                 ],
                 log_every_n_steps=min(10, schedule.steps),
+                use_distributed_sampler=False,  # the order knows its rank
                 enable_progress_bar=self.machine.progress,
                 enable_model_summary=False,
             )
 
-    def _loader(self, images: TrainingImages, settings: MaskSettings) -> DataLoader[Any]:
-        schedule, start = settings.schedule, _steps_done(self.run)
-        order = EndlessOrder(len(images), self.seed, start * schedule.batch)
-        return DataLoader(images, schedule.batch, sampler=order, num_workers=1)
+    def _loader(
+        self, images: TrainingImages, settings: MaskSettings, trainer: Trainer
+    ) -> DataLoader[Any]:
+        """Each device's own share of the images, from where the last checkpoint left them."""
+        batch = settings.schedule.batch
+        order = EndlessOrder(
+            len(images),
+            self.seed,
+            start=_steps_done(self.run) * batch,
+            rank=trainer.global_rank,
+            ranks=trainer.world_size,
+        )
+        return DataLoader(images, batch, sampler=order, num_workers=1)
 
     def _checkpoint(self) -> str | None:
         """The last checkpoint; with all steps done, the fit only reads it."""
@@ -186,11 +197,17 @@ class Clock(Callback):
 
 @contextmanager
 def _without_remarks() -> Iterator[None]:
-    """Silences what Lightning remarks on: loggers it misses, folders it finds, workers it counts."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"(pytorch_)?lightning")
-        warnings.filterwarnings("ignore", module=r"torch\.(optim|utils\.data)")
-        yield
+    """Silences Lightning's remarks: on loggers it misses, folders it finds, workers it counts."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"(pytorch_)?lightning")
+            warnings.filterwarnings("ignore", module=r"torch\.(optim|utils\.data)")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _steps_done(run: Path) -> int:
