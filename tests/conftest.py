@@ -49,7 +49,7 @@ def tiny_card(tmp_path_factory: pytest.TempPathFactory) -> Path:
         source="apercu.classifiers.small:SmallResNet",
         options=options,
         input=InputSpec(size=(32, 32), mean=(0.5,) * 3, std=(0.5,) * 3),
-        classes=("stripes, bands", "dots", "checks"),
+        classes=("stripes, bands", "dots", "rings"),
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -36,10 +36,11 @@ def main(typed: Sequence[str] | None = None) -> None:
     )
 
 
-def _show_version(wanted: bool) -> None:
+def _show_version(wanted: bool) -> bool:
     if wanted:
         typer.echo(f"apercu {apercu.__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()

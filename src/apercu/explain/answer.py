@@ -37,7 +37,7 @@ class Answer:
     picture: Picture
     target: int
     title: str
-    mask: Float[Tensor, "height width"]
+    mask: Float[Tensor, "rows columns"]
     level: float
 
     @property

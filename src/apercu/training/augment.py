@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Generator, Tensor
 
 from apercu.types import Images
@@ -29,7 +30,7 @@ class Views:
 
     def __call__(
         self, images: Images, generator: Generator, size: tuple[int, int] | None = None
-    ) -> Images:
+    ) -> Float[Tensor, "batch channels rows columns"]:
         """One view per image, at `size` (height, width), the images' own when None."""
         count = len(images)
         area = self.smallest + (1 - self.smallest) * torch.rand(count, generator=generator)
@@ -43,7 +44,9 @@ class Views:
         return torch.where(mirrored.to(images.device)[:, None, None, None], views.flip(3), views)
 
 
-def crop(images: Images, boxes: Tensor, size: tuple[int, int] | None = None) -> Images:
+def crop(
+    images: Images, boxes: Tensor, size: tuple[int, int] | None = None
+) -> Float[Tensor, "batch channels rows columns"]:
     """Each image's box, stretched bilinearly.
 
     Args:

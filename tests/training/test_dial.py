@@ -1,0 +1,80 @@
+"""Our own objective: what it asks of real and of fake classes, and its search for crops."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from apercu.networks.masking import enlarge
+from apercu.training.objectives import Dial, Question
+from apercu.training.objectives.base import raggedness
+from apercu.training.objectives.search import bounding, propose
+
+SIZE, CLASSES = 12, 4
+
+
+def drawn() -> torch.Generator:
+    return torch.Generator().manual_seed(7)
+
+
+def classifier(images: torch.Tensor) -> torch.Tensor:
+    weights = torch.randn(CLASSES, 3 * SIZE * SIZE, generator=torch.Generator().manual_seed(5))
+    return images.flatten(1) @ weights.T / 10
+
+
+@pytest.fixture
+def question() -> Question:
+    images = torch.rand(3, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+    real, true = torch.tensor([True, True, False]), torch.tensor([0, 1, 3])
+    return Question(images, targets=torch.tensor([0, 1, 2]), real=real, true=true)
+
+
+@pytest.fixture
+def log_odds() -> torch.Tensor:
+    return torch.randn(3, 6, 6, generator=torch.Generator().manual_seed(2))
+
+
+def test_a_fake_class_must_only_be_small(question, log_odds):
+    terms = Dial(area=3.0).terms(classifier, question, log_odds, drawn())
+    masks = enlarge(log_odds, (SIZE, SIZE)).sigmoid()
+    asked = {name: values[2].item() for name, values in terms.items()}
+    assert asked.pop("area") == pytest.approx(3 * masks[2].mean().item(), rel=1e-5)
+    assert asked == dict.fromkeys(("smoothness", "preserver", "destroyer", "sufficient"), 0.0)
+
+
+def test_real_classes_pay_every_term_and_half_of_them_try_crops(question, log_odds):
+    terms = Dial().terms(classifier, question, log_odds, drawn())
+    for name in ("area", "smoothness", "preserver", "destroyer"):
+        assert (terms[name][:2] > 0).all(), name
+    assert (terms["sufficient"] > 0).sum() == 1
+
+
+def test_a_batch_of_fakes_alone_has_a_loss(question, log_odds):
+    fakes = Question(question.images, question.targets, torch.zeros(3).bool(), question.true)
+    terms = Dial().terms(classifier, fakes, log_odds, drawn())
+    assert terms["area"].gt(0).all() and terms["smoothness"].eq(0).all()
+
+
+def test_the_same_generator_gives_the_same_loss(question, log_odds):
+    first, second = (Dial().terms(classifier, question, log_odds, drawn()) for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_an_edge_costs_less_where_the_image_has_one():
+    mask = torch.zeros(1, 8, 8)
+    mask[:, :, 4:] = 1
+    flat, split = torch.full((1, 3, 8, 8), 0.5), mask[:, None].expand(1, 3, 8, 8)
+    literal = sum(
+        sum(float(x < 4 <= x + reach) for x in range(8 - reach)) / (8 - reach)
+        for reach in (1, 2, 4)
+    )
+    assert raggedness(mask, flat).item() == pytest.approx(literal)
+    assert raggedness(mask, split).item() < 1e-6
+
+
+def test_proposals_are_lawful_and_begin_with_the_masks_own_box(log_odds):
+    boxes = propose(log_odds, 0.5, 6, drawn())
+    assert boxes.shape == (3, 6, 4)
+    assert boxes.amin() >= -1e-6 and boxes.amax() <= 1 + 1e-6
+    assert (boxes[..., 2:] - boxes[..., :2]).amin() >= 0.15 - 1e-6
+    torch.testing.assert_close(boxes[:, 0], bounding(log_odds, torch.full((3,), 0.5)))

@@ -1,0 +1,91 @@
+"""The class embedding by least squares, against NumPy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Generator
+
+from apercu.networks.gate import ClassGate
+from apercu.training.embedding import RidgeMoments, fit_answers
+from apercu.training.watch import TrivialAnswers
+
+
+def _problem() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = Generator().manual_seed(0)
+    features = torch.randn(200, 6, generator=generator) + 1.5
+    truth = torch.randn(6, 4, generator=generator)
+    return features, features @ truth + 0.5 + 0.1 * torch.randn(200, 4, generator=generator)
+
+
+def test_ridge_is_numpys_least_squares_with_a_penalty() -> None:
+    features, logits = _problem()
+    moments = RidgeMoments(6, 4)
+    for part in range(0, 200, 33):
+        moments.add(features[part : part + 33], logits[part : part + 33])
+    weights, bias = moments.solve(0.05)
+    x, y = features.double().numpy(), logits.double().numpy()
+    centred, answers = x - x.mean(0), y - y.mean(0)
+    ridge = 0.05 * centred.var(0).mean() * len(x)
+    stacked = np.vstack([centred, np.sqrt(ridge) * np.eye(6)])
+    padded = np.vstack([answers, np.zeros((6, 4))])
+    expected = np.linalg.lstsq(stacked, padded, rcond=None)[0].T
+    np.testing.assert_allclose(weights.numpy(), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(bias.numpy(), y.mean(0) - expected @ x.mean(0), atol=1e-4)
+    mean, deviation = moments.scale()
+    assert (mean, deviation) == pytest.approx((y.mean(), y.std()), rel=1e-6)
+
+
+def test_the_gate_answers_like_the_classifier() -> None:
+    features, logits = _problem()
+    gate = ClassGate(4, 6)
+    batches = [torch.arange(start, start + 10) for start in range(0, 200, 10)]
+    share = fit_answers(
+        gate,
+        batches,
+        lambda rows: features[rows][:, :, None, None],
+        lambda rows: logits[rows],
+        1e-6,
+    )
+    assert share > 0.9
+    found = gate.answers(features[:, :, None, None])
+    torch.testing.assert_close(found, gate.standardised(logits), rtol=0, atol=0.15)
+
+
+def test_no_batch_is_an_error() -> None:
+    with pytest.raises(ValueError, match="expected at least one batch"):
+        fit_answers(ClassGate(4, 6), [], lambda rows: rows, lambda rows: rows, 0.1)
+
+
+def _watch(true: float, fake: float | None, steps: int = 10) -> str | None:
+    watch = TrivialAnswers(patience=10)
+    for _ in range(steps):
+        watch.add({"area_true": true} | ({} if fake is None else {"area_fake": fake}))
+    return watch.warning()
+
+
+@pytest.mark.parametrize(
+    ("true", "fake", "says"),
+    [
+        (0.001, 0.001, "masks are empty"),
+        (0.99, 0.5, "masks are full"),
+        (0.3, 0.29, "masks ignore the class"),
+    ],
+)
+def test_trivial_answers_are_told(true: float, fake: float, says: str) -> None:
+    assert str(_watch(true, fake)).startswith(says)
+
+
+def test_sound_masks_and_early_steps_are_not_told() -> None:
+    assert _watch(0.3, 0.05) is None
+    assert _watch(0.3, None) is None
+    assert _watch(0.001, 0.001, steps=9) is None
+
+
+def test_one_odd_step_is_not_a_trend() -> None:
+    watch = TrivialAnswers(patience=1)
+    for _ in range(20):
+        watch.add({"area_true": 0.3, "area_fake": 0.02})
+    watch.add({"area_true": 0.0, "area_fake": 0.9})
+    assert watch.warning() is None

@@ -1,0 +1,229 @@
+"""Trainings of a few steps: the run folder, and going on after kill -9."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from apercu import Fit, Machine, MaskExplainer, open_classifier, open_images, train_mask
+from apercu.errors import ConfigError, RunError
+from apercu.images import ImageSource
+from apercu.training.settings import PRESETS, MaskSettings, parse_settings, read_settings
+
+SPEC = "planted:size=32,images=24,classes=3,difficulty=0"
+STEPS, KILLED, SAVED = 6, 5, 2
+SETTINGS = {
+    "preset": "small",
+    "decoder": {"width": 16},
+    "embedding": {"steps": 3, "batch": 4},
+    "schedule": {"steps": STEPS, "batch": 4, "save_every": SAVED},
+}
+
+VICTIM = f"""
+import os, signal, sys
+from apercu.training import module
+note = module.MaskTraining._note
+def die(self, *args):
+    if self.global_step == {KILLED}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    note(self, *args)
+module.MaskTraining._note = die
+from pathlib import Path
+from apercu import Fit, Machine, open_classifier, open_images, train_mask
+from apercu.training.settings import parse_settings
+classifier = open_classifier(sys.argv[1])
+fit = Fit(classifier, open_images("{SPEC}"), Path(sys.argv[2]), Machine("cpu"))
+train_mask(parse_settings({SETTINGS!r}), fit, classifier)
+"""
+
+
+def _train(card: Path, run: Path, *, settings: dict | None = None, seed: int = 0) -> MaskExplainer:
+    classifier = open_classifier(card)
+    fit = Fit(classifier, open_images(SPEC), run, Machine("cpu"), seed=seed, say=lambda line: None)
+    return train_mask(parse_settings(settings or SETTINGS), fit, classifier)
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_card: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training that nothing interrupted."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    _train(tiny_card, run)
+    return run
+
+
+def _weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "weights.safetensors")
+
+
+def _assert_equal(run: Path, other: Path) -> None:
+    first, second = _weights(run), _weights(other)
+    assert first.keys() == second.keys()
+    for name, weights in first.items():
+        assert torch.equal(weights, second[name]), name
+
+
+def test_the_run_folder_holds_what_is_promised(whole: Path) -> None:
+    names = {str(path.relative_to(whole)) for path in whole.rglob("*") if path.is_file()}
+    assert {
+        "config.json",
+        "classifier.json",
+        "facts.json",
+        "weights.safetensors",
+        "checkpoints/last.ckpt",
+        "logs/metrics.csv",
+        "dial.csv",
+    } <= names
+    assert any(name.startswith("logs/events.out.tfevents") for name in names)
+    assert any(name.startswith("samples/pass-") for name in names)
+    facts = json.loads((whole / "facts.json").read_text())
+    assert facts["steps"] == STEPS
+    assert facts["training_images"] == 24
+    assert 0 < facts["area_true"] < 1
+    config = MaskSettings.model_validate_json((whole / "config.json").read_text())
+    assert config == parse_settings(SETTINGS)
+
+
+def test_a_run_opens_as_what_was_trained(tiny_card: Path, tmp_path: Path) -> None:
+    trained = _train(tiny_card, tmp_path / "run")
+    opened = MaskExplainer.from_pretrained(tmp_path / "run")
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(trained.attribute(images, "dots"), opened.attribute(images, 1))
+    assert opened.facts == trained.facts
+
+
+def test_kill_9_and_resume_is_the_training_that_nothing_interrupted(
+    tiny_card: Path, tmp_path: Path, whole: Path
+) -> None:
+    run = tmp_path / "run"
+    died = subprocess.run([sys.executable, "-c", VICTIM, str(tiny_card), str(run)])
+    assert died.returncode == -signal.SIGKILL
+    assert not (run / "weights.safetensors").exists()
+    saved = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == KILLED // SAVED * SAVED
+    _train(tiny_card, run)
+    _assert_equal(run, whole)
+
+
+def test_killed_after_the_last_step_it_only_finishes(
+    tiny_card: Path, tmp_path: Path, whole: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    for name in ("weights.safetensors", "facts.json", "dial.csv"):
+        (run / name).unlink()
+    _train(tiny_card, run)
+    _assert_equal(run, whole)
+    assert json.loads((run / "facts.json").read_text())["steps"] == STEPS
+
+
+def test_another_seed_is_another_training(tiny_card: Path, tmp_path: Path, whole: Path) -> None:
+    _train(tiny_card, tmp_path / "run", seed=1)
+    first, second = _weights(tmp_path / "run"), _weights(whole)
+    assert any(not torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_finished_run_is_not_trained_again(tiny_card: Path, whole: Path) -> None:
+    with pytest.raises(RunError, match="holds a finished training"):
+        _train(tiny_card, whole)
+
+
+def test_other_settings_do_not_go_on(tiny_card: Path, tmp_path: Path, whole: Path) -> None:
+    shutil.copytree(whole, tmp_path / "run")
+    (tmp_path / "run" / "weights.safetensors").unlink()
+    other = {**SETTINGS, "schedule": {"steps": 3}}
+    with pytest.raises(RunError, match="had other settings"):
+        _train(tiny_card, tmp_path / "run", settings=other)
+
+
+def test_another_classifier_does_not_go_on(tiny_card: Path, tmp_path: Path, whole: Path) -> None:
+    shutil.copytree(whole, tmp_path / "run")
+    (tmp_path / "run" / "weights.safetensors").unlink()
+    shutil.copytree(tiny_card.parent, tmp_path / "other")
+    card = json.loads(tiny_card.read_text())
+    card["input"]["std"] = [0.25, 0.25, 0.25]
+    (tmp_path / "other" / "card.json").write_text(json.dumps(card))
+    with pytest.raises(RunError, match="classifier.json"):
+        _train(tmp_path / "other" / "card.json", tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("lost", "match"),
+    [
+        ("weights.safetensors", "training has not finished"),
+        ("config.json", "expected a run folder"),
+        ("classifier.json", "the run folder is damaged"),
+    ],
+)
+def test_a_half_written_run_is_an_error(tmp_path: Path, whole: Path, lost: str, match: str) -> None:
+    shutil.copytree(whole, tmp_path / "run")
+    (tmp_path / "run" / lost).unlink()
+    with pytest.raises(RunError, match=match) as error:
+        MaskExplainer.from_pretrained(tmp_path / "run")
+    assert error.value.exit_code == 2
+
+
+def test_cut_off_weights_are_an_error(tmp_path: Path, whole: Path) -> None:
+    shutil.copytree(whole, tmp_path / "run")
+    path = tmp_path / "run" / "weights.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(RunError, match="damaged"):
+        MaskExplainer.from_pretrained(tmp_path / "run")
+
+
+def test_labels_are_never_looked_at(tiny_card: Path, tmp_path: Path, whole: Path) -> None:
+    class Unlabelled(ImageSource):
+        name, class_names, labelled = "unlabelled", None, False
+        inner = open_images(SPEC)
+
+        def __len__(self) -> int:
+            return len(self.inner)
+
+        def __getitem__(self, index: int):
+            from dataclasses import replace
+
+            return replace(self.inner[index], label=None, boxes=None, region=None)
+
+    classifier = open_classifier(tiny_card)
+    fit = Fit(classifier, Unlabelled(), tmp_path / "run", Machine("cpu"), say=lambda line: None)
+    train_mask(parse_settings(SETTINGS), fit, classifier)
+    _assert_equal(tmp_path / "run", whole)
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        ({"schedule": {"stpes": 3}}, "schedule.stpes is no setting; did you mean steps"),
+        ({"encodr": "own"}, "encodr is no setting; did you mean encoder"),
+        ({"decoder": {"widht": 3}}, "did you mean width"),
+        ({"preset": "papre"}, "no preset 'papre', .*did you mean paper"),
+        ({"schedule": {"steps": 0}}, "schedule.steps"),
+        ({"objective": {"form": "dail"}}, "objective"),
+    ],
+)
+def test_every_mistake_is_found_before_the_first_step(content: dict, match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        parse_settings(content)
+
+
+def test_settings_lie_over_a_preset(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text("preset: release\nschedule: {steps: 7}\n")
+    found = read_settings(tmp_path / "s.yaml")
+    assert found.schedule.steps == 7
+    assert found.schedule.batch == PRESETS["release"].schedule.batch
+    assert found.objective == PRESETS["release"].objective
+    assert read_settings("paper") == PRESETS["paper"]
+    assert read_settings(None) == PRESETS["light"]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_survives_its_own_file(preset: str) -> None:
+    text = PRESETS[preset].model_dump_json()
+    assert MaskSettings.model_validate_json(text) == PRESETS[preset]

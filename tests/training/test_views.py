@@ -1,0 +1,95 @@
+"""Crops, random views and the order of training images."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import pytest
+import torch
+from torch import Generator
+
+from apercu.errors import ImageError, ImagesError
+from apercu.images import ImageSource, Item
+from apercu.training.augment import Views, crop
+from apercu.training.stream import EndlessOrder, TrainingImages
+
+IMAGES = torch.rand(2, 3, 12, 16, generator=Generator().manual_seed(0))
+
+
+def test_a_crop_is_a_slice_stretched_to_the_full_size() -> None:
+    boxes = torch.tensor([[0.25, 0.5, 0.75, 1.0], [0.0, 0.0, 0.5, 0.25]])
+    found = crop(IMAGES, boxes)
+    slices = (IMAGES[0, :, 6:12, 4:12], IMAGES[1, :, 0:3, 0:8])
+    for one, part in zip(found, slices, strict=True):
+        stretched = torch.nn.functional.interpolate(part[None], (12, 16), mode="bilinear")[0]
+        inner = (slice(None), slice(3, -3), slice(2, -2))  # the slice knows nothing beyond it
+        torch.testing.assert_close(one[inner], stretched[inner], rtol=0, atol=1e-5)
+
+
+def test_the_whole_image_is_cropped_to_itself() -> None:
+    torch.testing.assert_close(crop(IMAGES, torch.tensor([[0.0, 0, 1, 1]]).expand(2, 4)), IMAGES)
+
+
+def test_views_are_repeated_by_their_generator() -> None:
+    first = Views()(IMAGES, Generator().manual_seed(1))
+    assert torch.equal(first, Views()(IMAGES, Generator().manual_seed(1)))
+    assert not torch.equal(first, Views()(IMAGES, Generator().manual_seed(2)))
+    plain = Views(whole=1, mirror=0)(IMAGES, Generator().manual_seed(1))
+    torch.testing.assert_close(plain, IMAGES)
+    mirrored = Views(whole=1, mirror=1)(IMAGES, Generator().manual_seed(1))
+    torch.testing.assert_close(mirrored, IMAGES.flip(3))
+
+
+def test_the_order_holds_every_image_once_per_pass() -> None:
+    order = list(islice(EndlessOrder(7, seed=3), 21))
+    passes = [order[start : start + 7] for start in (0, 7, 14)]
+    assert [sorted(one) for one in passes] == [list(range(7))] * 3
+    assert passes[0] != passes[1]
+    assert order != list(islice(EndlessOrder(7, seed=4), 21))
+
+
+def test_the_order_goes_on_from_anywhere() -> None:
+    whole = list(islice(EndlessOrder(7, seed=3), 30))
+    assert list(islice(EndlessOrder(7, seed=3, start=11), 19)) == whole[11:]
+
+
+def test_ranks_share_the_order() -> None:
+    whole = list(islice(EndlessOrder(7, seed=3), 28))
+    shares = [list(islice(EndlessOrder(7, 3, rank=rank, ranks=2), 14)) for rank in (0, 1)]
+    assert [one for pair in zip(*shares, strict=True) for one in pair] == whole
+
+
+class Broken(ImageSource):
+    """Some images cannot be read."""
+
+    name = "broken"
+    class_names = None
+    labelled = False
+
+    def __init__(self, readable: set[int]) -> None:
+        self.readable = readable
+
+    def __len__(self) -> int:
+        return 10
+
+    def __getitem__(self, index: int) -> Item:
+        if index not in self.readable:
+            raise ImageError(f"{index}: not an image")
+        return Item(str(index), torch.full((3, 4, 4), index / 10), None, None, None)
+
+
+class Plain:
+    def prepare(self, picture: torch.Tensor, fit: str = "squash") -> torch.Tensor:
+        return picture
+
+
+def test_an_unreadable_image_gives_its_neighbour() -> None:
+    images = TrainingImages(Broken({0, 3, 4, 7}), Plain())
+    assert images[3].mean().item() == pytest.approx(0.3)
+    assert images[5].mean().item() == pytest.approx(0.7)
+    assert images[8].mean().item() == pytest.approx(0.0)
+
+
+def test_too_many_unreadable_images_are_an_error() -> None:
+    with pytest.raises(ImagesError, match="5 images in a row cannot be read"):
+        _ = TrainingImages(Broken({0}), Plain())[1]
