@@ -155,7 +155,7 @@ def test_random_images_are_a_seeded_choice(tmp_path: Path) -> None:
 
 def test_sheets_have_pages(tiny_run, tmp_path: Path) -> None:
     explaining = Explaining(MaskExplainer.from_pretrained(tiny_run), Asked(), tmp_path)
-    explaining(pick([f"planted:size=32,images={PAGE + 1}"], 3), lambda done, total: None)
+    explaining(pick([f"planted:size=32,images={PAGE + 1}"], 3), lambda done, total: None, print)
     assert _read(tmp_path)["sheets"] == ["sheet-001.png", "sheet-002.png"]
     heights = [read_picture(tmp_path / name).shape[1] for name in _read(tmp_path)["sheets"]]
     assert heights[0] > 10 * heights[1]
@@ -169,7 +169,7 @@ def test_what_is_finished_is_kept_when_it_ends_early(tiny_run, tmp_path: Path) -
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        explaining(pick(["planted:size=32,images=5"], 3), stop)
+        explaining(pick(["planted:size=32,images=5"], 3), stop, print)
     assert len(_read(tmp_path)["images"]) == 2
     assert (tmp_path / "sheet.png").is_file()
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -96,7 +97,7 @@ def test_overrides() -> None:
 class Answering:
     """A plain callable: the mean of each colour decides."""
 
-    input = {"size": [32, 32]}
+    input: ClassVar = {"size": [32, 32]}
     classes = ("red", "green", "blue")
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:

@@ -41,12 +41,12 @@ def test_full_masks_keep_and_empty_masks_remove(removal: Removal) -> None:
 
 @pytest.mark.parametrize("removal", RANDOM, ids=repr)
 def test_every_call_draws_afresh_and_a_seed_repeats_it(removal: Removal) -> None:
-    generator = Generator().manual_seed(3)
-    first, second = (removal.replacement(IMAGES, generator) for _ in range(2))
+    images, generator = IMAGES.repeat(10, 1, 1, 1), Generator().manual_seed(3)
+    first, second = (removal.replacement(images, generator) for _ in range(2))
     assert not torch.equal(first, second)
-    assert torch.equal(first, removal.replacement(IMAGES, Generator().manual_seed(3)))
+    assert torch.equal(first, removal.replacement(images, Generator().manual_seed(3)))
     before = torch.get_rng_state()
-    removal.replacement(IMAGES, generator)
+    removal.replacement(images, generator)
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -150,7 +150,7 @@ def test_another_classifier_does_not_go_on(tiny_card: Path, tmp_path: Path, whol
     card = json.loads(tiny_card.read_text())
     card["input"]["std"] = [0.25, 0.25, 0.25]
     (tmp_path / "other" / "card.json").write_text(json.dumps(card))
-    with pytest.raises(RunError, match="classifier.json"):
+    with pytest.raises(RunError, match=r"classifier\.json"):
         _train(tmp_path / "other" / "card.json", tmp_path / "run")
 
 

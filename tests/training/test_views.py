@@ -34,9 +34,9 @@ def test_views_are_repeated_by_their_generator() -> None:
     first = Views()(IMAGES, Generator().manual_seed(1))
     assert torch.equal(first, Views()(IMAGES, Generator().manual_seed(1)))
     assert not torch.equal(first, Views()(IMAGES, Generator().manual_seed(2)))
-    plain = Views(whole=1, mirror=0)(IMAGES, Generator().manual_seed(1))
+    plain = Views(whole=1.0, mirror=0.0)(IMAGES, Generator().manual_seed(1))
     torch.testing.assert_close(plain, IMAGES)
-    mirrored = Views(whole=1, mirror=1)(IMAGES, Generator().manual_seed(1))
+    mirrored = Views(whole=1.0, mirror=1.0)(IMAGES, Generator().manual_seed(1))
     torch.testing.assert_close(mirrored, IMAGES.flip(3))
 
 

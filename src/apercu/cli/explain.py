@@ -64,9 +64,9 @@ def explain(
     asked = Asked(target, top, level)
     explainer = MaskExplainer.from_pretrained(run, device=place)
     opened = None if classifier is None else open_classifier(classifier, device=place)
-    explaining = Explaining(explainer, asked, out, opened, warn)
+    explaining = Explaining(explainer, asked, out, opened)
     picks = pick(images, explainer.passport.input.channels, random, seed)
     kept = f"{out} holds what was finished; the same command makes the rest"
     with keeping(kept), progress() as report:
-        explaining(picks, lambda done, total: report("images", done, total))
+        explaining(picks, lambda done, total: report("images", done, total), warn)
     say(f"{len(picks)} image{'s' * (len(picks) != 1)} explained: {out}")

@@ -76,7 +76,8 @@ def accuracy(classifier: Classifier, source: Planted) -> float:
     """Share of the images whose class is named."""
     images, targets = held(source)
     with torch.no_grad():
-        found = torch.cat([classifier(some.to(classifier.device)) for some in torch.split(images, 100)])
+        parts = torch.split(images, 100)
+        found = torch.cat([classifier(part.to(classifier.device)) for part in parts])
     return float((found.argmax(1).cpu() == targets).float().mean())
 
 

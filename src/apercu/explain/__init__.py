@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from apercu.explain.flow import Asked, Explaining
+from apercu.explain.asked import Asked
+from apercu.explain.flow import Explaining
 from apercu.explain.pick import Pick, pick
 
 __all__ = ["Asked", "Explaining", "Pick", "pick"]

@@ -4,50 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from apercu.classifiers import Classifier
-from apercu.errors import ConfigError, ImagesError, InputError
+from apercu.errors import ImagesError, InputError
 from apercu.explain.answer import Answer
+from apercu.explain.asked import Asked, Choice
 from apercu.explain.pick import Pick
 from apercu.explain.sheets import PAGE, Sheets
 from apercu.explainers.mask import MaskExplainer
 from apercu.output import write
-from apercu.types import Images
 
-TOP, ALL = "top", "all"
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What is asked about every image.
-
-    Args:
-        target: `top`, `all`, or a class by name, identifier or index.
-        top: `all` means every class up to this many, else this many that are seen most.
-        level: where the mask is cut for boxes and crops, in (0, 1).
-
-    Raises:
-        ConfigError: a number is out of range.
-    """
-
-    target: str = TOP
-    top: int = 20
-    level: float = 0.5
-
-    def __post_init__(self) -> None:
-        if not 0 < self.level < 1:
-            raise ConfigError(f"level: expected a number between 0 and 1, got {self.level}")
-        if self.top < 1:
-            raise ConfigError(f"top: expected at least 1 class, got {self.top}")
+RECORD = "explain.json"
 
 
-@dataclass
 class Explaining:
     """One explainer at work on a list of images.
 
@@ -56,114 +27,101 @@ class Explaining:
         asked: what is asked.
         out: the folder that is written.
         classifier: names the top classes where it is given; else the explainer does.
-        warn: told in one line about each image that cannot be read.
 
     Raises:
         RunError: the explainer was trained for another classifier.
         TargetError: there is no such class.
     """
 
-    explainer: MaskExplainer
-    asked: Asked
-    out: Path
-    classifier: Classifier | None = None
-    warn: Callable[[str], None] = field(default=print, repr=False)
+    def __init__(
+        self,
+        explainer: MaskExplainer,
+        asked: Asked,
+        out: Path,
+        classifier: Classifier | None = None,
+    ) -> None:
+        self.explainer = explainer
+        self.asked = asked
+        self.out = out
+        self.choice = Choice(explainer, asked, classifier)
+        self.stems: set[str] = set()
+        self.records: list[dict[str, Any]] = []
 
-    def __post_init__(self) -> None:
-        passport = self.explainer.passport
-        if self.classifier is not None:
-            passport.check_classifier(self.classifier)
-        target = self.asked.target
-        self._fixed = None if target in (TOP, ALL) else passport.names.index_of(target)
-        self._stems: set[str] = set()
-        self._records: list[dict[str, Any]] = []
-
-    def __call__(self, picks: Sequence[Pick], progress: Callable[[int, int], None]) -> None:
+    def __call__(
+        self,
+        picks: Sequence[Pick],
+        progress: Callable[[int, int], None],
+        warn: Callable[[str], None],
+    ) -> None:
         """Writes the files of each image, contact sheets, and `explain.json`.
+
+        Args:
+            picks: the images.
+            progress: told how many are done, and how many there are.
+            warn: told in one line about each image that cannot be read.
 
         Raises:
             ImageError: the only image cannot be read.
             ImagesError: some images could not be read; the others are finished.
             OutputError: the folder cannot be written.
         """
-        sheets = Sheets(self.out, len(picks) * self._targets_per_image())
+        sheets = Sheets(self.out, len(picks) * self.choice.count)
         failed = 0
         try:
             for done, chosen in enumerate(picks, start=1):
                 try:
-                    self._one(chosen, sheets)
+                    self._explain(chosen, sheets)
                 except InputError as error:
                     if len(picks) == 1:
                         raise
                     failed += 1
-                    self.warn(f"{error}")
+                    warn(str(error))
                 if done % PAGE == 0:
-                    self._write(sheets)
+                    self._record(sheets.files)
                 progress(done, len(picks))
         finally:
-            sheets.flush()
-            self._write(sheets)
+            if self.records:
+                sheets.flush()
+                self._record(sheets.files)
         if failed:
             raise ImagesError(
                 f"{failed} of {len(picks)} images could not be read; the others are in {self.out}"
             )
 
-    def _one(self, chosen: Pick, sheets: Sheets) -> None:
+    def _explain(self, chosen: Pick, sheets: Sheets) -> None:
         name, picture = chosen.read()
         images = self.explainer.prepare(picture)[None]
-        targets = self._targets(images)
+        targets = self.choice(images)
         masks = self.explainer.attribute_classes(images, targets[None])[0].cpu()
         stem, answers = self._stem(name), []
         for target, mask in zip(targets.tolist(), masks, strict=True):
             title = self.explainer.passport.classes[target]
             answer = Answer(picture, target, title, mask, self.asked.level)
-            several = self.asked.target == ALL
-            answers.append(answer.save(self.out, f"{stem}.{answer.slug}" if several else stem))
-            sheets.add(answer.tiles(name))
-        self._records.append(
-            {
-                "image": name,
-                "source": chosen.source.name,
-                "width": picture.shape[2],
-                "height": picture.shape[1],
-                "answers": answers,
-            }
-        )
-
-    def _targets_per_image(self) -> int:
-        several = self.asked.target == ALL
-        return min(self.asked.top, len(self.explainer.passport.classes)) if several else 1
-
-    @torch.inference_mode()
-    def _targets(self, images: Images) -> Tensor:
-        """Indices of the classes to explain, the one seen most first."""
-        if self._fixed is not None:
-            return torch.tensor([self._fixed])
-        if self.classifier is not None:
-            logits = self.classifier(images.to(self.classifier.device))
-        else:
-            network = self.explainer.network
-            features = network.encode(images.to(self.explainer.device))
-            logits = network.gate.answers(features[-1])
-        return logits[0].topk(self._targets_per_image()).indices.cpu()
+            place = f"{stem}.{answer.slug}" if self.asked.several else stem
+            answers.append(answer.save(self.out, place))
+            sheets.add(answer.tiles(stem))
+        height, width = picture.shape[1:]
+        size = {"width": width, "height": height}
+        about = {"image": name, "source": chosen.source.name}
+        self.records.append({**about, **size, "answers": answers})
 
     def _stem(self, name: str) -> str:
         """The file's name without its ending, numbered where another image has it already."""
         first = Path(name).stem
         stem, number = first, 2
-        while stem.casefold() in self._stems:
+        while stem.casefold() in self.stems:
             stem, number = f"{first}-{number}", number + 1
-        self._stems.add(stem.casefold())
+        self.stems.add(stem.casefold())
         return stem
 
-    def _write(self, sheets: Sheets) -> None:
+    def _record(self, sheets: Sequence[str]) -> None:
         passport = self.explainer.passport
         content = {
             "classifier": passport.spec,
             "fingerprint": passport.fingerprint,
             "level": self.asked.level,
             "map_size": list(passport.input.size),
-            "sheets": sheets.files,
-            "images": self._records,
+            "sheets": list(sheets),
+            "images": self.records,
         }
-        write(self.out / "explain.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        write(self.out / RECORD, json.dumps(content, indent=1, ensure_ascii=False) + "\n")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from apercu import render
 
-PAGE, ACROSS, SIDE = 50, 2, 160
+PAGE, ACROSS, SIDE = 50, 2, 176
 """Explanations per sheet and per row; pixels of a picture's longer side."""
 
 

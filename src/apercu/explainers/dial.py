@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import torch
+from torch import Tensor
 
 from apercu import maps
 from apercu.classifiers import Classifier
@@ -47,7 +48,7 @@ Curve: TypeAlias = list[DialPoint]
 def measure_dial(
     explainer: MaskExplainer,
     classifier: Classifier,
-    batches: Iterable[Images],
+    batches: Iterable[Tensor],
     levels: Sequence[float] = LEVELS,
 ) -> Curve:
     """The curve of area against kept and removed probability, for the classifier's top class.
@@ -73,7 +74,7 @@ def measure_dial(
     ]
 
 
-def absent_area(explainer: MaskExplainer, batches: Iterable[Images], seed: int) -> float:
+def absent_area(explainer: MaskExplainer, batches: Iterable[Tensor], seed: int) -> float:
     """Mean mask area for classes drawn at random among those that are not the top one."""
     generator = torch.Generator().manual_seed(seed)
     classes, areas = len(explainer.passport.classes), []
@@ -99,9 +100,7 @@ def write_dial(points: Sequence[DialPoint], folder: Path) -> None:
 
 
 @torch.no_grad()
-def _at_level(
-    classifier: Classifier, images: Images, targets: Targets, regions: torch.Tensor
-) -> torch.Tensor:
+def _at_level(classifier: Classifier, images: Images, targets: Targets, regions: Tensor) -> Tensor:
     """Sums over the batch of area, kept, removed and the saliency metric."""
     keep, blur = regions.float(), Blur()
     height, width = images.shape[-2:]
@@ -115,8 +114,8 @@ def _at_level(
 
 
 def _probability(
-    classifier: Callable[[Images], torch.Tensor], images: Images, targets: Targets
-) -> torch.Tensor:
+    classifier: Callable[[Images], Tensor], images: Images, targets: Targets
+) -> Tensor:
     return classifier(images).softmax(1).gather(1, targets[:, None]).squeeze(1)
 
 
