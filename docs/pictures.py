@@ -55,7 +55,9 @@ def photographs(explainer: MaskExplainer) -> None:
     pictures = {name: photograph(name) for name in ASKED}
     rows = [row(explainer, pictures[name], name, [target]) for name, target in ASKED.items()]
     render.save_picture(FOLDER / "mask.png", render.contact_sheet(rows))
-    pair = torch.cat([explainer.prepare(pictures[name]) for name in ("chelsea", "coffee")], 2)
+    middle = slice(56, 168)
+    halves = [explainer.prepare(pictures[name])[:, :, middle] for name in ("chelsea", "coffee")]
+    pair = torch.cat(halves, 2)
     both = row(explainer, pair, "two objects", ["Egyptian cat", "espresso"])
     render.save_picture(FOLDER / "two-classes.png", render.contact_sheet([both]))
 

@@ -19,7 +19,8 @@ from apercu.classifiers import (
     classifier_of,
 )
 from apercu.images import Planted
-from apercu.types import Images, Targets
+from apercu.training.augment import crop
+from apercu.types import Boxes, Images, Targets
 
 SOURCE = "apercu.classifiers.small:SmallResNet"
 
@@ -33,13 +34,15 @@ class Lessons:
         batch: images per step.
         rate: highest learning rate of AdamW, reached after a rise and annealed.
         width: channels of the network's stem.
-        seed: of the first weights, the order and the mirrored images.
+        zoomed: probability that an image is zoomed towards its object.
+        seed: of the first weights, the order and the views.
     """
 
     epochs: int = 6
     batch: int = 50
     rate: float = 5e-3
     width: int = 16
+    zoomed: float = 0.6
     seed: int = 0
 
 
@@ -54,13 +57,13 @@ def train_classifier(
         device: where to compute.
         progress: told the steps done, and how many there are.
     """
-    images, targets = held(source)
+    lesson = held(source)
     network = _fresh(source, lessons).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    total = lessons.epochs * (len(images) // lessons.batch)
+    total = lessons.epochs * (len(lesson.images) // lessons.batch)
     optimiser = AdamW(network.parameters(), lessons.rate, weight_decay=0.02)
     rate = OneCycleLR(optimiser, lessons.rate, total_steps=total)
     network.train()
-    for step, chosen in zip(range(total), _turned(images, targets, lessons), strict=False):
+    for step, chosen in zip(range(total), _views(lesson, lessons), strict=False):
         shown, wanted = (tensor.to(device) for tensor in chosen)
         shown = (shown - 0.5).contiguous(memory_format=torch.channels_last) * 2
         loss = F.cross_entropy(network(shown), wanted)
@@ -74,32 +77,51 @@ def train_classifier(
 
 def accuracy(classifier: Classifier, source: Planted) -> float:
     """Share of the images whose class is named."""
-    images, targets = held(source)
+    test = held(source)
     with torch.no_grad():
-        parts = torch.split(images, 100)
+        parts = torch.split(test.images, 100)
         found = torch.cat([classifier(part.to(classifier.device)) for part in parts])
-    return float((found.argmax(1).cpu() == targets).float().mean())
+    return float((found.argmax(1).cpu() == test.targets).float().mean())
 
 
-def held(source: Planted) -> tuple[Images, Targets]:
-    """All images of a set and their classes, in memory."""
-    items = list(source)
-    names = source.class_names
-    targets = torch.tensor([names.index(str(item.label)) for item in items])
-    return torch.stack([item.picture for item in items]), targets
+@dataclass(frozen=True, eq=False)
+class Held:
+    """A set in memory; boxes around the first objects, as shares of the image's sides."""
+
+    images: Images
+    targets: Targets
+    boxes: Boxes
 
 
-def _turned(images: Images, targets: Targets, lessons: Lessons) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless batches in a fresh order per epoch, half of the images mirrored."""
+def held(source: Planted) -> Held:
+    """All images of a set."""
+    items, names = list(source), source.class_names
+    return Held(
+        torch.stack([item.picture for item in items]),
+        torch.tensor([names.index(str(item.label)) for item in items]),
+        torch.cat([item.boxes for item in items if item.boxes is not None]) / source.size,
+    )
+
+
+def _views(held: Held, lessons: Lessons) -> Iterator[tuple[Tensor, Tensor]]:
+    """Endless batches in a fresh order per epoch, mirrored and zoomed at random.
+
+    A zoomed image still holds the whole object, so the classifier knows objects of every size.
+    """
     generator = Generator().manual_seed(lessons.seed)
     while True:
-        order = torch.randperm(len(images), generator=generator)
+        order = torch.randperm(len(held.images), generator=generator)
         for chosen in torch.split(order, lessons.batch):
-            if len(chosen) == lessons.batch:
-                mirrored = torch.rand(len(chosen), generator=generator) < 0.5
-                shown = images[chosen]
-                flipped = torch.where(mirrored[:, None, None, None], shown.flip(3), shown)
-                yield flipped, targets[chosen]
+            if len(chosen) < lessons.batch:
+                continue
+            draws = torch.rand(len(chosen), 6, generator=generator)
+            near, far = held.boxes[chosen, :2], held.boxes[chosen, 2:]
+            zoomed = torch.cat([near * draws[:, :2], far + (1 - far) * draws[:, 2:4]], 1)
+            whole = torch.tensor([0.0, 0.0, 1.0, 1.0])
+            places = torch.where(draws[:, 4:5] < lessons.zoomed, zoomed, whole)
+            shown = crop(held.images[chosen], places)
+            mirrored = draws[:, 5, None, None, None] < 0.5
+            yield torch.where(mirrored, shown.flip(3), shown), held.targets[chosen]
 
 
 def _fresh(source: Planted, lessons: Lessons) -> SmallResNet:
