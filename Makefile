@@ -43,7 +43,7 @@ format: $(READY) ## put the code into shape
 
 bench: $(READY) ## start-up, speed and memory, beside what people use now
 	$(BIN)/python benchmarks/startup.py
-	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/speed.py --out docs/speed.json
 
 docs: $(READY) ## draw the pictures of the manual again, and run its examples
 	$(BIN)/python docs/pictures.py $(wildcard $(RUN))

@@ -38,7 +38,7 @@ class Lessons:
         seed: of the first weights, the order and the views.
     """
 
-    epochs: int = 6
+    epochs: int = 8
     batch: int = 50
     rate: float = 5e-3
     width: int = 16
