@@ -96,7 +96,7 @@ def test_another_classifier_is_refused(apercu, tiny_run, photo, tmp_path) -> Non
     [
         (["--target", "dotts"], "target: no class is called 'dotts'; did you mean dots?"),
         (["--target", "7"], "target: expected a class index from 0 to 2, got 7"),
-        (["--level", "1"], "level: expected a number between 0 and 1, got 1.0"),
+        (["--level", "1"], "level: expected a number above 0 and below 1, got 1.0"),
     ],
 )
 def test_wrong_wishes_are_said_before_anything_is_written(

@@ -95,10 +95,11 @@ def mask(
         taught, facts = _teacher(opened, source, out, seed)
         fit = Fit(taught, source, out, machine, seed, say)
         explainer = train_mask(settings, fit, opened)
-        if facts:
+        if facts and fit.leads:
             explainer.facts |= facts
             explainer.save_pretrained(out)
-    _summary(out, explainer.facts)
+    if fit.leads:
+        _summary(out, explainer.facts)
 
 
 def _teacher(

@@ -34,7 +34,7 @@ class Asked:
 
     def __post_init__(self) -> None:
         if not 0 < self.level < 1:
-            raise ConfigError(f"level: expected a number between 0 and 1, got {self.level}")
+            raise ConfigError(f"level: expected a number above 0 and below 1, got {self.level}")
         if self.top < 1:
             raise ConfigError(f"top: expected at least 1 class, got {self.top}")
 

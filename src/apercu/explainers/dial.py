@@ -55,7 +55,7 @@ def measure_dial(
 
     Args:
         explainer: whose masks are measured.
-        classifier: it is asked four times per image and level.
+        classifier: it is asked three times per image and level, and once for its top class.
         batches: images in [0, 1] at the classifier's size.
         levels: points of the dial.
     """

@@ -53,7 +53,7 @@ class Passport(BaseModel):
         return fit_picture(picture, self.input, "squash")
 
     def check_images(self, images: Images) -> None:
-        """Raises ImageError unless the images are what the classifier takes."""
+        """Raises ImageError unless the images are what the classifier takes, NaN included."""
         expected = (self.input.channels, *self.input.size)
         if images.ndim != 4 or tuple(images.shape[1:]) != expected:
             shown = " × ".join(map(str, images.shape))
@@ -61,6 +61,9 @@ class Passport(BaseModel):
                 f"images: expected batch × {' × '.join(map(str, expected))}, got {shown}; "
                 "prepare() resizes a picture"
             )
+        low, high = (bound.item() for bound in images.aminmax())
+        if self.input.normalise is None and not (low >= -1e-3 and high <= 1 + 1e-3):
+            raise ImageError(f"images: expected pixels in [0, 1], got [{low:.4g}, {high:.4g}]")
 
     def check_classifier(self, classifier: Classifier) -> None:
         """Raises RunError unless this is the classifier that the explainer was trained for."""

@@ -26,6 +26,8 @@ MEASURED = 96
 def train_mask(settings: MaskSettings, fit: Fit, classifier: Classifier) -> MaskExplainer:
     """Trains a mask explainer and leaves it in the run folder.
 
+    On several devices the first process measures and writes; the others end with the fit.
+
     Args:
         settings: what is trained.
         fit: on which images, where, for how long; its classifier has gradients.
@@ -44,6 +46,8 @@ def train_mask(settings: MaskSettings, fit: Fit, classifier: Classifier) -> Mask
         network = build_network(settings, encoder, len(classifier.classes))
     explainer = MaskExplainer(network, passport, settings, {})
     explainer.facts |= fit(network, settings)
+    if not fit.leads:
+        return explainer
     explainer.facts |= _measure(explainer, fit)
     explainer.save_pretrained(fit.run)
     return explainer

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from apercu.networks.encoder import convolution
@@ -29,12 +30,12 @@ class DecoderShape:
         resolution: pixels of the image per cell of the mask.
     """
 
-    width: int = 96
-    blocks: int = 1
+    width: Annotated[int, Field(ge=1)] = 96
+    blocks: Annotated[int, Field(ge=1)] = 1
     residual: Literal["bottleneck", "compact"] = "compact"
     upsampling: Literal["transposed", "pixel_shuffle"] = "pixel_shuffle"
     gate: Literal["everywhere", "deepest"] = "everywhere"
-    resolution: int = 4
+    resolution: Annotated[int, Field(ge=1)] = 4
 
 
 class Decoder(nn.Module):

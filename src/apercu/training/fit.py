@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -68,6 +69,11 @@ class Fit:
     machine: Machine = Machine()
     seed: int = 0
     say: Callable[[str], None] = field(default=print, repr=False)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the process that was typed, not one that Lightning started beside it."""
+        return os.environ.get("LOCAL_RANK", "0") == "0"
 
     def __call__(self, network: MaskingNetwork, settings: MaskSettings) -> dict[str, float]:
         """Trains a network in place, from the last checkpoint if there is one.

@@ -18,7 +18,6 @@ from apercu.training.settings import MaskSettings
 from apercu.types import Images, Logits, Scores
 
 RISE = 0.15  # share of the steps in which the learning rate rises
-CLIP = 1.0  # largest norm of the gradient
 
 
 class MaskTraining(LightningModule):
@@ -58,7 +57,7 @@ class MaskTraining(LightningModule):
             logits = self.ask(images)
             question = self._question(images, logits, generator)
         features = self.network.encode(images)
-        log_odds = self.network.decode(features, question.targets)
+        log_odds = self.network.decode(features, question.targets).float()
         terms = self.settings.objective.terms(self.ask, question, log_odds, generator)
         if not self.network.frozen:
             terms |= self._answers(features[-1], logits)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -117,7 +117,7 @@ def parse_settings(content: dict[str, Any], where: str = "settings") -> MaskSett
     """
     content = dict(content)
     preset = content.pop("preset", "light")
-    if preset not in PRESETS:
+    if not isinstance(preset, str) or preset not in PRESETS:
         raise ConfigError(
             f"{where}: no preset {preset!r}, expected one of {', '.join(PRESETS)}"
             f"{nearest(str(preset), PRESETS)}"
@@ -166,5 +166,3 @@ _ALL_KEYS: set[str] = {
     *_keys(Released),
     *DecoderShape.__dataclass_fields__,
 }
-
-Preset = Literal["light", "paper", "release", "small"]

@@ -46,7 +46,7 @@ class TrainingImages(Dataset[Tensor]):
         for offset in range(tries):
             try:
                 picture = self.source[(index + offset) % len(self.source)].picture
-            except ImageError:
+            except (ImageError, ImagesError):
                 continue
             return self.classifier.prepare(picture)
         raise ImagesError(
