@@ -31,7 +31,7 @@ from apercu.report import write_report
 from apercu.training.fit import Fit, Machine
 from apercu.training.settings import parse_settings
 
-IMAGES, TESTED = 2000, 300
+IMAGES, TESTED = 2000, 200
 """Training images, and test images that are compared (half of them choose thresholds)."""
 LESSONS = Lessons()
 MASK = parse_settings({"preset": "light", "schedule": {"steps": 300, "batch": 32}})

@@ -80,7 +80,8 @@ class Explaining:
                     self._record(sheets.files)
                 progress(done, len(picks))
         finally:
-            if self.records:
+            if self.records:  # first what is finished; a full disk may have no room for a sheet
+                self._record(sheets.files)
                 sheets.flush()
                 self._record(sheets.files)
         if failed:
