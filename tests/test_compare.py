@@ -291,18 +291,38 @@ def test_finished_explainers_are_kept_and_not_asked_again(
     assert Results.load(tmp_path).scores == results.scores
 
 
-@pytest.mark.parametrize("change", ["settings", "images", "weights", "explainer"])
-def test_what_changed_is_measured_again(
+def test_rows_of_methods_that_are_not_asked_for_again_stay(
+    classifier: Classifier, tmp_path: Path
+) -> None:
+    compare(classifier, Squares(), {"mask": Contrast()}, FAST, out=tmp_path)
+    results = compare(classifier, Squares(), {"centre_box": CentreBox()}, FAST, out=tmp_path)
+    assert list(results.explainers) == ["centre_box", "mask"]
+    assert {row.explainer for row in Results.load(tmp_path).rows} >= {"mask", "centre_box"}
+
+
+def test_an_explainer_that_is_another_one_now_is_measured_again(
+    classifier: Classifier, tmp_path: Path
+) -> None:
+    mask = Contrast()
+    compare(classifier, Squares(), {"mask": mask}, FAST, out=tmp_path)
+    mask.asked.clear()
+    mask.scale = 0.9
+    compare(classifier, Squares(), {"mask": mask}, FAST, out=tmp_path)
+    assert mask.asked
+
+
+@pytest.mark.parametrize("change", ["seed", "sample", "fingerprint"])
+def test_another_comparison_does_not_overwrite_the_first(
     change: str, classifier: Classifier, tmp_path: Path
 ) -> None:
     mask, source, settings = Contrast(), Squares(), FAST
     compare(classifier, source, {"mask": mask}, settings, out=tmp_path)
-    mask.asked.clear()
-    if change == "settings":
+    before = (tmp_path / "results.json").read_text()
+    if change == "seed":
         settings = replace(FAST, seed=1)
-    elif change == "images":
+    elif change == "sample":
         source = Squares(truth=False)
-    elif change == "weights":
+    else:
         network = Brightness()
         nn.init.constant_(network.gain, 2.0)
         classifier = classifier_of(
@@ -313,10 +333,9 @@ def test_what_changed_is_measured_again(
                 classes=("dark", "bright"),
             ),
         )
-    else:
-        mask.scale = 0.9
-    compare(classifier, source, {"mask": mask}, settings, out=tmp_path)
-    assert mask.asked
+    with pytest.raises(RunError, match=r"holds a comparison with .*; choose another --out"):
+        compare(classifier, source, {"mask": mask}, settings, out=tmp_path)
+    assert (tmp_path / "results.json").read_text() == before
 
 
 def test_a_full_disk_loses_nothing_that_was_written(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from apercu.classifiers import ClassifierCard, InputSpec, SmallResNet, classifier_of
-from apercu.errors import ImageError, RunError, TargetError
+from apercu.errors import ConfigError, ImageError, RunError, TargetError
 from apercu.explainers.build import build_network
 from apercu.explainers.dial import absent_area, measure_dial, write_dial
 from apercu.explainers.mask import MaskExplainer
@@ -107,6 +108,33 @@ def test_wrong_input_is_one_line(explainer, images):
         explainer.attribute(images, "fisch")
     with pytest.raises(TargetError, match="expected one class or 3, got 2"):
         explainer.attribute(images, [0, 1])
+    for target in (4, -1, [0, 1, 9]):
+        with pytest.raises(TargetError, match="expected a class index from 0 to 3"):
+            explainer.attribute(images, target)
+    for level in (0.0, 1.0, 7.0):
+        with pytest.raises(ConfigError, match="level: expected a number between 0 and 1"):
+            explainer.region(images, 0, level=level)
+    with pytest.raises(TargetError, match="expected 3 × classes, got 1 × 3"):
+        explainer.attribute_classes(images, torch.tensor([[0, 1, 2]]))
+    with pytest.raises(TargetError, match="from 0 to 3, got 1000"):
+        explainer.attribute_classes(images, torch.tensor([[0], [1], [1000]]))
+
+
+def test_whole_numbers_of_any_kind_are_indices(explainer, images, shapes_unchecked):
+    expected = explainer.attribute(images, 2)
+    for target in (np.int64(2), torch.tensor(2), np.array([2, 2, 2]), (2, 2, 2)):
+        torch.testing.assert_close(explainer.attribute(images, target), expected)
+    for target in (1.5, torch.tensor([0.5, 1.5, 2.5]), True):
+        with pytest.raises(TargetError, match="expected a class name or index"):
+            explainer.attribute(images, target)
+
+
+@pytest.mark.parametrize("content", ["[]", '{"steps": "many"}', "not JSON"])
+def test_damaged_facts_are_refused(explainer, tmp_path, content):
+    explainer.save_pretrained(tmp_path)
+    (tmp_path / "facts.json").write_text(content)
+    with pytest.raises(RunError, match="damaged"):
+        MaskExplainer.from_pretrained(tmp_path)
 
 
 def test_another_classifier_is_refused(explainer, classifier):

@@ -56,10 +56,10 @@ def test_a_mask_begins_as_its_gate():
     decoder = Decoder((8, 8), (4, 8), DecoderShape(width=16))
     nn.init.zeros_(decoder.head.weight[:, :-1])
     ramp = torch.linspace(0, 1, 9).reshape(1, 1, 3, 3)
-    log_odds = decoder({4: torch.zeros(1, 8, 3, 3)}, torch.zeros(1, 8, 3, 3), ramp)[0]
+    log_odds = decoder({4: torch.zeros(1, 8, 3, 3)}, torch.zeros(1, 8, 3, 3), ramp, ramp)[0]
     flat = log_odds.flatten()
     assert (flat.diff() > 0).all()
-    level = (0.02 + 1.5 * 0.4) / (1 - 0.95 * 0.4 + 0.02 + 1.5 * 0.4)
+    level = (0.02 + 1.5 * 0.5) / (1.3 - 1.06 * 0.5 + 0.02 + 1.5 * 0.5)
     assert level == pytest.approx(0.5, abs=0.01)
 
 

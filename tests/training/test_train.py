@@ -85,7 +85,7 @@ def test_the_run_folder_holds_what_is_promised(whole: Path) -> None:
     assert any(name.startswith("samples/pass-") for name in names)
     facts = json.loads((whole / "facts.json").read_text())
     assert facts["steps"] == STEPS
-    assert facts["training_images"] == 24
+    assert (facts["training_images"], facts["measured_images"]) == (23, 1)
     assert 0 < facts["area_true"] < 1
     config = MaskSettings.model_validate_json((whole / "config.json").read_text())
     assert config == parse_settings(SETTINGS)

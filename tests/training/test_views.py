@@ -91,5 +91,7 @@ def test_an_unreadable_image_gives_its_neighbour() -> None:
 
 
 def test_too_many_unreadable_images_are_an_error() -> None:
-    with pytest.raises(ImagesError, match="5 images in a row cannot be read"):
+    with pytest.raises(
+        ImagesError, match="5 images in a row cannot be used, the last because 5: not an image"
+    ):
         _ = TrainingImages(Broken({0}), Plain())[1]

@@ -79,7 +79,7 @@ def mask(
     """
     from apercu.classifiers import open_classifier
     from apercu.explainers.order import Order, changed, settings_for
-    from apercu.explainers.train import train_mask
+    from apercu.explainers.train import new_network, train_mask
     from apercu.images import open_images
     from apercu.training.fit import Fit, Machine
 
@@ -87,14 +87,21 @@ def mask(
     opened = open_classifier(classifier)
     source = open_images(images, channels=opened.channels)
     settings = changed(settings_for(out, config), steps=steps, batch=batch, encoder=encoder)
-    Order(classifier=opened.fingerprint, images=source.name, count=len(source), seed=seed).begin(
-        out, resume=resume
-    )
     machine = Machine(place, devices, precision.lightning, is_terminal())
+    early = opened.differentiable or settings.encoder != "own"  # else the student is the encoder
+    network = new_network(settings, opened, seed) if early else None
+    Order(
+        classifier=opened.fingerprint,
+        images=source.name,
+        count=len(source),
+        seed=seed,
+        devices=devices,
+        precision=machine.precision,
+    ).begin(out, resume=resume)
     with keeping(f"{out} keeps what was done; go on with the same command and --resume"):
         taught, facts = _teacher(opened, source, out, seed)
         fit = Fit(taught, source, out, machine, seed, say)
-        explainer = train_mask(settings, fit, opened)
+        explainer = train_mask(settings, fit, opened, network)
         if facts and fit.leads:
             explainer.facts |= facts
             explainer.save_pretrained(out)

@@ -10,7 +10,7 @@ from pathlib import Path
 from apercu.classifiers import Classifier
 from apercu.compare.bench import Bench, Progress, told
 from apercu.compare.cost import environment
-from apercu.compare.results import Results, Subject
+from apercu.compare.results import RESULTS, Results, Subject
 from apercu.compare.sample import Sample, draw
 from apercu.compare.settings import METRICS, CompareSettings
 from apercu.errors import ImagesError, RunError
@@ -34,10 +34,11 @@ def compare(
     """Measure every explainer on the same images, in constant memory.
 
     One half of the images chooses each explainer's best threshold per metric; all rows are
-    reported on the other half. With `out`, results are saved after each explainer, and those that
-    an earlier call finished on the same classifier, images and settings are taken over.
+    reported on the other half. With `out`, results are saved after each explainer, and what earlier
+    calls finished there stays, unless an explainer of the same name is another one now.
 
     Raises:
+        RunError: `out` holds a comparison of another classifier, other images or other settings.
         ImagesError: the images do not have the truth that a metric needs.
         ClassifierError: the classifier does not allow what an explainer needs.
         ApercuError: an explainer answers with numbers that are not finite.
@@ -46,7 +47,8 @@ def compare(
     metrics = _metrics(sample, settings)
     bench = Bench(classifier, sample, metrics, settings, progress)
     results = _start(_subject(bench), environment(settings.seed, classifier.device), out)
-    identities = {name: one.identity for name, one in explainers.items()}
+    asked = {name: one.identity for name, one in explainers.items()}
+    identities = {**asked, **{k: v for k, v in results.explainers.items() if k not in asked}}
     results = results.only(identities)
     missing = {name: one for name, one in explainers.items() if name not in results.explainers}
     for name, explainer in missing.items():
@@ -99,11 +101,19 @@ def _subject(bench: Bench) -> Subject:
 
 def _start(subject: Subject, environment: Mapping[str, object], out: Path | None) -> Results:
     """Earlier results of the same subject, or none yet."""
-    fresh = Results(subject, environment)
-    if out is None:
-        return fresh
-    try:
-        earlier = Results.load(out)
-    except RunError:
-        return fresh
-    return earlier if earlier.subject == subject else fresh
+    if out is None or not (out / RESULTS).is_file():
+        return Results(subject, environment)
+    earlier = Results.load(out)
+    before, now = _flat(earlier.subject), _flat(subject)
+    for name in now:
+        if before.get(name) != now[name]:
+            raise RunError(
+                f"{out}: holds a comparison with {name} {before.get(name)}, this one has "
+                f"{now[name]}; choose another --out"
+            )
+    return earlier
+
+
+def _flat(subject: Subject) -> dict[str, object]:
+    content = asdict(subject)
+    return content | content.pop("settings")

@@ -136,8 +136,8 @@ class Results:
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(
-                f"{folder / RESULTS}: cannot be read as results ({error}); compare again, "
-                "or choose the folder of a comparison"
+                f"{folder / RESULTS}: cannot be read as results ({error}); "
+                "choose the folder of a comparison, or a new one"
             ) from error
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import TypeAlias, final
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from apercu import maps
-from apercu.errors import TargetError
+from apercu.errors import ConfigError, TargetError
 from apercu.explainers.passport import Passport
 from apercu.networks.masking import MaskingNetwork, enlarge
 from apercu.training.settings import MaskSettings
@@ -111,16 +112,27 @@ class MaskExplainer:
 
         Returns:
             `batch × classes × height × width`.
+
+        Raises:
+            ImageError: the images have another size or number of channels.
+            TargetError: there is no such class, or not one line of targets per image.
         """
+        if targets.ndim != 2 or len(targets) != len(inputs):
+            shown = " × ".join(map(str, targets.shape)) or "one number"
+            raise TargetError(f"targets: expected {len(inputs)} × classes, got {shown}")
+        columns = [self._indices(column.tolist()) for column in targets.unbind(1)]
         features = self._encode(inputs)
-        masks = [
-            enlarge(self.network.decode(features, column), inputs.shape[-2:]).sigmoid()
-            for column in targets.to(self.device).unbind(1)
-        ]
-        return torch.stack(masks, 1)
+        log_odds = [self.network.decode(features, column) for column in columns]
+        return torch.stack([enlarge(each, inputs.shape[-2:]).sigmoid() for each in log_odds], 1)
 
     def region(self, inputs: Images, target: Target = None, *, level: float = 0.5) -> Regions:
-        """Pixels whose mask reaches the level: the dial, destroying if low, sufficient if high."""
+        """Pixels whose mask reaches the level: the dial, destroying if low, sufficient if high.
+
+        Raises:
+            ConfigError: the level is not between 0 and 1.
+        """
+        if not 0 < level < 1:
+            raise ConfigError(f"level: expected a number between 0 and 1, got {level}")
         return maps.regions(self.attribute(inputs, target), level)
 
     @torch.inference_mode()
@@ -137,15 +149,24 @@ class MaskExplainer:
         return self.network.encode(inputs.to(self.device))
 
     def _targets(self, features: list[Tensor], target: Target) -> Targets:
-        count, names = len(features[-1]), self.passport.names
         if target is None:
             return self.network.gate.answers(features[-1]).argmax(1)
+        count = len(features[-1])
         if isinstance(target, Tensor):
-            words: list[int | str] = [int(index) for index in target.flatten()]
-        elif isinstance(target, int | str):
-            words = [target] * count
-        else:
-            words = list(target)
+            target = target.tolist()
+        if isinstance(target, str) or not isinstance(target, Iterable):
+            target = [target] * count
+        words = list(target)
         if len(words) != count:
             raise TargetError(f"target: expected one class or {count}, got {len(words)}")
-        return torch.tensor([names.index_of(word) for word in words], device=self.device)
+        return self._indices(words)
+
+    def _indices(self, words: Sequence[object]) -> Targets:
+        """Classes by name, identifier or index; whatever counts as a whole number is an index."""
+        found = []
+        for word in words:
+            if not isinstance(word, str | Integral) or isinstance(word, bool):
+                raise TargetError(f"target: expected a class name or index, got {word!r}")
+            exact = word if isinstance(word, str) else int(word)
+            found.append(self.passport.names.index_of(exact))
+        return torch.tensor(found, device=self.device)

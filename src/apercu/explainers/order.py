@@ -23,6 +23,8 @@ class Order(BaseModel):
         images: name of the training images.
         count: how many there are.
         seed: of every draw.
+        devices: how many share the work.
+        precision: of the numbers.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -30,6 +32,8 @@ class Order(BaseModel):
     images: str
     count: int
     seed: int
+    devices: int = 1
+    precision: str = "32-true"
 
     def begin(self, run: Path, *, resume: bool) -> None:
         """Notes down what is begun in a run folder, or checks that it is the same.

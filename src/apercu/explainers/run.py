@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
@@ -71,15 +71,15 @@ def load_run(run: str | Path) -> MaskExplainer:
     try:
         settings = MaskSettings.model_validate(_json(folder / CONFIG))
         passport = Passport.model_validate(_json(folder / CLASSIFIER))
-        facts = _json(folder / FACTS)
+        facts = TypeAdapter(dict[str, float]).validate_python(_json(folder / FACTS))
         open_encoder = folder / ENCODER / "card.json"
         own = open_classifier(open_encoder) if open_encoder.is_file() else None
         encoder = build_encoder(settings, passport, own, pretrained=False)
         network = build_network(settings, encoder, len(passport.classes))
         missing, unknown = network.load_state_dict(load_file(folder / WEIGHTS), strict=False)
     except (OSError, ValueError, ValidationError, SafetensorError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise RunError(f"{folder}: the run folder is damaged ({reason})") from error
+        reason = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
+        raise RunError(f"{folder}: the run folder is damaged ({reason[:300]})") from error
     except (ClassifierError, ConfigError) as error:
         raise RunError(f"{folder}: the run folder is damaged ({error})") from error
     if unknown or any(not name.startswith("encoder.") for name in missing):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from pathlib import Path
 
 import torch
@@ -13,17 +14,38 @@ from apercu.explainers.dial import absent_area, measure_dial, write_dial
 from apercu.explainers.mask import MaskExplainer
 from apercu.explainers.passport import Passport
 from apercu.explainers.run import CLASSIFIER, CONFIG, WEIGHTS
+from apercu.networks.masking import MaskingNetwork
 from apercu.output import write
 from apercu.training.fit import Fit
 from apercu.training.phases import batches
 from apercu.training.settings import MaskSettings
-from apercu.training.stream import TrainingImages
-
-MEASURED = 96
-"""Training images on which the finished explainer is measured."""
+from apercu.training.stream import TrainingImages, parts
 
 
-def train_mask(settings: MaskSettings, fit: Fit, classifier: Classifier) -> MaskExplainer:
+def new_network(settings: MaskSettings, classifier: Classifier, seed: int) -> MaskingNetwork:
+    """An untrained masking network.
+
+    Args:
+        settings: they name the encoder and the decoder.
+        classifier: the one to explain, or its student; `own` takes its layers.
+        seed: of the first weights.
+
+    Raises:
+        ConfigError: the encoder cannot be built, or does not fit the classifier.
+    """
+    backbone = _backbone(settings, classifier)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        encoder = build_encoder(settings, Passport.of(classifier), backbone)
+        return build_network(settings, encoder, len(classifier.classes))
+
+
+def train_mask(
+    settings: MaskSettings,
+    fit: Fit,
+    classifier: Classifier,
+    network: MaskingNetwork | None = None,
+) -> MaskExplainer:
     """Trains a mask explainer and leaves it in the run folder.
 
     On several devices the first process measures and writes; the others end with the fit.
@@ -32,38 +54,41 @@ def train_mask(settings: MaskSettings, fit: Fit, classifier: Classifier) -> Mask
         settings: what is trained.
         fit: on which images, where, for how long; its classifier has gradients.
         classifier: whose explainer it is; differs from `fit.classifier` when that is a student.
+        network: from `new_network`, where that was made before anything was written.
 
     Raises:
         ConfigError: the encoder does not fit the classifier.
         RunError: the folder holds a finished training, or one of other settings.
     """
     passport = Passport.of(classifier)
+    network = network or new_network(settings, fit.classifier, fit.seed)
     _claim(fit.run, settings, passport)
-    backbone = _backbone(settings, fit.classifier)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(fit.seed)
-        encoder = build_encoder(settings, passport, backbone)
-        network = build_network(settings, encoder, len(classifier.classes))
     explainer = MaskExplainer(network, passport, settings, {})
-    explainer.facts |= fit(network, settings)
+    facts = fit(network, settings)
+    explainer.facts |= {name: value for name, value in facts.items() if isfinite(value)}
     if not fit.leads:
         return explainer
-    explainer.facts |= _measure(explainer, fit)
+    explainer.facts |= _measure(explainer, fit, classifier)
     explainer.save_pretrained(fit.run)
     return explainer
 
 
-def _measure(explainer: MaskExplainer, fit: Fit) -> dict[str, float]:
-    """Writes the dial's curve beside the run, and returns what the run's facts should say."""
-    images = TrainingImages(fit.source, fit.classifier)
-    explainer.to(fit.classifier.device)
-    points = measure_dial(explainer, fit.classifier, batches(images, MEASURED))
+def _measure(explainer: MaskExplainer, fit: Fit, classifier: Classifier) -> dict[str, float]:
+    """Writes the dial's curve beside the run, and returns what the run's facts should say.
+
+    All on images that were kept from training, and by the classifier itself, not its student.
+    """
+    held_out = parts(len(fit.source), fit.seed)[1]
+    images = TrainingImages(fit.source, classifier, held_out)
+    explainer.to(classifier.device)
+    points = measure_dial(explainer, classifier, batches(images, len(images)))
     write_dial(points, fit.run)
     middle = min(points, key=lambda point: abs(point.level - 0.5))
     best = min(points, key=lambda point: point.saliency_metric)
     return {
         "area_true": middle.area,
-        "area_absent": absent_area(explainer, batches(images, MEASURED), fit.seed),
+        "area_absent": absent_area(explainer, batches(images, len(images)), fit.seed),
+        "measured_images": float(len(images)),
         "kept_probability": middle.kept,
         "removed_probability": middle.removed,
         "saliency_metric": best.saliency_metric,

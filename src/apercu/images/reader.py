@@ -33,7 +33,7 @@ class Stored(NamedTuple):
     size: tuple[int, int]
 
 
-def read_picture(source: Path | bytes, *, channels: int | None = 3) -> Picture:
+def read_picture(source: str | Path | bytes, *, channels: int | None = 3) -> Picture:
     """Reads JPEG, PNG, TIFF, WebP, BMP, GIF (first frame) or `.npy`: channels × height × width.
 
     Values are in [0, 1]; 8 and 16 bits are scaled, floats must lie there already. EXIF rotation is
@@ -44,12 +44,12 @@ def read_picture(source: Path | bytes, *, channels: int | None = 3) -> Picture:
     return read_stored(source, channels=channels).picture
 
 
-def read_stored(source: Path | bytes, *, channels: int | None = 3) -> Stored:
+def read_stored(source: str | Path | bytes, *, channels: int | None = 3) -> Stored:
     """Like `read_picture`, with what is needed to follow boxes from the file to the picture."""
     if isinstance(source, bytes):
         return _read(BytesIO(source), "image", channels)
     try:
-        with source.open("rb") as stream:
+        with Path(source).open("rb") as stream:
             return _read(stream, str(source), channels)
     except OSError as error:
         raise ImageError(f"{source}: cannot be read ({error.strerror})") from error

@@ -66,35 +66,38 @@ class Decoder(nn.Module):
         self.head = nn.Conv2d(width + (shape.gate == "everywhere"), 2, 1)
         self._start()
 
-    def forward(self, skips: dict[int, Tensor], deepest: Tensor, gate: Tensor) -> LogOdds:
+    def forward(
+        self, skips: dict[int, Tensor], deepest: Tensor, gate: Tensor, wide: Tensor
+    ) -> LogOdds:
         """Log-odds of keeping, at the mask's resolution.
 
         Args:
             skips: feature maps by stride, without the deepest.
             deepest: the deepest feature map.
             gate: the class gate on it, `batch × 1 × height × width`.
+            wide: the gate that weighs the skip connections, at any resolution.
         """
         features = torch.cat([self.deepest(deepest) * gate, gate], 1)
         for step, stride in zip(self.steps, self.strides, strict=True):
-            features = step(features, skips.get(stride), gate)
+            features = step(features, skips.get(stride), wide)
         if self.shape.gate == "everywhere":
-            features = torch.cat([features, _widen(gate, features.shape[2:])], 1)
+            features = torch.cat([features, _enlarged(wide, features.shape[2:])], 1)
         kept, removed = self.head(features).abs().unbind(1)
         return torch.log(kept + 1e-3) - torch.log(removed + 1e-3)
 
     @torch.no_grad()
     def _start(self) -> None:
-        """The first masks are the gate itself, at level 0.5 where it is 0.4 of its peak.
+        """The first masks are the gate itself, at level 0.5 where it is half its peak.
 
         A mask that begins with what the class embedding knows is selective from the first step;
-        one that begins blank must first find out, and tends to ignore the class. (0.4 of the peak
-        is where class activation maps localise best.)
+        one that begins blank must first find out, and tends to ignore the class. (Half the
+        peak is where the grouped gate localises best, see docs/experiments.md.)
         """
         self.head.bias.copy_(torch.ones(2))  # type: ignore[union-attr]
         if self.shape.gate == "everywhere":
             self.head.weight.mul_(0.2)
-            self.head.weight[:, -1, 0, 0] = torch.tensor([1.5, -0.95])
-            self.head.bias.copy_(torch.tensor([0.02, 1.0]))  # type: ignore[union-attr]
+            self.head.weight[:, -1, 0, 0] = torch.tensor([1.5, -1.06])
+            self.head.bias.copy_(torch.tensor([0.02, 1.3]))  # type: ignore[union-attr]
 
 
 class UpStep(nn.Module):
@@ -121,12 +124,12 @@ class UpStep(nn.Module):
         if skip is not None:
             joined.append(self.narrow(skip))
         if self.gated:
-            wide = _widen(gate, size)
-            joined = [features, *(part * wide for part in joined[1:]), wide]
+            opened = _enlarged(gate, size)
+            joined = [features, *(part * opened for part in joined[1:]), opened]
         return self.residual(torch.cat(joined, 1))
 
 
-def _widen(gate: Tensor, size: torch.Size) -> Tensor:
+def _enlarged(gate: Tensor, size: torch.Size) -> Tensor:
     """The gate at the resolution of finer features."""
     return F.interpolate(gate, tuple(size), mode="bilinear", align_corners=False)
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from apercu.networks.decoder import Decoder, DecoderShape
 from apercu.networks.encoder import Encoder
 from apercu.networks.gate import ClassGate, GateKind
+from apercu.networks.grouping import grouped, walking_ground
 from apercu.types import Images, LogOdds, Maps, Targets
 
 
@@ -60,8 +61,9 @@ class MaskingNetwork(nn.Module):
     def decode(self, features: list[Tensor], targets: Targets) -> LogOdds:
         """Log-odds of keeping for one class per image, at the mask's own resolution."""
         gate = self.gate(features[-1], targets)
+        wide = gate if self.gate.kind == "published" else grouped(gate, walking_ground(features))
         skips = dict(zip(self.encoder.strides[:-1], features[:-1], strict=True))
-        return self.decoder(skips, features[-1], gate)
+        return self.decoder(skips, features[-1], gate, wide)
 
     def forward(self, images: Images, targets: Targets) -> Maps:
         """Log-odds of keeping at the size of the images."""

@@ -28,7 +28,7 @@ from apercu.training.module import MaskTraining
 from apercu.training.phases import embed_answers, embed_labels, learn_answers
 from apercu.training.progress import Samples, TrivialWarning
 from apercu.training.settings import MaskSettings
-from apercu.training.stream import EndlessOrder, TrainingImages
+from apercu.training.stream import EndlessOrder, TrainingImages, parts
 
 CHECKPOINTS, LAST, EMBEDDED = "checkpoints", "last.ckpt", "embedded.safetensors"
 
@@ -85,7 +85,7 @@ class Fit:
             ImagesError: too few images can be read.
         """
         begun = time.monotonic()
-        images = TrainingImages(self.source, self.classifier)
+        images = TrainingImages(self.source, self.classifier, parts(len(self.source), self.seed)[0])
         share = self._embed(network, settings, images)
         network.gate.embedding.requires_grad_(not network.frozen)
         network.gate.bias.requires_grad_(not network.frozen)
@@ -104,7 +104,7 @@ class Fit:
         network.eval()
         return {
             "training_seconds": spent.total,
-            "training_images": float(len(self.source)),
+            "training_images": float(len(images)),
             "steps": float(trainer.global_step),
             "embedding_agreement": share,
         }
@@ -128,7 +128,10 @@ class Fit:
                 share = embed_answers(network, *asked, embedding)
             else:
                 share = learn_answers(network, *asked, embedding, self.seed)
-            self.say(f"class embedding: names the classifier's top class in {share:.1%} of cases")
+            held_out = (
+                f"in {share:.1%} of cases" if share == share else "(too few to hold some out)"
+            )
+            self.say(f"class embedding: names the classifier's top class {held_out}")
         write(path, save(network.trained_state() | {"agreement": torch.tensor(share)}))
         return share
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from torch import Generator, Tensor
 from torch.optim import AdamW
@@ -43,8 +44,7 @@ class MaskTraining(LightningModule):
         self.seed = seed
         self.views = Views()
         side = settings.schedule.side
-        self.size = classifier.size if side is None else (side, side)
-        self.ask = classifier if side is None else classifier.at_any_size
+        self.smaller = classifier.module is not None and side < min(classifier.size)
         self.measured: dict[str, Tensor] = {}
 
     def on_fit_start(self) -> None:
@@ -52,13 +52,14 @@ class MaskTraining(LightningModule):
 
     def training_step(self, images: Images, batch_index: int) -> Tensor:
         generator = self._generator()
-        images = self.views(images, generator, self.size)
+        images = self.views(images, generator)
         with torch.no_grad():
-            logits = self.ask(images)
-            question = self._question(images, logits, generator)
+            logits = self.classifier(images)
+            question = self._question(self._judged(images), logits, generator)
         features = self.network.encode(images)
         log_odds = self.network.decode(features, question.targets).float()
-        terms = self.settings.objective.terms(self.ask, question, log_odds, generator)
+        judge = self.classifier.at_any_size if self.smaller else self.classifier
+        terms = self.settings.objective.terms(judge, question, log_odds, generator)
         if not self.network.frozen:
             terms |= self._answers(features[-1], logits)
         loss = torch.stack(list(terms.values())).sum(0).mean()
@@ -76,6 +77,13 @@ class MaskTraining(LightningModule):
         ranks = self.trainer.world_size
         draw = (self.seed * 1_000_003 + self.global_step) * ranks + self.global_rank
         return torch.Generator().manual_seed(draw)
+
+    def _judged(self, images: Images) -> Images:
+        """The images as the classifier judges masks of them: smaller costs less."""
+        if not self.smaller:
+            return images
+        side = self.settings.schedule.side
+        return F.interpolate(images, (side, side), mode="bilinear", antialias=True)
 
     def _answers(self, deepest: Tensor, logits: Logits) -> Terms:
         """Keeps the embedding true to the classifier while the encoder goes on learning."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from apercu.errors import ConfigError, nearest
 from apercu.networks.decoder import DecoderShape
@@ -24,7 +24,8 @@ class Schedule(BaseModel):
         decay: weight decay.
         fakes: probability that a mask is asked for a class that is not there.
         averaging: decay of the running average of the weights that is kept in the end.
-        side: side in pixels at which the mask phase asks an open classifier; its own if absent.
+        side: largest side in pixels at which an open classifier judges masks; a black box, whose
+            size is fixed, judges them at its own.
         save_every: steps between two checkpoints.
     """
 
@@ -35,7 +36,7 @@ class Schedule(BaseModel):
     decay: float = Field(1e-4, ge=0)
     fakes: float = Field(0.3, ge=0, lt=1)
     averaging: float = Field(0.99, ge=0, lt=1)
-    side: int | None = Field(None, ge=16)
+    side: int = Field(160, ge=16)
     save_every: int = Field(100, ge=1)
 
 
@@ -59,6 +60,12 @@ class MaskSettings(BaseModel):
     embedding: Annotated[Answers | Labels, Field(discriminator="form")] = Answers()
     objective: Annotated[Dial | Printed | Released, Field(discriminator="form")] = Dial()
     schedule: Schedule = Schedule()
+
+    @model_validator(mode="after")
+    def _trains_what_is_random(self) -> MaskSettings:
+        if self.encoder == "small" and self.frozen:
+            raise ValueError("a `small` encoder starts from nothing, so set frozen: false")
+        return self
 
 
 PRESETS: dict[str, MaskSettings] = {
@@ -145,7 +152,9 @@ def _mistakes(error: ValidationError) -> list[str]:
     found = []
     for mistake in error.errors(include_url=False):
         where = ".".join(str(part) for part in mistake["loc"])
-        if mistake["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        if not where:
+            found.append(mistake["msg"].removeprefix("Value error, "))
+        elif mistake["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
             found.append(f"{where} is no setting{nearest(str(mistake['loc'][-1]), _ALL_KEYS)}")
         else:
             found.append(f"{where}: {mistake['msg'].lower()}, got {mistake['input']!r}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -18,6 +18,9 @@ from apercu.types import Picture
 WORST = 0.5
 """Share of unreadable images above which training stops."""
 
+MEASURED = 96
+"""Images that are kept from training, at most; never more than a twentieth of all."""
+
 
 @runtime_checkable
 class Prepares(Protocol):
@@ -32,26 +35,43 @@ class TrainingImages(Dataset[Tensor]):
     Args:
         source: where the pictures come from.
         classifier: its door says how they are prepared.
+        indices: which of the source's images; all when None.
     """
 
-    def __init__(self, source: ImageSource, classifier: Prepares) -> None:
+    def __init__(
+        self, source: ImageSource, classifier: Prepares, indices: Sequence[int] | None = None
+    ) -> None:
         self.source = source
         self.classifier = classifier
+        self.indices = range(len(source)) if indices is None else indices
 
     def __len__(self) -> int:
-        return len(self.source)
+        return len(self.indices)
 
     def __getitem__(self, index: int) -> Tensor:
-        tries = max(1, int(WORST * len(self.source)))
+        tries, reason = max(1, int(WORST * len(self))), ""
         for offset in range(tries):
             try:
-                picture = self.source[(index + offset) % len(self.source)].picture
-            except (ImageError, ImagesError):
-                continue
-            return self.classifier.prepare(picture)
+                item = self.source[self.indices[(index + offset) % len(self)]]
+                return self.classifier.prepare(item.picture)
+            except (ImageError, ImagesError) as error:
+                reason = str(error)
         raise ImagesError(
-            f"{self.source.name}: {tries} images in a row cannot be read; check the folder"
+            f"{self.source.name}: {tries} images in a row cannot be used, the last because {reason}"
         )
+
+
+def parts(length: int, seed: int) -> tuple[list[int], list[int]]:
+    """Indices to train on, and those held out to measure what was trained.
+
+    Raises:
+        ImagesError: there are fewer than two images.
+    """
+    if length < 2:
+        raise ImagesError(f"expected at least 2 images to train on, got {length}")
+    order = torch.randperm(length, generator=torch.Generator().manual_seed(seed)).tolist()
+    kept = max(1, min(MEASURED, length // 20))
+    return sorted(order[kept:]), sorted(order[:kept])
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,56 @@
+"""The walk of the evidence among alike positions, against a literal version."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from apercu.networks.grouping import WALK, grouped, walking_ground
+
+
+def test_grouped_is_the_literal_walk():
+    torch.manual_seed(0)
+    gate, features = torch.rand(1, 1, 2, 2), torch.randn(1, 3, 4, 4)
+    start = F.interpolate(gate, (4, 4), mode="bilinear")[0, 0].flatten().tolist()
+    mean = features.mean((2, 3))[0]
+    vectors = [features[0, :, i // 4, i % 4] - mean for i in range(16)]
+    values = list(start)
+    for _ in range(WALK):
+        after = []
+        for own in vectors:
+            alike = [max(0.0, float(F.cosine_similarity(own, other, dim=0))) for other in vectors]
+            after.append(sum(a * v for a, v in zip(alike, values, strict=True)) / sum(alike))
+        values = after
+    low, high = min(values), max(values)
+    stretched = [(value - low) / (high - low) * max(start) for value in values]
+    expected = torch.tensor([(a + b) / 2 for a, b in zip(start, stretched, strict=True)])
+    torch.testing.assert_close(grouped(gate, features).flatten(), expected)
+
+
+def test_evidence_spreads_over_the_object_and_not_over_the_rest():
+    features = torch.zeros(1, 2, 6, 6)
+    features[0, 0] = 1
+    features[0, :, 1:5, 1:3] = torch.tensor([0.0, 1.0])[:, None, None]  # a bird
+    gate = torch.zeros(1, 1, 6, 6)
+    gate[0, 0, 1, 1] = 1  # its head
+    spread = grouped(gate, features)[0, 0]
+    bird = torch.zeros(6, 6, dtype=torch.bool)
+    bird[1:5, 1:3] = True
+    assert spread[bird].min() > 0.4 and spread[~bird].max() == 0
+
+
+def test_a_shut_gate_stays_shut():
+    assert grouped(torch.zeros(2, 1, 3, 3), torch.randn(2, 4, 5, 5)).abs().sum() == 0
+
+
+def test_the_ground_is_the_coarsest_map_that_is_fine_enough():
+    sizes = {
+        (112, 56, 28, 14, 7): 14,
+        (111, 55, 27, 13): 14,  # 27 rows, averaged in pairs
+        (16, 8, 4): 16,
+        (8, 4): 8,
+        (224,): 14,
+    }
+    for rows, expected in sizes.items():
+        ground = walking_ground([torch.rand(1, 2, row, row) for row in rows])
+        assert abs(ground.shape[2] - expected) <= 1

@@ -1,0 +1,48 @@
+"""What Quantus and torchmetrics get from us."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from apercu import MaskExplainer, open_classifier
+from apercu.errors import ConfigError
+from apercu.interop import MeanScore, explain_func
+from apercu.methods import Gradient
+from apercu.metrics import box_iou, mean_area
+
+
+def test_explain_func_answers_as_quantus_asks(tiny_run: Path) -> None:
+    explainer = MaskExplainer.from_pretrained(tiny_run)
+    inputs, targets = np.random.default_rng(0).random((2, 3, 32, 32)), np.array([0, 2])
+    maps = explain_func(explainer)(model=None, inputs=inputs, targets=targets, device="cpu")
+    expected = explainer.attribute(torch.tensor(inputs).float(), [0, 2])
+    np.testing.assert_allclose(maps, expected[:, None].numpy())
+
+
+def test_explain_func_of_a_method_needs_the_classifier(tiny_card: Path) -> None:
+    classifier = open_classifier(tiny_card)
+    images, targets = torch.rand(2, 3, 32, 32), torch.tensor([0, 2])
+    maps = explain_func(Gradient(), classifier)(None, images.numpy(), targets.numpy())
+    np.testing.assert_allclose(maps[:, 0], Gradient()(classifier, images, targets).numpy())
+    with pytest.raises(ConfigError, match="needs the classifier"):
+        explain_func(Gradient())
+
+
+def test_mean_score_is_the_mean_over_batches_of_any_size() -> None:
+    first, second = torch.rand(3, 4, 4), torch.rand(1, 4, 4)
+    mean = MeanScore(mean_area)
+    mean.update(first)
+    mean.update(second)
+    torch.testing.assert_close(mean.compute().float(), torch.cat([first, second]).mean())
+
+
+def test_mean_score_resets() -> None:
+    mean = MeanScore(box_iou)
+    mean.update(torch.tensor([[0.0, 0, 1, 1]]), torch.tensor([[0.0, 0, 1, 1]]))
+    mean.reset()
+    mean.update(torch.tensor([[0.0, 0, 1, 1]]), torch.tensor([[2.0, 2, 3, 3]]))
+    assert mean.compute() == 0
