@@ -35,7 +35,7 @@ def explainer(classifier):
     settings = parse_settings({"decoder": {"width": 16, "resolution": 2}})
     encoder = GraphEncoder(classifier)
     network = build_network(settings, encoder, len(CLASSES))
-    network.gate.open_at(1.0)
+    network.gate.open_at(1.0, 0.0)
     return MaskExplainer(network, Passport.of(classifier), settings, {"steps": 0.0})
 
 

@@ -27,6 +27,15 @@ def test_grouped_is_the_literal_walk():
     torch.testing.assert_close(grouped(gate, features).flatten(), expected)
 
 
+def test_a_fine_map_keeps_half_of_its_detail():
+    torch.manual_seed(0)
+    maps, ground = torch.rand(2, 1, 16, 16), torch.randn(2, 5, 4, 4)
+    coarse = F.interpolate(maps, (4, 4), mode="area")
+    walk = 2 * grouped(coarse, ground) - coarse
+    wide = F.interpolate(walk, (16, 16), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(grouped(maps, ground), (maps + wide) / 2)
+
+
 def test_evidence_spreads_over_the_object_and_not_over_the_rest():
     features = torch.zeros(1, 2, 6, 6)
     features[0, 0] = 1

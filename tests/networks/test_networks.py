@@ -30,9 +30,9 @@ def test_relative_gate_is_activation_over_peak_times_presence():
     gate = ClassGate(2, 1)
     with torch.no_grad():
         gate.embedding.copy_(torch.tensor([[1.0], [-1.0]]))
-    gate.open_at(4.0)
+    gate.open_at(present=4.0, absent=1.0)
     features = torch.tensor([[[[4.0, 2.0], [0.0, -1.0]]]])
-    present = torch.sigmoid(torch.tensor(15 / 4 * (4 - 4 / 3)))
+    present = torch.sigmoid(torch.tensor(12 / 3 * (4 - 1.5)))
     expected = present * torch.tensor([[1.0, 0.5], [0.0, 0.0]])
     torch.testing.assert_close(gate(features, torch.tensor([0]))[0, 0], expected)
     absent = gate(features, torch.tensor([1]))  # its peak is 1, far below the threshold

@@ -72,7 +72,11 @@ class ClassGate(nn.Module):
         self.deviation.fill_(deviation)
 
     @torch.no_grad()
-    def open_at(self, peak: float) -> None:
-        """Half open at a third of the peak that a class typically has where it is present."""
-        self.threshold.fill_(peak / 3)
-        self.sharpness.fill_(15 / max(peak, 1e-3))
+    def open_at(self, present: float, absent: float) -> None:
+        """Half open a sixth of the way from an absent class's typical peak to a present one's.
+
+        So low because a class that is there may be one that the classifier does not name.
+        """
+        way = max(present - absent, 1e-3)
+        self.threshold.fill_(absent + way / 6)
+        self.sharpness.fill_(12 / way)

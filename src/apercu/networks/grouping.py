@@ -11,34 +11,51 @@ WALK = 3  # steps of the random walk
 GRID = 14  # least number of rows of the map that the walk is taken on
 
 
-def grouped(gate: Tensor, features: Tensor) -> Tensor:
-    """Half the gate itself, half the gate after a random walk among alike positions.
+def grouped(maps: Tensor, ground: Tensor) -> Tensor:
+    """Half the maps themselves, half the maps after a random walk among alike positions.
 
     A class activation is high where a class is told from others, the head of a bird more than its
     wings. Features know what else belongs to the bird. Each step of the walk replaces a position's
     value by the mean over all positions, weighed by the cosine of their centred features (negative
-    ones count as 0), as the segmentations of TokenCut (Wang et al. 2022) and of deep descriptor
-    transforming (Wei et al. 2017) rest on. The result is stretched back to the gate's range.
+    ones count as 0): the affinity that TokenCut (Wang et al. 2022) cuts and whose first component
+    deep descriptor transforming (Wei et al. 2017) takes. The result is stretched back to the
+    range of the maps.
 
     Args:
-        gate: `batch × 1 × rows × columns`, at any resolution.
-        features: `batch × channels × height × width`, at most a few hundred positions.
+        maps: `batch × 1 × rows × columns`, not negative.
+        ground: features to walk on, `batch × channels × height × width`, at most a few hundred
+            positions.
 
     Returns:
-        `batch × 1 × height × width`.
+        As large as the finer of the two.
     """
-    size = features.shape[2:]
-    start = F.interpolate(gate, tuple(size), mode="bilinear", align_corners=False)
-    centred = features - features.mean((2, 3), keepdim=True)
-    alike = F.normalize(centred.flatten(2), dim=1)
-    weights = (alike.transpose(1, 2) @ alike).clamp(min=0)
-    weights = weights / weights.sum(2, keepdim=True).clamp(min=1e-6)
-    values = start.flatten(2).transpose(1, 2)
+    coarse = _resized(maps, ground)
+    values = coarse.flatten(2).transpose(1, 2)
+    weights = _affinity(ground)
     for _ in range(WALK):
         values = weights @ values
     low, high = values.amin(1, keepdim=True), values.amax(1, keepdim=True)
-    walked = (values - low) / (high - low).clamp(min=1e-6) * start.amax((2, 3))[:, :, None]
-    return (start + walked.reshape(start.shape)) / 2
+    walked = (values - low) / (high - low).clamp(min=1e-6) * coarse.amax((2, 3))[:, :, None]
+    walked = walked.reshape(coarse.shape)
+    if maps.shape[2] < ground.shape[2]:
+        return (coarse + walked) / 2
+    return (maps + _resized(walked, maps)) / 2
+
+
+def _affinity(features: Tensor) -> Tensor:
+    """How alike every two positions are, each row summing to 1, `batch × places × places`."""
+    centred = features - features.mean((2, 3), keepdim=True)
+    directions = F.normalize(centred.flatten(2), dim=1)
+    alike = (directions.transpose(1, 2) @ directions).clamp(min=0)
+    return alike / alike.sum(2, keepdim=True).clamp(min=1e-6)
+
+
+def _resized(maps: Tensor, like: Tensor) -> Tensor:
+    """At the size of another tensor: means of cells when smaller, bilinear when larger."""
+    size = (like.shape[2], like.shape[3])
+    if maps.shape[2] > size[0]:
+        return F.interpolate(maps, size, mode="area")
+    return F.interpolate(maps, size, mode="bilinear", align_corners=False)
 
 
 def walking_ground(features: Sequence[Tensor]) -> Tensor:

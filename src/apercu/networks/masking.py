@@ -61,9 +61,13 @@ class MaskingNetwork(nn.Module):
     def decode(self, features: list[Tensor], targets: Targets) -> LogOdds:
         """Log-odds of keeping for one class per image, at the mask's own resolution."""
         gate = self.gate(features[-1], targets)
-        wide = gate if self.gate.kind == "published" else grouped(gate, walking_ground(features))
         skips = dict(zip(self.encoder.strides[:-1], features[:-1], strict=True))
-        return self.decoder(skips, features[-1], gate, wide)
+        if self.gate.kind == "published":
+            return self.decoder(skips, features[-1], gate, gate)
+        ground = walking_ground(features)
+        log_odds = self.decoder(skips, features[-1], gate, grouped(gate, ground))
+        masks = grouped(log_odds.sigmoid().unsqueeze(1), ground)
+        return torch.logit(masks.squeeze(1), eps=1e-4)
 
     def forward(self, images: Images, targets: Targets) -> Maps:
         """Log-odds of keeping at the size of the images."""

@@ -87,6 +87,12 @@ class Fit:
         begun = time.monotonic()
         images = TrainingImages(self.source, self.classifier, parts(len(self.source), self.seed)[0])
         share = self._embed(network, settings, images)
+        if images.unusable:
+            first = next(iter(images.unusable.values()))
+            self.say(
+                f"warning: {len(images.unusable)} images cannot be used, others stand in for them; "
+                f"the first because {first}"
+            )
         network.gate.embedding.requires_grad_(not network.frozen)
         network.gate.bias.requires_grad_(not network.frozen)
         module = MaskTraining(network, self.classifier, settings, self.seed)

@@ -46,7 +46,7 @@ def embed_answers(
         classifier,
         settings.penalty,
     )
-    network.gate.open_at(_peak(network, classifier, images))
+    network.gate.open_at(*_peaks(network, classifier, images))
     return share
 
 
@@ -69,7 +69,7 @@ def learn_answers(
         return loss, answers.argmax(1) == logits.argmax(1)
 
     share = descend(network, images, descent, step)
-    network.gate.open_at(_peak(network, classifier, images))
+    network.gate.open_at(*_peaks(network, classifier, images))
     return share
 
 
@@ -149,15 +149,22 @@ def _spread(classifier: Classifier, images: TrainingImages) -> tuple[float, floa
 
 
 @torch.no_grad()
-def _peak(network: MaskingNetwork, classifier: Classifier, images: TrainingImages) -> float:
-    """Mean of the highest activation of the classifier's top class, on a few images."""
+def _peaks(
+    network: MaskingNetwork, classifier: Classifier, images: TrainingImages
+) -> tuple[float, float]:
+    """Mean highest activation of the classifier's top class, and of any other, on a few images."""
     network.eval()
-    peaks = []
+    present: list[Tensor] = []
+    absent: list[Tensor] = []
+    generator = torch.Generator().manual_seed(0)
     for batch in batches(images, 256):
         batch = batch.to(classifier.device)
         deepest, top = network.encode(batch)[-1], classifier(batch).argmax(1)
-        peaks.append(network.gate.activation(deepest, top).amax((1, 2, 3)))
-    return torch.cat(peaks).mean().item()
+        shift = torch.randint(1, len(classifier.classes), top.shape, generator=generator)
+        other = (top + shift.to(top.device)) % len(classifier.classes)
+        for found, targets in ((present, top), (absent, other)):
+            found.append(network.gate.activation(deepest, targets).amax((1, 2, 3)))
+    return torch.cat(present).mean().item(), torch.cat(absent).mean().item()
 
 
 @torch.no_grad()

@@ -36,6 +36,9 @@ class TrainingImages(Dataset[Tensor]):
         source: where the pictures come from.
         classifier: its door says how they are prepared.
         indices: which of the source's images; all when None.
+
+    Attributes:
+        unusable: by index in the source, why an image had to be replaced; of this process alone.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class TrainingImages(Dataset[Tensor]):
         self.source = source
         self.classifier = classifier
         self.indices = range(len(source)) if indices is None else indices
+        self.unusable: dict[int, str] = {}
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -51,11 +55,11 @@ class TrainingImages(Dataset[Tensor]):
     def __getitem__(self, index: int) -> Tensor:
         tries, reason = max(1, int(WORST * len(self))), ""
         for offset in range(tries):
+            place = self.indices[(index + offset) % len(self)]
             try:
-                item = self.source[self.indices[(index + offset) % len(self)]]
-                return self.classifier.prepare(item.picture)
+                return self.classifier.prepare(self.source[place].picture)
             except (ImageError, ImagesError) as error:
-                reason = str(error)
+                self.unusable[place] = reason = str(error)
         raise ImagesError(
             f"{self.source.name}: {tries} images in a row cannot be used, the last because {reason}"
         )
