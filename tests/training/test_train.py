@@ -76,6 +76,7 @@ def test_the_run_folder_holds_what_is_promised(whole: Path) -> None:
         "config.json",
         "classifier.json",
         "facts.json",
+        "card.md",
         "weights.safetensors",
         "checkpoints/last.ckpt",
         "logs/metrics.csv",
@@ -87,6 +88,9 @@ def test_the_run_folder_holds_what_is_promised(whole: Path) -> None:
     assert facts["steps"] == STEPS
     assert (facts["training_images"], facts["measured_images"]) == (23, 1)
     assert 0 < facts["area_true"] < 1
+    card = (whole / "card.md").read_text()
+    assert "| training images, no labels used | 23 |" in card
+    assert f"| mean mask area, top class | {facts['area_true']:.3f} |" in card
     config = MaskSettings.model_validate_json((whole / "config.json").read_text())
     assert config == parse_settings(SETTINGS)
 
@@ -227,3 +231,51 @@ def test_settings_lie_over_a_preset(tmp_path: Path) -> None:
 def test_a_preset_survives_its_own_file(preset: str) -> None:
     text = PRESETS[preset].model_dump_json()
     assert MaskSettings.model_validate_json(text) == PRESETS[preset]
+
+
+@pytest.mark.parametrize("form", ["dial", "printed", "released"])
+def test_every_objective_trains_in_mixed_precision(
+    form: str, tiny_card: Path, tmp_path: Path
+) -> None:
+    classifier = open_classifier(tiny_card)
+    machine = Machine("cpu", precision="bf16-mixed")
+    fit = Fit(classifier, open_images(SPEC), tmp_path / "run", machine, say=lambda line: None)
+    settings = {**SETTINGS, "objective": {"form": form}, "schedule": {"steps": 2, "batch": 4}}
+    train_mask(parse_settings(settings), fit, classifier)
+    assert all(weights.isfinite().all() for weights in _weights(tmp_path / "run").values())
+
+
+def test_two_devices_share_one_run(tiny_card: Path, tmp_path: Path) -> None:
+    command = ["train", "mask", "--classifier", str(tiny_card), "--images", SPEC]
+    options = ["--config", str(tmp_path / "s.json"), "--out", str(tmp_path / "run")]
+    (tmp_path / "s.json").write_text(json.dumps(SETTINGS))
+    done = subprocess.run(
+        [sys.executable, "-m", "apercu", *command, *options, "--device", "cpu", "--devices", "2"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    opened = MaskExplainer.from_pretrained(tmp_path / "run")
+    assert opened.facts["steps"] == STEPS
+    order = json.loads((tmp_path / "run" / "order.json").read_text())
+    assert order["devices"] == 2
+
+
+def test_unusable_images_are_counted(tiny_card: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for index in range(12):
+        Image.new("RGB", (32, 32), (20 * index, 50, 90)).save(folder / f"{index:02}.png")
+    (folder / "05.png").write_bytes(b"no image")
+    heard: list[str] = []
+    classifier = open_classifier(tiny_card)
+    fit = Fit(classifier, open_images(folder), tmp_path / "run", Machine("cpu"), say=heard.append)
+    train_mask(parse_settings({**SETTINGS, "encoder": "own", "frozen": True}), fit, classifier)
+    assert any("warning: 1 images cannot be used" in line and "05.png" in line for line in heard)
+
+
+def test_a_random_encoder_is_not_frozen() -> None:
+    with pytest.raises(ConfigError, match="frozen: false"):
+        parse_settings({"encoder": "small"})

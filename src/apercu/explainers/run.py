@@ -5,6 +5,7 @@ classifier.json       the passport of the classifier
 weights.safetensors   everything that was trained
 encoder/              a classifier's frozen backbone with its card, where it is the encoder
 facts.json            figures measured in training
+card.md               the same for people
 """
 
 from __future__ import annotations
@@ -20,17 +21,19 @@ from safetensors.torch import load_file, save
 from apercu.classifiers import open_classifier, save_classifier
 from apercu.errors import ClassifierError, ConfigError, RunError
 from apercu.explainers.build import build_encoder, build_network
+from apercu.explainers.card import run_card
 from apercu.explainers.mask import MaskExplainer
 from apercu.explainers.passport import Passport
 from apercu.networks.graph import GraphEncoder
 from apercu.output import write
 from apercu.training.settings import MaskSettings
 
-CONFIG, CLASSIFIER, WEIGHTS, FACTS = (
+CONFIG, CLASSIFIER, WEIGHTS, FACTS, CARD = (
     "config.json",
     "classifier.json",
     "weights.safetensors",
     "facts.json",
+    "card.md",
 )
 ENCODER = "encoder"
 
@@ -45,6 +48,8 @@ def save_run(explainer: MaskExplainer, run: str | Path) -> None:
     write(folder / CONFIG, explainer.settings.model_dump_json(indent=1).encode())
     write(folder / CLASSIFIER, explainer.passport.model_dump_json(indent=1).encode())
     write(folder / FACTS, json.dumps(explainer.facts, indent=1).encode())
+    card = run_card(explainer.passport, explainer.settings, explainer.facts)
+    write(folder / CARD, card)
     encoder = explainer.network.encoder
     if isinstance(encoder, GraphEncoder):
         save_classifier(encoder.classifier[0], folder / ENCODER)

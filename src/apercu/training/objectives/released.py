@@ -49,7 +49,7 @@ class Released(Objective):
         images, real = question.images, question.real
         masks = enlarge(log_odds, images.shape[-2:]).sigmoid()
         noise = torch.randn(images.shape, generator=generator).to(images)
-        images = images + 0.015 * noise  # 0.03 on the release's [-1, 1] scale
+        images = (images + 0.015 * noise).clamp(0, 1)  # 0.03 on the release's [-1, 1] scale
         removal = Alternative()
         kept = margin(classifier(removal(images, masks, generator)), question.true)
         left = margin(classifier(removal(images, 1 - masks, generator)), question.true)

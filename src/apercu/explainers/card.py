@@ -1,0 +1,52 @@
+"""The card of a run: what was trained, and how good it is, for people to read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from apercu.explainers.passport import Passport
+from apercu.training.settings import MaskSettings
+
+_LINES: dict[str, tuple[str, Callable[[float], str]]] = {
+    "training_images": ("training images, no labels used", "{:.0f}".format),
+    "steps": ("steps of the mask phase", "{:.0f}".format),
+    "training_seconds": ("training time", lambda seconds: f"{seconds / 60:.1f} min"),
+    "student_agreement": ("student names the classifier's top class", "{:.1%}".format),
+    "embedding_agreement": ("embedding names the classifier's top class", "{:.1%}".format),
+    "measured_images": ("images kept from training, measured below", "{:.0f}".format),
+    "area_true": ("mean mask area, top class", "{:.3f}".format),
+    "area_absent": ("mean mask area, absent classes", "{:.3f}".format),
+    "kept_probability": ("probability of the top class, mask kept", "{:.3f}".format),
+    "removed_probability": ("probability of the top class, mask removed", "{:.3f}".format),
+    "saliency_metric": ("saliency metric at its best level", "{:.3f}".format),
+    "saliency_level": ("that level", "{:g}".format),
+}
+
+
+def run_card(passport: Passport, settings: MaskSettings, facts: Mapping[str, float]) -> str:
+    """Markdown: the classifier, the kind of explainer, and a table of the known facts."""
+    schedule, objective = settings.schedule, settings.objective
+    rows = [
+        f"| {words} | {shown(facts[name])} |"
+        for name, (words, shown) in _LINES.items()
+        if name in facts
+    ]
+    size = " × ".join(map(str, passport.input.size))
+    return "\n".join(
+        [
+            f"# Mask explainer of {passport.spec}",
+            "",
+            f"Answers {passport.input.channels}-channel images of {size} pixels for each of "
+            f"{len(passport.classes)} classes. Classifier's fingerprint: `{passport.fingerprint}`.",
+            f"Encoder `{settings.encoder}`, objective `{objective.form}`, "
+            f"{schedule.batch} images per step.",
+            "",
+            "| figure | value |",
+            "|---|---|",
+            *rows,
+            "",
+            "`dial.csv` and `dial.png` show area against kept and removed probability by level.",
+            "Use: `apercu explain RUN IMAGE --out maps`.",
+            "",
+        ]
+    )
