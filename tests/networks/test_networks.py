@@ -13,7 +13,7 @@ from apercu.networks.decoder import Decoder, DecoderShape
 from apercu.networks.encoder import SmallEncoder, TimmEncoder
 from apercu.networks.gate import ClassGate
 from apercu.networks.graph import GraphEncoder
-from apercu.networks.masking import MaskingNetwork
+from apercu.networks.masking import MaskingNetwork, dialled
 
 
 def small_classifier(size: int = 32):
@@ -56,11 +56,32 @@ def test_a_mask_begins_as_its_gate():
     decoder = Decoder((8, 8), (4, 8), DecoderShape(width=16))
     nn.init.zeros_(decoder.head.weight[:, :-1])
     ramp = torch.linspace(0, 1, 9).reshape(1, 1, 3, 3)
-    log_odds = decoder({4: torch.zeros(1, 8, 3, 3)}, torch.zeros(1, 8, 3, 3), ramp, ramp)[0]
-    flat = log_odds.flatten()
-    assert (flat.diff() > 0).all()
-    level = (0.02 + 1.5 * 0.5) / (1.3 - 1.06 * 0.5 + 0.02 + 1.5 * 0.5)
-    assert level == pytest.approx(0.5, abs=0.01)
+    evidence = decoder({4: torch.zeros(1, 8, 3, 3)}, torch.zeros(1, 8, 3, 3), ramp)
+    for field, share in ((evidence.extent, 0.4), (evidence.core, 0.65)):
+        flat = field.flatten()
+        assert (flat.diff() > 0).all()
+        place = int(share * 8)  # the ramp has nine positions
+        assert flat[place] < 0.1 and flat[place + 1] > 0.1
+
+
+def test_the_dial_is_the_extent_up_to_a_half_and_the_core_above():
+    torch.manual_seed(0)
+    extent, core = torch.rand(2, 2, 9, 9)
+    masks = dialled(extent, core).sigmoid()
+    for level in (0.1, 0.3, 0.499):
+        expected = (extent >= level) | (core >= level)
+        assert torch.equal(masks >= level, expected)
+    for level in (0.61, 0.8, 0.95):
+        assert torch.equal(masks >= level, core >= level)
+
+
+def test_a_published_decoder_has_one_field():
+    shape = DecoderShape(16, gate="deepest", resolution=2)
+    network = MaskingNetwork(SmallEncoder(3, width=8), 5, shape, frozen=False).eval()
+    features = network.encode(torch.rand(1, 3, 32, 32))
+    evidence = network.evidence(features, torch.tensor([2]))
+    assert evidence.core is evidence.extent
+    assert torch.equal(network.decode(features, torch.tensor([2])), evidence.extent)
 
 
 @pytest.mark.parametrize("upsampling", ["transposed", "pixel_shuffle"])

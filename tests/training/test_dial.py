@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from apercu.networks.decoder import Evidence
 from apercu.networks.masking import enlarge
 from apercu.training.objectives import Dial, Question
 from apercu.training.objectives.base import raggedness
@@ -30,33 +31,35 @@ def question() -> Question:
 
 
 @pytest.fixture
-def log_odds() -> torch.Tensor:
-    return torch.randn(3, 6, 6, generator=torch.Generator().manual_seed(2))
+def evidence() -> Evidence:
+    extent, core = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(2))
+    return Evidence(extent, core)
 
 
-def test_a_fake_class_must_only_be_small(question, log_odds):
-    terms = Dial(area=3.0).terms(classifier, question, log_odds, drawn())
-    masks = enlarge(log_odds, (SIZE, SIZE)).sigmoid()
+def test_a_fake_class_must_only_be_small(question, evidence):
+    terms = Dial(area=3.0).terms(classifier, question, evidence, drawn())
+    extent = enlarge(evidence.extent, (SIZE, SIZE)).sigmoid()[2].mean().item()
+    core = evidence.core.sigmoid()[2].mean().item()
     asked = {name: values[2].item() for name, values in terms.items()}
-    assert asked.pop("area") == pytest.approx(3 * masks[2].mean().item(), rel=1e-5)
+    assert asked.pop("area") == pytest.approx(3 * (extent + core), rel=1e-5)
     assert asked == dict.fromkeys(("smoothness", "preserver", "destroyer", "sufficient"), 0.0)
 
 
-def test_real_classes_pay_every_term_and_half_of_them_try_crops(question, log_odds):
-    terms = Dial().terms(classifier, question, log_odds, drawn())
+def test_real_classes_pay_every_term_and_half_of_them_try_crops(question, evidence):
+    terms = Dial().terms(classifier, question, evidence, drawn())
     for name in ("area", "smoothness", "preserver", "destroyer"):
         assert (terms[name][:2] > 0).all(), name
     assert (terms["sufficient"] > 0).sum() == 1
 
 
-def test_a_batch_of_fakes_alone_has_a_loss(question, log_odds):
+def test_a_batch_of_fakes_alone_has_a_loss(question, evidence):
     fakes = Question(question.images, question.targets, torch.zeros(3).bool(), question.true)
-    terms = Dial().terms(classifier, fakes, log_odds, drawn())
+    terms = Dial().terms(classifier, fakes, evidence, drawn())
     assert terms["area"].gt(0).all() and terms["smoothness"].eq(0).all()
 
 
-def test_the_same_generator_gives_the_same_loss(question, log_odds):
-    first, second = (Dial().terms(classifier, question, log_odds, drawn()) for _ in range(2))
+def test_the_same_generator_gives_the_same_loss(question, evidence):
+    first, second = (Dial().terms(classifier, question, evidence, drawn()) for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
@@ -72,9 +75,19 @@ def test_an_edge_costs_less_where_the_image_has_one():
     assert raggedness(mask, split).item() < 1e-6
 
 
-def test_proposals_are_lawful_and_begin_with_the_masks_own_box(log_odds):
-    boxes = propose(log_odds, 0.5, 6, drawn())
+def test_proposals_are_lawful_and_begin_with_the_masks_own_box(evidence):
+    boxes = propose(evidence.core, 6, drawn())
     assert boxes.shape == (3, 6, 4)
     assert boxes.amin() >= -1e-6 and boxes.amax() <= 1 + 1e-6
     assert (boxes[..., 2:] - boxes[..., :2]).amin() >= 0.15 - 1e-6
-    torch.testing.assert_close(boxes[:, 0], bounding(log_odds, torch.full((3,), 0.5)))
+    torch.testing.assert_close(boxes[:, 0], bounding(evidence.core, torch.zeros(3)))
+
+
+def test_the_core_learns_from_crops_and_the_extent_from_the_rest(question, evidence):
+    leaves = Evidence(evidence.extent.requires_grad_(), evidence.core.requires_grad_())
+    terms = Dial().terms(classifier, question, leaves, drawn())
+    terms["sufficient"].sum().backward(retain_graph=True)
+    assert leaves.extent.grad is None and leaves.core.grad.abs().sum() > 0
+    leaves.core.grad = None
+    (terms["preserver"] + terms["destroyer"] + terms["smoothness"]).sum().backward()
+    assert leaves.core.grad is None and leaves.extent.grad.abs().sum() > 0

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
+from apercu.networks.decoder import Evidence
 from apercu.training.objectives import Printed, Question, Released
 from apercu.training.objectives.base import area, margin, roughness
 from apercu.training.objectives.search import agreement, bounding, judge
@@ -87,7 +88,9 @@ def mixed(image: Tensor, mask: Tensor, other: Tensor) -> Tensor:
 
 def test_printed_is_equation_3(question: Question, log_odds: Tensor) -> None:
     objective = Printed(smoothness=0.3, area=2.0, destroyer=5.0, destroyer_power=0.3)
-    terms = objective.terms(classifier, question, log_odds, Generator().manual_seed(7))
+    terms = objective.terms(
+        classifier, question, Evidence(log_odds, log_odds), Generator().manual_seed(7)
+    )
     draws = Replacements(Generator().manual_seed(7))
     first, second = draws.draw(question.images), draws.draw(question.images)
     masks = log_odds.sigmoid()
@@ -111,9 +114,12 @@ def test_printed_is_equation_3(question: Question, log_odds: Tensor) -> None:
 
 def test_released_has_hinges_on_the_true_class(question: Question, log_odds: Tensor) -> None:
     objective = Released(smoothness=0.2, area=3.0, area_power=0.3, preserver=0.7, destroyer=0.9)
-    terms = objective.terms(classifier, question, log_odds, Generator().manual_seed(9))
+    terms = objective.terms(
+        classifier, question, Evidence(log_odds, log_odds), Generator().manual_seed(9)
+    )
     generator = Generator().manual_seed(9)
     noisy = question.images + 0.015 * torch.randn(question.images.shape, generator=generator)
+    noisy = noisy.clamp(0, 1)
     draws = Replacements(generator)
     first, second = draws.draw(noisy), draws.draw(noisy)
     masks = log_odds.sigmoid()
@@ -141,7 +147,9 @@ def test_released_has_hinges_on_the_true_class(question: Question, log_odds: Ten
 def test_gradients_reach_the_masks_alone(question: Question, log_odds: Tensor) -> None:
     for objective in (Printed(), Released()):
         leaf = log_odds.clone().requires_grad_()
-        terms = objective.terms(classifier, question, leaf, Generator().manual_seed(0))
+        terms = objective.terms(
+            classifier, question, Evidence(leaf, leaf), Generator().manual_seed(0)
+        )
         torch.stack(list(terms.values())).sum().backward()
         assert leaf.grad is not None
         assert leaf.grad.abs().sum() > 0

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from apercu.networks.decoder import Decoder, DecoderShape
+from apercu.networks.decoder import Decoder, DecoderShape, Evidence
 from apercu.networks.encoder import Encoder
 from apercu.networks.gate import ClassGate, GateKind
 from apercu.networks.grouping import grouped, walking_ground
@@ -16,8 +16,9 @@ from apercu.types import Images, LogOdds, Maps, Targets
 class MaskingNetwork(nn.Module):
     """Images and class indices → how strongly each pixel should be kept.
 
-    The two output channels a, b give the mask |a| / (|a| + |b|). It is handled as its log-odds
-    log |a| − log |b|: the region of the mask at any level is then a shift of one field.
+    Two output channels a, b give a mask |a| / (|a| + |b|), handled as its log-odds
+    log |a| − log |b|. With the gate on every skip connection there are two such fields, the extent
+    of the evidence and its core, and the mask is a dial from one to the other.
 
     Args:
         encoder: where features come from.
@@ -58,16 +59,19 @@ class MaskingNetwork(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             return self.encoder(images)
 
-    def decode(self, features: list[Tensor], targets: Targets) -> LogOdds:
-        """Log-odds of keeping for one class per image, at the mask's own resolution."""
+    def evidence(self, features: list[Tensor], targets: Targets) -> Evidence:
+        """Both fields for one class per image, as training shapes them."""
         gate = self.gate(features[-1], targets)
         skips = dict(zip(self.encoder.strides[:-1], features[:-1], strict=True))
-        if self.gate.kind == "published":
-            return self.decoder(skips, features[-1], gate, gate)
-        ground = walking_ground(features)
-        log_odds = self.decoder(skips, features[-1], gate, grouped(gate, ground))
-        masks = grouped(log_odds.sigmoid().unsqueeze(1), ground)
-        return torch.logit(masks.squeeze(1), eps=1e-4)
+        return self.decoder(skips, features[-1], gate)
+
+    def decode(self, features: list[Tensor], targets: Targets) -> LogOdds:
+        """Log-odds of keeping for one class per image, at the mask's own resolution."""
+        evidence = self.evidence(features, targets)
+        if evidence.core is evidence.extent:
+            return evidence.extent
+        extent = grouped(evidence.extent.sigmoid().unsqueeze(1), walking_ground(features))
+        return dialled(extent.squeeze(1), evidence.core.sigmoid())
 
     def forward(self, images: Images, targets: Targets) -> Maps:
         """Log-odds of keeping at the size of the images."""
@@ -78,3 +82,12 @@ def enlarge(log_odds: LogOdds, size: tuple[int, int] | torch.Size) -> Maps:
     """Bilinear enlargement to the size of the image."""
     up = F.interpolate(log_odds.unsqueeze(1), tuple(size), mode="bilinear", align_corners=False)
     return up.squeeze(1)
+
+
+def dialled(extent: Maps, core: Maps) -> LogOdds:
+    """One mask of two: up to level 0.5 its regions are those of the extent, above 0.6 the core's.
+
+    Between the two the extent shrinks fast. Regions still shrink as the level rises, everywhere.
+    """
+    low = torch.minimum(extent, 0.5 + 0.2 * (extent - 0.5))
+    return torch.logit(torch.maximum(low, core), eps=1e-4)

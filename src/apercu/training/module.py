@@ -12,6 +12,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import OneCycleLR
 
 from apercu.classifiers import Classifier
+from apercu.networks.decoder import Evidence
 from apercu.networks.masking import MaskingNetwork
 from apercu.training.augment import Views
 from apercu.training.objectives import Question, Terms
@@ -57,13 +58,14 @@ class MaskTraining(LightningModule):
             logits = self.classifier(images)
             question = self._question(self._judged(images), logits, generator)
         features = self.network.encode(images)
-        log_odds = self.network.decode(features, question.targets).float()
+        evidence = self.network.evidence(features, question.targets)
+        evidence = Evidence(evidence.extent.float(), evidence.core.float())
         judge = self.classifier.at_any_size if self.smaller else self.classifier
-        terms = self.settings.objective.terms(judge, question, log_odds, generator)
+        terms = self.settings.objective.terms(judge, question, evidence, generator)
         if not self.network.frozen:
             terms |= self._answers(features[-1], logits)
         loss = torch.stack(list(terms.values())).sum(0).mean()
-        self._note(loss, terms, question, log_odds)
+        self._note(loss, terms, question, evidence.extent)
         return loss
 
     def configure_optimizers(self) -> Any:
@@ -100,9 +102,9 @@ class MaskTraining(LightningModule):
         return Question(images, targets, real, true)
 
     def _note(
-        self, loss: Tensor, terms: dict[str, Scores], question: Question, log_odds: Tensor
+        self, loss: Tensor, terms: dict[str, Scores], question: Question, extent: Tensor
     ) -> None:
-        masks, real = log_odds.detach().sigmoid().mean((1, 2)), question.real
+        masks, real = extent.detach().sigmoid().mean((1, 2)), question.real
         figures = {f"term_{name}": values.detach().mean() for name, values in terms.items()}
         figures |= {"loss": loss.detach(), "area_true": masks[real].mean()}
         if not bool(real.all()):

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict
 from torch import Generator
 
+from apercu.networks.decoder import Evidence
 from apercu.types import Images, Logits, LogOdds, Maps, Scores, Targets
 
 Terms: TypeAlias = dict[str, Scores]
@@ -45,7 +46,7 @@ class Objective(BaseModel, ABC):
         self,
         classifier: Callable[[Images], Logits],
         question: Question,
-        log_odds: LogOdds,
+        evidence: Evidence,
         generator: Generator,
     ) -> Terms:
         """Weighted terms, one number per image each.
@@ -53,7 +54,7 @@ class Objective(BaseModel, ABC):
         Args:
             classifier: images in [0, 1] → logits, with gradients.
             question: the batch.
-            log_odds: log-odds of keeping, at the mask's own resolution.
+            evidence: what the network says, at the mask's own resolution.
             generator: source of every random draw.
         """
 

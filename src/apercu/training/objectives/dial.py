@@ -1,4 +1,4 @@
-"""Our objective: a mask whose height means something, from destroying to sufficient."""
+"""Our objective: the extent of the evidence, and the core of it that suffices."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Generator
 
+from apercu.networks.decoder import Evidence
 from apercu.networks.masking import enlarge
 from apercu.removal import Alternative
 from apercu.training.objectives.base import (
@@ -29,11 +30,12 @@ TEMPERATURE = 0.3  # difference of the saliency metric that makes a crop e times
 
 
 class Dial(Objective):
-    """The printed objective at level 0.5, and the smallest sufficient crop at a high level.
+    """The printed objective for the extent, and a search for the smallest sufficient crop.
 
     The saliency metric crops and zooms, and a classifier is surer of a zoomed head than of a whole
     animal. No gradient of a mask at the original scale tells so. Therefore a few crops are tried
-    per image and step, and the region at the high level learns the pixels of the better ones.
+    per image and step, and the core learns the pixels of the better ones. Both in one field spoil
+    each other: the extent grows flat, and the crops as large as the extent.
 
     Attributes:
         smoothness: weight of mask edges where the image has none.
@@ -42,7 +44,6 @@ class Dial(Objective):
         destroyer: weight of p(class)^destroyer_power of what remains.
         destroyer_power: see above.
         sufficient: weight of the search for the sufficient crop.
-        height: log-odds of the high level (1.5 is level 0.82).
         trials: crops tried per image and step.
     """
 
@@ -52,23 +53,22 @@ class Dial(Objective):
     preserver: float = Field(1.0, ge=0)
     destroyer: float = Field(4.0, ge=0)
     destroyer_power: float = Field(0.5, gt=0)
-    sufficient: float = Field(1.5, ge=0)
-    height: float = Field(1.5, gt=0)
+    sufficient: float = Field(3.0, ge=0)
     trials: int = Field(5, ge=3)
 
     def terms(
         self,
         classifier: Callable[[Images], Logits],
         question: Question,
-        log_odds: LogOdds,
+        evidence: Evidence,
         generator: Generator,
     ) -> Terms:
         real = question.real
         images, targets = question.images[real], question.targets[real]
-        masks = enlarge(log_odds, question.images.shape[-2:]).sigmoid()
-        fine = log_odds.sigmoid()
+        masks = enlarge(evidence.extent, question.images.shape[-2:]).sigmoid()
+        fine = evidence.extent.sigmoid()
         terms = {
-            "area": self.area * area(masks),
+            "area": self.area * (area(masks) + area(evidence.core.sigmoid()) * ~real),
             "smoothness": self.smoothness * raggedness(fine, question.images) * real,
         }
         if len(images):
@@ -77,7 +77,7 @@ class Dial(Objective):
                 for name, values in {
                     **self._evidence(classifier, images, targets, masks[real], generator),
                     "sufficient": self._sufficient(
-                        classifier, images, targets, log_odds[real], generator
+                        classifier, images, targets, evidence.core[real], generator
                     ),
                 }.items()
             }
@@ -102,17 +102,17 @@ class Dial(Objective):
         classifier: Callable[[Images], Logits],
         images: Images,
         targets: torch.Tensor,
-        log_odds: LogOdds,
+        core: LogOdds,
         generator: Generator,
     ) -> Scores:
-        everywhere = log_odds[:, 0, 0]
+        everywhere = core[:, 0, 0]
         count = max(1, round(SEARCHED * len(images)))
         chosen = torch.randperm(len(images), generator=generator)[:count].to(images.device)
-        images, targets, log_odds = images[chosen], targets[chosen], log_odds[chosen]
+        images, targets, core = images[chosen], targets[chosen], core[chosen]
         with torch.no_grad():
-            boxes = propose(log_odds, self.height, self.trials, generator)
+            boxes = propose(core, self.trials, generator)
             scores = judge(classifier, images, boxes, targets, thrift=THRIFT)
-            wanted = agreement(boxes, scores, TEMPERATURE, log_odds.shape[1:])
-        loss = F.binary_cross_entropy_with_logits(log_odds - self.height, wanted, reduction="none")
+            wanted = agreement(boxes, scores, TEMPERATURE, core.shape[1:])
+        loss = F.binary_cross_entropy_with_logits(core, wanted, reduction="none")
         weighted = self.sufficient / SEARCHED * loss.mean((1, 2))
         return torch.zeros_like(everywhere).index_put((chosen,), weighted)

@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Generator
 
+from apercu.networks.decoder import Evidence
 from apercu.networks.masking import enlarge
 from apercu.removal import Alternative
 from apercu.training.objectives.base import (
@@ -19,7 +20,7 @@ from apercu.training.objectives.base import (
     log_probability,
     roughness,
 )
-from apercu.types import Images, Logits, LogOdds
+from apercu.types import Images, Logits
 
 
 class Printed(Objective):
@@ -45,11 +46,11 @@ class Printed(Objective):
         self,
         classifier: Callable[[Images], Logits],
         question: Question,
-        log_odds: LogOdds,
+        evidence: Evidence,
         generator: Generator,
     ) -> Terms:
         images, targets, real = question.images, question.targets, question.real
-        masks = enlarge(log_odds, images.shape[-2:]).sigmoid()
+        masks = enlarge(evidence.extent, images.shape[-2:]).sigmoid()
         removal = Alternative()
         kept = classifier(removal(images, masks, generator))
         removed = classifier(removal(images, 1 - masks, generator))

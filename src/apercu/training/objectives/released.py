@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Generator, Tensor
 
+from apercu.networks.decoder import Evidence
 from apercu.networks.masking import enlarge
 from apercu.removal import Alternative
 from apercu.training.objectives.base import Objective, Question, Terms, area, margin, roughness
-from apercu.types import Images, Logits, LogOdds, Scores
+from apercu.types import Images, Logits, Scores
 
 BORDER = 0.3  # weight of the squared mask along the border, within the smoothness
 
@@ -43,11 +44,11 @@ class Released(Objective):
         self,
         classifier: Callable[[Images], Logits],
         question: Question,
-        log_odds: LogOdds,
+        evidence: Evidence,
         generator: Generator,
     ) -> Terms:
         images, real = question.images, question.real
-        masks = enlarge(log_odds, images.shape[-2:]).sigmoid()
+        masks = enlarge(evidence.extent, images.shape[-2:]).sigmoid()
         noise = torch.randn(images.shape, generator=generator).to(images)
         images = (images + 0.015 * noise).clamp(0, 1)  # 0.03 on the release's [-1, 1] scale
         removal = Alternative()

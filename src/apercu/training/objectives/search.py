@@ -21,21 +21,20 @@ SMALLEST_AREA = 0.05  # below it the saliency metric rewards no further shrinkin
 STEP = 0.12  # how far trials stray from the mask's own box, as a share of its sides
 
 
-def propose(log_odds: LogOdds, height: float, trials: int, generator: Generator) -> Tensor:
+def propose(log_odds: LogOdds, trials: int, generator: Generator) -> Tensor:
     """Boxes worth a try, `batch × trials × 4`, as shares of the image's sides.
 
-    The box of the region at `height`, boxes strayed from it, the box at another height, and one
+    The box of the region at level 0.5, boxes strayed from it, the box at another level, and one
     drawn at random.
 
     Args:
         log_odds: log-odds of keeping.
-        height: log-odds that bound the region.
         trials: boxes per image, at least 3.
         generator: source of the draws.
     """
     count = len(log_odds)
-    own = bounding(log_odds, torch.full((count,), height, device=log_odds.device))
-    other = bounding(log_odds, height * _uniform((count,), generator, log_odds).mul(2).sub(0.5))
+    own = bounding(log_odds, torch.zeros(count, device=log_odds.device))
+    other = bounding(log_odds, _uniform((count,), generator, log_odds).mul(3).sub(1.5))
     strayed = [_stray(own, generator) for _ in range(trials - 3)]
     sides = 0.3 + 0.7 * _uniform((count, 2), generator, log_odds)
     centres = sides / 2 + (1 - sides) * _uniform((count, 2), generator, log_odds)
