@@ -17,12 +17,24 @@ from apercu.classifiers import Classifier, ClassifierCard, InputSpec, classifier
 from apercu.compare import CompareSettings, Results, Row, compare
 from apercu.compare.cost import spread
 from apercu.compare.interval import interval
+from apercu.compare.measures import MEASURES
 from apercu.compare.sample import Trial, draw, split
 from apercu.compare.scoring import score
 from apercu.errors import ApercuError, ConfigError, ImagesError, OutputError, RunError
 from apercu.images import ImageSource, Item
 from apercu.methods import CentreBox, Gradient, Trained, TrueBox, WholeBox
-from apercu.metrics import localisation_error, mask_iou, saliency_metric
+from apercu.metrics import (
+    dauc,
+    energy,
+    flip,
+    localisation_error,
+    mask_iou,
+    max_sensitivity,
+    pointing_game,
+    road,
+    saliency_metric,
+)
+from apercu.metrics.flipping import DELETION
 
 SIZE, COUNT = 32, 12
 
@@ -94,7 +106,8 @@ class Contrast:
         return (images - 0.5).abs().mean(dim=1) * 2 * self.scale
 
 
-FAST = CompareSettings(batch=4, cost_batches=())
+CUT = ("saliency_metric", "localisation_error", "iou")
+FAST = CompareSettings(metrics=CUT, batch=4, cost_batches=())
 
 
 def rows_of(results: Results) -> dict[tuple[str, str], Row]:
@@ -218,13 +231,55 @@ def test_several_true_boxes_score_their_mean(classifier: Classifier) -> None:
 
 
 def test_without_truth_only_what_needs_none_is_measured(classifier: Classifier) -> None:
-    results = compare(classifier, Squares(truth=False), {"whole_box": WholeBox()}, FAST)
-    assert {row.metric for row in results.rows} == {"saliency_metric"}
+    everything = replace(FAST, metrics=None, steps=4)
+    results = compare(classifier, Squares(truth=False), {"whole_box": WholeBox()}, everything)
+    needless = {name for name, measure in MEASURES.items() if measure.truth == "none"}
+    assert {row.metric for row in results.rows} == needless
     wanted = replace(FAST, metrics=("localisation_error",))
     with pytest.raises(ImagesError, match="squares: localisation_error needs true boxes"):
         compare(classifier, Squares(truth=False), {"whole_box": WholeBox()}, wanted)
     with pytest.raises(ImagesError, match="squares: true_box needs true boxes"):
-        compare(classifier, Squares(truth=False), {"true_box": TrueBox()}, FAST)
+        compare(
+            classifier,
+            Squares(truth=False),
+            {"true_box": TrueBox()},
+            replace(FAST, metrics=("saliency_metric",)),
+        )
+
+
+def test_metrics_of_whole_maps_are_those_of_the_package(classifier: Classifier) -> None:
+    settings = replace(FAST, metrics=None, steps=5)
+    explainers = {"mask": Contrast(), "true_box": TrueBox()}
+    rows = rows_of(compare(classifier, Squares(), explainers, settings))
+    assert {metric for _, metric in rows} == set(MEASURES)
+    again = {name for name, measure in MEASURES.items() if measure.again}
+    assert {metric for name, metric in rows if name == "true_box"} == set(MEASURES) - again
+    sample = draw(classifier, Squares(), None, 0)
+    (trial,) = sample.trials(classifier, sample.test, COUNT)
+    masks = Contrast()(classifier, trial.images, trial.targets)
+    flipped = flip(classifier, trial.images, trial.targets, masks, replace(DELETION, steps=5))
+    expected = {
+        "pointing_game": pointing_game(masks, trial.regions),
+        "energy": energy(masks, trial.regions),
+        "dauc": dauc(flipped),
+        "road": road(classifier, trial.images, trial.targets, masks),
+        "max_sensitivity": max_sensitivity(Contrast(), classifier, trial.images, trial.targets),
+    }
+    for metric, scores in expected.items():
+        row = rows["mask", metric]
+        assert (row.n, row.threshold, row.better) == (6, None, MEASURES[metric].better)
+        assert row.value == pytest.approx(scores.mean().item(), abs=1e-5), metric
+
+
+def test_objects_are_masks_where_there_are_and_boxes_elsewhere(classifier: Classifier) -> None:
+    sample = draw(classifier, Squares(), None, 0)
+    (trial,) = sample.trials(classifier, sample.test, COUNT)
+    blank = torch.zeros_like(trial.regions[:1])
+    mixed = replace(trial, regions=torch.cat([blank, trial.regions[1:]]))
+    assert torch.equal(mixed.objects[1:], trial.regions[1:])
+    left, top, right, bottom = trial.truths[0, 0].tolist()
+    inside = mixed.objects[0, int(top) + 1 : int(bottom), int(left) + 1 : int(right)]
+    assert inside.all() and mixed.objects[0].sum() <= (right - left + 2) * (bottom - top + 2)
 
 
 def test_without_labels_the_top_class_is_the_target(classifier: Classifier) -> None:
@@ -311,7 +366,7 @@ def test_an_explainer_that_is_another_one_now_is_measured_again(
     assert mask.asked
 
 
-@pytest.mark.parametrize("change", ["seed", "sample", "fingerprint"])
+@pytest.mark.parametrize("change", ["seed", "targets", "fingerprint"])
 def test_another_comparison_does_not_overwrite_the_first(
     change: str, classifier: Classifier, tmp_path: Path
 ) -> None:
@@ -320,8 +375,8 @@ def test_another_comparison_does_not_overwrite_the_first(
     before = (tmp_path / "results.json").read_text()
     if change == "seed":
         settings = replace(FAST, seed=1)
-    elif change == "sample":
-        source = Squares(truth=False)
+    elif change == "targets":
+        source = Squares(labelled=False)
     else:
         network = Brightness()
         nn.init.constant_(network.gain, 2.0)
@@ -355,7 +410,7 @@ def test_a_full_disk_loses_nothing_that_was_written(
 
 
 def test_the_files_say_what_was_measured(classifier: Classifier, tmp_path: Path) -> None:
-    settings = CompareSettings(batch=4, repeats=2, cost_batches=(1, 3))
+    settings = CompareSettings(metrics=CUT, batch=4, repeats=2, cost_batches=(1, 3))
     explainers = {"mask": Contrast(), "gradient": Gradient(), "centre_box": CentreBox()}
     compare(classifier, Squares(), explainers, settings, out=tmp_path)
     found = json.loads((tmp_path / "results.json").read_text())

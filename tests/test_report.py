@@ -165,7 +165,8 @@ def test_the_gallery_shows_reported_images_under_every_map(classifier: Classifie
         "centre_box": CentreBox(),
         "true_box": TrueBox(),
     }
-    settings = CompareSettings(limit=12, batch=4, cost_batches=(), thresholds=(0.5,))
+    metrics = ("saliency_metric", "localisation_error", "iou")
+    settings = CompareSettings(metrics, limit=12, batch=4, cost_batches=(), thresholds=(0.5,))
     results = compare(classifier, source, explainers, settings)
     shots = gallery(classifier, source, explainers, results, count=3)
     test = {source[index].name for index in split(20, 12, 0)[1]}

@@ -12,7 +12,6 @@ import apercu.metrics
 from apercu.classifiers import open_classifier
 from apercu.cli.methods import METHODS, allowed_methods, parse_methods
 from apercu.compare import METRICS
-from apercu.compare.settings import BETTER
 from apercu.compare.table import COLUMNS
 from apercu.errors import ConfigError, RunError
 from apercu.images import Planted
@@ -40,7 +39,7 @@ def test_names_are_the_snake_case_of_the_class() -> None:
 
 
 def test_every_metric_is_known_everywhere() -> None:
-    assert set(METRICS) == set(BETTER) == set(COLUMNS)
+    assert tuple(COLUMNS) == METRICS
     assert set(METRICS) <= set(apercu.metrics.__all__)
 
 

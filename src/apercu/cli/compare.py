@@ -41,10 +41,11 @@ def compare(
         str | None,
         typer.Option(
             metavar="A,B",
-            help="saliency_metric, localisation_error, iou; all that the images allow "
-            "when not given.",
+            help="saliency_metric, localisation_error, pointing_game, iauc …; all that classifier "
+            "and images allow when not given.",
         ),
     ] = None,
+    steps: Annotated[int, typer.Option(min=2, help="Steps of deletion and insertion.")] = 196,
     limit: Annotated[
         int | None, typer.Option(min=2, help="Only so many of the images, drawn at random.")
     ] = None,
@@ -70,7 +71,7 @@ def compare(
 
     place = device.resolve()
     chosen = None if metrics is None else tuple(m.strip() for m in metrics.split(","))
-    settings = CompareSettings(metrics=chosen, limit=limit, seed=seed)
+    settings = CompareSettings(chosen, limit, seed, steps=steps)
     named = None if methods is None else parse_methods(methods)
     opened = open_classifier(classifier, device=place)
     source = open_images(images, channels=opened.channels)

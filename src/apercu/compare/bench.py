@@ -12,10 +12,11 @@ from torch import Tensor
 from apercu.classifiers import Classifier
 from apercu.compare.cost import cost
 from apercu.compare.interval import interval
+from apercu.compare.measures import MEASURES
 from apercu.compare.results import FIXED, Cost, Row, variant
 from apercu.compare.sample import Entry, Sample, Trial
-from apercu.compare.scoring import score, score_truth
-from apercu.compare.settings import BETTER, CompareSettings
+from apercu.compare.scoring import score, score_explainer, score_maps, score_truth
+from apercu.compare.settings import CompareSettings
 from apercu.errors import ApercuError, ImagesError
 from apercu.maps import min_max
 from apercu.methods import Explainer, TrueBox
@@ -51,8 +52,8 @@ class Bench:
 
     def rows(self, name: str, explainer: Explainer | TrueBox) -> tuple[list[Row], Scores]:
         """The rows of one explainer on the test half, and the scores behind them."""
-        levels: dict[str, tuple[float, ...]] = dict.fromkeys(self.metrics, (FIXED,))
-        origins: dict[str, tuple[str | None, ...]] = dict.fromkeys(self.metrics, (None,))
+        levels: dict[str, tuple[float, ...]] = dict.fromkeys(self._asked(explainer), (FIXED,))
+        origins: dict[str, tuple[str | None, ...]] = dict.fromkeys(levels, (None,))
         if explainer.kind in ("map", "mask"):
             fixed = explainer.kind == "mask"
             for metric, (best, count) in self._tune(name, explainer).items():
@@ -71,7 +72,7 @@ class Bench:
                         value=float(values.mean()),
                         ci95=interval(values.numpy(), self.settings.seed),
                         n=len(values),
-                        better=BETTER[metric],
+                        better=MEASURES[metric].better,
                         threshold=levels[metric][place] if origin else None,
                         threshold_from=origin,
                     )
@@ -93,11 +94,14 @@ class Bench:
 
     def _tune(self, name: str, explainer: Explainer | TrueBox) -> dict[str, tuple[float, int]]:
         """The best threshold of each metric on the tune half, and on how many images."""
-        grid = dict.fromkeys(self.metrics, self.settings.thresholds)
+        cut = [metric for metric in self.metrics if MEASURES[metric].cut]
+        if not cut:
+            return {}
+        grid = dict.fromkeys(cut, self.settings.thresholds)
         best = {}
         for metric, found in self._scores(name, explainer, self.sample.tune, grid).items():
             means = found.double().mean(dim=1)
-            place = means.argmin() if BETTER[metric] == "lower" else means.argmax()
+            place = means.argmin() if MEASURES[metric].better == "lower" else means.argmax()
             best[metric] = (self.settings.thresholds[int(place)], found.shape[1])
         return best
 
@@ -114,16 +118,35 @@ class Bench:
         for trial in self.sample.trials(self.classifier, entries, self.settings.batch):
             maps = self._maps(name, explainer, trial)
             for metric, thresholds in levels.items():
-                if isinstance(explainer, TrueBox):
-                    found = score_truth(metric, self.classifier, trial, maps)
-                else:
-                    found = score(metric, self.classifier, trial, maps, thresholds)
+                found = self._score(metric, explainer, trial, maps, thresholds)
                 judged = torch.tensor([told(entry, metric, explainer) for entry in trial.entries])
                 parts[metric].append(found.cpu()[:, judged])
                 self._check(f"{name}: expected finite {metric}", found, trial)
             done += len(trial.entries)
             self.progress(name, done, len(self.sample.tune) + len(self.sample.test))
         return {metric: torch.cat(found, dim=1) for metric, found in parts.items()}
+
+    def _asked(self, explainer: Explainer | TrueBox) -> list[str]:
+        """The metrics that this explainer can have: a true box cannot be asked again."""
+        told_truth = isinstance(explainer, TrueBox)
+        return [metric for metric in self.metrics if not (told_truth and MEASURES[metric].again)]
+
+    def _score(
+        self,
+        metric: str,
+        explainer: Explainer | TrueBox,
+        trial: Trial,
+        maps: Maps,
+        thresholds: Sequence[float],
+    ) -> Tensor:
+        """Levels × images."""
+        if not MEASURES[metric].cut:
+            if MEASURES[metric].again and not isinstance(explainer, TrueBox):
+                return score_explainer(metric, explainer, self.classifier, trial)
+            return score_maps(metric, self.classifier, trial, maps, self.settings.steps)
+        if isinstance(explainer, TrueBox):
+            return score_truth(metric, self.classifier, trial, maps)
+        return score(metric, self.classifier, trial, maps, thresholds)
 
     def _maps(self, name: str, explainer: Explainer | TrueBox, trial: Trial) -> Maps:
         """Maps that can be cut by thresholds in (0, 1)."""
@@ -143,5 +166,12 @@ class Bench:
 
 def told(entry: Entry, metric: str, explainer: object = None) -> bool:
     """Whether an image knows the truth that a metric (or the true box) needs."""
-    boxes = metric == "localisation_error" or isinstance(explainer, TrueBox)
-    return (entry.has_boxes or not boxes) and (entry.has_region or metric != "iou")
+    if isinstance(explainer, TrueBox) and not entry.has_boxes:
+        return False
+    known = {
+        "none": True,
+        "boxes": entry.has_boxes,
+        "region": entry.has_region,
+        "any": entry.has_boxes or entry.has_region,
+    }
+    return known[MEASURES[metric].truth]

@@ -10,9 +10,10 @@ from pathlib import Path
 from apercu.classifiers import Classifier
 from apercu.compare.bench import Bench, Progress, told
 from apercu.compare.cost import environment
+from apercu.compare.measures import MEASURES, METRICS
 from apercu.compare.results import RESULTS, Results, Subject
 from apercu.compare.sample import Sample, draw
-from apercu.compare.settings import METRICS, CompareSettings
+from apercu.compare.settings import CompareSettings
 from apercu.errors import ImagesError, RunError
 from apercu.images import ImageSource
 from apercu.methods import Explainer, TrueBox
@@ -44,7 +45,7 @@ def compare(
         ApercuError: an explainer answers with numbers that are not finite.
     """
     sample = draw(classifier, source, settings.limit, settings.seed)
-    metrics = _metrics(sample, settings)
+    metrics = _metrics(classifier, sample, settings)
     bench = Bench(classifier, sample, metrics, settings, progress)
     results = _start(_subject(bench), environment(settings.seed, classifier.device), out)
     asked = {name: one.identity for name, one in explainers.items()}
@@ -67,8 +68,11 @@ def compare(
     return results
 
 
-def _metrics(sample: Sample, settings: CompareSettings) -> tuple[str, ...]:
-    """The metrics that were asked for, or all whose truth both halves have."""
+def _metrics(classifier: Classifier, sample: Sample, settings: CompareSettings) -> tuple[str, ...]:
+    """The metrics that were asked for, or all that are possible.
+
+    Possible is what both halves know the truth for, and randomisation where weights can be reached.
+    """
 
     def allowed(metric: str) -> bool:
         return all(
@@ -77,12 +81,17 @@ def _metrics(sample: Sample, settings: CompareSettings) -> tuple[str, ...]:
 
     for metric in settings.metrics or ():
         if not allowed(metric):
-            truth = "true masks" if metric == "iou" else "true boxes"
+            truth = {"region": "true masks", "boxes": "true boxes"}.get(
+                MEASURES[metric].truth, "true boxes or masks"
+            )
             raise ImagesError(
                 f"{sample.source.name}: {metric} needs {truth} in both halves of the images; "
                 "leave the metric out, or add them"
             )
-    return settings.metrics or tuple(metric for metric in METRICS if allowed(metric))
+    if settings.metrics:
+        return settings.metrics
+    closed = {"randomisation"} if classifier.module is None else set()
+    return tuple(metric for metric in METRICS if metric not in closed and allowed(metric))
 
 
 def _subject(bench: Bench) -> Subject:

@@ -13,6 +13,7 @@ from torch import Tensor
 from apercu.classifiers import Classifier
 from apercu.errors import ImagesError
 from apercu.images import Batch, ImageSource, batches
+from apercu.metrics.pointing import true_regions
 from apercu.types import Images, Regions, Targets
 
 
@@ -38,6 +39,13 @@ class Trial:
     """True boxes; filled up with empty ones, also for an image that has none."""
     regions: Regions
     """True masks; empty for an image that has none."""
+
+    @property
+    def objects(self) -> Regions:
+        """The true mask where there is one, else the pixels of the true boxes."""
+        boxed = true_regions(self.truths, (self.images.shape[2], self.images.shape[3]))
+        masked = self.regions.flatten(1).any(dim=1)[:, None, None]
+        return torch.where(masked, self.regions, boxed)
 
 
 @dataclass(frozen=True, eq=False)

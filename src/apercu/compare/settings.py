@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
+from apercu.compare.measures import METRICS
 from apercu.errors import ConfigError, nearest
-
-METRICS: Final = ("saliency_metric", "localisation_error", "iou")
-BETTER: Final = {"saliency_metric": "lower", "localisation_error": "lower", "iou": "higher"}
 
 
 @dataclass(frozen=True)
 class CompareSettings:
     """Typed settings, checked when they are made.
 
-    `metrics` None means all that the images allow; `limit` None all images; `batch` images are
-    explained at a time; costs are the median of `repeats` calls at each of `cost_batches`.
+    `metrics` None means all that classifier and images allow; `limit` None all images; `batch`
+    images are explained at a time; deletion and insertion take `steps` steps; costs are the median
+    of `repeats` calls at each of `cost_batches`.
 
     Raises:
         ConfigError: a metric is unknown, or a number out of range.
@@ -27,6 +25,7 @@ class CompareSettings:
     seed: int = 0
     batch: int = 16
     thresholds: tuple[float, ...] = tuple(round(0.05 * step, 2) for step in range(1, 20))
+    steps: int = 196
     repeats: int = 5
     cost_batches: tuple[int, ...] = (1, 16)
 
@@ -45,6 +44,8 @@ class CompareSettings:
             )
         if not self.thresholds or not all(0 < value < 1 for value in self.thresholds):
             raise ConfigError(f"thresholds: expected values in (0, 1), got {self.thresholds}")
+        if self.steps < 2:
+            raise ConfigError(f"steps: expected at least 2, got {self.steps}")
         if min(self.batch, self.repeats, *self.cost_batches) < 1:
             raise ConfigError(
                 "batch, repeats, cost_batches: expected at least 1, "

@@ -38,6 +38,47 @@ COLUMNS = {
         "\u00a0%",
     ),
     "iou": Column("IoU", "IoU", "overlap of the evidence with the true mask, pixel by pixel"),
+    "iou_at_area": Column(
+        "IoU at the true area",
+        "IoU at the true area",
+        "overlap of the true mask with as many of the highest pixels",
+    ),
+    "iou_over_percentiles": Column(
+        "Mean IoU", "mean IoU", "overlap with the true mask, averaged over 101 percentiles"
+    ),
+    "pointing_game": Column(
+        "Pointing game", "the pointing game", "images whose highest pixel lies on the object"
+    ),
+    "energy": Column("Energy", "energy", "share of the evidence that lies on the object"),
+    "ncc": Column("NCC", "NCC", "correlation of the map with the object"),
+    "dauc": Column("DAUC", "DAUC", "area under the probability as the highest pixels go black"),
+    "iauc": Column("IAUC", "IAUC", "area under the probability as they return to a blurred image"),
+    "dc": Column("DC", "DC", "correlation of the map with what each deletion takes away"),
+    "ic": Column("IC", "IC", "correlation of the map with what each insertion brings"),
+    "average_drop": Column(
+        "Average drop", "average drop", "share of the probability lost when seen through the map"
+    ),
+    "increase": Column(
+        "Increase", "increase", "images whose probability grows when seen through the map"
+    ),
+    "road": Column("ROAD", "ROAD", "gap between imputing the least and the most relevant pixels"),
+    "sparsity": Column("Sparsity", "sparsity", "highest value over the mean", digits=1),
+    "total_variation": Column(
+        "Total variation", "total variation", "mean difference of neighbouring pixels", digits=4
+    ),
+    "randomisation": Column(
+        "Randomisation",
+        "randomisation",
+        "rank correlation that survives random weights in the classifier",
+    ),
+    "max_sensitivity": Column(
+        "Sensitivity", "sensitivity", "largest change of the map under small noise"
+    ),
+    "background_invariance": Column(
+        "Background",
+        "background invariance",
+        "share of the evidence that leaves the object on another background",
+    ),
 }
 
 

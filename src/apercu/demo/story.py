@@ -43,6 +43,7 @@ OPPONENTS: dict[str, Explainer | TrueBox] = {
     "whole_box": WholeBox(),
     "true_box": TrueBox(),
 }
+SHOWN = ("saliency_metric", "localisation_error", "iou")
 PLAN, CARD, FACTS, RUN = "demo.json", "classifier/card.json", "classifier/facts.json", "mask"
 
 
@@ -76,7 +77,7 @@ class Story:
         explainer = self._explainer(classifier)
         test = Planted(images=TESTED, seed=self.seed, split="test")
         explainers = {"mask": trained(explainer, classifier), **OPPONENTS}
-        settings = CompareSettings(seed=self.seed)
+        settings = CompareSettings(SHOWN, seed=self.seed)
         results = compare(
             classifier, test, explainers, settings, out=self.out, progress=self.progress
         )

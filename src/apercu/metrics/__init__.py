@@ -3,8 +3,49 @@
 from __future__ import annotations
 
 from apercu.metrics.area import mean_area
+from apercu.metrics.average_drop import average_drop, drop_in_deletion, increase
+from apercu.metrics.background_invariance import background_invariance
+from apercu.metrics.energy import energy
+from apercu.metrics.flipping import Curves, Flipping, dauc, dc, flip, iauc, ic
 from apercu.metrics.localisation import box_iou, localisation_error
+from apercu.metrics.max_sensitivity import max_sensitivity
+from apercu.metrics.ncc import ncc
 from apercu.metrics.overlap import iou, mask_iou
+from apercu.metrics.percentile_iou import iou_at_area, iou_over_percentiles
+from apercu.metrics.pointing import pointing_game
+from apercu.metrics.randomisation import randomisation
+from apercu.metrics.road import Road, road
 from apercu.metrics.saliency import saliency_metric
+from apercu.metrics.sparsity import sparsity
+from apercu.metrics.total_variation import total_variation
 
-__all__ = ["box_iou", "iou", "localisation_error", "mask_iou", "mean_area", "saliency_metric"]
+__all__ = [
+    "Curves",
+    "Flipping",
+    "Road",
+    "average_drop",
+    "background_invariance",
+    "box_iou",
+    "dauc",
+    "dc",
+    "drop_in_deletion",
+    "energy",
+    "flip",
+    "iauc",
+    "ic",
+    "increase",
+    "iou",
+    "iou_at_area",
+    "iou_over_percentiles",
+    "localisation_error",
+    "mask_iou",
+    "max_sensitivity",
+    "mean_area",
+    "ncc",
+    "pointing_game",
+    "randomisation",
+    "road",
+    "saliency_metric",
+    "sparsity",
+    "total_variation",
+]

@@ -1,0 +1,34 @@
+"""Normalised cross-correlation of map and truth, as Charachon et al. (2021) measure it."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from apercu.maps import min_max
+from apercu.metrics.pointing import Truths, true_regions
+from apercu.types import Maps, Scores
+
+
+def ncc(maps: Maps, truths: Truths) -> Scores:
+    """Mean product of the standardised map and the standardised truth, −1 to 1; higher is better.
+
+    A constant map, and a truth that is empty or the whole image, score 0.
+    """
+    true = true_regions(truths, (maps.shape[1], maps.shape[2]))
+    return correlation(maps.flatten(1), true.flatten(1).to(maps.dtype))
+
+
+def correlation(one: Float[Tensor, "batch n"], other: Float[Tensor, "batch n"]) -> Scores:
+    """Pearson's correlation, row by row; 0 where a row is constant."""
+    return (_standard(one) * _standard(other)).sum(dim=1).clamp(-1, 1)
+
+
+def _standard(rows: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
+    """Centred rows of length 1; zeros for constant rows.
+
+    They are stretched to [0, 1] first, so that rounding cannot make a constant row vary.
+    """
+    stretched = min_max(rows[:, None])[:, 0]
+    return F.normalize(stretched - stretched.mean(dim=1, keepdim=True), dim=1)

@@ -1,0 +1,57 @@
+"""The pointing game (Zhang et al. 2018, Excitation Backprop): is the map's peak on the object?"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from apercu.maps import fill
+from apercu.types import Maps, Regions, Scores
+
+Truths: TypeAlias = Regions | Float[Tensor, "batch truths 4"]
+"""True masks, or true boxes; images with fewer boxes than others are filled up with empty ones."""
+
+
+def pointing_game(maps: Maps, truths: Truths, tolerance: int = 0) -> Scores:
+    """1 where the highest pixel of a map lies on the object, else 0; higher is better.
+
+    A peak within `tolerance` pixels of the object counts (Zhang et al. allow 15 on photographs).
+    Equal peaks count by the share of them that hits, so a constant map scores the object's share
+    of the image. An image without truth scores 0.
+    """
+    target = _widened(true_regions(truths, (maps.shape[1], maps.shape[2])), tolerance)
+    peaks = maps == maps.amax(dim=(1, 2), keepdim=True)
+    return (peaks & target).sum(dim=(1, 2)) / peaks.sum(dim=(1, 2))
+
+
+def true_regions(truths: Truths, size: tuple[int, int]) -> Regions:
+    """The pixels of a (height, width) image that belong to the truth: masks as they are, or all
+    that any of the boxes touches."""
+    if truths.dtype == torch.bool:
+        return truths
+    inside = fill(truths.flatten(0, 1), size)
+    return inside.view(*truths.shape[:2], *size).any(dim=1)
+
+
+def _widened(regions: Regions, reach: int) -> Regions:
+    """All pixels whose centre is at most `reach` from that of a pixel of the region.
+
+    Line by line of the disc, each line as a difference of running counts.
+    """
+    if not reach:
+        return regions
+    height, width = regions.shape[1:]
+    counts = F.pad(regions.int().cumsum(dim=2), (1, 0))
+    columns = torch.arange(width, device=regions.device)
+    wide = torch.zeros_like(regions)
+    for down in range(-min(reach, height - 1), min(reach, height - 1) + 1):
+        half = int((reach**2 - down**2) ** 0.5)
+        left, right = (columns - half).clamp(min=0), (columns + half + 1).clamp(max=width)
+        near = counts[:, :, right] > counts[:, :, left]
+        first, last = max(0, down), height + min(0, down)
+        wide[:, first:last] |= near[:, first - down : last - down]
+    return wide

@@ -1,0 +1,76 @@
+"""The sanity check of Adebayo et al. (2018): a map must die with the classifier's weights."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from apercu.classifiers import Classifier
+from apercu.errors import ClassifierError
+from apercu.metrics.ncc import correlation
+from apercu.types import Images, Maps, Scores, Targets
+
+
+def randomisation(
+    explainer: Callable[[Classifier, Images, Targets], Maps],
+    classifier: Classifier,
+    images: Images,
+    targets: Targets,
+    seed: int = 0,
+) -> Scores:
+    """How much of each map survives when all weights are random, 0 to 1; lower is better.
+
+    Spearman's rank correlation of the maps before and after, without its sign: a map turned
+    upside down has not died either. An explainer that never looks at the classifier scores 1; a
+    map that is constant before or after scores 0. The classifier is not touched.
+
+    Raises:
+        ClassifierError: the weights cannot be reached.
+    """
+    before = explainer(classifier, images, targets).detach()
+    after = explainer(randomised(classifier, seed), images, targets).detach()
+    return spearman(before.flatten(1), after.flatten(1)).abs()
+
+
+def randomised(classifier: Classifier, seed: int = 0) -> Classifier:
+    """A copy whose every parameter is drawn anew, normal with that parameter's mean and spread.
+
+    What is counted rather than learned (running statistics) stays.
+
+    Raises:
+        ClassifierError: the weights cannot be reached.
+    """
+    if classifier.module is None:
+        raise ClassifierError(
+            f"randomisation: {classifier.spec} does not show its weights; "
+            "leave this metric out, or open the classifier from its network"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    module: nn.Module = copy.deepcopy(classifier.module)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            spread, mean = torch.std_mean(parameter, correction=0)
+            drawn = torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(drawn.to(parameter) * spread + mean)
+    digest = f"{classifier.network.digest}, randomised with seed {seed}"
+    network = replace(classifier.network, answer=module, digest=digest)
+    return Classifier(network, spec=classifier.spec)
+
+
+def spearman(one: Float[Tensor, "batch n"], other: Float[Tensor, "batch n"]) -> Scores:
+    """Rank correlation, row by row, equal values sharing their mean rank; 0 for constant rows."""
+    return correlation(_ranks(one), _ranks(other))
+
+
+def _ranks(rows: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
+    """Places in ascending order; equal values get the mean of theirs."""
+    rows = rows.contiguous()
+    ordered = rows.sort(dim=1).values
+    first = torch.searchsorted(ordered, rows)
+    last = torch.searchsorted(ordered, rows, right=True) - 1
+    return (first + last).to(rows) / 2

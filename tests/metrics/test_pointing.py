@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from math import dist
+
+import pytest
+import torch
+
+from apercu.metrics.pointing import pointing_game, true_regions
+
+
+def slow_pointing_game(map: torch.Tensor, truth: torch.Tensor, tolerance: int) -> float:
+    peak = map.max().item()
+    places = [(y, x) for y in range(map.shape[0]) for x in range(map.shape[1])]
+    peaks = [place for place in places if map[place] == peak]
+    object_ = [place for place in places if truth[place]]
+    hits = [p for p in peaks if any(dist(p, pixel) <= tolerance for pixel in object_)]
+    return len(hits) / len(peaks)
+
+
+@pytest.mark.parametrize("tolerance", [0, 1, 2, 3, 5, 15])
+def test_is_the_literal_count_of_peaks_near_the_object(tolerance: int) -> None:
+    generator = torch.Generator().manual_seed(3)
+    maps = (torch.rand(40, 7, 9, generator=generator) * 8).round()
+    truths = torch.rand(40, 7, 9, generator=generator) < 0.06
+    truths[0] = False
+    literal = [slow_pointing_game(*pair, tolerance) for pair in zip(maps, truths, strict=True)]
+    assert len(set(literal)) > 1
+    torch.testing.assert_close(pointing_game(maps, truths, tolerance), torch.tensor(literal))
+
+
+def test_tied_peaks_count_by_share_and_a_constant_map_scores_chance() -> None:
+    maps = torch.zeros(2, 4, 4)
+    maps[0, 0, 0] = maps[0, 3, 3] = 1
+    truths = torch.zeros(2, 4, 4, dtype=torch.bool)
+    truths[:, 0, :3] = True
+    assert pointing_game(maps, truths).tolist() == [0.5, 3 / 16]
+
+
+def test_without_truth_nothing_is_hit() -> None:
+    assert pointing_game(torch.rand(1, 4, 4), torch.zeros(1, 4, 4).bool(), 15).item() == 0
+    assert pointing_game(torch.rand(1, 4, 4), torch.zeros(1, 2, 4)).item() == 0
+
+
+def test_any_of_the_true_boxes_will_do() -> None:
+    maps = torch.zeros(3, 6, 8)
+    maps[0, 1, 2] = maps[1, 4, 7] = maps[2, 5, 0] = 1
+    boxes = torch.tensor([[2.0, 1, 4, 3], [6.5, 4, 8, 5]]).expand(3, 2, 4)
+    assert pointing_game(maps, boxes).tolist() == [1, 1, 0]
+
+
+def test_boxes_cover_the_pixels_they_touch() -> None:
+    boxes = torch.tensor([[[1.0, 0, 3, 1], [0, 1.5, 0.5, 2]]])
+    covered = torch.tensor([[[0, 1, 1, 0], [1, 0, 0, 0], [0, 0, 0, 0]]]).bool()
+    assert torch.equal(true_regions(boxes, (3, 4)), covered)
