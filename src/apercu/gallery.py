@@ -38,7 +38,7 @@ def gallery(
     shown = {
         name: one
         for name, one in explainers.items()
-        if not isinstance(one, TrueBox) and one.kind != "box"
+        if not isinstance(one, TrueBox) and one.kind != "box" and name in results.explainers
     }
     thresholds = {name: _threshold(results, name) for name in shown}
     return tuple(

@@ -79,4 +79,6 @@ def show_ranking(results: Results) -> None:
         table.add_row(line["name"], *marked, style="dim" if line["reference"] else "")
     console = Console()
     console.print(table)
+    for name, reason in results.failed.items():
+        console.print(f"not measured: {name} ({reason})", markup=False)
     console.print(headline(results), markup=False)

@@ -14,7 +14,7 @@ from apercu.compare.measures import MEASURES, METRICS
 from apercu.compare.results import RESULTS, Results, Subject
 from apercu.compare.sample import Sample, draw
 from apercu.compare.settings import CompareSettings
-from apercu.errors import ImagesError, RunError
+from apercu.errors import ApercuError, ImagesError, RunError
 from apercu.images import ImageSource
 from apercu.methods import Explainer, TrueBox
 
@@ -38,11 +38,12 @@ def compare(
     reported on the other half. With `out`, results are saved after each explainer, and what earlier
     calls finished there stays, unless an explainer of the same name is another one now.
 
+    An explainer that cannot be measured becomes a reason in `failed`, and the others go on.
+
     Raises:
         RunError: `out` holds a comparison of another classifier, other images or other settings.
         ImagesError: the images do not have the truth that a metric needs.
-        ClassifierError: the classifier does not allow what an explainer needs.
-        ApercuError: an explainer answers with numbers that are not finite.
+        ApercuError: none of the explainers could be measured; the first one's reason.
     """
     sample = draw(classifier, source, settings.limit, settings.seed)
     metrics = _metrics(classifier, sample, settings)
@@ -52,20 +53,41 @@ def compare(
     identities = {**asked, **{k: v for k, v in results.explainers.items() if k not in asked}}
     results = results.only(identities)
     missing = {name: one for name, one in explainers.items() if name not in results.explainers}
+    failures = _rehearsed(bench, missing)
     for name, explainer in missing.items():
-        bench.rehearse(name, explainer)
-    for name, explainer in missing.items():
-        rows, scores = bench.rows(name, explainer)
-        results = replace(
-            results,
-            explainers={**results.explainers, name: explainer.identity},
-            rows=(*results.rows, *rows),
-            cost=(*results.cost, *bench.costs(name, explainer)),
-            scores={**results.scores, **scores},
-        ).only(identities)
-        if out is not None:
+        if name not in failures:
+            try:
+                rows, scores = bench.rows(name, explainer)
+                costs = bench.costs(name, explainer)
+            except ApercuError as error:
+                failures[name] = error
+            else:
+                results = replace(
+                    results,
+                    explainers={**results.explainers, name: explainer.identity},
+                    rows=(*results.rows, *rows),
+                    cost=(*results.cost, *costs),
+                    scores={**results.scores, **scores},
+                ).only(identities)
+        results = replace(results, failed={n: str(error) for n, error in failures.items()})
+        if out is not None and results.explainers:
             results.save(out)
+    if failures and not results.explainers:
+        raise next(iter(failures.values()))
     return results
+
+
+def _rehearsed(
+    bench: Bench, explainers: Mapping[str, Explainer | TrueBox]
+) -> dict[str, ApercuError]:
+    """What goes wrong on one image, so that it is known before hours of work."""
+    failures = {}
+    for name, explainer in explainers.items():
+        try:
+            bench.rehearse(name, explainer)
+        except ApercuError as error:
+            failures[name] = error
+    return failures
 
 
 def _metrics(classifier: Classifier, sample: Sample, settings: CompareSettings) -> tuple[str, ...]:

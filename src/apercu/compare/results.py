@@ -80,6 +80,8 @@ class Results:
     rows: tuple[Row, ...] = ()
     cost: tuple[Cost, ...] = ()
     scores: Mapping[tuple[str, str], Mapping[str, float]] = field(default_factory=dict, repr=False)
+    failed: Mapping[str, str] = field(default_factory=dict)
+    """Name of each explainer that could not be measured, and why."""
 
     def save(self, folder: Path) -> None:
         """Write `scores.csv`, then `results.json`; raises `OutputError`."""
@@ -114,6 +116,7 @@ class Results:
             ],
             "cost": [asdict(cost) for cost in self.cost],
             "explainers": dict(self.explainers),
+            "failed": dict(self.failed),
             "environment": dict(self.environment),
         }
 
@@ -130,6 +133,7 @@ class Results:
                 subject=Subject(**{name: found[name] for name in Subject.__dataclass_fields__}),
                 environment=found["environment"],
                 explainers=found["explainers"],
+                failed=found.get("failed", {}),
                 rows=tuple(Row(**{**row, "ci95": tuple(row["ci95"])}) for row in found["rows"]),
                 cost=tuple(Cost(**cost) for cost in found["cost"]),
                 scores=_scores((folder / SCORES).read_text()),
