@@ -10,12 +10,22 @@ import pytest
 import apercu.methods
 import apercu.metrics
 from apercu.classifiers import open_classifier
-from apercu.cli.methods import METHODS, allowed_methods, parse_methods
+from apercu.cli.methods import METHODS, SLOW, allowed_methods, parse_methods
 from apercu.compare import METRICS
 from apercu.compare.table import COLUMNS
 from apercu.errors import ConfigError, RunError
 from apercu.images import Planted
-from apercu.methods import CentreBox, GradCam, Gradient, Method, Occlusion, Trained, TrueBox
+from apercu.methods import (
+    CentreBox,
+    GradCam,
+    Gradient,
+    MeaningfulPerturbation,
+    Method,
+    Mfpp,
+    Occlusion,
+    Trained,
+    TrueBox,
+)
 
 SPEC = "planted:size=32,images=8,classes=3,split=test"
 
@@ -34,8 +44,9 @@ def test_every_final_method_has_a_name_on_the_command_line() -> None:
 
 
 def test_names_are_the_snake_case_of_the_class() -> None:
+    short = {"grad_cam_pp": "gradcamplusplus", "random": "randommap"}
     for name, kind in METHODS.items():
-        assert name.replace("_", "") == kind.__name__.lower()
+        assert short.get(name, name.replace("_", "")) == kind.__name__.lower()
 
 
 def test_every_metric_is_known_everywhere() -> None:
@@ -44,6 +55,10 @@ def test_every_metric_is_known_everywhere() -> None:
 
 
 def test_methods_with_settings() -> None:
+    assert parse_methods("meaningful_perturbation:aim=full,steps=9") == {
+        "meaningful_perturbation:aim=full,steps=9": MeaningfulPerturbation("full", 9)
+    }
+    assert parse_methods("mfpp:levels=5/9") == {"mfpp:levels=5/9": Mfpp(levels=(5, 9))}
     found = parse_methods("gradient, occlusion:window=0.5,stride=0.25,grad_cam:layer=blocks.2")
     assert found == {
         "gradient": Gradient(),
@@ -60,6 +75,9 @@ def test_methods_with_settings() -> None:
         ("gradient:a=1", "gradient has no setting a, expected none"),
         ("occlusion:batch=many", "expected int for occlusion:batch, got 'many'"),
         ("centre_box:area=3", r"expected area in \(0, 1\]"),
+        ("meaningful_perturbation:aim=all", "expected one of destroying, sufficient, full for"),
+        ("mfpp:levels=5-9", "expected numbers with / between them for mfpp:levels"),
+        ("excitation_backprop:contrastive=yes", "expected true or false for"),
         (" , ", "got none"),
     ],
 )
@@ -70,11 +88,13 @@ def test_misspelt_methods(text: str, match: str) -> None:
 
 def test_only_what_a_black_box_allows(tiny_card: Path) -> None:
     open_ = open_classifier(tiny_card)
-    assert list(allowed_methods(open_, Planted(size=32))) == list(METHODS)
+    found = allowed_methods(open_, Planted(size=32))
+    assert list(found) == [name for name in METHODS if name not in SLOW]
     black = open_classifier(tiny_card)
     black.module, black.differentiable = None, False
     found = allowed_methods(black, Planted(size=32))
-    assert set(found) == {"occlusion", "centre_box", "whole_box", "true_box"}
+    boxes = {"centre_box", "whole_box", "true_box"}
+    assert set(found) == {"occlusion", "random", "edges"} | boxes
     assert found["centre_box"] == CentreBox()
 
 

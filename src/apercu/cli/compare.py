@@ -33,8 +33,8 @@ def compare(
         str | None,
         typer.Option(
             metavar="A,B:KEY=VALUE,…",
-            help="gradient, grad_cam, cam, occlusion, centre_box, whole_box, true_box; "
-            "all that classifier and images allow when not given.",
+            help="gradient, grad_cam, occlusion, rise, centre_box …; all quick ones that "
+            "classifier and images allow when not given.",
         ),
     ] = None,
     metrics: Annotated[

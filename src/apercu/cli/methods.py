@@ -4,26 +4,67 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from inspect import signature
-from typing import TypeAlias, get_args, get_type_hints
+from typing import Literal, TypeAlias, get_args, get_origin, get_type_hints
 
 import torch
 
 from apercu.classifiers import Classifier
 from apercu.errors import ClassifierError, ConfigError, nearest
 from apercu.images import ImageSource
-from apercu.methods import Cam, CentreBox, GradCam, Gradient, Method, Occlusion, TrueBox, WholeBox
+from apercu.methods import (
+    Cam,
+    CentreBox,
+    Edges,
+    ExcitationBackprop,
+    GradCam,
+    GradCamPlusPlus,
+    Gradient,
+    GuidedBackprop,
+    GuidedIntegratedGradients,
+    InputXGradient,
+    IntegratedGradients,
+    Lrp,
+    MeaningfulPerturbation,
+    Method,
+    Mfpp,
+    Occlusion,
+    RandomMap,
+    Rise,
+    SmoothGrad,
+    SmoothTaylor,
+    TrueBox,
+    WholeBox,
+    ZoomCam,
+)
 
 Known: TypeAlias = Method | TrueBox
 
 METHODS: dict[str, type[Known]] = {
     "gradient": Gradient,
-    "grad_cam": GradCam,
+    "input_x_gradient": InputXGradient,
+    "integrated_gradients": IntegratedGradients,
+    "smooth_grad": SmoothGrad,
+    "guided_backprop": GuidedBackprop,
+    "smooth_taylor": SmoothTaylor,
+    "guided_integrated_gradients": GuidedIntegratedGradients,
     "cam": Cam,
+    "grad_cam": GradCam,
+    "grad_cam_pp": GradCamPlusPlus,
+    "zoom_cam": ZoomCam,
+    "lrp": Lrp,
+    "excitation_backprop": ExcitationBackprop,
     "occlusion": Occlusion,
+    "rise": Rise,
+    "mfpp": Mfpp,
+    "meaningful_perturbation": MeaningfulPerturbation,
     "centre_box": CentreBox,
     "whole_box": WholeBox,
     "true_box": TrueBox,
+    "random": RandomMap,
+    "edges": Edges,
 }
+SLOW = frozenset({"rise", "mfpp", "meaningful_perturbation", "smooth_taylor"})
+"""More than a hundred passes per image: measured only when they are named."""
 LOOKED_AT = 10
 """First images of a source that are asked for true boxes."""
 
@@ -38,12 +79,12 @@ def parse_methods(text: str) -> dict[str, Known]:
 
 
 def allowed_methods(classifier: Classifier, source: ImageSource) -> dict[str, Known]:
-    """All methods that the classifier and the images allow, tried on one grey image."""
+    """All quick methods that the classifier and the images allow, tried on one grey image."""
     grey = torch.full((1, classifier.channels, *classifier.size), 0.5, device=classifier.device)
     target = torch.zeros(1, dtype=torch.long, device=classifier.device)
     found: dict[str, Known] = {}
-    for name, kind in METHODS.items():
-        method = kind()
+    for name in (name for name in METHODS if name not in SLOW):
+        method = METHODS[name]()
         try:
             if isinstance(method, Method):
                 method(classifier, grey, target)
@@ -92,11 +133,30 @@ def _values(kind: type[Known], word: str, settings: Sequence[str]) -> dict[str, 
             raise ConfigError(
                 f"methods: {word} has no setting {key}, expected {expected}{nearest(key, known)}"
             )
-        to = next(one for one in (get_args(hints[key]) or (hints[key],)) if one is not type(None))
         try:
-            values[key] = to(text)
-        except ValueError:
-            raise ConfigError(
-                f"methods: expected {to.__name__} for {word}:{key}, got {text!r}"
-            ) from None
+            values[key] = _read(hints[key], text)
+        except ValueError as error:
+            raise ConfigError(f"methods: expected {error} for {word}:{key}, got {text!r}") from None
     return values
+
+
+def _read(hint: object, text: str) -> object:
+    """A word as the type that a setting has; raises ValueError with what was expected."""
+    if get_origin(hint) is Literal:
+        if text not in get_args(hint):
+            raise ValueError(f"one of {', '.join(get_args(hint))}")
+        return text
+    if get_origin(hint) is tuple:
+        try:
+            return tuple(get_args(hint)[0](part) for part in text.split("/"))
+        except ValueError:
+            raise ValueError("numbers with / between them") from None
+    to = next(one for one in (get_args(hint) or (hint,)) if one is not type(None))
+    if to is bool:
+        if text not in ("true", "false"):
+            raise ValueError("true or false")
+        return text == "true"
+    try:
+        return to(text)
+    except ValueError:
+        raise ValueError(to.__name__) from None

@@ -2,25 +2,59 @@
 
 from __future__ import annotations
 
+from apercu.methods.augmented import Augmented
 from apercu.methods.base import Explainer, Kind, Method, Trained
 from apercu.methods.cam import Cam
 from apercu.methods.centre_box import CentreBox
+from apercu.methods.edges import Edges
+from apercu.methods.excitation_backprop import ExcitationBackprop
 from apercu.methods.grad_cam import GradCam
+from apercu.methods.grad_cam_pp import GradCamPlusPlus
 from apercu.methods.gradient import Gradient
+from apercu.methods.guided_backprop import GuidedBackprop
+from apercu.methods.guided_integrated_gradients import GuidedIntegratedGradients
+from apercu.methods.input_x_gradient import InputXGradient
+from apercu.methods.integrated_gradients import IntegratedGradients
+from apercu.methods.lrp import Lrp
+from apercu.methods.meaningful_perturbation import MeaningfulPerturbation
+from apercu.methods.mfpp import Mfpp
 from apercu.methods.occlusion import Occlusion
+from apercu.methods.random_map import RandomMap
+from apercu.methods.rise import Rise
+from apercu.methods.smooth_grad import SmoothGrad
+from apercu.methods.smooth_taylor import SmoothTaylor
+from apercu.methods.smoothed import Smoothed
 from apercu.methods.true_box import TrueBox
 from apercu.methods.whole_box import WholeBox
+from apercu.methods.zoom_cam import ZoomCam
 
 __all__ = [
+    "Augmented",
     "Cam",
     "CentreBox",
+    "Edges",
+    "ExcitationBackprop",
     "Explainer",
     "GradCam",
+    "GradCamPlusPlus",
     "Gradient",
+    "GuidedBackprop",
+    "GuidedIntegratedGradients",
+    "InputXGradient",
+    "IntegratedGradients",
     "Kind",
+    "Lrp",
+    "MeaningfulPerturbation",
     "Method",
+    "Mfpp",
     "Occlusion",
+    "RandomMap",
+    "Rise",
+    "SmoothGrad",
+    "SmoothTaylor",
+    "Smoothed",
     "Trained",
     "TrueBox",
     "WholeBox",
+    "ZoomCam",
 ]

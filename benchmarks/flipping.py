@@ -1,0 +1,150 @@
+"""Our deletion beside a literal loop, and beside Quantus' PixelFlipping where it is installed.
+
+    python benchmarks/flipping.py [--images N] [--size PIXELS] [--steps N] [--device cuda]
+
+All flip the same pixels to black in the same order, by turns, after a call each to warm up. Figures
+are medians over the rounds, times with their interquartile range, ratios within each round. The
+loop asks about one image and one step at a time. Weights are random, since time does not depend
+on them, and large in the last layer, so that probabilities move.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from apercu.classifiers import Classifier, ClassifierCard, InputSpec, classifier_of
+from apercu.metrics.flipping import DELETION, Flipping, flip
+
+HEAD = 10
+
+Call = Callable[[], Tensor]
+"""Probabilities of the targets after each step: images × steps, on the CPU."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", default="mobilenetv2_100", help="any classifier of timm")
+    parser.add_argument("--images", type=int, default=4)
+    parser.add_argument("--size", type=int, default=96)
+    parser.add_argument("--steps", type=int, default=24, help="Quantus needs a multiple of 3")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", default="cpu")
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    task = Task.of(arguments)
+    calls: dict[str, Call] = {"ours": task.ours, "a literal loop": task.literal}
+    if importlib.util.find_spec("quantus"):
+        calls["Quantus PixelFlipping"] = task.quantus
+    reference = task.ours()
+    away = {name: (call() - reference).abs().max().item() for name, call in calls.items()}
+    rounds = [[seconds(call) for call in calls.values()] for _ in range(arguments.repeats)]
+    for name, found in zip(calls, zip(*rounds, strict=True), strict=True):
+        ratio = statistics.median(own / each[0] for own, each in zip(found, rounds, strict=True))
+        print(f"{name:<22} {shown(found)}  {ratio:6.2f} × ours  values within {away[name]:.0e}")
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What is timed: random images and maps, and the class that the classifier sees."""
+
+    classifier: Classifier
+    images: Tensor
+    targets: Tensor
+    maps: Tensor
+    flipping: Flipping
+
+    @classmethod
+    def of(cls, arguments: argparse.Namespace) -> Task:
+        size, count, device = arguments.size, arguments.images, arguments.device
+        classifier = opened(arguments.model, size).to(device)
+        images = torch.rand(count, 3, size, size, device=device)
+        with torch.no_grad():
+            targets = classifier(images).argmax(dim=1)
+        maps = torch.rand(count, size, size, device=device)
+        how = replace(DELETION, steps=arguments.steps, batch=arguments.batch)
+        return cls(classifier, images, targets, maps, how)
+
+    def ours(self) -> Tensor:
+        found = flip(self.classifier, self.images, self.targets, self.maps, self.flipping)
+        return found.probabilities[:, 1:].cpu()
+
+    def literal(self) -> Tensor:
+        """One image and one step after the other."""
+        curves = []
+        for image, target, map in zip(self.images, self.targets, self.maps, strict=True):
+            flipped = image[None].clone()
+            for part in map.flatten().argsort(descending=True).chunk(self.flipping.steps):
+                flipped.flatten(2)[..., part] = 0
+                with torch.no_grad():
+                    curves.append(self.classifier(flipped).softmax(dim=1)[0, target])
+        return torch.stack(curves).view(len(self.images), -1).cpu()
+
+    def quantus(self) -> Tensor:
+        """Quantus flips channel by channel: a step of pixels is three times as many features."""
+        import quantus
+
+        metric = quantus.PixelFlipping(
+            features_in_step=3 * self.maps[0].numel() // self.flipping.steps,
+            perturb_baseline=0.0,
+            disable_warnings=True,
+        )
+        scores = metric(
+            model=Door(self.classifier).eval(),
+            x_batch=self.images.cpu().numpy(),
+            y_batch=self.targets.cpu().numpy(),
+            a_batch=self.maps[:, None].cpu().numpy(),
+            device=str(self.images.device),
+            softmax=True,
+            batch_size=self.flipping.batch,
+        )
+        return torch.tensor(scores)
+
+
+class Door(nn.Module):
+    """A classifier of [0, 1] images as the module that Quantus expects."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.network, self.classifier = classifier.module, classifier
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(images)
+        return logits
+
+
+def opened(name: str, size: int) -> Classifier:
+    """A timm model with random weights behind the door."""
+    statistics_of = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    card = ClassifierCard(
+        source=f"timm/{name}", input=InputSpec(channels=3, size=(size, size), **statistics_of)
+    )
+    network = timm.create_model(name)
+    with torch.no_grad():
+        network.get_classifier().weight *= HEAD
+    return classifier_of(network, card)
+
+
+def seconds(call: Call) -> float:
+    """Of one call; it ends on the CPU, so it is whole."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def shown(seconds: Sequence[float]) -> str:
+    low, middle, high = statistics.quantiles(seconds, n=4, method="inclusive")
+    return f"{middle:7.3f} s ± {(high - low) / 2:.3f}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""SLIC on tensors: an image in fragments of like colour (Achanta et al. 2012)."""
+
+from __future__ import annotations
+
+from math import sqrt
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from apercu.removal import Blur
+from apercu.types import Picture
+
+ROUNDS = 10
+"""How often pixels choose their fragment anew; more changes next to nothing."""
+
+
+def fragments(
+    picture: Picture, count: int, compactness: float = 10.0, sigma: float = 1.0
+) -> Int[Tensor, "height width"]:
+    """Number each pixel's fragment, 0, 1, …; every fragment is connected.
+
+    Fragments start as a grid and move by k-means over colour (CIELAB for three channels) and
+    place; a pixel chooses among the nine of its neighbourhood.
+
+    Args:
+        picture: values in [0, 1], any number of channels.
+        count: about how many fragments.
+        compactness: weight of the distance in place against that in colour.
+        sigma: standard deviation of the blur before, in pixels.
+    """
+    height, width = picture.shape[1:]
+    step = sqrt(height * width / count)
+    rows, columns = (max(1, round(length / step)) for length in (height, width))
+    blurred = Blur(sigma / min(height, width)).replacement(picture[None])[0]
+    down, across = (torch.arange(length).to(picture) for length in (height, width))
+    places = torch.stack(torch.meshgrid(down, across, indexing="ij")) / step
+    features = torch.cat((_colours(blurred) / compactness, places)).flatten(1).T
+    near = _neighbourhood((height, width), (rows, columns)).to(picture.device)
+    labels = near[4]
+    for _ in range(ROUNDS):
+        labels = _nearest(features, _centres(features, labels, rows * columns), near)
+    return _connected(labels.view(height, width))
+
+
+def _colours(picture: Picture) -> Float[Tensor, "channels height width"]:
+    """CIELAB under D65 for three channels; else the values on the range of its lightness."""
+    if len(picture) != 3:
+        return 100 * picture
+    low = picture <= 0.04045
+    linear = torch.where(low, picture / 12.92, ((picture.clamp(min=0) + 0.055) / 1.055) ** 2.4)
+    to_xyz = picture.new_tensor(
+        [
+            [0.412453, 0.357580, 0.180423],
+            [0.212671, 0.715160, 0.072169],
+            [0.019334, 0.119193, 0.950227],
+        ]
+    )
+    white = picture.new_tensor([0.95047, 1.0, 1.08883])
+    xyz = torch.einsum("oc,chw->ohw", to_xyz / white[:, None], linear)
+    x, y, z = torch.where(xyz > 0.008856, xyz.clamp(min=1e-6) ** (1 / 3), 7.787 * xyz + 16 / 116)
+    return torch.stack((116 * y - 16, 500 * (x - y), 200 * (y - z)))
+
+
+def _neighbourhood(size: tuple[int, int], grid: tuple[int, int]) -> Int[Tensor, "nine pixels"]:
+    """For each pixel the cells of the grid around its own, which is the fifth; −1 is outside."""
+    own = [torch.arange(n) * cells // n for n, cells in zip(size, grid, strict=True)]
+    found = []
+    for down in (-1, 0, 1):
+        for across in (-1, 0, 1):
+            row, column = own[0][:, None] + down, own[1] + across
+            inside = (row >= 0) & (row < grid[0]) & (column >= 0) & (column < grid[1])
+            found.append(torch.where(inside, row * grid[1] + column, -1).flatten())
+    return torch.stack(found)
+
+
+def _centres(features: Tensor, labels: Tensor, count: int) -> Tensor:
+    """Mean features of each fragment; summed in float64, where the order leaves no trace."""
+    sums = torch.zeros(count, features.shape[1], dtype=torch.float64, device=features.device)
+    sums.index_add_(0, labels, features.double())
+    sizes = labels.bincount(minlength=count).clamp(min=1)
+    return (sums / sizes[:, None]).to(features)
+
+
+def _nearest(features: Tensor, centres: Tensor, near: Tensor) -> Tensor:
+    """The nearest of the nearby fragments, for each pixel."""
+    distances = (features - centres[near]).square().sum(dim=2)
+    return near.gather(0, distances.where(near >= 0, torch.inf).argmin(dim=0)[None])[0]
+
+
+def _connected(labels: Int[Tensor, "height width"]) -> Int[Tensor, "height width"]:
+    """Keep each fragment's largest piece; the other pieces join what lies beside them."""
+    pieces = _pieces(labels).flatten()
+    flat, pixels = labels.flatten(), labels.numel()
+    rank = pieces.bincount(minlength=pixels)[pieces] * pixels + pieces
+    best = flat.new_zeros(int(flat.max()) + 1).scatter_reduce(0, flat, rank, "amax")
+    labels = flat.where(rank == best[flat], -1).view_as(labels)
+    while (labels < 0).any():
+        labels = labels.where(labels >= 0, _beside(labels).amax(dim=0))
+    return torch.unique(labels, return_inverse=True)[1]
+
+
+def _pieces(labels: Int[Tensor, "height width"]) -> Int[Tensor, "height width"]:
+    """The largest pixel number in each connected piece."""
+    numbers = torch.arange(labels.numel(), device=labels.device).view_as(labels)
+    alike = _beside(labels) == labels
+    while True:
+        grown = torch.maximum(numbers, _beside(numbers).where(alike, -1).amax(dim=0))
+        grown = grown.flatten()[grown]
+        if torch.equal(grown, numbers):
+            return grown
+        numbers = grown
+
+
+def _beside(values: Int[Tensor, "height width"]) -> Int[Tensor, "four height width"]:
+    """What lies above, below, left and right of each pixel; −1 outside the image."""
+    framed = F.pad(values, (1, 1, 1, 1), value=-1)
+    inner = slice(1, -1)
+    return torch.stack(
+        (framed[:-2, inner], framed[2:, inner], framed[inner, :-2], framed[inner, 2:])
+    )

@@ -1,0 +1,86 @@
+"""Guided backprop: every ReLU lets only positive slopes back (Springenberg et al. 2015)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from apercu.classifiers import Classifier
+from apercu.errors import ClassifierError
+from apercu.methods.base import Method, need_gradients
+from apercu.methods.smooth_grad import slopes
+from apercu.types import Images, Maps, Targets
+
+RELUS = frozenset({"relu", "relu_", "relu6", "hardtanh", "hardtanh_"})
+"""Names of the functions behind ReLU and ReLU6, be they layers or called in `forward`."""
+
+
+@final
+@dataclass(frozen=True)
+class GuidedBackprop(Method):
+    """The largest absolute guided derivative of the target's logit over the channels.
+
+    Reaches ReLUs that are layers (in place or not), that `forward` calls as functions, and those
+    of exported programs.
+    """
+
+    def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
+        need_gradients(classifier, "guided_backprop")
+        with Guided(RELUS) as guided:
+            found = slopes(classifier, images, targets)
+        guided.check(classifier, "guided_backprop")
+        return found.abs().amax(dim=1)
+
+
+class Guided(TorchFunctionMode):
+    """Within the block, the named functions let only positive slopes back; nothing is left over.
+
+    Functions are caught as they are called, which no hook on layers can do; what is attached
+    belongs to the graph of the pass and goes with it.
+
+    Args:
+        names: of functions of torch.
+    """
+
+    def __init__(self, names: frozenset[str]) -> None:
+        super().__init__()
+        self._names = names
+        self._met = 0
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        answer = func(*args, **kwargs)
+        name = getattr(func, "__name__", "").partition(".")[0]
+        if name in self._names and not (name.startswith("hardtanh") and _low(args, kwargs) != 0):
+            self._met += 1
+            output = answer[0] if isinstance(answer, tuple) else answer
+            if output.requires_grad:
+                output.register_hook(_positive)
+        return answer
+
+    def check(self, classifier: Classifier, method: str) -> None:
+        """Raises `ClassifierError` when nothing was met to be guided."""
+        if not self._met:
+            raise ClassifierError(
+                f"{method} needs a classifier with ReLU or ReLU6; {classifier.spec} has none that "
+                "can be reached: choose gradient or smooth_grad"
+            )
+
+
+def _positive(slope: Tensor) -> Tensor:
+    return slope.clamp(min=0)
+
+
+def _low(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> float:
+    """Where a hardtanh cuts from below."""
+    return kwargs.get("min_val", args[1] if len(args) > 1 else -1.0)

@@ -1,0 +1,48 @@
+"""A random map: what a method must at least beat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from apercu.classifiers import Classifier
+from apercu.errors import ConfigError
+from apercu.maps import resize
+from apercu.methods.base import Method
+from apercu.types import Images, Maps, Targets
+
+
+@final
+@dataclass(frozen=True)
+class RandomMap(Method):
+    """Uniform numbers in [0, 1], drawn from the image's content and the seed.
+
+    An image has the same map in any batch. Every pixel has a number of its own, or with `grid`
+    so many rows and columns have one, enlarged to a smooth map.
+
+    Raises:
+        ConfigError: a grid without cells.
+    """
+
+    seed: int = 0
+    grid: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.grid is not None and self.grid < 1:
+            raise ConfigError(f"random: expected grid of at least 1, got {self.grid}")
+
+    def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
+        size = (images.shape[2], images.shape[3])
+        cells = size if self.grid is None else (self.grid, self.grid)
+        draws = [torch.rand(cells, generator=self._generator(image)) for image in images.detach()]
+        return resize(torch.stack(draws).to(images), size)
+
+    def _generator(self, image: Float[Tensor, "channels rows columns"]) -> torch.Generator:
+        content = blake2b(image.cpu().contiguous().numpy().tobytes(), digest_size=8)
+        content.update(str(self.seed).encode())
+        return torch.Generator().manual_seed(int.from_bytes(content.digest()))

@@ -1,0 +1,167 @@
+"""Handing relevance back through an open network: its answers stay, its slopes follow rules."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from apercu.classifiers import Classifier
+from apercu.errors import ClassifierError
+from apercu.methods.layers import open_module
+from apercu.types import Images, Logits
+
+Operation: TypeAlias = Callable[..., Any]
+
+ACTIVATIONS = {"celu", "clamp", "elu", "gelu", "hardswish", "hardtanh", "leaky_relu", "mish"}
+ACTIVATIONS |= {"prelu", "relu", "relu6", "selu", "silu", "softplus", "tanh"}
+GATES = {"hardsigmoid", "sigmoid"}
+UNKNOWN = {"group_norm", "instance_norm", "layer_norm", "local_response_norm", "rms_norm"}
+UNKNOWN |= {"softmax", "multi_head_attention_forward", "scaled_dot_product_attention"}
+
+
+@dataclass(frozen=True)
+class Affine:
+    """A convolution or linear layer at work; the batch norm that follows is folded in."""
+
+    function: Callable[[Tensor, Tensor, Tensor | None], Tensor]
+    inputs: Tensor
+    weight: Tensor
+    bias: Tensor | None
+
+    def of(self, inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """What it would give for other inputs and weights."""
+        return self.function(inputs, weight, bias)
+
+    def normed(self, mean: Tensor, scale: Tensor, shift: Tensor) -> Affine:
+        """This layer and then `(output − mean) · scale + shift`."""
+        weight = self.weight * scale.view(-1, *[1] * (self.weight.ndim - 1))
+        bias = -mean if self.bias is None else self.bias - mean
+        return Affine(self.function, self.inputs, weight, bias * scale + shift)
+
+
+class Rules(TorchFunctionMode, ABC):
+    """Watches a network's operations; value × slope becomes the relevance of every value.
+
+    Convolutions and linear layers share by `flow`, activations pass relevance on, gates are taken
+    for constants, and what is only moved, averaged or picked shares as its slopes do. No hook is
+    set: leaving the `with` block ends it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = 0
+        self._latest: tuple[Tensor, Affine] | None = None
+
+    @abstractmethod
+    def flow(self, layer: Affine, output: Tensor) -> Tensor:
+        """The sum whose parts share the relevance of a layer's output."""
+
+    def other(self, func: Operation, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        """Any operation that is no layer, activation or gate."""
+        return func(*args, **options)
+
+    def __torch_function__(
+        self,
+        func: Operation,
+        types: tuple[type, ...],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        name, options = name_of(func), dict(kwargs or {})
+        if name in UNKNOWN:
+            raise ClassifierError(
+                f"relevance: {name} has no rule here, only convolutional networks are known; "
+                "choose a method that needs no layers, such as gradient or occlusion"
+            )
+        if name in ("conv2d", "linear"):
+            return self._affine(func, *args, **options)
+        if name == "batch_norm":
+            return self._batch_norm(func, *args, **options)
+        if name in ACTIVATIONS | GATES:
+            value = func(args[0].detach().clone(), *args[1:], **options)
+            return value if name in GATES else carried(value, args[0])
+        return self.other(func, args, options)
+
+    def _affine(
+        self,
+        func: Operation,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        *args: Any,
+        **options: Any,
+    ) -> Tensor:
+        def function(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+            return func(inputs, weight, bias, *args, **options)
+
+        return self._ruled(Affine(function, input, weight, bias))
+
+    def _batch_norm(
+        self,
+        func: Operation,
+        input: Tensor,
+        mean: Tensor,
+        variance: Tensor,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        training: bool = False,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> Tensor:
+        if self._latest is None or self._latest[0] is not input:
+            value = func(input.detach(), mean, variance, weight, bias, training, momentum, eps)
+            return carried(value, input)
+        scale = (variance + eps).rsqrt() * (1 if weight is None else weight)
+        shift = torch.zeros_like(mean) if bias is None else bias
+        return self._ruled(self._latest[1].normed(mean, scale, shift))
+
+    def _ruled(self, layer: Affine) -> Tensor:
+        value = layer.of(layer.inputs.detach(), layer.weight, layer.bias)
+        output = carried(value, self.flow(layer, value))
+        self._latest = output, layer
+        self.layers += 1
+        return output
+
+
+def carried(value: Tensor, flow: Tensor) -> Tensor:
+    """`value`, whose relevance is shared by the parts of the sum `flow`; none where that is 0."""
+    known = flow.detach()
+    share = torch.where(known == 0, 0.0, value / torch.where(known == 0, 1.0, known))
+    return value.detach() + (flow - known) * share
+
+
+def name_of(func: Operation) -> str:
+    """`relu` for torch.relu, Tensor.relu_ and functional.relu alike."""
+    return str(getattr(func, "__name__", "")).rstrip("_")
+
+
+def follow(classifier: Classifier, images: Images, inside: Tensor, rules: Rules) -> Logits:
+    """The classifier's answers, with slopes that follow the rules.
+
+    Args:
+        classifier: an open convolutional network.
+        images: in [0, 1].
+        inside: the same, normalised, where slopes are wanted.
+        rules: see there.
+
+    Raises:
+        ClassifierError: the network is not open, or does more than the rules can follow.
+    """
+    network = open_module(classifier)
+    with torch.no_grad():
+        expected = classifier(images)
+    with torch.enable_grad(), rules:
+        answers = network(inside)
+    same = answers.shape == expected.shape and torch.allclose(answers, expected, 1e-2, 1e-2)
+    if not (same and answers.requires_grad and rules.layers):
+        raise ClassifierError(
+            f"relevance: the layers of {classifier.spec} cannot be followed to its logits; choose "
+            "a method that needs no layers, such as gradient or occlusion"
+        )
+    return answers

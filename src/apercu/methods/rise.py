@@ -1,0 +1,148 @@
+"""RISE: hide random cells of a grid and see when the class stays (Petsiuk et al. 2018)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from math import ceil
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+from apercu.classifiers import Classifier
+from apercu.errors import ConfigError
+from apercu.methods.base import Method
+from apercu.types import Images, Maps, Picture, Targets
+
+
+@final
+@dataclass(frozen=True)
+class Rise(Method):
+    """Masks, each weighted by the probability of the target that it leaves: Σ p(x·M) M / (N·keep).
+
+    A mask is a grid of cells that are on or off, enlarged bilinearly and cut out at random; what
+    it hides turns black. All images meet the same masks, whatever the batch.
+
+    Args:
+        masks: asked for each image, at most.
+        cells: of the grid, along each side.
+        keep: probability that a cell is on.
+        batch: masked images answered at a time.
+        seed: of the masks.
+        tolerance: stop an image once the maps of its even and its odd batches differ by less than
+            this share of their contrast; 0 never stops. The classifier counts what was asked.
+
+    Raises:
+        ConfigError: a setting is out of range.
+    """
+
+    masks: int = 4000
+    cells: int = 7
+    keep: float = 0.5
+    batch: int = 64
+    seed: int = 0
+    tolerance: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_counts("rise", masks=self.masks, cells=self.cells, batch=self.batch)
+        check_draws("rise", self.keep, self.tolerance)
+
+    def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
+        size = (images.shape[2], images.shape[3])
+        maps = [
+            weigh(classifier, image, target, self._drawn(size, images), self.tolerance)
+            for image, target in zip(images, targets, strict=True)
+        ]
+        return torch.stack(maps) / self.keep
+
+    def _drawn(self, size: tuple[int, int], like: Tensor) -> Iterator[Maps]:
+        """All masks, some at a time, on the device of `like`; the draws are the CPU's."""
+        generator = Generator().manual_seed(self.seed)
+        sides = torch.tensor([ceil(length / self.cells) for length in size])
+        for count in parts(self.masks, self.batch):
+            draws = torch.rand(count, self.cells**2 + 2, generator=generator)
+            shifts = (draws[:, -2:] * sides).floor().to(like)
+            grids = (draws[:, :-2] < self.keep).view(count, self.cells, self.cells).to(like)
+            rows, columns = (
+                interpolation(self._places(shift, length), self.cells)
+                for shift, length in zip(shifts.unbind(dim=1), size, strict=True)
+            )
+            yield rows @ grids @ columns.mT
+
+    def _places(self, shifts: Tensor, length: int) -> Float[Tensor, "batch length"]:
+        """Where pixels lie in the grid, whose enlargement has one cell more than the image."""
+        large = (self.cells + 1) * ceil(length / self.cells)
+        pixels = torch.arange(length, device=shifts.device) + shifts[:, None]
+        return (pixels + 0.5) * (self.cells / large) - 0.5
+
+
+def weigh(
+    classifier: Classifier,
+    image: Picture,
+    target: Tensor,
+    masks: Iterable[Maps],
+    tolerance: float,
+) -> Float[Tensor, "height width"]:
+    """Mean of the masks, each weighted by the target's probability under it.
+
+    One matrix product per batch; no more than one batch of masked images is held.
+
+    Args:
+        classifier: it is asked for each mask.
+        image: what the masks hide in part.
+        target: one class index.
+        masks: in batches, on the device of the image.
+        tolerance: as in `Rise`.
+    """
+    sums = image.new_zeros(2, image.shape[1] * image.shape[2])
+    counts = [0, 0]
+    column = int(target)
+    with torch.no_grad():
+        for turn, some in enumerate(masks):
+            probabilities = classifier(image * some[:, None]).softmax(dim=1)
+            sums[turn % 2].addmv_(some.flatten(1).T, probabilities[:, column])
+            counts[turn % 2] += len(some)
+            if tolerance and turn and _settled(sums, counts, tolerance):
+                break
+    return sums.sum(dim=0).view(image.shape[1:]) / sum(counts)
+
+
+def _settled(sums: Tensor, counts: list[int], tolerance: float) -> bool:
+    """Whether two maps of separate masks agree: half their difference is the error of the mean."""
+    even, odd = (total / count for total, count in zip(sums, counts, strict=True))
+    return bool((even - odd).std() <= tolerance * (even + odd).std())
+
+
+def interpolation(
+    places: Float[Tensor, "batch length"], cells: int
+) -> Float[Tensor, "batch length cells"]:
+    """Bilinear enlargement of one axis as matrices; the border is repeated."""
+    within = places.clamp(0, cells - 1)
+    return (1 - (within[..., None] - torch.arange(cells).to(places)).abs()).relu()
+
+
+def parts(total: int, most: int) -> Iterator[int]:
+    """Batch sizes that make up a total.
+
+    >>> list(parts(5, 2))
+    [2, 2, 1]
+    """
+    for done in range(0, total, most):
+        yield min(most, total - done)
+
+
+def check_counts(method: str, **counts: int) -> None:
+    """Raises `ConfigError` for a count below 1."""
+    for name, count in counts.items():
+        if count < 1:
+            raise ConfigError(f"{method}: expected {name} of at least 1, got {count}")
+
+
+def check_draws(method: str, keep: float, tolerance: float) -> None:
+    """Raises `ConfigError` for no probability, or a tolerance below 0."""
+    if not 0 < keep < 1:
+        raise ConfigError(f"{method}: expected keep in (0, 1), got {keep}")
+    if not tolerance >= 0:
+        raise ConfigError(f"{method}: expected tolerance of at least 0, got {tolerance}")

@@ -1,0 +1,54 @@
+"""Zoom-CAM: slope × feature of every layer, the strongest at each pixel (Shi et al. 2020)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import nn
+
+from apercu.classifiers import Classifier
+from apercu.maps import min_max, resize
+from apercu.methods.base import Method, need_gradients
+from apercu.methods.grad_cam_pp import passes
+from apercu.methods.layers import anatomy, layer_named, open_module
+from apercu.types import Images, Maps, Targets
+
+_ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.Hardswish, nn.ELU, nn.LeakyReLU, nn.Mish)
+
+
+@final
+@dataclass(frozen=True)
+class ZoomCam(Method):
+    """The maximum over layers of Σ slope × feature, cut at 0, stretched to [0, 1], enlarged.
+
+    `layers` names layers of the classifier's network; without it they are all activations up to
+    the last map of features, and that map itself. Activations that are called as functions are
+    not seen: name the blocks that end in them.
+    """
+
+    layers: tuple[str, ...] | None = None
+
+    def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
+        need_gradients(classifier, "zoom_cam")
+        size = (images.shape[2], images.shape[3])
+        names = self.layers or _activations(classifier, images)
+        layers = list({layer_named(classifier, name): None for name in names})
+        last = layers[-1] if self.layers is None else None
+        found = passes(classifier, layers, images, targets)
+        while last is not None and found[-1].layer is not last:
+            found.pop()
+        strongest = images.new_zeros(len(images), *size)
+        for one in found:
+            coarse = min_max((one.features * one.slopes).sum(dim=1).clamp(min=0))
+            strongest = torch.maximum(strongest, resize(coarse, size))
+        return strongest
+
+
+def _activations(classifier: Classifier, images: Images) -> tuple[str, ...]:
+    """All activations, and at the end the last map of features, after which none is asked for."""
+    module, last = open_module(classifier), anatomy(classifier, images).features
+    layers = module.named_modules()
+    names = [name for name, layer in layers if isinstance(layer, _ACTIVATIONS) and name != last]
+    return (*names, last)

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from apercu.classifiers import Classifier
+from apercu.errors import ClassifierError
+from apercu.maps import resize
+from apercu.methods.excitation_backprop import ExcitationBackprop
+
+
+def dense(layer: nn.Conv2d, shape: torch.Size) -> torch.Tensor:
+    """A convolution without its bias as a matrix, outputs × inputs."""
+    basis = torch.eye(shape.numel()).view(-1, *shape)
+    return F.conv2d(basis, layer.weight, None, layer.stride, layer.padding).flatten(1).T
+
+
+def shared(p: torch.Tensor, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    """Zhang et al., equation 5: each winner's probability, shared among what excited it."""
+    found = torch.zeros_like(x)
+    for winner, row in zip(p, w, strict=True):
+        excited = x.clamp(min=0) * row.clamp(min=0)
+        if excited.sum() > 0:
+            found += winner * excited / excited.sum()
+    return found
+
+
+def literal(classifier: Classifier, image: torch.Tensor, target: int, sign: int) -> torch.Tensor:
+    """Probabilities at the stem of the `residual` network, 12 × 16."""
+    network = classifier.module
+    assert network is not None
+    values, weights = [network.stem((image[None] - 0.5) / 0.25).flatten()], []  # type: ignore[operator]
+    for stage, size in zip(network.stages, ((6, 12, 16), (8, 6, 8)), strict=True):  # type: ignore[arg-type]
+        pair = [
+            (dense(side, torch.Size(size)), side.bias.repeat_interleave(48))
+            for side in (stage.body, stage.side)
+        ]
+        weights.append(pair)
+        values.append(torch.stack([w @ values[-1] + b for w, b in pair]).sum(dim=0).relu())
+    last = values[-1].view(8, 48)
+    p = shared(torch.ones(1), last.mean(dim=1), sign * network.head.weight[target : target + 1])  # type: ignore[union-attr, index]
+    p = (p[:, None] * last / last.sum(dim=1, keepdim=True).clamp(min=1e-30)).flatten()
+    for x, pair in zip(values[-2::-1], weights[::-1], strict=True):
+        terms = torch.stack([w @ x + b for w, b in pair]).clamp(min=0)
+        each = p * terms / terms.sum(dim=0).clamp(min=1e-30)
+        p = torch.stack([shared(one, x, w) for one, (w, _) in zip(each, pair, strict=True)]).sum(0)
+    return p.view(6, 12, 16).sum(dim=0)
+
+
+def test_equals_the_literal_probabilities(
+    residual: Classifier, images: torch.Tensor, targets: torch.Tensor
+) -> None:
+    coarse = [literal(residual, *one, sign=1) for one in zip(images, targets.tolist(), strict=True)]
+    expected = resize(torch.stack(coarse), (24, 32))
+    found = ExcitationBackprop()(residual, images, targets)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
+    named = ExcitationBackprop(layer="stem")(residual, images, targets)
+    torch.testing.assert_close(named, found)
+
+
+def test_contrastive_subtracts_what_wins_with_the_last_weights_negated(
+    residual: Classifier, images: torch.Tensor, targets: torch.Tensor
+) -> None:
+    differences = [
+        literal(residual, *one, sign=1) - literal(residual, *one, sign=-1)
+        for one in zip(images, targets.tolist(), strict=True)
+    ]
+    expected = resize(torch.stack(differences).clamp(min=0), (24, 32))
+    found = ExcitationBackprop(contrastive=True)(residual, images, targets)
+    assert expected.max() > 1e-3
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-3)
+
+
+def test_the_logit_itself_changes_nothing(
+    residual: Classifier, images: torch.Tensor, targets: torch.Tensor
+) -> None:
+    """Who won is given: a class with a negative logit is asked like any other."""
+    first = ExcitationBackprop()(residual, images, targets)
+    residual.module.head.bias.sub_(5.0)  # type: ignore[union-attr, operator]
+    assert residual(images).max() < 0
+    torch.testing.assert_close(ExcitationBackprop()(residual, images, targets), first)
+
+
+def test_probabilities_add_up_to_one_at_every_layer(
+    opened: Callable[[nn.Module], Classifier], images: torch.Tensor, targets: torch.Tensor
+) -> None:
+    torch.manual_seed(1)
+    network = nn.Sequential(
+        nn.Conv2d(3, 6, 3, stride=2, bias=False),
+        nn.BatchNorm2d(6, affine=False),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(6, 8, 3, bias=False),
+        nn.ReLU6(),
+        nn.MaxPool2d(3, 2),
+        nn.Conv2d(8, 8, 3, bias=False),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 4),
+    )
+    for layer in (3, 6, 10):
+        network[layer].weight.data.add_(0.05)
+    classifier = opened(network)
+    for name in ("7", "5", "4", "2"):
+        coarse = network[: int(name) + 1](images).shape[2:]
+        won = ExcitationBackprop(layer=name)(classifier, images, targets)
+        down, across = (_enlargement(*pair) for pair in zip((24, 32), coarse, strict=True))
+        back = torch.linalg.pinv(down) @ won @ torch.linalg.pinv(across).T
+        torch.testing.assert_close(back.sum(dim=(1, 2)), torch.ones(3), atol=1e-3, rtol=0)
+
+
+def _enlargement(length: int, cells: int) -> torch.Tensor:
+    """The resize of one axis as a matrix."""
+    return resize(torch.eye(cells)[:, None], (1, length))[:, 0].T
+
+
+def test_without_a_finer_stage_the_first_map_is_shown(
+    squeezed: Classifier, images: torch.Tensor, targets: torch.Tensor
+) -> None:
+    found = ExcitationBackprop()(squeezed, images, targets)
+    torch.testing.assert_close(found, ExcitationBackprop(layer="0.0")(squeezed, images, targets))
+
+
+class TestRefusals:
+    def test_a_black_box(
+        self, black_box: Classifier, images: torch.Tensor, targets: torch.Tensor
+    ) -> None:
+        with pytest.raises(ClassifierError, match="excitation_backprop needs a classifier with"):
+            ExcitationBackprop()(black_box, images, targets)
+
+    def test_a_layer_that_does_not_exist(
+        self, residual: Classifier, images: torch.Tensor, targets: torch.Tensor
+    ) -> None:
+        with pytest.raises(ClassifierError, match=r"no layer 'stam'; did you mean stem\?"):
+            ExcitationBackprop(layer="stam")(residual, images, targets)
+
+    def test_a_layer_that_gives_no_map(
+        self, residual: Classifier, images: torch.Tensor, targets: torch.Tensor
+    ) -> None:
+        with pytest.raises(ClassifierError, match="no map of features passed"):
+            ExcitationBackprop(layer="head")(residual, images, targets)
