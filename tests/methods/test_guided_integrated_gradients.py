@@ -15,17 +15,21 @@ from apercu.methods.integrated_gradients import IntegratedGradients
 
 
 class Pooled(nn.Module):
-    """A convolution, a ReLU, max pooling, a linear layer; or the same with literal guidance."""
+    """A convolution, a ReLU, max pooling, a linear layer."""
 
-    def __init__(self, pool: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    def __init__(
+        self,
+        pool: Callable[[torch.Tensor], torch.Tensor],
+        bend: Callable[[torch.Tensor], torch.Tensor] = F.relu,
+    ) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.features = nn.Conv2d(3, 6, 3, stride=2)
         self.head = nn.Linear(6, 4)
-        self.pool = pool
+        self.pool, self.bend = pool, bend
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        places = self.pool(F.relu(self.features(images)))
+        places = self.pool(self.bend(self.features(images)))
         return self.head(places.mean(dim=(2, 3)))
 
 
@@ -64,7 +68,10 @@ def test_is_the_literal_backward_pass_at_every_step(
 
 @pytest.mark.parametrize(
     "pool",
-    [nn.MaxPool2d(2), nn.MaxPool2d(2, return_indices=True), nn.AdaptiveMaxPool2d(2)],
+    [
+        *(nn.MaxPool2d(2), nn.MaxPool2d(2, return_indices=True)),
+        *(nn.AdaptiveMaxPool2d(2), nn.AdaptiveMaxPool2d(2, return_indices=True)),
+    ],
     ids=str,
 )
 def test_pooling_alone_is_guided(
@@ -73,13 +80,13 @@ def test_pooling_alone_is_guided(
     images: torch.Tensor,
     targets: torch.Tensor,
 ) -> None:
-    """Pooling right below the head: what passes is what a head of positive weights passes."""
+    """Without a ReLU, what passes is what a head of positive weights would send."""
 
     def first(features: torch.Tensor) -> torch.Tensor:
         answer = pool(features)
         return answer[0] if isinstance(answer, tuple) else answer
 
-    network, positive = Pooled(first), Pooled(first)
+    network, positive = Pooled(first, nn.Identity()), Pooled(first, nn.Identity())
     with torch.no_grad():
         positive.head.weight.clamp_(min=0)
     found = GuidedIntegratedGradients(5)(opened(network), images, targets)

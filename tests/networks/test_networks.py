@@ -69,10 +69,9 @@ def test_the_dial_is_the_extent_up_to_a_half_and_the_core_above():
     extent, core = torch.rand(2, 2, 9, 9)
     masks = dialled(extent, core).sigmoid()
     for level in (0.1, 0.3, 0.499):
-        expected = (extent >= level) | (core >= level)
-        assert torch.equal(masks >= level, expected)
+        assert torch.equal(masks >= level, (extent >= level) | (core > 0.5))
     for level in (0.61, 0.8, 0.95):
-        assert torch.equal(masks >= level, core >= level)
+        assert torch.equal(masks >= level, core >= 0.5 + (level - 0.6) / 0.8)
 
 
 def test_a_published_decoder_has_one_field():

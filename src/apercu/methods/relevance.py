@@ -22,7 +22,8 @@ ACTIVATIONS = {"celu", "clamp", "elu", "gelu", "hardswish", "hardtanh", "leaky_r
 ACTIVATIONS |= {"prelu", "relu", "relu6", "selu", "silu", "softplus", "tanh"}
 GATES = {"hardsigmoid", "sigmoid"}
 UNKNOWN = {"group_norm", "instance_norm", "layer_norm", "local_response_norm", "rms_norm"}
-UNKNOWN |= {"softmax", "multi_head_attention_forward", "scaled_dot_product_attention"}
+UNKNOWN |= {"log_softmax", "softmax", "scaled_dot_product_attention"}
+UNKNOWN |= {"multi_head_attention_forward"}
 
 
 @dataclass(frozen=True)
