@@ -17,15 +17,17 @@ LAYERS = (
     ("errors", "types"),
     ("output", "maps"),
     ("images", "render"),
-    ("classifiers", "removal", "metrics"),
-    ("networks", "methods"),
+    ("classifiers", "removal"),
+    ("networks", "metrics"),
     ("training",),
+    ("methods",),
     ("explainers",),
-    ("compare",),
+    ("compare", "interop"),
     ("report", "explain"),
     ("gallery",),
     ("demo",),
     ("cli",),
+    ("__main__",),
 )
 """From the bottom up; a part imports from lower layers only, never from its neighbours."""
 HEIGHT = {part: height for height, layer in enumerate(LAYERS) for part in layer}

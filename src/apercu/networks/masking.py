@@ -85,12 +85,14 @@ def enlarge(log_odds: LogOdds, size: tuple[int, int] | torch.Size) -> Maps:
 
 
 def dialled(extent: Maps, core: Maps) -> LogOdds:
-    """One mask of two: its regions are the extent's up to level 0.5, and the core's above 0.6.
+    """One mask of two: its regions are the extent's up to level 0.5, and above 0.6 the core's.
 
-    Where the core is above 0.5 the mask is above 0.6, and rises with the core; elsewhere it is the
-    extent, which shrinks fast between 0.5 and 0.6. Regions shrink as the level rises, everywhere.
-    (The core below 0.5 is left out: united with the extent it widened the boxes of every level.)
+    The core counts where it is above 0.5 and inside the extent; there the mask is above 0.6 and
+    rises with it. Elsewhere the mask is the extent, which shrinks fast between 0.5 and 0.6. Regions
+    shrink as the level rises, everywhere. (A core that reaches out of the extent widens the boxes
+    of every level; see docs/experiments.md.)
     """
     low = torch.minimum(extent, 0.5 + 0.2 * (extent - 0.5))
-    high = torch.where(core > 0.5, 0.6 + 0.8 * (core - 0.5), 0)
+    inside = (core > 0.5) & (extent > 0.5)
+    high = torch.where(inside, 0.6 + 0.8 * (core - 0.5), 0)
     return torch.logit(torch.maximum(low, high), eps=1e-4)
