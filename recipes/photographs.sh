@@ -9,6 +9,7 @@ cd "$(dirname "$0")/.."
 data=${APERCU_DATA:-../shared}
 bin=.venv/bin
 photographs="gradient,grad_cam,cam,centre_box,whole_box,true_box"
+metrics="saliency_metric,localisation_error,pointing_game,energy"
 
 train() { # name classifier images [options]
     name=$1 classifier=$2 images=$3
@@ -22,7 +23,8 @@ compare() { # name classifier images methods [options]
     name=$1 classifier=$2 images=$3 methods=$4
     shift 4
     $bin/apercu compare --classifier "$data/models/$classifier" --images "$data/data/$images" \
-        --explainer "runs/$name" --methods "$methods" --out "runs/compare-$name" "$@"
+        --explainer "runs/$name" --methods "$methods" --metrics "$metrics" \
+        --out "runs/compare-$name" "$@"
 }
 
 for study in ${*:-mobilenetv2 squeezenet blackbox cifar10 cifar10_onnx}; do
@@ -41,12 +43,14 @@ for study in ${*:-mobilenetv2 squeezenet blackbox cifar10 cifar10_onnx}; do
             --encoder "$data/models/mobilenetv2_100.json"
         compare blackbox squeezenet1_1.json imagenet-val centre_box
         ;;
-    cifar10)
+    cifar10) # no boxes
+        metrics=saliency_metric
         train cifar10 resnet20_cifar10.pt2.json cifar10/train.parquet --config small
         compare cifar10 resnet20_cifar10.pt2.json cifar10/test.parquet \
             gradient,centre_box,whole_box --limit 500
         ;;
     cifar10_onnx)
+        metrics=saliency_metric
         train cifar10_onnx resnet20_cifar10.onnx.json cifar10/train.parquet --config small
         compare cifar10_onnx resnet20_cifar10.onnx.json cifar10/test.parquet \
             centre_box,whole_box --limit 500
