@@ -19,22 +19,22 @@ from apercu.compare.cost import spread
 from apercu.compare.interval import interval
 from apercu.compare.measures import MEASURES
 from apercu.compare.sample import Trial, draw, split
-from apercu.compare.scoring import score
+from apercu.compare.scoring import Shown, score
 from apercu.errors import ApercuError, ConfigError, ImagesError, OutputError, RunError
 from apercu.images import ImageSource, Item
-from apercu.methods import CentreBox, Gradient, Trained, TrueBox, WholeBox
+from apercu.methods import CentreBox, Explainer, Gradient, Trained, TrueBox, WholeBox
 from apercu.metrics import (
     dauc,
     energy,
     flip,
+    iou,
     localisation_error,
-    mask_iou,
     max_sensitivity,
     pointing_game,
     road,
     saliency_metric,
 )
-from apercu.metrics.flipping import DELETION
+from apercu.metrics.flipping import DELETION, INSERTION, area, calibration
 
 SIZE, COUNT = 32, 12
 
@@ -106,12 +106,22 @@ class Contrast:
         return (images - 0.5).abs().mean(dim=1) * 2 * self.scale
 
 
+UNNAMED = {name for name, measure in MEASURES.items() if not measure.named}
 CUT = ("saliency_metric", "localisation_error", "iou")
 FAST = CompareSettings(metrics=CUT, batch=4, cost_batches=())
 
 
 def rows_of(results: Results) -> dict[tuple[str, str], Row]:
     return {(row.explainer, row.metric): row for row in results.rows}
+
+
+def shown(
+    classifier: Classifier,
+    trial: Trial,
+    found: torch.Tensor,
+    explainer: Explainer | TrueBox | None = None,
+) -> Shown:
+    return Shown(explainer or Contrast(), classifier, trial, found, steps=5)
 
 
 def test_values_are_the_literal_means_over_the_test_half(classifier: Classifier) -> None:
@@ -132,7 +142,7 @@ def test_values_are_the_literal_means_over_the_test_half(classifier: Classifier)
             item.region[None, None].float(), (SIZE, SIZE), mode="bilinear", antialias=True
         )
         chosen = CentreBox()(classifier, image, target) >= 0.5
-        overlap.append(mask_iou(chosen, region[0] >= 0.5).item())
+        overlap.append(iou(chosen, region[0] >= 0.5).item())
     for metric, values in (
         ("saliency_metric", saliency),
         ("localisation_error", error),
@@ -164,10 +174,10 @@ def test_the_best_of_the_grid_is_taken_for_each_metric(classifier: Classifier) -
     rows = rows_of(compare(classifier, Squares(), {"mask": explainer}, FAST))
     sample = draw(classifier, Squares(), None, 0)
     (trial,) = sample.trials(classifier, sample.tune, 100)
-    found = explainer(classifier, trial.images, trial.targets)
+    one = shown(classifier, trial, explainer(classifier, trial.images, trial.targets), explainer)
     for metric, best in (("saliency_metric", min), ("localisation_error", min), ("iou", max)):
         means = {
-            threshold: score(metric, classifier, trial, found, [threshold]).double().mean().item()
+            threshold: score(metric, one, [threshold]).double().mean().item()
             for threshold in FAST.thresholds
         }
         chosen = rows["mask", metric].threshold
@@ -199,7 +209,7 @@ def test_the_saliency_metric_at_many_thresholds_is_the_one_of_each(classifier: C
     found = torch.rand(trial.images.shape[0], 8, 8, generator=torch.Generator().manual_seed(0))
     found = maps.resize(found, (SIZE, SIZE))
     levels = (0.1, 0.11, 0.5, 0.8, 0.99)
-    together = score("saliency_metric", classifier, trial, found, levels)
+    together = score("saliency_metric", shown(classifier, trial, found), levels)
     for threshold, scores in zip(levels, together, strict=True):
         boxes = maps.boxes(found >= threshold)
         literal = saliency_metric(classifier, trial.images, trial.targets, boxes)
@@ -212,20 +222,19 @@ def test_equal_boxes_are_asked_once(classifier: Classifier) -> None:
     before = classifier.queries
     crisp = torch.zeros(4, SIZE, SIZE)
     crisp[:, 4:20, 4:20] = 1
-    score("saliency_metric", classifier, trial, crisp, (0.1, 0.2, 0.3, 0.9))
+    score("saliency_metric", shown(classifier, trial, crisp), (0.1, 0.2, 0.3, 0.9))
     assert classifier.queries - before == 4
 
 
 def test_several_true_boxes_score_their_mean(classifier: Classifier) -> None:
-    from apercu.compare.scoring import score_truth
-
     truths = torch.zeros(2, 2, 4)
     truths[0] = torch.tensor([[0, 0, 8, 8], [8, 8, 32, 32]])
     truths[1, 0] = torch.tensor([4, 4, 20, 20])
     images = torch.rand(2, 3, SIZE, SIZE)
     targets = torch.tensor([0, 1])
     trial = Trial((), images, targets, truths, torch.zeros(2, SIZE, SIZE, dtype=torch.bool))
-    found = score_truth("saliency_metric", classifier, trial, TrueBox()(images, truths))
+    boxed = shown(classifier, trial, TrueBox()(images, truths), TrueBox())
+    found = score("saliency_metric", boxed, (0.5,))
     one, two = (saliency_metric(classifier, images, targets, truths[:, k]) for k in (0, 1))
     torch.testing.assert_close(found, torch.stack([(one[0] + two[0]) / 2, one[1]])[None])
 
@@ -233,7 +242,7 @@ def test_several_true_boxes_score_their_mean(classifier: Classifier) -> None:
 def test_without_truth_only_what_needs_none_is_measured(classifier: Classifier) -> None:
     everything = replace(FAST, metrics=None, steps=4)
     results = compare(classifier, Squares(truth=False), {"whole_box": WholeBox()}, everything)
-    needless = {name for name, measure in MEASURES.items() if measure.truth == "none"}
+    needless = {name for name in UNNAMED if MEASURES[name].truth == "none"}
     assert {row.metric for row in results.rows} == needless
     wanted = replace(FAST, metrics=("localisation_error",))
     with pytest.raises(ImagesError, match="squares: localisation_error needs true boxes"):
@@ -251,9 +260,9 @@ def test_metrics_of_whole_maps_are_those_of_the_package(classifier: Classifier) 
     settings = replace(FAST, metrics=None, steps=5)
     explainers = {"mask": Contrast(), "true_box": TrueBox()}
     rows = rows_of(compare(classifier, Squares(), explainers, settings))
-    assert {metric for _, metric in rows} == set(MEASURES)
+    assert {metric for _, metric in rows} == UNNAMED
     again = {name for name, measure in MEASURES.items() if measure.again}
-    assert {metric for name, metric in rows if name == "true_box"} == set(MEASURES) - again
+    assert {metric for name, metric in rows if name == "true_box"} == UNNAMED - again
     sample = draw(classifier, Squares(), None, 0)
     (trial,) = sample.trials(classifier, sample.test, COUNT)
     masks = Contrast()(classifier, trial.images, trial.targets)
@@ -269,6 +278,60 @@ def test_metrics_of_whole_maps_are_those_of_the_package(classifier: Classifier) 
         row = rows["mask", metric]
         assert (row.n, row.threshold, row.better) == (6, None, MEASURES[metric].better)
         assert row.value == pytest.approx(scores.mean().item(), abs=1e-5), metric
+
+
+@dataclass
+class Signed(Contrast):
+    """As right as can be: 1 on the object, and as strong a counter-evidence elsewhere."""
+
+    kind: str = "map"
+
+    def __call__(
+        self, classifier: Classifier, images: torch.Tensor, targets: torch.Tensor
+    ) -> torch.Tensor:
+        return torch.where(super().__call__(classifier, images, targets) > 0.5, 1.0, -1.0)
+
+
+def test_evidence_against_the_class_is_no_evidence(classifier: Classifier) -> None:
+    wanted = replace(FAST, metrics=("energy",))
+    rows = rows_of(compare(classifier, Squares(), {"signed": Signed()}, wanted))
+    assert rows["signed", "energy"].value > 0.95
+
+
+def test_metrics_read_off_one_curve_flip_it_once(classifier: Classifier) -> None:
+    sample = draw(classifier, Squares(), 8, 1)
+    (trial,) = sample.trials(classifier, sample.tune, 100)
+    found = torch.rand(4, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    one = shown(classifier, trial, found)
+    for metrics, points in {("dauc", "dc"): 6, ("iauc", "ic"): 6, ("dauc_nc", "dc_nc"): 6}.items():
+        before = classifier.queries
+        values = [score(metric, one, (0.5,)) for metric in metrics]
+        assert classifier.queries - before == 4 * points
+        assert not torch.equal(*values)
+
+
+def test_metrics_that_must_be_named_are_those_of_the_package(classifier: Classifier) -> None:
+    named = tuple(set(MEASURES) - UNNAMED)
+    settings = replace(FAST, metrics=named, steps=5)
+    rows = rows_of(compare(classifier, Squares(), {"mask": Contrast()}, settings))
+    sample = draw(classifier, Squares(), None, 0)
+    (trial,) = sample.trials(classifier, sample.test, COUNT)
+    masks = Contrast()(classifier, trial.images, trial.targets)
+    lone = [
+        flip(
+            classifier,
+            trial.images,
+            trial.targets,
+            masks,
+            replace(flipping, steps=5, cumulative=False),
+        )
+        for flipping in (DELETION, INSERTION)
+    ]
+    expected = dict(zip(("dauc_nc", "iauc_nc"), map(area, lone), strict=True))
+    expected |= dict(zip(("dc_nc", "ic_nc"), map(calibration, lone), strict=True))
+    assert set(expected) == set(named)
+    for metric, scores in expected.items():
+        assert rows["mask", metric].value == pytest.approx(scores.mean().item(), abs=1e-5), metric
 
 
 def test_objects_are_masks_where_there_are_and_boxes_elsewhere(classifier: Classifier) -> None:

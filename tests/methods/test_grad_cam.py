@@ -9,6 +9,7 @@ from torch import nn
 
 from apercu.classifiers import Classifier
 from apercu.errors import ClassifierError
+from apercu.maps import resize
 from apercu.methods import Cam, GradCam
 from apercu.methods.layers import anatomy
 
@@ -102,13 +103,6 @@ class Patches(nn.Module):
         return self.head(self.block(tokens).mean(dim=1))
 
 
-def test_a_network_of_tokens_has_no_map_of_features(
-    opened: Callable[[nn.Module], Classifier], images: torch.Tensor, targets: torch.Tensor
-) -> None:
-    with pytest.raises(ClassifierError, match="no convolutional map of features"):
-        GradCam()(opened(Patches()), images, targets)
-
-
 class ChannelsLast(nn.Module):
     """A map whose channels come last, as in Swin transformers."""
 
@@ -122,8 +116,48 @@ class ChannelsLast(nn.Module):
         return self.head(self.norm(self.embed(images).permute(0, 2, 3, 1)).mean(dim=(1, 2)))
 
 
-def test_channels_that_come_last_are_not_taken_for_places(
+@pytest.mark.parametrize("network", [Patches, ChannelsLast])
+def test_tokens_and_channels_that_come_last_are_maps_of_features(
+    network: type[nn.Module],
+    opened: Callable[[nn.Module], Classifier],
+    images: torch.Tensor,
+    targets: torch.Tensor,
+) -> None:
+    torch.manual_seed(0)
+    module = network()
+    with torch.no_grad():
+        places = module.embed(images)
+        if isinstance(module, Patches):
+            places = module.block(places.flatten(2).transpose(1, 2)).transpose(1, 2)
+            places = places.reshape(len(images), 8, images.shape[2] // 8, images.shape[3] // 8)
+        else:
+            places = module.norm(places.movedim(1, 3)).movedim(3, 1)
+        weighed = torch.einsum("bc,bchw->bhw", module.head.weight[targets], places)
+    size = (images.shape[2], images.shape[3])
+    classifier = opened(module)
+    torch.testing.assert_close(
+        GradCam()(classifier, images, targets),
+        resize(weighed.clamp(min=0) / places[0, 0].numel(), size),
+        atol=1e-6,
+        rtol=1e-4,
+    )
+    torch.testing.assert_close(Cam()(classifier, images, targets), resize(weighed, size))
+
+
+class Vector(nn.Module):
+    """Layers on all pixels at once: nothing in it has a place."""
+
+    def __init__(self, pixels: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(pixels, 8)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.hidden(images.flatten(1)))
+
+
+def test_a_network_without_places_is_refused_in_words(
     opened: Callable[[nn.Module], Classifier], images: torch.Tensor, targets: torch.Tensor
 ) -> None:
-    with pytest.raises(ClassifierError, match="keeps the channels of its features last"):
-        GradCam()(opened(ChannelsLast()), images, targets)
+    with pytest.raises(ClassifierError, match="no map of features or tokens of places"):
+        GradCam()(opened(Vector(images[0].numel())), images, targets)

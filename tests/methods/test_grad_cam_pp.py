@@ -10,7 +10,8 @@ from torch import nn
 from apercu.classifiers import Classifier
 from apercu.errors import ClassifierError
 from apercu.methods import GradCam
-from apercu.methods.grad_cam_pp import GradCamPlusPlus, passes
+from apercu.methods.grad_cam_pp import GradCamPlusPlus
+from apercu.methods.layers import passes
 
 Opened = Callable[[nn.Module], Classifier]
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from apercu.metrics import iou
 from apercu.metrics.percentile_iou import iou_at_area, iou_over_percentiles
 
 
@@ -32,12 +31,23 @@ def test_over_percentiles_is_the_literal_mean_over_cuts() -> None:
         torch.testing.assert_close(found, torch.tensor(literal), atol=1e-6, rtol=0)
 
 
-def test_at_area_is_the_simple_iou_where_no_values_are_equal() -> None:
+def test_at_area_takes_as_many_pixels_as_are_true() -> None:
     generator = torch.Generator().manual_seed(8)
     maps = torch.stack([torch.randperm(42, generator=generator).view(6, 7) for _ in range(30)])
     truths = cases(1)[1]
     truths[0] = False
-    torch.testing.assert_close(iou_at_area(maps.float(), truths), iou(maps.float(), truths))
+    literal = [0.0]
+    for map, truth in zip(maps[1:].numpy(), truths[1:].numpy(), strict=True):
+        highest = np.sort(map, axis=None)[::-1][: truth.sum()]
+        literal.append(slow_iou(np.isin(map, highest), truth))
+    torch.testing.assert_close(iou_at_area(maps.float(), truths), torch.tensor(literal))
+
+
+def test_at_area_of_the_truth_itself_is_one_and_of_its_opposite_none() -> None:
+    truths = torch.zeros(1, 4, 4, dtype=torch.bool)
+    truths[0, :2, :2] = True
+    assert iou_at_area(truths.float(), truths).item() == 1
+    assert iou_at_area(-truths.float(), truths).item() == 0
 
 
 def test_equal_values_overlap_the_truth_as_a_fair_draw_does_on_average() -> None:

@@ -15,10 +15,9 @@ from apercu.compare.interval import interval
 from apercu.compare.measures import MEASURES
 from apercu.compare.results import FIXED, Cost, Row, variant
 from apercu.compare.sample import Entry, Sample, Trial
-from apercu.compare.scoring import score, score_explainer, score_maps, score_truth
+from apercu.compare.scoring import Shown, score
 from apercu.compare.settings import CompareSettings
 from apercu.errors import ApercuError, ImagesError
-from apercu.maps import min_max
 from apercu.methods import Explainer, TrueBox
 from apercu.types import Maps
 
@@ -117,8 +116,9 @@ class Bench:
         done = 0 if entries is self.sample.tune else len(self.sample.tune)
         for trial in self.sample.trials(self.classifier, entries, self.settings.batch):
             maps = self._maps(name, explainer, trial)
+            shown = Shown(explainer, self.classifier, trial, maps, self.settings.steps)
             for metric, thresholds in levels.items():
-                found = self._score(metric, explainer, trial, maps, thresholds)
+                found = score(metric, shown, thresholds)
                 judged = torch.tensor([told(entry, metric, explainer) for entry in trial.entries])
                 parts[metric].append(found.cpu()[:, judged])
                 self._check(f"{name}: expected finite {metric}", found, trial)
@@ -131,30 +131,13 @@ class Bench:
         told_truth = isinstance(explainer, TrueBox)
         return [metric for metric in self.metrics if not (told_truth and MEASURES[metric].again)]
 
-    def _score(
-        self,
-        metric: str,
-        explainer: Explainer | TrueBox,
-        trial: Trial,
-        maps: Maps,
-        thresholds: Sequence[float],
-    ) -> Tensor:
-        """Levels × images."""
-        if not MEASURES[metric].cut:
-            if MEASURES[metric].again and not isinstance(explainer, TrueBox):
-                return score_explainer(metric, explainer, self.classifier, trial)
-            return score_maps(metric, self.classifier, trial, maps, self.settings.steps)
-        if isinstance(explainer, TrueBox):
-            return score_truth(metric, self.classifier, trial, maps)
-        return score(metric, self.classifier, trial, maps, thresholds)
-
     def _maps(self, name: str, explainer: Explainer | TrueBox, trial: Trial) -> Maps:
-        """Maps that can be cut by thresholds in (0, 1)."""
+        """Maps as the explainer gives them."""
         if isinstance(explainer, TrueBox):
             return explainer(trial.images, trial.truths)
-        maps = explainer(self.classifier, trial.images, trial.targets)
+        maps = explainer(self.classifier, trial.images, trial.targets).detach()
         self._check(f"{name}: expected finite maps", maps.flatten(1).T, trial)
-        return min_max(maps) if explainer.kind == "map" else maps
+        return maps
 
     def _check(self, expected: str, values: Tensor, trial: Trial) -> None:
         """Values are anything × images."""

@@ -91,7 +91,7 @@ def _rehearsed(
 
 
 def _metrics(classifier: Classifier, sample: Sample, settings: CompareSettings) -> tuple[str, ...]:
-    """The metrics that were asked for, or all that are possible.
+    """The metrics that were asked for, or all that are possible and need not be named.
 
     Possible is what both halves know the truth for, and randomisation where weights can be reached.
     """
@@ -112,8 +112,10 @@ def _metrics(classifier: Classifier, sample: Sample, settings: CompareSettings) 
             )
     if settings.metrics:
         return settings.metrics
-    closed = {"randomisation"} if classifier.module is None else set()
-    return tuple(metric for metric in METRICS if metric not in closed and allowed(metric))
+    left_out = {metric for metric in METRICS if MEASURES[metric].named}
+    if classifier.module is None:
+        left_out.add("randomisation")
+    return tuple(metric for metric in METRICS if metric not in left_out and allowed(metric))
 
 
 def _subject(bench: Bench) -> Subject:

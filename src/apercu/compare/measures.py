@@ -20,12 +20,14 @@ class Measure:
         truth: what must be known of an image.
         cut: judges the region above a threshold, which is chosen on images of its own.
         again: asks the explainer for further maps.
+        named: measured only when it is named.
     """
 
     better: Better
     truth: Truth = "none"
     cut: bool = False
     again: bool = False
+    named: bool = False
 
 
 MEASURES: Final[Mapping[str, Measure]] = {
@@ -41,6 +43,10 @@ MEASURES: Final[Mapping[str, Measure]] = {
     "iauc": Measure("higher"),
     "dc": Measure("higher"),
     "ic": Measure("higher"),
+    "dauc_nc": Measure("lower", named=True),
+    "iauc_nc": Measure("higher", named=True),
+    "dc_nc": Measure("higher", named=True),
+    "ic_nc": Measure("higher", named=True),
     "average_drop": Measure("lower"),
     "increase": Measure("higher"),
     "road": Measure("higher"),

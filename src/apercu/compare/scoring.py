@@ -1,10 +1,11 @@
-"""Scores of maps: of their regions at many thresholds at once, and of the maps as they are."""
+"""Scores of one explainer's maps: of their regions at many thresholds, and of the maps."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import TypeAlias
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TypeAlias, cast
 
 import torch
 from jaxtyping import Float
@@ -12,8 +13,8 @@ from torch import Tensor
 
 from apercu.classifiers import Classifier
 from apercu.compare.sample import Trial
-from apercu.maps import boxes, regions
-from apercu.methods import Explainer
+from apercu.maps import boxes, min_max, regions
+from apercu.methods import Explainer, TrueBox
 from apercu.metrics import (
     average_drop,
     background_invariance,
@@ -23,10 +24,10 @@ from apercu.metrics import (
     iauc,
     ic,
     increase,
+    iou,
     iou_at_area,
     iou_over_percentiles,
     localisation_error,
-    mask_iou,
     max_sensitivity,
     ncc,
     pointing_game,
@@ -38,88 +39,128 @@ from apercu.metrics import (
 )
 from apercu.metrics.background_invariance import exchange, vacated
 from apercu.metrics.flipping import DELETION, INSERTION, Curves, Flipping, flip
-from apercu.types import Images, Maps, Regions, Scores, Targets
-
-OF_TRUTH: Mapping[str, Callable[[Maps, Regions], Scores]] = {
-    "iou_at_area": iou_at_area,
-    "iou_over_percentiles": iou_over_percentiles,
-    "pointing_game": pointing_game,
-    "energy": energy,
-    "ncc": ncc,
-}
-OF_CURVES: Mapping[str, tuple[Flipping, Callable[[Curves], Scores]]] = {
-    "dauc": (DELETION, dauc),
-    "iauc": (INSERTION, iauc),
-    "dc": (DELETION, dc),
-    "ic": (INSERTION, ic),
-}
-OF_ANSWERS: Mapping[str, Callable[[Classifier, Images, Targets, Maps], Scores]] = {
-    "average_drop": average_drop,
-    "increase": increase,
-    "road": road,
-}
-OF_MAPS: Mapping[str, Callable[[Maps], Scores]] = {
-    "sparsity": sparsity,
-    "total_variation": total_variation,
-}
+from apercu.types import Maps, Scores
 
 Levels: TypeAlias = Float[Tensor, "levels batch"]
 LevelBoxes: TypeAlias = Float[Tensor, "levels batch 4"]
 
 
-def score(
-    metric: str, classifier: Classifier, trial: Trial, maps: Maps, thresholds: Sequence[float]
-) -> Levels:
-    """One metric of the regions at each threshold."""
-    at_levels = torch.stack([regions(maps, value) for value in thresholds])
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """An explainer's maps of some images, and what several metrics read off them, made once.
+
+    Attributes:
+        maps: as the explainer gives them; a scale of their own where its kind is `map`.
+        steps: of deletion and insertion.
+    """
+
+    explainer: Explainer | TrueBox
+    classifier: Classifier
+    trial: Trial
+    maps: Maps
+    steps: int
+
+    @cached_property
+    def cuttable(self) -> Maps:
+        """Maps that thresholds in (0, 1) can cut."""
+        return min_max(self.maps) if self.explainer.kind == "map" else self.maps
+
+    @cached_property
+    def deletion(self) -> Curves:
+        return self._flipped(DELETION)
+
+    @cached_property
+    def insertion(self) -> Curves:
+        return self._flipped(INSERTION)
+
+    @cached_property
+    def lone_deletion(self) -> Curves:
+        """Each step on its own, not added to those before."""
+        return self._flipped(replace(DELETION, cumulative=False))
+
+    @cached_property
+    def lone_insertion(self) -> Curves:
+        return self._flipped(replace(INSERTION, cumulative=False))
+
+    def against(self, metric: Callable[..., Scores]) -> Scores:
+        """A metric of classifier, images, targets and maps."""
+        return metric(self.classifier, self.trial.images, self.trial.targets, self.maps)
+
+    def again(self, metric: Callable[..., Scores]) -> Scores:
+        """A metric that asks the explainer for more maps and compares them with these."""
+        asked = self.trial.images, self.trial.targets
+        return metric(self.explainer, self.classifier, *asked, before=self.maps)
+
+    def elsewhere(self) -> Scores:
+        """Background invariance: every object on the background of its neighbour in the batch."""
+        trial = self.trial
+        empty = vacated(trial.images, trial.regions)
+        other = exchange(trial.images, trial.regions, empty.roll(1, dims=0).flip(3))
+        asked = cast(Explainer, self.explainer)  # a true box is not asked again
+        after = asked(self.classifier, other, trial.targets).detach()
+        return background_invariance(self.maps, after, trial.regions)
+
+    def _flipped(self, flipping: Flipping) -> Curves:
+        trial, flipping = self.trial, replace(flipping, steps=self.steps)
+        return flip(self.classifier, trial.images, trial.targets, self.maps, flipping)
+
+
+OF_MAPS: Mapping[str, Callable[[Shown], Scores]] = {
+    "iou_at_area": lambda shown: iou_at_area(shown.maps, shown.trial.objects),
+    "iou_over_percentiles": lambda shown: iou_over_percentiles(shown.maps, shown.trial.objects),
+    "pointing_game": lambda shown: pointing_game(shown.maps, shown.trial.objects),
+    "energy": lambda shown: energy(shown.maps, shown.trial.objects),
+    "ncc": lambda shown: ncc(shown.maps, shown.trial.objects),
+    "dauc": lambda shown: dauc(shown.deletion),
+    "iauc": lambda shown: iauc(shown.insertion),
+    "dc": lambda shown: dc(shown.deletion),
+    "ic": lambda shown: ic(shown.insertion),
+    "dauc_nc": lambda shown: dauc(shown.lone_deletion),
+    "iauc_nc": lambda shown: iauc(shown.lone_insertion),
+    "dc_nc": lambda shown: dc(shown.lone_deletion),
+    "ic_nc": lambda shown: ic(shown.lone_insertion),
+    "average_drop": lambda shown: shown.against(average_drop),
+    "increase": lambda shown: shown.against(increase),
+    "road": lambda shown: shown.against(road),
+    "sparsity": lambda shown: sparsity(shown.maps),
+    "total_variation": lambda shown: total_variation(shown.maps),
+    "randomisation": lambda shown: shown.again(randomisation),
+    "max_sensitivity": lambda shown: shown.again(max_sensitivity),
+    "background_invariance": Shown.elsewhere,
+}
+"""Metrics of whole maps; the others cut them, see `score`."""
+
+
+def score(metric: str, shown: Shown, thresholds: Sequence[float]) -> Levels:
+    """One metric: of the regions at each threshold, or as a single level of the maps as they are.
+
+    A true box has no thresholds either; it is scored box by box.
+    """
+    if metric in OF_MAPS:
+        return OF_MAPS[metric](shown)[None]
+    if isinstance(shown.explainer, TrueBox):
+        return score_truth(metric, shown)
+    at_levels = torch.stack([regions(shown.cuttable, value) for value in thresholds])
     if metric == "iou":
-        return torch.stack([mask_iou(some, trial.regions) for some in at_levels])
+        return torch.stack([iou(some, shown.trial.regions) for some in at_levels])
     places = boxes(at_levels.flatten(0, 1)).view(len(thresholds), -1, 4)
     if metric == "localisation_error":
-        return torch.stack([localisation_error(some, trial.truths) for some in places])
-    return saliency_of_boxes(classifier, trial, places)
+        return torch.stack([localisation_error(some, shown.trial.truths) for some in places])
+    return saliency_of_boxes(shown.classifier, shown.trial, places)
 
 
-def score_truth(metric: str, classifier: Classifier, trial: Trial, maps: Maps) -> Levels:
-    """One metric of the true boxes; the saliency metric is the mean over an image's boxes."""
+def score_truth(metric: str, shown: Shown) -> Levels:
+    """One metric of the true boxes; all but the IoU are the mean over an image's boxes."""
+    trial = shown.trial
     if metric == "iou":
-        return mask_iou(regions(maps, 0.5), trial.regions)[None]
+        return iou(regions(shown.maps, 0.5), trial.regions)[None]
     places = trial.truths.transpose(0, 1).contiguous()
     real = (places != 0).any(dim=2)
     if metric == "localisation_error":
         scores = torch.stack([localisation_error(some, trial.truths) for some in places])
     else:
-        scores = saliency_of_boxes(classifier, trial, places)
+        scores = saliency_of_boxes(shown.classifier, trial, places)
     return ((scores * real).sum(dim=0) / real.sum(dim=0).clamp(min=1))[None]
-
-
-def score_maps(metric: str, classifier: Classifier, trial: Trial, maps: Maps, steps: int) -> Levels:
-    """One metric of the maps themselves, as a single level."""
-    asked = classifier, trial.images, trial.targets, maps
-    if metric in OF_TRUTH:
-        return OF_TRUTH[metric](maps, trial.objects)[None]
-    if metric in OF_CURVES:
-        flipping, read = OF_CURVES[metric]
-        return read(flip(*asked, replace(flipping, steps=steps)))[None]
-    if metric in OF_ANSWERS:
-        return OF_ANSWERS[metric](*asked)[None]
-    return OF_MAPS[metric](maps)[None]
-
-
-def score_explainer(
-    metric: str, explainer: Explainer, classifier: Classifier, trial: Trial
-) -> Levels:
-    """One metric that asks the explainer for further maps, as a single level."""
-    asked = explainer, classifier, trial.images, trial.targets
-    if metric == "background_invariance":
-        empty = vacated(trial.images, trial.regions)
-        other = exchange(trial.images, trial.regions, empty.roll(1, dims=0).flip(3))
-        before, after = (
-            explainer(classifier, some, trial.targets) for some in (trial.images, other)
-        )
-        return background_invariance(before, after, trial.regions)[None]
-    measure = randomisation if metric == "randomisation" else max_sensitivity
-    return measure(*asked)[None]
 
 
 def saliency_of_boxes(classifier: Classifier, trial: Trial, places: LevelBoxes) -> Levels:

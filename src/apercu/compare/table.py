@@ -55,6 +55,10 @@ COLUMNS = {
     "iauc": Column("IAUC", "IAUC", "area under the probability as they return to a blurred image"),
     "dc": Column("DC", "DC", "correlation of the map with what each deletion takes away"),
     "ic": Column("IC", "IC", "correlation of the map with what each insertion brings"),
+    "dauc_nc": Column("DAUC-nc", "DAUC-nc", "as DAUC, each step on its own"),
+    "iauc_nc": Column("IAUC-nc", "IAUC-nc", "as IAUC, each step on its own"),
+    "dc_nc": Column("DC-nc", "DC-nc", "as DC, each step on its own"),
+    "ic_nc": Column("IC-nc", "IC-nc", "as IC, each step on its own"),
     "average_drop": Column(
         "Average drop", "average drop", "share of the probability lost when seen through the map"
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TypeAlias
@@ -15,6 +15,7 @@ from torch import Tensor
 from apercu import maps
 from apercu.classifiers import Classifier
 from apercu.explainers.mask import MaskExplainer
+from apercu.metrics.flipping import probability
 from apercu.output import write
 from apercu.removal import Blur
 from apercu.training.objectives.search import judge
@@ -104,19 +105,13 @@ def _at_level(classifier: Classifier, images: Images, targets: Targets, regions:
     """Sums over the batch of area, kept, removed and the saliency metric."""
     keep, blur = regions.float(), Blur()
     height, width = images.shape[-2:]
-    kept, removed = (_probability(classifier, blur(images, m), targets) for m in (keep, 1 - keep))
+    kept, removed = (probability(classifier, blur(images, m), targets) for m in (keep, 1 - keep))
     boxes = maps.boxes(regions) / torch.tensor([width, height] * 2, device=regions.device)
     empty = ~regions.flatten(1).any(1, keepdim=True)
     boxes = torch.where(empty, boxes.new_tensor([0.0, 0.0, 1.0, 1.0]), boxes)
     metric = judge(classifier, images, boxes[:, None], targets)
     figures = (keep.mean((1, 2)), kept, removed, metric.squeeze(1))
     return torch.stack([values.sum().cpu() for values in figures])
-
-
-def _probability(
-    classifier: Callable[[Images], Tensor], images: Images, targets: Targets
-) -> Tensor:
-    return classifier(images).softmax(1).gather(1, targets[:, None]).squeeze(1)
 
 
 def _plot(points: Sequence[DialPoint]) -> bytes:

@@ -13,6 +13,7 @@ from apercu.errors import ClassifierError
 from apercu.maps import resize
 from apercu.methods.base import Method
 from apercu.methods.layers import anatomy, hooked, is_map, layer_named
+from apercu.methods.tokens import to_maps
 from apercu.types import Images, Maps, Targets
 
 
@@ -43,14 +44,15 @@ class Cam(Method):
         ):
             logits = classifier(images)
             weights = _class_weights(head, logits.shape[1])
-        features = _linear_features(seen["features"], seen["pooled"])
+        size = (images.shape[2], images.shape[3])
+        features = _linear_features(seen["features"], seen["pooled"], size)
         if weights is None or features is None or weights.shape[1] != features.shape[1]:
             raise ClassifierError(
                 "cam needs a classifier that ends in a mean over all places and one linear layer; "
                 f"{classifier.spec} ends otherwise: choose grad_cam"
             )
         maps = torch.einsum("bc,bchw->bhw", weights[targets], features)
-        return resize(maps, (images.shape[2], images.shape[3]))
+        return resize(maps, size)
 
 
 def _class_weights(head: nn.Module, classes: int) -> Tensor | None:
@@ -62,11 +64,13 @@ def _class_weights(head: nn.Module, classes: int) -> Tensor | None:
     return weight.detach().flatten(1) if plain else None
 
 
-def _linear_features(features: Tensor, given: Tensor) -> Tensor | None:
+def _linear_features(features: Tensor, given: Tensor, size: tuple[int, int]) -> Tensor | None:
     """The map of features whose mean (before or after weighting) makes the scores, if any."""
     if is_map(given.shape):
         return given
-    mean = features.mean(dim=(2, 3))
-    pooled = given.flatten(1)
+    places = to_maps(features, size)
+    if places is None:
+        return None
+    features, mean, pooled = places, places.mean(dim=(2, 3)), given.flatten(1)
     same = mean.shape == pooled.shape and torch.allclose(mean, pooled, rtol=1e-3, atol=1e-4)
     return features if same else None

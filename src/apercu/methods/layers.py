@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from apercu.classifiers import Classifier
 from apercu.errors import ClassifierError, nearest
-from apercu.types import Images
+from apercu.methods.tokens import last_places, to_maps
+from apercu.types import Images, Targets
 
 Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]
 
@@ -22,7 +24,7 @@ class Anatomy:
     """Names of two layers of a classifier's network."""
 
     features: str
-    """The layer that gives the last map of features: 4-D, larger than 1 × 1."""
+    """The layer that gives the last map of features, or the last tokens whose places count."""
     head: str
     """The linear or convolutional layer that turns features into scores of classes."""
 
@@ -74,6 +76,58 @@ def hooked(module: nn.Module, hook: Hook) -> Iterator[None]:
         handle.remove()
 
 
+@dataclass(frozen=True)
+class Passed:
+    """A layer, the map of features it gave, and the slopes of the target's logit by them."""
+
+    layer: nn.Module
+    features: Float[Tensor, "batch channels rows columns"]
+    slopes: Float[Tensor, "batch channels rows columns"]
+
+
+def passes(
+    classifier: Classifier, layers: Sequence[nn.Module], images: Images, targets: Targets
+) -> list[Passed]:
+    """What one pass gave at each of these layers, in the order of their completion.
+
+    A layer that is called twice is there twice; outputs without places are left out.
+
+    Raises:
+        ClassifierError: no layer gave a map of features that the target's logit depends on.
+    """
+    size = (images.shape[2], images.shape[3])
+    kept: list[tuple[nn.Module, Tensor]] = []
+
+    def keep(layer: nn.Module, inputs: tuple[Tensor, ...], output: object) -> Tensor | None:
+        if not isinstance(output, Tensor) or not output.requires_grad:
+            return None
+        if to_maps(output, size) is None:
+            return None
+        kept.append((layer, output))
+        return output.clone()  # what comes next may write into it
+
+    with ExitStack() as hooks, torch.enable_grad():
+        for layer in layers:
+            hooks.callback(layer.register_forward_hook(keep).remove)
+        logits = classifier(images.detach().requires_grad_())
+        score = logits.gather(1, targets[:, None]).sum()
+        outputs = [output for _, output in kept]
+        slopes = torch.autograd.grad(score, outputs, allow_unused=True) if outputs else ()
+    found = []
+    for (layer, output), slope in zip(kept, slopes, strict=True):
+        if slope is None:
+            continue
+        features, weights = to_maps(output.detach(), size), to_maps(slope, size)
+        if features is not None and weights is not None:
+            found.append(Passed(layer, features, weights))
+    if not found:
+        raise ClassifierError(
+            f"layer: {classifier.spec} gives no map of features there that its scores depend on; "
+            "name an earlier layer"
+        )
+    return found
+
+
 def _watch(classifier: Classifier, image: Images) -> Anatomy:
     """The last scoring layer, and the last map of features that was complete before it."""
     passed: list[tuple[str, nn.Module, torch.Size]] = []
@@ -95,28 +149,37 @@ def _watch(classifier: Classifier, image: Images) -> Anatomy:
     finally:
         for handle in handles:
             handle.remove()
-    return _read(classifier.spec, passed)
+    return _read(classifier, image, passed)
 
 
-def _read(spec: str, passed: list[tuple[str, nn.Module, torch.Size]]) -> Anatomy:
+def _read(
+    classifier: Classifier, image: Images, passed: list[tuple[str, nn.Module, torch.Size]]
+) -> Anatomy:
     """The two layers among those that passed, in the order of their completion."""
     scoring = [i for i, (_, layer, _) in enumerate(passed) if isinstance(layer, SCORING)]
     head = scoring[-1] if scoring else 0
-    maps = [i for i in range(head) if is_map(passed[i][2])]
-    tokens = [i for i in range(head) if len(passed[i][2]) == 3]
-    if not maps or (tokens and tokens[-1] > maps[-1]):
-        raise ClassifierError(
-            f"layers: {spec} has no convolutional map of features before its scores; "
-            "choose a method that needs none, such as gradient or occlusion"
-        )
-    features, _, shape = passed[maps[-1]]
     name, layer, _ = passed[head]
-    if isinstance(layer, nn.Linear) and shape[3] == layer.in_features != shape[1]:
+    maps = [i for i in range(head) if is_map(passed[i][2])]
+    features = passed[maps[-1]][0] if maps else None
+    if isinstance(layer, nn.Linear) and _ends_in_tokens(passed[:head], maps, layer.in_features):
+        features = last_places(classifier, open_module(classifier), image, layer.in_features)
+    if features is None:
         raise ClassifierError(
-            f"layers: {spec} keeps the channels of its features last, which is not known here; "
-            "choose a method that needs no layers, such as gradient or occlusion"
+            f"layers: {classifier.spec} has no map of features or tokens of places before its "
+            "scores; choose a method that needs none, such as gradient or occlusion"
         )
     return Anatomy(features, head=name)
+
+
+def _ends_in_tokens(
+    passed: list[tuple[str, nn.Module, torch.Size]], maps: list[int], channels: int
+) -> bool:
+    """Whether the last places come as tokens, or as maps whose channels are last."""
+    if not maps:
+        return True
+    shape = passed[maps[-1]][2]
+    tokens_follow = any(len(later) == 3 for _, _, later in passed[maps[-1] :])
+    return tokens_follow or shape[3] == channels != shape[1]
 
 
 def is_map(shape: torch.Size) -> bool:

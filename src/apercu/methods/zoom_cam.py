@@ -11,8 +11,7 @@ from torch import nn
 from apercu.classifiers import Classifier
 from apercu.maps import min_max, resize
 from apercu.methods.base import Method, need_gradients
-from apercu.methods.grad_cam_pp import passes
-from apercu.methods.layers import anatomy, layer_named, open_module
+from apercu.methods.layers import anatomy, layer_named, open_module, passes
 from apercu.types import Images, Maps, Targets
 
 _ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.Hardswish, nn.ELU, nn.LeakyReLU, nn.Mish)

@@ -7,10 +7,10 @@ from apercu.metrics.average_drop import average_drop, drop_in_deletion, increase
 from apercu.metrics.background_invariance import background_invariance
 from apercu.metrics.energy import energy
 from apercu.metrics.flipping import Curves, Flipping, dauc, dc, flip, iauc, ic
+from apercu.metrics.iou import iou
 from apercu.metrics.localisation import box_iou, localisation_error
 from apercu.metrics.max_sensitivity import max_sensitivity
 from apercu.metrics.ncc import ncc
-from apercu.metrics.overlap import iou, mask_iou
 from apercu.metrics.percentile_iou import iou_at_area, iou_over_percentiles
 from apercu.metrics.pointing import pointing_game
 from apercu.metrics.randomisation import randomisation
@@ -38,7 +38,6 @@ __all__ = [
     "iou_at_area",
     "iou_over_percentiles",
     "localisation_error",
-    "mask_iou",
     "max_sensitivity",
     "mean_area",
     "ncc",

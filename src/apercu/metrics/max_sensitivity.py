@@ -38,15 +38,18 @@ def max_sensitivity(
     images: Images,
     targets: Targets,
     noise: Noise | None = None,
+    *,
+    before: Maps | None = None,
 ) -> Scores:
     """The largest ‖map of noisy image − map‖ / ‖map‖ over the draws; lower is better.
 
     The noise is the same for every image; noisy images stay within [0, 1]. A map of zeros scores
-    0 where it stays so, else 1.
+    0 where it stays so, else 1. `before` are the maps of the images where they are known already.
     """
     noise = noise or Noise()
     generator = torch.Generator().manual_seed(noise.seed)
-    before = explainer(classifier, images, targets).detach()
+    if before is None:
+        before = explainer(classifier, images, targets).detach()
     moved = torch.zeros_like(before[:, 0, 0])
     for _ in range(noise.draws):
         drawn = noise.radius * (2 * torch.rand(images.shape[1:], generator=generator) - 1)

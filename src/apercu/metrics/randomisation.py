@@ -22,17 +22,21 @@ def randomisation(
     images: Images,
     targets: Targets,
     seed: int = 0,
+    *,
+    before: Maps | None = None,
 ) -> Scores:
     """How much of each map survives when all weights are random, 0 to 1; lower is better.
 
     Spearman's rank correlation of the maps before and after, without its sign: a map turned
     upside down has not died either. An explainer that never looks at the classifier scores 1; a
-    map that is constant before or after scores 0. The classifier is not touched.
+    map that is constant before or after scores 0. The classifier is not touched. `before` are the
+    maps of the untouched classifier where they are known already.
 
     Raises:
         ClassifierError: the weights cannot be reached.
     """
-    before = explainer(classifier, images, targets).detach()
+    if before is None:
+        before = explainer(classifier, images, targets).detach()
     after = explainer(randomised(classifier, seed), images, targets).detach()
     return spearman(before.flatten(1), after.flatten(1)).abs()
 
