@@ -12,10 +12,13 @@ import apercu.metrics
 from apercu.classifiers import open_classifier
 from apercu.cli.methods import METHODS, SLOW, allowed_methods, parse_methods
 from apercu.compare import METRICS
+from apercu.compare.measures import MEASURES
+from apercu.compare.scoring import OF_MAPS
 from apercu.compare.table import COLUMNS
 from apercu.errors import ConfigError, RunError
 from apercu.images import Planted
 from apercu.methods import (
+    Augmented,
     CentreBox,
     GradCam,
     Gradient,
@@ -23,6 +26,8 @@ from apercu.methods import (
     Method,
     Mfpp,
     Occlusion,
+    Rise,
+    Smoothed,
     Trained,
     TrueBox,
 )
@@ -51,7 +56,8 @@ def test_names_are_the_snake_case_of_the_class() -> None:
 
 def test_every_metric_is_known_everywhere() -> None:
     assert tuple(COLUMNS) == METRICS
-    assert set(METRICS) <= set(apercu.metrics.__all__)
+    assert {metric.removesuffix("_nc") for metric in METRICS} <= set(apercu.metrics.__all__)
+    assert set(OF_MAPS) == {name for name, measure in MEASURES.items() if not measure.cut}
 
 
 def test_methods_with_settings() -> None:
@@ -67,9 +73,27 @@ def test_methods_with_settings() -> None:
     }
 
 
+def test_any_method_can_be_wrapped_and_a_trained_explainer_too() -> None:
+    run = Trained(lambda images, targets: images[:, 0], identity="mask of a run", training_seconds=60.0)
+    text = "grad_cam:augmented=4,rise:masks=50,smoothed=0.1,augmented=2,mask:smoothed=0.05"
+    assert parse_methods(text, {"mask": run}) == {
+        "grad_cam:augmented=4": Augmented(GradCam(), 4),
+        "rise:masks=50,smoothed=0.1,augmented=2": Smoothed(Augmented(Rise(masks=50), 2), 0.1),
+        "mask:smoothed=0.05": Smoothed(run, 0.05),
+    }
+    runs = {"mask:run=a": run}
+    assert parse_methods("mask:run=a,augmented=3", runs) == {
+        "mask:run=a,augmented=3": Augmented(run, 3)
+    }
+
+
 @pytest.mark.parametrize(
     ("text", "match"),
     [
+        ("true_box:augmented=4", "true_box is told the truth and cannot be augmented"),
+        ("gradient:augmented=few", "expected a number for gradient:augmented, got 'few'"),
+        ("gradient:augmented=0", "augmented: expected copies of at least 1, got 0"),
+        ("mask:augmented=4", "expected some of .*, got mask"),
         ("gradcam", "got gradcam; did you mean grad_cam"),
         ("occlusion:windw=1", "occlusion has no setting windw, .*; did you mean window"),
         ("gradient:a=1", "gradient has no setting a, expected none"),

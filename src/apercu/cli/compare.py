@@ -33,8 +33,8 @@ def compare(
         str | None,
         typer.Option(
             metavar="A,B:KEY=VALUE,…",
-            help="gradient, grad_cam, occlusion, rise, centre_box …; all quick ones that "
-            "classifier and images allow when not given.",
+            help="gradient, grad_cam, rise:masks=500, centre_box …; any with augmented=COPIES or "
+            "smoothed=SIGMA. All quick ones that classifier and images allow when not given.",
         ),
     ] = None,
     metrics: Annotated[
@@ -72,10 +72,12 @@ def compare(
     place = device.resolve()
     chosen = None if metrics is None else tuple(m.strip() for m in metrics.split(","))
     settings = CompareSettings(chosen, limit, seed, steps=steps)
-    named = None if methods is None else parse_methods(methods)
+    if methods is not None and not explainer:
+        parse_methods(methods)  # mistakes are told before anything is opened
     opened = open_classifier(classifier, device=place)
     source = open_images(images, channels=opened.channels)
     runs = open_runs(explainer or [], opened)
+    named = None if methods is None else parse_methods(methods, runs)
     everything = {**runs, **(allowed_methods(opened, source) if named is None else named)}
     kept = f"{out} keeps the finished rows; the same command measures the rest"
     with keeping(kept), progress() as report:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
 from typing import Literal, TypeAlias, get_args, get_origin, get_type_hints
 
@@ -12,10 +12,12 @@ from apercu.classifiers import Classifier
 from apercu.errors import ClassifierError, ConfigError, nearest
 from apercu.images import ImageSource
 from apercu.methods import (
+    Augmented,
     Cam,
     CentreBox,
     Edges,
     ExcitationBackprop,
+    Explainer,
     GradCam,
     GradCamPlusPlus,
     Gradient,
@@ -30,6 +32,7 @@ from apercu.methods import (
     Occlusion,
     RandomMap,
     Rise,
+    Smoothed,
     SmoothGrad,
     SmoothTaylor,
     TrueBox,
@@ -63,19 +66,30 @@ METHODS: dict[str, type[Known]] = {
     "random": RandomMap,
     "edges": Edges,
 }
+WRAPPERS: dict[str, Callable[[Explainer, str], Explainer]] = {
+    "augmented": lambda method, copies: Augmented(method, int(copies)),
+    "smoothed": lambda method, sigma: Smoothed(method, float(sigma)),
+}
+"""Settings that any method takes, in the order in which they are wrapped around it."""
 SLOW = frozenset({"rise", "mfpp", "meaningful_perturbation", "smooth_taylor"})
 """More than a hundred passes per image: measured only when they are named."""
 LOOKED_AT = 10
 """First images of a source that are asked for true boxes."""
 
 
-def parse_methods(text: str) -> dict[str, Known]:
-    """`a,b:key=value,key=value,c` as methods by name.
+def parse_methods(
+    text: str, runs: Mapping[str, Explainer] | None = None
+) -> dict[str, Explainer | TrueBox]:
+    """`a,b:key=value,key=value,c` as methods by name; `augmented=8` and `smoothed=0.03` wrap any.
+
+    Args:
+        text: as it is typed.
+        runs: trained explainers by the names of their rows, which can be wrapped by name too.
 
     Raises:
         ConfigError: a method or setting is unknown, or a value does not fit.
     """
-    return {name: _made(name) for name in _split(text)}
+    return {name: _wrapped(name, runs or {}) for name in _split(text)}
 
 
 def allowed_methods(classifier: Classifier, source: ImageSource) -> dict[str, Known]:
@@ -113,14 +127,33 @@ def _split(text: str) -> list[str]:
     return names
 
 
-def _made(name: str) -> Known:
-    word, _, settings = name.partition(":")
+def _wrapped(name: str, runs: Mapping[str, Explainer]) -> Explainer | TrueBox:
+    word, _, rest = name.partition(":")
+    settings = rest.split(",") if rest else []
+    wraps = [setting for setting in settings if setting.partition("=")[0] in WRAPPERS]
+    own = [setting for setting in settings if setting not in wraps]
+    inner = runs.get(f"{word}:{','.join(own)}" if own else word)
+    made = _made(word, own) if inner is None else inner
+    for key, wrap in WRAPPERS.items():
+        for value in (text for name, _, text in (s.partition("=") for s in wraps) if name == key):
+            if isinstance(made, TrueBox):
+                raise ConfigError(f"methods: {word} is told the truth and cannot be {key}")
+            try:
+                made = wrap(made, value)
+            except ValueError:
+                raise ConfigError(
+                    f"methods: expected a number for {word}:{key}, got {value!r}"
+                ) from None
+    return made
+
+
+def _made(word: str, settings: Sequence[str]) -> Known:
     if word not in METHODS:
         raise ConfigError(
             f"methods: expected some of {', '.join(METHODS)}, got {word}{nearest(word, METHODS)}"
         )
     kind = METHODS[word]
-    return kind(**_values(kind, word, settings.split(",") if settings else ()))
+    return kind(**_values(kind, word, settings))
 
 
 def _values(kind: type[Known], word: str, settings: Sequence[str]) -> dict[str, object]:

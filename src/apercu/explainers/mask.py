@@ -120,10 +120,10 @@ class MaskExplainer:
         if targets.ndim != 2 or len(targets) != len(inputs):
             shown = " × ".join(map(str, targets.shape)) or "one number"
             raise TargetError(f"targets: expected {len(inputs)} × classes, got {shown}")
-        columns = [self._indices(column.tolist()) for column in targets.unbind(1)]
-        features = self._encode(inputs)
-        log_odds = [self.network.decode(features, column) for column in columns]
-        return torch.stack([enlarge(each, inputs.shape[-2:]).sigmoid() for each in log_odds], 1)
+        indices = self._indices(targets.flatten().tolist()).view(targets.shape)
+        log_odds = self.network.decode_classes(self._encode(inputs), indices)
+        masks = enlarge(log_odds.flatten(0, 1), inputs.shape[-2:]).sigmoid()
+        return masks.view(*targets.shape, *masks.shape[1:])
 
     def region(self, inputs: Images, target: Target = None, *, level: float = 0.5) -> Regions:
         """Pixels whose mask reaches the level: the dial, destroying if low, sufficient if high.

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError
-from apercu.methods.base import Explainer, Kind
+from apercu.methods.base import Explainer, Wrapper
 from apercu.types import Images, Maps, Targets
 
 
 @final
 @dataclass(frozen=True)
-class Augmented:
+class Augmented(Wrapper):
     """The mean map over random copies of the image; the first copy is the image itself.
 
     Each copy is turned by up to `degrees` either way, enlarged or made smaller by up to the factor
@@ -46,19 +46,6 @@ class Augmented:
                 "augmented: expected degrees >= 0, zoom >= 1 and 0 <= shift < 1, "
                 f"got {self.degrees}, {self.zoom} and {self.shift}"
             )
-
-    @property
-    def kind(self) -> Kind:
-        """A mean of boxes is a mask."""
-        return "map" if self.method.kind == "map" else "mask"
-
-    @property
-    def identity(self) -> str:
-        return repr(self)
-
-    @property
-    def training_seconds(self) -> float:
-        return self.method.training_seconds
 
     def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         images = images.detach()

@@ -52,6 +52,29 @@ class Method(ABC):
         """
 
 
+class Wrapper(ABC):
+    """Changes what another explainer is shown, or its maps; prints with the explainer inside."""
+
+    method: Explainer
+
+    @property
+    def kind(self) -> Kind:
+        """A mean of boxes, or a blurred box, is a mask."""
+        return "map" if self.method.kind == "map" else "mask"
+
+    @property
+    def identity(self) -> str:
+        return repr(self)
+
+    @property
+    def training_seconds(self) -> float:
+        return self.method.training_seconds
+
+    @abstractmethod
+    def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
+        """Evidence for each image's target, at the size of the images."""
+
+
 @final
 @dataclass(frozen=True)
 class Trained:

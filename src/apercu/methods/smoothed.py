@@ -7,14 +7,14 @@ from typing import final
 
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError
-from apercu.methods.base import Explainer, Kind
+from apercu.methods.base import Explainer, Wrapper
 from apercu.removal import Blur
 from apercu.types import Images, Maps, Targets
 
 
 @final
 @dataclass(frozen=True)
-class Smoothed:
+class Smoothed(Wrapper):
     """A Gaussian blur of the map; `sigma` is a share of the image's shorter side.
 
     The border is reflected, so that a map neither fades nor loses evidence there.
@@ -29,19 +29,6 @@ class Smoothed:
     def __post_init__(self) -> None:
         if not self.sigma > 0:
             raise ConfigError(f"smoothed: expected sigma above 0, got {self.sigma}")
-
-    @property
-    def kind(self) -> Kind:
-        """A blurred box is a mask."""
-        return "map" if self.method.kind == "map" else "mask"
-
-    @property
-    def identity(self) -> str:
-        return repr(self)
-
-    @property
-    def training_seconds(self) -> float:
-        return self.method.training_seconds
 
     def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         maps = self.method(classifier, images, targets)

@@ -22,7 +22,7 @@ def grouped(maps: Tensor, ground: Tensor) -> Tensor:
     range of the maps.
 
     Args:
-        maps: `batch × 1 × rows × columns`, not negative.
+        maps: any number per image, `batch × maps × rows × columns`, not negative.
         ground: features to walk on, `batch × channels × height × width`, at most a few hundred
             positions.
 
@@ -35,8 +35,8 @@ def grouped(maps: Tensor, ground: Tensor) -> Tensor:
     for _ in range(WALK):
         values = weights @ values
     low, high = values.amin(1, keepdim=True), values.amax(1, keepdim=True)
-    walked = (values - low) / (high - low).clamp(min=1e-6) * coarse.amax((2, 3))[:, :, None]
-    walked = walked.reshape(coarse.shape)
+    walked = (values - low) / (high - low).clamp(min=1e-6) * coarse.amax((2, 3))[:, None]
+    walked = walked.transpose(1, 2).reshape(coarse.shape)
     if maps.shape[2] < ground.shape[2]:
         return (coarse + walked) / 2
     return (maps + _resized(walked, maps)) / 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from apercu.networks.decoder import Decoder, DecoderShape, Evidence
@@ -67,11 +68,19 @@ class MaskingNetwork(nn.Module):
 
     def decode(self, features: list[Tensor], targets: Targets) -> LogOdds:
         """Log-odds of keeping for one class per image, at the mask's own resolution."""
-        evidence = self.evidence(features, targets)
-        if evidence.core is evidence.extent:
-            return evidence.extent
-        extent = grouped(evidence.extent.sigmoid().unsqueeze(1), walking_ground(features))
-        return dialled(extent.squeeze(1), evidence.core.sigmoid())
+        return self.decode_classes(features, targets[:, None]).squeeze(1)
+
+    def decode_classes(
+        self, features: list[Tensor], targets: Int[Tensor, "batch classes"]
+    ) -> Float[Tensor, "batch classes rows columns"]:
+        """The same for several classes per image, which share the walk's ground."""
+        found = [self.evidence(features, column) for column in targets.unbind(1)]
+        extent = torch.stack([evidence.extent for evidence in found], 1)
+        if found[0].core is found[0].extent:
+            return extent
+        core = torch.stack([evidence.core for evidence in found], 1)
+        extent = grouped(extent.sigmoid(), walking_ground(features))
+        return dialled(extent, core.sigmoid())
 
     def forward(self, images: Images, targets: Targets) -> Maps:
         """Log-odds of keeping at the size of the images."""
@@ -84,7 +93,9 @@ def enlarge(log_odds: LogOdds, size: tuple[int, int] | torch.Size) -> Maps:
     return up.squeeze(1)
 
 
-def dialled(extent: Maps, core: Maps) -> LogOdds:
+def dialled(
+    extent: Float[Tensor, "*maps rows columns"], core: Float[Tensor, "*maps rows columns"]
+) -> Float[Tensor, "*maps rows columns"]:
     """One mask of two: its regions are the extent's up to level 0.5, and above 0.6 the core's.
 
     The core counts where it is above 0.5 and inside the extent; there the mask is above 0.6 and
