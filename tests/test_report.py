@@ -58,7 +58,7 @@ def results() -> Results:
             row("true_box", "saliency_metric", -2.0),
             row("true_box", "localisation_error", 0.0),
         ),
-        cost=(Cost("mask", "cpu", 1, 7.5, 1.0, 0.4, 1800.0),),
+        cost=(Cost("mask", "cpu", 1, 7.5, 1.0, 0.4, 1800.0, 0.0, 12.5),),
     )
 
 

@@ -74,7 +74,9 @@ def test_methods_with_settings() -> None:
 
 
 def test_any_method_can_be_wrapped_and_a_trained_explainer_too() -> None:
-    run = Trained(lambda images, targets: images[:, 0], identity="mask of a run", training_seconds=60.0)
+    run = Trained(
+        lambda images, targets: images[:, 0], identity="mask of a run", training_seconds=60.0
+    )
     text = "grad_cam:augmented=4,rise:masks=50,smoothed=0.1,augmented=2,mask:smoothed=0.05"
     assert parse_methods(text, {"mask": run}) == {
         "grad_cam:augmented=4": Augmented(GradCam(), 4),

@@ -11,6 +11,7 @@ from torch import nn
 
 from apercu import methods
 from apercu.classifiers import Classifier
+from apercu.errors import ClassifierError
 from apercu.methods import Explainer, Method
 
 EVERY = [
@@ -120,3 +121,27 @@ class TestEvery:
         assert isinstance(method, Explainer)
         with pytest.raises(AttributeError, match="cannot assign"):
             method.kind = "mask"  # type: ignore[misc]
+
+    def test_needs_are_true(
+        self,
+        method: Method,
+        residual: Classifier,
+        black_box: Classifier,
+        images: torch.Tensor,
+        targets: torch.Tensor,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        before = residual.queries
+        method(residual, images, targets)
+        assert (residual.queries > before) == bool(method.needs)
+        if {"gradients", "layers"} & set(method.needs):
+            with pytest.raises(ClassifierError):
+                method(black_box, images, targets)
+        else:
+            assert method(black_box, images, targets).isfinite().all()
+        monkeypatch.setattr(Classifier, "exposes_layers", False)
+        if "layers" in method.needs:
+            with pytest.raises(ClassifierError, match="shows its answers only"):
+                method(residual, images, targets)
+        else:
+            method(residual, images, targets)

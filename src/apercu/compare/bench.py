@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 from apercu.classifiers import Classifier
-from apercu.compare.cost import cost
+from apercu.compare.cost import PATIENCE, cost
 from apercu.compare.interval import interval
 from apercu.compare.measures import MEASURES
 from apercu.compare.results import FIXED, Cost, Row, variant
@@ -26,6 +26,15 @@ Progress: TypeAlias = Callable[[str, int, int], None]
 
 Scores: TypeAlias = dict[tuple[str, str], dict[str, float]]
 """By row (explainer, metric) and image."""
+
+
+class Measured(NamedTuple):
+    """What was found out about one explainer on the test half."""
+
+    rows: list[Row]
+    scores: Scores
+    curves: dict[str, tuple[float, ...]]
+    """Mean probabilities of deletion and insertion, where they were measured."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +58,8 @@ class Bench:
         for trial in self.sample.trials(self.classifier, self.sample.test[:1], 1):
             self._maps(name, explainer, trial)
 
-    def rows(self, name: str, explainer: Explainer | TrueBox) -> tuple[list[Row], Scores]:
-        """The rows of one explainer on the test half, and the scores behind them."""
+    def measure(self, name: str, explainer: Explainer | TrueBox) -> Measured:
+        """The rows of one explainer, and the scores and curves behind them."""
         levels: dict[str, tuple[float, ...]] = dict.fromkeys(self._asked(explainer), (FIXED,))
         origins: dict[str, tuple[str | None, ...]] = dict.fromkeys(levels, (None,))
         if explainer.kind in ("map", "mask"):
@@ -59,7 +68,8 @@ class Bench:
                 levels[metric] = (best, FIXED) if fixed else (best,)
                 origins[metric] = (f"tune half, {count} images", "fixed")
         rows, scores = [], Scores()
-        for metric, found in self._scores(name, explainer, self.sample.test, levels).items():
+        measured, curves = self._scores(name, explainer, self.sample.test, levels)
+        for metric, found in measured.items():
             images = [e.name for e in self.sample.test if told(e, metric, explainer)]
             for place, values in enumerate(found.double()):
                 row_name, origin = (variant(name) if place else name), origins[metric][place]
@@ -76,16 +86,22 @@ class Bench:
                         threshold_from=origin,
                     )
                 )
-        return rows, scores
+        return Measured(rows, scores, curves)
 
     def costs(self, name: str, explainer: Explainer | TrueBox) -> list[Cost]:
-        """Time at every batch size; boxes that look at nothing cost nothing and are left out."""
+        """Time, queries and memory at every batch size, smallest first.
+
+        Boxes that look at nothing cost nothing and are left out, and so is a batch that would take
+        longer than our patience.
+        """
         if isinstance(explainer, TrueBox) or explainer.kind == "box":
             return []
         size = min(max(self.settings.cost_batches, default=0), len(self.sample.test))
-        costs = []
+        costs: list[Cost] = []
         for trial in self.sample.trials(self.classifier, self.sample.test[:size], size):
-            for wanted in self.settings.cost_batches:
+            for wanted in sorted(self.settings.cost_batches):
+                if costs and costs[-1].ms_per_image * wanted > 1000 * PATIENCE:
+                    break
                 index = torch.arange(wanted, device=trial.images.device) % size
                 inputs = trial.images[index], trial.targets[index]
                 costs.append(cost(name, explainer, self.classifier, inputs, self.settings.repeats))
@@ -98,7 +114,8 @@ class Bench:
             return {}
         grid = dict.fromkeys(cut, self.settings.thresholds)
         best = {}
-        for metric, found in self._scores(name, explainer, self.sample.tune, grid).items():
+        tuned, _ = self._scores(name, explainer, self.sample.tune, grid)
+        for metric, found in tuned.items():
             means = found.double().mean(dim=1)
             place = means.argmin() if MEASURES[metric].better == "lower" else means.argmax()
             best[metric] = (self.settings.thresholds[int(place)], found.shape[1])
@@ -110,9 +127,10 @@ class Bench:
         explainer: Explainer | TrueBox,
         entries: Sequence[Entry],
         levels: Mapping[str, Sequence[float]],
-    ) -> dict[str, Tensor]:
-        """Scores (levels × images) by metric, of the images that the metric can judge."""
+    ) -> tuple[dict[str, Tensor], dict[str, tuple[float, ...]]]:
+        """Scores (levels × images) by metric, of the images that it can judge; and mean curves."""
         parts: dict[str, list[Tensor]] = {metric: [] for metric in levels}
+        curves: dict[str, list[Tensor]] = {}
         done = 0 if entries is self.sample.tune else len(self.sample.tune)
         for trial in self.sample.trials(self.classifier, entries, self.settings.batch):
             maps = self._maps(name, explainer, trial)
@@ -122,9 +140,15 @@ class Bench:
                 judged = torch.tensor([told(entry, metric, explainer) for entry in trial.entries])
                 parts[metric].append(found.cpu()[:, judged])
                 self._check(f"{name}: expected finite {metric}", found, trial)
+            for kind, curve in shown.curves.items():
+                curves.setdefault(kind, []).append(curve.probabilities.cpu())
             done += len(trial.entries)
             self.progress(name, done, len(self.sample.tune) + len(self.sample.test))
-        return {metric: torch.cat(found, dim=1) for metric, found in parts.items()}
+        means = {kind: torch.cat(found).mean(dim=0).tolist() for kind, found in curves.items()}
+        return (
+            {metric: torch.cat(found, dim=1) for metric, found in parts.items()},
+            {kind: tuple(points) for kind, points in means.items()},
+        )
 
     def _asked(self, explainer: Explainer | TrueBox) -> list[str]:
         """The metrics that this explainer can have: a true box cannot be asked again."""

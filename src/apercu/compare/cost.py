@@ -1,4 +1,4 @@
-"""What an explanation costs: warmed up, synchronised, median and interquartile range."""
+"""What an explanation costs: time (warmed up, synchronised, median), queries, memory."""
 
 from __future__ import annotations
 
@@ -14,9 +14,13 @@ from typing import Any
 import torch
 
 from apercu.classifiers import Classifier
+from apercu.compare.memory import peak_memory
 from apercu.compare.results import Cost
 from apercu.methods import Explainer
 from apercu.types import Images, Targets
+
+PATIENCE = 60.0
+"""Seconds for which one figure is measured; the call that exceeds them is the last."""
 
 
 def cost(
@@ -33,13 +37,21 @@ def cost(
         with torch.no_grad():
             return classifier(images)
 
-    own, its = [], []
-    for repeat in range(repeats + 1):
-        forward_ms = _milliseconds(forward, images.device)
-        explain_ms = _milliseconds(lambda: explainer(classifier, images, targets), images.device)
-        if repeat:
-            its.append(forward_ms / len(images))
-            own.append(explain_ms / len(images))
+    def explain() -> object:
+        return explainer(classifier, images, targets)
+
+    forward()
+    before, started = classifier.queries, time.perf_counter()
+    with peak_memory(images.device) as memory:
+        first = _milliseconds(explain, images.device)
+    queries = classifier.queries - before
+    own: list[float] = []
+    its: list[float] = []
+    while len(own) < repeats and time.perf_counter() - started < PATIENCE:
+        its.append(_milliseconds(forward, images.device) / len(images))
+        own.append(_milliseconds(explain, images.device) / len(images))
+    if not own:  # warming up is nothing to a call that takes so long
+        its, own = [_milliseconds(forward, images.device) / len(images)], [first / len(images)]
     median = statistics.median(own)
     return Cost(
         explainer=name,
@@ -49,6 +61,8 @@ def cost(
         iqr=spread(own),
         classifier_forwards=median / statistics.median(its),
         training_seconds=explainer.training_seconds,
+        queries=queries / len(images),
+        peak_mb=memory.peak_mb,
     )
 
 

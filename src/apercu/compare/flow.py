@@ -57,7 +57,7 @@ def compare(
     for name, explainer in missing.items():
         if name not in failures:
             try:
-                rows, scores = bench.rows(name, explainer)
+                found = bench.measure(name, explainer)
                 costs = bench.costs(name, explainer)
             except ApercuError as error:
                 failures[name] = error
@@ -65,9 +65,11 @@ def compare(
                 results = replace(
                     results,
                     explainers={**results.explainers, name: explainer.identity},
-                    rows=(*results.rows, *rows),
+                    rows=(*results.rows, *found.rows),
                     cost=(*results.cost, *costs),
-                    scores={**results.scores, **scores},
+                    scores={**results.scores, **found.scores},
+                    needs={**results.needs, name: explainer.needs},
+                    curves={**results.curves, **({name: found.curves} if found.curves else {})},
                 ).only(identities)
         results = replace(results, failed={n: str(error) for n, error in failures.items()})
         if out is not None and results.explainers:

@@ -43,7 +43,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Cost:
-    """Time per image: median and interquartile range in ms, and in classifier forwards."""
+    """What one image costs in batches of one size.
+
+    Attributes:
+        ms_per_image: median time.
+        iqr: interquartile range of that time, in ms.
+        classifier_forwards: that time over the time of one classifier forward of the same batch.
+        training_seconds: spent once, before the first image.
+        queries: answers asked of the classifier, per image.
+        peak_mb: memory that one call takes on top of what was there, in MB; None where it cannot
+            be told.
+    """
 
     explainer: str
     device: str
@@ -52,6 +62,8 @@ class Cost:
     iqr: float
     classifier_forwards: float
     training_seconds: float
+    queries: float
+    peak_mb: float | None
 
 
 @dataclass(frozen=True)
@@ -82,6 +94,10 @@ class Results:
     scores: Mapping[tuple[str, str], Mapping[str, float]] = field(default_factory=dict, repr=False)
     failed: Mapping[str, str] = field(default_factory=dict)
     """Name of each explainer that could not be measured, and why."""
+    needs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Name of each finished explainer and what it takes, see `apercu.methods.Need`."""
+    curves: Mapping[str, Mapping[str, tuple[float, ...]]] = field(default_factory=dict, repr=False)
+    """By explainer: mean probabilities of `deletion` and `insertion`, at equal shares of pixels."""
 
     def save(self, folder: Path) -> None:
         """Write `scores.csv`, then `results.json`; raises `OutputError`."""
@@ -104,6 +120,8 @@ class Results:
             rows=tuple(rows),
             cost=tuple(one for name in kept for one in self.cost if one.explainer == name),
             scores={(r.explainer, r.metric): self.scores[r.explainer, r.metric] for r in rows},
+            needs={name: self.needs[name] for name in kept},
+            curves={name: self.curves[name] for name in kept if name in self.curves},
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -116,6 +134,8 @@ class Results:
             ],
             "cost": [asdict(cost) for cost in self.cost],
             "explainers": dict(self.explainers),
+            "needs": dict(self.needs),
+            "curves": dict(self.curves),
             "failed": dict(self.failed),
             "environment": dict(self.environment),
         }
@@ -133,7 +153,12 @@ class Results:
                 subject=Subject(**{name: found[name] for name in Subject.__dataclass_fields__}),
                 environment=found["environment"],
                 explainers=found["explainers"],
-                failed=found.get("failed", {}),
+                failed=found["failed"],
+                needs={name: tuple(words) for name, words in found["needs"].items()},
+                curves={
+                    name: {kind: tuple(points) for kind, points in curves.items()}
+                    for name, curves in found["curves"].items()
+                },
                 rows=tuple(Row(**{**row, "ci95": tuple(row["ci95"])}) for row in found["rows"]),
                 cost=tuple(Cost(**cost) for cost in found["cost"]),
                 scores=_scores((folder / SCORES).read_text()),

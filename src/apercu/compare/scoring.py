@@ -41,6 +41,8 @@ from apercu.metrics.background_invariance import exchange, vacated
 from apercu.metrics.flipping import DELETION, INSERTION, Curves, Flipping, flip
 from apercu.types import Maps, Scores
 
+CURVES = ("deletion", "insertion")
+
 Levels: TypeAlias = Float[Tensor, "levels batch"]
 LevelBoxes: TypeAlias = Float[Tensor, "levels batch 4"]
 
@@ -81,6 +83,11 @@ class Shown:
     @cached_property
     def lone_insertion(self) -> Curves:
         return self._flipped(replace(INSERTION, cumulative=False))
+
+    @property
+    def curves(self) -> dict[str, Curves]:
+        """Deletion and insertion, where a metric has read them."""
+        return {kind: made for kind, made in vars(self).items() if kind in CURVES}
 
     def against(self, metric: Callable[..., Scores]) -> Scores:
         """A metric of classifier, images, targets and maps."""

@@ -14,7 +14,7 @@ class CompareSettings:
 
     `metrics` None means all that classifier and images allow; `limit` None all images; `batch`
     images are explained at a time; deletion and insertion take `steps` steps; costs are the median
-    of `repeats` calls at each of `cost_batches`.
+    of up to `repeats` calls at each of `cost_batches`.
 
     Raises:
         ConfigError: a metric is unknown, or a number out of range.
@@ -27,7 +27,7 @@ class CompareSettings:
     thresholds: tuple[float, ...] = tuple(round(0.05 * step, 2) for step in range(1, 20))
     steps: int = 196
     repeats: int = 5
-    cost_batches: tuple[int, ...] = (1, 16)
+    cost_batches: tuple[int, ...] = (1, 32)
 
     def __post_init__(self) -> None:
         for metric in self.metrics or ():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from apercu.methods.augmented import Augmented
-from apercu.methods.base import Explainer, Kind, Method, Trained, Wrapper
+from apercu.methods.base import Explainer, Kind, Method, Need, Trained, Wrapper
 from apercu.methods.cam import Cam
 from apercu.methods.centre_box import CentreBox
 from apercu.methods.edges import Edges
@@ -47,6 +47,7 @@ __all__ = [
     "MeaningfulPerturbation",
     "Method",
     "Mfpp",
+    "Need",
     "Occlusion",
     "RandomMap",
     "Rise",

@@ -15,6 +15,10 @@ Kind: TypeAlias = Literal["map", "mask", "box"]
 """How the values of a map are read: `map` on a scale of its own (stretched to [0, 1] per image
 before it is thresholded), `mask` in [0, 1] as it is, `box` exactly 0 or 1."""
 
+Need: TypeAlias = Literal["gradients", "layers", "queries", "training", "truth"]
+"""What an explanation takes: derivatives of the classifier, sight of its layers, many answers,
+a training beforehand, or the truth itself."""
+
 
 @runtime_checkable
 class Explainer(Protocol):
@@ -22,6 +26,9 @@ class Explainer(Protocol):
 
     @property
     def kind(self) -> Kind: ...
+
+    @property
+    def needs(self) -> tuple[Need, ...]: ...
 
     @property
     def identity(self) -> str:
@@ -37,6 +44,7 @@ class Method(ABC):
     """Explains by asking the classifier; needs no training; prints as its own settings."""
 
     kind: ClassVar[Kind] = "map"
+    needs: ClassVar[tuple[Need, ...]]
     training_seconds: ClassVar[float] = 0.0
 
     @property
@@ -63,6 +71,10 @@ class Wrapper(ABC):
         return "map" if self.method.kind == "map" else "mask"
 
     @property
+    def needs(self) -> tuple[Need, ...]:
+        return self.method.needs
+
+    @property
     def identity(self) -> str:
         return repr(self)
 
@@ -87,6 +99,7 @@ class Trained:
     identity: str
     training_seconds: float
     kind: Kind = "mask"
+    needs: ClassVar[tuple[Need, ...]] = ("training",)
 
     def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         return self.attribute(images, targets)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from apercu.classifiers import Classifier
 from apercu.errors import ClassifierError
 from apercu.maps import resize
-from apercu.methods.base import Method
+from apercu.methods.base import Method, Need
 from apercu.methods.layers import anatomy, hooked, is_map, layer_named
 from apercu.methods.tokens import to_maps
 from apercu.types import Images, Maps, Targets
@@ -25,6 +25,8 @@ class Cam(Method):
     Two endings allow it: a mean over all places and then a linear layer, or a 1 × 1 convolution
     to the classes and then a mean (SqueezeNet).
     """
+
+    needs: ClassVar[tuple[Need, ...]] = ("layers",)
 
     def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         names = anatomy(classifier, images)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 import torch.nn.functional as F
 
 from apercu.classifiers import Classifier
-from apercu.methods.base import Method
+from apercu.methods.base import Method, Need
 from apercu.types import Images, Maps, Targets
 
 _LUMINANCE = (0.299, 0.587, 0.114)
@@ -23,6 +23,8 @@ class Edges(Method):
 
     Three channels are taken for red, green and blue; of other numbers the mean is taken.
     """
+
+    needs: ClassVar[tuple[Need, ...]] = ()
 
     def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         images = images.detach()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 from jaxtyping import Float
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from apercu.classifiers import Classifier
 from apercu.errors import ClassifierError
 from apercu.maps import resize
-from apercu.methods.base import Method, need_gradients
+from apercu.methods.base import Method, Need, need_gradients
 from apercu.methods.layers import anatomy, hooked, is_map, layer_named, open_module
 from apercu.methods.relevance import Affine, Operation, Rules, carried, follow, name_of
 from apercu.types import Images, Maps, Targets
@@ -38,6 +38,7 @@ class ExcitationBackprop(Method):
             negated; what is below 0 is cut.
     """
 
+    needs: ClassVar[tuple[Need, ...]] = ("gradients", "layers")
     layer: str | None = None
     contrastive: bool = False
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 from apercu.classifiers import Classifier
 from apercu.maps import resize
-from apercu.methods.base import Method, need_gradients
+from apercu.methods.base import Method, Need, need_gradients
 from apercu.methods.layers import anatomy, layer_named, passes
 from apercu.types import Images, Maps, Targets
 
@@ -21,6 +21,7 @@ class GradCam(Method):
     features (or tokens) is found by watching one image pass.
     """
 
+    needs: ClassVar[tuple[Need, ...]] = ("gradients", "layers")
     layer: str | None = None
 
     def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 
 from apercu.classifiers import Classifier
 from apercu.maps import resize
-from apercu.methods.base import Method, need_gradients
+from apercu.methods.base import Method, Need, need_gradients
 from apercu.methods.layers import anatomy, layer_named, passes
 from apercu.types import Images, Maps, Targets
 
@@ -23,6 +23,7 @@ class GradCamPlusPlus(Method):
     are powers of its first where the network is piecewise linear. `layer` is as in Grad-CAM.
     """
 
+    needs: ClassVar[tuple[Need, ...]] = ("gradients", "layers")
     layer: str | None = None
 
     def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:

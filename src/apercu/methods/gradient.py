@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 
 from apercu.classifiers import Classifier
-from apercu.methods.base import Method, need_gradients
+from apercu.methods.base import Method, Need, need_gradients
 from apercu.types import Images, Maps, Targets
 
 
@@ -16,6 +16,8 @@ from apercu.types import Images, Maps, Targets
 @dataclass(frozen=True)
 class Gradient(Method):
     """The largest absolute derivative of the target's logit over the channels (captum)."""
+
+    needs: ClassVar[tuple[Need, ...]] = ("gradients",)
 
     def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         from captum.attr import Saliency

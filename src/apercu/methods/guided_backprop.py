@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from apercu.classifiers import Classifier
 from apercu.errors import ClassifierError
-from apercu.methods.base import Method, need_gradients
+from apercu.methods.base import Method, Need, need_gradients
 from apercu.methods.smooth_grad import slopes
 from apercu.types import Images, Maps, Targets
 
@@ -27,6 +27,8 @@ class GuidedBackprop(Method):
     Reaches ReLUs that are layers (in place or not), that `forward` calls as functions, and those
     of exported programs.
     """
+
+    needs: ClassVar[tuple[Need, ...]] = ("gradients",)
 
     def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         need_gradients(classifier, "guided_backprop")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 from apercu.classifiers import Classifier
-from apercu.methods.base import Method, need_gradients
+from apercu.methods.base import Method, Need, need_gradients
 from apercu.methods.guided_backprop import RELUS, Guided
 from apercu.methods.integrated_gradients import IntegratedGradients
 from apercu.types import Images, Maps, Targets
@@ -30,6 +30,7 @@ class GuidedIntegratedGradients(Method):
         ConfigError: steps or batch below 1.
     """
 
+    needs: ClassVar[tuple[Need, ...]] = ("gradients",)
     steps: int = 50
     batch: int = 32
 

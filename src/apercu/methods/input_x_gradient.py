@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 
 from apercu.classifiers import Classifier
-from apercu.methods.base import Method, need_gradients
+from apercu.methods.base import Method, Need, need_gradients
 from apercu.types import Images, Maps, Targets
 
 
@@ -19,6 +19,8 @@ class InputXGradient(Method):
 
     Pixels are those of the image in [0, 1], so that black pixels have no share.
     """
+
+    needs: ClassVar[tuple[Need, ...]] = ("gradients",)
 
     def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         from captum.attr import InputXGradient as Captum

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError
-from apercu.methods.base import Method, need_gradients
+from apercu.methods.base import Method, Need, need_gradients
 from apercu.types import Images, Maps, Targets
 
 
@@ -25,6 +25,7 @@ class IntegratedGradients(Method):
         ConfigError: steps or batch below 1.
     """
 
+    needs: ClassVar[tuple[Need, ...]] = ("gradients",)
     steps: int = 50
     batch: int = 32
 

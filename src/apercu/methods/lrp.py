@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor
 
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError
-from apercu.methods.base import Method, need_gradients
+from apercu.methods.base import Method, Need, need_gradients
 from apercu.methods.relevance import Affine, Operation, Rules, follow, name_of
 from apercu.types import Images, Maps, Targets
 
@@ -36,6 +36,7 @@ class Lrp(Method):
         ConfigError: a setting is out of range.
     """
 
+    needs: ClassVar[tuple[Need, ...]] = ("gradients", "layers")
     gamma: float = 0.25
     epsilon: float = 1e-6
 

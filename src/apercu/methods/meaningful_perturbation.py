@@ -12,7 +12,7 @@ from torch import Generator
 
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError, nearest
-from apercu.methods.base import Kind, Method, need_gradients
+from apercu.methods.base import Kind, Method, Need, need_gradients
 from apercu.networks.decoder import Evidence
 from apercu.networks.masking import dialled, enlarge
 from apercu.removal import Blur
@@ -49,6 +49,7 @@ class MeaningfulPerturbation(Method):
         ConfigError: a setting is unknown or out of range.
     """
 
+    needs: ClassVar[tuple[Need, ...]] = ("gradients",)
     kind: ClassVar[Kind] = "mask"
     aim: Aim = "destroying"
     steps: int = 300

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from jaxtyping import Float, Int
@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError
-from apercu.methods.base import Method
+from apercu.methods.base import Method, Need
 from apercu.methods.fragments import fragments
 from apercu.methods.rise import check_counts, check_draws, interpolation, parts, weigh
 from apercu.types import Images, Maps, Picture, Targets
@@ -41,6 +41,7 @@ class Mfpp(Method):
         ConfigError: a setting is out of range.
     """
 
+    needs: ClassVar[tuple[Need, ...]] = ("queries",)
     masks: int = 4000
     levels: tuple[int, ...] = (50, 100, 200, 400, 800)
     keep: float = 0.5

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import product
 from math import ceil
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from jaxtyping import Bool
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError
-from apercu.methods.base import Method
+from apercu.methods.base import Method, Need
 from apercu.types import Images, Maps, Targets
 
 
@@ -29,6 +29,7 @@ class Occlusion(Method):
         ConfigError: window or stride is out of range.
     """
 
+    needs: ClassVar[tuple[Need, ...]] = ("queries",)
     window: float = 0.25
     stride: float = 0.125
     batch: int = 32

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from jaxtyping import Float
@@ -13,7 +13,7 @@ from torch import Tensor
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError
 from apercu.maps import resize
-from apercu.methods.base import Method
+from apercu.methods.base import Method, Need
 from apercu.types import Images, Maps, Targets
 
 
@@ -29,6 +29,7 @@ class RandomMap(Method):
         ConfigError: a grid without cells.
     """
 
+    needs: ClassVar[tuple[Need, ...]] = ()
     seed: int = 0
     grid: int | None = None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import ceil
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from jaxtyping import Float
@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError
-from apercu.methods.base import Method
+from apercu.methods.base import Method, Need
 from apercu.types import Images, Maps, Picture, Targets
 
 
@@ -38,6 +38,7 @@ class Rise(Method):
         ConfigError: a setting is out of range.
     """
 
+    needs: ClassVar[tuple[Need, ...]] = ("queries",)
     masks: int = 4000
     cells: int = 7
     keep: float = 0.5

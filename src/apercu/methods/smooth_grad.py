@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TypeAlias, final
+from typing import ClassVar, TypeAlias, final
 
 import torch
 
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError
-from apercu.methods.base import Method, need_gradients
+from apercu.methods.base import Method, Need, need_gradients
 from apercu.types import Images, Maps, Targets
 
 Ask: TypeAlias = Callable[[Images, Images, Targets], Images]
@@ -29,6 +29,7 @@ class SmoothGrad(Method):
         ConfigError: samples, noise or batch is out of range.
     """
 
+    needs: ClassVar[tuple[Need, ...]] = ("gradients",)
     samples: int = 25
     noise: float = 0.15
     seed: int = 0

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 from apercu.classifiers import Classifier
-from apercu.methods.base import Method, need_gradients
+from apercu.methods.base import Method, Need, need_gradients
 from apercu.methods.smooth_grad import NoisyCopies, slopes
 from apercu.types import Images, Maps, Targets
 
@@ -23,6 +23,7 @@ class SmoothTaylor(Method):
         ConfigError: samples, noise or batch is out of range.
     """
 
+    needs: ClassVar[tuple[Need, ...]] = ("gradients",)
     samples: int = 150
     noise: float = 0.11
     seed: int = 0

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from apercu.maps import fill
+from apercu.methods.base import Need
 from apercu.types import Images, Maps
 
 
@@ -20,6 +21,7 @@ class TrueBox:
     Boxes are pixels of the images; an image with fewer than others is filled up with empty ones.
     """
 
+    needs: ClassVar[tuple[Need, ...]] = ("truth",)
     kind: ClassVar[str] = "truth"
     training_seconds: ClassVar[float] = 0.0
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 from apercu.classifiers import Classifier
-from apercu.methods.base import Kind, Method
+from apercu.methods.base import Kind, Method, Need
 from apercu.types import Images, Maps, Targets
 
 
@@ -15,6 +15,7 @@ from apercu.types import Images, Maps, Targets
 class WholeBox(Method):
     """1 everywhere."""
 
+    needs: ClassVar[tuple[Need, ...]] = ()
     kind: ClassVar[Kind] = "box"
 
     def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import nn
 
 from apercu.classifiers import Classifier
 from apercu.maps import min_max, resize
-from apercu.methods.base import Method, need_gradients
+from apercu.methods.base import Method, Need, need_gradients
 from apercu.methods.layers import anatomy, layer_named, open_module, passes
 from apercu.types import Images, Maps, Targets
 
@@ -27,6 +27,7 @@ class ZoomCam(Method):
     not seen: name the blocks that end in them.
     """
 
+    needs: ClassVar[tuple[Need, ...]] = ("gradients", "layers")
     layers: tuple[str, ...] | None = None
 
     def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:

@@ -15,14 +15,13 @@ from torch import nn
 from apercu import maps
 from apercu.classifiers import Classifier, ClassifierCard, InputSpec, classifier_of
 from apercu.compare import CompareSettings, Results, Row, compare
-from apercu.compare.cost import spread
 from apercu.compare.interval import interval
 from apercu.compare.measures import MEASURES
 from apercu.compare.sample import Trial, draw, split
 from apercu.compare.scoring import Shown, score
 from apercu.errors import ApercuError, ConfigError, ImagesError, OutputError, RunError
 from apercu.images import ImageSource, Item
-from apercu.methods import CentreBox, Explainer, Gradient, Trained, TrueBox, WholeBox
+from apercu.methods import CentreBox, Explainer, Gradient, Need, Trained, TrueBox, WholeBox
 from apercu.metrics import (
     dauc,
     energy,
@@ -93,6 +92,7 @@ class Contrast:
     kind: str = "mask"
     scale: float = 1.0
     training_seconds: float = 90.0
+    needs: tuple[Need, ...] = ("training",)
     asked: list[int] = field(default_factory=list)
 
     @property
@@ -371,6 +371,7 @@ def test_one_image_is_too_few(classifier: Classifier) -> None:
 class Broken:
     kind: ClassVar[str] = "map"
     training_seconds: ClassVar[float] = 0.0
+    needs: ClassVar[tuple[Need, ...]] = ()
     identity: ClassVar[str] = "broken"
     fails: str = "nan"
 
@@ -498,6 +499,21 @@ def test_files_of_another_kind_are_refused_in_words(tmp_path: Path) -> None:
         Results.load(tmp_path)
 
 
+def test_mean_curves_and_what_each_needs_are_kept(classifier: Classifier, tmp_path: Path) -> None:
+    settings = replace(FAST, metrics=("dauc", "saliency_metric"), steps=5)
+    explainers = {"mask": Contrast(), "true_box": TrueBox()}
+    results = compare(classifier, Squares(), explainers, settings, out=tmp_path)
+    sample = draw(classifier, Squares(), None, 0)
+    (trial,) = sample.trials(classifier, sample.test, COUNT)
+    masks = Contrast()(classifier, trial.images, trial.targets)
+    literal = flip(classifier, trial.images, trial.targets, masks, replace(DELETION, steps=5))
+    assert set(results.curves["mask"]) == {"deletion"}
+    mean = literal.probabilities.mean(dim=0).tolist()
+    assert results.curves["mask"]["deletion"] == pytest.approx(mean, abs=1e-6)
+    assert results.needs == {"mask": ("training",), "true_box": ("truth",)}
+    assert Results.load(tmp_path) == results
+
+
 def test_progress_counts_all_images_of_each_explainer(classifier: Classifier) -> None:
     seen: list[tuple[str, int, int]] = []
     compare(
@@ -523,10 +539,3 @@ def test_the_interval_is_the_normal_one_for_many_values() -> None:
     assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.006)
     assert interval(values, seed=0) == (low, high)
     assert interval(np.array([2.0]), seed=0) == (2.0, 2.0)
-
-
-def test_spread_is_the_interquartile_range() -> None:
-    values = [5.0, 1.0, 4.0, 8.0, 2.0, 9.0]
-    low, high = np.percentile(values, [25, 75])
-    assert spread(values) == pytest.approx(high - low)
-    assert spread([3.0]) == 0

@@ -1,0 +1,93 @@
+"""What a call costs: queries are counted, memory is seen, patience ends."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from apercu.classifiers import Classifier, ClassifierCard, InputSpec, classifier_of
+from apercu.compare import cost as costs
+from apercu.compare import memory
+from apercu.compare.cost import cost, spread
+from apercu.methods import Occlusion, Rise, Trained
+
+
+class Mean(nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean(dim=(2, 3))
+
+
+@pytest.fixture
+def classifier() -> Classifier:
+    spec = InputSpec(channels=3, size=(16, 16))
+    return classifier_of(Mean(), ClassifierCard(source="tests:mean", input=spec))
+
+
+@pytest.fixture
+def inputs() -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.rand(2, 3, 16, 16), torch.tensor([0, 2])
+
+
+def test_queries_are_those_of_one_image(
+    classifier: Classifier, inputs: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    rise = cost("rise", Rise(masks=40), classifier, inputs, repeats=2)
+    assert (rise.explainer, rise.batch, rise.queries) == ("rise", 2, 40)
+    occlusion = Occlusion()
+    before = classifier.queries
+    occlusion(classifier, *inputs)
+    asked = (classifier.queries - before) / 2
+    assert cost("occlusion", occlusion, classifier, inputs, repeats=3).queries == asked
+    trained = Trained(lambda images, targets: images[:, 0], "mask", 60.0)
+    assert cost("mask", trained, classifier, inputs, repeats=1).queries == 0
+
+
+@pytest.mark.skipif(not memory.RESET.exists(), reason="only Linux tells a process's peak memory")
+def test_memory_is_what_a_call_takes_at_its_peak() -> None:
+    with memory.peak_memory(torch.device("cpu")) as small:
+        torch.ones(1000)
+    with memory.peak_memory(torch.device("cpu")) as large:
+        torch.ones(25_000_000).sum()  # 100 MB, freed before the end
+    assert small.peak_mb is not None and large.peak_mb is not None
+    assert small.peak_mb < 20
+    assert 95 < large.peak_mb < 140
+
+
+def test_memory_is_unknown_where_the_machine_does_not_tell(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(memory, "RESET", tmp_path / "missing" / "clear_refs")
+    with memory.peak_memory(torch.device("cpu")) as found:
+        pass
+    assert found.peak_mb is None
+
+
+def test_a_call_that_takes_too_long_is_made_once(
+    classifier: Classifier,
+    inputs: tuple[torch.Tensor, torch.Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls = []
+
+    def slow(images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        calls.append(len(images))
+        time.sleep(0.05)
+        return images[:, 0]
+
+    monkeypatch.setattr(costs, "PATIENCE", 0.01)
+    found = cost("slow", Trained(slow, "slow", 0.0), classifier, inputs, repeats=9)
+    assert calls == [2]
+    assert found.ms_per_image >= 25
+    assert found.iqr == 0
+
+
+def test_spread_is_the_interquartile_range() -> None:
+    values = [5.0, 1.0, 4.0, 8.0, 2.0, 9.0]
+    low, high = np.percentile(values, [25, 75])
+    assert spread(values) == pytest.approx(high - low)
+    assert spread([3.0]) == 0
