@@ -20,6 +20,8 @@ from apercu.types import Boxes, Picture
 
 HEAT = ("#14103a", "#5b1a7c", "#bb3760", "#f3872f", "#fdf5a9")
 """Evidence from none to all; lightness rises evenly, so it reads in grey too."""
+SERIES = ("#0d7a5f", "#c2410c", "#4f46e5", "#b45309", "#0e7490", "#9d174d")
+"""Curves of a chart, the first for what is ours; dark enough for paper, light enough for ink."""
 LINE, EDGE = "#37e6c3", "#0b0b0b"
 PAPER, INK = "#ffffff", "#1c1c1c"
 STRENGTH = 0.7

@@ -37,25 +37,44 @@ def test_ridge_is_numpys_least_squares_with_a_penalty() -> None:
     assert (mean, deviation) == pytest.approx((y.mean(), y.std()), rel=1e-6)
 
 
+def _asked(
+    features: torch.Tensor, logits: torch.Tensor, rows: range
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    return [(features[i : i + 10], logits[i : i + 10]) for i in rows[::10]]
+
+
 def test_the_gate_answers_like_the_classifier() -> None:
     features, logits = _problem()
     gate = ClassGate(4, 6)
-    batches = [torch.arange(start, start + 10) for start in range(0, 200, 10)]
-    share = fit_answers(
-        gate,
-        batches,
-        lambda rows: features[rows][:, :, None, None],
-        lambda rows: logits[rows],
-        1e-6,
-    )
-    assert share > 0.9
+    parts = (_asked(features, logits, range(start, end)) for start, end in ((0, 180), (180, 200)))
+    assert fit_answers(gate, *parts, (1e-6,)) > 0.9
     found = gate.answers(features[:, :, None, None])
     torch.testing.assert_close(found, gate.standardised(logits), rtol=0, atol=0.15)
 
 
+def test_the_penalty_is_the_one_that_answers_best_for_images_held_out() -> None:
+    generator = Generator().manual_seed(1)
+    features = torch.randn(80, 50, generator=generator)
+    signal = features @ torch.randn(50, 4, generator=generator) / 7
+    logits = signal + 2 * torch.randn(80, 4, generator=generator)
+    fitted, held_out = (_asked(features, logits, rows) for rows in (range(60), range(60, 80)))
+    errors = {}
+    for penalty in (1e-4, 0.1, 1.0, 1e4):
+        gate = ClassGate(4, 50)
+        fit_answers(gate, fitted, [], (penalty,))
+        answers = gate.answers(features[60:, :, None, None])
+        errors[penalty] = (answers - gate.standardised(logits[60:])).square().mean().item()
+    best = min(errors, key=lambda penalty: errors[penalty])
+    assert best in (0.1, 1.0)
+    chosen, alone = ClassGate(4, 50), ClassGate(4, 50)
+    fit_answers(chosen, fitted, held_out, tuple(errors))
+    fit_answers(alone, fitted, [], (best,))
+    torch.testing.assert_close(chosen.embedding, alone.embedding)
+
+
 def test_no_batch_is_an_error() -> None:
     with pytest.raises(ValueError, match="expected at least one batch"):
-        fit_answers(ClassGate(4, 6), [], lambda rows: rows, lambda rows: rows, 0.1)
+        fit_answers(ClassGate(4, 6), [], [], (0.1,))
 
 
 def _watch(true: float, fake: float | None, steps: int = 10) -> str | None:

@@ -55,8 +55,8 @@ def compare(
 ) -> None:
     """Measure explainers on the same images: one half chooses thresholds, the other is reported.
 
-    Writes results.json, scores.csv (every image) and report.html. What is there already of the
-    same comparison is not measured again.
+    Writes report.html, table.md, table.csv, results.json and scores.csv (every image). What is
+    there already of the same comparison is not measured again.
 
     Example: apercu compare --classifier timm/resnet50 --images val/ --explainer runs/a --out table
     """
@@ -67,7 +67,7 @@ def compare(
     from apercu.compare.runs import open_runs
     from apercu.gallery import gallery
     from apercu.images import open_images
-    from apercu.report import write_report
+    from apercu.report import write_report, write_tables
 
     place = device.resolve()
     chosen = None if metrics is None else tuple(m.strip() for m in metrics.split(","))
@@ -85,5 +85,6 @@ def compare(
         shots = gallery(opened, source, everything, results)
     command = shlex.join(["apercu", *arguments()])
     page = write_report(results, shots, out / "report.html", command)
+    write_tables(results, out, command)
     show_ranking(results)
     say(f"report: {page}")

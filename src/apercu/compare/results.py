@@ -27,6 +27,11 @@ def variant(explainer: str) -> str:
     return f"{explainer}{',' if ':' in explainer else ':'}threshold={FIXED}"
 
 
+def is_variant(explainer: str) -> bool:
+    """Whether a row is an explainer's second one, at the fixed threshold."""
+    return explainer.endswith(f"threshold={FIXED}")
+
+
 @dataclass(frozen=True)
 class Row:
     """One measured value: the mean over n images, with a bootstrapped 95 % interval."""

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import floor, log10
+from math import ceil, floor, log10
 from typing import Any
 
-from apercu.compare.results import Results, Row
+from apercu.compare.paired import Paired, paired
+from apercu.compare.results import Cost, Results, Row, is_variant, variant
 from apercu.methods import TrueBox
+
+LEVEL = 0.05
+"""Adjusted p below which two explainers are said to differ."""
 
 
 @dataclass(frozen=True)
@@ -86,17 +90,25 @@ COLUMNS = {
 }
 
 
+MAIN = ("saliency_metric", "localisation_error", "iou", "pointing_game", "dauc", "iauc")
+"""The metrics that a headline speaks of, and that are drawn against cost."""
+
+
 def headline(results: Results) -> str:
+    """Who is first on the main metrics that were measured, in a sentence."""
+    return firsts(results, [metric for metric in measured(results) if metric in MAIN])
+
+
+def firsts(results: Results, metrics: Sequence[str]) -> str:
     """Who is first on what, in a sentence; who is first together is named together."""
-    firsts: dict[str, list[str]] = {}
-    for metric, column in COLUMNS.items():
-        best = _best(results, metric)
-        if best is not None:
-            rivals = [row for row in results.rows if row.metric == metric]
-            names = [r.explainer for r in rivals if r.value == best.value and not _told(results, r)]
-            words = f"{column.words} ({value_text(column, best.value)})"
-            firsts.setdefault(_and(names), []).append(words)
-    parts = [f"First on {_and(words)}: {names}" for names, words in firsts.items()]
+    found: dict[str, list[str]] = {}
+    for metric in metrics:
+        column, rivals = COLUMNS[metric], _rivals(results, metric)
+        if rivals:
+            best = rivals[0].value
+            names = _and([row.explainer for row in rivals if row.value == best])
+            found.setdefault(names, []).append(f"{column.words} ({value_text(column, best)})")
+    parts = [f"First on {_and(words)}: {names}" for names, words in found.items()]
     return ". ".join(parts or ["Nothing was measured"]) + "."
 
 
@@ -105,22 +117,74 @@ def _and(words: Sequence[str]) -> str:
     return f"{', '.join(some)} and {last}" if some else last
 
 
-def ranking(results: Results) -> list[dict[str, Any]]:
-    """Table rows, best mean rank first; what knows the truth comes last, without a rank."""
-    names = list(dict.fromkeys(row.explainer for row in results.rows))
-    cells = {(row.explainer, row.metric): row for row in results.rows}
-    ranks: dict[str, list[int]] = {name: [] for name in names}
+def measured(results: Results) -> list[str]:
+    """The metrics that any row has, in the order of the columns."""
+    return [metric for metric in COLUMNS if any(row.metric == metric for row in results.rows)]
+
+
+def best_trained(results: Results) -> str | None:
+    """The trained explainer of the best mean rank: the one that the others are held against."""
+    ranks = _ranks(results)
+    names = [name for name, needs in results.needs.items() if "training" in needs]
+    return min(names, key=lambda name: _mean(ranks.get(name, ())), default=None)
+
+
+def needs(results: Results) -> dict[str, tuple[str, ...]]:
+    """What each explainer takes, those with the fewest needs first."""
+    return dict(sorted(results.needs.items(), key=lambda pair: len(pair[1])))
+
+
+def costs(results: Results) -> list[dict[str, Any]]:
+    """Costs, each with the number of images after which the best trained explainer is ahead.
+
+    That is where its training and its time per image are less than the other's time alone; None
+    where the other is as fast, or is that explainer itself.
+    """
+    reference = best_trained(results)
+    own = {cost.batch: cost for cost in results.cost if cost.explainer == reference}
+    return [
+        {"cost": cost, "break_even": _break_even(own.get(cost.batch), cost)}
+        for cost in results.cost
+    ]
+
+
+def _break_even(trained: Cost | None, other: Cost) -> int | None:
+    if trained is None or other.ms_per_image <= trained.ms_per_image:
+        return None
+    seconds = trained.training_seconds - other.training_seconds
+    return max(0, ceil(1000 * seconds / (other.ms_per_image - trained.ms_per_image)))
+
+
+def _ranks(results: Results) -> dict[str, list[int]]:
+    """Places of each row's explainer, metric by metric, among those that are not told the truth."""
+    ranks: dict[str, list[int]] = {
+        row.explainer: [] for row in results.rows if not is_variant(row.explainer)
+    }
     for metric in COLUMNS:
-        rivals = [row for row in results.rows if row.metric == metric and not _told(results, row)]
-        for place, row in enumerate(sorted(rivals, key=_merit)):
+        for place, row in enumerate(_rivals(results, metric)):
             ranks[row.explainer].append(place)
-    order = sorted(names, key=lambda name: _mean(ranks[name]))
+    return ranks
+
+
+def ranking(results: Results) -> list[dict[str, Any]]:
+    """Table rows, best mean rank first; what knows the truth comes last, without a rank.
+
+    A row at the fixed threshold stands below the one it varies, and takes part in no contest.
+    """
+    cells = {(row.explainer, row.metric): row for row in results.rows}
+    ranks = _ranks(results)
+    ranked = sorted(ranks, key=lambda name: _mean(ranks[name]))
+    variants = {row.explainer for row in results.rows if is_variant(row.explainer)}
+    order = [each for n in ranked for each in (n, variant(n)) if each == n or each in variants]
+    reference = best_trained(results)
+    pairs = {metric: paired(results, metric, reference) if reference else {} for metric in COLUMNS}
     return [
         {
             "name": name,
-            "reference": not ranks[name],
+            "reference": not ranks.get(name, [0]),
+            "variant": name in variants,
             "cells": {
-                metric: _cell(results, cells[name, metric])
+                metric: _cell(results, cells[name, metric], pairs[metric].get(name))
                 for metric in COLUMNS
                 if (name, metric) in cells
             },
@@ -150,28 +214,39 @@ def time_text(milliseconds: float) -> str:
     return f"{round(milliseconds, 2 - magnitude):.{max(0, 2 - magnitude)}f}"
 
 
-def _cell(results: Results, row: Row) -> dict[str, Any]:
-    """Words for a value, and where its interval lies on the column's scale in per cent."""
+def _cell(results: Results, row: Row, pair: Paired | None) -> dict[str, Any]:
+    """Words for a value, where its interval lies on the column's scale in per cent, and whether it
+    differs from the best trained explainer's."""
     column = COLUMNS[row.metric]
     others = [other for other in results.rows if other.metric == row.metric]
     low = min(other.ci95[0] for other in others)
     span = max(other.ci95[1] for other in others) - low or 1.0
-    best = _best(results, row.metric)
+    best = _rivals(results, row.metric)[0] if _contends(results, row) else None
     return {
         "value": value_text(column, row.value),
         "interval": " to ".join(value_text(column, end) for end in row.ci95),
         "threshold": row.threshold,
         "threshold_from": row.threshold_from,
-        "best": best is not None and row.value == best.value and not _told(results, row),
+        "best": best is not None and row.value == best.value,
         "left": 100 * (row.ci95[0] - low) / span,
         "width": 100 * (row.ci95[1] - row.ci95[0]) / span,
         "point": 100 * (row.value - low) / span,
+        "paired": pair,
+        "verdict": None if pair is None else _verdict(row, pair),
     }
 
 
-def _best(results: Results, metric: str) -> Row | None:
-    rivals = [row for row in results.rows if row.metric == metric and not _told(results, row)]
-    return min(rivals, key=_merit, default=None)
+def _verdict(row: Row, pair: Paired) -> str:
+    """`better`, `worse` or `even`, as seen from the row."""
+    if pair.p >= LEVEL:
+        return "even"
+    return "better" if (pair.difference < 0) == (row.better == "lower") else "worse"
+
+
+def _rivals(results: Results, metric: str) -> list[Row]:
+    """Rows of a metric that take part in the contest, best first."""
+    rows = [row for row in results.rows if row.metric == metric and _contends(results, row)]
+    return sorted(rows, key=_merit)
 
 
 def better(results: Results, metric: str) -> str:
@@ -182,9 +257,10 @@ def _merit(row: Row) -> float:
     return row.value if row.better == "lower" else -row.value
 
 
-def _told(results: Results, row: Row) -> bool:
-    """Whether a row was told the truth: a reference, not a rival."""
-    return results.explainers.get(row.explainer) == TrueBox().identity
+def _contends(results: Results, row: Row) -> bool:
+    """Whether a row is a rival: not told the truth, and no explainer's second row."""
+    told = results.explainers.get(row.explainer) == TrueBox().identity
+    return not told and not is_variant(row.explainer)
 
 
 def _mean(ranks: Sequence[int]) -> float:

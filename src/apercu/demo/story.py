@@ -27,7 +27,7 @@ from apercu.methods import (
     WholeBox,
 )
 from apercu.output import write
-from apercu.report import write_report
+from apercu.report import write_report, write_tables
 from apercu.training.fit import Fit, Machine
 from apercu.training.settings import parse_settings
 
@@ -83,6 +83,7 @@ class Story:
         )
         shots = gallery(classifier, test, explainers, results)
         command = f"apercu demo --seed {self.seed}"
+        write_tables(results, self.out, command)
         return results, write_report(results, shots, self.out / "report.html", command)
 
     def _claim(self) -> None:

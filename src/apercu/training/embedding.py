@@ -7,8 +7,8 @@ per class and image is free supervision, where a single label per image starves 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Literal, TypeAlias
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,6 +16,9 @@ from torch import Tensor
 
 from apercu.networks.gate import ClassGate
 from apercu.types import Logits
+
+Asked: TypeAlias = tuple[Tensor, Logits]
+"""Pooled features of some images, `batch × features`, and what the classifier answers."""
 
 
 class Answers(BaseModel):
@@ -25,7 +28,8 @@ class Answers(BaseModel):
     answers together with the embedding, by gradient descent.
 
     Attributes:
-        penalty: weight of the ridge penalty, relative to the mean variance of a feature.
+        penalties: weights of the ridge penalty, relative to the mean variance of a feature; the
+            one that answers best for held-out images is taken.
         images: how many training images a frozen encoder is fitted on, at most.
         steps: optimisation steps when the encoder is trained.
         batch: images per such step.
@@ -34,7 +38,9 @@ class Answers(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     form: Literal["answers"] = "answers"
-    penalty: float = Field(0.01, gt=0)
+    penalties: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        (0.001, 0.01, 0.1, 0.3, 1.0, 3.0), min_length=1
+    )
     images: int = Field(3000, ge=1)
     steps: int = Field(1500, ge=1)
     batch: int = Field(64, ge=1)
@@ -98,41 +104,41 @@ class RidgeMoments:
 
 def fit_answers(
     gate: ClassGate,
-    batches: Iterable[Tensor],
-    encode: Callable[[Tensor], Tensor],
-    ask: Callable[[Tensor], Logits],
-    penalty: float,
+    fitted: Iterable[Asked],
+    held_out: Iterable[Asked],
+    penalties: Sequence[float],
 ) -> float:
-    """Sets the gate from the classifier's answers; every tenth batch is held out.
+    """Sets the gate from the classifier's answers.
 
     Args:
         gate: the gate to set.
-        batches: images, batch by batch.
-        encode: images → the deepest feature map.
-        ask: images → the classifier's logits.
-        penalty: see `Answers`.
+        fitted: what the embedding is fitted to.
+        held_out: what chooses the penalty; without any, the heaviest is taken.
+        penalties: see `Answers`.
 
     Returns:
         Share of held-out images for which embedding and classifier name the same class.
     """
     moments: RidgeMoments | None = None
-    held_out: list[tuple[Tensor, Logits]] = []
-    for index, images in enumerate(batches):
-        pooled, logits = encode(images).mean((2, 3)), ask(images)
+    for pooled, logits in fitted:
         moments = moments or RidgeMoments(pooled.shape[1], logits.shape[1])
-        if index % 10 == 9:
-            held_out.append((pooled, logits))
-        else:
-            moments.add(pooled, logits)
+        moments.add(pooled, logits)
     if moments is None:
         raise ValueError("fit_answers: expected at least one batch of images")
-    embedding, bias = moments.solve(penalty)
+    chosen, share, least = moments.solve(max(penalties)), float("nan"), float("inf")
+    judges = [(pooled.cpu(), logits.cpu()) for pooled, logits in held_out]
+    if judges:
+        pooled, logits = (torch.cat(parts) for parts in zip(*judges, strict=True))
+        for penalty in penalties:
+            embedding, bias = moments.solve(penalty)
+            answers = pooled @ embedding.T + bias
+            error = (answers - logits).square().mean().item()
+            if error < least:
+                chosen, least = (embedding, bias), error
+                share = (answers.argmax(1) == logits.argmax(1)).float().mean().item()
+    embedding, bias = chosen
     gate.set_units(*moments.scale())
     with torch.no_grad():
         gate.embedding.copy_(embedding / gate.deviation)
         gate.bias.copy_((bias - gate.mean) / gate.deviation)
-    agreed = [
-        (pooled.cpu() @ embedding.T + bias).argmax(1) == logits.cpu().argmax(1)
-        for pooled, logits in held_out
-    ]
-    return torch.cat(agreed).float().mean().item() if agreed else float("nan")
+    return share

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 import torch.nn.functional as F
@@ -15,38 +16,56 @@ from torch.utils.data import DataLoader
 from apercu.classifiers import Classifier
 from apercu.networks.masking import MaskingNetwork
 from apercu.training.augment import Views
-from apercu.training.embedding import Answers, Labels, fit_answers
+from apercu.training.embedding import Answers, Asked, Labels, fit_answers
 from apercu.training.stream import EndlessOrder, TrainingImages
 from apercu.types import Images
 
 BATCH = 8  # images per request in the passes that need no gradient
 
 
-def batches(images: TrainingImages, count: int) -> Iterator[Images]:
-    """The first `count` images of a seeded shuffle, in batches."""
-    order = iter(EndlessOrder(len(images), seed=0))
-    left = min(count, len(images))
-    while left > 0:
-        size = min(BATCH, left)
-        yield torch.stack([images[next(order)] for _ in range(size)])
-        left -= size
+def batches(
+    images: TrainingImages, count: int, numbers: Iterable[int] | None = None
+) -> Iterator[Images]:
+    """Batches, all or some by number, of the first `count` images of a seeded shuffle."""
+    numbers = range(-(-min(count, len(images)) // BATCH)) if numbers is None else numbers
+    order = list(islice(EndlessOrder(len(images), seed=0), min(count, len(images))))
+    for number in numbers:
+        chosen = order[number * BATCH : (number + 1) * BATCH]
+        yield torch.stack([images[index] for index in chosen])
+
+
+def every_tenth(count: int) -> tuple[list[int], list[int]]:
+    """Numbers of the batches to fit on, and of those held out: every tenth, or the last of few.
+
+    >>> every_tenth(12 * BATCH), every_tenth(3 * BATCH), every_tenth(BATCH)
+    (([0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11], [9]), ([0, 1], [2]), ([0], []))
+    """
+    numbers = range(-(-count // BATCH))
+    held_out = [n for n in numbers if n % 10 == 9] or list(numbers[1:][-1:])
+    return [n for n in numbers if n not in held_out], held_out
 
 
 @torch.no_grad()
 def embed_answers(
     network: MaskingNetwork, classifier: Classifier, images: TrainingImages, settings: Answers
 ) -> float:
-    """The embedding from all of the classifier's answers; returns the held-out agreement."""
+    """The embedding from all of the classifier's answers; returns the held-out agreement.
+
+    The gate opens by the peaks on the images held out: on those that it was fitted to, an
+    embedding peaks higher than on any other.
+    """
     network.eval()
-    device = next(network.parameters()).device
-    share = fit_answers(
-        network.gate,
-        (batch.to(device) for batch in batches(images, settings.images)),
-        lambda batch: network.encoder(batch)[-1],
-        classifier,
-        settings.penalty,
-    )
-    network.gate.open_at(*_peaks(network, classifier, images))
+    device, count = next(network.parameters()).device, min(settings.images, len(images))
+    fitted, held_out = every_tenth(count)
+
+    def asked(numbers: Iterable[int]) -> Iterator[Asked]:
+        for batch in batches(images, count, numbers):
+            batch = batch.to(device)
+            yield network.encoder(batch)[-1].mean((2, 3)), classifier(batch)
+
+    share = fit_answers(network.gate, asked(fitted), asked(held_out), settings.penalties)
+    judges = batches(images, count, held_out or fitted)
+    network.gate.open_at(*_peaks(network, classifier, judges))
     return share
 
 
@@ -69,7 +88,7 @@ def learn_answers(
         return loss, answers.argmax(1) == logits.argmax(1)
 
     share = descend(network, images, descent, step)
-    network.gate.open_at(*_peaks(network, classifier, images))
+    network.gate.open_at(*_peaks(network, classifier, _few(images)))
     return share
 
 
@@ -144,20 +163,25 @@ def descend(
 def _spread(classifier: Classifier, images: TrainingImages) -> tuple[float, float]:
     """Mean and standard deviation of the logits on a few images."""
     device = classifier.device
-    logits = torch.cat([classifier(batch.to(device)) for batch in batches(images, 256)])
+    logits = torch.cat([classifier(batch.to(device)) for batch in _few(images)])
     return logits.mean().item(), logits.std().item()
+
+
+def _few(images: TrainingImages) -> Iterator[Images]:
+    """At most 256 images, in batches."""
+    return batches(images, 256)
 
 
 @torch.no_grad()
 def _peaks(
-    network: MaskingNetwork, classifier: Classifier, images: TrainingImages
+    network: MaskingNetwork, classifier: Classifier, shown: Iterable[Images]
 ) -> tuple[float, float]:
-    """Mean highest activation of the classifier's top class, and of any other, on a few images."""
+    """Mean highest activation of the classifier's top class, and of any other."""
     network.eval()
     present: list[Tensor] = []
     absent: list[Tensor] = []
     generator = torch.Generator().manual_seed(0)
-    for batch in batches(images, 256):
+    for batch in shown:
         batch = batch.to(classifier.device)
         deepest, top = network.encode(batch)[-1], classifier(batch).argmax(1)
         shift = torch.randint(1, len(classifier.classes), top.shape, generator=generator)

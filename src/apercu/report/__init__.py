@@ -1,0 +1,8 @@
+"""Results for people: a page, a Markdown table, a CSV file."""
+
+from __future__ import annotations
+
+from apercu.report.page import Shot, write_report
+from apercu.report.tables import write_tables
+
+__all__ = ["Shot", "write_report", "write_tables"]

@@ -1,0 +1,189 @@
+"""Charts as SVG inside a page; the page's style sheet gives them their colours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from math import ceil, floor, log10
+from typing import NamedTuple
+
+WIDTH, HEIGHT = 420, 320
+LEFT, RIGHT, TOP, BOTTOM = 46, 22, 26, 40
+LETTER, LINE = 6.2, 12.0
+"""Width and height of a letter of a label, in pixels of the drawing."""
+COLOURED = 6
+"""Curves that get a colour of their own; the others are grey."""
+
+
+class Point(NamedTuple):
+    """One explainer in a scatter plot; a marked one keeps its label whatever it covers."""
+
+    name: str
+    x: float
+    y: float
+    marked: bool
+
+
+class Rect(NamedTuple):
+    """Where something is drawn."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    def meets(self, other: Rect) -> bool:
+        apart = self.right <= other.left or other.right <= self.left
+        return not (apart or self.bottom <= other.top or other.bottom <= self.top)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """From values to places in the drawing; x may be logarithmic."""
+
+    x: tuple[float, float]
+    y: tuple[float, float]
+    log: bool = False
+
+    def across(self, value: float) -> float:
+        low, high = (log10(end) for end in self.x) if self.log else self.x
+        share = ((log10(value) if self.log else value) - low) / (high - low)
+        return LEFT + share * (WIDTH - LEFT - RIGHT)
+
+    def down(self, value: float) -> float:
+        share = (value - self.y[0]) / (self.y[1] - self.y[0])
+        return HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)
+
+
+def scatter(points: Sequence[Point], x_title: str, y_title: str) -> str:
+    """Points by name, x on a logarithmic axis.
+
+    Labels keep out of each other's way; one that finds no room is seen only when pointed at. The
+    first points choose first.
+    """
+    exponents = [log10(point.x) for point in points]
+    values = [point.y for point in points]
+    margin = 0.08 * (max(values) - min(values)) or 0.5
+    frame = Frame(
+        (10 ** floor(min(exponents)), 10 ** max(ceil(max(exponents)), floor(min(exponents)) + 1)),
+        (min(values) - margin, max(values) + margin),
+        log=True,
+    )
+    parts = [_axes(frame, x_title, y_title)]
+    taken = [_around(frame.across(point.x), frame.down(point.y)) for point in points]
+    for point in sorted(points, key=lambda point: not point.marked):
+        x, y = frame.across(point.x), frame.down(point.y)
+        name = escape(point.name)
+        parts.append(
+            f'<g class="{"marked" if point.marked else "other"}">'
+            f"<title>{name}: {point.x:.3g}, {point.y:.3g}</title>"
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{5 if point.marked else 3.5}"/>'
+            f"{_label(point, x, y, taken)}</g>"
+        )
+    return _svg(parts, f"{y_title} against {x_title}")
+
+
+def lines(curves: Mapping[str, Sequence[float]], marked: Iterable[str], title: str) -> str:
+    """Mean probability over the share of pixels; a legend names the coloured ones.
+
+    Args:
+        curves: by name; the first of them are coloured.
+        marked: names that are drawn thick.
+        title: of the x axis.
+    """
+    highest = max(max(curve) for curve in curves.values())
+    frame = Frame((0, 100), (0, max(highest * 1.05, 1e-3)))
+    thick = set(marked)
+    parts = [_axes(frame, title, "probability of the class")]
+    for place, (name, curve) in reversed(list(enumerate(curves.items()))):
+        steps = len(curve) - 1
+        path = " ".join(
+            f"{frame.across(100 * step / steps):.1f},{frame.down(value):.1f}"
+            for step, value in enumerate(curve)
+        )
+        colour = f"s{place}" if place < COLOURED else "rest"
+        kind = f"{colour} marked" if name in thick else colour
+        parts.append(
+            f'<polyline class="{kind}" points="{path}"><title>{escape(name)}</title></polyline>'
+        )
+    return _svg(parts, title)
+
+
+def _svg(parts: Sequence[str], label: str) -> str:
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">'
+        f"{''.join(parts)}</svg>"
+    )
+
+
+def _axes(frame: Frame, x_title: str, y_title: str) -> str:
+    bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
+    parts = [f'<path class="axis" d="M{LEFT},{TOP}V{bottom}H{right}"/>']
+    for value in _ticks(*frame.y):
+        y = frame.down(value)
+        parts.append(f'<path class="grid" d="M{LEFT},{y:.1f}H{right}"/>')
+        parts.append(
+            f'<text x="{LEFT - 5}" y="{y + 4:.1f}" text-anchor="end">{_number(value)}</text>'
+        )
+    for value in _decades(*frame.x) if frame.log else _ticks(*frame.x):
+        x = frame.across(value)
+        parts.append(f'<path class="grid" d="M{x:.1f},{TOP}V{bottom}"/>')
+        parts.append(
+            f'<text x="{x:.1f}" y="{bottom + 15}" text-anchor="middle">{_number(value)}</text>'
+        )
+    middle = (LEFT + right) / 2
+    parts.append(
+        f'<text class="title" x="{middle}" y="{HEIGHT - 7}" text-anchor="middle">'
+        f"{escape(x_title)}</text>"
+    )
+    parts.append(f'<text class="title" x="4" y="14">{escape(y_title)}</text>')
+    return "".join(parts)
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Four to eight round values within the ends."""
+    rough = (high - low) / 5
+    size = 10.0 ** floor(log10(rough))
+    step = next(size * nice for nice in (1, 2, 2.5, 5, 10) if size * nice >= rough)
+    return [step * n for n in range(ceil(low / step), floor(high / step) + 1)]
+
+
+def _decades(low: float, high: float) -> list[float]:
+    return [10.0**n for n in range(round(log10(low)), round(log10(high)) + 1)]
+
+
+def _number(value: float) -> str:
+    """As short as it can be, with a true minus.
+
+    >>> [_number(value) for value in (-0.25, 0.30000000000000004, 1000.0, 0.01)]
+    ['−0.25', '0.3', '1,000', '0.01']
+    """
+    return f"{round(value, 6):,g}".replace("-", "−")
+
+
+def _around(x: float, y: float) -> Rect:
+    """What a point itself covers."""
+    return Rect(x - 4, y - 4, x + 4, y + 4)
+
+
+def _label(point: Point, x: float, y: float, taken: list[Rect]) -> str:
+    """The label right or left of its point, a little above or below, where there is room.
+
+    The place is added to `taken`.
+    """
+    wide = LETTER * len(point.name)
+    for rise in (0, -1, 1):
+        middle = y + rise * LINE
+        for left, anchor in ((x + 7, "start"), (x - 7 - wide, "end")):
+            rect = Rect(left, middle - 6, left + wide, middle + 6)
+            inside = rect.left >= LEFT and rect.right <= WIDTH and rect.top >= TOP - 8
+            free = not any(rect.meets(other) for other in taken if other != _around(x, y))
+            if inside and (free or point.marked):
+                taken.append(rect)
+                at = left if anchor == "start" else left + wide
+                return (
+                    f'<text x="{at:.1f}" y="{middle + 4:.1f}" text-anchor="{anchor}">'
+                    f"{escape(point.name)}</text>"
+                )
+    return ""

@@ -1,0 +1,144 @@
+"""Results and pictures as one HTML file that opens offline, on a phone too."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, get_args
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup, escape
+from PIL import Image
+
+from apercu import render
+from apercu.compare import Results
+from apercu.compare.table import (
+    COLUMNS,
+    MAIN,
+    best_trained,
+    better,
+    costs,
+    firsts,
+    headline,
+    measured,
+    needs,
+    ranking,
+    time_text,
+)
+from apercu.methods import Need
+from apercu.output import write
+from apercu.report.charts import COLOURED, Point, lines, scatter
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One image under every explainer, in the same order for all images."""
+
+    name: str
+    caption: str
+    picture: Image.Image
+    views: Mapping[str, Image.Image]
+
+
+SIDE = 240
+PLOTS = 4
+"""Metrics that are drawn against cost, at most."""
+CURVES = {
+    "deletion": "pixels made black, highest first, %",
+    "insertion": "pixels put back, highest first, %",
+}
+
+
+def write_report(results: Results, shots: Sequence[Shot], path: Path, command: str) -> Path:
+    """Write one self-contained page: headline, ranking, costs, gallery, how to make it again.
+
+    `command` is what a reader types to get these results. Raises `OutputError`.
+    """
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    template = environment.from_string((files("apercu.report") / "report.html").read_text())
+    page = template.render(
+        results=results,
+        subject=results.subject,
+        headline=headline(results),
+        also=firsts(results, [metric for metric in measured(results) if metric not in MAIN]),
+        reference=best_trained(results),
+        columns=[(name, COLUMNS[name], better(results, name)) for name in measured(results)],
+        table=ranking(results),
+        plots=_plots(results),
+        curves=_curves(results),
+        costs=costs(results),
+        needs=needs(results),
+        kinds=get_args(Need),
+        heat=", ".join(render.HEAT),
+        series=render.SERIES,
+        shots=[_embedded(shot) for shot in shots],
+        views=max((len(shot.views) for shot in shots), default=0),
+        command=command,
+        time_text=time_text,
+        broken=_broken,
+    )
+    return write(path, page)
+
+
+def _plots(results: Results) -> list[Markup]:
+    """Quality against time per image in the smallest batch, of what has both."""
+    smallest = min((cost.batch for cost in results.cost), default=0)
+    times = {c.explainer: c.ms_per_image for c in results.cost if c.batch == smallest}
+    drawn = []
+    for metric in MAIN:
+        points = [
+            Point(
+                row.explainer, times[row.explainer], row.value, row.explainer in _trained(results)
+            )
+            for row in results.rows
+            if row.metric == metric and row.explainer in times
+        ]
+        if len(points) > 1:
+            arrow = "↓" if better(results, metric) == "lower" else "↑"
+            title = f"{COLUMNS[metric].title} {arrow}"
+            drawn.append(Markup(scatter(points, "ms per image, one at a time", title)))
+    return drawn[:PLOTS]
+
+
+def _curves(results: Results) -> list[dict[str, Any]]:
+    """Deletion and insertion: trained explainers in colour, and the best of the others."""
+    drawn = []
+    for kind, title in CURVES.items():
+        found = {name: some[kind] for name, some in results.curves.items() if kind in some}
+        trained = [name for name in found if name in _trained(results)]
+        sign = 1 if kind == "deletion" else -1
+        others = sorted(found.keys() - set(trained), key=lambda name: sign * sum(found[name]))
+        if found:
+            ordered = {name: found[name] for name in (*trained, *others)}
+            names = list(ordered)[:COLOURED]
+            drawing = Markup(lines(ordered, trained, title))
+            drawn.append({"title": kind.capitalize(), "names": names, "drawing": drawing})
+    return drawn
+
+
+def _trained(results: Results) -> set[str]:
+    return {name for name, needs in results.needs.items() if "training" in needs}
+
+
+def _broken(name: str) -> Markup:
+    """A name that may go on in the next line after an underscore, a colon or a comma."""
+    return Markup(re.sub("([_:,=])", r"\1<wbr>", str(escape(name))))
+
+
+def _embedded(shot: Shot) -> dict[str, Any]:
+    pictures = {"image": shot.picture, **shot.views}
+    return {
+        "name": shot.name,
+        "caption": shot.caption,
+        "pictures": {name: _data(image) for name, image in pictures.items()},
+    }
+
+
+def _data(image: Image.Image) -> str:
+    """A picture inside the page."""
+    jpeg = render.encode(render.fit(image, SIDE), "JPEG")
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"

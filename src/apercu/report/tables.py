@@ -1,0 +1,114 @@
+"""The ranking as Markdown, for a page of documentation, and as CSV, for a spreadsheet."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from apercu.compare import Results
+from apercu.compare.table import COLUMNS, better, costs, measured, ranking, time_text
+from apercu.output import write
+
+HEAD = (
+    *("explainer", "metric", "better", "value", "low", "high", "n", "threshold"),
+    *("difference", "difference_low", "difference_high", "p"),
+)
+"""Of the CSV file; differences are those from the best trained explainer."""
+MARKDOWN, CSV = "table.md", "table.csv"
+
+
+def write_tables(results: Results, folder: Path, command: str) -> None:
+    """Writes `table.md` and `table.csv`; raises `OutputError`."""
+    write(folder / MARKDOWN, markdown(results, command))
+    write(folder / CSV, spreadsheet(results))
+
+
+def markdown(results: Results, command: str) -> str:
+    """Where the figures come from, the ranking, the costs, and what could not be measured."""
+    subject, about = results.subject, results.environment
+    parts = [
+        f"`{command}`",
+        f"{subject.limit} images of {subject.images}, classifier {subject.classifier} "
+        f"({subject.fingerprint[:12]}); "
+        + ", ".join(f"{name} {value}" for name, value in about.items() if name != "date")
+        + f"; {str(about.get('date', ''))[:10]}. Mean (95 % interval) on the test half, with the "
+        "threshold that the other half chose; ▲ better and ▼ worse than the best trained "
+        "explainer on the same images (sign-flip test, Holm-adjusted p < 0.05).",
+        _ranking(results),
+    ]
+    if results.cost:
+        parts.append(_costs(results))
+    parts += [f"Not measured: {name} ({reason})" for name, reason in results.failed.items()]
+    return "\n\n".join(parts) + "\n"
+
+
+def spreadsheet(results: Results) -> str:
+    """One line per row, with its difference from the best trained explainer."""
+    buffer = io.StringIO()
+    table = csv.writer(buffer, lineterminator="\n")
+    table.writerow(HEAD)
+    cells = {(line["name"], metric): cell for line, metric, cell in _cells(results)}
+    for row in results.rows:
+        pair = cells[row.explainer, row.metric]["paired"]
+        against = ("", "", "", "") if pair is None else (pair.difference, *pair.ci95, pair.p)
+        threshold = "" if row.threshold is None else row.threshold
+        about = (row.explainer, row.metric, row.better)
+        table.writerow((*about, row.value, *row.ci95, row.n, threshold, *against))
+    return buffer.getvalue()
+
+
+def _cells(results: Results) -> Iterator[tuple[dict[str, Any], str, dict[str, Any]]]:
+    for line in ranking(results):
+        for metric, cell in line["cells"].items():
+            yield line, metric, cell
+
+
+def _ranking(results: Results) -> str:
+    metrics = measured(results)
+    arrows = {metric: "↓" if better(results, metric) == "lower" else "↑" for metric in metrics}
+    head = ["explainer", *(f"{COLUMNS[metric].title} {arrows[metric]}" for metric in metrics)]
+    lines = []
+    for row in ranking(results):
+        texts = [row["name"] + (" (told the truth)" if row["reference"] else "")]
+        for metric in metrics:
+            cell = row["cells"].get(metric)
+            texts.append("" if cell is None else _cell(cell))
+        lines.append(texts)
+    return _markdown(head, lines)
+
+
+def _cell(cell: dict[str, object]) -> str:
+    value = f"**{cell['value']}**" if cell["best"] else f"{cell['value']}"
+    threshold = "" if cell["threshold"] is None else f" at {cell['threshold']}"
+    verdict = {"better": " ▲", "worse": " ▼"}.get(str(cell["verdict"]), "")
+    return f"{value}{verdict} ({cell['interval']}){threshold}"
+
+
+def _costs(results: Results) -> str:
+    head = ["explainer", "batch", "ms per image", "forwards", "queries", "MB", "training s"]
+    trained = costs(results)
+    if any(line["break_even"] is not None for line in trained):
+        head.append("images until training pays")
+    lines = []
+    for line in trained:
+        cost = line["cost"]
+        texts = [
+            cost.explainer,
+            f"{cost.device}, {cost.batch}",
+            f"{time_text(cost.ms_per_image)} ± {time_text(cost.iqr / 2)}",
+            f"{cost.classifier_forwards:.2f}",
+            f"{cost.queries:g}",
+            "" if cost.peak_mb is None else f"{cost.peak_mb:.0f}",
+            f"{cost.training_seconds:.0f}",
+            "" if line["break_even"] is None else f"{line['break_even']:,}",
+        ]
+        lines.append(texts[: len(head)])
+    return _markdown(head, lines)
+
+
+def _markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rule = ["---"] * len(head)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *lines))
