@@ -12,6 +12,9 @@ import typer
 if TYPE_CHECKING:
     from apercu.compare import Results
 
+METRIC_WIDTH = 12
+"""Letters that one metric takes in a table."""
+
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called with what is done, how much of it, and how much in all."""
 
@@ -57,28 +60,34 @@ def progress() -> Iterator[Progress]:
 
 
 def show_ranking(results: Results) -> None:
-    """The table of a comparison, best first."""
+    """The table of a comparison, best first: as many of its metrics as the terminal is wide."""
     from rich.console import Console
     from rich.table import Table
 
-    from apercu.compare.table import COLUMNS, better, headline, ranking
+    from apercu.compare.table import COLUMNS, better, headline, measured, ranking
 
-    metrics = [name for name in COLUMNS if any(row.metric == name for row in results.rows)]
+    console = Console()
+    lines, metrics = ranking(results), measured(results)
     table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("explainer")
-    for metric in metrics:
+    table.add_column("explainer", no_wrap=True)
+    left = console.width - max((len(line["name"]) for line in lines), default=0)
+    shown = metrics[: max(1, left // (METRIC_WIDTH + 2))]
+    for metric in shown:
         arrow = "↓" if better(results, metric) == "lower" else "↑"
-        table.add_column(f"{COLUMNS[metric].title} {arrow}", justify="right")
-    for line in ranking(results):
-        cells = [line["cells"].get(metric) for metric in metrics]
+        title = f"{COLUMNS[metric].title} {arrow}"
+        table.add_column(title, justify="right", min_width=METRIC_WIDTH)
+    for line in lines:
+        cells = [line["cells"].get(metric) for metric in shown]
         values = ["" if cell is None else cell["value"] for cell in cells]
         marked = [
             f"[bold green]{value}[/]" if cell and cell["best"] else value
             for value, cell in zip(values, cells, strict=True)
         ]
-        table.add_row(line["name"], *marked, style="dim" if line["reference"] else "")
-    console = Console()
+        dim = line["reference"] or line["variant"]
+        table.add_row(line["name"], *marked, style="dim" if dim else "")
     console.print(table)
+    if shown != metrics:
+        say(f"{len(metrics) - len(shown)} more metrics in the report")
     for name, reason in results.failed.items():
         console.print(f"not measured: {name} ({reason})", markup=False)
     console.print(headline(results), markup=False)

@@ -64,12 +64,10 @@ def scatter(points: Sequence[Point], x_title: str, y_title: str) -> str:
     """
     exponents = [log10(point.x) for point in points]
     values = [point.y for point in points]
+    first = floor(min(exponents))
+    last = max(ceil(max(exponents)), first + 1)
     margin = 0.08 * (max(values) - min(values)) or 0.5
-    frame = Frame(
-        (10 ** floor(min(exponents)), 10 ** max(ceil(max(exponents)), floor(min(exponents)) + 1)),
-        (min(values) - margin, max(values) + margin),
-        log=True,
-    )
+    frame = Frame((10.0**first, 10.0**last), (min(values) - margin, max(values) + margin), log=True)
     parts = [_axes(frame, x_title, y_title)]
     taken = [_around(frame.across(point.x), frame.down(point.y)) for point in points]
     for point in sorted(points, key=lambda point: not point.marked):
@@ -93,7 +91,7 @@ def lines(curves: Mapping[str, Sequence[float]], marked: Iterable[str], title: s
         title: of the x axis.
     """
     highest = max(max(curve) for curve in curves.values())
-    frame = Frame((0, 100), (0, max(highest * 1.05, 1e-3)))
+    frame = Frame((0.0, 100.0), (0.0, max(highest * 1.05, 1e-3)))
     thick = set(marked)
     parts = [_axes(frame, title, "probability of the class")]
     for place, (name, curve) in reversed(list(enumerate(curves.items()))):

@@ -139,6 +139,24 @@ def test_the_page_needs_nothing_else(
     assert np.abs(np.asarray(opened).mean(axis=(0, 1)) - (0x20, 0x40, 0xC0)).max() < 4
 
 
+def test_the_page_draws_quality_against_cost_and_the_curves(
+    results: Results, tmp_path: Path
+) -> None:
+    full = replace(
+        results,
+        cost=(*results.cost, Cost("cam", "cpu", 1, 3.5, 1.0, 0.4, 0.0, 1.0, None)),
+        needs={"mask": ("training",), "cam": ("layers",), "true_box": ("truth",)},
+        curves={"mask": {"deletion": (0.9, 0.1)}, "cam": {"deletion": (0.9, 0.4)}},
+    )
+    text = page(full, (), tmp_path)
+    assert text.count("<svg") == 4  # three metrics, one curve
+    assert "<h2>Deletion and insertion" in text and "<h2>What each needs" in text
+    assert "unknown" in text  # memory
+    assert "true_<wbr>box" in text
+    bare = page(results, (), tmp_path)
+    assert "<h2>Deletion" not in bare and "<h2>What each" not in bare
+
+
 def test_a_page_without_cost_or_pictures_is_still_a_page(results: Results, tmp_path: Path) -> None:
     text = page(replace(results, cost=()), (), tmp_path)
     assert "Ranking" in text

@@ -1,0 +1,75 @@
+"""Charts: points and lines lie where their values say, labels do not cover each other."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+
+from apercu.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Point, lines, scatter
+
+POINTS = [
+    Point("slow", 1000.0, 0.2, False),
+    Point("mask", 10.0, 0.1, True),
+    Point("fast <b>", 1.0, 0.9, False),
+]
+
+
+def circles(drawing: str) -> dict[str, tuple[float, float]]:
+    """Centres by name, from the titles that people see when they point at them."""
+    found = {}
+    for group in ElementTree.fromstring(drawing).iter("g"):
+        title, circle = group.find("title"), group.find("circle")
+        assert title is not None and title.text is not None and circle is not None
+        found[title.text.split(":")[0]] = (float(circle.get("cx", 0)), float(circle.get("cy", 0)))
+    return found
+
+
+def test_points_lie_at_the_logarithm_of_their_cost() -> None:
+    at = circles(scatter(POINTS, "ms", "error"))
+    wide = WIDTH - LEFT - RIGHT
+    assert [at[name][0] for name in ("fast <b>", "mask", "slow")] == pytest.approx(
+        [LEFT, LEFT + wide / 3, LEFT + wide], abs=0.06
+    )
+    heights = {name: y for name, (_, y) in at.items()}
+    assert heights["fast <b>"] < heights["slow"] < heights["mask"]
+    ratio = (heights["mask"] - heights["slow"]) / (heights["mask"] - heights["fast <b>"])
+    assert ratio == pytest.approx(1 / 8, abs=1e-3)
+    assert all(TOP <= y <= HEIGHT - BOTTOM for y in heights.values())
+
+
+def test_a_marked_point_keeps_its_label_and_a_crowded_one_may_lose_it() -> None:
+    crowd = [Point(f"method number {n}", 10.0, 0.1, n == 9) for n in range(10)]
+    drawing = scatter([*crowd, Point("far", 0.1, 0.9, False)], "ms", "error")
+    labels = [text.text for text in ElementTree.fromstring(drawing).iter("text")]
+    named = [label for label in labels if label is not None and label.startswith("method")]
+    assert "method number 9" in named
+    assert 1 <= len(named) < 10
+    assert "far" in labels
+    assert len(circles(drawing)) == 11
+
+
+def test_one_value_for_all_is_drawn_too() -> None:
+    assert (
+        len(circles(scatter([Point("a", 5.0, 1.0, True), Point("b", 5.0, 1.0, False)], "", "")))
+        == 2
+    )
+
+
+def test_curves_run_from_edge_to_edge_and_the_first_are_coloured() -> None:
+    curves = {f"curve {n}": [1.0, 0.5, 0.0] for n in range(8)} | {"mask": [0.8, 0.2]}
+    drawing = lines({"mask": curves.pop("mask"), **curves}, {"mask"}, "pixels")
+    found = {
+        title.text: line
+        for line in ElementTree.fromstring(drawing).iter("polyline")
+        for title in line.iter("title")
+    }
+    assert found["mask"].get("class") == "s0 marked"
+    assert found["curve 4"].get("class") == "s5"
+    assert found["curve 5"].get("class") == "rest"
+    pairs = found["curve 0"].get("points", "").split(" ")
+    places = [tuple(map(float, pair.split(","))) for pair in pairs]
+    across, down = zip(*places, strict=True)
+    assert across == pytest.approx((LEFT, (LEFT + WIDTH - RIGHT) / 2, WIDTH - RIGHT))
+    assert down[2] == HEIGHT - BOTTOM
+    assert down[1] - down[0] == pytest.approx(down[2] - down[1], abs=0.15)

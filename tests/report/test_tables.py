@@ -1,0 +1,115 @@
+"""The ranking in words: who is held against whom, what differs, when training pays."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from apercu.compare import Cost, Results, Row, Subject
+from apercu.compare.table import best_trained, costs, firsts, needs, ranking
+from apercu.report import write_tables
+from apercu.report.tables import markdown
+
+SUBJECT = Subject("timm/tiny", "f00d" * 16, "photographs", 80, "labels", "0", {})
+IMAGES = [f"{n}.png" for n in range(40)]
+MEANS = {"mask": 0.7, "mask:threshold=0.5": 0.6, "mask:run=b": 0.6, "cam": 0.4, "even": 0.699}
+
+
+def cost(explainer: str, ms: float, batch: int = 1, training: float = 0.0) -> Cost:
+    return Cost(explainer, "cpu", batch, ms, 0.0, ms / 5, training, 3.0, None)
+
+
+@pytest.fixture
+def results() -> Results:
+    generator = np.random.default_rng(0)
+    hard = generator.normal(0, 0.1, len(IMAGES))
+    scores = {
+        (name, "iou"): dict(
+            zip(IMAGES, (mean + hard + generator.normal(0, 0.02, 40)).tolist(), strict=True)
+        )
+        for name, mean in MEANS.items()
+    }
+    rows = tuple(
+        Row(name, metric, float(np.mean(list(values.values()))), (0.0, 1.0), 40, "higher")
+        for (name, metric), values in scores.items()
+    )
+    return Results(
+        SUBJECT,
+        environment={"date": "2026-01-02T03:04:05", "seed": 0},
+        explainers={name: name for name in MEANS if "threshold" not in name},
+        rows=rows,
+        cost=(cost("mask", 10.0, training=600.0), cost("cam", 5.0), cost("even", 25.0)),
+        scores=scores,
+        failed={"rise": "no time"},
+        needs={"mask": ("training",), "mask:run=b": ("training",), "cam": ("layers",), "even": ()},
+    )
+
+
+def test_the_best_trained_explainer_is_the_one_of_the_best_rank(results: Results) -> None:
+    assert best_trained(results) == "mask"
+    assert best_trained(replace(results, needs={"cam": ("layers",)})) is None
+
+
+def test_marks_say_who_differs_from_it(results: Results) -> None:
+    verdicts = {line["name"]: line["cells"]["iou"]["verdict"] for line in ranking(results)}
+    assert verdicts["mask"] is None
+    assert verdicts["cam"] == verdicts["mask:run=b"] == "worse"
+    assert verdicts["even"] == "even"
+    lower = replace(results, rows=tuple(replace(row, better="lower") for row in results.rows))
+    assert {line["name"]: line["cells"]["iou"]["verdict"] for line in ranking(lower)}[
+        "cam"
+    ] == "better"
+
+
+def test_a_second_row_stands_below_the_first_and_takes_part_in_no_contest(
+    results: Results,
+) -> None:
+    names = [line["name"] for line in ranking(results)]
+    assert names == ["mask", "mask:threshold=0.5", "even", "mask:run=b", "cam"]
+    better = replace(
+        results,
+        rows=tuple(
+            replace(row, value=0.9) if row.explainer.endswith("threshold=0.5") else row
+            for row in results.rows
+        ),
+    )
+    assert firsts(better, ["iou"]) == firsts(results, ["iou"])
+    cells = {line["name"]: line["cells"]["iou"] for line in ranking(better)}
+    assert cells["mask"]["best"] and not cells["mask:threshold=0.5"]["best"]
+
+
+def test_training_pays_once_the_time_that_each_image_saves_adds_up(results: Results) -> None:
+    after = {line["cost"].explainer: line["break_even"] for line in costs(results)}
+    assert after == {"mask": None, "cam": None, "even": 40_000}
+
+
+def test_those_who_need_least_come_first(results: Results) -> None:
+    assert next(iter(needs(results))) == "even"
+
+
+def test_markdown_holds_every_row_and_what_failed(results: Results) -> None:
+    text = markdown(results, "apercu compare --limit 80")
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert lines[0] == "| explainer | IoU ↑ |"
+    best = next(line for line in lines if line.startswith("| mask |"))
+    assert "**0.7" in best
+    assert any(line.startswith("| cam | 0.4") and "▼" in line for line in lines)
+    assert any(line.startswith("| even | cpu, 1 | 25.0") and "40,000" in line for line in lines)
+    assert "Not measured: rise (no time)" in text
+    assert "apercu compare --limit 80" in text and "2026-01-02" in text
+
+
+def test_the_spreadsheet_has_one_line_per_row(results: Results, tmp_path: Path) -> None:
+    write_tables(results, tmp_path, "apercu compare")
+    assert (tmp_path / "table.md").read_text().startswith("`apercu compare`")
+    with (tmp_path / "table.csv").open() as file:
+        lines = {line["explainer"]: line for line in csv.DictReader(file)}
+    assert set(lines) == set(MEANS)
+    assert lines["mask"]["difference"] == ""
+    own, its = (np.array(list(results.scores[name, "iou"].values())) for name in ("cam", "mask"))
+    assert float(lines["cam"]["difference"]) == pytest.approx((own - its).mean())
+    assert float(lines["cam"]["p"]) < 0.05 < float(lines["even"]["p"])
