@@ -12,19 +12,15 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import timm
 import torch
+from timing import by_turns, opened, ratio, shown
 from torch import Tensor, nn
 
-from apercu.classifiers import Classifier, ClassifierCard, InputSpec, classifier_of
+from apercu.classifiers import Classifier
 from apercu.metrics.flipping import DELETION, Flipping, flip
-
-HEAD = 10
 
 Call = Callable[[], Tensor]
 """Probabilities of the targets after each step: images × steps, on the CPU."""
@@ -47,10 +43,10 @@ def main() -> None:
         calls["Quantus PixelFlipping"] = task.quantus
     reference = task.ours()
     away = {name: (call() - reference).abs().max().item() for name, call in calls.items()}
-    rounds = [[seconds(call) for call in calls.values()] for _ in range(arguments.repeats)]
-    for name, found in zip(calls, zip(*rounds, strict=True), strict=True):
-        ratio = statistics.median(own / each[0] for own, each in zip(found, rounds, strict=True))
-        print(f"{name:<22} {shown(found)}  {ratio:6.2f} × ours  values within {away[name]:.0e}")
+    rounds = by_turns(calls, arguments.repeats, task.images.device)
+    for name, found in rounds.items():
+        times = ratio(rounds, name, "ours")
+        print(f"{name:<22} {shown(found)}  {times:6.2f} × ours  values within {away[name]:.0e}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,30 +116,6 @@ class Door(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.classifier(images)
         return logits
-
-
-def opened(name: str, size: int) -> Classifier:
-    """A timm model with random weights behind the door."""
-    statistics_of = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-    card = ClassifierCard(
-        source=f"timm/{name}", input=InputSpec(channels=3, size=(size, size), **statistics_of)
-    )
-    network = timm.create_model(name)
-    with torch.no_grad():
-        network.get_classifier().weight *= HEAD
-    return classifier_of(network, card)
-
-
-def seconds(call: Call) -> float:
-    """Of one call; it ends on the CPU, so it is whole."""
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
-def shown(seconds: Sequence[float]) -> str:
-    low, middle, high = statistics.quantiles(seconds, n=4, method="inclusive")
-    return f"{middle:7.3f} s ± {(high - low) / 2:.3f}"
 
 
 if __name__ == "__main__":
