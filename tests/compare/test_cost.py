@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import time
 from pathlib import Path
 
@@ -84,6 +85,15 @@ def test_a_call_that_takes_too_long_is_made_once(
     assert calls == [2]
     assert found.ms_per_image >= 25
     assert found.iqr == 0
+
+
+def test_the_machine_has_a_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    told = tmp_path / "cpuinfo"
+    told.write_text("processor\t: 0\nmodel name\t: Some CPU @ 2 GHz\nmodel name\t: Another\n")
+    monkeypatch.setattr(costs, "CPU", told)
+    assert costs.machine() == "Some CPU @ 2 GHz"
+    told.write_text("processor : 0\n")
+    assert costs.machine() in (platform.processor(), platform.machine())
 
 
 def test_spread_is_the_interquartile_range() -> None:

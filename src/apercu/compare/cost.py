@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from apercu.compare.results import Cost
 from apercu.methods import Explainer
 from apercu.types import Images, Targets
 
+CPU = Path("/proc/cpuinfo")
 PATIENCE = 60.0
 """Seconds for which one figure is measured; the call that exceeds them is the last."""
 
@@ -84,7 +86,7 @@ def environment(seed: int, device: torch.device) -> dict[str, Any]:
         "apercu": version("apercu"),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "machine": platform.processor() or platform.machine(),
+        "machine": machine(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "device": device.type,
@@ -94,6 +96,13 @@ def environment(seed: int, device: torch.device) -> dict[str, Any]:
     if device.type == "cuda":
         about["gpu"] = torch.cuda.get_device_name(device)
     return about
+
+
+def machine() -> str:
+    """The processor's name where the system tells it (Linux), else its architecture."""
+    lines = CPU.read_text(encoding="utf-8").splitlines() if CPU.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _milliseconds(call: Callable[[], object], device: torch.device) -> float:

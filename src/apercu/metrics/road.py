@@ -90,7 +90,7 @@ def impute(images: Images, keep: Regions) -> Images:
     """
     if images.device.type == "cpu" and images.numel() > CACHED and len(images) > 1:
         count = max(1, CACHED // images[0].numel())
-        parts = zip(images.split(count), keep.split(count), strict=True)
+        parts = zip(torch.split(images, count), torch.split(keep, count), strict=True)
         return torch.cat([impute(*part) for part in parts])
     nothing = ~keep.flatten(1).any(dim=1)[:, None, None, None]
     known = keep[:, None] | nothing
