@@ -117,7 +117,7 @@ class MaskExplainer:
             ImageError: the images have another size or number of channels.
             TargetError: there is no such class, or not one line of targets per image.
         """
-        if targets.ndim != 2 or len(targets) != len(inputs):
+        if targets.ndim != 2 or len(targets) != len(inputs) or not targets.shape[1]:
             shown = " × ".join(map(str, targets.shape)) or "one number"
             raise TargetError(f"targets: expected {len(inputs)} × classes, got {shown}")
         indices = self._indices(targets.flatten().tolist()).view(targets.shape)
