@@ -75,7 +75,7 @@ def show_ranking(results: Results) -> None:
     for metric in shown:
         arrow = "↓" if better(results, metric) == "lower" else "↑"
         title = f"{COLUMNS[metric].title} {arrow}"
-        table.add_column(title, justify="right", min_width=METRIC_WIDTH)
+        table.add_column(title, justify="right", width=METRIC_WIDTH)
     for line in lines:
         cells = [line["cells"].get(metric) for metric in shown]
         values = ["" if cell is None else cell["value"] for cell in cells]
