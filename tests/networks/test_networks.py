@@ -70,9 +70,18 @@ def test_the_dial_is_the_extent_up_to_a_half_and_the_core_above():
     masks = dialled(extent, core).sigmoid()
     for level in (0.1, 0.3, 0.499):
         assert torch.equal(masks >= level, extent >= level)
-    for level in (0.61, 0.8, 0.95):
-        inside = (core >= 0.5 + (level - 0.6) / 0.8) & (extent > 0.5)
-        assert torch.equal(masks >= level, inside)
+    for one, other, mask in zip(extent, core, masks, strict=True):
+        peak = other[one > 0.5].max()
+        for level in (0.61, 0.8, 0.95):
+            inside = (other >= (0.5 + (level - 0.6) / 0.8) * peak) & (one > 0.5)
+            assert torch.equal(mask >= level, inside)
+
+
+def test_a_faint_core_counts_like_a_strong_one_and_none_outside_the_extent():
+    torch.manual_seed(0)
+    extent, core = torch.rand(2, 2, 9, 9)
+    torch.testing.assert_close(dialled(extent, core), dialled(extent, core / 20))
+    assert dialled(extent / 2, core).sigmoid().max() <= 0.5
 
 
 def test_a_published_decoder_has_one_field():

@@ -98,12 +98,14 @@ def dialled(
 ) -> Float[Tensor, "*maps rows columns"]:
     """One mask of two: its regions are the extent's up to level 0.5, and above 0.6 the core's.
 
-    The core counts where it is above 0.5 and inside the extent; there the mask is above 0.6 and
-    rises with it. Elsewhere the mask is the extent, which shrinks fast between 0.5 and 0.6. Regions
-    shrink as the level rises, everywhere. (A core that reaches out of the extent widens the boxes
-    of every level; see docs/experiments.md.)
+    The core counts inside the extent, as a share of its peak there, from half of that peak on;
+    there the mask is above 0.6 and rises with it. Elsewhere the mask is the extent, which shrinks
+    fast between 0.5 and 0.6. Regions shrink as the level rises, everywhere. (A core that reaches
+    out of the extent widens the boxes of every level; one that is not measured by its own peak is
+    empty at high levels for some images and wide for others; see docs/experiments.md.)
     """
     low = torch.minimum(extent, 0.5 + 0.2 * (extent - 0.5))
-    inside = (core > 0.5) & (extent > 0.5)
-    high = torch.where(inside, 0.6 + 0.8 * (core - 0.5), 0)
+    core = torch.where(extent > 0.5, core, 0)
+    core = core / core.amax((-2, -1), keepdim=True).clamp(min=1e-6)
+    high = torch.where(core > 0.5, 0.6 + 0.8 * (core - 0.5), 0)
     return torch.logit(torch.maximum(low, high), eps=1e-4)
