@@ -8,7 +8,7 @@ set -eu
 cd "$(dirname "$0")/.."
 data=${APERCU_DATA:-../shared}
 bin=.venv/bin
-photographs="gradient,grad_cam,cam,centre_box,whole_box,true_box"
+photographs="cam,grad_cam,gradient,centre_box,true_box,whole_box"
 metrics="saliency_metric,localisation_error,pointing_game,energy"
 
 train() { # name classifier images [options]
@@ -23,7 +23,7 @@ compare() { # name classifier images methods [options]
     name=$1 classifier=$2 images=$3 methods=$4
     shift 4
     $bin/apercu compare --classifier "$data/models/$classifier" --images "$data/data/$images" \
-        --explainer "runs/$name" --methods "$methods" --metrics "$metrics" \
+        --explainer "runs/$name" --methods "$methods" --metrics "$metrics" --steps 20 \
         --out "runs/compare-$name" "$@"
 }
 
@@ -31,7 +31,8 @@ for study in ${*:-mobilenetv2 squeezenet blackbox cifar10 cifar10_onnx}; do
     case $study in
     mobilenetv2)
         train mobilenetv2 mobilenetv2_100.json imagenet-train
-        compare mobilenetv2 mobilenetv2_100.json imagenet-val $photographs
+        metrics="$metrics,iauc,dauc" # in 20 steps
+        compare mobilenetv2 mobilenetv2_100.json imagenet-val $photographs,lrp,grad_cam_pp
         $bin/python docs/pictures.py runs/mobilenetv2
         ;;
     squeezenet)
@@ -60,5 +61,5 @@ for study in ${*:-mobilenetv2 squeezenet blackbox cifar10 cifar10_onnx}; do
         exit 2
         ;;
     esac
-    $bin/python docs/tables.py "runs/compare-$study/results.json"
+    cat "runs/compare-$study/table.md"
 done
