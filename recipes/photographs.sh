@@ -23,7 +23,7 @@ compare() { # name classifier images methods [options]
     name=$1 classifier=$2 images=$3 methods=$4
     shift 4
     $bin/apercu compare --classifier "$data/models/$classifier" --images "$data/data/$images" \
-        --explainer "runs/$name" --methods "$methods" --metrics "$metrics" --steps 20 \
+        --explainer "runs/$name" --methods "$methods" --metrics "$metrics" \
         --out "runs/compare-$name" "$@"
 }
 
@@ -31,8 +31,7 @@ for study in ${*:-mobilenetv2 squeezenet blackbox cifar10 cifar10_onnx}; do
     case $study in
     mobilenetv2)
         train mobilenetv2 mobilenetv2_100.json imagenet-train
-        metrics="$metrics,iauc,dauc" # in 20 steps
-        compare mobilenetv2 mobilenetv2_100.json imagenet-val $photographs,lrp,grad_cam_pp
+        compare mobilenetv2 mobilenetv2_100.json imagenet-val $photographs
         $bin/python docs/pictures.py runs/mobilenetv2
         ;;
     squeezenet)
