@@ -99,17 +99,17 @@ def passes(
     kept: list[tuple[nn.Module, Tensor]] = []
 
     def keep(layer: nn.Module, inputs: tuple[Tensor, ...], output: object) -> Tensor | None:
-        if not isinstance(output, Tensor) or not output.requires_grad:
+        if not isinstance(output, Tensor) or to_maps(output, size) is None:
             return None
-        if to_maps(output, size) is None:
-            return None
+        if not output.requires_grad:  # the graph begins here: nothing before it is remembered
+            output = output.detach().requires_grad_()
         kept.append((layer, output))
         return output.clone()  # what comes next may write into it
 
     with ExitStack() as hooks, torch.enable_grad():
         for layer in layers:
             hooks.callback(layer.register_forward_hook(keep).remove)
-        logits = classifier(images.detach().requires_grad_())
+        logits = classifier(images.detach())
         score = logits.gather(1, targets[:, None]).sum()
         outputs = [output for _, output in kept]
         slopes = torch.autograd.grad(score, outputs, allow_unused=True) if outputs else ()
