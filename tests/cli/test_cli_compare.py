@@ -13,7 +13,7 @@ from apercu.classifiers import open_classifier
 from apercu.cli.methods import METHODS, SLOW, allowed_methods, parse_methods
 from apercu.compare import METRICS
 from apercu.compare.measures import MEASURES
-from apercu.compare.scoring import OF_MAPS
+from apercu.compare.scoring import OF_MAPS, OF_REGIONS
 from apercu.compare.table import COLUMNS
 from apercu.errors import ConfigError, RunError
 from apercu.images import Planted
@@ -57,6 +57,7 @@ def test_names_are_the_snake_case_of_the_class() -> None:
 def test_every_metric_is_known_everywhere() -> None:
     assert tuple(COLUMNS) == METRICS
     assert {metric.removesuffix("_nc") for metric in METRICS} <= set(apercu.metrics.__all__)
+    assert set(OF_REGIONS) == {name for name, measure in MEASURES.items() if measure.cut}
     assert set(OF_MAPS) == {name for name, measure in MEASURES.items() if not measure.cut}
 
 

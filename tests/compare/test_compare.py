@@ -389,6 +389,34 @@ def test_nan_is_an_error_and_never_a_mean(classifier: Classifier) -> None:
         compare(classifier, Squares(), {"broken": Broken()}, FAST)
 
 
+@dataclass(frozen=True)
+class Greedy(Broken):
+    """Works on one image, and runs out of memory on more."""
+
+    identity: ClassVar[str] = "greedy"
+
+    def __call__(
+        self, classifier: Classifier, images: torch.Tensor, targets: torch.Tensor
+    ) -> torch.Tensor:
+        if len(images) > 1:
+            raise RuntimeError("out of memory\nand a long report")
+        return images.mean(dim=1)
+
+
+def test_a_fault_becomes_a_reason_and_stays_while_others_are_added(
+    classifier: Classifier, tmp_path: Path
+) -> None:
+    explainers = {"greedy": Greedy(), "whole_box": WholeBox()}
+    results = compare(classifier, Squares(), explainers, FAST, out=tmp_path)
+    why = "greedy: RuntimeError (out of memory); leave it out, or mend it"
+    assert results.failed == {"greedy": why}
+    assert set(results.explainers) == {"whole_box"}
+    turned = replace(FAST, metrics=CUT[::-1])
+    later = compare(classifier, Squares(), {"centre_box": CentreBox()}, turned, out=tmp_path)
+    assert later.failed == {"greedy": why}
+    assert set(later.explainers) == {"whole_box", "centre_box"}
+
+
 def test_finished_explainers_are_kept_and_not_asked_again(
     classifier: Classifier, tmp_path: Path
 ) -> None:

@@ -78,11 +78,17 @@ def test_what_ignores_the_classifier_survives_even_upside_down(
     assert randomisation(turned, classifier, images, TARGETS).tolist() == pytest.approx([1] * 4)
 
 
-def test_a_constant_map_scores_zero(classifier: Classifier, images: torch.Tensor) -> None:
+def test_a_map_that_dies_scores_zero_and_one_that_never_lived_scores_one(
+    classifier: Classifier, images: torch.Tensor
+) -> None:
+    def dying(asked: Classifier, images: torch.Tensor, __: torch.Tensor) -> torch.Tensor:
+        return images[:, 0] if asked is classifier else torch.full_like(images[:, 0], 0.1)
+
     def flat(_: Classifier, images: torch.Tensor, __: torch.Tensor) -> torch.Tensor:
         return torch.full_like(images[:, 0], 0.1)
 
-    assert randomisation(flat, classifier, images, TARGETS).tolist() == [0] * 4
+    assert randomisation(dying, classifier, images, TARGETS).tolist() == [0] * 4
+    assert randomisation(flat, classifier, images, TARGETS).tolist() == [1] * 4
 
 
 def test_the_classifier_comes_back_unharmed(classifier: Classifier, images: torch.Tensor) -> None:

@@ -49,6 +49,12 @@ def test_a_marked_point_keeps_its_label_and_a_crowded_one_may_lose_it() -> None:
     assert len(circles(drawing)) == 11
 
 
+def test_a_long_marked_label_is_moved_into_the_drawing() -> None:
+    name = "mask:run=photographs-2026-of-a-long-name"
+    drawing = scatter([Point(name, 10.0, 0.5, True), *POINTS], "ms", "error")
+    assert name in [text.text for text in ElementTree.fromstring(drawing).iter("text")]
+
+
 def test_one_value_for_all_is_drawn_too() -> None:
     assert (
         len(circles(scatter([Point("a", 5.0, 1.0, True), Point("b", 5.0, 1.0, False)], "", "")))

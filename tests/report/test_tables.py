@@ -87,9 +87,17 @@ def test_a_second_row_stands_below_the_first_and_takes_part_in_no_contest(
     assert cells["mask"]["best"] and not cells["mask:threshold=0.5"]["best"]
 
 
+def test_equal_values_share_a_place(results: Results) -> None:
+    equal = replace(results, rows=tuple(replace(row, value=0.5) for row in results.rows))
+    assert firsts(equal, ["iou"]) == "First on IoU (0.500): mask, mask:run=b, cam and even."
+    assert all(line["cells"]["iou"]["best"] for line in ranking(equal) if not line["variant"])
+
+
 def test_training_pays_once_the_time_that_each_image_saves_adds_up(results: Results) -> None:
     after = {line["cost"].explainer: line["break_even"] for line in costs(results)}
     assert after == {"mask": None, "cam": None, "even": 40_000}
+    elsewhere = (replace(results.cost[0], device="cuda"), *results.cost[1:])
+    assert {line["break_even"] for line in costs(replace(results, cost=elsewhere))} == {None}
 
 
 def test_those_who_need_least_come_first(results: Results) -> None:

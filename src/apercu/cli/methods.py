@@ -106,7 +106,10 @@ def allowed_methods(classifier: Classifier, source: ImageSource) -> dict[str, Kn
                 continue
         except ClassifierError:
             continue
-        found[name] = method
+        except Exception:  # a fault, which the comparison tells with its reason
+            found[name] = method
+        else:
+            found[name] = method
     return found
 
 

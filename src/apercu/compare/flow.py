@@ -59,8 +59,8 @@ def compare(
             try:
                 found = bench.measure(name, explainer)
                 costs = bench.costs(name, explainer)
-            except ApercuError as error:
-                failures[name] = error
+            except Exception as error:  # whatever one does, the others go on
+                failures[name] = _reason(name, error)
             else:
                 results = replace(
                     results,
@@ -71,7 +71,9 @@ def compare(
                     needs={**results.needs, name: explainer.needs},
                     curves={**results.curves, **({name: found.curves} if found.curves else {})},
                 ).only(identities)
-        results = replace(results, failed={n: str(error) for n, error in failures.items()})
+        earlier = {n: why for n, why in results.failed.items() if n not in asked}
+        failed = earlier | {n: str(error) for n, error in failures.items()}
+        results = replace(results, failed=failed)
         if out is not None and results.explainers:
             results.save(out)
     if failures and not results.explainers:
@@ -87,9 +89,17 @@ def _rehearsed(
     for name, explainer in explainers.items():
         try:
             bench.rehearse(name, explainer)
-        except ApercuError as error:
-            failures[name] = error
+        except Exception as error:  # whatever one does, the others go on
+            failures[name] = _reason(name, error)
     return failures
+
+
+def _reason(name: str, error: Exception) -> ApercuError:
+    """The error as one of ours, in one line; running out of memory and the like become one."""
+    if isinstance(error, ApercuError):
+        return error
+    first = next(iter(str(error).splitlines()), "")
+    return ApercuError(f"{name}: {type(error).__name__} ({first}); leave it out, or mend it")
 
 
 def _metrics(classifier: Classifier, sample: Sample, settings: CompareSettings) -> tuple[str, ...]:
@@ -113,7 +123,7 @@ def _metrics(classifier: Classifier, sample: Sample, settings: CompareSettings) 
                 "leave the metric out, or add them"
             )
     if settings.metrics:
-        return settings.metrics
+        return tuple(metric for metric in METRICS if metric in settings.metrics)
     left_out = {metric for metric in METRICS if MEASURES[metric].named}
     if classifier.module is None:
         left_out.add("randomisation")

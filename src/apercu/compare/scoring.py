@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TypeAlias, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from apercu.classifiers import Classifier
@@ -44,6 +44,7 @@ from apercu.types import Maps, Scores
 CURVES = ("deletion", "insertion")
 
 Levels: TypeAlias = Float[Tensor, "levels batch"]
+LevelRegions: TypeAlias = Bool[Tensor, "levels batch height width"]
 LevelBoxes: TypeAlias = Float[Tensor, "levels batch 4"]
 
 
@@ -135,7 +136,7 @@ OF_MAPS: Mapping[str, Callable[[Shown], Scores]] = {
     "max_sensitivity": lambda shown: shown.again(max_sensitivity),
     "background_invariance": Shown.elsewhere,
 }
-"""Metrics of whole maps; the others cut them, see `score`."""
+"""Metrics of whole maps."""
 
 
 def score(metric: str, shown: Shown, thresholds: Sequence[float]) -> Levels:
@@ -148,12 +149,7 @@ def score(metric: str, shown: Shown, thresholds: Sequence[float]) -> Levels:
     if isinstance(shown.explainer, TrueBox):
         return score_truth(metric, shown)
     at_levels = torch.stack([regions(shown.cuttable, value) for value in thresholds])
-    if metric == "iou":
-        return torch.stack([iou(some, shown.trial.regions) for some in at_levels])
-    places = boxes(at_levels.flatten(0, 1)).view(len(thresholds), -1, 4)
-    if metric == "localisation_error":
-        return torch.stack([localisation_error(some, shown.trial.truths) for some in places])
-    return saliency_of_boxes(shown.classifier, shown.trial, places)
+    return OF_REGIONS[metric](shown, at_levels)
 
 
 def score_truth(metric: str, shown: Shown) -> Levels:
@@ -183,3 +179,28 @@ def saliency_of_boxes(classifier: Classifier, trial: Trial, places: LevelBoxes) 
             saliency_metric(classifier, trial.images[index], trial.targets[index], some[:, 1:])
         )
     return torch.cat(scores)[where].view(levels, count)
+
+
+def _iou(shown: Shown, at_levels: LevelRegions) -> Levels:
+    return torch.stack([iou(some, shown.trial.regions) for some in at_levels])
+
+
+def _localisation_error(shown: Shown, at_levels: LevelRegions) -> Levels:
+    places = _places(at_levels)
+    return torch.stack([localisation_error(some, shown.trial.truths) for some in places])
+
+
+def _saliency_metric(shown: Shown, at_levels: LevelRegions) -> Levels:
+    return saliency_of_boxes(shown.classifier, shown.trial, _places(at_levels))
+
+
+def _places(at_levels: LevelRegions) -> LevelBoxes:
+    return boxes(at_levels.flatten(0, 1)).view(*at_levels.shape[:2], 4)
+
+
+OF_REGIONS: Mapping[str, Callable[[Shown, LevelRegions], Levels]] = {
+    "iou": _iou,
+    "localisation_error": _localisation_error,
+    "saliency_metric": _saliency_metric,
+}
+"""Metrics of the regions above thresholds."""

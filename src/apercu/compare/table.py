@@ -96,7 +96,8 @@ MAIN = ("saliency_metric", "localisation_error", "iou", "pointing_game", "dauc",
 
 def headline(results: Results) -> str:
     """Who is first on the main metrics that were measured, in a sentence."""
-    return firsts(results, [metric for metric in measured(results) if metric in MAIN])
+    metrics = measured(results)
+    return firsts(results, [metric for metric in metrics if metric in MAIN] or metrics)
 
 
 def firsts(results: Results, metrics: Sequence[str]) -> str:
@@ -149,7 +150,11 @@ def costs(results: Results) -> list[dict[str, Any]]:
 
 
 def _break_even(trained: Cost | None, other: Cost) -> int | None:
-    if trained is None or other.ms_per_image <= trained.ms_per_image:
+    if (
+        trained is None
+        or trained.device != other.device
+        or other.ms_per_image <= trained.ms_per_image
+    ):
         return None
     seconds = trained.training_seconds - other.training_seconds
     return max(0, ceil(1000 * seconds / (other.ms_per_image - trained.ms_per_image)))
@@ -161,8 +166,9 @@ def _ranks(results: Results) -> dict[str, list[int]]:
         row.explainer: [] for row in results.rows if not is_variant(row.explainer)
     }
     for metric in COLUMNS:
-        for place, row in enumerate(_rivals(results, metric)):
-            ranks[row.explainer].append(place)
+        rivals = _rivals(results, metric)
+        for row in rivals:
+            ranks[row.explainer].append(sum(_merit(one) < _merit(row) for one in rivals))
     return ranks
 
 

@@ -99,7 +99,9 @@ def passes(
     kept: list[tuple[nn.Module, Tensor]] = []
 
     def keep(layer: nn.Module, inputs: tuple[Tensor, ...], output: object) -> Tensor | None:
-        if not isinstance(output, Tensor) or to_maps(output, size) is None:
+        if not isinstance(output, Tensor) or len(output) != len(images):
+            return None  # patches of images are no maps of them
+        if to_maps(output, size) is None:
             return None
         if not output.requires_grad:  # the graph begins here: nothing before it is remembered
             output = output.detach().requires_grad_()

@@ -159,6 +159,7 @@ def follow(classifier: Classifier, images: Images, inside: Tensor, rules: Rules)
         expected = classifier(images)
     with torch.enable_grad(), rules:
         answers = network(inside)
+    classifier.queries += len(inside)
     same = answers.shape == expected.shape and torch.allclose(answers, expected, 1e-2, 1e-2)
     if not (same and answers.requires_grad and rules.layers):
         raise ClassifierError(

@@ -28,9 +28,9 @@ def randomisation(
     """How much of each map survives when all weights are random, 0 to 1; lower is better.
 
     Spearman's rank correlation of the maps before and after, without its sign: a map turned
-    upside down has not died either. An explainer that never looks at the classifier scores 1; a
-    map that is constant before or after scores 0. The classifier is not touched. `before` are the
-    maps of the untouched classifier where they are known already.
+    upside down has not died either. A map that does not change at all scores 1, be it constant;
+    else one that is constant before or after scores 0. The classifier is not touched. `before` are
+    the maps of the untouched classifier where they are known already.
 
     Raises:
         ClassifierError: the weights cannot be reached.
@@ -38,7 +38,8 @@ def randomisation(
     if before is None:
         before = explainer(classifier, images, targets).detach()
     after = explainer(randomised(classifier, seed), images, targets).detach()
-    return spearman(before.flatten(1), after.flatten(1)).abs()
+    unmoved = (before == after).flatten(1).all(dim=1)
+    return torch.where(unmoved, 1.0, spearman(before.flatten(1), after.flatten(1)).abs())
 
 
 def randomised(classifier: Classifier, seed: int = 0) -> Classifier:

@@ -177,7 +177,10 @@ def _label(point: Point, x: float, y: float, taken: list[Rect]) -> str:
             rect = Rect(left, middle - 6, left + wide, middle + 6)
             inside = rect.left >= LEFT and rect.right <= WIDTH and rect.top >= TOP - 8
             free = not any(rect.meets(other) for other in taken if other != _around(x, y))
-            if inside and (free or point.marked):
+            if point.marked and not inside:  # moved into the drawing
+                left = min(max(left, LEFT), max(LEFT, WIDTH - wide))
+                rect = Rect(left, middle - 6, left + wide, middle + 6)
+            if point.marked or (inside and free):
                 taken.append(rect)
                 at = left if anchor == "start" else left + wide
                 return (
