@@ -12,9 +12,10 @@ from torch import nn
 from apercu import methods
 from apercu.classifiers import Classifier
 from apercu.errors import ClassifierError
-from apercu.methods import Explainer, Method
+from apercu.methods import Explainer, Method, Wrapper
 
-EVERY = [
+EVERY: list[Method | Wrapper] = [
+    methods.Augmented(methods.GradCam(), copies=3),
     methods.Cam(),
     methods.CentreBox(),
     methods.Edges(),
@@ -32,6 +33,7 @@ EVERY = [
     methods.Occlusion(),
     methods.RandomMap(),
     methods.Rise(masks=6),
+    methods.Smoothed(methods.Gradient()),
     methods.SmoothGrad(samples=3),
     methods.SmoothTaylor(samples=3),
     methods.WholeBox(),
@@ -42,9 +44,11 @@ every_method = pytest.mark.parametrize("method", EVERY, ids=lambda method: type(
 
 def test_every_exported_method_is_in_this_file() -> None:
     exported = {
-        one for _, one in inspect.getmembers(methods, inspect.isclass) if issubclass(one, Method)
+        one
+        for _, one in inspect.getmembers(methods, inspect.isclass)
+        if issubclass(one, Method | Wrapper)
     }
-    assert exported - {Method} == {type(method) for method in EVERY}
+    assert exported - {Method, Wrapper} == {type(method) for method in EVERY}
 
 
 def all_hooks(module: nn.Module) -> int:
@@ -55,7 +59,7 @@ def all_hooks(module: nn.Module) -> int:
 class TestEvery:
     def test_maps_are_finite_float_and_as_large_as_the_images(
         self,
-        method: Method,
+        method: Method | Wrapper,
         residual: Classifier,
         images: torch.Tensor,
         targets: torch.Tensor,
@@ -71,7 +75,7 @@ class TestEvery:
 
     def test_nothing_leaks(
         self,
-        method: Method,
+        method: Method | Wrapper,
         residual: Classifier,
         images: torch.Tensor,
         targets: torch.Tensor,
@@ -92,7 +96,7 @@ class TestEvery:
 
     def test_a_batch_equals_its_singles(
         self,
-        method: Method,
+        method: Method | Wrapper,
         residual: Classifier,
         images: torch.Tensor,
         targets: torch.Tensor,
@@ -104,7 +108,7 @@ class TestEvery:
 
     def test_the_same_call_gives_the_same_maps(
         self,
-        method: Method,
+        method: Method | Wrapper,
         residual: Classifier,
         images: torch.Tensor,
         targets: torch.Tensor,
@@ -113,7 +117,7 @@ class TestEvery:
         torch.rand(5)
         assert torch.equal(method(residual, images, targets), first)
 
-    def test_methods_are_values(self, method: Method) -> None:
+    def test_methods_are_values(self, method: Method | Wrapper) -> None:
         again = dataclasses.replace(method)  # type: ignore[type-var]
         assert method == again
         assert hash(method) == hash(again)
@@ -124,7 +128,7 @@ class TestEvery:
 
     def test_needs_are_true(
         self,
-        method: Method,
+        method: Method | Wrapper,
         residual: Classifier,
         black_box: Classifier,
         images: torch.Tensor,

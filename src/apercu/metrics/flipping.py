@@ -48,7 +48,8 @@ class Flipping:
 
 DELETION: Final = Flipping(Black())
 INSERTION: Final = Flipping(Blur(), insert=True)
-"""Gomez et al. blur with a box of a fifth of the height; here it is the package's Gaussian."""
+"""As in RISE. Gomez et al. blur with a box of a fifth of the height, and delete to the data's mean
+colour; values here are not comparable with theirs."""
 
 
 @dataclass(frozen=True, eq=False)
