@@ -10,7 +10,7 @@ import pytest
 import apercu.methods
 import apercu.metrics
 from apercu.classifiers import open_classifier
-from apercu.cli.methods import METHODS, SLOW, allowed_methods, parse_methods
+from apercu.cli.methods import METHODS, SLOW, allowed_methods, parse_methods, seeded
 from apercu.compare import METRICS
 from apercu.compare.measures import MEASURES
 from apercu.compare.scoring import OF_MAPS, OF_REGIONS
@@ -28,6 +28,7 @@ from apercu.methods import (
     Occlusion,
     Rise,
     Smoothed,
+    SmoothGrad,
     Trained,
     TrueBox,
 )
@@ -87,6 +88,17 @@ def test_any_method_can_be_wrapped_and_a_trained_explainer_too() -> None:
     runs = {"mask:run=a": run}
     assert parse_methods("mask:run=a,augmented=3", runs) == {
         "mask:run=a,augmented=3": Augmented(run, 3)
+    }
+
+
+def test_the_seed_reaches_what_draws_at_random_unless_one_was_typed() -> None:
+    text = "rise:masks=9,rise:masks=9,seed=3,grad_cam,true_box,smooth_grad:augmented=2"
+    assert seeded(parse_methods(text), 7) == {
+        "rise:masks=9": Rise(masks=9, seed=7),
+        "rise:masks=9,seed=3": Rise(masks=9, seed=3),
+        "grad_cam": GradCam(),
+        "true_box": TrueBox(),
+        "smooth_grad:augmented=2": Augmented(SmoothGrad(seed=7), 2, seed=7),
     }
 
 

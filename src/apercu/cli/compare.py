@@ -61,7 +61,7 @@ def compare(
     Example: apercu compare --classifier timm/resnet50 --images val/ --explainer runs/a --out table
     """
     from apercu.classifiers import open_classifier
-    from apercu.cli.methods import allowed_methods, parse_methods
+    from apercu.cli.methods import allowed_methods, parse_methods, seeded
     from apercu.compare import CompareSettings
     from apercu.compare import compare as measure
     from apercu.compare.runs import open_runs
@@ -78,7 +78,8 @@ def compare(
     source = open_images(images, channels=opened.channels)
     runs = open_runs(explainer or [], opened)
     named = None if methods is None else parse_methods(methods, runs)
-    everything = {**runs, **(allowed_methods(opened, source) if named is None else named)}
+    chosen_methods = allowed_methods(opened, source) if named is None else named
+    everything = {**runs, **seeded(chosen_methods, seed)}
     kept = f"{out} keeps the finished rows; the same command measures the rest"
     with keeping(kept), progress() as report:
         results = measure(opened, source, everything, settings, out=out, progress=report)

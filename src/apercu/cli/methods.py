@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
 from inspect import signature
-from typing import Literal, TypeAlias, get_args, get_origin, get_type_hints
+from typing import Literal, TypeAlias, cast, get_args, get_origin, get_type_hints
 
 import torch
 
@@ -37,6 +38,7 @@ from apercu.methods import (
     SmoothTaylor,
     TrueBox,
     WholeBox,
+    Wrapper,
     ZoomCam,
 )
 
@@ -90,6 +92,26 @@ def parse_methods(
         ConfigError: a method or setting is unknown, or a value does not fit.
     """
     return {name: _wrapped(name, runs or {}) for name in _split(text)}
+
+
+def seeded(found: Mapping[str, Explainer | TrueBox], seed: int) -> dict[str, Explainer | TrueBox]:
+    """The same explainers with this seed, where they draw at random and none was typed."""
+    return {
+        name: one if "seed=" in name else cast(Explainer | TrueBox, _reseeded(one, seed))
+        for name, one in found.items()
+    }
+
+
+def _reseeded(explainer: object, seed: int) -> object:
+    """With the seed, inside a wrapper too."""
+    if not is_dataclass(explainer) or isinstance(explainer, type):
+        return explainer
+    changes: dict[str, object] = {}
+    if isinstance(explainer, Wrapper):
+        changes["method"] = _reseeded(explainer.method, seed)
+    if any(field.name == "seed" for field in fields(explainer)):
+        changes["seed"] = seed
+    return replace(explainer, **changes)
 
 
 def allowed_methods(classifier: Classifier, source: ImageSource) -> dict[str, Known]:
