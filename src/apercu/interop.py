@@ -1,8 +1,9 @@
-"""Our explainers and metrics in the shapes that Quantus and torchmetrics ask for."""
+"""Our explainers and metrics in the shapes that captum, Quantus and torchmetrics know."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,10 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from apercu.classifiers import Classifier
-from apercu.errors import ConfigError
+from apercu.errors import ConfigError, TargetError
 from apercu.explainers.mask import MaskExplainer
 from apercu.methods import Explainer
-from apercu.types import Scores
+from apercu.types import Images, Maps, Scores
 
 
 def explain_func(
@@ -48,6 +49,46 @@ def explain_func(
         return maps.detach().cpu().numpy()[:, None]
 
     return explain
+
+
+@dataclass(frozen=True, eq=False)
+class Attribution:
+    """A method and the classifier that it asks, with captum's `attribute`.
+
+    Example:
+        >>> from apercu.methods import GradCam
+        >>> grad_cam = Attribution(GradCam(), classifier)  # doctest: +SKIP
+        >>> maps = grad_cam.attribute(images, target=281)  # doctest: +SKIP
+    """
+
+    method: Explainer
+    classifier: Classifier
+
+    def attribute(self, inputs: Images, target: int | Tensor | None = None) -> Maps:
+        """One map per image, at the size of the images.
+
+        Args:
+            inputs: images in [0, 1] at the classifier's size.
+            target: a class index for all images, one per image, or None for the top class of each.
+
+        Raises:
+            ClassifierError: the classifier does not allow what the method needs.
+            TargetError: there is no such class, or not one target per image.
+        """
+        inputs = inputs.to(self.classifier.device)
+        if target is None:
+            with torch.no_grad():
+                targets = self.classifier(inputs).argmax(dim=1)
+        else:
+            targets = torch.as_tensor(target, device=inputs.device)
+            if targets.shape not in ((), (len(inputs),)):
+                raise TargetError(
+                    f"target: expected one class or {len(inputs)}, got {targets.numel()}"
+                )
+            targets = targets.expand(len(inputs))
+            for index in set(targets.tolist()):
+                self.classifier.index_of(index)
+        return self.method(self.classifier, inputs, targets)
 
 
 class MeanScore(Metric):
