@@ -3,8 +3,8 @@
     python benchmarks/rise.py [--masks 4000] [--batch 64] [--device cuda]
 
 The ratio is the time of the method divided by that of as many bare forwards of the network at the
-same batch, without the door; both take turns, and medians are compared. Promised: at most 1.10.
-MFPP cuts an image in fragments once, which shows when there are few masks.
+same batch, without the door; both take turns, and the median over the rounds is
+told. Promised: at most 1.10. MFPP cuts an image in fragments once, which shows when there are few masks.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main() -> int:
 
 
 def beyond(classifier: Classifier, method: Method, plan: tuple[int, int, int]) -> float:
-    """Prints and returns the median time of a method over that of the bare forwards."""
+    """Prints and returns a method's time over that of the bare forwards."""
     masks, batch, repeats = plan
     image = torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
     image, target = image.to(classifier.device), torch.tensor([0], device=classifier.device)

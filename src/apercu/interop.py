@@ -34,19 +34,17 @@ def explain_func(
     Raises:
         ConfigError: a method without a classifier.
     """
-    if not isinstance(explainer, MaskExplainer) and classifier is None:
+    if isinstance(explainer, MaskExplainer):
+        attribute: Callable[[Tensor, Tensor], Tensor] = explainer.attribute
+    elif classifier is not None:
+        attribute = Attribution(explainer, classifier).attribute
+    else:
         raise ConfigError(f"explain_func: {explainer!r} needs the classifier it asks")
 
     def explain(model: Any, inputs: Any, targets: Any, **_: Any) -> NDArray[np.float32]:
         images = torch.as_tensor(inputs, dtype=torch.float32)
         indices = torch.as_tensor(targets, dtype=torch.long).flatten()
-        if isinstance(explainer, MaskExplainer):
-            maps = explainer.attribute(images, indices)
-        else:
-            assert classifier is not None
-            place = classifier.device
-            maps = explainer(classifier, images.to(place), indices.to(place))
-        return maps.detach().cpu().numpy()[:, None]
+        return attribute(images, indices).detach().cpu().numpy()[:, None]
 
     return explain
 

@@ -391,14 +391,15 @@ def test_nan_is_an_error_and_never_a_mean(classifier: Classifier) -> None:
 
 @dataclass(frozen=True)
 class Greedy(Broken):
-    """Works on one image, and runs out of memory on more."""
+    """Works on so many images, and runs out of memory on more."""
 
     identity: ClassVar[str] = "greedy"
+    most: int = 1
 
     def __call__(
         self, classifier: Classifier, images: torch.Tensor, targets: torch.Tensor
     ) -> torch.Tensor:
-        if len(images) > 1:
+        if len(images) > self.most:
             raise RuntimeError("out of memory\nand a long report")
         return images.mean(dim=1)
 
@@ -415,6 +416,14 @@ def test_a_fault_becomes_a_reason_and_stays_while_others_are_added(
     later = compare(classifier, Squares(), {"centre_box": CentreBox()}, turned, out=tmp_path)
     assert later.failed == {"greedy": why}
     assert set(later.explainers) == {"whole_box", "centre_box"}
+
+
+def test_rows_stay_when_only_the_cost_cannot_be_measured(classifier: Classifier) -> None:
+    settings = replace(FAST, cost_batches=(1, 5))
+    results = compare(classifier, Squares(), {"greedy": Greedy(most=4)}, settings)
+    assert {row.metric for row in results.rows} == set(CUT)
+    assert results.cost == ()
+    assert results.failed["greedy"].startswith("cost of greedy: RuntimeError (out of memory)")
 
 
 def test_finished_explainers_are_kept_and_not_asked_again(

@@ -86,7 +86,7 @@ def test_the_headline_names_the_first_but_not_what_knows_the_truth(results: Resu
 def test_the_table_is_ordered_by_mean_rank_with_references_last(results: Results) -> None:
     table = ranking(results)
     assert [line["name"] for line in table] == ["mask", "cam", "true_box"]
-    assert [line["reference"] for line in table] == [False, False, True]
+    assert [line["told"] for line in table] == [False, False, True]
     best = {
         (line["name"], metric)
         for line in table

@@ -129,9 +129,8 @@ def allowed_methods(classifier: Classifier, source: ImageSource) -> dict[str, Kn
         except ClassifierError:
             continue
         except Exception:  # a fault, which the comparison tells with its reason
-            found[name] = method
-        else:
-            found[name] = method
+            pass
+        found[name] = method
     return found
 
 

@@ -83,7 +83,7 @@ def show_ranking(results: Results) -> None:
             f"[bold green]{value}[/]" if cell and cell["best"] else value
             for value, cell in zip(values, cells, strict=True)
         ]
-        dim = line["reference"] or line["variant"]
+        dim = line["told"] or line["variant"]
         table.add_row(line["name"], *marked, style="dim" if dim else "")
     console.print(table)
     if shown != metrics:

@@ -24,7 +24,7 @@ from apercu.types import Maps
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called with the explainer's name, images done, images in all."""
 
-Scores: TypeAlias = dict[tuple[str, str], dict[str, float]]
+ImageScores: TypeAlias = dict[tuple[str, str], dict[str, float]]
 """By row (explainer, metric) and image."""
 
 
@@ -32,7 +32,7 @@ class Measured(NamedTuple):
     """What was found out about one explainer on the test half."""
 
     rows: list[Row]
-    scores: Scores
+    scores: ImageScores
     curves: dict[str, tuple[float, ...]]
     """Mean probabilities of deletion and insertion, where they were measured."""
 
@@ -67,7 +67,7 @@ class Bench:
             for metric, (best, count) in self._tune(name, explainer).items():
                 levels[metric] = (best, FIXED) if fixed else (best,)
                 origins[metric] = (f"tune half, {count} images", "fixed")
-        rows, scores = [], Scores()
+        rows, scores = [], ImageScores()
         measured, curves = self._scores(name, explainer, self.sample.test, levels)
         for metric, found in measured.items():
             images = [e.name for e in self.sample.test if told(e, metric, explainer)]

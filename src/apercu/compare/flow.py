@@ -58,10 +58,13 @@ def compare(
         if name not in failures:
             try:
                 found = bench.measure(name, explainer)
-                costs = bench.costs(name, explainer)
             except Exception as error:  # whatever one does, the others go on
                 failures[name] = _reason(name, error)
             else:
+                try:
+                    costs = bench.costs(name, explainer)
+                except Exception as error:  # its rows stay
+                    costs, failures[name] = [], _reason(f"cost of {name}", error)
                 results = replace(
                     results,
                     explainers={**results.explainers, name: explainer.identity},

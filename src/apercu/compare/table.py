@@ -126,8 +126,12 @@ def measured(results: Results) -> list[str]:
 def best_trained(results: Results) -> str | None:
     """The trained explainer of the best mean rank: the one that the others are held against."""
     ranks = _ranks(results)
-    names = [name for name, needs in results.needs.items() if "training" in needs]
-    return min(names, key=lambda name: _mean(ranks.get(name, ())), default=None)
+    return min(trained(results), key=lambda name: _mean(ranks.get(name, ())), default=None)
+
+
+def trained(results: Results) -> list[str]:
+    """Names of the explainers that were trained."""
+    return [name for name, words in results.needs.items() if "training" in words]
 
 
 def needs(results: Results) -> dict[str, tuple[str, ...]]:
@@ -187,7 +191,7 @@ def ranking(results: Results) -> list[dict[str, Any]]:
     return [
         {
             "name": name,
-            "reference": not ranks.get(name, [0]),
+            "told": not ranks.get(name, [0]),
             "variant": name in variants,
             "cells": {
                 metric: _cell(results, cells[name, metric], pairs[metric].get(name))

@@ -21,7 +21,8 @@ from apercu.types import Picture
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".npy"))
 """Names, in lower case, by which a folder's pictures are known; inside a file its bytes decide."""
 
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+LUMA = (0.299, 0.587, 0.114)
+"""What red, green and blue add to brightness (ITU-R BT.601)."""
 _ROUNDING = 1e-6
 
 
@@ -92,7 +93,7 @@ def _convert(
     if (have, channels) == (1, 3):
         return picture.repeat(3, 1, 1)
     if (have, channels) == (3, 1):
-        weights = torch.tensor(_LUMA)[:, None, None]
+        weights = torch.tensor(LUMA)[:, None, None]
         return (picture * weights).sum(0, keepdim=True).clamp_(0, 1)
     raise ImageError(
         f"{name}: expected {channels} channels, got {have}; only grey and RGB can be converted"

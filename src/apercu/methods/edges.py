@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 
 from apercu.classifiers import Classifier
+from apercu.images.reader import LUMA
 from apercu.methods.base import Method, Need
 from apercu.types import Images, Maps, Targets
 
-_LUMINANCE = (0.299, 0.587, 0.114)
 _SOBEL = ((-1.0, 0.0, 1.0), (-2.0, 0.0, 2.0), (-1.0, 0.0, 1.0))
 
 
@@ -29,7 +29,7 @@ class Edges(Method):
     def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         images = images.detach()
         channels = images.shape[1]
-        shares = _LUMINANCE if channels == 3 else (1 / channels,) * channels
+        shares = LUMA if channels == 3 else (1 / channels,) * channels
         grey = (images * images.new_tensor(shares)[:, None, None]).sum(dim=1, keepdim=True)
         across = images.new_tensor(_SOBEL) / 8
         filters = torch.stack((across, across.T))[:, None]

@@ -64,9 +64,9 @@ class Guided(TorchFunctionMode):
         answer = func(*args, **kwargs)
         name = getattr(func, "__name__", "").partition(".")[0]
         if name in self._names and not (name.startswith("hardtanh") and _low(args, kwargs) != 0):
-            self._met += 1
             output = answer[0] if isinstance(answer, tuple) else answer
             if output.requires_grad:
+                self._met += 1
                 output.register_hook(_positive)
         return answer
 

@@ -28,6 +28,7 @@ from apercu.compare.table import (
     needs,
     ranking,
     time_text,
+    trained,
 )
 from apercu.methods import Need
 from apercu.output import write
@@ -91,16 +92,14 @@ def _plots(results: Results) -> list[Markup]:
     drawn = []
     for metric in MAIN:
         points = [
-            Point(
-                row.explainer, times[row.explainer], row.value, row.explainer in _trained(results)
-            )
+            Point(row.explainer, times[row.explainer], row.value, row.explainer in trained(results))
             for row in results.rows
             if row.metric == metric and row.explainer in times
         ]
         if len(points) > 1:
             arrow = "↓" if better(results, metric) == "lower" else "↑"
             title = f"{COLUMNS[metric].title} {arrow}"
-            drawn.append(Markup(scatter(points, "ms per image, one at a time", title)))
+            drawn.append(Markup(scatter(points, f"ms per image, batch {smallest}", title)))
     return drawn[:PLOTS]
 
 
@@ -109,19 +108,15 @@ def _curves(results: Results) -> list[dict[str, Any]]:
     drawn = []
     for kind, title in CURVES.items():
         found = {name: some[kind] for name, some in results.curves.items() if kind in some}
-        trained = [name for name in found if name in _trained(results)]
+        ours = [name for name in trained(results) if name in found]
         sign = 1 if kind == "deletion" else -1
-        others = sorted(found.keys() - set(trained), key=lambda name: sign * sum(found[name]))
+        others = sorted(found.keys() - set(ours), key=lambda name: sign * sum(found[name]))
         if found:
-            ordered = {name: found[name] for name in (*trained, *others)}
+            ordered = {name: found[name] for name in (*ours, *others)}
             names = list(ordered)[:COLOURED]
-            drawing = Markup(lines(ordered, trained, title))
+            drawing = Markup(lines(ordered, ours, title))
             drawn.append({"title": kind.capitalize(), "names": names, "drawing": drawing})
     return drawn
-
-
-def _trained(results: Results) -> set[str]:
-    return {name for name, needs in results.needs.items() if "training" in needs}
 
 
 def _broken(name: str) -> Markup:

@@ -72,7 +72,7 @@ def _ranking(results: Results) -> str:
     head = ["explainer", *(f"{COLUMNS[metric].title} {arrows[metric]}" for metric in metrics)]
     lines = []
     for row in ranking(results):
-        texts = [row["name"] + (" (told the truth)" if row["reference"] else "")]
+        texts = [row["name"] + (" (told the truth)" if row["told"] else "")]
         for metric in metrics:
             cell = row["cells"].get(metric)
             texts.append("" if cell is None else _cell(cell))
@@ -89,11 +89,11 @@ def _cell(cell: dict[str, object]) -> str:
 
 def _costs(results: Results) -> str:
     head = ["explainer", "batch", "ms per image", "forwards", "queries", "MB", "training s"]
-    trained = costs(results)
-    if any(line["break_even"] is not None for line in trained):
+    found = costs(results)
+    if any(line["break_even"] is not None for line in found):
         head.append("images until training pays")
     lines = []
-    for line in trained:
+    for line in found:
         cost = line["cost"]
         texts = [
             cost.explainer,
