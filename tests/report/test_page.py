@@ -14,7 +14,7 @@ from torch import nn
 
 from apercu import render
 from apercu.classifiers import Classifier, ClassifierCard, InputSpec, classifier_of
-from apercu.compare import CompareSettings, Cost, Results, Row, Subject, compare
+from apercu.compare import Call, CompareSettings, Cost, Results, Row, Subject, compare
 from apercu.compare.sample import split
 from apercu.compare.table import headline, ranking
 from apercu.gallery import gallery
@@ -59,6 +59,7 @@ def results() -> Results:
             row("true_box", "localisation_error", 0.0),
         ),
         cost=(Cost("mask", "cpu", 1, 7.5, 1.0, 0.4, 1800.0, 0.0, 12.5),),
+        calls=(Call("apercu compare --limit 500", {"date": "2025-01-01"}, ("mask",)),),
     )
 
 
@@ -69,7 +70,7 @@ def shots() -> tuple[Shot, ...]:
 
 
 def page(results: Results, shots: tuple[Shot, ...], folder: Path) -> str:
-    path = write_report(results, shots, folder / "report.html", "apercu compare --limit 500")
+    path = write_report(results, shots, folder / "report.html")
     return path.read_text()
 
 

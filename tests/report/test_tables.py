@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from apercu.compare import Cost, Results, Row, Subject
+from apercu.compare import Call, Cost, Results, Row, Subject
 from apercu.compare.table import best_trained, costs, firsts, needs, ranking
 from apercu.report import write_tables
 from apercu.report.tables import markdown
@@ -51,6 +51,7 @@ def results() -> Results:
         scores=scores,
         failed={"rise": "no time"},
         needs={"mask": ("training",), "mask:run=b": ("training",), "cam": ("layers",), "even": ()},
+        calls=(Call("apercu compare --limit 80", {"seed": 0}, ("mask", "cam")),),
     )
 
 
@@ -105,7 +106,7 @@ def test_those_who_need_least_come_first(results: Results) -> None:
 
 
 def test_markdown_holds_every_row_and_what_failed(results: Results) -> None:
-    text = markdown(results, "apercu compare --limit 80")
+    text = markdown(results)
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert lines[0] == "| explainer | IoU ↑ |"
     best = next(line for line in lines if line.startswith("| mask |"))
@@ -117,8 +118,8 @@ def test_markdown_holds_every_row_and_what_failed(results: Results) -> None:
 
 
 def test_the_spreadsheet_has_one_line_per_row(results: Results, tmp_path: Path) -> None:
-    write_tables(results, tmp_path, "apercu compare")
-    assert (tmp_path / "table.md").read_text().startswith("`apercu compare`")
+    write_tables(results, tmp_path)
+    assert (tmp_path / "table.md").read_text().startswith("`apercu compare --limit 80`")
     with (tmp_path / "table.csv").open() as file:
         lines = {line["explainer"]: line for line in csv.DictReader(file)}
     assert set(lines) == {*MEANS, "even"}

@@ -81,11 +81,13 @@ def compare(
     chosen_methods = allowed_methods(opened, source) if named is None else named
     everything = {**runs, **seeded(chosen_methods, seed)}
     kept = f"{out} keeps the finished rows; the same command measures the rest"
-    with keeping(kept), progress() as report:
-        results = measure(opened, source, everything, settings, out=out, progress=report)
-        shots = gallery(opened, source, everything, results)
     command = shlex.join(["apercu", *arguments()])
-    page = write_report(results, shots, out / "report.html", command)
-    write_tables(results, out, command)
+    with keeping(kept), progress() as report:
+        results = measure(
+            opened, source, everything, settings, out=out, progress=report, command=command
+        )
+        shots = gallery(opened, source, everything, results)
+    page = write_report(results, shots, out / "report.html")
+    write_tables(results, out)
     show_ranking(results)
     say(f"report: {page}")

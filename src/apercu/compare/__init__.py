@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from apercu.compare.flow import compare
 from apercu.compare.measures import METRICS
-from apercu.compare.results import Cost, Results, Row, Subject
+from apercu.compare.results import Call, Cost, Results, Row, Subject
 from apercu.compare.settings import CompareSettings
 
-__all__ = ["METRICS", "CompareSettings", "Cost", "Results", "Row", "Subject", "compare"]
+__all__ = [
+    "METRICS",
+    "Call",
+    "CompareSettings",
+    "Cost",
+    "Results",
+    "Row",
+    "Subject",
+    "compare",
+]

@@ -134,7 +134,9 @@ class Bench:
         done = 0 if entries is self.sample.tune else len(self.sample.tune)
         for trial in self.sample.trials(self.classifier, entries, self.settings.batch):
             maps = self._maps(name, explainer, trial)
-            shown = Shown(explainer, self.classifier, trial, maps, self.settings.steps)
+            shown = Shown(
+                explainer, self.classifier, trial, maps, self.settings.steps, self.settings.seed
+            )
             for metric, thresholds in levels.items():
                 found = score(metric, shown, thresholds)
                 judged = torch.tensor([told(entry, metric, explainer) for entry in trial.entries])

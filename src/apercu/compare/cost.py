@@ -21,6 +21,8 @@ from apercu.methods import Explainer
 from apercu.types import Images, Targets
 
 CPU = Path("/proc/cpuinfo")
+LIBRARIES = ("torch", "torchvision", "timm", "captum", "numpy")
+"""Whose versions may change a figure."""
 PATIENCE = 60.0
 """Seconds for which one figure is measured; the call that exceeds them is the last."""
 
@@ -85,7 +87,7 @@ def environment(seed: int, device: torch.device) -> dict[str, Any]:
     about = {
         "apercu": version("apercu"),
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        **{name: version(name) for name in LIBRARIES},
         "machine": machine(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),

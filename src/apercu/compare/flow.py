@@ -11,7 +11,7 @@ from apercu.classifiers import Classifier
 from apercu.compare.bench import Bench, Progress, told
 from apercu.compare.cost import environment
 from apercu.compare.measures import MEASURES, METRICS
-from apercu.compare.results import RESULTS, Results, Subject
+from apercu.compare.results import RESULTS, Call, Results, Subject
 from apercu.compare.sample import Sample, draw
 from apercu.compare.settings import CompareSettings
 from apercu.errors import ApercuError, ImagesError, RunError
@@ -31,6 +31,7 @@ def compare(
     *,
     out: Path | None = None,
     progress: Progress = _quiet,
+    command: str = "apercu.compare.compare(…)",
 ) -> Results:
     """Measure every explainer on the same images, in constant memory.
 
@@ -39,6 +40,7 @@ def compare(
     calls finished there stays, unless an explainer of the same name is another one now.
 
     An explainer that cannot be measured becomes a reason in `failed`, and the others go on.
+    `command` is what a reader types to measure the same again.
 
     Raises:
         RunError: `out` holds a comparison of another classifier, other images or other settings.
@@ -48,10 +50,12 @@ def compare(
     sample = draw(classifier, source, settings.limit, settings.seed)
     metrics = _metrics(classifier, sample, settings)
     bench = Bench(classifier, sample, metrics, settings, progress)
-    results = _start(_subject(bench), environment(settings.seed, classifier.device), out)
+    call = Call(command, environment(settings.seed, classifier.device))
+    results = _start(_subject(bench), call.environment, out)
     asked = {name: one.identity for name, one in explainers.items()}
     identities = {**asked, **{k: v for k, v in results.explainers.items() if k not in asked}}
     results = results.only(identities)
+    earlier_calls = results.calls
     missing = {name: one for name, one in explainers.items() if name not in results.explainers}
     failures = _rehearsed(bench, missing)
     for name, explainer in missing.items():
@@ -65,14 +69,17 @@ def compare(
                     costs = bench.costs(name, explainer)
                 except Exception as error:  # its rows stay
                     costs, failures[name] = [], _reason(f"cost of {name}", error)
+                call = replace(call, explainers=(*call.explainers, name))
                 results = replace(
                     results,
+                    environment=call.environment,
                     explainers={**results.explainers, name: explainer.identity},
                     rows=(*results.rows, *found.rows),
                     cost=(*results.cost, *costs),
                     scores={**results.scores, **found.scores},
                     needs={**results.needs, name: explainer.needs},
                     curves={**results.curves, **({name: found.curves} if found.curves else {})},
+                    calls=(*earlier_calls, call),
                 ).only(identities)
         earlier = {n: why for n, why in results.failed.items() if n not in asked}
         failed = earlier | {n: str(error) for n, error in failures.items()}

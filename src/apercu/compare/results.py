@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,15 @@ class Subject:
 
 
 @dataclass(frozen=True)
+class Call:
+    """One call that measured something: what was typed, where it ran, and what it finished."""
+
+    command: str
+    environment: Mapping[str, Any]
+    explainers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Results:
     """All rows of a comparison. `scores` maps (explainer, metric) to a value per image name."""
 
@@ -103,6 +112,8 @@ class Results:
     """Name of each finished explainer and what it takes, see `apercu.methods.Need`."""
     curves: Mapping[str, Mapping[str, tuple[float, ...]]] = field(default_factory=dict, repr=False)
     """By explainer: mean probabilities of `deletion` and `insertion`, at equal shares of pixels."""
+    calls: tuple[Call, ...] = ()
+    """All calls that the rows come from, the first one first."""
 
     def save(self, folder: Path) -> None:
         """Write `scores.csv`, then `results.json`; raises `OutputError`."""
@@ -127,6 +138,7 @@ class Results:
             scores={(r.explainer, r.metric): self.scores[r.explainer, r.metric] for r in rows},
             needs={name: self.needs[name] for name in kept},
             curves={name: self.curves[name] for name in kept if name in self.curves},
+            calls=_calls(self.calls, kept),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -143,6 +155,7 @@ class Results:
             "curves": dict(self.curves),
             "failed": dict(self.failed),
             "environment": dict(self.environment),
+            "calls": [asdict(call) for call in self.calls],
         }
 
     @staticmethod
@@ -167,12 +180,24 @@ class Results:
                 rows=tuple(Row(**{**row, "ci95": tuple(row["ci95"])}) for row in found["rows"]),
                 cost=tuple(Cost(**cost) for cost in found["cost"]),
                 scores=_scores((folder / SCORES).read_text()),
+                calls=tuple(
+                    Call(**{**call, "explainers": tuple(call["explainers"])})
+                    for call in found["calls"]
+                ),
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(
                 f"{folder / RESULTS}: cannot be read as results ({error}); "
                 "choose the folder of a comparison, or a new one"
             ) from error
+
+
+def _calls(calls: Sequence[Call], kept: Sequence[str]) -> tuple[Call, ...]:
+    """The calls that some kept rows come from, with what they finished of those."""
+    found = [
+        replace(call, explainers=tuple(n for n in call.explainers if n in kept)) for call in calls
+    ]
+    return tuple(call for call in found if call.explainers)
 
 
 def _names(explainer: str) -> tuple[str, str]:

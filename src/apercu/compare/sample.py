@@ -94,10 +94,14 @@ def draw(classifier: Classifier, source: ImageSource, limit: int | None, seed: i
 
 
 def split(length: int, limit: int | None, seed: int) -> tuple[list[int], list[int]]:
-    """Which images choose thresholds and which are reported: two random halves, each in order."""
-    order = torch.randperm(length, generator=torch.Generator().manual_seed(seed)).tolist()[:limit]
-    half = len(order) // 2
-    return sorted(order[:half]), sorted(order[half:])
+    """Which images choose thresholds and which are reported: two random halves, each in order.
+
+    A limited sample takes from each half, so its images are in the same halves as without a limit.
+    """
+    order = torch.randperm(length, generator=torch.Generator().manual_seed(seed)).tolist()
+    tune, test = order[: length // 2], order[length // 2 :]
+    count = min(length, limit or length)
+    return sorted(tune[: count // 2]), sorted(test[: count - count // 2])
 
 
 def _targets(classifier: Classifier, source: ImageSource, batch: Batch) -> list[int]:

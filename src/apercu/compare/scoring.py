@@ -16,6 +16,7 @@ from apercu.compare.sample import Trial
 from apercu.maps import boxes, min_max, regions
 from apercu.methods import Explainer, TrueBox
 from apercu.metrics import (
+    Road,
     average_drop,
     background_invariance,
     dauc,
@@ -39,6 +40,7 @@ from apercu.metrics import (
 )
 from apercu.metrics.background_invariance import exchange, vacated
 from apercu.metrics.flipping import DELETION, INSERTION, Curves, Flipping, flip
+from apercu.metrics.max_sensitivity import Noise
 from apercu.types import Maps, Scores
 
 CURVES = ("deletion", "insertion")
@@ -55,6 +57,7 @@ class Shown:
     Attributes:
         maps: as the explainer gives them; a scale of their own where its kind is `map`.
         steps: of deletion and insertion.
+        seed: of the draws that a metric makes.
     """
 
     explainer: Explainer | TrueBox
@@ -62,6 +65,7 @@ class Shown:
     trial: Trial
     maps: Maps
     steps: int
+    seed: int = 0
 
     @cached_property
     def cuttable(self) -> Maps:
@@ -90,14 +94,14 @@ class Shown:
         """Deletion and insertion, where a metric has read them."""
         return {kind: made for kind, made in vars(self).items() if kind in CURVES}
 
-    def against(self, metric: Callable[..., Scores]) -> Scores:
+    def against(self, metric: Callable[..., Scores], **settings: object) -> Scores:
         """A metric of classifier, images, targets and maps."""
-        return metric(self.classifier, self.trial.images, self.trial.targets, self.maps)
+        return metric(self.classifier, self.trial.images, self.trial.targets, self.maps, **settings)
 
-    def again(self, metric: Callable[..., Scores]) -> Scores:
+    def again(self, metric: Callable[..., Scores], **settings: object) -> Scores:
         """A metric that asks the explainer for more maps and compares them with these."""
         asked = self.trial.images, self.trial.targets
-        return metric(self.explainer, self.classifier, *asked, before=self.maps)
+        return metric(self.explainer, self.classifier, *asked, before=self.maps, **settings)
 
     def elsewhere(self) -> Scores:
         """Background invariance: every object on the background of its neighbour in the batch."""
@@ -129,11 +133,11 @@ OF_MAPS: Mapping[str, Callable[[Shown], Scores]] = {
     "ic_nc": lambda shown: ic(shown.lone_insertion),
     "average_drop": lambda shown: shown.against(average_drop),
     "increase": lambda shown: shown.against(increase),
-    "road": lambda shown: shown.against(road),
+    "road": lambda shown: shown.against(road, settings=Road(seed=shown.seed)),
     "sparsity": lambda shown: sparsity(shown.maps),
     "total_variation": lambda shown: total_variation(shown.maps),
-    "randomisation": lambda shown: shown.again(randomisation),
-    "max_sensitivity": lambda shown: shown.again(max_sensitivity),
+    "randomisation": lambda shown: shown.again(randomisation, seed=shown.seed),
+    "max_sensitivity": lambda shown: shown.again(max_sensitivity, noise=Noise(seed=shown.seed)),
     "background_invariance": Shown.elsewhere,
 }
 """Metrics of whole maps."""

@@ -79,12 +79,17 @@ class Story:
         explainers = {"mask": trained(explainer, classifier), **OPPONENTS}
         settings = CompareSettings(SHOWN, seed=self.seed)
         results = compare(
-            classifier, test, explainers, settings, out=self.out, progress=self.progress
+            classifier,
+            test,
+            explainers,
+            settings,
+            out=self.out,
+            progress=self.progress,
+            command=f"apercu demo --seed {self.seed}",
         )
         shots = gallery(classifier, test, explainers, results)
-        command = f"apercu demo --seed {self.seed}"
-        write_tables(results, self.out, command)
-        return results, write_report(results, shots, self.out / "report.html", command)
+        write_tables(results, self.out)
+        return results, write_report(results, shots, self.out / "report.html")
 
     def _claim(self) -> None:
         """Notes the plan down, or checks that the folder was begun with the same."""

@@ -14,15 +14,12 @@ from apercu.classifiers import (
     open_classifier,
     save_classifier,
 )
-from apercu.classifiers.lessons import PreparedImages
 from apercu.errors import ClassifierError
 from apercu.images import ImageSource
 from apercu.output import write
-from apercu.training.stream import TrainingImages
+from apercu.training.stream import TrainingImages, in_memory
 
 STUDENT, CARD, FACTS = "student", "card.json", "facts.json"
-KEPT_BYTES = 512 << 20
-"""Prepared images are kept in memory up to this size, and read again at every use above it."""
 
 
 def stand_in(
@@ -43,7 +40,7 @@ def stand_in(
     found = _found(folder, classifier)
     if found is not None:
         return found
-    distilled = distil(classifier, _prepared(source, classifier), settings, on_step)
+    distilled = distil(classifier, in_memory(TrainingImages(source, classifier)), settings, on_step)
     save_classifier(distilled.student, folder)
     facts = {"teacher": classifier.fingerprint, "agreement": distilled.agreement}
     write(folder / FACTS, json.dumps(facts, indent=1))
@@ -60,11 +57,3 @@ def _found(folder: Path, classifier: Classifier) -> Distilled | None:
         return Distilled(student, float(facts["agreement"]))
     except (OSError, ValueError, KeyError, ClassifierError):
         return None
-
-
-def _prepared(source: ImageSource, classifier: Classifier) -> PreparedImages:
-    images = TrainingImages(source, classifier)
-    height, width = classifier.size
-    if 4 * len(images) * classifier.channels * height * width > KEPT_BYTES:
-        return images
-    return [images[index] for index in range(len(images))]

@@ -25,7 +25,8 @@ class MaskingNetwork(nn.Module):
         encoder: where features come from.
         classes: number of classes the gate knows.
         shape: size and kind of the decoder.
-        frozen: whether the encoder stays as it is (in evaluation mode and without gradients).
+        frozen: whether the encoder stays as it is (in evaluation mode and without gradients) from
+            the start, or from when it is settled.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class MaskingNetwork(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.frozen = frozen
+        self.settled = frozen
         kind: GateKind = "relative" if shape.gate == "everywhere" else "published"
         self.gate = ClassGate(classes, encoder.channels[-1], kind)
         self.decoder = Decoder(encoder.channels, encoder.strides, shape)
@@ -48,16 +50,25 @@ class MaskingNetwork(nn.Module):
             if not (self.frozen and name.startswith("encoder."))
         }
 
+    def settle(self) -> None:
+        """Ends the embedding phase: encoder and class embedding learn no more.
+
+        Masks teach them to forget the classes; see docs/experiments.md.
+        """
+        self.settled = True
+        for part in (self.encoder, self.gate.embedding, self.gate.bias):
+            part.requires_grad_(False)
+
     def train(self, mode: bool = True) -> MaskingNetwork:
-        """Training mode; a frozen encoder stays in evaluation mode."""
+        """Training mode; a settled encoder stays in evaluation mode."""
         super().train(mode)
-        if self.frozen:
+        if self.settled:
             self.encoder.eval()
         return self
 
     def encode(self, images: Images) -> list[Tensor]:
         """Feature maps, finest first; one call serves any number of classes."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.settled):
             return self.encoder(images)
 
     def evidence(self, features: list[Tensor], targets: Targets) -> Evidence:

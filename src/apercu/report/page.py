@@ -54,10 +54,10 @@ CURVES = {
 }
 
 
-def write_report(results: Results, shots: Sequence[Shot], path: Path, command: str) -> Path:
+def write_report(results: Results, shots: Sequence[Shot], path: Path) -> Path:
     """Write one self-contained page: headline, ranking, costs, gallery, how to make it again.
 
-    `command` is what a reader types to get these results. Raises `OutputError`.
+    Raises `OutputError`.
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     template = environment.from_string((files("apercu.report") / "report.html").read_text())
@@ -78,7 +78,6 @@ def write_report(results: Results, shots: Sequence[Shot], path: Path, command: s
         series=render.SERIES,
         shots=[_embedded(shot) for shot in shots],
         views=max((len(shot.views) for shot in shots), default=0),
-        command=command,
         time_text=time_text,
         broken=_broken,
     )

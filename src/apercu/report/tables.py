@@ -20,17 +20,17 @@ HEAD = (
 MARKDOWN, CSV = "table.md", "table.csv"
 
 
-def write_tables(results: Results, folder: Path, command: str) -> None:
+def write_tables(results: Results, folder: Path) -> None:
     """Writes `table.md` and `table.csv`; raises `OutputError`."""
-    write(folder / MARKDOWN, markdown(results, command))
+    write(folder / MARKDOWN, markdown(results))
     write(folder / CSV, spreadsheet(results))
 
 
-def markdown(results: Results, command: str) -> str:
+def markdown(results: Results) -> str:
     """Where the figures come from, the ranking, the costs, and what could not be measured."""
     subject, about = results.subject, results.environment
     parts = [
-        f"`{command}`",
+        *(f"`{call.command}`" for call in results.calls),
         f"{subject.limit} images of {subject.images}, classifier {subject.classifier} "
         f"({subject.fingerprint[:12]}); "
         + ", ".join(f"{name} {value}" for name, value in about.items() if name != "date")

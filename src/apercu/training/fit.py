@@ -93,8 +93,7 @@ class Fit:
                 f"warning: {len(images.unusable)} images cannot be used, others stand in for them; "
                 f"the first because {first}"
             )
-        network.gate.embedding.requires_grad_(not network.frozen)
-        network.gate.bias.requires_grad_(not network.frozen)
+        network.settle()
         module = MaskTraining(network, self.classifier, settings, self.seed)
         spent = Clock(begun)
         averaging = Averaging(settings.schedule.averaging)

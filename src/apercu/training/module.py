@@ -15,7 +15,7 @@ from apercu.classifiers import Classifier
 from apercu.networks.decoder import Evidence
 from apercu.networks.masking import MaskingNetwork
 from apercu.training.augment import Views
-from apercu.training.objectives import Question, Terms
+from apercu.training.objectives import Question
 from apercu.training.settings import MaskSettings
 from apercu.types import Images, Logits, Scores
 
@@ -29,7 +29,7 @@ class MaskTraining(LightningModule):
     training goes on exactly where it was.
 
     Args:
-        network: the masking network; its encoder may be frozen.
+        network: the masking network, settled.
         classifier: the black box, differentiable with respect to its images.
         settings: objective and schedule.
         seed: of all draws.
@@ -57,13 +57,10 @@ class MaskTraining(LightningModule):
         with torch.no_grad():
             logits = self.classifier(images)
             question = self._question(self._judged(images), logits, generator)
-        features = self.network.encode(images)
-        evidence = self.network.evidence(features, question.targets)
+        evidence = self.network.evidence(self.network.encode(images), question.targets)
         evidence = Evidence(evidence.extent.float(), evidence.core.float())
         judge = self.classifier.at_any_size if self.smaller else self.classifier
         terms = self.settings.objective.terms(judge, question, evidence, generator)
-        if not self.network.frozen:
-            terms |= self._answers(features[-1], logits)
         loss = torch.stack(list(terms.values())).sum(0).mean()
         self._note(loss, terms, question, evidence.extent)
         return loss
@@ -86,11 +83,6 @@ class MaskTraining(LightningModule):
             return images
         side = self.settings.schedule.side
         return F.interpolate(images, (side, side), mode="bilinear", antialias=True)
-
-    def _answers(self, deepest: Tensor, logits: Logits) -> Terms:
-        """Keeps the embedding true to the classifier while the encoder goes on learning."""
-        gate = self.network.gate
-        return {"answers": (gate.answers(deepest) - gate.standardised(logits)).square().mean(1)}
 
     def _question(self, images: Images, logits: Logits, generator: Generator) -> Question:
         """The classifier's top class, or with the set probability a class it does not see."""

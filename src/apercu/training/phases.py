@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from itertools import islice
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -14,13 +14,20 @@ from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader
 
 from apercu.classifiers import Classifier
+from apercu.classifiers.lessons import Lessons, stacked
 from apercu.networks.masking import MaskingNetwork
 from apercu.training.augment import Views
 from apercu.training.embedding import Answers, Asked, Labels, fit_answers
-from apercu.training.stream import EndlessOrder, TrainingImages
+from apercu.training.stream import EndlessOrder, TrainingImages, in_memory
 from apercu.types import Images
 
 BATCH = 8  # images per request in the passes that need no gradient
+
+HELD_OUT = 512
+"""Images that an encoder which learns does not see, at most; never more than a tenth of all."""
+
+Outcome: TypeAlias = tuple[Tensor, Tensor]
+"""The loss of one step, and for each of its images whether it was answered right."""
 
 
 def batches(
@@ -76,20 +83,30 @@ def learn_answers(
     settings: Answers,
     seed: int,
 ) -> float:
-    """Encoder and embedding from the answers, by descent; returns the last tenth's agreement."""
-    network.gate.set_units(*_spread(classifier, images))
-    descent = Descent(settings.steps, settings.batch, settings.rate, seed)
+    """Encoder and embedding from the answers, by descent; returns the held-out agreement.
 
-    def step(views: Images, generator: Generator) -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
-            logits = classifier(views)
-        answers = network.gate.answers(network.encode(views)[-1])
-        loss = F.mse_loss(answers, network.gate.standardised(logits))
-        return loss, answers.argmax(1) == logits.argmax(1)
+    The classifier is asked once about each image and once about its mirror image. Both are then
+    seen shifted a little, which leaves the answers as they are.
+    """
+    device, kept = next(network.parameters()).device, in_memory(images)
+    order = torch.tensor(list(islice(EndlessOrder(len(images), seed), len(images))))
+    held_out = min(HELD_OUT, len(images) // 10)
+    lessons = Lessons.ask(classifier, kept, order[held_out:], settings.batch)
+    network.gate.set_units(lessons.answers.mean().item(), lessons.answers.std().item())
 
-    share = descend(network, images, descent, step)
-    network.gate.open_at(*_peaks(network, classifier, _few(images)))
-    return share
+    def outcomes() -> Iterator[Outcome]:
+        generator = torch.Generator().manual_seed(seed)
+        for views, logits in lessons.batches(settings.batch, generator):
+            logits = logits.to(device)
+            answers = network.gate.answers(network.encode(views.to(device))[-1])
+            loss = F.mse_loss(answers, network.gate.standardised(logits))
+            yield loss, answers.argmax(1) == logits.argmax(1)
+
+    descend(network, settings, outcomes())
+    judged = torch.split(order[: max(held_out, BATCH)], BATCH)
+    judges = [stacked(kept, chosen) for chosen in judged]
+    network.gate.open_at(*_peaks(network, classifier, judges))
+    return _agreement(network, classifier, judges) if held_out else float("nan")
 
 
 def embed_labels(
@@ -104,52 +121,39 @@ def embed_labels(
     The evidence that a class exists is its mean activation a: logits (−a/2, a/2), cross-entropy
     (the paper speaks of the maximum, the released code takes the mean).
     """
-    descent = Descent(settings.steps, settings.batch, settings.rate, seed)
+    device = next(network.parameters()).device
+    order = EndlessOrder(len(images), seed)
+    loader = DataLoader(images, settings.batch, sampler=order, num_workers=1)
 
-    def step(views: Images, generator: Generator) -> tuple[Tensor, Tensor]:
-        targets, real = _labels(classifier, views, settings.fakes, generator)
-        features = network.encode(views)[-1]
-        existence = network.gate.activation(features, targets).mean((1, 2, 3))
-        loss = F.binary_cross_entropy_with_logits(existence, real.float())
-        return loss, (existence > 0) == real
+    def outcomes() -> Iterator[Outcome]:
+        for step, batch in enumerate(loader):
+            generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+            views = Views()(batch.to(device), generator)
+            targets, real = _labels(classifier, views, settings.fakes, generator)
+            features = network.encode(views)[-1]
+            existence = network.gate.activation(features, targets).mean((1, 2, 3))
+            loss = F.binary_cross_entropy_with_logits(existence, real.float())
+            yield loss, (existence > 0) == real
 
-    return descend(network, images, descent, step)
-
-
-@dataclass(frozen=True)
-class Descent:
-    """Steps, images per step, highest learning rate, seed."""
-
-    steps: int
-    batch: int
-    rate: float
-    seed: int
+    return descend(network, settings, outcomes())
 
 
 def descend(
-    network: MaskingNetwork,
-    images: TrainingImages,
-    descent: Descent,
-    step: Callable[[Images, Generator], tuple[Tensor, Tensor]],
+    network: MaskingNetwork, settings: Answers | Labels, outcomes: Iterable[Outcome]
 ) -> float:
-    """Runs `step` on random views until its end; returns the last tenth's share of right answers.
+    """Descends for as many steps as set; returns the last tenth's share of right answers.
 
     Args:
         network: what is trained.
-        images: where views come from.
-        descent: how long and how fast.
-        step: views and a generator → the loss, and which images were answered right.
+        settings: how long and how fast.
+        outcomes: endless, and lazy: each is computed after the step on the one before.
     """
     network.train()
     trained = [p for p in network.parameters() if p.requires_grad]
-    optimiser = AdamW(trained, lr=descent.rate, weight_decay=1e-4)
-    rate = OneCycleLR(optimiser, descent.rate, total_steps=descent.steps)
-    order = EndlessOrder(len(images), descent.seed)
-    loader = DataLoader(images, descent.batch, sampler=order, num_workers=1)
-    device, right = next(network.parameters()).device, []
-    for index, batch in zip(range(descent.steps), loader, strict=False):
-        generator = torch.Generator().manual_seed(descent.seed * 1_000_003 + index)
-        loss, answered = step(Views()(batch.to(device), generator), generator)
+    optimiser = AdamW(trained, lr=settings.rate, weight_decay=1e-4)
+    rate = OneCycleLR(optimiser, settings.rate, total_steps=settings.steps)
+    right = []
+    for loss, answered in islice(outcomes, settings.steps):
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
@@ -160,16 +164,15 @@ def descend(
 
 
 @torch.no_grad()
-def _spread(classifier: Classifier, images: TrainingImages) -> tuple[float, float]:
-    """Mean and standard deviation of the logits on a few images."""
-    device = classifier.device
-    logits = torch.cat([classifier(batch.to(device)) for batch in _few(images)])
-    return logits.mean().item(), logits.std().item()
-
-
-def _few(images: TrainingImages) -> Iterator[Images]:
-    """At most 256 images, in batches."""
-    return batches(images, 256)
+def _agreement(network: MaskingNetwork, classifier: Classifier, shown: Iterable[Images]) -> float:
+    """Share of the images for which embedding and classifier name the same class."""
+    network.eval()
+    right = []
+    for batch in shown:
+        batch = batch.to(classifier.device)
+        answers = network.gate.answers(network.encode(batch)[-1])
+        right.append(answers.argmax(1) == classifier(batch).argmax(1))
+    return torch.cat(right).float().mean().item()
 
 
 @torch.no_grad()

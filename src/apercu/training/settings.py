@@ -46,7 +46,7 @@ class MaskSettings(BaseModel):
     Attributes:
         encoder: `own` (the classifier's backbone), `small` (from scratch), `timm/NAME` with
             timm's pretrained weights, or the SPEC of any classifier that shows its layers.
-        frozen: whether the encoder stays as it is.
+        frozen: whether the encoder stays as it is, or learns together with the class embedding.
         decoder: the U-Net's way up.
         embedding: how the class embedding is learned.
         objective: what the masks are trained for.
@@ -88,6 +88,7 @@ PRESETS: dict[str, MaskSettings] = {
         encoder="small",
         frozen=False,
         decoder=DecoderShape(64, resolution=2),
+        embedding=Answers(steps=6000),
     ),
 }
 

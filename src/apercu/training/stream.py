@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from apercu.classifiers.lessons import PreparedImages
 from apercu.classifiers.pixels import Fit
 from apercu.errors import ImageError, ImagesError
 from apercu.images import ImageSource
@@ -20,6 +21,10 @@ WORST = 0.5
 
 MEASURED = 96
 """Images that are kept from training, at most; never more than a twentieth of all."""
+
+
+KEPT_BYTES = 512 << 20
+"""Prepared images are kept in memory up to this size, and read again at every use above it."""
 
 
 @runtime_checkable
@@ -63,6 +68,13 @@ class TrainingImages(Dataset[Tensor]):
         raise ImagesError(
             f"{self.source.name}: {tries} images in a row cannot be used, the last because {reason}"
         )
+
+
+def in_memory(images: TrainingImages) -> PreparedImages:
+    """The same images, read once and kept when they take less than `KEPT_BYTES`."""
+    if not len(images) or images[0].nbytes * len(images) > KEPT_BYTES:
+        return images
+    return [images[index] for index in range(len(images))]
 
 
 def parts(length: int, seed: int) -> tuple[list[int], list[int]]:
