@@ -10,6 +10,7 @@ from PIL import Image
 from apercu import maps, render
 from apercu.classifiers import Classifier
 from apercu.compare import Results
+from apercu.compare.bench import Progress, quiet
 from apercu.compare.sample import split
 from apercu.images import ImageSource, Item
 from apercu.images.stream import scale_boxes
@@ -26,11 +27,11 @@ def gallery(
     explainers: Mapping[str, Explainer | TrueBox],
     results: Results,
     count: int = 6,
+    progress: Progress = quiet,
 ) -> tuple[Shot, ...]:
     """Pictures of `count` images of the half that is reported, spread evenly, not chosen.
 
     The image shows its true boxes; each explainer's overlay shows the box at its own threshold.
-    Explainers that are boxes themselves are left out.
     """
     settings = results.subject.settings
     _, test = split(len(source), settings["limit"], settings["seed"])
@@ -38,12 +39,14 @@ def gallery(
     shown = {
         name: one
         for name, one in explainers.items()
-        if not isinstance(one, TrueBox) and one.kind != "box" and name in results.explainers
+        if not isinstance(one, TrueBox) and name in results.explainers
     }
     thresholds = {name: _threshold(results, name) for name in shown}
-    return tuple(
-        _shot(classifier, source[index], shown, thresholds) for index in test[::step][:count]
-    )
+    chosen, shots = test[::step][:count], []
+    for done, index in enumerate(chosen, start=1):
+        shots.append(_shot(classifier, source[index], shown, thresholds))
+        progress("pictures", done, len(chosen))
+    return tuple(shots)
 
 
 def _shot(

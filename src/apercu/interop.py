@@ -25,7 +25,8 @@ def explain_func(
     """An `explain_func` for Quantus: (model, inputs, targets) → `batch × 1 × height × width`.
 
     Quantus' inputs must be images in [0, 1]; the model it passes is not looked at, since a trained
-    explainer needs none and a method asks `classifier`.
+    explainer needs none and a method asks `classifier`. What Quantus finds by changing the model's
+    weights therefore means nothing here; `apercu.metrics.randomisation` does that.
 
     Args:
         explainer: a trained explainer, or any method.

@@ -12,9 +12,9 @@ import apercu.metrics
 from apercu.classifiers import open_classifier
 from apercu.cli.methods import METHODS, SLOW, allowed_methods, parse_methods, seeded
 from apercu.compare import METRICS
+from apercu.compare.columns import COLUMNS
 from apercu.compare.measures import MEASURES
 from apercu.compare.scoring import OF_MAPS, OF_REGIONS
-from apercu.compare.table import COLUMNS
 from apercu.errors import ConfigError, RunError
 from apercu.images import Planted
 from apercu.methods import (

@@ -23,6 +23,7 @@ from apercu.errors import ApercuError, ConfigError, ImagesError, OutputError, Ru
 from apercu.images import ImageSource, Item
 from apercu.methods import CentreBox, Explainer, Gradient, Need, Trained, TrueBox, WholeBox
 from apercu.metrics import (
+    Road,
     dauc,
     energy,
     flip,
@@ -30,10 +31,12 @@ from apercu.metrics import (
     localisation_error,
     max_sensitivity,
     pointing_game,
+    randomisation,
     road,
     saliency_metric,
 )
 from apercu.metrics.flipping import DELETION, INSERTION, area, calibration
+from apercu.metrics.max_sensitivity import Noise
 
 SIZE, COUNT = 32, 12
 
@@ -183,6 +186,38 @@ def test_the_best_of_the_grid_is_taken_for_each_metric(classifier: Classifier) -
         chosen = rows["mask", metric].threshold
         assert chosen is not None
         assert means[chosen] == pytest.approx(best(means.values()))
+
+
+def test_an_image_is_in_the_same_half_whatever_the_limit() -> None:
+    tune, test = (set(half) for half in split(101, None, 3))
+    for limit in (2, 7, 50, 100, 500):
+        fewer = [set(half) for half in split(101, limit, 3)]
+        assert fewer[0] <= tune and fewer[1] <= test
+        assert len(fewer[0]) + len(fewer[1]) == min(limit, 101)
+        assert 0 <= len(fewer[1]) - len(fewer[0]) <= 1
+    assert tune | test == set(range(101))
+
+
+def test_the_seed_reaches_the_draws_of_every_metric(classifier: Classifier) -> None:
+    sample = draw(classifier, Squares(), None, 0)
+    (trial,) = sample.trials(classifier, sample.test, COUNT)
+    asked = trial.images, trial.targets
+    found = Contrast()(classifier, *asked)
+    expected = {
+        "road": lambda seed: road(classifier, *asked, found, Road(seed=seed)),
+        "max_sensitivity": lambda seed: max_sensitivity(
+            Contrast(), classifier, *asked, Noise(seed=seed)
+        ),
+        "randomisation": lambda seed: randomisation(Gradient(), classifier, *asked, seed),
+    }
+    for metric, of in expected.items():
+        explainer = Gradient() if metric == "randomisation" else Contrast()
+        made = explainer(classifier, *asked)
+        for seed in (0, 7):
+            one = Shown(explainer, classifier, trial, made, steps=5, seed=seed)
+            assert torch.equal(score(metric, one, ())[0], of(seed)), (metric, seed)
+    assert not torch.equal(expected["road"](0), expected["road"](7))
+    assert not torch.equal(expected["max_sensitivity"](0), expected["max_sensitivity"](7))
 
 
 def test_the_half_that_chooses_is_not_the_half_that_is_reported() -> None:
@@ -450,9 +485,23 @@ def test_rows_of_methods_that_are_not_asked_for_again_stay(
     classifier: Classifier, tmp_path: Path
 ) -> None:
     compare(classifier, Squares(), {"mask": Contrast()}, FAST, out=tmp_path)
-    results = compare(classifier, Squares(), {"centre_box": CentreBox()}, FAST, out=tmp_path)
+    results = compare(
+        classifier, Squares(), {"centre_box": CentreBox()}, FAST, out=tmp_path, command="again"
+    )
     assert list(results.explainers) == ["centre_box", "mask"]
     assert {row.explainer for row in Results.load(tmp_path).rows} >= {"mask", "centre_box"}
+    made = [(call.command, call.explainers) for call in Results.load(tmp_path).calls]
+    assert made == [("apercu.compare.compare(…)", ("mask",)), ("again", ("centre_box",))]
+
+
+def test_an_explainer_under_a_new_name_takes_the_place_of_its_old_one(
+    classifier: Classifier, tmp_path: Path
+) -> None:
+    compare(classifier, Squares(), {"mask": Contrast()}, FAST, out=tmp_path)
+    both = {"mask:run=a": Contrast(), "mask:run=b": Contrast(scale=0.9)}
+    results = compare(classifier, Squares(), both, FAST, out=tmp_path)
+    assert list(results.explainers) == list(both)
+    assert [call.explainers for call in results.calls] == [("mask:run=a", "mask:run=b")]
 
 
 def test_an_explainer_that_is_another_one_now_is_measured_again(

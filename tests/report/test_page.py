@@ -190,7 +190,7 @@ def test_the_gallery_shows_reported_images_under_every_map(classifier: Classifie
     shots = gallery(classifier, source, explainers, results, count=3)
     test = {source[index].name for index in split(20, 12, 0)[1]}
     assert len({shot.name for shot in shots} & test) == 3
-    assert all(list(shot.views) == ["mask", "gradient"] for shot in shots)
+    assert all(list(shot.views) == ["mask", "gradient", "centre_box"] for shot in shots)
     assert all("%" in shot.caption for shot in shots)
     line = [int(render.LINE[place : place + 2], 16) for place in (1, 3, 5)]
     drawn = (np.asarray(shots[0].views["mask"]) == line).all(axis=2)

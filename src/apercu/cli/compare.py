@@ -86,7 +86,7 @@ def compare(
         results = measure(
             opened, source, everything, settings, out=out, progress=report, command=command
         )
-        shots = gallery(opened, source, everything, results)
+        shots = gallery(opened, source, everything, results, progress=report)
     page = write_report(results, shots, out / "report.html")
     write_tables(results, out)
     show_ranking(results)

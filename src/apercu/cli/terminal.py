@@ -64,7 +64,8 @@ def show_ranking(results: Results) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from apercu.compare.table import COLUMNS, better, headline, measured, ranking
+    from apercu.compare.columns import COLUMNS
+    from apercu.compare.table import better, headline, measured, ranking
 
     console = Console()
     lines, metrics = ranking(results), measured(results)

@@ -24,6 +24,11 @@ from apercu.types import Maps
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called with the explainer's name, images done, images in all."""
 
+
+def quiet(explainer: str, done: int, total: int) -> None:
+    """No progress is shown."""
+
+
 ImageScores: TypeAlias = dict[tuple[str, str], dict[str, float]]
 """By row (explainer, metric) and image."""
 

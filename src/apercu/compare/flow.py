@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from apercu.classifiers import Classifier
-from apercu.compare.bench import Bench, Progress, told
+from apercu.compare.bench import Bench, Progress, quiet, told
 from apercu.compare.cost import environment
 from apercu.compare.measures import MEASURES, METRICS
 from apercu.compare.results import RESULTS, Call, Results, Subject
@@ -19,10 +19,6 @@ from apercu.images import ImageSource
 from apercu.methods import Explainer, TrueBox
 
 
-def _quiet(explainer: str, done: int, total: int) -> None:
-    pass
-
-
 def compare(
     classifier: Classifier,
     source: ImageSource,
@@ -30,14 +26,15 @@ def compare(
     settings: CompareSettings,
     *,
     out: Path | None = None,
-    progress: Progress = _quiet,
+    progress: Progress = quiet,
     command: str = "apercu.compare.compare(…)",
 ) -> Results:
     """Measure every explainer on the same images, in constant memory.
 
     One half of the images chooses each explainer's best threshold per metric; all rows are
     reported on the other half. With `out`, results are saved after each explainer, and what earlier
-    calls finished there stays, unless an explainer of the same name is another one now.
+    calls finished there stays, unless an explainer of the same name is another one now, or has
+    another name.
 
     An explainer that cannot be measured becomes a reason in `failed`, and the others go on.
     `command` is what a reader types to measure the same again.
@@ -53,7 +50,12 @@ def compare(
     call = Call(command, environment(settings.seed, classifier.device))
     results = _start(_subject(bench), call.environment, out)
     asked = {name: one.identity for name, one in explainers.items()}
-    identities = {**asked, **{k: v for k, v in results.explainers.items() if k not in asked}}
+    others = {
+        name: identity
+        for name, identity in results.explainers.items()
+        if name not in asked and identity not in asked.values()
+    }
+    identities = {**asked, **others}
     results = results.only(identities)
     earlier_calls = results.calls
     missing = {name: one for name, one in explainers.items() if name not in results.explainers}

@@ -1,93 +1,18 @@
-"""Rows as a table for people: order, words, and where each interval lies."""
+"""Rows as a table for people: order, verdicts, and where each interval lies."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from math import ceil, floor, log10
+from math import ceil
 from typing import Any
 
+from apercu.compare.columns import COLUMNS, value_text
 from apercu.compare.paired import Paired, paired
 from apercu.compare.results import Cost, Results, Row, is_variant, variant
 from apercu.methods import TrueBox
 
 LEVEL = 0.05
 """Adjusted p below which two explainers are said to differ."""
-
-
-@dataclass(frozen=True)
-class Column:
-    """How a metric is written for people."""
-
-    title: str
-    words: str
-    meaning: str
-    scale: float = 1.0
-    digits: int = 3
-    unit: str = ""
-
-
-COLUMNS = {
-    "saliency_metric": Column(
-        "Saliency metric",
-        "the saliency metric",
-        "log area − log probability of the crop around the evidence, in nats",
-    ),
-    "localisation_error": Column(
-        "Localisation error",
-        "localisation error",
-        "images whose box misses the true one (IoU ≤ 0.5)",
-        100.0,
-        1,
-        "\u00a0%",
-    ),
-    "iou": Column("IoU", "IoU", "overlap of the evidence with the true mask, pixel by pixel"),
-    "iou_at_area": Column(
-        "IoU at the true area",
-        "IoU at the true area",
-        "overlap of the true mask with as many of the highest pixels",
-    ),
-    "iou_over_percentiles": Column(
-        "Mean IoU", "mean IoU", "overlap with the true mask, averaged over 101 percentiles"
-    ),
-    "pointing_game": Column(
-        "Pointing game", "the pointing game", "images whose highest pixel lies on the object"
-    ),
-    "energy": Column("Energy", "energy", "share of the evidence that lies on the object"),
-    "ncc": Column("NCC", "NCC", "correlation of the map with the object"),
-    "dauc": Column("DAUC", "DAUC", "area under the probability as the highest pixels go black"),
-    "iauc": Column("IAUC", "IAUC", "area under the probability as they return to a blurred image"),
-    "dc": Column("DC", "DC", "correlation of the map with what each deletion takes away"),
-    "ic": Column("IC", "IC", "correlation of the map with what each insertion brings"),
-    "dauc_nc": Column("DAUC-nc", "DAUC-nc", "as DAUC, each step on its own"),
-    "iauc_nc": Column("IAUC-nc", "IAUC-nc", "as IAUC, each step on its own"),
-    "dc_nc": Column("DC-nc", "DC-nc", "as DC, each step on its own"),
-    "ic_nc": Column("IC-nc", "IC-nc", "as IC, each step on its own"),
-    "average_drop": Column(
-        "Average drop", "average drop", "share of the probability lost when seen through the map"
-    ),
-    "increase": Column(
-        "Increase", "increase", "images whose probability grows when seen through the map"
-    ),
-    "road": Column("ROAD", "ROAD", "gap between imputing the least and the most relevant pixels"),
-    "sparsity": Column("Sparsity", "sparsity", "highest value over the mean", digits=1),
-    "total_variation": Column(
-        "Total variation", "total variation", "mean difference of neighbouring pixels", digits=4
-    ),
-    "randomisation": Column(
-        "Randomisation",
-        "randomisation",
-        "rank correlation that survives random weights in the classifier",
-    ),
-    "max_sensitivity": Column(
-        "Sensitivity", "sensitivity", "largest change of the map under small noise"
-    ),
-    "background_invariance": Column(
-        "Background",
-        "background invariance",
-        "share of the evidence that leaves the object on another background",
-    ),
-}
 
 
 MAIN = ("saliency_metric", "localisation_error", "iou", "pointing_game", "dauc", "iauc")
@@ -201,27 +126,6 @@ def ranking(results: Results) -> list[dict[str, Any]]:
         }
         for name in order
     ]
-
-
-def value_text(column: Column, value: float) -> str:
-    """A value as people read it.
-
-    >>> value_text(COLUMNS["localisation_error"], 0.344)
-    '34.4\\xa0%'
-    """
-    return f"{value * column.scale:.{column.digits}f}{column.unit}".replace("-", "−")
-
-
-def time_text(milliseconds: float) -> str:
-    """Three significant digits, never with an exponent.
-
-    >>> [time_text(value) for value in (0.01234, 7.5, 147.3, 5237.2)]
-    ['0.0123', '7.50', '147', '5240']
-    """
-    if milliseconds <= 0:
-        return "0"
-    magnitude = floor(log10(milliseconds))
-    return f"{round(milliseconds, 2 - magnitude):.{max(0, 2 - magnitude)}f}"
 
 
 def _cell(results: Results, row: Row, pair: Paired | None) -> dict[str, Any]:

@@ -87,7 +87,7 @@ class Story:
             progress=self.progress,
             command=f"apercu demo --seed {self.seed}",
         )
-        shots = gallery(classifier, test, explainers, results)
+        shots = gallery(classifier, test, explainers, results, progress=self.progress)
         write_tables(results, self.out)
         return results, write_report(results, shots, self.out / "report.html")
 

@@ -16,8 +16,8 @@ from PIL import Image
 
 from apercu import render
 from apercu.compare import Results
+from apercu.compare.columns import COLUMNS, time_text
 from apercu.compare.table import (
-    COLUMNS,
     MAIN,
     best_trained,
     better,
@@ -27,7 +27,6 @@ from apercu.compare.table import (
     measured,
     needs,
     ranking,
-    time_text,
     trained,
 )
 from apercu.methods import Need

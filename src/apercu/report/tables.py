@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from apercu.compare import Results
-from apercu.compare.table import COLUMNS, better, costs, measured, ranking, time_text
+from apercu.compare.columns import COLUMNS, time_text
+from apercu.compare.table import better, costs, measured, ranking
 from apercu.output import write
 
 HEAD = (
