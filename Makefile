@@ -3,6 +3,7 @@
 PYTHON := $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.ready
+RIVALS := .venv/.rivals
 RUN := runs/mobilenetv2
 
 .PHONY: help setup demo test test-slow test-gpu check format bench docs clean
@@ -41,9 +42,15 @@ format: $(READY) ## put the code into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY) ## start-up, speed and memory, beside what people use now
-	$(BIN)/python benchmarks/startup.py
+bench: $(RIVALS) ## start-up, speed and memory, beside what people use now
 	$(BIN)/python benchmarks/speed.py --out docs/speed.json
+	@failed=; for name in startup rise grad_cam flipping road; do \
+	  echo "== $$name"; $(BIN)/python benchmarks/$$name.py || failed="$$failed $$name"; \
+	done; test -z "$$failed" || { echo "error: promises not kept:$$failed"; exit 1; }
+
+$(RIVALS): $(READY)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	@touch $@
 
 docs: $(READY) ## draw the pictures of the manual again, and run its examples
 	$(BIN)/python docs/pictures.py $(wildcard $(RUN))

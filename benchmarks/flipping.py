@@ -22,11 +22,13 @@ from torch import Tensor, nn
 from apercu.classifiers import Classifier
 from apercu.metrics.flipping import DELETION, Flipping, flip
 
+PROMISED = 4.0
+"""Quantus' time over ours, at least."""
 Call = Callable[[], Tensor]
 """Probabilities of the targets after each step: images × steps, on the CPU."""
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default="mobilenetv2_100", help="any classifier of timm")
     parser.add_argument("--images", type=int, default=4)
@@ -47,6 +49,8 @@ def main() -> None:
     for name, found in rounds.items():
         times = ratio(rounds, name, "ours")
         print(f"{name:<22} {shown(found)}  {times:6.2f} × ours  values within {away[name]:.0e}")
+    theirs = [ratio(rounds, name, "ours") for name in rounds if name.startswith("Quantus")]
+    return 0 if all(times >= PROMISED for times in theirs) else 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,4 +123,4 @@ class Door(nn.Module):
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())
