@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import re
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from io import BufferedReader, BytesIO
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +12,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from apercu.errors import ImageError
 from apercu.images.limits import LARGEST_AREA, check_size
+from apercu.images.remarks import without_remarks
 from apercu.images.turning import UPRIGHT
 
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF")
@@ -31,7 +29,7 @@ def decode(stream: BytesIO | BufferedReader, name: str) -> tuple[NDArray[np.floa
     bands Pillow drops a fourth and refuses more. Raises ImageError for what is no picture, damaged,
     cut short, or out of the limits of `limits.py`.
     """
-    with _without_remarks():
+    with without_remarks("PIL"):
         try:
             with Image.open(stream, formats=FORMATS) as image:
                 check_size(name, image.height, image.width)
@@ -49,7 +47,7 @@ def decode(stream: BytesIO | BufferedReader, name: str) -> tuple[NDArray[np.floa
         except UnidentifiedImageError as error:
             known = ", ".join(FORMATS)
             raise ImageError(
-                f"{name}: not an image, expected {known}, or .npy for any number of channels"
+                f"{name}: not an image, expected {known}, DICOM, or .npy for any number of channels"
             ) from error
         except Exception as error:  # whatever hostile bytes make a decoder stumble over
             reason = " ".join(str(error).split())
@@ -99,20 +97,3 @@ def _orientation(image: Image.Image) -> int:
         if isinstance(value, int) and 1 <= value <= 8:
             return value
     return UPRIGHT
-
-
-@contextmanager
-def _without_remarks() -> Iterator[None]:
-    """Silences Pillow's warnings about odd metadata, in any number of threads at once.
-
-    `warnings.catch_warnings` puts a whole list back when it ends, which another thread may have
-    changed meanwhile; this adds one entry and takes one entry away.
-    """
-    filters = cast("list[Any]", warnings.filters)
-    entry = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
-    filters.insert(0, entry)
-    try:
-        yield
-    finally:
-        with suppress(ValueError):
-            cast("list[Any]", warnings.filters).remove(entry)

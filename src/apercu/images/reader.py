@@ -15,10 +15,15 @@ from torch import Tensor
 from apercu.errors import ImageError
 from apercu.images.arrays import MAGIC, decode_array
 from apercu.images.decoding import decode
+from apercu.images.dicom import MAGIC as DICOM
+from apercu.images.dicom import PREAMBLE, decode_dicom, is_dicom
+from apercu.images.dicom import SUFFIXES as DICOM_SUFFIXES
 from apercu.images.turning import UPRIGHT, turn
 from apercu.types import Picture
 
-SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".npy"))
+SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".npy", *DICOM_SUFFIXES)
+)
 """Names, in lower case, by which a folder's pictures are known; inside a file its bytes decide."""
 
 LUMA = (0.299, 0.587, 0.114)
@@ -34,32 +39,37 @@ class Stored(NamedTuple):
     size: tuple[int, int]
 
 
-def read_picture(source: str | Path | bytes, *, channels: int | None = 3) -> Picture:
-    """Reads JPEG, PNG, TIFF, WebP, BMP, GIF (first frame) or `.npy`: channels × height × width.
+def read_picture(
+    source: str | Path | bytes, *, channels: int | None = 3, frame: int = 0
+) -> Picture:
+    """Reads JPEG, PNG, TIFF, WebP, BMP, GIF (first frame), `.npy` or DICOM (any frame).
 
-    Values are in [0, 1]; 8 and 16 bits are scaled, floats must lie there already. EXIF rotation is
+    Channels × height × width, values in [0, 1]: 8 and 16 bits are scaled, floats must lie there
+    already, DICOM goes through its own window. EXIF rotation is
     applied, transparency is laid over white. With `channels` grey becomes RGB or RGB grey (BT.601
     luma) where asked; None keeps what the file has. Raises ImageError for a file that is missing,
     no image, damaged, too small or too large, not finite, not in [0, 1], or of other channels.
     """
-    return read_stored(source, channels=channels).picture
+    return read_stored(source, channels=channels, frame=frame).picture
 
 
-def read_stored(source: str | Path | bytes, *, channels: int | None = 3) -> Stored:
+def read_stored(source: str | Path | bytes, *, channels: int | None = 3, frame: int = 0) -> Stored:
     """Like `read_picture`, with what is needed to follow boxes from the file to the picture."""
     if isinstance(source, bytes):
-        return _read(BytesIO(source), "image", channels)
+        return _read(BytesIO(source), "image", channels, frame)
     try:
         with Path(source).open("rb") as stream:
-            return _read(stream, str(source), channels)
+            return _read(stream, str(source), channels, frame)
     except OSError as error:
         raise ImageError(f"{source}: cannot be read ({error.strerror})") from error
 
 
-def _read(stream: BytesIO | BufferedReader, name: str, channels: int | None) -> Stored:
-    magic = stream.read(len(MAGIC))
+def _read(stream: BytesIO | BufferedReader, name: str, channels: int | None, frame: int) -> Stored:
+    start = stream.read(PREAMBLE + len(DICOM))
     stream.seek(0)
-    if magic == MAGIC:
+    if is_dicom(start) or Path(name).suffix.lower() in DICOM_SUFFIXES:
+        array, stored, pending = decode_dicom(stream, name, frame), UPRIGHT, UPRIGHT
+    elif start.startswith(MAGIC):
         array, stored, pending = decode_array(stream, name), UPRIGHT, UPRIGHT
     else:
         array, stored, pending = decode(stream, name)
