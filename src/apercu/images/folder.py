@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from apercu.errors import ImagesError
+from apercu.errors import ImageError, ImagesError
+from apercu.images.dicom import SUFFIXES as DICOM_SUFFIXES
+from apercu.images.dicom import Heading, read_heading
 from apercu.images.reader import SUFFIXES, Stored, read_picture, read_stored
 from apercu.images.source import ImageSource, Item, checked_index
 from apercu.images.tables import BoxRow, Label, read_boxes, read_labels
@@ -21,12 +25,29 @@ from apercu.types import Boxes
 MASKS = "masks"
 
 
+class Place(NamedTuple):
+    """Where a picture lies: the file relative to the folder, and its frame of how many."""
+
+    file: str
+    frame: int = 0
+    frames: int = 1
+
+    @property
+    def name(self) -> str:
+        """The file, with the frame counted from 1 where there are several.
+
+        >>> Place("a.png").name, Place("scan.dcm", 2, 40).name
+        ('a.png', 'scan.dcm#3')
+        """
+        return self.file if self.frames == 1 else f"{self.file}#{self.frame + 1}"
+
+
 @dataclass(frozen=True, eq=False)
 class FolderImages(ImageSource):
     """Pictures of one folder; only names and table rows are held, never pixels."""
 
     path: Path
-    files: tuple[str, ...] = field(repr=False)
+    places: tuple[Place, ...] = field(repr=False)
     labels: tuple[Label, ...] | None = field(repr=False)
     boxes: Mapping[str, tuple[BoxRow, ...]] = field(repr=False)
     channels: int
@@ -46,15 +67,16 @@ class FolderImages(ImageSource):
         return self.labels is not None
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.places)
 
     def __getitem__(self, index: int) -> Item:
         index = checked_index(index, len(self))
-        file = self.files[index]
+        place = self.places[index]
         label = None if self.labels is None else self.labels[index]
-        stored = read_stored(self.path / file, channels=self.channels)
-        boxes = self._boxes(file, label, stored)
-        return Item(file, stored.picture, label, boxes, self._region(file, stored))
+        path = self.path / place.file
+        stored = read_stored(path, channels=self.channels, frame=place.frame)
+        boxes = self._boxes(place.file, label, stored)
+        return Item(place.name, stored.picture, label, boxes, self._region(place.file, stored))
 
     def _boxes(self, file: str, label: Label | None, stored: Stored) -> Boxes | None:
         """The boxes of the label, cut off at the edges of the picture."""
@@ -92,8 +114,9 @@ class FolderImages(ImageSource):
 
 
 def open_file(path: Path, channels: int) -> FolderImages:
-    """One picture as a source of one."""
-    return FolderImages(path.parent, (path.name,), None, {}, channels)
+    """One picture as a source of one, or a file of several frames as a source of these."""
+    places = tuple(_places(path.parent, (path.name,)))
+    return FolderImages(path.parent, places, None, {}, channels)
 
 
 def open_folder(path: Path, channels: int) -> FolderImages:
@@ -101,7 +124,8 @@ def open_folder(path: Path, channels: int) -> FolderImages:
 
     boxes.csv and masks/ are in pixels of the stored pictures, before any EXIF rotation. A box
     belongs to the label when boxes.csv repeats the label's column; otherwise every box counts.
-    Raises ImagesError for an empty folder, an unclear layout, or tables that do not fit.
+    Every frame of a DICOM file is a picture. Raises ImagesError for an empty folder, an unclear
+    layout, tables that do not fit, or DICOM series of several sizes in one heap.
     """
     column, labels = None, None
     if (path / "labels.csv").is_file():
@@ -116,7 +140,42 @@ def open_folder(path: Path, channels: int) -> FolderImages:
     if (path / "boxes.csv").is_file():
         boxes = read_boxes(path / "boxes.csv", column)
         _check_present(path / "boxes.csv", boxes.keys() - set(files))
-    return FolderImages(path, files, labels, boxes, channels)
+    places = tuple(_places(path, files))
+    if labels is not None:
+        known = dict(zip(files, labels, strict=True))
+        labels = tuple(known[place.file] for place in places)
+    return FolderImages(path, places, labels, boxes, channels)
+
+
+def _places(path: Path, files: Iterable[str]) -> Iterator[Place]:
+    """Every picture of the files, frame by frame; of DICOM files the headings are read."""
+    series: dict[str, set[tuple[int, int]]] = {}
+    counts: Counter[str] = Counter()
+    for file in files:
+        heading = _heading(path / file)
+        if heading is None:
+            yield Place(file)
+            continue
+        series.setdefault(heading.series, set()).add(heading.size)
+        counts[heading.series] += 1
+        yield from (Place(file, frame, heading.frames) for frame in range(heading.frames))
+    sizes = set().union(*series.values())
+    if len(series) > 1 and len(sizes) > 1 and max(counts.values()) > 1:
+        raise ImagesError(
+            f"{path}: holds slices of {len(series)} DICOM series in {len(sizes)} sizes; "
+            "give each series a folder of its own"
+        )
+
+
+def _heading(path: Path) -> Heading | None:
+    """The heading of a DICOM file; None for other files, and for what is told when it is read."""
+    if path.suffix.lower() not in DICOM_SUFFIXES:
+        return None
+    try:
+        with path.open("rb") as stream:
+            return read_heading(stream, str(path))
+    except (ImageError, OSError):
+        return None
 
 
 def _listed(path: Path) -> tuple[tuple[str, ...], tuple[Label, ...] | None]:

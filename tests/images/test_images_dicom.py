@@ -1,0 +1,223 @@
+"""DICOM as it comes: windows, palettes, frames, codecs, and damage told in one line."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from math import exp
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.pixels.processing import apply_color_lut, apply_windowing
+from pydicom.sequence import Sequence
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+from apercu.errors import ApercuError, ImageError, ImagesError
+from apercu.images import open_images
+from apercu.images.reader import read_picture
+
+RAMP = np.arange(0, 4096, 64, dtype=np.uint16).reshape(8, 8)
+SAMPLES = Path(pydicom.__file__).parent / "data" / "test_files"
+"""Real files of many makers, which pydicom brings along."""
+
+
+def dataset(values: NDArray[np.uint16], **tags: object) -> FileDataset:
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1.1"
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    made = FileDataset("film.dcm", {}, file_meta=meta, preamble=bytes(128))
+    made.SOPClassUID = meta.MediaStorageSOPClassUID
+    made.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
+    made.SeriesInstanceUID = "1.2.3"
+    made.PatientName = "Secret^Name"
+    frames = values.shape[0] if values.ndim == 3 else 1
+    made.Rows, made.Columns = values.shape[-2:]
+    if frames > 1:
+        made.NumberOfFrames = frames
+    made.SamplesPerPixel, made.PhotometricInterpretation = 1, "MONOCHROME2"
+    made.BitsAllocated, made.BitsStored, made.HighBit = 16, 12, 11
+    made.PixelRepresentation = 0
+    made.PixelData = values.tobytes()
+    for word, value in tags.items():
+        setattr(made, word, value)
+    return made
+
+
+def written(made: FileDataset, path: Path | None = None) -> bytes:
+    buffer = BytesIO()
+    made.save_as(buffer, enforce_file_format=True)
+    if path is not None:
+        path.write_bytes(buffer.getvalue())
+    return buffer.getvalue()
+
+
+def read(values: NDArray[np.uint16] = RAMP, **tags: object) -> NDArray[np.float32]:
+    return read_picture(written(dataset(values, **tags)), channels=1)[0].numpy()
+
+
+def linear(value: float, centre: float, width: float) -> float:
+    """The pseudo-code of PS3.3, C.11.2.1.2, with 0 and 1 as lowest and highest output."""
+    if value <= centre - 0.5 - (width - 1) / 2:
+        return 0.0
+    if value > centre - 0.5 + (width - 1) / 2:
+        return 1.0
+    return (value - (centre - 0.5)) / (width - 1) + 0.5
+
+
+def test_a_linear_window_is_the_standard_s() -> None:
+    found = read(WindowCenter=2000, WindowWidth=1500)
+    wanted = [linear(float(value), 2000, 1500) for value in RAMP.ravel()]
+    np.testing.assert_allclose(found.ravel(), wanted, atol=1e-6)
+    pydicom_s = apply_windowing(RAMP, dataset(RAMP, WindowCenter=2000, WindowWidth=1500)) / 4095
+    np.testing.assert_allclose(found, pydicom_s, atol=1e-3)
+
+
+def test_exact_and_sigmoid_windows() -> None:
+    exact = read(WindowCenter=2000, WindowWidth=1000, VOILUTFunction="LINEAR_EXACT")
+    np.testing.assert_allclose(exact, np.clip((RAMP - 2000.0) / 1000 + 0.5, 0, 1), atol=1e-6)
+    sigmoid = read(WindowCenter=2000, WindowWidth=1000, VOILUTFunction="SIGMOID")
+    wanted = [1 / (1 + exp(-4 * (float(value) - 2000) / 1000)) for value in RAMP.ravel()]
+    np.testing.assert_allclose(sigmoid.ravel(), wanted, atol=1e-6)
+
+
+def test_of_several_windows_the_first_one_counts() -> None:
+    both = read(WindowCenter=[2000, 100], WindowWidth=[1500, 50])
+    np.testing.assert_array_equal(both, read(WindowCenter=2000, WindowWidth=1500))
+
+
+def test_the_window_is_in_rescaled_units() -> None:
+    found = read(RescaleSlope=2, RescaleIntercept=-1024, WindowCenter=1000, WindowWidth=3000)
+    wanted = [linear(2 * float(value) - 1024, 1000, 3000) for value in RAMP.ravel()]
+    np.testing.assert_allclose(found.ravel(), wanted, atol=1e-6)
+
+
+def test_a_table_counts_before_a_window() -> None:
+    table = pydicom.Dataset()
+    table.LUTDescriptor, table.LUTData = [4096, 0, 8], list(range(255, -1, -1)) * 16
+    table["LUTDescriptor"].VR = table["LUTData"].VR = "US"
+    found = read(VOILUTSequence=Sequence([table]), WindowCenter=5, WindowWidth=2)
+    np.testing.assert_allclose(found, (255 - RAMP % 256) / 255, atol=1e-6)
+
+
+def test_without_a_window_all_values_but_the_padding_are_shown() -> None:
+    np.testing.assert_allclose(read(), RAMP / RAMP.max(), atol=1e-6)
+    padded = RAMP.copy()
+    padded[0] = 4095
+    found = read(padded, PixelPaddingValue=4095)
+    assert (found[0] == 0).all()
+    rest = RAMP[1:].astype(float)
+    np.testing.assert_allclose(found[1:], (rest - rest.min()) / np.ptp(rest), atol=1e-6)
+
+
+def test_monochrome1_is_turned_over_but_for_its_padding() -> None:
+    window = {"WindowCenter": 2000, "WindowWidth": 1500}
+    turned = read(PhotometricInterpretation="MONOCHROME1", **window)
+    np.testing.assert_allclose(turned, 1 - read(**window), atol=1e-6)
+    padded = read(PhotometricInterpretation="MONOCHROME1", PixelPaddingValue=0, **window)
+    assert padded[0, 0] == 0 and turned[0, 0] == 1
+
+
+def test_a_constant_film_is_read() -> None:
+    assert (read(np.full((4, 4), 7, np.uint16)) == 0).all()
+
+
+def test_grey_reaches_a_classifier_of_colours() -> None:
+    picture = read_picture(written(dataset(RAMP)), channels=3)
+    assert picture.shape == (3, 8, 8)
+    assert (picture[0] == picture[2]).all()
+
+
+def test_palettes_and_colours() -> None:
+    path = SAMPLES / "examples_palette.dcm"
+    made = pydicom.dcmread(path)
+    wanted = apply_color_lut(made.pixel_array, made)
+    found = read_picture(path).numpy()
+    scale = np.iinfo(wanted.dtype).max
+    np.testing.assert_allclose(found, np.moveaxis(wanted, 2, 0) / scale, atol=1e-6)
+    path = SAMPLES / "SC_rgb_rle_16bit.dcm"
+    wanted = pydicom.dcmread(path).pixel_array / 65535
+    np.testing.assert_allclose(read_picture(path).numpy(), np.moveaxis(wanted, 2, 0), atol=1e-6)
+
+
+def test_every_frame_is_a_picture(tmp_path: Path) -> None:
+    written(dataset(np.stack([RAMP, RAMP.T, RAMP[::-1]])), tmp_path / "scan.dcm")
+    for source in (open_images(tmp_path), open_images(tmp_path / "scan.dcm")):
+        assert [item.name for item in source] == ["scan.dcm#1", "scan.dcm#2", "scan.dcm#3"]
+        wanted = RAMP.T / RAMP.max()
+        np.testing.assert_allclose(source[1].picture[0].numpy(), wanted, atol=1e-6)
+    with pytest.raises(ImageError, match="expected a frame below 3, got 3"):
+        read_picture(tmp_path / "scan.dcm", frame=3)
+
+
+def test_a_label_holds_for_every_frame(tmp_path: Path) -> None:
+    written(dataset(np.stack([RAMP, RAMP.T])), tmp_path / "scan.dcm")
+    (tmp_path / "labels.csv").write_text("file,label\nscan.dcm,ill\n")
+    assert [item.label for item in open_images(tmp_path)] == ["ill", "ill"]
+
+
+def test_slices_of_several_series_in_one_heap_are_refused(tmp_path: Path) -> None:
+    for number, series in enumerate(("1.2.3", "1.2.3", "1.2.4")):
+        values = RAMP if series == "1.2.3" else RAMP[:4]
+        path = tmp_path / f"{number}.dcm"
+        written(dataset(np.ascontiguousarray(values), SeriesInstanceUID=series), path)
+    with pytest.raises(ImagesError, match="slices of 2 DICOM series in 2 sizes; give each series"):
+        open_images(tmp_path)
+    (tmp_path / "0.dcm").unlink()  # one film each of two patients is no heap
+    assert len(open_images(tmp_path)) == 2
+
+
+@pytest.mark.parametrize(
+    ("tags", "words"),
+    [
+        ({"PhotometricInterpretation": "RGB"}, "expected 3 samples per pixel with RGB, got 1"),
+        ({"PhotometricInterpretation": "HSV"}, "expected a photometric interpretation of MONO"),
+        ({"Rows": 0}, "without pixels"),
+        ({"Rows": 9}, "damaged or cut short"),
+        ({"Rows": 60000, "Columns": 60000}, "too large, expected at most 100 megapixels"),
+        ({"Rows": 1, "Columns": 64}, "too small to explain"),
+    ],
+)
+def test_headers_that_do_not_fit(tags: dict[str, object], words: str) -> None:
+    with pytest.raises(ImageError, match=words) as caught:
+        read(**tags)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_report_has_no_pixels_and_a_codec_is_named() -> None:
+    with pytest.raises(ImageError, match=r"without pixels \(Comprehensive SR Storage\)"):
+        read_picture(SAMPLES / "test-SR.dcm")
+    with pytest.raises(ImageError, match=r"JPEG-LS Lossless.*needs a codec; install .*pyjpegls"):
+        read_picture(SAMPLES / "MR_small_jpeg_ls_lossless.dcm")
+    with pytest.raises(ImageError, match="damaged or cut short"):
+        read_picture(SAMPLES / "MR_truncated.dcm")
+    with pytest.raises(ImageError, match="NumberOfFrames is no whole number"):
+        read_picture(SAMPLES / "badVR.dcm")
+
+
+@pytest.mark.parametrize("name", ["liver_1frame", "MR_small_RLE", "JPEG2000", "SC_rgb_jpeg_dcmtk"])
+def test_files_of_many_makers_are_read(name: str) -> None:
+    picture = read_picture(SAMPLES / f"{name}.dcm")
+    assert picture.std() > 0.05
+
+
+WHOLE = written(dataset(RAMP, WindowCenter=2000, WindowWidth=1500, RescaleSlope=1))
+
+
+@given(st.data())
+def test_damage_is_one_line_that_names_no_patient(data: st.DataObject) -> None:
+    content = bytearray(WHOLE[: data.draw(st.integers(132, len(WHOLE)))])
+    for _ in range(data.draw(st.integers(0, 4))):
+        place = data.draw(st.integers(132, max(132, len(content) - 1)))
+        content[place : place + 1] = bytes([data.draw(st.integers(0, 255))])
+    try:
+        picture = read_picture(bytes(content), channels=None)
+    except ApercuError as error:
+        assert "\n" not in str(error) and "Secret" not in str(error)
+    else:
+        assert picture.isfinite().all()
