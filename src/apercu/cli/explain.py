@@ -53,6 +53,7 @@ def explain(
 
     Writes for each image and class an overlay, what is kept and what is removed, the tight crop,
     the raw map (NumPy, at the explainer's size); explain.json; a contact sheet of several images.
+    The overlay of a DICOM image is written as a DICOM secondary capture, too.
 
     Example: apercu explain runs/mobilenet photos/ --target tabby --out maps
     """

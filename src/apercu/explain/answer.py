@@ -14,10 +14,14 @@ from PIL import Image
 from torch import Tensor
 
 from apercu import maps, render
+from apercu.explain.capture import secondary_capture
+from apercu.images.dicom import Reference
 from apercu.images.stream import scale_boxes
-from apercu.output import write_map
+from apercu.output import write, write_map
 from apercu.types import Boxes, Picture
 
+CAPTURED = "overlay"
+"""The picture that goes back into an archive of DICOM images."""
 LARGEST_SIDE = 1600
 """Pixels; larger pictures are shown smaller, except the crop."""
 
@@ -32,6 +36,7 @@ class Answer:
         title: its name.
         mask: in [0, 1], at the explainer's size.
         level: where the mask is cut.
+        source: how to refer to a picture that is DICOM.
     """
 
     picture: Picture
@@ -39,6 +44,7 @@ class Answer:
     title: str
     mask: Float[Tensor, "rows columns"]
     level: float
+    source: Reference | None = None
 
     @property
     def box(self) -> tuple[int, int, int, int] | None:
@@ -81,6 +87,10 @@ class Answer:
         for kind, image in self.pictures().items():
             files[kind] = f"{stem}.{kind}.png"
             render.save_picture(folder / files[kind], image)
+            if kind == CAPTURED and self.source is not None:
+                files["capture"] = f"{stem}.{kind}.dcm"
+                about = f"apercu: evidence for {self.title}, mask level {self.level:g}"
+                write(folder / files["capture"], secondary_capture(image, self.source, about))
         return {
             "target": self.target,
             "class": self.title,

@@ -94,10 +94,10 @@ class Explaining:
         images = self.explainer.prepare(picture)[None]
         targets = self.choice(images)
         masks = self.explainer.attribute_classes(images, targets[None])[0].cpu()
-        stem, answers = self._stem(name), []
+        stem, answers, source = self._stem(name), [], chosen.reference()
         for target, mask in zip(targets.tolist(), masks, strict=True):
             title = self.explainer.passport.classes[target]
-            answer = Answer(picture, target, title, mask, self.asked.level)
+            answer = Answer(picture, target, title, mask, self.asked.level, source)
             place = f"{stem}.{answer.slug}" if self.asked.several else stem
             answers.append(answer.save(self.out, place))
             sheets.add(answer.tiles(stem))

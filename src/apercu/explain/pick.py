@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 
 from apercu.images import ImageSource, open_images
+from apercu.images.dicom import Reference
+from apercu.images.folder import FolderImages
 from apercu.types import Picture
 
 
@@ -27,6 +29,12 @@ class Pick:
         """
         item = self.source[self.index]
         return item.name, item.picture
+
+    def reference(self) -> Reference | None:
+        """How a DICOM file refers to the image; None where it is no DICOM itself."""
+        if isinstance(self.source, FolderImages):
+            return self.source.reference(self.index)
+        return None
 
 
 def pick(

@@ -7,6 +7,7 @@ or the library, which might quote it: they end up in logs.
 from __future__ import annotations
 
 from io import BufferedReader, BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -43,6 +44,22 @@ class Heading(NamedTuple):
     size: tuple[int, int]
 
 
+class Reference(NamedTuple):
+    """How another file refers to one picture: by identifiers, which name nobody.
+
+    Attributes:
+        study: identifier of the study; empty where the file has none.
+        kind: identifier of the class of objects that the file is one of.
+        instance: identifier of the file's content.
+        frame: counted from 0; None in a file of one picture.
+    """
+
+    study: str
+    kind: str
+    instance: str
+    frame: int | None
+
+
 def is_dicom(start: bytes) -> bool:
     """Whether a file that begins so is a DICOM file.
 
@@ -59,6 +76,26 @@ def read_heading(stream: BytesIO | BufferedReader, name: str) -> Heading:
     size = _number(dataset, "Rows", name), _number(dataset, "Columns", name)
     frames = _number(dataset, "NumberOfFrames", name) or 1
     return Heading(frames, str(dataset.get("SeriesInstanceUID", "")), size)
+
+
+def read_reference(path: Path, frame: int = 0) -> Reference | None:
+    """How to refer to a picture; None for files that are no DICOM or name no instance.
+
+    Raises:
+        ImageError: a DICOM file that is damaged.
+    """
+    with path.open("rb") as stream, without_remarks("pydicom"):
+        start = stream.read(PREAMBLE + len(MAGIC))
+        stream.seek(0)
+        if not is_dicom(start) and path.suffix.lower() not in SUFFIXES:
+            return None
+        dataset = _parsed(stream, str(path), pixels=False)
+        several = _number(dataset, "NumberOfFrames", str(path)) > 1
+        words = ("StudyInstanceUID", "SOPClassUID", "SOPInstanceUID")
+        study, kind, instance = (str(dataset.get(word) or "") for word in words)
+    if not (kind and instance):
+        return None
+    return Reference(study, kind, instance, frame if several else None)
 
 
 def decode_dicom(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from apercu.errors import ImageError, ImagesError
 from apercu.images.dicom import SUFFIXES as DICOM_SUFFIXES
-from apercu.images.dicom import Heading, read_heading
+from apercu.images.dicom import Heading, Reference, read_heading, read_reference
 from apercu.images.reader import SUFFIXES, Stored, read_picture, read_stored
 from apercu.images.source import ImageSource, Item, checked_index
 from apercu.images.tables import BoxRow, Label, read_boxes, read_labels
@@ -77,6 +77,15 @@ class FolderImages(ImageSource):
         stored = read_stored(path, channels=self.channels, frame=place.frame)
         boxes = self._boxes(place.file, label, stored)
         return Item(place.name, stored.picture, label, boxes, self._region(place.file, stored))
+
+    def reference(self, index: int) -> Reference | None:
+        """How to refer to a DICOM image from another; None for what is no DICOM.
+
+        Raises:
+            ImageError: the file is damaged.
+        """
+        place = self.places[checked_index(index, len(self))]
+        return read_reference(self.path / place.file, place.frame)
 
     def _boxes(self, file: str, label: Label | None, stored: Stored) -> Boxes | None:
         """The boxes of the label, cut off at the edges of the picture."""
