@@ -13,7 +13,7 @@ from apercu.networks.decoder import Decoder, DecoderShape
 from apercu.networks.encoder import SmallEncoder, TimmEncoder
 from apercu.networks.gate import ClassGate
 from apercu.networks.graph import GraphEncoder
-from apercu.networks.masking import MaskingNetwork, dialled
+from apercu.networks.masking import SUREST, MaskingNetwork, dialled
 
 
 def small_classifier(size: int = 32):
@@ -72,9 +72,12 @@ def test_the_dial_is_the_extent_up_to_a_half_and_the_core_above():
         assert torch.equal(masks >= level, extent >= level)
     for one, other, mask in zip(extent, core, masks, strict=True):
         peak = other[one > 0.5].max()
-        for level in (0.61, 0.8, 0.95):
+        for level in (0.61, 0.7, 0.839):
             inside = (other >= (0.5 + (level - 0.6) / 0.8) * peak) & (one > 0.5)
             assert torch.equal(mask >= level, inside)
+        surest = torch.where((other > SUREST * peak) & (one > 0.5), one, 0)
+        assert mask.argmax() == surest.argmax()
+        assert torch.equal(mask > 0.95, surest > (0.95 - 0.84) / 0.16 * surest.max())
 
 
 def test_a_faint_core_counts_like_a_strong_one_and_none_outside_the_extent():

@@ -13,6 +13,9 @@ from apercu.networks.gate import ClassGate, GateKind
 from apercu.networks.grouping import grouped, walking_ground
 from apercu.types import Images, LogOdds, Maps, Targets
 
+SUREST = 0.8
+"""Share of the core's peak above which the extent orders the pixels of a mask."""
+
 
 class MaskingNetwork(nn.Module):
     """Images and class indices → how strongly each pixel should be kept.
@@ -110,13 +113,21 @@ def dialled(
     """One mask of two: its regions are the extent's up to level 0.5, and above 0.6 the core's.
 
     The core counts inside the extent, as a share of its peak there, from half of that peak on;
-    there the mask is above 0.6 and rises with it. Elsewhere the mask is the extent, which shrinks
-    fast between 0.5 and 0.6. Regions shrink as the level rises, everywhere. (A core that reaches
-    out of the extent widens the boxes of every level; one that is not measured by its own peak is
-    empty at high levels for some images and wide for others; see docs/experiments.md.)
+    there the mask is above 0.6 and rises with it. Where it is above `SUREST` of its peak the
+    extent orders the pixels: both fields agree there, and the highest pixel of the core alone is
+    often beside the object. Elsewhere the mask is the extent, which shrinks fast between 0.5 and
+    0.6. Regions shrink as the level rises, everywhere. (A core that reaches out of the extent
+    widens the boxes of every level; one that is not measured by its own peak is empty at high
+    levels for some images and wide for others; see docs/experiments.md.)
     """
     low = torch.minimum(extent, 0.5 + 0.2 * (extent - 0.5))
-    core = torch.where(extent > 0.5, core, 0)
-    core = core / core.amax((-2, -1), keepdim=True).clamp(min=1e-6)
+    core = _share_of_peak(torch.where(extent > 0.5, core, 0))
     high = torch.where(core > 0.5, 0.6 + 0.8 * (core - 0.5), 0)
+    surest, level = core > SUREST, 0.6 + 0.8 * (SUREST - 0.5)
+    inner = _share_of_peak(torch.where(surest, extent, 0))
+    high = torch.where(surest, level + (1 - level) * inner, high)
     return torch.logit(torch.maximum(low, high), eps=1e-4)
+
+
+def _share_of_peak(field: Float[Tensor, "*maps rows columns"]) -> Tensor:
+    return field / field.amax((-2, -1), keepdim=True).clamp(min=1e-6)
