@@ -35,7 +35,7 @@ from apercu.metrics import (
     road,
     saliency_metric,
 )
-from apercu.metrics.flipping import DELETION, INSERTION, area, calibration
+from apercu.metrics.flipping import area, calibration, published
 from apercu.metrics.max_sensitivity import Noise
 
 SIZE, COUNT = 32, 12
@@ -301,7 +301,13 @@ def test_metrics_of_whole_maps_are_those_of_the_package(classifier: Classifier) 
     sample = draw(classifier, Squares(), None, 0)
     (trial,) = sample.trials(classifier, sample.test, COUNT)
     masks = Contrast()(classifier, trial.images, trial.targets)
-    flipped = flip(classifier, trial.images, trial.targets, masks, replace(DELETION, steps=5))
+    flipped = flip(
+        classifier,
+        trial.images,
+        trial.targets,
+        masks,
+        replace(published(classifier.zero)[0], steps=5),
+    )
     expected = {
         "pointing_game": pointing_game(masks, trial.regions),
         "energy": energy(masks, trial.regions),
@@ -360,7 +366,7 @@ def test_metrics_that_must_be_named_are_those_of_the_package(classifier: Classif
             masks,
             replace(flipping, steps=5, cumulative=False),
         )
-        for flipping in (DELETION, INSERTION)
+        for flipping in published(classifier.zero)
     ]
     expected = dict(zip(("dauc_nc", "iauc_nc"), map(area, lone), strict=True))
     expected |= dict(zip(("dc_nc", "ic_nc"), map(calibration, lone), strict=True))
@@ -592,7 +598,13 @@ def test_mean_curves_and_what_each_needs_are_kept(classifier: Classifier, tmp_pa
     sample = draw(classifier, Squares(), None, 0)
     (trial,) = sample.trials(classifier, sample.test, COUNT)
     masks = Contrast()(classifier, trial.images, trial.targets)
-    literal = flip(classifier, trial.images, trial.targets, masks, replace(DELETION, steps=5))
+    literal = flip(
+        classifier,
+        trial.images,
+        trial.targets,
+        masks,
+        replace(published(classifier.zero)[0], steps=5),
+    )
     assert set(results.curves["mask"]) == {"deletion"}
     mean = literal.probabilities.mean(dim=0).tolist()
     assert results.curves["mask"]["deletion"] == pytest.approx(mean, abs=1e-6)

@@ -20,8 +20,8 @@ def test_is_the_mean_gradient_of_noisy_copies(
         for _ in range(6):
             noise = torch.randn(image.shape, generator=generator) * 0.2
             copy = image + noise * (image.max() - image.min())
-            copy = copy.clamp(image.min(), image.max())[None].requires_grad_()
-            (slopes,) = torch.autograd.grad(residual(copy)[0, target], copy)
+            copy = copy[None].requires_grad_()
+            (slopes,) = torch.autograd.grad(residual.unbounded(copy)[0, target], copy)
             total += slopes[0] / 6
         expected.append(total.abs().amax(dim=0))
     found = SmoothGrad(samples=6, noise=0.2, seed=3)(residual, images, targets)
@@ -56,7 +56,7 @@ def test_the_batch_changes_only_how_many_are_answered_at_a_time(
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
 
 
-def test_noise_is_a_share_of_the_range_and_copies_stay_in_it(targets: torch.Tensor) -> None:
+def test_noise_is_a_share_of_the_range(targets: torch.Tensor) -> None:
     images = torch.full((3, 3, 24, 32), 0.4)
     images[0, 0, 0, :2] = torch.tensor([0.0, 0.8])
     images[1, 0, 0, :2] = torch.tensor([0.3, 0.5])
@@ -73,8 +73,7 @@ def test_noise_is_a_share_of_the_range_and_copies_stay_in_it(targets: torch.Tens
     torch.testing.assert_close(mean, copies.mean(dim=0))
     spread = copies.std(dim=(0, 2, 3, 4))
     torch.testing.assert_close(spread, torch.tensor([0.08, 0.02, 0.0]), atol=1e-9, rtol=0.02)
-    assert copies[:, 0].min() == 0
-    assert copies[:, 0].max() == images[0].max()
+    assert copies[:, 0].min() < 0
     torch.testing.assert_close(
         4 * (copies[:, 1] - 0.4)[..., 1:, :], (copies[:, 0] - 0.4)[..., 1:, :]
     )

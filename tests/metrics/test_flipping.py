@@ -10,7 +10,6 @@ import torch
 from apercu.errors import ConfigError
 from apercu.metrics.flipping import (
     DELETION,
-    INSERTION,
     Curves,
     Flipping,
     area,
@@ -20,11 +19,14 @@ from apercu.metrics.flipping import (
     flip,
     iauc,
     ic,
+    published,
 )
 from apercu.removal import Black, Mean
 
 Ask = Callable[[torch.Tensor], torch.Tensor]
 ONTO_WHITE = Flipping(Black(), insert=True)
+
+INSERTION = published((0.5,))[1]
 
 
 def says(score: Ask) -> Ask:
@@ -176,3 +178,17 @@ def test_no_more_images_than_batch_are_asked_at_once_and_tiny_maps_take_a_step_p
 def test_impossible_settings_are_refused(setting: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match="flipping: expected at least 2 steps"):
         replace(DELETION, **setting)
+
+
+def test_what_is_flipped_to_is_the_authors_in_normalised_images() -> None:
+    """Deletion to 0, and a box of 45 pixels at 224 padded with zeros, both after normalisation."""
+    mean, std = torch.tensor([0.5, 0.4, 0.3])[:, None, None], 0.25
+    images = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    deletion, insertion = published((0.5, 0.4, 0.3))
+    assert insertion.insert and not deletion.insert
+    zeros = (deletion.removal.replacement(images) - mean) / std
+    torch.testing.assert_close(zeros, torch.zeros_like(images), atol=1e-6, rtol=0)
+    box = torch.full((3, 1, 45, 45), 1 / 45**2)
+    literal = torch.nn.functional.conv2d((images - mean) / std, box, padding=22, groups=3)
+    blurred = (insertion.removal.replacement(images) - mean) / std
+    torch.testing.assert_close(blurred, literal, atol=1e-4, rtol=0)

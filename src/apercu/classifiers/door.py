@@ -76,6 +76,14 @@ class Classifier:
                 rule `l2_per_channel` takes raw counts.
         """
         check_images(images, self.network.input)
+        return self.unbounded(images)
+
+    def unbounded(self, images: Images) -> Logits:
+        """The same for pixels of any value, where the mathematics of a method asks for them.
+
+        Raises:
+            ClassifierError: gradients are wanted that this classifier cannot give.
+        """
         if images.requires_grad and torch.is_grad_enabled() and not self.differentiable:
             raise ClassifierError(
                 f"classifier {self.spec} gives no gradients; distil a student from it, "
@@ -97,6 +105,14 @@ class Classifier:
         return to_logits(
             self.module(self.normalise(images)), self.network.output, images=len(images)
         )
+
+    @property
+    def zero(self) -> tuple[float, ...]:
+        """The colour that its normalisation turns into 0; black where a rule normalises."""
+        spec = self.network.input
+        if spec.mean is None:
+            return (0.0,) * spec.channels
+        return tuple(min(1.0, max(0.0, value)) for value in spec.mean)
 
     def probabilities(self, images: Images) -> Float[Tensor, "batch classes"]:
         """Softmax of the logits."""

@@ -46,7 +46,9 @@ COLUMNS = {
     ),
     "energy": Column("Energy", "energy", "share of the evidence that lies on the object"),
     "ncc": Column("NCC", "NCC", "correlation of the map with the object"),
-    "dauc": Column("DAUC", "DAUC", "area under the probability as the highest pixels go black"),
+    "dauc": Column(
+        "DAUC", "DAUC", "area under the probability as the highest pixels turn mean colour"
+    ),
     "iauc": Column("IAUC", "IAUC", "area under the probability as they return to a blurred image"),
     "dc": Column("DC", "DC", "correlation of the map with what each deletion takes away"),
     "ic": Column("IC", "IC", "correlation of the map with what each insertion brings"),

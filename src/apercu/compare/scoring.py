@@ -39,7 +39,7 @@ from apercu.metrics import (
     total_variation,
 )
 from apercu.metrics.background_invariance import exchange, vacated
-from apercu.metrics.flipping import DELETION, INSERTION, Curves, Flipping, flip
+from apercu.metrics.flipping import Curves, Flipping, flip, published
 from apercu.metrics.max_sensitivity import Noise
 from apercu.types import Maps, Scores
 
@@ -74,20 +74,20 @@ class Shown:
 
     @cached_property
     def deletion(self) -> Curves:
-        return self._flipped(DELETION)
+        return self._flipped(self._published[0])
 
     @cached_property
     def insertion(self) -> Curves:
-        return self._flipped(INSERTION)
+        return self._flipped(self._published[1])
 
     @cached_property
     def lone_deletion(self) -> Curves:
         """Each step on its own, not added to those before."""
-        return self._flipped(replace(DELETION, cumulative=False))
+        return self._flipped(replace(self._published[0], cumulative=False))
 
     @cached_property
     def lone_insertion(self) -> Curves:
-        return self._flipped(replace(INSERTION, cumulative=False))
+        return self._flipped(replace(self._published[1], cumulative=False))
 
     @property
     def curves(self) -> dict[str, Curves]:
@@ -111,6 +111,10 @@ class Shown:
         asked = cast(Explainer, self.explainer)  # a true box is not asked again
         after = asked(self.classifier, other, trial.targets).detach()
         return background_invariance(self.maps, after, trial.regions)
+
+    @property
+    def _published(self) -> tuple[Flipping, Flipping]:
+        return published(self.classifier.zero)
 
     def _flipped(self, flipping: Flipping) -> Curves:
         trial, flipping = self.trial, replace(flipping, steps=self.steps)

@@ -22,8 +22,9 @@ Ask: TypeAlias = Callable[[Images, Images, Targets], Images]
 class SmoothGrad(Method):
     """The largest absolute mean derivative over the channels, the mean taken over noisy copies.
 
-    Noise is Gaussian, its standard deviation a share of each image's range; copies stay in that
-    range. `batch` copies are answered at a time.
+    Noise is Gaussian, its standard deviation a share of each image's range, which copies may leave:
+    cut off at its ends, dark and bright pixels would have noise of a mean other than 0. `batch`
+    copies are answered at a time.
 
     Raises:
         ConfigError: samples, noise or batch is out of range.
@@ -79,12 +80,10 @@ class NoisyCopies:
         return torch.cat([self._mean(ask, *pair) for pair in zip(*parts, strict=True)])
 
     def _mean(self, ask: Ask, images: Images, targets: Targets) -> Images:
-        low = images.amin(dim=(1, 2, 3), keepdim=True)
-        high = images.amax(dim=(1, 2, 3), keepdim=True)
+        reach = images.amax(dim=(1, 2, 3), keepdim=True) - images.amin(dim=(1, 2, 3), keepdim=True)
         total = torch.zeros_like(images)
         for draws in self._draws(images):
-            noisy = images + self.noise * (high - low) * draws[:, None]
-            noisy = noisy.clamp(low, high).flatten(0, 1)
+            noisy = (images + self.noise * reach * draws[:, None]).flatten(0, 1)
             clean = images.repeat(len(draws), 1, 1, 1)
             answers = ask(clean, noisy, targets.repeat(len(draws)))
             total += answers.view(len(draws), *images.shape).sum(dim=0)
@@ -111,4 +110,4 @@ def slopes(classifier: Classifier, images: Images, targets: Targets) -> Images:
 
     with torch.enable_grad():
         inputs = images.detach().requires_grad_()
-        return Saliency(classifier).attribute(inputs, target=targets, abs=False).detach()
+        return Saliency(classifier.unbounded).attribute(inputs, target=targets, abs=False).detach()

@@ -1,6 +1,6 @@
 """Deletion and insertion (Petsiuk et al. 2018, RISE) and their calibration (Gomez et al. 2022).
 
-A map's pixels are flipped, highest first, from the image to black or from a blurred image to the
+A map's pixels are flipped, highest first, from the image to nothing or from a blurred image to the
 image, while the classifier is watched. One pass gives `Curves`; scores are read off them.
 """
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from apercu.errors import ConfigError
 from apercu.maps import min_max
 from apercu.metrics.ncc import correlation
-from apercu.removal import Black, Blur, Removal
+from apercu.removal import Black, BoxBlur, Flat, Removal
 from apercu.types import Images, Logits, Maps, Scores, Targets
 
 
@@ -47,9 +47,17 @@ class Flipping:
 
 
 DELETION: Final = Flipping(Black())
-INSERTION: Final = Flipping(Blur(), insert=True)
-"""As in RISE. Gomez et al. blur with a box of a fifth of the height, and delete to the data's mean
-colour; values here are not comparable with theirs."""
+"""To black, as in RISE."""
+
+
+def published(zero: tuple[float, ...]) -> tuple[Flipping, Flipping]:
+    """Deletion and insertion as Gomez et al. run them.
+
+    Args:
+        zero: the colour in [0, 1] that normalisation turns into 0: what deletion leaves behind,
+            and what the box blur of insertion sees beyond the edges.
+    """
+    return Flipping(Flat(zero)), Flipping(BoxBlur(zero), insert=True)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""The deterministic removals that metrics need: black and the image's own mean colour."""
+"""The deterministic removals that metrics need: black, one colour, the image's own mean."""
 
 from __future__ import annotations
 
@@ -17,6 +17,20 @@ class Black(Removal):
 
     def replacement(self, images: Images, generator: Generator | None = None) -> Images:
         return torch.zeros_like(images)
+
+
+@dataclass(frozen=True)
+class Flat(Removal):
+    """Evidence turns into one colour.
+
+    Args:
+        colour: a value in [0, 1] per channel.
+    """
+
+    colour: tuple[float, ...]
+
+    def replacement(self, images: Images, generator: Generator | None = None) -> Images:
+        return torch.tensor(self.colour).to(images)[:, None, None].expand_as(images)
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ SIDE = 240
 PLOTS = 4
 """Metrics that are drawn against cost, at most."""
 CURVES = {
-    "deletion": "pixels made black, highest first, %",
+    "deletion": "pixels made mean colour, highest first, %",
     "insertion": "pixels put back, highest first, %",
 }
 
