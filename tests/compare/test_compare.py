@@ -463,8 +463,10 @@ def test_rows_stay_when_only_the_cost_cannot_be_measured(classifier: Classifier)
     settings = replace(FAST, cost_batches=(1, 5))
     results = compare(classifier, Squares(), {"greedy": Greedy(most=4)}, settings)
     assert {row.metric for row in results.rows} == set(CUT)
-    assert results.cost == ()
-    assert results.failed["greedy"].startswith("cost of greedy: RuntimeError (out of memory)")
+    assert [cost.batch for cost in results.cost] == [1]
+    assert results.failed["cost of greedy"].startswith(
+        "cost of greedy: RuntimeError (out of memory)"
+    )
 
 
 def test_finished_explainers_are_kept_and_not_asked_again(
@@ -503,11 +505,54 @@ def test_rows_of_methods_that_are_not_asked_for_again_stay(
 def test_an_explainer_under_a_new_name_takes_the_place_of_its_old_one(
     classifier: Classifier, tmp_path: Path
 ) -> None:
-    compare(classifier, Squares(), {"mask": Contrast()}, FAST, out=tmp_path)
+    first = compare(classifier, Squares(), {"mask": Contrast()}, FAST, out=tmp_path)
     both = {"mask:run=a": Contrast(), "mask:run=b": Contrast(scale=0.9)}
     results = compare(classifier, Squares(), both, FAST, out=tmp_path)
     assert list(results.explainers) == list(both)
-    assert [call.explainers for call in results.calls] == [("mask:run=a", "mask:run=b")]
+    assert not both["mask:run=a"].asked and both["mask:run=b"].asked
+    assert [call.explainers for call in results.calls] == [("mask:run=a",), ("mask:run=b",)]
+    kept = rows_of(results)
+    for (name, metric), row in rows_of(first).items():
+        again = kept[name.replace("mask", "mask:run=a").replace("a:t", "a,t"), metric]
+        assert again.value == row.value
+
+
+class Costly(Contrast):
+    """Explains, but not while its cost is measured."""
+
+    broken = True
+
+    def __call__(
+        self, classifier: Classifier, images: torch.Tensor, targets: torch.Tensor
+    ) -> torch.Tensor:
+        if self.broken and len(images) == 7:
+            raise KeyboardInterrupt if self.scale == 0.5 else RuntimeError("no room")
+        return super().__call__(classifier, images, targets)
+
+
+def test_costs_that_failed_are_measured_by_the_next_call(
+    classifier: Classifier, tmp_path: Path
+) -> None:
+    settings = replace(FAST, cost_batches=(1, 7), repeats=1)
+    one = Costly()
+    results = compare(classifier, Squares(), {"mask": one}, settings, out=tmp_path)
+    assert [cost.batch for cost in results.cost] == [1]
+    assert results.failed == {
+        "cost of mask": "cost of mask: RuntimeError (no room); leave it out, or mend it"
+    }
+    one.broken = False
+    results = compare(classifier, Squares(), {"mask": one}, settings, out=tmp_path)
+    assert [cost.batch for cost in results.cost] == [1, 7]
+    assert not results.failed
+
+
+def test_rows_are_kept_when_interrupted_in_the_costs(
+    classifier: Classifier, tmp_path: Path
+) -> None:
+    settings = replace(FAST, cost_batches=(7,), repeats=1)
+    with pytest.raises(KeyboardInterrupt):
+        compare(classifier, Squares(), {"mask": Costly(scale=0.5)}, settings, out=tmp_path)
+    assert {row.explainer for row in Results.load(tmp_path).rows} >= {"mask"}
 
 
 def test_an_explainer_that_is_another_one_now_is_measured_again(

@@ -41,7 +41,7 @@ class StudentSettings:
         seed: of the first weights, the split, the order and the augmentation.
     """
 
-    steps: int = 8000
+    steps: int = 16000
     batch: int = 64
     lr: float = 4e-3
     width: int = 16

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
@@ -93,24 +93,25 @@ class Bench:
                 )
         return Measured(rows, scores, curves)
 
-    def costs(self, name: str, explainer: Explainer | TrueBox) -> list[Cost]:
+    def costs(self, name: str, explainer: Explainer | TrueBox) -> Iterator[Cost]:
         """Time, queries and memory at every batch size, smallest first.
 
         Boxes that look at nothing cost nothing and are left out, and so is a batch that would take
         longer than our patience.
         """
         if isinstance(explainer, TrueBox) or explainer.kind == "box":
-            return []
+            return
         size = min(max(self.settings.cost_batches, default=0), len(self.sample.test))
-        costs: list[Cost] = []
         for trial in self.sample.trials(self.classifier, self.sample.test[:size], size):
+            slowest = 0.0
             for wanted in sorted(self.settings.cost_batches):
-                if costs and costs[-1].ms_per_image * wanted > 1000 * PATIENCE:
+                if slowest * wanted > 1000 * PATIENCE:
                     break
                 index = torch.arange(wanted, device=trial.images.device) % size
                 inputs = trial.images[index], trial.targets[index]
-                costs.append(cost(name, explainer, self.classifier, inputs, self.settings.repeats))
-        return costs
+                found = cost(name, explainer, self.classifier, inputs, self.settings.repeats)
+                slowest = found.ms_per_image
+                yield found
 
     def _tune(self, name: str, explainer: Explainer | TrueBox) -> dict[str, tuple[float, int]]:
         """The best threshold of each metric on the tune half, and on how many images."""

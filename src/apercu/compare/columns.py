@@ -36,10 +36,10 @@ COLUMNS = {
     "iou_at_area": Column(
         "IoU at the true area",
         "IoU at the true area",
-        "overlap of the true mask with as many of the highest pixels",
+        "overlap of the object with as many of the highest pixels",
     ),
     "iou_over_percentiles": Column(
-        "Mean IoU", "mean IoU", "overlap with the true mask, averaged over 101 percentiles"
+        "Mean IoU", "mean IoU", "overlap with the object, averaged over 101 percentiles"
     ),
     "pointing_game": Column(
         "Pointing game", "the pointing game", "images whose highest pixel lies on the object"

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 from apercu.classifiers import Classifier
 from apercu.compare.bench import Bench, Progress, quiet, told
 from apercu.compare.cost import environment
 from apercu.compare.measures import MEASURES, METRICS
-from apercu.compare.results import RESULTS, Call, Results, Subject
+from apercu.compare.results import RESULTS, Call, Cost, Results, Subject
 from apercu.compare.sample import Sample, draw
 from apercu.compare.settings import CompareSettings
 from apercu.errors import ApercuError, ImagesError, RunError
@@ -33,8 +34,8 @@ def compare(
 
     One half of the images chooses each explainer's best threshold per metric; all rows are
     reported on the other half. With `out`, results are saved after each explainer, and what earlier
-    calls finished there stays, unless an explainer of the same name is another one now, or has
-    another name.
+    calls finished there stays, unless an explainer of the same name is another one now; one that
+    has another name now keeps its rows under that.
 
     An explainer that cannot be measured becomes a reason in `failed`, and the others go on.
     `command` is what a reader types to measure the same again.
@@ -50,60 +51,92 @@ def compare(
     call = Call(command, environment(settings.seed, classifier.device))
     results = _start(_subject(bench), call.environment, out)
     asked = {name: one.identity for name, one in explainers.items()}
-    others = {
-        name: identity
-        for name, identity in results.explainers.items()
-        if name not in asked and identity not in asked.values()
-    }
-    identities = {**asked, **others}
-    results = results.only(identities)
-    earlier_calls = results.calls
-    missing = {name: one for name, one in explainers.items() if name not in results.explainers}
-    failures = _rehearsed(bench, missing)
+    results = results.renamed(asked)
+    others = {name: one for name, one in results.explainers.items() if name not in asked}
+    study = _Study(bench, results.only({**asked, **others}), {**asked, **others}, out, call)
+    missing = {n: one for n, one in explainers.items() if n not in study.results.explainers}
     for name, explainer in missing.items():
-        if name not in failures:
-            try:
-                found = bench.measure(name, explainer)
-            except Exception as error:  # whatever one does, the others go on
-                failures[name] = _reason(name, error)
-            else:
-                try:
-                    costs = bench.costs(name, explainer)
-                except Exception as error:  # its rows stay
-                    costs, failures[name] = [], _reason(f"cost of {name}", error)
-                call = replace(call, explainers=(*call.explainers, name))
-                results = replace(
-                    results,
-                    environment=call.environment,
-                    explainers={**results.explainers, name: explainer.identity},
-                    rows=(*results.rows, *found.rows),
-                    cost=(*results.cost, *costs),
-                    scores={**results.scores, **found.scores},
-                    needs={**results.needs, name: explainer.needs},
-                    curves={**results.curves, **({name: found.curves} if found.curves else {})},
-                    calls=(*earlier_calls, call),
-                ).only(identities)
-        earlier = {n: why for n, why in results.failed.items() if n not in asked}
-        failed = earlier | {n: str(error) for n, error in failures.items()}
-        results = replace(results, failed=failed)
-        if out is not None and results.explainers:
-            results.save(out)
-    if failures and not results.explainers:
-        raise next(iter(failures.values()))
-    return results
-
-
-def _rehearsed(
-    bench: Bench, explainers: Mapping[str, Explainer | TrueBox]
-) -> dict[str, ApercuError]:
-    """What goes wrong on one image, so that it is known before hours of work."""
-    failures = {}
+        study.tries(name, partial(bench.rehearse, name, explainer))
     for name, explainer in explainers.items():
+        if name in missing and name not in study.failures:
+            study.tries(name, partial(study.measure, name, explainer))
+        if name in study.results.explainers and not study.priced(name):
+            study.tries(f"cost of {name}", partial(study.price, name, explainer))
+        study.save()
+    if study.failures and not study.results.explainers:
+        raise next(iter(study.failures.values()))
+    return study.results
+
+
+class _Study:
+    """A comparison under way: what is known, what went wrong, and where it is kept."""
+
+    def __init__(
+        self,
+        bench: Bench,
+        results: Results,
+        identities: Mapping[str, str],
+        out: Path | None,
+        call: Call,
+    ) -> None:
+        self.bench = bench
+        self.results = results
+        self.identities = identities
+        self.out = out
+        self.call = call
+        self.earlier = results
+        self.failures: dict[str, ApercuError] = {}
+        self.settled: set[str] = set()
+
+    def tries(self, name: str, step: Callable[[], None]) -> None:
+        """Takes a step; what goes wrong is noted, and the others go on."""
+        self.settled.add(name)
         try:
-            bench.rehearse(name, explainer)
+            step()
         except Exception as error:  # whatever one does, the others go on
-            failures[name] = _reason(name, error)
-    return failures
+            self.failures[name] = _reason(name, error)
+
+    def measure(self, name: str, explainer: Explainer | TrueBox) -> None:
+        """Adds the rows of one explainer, and keeps them before anything else is done."""
+        found, results = self.bench.measure(name, explainer), self.results
+        self.call = replace(self.call, explainers=(*self.call.explainers, name))
+        self.results = replace(
+            results,
+            environment=self.call.environment,
+            explainers={**results.explainers, name: explainer.identity},
+            rows=(*results.rows, *found.rows),
+            scores={**results.scores, **found.scores},
+            needs={**results.needs, name: explainer.needs},
+            curves={**results.curves, **({name: found.curves} if found.curves else {})},
+            calls=(*self.earlier.calls, self.call),
+        ).only(self.identities)
+        self.save()
+
+    def priced(self, name: str) -> bool:
+        """Whether costs are known, and nothing went wrong when they were measured."""
+        known = any(cost.explainer == name for cost in self.results.cost)
+        return known and f"cost of {name}" not in self.earlier.failed
+
+    def price(self, name: str, explainer: Explainer | TrueBox) -> None:
+        """Adds the costs of one explainer, batch by batch."""
+        others = [cost for cost in self.results.cost if cost.explainer != name]
+        found: list[Cost] = []
+        for cost in self.bench.costs(name, explainer):
+            found.append(cost)
+            both = replace(self.results, cost=(*others, *found))
+            self.results = both.only(self.identities)
+
+    def save(self) -> None:
+        """What is known now, with the reasons of what is not."""
+        earlier = {
+            name: reason
+            for name, reason in self.earlier.failed.items()
+            if name not in self.settled and name.removeprefix("cost of ") not in self.settled
+        }
+        failed = earlier | {name: str(error) for name, error in self.failures.items()}
+        self.results = replace(self.results, failed=failed)
+        if self.out is not None and self.results.explainers:
+            self.results.save(self.out)
 
 
 def _reason(name: str, error: Exception) -> ApercuError:

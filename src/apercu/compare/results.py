@@ -120,6 +120,32 @@ class Results:
         write(folder / SCORES, _csv(self.scores))
         write(folder / RESULTS, json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n")
 
+    def renamed(self, identities: Mapping[str, str]) -> Results:
+        """The same, with what has one of these identities under the name that it has here."""
+        new = {
+            old: name
+            for name, identity in identities.items()
+            for old, known in self.explainers.items()
+            if known == identity and old not in identities and name not in self.explainers
+        }
+
+        def of(name: str) -> str:
+            plain = next((old for old in new if name == variant(old)), None)
+            return new.get(name, name) if plain is None else variant(new[plain])
+
+        return replace(
+            self,
+            explainers={of(name): one for name, one in self.explainers.items()},
+            rows=tuple(replace(row, explainer=of(row.explainer)) for row in self.rows),
+            cost=tuple(replace(cost, explainer=of(cost.explainer)) for cost in self.cost),
+            scores={(of(name), metric): one for (name, metric), one in self.scores.items()},
+            needs={of(name): words for name, words in self.needs.items()},
+            curves={of(name): made for name, made in self.curves.items()},
+            calls=tuple(
+                replace(call, explainers=tuple(map(of, call.explainers))) for call in self.calls
+            ),
+        )
+
     def only(self, identities: Mapping[str, str]) -> Results:
         """What is here of these explainers (name and identity), in their order."""
         mine = {name: [r for r in self.rows if r.explainer in _names(name)] for name in identities}

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from apercu.classifiers import Classifier
 from apercu.compare.sample import Trial
+from apercu.errors import ApercuError
 from apercu.maps import boxes, min_max, regions
 from apercu.methods import Explainer, TrueBox
 from apercu.metrics import (
@@ -41,7 +42,7 @@ from apercu.metrics import (
 from apercu.metrics.background_invariance import exchange, vacated
 from apercu.metrics.flipping import Curves, Flipping, flip, published
 from apercu.metrics.max_sensitivity import Noise
-from apercu.types import Maps, Scores
+from apercu.types import Images, Maps, Scores, Targets
 
 CURVES = ("deletion", "insertion")
 
@@ -101,16 +102,24 @@ class Shown:
     def again(self, metric: Callable[..., Scores], **settings: object) -> Scores:
         """A metric that asks the explainer for more maps and compares them with these."""
         asked = self.trial.images, self.trial.targets
-        return metric(self.explainer, self.classifier, *asked, before=self.maps, **settings)
+        return metric(self._asked, self.classifier, *asked, before=self.maps, **settings)
 
     def elsewhere(self) -> Scores:
         """Background invariance: every object on the background of its neighbour in the batch."""
         trial = self.trial
         empty = vacated(trial.images, trial.regions)
         other = exchange(trial.images, trial.regions, empty.roll(1, dims=0).flip(3))
-        asked = cast(Explainer, self.explainer)  # a true box is not asked again
-        after = asked(self.classifier, other, trial.targets).detach()
+        after = self._asked(self.classifier, other, trial.targets)
         return background_invariance(self.maps, after, trial.regions)
+
+    def _asked(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
+        """Further maps; a true box is never asked for them. Maps of no numbers would score well."""
+        found = cast(Explainer, self.explainer)(classifier, images, targets).detach()
+        if not found.isfinite().all():
+            raise ApercuError(
+                f"{self.explainer}: expected finite maps when asked again, got NaN or infinity"
+            )
+        return found
 
     @property
     def _published(self) -> tuple[Flipping, Flipping]:
@@ -161,16 +170,16 @@ def score(metric: str, shown: Shown, thresholds: Sequence[float]) -> Levels:
 
 
 def score_truth(metric: str, shown: Shown) -> Levels:
-    """One metric of the true boxes; all but the IoU are the mean over an image's boxes."""
+    """One metric of the true boxes: those of boxes are the mean over an image's boxes."""
     trial = shown.trial
-    if metric == "iou":
-        return iou(regions(shown.maps, 0.5), trial.regions)[None]
     places = trial.truths.transpose(0, 1).contiguous()
     real = (places != 0).any(dim=2)
     if metric == "localisation_error":
         scores = torch.stack([localisation_error(some, trial.truths) for some in places])
-    else:
+    elif metric == "saliency_metric":
         scores = saliency_of_boxes(shown.classifier, trial, places)
+    else:
+        return OF_REGIONS[metric](shown, regions(shown.maps, 0.5)[None])
     return ((scores * real).sum(dim=0) / real.sum(dim=0).clamp(min=1))[None]
 
 
