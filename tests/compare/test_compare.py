@@ -682,3 +682,43 @@ def test_the_interval_is_the_normal_one_for_many_values() -> None:
     assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.006)
     assert interval(values, seed=0) == (low, high)
     assert interval(np.array([2.0]), seed=0) == (2.0, 2.0)
+
+
+def test_the_background_does_not_depend_on_who_shares_the_batch(classifier: Classifier) -> None:
+    wanted = replace(FAST, metrics=("background_invariance",))
+    found = [
+        compare(classifier, Squares(), {"mask": Leaning()}, replace(wanted, batch=batch)).scores
+        for batch in (1, 4, 100)
+    ]
+    assert found[0] == found[1] == found[2]
+    assert len(set(found[0]["mask", "background_invariance"].values())) > 2
+
+
+@dataclass
+class Leaning(Contrast):
+    """Leans on the brightest and the darkest quarter of the picture."""
+
+    def __call__(
+        self, classifier: Classifier, images: torch.Tensor, targets: torch.Tensor
+    ) -> torch.Tensor:
+        shown = super().__call__(classifier, images, targets)
+        return shown * torch.linspace(0, 1, shown.shape[2]) + 0.1 * images.mean(dim=1)
+
+
+@dataclass
+class Lost(Contrast):
+    """Has no numbers when it is asked again."""
+
+    def __call__(
+        self, classifier: Classifier, images: torch.Tensor, targets: torch.Tensor
+    ) -> torch.Tensor:
+        found = super().__call__(classifier, images, targets)
+        return found * float("nan") if "randomised" in classifier.network.digest else found
+
+
+def test_maps_of_no_numbers_score_nothing_when_asked_again(classifier: Classifier) -> None:
+    wanted = replace(FAST, metrics=("randomisation",))
+    both = {"mask": Contrast(), "lost": Lost()}
+    results = compare(classifier, Squares(), both, wanted)
+    assert "expected finite maps when asked again" in results.failed["lost"]
+    assert set(results.explainers) == {"mask"}

@@ -113,7 +113,7 @@ def test_markdown_holds_every_row_and_what_failed(results: Results) -> None:
     assert "**0.7" in best
     assert any(line.startswith("| cam | 0.394 ▼") for line in lines)
     assert any(line.startswith("| even | cpu, 1 | 25.0") and "40,000" in line for line in lines)
-    assert "Not measured: rise (no time)" in text
+    assert "| rise | not measured: no time |" in text
     assert "apercu compare --limit 80" in text and "2026-01-02" in text
 
 
@@ -122,7 +122,8 @@ def test_the_spreadsheet_has_one_line_per_row(results: Results, tmp_path: Path) 
     assert (tmp_path / "table.md").read_text().startswith("`apercu compare --limit 80`")
     with (tmp_path / "table.csv").open() as file:
         lines = {line["explainer"]: line for line in csv.DictReader(file)}
-    assert set(lines) == {*MEANS, "even"}
+    assert set(lines) == {*MEANS, "even", "rise"}
+    assert lines["rise"]["reason"] == "no time" and not lines["cam"]["reason"]
     assert lines["mask"]["difference"] == ""
     own, its = (np.array(list(results.scores[name, "iou"].values())) for name in ("cam", "mask"))
     assert float(lines["cam"]["difference"]) == pytest.approx((own - its).mean())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -51,6 +52,12 @@ class Bench:
     metrics: tuple[str, ...]
     settings: CompareSettings
     progress: Progress
+
+    @cached_property
+    def backdrops(self) -> Trial | None:
+        """The first two reported images with a mask; None where there is none."""
+        masked = [entry for entry in self.sample.test if entry.has_region][:2]
+        return next(self.sample.trials(self.classifier, masked, 2), None) if masked else None
 
     def rehearse(self, name: str, explainer: Explainer | TrueBox) -> None:
         """Explain one image, so that what cannot work is said before hours of work."""
@@ -140,9 +147,8 @@ class Bench:
         done = 0 if entries is self.sample.tune else len(self.sample.tune)
         for trial in self.sample.trials(self.classifier, entries, self.settings.batch):
             maps = self._maps(name, explainer, trial)
-            shown = Shown(
-                explainer, self.classifier, trial, maps, self.settings.steps, self.settings.seed
-            )
+            drawn = self.settings.steps, self.settings.seed, self.backdrops
+            shown = Shown(explainer, self.classifier, trial, maps, *drawn)
             for metric, thresholds in levels.items():
                 found = score(metric, shown, thresholds)
                 judged = torch.tensor([told(entry, metric, explainer) for entry in trial.entries])

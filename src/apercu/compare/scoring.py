@@ -59,6 +59,7 @@ class Shown:
         maps: as the explainer gives them; a scale of their own where its kind is `map`.
         steps: of deletion and insertion.
         seed: of the draws that a metric makes.
+        backdrops: two images with masks, on whose background others are shown.
     """
 
     explainer: Explainer | TrueBox
@@ -67,6 +68,7 @@ class Shown:
     maps: Maps
     steps: int
     seed: int = 0
+    backdrops: Trial | None = None
 
     @cached_property
     def cuttable(self) -> Maps:
@@ -105,10 +107,15 @@ class Shown:
         return metric(self._asked, self.classifier, *asked, before=self.maps, **settings)
 
     def elsewhere(self) -> Scores:
-        """Background invariance: every object on the background of its neighbour in the batch."""
-        trial = self.trial
-        empty = vacated(trial.images, trial.regions)
-        other = exchange(trial.images, trial.regions, empty.roll(1, dims=0).flip(3))
+        """Background invariance: every object on the mirrored background of another image.
+
+        That is the first one with a mask, or for that one itself the second.
+        """
+        trial, others = self.trial, self.backdrops or self.trial
+        empty = vacated(others.images, others.regions).flip(3)
+        first = others.entries[0].index
+        places = [min(int(entry.index == first), len(empty) - 1) for entry in trial.entries]
+        other = exchange(trial.images, trial.regions, empty[places])
         after = self._asked(self.classifier, other, trial.targets)
         return background_invariance(self.maps, after, trial.regions)
 

@@ -15,9 +15,10 @@ from apercu.output import write
 
 HEAD = (
     *("explainer", "metric", "better", "value", "low", "high", "n", "threshold"),
-    *("difference", "difference_low", "difference_high", "p"),
+    *("difference", "difference_low", "difference_high", "p", "reason"),
 )
-"""Of the CSV file; differences are those from the best trained explainer."""
+"""Of the CSV file; differences are those from the best trained explainer, and reasons why an
+explainer could not be measured."""
 MARKDOWN, CSV = "table.md", "table.csv"
 
 
@@ -42,12 +43,11 @@ def markdown(results: Results) -> str:
     ]
     if results.cost:
         parts.append(_costs(results))
-    parts += [f"Not measured: {name} ({reason})" for name, reason in results.failed.items()]
     return "\n\n".join(parts) + "\n"
 
 
 def spreadsheet(results: Results) -> str:
-    """One line per row, with its difference from the best trained explainer."""
+    """One line per row, with its difference from the best trained explainer, and per failure."""
     buffer = io.StringIO()
     table = csv.writer(buffer, lineterminator="\n")
     table.writerow(HEAD)
@@ -57,7 +57,9 @@ def spreadsheet(results: Results) -> str:
         against = ("", "", "", "") if pair is None else (pair.difference, *pair.ci95, pair.p)
         threshold = "" if row.threshold is None else row.threshold
         about = (row.explainer, row.metric, row.better)
-        table.writerow((*about, row.value, *row.ci95, row.n, threshold, *against))
+        table.writerow((*about, row.value, *row.ci95, row.n, threshold, *against, ""))
+    blank = [""] * (len(HEAD) - 2)
+    table.writerows((name, *blank, reason) for name, reason in results.failed.items())
     return buffer.getvalue()
 
 
@@ -78,6 +80,8 @@ def _ranking(results: Results) -> str:
             cell = row["cells"].get(metric)
             texts.append("" if cell is None else _cell(cell))
         lines.append(texts)
+    blank = [""] * (len(metrics) - 1)
+    lines += [[name, f"not measured: {why}", *blank] for name, why in results.failed.items()]
     return _markdown(head, lines)
 
 
