@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -61,3 +63,29 @@ def test_mean_score_resets() -> None:
     mean.reset()
     mean.update(torch.tensor([[0.0, 0, 1, 1]]), torch.tensor([[2.0, 2, 3, 3]]))
     assert mean.compute() == 0
+
+
+ONE_OF_TWO = """
+import sys, torch
+from apercu.interop import MeanScore
+from apercu.metrics import mean_area
+rank, meeting = int(sys.argv[1]), sys.argv[2]
+torch.distributed.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=2)
+mean = MeanScore(mean_area)
+mean.update(torch.full((1 + 2 * rank, 4, 4), float(rank)))
+print(mean.compute().item())
+torch.distributed.destroy_process_group()
+"""
+
+
+def test_mean_score_is_the_mean_over_processes(tmp_path: Path) -> None:
+    """One image of area 0 in one process, three of area 1 in the other."""
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", ONE_OF_TWO, str(rank), str(tmp_path / "meeting")],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    assert [float(one.communicate(timeout=240)[0]) for one in both] == [0.75, 0.75]

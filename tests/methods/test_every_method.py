@@ -29,6 +29,8 @@ EVERY: list[Method | Wrapper] = [
     methods.IntegratedGradients(steps=5),
     methods.Lrp(),
     methods.MeaningfulPerturbation(steps=3),
+    methods.MeaningfulPerturbation(aim="sufficient", steps=3),
+    methods.MeaningfulPerturbation(aim="full", steps=3),
     methods.Mfpp(masks=6),
     methods.Occlusion(),
     methods.RandomMap(),

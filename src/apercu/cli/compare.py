@@ -42,7 +42,7 @@ def compare(
         typer.Option(
             metavar="A,B",
             help="saliency_metric, localisation_error, pointing_game, iauc …; all that classifier "
-            "and images allow when not given.",
+            "and images allow, but the non-cumulative ones, when not given.",
         ),
     ] = None,
     steps: Annotated[int, typer.Option(min=2, help="Steps of deletion and insertion.")] = 196,

@@ -112,7 +112,10 @@ def ranking(results: Results) -> list[dict[str, Any]]:
     variants = {row.explainer for row in results.rows if is_variant(row.explainer)}
     order = [each for n in ranked for each in (n, variant(n)) if each == n or each in variants]
     reference = best_trained(results)
-    pairs = {metric: paired(results, metric, reference) if reference else {} for metric in COLUMNS}
+    seed = int(results.subject.settings.get("seed", 0))
+    pairs = {
+        metric: paired(results, metric, reference, seed) if reference else {} for metric in COLUMNS
+    }
     return [
         {
             "name": name,
