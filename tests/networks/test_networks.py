@@ -75,9 +75,12 @@ def test_the_dial_is_the_extent_up_to_a_half_and_the_core_above():
         for level in (0.61, 0.7, 0.839):
             inside = (other >= (0.5 + (level - 0.6) / 0.8) * peak) & (one > 0.5)
             assert torch.equal(mask >= level, inside)
-        surest = torch.where((other > SUREST * peak) & (one > 0.5), one, 0)
-        assert mask.argmax() == surest.argmax()
-        assert torch.equal(mask > 0.95, surest > (0.95 - 0.84) / 0.16 * surest.max())
+        share = torch.where(one > 0.5, other / peak, 0)
+        shares = torch.where(share > SUREST, one, 0)
+        lowest = one[share > SUREST].min()
+        inner = (shares - lowest).clamp(min=0) / (shares.max() - lowest)
+        wanted = 0.84 + 0.16 * inner * ((share - SUREST).clamp(min=0) / 0.2).sqrt()
+        torch.testing.assert_close(mask[share > SUREST], wanted[share > SUREST], atol=2e-4, rtol=0)
 
 
 def test_a_faint_core_counts_like_a_strong_one_and_none_outside_the_extent():

@@ -14,7 +14,7 @@ from apercu.networks.grouping import grouped, walking_ground
 from apercu.types import Images, LogOdds, Maps, Targets
 
 SUREST = 0.8
-"""Share of the core's peak above which the extent orders the pixels of a mask."""
+"""Share of the core's peak above which the extent orders the pixels of a mask with it."""
 
 
 class MaskingNetwork(nn.Module):
@@ -114,8 +114,8 @@ def dialled(
 
     The core counts inside the extent, as a share of its peak there, from half of that peak on;
     there the mask is above 0.6 and rises with it. Where it is above `SUREST` of its peak the
-    extent orders the pixels: both fields agree there, and the highest pixel of the core alone is
-    often beside the object. Elsewhere the mask is the extent, which shrinks fast between 0.5 and
+    pixels are ordered by both fields, since the highest one of the core alone is often beside the
+    object. Elsewhere the mask is the extent, which shrinks fast between 0.5 and
     0.6. Regions shrink as the level rises, everywhere. (A core that reaches out of the extent
     widens the boxes of every level; one that is not measured by its own peak is empty at high
     levels for some images and wide for others; see docs/experiments.md.)
@@ -124,8 +124,10 @@ def dialled(
     core = _share_of_peak(torch.where(extent > 0.5, core, 0))
     high = torch.where(core > 0.5, 0.6 + 0.8 * (core - 0.5), 0)
     surest, level = core > SUREST, 0.6 + 0.8 * (SUREST - 0.5)
-    inner = _share_of_peak(torch.where(surest, extent, 0))
-    high = torch.where(surest, level + (1 - level) * inner, high)
+    lowest = torch.where(surest, extent, 1).amin((-2, -1), keepdim=True)
+    inner = _share_of_peak(torch.where(surest, extent - lowest, 0))
+    rise = ((core - SUREST) / (1 - SUREST)).clamp(min=0).sqrt()  # no step at the border
+    high = torch.where(surest, level + (1 - level) * inner * rise, high)
     return torch.logit(torch.maximum(low, high), eps=1e-4)
 
 
