@@ -517,6 +517,20 @@ def test_an_explainer_under_a_new_name_takes_the_place_of_its_old_one(
         assert again.value == row.value
 
 
+def test_of_twins_one_is_renamed_and_a_name_may_change_hands(
+    classifier: Classifier, tmp_path: Path
+) -> None:
+    twins = {"a": Contrast(), "b": Contrast()}
+    compare(classifier, Squares(), twins, FAST, out=tmp_path)
+    third = Contrast()
+    results = compare(classifier, Squares(), {"c": third}, FAST, out=tmp_path)
+    assert not third.asked and set(results.explainers) == {"b", "c"}
+    moved, new = Contrast(), Contrast(scale=0.9)
+    results = compare(classifier, Squares(), {"c": new, "b": moved}, FAST, out=tmp_path)
+    assert new.asked and not moved.asked
+    assert results.explainers == {"c": new.identity, "b": moved.identity}
+
+
 class Costly(Contrast):
     """Explains, but not while its cost is measured."""
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator
 
 from apercu.classifiers.door import Classifier
-from apercu.classifiers.lessons import Lessons, PreparedImages, stacked
+from apercu.classifiers.lessons import Lessons, PreparedImages, agreement, stacked
 from apercu.classifiers.student import StudentSettings, trained_student
 from apercu.errors import ClassifierError, ImagesError
 
@@ -55,28 +55,14 @@ def distil(
     held = order[: max(1, round(settings.held_out * len(images)))]
     lessons = Lessons.ask(teacher, images, order[len(held) :], settings.batch)
     student = trained_student(teacher, lessons, settings, generator, on_step)
-    agreement = _agreement(teacher, student, images, torch.split(held, settings.batch))
-    if agreement < settings.floor:
+    shown = (
+        stacked(images, chosen).to(teacher.device) for chosen in torch.split(held, settings.batch)
+    )
+    share = agreement(teacher, student, shown)
+    if share < settings.floor:
         raise ClassifierError(
-            f"student: agrees with {teacher.spec} on {agreement:.1%} of {len(held)} held-out "
+            f"student: agrees with {teacher.spec} on {share:.1%} of {len(held)} held-out "
             f"images, below the floor of {settings.floor:.1%}; give it more images or more "
             "steps, or lower the floor"
         )
-    return Distilled(student, agreement)
-
-
-def _agreement(
-    teacher: Classifier,
-    student: Classifier,
-    images: PreparedImages,
-    held: tuple[Tensor, ...],
-) -> float:
-    with torch.no_grad():
-        agreed = torch.cat(
-            [
-                teacher(shown).argmax(1) == student(shown).argmax(1)
-                for chosen in held
-                for shown in [stacked(images, chosen).to(teacher.device)]
-            ]
-        )
-    return agreed.float().mean().item()
+    return Distilled(student, share)

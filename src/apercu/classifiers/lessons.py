@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -71,6 +71,15 @@ class Lessons:
             mirrored = torch.rand(size, generator=generator) < 0.5
             shown = torch.where(mirrored[:, None, None, None], shown.flip(3), shown)
             yield _shifted(shown, generator), self.answers[mirrored.long(), chosen]
+
+
+@torch.no_grad()
+def agreement(
+    one: Callable[[Images], Logits], other: Callable[[Images], Logits], shown: Iterable[Images]
+) -> float:
+    """Share of the images for which both name the same class."""
+    agreed = [one(images).argmax(1) == other(images).argmax(1) for images in shown]
+    return torch.cat(agreed).float().mean().item()
 
 
 def stacked(images: PreparedImages, indices: Tensor) -> Images:

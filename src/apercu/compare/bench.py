@@ -147,8 +147,12 @@ class Bench:
         done = 0 if entries is self.sample.tune else len(self.sample.tune)
         for trial in self.sample.trials(self.classifier, entries, self.settings.batch):
             maps = self._maps(name, explainer, trial)
-            drawn = self.settings.steps, self.settings.seed, self.backdrops
-            shown = Shown(explainer, self.classifier, trial, maps, *drawn)
+            shown = Shown(
+                *(explainer, self.classifier, trial, maps),
+                steps=self.settings.steps,
+                seed=self.settings.seed,
+                backdrops=self.backdrops,
+            )
             for metric, thresholds in levels.items():
                 found = score(metric, shown, thresholds)
                 judged = torch.tensor([told(entry, metric, explainer) for entry in trial.entries])

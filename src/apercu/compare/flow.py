@@ -60,9 +60,11 @@ def compare(
     for name, explainer in explainers.items():
         if name in missing and name not in study.failures:
             study.tries(name, partial(study.measure, name, explainer))
+            study.save()  # before costs, in which it may be interrupted
         if name in study.results.explainers and not study.priced(name):
             study.tries(f"cost of {name}", partial(study.price, name, explainer))
-        study.save()
+            study.save()
+    study.save()
     if study.failures and not study.results.explainers:
         raise next(iter(study.failures.values()))
     return study.results
@@ -97,7 +99,7 @@ class _Study:
             self.failures[name] = _reason(name, error)
 
     def measure(self, name: str, explainer: Explainer | TrueBox) -> None:
-        """Adds the rows of one explainer, and keeps them before anything else is done."""
+        """Adds the rows of one explainer."""
         found, results = self.bench.measure(name, explainer), self.results
         self.call = replace(self.call, explainers=(*self.call.explainers, name))
         self.results = replace(
@@ -110,7 +112,6 @@ class _Study:
             curves={**results.curves, **({name: found.curves} if found.curves else {})},
             calls=(*self.earlier.calls, self.call),
         ).only(self.identities)
-        self.save()
 
     def priced(self, name: str) -> bool:
         """Whether costs are known, and nothing went wrong when they were measured."""

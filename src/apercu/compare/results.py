@@ -123,10 +123,11 @@ class Results:
     def renamed(self, identities: Mapping[str, str]) -> Results:
         """The same, with what has one of these identities under the name that it has here."""
         new = {
-            old: name
+            next(old for old, known in self.explainers.items() if known == identity): name
             for name, identity in identities.items()
-            for old, known in self.explainers.items()
-            if known == identity and old not in identities and name not in self.explainers
+            if name not in self.explainers
+            and identity in self.explainers.values()
+            and identity not in {identities.get(old) for old in self.explainers}
         }
 
         def of(name: str) -> str:

@@ -73,9 +73,9 @@ def read_heading(stream: BytesIO | BufferedReader, name: str) -> Heading:
     """Frames, series and size; raises ImageError for a file that is damaged or has no pixels."""
     with without_remarks("pydicom"):
         dataset = _parsed(stream, name, pixels=False)
-    size = _number(dataset, "Rows", name), _number(dataset, "Columns", name)
-    frames = _number(dataset, "NumberOfFrames", name) or 1
-    return Heading(frames, str(dataset.get("SeriesInstanceUID", "")), size)
+        size = _number(dataset, "Rows", name), _number(dataset, "Columns", name)
+        frames = _number(dataset, "NumberOfFrames", name) or 1
+        return Heading(frames, str(dataset.get("SeriesInstanceUID", "")), size)
 
 
 def read_reference(path: Path, frame: int = 0) -> Reference | None:

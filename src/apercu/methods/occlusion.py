@@ -14,6 +14,7 @@ from torch import Tensor
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError
 from apercu.methods.base import Method, Need
+from apercu.removal import Mean
 from apercu.types import Images, Maps, Targets
 
 
@@ -45,7 +46,7 @@ class Occlusion(Method):
 
     def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         patches = self._patches((images.shape[2], images.shape[3])).to(images.device)
-        colour = images.mean(dim=(2, 3), keepdim=True)
+        plain = Mean().replacement(images)
         count = len(images)
         left = []
         with torch.no_grad():
@@ -53,7 +54,7 @@ class Occlusion(Method):
             pairs = torch.arange(len(patches) * count, device=images.device)
             for index in torch.split(pairs, self.batch):
                 place, image = index // count, index % count
-                hidden = torch.where(patches[place, None], colour[image], images[image])
+                hidden = torch.where(patches[place, None], plain[image], images[image])
                 left.append(classifier(hidden).gather(1, targets[image, None])[:, 0])
         falls = whole - torch.cat(left).view(len(patches), count)
         weights = patches.to(falls)

@@ -132,4 +132,5 @@ def dialled(
 
 
 def _share_of_peak(field: Float[Tensor, "*maps rows columns"]) -> Tensor:
+    """Each map divided by its highest value; a map of zeros stays one."""
     return field / field.amax((-2, -1), keepdim=True).clamp(min=1e-6)

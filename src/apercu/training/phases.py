@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader
 
 from apercu.classifiers import Classifier
-from apercu.classifiers.lessons import Lessons, stacked
+from apercu.classifiers.lessons import Lessons, agreement, stacked
 from apercu.networks.masking import MaskingNetwork
 from apercu.training.augment import Views
 from apercu.training.embedding import Answers, Asked, Labels, fit_answers
@@ -104,9 +104,13 @@ def learn_answers(
 
     descend(network, settings, outcomes())
     judged = torch.split(order[: max(held_out, BATCH)], BATCH)
-    judges = [stacked(kept, chosen) for chosen in judged]
+    judges = [stacked(kept, chosen).to(device) for chosen in judged]
     network.gate.open_at(*_peaks(network, classifier, judges))
-    return _agreement(network, classifier, judges) if held_out else float("nan")
+    if not held_out:
+        return float("nan")
+    return agreement(
+        lambda shown: network.gate.answers(network.encode(shown)[-1]), classifier, judges
+    )
 
 
 def embed_labels(
@@ -161,18 +165,6 @@ def descend(
         right.append(answered.float().mean().item())
     last = right[-max(1, len(right) // 10) :]
     return sum(last) / len(last)
-
-
-@torch.no_grad()
-def _agreement(network: MaskingNetwork, classifier: Classifier, shown: Iterable[Images]) -> float:
-    """Share of the images for which embedding and classifier name the same class."""
-    network.eval()
-    right = []
-    for batch in shown:
-        batch = batch.to(classifier.device)
-        answers = network.gate.answers(network.encode(batch)[-1])
-        right.append(answers.argmax(1) == classifier(batch).argmax(1))
-    return torch.cat(right).float().mean().item()
 
 
 @torch.no_grad()
