@@ -187,6 +187,50 @@ def test_a_gate_is_taken_for_a_constant(
     torch.testing.assert_close(found, logits, atol=1e-5, rtol=1e-4)
 
 
+class Swish(nn.Module):
+    """Written out: the sigmoid is a gate, so the product has one factor alone."""
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return values * values.sigmoid()
+
+
+def test_relevance_adds_up_through_a_product_with_a_gate(
+    opened: Callable[[nn.Module], Classifier], images: torch.Tensor, targets: torch.Tensor
+) -> None:
+    torch.manual_seed(2)
+    classifier = opened(Plain(Swish()))
+    found = Lrp(epsilon=0.0)(classifier, images, targets).sum(dim=(1, 2))
+    logits = classifier(images).gather(1, targets[:, None])[:, 0]
+    torch.testing.assert_close(found, logits, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("act", "word"),
+    [
+        (lambda values: values * F.relu6(values + 3) / 6, "mul"),
+        (lambda values: values * values, "mul"),
+        (lambda values: 1 / (1 + values.relu()), "__rdiv"),
+        (lambda values: values / (1 + values.relu()), "div"),
+        (lambda values: values**2, "pow"),
+        (lambda values: F.normalize(values, dim=1), "normalize"),
+        (lambda values: torch.einsum("bchw,bchw->bchw", values, values), "einsum"),
+    ],
+)
+def test_what_would_not_add_up_is_refused(
+    act: Layer,
+    word: str,
+    opened: Callable[[nn.Module], Classifier],
+    images: torch.Tensor,
+    targets: torch.Tensor,
+) -> None:
+    class Bent(nn.Module):
+        def forward(self, values: torch.Tensor) -> torch.Tensor:
+            return act(values)
+
+    with pytest.raises(ClassifierError, match=f"relevance: {word} has no rule here"):
+        Lrp()(opened(Plain(Bent())), images, targets)
+
+
 def test_shows_the_object_of_a_photograph(apercu_data: Path) -> None:
     from apercu import open_classifier, open_images
     from apercu.maps import fill

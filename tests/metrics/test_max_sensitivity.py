@@ -81,3 +81,15 @@ def test_a_map_of_zeros_has_a_score(
 def test_impossible_settings_are_refused(setting: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="expected a radius above 0 and at least 1 draw"):
         Noise(**setting)  # type: ignore[arg-type]
+
+
+def test_raw_counts_move_by_a_share_of_their_range(
+    classifier: Classifier, images: torch.Tensor
+) -> None:
+    def brightness(_: Classifier, images: torch.Tensor, __: torch.Tensor) -> torch.Tensor:
+        return images.mean(dim=1)
+
+    images[:, 0, 0, 0], images[:, 0, 0, 1] = 0, 1
+    small = max_sensitivity(brightness, classifier, images, TARGETS)
+    large = max_sensitivity(brightness, classifier, images * 5000, TARGETS)
+    torch.testing.assert_close(large, small, rtol=1e-4, atol=1e-6)

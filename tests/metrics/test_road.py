@@ -126,3 +126,20 @@ def test_a_constant_map_on_a_constant_image_scores_zero() -> None:
 def test_impossible_settings_are_refused(setting: dict[str, object], match: str) -> None:
     with pytest.raises(ConfigError, match=match):
         Road(**setting)  # type: ignore[arg-type]
+
+
+def test_raw_counts_are_imputed_as_the_same_image_in_smaller_units() -> None:
+    generator = torch.Generator().manual_seed(7)
+    images = torch.rand(2, 3, 16, 16, generator=generator)
+    images[:, 0, 0, 0], images[:, 0, 0, 1] = 0, 1
+    maps = torch.rand(2, 16, 16, generator=generator)
+    weight = torch.randn(2, 3 * 256, generator=generator) / 10
+
+    def ask(images: torch.Tensor) -> torch.Tensor:
+        return images.flatten(1) @ weight.T
+
+    targets = torch.tensor([0, 1])
+    counts = road(lambda images: ask(images / 4000), images * 4000, targets, maps, Road(noise=0.1))
+    torch.testing.assert_close(
+        counts, road(ask, images, targets, maps, Road(noise=0.1)), atol=1e-4, rtol=1e-3
+    )

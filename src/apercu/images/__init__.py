@@ -5,5 +5,15 @@ from apercu.images.planted import Planted
 from apercu.images.reader import read_picture
 from apercu.images.source import ImageSource, Item
 from apercu.images.stream import Batch, batches
+from apercu.images.values import value_range
 
-__all__ = ["Batch", "ImageSource", "Item", "Planted", "batches", "open_images", "read_picture"]
+__all__ = [
+    "Batch",
+    "ImageSource",
+    "Item",
+    "Planted",
+    "batches",
+    "open_images",
+    "read_picture",
+    "value_range",
+]

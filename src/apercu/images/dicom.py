@@ -75,7 +75,7 @@ def read_heading(stream: BytesIO | BufferedReader, name: str) -> Heading:
         dataset = _parsed(stream, name, pixels=False)
         size = _number(dataset, "Rows", name), _number(dataset, "Columns", name)
         frames = _number(dataset, "NumberOfFrames", name) or 1
-        return Heading(frames, str(dataset.get("SeriesInstanceUID", "")), size)
+        return Heading(frames, _text(dataset, "SeriesInstanceUID", name), size)
 
 
 def read_reference(path: Path, frame: int = 0) -> Reference | None:
@@ -92,7 +92,7 @@ def read_reference(path: Path, frame: int = 0) -> Reference | None:
         dataset = _parsed(stream, str(path), pixels=False)
         several = _number(dataset, "NumberOfFrames", str(path)) > 1
         words = ("StudyInstanceUID", "SOPClassUID", "SOPInstanceUID")
-        study, kind, instance = (str(dataset.get(word) or "") for word in words)
+        study, kind, instance = (_text(dataset, word, str(path)) for word in words)
     if not (kind and instance):
         return None
     return Reference(study, kind, instance, frame if several else None)
@@ -132,6 +132,7 @@ def _parsed(stream: BytesIO | BufferedReader, name: str, *, pixels: bool) -> Dat
     """The header, and with `pixels` all of the file."""
     try:
         from pydicom import dcmread
+        from pydicom.uid import UID
     except ImportError as error:
         raise ImageError(
             f"{name}: a DICOM file, which needs pydicom; install apercu[medical]"
@@ -143,7 +144,8 @@ def _parsed(stream: BytesIO | BufferedReader, name: str, *, pixels: bool) -> Dat
         raise ImageError(f"{name}: damaged or cut short ({type(error).__name__})") from error
     sides = _number(dataset, "Rows", name), _number(dataset, "Columns", name)
     if not all(sides) or (pixels and not any(word in dataset for word in _PIXELS)):
-        what = getattr(dataset.get("SOPClassUID"), "name", "unknown kind")
+        kind = UID(_text(dataset, "SOPClassUID", name))
+        what = "unknown kind" if kind.name == kind else kind.name
         raise ImageError(f"{name}: a DICOM file without pixels ({what}); choose one of an image")
     return dataset
 
@@ -160,13 +162,13 @@ def _name_syntax(dataset: Dataset) -> None:
 
 def _kind(dataset: Dataset, name: str) -> str:
     """The photometric interpretation, once it agrees with the number of samples."""
-    kind = str(dataset.get("PhotometricInterpretation", ""))
+    kind = _text(dataset, "PhotometricInterpretation", name)
     samples = _number(dataset, "SamplesPerPixel", name) or 1
     expected = {**dict.fromkeys(GREY, 1), **dict.fromkeys(COLOUR, 3), "PALETTE COLOR": 1}
     if kind not in expected:
         known = ", ".join((*GREY, *COLOUR))
         raise ImageError(
-            f"{name}: expected a photometric interpretation of {known}, got {kind or 'none'}"
+            f"{name}: expected a photometric interpretation of {known}; got another, or none"
         )
     if samples != expected[kind]:
         raise ImageError(
@@ -179,6 +181,7 @@ def _values(dataset: Dataset, name: str, frame: int) -> NDArray[Any]:
     """Stored values of one frame: height × width, or height × width × 3 in RGB."""
     from pydicom.pixels.decoders.base import get_decoder
     from pydicom.pixels.utils import pixel_array
+    from pydicom.uid import UID
 
     syntax = dataset.file_meta.get("TransferSyntaxUID")
     try:
@@ -186,7 +189,8 @@ def _values(dataset: Dataset, name: str, frame: int) -> NDArray[Any]:
         return found
     except Exception as error:  # a missing codec, or whatever hostile bytes do to one
         missing = []
-        if syntax is not None and syntax.is_compressed:
+        known = isinstance(syntax, UID) and syntax.is_transfer_syntax
+        if known and syntax.is_compressed:
             try:
                 missing = list(get_decoder(syntax).missing_dependencies)
             except NotImplementedError:
@@ -260,6 +264,14 @@ def _colour(values: NDArray[Any], dataset: Dataset, kind: str) -> NDArray[np.flo
     else:
         full = 2.0 ** int(dataset.BitsStored) - 1
     return np.moveaxis(values[..., :3], 2, 0).astype(np.float32) / np.float32(full)
+
+
+def _text(dataset: Dataset, word: str, name: str) -> str:
+    """A word of the header; empty where it says nothing. Damage shows when it is read."""
+    try:
+        return str(dataset.get(word) or "")
+    except Exception as error:  # a value of an unknown kind, of rubbish
+        raise ImageError(f"{name}: damaged, {word} cannot be read") from error
 
 
 def _number(dataset: Dataset, word: str, name: str) -> int:

@@ -24,6 +24,22 @@ GATES = {"hardsigmoid", "sigmoid"}
 UNKNOWN = {"group_norm", "instance_norm", "layer_norm", "local_response_norm", "rms_norm"}
 UNKNOWN |= {"log_softmax", "softmax", "scaled_dot_product_attention"}
 UNKNOWN |= {"multi_head_attention_forward"}
+PRODUCTS = {
+    "addcdiv",
+    "addcmul",
+    "baddbmm",
+    "bilinear",
+    "bmm",
+    "div",
+    "einsum",
+    "matmul",
+    "mm",
+    "mul",
+}
+"""Known where one factor is a constant, a gate or a weight."""
+CURVES = {"__rdiv", "__rpow", "cos", "exp", "log", "logsumexp", "norm", "normalize", "pow"}
+CURVES |= {"reciprocal", "rsqrt", "sin", "sqrt", "square"}
+"""Neither linear nor an activation: value × slope would not add up."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +91,7 @@ class Rules(TorchFunctionMode, ABC):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         name, options = name_of(func), dict(kwargs or {})
-        if name in UNKNOWN:
+        if name in UNKNOWN or (name in PRODUCTS | CURVES and not _linear(name, args, options)):
             raise ClassifierError(
                 f"relevance: {name} has no rule here, only convolutional networks are known; "
                 "choose a method that needs no layers, such as gradient or occlusion"
@@ -128,6 +144,13 @@ class Rules(TorchFunctionMode, ABC):
         self._latest = output, layer
         self.layers += 1
         return output
+
+
+def _linear(name: str, args: tuple[Any, ...], options: Mapping[str, Any]) -> bool:
+    """Whether relevance flows through none of the operands, or through one factor alone."""
+    operands = [*args, *options.values()]
+    flowing = sum(isinstance(one, Tensor) and one.requires_grad for one in operands)
+    return flowing <= (name in PRODUCTS and name != "addcdiv")
 
 
 def carried(value: Tensor, flow: Tensor) -> Tensor:

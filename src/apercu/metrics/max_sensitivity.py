@@ -9,12 +9,13 @@ import torch
 
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError
+from apercu.images import value_range
 from apercu.types import Images, Maps, Scores, Targets
 
 
 @dataclass(frozen=True)
 class Noise:
-    """Uniform noise of at most `radius`, in units of the [0, 1] range, drawn several times.
+    """Uniform noise of at most `radius`, a share of the range of values, drawn several times.
 
     Raises:
         ConfigError: a radius that is not positive, or no draws.
@@ -43,17 +44,19 @@ def max_sensitivity(
 ) -> Scores:
     """The largest ‖map of noisy image − map‖ / ‖map‖ over the draws; lower is better.
 
-    The noise is the same for every image; noisy images stay within [0, 1]. A map of zeros scores
-    0 where it stays so, else 1. `before` are the maps of the images where they are known already.
+    The noise is the same for every image, in units of its range: [0, 1], or wider where it holds
+    raw counts; noisy images stay within. A map of zeros scores 0 where it stays so, else 1.
+    `before` are the maps of the images where they are known already.
     """
     noise = noise or Noise()
     generator = torch.Generator().manual_seed(noise.seed)
     if before is None:
         before = explainer(classifier, images, targets).detach()
+    low, high = value_range(images)
     moved = torch.zeros_like(before[:, 0, 0])
     for _ in range(noise.draws):
         drawn = noise.radius * (2 * torch.rand(images.shape[1:], generator=generator) - 1)
-        noisy = (images + drawn.to(images)).clamp(0, 1)
+        noisy = (images + (high - low) * drawn.to(images)).clamp(low, high)
         change = explainer(classifier, noisy, targets).detach() - before
         moved = moved.maximum(change.flatten(1).norm(dim=1))
     size = before.flatten(1).norm(dim=1)

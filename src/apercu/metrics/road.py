@@ -15,11 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from apercu.errors import ConfigError
+from apercu.images import value_range
 from apercu.metrics.flipping import probability, ranking
 from apercu.types import Images, Logits, Maps, Regions, Scores, Targets
 
 ACCURACY = 1e-5
-"""Largest imbalance between an imputed pixel and its neighbours, in units of the [0, 1] range."""
+"""Largest imbalance between an imputed pixel and its neighbours, in units of the image's range."""
 CACHED = 600_000
 """Values that a processor keeps at hand; more at a time would be twice as slow there."""
 SMALLEST, MOST_STEPS = 4, 100
@@ -30,7 +31,8 @@ SMALLEST, MOST_STEPS = 4, 100
 class Road:
     """Which shares of the pixels are removed, and the noise on what replaces them.
 
-    The noise is the same for every image; `batch` imputed images are answered at once.
+    The noise is the same for every image, in units of its range ([0, 1], or wider for raw counts);
+    `batch` imputed images are answered at once.
 
     Raises:
         ConfigError: no shares, or one outside (0, 1); negative noise; a batch below 1.
@@ -68,6 +70,7 @@ def road(
     counts = torch.tensor([round(share * pixels) for share in settings.shares], device=maps.device)
     generator = torch.Generator().manual_seed(settings.seed)
     noise = settings.noise * torch.randn(images.shape[1:], generator=generator).to(images)
+    lows, highs = value_range(images)
     gone = torch.cat((counts, -counts))  # the highest places, the lowest places
     found = []
     with torch.no_grad():
@@ -77,7 +80,9 @@ def road(
             most, least = places[image] < count, places[image] >= pixels + count
             removed = torch.where(count > 0, most, least)
             shown = impute(images[image], ~removed)
-            shown = torch.where(removed[:, None], (shown + noise).clamp(0, 1), shown)
+            low, high = (bound[image] for bound in (lows, highs))
+            noisy = (shown + (high - low) * noise).clamp(low, high)
+            shown = torch.where(removed[:, None], noisy, shown)
             found.append(probability(classifier, shown, targets[image]))
     most_gone, least_gone = torch.cat(found).view(len(images), 2, -1).unbind(dim=1)
     return (least_gone - most_gone).mean(dim=1) / 2
@@ -112,9 +117,11 @@ def _solve(images: Images, grids: list[Grid]) -> Images:
     """Conjugate gradients, each step corrected over all grids, on all images and channels."""
     fine = grids[0]
     rest = fine.imbalance(images)
+    low, high = value_range(images)
+    enough = ACCURACY * (high - low)
     step, was, energy = None, rest, rest
     for _ in range(MOST_STEPS):
-        if rest.abs().amax() <= ACCURACY:
+        if (rest.abs() <= enough).all():
             break
         push = _correction(rest, grids)
         if step is not None:
