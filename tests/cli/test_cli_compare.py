@@ -3,7 +3,9 @@ from __future__ import annotations
 import inspect
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -185,3 +187,25 @@ def test_a_run_of_another_classifier(tiny_card, tiny_run) -> None:
     other.fingerprint = "0" * 64
     with pytest.raises(RunError, match="was trained for"):
         open_runs([tiny_run], other)
+
+
+def test_what_is_finished_has_a_report_when_interrupted(
+    apercu: Callable[..., Any], tiny_card: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(self: Occlusion, *_: object) -> None:
+        raise KeyboardInterrupt
+
+    def compared(methods: str) -> Any:
+        words = ("--images", SPEC, "--methods", methods, "--metrics", "energy", "--out", tmp_path)
+        return apercu("compare", "--classifier", tiny_card, *words)
+
+    monkeypatch.setattr(Occlusion, "__call__", interrupted)
+    ended = compared("occlusion,centre_box")
+    assert ended.code == 130 and not (tmp_path / "report.html").exists()
+    assert compared("gradient").code == 0
+    (tmp_path / "report.html").unlink()
+    ended = compared("gradient,occlusion")
+    assert ended.code == 130 and "keeps the finished rows" in ended.err
+    report = (tmp_path / "report.html").read_text()
+    assert "Gradient()" in report and report.count('alt="gradient: ') == 4
+    assert "gradient" in (tmp_path / "table.md").read_text()

@@ -20,7 +20,7 @@ from apercu.compare.table import headline, ranking
 from apercu.gallery import gallery
 from apercu.images import open_images
 from apercu.methods import CentreBox, Gradient, Trained, TrueBox
-from apercu.report import Shot, write_report
+from apercu.report import SIDE, Shot, write_report
 
 SUBJECT = Subject(
     classifier="timm/tiny",
@@ -193,7 +193,32 @@ def test_the_gallery_shows_reported_images_under_every_map(classifier: Classifie
     assert all(list(shot.views) == ["mask", "gradient", "centre_box"] for shot in shots)
     assert all("%" in shot.caption for shot in shots)
     line = [int(render.LINE[place : place + 2], 16) for place in (1, 3, 5)]
+    scale = SIDE / 64
     drawn = (np.asarray(shots[0].views["mask"]) == line).all(axis=2)
-    assert drawn.any(axis=0).nonzero()[0].min() == 16
-    assert drawn.any(axis=0).nonzero()[0].max() == 47
-    assert drawn.any(axis=1).nonzero()[0].max() == 31
+    assert drawn.any(axis=0).nonzero()[0].min() == 16 * scale
+    assert drawn.any(axis=0).nonzero()[0].max() == 48 * scale - 1
+    assert drawn.any(axis=1).nonzero()[0].max() == 32 * scale - 1
+
+
+def test_a_view_is_drawn_once_and_shown_without_its_explainer(
+    classifier: Classifier, tmp_path: Path
+) -> None:
+    source, asked = open_images("planted:images=8,size=64"), []
+
+    def attribute(images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        asked.append(len(images))
+        return images[:, 0]
+
+    explainers = {"mask": Trained(attribute, "m", 1.0), "centre_box": CentreBox()}
+    settings = CompareSettings(("pointing_game",), limit=8, batch=4, cost_batches=())
+    results = compare(classifier, source, explainers, settings)
+    first = gallery(classifier, source, explainers, results, count=2, out=tmp_path)
+    asked.clear()
+    others = {"centre_box": CentreBox()}
+    again = gallery(classifier, source, others, results, count=2, out=tmp_path)
+    assert not asked and len(list((tmp_path / "gallery").iterdir())) == 4
+    for one, two in zip(first, again, strict=True):
+        assert list(two.views) == ["mask", "centre_box"]
+        assert np.array_equal(np.asarray(one.views["mask"]), np.asarray(two.views["mask"]))
+    elsewhere = gallery(classifier, source, others, results, count=2, out=tmp_path / "new")
+    assert all(list(shot.views) == ["centre_box"] for shot in elsewhere)

@@ -96,9 +96,9 @@ def test_equal_values_share_a_place(results: Results) -> None:
 
 def test_training_pays_once_the_time_that_each_image_saves_adds_up(results: Results) -> None:
     after = {line["cost"].explainer: line["break_even"] for line in costs(results)}
-    assert after == {"mask": None, "cam": None, "even": 40_000}
+    assert after == {"mask": {}, "cam": {}, "even": {"mask": 40_000}}
     elsewhere = (replace(results.cost[0], device="cuda"), *results.cost[1:])
-    assert {line["break_even"] for line in costs(replace(results, cost=elsewhere))} == {None}
+    assert not any(line["break_even"] for line in costs(replace(results, cost=elsewhere)))
 
 
 def test_those_who_need_least_come_first(results: Results) -> None:

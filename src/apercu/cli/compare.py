@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,6 +20,10 @@ from apercu.cli.options import (
 )
 from apercu.cli.outcome import arguments, keeping
 from apercu.cli.terminal import progress, say, show_ranking
+
+if TYPE_CHECKING:
+    from apercu.compare import Results
+    from apercu.methods import Explainer, TrueBox
 
 
 def compare(
@@ -55,14 +60,15 @@ def compare(
 ) -> None:
     """Measure explainers on the same images: one half chooses thresholds, the other is reported.
 
-    Writes report.html, table.md, table.csv, results.json and scores.csv (every image). What is
-    there already of the same comparison is not measured again.
+    Writes report.html, table.md, table.csv, results.json and scores.csv (every image), also of
+    what is finished when it is interrupted. What is there already of the same comparison is not
+    measured again.
 
     Example: apercu compare --classifier timm/resnet50 --images val/ --explainer runs/a --out table
     """
     from apercu.classifiers import open_classifier
     from apercu.cli.methods import allowed_methods, parse_methods, seeded
-    from apercu.compare import CompareSettings
+    from apercu.compare import CompareSettings, finished_rows
     from apercu.compare import compare as measure
     from apercu.compare.runs import open_runs
     from apercu.gallery import gallery
@@ -82,12 +88,21 @@ def compare(
     everything = {**runs, **seeded(chosen_methods, seed)}
     kept = f"{out} keeps the finished rows; the same command measures the rest"
     command = shlex.join(["apercu", *arguments()])
+
+    def show(results: Results, explainers: Mapping[str, Explainer | TrueBox]) -> None:
+        shots = gallery(opened, source, explainers, results, out=out, progress=report)
+        write_report(results, shots, out / "report.html")
+        write_tables(results, out)
+
     with keeping(kept), progress() as report:
-        results = measure(
-            opened, source, everything, settings, out=out, progress=report, command=command
-        )
-        shots = gallery(opened, source, everything, results, progress=report)
-    page = write_report(results, shots, out / "report.html")
-    write_tables(results, out)
+        try:
+            results = measure(
+                opened, source, everything, settings, out=out, progress=report, command=command
+            )
+            show(results, everything)
+        except KeyboardInterrupt:
+            if (finished := finished_rows(out, opened, source)) is not None:
+                show(finished, {})  # what has been drawn of them, without asking any more
+            raise
     show_ranking(results)
-    say(f"report: {page}")
+    say(f"report: {out / 'report.html'}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from apercu.compare.flow import compare
+from apercu.compare.flow import compare, finished_rows
 from apercu.compare.measures import METRICS
 from apercu.compare.results import Call, Cost, Results, Row, Subject
 from apercu.compare.settings import CompareSettings
@@ -16,4 +16,5 @@ __all__ = [
     "Row",
     "Subject",
     "compare",
+    "finished_rows",
 ]

@@ -70,6 +70,18 @@ def compare(
     return study.results
 
 
+def finished_rows(out: Path, classifier: Classifier, source: ImageSource) -> Results | None:
+    """What a comparison of this classifier on these images has finished; None without one.
+
+    Raises `RunError` when it is damaged.
+    """
+    if not (out / RESULTS).is_file():
+        return None
+    found = Results.load(out)
+    same = found.subject.fingerprint == classifier.fingerprint
+    return found if same and found.subject.images == source.name else None
+
+
 class _Study:
     """A comparison under way: what is known, what went wrong, and where it is kept."""
 

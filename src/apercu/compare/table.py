@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import ceil
 from typing import Any
 
@@ -65,26 +65,40 @@ def needs(results: Results) -> dict[str, tuple[str, ...]]:
 
 
 def costs(results: Results) -> list[dict[str, Any]]:
-    """Costs, each with the number of images after which the best trained explainer is ahead.
+    """Costs, each with the number of images after which each trained explainer is ahead.
 
-    That is where its training and its time per image are less than the other's time alone; None
-    where the other is as fast, or is that explainer itself.
+    That is where its training and its time per image are less than the other's time alone; left
+    out where the other is as fast, or was trained too.
     """
-    reference = best_trained(results)
-    own = {cost.batch: cost for cost in results.cost if cost.explainer == reference}
-    return [
-        {"cost": cost, "break_even": _break_even(own.get(cost.batch), cost)}
-        for cost in results.cost
-    ]
+    ours = trained(results)
+    found = []
+    for cost in results.cost:
+        rivals = [
+            own
+            for own in results.cost
+            if own.explainer in ours and (own.batch, own.device) == (cost.batch, cost.device)
+        ]
+        ahead = {
+            own.explainer: _break_even(own, cost)
+            for own in rivals
+            if cost.explainer not in ours and own.ms_per_image < cost.ms_per_image
+        }
+        found.append({"cost": cost, "break_even": ahead})
+    return found
 
 
-def _break_even(trained: Cost | None, other: Cost) -> int | None:
-    if (
-        trained is None
-        or trained.device != other.device
-        or other.ms_per_image <= trained.ms_per_image
-    ):
-        return None
+def break_even_text(ahead: Mapping[str, int]) -> str:
+    """Numbers of images; of several trained explainers, each with its name.
+
+    >>> break_even_text({"mask": 1200}), break_even_text({"a": 1200, "b": 7})
+    ('1,200', 'a 1,200, b 7')
+    """
+    if len(ahead) == 1:
+        return f"{next(iter(ahead.values())):,}"
+    return ", ".join(f"{name} {count:,}" for name, count in ahead.items())
+
+
+def _break_even(trained: Cost, other: Cost) -> int:
     seconds = trained.training_seconds - other.training_seconds
     return max(0, ceil(1000 * seconds / (other.ms_per_image - trained.ms_per_image)))
 

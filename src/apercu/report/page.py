@@ -21,6 +21,7 @@ from apercu.compare.table import (
     MAIN,
     best_trained,
     better,
+    break_even_text,
     costs,
     firsts,
     headline,
@@ -45,6 +46,7 @@ class Shot:
 
 
 SIDE = 240
+"""Longest side of a picture of the gallery."""
 PLOTS = 4
 """Metrics that are drawn against cost, at most."""
 CURVES = {
@@ -78,6 +80,7 @@ def write_report(results: Results, shots: Sequence[Shot], path: Path) -> Path:
         shots=[_embedded(shot) for shot in shots],
         views=max((len(shot.views) for shot in shots), default=0),
         time_text=time_text,
+        break_even_text=break_even_text,
         broken=_broken,
     )
     return write(path, page)

@@ -10,7 +10,7 @@ from typing import Any
 
 from apercu.compare import Results
 from apercu.compare.columns import COLUMNS, time_text
-from apercu.compare.table import better, costs, measured, ranking
+from apercu.compare.table import better, break_even_text, costs, measured, ranking
 from apercu.output import write
 
 HEAD = (
@@ -95,7 +95,7 @@ def _cell(cell: dict[str, object]) -> str:
 def _costs(results: Results) -> str:
     head = ["explainer", "batch", "ms per image", "forwards", "queries", "MB", "training s"]
     found = costs(results)
-    if any(line["break_even"] is not None for line in found):
+    if any(line["break_even"] for line in found):
         head.append("images until training pays")
     lines = []
     for line in found:
@@ -108,7 +108,7 @@ def _costs(results: Results) -> str:
             f"{cost.queries:g}",
             "" if cost.peak_mb is None else f"{cost.peak_mb:.0f}",
             f"{cost.training_seconds:.0f}",
-            "" if line["break_even"] is None else f"{line['break_even']:,}",
+            break_even_text(line["break_even"]),
         ]
         lines.append(texts[: len(head)])
     return _markdown(head, lines)
