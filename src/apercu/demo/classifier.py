@@ -35,6 +35,8 @@ class Lessons:
         rate: highest learning rate of AdamW, reached after a rise and annealed.
         width: channels of the network's stem.
         zoomed: probability that an image is zoomed towards its object.
+        tightness: how often a zoomed image is cut close to its object; at 1 every distance
+            between the object and the image's edge is equally likely.
         seed: of the first weights, the order and the views.
     """
 
@@ -42,7 +44,8 @@ class Lessons:
     batch: int = 50
     rate: float = 5e-3
     width: int = 16
-    zoomed: float = 0.6
+    zoomed: float = 0.7
+    tightness: float = 2.5
     seed: int = 0
 
 
@@ -116,7 +119,8 @@ def _views(held: Held, lessons: Lessons) -> Iterator[tuple[Tensor, Tensor]]:
                 continue
             draws = torch.rand(len(chosen), 6, generator=generator)
             near, far = held.boxes[chosen, :2], held.boxes[chosen, 2:]
-            zoomed = torch.cat([near * draws[:, :2], far + (1 - far) * draws[:, 2:4]], 1)
+            drawn = draws[:, :4] ** (1 / lessons.tightness)
+            zoomed = torch.cat([near * drawn[:, :2], 1 - (1 - far) * drawn[:, 2:]], 1)
             whole = torch.tensor([0.0, 0.0, 1.0, 1.0])
             places = torch.where(draws[:, 4:5] < lessons.zoomed, zoomed, whole)
             shown = crop(held.images[chosen], places)

@@ -1,0 +1,33 @@
+"""What the trainings can be told: typed, read from YAML, stored with the run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from apercu.training.settings.mask import PRESETS, MaskSettings
+from apercu.training.settings.reading import Family
+from apercu.training.settings.schedule import Schedule
+
+MASK = Family(MaskSettings, PRESETS)
+
+
+def read_settings(path: str | Path | None) -> MaskSettings:
+    """Settings of a mask explainer from a YAML file, or of a preset; see `Family.read`."""
+    return MASK.read(path)
+
+
+def parse_settings(content: dict[str, Any], where: str = "settings") -> MaskSettings:
+    """Settings of a mask explainer from a dictionary; see `Family.parse`."""
+    return MASK.parse(content, where)
+
+
+__all__ = [
+    "MASK",
+    "PRESETS",
+    "Family",
+    "MaskSettings",
+    "Schedule",
+    "parse_settings",
+    "read_settings",
+]

@@ -1,0 +1,115 @@
+"""Settings from files and dictionaries, every mistake told at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from apercu.errors import ConfigError, nearest
+
+S = TypeVar("S", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Family(Generic[S]):
+    """The settings of one kind of explainer.
+
+    Args:
+        model: what they are.
+        presets: ready ones by name, the default first.
+    """
+
+    model: type[S]
+    presets: Mapping[str, S]
+
+    def read(self, path: str | Path | None) -> S:
+        """Settings from a YAML file: a preset's name under `preset`, and what differs from it.
+
+        Args:
+            path: the file, the name of a preset, or None for the default.
+
+        Raises:
+            ConfigError: no such file or preset, or it holds mistakes; all are listed.
+        """
+        if path is None or str(path) in self.presets:
+            return self.presets[str(path or self._default)]
+        try:
+            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            known = f"; presets are {', '.join(self.presets)}{nearest(str(path), self.presets)}"
+            raise ConfigError(f"{path}: cannot read settings ({error}){known}") from None
+        except yaml.YAMLError as error:
+            reason = " ".join(str(error).split())
+            raise ConfigError(f"{path}: expected settings in YAML ({reason})") from None
+        if not isinstance(content, dict):
+            raise ConfigError(f"{path}: expected settings by name, got {type(content).__name__}")
+        return self.parse(content, str(path))
+
+    def parse(self, content: dict[str, Any], where: str = "settings") -> S:
+        """Settings from a dictionary, laid over the preset that it names.
+
+        Raises:
+            ConfigError: it names no known preset, or holds mistakes; all are listed.
+        """
+        content = dict(content)
+        preset = content.pop("preset", self._default)
+        if not isinstance(preset, str) or preset not in self.presets:
+            raise ConfigError(
+                f"{where}: no preset {preset!r}, expected one of {', '.join(self.presets)}"
+                f"{nearest(str(preset), self.presets)}"
+            )
+        base = self.presets[preset].model_dump()
+        try:
+            return self.model.model_validate(_laid_over(base, content))
+        except ValidationError as error:
+            mistakes = "; ".join(_mistakes(error, set(_keys(self.model))))
+            raise ConfigError(f"{where}: {mistakes}") from None
+
+    @property
+    def _default(self) -> str:
+        return next(iter(self.presets))
+
+
+def _laid_over(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Nested dictionaries merged; one of another `form` replaces instead."""
+    merged = dict(base)
+    for key, value in changes.items():
+        old = base.get(key)
+        merged[key] = value
+        if isinstance(value, dict) and isinstance(old, dict):
+            same_form = value.get("form", old.get("form")) == old.get("form")
+            merged[key] = _laid_over(old, value) if same_form else value
+    return merged
+
+
+def _mistakes(error: ValidationError, keys: set[str]) -> list[str]:
+    found = []
+    for mistake in error.errors(include_url=False):
+        where = ".".join(str(part) for part in mistake["loc"])
+        if not where:
+            found.append(mistake["msg"].removeprefix("Value error, "))
+        elif mistake["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+            found.append(f"{where} is no setting{nearest(str(mistake['loc'][-1]), keys)}")
+        else:
+            found.append(f"{where}: {mistake['msg'].lower()}, got {mistake['input']!r}")
+    return found
+
+
+def _keys(kind: Any) -> Iterator[str]:
+    """Names of all settings, those of nested ones included."""
+    fields = getattr(kind, "model_fields", None) or getattr(kind, "__pydantic_fields__", None)
+    if isinstance(kind, type) and fields is not None:
+        for name, field in fields.items():
+            yield name
+            yield from _keys(field.annotation)
+        return
+    if isinstance(kind, type) and hasattr(kind, "__dataclass_fields__"):
+        yield from kind.__dataclass_fields__
+        return
+    for part in get_args(kind):
+        yield from _keys(part)
