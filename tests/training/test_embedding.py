@@ -9,7 +9,7 @@ from torch import Generator
 
 from apercu.networks.gate import ClassGate
 from apercu.training.embedding import RidgeMoments, fit_answers
-from apercu.training.watch import TrivialAnswers
+from apercu.training.watch import COUNTERPARTS, MASKS, TrivialAnswers
 
 
 def _problem() -> tuple[torch.Tensor, torch.Tensor]:
@@ -78,7 +78,7 @@ def test_no_batch_is_an_error() -> None:
 
 
 def _watch(true: float, fake: float | None, steps: int = 10) -> str | None:
-    watch = TrivialAnswers(patience=10)
+    watch = TrivialAnswers(MASKS, patience=10)
     for _ in range(steps):
         watch.add({"area_true": true} | ({} if fake is None else {"area_fake": fake}))
     return watch.warning()
@@ -102,8 +102,24 @@ def test_sound_masks_and_early_steps_are_not_told() -> None:
     assert _watch(0.001, 0.001, steps=9) is None
 
 
+@pytest.mark.parametrize(
+    ("odd", "says"),
+    [
+        ({"change": 0.0001}, "both counterparts are the same"),
+        ({"flipped": 0.1}, "adversarial images keep the decision"),
+        ({"peak": 0.01}, "adversarial images are invisible noise"),
+        ({"spread": 0.9}, "the difference is everywhere"),
+        ({}, "None"),
+    ],
+)
+def test_trivial_counterparts_are_told(odd: dict[str, float], says: str) -> None:
+    watch = TrivialAnswers(COUNTERPARTS, patience=1)
+    watch.add({"flipped": 0.97, "change": 0.02, "peak": 0.3, "spread": 0.2, **odd})
+    assert str(watch.warning()).startswith(says)
+
+
 def test_one_odd_step_is_not_a_trend() -> None:
-    watch = TrivialAnswers(patience=1)
+    watch = TrivialAnswers(MASKS, patience=1)
     for _ in range(20):
         watch.add({"area_true": 0.3, "area_fake": 0.02})
     watch.add({"area_true": 0.0, "area_fake": 0.9})

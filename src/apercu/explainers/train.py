@@ -17,6 +17,7 @@ from apercu.explainers.run import CLASSIFIER, CONFIG, WEIGHTS
 from apercu.networks.masking import MaskingNetwork
 from apercu.output import write
 from apercu.training.fit import Fit
+from apercu.training.module import MaskTraining
 from apercu.training.phases import batches
 from apercu.training.settings import MaskSettings
 from apercu.training.stream import TrainingImages, parts
@@ -64,7 +65,7 @@ def train_mask(
     network = network or new_network(settings, fit.classifier, fit.seed)
     _claim(fit.run, settings, passport)
     explainer = MaskExplainer(network, passport, settings, {})
-    facts = fit(network, settings)
+    facts = fit(MaskTraining(network, fit.classifier, settings, fit.seed))
     explainer.facts |= {name: value for name, value in facts.items() if isfinite(value)}
     if not fit.leads:
         return explainer

@@ -130,7 +130,7 @@ class UpStep(nn.Module):
             make(joined, outputs), *(make(outputs, outputs) for _ in range(shape.blocks - 1))
         )
 
-    def forward(self, features: Tensor, skip: Tensor | None, gate: Tensor) -> Tensor:
+    def forward(self, features: Tensor, skip: Tensor | None, gate: Tensor | None) -> Tensor:
         features = self.upsample(features)
         size = features.shape[2:] if skip is None else skip.shape[2:]
         if features.shape[2:] != size:
@@ -138,7 +138,7 @@ class UpStep(nn.Module):
         joined = [features]
         if skip is not None:
             joined.append(self.narrow(skip))
-        if self.gated:
+        if self.gated and gate is not None:
             opened = _enlarged(gate, size)
             joined = [features, *(part * opened for part in joined[1:]), opened]
         return self.residual(torch.cat(joined, 1))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import final
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from apercu.networks.decoder import Decoder, DecoderShape, Evidence
 from apercu.networks.encoder import Encoder
-from apercu.networks.gate import ClassGate, GateKind
+from apercu.networks.gate import GateKind
+from apercu.networks.gated import GatedNetwork
 from apercu.networks.grouping import grouped, walking_ground
 from apercu.types import Images, LogOdds, Maps, Targets
 
@@ -17,7 +20,8 @@ SUREST = 0.8
 """Share of the core's peak above which the extent orders the pixels of a mask with it."""
 
 
-class MaskingNetwork(nn.Module):
+@final
+class MaskingNetwork(GatedNetwork):
     """Images and class indices → how strongly each pixel should be kept.
 
     Two output channels a, b give a mask |a| / (|a| + |b|), handled as its log-odds
@@ -35,44 +39,9 @@ class MaskingNetwork(nn.Module):
     def __init__(
         self, encoder: Encoder, classes: int, shape: DecoderShape, *, frozen: bool = True
     ) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.frozen = frozen
-        self.settled = frozen
         kind: GateKind = "relative" if shape.gate == "everywhere" else "published"
-        self.gate = ClassGate(classes, encoder.channels[-1], kind)
+        super().__init__(encoder, classes, kind, frozen=frozen)
         self.decoder = Decoder(encoder.channels, encoder.strides, shape)
-        if frozen:
-            encoder.requires_grad_(False)
-
-    def trained_state(self) -> dict[str, Tensor]:
-        """The state without a frozen encoder, which training leaves as it was."""
-        return {
-            name: tensor.contiguous().cpu()
-            for name, tensor in self.state_dict().items()
-            if not (self.frozen and name.startswith("encoder."))
-        }
-
-    def settle(self) -> None:
-        """Ends the embedding phase: encoder and class embedding learn no more.
-
-        Masks teach them to forget the classes; see docs/experiments.md.
-        """
-        self.settled = True
-        for part in (self.encoder, self.gate.embedding, self.gate.bias):
-            part.requires_grad_(False)
-
-    def train(self, mode: bool = True) -> MaskingNetwork:
-        """Training mode; a settled encoder stays in evaluation mode."""
-        super().train(mode)
-        if self.settled:
-            self.encoder.eval()
-        return self
-
-    def encode(self, images: Images) -> list[Tensor]:
-        """Feature maps, finest first; one call serves any number of classes."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.settled):
-            return self.encoder(images)
 
     def evidence(self, features: list[Tensor], targets: Targets) -> Evidence:
         """Both fields for one class per image, as training shapes them."""

@@ -1,4 +1,4 @@
-"""The fit of a masking network: embedding phase, mask phase, checkpoints, curves, samples."""
+"""The fit of an explainer: embedding phase, its own phase, checkpoints, curves, samples."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from torch.utils.data import DataLoader
 
 from apercu.classifiers import Classifier
 from apercu.images import ImageSource
-from apercu.networks.masking import MaskingNetwork
+from apercu.networks.gated import GatedNetwork
 from apercu.output import write
 from apercu.training.average import Averaging
+from apercu.training.base import Training
 from apercu.training.embedding import Labels
-from apercu.training.module import MaskTraining
 from apercu.training.phases import embed_answers, embed_labels, learn_answers
 from apercu.training.progress import Samples, TrivialWarning
-from apercu.training.settings import MaskSettings
+from apercu.training.settings import TrainingSettings
 from apercu.training.stream import EndlessOrder, TrainingImages, parts
 
 CHECKPOINTS, LAST, EMBEDDED = "checkpoints", "last.ckpt", "embedded.safetensors"
@@ -52,7 +52,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Fit:
-    """One training of a mask explainer, which can be interrupted and gone on with.
+    """One training of an explainer, which can be interrupted and gone on with.
 
     Args:
         classifier: the black box, or its student; differentiable.
@@ -75,8 +75,11 @@ class Fit:
         """Whether this is the process that was typed, not one that Lightning started beside it."""
         return os.environ.get("LOCAL_RANK", "0") == "0"
 
-    def __call__(self, network: MaskingNetwork, settings: MaskSettings) -> dict[str, float]:
+    def __call__(self, module: Training) -> dict[str, float]:
         """Trains a network in place, from the last checkpoint if there is one.
+
+        Args:
+            module: what is trained, and how; its classifier and seed are this fit's.
 
         Returns:
             What was measured: seconds, images, steps, quality of the embedding.
@@ -85,6 +88,7 @@ class Fit:
             ImagesError: too few images can be read.
         """
         begun = time.monotonic()
+        network, settings = module.network, module.settings
         images = TrainingImages(self.source, self.classifier, parts(len(self.source), self.seed)[0])
         share = self._embed(network, settings, images)
         if images.unusable:
@@ -94,10 +98,9 @@ class Fit:
                 f"the first because {first}"
             )
         network.settle()
-        module = MaskTraining(network, self.classifier, settings, self.seed)
         spent = Clock(begun)
         averaging = Averaging(settings.schedule.averaging)
-        trainer = self._trainer(settings, [spent, averaging])
+        trainer = self._trainer(module, [spent, averaging])
         with _without_remarks():
             trainer.fit(
                 module,
@@ -115,7 +118,7 @@ class Fit:
         }
 
     def _embed(
-        self, network: MaskingNetwork, settings: MaskSettings, images: TrainingImages
+        self, network: GatedNetwork, settings: TrainingSettings, images: TrainingImages
     ) -> float:
         """The embedding phase, or its stored result; returns how often it was right."""
         path = self.run / CHECKPOINTS / EMBEDDED
@@ -140,17 +143,17 @@ class Fit:
         write(path, save(network.trained_state() | {"agreement": torch.tensor(share)}))
         return share
 
-    def _trainer(self, settings: MaskSettings, callbacks: list[Callback]) -> Trainer:
+    def _trainer(self, module: Training, callbacks: list[Callback]) -> Trainer:
         from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-        schedule = settings.schedule
+        schedule = module.settings.schedule
         checkpoint = ModelCheckpoint(
             self.run / CHECKPOINTS,
             filename=LAST.removesuffix(".ckpt"),
             every_n_train_steps=schedule.save_every,
             enable_version_counter=False,
         )
-        trivial = TrivialWarning(max(50, schedule.steps // 4), self.say)
+        trivial = TrivialWarning(module.trivial, max(50, schedule.steps // 4), self.say)
         samples = Samples(self.classifier, self.source, self.run / "samples")
         with _without_remarks():
             return Trainer(
@@ -172,7 +175,7 @@ class Fit:
             )
 
     def _loader(
-        self, images: TrainingImages, settings: MaskSettings, trainer: Trainer
+        self, images: TrainingImages, settings: TrainingSettings, trainer: Trainer
     ) -> DataLoader[Any]:
         """Each device's own share of the images, from where the last checkpoint left them."""
         batch = settings.schedule.batch

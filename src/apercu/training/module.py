@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import ClassVar, final
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule
 from torch import Generator, Tensor
-from torch.optim import AdamW
-from torch.optim.lr_scheduler import OneCycleLR
 
+from apercu import render
 from apercu.classifiers import Classifier
 from apercu.networks.decoder import Evidence
 from apercu.networks.masking import MaskingNetwork
 from apercu.training.augment import Views
+from apercu.training.base import Training
 from apercu.training.objectives import Question
 from apercu.training.settings import MaskSettings
-from apercu.types import Images, Logits, Scores
+from apercu.training.watch import MASKS, Trivial
+from apercu.types import Images, Logits
 
-RISE = 0.15  # share of the steps in which the learning rate rises
 
-
-class MaskTraining(LightningModule):
+@final
+class MaskTraining(Training):
     """The mask phase: targets are the classifier's own answers, or fake classes.
-
-    Every random draw of a step comes from a generator that is seeded by the step, so a resumed
-    training goes on exactly where it was.
 
     Args:
         network: the masking network, settled.
@@ -35,24 +31,20 @@ class MaskTraining(LightningModule):
         seed: of all draws.
     """
 
+    trivial: ClassVar[Trivial] = MASKS
+
     def __init__(
         self, network: MaskingNetwork, classifier: Classifier, settings: MaskSettings, seed: int
     ) -> None:
-        super().__init__()
-        self.network = network
-        self.classifier = classifier
-        self.settings = settings
-        self.seed = seed
+        super().__init__(network, classifier, settings, seed)
+        self.network: MaskingNetwork
+        self.settings: MaskSettings
         self.views = Views()
         side = settings.schedule.side
         self.smaller = classifier.module is not None and side < min(classifier.size)
-        self.measured: dict[str, Tensor] = {}
-
-    def on_fit_start(self) -> None:
-        self.classifier.to(self.device)
 
     def training_step(self, images: Images, batch_index: int) -> Tensor:
-        generator = self._generator()
+        generator = self.generator()
         images = self.views(images, generator)
         with torch.no_grad():
             logits = self.classifier(images)
@@ -61,21 +53,19 @@ class MaskTraining(LightningModule):
         evidence = Evidence(evidence.extent.float(), evidence.core.float())
         judge = self.classifier.at_any_size if self.smaller else self.classifier
         terms = self.settings.objective.terms(judge, question, evidence, generator)
-        loss = torch.stack(list(terms.values())).sum(0).mean()
-        self._note(loss, terms, question, evidence.extent)
-        return loss
+        self.note(terms, self._areas(question, evidence.extent))
+        return torch.stack(list(terms.values())).sum(0).mean()
 
-    def configure_optimizers(self) -> Any:
-        schedule = self.settings.schedule
-        trained = [p for p in self.network.parameters() if p.requires_grad]
-        optimiser = AdamW(trained, lr=schedule.rate, weight_decay=schedule.decay)
-        rate = OneCycleLR(optimiser, schedule.rate, total_steps=schedule.steps + 1, pct_start=RISE)
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
-
-    def _generator(self) -> Generator:
-        ranks = self.trainer.world_size
-        draw = (self.seed * 1_000_003 + self.global_step) * ranks + self.global_rank
-        return torch.Generator().manual_seed(draw)
+    @torch.no_grad()
+    def tiles(self, images: Images) -> list[render.Tile]:
+        top = self.classifier(images).argmax(1)
+        mask = self.network(images, top)[0].sigmoid().cpu()
+        title, image = self.classifier.classes[int(top)].partition(",")[0], images[0].cpu()
+        return [
+            render.Tile(render.picture_image(image), title),
+            render.Tile(render.overlay(image, mask), f"area {mask.mean():.2f}"),
+            render.Tile(render.mask_image(image, mask), "kept"),
+        ]
 
     def _judged(self, images: Images) -> Images:
         """The images as the classifier judges masks of them: smaller costs less."""
@@ -93,13 +83,7 @@ class MaskTraining(LightningModule):
         targets = torch.where(real, true, (true + shift.to(images.device)) % classes)
         return Question(images, targets, real, true)
 
-    def _note(
-        self, loss: Tensor, terms: dict[str, Scores], question: Question, extent: Tensor
-    ) -> None:
+    def _areas(self, question: Question, extent: Tensor) -> dict[str, Tensor]:
         masks, real = extent.detach().sigmoid().mean((1, 2)), question.real
-        figures = {f"term_{name}": values.detach().mean() for name, values in terms.items()}
-        figures |= {"loss": loss.detach(), "area_true": masks[real].mean()}
-        if not bool(real.all()):
-            figures["area_fake"] = masks[~real].mean()
-        self.measured = {name: value for name, value in figures.items() if value.isfinite()}
-        self.log_dict(self.measured)
+        fake = {} if bool(real.all()) else {"area_fake": masks[~real].mean()}
+        return {"area_true": masks[real].mean(), **fake}

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from apercu.classifiers import Classifier
 from apercu.classifiers.lessons import Lessons, agreement, stacked
-from apercu.networks.masking import MaskingNetwork
+from apercu.networks.gated import GatedNetwork
 from apercu.training.augment import Views
 from apercu.training.embedding import Answers, Asked, Labels, fit_answers
 from apercu.training.stream import EndlessOrder, TrainingImages, in_memory
@@ -54,7 +54,7 @@ def every_tenth(count: int) -> tuple[list[int], list[int]]:
 
 @torch.no_grad()
 def embed_answers(
-    network: MaskingNetwork, classifier: Classifier, images: TrainingImages, settings: Answers
+    network: GatedNetwork, classifier: Classifier, images: TrainingImages, settings: Answers
 ) -> float:
     """The embedding from all of the classifier's answers; returns the held-out agreement.
 
@@ -77,7 +77,7 @@ def embed_answers(
 
 
 def learn_answers(
-    network: MaskingNetwork,
+    network: GatedNetwork,
     classifier: Classifier,
     images: TrainingImages,
     settings: Answers,
@@ -114,7 +114,7 @@ def learn_answers(
 
 
 def embed_labels(
-    network: MaskingNetwork,
+    network: GatedNetwork,
     classifier: Classifier,
     images: TrainingImages,
     settings: Labels,
@@ -143,7 +143,7 @@ def embed_labels(
 
 
 def descend(
-    network: MaskingNetwork, settings: Answers | Labels, outcomes: Iterable[Outcome]
+    network: GatedNetwork, settings: Answers | Labels, outcomes: Iterable[Outcome]
 ) -> float:
     """Descends for as many steps as set; returns the last tenth's share of right answers.
 
@@ -169,7 +169,7 @@ def descend(
 
 @torch.no_grad()
 def _peaks(
-    network: MaskingNetwork, classifier: Classifier, shown: Iterable[Images]
+    network: GatedNetwork, classifier: Classifier, shown: Iterable[Images]
 ) -> tuple[float, float]:
     """Mean highest activation of the classifier's top class, and of any other."""
     network.eval()

@@ -13,8 +13,8 @@ from apercu import render
 from apercu.classifiers import Classifier
 from apercu.errors import ImageError
 from apercu.images import ImageSource
-from apercu.networks.masking import MaskingNetwork
-from apercu.training.watch import TrivialAnswers
+from apercu.training.base import Training
+from apercu.training.watch import Trivial, TrivialAnswers
 
 SAMPLES = 6
 
@@ -23,12 +23,13 @@ class TrivialWarning(Callback):
     """Says so, once per kind, when the training has settled in a trivial answer.
 
     Args:
+        trivial: what is looked for.
         patience: steps before the first warning.
         say: receives the warning.
     """
 
-    def __init__(self, patience: int, say: Callable[[str], None]) -> None:
-        self.watch = TrivialAnswers(patience)
+    def __init__(self, trivial: Trivial, patience: int, say: Callable[[str], None]) -> None:
+        self.watch = TrivialAnswers(trivial, patience)
         self.say = say
         self.said: set[str] = set()
 
@@ -48,7 +49,7 @@ class TrivialWarning(Callback):
 
 
 class Samples(Callback):
-    """After each pass over the images: a contact sheet of the same few, as they are masked now.
+    """After each pass over the images: a contact sheet of the same few, as they are explained now.
 
     Args:
         classifier: it prepares the pictures and names the classes.
@@ -67,11 +68,11 @@ class Samples(Callback):
         last = trainer.global_step == trainer.max_steps
         if trainer.is_global_zero and ((done < batch and turn > 0) or last):
             module.network.eval()
-            self.draw(module.network, f"pass-{turn:04d}.png")
+            self.draw(module, f"pass-{turn:04d}.png")
             module.network.train()
 
     @torch.no_grad()
-    def draw(self, network: MaskingNetwork, name: str) -> None:
+    def draw(self, module: Training, name: str) -> None:
         """Writes one contact sheet under this name."""
         rows = []
         step = max(1, len(self.source) // SAMPLES)
@@ -80,16 +81,6 @@ class Samples(Callback):
                 picture = self.source[index].picture
             except ImageError:
                 continue
-            image = self.classifier.prepare(picture)
-            images = image[None].to(self.classifier.device)
-            top = self.classifier(images).argmax(1)
-            mask = network(images, top)[0].sigmoid().cpu()
-            title = self.classifier.classes[int(top)].partition(",")[0]
-            rows.append(
-                [
-                    render.Tile(render.picture_image(image), title),
-                    render.Tile(render.overlay(image, mask), f"area {mask.mean():.2f}"),
-                    render.Tile(render.mask_image(image, mask), "kept"),
-                ]
-            )
+            images = self.classifier.prepare(picture)[None].to(self.classifier.device)
+            rows.append(module.tiles(images))
         render.save_picture(self.folder / name, render.contact_sheet(rows))

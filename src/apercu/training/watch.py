@@ -2,47 +2,89 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 DECAY = 0.98
 EMPTY, FULL, ALIKE = 0.01, 0.95, 0.8
+TURNED, SEEN, FAINT, WIDE = 0.5, 0.002, 0.05, 0.6
+
+
+@dataclass(frozen=True)
+class Trivial:
+    """What satisfies an objective and explains nothing.
+
+    Args:
+        figures: what is looked at, as a training measures it.
+        told: one line on what is wrong with their running means, or None.
+    """
+
+    figures: tuple[str, ...]
+    told: Callable[[Mapping[str, float]], str | None]
+
+
+def _masks(means: Mapping[str, float]) -> str | None:
+    """A mask that is empty, one that is full, one that ignores the class it was asked for."""
+    true, fake = means["area_true"], means.get("area_fake")
+    if true < EMPTY:
+        return f"masks are empty (mean area {true:.3f}); lower the weight of the area"
+    if true > FULL:
+        return f"masks are full (mean area {true:.3f}); raise the weight of the area"
+    if fake is not None and fake > ALIKE * true:
+        return (
+            f"masks ignore the class (mean area {true:.2f} for true, {fake:.2f} for fake "
+            "classes); gate the skip connections or train longer"
+        )
+    return None
+
+
+def _counterparts(means: Mapping[str, float]) -> str | None:
+    """Images that are both the same, that change nothing, everything, or nothing visible."""
+    turned, change = means["flipped"], means["change"]
+    if change < SEEN:
+        return f"both counterparts are the same (mean difference {change:.4f}); raise flip"
+    if turned < TURNED:
+        return f"adversarial images keep the decision (flipped {turned:.2f}); raise flip"
+    if means["peak"] < FAINT:
+        return (
+            f"adversarial images are invisible noise (largest difference {means['peak']:.3f}); "
+            "coarsen the resolution or raise plausibility"
+        )
+    if means["spread"] > WIDE:
+        return (
+            f"the difference is everywhere (on {means['spread']:.2f} of the image); raise scarcity"
+        )
+    return None
+
+
+MASKS = Trivial(("area_true", "area_fake"), _masks)
+COUNTERPARTS = Trivial(("flipped", "change", "peak", "spread"), _counterparts)
 
 
 @dataclass
 class TrivialAnswers:
-    """Running means of the mask area for true and fake classes, and what is wrong with them.
-
-    Three answers satisfy part of every masking objective without explaining anything: a mask that
-    is empty, one that is full, and one that ignores the class it was asked for.
+    """Running means of a training's figures, and what is wrong with them.
 
     Args:
-        patience: steps before the first warning; masks start anywhere.
+        trivial: what is looked for.
+        patience: steps before the first warning; explanations start anywhere.
     """
 
+    trivial: Trivial
     patience: int
     steps: int = 0
     means: dict[str, float] = field(default_factory=dict)
 
-    def add(self, figures: dict[str, float]) -> None:
-        """Takes in one step's `area_true` and, where there were fakes, `area_fake`."""
+    def add(self, figures: Mapping[str, float]) -> None:
+        """Takes in one step's figures; one that is missing stays as it was."""
         self.steps += 1
-        for name in ("area_true", "area_fake"):
+        for name in self.trivial.figures:
             if name in figures:
                 before = self.means.get(name, figures[name])
                 self.means[name] = DECAY * before + (1 - DECAY) * figures[name]
 
     def warning(self) -> str | None:
         """One line on the trivial answer that the training is in, or None."""
-        if self.steps < self.patience or "area_true" not in self.means:
+        if self.steps < self.patience or self.trivial.figures[0] not in self.means:
             return None
-        true, fake = self.means["area_true"], self.means.get("area_fake")
-        if true < EMPTY:
-            return f"masks are empty (mean area {true:.3f}); lower the weight of the area"
-        if true > FULL:
-            return f"masks are full (mean area {true:.3f}); raise the weight of the area"
-        if fake is not None and fake > ALIKE * true:
-            return (
-                f"masks ignore the class (mean area {true:.2f} for true, {fake:.2f} for fake "
-                "classes); gate the skip connections or train longer"
-            )
-        return None
+        return self.trivial.told(self.means)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from apercu.training.settings.mask import PRESETS, MaskSettings
+from apercu.training.settings.mask import PRESETS, MaskSchedule, MaskSettings
 from apercu.training.settings.reading import Family
-from apercu.training.settings.schedule import Schedule
+from apercu.training.settings.schedule import Schedule, TrainingSettings
 
 MASK = Family(MaskSettings, PRESETS)
 
@@ -26,8 +26,10 @@ __all__ = [
     "MASK",
     "PRESETS",
     "Family",
+    "MaskSchedule",
     "MaskSettings",
     "Schedule",
+    "TrainingSettings",
     "parse_settings",
     "read_settings",
 ]

@@ -4,40 +4,38 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field
 
 from apercu.networks.decoder import DecoderShape
 from apercu.training.embedding import Answers, Labels
 from apercu.training.objectives import Dial, Printed, Released
-from apercu.training.settings.schedule import Schedule
+from apercu.training.settings.schedule import Schedule, TrainingSettings
 
 
-class MaskSettings(BaseModel):
+class MaskSchedule(Schedule):
+    """How long and how fast a mask explainer is trained.
+
+    Attributes:
+        fakes: probability that a mask is asked for a class that is not there.
+        side: largest side in pixels at which an open classifier judges masks; a black box, whose
+            size is fixed, judges them at its own.
+    """
+
+    fakes: float = Field(0.3, ge=0, lt=1)
+    side: int = Field(160, ge=16)
+
+
+class MaskSettings(TrainingSettings):
     """Everything that distinguishes one mask explainer from another.
 
     Attributes:
-        encoder: `own` (the classifier's backbone), `small` (from scratch), `timm/NAME` with
-            timm's pretrained weights, or the SPEC of any classifier that shows its layers.
-        frozen: whether the encoder stays as it is, or learns together with the class embedding.
         decoder: the U-Net's way up.
-        embedding: how the class embedding is learned.
         objective: what the masks are trained for.
-        schedule: how long.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    encoder: str = "own"
-    frozen: bool = True
     decoder: DecoderShape = DecoderShape()
-    embedding: Annotated[Answers | Labels, Field(discriminator="form")] = Answers()
     objective: Annotated[Dial | Printed | Released, Field(discriminator="form")] = Dial()
-    schedule: Schedule = Schedule()
-
-    @model_validator(mode="after")
-    def _trains_what_is_random(self) -> MaskSettings:
-        if self.encoder == "small" and self.frozen:
-            raise ValueError("a `small` encoder starts from nothing, so set frozen: false")
-        return self
+    schedule: MaskSchedule = MaskSchedule()
 
 
 PRESETS: dict[str, MaskSettings] = {
@@ -47,14 +45,14 @@ PRESETS: dict[str, MaskSettings] = {
         decoder=DecoderShape(768, 3, "bottleneck", "transposed", gate="deepest"),
         embedding=Labels(),
         objective=Printed(),
-        schedule=Schedule(steps=4000, batch=64, rate=1e-3),
+        schedule=MaskSchedule(steps=4000, batch=64, rate=1e-3),
     ),
     "release": MaskSettings(
         encoder="timm/resnet50",
         decoder=DecoderShape(256, 1, "bottleneck", "pixel_shuffle", gate="deepest"),
         embedding=Labels(),
         objective=Released(),
-        schedule=Schedule(steps=3000, batch=64, rate=1e-3),
+        schedule=MaskSchedule(steps=3000, batch=64, rate=1e-3),
     ),
     "small": MaskSettings(
         encoder="small",

@@ -1,0 +1,202 @@
+"""The generators of Charachon et al.: one body, and a head for each of two images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from apercu.networks.decoder import DecoderShape, UpStep
+from apercu.networks.encoder import Encoder, convolution
+from apercu.networks.gated import GatedNetwork
+from apercu.types import Images, Targets
+
+REACH = 0.5
+"""Largest change of a pixel, in units of the range [0, 1]."""
+SCARCE = -2.0
+"""Log-odds of a place being changed, before training."""
+
+
+@dataclass(frozen=True)
+class CounterpartShape:
+    """How large the generators are, and what they can change.
+
+    Args:
+        width: channels after the first block; each further block has half of them.
+        blocks: residual blocks after each doubling of the resolution.
+        resolution: pixels of the image per cell of a change: the coarser, the less texture.
+        separate: a body of its own for each of the two images.
+        places: whether a change is made of what is changed and of where, each a channel of its own.
+    """
+
+    width: Annotated[int, Field(ge=1)] = 96
+    blocks: Annotated[int, Field(ge=1)] = 1
+    resolution: Annotated[int, Field(ge=1)] = 8
+    separate: bool = False
+    places: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """What is added to an image, at the generators' resolution.
+
+    Attributes:
+        values: `batch × channels × rows × columns`, what is added.
+        places: `batch × 1 × rows × columns` in [0, 1], where; 1 everywhere without places.
+    """
+
+    values: Float[Tensor, "batch channels rows columns"]
+    places: Float[Tensor, "batch 1 rows columns"]
+
+    def __call__(self, images: Images) -> Images:
+        """The changed images, within [0, 1]."""
+        size = tuple(images.shape[-2:])
+        added = F.interpolate(self.values, size, mode="bicubic", align_corners=False)
+        return (images + added).clamp(0, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """The two counterparts of some images.
+
+    Attributes:
+        similar: seen as what the image is seen as.
+        adversarial: seen as the target.
+        places: where the adversarial ones were changed, see `Change`.
+    """
+
+    similar: Images
+    adversarial: Images
+    places: Float[Tensor, "batch 1 rows columns"]
+
+
+@final
+class CounterpartNetwork(GatedNetwork):
+    """Images, the class each is seen as and the class it should be seen as → two counterparts.
+
+    Args:
+        encoder: where features come from.
+        classes: number of classes the gate knows.
+        channels: of the images.
+        shape: size and kind of the bodies and heads.
+        frozen: see `GatedNetwork`.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        classes: int,
+        channels: int,
+        shape: CounterpartShape,
+        *,
+        frozen: bool = True,
+    ) -> None:
+        super().__init__(encoder, classes, "relative", frozen=frozen)
+        self.decoder = Heads(encoder, channels, shape)
+
+    def generate(
+        self, images: Images, features: list[Tensor], seen: Targets, wanted: Targets
+    ) -> Pair:
+        """Both counterparts.
+
+        Args:
+            images: in [0, 1].
+            features: what `encode` makes of them.
+            seen: what each image is seen as.
+            wanted: what its adversarial counterpart should be seen as.
+        """
+        deepest = features[-1]
+        asked = [self.gate.activation(deepest, targets) for targets in (seen, wanted)]
+        start = torch.cat([deepest, *asked], 1)
+        similar, adversarial = self.decoder(start, features)
+        return Pair(similar(images), adversarial(images), adversarial.places)
+
+    def forward(self, images: Images, seen: Targets, wanted: Targets) -> Pair:
+        return self.generate(images, self.encode(images), seen, wanted)
+
+
+class Heads(nn.Module):
+    """Bodies and heads: features → the two changes.
+
+    Args:
+        encoder: whose features they take.
+        channels: of the images.
+        shape: of the network.
+    """
+
+    def __init__(self, encoder: Encoder, channels: int, shape: CounterpartShape) -> None:
+        super().__init__()
+        self.body = Body(encoder, shape)
+        self.other = Body(encoder, shape) if shape.separate else None
+        self.similar = Head(self.body.width, channels, shape)
+        self.adversarial = Head(self.body.width, channels, shape)
+
+    def forward(self, start: Tensor, features: list[Tensor]) -> tuple[Change, Change]:
+        found = self.body(start, features)
+        other = found if self.other is None else self.other(start, features)
+        return self.similar(found), self.adversarial(other)
+
+
+class Body(nn.Module):
+    """The U-Net's way up, from the deepest features to the generators' resolution.
+
+    Args:
+        encoder: whose features it takes.
+        shape: of the network.
+    """
+
+    def __init__(self, encoder: Encoder, shape: CounterpartShape) -> None:
+        super().__init__()
+        blocks = DecoderShape(shape.width, shape.blocks, gate="deepest")
+        skips = dict(zip(encoder.strides[:-1], encoder.channels[:-1], strict=True))
+        self.deepest = convolution(encoder.channels[-1] + 2, 2 * shape.width, size=1)
+        self.steps = nn.ModuleList()
+        self.finer = dict(zip(encoder.strides[:-1], range(len(skips)), strict=True))
+        self.strides: list[int] = []
+        self.width, stride = 2 * shape.width, encoder.strides[-1]
+        while stride > shape.resolution:
+            stride //= 2
+            outputs = max(16, shape.width // 2 ** len(self.steps))
+            self.steps.append(UpStep(self.width, skips.get(stride, 0), outputs, blocks))
+            self.strides.append(stride)
+            self.width = outputs
+
+    def forward(self, start: Tensor, features: list[Tensor]) -> Tensor:
+        found = self.deepest(start)
+        for step, stride in zip(self.steps, self.strides, strict=True):
+            place = self.finer.get(stride)
+            found = step(found, None if place is None else features[place], None)
+        return found
+
+
+class Head(nn.Module):
+    """Features → a change; the first one changes nothing.
+
+    Args:
+        width: channels of the features.
+        channels: of the images.
+        shape: of the network.
+    """
+
+    def __init__(self, width: int, channels: int, shape: CounterpartShape) -> None:
+        super().__init__()
+        self.before = nn.Sequential(convolution(width, 32), convolution(32, 16))
+        self.last = nn.Conv2d(16, channels + shape.places, 1)
+        self.channels = channels
+        nn.init.zeros_(self.last.weight)
+        started = torch.zeros(channels + shape.places)
+        started[channels:] = SCARCE
+        self.last.bias = nn.Parameter(started)
+
+    def forward(self, features: Tensor) -> Change:
+        found = self.last(self.before(features))
+        values = REACH * found[:, : self.channels].tanh()
+        if found.shape[1] == self.channels:
+            return Change(values, torch.ones_like(values[:, :1]))
+        places = found[:, self.channels :].sigmoid()
+        return Change(values * places, places)

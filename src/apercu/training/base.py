@@ -1,0 +1,83 @@
+"""What the trainings of all explainers share, as Lightning runs them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Generator, Tensor
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import OneCycleLR
+
+from apercu.classifiers import Classifier
+from apercu.networks.gated import GatedNetwork
+from apercu.render import Tile
+from apercu.training.settings import TrainingSettings
+from apercu.training.watch import Trivial
+from apercu.types import Images, Scores
+
+RISE = 0.15  # share of the steps in which the learning rate rises
+
+
+class Training(LightningModule, ABC):
+    """One phase of training: a loss per step, and what a person should see of it.
+
+    Every random draw of a step comes from a generator that is seeded by the step, so a resumed
+    training goes on exactly where it was.
+
+    Args:
+        network: what is trained.
+        classifier: the black box, differentiable with respect to its images.
+        settings: they hold the schedule.
+        seed: of all draws.
+
+    Attributes:
+        measured: figures of the last step.
+        trivial: the answers that would satisfy the loss and explain nothing.
+    """
+
+    trivial: ClassVar[Trivial]
+
+    def __init__(
+        self, network: GatedNetwork, classifier: Classifier, settings: TrainingSettings, seed: int
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.classifier = classifier
+        self.settings = settings
+        self.seed = seed
+        self.measured: dict[str, Tensor] = {}
+
+    @abstractmethod
+    def training_step(self, images: Images, batch_index: int) -> Tensor:
+        """The loss of a batch."""
+
+    @abstractmethod
+    def tiles(self, images: Images) -> list[Tile]:
+        """One image and how it is explained now."""
+
+    def on_fit_start(self) -> None:
+        self.classifier.to(self.device)
+
+    def configure_optimizers(self) -> Any:
+        schedule = self.settings.schedule
+        trained = [p for p in self.parameters() if p.requires_grad]
+        optimiser = AdamW(trained, lr=schedule.rate, weight_decay=schedule.decay)
+        rate = OneCycleLR(optimiser, schedule.rate, total_steps=schedule.steps + 1, pct_start=RISE)
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
+
+    def generator(self) -> Generator:
+        """Of this step's draws, on this rank."""
+        ranks = self.trainer.world_size
+        draw = (self.seed * 1_000_003 + self.global_step) * ranks + self.global_rank
+        return torch.Generator().manual_seed(draw)
+
+    def note(self, terms: dict[str, Scores], figures: dict[str, Tensor]) -> None:
+        """Logs the mean of each term, their sum, and further figures; what is no number is not."""
+        means = {f"term_{name}": values.detach().mean() for name, values in terms.items()}
+        loss = torch.stack(list(means.values())).sum()
+        found = {**means, "loss": loss, **figures}
+        self.measured = {name: value for name, value in found.items() if value.isfinite()}
+        self.log_dict(self.measured)

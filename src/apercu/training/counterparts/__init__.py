@@ -1,0 +1,1 @@
+"""How counterparts are trained: their objective, their judges, one step."""
