@@ -28,6 +28,7 @@ from torch.nn import functional as F
 
 from apercu.classifiers import Classifier, ClassifierCard, InputSpec, classifier_of
 from apercu.explainers.build import build_network
+from apercu.explainers.passport import Passport
 from apercu.methods import GradCam, Gradient
 from apercu.networks.graph import GraphEncoder
 from apercu.training.settings import PRESETS
@@ -147,7 +148,7 @@ def imagenet(name: str) -> Classifier:
 
 def light(classifier: Classifier) -> nn.Module:
     """The `light` explainer of a classifier, untrained."""
-    network = build_network(PRESETS["light"], GraphEncoder(classifier), len(classifier.classes))
+    network = build_network(PRESETS["light"], GraphEncoder(classifier), Passport.of(classifier))
     return network.eval().to(memory_format=torch.channels_last)
 
 

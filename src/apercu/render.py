@@ -22,6 +22,8 @@ HEAT = ("#14103a", "#5b1a7c", "#bb3760", "#f3872f", "#fdf5a9")
 """Evidence from none to all; lightness rises evenly, so it reads in grey too."""
 SERIES = ("#0d7a5f", "#c2410c", "#4f46e5", "#b45309", "#0e7490", "#9d174d")
 """Curves of a chart, the first for what is ours; dark enough for paper, light enough for ink."""
+SIGNED = ("#4fb3ff", "#ffb02e")
+"""What was taken away, and what was added."""
 LINE, EDGE = "#37e6c3", "#0b0b0b"
 PAPER, INK = "#ffffff", "#1c1c1c"
 STRENGTH = 0.7
@@ -42,6 +44,16 @@ def overlay(picture: Picture, map: Float[Tensor, "rows columns"]) -> Image.Image
     base = _grey(picture)
     alpha = STRENGTH * heat.sqrt()
     return _image(base * (1 - alpha) + colours(heat) * alpha)
+
+
+def signed(difference: Picture) -> Image.Image:
+    """What was added, warm, and what was taken away, cold; grey where nothing changed."""
+    mean = difference.detach().to("cpu", torch.float32).mean(0)
+    strength = mean / mean.abs().max().clamp(min=1e-6)
+    ends = torch.tensor([[int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)] for c in SIGNED])
+    share = strength.abs()[None]
+    ink = torch.where(strength[None] > 0, ends[1][:, None, None], ends[0][:, None, None])
+    return _image(0.5 * (1 - share) + ink * share)
 
 
 def mask_image(picture: Picture, mask: Float[Tensor, "rows columns"]) -> Image.Image:

@@ -34,7 +34,7 @@ def classifier():
 def explainer(classifier):
     settings = parse_settings({"decoder": {"width": 16, "resolution": 2}})
     encoder = GraphEncoder(classifier)
-    network = build_network(settings, encoder, len(CLASSES))
+    network = build_network(settings, encoder, Passport.of(classifier))
     network.gate.open_at(1.0, 0.0)
     return MaskExplainer(network, Passport.of(classifier), settings, {"steps": 0.0})
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -21,7 +23,13 @@ from apercu.cli.terminal import is_terminal, progress, say
 
 if TYPE_CHECKING:
     from apercu.classifiers import Classifier
+    from apercu.explainers.run import TrainedExplainer
     from apercu.images import ImageSource
+    from apercu.networks.gated import GatedNetwork
+    from apercu.training.fit import Fit
+    from apercu.training.settings import TrainingSettings
+
+S = TypeVar("S", bound="TrainingSettings")
 
 app = typer.Typer(
     help="Train an explainer for a classifier.", no_args_is_help=True, rich_markup_mode="rich"
@@ -46,26 +54,33 @@ def train() -> None:
     """Train an explainer for a classifier."""
 
 
+RunOption = Annotated[Path, typer.Option("--out", metavar="RUN", help="The run folder.")]
+StepsOption = Annotated[int | None, typer.Option(min=1, help="Steps, after the embedding phase.")]
+BatchOption = Annotated[int | None, typer.Option(min=1, help="Images per step and device.")]
+EncoderOption = Annotated[
+    str | None,
+    typer.Option(metavar="SPEC", help="own, small (from scratch), timm/NAME, another classifier."),
+]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with a begun training.")]
+DevicesOption = Annotated[int, typer.Option(min=1, help="How many devices share the work.")]
+PrecisionOption = Annotated[Precision, typer.Option(help="Of the numbers.")]
+
+
 @app.command("mask")
 def mask(
     classifier: ClassifierOption,
     images: ImagesOption,
-    out: Annotated[Path, typer.Option("--out", metavar="RUN", help="The run folder.")],
+    out: RunOption,
     config: Annotated[
         str | None,
         typer.Option(metavar="FILE|PRESET", help="Settings in YAML, or light, small, paper …"),
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the mask phase.")] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Images per step and device.")] = None,
-    encoder: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SPEC", help="own, small (from scratch), timm/NAME, or another classifier."
-        ),
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a begun training.")] = False,
-    devices: Annotated[int, typer.Option(min=1, help="How many devices share the work.")] = 1,
-    precision: Annotated[Precision, typer.Option(help="Of the numbers.")] = Precision.FULL,
+    steps: StepsOption = None,
+    batch: BatchOption = None,
+    encoder: EncoderOption = None,
+    resume: ResumeOption = False,
+    devices: DevicesOption = 1,
+    precision: PrecisionOption = Precision.FULL,
     seed: SeedOption = 0,
     device: DeviceOption = Device.AUTO,
     debug: DebugOption = False,
@@ -77,31 +92,94 @@ def mask(
 
     Example: apercu train mask --classifier timm/resnet50 --images photos/ --out runs/resnet50
     """
+    from apercu.explainers.order import changed, settings_for
+    from apercu.explainers.train import train_mask
+    from apercu.training.settings import MASK
+
+    settings = changed(settings_for(out, config, MASK), steps=steps, batch=batch, encoder=encoder)
+    machine = (device, devices, precision)
+    _train(settings, train_mask, _Wanted(classifier, images, out, seed, resume), machine)
+
+
+@app.command("counterpart")
+def counterpart(
+    classifier: ClassifierOption,
+    images: ImagesOption,
+    out: RunOption,
+    config: Annotated[
+        str | None,
+        typer.Option(metavar="FILE|PRESET", help="Settings in YAML, or light, sagen, syce, cyce."),
+    ] = None,
+    steps: StepsOption = None,
+    batch: BatchOption = None,
+    encoder: EncoderOption = None,
+    resume: ResumeOption = False,
+    devices: DevicesOption = 1,
+    precision: PrecisionOption = Precision.FULL,
+    seed: SeedOption = 0,
+    device: DeviceOption = Device.AUTO,
+    debug: DebugOption = False,
+) -> None:
+    """Train a counterpart explainer: what an image would need to change to be seen as another.
+
+    It makes two images, one that keeps the classifier's decision and one that does not; their
+    difference is the explanation. No labels are used.
+
+    Example: apercu train counterpart --classifier chest/card.json --images films/ --out runs/chest
+    """
+    from apercu.explainers.order import changed, settings_for
+    from apercu.explainers.train import train_counterpart
+    from apercu.training.settings import COUNTERPART
+
+    stored = settings_for(out, config, COUNTERPART)
+    settings = changed(stored, steps=steps, batch=batch, encoder=encoder)
+    machine = (device, devices, precision)
+    _train(settings, train_counterpart, _Wanted(classifier, images, out, seed, resume), machine)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What is trained for which classifier, and where it goes."""
+
+    classifier: str
+    images: str
+    out: Path
+    seed: int
+    resume: bool
+
+
+def _train(
+    settings: S,
+    train: Callable[[S, Fit, Classifier, GatedNetwork | None], TrainedExplainer],
+    wanted: _Wanted,
+    place: tuple[Device, int, Precision],
+) -> None:
+    """Opens everything, begins or goes on with the run, and says how it went."""
     from apercu.classifiers import open_classifier
-    from apercu.explainers.order import Order, changed, settings_for
-    from apercu.explainers.train import new_network, train_mask
+    from apercu.explainers.order import Order
+    from apercu.explainers.train import new_network
     from apercu.images import open_images
     from apercu.training.fit import Fit, Machine
 
-    place = device.resolve()
-    opened = open_classifier(classifier)
-    source = open_images(images, channels=opened.channels)
-    settings = changed(settings_for(out, config), steps=steps, batch=batch, encoder=encoder)
-    machine = Machine(place, devices, precision.lightning, is_terminal())
+    device, devices, precision = place
+    machine = Machine(device.resolve(), devices, precision.lightning, is_terminal())
+    opened = open_classifier(wanted.classifier)
+    source = open_images(wanted.images, channels=opened.channels)
     early = opened.differentiable or settings.encoder != "own"  # else the student is the encoder
-    network = new_network(settings, opened, seed) if early else None
+    network = new_network(settings, opened, wanted.seed) if early else None
+    out = wanted.out
     Order(
         classifier=opened.fingerprint,
         images=source.name,
         count=len(source),
-        seed=seed,
+        seed=wanted.seed,
         devices=devices,
         precision=machine.precision,
-    ).begin(out, resume=resume)
+    ).begin(out, resume=wanted.resume)
     with keeping(f"{out} keeps what was done; go on with the same command and --resume"):
-        taught, facts = _teacher(opened, source, out, seed)
-        fit = Fit(taught, source, out, machine, seed, say)
-        explainer = train_mask(settings, fit, opened, network)
+        taught, facts = _teacher(opened, source, out, wanted.seed)
+        fit = Fit(taught, source, out, machine, wanted.seed, say)
+        explainer = train(settings, fit, opened, network)
         if facts and fit.leads:
             explainer.facts |= facts
             explainer.save_pretrained(out)
@@ -131,10 +209,15 @@ def _teacher(
 
 
 def _summary(out: Path, facts: dict[str, float]) -> None:
-    """Where the run is, how long it took, how large its masks are."""
+    """Where the run is, how long it took, and the figures that tell whether it is any good."""
     minutes = facts["training_seconds"] / 60
     say(f"trained in {minutes:.1f} min, {facts['steps']:.0f} steps: {out}")
     areas = [f"{k.removeprefix('area_')} classes {v:.3f}" for k, v in facts.items() if "area" in k]
     if areas:
         say(f"mean area of the masks: {', '.join(areas)}")
+    if "flipped" in facts:
+        say(
+            f"similar images keep the decision: {facts['kept']:.1%}, "
+            f"adversarial ones flip it: {facts['flipped']:.1%}"
+        )
     say(f"next: apercu explain {out} IMAGE --out maps")

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from apercu.classifiers import Classifier
 from apercu.explainers.mask import MaskExplainer
+from apercu.explainers.run import TrainedExplainer, open_run
 from apercu.methods import Trained
 
 
-def trained(explainer: MaskExplainer, classifier: Classifier) -> Trained:
-    """A mask explainer among the methods.
+def trained(explainer: TrainedExplainer, classifier: Classifier) -> Trained:
+    """A trained explainer among the methods.
 
     Raises:
         RunError: it was trained for another classifier.
@@ -22,30 +23,39 @@ def trained(explainer: MaskExplainer, classifier: Classifier) -> Trained:
     for name, weights in sorted(explainer.network.state_dict().items()):
         digest.update(name.encode())
         digest.update(weights.detach().cpu().contiguous().view(-1).numpy().tobytes())
+    masks = isinstance(explainer, MaskExplainer)
     return Trained(
         attribute=explainer.attribute,
-        identity=f"mask {digest.hexdigest()}",
+        identity=f"{_kind(explainer)} {digest.hexdigest()}",
         training_seconds=explainer.facts.get("training_seconds", 0.0),
+        kind="mask" if masks else "map",
     )
 
 
 def open_runs(runs: Sequence[Path], classifier: Classifier) -> dict[str, Trained]:
-    """Run folders by the names of their rows: `mask`, or `mask:run=NAME` where there are several.
+    """Run folders by the names of their rows: the kind, or `mask:run=NAME` where there are several.
 
     Raises:
         RunError: one is no finished run, or was trained for another classifier.
     """
-    found = {
-        name: MaskExplainer.from_pretrained(run, device=classifier.device)
-        for name, run in zip(_names(runs), runs, strict=True)
+    opened = [open_run(run).to(classifier.device) for run in runs]
+    names = _names(runs, [_kind(explainer) for explainer in opened])
+    return {
+        name: trained(explainer, classifier) for name, explainer in zip(names, opened, strict=True)
     }
-    return {name: trained(explainer, classifier) for name, explainer in found.items()}
 
 
-def _names(runs: Sequence[Path]) -> list[str]:
-    """Folder names where they tell the runs apart, else the paths as they were given."""
-    if len(runs) == 1:
-        return ["mask"]
+def _kind(explainer: TrainedExplainer) -> str:
+    return explainer.settings.explainer
+
+
+def _names(runs: Sequence[Path], kinds: Sequence[str]) -> list[str]:
+    """Kinds where they tell the runs apart; else folder names with them, or the paths as given."""
+    if len(set(kinds)) == len(kinds):
+        return list(kinds)
     short = [run.resolve().name for run in runs]
     distinct = len(set(short)) == len(short)
-    return [f"mask:run={name if distinct else run}" for name, run in zip(short, runs, strict=True)]
+    return [
+        f"{kind}:run={name if distinct else run}"
+        for kind, name, run in zip(kinds, short, runs, strict=True)
+    ]

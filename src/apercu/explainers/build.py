@@ -5,16 +5,19 @@ from __future__ import annotations
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError
 from apercu.explainers.passport import Passport
+from apercu.networks.counterparts import CounterpartNetwork
 from apercu.networks.encoder import Encoder, SmallEncoder, TimmEncoder
+from apercu.networks.gated import GatedNetwork
 from apercu.networks.graph import GraphEncoder
 from apercu.networks.masking import MaskingNetwork
-from apercu.training.settings import MaskSettings
+from apercu.training.settings import MaskSettings, TrainingSettings
+from apercu.training.settings.counterpart import CounterpartSettings
 
 TIMM = "timm/"
 
 
 def build_encoder(
-    settings: MaskSettings,
+    settings: TrainingSettings,
     passport: Passport,
     backbone: Classifier | None,
     *,
@@ -44,16 +47,28 @@ def build_encoder(
     return TimmEncoder(settings.encoder.removeprefix(TIMM), channels, pretrained=pretrained)
 
 
-def build_network(settings: MaskSettings, encoder: Encoder, classes: int) -> MaskingNetwork:
-    """The untrained masking network.
+def build_network(settings: TrainingSettings, encoder: Encoder, passport: Passport) -> GatedNetwork:
+    """The untrained network of the explainer that the settings describe.
 
     Raises:
-        ConfigError: the mask would be coarser than the encoder's deepest map.
+        ConfigError: its output would be coarser than the encoder's deepest map.
     """
-    resolution, deepest = settings.decoder.resolution, encoder.strides[-1]
+    classes, frozen = len(passport.classes), settings.frozen
+    if isinstance(settings, MaskSettings):
+        _check("decoder.resolution", settings.decoder.resolution, encoder)
+        return MaskingNetwork(encoder, classes, settings.decoder, frozen=frozen)
+    if isinstance(settings, CounterpartSettings):
+        shape = settings.generators
+        _check("generators.resolution", shape.resolution, encoder)
+        channels = passport.input.channels
+        return CounterpartNetwork(encoder, classes, channels, shape, frozen=frozen)
+    raise ConfigError(f"settings: no explainer is known by {type(settings).__name__}")
+
+
+def _check(setting: str, resolution: int, encoder: Encoder) -> None:
+    deepest = encoder.strides[-1]
     if resolution >= deepest or resolution & (resolution - 1):
         raise ConfigError(
-            f"decoder.resolution: expected a power of two below {deepest}, the stride of the "
+            f"{setting}: expected a power of two below {deepest}, the stride of the "
             f"encoder's deepest map, got {resolution}"
         )
-    return MaskingNetwork(encoder, classes, settings.decoder, frozen=settings.frozen)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from apercu.explainers.passport import Passport
-from apercu.training.settings import MaskSettings
+from apercu.training.settings import MaskSettings, TrainingSettings
+from apercu.training.settings.counterpart import CounterpartSettings
 
 _LINES: dict[str, tuple[str, Callable[[float], str]]] = {
     "training_images": ("training images, no labels used", "{:.0f}".format),
-    "steps": ("steps of the mask phase", "{:.0f}".format),
+    "steps": ("steps of training", "{:.0f}".format),
     "training_seconds": ("training time", lambda seconds: f"{seconds / 60:.1f} min"),
     "student_agreement": ("student names the classifier's top class", "{:.1%}".format),
     "embedding_agreement": ("embedding names the classifier's top class", "{:.1%}".format),
@@ -20,12 +21,17 @@ _LINES: dict[str, tuple[str, Callable[[float], str]]] = {
     "removed_probability": ("probability of the top class, mask removed", "{:.3f}".format),
     "saliency_metric": ("saliency metric at its best level", "{:.3f}".format),
     "saliency_level": ("that level", "{:g}".format),
+    "kept": ("similar images seen as the image is", "{:.1%}".format),
+    "flipped": ("adversarial images seen as what is wanted", "{:.1%}".format),
+    "change": ("mean difference of the two", "{:.4f}".format),
+    "peak": ("largest difference, mean over images", "{:.3f}".format),
+    "spread": ("share of the image where the difference is strong", "{:.3f}".format),
 }
 
 
-def run_card(passport: Passport, settings: MaskSettings, facts: Mapping[str, float]) -> str:
+def run_card(passport: Passport, settings: TrainingSettings, facts: Mapping[str, float]) -> str:
     """Markdown: the classifier, the kind of explainer, and a table of the known facts."""
-    schedule, objective = settings.schedule, settings.objective
+    title, how, use = _about(settings)
     rows = [
         f"| {words} | {shown(facts[name])} |"
         for name, (words, shown) in _LINES.items()
@@ -34,19 +40,35 @@ def run_card(passport: Passport, settings: MaskSettings, facts: Mapping[str, flo
     size = " × ".join(map(str, passport.input.size))
     return "\n".join(
         [
-            f"# Mask explainer of {passport.spec}",
+            f"# {title} of {passport.spec}",
             "",
             f"Answers {passport.input.channels}-channel images of {size} pixels for each of "
             f"{len(passport.classes)} classes. Classifier's fingerprint: `{passport.fingerprint}`.",
-            f"Encoder `{settings.encoder}`, objective `{objective.form}`, "
-            f"{schedule.batch} images per step.",
+            f"Encoder `{settings.encoder}`, {how}, {settings.schedule.batch} images per step.",
             "",
             "| figure | value |",
             "|---|---|",
             *rows,
             "",
-            "`dial.csv` and `dial.png` show area against kept and removed probability by level.",
-            "Use: `apercu explain RUN IMAGE --out maps`.",
+            use,
             "",
         ]
     )
+
+
+def _about(settings: TrainingSettings) -> tuple[str, str, str]:
+    """What it is, how it was trained, how it is used."""
+    if isinstance(settings, MaskSettings):
+        return (
+            "Mask explainer",
+            f"objective `{settings.objective.form}`",
+            "`dial.csv` and `dial.png` show area against kept and removed probability by level.\n"
+            "Use: `apercu explain RUN IMAGE --out maps`.",
+        )
+    if isinstance(settings, CounterpartSettings):
+        return (
+            "Counterpart explainer",
+            f"stable images from `{settings.objective.stable}`",
+            "Use: `apercu explain RUN IMAGE --out counterparts`.",
+        )
+    raise TypeError(f"run_card: no explainer is known by {type(settings).__name__}")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from numbers import Integral
 from pathlib import Path
-from typing import TypeAlias, final
+from typing import final
 
 import torch
 from torch import Tensor
@@ -13,12 +11,10 @@ from torch import Tensor
 from apercu import maps
 from apercu.errors import ConfigError, TargetError
 from apercu.explainers.passport import Passport
+from apercu.explainers.targets import Target, class_indices, per_image
 from apercu.networks.masking import MaskingNetwork, enlarge
 from apercu.training.settings import MaskSettings
 from apercu.types import Images, Maps, Picture, Regions, Targets
-
-Target: TypeAlias = int | str | Sequence[int | str] | Tensor | None
-"""A class for all images (index, name or identifier), one per image, or None for the top class."""
 
 
 @final
@@ -59,11 +55,11 @@ class MaskExplainer:
         """Opens a run folder.
 
         Raises:
-            RunError: the folder is no run, or its training has not finished.
+            RunError: the folder is no run of this kind, or its training has not finished.
         """
         from apercu.explainers.run import load_run
 
-        return load_run(run).to(device)
+        return load_run(run, cls).to(device)
 
     def save_pretrained(self, run: str | Path) -> None:
         """Writes a run folder that `from_pretrained` opens.
@@ -120,7 +116,8 @@ class MaskExplainer:
         if targets.ndim != 2 or len(targets) != len(inputs) or not targets.shape[1]:
             shown = " × ".join(map(str, targets.shape)) or "one number"
             raise TargetError(f"targets: expected {len(inputs)} × classes, got {shown}")
-        indices = self._indices(targets.flatten().tolist()).view(targets.shape)
+        words = targets.flatten().tolist()
+        indices = class_indices(self.passport.names, words).to(self.device).view(targets.shape)
         log_odds = self.network.decode_classes(self._encode(inputs), indices)
         masks = enlarge(log_odds.flatten(0, 1), inputs.shape[-2:]).sigmoid()
         return masks.view(*targets.shape, *masks.shape[1:])
@@ -151,22 +148,4 @@ class MaskExplainer:
     def _targets(self, features: list[Tensor], target: Target) -> Targets:
         if target is None:
             return self.network.gate.answers(features[-1]).argmax(1)
-        count = len(features[-1])
-        if isinstance(target, Tensor):
-            target = target.tolist()
-        if isinstance(target, str) or not isinstance(target, Iterable):
-            target = [target] * count
-        words = list(target)
-        if len(words) != count:
-            raise TargetError(f"target: expected one class or {count}, got {len(words)}")
-        return self._indices(words)
-
-    def _indices(self, words: Sequence[object]) -> Targets:
-        """Classes by name, identifier or index; whatever counts as a whole number is an index."""
-        found = []
-        for word in words:
-            if not isinstance(word, str | Integral) or isinstance(word, bool):
-                raise TargetError(f"target: expected a class name or index, got {word!r}")
-            exact = word if isinstance(word, str) else int(word)
-            found.append(self.passport.names.index_of(exact))
-        return torch.tensor(found, device=self.device)
+        return per_image(self.passport.names, target, len(features[-1])).to(self.device)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from apercu.errors import RunError
 from apercu.explainers.run import CONFIG, WEIGHTS
 from apercu.output import write
-from apercu.training.settings import MaskSettings, read_settings
+from apercu.training.settings import Family, TrainingSettings
 
 ORDER = "order.json"
+
+S = TypeVar("S", bound=TrainingSettings)
 
 
 class Order(BaseModel):
@@ -72,7 +75,7 @@ def is_begun(run: Path) -> bool:
     return any((run / name).is_file() for name in (ORDER, CONFIG))
 
 
-def settings_for(run: Path, config: str | Path | None) -> MaskSettings:
+def settings_for(run: Path, config: str | Path | None, family: Family[S]) -> S:
     """The settings that were asked for; without any, those of the training begun in the folder.
 
     Raises:
@@ -81,20 +84,20 @@ def settings_for(run: Path, config: str | Path | None) -> MaskSettings:
     """
     stored = run / CONFIG
     if config is not None or not stored.is_file():
-        return read_settings(config)
+        return family.read(config)
     try:
-        return MaskSettings.model_validate_json(stored.read_text(encoding="utf-8"))
+        return family.model.model_validate_json(stored.read_text(encoding="utf-8"))
     except (OSError, ValidationError) as error:
         raise RunError(f"{stored}: the run folder is damaged; choose another --out") from error
 
 
 def changed(
-    settings: MaskSettings,
+    settings: S,
     *,
     steps: int | None = None,
     batch: int | None = None,
     encoder: str | None = None,
-) -> MaskSettings:
+) -> S:
     """The settings with what a command line overrides; None leaves it as it is.
 
     The encoder `small` starts from nothing, so it is trained along.

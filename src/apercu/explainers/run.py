@@ -1,4 +1,4 @@
-"""The run folder of a mask explainer: settings, classifier, trained weights, what was measured.
+"""The run folder of a trained explainer: settings, classifier, trained weights, what was measured.
 
 config.json           the settings
 classifier.json       the passport of the classifier
@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeAlias, TypeVar, cast
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
@@ -22,11 +22,15 @@ from apercu.classifiers import open_classifier, save_classifier
 from apercu.errors import ClassifierError, ConfigError, RunError
 from apercu.explainers.build import build_encoder, build_network
 from apercu.explainers.card import run_card
+from apercu.explainers.counterpart import CounterpartExplainer
 from apercu.explainers.mask import MaskExplainer
 from apercu.explainers.passport import Passport
+from apercu.networks.counterparts import CounterpartNetwork
 from apercu.networks.graph import GraphEncoder
+from apercu.networks.masking import MaskingNetwork
 from apercu.output import write
 from apercu.training.settings import MaskSettings
+from apercu.training.settings.counterpart import CounterpartSettings
 
 CONFIG, CLASSIFIER, WEIGHTS, FACTS, CARD = (
     "config.json",
@@ -37,8 +41,14 @@ CONFIG, CLASSIFIER, WEIGHTS, FACTS, CARD = (
 )
 ENCODER = "encoder"
 
+TrainedExplainer: TypeAlias = MaskExplainer | CounterpartExplainer
+E = TypeVar("E", MaskExplainer, CounterpartExplainer)
+_SETTINGS: TypeAdapter[MaskSettings | CounterpartSettings] = TypeAdapter(
+    Annotated[MaskSettings | CounterpartSettings, Field(discriminator="explainer")]
+)
 
-def save_run(explainer: MaskExplainer, run: str | Path) -> None:
+
+def save_run(explainer: TrainedExplainer, run: str | Path) -> None:
     """Writes the run folder, weights last: a folder with weights is complete.
 
     Raises:
@@ -59,8 +69,8 @@ def save_run(explainer: MaskExplainer, run: str | Path) -> None:
     write(folder / WEIGHTS, save(state))
 
 
-def load_run(run: str | Path) -> MaskExplainer:
-    """Opens a run folder on the CPU.
+def open_run(run: str | Path) -> TrainedExplainer:
+    """Opens the run folder of any explainer, on the CPU.
 
     Raises:
         RunError: the folder is no run, is damaged, or its training has not finished.
@@ -71,25 +81,41 @@ def load_run(run: str | Path) -> MaskExplainer:
     if not (folder / WEIGHTS).is_file():
         raise RunError(
             f"{folder}: training has not finished ({WEIGHTS} is missing); "
-            "continue it with `apercu train mask … --resume`"
+            "continue it with `apercu train … --resume`"
         )
     try:
-        settings = MaskSettings.model_validate(_json(folder / CONFIG))
+        settings = _SETTINGS.validate_python({"explainer": "mask", **_json(folder / CONFIG)})
         passport = Passport.model_validate(_json(folder / CLASSIFIER))
         facts = TypeAdapter(dict[str, float]).validate_python(_json(folder / FACTS))
         open_encoder = folder / ENCODER / "card.json"
         own = open_classifier(open_encoder) if open_encoder.is_file() else None
         encoder = build_encoder(settings, passport, own, pretrained=False)
-        network = build_network(settings, encoder, len(passport.classes))
+        network = build_network(settings, encoder, passport)
         missing, unknown = network.load_state_dict(load_file(folder / WEIGHTS), strict=False)
-    except (OSError, ValueError, ValidationError, SafetensorError, RuntimeError) as error:
+    except (OSError, ValueError, TypeError, SafetensorError, RuntimeError) as error:
         reason = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
         raise RunError(f"{folder}: the run folder is damaged ({reason[:300]})") from error
     except (ClassifierError, ConfigError) as error:
         raise RunError(f"{folder}: the run folder is damaged ({error})") from error
     if unknown or any(not name.startswith("encoder.") for name in missing):
         raise RunError(f"{folder}: {WEIGHTS} does not fit {CONFIG}; the folder mixes two runs")
-    return MaskExplainer(network, passport, settings, facts)
+    if isinstance(settings, CounterpartSettings):
+        return CounterpartExplainer(cast(CounterpartNetwork, network), passport, settings, facts)
+    return MaskExplainer(cast(MaskingNetwork, network), passport, settings, facts)
+
+
+def load_run(run: str | Path, kind: type[E]) -> E:
+    """Opens the run folder of one kind of explainer, on the CPU.
+
+    Raises:
+        RunError: as `open_run`, or the folder holds another kind.
+    """
+    explainer = open_run(run)
+    if not isinstance(explainer, kind):
+        raise RunError(
+            f"{run}: expected a run of a {kind.__name__}, got a {type(explainer).__name__}"
+        )
+    return explainer
 
 
 def _json(path: Path) -> Any:

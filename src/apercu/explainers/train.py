@@ -1,51 +1,58 @@
-"""From a classifier and images to a mask explainer in a run folder."""
+"""From a classifier and images to a trained explainer in a run folder."""
 
 from __future__ import annotations
 
 from math import isfinite
 from pathlib import Path
+from typing import cast
 
 import torch
 
 from apercu.classifiers import Classifier, open_classifier
-from apercu.errors import RunError
+from apercu.errors import ClassifierError, RunError
 from apercu.explainers.build import TIMM, build_encoder, build_network
+from apercu.explainers.counterpart import CounterpartExplainer
+from apercu.explainers.decisions import measure_counterparts
 from apercu.explainers.dial import absent_area, measure_dial, write_dial
 from apercu.explainers.mask import MaskExplainer
 from apercu.explainers.passport import Passport
 from apercu.explainers.run import CLASSIFIER, CONFIG, WEIGHTS
+from apercu.networks.counterparts import CounterpartNetwork
+from apercu.networks.gated import GatedNetwork
 from apercu.networks.masking import MaskingNetwork
 from apercu.output import write
+from apercu.training.counterparts.step import CounterpartTraining
 from apercu.training.fit import Fit
 from apercu.training.module import MaskTraining
 from apercu.training.phases import batches
-from apercu.training.settings import MaskSettings
+from apercu.training.settings import MaskSettings, TrainingSettings
+from apercu.training.settings.counterpart import CounterpartSettings
 from apercu.training.stream import TrainingImages, parts
 
 
-def new_network(settings: MaskSettings, classifier: Classifier, seed: int) -> MaskingNetwork:
-    """An untrained masking network.
+def new_network(settings: TrainingSettings, classifier: Classifier, seed: int) -> GatedNetwork:
+    """The untrained network of an explainer.
 
     Args:
-        settings: they name the encoder and the decoder.
+        settings: they name the explainer, its encoder and its decoder.
         classifier: the one to explain, or its student; `own` takes its layers.
         seed: of the first weights.
 
     Raises:
         ConfigError: the encoder cannot be built, or does not fit the classifier.
     """
-    backbone = _backbone(settings, classifier)
+    backbone, passport = _backbone(settings, classifier), Passport.of(classifier)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        encoder = build_encoder(settings, Passport.of(classifier), backbone)
-        return build_network(settings, encoder, len(classifier.classes))
+        encoder = build_encoder(settings, passport, backbone)
+        return build_network(settings, encoder, passport)
 
 
 def train_mask(
     settings: MaskSettings,
     fit: Fit,
     classifier: Classifier,
-    network: MaskingNetwork | None = None,
+    network: GatedNetwork | None = None,
 ) -> MaskExplainer:
     """Trains a mask explainer and leaves it in the run folder.
 
@@ -62,7 +69,7 @@ def train_mask(
         RunError: the folder holds a finished training, or one of other settings.
     """
     passport = Passport.of(classifier)
-    network = network or new_network(settings, fit.classifier, fit.seed)
+    network = cast(MaskingNetwork, network or new_network(settings, fit.classifier, fit.seed))
     _claim(fit.run, settings, passport)
     explainer = MaskExplainer(network, passport, settings, {})
     facts = fit(MaskTraining(network, fit.classifier, settings, fit.seed))
@@ -70,6 +77,42 @@ def train_mask(
     if not fit.leads:
         return explainer
     explainer.facts |= _measure(explainer, fit, classifier)
+    explainer.save_pretrained(fit.run)
+    return explainer
+
+
+def train_counterpart(
+    settings: CounterpartSettings,
+    fit: Fit,
+    classifier: Classifier,
+    network: GatedNetwork | None = None,
+) -> CounterpartExplainer:
+    """Trains a counterpart explainer and leaves it in the run folder; see `train_mask`.
+
+    Raises:
+        ClassifierError: the classifier has a single class.
+        ConfigError: the encoder does not fit the classifier.
+        RunError: the folder holds a finished training, or one of other settings.
+    """
+    if len(classifier.classes) < 2:
+        raise ClassifierError(
+            f"{classifier.spec}: expected at least 2 classes to change between, got 1"
+        )
+    passport = Passport.of(classifier)
+    made = network or new_network(settings, fit.classifier, fit.seed)
+    generators = cast(CounterpartNetwork, made)
+    _claim(fit.run, settings, passport)
+    explainer = CounterpartExplainer(generators, passport, settings, {})
+    facts = fit(CounterpartTraining(generators, fit.classifier, settings, fit.seed))
+    explainer.facts |= {name: value for name, value in facts.items() if isfinite(value)}
+    if not fit.leads:
+        return explainer
+    held_out = parts(len(fit.source), fit.seed)[1]
+    images = TrainingImages(fit.source, classifier, held_out)
+    explainer.to(classifier.device)
+    shown = batches(images, len(images))
+    explainer.facts |= measure_counterparts(explainer, classifier, shown)
+    explainer.facts["measured_images"] = float(len(images))
     explainer.save_pretrained(fit.run)
     return explainer
 
@@ -97,7 +140,7 @@ def _measure(explainer: MaskExplainer, fit: Fit, classifier: Classifier) -> dict
     }
 
 
-def _backbone(settings: MaskSettings, classifier: Classifier) -> Classifier | None:
+def _backbone(settings: TrainingSettings, classifier: Classifier) -> Classifier | None:
     """The classifier whose layers become the encoder, if the settings want one."""
     if settings.encoder == "own":
         return classifier
@@ -106,7 +149,7 @@ def _backbone(settings: MaskSettings, classifier: Classifier) -> Classifier | No
     return open_classifier(settings.encoder)
 
 
-def _claim(run: Path, settings: MaskSettings, passport: Passport) -> None:
+def _claim(run: Path, settings: TrainingSettings, passport: Passport) -> None:
     """Writes down what is trained here, or checks that it is what was begun."""
     if (run / WEIGHTS).is_file():
         raise RunError(f"{run}: holds a finished training; choose another --out")

@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from apercu.training.settings.counterpart import PRESETS as COUNTERPART_PRESETS
+from apercu.training.settings.counterpart import CounterpartSettings
 from apercu.training.settings.mask import PRESETS, MaskSchedule, MaskSettings
 from apercu.training.settings.reading import Family
 from apercu.training.settings.schedule import Schedule, TrainingSettings
 
 MASK = Family(MaskSettings, PRESETS)
+COUNTERPART = Family(CounterpartSettings, COUNTERPART_PRESETS)
 
 
 def read_settings(path: str | Path | None) -> MaskSettings:
@@ -23,8 +26,10 @@ def parse_settings(content: dict[str, Any], where: str = "settings") -> MaskSett
 
 
 __all__ = [
+    "COUNTERPART",
     "MASK",
     "PRESETS",
+    "CounterpartSettings",
     "Family",
     "MaskSchedule",
     "MaskSettings",

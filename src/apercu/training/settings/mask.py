@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -29,10 +29,12 @@ class MaskSettings(TrainingSettings):
     """Everything that distinguishes one mask explainer from another.
 
     Attributes:
+        explainer: the kind.
         decoder: the U-Net's way up.
         objective: what the masks are trained for.
     """
 
+    explainer: Literal["mask"] = "mask"
     decoder: DecoderShape = DecoderShape()
     objective: Annotated[Dial | Printed | Released, Field(discriminator="form")] = Dial()
     schedule: MaskSchedule = MaskSchedule()

@@ -1,0 +1,82 @@
+"""What a training of the counterpart explainer can be told, and the presets."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from apercu.networks.counterparts import CounterpartShape
+from apercu.training.counterparts.objective import Counterparts
+from apercu.training.settings.schedule import Schedule, TrainingSettings
+
+
+class CounterpartSchedule(Schedule):
+    """How long and how fast a counterpart explainer is trained."""
+
+    steps: int = Field(800, ge=1)
+    rate: float = Field(2e-3, gt=0)
+
+
+class CounterpartSettings(TrainingSettings):
+    """Everything that distinguishes one counterpart explainer from another.
+
+    Attributes:
+        explainer: the kind.
+        generators: bodies and heads.
+        objective: what the images are trained for.
+        weathered: whether the classifier judges them a little blurred, shifted and noisy.
+    """
+
+    explainer: Literal["counterpart"] = "counterpart"
+    generators: CounterpartShape = CounterpartShape()
+    objective: Counterparts = Counterparts()
+    weathered: bool = True
+    schedule: CounterpartSchedule = CounterpartSchedule()
+
+
+_FINE = CounterpartShape(resolution=1, places=False)
+_PUBLISHED = {"smoothness": 0.0, "scarcity": 0.0}
+
+PRESETS: dict[str, CounterpartSettings] = {
+    "light": CounterpartSettings(),
+    "sagen": CounterpartSettings(
+        encoder="small",
+        frozen=False,
+        generators=_FINE,
+        objective=Counterparts(keep=0.01, flip=0.2, plausibility=0.0, **_PUBLISHED),
+        weathered=False,
+    ),
+    "syce": CounterpartSettings(
+        encoder="small",
+        frozen=False,
+        generators=_FINE,
+        objective=Counterparts(
+            stable="twice",
+            closeness=0.0,
+            keep=0.01,
+            flip=0.2,
+            cycle=2.0,
+            cycle_keep=0.005,
+            plausibility=0.25,
+            **_PUBLISHED,
+        ),
+        weathered=False,
+    ),
+    "cyce": CounterpartSettings(
+        encoder="small",
+        frozen=False,
+        generators=_FINE,
+        objective=Counterparts(
+            stable="itself",
+            closeness=0.0,
+            flip=0.2,
+            cycle=10.0,
+            cycle_keep=0.005,
+            plausibility=0.25,
+            **_PUBLISHED,
+        ),
+        weathered=False,
+    ),
+}
+"""`sagen`, `syce` and `cyce` have the published weights; `light` is ours."""
