@@ -39,19 +39,6 @@ def test_relative_gate_is_activation_over_peak_times_presence():
     assert absent.amax() < 0.3 < expected.amax()
 
 
-def test_relative_gate_opens_for_a_class_that_is_answered_but_peaks_nowhere():
-    gate = ClassGate(3, 1)
-    with torch.no_grad():
-        gate.embedding.copy_(torch.tensor([[0.1], [-4.0], [-5.0]]))
-    gate.open_at(present=4.0, absent=1.0)
-    features = torch.tensor([[[[1.0, 0.5], [0.0, 0.0]]]])
-    margin = 0.1 * 0.375 + 4.0 * 0.375
-    present = torch.sigmoid(torch.tensor(4 * margin))
-    shown = gate(features, torch.tensor([0]))[0, 0]
-    torch.testing.assert_close(shown, present * torch.tensor([[1.0, 0.5], [0.0, 0.0]]))
-    assert gate(features, torch.tensor([1])).amax() == 0
-
-
 def test_published_gate_is_a_sigmoid_of_the_activation():
     gate = ClassGate(3, 5, "published")
     features, targets = torch.randn(2, 5, 3, 3), torch.tensor([2, 0])

@@ -23,7 +23,8 @@ def explain(
         typer.Option(
             metavar="top|NAME|INDEX|all",
             help="The class to look for: the one seen most, a named one, or all "
-            "(every class, or the --top ones seen most where there are more).",
+            "(every class, or the --top ones seen most where there are more). With counterparts "
+            "the class to change into: top is the runner-up.",
         ),
     ] = "top",
     level: Annotated[
@@ -51,21 +52,29 @@ def explain(
 ) -> None:
     """Show what the classifier looks at in images, one forward pass each.
 
-    Writes for each image and class an overlay, what is kept and what is removed, the tight crop,
-    the raw map (NumPy, at the explainer's size); explain.json; a contact sheet of several images.
-    The overlay of a DICOM image is written as a DICOM secondary capture, too.
+    Writes for each image and class the raw map (NumPy, at the explainer's size) and pictures:
+    overlay, what is kept, what is removed and the tight crop of a mask; both counterparts, their
+    difference and the strip between them, with the probability of each step where --classifier is
+    given. Also explain.json, and a contact sheet of several images. What is shown of a DICOM image
+    is written as a DICOM secondary capture, too.
 
     Example: apercu explain runs/mobilenet photos/ --target tabby --out maps
     """
     from apercu.classifiers import open_classifier
-    from apercu.explain import Asked, Explaining, pick
+    from apercu.explain import Asked, Explaining, Masked, Swapped, pick
     from apercu.explainers.mask import MaskExplainer
+    from apercu.explainers.run import open_run
 
     place = device.resolve()
     asked = Asked(target, top, level)
-    explainer = MaskExplainer.from_pretrained(run, device=place)
+    explainer = open_run(run).to(place)
     opened = None if classifier is None else open_classifier(classifier, device=place)
-    explaining = Explaining(explainer, asked, out, opened)
+    answering = (
+        Masked(explainer, asked, opened)
+        if isinstance(explainer, MaskExplainer)
+        else Swapped(explainer, asked, opened)
+    )
+    explaining = Explaining(answering, out)
     picks = pick(images, explainer.passport.input.channels, random, seed)
     kept = f"{out} holds what was finished; the same command makes the rest"
     with keeping(kept), progress() as report:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from apercu.training.fit import Fit
     from apercu.training.settings import TrainingSettings
 
-S = TypeVar("S", bound="TrainingSettings")
+    S = TypeVar("S", bound=TrainingSettings)
 
 app = typer.Typer(
     help="Train an explainer for a classifier.", no_args_is_help=True, rich_markup_mode="rich"

@@ -37,9 +37,6 @@ class Lessons:
         zoomed: probability that an image is zoomed towards its object.
         tightness: how often a zoomed image is cut close to its object; at 1 every distance
             between the object and the image's edge is equally likely.
-        empty: probability that an image is replaced by what lies beside its object, of which the
-            classifier learns to be unsure. Without that it may know a class by what is missing,
-            and no region of an image is evidence of it.
         seed: of the first weights, the order and the views.
     """
 
@@ -49,7 +46,6 @@ class Lessons:
     width: int = 16
     zoomed: float = 0.7
     tightness: float = 2.5
-    empty: float = 0.15
     seed: int = 0
 
 
@@ -111,39 +107,25 @@ def held(source: Planted) -> Held:
 
 
 def _views(held: Held, lessons: Lessons) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless batches in a fresh order per epoch, mirrored and zoomed at random, with the
-    probabilities that are wanted of each class.
+    """Endless batches in a fresh order per epoch, mirrored and zoomed at random.
 
     A zoomed image still holds the whole object, so the classifier knows objects of every size.
     """
     generator = Generator().manual_seed(lessons.seed)
-    classes = int(held.targets.max()) + 1
     while True:
         order = torch.randperm(len(held.images), generator=generator)
         for chosen in torch.split(order, lessons.batch):
             if len(chosen) < lessons.batch:
                 continue
-            draws = torch.rand(len(chosen), 7, generator=generator)
+            draws = torch.rand(len(chosen), 6, generator=generator)
             near, far = held.boxes[chosen, :2], held.boxes[chosen, 2:]
             drawn = draws[:, :4] ** (1 / lessons.tightness)
             zoomed = torch.cat([near * drawn[:, :2], 1 - (1 - far) * drawn[:, 2:]], 1)
             whole = torch.tensor([0.0, 0.0, 1.0, 1.0])
             places = torch.where(draws[:, 4:5] < lessons.zoomed, zoomed, whole)
-            empty = draws[:, 6:] < lessons.empty
-            shown = crop(held.images[chosen], torch.where(empty, _beside(near, far), places))
+            shown = crop(held.images[chosen], places)
             mirrored = draws[:, 5, None, None, None] < 0.5
-            named = F.one_hot(held.targets[chosen], classes).float()
-            wanted = torch.where(empty, torch.full_like(named, 1 / classes), named)
-            yield torch.where(mirrored, shown.flip(3), shown), wanted
-
-
-def _beside(near: Tensor, far: Tensor) -> Boxes:
-    """The widest strip, left, right, above or below, that a box leaves of its image."""
-    strips = torch.tensor([[0.0, 0, 1, 1]]).repeat(4, len(near), 1)
-    strips[0, :, 2], strips[1, :, 0] = near[:, 0], far[:, 0]
-    strips[2, :, 3], strips[3, :, 1] = near[:, 1], far[:, 1]
-    widths = torch.stack((near[:, 0], 1 - far[:, 0], near[:, 1], 1 - far[:, 1]))
-    return strips[widths.argmax(0), torch.arange(len(near))]
+            yield torch.where(mirrored, shown.flip(3), shown), held.targets[chosen]
 
 
 def _fresh(source: Planted, lessons: Lessons) -> SmallResNet:

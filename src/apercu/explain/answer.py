@@ -60,8 +60,7 @@ class Answer:
     @property
     def slug(self) -> str:
         """Index and name of the class, as part of a file name."""
-        name = re.sub(r"[^\w]+", "-", self.title.partition(",")[0]).strip("-").lower()
-        return f"{self.target}-{name[:40]}"
+        return slug(self.target, self.title)
 
     def pictures(self) -> dict[str, Image.Image]:
         """Overlay with the box, what is kept, what is removed, and the crop if there is one."""
@@ -116,6 +115,16 @@ class Answer:
     def _box_on(self, shown: Picture) -> Boxes:
         boxes = maps.boxes(maps.regions(self.mask[None], self.level))
         return scale_boxes(boxes, _size(self.mask), _size(shown))
+
+
+def slug(target: int, title: str) -> str:
+    """Index and name of a class, as part of a file name.
+
+    >>> slug(281, "tabby, tabby cat")
+    '281-tabby'
+    """
+    name = re.sub(r"[^\w]+", "-", title.partition(",")[0]).strip("-").lower()
+    return f"{target}-{name[:40]}"
 
 
 def _size(values: Tensor) -> tuple[int, int]:

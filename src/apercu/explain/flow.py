@@ -7,13 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from apercu.classifiers import Classifier
 from apercu.errors import ImagesError, InputError
-from apercu.explain.answer import Answer
-from apercu.explain.asked import Asked, Choice
+from apercu.explain.answering import Masked, Swapped
 from apercu.explain.pick import Pick
 from apercu.explain.sheets import PAGE, Sheets
-from apercu.explainers.mask import MaskExplainer
 from apercu.output import write
 
 RECORD = "explain.json"
@@ -23,27 +20,13 @@ class Explaining:
     """One explainer at work on a list of images.
 
     Args:
-        explainer: a trained explainer.
-        asked: what is asked.
+        answering: what is asked of whom.
         out: the folder that is written.
-        classifier: names the top classes where it is given; else the explainer does.
-
-    Raises:
-        RunError: the explainer was trained for another classifier.
-        TargetError: there is no such class.
     """
 
-    def __init__(
-        self,
-        explainer: MaskExplainer,
-        asked: Asked,
-        out: Path,
-        classifier: Classifier | None = None,
-    ) -> None:
-        self.explainer = explainer
-        self.asked = asked
+    def __init__(self, answering: Masked | Swapped, out: Path) -> None:
+        self.answering = answering
         self.out = out
-        self.choice = Choice(explainer, asked, classifier)
         self.stems: set[str] = set()
         self.records: list[dict[str, Any]] = []
 
@@ -65,7 +48,7 @@ class Explaining:
             ImagesError: some images could not be read; the others are finished.
             OutputError: the folder cannot be written.
         """
-        sheets = Sheets(self.out, len(picks) * self.choice.count)
+        sheets = Sheets(self.out, len(picks) * self.answering.count)
         failed = 0
         try:
             for done, chosen in enumerate(picks, start=1):
@@ -91,14 +74,9 @@ class Explaining:
 
     def _explain(self, chosen: Pick, sheets: Sheets) -> None:
         name, picture = chosen.read()
-        images = self.explainer.prepare(picture)[None]
-        targets = self.choice(images)
-        masks = self.explainer.attribute_classes(images, targets[None])[0].cpu()
-        stem, answers, source = self._stem(name), [], chosen.reference()
-        for target, mask in zip(targets.tolist(), masks, strict=True):
-            title = self.explainer.passport.classes[target]
-            answer = Answer(picture, target, title, mask, self.asked.level, source)
-            place = f"{stem}.{answer.slug}" if self.asked.several else stem
+        stem, answers = self._stem(name), []
+        for answer in self.answering(picture, chosen.reference()):
+            place = f"{stem}.{answer.slug}" if self.answering.several else stem
             answers.append(answer.save(self.out, place))
             sheets.add(answer.tiles(stem))
         height, width = picture.shape[1:]
@@ -116,11 +94,11 @@ class Explaining:
         return stem
 
     def _record(self, sheets: Sequence[str]) -> None:
-        passport = self.explainer.passport
+        passport = self.answering.explainer.passport
         content = {
             "classifier": passport.spec,
             "fingerprint": passport.fingerprint,
-            "level": self.asked.level,
+            **self.answering.about,
             "map_size": list(passport.input.size),
             "sheets": list(sheets),
             "images": self.records,

@@ -27,7 +27,8 @@ def per_image(
     """
     if isinstance(target, Tensor):
         target = target.tolist()
-    words = [target] * count if isinstance(target, int | str) else list(target)
+    single = isinstance(target, str) or not isinstance(target, Iterable)
+    words: list[object] = [target] * count if single else list(target)  # type: ignore[arg-type]
     if len(words) != count:
         raise TargetError(f"target: expected one class or {count}, got {len(words)}")
     return class_indices(names, words)

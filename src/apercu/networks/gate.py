@@ -21,10 +21,8 @@ class ClassGate(nn.Module):
     `deviation`).
 
     The `published` gate is σ(activation). It saturates over most of an image that shows the
-    class. The `relative` one is the activation as a share of its peak, times how sure it is that
-    the class is there: it keeps the order of the positions, and stays shut for a class that neither
-    peaks anywhere nor is answered. (A class that a classifier knows by what is missing peaks
-    nowhere; see docs/experiments.md.)
+    class. The `relative` one is the activation as a share of its peak, times σ(peak − threshold):
+    it keeps the order of the positions, and stays shut for a class that peaks nowhere.
 
     Args:
         classes: number of classes.
@@ -56,19 +54,12 @@ class ClassGate(nn.Module):
         if self.kind == "published":
             return torch.sigmoid(self.sharpness * (activation - self.threshold))
         peak = activation.amax((2, 3), keepdim=True)
-        surest = torch.maximum(peak - self.threshold, self._margin(features, targets))
-        present = torch.sigmoid(self.sharpness * surest)
+        present = torch.sigmoid(self.sharpness * (peak - self.threshold))
         return present * F.relu(activation) / peak.clamp(min=1e-3)
 
     def answers(self, features: Tensor) -> Logits:
         """The embedding's own estimate of the classifier's standardised logits, all at once."""
         return features.mean((2, 3)) @ self.embedding.T + self.bias
-
-    def _margin(self, features: Tensor, targets: Targets) -> Tensor:
-        """By how much the asked class is answered above any other, `batch × 1 × 1 × 1`."""
-        answers, index = self.answers(features), targets[:, None]
-        others = answers.scatter(1, index, -torch.inf).amax(1, keepdim=True)
-        return (answers.gather(1, index) - others)[..., None, None]
 
     def standardised(self, logits: Logits) -> Logits:
         """Logits of the classifier in the units of the activations."""

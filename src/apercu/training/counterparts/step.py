@@ -47,7 +47,9 @@ class CounterpartTraining(Training):
         self.settings: CounterpartSettings
         self.views = Views(smallest=0.7, stretch=1.15)
         contested = settings.objective.plausibility > 0
-        self.discriminator = Discriminator(classifier.channels) if contested else None
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.discriminator = Discriminator(classifier.channels) if contested else None
 
     def training_step(self, images: Images, batch_index: int) -> Tensor:
         generator, objective = self.generator(), self.settings.objective

@@ -1,0 +1,109 @@
+"""A picture → its explanations, by each kind of trained explainer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from apercu.classifiers import Classifier
+from apercu.errors import TargetError
+from apercu.explain.answer import Answer
+from apercu.explain.asked import TOP, Asked, Choice
+from apercu.explain.exchange import Swap
+from apercu.explainers.counterpart import CounterpartExplainer
+from apercu.explainers.mask import MaskExplainer
+from apercu.images.dicom import Reference
+from apercu.types import Images, Picture
+
+STEPS = 7
+"""Pictures of a strip, both ends included."""
+
+
+class Masked:
+    """Masks of one or several classes.
+
+    Args:
+        explainer: a trained mask explainer.
+        asked: what is asked.
+        classifier: names the top classes where it is given; else the explainer does.
+
+    Raises:
+        RunError: the explainer was trained for another classifier.
+        TargetError: there is no such class.
+    """
+
+    def __init__(
+        self, explainer: MaskExplainer, asked: Asked, classifier: Classifier | None = None
+    ) -> None:
+        self.explainer = explainer
+        self.asked = asked
+        self.choice = Choice(explainer, asked, classifier)
+        self.several, self.count = asked.several, self.choice.count
+        self.about = {"level": asked.level}
+
+    def __call__(self, picture: Picture, source: Reference | None) -> Iterator[Answer]:
+        images = self.explainer.prepare(picture)[None]
+        targets = self.choice(images)
+        masks = self.explainer.attribute_classes(images, targets[None])[0].cpu()
+        for target, mask in zip(targets.tolist(), masks, strict=True):
+            title = self.explainer.passport.classes[target]
+            yield Answer(picture, target, title, mask, self.asked.level, source)
+
+
+class Swapped:
+    """Counterparts for the runner-up, for a class by name, or for all classes but the one seen.
+
+    Args:
+        explainer: a trained counterpart explainer.
+        asked: what is asked; `top` is the runner-up.
+        classifier: says what it sees, and how sure it is of each picture of a strip; without it
+            the explainer reads the class itself, and the strips have no probabilities.
+
+    Raises:
+        RunError: the explainer was trained for another classifier.
+        TargetError: there is no such class.
+    """
+
+    def __init__(
+        self, explainer: CounterpartExplainer, asked: Asked, classifier: Classifier | None = None
+    ) -> None:
+        passport = explainer.passport
+        if classifier is not None:
+            passport.check_classifier(classifier)
+        self.explainer = explainer
+        self.classifier = classifier
+        named = not asked.several and asked.target != TOP
+        self.fixed = passport.names.index_of(asked.target) if named else None
+        self.several = asked.several
+        self.count = min(asked.top, len(passport.classes) - 1) if asked.several else 1
+        self.about: dict[str, float] = {}
+
+    @torch.inference_mode()
+    def __call__(self, picture: Picture, source: Reference | None) -> Iterator[Swap]:
+        images = self.explainer.prepare(picture)[None]
+        logits = self._answers(images)
+        seen, *others = logits.argsort(descending=True).tolist()
+        wanted = others[: self.count] if self.fixed is None else [self.fixed]
+        classes = self.explainer.passport.classes
+        if seen in wanted:
+            raise TargetError(
+                f"target: the image is seen as {classes[seen]} already; choose another class"
+            )
+        for target in wanted:
+            pair = self.explainer.counterparts(images, target, seen=torch.tensor([seen]))
+            strip = pair.strip(STEPS)[:, 0]
+            shares = self._shares(strip, target)
+            names = classes[seen], classes[target]
+            yield Swap(images[0], names, target, strip.cpu(), shares, source)
+
+    def _answers(self, images: Images) -> torch.Tensor:
+        if self.classifier is None:
+            return self.explainer.answers(images)[0].cpu()
+        return self.classifier(images.to(self.classifier.device))[0].cpu()
+
+    def _shares(self, strip: Images, target: int) -> tuple[float, ...]:
+        if self.classifier is None:
+            return ()
+        answers = self.classifier(strip.to(self.classifier.device))
+        return tuple(answers.softmax(1)[:, target].tolist())

@@ -1,0 +1,109 @@
+"""One counterpart explanation, and the files that show it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from apercu import render
+from apercu.explain.answer import slug
+from apercu.explain.capture import secondary_capture
+from apercu.images.dicom import Reference
+from apercu.output import write, write_map
+from apercu.types import Picture
+
+CAPTURED = "adversarial"
+"""The picture that goes back into an archive of DICOM images."""
+
+
+@dataclass(frozen=True, eq=False)
+class Swap:
+    """How one picture would have to change to be seen as another class.
+
+    Args:
+        image: as the explainer takes it.
+        names: the class it is seen as, and the class that is wanted.
+        wanted: index of the latter.
+        strip: pictures from the stable counterpart to the adversarial one.
+        shares: the wanted class's probability in each of them; empty where nobody was asked.
+        source: how to refer to a picture that is DICOM.
+    """
+
+    image: Picture
+    names: tuple[str, str]
+    wanted: int
+    strip: Float[Tensor, "steps channels height width"]
+    shares: tuple[float, ...] = ()
+    source: Reference | None = None
+
+    @property
+    def difference(self) -> Picture:
+        """What the adversarial picture has more, or less, than the stable one."""
+        return self.strip[-1] - self.strip[0]
+
+    @property
+    def slug(self) -> str:
+        """Index and name of the wanted class, as part of a file name."""
+        return slug(self.wanted, self.names[1])
+
+    def pictures(self) -> dict[str, Image.Image]:
+        """Both counterparts, what was added and taken away, the strip between them."""
+        return {
+            "similar": render.picture_image(self.strip[0]),
+            "adversarial": render.picture_image(self.strip[-1]),
+            "difference": render.signed(self.difference),
+            "strip": render.contact_sheet([self._steps()]),
+        }
+
+    def save(self, folder: Path, stem: str) -> dict[str, Any]:
+        """Writes every file, and returns what `explain.json` says about them.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        files = {"map": f"{stem}.map.npy"}
+        write_map(folder / files["map"], self.difference.abs().mean(0))
+        for kind, image in self.pictures().items():
+            files[kind] = f"{stem}.{kind}.png"
+            render.save_picture(folder / files[kind], image)
+            if kind == CAPTURED and self.source is not None:
+                files["capture"] = f"{stem}.{kind}.dcm"
+                about = f"apercu: generated, NOT ACQUIRED; changed to be seen as {self.names[1]}"
+                write(folder / files["capture"], secondary_capture(image, self.source, about))
+        about_swap = {
+            "seen": self.names[0],
+            "target": self.wanted,
+            "class": self.names[1],
+            "change": round(float(self.difference.abs().mean()), 6),
+            "files": files,
+        }
+        if self.shares:
+            about_swap["probabilities"] = [round(share, 6) for share in self.shares]
+        return about_swap
+
+    def tiles(self, name: str) -> list[render.Tile]:
+        """Picture, both counterparts and their difference, for a contact sheet."""
+        first, last = (f" {self.shares[end]:.2f}" if self.shares else "" for end in (0, -1))
+        short = self.names[1].partition(",")[0]
+        return [
+            render.Tile(render.picture_image(self.image), name),
+            render.Tile(render.picture_image(self.strip[0]), f"similar: {short}{first}"),
+            render.Tile(render.picture_image(self.strip[-1]), f"adversarial: {short}{last}"),
+            render.Tile(
+                render.signed(self.difference), f"at most {float(self.difference.abs().max()):.2f}"
+            ),
+        ]
+
+    def _steps(self) -> list[render.Tile]:
+        shares = [f"{share:.2f}" for share in self.shares]
+        last = len(self.strip) - 1
+        captions = shares or [f"{number} of {last}" for number in range(len(self.strip))]
+        return [
+            render.Tile(render.picture_image(picture), caption)
+            for picture, caption in zip(self.strip, captions, strict=True)
+        ]

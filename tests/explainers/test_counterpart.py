@@ -1,0 +1,276 @@
+"""The counterpart explainer: two images, one map, a run folder, a command."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from apercu import open_classifier, open_images
+from apercu.classifiers import Classifier, ClassifierCard, InputSpec, SmallResNet, classifier_of
+from apercu.compare.runs import open_runs
+from apercu.errors import ClassifierError, ConfigError, RunError, TargetError
+from apercu.explainers.counterpart import CounterpartExplainer
+from apercu.explainers.mask import MaskExplainer
+from apercu.explainers.run import open_run
+from apercu.explainers.train import new_network, train_counterpart
+from apercu.networks.counterparts import REACH, CounterpartNetwork
+from apercu.training.fit import Fit, Machine
+from apercu.training.settings import COUNTERPART, CounterpartSettings
+
+PLANTED = "planted:size=32,images=24,classes=3,difficulty=0"
+SETTINGS = {
+    "generators": {"width": 16, "resolution": 4},
+    "embedding": {"images": 24},
+    "schedule": {"steps": 3, "batch": 4},
+}
+
+
+def settings(**changes: Any) -> CounterpartSettings:
+    return COUNTERPART.parse({**SETTINGS, **changes})
+
+
+@pytest.fixture
+def classifier(tiny_card: Path) -> Classifier:
+    return open_classifier(tiny_card)
+
+
+@pytest.fixture(scope="module")
+def run(tiny_card: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "counterpart"
+    classifier = open_classifier(tiny_card)
+    fit = Fit(classifier, open_images(PLANTED), folder, Machine("cpu"), say=lambda line: None)
+    train_counterpart(settings(), fit, classifier)
+    return folder
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def moved(network: CounterpartNetwork) -> CounterpartNetwork:
+    """As if it had been trained: heads that change something."""
+    generator = torch.Generator().manual_seed(2)
+    for head in (network.decoder.similar, network.decoder.adversarial):
+        shape = head.last.weight.shape
+        head.last.weight.data.copy_(20 * torch.randn(shape, generator=generator))
+    return network
+
+
+def test_untrained_generators_change_nothing(classifier: Classifier, images: torch.Tensor) -> None:
+    network = new_network(settings(), classifier, 0).eval()
+    with torch.no_grad():
+        pair = network(images, torch.tensor([0, 1, 2]), torch.tensor([1, 2, 0]))
+    assert torch.equal(pair.similar, images) and torch.equal(pair.adversarial, images)
+
+
+@pytest.mark.parametrize("shape", [{}, {"separate": True}, {"places": False}, {"resolution": 1}])
+def test_generators_depend_on_both_classes_and_reach_no_further(
+    shape: dict[str, Any], classifier: Classifier, images: torch.Tensor
+) -> None:
+    whole = settings(generators={"width": 16, "resolution": 4, **shape})
+    network = moved(new_network(whole, classifier, 0)).eval()  # type: ignore[arg-type]
+    targets = torch.tensor([0, 1, 2])
+    with torch.no_grad():
+        one = network(images, targets, targets.roll(1))
+        two = network(images, targets, targets.roll(2))
+        three = network(images, targets.roll(2), targets.roll(1))
+    assert (one.adversarial - images).abs().max() > 0.01
+    for other in (two, three):
+        assert not torch.allclose(one.adversarial, other.adversarial)
+    for made in (one.similar, one.adversarial):
+        assert made.min() >= 0 and made.max() <= 1
+        assert (made - images).abs().max() <= 1.3 * REACH  # bicubic enlargement overshoots
+    if not shape.get("places", True):
+        assert torch.equal(one.places, torch.ones_like(one.places))
+
+
+def test_a_separate_body_is_another_one(classifier: Classifier, images: torch.Tensor) -> None:
+    apart = settings(generators={"width": 16, "resolution": 4, "separate": True})
+    network = moved(new_network(apart, classifier, 0)).eval()  # type: ignore[arg-type]
+    targets = torch.tensor([0, 1, 2])
+    with torch.no_grad():
+        before = network(images, targets, targets.roll(1))
+        network.decoder.other.deepest[0].weight.mul_(2)  # type: ignore[union-attr, index, operator]
+        after = network(images, targets, targets.roll(1))
+    assert torch.equal(before.similar, after.similar)
+    assert not torch.equal(before.adversarial, after.adversarial)
+
+
+def test_a_training_leaves_a_run_that_opens_again(run: Path, images: torch.Tensor) -> None:
+    explainer = CounterpartExplainer.from_pretrained(run)
+    again = open_run(run)
+    assert isinstance(again, CounterpartExplainer)
+    assert torch.equal(explainer.attribute(images), again.attribute(images))
+    facts = json.loads((run / "facts.json").read_text())
+    assert {"kept", "flipped", "change", "peak", "spread", "steps"} <= facts.keys()
+    assert facts["kept"] == 1.0
+    assert "Counterpart explainer" in (run / "card.md").read_text()
+    assert list((run / "samples").iterdir())
+    with pytest.raises(RunError, match="expected a run of a MaskExplainer"):
+        MaskExplainer.from_pretrained(run)
+
+
+def test_the_map_is_the_difference_of_the_pair(
+    classifier: Classifier, run: Path, images: torch.Tensor
+) -> None:
+    explainer = CounterpartExplainer.from_pretrained(run)
+    moved(explainer.network)
+    pair = explainer.counterparts(images)
+    expected = (pair.adversarial - pair.stable).abs().mean(1)
+    torch.testing.assert_close(explainer.attribute(images), expected)
+    torch.testing.assert_close(explainer.attribute(images, pair.seen), expected)
+    torch.testing.assert_close(explainer.attribute(images, pair.wanted), expected)
+    strip = pair.strip(5)
+    assert torch.equal(strip[0], pair.stable)
+    torch.testing.assert_close(strip[-1], pair.adversarial)
+    torch.testing.assert_close(strip[2], (pair.stable + pair.adversarial) / 2)
+    names = explainer.passport.classes
+    other = [names[int(one)] for one in pair.wanted]
+    assert torch.equal(explainer.counterparts(images, other).wanted, pair.wanted)
+
+
+def test_targets_that_cannot_be(run: Path, images: torch.Tensor) -> None:
+    explainer = CounterpartExplainer.from_pretrained(run)
+    seen = explainer.counterparts(images).seen
+    with pytest.raises(TargetError, match=r"is seen as .* already; choose another"):
+        explainer.counterparts(images, seen)
+    with pytest.raises(TargetError, match="no class"):
+        explainer.counterparts(images, "ring")
+    with pytest.raises(TargetError, match="expected one class or 3, got 2"):
+        explainer.counterparts(images, [0, 1])
+
+
+@pytest.mark.parametrize("preset", ["sagen", "syce", "cyce"])
+def test_published_presets_train_too(preset: str, classifier: Classifier, tmp_path: Path) -> None:
+    changes = {
+        "preset": preset,
+        "generators": {"width": 8},
+        "embedding": {"steps": 2, "batch": 4},
+        "schedule": {"steps": 2, "batch": 4},
+    }
+    fit = Fit(classifier, open_images(PLANTED), tmp_path, Machine("cpu"), say=lambda line: None)
+    explainer = train_counterpart(COUNTERPART.parse(changes), fit, classifier)
+    again = CounterpartExplainer.from_pretrained(tmp_path)
+    shown = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(again.attribute(shown), explainer.attribute(shown))
+
+
+def test_a_training_goes_on_where_it_was(classifier: Classifier, tmp_path: Path) -> None:
+    def train(folder: str, steps: int) -> CounterpartExplainer:
+        whole = settings(schedule={"steps": 4, "batch": 4, "save_every": 2})
+        source, run = open_images(PLANTED), tmp_path / folder
+        fit = Fit(classifier, source, run, Machine("cpu"), say=lambda line: None)
+        if steps < 4:
+            fit_until(fit, whole, steps)
+        return train_counterpart(whole, fit, classifier)
+
+    def fit_until(fit: Fit, whole: CounterpartSettings, steps: int) -> None:
+        from apercu.training.counterparts.step import CounterpartTraining
+
+        done = CounterpartTraining.training_step
+
+        def stops(self: CounterpartTraining, *arguments: Any) -> torch.Tensor:
+            if self.global_step >= steps:
+                raise InterruptedError
+            return done(self, *arguments)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(CounterpartTraining, "training_step", stops)
+            with pytest.raises(InterruptedError):
+                train_counterpart(whole, fit, classifier)
+
+    whole, resumed = train("whole", 4), train("resumed", 3)
+    state = resumed.network.trained_state()
+    for name, value in whole.network.trained_state().items():
+        torch.testing.assert_close(value, state[name], msg=name)
+
+
+def test_one_class_is_not_enough(classifier: Classifier, tmp_path: Path) -> None:
+    fit = Fit(classifier, open_images(PLANTED), tmp_path, Machine("cpu"), say=lambda line: None)
+    spec, options = InputSpec(size=(32, 32)), {"channels": 3, "classes": 1, "size": [32, 32]}
+    network = SmallResNet(3, 1, (32, 32), width=4)
+    card = ClassifierCard(source="tests:one", options=options, input=spec, classes=("one",))
+    single = classifier_of(network, card)
+    with pytest.raises(ClassifierError, match="tests:one: expected at least 2 classes"):
+        train_counterpart(settings(), fit, single)
+
+
+def test_settings_that_do_not_fit(classifier: Classifier) -> None:
+    with pytest.raises(ConfigError, match=r"objective.plausability is no setting.*plausibility"):
+        settings(objective={"plausability": 1})
+    with pytest.raises(ConfigError, match=r"generators.resolution: expected a power of two below"):
+        new_network(settings(generators={"resolution": 3}), classifier, 0)
+
+
+def test_it_can_be_compared_as_a_map(run: Path, classifier: Classifier) -> None:
+    found = open_runs([run], classifier)
+    assert list(found) == ["counterpart"]
+    assert found["counterpart"].kind == "map"
+    assert found["counterpart"].identity.startswith("counterpart ")
+
+
+@pytest.fixture
+def film(tmp_path: Path) -> Path:
+    from PIL import Image
+
+    path = tmp_path / "film.png"
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def test_explain_writes_pair_strip_and_probabilities(
+    run: Path, tiny_card: Path, film: Path, tmp_path: Path, command: Callable[..., tuple[int, str]]
+) -> None:
+    out = tmp_path / "out"
+    code, _ = command("explain", run, film, "--out", out, "--classifier", tiny_card)
+    assert code == 0
+    files = {path.name.split(".", 1)[1] for path in out.glob("film.*")}
+    assert files == {
+        *("map.npy", "similar.png", "adversarial.png", "difference.png", "strip.png"),
+    }
+    (answer,) = json.loads((out / "explain.json").read_text())["images"][0]["answers"]
+    assert len(answer["probabilities"]) == 7
+    assert np.load(out / "film.map.npy").shape == (32, 32)
+    code, _ = command("explain", run, film, "--out", tmp_path / "all", "--target", "all")
+    answers = json.loads((tmp_path / "all" / "explain.json").read_text())["images"][0]["answers"]
+    assert code == 0 and len(answers) == 2 and "probabilities" not in answers[0]
+    assert (tmp_path / "all" / "sheet.png").is_file()
+    code, said = command(
+        "explain", run, film, "--out", tmp_path / "no", "--target", answer["seen"].partition(",")[0]
+    )
+    assert code == 2 and "is seen as" in said
+
+
+def test_train_counterpart_is_a_command(
+    tiny_card: Path, tmp_path: Path, command: Callable[..., tuple[int, str]]
+) -> None:
+    config = tmp_path / "s.yaml"
+    config.write_text(json.dumps(SETTINGS))
+    words = ("train", "counterpart", "--classifier", tiny_card, "--images", PLANTED)
+    out = tmp_path / "run"
+    code, said = command(*words, "--out", out, "--config", config, "--steps", "2")
+    assert code == 0 and "adversarial ones flip it" in said
+    code, said = command(*words, "--out", out, "--config", config, "--steps", "2")
+    assert code == 2 and "finished training" in said
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    from apercu.cli import main
+
+    def run(*words: str | Path) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as stop:
+            main([str(word) for word in words])
+        found = capsys.readouterr()
+        code = stop.value.code
+        return (code if isinstance(code, int) else 1), found.out + found.err
+
+    return run

@@ -1,0 +1,188 @@
+"""Terms by their literal formulas, the contest's slopes, the weather."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from apercu.networks.counterparts import Change, Pair
+from apercu.training.counterparts.judges import SHIFT, Discriminator, contest, weathered
+from apercu.training.counterparts.objective import (
+    Counterparts,
+    Exchange,
+    distance,
+    roughness,
+    runner_up,
+)
+from apercu.training.counterparts.step import STRONG, figures
+
+GENERATOR = torch.Generator().manual_seed(3)
+IMAGES = torch.rand(2, 1, 6, 5, generator=GENERATOR)
+ASKED = Exchange(IMAGES, torch.tensor([0, 2]), torch.tensor([1, 0]))
+
+
+def pair() -> Pair:
+    generator = torch.Generator().manual_seed(4)
+    similar, adversarial = torch.rand(2, *IMAGES.shape, generator=generator)
+    return Pair(similar, adversarial, torch.rand(2, 1, 3, 2, generator=generator))
+
+
+def classifier(images: torch.Tensor) -> torch.Tensor:
+    weights = torch.linspace(-1, 1, 90).view(30, 3)
+    return images.flatten(1) @ weights
+
+
+def slow_distance(one: torch.Tensor, other: torch.Tensor) -> list[float]:
+    found = []
+    for a, b in zip(one, other, strict=True):
+        pixels = [(x - y).item() for x, y in zip(a.flatten(), b.flatten(), strict=True)]
+        found.append(sum(abs(d) + d * d for d in pixels) / len(pixels))
+    return found
+
+
+def slow_cross_entropy(images: torch.Tensor, targets: torch.Tensor) -> list[float]:
+    found = []
+    for logits, target in zip(classifier(images).tolist(), targets.tolist(), strict=True):
+        found.append(math.log(sum(math.exp(one) for one in logits)) - logits[target])
+    return found
+
+
+def unused(*_: object) -> Pair:
+    raise RuntimeError("not asked for")
+
+
+def test_terms_of_the_shared_body_are_their_formulas() -> None:
+    weights = Counterparts(
+        similarity=3, closeness=2, keep=0.5, flip=0.7, smoothness=0.9, scarcity=0.4
+    )
+    made = pair()
+    terms = weights.terms(ASKED, made, unused, classifier)
+    literal = {
+        "similarity": [3 * d for d in slow_distance(IMAGES, made.similar)],
+        "closeness": [2 * d for d in slow_distance(made.similar, made.adversarial)],
+        "keep": [0.5 * c for c in slow_cross_entropy(made.similar, ASKED.seen)],
+        "flip": [0.7 * c for c in slow_cross_entropy(made.adversarial, ASKED.wanted)],
+        "scarcity": [0.4 * sum(p.flatten().tolist()) / 6 for p in made.places],
+    }
+    assert set(terms) == {*literal, "smoothness"}
+    for name, values in literal.items():
+        torch.testing.assert_close(terms[name], torch.tensor(values), rtol=1e-4, atol=1e-5)
+    rough = roughness(made.adversarial - made.similar)
+    torch.testing.assert_close(terms["smoothness"], 0.9 * rough)
+
+
+def test_syce_applies_the_generator_twice_and_back() -> None:
+    asked_of: list[tuple[torch.Tensor, list[int], list[int]]] = []
+
+    def generate(images: torch.Tensor, seen: torch.Tensor, wanted: torch.Tensor) -> Pair:
+        asked_of.append((images, seen.tolist(), wanted.tolist()))
+        return Pair(images, (images + 0.1 * len(asked_of)).clamp(0, 1), torch.zeros(2, 1, 1, 1))
+
+    made = pair()
+    weights = Counterparts(stable="twice", closeness=0, cycle=2, cycle_keep=0.5, smoothness=0)
+    terms = weights.terms(ASKED, made, generate, classifier)
+    twice, back = asked_of
+    assert all(torch.equal(one[0], made.adversarial) for one in (twice, back))
+    assert (twice[1], twice[2]) == ([0, 2], [1, 0])
+    assert (back[1], back[2]) == ([1, 0], [0, 2])
+    stable, cycled = ((made.adversarial + step).clamp(0, 1) for step in (0.1, 0.2))
+    torch.testing.assert_close(terms["similarity"], 10 * distance(IMAGES, stable))
+    torch.testing.assert_close(terms["cycle"], 2 * distance(IMAGES, cycled))
+    kept = torch.tensor(slow_cross_entropy(cycled, ASKED.seen))
+    torch.testing.assert_close(terms["cycle_keep"], 0.5 * kept, rtol=1e-4, atol=1e-5)
+
+
+def test_cyce_compares_with_the_image_itself() -> None:
+    weights = Counterparts(stable="itself", closeness=2, smoothness=0, scarcity=0)
+    terms = weights.terms(ASKED, pair(), unused, classifier)
+    assert set(terms) == {"closeness", "flip"}
+    torch.testing.assert_close(terms["closeness"], 2 * distance(IMAGES, pair().adversarial))
+
+
+def test_roughness_is_the_mean_step_down_plus_across() -> None:
+    image = torch.zeros(1, 1, 3, 4)
+    image[:, :, 1:] = 0.6
+    assert roughness(image).item() == pytest.approx(4 * 0.6 / 8)
+
+
+def test_the_runner_up_is_never_what_is_seen() -> None:
+    logits = torch.tensor([[3.0, 1.0, 2.0], [0.0, 5.0, -1.0]])
+    assert runner_up(logits, logits.argmax(1)).tolist() == [2, 0]
+    assert runner_up(logits, torch.tensor([1, 0])).tolist() == [0, 1]
+
+
+def test_a_change_is_added_within_the_range() -> None:
+    change = Change(torch.full((1, 1, 2, 2), 0.5), torch.ones(1, 1, 2, 2))
+    shown = change(torch.tensor([0.1, 0.8]).view(1, 1, 1, 2).expand(1, 1, 4, 2).contiguous())
+    torch.testing.assert_close(shown[0, 0, 0], torch.tensor([0.6, 1.0]))
+
+
+def test_the_contest_teaches_both_sides_through_one_pass() -> None:
+    """Against two passes with the sign changed by hand."""
+    torch.manual_seed(0)
+    judge = Discriminator(1)
+    real, made = torch.rand(2, 3, 1, 16, 16)
+    made.requires_grad_()
+    contest(judge, real, made, 0.3).mean().backward()
+    on_judge = [p.grad.clone() for p in judge.parameters() if p.grad is not None]
+    on_made = made.grad
+    judge.zero_grad()
+    again = made.detach().requires_grad_()
+    on_real = F.softplus(-judge(real)).mean((1, 2, 3))
+    loss = (on_real + F.softplus(judge(again)).mean((1, 2, 3))).mean()
+    loss.backward()
+    assert on_made is not None and again.grad is not None
+    torch.testing.assert_close(on_made, -0.3 * again.grad)
+    for one, two in zip(on_judge, judge.parameters(), strict=True):
+        torch.testing.assert_close(one, two.grad)
+
+
+def test_a_discriminator_learns_to_tell_stripes() -> None:
+    torch.manual_seed(0)
+    judge = Discriminator(1, (4, 8))
+    real, made = torch.full((4, 1, 16, 16), 0.5), torch.full((4, 1, 16, 16), 0.5)
+    made[:, :, ::2] = 0.7
+    optimiser = torch.optim.Adam(judge.parameters(), 1e-2)
+    before = contest(judge, real, made, 1.0).mean().item()
+    for _ in range(30):
+        optimiser.zero_grad()
+        contest(judge, real, made, 1.0).mean().backward()
+        optimiser.step()
+    assert contest(judge, real, made, 1.0).mean().item() < before / 2
+
+
+def test_weather_is_repeated_by_its_generator_and_stays_in_range() -> None:
+    images = torch.rand(2, 3, 20, 24, generator=torch.Generator().manual_seed(1))
+    one, two = (weathered(images, torch.Generator().manual_seed(5)) for _ in range(2))
+    assert torch.equal(one, two)
+    assert one.min() >= 0 and one.max() <= 1
+    assert not torch.equal(one, weathered(images, torch.Generator().manual_seed(6)))
+    grey = weathered(torch.full((1, 1, 8, 8), 0.5), torch.Generator().manual_seed(2))
+    assert (grey - 0.5).abs().max() < 0.2
+    assert SHIFT < 3
+
+
+def test_weather_lets_slopes_through() -> None:
+    images = torch.rand(1, 1, 12, 12).requires_grad_()
+    weathered(images, torch.Generator().manual_seed(0)).sum().backward()
+    assert images.grad is not None and images.grad.abs().sum() > 0
+
+
+def test_figures_of_a_difference() -> None:
+    difference = torch.zeros(1, 4, 4)
+    difference[0, 0, :2] = torch.tensor([0.8, 0.8 * STRONG / 2])
+    found = {name: value.item() for name, value in figures(difference).items()}
+    total = 0.8 * (1 + STRONG / 2)
+    assert found == pytest.approx({"change": total / 16, "peak": 0.8, "spread": 1 / 16})
+
+
+def test_an_identity_discriminator_has_no_say(capsys: pytest.CaptureFixture[str]) -> None:
+    shut = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Flatten(2))
+    for parameter in shut.parameters():
+        nn.init.zeros_(parameter)
+    found = contest(shut, IMAGES, IMAGES, 1.0)
+    torch.testing.assert_close(found, torch.full((2,), 2 * math.log(2)))
