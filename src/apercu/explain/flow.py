@@ -45,7 +45,7 @@ class Explaining:
 
         Raises:
             ImageError: the only image cannot be read.
-            ImagesError: some images could not be read; the others are finished.
+            ImagesError: some images could not be explained; the others are finished.
             OutputError: the folder cannot be written.
         """
         sheets = Sheets(self.out, len(picks) * self.answering.count)
@@ -69,7 +69,7 @@ class Explaining:
                 self._record(sheets.files)
         if failed:
             raise ImagesError(
-                f"{failed} of {len(picks)} images could not be read; the others are in {self.out}"
+                f"{failed} of {len(picks)} images could not be explained; the others are in {self.out}"
             )
 
     def _explain(self, chosen: Pick, sheets: Sheets) -> None:
