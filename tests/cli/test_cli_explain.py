@@ -129,9 +129,8 @@ def test_unreadable_images_of_a_folder_are_told_and_left_out(
     assert said.code == 2
     warnings, error = said.err.splitlines()[:-1], said.err.splitlines()[-1]
     assert [line.split(":")[0] for line in warnings] == ["warning", "warning"]
-    assert error == (
-        f"error: 2 of 3 images could not be explained; the others are in {tmp_path / 'o'}"
-    )
+    said_last = "error: 2 of 3 images could not be explained; the others are in "
+    assert error == f"{said_last}{tmp_path / 'o'}"
     assert [image["image"] for image in _read(tmp_path / "o")["images"]] == ["cat.png"]
 
 

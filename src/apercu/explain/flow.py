@@ -69,7 +69,8 @@ class Explaining:
                 self._record(sheets.files)
         if failed:
             raise ImagesError(
-                f"{failed} of {len(picks)} images could not be explained; the others are in {self.out}"
+                f"{failed} of {len(picks)} images could not be explained; "
+                f"the others are in {self.out}"
             )
 
     def _explain(self, chosen: Pick, sheets: Sheets) -> None:
