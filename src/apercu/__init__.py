@@ -14,12 +14,15 @@ if TYPE_CHECKING:
     from apercu.classifiers import Classifier as Classifier
     from apercu.classifiers import distil as distil
     from apercu.classifiers import open_classifier as open_classifier
+    from apercu.explainers.counterpart import CounterpartExplainer as CounterpartExplainer
     from apercu.explainers.mask import MaskExplainer as MaskExplainer
+    from apercu.explainers.train import train_counterpart as train_counterpart
     from apercu.explainers.train import train_mask as train_mask
     from apercu.images import open_images as open_images
     from apercu.images import read_picture as read_picture
     from apercu.training.fit import Fit as Fit
     from apercu.training.fit import Machine as Machine
+    from apercu.training.settings import CounterpartSettings as CounterpartSettings
     from apercu.training.settings import MaskSettings as MaskSettings
     from apercu.training.settings import read_settings as read_settings
 
@@ -27,6 +30,8 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Classifier": "apercu.classifiers",
+    "CounterpartExplainer": "apercu.explainers.counterpart",
+    "CounterpartSettings": "apercu.training.settings",
     "Fit": "apercu.training.fit",
     "Machine": "apercu.training.fit",
     "MaskExplainer": "apercu.explainers.mask",
@@ -36,6 +41,7 @@ _HOMES = {
     "open_images": "apercu.images",
     "read_picture": "apercu.images",
     "read_settings": "apercu.training.settings",
+    "train_counterpart": "apercu.explainers.train",
     "train_mask": "apercu.explainers.train",
 }
 """Where each public name lives."""

@@ -17,6 +17,7 @@ from apercu.methods import Explainer, Method, Wrapper
 EVERY: list[Method | Wrapper] = [
     methods.Augmented(methods.GradCam(), copies=3),
     methods.Cam(),
+    methods.CentreBlob(),
     methods.CentreBox(),
     methods.Edges(),
     methods.ExcitationBackprop(),

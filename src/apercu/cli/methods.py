@@ -15,6 +15,7 @@ from apercu.images import ImageSource
 from apercu.methods import (
     Augmented,
     Cam,
+    CentreBlob,
     CentreBox,
     Edges,
     ExcitationBackprop,
@@ -62,6 +63,7 @@ METHODS: dict[str, type[Known]] = {
     "rise": Rise,
     "mfpp": Mfpp,
     "meaningful_perturbation": MeaningfulPerturbation,
+    "centre_blob": CentreBlob,
     "centre_box": CentreBox,
     "whole_box": WholeBox,
     "true_box": TrueBox,

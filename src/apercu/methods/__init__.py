@@ -5,6 +5,7 @@ from __future__ import annotations
 from apercu.methods.augmented import Augmented
 from apercu.methods.base import Explainer, Kind, Method, Need, Trained, Wrapper
 from apercu.methods.cam import Cam
+from apercu.methods.centre_blob import CentreBlob
 from apercu.methods.centre_box import CentreBox
 from apercu.methods.edges import Edges
 from apercu.methods.excitation_backprop import ExcitationBackprop
@@ -31,6 +32,7 @@ from apercu.methods.zoom_cam import ZoomCam
 __all__ = [
     "Augmented",
     "Cam",
+    "CentreBlob",
     "CentreBox",
     "Edges",
     "ExcitationBackprop",

@@ -1,0 +1,42 @@
+"""The centre blob: on many films and photographs, what matters is near the middle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+
+from apercu.classifiers import Classifier
+from apercu.errors import ConfigError
+from apercu.methods.base import Method, Need
+from apercu.types import Images, Maps, Targets
+
+
+@final
+@dataclass(frozen=True)
+class CentreBlob(Method):
+    """A Gaussian in the middle of the image, 1 at its peak; no method should do worse than it.
+
+    Args:
+        width: standard deviation, as a share of each half side.
+
+    Raises:
+        ConfigError: a width that is not positive.
+    """
+
+    needs: ClassVar[tuple[Need, ...]] = ()
+    width: float = 0.4
+
+    def __post_init__(self) -> None:
+        if not self.width > 0:
+            raise ConfigError(f"centre_blob: expected width above 0, got {self.width}")
+
+    def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
+        down, across = (self._profile(length) for length in images.shape[2:])
+        blob = (down[:, None] * across[None, :]).to(images)
+        return blob.repeat(len(images), 1, 1)
+
+    def _profile(self, length: int) -> torch.Tensor:
+        places = (torch.arange(length) + 0.5) / length * 2 - 1
+        return torch.exp(-((places / self.width) ** 2) / 2)
