@@ -129,5 +129,5 @@ def _drawing(picture: Picture, kind: Kind, found: torch.Tensor, threshold: float
 def _threshold(results: Results, explainer: str) -> float:
     """The threshold that was chosen for boxes, or for what else was measured."""
     chosen = {row.metric: row.threshold for row in results.rows if row.explainer == explainer}
-    found = [chosen[metric] for metric in GOOD_FOR_BOXES if chosen.get(metric) is not None]
-    return float(found[0] or 0.5) if found else 0.5
+    found = [value for metric in GOOD_FOR_BOXES if (value := chosen.get(metric)) is not None]
+    return float(found[0]) if found else 0.5

@@ -164,10 +164,10 @@ def test_published_presets_train_too(preset: str, classifier: Classifier, tmp_pa
 
 def test_a_training_goes_on_where_it_was(classifier: Classifier, tmp_path: Path) -> None:
     def train(folder: str, steps: int) -> CounterpartExplainer:
-        whole = settings(schedule={"steps": 4, "batch": 4, "save_every": 2})
+        whole = settings(schedule={"steps": 14, "batch": 4, "save_every": 2})
         source, run = open_images(PLANTED), tmp_path / folder
         fit = Fit(classifier, source, run, Machine("cpu"), say=lambda line: None)
-        if steps < 4:
+        if steps < 14:
             fit_until(fit, whole, steps)
         return train_counterpart(whole, fit, classifier)
 
@@ -186,7 +186,7 @@ def test_a_training_goes_on_where_it_was(classifier: Classifier, tmp_path: Path)
             with pytest.raises(InterruptedError):
                 train_counterpart(whole, fit, classifier)
 
-    whole, resumed = train("whole", 4), train("resumed", 3)
+    whole, resumed = train("whole", 14), train("resumed", 9)
     state = resumed.network.trained_state()
     for name, value in whole.network.trained_state().items():
         torch.testing.assert_close(value, state[name], msg=name)
@@ -274,3 +274,26 @@ def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]
         return (code if isinstance(code, int) else 1), found.out + found.err
 
     return run
+
+
+def test_a_folder_of_another_kind_is_named(
+    run: Path, tiny_run: Path, tiny_card: Path, command: Callable[..., tuple[int, str]]
+) -> None:
+    words = ("--classifier", tiny_card, "--images", PLANTED)
+    code, said = command("train", "counterpart", *words, "--out", tiny_run)
+    assert code == 2 and "holds a mask training; use `apercu train mask`" in said
+    code, said = command("train", "mask", *words, "--out", run)
+    assert code == 2 and "holds a counterpart training" in said
+
+
+def test_nothing_of_the_classifier_learns(classifier: Classifier, tmp_path: Path) -> None:
+    """SyCE sends slopes through the encoder, which shares its layers with the classifier."""
+    before = {name: value.clone() for name, value in classifier.module.state_dict().items()}  # type: ignore[union-attr]
+    whole = settings(objective={"stable": "twice", "cycle": 1.0}, schedule={"steps": 8, "batch": 4})
+    fit = Fit(classifier, open_images(PLANTED), tmp_path, Machine("cpu"), say=lambda line: None)
+    explainer = train_counterpart(whole, fit, classifier)
+    for name, value in classifier.module.state_dict().items():  # type: ignore[union-attr]
+        assert torch.equal(value, before[name]), name
+    assert explainer.network.encoder is not None
+    with pytest.raises(ConfigError, match="the encoder `own` is a classifier's own"):
+        settings(frozen=False)

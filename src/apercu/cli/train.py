@@ -114,7 +114,6 @@ def counterpart(
     batch: BatchOption = None,
     encoder: EncoderOption = None,
     resume: ResumeOption = False,
-    devices: DevicesOption = 1,
     precision: PrecisionOption = Precision.FULL,
     seed: SeedOption = 0,
     device: DeviceOption = Device.AUTO,
@@ -133,7 +132,7 @@ def counterpart(
 
     stored = settings_for(out, config, COUNTERPART)
     settings = changed(stored, steps=steps, batch=batch, encoder=encoder)
-    machine = (device, devices, precision)
+    machine = (device, 1, precision)
     _train(settings, train_counterpart, _Wanted(classifier, images, out, seed, resume), machine)
 
 

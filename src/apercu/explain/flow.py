@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from apercu.errors import ImagesError, InputError
+from apercu.errors import ImagesError, InputError, TargetError
 from apercu.explain.answering import Masked, Swapped
 from apercu.explain.pick import Pick
 from apercu.explain.sheets import PAGE, Sheets
@@ -58,7 +58,8 @@ class Explaining:
                     if len(picks) == 1:
                         raise
                     failed += 1
-                    warn(str(error))
+                    named = isinstance(error, TargetError)  # others name the file themselves
+                    warn(f"{chosen.name}: {error}" if named else str(error))
                 if done % PAGE == 0:
                     self._record(sheets.files)
                 progress(done, len(picks))

@@ -30,6 +30,11 @@ class Pick:
         item = self.source[self.index]
         return item.name, item.picture
 
+    @property
+    def name(self) -> str:
+        """Which image it is, where it is not read."""
+        return f"image {self.index + 1} of {self.source.name}"
+
     def reference(self) -> Reference | None:
         """How a DICOM file refers to the image; None where it is no DICOM itself."""
         if isinstance(self.source, FolderImages):

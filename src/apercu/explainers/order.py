@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import TypeVar
@@ -83,12 +84,28 @@ def settings_for(run: Path, config: str | Path | None, family: Family[S]) -> S:
         RunError: the begun training's settings are damaged.
     """
     stored = run / CONFIG
+    _check_kind(stored, family)
     if config is not None or not stored.is_file():
         return family.read(config)
     try:
         return family.model.model_validate_json(stored.read_text(encoding="utf-8"))
     except (OSError, ValidationError) as error:
         raise RunError(f"{stored}: the run folder is damaged; choose another --out") from error
+
+
+def _check_kind(stored: Path, family: Family[S]) -> None:
+    """Raises RunError for a folder that holds a training of another kind of explainer."""
+    try:
+        content = json.loads(stored.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return  # nothing begun, or damaged, which is told where it is read
+    wanted = family.model.model_fields["explainer"].default
+    held = content.get("explainer", "mask") if isinstance(content, dict) else wanted
+    if held != wanted:
+        raise RunError(
+            f"{stored.parent}: holds a {held} training; use `apercu train {held}`, or choose "
+            "another --out"
+        )
 
 
 def changed(
@@ -106,5 +123,6 @@ def changed(
     schedule = {name: value for name, value in asked.items() if value is not None}
     update: dict[str, object] = {"schedule": settings.schedule.model_copy(update=schedule)}
     if encoder is not None:
-        update |= {"encoder": encoder, "frozen": settings.frozen and encoder != "small"}
+        scratch = encoder == "small" or (encoder.startswith("timm/") and not settings.frozen)
+        update |= {"encoder": encoder, "frozen": not scratch}
     return settings.model_copy(update=update)

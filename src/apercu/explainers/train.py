@@ -41,6 +41,8 @@ def new_network(settings: TrainingSettings, classifier: Classifier, seed: int) -
     Raises:
         ConfigError: the encoder cannot be built, or does not fit the classifier.
     """
+    if isinstance(settings, CounterpartSettings):
+        check_classes(classifier)
     backbone, passport = _backbone(settings, classifier), Passport.of(classifier)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -94,10 +96,7 @@ def train_counterpart(
         ConfigError: the encoder does not fit the classifier.
         RunError: the folder holds a finished training, or one of other settings.
     """
-    if len(classifier.classes) < 2:
-        raise ClassifierError(
-            f"{classifier.spec}: expected at least 2 classes to change between, got 1"
-        )
+    check_classes(classifier)
     passport = Passport.of(classifier)
     made = network or new_network(settings, fit.classifier, fit.seed)
     generators = cast(CounterpartNetwork, made)
@@ -140,6 +139,14 @@ def _measure(explainer: MaskExplainer, fit: Fit, classifier: Classifier) -> dict
     }
 
 
+def check_classes(classifier: Classifier) -> None:
+    """Raises ClassifierError for a classifier that has nothing to change into."""
+    if len(classifier.classes) < 2:
+        raise ClassifierError(
+            f"{classifier.spec}: expected at least 2 classes to change between, got 1"
+        )
+
+
 def _backbone(settings: TrainingSettings, classifier: Classifier) -> Classifier | None:
     """The classifier whose layers become the encoder, if the settings want one."""
     if settings.encoder == "own":
@@ -153,12 +160,10 @@ def _claim(run: Path, settings: TrainingSettings, passport: Passport) -> None:
     """Writes down what is trained here, or checks that it is what was begun."""
     if (run / WEIGHTS).is_file():
         raise RunError(f"{run}: holds a finished training; choose another --out")
-    plan = {
-        CONFIG: settings.model_dump_json(indent=1),
-        CLASSIFIER: passport.model_dump_json(indent=1),
-    }
+    plan: dict[str, TrainingSettings | Passport] = {CONFIG: settings, CLASSIFIER: passport}
     for name, content in plan.items():
         path = run / name
-        if path.is_file() and path.read_text(encoding="utf-8") != content:
+        if not path.is_file():
+            write(path, content.model_dump_json(indent=1))
+        elif type(content).model_validate_json(path.read_text(encoding="utf-8")) != content:
             raise RunError(f"{path}: the training begun here had other settings; use those")
-        write(path, content)

@@ -17,7 +17,7 @@ from apercu.networks.gated import GatedNetwork
 from apercu.types import Images, Targets
 
 REACH = 0.5
-"""Largest change of a pixel, in units of the range [0, 1]."""
+"""Largest value of a change, in units of the range [0, 1], before it is enlarged."""
 SCARCE = -2.0
 """Log-odds of a place being changed, before training."""
 
@@ -98,6 +98,8 @@ class CounterpartNetwork(GatedNetwork):
     ) -> None:
         super().__init__(encoder, classes, "relative", frozen=frozen)
         self.decoder = Heads(encoder, channels, shape)
+        for scalar in (self.gate.sharpness, self.gate.threshold):
+            scalar.requires_grad_(False)  # activations are used here, not the gate itself
 
     def generate(
         self, images: Images, features: list[Tensor], seen: Targets, wanted: Targets

@@ -26,7 +26,7 @@ from apercu.training.average import Averaging
 from apercu.training.base import Training
 from apercu.training.embedding import Labels
 from apercu.training.phases import embed_answers, embed_labels, learn_answers
-from apercu.training.progress import Samples, TrivialWarning
+from apercu.training.progress import FirstPass, Samples, TrivialWarning
 from apercu.training.settings import TrainingSettings
 from apercu.training.stream import EndlessOrder, TrainingImages, parts
 
@@ -163,7 +163,7 @@ class Fit:
                 max_steps=schedule.steps,
                 max_epochs=-1,
                 gradient_clip_val=1.0,
-                callbacks=[*callbacks, trivial, samples, checkpoint],
+                callbacks=[*callbacks, FirstPass(len(self.source)), trivial, samples, checkpoint],
                 logger=[
                     CSVLogger(self.run, name="logs", version=""),
                     TensorBoardLogger(self.run, name="logs", version=""),

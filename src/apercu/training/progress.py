@@ -48,6 +48,24 @@ class TrivialWarning(Callback):
         self.said = set(state["said"])
 
 
+class FirstPass(Callback):
+    """Until every image could have been seen once, the network stays in evaluation mode.
+
+    Its batch norms do not normalise before they have statistics of their own, resumed or not, on
+    every device alike. All measured runs were trained so; see docs/experiments.md.
+
+    Args:
+        images: how many there are.
+    """
+
+    def __init__(self, images: int) -> None:
+        self.images = images
+
+    def on_train_batch_start(self, trainer: Any, module: Any, *_: Any) -> None:
+        batch = module.settings.schedule.batch * trainer.world_size
+        module.network.train(trainer.global_step * batch >= self.images)
+
+
 class Samples(Callback):
     """After each pass over the images: a contact sheet of the same few, as they are explained now.
 
@@ -67,9 +85,10 @@ class Samples(Callback):
         turn, done = divmod(trainer.global_step * batch, len(self.source))
         last = trainer.global_step == trainer.max_steps
         if trainer.is_global_zero and ((done < batch and turn > 0) or last):
+            before = module.network.training
             module.network.eval()
             self.draw(module, f"pass-{turn:04d}.png")
-            module.network.train()
+            module.network.train(before)
 
     @torch.no_grad()
     def draw(self, module: Training, name: str) -> None:

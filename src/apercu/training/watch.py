@@ -16,10 +16,12 @@ class Trivial:
 
     Args:
         figures: what is looked at, as a training measures it.
+        needed: those without which nothing can be told.
         told: one line on what is wrong with their running means, or None.
     """
 
     figures: tuple[str, ...]
+    needed: tuple[str, ...]
     told: Callable[[Mapping[str, float]], str | None]
 
 
@@ -52,13 +54,15 @@ def _counterparts(means: Mapping[str, float]) -> str | None:
         )
     if means["spread"] > WIDE:
         return (
-            f"the difference is everywhere (on {means['spread']:.2f} of the image); raise scarcity"
+            f"the difference is everywhere (on {means['spread']:.2f} of the image); "
+            "raise scarcity or closeness"
         )
     return None
 
 
-MASKS = Trivial(("area_true", "area_fake"), _masks)
-COUNTERPARTS = Trivial(("flipped", "change", "peak", "spread"), _counterparts)
+MASKS = Trivial(("area_true", "area_fake"), ("area_true",), _masks)
+_FOUR = ("flipped", "change", "peak", "spread")
+COUNTERPARTS = Trivial(_FOUR, _FOUR, _counterparts)
 
 
 @dataclass
@@ -85,6 +89,6 @@ class TrivialAnswers:
 
     def warning(self) -> str | None:
         """One line on the trivial answer that the training is in, or None."""
-        if self.steps < self.patience or self.trivial.figures[0] not in self.means:
+        if self.steps < self.patience or not self.means.keys() >= set(self.trivial.needed):
             return None
         return self.trivial.told(self.means)

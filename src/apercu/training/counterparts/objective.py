@@ -35,7 +35,7 @@ class Exchange:
 
 
 class Counterparts(BaseModel):
-    """Weights of the terms; a term of weight 0 is not computed.
+    """Weights of the terms.
 
     Attributes:
         stable: what the adversarial image is compared with: the `similar` head's image, the

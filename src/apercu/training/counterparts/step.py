@@ -78,15 +78,17 @@ class CounterpartTraining(Training):
         seen = logits.argmax(1)
         wanted = runner_up(logits, seen)
         pair = self.network(images, seen, wanted)
+        asked = Exchange(images, seen, wanted)
+        stable = self.settings.objective.compared(asked, pair, self.network)
         named = [self.classifier.classes[int(one)].partition(",")[0] for one in (seen, wanted)]
         shares = [
             self.classifier(shown).softmax(1)[0, wanted].item()
-            for shown in (pair.similar, pair.adversarial)
+            for shown in (stable, pair.adversarial)
         ]
-        difference = (pair.adversarial - pair.similar)[0].cpu()
+        difference = (pair.adversarial - stable)[0].cpu()
         return [
             render.Tile(render.picture_image(images[0].cpu()), f"seen as {named[0]}"),
-            render.Tile(render.picture_image(pair.similar[0].cpu()), f"{named[1]} {shares[0]:.2f}"),
+            render.Tile(render.picture_image(stable[0].cpu()), f"{named[1]} {shares[0]:.2f}"),
             render.Tile(
                 render.picture_image(pair.adversarial[0].cpu()), f"{named[1]} {shares[1]:.2f}"
             ),
@@ -104,9 +106,8 @@ class CounterpartTraining(Training):
     @torch.no_grad()
     def _figures(self, asked: Exchange, pair: Pair) -> dict[str, Tensor]:
         decided = self.classifier(pair.adversarial).argmax(1)
-        difference = (pair.adversarial - pair.similar).abs().mean(1)
-        if self.settings.objective.stable == "itself":
-            difference = (pair.adversarial - asked.images).abs().mean(1)
+        stable = self.settings.objective.compared(asked, pair, self.network)
+        difference = (pair.adversarial - stable).abs().mean(1)
         return figures(difference) | {"flipped": (decided == asked.wanted).float().mean()}
 
 

@@ -79,4 +79,6 @@ PRESETS: dict[str, CounterpartSettings] = {
         weathered=False,
     ),
 }
-"""`sagen`, `syce` and `cyce` have the published weights; `light` is ours."""
+"""`light` is ours. `syce` and `cyce` have the published weights of their terms, `sagen` our guess
+of unpublished ones; all three differ from the papers in their one generator for all classes, the
+discriminator's loss, and the schedule."""

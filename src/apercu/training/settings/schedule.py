@@ -51,4 +51,8 @@ class TrainingSettings(BaseModel):
     def _trains_what_is_random(self) -> TrainingSettings:
         if self.encoder == "small" and self.frozen:
             raise ValueError("a `small` encoder starts from nothing, so set frozen: false")
+        if not self.frozen and self.encoder != "small" and not self.encoder.startswith("timm/"):
+            raise ValueError(
+                f"the encoder `{self.encoder}` is a classifier's own, so set frozen: true"
+            )
         return self
