@@ -247,6 +247,8 @@ def test_explain_writes_pair_strip_and_probabilities(
         "explain", run, film, "--out", tmp_path / "no", "--target", answer["seen"].partition(",")[0]
     )
     assert code == 2 and "is seen as" in said
+    code, said = command("explain", run, film, "--out", tmp_path / "no", "--level", "0.8")
+    assert code == 2 and "counterparts are not cut at a level" in said
 
 
 def test_train_counterpart_is_a_command(

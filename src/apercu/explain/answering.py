@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from apercu.classifiers import Classifier
-from apercu.errors import TargetError
+from apercu.errors import ConfigError, TargetError
 from apercu.explain.answer import Answer
 from apercu.explain.asked import TOP, Asked, Choice
 from apercu.explain.exchange import Swap
@@ -63,6 +63,7 @@ class Swapped:
     Raises:
         RunError: the explainer was trained for another classifier.
         TargetError: there is no such class.
+        ConfigError: a level is asked for, which is a mask's.
     """
 
     def __init__(
@@ -71,6 +72,8 @@ class Swapped:
         passport = explainer.passport
         if classifier is not None:
             passport.check_classifier(classifier)
+        if asked.level != Asked.level:
+            raise ConfigError("level: counterparts are not cut at a level; leave it out")
         self.explainer = explainer
         self.classifier = classifier
         named = not asked.several and asked.target != TOP
