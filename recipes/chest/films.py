@@ -61,7 +61,7 @@ def read_films(data: Path, spec: InputSpec, seed: int) -> dict[str, Films]:
             tested |= _drawn(set(patients.values()) - tested, HELD_OUT, seed)
         validating = _drawn(set(patients.values()) - tested, VALIDATION, seed + 1)
         for item in open_images(folder, channels=1):
-            patient = patients.get(item.name)
+            patient = patients[item.name] if patients else None  # the test folder needs none
             part = "test" if patient is None or patient in tested else "train"
             part = "validate" if patient in validating else part
             image = fit_picture(item.picture, spec, "squash")

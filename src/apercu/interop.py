@@ -14,15 +14,13 @@ from torchmetrics import Metric
 
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError, TargetError
-from apercu.explainers.counterpart import CounterpartExplainer
-from apercu.explainers.mask import MaskExplainer
-from apercu.explainers.run import TrainedExplainer
+from apercu.explainers.base import TrainedExplainer
 from apercu.methods import Explainer
 from apercu.types import Images, Maps, Scores
 
 
 def explain_func(
-    explainer: TrainedExplainer | Explainer, classifier: Classifier | None = None
+    explainer: TrainedExplainer[Any, Any] | Explainer, classifier: Classifier | None = None
 ) -> Callable[..., NDArray[np.float32]]:
     """An `explain_func` for Quantus: (model, inputs, targets) → `batch × 1 × height × width`.
 
@@ -37,7 +35,7 @@ def explain_func(
     Raises:
         ConfigError: a method without a classifier.
     """
-    if isinstance(explainer, MaskExplainer | CounterpartExplainer):
+    if isinstance(explainer, TrainedExplainer):
         attribute: Callable[[Tensor, Tensor], Tensor] = explainer.attribute
     elif classifier is not None:
         attribute = Attribution(explainer, classifier).attribute

@@ -10,7 +10,7 @@ from PIL import Image
 
 from apercu import MaskExplainer, read_picture
 from apercu.errors import OutputError
-from apercu.explain import Asked, Explaining, Masked, pick
+from apercu.explain import Asked, Explaining, MaskAnswers, pick
 from apercu.explain.answer import Answer
 from apercu.explain.sheets import PAGE
 
@@ -155,7 +155,7 @@ def test_random_images_are_a_seeded_choice(tmp_path: Path) -> None:
 
 
 def test_sheets_have_pages(tiny_run, tmp_path: Path) -> None:
-    explaining = Explaining(Masked(MaskExplainer.from_pretrained(tiny_run), Asked()), tmp_path)
+    explaining = Explaining(MaskAnswers(MaskExplainer.from_pretrained(tiny_run), Asked()), tmp_path)
     explaining(pick([f"planted:size=32,images={PAGE + 1}"], 3), lambda done, total: None, print)
     assert _read(tmp_path)["sheets"] == ["sheet-001.png", "sheet-002.png"]
     heights = [read_picture(tmp_path / name).shape[1] for name in _read(tmp_path)["sheets"]]
@@ -163,7 +163,7 @@ def test_sheets_have_pages(tiny_run, tmp_path: Path) -> None:
 
 
 def test_what_is_finished_is_kept_when_it_ends_early(tiny_run, tmp_path: Path) -> None:
-    explaining = Explaining(Masked(MaskExplainer.from_pretrained(tiny_run), Asked()), tmp_path)
+    explaining = Explaining(MaskAnswers(MaskExplainer.from_pretrained(tiny_run), Asked()), tmp_path)
 
     def stop(done: int, total: int) -> None:
         if done == 2:

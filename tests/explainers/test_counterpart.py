@@ -74,7 +74,9 @@ def test_untrained_generators_change_nothing(classifier: Classifier, images: tor
 def test_generators_depend_on_both_classes_and_reach_no_further(
     shape: dict[str, Any], classifier: Classifier, images: torch.Tensor
 ) -> None:
-    whole = settings(generators={"width": 16, "resolution": 4, **shape})
+    scarcity = 0.3 * shape.get("places", True)
+    generators = {"width": 16, "resolution": 4, **shape}
+    whole = settings(generators=generators, objective={"scarcity": scarcity})
     network = moved(new_network(whole, classifier, 0)).eval()  # type: ignore[arg-type]
     targets = torch.tensor([0, 1, 2])
     with torch.no_grad():
@@ -205,6 +207,10 @@ def test_one_class_is_not_enough(classifier: Classifier, tmp_path: Path) -> None
 def test_settings_that_do_not_fit(classifier: Classifier) -> None:
     with pytest.raises(ConfigError, match=r"objective.plausability is no setting.*plausibility"):
         settings(objective={"plausability": 1})
+    with pytest.raises(ConfigError, match=r"objective.scarcity needs generators.places"):
+        settings(generators={"places": False})
+    with pytest.raises(ConfigError, match="set similarity and keep to 0"):
+        settings(objective={"stable": "itself"})
     with pytest.raises(ConfigError, match=r"generators.resolution: expected a power of two below"):
         new_network(settings(generators={"resolution": 3}), classifier, 0)
 
@@ -299,3 +305,20 @@ def test_nothing_of_the_classifier_learns(classifier: Classifier, tmp_path: Path
     assert explainer.network.encoder is not None
     with pytest.raises(ConfigError, match="the encoder `own` is a classifier's own"):
         settings(frozen=False)
+
+
+def test_a_begun_training_goes_on_by_its_settings_not_their_spelling(
+    run: Path, tiny_card: Path, tmp_path: Path, command: Callable[..., tuple[int, str]]
+) -> None:
+    config, out = tmp_path / "s.yaml", tmp_path / "run"
+    config.write_text(json.dumps(SETTINGS))
+    words = ("train", "counterpart", "--classifier", tiny_card, "--images", PLANTED, "--out", out)
+    assert command(*words, "--config", config)[0] == 0
+    (out / "weights.safetensors").unlink()
+    stored = json.loads((out / "config.json").read_text())
+    (out / "config.json").write_text(json.dumps(dict(reversed(stored.items()))))
+    assert command(*words, "--config", config, "--resume")[0] == 0
+    (out / "weights.safetensors").unlink()
+    (out / "config.json").write_text("{")
+    code, said = command(*words, "--config", config, "--resume")
+    assert code == 2 and "config.json: cannot be read; choose another --out" in said

@@ -12,7 +12,7 @@ from torch import nn
 from apercu.networks.counterparts import Change, Pair
 from apercu.training.counterparts.judges import Discriminator, contest, weathered
 from apercu.training.counterparts.objective import (
-    Counterparts,
+    CounterpartObjective,
     Exchange,
     distance,
     roughness,
@@ -56,7 +56,7 @@ def unused(*_: object) -> Pair:
 
 
 def test_terms_of_the_shared_body_are_their_formulas() -> None:
-    weights = Counterparts(
+    weights = CounterpartObjective(
         similarity=3, closeness=2, keep=0.5, flip=0.7, smoothness=0.9, scarcity=0.4
     )
     made = pair()
@@ -83,7 +83,9 @@ def test_syce_applies_the_generator_twice_and_back() -> None:
         return Pair(images, (images + 0.1 * len(asked_of)).clamp(0, 1), torch.zeros(2, 1, 1, 1))
 
     made = pair()
-    weights = Counterparts(stable="twice", closeness=0, cycle=2, cycle_keep=0.5, smoothness=0)
+    weights = CounterpartObjective(
+        stable="twice", closeness=0, cycle=2, cycle_keep=0.5, smoothness=0
+    )
     terms = weights.terms(ASKED, made, generate, classifier)
     twice, back = asked_of
     assert all(torch.equal(one[0], made.adversarial) for one in (twice, back))
@@ -97,7 +99,7 @@ def test_syce_applies_the_generator_twice_and_back() -> None:
 
 
 def test_cyce_compares_with_the_image_itself() -> None:
-    weights = Counterparts(stable="itself", closeness=2, smoothness=0, scarcity=0)
+    weights = CounterpartObjective(stable="itself", closeness=2, smoothness=0, scarcity=0)
     terms = weights.terms(ASKED, pair(), unused, classifier)
     assert set(terms) == {"closeness", "flip"}
     torch.testing.assert_close(terms["closeness"], 2 * distance(IMAGES, pair().adversarial))

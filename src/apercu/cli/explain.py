@@ -61,7 +61,7 @@ def explain(
     Example: apercu explain runs/mobilenet photos/ --target tabby --out maps
     """
     from apercu.classifiers import open_classifier
-    from apercu.explain import Asked, Explaining, Masked, Swapped, pick
+    from apercu.explain import Asked, CounterpartAnswers, Explaining, MaskAnswers, pick
     from apercu.explainers.mask import MaskExplainer
     from apercu.explainers.run import open_run
 
@@ -70,9 +70,9 @@ def explain(
     explainer = open_run(run).to(place)
     opened = None if classifier is None else open_classifier(classifier, device=place)
     answering = (
-        Masked(explainer, asked, opened)
+        MaskAnswers(explainer, asked, opened)
         if isinstance(explainer, MaskExplainer)
-        else Swapped(explainer, asked, opened)
+        else CounterpartAnswers(explainer, asked, opened)
     )
     explaining = Explaining(answering, out)
     picks = pick(images, explainer.passport.input.channels, random, seed)

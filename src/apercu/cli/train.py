@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -23,7 +23,7 @@ from apercu.cli.terminal import is_terminal, progress, say
 
 if TYPE_CHECKING:
     from apercu.classifiers import Classifier
-    from apercu.explainers.run import TrainedExplainer
+    from apercu.explainers.base import TrainedExplainer
     from apercu.images import ImageSource
     from apercu.networks.gated import GatedNetwork
     from apercu.training.fit import Fit
@@ -149,7 +149,7 @@ class _Wanted:
 
 def _train(
     settings: S,
-    train: Callable[[S, Fit, Classifier, GatedNetwork | None], TrainedExplainer],
+    train: Callable[[S, Fit, Classifier, GatedNetwork | None], TrainedExplainer[Any, Any]],
     wanted: _Wanted,
     place: tuple[Device, int, Precision],
 ) -> None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from apercu.classifiers import Classifier
+from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.mask import MaskExplainer
-from apercu.explainers.run import TrainedExplainer, open_run
+from apercu.explainers.run import open_run
 from apercu.methods import Trained
 
 
-def trained(explainer: TrainedExplainer, classifier: Classifier) -> Trained:
+def trained(explainer: TrainedExplainer[Any, Any], classifier: Classifier) -> Trained:
     """A trained explainer among the methods.
 
     Raises:
@@ -45,7 +47,7 @@ def open_runs(runs: Sequence[Path], classifier: Classifier) -> dict[str, Trained
     }
 
 
-def _kind(explainer: TrainedExplainer) -> str:
+def _kind(explainer: TrainedExplainer[Any, Any]) -> str:
     return explainer.settings.explainer
 
 

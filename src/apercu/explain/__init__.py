@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from apercu.explain.answering import Masked, Swapped
+from apercu.explain.answering import CounterpartAnswers, MaskAnswers
 from apercu.explain.asked import Asked
 from apercu.explain.flow import Explaining
 from apercu.explain.pick import Pick, pick
 
-__all__ = ["Asked", "Explaining", "Masked", "Pick", "Swapped", "pick"]
+__all__ = ["Asked", "CounterpartAnswers", "Explaining", "MaskAnswers", "Pick", "pick"]

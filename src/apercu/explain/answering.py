@@ -10,7 +10,7 @@ from apercu.classifiers import Classifier
 from apercu.errors import ConfigError, TargetError
 from apercu.explain.answer import Answer
 from apercu.explain.asked import TOP, Asked, Choice
-from apercu.explain.exchange import Swap
+from apercu.explain.pair import PairAnswer
 from apercu.explainers.counterpart import CounterpartExplainer
 from apercu.explainers.mask import MaskExplainer
 from apercu.images.dicom import Reference
@@ -20,7 +20,7 @@ STEPS = 7
 """Pictures of a strip, both ends included."""
 
 
-class Masked:
+class MaskAnswers:
     """Masks of one or several classes.
 
     Args:
@@ -51,7 +51,7 @@ class Masked:
             yield Answer(picture, target, title, mask, self.asked.level, source)
 
 
-class Swapped:
+class CounterpartAnswers:
     """Counterparts for the runner-up, for a class by name, or for all classes but the one seen.
 
     Args:
@@ -83,7 +83,7 @@ class Swapped:
         self.about: dict[str, float] = {}
 
     @torch.inference_mode()
-    def __call__(self, picture: Picture, source: Reference | None) -> Iterator[Swap]:
+    def __call__(self, picture: Picture, source: Reference | None) -> Iterator[PairAnswer]:
         images = self.explainer.prepare(picture)[None]
         logits = self._answers(images)
         seen, *others = logits.argsort(descending=True).tolist()
@@ -98,7 +98,7 @@ class Swapped:
             strip = pair.strip(STEPS)[:, 0]
             shares = self._shares(strip, target)
             names = classes[seen], classes[target]
-            yield Swap(images[0], names, target, strip.cpu(), shares, source)
+            yield PairAnswer(images[0], names, target, strip.cpu(), shares, source)
 
     def _answers(self, images: Images) -> torch.Tensor:
         if self.classifier is None:

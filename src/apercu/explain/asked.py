@@ -77,7 +77,5 @@ class Choice:
         if self.classifier is not None:
             logits = self.classifier(images.to(self.classifier.device))
         else:
-            network = self.explainer.network
-            features = network.encode(images.to(self.explainer.device))
-            logits = network.gate.answers(features[-1])
+            logits = self.explainer.answers(images)
         return logits[0].topk(self.count).indices.cpu()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from apercu.errors import ImagesError, InputError, TargetError
-from apercu.explain.answering import Masked, Swapped
+from apercu.explain.answering import CounterpartAnswers, MaskAnswers
 from apercu.explain.pick import Pick
 from apercu.explain.sheets import PAGE, Sheets
 from apercu.output import write
@@ -24,7 +24,7 @@ class Explaining:
         out: the folder that is written.
     """
 
-    def __init__(self, answering: Masked | Swapped, out: Path) -> None:
+    def __init__(self, answering: MaskAnswers | CounterpartAnswers, out: Path) -> None:
         self.answering = answering
         self.out = out
         self.stems: set[str] = set()

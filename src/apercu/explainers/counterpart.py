@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import final
 
 import torch
 from torch import Tensor
 
 from apercu.errors import TargetError
-from apercu.explainers.passport import Passport
+from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.targets import Target, per_image
 from apercu.networks.counterparts import CounterpartNetwork
 from apercu.training.counterparts.objective import Exchange, runner_up
 from apercu.training.settings.counterpart import CounterpartSettings
-from apercu.types import Images, Maps, Picture, Targets
+from apercu.types import Images, Maps, Targets
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,65 +50,13 @@ class Counterpart:
 
 
 @final
-class CounterpartExplainer:
+class CounterpartExplainer(TrainedExplainer[CounterpartNetwork, CounterpartSettings]):
     """A trained counterpart explainer (Charachon et al. 2020); it needs its classifier no more.
-
-    Args:
-        network: the trained generators.
-        passport: the classifier that it was trained for.
-        settings: how it was trained.
-        facts: what was measured in training, by name.
 
     Example:
         >>> explainer = CounterpartExplainer.from_pretrained("runs/chest")  # doctest: +SKIP
         >>> pair = explainer.counterparts(images, target="normal")  # doctest: +SKIP
     """
-
-    def __init__(
-        self,
-        network: CounterpartNetwork,
-        passport: Passport,
-        settings: CounterpartSettings,
-        facts: dict[str, float],
-    ) -> None:
-        self.network = network.eval()
-        self.passport = passport
-        self.settings = settings
-        self.facts = dict(facts)
-        self.device = torch.device("cpu")
-
-    @classmethod
-    def from_pretrained(
-        cls, run: str | Path, *, device: str | torch.device = "cpu"
-    ) -> CounterpartExplainer:
-        """Opens a run folder.
-
-        Raises:
-            RunError: the folder is no run of this kind, or its training has not finished.
-        """
-        from apercu.explainers.run import load_run
-
-        return load_run(run, cls).to(device)
-
-    def save_pretrained(self, run: str | Path) -> None:
-        """Writes a run folder that `from_pretrained` opens.
-
-        Raises:
-            OutputError: the folder cannot be written.
-        """
-        from apercu.explainers.run import save_run
-
-        save_run(self, run)
-
-    def to(self, device: str | torch.device) -> CounterpartExplainer:
-        """Moves the network."""
-        self.device = torch.device(device)
-        self.network.to(self.device)
-        return self
-
-    def prepare(self, picture: Picture) -> Tensor:
-        """A picture of any size as the explainer takes it: whole, squashed."""
-        return self.passport.prepare(picture)
 
     @torch.inference_mode()
     def attribute(self, inputs: Images, target: Target = None) -> Maps:
@@ -157,21 +104,11 @@ class CounterpartExplainer:
             raise TargetError(f"target: the image is seen as {name} already; choose another class")
         return self._made(inputs, features, read, wanted)
 
-    @torch.inference_mode()
-    def answers(self, inputs: Images) -> Tensor:
-        """How strongly the explainer itself reads each class, `batch × classes`."""
-        self.passport.check_images(inputs)
-        return self.network.gate.answers(self.network.encode(inputs.to(self.device))[-1])
-
-    def __repr__(self) -> str:
-        return f"CounterpartExplainer({self.passport.spec}, {len(self.passport.classes)} classes)"
-
     def _read(
         self, inputs: Images, seen: Targets | None = None
     ) -> tuple[list[Tensor], Targets, Targets]:
         """Features, the class each image is seen as, and the one after it."""
-        self.passport.check_images(inputs)
-        features = self.network.encode(inputs.to(self.device))
+        features = self._encode(inputs)
         answers = self.network.gate.answers(features[-1])
         first = answers.argmax(1) if seen is None else seen.to(self.device)
         return features, first, runner_up(answers, first)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import final
 
 import torch
@@ -10,76 +9,24 @@ from torch import Tensor
 
 from apercu import maps
 from apercu.errors import ConfigError, TargetError
-from apercu.explainers.passport import Passport
+from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.targets import Target, class_indices, per_image
 from apercu.networks.masking import MaskingNetwork, enlarge
 from apercu.training.settings import MaskSettings
-from apercu.types import Images, Maps, Picture, Regions, Targets
+from apercu.types import Images, Maps, Regions, Targets
 
 
 @final
-class MaskExplainer:
+class MaskExplainer(TrainedExplainer[MaskingNetwork, MaskSettings]):
     """A trained mask explainer (Dabkowski & Gal 2017); it needs its classifier no more.
 
     The height of a mask has a meaning: the region at a high level is the smallest that is
     sufficient for the class, the region at a low level the smallest whose removal destroys it.
 
-    Args:
-        network: the trained network.
-        passport: the classifier that it was trained for.
-        settings: how it was trained.
-        facts: what was measured in training, by name.
-
     Example:
         >>> explainer = MaskExplainer.from_pretrained("runs/mobilenet")  # doctest: +SKIP
         >>> masks = explainer.attribute(images, target="tabby")  # doctest: +SKIP
     """
-
-    def __init__(
-        self,
-        network: MaskingNetwork,
-        passport: Passport,
-        settings: MaskSettings,
-        facts: dict[str, float],
-    ) -> None:
-        self.network = network.eval()
-        self.passport = passport
-        self.settings = settings
-        self.facts = dict(facts)
-        self.device = torch.device("cpu")
-
-    @classmethod
-    def from_pretrained(
-        cls, run: str | Path, *, device: str | torch.device = "cpu"
-    ) -> MaskExplainer:
-        """Opens a run folder.
-
-        Raises:
-            RunError: the folder is no run of this kind, or its training has not finished.
-        """
-        from apercu.explainers.run import load_run
-
-        return load_run(run, cls).to(device)
-
-    def save_pretrained(self, run: str | Path) -> None:
-        """Writes a run folder that `from_pretrained` opens.
-
-        Raises:
-            OutputError: the folder cannot be written.
-        """
-        from apercu.explainers.run import save_run
-
-        save_run(self, run)
-
-    def to(self, device: str | torch.device) -> MaskExplainer:
-        """Moves the network."""
-        self.device = torch.device(device)
-        self.network.to(self.device)
-        return self
-
-    def prepare(self, picture: Picture) -> Tensor:
-        """A picture of any size as the explainer takes it: whole, squashed."""
-        return self.passport.prepare(picture)
 
     @torch.inference_mode()
     def attribute(self, inputs: Images, target: Target = None) -> Maps:
@@ -135,15 +82,7 @@ class MaskExplainer:
     @torch.inference_mode()
     def top(self, inputs: Images) -> Targets:
         """The class that the explainer itself reads from its features, per image."""
-        features = self._encode(inputs)
-        return self.network.gate.answers(features[-1]).argmax(1)
-
-    def __repr__(self) -> str:
-        return f"MaskExplainer({self.passport.spec}, {len(self.passport.classes)} classes)"
-
-    def _encode(self, inputs: Images) -> list[Tensor]:
-        self.passport.check_images(inputs)
-        return self.network.encode(inputs.to(self.device))
+        return self.answers(inputs).argmax(1)
 
     def _targets(self, features: list[Tensor], target: Target) -> Targets:
         if target is None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias, TypeVar, cast
+from typing import Annotated, Any, cast
 
 from pydantic import Field, TypeAdapter
 from safetensors import SafetensorError
@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save
 
 from apercu.classifiers import open_classifier, save_classifier
 from apercu.errors import ClassifierError, ConfigError, RunError
+from apercu.explainers.base import E, TrainedExplainer
 from apercu.explainers.build import build_encoder, build_network
 from apercu.explainers.card import run_card
 from apercu.explainers.counterpart import CounterpartExplainer
@@ -41,14 +42,12 @@ CONFIG, CLASSIFIER, WEIGHTS, FACTS, CARD = (
 )
 ENCODER = "encoder"
 
-TrainedExplainer: TypeAlias = MaskExplainer | CounterpartExplainer
-E = TypeVar("E", MaskExplainer, CounterpartExplainer)
 _SETTINGS: TypeAdapter[MaskSettings | CounterpartSettings] = TypeAdapter(
     Annotated[MaskSettings | CounterpartSettings, Field(discriminator="explainer")]
 )
 
 
-def save_run(explainer: TrainedExplainer, run: str | Path) -> None:
+def save_run(explainer: TrainedExplainer[Any, Any], run: str | Path) -> None:
     """Writes the run folder, weights last: a folder with weights is complete.
 
     Raises:
@@ -69,7 +68,7 @@ def save_run(explainer: TrainedExplainer, run: str | Path) -> None:
     write(folder / WEIGHTS, save(state))
 
 
-def open_run(run: str | Path) -> TrainedExplainer:
+def open_run(run: str | Path) -> MaskExplainer | CounterpartExplainer:
     """Opens the run folder of any explainer, on the CPU.
 
     Raises:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
+from pydantic import BaseModel, ValidationError
 
 from apercu.classifiers import Classifier, open_classifier
 from apercu.errors import ClassifierError, RunError
@@ -165,5 +166,13 @@ def _claim(run: Path, settings: TrainingSettings, passport: Passport) -> None:
         path = run / name
         if not path.is_file():
             write(path, content.model_dump_json(indent=1))
-        elif type(content).model_validate_json(path.read_text(encoding="utf-8")) != content:
+        elif _stored(path, type(content)) != content:
             raise RunError(f"{path}: the training begun here had other settings; use those")
+
+
+def _stored(path: Path, kind: type[BaseModel]) -> BaseModel:
+    """What a begun training wrote down; raises RunError where it is damaged."""
+    try:
+        return kind.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ValidationError) as error:
+        raise RunError(f"{path}: cannot be read; choose another --out") from error

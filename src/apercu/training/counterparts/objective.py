@@ -34,7 +34,7 @@ class Exchange:
     wanted: Targets
 
 
-class Counterparts(BaseModel):
+class CounterpartObjective(BaseModel):
     """Weights of the terms.
 
     Attributes:
@@ -127,6 +127,9 @@ def roughness(difference: Tensor) -> Scores:
 
 def runner_up(logits: Logits, seen: Targets) -> Targets:
     """The class that is seen most after this one."""
-    index = seen[:, None]
-    others = logits.scatter(1, index, torch.full_like(logits, -torch.inf).gather(1, index))
-    return others.argmax(1)
+    return without(logits, seen).argmax(1)
+
+
+def without(logits: Logits, seen: Targets) -> Logits:
+    """The logits of all other classes; that of this one becomes −∞."""
+    return logits.scatter(1, seen[:, None], -torch.inf)

@@ -13,7 +13,7 @@ from apercu.networks.counterparts import CounterpartNetwork, Pair
 from apercu.training.augment import Views
 from apercu.training.base import Training
 from apercu.training.counterparts.judges import Discriminator, contest, weathered
-from apercu.training.counterparts.objective import Exchange, runner_up
+from apercu.training.counterparts.objective import Exchange, runner_up, without
 from apercu.training.settings.counterpart import CounterpartSettings
 from apercu.training.watch import COUNTERPARTS, Trivial
 from apercu.types import Images, Logits, Scores
@@ -98,9 +98,7 @@ class CounterpartTraining(Training):
     def _exchange(self, images: Images, logits: Logits, generator: Generator) -> Exchange:
         """What is wanted is drawn with the classifier's probabilities of the other classes."""
         seen = logits.argmax(1)
-        index = seen[:, None]
-        others = logits.scatter(1, index, torch.full_like(logits, -torch.inf).gather(1, index))
-        drawn = others.softmax(1).cpu().multinomial(1, generator=generator)[:, 0]
+        drawn = without(logits, seen).softmax(1).cpu().multinomial(1, generator=generator)[:, 0]
         return Exchange(images, seen, drawn.to(seen.device))
 
     @torch.no_grad()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from apercu.networks.counterparts import CounterpartShape
-from apercu.training.counterparts.objective import Counterparts
+from apercu.training.counterparts.objective import CounterpartObjective
 from apercu.training.settings.schedule import Schedule, TrainingSettings
 
 
@@ -30,9 +30,18 @@ class CounterpartSettings(TrainingSettings):
 
     explainer: Literal["counterpart"] = "counterpart"
     generators: CounterpartShape = CounterpartShape()
-    objective: Counterparts = Counterparts()
+    objective: CounterpartObjective = CounterpartObjective()
     weathered: bool = True
     schedule: CounterpartSchedule = CounterpartSchedule()
+
+    @model_validator(mode="after")
+    def _has_effect(self) -> CounterpartSettings:
+        objective = self.objective
+        if objective.scarcity and not self.generators.places:
+            raise ValueError("objective.scarcity needs generators.places; set one of them")
+        if objective.stable == "itself" and (objective.similarity or objective.keep):
+            raise ValueError("stable `itself` is the image, so set similarity and keep to 0")
+        return self
 
 
 _FINE = CounterpartShape(resolution=1, places=False)
@@ -44,14 +53,14 @@ PRESETS: dict[str, CounterpartSettings] = {
         encoder="small",
         frozen=False,
         generators=_FINE,
-        objective=Counterparts(keep=0.01, flip=0.2, plausibility=0.0, **_PUBLISHED),
+        objective=CounterpartObjective(keep=0.01, flip=0.2, plausibility=0.0, **_PUBLISHED),
         weathered=False,
     ),
     "syce": CounterpartSettings(
         encoder="small",
         frozen=False,
         generators=_FINE,
-        objective=Counterparts(
+        objective=CounterpartObjective(
             stable="twice",
             closeness=0.0,
             keep=0.01,
@@ -67,8 +76,10 @@ PRESETS: dict[str, CounterpartSettings] = {
         encoder="small",
         frozen=False,
         generators=_FINE,
-        objective=Counterparts(
+        objective=CounterpartObjective(
             stable="itself",
+            similarity=0.0,
+            keep=0.0,
             closeness=0.0,
             flip=0.2,
             cycle=10.0,

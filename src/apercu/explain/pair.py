@@ -22,7 +22,7 @@ CAPTURED = "adversarial"
 
 
 @dataclass(frozen=True, eq=False)
-class Swap:
+class PairAnswer:
     """How one picture would have to change to be seen as another class.
 
     Args:
@@ -75,7 +75,7 @@ class Swap:
                 files["capture"] = f"{stem}.{kind}.dcm"
                 about = f"apercu: generated, NOT ACQUIRED; changed to be seen as {self.names[1]}"
                 write(folder / files["capture"], secondary_capture(image, self.source, about))
-        about_swap = {
+        about_pair = {
             "seen": self.names[0],
             "target": self.wanted,
             "class": self.names[1],
@@ -83,8 +83,8 @@ class Swap:
             "files": files,
         }
         if self.shares:
-            about_swap["probabilities"] = [round(share, 6) for share in self.shares]
-        return about_swap
+            about_pair["probabilities"] = [round(share, 6) for share in self.shares]
+        return about_pair
 
     def tiles(self, name: str) -> list[render.Tile]:
         """Picture, both counterparts and their difference, for a contact sheet."""
