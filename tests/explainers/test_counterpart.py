@@ -19,7 +19,9 @@ from apercu.explainers.counterpart import CounterpartExplainer
 from apercu.explainers.mask import MaskExplainer
 from apercu.explainers.run import open_run
 from apercu.explainers.train import new_network, train_counterpart
-from apercu.networks.counterparts import REACH, CounterpartNetwork
+from apercu.networks.counterparts import REACH, CounterpartNetwork, CounterpartShape
+from apercu.networks.graph import GraphEncoder
+from apercu.training.counterparts.step import CounterpartTraining
 from apercu.training.fit import Fit, Machine
 from apercu.training.settings import COUNTERPART, CounterpartSettings
 
@@ -162,6 +164,32 @@ def test_published_presets_train_too(preset: str, classifier: Classifier, tmp_pa
     again = CounterpartExplainer.from_pretrained(tmp_path)
     shown = torch.rand(2, 3, 32, 32)
     torch.testing.assert_close(again.attribute(shown), explainer.attribute(shown))
+
+
+def test_judge_and_generators_have_rates_and_clips_of_their_own(classifier: Classifier) -> None:
+    network = CounterpartNetwork(
+        GraphEncoder(classifier),
+        len(classifier.classes),
+        classifier.channels,
+        CounterpartShape(width=8),
+    )
+    network.settle()
+    training = CounterpartTraining(network, classifier, CounterpartSettings(), 0)
+    generators, judges = training.groups()
+    assert judges["lr"] == pytest.approx(generators["lr"] / 4)
+    known = {id(p) for group in (generators, judges) for p in group["params"]}
+    assert known == {id(p) for p in training.parameters() if p.requires_grad}
+    optimiser = torch.optim.SGD([generators, judges])
+    for group, size in ((generators, 100.0), (judges, 1e-3)):
+        for values in group["params"]:
+            values.grad = torch.full_like(values, size)
+    training.configure_gradient_clipping(optimiser)
+    norms = [
+        torch.stack([p.grad.norm() for p in group["params"]]).norm().item()
+        for group in (generators, judges)
+    ]
+    assert norms[0] == pytest.approx(1, rel=1e-3)
+    assert norms[1] < 1
 
 
 def test_a_training_goes_on_where_it_was(classifier: Classifier, tmp_path: Path) -> None:

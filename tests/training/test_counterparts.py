@@ -1,4 +1,4 @@
-"""Terms by their literal formulas, the contest's slopes, the weather."""
+"""Terms by their literal formulas, the judges, the weather."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import nn
 
 from apercu.networks.counterparts import Change, Pair
-from apercu.training.counterparts.judges import Discriminator, contest, weathered
+from apercu.training.counterparts.judges import (
+    Discriminator,
+    implausible,
+    mistaken,
+    weathered,
+)
 from apercu.training.counterparts.objective import (
     CounterpartObjective,
     Exchange,
@@ -124,38 +127,51 @@ def test_a_change_is_added_within_the_range() -> None:
     torch.testing.assert_close(shown[0, 0, 0], torch.tensor([0.6, 1.0]))
 
 
-def test_the_contest_teaches_both_sides_through_one_pass() -> None:
-    """Against two passes with the sign changed by hand."""
+CLASSES = torch.tensor([0, 2, 1])
+
+
+def test_the_judge_learns_from_both_and_only_the_judge() -> None:
     torch.manual_seed(0)
-    judge = Discriminator(1)
+    judge = Discriminator(1, 3)
     real, made = torch.rand(2, 3, 1, 16, 16)
     made.requires_grad_()
-    contest(judge, real, made, 0.3).mean().backward()
-    on_judge = [p.grad.clone() for p in judge.parameters() if p.grad is not None]
-    on_made = made.grad
-    judge.zero_grad()
-    again = made.detach().requires_grad_()
-    on_real = F.softplus(-judge(real)).mean((1, 2, 3))
-    loss = (on_real + F.softplus(judge(again)).mean((1, 2, 3))).mean()
-    loss.backward()
-    assert on_made is not None and again.grad is not None
-    torch.testing.assert_close(on_made, -0.3 * again.grad)
-    for one, two in zip(on_judge, judge.parameters(), strict=True):
-        torch.testing.assert_close(one, two.grad)
+    found = mistaken(judge, real, CLASSES, made, CLASSES.flip(0))
+    for place in range(3):
+        on_real = judge(real[place, None], CLASSES[place, None])
+        on_made = judge(made[place, None], CLASSES[2 - place, None])
+        literal = (1 + (-on_real).exp()).log().mean() + (1 + on_made.exp()).log().mean()
+        torch.testing.assert_close(found[place], literal)
+    found.mean().backward()
+    assert made.grad is None
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in judge.layers.parameters())
 
 
-def test_a_discriminator_learns_to_tell_stripes() -> None:
+def test_plausibility_teaches_who_made_the_images_and_not_the_judge() -> None:
     torch.manual_seed(0)
-    judge = Discriminator(1, (4, 8))
-    real, made = torch.full((4, 1, 16, 16), 0.5), torch.full((4, 1, 16, 16), 0.5)
-    made[:, :, ::2] = 0.7
+    judge = Discriminator(1, 3)
+    made = torch.rand(3, 1, 16, 16, requires_grad=True)
+    found = implausible(judge, made, CLASSES)
+    torch.testing.assert_close(found, (1 + (-judge(made, CLASSES)).exp()).log().mean((1, 2)))
+    found.sum().backward()
+    assert made.grad is not None and made.grad.abs().sum() > 0
+    assert all(values.grad is None for values in judge.parameters())
+
+
+def test_the_judge_knows_what_belongs_to_which_class() -> None:
+    """Bright images of class 0 and dark ones of class 1 are real; each with the other is not."""
+    torch.manual_seed(0)
+    judge = Discriminator(1, 2, (4, 8))
+    images = torch.tensor([0.8, 0.2]).view(2, 1, 1, 1).expand(2, 1, 16, 16)
+    right, wrong = torch.tensor([0, 1]), torch.tensor([1, 0])
     optimiser = torch.optim.Adam(judge.parameters(), 1e-2)
-    before = contest(judge, real, made, 1.0).mean().item()
-    for _ in range(30):
+    before = mistaken(judge, images, right, images, wrong).mean().item()
+    assert before == pytest.approx(2 * math.log(2), abs=0.05)
+    for _ in range(80):
         optimiser.zero_grad()
-        contest(judge, real, made, 1.0).mean().backward()
+        mistaken(judge, images, right, images, wrong).mean().backward()
         optimiser.step()
-    assert contest(judge, real, made, 1.0).mean().item() < before / 2
+    assert mistaken(judge, images, right, images, wrong).mean().item() < before / 2
+    assert (implausible(judge, images, wrong) > implausible(judge, images, right)).all()
 
 
 def test_weather_is_repeated_by_its_generator_and_stays_in_range() -> None:
@@ -180,11 +196,3 @@ def test_figures_of_a_difference() -> None:
     found = {name: value.item() for name, value in figures(difference).items()}
     total = 0.8 * (1 + STRONG / 2)
     assert found == pytest.approx({"change": total / 16, "peak": 0.8, "spread": 1 / 16})
-
-
-def test_a_shut_discriminator_has_no_say() -> None:
-    shut = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Flatten(2))
-    for parameter in shut.parameters():
-        nn.init.zeros_(parameter)
-    found = contest(shut, IMAGES, IMAGES, 1.0)
-    torch.testing.assert_close(found, torch.full((2,), 2 * math.log(2)))

@@ -95,3 +95,30 @@ def test_too_many_unreadable_images_are_an_error() -> None:
         ImagesError, match="5 images in a row cannot be used, the last because 5: not an image"
     ):
         _ = TrainingImages(Broken({0}), Plain())[1]
+
+
+def test_a_quarter_turn_of_a_square_is_exact() -> None:
+    square = torch.rand(2, 3, 8, 8, generator=Generator().manual_seed(3))
+    whole = torch.tensor([[0.0, 0.0, 1.0, 1.0]]).expand(2, -1)
+    turned = crop(square, whole, turns=torch.tensor([torch.pi / 2, 0.0]))
+    assert torch.allclose(turned[0], square[0].rot90(1, (1, 2)), atol=1e-5)
+    assert torch.allclose(turned[1], square[1], atol=1e-5)
+
+
+def test_turning_keeps_angles_in_images_that_are_not_square() -> None:
+    wide = torch.zeros(1, 1, 21, 41)
+    wide[0, 0, 10, 28] = 1.0  # eight pixels to the right of the centre
+    whole = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
+    turned = crop(wide, whole, turns=torch.tensor([torch.pi / 2]))
+    place = turned[0, 0].flatten().argmax().item()
+    assert divmod(place, 41) == (2, 20)  # eight pixels above it
+
+
+def test_views_turn_by_no_more_than_they_are_told() -> None:
+    views = Views(whole=1.0, mirror=0.0, turn=10.0)
+    ramp = torch.linspace(0, 1, 64).expand(40, 1, 64, 64)
+    turned = views(ramp, Generator().manual_seed(4))[:, 0, 24:40, 24:40]
+    down, across = turned.diff(dim=1).mean((1, 2)), turned.diff(dim=2).mean((1, 2))
+    angles = torch.rad2deg(torch.atan2(down, across))
+    assert angles.abs().max() <= 10.1
+    assert angles.min() < -7 and angles.max() > 7

@@ -14,19 +14,21 @@ from apercu.types import Images
 
 @dataclass(frozen=True)
 class Views:
-    """Random crops, stretched to the full size, and mirror images.
+    """Random crops, stretched to the full size, turned, and mirror images.
 
     Args:
         smallest: smallest area of a crop, as a share of the image.
         stretch: largest change of the aspect ratio, as a factor.
         whole: probability that an image is not cropped.
         mirror: probability of a horizontal flip.
+        turn: largest rotation either way, in degrees.
     """
 
     smallest: float = 0.5
     stretch: float = 1.3
     whole: float = 0.5
     mirror: float = 0.5
+    turn: float = 0.0
 
     def __call__(
         self, images: Images, generator: Generator, size: tuple[int, int] | None = None
@@ -39,13 +41,20 @@ class Views:
         whole = torch.rand(count, generator=generator) < self.whole
         sides = torch.where(whole[:, None], torch.ones_like(sides), sides)
         centres = sides / 2 + (1 - sides) * torch.rand(count, 2, generator=generator)
-        views = crop(images, torch.cat([centres - sides / 2, centres + sides / 2], 1), size)
+        turns = None
+        if self.turn:
+            turns = torch.deg2rad(self.turn * (2 * torch.rand(count, generator=generator) - 1))
+        boxes = torch.cat([centres - sides / 2, centres + sides / 2], 1)
+        views = crop(images, boxes, size, turns)
         mirrored = torch.rand(count, generator=generator) < self.mirror
         return torch.where(mirrored.to(images.device)[:, None, None, None], views.flip(3), views)
 
 
 def crop(
-    images: Images, boxes: Tensor, size: tuple[int, int] | None = None
+    images: Images,
+    boxes: Tensor,
+    size: tuple[int, int] | None = None,
+    turns: Float[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, "batch channels rows columns"]:
     """Each image's box, stretched bilinearly.
 
@@ -54,11 +63,18 @@ def crop(
         boxes: `batch × 4`, xmin, ymin, xmax, ymax as shares of the image's sides; what lies
             outside repeats the border.
         size: height and width of the answer, those of the images when None.
+        turns: radians by which each box is turned about its centre; None turns none.
     """
     low, high = boxes[:, :2].to(images), boxes[:, 2:].to(images)
     transforms = torch.zeros(len(images), 2, 3, device=images.device, dtype=images.dtype)
-    transforms[:, [0, 1], [0, 1]] = high - low
     transforms[:, :, 2] = high + low - 1
+    if turns is None:
+        transforms[:, [0, 1], [0, 1]] = high - low
+    else:
+        height, width = images.shape[2:]
+        cos, sin = turns.to(images).cos(), turns.to(images).sin()
+        turned = torch.stack([cos, -sin * height / width, sin * width / height, cos], 1)
+        transforms[:, :, :2] = turned.view(-1, 2, 2) * (high - low)[:, None]
     shape = [*images.shape[:2], *(size or images.shape[2:])]
     grid = F.affine_grid(transforms, shape, align_corners=False)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)

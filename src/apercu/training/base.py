@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import torch
 from lightning.pytorch import LightningModule
 from torch import Generator, Tensor
-from torch.optim import AdamW
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 
 from apercu.classifiers import Classifier
@@ -19,6 +20,7 @@ from apercu.training.watch import Trivial
 from apercu.types import Images, Scores
 
 RISE = 0.15  # share of the steps in which the learning rate rises
+CLIP = 1.0  # largest norm of the slopes of one group
 
 
 class Training(LightningModule, ABC):
@@ -61,12 +63,21 @@ class Training(LightningModule, ABC):
     def on_fit_start(self) -> None:
         self.classifier.to(self.device)
 
-    def configure_optimizers(self) -> Any:
-        schedule = self.settings.schedule
+    def groups(self) -> list[dict[str, Any]]:
+        """Parameters that have one peak learning rate, and whose slopes are clipped together."""
         trained = [p for p in self.parameters() if p.requires_grad]
-        optimiser = AdamW(trained, lr=schedule.rate, weight_decay=schedule.decay)
-        rate = OneCycleLR(optimiser, schedule.rate, total_steps=schedule.steps + 1, pct_start=RISE)
+        return [{"params": trained, "lr": self.settings.schedule.rate}]
+
+    def configure_optimizers(self) -> Any:
+        schedule, groups = self.settings.schedule, self.groups()
+        optimiser = AdamW(groups, weight_decay=schedule.decay)
+        peaks = [group["lr"] for group in groups]
+        rate = OneCycleLR(optimiser, peaks, total_steps=schedule.steps + 1, pct_start=RISE)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
+
+    def configure_gradient_clipping(self, optimizer: Optimizer, *_: Any, **__: Any) -> None:
+        for group in optimizer.param_groups:
+            clip_grad_norm_(group["params"], CLIP)
 
     def generator(self) -> Generator:
         """Of this step's draws, on this rank."""

@@ -162,7 +162,6 @@ class Fit:
                 precision=self.machine.precision,
                 max_steps=schedule.steps,
                 max_epochs=-1,
-                gradient_clip_val=1.0,
                 callbacks=[*callbacks, FirstPass(len(self.source)), trivial, samples, checkpoint],
                 logger=[
                     CSVLogger(self.run, name="logs", version=""),

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
-from apercu.types import Images
+from apercu.types import Images, Scores, Targets
 
 STRETCH, NOISE, SHIFT = 0.5, 0.03, 2
 """Coarsest detail as a share of the side; deviation of the noise; pixels of the shift."""
@@ -34,45 +32,45 @@ def weathered(images: Images, generator: Generator) -> Images:
 
 
 class Discriminator(nn.Module):
-    """Real images or counterparts, patch by patch (strided convolutions, LeakyReLU, no norm).
+    """Real images seen as a class, or counterparts meant to be, patch by patch.
 
-    Charachon et al. 2021 (SyCE) give widths 32, 64, 96 and no normalisation.
+    Strided convolutions with LeakyReLU and no normalisation, widths of Charachon et al. 2021, whose
+    two discriminators become one that is told the class: a patch's score is a class's own direction
+    in its features, added to what all classes share (Miyato and Koyama 2018).
 
     Args:
         channels: of the images.
+        classes: number of them.
         widths: of the convolutions, each of which halves the resolution.
     """
 
-    def __init__(self, channels: int, widths: tuple[int, ...] = (32, 64, 96)) -> None:
+    def __init__(self, channels: int, classes: int, widths: tuple[int, ...] = (32, 64, 96)) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for inputs, outputs in zip((channels, *widths[:-1]), widths, strict=True):
             layers += [nn.Conv2d(inputs, outputs, 4, 2, 1), nn.LeakyReLU(0.2)]
-        self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 3, padding=1))
+        layers += [nn.Conv2d(widths[-1], widths[-1], 3, padding=1), nn.LeakyReLU(0.2)]
+        self.layers = nn.Sequential(*layers)
+        self.shared = nn.Conv2d(widths[-1], 1, 1)
+        self.own = nn.Embedding(classes, widths[-1])
+        nn.init.zeros_(self.own.weight)
 
-    def forward(self, images: Images) -> Float[Tensor, "batch 1 rows columns"]:
-        return self.layers(2 * images - 1)
-
-
-class _Reversed(torch.autograd.Function):
-    @staticmethod
-    def forward(context: Any, values: Tensor, weight: float) -> Tensor:
-        context.weight = weight
-        return values.view_as(values)
-
-    @staticmethod
-    def backward(context: Any, *slopes: Tensor) -> tuple[Tensor, None]:
-        return -context.weight * slopes[0], None
+    def forward(self, images: Images, targets: Targets) -> Float[Tensor, "batch rows columns"]:
+        found = self.layers(2 * images - 1)
+        return self.shared(found)[:, 0] + torch.einsum("bcij,bc->bij", found, self.own(targets))
 
 
-def contest(
-    discriminator: nn.Module, real: Images, made: Images, weight: float
-) -> Float[Tensor, " batch"]:
-    """How badly the discriminator tells made images from real ones; it learns to do better.
-
-    What made the images learns the opposite, `weight` times as strongly, through the same pass:
-    slopes change their sign on the way (Ganin and Lempitsky 2015).
-    """
-    found = discriminator(torch.cat([real, _Reversed.apply(made, weight)]))
-    on_real, on_made = found.flatten(1).chunk(2)
+def mistaken(
+    discriminator: nn.Module, real: Images, seen: Targets, made: Images, wanted: Targets
+) -> Scores:
+    """How badly the discriminator tells real images from made ones; teaches it alone."""
+    on_real = discriminator(real, seen).flatten(1)
+    on_made = discriminator(made.detach(), wanted).flatten(1)
     return F.softplus(-on_real).mean(1) + F.softplus(on_made).mean(1)
+
+
+def implausible(discriminator: nn.Module, made: Images, wanted: Targets) -> Scores:
+    """How clearly the discriminator sees that images are made; teaches who made them alone."""
+    judge = {name: values.detach() for name, values in discriminator.named_parameters()}
+    found = torch.func.functional_call(discriminator, judge, (made, wanted))
+    return F.softplus(-found.flatten(1)).mean(1)

@@ -48,7 +48,8 @@ class CounterpartObjective(BaseModel):
         cycle_keep: of the cross-entropy of that one with what the image is seen as.
         smoothness: of the total variation of the difference.
         scarcity: of the mean of the places that are changed.
-        plausibility: of the contest with a discriminator.
+        plausibility: of what a discriminator that knows the class finds wrong with the adversarial
+            image.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Generator, Tensor
@@ -12,12 +12,16 @@ from apercu.classifiers import Classifier
 from apercu.networks.counterparts import CounterpartNetwork, Pair
 from apercu.training.augment import Views
 from apercu.training.base import Training
-from apercu.training.counterparts.judges import Discriminator, contest, weathered
+from apercu.training.counterparts.judges import Discriminator, implausible, mistaken, weathered
 from apercu.training.counterparts.objective import Exchange, runner_up, without
 from apercu.training.settings.counterpart import CounterpartSettings
 from apercu.training.watch import COUNTERPARTS, Trivial
 from apercu.types import Images, Logits, Scores
 
+TURN = 7.0
+"""Largest rotation of a training image, in degrees."""
+JUDGE = 0.25
+"""Learning rate of the discriminator, as a share of the generators'."""
 STRONG = 0.25
 """Share of its peak above which a difference counts as being there."""
 
@@ -45,11 +49,21 @@ class CounterpartTraining(Training):
         super().__init__(network, classifier, settings, seed)
         self.network: CounterpartNetwork
         self.settings: CounterpartSettings
-        self.views = Views(smallest=0.7, stretch=1.15)
+        self.views = Views(smallest=0.7, stretch=1.15, turn=TURN)
         contested = settings.objective.plausibility > 0
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.discriminator = Discriminator(classifier.channels) if contested else None
+            judge = Discriminator(classifier.channels, len(classifier.classes))
+            self.discriminator = judge if contested else None
+
+    def groups(self) -> list[dict[str, Any]]:
+        generators, *_ = super().groups()
+        if self.discriminator is None:
+            return [generators]
+        judges = list(self.discriminator.parameters())
+        theirs = {id(values) for values in judges}
+        generators["params"] = [p for p in generators["params"] if id(p) not in theirs]
+        return [generators, {"params": judges, "lr": JUDGE * generators["lr"]}]
 
     def training_step(self, images: Images, batch_index: int) -> Tensor:
         generator, objective = self.generator(), self.settings.objective
@@ -66,9 +80,9 @@ class CounterpartTraining(Training):
         pair = self.network(images, asked.seen, asked.wanted)
         terms = dict(objective.terms(asked, pair, self.network, judge))
         if self.discriminator is not None:
-            terms["plausibility"] = contest(
-                self.discriminator, images, pair.adversarial, objective.plausibility
-            )
+            made = pair.adversarial, asked.wanted
+            terms["plausibility"] = objective.plausibility * implausible(self.discriminator, *made)
+            terms["mistaken"] = mistaken(self.discriminator, images, asked.seen, *made)
         self.note(terms, self._figures(asked, pair))
         return torch.stack(list(terms.values())).sum(0).mean()
 
