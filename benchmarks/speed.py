@@ -2,9 +2,9 @@
 
     python benchmarks/speed.py [--out docs/speed.json]
 
-Each row is the median of several calls, with its interquartile range, and its ratio to one forward
-pass of a ResNet-50 at the same batch. RISE (4,000 masks) is extrapolated from 200 masks.
-Weights are random: time does not depend on them.
+Each row is the median of several calls, by turns with one forward pass of a ResNet-50 on the same
+batch, with its interquartile range, and the median ratio to that forward. RISE (4,000 masks) is
+extrapolated from 200 masks. Weights are random: time does not depend on them.
 """
 
 from __future__ import annotations
@@ -15,25 +15,24 @@ import os
 import platform
 import resource
 import statistics
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import timm
 import torch
-from captum.attr import IntegratedGradients
-from torch import Tensor, nn
-from torch.nn import functional as F
+from timing import Call, by_turns, ratio
+from torch import nn
 
 from apercu.classifiers import Classifier, ClassifierCard, InputSpec, classifier_of
 from apercu.explainers.build import build_network
 from apercu.explainers.passport import Passport
-from apercu.methods import GradCam, Gradient
+from apercu.methods import GradCam, Gradient, IntegratedGradients, Rise
 from apercu.networks.graph import GraphEncoder
 from apercu.training.settings import PRESETS
 
 SIZE, REPEATS, RISE_MASKS, RISE_ASKED = 224, 7, 4000, 200
+UNIT = "ResNet-50 forward"
 
 
 def main() -> None:
@@ -76,65 +75,41 @@ def measure(batch: int) -> Iterator[dict[str, object]]:
         with torch.inference_mode():
             explained(images, targets).sigmoid()
 
-    def integrated() -> None:
-        IntegratedGradients(resnet).attribute(
-            images, target=targets, n_steps=50, internal_batch_size=max(32, batch)
-        )
-
-    calls: dict[str, tuple[Callable[[], object], float]] = {
+    calls: dict[str, tuple[Call, int]] = {
         "light explainer (MobileNetV2)": (explain, 1),
         "gradient": (lambda: Gradient()(resnet, images, targets), 1),
         "Grad-CAM": (lambda: GradCam()(resnet, images, targets), 1),
-        "integrated gradients (50)": (integrated, 1),
-        "RISE (4,000 masks)": (lambda: rise(resnet, images), RISE_MASKS / RISE_ASKED),
+        "integrated gradients (50)": (
+            lambda: IntegratedGradients(steps=50)(resnet, images, targets),
+            1,
+        ),
+        "RISE (4,000 masks)": (
+            lambda: Rise(masks=RISE_ASKED)(resnet, images, targets),
+            RISE_MASKS // RISE_ASKED,
+        ),
     }
     if batch > 1:  # minutes per call, and the ratios are those of batch 1
         del calls["integrated gradients (50)"], calls["RISE (4,000 masks)"]
-    unit = statistics.median(times(forward, REPEATS))
-    yield row("ResNet-50 forward", batch, [unit], unit, 1)
     for what, (call, factor) in calls.items():
-        repeats = REPEATS if factor == 1 and "integrated" not in what else 3
-        yield row(what, batch, times(call, repeats), unit, factor)
+        slow = factor > 1 or "integrated" in what
+        rounds = by_turns({UNIT: forward, what: call}, 3 if slow else REPEATS, images.device)
+        if what == next(iter(calls)):
+            yield row(UNIT, batch, rounds[UNIT], 1.0, 1)
+        yield row(what, batch, rounds[what], factor * ratio(rounds, what, UNIT), factor)
 
 
 def row(
-    what: str, batch: int, seconds: list[float], unit: float, factor: float
+    what: str, batch: int, seconds: Sequence[float], forwards: float, factor: int
 ) -> dict[str, object]:
     """One line of the table; `factor` extrapolates."""
-    median = statistics.median(seconds) * factor
-    quartiles = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else (0.0, 0.0, 0.0)
+    low, middle, high = statistics.quantiles(seconds, n=4, method="inclusive")
     return {
         "what": what,
         "batch": batch,
-        "ms_per_image": 1000 * median / batch,
-        "iqr": 1000 * factor * (quartiles[2] - quartiles[0]) / batch,
-        "resnet50_forwards": median / unit,
+        "ms_per_image": 1000 * factor * middle / batch,
+        "iqr": 1000 * factor * (high - low) / batch,
+        "resnet50_forwards": forwards,
     }
-
-
-def times(call: Callable[[], object], repeats: int) -> list[float]:
-    """Seconds of each call, after one to warm up."""
-    call()
-    found = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        found.append(time.perf_counter() - start)
-    return found
-
-
-def rise(classifier: Classifier, images: Tensor) -> Tensor:
-    """What RISE must pay at least: 200 masked images through the classifier, batch by batch."""
-    total = torch.zeros(images.shape[0], SIZE, SIZE)
-    with torch.no_grad():
-        for _ in range(RISE_ASKED // 20):
-            masks = F.interpolate(
-                (torch.rand(20, 1, 8, 8) < 0.5).float(), (SIZE, SIZE), mode="bilinear"
-            )
-            for index, image in enumerate(images):
-                weights = classifier(image * masks).softmax(1)[:, 0]
-                total[index] += torch.einsum("m,mhw->hw", weights, masks[:, 0])
-    return total
 
 
 def imagenet(name: str) -> Classifier:

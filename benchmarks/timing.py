@@ -55,6 +55,12 @@ def ratio(rounds: Rounds, name: str, base: str) -> float:
     return statistics.median(a / b for a, b in zip(rounds[name], rounds[base], strict=True))
 
 
+def missing(rival: str) -> int:
+    """Says that a rival is not installed, which keeps no promise; the exit status."""
+    print(f"not compared: {rival} is missing; `make bench` installs it")
+    return 1
+
+
 def shown(seconds: Sequence[float]) -> str:
     """Median and half the interquartile range."""
     if len(seconds) == 1:

@@ -42,7 +42,7 @@ class Film:
 
 def main() -> None:
     words = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     words.add_argument("data", type=Path)
     words.add_argument("out", type=Path)

@@ -39,6 +39,15 @@ def write(path: Path, content: bytes | str) -> Path:
     return path
 
 
+def check_writable(folder: Path) -> None:
+    """Makes a folder, and sees that a file can be written there, before long work.
+
+    Raises:
+        OutputError: it cannot.
+    """
+    write(folder / ".probe", b"").unlink()
+
+
 def write_map(path: Path, map: Float[Tensor, "height width"]) -> Path:
     """Write one raw float map as NumPy's `.npy`; raises `OutputError`."""
     buffer = io.BytesIO()

@@ -119,6 +119,10 @@ def test_the_seed_reaches_what_draws_at_random_unless_one_was_typed() -> None:
         ("meaningful_perturbation:aim=all", "expected one of destroying, sufficient, full for"),
         ("mfpp:levels=5-9", "expected numbers with / between them for mfpp:levels"),
         ("excitation_backprop:contrastive=yes", "expected true or false for"),
+        ("centre_box:area=0.3,area=0.6", "centre_box has area twice, expected once"),
+        ("gradient:smoothed=0.1,smoothed=0.2", "gradient has smoothed twice"),
+        ("smooth_grad:noise=inf", "expected finite noise above 0, got inf"),
+        ("gradient:smoothed=inf", "expected finite sigma above 0, got inf"),
         (" , ", "got none"),
     ],
 )
@@ -148,7 +152,8 @@ def test_a_comparison_leaves_results_and_a_report(apercu, tiny_card, tiny_run, t
     words += ["--explainer", tiny_run, "--explainer", again, "--out", out]
     words += ["--methods", "gradient,true_box", "--metrics", "iou,localisation_error"]
     said = apercu(*words)
-    assert (said.code, said.err) == (0, "")
+    assert said.code == 0
+    assert "gradient: 8 of 8" in said.err.splitlines()
     found = json.loads((out / "results.json").read_text())
     names = {row["explainer"] for row in found["rows"]}
     assert {"mask:run=tiny", "mask:run=again", "gradient", "true_box"} <= names
@@ -169,6 +174,8 @@ def test_a_comparison_leaves_results_and_a_report(apercu, tiny_card, tiny_run, t
     [
         (["--methods", "gradeint"], "got gradeint; did you mean gradient?"),
         (["--metrics", "ious"], "got ious; did you mean iou?"),
+        (["--metrics", " , "], "metrics: expected at least one, got none"),
+        (["--explainer", "nowhere", "--methods", "mask,rise:maks=4"], "; did you mean masks?"),
         (["--explainer", "nowhere"], "nowhere: expected a run folder, found no config.json"),
     ],
 )
@@ -178,6 +185,29 @@ def test_wrong_wishes(apercu, tiny_card, tmp_path, words: list[str], line: str) 
     assert said.code == 2
     assert said.err.endswith(f"{line}\n")
     assert not (tmp_path / "o").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_any_work(
+    apercu, tiny_card, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from apercu.methods import Gradient
+
+    def asked(*_: object) -> None:
+        raise AssertionError("work began")
+
+    monkeypatch.setattr(Gradient, "__call__", asked)
+    (tmp_path / "file").write_text("")
+    words = ["--images", SPEC, "--methods", "gradient", "--metrics", "energy"]
+    said = apercu("compare", "--classifier", tiny_card, *words, "--out", tmp_path / "file" / "x")
+    assert said.code == 2
+    assert "cannot be written" in said.err and said.err.count("\n") == 1
+
+
+def test_a_trailing_comma_is_no_metric(apercu, tiny_card, tmp_path) -> None:
+    words = ["--images", SPEC, "--methods", "gradient,", "--metrics", "energy,", "--out", tmp_path]
+    said = apercu("compare", "--classifier", tiny_card, *words)
+    assert said.code == 0
+    assert "cost of gradient: 2 of 2" in said.err.splitlines()
 
 
 def test_a_run_of_another_classifier(tiny_card, tiny_run) -> None:

@@ -64,7 +64,7 @@ def test_of_a_linear_model_is_nothing_on_black_and_on_white(
 
 
 def test_settings_out_of_range_are_refused() -> None:
-    with pytest.raises(ConfigError, match="expected noise above 0, got -1"):
+    with pytest.raises(ConfigError, match="expected finite noise above 0, got -1"):
         SmoothTaylor(noise=-1.0)
 
 

@@ -38,5 +38,5 @@ def test_is_an_explainer_that_takes_after_what_it_wraps() -> None:
 
 
 def test_no_blur_is_refused() -> None:
-    with pytest.raises(ConfigError, match="sigma above 0, got 0"):
+    with pytest.raises(ConfigError, match="finite sigma above 0, got 0"):
         Smoothed(Gradient(), sigma=0.0)

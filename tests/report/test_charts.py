@@ -62,9 +62,10 @@ def test_one_value_for_all_is_drawn_too() -> None:
     )
 
 
-def test_curves_run_from_edge_to_edge_and_the_first_are_coloured() -> None:
+def test_curves_run_from_edge_to_edge_and_have_the_colours_of_their_names() -> None:
     curves = {f"curve {n}": [1.0, 0.5, 0.0] for n in range(8)} | {"mask": [0.8, 0.2]}
-    drawing = lines({"mask": curves.pop("mask"), **curves}, {"mask"}, "pixels")
+    coloured = ["mask", *(f"curve {n}" for n in range(5))]
+    drawing = lines(curves, coloured, {"mask"}, "pixels")
     found = {
         title.text: line
         for line in ElementTree.fromstring(drawing).iter("polyline")

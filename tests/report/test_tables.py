@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from apercu.compare import Call, Cost, Results, Row, Subject
-from apercu.compare.table import best_trained, costs, firsts, needs, ranking
+from apercu.compare.table import best_trained, costs, evened, firsts, needs, ranking
 from apercu.report import write_tables
 from apercu.report.tables import markdown
 
@@ -99,6 +99,27 @@ def test_training_pays_once_the_time_that_each_image_saves_adds_up(results: Resu
     assert after == {"mask": {}, "cam": {}, "even": {"mask": 40_000}}
     elsewhere = (replace(results.cost[0], device="cuda"), *results.cost[1:])
     assert not any(line["break_even"] for line in costs(replace(results, cost=elsewhere)))
+
+
+def test_a_busy_machine_does_not_decide_when_training_pays(results: Results) -> None:
+    """Three times as slow while one was measured: three times the time, the same forwards."""
+    slowed = replace(results.cost[2], ms_per_image=75.0)
+    busy = replace(results, cost=(*results.cost[:2], slowed))
+    assert [round(one.ms_per_image, 6) for one in evened(busy)] == [10.0, 5.0, 25.0]
+    assert [line["break_even"] for line in costs(busy)] == [{}, {}, {"mask": 40_000}]
+    assert "| even | cpu, 1 | 75.0, one call |" in markdown(busy)
+
+
+def test_the_tables_say_how_many_images_a_value_rests_on(results: Results) -> None:
+    some = replace(results.rows[0], metric="ncc", n=7)
+    text = markdown(replace(results, rows=(*results.rows, some)))
+    assert "on 40 of them" in text
+    assert "| explainer | IoU ↑ | NCC ↑ (7 images) |" in text
+
+
+def test_a_bar_in_a_reason_does_not_end_its_cell(results: Results) -> None:
+    text = markdown(replace(results, failed={"rise": "a|b"}))
+    assert "| rise | not measured: a\\|b |" in text
 
 
 def test_those_who_need_least_come_first(results: Results) -> None:

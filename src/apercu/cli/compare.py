@@ -67,7 +67,7 @@ def compare(
     Example: apercu compare --classifier timm/resnet50 --images val/ --explainer runs/a --out table
     """
     from apercu.classifiers import open_classifier
-    from apercu.cli.methods import allowed_methods, parse_methods, seeded
+    from apercu.cli.methods import allowed_methods, check_methods, parse_methods, seeded
     from apercu.compare import CompareSettings, finished_rows
     from apercu.compare import compare as measure
     from apercu.compare.runs import open_runs
@@ -76,10 +76,12 @@ def compare(
     from apercu.report import write_report, write_tables
 
     place = device.resolve()
-    chosen = None if metrics is None else tuple(m.strip() for m in metrics.split(","))
+    chosen = None
+    if metrics is not None:
+        chosen = tuple(filter(None, (name.strip() for name in metrics.split(","))))
     settings = CompareSettings(chosen, limit, seed, steps=steps)
-    if methods is not None and not explainer:
-        parse_methods(methods)  # mistakes are told before anything is opened
+    if methods is not None:  # mistakes are told before anything is opened
+        check_methods(methods) if explainer else parse_methods(methods)
     opened = open_classifier(classifier, device=place)
     source = open_images(images, channels=opened.channels)
     runs = open_runs(explainer or [], opened)

@@ -96,6 +96,13 @@ def parse_methods(
     return {name: _wrapped(name, runs or {}) for name in _split(text)}
 
 
+def check_methods(text: str) -> None:
+    """Raises what `parse_methods` would of methods, before any run is opened."""
+    for name in _split(text):
+        if name.partition(":")[0] in METHODS:
+            _wrapped(name, {})
+
+
 def seeded(found: Mapping[str, Explainer | TrueBox], seed: int) -> dict[str, Explainer | TrueBox]:
     """The same explainers with this seed, where they draw at random and none was typed."""
     return {
@@ -156,6 +163,9 @@ def _split(text: str) -> list[str]:
 def _wrapped(name: str, runs: Mapping[str, Explainer]) -> Explainer | TrueBox:
     word, _, rest = name.partition(":")
     settings = rest.split(",") if rest else []
+    keys = [setting.partition("=")[0] for setting in settings]
+    if twice := next((key for key in keys if keys.count(key) > 1), None):
+        raise ConfigError(f"methods: {word} has {twice} twice, expected once")
     wraps = [setting for setting in settings if setting.partition("=")[0] in WRAPPERS]
     own = [setting for setting in settings if setting not in wraps]
     inner = runs.get(f"{word}:{','.join(own)}" if own else word)

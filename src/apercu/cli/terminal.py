@@ -36,7 +36,7 @@ def is_terminal() -> bool:
 
 @contextmanager
 def progress() -> Iterator[Progress]:
-    """A bar per kind of work, on a terminal only."""
+    """A bar per kind of work; without a terminal, a line on stderr when one is done."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
@@ -52,6 +52,10 @@ def progress() -> Iterator[Progress]:
         tasks = {}
 
         def report(name: str, done: int, total: int) -> None:
+            if bars.disable:
+                if done == total:
+                    typer.echo(f"{name}: {total} of {total}", err=True)
+                return
             if name not in tasks:
                 tasks[name] = bars.add_task(name)
             bars.update(tasks[name], completed=done, total=total)

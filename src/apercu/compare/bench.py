@@ -106,12 +106,13 @@ class Bench:
         Boxes that look at nothing cost nothing and are left out, and so is a batch that would take
         longer than our patience.
         """
-        if isinstance(explainer, TrueBox) or explainer.kind == "box":
+        if isinstance(explainer, TrueBox) or (explainer.kind == "box" and not explainer.needs):
             return
         size = min(max(self.settings.cost_batches, default=0), len(self.sample.test))
         for trial in self.sample.trials(self.classifier, self.sample.test[:size], size):
-            slowest = 0.0
-            for wanted in sorted(self.settings.cost_batches):
+            slowest, batches = 0.0, sorted(self.settings.cost_batches)
+            for place, wanted in enumerate(batches):
+                self.progress(f"cost of {name}", place, len(batches))
                 if slowest * wanted > 1000 * PATIENCE:
                     break
                 index = torch.arange(wanted, device=trial.images.device) % size
@@ -119,6 +120,7 @@ class Bench:
                 found = cost(name, explainer, self.classifier, inputs, self.settings.repeats)
                 slowest = found.ms_per_image
                 yield found
+            self.progress(f"cost of {name}", len(batches), len(batches))
 
     def _tune(self, name: str, explainer: Explainer | TrueBox) -> dict[str, tuple[float, int]]:
         """The best threshold of each metric on the tune half, and on how many images."""

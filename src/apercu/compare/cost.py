@@ -70,14 +70,14 @@ def cost(
     )
 
 
-def spread(values: Sequence[float]) -> float:
-    """The interquartile range; 0 of a single value.
+def spread(values: Sequence[float]) -> float | None:
+    """The interquartile range; None of a single value.
 
     >>> spread([1.0, 2.0, 3.0, 4.0, 5.0])
     2.0
     """
     if len(values) < 2:
-        return 0.0
+        return None
     low, _, high = statistics.quantiles(values, n=4, method="inclusive")
     return high - low
 

@@ -15,9 +15,10 @@ from apercu.compare.measures import MEASURES, METRICS
 from apercu.compare.results import RESULTS, Call, Cost, Results, Subject
 from apercu.compare.sample import Sample, draw
 from apercu.compare.settings import CompareSettings
-from apercu.errors import ApercuError, ImagesError, RunError
+from apercu.errors import ApercuError, ClassifierError, ImagesError, RunError
 from apercu.images import ImageSource
 from apercu.methods import Explainer, TrueBox
+from apercu.output import check_writable
 
 
 def compare(
@@ -42,9 +43,13 @@ def compare(
 
     Raises:
         RunError: `out` holds a comparison of another classifier, other images or other settings.
+        OutputError: `out` cannot be written.
         ImagesError: the images do not have the truth that a metric needs.
+        ClassifierError: randomisation was asked for, and the classifier hides its weights.
         ApercuError: none of the explainers could be measured; the first one's reason.
     """
+    if out is not None:
+        check_writable(out)
     sample = draw(classifier, source, settings.limit, settings.seed)
     metrics = _metrics(classifier, sample, settings)
     bench = Bench(classifier, sample, metrics, settings, progress)
@@ -180,6 +185,11 @@ def _metrics(classifier: Classifier, sample: Sample, settings: CompareSettings) 
                 f"{sample.source.name}: {metric} needs {truth} in both halves of the images; "
                 "leave the metric out, or add them"
             )
+    if "randomisation" in (settings.metrics or ()) and classifier.module is None:
+        raise ClassifierError(
+            f"{classifier.spec}: randomisation needs a classifier that shows its weights; "
+            "leave the metric out"
+        )
     if settings.metrics:
         return tuple(metric for metric in METRICS if metric in settings.metrics)
     left_out = {metric for metric in METRICS if MEASURES[metric].named}

@@ -52,7 +52,7 @@ class Cost:
 
     Attributes:
         ms_per_image: median time.
-        iqr: interquartile range of that time, in ms.
+        iqr: interquartile range of that time, in ms; None of a single call.
         classifier_forwards: that time over the time of one classifier forward of the same batch.
         training_seconds: spent once, before the first image.
         queries: answers asked of the classifier, per image.
@@ -64,7 +64,7 @@ class Cost:
     device: str
     batch: int
     ms_per_image: float
-    iqr: float
+    iqr: float | None
     classifier_forwards: float
     training_seconds: float
     queries: float

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import ceil
+from statistics import median
 from typing import Any
 
 from apercu.compare.columns import COLUMNS, value_text
@@ -15,8 +17,8 @@ LEVEL = 0.05
 """Adjusted p below which two explainers are said to differ."""
 
 
-MAIN = ("saliency_metric", "localisation_error", "iou", "pointing_game", "dauc", "iauc")
-"""The metrics that a headline speaks of, and that are drawn against cost."""
+MAIN = ("saliency_metric", "localisation_error", "pointing_game", "iauc", "iou", "dauc")
+"""The metrics that a headline speaks of, and that are drawn against cost, most telling first."""
 
 
 def headline(results: Results) -> str:
@@ -48,6 +50,14 @@ def measured(results: Results) -> list[str]:
     return [metric for metric in COLUMNS if any(row.metric == metric for row in results.rows)]
 
 
+def reported(results: Results) -> dict[str, int]:
+    """On how many images each metric was reported, without those that chose thresholds."""
+    return {
+        metric: max(row.n for row in results.rows if row.metric == metric)
+        for metric in measured(results)
+    }
+
+
 def best_trained(results: Results) -> str | None:
     """The trained explainer of the best mean rank: the one that the others are held against."""
     ranks = _ranks(results)
@@ -67,24 +77,43 @@ def needs(results: Results) -> dict[str, tuple[str, ...]]:
 def costs(results: Results) -> list[dict[str, Any]]:
     """Costs, each with the number of images after which each trained explainer is ahead.
 
-    That is where its training and its time per image are less than the other's time alone; left
-    out where the other is as fast, or was trained too.
+    That is where its training and its time per image are less than the other's time alone, as
+    `evened` has it; left out where the other is as fast, or was trained too.
     """
-    ours = trained(results)
-    found = []
-    for cost in results.cost:
+    ours, found = trained(results), []
+    even = evened(results)
+    for cost, other in zip(results.cost, even, strict=True):
         rivals = [
             own
-            for own in results.cost
+            for own in even
             if own.explainer in ours and (own.batch, own.device) == (cost.batch, cost.device)
         ]
         ahead = {
-            own.explainer: _break_even(own, cost)
+            own.explainer: _break_even(own, other)
             for own in rivals
-            if cost.explainer not in ours and own.ms_per_image < cost.ms_per_image
+            if cost.explainer not in ours and own.ms_per_image < other.ms_per_image
         }
         found.append({"cost": cost, "break_even": ahead})
     return found
+
+
+def evened(results: Results) -> list[Cost]:
+    """The costs as if the machine had been equally busy throughout.
+
+    A method is timed by turns with the classifier, but hours may lie between two methods. So each
+    takes its own number of forwards, times the median forward of that batch.
+    """
+    forwards: dict[tuple[str, int], list[float]] = {}
+    for cost in results.cost:
+        one = cost.ms_per_image / cost.classifier_forwards
+        forwards.setdefault((cost.device, cost.batch), []).append(one)
+    return [
+        replace(
+            cost,
+            ms_per_image=cost.classifier_forwards * median(forwards[cost.device, cost.batch]),
+        )
+        for cost in results.cost
+    ]
 
 
 def break_even_text(ahead: Mapping[str, int]) -> str:

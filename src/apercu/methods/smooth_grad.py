@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import inf
 from typing import ClassVar, TypeAlias, final
 
 import torch
@@ -71,8 +72,8 @@ class NoisyCopies:
                 "noisy copies: expected samples and batch of at least 1, "
                 f"got {self.samples} and {self.batch}"
             )
-        if not self.noise > 0:
-            raise ConfigError(f"noisy copies: expected noise above 0, got {self.noise}")
+        if not 0 < self.noise < inf:
+            raise ConfigError(f"noisy copies: expected finite noise above 0, got {self.noise}")
 
     def mean(self, ask: Ask, images: Images, targets: Targets) -> Images:
         """The mean of an answer over all copies of each image, asked in batches."""

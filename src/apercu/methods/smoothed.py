@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import final
 
 from apercu.classifiers import Classifier
@@ -27,8 +28,8 @@ class Smoothed(Wrapper):
     sigma: float = 0.03
 
     def __post_init__(self) -> None:
-        if not self.sigma > 0:
-            raise ConfigError(f"smoothed: expected sigma above 0, got {self.sigma}")
+        if not 0 < self.sigma < inf:
+            raise ConfigError(f"smoothed: expected finite sigma above 0, got {self.sigma}")
 
     def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         maps = self.method(classifier, images, targets)

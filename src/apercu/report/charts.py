@@ -82,11 +82,17 @@ def scatter(points: Sequence[Point], x_title: str, y_title: str) -> str:
     return _svg(parts, f"{y_title} against {x_title}")
 
 
-def lines(curves: Mapping[str, Sequence[float]], marked: Iterable[str], title: str) -> str:
+def lines(
+    curves: Mapping[str, Sequence[float]],
+    coloured: Sequence[str],
+    marked: Iterable[str],
+    title: str,
+) -> str:
     """Mean probability over the share of pixels; a legend names the coloured ones.
 
     Args:
-        curves: by name; the first of them are coloured.
+        curves: by name; the first are drawn on top.
+        coloured: names by colour; the others are grey.
         marked: names that are drawn thick.
         title: of the x axis.
     """
@@ -94,13 +100,13 @@ def lines(curves: Mapping[str, Sequence[float]], marked: Iterable[str], title: s
     frame = Frame((0.0, 100.0), (0.0, max(highest * 1.05, 1e-3)))
     thick = set(marked)
     parts = [_axes(frame, title, "probability of the class")]
-    for place, (name, curve) in reversed(list(enumerate(curves.items()))):
+    for name, curve in reversed(list(curves.items())):
         steps = len(curve) - 1
         path = " ".join(
             f"{frame.across(100 * step / steps):.1f},{frame.down(value):.1f}"
             for step, value in enumerate(curve)
         )
-        colour = f"s{place}" if place < COLOURED else "rest"
+        colour = f"s{coloured.index(name)}" if name in coloured else "rest"
         kind = f"{colour} marked" if name in thick else colour
         parts.append(
             f'<polyline class="{kind}" points="{path}"><title>{escape(name)}</title></polyline>'

@@ -16,23 +16,26 @@ from PIL import Image
 
 from apercu import render
 from apercu.compare import Results
-from apercu.compare.columns import COLUMNS, time_text
+from apercu.compare.columns import COLUMNS
 from apercu.compare.table import (
     MAIN,
     best_trained,
     better,
     break_even_text,
     costs,
+    evened,
     firsts,
     headline,
     measured,
     needs,
     ranking,
+    reported,
     trained,
 )
-from apercu.methods import Need
+from apercu.methods import Need, TrueBox
 from apercu.output import write
 from apercu.report.charts import COLOURED, Point, lines, scatter
+from apercu.report.tables import duration
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,8 @@ def write_report(results: Results, shots: Sequence[Shot], path: Path) -> Path:
         series=render.SERIES,
         shots=[_embedded(shot) for shot in shots],
         views=max((len(shot.views) for shot in shots), default=0),
-        time_text=time_text,
+        duration=duration,
+        reported=reported(results),
         break_even_text=break_even_text,
         broken=_broken,
     )
@@ -89,7 +93,7 @@ def write_report(results: Results, shots: Sequence[Shot], path: Path) -> Path:
 def _plots(results: Results) -> list[Markup]:
     """Quality against time per image in the smallest batch, of what has both."""
     smallest = min((cost.batch for cost in results.cost), default=0)
-    times = {c.explainer: c.ms_per_image for c in results.cost if c.batch == smallest}
+    times = {c.explainer: c.ms_per_image for c in evened(results) if c.batch == smallest}
     drawn = []
     for metric in MAIN:
         points = [
@@ -105,18 +109,27 @@ def _plots(results: Results) -> list[Markup]:
 
 
 def _curves(results: Results) -> list[dict[str, Any]]:
-    """Deletion and insertion: trained explainers in colour, and the best of the others."""
+    """Deletion and insertion: trained explainers in colour, and the best rivals of both together.
+
+    What was told the truth is no rival.
+    """
+    curves = results.curves
+    ours = [name for name in trained(results) if name in curves]
+    told = {n for n in curves if results.explainers.get(n) == TrueBox().identity}
+
+    def gained(name: str) -> float:
+        found = {kind: sum(curve) / len(curve) for kind, curve in curves[name].items()}
+        return found.get("insertion", 0.0) - found.get("deletion", 0.0)
+
+    others = sorted(curves.keys() - set(ours) - told, key=gained, reverse=True)
+    coloured = [*ours, *others][:COLOURED]
     drawn = []
     for kind, title in CURVES.items():
-        found = {name: some[kind] for name, some in results.curves.items() if kind in some}
-        ours = [name for name in trained(results) if name in found]
-        sign = 1 if kind == "deletion" else -1
-        others = sorted(found.keys() - set(ours), key=lambda name: sign * sum(found[name]))
+        order = [*coloured, *sorted(curves.keys() - set(coloured))]
+        found = {name: curves[name][kind] for name in order if kind in curves[name]}
         if found:
-            ordered = {name: found[name] for name in (*ours, *others)}
-            names = list(ordered)[:COLOURED]
-            drawing = Markup(lines(ordered, ours, title))
-            drawn.append({"title": kind.capitalize(), "names": names, "drawing": drawing})
+            drawing = Markup(lines(found, coloured, ours, title))
+            drawn.append({"title": kind.capitalize(), "names": coloured, "drawing": drawing})
     return drawn
 
 

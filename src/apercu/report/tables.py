@@ -10,7 +10,15 @@ from typing import Any
 
 from apercu.compare import Results
 from apercu.compare.columns import COLUMNS, time_text
-from apercu.compare.table import better, break_even_text, costs, measured, ranking
+from apercu.compare.results import Cost
+from apercu.compare.table import (
+    better,
+    break_even_text,
+    costs,
+    measured,
+    ranking,
+    reported,
+)
 from apercu.output import write
 
 HEAD = (
@@ -36,8 +44,9 @@ def markdown(results: Results) -> str:
         f"{subject.limit} images of {subject.images}, classifier {subject.classifier} "
         f"({subject.fingerprint[:12]}); "
         + ", ".join(f"{name} {value}" for name, value in about.items() if name != "date")
-        + f"; {str(about.get('date', ''))[:10]}. Mean (95 % interval) on the test half, with the "
-        "threshold that the other half chose; ▲ better and ▼ worse than the best trained "
+        + f"; {str(about.get('date', ''))[:10]}. Mean (95 % interval) on "
+        f"{max(reported(results).values(), default=0)} of them, with the threshold that the others "
+        "chose; ▲ better and ▼ worse than the best trained "
         "explainer on the same images (sign-flip test, Holm-adjusted p < 0.05).",
         _ranking(results),
     ]
@@ -72,7 +81,11 @@ def _cells(results: Results) -> Iterator[tuple[dict[str, Any], str, dict[str, An
 def _ranking(results: Results) -> str:
     metrics = measured(results)
     arrows = {metric: "↓" if better(results, metric) == "lower" else "↑" for metric in metrics}
-    head = ["explainer", *(f"{COLUMNS[metric].title} {arrows[metric]}" for metric in metrics)]
+    counts = reported(results)
+    most = max(counts.values(), default=0)
+    fewer = {metric: f" ({n} images)" for metric, n in counts.items() if n < most}
+    head = ["explainer"]
+    head += [f"{COLUMNS[m].title} {arrows[m]}{fewer.get(m, '')}" for m in metrics]
     lines = []
     for row in ranking(results):
         texts = [row["name"] + (" (told the truth)" if row["told"] else "")]
@@ -103,7 +116,7 @@ def _costs(results: Results) -> str:
         texts = [
             cost.explainer,
             f"{cost.device}, {cost.batch}",
-            f"{time_text(cost.ms_per_image)} ± {time_text(cost.iqr / 2)}",
+            duration(cost),
             f"{cost.classifier_forwards:.2f}",
             f"{cost.queries:g}",
             "" if cost.peak_mb is None else f"{cost.peak_mb:.0f}",
@@ -114,6 +127,13 @@ def _costs(results: Results) -> str:
     return _markdown(head, lines)
 
 
+def duration(cost: Cost) -> str:
+    """Median and half the interquartile range; what was called but once has none."""
+    median = time_text(cost.ms_per_image)
+    return f"{median} ± {time_text(cost.iqr / 2)}" if cost.iqr else f"{median}, one call"
+
+
 def _markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     rule = ["---"] * len(head)
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *lines))
+    rows = ([cell.replace("|", "\\|") for cell in cells] for cells in (head, rule, *lines))
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
