@@ -14,6 +14,7 @@ from apercu import maps, render
 from apercu.classifiers import Classifier
 from apercu.compare import Results
 from apercu.compare.bench import Progress, quiet
+from apercu.compare.measures import cuts
 from apercu.compare.sample import split
 from apercu.images import ImageSource, Item
 from apercu.images.stream import scale_boxes
@@ -36,14 +37,15 @@ def gallery(
     out: Path | None = None,
     progress: Progress = quiet,
 ) -> tuple[Shot, ...]:
-    """Pictures of `count` images of the half that is reported, spread evenly, not chosen.
+    """Pictures of `count` of the reported images, spread evenly, not chosen.
 
     The image shows its true boxes; each explainer's overlay shows the box at its own threshold.
     With `out`, the comparison's folder, nothing is drawn twice, and what earlier calls have drawn
     of explainers that are not given now is shown too.
     """
     settings = results.subject.settings
-    _, test = split(len(source), settings["limit"], settings["seed"])
+    halves = cuts(settings["metrics"])
+    _, test = split(len(source), settings["limit"], settings["seed"], halves=halves)
     step = max(1, len(test) // max(1, count))
     able = {name: one for name, one in explainers.items() if not isinstance(one, TrueBox)}
     views = [

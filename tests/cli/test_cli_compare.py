@@ -237,5 +237,5 @@ def test_what_is_finished_has_a_report_when_interrupted(
     ended = compared("gradient,occlusion")
     assert ended.code == 130 and "keeps the finished rows" in ended.err
     report = (tmp_path / "report.html").read_text()
-    assert "Gradient()" in report and report.count('alt="gradient: ') == 4
+    assert "Gradient()" in report and report.count('alt="gradient: ') == 6
     assert "gradient" in (tmp_path / "table.md").read_text()

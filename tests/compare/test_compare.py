@@ -230,6 +230,16 @@ def test_the_half_that_chooses_is_not_the_half_that_is_reported() -> None:
     assert len(few[0]) == len(few[1]) == 5
 
 
+def test_where_nothing_is_cut_all_images_are_reported(classifier: Classifier) -> None:
+    settings = replace(FAST, metrics=("ncc", "pointing_game"), limit=None)
+    rows = rows_of(compare(classifier, Squares(), {"mask": Contrast()}, settings))
+    assert {row.n for row in rows.values()} == {COUNT}
+    assert split(101, 10, 3, halves=False) == ([], sorted(sum(split(101, 10, 3), [])))
+    cut = replace(settings, metrics=("ncc", "iou"))
+    rows = rows_of(compare(classifier, Squares(), {"mask": Contrast()}, cut))
+    assert {row.n for row in rows.values()} == {COUNT - COUNT // 2}
+
+
 def test_maps_are_stretched_and_masks_are_not(classifier: Classifier) -> None:
     faint = {"map": Contrast("map", 0.01), "mask": Contrast("mask", 0.01)}
     rows = rows_of(compare(classifier, Squares(), faint, FAST))
@@ -355,7 +365,7 @@ def test_metrics_that_must_be_named_are_those_of_the_package(classifier: Classif
     named = tuple(set(MEASURES) - UNNAMED)
     settings = replace(FAST, metrics=named, steps=5)
     rows = rows_of(compare(classifier, Squares(), {"mask": Contrast()}, settings))
-    sample = draw(classifier, Squares(), None, 0)
+    sample = draw(classifier, Squares(), None, 0, halves=False)
     (trial,) = sample.trials(classifier, sample.test, COUNT)
     masks = Contrast()(classifier, trial.images, trial.targets)
     lone = [

@@ -60,6 +60,8 @@ def compare(
 ) -> None:
     """Measure explainers on the same images: one half chooses thresholds, the other is reported.
 
+    All images are reported where no metric needs a threshold.
+
     Writes report.html, table.md, table.csv, results.json and scores.csv (every image), also of
     what is finished when it is interrupted. What is there already of the same comparison is not
     measured again.

@@ -11,7 +11,7 @@ from pathlib import Path
 from apercu.classifiers import Classifier
 from apercu.compare.bench import Bench, Progress, quiet, told
 from apercu.compare.cost import environment
-from apercu.compare.measures import MEASURES, METRICS
+from apercu.compare.measures import MEASURES, METRICS, cuts
 from apercu.compare.results import RESULTS, Call, Cost, Results, Subject
 from apercu.compare.sample import Sample, draw
 from apercu.compare.settings import CompareSettings
@@ -33,10 +33,10 @@ def compare(
 ) -> Results:
     """Measure every explainer on the same images, in constant memory.
 
-    One half of the images chooses each explainer's best threshold per metric; all rows are
-    reported on the other half. With `out`, results are saved after each explainer, and what earlier
-    calls finished there stays, unless an explainer of the same name is another one now; one that
-    has another name now keeps its rows under that.
+    One half of the images chooses each explainer's best threshold per metric, and all rows are
+    reported on the other half; on all images where no metric needs a threshold. With `out`, results
+    are saved after each explainer, and what earlier calls finished there stays, unless an explainer
+    of the same name is another one now; one that has another name now keeps its rows under that.
 
     An explainer that cannot be measured becomes a reason in `failed`, and the others go on.
     `command` is what a reader types to measure the same again.
@@ -50,7 +50,8 @@ def compare(
     """
     if out is not None:
         check_writable(out)
-    sample = draw(classifier, source, settings.limit, settings.seed)
+    halves = cuts(settings.metrics or METRICS)
+    sample = draw(classifier, source, settings.limit, settings.seed, halves=halves)
     metrics = _metrics(classifier, sample, settings)
     bench = Bench(classifier, sample, metrics, settings, progress)
     call = Call(command, environment(settings.seed, classifier.device))
@@ -173,7 +174,9 @@ def _metrics(classifier: Classifier, sample: Sample, settings: CompareSettings) 
 
     def allowed(metric: str) -> bool:
         return all(
-            any(told(entry, metric) for entry in half) for half in (sample.tune, sample.test)
+            any(told(entry, metric) for entry in part)
+            for part in (sample.tune, sample.test)
+            if part
         )
 
     for metric in settings.metrics or ():

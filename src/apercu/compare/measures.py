@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
@@ -58,3 +58,8 @@ MEASURES: Final[Mapping[str, Measure]] = {
 }
 
 METRICS: Final = tuple(MEASURES)
+
+
+def cuts(metrics: Iterable[str]) -> bool:
+    """Whether one of them needs a threshold."""
+    return any(MEASURES[metric].cut for metric in metrics)

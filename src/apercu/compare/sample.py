@@ -50,7 +50,7 @@ class Trial:
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """The chosen images: one half to choose thresholds on, the other to report."""
+    """The chosen images: some to choose thresholds on, the others to report."""
 
     source: ImageSource
     tune: tuple[Entry, ...]
@@ -68,9 +68,17 @@ class Sample:
             yield _trial(batch, entries[number * size :][: len(batch.names)], classifier.device)
 
 
-def draw(classifier: Classifier, source: ImageSource, limit: int | None, seed: int) -> Sample:
-    """Choose `limit` images at random, read each once, and split them into halves.
+def draw(
+    classifier: Classifier,
+    source: ImageSource,
+    limit: int | None,
+    seed: int,
+    *,
+    halves: bool = True,
+) -> Sample:
+    """Choose `limit` images at random, and read each once.
 
+    They are split into halves, of which one chooses thresholds; without `halves` all are reported.
     Targets are the true labels where the source has them, else the classifier's top class.
 
     Raises:
@@ -82,26 +90,30 @@ def draw(classifier: Classifier, source: ImageSource, limit: int | None, seed: i
         raise ImagesError(
             f"{source.name}: expected at least 2 images (half choose thresholds), got {len(source)}"
         )
-    halves = split(len(source), limit, seed)
+    parts = split(len(source), limit, seed, halves=halves)
     digest = hashlib.sha256()
     entries: list[Entry] = []
-    for batch in batches(source, classifier.prepare, 16, indices=halves[0] + halves[1]):
+    for batch in batches(source, classifier.prepare, 16, indices=parts[0] + parts[1]):
         entries += _entries(batch, _targets(classifier, source, batch))
         for entry, content in zip(entries[-len(batch.names) :], _contents(batch), strict=True):
             digest.update(f"{entry}".encode() + content)
-    tune, test = tuple(entries[: len(halves[0])]), tuple(entries[len(halves[0]) :])
+    tune, test = tuple(entries[: len(parts[0])]), tuple(entries[len(parts[0]) :])
     return Sample(source, tune, test, digest.hexdigest())
 
 
-def split(length: int, limit: int | None, seed: int) -> tuple[list[int], list[int]]:
+def split(
+    length: int, limit: int | None, seed: int, *, halves: bool = True
+) -> tuple[list[int], list[int]]:
     """Which images choose thresholds and which are reported: two random halves, each in order.
 
     A limited sample takes from each half, so its images are in the same halves as without a limit.
+    Without `halves` the first part is empty, and the second holds the images of both.
     """
     order = torch.randperm(length, generator=torch.Generator().manual_seed(seed)).tolist()
     tune, test = order[: length // 2], order[length // 2 :]
     count = min(length, limit or length)
-    return sorted(tune[: count // 2]), sorted(test[: count - count // 2])
+    tune, test = sorted(tune[: count // 2]), sorted(test[: count - count // 2])
+    return (tune, test) if halves else ([], sorted(tune + test))
 
 
 def _targets(classifier: Classifier, source: ImageSource, batch: Batch) -> list[int]:

@@ -17,6 +17,7 @@ from PIL import Image
 from apercu import render
 from apercu.compare import Results
 from apercu.compare.columns import COLUMNS
+from apercu.compare.measures import cuts
 from apercu.compare.table import (
     MAIN,
     best_trained,
@@ -84,6 +85,7 @@ def write_report(results: Results, shots: Sequence[Shot], path: Path) -> Path:
         views=max((len(shot.views) for shot in shots), default=0),
         duration=duration,
         reported=reported(results),
+        halves=cuts(measured(results)),
         break_even_text=break_even_text,
         broken=_broken,
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 from apercu.compare import Results
 from apercu.compare.columns import COLUMNS, time_text
+from apercu.compare.measures import cuts
 from apercu.compare.results import Cost
 from apercu.compare.table import (
     better,
@@ -45,8 +46,9 @@ def markdown(results: Results) -> str:
         f"({subject.fingerprint[:12]}); "
         + ", ".join(f"{name} {value}" for name, value in about.items() if name != "date")
         + f"; {str(about.get('date', ''))[:10]}. Mean (95 % interval) on "
-        f"{max(reported(results).values(), default=0)} of them, with the threshold that the others "
-        "chose; ▲ better and ▼ worse than the best trained "
+        f"{max(reported(results).values(), default=0)} of them"
+        + (", with the threshold that the others chose" if cuts(measured(results)) else "")
+        + "; ▲ better and ▼ worse than the best trained "
         "explainer on the same images (sign-flip test, Holm-adjusted p < 0.05).",
         _ranking(results),
     ]
