@@ -38,9 +38,11 @@ class Training(LightningModule, ABC):
     Attributes:
         measured: figures of the last step.
         trivial: the answers that would satisfy the loss and explain nothing.
+        still: whether batch norms do not normalise in the first pass over the images.
     """
 
     trivial: ClassVar[Trivial]
+    still: ClassVar[bool] = False
 
     def __init__(
         self, network: GatedNetwork, classifier: Classifier, settings: TrainingSettings, seed: int

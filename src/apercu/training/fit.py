@@ -162,7 +162,13 @@ class Fit:
                 precision=self.machine.precision,
                 max_steps=schedule.steps,
                 max_epochs=-1,
-                callbacks=[*callbacks, FirstPass(len(self.source)), trivial, samples, checkpoint],
+                callbacks=[
+                    *callbacks,
+                    FirstPass(len(self.source) if module.still else 0),
+                    trivial,
+                    samples,
+                    checkpoint,
+                ],
                 logger=[
                     CSVLogger(self.run, name="logs", version=""),
                     TensorBoardLogger(self.run, name="logs", version=""),

@@ -32,6 +32,7 @@ class MaskTraining(Training):
     """
 
     trivial: ClassVar[Trivial] = MASKS
+    still: ClassVar[bool] = True
 
     def __init__(
         self, network: MaskingNetwork, classifier: Classifier, settings: MaskSettings, seed: int

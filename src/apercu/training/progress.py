@@ -49,13 +49,13 @@ class TrivialWarning(Callback):
 
 
 class FirstPass(Callback):
-    """Until every image could have been seen once, the network stays in evaluation mode.
+    """Training mode from the start, or from when every image could have been seen once.
 
-    Its batch norms do not normalise before they have statistics of their own, resumed or not, on
-    every device alike. All measured runs were trained so; see docs/experiments.md.
+    Before, batch norms do not normalise, as they have no statistics of their own; resumed or not,
+    on every device alike. All measured masks were trained so; see docs/experiments.md.
 
     Args:
-        images: how many there are.
+        images: how many are seen first; 0 for training mode from the start.
     """
 
     def __init__(self, images: int) -> None:
