@@ -92,6 +92,8 @@ def of_nih(folder: Path) -> Iterator[Film]:
 
 def keep(film: Film, part: Path) -> None:
     place = part / film.label / f"{film.hospital}-{film.file.name}"
+    if place.exists():
+        raise SystemExit(f"error: {film.file}: there is another film of that name and label")
     place.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(film.file, place)
 

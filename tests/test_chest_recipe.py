@@ -1,0 +1,129 @@
+"""The chest study: no patient in two parts; what is done to counterparts is what it says."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from apercu.images import open_images
+
+RECIPE = Path(__file__).parents[1] / "recipes" / "chest"
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Three sources as they come, with films of one grey level per patient."""
+    folder = tmp_path / "data"
+    kermany = [
+        {
+            "file": f"{split}/{kind}/{kind}_{n}.jpeg",
+            "split": split,
+            "class": kind,
+            "patient": patient,
+        }
+        for split in ("train", "test")
+        for kind in ("normal", "bacteria", "virus")
+        for n in range(8)
+        for patient in [f"{kind} {n // 2}" if split == "train" else ""]
+    ]
+    nih = [
+        {"file": f"{n}.jpg", "finding": finding, "patient_id": str(n // 2)}
+        for n in range(24)
+        for finding in ["pneumonia" if n % 3 else "no_finding"]
+    ]
+    boxes = [
+        {"file": "1.jpg", "source": source, "xmin": "2", "ymin": "2", "xmax": end, "ymax": "12"}
+        for source, end in (("nih", "12"), ("rsna", "17"))
+    ]
+    covid = [{"file": "images/a.jpg", "mask": "masks/a.png", "lung_mask": "lungs/a.png"}]
+    for name, rows in {"cxr-kermany": kermany, "cxr-nih": nih, "cxr-covid-seg": covid}.items():
+        for row in rows:
+            for kind in ("file", "mask", "lung_mask"):
+                if kind in row:
+                    place = folder / name / row[kind]
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    Image.new("L", (20, 20), 255).save(place)
+        _table(folder / name / "labels.csv", rows)
+    _table(folder / "cxr-nih" / "boxes.csv", boxes)
+    return folder
+
+
+def _table(path: Path, rows: list[dict[str, str]]) -> None:
+    with path.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _prepare(data: Path, out: Path) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, str(RECIPE / "prepare.py"), str(data), str(out)]
+    return subprocess.run(words, capture_output=True, text=True, check=False)
+
+
+def test_no_patient_is_in_two_parts(data: Path, tmp_path: Path) -> None:
+    films = tmp_path / "films"
+    assert _prepare(data, films).returncode == 0
+    places: dict[str, set[str]] = {}
+    for part in ("train", "validate", "test"):
+        for file in (films / part).glob("*/*"):
+            hospital, _, name = file.stem.partition("-")
+            kind, _, number = name.rpartition("_")
+            places.setdefault(f"{hospital} {kind}{int(number) // 2}", set()).add(part)
+    nih = {name: parts for name, parts in places.items() if name.startswith("nih")}
+    trained = [parts - {"test"} for name, parts in places.items() if name.startswith("kermany")]
+    assert len(trained) == 12 and all(len(parts) == 1 for parts in trained)
+    assert len(nih) == 12 and all(len(parts) == 1 for parts in nih.values())
+    assert nih["nih 0"] == {"test"}  # film 1 has boxes
+    assert sum(1 for _ in films.rglob("kermany-*")) == 48
+    boxed = next(iter(open_images(films / "boxes", channels=1)))
+    assert boxed.label == "pneumonia" and boxed.boxes is not None and len(boxed.boxes) == 2
+    outlined = next(iter(open_images(films / "opacities", channels=1)))
+    assert outlined.region is not None and outlined.region.all()
+
+
+def test_a_prepared_folder_is_not_written_again(data: Path, tmp_path: Path) -> None:
+    _prepare(data, tmp_path / "films")
+    again = _prepare(data, tmp_path / "films")
+    assert again.returncode == 1
+    assert again.stderr == f"error: {tmp_path / 'films'} is there already; choose another folder\n"
+
+
+def test_filters_are_what_their_names_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(RECIPE))
+    import measure
+
+    images = torch.rand(2, 1, 7, 9, generator=torch.Generator().manual_seed(0))
+    padded = np.pad(images.numpy(), ((0, 0), (0, 0), (1, 1), (1, 1)), mode="edge")
+    found = measure.median(images)
+    for row in range(7):
+        for column in range(9):
+            window = padded[:, 0, row : row + 3, column : column + 3].reshape(2, 9)
+            assert found[:, 0, row, column].tolist() == np.median(window, axis=1).tolist()
+    moved = measure.shift(images)
+    assert torch.equal(moved[:, :, 1:, 1:], images[:, :, :-1, :-1])
+    assert torch.equal(moved[:, :, 0, 1:], images[:, :, 0, :-1])
+    smooth = torch.linspace(0, 1, 64).expand(1, 1, 64, 64).contiguous()
+    assert 0 < (measure.jpeg(smooth) - smooth).abs().max() < 0.03
+
+
+def test_readers_are_compared_where_both_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(RECIPE))
+    import measure
+
+    corners = ("xmin", "ymin", "xmax", "ymax")
+    boxes = [("a", "nih", 0, 0, 20, 10), ("a", "rsna", 10, 0, 30, 10), ("b", "nih", 0, 0, 9, 9)]
+    _table(
+        tmp_path / "boxes.csv",
+        [dict(zip(("file", "source", *corners), map(str, box), strict=True)) for box in boxes],
+    )
+    found = measure.readers(tmp_path / "boxes.csv")
+    assert found == {"films_read_twice": 1, "mean_iou": 0.3333}
