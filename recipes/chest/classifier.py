@@ -6,9 +6,7 @@ FILMS is what `prepare.py` leaves, MODELS holds the ImageNet classifier to start
 classifier card with weights, and `facts.json`, in OUT.
 
 Films of the two classes differ in more than lungs: in how far up the arms are, in what is written
-in the corners, in grain. Unless it is `--plain`, the classifier learns on films whose frame is that
-of another film, and, in the second half, that are changed a little where it is most easily
-misled.
+in the corners. Unless it is `--plain`, the classifier learns on films in the frame of another.
 """
 
 from __future__ import annotations
@@ -42,8 +40,6 @@ AVERAGING = 0.995
 """Share of the average of all weights that is kept in each step."""
 FRAMED = 0.6
 """Share of the films that get the frame of another."""
-MISLED = 0.5
-"""Largest Euclidean norm of a misleading change."""
 RESAMPLED = 2000
 
 
@@ -56,7 +52,7 @@ def main() -> None:
     words.add_argument("out", type=Path)
     words.add_argument("--plain", action="store_true")
     words.add_argument("--seed", type=int, default=0)
-    words.add_argument("--epochs", type=int, default=10)
+    words.add_argument("--epochs", type=int, default=8)
     asked = words.parse_args()
     begun = time.monotonic()
     films = {part: read_films(asked.films / part, SPEC) for part in ("train", "validate", "test")}
@@ -108,8 +104,6 @@ def train(network: nn.Module, films: Films, asked: argparse.Namespace) -> nn.Mod
     for step, (images, labels) in zip(range(steps), _batches(films, generator), strict=False):
         if not asked.plain:
             images = reframed(images, generator)
-            if step > steps // 2:
-                images = misleading(network, images, labels, generator)
         loss = F.cross_entropy(scores(network, images), labels, label_smoothing=SMOOTHING)
         optimiser.zero_grad()
         loss.backward()
@@ -141,15 +135,6 @@ def reframed(images: Tensor, generator: Generator) -> Tensor:
     middle = ((1.08 - away**0.25) / 0.16).clamp(0, 1)
     kept = torch.where(draws[4] < FRAMED, middle, torch.ones_like(middle))[:, None]
     return torch.lerp(images[torch.randperm(count, generator=generator)], images, kept)
-
-
-def misleading(network: nn.Module, images: Tensor, labels: Tensor, generator: Generator) -> Tensor:
-    """Films after one step against their label, of a random length up to MISLED."""
-    shown = images.clone().requires_grad_()
-    (slope,) = torch.autograd.grad(F.cross_entropy(scores(network, shown), labels), shown)
-    norm = slope.flatten(1).norm(dim=1).clamp(min=1e-12).view(-1, 1, 1, 1)
-    length = MISLED * torch.rand(len(images), 1, 1, 1, generator=generator)
-    return (images + length * slope / norm).clamp(0, 1)
 
 
 def _batches(films: Films, generator: Generator) -> Iterator[tuple[Tensor, Tensor]]:

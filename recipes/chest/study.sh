@@ -1,5 +1,6 @@
 #!/bin/sh
-# Chest films: a pneumonia classifier, counterparts for it, and where they point. Hours on two cores.
+# Chest films: a pneumonia classifier, both explainers for it, and where they point. About an hour and
+# a half on two cores.
 #
 #   APERCU_DATA=… recipes/chest/study.sh
 #
@@ -9,13 +10,31 @@ cd "$(dirname "$0")/../.."
 data=${APERCU_DATA:-../shared}
 bin=.venv/bin
 out=runs/chest
+card=$out/classifier/card.json
 
-[ -f $out/classifier/card.json ] ||
-    $bin/python recipes/chest/classifier.py "$data/data" "$data/models" $out/classifier
-[ -f $out/counterpart/weights.safetensors ] ||
-    $bin/apercu train counterpart --classifier $out/classifier/card.json \
-        --images "$data/data/cxr-kermany/train" --out $out/counterpart --resume
-$bin/apercu compare --classifier $out/classifier/card.json --images "$data/data/cxr-nih" \
-    --explainer $out/counterpart \
-    --methods cam,grad_cam,gradient,occlusion,centre_blob,centre_box \
-    --metrics ncc,iou_over_percentiles,iou_at_area,pointing_game --out $out/compare-nih
+[ -d $out/films ] || $bin/python recipes/chest/prepare.py "$data/data" $out/films
+[ -f $card ] || $bin/python recipes/chest/classifier.py $out/films "$data/models" $out/classifier
+[ -f $out/plain/card.json ] ||
+    $bin/python recipes/chest/classifier.py $out/films "$data/models" $out/plain --plain
+
+train() { # explainer, then options
+    [ -f "$out/$1/weights.safetensors" ] ||
+        $bin/apercu train "$@" --classifier $card --images $out/films/train --out "$out/$1" --resume
+}
+train counterpart --config recipes/chest/counterpart.yaml
+train mask --steps 400
+[ -f $out/measured/facts.json ] ||
+    $bin/python recipes/chest/measure.py $out/films $card $out/counterpart $out/measured
+
+plain="gradient,integrated_gradients:steps=20,cam,grad_cam,occlusion,rise:masks=500"
+plain="$plain,meaningful_perturbation:steps=100"
+turned="counterpart:augmented=8,mask:augmented=8,gradient:augmented=8"
+turned="$turned,integrated_gradients:steps=20,augmented=8,cam:augmented=8,grad_cam:augmented=8"
+turned="$turned,occlusion:augmented=8,rise:masks=500,augmented=8"
+turned="$turned,meaningful_perturbation:steps=100,augmented=8"
+for truth in boxes opacities; do
+    $bin/apercu compare --classifier $card --images $out/films/$truth \
+        --explainer $out/counterpart --explainer $out/mask \
+        --methods "$plain,$turned,centre_blob,centre_box,random" \
+        --metrics ncc,iou_over_percentiles,iou_at_area,pointing_game --out $out/compare-$truth
+done
