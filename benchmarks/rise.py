@@ -1,6 +1,6 @@
 """What RISE and MFPP cost beyond the classifier they ask, on a MobileNetV2 without weights.
 
-    python benchmarks/rise.py [--masks 4000] [--batch 64] [--device cuda]
+    python benchmarks/rise.py [--masks 2000] [--batch 64] [--device cuda]
 
 The ratio is the time of the method divided by that of as many bare forwards of the network at the
 same batch, without the door; both take turns, and the median over the rounds is told. Promised: at
@@ -25,9 +25,9 @@ SIZE, LIMIT = 224, 1.10
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--masks", type=int, default=128)
+    parser.add_argument("--masks", type=int, default=2000)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
     classifier = opened("mobilenetv2_100", SIZE).to(given.device)

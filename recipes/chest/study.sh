@@ -26,15 +26,15 @@ train mask --steps 400
 [ -f $out/measured/facts.json ] ||
     $bin/python recipes/chest/measure.py $out/films $card $out/counterpart $out/measured
 
-plain="gradient,integrated_gradients:steps=20,cam,grad_cam,occlusion,rise:masks=500"
-plain="$plain,meaningful_perturbation:steps=100"
+quick="gradient,integrated_gradients:steps=20,cam,grad_cam,occlusion"
 turned="counterpart:augmented=8,mask:augmented=8,gradient:augmented=8"
 turned="$turned,integrated_gradients:steps=20,augmented=8,cam:augmented=8,grad_cam:augmented=8"
-turned="$turned,occlusion:augmented=8,rise:masks=500,augmented=8"
-turned="$turned,meaningful_perturbation:steps=100,augmented=8"
+turned="$turned,occlusion:augmented=8"
+slow="rise:masks=300,meaningful_perturbation:steps=100"
+slow="$slow,rise:masks=300,augmented=4,meaningful_perturbation:steps=100,augmented=4"
 for truth in boxes opacities; do
     $bin/apercu compare --classifier $card --images $out/films/$truth \
         --explainer $out/counterpart --explainer $out/mask \
-        --methods "$plain,$turned,centre_blob,centre_box,random" \
+        --methods "$quick,centre_blob,centre_box,random,$turned,$slow" \
         --metrics ncc,iou_over_percentiles,iou_at_area,pointing_game --out $out/compare-$truth
 done
