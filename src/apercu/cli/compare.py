@@ -98,7 +98,7 @@ def compare(
         write_report(results, shots, out / "report.html")
         write_tables(results, out)
 
-    with keeping(kept), progress() as report:
+    with keeping(kept), progress(lines=True) as report:
         try:
             results = measure(
                 opened, source, everything, settings, out=out, progress=report, command=command

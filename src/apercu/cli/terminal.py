@@ -35,8 +35,8 @@ def is_terminal() -> bool:
 
 
 @contextmanager
-def progress() -> Iterator[Progress]:
-    """A bar per kind of work; without a terminal, a line on stderr when one is done."""
+def progress(*, lines: bool = False) -> Iterator[Progress]:
+    """A bar per kind of work, on a terminal only; else, where asked, a line when one is done."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
@@ -53,7 +53,7 @@ def progress() -> Iterator[Progress]:
 
         def report(name: str, done: int, total: int) -> None:
             if bars.disable:
-                if done == total:
+                if lines and done == total:
                     typer.echo(f"{name}: {total} of {total}", err=True)
                 return
             if name not in tasks:
