@@ -12,6 +12,8 @@ WIDTH, HEIGHT = 420, 320
 LEFT, RIGHT, TOP, BOTTOM = 46, 22, 26, 40
 LETTER, LINE = 6.2, 12.0
 """Width and height of a letter of a label, in pixels of the drawing."""
+BOLD = 1.15
+"""How much wider the letters of a marked label are."""
 COLOURED = 6
 """Curves that get a colour of their own; the others are grey."""
 
@@ -176,7 +178,7 @@ def _label(point: Point, x: float, y: float, taken: list[Rect]) -> str:
 
     The place is added to `taken`.
     """
-    wide = LETTER * len(point.name)
+    wide = LETTER * len(point.name) * (BOLD if point.marked else 1)
     for rise in (0, -1, 1):
         middle = y + rise * LINE
         for left, anchor in ((x + 7, "start"), (x - 7 - wide, "end")):
