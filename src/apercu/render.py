@@ -20,7 +20,7 @@ from apercu.types import Boxes, Picture
 
 HEAT = ("#14103a", "#5b1a7c", "#bb3760", "#f3872f", "#fdf5a9")
 """Evidence from none to all; lightness rises evenly, so it reads in grey too."""
-SERIES = ("#0d7a5f", "#c2410c", "#4f46e5", "#b45309", "#0e7490", "#9d174d")
+SERIES = ("#0d7a5f", "#c2410c", "#4f46e5", "#8a7a00", "#0891d1", "#b0187c")
 """Curves of a chart, the first for what is ours; dark enough for paper, light enough for ink."""
 SIGNED = ("#4fb3ff", "#ffb02e")
 """What was taken away, and what was added."""
