@@ -64,7 +64,7 @@ def counterparts(
     for part in torch.split(images, PART):
         with torch.inference_mode():
             seen = classifier(part).argmax(1)
-            yield part, explainer.counterparts(part, 1 - seen, seen=seen)
+            yield part, explainer.counterparts(part, 1 - seen, answers=answers)
 
 
 def decisions(

@@ -131,10 +131,10 @@ def test_the_map_is_the_difference_of_the_pair(
     torch.testing.assert_close(explainer.attribute(images), expected)
     torch.testing.assert_close(explainer.attribute(images, pair.seen), expected)
     torch.testing.assert_close(explainer.attribute(images, pair.wanted), expected)
-    strip = pair.strip(5)
+    strip = pair.strip
     assert torch.equal(strip[0], pair.stable)
     torch.testing.assert_close(strip[-1], pair.adversarial)
-    torch.testing.assert_close(strip[2], (pair.stable + pair.adversarial) / 2)
+    torch.testing.assert_close(strip[3], (pair.stable + pair.adversarial) / 2)
     names = explainer.passport.classes
     other = [names[int(one)] for one in pair.wanted]
     assert torch.equal(explainer.counterparts(images, other).wanted, pair.wanted)

@@ -8,7 +8,7 @@ import torch
 
 from apercu.classifiers import ClassifierCard, InputSpec, SmallResNet, classifier_of
 from apercu.errors import ConfigError, ImageError, RunError, TargetError
-from apercu.explainers.build import build_network
+from apercu.explainers.build import gated_network
 from apercu.explainers.dial import absent_area, measure_dial, write_dial
 from apercu.explainers.mask import MaskExplainer
 from apercu.explainers.passport import Passport
@@ -34,7 +34,7 @@ def classifier():
 def explainer(classifier):
     settings = parse_settings({"decoder": {"width": 16, "resolution": 2}})
     encoder = GraphEncoder(classifier)
-    network = build_network(settings, encoder, Passport.of(classifier))
+    network = gated_network(settings, encoder, Passport.of(classifier))
     network.gate.open_at(1.0, 0.0)
     return MaskExplainer(network, Passport.of(classifier), settings, {"steps": 0.0})
 

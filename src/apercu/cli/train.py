@@ -22,10 +22,11 @@ from apercu.cli.outcome import keeping
 from apercu.cli.terminal import is_terminal, progress, say
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from apercu.classifiers import Classifier
     from apercu.explainers.base import TrainedExplainer
     from apercu.images import ImageSource
-    from apercu.networks.gated import GatedNetwork
     from apercu.training.fit import Fit
     from apercu.training.settings import TrainingSettings
 
@@ -136,6 +137,37 @@ def counterpart(
     _train(settings, train_counterpart, _Wanted(classifier, images, out, seed, resume), machine)
 
 
+@app.command("latent")
+def latent(
+    classifier: ClassifierOption,
+    images: ImagesOption,
+    out: RunOption,
+    config: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Settings in YAML, or light.")
+    ] = None,
+    steps: StepsOption = None,
+    batch: BatchOption = None,
+    resume: ResumeOption = False,
+    seed: SeedOption = 0,
+    device: DeviceOption = Device.AUTO,
+    debug: DebugOption = False,
+) -> None:
+    """Train a latent explainer: a path of images from one decision of the classifier to another.
+
+    A small autoencoder learns what images look like, and what the classifier answers between
+    them. The classifier is only asked, so any will do, one without gradients as well.
+
+    Example: apercu train latent --classifier chest.onnx --images films/ --out runs/path
+    """
+    from apercu.explainers.order import changed, settings_for
+    from apercu.explainers.train import train_latent
+    from apercu.training.settings import LATENT
+
+    settings = changed(settings_for(out, config, LATENT), steps=steps, batch=batch)
+    machine = (device, 1, Precision.FULL)
+    _train(settings, train_latent, _Wanted(classifier, images, out, seed, resume), machine)
+
+
 @dataclass(frozen=True)
 class _Wanted:
     """What is trained for which classifier, and where it goes."""
@@ -149,7 +181,7 @@ class _Wanted:
 
 def _train(
     settings: S,
-    train: Callable[[S, Fit, Classifier, GatedNetwork | None], TrainedExplainer[Any, Any]],
+    train: Callable[[S, Fit, Classifier, nn.Module | None], TrainedExplainer[Any, Any]],
     wanted: _Wanted,
     place: tuple[Device, int, Precision],
 ) -> None:
@@ -159,12 +191,15 @@ def _train(
     from apercu.explainers.train import new_network
     from apercu.images import open_images
     from apercu.training.fit import Fit, Machine
+    from apercu.training.settings import GatedSettings
 
     device, devices, precision = place
     machine = Machine(device.resolve(), devices, precision.lightning, is_terminal())
     opened = open_classifier(wanted.classifier)
     source = open_images(wanted.images, channels=opened.channels)
-    early = opened.differentiable or settings.encoder != "own"  # else the student is the encoder
+    gated = settings if isinstance(settings, GatedSettings) else None
+    student = gated is not None and not opened.differentiable
+    early = not student or (gated and gated.encoder != "own")  # else the student is the encoder
     network = new_network(settings, opened, wanted.seed) if early else None
     out = wanted.out
     Order(
@@ -176,7 +211,7 @@ def _train(
         precision=machine.precision,
     ).begin(out, resume=wanted.resume)
     with keeping(f"{out} keeps what was done; go on with the same command and --resume"):
-        taught, facts = _teacher(opened, source, out, wanted.seed)
+        taught, facts = _taught(opened, source, out, wanted.seed) if student else (opened, {})
         fit = Fit(taught, source, out, machine, wanted.seed, say)
         explainer = train(settings, fit, opened, network)
         if facts and fit.leads:
@@ -186,12 +221,10 @@ def _train(
         _summary(out, explainer.facts)
 
 
-def _teacher(
+def _taught(
     classifier: Classifier, source: ImageSource, out: Path, seed: int
 ) -> tuple[Classifier, dict[str, float]]:
-    """What the masks are trained on: the classifier, or its student, and the student's facts."""
-    if classifier.differentiable:
-        return classifier, {}
+    """The student of a classifier without gradients, and its facts."""
     from apercu.classifiers import StudentSettings
     from apercu.explainers.stand_in import stand_in
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -11,13 +12,10 @@ from apercu.errors import ConfigError, TargetError
 from apercu.explain.answer import Answer
 from apercu.explain.asked import TOP, Asked, Choice
 from apercu.explain.pair import PairAnswer
-from apercu.explainers.counterpart import CounterpartExplainer
+from apercu.explainers.changing import ChangingExplainer
 from apercu.explainers.mask import MaskExplainer
 from apercu.images.dicom import Reference
-from apercu.types import Images, Picture
-
-STEPS = 7
-"""Pictures of a strip, both ends included."""
+from apercu.types import Images, Logits, Picture
 
 
 class MaskAnswers:
@@ -55,7 +53,7 @@ class CounterpartAnswers:
     """Counterparts for the runner-up, for a class by name, or for all classes but the one seen.
 
     Args:
-        explainer: a trained counterpart explainer.
+        explainer: a trained explainer that changes images.
         asked: what is asked; `top` is the runner-up.
         classifier: says what it sees, and how sure it is of each picture of a strip; without it
             the explainer reads the class itself, and the strips have no probabilities.
@@ -67,7 +65,10 @@ class CounterpartAnswers:
     """
 
     def __init__(
-        self, explainer: CounterpartExplainer, asked: Asked, classifier: Classifier | None = None
+        self,
+        explainer: ChangingExplainer[Any, Any],
+        asked: Asked,
+        classifier: Classifier | None = None,
     ) -> None:
         passport = explainer.passport
         if classifier is not None:
@@ -85,8 +86,8 @@ class CounterpartAnswers:
     @torch.inference_mode()
     def __call__(self, picture: Picture, source: Reference | None) -> Iterator[PairAnswer]:
         images = self.explainer.prepare(picture)[None]
-        logits = self._answers(images)
-        seen, *others = logits.argsort(descending=True).tolist()
+        answers = self._answers(images)
+        seen, *others = answers[0].argsort(descending=True).tolist()
         wanted = others[: self.count] if self.fixed is None else [self.fixed]
         classes = self.explainer.passport.classes
         if seen in wanted:
@@ -94,16 +95,15 @@ class CounterpartAnswers:
                 f"target: the image is seen as {classes[seen]} already; choose another class"
             )
         for target in wanted:
-            pair = self.explainer.counterparts(images, target, seen=torch.tensor([seen]))
-            strip = pair.strip(STEPS)[:, 0]
+            strip = self.explainer.counterparts(images, target, answers=answers).strip[:, 0]
             shares = self._shares(strip, target)
             names = classes[seen], classes[target]
             yield PairAnswer(images[0], names, target, strip.cpu(), shares, source)
 
-    def _answers(self, images: Images) -> torch.Tensor:
+    def _answers(self, images: Images) -> Logits:
         if self.classifier is None:
-            return self.explainer.answers(images)[0].cpu()
-        return self.classifier(images.to(self.classifier.device))[0].cpu()
+            return self.explainer.answers(images).cpu()
+        return self.classifier(images.to(self.classifier.device)).cpu()
 
     def _shares(self, strip: Images, target: int) -> tuple[float, ...]:
         if self.classifier is None:

@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from apercu.explainers.passport import Passport
 from apercu.explainers.targets import Target
-from apercu.networks.gated import GatedNetwork
 from apercu.training.settings import TrainingSettings
-from apercu.types import Images, Maps, Picture
+from apercu.types import Images, Logits, Maps, Picture
 
-N = TypeVar("N", bound=GatedNetwork)
+N = TypeVar("N", bound=nn.Module)
 S = TypeVar("S", bound=TrainingSettings)
 E = TypeVar("E", bound="TrainedExplainer")  # type: ignore[type-arg]
 
@@ -74,18 +73,13 @@ class TrainedExplainer(ABC, Generic[N, S]):
         """A picture of any size as the explainer takes it: whole, squashed."""
         return self.passport.prepare(picture)
 
-    @torch.inference_mode()
-    def answers(self, inputs: Images) -> Tensor:
+    @abstractmethod
+    def answers(self, inputs: Images) -> Logits:
         """How strongly the explainer itself reads each class, `batch × classes`.
 
         Raises:
             ImageError: the images have another size or number of channels.
         """
-        return self.network.gate.answers(self._encode(inputs)[-1])
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.passport.spec}, {len(self.passport.classes)} classes)"
-
-    def _encode(self, inputs: Images) -> list[Tensor]:
-        self.passport.check_images(inputs)
-        return self.network.encode(inputs.to(self.device))

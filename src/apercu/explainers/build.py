@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError
 from apercu.explainers.passport import Passport
@@ -9,15 +11,21 @@ from apercu.networks.counterparts import CounterpartNetwork
 from apercu.networks.encoder import Encoder, SmallEncoder, TimmEncoder
 from apercu.networks.gated import GatedNetwork
 from apercu.networks.graph import GraphEncoder
+from apercu.networks.latent import LatentNetwork
 from apercu.networks.masking import MaskingNetwork
-from apercu.training.settings import MaskSettings, TrainingSettings
+from apercu.training.settings import (
+    GatedSettings,
+    LatentSettings,
+    MaskSettings,
+    TrainingSettings,
+)
 from apercu.training.settings.counterpart import CounterpartSettings
 
 TIMM = "timm/"
 
 
 def build_encoder(
-    settings: TrainingSettings,
+    settings: GatedSettings,
     passport: Passport,
     backbone: Classifier | None,
     *,
@@ -47,8 +55,28 @@ def build_encoder(
     return TimmEncoder(settings.encoder.removeprefix(TIMM), channels, pretrained=pretrained)
 
 
-def build_network(settings: TrainingSettings, encoder: Encoder, passport: Passport) -> GatedNetwork:
-    """The untrained network of the explainer that the settings describe.
+def build_network(
+    settings: TrainingSettings,
+    passport: Passport,
+    backbone: Classifier | None = None,
+    *,
+    pretrained: bool = True,
+) -> nn.Module:
+    """The untrained network of the explainer that the settings describe; see `build_encoder`.
+
+    Raises:
+        ConfigError: as `build_encoder`, or the output would be coarser than the deepest features.
+    """
+    if isinstance(settings, LatentSettings):
+        return LatentNetwork(passport.input.channels, len(passport.classes), settings.shape)
+    if isinstance(settings, GatedSettings):
+        encoder = build_encoder(settings, passport, backbone, pretrained=pretrained)
+        return gated_network(settings, encoder, passport)
+    raise ConfigError(f"settings: no explainer is known by {type(settings).__name__}")
+
+
+def gated_network(settings: GatedSettings, encoder: Encoder, passport: Passport) -> GatedNetwork:
+    """The untrained network around an encoder.
 
     Raises:
         ConfigError: its output would be coarser than the encoder's deepest map.

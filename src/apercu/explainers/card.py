@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from apercu.explainers.passport import Passport
-from apercu.training.settings import MaskSettings, TrainingSettings
-from apercu.training.settings.counterpart import CounterpartSettings
+from apercu.training.settings import (
+    CounterpartSettings,
+    LatentSettings,
+    MaskSettings,
+    TrainingSettings,
+)
 
 _LINES: dict[str, tuple[str, Callable[[float], str]]] = {
     "training_images": ("training images, no labels used", "{:.0f}".format),
@@ -44,7 +48,7 @@ def run_card(passport: Passport, settings: TrainingSettings, facts: Mapping[str,
             "",
             f"Answers {passport.input.channels}-channel images of {size} pixels for each of "
             f"{len(passport.classes)} classes. Classifier's fingerprint: `{passport.fingerprint}`.",
-            f"Encoder `{settings.encoder}`, {how}, {settings.schedule.batch} images per step.",
+            f"{how}, {settings.schedule.batch} images per step.",
             "",
             "| figure | value |",
             "|---|---|",
@@ -61,14 +65,20 @@ def _about(settings: TrainingSettings) -> tuple[str, str, str]:
     if isinstance(settings, MaskSettings):
         return (
             "Mask explainer",
-            f"objective `{settings.objective.form}`",
+            f"Encoder `{settings.encoder}`, objective `{settings.objective.form}`",
             "`dial.csv` and `dial.png` show area against kept and removed probability by level.\n"
             "Use: `apercu explain RUN IMAGE --out maps`.",
         )
     if isinstance(settings, CounterpartSettings):
         return (
             "Counterpart explainer",
-            f"stable images from `{settings.objective.stable}`",
+            f"Encoder `{settings.encoder}`, stable images from `{settings.objective.stable}`",
             "Use: `apercu explain RUN IMAGE --out counterparts`.",
+        )
+    if isinstance(settings, LatentSettings):
+        return (
+            "Latent explainer",
+            f"Codes of {settings.shape.code} numbers for pictures of {settings.shape.side} pixels",
+            "Use: `apercu explain RUN IMAGE --out paths`.",
         )
     raise TypeError(f"run_card: no explainer is known by {type(settings).__name__}")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from apercu.classifiers import Classifier
 from apercu.errors import ImagesError
-from apercu.explainers.counterpart import CounterpartExplainer
+from apercu.explainers.changing import ChangingExplainer
 from apercu.training.counterparts.objective import runner_up
 from apercu.training.counterparts.step import figures
 from apercu.types import Images
@@ -17,7 +18,7 @@ from apercu.types import Images
 
 @torch.inference_mode()
 def measure_counterparts(
-    explainer: CounterpartExplainer, classifier: Classifier, shown: Iterable[Images]
+    explainer: ChangingExplainer[Any, Any], classifier: Classifier, shown: Iterable[Images]
 ) -> dict[str, float]:
     """Shares of images whose similar counterpart keeps the decision (`kept`), and whose
     adversarial one is seen as the runner-up (`flipped`); mean size of the difference.
@@ -31,7 +32,7 @@ def measure_counterparts(
         logits = classifier(images)
         seen = logits.argmax(1)
         wanted = runner_up(logits, seen)
-        pair = explainer.counterparts(images, wanted, seen=seen)
+        pair = explainer.counterparts(images, wanted, answers=logits)
         rows += [
             {
                 "kept": (classifier(pair.stable).argmax(1) == seen).float().mean(),

@@ -13,7 +13,7 @@ from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.targets import Target, class_indices, per_image
 from apercu.networks.masking import MaskingNetwork, enlarge
 from apercu.training.settings import MaskSettings
-from apercu.types import Images, Maps, Regions, Targets
+from apercu.types import Images, Logits, Maps, Regions, Targets
 
 
 @final
@@ -44,6 +44,15 @@ class MaskExplainer(TrainedExplainer[MaskingNetwork, MaskSettings]):
         targets = self._targets(features, target)
         log_odds = self.network.decode(features, targets)
         return enlarge(log_odds, inputs.shape[-2:]).sigmoid()
+
+    @torch.inference_mode()
+    def answers(self, inputs: Images) -> Logits:
+        """How strongly the explainer itself reads each class, `batch × classes`.
+
+        Raises:
+            ImageError: the images have another size or number of channels.
+        """
+        return self.network.gate.answers(self._encode(inputs)[-1])
 
     @torch.inference_mode()
     def attribute_classes(self, inputs: Images, targets: Tensor) -> Tensor:
@@ -83,6 +92,10 @@ class MaskExplainer(TrainedExplainer[MaskingNetwork, MaskSettings]):
     def top(self, inputs: Images) -> Targets:
         """The class that the explainer itself reads from its features, per image."""
         return self.answers(inputs).argmax(1)
+
+    def _encode(self, inputs: Images) -> list[Tensor]:
+        self.passport.check_images(inputs)
+        return self.network.encode(inputs.to(self.device))
 
     def _targets(self, features: list[Tensor], target: Target) -> Targets:
         if target is None:

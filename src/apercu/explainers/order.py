@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from apercu.errors import RunError
 from apercu.explainers.run import CONFIG, WEIGHTS
 from apercu.output import write
-from apercu.training.settings import Family, TrainingSettings
+from apercu.training.settings import Family, GatedSettings, TrainingSettings
 
 ORDER = "order.json"
 
@@ -122,7 +122,7 @@ def changed(
     asked = {"steps": steps, "batch": batch}
     schedule = {name: value for name, value in asked.items() if value is not None}
     update: dict[str, object] = {"schedule": settings.schedule.model_copy(update=schedule)}
-    if encoder is not None:
+    if encoder is not None and isinstance(settings, GatedSettings):
         scratch = encoder == "small" or (encoder.startswith("timm/") and not settings.frozen)
         update |= {"encoder": encoder, "frozen": not scratch}
     return settings.model_copy(update=update)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, TypeAlias, cast
 
 from pydantic import Field, TypeAdapter
 from safetensors import SafetensorError
@@ -21,17 +21,19 @@ from safetensors.torch import load_file, save
 from apercu.classifiers import open_classifier, save_classifier
 from apercu.errors import ClassifierError, ConfigError, RunError
 from apercu.explainers.base import E, TrainedExplainer
-from apercu.explainers.build import build_encoder, build_network
+from apercu.explainers.build import build_network
 from apercu.explainers.card import run_card
 from apercu.explainers.counterpart import CounterpartExplainer
+from apercu.explainers.latent import LatentExplainer
 from apercu.explainers.mask import MaskExplainer
 from apercu.explainers.passport import Passport
 from apercu.networks.counterparts import CounterpartNetwork
+from apercu.networks.gated import GatedNetwork
 from apercu.networks.graph import GraphEncoder
+from apercu.networks.latent import LatentNetwork
 from apercu.networks.masking import MaskingNetwork
 from apercu.output import write
-from apercu.training.settings import MaskSettings
-from apercu.training.settings.counterpart import CounterpartSettings
+from apercu.training.settings import CounterpartSettings, LatentSettings, MaskSettings
 
 CONFIG, CLASSIFIER, WEIGHTS, FACTS, CARD = (
     "config.json",
@@ -42,8 +44,9 @@ CONFIG, CLASSIFIER, WEIGHTS, FACTS, CARD = (
 )
 ENCODER = "encoder"
 
-_SETTINGS: TypeAdapter[MaskSettings | CounterpartSettings] = TypeAdapter(
-    Annotated[MaskSettings | CounterpartSettings, Field(discriminator="explainer")]
+_Settings: TypeAlias = MaskSettings | CounterpartSettings | LatentSettings
+_SETTINGS: TypeAdapter[_Settings] = TypeAdapter(
+    Annotated[_Settings, Field(discriminator="explainer")]
 )
 
 
@@ -59,16 +62,16 @@ def save_run(explainer: TrainedExplainer[Any, Any], run: str | Path) -> None:
     write(folder / FACTS, json.dumps(explainer.facts, indent=1).encode())
     card = run_card(explainer.passport, explainer.settings, explainer.facts)
     write(folder / CARD, card)
-    encoder = explainer.network.encoder
-    if isinstance(encoder, GraphEncoder):
-        save_classifier(encoder.classifier[0], folder / ENCODER)
-        state = explainer.network.trained_state()
+    network = explainer.network
+    if isinstance(network, GatedNetwork) and isinstance(network.encoder, GraphEncoder):
+        save_classifier(network.encoder.classifier[0], folder / ENCODER)
+        state = network.trained_state()
     else:
-        state = {k: v.contiguous().cpu() for k, v in explainer.network.state_dict().items()}
+        state = {k: v.contiguous().cpu() for k, v in network.state_dict().items()}
     write(folder / WEIGHTS, save(state))
 
 
-def open_run(run: str | Path) -> MaskExplainer | CounterpartExplainer:
+def open_run(run: str | Path) -> MaskExplainer | CounterpartExplainer | LatentExplainer:
     """Opens the run folder of any explainer, on the CPU.
 
     Raises:
@@ -88,8 +91,7 @@ def open_run(run: str | Path) -> MaskExplainer | CounterpartExplainer:
         facts = TypeAdapter(dict[str, float]).validate_python(_json(folder / FACTS))
         open_encoder = folder / ENCODER / "card.json"
         own = open_classifier(open_encoder) if open_encoder.is_file() else None
-        encoder = build_encoder(settings, passport, own, pretrained=False)
-        network = build_network(settings, encoder, passport)
+        network = build_network(settings, passport, own, pretrained=False)
         missing, unknown = network.load_state_dict(load_file(folder / WEIGHTS), strict=False)
     except (OSError, ValueError, TypeError, SafetensorError, RuntimeError) as error:
         reason = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
@@ -100,6 +102,8 @@ def open_run(run: str | Path) -> MaskExplainer | CounterpartExplainer:
         raise RunError(f"{folder}: {WEIGHTS} does not fit {CONFIG}; the folder mixes two runs")
     if isinstance(settings, CounterpartSettings):
         return CounterpartExplainer(cast(CounterpartNetwork, network), passport, settings, facts)
+    if isinstance(settings, LatentSettings):
+        return LatentExplainer(cast(LatentNetwork, network), passport, settings, facts)
     return MaskExplainer(cast(MaskingNetwork, network), passport, settings, facts)
 
 

@@ -4,34 +4,44 @@ from __future__ import annotations
 
 from math import isfinite
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from pydantic import BaseModel, ValidationError
+from torch import nn
 
 from apercu.classifiers import Classifier, open_classifier
 from apercu.errors import ClassifierError, RunError
-from apercu.explainers.build import TIMM, build_encoder, build_network
+from apercu.explainers.build import TIMM, build_network
+from apercu.explainers.changing import ChangingExplainer
 from apercu.explainers.counterpart import CounterpartExplainer
 from apercu.explainers.decisions import measure_counterparts
 from apercu.explainers.dial import absent_area, measure_dial, write_dial
+from apercu.explainers.latent import LatentExplainer
 from apercu.explainers.mask import MaskExplainer
 from apercu.explainers.passport import Passport
 from apercu.explainers.run import CLASSIFIER, CONFIG, WEIGHTS
 from apercu.networks.counterparts import CounterpartNetwork
-from apercu.networks.gated import GatedNetwork
+from apercu.networks.latent import LatentNetwork
 from apercu.networks.masking import MaskingNetwork
 from apercu.output import write
+from apercu.training.base import Training
 from apercu.training.counterparts.step import CounterpartTraining
 from apercu.training.fit import Fit
+from apercu.training.latent.step import LatentTraining
 from apercu.training.module import MaskTraining
 from apercu.training.phases import batches
-from apercu.training.settings import MaskSettings, TrainingSettings
-from apercu.training.settings.counterpart import CounterpartSettings
+from apercu.training.settings import (
+    CounterpartSettings,
+    GatedSettings,
+    LatentSettings,
+    MaskSettings,
+    TrainingSettings,
+)
 from apercu.training.stream import TrainingImages, parts
 
 
-def new_network(settings: TrainingSettings, classifier: Classifier, seed: int) -> GatedNetwork:
+def new_network(settings: TrainingSettings, classifier: Classifier, seed: int) -> nn.Module:
     """The untrained network of an explainer.
 
     Args:
@@ -42,20 +52,19 @@ def new_network(settings: TrainingSettings, classifier: Classifier, seed: int) -
     Raises:
         ConfigError: the encoder cannot be built, or does not fit the classifier.
     """
-    if isinstance(settings, CounterpartSettings):
+    if isinstance(settings, CounterpartSettings | LatentSettings):
         check_classes(classifier)
     backbone, passport = _backbone(settings, classifier), Passport.of(classifier)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        encoder = build_encoder(settings, passport, backbone)
-        return build_network(settings, encoder, passport)
+        return build_network(settings, passport, backbone)
 
 
 def train_mask(
     settings: MaskSettings,
     fit: Fit,
     classifier: Classifier,
-    network: GatedNetwork | None = None,
+    network: nn.Module | None = None,
 ) -> MaskExplainer:
     """Trains a mask explainer and leaves it in the run folder.
 
@@ -88,7 +97,7 @@ def train_counterpart(
     settings: CounterpartSettings,
     fit: Fit,
     classifier: Classifier,
-    network: GatedNetwork | None = None,
+    network: nn.Module | None = None,
 ) -> CounterpartExplainer:
     """Trains a counterpart explainer and leaves it in the run folder; see `train_mask`.
 
@@ -103,10 +112,42 @@ def train_counterpart(
     generators = cast(CounterpartNetwork, made)
     _claim(fit.run, settings, passport)
     explainer = CounterpartExplainer(generators, passport, settings, {})
-    facts = fit(CounterpartTraining(generators, fit.classifier, settings, fit.seed))
+    training = CounterpartTraining(generators, fit.classifier, settings, fit.seed)
+    _change(explainer, classifier, fit, training)
+    return explainer
+
+
+def train_latent(
+    settings: LatentSettings,
+    fit: Fit,
+    classifier: Classifier,
+    network: nn.Module | None = None,
+) -> LatentExplainer:
+    """Trains a latent explainer and leaves it in the run folder; see `train_mask`.
+
+    The classifier is asked and never looked into, so it needs no gradients and no student.
+
+    Raises:
+        ClassifierError: the classifier has a single class.
+        RunError: the folder holds a finished training, or one of other settings.
+    """
+    check_classes(classifier)
+    passport = Passport.of(classifier)
+    coder = cast(LatentNetwork, network or new_network(settings, classifier, fit.seed))
+    _claim(fit.run, settings, passport)
+    explainer = LatentExplainer(coder, passport, settings, {})
+    _change(explainer, classifier, fit, LatentTraining(coder, classifier, settings, fit.seed))
+    return explainer
+
+
+def _change(
+    explainer: ChangingExplainer[Any, Any], classifier: Classifier, fit: Fit, training: Training
+) -> None:
+    """Fits an explainer that changes images, measures it on images held out, and saves it."""
+    facts = fit(training)
     explainer.facts |= {name: value for name, value in facts.items() if isfinite(value)}
     if not fit.leads:
-        return explainer
+        return
     held_out = parts(len(fit.source), fit.seed)[1]
     images = TrainingImages(fit.source, classifier, held_out)
     explainer.to(classifier.device)
@@ -114,7 +155,6 @@ def train_counterpart(
     explainer.facts |= measure_counterparts(explainer, classifier, shown)
     explainer.facts["measured_images"] = float(len(images))
     explainer.save_pretrained(fit.run)
-    return explainer
 
 
 def _measure(explainer: MaskExplainer, fit: Fit, classifier: Classifier) -> dict[str, float]:
@@ -150,6 +190,8 @@ def check_classes(classifier: Classifier) -> None:
 
 def _backbone(settings: TrainingSettings, classifier: Classifier) -> Classifier | None:
     """The classifier whose layers become the encoder, if the settings want one."""
+    if not isinstance(settings, GatedSettings):
+        return None
     if settings.encoder == "own":
         return classifier
     if settings.encoder == "small" or settings.encoder.startswith(TIMM):

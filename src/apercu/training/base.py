@@ -7,13 +7,12 @@ from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 
 from apercu.classifiers import Classifier
-from apercu.networks.gated import GatedNetwork
 from apercu.render import Tile
 from apercu.training.settings import TrainingSettings
 from apercu.training.watch import Trivial
@@ -45,7 +44,7 @@ class Training(LightningModule, ABC):
     still: ClassVar[bool] = False
 
     def __init__(
-        self, network: GatedNetwork, classifier: Classifier, settings: TrainingSettings, seed: int
+        self, network: nn.Module, classifier: Classifier, settings: TrainingSettings, seed: int
     ) -> None:
         super().__init__()
         self.network = network

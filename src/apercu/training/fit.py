@@ -27,7 +27,7 @@ from apercu.training.base import Training
 from apercu.training.embedding import Labels
 from apercu.training.phases import embed_answers, embed_labels, learn_answers
 from apercu.training.progress import FirstPass, Samples, TrivialWarning
-from apercu.training.settings import TrainingSettings
+from apercu.training.settings import GatedSettings, TrainingSettings
 from apercu.training.stream import EndlessOrder, TrainingImages, parts
 
 CHECKPOINTS, LAST, EMBEDDED = "checkpoints", "last.ckpt", "embedded.safetensors"
@@ -90,14 +90,16 @@ class Fit:
         begun = time.monotonic()
         network, settings = module.network, module.settings
         images = TrainingImages(self.source, self.classifier, parts(len(self.source), self.seed)[0])
-        share = self._embed(network, settings, images)
+        facts: dict[str, float] = {}
+        if isinstance(network, GatedNetwork) and isinstance(settings, GatedSettings):
+            facts["embedding_agreement"] = self._embed(network, settings, images)
+            network.settle()
         if images.unusable:
             first = next(iter(images.unusable.values()))
             self.say(
                 f"warning: {len(images.unusable)} images cannot be used, others stand in for them; "
                 f"the first because {first}"
             )
-        network.settle()
         spent = Clock(begun)
         averaging = Averaging(settings.schedule.averaging)
         trainer = self._trainer(module, [spent, averaging])
@@ -114,11 +116,11 @@ class Fit:
             "training_seconds": spent.total,
             "training_images": float(len(images)),
             "steps": float(trainer.global_step),
-            "embedding_agreement": share,
+            **facts,
         }
 
     def _embed(
-        self, network: GatedNetwork, settings: TrainingSettings, images: TrainingImages
+        self, network: GatedNetwork, settings: GatedSettings, images: TrainingImages
     ) -> float:
         """The embedding phase, or its stored result; returns how often it was right."""
         path = self.run / CHECKPOINTS / EMBEDDED

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 DECAY = 0.98
 EMPTY, FULL, ALIKE = 0.01, 0.95, 0.8
 TURNED, SEEN, FAINT, WIDE = 0.5, 0.002, 0.05, 0.6
+TOLD, MISREAD = 0.1, 1.0
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,24 @@ def _counterparts(means: Mapping[str, float]) -> str | None:
     return None
 
 
+def _latent(means: Mapping[str, float]) -> str | None:
+    """Codes that tell nothing of their images, and a reader that knows no better than no change."""
+    if means["told"] < TOLD:
+        return (
+            f"codes tell little of their images ({means['told']:.2f} of the variance); lower noise"
+        )
+    if means["misread"] > MISREAD:
+        return (
+            "the classifier's answers cannot be read from the codes (error "
+            f"{means['misread']:.2f} of the change); enlarge shape.side, or train on"
+        )
+    return None
+
+
 MASKS = Trivial(("area_true", "area_fake"), ("area_true",), _masks)
 _FOUR = ("flipped", "change", "peak", "spread")
 COUNTERPARTS = Trivial(_FOUR, _FOUR, _counterparts)
+LATENT = Trivial(("told", "misread"), ("told", "misread"), _latent)
 
 
 @dataclass

@@ -7,12 +7,16 @@ from typing import Any
 
 from apercu.training.settings.counterpart import PRESETS as COUNTERPART_PRESETS
 from apercu.training.settings.counterpart import CounterpartSettings
+from apercu.training.settings.gated import GatedSettings
+from apercu.training.settings.latent import PRESETS as LATENT_PRESETS
+from apercu.training.settings.latent import LatentSettings
 from apercu.training.settings.mask import PRESETS, MaskSchedule, MaskSettings
 from apercu.training.settings.reading import Family
 from apercu.training.settings.schedule import Schedule, TrainingSettings
 
 MASK = Family(MaskSettings, PRESETS)
 COUNTERPART = Family(CounterpartSettings, COUNTERPART_PRESETS)
+LATENT = Family(LatentSettings, LATENT_PRESETS)
 
 
 def read_settings(path: str | Path | None) -> MaskSettings:
@@ -27,10 +31,13 @@ def parse_settings(content: dict[str, Any], where: str = "settings") -> MaskSett
 
 __all__ = [
     "COUNTERPART",
+    "LATENT",
     "MASK",
     "PRESETS",
     "CounterpartSettings",
     "Family",
+    "GatedSettings",
+    "LatentSettings",
     "MaskSchedule",
     "MaskSettings",
     "Schedule",

@@ -8,7 +8,8 @@ from pydantic import Field, model_validator
 
 from apercu.networks.counterparts import CounterpartShape
 from apercu.training.counterparts.objective import CounterpartObjective
-from apercu.training.settings.schedule import Schedule, TrainingSettings
+from apercu.training.settings.gated import GatedSettings
+from apercu.training.settings.schedule import Schedule
 
 
 class CounterpartSchedule(Schedule):
@@ -18,7 +19,7 @@ class CounterpartSchedule(Schedule):
     rate: float = Field(2e-3, gt=0)
 
 
-class CounterpartSettings(TrainingSettings):
+class CounterpartSettings(GatedSettings):
     """Everything that distinguishes one counterpart explainer from another.
 
     Attributes:

@@ -9,7 +9,8 @@ from pydantic import Field
 from apercu.networks.decoder import DecoderShape
 from apercu.training.embedding import Answers, Labels
 from apercu.training.objectives import Dial, Printed, Released
-from apercu.training.settings.schedule import Schedule, TrainingSettings
+from apercu.training.settings.gated import GatedSettings
+from apercu.training.settings.schedule import Schedule
 
 
 class MaskSchedule(Schedule):
@@ -25,7 +26,7 @@ class MaskSchedule(Schedule):
     side: int = Field(160, ge=16)
 
 
-class MaskSettings(TrainingSettings):
+class MaskSettings(GatedSettings):
     """Everything that distinguishes one mask explainer from another.
 
     Attributes:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-
-from apercu.training.embedding import Answers, Labels
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class Schedule(BaseModel):
@@ -34,25 +30,10 @@ class TrainingSettings(BaseModel):
     """What every trained explainer can be told.
 
     Attributes:
-        encoder: `own` (the classifier's backbone), `small` (from scratch), `timm/NAME` with
-            timm's pretrained weights, or the SPEC of any classifier that shows its layers.
-        frozen: whether the encoder stays as it is, or learns together with the class embedding.
-        embedding: how the class embedding is learned.
+        explainer: the kind.
         schedule: how long.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    encoder: str = "own"
-    frozen: bool = True
-    embedding: Annotated[Answers | Labels, Field(discriminator="form")] = Answers()
+    explainer: str
     schedule: Schedule = Schedule()
-
-    @model_validator(mode="after")
-    def _trains_what_is_random(self) -> TrainingSettings:
-        if self.encoder == "small" and self.frozen:
-            raise ValueError("a `small` encoder starts from nothing, so set frozen: false")
-        if not self.frozen and self.encoder != "small" and not self.encoder.startswith("timm/"):
-            raise ValueError(
-                f"the encoder `{self.encoder}` is a classifier's own, so set frozen: true"
-            )
-        return self

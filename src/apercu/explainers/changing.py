@@ -1,0 +1,135 @@
+"""Explainers that change an image until the classifier changes its mind."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from apercu.errors import TargetError
+from apercu.explainers.base import TrainedExplainer
+from apercu.explainers.targets import Target, per_image
+from apercu.training.counterparts.objective import runner_up
+from apercu.training.settings import TrainingSettings
+from apercu.types import Images, Logits, Maps, Targets
+
+N = TypeVar("N", bound=nn.Module)
+S = TypeVar("S", bound=TrainingSettings)
+
+STEPS = 7
+"""Pictures of a strip, both ends included."""
+
+
+@dataclass(frozen=True, eq=False)
+class Counterparts:
+    """From images that are seen as they are to images that are seen as something else.
+
+    Attributes:
+        stable: seen as the image is seen; the image itself, or close to it.
+        adversarial: seen as what is wanted, or meant to be.
+        seen: the class of the stable ones.
+        wanted: the class of the adversarial ones.
+        between: pictures on the way from one to the other, in order, without either.
+    """
+
+    stable: Images
+    adversarial: Images
+    seen: Targets
+    wanted: Targets
+    between: tuple[Images, ...] | None = None
+
+    @property
+    def difference(self) -> Images:
+        """What the adversarial images have more, or less, than the stable ones."""
+        return self.adversarial - self.stable
+
+    @property
+    def maps(self) -> Maps:
+        """How much each pixel changes: the mean over the channels."""
+        return self.difference.abs().mean(1)
+
+    @property
+    def strip(self) -> Float[Tensor, "steps batch channels height width"]:
+        """All from stable to adversarial; the straight way where no other is known."""
+        if self.between is not None:
+            return torch.stack([self.stable, *self.between, self.adversarial])
+        shares = torch.linspace(0, 1, STEPS).tolist()
+        return torch.stack([torch.lerp(self.stable, self.adversarial, share) for share in shares])
+
+
+class ChangingExplainer(TrainedExplainer[N, S], ABC):
+    """A trained explainer that shows an image as another class; it needs its classifier no more."""
+
+    @torch.inference_mode()
+    def attribute(self, inputs: Images, target: Target = None) -> Maps:
+        """How much each pixel would have to change for the class to be lost, or gained.
+
+        Args:
+            inputs: images in [0, 1] at the classifier's size.
+            target: the class in question; None takes what the explainer reads as the top class.
+                In an image that is read as it, it is lost to the runner-up; else it is gained.
+
+        Raises:
+            ImageError: the images have another size or number of channels.
+            TargetError: there is no such class, or not one target per image.
+        """
+        known, answers = self._checked(inputs)
+        seen = answers.argmax(1)
+        wanted = second = runner_up(answers, seen)
+        if target is not None:
+            asked = per_image(self.passport.names, target, len(inputs)).to(self.device)
+            wanted = torch.where(asked == seen, second, asked)
+        return self._made(known, answers, wanted).maps
+
+    @torch.inference_mode()
+    def counterparts(
+        self, inputs: Images, target: Target = None, *, answers: Logits | None = None
+    ) -> Counterparts:
+        """Each image as it is seen, and as it would be seen as something else.
+
+        Args:
+            inputs: images in [0, 1] at the classifier's size.
+            target: the class that the adversarial ones should have; None takes the runner-up.
+            answers: what the classifier answers, where it has been asked; else the explainer
+                reads it itself.
+
+        Raises:
+            ImageError: the images have another size or number of channels.
+            TargetError: there is no such class, not one target per image, or an image is seen as
+                its target already.
+        """
+        known, read = self._checked(inputs)
+        answers = read if answers is None else answers.to(self.device)
+        seen = answers.argmax(1)
+        if target is None:
+            return self._made(known, answers, runner_up(answers, seen))
+        wanted = per_image(self.passport.names, target, len(inputs)).to(self.device)
+        if (same := (wanted == seen).nonzero()).numel():
+            name = self.passport.classes[int(seen[same[0, 0]])]
+            raise TargetError(f"target: the image is seen as {name} already; choose another class")
+        return self._made(known, answers, wanted)
+
+    @torch.inference_mode()
+    def answers(self, inputs: Images) -> Logits:
+        """How strongly the explainer itself reads each class, `batch × classes`.
+
+        Raises:
+            ImageError: the images have another size or number of channels.
+        """
+        return self._checked(inputs)[1]
+
+    def _checked(self, inputs: Images) -> tuple[Any, Logits]:
+        self.passport.check_images(inputs)
+        return self._read(inputs.to(self.device))
+
+    @abstractmethod
+    def _read(self, images: Images) -> tuple[Any, Logits]:
+        """What `_made` needs to know of the images, and what the classifier would answer."""
+
+    @abstractmethod
+    def _made(self, known: Any, answers: Logits, wanted: Targets) -> Counterparts:
+        """Counterparts of images that the classifier answers so, as the wanted classes."""

@@ -1,0 +1,111 @@
+"""A small variational autoencoder, and a reader that knows what its codes mean to a classifier."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, TypeAlias, final
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from apercu.types import Images, Logits
+
+Codes: TypeAlias = Float[Tensor, "batch code"]
+
+HALVINGS = 4
+"""How often the encoder halves the side of its pictures."""
+GROUPS = 8
+"""Groups of channels that are normalised together."""
+SPREAD = (-8.0, 4.0)
+"""Bounds of the logarithm of a code's variance."""
+
+
+@dataclass(frozen=True)
+class LatentShape:
+    """How large the autoencoder is.
+
+    Args:
+        side: of the square pictures that it sees, in pixels; a multiple of 16.
+        code: numbers in a code.
+        width: channels of the finest features, a multiple of 8; doubled twice on the way down.
+        reader: width of the reader's two hidden layers.
+    """
+
+    side: Annotated[int, Field(ge=16, multiple_of=2**HALVINGS)] = 64
+    code: Annotated[int, Field(ge=1)] = 128
+    width: Annotated[int, Field(ge=GROUPS, multiple_of=GROUPS)] = 24
+    reader: Annotated[int, Field(ge=1)] = 256
+
+
+@final
+class LatentNetwork(nn.Module):
+    """Images → codes → small pictures, and codes → what a classifier answers.
+
+    Args:
+        channels: of the images.
+        classes: of the classifier.
+        shape: how large.
+    """
+
+    def __init__(self, channels: int, classes: int, shape: LatentShape) -> None:
+        super().__init__()
+        self.shape = shape
+        widths = [shape.width * scale for scale in (1, 2, 4, 4)]
+        self.coarse = widths[-1], shape.side >> HALVINGS, shape.side >> HALVINGS
+        values = widths[-1] * (shape.side >> HALVINGS) ** 2
+        down = [
+            _block(inputs, outputs, stride=2)
+            for inputs, outputs in zip([channels, *widths], widths, strict=False)
+        ]
+        up = [
+            nn.Sequential(nn.Upsample(scale_factor=2), _block(inputs, outputs))
+            for inputs, outputs in zip(widths[::-1], [*widths[-2::-1], widths[0]], strict=True)
+        ]
+        self.down = nn.Sequential(*down, nn.Flatten(), nn.Linear(values, 2 * shape.code))
+        self.start = nn.Linear(shape.code, values)
+        self.up = nn.Sequential(*up, nn.Conv2d(widths[0], channels, 3, padding=1))
+        self.reader = nn.Sequential(
+            nn.Linear(shape.code, shape.reader),
+            nn.SiLU(),
+            nn.Linear(shape.reader, shape.reader),
+            nn.SiLU(),
+            nn.Linear(shape.reader, classes),
+        )
+
+    def shrink(self, images: Images) -> Images:
+        """The images as the autoencoder sees them."""
+        side = self.shape.side
+        return F.interpolate(images, (side, side), mode="bilinear", antialias=True)
+
+    def encode(self, images: Images) -> tuple[Codes, Codes]:
+        """Mean and logarithm of the variance of each image's code."""
+        mean, spread = self.down(2 * self.shrink(images) - 1).chunk(2, dim=1)
+        return mean, spread.clamp(*SPREAD)
+
+    def decode(self, codes: Codes) -> Images:
+        """Small pictures in [0, 1]."""
+        return self.up(self.start(codes).unflatten(1, self.coarse)).sigmoid()
+
+    def read(self, codes: Codes) -> Logits:
+        """What the classifier is thought to answer to images of these codes."""
+        return self.reader(codes)
+
+    def moved(self, images: Images, start: Codes, end: Codes) -> Images:
+        """Images changed as pictures change between two codes; what no code holds stays as it is.
+
+        Args:
+            images: in [0, 1].
+            start: their own codes.
+            end: the codes they should have.
+        """
+        change = self.decode(end) - self.decode(start)
+        enlarged = F.interpolate(change, tuple(images.shape[-2:]), mode="bicubic")
+        return (images + enlarged).clamp(0, 1)
+
+
+def _block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, stride, padding=1), nn.GroupNorm(GROUPS, outputs), nn.SiLU()
+    )

@@ -1,0 +1,1 @@
+"""How the autoencoder and the reader of latent paths are trained."""

@@ -1,0 +1,35 @@
+"""What the explainers that look through an encoder and a class embedding can be told."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from apercu.training.embedding import Answers, Labels
+from apercu.training.settings.schedule import TrainingSettings
+
+
+class GatedSettings(TrainingSettings):
+    """Where features come from, and how the classes are learned.
+
+    Attributes:
+        encoder: `own` (the classifier's backbone), `small` (from scratch), `timm/NAME` with
+            timm's pretrained weights, or the SPEC of any classifier that shows its layers.
+        frozen: whether the encoder stays as it is, or learns together with the class embedding.
+        embedding: how the class embedding is learned.
+    """
+
+    encoder: str = "own"
+    frozen: bool = True
+    embedding: Annotated[Answers | Labels, Field(discriminator="form")] = Answers()
+
+    @model_validator(mode="after")
+    def _trains_what_is_random(self) -> GatedSettings:
+        if self.encoder == "small" and self.frozen:
+            raise ValueError("a `small` encoder starts from nothing, so set frozen: false")
+        if not self.frozen and self.encoder != "small" and not self.encoder.startswith("timm/"):
+            raise ValueError(
+                f"the encoder `{self.encoder}` is a classifier's own, so set frozen: true"
+            )
+        return self
