@@ -298,20 +298,6 @@ def test_train_counterpart_is_a_command(
     assert code == 2 and "finished training" in said
 
 
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
-    from apercu.cli import main
-
-    def run(*words: str | Path) -> tuple[int, str]:
-        with pytest.raises(SystemExit) as stop:
-            main([str(word) for word in words])
-        found = capsys.readouterr()
-        code = stop.value.code
-        return (code if isinstance(code, int) else 1), found.out + found.err
-
-    return run
-
-
 def test_a_folder_of_another_kind_is_named(
     run: Path, tiny_run: Path, tiny_card: Path, command: Callable[..., tuple[int, str]]
 ) -> None:

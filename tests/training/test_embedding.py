@@ -9,7 +9,7 @@ from torch import Generator
 
 from apercu.networks.gate import ClassGate
 from apercu.training.embedding import RidgeMoments, fit_answers
-from apercu.training.watch import COUNTERPARTS, MASKS, TrivialAnswers
+from apercu.training.watch import COUNTERPARTS, LATENT, MASKS, TrivialAnswers
 
 
 def _problem() -> tuple[torch.Tensor, torch.Tensor]:
@@ -115,6 +115,20 @@ def test_sound_masks_and_early_steps_are_not_told() -> None:
 def test_trivial_counterparts_are_told(odd: dict[str, float], says: str) -> None:
     watch = TrivialAnswers(COUNTERPARTS, patience=1)
     watch.add({"flipped": 0.97, "change": 0.02, "peak": 0.3, "spread": 0.2, **odd})
+    assert str(watch.warning()).startswith(says)
+
+
+@pytest.mark.parametrize(
+    ("odd", "says"),
+    [
+        ({"told": 0.02}, "codes tell little of their images"),
+        ({"misread": 1.4}, "the classifier's answers cannot be read from the codes"),
+        ({}, "None"),
+    ],
+)
+def test_useless_codes_are_told(odd: dict[str, float], says: str) -> None:
+    watch = TrivialAnswers(LATENT, patience=1)
+    watch.add({"told": 0.7, "misread": 0.4, **odd})
     assert str(watch.warning()).startswith(says)
 
 

@@ -11,8 +11,8 @@ from apercu.networks.latent import Codes, LatentNetwork
 from apercu.training.settings import LatentSettings
 from apercu.types import Images, Logits, Targets
 
-Encoded: TypeAlias = tuple[Images, Codes, Logits]
-"""Images, their codes, and what is read from these."""
+Encoded: TypeAlias = tuple[Images, Codes]
+"""Images and their codes."""
 
 
 @final
@@ -29,16 +29,15 @@ class LatentExplainer(ChangingExplainer[LatentNetwork, LatentSettings]):
 
     def _read(self, images: Images) -> tuple[Encoded, Logits]:
         codes = self.network.encode(images)[0]
-        read = self.network.read(codes)
-        return (images, codes, read), read
+        return (images, codes), self.network.read(codes)
 
     def _made(self, known: Encoded, answers: Logits, wanted: Targets) -> Counterparts:
         with torch.inference_mode(mode=False):
-            images, codes, read, start, asked = (
-                values.clone() for values in (*known, answers, wanted)
-            )
+            images, codes, start, asked = (values.clone() for values in (*known, answers, wanted))
+            with torch.no_grad():
+                before = self.network.sway(codes)
             path, _ = self.settings.path.shortest(
-                codes, lambda passed: start + self.network.read(passed) - read, asked
+                codes, lambda passed: start + self.network.sway(passed) - before, asked
             )
             with torch.no_grad():
                 moved = [self.network.moved(images, codes, passed) for passed in path[1:]]

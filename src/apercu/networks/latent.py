@@ -1,4 +1,4 @@
-"""A small variational autoencoder, and a reader that knows what its codes mean to a classifier."""
+"""A small variational autoencoder, and two readers of what its codes mean to a classifier."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class LatentShape:
         side: of the square pictures that it sees, in pixels; a multiple of 16.
         code: numbers in a code.
         width: channels of the finest features, a multiple of 8; doubled twice on the way down.
-        reader: width of the reader's two hidden layers.
+        reader: width of the two hidden layers of each reader.
     """
 
     side: Annotated[int, Field(ge=16, multiple_of=2**HALVINGS)] = 64
@@ -66,15 +66,10 @@ class LatentNetwork(nn.Module):
         self.down = nn.Sequential(*down, nn.Flatten(), nn.Linear(values, 2 * shape.code))
         self.start = nn.Linear(shape.code, values)
         self.up = nn.Sequential(*up, nn.Conv2d(widths[0], channels, 3, padding=1))
-        self.reader = nn.Sequential(
-            nn.Linear(shape.code, shape.reader),
-            nn.SiLU(),
-            nn.Linear(shape.reader, shape.reader),
-            nn.SiLU(),
-            nn.Linear(shape.reader, classes),
-        )
+        self.reader = _layers(shape, classes)
+        self.mover = _layers(shape, classes)
 
-    def shrink(self, images: Images) -> Images:
+    def shrink(self, images: Images) -> Float[Tensor, "batch channels side side"]:
         """The images as the autoencoder sees them."""
         side = self.shape.side
         return F.interpolate(images, (side, side), mode="bilinear", antialias=True)
@@ -84,13 +79,19 @@ class LatentNetwork(nn.Module):
         mean, spread = self.down(2 * self.shrink(images) - 1).chunk(2, dim=1)
         return mean, spread.clamp(*SPREAD)
 
-    def decode(self, codes: Codes) -> Images:
+    def decode(self, codes: Codes) -> Float[Tensor, "batch channels side side"]:
         """Small pictures in [0, 1]."""
         return self.up(self.start(codes).unflatten(1, self.coarse)).sigmoid()
 
     def read(self, codes: Codes) -> Logits:
-        """What the classifier is thought to answer to images of these codes."""
+        """What the classifier is thought to answer to images that have these codes."""
         return self.reader(codes)
+
+    def sway(self, codes: Codes) -> Logits:
+        """How its answers to an image change as the image is moved between codes: by the
+        difference of this at the two. Much less than between images that have those codes, whose
+        texture differs, too."""
+        return self.mover(codes)
 
     def moved(self, images: Images, start: Codes, end: Codes) -> Images:
         """Images changed as pictures change between two codes; what no code holds stays as it is.
@@ -103,6 +104,16 @@ class LatentNetwork(nn.Module):
         change = self.decode(end) - self.decode(start)
         enlarged = F.interpolate(change, tuple(images.shape[-2:]), mode="bicubic")
         return (images + enlarged).clamp(0, 1)
+
+
+def _layers(shape: LatentShape, classes: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(shape.code, shape.reader),
+        nn.SiLU(),
+        nn.Linear(shape.reader, shape.reader),
+        nn.SiLU(),
+        nn.Linear(shape.reader, classes),
+    )
 
 
 def _block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:

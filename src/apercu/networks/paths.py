@@ -17,6 +17,9 @@ from apercu.types import Logits, Scores, Targets
 
 Path = Float[Tensor, "points batch code"]
 
+DAMPING = 0.01
+"""Slopes below it are not enlarged by the optimiser, so that rounding does not decide."""
+
 
 @dataclass(frozen=True)
 class Lagrangian:
@@ -84,7 +87,7 @@ class Lagrangian:
     ) -> Path:
         weight = torch.full((len(start),), evidence, device=start.device)
         way = torch.zeros(self.points - 1, *start.shape, device=start.device, requires_grad=True)
-        optimiser = torch.optim.Adam([way], lr=self.rate)
+        optimiser = torch.optim.Adam([way], lr=self.rate, eps=DAMPING)
         for _ in range(self.steps):
             path = torch.cat([start[None], start + way])
             (slopes,) = torch.autograd.grad(self.cost(path, read, wanted, weight).sum(), way)

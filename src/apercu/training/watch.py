@@ -62,7 +62,7 @@ def _counterparts(means: Mapping[str, float]) -> str | None:
 
 
 def _latent(means: Mapping[str, float]) -> str | None:
-    """Codes that tell nothing of their images, and a reader that knows no better than no change."""
+    """Codes that tell nothing of their images, and readers that know less than nothing."""
     if means["told"] < TOLD:
         return (
             f"codes tell little of their images ({means['told']:.2f} of the variance); lower noise"

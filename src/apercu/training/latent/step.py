@@ -26,10 +26,10 @@ MIXED = 4
 
 @final
 class LatentTraining(Training):
-    """An autoencoder by the evidence lower bound; a reader by what the classifier answers to
-    changed images. The classifier is asked, and never looked into.
+    """An autoencoder by the evidence lower bound; its readers by what the classifier answers to
+    images, and to images that are moved. It is asked, and never looked into.
 
-    The reader learns where it will be used: on codes that it leads to itself, and on mixtures.
+    They learn where they will be used: on codes that they lead to themselves, and on mixtures.
 
     Args:
         network: what is trained.
@@ -67,9 +67,9 @@ class LatentTraining(Training):
         reached = self._reached(start, answers, generator)
         with torch.no_grad():
             found = self.classifier(network.moved(images, start, reached)) - answers
-        read = network.read(start)
-        told = network.read(reached) - read
-        terms["reading"] = F.smooth_l1_loss(read, answers, reduction="none").mean(1)
+        told = network.sway(reached) - network.sway(start)
+        read = F.smooth_l1_loss(network.read(start), answers, reduction="none")
+        terms["reading"] = read.mean(1)
         terms["moving"] = F.smooth_l1_loss(told, found, reduction="none").mean(1)
         variance = (small - small.mean(0)).square().mean()
         self.note(
@@ -88,7 +88,7 @@ class LatentTraining(Training):
         wanted = runner_up(answers, answers.argmax(1))
 
         def read(codes: Codes) -> Logits:
-            return answers + network.read(codes) - network.read(start)
+            return answers + network.sway(codes) - network.sway(start)
 
         path, _ = self.settings.path.shortest(start, read, wanted)
         moved = network.moved(images, start, path[-1])
@@ -104,16 +104,16 @@ class LatentTraining(Training):
         return float(self.classifier(images).softmax(1)[0, wanted[0]])
 
     def _reached(self, start: Codes, answers: Logits, generator: Generator) -> Codes:
-        """Codes that the reader leads to on its way to another decision, and mixtures."""
+        """Codes that are led to on the way to another decision, and mixtures."""
         count = len(start)
         others = answers.scatter(1, answers.argmax(1, keepdim=True), -torch.inf).softmax(1)
         wanted = others.cpu().multinomial(1, generator=generator)[:, 0].to(start.device)
         far = torch.randint(1, STRIDES + 1, (count, 1), generator=generator).to(start.device)
-        base = self.network.read(start).detach()
+        base = self.network.sway(start).detach()
         codes = start
         for number in range(STRIDES):
             leaf = codes.detach().requires_grad_()
-            doubt = F.cross_entropy(answers + self.network.read(leaf) - base, wanted)
+            doubt = F.cross_entropy(answers + self.network.sway(leaf) - base, wanted)
             (slopes,) = torch.autograd.grad(doubt, leaf)
             codes = torch.where(number < far, codes - STRIDE * F.normalize(slopes), codes)
         share = torch.rand(count, 1, generator=generator).to(start)

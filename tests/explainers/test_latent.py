@@ -1,0 +1,172 @@
+"""The latent explainer: a strip between two decisions, a run folder, a command."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from apercu import open_classifier, open_images
+from apercu.classifiers import Classifier, ClassifierCard, InputSpec, SmallResNet, classifier_of
+from apercu.compare.runs import open_runs
+from apercu.errors import ClassifierError, ConfigError, RunError, TargetError
+from apercu.explainers.latent import LatentExplainer
+from apercu.explainers.run import open_run
+from apercu.explainers.train import train_latent
+from apercu.training.fit import Fit, Machine
+from apercu.training.latent.step import LatentTraining
+from apercu.training.settings import LATENT, LatentSettings
+
+PLANTED = "planted:size=32,images=24,classes=3,difficulty=0"
+SETTINGS = {
+    "shape": {"side": 32, "code": 8, "width": 8, "reader": 16},
+    "path": {"steps": 20, "evidence": [3.0, 30.0]},
+    "schedule": {"steps": 3, "batch": 4},
+}
+
+
+def settings(**changes: Any) -> LatentSettings:
+    return LATENT.parse({**SETTINGS, **changes})
+
+
+def fit(classifier: Classifier, folder: Path) -> Fit:
+    return Fit(classifier, open_images(PLANTED), folder, Machine("cpu"), say=lambda line: None)
+
+
+@pytest.fixture
+def classifier(tiny_card: Path) -> Classifier:
+    return open_classifier(tiny_card)
+
+
+@pytest.fixture(scope="module")
+def run(tiny_card: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder, classifier = tmp_path_factory.mktemp("runs") / "latent", open_classifier(tiny_card)
+    train_latent(settings(), fit(classifier, folder), classifier)
+    return folder
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def test_a_training_leaves_a_run_that_opens_again(run: Path, images: torch.Tensor) -> None:
+    explainer, again = LatentExplainer.from_pretrained(run), open_run(run)
+    assert isinstance(again, LatentExplainer)
+    assert torch.equal(explainer.attribute(images), again.attribute(images))
+    facts = json.loads((run / "facts.json").read_text())
+    assert {"kept", "flipped", "change", "peak", "spread", "steps"} <= facts.keys()
+    assert facts["kept"] == 1.0 and "embedding_agreement" not in facts
+    assert "Latent explainer" in (run / "card.md").read_text()
+    assert list((run / "samples").iterdir())
+
+
+def test_a_strip_begins_with_the_image(run: Path, images: torch.Tensor) -> None:
+    explainer = LatentExplainer.from_pretrained(run)
+    pair = explainer.counterparts(images)
+    assert pair.strip.shape == (7, *images.shape)
+    assert torch.equal(pair.strip[0], images) and torch.equal(pair.stable, images)
+    assert torch.equal(pair.strip[-1], pair.adversarial)
+    assert not torch.equal(pair.adversarial, images)
+    expected = (pair.adversarial - images).abs().mean(1)
+    torch.testing.assert_close(explainer.attribute(images), expected)
+    torch.testing.assert_close(explainer.attribute(images, pair.seen), expected)
+    torch.testing.assert_close(explainer.attribute(images, pair.wanted), expected)
+    for image in range(len(images)):
+        alone = explainer.attribute(images[image : image + 1])
+        torch.testing.assert_close(alone[0], expected[image], atol=1e-4, rtol=1e-3)
+
+
+def test_the_path_starts_at_what_the_classifier_answers(run: Path, images: torch.Tensor) -> None:
+    explainer = LatentExplainer.from_pretrained(run)
+    sure = torch.tensor([[9.0, 0.0, 0.0]]).repeat(3, 1)
+    unsure = sure / 9
+    far = explainer.counterparts(images, 1, answers=sure)
+    near = explainer.counterparts(images, 1, answers=unsure)
+    assert (far.seen == 0).all() and (far.wanted == 1).all()
+    assert far.maps.mean() > near.maps.mean()
+
+
+def test_targets_that_cannot_be(run: Path, images: torch.Tensor) -> None:
+    explainer = LatentExplainer.from_pretrained(run)
+    seen = explainer.counterparts(images).seen
+    with pytest.raises(TargetError, match=r"is seen as .* already; choose another"):
+        explainer.counterparts(images, seen)
+    with pytest.raises(TargetError, match="no class"):
+        explainer.counterparts(images, "ring")
+
+
+def test_a_training_goes_on_where_it_was(classifier: Classifier, tmp_path: Path) -> None:
+    whole = settings(schedule={"steps": 8, "batch": 4, "save_every": 2})
+    done = LatentTraining.training_step
+
+    def stops(self: LatentTraining, *arguments: Any) -> torch.Tensor:
+        if self.global_step >= 5:
+            raise InterruptedError
+        return done(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LatentTraining, "training_step", stops)
+        with pytest.raises(InterruptedError):
+            train_latent(whole, fit(classifier, tmp_path / "resumed"), classifier)
+    resumed = train_latent(whole, fit(classifier, tmp_path / "resumed"), classifier)
+    straight = train_latent(whole, fit(classifier, tmp_path / "straight"), classifier)
+    state = resumed.network.state_dict()
+    for name, value in straight.network.state_dict().items():
+        torch.testing.assert_close(value, state[name], msg=name)
+
+
+def test_the_classifier_is_only_asked(classifier: Classifier, tmp_path: Path) -> None:
+    class Asked(SmallResNet):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            assert not torch.is_grad_enabled() and not images.requires_grad
+            return super().forward(images)
+
+    input, classes = classifier.network.input, classifier.classes
+    card = ClassifierCard(source="tests:asked", input=input, classes=classes)
+    asked = classifier_of(Asked(3, 3, (32, 32), width=4), card)
+    explainer = train_latent(settings(), fit(asked, tmp_path), asked)
+    assert explainer.facts["steps"] == 3
+
+
+def test_what_does_not_fit(classifier: Classifier, tmp_path: Path, run: Path) -> None:
+    spec, options = InputSpec(size=(32, 32)), {"channels": 3, "classes": 1, "size": [32, 32]}
+    card = ClassifierCard(source="tests:one", options=options, input=spec, classes=("one",))
+    single = classifier_of(SmallResNet(3, 1, (32, 32), width=4), card)
+    with pytest.raises(ClassifierError, match="tests:one: expected at least 2 classes"):
+        train_latent(settings(), fit(single, tmp_path), single)
+    with pytest.raises(ConfigError, match=r"shape.side: .*multiple of 16"):
+        settings(shape={"side": 40})
+    with pytest.raises(ConfigError, match=r"shape.sides is no setting.*side"):
+        settings(shape={"sides": 32})
+    with pytest.raises(RunError, match="holds a finished training"):
+        train_latent(settings(), fit(classifier, run), classifier)
+
+
+def test_it_can_be_compared_as_a_map(run: Path, classifier: Classifier) -> None:
+    found = open_runs([run], classifier)
+    assert list(found) == ["latent"] and found["latent"].kind == "map"
+
+
+def test_the_command_trains_and_explains(
+    tiny_card: Path, tmp_path: Path, command: Callable[..., tuple[int, str]]
+) -> None:
+    config = tmp_path / "settings.yaml"
+    config.write_text(json.dumps(SETTINGS))
+    words = ("--classifier", tiny_card, "--images", PLANTED, "--config", config)
+    code, said = command("train", "latent", *words, "--out", tmp_path / "run", "--device", "cpu")
+    assert code == 0 and "adversarial ones flip it" in said
+    out = tmp_path / "paths"
+    shown = ("planted:size=32,images=2,classes=3", "--classifier", tiny_card)
+    code, _ = command("explain", tmp_path / "run", *shown, "--out", out)
+    assert code == 0
+    for image in json.loads((out / "explain.json").read_text())["images"]:
+        (answer,) = image["answers"]
+        assert len(answer["probabilities"]) == 7
+        assert (out / answer["files"]["strip"]).is_file()
+    code, said = command("explain", tmp_path / "run", shown[0], "--level", 0.3, "--out", out)
+    assert code == 2 and "level: counterparts are not cut at a level" in said
