@@ -1,12 +1,13 @@
 """Trains the pneumonia classifier of the chest study and says how good and how calibrated it is.
 
-    python recipes/chest/classifier.py FILMS MODELS OUT [--plain] [--seed N] [--epochs N]
+    python recipes/chest/classifier.py FILMS MODELS OUT [--plain] [--colour] [--seed N] [--epochs N]
 
 FILMS is what `prepare.py` leaves, MODELS holds the ImageNet classifier to start from. Leaves a
 classifier card with weights, and `facts.json`, in OUT.
 
 Films of the two classes differ in more than lungs: in how far up the arms are, in what is written
-in the corners. Unless it is `--plain`, the classifier learns on films in the frame of another.
+in the corners. Unless it is `--plain`, the classifier learns on films in the frame of another. With
+`--colour` a learned colouring stands before it; else its first layer is summed over the colours.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -32,9 +34,16 @@ from apercu.classifiers import (
     open_classifier,
     save_classifier,
 )
+from apercu.classifiers.colour import Coloured
 from apercu.training.augment import Views
 
 SPEC = InputSpec(channels=1, size=(160, 160), mean=(0.5,), std=(0.5,))
+GREY = "timm/mobilenetv2_100", {"pad_type": "same", "num_classes": len(CLASSES), "in_chans": 1}
+COLOURED = (
+    "apercu.classifiers.colour:Coloured",
+    {"backbone": "mobilenetv2_100", "pad_type": "same", "num_classes": len(CLASSES)},
+)
+"""Source and options of the two kinds of classifier."""
 BATCH, RATE, FASTER, DECAY, SMOOTHING = 16, 1.5e-4, 10, 0.02, 0.05
 AVERAGING = 0.995
 """Share of the average of all weights that is kept in each step."""
@@ -51,19 +60,21 @@ def main() -> None:
     words.add_argument("models", type=Path)
     words.add_argument("out", type=Path)
     words.add_argument("--plain", action="store_true")
+    words.add_argument("--colour", action="store_true")
     words.add_argument("--seed", type=int, default=0)
     words.add_argument("--epochs", type=int, default=8)
     asked = words.parse_args()
     begun = time.monotonic()
     films = {part: read_films(asked.films / part, SPEC) for part in ("train", "validate", "test")}
     print({part: len(some) for part, some in films.items()}, flush=True)
-    network = begin(asked.models / "mobilenetv2_100.json")
+    source, options = COLOURED if asked.colour else GREY
+    network = begin(source, options, asked.models / "mobilenetv2_100.json")
     network = train(network, films["train"], asked)
     facts = {"training_seconds": round(time.monotonic() - begun), "seed": asked.seed}
     facts |= calibrate(network, films["validate"])
     card = ClassifierCard(
-        source="timm/mobilenetv2_100",
-        options={"pad_type": "same", "num_classes": len(CLASSES), "in_chans": 1},
+        source=source,
+        options=options,
         input=SPEC,
         classes=CLASSES,
     )
@@ -73,17 +84,24 @@ def main() -> None:
     print(json.dumps(facts, indent=1))
 
 
-def begin(card: Path) -> nn.Module:
+def begin(source: str, options: dict[str, Any], card: Path) -> nn.Module:
     """MobileNetV2 with ImageNet's weights, for grey films and two classes."""
-    network = timm.create_model("mobilenetv2_100", pad_type="same", in_chans=1, num_classes=2)
+    coloured = source == COLOURED[0]
+    network = Coloured(**options) if coloured else timm.create_model("mobilenetv2_100", **options)
     module = open_classifier(card).module
     if not isinstance(module, nn.Module):
         raise SystemExit(f"error: {card} shows no layers")
     known = {n: v for n, v in module.state_dict().items() if not n.startswith("classifier.")}
-    known["conv_stem.weight"] = known["conv_stem.weight"].sum(dim=1, keepdim=True)
-    network.load_state_dict(known, strict=False)
-    nn.init.zeros_(network.get_submodule("classifier").weight)
+    if not coloured:
+        known["conv_stem.weight"] = known["conv_stem.weight"].sum(dim=1, keepdim=True)
+    (network.backbone if coloured else network).load_state_dict(known, strict=False)
+    nn.init.zeros_(head(network).weight)
     return network.eval()
+
+
+def head(network: nn.Module) -> nn.Module:
+    """The last layer, which is new."""
+    return getattr(network, "backbone", network).get_submodule("classifier")
 
 
 def train(network: nn.Module, films: Films, asked: argparse.Namespace) -> nn.Module:
@@ -93,9 +111,9 @@ def train(network: nn.Module, films: Films, asked: argparse.Namespace) -> nn.Mod
     films extinguish the last features.
     """
     steps = asked.epochs * (len(films) // BATCH)
-    head = network.get_submodule("classifier")
-    others = [v for n, v in network.named_parameters() if not n.startswith("classifier.")]
-    groups = [{"params": others}, {"params": head.parameters()}]
+    new = list(head(network).parameters())
+    others = [values for values in network.parameters() if all(values is not one for one in new)]
+    groups = [{"params": others}, {"params": new}]
     optimiser = torch.optim.AdamW(groups, RATE, weight_decay=DECAY)
     peaks = [RATE, FASTER * RATE]
     rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, peaks, total_steps=steps)
@@ -173,9 +191,8 @@ def calibrate(network: nn.Module, films: Films) -> dict[str, float]:
     grid = torch.logspace(-1, 1, 401)
     losses = torch.stack([F.cross_entropy(logits / one, films.labels) for one in grid])
     temperature = float(grid[losses.argmin()])
-    head = network.get_submodule("classifier")
     with torch.no_grad():
-        for values in head.parameters():
+        for values in head(network).parameters():
             values /= temperature
     return {"temperature": temperature, "validation_films": float(len(films))}
 

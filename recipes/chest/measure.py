@@ -14,6 +14,7 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,8 @@ from torchmetrics.functional.classification import binary_auroc
 
 from apercu import render
 from apercu.classifiers import Classifier, open_classifier
-from apercu.explainers.counterpart import Counterpart, CounterpartExplainer
+from apercu.explainers.changing import ChangingExplainer, Counterparts
+from apercu.explainers.run import open_run
 from apercu.images import open_images
 
 PART = 32
@@ -41,7 +43,9 @@ def main() -> None:
     words.add_argument("--seed", type=int, default=0)
     asked = words.parse_args()
     classifier = open_classifier(asked.classifier)
-    explainer = CounterpartExplainer.from_pretrained(asked.run)
+    explainer = open_run(asked.run)
+    if not isinstance(explainer, ChangingExplainer):
+        raise SystemExit(f"error: {asked.run}: expected counterparts or latent paths")
     spec = explainer.passport.input
     test, train = (read_films(asked.films / part, spec) for part in ("test", "train"))
     found: dict[str, object] = {
@@ -58,17 +62,17 @@ def main() -> None:
 
 
 def counterparts(
-    classifier: Classifier, explainer: CounterpartExplainer, images: Tensor
-) -> Iterator[tuple[Tensor, Counterpart]]:
+    classifier: Classifier, explainer: ChangingExplainer[Any, Any], images: Tensor
+) -> Iterator[tuple[Tensor, Counterparts]]:
     """Films and their counterparts for the other class, part by part."""
     for part in torch.split(images, PART):
         with torch.inference_mode():
-            seen = classifier(part).argmax(1)
-            yield part, explainer.counterparts(part, 1 - seen, answers=answers)
+            answers = classifier(part)
+            yield part, explainer.counterparts(part, 1 - answers.argmax(1), answers=answers)
 
 
 def decisions(
-    classifier: Classifier, explainer: CounterpartExplainer, images: Tensor
+    classifier: Classifier, explainer: ChangingExplainer[Any, Any], images: Tensor
 ) -> dict[str, float]:
     """Shares of films whose similar image keeps the decision, whose adversarial one flips it."""
     rows: dict[str, list[Tensor]] = {}
@@ -121,7 +125,7 @@ FILTERS: dict[str, Callable[[Tensor], Tensor]] = {
 
 def passing(
     classifier: Classifier,
-    explainer: CounterpartExplainer,
+    explainer: ChangingExplainer[Any, Any],
     train: Films,
     test: Films,
     seed: int,
@@ -164,7 +168,7 @@ def passing(
 
 
 def places(
-    classifier: Classifier, explainer: CounterpartExplainer, folder: Path
+    classifier: Classifier, explainer: ChangingExplainer[Any, Any], folder: Path
 ) -> dict[str, float]:
     """Shares of the difference's energy in the body and the lungs, and theirs of the film."""
     images, lungs = [], []
@@ -215,7 +219,7 @@ def filled(boxes: list[tuple[float, ...]]) -> np.ndarray:
 
 
 def sheet(
-    classifier: Classifier, explainer: CounterpartExplainer, films: Films, path: Path
+    classifier: Classifier, explainer: ChangingExplainer[Any, Any], films: Films, path: Path
 ) -> None:
     """Three films of each class that are seen as what they are."""
     rows = []
