@@ -24,7 +24,7 @@ LAYERS = (
     ("explainers",),
     ("compare", "interop"),
     ("report", "explain"),
-    ("gallery",),
+    ("gallery", "robustness"),
     ("demo",),
     ("cli",),
     ("__main__",),

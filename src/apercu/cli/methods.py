@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
-from inspect import signature
-from typing import Literal, TypeAlias, cast, get_args, get_origin, get_type_hints
+from typing import TypeAlias, cast
 
 import torch
 
 from apercu.classifiers import Classifier
+from apercu.cli.values import listed, settings_of, split_names
 from apercu.errors import ClassifierError, ConfigError, nearest
 from apercu.images import ImageSource
 from apercu.methods import (
@@ -93,12 +93,12 @@ def parse_methods(
     Raises:
         ConfigError: a method or setting is unknown, or a value does not fit.
     """
-    return {name: _wrapped(name, runs or {}) for name in _split(text)}
+    return {name: _wrapped(name, runs or {}) for name in split_names(text, "methods", METHODS)}
 
 
 def check_methods(text: str) -> None:
     """Raises what `parse_methods` would of methods, before any run is opened."""
-    for name in _split(text):
+    for name in split_names(text, "methods", METHODS):
         if name.partition(":")[0] in METHODS:
             _wrapped(name, {})
 
@@ -147,25 +147,9 @@ def _has_boxes(source: ImageSource) -> bool:
     return any(source[index].boxes is not None for index in range(min(LOOKED_AT, len(source))))
 
 
-def _split(text: str) -> list[str]:
-    """Names with their settings; a part with = but no name goes on with the method before."""
-    names: list[str] = []
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        if "=" in part and ":" not in part and names:
-            names[-1] += f",{part}"
-        else:
-            names.append(part)
-    if not names:
-        raise ConfigError(f"methods: expected some of {', '.join(METHODS)}, got none")
-    return names
-
-
 def _wrapped(name: str, runs: Mapping[str, Explainer]) -> Explainer | TrueBox:
     word, _, rest = name.partition(":")
-    settings = rest.split(",") if rest else []
-    keys = [setting.partition("=")[0] for setting in settings]
-    if twice := next((key for key in keys if keys.count(key) > 1), None):
-        raise ConfigError(f"methods: {word} has {twice} twice, expected once")
+    settings = listed(word, rest, "methods")
     wraps = [setting for setting in settings if setting.partition("=")[0] in WRAPPERS]
     own = [setting for setting in settings if setting not in wraps]
     inner = runs.get(f"{word}:{','.join(own)}" if own else word)
@@ -189,43 +173,4 @@ def _made(word: str, settings: Sequence[str]) -> Known:
             f"methods: expected some of {', '.join(METHODS)}, got {word}{nearest(word, METHODS)}"
         )
     kind = METHODS[word]
-    return kind(**_values(kind, word, settings))
-
-
-def _values(kind: type[Known], word: str, settings: Sequence[str]) -> dict[str, object]:
-    hints, known = get_type_hints(kind), list(signature(kind).parameters)
-    values: dict[str, object] = {}
-    for setting in settings:
-        key, _, text = setting.partition("=")
-        if key not in known:
-            expected = ", ".join(known) or "none"
-            raise ConfigError(
-                f"methods: {word} has no setting {key}, expected {expected}{nearest(key, known)}"
-            )
-        try:
-            values[key] = _read(hints[key], text)
-        except ValueError as error:
-            raise ConfigError(f"methods: expected {error} for {word}:{key}, got {text!r}") from None
-    return values
-
-
-def _read(hint: object, text: str) -> object:
-    """A word as the type that a setting has; raises ValueError with what was expected."""
-    if get_origin(hint) is Literal:
-        if text not in get_args(hint):
-            raise ValueError(f"one of {', '.join(get_args(hint))}")
-        return text
-    if get_origin(hint) is tuple:
-        try:
-            return tuple(get_args(hint)[0](part) for part in text.split("/"))
-        except ValueError:
-            raise ValueError("numbers with / between them") from None
-    to = next(one for one in (get_args(hint) or (hint,)) if one is not type(None))
-    if to is bool:
-        if text not in ("true", "false"):
-            raise ValueError("true or false")
-        return text == "true"
-    try:
-        return to(text)
-    except ValueError:
-        raise ValueError(to.__name__) from None
+    return kind(**settings_of(kind, word, settings, "methods"))

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import apercu
-from apercu.cli import compare, demo, explain, train
+from apercu.cli import compare, demo, explain, stress, train
 from apercu.cli.outcome import arguments, ended
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app.command("demo")(demo.demo)
 app.add_typer(train.app, name="train")
 app.command("explain")(explain.explain)
 app.command("compare")(compare.compare)
+app.add_typer(stress.app, name="stress")
 
 
 def main(typed: Sequence[str] | None = None) -> None:

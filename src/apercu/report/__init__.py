@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from apercu.report.page import SIDE, Shot, write_report
+from apercu.report.page import SIDE, Shot, data, rendered, style, write_report
 from apercu.report.tables import write_tables
 
-__all__ = ["SIDE", "Shot", "write_report", "write_tables"]
+__all__ = ["SIDE", "Shot", "data", "rendered", "style", "write_report", "write_tables"]

@@ -89,23 +89,28 @@ def lines(
     coloured: Sequence[str],
     marked: Iterable[str],
     title: str,
+    *,
+    height: str = "probability of the class",
+    last: float = 100.0,
 ) -> str:
-    """Mean probability over the share of pixels; a legend names the coloured ones.
+    """Curves at equal steps from 0 to `last`; a legend names the coloured ones.
 
     Args:
         curves: by name; the first are drawn on top.
         coloured: names by colour; the others are grey.
         marked: names that are drawn thick.
         title: of the x axis.
+        height: title of the y axis.
+        last: where the x axis ends.
     """
     highest = max(max(curve) for curve in curves.values())
-    frame = Frame((0.0, 100.0), (0.0, max(highest * 1.05, 1e-3)))
+    frame = Frame((0.0, last), (0.0, max(highest * 1.05, 1e-3)))
     thick = set(marked)
-    parts = [_axes(frame, title, "probability of the class")]
+    parts = [_axes(frame, title, height)]
     for name, curve in reversed(list(curves.items())):
         steps = len(curve) - 1
         path = " ".join(
-            f"{frame.across(100 * step / steps):.1f},{frame.down(value):.1f}"
+            f"{frame.across(last * step / steps):.1f},{frame.down(value):.1f}"
             for step, value in enumerate(curve)
         )
         colour = f"s{coloured.index(name)}" if name in coloured else "rest"

@@ -64,9 +64,10 @@ def write_report(results: Results, shots: Sequence[Shot], path: Path) -> Path:
 
     Raises `OutputError`.
     """
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    template = environment.from_string((files("apercu.report") / "report.html").read_text())
-    page = template.render(
+    views = max((len(shot.views) for shot in shots), default=0)
+    page = rendered(
+        (files("apercu.report") / "report.html").read_text(),
+        style=style(views),
         results=results,
         subject=results.subject,
         headline=headline(results),
@@ -79,10 +80,8 @@ def write_report(results: Results, shots: Sequence[Shot], path: Path) -> Path:
         costs=costs(results),
         needs=needs(results),
         kinds=get_args(Need),
-        heat=", ".join(render.HEAT),
-        series=render.SERIES,
         shots=[_embedded(shot) for shot in shots],
-        views=max((len(shot.views) for shot in shots), default=0),
+        views=views,
         duration=duration,
         reported=reported(results),
         halves=cuts(measured(results)),
@@ -90,6 +89,18 @@ def write_report(results: Results, shots: Sequence[Shot], path: Path) -> Path:
         broken=_broken,
     )
     return write(path, page)
+
+
+def rendered(template: str, **values: Any) -> str:
+    """A page from a template, every value escaped but `Markup`."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    return environment.from_string(template).render(**values)
+
+
+def style(views: int) -> Markup:
+    """The style sheet of all our pages; `views` pictures stand in a row on a wide screen."""
+    sheet = (files("apercu.report") / "style.css").read_text()
+    return Markup(rendered(sheet, heat=", ".join(render.HEAT), series=render.SERIES, views=views))
 
 
 def _plots(results: Results) -> list[Markup]:
@@ -145,11 +156,11 @@ def _embedded(shot: Shot) -> dict[str, Any]:
     return {
         "name": shot.name,
         "caption": shot.caption,
-        "pictures": {name: _data(image) for name, image in pictures.items()},
+        "pictures": {name: data(image) for name, image in pictures.items()},
     }
 
 
-def _data(image: Image.Image) -> str:
-    """A picture inside the page."""
-    jpeg = render.encode(render.fit(image, SIDE), "JPEG")
+def data(image: Image.Image, side: int = SIDE) -> str:
+    """A picture as an address that holds it, its longer side at most `side` pixels."""
+    jpeg = render.encode(render.fit(image, side), "JPEG")
     return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"

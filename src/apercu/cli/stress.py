@@ -1,0 +1,235 @@
+"""`apercu stress`: how fast a classifier breaks, and whether a filter in front of it helps."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from apercu.cli.options import DebugOption, Device, DeviceOption, SeedOption
+from apercu.cli.outcome import arguments, keeping
+from apercu.cli.terminal import progress, say, warn
+
+if TYPE_CHECKING:
+    from apercu.classifiers import Classifier
+    from apercu.robustness.attacks import Attack
+    from apercu.robustness.filters import Filter
+    from apercu.robustness.plan import StressPlan
+
+app = typer.Typer(
+    help="Attack a classifier, with and without a filter in front of it.",
+    invoke_without_command=True,
+    rich_markup_mode="rich",
+)
+
+
+@app.callback()
+def stress(
+    context: typer.Context,
+    classifier: Annotated[
+        str | None, typer.Option(metavar="SPEC", help="The classifier that is attacked.")
+    ] = None,
+    images: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Folder, image, Parquet file, or planted.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where results go.")] = None,
+    attacks: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B:KEY=VALUE,…",
+            help="fgsm, i_fgsm, pgd, mult, deepfool, sparse_evo; pgd:norm=l2,restarts=3 …",
+        ),
+    ] = None,
+    filters: Annotated[
+        str | None,
+        typer.Option(metavar="A,B:KEY=VALUE,…", help="none, floyd_steinberg, jpeg:quality=75 …"),
+    ] = None,
+    epsilons: Annotated[
+        str | None, typer.Option(metavar="E,E", help="Budgets, such as 2/255,4/255,8/255.")
+    ] = None,
+    knowledge: Annotated[
+        str | None,
+        typer.Option(metavar="naive,adaptive", help="Does the attacker know of the filter?"),
+    ] = None,
+    explainer: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Also measure how far its maps move.")
+    ] = None,
+    plan: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="All of these in YAML; options override.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only so many of the images, drawn at random.")
+    ] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Images attacked together.")] = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = Device.AUTO,
+    debug: DebugOption = False,
+) -> None:
+    """Attack a classifier: each attack at each budget, bare and behind each filter.
+
+    A naive attacker knows the classifier alone; an adaptive one attacks through the filter.
+    Writes results.json and report.html. What is there of the same test is not done again.
+
+    Example: apercu stress --classifier timm/resnet50 --images val/ --filters none,jpeg --out stress
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from apercu.classifiers import open_classifier
+    from apercu.compare.cost import environment
+    from apercu.errors import ConfigError
+    from apercu.explainers.run import open_run
+    from apercu.images import open_images
+    from apercu.robustness.flow import Bench
+    from apercu.robustness.report import write_report
+    from apercu.robustness.results import summarised
+
+    for name, value in {"classifier": classifier, "images": images, "out": out}.items():
+        if value is None:
+            raise ConfigError(f"--{name} is missing; see apercu stress --help")
+    words = {"attacks": attacks, "filters": filters, "epsilons": epsilons, "knowledge": knowledge}
+    asked = _plan(plan, {**words, "limit": limit, "batch": batch, "seed": seed})
+    named_filters = _filters(asked.filters)
+    named_attacks = _attacks(asked.attacks, seed)
+    opened = open_classifier(str(classifier), device=device.resolve())
+    if not opened.differentiable:
+        named_attacks = _decisions(named_attacks, opened, typed=attacks is not None)
+    source = open_images(str(images), channels=opened.channels)
+    watched = None if explainer is None else open_run(explainer).to(opened.device)
+    folder = Path(str(out))
+    about = {
+        "classifier": opened.spec,
+        "fingerprint": opened.fingerprint,
+        "images": source.name,
+        "targets": "labels" if source.labelled else "top",
+        "plan": asked.model_dump(mode="json"),
+        "command": shlex.join(["apercu", *arguments()]),
+    }
+    with keeping(f"{folder} keeps what is finished; the same command does the rest"):
+        bench = Bench(opened, source, asked, named_attacks, named_filters, watched)
+        with progress(lines=True) as report:
+            found = bench.run(folder, report)
+        about["limit"] = len(bench.sample.test)
+        results = summarised(found, about, environment(seed, opened.device), seed)
+        results.save(folder)
+        write_report(results, bench, folder)
+    for line in results.warnings:
+        warn(line)
+    say(f"report: {folder / 'report.html'}")
+
+
+@app.command("filter")
+def filter(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Such as floyd_steinberg:bits=2.")],
+    image: Annotated[Path, typer.Argument(metavar="IN", help="A picture.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Where it goes, as PNG.")],
+    debug: DebugOption = False,
+) -> None:
+    """Show one input filter on a picture.
+
+    Example: apercu stress filter atkinson cat.jpg cat.png
+    """
+    from apercu import render
+    from apercu.errors import ConfigError
+    from apercu.images import read_picture
+
+    made = _filters((name,))[name]
+    if made is None:
+        raise ConfigError("filters: none changes nothing; name a filter")
+    picture = read_picture(image)
+    render.save_picture(out, render.picture_image(made(picture[None])[0]))
+    say(f"{made}: {out}")
+
+
+def _plan(path: Path | None, typed: Mapping[str, Any]) -> StressPlan:
+    """The plan of a file, with what was typed over it."""
+    from apercu.cli.values import read, split_names
+    from apercu.robustness.plan import StressPlan
+    from apercu.training.settings import Family
+
+    family = Family(StressPlan, {"standard": StressPlan()})
+    changes = {name: value for name, value in typed.items() if value is not None}
+    for name in ("attacks", "filters", "knowledge", "epsilons"):
+        if name in changes:
+            changes[name] = split_names(changes[name], name, ())
+    if "epsilons" in changes:
+        changes["epsilons"] = [_budget(read, word) for word in changes["epsilons"]]
+    begun = family.read(path).model_dump()
+    return family.parse({**begun, **changes}, "stress")
+
+
+def _budget(read: Any, word: str) -> float:
+    from apercu.errors import ConfigError
+
+    try:
+        found = float(read(float, word))
+    except ValueError:
+        raise ConfigError(f"epsilons: expected a number such as 8/255, got {word!r}") from None
+    if not 0 < found <= 1:
+        raise ConfigError(
+            f"epsilons: expected numbers above 0 and up to 1 (8/255 is 0.0314), got {word}"
+        )
+    return found
+
+
+def _attacks(names: tuple[str, ...], seed: int) -> dict[str, Attack]:
+    from apercu.cli.values import listed, settings_of
+    from apercu.errors import ConfigError, nearest
+    from apercu.robustness.plan import ATTACKS
+
+    made: dict[str, Attack] = {}
+    for name in names:
+        word, _, rest = name.partition(":")
+        if word not in ATTACKS:
+            raise ConfigError(
+                f"attacks: expected some of {', '.join(ATTACKS)}, got {word}"
+                f"{nearest(word, ATTACKS)}"
+            )
+        kind = ATTACKS[word]
+        values = settings_of(kind, word, listed(word, rest, "attacks"), "attacks")
+        if "seed" in kind.__dataclass_fields__:  # type: ignore[attr-defined]
+            values.setdefault("seed", seed)
+        made[name] = kind(**values)
+    return made
+
+
+def _filters(names: tuple[str, ...]) -> dict[str, Filter | None]:
+    from apercu.cli.values import listed, settings_of
+    from apercu.errors import ConfigError, nearest
+    from apercu.robustness.filters import FILTERS
+    from apercu.robustness.plan import NONE
+
+    made: dict[str, Filter | None] = {}
+    for name in names:
+        word, _, rest = name.partition(":")
+        if name == NONE:
+            made[name] = None
+            continue
+        if word not in FILTERS:
+            raise ConfigError(
+                f"filters: expected some of none, {', '.join(FILTERS)}, got {word}"
+                f"{nearest(word, FILTERS)}"
+            )
+        kind = FILTERS[word]
+        made[name] = kind(**settings_of(kind, word, listed(word, rest, "filters"), "filters"))
+    return made
+
+
+def _decisions(
+    attacks: dict[str, Attack], classifier: Classifier, *, typed: bool
+) -> dict[str, Attack]:
+    """The attacks that a classifier without gradients allows, or the one there is."""
+    from apercu.errors import ClassifierError
+    from apercu.robustness.attacks import SparseEvo
+
+    allowed = {name: one for name, one in attacks.items() if one.needs == "decisions"}
+    if left := [name for name in attacks if name not in allowed]:
+        if typed:
+            raise ClassifierError(
+                f"attacks: {', '.join(left)} need gradients, and {classifier.spec} has none; "
+                "use sparse_evo"
+            )
+        warn(f"{classifier.spec} has no gradients, so it is attacked by its decisions alone")
+    return allowed or {"sparse_evo": SparseEvo()}

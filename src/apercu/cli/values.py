@@ -1,0 +1,93 @@
+"""Values with settings as they are typed: `a,b:key=value,key=value,c`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from fractions import Fraction
+from inspect import signature
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from apercu.errors import ConfigError, nearest
+
+
+def split_names(text: str, what: str, known: Iterable[str]) -> list[str]:
+    """Names with their settings; a part with = but no name goes on with the one before.
+
+    >>> split_names("a,b:x=1,y=2,c", "methods", ())
+    ['a', 'b:x=1,y=2', 'c']
+    """
+    names: list[str] = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        if "=" in part and ":" not in part and names:
+            names[-1] += f",{part}"
+        else:
+            names.append(part)
+    if not names:
+        raise ConfigError(f"{what}: expected some of {', '.join(known)}, got none")
+    return names
+
+
+def listed(word: str, rest: str, what: str) -> list[str]:
+    """The settings behind a name, each once."""
+    settings = rest.split(",") if rest else []
+    keys = [setting.partition("=")[0] for setting in settings]
+    if twice := next((key for key in keys if keys.count(key) > 1), None):
+        raise ConfigError(f"{what}: {word} has {twice} twice, expected once")
+    return settings
+
+
+def settings_of(
+    kind: Callable[..., Any], word: str, settings: Sequence[str], what: str
+) -> dict[str, object]:
+    """What `kind` is called with.
+
+    Args:
+        kind: a class or function with annotated parameters.
+        word: how it is named.
+        settings: each `key=value`.
+        what: the option, for messages.
+
+    Raises:
+        ConfigError: a key is unknown, or a value does not fit.
+    """
+    known = list(signature(kind).parameters)
+    hints = get_type_hints(kind)
+    values: dict[str, object] = {}
+    for setting in settings:
+        key, _, text = setting.partition("=")
+        if key not in known:
+            expected = ", ".join(known) or "none"
+            raise ConfigError(
+                f"{what}: {word} has no setting {key}, expected {expected}{nearest(key, known)}"
+            )
+        try:
+            values[key] = read(hints[key], text)
+        except ValueError as error:
+            raise ConfigError(f"{what}: expected {error} for {word}:{key}, got {text!r}") from None
+    return values
+
+
+def read(hint: object, text: str) -> object:
+    """A word as the type that a setting has; raises ValueError with what was expected.
+
+    >>> read(float, "8/255"), read(int | None, "3"), read(tuple[float, ...], "1/2")
+    (0.03137254901960784, 3, (1.0, 2.0))
+    """
+    if get_origin(hint) is Literal:
+        if text not in get_args(hint):
+            raise ValueError(f"one of {', '.join(get_args(hint))}")
+        return text
+    if get_origin(hint) is tuple:
+        try:
+            return tuple(get_args(hint)[0](part) for part in text.split("/"))
+        except ValueError:
+            raise ValueError("numbers with / between them") from None
+    to = next(one for one in (get_args(hint) or (hint,)) if one is not type(None))
+    if to is bool:
+        if text not in ("true", "false"):
+            raise ValueError("true or false")
+        return text == "true"
+    try:
+        return float(Fraction(text)) if to is float and "/" in text else to(text)
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(to.__name__) from None

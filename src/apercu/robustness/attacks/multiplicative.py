@@ -1,0 +1,59 @@
+"""Multiplicative attacks: pixels are multiplied instead of added to (Lo and Patel, MultAV)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+
+from apercu.errors import ConfigError
+from apercu.robustness.aims import Aim
+from apercu.robustness.attacks.base import Attack, Knowledge, Norm, check_count, lengths, slopes
+from apercu.types import Images
+
+DARK = 1e-3
+"""Values below count as this, so that black can be multiplied, too."""
+
+
+@final
+@dataclass(frozen=True)
+class Multiplicative(Attack):
+    """Climbs by factors: x ← x · α^sign(g), or x · α^(g/|g|).
+
+    Args:
+        ratio: largest factor by which a value grows or shrinks, above 1. For `l2` the factor
+            whose logarithm is the root mean squared logarithm of all factors of an image.
+        steps: how many.
+        pace: a step as a share of the largest change, both as logarithms.
+        norm: of the logarithms of the factors.
+    """
+
+    ratio: float = 1.1
+    steps: int = 10
+    pace: float = 0.25
+    norm: Norm = "linf"
+    needs: ClassVar[Knowledge] = "gradients"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.ratio <= 10:
+            raise ConfigError(f"mult: ratio: expected a factor from 1 to 10, got {self.ratio:g}")
+        check_count(self.steps, "mult: steps")
+
+    def __call__(self, aim: Aim, images: Images) -> Images:
+        base, reach = images.clamp(min=DARK), math.log(self.ratio)
+        radius = reach * images[0].numel() ** 0.5
+        factors = torch.zeros_like(images)  # as logarithms
+        moved = images
+        for _ in range(self.steps):
+            found, _ = slopes(aim, moved)
+            if self.norm == "linf":
+                factors = factors + self.pace * reach * found.sign()
+                factors = factors.clamp(-reach, reach)
+            else:
+                step = found / lengths(found).clamp(min=1e-30)
+                factors = factors + self.pace * radius * step
+                factors = factors * (radius / lengths(factors).clamp(min=1e-12)).clamp(max=1)
+            moved = torch.where(factors == 0, images, base * factors.exp()).clamp(0, 1)
+        return moved

@@ -1,0 +1,149 @@
+"""Attacks that follow the sign of the gradient: FGSM, I-FGSM, PGD."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+import torch.nn.functional as F
+from torch import Generator
+
+from apercu.robustness.aims import Aim
+from apercu.robustness.attacks.base import (
+    Attack,
+    Knowledge,
+    Norm,
+    check_budget,
+    check_count,
+    lengths,
+    slopes,
+)
+from apercu.types import Images, Scores
+
+
+@final
+@dataclass(frozen=True)
+class Fgsm(Attack):
+    """One step along the sign of the gradient (Goodfellow et al. 2015).
+
+    Args:
+        epsilon: largest change of a value, in units of the range [0, 1].
+    """
+
+    epsilon: float = 8 / 255
+    needs: ClassVar[Knowledge] = "gradients"
+
+    def __post_init__(self) -> None:
+        check_budget(self.epsilon, "fgsm")
+
+    def __call__(self, aim: Aim, images: Images) -> Images:
+        found, _ = slopes(aim, images)
+        return (images + self.epsilon * found.sign()).clamp(0, 1)
+
+
+@final
+@dataclass(frozen=True)
+class IFgsm(Attack):
+    """FGSM in small steps, without a random start (Kurakin et al. 2017).
+
+    Args:
+        epsilon: largest change of a value, in units of the range [0, 1].
+        steps: how many.
+        pace: length of a step, as a share of epsilon.
+    """
+
+    epsilon: float = 8 / 255
+    steps: int = 10
+    pace: float = 0.25
+    needs: ClassVar[Knowledge] = "gradients"
+
+    def __post_init__(self) -> None:
+        check_budget(self.epsilon, "i_fgsm")
+        check_count(self.steps, "i_fgsm: steps")
+
+    def __call__(self, aim: Aim, images: Images) -> Images:
+        return _walked(aim, images, images, self)
+
+
+@final
+@dataclass(frozen=True)
+class Pgd(Attack):
+    """Projected gradient ascent from a random start (Madry et al. 2018).
+
+    Of several restarts each image keeps the one that arrived, or else the one with the highest
+    score. The start is the same for every image.
+
+    Args:
+        epsilon: radius in units of the range [0, 1]: the largest change of a value for `linf`, for
+            `l2` the root of the mean squared change of a value, so that a radius means the same
+            at any size.
+        steps: per restart.
+        pace: length of a step, as a share of epsilon.
+        norm: of the ball.
+        restarts: how many starts.
+        seed: of the starts.
+    """
+
+    epsilon: float = 8 / 255
+    steps: int = 10
+    pace: float = 0.25
+    norm: Norm = "linf"
+    restarts: int = 1
+    seed: int = 0
+    needs: ClassVar[Knowledge] = "gradients"
+
+    def __post_init__(self) -> None:
+        check_budget(self.epsilon, "pgd")
+        check_count(self.steps, "pgd: steps")
+        check_count(self.restarts, "pgd: restarts")
+
+    def __call__(self, aim: Aim, images: Images) -> Images:
+        generator = torch.Generator().manual_seed(self.seed)
+        best, merit = images, torch.full((len(images),), -torch.inf, device=images.device)
+        for _ in range(self.restarts):
+            start = self._start(images, generator)
+            if self.norm == "linf":
+                found = _walked(aim, images, start, self)
+            else:
+                found = self._walked_on_ball(aim, images, start)
+            with torch.no_grad():
+                reached: Scores = aim.score(found).nan_to_num(torch.inf)
+            reached = torch.where(aim.reached(found), torch.inf, reached)
+            better = (reached > merit)[:, None, None, None]
+            best, merit = torch.where(better, found, best), torch.maximum(merit, reached)
+        return best
+
+    def _radius(self, images: Images) -> float:
+        """Of the Euclidean ball, as a length."""
+        return float(self.epsilon * images[0].numel() ** 0.5)
+
+    def _start(self, images: Images, generator: Generator) -> Images:
+        shape = images.shape[1:]
+        if self.norm == "linf":
+            noise = self.epsilon * (2 * torch.rand(shape, generator=generator) - 1)
+        else:
+            noise = torch.randn(shape, generator=generator)
+            share = torch.rand((), generator=generator) ** (1 / noise.numel())
+            noise = F.normalize(noise.flatten(), dim=0).view(shape) * share * self._radius(images)
+        return (images + noise.to(images)).clamp(0, 1)
+
+    def _walked_on_ball(self, aim: Aim, images: Images, start: Images) -> Images:
+        radius, moved = self._radius(images), start
+        for _ in range(self.steps):
+            found, _ = slopes(aim, moved)
+            step = self.pace * radius * found / lengths(found).clamp(min=1e-30)
+            change = moved + step - images
+            change = change * (radius / lengths(change).clamp(min=1e-12)).clamp(max=1)
+            moved = (images + change).clamp(0, 1)
+        return moved
+
+
+def _walked(aim: Aim, images: Images, start: Images, settings: IFgsm | Pgd) -> Images:
+    """Steps along the sign of the gradient, kept in the box around the images."""
+    epsilon, moved = settings.epsilon, start
+    for _ in range(settings.steps):
+        found, _ = slopes(aim, moved)
+        moved = moved + settings.pace * epsilon * found.sign()
+        moved = torch.clamp(moved, images - epsilon, images + epsilon).clamp(0, 1)
+    return moved

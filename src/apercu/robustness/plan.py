@@ -1,0 +1,106 @@
+"""What a stress test is asked to do."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Annotated, Literal, NamedTuple
+
+from apercu.robustness.filters import Filter
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from apercu.robustness.attacks import Attack, DeepFool, Fgsm, IFgsm, Multiplicative, Pgd, SparseEvo
+
+NONE = "none"
+"""Name of no filter, and of no attack."""
+
+Knows = Literal["naive", "adaptive"]
+"""Whether the attacker knows of the filter."""
+
+ATTACKS: dict[str, type[Attack]] = {
+    "fgsm": Fgsm,
+    "i_fgsm": IFgsm,
+    "pgd": Pgd,
+    "mult": Multiplicative,
+    "deepfool": DeepFool,
+    "sparse_evo": SparseEvo,
+}
+
+Budget = Annotated[float, Field(gt=0, le=1)]
+
+
+class StressPlan(BaseModel):
+    """Attacks and filters by their names with settings, as they are typed.
+
+    Attributes:
+        attacks: such as `pgd:steps=20`; one with an epsilon of its own is made at that alone.
+        filters: such as `jpeg:quality=75`, or `none`.
+        epsilons: budgets in units of the range of a pixel.
+        knowledge: attackers that know the classifier alone, and those that know the filter, too.
+        limit: only so many of the images, drawn at random.
+        batch: images that are attacked together.
+        seed: of all draws.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    attacks: tuple[str, ...] = ("fgsm", "i_fgsm", "pgd")
+    filters: tuple[str, ...] = (NONE,)
+    epsilons: tuple[Budget, ...] = (2 / 255, 4 / 255, 8 / 255)
+    knowledge: tuple[Knows, ...] = ("naive", "adaptive")
+    limit: int | None = Field(None, ge=1)
+    batch: int = Field(16, ge=1)
+    seed: int = 0
+
+    @field_validator("attacks", "filters", "epsilons", "knowledge")
+    @classmethod
+    def _some(cls, values: tuple[object, ...]) -> tuple[object, ...]:
+        if not values:
+            raise ValueError("expected at least one, got none")
+        if len(set(values)) < len(values):
+            raise ValueError("expected each once")
+        return values
+
+
+class Job(NamedTuple):
+    """One attack against one target: the bare classifier, or it behind a filter.
+
+    Attributes:
+        name: of the attack, as typed; `none` for the honest images.
+        epsilon: its budget; None where it has none.
+        attack: None for the honest images.
+        behind: name of the filter that the attacker knows of; None where of none.
+    """
+
+    name: str
+    epsilon: float | None
+    attack: Attack | None
+    behind: str | None
+
+
+def jobs(
+    plan: StressPlan, attacks: dict[str, Attack], filters: dict[str, Filter | None]
+) -> list[Job]:
+    """All that has to be done, the honest images first."""
+    made = [Job(NONE, None, None, None)]
+    behind = [name for name, one in filters.items() if one is not None]
+    for name, attack in attacks.items():
+        budgets: list[float | None] = [None]
+        if any(field.name == "epsilon" for field in fields(attack)):  # type: ignore[arg-type]
+            typed = "epsilon=" in name
+            budgets = [attack.epsilon] if typed else list(plan.epsilons)  # type: ignore[attr-defined]
+        for budget in budgets:
+            at = attack if budget is None else replace(attack, epsilon=budget)  # type: ignore[type-var]
+            made.append(Job(name, budget, at, None))
+            if "adaptive" in plan.knowledge:
+                made += [Job(name, budget, at, known) for known in behind]
+    if "naive" not in plan.knowledge and None not in filters.values():
+        made = [job for job in made if job.attack is None or job.behind is not None]
+    return made
+
+
+def judged(job: Job, filters: dict[str, Filter | None], plan: StressPlan) -> list[str]:
+    """Names of the filters behind which a job's images are shown to the classifier."""
+    if job.behind is not None:
+        return [job.behind]
+    if job.attack is None or "naive" in plan.knowledge:
+        return list(filters)
+    return [name for name, one in filters.items() if one is None]

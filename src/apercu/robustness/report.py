@@ -1,0 +1,174 @@
+"""A stress test as one HTML file that opens offline: tables, curves, attacked images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import NamedTuple
+
+from markupsafe import Markup
+from PIL import Image
+
+from apercu import maps, render
+from apercu.output import write
+from apercu.report import data, rendered, style
+from apercu.report.charts import COLOURED, lines
+from apercu.robustness.flow import Bench
+from apercu.robustness.plan import NONE, Job
+from apercu.robustness.results import Row, StressResults
+from apercu.types import Images, Targets
+
+REPORT = "report.html"
+SHOWN = 4
+"""Images whose attack is drawn."""
+ENLARGED = 10
+"""How much a change is enlarged to be seen."""
+STRIP = 1100
+"""Longer side of the drawing, in pixels."""
+NORMS = {
+    "linf": "largest change of a value",
+    "l2": "root mean square change of a value",
+    "l0": "share of the pixels that differ",
+}
+
+
+class Line(NamedTuple):
+    """One line of the table: an attack at a budget, and its cells by filter and knowledge."""
+
+    attack: str
+    budget: str
+    cells: tuple[str, ...]
+
+
+def write_report(results: StressResults, bench: Bench, folder: Path) -> Path:
+    """Writes `report.html`.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    columns = [
+        (name, knows)
+        for name in bench.filters
+        for knows in ("naive", "adaptive")
+        if any((row.filter, row.knowledge) == (name, knows) for row in results.rows)
+    ]
+    page = rendered(
+        (files("apercu.robustness") / "stress.html").read_text(),
+        style=style(1),
+        about=results.about,
+        environment=results.environment,
+        warnings=results.warnings,
+        columns=columns,
+        table=list(_lines(results, columns)),
+        areas=[row for row in results.rows if row.metric == "auac"],
+        moved=[row for row in results.rows if row.metric.startswith("map_") and _bare(row)],
+        curves=_curves(results),
+        strip=data(_strip(bench), STRIP),
+        percent=percent,
+        budget=budget,
+        enlarged=ENLARGED,
+    )
+    return write(folder / REPORT, page)
+
+
+def percent(row: Row) -> str:
+    """A value with its interval.
+
+    >>> percent(Row("pgd", None, "none", "naive", "top1", 0.5, (0.4, 0.6), 10, "higher"))
+    '50.0 (40.0 to 60.0)'
+    """
+    low, high = (100 * end for end in row.ci95)
+    return f"{100 * row.value:.1f} ({low:.1f} to {high:.1f})"
+
+
+def budget(epsilon: float | None) -> str:
+    """A budget in steps of 8 bit.
+
+    >>> budget(8 / 255), budget(None)
+    ('8/255', '')
+    """
+    return "" if epsilon is None else f"{255 * epsilon:g}/255"
+
+
+def _bare(row: Row) -> bool:
+    return row.filter == NONE and row.knowledge == "naive"
+
+
+def _lines(results: StressResults, columns: list[tuple[str, str]]) -> Iterator[Line]:
+    """Top-1 and top-5 of every attack, in the order in which they were made."""
+    found = {
+        (row.attack, row.epsilon, row.filter, row.knowledge, row.metric): row
+        for row in results.rows
+    }
+    for attack, epsilon in dict.fromkeys((row.attack, row.epsilon) for row in results.rows):
+        cells = []
+        for behind, knows in columns:
+            kinds = [
+                found.get((attack, epsilon, behind, knows, metric)) for metric in ("top1", "top5")
+            ]
+            shown = [percent(row) for row in kinds if row is not None]
+            cells.append(" · ".join(shown))
+        if any(cells):
+            yield Line(attack, budget(epsilon), tuple(cells))
+
+
+def _curves(results: StressResults) -> list[dict[str, object]]:
+    """One drawing per attack and norm: every filter and knowledge."""
+    drawn = []
+    for attack in dict.fromkeys(curve.attack for curve in results.curves):
+        mine = [curve for curve in results.curves if curve.attack == attack]
+        found = {
+            curve.filter if curve.knowledge == "naive" else f"{curve.filter}, adaptive": curve
+            for curve in mine
+        }
+        names = list(found)[:COLOURED]
+        last = max(curve.budgets[-1] for curve in mine)
+        scale = 255 if mine[0].norm != "l0" else 100
+        unit = "1/255" if scale == 255 else "%"
+        drawing = lines(
+            {name: curve.accuracy for name, curve in found.items()},
+            names,
+            [name for name in names if name.endswith("adaptive")],
+            f"{NORMS[mine[0].norm]}, {unit}",
+            height="accuracy",
+            last=scale * last,
+        )
+        drawn.append({"title": attack, "names": names, "drawing": Markup(drawing)})
+    return drawn
+
+
+def _strip(bench: Bench) -> Image.Image:
+    """Image, change, filtered, and maps before and after, by the strongest attack on the bare
+    classifier; honest images where there is none."""
+    against = [job for job in bench.jobs if job.behind is None]
+    job = max(against, key=lambda one: (one.attack is not None, one.epsilon or 0.0))
+    entries = bench.sample.test[:SHOWN]
+    rows = [
+        list(_tiles(bench, job, trial.images, trial.targets))
+        for trial in bench.sample.trials(bench.classifier, entries, 1)
+    ]
+    return render.contact_sheet(rows, 160)
+
+
+def _tiles(bench: Bench, job: Job, images: Images, targets: Targets) -> Iterator[render.Tile]:
+    classifier, explainer = bench.classifier, bench.explainer
+    images, targets = images.to(classifier.device), targets.to(classifier.device)
+    attacked = bench.attacked(job, images, targets)
+    named = [
+        classifier.classes[int(classifier(shown).argmax())].partition(",")[0]
+        for shown in (images, attacked)
+    ]
+    yield render.Tile(render.picture_image(images[0].cpu()), named[0])
+    yield render.Tile(render.picture_image(attacked[0].cpu()), named[1])
+    change = ((attacked - images) * ENLARGED)[0].cpu()
+    yield render.Tile(render.signed(change), f"{job.name} {budget(job.epsilon)}, × {ENLARGED}")
+    for name, one in bench.filters.items():
+        if one is not None:
+            filtered = one(attacked)
+            seen = classifier.classes[int(classifier(filtered).argmax())].partition(",")[0]
+            yield render.Tile(render.picture_image(filtered[0].cpu()), f"{name}: {seen}")
+    if explainer is not None:
+        for shown, caption in ((images, "map before"), (attacked, "map after")):
+            found = maps.min_max(explainer.attribute(shown, targets)).cpu()
+            yield render.Tile(render.overlay(shown[0].cpu(), found[0]), caption)

@@ -1,0 +1,212 @@
+"""Attacks: closed forms on linear classifiers, literal loops, and what holds for every attack."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from apercu import open_classifier
+from apercu.classifiers import Classifier
+from apercu.errors import ClassifierError, ConfigError
+from apercu.robustness.aims import Targeted, Untargeted
+from apercu.robustness.attacks import (
+    Attack,
+    DeepFool,
+    Fgsm,
+    IFgsm,
+    Multiplicative,
+    Pgd,
+    SparseEvo,
+)
+
+WEIGHTS = torch.randn(48, generator=torch.Generator().manual_seed(0))
+IMAGES = 0.3 + 0.4 * torch.rand(3, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+EVERY: tuple[Attack, ...] = (
+    Fgsm(),
+    IFgsm(steps=3),
+    Pgd(steps=3),
+    Pgd(steps=3, norm="l2", restarts=2),
+    Multiplicative(steps=3),
+    Multiplicative(steps=3, norm="l2"),
+    DeepFool(steps=3),
+    SparseEvo(queries=30),
+)
+
+
+def linear(images: torch.Tensor) -> torch.Tensor:
+    """Two classes; the second has a score that is linear in the pixels."""
+    score = (images.flatten(1) - 0.5) @ WEIGHTS
+    return torch.stack([torch.zeros_like(score), score], 1)
+
+
+def aim() -> Untargeted:
+    return Untargeted(linear, linear(IMAGES).argmax(1))
+
+
+def uphill() -> torch.Tensor:
+    """The direction in which each image is less what it is."""
+    seen = linear(IMAGES).argmax(1)
+    return torch.where(seen == 1, -1.0, 1.0)[:, None, None, None] * WEIGHTS.view(1, 3, 4, 4)
+
+
+@pytest.fixture
+def classifier(tiny_card: Path) -> Classifier:
+    return open_classifier(tiny_card)
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+
+
+def test_fgsm_and_its_kin_end_in_the_corner_of_a_linear_classifier_s_box() -> None:
+    corner = IMAGES + 0.05 * uphill().sign()
+    torch.testing.assert_close(Fgsm(0.05)(aim(), IMAGES), corner)
+    torch.testing.assert_close(IFgsm(0.05, steps=4)(aim(), IMAGES), corner)
+    torch.testing.assert_close(Pgd(0.05, steps=9)(aim(), IMAGES), corner)
+
+
+def test_pgd_in_a_ball_ends_where_the_gradient_meets_it() -> None:
+    found = Pgd(0.02, steps=40, norm="l2")(aim(), IMAGES)
+    direction = uphill() / WEIGHTS.norm()
+    expected = IMAGES + 0.02 * math.sqrt(48) * direction
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
+
+
+def test_deepfool_goes_as_far_as_a_linear_boundary() -> None:
+    found = DeepFool(overshoot=0.02)(aim(), IMAGES)
+    gap = linear(IMAGES)[:, 1].abs()
+    distance = (found - IMAGES).flatten(1).norm(dim=1)
+    torch.testing.assert_close(distance, 1.02 * (gap + 1e-4) / WEIGHTS.norm(), rtol=1e-3, atol=0)
+    assert aim().reached(found).all()
+
+
+def test_multiplied_pixels_end_at_the_ratio() -> None:
+    found = Multiplicative(1.1, steps=8)(aim(), IMAGES)
+    expected = IMAGES * torch.where(uphill() > 0, 1.1, 1 / 1.1)
+    torch.testing.assert_close(found, expected.clamp(0, 1))
+    ball = Multiplicative(1.1, steps=8, norm="l2")(aim(), IMAGES)
+    root = (ball / IMAGES).log().flatten(1).square().mean(1).sqrt()
+    torch.testing.assert_close(root, torch.full_like(root, math.log(1.1)), rtol=1e-3, atol=0)
+
+
+def test_iterated_steps_are_the_printed_loop(classifier: Classifier, images: torch.Tensor) -> None:
+    labels = classifier(images).argmax(1)
+    found = IFgsm(8 / 255, steps=3, pace=0.4)(Untargeted(classifier, labels), images)
+    for number in range(3):
+        x = images[number : number + 1].clone()
+        for _ in range(3):
+            x.requires_grad_()
+            loss = F.cross_entropy(classifier(x), labels[number : number + 1])
+            (slope,) = torch.autograd.grad(loss, x)
+            x = (x + 0.4 * 8 / 255 * slope.sign()).detach()
+            original = images[number : number + 1]
+            x = torch.max(torch.min(x, original + 8 / 255), original - 8 / 255).clamp(0, 1)
+        torch.testing.assert_close(found[number], x[0])
+
+
+def test_a_target_is_reached_where_it_can_be() -> None:
+    wanted = 1 - linear(IMAGES).argmax(1)
+    towards = Targeted(linear, wanted)
+    found = Pgd(0.3, steps=10)(towards, IMAGES)
+    assert towards.reached(found).all() and not towards.reached(IMAGES).any()
+
+
+def test_restarts_keep_the_best_of_each_image(classifier: Classifier, images: torch.Tensor) -> None:
+    goal = Untargeted(classifier, classifier(images).argmax(1))
+    with torch.no_grad():
+        one, four = (
+            goal.score(Pgd(1 / 255, steps=1, restarts=count)(goal, images)) for count in (1, 4)
+        )
+    assert (four >= one).all() and (four > one).any()
+
+
+def test_few_pixels_suffice_where_one_decides() -> None:
+    def one_pixel(images: torch.Tensor) -> torch.Tensor:
+        score = images[:, 0, 5, 7] - 0.5
+        return torch.stack([torch.zeros_like(score), score], 1)
+
+    asked: list[int] = []
+
+    def counted(images: torch.Tensor) -> torch.Tensor:
+        asked.append(len(images))
+        return one_pixel(images)
+
+    images = torch.rand(4, 1, 16, 16, generator=torch.Generator().manual_seed(4))
+    images[:, 0, 5, 7] = torch.tensor([0.1, 0.2, 0.8, 0.9])
+    goal = Untargeted(counted, one_pixel(images).argmax(1))
+    changed = {}
+    for queries in (60, 600):
+        asked.clear()
+        found = SparseEvo(queries=queries)(goal, images)
+        assert sum(asked) <= 4 * (queries + 4)
+        assert goal.reached(found).all()
+        changed[queries] = (found != images).flatten(1).sum(1)
+    assert (changed[600] < changed[60]).all()
+    assert changed[600].max() <= 16
+
+
+def test_without_any_start_the_image_stays() -> None:
+    goal = Untargeted(
+        lambda images: torch.eye(2)[:1].expand(len(images), -1), torch.zeros(2).long()
+    )
+    images = torch.rand(2, 1, 8, 8)
+    assert torch.equal(SparseEvo(queries=20)(goal, images), images)
+
+
+@pytest.mark.parametrize("attack", EVERY, ids=repr)
+def test_every_attack(attack: Attack, classifier: Classifier, images: torch.Tensor) -> None:
+    before = images.clone()
+    goal = Untargeted(classifier, classifier(images).argmax(1))
+    found = attack(goal, images)
+    assert found.shape == images.shape and not found.requires_grad
+    assert found.min() >= 0 and found.max() <= 1
+    assert torch.equal(images, before)
+    assert all(p.grad is None for p in classifier.module.parameters())  # type: ignore[union-attr]
+    assert torch.equal(attack(goal, images), found)
+    assert (found - images).abs().max() > 0 or attack.needs == "decisions"
+    if (epsilon := getattr(attack, "epsilon", None)) is not None:
+        if getattr(attack, "norm", "linf") == "linf":
+            assert (found - images).abs().max() <= epsilon + 1e-6
+        else:
+            assert (found - images).flatten(1).square().mean(1).sqrt().max() <= epsilon + 1e-6
+    if attack.needs == "gradients":
+        alone = attack(Untargeted(classifier, goal.labels[:1]), images[:1])
+        assert (alone[0] - found[0]).abs().mean() < 1e-3  # signs of tiny slopes may differ
+
+
+def test_nothing_is_done_within_no_budget(classifier: Classifier, images: torch.Tensor) -> None:
+    goal = Untargeted(classifier, classifier(images).argmax(1))
+    for attack in (Fgsm(0.0), IFgsm(0.0), Pgd(0.0), Pgd(0.0, norm="l2"), Multiplicative(1.0)):
+        torch.testing.assert_close(attack(goal, images), images)
+
+
+@pytest.mark.parametrize(
+    ("made", "says"),
+    [
+        (lambda: Fgsm(-0.1), "fgsm: epsilon: expected a number from 0 to 1"),
+        (lambda: Pgd(8.0), "pgd: epsilon: expected a number from 0 to 1"),
+        (lambda: IFgsm(steps=0), "i_fgsm: steps: expected a number of at least 1"),
+        (lambda: Multiplicative(0.5), "mult: ratio: expected a factor from 1 to 10"),
+        (lambda: SparseEvo(population=2), "sparse_evo: population"),
+    ],
+)
+def test_budgets_that_cannot_be(made, says: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ConfigError, match=says):
+        made()
+
+
+def test_a_constant_objective_is_told() -> None:
+    labels = torch.zeros(3).long()
+    flat = Untargeted(lambda images: linear(0 * images + 0.5), labels)
+    with pytest.raises(ClassifierError, match="objective is constant"):
+        Fgsm()(flat, IMAGES)
+    hidden = Untargeted(lambda images: linear(images.detach()), labels)
+    with pytest.raises(ClassifierError, match="use a decision-based attack"):
+        Pgd()(hidden, IMAGES)
+    with pytest.raises(ConfigError, match="deepfool: knows any other class"):
+        DeepFool()(Targeted(linear, labels), IMAGES)

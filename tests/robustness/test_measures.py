@@ -1,0 +1,50 @@
+"""Curves and their area by numeric integration, correlations by scipy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+
+from apercu.robustness.measures import accuracy_at, auac, norms, overlap, rank_correlation
+
+
+def test_the_area_is_the_integral_of_the_curve() -> None:
+    smallest = np.array([0.0, 0.01, 0.02, 0.02, 0.5, np.inf])
+    budgets = np.linspace(0, 0.03, 3001)
+    curve = accuracy_at(smallest, budgets.tolist())
+    assert curve[0] == pytest.approx(5 / 6) and curve[-1] == pytest.approx(2 / 6)
+    assert auac(smallest, 0.03).mean() == pytest.approx(
+        np.trapezoid(curve, budgets) / 0.03, abs=1e-3
+    )
+
+
+def test_norms_by_hand() -> None:
+    images = torch.zeros(1, 3, 2, 2)
+    attacked = images.clone()
+    attacked[0, 0, 0, 0], attacked[0, 1, 0, 0] = 0.3, -0.4
+    found = {name: values.item() for name, values in norms(images, attacked).items()}
+    assert found["linf"] == pytest.approx(0.4)
+    assert found["l2"] == pytest.approx((0.25 / 12) ** 0.5)
+    assert found["l0"] == 0.25
+
+
+def test_correlations_of_ranks_are_scipy_s() -> None:
+    generator = torch.Generator().manual_seed(0)
+    before = (5 * torch.rand(3, 8, 9, generator=generator)).round()
+    after = before + (4 * torch.rand(3, 8, 9, generator=generator)).round()
+    expected = [
+        spearmanr(one.flatten().numpy(), two.flatten().numpy()).statistic
+        for one, two in zip(before, after, strict=True)
+    ]
+    assert rank_correlation(before, after).tolist() == pytest.approx(expected, abs=1e-5)
+    assert rank_correlation(before, torch.zeros_like(after)).tolist() == [0, 0, 0]
+
+
+def test_overlap_of_the_strongest_fifth() -> None:
+    before = torch.arange(10.0).view(1, 2, 5)
+    assert overlap(before, before).item() == 1
+    after = before.clone()
+    after[0, 0, 0] = 99  # of {8, 9} only 9 stays
+    assert overlap(before, after).item() == pytest.approx(1 / 3)
