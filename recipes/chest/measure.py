@@ -229,20 +229,15 @@ def sheet(
             images = images[classifier(images).argmax(1) == label]
         images = images[:: len(images) // 3][:3]
         for shown, pair in counterparts(classifier, explainer, images):
+            steps = [shown, pair.stable, pair.adversarial] if pair.between is None else pair.strip
             with torch.inference_mode():
-                shares = [classifier(view).softmax(1) for view in (shown, pair.adversarial)]
-            rows += [
-                [
-                    render.Tile(render.picture_image(shown[i]), f"{name}, {CLASSES[1]} {was:.2f}"),
-                    render.Tile(render.picture_image(pair.stable[i]), "similar"),
-                    render.Tile(
-                        render.picture_image(pair.adversarial[i]), f"{CLASSES[1]} {now:.2f}"
-                    ),
-                    render.Tile(render.signed(pair.difference[i]), "difference"),
+                shares = [classifier(step).softmax(1)[:, 1].tolist() for step in steps]
+            for i in range(len(shown)):
+                tiles = [
+                    render.Tile(render.picture_image(step[i]), f"{CLASSES[1]} {share[i]:.2f}")
+                    for step, share in zip(steps, shares, strict=True)
                 ]
-                for i in range(len(shown))
-                for was, now in [(shares[0][i, 1].item(), shares[1][i, 1].item())]
-            ]
+                rows.append([*tiles, render.Tile(render.signed(pair.difference[i]), name)])
     render.save_picture(path, render.contact_sheet(rows, 220))
 
 
