@@ -99,7 +99,7 @@ def stress(
     source = open_images(str(images), channels=opened.channels)
     watched = None if explainer is None else open_run(explainer).to(opened.device)
     folder = Path(str(out))
-    about = {
+    about: dict[str, Any] = {
         "classifier": opened.spec,
         "fingerprint": opened.fingerprint,
         "images": source.name,

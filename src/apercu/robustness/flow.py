@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import torch
-from apercu.robustness.filters import Filter, FilterLayer
 
 from apercu.classifiers import Classifier
 from apercu.compare.sample import Sample, Trial, draw
@@ -17,6 +16,7 @@ from apercu.images import ImageSource
 from apercu.robustness.aims import Answer, Untargeted
 from apercu.robustness.attacks import Attack
 from apercu.robustness.cells import Cells, Verdicts
+from apercu.robustness.filters import Filter, FilterLayer
 from apercu.robustness.measures import norms, overlap, rank_correlation
 from apercu.robustness.plan import NONE, Job, StressPlan, jobs, judged
 from apercu.types import Images, Targets

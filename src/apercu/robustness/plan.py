@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from typing import Annotated, Literal, NamedTuple
 
-from apercu.robustness.filters import Filter
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from apercu.robustness.attacks import Attack, DeepFool, Fgsm, IFgsm, Multiplicative, Pgd, SparseEvo
+from apercu.robustness.filters import Filter
 
 NONE = "none"
 """Name of no filter, and of no attack."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from markupsafe import Markup
 from PIL import Image
@@ -113,7 +113,7 @@ def _lines(results: StressResults, columns: list[tuple[str, str]]) -> Iterator[L
             yield Line(attack, budget(epsilon), tuple(cells))
 
 
-def _curves(results: StressResults) -> list[dict[str, object]]:
+def _curves(results: StressResults) -> list[dict[str, Any]]:
     """One drawing per attack and norm: every filter and knowledge."""
     drawn = []
     for attack in dict.fromkeys(curve.attack for curve in results.curves):

@@ -1,0 +1,1 @@
+"""How fast a classifier breaks, and whether anything helps."""

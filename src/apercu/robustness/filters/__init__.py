@@ -1,0 +1,54 @@
+"""Input filters as a defence, one file each, and as a layer in front of a classifier."""
+
+from __future__ import annotations
+
+from apercu.robustness.filters.base import Filter
+from apercu.robustness.filters.bit_depth import BitDepth
+from apercu.robustness.filters.blue_noise import BlueNoise
+from apercu.robustness.filters.error_diffusion import (
+    Atkinson,
+    ErrorDiffusion,
+    FloydSteinberg,
+    JarvisJudiceNinke,
+)
+from apercu.robustness.filters.gaussian import Gaussian
+from apercu.robustness.filters.jpeg import Jpeg
+from apercu.robustness.filters.layer import Backward, FilterLayer
+from apercu.robustness.filters.median import Median
+from apercu.robustness.filters.non_local_means import NonLocalMeans
+from apercu.robustness.filters.ordered import Bayer
+from apercu.robustness.filters.total_variation import TotalVariation
+
+FILTERS: dict[str, type[Filter]] = {
+    "floyd_steinberg": FloydSteinberg,
+    "jarvis_judice_ninke": JarvisJudiceNinke,
+    "atkinson": Atkinson,
+    "bayer": Bayer,
+    "blue_noise": BlueNoise,
+    "jpeg": Jpeg,
+    "bit_depth": BitDepth,
+    "median": Median,
+    "gaussian": Gaussian,
+    "total_variation": TotalVariation,
+    "non_local_means": NonLocalMeans,
+}
+"""By the name that people type; each is called with its settings."""
+
+__all__ = [
+    "FILTERS",
+    "Atkinson",
+    "Backward",
+    "Bayer",
+    "BitDepth",
+    "BlueNoise",
+    "ErrorDiffusion",
+    "Filter",
+    "FilterLayer",
+    "FloydSteinberg",
+    "Gaussian",
+    "JarvisJudiceNinke",
+    "Jpeg",
+    "Median",
+    "NonLocalMeans",
+    "TotalVariation",
+]

@@ -1,0 +1,61 @@
+"""What every input filter is: a frozen value that stands in front of a classifier."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+
+from apercu.errors import ConfigError
+from apercu.types import Images
+
+
+class Filter(ABC):
+    """Changes images so that little is left of an attack; prints as its own settings."""
+
+    @property
+    def identity(self) -> str:
+        return repr(self)
+
+    @torch.no_grad()
+    def __call__(self, images: Images) -> Images:
+        """Filtered images in [0, 1], of the same shape, without gradients; each by itself."""
+        return self.filtered(images.detach()).clamp(0, 1)
+
+    @abstractmethod
+    def filtered(self, images: Images) -> Images:
+        """What `__call__` gives; may be a view."""
+
+    @abstractmethod
+    def smooth(self, images: Images) -> Images:
+        """A differentiable stand-in for the filter, for attacks that know of it."""
+
+
+def check_whole(name: str, low: int, high: int, **settings: int) -> None:
+    """Raises ConfigError for a setting that is no whole number between two."""
+    for key, value in settings.items():
+        if not (isinstance(value, int) and low <= value <= high):
+            raise ConfigError(
+                f"{name}: {key}: expected a whole number from {low:,} to {high:,}, got {value}"
+            )
+
+
+def check_odd(name: str, **settings: int) -> None:
+    """Raises ConfigError for a setting that is no odd number of at least 3."""
+    for key, value in settings.items():
+        if not (isinstance(value, int) and value >= 3 and value % 2):
+            raise ConfigError(f"{name}: {key}: expected an odd number from 3, got {value}")
+
+
+def check_positive(name: str, **settings: float) -> None:
+    """Raises ConfigError for a setting that is not above 0."""
+    for key, value in settings.items():
+        if not 0 < value < float("inf"):
+            raise ConfigError(f"{name}: {key}: expected a number above 0, got {value:g}")
+
+
+def check_choice(name: str, key: str, value: str, known: Sequence[str]) -> None:
+    """Raises ConfigError for a word that is none of those known."""
+    if value not in known:
+        raise ConfigError(f"{name}: {key}: expected {' or '.join(known)}, got {value}")

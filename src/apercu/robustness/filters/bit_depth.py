@@ -1,0 +1,36 @@
+"""Fewer levels per channel (feature squeezing, Xu et al. 2018)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+from apercu.robustness.filters.base import Filter, check_whole
+from apercu.robustness.filters.soft_round import soft_round
+from apercu.types import Images
+
+
+@final
+@dataclass(frozen=True)
+class BitDepth(Filter):
+    """Every pixel goes to the nearest of 2^bits even levels; `smooth` is a soft staircase.
+
+    Args:
+        bits: of each channel, 1 to 8.
+
+    Raises:
+        ConfigError: a setting is out of range.
+    """
+
+    bits: int = 4
+
+    def __post_init__(self) -> None:
+        check_whole("bit_depth", 1, 8, bits=self.bits)
+
+    def filtered(self, images: Images) -> Images:
+        steps = 2**self.bits - 1
+        return (images * steps).round() / steps
+
+    def smooth(self, images: Images) -> Images:
+        steps = 2**self.bits - 1
+        return soft_round(images * steps) / steps

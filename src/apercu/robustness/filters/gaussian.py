@@ -1,0 +1,48 @@
+"""Gaussian blur."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+from typing import final
+
+import torch
+import torch.nn.functional as F
+
+from apercu.robustness.filters.base import Filter, check_positive
+from apercu.robustness.filters.windows import bordered
+from apercu.types import Images
+
+
+@final
+@dataclass(frozen=True)
+class Gaussian(Filter):
+    """Each channel by itself, borders repeated; `smooth` is the blur itself.
+
+    Args:
+        sigma: standard deviation in pixels; the kernel ends at three of them.
+
+    Raises:
+        ConfigError: a setting is out of range.
+    """
+
+    sigma: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_positive("gaussian", sigma=self.sigma)
+
+    def filtered(self, images: Images) -> Images:
+        return blurred(images, self.sigma)
+
+    def smooth(self, images: Images) -> Images:
+        return blurred(images, self.sigma)
+
+
+def blurred(images: Images, sigma: float) -> Images:
+    """Convolved with a Gaussian of `sigma` pixels, rows first, then columns."""
+    reach = ceil(3 * sigma)
+    offsets = torch.arange(-reach, reach + 1).to(images)
+    kernel = torch.softmax(-0.5 * (offsets / sigma) ** 2, dim=0)
+    planes = bordered(images, reach).flatten(0, 1)[:, None]
+    across = F.conv2d(planes, kernel.view(1, 1, 1, -1))
+    return F.conv2d(across, kernel.view(1, 1, -1, 1)).view(images.shape)

@@ -1,0 +1,29 @@
+"""One channel out of many."""
+
+from __future__ import annotations
+
+import torch
+
+from apercu.types import Images
+
+LUMA = (0.299, 0.587, 0.114)
+"""Of RGB (ITU-R BT.601)."""
+LUMA_BYTES = (19595, 38470, 7471)
+"""The same in 65536ths, as Pillow's mode L has it."""
+
+
+def grey(images: Images) -> Images:
+    """Luma of three channels, the mean of any other number."""
+    if images.shape[1] != 3:
+        return images.mean(dim=1, keepdim=True)
+    weights = torch.tensor(LUMA).to(images)
+    return (images * weights.view(3, 1, 1)).sum(dim=1, keepdim=True)
+
+
+def grey_bytes(pixels: Images) -> Images:
+    """The same of whole numbers from 0 to 255, rounded to such; three channels as Pillow does."""
+    if pixels.shape[1] != 3:
+        return pixels.mean(dim=1, keepdim=True).round()
+    weights = torch.tensor(LUMA_BYTES).view(3, 1, 1)
+    sums = (pixels.int() * weights).sum(dim=1, keepdim=True)
+    return (sums + 2**15).div(2**16, rounding_mode="floor").float()

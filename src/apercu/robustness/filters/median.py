@@ -1,0 +1,34 @@
+"""The median of each pixel's neighbourhood."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+from apercu.robustness.filters.base import Filter, check_odd
+from apercu.robustness.filters.windows import bordered, box_mean, windows
+from apercu.types import Images
+
+
+@final
+@dataclass(frozen=True)
+class Median(Filter):
+    """Each channel by itself, borders repeated; `smooth` is the mean of the same square.
+
+    Args:
+        width: of the square in pixels, odd.
+
+    Raises:
+        ConfigError: a setting is out of range.
+    """
+
+    width: int = 3
+
+    def __post_init__(self) -> None:
+        check_odd("median", width=self.width)
+
+    def filtered(self, images: Images) -> Images:
+        return windows(images, self.width).median(dim=-1).values
+
+    def smooth(self, images: Images) -> Images:
+        return box_mean(bordered(images, self.width // 2), self.width)

@@ -1,0 +1,55 @@
+"""Non-local means: the mean of the pixels whose surroundings look alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from typing import final
+
+import torch
+
+from apercu.robustness.filters.base import Filter, check_odd, check_positive
+from apercu.robustness.filters.windows import bordered, box_mean
+from apercu.types import Images
+
+
+@final
+@dataclass(frozen=True)
+class NonLocalMeans(Filter):
+    """Weights exp(−d² / strength²), d² the mean squared difference of two patches (Buades 2005).
+
+    One weight for all channels, borders repeated. `smooth` is the filter itself.
+
+    Args:
+        strength: in pixel values; more is smoother.
+        window: width in pixels of the square that is searched, odd.
+        patch: width in pixels of what is compared, odd.
+
+    Raises:
+        ConfigError: a setting is out of range.
+    """
+
+    strength: float = 0.1
+    window: int = 7
+    patch: int = 3
+
+    def __post_init__(self) -> None:
+        check_positive("non_local_means", strength=self.strength)
+        check_odd("non_local_means", window=self.window, patch=self.patch)
+
+    def filtered(self, images: Images) -> Images:
+        return self.smooth(images)
+
+    def smooth(self, images: Images) -> Images:
+        height, width = images.shape[2:]
+        reach, rim = self.window // 2, self.patch // 2
+        wide = bordered(images, reach + rim)
+        own = bordered(images, rim)
+        total, weights = torch.zeros_like(images), torch.zeros_like(images[:, :1])
+        for row, column in product(range(self.window), repeat=2):
+            other = wide[..., row : row + height + 2 * rim, column : column + width + 2 * rim]
+            apart = (own - other).square().mean(dim=1, keepdim=True)
+            weight = (-box_mean(apart, self.patch) / self.strength**2).exp()
+            total = total + weight * other[..., rim : rim + height, rim : rim + width]
+            weights = weights + weight
+        return total / weights

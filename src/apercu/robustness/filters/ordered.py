@@ -1,0 +1,82 @@
+"""Ordered dithering: every pixel meets the threshold of its place in a matrix that repeats."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from apercu.errors import ConfigError
+from apercu.robustness.filters.base import Filter, check_whole
+from apercu.robustness.filters.soft_round import soft_round
+from apercu.types import Images
+
+SIZES = (2, 4, 8, 16)
+
+Ranks = Int[Tensor, "size size"]
+"""Every number from 0 to size² − 1 once; the place of 0 is the first that turns bright."""
+
+
+@final
+@dataclass(frozen=True)
+class Bayer(Filter):
+    """Dithers each channel with the matrix of Bayer (1973).
+
+    Args:
+        bits: of each channel, 1 to 4.
+        size: of the matrix, 2, 4, 8 or 16.
+
+    Raises:
+        ConfigError: a setting is out of range.
+    """
+
+    bits: int = 1
+    size: int = 8
+
+    def __post_init__(self) -> None:
+        check_whole("bayer", 1, 4, bits=self.bits)
+        if self.size not in SIZES:
+            raise ConfigError(f"bayer: expected size as one of {SIZES}, got {self.size}")
+
+    def filtered(self, images: Images) -> Images:
+        return dithered(images, bayer_ranks(self.size), self.bits)
+
+    def smooth(self, images: Images) -> Images:
+        return softly_dithered(images, bayer_ranks(self.size), self.bits)
+
+
+@lru_cache
+def bayer_ranks(size: int) -> Ranks:
+    """The matrix of a power of two, made of four of the next smaller.
+
+    >>> bayer_ranks(2).tolist()
+    [[0, 2], [3, 1]]
+    """
+    if size == 1:
+        return torch.zeros(1, 1, dtype=torch.long)
+    smaller = bayer_ranks(size // 2)
+    quarters = torch.tensor([[0, 2], [3, 1]])
+    fine = torch.kron(torch.ones_like(quarters), 4 * smaller)
+    return fine + torch.kron(quarters, torch.ones_like(smaller))
+
+
+def dithered(images: Images, ranks: Ranks, bits: int) -> Images:
+    """To one of the two levels around each pixel, so that the mean over the matrix is kept."""
+    steps = 2**bits - 1
+    return (images * steps + 1 - _thresholds(images, ranks)).floor() / steps
+
+
+def softly_dithered(images: Images, ranks: Ranks, bits: int) -> Images:
+    """The same with soft steps at the same thresholds."""
+    steps = 2**bits - 1
+    return soft_round(images * steps + 0.5 - _thresholds(images, ranks)) / steps
+
+
+def _thresholds(images: Images, ranks: Ranks) -> Float[Tensor, "height width"]:
+    """In (0, 1), repeated over the image from its upper left corner."""
+    rows, columns = (torch.arange(length) % len(ranks) for length in images.shape[2:])
+    return ((ranks[rows][:, columns] + 0.5) / ranks.numel()).to(images)

@@ -1,0 +1,63 @@
+"""Total variation denoising: the nearest image that is smooth but for its edges."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from apercu.robustness.filters.base import Filter, check_positive, check_whole
+from apercu.types import Images
+
+STEP = 0.25
+"""Of the projection; up to here it converges in practice."""
+
+
+@final
+@dataclass(frozen=True)
+class TotalVariation(Filter):
+    """Minimises ‖u − image‖² / 2 + weight · TV(u) by the dual projection of Chambolle (2004).
+
+    Each channel by itself. `smooth` is the filter itself, step by step.
+
+    Args:
+        weight: of the variation; more is smoother.
+        steps: of the projection.
+
+    Raises:
+        ConfigError: a setting is out of range.
+    """
+
+    weight: float = 0.1
+    steps: int = 50
+
+    def __post_init__(self) -> None:
+        check_positive("total_variation", weight=self.weight)
+        check_whole("total_variation", 1, 10_000, steps=self.steps)
+
+    def filtered(self, images: Images) -> Images:
+        return self.smooth(images)
+
+    def smooth(self, images: Images) -> Images:
+        dual = images.new_zeros(2, *images.shape)
+        for _ in range(self.steps):
+            slope = _gradient(_divergence(dual) - images / self.weight)
+            length = torch.linalg.vector_norm(slope, dim=0)
+            dual = (dual + STEP * slope) / (1 + STEP * length)
+        return images - self.weight * _divergence(dual)
+
+
+def _gradient(images: Images) -> Float[Tensor, "2 batch channels height width"]:
+    """Differences to the pixel below and to the right, 0 at the far borders."""
+    down = F.pad(images.diff(dim=2), (0, 0, 0, 1))
+    return torch.stack([down, F.pad(images.diff(dim=3), (0, 1))])
+
+
+def _divergence(dual: Float[Tensor, "2 batch channels height width"]) -> Images:
+    """Minus the adjoint of the gradient; the far borders of `dual` are 0."""
+    down, across = dual
+    return F.pad(down, (0, 0, 1, 0)).diff(dim=2) + F.pad(across, (1, 0)).diff(dim=3)

@@ -1,0 +1,25 @@
+"""Neighbourhoods of every pixel; beyond the border the last pixel is repeated."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from apercu.types import Images
+
+
+def bordered(images: Images, reach: int) -> Images:
+    """The images with their outermost pixels repeated `reach` times on all four sides."""
+    return F.pad(images, (reach,) * 4, mode="replicate")
+
+
+def windows(images: Images, width: int) -> Float[Tensor, "batch channels height width neighbours"]:
+    """The square of odd `width` around every pixel, row by row."""
+    wide = bordered(images, width // 2)
+    return wide.unfold(2, width, 1).unfold(3, width, 1).flatten(4)
+
+
+def box_mean(images: Images, width: int) -> Images:
+    """Mean of the square of odd `width` around every pixel that has a whole one."""
+    return F.avg_pool2d(images, width, stride=1)
