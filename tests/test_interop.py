@@ -12,7 +12,7 @@ import torch
 
 from apercu import MaskExplainer, open_classifier
 from apercu.errors import ConfigError, TargetError
-from apercu.interop import Attribution, MeanScore, explain_func
+from apercu.interop import Attribution, MeanScore, as_module, explain_func
 from apercu.methods import Gradient
 from apercu.metrics import box_iou, mean_area
 
@@ -67,7 +67,7 @@ def test_mean_score_resets() -> None:
 
 ONE_OF_TWO = """
 import sys, torch
-from apercu.interop import MeanScore
+from apercu.interop import as_module, MeanScore
 from apercu.metrics import mean_area
 rank, meeting = int(sys.argv[1]), sys.argv[2]
 torch.distributed.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=2)
@@ -89,3 +89,15 @@ def test_mean_score_is_the_mean_over_processes(tmp_path: Path) -> None:
         for rank in (0, 1)
     ]
     assert [float(one.communicate(timeout=240)[0]) for one in both] == [0.75, 0.75]
+
+
+def test_a_module_answers_as_the_classifier_and_hides_its_normalisation(tiny_card: Path) -> None:
+    classifier = open_classifier(tiny_card)
+    module = as_module(classifier)
+    images = torch.rand(2, 3, 32, 32, requires_grad=True)
+    answers = module(images)
+    assert torch.equal(answers, classifier(images)) and not module.training
+    (slopes,) = torch.autograd.grad(answers[:, 0].sum(), images)
+    assert slopes.abs().sum() > 0
+    assert torch.equal(module(images + 2), classifier(torch.ones_like(images)))
+    assert next(module.parameters()).device == classifier.device

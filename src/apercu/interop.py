@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric
 
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError, TargetError
 from apercu.explainers.base import TrainedExplainer
 from apercu.methods import Explainer
-from apercu.types import Images, Maps, Scores
+from apercu.types import Images, Logits, Maps, Scores
 
 
 def explain_func(
@@ -48,6 +48,24 @@ def explain_func(
         return attribute(images, indices).detach().cpu().numpy()[:, None]
 
     return explain
+
+
+class Door(nn.Module):
+    """A classifier as the module that other libraries expect: images in [0, 1] → logits."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.classifier = classifier
+        self.device_follower = nn.Parameter(torch.zeros(0, device=classifier.device))
+
+    def forward(self, images: Images) -> Logits:
+        return self.classifier(images.clamp(0, 1))
+
+
+def as_module(classifier: Classifier) -> nn.Module:
+    """For foolbox's `PyTorchModel(…, bounds=(0, 1))` and the Adversarial Robustness Toolbox's
+    `PyTorchClassifier(…, clip_values=(0, 1))`; normalisation stays behind the door."""
+    return Door(classifier).eval()
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Attack a classifier, with and without a filter in front of it.",
     invoke_without_command=True,
+    no_args_is_help=True,
     rich_markup_mode="rich",
 )
 
 
 @app.callback()
 def stress(
-    context: typer.Context,
     classifier: Annotated[
         str | None, typer.Option(metavar="SPEC", help="The classifier that is attacked.")
     ] = None,
@@ -75,8 +75,10 @@ def stress(
 
     Example: apercu stress --classifier timm/resnet50 --images val/ --filters none,jpeg --out stress
     """
-    if context.invoked_subcommand is not None:
-        return
+    words = {"attacks": attacks, "filters": filters, "epsilons": epsilons, "knowledge": knowledge}
+    needed = {"classifier": classifier, "images": images, "out": out}
+    if not any([*needed.values(), *words.values(), explainer, plan, limit, batch]):
+        return  # a command of its own follows
     from apercu.classifiers import open_classifier
     from apercu.compare.cost import environment
     from apercu.errors import ConfigError
@@ -86,10 +88,9 @@ def stress(
     from apercu.robustness.report import write_report
     from apercu.robustness.results import summarised
 
-    for name, value in {"classifier": classifier, "images": images, "out": out}.items():
+    for name, value in needed.items():
         if value is None:
             raise ConfigError(f"--{name} is missing; see apercu stress --help")
-    words = {"attacks": attacks, "filters": filters, "epsilons": epsilons, "knowledge": knowledge}
     asked = _plan(plan, {**words, "limit": limit, "batch": batch, "seed": seed})
     named_filters = _filters(asked.filters)
     named_attacks = _attacks(asked.attacks, seed)

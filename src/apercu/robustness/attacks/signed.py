@@ -107,6 +107,8 @@ class Pgd(Attack):
                 found = _walked(aim, images, start, self)
             else:
                 found = self._walked_on_ball(aim, images, start)
+            if self.restarts == 1:
+                return found
             with torch.no_grad():
                 reached: Scores = aim.score(found).nan_to_num(torch.inf)
             reached = torch.where(aim.reached(found), torch.inf, reached)

@@ -1,0 +1,154 @@
+"""`apercu stress`: rows, a page, what is resumed, what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+PLANTED = "planted:size=32,images=6,classes=3"
+QUICK = (
+    "--attacks",
+    "fgsm,pgd:steps=2",
+    "--epsilons",
+    "2/255,8/255",
+    "--filters",
+    "none,bit_depth",
+)
+
+
+def test_rows_and_page(apercu, tiny_card: Path, tiny_run: Path, tmp_path: Path) -> None:
+    words = ("stress", "--classifier", tiny_card, "--images", PLANTED, *QUICK)
+    said = apercu(*words, "--explainer", tiny_run, "--out", tmp_path)
+    assert said.code == 0, said.err
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert (found["limit"], found["targets"]) == (6, "labels")
+    rows = {
+        (r["attack"], r["epsilon"], r["filter"], r["knowledge"], r["metric"]): r
+        for r in found["rows"]
+    }
+    for attack in ("fgsm", "pgd:steps=2"):
+        for epsilon in (2 / 255, 8 / 255):
+            naive = rows[attack, epsilon, "bit_depth", "naive", "top1"]
+            assert naive["n"] == 6 and naive["ci95"][0] <= naive["value"] <= naive["ci95"][1]
+            assert (attack, epsilon, "bit_depth", "adaptive", "top1") in rows
+            assert (attack, epsilon, "none", "naive", "top5") in rows
+            assert rows[attack, epsilon, "none", "naive", "norm"]["value"] <= epsilon + 1e-6
+            assert rows[attack, epsilon, "none", "naive", "map_rank_correlation"]["value"] <= 1
+        assert 0 <= rows[attack, None, "none", "naive", "auac"]["value"] <= 1
+    assert "none" in {row["attack"] for row in found["rows"]}
+    page = (tmp_path / "report.html").read_text()
+    assert "under attack" in page and "<script" not in page and "http" not in page.split("<pre>")[0]
+
+
+def test_what_is_done_is_not_done_again(
+    apercu, tiny_card: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from apercu.robustness.attacks import Fgsm
+
+    words = ("stress", "--classifier", tiny_card, "--images", PLANTED, "--out", tmp_path)
+    assert apercu(*words, "--attacks", "fgsm", "--epsilons", "2/255").code == 0
+    made: list[float] = []
+    attacked = Fgsm.__call__
+
+    def counted(self: Fgsm, *rest: object) -> object:
+        made.append(self.epsilon)
+        return attacked(self, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Fgsm, "__call__", counted)
+    assert apercu(*words, "--attacks", "fgsm", "--epsilons", "2/255,4/255").code == 0
+    assert made.count(2 / 255) == 0 and made.count(4 / 255) >= 1
+
+
+def test_a_plan_in_yaml(apercu, tiny_card: Path, tmp_path: Path) -> None:
+    plan = tmp_path / "plan.yaml"
+    plan.write_text("attacks: [fgsm]\nepsilons: [0.01]\nlimit: 2\n")
+    words = ("stress", "--classifier", tiny_card, "--images", PLANTED, "--out", tmp_path / "out")
+    assert apercu(*words, "--plan", plan, "--limit", "3").code == 0
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert found["limit"] == 3
+    assert {row["attack"] for row in found["rows"]} == {"none", "fgsm"}
+    plan.write_text("attack: [fgsm]\n")
+    said = apercu(*words, "--plan", plan)
+    assert said.code == 2 and "attack is no setting" in said.err and "attacks" in said.err
+
+
+def test_a_classifier_that_is_only_asked(apercu, tiny_card: Path, tmp_path: Path) -> None:
+    words = ("stress", "--classifier", "tests_stress:asked", "--images", PLANTED)
+    with pytest.MonkeyPatch.context() as patch:
+        (tmp_path / "tests_stress.py").write_text(ASKED)
+        patch.syspath_prepend(str(tmp_path))
+        said = apercu(*words, "--limit", "2", "--out", tmp_path / "out")
+        assert said.code == 0 and "attacked by its decisions alone" in said.err
+        named = apercu(*words, "--attacks", "pgd", "--out", tmp_path / "out")
+        assert named.code == 2 and "pgd need gradients" in named.err
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert {row["attack"] for row in found["rows"]} == {"none", "sparse_evo"}
+
+
+ASKED = """
+class Asked:
+    input = {"channels": 3, "size": [32, 32]}
+    classes = ("stripes", "dots", "rings")
+    fingerprint = "asked"
+
+    def __call__(self, images):
+        return images.mean((2, 3))
+
+
+def asked():
+    return Asked()
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--attacks", "pdg"), "attacks: expected some of fgsm, .* got pdg; did you mean pgd"),
+        (("--attacks", "pgd:step=3"), "attacks: pgd has no setting step"),
+        (("--attacks", "pgd:norm=l1"), "attacks: expected one of linf, l2 for pgd:norm"),
+        (("--filters", "jpg"), "filters: expected some of none, .* got jpg"),
+        (("--filters", "jpeg:quality=0"), "jpeg: quality: expected a whole number"),
+        (("--epsilons", "-1/255"), "epsilons: expected numbers above 0 and up to 1"),
+        (
+            ("--epsilons", "8"),
+            r"numbers above 0 and up to 1 \(8/255 is 0.0314\)",
+        ),
+        (("--epsilons", "eight"), "epsilons: expected a number such as 8/255, got 'eight'"),
+        (("--knowledge", "some"), "knowledge"),
+        (("--attacks", "fgsm,fgsm"), "expected each once"),
+    ],
+)
+def test_what_is_refused(apercu, tiny_card, tmp_path, words, says) -> None:
+    said = apercu(
+        *("stress", "--classifier", tiny_card, "--images", PLANTED, "--out", tmp_path), *words
+    )
+    assert said.code == 2
+    assert len(said.err.strip().splitlines()) == 1
+    import re
+
+    assert re.search(says, said.err), said.err
+
+
+def test_what_is_missing(apercu, tmp_path: Path) -> None:
+    said = apercu("stress", "--images", PLANTED, "--out", tmp_path)
+    assert said.code == 2 and "--classifier is missing" in said.err
+
+
+def test_one_filter_on_a_picture(apercu, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "in.png")
+    said = apercu("stress", "filter", "floyd_steinberg", tmp_path / "in.png", tmp_path / "out.png")
+    assert said.code == 0, said.err
+    made = np.asarray(Image.open(tmp_path / "out.png"))
+    expected = [
+        np.asarray(Image.fromarray(pixels[..., band]).convert("1")) * 255 for band in range(3)
+    ]
+    assert (made == np.stack(expected, -1)).all()
+    wrong = apercu("stress", "filter", "none", tmp_path / "in.png", tmp_path / "out.png")
+    assert wrong.code == 2 and "none changes nothing" in wrong.err
+    broken = apercu("stress", "filter", "jpeg", tmp_path / "missing.png", tmp_path / "out.png")
+    assert broken.code == 2
