@@ -21,15 +21,18 @@ class Filter(ABC):
     @torch.no_grad()
     def __call__(self, images: Images) -> Images:
         """Filtered images in [0, 1], of the same shape, without gradients; each by itself."""
-        return self.filtered(images.detach()).clamp(0, 1)
+        return self.filtered(images.detach())
 
     @abstractmethod
     def filtered(self, images: Images) -> Images:
-        """What `__call__` gives; may be a view."""
+        """What `__call__` gives, in [0, 1], as a tensor of its own."""
 
     @abstractmethod
     def smooth(self, images: Images) -> Images:
-        """A differentiable stand-in for the filter, for attacks that know of it."""
+        """A differentiable stand-in for the filter, for attacks that know of it.
+
+        May leave [0, 1] a little, because a clamp would stop the gradient.
+        """
 
 
 def check_whole(name: str, low: int, high: int, **settings: int) -> None:

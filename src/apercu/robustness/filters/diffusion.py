@@ -7,23 +7,28 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from importlib.util import find_spec
-from typing import NamedTuple
+from math import ceil
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-LANES = 16
-"""Planes that one loop treats side by side: a vector register of the widest machines."""
+LANES = 32
+"""Planes that one loop treats side by side: two of the widest registers, so that neither waits."""
 COMPILED = find_spec("numba") is not None
 
-Planes = Float[Tensor, "planes height width"]
-"""Whole numbers from 0 to 255."""
+Planes: TypeAlias = Float[Tensor, "planes height width"]
+"""Values in [0, 1], float32, on the CPU."""
 
 
 class Spread(NamedTuple):
-    """Where an error goes: shares of the next pixels of the row, and of the rows below."""
+    """Where an error goes, in parts of `whole`.
+
+    `ahead` has the next two pixels of the scan; `below` the two next rows, each from two pixels
+    behind to two ahead.
+    """
 
     ahead: tuple[int, int]
     below: tuple[tuple[int, int, int, int, int], tuple[int, int, int, int, int]]
@@ -31,37 +36,34 @@ class Spread(NamedTuple):
 
 
 def diffused(planes: Planes, spread: Spread, bits: int, serpentine: bool) -> Planes:
-    """Each plane at 2^bits levels. A pixel gets a sixteenth (or so) of the errors around it,
+    """Each plane, rounded to 8 bits, at 2^bits even levels that are 8-bit values themselves.
 
-    cut to a whole number, is held in [0, 255], and goes to the nearest level, 128 of two to the
-    dark one. The threads are as many as torch has.
+    What neighbours owe a pixel is divided by `whole`, cut to a whole number and added; the
+    value is held in [0, 255] and goes to level (value · (2^bits − 1) + 126) // 255, the nearest,
+    but for 128 of two levels, which goes dark as in Pillow. Torch's threads share the planes.
     """
-    found = torch.empty_like(planes)
-    work = _compiled()
+    work, found = _compiled(), torch.empty_like(planes)
     settings = (
         np.array(spread.ahead, np.float32),
         np.array(spread.below, np.float32),
-        np.float32(spread.whole),
+        # A touch more than 1 / whole: multiples of `whole` stay whole when they are cut.
+        np.nextafter(np.float32(1 / spread.whole), np.float32(1)),
         np.float32(2**bits - 1),
         serpentine,
     )
-    groups = [
-        partial(work, one.numpy(), other.numpy(), *settings)
-        for one, other in zip(torch.split(planes, LANES), torch.split(found, LANES), strict=True)
-    ]
-    threads = min(torch.get_num_threads(), len(groups))
-    if threads == 1:
-        for group in groups:
-            group()
-    else:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(lambda group: group(), groups))
+    groups = ceil(len(planes) / LANES)
+    size = ceil(len(planes) / groups)
+    pairs = zip(torch.split(planes, size), torch.split(found, size), strict=True)
+    calls = [partial(work, some.numpy(), into.numpy(), *settings) for some, into in pairs]
+    with ThreadPoolExecutor(min(torch.get_num_threads(), groups)) as pool:
+        for done in [pool.submit(call) for call in calls]:
+            done.result()
     return found
 
 
 @lru_cache
 def _compiled() -> Callable[..., None]:
-    """`_diffuse` as machine code, kept on disk where that is possible."""
+    """`_diffuse` as machine code, kept on disk where a folder can be written."""
     import numba
 
     source = inspect.unwrap(_diffuse)
@@ -72,24 +74,25 @@ def _compiled() -> Callable[..., None]:
         return compiler()(source)
 
 
-def _diffuse(planes, found, ahead, below, whole, steps, serpentine):  # type: ignore[no-untyped-def]
-    """Up to LANES planes in lockstep; all numbers are whole, float32 only for the registers' sake.
+def _diffuse(planes, found, ahead, below, part, steps, serpentine):  # type: ignore[no-untyped-def]
+    """Up to LANES planes in lockstep, pixel by pixel; float32 holds nothing but whole numbers.
 
-    What earlier rows hand down is summed for a row at once; what is left to do in the order of the
-    scan is the share of the last two pixels.
+    What earlier rows owe is summed for a whole row; only what the last two pixels owe is left for
+    the scan.
     """
     count, rows, columns = planes.shape
     width, rim = columns * LANES, 2 * LANES
     errors = np.zeros((3, width + 2 * rim), np.float32)
     sums, pixels = np.zeros(width, np.float32), np.zeros(width, np.float32)
     last, before = np.zeros(LANES, np.float32), np.zeros(LANES, np.float32)
-    near, far = ahead[0], ahead[1]
-    zero, white, half = np.float32(0), np.float32(255), np.float32(0.5)
-    tie, shrink, gap = np.float32(126.5), np.float32(1 / 255), white / steps
+    near, far, black, white = ahead[0], ahead[1], np.float32(0), np.float32(255)
+    scale, gap, tie = steps / white, white / steps, np.float32(126.5 / 255)
     for y in range(rows):
         for lane in range(count):
             for x in range(columns):
                 pixels[x * LANES + lane] = planes[lane, y, x]
+        for at in range(width):
+            pixels[at] = np.rint(pixels[at] * white)
         sums[:] = 0
         for up in range(1, 3):
             mirrored = serpentine and (y - up) % 2 == 1
@@ -97,24 +100,28 @@ def _diffuse(planes, found, ahead, below, whole, steps, serpentine):  # type: ig
                 share = below[up - 1, place]
                 if share != 0:
                     start = (place if mirrored else 4 - place) * LANES
-                    sums += share * errors[(y - up) % 3, start : start + width]
+                    row = errors[(y - up) % 3, start : start + width]
+                    for at in range(width):
+                        sums[at] += share * row[at]
         last[:] = 0
         before[:] = 0
         backwards = serpentine and y % 2 == 1
         for turn in range(columns):
             start = (columns - 1 - turn if backwards else turn) * LANES
-            own, handed = pixels[start : start + LANES], sums[start : start + LANES]
+            own, owed = pixels[start : start + LANES], sums[start : start + LANES]
             kept = errors[y % 3, start + rim : start + rim + LANES]
             for lane in range(LANES):
-                owed = handed[lane] + near * last[lane] + far * before[lane]
-                value = own[lane] + np.trunc(owed / whole)
-                value = value if value > zero else zero
+                debt = owed[lane] + far * before[lane] + near * last[lane]
+                value = own[lane] + np.trunc(debt * part)
+                value = value if value > black else black
                 value = value if value < white else white
-                level = np.trunc((value * steps + tie) * shrink)
-                own[lane] = np.trunc(level * gap + half)
+                level = np.rint(np.trunc(value * scale + tie) * gap)
+                own[lane] = level
                 before[lane] = last[lane]
-                last[lane] = value - own[lane]
-                kept[lane] = last[lane]
+                last[lane] = value - level
+                kept[lane] = value - level
+        for at in range(width):
+            pixels[at] = pixels[at] / white
         for lane in range(count):
             for x in range(columns):
                 found[lane, y, x] = pixels[x * LANES + lane]

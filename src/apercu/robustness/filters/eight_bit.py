@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
 from apercu.types import Images
 
 
-def eight_bit(images: Images) -> Images:
-    """Whole numbers from 0 to 255 in float32, nearest to the pixels.
+def eight_bit(images: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
+    """The nearest of 0, 1 / 255, … 1 to each pixel, as a byte.
 
-    >>> import torch
-    >>> eight_bit(torch.tensor([0.0, 0.5, 1.0]).view(1, 1, 1, 3)).tolist()
-    [[[[0.0, 128.0, 255.0]]]]
+    >>> eight_bit(torch.tensor([0.0, 0.5, 1.0])).tolist()
+    [0, 128, 255]
     """
-    return images.detach().float().mul(255).round_().clamp_(0, 255)
+    return images.detach().float().mul(255).round_().clamp_(0, 255).to(torch.uint8)
 
 
-def unit(bytes_: Images, like: Images) -> Images:
+def unit(pixels: UInt8[Tensor, "batch channels height width"], like: Images) -> Images:
     """Back to [0, 1], with the device and type of the images that they were."""
-    return (bytes_ / 255).to(like)
+    return (pixels / 255).to(like)

@@ -32,7 +32,7 @@ class Gaussian(Filter):
         check_positive("gaussian", sigma=self.sigma)
 
     def filtered(self, images: Images) -> Images:
-        return blurred(images, self.sigma)
+        return blurred(images, self.sigma).clamp(0, 1)
 
     def smooth(self, images: Images) -> Images:
         return blurred(images, self.sigma)

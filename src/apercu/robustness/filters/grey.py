@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
 
 from apercu.types import Images
 
@@ -12,7 +14,7 @@ LUMA_BYTES = (19595, 38470, 7471)
 """The same in 65536ths, as Pillow's mode L has it."""
 
 
-def grey(images: Images) -> Images:
+def grey(images: Images) -> Float[Tensor, "batch 1 height width"]:
     """Luma of three channels, the mean of any other number."""
     if images.shape[1] != 3:
         return images.mean(dim=1, keepdim=True)
@@ -20,10 +22,12 @@ def grey(images: Images) -> Images:
     return (images * weights.view(3, 1, 1)).sum(dim=1, keepdim=True)
 
 
-def grey_bytes(pixels: Images) -> Images:
-    """The same of whole numbers from 0 to 255, rounded to such; three channels as Pillow does."""
+def grey_bytes(
+    pixels: UInt8[Tensor, "batch channels height width"],
+) -> UInt8[Tensor, "batch 1 height width"]:
+    """The same of bytes, rounded to such; three channels as Pillow does."""
     if pixels.shape[1] != 3:
-        return pixels.mean(dim=1, keepdim=True).round()
+        return pixels.float().mean(dim=1, keepdim=True).round().to(torch.uint8)
     weights = torch.tensor(LUMA_BYTES).view(3, 1, 1)
     sums = (pixels.int() * weights).sum(dim=1, keepdim=True)
-    return (sums + 2**15).div(2**16, rounding_mode="floor").float()
+    return ((sums + 2**15) // 2**16).to(torch.uint8)

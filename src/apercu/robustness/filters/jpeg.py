@@ -37,7 +37,7 @@ class Jpeg(Filter):
         check_whole("jpeg", 1, 95, quality=self.quality)
 
     def filtered(self, images: Images) -> Images:
-        pixels = eight_bit(images).to("cpu", torch.uint8)
+        pixels = eight_bit(images).cpu()
         return unit(torch.stack([self._reopened(one) for one in pixels]), images)
 
     def smooth(self, images: Images) -> Images:

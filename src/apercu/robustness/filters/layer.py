@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias, final
+from typing import Literal, TypeAlias, final, get_args
 
 import torch
 from torch import nn
 
-from apercu.robustness.filters.base import Filter
+from apercu.robustness.filters.base import Filter, check_choice
 from apercu.types import Images
 
 Backward: TypeAlias = Literal["straight", "smooth"]
@@ -24,10 +24,14 @@ class FilterLayer(nn.Module):
         filter: what the images become.
         backward: `straight`, as if nothing was filtered; or `smooth`, as the filter's own
             differentiable stand-in.
+
+    Raises:
+        ConfigError: no such `backward`.
     """
 
     def __init__(self, filter: Filter, backward: Backward) -> None:
         super().__init__()
+        check_choice("filter layer", "backward", backward, get_args(Backward))
         self.filter = filter
         self.slopes = backward
 

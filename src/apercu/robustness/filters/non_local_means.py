@@ -38,7 +38,7 @@ class NonLocalMeans(Filter):
         check_odd("non_local_means", window=self.window, patch=self.patch)
 
     def filtered(self, images: Images) -> Images:
-        return self.smooth(images)
+        return self.smooth(images).clamp(0, 1)
 
     def smooth(self, images: Images) -> Images:
         height, width = images.shape[2:]

@@ -40,7 +40,7 @@ class Bayer(Filter):
     def __post_init__(self) -> None:
         check_whole("bayer", 1, 4, bits=self.bits)
         if self.size not in SIZES:
-            raise ConfigError(f"bayer: expected size as one of {SIZES}, got {self.size}")
+            raise ConfigError(f"bayer: size: expected 2, 4, 8 or 16, got {self.size}")
 
     def filtered(self, images: Images) -> Images:
         return dithered(images, bayer_ranks(self.size), self.bits)

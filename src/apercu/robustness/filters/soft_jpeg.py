@@ -77,7 +77,7 @@ def _cosines() -> Float[Tensor, "8 8"]:
     return matrix
 
 
-def _filled(planes: Images, multiple: int) -> Images:
+def _filled(planes: Images, multiple: int) -> Float[Tensor, "batch channels tall wide"]:
     """With the last row and column repeated until the sides are multiples."""
     down, across = (-length % multiple for length in planes.shape[2:])
     return F.pad(planes, (0, across, 0, down), mode="replicate")

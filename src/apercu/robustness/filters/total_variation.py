@@ -40,7 +40,7 @@ class TotalVariation(Filter):
         check_whole("total_variation", 1, 10_000, steps=self.steps)
 
     def filtered(self, images: Images) -> Images:
-        return self.smooth(images)
+        return self.smooth(images).clamp(0, 1)
 
     def smooth(self, images: Images) -> Images:
         dual = images.new_zeros(2, *images.shape)

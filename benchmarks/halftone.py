@@ -1,0 +1,63 @@
+"""What Floyd–Steinberg costs beside Pillow's, and what a second thread brings.
+
+    python benchmarks/halftone.py [--planes 96] [--repeats 25]
+
+On one core, our filter on a batch of images in [0, 1] against Pillow's `convert("1")` on the same
+planes, already pictures of bytes; both take turns, and the median ratio over the rounds is told.
+Promised: at most 0.60. Then one thread against two; a machine of one core shows no gain.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+from PIL import Image
+from timing import Call, Rounds, by_turns, ratio, shown
+
+from apercu.robustness.filters import FloydSteinberg
+
+SIZE, LIMIT = 224, 0.60
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--planes", type=int, default=96)
+    parser.add_argument("--repeats", type=int, default=25)
+    given = parser.parse_args()
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(given.planes, 1, SIZE, SIZE, generator=generator)
+    rounds = by_turns(calls(images), given.repeats, images.device)
+    print(f"floyd_steinberg, {given.planes} planes of {SIZE} × {SIZE}, milliseconds per plane")
+    for name in rounds:
+        print(f"{name:<12} {per_plane(rounds, name, given.planes)}")
+    times, gain = ratio(rounds, "one thread", "pillow"), ratio(rounds, "one thread", "two threads")
+    print(f"one thread ÷ pillow = {times:.3f}  (at most {LIMIT:.2f})")
+    print(f"one thread ÷ two threads = {gain:.3f}")
+    return 0 if times <= LIMIT else 1
+
+
+def calls(images: torch.Tensor) -> dict[str, Call]:
+    """The same planes for Pillow, for one thread and for two."""
+    planes = (images[:, 0] * 255).round().to(torch.uint8).numpy()
+    pictures = [Image.fromarray(plane) for plane in planes]
+    halftone = FloydSteinberg()
+
+    def pillow() -> None:
+        for picture in pictures:
+            picture.convert("1", dither=Image.Dither.FLOYDSTEINBERG)
+
+    def ours(threads: int) -> None:
+        torch.set_num_threads(threads)
+        halftone(images)
+
+    return {"pillow": pillow, "one thread": lambda: ours(1), "two threads": lambda: ours(2)}
+
+
+def per_plane(rounds: Rounds, name: str, planes: int) -> str:
+    """Median and half the interquartile range, of milliseconds."""
+    return shown([1000 * seconds / planes for seconds in rounds[name]]).replace(" s", "")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from apercu.errors import ConfigError
+from apercu.robustness.filters import FILTERS, FilterLayer, Jpeg
+
+every_filter = pytest.mark.parametrize("name", FILTERS)
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)).requires_grad_()
+
+
+@pytest.fixture
+def weights() -> torch.Tensor:
+    return torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("backward", ["straight", "smooth"])
+@every_filter
+def test_forward_is_exactly_the_filter(name: str, backward: Any, images: torch.Tensor) -> None:
+    layer = FilterLayer(FILTERS[name](), backward)
+    assert torch.equal(layer(images), FILTERS[name]()(images))
+    with torch.no_grad():
+        assert torch.equal(layer(images), FILTERS[name]()(images))
+
+
+@every_filter
+def test_straight_passes_gradients_through(
+    name: str, images: torch.Tensor, weights: torch.Tensor
+) -> None:
+    layer = FilterLayer(FILTERS[name](), "straight")
+    (slope,) = torch.autograd.grad((layer(images) * weights).sum(), images)
+    assert torch.equal(slope, weights)
+
+
+@every_filter
+def test_smooth_has_the_gradient_of_the_stand_in(
+    name: str, images: torch.Tensor, weights: torch.Tensor
+) -> None:
+    layer = FilterLayer(FILTERS[name](), "smooth")
+    (slope,) = torch.autograd.grad((layer(images) * weights).sum(), images)
+    (expected,) = torch.autograd.grad((FILTERS[name]().smooth(images) * weights).sum(), images)
+    torch.testing.assert_close(slope, expected)
+    assert not torch.equal(slope, weights)
+
+
+def test_stands_in_front_of_any_module(images: torch.Tensor) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 2))
+    whole = nn.Sequential(FilterLayer(Jpeg(30), "straight"), network)
+    assert torch.equal(whole(images), network(Jpeg(30)(images)))
+    assert "Jpeg(quality=30), backward=straight" in repr(whole)
+    assert not list(whole[0].parameters())
+
+
+def test_another_backward_pass_is_refused(shapes_unchecked: None) -> None:
+    with pytest.raises(ConfigError, match="backward: expected straight or smooth, got back"):
+        FilterLayer(Jpeg(), "back")  # type: ignore[arg-type]

@@ -1,0 +1,140 @@
+"""What every filter owes its caller, whatever it does."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from typing import Any
+
+import pytest
+import torch
+
+from apercu.errors import ConfigError
+from apercu.robustness import filters
+from apercu.robustness.filters import FILTERS, Filter
+
+every_filter = pytest.mark.parametrize("name", FILTERS)
+
+OTHER: dict[str, dict[str, Any]] = {
+    "floyd_steinberg": {"bits": 2, "scan": "serpentine", "channels": "grey"},
+    "jarvis_judice_ninke": {"bits": 2, "scan": "serpentine", "channels": "grey"},
+    "atkinson": {"bits": 2, "scan": "serpentine", "channels": "grey"},
+    "bayer": {"bits": 2, "size": 4},
+    "blue_noise": {"bits": 2, "seed": 1},
+    "jpeg": {"quality": 30},
+    "bit_depth": {"bits": 2},
+    "median": {"width": 5},
+    "gaussian": {"sigma": 2.0},
+    "total_variation": {"weight": 0.2, "steps": 5},
+    "non_local_means": {"strength": 0.3, "window": 5, "patch": 5},
+}
+WRONG: list[tuple[str, dict[str, Any]]] = [
+    ("floyd_steinberg", {"bits": 5}),
+    ("atkinson", {"scan": "spiral"}),
+    ("jarvis_judice_ninke", {"channels": "red"}),
+    ("bayer", {"bits": 0}),
+    ("bayer", {"size": 3}),
+    ("blue_noise", {"seed": -1}),
+    ("jpeg", {"quality": 0}),
+    ("bit_depth", {"bits": 1.5}),
+    ("median", {"width": 4}),
+    ("gaussian", {"sigma": 0.0}),
+    ("gaussian", {"sigma": float("nan")}),
+    ("total_variation", {"weight": -1.0}),
+    ("total_variation", {"steps": 0}),
+    ("non_local_means", {"strength": float("inf")}),
+    ("non_local_means", {"patch": 1}),
+]
+
+
+def random_images(*shape: int) -> torch.Tensor:
+    """Noise, a ramp and a flat image, so that nothing is easy."""
+    images = torch.rand(shape, generator=torch.Generator().manual_seed(3))
+    images[0] = torch.linspace(0, 1, shape[3])
+    images[-1] = 1.0
+    return images
+
+
+def test_every_final_filter_has_its_name() -> None:
+    exported = {
+        one
+        for _, one in inspect.getmembers(filters, inspect.isclass)
+        if issubclass(one, Filter) and not inspect.isabstract(one)
+    }
+    assert exported == set(FILTERS.values())
+    for name, kind in FILTERS.items():
+        assert name == re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower()
+
+
+@every_filter
+class TestEvery:
+    @pytest.mark.parametrize("shape", [(3, 1, 8, 8), (4, 3, 13, 21), (3, 5, 9, 8)], ids=str)
+    def test_images_stay_images(self, name: str, shape: tuple[int, ...]) -> None:
+        images = random_images(*shape)
+        for one in (FILTERS[name](), FILTERS[name](**OTHER[name])):
+            found = one(images)
+            assert found.shape == images.shape
+            assert found.dtype == images.dtype
+            assert found.isfinite().all()
+            assert found.amin() >= 0 and found.amax() <= 1
+            assert not torch.equal(found, images)
+
+    def test_nothing_leaks(self, name: str) -> None:
+        images = random_images(3, 3, 13, 21).requires_grad_()
+        before = images.detach().clone()
+        found = FILTERS[name]()(images)
+        assert not found.requires_grad
+        found.zero_()
+        assert torch.equal(images, before)
+        assert torch.is_grad_enabled()
+
+    def test_a_batch_equals_its_singles(self, name: str) -> None:
+        images = random_images(7, 3, 13, 21)
+        for one in (FILTERS[name](), FILTERS[name](**OTHER[name])):
+            alone = torch.cat([one(image) for image in images.split(1)])
+            torch.testing.assert_close(one(images), alone, atol=1e-6, rtol=0)
+
+    def test_filters_are_values(self, name: str) -> None:
+        first, other = FILTERS[name](), FILTERS[name](**OTHER[name])
+        assert first == FILTERS[name]() != other
+        assert hash(first) == hash(FILTERS[name]())
+        assert eval(repr(other), vars(filters)) == other
+        field = dataclasses.fields(first)[0].name  # type: ignore[arg-type]
+        with pytest.raises(dataclasses.FrozenInstanceError, match="cannot assign"):
+            setattr(first, field, 1)
+
+    def test_every_setting_has_an_effect(self, name: str) -> None:
+        images = random_images(3, 3, 21, 34)
+        default = FILTERS[name]()(images)
+        names = {field.name for field in dataclasses.fields(FILTERS[name])}  # type: ignore[arg-type]
+        assert names == set(OTHER[name])
+        for setting, value in OTHER[name].items():
+            assert not torch.equal(FILTERS[name](**{setting: value})(images), default), setting
+
+    def test_precision_is_kept(self, name: str) -> None:
+        images = random_images(3, 3, 8, 8)
+        found = FILTERS[name]()(images.double())
+        assert found.dtype == torch.float64
+        torch.testing.assert_close(found.float(), FILTERS[name]()(images), atol=1e-4, rtol=0)
+
+    def test_the_stand_in_has_a_slope_and_resembles_the_filter(self, name: str) -> None:
+        ramp = torch.linspace(0.02, 0.98, 32).expand(32, 32)
+        images = torch.stack([ramp, ramp.T, torch.full((32, 32), 0.4)])[None].requires_grad_()
+        for one in (FILTERS[name](), FILTERS[name](**OTHER[name])):
+            found = one.smooth(images)
+            assert found.shape == images.shape
+            (slope,) = torch.autograd.grad(found.square().sum(), images)
+            assert slope.isfinite().all()
+            assert (slope.abs() > 1e-4).float().mean() > 0.9
+            means = torch.nn.functional.avg_pool2d(found.detach() - one(images), 16)
+            assert means.abs().amax() < 0.1
+
+
+@pytest.mark.parametrize(("name", "settings"), WRONG, ids=str)
+def test_settings_out_of_range_are_refused(
+    name: str, settings: dict[str, Any], shapes_unchecked: None
+) -> None:
+    with pytest.raises(ConfigError, match=f"{next(iter(settings))}.*expected .*, got ") as caught:
+        FILTERS[name](**settings)
+    assert "\n" not in str(caught.value)
