@@ -11,6 +11,8 @@ from torch import Tensor
 
 from apercu.types import Images, Maps, Scores
 
+ROUNDING = 1e-6
+"""A change that is larger than a budget by this, or less, is within it."""
 STRONGEST = 0.2
 """Share of the pixels that counts as what a map points at."""
 
@@ -39,7 +41,7 @@ def accuracy_at(
     Returns:
         The share of images that need more than each budget.
     """
-    return (smallest[None, :] > np.asarray(budgets)[:, None]).mean(1)
+    return (smallest[None, :] > np.asarray(budgets)[:, None] + ROUNDING).mean(1)
 
 
 def auac(smallest: Float[np.ndarray, " images"], highest: float) -> Float[np.ndarray, " images"]:

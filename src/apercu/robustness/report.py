@@ -142,6 +142,7 @@ def _strip(bench: Bench) -> Image.Image:
     """Image, change, filtered, and maps before and after, by the strongest attack on the bare
     classifier; honest images where there is none."""
     against = [job for job in bench.jobs if job.behind is None]
+    against.reverse()  # of equal budgets the last attack
     job = max(against, key=lambda one: (one.attack is not None, one.epsilon or 0.0))
     entries = bench.sample.test[:SHOWN]
     rows = [
@@ -162,7 +163,7 @@ def _tiles(bench: Bench, job: Job, images: Images, targets: Targets) -> Iterator
     yield render.Tile(render.picture_image(images[0].cpu()), named[0])
     yield render.Tile(render.picture_image(attacked[0].cpu()), named[1])
     change = ((attacked - images) * ENLARGED)[0].cpu()
-    yield render.Tile(render.signed(change), f"{job.name} {budget(job.epsilon)}, × {ENLARGED}")
+    yield render.Tile(render.signed(change), f"{job.name} {budget(job.epsilon)}, {ENLARGED}-fold")
     for name, one in bench.filters.items():
         if one is not None:
             filtered = one(attacked)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from importlib.util import find_spec
@@ -55,10 +55,18 @@ def diffused(planes: Planes, spread: Spread, bits: int, serpentine: bool) -> Pla
     size = ceil(len(planes) / groups)
     pairs = zip(torch.split(planes, size), torch.split(found, size), strict=True)
     calls = [partial(work, some.numpy(), into.numpy(), *settings) for some, into in pairs]
-    with ThreadPoolExecutor(min(torch.get_num_threads(), groups)) as pool:
-        for done in [pool.submit(call) for call in calls]:
-            done.result()
+    threads = min(torch.get_num_threads(), groups)
+    with ThreadPoolExecutor(threads) as pool:
+        others = [pool.submit(_all, calls[turn::threads]) for turn in range(1, threads)]
+        _all(calls[::threads])
+        for other in others:
+            other.result()
     return found
+
+
+def _all(calls: Sequence[Callable[[], None]]) -> None:
+    for call in calls:
+        call()
 
 
 @lru_cache
