@@ -75,12 +75,22 @@ class Broken(ImageSource):
     def __getitem__(self, index: int) -> Item:
         if index not in self.readable:
             raise ImageError(f"{index}: not an image")
-        return Item(str(index), torch.full((3, 4, 4), index / 10), None, None, None)
+        return Item(str(index), torch.full((3, 4, 4), index / 10), f"n{index}", None, None)
 
 
 class Plain:
     def prepare(self, picture: torch.Tensor, fit: str = "squash") -> torch.Tensor:
         return picture
+
+    def index_of(self, word: str | int) -> int:
+        return 10 * int(str(word).removeprefix("n"))
+
+
+def test_an_image_that_stands_in_brings_its_own_class() -> None:
+    images = TrainingImages(Broken({0, 3, 7}), Plain(), labelled=True)
+    (three, of_three), (stand_in, of_stand_in) = images[3], images[4]
+    assert (three.mean().item(), of_three) == (pytest.approx(0.3), 30)
+    assert (stand_in.mean().item(), of_stand_in) == (pytest.approx(0.7), 70)
 
 
 def test_an_unreadable_image_gives_its_neighbour() -> None:

@@ -9,7 +9,6 @@ from typing import TypeAlias, cast
 import torch
 
 from apercu.classifiers import Classifier
-from apercu.cli.values import listed, settings_of, split_names
 from apercu.errors import ClassifierError, ConfigError, nearest
 from apercu.images import ImageSource
 from apercu.methods import (
@@ -42,6 +41,7 @@ from apercu.methods import (
     Wrapper,
     ZoomCam,
 )
+from apercu.typed import listed, settings_of, split_names
 
 Known: TypeAlias = Method | TrueBox
 

@@ -59,3 +59,13 @@ ImagesOption: TypeAlias = Annotated[
         help="A folder, an image, a Parquet file, or planted[:KEY=VALUE,…].",
     ),
 ]
+RunOption: TypeAlias = Annotated[Path, typer.Option("--out", metavar="RUN", help="The run folder.")]
+StepsOption: TypeAlias = Annotated[
+    int | None, typer.Option("--steps", min=1, help="Steps of the training proper.")
+]
+BatchOption: TypeAlias = Annotated[
+    int | None, typer.Option("--batch", min=1, help="Images per step and device.")
+]
+ResumeOption: TypeAlias = Annotated[
+    bool, typer.Option("--resume", help="Go on with a begun training.")
+]

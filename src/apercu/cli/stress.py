@@ -9,14 +9,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from apercu.cli.options import DebugOption, Device, DeviceOption, SeedOption
+from apercu.cli.options import (
+    BatchOption,
+    ClassifierOption,
+    DebugOption,
+    Device,
+    DeviceOption,
+    ImagesOption,
+    ResumeOption,
+    RunOption,
+    SeedOption,
+    StepsOption,
+)
 from apercu.cli.outcome import arguments, keeping
-from apercu.cli.terminal import progress, say, warn
+from apercu.cli.terminal import is_terminal, progress, say, warn
 
 if TYPE_CHECKING:
     from apercu.classifiers import Classifier
     from apercu.robustness.attacks import Attack
-    from apercu.robustness.filters import Filter
     from apercu.robustness.plan import StressPlan
 
 app = typer.Typer(
@@ -40,7 +50,8 @@ def stress(
         str | None,
         typer.Option(
             metavar="A,B:KEY=VALUE,…",
-            help="fgsm, i_fgsm, pgd, mult, deepfool, sparse_evo; pgd:norm=l2,restarts=3 …",
+            help="fgsm, i_fgsm, pgd, mult, deepfool, sparse_evo; pgd:norm=l2,restarts=3 …; "
+            "map_pgd moves the map, eot_pgd expects over noise.",
         ),
     ] = None,
     filters: Annotated[
@@ -56,6 +67,10 @@ def stress(
     ] = None,
     explainer: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Also measure how far its maps move.")
+    ] = None,
+    surrogate: Annotated[
+        str | None,
+        typer.Option(metavar="SPEC", help="Also show it images made against another classifier."),
     ] = None,
     plan: Annotated[
         Path | None, typer.Option(metavar="FILE", help="All of these in YAML; options override.")
@@ -77,7 +92,7 @@ def stress(
     """
     words = {"attacks": attacks, "filters": filters, "epsilons": epsilons, "knowledge": knowledge}
     needed = {"classifier": classifier, "images": images, "out": out}
-    if not any([*needed.values(), *words.values(), explainer, plan, limit, batch]):
+    if not any([*needed.values(), *words.values(), explainer, surrogate, plan, limit, batch]):
         return  # a command of its own follows
     from apercu.classifiers import open_classifier
     from apercu.compare.cost import environment
@@ -85,6 +100,7 @@ def stress(
     from apercu.explainers.run import open_run
     from apercu.images import open_images
     from apercu.robustness.flow import Bench
+    from apercu.robustness.named import attack_named, filter_named
     from apercu.robustness.report import write_report
     from apercu.robustness.results import summarised
 
@@ -92,13 +108,14 @@ def stress(
         if value is None:
             raise ConfigError(f"--{name} is missing; see apercu stress --help")
     asked = _plan(plan, {**words, "limit": limit, "batch": batch, "seed": seed})
-    named_filters = _filters(asked.filters)
-    named_attacks = _attacks(asked.attacks, seed)
+    named_filters = {name: filter_named(name) for name in asked.filters}
+    named_attacks = {name: attack_named(name, seed) for name in asked.attacks}
     opened = open_classifier(str(classifier), device=device.resolve())
     if not opened.differentiable:
         named_attacks = _decisions(named_attacks, opened, typed=attacks is not None)
     source = open_images(str(images), channels=opened.channels)
     watched = None if explainer is None else open_run(explainer).to(opened.device)
+    other = None if surrogate is None else open_classifier(surrogate, device=device.resolve())
     folder = Path(str(out))
     about: dict[str, Any] = {
         "classifier": opened.spec,
@@ -109,7 +126,7 @@ def stress(
         "command": shlex.join(["apercu", *arguments()]),
     }
     with keeping(f"{folder} keeps what is finished; the same command does the rest"):
-        bench = Bench(opened, source, asked, named_attacks, named_filters, watched)
+        bench = Bench(opened, source, asked, named_attacks, named_filters, watched, other)
         with progress(lines=True) as report:
             found = bench.run(folder, report)
         about["limit"] = len(bench.sample.test)
@@ -119,6 +136,55 @@ def stress(
     for line in results.warnings:
         warn(line)
     say(f"report: {folder / 'report.html'}")
+
+
+@app.command("train")
+def train(
+    classifier: ClassifierOption,
+    images: ImagesOption,
+    out: RunOption,
+    config: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|PRESET",
+            help="Settings in YAML, or hybrid, standard, adversarial, halftone_adversarial, "
+            "sinkhorn.",
+        ),
+    ] = None,
+    steps: StepsOption = None,
+    batch: BatchOption = None,
+    resume: ResumeOption = False,
+    seed: SeedOption = 0,
+    device: DeviceOption = Device.AUTO,
+    debug: DebugOption = False,
+) -> None:
+    """Train a classifier further, against attacks: with halftones, with attacked images, or both.
+
+    Leaves card.json in the run folder, which is the SPEC of the defended classifier.
+
+    Example: apercu stress train --classifier timm/resnet50 --images photos/ --out runs/hybrid
+    """
+    from apercu.classifiers import open_classifier
+    from apercu.explainers.order import Order, changed, settings_for
+    from apercu.images import open_images
+    from apercu.robustness.defences.settings import DEFENCES
+    from apercu.robustness.defences.train import new_network, train_defended
+    from apercu.training.fit import Fit, Machine
+
+    settings = changed(settings_for(out, config, DEFENCES), steps=steps, batch=batch)
+    opened = open_classifier(classifier)
+    source = open_images(images, channels=opened.channels)
+    new_network(opened, settings, seed)
+    Order(classifier=opened.fingerprint, images=source.name, count=len(source), seed=seed).begin(
+        out, resume=resume
+    )
+    machine = Machine(device.resolve(), progress=is_terminal())
+    with keeping(f"{out} keeps what was done; go on with the same command and --resume"):
+        _, facts = train_defended(settings, Fit(opened, source, out, machine, seed, say))
+    say(f"trained in {facts['training_seconds'] / 60:.1f} min, {facts['steps']:.0f} steps: {out}")
+    for name, told in (("honest", "honest images"), ("hard", "what the defence is for")):
+        say(f"answered as wanted, {told}: {facts[f'{name}_before']:.1%}, now {facts[name]:.1%}")
+    say(f"next: apercu stress --classifier {out / 'card.json'} --images … --out stress")
 
 
 @app.command("filter")
@@ -135,8 +201,9 @@ def filter(
     from apercu import render
     from apercu.errors import ConfigError
     from apercu.images import read_picture
+    from apercu.robustness.named import filter_named
 
-    made = _filters((name,))[name]
+    made = filter_named(name)
     if made is None:
         raise ConfigError("filters: none changes nothing; name a filter")
     picture = read_picture(image)
@@ -146,9 +213,9 @@ def filter(
 
 def _plan(path: Path | None, typed: Mapping[str, Any]) -> StressPlan:
     """The plan of a file, with what was typed over it."""
-    from apercu.cli.values import read, split_names
     from apercu.robustness.plan import StressPlan
     from apercu.training.settings import Family
+    from apercu.typed import read, split_names
 
     family = Family(StressPlan, {"standard": StressPlan()})
     changes = {name: value for name, value in typed.items() if value is not None}
@@ -173,49 +240,6 @@ def _budget(read: Any, word: str) -> float:
             f"epsilons: expected numbers above 0 and up to 1 (8/255 is 0.0314), got {word}"
         )
     return found
-
-
-def _attacks(names: tuple[str, ...], seed: int) -> dict[str, Attack]:
-    from apercu.cli.values import listed, settings_of
-    from apercu.errors import ConfigError, nearest
-    from apercu.robustness.plan import ATTACKS
-
-    made: dict[str, Attack] = {}
-    for name in names:
-        word, _, rest = name.partition(":")
-        if word not in ATTACKS:
-            raise ConfigError(
-                f"attacks: expected some of {', '.join(ATTACKS)}, got {word}"
-                f"{nearest(word, ATTACKS)}"
-            )
-        kind = ATTACKS[word]
-        values = settings_of(kind, word, listed(word, rest, "attacks"), "attacks")
-        if "seed" in kind.__dataclass_fields__:  # type: ignore[attr-defined]
-            values.setdefault("seed", seed)
-        made[name] = kind(**values)
-    return made
-
-
-def _filters(names: tuple[str, ...]) -> dict[str, Filter | None]:
-    from apercu.cli.values import listed, settings_of
-    from apercu.errors import ConfigError, nearest
-    from apercu.robustness.filters import FILTERS
-    from apercu.robustness.plan import NONE
-
-    made: dict[str, Filter | None] = {}
-    for name in names:
-        word, _, rest = name.partition(":")
-        if name == NONE:
-            made[name] = None
-            continue
-        if word not in FILTERS:
-            raise ConfigError(
-                f"filters: expected some of none, {', '.join(FILTERS)}, got {word}"
-                f"{nearest(word, FILTERS)}"
-            )
-        kind = FILTERS[word]
-        made[name] = kind(**settings_of(kind, word, listed(word, rest, "filters"), "filters"))
-    return made
 
 
 def _decisions(

@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from apercu.cli.options import (
+    BatchOption,
     ClassifierOption,
     DebugOption,
     Device,
     DeviceOption,
     ImagesOption,
+    ResumeOption,
+    RunOption,
     SeedOption,
+    StepsOption,
 )
 from apercu.cli.outcome import keeping
 from apercu.cli.terminal import is_terminal, progress, say
@@ -55,14 +59,10 @@ def train() -> None:
     """Train an explainer for a classifier."""
 
 
-RunOption = Annotated[Path, typer.Option("--out", metavar="RUN", help="The run folder.")]
-StepsOption = Annotated[int | None, typer.Option(min=1, help="Steps, after the embedding phase.")]
-BatchOption = Annotated[int | None, typer.Option(min=1, help="Images per step and device.")]
 EncoderOption = Annotated[
     str | None,
     typer.Option(metavar="SPEC", help="own, small (from scratch), timm/NAME, another classifier."),
 ]
-ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with a begun training.")]
 DevicesOption = Annotated[int, typer.Option(min=1, help="How many devices share the work.")]
 PrecisionOption = Annotated[Precision, typer.Option(help="Of the numbers.")]
 

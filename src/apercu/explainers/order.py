@@ -12,11 +12,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from apercu.errors import RunError
 from apercu.explainers.run import CONFIG, WEIGHTS
 from apercu.output import write
-from apercu.training.settings import Family, GatedSettings, TrainingSettings
+from apercu.training.settings import Family, GatedSettings, Timed
 
 ORDER = "order.json"
+DEFENCE = "defence"
+"""Key that the settings of a training against attacks have, and those of no explainer."""
 
-S = TypeVar("S", bound=TrainingSettings)
+S = TypeVar("S", bound=Timed)
 
 
 class Order(BaseModel):
@@ -94,16 +96,20 @@ def settings_for(run: Path, config: str | Path | None, family: Family[S]) -> S:
 
 
 def _check_kind(stored: Path, family: Family[S]) -> None:
-    """Raises RunError for a folder that holds a training of another kind of explainer."""
+    """Raises RunError for a folder that holds a training of another kind."""
     try:
         content = json.loads(stored.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return  # nothing begun, or damaged, which is told where it is read
-    wanted = family.model.model_fields["explainer"].default
-    held = content.get("explainer", "mask") if isinstance(content, dict) else wanted
+    kinds = family.model.model_fields
+    wanted = kinds["explainer"].default if "explainer" in kinds else DEFENCE
+    held = wanted
+    if isinstance(content, dict):
+        held = DEFENCE if DEFENCE in content else content.get("explainer", "mask")
     if held != wanted:
+        verb = "stress train" if held == DEFENCE else f"train {held}"
         raise RunError(
-            f"{stored.parent}: holds a {held} training; use `apercu train {held}`, or choose "
+            f"{stored.parent}: holds a {held} training; use `apercu {verb}`, or choose "
             "another --out"
         )
 

@@ -12,12 +12,18 @@ import torch.nn.functional as F
 from jaxtyping import Bool
 from torch import Tensor
 
-from apercu.types import Images, Logits, Scores, Targets
+from apercu.robustness.measures import rank_correlation
+from apercu.types import Images, Logits, Maps, Scores, Targets
 
 Answer: TypeAlias = Callable[[Images], Logits]
 """A classifier, with or without a filter in front of it."""
 
 Reached: TypeAlias = Bool[Tensor, " batch"]
+
+MARGIN = 1.0
+"""By how much the logit of a class should lead while its map is moved."""
+INSISTENCE = 10.0
+"""How much more a logit that falls short counts than a map that stays."""
 
 
 class Aim(ABC):
@@ -72,3 +78,71 @@ class Targeted(Aim):
     @torch.no_grad()
     def reached(self, images: Images) -> Reached:
         return self.answer(images).argmax(1) == self.wanted
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class MapMoved(Aim):
+    """The class stays and its map moves: climbs one less their correlation.
+
+    Args:
+        answer: images → logits.
+        explain: images → maps for their classes, with gradients.
+        labels: the classes that stay.
+        honest: the maps of the honest images.
+    """
+
+    answer: Answer
+    explain: Callable[[Images], Maps]
+    labels: Targets
+    honest: Maps
+
+    def score(self, images: Images) -> Scores:
+        logits = self.answer(images)
+        own = logits.gather(1, self.labels[:, None])
+        others = logits.scatter(1, self.labels[:, None], -torch.inf).amax(1)
+        short = F.relu(MARGIN - (own[:, 0] - others))
+        return 1 - _correlation(self.explain(images), self.honest) - INSISTENCE * short
+
+    @torch.no_grad()
+    def reached(self, images: Images) -> Reached:
+        """Whether the class is still seen, and the map has nothing in common with the honest."""
+        moved = rank_correlation(self.honest, self.explain(images)) <= 0
+        return moved & (self.answer(images).argmax(1) == self.labels)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Expected(Aim):
+    """Another aim, expected over noise on the image (Athalye et al. 2018).
+
+    A slope that only one exact image has, such as that of a staircase, is averaged away.
+
+    Args:
+        aim: what is climbed.
+        copies: how many noisy copies.
+        noise: standard deviation of the noise, in units of the range [0, 1].
+        seed: of the noise, which is the same for every image and every step.
+    """
+
+    aim: Aim
+    copies: int = 8
+    noise: float = 4 / 255
+    seed: int = 0
+
+    def score(self, images: Images) -> Scores:
+        generator = torch.Generator().manual_seed(self.seed)
+        draws = torch.randn((self.copies, *images.shape[1:]), generator=generator).to(images)
+        shown = ((images + self.noise * draw).clamp(0, 1) for draw in draws)
+        return torch.stack([self.aim.score(one) for one in shown]).mean(0)
+
+    def reached(self, images: Images) -> Reached:
+        return self.aim.reached(images)
+
+
+def _correlation(first: Maps, second: Maps) -> Scores:
+    """Pearson's correlation of the pixels of two maps of the same image."""
+    one, other = (
+        values.flatten(1) - values.flatten(1).mean(1, keepdim=True) for values in (first, second)
+    )
+    return F.cosine_similarity(one, other, dim=1)

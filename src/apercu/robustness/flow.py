@@ -11,15 +11,18 @@ import torch
 
 from apercu.classifiers import Classifier
 from apercu.compare.sample import Sample, Trial, draw
+from apercu.errors import ConfigError
 from apercu.explainers.base import TrainedExplainer
+from apercu.explainers.mask import MaskExplainer
 from apercu.images import ImageSource
-from apercu.robustness.aims import Answer, Untargeted
+from apercu.robustness.aims import Aim, Answer, Expected, MapMoved, Untargeted
 from apercu.robustness.attacks import Attack
 from apercu.robustness.cells import Cells, Verdicts
 from apercu.robustness.filters import Filter, FilterLayer
 from apercu.robustness.measures import norms, overlap, rank_correlation
-from apercu.robustness.plan import NONE, Job, StressPlan, jobs, judged
-from apercu.types import Images, Targets
+from apercu.robustness.named import NONE, aim_of
+from apercu.robustness.plan import Job, StressPlan, jobs, judged
+from apercu.types import Images, Maps, Targets
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 Backward: TypeAlias = Literal["straight", "smooth"]
@@ -39,6 +42,7 @@ class Bench:
         attacks: by name as typed.
         filters: by name as typed; None is no filter.
         explainer: whose maps are watched; it was trained for this classifier.
+        surrogate: another classifier, against which attacks are made, too.
     """
 
     classifier: Classifier
@@ -47,19 +51,29 @@ class Bench:
     attacks: Mapping[str, Attack]
     filters: Mapping[str, Filter | None]
     explainer: TrainedExplainer[Any, Any] | None = None
+    surrogate: Classifier | None = None
     sample: Sample = field(init=False)
 
     def __post_init__(self) -> None:
         plan = self.plan
         if self.explainer is not None:
             self.explainer.passport.check_classifier(self.classifier)
+        if any(aim_of(name) == "map" for name in self.attacks) and not isinstance(
+            self.explainer, MaskExplainer
+        ):
+            raise ConfigError(
+                "attacks: one on the map needs a trained mask explainer; give --explainer"
+            )
+        if self.surrogate is not None:
+            _check_alike(self.classifier, self.surrogate)
         found = draw(self.classifier, self.source, plan.limit, plan.seed, halves=False)
         object.__setattr__(self, "sample", found)
 
     @property
     def jobs(self) -> list[Job]:
         """All that has to be done."""
-        return jobs(self.plan, dict(self.attacks), dict(self.filters))
+        other = self.surrogate is not None
+        return jobs(self.plan, dict(self.attacks), dict(self.filters), surrogate=other)
 
     def run(self, out: Path, progress: Progress) -> dict[Job, Verdicts]:
         """Does every job that was not done before in this folder.
@@ -73,7 +87,8 @@ class Bench:
         cells, found = Cells(out, subject), {}
         for job in self.jobs:
             shown = judged(job, dict(self.filters), self.plan)
-            key = f"{job} {[self.filters[name] for name in shown]} {self._behind(job)}"
+            other = self.surrogate.fingerprint if self.surrogate and job.elsewhere else ""
+            key = f"{job} {[self.filters[name] for name in shown]} {self._behind(job)} {other}"
             known = cells.load(key)
             if known is None:
                 known = self._done(job, shown, progress)
@@ -85,13 +100,10 @@ class Bench:
         """The images of a job: honest, or the attack's; of several ways the first that fools."""
         if job.attack is None:
             return images
-        behind = self._behind(job)
-        if behind is None:
-            return job.attack(Untargeted(self.classifier, labels), images)
-        ways = BACKWARDS if job.attack.needs == "gradients" else BACKWARDS[:1]
-        best: Images | None = None
+        behind, best = self._behind(job), None
+        ways = BACKWARDS if behind and job.attack.needs == "gradients" else BACKWARDS[:1]
         for backward in ways:
-            aim = Untargeted(self._answer(behind, backward), labels)
+            aim = self._aim(job, behind, backward, images, labels)
             found = job.attack(aim, images)
             if best is None:
                 best = found
@@ -100,19 +112,48 @@ class Bench:
                 best = torch.where(fooled, best, found)
         return images if best is None else best
 
+    def _aim(
+        self, job: Job, behind: Filter | None, backward: Backward, images: Images, labels: Targets
+    ) -> Aim:
+        """What a job climbs."""
+        attacked = self.surrogate if job.elsewhere and self.surrogate else self.classifier
+        answer, kind = self._answer(behind, backward, attacked), aim_of(job.name)
+        if kind == "map":
+            explain = self._explain(labels)
+            with torch.no_grad():
+                honest = explain(images)
+            return MapMoved(answer, explain, labels, honest)
+        aim = Untargeted(answer, labels)
+        return Expected(aim, seed=self.plan.seed) if kind == "expected" else aim
+
+    def _explain(self, labels: Targets) -> Callable[[Images], Maps]:
+        """The explainer's masks with gradients, which `attribute` does not have."""
+        explainer = self.explainer
+        if not isinstance(explainer, MaskExplainer):
+            raise ConfigError("attacks: one on the map needs a trained mask explainer")
+        network = explainer.network
+        return lambda images: network(images, labels).sigmoid()
+
     def _behind(self, job: Job) -> Filter | None:
         return None if job.behind is None else self.filters[job.behind]
 
-    def _answer(self, behind: Filter | None, backward: Backward = "straight") -> Answer:
+    def _answer(
+        self,
+        behind: Filter | None,
+        backward: Backward = "straight",
+        classifier: Classifier | None = None,
+    ) -> Answer:
+        asked = classifier or self.classifier
         if behind is None:
-            return self.classifier
+            return asked
         layer = FilterLayer(behind, backward)
-        return lambda images: self.classifier(layer(images))
+        return lambda images: asked(layer(images))
 
     def _done(self, job: Job, shown: list[str], progress: Progress) -> Verdicts:
         found = Verdicts(top1={name: [] for name in shown}, top5={name: [] for name in shown})
         words = [job.name, *([] if job.epsilon is None else [f"{255 * job.epsilon:g}/255"])]
-        title = " ".join([*words, *([] if job.behind is None else [f"through {job.behind}"])])
+        words += ["through", job.behind] if job.behind else []
+        title = " ".join([*words, *(["made elsewhere"] if job.elsewhere else [])])
         entries, done = self.sample.test, 0
         for trial in self.sample.trials(self.classifier, entries, self.plan.batch):
             self._judge(job, trial, shown, found)
@@ -136,3 +177,16 @@ class Bench:
             before, after = (self.explainer.attribute(one, labels) for one in (images, attacked))
             found.rank_correlation += rank_correlation(before, after).tolist()
             found.overlap += overlap(before, after).tolist()
+
+
+def _check_alike(classifier: Classifier, other: Classifier) -> None:
+    """Raises ConfigError for a classifier whose images or classes are others."""
+    mine, its = (
+        (one.channels, one.size, len(one.classes), one.differentiable)
+        for one in (classifier, other)
+    )
+    if mine[:3] != its[:3] or not its[3]:
+        raise ConfigError(
+            f"surrogate {other.spec}: expected one with gradients, images of "
+            f"{'×'.join(map(str, (mine[0], *mine[1])))} and {mine[2]} classes"
+        )

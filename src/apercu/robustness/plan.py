@@ -7,23 +7,12 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from apercu.robustness.attacks import Attack, DeepFool, Fgsm, IFgsm, Multiplicative, Pgd, SparseEvo
+from apercu.robustness.attacks import Attack
 from apercu.robustness.filters import Filter
-
-NONE = "none"
-"""Name of no filter, and of no attack."""
+from apercu.robustness.named import NONE, aim_of
 
 Knows = Literal["naive", "adaptive"]
 """Whether the attacker knows of the filter."""
-
-ATTACKS: dict[str, type[Attack]] = {
-    "fgsm": Fgsm,
-    "i_fgsm": IFgsm,
-    "pgd": Pgd,
-    "mult": Multiplicative,
-    "deepfool": DeepFool,
-    "sparse_evo": SparseEvo,
-}
 
 Budget = Annotated[float, Field(gt=0, le=1)]
 
@@ -33,6 +22,7 @@ class StressPlan(BaseModel):
 
     Attributes:
         attacks: such as `pgd:steps=20`; one with an epsilon of its own is made at that alone.
+            `map_pgd` keeps the class and moves the map, `eot_pgd` expects over noise.
         filters: such as `jpeg:quality=75`, or `none`.
         epsilons: budgets in units of the range of a pixel.
         knowledge: attackers that know the classifier alone, and those that know the filter, too.
@@ -68,18 +58,24 @@ class Job(NamedTuple):
         epsilon: its budget; None where it has none.
         attack: None for the honest images.
         behind: name of the filter that the attacker knows of; None where of none.
+        elsewhere: whether it is made against another classifier, and only shown to this one.
     """
 
     name: str
     epsilon: float | None
     attack: Attack | None
     behind: str | None
+    elsewhere: bool = False
 
 
 def jobs(
-    plan: StressPlan, attacks: dict[str, Attack], filters: dict[str, Filter | None]
+    plan: StressPlan,
+    attacks: dict[str, Attack],
+    filters: dict[str, Filter | None],
+    *,
+    surrogate: bool = False,
 ) -> list[Job]:
-    """All that has to be done, the honest images first."""
+    """All that has to be done, the honest images first; `surrogate`: also against another one."""
     made = [Job(NONE, None, None, None)]
     behind = [name for name, one in filters.items() if one is not None]
     for name, attack in attacks.items():
@@ -90,17 +86,27 @@ def jobs(
         for budget in budgets:
             at = attack if budget is None else replace(attack, epsilon=budget)  # type: ignore[type-var]
             made.append(Job(name, budget, at, None))
+            if aim_of(name) == "map":
+                continue
             if "adaptive" in plan.knowledge:
                 made += [Job(name, budget, at, known) for known in behind]
+            if surrogate:
+                made.append(Job(name, budget, at, None, elsewhere=True))
     if "naive" not in plan.knowledge and None not in filters.values():
-        made = [job for job in made if job.attack is None or job.behind is not None]
+        made = [job for job in made if not _is_naive(job)]
     return made
+
+
+def _is_naive(job: Job) -> bool:
+    """Whether a job only serves those who do not know of a filter."""
+    itself = job.behind is None and not job.elsewhere and aim_of(job.name) != "map"
+    return job.attack is not None and itself
 
 
 def judged(job: Job, filters: dict[str, Filter | None], plan: StressPlan) -> list[str]:
     """Names of the filters behind which a job's images are shown to the classifier."""
     if job.behind is not None:
         return [job.behind]
-    if job.attack is None or "naive" in plan.knowledge:
+    if job.attack is None or job.elsewhere or "naive" in plan.knowledge:
         return list(filters)
     return [name for name, one in filters.items() if one is None]

@@ -15,7 +15,8 @@ from apercu.output import write
 from apercu.report import data, rendered, style
 from apercu.report.charts import COLOURED, lines
 from apercu.robustness.flow import Bench
-from apercu.robustness.plan import NONE, Job
+from apercu.robustness.named import NONE
+from apercu.robustness.plan import Job
 from apercu.robustness.results import Row, StressResults
 from apercu.types import Images, Targets
 
@@ -50,7 +51,7 @@ def write_report(results: StressResults, bench: Bench, folder: Path) -> Path:
     columns = [
         (name, knows)
         for name in bench.filters
-        for knows in ("naive", "adaptive")
+        for knows in ("naive", "adaptive", "transfer")
         if any((row.filter, row.knowledge) == (name, knows) for row in results.rows)
     ]
     page = rendered(
@@ -119,7 +120,9 @@ def _curves(results: StressResults) -> list[dict[str, Any]]:
     for attack in dict.fromkeys(curve.attack for curve in results.curves):
         mine = [curve for curve in results.curves if curve.attack == attack]
         found = {
-            curve.filter if curve.knowledge == "naive" else f"{curve.filter}, adaptive": curve
+            curve.filter
+            if curve.knowledge == "naive"
+            else f"{curve.filter}, {curve.knowledge}": curve
             for curve in mine
         }
         names = list(found)[:COLOURED]

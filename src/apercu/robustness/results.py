@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from apercu.compare.interval import interval
 from apercu.output import write
 from apercu.robustness.cells import Verdicts
 from apercu.robustness.measures import accuracy_at, auac
-from apercu.robustness.plan import NONE, Job
+from apercu.robustness.named import NONE, aim_of
+from apercu.robustness.plan import Job
 
 RESULTS = "results.json"
 POINTS = 41
@@ -111,7 +112,9 @@ def summarised(
 
 
 def knowledge(job: Job) -> str:
-    """What the attacker knows; nothing is unknown where there is nothing to know."""
+    """What the attacker knows: the bare classifier, the filter before it, or another classifier."""
+    if job.elsewhere:
+        return "transfer"
     return "naive" if job.behind is None else "adaptive"
 
 
@@ -141,7 +144,7 @@ def _rows(job: Job, found: Verdicts, honest: Verdicts, seed: int) -> list[Row]:
         if job.attack is None:
             continue
         before = honest.right(behind) > 0
-        if before.any():
+        if before.any() and aim_of(job.name) != "map":
             made.append(row("success", 1 - found.right(behind)[before], "lower"))
         made.append(row("norm", found.values(norm_of(job)), "higher"))
         for metric, kept in (("map_rank_correlation", "rank_correlation"), ("map_iou", "overlap")):
@@ -157,7 +160,7 @@ def _curves(
     curves, areas = [], []
     groups: dict[tuple[str, str, str], list[tuple[Job, Verdicts]]] = {}
     for job, verdicts in found.items():
-        if job.attack is not None:
+        if job.attack is not None and aim_of(job.name) != "map":
             for behind in verdicts.top1:
                 groups.setdefault((job.name, behind, knowledge(job)), []).append((job, verdicts))
     for (name, behind, knows), members in groups.items():
@@ -189,7 +192,11 @@ def _typical(smallest: Float[np.ndarray, " images"]) -> float:
 
 
 def _warnings(results: StressResults) -> list[str]:
-    told = []
+    return [*_blindness(results), *_weakness(results)]
+
+
+def _blindness(results: StressResults) -> Iterator[str]:
+    """Filters that win only against those who do not know of them."""
     for row in results.rows:
         if row.metric != "top1" or row.knowledge != "naive" or NONE in (row.attack, row.filter):
             continue
@@ -198,9 +205,33 @@ def _warnings(results: StressResults) -> list[str]:
         if bare is None or knowing is None:
             continue
         if row.value - bare.value >= CLEARLY and row.value - knowing.value >= CLEARLY:
-            at = "" if row.epsilon is None else f" at {255 * row.epsilon:g}/255"
-            told.append(
+            yield (
                 f"{row.filter} wins only against an attacker who does not know of it: {row.attack}"
-                f"{at} leaves {row.value:.1%} right, through the filter {knowing.value:.1%}"
+                f"{_at(row)} leaves {row.value:.1%} right, through the filter {knowing.value:.1%}"
             )
-    return told
+
+
+def _weakness(results: StressResults) -> Iterator[str]:
+    """Cases in which another attacker leaves clearly less, so that gradients were hidden."""
+    for row in results.rows:
+        if row.metric != "top1" or row.attack == NONE or aim_of(row.attack) == "map":
+            continue
+        plain = row.attack.removeprefix("eot_").partition(":")[0]
+        weaker = results.value(row.attack, row.epsilon, row.filter, _straight(row))
+        other = results.value(plain, row.epsilon, row.filter, row.knowledge)
+        for one in (weaker if row.knowledge == "transfer" else None, other):
+            if one is not None and one != row and one.value - row.value >= CLEARLY:
+                before = "" if row.filter == NONE else f"behind {row.filter} "
+                yield (
+                    f"{before}the gradients flatter: {one.attack}{_at(one)} ({one.knowledge}) "
+                    f"leaves {one.value:.1%} right, {row.attack} ({row.knowledge}) {row.value:.1%}"
+                )
+
+
+def _straight(row: Row) -> str:
+    """Who attacks the classifier itself as well as can be."""
+    return "naive" if row.filter == NONE else "adaptive"
+
+
+def _at(row: Row) -> str:
+    return "" if row.epsilon is None else f" at {255 * row.epsilon:g}/255"

@@ -17,17 +17,19 @@ class Averaging(Callback):
 
     Args:
         decay: share of the old average that a step keeps.
+        learns: what the names of statistics begin with that belong to what is trained.
     """
 
-    def __init__(self, decay: float) -> None:
+    def __init__(self, decay: float, learns: str) -> None:
         self.decay = decay
+        self.learns = learns
         self.average: dict[str, Tensor] = {}
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
         done = trainer.global_step
         keep = min(self.decay, (1 + done) / (10 + done))
-        for name, value in _trained(module.network):
+        for name, value in _trained(module.network, self.learns):
             if name in self.average:
                 self.average[name].lerp_(value, 1 - keep)
             else:
@@ -47,11 +49,11 @@ class Averaging(Callback):
         self.average = {name: value.to(module.device) for name, value in self.average.items()}
 
 
-def _trained(network: nn.Module) -> list[tuple[str, Tensor]]:
-    """Parameters with gradients, and the statistics of batch normalisation outside the encoder."""
+def _trained(network: nn.Module, learns: str) -> list[tuple[str, Tensor]]:
+    """Parameters with gradients, and the statistics of batch normalisation that go with them."""
     parameters = [(n, p) for n, p in network.named_parameters() if p.requires_grad]
     return parameters + [
         (name, buffer)
         for name, buffer in network.named_buffers()
-        if buffer.is_floating_point() and name.startswith("decoder.")
+        if buffer.is_floating_point() and name.startswith(learns)
     ]

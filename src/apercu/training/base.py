@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from apercu.classifiers import Classifier
 from apercu.render import Tile
-from apercu.training.settings import TrainingSettings
+from apercu.training.settings import Timed
 from apercu.training.watch import Trivial
 from apercu.types import Images, Scores
 
@@ -38,13 +38,17 @@ class Training(LightningModule, ABC):
         measured: figures of the last step.
         trivial: the answers that would satisfy the loss and explain nothing.
         still: whether batch norms do not normalise in the first pass over the images.
+        learns: what the names of the statistics begin with that are trained along.
+        labelled: whether a batch is images and classes, instead of images alone.
     """
 
     trivial: ClassVar[Trivial]
     still: ClassVar[bool] = False
+    learns: ClassVar[str] = "decoder."
+    labelled: bool = False
 
     def __init__(
-        self, network: nn.Module, classifier: Classifier, settings: TrainingSettings, seed: int
+        self, network: nn.Module, classifier: Classifier, settings: Timed, seed: int
     ) -> None:
         super().__init__()
         self.network = network
@@ -54,8 +58,8 @@ class Training(LightningModule, ABC):
         self.measured: dict[str, Tensor] = {}
 
     @abstractmethod
-    def training_step(self, images: Images, batch_index: int) -> Tensor:
-        """The loss of a batch."""
+    def training_step(self, batch: Any, batch_index: int) -> Tensor:
+        """The loss of a batch: images, or images and classes where `labelled`."""
 
     @abstractmethod
     def tiles(self, images: Images) -> list[Tile]:

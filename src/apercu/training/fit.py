@@ -27,7 +27,7 @@ from apercu.training.base import Training
 from apercu.training.embedding import Labels
 from apercu.training.phases import embed_answers, embed_labels, learn_answers
 from apercu.training.progress import FirstPass, Samples, TrivialWarning
-from apercu.training.settings import GatedSettings, TrainingSettings
+from apercu.training.settings import GatedSettings, Timed
 from apercu.training.stream import EndlessOrder, TrainingImages, parts
 
 CHECKPOINTS, LAST, EMBEDDED = "checkpoints", "last.ckpt", "embedded.safetensors"
@@ -89,7 +89,8 @@ class Fit:
         """
         begun = time.monotonic()
         network, settings = module.network, module.settings
-        images = TrainingImages(self.source, self.classifier, parts(len(self.source), self.seed)[0])
+        chosen = parts(len(self.source), self.seed)[0]
+        images = TrainingImages(self.source, self.classifier, chosen, labelled=module.labelled)
         facts: dict[str, float] = {}
         if isinstance(network, GatedNetwork) and isinstance(settings, GatedSettings):
             facts["embedding_agreement"] = self._embed(network, settings, images)
@@ -101,7 +102,7 @@ class Fit:
                 f"the first because {first}"
             )
         spent = Clock(begun)
-        averaging = Averaging(settings.schedule.averaging)
+        averaging = Averaging(settings.schedule.averaging, module.learns)
         trainer = self._trainer(module, [spent, averaging])
         with _without_remarks():
             trainer.fit(
@@ -181,9 +182,7 @@ class Fit:
                 enable_model_summary=False,
             )
 
-    def _loader(
-        self, images: TrainingImages, settings: TrainingSettings, trainer: Trainer
-    ) -> DataLoader[Any]:
+    def _loader(self, images: TrainingImages, settings: Timed, trainer: Trainer) -> DataLoader[Any]:
         """Each device's own share of the images, from where the last checkpoint left them."""
         batch = settings.schedule.batch
         order = EndlessOrder(

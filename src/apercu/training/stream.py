@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, Sampler
 from apercu.classifiers.lessons import PreparedImages
 from apercu.classifiers.pixels import Fit
 from apercu.errors import ImageError, ImagesError
-from apercu.images import ImageSource
+from apercu.images import ImageSource, Item
 from apercu.types import Picture
 
 WORST = 0.5
@@ -33,41 +33,56 @@ class Prepares(Protocol):
 
     def prepare(self, picture: Picture, fit: Fit = "squash") -> Tensor: ...
 
+    def index_of(self, word: str | int) -> int: ...
 
-class TrainingImages(Dataset[Tensor]):
+
+class TrainingImages(Dataset[Any]):
     """Prepared images of a source by index; an unreadable one is replaced by its neighbour.
 
     Args:
         source: where the pictures come from.
         classifier: its door says how they are prepared.
         indices: which of the source's images; all when None.
+        labelled: whether an item is an image and its class, instead of an image alone.
 
     Attributes:
         unusable: by index in the source, why an image had to be replaced; of this process alone.
     """
 
     def __init__(
-        self, source: ImageSource, classifier: Prepares, indices: Sequence[int] | None = None
+        self,
+        source: ImageSource,
+        classifier: Prepares,
+        indices: Sequence[int] | None = None,
+        *,
+        labelled: bool = False,
     ) -> None:
         self.source = source
         self.classifier = classifier
         self.indices = range(len(source)) if indices is None else indices
+        self.labelled = labelled
         self.unusable: dict[int, str] = {}
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, index: int) -> Tensor:
+    def __getitem__(self, index: int) -> Any:
         tries, reason = max(1, int(WORST * len(self))), ""
         for offset in range(tries):
             place = self.indices[(index + offset) % len(self)]
             try:
-                return self.classifier.prepare(self.source[place].picture)
+                return self._prepared(self.source[place])
             except (ImageError, ImagesError) as error:
                 self.unusable[place] = reason = str(error)
         raise ImagesError(
             f"{self.source.name}: {tries} images in a row cannot be used, the last because {reason}"
         )
+
+    def _prepared(self, item: Item) -> Tensor | tuple[Tensor, int]:
+        image = self.classifier.prepare(item.picture)
+        if not self.labelled or item.label is None:
+            return image
+        return image, self.classifier.index_of(item.label)
 
 
 def in_memory(images: TrainingImages) -> PreparedImages:

@@ -9,6 +9,7 @@ DECAY = 0.98
 EMPTY, FULL, ALIKE = 0.01, 0.95, 0.8
 TURNED, SEEN, FAINT, WIDE = 0.5, 0.002, 0.05, 0.6
 TOLD, MISREAD = 0.1, 1.0
+FEW = 0.35
 
 
 @dataclass(frozen=True)
@@ -75,10 +76,21 @@ def _latent(means: Mapping[str, float]) -> str | None:
     return None
 
 
+def _classifiers(means: Mapping[str, float]) -> str | None:
+    """Networks that answer the same to everything."""
+    if means["classes"] < FEW:
+        return (
+            f"the network answers few of the classes ({means['classes']:.2f} of those there are); "
+            "lower the rate, or the budget of the attack"
+        )
+    return None
+
+
 MASKS = Trivial(("area_true", "area_fake"), ("area_true",), _masks)
 _FOUR = ("flipped", "change", "peak", "spread")
 COUNTERPARTS = Trivial(_FOUR, _FOUR, _counterparts)
 LATENT = Trivial(("told", "misread"), ("told", "misread"), _latent)
+CLASSIFIERS = Trivial(("classes",), ("classes",), _classifiers)
 
 
 @dataclass

@@ -8,4 +8,14 @@ from apercu.robustness.attacks.multiplicative import Multiplicative
 from apercu.robustness.attacks.signed import Fgsm, IFgsm, Pgd
 from apercu.robustness.attacks.sparse_evo import SparseEvo
 
-__all__ = ["Attack", "DeepFool", "Fgsm", "IFgsm", "Multiplicative", "Pgd", "SparseEvo"]
+ATTACKS: dict[str, type[Attack]] = {
+    "fgsm": Fgsm,
+    "i_fgsm": IFgsm,
+    "pgd": Pgd,
+    "mult": Multiplicative,
+    "deepfool": DeepFool,
+    "sparse_evo": SparseEvo,
+}
+"""By the name that people type; each is called with its settings."""
+
+__all__ = ["ATTACKS", "Attack", "DeepFool", "Fgsm", "IFgsm", "Multiplicative", "Pgd", "SparseEvo"]

@@ -12,7 +12,7 @@ from apercu.training.settings.latent import PRESETS as LATENT_PRESETS
 from apercu.training.settings.latent import LatentSettings
 from apercu.training.settings.mask import PRESETS, MaskSchedule, MaskSettings
 from apercu.training.settings.reading import Family
-from apercu.training.settings.schedule import Schedule, TrainingSettings
+from apercu.training.settings.schedule import Schedule, Timed, TrainingSettings
 
 MASK = Family(MaskSettings, PRESETS)
 COUNTERPART = Family(CounterpartSettings, COUNTERPART_PRESETS)
@@ -41,6 +41,7 @@ __all__ = [
     "MaskSchedule",
     "MaskSettings",
     "Schedule",
+    "Timed",
     "TrainingSettings",
     "parse_settings",
     "read_settings",

@@ -26,14 +26,22 @@ class Schedule(BaseModel):
     save_every: int = Field(100, ge=1)
 
 
-class TrainingSettings(BaseModel):
-    """What every trained explainer can be told.
+class Timed(BaseModel):
+    """What every training can be told.
 
     Attributes:
-        explainer: the kind.
         schedule: how long.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    explainer: str
     schedule: Schedule = Schedule()
+
+
+class TrainingSettings(Timed):
+    """What every trained explainer can be told.
+
+    Attributes:
+        explainer: the kind.
+    """
+
+    explainer: str

@@ -1,0 +1,19 @@
+"""What a classifier can be trained for, so that attacks find less: one file each."""
+
+from __future__ import annotations
+
+from apercu.robustness.defences.adversarial import Adversarial
+from apercu.robustness.defences.base import Defence, Lesson
+from apercu.robustness.defences.hybrid import Hybrid
+from apercu.robustness.defences.sinkhorn import Sinkhorn, sinkhorn_divergence
+from apercu.robustness.defences.standard import Standard
+
+__all__ = [
+    "Adversarial",
+    "Defence",
+    "Hybrid",
+    "Lesson",
+    "Sinkhorn",
+    "Standard",
+    "sinkhorn_divergence",
+]

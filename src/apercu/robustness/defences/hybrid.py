@@ -1,0 +1,44 @@
+"""Hybrid training: every image also in another representation."""
+
+from __future__ import annotations
+
+from typing import Literal, final
+
+import torch
+from pydantic import Field
+from torch import Generator
+
+from apercu.robustness.defences.base import Defence, FilterName, Lesson
+from apercu.robustness.named import filter_named
+from apercu.types import Images, Scores
+
+
+@final
+class Hybrid(Defence):
+    """Honest images beside their copies in other representations, half and half.
+
+    Halftones are those of Huang et al. (2020), low resolution and strong compression those of
+    Liao and Huang (2020).
+
+    Attributes:
+        representations: filters; each image is drawn one of them.
+    """
+
+    form: Literal["hybrid"] = "hybrid"
+    representations: tuple[FilterName, ...] = Field(("floyd_steinberg",), min_length=1)
+
+    def terms(self, lesson: Lesson) -> dict[str, Scores]:
+        shown = torch.cat([lesson.images, self.hard(lesson)])
+        honest, represented = lesson.learns(shown).chunk(2)
+        return {"honest": lesson.loss(honest) / 2, "represented": lesson.loss(represented) / 2}
+
+    @torch.no_grad()
+    def hard(self, lesson: Lesson) -> Images:
+        images, generator = lesson.images, Generator().manual_seed(lesson.seed)
+        drawn = torch.randint(len(self.representations), (len(images),), generator=generator)
+        shown = images.clone()
+        for number, name in enumerate(self.representations):
+            filter, rows = filter_named(name), drawn.to(images.device) == number
+            if filter is not None and rows.any():
+                shown[rows] = filter(images[rows])
+        return shown

@@ -1,0 +1,57 @@
+"""What a training against attacks can be told, and the presets."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from apercu.robustness.defences.adversarial import Adversarial
+from apercu.robustness.defences.hybrid import Hybrid
+from apercu.robustness.defences.sinkhorn import Sinkhorn
+from apercu.robustness.defences.standard import Standard
+from apercu.training.augment import Views
+from apercu.training.settings import Family, Schedule, Timed
+
+AnyDefence = Annotated[Standard | Hybrid | Adversarial | Sinkhorn, Field(discriminator="form")]
+
+
+class DefenceSchedule(Schedule):
+    """How long and how fast a classifier is trained."""
+
+    steps: int = Field(1500, ge=1)
+    batch: int = Field(24, ge=2)
+    rate: float = Field(2e-4, gt=0)
+    averaging: float = Field(0.995, ge=0, lt=1)
+
+
+class DefenceSettings(Timed):
+    """Everything that distinguishes one training against attacks from another.
+
+    Attributes:
+        defence: the loss.
+        wanted: what the images should be answered: their `labels`, or the `answers` of the
+            undefended classifier, which needs no labels.
+        scratch: whether all weights are drawn anew, or the classifier's own are the start. Only
+            then batch norms learn their statistics; those of small batches spoil learnt features.
+        views: random views of the images.
+        schedule: how long.
+    """
+
+    defence: AnyDefence = Hybrid()
+    wanted: Literal["answers", "labels"] = "answers"
+    scratch: bool = False
+    views: Views = Views(smallest=0.6, whole=0.3)
+    schedule: DefenceSchedule = DefenceSchedule()
+
+
+DEFENCES = Family(
+    DefenceSettings,
+    {
+        "hybrid": DefenceSettings(),
+        "standard": DefenceSettings(defence=Standard()),
+        "adversarial": DefenceSettings(defence=Adversarial()),
+        "halftone_adversarial": DefenceSettings(defence=Adversarial(behind="floyd_steinberg")),
+        "sinkhorn": DefenceSettings(defence=Sinkhorn()),
+    },
+)

@@ -1,0 +1,110 @@
+"""One training step of a classifier against attacks, as Lightning runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar, final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from apercu import render
+from apercu.classifiers import Classifier
+from apercu.classifiers.answers import to_logits
+from apercu.classifiers.pixels import normalise
+from apercu.robustness.defences.base import Lesson
+from apercu.robustness.defences.settings import DefenceSettings
+from apercu.training.base import Training
+from apercu.training.watch import CLASSIFIERS, Trivial
+from apercu.types import Images, Logits
+
+
+@final
+class DefenceTraining(Training):
+    """A network learns a defence; what it should answer, labels or the classifier say.
+
+    Args:
+        network: what is trained, of the classifier's own structure.
+        classifier: the undefended one.
+        settings: defence and schedule.
+        seed: of all draws.
+    """
+
+    trivial: ClassVar[Trivial] = CLASSIFIERS
+    learns: ClassVar[str] = ""
+
+    def __init__(
+        self, network: nn.Module, classifier: Classifier, settings: DefenceSettings, seed: int
+    ) -> None:
+        super().__init__(network, classifier, settings, seed)
+        self.settings: DefenceSettings
+        self.labelled = settings.wanted == "labels"
+
+    def training_step(self, batch: Any, batch_index: int) -> Tensor:
+        generator = self.generator()
+        images, labels = batch if self.labelled else (batch, None)
+        images = self.settings.views(images, generator)
+        seed = int(torch.randint(2**31, (), generator=generator))
+        if not self.settings.scratch:
+            still(self.network)
+        lesson = self.lesson(images, labels, seed)
+        terms = self.settings.defence.terms(lesson)
+        with torch.no_grad():
+            seen = self.judges(images).argmax(1)
+        classes = len(set(seen.tolist())) / len(set(lesson.labels.tolist()))
+        right = (seen == lesson.labels).float().mean()
+        self.note(terms, {"right": right, "classes": torch.tensor(classes)})
+        return torch.stack(list(terms.values())).sum(0).mean()
+
+    def lesson(self, images: Images, labels: Tensor | None, seed: int) -> Lesson:
+        """What a batch teaches."""
+        if labels is None:
+            with torch.no_grad():
+                wanted = self.classifier.probabilities(images)
+        else:
+            wanted = F.one_hot(labels, len(self.classifier.classes)).to(images)
+        return Lesson(self.answer, self.judges, images, wanted, seed)
+
+    def answer(self, images: Images) -> Logits:
+        """The network in the mode that it is in."""
+        known = self.classifier.network
+        shown = normalise(images, known.input).contiguous(memory_format=torch.channels_last)
+        return to_logits(self.network(shown), known.output, images=len(images))
+
+    def judges(self, images: Images) -> Logits:
+        """The network as it will be used."""
+        with _used(self.network):
+            return self.answer(images)
+
+    @torch.no_grad()
+    def tiles(self, images: Images) -> list[render.Tile]:
+        lesson = self.lesson(images, None, self.seed)
+        tiles = []
+        for shown in (images, self.settings.defence.hard(lesson)):
+            sure, top = self.judges(shown).softmax(1)[0].max(0)
+            title = self.classifier.classes[int(top)].partition(",")[0]
+            picture = render.picture_image(shown[0].cpu())
+            tiles.append(render.Tile(picture, f"{title} {sure:.2f}"))
+        return tiles
+
+
+def still(network: nn.Module) -> None:
+    """Batch norms keep their statistics."""
+    for module in network.modules():
+        if isinstance(module, _BatchNorm):
+            module.eval()
+
+
+@contextmanager
+def _used(network: nn.Module) -> Iterator[None]:
+    """The network in inference, its modules as they were afterwards."""
+    learning = [module for module in network.modules() if module.training]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module in learning:
+            module.training = True

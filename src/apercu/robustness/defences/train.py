@@ -1,0 +1,109 @@
+"""From a classifier and images to a defended one, in a folder with a classifier card."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+from torch import nn
+from torch.utils.data import DataLoader
+
+from apercu.classifiers import Classifier, save_classifier
+from apercu.classifiers.fingerprint import digest_of_module
+from apercu.errors import ClassifierError, ImagesError, RunError
+from apercu.output import write
+from apercu.robustness.defences.settings import DefenceSettings
+from apercu.robustness.defences.step import DefenceTraining
+from apercu.training.fit import Fit
+from apercu.training.stream import TrainingImages, parts
+
+CONFIG, FACTS = "config.json", "facts.json"
+
+
+def train_defended(settings: DefenceSettings, fit: Fit) -> tuple[Classifier, dict[str, float]]:
+    """Trains a copy of the fit's classifier and leaves it in the run folder.
+
+    Args:
+        settings: what is trained.
+        fit: of which classifier, on which images, where.
+
+    Returns:
+        The defended classifier; what was measured on images held out, before and after: how often
+        honest images, and those that the defence is for, are answered as wanted.
+
+    Raises:
+        ClassifierError: the classifier cannot be trained further.
+        ImagesError: labels are wanted, and there are none.
+        RunError: the folder holds a training of other settings.
+    """
+    network = new_network(fit.classifier, settings, fit.seed)
+    if settings.wanted == "labels" and not fit.source.labelled:
+        raise ImagesError(f"{fit.source.name}: has no labels; set wanted: answers")
+    _claim(fit.run / CONFIG, settings)
+    training = DefenceTraining(network, fit.classifier, settings, fit.seed)
+    facts = {f"{name}_before": value for name, value in _measured(training, fit).items()}
+    facts |= fit(training) | _measured(training, fit)
+    known = fit.classifier.network
+    digest = digest_of_module(network, known.source, known.options)
+    defended = Classifier(replace(known, answer=network, digest=digest))
+    if fit.leads:
+        save_classifier(defended, fit.run)
+        write(fit.run / FACTS, json.dumps(facts, indent=1) + "\n")
+    return defended, facts
+
+
+def new_network(classifier: Classifier, settings: DefenceSettings, seed: int) -> nn.Module:
+    """A copy of the classifier's network that can be trained.
+
+    Raises:
+        ClassifierError: the classifier is a black box, or an exported program.
+    """
+    if classifier.module is None or classifier.network.source.endswith(".pt2"):
+        raise ClassifierError(
+            f"{classifier.spec}: only a classifier from timm, torchvision or a Python function "
+            "can be trained further"
+        )
+    network = copy.deepcopy(classifier.module).requires_grad_(True)
+    if settings.scratch:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            for module in network.modules():
+                reset = getattr(module, "reset_parameters", None)
+                if callable(reset):
+                    reset()
+    return network
+
+
+@torch.no_grad()
+def _measured(training: DefenceTraining, fit: Fit) -> dict[str, float]:
+    """On images held out: how often the network answers as wanted."""
+    held_out = parts(len(fit.source), fit.seed)[1]
+    images = TrainingImages(fit.source, fit.classifier, held_out, labelled=training.labelled)
+    right: dict[str, list[bool]] = {"honest": [], "hard": []}
+    device = fit.classifier.device
+    training.network.to(device)
+    for batch in DataLoader(images, training.settings.schedule.batch):
+        pictures, labels = batch if training.labelled else (batch, None)
+        pictures = pictures.to(device)
+        labels = None if labels is None else labels.to(device)
+        lesson = training.lesson(pictures, labels, fit.seed)
+        for name, shown in (("honest", pictures), ("hard", training.settings.defence.hard(lesson))):
+            right[name] += (training.judges(shown).argmax(1) == lesson.labels).tolist()
+    return {name: sum(found) / len(found) for name, found in right.items()}
+
+
+def _claim(path: Path, settings: DefenceSettings) -> None:
+    """Writes down what is trained here, or checks that it is what was begun."""
+    if not path.is_file():
+        write(path, settings.model_dump_json(indent=1))
+        return
+    try:
+        begun = DefenceSettings.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValidationError) as error:
+        raise RunError(f"{path}: cannot be read; choose another --out") from error
+    if begun != settings:
+        raise RunError(f"{path}: the training begun here had other settings; use those")
