@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.encaps import encapsulate
 from pydicom.pixels.processing import apply_color_lut, apply_windowing
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
@@ -177,7 +178,7 @@ def test_slices_of_several_series_in_one_heap_are_refused(tmp_path: Path) -> Non
     [
         ({"PhotometricInterpretation": "RGB"}, "expected 3 samples per pixel with RGB, got 1"),
         ({"PhotometricInterpretation": "HSV"}, "expected a photometric interpretation of MONO"),
-        ({"Rows": 0}, "without pixels"),
+        ({"Rows": 0}, "an image without pixels"),
         ({"Rows": 9}, "damaged or cut short"),
         ({"Rows": 60000, "Columns": 60000}, "too large, expected at most 100 megapixels"),
         ({"Rows": 1, "Columns": 64}, "too small to explain"),
@@ -221,3 +222,73 @@ def test_damage_is_one_line_that_names_no_patient(data: st.DataObject) -> None:
         assert "\n" not in str(error) and "Secret" not in str(error)
     else:
         assert picture.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("tags", "words"),
+    [
+        ({"WindowWidth": 0, "WindowCenter": 9}, "WindowWidth is 0, which shows nothing"),
+        ({"RescaleSlope": 0, "RescaleIntercept": 0}, "RescaleSlope is 0, which shows nothing"),
+    ],
+)
+def test_transforms_that_show_nothing_are_refused(tags: dict[str, object], words: str) -> None:
+    with pytest.raises(ImageError, match=words):
+        read(**tags)
+
+
+def test_what_is_cut_short_is_told_from_what_has_no_pixels() -> None:
+    whole = (SAMPLES / "SC_rgb_jpeg_dcmtk.dcm").read_bytes()
+    with pytest.raises(ImageError, match="no DICOM file, or one that is damaged or cut short"):
+        read_picture(whole[: len(whole) - len(whole) // 3])
+    with pytest.raises(ImageError, match=r"cut short, an image without pixels .*X-Ray"):
+        read_picture(WHOLE[: WHOLE.index(b"Secret") - 8])
+    damaged = bytearray(whole)
+    damaged[-400:-8] = bytes(392)  # inside the compressed frame; its codec is here
+    try:
+        read_picture(bytes(damaged))
+    except ImageError as error:
+        assert "codec" not in str(error)
+
+
+def test_a_compression_that_cannot_be_read_is_told() -> None:
+    made = dataset(RAMP)
+    made.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.102"
+    made.PixelData = encapsulate([RAMP.tobytes()])
+    with pytest.raises(ImageError, match=r"MPEG-4 .* which pydicom does not read"):
+        read_picture(written(made))
+    private = WHOLE.replace(b"1.2.840.10008.1.2.1", b"1.2.840.99999.1.2.1", 1)
+    with pytest.raises(ImageError, match="a transfer syntax that no standard knows"):
+        read_picture(private)
+
+
+def groups(**tags: object) -> pydicom.Dataset:
+    """Functional groups with one window and one rescaling."""
+    window, rescale, item = pydicom.Dataset(), pydicom.Dataset(), pydicom.Dataset()
+    window.WindowCenter, window.WindowWidth = tags["centre"], tags["width"]
+    rescale.RescaleSlope, rescale.RescaleIntercept = 1, 0
+    item.FrameVOILUTSequence = Sequence([window])
+    item.PixelValueTransformationSequence = Sequence([rescale])
+    return item
+
+
+def test_enhanced_files_keep_windows_in_groups(tmp_path: Path) -> None:
+    frames = np.stack([RAMP, RAMP])
+    shared = {"SharedFunctionalGroupsSequence": Sequence([groups(centre=2000, width=1500)])}
+    written(dataset(frames, **shared), tmp_path / "shared.dcm")
+    alone = read(WindowCenter=2000, WindowWidth=1500)
+    for frame in range(2):
+        found = read_picture(tmp_path / "shared.dcm", channels=1, frame=frame)[0].numpy()
+        assert np.array_equal(found, alone)
+    own = Sequence([groups(centre=2000, width=1500), groups(centre=500, width=800)])
+    written(dataset(frames, PerFrameFunctionalGroupsSequence=own), tmp_path / "own.dcm")
+    second = read_picture(tmp_path / "own.dcm", channels=1, frame=1)[0].numpy()
+    assert np.array_equal(second, read(WindowCenter=500, WindowWidth=800))
+
+
+def test_files_of_an_archive_have_no_suffix(tmp_path: Path) -> None:
+    written(dataset(np.stack([RAMP] * 3)), tmp_path / "IM0001")
+    written(dataset(RAMP), tmp_path / "1.2.840.1")
+    (tmp_path / "DICOMDIR.txt").write_text("no picture")
+    source = open_images(tmp_path, channels=1)
+    assert [item.name for item in source] == ["1.2.840.1", "IM0001#1", "IM0001#2", "IM0001#3"]
+    assert len(open_images(tmp_path / "IM0001", channels=1)) == 3

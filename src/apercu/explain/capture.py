@@ -57,7 +57,8 @@ def secondary_capture(image: Image.Image, source: Reference, description: str) -
     made.SeriesNumber, made.InstanceNumber = SERIES_NUMBER, 1
     made.SeriesDescription = "apercu"
     made.ImageType = ["DERIVED", "SECONDARY"]
-    made.BurnedInAnnotation = "NO"
+    if source.written_on:
+        made.BurnedInAnnotation = source.written_on
     made.DerivationDescription = description[:1024]
     made.SourceImageSequence = [_named(source)]
     made.DateOfSecondaryCapture = datetime.now(UTC).strftime("%Y%m%d")

@@ -52,8 +52,9 @@ class PairAnswer:
         return slug(self.wanted, self.names[1])
 
     def pictures(self) -> dict[str, Image.Image]:
-        """Both counterparts, what was added and taken away, the strip between them."""
+        """Input, both counterparts, what was added and taken away, the strip between them."""
         return {
+            "input": render.picture_image(self.image),
             "similar": render.picture_image(self.strip[0]),
             "adversarial": render.picture_image(self.strip[-1]),
             "difference": render.signed(self.difference),

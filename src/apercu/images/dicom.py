@@ -28,6 +28,11 @@ SUFFIXES = frozenset((".dcm", ".dicom"))
 GREY = ("MONOCHROME1", "MONOCHROME2")
 COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "PALETTE COLOR")
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+_GROUPS = {
+    "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept"),
+    "FrameVOILUTSequence": ("WindowCenter", "WindowWidth", "VOILUTFunction"),
+}
+"""Where enhanced files of many frames keep what others keep at the top."""
 
 
 class Heading(NamedTuple):
@@ -52,12 +57,14 @@ class Reference(NamedTuple):
         kind: identifier of the class of objects that the file is one of.
         instance: identifier of the file's content.
         frame: counted from 0; None in a file of one picture.
+        written_on: `YES` where words are part of the picture, `NO` where not, else empty.
     """
 
     study: str
     kind: str
     instance: str
     frame: int | None
+    written_on: str = ""
 
 
 def is_dicom(start: bytes) -> bool:
@@ -93,9 +100,11 @@ def read_reference(path: Path, frame: int = 0) -> Reference | None:
         several = _number(dataset, "NumberOfFrames", str(path)) > 1
         words = ("StudyInstanceUID", "SOPClassUID", "SOPInstanceUID")
         study, kind, instance = (_text(dataset, word, str(path)) for word in words)
+        written_on = _text(dataset, "BurnedInAnnotation", str(path))
     if not (kind and instance):
         return None
-    return Reference(study, kind, instance, frame if several else None)
+    known = written_on if written_on in ("YES", "NO") else ""
+    return Reference(study, kind, instance, frame if several else None, known)
 
 
 def decode_dicom(
@@ -120,6 +129,8 @@ def decode_dicom(
         if not 0 <= frame < frames:
             raise ImageError(f"{name}: expected a frame below {frames}, got {frame}")
         values = _values(dataset, name, frame)
+        _raise_groups(dataset, frame)
+        _check_transforms(dataset, name)
         try:
             return _grey(values, dataset, kind) if kind in GREY else _colour(values, dataset, kind)
         except Exception as error:  # whatever hostile headers make a transform stumble over
@@ -143,11 +154,15 @@ def _parsed(stream: BytesIO | BufferedReader, name: str, *, pixels: bool) -> Dat
     except Exception as error:  # whatever hostile bytes make a parser stumble over
         raise ImageError(f"{name}: damaged or cut short ({type(error).__name__})") from error
     sides = _number(dataset, "Rows", name), _number(dataset, "Columns", name)
-    if not all(sides) or (pixels and not any(word in dataset for word in _PIXELS)):
-        kind = UID(_text(dataset, "SOPClassUID", name))
-        what = "unknown kind" if kind.name == kind else kind.name
-        raise ImageError(f"{name}: a DICOM file without pixels ({what}); choose one of an image")
-    return dataset
+    if all(sides) and (not pixels or any(word in dataset for word in _PIXELS)):
+        return dataset
+    kind = UID(_text(dataset, "SOPClassUID", name))
+    if not kind:
+        raise ImageError(f"{name}: no DICOM file, or one that is damaged or cut short")
+    if "Image Storage" in kind.name:
+        raise ImageError(f"{name}: damaged or cut short, an image without pixels ({kind.name})")
+    what = "unknown kind" if kind.name == kind else kind.name
+    raise ImageError(f"{name}: a DICOM file without pixels ({what}); choose one of an image")
 
 
 def _name_syntax(dataset: Dataset) -> None:
@@ -179,28 +194,62 @@ def _kind(dataset: Dataset, name: str) -> str:
 
 def _values(dataset: Dataset, name: str, frame: int) -> NDArray[Any]:
     """Stored values of one frame: height × width, or height × width × 3 in RGB."""
-    from pydicom.pixels.decoders.base import get_decoder
     from pydicom.pixels.utils import pixel_array
-    from pydicom.uid import UID
 
-    syntax = dataset.file_meta.get("TransferSyntaxUID")
+    _check_codec(dataset, name)
     try:
         found: NDArray[Any] = pixel_array(dataset, index=frame)
         return found
-    except Exception as error:  # a missing codec, or whatever hostile bytes do to one
-        missing = []
-        known = isinstance(syntax, UID) and syntax.is_transfer_syntax
-        if known and syntax.is_compressed:
-            try:
-                missing = list(get_decoder(syntax).missing_dependencies)
-            except NotImplementedError:
-                missing = ["none that pydicom knows"]
-        if missing and isinstance(error, (RuntimeError, NotImplementedError)):
-            wanted = " or ".join(each.partition(" - requires ")[2] or each for each in missing)
-            raise ImageError(
-                f"{name}: compressed as {syntax.name}, which needs a codec; install {wanted}"
-            ) from error
+    except Exception as error:  # whatever hostile bytes do to a codec
         raise ImageError(f"{name}: damaged or cut short ({type(error).__name__})") from error
+
+
+def _check_codec(dataset: Dataset, name: str) -> None:
+    """Raises ImageError for a compression that nothing here can open, and says what could."""
+    from pydicom.pixels.decoders.base import get_decoder
+    from pydicom.uid import UID
+
+    syntax = dataset.file_meta.get("TransferSyntaxUID")
+    if not (isinstance(syntax, UID) and syntax.is_transfer_syntax):
+        raise ImageError(f"{name}: written in a transfer syntax that no standard knows; convert it")
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError:
+        raise ImageError(
+            f"{name}: compressed as {syntax.name}, which pydicom does not read; convert it"
+        ) from None
+    if not decoder.is_available:
+        missing = decoder.missing_dependencies
+        wanted = " or ".join(each.partition(" - requires ")[2] or each for each in missing)
+        raise ImageError(
+            f"{name}: compressed as {syntax.name}, which needs a codec; install {wanted}"
+        )
+
+
+def _raise_groups(dataset: Dataset, frame: int) -> None:
+    """Puts a frame's own rescaling and window, or those of all frames, where others keep them."""
+    places = (("SharedFunctionalGroupsSequence", 0), ("PerFrameFunctionalGroupsSequence", frame))
+    for sequence, number in places:
+        items = dataset.get(sequence) or ()
+        if number >= len(items):
+            continue
+        for group, words in _GROUPS.items():
+            for item in (items[number].get(group) or ())[:1]:
+                for word in words:
+                    if word in item:
+                        dataset[word] = item[word]
+
+
+def _check_transforms(dataset: Dataset, name: str) -> None:
+    """Raises ImageError for a rescaling or a window in which everything would be the same."""
+    for word in ("RescaleSlope", "WindowWidth"):
+        if dataset.get(word) is not None:
+            try:
+                value = _first(dataset[word].value)
+            except (TypeError, ValueError, IndexError) as error:
+                raise ImageError(f"{name}: damaged, {word} is no number") from error
+            if not (value > 0 or (value < 0 and word == "RescaleSlope")):
+                raise ImageError(f"{name}: {word} is {value:g}, which shows nothing; correct it")
 
 
 def _grey(values: NDArray[Any], dataset: Dataset, kind: str) -> NDArray[np.float32]:

@@ -14,8 +14,16 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from apercu.errors import ImageError, ImagesError
+from apercu.images.dicom import (
+    MAGIC,
+    PREAMBLE,
+    Heading,
+    Reference,
+    is_dicom,
+    read_heading,
+    read_reference,
+)
 from apercu.images.dicom import SUFFIXES as DICOM_SUFFIXES
-from apercu.images.dicom import Heading, Reference, read_heading, read_reference
 from apercu.images.reader import SUFFIXES, Stored, read_picture, read_stored
 from apercu.images.source import ImageSource, Item, checked_index
 from apercu.images.tables import BoxRow, Label, read_boxes, read_labels
@@ -178,13 +186,24 @@ def _places(path: Path, files: Iterable[str]) -> Iterator[Place]:
 
 def _heading(path: Path) -> Heading | None:
     """The heading of a DICOM file; None for other files, and for what is told when it is read."""
-    if path.suffix.lower() not in DICOM_SUFFIXES:
+    if path.suffix.lower() not in DICOM_SUFFIXES and not _is_nameless_dicom(path):
         return None
     try:
         with path.open("rb") as stream:
             return read_heading(stream, str(path))
     except (ImageError, OSError):
         return None
+
+
+def _is_nameless_dicom(path: Path) -> bool:
+    """Whether a file whose name does not tell is DICOM, as archives write them."""
+    if path.suffix.lower() in SUFFIXES:
+        return False
+    try:
+        with path.open("rb") as stream:
+            return is_dicom(stream.read(PREAMBLE + len(MAGIC)))
+    except OSError:
+        return False
 
 
 def _listed(path: Path) -> tuple[tuple[str, ...], tuple[Label, ...] | None]:
@@ -217,7 +236,12 @@ def _scan(path: Path) -> tuple[list[str], list[str]]:
             seen = sorted((e.name, e.is_dir()) for e in entries if not e.name.startswith("."))
     except OSError as error:
         raise ImagesError(f"{path}: cannot be listed ({error.strerror})") from error
-    files = [name for name, is_dir in seen if not is_dir and Path(name).suffix.lower() in SUFFIXES]
+    names = [name for name, is_dir in seen if not is_dir]
+    files = [
+        name
+        for name in names
+        if Path(name).suffix.lower() in SUFFIXES or _is_nameless_dicom(path / name)
+    ]
     return files, [name for name, is_dir in seen if is_dir]
 
 

@@ -19,9 +19,9 @@ AnyDefence = Annotated[Standard | Hybrid | Adversarial | Sinkhorn, Field(discrim
 class DefenceSchedule(Schedule):
     """How long and how fast a classifier is trained."""
 
-    steps: int = Field(1500, ge=1)
+    steps: int = Field(1000, ge=1)
     batch: int = Field(24, ge=2)
-    rate: float = Field(2e-4, gt=0)
+    rate: float = Field(1.5e-4, gt=0)
     averaging: float = Field(0.995, ge=0, lt=1)
 
 
