@@ -50,7 +50,8 @@ def stress(
         str | None,
         typer.Option(
             metavar="A,B:KEY=VALUE,…",
-            help="fgsm, i_fgsm, pgd, mult, deepfool, sparse_evo; pgd:norm=l2,restarts=3 …; "
+            help="fgsm, i_fgsm, pgd, mult, deepfool, carlini_wagner, auto_attack; sparse_evo, "
+            "hop_skip_jump, square; pgd:norm=l2,restarts=3 …; "
             "map_pgd moves the map, eot_pgd expects over noise.",
         ),
     ] = None,

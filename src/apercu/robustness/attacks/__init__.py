@@ -7,6 +7,7 @@ from apercu.robustness.attacks.deepfool import DeepFool
 from apercu.robustness.attacks.multiplicative import Multiplicative
 from apercu.robustness.attacks.signed import Fgsm, IFgsm, Pgd
 from apercu.robustness.attacks.sparse_evo import SparseEvo
+from apercu.robustness.attacks.toolbox import AutoAttack, CarliniWagner, HopSkipJump, Square
 
 ATTACKS: dict[str, type[Attack]] = {
     "fgsm": Fgsm,
@@ -15,7 +16,24 @@ ATTACKS: dict[str, type[Attack]] = {
     "mult": Multiplicative,
     "deepfool": DeepFool,
     "sparse_evo": SparseEvo,
+    "carlini_wagner": CarliniWagner,
+    "auto_attack": AutoAttack,
+    "hop_skip_jump": HopSkipJump,
+    "square": Square,
 }
 """By the name that people type; each is called with its settings."""
 
-__all__ = ["ATTACKS", "Attack", "DeepFool", "Fgsm", "IFgsm", "Multiplicative", "Pgd", "SparseEvo"]
+__all__ = [
+    "ATTACKS",
+    "Attack",
+    "AutoAttack",
+    "CarliniWagner",
+    "DeepFool",
+    "Fgsm",
+    "HopSkipJump",
+    "IFgsm",
+    "Multiplicative",
+    "Pgd",
+    "SparseEvo",
+    "Square",
+]

@@ -1,0 +1,79 @@
+"""What is climbed: the map while the class stays, and a class over noise."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from apercu.errors import ConfigError
+from apercu.robustness.aims import Expected, MapMoved, Untargeted
+from apercu.robustness.attacks import Pgd
+from apercu.robustness.named import aim_of, attack_named, filter_named
+
+IMAGES = 0.3 + 0.4 * torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+LABELS = torch.zeros(2).long()
+
+
+def by_brightness(images: torch.Tensor) -> torch.Tensor:
+    """The first class wherever the mean is below one half, by a wide margin."""
+    score = 40 * (images.mean((1, 2, 3)) - 0.5)
+    return torch.stack([-score, score], 1)
+
+
+def by_pixel(images: torch.Tensor) -> torch.Tensor:
+    return images[:, 0]
+
+
+def test_a_map_moves_and_the_class_stays() -> None:
+    dark = IMAGES - 0.1
+    aim = MapMoved(by_brightness, by_pixel, LABELS, by_pixel(dark))
+    torch.testing.assert_close(aim.score(dark), torch.zeros(2), atol=1e-4, rtol=0)
+    assert not aim.reached(dark).any()
+    found = Pgd(0.3, steps=40, pace=0.1)(aim, dark)
+    assert aim.reached(found).all()
+    assert (by_brightness(found).argmax(1) == 0).all()
+    bright = 1 - dark  # its map is the opposite, but so is its class
+    assert not aim.reached(bright).any()
+    assert (aim.score(bright) < 0).all()
+
+
+def test_a_map_that_stays_in_place_is_worth_less_than_a_lost_class() -> None:
+    aim = MapMoved(by_brightness, by_pixel, LABELS, by_pixel(IMAGES))
+    kept, lost = IMAGES - 0.2, IMAGES + 0.2
+    assert (aim.score(kept) > aim.score(lost)).all()
+
+
+def test_noise_shows_a_slope_that_a_staircase_hides() -> None:
+    def stairs(images: torch.Tensor) -> torch.Tensor:
+        """Steps of 1/8, whose own slope is nothing but 8 × (x mod 1/8) turned around."""
+        level = (8 * images).floor() / 8
+        teeth = -(images - level)
+        return by_brightness(level.detach() + teeth)
+
+    aim = Untargeted(stairs, LABELS)
+    leaf = IMAGES.clone().requires_grad_()
+    aim.score(leaf).sum().backward()
+    assert (leaf.grad < 0).all()  # type: ignore[operator]
+    expected = Expected(aim, copies=64, noise=0.1)
+    values = [expected.score(IMAGES + shift).mean() for shift in (-0.1, 0.0, 0.1)]
+    assert values[0] < values[1] < values[2]
+    assert torch.equal(expected.score(IMAGES), expected.score(IMAGES))
+    alone = Expected(Untargeted(stairs, LABELS[:1]), copies=64, noise=0.1)
+    torch.testing.assert_close(alone.score(IMAGES[:1]), expected.score(IMAGES)[:1])
+
+
+def test_names_say_what_is_climbed() -> None:
+    assert [aim_of(one) for one in ("pgd", "map_pgd:steps=3", "eot_fgsm")] == [
+        "class",
+        "map",
+        "expected",
+    ]
+    assert attack_named("map_pgd:steps=3", 7) == Pgd(steps=3, seed=7)
+    assert attack_named("pgd:seed=2", 7) == Pgd(seed=2)
+    assert filter_named("none") is None
+    with pytest.raises(ConfigError, match="map_sparse_evo has no gradients to climb"):
+        attack_named("map_sparse_evo")
+    with pytest.raises(ConfigError, match=r"got pdg; did you mean pgd"):
+        attack_named("pdg")
+    with pytest.raises(ConfigError, match="filters: expected some of none, floyd_steinberg"):
+        filter_named("halftone")
