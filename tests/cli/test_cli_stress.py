@@ -152,3 +152,64 @@ def test_one_filter_on_a_picture(apercu, tmp_path: Path) -> None:
     assert wrong.code == 2 and "none changes nothing" in wrong.err
     broken = apercu("stress", "filter", "jpeg", tmp_path / "missing.png", tmp_path / "out.png")
     assert broken.code == 2
+
+
+def test_a_defended_classifier_is_a_spec(apercu, tiny_card: Path, tmp_path: Path) -> None:
+    from apercu import open_classifier
+
+    out = tmp_path / "run"
+    words = ("stress", "train", "--classifier", tiny_card, "--images", PLANTED, "--out", out)
+    said = apercu(*words, "--steps", "2", "--batch", "3")
+    assert said.code == 0, said.err
+    assert "answered as wanted, what the defence is for" in said.out
+    defended = open_classifier(out / "card.json")
+    honest = open_classifier(tiny_card)
+    assert defended.fingerprint != honest.fingerprint and defended.classes == honest.classes
+    assert (out / "samples").is_dir() and (out / "facts.json").is_file()
+    again = apercu(*words, "--steps", "2", "--batch", "3")
+    assert again.code == 2 and "holds a finished training" in again.err
+    mask = apercu("train", "mask", "--classifier", tiny_card, "--images", PLANTED, "--out", out)
+    assert mask.code == 2 and "holds a defence training; use `apercu stress train`" in mask.err
+
+
+@pytest.mark.parametrize(
+    ("config", "images", "line"),
+    [
+        ("wanted: labels", "plain", "has no labels; set wanted: answers"),
+        ("defence: {form: adversarial, attack: pgd2}", PLANTED, "did you mean pgd"),
+        ("schedule: {rat: 1}", PLANTED, "schedule.rat is no setting; did you mean rate?"),
+    ],
+)
+def test_trainings_that_cannot_be(
+    apercu, tiny_card: Path, tmp_path: Path, config: str, images: str, line: str
+) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text(config)
+    if images == "plain":
+        for number in range(3):
+            pixels = np.full((32, 32, 3), 40 * number, np.uint8)
+            Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        images = str(tmp_path)
+    words = ("stress", "train", "--classifier", tiny_card, "--images", images, "--config", file)
+    said = apercu(*words, "--steps", "1", "--out", tmp_path / "run")
+    assert said.code == 2 and line in said.err and said.err.count("\n") == 1
+
+
+def test_maps_that_move_and_images_made_elsewhere(
+    apercu, tiny_card: Path, tiny_run: Path, tmp_path: Path
+) -> None:
+    words = ("stress", "--classifier", tiny_card, "--images", PLANTED, "--epsilons", "8/255")
+    asked = (*words, "--attacks", "pgd:steps=2,map_pgd:steps=2,eot_fgsm", "--out", tmp_path)
+    refused = apercu(*asked)
+    assert refused.code == 2 and "one on the map needs a trained mask explainer" in refused.err
+    said = apercu(*asked, "--explainer", tiny_run, "--surrogate", tiny_card)
+    assert said.code == 0, said.err
+    found = json.loads((tmp_path / "results.json").read_text())
+    rows = {(r["attack"], r["knowledge"], r["metric"]): r["value"] for r in found["rows"]}
+    assert ("map_pgd:steps=2", "naive", "map_rank_correlation") in rows
+    assert ("map_pgd:steps=2", "naive", "success") not in rows
+    assert ("map_pgd:steps=2", "transfer", "top1") not in rows
+    for attack in ("pgd:steps=2", "eot_fgsm"):  # made against the same classifier
+        assert rows[attack, "transfer", "top1"] == rows[attack, "naive", "top1"]
+    other = apercu(*asked, "--explainer", tiny_run, "--surrogate", "torchvision/resnet1")
+    assert other.code == 2

@@ -13,7 +13,7 @@ from torch import Tensor
 from apercu.robustness.defences.adversarial import made, received
 from apercu.robustness.defences.base import AttackName, Defence, FilterName, Lesson, in_front
 from apercu.robustness.named import NONE
-from apercu.types import Images, Logits, Scores
+from apercu.types import Images, Scores
 
 
 @final
@@ -52,7 +52,11 @@ class Sinkhorn(Defence):
 
 
 def sinkhorn_divergence(
-    first: Logits, second: Logits, blur: float, rounds: int, threshold: float = 0.1
+    first: Float[Tensor, "some dimensions"],
+    second: Float[Tensor, "others dimensions"],
+    blur: float,
+    rounds: int,
+    threshold: float = 0.1,
 ) -> Float[Tensor, ""]:
     """Transport cost between two clouds of points, less that within each of them.
 

@@ -1,0 +1,178 @@
+"""Losses against closed forms and literal loops, and what holds for every defence."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from pydantic import ValidationError
+from torch import nn
+
+from apercu import open_classifier
+from apercu.errors import ConfigError
+from apercu.robustness.aims import Untargeted
+from apercu.robustness.attacks import Pgd
+from apercu.robustness.defences import (
+    Adversarial,
+    Defence,
+    Hybrid,
+    Lesson,
+    Sinkhorn,
+    Standard,
+    sinkhorn_divergence,
+)
+from apercu.robustness.defences.settings import DEFENCES
+from apercu.robustness.defences.step import DefenceTraining
+from apercu.robustness.defences.train import new_network
+from apercu.robustness.filters import BitDepth, FloydSteinberg
+from apercu.training.watch import CLASSIFIERS, TrivialAnswers
+
+IMAGES = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+WEIGHTS = torch.randn(192, 3, generator=torch.Generator().manual_seed(1)) / 8
+WANTED = F.one_hot(torch.tensor([0, 1, 2, 1]), 3).float()
+ATTACK = "pgd:epsilon=8/255,steps=2"
+EVERY: tuple[Defence, ...] = (
+    Standard(),
+    Hybrid(representations=("floyd_steinberg", "jpeg:quality=10")),
+    Adversarial(attack=ATTACK, honest=0.5),
+    Adversarial(attack=ATTACK, behind="floyd_steinberg"),
+    Sinkhorn(attack=ATTACK, rounds=5),
+)
+
+
+def linear(images: torch.Tensor) -> torch.Tensor:
+    return (images.flatten(1) - 0.5) @ WEIGHTS
+
+
+def lesson(seed: int = 3) -> Lesson:
+    return Lesson(linear, linear, IMAGES, WANTED, seed)
+
+
+@pytest.mark.parametrize("defence", EVERY, ids=lambda one: one.form)
+def test_every_defence(defence: Defence) -> None:
+    before = IMAGES.clone()
+    shown = defence.hard(lesson())
+    assert shown.shape == IMAGES.shape and not shown.requires_grad
+    assert shown.min() >= 0 and shown.max() <= 1
+    assert torch.equal(defence.hard(lesson()), shown)
+    terms = defence.terms(lesson())
+    assert all(one.shape == (4,) and one.isfinite().all() for one in terms.values())
+    assert torch.equal(IMAGES, before)
+    again = type(defence).model_validate(defence.model_dump())
+    assert again == defence
+
+
+def test_hybrid_is_cross_entropy_on_both() -> None:
+    terms = Hybrid(representations=("bit_depth:bits=1",)).terms(lesson())
+    for name, shown in (("honest", IMAGES), ("represented", BitDepth(1)(IMAGES))):
+        expected = F.cross_entropy(linear(shown), WANTED, reduction="none") / 2
+        torch.testing.assert_close(terms[name], expected)
+
+
+def test_each_image_is_drawn_one_representation() -> None:
+    defence = Hybrid(representations=("bit_depth:bits=1", "floyd_steinberg"))
+    seen = set()
+    for seed in range(8):
+        shown = defence.hard(lesson(seed))
+        for image, one, other in zip(
+            shown, BitDepth(1)(IMAGES), FloydSteinberg()(IMAGES), strict=True
+        ):
+            assert torch.equal(image, one) or torch.equal(image, other)
+            seen.add(torch.equal(image, one))
+    assert seen == {True, False}
+
+
+def test_adversarial_is_cross_entropy_of_what_the_attack_made() -> None:
+    made = Pgd(8 / 255, steps=2, seed=3)(Untargeted(linear, WANTED.argmax(1)), IMAGES)
+    terms = Adversarial(attack=ATTACK, honest=0.25).terms(lesson())
+    expected = F.cross_entropy(linear(made), WANTED, reduction="none")
+    torch.testing.assert_close(terms["attacked"], 0.75 * expected)
+    honest = F.cross_entropy(linear(IMAGES), WANTED, reduction="none")
+    torch.testing.assert_close(terms["honest"], 0.25 * honest)
+    behind = Adversarial(attack=ATTACK, behind="floyd_steinberg")
+    shown = behind.hard(lesson())
+    assert set(shown.unique().tolist()) <= {0.0, 1.0}
+    expected = F.cross_entropy(linear(shown), WANTED, reduction="none")
+    torch.testing.assert_close(behind.terms(lesson())["attacked"], expected)
+
+
+def test_a_moved_cloud_is_as_far_as_it_was_moved() -> None:
+    cloud = torch.randn(12, 5, generator=torch.Generator().manual_seed(2))
+    shift = torch.tensor([1.0, -2.0, 0.5, 0.0, 3.0])
+    settled = {"blur": 1.0, "rounds": 2000, "threshold": 1e-7}
+    far = sinkhorn_divergence(cloud, cloud + shift, **settled)
+    assert far.item() == pytest.approx(shift.square().sum().item(), rel=1e-3)
+    assert sinkhorn_divergence(cloud, cloud, **settled).item() == pytest.approx(0, abs=1e-5)
+    one, other = torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 4.0]])
+    assert sinkhorn_divergence(one, other, 1.0, 50).item() == pytest.approx(25)
+    leaf = (cloud + shift).requires_grad_()
+    sinkhorn_divergence(cloud, leaf, **settled).backward()
+    assert torch.allclose(leaf.grad, 2 * shift / 12, atol=1e-2)  # type: ignore[arg-type]
+
+
+def test_the_transport_is_that_of_the_printed_iterations() -> None:
+    first = torch.randn(3, 2, generator=torch.Generator().manual_seed(4)).double()
+    second = torch.randn(4, 2, generator=torch.Generator().manual_seed(5)).double()
+
+    def printed(xs: torch.Tensor, ys: torch.Tensor, blur: float) -> float:
+        """min over plans of Σ P·C + blur·KL(P | a ⊗ b), by scaling a kernel's rows and columns."""
+        cost = [[sum((a - b) ** 2 for a, b in zip(x, y, strict=True)) for y in ys] for x in xs]
+        left, right = [1.0] * len(xs), [1.0] * len(ys)
+        kernel = [[math.exp(-value / blur) for value in row] for row in cost]
+        for _ in range(3000):
+            for i, row in enumerate(kernel):
+                left[i] = 1 / len(xs) / sum(k * r for k, r in zip(row, right, strict=True))
+            for j in range(len(ys)):
+                right[j] = 1 / len(ys) / sum(kernel[i][j] * left[i] for i in range(len(xs)))
+        total = 0.0
+        for i in range(len(xs)):
+            for j in range(len(ys)):
+                share = left[i] * kernel[i][j] * right[j]
+                entropy = math.log(share * len(xs) * len(ys))
+                total += share * (cost[i][j] + blur * entropy)
+        return total
+
+    one, other = first.tolist(), second.tolist()
+    expected = printed(one, other, 0.7) - (printed(one, one, 0.7) + printed(other, other, 0.7)) / 2
+    found = sinkhorn_divergence(first, second, 0.7, 3000, threshold=1e-12)
+    assert found.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_mistakes_are_found_before_the_first_step() -> None:
+    with pytest.raises(ValidationError, match="no setting quick"):
+        Adversarial(attack="pgd:quick=1")
+    with pytest.raises(ConfigError, match="did you mean floyd_steinberg"):
+        DEFENCES.parse({"defence": {"representations": ["floyd_steinburg"]}})
+    with pytest.raises(ConfigError, match=r"no preset 'hybird'.*did you mean hybrid"):
+        DEFENCES.parse({"preset": "hybird"})
+
+
+def test_scratch_forgets_and_the_mode_of_layers_is_restored(tiny_card: Path) -> None:
+    classifier = open_classifier(tiny_card)
+    kept = new_network(classifier, DEFENCES.parse({}), 0)
+    for (name, mine), its in zip(
+        kept.state_dict().items(), classifier.module.state_dict().values(), strict=True
+    ):
+        assert torch.equal(mine, its), name
+    fresh = [new_network(classifier, DEFENCES.parse({"scratch": True}), seed) for seed in (0, 0, 1)]
+    weights = [next(one.parameters()) for one in fresh]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+    training = DefenceTraining(kept, classifier, DEFENCES.parse({}), 0)
+    kept.train()
+    next(one for one in kept.modules() if isinstance(one, nn.BatchNorm2d)).eval()
+    before = [one.training for one in kept.modules()]
+    training.judges(torch.rand(2, 3, 32, 32))
+    assert [one.training for one in kept.modules()] == before
+
+
+def test_a_network_that_answers_one_class_is_told() -> None:
+    watch = TrivialAnswers(CLASSIFIERS, patience=3)
+    for _ in range(3):
+        watch.add({"classes": 0.1})
+    assert "few of the classes (0.10" in str(watch.warning())
+    healthy = TrivialAnswers(CLASSIFIERS, patience=1)
+    healthy.add({"classes": 0.9})
+    assert healthy.warning() is None
