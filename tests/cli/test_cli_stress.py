@@ -213,3 +213,47 @@ def test_maps_that_move_and_images_made_elsewhere(
         assert rows[attack, "transfer", "top1"] == rows[attack, "naive", "top1"]
     other = apercu(*asked, "--explainer", tiny_run, "--surrogate", "torchvision/resnet1")
     assert other.code == 2
+
+
+WATCHED = "planted:size=32,images=44,classes=3"
+
+
+def test_attacks_are_told_from_honest_images(
+    apercu, tiny_card: Path, tiny_run: Path, tmp_path: Path
+) -> None:
+    words = ("stress", "detect", "--classifier", tiny_card, "--images", WATCHED)
+    some = ("--attacks", "pgd:steps=2,deepfool:steps=5", "--epsilons", "32/255", "--out", tmp_path)
+    said = apercu(*words, *some, "--explainer", tiny_run, "--looks", "map,stability,deep,cam")
+    assert said.code == 0, said.err
+    found = json.loads((tmp_path / "detection.json").read_text())
+    assert found["learnt_from"] == 22
+    rows = {(r["attack"], r["look"], r["detector"], r["metric"]): r for r in found["rows"]}
+    for attack in ("pgd:steps=2", "deepfool:steps=5"):
+        if (attack, "map", "mahalanobis", "auroc") not in rows:
+            continue  # nothing was fooled
+        for look in ("map", "stability", "deep", "cam"):
+            for detector in ("autoencoder", "one_class_svm", "mahalanobis"):
+                for metric in ("auroc", "detected", "accuracy"):
+                    row = rows[attack, look, detector, metric]
+                    assert 0 <= row["ci95"][0] <= row["value"] <= row["ci95"][1] <= 1
+    assert rows
+
+
+@pytest.mark.parametrize(
+    ("extra", "line"),
+    [
+        (("--looks", "map"), "looks: map needs a trained explainer; give --explainer"),
+        (("--looks", "depe"), "did you mean deep"),
+        (("--looks", "true_box"), "true_box is told the truth"),
+        (("--detectors", "svm"), "detectors: expected some of autoencoder, one_class_svm"),
+        (("--attacks", "map_pgd"), "map_pgd is for apercu stress"),
+        (("--epsilons", "9"), "epsilons: expected numbers above 0 and up to 1"),
+        (("--limit", "6"), "expected at least 20 honest ones to learn from, got 3"),
+    ],
+)
+def test_detections_that_cannot_be(
+    apercu, tiny_card: Path, tmp_path: Path, extra: tuple[str, ...], line: str
+) -> None:
+    words = ("stress", "detect", "--classifier", tiny_card, "--images", WATCHED)
+    said = apercu(*words, "--attacks", "fgsm", "--epsilons", "64/255", *extra, "--out", tmp_path)
+    assert said.code == 2 and line in said.err and said.err.count("\n") == 1

@@ -188,6 +188,82 @@ def train(
     say(f"next: apercu stress --classifier {out / 'card.json'} --images … --out stress")
 
 
+@app.command("detect")
+def detect(
+    classifier: ClassifierOption,
+    images: ImagesOption,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where results go.")],
+    explainer: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="A trained explainer, for map and stability.")
+    ] = None,
+    looks: Annotated[
+        str | None,
+        typer.Option(metavar="A,B", help="map, stability, deep, or a method such as cam."),
+    ] = None,
+    detectors: Annotated[
+        str, typer.Option(metavar="A,B:KEY=VALUE,…", help="Fitted to honest images alone.")
+    ] = "autoencoder,one_class_svm,mahalanobis",
+    attacks: Annotated[
+        str, typer.Option(metavar="A,B:KEY=VALUE,…", help="As for apercu stress.")
+    ] = "fgsm,pgd",
+    epsilons: Annotated[
+        str, typer.Option(metavar="E,E", help="Budgets of the attacks that have one.")
+    ] = "2/255,4/255,8/255",
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only so many of the images, drawn at random.")
+    ] = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = Device.AUTO,
+    debug: DebugOption = False,
+) -> None:
+    """Tell tampered images from honest ones by their explanations.
+
+    Half of the images teach what is usual; the other half is shown honest and attacked. No detector
+    ever learns from an attack. Writes detection.json.
+
+    Example: apercu stress detect --classifier timm/resnet50 --images val/ --explainer run --out out
+    """
+    from apercu.classifiers import open_classifier
+    from apercu.cli.detection import detectors_named, looks_named
+    from apercu.compare.cost import environment
+    from apercu.explainers.run import open_run
+    from apercu.images import open_images
+    from apercu.output import check_writable
+    from apercu.robustness.detection import Watch
+    from apercu.robustness.detection.results import save_rows
+    from apercu.robustness.plan import budgeted
+
+    made = detectors_named(detectors)
+    cases = budgeted(_attacks(attacks, seed), _budgets(epsilons))
+    opened = open_classifier(classifier, device=device.resolve())
+    watched = None if explainer is None else open_run(explainer).to(opened.device)
+    seen = looks_named(looks, opened, watched)
+    source = open_images(images, channels=opened.channels)
+    check_writable(out)
+    with keeping(f"{out} keeps what is finished; the same command does the rest"):
+        watch = Watch(opened, source, seen, made, cases, limit, seed)
+        with progress(lines=True) as report:
+            rows = watch.run(out, report)
+    about = {
+        "classifier": opened.spec,
+        "fingerprint": opened.fingerprint,
+        "images": source.name,
+        "learnt_from": len(watch.sample.tune),
+        "command": shlex.join(["apercu", *arguments()]),
+    }
+    path = save_rows(rows, about, environment(seed, opened.device), out)
+    for name, epsilon in cases.keys() - {(row.attack, row.epsilon) for row in rows}:
+        warn(f"{name} fools the classifier with none of the images" + _at(epsilon))
+    for row in rows:
+        if row.metric == "auroc":
+            low, high = row.ci95
+            say(
+                f"{row.attack}{_at(row.epsilon)}, {row.look}, {row.detector}: AUROC {row.value:.3f} "
+                f"({low:.3f} to {high:.3f})"
+            )
+    say(f"rows: {path}")
+
+
 @app.command("filter")
 def filter(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Such as floyd_steinberg:bits=2.")],
@@ -216,7 +292,7 @@ def _plan(path: Path | None, typed: Mapping[str, Any]) -> StressPlan:
     """The plan of a file, with what was typed over it."""
     from apercu.robustness.plan import StressPlan
     from apercu.training.settings import Family
-    from apercu.typed import read, split_names
+    from apercu.typed import split_names
 
     family = Family(StressPlan, {"standard": StressPlan()})
     changes = {name: value for name, value in typed.items() if value is not None}
@@ -224,9 +300,30 @@ def _plan(path: Path | None, typed: Mapping[str, Any]) -> StressPlan:
         if name in changes:
             changes[name] = split_names(changes[name], name, ())
     if "epsilons" in changes:
-        changes["epsilons"] = [_budget(read, word) for word in changes["epsilons"]]
+        changes["epsilons"] = _budgets(typed["epsilons"])
     begun = family.read(path).model_dump()
     return family.parse({**begun, **changes}, "stress")
+
+
+def _at(epsilon: float | None) -> str:
+    return "" if epsilon is None else f" at {255 * epsilon:g}/255"
+
+
+def _attacks(text: str, seed: int) -> dict[str, Attack]:
+    from apercu.errors import ConfigError
+    from apercu.robustness.named import aim_of, attack_named
+    from apercu.typed import split_names
+
+    names = split_names(text, "attacks", ())
+    if other := next((name for name in names if aim_of(name) != "class"), None):
+        raise ConfigError(f"attacks: {other} is for apercu stress; expected attacks on the class")
+    return {name: attack_named(name, seed) for name in names}
+
+
+def _budgets(text: str) -> list[float]:
+    from apercu.typed import read, split_names
+
+    return [_budget(read, word) for word in split_names(text, "epsilons", ())]
 
 
 def _budget(read: Any, word: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Annotated, Literal, NamedTuple
 
@@ -78,22 +79,33 @@ def jobs(
     """All that has to be done, the honest images first; `surrogate`: also against another one."""
     made = [Job(NONE, None, None, None)]
     behind = [name for name, one in filters.items() if one is not None]
+    for (name, budget), at in budgeted(attacks, plan.epsilons).items():
+        made.append(Job(name, budget, at, None))
+        if aim_of(name) == "map":
+            continue
+        if "adaptive" in plan.knowledge:
+            made += [Job(name, budget, at, known) for known in behind]
+        if surrogate:
+            made.append(Job(name, budget, at, None, elsewhere=True))
+    if "naive" not in plan.knowledge and None not in filters.values():
+        made = [job for job in made if not _is_naive(job)]
+    return made
+
+
+def budgeted(
+    attacks: Mapping[str, Attack], epsilons: Sequence[float]
+) -> dict[tuple[str, float | None], Attack]:
+    """Every attack at every budget; one whose name has an epsilon at that alone; one without
+    budgets once, under None."""
+    made: dict[tuple[str, float | None], Attack] = {}
     for name, attack in attacks.items():
         budgets: list[float | None] = [None]
         if any(field.name == "epsilon" for field in fields(attack)):  # type: ignore[arg-type]
             typed = "epsilon=" in name
-            budgets = [attack.epsilon] if typed else list(plan.epsilons)  # type: ignore[attr-defined]
+            budgets = [attack.epsilon] if typed else list(epsilons)  # type: ignore[attr-defined]
         for budget in budgets:
             at = attack if budget is None else replace(attack, epsilon=budget)  # type: ignore[type-var]
-            made.append(Job(name, budget, at, None))
-            if aim_of(name) == "map":
-                continue
-            if "adaptive" in plan.knowledge:
-                made += [Job(name, budget, at, known) for known in behind]
-            if surrogate:
-                made.append(Job(name, budget, at, None, elsewhere=True))
-    if "naive" not in plan.knowledge and None not in filters.values():
-        made = [job for job in made if not _is_naive(job)]
+            made[name, budget] = at
     return made
 
 

@@ -1,0 +1,74 @@
+"""The names of looks and detectors on the command line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from apercu.classifiers import Classifier
+from apercu.cli.methods import METHODS, parse_methods
+from apercu.errors import ConfigError, nearest
+from apercu.explainers.base import TrainedExplainer
+from apercu.methods import TrueBox
+from apercu.robustness.detection import DeepFeatures, Detector, Look, MapOfMethod, MapSeen
+from apercu.robustness.detection.detectors import DETECTORS
+from apercu.robustness.detection.looks import MapStability
+from apercu.typed import listed, settings_of, split_names
+
+TRAINED = {"map": MapSeen, "stability": MapStability}
+"""Looks through a trained explainer."""
+DEEP = "deep"
+
+
+def detectors_named(text: str) -> dict[str, Detector]:
+    """Detectors by their names with settings.
+
+    Raises:
+        ConfigError: no such detector or setting.
+    """
+    made: dict[str, Detector] = {}
+    for name in split_names(text, "detectors", DETECTORS):
+        word, _, rest = name.partition(":")
+        if word not in DETECTORS:
+            raise ConfigError(
+                f"detectors: expected some of {', '.join(DETECTORS)}, got {word}"
+                f"{nearest(word, DETECTORS)}"
+            )
+        kind = DETECTORS[word]
+        made[name] = kind(**settings_of(kind, word, listed(word, rest, "detectors"), "detectors"))
+    return made
+
+
+def looks_named(
+    text: str | None, classifier: Classifier, explainer: TrainedExplainer[Any, Any] | None
+) -> dict[str, Look]:
+    """Looks by their names; without any, those that the classifier and the explainer allow.
+
+    Raises:
+        ConfigError: no such look or method, or one that needs a trained explainer.
+        ClassifierError: the explainer was trained for another classifier.
+    """
+    if explainer is not None:
+        explainer.passport.check_classifier(classifier)
+    if text is None:
+        names = [*(TRAINED if explainer else ()), *((DEEP,) if classifier.module else ())]
+    else:
+        names = split_names(text, "looks", (*TRAINED, DEEP, *METHODS))
+    return {name: _look(name, classifier, explainer) for name in names}
+
+
+def _look(name: str, classifier: Classifier, explainer: TrainedExplainer[Any, Any] | None) -> Look:
+    if name in TRAINED:
+        if explainer is None:
+            raise ConfigError(f"looks: {name} needs a trained explainer; give --explainer")
+        return TRAINED[name](classifier, explainer)
+    if name == DEEP:
+        return DeepFeatures(classifier)
+    known = (*TRAINED, DEEP, *METHODS)
+    if name.partition(":")[0] not in METHODS:
+        raise ConfigError(
+            f"looks: expected some of {', '.join(known)}, got {name}{nearest(name, known)}"
+        )
+    method = parse_methods(name)[name]
+    if isinstance(method, TrueBox):
+        raise ConfigError(f"looks: {name} is told the truth, and has no look of its own")
+    return MapOfMethod(classifier, method)

@@ -1,0 +1,20 @@
+"""Tampered images told from honest ones by what an explainer, or the classifier, makes of them."""
+
+from __future__ import annotations
+
+from apercu.robustness.detection.detectors import Autoencoder, Detector, Mahalanobis, OneClassSvm
+from apercu.robustness.detection.flow import Watch
+from apercu.robustness.detection.looks import DeepFeatures, Look, MapOfMethod, MapSeen, MapStability
+
+__all__ = [
+    "Autoencoder",
+    "DeepFeatures",
+    "Detector",
+    "Look",
+    "Mahalanobis",
+    "MapOfMethod",
+    "MapSeen",
+    "MapStability",
+    "OneClassSvm",
+    "Watch",
+]

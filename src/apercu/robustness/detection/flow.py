@@ -1,0 +1,210 @@
+"""Detectors fitted to honest images, and put before attacks that they have never seen."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from apercu.classifiers import Classifier
+from apercu.classifiers.fingerprint import digest_of_module
+from apercu.compare.interval import interval
+from apercu.compare.sample import Entry, Sample, draw
+from apercu.images import ImageSource
+from apercu.output import write
+from apercu.robustness.aims import Untargeted
+from apercu.robustness.attacks import Attack
+from apercu.robustness.detection.detectors import Detector
+from apercu.robustness.detection.detectors.base import Features, check_enough
+from apercu.robustness.detection.looks import Look
+
+FALSE_ALARMS = 0.05
+"""Share of honest images at which the share of detected attacks is told."""
+BATCH = 16
+RESAMPLED = 1000
+
+Progress: TypeAlias = Callable[[str, int, int], None]
+
+
+class Found(NamedTuple):
+    """What a look sees of the honest images to learn from, of others, and of these attacked."""
+
+    usual: Features
+    honest: Features
+    attacked: Features
+    fooled: torch.Tensor
+
+
+class Row(NamedTuple):
+    """How well a detector tells one attack from honest images.
+
+    Attributes:
+        metric: `auroc`; `detected`, the share of attacks at 5 % false alarms among the honest
+            images of the test; `accuracy`, of calling both, at the threshold that 5 % of the
+            images to learn from exceed, attacks and honest images counting the same.
+        n: attacked images, those that fool.
+    """
+
+    attack: str
+    epsilon: float | None
+    look: str
+    detector: str
+    metric: str
+    value: float
+    ci95: tuple[float, float]
+    n: int
+    better: str = "higher"
+
+
+@dataclass(frozen=True, eq=False)
+class Watch:
+    """What is watched for.
+
+    Half of the images teach what is usual, the other half is shown honest and attacked.
+
+    Args:
+        classifier: the one that is attacked, towards any class but the one it sees.
+        source: honest images; labels are not looked at.
+        looks: by name.
+        detectors: by name.
+        attacks: by name and budget; never shown to a detector before.
+        limit: only so many of the images.
+        seed: of the halves.
+    """
+
+    classifier: Classifier
+    source: ImageSource
+    looks: Mapping[str, Look]
+    detectors: Mapping[str, Detector]
+    attacks: Mapping[tuple[str, float | None], Attack]
+    limit: int | None = None
+    seed: int = 0
+    sample: Sample = field(init=False)
+
+    def __post_init__(self) -> None:
+        found = draw(self.classifier, self.source, self.limit, self.seed)
+        check_enough(len(found.tune))
+        object.__setattr__(self, "sample", found)
+
+    def run(self, folder: Path, progress: Progress) -> list[Row]:
+        """Looks at everything that was not looked at before in this folder; then rows.
+
+        Raises:
+            ClassifierError: an attack or a look needs what the classifier does not give.
+            ImagesError: there are too few images.
+            OutputError: the folder cannot be written.
+        """
+        usual = self._looked("to learn from", None, self.sample.tune, folder, progress)
+        honest = self._looked("honest", None, self.sample.test, folder, progress)
+        rows: list[Row] = []
+        for (name, epsilon), attack in self.attacks.items():
+            title = name if epsilon is None else f"{name} {255 * epsilon:g}/255"
+            attacked = self._looked(title, attack, self.sample.test, folder, progress)
+            for look in self.looks:
+                found = Found(usual[look], honest[look], attacked[look], attacked["fooled"].bool())
+                for detector, made in self.detectors.items():
+                    rows += _rows((name, epsilon, look, detector), found, made, self.seed)
+        return rows
+
+    def _looked(
+        self,
+        title: str,
+        attack: Attack | None,
+        entries: tuple[Entry, ...],
+        folder: Path,
+        progress: Progress,
+    ) -> dict[str, torch.Tensor]:
+        """What every look sees of some images, and whether each fools the classifier."""
+        subject = (self.classifier.fingerprint, self.sample.digest, title, attack, *self._named())
+        digest = hashlib.sha256(f"{subject}".encode()).hexdigest()[:20]
+        path = folder / "looks" / f"{digest}.safetensors"
+        try:
+            return load(path.read_bytes())
+        except (OSError, SafetensorError):
+            pass
+        found: dict[str, list[torch.Tensor]] = {name: [] for name in (*self.looks, "fooled")}
+        done = 0
+        for trial in self.sample.trials(self.classifier, entries, BATCH):
+            images = trial.images
+            with torch.no_grad():
+                seen = self.classifier(images).argmax(1)
+            aim = Untargeted(self.classifier, seen)
+            shown = images if attack is None else attack(aim, images)
+            shown = (255 * shown).round() / 255  # as a file would hold it
+            found["fooled"].append(aim.reached(shown).cpu())
+            for name, look in self.looks.items():
+                found[name].append(look(shown))
+            done += len(trial.entries)
+            progress(title, done, len(entries))
+        looked = {name: torch.cat(parts).contiguous() for name, parts in found.items()}
+        write(path, save(looked))
+        return looked
+
+    def _named(self) -> list[str]:
+        """The looks, and the weights of the explainer behind each."""
+        named = []
+        for name, look in self.looks.items():
+            explainer = getattr(look, "explainer", None)
+            named.append(name)
+            if explainer is not None:
+                named.append(digest_of_module(explainer.network, name, {}))
+        return named
+
+
+def _rows(
+    case: tuple[str, float | None, str, str], found: Found, detector: Detector, seed: int
+) -> list[Row]:
+    """AUROC, detection and accuracy of one detector before one attack; none where none fools."""
+    count = int(found.fooled.sum())
+    if not count:
+        return []
+    judge = detector.fit(found.usual)
+    usual, honest, attacked = (
+        judge(one).double().numpy()
+        for one in (found.usual, found.honest, found.attacked[found.fooled])
+    )
+    caught = (attacked > np.quantile(honest, 1 - FALSE_ALARMS)).astype(float)
+    threshold = np.quantile(usual, 1 - FALSE_ALARMS)
+    share, alarms = (attacked > threshold).astype(float), (honest > threshold).astype(float)
+    accuracy = (share.mean() + 1 - alarms.mean()) / 2
+    spread = np.sqrt(share.var() / len(share) + alarms.var() / len(alarms)) / 2
+    around = float(max(0, accuracy - 1.96 * spread)), float(min(1, accuracy + 1.96 * spread))
+    area = auroc(honest, attacked)
+    ends = _resampled(honest, attacked, seed)
+    return [
+        Row(*case, "auroc", area, ends, count),
+        Row(*case, "detected", float(caught.mean()), interval(caught, seed), count),
+        Row(*case, "accuracy", float(accuracy), around, count),
+    ]
+
+
+def auroc(honest: Float[np.ndarray, " images"], attacked: Float[np.ndarray, " attacks"]) -> float:
+    """Probability that an attacked image is stranger than an honest one; ties count half.
+
+    >>> auroc(np.array([0.0, 1.0]), np.array([1.0, 2.0]))
+    0.875
+    """
+    order = np.sort(honest)
+    below = np.searchsorted(order, attacked, "left") + np.searchsorted(order, attacked, "right")
+    return float(below.mean() / 2 / len(honest))
+
+
+def _resampled(
+    honest: Float[np.ndarray, " images"], attacked: Float[np.ndarray, " attacks"], seed: int
+) -> tuple[float, float]:
+    """Bootstrapped 95 % interval of the AUROC."""
+    generator = np.random.default_rng(seed)
+    areas = [
+        auroc(generator.choice(honest, len(honest)), generator.choice(attacked, len(attacked)))
+        for _ in range(RESAMPLED)
+    ]
+    low, high = np.quantile(areas, [0.025, 0.975])
+    return float(low), float(high)

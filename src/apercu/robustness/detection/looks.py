@@ -1,0 +1,146 @@
+"""What a detector sees of an image: its map, how the map stands filtering, or deep features."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from apercu.classifiers import Classifier
+from apercu.explainers.base import TrainedExplainer
+from apercu.methods import Explainer
+from apercu.methods.layers import anatomy, hooked, layer_named
+from apercu.robustness.detection.detectors.base import Features
+from apercu.robustness.filters import Filter, Jpeg
+from apercu.robustness.measures import rank_correlation
+from apercu.types import Images, Maps, Scores
+
+FIRST = 5
+"""Classes, of those that the classifier is surest of, whose evidence is looked at."""
+SIDE = 7
+"""The map of a method is averaged over so many rows and columns."""
+
+
+class Look(ABC):
+    """Images → numbers; the class is the one that the classifier sees in them."""
+
+    @abstractmethod
+    def __call__(self, images: Images) -> Features:
+        """One line per image, on the CPU."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class MapSeen(Look):
+    """The trained explainer's map of the class that is seen, and how it reads the first classes.
+
+    One pass of the explainer.
+
+    Args:
+        classifier: says which classes it sees.
+        explainer: trained for it.
+    """
+
+    classifier: Classifier
+    explainer: TrainedExplainer[Any, Any]
+
+    def __call__(self, images: Images) -> Features:
+        first = first_classes(self.classifier, images)
+        maps = self.explainer.attribute(images, first[:, 0])
+        read = self.explainer.answers(images).gather(1, first)
+        return torch.cat([_shape(maps), read], 1).cpu()
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class MapStability(Look):
+    """How the map, and what the explainer reads, change when the image is filtered a little.
+
+    An attack aims at one exact image, an explanation of what is there does not. Two passes.
+
+    Args:
+        classifier: says which classes it sees, in the image before it is filtered.
+        explainer: trained for it.
+        filter: a mild one.
+    """
+
+    classifier: Classifier
+    explainer: TrainedExplainer[Any, Any]
+    filter: Filter = Jpeg(75)  # noqa: RUF009 a frozen value
+
+    def __call__(self, images: Images) -> Features:
+        first = first_classes(self.classifier, images)
+        filtered = self.filter(images)
+        maps = [self.explainer.attribute(shown, first[:, 0]) for shown in (images, filtered)]
+        read = [self.explainer.answers(shown).gather(1, first) for shown in (images, filtered)]
+        moved = torch.stack(
+            [
+                rank_correlation(*(_coarse(one, 2 * SIDE) for one in maps)),
+                (maps[0] - maps[1]).abs().mean((1, 2)),
+            ],
+            1,
+        )
+        return torch.cat([moved, _shape(maps[0]) - _shape(maps[1]), read[0] - read[1]], 1).cpu()
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class MapOfMethod(Look):
+    """The map of a method that queries the classifier: its values from the highest to the lowest.
+
+    Args:
+        classifier: whom the method asks.
+        method: such as CAM.
+    """
+
+    classifier: Classifier
+    method: Explainer
+
+    def __call__(self, images: Images) -> Features:
+        seen = first_classes(self.classifier, images)[:, 0]
+        maps = self.method(self.classifier, images, seen)
+        return _coarse(maps, SIDE).flatten(1).sort(1, descending=True).values.cpu()
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class DeepFeatures(Look):
+    """The classifier's last features, averaged over places (Rippel et al. 2020).
+
+    Args:
+        classifier: one that shows its layers.
+    """
+
+    classifier: Classifier
+
+    @torch.no_grad()
+    def __call__(self, images: Images) -> Features:
+        kept: list[Tensor] = []
+        head = layer_named(self.classifier, anatomy(self.classifier, images).head)
+        with hooked(head, lambda _module, inputs, _output: kept.append(inputs[0])):
+            self.classifier(images)
+        features = kept[0]
+        return (features.mean((2, 3)) if features.ndim == 4 else features.flatten(1)).cpu()
+
+
+@torch.no_grad()
+def first_classes(classifier: Classifier, images: Images) -> Tensor:
+    """Indices of the classes seen first, the surest first, `batch × classes`."""
+    logits = classifier(images)
+    return logits.topk(min(FIRST, logits.shape[1]), dim=1).indices
+
+
+def _shape(maps: Maps) -> Features:
+    """Mean, highest, spread and upper tenth of each map."""
+    flat = maps.flatten(1)
+    upper: Scores = flat.quantile(0.9, dim=1)
+    return torch.stack([flat.mean(1), flat.amax(1), flat.std(1), upper], 1)
+
+
+def _coarse(maps: Maps, side: int) -> Float[Tensor, "batch rows columns"]:
+    return F.adaptive_avg_pool2d(maps[:, None], side)[:, 0]

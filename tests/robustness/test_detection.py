@@ -1,0 +1,117 @@
+"""Detectors against closed forms and another library's pieces, and what looks look at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+from apercu import open_classifier
+from apercu.errors import ConfigError, ImagesError
+from apercu.explainers.run import open_run
+from apercu.methods import Cam
+from apercu.robustness.detection import (
+    Autoencoder,
+    DeepFeatures,
+    Detector,
+    Mahalanobis,
+    MapOfMethod,
+    MapSeen,
+    MapStability,
+    OneClassSvm,
+)
+from apercu.robustness.detection.flow import Found, _rows, auroc
+from apercu.robustness.filters import BitDepth
+
+USUAL = torch.randn(400, 6, generator=torch.Generator().manual_seed(0)) * torch.arange(1, 7)
+EVERY: tuple[Detector, ...] = (Autoencoder(steps=200), OneClassSvm(), Mahalanobis())
+
+
+@pytest.mark.parametrize("detector", EVERY, ids=repr)
+def test_every_detector(detector: Detector) -> None:
+    before = USUAL.clone()
+    judge = detector.fit(USUAL)
+    assert torch.equal(USUAL, before)
+    generator = torch.Generator().manual_seed(1)
+    honest = torch.randn(200, 6, generator=generator) * torch.arange(1, 7)
+    far = honest + 8 * torch.arange(1, 7)
+    near, strange = judge(honest), judge(far)
+    assert near.shape == (200,) and near.dtype == torch.float32
+    assert auroc(near.double().numpy(), strange.double().numpy()) > 0.99
+    assert torch.equal(detector.fit(USUAL)(honest), near)
+    torch.testing.assert_close(judge(honest[:1]), near[:1], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        detector.fit(3 * USUAL + 2)(3 * honest + 2), near, rtol=2e-2, atol=2e-2
+    )  # the units of a feature do not matter
+    with pytest.raises(ImagesError, match="at least 20 honest ones to learn from, got 5"):
+        detector.fit(USUAL[:5])
+
+
+def test_mahalanobis_is_the_distance_in_units_of_what_is_usual() -> None:
+    """Many images of independent features: the sum of squared z-scores."""
+    many = torch.randn(20000, 4, generator=torch.Generator().manual_seed(2))
+    shown = torch.tensor([[0.0, 0.0, 0.0, 0.0], [1.0, -2.0, 0.0, 2.0]])
+    found = Mahalanobis().fit(many)(shown)
+    assert found.tolist() == pytest.approx([0.0, 9.0], rel=0.05, abs=0.01)
+
+
+def test_the_area_is_that_of_another_library() -> None:
+    generator = np.random.default_rng(3)
+    honest, attacked = generator.normal(size=70).round(1), generator.normal(1, size=50).round(1)
+    truth = np.r_[np.zeros(70), np.ones(50)]
+    assert auroc(honest, attacked) == pytest.approx(roc_auc_score(truth, np.r_[honest, attacked]))
+
+
+class Sum(Detector):
+    """What is usual is 0."""
+
+    def fitted(self, usual: torch.Tensor):  # type: ignore[no-untyped-def]
+        return lambda features: features.sum(1)
+
+
+def test_rows_count_what_fools() -> None:
+    usual, honest = torch.linspace(-1, 1, 101)[:, None], torch.linspace(-1, 1, 40)[:, None]
+    attacked = torch.tensor([[0.0], [2.0], [3.0], [9.0]])
+    fooled = torch.tensor([True, True, True, False])
+    case = ("pgd", 0.1, "map", "sum")
+    rows = {
+        row.metric: row for row in _rows(case, Found(usual, honest, attacked, fooled), Sum(), 0)
+    }
+    assert {row.n for row in rows.values()} == {3}
+    assert rows["detected"].value == pytest.approx(2 / 3)
+    assert rows["auroc"].value == pytest.approx((0.5 + 1 + 1) / 3)
+    alarms = (honest > 0.9).float().mean().item()
+    assert rows["accuracy"].value == pytest.approx((2 / 3 + 1 - alarms) / 2)
+    none = Found(usual, honest, attacked, torch.zeros(4, dtype=torch.bool))
+    assert _rows(case, none, Sum(), 0) == []
+
+
+def test_looks(tiny_card: Path, tiny_run: Path) -> None:
+    classifier, explainer = open_classifier(tiny_card), open_run(tiny_run)
+    images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(4))
+    looks = (
+        MapSeen(classifier, explainer),
+        MapStability(classifier, explainer, BitDepth(8)),
+        MapOfMethod(classifier, Cam()),
+        DeepFeatures(classifier),
+    )
+    for look in looks:
+        seen = look(images)
+        assert len(seen) == 3 and seen.isfinite().all() and not seen.requires_grad
+        torch.testing.assert_close(look(images[:1]), seen[:1], rtol=1e-3, atol=1e-4)
+    eight_bit = (255 * images).round() / 255  # which the filter leaves as they are
+    still = MapStability(classifier, explainer, BitDepth(8))(eight_bit)
+    torch.testing.assert_close(still[:, 0], torch.ones(3))
+    torch.testing.assert_close(still[:, 1:], torch.zeros_like(still[:, 1:]), atol=1e-6, rtol=0)
+    sorted_map = MapOfMethod(classifier, Cam())(images)
+    assert (sorted_map.diff(dim=1) <= 0).all()
+
+
+def test_settings_that_cannot_be() -> None:
+    with pytest.raises(ConfigError, match="one_class_svm: nu: expected a number between 0 and 1"):
+        OneClassSvm(nu=1.0)
+    with pytest.raises(ConfigError, match="autoencoder: steps: expected a number of at least 1"):
+        Autoencoder(steps=0)
