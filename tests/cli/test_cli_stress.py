@@ -222,13 +222,13 @@ def test_attacks_are_told_from_honest_images(
     apercu, tiny_card: Path, tiny_run: Path, tmp_path: Path
 ) -> None:
     words = ("stress", "detect", "--classifier", tiny_card, "--images", WATCHED)
-    some = ("--attacks", "pgd:steps=2,deepfool:steps=5", "--epsilons", "32/255", "--out", tmp_path)
+    some = ("--attacks", "pgd:steps=9,fgsm", "--epsilons", "200/255", "--out", tmp_path)
     said = apercu(*words, *some, "--explainer", tiny_run, "--looks", "map,stability,deep,cam")
     assert said.code == 0, said.err
     found = json.loads((tmp_path / "detection.json").read_text())
     assert found["learnt_from"] == 22
     rows = {(r["attack"], r["look"], r["detector"], r["metric"]): r for r in found["rows"]}
-    for attack in ("pgd:steps=2", "deepfool:steps=5"):
+    for attack in ("pgd:steps=9", "fgsm"):
         if (attack, "map", "mahalanobis", "auroc") not in rows:
             continue  # nothing was fooled
         for look in ("map", "stability", "deep", "cam"):

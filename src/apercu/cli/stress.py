@@ -258,8 +258,8 @@ def detect(
         if row.metric == "auroc":
             low, high = row.ci95
             say(
-                f"{row.attack}{_at(row.epsilon)}, {row.look}, {row.detector}: AUROC {row.value:.3f} "
-                f"({low:.3f} to {high:.3f})"
+                f"{row.attack}{_at(row.epsilon)}, {row.look}, {row.detector}: "
+                f"AUROC {row.value:.3f} ({low:.3f} to {high:.3f})"
             )
     say(f"rows: {path}")
 

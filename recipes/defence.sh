@@ -1,0 +1,46 @@
+#!/bin/sh
+# MobileNetV2 learns halftones from its own answers, and is attacked again. About two hours on two cores.
+#
+#   APERCU_DATA=… recipes/defence.sh [train naive adaptive detect]
+#
+# APERCU_DATA holds `models/` and `data/`; recipes/photographs.sh has trained the explainer. All goes to
+# runs/; what is there is kept.
+set -eu
+cd "$(dirname "$0")/.."
+data=${APERCU_DATA:-../shared}
+bin=.venv/bin
+card=$data/models/mobilenetv2_100.json
+photographs=$data/data/imagenet-val
+
+hybrid() { # name, then options
+    name=$1
+    shift
+    $bin/apercu stress --classifier runs/hybrid/card.json --images "$photographs" \
+        --out "runs/hybrid-$name" "$@"
+}
+for study in ${*:-train naive adaptive detect}; do
+    case $study in
+    train) # 3,000 photographs, no labels
+        [ -f runs/hybrid/card.json ] ||
+            $bin/apercu stress train --classifier "$card" --images "$data/data/imagenet-train" \
+                --out runs/hybrid --resume
+        ;;
+    naive) # attacked without the filter, or with the undefended classifier, shown behind it
+        hybrid naive --filters none,floyd_steinberg --knowledge naive --limit 250 \
+            --surrogate "$card"
+        ;;
+    adaptive) # attacked through the filter, more steps, over noise, by decisions alone
+        hybrid adaptive --filters floyd_steinberg --knowledge adaptive --epsilons 4/255 \
+            --attacks fgsm,pgd,eot_pgd:steps=5,pgd:steps=30,sparse_evo:queries=300 --limit 32
+        ;;
+    detect)
+        $bin/apercu stress detect --classifier "$card" --images "$photographs" \
+            --explainer runs/mobilenetv2 --looks map,stability,cam,deep \
+            --attacks fgsm,i_fgsm,pgd,deepfool --out runs/detect-photographs
+        ;;
+    *)
+        echo "error: no study $study" >&2
+        exit 2
+        ;;
+    esac
+done
