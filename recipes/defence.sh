@@ -36,7 +36,7 @@ for study in ${*:-train naive adaptive detect}; do
     detect)
         $bin/apercu stress detect --classifier "$card" --images "$photographs" \
             --explainer runs/mobilenetv2 --looks map,stability,cam,deep \
-            --attacks fgsm,i_fgsm,pgd,deepfool --out runs/detect-photographs
+            --attacks fgsm,pgd --out runs/detect-photographs
         ;;
     *)
         echo "error: no study $study" >&2
