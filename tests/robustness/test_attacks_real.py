@@ -77,4 +77,3 @@ def test_as_many_are_fooled_as_by_the_toolbox(apercu_data: Path) -> None:
         spread = 1.96 * (max(differ - (one - other) ** 2, 1 / IMAGES) / IMAGES) ** 0.5
         assert 0.2 < one < 1, f"{name}: {one} fooled tells nothing apart"
         assert abs(one - other) <= spread, f"{name}: {one:.2f} fooled, the toolbox {other:.2f}"
-        print(f"{name}: {one:.3f}, the toolbox {other:.3f}, interval of the difference ± {spread:.3f}")

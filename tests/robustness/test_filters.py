@@ -7,6 +7,7 @@ import inspect
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -28,6 +29,7 @@ OTHER: dict[str, dict[str, Any]] = {
     "gaussian": {"sigma": 2.0},
     "total_variation": {"weight": 0.2, "steps": 5},
     "non_local_means": {"strength": 0.3, "window": 5, "patch": 5},
+    "low_resolution": {"factor": 3},
 }
 WRONG: list[tuple[str, dict[str, Any]]] = [
     ("floyd_steinberg", {"bits": 5}),
@@ -45,6 +47,7 @@ WRONG: list[tuple[str, dict[str, Any]]] = [
     ("total_variation", {"steps": 0}),
     ("non_local_means", {"strength": float("inf")}),
     ("non_local_means", {"patch": 1}),
+    ("low_resolution", {"factor": 1}),
 ]
 
 
@@ -138,3 +141,29 @@ def test_settings_out_of_range_are_refused(
     with pytest.raises(ConfigError, match=f"{next(iter(settings))}.*expected .*, got ") as caught:
         FILTERS[name](**settings)
     assert "\n" not in str(caught.value)
+
+
+class Halved(Filter):
+    """What no filter may do."""
+
+    def filtered(self, images: torch.Tensor) -> torch.Tensor:
+        return images[:, :, ::2]
+
+    smooth = filtered
+
+
+@pytest.mark.usefixtures("shapes_unchecked")
+def test_a_filter_keeps_the_size() -> None:
+    with pytest.raises(ConfigError, match="made 3×4×8 of 3×8×8; keep the size"):
+        Halved()(torch.rand(2, 3, 8, 8))
+
+
+def test_low_resolution_is_pillow_s_box_of_whole_areas() -> None:
+    from PIL import Image
+
+    images = torch.rand(1, 1, 12, 8, generator=torch.Generator().manual_seed(5))
+    picture = Image.fromarray(images[0, 0].numpy()).reduce(4)
+    expected = torch.nn.functional.interpolate(
+        torch.from_numpy(np.array(picture))[None, None], (12, 8), mode="bilinear"
+    )
+    torch.testing.assert_close(FILTERS["low_resolution"](factor=4)(images), expected)

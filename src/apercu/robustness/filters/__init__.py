@@ -14,6 +14,7 @@ from apercu.robustness.filters.error_diffusion import (
 from apercu.robustness.filters.gaussian import Gaussian
 from apercu.robustness.filters.jpeg import Jpeg
 from apercu.robustness.filters.layer import Backward, FilterLayer
+from apercu.robustness.filters.low_resolution import LowResolution
 from apercu.robustness.filters.median import Median
 from apercu.robustness.filters.non_local_means import NonLocalMeans
 from apercu.robustness.filters.ordered import Bayer
@@ -31,6 +32,7 @@ FILTERS: dict[str, type[Filter]] = {
     "gaussian": Gaussian,
     "total_variation": TotalVariation,
     "non_local_means": NonLocalMeans,
+    "low_resolution": LowResolution,
 }
 """By the name that people type; each is called with its settings."""
 
@@ -48,6 +50,7 @@ __all__ = [
     "Gaussian",
     "JarvisJudiceNinke",
     "Jpeg",
+    "LowResolution",
     "Median",
     "NonLocalMeans",
     "TotalVariation",

@@ -20,8 +20,16 @@ class Filter(ABC):
 
     @torch.no_grad()
     def __call__(self, images: Images) -> Images:
-        """Filtered images in [0, 1], of the same shape, without gradients; each by itself."""
-        return self.filtered(images.detach())
+        """Filtered images in [0, 1], of the same shape, without gradients; each by itself.
+
+        Raises:
+            ConfigError: the filter changes the size.
+        """
+        found = self.filtered(images.detach())
+        if found.shape != images.shape:
+            before, after = ("×".join(map(str, one.shape[1:])) for one in (images, found))
+            raise ConfigError(f"filter {self.identity}: made {after} of {before}; keep the size")
+        return found
 
     @abstractmethod
     def filtered(self, images: Images) -> Images:

@@ -1,0 +1,38 @@
+"""Fewer pixels, and enlarged again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch.nn.functional as F
+
+from apercu.robustness.filters.base import Filter, check_whole
+from apercu.types import Images
+
+
+@final
+@dataclass(frozen=True)
+class LowResolution(Filter):
+    """Averaged over areas, and enlarged bilinearly again; `smooth` is the filter itself.
+
+    Args:
+        factor: by how much each side becomes shorter; never below one pixel.
+
+    Raises:
+        ConfigError: a setting is out of range.
+    """
+
+    factor: int = 2
+
+    def __post_init__(self) -> None:
+        check_whole("low_resolution", 2, 64, factor=self.factor)
+
+    def filtered(self, images: Images) -> Images:
+        return self.smooth(images).clamp(0, 1)
+
+    def smooth(self, images: Images) -> Images:
+        height, width = images.shape[2:]
+        small = max(1, height // self.factor), max(1, width // self.factor)
+        fewer = F.adaptive_avg_pool2d(images, small)
+        return F.interpolate(fewer, (height, width), mode="bilinear", align_corners=False)
