@@ -76,6 +76,21 @@ def hooked(module: nn.Module, hook: Hook) -> Iterator[None]:
         handle.remove()
 
 
+@torch.no_grad()
+def deep_features(classifier: Classifier, images: Images) -> Float[Tensor, "batch features"]:
+    """What the layer that scores classes receives, averaged over places where it has any.
+
+    Raises:
+        ClassifierError: the classifier does not show its layers.
+    """
+    kept: list[Tensor] = []
+    head = layer_named(classifier, anatomy(classifier, images).head)
+    with hooked(head, lambda _module, inputs, _output: kept.append(inputs[0])):
+        classifier(images)
+    features = kept[0]
+    return features.mean((2, 3)) if features.ndim == 4 else features.flatten(1)
+
+
 @dataclass(frozen=True)
 class Passed:
     """A layer, the map of features it gave, and the slopes of the target's logit by them."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from apercu.classifiers import Classifier
 from apercu.explainers.base import TrainedExplainer
 from apercu.methods import Explainer
-from apercu.methods.layers import anatomy, hooked, layer_named
+from apercu.methods.layers import deep_features
 from apercu.robustness.detection.detectors.base import Features
 from apercu.robustness.filters import Filter, Jpeg
 from apercu.robustness.measures import rank_correlation
@@ -118,14 +118,8 @@ class DeepFeatures(Look):
 
     classifier: Classifier
 
-    @torch.no_grad()
     def __call__(self, images: Images) -> Features:
-        kept: list[Tensor] = []
-        head = layer_named(self.classifier, anatomy(self.classifier, images).head)
-        with hooked(head, lambda _module, inputs, _output: kept.append(inputs[0])):
-            self.classifier(images)
-        features = kept[0]
-        return (features.mean((2, 3)) if features.ndim == 4 else features.flatten(1)).cpu()
+        return deep_features(self.classifier, images).cpu()
 
 
 @torch.no_grad()

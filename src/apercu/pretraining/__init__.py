@@ -1,0 +1,1 @@
+"""Learning from images without labels, and what it is worth where labels are few."""

@@ -1,0 +1,61 @@
+"""What every head is: a frozen value that learns classes from features."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from apercu.types import Targets
+
+Features: TypeAlias = Float[Tensor, "images features"]
+Labels: TypeAlias = Int[Tensor, " images"]
+Reads: TypeAlias = Callable[[Features], Targets]
+"""Features → class indices."""
+
+SMALLEST = 1e-6
+"""Standard deviation below which a feature counts as constant."""
+
+
+class Head(ABC):
+    """Learns classes from features; prints as its own settings.
+
+    Classes count the same however often they occur: each label has the weight of one over the
+    number of labels of its class.
+    """
+
+    @property
+    def identity(self) -> str:
+        return repr(self)
+
+    def fit(self, features: Features, labels: Labels, classes: int, seed: int) -> Reads:
+        """Learns from labelled features, in units of their standard deviation.
+
+        Args:
+            features: of the labelled images.
+            labels: class indices below `classes`; a class may have none.
+            classes: how many there are.
+            seed: of every draw.
+        """
+        centre, spread = features.mean(0), features.std(0, unbiased=False).clamp(min=SMALLEST)
+        reads = self.fitted((features - centre) / spread, labels, classes, seed)
+        return lambda shown: reads((shown - centre) / spread)
+
+    @abstractmethod
+    def fitted(self, features: Features, labels: Labels, classes: int, seed: int) -> Reads:
+        """What `fit` does, with features that are standardised."""
+
+
+def weights(labels: Labels, classes: int) -> Float[Tensor, " classes"]:
+    """Of each class, so that the classes that occur have the same share; their labels' mean is 1.
+
+    >>> weights(torch.tensor([0, 0, 0, 1]), 3)
+    tensor([0.6667, 2.0000, 0.0000])
+    """
+    counts = labels.bincount(minlength=classes).float()
+    present = counts > 0
+    return torch.where(present, len(labels) / (present.sum() * counts.clamp(min=1)), 0.0)

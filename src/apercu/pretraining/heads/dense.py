@@ -1,0 +1,64 @@
+"""A small hidden layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, nn
+
+from apercu.errors import ConfigError
+from apercu.pretraining.heads.base import Features, Head, Labels, Reads, weights
+from apercu.types import Targets
+
+BATCH = 32
+
+
+@final
+@dataclass(frozen=True)
+class Dense(Head):
+    """A hidden layer of a few units (Martinazzo et al. 2020), trained by Adam.
+
+    Args:
+        width: of the hidden layer.
+        steps: batches of 32.
+        rate: learning rate, which falls to 0 along a cosine.
+        decay: weight decay.
+    """
+
+    width: int = 12
+    steps: int = 600
+    rate: float = 3e-3
+    decay: float = 1e-2
+
+    def __post_init__(self) -> None:
+        if min(self.width, self.steps) < 1:
+            raise ConfigError("dense: expected width and steps of at least 1")
+
+    def fitted(self, features: Features, labels: Labels, classes: int, seed: int) -> Reads:
+        generator = Generator().manual_seed(seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = nn.Sequential(
+                nn.Linear(features.shape[1], self.width), nn.ReLU(), nn.Linear(self.width, classes)
+            )
+        optimiser = torch.optim.AdamW(network.parameters(), self.rate, weight_decay=self.decay)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, self.steps)
+        counts = weights(labels, classes)
+        for _ in range(self.steps):
+            chosen = torch.randint(len(features), (BATCH,), generator=generator)
+            each = F.cross_entropy(network(features[chosen]), labels[chosen], reduction="none")
+            loss = (counts[labels[chosen]] * each).mean()
+            optimiser.zero_grad()
+            torch.autograd.backward(loss)
+            optimiser.step()
+            schedule.step()
+
+        @torch.no_grad()
+        def reads(shown: Features) -> Targets:
+            logits: torch.Tensor = network(shown)
+            return logits.argmax(1)
+
+        return reads

@@ -1,0 +1,40 @@
+"""What the most similar labelled images are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+import torch.nn.functional as F
+
+from apercu.errors import ConfigError
+from apercu.pretraining.heads.base import Features, Head, Labels, Reads, weights
+from apercu.types import Targets
+
+
+@final
+@dataclass(frozen=True)
+class Nearest(Head):
+    """The class with the largest weight among the most similar, by the angle of the features.
+
+    Args:
+        neighbours: how many vote; fewer where there are fewer labels.
+    """
+
+    neighbours: int = 10
+
+    def __post_init__(self) -> None:
+        if self.neighbours < 1:
+            raise ConfigError(f"nearest: neighbours: expected at least 1, got {self.neighbours}")
+
+    def fitted(self, features: Features, labels: Labels, classes: int, seed: int) -> Reads:
+        known, counts = F.normalize(features, dim=1), weights(labels, classes)
+        votes = F.one_hot(labels, classes) * counts
+
+        def reads(shown: Features) -> Targets:
+            alike = F.normalize(shown, dim=1) @ known.T
+            chosen = alike.topk(min(self.neighbours, len(known)), dim=1).indices
+            return votes[chosen].sum(1).argmax(1)
+
+        return torch.no_grad()(reads)

@@ -1,0 +1,82 @@
+"""Heads beside scikit-learn's, and what holds for each."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+
+from apercu.errors import ConfigError
+from apercu.pretraining.heads import HEADS, Dense, Head, Linear, Nearest
+
+CENTRES = 2 * torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
+
+
+def clouds(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Three overlapping clouds; the first class is the most frequent."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.tensor([0, 0, 0, 1, 1, 2]).repeat(count // 6)
+    return CENTRES[labels] + 2 * torch.randn(count, 8, generator=generator), labels
+
+
+KNOWN, LABELS = clouds(120, 1)
+SHOWN, TRUTH = clouds(300, 2)
+
+
+@pytest.mark.parametrize("head", [kind() for kind in HEADS.values()], ids=repr)
+def test_every_head(head: Head) -> None:
+    before = KNOWN.clone()
+    reads = head.fit(KNOWN, LABELS, 3, seed=0)
+    found = reads(SHOWN)
+    assert torch.equal(KNOWN, before)
+    assert found.shape == (300,) and not found.requires_grad
+    assert (found == TRUTH).float().mean() > 0.75
+    assert torch.equal(head.fit(KNOWN, LABELS, 3, seed=0)(SHOWN), found)
+    assert torch.equal(reads(SHOWN[:1]), found[:1])
+    other = head.fit(5 * KNOWN - 3, LABELS, 3, seed=0)(5 * SHOWN - 3)
+    assert (other == found).float().mean() > 0.98  # units do not matter
+    few = head.fit(KNOWN[:4], LABELS[:4], 3, seed=0)(SHOWN)
+    assert set(few.tolist()) <= {0, 1}  # a class without labels is not answered
+
+
+def test_linear_is_scikit_learn_s_logistic_regression() -> None:
+    scaled = (KNOWN - KNOWN.mean(0)) / KNOWN.std(0, unbiased=False)
+    shown = (SHOWN - KNOWN.mean(0)) / KNOWN.std(0, unbiased=False)
+    theirs = LogisticRegression(C=1 / 0.7, class_weight="balanced", tol=1e-9, max_iter=5000)
+    theirs.fit(scaled.numpy(), LABELS.numpy())
+    ours = Linear(penalty=0.7).fit(KNOWN, LABELS, 3, seed=0)(SHOWN)
+    assert torch.equal(ours, torch.from_numpy(theirs.predict(shown.numpy())))
+
+
+def test_nearest_is_scikit_learn_s_where_classes_are_as_frequent() -> None:
+    known, labels = KNOWN[LABELS != 0][:40], LABELS[LABELS != 0][:40]
+    both = [torch.where(labels == one)[0][:12] for one in (1, 2)]
+    chosen = torch.cat(both)
+    known, labels = known[chosen], labels[chosen]
+    scaled = (known - known.mean(0)) / known.std(0, unbiased=False)
+    theirs = KNeighborsClassifier(5, metric="cosine").fit(scaled.numpy(), labels.numpy())
+    shown = (SHOWN - known.mean(0)) / known.std(0, unbiased=False)
+    ours = Nearest(5).fit(known, labels, 3, seed=0)(SHOWN)
+    assert torch.equal(ours, torch.from_numpy(theirs.predict(shown.numpy())))
+
+
+def test_a_rare_class_counts_as_much() -> None:
+    """Ten labels against one at the same place: the weighted votes tie, and the lower class wins."""
+    known = torch.cat([torch.ones(10, 2), torch.ones(1, 2)])
+    labels = torch.tensor([1] * 10 + [0])
+    found = Nearest(11).fit(known, labels, 2, seed=0)(torch.ones(1, 2))
+    assert found.tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("made", "says"),
+    [
+        (lambda: Linear(penalty=-1.0), "linear: penalty: expected a number from 0"),
+        (lambda: Nearest(0), "nearest: neighbours: expected at least 1"),
+        (lambda: Dense(width=0), "dense: expected width and steps of at least 1"),
+    ],
+)
+def test_settings_that_cannot_be(made, says: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ConfigError, match=says):
+        made()
