@@ -215,7 +215,7 @@ def test_maps_that_move_and_images_made_elsewhere(
     assert other.code == 2
 
 
-WATCHED = "planted:size=32,images=44,classes=3"
+WATCHED = "planted:size=32,images=60,classes=3"
 
 
 def test_attacks_are_told_from_honest_images(
@@ -226,7 +226,7 @@ def test_attacks_are_told_from_honest_images(
     said = apercu(*words, *some, "--explainer", tiny_run, "--looks", "map,stability,deep,cam")
     assert said.code == 0, said.err
     found = json.loads((tmp_path / "detection.json").read_text())
-    assert found["learnt_from"] == 22
+    assert found["learnt_from"] == 30
     rows = {(r["attack"], r["look"], r["detector"], r["metric"]): r for r in found["rows"]}
     for attack in ("pgd:steps=9", "fgsm"):
         if (attack, "map", "mahalanobis", "auroc") not in rows:
@@ -248,7 +248,7 @@ def test_attacks_are_told_from_honest_images(
         (("--detectors", "svm"), "detectors: expected some of autoencoder, one_class_svm"),
         (("--attacks", "map_pgd"), "map_pgd is for apercu stress"),
         (("--epsilons", "9"), "epsilons: expected numbers above 0 and up to 1"),
-        (("--limit", "6"), "expected at least 20 honest ones to learn from, got 3"),
+        (("--limit", "6"), "expected at least 30 honest ones to learn from, got 3"),
     ],
 )
 def test_detections_that_cannot_be(

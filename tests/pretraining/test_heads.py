@@ -62,7 +62,7 @@ def test_nearest_is_scikit_learn_s_where_classes_are_as_frequent() -> None:
 
 
 def test_a_rare_class_counts_as_much() -> None:
-    """Ten labels against one at the same place: the weighted votes tie, and the lower class wins."""
+    """Ten labels against one at the same place: their votes tie, and the lower class wins."""
     known = torch.cat([torch.ones(10, 2), torch.ones(1, 2)])
     labels = torch.tensor([1] * 10 + [0])
     found = Nearest(11).fit(known, labels, 2, seed=0)(torch.ones(1, 2))

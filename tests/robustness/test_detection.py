@@ -23,7 +23,7 @@ from apercu.robustness.detection import (
     MapStability,
     OneClassSvm,
 )
-from apercu.robustness.detection.flow import Found, _rows, auroc
+from apercu.robustness.detection.flow import Found, _rows, auroc, unlearnt
 from apercu.robustness.filters import BitDepth
 
 USUAL = torch.randn(400, 6, generator=torch.Generator().manual_seed(0)) * torch.arange(1, 7)
@@ -83,7 +83,9 @@ def test_rows_count_what_fools() -> None:
     assert {row.n for row in rows.values()} == {3}
     assert rows["detected"].value == pytest.approx(2 / 3)
     assert rows["auroc"].value == pytest.approx((0.5 + 1 + 1) / 3)
-    alarms = (honest > 0.9).float().mean().item()
+    threshold = np.quantile(unlearnt(usual, Sum()), 0.95)
+    alarms = (Sum().fit(usual)(honest).numpy() > threshold).mean()
+    assert 0.03 < alarms < 0.08
     assert rows["accuracy"].value == pytest.approx((2 / 3 + 1 - alarms) / 2)
     none = Found(usual, honest, attacked, torch.zeros(4, dtype=torch.bool))
     assert _rows(case, none, Sum(), 0) == []
@@ -115,3 +117,20 @@ def test_settings_that_cannot_be() -> None:
         OneClassSvm(nu=1.0)
     with pytest.raises(ConfigError, match="autoencoder: steps: expected a number of at least 1"):
         Autoencoder(steps=0)
+
+
+class Nearby(Detector):
+    """Strange is what it has not seen: the distance to the nearest that it has."""
+
+    def fitted(self, usual: torch.Tensor):  # type: ignore[no-untyped-def]
+        return lambda features: torch.cdist(features, usual).amin(1)
+
+
+def test_a_threshold_comes_from_images_that_were_not_learnt() -> None:
+    assert (Nearby().fit(USUAL)(USUAL) < 1e-3).all()  # all of them would be an alarm
+    scores = unlearnt(USUAL, Nearby())
+    assert (scores > 1e-3).all()
+    generator = torch.Generator().manual_seed(9)
+    honest = torch.randn(2000, 6, generator=generator) * torch.arange(1, 7)
+    alarms = Nearby().fit(USUAL)(honest).double().numpy() > np.quantile(scores, 0.95)
+    assert 0.02 < alarms.mean() < 0.09

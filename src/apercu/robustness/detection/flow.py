@@ -23,11 +23,13 @@ from apercu.output import write
 from apercu.robustness.aims import Untargeted
 from apercu.robustness.attacks import Attack
 from apercu.robustness.detection.detectors import Detector
-from apercu.robustness.detection.detectors.base import Features, check_enough
+from apercu.robustness.detection.detectors.base import FEWEST, Features, check_enough
 from apercu.robustness.detection.looks import Look
 
 FALSE_ALARMS = 0.05
 """Share of honest images at which the share of detected attacks is told."""
+FOLDS = 3
+"""Parts of the images to learn from, each judged by what the others teach."""
 BATCH = 16
 RESAMPLED = 1000
 
@@ -49,7 +51,8 @@ class Row(NamedTuple):
     Attributes:
         metric: `auroc`; `detected`, the share of attacks at 5 % false alarms among the honest
             images of the test; `accuracy`, of calling both, at the threshold that 5 % of the
-            images to learn from exceed, attacks and honest images counting the same.
+            images to learn from exceed (see `unlearnt`), attacks and honest images counting the
+            same.
         n: attacked images, those that fool.
     """
 
@@ -91,7 +94,7 @@ class Watch:
 
     def __post_init__(self) -> None:
         found = draw(self.classifier, self.source, self.limit, self.seed)
-        check_enough(len(found.tune))
+        check_enough(len(found.tune), FEWEST * FOLDS // (FOLDS - 1))
         object.__setattr__(self, "sample", found)
 
     def run(self, folder: Path, progress: Progress) -> list[Row]:
@@ -167,12 +170,11 @@ def _rows(
     if not count:
         return []
     judge = detector.fit(found.usual)
-    usual, honest, attacked = (
-        judge(one).double().numpy()
-        for one in (found.usual, found.honest, found.attacked[found.fooled])
+    honest, attacked = (
+        judge(one).double().numpy() for one in (found.honest, found.attacked[found.fooled])
     )
     caught = (attacked > np.quantile(honest, 1 - FALSE_ALARMS)).astype(float)
-    threshold = np.quantile(usual, 1 - FALSE_ALARMS)
+    threshold = np.quantile(unlearnt(found.usual, detector), 1 - FALSE_ALARMS)
     share, alarms = (attacked > threshold).astype(float), (honest > threshold).astype(float)
     accuracy = (share.mean() + 1 - alarms.mean()) / 2
     spread = np.sqrt(share.var() / len(share) + alarms.var() / len(alarms)) / 2
@@ -184,6 +186,20 @@ def _rows(
         Row(*case, "detected", float(caught.mean()), interval(caught, seed), count),
         Row(*case, "accuracy", float(accuracy), around, count),
     ]
+
+
+def unlearnt(usual: Features, detector: Detector) -> Float[np.ndarray, " images"]:
+    """How strange honest images are to a detector that has learnt from others like them.
+
+    Every third is judged by what the other two thirds teach; fitted to all of them, a detector
+    finds each too usual, and a threshold of that gives too many alarms.
+    """
+    thirds = torch.arange(len(usual)) % FOLDS
+    found = np.zeros(len(usual))
+    for third in range(FOLDS):
+        judge = detector.fit(usual[thirds != third])
+        found[(thirds == third).numpy()] = judge(usual[thirds == third]).double().numpy()
+    return found
 
 
 def auroc(honest: Float[np.ndarray, " images"], attacked: Float[np.ndarray, " attacks"]) -> float:

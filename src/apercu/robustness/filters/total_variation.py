@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import TypeAlias, final
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from apercu.robustness.filters.base import Filter, check_positive, check_whole
 from apercu.types import Images
 
+Dual: TypeAlias = Float[Tensor, "2 batch channels height width"]
+
 STEP = 0.25
 """Of the projection; up to here it converges in practice."""
+KEPT = 7
+"""Every so many steps the state is kept for the backward pass, which repeats the others."""
 
 
 @final
@@ -44,20 +49,27 @@ class TotalVariation(Filter):
 
     def smooth(self, images: Images) -> Images:
         dual = images.new_zeros(2, *images.shape)
-        for _ in range(self.steps):
+        for done in range(0, self.steps, KEPT):
+            count = min(KEPT, self.steps - done)
+            dual = checkpoint(self._walked, dual, images, count, use_reentrant=False)
+        return images - self.weight * _divergence(dual)
+
+    def _walked(self, dual: Dual, images: Images, steps: int) -> Dual:
+        """So many steps of the projection."""
+        for _ in range(steps):
             slope = _gradient(_divergence(dual) - images / self.weight)
             length = torch.linalg.vector_norm(slope, dim=0)
             dual = (dual + STEP * slope) / (1 + STEP * length)
-        return images - self.weight * _divergence(dual)
+        return dual
 
 
-def _gradient(images: Images) -> Float[Tensor, "2 batch channels height width"]:
+def _gradient(images: Images) -> Dual:
     """Differences to the pixel below and to the right, 0 at the far borders."""
     down = F.pad(images.diff(dim=2), (0, 0, 0, 1))
     return torch.stack([down, F.pad(images.diff(dim=3), (0, 1))])
 
 
-def _divergence(dual: Float[Tensor, "2 batch channels height width"]) -> Images:
+def _divergence(dual: Dual) -> Images:
     """Minus the adjoint of the gradient; the far borders of `dual` are 0."""
     down, across = dual
     return F.pad(down, (0, 0, 1, 0)).diff(dim=2) + F.pad(across, (1, 0)).diff(dim=3)

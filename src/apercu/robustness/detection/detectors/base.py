@@ -17,7 +17,7 @@ Strangeness: TypeAlias = Callable[[Features], Scores]
 """How little features look like those of honest images, higher is stranger."""
 
 FEWEST = 20
-"""Honest images that are needed."""
+"""Honest images that are needed to learn from."""
 SMALLEST = 1e-6
 """Standard deviation below which a feature counts as constant."""
 
@@ -36,7 +36,7 @@ class Detector(ABC):
             ImagesError: there are too few images.
             ClassifierError: the `robust` extra is missing where it is needed.
         """
-        check_enough(len(usual))
+        check_enough(len(usual), FEWEST)
         centre, spread = usual.mean(0), usual.std(0).clamp(min=SMALLEST)
         judge = self.fitted((usual - centre) / spread)
         return lambda features: judge((features - centre) / spread)
@@ -46,11 +46,11 @@ class Detector(ABC):
         """What `fit` does, with features that are standardised."""
 
 
-def check_enough(count: int) -> None:
+def check_enough(count: int, least: int) -> None:
     """Raises ImagesError for too few images to learn from."""
-    if count < FEWEST:
+    if count < least:
         raise ImagesError(
-            f"images: expected at least {FEWEST} honest ones to learn from, got {count}"
+            f"images: expected at least {least} honest ones to learn from, got {count}"
         )
 
 
