@@ -15,7 +15,7 @@ import apercu
 SOURCE = Path(apercu.__file__).parent
 LAYERS = (
     ("errors", "types"),
-    ("output", "maps"),
+    ("output", "maps", "typed"),
     ("images", "render"),
     ("classifiers", "removal"),
     ("networks", "metrics"),
@@ -24,7 +24,7 @@ LAYERS = (
     ("explainers",),
     ("compare", "interop"),
     ("report", "explain"),
-    ("gallery", "robustness"),
+    ("gallery", "robustness", "pretraining"),
     ("demo",),
     ("cli",),
     ("__main__",),

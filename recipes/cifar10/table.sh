@@ -10,7 +10,7 @@ cd "$(dirname "$0")/../.."
 data=${APERCU_DATA:-../shared}
 bin=.venv/bin
 attacks="pgd:epsilon=8/255,pgd:norm=l2,epsilon=0.009,mult:ratio=1.06,mult:norm=l2,ratio=1.03"
-checks="eot_pgd:epsilon=8/255,pgd:epsilon=8/255,steps=50"
+checks="eot_pgd:epsilon=8/255,pgd:epsilon=8/255,steps=30"
 
 for name in standard halftone_adversarial adversarial sinkhorn; do
     [ -f "runs/cifar10-$name/card.json" ] ||
@@ -19,15 +19,15 @@ for name in standard halftone_adversarial adversarial sinkhorn; do
             --out "runs/cifar10-$name"
 done
 
-attacked() { # training, then options
-    name=$1
-    shift
-    $bin/apercu stress --classifier "runs/cifar10-$name/card.json" --batch 50 --limit 500 \
+attacked() { # training, attacks, then options
+    name=$1 asked=$2
+    shift 2
+    $bin/apercu stress --classifier "runs/cifar10-$name/card.json" --batch 50 --limit 300 \
         --images "$data/data/cifar10/test.parquet" --out "runs/cifar10-table/$name" \
-        --attacks "$attacks,$checks" "$@"
+        --attacks "$asked" "$@"
 }
-attacked standard --filters none
-attacked adversarial --filters none
-attacked sinkhorn --filters none
-attacked halftone_adversarial --filters floyd_steinberg --knowledge adaptive \
-    --surrogate runs/cifar10-adversarial/card.json
+attacked standard "$attacks" --filters none
+attacked adversarial "$attacks" --filters none
+attacked sinkhorn "$attacks" --filters none
+attacked halftone_adversarial "$attacks,$checks" --filters floyd_steinberg \
+    --knowledge adaptive --surrogate runs/cifar10-adversarial/card.json

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from apercu import open_classifier
+from apercu.classifiers.anew import trainable
 from apercu.errors import ConfigError
 from apercu.robustness.aims import Untargeted
 from apercu.robustness.attacks import Pgd
@@ -26,7 +27,6 @@ from apercu.robustness.defences import (
 )
 from apercu.robustness.defences.settings import DEFENCES
 from apercu.robustness.defences.step import DefenceTraining
-from apercu.robustness.defences.train import new_network
 from apercu.robustness.filters import BitDepth, FloydSteinberg
 from apercu.training.watch import CLASSIFIERS, TrivialAnswers
 
@@ -152,12 +152,12 @@ def test_mistakes_are_found_before_the_first_step() -> None:
 
 def test_scratch_forgets_and_the_mode_of_layers_is_restored(tiny_card: Path) -> None:
     classifier = open_classifier(tiny_card)
-    kept = new_network(classifier, DEFENCES.parse({}), 0)
+    kept = trainable(classifier)
     for (name, mine), its in zip(
         kept.state_dict().items(), classifier.module.state_dict().values(), strict=True
     ):
         assert torch.equal(mine, its), name
-    fresh = [new_network(classifier, DEFENCES.parse({"scratch": True}), seed) for seed in (0, 0, 1)]
+    fresh = [trainable(classifier, anew=True, seed=seed) for seed in (0, 0, 1)]
     weights = [next(one.parameters()) for one in fresh]
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
     training = DefenceTraining(kept, classifier, DEFENCES.parse({}), 0)

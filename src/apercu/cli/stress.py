@@ -166,16 +166,17 @@ def train(
     Example: apercu stress train --classifier timm/resnet50 --images photos/ --out runs/hybrid
     """
     from apercu.classifiers import open_classifier
+    from apercu.classifiers.anew import trainable
     from apercu.explainers.order import Order, changed, settings_for
     from apercu.images import open_images
     from apercu.robustness.defences.settings import DEFENCES
-    from apercu.robustness.defences.train import new_network, train_defended
+    from apercu.robustness.defences.train import train_defended
     from apercu.training.fit import Fit, Machine
 
     settings = changed(settings_for(out, config, DEFENCES), steps=steps, batch=batch)
     opened = open_classifier(classifier)
     source = open_images(images, channels=opened.channels)
-    new_network(opened, settings, seed)
+    trainable(opened)
     Order(classifier=opened.fingerprint, images=source.name, count=len(source), seed=seed).begin(
         out, resume=resume
     )

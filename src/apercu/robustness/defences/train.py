@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from pydantic import ValidationError
-from torch import nn
 from torch.utils.data import DataLoader
 
 from apercu.classifiers import Classifier, save_classifier
+from apercu.classifiers.anew import trainable
 from apercu.classifiers.fingerprint import digest_of_module
-from apercu.errors import ClassifierError, ImagesError, RunError
+from apercu.errors import ImagesError, RunError
 from apercu.output import write
 from apercu.robustness.defences.settings import DefenceSettings
 from apercu.robustness.defences.step import DefenceTraining
@@ -40,7 +39,7 @@ def train_defended(settings: DefenceSettings, fit: Fit) -> tuple[Classifier, dic
         ImagesError: labels are wanted, and there are none.
         RunError: the folder holds a training of other settings.
     """
-    network = new_network(fit.classifier, settings, fit.seed)
+    network = trainable(fit.classifier, anew=settings.scratch, seed=fit.seed)
     if settings.wanted == "labels" and not fit.source.labelled:
         raise ImagesError(f"{fit.source.name}: has no labels; set wanted: answers")
     _claim(fit.run / CONFIG, settings)
@@ -54,28 +53,6 @@ def train_defended(settings: DefenceSettings, fit: Fit) -> tuple[Classifier, dic
         save_classifier(defended, fit.run)
         write(fit.run / FACTS, json.dumps(facts, indent=1) + "\n")
     return defended, facts
-
-
-def new_network(classifier: Classifier, settings: DefenceSettings, seed: int) -> nn.Module:
-    """A copy of the classifier's network that can be trained.
-
-    Raises:
-        ClassifierError: the classifier is a black box, or an exported program.
-    """
-    if classifier.module is None or classifier.network.source.endswith(".pt2"):
-        raise ClassifierError(
-            f"{classifier.spec}: only a classifier from timm, torchvision or a Python function "
-            "can be trained further"
-        )
-    network = copy.deepcopy(classifier.module).requires_grad_(True)
-    if settings.scratch:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            for module in network.modules():
-                reset = getattr(module, "reset_parameters", None)
-                if callable(reset):
-                    reset()
-    return network
 
 
 @torch.no_grad()

@@ -1,0 +1,83 @@
+"""`apercu evaluate-features`: what a network's features are worth where labels are few."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from apercu.cli.options import DebugOption, Device, DeviceOption, SeedOption
+from apercu.cli.outcome import arguments, keeping
+from apercu.cli.terminal import progress, say
+
+
+def evaluate_features(
+    network: Annotated[
+        list[str],
+        typer.Option(metavar="NAME=SPEC", help="A network that shows its layers; may be repeated."),
+    ],
+    images: Annotated[str, typer.Option(metavar="DIR", help="Labelled images to learn from.")],
+    test: Annotated[str, typer.Option(metavar="DIR", help="Labelled images to measure on.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where results go.")],
+    heads: Annotated[
+        str, typer.Option(metavar="A,B:KEY=VALUE,…", help="What learns from the features.")
+    ] = "linear,dense,nearest",
+    fractions: Annotated[
+        str, typer.Option(metavar="F,F", help="Shares of the labels.")
+    ] = "0.01,0.05,0.1,0.25,0.5,1",
+    draws: Annotated[int, typer.Option(min=1, help="Draws of the labels for each share.")] = 5,
+    anew: Annotated[
+        bool, typer.Option("--anew", help="Also each network with its weights drawn anew.")
+    ] = False,
+    seed: SeedOption = 0,
+    device: DeviceOption = Device.AUTO,
+    debug: DebugOption = False,
+) -> None:
+    """Learning curves on features that stand still: a linear layer, a small dense one, neighbours.
+
+    Every class keeps at least one label, and classes count the same. Writes features.json.
+
+    Example: apercu evaluate-features --network a=timm/resnet18 --images train/ --test test/ --out o
+    """
+    from apercu.classifiers import open_classifier
+    from apercu.compare.cost import environment
+    from apercu.images import open_images
+    from apercu.output import check_writable
+    from apercu.pretraining.few_labels import Protocol, curve, known
+    from apercu.pretraining.named import fractions_of, heads_named, networks_named
+    from apercu.pretraining.results import save_rows
+
+    protocol = Protocol(heads_named(heads), fractions_of(fractions), draws, seed)
+    starts = networks_named(network)
+    opened = {name: open_classifier(spec, device=device.resolve()) for name, spec in starts.items()}
+    if anew:
+        from apercu.classifiers.anew import drawn_anew
+
+        opened |= {f"{name}, anew": drawn_anew(one, seed) for name, one in opened.items()}
+    check_writable(out)
+    rows = []
+    with keeping("nothing was written"), progress(lines=True) as report:
+        for name, one in opened.items():
+            sources = [open_images(spec, channels=one.channels) for spec in (images, test)]
+            names = sources[0].class_names or tuple(
+                dict.fromkeys(str(item.label) for item in sources[0])
+            )
+            learn, shown = (known(one, source, names, report) for source in sources)
+            rows += curve(name, learn, shown, protocol, report)
+    about = {
+        "images": images,
+        "test": test,
+        "networks": {name: one.fingerprint for name, one in opened.items()},
+        "command": shlex.join(["apercu", *arguments()]),
+    }
+    path = save_rows(rows, about, environment(seed, next(iter(opened.values())).device), out)
+    for row in rows:
+        if row.metric == "balanced_accuracy":
+            low, high = row.ci95
+            say(
+                f"{row.start}, {row.head}, {row.labels} labels: balanced accuracy {row.value:.1%} "
+                f"({low:.1%} to {high:.1%})"
+            )
+    say(f"rows: {path}")

@@ -1,0 +1,168 @@
+"""How much features are worth where labels are few: heads, shares of the labels, draws of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+from torch import Generator
+
+from apercu.classifiers import Classifier
+from apercu.errors import ConfigError, ImagesError
+from apercu.images import ImageSource, batches
+from apercu.methods.layers import deep_features
+from apercu.pretraining.heads.base import Features, Head, Labels
+
+BATCH = 32
+RESAMPLED = 1000
+
+Progress: TypeAlias = Callable[[str, int, int], None]
+
+
+class Known(NamedTuple):
+    """Features of images, and their classes."""
+
+    features: Features
+    labels: Labels
+
+
+class Row(NamedTuple):
+    """One point of a learning curve: the mean over draws of the labels.
+
+    Attributes:
+        start: name of the network whose features are used.
+        metric: `accuracy`, or `balanced_accuracy`, the mean of the classes' own accuracies.
+        labels: how many were learnt from.
+        ci95: over the images of the test and the draws, resampled together.
+        n: images of the test.
+    """
+
+    start: str
+    head: str
+    fraction: float
+    labels: int
+    metric: str
+    value: float
+    ci95: tuple[float, float]
+    draws: int
+    n: int
+    better: str = "higher"
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What is tried.
+
+    Args:
+        heads: by name.
+        fractions: shares of the labels, above 0 and up to 1.
+        draws: of the labelled images, for each share.
+        seed: of the draws.
+
+    Raises:
+        ConfigError: a share or number that cannot be.
+    """
+
+    heads: Mapping[str, Head]
+    fractions: tuple[float, ...] = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0)
+    draws: int = 5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.fractions or not all(0 < share <= 1 for share in self.fractions):
+            raise ConfigError("fractions: expected shares above 0 and up to 1")
+        if self.draws < 1:
+            raise ConfigError(f"draws: expected at least 1, got {self.draws}")
+
+
+def known(
+    classifier: Classifier, source: ImageSource, names: Sequence[str], progress: Progress
+) -> Known:
+    """Features of all images of a labelled source.
+
+    Args:
+        classifier: whose last features are taken.
+        source: labelled.
+        names: the classes, in the order of their indices.
+        progress: told how many images are done.
+
+    Raises:
+        ImagesError: an image has no label, or one that is no class.
+        ClassifierError: the classifier shows no layers.
+    """
+    if not source.labelled:
+        raise ImagesError(f"{source.name}: has no labels; use folders per class, or labels.csv")
+    places = {name: index for index, name in enumerate(names)}
+    features: list[torch.Tensor] = []
+    labels: list[int] = []
+    for batch in batches(source, classifier.prepare, BATCH):
+        for label in batch.labels:
+            if str(label) not in places:
+                raise ImagesError(f"{source.name}: {label} is no class of the images to learn from")
+            labels.append(places[str(label)])
+        features.append(deep_features(classifier, batch.images.to(classifier.device)).cpu())
+        progress(source.name, len(labels), len(source))
+    return Known(torch.cat(features), torch.tensor(labels))
+
+
+def drawn(labels: Labels, fraction: float, seed: int) -> list[int]:
+    """Indices of a share of the labels of every class, at least one each.
+
+    Smaller shares of the same seed are within larger ones.
+    """
+    generator = Generator().manual_seed(seed)
+    chosen: list[int] = []
+    for one in sorted(set(labels.tolist())):
+        places = torch.where(labels == one)[0]
+        order = places[torch.randperm(len(places), generator=generator)]
+        chosen += order[: max(1, round(fraction * len(places)))].tolist()
+    return sorted(chosen)
+
+
+def curve(
+    start: str, learn: Known, test: Known, protocol: Protocol, progress: Progress
+) -> list[Row]:
+    """The learning curve of every head on one network's features."""
+    classes = int(max(learn.labels.max(), test.labels.max())) + 1
+    rows: list[Row] = []
+    done = 0
+    for name, head in protocol.heads.items():
+        for fraction in protocol.fractions:
+            right, count = [], 0
+            for draw in range(protocol.draws):
+                chosen = drawn(learn.labels, fraction, protocol.seed * 1_000_003 + draw)
+                count = len(chosen)
+                reads = head.fit(learn.features[chosen], learn.labels[chosen], classes, draw)
+                right.append(reads(test.features) == test.labels)
+            rows += _rows((start, name, fraction, count), torch.stack(right), test.labels, protocol)
+            done += 1
+            progress(start, done, len(protocol.heads) * len(protocol.fractions))
+    return rows
+
+
+def _rows(
+    case: tuple[str, str, float, int],
+    right: Bool[torch.Tensor, "draws images"],
+    labels: Labels,
+    protocol: Protocol,
+) -> list[Row]:
+    hits = right.numpy().astype(float)
+    counts = labels.bincount().double().numpy()
+    present = (counts > 0).sum()
+    shares = len(labels) / (present * counts[labels.numpy()])
+    rows = []
+    for metric, values in (("accuracy", hits), ("balanced_accuracy", hits * shares)):
+        generator = np.random.default_rng(protocol.seed)
+        means = []
+        for _ in range(RESAMPLED):
+            draws = generator.integers(0, len(values), len(values))
+            images = generator.integers(0, values.shape[1], values.shape[1])
+            means.append(values[np.ix_(draws, images)].mean())
+        low, high = np.percentile(means, [2.5, 97.5])
+        ends = float(low), float(high)
+        rows.append(Row(*case, metric, float(values.mean()), ends, len(values), values.shape[1]))
+    return rows

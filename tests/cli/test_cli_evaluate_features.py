@@ -1,0 +1,65 @@
+"""`apercu evaluate-features`: rows, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Path:
+    """Bright and dark squares in folders of their class."""
+    generator = np.random.default_rng(0)
+    for part in ("train", "test"):
+        for name, base in (("bright", 170), ("dark", 30)):
+            folder = tmp_path / part / name
+            folder.mkdir(parents=True)
+            for number in range(6):
+                pixels = base + generator.integers(0, 50, (32, 32, 3))
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
+    return tmp_path
+
+
+def test_the_command(apercu, tiny_card: Path, folders: Path) -> None:
+    words = ("evaluate-features", "--network", f"tiny={tiny_card}", "--images", folders / "train")
+    asked = ("--test", folders / "test", "--fractions", "1/6,1", "--draws", "2", "--anew")
+    said = apercu(*words, *asked, "--out", folders / "out")
+    assert said.code == 0, said.err
+    found = json.loads((folders / "out" / "features.json").read_text())
+    rows = {(r["start"], r["head"], r["labels"], r["metric"]): r["value"] for r in found["rows"]}
+    assert {start for start, *_ in rows} == {"tiny", "tiny, anew"}
+    assert rows["tiny", "linear", 12, "accuracy"] == 1.0
+    assert ("tiny, anew", "nearest", 2, "balanced_accuracy") in rows
+
+
+@pytest.mark.parametrize(
+    ("extra", "line"),
+    [
+        (("--network", "tiny"), "network: expected NAME=SPEC, got 'tiny'"),
+        (("--heads", "liner"), "did you mean linear"),
+        (("--fractions", "0,1"), "fractions: expected shares above 0 and up to 1"),
+        (("--fractions", "some"), "fractions: expected numbers such as 0.05, got 'some'"),
+        (("--test", "plain"), "has no labels; use folders per class, or labels.csv"),
+        (("--test", "other"), "cat is no class of the images to learn from"),
+    ],
+)
+def test_what_cannot_be(
+    apercu, tiny_card: Path, folders: Path, extra: tuple[str, str], line: str
+) -> None:
+    (folders / "other" / "cat").mkdir(parents=True)
+    picture = Image.new("RGB", (32, 32))
+    picture.save(folders / "other" / "cat" / "1.png")
+    (folders / "plain").mkdir()
+    picture.save(folders / "plain" / "1.png")
+    option, value = extra
+    typed = (option, folders / value) if option == "--test" else extra
+    asked = {"--network": f"tiny={tiny_card}", "--test": folders / "test", option: typed[1]}
+    words = [word for pair in asked.items() for word in pair]
+    said = apercu(
+        "evaluate-features", *words, "--images", folders / "train", "--out", folders / "out"
+    )
+    assert said.code == 2 and line in said.err.splitlines()[-1] and said.err.count("error:") == 1

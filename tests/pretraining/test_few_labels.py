@@ -1,0 +1,65 @@
+"""Learning curves: which labels are drawn, what is counted, what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from apercu import open_classifier
+from apercu.classifiers.anew import drawn_anew
+from apercu.errors import ConfigError
+from apercu.pretraining.few_labels import Known, Protocol, curve, drawn
+from apercu.pretraining.heads import Linear, Nearest
+from apercu.pretraining.named import fractions_of, networks_named
+
+LABELS = torch.tensor([0] * 50 + [1] * 20 + [2] * 5)
+
+
+def test_every_class_keeps_its_share_and_at_least_one() -> None:
+    assert LABELS[drawn(LABELS, 0.01, 0)].tolist() == [0, 1, 2]
+    assert LABELS[drawn(LABELS, 0.2, 0)].bincount().tolist() == [10, 4, 1]
+    assert drawn(LABELS, 1.0, 0) == list(range(75))
+    assert set(drawn(LABELS, 0.1, 3)) < set(drawn(LABELS, 0.5, 3))
+    assert drawn(LABELS, 0.1, 3) != drawn(LABELS, 0.1, 4)
+
+
+def test_classes_count_the_same_in_the_balanced_accuracy() -> None:
+    """One feature tells class 0 from the others; 1 and 2 look alike, so one of them is lost."""
+    features = torch.stack([(LABELS == 0).float(), torch.zeros(75)], 1)
+    known = Known(features, LABELS)
+    protocol = Protocol({"nearest": Nearest(1)}, (1.0,), draws=2)
+    rows = {row.metric: row for row in curve("plain", known, known, protocol, lambda *_: None)}
+    balanced = rows["balanced_accuracy"]
+    assert balanced.value == pytest.approx(2 / 3)
+    assert rows["accuracy"].value in (pytest.approx(70 / 75), pytest.approx(55 / 75))
+    for row in rows.values():
+        assert row.ci95[0] <= row.value <= row.ci95[1]
+        assert (row.labels, row.draws, row.n) == (75, 2, 75)
+
+
+def test_more_labels_are_better_where_they_tell_something() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(2).repeat(200)
+    features = torch.randn(400, 20, generator=generator) + 0.5 * labels[:, None]
+    learn = Known(features[:200], labels[:200])
+    test = Known(features[200:], labels[200:])
+    protocol = Protocol({"linear": Linear(penalty=10.0)}, (0.02, 1.0), draws=4)
+    rows = curve("plain", learn, test, protocol, lambda *_: None)
+    few, all_ = (row.value for row in rows if row.metric == "accuracy")
+    assert few + 0.1 < all_
+
+
+def test_weights_drawn_anew(tiny_card: Path) -> None:
+    honest = open_classifier(tiny_card)
+    one, same, other = drawn_anew(honest), drawn_anew(honest), drawn_anew(honest, 1)
+    assert one.fingerprint == same.fingerprint != other.fingerprint != honest.fingerprint
+    assert one.classes == honest.classes
+
+
+def test_names() -> None:
+    assert fractions_of("0.5,1/4") == (0.5, 0.25)
+    assert networks_named(["a=timm/x", "b=c=d"]) == {"a": "timm/x", "b": "c=d"}
+    with pytest.raises(ConfigError, match="expected each name once, got a twice"):
+        networks_named(["a=x", "a=y"])
