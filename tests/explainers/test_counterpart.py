@@ -268,7 +268,7 @@ def test_explain_writes_pair_strip_and_probabilities(
     assert code == 0
     files = {path.name.split(".", 1)[1] for path in out.glob("film.*")}
     assert files == {
-        *("map.npy", "similar.png", "adversarial.png", "difference.png", "strip.png"),
+        *("map.npy", "input.png", "similar.png", "adversarial.png", "difference.png", "strip.png"),
     }
     (answer,) = json.loads((out / "explain.json").read_text())["images"][0]["answers"]
     assert len(answer["probabilities"]) == 7
