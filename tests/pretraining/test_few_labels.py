@@ -53,9 +53,16 @@ def test_more_labels_are_better_where_they_tell_something() -> None:
 
 def test_weights_drawn_anew(tiny_card: Path) -> None:
     honest = open_classifier(tiny_card)
-    one, same, other = drawn_anew(honest), drawn_anew(honest), drawn_anew(honest, 1)
+    shown = [torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))]
+    one, same, other = (drawn_anew(honest, shown, seed) for seed in (0, 0, 1))
     assert one.fingerprint == same.fingerprint != other.fingerprint != honest.fingerprint
     assert one.classes == honest.classes
+    norm = next(m for m in one.module.modules() if isinstance(m, torch.nn.BatchNorm2d))  # type: ignore[union-attr]
+    seen: list[torch.Tensor] = []
+    handle = norm.register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0]))
+    one(shown[0])
+    handle.remove()
+    torch.testing.assert_close(norm.running_mean, seen[0].mean((0, 2, 3)))
 
 
 def test_names() -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from apercu.classifiers.door import Classifier
 from apercu.classifiers.fingerprint import digest_of_module
 from apercu.errors import ClassifierError
+from apercu.types import Images
 
 
 def trainable(classifier: Classifier, *, anew: bool = False, seed: int = 0) -> nn.Module:
@@ -40,13 +43,28 @@ def trainable(classifier: Classifier, *, anew: bool = False, seed: int = 0) -> n
     return network
 
 
-def drawn_anew(classifier: Classifier, seed: int = 0) -> Classifier:
-    """The same classifier with all weights drawn anew.
+def drawn_anew(classifier: Classifier, shown: Iterable[Images], seed: int = 0) -> Classifier:
+    """The same classifier with all weights drawn anew, and statistics of some images.
+
+    Without them its batch norms would let the features die away or grow from layer to layer.
+
+    Args:
+        classifier: stays as it is.
+        shown: batches of images, of which batch norms take their means and variances.
+        seed: of the weights.
 
     Raises:
         ClassifierError: as for `trainable`.
     """
     network = trainable(classifier, anew=True, seed=seed)
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    for norm in norms:
+        norm.momentum = None  # the mean over all batches
+        norm.train()
+    with torch.no_grad():
+        for images in shown:
+            network(classifier.normalise(images.to(classifier.device)))
+    network.eval()
     known = classifier.network
     digest = digest_of_module(network, known.source, known.options)
     return Classifier(

@@ -45,7 +45,7 @@ def evaluate_features(
     from apercu.compare.cost import environment
     from apercu.images import open_images
     from apercu.output import check_writable
-    from apercu.pretraining.few_labels import Protocol, curve, known
+    from apercu.pretraining.few_labels import Protocol, curve, known, random_start
     from apercu.pretraining.named import fractions_of, heads_named, networks_named
     from apercu.pretraining.results import save_rows
 
@@ -53,9 +53,7 @@ def evaluate_features(
     starts = networks_named(network)
     opened = {name: open_classifier(spec, device=device.resolve()) for name, spec in starts.items()}
     if anew:
-        from apercu.classifiers.anew import drawn_anew
-
-        opened |= {f"{name}, anew": drawn_anew(one, seed) for name, one in opened.items()}
+        opened |= {f"{name}, anew": random_start(one, images, seed) for name, one in opened.items()}
     check_writable(out)
     rows = []
     with keeping("nothing was written"), progress(lines=True) as report:

@@ -12,13 +12,16 @@ from jaxtyping import Bool
 from torch import Generator
 
 from apercu.classifiers import Classifier
+from apercu.classifiers.anew import drawn_anew
 from apercu.errors import ConfigError, ImagesError
-from apercu.images import ImageSource, batches
+from apercu.images import ImageSource, batches, open_images
 from apercu.methods.layers import deep_features
 from apercu.pretraining.heads.base import Features, Head, Labels
 
 BATCH = 32
 RESAMPLED = 1000
+SETTLING = 128
+"""Images from which a network that is drawn anew takes the statistics of its batch norms."""
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 
@@ -107,6 +110,19 @@ def known(
         features.append(deep_features(classifier, batch.images.to(classifier.device)).cpu())
         progress(source.name, len(labels), len(source))
     return Known(torch.cat(features), torch.tensor(labels))
+
+
+def random_start(classifier: Classifier, images: str, seed: int) -> Classifier:
+    """The same network with weights drawn anew, and statistics of images from all over the set.
+
+    Raises:
+        ImagesError: there are no such images.
+        ClassifierError: the classifier is a black box.
+    """
+    source = open_images(images, channels=classifier.channels)
+    spread = range(0, len(source), max(1, len(source) // SETTLING))
+    shown = batches(source, classifier.prepare, BATCH, indices=spread)
+    return drawn_anew(classifier, (batch.images for batch in shown), seed)
 
 
 def drawn(labels: Labels, fraction: float, seed: int) -> list[int]:
