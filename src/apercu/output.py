@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -37,6 +40,11 @@ def write(path: Path, content: bytes | str) -> Path:
             f"{path}: cannot be written ({reason}); free some space or choose another folder"
         ) from error
     return path
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> Path:
+    """Write results as JSON, which knows no NaN; raises `OutputError`."""
+    return write(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def check_writable(folder: Path) -> None:

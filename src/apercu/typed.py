@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from inspect import signature
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from apercu.errors import ConfigError, nearest
+
+T = TypeVar("T")
 
 
 def split_names(text: str, what: str, known: Iterable[str]) -> list[str]:
@@ -34,6 +36,38 @@ def listed(word: str, rest: str, what: str) -> list[str]:
     if twice := next((key for key in keys if keys.count(key) > 1), None):
         raise ConfigError(f"{what}: {word} has {twice} twice, expected once")
     return settings
+
+
+def named(
+    text: str,
+    kinds: Mapping[str, type[T]],
+    what: str,
+    *,
+    seed: int | None = None,
+    besides: Sequence[str] = (),
+) -> T:
+    """The value that a name with settings stands for.
+
+    Args:
+        text: `name`, or `name:key=value,…`.
+        kinds: what the names stand for.
+        what: the option, for messages.
+        seed: of what draws, unless the text says its own.
+        besides: other words that could have been typed, for messages.
+
+    Raises:
+        ConfigError: the name or a setting is unknown, or a value does not fit.
+    """
+    word, _, rest = text.partition(":")
+    if word not in kinds:
+        known = (*besides, *kinds)
+        raise ConfigError(
+            f"{what}: expected some of {', '.join(known)}, got {word}{nearest(word, known)}"
+        )
+    values = settings_of(kinds[word], word, listed(word, rest, what), what)
+    if seed is not None and "seed" in signature(kinds[word]).parameters:
+        values.setdefault("seed", seed)
+    return kinds[word](**values)
 
 
 def settings_of(

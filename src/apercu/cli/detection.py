@@ -12,30 +12,21 @@ from apercu.methods import TrueBox
 from apercu.robustness.detection import DeepFeatures, Detector, Look, MapOfMethod, MapSeen
 from apercu.robustness.detection.detectors import DETECTORS
 from apercu.robustness.detection.looks import MapStability
-from apercu.typed import listed, settings_of, split_names
+from apercu.typed import named, split_names
 
 TRAINED = {"map": MapSeen, "stability": MapStability}
 """Looks through a trained explainer."""
 DEEP = "deep"
 
 
-def detectors_named(text: str) -> dict[str, Detector]:
-    """Detectors by their names with settings.
+def detectors_named(text: str, seed: int) -> dict[str, Detector]:
+    """Detectors by their names with settings; they draw from `seed` unless they say their own.
 
     Raises:
         ConfigError: no such detector or setting.
     """
-    made: dict[str, Detector] = {}
-    for name in split_names(text, "detectors", DETECTORS):
-        word, _, rest = name.partition(":")
-        if word not in DETECTORS:
-            raise ConfigError(
-                f"detectors: expected some of {', '.join(DETECTORS)}, got {word}"
-                f"{nearest(word, DETECTORS)}"
-            )
-        kind = DETECTORS[word]
-        made[name] = kind(**settings_of(kind, word, listed(word, rest, "detectors"), "detectors"))
-    return made
+    names = split_names(text, "detectors", DETECTORS)
+    return {name: named(name, DETECTORS, "detectors", seed=seed) for name in names}
 
 
 def looks_named(

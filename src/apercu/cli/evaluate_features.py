@@ -44,10 +44,9 @@ def evaluate_features(
     from apercu.classifiers import open_classifier
     from apercu.compare.cost import environment
     from apercu.images import open_images
-    from apercu.output import check_writable
+    from apercu.output import check_writable, write_json
     from apercu.pretraining.few_labels import Protocol, curve, known, random_start
     from apercu.pretraining.named import fractions_of, heads_named, networks_named
-    from apercu.pretraining.results import save_rows
 
     protocol = Protocol(heads_named(heads), fractions_of(fractions), draws, seed)
     starts = networks_named(network)
@@ -64,13 +63,15 @@ def evaluate_features(
             )
             learn, shown = (known(one, source, names, report) for source in sources)
             rows += curve(name, learn, shown, protocol, report)
-    about = {
+    content = {
         "images": images,
         "test": test,
         "networks": {name: one.fingerprint for name, one in opened.items()},
         "command": shlex.join(["apercu", *arguments()]),
+        "rows": [row._asdict() for row in rows],
+        "environment": environment(seed, next(iter(opened.values())).device),
     }
-    path = save_rows(rows, about, environment(seed, next(iter(opened.values())).device), out)
+    path = write_json(out / "features.json", content)
     for row in rows:
         if row.metric == "balanced_accuracy":
             low, high = row.ci95

@@ -229,12 +229,11 @@ def detect(
     from apercu.compare.cost import environment
     from apercu.explainers.run import open_run
     from apercu.images import open_images
-    from apercu.output import check_writable
+    from apercu.output import check_writable, write_json
     from apercu.robustness.detection import Watch
-    from apercu.robustness.detection.results import save_rows
     from apercu.robustness.plan import budgeted
 
-    made = detectors_named(detectors)
+    made = detectors_named(detectors, seed)
     cases = budgeted(_attacks(attacks, seed), _budgets(epsilons))
     opened = open_classifier(classifier, device=device.resolve())
     watched = None if explainer is None else open_run(explainer).to(opened.device)
@@ -245,14 +244,16 @@ def detect(
         watch = Watch(opened, source, seen, made, cases, limit, seed)
         with progress(lines=True) as report:
             rows = watch.run(out, report)
-    about = {
+    content = {
         "classifier": opened.spec,
         "fingerprint": opened.fingerprint,
         "images": source.name,
         "learnt_from": len(watch.sample.tune),
         "command": shlex.join(["apercu", *arguments()]),
+        "rows": [row._asdict() for row in rows],
+        "environment": environment(seed, opened.device),
     }
-    path = save_rows(rows, about, environment(seed, opened.device), out)
+    path = write_json(out / "detection.json", content)
     for name, epsilon in cases.keys() - {(row.attack, row.epsilon) for row in rows}:
         warn(f"{name} fools the classifier with none of the images" + _at(epsilon))
     for row in rows:

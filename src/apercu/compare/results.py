@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from apercu.errors import RunError
-from apercu.output import write
+from apercu.output import write, write_json
 
 RESULTS, SCORES = "results.json", "scores.csv"
 FIXED = 0.5
@@ -118,7 +118,7 @@ class Results:
     def save(self, folder: Path) -> None:
         """Write `scores.csv`, then `results.json`; raises `OutputError`."""
         write(folder / SCORES, _csv(self.scores))
-        write(folder / RESULTS, json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n")
+        write_json(folder / RESULTS, self.to_json())
 
     def renamed(self, identities: Mapping[str, str]) -> Results:
         """The same, with what has one of these identities under the name that it has here."""

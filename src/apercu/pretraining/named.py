@@ -4,23 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from apercu.errors import ConfigError, nearest
+from apercu.errors import ConfigError
 from apercu.pretraining.heads import HEADS, Head
-from apercu.typed import listed, read, settings_of, split_names
+from apercu.typed import named, read, split_names
 
 
 def heads_named(text: str) -> dict[str, Head]:
     """Heads by their names with settings; raises ConfigError."""
-    made: dict[str, Head] = {}
-    for name in split_names(text, "heads", HEADS):
-        word, _, rest = name.partition(":")
-        if word not in HEADS:
-            raise ConfigError(
-                f"heads: expected some of {', '.join(HEADS)}, got {word}{nearest(word, HEADS)}"
-            )
-        kind = HEADS[word]
-        made[name] = kind(**settings_of(kind, word, listed(word, rest, "heads"), "heads"))
-    return made
+    return {name: named(name, HEADS, "heads") for name in split_names(text, "heads", HEADS)}
 
 
 def fractions_of(text: str) -> tuple[float, ...]:

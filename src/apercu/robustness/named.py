@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TypeVar
-
-from apercu.errors import ConfigError, nearest
+from apercu.errors import ConfigError
 from apercu.robustness.attacks import ATTACKS, Attack
 from apercu.robustness.filters import FILTERS, Filter
-from apercu.typed import listed, settings_of
+from apercu.typed import named
 
 NONE = "none"
 """Name of no filter, and of no attack."""
 
 AIMS = {"map_": "map", "eot_": "expected"}
 """What stands before the name of an attack that climbs something else than the class."""
-
-T = TypeVar("T")
 
 
 def aim_of(text: str) -> str:
@@ -31,12 +26,10 @@ def attack_named(text: str, seed: int = 0) -> Attack:
         ConfigError: no such attack or setting.
     """
     bare = next((text.removeprefix(one) for one in AIMS if text.startswith(one)), text)
-    kind, values = _read(bare, ATTACKS, "attacks", "")
-    if bare != text and kind.needs != "gradients":
+    made = named(bare, ATTACKS, "attacks", seed=seed)
+    if bare != text and made.needs != "gradients":
         raise ConfigError(f"attacks: {text} has no gradients to climb; expected such as map_pgd")
-    if "seed" in kind.__dataclass_fields__:  # type: ignore[attr-defined]
-        values.setdefault("seed", seed)
-    return kind(**values)
+    return made
 
 
 def filter_named(text: str) -> Filter | None:
@@ -47,16 +40,4 @@ def filter_named(text: str) -> Filter | None:
     """
     if text == NONE:
         return None
-    kind, values = _read(text, FILTERS, "filters", "none, ")
-    return kind(**values)
-
-
-def _read(
-    text: str, known: Mapping[str, type[T]], what: str, others: str
-) -> tuple[type[T], dict[str, object]]:
-    word, _, rest = text.partition(":")
-    if word not in known:
-        raise ConfigError(
-            f"{what}: expected some of {others}{', '.join(known)}, got {word}{nearest(word, known)}"
-        )
-    return known[word], settings_of(known[word], word, listed(word, rest, what), what)
+    return named(text, FILTERS, "filters", besides=(NONE,))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from apercu.compare.interval import interval
-from apercu.output import write
+from apercu.output import write_json
 from apercu.robustness.cells import Verdicts
 from apercu.robustness.measures import accuracy_at, auac
 from apercu.robustness.named import NONE, aim_of
@@ -78,7 +77,7 @@ class StressResults:
             "warnings": list(self.warnings),
             "environment": dict(self.environment),
         }
-        write(folder / RESULTS, json.dumps(content, indent=1, allow_nan=False) + "\n")
+        write_json(folder / RESULTS, content)
 
     def value(self, attack: str, epsilon: float | None, behind: str, knowledge: str) -> Row | None:
         """The top-1 accuracy of a case, if it was measured."""

@@ -23,7 +23,12 @@ from apercu.output import write
 from apercu.robustness.aims import Untargeted
 from apercu.robustness.attacks import Attack
 from apercu.robustness.detection.detectors import Detector
-from apercu.robustness.detection.detectors.base import FEWEST, Features, check_enough
+from apercu.robustness.detection.detectors.base import (
+    FEWEST,
+    Features,
+    Strangeness,
+    check_enough,
+)
 from apercu.robustness.detection.looks import Look
 
 FALSE_ALARMS = 0.05
@@ -36,13 +41,28 @@ RESAMPLED = 1000
 Progress: TypeAlias = Callable[[str, int, int], None]
 
 
-class Found(NamedTuple):
-    """What a look sees of the honest images to learn from, of others, and of these attacked."""
+class Judge(NamedTuple):
+    """A fitted detector, and what it makes of honest images.
 
-    usual: Features
-    honest: Features
-    attacked: Features
-    fooled: torch.Tensor
+    Attributes:
+        strangeness: of any features.
+        honest: strangeness of the honest images of the test.
+        threshold: above which an image counts as attacked; 5 % of the images to learn from exceed
+            it, see `unlearnt`.
+    """
+
+    strangeness: Strangeness
+    honest: Float[np.ndarray, " images"]
+    threshold: float
+
+    @classmethod
+    def of(
+        cls, detector: Detector, usual: Features, honest: Float[torch.Tensor, "others features"]
+    ) -> Judge:
+        """Fits a detector to features of honest images, and shows it others."""
+        strangeness = detector.fit(usual)
+        threshold = np.quantile(unlearnt(usual, detector), 1 - FALSE_ALARMS)
+        return cls(strangeness, strangeness(honest).double().numpy(), float(threshold))
 
 
 class Row(NamedTuple):
@@ -107,14 +127,21 @@ class Watch:
         """
         usual = self._looked("to learn from", None, self.sample.tune, folder, progress)
         honest = self._looked("honest", None, self.sample.test, folder, progress)
+        fitted = {
+            (look, name): Judge.of(made, usual[look], honest[look])
+            for look in self.looks
+            for name, made in self.detectors.items()
+        }
         rows: list[Row] = []
         for (name, epsilon), attack in self.attacks.items():
             title = name if epsilon is None else f"{name} {255 * epsilon:g}/255"
             attacked = self._looked(title, attack, self.sample.test, folder, progress)
-            for look in self.looks:
-                found = Found(usual[look], honest[look], attacked[look], attacked["fooled"].bool())
-                for detector, made in self.detectors.items():
-                    rows += _rows((name, epsilon, look, detector), found, made, self.seed)
+            fooled = attacked["fooled"].bool()
+            if not fooled.any():
+                continue
+            for (look, detector), judge in fitted.items():
+                case = name, epsilon, look, detector
+                rows += rows_of(case, judge, attacked[look][fooled], self.seed)
         return rows
 
     def _looked(
@@ -162,27 +189,28 @@ class Watch:
         return named
 
 
-def _rows(
-    case: tuple[str, float | None, str, str], found: Found, detector: Detector, seed: int
+def rows_of(
+    case: tuple[str, float | None, str, str], judge: Judge, attacked: Features, seed: int
 ) -> list[Row]:
-    """AUROC, detection and accuracy of one detector before one attack; none where none fools."""
-    count = int(found.fooled.sum())
-    if not count:
-        return []
-    judge = detector.fit(found.usual)
-    honest, attacked = (
-        judge(one).double().numpy() for one in (found.honest, found.attacked[found.fooled])
-    )
-    caught = (attacked > np.quantile(honest, 1 - FALSE_ALARMS)).astype(float)
-    threshold = np.quantile(unlearnt(found.usual, detector), 1 - FALSE_ALARMS)
-    share, alarms = (attacked > threshold).astype(float), (honest > threshold).astype(float)
+    """AUROC, detection and accuracy of one fitted detector before one attack.
+
+    Args:
+        case: attack, budget, look and detector.
+        judge: the detector.
+        attacked: features of the images that fool.
+        seed: of the intervals.
+    """
+    honest, count = judge.honest, len(attacked)
+    strange = judge.strangeness(attacked).double().numpy()
+    caught = (strange > np.quantile(honest, 1 - FALSE_ALARMS)).astype(float)
+    share = (strange > judge.threshold).astype(float)
+    alarms = (honest > judge.threshold).astype(float)
     accuracy = (share.mean() + 1 - alarms.mean()) / 2
     spread = np.sqrt(share.var() / len(share) + alarms.var() / len(alarms)) / 2
     around = float(max(0, accuracy - 1.96 * spread)), float(min(1, accuracy + 1.96 * spread))
-    area = auroc(honest, attacked)
-    ends = _resampled(honest, attacked, seed)
+    ends = _resampled(honest, strange, seed)
     return [
-        Row(*case, "auroc", area, ends, count),
+        Row(*case, "auroc", auroc(honest, strange), ends, count),
         Row(*case, "detected", float(caught.mean()), interval(caught, seed), count),
         Row(*case, "accuracy", float(accuracy), around, count),
     ]

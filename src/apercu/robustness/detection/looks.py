@@ -39,7 +39,7 @@ class Look(ABC):
 class MapSeen(Look):
     """The trained explainer's map of the class that is seen, and how it reads the first classes.
 
-    One pass of the explainer.
+    Two passes of the explainer's encoder, one for the map and one for the reading.
 
     Args:
         classifier: says which classes it sees.
@@ -61,7 +61,8 @@ class MapSeen(Look):
 class MapStability(Look):
     """How the map, and what the explainer reads, change when the image is filtered a little.
 
-    An attack aims at one exact image, an explanation of what is there does not. Two passes.
+    An attack aims at one exact image, an explanation of what is there does not. It costs twice
+    what `MapSeen` does.
 
     Args:
         classifier: says which classes it sees, in the image before it is filtered.
