@@ -70,6 +70,24 @@ def test_carlini_and_wagner_reach_the_boundary_of_a_linear_classifier() -> None:
     assert (lengths[0] <= 1.3 * lengths[1]).all()
 
 
+def test_decisions_lead_to_the_boundary_of_a_network_of_single_precision() -> None:
+    layer = torch.nn.Linear(48, 2)
+    with torch.no_grad():
+        layer.weight.copy_(torch.randn(2, 48, generator=torch.Generator().manual_seed(0)))
+        layer.bias.zero_()
+
+    def answer(images: torch.Tensor) -> torch.Tensor:
+        return layer((images.flatten(1) - 0.5).clone())
+
+    images = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        goal = Untargeted(answer, answer(images).argmax(1))
+    found = HopSkipJump(steps=3, queries=100)(goal, images)
+    assert found.dtype == torch.float32
+    assert goal.reached(found).all()
+    assert (found - images).flatten(1).norm(dim=1).max() < 2.5
+
+
 def test_only_classes_are_climbed(classifier: Classifier, images: torch.Tensor) -> None:
     labels = classifier(images).argmax(1)
     with pytest.raises(ConfigError, match="climbs classes only"):

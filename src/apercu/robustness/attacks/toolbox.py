@@ -206,7 +206,7 @@ class _Shown(nn.Module):
         self.device_follower = nn.Parameter(torch.zeros(0))
 
     def forward(self, images: Images) -> Logits:
-        return self.answer(images.clamp(0, 1))
+        return self.answer(images.float().clamp(0, 1))  # some attacks work in double precision
 
 
 def _attacked(
