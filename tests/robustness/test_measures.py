@@ -48,3 +48,25 @@ def test_overlap_of_the_strongest_fifth() -> None:
     after = before.clone()
     after[0, 0, 0] = 99  # of {8, 9} only 9 stays
     assert overlap(before, after).item() == pytest.approx(1 / 3)
+
+
+def test_every_attack_is_measured_in_the_norm_in_which_it_is_small() -> None:
+    from apercu.robustness.named import attack_named
+    from apercu.robustness.plan import budgeted
+    from apercu.robustness.results import Job, norm_of
+
+    names = {
+        "pgd": "linf",
+        "pgd:norm=l2": "l2",
+        "square": "linf",
+        "auto_attack": "linf",
+        "mult": "linf",
+        "deepfool": "l2",
+        "carlini_wagner": "l2",
+        "hop_skip_jump": "l2",
+        "hop_skip_jump:norm=linf": "linf",
+        "sparse_evo": "l0",
+    }
+    cases = budgeted({name: attack_named(name) for name in names}, (8 / 255,))
+    found = {name: norm_of(Job(name, budget, at, None)) for (name, budget), at in cases.items()}
+    assert found == names

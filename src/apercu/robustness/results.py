@@ -119,8 +119,6 @@ def knowledge(job: Job) -> str:
 
 def norm_of(job: Job) -> str:
     """The norm in which an attack is small."""
-    if job.attack is not None and job.attack.needs == "decisions":
-        return "l0"
     bound = getattr(job.attack, "norm", "linf" if job.epsilon is not None else "l2")
     return str(bound)
 

@@ -42,6 +42,7 @@ class SparseEvo(Attack):
     crossover: float = 0.9
     seed: int = 0
     needs: ClassVar[Knowledge] = "decisions"
+    norm: ClassVar[str] = "l0"
 
     def __post_init__(self) -> None:
         check_count(self.queries, "sparse_evo: queries")
