@@ -10,8 +10,8 @@ import torch
 from apercu import open_classifier
 from apercu.classifiers.anew import drawn_anew
 from apercu.errors import ConfigError
-from apercu.pretraining.few_labels import Known, Protocol, curve, drawn
-from apercu.pretraining.heads import Linear, Nearest
+from apercu.pretraining.few_labels import Protocol, curve, drawn
+from apercu.pretraining.heads import Known, Linear, Nearest
 from apercu.pretraining.named import fractions_of, networks_named
 
 LABELS = torch.tensor([0] * 50 + [1] * 20 + [2] * 5)

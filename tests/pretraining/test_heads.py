@@ -24,7 +24,9 @@ KNOWN, LABELS = clouds(120, 1)
 SHOWN, TRUTH = clouds(300, 2)
 
 
-@pytest.mark.parametrize("head", [kind() for kind in HEADS.values()], ids=repr)
+@pytest.mark.parametrize(
+    "head", [kind() for kind in HEADS.values() if issubclass(kind, Head)], ids=repr
+)
 def test_every_head(head: Head) -> None:
     before = KNOWN.clone()
     reads = head.fit(KNOWN, LABELS, 3, seed=0)

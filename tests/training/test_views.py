@@ -11,7 +11,7 @@ from torch import Generator
 from apercu.errors import ImageError, ImagesError
 from apercu.images import ImageSource, Item
 from apercu.training.augment import Views, crop
-from apercu.training.stream import EndlessOrder, TrainingImages
+from apercu.training.stream import EndlessOrder, Label, TrainingImages
 
 IMAGES = torch.rand(2, 3, 12, 16, generator=Generator().manual_seed(0))
 
@@ -87,7 +87,7 @@ class Plain:
 
 
 def test_an_image_that_stands_in_brings_its_own_class() -> None:
-    images = TrainingImages(Broken({0, 3, 7}), Plain(), labelled=True)
+    images = TrainingImages(Broken({0, 3, 7}), Plain(), wanted=Label(Plain()))
     (three, of_three), (stand_in, of_stand_in) = images[3], images[4]
     assert (three.mean().item(), of_three) == (pytest.approx(0.3), 30)
     assert (stand_in.mean().item(), of_stand_in) == (pytest.approx(0.7), 70)

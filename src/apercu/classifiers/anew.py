@@ -57,16 +57,29 @@ def drawn_anew(classifier: Classifier, shown: Iterable[Images], seed: int = 0) -
         ClassifierError: as for `trainable`.
     """
     network = trainable(classifier, anew=True, seed=seed)
-    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
-    for norm in norms:
-        norm.momentum = None  # the mean over all batches
-        norm.train()
-    with torch.no_grad():
-        for images in shown:
-            network(classifier.normalise(images.to(classifier.device)))
-    network.eval()
+    settle(network, (classifier.normalise(images.to(classifier.device)) for images in shown))
     known = classifier.network
     digest = digest_of_module(network, known.source, known.options)
     return Classifier(
         replace(known, answer=network, digest=digest), spec=f"{classifier.spec}, anew"
     )
+
+
+@torch.no_grad()
+def settle(network: nn.Module, shown: Iterable[Images]) -> None:
+    """Gives batch norms the means and variances of some normalised images; ends in inference.
+
+    What they have gathered while weights changed belongs to weights that are no more.
+    """
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    network.eval()
+    usual = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean over all batches
+        norm.train()
+    for images in shown:
+        network(images)
+    for norm, momentum in zip(norms, usual, strict=True):
+        norm.momentum = momentum
+    network.eval()

@@ -36,7 +36,7 @@ def to_logits(answer: object, output: Output, images: int) -> Logits:
             f"({output}), got {' × '.join(map(str, answer.shape))}"
         )
     answer = answer.float()
-    if output == "logits":
+    if output in ("logits", "features"):
         return answer
     _check_probabilities(answer.detach())
     if output == "probabilities":

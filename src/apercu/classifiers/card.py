@@ -10,9 +10,11 @@ from typing import Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from apercu.errors import ClassifierError, nearest
+from apercu.images.stretch import Stretch
 
-Output: TypeAlias = Literal["logits", "probabilities", "probability"]
-"""What a network answers; `probability` is one number, that of the second of two classes."""
+Output: TypeAlias = Literal["logits", "probabilities", "probability", "features"]
+"""What a network answers; `probability` is one number, that of the second of two classes, and
+`features` are those of a network that has learnt without classes."""
 
 
 FILE_ENDINGS = (".pt2", ".onnx")
@@ -22,7 +24,8 @@ FILE_ENDINGS = (".pt2", ".onnx")
 class InputSpec(BaseModel):
     """What a classifier expects of its images, and how their pixels are normalised.
 
-    Without `mean`, `std` and `normalise` the pixels in [0, 1] are handed on as they are.
+    Without `mean`, `std` and `normalise` the pixels in [0, 1] are handed on as they are. Raw counts
+    need a `stretch`, or the rule `l2_per_channel`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -33,6 +36,8 @@ class InputSpec(BaseModel):
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     normalise: Literal["l2_per_channel"] | None = None
+    bands: tuple[str, ...] | None = Field(default=None, description="names, in order")
+    stretch: Stretch | None = None
 
     @field_validator("size")
     @classmethod
@@ -48,12 +53,12 @@ class InputSpec(BaseModel):
             raise ValueError("must be at least as large as size")
         return resize
 
-    @field_validator("mean", "std")
+    @field_validator("mean", "std", "bands")
     @classmethod
-    def _per_channel(cls, values: tuple[float, ...] | None, info: Any) -> tuple[float, ...] | None:
+    def _per_channel(cls, values: tuple[Any, ...] | None, info: Any) -> tuple[Any, ...] | None:
         channels = info.data.get("channels")
         if values is not None and channels is not None and len(values) != channels:
-            raise ValueError(f"expected {channels} numbers, one per channel")
+            raise ValueError(f"expected {channels} of them, one per channel")
         if values is not None and info.field_name == "std" and min(values) <= 0:
             raise ValueError("every number must be above 0")
         return values
@@ -64,6 +69,21 @@ class InputSpec(BaseModel):
         if rule and (info.data.get("mean") or info.data.get("std")):
             raise ValueError("give either a rule or mean and std")
         return rule
+
+    @field_validator("stretch")
+    @classmethod
+    def _one_per_band(cls, stretch: Stretch | None, info: Any) -> Stretch | None:
+        channels = info.data.get("channels")
+        if stretch is not None and channels is not None and len(stretch.low) != channels:
+            raise ValueError(f"expected {channels} bands, one per channel")
+        if stretch is not None and info.data.get("normalise"):
+            raise ValueError("give either a rule or a stretch")
+        return stretch
+
+    @property
+    def raw(self) -> bool:
+        """Whether images enter as raw counts that only the rule brings into range."""
+        return self.normalise is not None
 
 
 class ClassifierCard(BaseModel):

@@ -31,7 +31,7 @@ def check_images(images: Tensor, spec: InputSpec) -> None:
             f"classifier expects images of {expected} pixels, got {got}; prepare() resizes them"
         )
     if spec.normalise is None:
-        _check_range(images.detach())
+        check_range(images.detach())
 
 
 def check_channels(channels: int, spec: InputSpec) -> None:
@@ -47,7 +47,12 @@ def check_channels(channels: int, spec: InputSpec) -> None:
         )
 
 
-def _check_range(images: Tensor) -> None:
+def check_range(images: Tensor, advice: str = "") -> None:
+    """Refuses pixels outside [0, 1] or not numbers.
+
+    Raises:
+        ImageError: there are any.
+    """
     low, high = (bound.item() for bound in images.aminmax())
     if not (low >= -_TOLERANCE and high <= 1 + _TOLERANCE):  # also refuses NaN
-        raise ImageError(f"images: expected pixels in [0, 1], got [{low:.4g}, {high:.4g}]")
+        raise ImageError(f"images: expected pixels in [0, 1], got [{low:.4g}, {high:.4g}]{advice}")

@@ -132,6 +132,7 @@ class Classifier:
 
         Raises:
             ClassifierError: the picture has another number of channels.
+            ImageError: it holds raw counts, and the classifier knows no stretch.
         """
         check_channels(picture.shape[0], self.network.input)
         return fit_picture(picture, self.network.input, fit)
@@ -172,7 +173,8 @@ class Classifier:
             ) from error
 
     def _names(self, count: int) -> ClassNames:
-        names = self.network.names or ClassNames.numbered(count)
+        kind = "feature" if self.network.output == "features" else "class"
+        names = self.network.names or ClassNames.numbered(count, kind)
         if len(names.names) != count:
             raise ClassifierError(
                 f"classifier {self.spec} has {count} classes, but {len(names.names)} names"

@@ -16,6 +16,9 @@ from apercu.classifiers.card import InputSpec, Output
 _COUNTERS = "num_batches_tracked"
 """Buffers that change no answer; files with and without them hold the same network."""
 
+_LATER = ("bands", "stretch")
+"""Keys that fingerprints of networks without them do not know."""
+
 
 def digest_of_module(module: nn.Module, source: str, options: Mapping[str, Any]) -> str:
     """SHA-256 over the weights' bytes in the order of their names, and what they were built into.
@@ -38,5 +41,6 @@ def digest_of_file(path: str | Path) -> str:
 
 def fingerprint(digest: str, input: InputSpec, output: Output) -> str:
     """Joins the identity of the weights with the preprocessing and the kind of output."""
-    described = json.dumps([digest, input.model_dump(mode="json"), output], sort_keys=True)
+    pixels = {k: v for k, v in input.model_dump(mode="json").items() if v or k not in _LATER}
+    described = json.dumps([digest, pixels, output], sort_keys=True)
     return hashlib.sha256(described.encode()).hexdigest()

@@ -70,17 +70,24 @@ def save_classifier(classifier: Classifier, folder: str | Path) -> Path:
         weights=WEIGHTS_FILE,
         input=network.input,
         output=network.output,
-        classes=classifier.classes if classifier.names.plain else CLASSES_FILE,
+        classes=_listed(classifier),
     )
     weights = {k: v.contiguous().cpu() for k, v in classifier.module.state_dict().items()}
     path = Path(folder) / CARD_FILE
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(weights, path.with_name(WEIGHTS_FILE))
-        if not classifier.names.plain:
+        if card.classes == CLASSES_FILE:
             classifier.names.write(path.with_name(CLASSES_FILE))
         write_card(card, path)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise OutputError(f"{folder}: cannot be written ({reason})") from error
     return path
+
+
+def _listed(classifier: Classifier) -> str | tuple[str, ...] | None:
+    """The classes as a card lists them; features have no names."""
+    if classifier.network.output == "features":
+        return None
+    return classifier.classes if classifier.names.plain else CLASSES_FILE

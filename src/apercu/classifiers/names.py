@@ -27,9 +27,9 @@ class ClassNames:
         return cls(names, names if identifiers is None else tuple(identifiers))
 
     @classmethod
-    def numbered(cls, count: int) -> ClassNames:
+    def numbered(cls, count: int, kind: str = "class") -> ClassNames:
         """`class 0`, `class 1` …, for a classifier that brings no names."""
-        return cls.of(f"class {index}" for index in range(count))
+        return cls.of(f"{kind} {index}" for index in range(count))
 
     @classmethod
     def read(cls, path: str | Path) -> ClassNames:

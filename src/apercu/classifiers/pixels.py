@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from apercu.classifiers.card import InputSpec
+from apercu.classifiers.checks import check_range
 from apercu.types import Images, Picture
 
 Fit: TypeAlias = Literal["squash", "crop"]
@@ -25,9 +26,16 @@ def fit_picture(
 
     `squash` shows the whole picture and does not keep its aspect; `crop` brings the short side to
     `spec.resize` and cuts the centre, as classifiers are usually evaluated.
+
+    Raises:
+        ImageError: the picture holds raw counts, and nothing says how they become pixels.
     """
     if spec.normalise == "l2_per_channel":
         picture = _finite(picture)
+    elif spec.stretch is not None:
+        picture = spec.stretch(picture)
+    else:
+        check_range(picture, "; say input.stretch in the classifier's card")
     height, width = spec.size
     if fit == "squash":
         return _resize(picture, (height, width))

@@ -17,6 +17,7 @@ from apercu.classifiers.network import Network
 from apercu.classifiers.weights import load_weights
 from apercu.errors import ClassifierError, nearest
 
+TIMM = "timm/"
 _REACH_SECONDS = 5
 
 
@@ -30,12 +31,8 @@ def open_timm(card: ClassifierCard, class_count: int | None) -> Network:
     Raises:
         ClassifierError: no such model or option, or its weights cannot be downloaded.
     """
-    import timm
-
-    name = card.source.removeprefix("timm/")
-    if not timm.is_model(name):
-        suggestion = nearest(name.partition(".")[0], timm.list_models())
-        raise ClassifierError(f"classifier {card.source}: timm has no such model{suggestion}")
+    name = card.source.removeprefix(TIMM)
+    _check_name(name)
     options = dict(card.options)
     if card.weights is not None and class_count is not None:
         options.setdefault("num_classes", class_count)
@@ -44,9 +41,9 @@ def open_timm(card: ClassifierCard, class_count: int | None) -> Network:
     if card.weights is None:
         module = _pretrained(name, options)
     else:
-        module = _create(name, {**options, "pretrained": False})
+        module = create(name, {**options, "pretrained": False})
         load_weights(module, card.weights)
-    if module.num_classes == 0:
+    if module.num_classes == 0 and card.output != "features":
         raise ClassifierError(f"classifier {card.source}: it has no head; say options.num_classes")
     return Network(
         source=card.source,
@@ -59,14 +56,24 @@ def open_timm(card: ClassifierCard, class_count: int | None) -> Network:
     )
 
 
-def _create(name: str, options: Mapping[str, Any]) -> Any:
+def create(name: str, options: Mapping[str, Any]) -> Any:
+    """timm's model of that name; raises ClassifierError for what timm does not know."""
     import timm
 
+    _check_name(name)
     try:
         return timm.create_model(name, **options)
     except (TypeError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ClassifierError(f"classifier timm/{name}: {reason}; check its options") from error
+
+
+def _check_name(name: str) -> None:
+    import timm
+
+    if not timm.is_model(name):
+        suggestion = nearest(name.partition(".")[0], timm.list_models())
+        raise ClassifierError(f"classifier {TIMM}{name}: timm has no such model{suggestion}")
 
 
 def _pretrained(name: str, options: Mapping[str, Any]) -> Any:
@@ -86,7 +93,7 @@ def _pretrained(name: str, options: Mapping[str, Any]) -> Any:
     elif not _reachable("https://huggingface.co" if config.hf_hub_id else str(config.url)):
         raise _no_download(name, "the hub does not answer")
     try:
-        return _create(name, {**options, "pretrained": True})
+        return create(name, {**options, "pretrained": True})
     except OSError as error:
         raise _no_download(name, str(error).splitlines()[0]) from error
 

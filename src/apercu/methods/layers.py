@@ -80,9 +80,13 @@ def hooked(module: nn.Module, hook: Hook) -> Iterator[None]:
 def deep_features(classifier: Classifier, images: Images) -> Float[Tensor, "batch features"]:
     """What the layer that scores classes receives, averaged over places where it has any.
 
+    A network that answers features has no such layer; they are its answer.
+
     Raises:
         ClassifierError: the classifier does not show its layers.
     """
+    if classifier.network.output == "features":
+        return classifier(images)
     kept: list[Tensor] = []
     head = layer_named(classifier, anatomy(classifier, images).head)
     with hooked(head, lambda _module, inputs, _output: kept.append(inputs[0])):

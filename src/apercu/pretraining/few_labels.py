@@ -16,7 +16,9 @@ from apercu.classifiers.anew import drawn_anew
 from apercu.errors import ConfigError, ImagesError
 from apercu.images import ImageSource, batches, open_images
 from apercu.methods.layers import deep_features
-from apercu.pretraining.heads.base import Features, Head, Labels
+from apercu.pretraining.heads import Known, Learner
+from apercu.pretraining.heads.base import Labels
+from apercu.training.stream import TrainingImages, in_memory
 
 BATCH = 32
 RESAMPLED = 1000
@@ -24,13 +26,6 @@ SETTLING = 128
 """Images from which a network that is drawn anew takes the statistics of its batch norms."""
 
 Progress: TypeAlias = Callable[[str, int, int], None]
-
-
-class Known(NamedTuple):
-    """Features of images, and their classes."""
-
-    features: Features
-    labels: Labels
 
 
 class Row(NamedTuple):
@@ -61,7 +56,7 @@ class Protocol:
     """What is tried.
 
     Args:
-        heads: by name.
+        heads: what learns, by name.
         fractions: shares of the labels, above 0 and up to 1.
         draws: of the labelled images, for each share.
         seed: of the draws.
@@ -70,7 +65,7 @@ class Protocol:
         ConfigError: a share or number that cannot be.
     """
 
-    heads: Mapping[str, Head]
+    heads: Mapping[str, Learner]
     fractions: tuple[float, ...] = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0)
     draws: int = 5
     seed: int = 0
@@ -109,7 +104,8 @@ def known(
             labels.append(places[str(label)])
         features.append(deep_features(classifier, batch.images.to(classifier.device)).cpu())
         progress(source.name, len(labels), len(source))
-    return Known(torch.cat(features), torch.tensor(labels))
+    images = in_memory(TrainingImages(source, classifier))
+    return Known(torch.cat(features), torch.tensor(labels), images, classifier)
 
 
 def random_start(classifier: Classifier, images: str, seed: int) -> Classifier:
@@ -142,8 +138,7 @@ def drawn(labels: Labels, fraction: float, seed: int) -> list[int]:
 def curve(
     start: str, learn: Known, test: Known, protocol: Protocol, progress: Progress
 ) -> list[Row]:
-    """The learning curve of every head on one network's features."""
-    classes = int(max(learn.labels.max(), test.labels.max())) + 1
+    """The learning curve of every head on one network."""
     rows: list[Row] = []
     done = 0
     for name, head in protocol.heads.items():
@@ -152,8 +147,7 @@ def curve(
             for draw in range(protocol.draws):
                 chosen = drawn(learn.labels, fraction, protocol.seed * 1_000_003 + draw)
                 count = len(chosen)
-                reads = head.fit(learn.features[chosen], learn.labels[chosen], classes, draw)
-                right.append(reads(test.features) == test.labels)
+                right.append(head.answers(learn, chosen, test, draw) == test.labels)
             rows += _rows((start, name, fraction, count), torch.stack(right), test.labels, protocol)
             done += 1
             progress(start, done, len(protocol.heads) * len(protocol.fractions))

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from apercu.errors import ConfigError
-from apercu.pretraining.heads import HEADS, Head
+from apercu.pretraining.heads import HEADS, Learner
 from apercu.typed import named, read, split_names
 
 
-def heads_named(text: str) -> dict[str, Head]:
+def heads_named(text: str) -> dict[str, Learner]:
     """Heads by their names with settings; raises ConfigError."""
     return {name: named(name, HEADS, "heads") for name in split_names(text, "heads", HEADS)}
 

@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from apercu.classifiers import Classifier
 from apercu.render import Tile
 from apercu.training.settings import Timed
+from apercu.training.stream import Wanted
 from apercu.training.watch import Trivial
 from apercu.types import Images, Scores
 
@@ -39,13 +40,13 @@ class Training(LightningModule, ABC):
         trivial: the answers that would satisfy the loss and explain nothing.
         still: whether batch norms do not normalise in the first pass over the images.
         learns: what the names of the statistics begin with that are trained along.
-        labelled: whether a batch is images and classes, instead of images alone.
+        wanted: what comes with each image of a batch; a batch is images alone where None.
     """
 
     trivial: ClassVar[Trivial]
     still: ClassVar[bool] = False
     learns: ClassVar[str] = "decoder."
-    labelled: bool = False
+    wanted: Wanted | None = None
 
     def __init__(
         self, network: nn.Module, classifier: Classifier, settings: Timed, seed: int
@@ -59,7 +60,7 @@ class Training(LightningModule, ABC):
 
     @abstractmethod
     def training_step(self, batch: Any, batch_index: int) -> Tensor:
-        """The loss of a batch: images, or images and classes where `labelled`."""
+        """The loss of a batch: images, or images and what is `wanted` of them."""
 
     @abstractmethod
     def tiles(self, images: Images) -> list[Tile]:

@@ -56,7 +56,7 @@ class Fit:
 
     Args:
         classifier: the black box, or its student; differentiable.
-        source: training images; labels are not looked at.
+        source: training images.
         run: the folder that is written.
         machine: where it runs.
         seed: of every draw.
@@ -90,7 +90,7 @@ class Fit:
         begun = time.monotonic()
         network, settings = module.network, module.settings
         chosen = parts(len(self.source), self.seed)[0]
-        images = TrainingImages(self.source, self.classifier, chosen, labelled=module.labelled)
+        images = TrainingImages(self.source, self.classifier, chosen, wanted=module.wanted)
         facts: dict[str, float] = {}
         if isinstance(network, GatedNetwork) and isinstance(settings, GatedSettings):
             facts["embedding_agreement"] = self._embed(network, settings, images)

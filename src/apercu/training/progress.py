@@ -67,7 +67,9 @@ class FirstPass(Callback):
 
 
 class Samples(Callback):
-    """After each pass over the images: a contact sheet of the same few, as they are explained now.
+    """A contact sheet of the same few images, as they are explained now.
+
+    After the first, the second, the fourth pass over the images, and so on, and at the end.
 
     Args:
         classifier: it prepares the pictures and names the classes.
@@ -84,7 +86,8 @@ class Samples(Callback):
         batch = module.settings.schedule.batch * trainer.world_size
         turn, done = divmod(trainer.global_step * batch, len(self.source))
         last = trainer.global_step == trainer.max_steps
-        if trainer.is_global_zero and ((done < batch and turn > 0) or last):
+        doubled = turn > 0 and turn & (turn - 1) == 0
+        if trainer.is_global_zero and ((done < batch and doubled) or last):
             before = module.network.training
             module.network.eval()
             self.draw(module, f"pass-{turn:04d}.png")

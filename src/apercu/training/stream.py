@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -27,13 +27,32 @@ KEPT_BYTES = 512 << 20
 """Prepared images are kept in memory up to this size, and read again at every use above it."""
 
 
+Wanted: TypeAlias = Callable[[int, Item], Any]
+"""An image's place in its source, and the image → what a network should say of it."""
+
+
 @runtime_checkable
 class Prepares(Protocol):
     """A classifier, as far as the stream needs it."""
 
     def prepare(self, picture: Picture, fit: Fit = "squash") -> Tensor: ...
 
-    def index_of(self, word: str | int) -> int: ...
+
+@dataclass(frozen=True)
+class Label:
+    """The class of each image, as wanted.
+
+    Args:
+        names: whose `index_of` turns the labels of images into classes.
+    """
+
+    names: Any
+
+    def __call__(self, place: int, item: Item) -> int:
+        """Raises ImagesError for an image without a label."""
+        if item.label is None:
+            raise ImagesError(f"{item.name}: has no label")
+        return int(self.names.index_of(item.label))
 
 
 class TrainingImages(Dataset[Any]):
@@ -43,7 +62,7 @@ class TrainingImages(Dataset[Any]):
         source: where the pictures come from.
         classifier: its door says how they are prepared.
         indices: which of the source's images; all when None.
-        labelled: whether an item is an image and its class, instead of an image alone.
+        wanted: what comes with each image; images alone where None.
 
     Attributes:
         unusable: by index in the source, why an image had to be replaced; of this process alone.
@@ -55,12 +74,12 @@ class TrainingImages(Dataset[Any]):
         classifier: Prepares,
         indices: Sequence[int] | None = None,
         *,
-        labelled: bool = False,
+        wanted: Wanted | None = None,
     ) -> None:
         self.source = source
         self.classifier = classifier
         self.indices = range(len(source)) if indices is None else indices
-        self.labelled = labelled
+        self.wanted = wanted
         self.unusable: dict[int, str] = {}
 
     def __len__(self) -> int:
@@ -71,18 +90,17 @@ class TrainingImages(Dataset[Any]):
         for offset in range(tries):
             place = self.indices[(index + offset) % len(self)]
             try:
-                return self._prepared(self.source[place])
+                return self._prepared(place)
             except (ImageError, ImagesError) as error:
                 self.unusable[place] = reason = str(error)
         raise ImagesError(
             f"{self.source.name}: {tries} images in a row cannot be used, the last because {reason}"
         )
 
-    def _prepared(self, item: Item) -> Tensor | tuple[Tensor, int]:
+    def _prepared(self, place: int) -> Any:
+        item = self.source[place]
         image = self.classifier.prepare(item.picture)
-        if not self.labelled or item.label is None:
-            return image
-        return image, self.classifier.index_of(item.label)
+        return image if self.wanted is None else (image, self.wanted(place, item))
 
 
 def in_memory(images: TrainingImages) -> PreparedImages:

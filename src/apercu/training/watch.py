@@ -10,6 +10,7 @@ EMPTY, FULL, ALIKE = 0.01, 0.95, 0.8
 TURNED, SEEN, FAINT, WIDE = 0.5, 0.002, 0.05, 0.6
 TOLD, MISREAD = 0.1, 1.0
 FEW = 0.35
+COLLAPSED = 0.02
 
 
 @dataclass(frozen=True)
@@ -86,11 +87,22 @@ def _classifiers(means: Mapping[str, float]) -> str | None:
     return None
 
 
+def _features(means: Mapping[str, float]) -> str | None:
+    """Networks that give every image the same features."""
+    if means["spread"] < COLLAPSED:
+        return (
+            f"features are the same for all images (spread {means['spread']:.3f}); lower the rate, "
+            "or enlarge the batch"
+        )
+    return None
+
+
 MASKS = Trivial(("area_true", "area_fake"), ("area_true",), _masks)
 _FOUR = ("flipped", "change", "peak", "spread")
 COUNTERPARTS = Trivial(_FOUR, _FOUR, _counterparts)
 LATENT = Trivial(("told", "misread"), ("told", "misread"), _latent)
 CLASSIFIERS = Trivial(("classes",), ("classes",), _classifiers)
+FEATURES = Trivial(("spread",), ("spread",), _features)
 
 
 @dataclass

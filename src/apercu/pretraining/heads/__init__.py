@@ -1,13 +1,29 @@
-"""What is learnt from few labels on top of features that stand still: one file each."""
+"""What learns from few labels: one file each."""
 
 from __future__ import annotations
 
-from apercu.pretraining.heads.base import Head, Reads
+from apercu.pretraining.heads.base import Head, Known, Learner, Reads
 from apercu.pretraining.heads.dense import Dense
+from apercu.pretraining.heads.fine_tuning import FineTuning
 from apercu.pretraining.heads.linear import Linear
 from apercu.pretraining.heads.nearest import Nearest
 
-HEADS: dict[str, type[Head]] = {"linear": Linear, "dense": Dense, "nearest": Nearest}
+HEADS: dict[str, type[Learner]] = {
+    "linear": Linear,
+    "dense": Dense,
+    "nearest": Nearest,
+    "fine_tuning": FineTuning,
+}
 """By the name that people type; each is called with its settings."""
 
-__all__ = ["HEADS", "Dense", "Head", "Linear", "Nearest", "Reads"]
+__all__ = [
+    "HEADS",
+    "Dense",
+    "FineTuning",
+    "Head",
+    "Known",
+    "Learner",
+    "Linear",
+    "Nearest",
+    "Reads",
+]

@@ -1,15 +1,18 @@
-"""What every head is: a frozen value that learns classes from features."""
+"""What learns from labels: frozen values; heads look at features alone."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from apercu.classifiers import Classifier
+from apercu.classifiers.lessons import PreparedImages
 from apercu.types import Targets
 
 Features: TypeAlias = Float[Tensor, "images features"]
@@ -21,8 +24,25 @@ SMALLEST = 1e-6
 """Standard deviation below which a feature counts as constant."""
 
 
-class Head(ABC):
-    """Learns classes from features; prints as its own settings.
+@dataclass(frozen=True, eq=False)
+class Known:
+    """Images of one set as one network sees them, and their classes.
+
+    Args:
+        features: of the network.
+        labels: class indices.
+        images: prepared for the network; needed to train it further.
+        classifier: the network.
+    """
+
+    features: Features
+    labels: Labels
+    images: PreparedImages | None = None
+    classifier: Classifier | None = None
+
+
+class Learner(ABC):
+    """Learns classes from some images of a set; prints as its own settings.
 
     Classes count the same however often they occur: each label has the weight of one over the
     number of labels of its class.
@@ -31,6 +51,31 @@ class Head(ABC):
     @property
     def identity(self) -> str:
         return repr(self)
+
+    @abstractmethod
+    def answers(self, learn: Known, chosen: Sequence[int], test: Known, seed: int) -> Targets:
+        """What it says of the images of a test.
+
+        Args:
+            learn: all labelled images.
+            chosen: the indices of those that may be learnt from.
+            test: images whose classes are not looked at.
+            seed: of every draw.
+        """
+
+
+def classes_of(learn: Known, test: Known) -> int:
+    """How many classes there are in both sets."""
+    return int(max(learn.labels.max(), test.labels.max())) + 1
+
+
+class Head(Learner, ABC):
+    """Learns from features, in units of their standard deviation."""
+
+    def answers(self, learn: Known, chosen: Sequence[int], test: Known, seed: int) -> Targets:
+        rows = list(chosen)
+        features, labels = learn.features[rows], learn.labels[rows]
+        return self.fit(features, labels, classes_of(learn, test), seed)(test.features)
 
     def fit(self, features: Features, labels: Labels, classes: int, seed: int) -> Reads:
         """Learns from labelled features, in units of their standard deviation.

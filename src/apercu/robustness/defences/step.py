@@ -18,6 +18,7 @@ from apercu.classifiers.pixels import normalise
 from apercu.robustness.defences.base import Lesson
 from apercu.robustness.defences.settings import DefenceSettings
 from apercu.training.base import Training
+from apercu.training.stream import Label
 from apercu.training.watch import CLASSIFIERS, Trivial
 from apercu.types import Images, Logits
 
@@ -41,11 +42,12 @@ class DefenceTraining(Training):
     ) -> None:
         super().__init__(network, classifier, settings, seed)
         self.settings: DefenceSettings
-        self.labelled = settings.wanted == "labels"
+        if settings.wanted == "labels":
+            self.wanted = Label(classifier)
 
     def training_step(self, batch: Any, batch_index: int) -> Tensor:
         generator = self.generator()
-        images, labels = batch if self.labelled else (batch, None)
+        images, labels = (batch, None) if self.wanted is None else batch
         images = self.settings.views(images, generator)
         seed = int(torch.randint(2**31, (), generator=generator))
         if not self.settings.scratch:

@@ -59,12 +59,12 @@ def train_defended(settings: DefenceSettings, fit: Fit) -> tuple[Classifier, dic
 def _measured(training: DefenceTraining, fit: Fit) -> dict[str, float]:
     """On images held out: how often the network answers as wanted."""
     held_out = parts(len(fit.source), fit.seed)[1]
-    images = TrainingImages(fit.source, fit.classifier, held_out, labelled=training.labelled)
+    images = TrainingImages(fit.source, fit.classifier, held_out, wanted=training.wanted)
     right: dict[str, list[bool]] = {"honest": [], "hard": []}
     device = fit.classifier.device
     training.network.to(device)
     for batch in DataLoader(images, training.settings.schedule.batch):
-        pictures, labels = batch if training.labelled else (batch, None)
+        pictures, labels = (batch, None) if training.wanted is None else batch
         pictures = pictures.to(device)
         labels = None if labels is None else labels.to(device)
         lesson = training.lesson(pictures, labels, fit.seed)

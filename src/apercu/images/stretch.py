@@ -1,0 +1,130 @@
+"""Raw counts → [0, 1], the same way for every image: what is far apart comes near, NaN is sky."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, field_validator
+from torch import Tensor
+
+from apercu.errors import ImagesError
+from apercu.types import Picture
+
+Curve: TypeAlias = Literal["arcsinh", "log", "linear"]
+Kind: TypeAlias = Literal["arcsinh", "log", "zscale"]
+"""How a stretch is measured; `zscale` is a linear one between the limits of IRAF's algorithm."""
+
+NORMAL = 1.4826
+"""Standard deviations of a normal distribution per median absolute deviation."""
+
+FAINTEST, BRIGHTEST = 0.01, 0.99
+"""Quantiles of the images' lowest and highest pixels that still lie within the stretch."""
+
+
+class Stretch(BaseModel):
+    """A curve from `low` to `high`, for each band after its sky (the median) is taken away.
+
+    Attributes:
+        curve: `linear`, `log` of the distance from `low`, or `arcsinh`, linear near the sky.
+        low: counts that become 0, per band.
+        high: counts that become 1, per band.
+        noise: counts where the curve bends, per band.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    curve: Curve = "arcsinh"
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    noise: tuple[float, ...]
+
+    @field_validator("high")
+    @classmethod
+    def _above(cls, high: tuple[float, ...], info: Any) -> tuple[float, ...]:
+        low = info.data.get("low", ())
+        if len(high) != len(low) or not all(a < b for a, b in zip(low, high, strict=True)):
+            raise ValueError("expected as many as low, each above its low")
+        return high
+
+    @field_validator("noise")
+    @classmethod
+    def _positive(cls, noise: tuple[float, ...], info: Any) -> tuple[float, ...]:
+        if len(noise) != len(info.data.get("low", ())) or not all(one > 0 for one in noise):
+            raise ValueError("expected as many as low, each above 0")
+        return noise
+
+    def __call__(self, picture: Picture) -> Picture:
+        """Brings counts to [0, 1]; pixels that are no numbers become sky.
+
+        Args:
+            picture: as many bands as the stretch has.
+        """
+        counts = _above_sky(picture)
+        low, high, noise = (
+            picture.new_tensor(values).view(-1, 1, 1)
+            for values in (self.low, self.high, self.noise)
+        )
+        bent, start, end = (self._bent(value, low, noise) for value in (counts, low, high))
+        return ((bent - start) / (end - start)).clamp(0, 1)
+
+    def _bent(self, counts: Tensor, low: Tensor, noise: Tensor) -> Tensor:
+        if self.curve == "arcsinh":
+            return torch.asinh(counts / noise)
+        if self.curve == "log":
+            return torch.log1p((counts - low).clamp(min=0) / noise)
+        return counts
+
+
+def measured(pictures: Iterable[Picture], kind: Kind) -> Stretch:
+    """The stretch that a sample of pictures asks for.
+
+    Args:
+        pictures: raw counts, all with the same number of bands.
+        kind: `arcsinh` and `log` reach from the faintest to the brightest pixels, `zscale`
+            (which needs the `astro` extra) shows the sky and what is little brighter.
+
+    Raises:
+        ImagesError: there are no pictures, or a band is the same everywhere.
+    """
+    lows, highs, noises = [], [], []
+    for picture in pictures:
+        counts = _above_sky(picture).flatten(1).numpy()
+        noises.append(NORMAL * np.median(np.abs(counts), axis=1))
+        ends = [_zscale(band) if kind == "zscale" else (band.min(), band.max()) for band in counts]
+        lows.append([low for low, _ in ends])
+        highs.append([high for _, high in ends])
+    if not noises:
+        raise ImagesError("stretch: no images to measure it on")
+    quantiles = (0.5, 0.5) if kind == "zscale" else (FAINTEST, BRIGHTEST)
+    low, high = (np.quantile(e, q, axis=0) for e, q in zip((lows, highs), quantiles, strict=True))
+    noise = np.median(noises, axis=0)
+    flat = np.flatnonzero((low >= high) | (noise <= 0))
+    if len(flat):
+        raise ImagesError(f"stretch: band {flat[0] + 1} is the same everywhere; leave it out")
+    curve: Curve = "linear" if kind == "zscale" else kind
+    return Stretch(curve=curve, low=_listed(low), high=_listed(high), noise=_listed(noise))
+
+
+def _above_sky(picture: Picture) -> Float[Tensor, "channels height width"]:
+    """Counts above each band's median; 0 where they are no numbers."""
+    known = torch.where(picture.isfinite(), picture, torch.nan)
+    sky = known.flatten(1).nanmedian(1).values.nan_to_num()
+    return (known - sky[:, None, None]).nan_to_num(0.0)
+
+
+def _zscale(counts: NDArray[np.float32]) -> tuple[float, float]:
+    try:
+        from astropy.visualization import ZScaleInterval
+    except ImportError as error:
+        raise ImagesError("stretch: zscale needs astropy; pip install 'apercu[astro]'") from error
+    low, high = ZScaleInterval().get_limits(counts)
+    return float(low), float(high)
+
+
+def _listed(values: Any) -> tuple[float, ...]:
+    """To six digits, so that a card can be read."""
+    return tuple(float(f"{value:.6g}") for value in values)

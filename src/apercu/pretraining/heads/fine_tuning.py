@@ -1,0 +1,126 @@
+"""All weights go on learning; of a network drawn anew this is supervised learning from scratch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, nn
+
+from apercu.classifiers import Classifier
+from apercu.classifiers.anew import settle, trainable
+from apercu.classifiers.lessons import PreparedImages, stacked
+from apercu.errors import ClassifierError, ConfigError
+from apercu.methods.layers import SCORING, anatomy
+from apercu.pretraining.heads.base import Known, Labels, Learner, classes_of, weights
+from apercu.pretraining.pretexts.base import quarter_turns
+from apercu.types import Targets
+
+SETTLING = 512
+"""Images from which batch norms take their statistics in the end."""
+
+
+@final
+@dataclass(frozen=True)
+class FineTuning(Learner):
+    """A new last layer, and all layers trained by AdamW with a rate that rises and falls.
+
+    Args:
+        steps: batches.
+        batch: images of each, drawn with replacement.
+        rate: highest learning rate.
+        decay: weight decay.
+        turned: whether images are turned by right angles and mirrored.
+    """
+
+    steps: int = 200
+    batch: int = 32
+    rate: float = 1e-3
+    decay: float = 1e-2
+    turned: bool = False
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.batch) < 1:
+            raise ConfigError("fine_tuning: expected steps and batch of at least 1")
+
+    def answers(self, learn: Known, chosen: Sequence[int], test: Known, seed: int) -> Targets:
+        if learn.classifier is None or learn.images is None or test.images is None:
+            raise ConfigError("fine_tuning: expected images beside their features")
+        classes = classes_of(learn, test)
+        network = self.fitted(learn.classifier, learn.images, (chosen, learn.labels), classes, seed)
+        with torch.no_grad():
+            logits = [
+                network(learn.classifier.normalise(stacked(test.images, rows)))
+                for rows in torch.split(torch.arange(len(test.labels)), self.batch)
+            ]
+        return torch.cat(logits).argmax(1)
+
+    def fitted(
+        self,
+        classifier: Classifier,
+        images: PreparedImages,
+        known: tuple[Sequence[int], Labels],
+        classes: int,
+        seed: int,
+    ) -> nn.Module:
+        """A copy of the classifier's network with a new head, trained; normalised images → logits.
+
+        Args:
+            classifier: stays as it is.
+            images: all that there are.
+            known: the indices of those to learn from, and the classes of all.
+            classes: how many there are.
+            seed: of every draw.
+
+        Raises:
+            ClassifierError: the classifier cannot be trained.
+        """
+        generator = Generator().manual_seed(seed)
+        rows, labels = torch.tensor(list(known[0])), known[1]
+        network = with_head(classifier, images[0], classes, seed).train()
+        counts = weights(labels[rows], classes)
+        optimiser = torch.optim.AdamW(network.parameters(), self.rate, weight_decay=self.decay)
+        rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, self.rate, self.steps + 1)
+        for _ in range(self.steps):
+            drawn = rows[torch.randint(len(rows), (self.batch,), generator=generator)]
+            shown = stacked(images, drawn)
+            if self.turned:
+                shown = quarter_turns(shown, generator)
+            logits, wanted = network(classifier.normalise(shown)), labels[drawn]
+            each = F.cross_entropy(logits, wanted, reduction="none")
+            optimiser.zero_grad()
+            torch.autograd.backward((counts[wanted] * each).mean())
+            optimiser.step()
+            rate.step()
+        seen = rows[torch.randperm(len(rows), generator=generator)[:SETTLING]]
+        parts = seen.tensor_split(max(1, len(seen) // self.batch))
+        settle(network, (classifier.normalise(stacked(images, part)) for part in parts))
+        return network
+
+
+def with_head(classifier: Classifier, image: torch.Tensor, classes: int, seed: int) -> nn.Module:
+    """A copy of a classifier's network whose last layer is new.
+
+    Raises:
+        ClassifierError: it cannot be trained, or its last layer cannot be replaced.
+    """
+    network = trainable(classifier)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if classifier.network.output == "features":
+            return nn.Sequential(network, nn.Linear(len(classifier.classes), classes))
+        name = anatomy(classifier, image[None]).head
+        parent, _, last = name.rpartition(".")
+        old = network.get_submodule(name)
+        if not isinstance(old, SCORING):
+            raise ClassifierError(f"{classifier.spec}: its last layer {name} cannot be replaced")
+        new: nn.Module
+        if isinstance(old, nn.Linear):
+            new = nn.Linear(old.in_features, classes)
+        else:
+            new = nn.Conv2d(old.in_channels, classes, 1)
+        setattr(network.get_submodule(parent), last, new)
+    return network

@@ -1,0 +1,20 @@
+"""What a network can learn from images alone: one file each."""
+
+from __future__ import annotations
+
+from apercu.pretraining.pretexts.adios import Adios
+from apercu.pretraining.pretexts.base import Lesson, Pretext, PretextNetwork, Sample
+from apercu.pretraining.pretexts.contrastive import Contrastive
+from apercu.pretraining.pretexts.magnitudes import Magnitudes
+from apercu.pretraining.pretexts.transformation import Transformation
+
+__all__ = [
+    "Adios",
+    "Contrastive",
+    "Lesson",
+    "Magnitudes",
+    "Pretext",
+    "PretextNetwork",
+    "Sample",
+    "Transformation",
+]

@@ -1,0 +1,148 @@
+"""From images without labels to a backbone, in a folder with a card."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from pydantic import ValidationError
+from torch import Generator, Tensor, nn
+from torch.utils.data import DataLoader
+
+from apercu.classifiers import Classifier, save_classifier
+from apercu.classifiers.anew import trainable
+from apercu.classifiers.fingerprint import digest_of_module
+from apercu.errors import RunError
+from apercu.images import ImageSource
+from apercu.output import write
+from apercu.pretraining.pretexts import PretextNetwork, Sample
+from apercu.pretraining.settings import PretrainSettings
+from apercu.pretraining.step import PretrainTraining
+from apercu.training.fit import Fit
+from apercu.training.stream import TrainingImages, Wanted, parts
+
+CONFIG, FACTS = "config.json", "facts.json"
+LOOKED_AT = 256
+"""Images from which the parts of a pretext take what they begin with."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Images, and what comes with each.
+
+    Args:
+        source: of the images.
+        wanted: None where the pretext needs images alone.
+    """
+
+    source: ImageSource
+    wanted: Wanted | None = None
+
+
+def pretrain(
+    settings: PretrainSettings, fit: Fit, wanted: Wanted | None, test: Shown | None = None
+) -> tuple[Classifier, dict[str, float]]:
+    """Trains a copy of the fit's backbone and leaves it in the run folder.
+
+    Args:
+        settings: what is learnt.
+        fit: of which backbone, on which images, where.
+        wanted: what comes with each image of the fit's source.
+        test: further images to measure on.
+
+    Returns:
+        The backbone, which answers features; errors on images held out, and on those of `test`,
+        beside what the best constant would have.
+
+    Raises:
+        ClassifierError: the backbone cannot be trained.
+        RunError: the folder holds a pretraining with other settings.
+    """
+    _claim(fit.run / CONFIG, settings)
+    backbone = trainable(fit.classifier, seed=fit.seed)
+    learnt, held_out = parts(len(fit.source), fit.seed)
+    shown = Shown(fit.source, wanted)
+    sample = _sample(shown, fit.classifier, learnt)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(fit.seed)
+        made = nn.ModuleDict(settings.pretext.parts(sample))
+    network = PretextNetwork(backbone, fit.classifier.network.input, made)
+    training = PretrainTraining(network, fit.classifier, settings, fit.seed, wanted)
+    facts = fit(training)
+    usual = None if sample.found is None else sample.found.nanmedian(0).values
+    facts |= {f"held_out_{k}": v for k, v in measure(training, shown, usual, held_out).items()}
+    if test is not None:
+        facts |= {f"test_{k}": v for k, v in measure(training, test, usual).items()}
+    known = fit.classifier.network
+    digest = digest_of_module(backbone, known.source, known.options)
+    learned = Classifier(replace(known, answer=backbone, digest=digest))
+    if fit.leads:
+        save_classifier(learned, fit.run)
+        write(fit.run / FACTS, json.dumps(facts, indent=1) + "\n")
+    return learned, facts
+
+
+@torch.no_grad()
+def measure(
+    training: PretrainTraining,
+    shown: Shown,
+    usual: Float[Tensor, " values"] | None,
+    indices: Sequence[int] | None = None,
+) -> dict[str, float]:
+    """Mean errors over images, in the pretext's own units; what is missing is left out.
+
+    Args:
+        training: the pretext and its network.
+        shown: images and what comes with them.
+        usual: what a constant would say, for comparison.
+        indices: which images; all where None.
+    """
+    images = TrainingImages(shown.source, training.classifier, indices, wanted=shown.wanted)
+    generator, found = Generator().manual_seed(training.seed), dict[str, list[Tensor]]()
+    device = training.classifier.device
+    training.network.to(device).eval()
+    asked = PretrainTraining(
+        training.network, training.classifier, training.settings, training.seed, shown.wanted
+    )
+    for batch in DataLoader(images, training.settings.schedule.batch):
+        moved = batch.to(device) if isinstance(batch, Tensor) else [one.to(device) for one in batch]
+        lesson = asked.lesson(moved, generator)
+        for name, off in training.settings.pretext.errors(training.network, lesson).items():
+            found.setdefault(name, []).append(off.cpu())
+        if lesson.found is not None and usual is not None:
+            for place, off in enumerate((lesson.found.cpu() - usual).abs().unbind(1), 1):
+                found.setdefault(f"constant_{place}", []).append(off)
+    means = {name: float(torch.cat(off).nanmean()) for name, off in found.items()}
+    return {name: mean for name, mean in means.items() if mean == mean}
+
+
+def _sample(shown: Shown, backbone: Classifier, indices: Sequence[int]) -> Sample:
+    """What the parts begin with: a few images, and what is wanted of more of them."""
+    spread = indices[:: max(1, len(indices) // LOOKED_AT)]
+    images = TrainingImages(shown.source, backbone, spread, wanted=shown.wanted)
+    read: list[Any] = [images[index] for index in range(len(images))]
+    features = len(backbone.classes)
+    if shown.wanted is None:
+        return Sample(torch.stack(read[:8]), features, None)
+    pictures, found = zip(*read, strict=True)
+    return Sample(torch.stack(pictures[:8]), features, torch.stack(found))
+
+
+def _claim(path: Path, settings: PretrainSettings) -> None:
+    """Writes down what is trained here, or checks that it is what was begun."""
+    if not path.is_file():
+        write(path, settings.model_dump_json(indent=1))
+    elif _begun(path) != settings:
+        raise RunError(f"{path}: the training begun here had other settings; use those")
+
+
+def _begun(path: Path) -> PretrainSettings:
+    try:
+        return PretrainSettings.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValidationError) as error:
+        raise RunError(f"{path}: cannot be read; choose another --out") from error

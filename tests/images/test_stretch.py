@@ -1,0 +1,103 @@
+"""Raw counts to pixels: a closed form for each curve, the sky, what is missing."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from apercu.classifiers import InputSpec
+from apercu.classifiers.pixels import fit_picture
+from apercu.errors import ImageError, ImagesError
+from apercu.images.stretch import Stretch, measured
+
+LOW, HIGH, NOISE = -10.0, 1000.0, 5.0
+
+
+def _bent(curve: str, counts: float) -> float:
+    """The three curves as a formula of one number."""
+    if curve == "arcsinh":
+        return math.asinh(counts / NOISE)
+    if curve == "log":
+        return math.log(1 + (counts - LOW) / NOISE)
+    return counts
+
+
+@pytest.mark.parametrize("curve", ["arcsinh", "log", "linear"])
+def test_each_curve_is_its_formula_above_the_sky(curve: str) -> None:
+    stretch = Stretch(curve=curve, low=(LOW,), high=(HIGH,), noise=(NOISE,))  # type: ignore[arg-type]
+    sky = 340.0
+    counts = torch.full((1, 5, 5), sky)
+    counts[0, 0, :4] = torch.tensor([sky + 70, sky + HIGH, sky + 5000, sky - 40])
+    found = stretch(counts)[0]
+    span = _bent(curve, HIGH) - _bent(curve, LOW)
+    for got, count in ((found[0, 0], 70.0), (found[2, 2], 0.0)):
+        assert got.item() == pytest.approx((_bent(curve, count) - _bent(curve, LOW)) / span)
+    assert found[0, 1:4].tolist() == pytest.approx([1, 1, 0])
+
+
+def test_what_is_no_number_becomes_sky_and_a_band_is_alone() -> None:
+    stretch = Stretch(low=(-10.0, -1.0), high=(100.0, 10.0), noise=(5.0, 0.5))
+    counts = torch.tensor([[[7.0, 7.0, math.nan], [7.0, math.inf, 50.0]]]).repeat(2, 1, 1)
+    counts[1] = math.nan
+    found = stretch(counts)
+    assert found[0, 0, 2] == found[0, 1, 1] == found[0, 0, 0]
+    assert found[1].unique().numel() == 1
+    assert found[0, 1, 2] > found[0, 0, 0]
+
+
+def test_measured_on_a_sample() -> None:
+    generator = torch.Generator().manual_seed(0)
+    pictures = []
+    for number in range(20):
+        picture = 200.0 * number + 3 * torch.randn(2, 32, 32, generator=generator)
+        picture[0, 16, 16] += 900
+        pictures.append(picture)
+    stretch = measured(pictures, "arcsinh")
+    assert stretch.noise == pytest.approx((3, 3), rel=0.1)
+    assert stretch.high[0] == pytest.approx(900, abs=15)
+    assert stretch.high[1] < 20
+    assert -20 < stretch.low[0] < -6
+
+
+def test_zscale_has_the_limits_of_astropy() -> None:
+    visualization = pytest.importorskip("astropy.visualization")
+    picture = 5 * torch.randn(1, 64, 64, generator=torch.Generator().manual_seed(0)) + 90
+    picture[0, 30:34, 30:34] += 4000
+    stretch = measured([picture], "zscale")
+    low, high = visualization.ZScaleInterval().get_limits((picture - picture.median()).numpy())
+    assert (stretch.curve, stretch.low[0], stretch.high[0]) == (
+        "linear",
+        pytest.approx(low, rel=1e-4),
+        pytest.approx(high, rel=1e-4),
+    )
+
+
+def test_what_cannot_be_stretched() -> None:
+    with pytest.raises(ImagesError, match="no images to measure"):
+        measured([], "log")
+    with pytest.raises(ImagesError, match="band 2 is the same everywhere"):
+        picture = torch.rand(2, 8, 8)
+        picture[1] = 4
+        measured([picture], "arcsinh")
+    with pytest.raises(ValidationError, match="each above its low"):
+        Stretch(low=(1.0,), high=(0.0,), noise=(1.0,))
+    with pytest.raises(ValidationError, match="each above 0"):
+        Stretch(low=(1.0,), high=(2.0,), noise=(0.0,))
+
+
+def test_the_door_stretches_before_it_resizes_and_refuses_counts_without_a_stretch() -> None:
+    stretch = Stretch(low=(-5.0,) * 3, high=(500.0,) * 3, noise=(2.0,) * 3)
+    counts = 100 + 400 * torch.rand(3, 20, 20, generator=torch.Generator().manual_seed(1))
+    small = fit_picture(counts, InputSpec(size=(10, 10), stretch=stretch))
+    at_once = fit_picture(stretch(counts), InputSpec(size=(10, 10)))
+    torch.testing.assert_close(small, at_once)
+    with pytest.raises(ImageError, match=r"expected pixels in \[0, 1\].*say input.stretch"):
+        fit_picture(counts, InputSpec(size=(10, 10)))
+    counts[0, 0, 0] = math.nan
+    with pytest.raises(ImageError, match=r"say input\.stretch"):
+        fit_picture(counts / 1000, InputSpec(size=(10, 10)))
+    with pytest.raises(ValidationError, match="expected 1 bands"):
+        InputSpec(channels=1, size=(10, 10), stretch=stretch)
