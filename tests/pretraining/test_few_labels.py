@@ -39,6 +39,18 @@ def test_classes_count_the_same_in_the_balanced_accuracy() -> None:
         assert (row.labels, row.draws, row.n) == (75, 2, 75)
 
 
+def test_the_interval_of_a_balanced_accuracy_is_that_of_each_class() -> None:
+    """Right on all of one class and on none of the other: chance, whatever is resampled."""
+    learn = Known(torch.zeros(20, 1), torch.arange(2).repeat(10))
+    test = Known(torch.zeros(30, 1), torch.tensor([0] * 28 + [1] * 2))
+    protocol = Protocol({"nearest": Nearest(1)}, (1.0,), draws=3)
+    rows = {row.metric: row for row in curve("blind", learn, test, protocol, lambda *_: None)}
+    assert rows["balanced_accuracy"].value == 0.5
+    assert rows["balanced_accuracy"].ci95 == (0.5, 0.5)
+    low, high = rows["accuracy"].ci95
+    assert low < rows["accuracy"].value < high <= 1
+
+
 def test_more_labels_are_better_where_they_tell_something() -> None:
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(2).repeat(200)

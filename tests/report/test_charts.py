@@ -6,7 +6,9 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from apercu.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Point, lines, scatter
+from apercu.report.axes import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
+from apercu.report.charts import Point, lines, scatter
+from apercu.report.learning import Stop, learning_curves
 
 POINTS = [
     Point("slow", 1000.0, 0.2, False),
@@ -80,3 +82,21 @@ def test_curves_run_from_edge_to_edge_and_have_the_colours_of_their_names() -> N
     assert across == pytest.approx((LEFT, (LEFT + WIDTH - RIGHT) / 2, WIDTH - RIGHT))
     assert down[2] == HEIGHT - BOTTOM
     assert down[1] - down[0] == pytest.approx(down[2] - down[1], abs=0.15)
+
+
+def test_learning_curves_lie_at_the_logarithm_of_their_labels() -> None:
+    curves = {
+        "one": [Stop(10, 0.5, 0.4, 0.6), Stop(100, 0.7, 0.6, 0.8), Stop(1000, 0.9, 0.85, 0.95)],
+        "other": [Stop(10, 0.4, 0.3, 0.5), Stop(1000, 0.6, 0.5, 0.7)],
+    }
+    tree = ElementTree.fromstring(learning_curves(curves, ["one", "other"], "accuracy"))
+    paths = [line.get("points", "") for line in tree.iter("polyline")]
+    first, middle, last = (tuple(map(float, at.split(","))) for at in paths[0].split())
+    assert middle[0] == pytest.approx((first[0] + last[0]) / 2, abs=0.1)
+    assert first[1] > middle[1] > last[1]
+    assert first[0] > LEFT and last[0] < WIDTH - RIGHT
+    uprights = [
+        path.get("d", "") for path in tree.iter("path") if path.get("class") in ("s0", "s1")
+    ]
+    assert len(uprights) == 5
+    assert uprights[0].startswith(f"M{first[0]}")

@@ -35,9 +35,11 @@ def evaluate_features(
     device: DeviceOption = Device.AUTO,
     debug: DebugOption = False,
 ) -> None:
-    """Learning curves on features that stand still: a linear layer, a small dense one, neighbours.
+    """Learning curves where labels are few: on features that stand still, or with all layers.
 
-    Every class keeps at least one label, and classes count the same. Writes features.json.
+    linear, dense (a small hidden layer) and nearest (neighbours) look at features; fine_tuning
+    trains all layers further. Every class keeps at least one label, and classes count the same.
+    Writes features.json and report.html.
 
     Example: apercu evaluate-features --network a=timm/resnet18 --images train/ --test test/ --out o
     """
@@ -47,6 +49,9 @@ def evaluate_features(
     from apercu.output import check_writable, write_json
     from apercu.pretraining.few_labels import Protocol, curve, known, random_start
     from apercu.pretraining.named import fractions_of, heads_named, networks_named
+    from apercu.pretraining.plane import plane
+    from apercu.pretraining.report import METRIC, write_report
+    from apercu.render import SERIES
 
     protocol = Protocol(heads_named(heads), fractions_of(fractions), draws, seed)
     starts = networks_named(network)
@@ -54,7 +59,7 @@ def evaluate_features(
     if anew:
         opened |= {f"{name}, anew": random_start(one, images, seed) for name, one in opened.items()}
     check_writable(out)
-    rows = []
+    rows, planes = [], {}
     with keeping("nothing was written"), progress(lines=True) as report:
         for name, one in opened.items():
             sources = [open_images(spec, channels=one.channels) for spec in (images, test)]
@@ -63,20 +68,23 @@ def evaluate_features(
             )
             learn, shown = (known(one, source, names, report) for source in sources)
             rows += curve(name, learn, shown, protocol, report)
+            planes[name] = plane(shown, SERIES)
     content = {
         "images": images,
         "test": test,
+        "classes": names,
         "networks": {name: one.fingerprint for name, one in opened.items()},
         "command": shlex.join(["apercu", *arguments()]),
-        "rows": [row._asdict() for row in rows],
         "environment": environment(seed, next(iter(opened.values())).device),
     }
-    path = write_json(out / "features.json", content)
+    listed = [row._asdict() for row in rows]
+    write_json(out / "features.json", {**content, "rows": listed})
+    path = write_report(rows, planes, content, out)
     for row in rows:
-        if row.metric == "balanced_accuracy":
+        if row.metric == METRIC:
             low, high = row.ci95
             say(
                 f"{row.start}, {row.head}, {row.labels} labels: balanced accuracy {row.value:.1%} "
                 f"({low:.1%} to {high:.1%})"
             )
-    say(f"rows: {path}")
+    say(f"report: {path}")

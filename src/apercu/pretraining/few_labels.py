@@ -9,6 +9,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 import torch
 from jaxtyping import Bool
+from numpy.typing import NDArray
 from torch import Generator
 
 from apercu.classifiers import Classifier
@@ -161,18 +162,25 @@ def _rows(
     protocol: Protocol,
 ) -> list[Row]:
     hits = right.numpy().astype(float)
-    counts = labels.bincount().double().numpy()
-    present = (counts > 0).sum()
-    shares = len(labels) / (present * counts[labels.numpy()])
+    every = [np.arange(len(labels))]
+    by_class = [torch.where(labels == one)[0].numpy() for one in labels.unique()]
     rows = []
-    for metric, values in (("accuracy", hits), ("balanced_accuracy", hits * shares)):
-        generator = np.random.default_rng(protocol.seed)
-        means = []
-        for _ in range(RESAMPLED):
-            draws = generator.integers(0, len(values), len(values))
-            images = generator.integers(0, values.shape[1], values.shape[1])
-            means.append(values[np.ix_(draws, images)].mean())
-        low, high = np.percentile(means, [2.5, 97.5])
-        ends = float(low), float(high)
-        rows.append(Row(*case, metric, float(values.mean()), ends, len(values), values.shape[1]))
+    for metric, groups in (("accuracy", every), ("balanced_accuracy", by_class)):
+        value = np.mean([hits[:, group].mean() for group in groups])
+        ends = _interval(hits, groups, protocol.seed)
+        rows.append(Row(*case, metric, float(value), ends, *hits.shape))
     return rows
+
+
+def _interval(
+    hits: NDArray[np.float64], groups: Sequence[NDArray[np.int64]], seed: int
+) -> tuple[float, float]:
+    """95 % of the mean over groups of images, draws and the images of each group resampled."""
+    generator = np.random.default_rng(seed)
+    means = []
+    for _ in range(RESAMPLED):
+        draws = generator.integers(0, len(hits), len(hits))
+        drawn = [group[generator.integers(0, len(group), len(group))] for group in groups]
+        means.append(np.mean([hits[np.ix_(draws, images)].mean() for images in drawn]))
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
 from math import ceil, floor, log10
 from typing import NamedTuple
 
-WIDTH, HEIGHT = 420, 320
-LEFT, RIGHT, TOP, BOTTOM = 46, 22, 26, 40
+from apercu.report.axes import LEFT, TOP, WIDTH, Frame, axes, svg
+
 LETTER, LINE = 6.2, 12.0
 """Width and height of a letter of a label, in pixels of the drawing."""
 BOLD = 1.15
@@ -40,24 +39,6 @@ class Rect(NamedTuple):
         return not (apart or self.bottom <= other.top or other.bottom <= self.top)
 
 
-@dataclass(frozen=True)
-class Frame:
-    """From values to places in the drawing; x may be logarithmic."""
-
-    x: tuple[float, float]
-    y: tuple[float, float]
-    log: bool = False
-
-    def across(self, value: float) -> float:
-        low, high = (log10(end) for end in self.x) if self.log else self.x
-        share = ((log10(value) if self.log else value) - low) / (high - low)
-        return LEFT + share * (WIDTH - LEFT - RIGHT)
-
-    def down(self, value: float) -> float:
-        share = (value - self.y[0]) / (self.y[1] - self.y[0])
-        return HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)
-
-
 def scatter(points: Sequence[Point], x_title: str, y_title: str) -> str:
     """Points by name, x on a logarithmic axis.
 
@@ -70,7 +51,7 @@ def scatter(points: Sequence[Point], x_title: str, y_title: str) -> str:
     last = max(ceil(max(exponents)), first + 1)
     margin = 0.08 * (max(values) - min(values)) or 0.5
     frame = Frame((10.0**first, 10.0**last), (min(values) - margin, max(values) + margin), log=True)
-    parts = [_axes(frame, x_title, y_title)]
+    parts = [axes(frame, x_title, y_title)]
     taken = [_around(frame.across(point.x), frame.down(point.y)) for point in points]
     for point in sorted(points, key=lambda point: not point.marked):
         x, y = frame.across(point.x), frame.down(point.y)
@@ -81,7 +62,7 @@ def scatter(points: Sequence[Point], x_title: str, y_title: str) -> str:
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{5 if point.marked else 3.5}"/>'
             f"{_label(point, x, y, taken)}</g>"
         )
-    return _svg(parts, f"{y_title} against {x_title}")
+    return svg(parts, f"{y_title} against {x_title}")
 
 
 def lines(
@@ -106,7 +87,7 @@ def lines(
     highest = max(max(curve) for curve in curves.values())
     frame = Frame((0.0, last), (0.0, max(highest * 1.05, 1e-3)))
     thick = set(marked)
-    parts = [_axes(frame, title, height)]
+    parts = [axes(frame, title, height)]
     for name, curve in reversed(list(curves.items())):
         steps = len(curve) - 1
         path = " ".join(
@@ -118,59 +99,7 @@ def lines(
         parts.append(
             f'<polyline class="{kind}" points="{path}"><title>{escape(name)}</title></polyline>'
         )
-    return _svg(parts, title)
-
-
-def _svg(parts: Sequence[str], label: str) -> str:
-    return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">'
-        f"{''.join(parts)}</svg>"
-    )
-
-
-def _axes(frame: Frame, x_title: str, y_title: str) -> str:
-    bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
-    parts = [f'<path class="axis" d="M{LEFT},{TOP}V{bottom}H{right}"/>']
-    for value in _ticks(*frame.y):
-        y = frame.down(value)
-        parts.append(f'<path class="grid" d="M{LEFT},{y:.1f}H{right}"/>')
-        parts.append(
-            f'<text x="{LEFT - 5}" y="{y + 4:.1f}" text-anchor="end">{_number(value)}</text>'
-        )
-    for value in _decades(*frame.x) if frame.log else _ticks(*frame.x):
-        x = frame.across(value)
-        parts.append(f'<path class="grid" d="M{x:.1f},{TOP}V{bottom}"/>')
-        parts.append(
-            f'<text x="{x:.1f}" y="{bottom + 15}" text-anchor="middle">{_number(value)}</text>'
-        )
-    middle = (LEFT + right) / 2
-    parts.append(
-        f'<text class="title" x="{middle}" y="{HEIGHT - 7}" text-anchor="middle">'
-        f"{escape(x_title)}</text>"
-    )
-    parts.append(f'<text class="title" x="4" y="14">{escape(y_title)}</text>')
-    return "".join(parts)
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """Four to eight round values within the ends."""
-    rough = (high - low) / 5
-    size = 10.0 ** floor(log10(rough))
-    step = next(size * nice for nice in (1, 2, 2.5, 5, 10) if size * nice >= rough)
-    return [step * n for n in range(ceil(low / step), floor(high / step) + 1)]
-
-
-def _decades(low: float, high: float) -> list[float]:
-    return [10.0**n for n in range(round(log10(low)), round(log10(high)) + 1)]
-
-
-def _number(value: float) -> str:
-    """As short as it can be, with a true minus.
-
-    >>> [_number(value) for value in (-0.25, 0.30000000000000004, 1000.0, 0.01)]
-    ['−0.25', '0.3', '1,000', '0.01']
-    """
-    return f"{round(value, 6):,g}".replace("-", "−")
+    return svg(parts, title)
 
 
 def _around(x: float, y: float) -> Rect:

@@ -1,0 +1,136 @@
+"""Learning curves as one HTML file that opens offline, with pictures of the features."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.resources import files
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from markupsafe import Markup
+from PIL import Image
+
+from apercu.output import write
+from apercu.pretraining.few_labels import Row
+from apercu.report import data, rendered, style
+from apercu.report.charts import COLOURED
+from apercu.report.learning import Stop, learning_curves
+
+REPORT = "report.html"
+METRIC = "balanced_accuracy"
+
+
+class Saving(NamedTuple):
+    """How many labels one start needs to be as good as another is with all of its own.
+
+    Attributes:
+        needed: labels, interpolated along the curve; None where no number of them is enough.
+    """
+
+    head: str
+    start: str
+    other: str
+    value: float
+    labels: int
+    needed: float | None
+
+
+def savings(rows: Sequence[Row]) -> list[Saving]:
+    """Every start against every other that ends below it, head by head."""
+    found = []
+    curves = _curves(rows)
+    for head, starts in curves.items():
+        for start, stops in starts.items():
+            for other, theirs in starts.items():
+                last = theirs[-1]
+                if other != start and stops[-1].value > last.value:
+                    needed = labels_for(last.value, stops)
+                    found.append(Saving(head, start, other, last.value, last.labels, needed))
+    return found
+
+
+def labels_for(value: float, stops: Sequence[Stop]) -> float | None:
+    """Labels at which a curve first reaches a value, between two stops along the logarithm.
+
+    >>> stops = [Stop(10, 0.5, 0.5, 0.5), Stop(1000, 0.9, 0.9, 0.9)]
+    >>> round(labels_for(0.7, stops)), labels_for(0.4, stops), labels_for(0.95, stops)
+    (100, 10.0, None)
+    """
+    if stops[0].value >= value:
+        return float(stops[0].labels)
+    for before, after in pairwise(stops):
+        if after.value >= value:
+            share = (value - before.value) / (after.value - before.value)
+            low, high = math.log(before.labels), math.log(after.labels)
+            return math.exp(low + share * (high - low))
+    return None
+
+
+def write_report(
+    rows: Sequence[Row], planes: Mapping[str, Image.Image], content: Mapping[str, Any], folder: Path
+) -> Path:
+    """Writes `report.html`.
+
+    Args:
+        rows: of all networks and heads.
+        planes: pictures of the features by network.
+        content: what `features.json` says besides the rows.
+        folder: where it goes.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    coloured = list(dict.fromkeys(row.start for row in rows))[:COLOURED]
+    charts = [
+        {
+            "title": head,
+            "drawing": Markup(learning_curves(starts, coloured, "balanced accuracy")),
+            "names": coloured,
+        }
+        for head, starts in _curves(rows).items()
+    ]
+    counts = sorted({row.labels for row in rows})
+    page = rendered(
+        (files("apercu.pretraining") / "features.html").read_text(),
+        style=style(1),
+        about=content,
+        charts=charts,
+        counts=counts,
+        table=list(_table(rows, counts)),
+        savings=savings(rows),
+        planes={name: data(picture, picture.width) for name, picture in planes.items()},
+    )
+    return write(folder / REPORT, page)
+
+
+def _curves(rows: Iterable[Row]) -> dict[str, dict[str, list[Stop]]]:
+    """Stops by head and start, in the order of their labels."""
+    curves: dict[str, dict[str, list[Stop]]] = {}
+    for row in rows:
+        if row.metric == METRIC:
+            stop = Stop(row.labels, row.value, *row.ci95)
+            curves.setdefault(row.head, {}).setdefault(row.start, []).append(stop)
+    for starts in curves.values():
+        for stops in starts.values():
+            stops.sort()
+    return curves
+
+
+def _table(rows: Sequence[Row], counts: Sequence[int]) -> Iterable[tuple[str, str, list[str]]]:
+    for head, starts in _curves(rows).items():
+        for start, stops in starts.items():
+            known = {stop.labels: stop for stop in stops}
+            yield start, head, [_cell(known.get(count)) for count in counts]
+
+
+def _cell(stop: Stop | None) -> str:
+    """A value with its interval, in %.
+
+    >>> _cell(Stop(10, 0.5, 0.4, 0.61))
+    '50.0 (40 to 61)'
+    """
+    if stop is None:
+        return ""
+    return f"{100 * stop.value:.1f} ({100 * stop.low:.0f} to {100 * stop.high:.0f})"

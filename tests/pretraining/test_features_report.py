@@ -1,0 +1,52 @@
+"""Learning curves for people: labels saved, images at the place of their features."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from apercu.errors import ConfigError
+from apercu.pretraining.few_labels import Row
+from apercu.pretraining.heads import Known
+from apercu.pretraining.plane import plane, principal
+from apercu.pretraining.report import savings
+
+
+def _row(start: str, labels: int, value: float) -> Row:
+    return Row(
+        start, "linear", labels / 100, labels, "balanced_accuracy", value, (value, value), 3, 50
+    )
+
+
+def test_labels_saved_at_equal_accuracy() -> None:
+    rows = [_row("good", 10, 0.6), _row("good", 100, 0.8), _row("bad", 10, 0.5)]
+    (saving,) = savings([*rows, _row("bad", 100, 0.7)])
+    assert (saving.start, saving.other, saving.labels) == ("good", "bad", 100)
+    assert saving.needed == pytest.approx(10**1.5)
+
+
+def test_principal_directions_are_those_of_largest_variance() -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(300, 2, generator=generator) * torch.tensor([3.0, 1.0])
+    mixing = torch.linalg.qr(torch.randn(8, 8, generator=generator)).Q[:2]
+    features = hidden @ mixing + 0.01 * torch.randn(300, 8, generator=generator)
+    features = (features - features.mean(0)) / features.std(0, unbiased=False)
+    found = principal(features)
+    values = torch.linalg.svdvals(features.double())
+    torch.testing.assert_close(found.double().norm(dim=0), values[:2], rtol=1e-4, atol=0)
+    assert (found[:, 0] @ found[:, 1]).abs() < 1e-2 * found.norm() ** 2
+    torch.testing.assert_close(principal(features.flip(0)).flip(0), found, atol=1e-3, rtol=0)
+
+
+def test_images_are_drawn_where_their_features_are() -> None:
+    features = torch.tensor([[0.0, 0.0], [10.0, 1.0], [20.0, -1.0], [30.0, 0.0]])
+    shades = torch.linspace(0, 1, 4)
+    images = [torch.full((3, 8, 8), float(shade)) for shade in shades]
+    known = Known(features, torch.tensor([0, 1, 1, 5]), images)
+    picture = plane(known, ["#ff0000", "#0000ff"])
+    seen = {picture.getpixel((x, y)) for x in range(0, 900, 4) for y in range(0, 900, 4)}
+    assert {(255, 0, 0), (0, 0, 255)} <= seen
+    for shade in (0, 85, 170):
+        assert (shade,) * 3 in seen
+    with pytest.raises(ConfigError, match="expected images beside"):
+        plane(Known(features, known.labels), ["#ff0000"])
