@@ -364,3 +364,17 @@ def test_mutated_cards(seed: bytes, changes: list[tuple[int, str]], start: int) 
         if at < len(data):
             data[at] = ord(letter)
     check(bytes(data))
+
+
+def test_real_stamps_are_those_of_the_stack(apercu_data: Path) -> None:
+    folder = apercu_data / "data" / "ztf"
+    stamps, stack = open_images(folder / "fits"), open_images(folder / "alerts.npz")
+    assert isinstance(stamps, FolderImages) and stamps.bands == BANDS
+    assert (len(stamps), len(stack)) == (60, 1284)
+    for item in stamps:
+        header = fits.getheader(folder / "fits" / item.name)
+        other = stack[header["ROW"]]
+        assert other.name == header["CANDID"]
+        np.testing.assert_allclose(
+            other.picture.numpy(), item.picture.numpy(), rtol=5e-4, atol=1e-4, equal_nan=True
+        )

@@ -259,9 +259,9 @@ def _scan(path: Path) -> tuple[list[str], list[str]]:
 
 def _instead(path: Path) -> str:
     """What to do about a folder without images."""
-    tables = sorted(path.glob("*.parquet"))
+    tables = sorted([*path.glob("*.parquet"), *path.glob("*.npz")])
     if tables:
-        return f"but Parquet files; open one of them, such as {tables[0]}"
+        return f"but Parquet files or stacks; open one of them, such as {tables[0]}"
     return f"expected files that end in {' '.join(sorted(SUFFIXES))}"
 
 

@@ -10,6 +10,7 @@ from apercu.images.folder import open_file, open_folder
 from apercu.images.parquet import open_parquet
 from apercu.images.planted import open_planted
 from apercu.images.source import ImageSource
+from apercu.images.stack import open_stack
 
 _PLANTED = "planted"
 
@@ -17,7 +18,7 @@ _PLANTED = "planted"
 def open_images(
     spec: str | Path, *, channels: int = 3, bands: tuple[str, ...] | None = None
 ) -> ImageSource:
-    """Opens a folder, a picture, a Parquet file, or the planted set by its name.
+    """Opens a folder, a picture, a Parquet file, a stack (`.npz`), or the planted set by its name.
 
     `planted` and `planted:classes=6,seed=3,…` (the fields of `Planted`) are generated; a folder of
     that name is `./planted`. Every picture comes with `channels` channels. `bands` names them in
@@ -36,4 +37,6 @@ def open_images(
         raise ImagesError(f"{path}: no such file or folder of images")
     if path.suffix.lower() == ".parquet":
         return open_parquet(path, channels)
+    if path.suffix.lower() == ".npz":
+        return open_stack(path, channels)
     return open_file(path, channels, bands)
