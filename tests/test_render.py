@@ -121,3 +121,17 @@ def test_an_unknown_ending_says_which_are_known(tmp_path: Path) -> None:
 def test_encoded_bytes_are_a_file() -> None:
     data = render.encode(Image.new("RGB", (8, 6)), "JPEG")
     assert Image.open(io.BytesIO(data)).format == "JPEG"
+
+
+def test_raw_counts_are_shown_and_pictures_stay_as_they_are() -> None:
+    picture = torch.rand(3, 8, 8)
+    assert torch.equal(render.visible(picture), picture)
+    counts = 500 + 4 * torch.randn(1, 30, 30, generator=torch.Generator().manual_seed(0))
+    counts[0, 10, 10], counts[0, 20, 20] = 40_000, 900
+    counts[0, 0, :5] = torch.nan
+    seen = render.visible(counts)[0]
+    assert seen[10, 10] == 1
+    assert seen.median() < seen[20, 20] < 1
+    assert 0 < seen[0, 0] == seen[0, 4] < seen[20, 20]
+    assert seen.min() >= 0
+    assert render.picture_image(counts).getpixel((10, 10)) == (255, 255, 255)

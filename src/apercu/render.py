@@ -29,10 +29,35 @@ PAPER, INK = "#ffffff", "#1c1c1c"
 STRENGTH = 0.7
 DIM = 0.3
 CAPTION, LINE_HEIGHT, GAP = 13, 17, 6
+TOLERANCE = 1e-3
+"""How far rounding may carry a pixel out of [0, 1]."""
+BELOW_SKY = 3.0
+"""Noise below the sky that is still told from black."""
+
+
+def visible(picture: Picture) -> Picture:
+    """The picture itself; raw counts from a little below the sky (the median) to the brightest.
+
+    They are bent by arcsinh in units of each band's own noise; what is no number becomes sky.
+    """
+    picture = picture.detach().to("cpu", torch.float32)
+    known = torch.where(picture.isfinite(), picture, torch.nan)
+    if known.isfinite().all() and known.min() >= -TOLERANCE and known.max() <= 1 + TOLERANCE:
+        return picture
+    counts = known.flatten(1)
+    counts = (counts - counts.nanmedian(1, keepdim=True).values.nan_to_num()).nan_to_num()
+    noise = counts.abs().median(1, keepdim=True).values.clamp(min=1e-6)
+    bent, low = torch.asinh(counts / noise), float(np.arcsinh(-BELOW_SKY))
+    high = bent.amax(1, keepdim=True).clamp(min=1.0)
+    return ((bent - low) / (high - low)).clamp(0, 1).view_as(picture)
 
 
 def picture_image(picture: Picture) -> Image.Image:
-    """One channel as grey, three as red, green and blue, any other number as their mean in grey."""
+    """One channel as grey, three as red, green and blue, any other number as their mean in grey.
+
+    Raw counts are shown as `visible` does.
+    """
+    picture = visible(picture)
     shown = picture if len(picture) in (1, 3) else picture.mean(dim=0, keepdim=True)
     return _image(shown.expand(3, -1, -1))
 

@@ -9,10 +9,13 @@ import torch
 from PIL import Image
 
 from apercu import MaskExplainer, read_picture
+from apercu.classifiers import InputSpec
 from apercu.errors import OutputError
 from apercu.explain import Asked, Explaining, MaskAnswers, pick
 from apercu.explain.answer import Answer
 from apercu.explain.sheets import PAGE
+
+SPEC = InputSpec(size=(32, 32))
 
 
 @pytest.fixture
@@ -148,15 +151,15 @@ def test_images_of_one_name_do_not_overwrite_each_other(apercu, tiny_run, photo,
 
 def test_random_images_are_a_seeded_choice(tmp_path: Path) -> None:
     spec = "planted:size=32,images=30"
-    first = [one.index for one in pick([spec], 3, 6, seed=1)]
-    assert first == [one.index for one in pick([spec], 3, 6, seed=1)] == sorted(set(first))
-    assert first != [one.index for one in pick([spec], 3, 6, seed=2)]
-    assert len(pick([spec], 3, 100)) == 30
+    first = [one.index for one in pick([spec], SPEC, 6, seed=1)]
+    assert first == [one.index for one in pick([spec], SPEC, 6, seed=1)] == sorted(set(first))
+    assert first != [one.index for one in pick([spec], SPEC, 6, seed=2)]
+    assert len(pick([spec], SPEC, 100)) == 30
 
 
 def test_sheets_have_pages(tiny_run, tmp_path: Path) -> None:
     explaining = Explaining(MaskAnswers(MaskExplainer.from_pretrained(tiny_run), Asked()), tmp_path)
-    explaining(pick([f"planted:size=32,images={PAGE + 1}"], 3), lambda done, total: None, print)
+    explaining(pick([f"planted:size=32,images={PAGE + 1}"], SPEC), lambda done, total: None, print)
     assert _read(tmp_path)["sheets"] == ["sheet-001.png", "sheet-002.png"]
     heights = [read_picture(tmp_path / name).shape[1] for name in _read(tmp_path)["sheets"]]
     assert heights[0] > 10 * heights[1]
@@ -170,7 +173,7 @@ def test_what_is_finished_is_kept_when_it_ends_early(tiny_run, tmp_path: Path) -
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        explaining(pick(["planted:size=32,images=5"], 3), stop, print)
+        explaining(pick(["planted:size=32,images=5"], SPEC), stop, print)
     assert len(_read(tmp_path)["images"]) == 2
     assert (tmp_path / "sheet.png").is_file()
 

@@ -51,6 +51,10 @@ class Squares(ImageSource):
     name: ClassVar[str] = "squares"
     class_names: ClassVar[tuple[str, ...]] = ("dark", "bright")
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(f"{index}.png" for index in range(self.count))
+
     def __len__(self) -> int:
         return self.count
 

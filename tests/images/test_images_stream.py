@@ -27,6 +27,10 @@ class Counted(ImageSource):
     class_names = None
     labelled = True
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(map(str, range(self.length)))
+
     def __len__(self) -> int:
         return self.length
 

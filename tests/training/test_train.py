@@ -186,6 +186,7 @@ def test_labels_are_never_looked_at(tiny_card: Path, tmp_path: Path, whole: Path
     class Unlabelled(ImageSource):
         name, class_names, labelled = "unlabelled", None, False
         inner = open_images(SPEC)
+        names = inner.names
 
         def __len__(self) -> int:
             return len(self.inner)

@@ -65,6 +65,7 @@ class Broken(ImageSource):
     name = "broken"
     class_names = None
     labelled = False
+    names = tuple(map(str, range(10)))
 
     def __init__(self, readable: set[int]) -> None:
         self.readable = readable

@@ -38,6 +38,7 @@ class Classifier:
         self.network = network
         self.spec = spec or network.source
         self.channels = network.input.channels
+        self.bands = network.input.bands
         self.size = network.input.size
         self.resize = network.input.resize
         self.differentiable = network.differentiable

@@ -85,7 +85,7 @@ def compare(
     if methods is not None:  # mistakes are told before anything is opened
         check_methods(methods) if explainer else parse_methods(methods)
     opened = open_classifier(classifier, device=place)
-    source = open_images(images, channels=opened.channels)
+    source = open_images(images, channels=opened.channels, bands=opened.bands)
     runs = open_runs(explainer or [], opened)
     named = None if methods is None else parse_methods(methods, runs)
     chosen_methods = allowed_methods(opened, source) if named is None else named

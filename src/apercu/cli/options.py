@@ -56,7 +56,7 @@ ImagesOption: TypeAlias = Annotated[
     typer.Option(
         "--images",
         metavar="SPEC",
-        help="A folder, an image, a Parquet file, or planted[:KEY=VALUE,…].",
+        help="A folder, an image, a Parquet file, a stack (.npz), or planted[:KEY=VALUE,…].",
     ),
 ]
 RunOption: TypeAlias = Annotated[Path, typer.Option("--out", metavar="RUN", help="The run folder.")]

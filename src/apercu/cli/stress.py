@@ -114,7 +114,7 @@ def stress(
     opened = open_classifier(str(classifier), device=device.resolve())
     if not opened.differentiable:
         named_attacks = _decisions(named_attacks, opened, typed=attacks is not None)
-    source = open_images(str(images), channels=opened.channels)
+    source = open_images(str(images), channels=opened.channels, bands=opened.bands)
     watched = None if explainer is None else open_run(explainer).to(opened.device)
     other = None if surrogate is None else open_classifier(surrogate, device=device.resolve())
     folder = Path(str(out))
@@ -175,7 +175,7 @@ def train(
 
     settings = changed(settings_for(out, config, DEFENCES), steps=steps, batch=batch)
     opened = open_classifier(classifier)
-    source = open_images(images, channels=opened.channels)
+    source = open_images(images, channels=opened.channels, bands=opened.bands)
     trainable(opened)
     Order(classifier=opened.fingerprint, images=source.name, count=len(source), seed=seed).begin(
         out, resume=resume
@@ -238,7 +238,7 @@ def detect(
     opened = open_classifier(classifier, device=device.resolve())
     watched = None if explainer is None else open_run(explainer).to(opened.device)
     seen = looks_named(looks, opened, watched)
-    source = open_images(images, channels=opened.channels)
+    source = open_images(images, channels=opened.channels, bands=opened.bands)
     check_writable(out)
     with keeping(f"{out} keeps what is finished; the same command does the rest"):
         watch = Watch(opened, source, seen, made, cases, limit, seed)

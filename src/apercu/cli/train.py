@@ -196,7 +196,7 @@ def _train(
     device, devices, precision = place
     machine = Machine(device.resolve(), devices, precision.lightning, is_terminal())
     opened = open_classifier(wanted.classifier)
-    source = open_images(wanted.images, channels=opened.channels)
+    source = open_images(wanted.images, channels=opened.channels, bands=opened.bands)
     gated = settings if isinstance(settings, GatedSettings) else None
     student = gated is not None and not opened.differentiable
     early = not student or (gated and gated.encoder != "own")  # else the student is the encoder

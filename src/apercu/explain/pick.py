@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from apercu.classifiers import InputSpec
 from apercu.images import ImageSource, open_images
 from apercu.images.dicom import Reference
 from apercu.images.folder import FolderImages
@@ -43,14 +44,20 @@ class Pick:
 
 
 def pick(
-    specs: Sequence[str | Path], channels: int, random: int | None = None, seed: int = 0
+    specs: Sequence[str | Path], input: InputSpec, random: int | None = None, seed: int = 0
 ) -> list[Pick]:
     """All images of the sources, or `random` of them in their order.
+
+    Args:
+        specs: of the sources.
+        input: says how many channels there are, and how bands are called.
+        random: how many.
+        seed: of their draw.
 
     Raises:
         ImagesError: a file or folder is missing, or holds no images.
     """
-    sources = [open_images(spec, channels=channels) for spec in specs]
+    sources = [open_images(s, channels=input.channels, bands=input.bands) for s in specs]
     every = [Pick(source, index) for source in sources for index in range(len(source))]
     if random is None or random >= len(every):
         return every

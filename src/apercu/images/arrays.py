@@ -23,7 +23,8 @@ _HEADER = re.compile(
     r"\s*'fortran_order':\s*(?P<fortran>True|False),"
     r"\s*'shape':\s*\((?P<shape>[\d, ]{0,64})\),?\s*\}\s*"
 )
-_FULL_SCALE = {"|u1": 255.0, "|b1": 1.0, "<u2": 65535.0, ">u2": 65535.0}
+FULL_SCALE = {"|u1": 255.0, "|b1": 1.0, "<u2": 65535.0, ">u2": 65535.0}
+"""What integers are divided by, to lie in [0, 1]."""
 
 
 def decode_array(stream: BytesIO | BufferedReader, name: str) -> NDArray[np.float32]:
@@ -47,7 +48,7 @@ def decode_array(stream: BytesIO | BufferedReader, name: str) -> NDArray[np.floa
     )
     with np.errstate(over="ignore", invalid="ignore"):
         pixels = array.astype(np.float32)
-    pixels /= np.float32(_FULL_SCALE.get(dtype.str, 1.0))
+    pixels /= np.float32(FULL_SCALE.get(dtype.str, 1.0))
     if len(shape) == 2:
         return pixels[None]
     return pixels if shape[1:] == (height, width) else np.moveaxis(pixels, 2, 0)

@@ -26,6 +26,11 @@ class ChosenImages(ImageSource):
     def labelled(self) -> bool:
         return self.source.labelled
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        names = self.source.names
+        return tuple(names[index] for index in self.indices)
+
     def __len__(self) -> int:
         return len(self.indices)
 

@@ -47,7 +47,8 @@ def decode(stream: BytesIO | BufferedReader, name: str) -> tuple[NDArray[np.floa
         except UnidentifiedImageError as error:
             known = ", ".join(FORMATS)
             raise ImageError(
-                f"{name}: not an image, expected {known}, DICOM, or .npy for any number of channels"
+                f"{name}: not an image, expected {known}, DICOM, FITS, "
+                "or .npy for any number of channels"
             ) from error
         except Exception as error:  # whatever hostile bytes make a decoder stumble over
             reason = " ".join(str(error).split())

@@ -24,7 +24,15 @@ from apercu.images.dicom import (
     read_reference,
 )
 from apercu.images.dicom import SUFFIXES as DICOM_SUFFIXES
-from apercu.images.reader import SUFFIXES, Stored, read_picture, read_stored
+from apercu.images.fits import first_bands
+from apercu.images.names import ends_like
+from apercu.images.reader import (
+    SUFFIXES,
+    Asked,
+    Stored,
+    read_picture,
+    read_stored,
+)
 from apercu.images.source import ImageSource, Item, checked_index
 from apercu.images.tables import BoxRow, Label, read_boxes, read_labels
 from apercu.images.turning import turn, turn_boxes
@@ -59,6 +67,8 @@ class FolderImages(ImageSource):
     labels: tuple[Label, ...] | None = field(repr=False)
     boxes: Mapping[str, tuple[BoxRow, ...]] = field(repr=False)
     channels: int
+    bands: tuple[str, ...] | None = None
+    """Names of the channels of FITS files; None where they come as they lie."""
 
     @property
     def name(self) -> str:
@@ -74,6 +84,10 @@ class FolderImages(ImageSource):
     def labelled(self) -> bool:
         return self.labels is not None
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(place.name for place in self.places)
+
     def __len__(self) -> int:
         return len(self.places)
 
@@ -82,7 +96,7 @@ class FolderImages(ImageSource):
         place = self.places[index]
         label = None if self.labels is None else self.labels[index]
         path = self.path / place.file
-        stored = read_stored(path, channels=self.channels, frame=place.frame)
+        stored = read_stored(path, Asked(self.channels, place.frame, self.bands))
         boxes = self._boxes(place.file, label, stored)
         return Item(place.name, stored.picture, label, boxes, self._region(place.file, stored))
 
@@ -130,19 +144,21 @@ class FolderImages(ImageSource):
         return turn(mask, stored.orientation)
 
 
-def open_file(path: Path, channels: int) -> FolderImages:
+def open_file(path: Path, channels: int, bands: tuple[str, ...] | None = None) -> FolderImages:
     """One picture as a source of one, or a file of several frames as a source of these."""
     places = tuple(_places(path.parent, (path.name,)))
-    return FolderImages(path.parent, places, None, {}, channels)
+    bands = bands or first_bands(path.parent, (path.name,))
+    return FolderImages(path.parent, places, None, {}, channels, bands)
 
 
-def open_folder(path: Path, channels: int) -> FolderImages:
+def open_folder(path: Path, channels: int, bands: tuple[str, ...] | None = None) -> FolderImages:
     """Lists a folder: by its labels.csv, by one sub-folder per class, or as it lies.
 
     boxes.csv and masks/ are in pixels of the stored pictures, before any EXIF rotation. A box
     belongs to the label when boxes.csv repeats the label's column; otherwise every box counts.
-    Every frame of a DICOM file is a picture. Raises ImagesError for an empty folder, an unclear
-    layout, tables that do not fit, or DICOM series of several sizes in one heap.
+    Every frame of a DICOM file is a picture. FITS files give their bands in the order of `bands`,
+    or of the first of them if its names are clear. Raises ImagesError for an empty folder, an
+    unclear layout, tables that do not fit, or DICOM series of several sizes in one heap.
     """
     column, labels = None, None
     if (path / "labels.csv").is_file():
@@ -161,7 +177,7 @@ def open_folder(path: Path, channels: int) -> FolderImages:
     if labels is not None:
         known = dict(zip(files, labels, strict=True))
         labels = tuple(known[place.file] for place in places)
-    return FolderImages(path, places, labels, boxes, channels)
+    return FolderImages(path, places, labels, boxes, channels, bands or first_bands(path, files))
 
 
 def _places(path: Path, files: Iterable[str]) -> Iterator[Place]:
@@ -197,7 +213,7 @@ def _heading(path: Path) -> Heading | None:
 
 def _is_nameless_dicom(path: Path) -> bool:
     """Whether a file whose name does not tell is DICOM, as archives write them."""
-    if path.suffix.lower() in SUFFIXES:
+    if ends_like(path.name, SUFFIXES):
         return False
     try:
         with path.open("rb") as stream:
@@ -237,19 +253,15 @@ def _scan(path: Path) -> tuple[list[str], list[str]]:
     except OSError as error:
         raise ImagesError(f"{path}: cannot be listed ({error.strerror})") from error
     names = [name for name, is_dir in seen if not is_dir]
-    files = [
-        name
-        for name in names
-        if Path(name).suffix.lower() in SUFFIXES or _is_nameless_dicom(path / name)
-    ]
+    files = [name for name in names if ends_like(name, SUFFIXES) or _is_nameless_dicom(path / name)]
     return files, [name for name, is_dir in seen if is_dir]
 
 
 def _instead(path: Path) -> str:
     """What to do about a folder without images."""
-    tables = sorted(path.glob("*.parquet"))
+    tables = sorted([*path.glob("*.parquet"), *path.glob("*.npz")])
     if tables:
-        return f"but Parquet files; open one of them, such as {tables[0]}"
+        return f"but Parquet files or stacks; open one of them, such as {tables[0]}"
     return f"expected files that end in {' '.join(sorted(SUFFIXES))}"
 
 

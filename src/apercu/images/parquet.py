@@ -30,7 +30,7 @@ class ParquetImages(ImageSource):
     groups: RowGroups = field(repr=False)
     columns: tuple[str, str | None]
     """Names of the image column and the label column."""
-    names: tuple[str, ...] | None = field(repr=False)
+    classes: tuple[str, ...] | None = field(repr=False)
     channels: int
 
     @property
@@ -39,11 +39,15 @@ class ParquetImages(ImageSource):
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        return self.names
+        return self.classes
 
     @property
     def labelled(self) -> bool:
         return self.columns[1] is not None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(map(_name, range(len(self))))
 
     def __len__(self) -> int:
         return self.starts[-1]
@@ -53,7 +57,7 @@ class ParquetImages(ImageSource):
         group = bisect_right(self.starts, index) - 1
         table, row = self.groups.read(group), index - self.starts[group]
         image_column, label_column = self.columns
-        name = f"row-{index}"
+        name = _name(index)
         data = table[image_column][row].as_py()
         data = data.get("bytes") if isinstance(data, dict) else data
         if data is None:
@@ -67,9 +71,13 @@ class ParquetImages(ImageSource):
 
     def _label(self, value: Any) -> str | int | None:
         """The class name where the file tells it, else what is written."""
-        if isinstance(value, int) and self.names is not None and 0 <= value < len(self.names):
-            return self.names[value]
+        if isinstance(value, int) and self.classes is not None and 0 <= value < len(self.classes):
+            return self.classes[value]
         return value if value is None or isinstance(value, (int, str)) else str(value)
+
+
+def _name(row: int) -> str:
+    return f"row-{row}"
 
 
 def open_parquet(path: Path, channels: int) -> ParquetImages:
@@ -94,9 +102,9 @@ def open_parquet(path: Path, channels: int) -> ParquetImages:
         raise ImagesError(f"{path}: no images, the table has no rows")
     image, label = _image_column(path, schema), _label_column(schema)
     columns = (image,) if label is None else (image, label)
-    names = None if label is None else _class_names(schema, label)
+    classes = None if label is None else _class_names(schema, label)
     return ParquetImages(
-        path, tuple(starts), RowGroups(path, columns), (image, label), names, channels
+        path, tuple(starts), RowGroups(path, columns), (image, label), classes, channels
     )
 
 

@@ -14,16 +14,21 @@ from torch import Tensor
 
 from apercu.errors import ImageError
 from apercu.images.arrays import MAGIC, decode_array
+from apercu.images.bands import ordered
 from apercu.images.decoding import decode
 from apercu.images.dicom import MAGIC as DICOM
 from apercu.images.dicom import PREAMBLE, decode_dicom, is_dicom
 from apercu.images.dicom import SUFFIXES as DICOM_SUFFIXES
+from apercu.images.fits import SUFFIXES as FITS_SUFFIXES
+from apercu.images.fits import decode_fits
+from apercu.images.hdus import is_fits
+from apercu.images.names import ends_like
 from apercu.images.turning import UPRIGHT, turn
 from apercu.types import Picture
 
 SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".npy", *DICOM_SUFFIXES)
-)
+    (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".npy")
+) | (DICOM_SUFFIXES | FITS_SUFFIXES)
 """Names, in lower case, by which a folder's pictures are known; inside a file its bytes decide."""
 
 LUMA = (0.299, 0.587, 0.114)
@@ -39,36 +44,51 @@ class Stored(NamedTuple):
     size: tuple[int, int]
 
 
+class Asked(NamedTuple):
+    """What the reader is asked for: channels (None, as the file has them), frame, FITS bands."""
+
+    channels: int | None = 3
+    frame: int = 0
+    bands: tuple[str, ...] | None = None
+
+
+_PLAIN = Asked()
+
+
 def read_picture(
     source: str | Path | bytes, *, channels: int | None = 3, frame: int = 0
 ) -> Picture:
-    """Reads JPEG, PNG, TIFF, WebP, BMP, GIF (first frame), `.npy` or DICOM (any frame).
+    """Reads JPEG, PNG, TIFF, WebP, BMP, GIF (first frame), `.npy`, DICOM (any frame) or FITS.
 
     Channels × height × width, values in [0, 1]: 8 and 16 bits are scaled, floats must lie there
     already, DICOM goes through its own window. EXIF rotation is
     applied, transparency is laid over white. With `channels` grey becomes RGB or RGB grey (BT.601
-    luma) where asked; None keeps what the file has. Raises ImageError for a file that is missing,
-    no image, damaged, too small or too large, not finite, not in [0, 1], or of other channels.
+    luma) where asked; None keeps what the file has. FITS alone gives raw counts, outside [0, 1]
+    and NaN where nothing is known, its bands as they are. Raises ImageError for a file that is
+    missing, no image, damaged, too small or too large, not finite, not in [0, 1], or of other
+    channels.
     """
-    return read_stored(source, channels=channels, frame=frame).picture
+    return read_stored(source, Asked(channels, frame)).picture
 
 
-def read_stored(source: str | Path | bytes, *, channels: int | None = 3, frame: int = 0) -> Stored:
+def read_stored(source: str | Path | bytes, asked: Asked = _PLAIN) -> Stored:
     """Like `read_picture`, with what is needed to follow boxes from the file to the picture."""
     if isinstance(source, bytes):
-        return _read(BytesIO(source), "image", channels, frame)
+        return _read(BytesIO(source), "image", asked)
     try:
         with Path(source).open("rb") as stream:
-            return _read(stream, str(source), channels, frame)
+            return _read(stream, str(source), asked)
     except OSError as error:
         raise ImageError(f"{source}: cannot be read ({error.strerror})") from error
 
 
-def _read(stream: BytesIO | BufferedReader, name: str, channels: int | None, frame: int) -> Stored:
+def _read(stream: BytesIO | BufferedReader, name: str, asked: Asked) -> Stored:
     start = stream.read(PREAMBLE + len(DICOM))
     stream.seek(0)
+    if is_fits(start) or ends_like(name, FITS_SUFFIXES):
+        return _counts(stream, name, asked)
     if is_dicom(start) or Path(name).suffix.lower() in DICOM_SUFFIXES:
-        array, stored, pending = decode_dicom(stream, name, frame), UPRIGHT, UPRIGHT
+        array, stored, pending = decode_dicom(stream, name, asked.frame), UPRIGHT, UPRIGHT
     elif start.startswith(MAGIC):
         array, stored, pending = decode_array(stream, name), UPRIGHT, UPRIGHT
     else:
@@ -76,7 +96,15 @@ def _read(stream: BytesIO | BufferedReader, name: str, channels: int | None, fra
     picture = turn(_checked(array, name), pending)
     height, width = picture.shape[1:]
     size = (width, height) if stored >= 5 else (height, width)
-    return Stored(_convert(picture, channels, name), stored, size)
+    return Stored(_convert(picture, asked.channels, name), stored, size)
+
+
+def _counts(stream: BytesIO | BufferedReader, name: str, asked: Asked) -> Stored:
+    """A FITS file's bands in the order asked for, raw counts as they are."""
+    names, pixels = decode_fits(stream, name)
+    picks = ordered(names, asked.bands, asked.channels, name)
+    picture = torch.from_numpy(pixels[picks])
+    return Stored(picture, UPRIGHT, (picture.shape[1], picture.shape[2]))
 
 
 def _checked(array: NDArray[np.float32], name: str) -> Picture:

@@ -19,7 +19,7 @@ class Item:
     name: str
     """Path relative to the source, or the row's name; unique in the source."""
     picture: Picture
-    """As stored, upright, in [0, 1]."""
+    """As stored, upright, in [0, 1]; raw counts, NaN where unknown, from FITS and stacks."""
     label: str | int | None
     """Folder name, class name, or class index as written."""
     boxes: Boxes | None
@@ -49,6 +49,11 @@ class ImageSource(ABC):
     @abstractmethod
     def labelled(self) -> bool:
         """Does every item have a label?"""
+
+    @property
+    @abstractmethod
+    def names(self) -> tuple[str, ...]:
+        """Every item's name, in order; no picture is read."""
 
     @abstractmethod
     def __len__(self) -> int: ...

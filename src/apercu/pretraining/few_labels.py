@@ -116,7 +116,7 @@ def random_start(classifier: Classifier, images: str, seed: int) -> Classifier:
         ImagesError: there are no such images.
         ClassifierError: the classifier is a black box.
     """
-    source = open_images(images, channels=classifier.channels)
+    source = open_images(images, channels=classifier.channels, bands=classifier.bands)
     spread = range(0, len(source), max(1, len(source) // SETTLING))
     shown = batches(source, classifier.prepare, BATCH, indices=spread)
     return drawn_anew(classifier, (batch.images for batch in shown), seed)

@@ -78,6 +78,10 @@ class Planted(ImageSource):
     def labelled(self) -> bool:
         return True
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(map(self._name, range(self.images)))
+
     def __len__(self) -> int:
         return self.images
 
@@ -86,7 +90,10 @@ class Planted(ImageSource):
         picture, objects = self._paint(index)
         first = objects[0]
         label = self.class_names[first.class_index]
-        return Item(f"{self.split}-{index:06d}", picture, label, first.box, first.region)
+        return Item(self._name(index), picture, label, first.box, first.region)
+
+    def _name(self, index: int) -> str:
+        return f"{self.split}-{index:06d}"
 
     def truth(self, index: int) -> tuple[PlantedObject, ...]:
         """Every object of a picture, the one that gives the label first."""

@@ -1,0 +1,60 @@
+"""Which plane of a file is which channel: by the names of its bands, or as they lie there."""
+
+from __future__ import annotations
+
+from apercu.errors import ConfigError, ImageError, nearest
+
+MOST_BANDS = 12
+
+
+def check_bands(bands: tuple[str, ...] | None, channels: int) -> None:
+    """Raises ConfigError for names that cannot be the channels: another number, empty, twice."""
+    if bands is None:
+        return
+    if len(bands) != channels:
+        raise ConfigError(
+            f"bands: expected {channels} names, one per channel, got {len(bands)} "
+            f"({', '.join(bands)})"
+        )
+    if not are_clear(bands):
+        raise ConfigError(f"bands: expected each name once, got {', '.join(bands)}")
+
+
+def are_clear(names: tuple[str, ...]) -> bool:
+    """Whether the names tell every band from the others.
+
+    >>> are_clear(("g", "r")), are_clear(("g", "g")), are_clear(("g", ""))
+    (True, False, False)
+    """
+    return all(names) and len(set(names)) == len(names) > 0
+
+
+def ordered(
+    names: tuple[str, ...], wanted: tuple[str, ...] | None, channels: int | None, file: str
+) -> list[int]:
+    """Indices of the bands in the order of the channels; bands without names stay as they lie.
+
+    Raises ImageError for a file that lacks a wanted band or names it twice, and for another number
+    of bands than channels.
+
+    >>> ordered(("r", "g", "i"), ("g", "r"), 2, "a.fits")
+    [1, 0]
+    """
+    picks = list(range(len(names)))
+    if wanted is not None and all(names):
+        picks = [_place(names, band, file) for band in wanted]
+    if channels not in (None, len(picks)):
+        shown = ", ".join(name or "unnamed" for name in names)
+        raise ImageError(
+            f"{file}: expected {channels} bands, one per channel, got {len(picks)} ({shown}); "
+            "bands are not converted"
+        )
+    return picks
+
+
+def _place(names: tuple[str, ...], band: str, file: str) -> int:
+    if band not in names:
+        raise ImageError(f"{file}: lacks band {band}, has {', '.join(names)}{nearest(band, names)}")
+    if names.count(band) > 1:
+        raise ImageError(f"{file}: names {names.count(band)} bands {band}, expected one")
+    return names.index(band)

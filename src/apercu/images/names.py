@@ -1,0 +1,25 @@
+"""Names of files: what they end in, and what is left without it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def ends_like(name: str, suffixes: Iterable[str]) -> bool:
+    """Whether a file's name ends in one of the suffixes, of which some have two parts.
+
+    >>> ends_like("M31.FITS.gz", [".fits.gz"]), ends_like("M31.gz", [".fits.gz"])
+    (True, False)
+    """
+    return name.lower().endswith(tuple(suffixes))
+
+
+def stem(name: str, suffixes: Iterable[str]) -> str:
+    """A name without its folders and its suffix; dots that belong to the name stay.
+
+    >>> stem("g/J0042.7+4116.fits.gz", [".fits", ".fits.gz"])
+    'J0042.7+4116'
+    """
+    last = name.rsplit("/", 1)[-1]
+    found = [len(suffix) for suffix in suffixes if ends_like(last, (suffix,))]
+    return last[: len(last) - max(found, default=0)]

@@ -1,0 +1,40 @@
+"""What a compressed FITS image says of its compression, checked before C code believes it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from apercu.errors import ImageError
+from apercu.images.limits import LARGEST_AREA
+
+SAFE = ("RICE_1", "RICE_ONE", "GZIP_1", "GZIP_2", "NOCOMPRESS")
+"""Hostile bytes make the decoders of the others write where they must not."""
+
+_ALLOWED = {"BLOCKSIZE": (16, 32), "BYTEPIX": (1, 2, 4, 8)}
+
+
+def check_packing(header: Mapping[str, Any], name: str) -> None:
+    """Raises ImageError for a compression that cannot be opened safely.
+
+    Args:
+        header: of the table that holds the compressed image.
+        name: of the file.
+    """
+    kind = str(header["ZCMPTYPE"]).strip()
+    if kind not in SAFE:
+        raise ImageError(
+            f"{name}: compressed as {kind}, expected {', '.join(SAFE)}; unpack it first (funpack)"
+        )
+    for number in range(1, len(header)):
+        if f"ZNAME{number}" not in header:
+            break
+        word, value = str(header[f"ZNAME{number}"]).strip(), header.get(f"ZVAL{number}")
+        if word in _ALLOWED and not (type(value) is int and value in _ALLOWED[word]):
+            raise ImageError(f"{name}: damaged, {word} of its compression is {value}")
+    axes = range(1, int(header["ZNAXIS"]) + 1)
+    rows = {1: header["ZNAXIS1"]}
+    tile = [int(header.get(f"ZTILE{axis}", rows.get(axis, 1))) for axis in axes]
+    if min(tile) < 1 or math.prod(tile) > LARGEST_AREA:
+        raise ImageError(f"{name}: damaged, compressed in tiles of an impossible size")

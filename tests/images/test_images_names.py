@@ -1,0 +1,73 @@
+"""Every source tells the names of its items without reading one."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+import apercu.images as images
+from apercu.images import ImageSource, open_images
+from apercu.images.folder import FolderImages
+from apercu.images.parquet import ParquetImages
+from apercu.images.stack import StackImages
+
+
+def _folder(path: Path) -> Path:
+    for name in ("b", "a"):
+        np.save(path / f"{name}.npy", np.full((4, 4), 0.5))
+    return path
+
+
+def _parquet(path: Path) -> Path:
+    stream = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(stream, "PNG")
+    pq.write_table(pa.table({"image": [stream.getvalue()] * 3}), path / "x.parquet")
+    return path / "x.parquet"
+
+
+def _stack(path: Path) -> Path:
+    np.savez(path / "x.npz", x=np.ones((3, 3, 4, 4)), id=np.array([5, 3, 4]))
+    return path / "x.npz"
+
+
+MADE: dict[type, tuple[Callable[[Path], Any], tuple[str, ...]]] = {
+    FolderImages: (_folder, ("a.npy", "b.npy")),
+    ParquetImages: (_parquet, ("row-0", "row-1", "row-2")),
+    images.Planted: (
+        lambda path: "planted:images=2,size=32,split=test",
+        ("test-000000", "test-000001"),
+    ),
+    StackImages: (_stack, ("5", "3", "4")),
+}
+
+
+def test_every_source_is_here() -> None:
+    found = {
+        kind
+        for kind in ImageSource.__subclasses__()
+        if kind.__module__.startswith("apercu.images") and not inspect.isabstract(kind)
+    }
+    assert found == set(MADE)
+
+
+@pytest.mark.parametrize("kind", MADE, ids=lambda kind: kind.__name__)
+def test_names_are_those_of_the_items(kind: type, tmp_path: Path, monkeypatch) -> None:
+    make, names = MADE[kind]
+    source = open_images(make(tmp_path))
+    assert type(source) is kind
+    with monkeypatch.context() as patch:
+        patch.delattr(kind, "__getitem__")
+        assert source.names == names
+    assert tuple(item.name for item in source) == names
+    assert len(set(names)) == len(source) == len(names)
+    assert pickle.loads(pickle.dumps(source)).names == names
