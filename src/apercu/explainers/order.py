@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,8 +16,8 @@ from apercu.output import write
 from apercu.training.settings import Family, GatedSettings, Timed
 
 ORDER = "order.json"
-DEFENCE = "defence"
-"""Key that the settings of a training against attacks have, and those of no explainer."""
+OTHERS = {"defence": "stress train", "pretext": "pretrain"}
+"""Keys that the settings of other trainings have, and those of no explainer; their verbs."""
 
 S = TypeVar("S", bound=Timed)
 
@@ -101,17 +102,22 @@ def _check_kind(stored: Path, family: Family[S]) -> None:
         content = json.loads(stored.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return  # nothing begun, or damaged, which is told where it is read
-    kinds = family.model.model_fields
-    wanted = kinds["explainer"].default if "explainer" in kinds else DEFENCE
+    fields = family.model.model_fields
+    wanted = fields["explainer"].default if "explainer" in fields else _other(fields)
     held = wanted
     if isinstance(content, dict):
-        held = DEFENCE if DEFENCE in content else content.get("explainer", "mask")
+        held = _other(content) or content.get("explainer", "mask")
     if held != wanted:
-        verb = "stress train" if held == DEFENCE else f"train {held}"
+        verb = OTHERS.get(held, f"train {held}")
         raise RunError(
             f"{stored.parent}: holds a {held} training; use `apercu {verb}`, or choose "
             "another --out"
         )
+
+
+def _other(keys: Iterable[str]) -> str | None:
+    """Which of the other trainings has these settings."""
+    return next((kind for kind in OTHERS if kind in keys), None)
 
 
 def changed(

@@ -1,11 +1,15 @@
-"""Heads, shares and networks by the words that people type."""
+"""Heads, shares, networks, pretexts and catalogues by the words that people type."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
-from apercu.errors import ConfigError
+from apercu.errors import ConfigError, nearest
 from apercu.pretraining.heads import HEADS, Learner
+from apercu.pretraining.materials import Join
+from apercu.pretraining.settings import PRETEXTS, PretrainSettings
+from apercu.training.settings import Family
 from apercu.typed import named, read, split_names
 
 
@@ -36,3 +40,29 @@ def networks_named(texts: Sequence[str]) -> dict[str, str]:
             raise ConfigError(f"network: expected each name once, got {name} twice")
         found[name] = spec
     return found
+
+
+def pretext_named(name: str) -> Family[PretrainSettings]:
+    """The settings of one pretext; raises ConfigError."""
+    if name not in PRETEXTS.presets:
+        known = ", ".join(PRETEXTS.presets)
+        raise ConfigError(
+            f"pretext: expected one of {known}, got {name}{nearest(name, PRETEXTS.presets)}"
+        )
+    return Family(PretrainSettings, {name: PRETEXTS.presets[name]})
+
+
+def join_named(
+    catalogue: Path | None, target: str | None, id: str | None, radius: float
+) -> Join | None:
+    """What a catalogue says of images; raises ConfigError for half of what is needed."""
+    if catalogue is None:
+        if target is not None or id is not None:
+            raise ConfigError("catalogue: --target and --id name its columns; say --catalogue")
+        return None
+    if target is None:
+        raise ConfigError("target: expected columns of magnitudes, such as --target magr,magi")
+    columns = tuple(word.strip() for word in target.split(",") if word.strip())
+    if not columns:
+        raise ConfigError(f"target: expected columns of magnitudes, got {target!r}")
+    return Join(catalogue, columns, id, radius)

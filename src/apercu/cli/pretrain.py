@@ -1,0 +1,154 @@
+"""`apercu pretrain`: a network learns from images that nobody has labelled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from apercu.cli.options import (
+    BatchOption,
+    DebugOption,
+    Device,
+    DeviceOption,
+    ImagesOption,
+    ResumeOption,
+    RunOption,
+    SeedOption,
+    StepsOption,
+)
+from apercu.cli.outcome import keeping
+from apercu.cli.terminal import is_terminal, progress, say, warn
+
+if TYPE_CHECKING:
+    from apercu.images import ImageSource
+    from apercu.pretraining.materials import Join
+    from apercu.pretraining.settings import PretrainSettings
+    from apercu.pretraining.train import Shown
+
+
+def pretrain(
+    pretext: Annotated[
+        str,
+        typer.Argument(metavar="PRETEXT", help="magnitudes, transformation, adios, contrastive."),
+    ],
+    images: ImagesOption,
+    out: RunOption,
+    backbone: Annotated[
+        str, typer.Option(metavar="SPEC", help="timm/NAME, drawn anew, or CARD.json to begin with.")
+    ] = "timm/resnet18",
+    catalogue: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="CSV, Parquet or FITS table.")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Columns of magnitudes in the catalogue.")
+    ] = None,
+    id: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Names of the images; else by position.")
+    ] = None,
+    radius: Annotated[float, typer.Option(help="Of a match by position, arc seconds.")] = 2.0,
+    test: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Further images to measure on.")
+    ] = None,
+    config: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Settings in YAML over the pretext's own.")
+    ] = None,
+    channels: Annotated[int, typer.Option(min=1, max=12, help="Bands of the images.")] = 3,
+    size: Annotated[
+        int | None, typer.Option(min=16, help="Side in pixels; else the first image's, up to 224.")
+    ] = None,
+    stretch: Annotated[
+        Literal["auto", "none", "arcsinh", "log", "zscale"],
+        typer.Option(help="Raw counts to pixels; auto is arcsinh for counts, else none."),
+    ] = "auto",
+    first: Annotated[
+        Literal["inflate", "relearn"],
+        typer.Option(help="The first layer of a card with another number of bands."),
+    ] = "inflate",
+    steps: StepsOption = None,
+    batch: BatchOption = None,
+    resume: ResumeOption = False,
+    devices: Annotated[int, typer.Option(min=1, help="How many devices share the work.")] = 1,
+    seed: SeedOption = 0,
+    device: DeviceOption = Device.AUTO,
+    debug: DebugOption = False,
+) -> None:
+    """Pretrain a network without labels: by brightness, by how images were turned, by likeness.
+
+    Leaves card.json in the run folder, which is a SPEC whose answers are features, and
+    weights.safetensors in timm's own naming.
+
+    Example: apercu pretrain transformation --images films/ --backbone timm/resnet18 --out runs/films
+    """
+    from apercu.explainers.order import Order, changed, settings_for
+    from apercu.images import open_images
+    from apercu.pretraining.backbone import open_backbone
+    from apercu.pretraining.materials import input_for, readable
+    from apercu.pretraining.named import join_named, pretext_named
+    from apercu.pretraining.train import pretrain as train
+    from apercu.training.fit import Fit, Machine
+
+    settings = changed(settings_for(out, config, pretext_named(pretext)), steps=steps, batch=batch)
+    join = join_named(catalogue, target, id, radius)
+    source = open_images(images, channels=channels)
+    input = input_for(source, channels, size, stretch)
+    opened = open_backbone(backbone, input, seed, first)
+    Order(
+        classifier=opened.fingerprint,
+        images=source.name,
+        count=len(source),
+        seed=seed,
+        devices=devices,
+    ).begin(out, resume=resume)
+    with keeping(f"{out} keeps what was done; go on with the same command and --resume"):
+        sources = [source]
+        if test is not None:
+            sources.append(open_images(test, channels=channels, bands=opened.bands))
+        shown = []
+        with progress() as report:
+            for one in sources:
+                usable, wrong = readable(one, opened, lambda *count: report("images", *count))
+                for error in wrong:
+                    warn(str(error))
+                shown.append(_shown(usable, settings, join))
+                say(
+                    f"{one.name}: {len(shown[-1].source)} of {len(one)} images are used, "
+                    f"{len(wrong)} cannot be read"
+                )
+        machine = Machine(device.resolve(), devices, progress=is_terminal())
+        fit = Fit(opened, shown[0].source, out, machine, seed, say)
+        _, facts = train(settings, fit, shown[0].wanted, shown[1] if test else None)
+    if fit.leads:
+        _summary(out, facts)
+
+
+def _shown(source: ImageSource, settings: PretrainSettings, join: Join | None) -> Shown:
+    """Images, and what the pretext wants to come with them."""
+    from apercu.errors import ConfigError
+    from apercu.pretraining.pretexts import Magnitudes
+    from apercu.pretraining.train import Shown
+    from apercu.pretraining.wanted import Brightness
+
+    pretext = settings.pretext
+    if not isinstance(pretext, Magnitudes):
+        if join is not None:
+            raise ConfigError(f"catalogue: {pretext.form} needs none; leave it out")
+        return Shown(source)
+    if join is None:
+        return Shown(source, Brightness(pretext.radius))
+    shown, without = join(source)
+    if without:
+        say(f"{source.name}: {without} images have no magnitude in {join.catalogue}")
+    return shown
+
+
+def _summary(out: Path, facts: dict[str, float]) -> None:
+    """Where the run is, how long it took, and how far off it is."""
+    say(f"trained in {facts['training_seconds'] / 60:.1f} min, {facts['steps']:.0f} steps: {out}")
+    for begin, words in (("held_out_", "images held out"), ("test_", "the test")):
+        found = {k.removeprefix(begin): v for k, v in facts.items() if k.startswith(begin)}
+        if found:
+            errors = ", ".join(f"{name} {value:.3f}" for name, value in found.items())
+            say(f"mean error on {words}: {errors}")
+    say(f"next: apercu evaluate-features --network pretrained={out / 'card.json'} …")
