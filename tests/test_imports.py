@@ -17,7 +17,7 @@ LAYERS = (
     ("errors", "types"),
     ("output", "maps", "typed"),
     ("images", "render"),
-    ("classifiers", "removal"),
+    ("classifiers", "removal", "catalogue"),
     ("networks", "metrics"),
     ("training",),
     ("methods",),

@@ -49,18 +49,25 @@ def is_fits(start: bytes) -> bool:
     return start.startswith((MAGIC, GZIP))
 
 
+def need_astropy(name: str) -> None:
+    """Raises ImageError where the library for FITS files is not installed."""
+    try:
+        import astropy.io.fits  # noqa: F401
+    except ImportError as error:
+        raise ImageError(
+            f"{name}: a FITS file, which needs astropy; install apercu[astro]"
+        ) from error
+
+
 @contextmanager
 def opened(stream: BytesIO | BufferedReader, name: str) -> Iterator[Parts]:
     """The images of a FITS file; pixels are read when they are asked for.
 
     Whatever else goes wrong inside, hostile bytes were the reason: it becomes an ImageError.
     """
-    try:
-        from astropy.io import fits
-    except ImportError as error:
-        raise ImageError(
-            f"{name}: a FITS file, which needs astropy; install apercu[astro]"
-        ) from error
+    need_astropy(name)
+    from astropy.io import fits
+
     with without_remarks("astropy"):
         try:
             stream = _plain(stream, name)

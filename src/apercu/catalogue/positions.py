@@ -1,0 +1,80 @@
+"""Where on the sky the FITS images of a folder lie, by their headers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apercu.catalogue.sky import celestial, place_of
+from apercu.errors import ImageError
+from apercu.images.fits import SUFFIXES
+from apercu.images.folder import FolderImages
+from apercu.images.hdus import need_astropy, opened
+from apercu.images.names import ends_like
+
+if TYPE_CHECKING:
+    from astropy.io.fits import Header
+
+CARDS = (("RA_OBJ", "DEC_OBJ"), ("RA", "DEC"))
+"""Cards of the object's right ascension and declination in degrees, the first pair found."""
+
+
+class Sky(NamedTuple):
+    """Right ascension and declination of each image in degrees, NaN where not known."""
+
+    ra: NDArray[np.float64]
+    dec: NDArray[np.float64]
+
+
+def sky_positions(
+    source: FolderImages,
+    cards: tuple[tuple[str, str], ...] = CARDS,
+    progress: Callable[[int, int], None] | None = None,
+) -> Sky:
+    """The centre of each image on the sky, by its celestial coordinates, else by its cards.
+
+    Args:
+        source: a folder; images that are no FITS, damaged, or tell no place are NaN.
+        cards: names of two cards with degrees, tried in this order.
+        progress: told how many images of how many are done.
+
+    Raises:
+        ImageError: astropy is not installed.
+    """
+    need_astropy(source.name)
+    places = np.full((len(source), 2), np.nan)
+    for index, place in enumerate(source.places):
+        if ends_like(place.file, SUFFIXES):
+            places[index] = position(source.path / place.file, cards)
+        if progress is not None:
+            progress(index + 1, len(source))
+    return Sky(places[:, 0], places[:, 1])
+
+
+def position(path: Path, cards: tuple[tuple[str, str], ...] = CARDS) -> tuple[float, float]:
+    """The same of one FITS file; NaN for one that is damaged, which is told when it is read."""
+    try:
+        with path.open("rb") as stream, opened(stream, str(path)) as parts:
+            first = parts.images[0]
+            wcs = celestial(first.header)
+            if wcs is not None:
+                height, width = first.shape[-2:]
+                return place_of(wcs, (width - 1) / 2, (height - 1) / 2)
+            return _by_cards((first.header, parts.primary), cards)
+    except (ImageError, OSError):
+        return float("nan"), float("nan")
+
+
+def _by_cards(
+    headers: tuple[Header, ...], cards: tuple[tuple[str, str], ...]
+) -> tuple[float, float]:
+    for ra, dec in cards:
+        for header in headers:
+            found = header.get(ra), header.get(dec)
+            if all(isinstance(one, float | int) and not isinstance(one, bool) for one in found):
+                return float(found[0]), float(found[1])
+    return float("nan"), float("nan")

@@ -1,0 +1,108 @@
+"""Places of images by known projections and by cards."""
+
+from __future__ import annotations
+
+import sys
+from math import atan2, cos, degrees, hypot, radians, sin
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from apercu.catalogue import sky_positions
+from apercu.catalogue.sky import celestial, pixels_of, place_of
+from apercu.errors import ImageError
+from apercu.images import open_images
+from apercu.images.folder import FolderImages
+
+SIDE = 21
+
+
+def tan_header(ra: float, dec: float, scale: float = 1 / 3600, **cards: Any) -> fits.Header:
+    """A gnomonic projection whose reference is pixel (11, 8) as FITS counts."""
+    header = fits.Header()
+    known = {"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRPIX1": 11, "CRPIX2": 8}
+    known |= {"CRVAL1": ra, "CRVAL2": dec, "CDELT1": -scale, "CDELT2": scale, "RADESYS": "ICRS"}
+    known |= {"CUNIT1": "deg", "CUNIT2": "deg"}
+    header.update(known | cards)
+    return header
+
+
+def gnomonic(ra: float, dec: float, east: float, north: float) -> tuple[float, float]:
+    """Where a step in the tangent plane (degrees) leads: Calabretta & Greisen 2002, section 5.1."""
+    x, y = radians(east), radians(north)
+    rho = hypot(x, y)
+    if not rho:
+        return ra, dec
+    c, d = atan2(rho, 1), radians(dec)
+    top = atan2(x * sin(c), rho * cos(d) * cos(c) - y * sin(d) * sin(c))
+    height = cos(c) * sin(d) + y * sin(c) * cos(d) / rho
+    return (ra + degrees(top)) % 360, degrees(atan2(height, (1 - height**2) ** 0.5))
+
+
+@pytest.mark.parametrize(("ra", "dec"), [(0.001, 10.0), (150.0, -60.0), (10.0, 89.9)])
+def test_pixels_and_places_of_a_tan_projection(ra: float, dec: float) -> None:
+    wcs = celestial(tan_header(ra, dec, scale=1 / 60))
+    assert wcs is not None
+    for x, y in ((10, 7), (0, 0), (20, 3)):
+        wanted = gnomonic(ra, dec, -(x - 10) / 60, (y - 7) / 60)
+        assert place_of(wcs, float(x), float(y)) == pytest.approx(wanted, abs=1e-9)
+        back = pixels_of(wcs, np.array([wanted[0]]), np.array([wanted[1]]), (SIDE, SIDE))
+        assert (back[0][0], back[1][0]) == pytest.approx((x, y), abs=1e-6)
+
+
+def test_places_behind_the_projection_are_nowhere() -> None:
+    wcs = celestial(tan_header(10.0, 20.0))
+    ra, dec = np.array([190.0, np.nan, 10.0, 12.5]), np.array([-20.0, 0.0, 20.0, 20.0])
+    x, y = pixels_of(wcs, ra, dec, (SIDE, SIDE))
+    assert np.isnan(x).tolist() == np.isnan(y).tolist() == [True, True, False, True]
+
+
+def test_other_systems_become_icrs() -> None:
+    header = tan_header(0.0, 0.0, CTYPE1="GLON-TAN", CTYPE2="GLAT-TAN")
+    found = place_of(celestial(header), 10.0, 7.0)
+    assert found == pytest.approx((266.40499, -28.93617), abs=1e-4)  # the centre of the Galaxy
+
+
+def stamp(path: Path, header: fits.Header | None = None, primary: Any = None) -> None:
+    first = fits.PrimaryHDU()
+    first.header.update(primary or {})
+    fits.HDUList([first, fits.ImageHDU(np.ones((SIDE, SIDE)), header)]).writeto(path)
+
+
+def folder(path: Path) -> FolderImages:
+    source = open_images(path, channels=1)
+    assert isinstance(source, FolderImages)
+    return source
+
+
+def test_the_centre_by_coordinates_else_by_cards(tmp_path: Path) -> None:
+    stamp(tmp_path / "a.fits", tan_header(30.0, 40.0), {"RA": 1.0, "DEC": 2.0})
+    stamp(tmp_path / "b.fits", None, {"RA": 1.0, "DEC": 2.0, "RA_OBJ": 3, "DEC_OBJ": -4.5})
+    stamp(tmp_path / "c.fits", fits.Header({"RA": 7.0, "DEC": 8.0}), {"RA": 1.0, "DEC": 2.0})
+    stamp(tmp_path / "d.fits", None, {"RA": "12:30:00", "DEC": 2.0})
+    stamp(tmp_path / "e.fits", fits.Header({"CTYPE1": "RA---TAN", "CTYPE2": "DEC--XXX"}))
+    (tmp_path / "f.fits").write_bytes(b"SIMPLE  = damaged")
+    np.save(tmp_path / "g.npy", np.zeros((4, 4)))
+    seen: list[tuple[int, int]] = []
+    found = sky_positions(folder(tmp_path), progress=lambda done, total: seen.append((done, total)))
+    centre = gnomonic(30.0, 40.0, 0.0, 3 / 3600)
+    wanted = [centre, (3, -4.5), (7, 8), *[(np.nan, np.nan)] * 4]
+    np.testing.assert_allclose(np.stack(found, axis=1), wanted, rtol=0, atol=1e-9)
+    assert seen[-1] == (7, 7) and len(seen) == 7
+
+
+def test_other_cards(tmp_path: Path) -> None:
+    stamp(tmp_path / "a.fits", None, {"RA": 1.0, "DEC": 2.0, "OBJRA": 5.0, "OBJDEC": 6.0})
+    found = sky_positions(folder(tmp_path), (("OBJRA", "OBJDEC"),))
+    assert (found.ra.tolist(), found.dec.tolist()) == ([5.0], [6.0])
+
+
+def test_without_astropy_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.save(tmp_path / "g.npy", np.zeros((4, 4)))
+    source = folder(tmp_path)
+    monkeypatch.setitem(sys.modules, "astropy.io.fits", None)
+    with pytest.raises(ImageError, match=r"install apercu\[astro\]"):
+        sky_positions(source)
