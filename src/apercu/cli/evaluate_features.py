@@ -21,6 +21,15 @@ def evaluate_features(
     images: Annotated[str, typer.Option(metavar="DIR", help="Labelled images to learn from.")],
     test: Annotated[str, typer.Option(metavar="DIR", help="Labelled images to measure on.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where results go.")],
+    catalogue: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="CSV, Parquet or FITS table with classes.")
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Column of classes in the catalogue.")
+    ] = None,
+    id: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Column of the images' names.")
+    ] = None,
     heads: Annotated[
         str, typer.Option(metavar="A,B:KEY=VALUE,…", help="What learns from the features.")
     ] = "linear,dense,nearest",
@@ -48,11 +57,12 @@ def evaluate_features(
     from apercu.images import open_images
     from apercu.output import check_writable, write_json
     from apercu.pretraining.few_labels import Protocol, curve, known, random_start
-    from apercu.pretraining.named import fractions_of, heads_named, networks_named
+    from apercu.pretraining.named import fractions_of, heads_named, labels_named, networks_named
     from apercu.pretraining.plane import plane
     from apercu.pretraining.report import METRIC, write_report
     from apercu.render import SERIES
 
+    labels = labels_named(catalogue, label, id)
     protocol = Protocol(heads_named(heads), fractions_of(fractions), draws, seed)
     starts = networks_named(network)
     opened = {name: open_classifier(spec, device=device.resolve()) for name, spec in starts.items()}

@@ -76,10 +76,10 @@ def pretrain(
 ) -> None:
     """Pretrain a network without labels: by brightness, by how images were turned, by likeness.
 
-    Leaves card.json in the run folder, which is a SPEC whose answers are features, and
-    weights.safetensors in timm's own naming.
+    Leaves card.json in the run folder, a SPEC whose answers are features, and its weights in
+    timm's own naming.
 
-    Example: apercu pretrain transformation --images films/ --backbone timm/resnet18 --out runs/films
+    Example: apercu pretrain transformation --images films/ --backbone timm/resnet18 --out films
     """
     from apercu.explainers.order import Order, changed, settings_for
     from apercu.images import open_images

@@ -108,7 +108,7 @@ def _check_kind(stored: Path, family: Family[S]) -> None:
     if isinstance(content, dict):
         held = _other(content) or content.get("explainer", "mask")
     if held != wanted:
-        verb = OTHERS.get(held, f"train {held}")
+        verb = OTHERS.get(str(held), f"train {held}")
         raise RunError(
             f"{stored.parent}: holds a {held} training; use `apercu {verb}`, or choose "
             "another --out"

@@ -163,7 +163,7 @@ def _rows(
 ) -> list[Row]:
     hits = right.numpy().astype(float)
     every = [np.arange(len(labels))]
-    by_class = [torch.where(labels == one)[0].numpy() for one in labels.unique()]
+    by_class = [torch.where(labels == one)[0].numpy() for one in set(labels.tolist())]
     rows = []
     for metric, groups in (("accuracy", every), ("balanced_accuracy", by_class)):
         value = np.mean([hits[:, group].mean() for group in groups])

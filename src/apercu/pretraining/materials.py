@@ -63,7 +63,7 @@ class Join:
             raise ImagesError(f"{catalogue.path}: no image of {source.name} has a magnitude")
         chosen = ChosenImages(source, tuple(known.tolist()))
         found = torch.from_numpy(values[known]).float()
-        return Shown(chosen, Listed(found)), len(source) - len(known)
+        return Shown(chosen, Listed(found), self.columns), len(source) - len(known)
 
     def _matched(self, source: ImageSource) -> Matched:
         catalogue = read_catalogue(self.catalogue)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from apercu.catalogue import by_id, label_images, read_catalogue
 from apercu.errors import ConfigError, nearest
+from apercu.images import ImageSource
 from apercu.pretraining.heads import HEADS, Learner
 from apercu.pretraining.materials import Join
 from apercu.pretraining.settings import PRETEXTS, PretrainSettings
@@ -66,3 +68,17 @@ def join_named(
     if not columns:
         raise ConfigError(f"target: expected columns of magnitudes, got {target!r}")
     return Join(catalogue, columns, id, radius)
+
+
+def labels_named(
+    catalogue: Path | None, column: str | None, id: str | None
+) -> Callable[[ImageSource], ImageSource]:
+    """How images get their classes: they have them, or a catalogue does; raises ConfigError."""
+    if catalogue is None:
+        if column is not None or id is not None:
+            raise ConfigError("catalogue: --label and --id name its columns; say --catalogue")
+        return lambda source: source
+    if column is None or id is None:
+        raise ConfigError("catalogue: expected --label and --id, columns of it")
+    known = read_catalogue(catalogue)
+    return lambda source: label_images(source, by_id(source.names, known, id).rows, known, column)

@@ -38,10 +38,16 @@ class Shown:
     Args:
         source: of the images.
         wanted: None where the pretext needs images alone.
+        columns: names of what is wanted, for reports.
     """
 
     source: ImageSource
     wanted: Wanted | None = None
+    columns: tuple[str, ...] = ()
+
+    def called(self, place: int) -> str:
+        """The name of a value that is wanted, from 0; its number from 1 where it has none."""
+        return self.columns[place] if place < len(self.columns) else str(place + 1)
 
 
 def pretrain(
@@ -113,10 +119,11 @@ def measure(
         moved = batch.to(device) if isinstance(batch, Tensor) else [one.to(device) for one in batch]
         lesson = asked.lesson(moved, generator)
         for name, off in training.settings.pretext.errors(training.network, lesson).items():
-            found.setdefault(name, []).append(off.cpu())
+            known = shown.called(int(name)) if name.isdecimal() else name
+            found.setdefault(known, []).append(off.cpu())
         if lesson.found is not None and usual is not None:
-            for place, off in enumerate((lesson.found.cpu() - usual).abs().unbind(1), 1):
-                found.setdefault(f"constant_{place}", []).append(off)
+            for place, off in enumerate((lesson.found.cpu() - usual).abs().unbind(1)):
+                found.setdefault(f"constant_{shown.called(place)}", []).append(off)
     means = {name: float(torch.cat(off).nanmean()) for name, off in found.items()}
     return {name: mean for name, mean in means.items() if mean == mean}
 

@@ -89,7 +89,10 @@ class Pretext(BaseModel, ABC):
 
     @abstractmethod
     def errors(self, network: PretextNetwork, lesson: Lesson) -> dict[str, Scores]:
-        """How far off the network is, in units that a person knows; NaN where nothing is known."""
+        """How far off the network is, in units that a person knows; NaN where nothing is known.
+
+        A name that is a number is the place of a value that was wanted.
+        """
 
     @abstractmethod
     def tiles(self, network: PretextNetwork, lesson: Lesson) -> list[Tile]:

@@ -63,7 +63,7 @@ class Magnitudes(Pretext):
 
     def errors(self, network: PretextNetwork, lesson: Lesson) -> dict[str, Scores]:
         off = (self._said(network, lesson.images) - _known(lesson.found)).abs()
-        return {f"magnitude_{i + 1}": column for i, column in enumerate(off.unbind(1))}
+        return {str(place): column for place, column in enumerate(off.unbind(1))}
 
     def tiles(self, network: PretextNetwork, lesson: Lesson) -> list[render.Tile]:
         said = self._said(network, lesson.images)[0]
