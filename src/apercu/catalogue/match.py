@@ -41,16 +41,7 @@ def by_id(names: Sequence[str], catalogue: Catalogue, column: str) -> Matched:
             cannot tell its ids apart.
         ImagesError: fewer than half of the images have a row.
     """
-    rows: dict[str, int] = {}
-    for row, key in enumerate(identifiers(catalogue, column)):
-        if key is None:
-            continue
-        if key in rows:
-            raise ConfigError(
-                f"{catalogue.path}: expected each {column} once, got {key} in rows "
-                f"{rows[key] + 1} and {row + 1}; choose another column"
-            )
-        rows[key] = row
+    rows = rows_by_id(catalogue, column)
     found = np.array([rows.get(as_text(stem(name, SUFFIXES)), -1) for name in names], dtype=np.intp)
     example = f"such as {next(iter(rows), 'nothing')} in the catalogue"
     return _checked(found, catalogue, f"by {column}", f"are ids like the images' names, {example}?")
@@ -91,8 +82,28 @@ def by_position(
     )
 
 
-def identifiers(catalogue: Catalogue, column: str) -> list[str | None]:
-    """A column of ids as text, None where one is missing; raises ConfigError."""
+def rows_by_id(catalogue: Catalogue, column: str) -> dict[str, int]:
+    """The row of each id, in the order of the rows; rows without an id are left out.
+
+    Raises:
+        ConfigError: there is no such column, an id stands in two rows, or the column's floats
+            cannot tell its ids apart.
+    """
+    rows: dict[str, int] = {}
+    for row, key in enumerate(_identifiers(catalogue, column)):
+        if key is None:
+            continue
+        if key in rows:
+            raise ConfigError(
+                f"{catalogue.path}: expected each {column} once, got {key} in rows "
+                f"{rows[key] + 1} and {row + 1}; choose another column"
+            )
+        rows[key] = row
+    return rows
+
+
+def _identifiers(catalogue: Catalogue, column: str) -> list[str | None]:
+    """A column of ids as text, None where one is missing."""
     values = catalogue.column(column)
     if values.dtype.kind == "f":
         known = values[np.isfinite(values)]

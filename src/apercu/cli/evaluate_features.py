@@ -73,7 +73,8 @@ def evaluate_features(
     with keeping("nothing was written"), progress(lines=True) as report:
         for name, one in opened.items():
             sources = [
-                open_images(spec, channels=one.channels, bands=one.bands) for spec in (images, test)
+                labels(open_images(spec, channels=one.channels, bands=one.bands))
+                for spec in (images, test)
             ]
             names = sources[0].class_names or tuple(
                 dict.fromkeys(str(item.label) for item in sources[0])

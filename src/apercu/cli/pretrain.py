@@ -118,7 +118,7 @@ def pretrain(
                 )
         machine = Machine(device.resolve(), devices, progress=is_terminal())
         fit = Fit(opened, shown[0].source, out, machine, seed, say)
-        _, facts = train(settings, fit, shown[0].wanted, shown[1] if test else None)
+        _, facts = train(settings, fit, *shown)
     if fit.leads:
         _summary(out, facts)
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import apercu
-from apercu.cli import compare, demo, evaluate_features, explain, pretrain, stress, train
+from apercu.cli import compare, cutouts, demo, evaluate_features, explain, pretrain, stress, train
 from apercu.cli.outcome import arguments, ended
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command("explain")(explain.explain)
 app.command("compare")(compare.compare)
 app.add_typer(stress.app, name="stress")
 app.command("pretrain")(pretrain.pretrain)
+app.command("cutouts")(cutouts.cutouts)
 app.command("evaluate-features")(evaluate_features.evaluate_features)
 
 

@@ -63,6 +63,8 @@ class MaskingNetwork(GatedNetwork):
             return extent
         core = torch.stack([evidence.core for evidence in found], 1)
         extent = grouped(extent.sigmoid(), walking_ground(features))
+        if core.shape != extent.shape:  # small images, where the walk is on a finer grid
+            core = F.interpolate(core, extent.shape[2:], mode="bilinear", align_corners=False)
         return dialled(extent, core.sigmoid())
 
     def forward(self, images: Images, targets: Targets) -> Maps:

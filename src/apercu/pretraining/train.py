@@ -51,14 +51,14 @@ class Shown:
 
 
 def pretrain(
-    settings: PretrainSettings, fit: Fit, wanted: Wanted | None, test: Shown | None = None
+    settings: PretrainSettings, fit: Fit, shown: Shown, test: Shown | None = None
 ) -> tuple[Classifier, dict[str, float]]:
     """Trains a copy of the fit's backbone and leaves it in the run folder.
 
     Args:
         settings: what is learnt.
         fit: of which backbone, on which images, where.
-        wanted: what comes with each image of the fit's source.
+        shown: the fit's images, and what comes with them.
         test: further images to measure on.
 
     Returns:
@@ -72,13 +72,12 @@ def pretrain(
     _claim(fit.run / CONFIG, settings)
     backbone = trainable(fit.classifier, seed=fit.seed)
     learnt, held_out = parts(len(fit.source), fit.seed)
-    shown = Shown(fit.source, wanted)
     sample = _sample(shown, fit.classifier, learnt)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(fit.seed)
         made = nn.ModuleDict(settings.pretext.parts(sample))
     network = PretextNetwork(backbone, fit.classifier.network.input, made)
-    training = PretrainTraining(network, fit.classifier, settings, fit.seed, wanted)
+    training = PretrainTraining(network, fit.classifier, settings, fit.seed, shown.wanted)
     facts = fit(training)
     usual = None if sample.found is None else sample.found.nanmedian(0).values
     facts |= {f"held_out_{k}": v for k, v in measure(training, shown, usual, held_out).items()}

@@ -71,7 +71,7 @@ class Sample:
 
     images: Images
     features: int
-    found: Found | None
+    found: Float[Tensor, "sample values"] | None
 
 
 class Pretext(BaseModel, ABC):

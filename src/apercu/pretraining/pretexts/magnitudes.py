@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from apercu import render
 from apercu.errors import ConfigError
 from apercu.pretraining.pretexts.base import (
-    Found,
     Lesson,
     Pretext,
     PretextNetwork,
@@ -75,7 +74,7 @@ class Magnitudes(Pretext):
         return self.faintest * (share + (share.clamp(0, 1) - share).detach())
 
 
-def _known(found: Found | None) -> Found:
+def _known(found: Tensor | None) -> Tensor:
     if found is None:
         raise ConfigError("magnitudes: expected magnitudes with the images, got none")
     return found

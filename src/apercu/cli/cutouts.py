@@ -1,0 +1,128 @@
+"""`apercu cutouts`: stamps around the objects of a catalogue."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from apercu.cli.options import DebugOption, OutOption
+from apercu.cli.outcome import keeping
+from apercu.cli.terminal import progress, say
+from apercu.errors import ConfigError, ImagesError
+
+if TYPE_CHECKING:
+    from apercu.catalogue.cutouts import Fate
+
+
+def cutouts(
+    frames: Annotated[
+        list[Path], typer.Argument(metavar="FRAME…", help="FITS files with an image per band.")
+    ],
+    catalogue: Annotated[
+        Path, typer.Option(metavar="FILE", help="The objects: CSV, Parquet or a FITS table.")
+    ],
+    out: OutOption,
+    size: Annotated[int, typer.Option(min=2, max=4096, help="Side of a stamp in pixels.")] = 63,
+    ra: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Right ascension in degrees.")
+    ] = None,
+    dec: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Declination in degrees.")
+    ] = None,
+    x: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Pixel along a row; the first one is 1, as in FITS."),
+    ] = None,
+    y: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Row of pixels; the first one is 1.")
+    ] = None,
+    ids: Annotated[
+        str | None,
+        typer.Option("--id", metavar="COLUMN", help="Names the stamps; else the row's number."),
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Classes, written as labels.csv.")
+    ] = None,
+    debug: DebugOption = False,
+) -> None:
+    """Cut a stamp around each object of a catalogue from large FITS frames.
+
+    A stamp holds the same bands as its frame, raw counts, NaN beyond the edge, and its coordinates.
+    Objects outside of all frames, or with more than half of their pixels missing, are left out and
+    counted. The stamps and their labels.csv are a folder of images for every other verb.
+
+    Example: apercu cutouts frame.fits --catalogue objects.csv --id candid --label kind --out stamps
+    """
+    from apercu.catalogue import classes, read_catalogue
+    from apercu.catalogue.cutouts import Fate, cut_out, objects_of
+    from apercu.output import check_writable, write
+
+    columns, in_pixels = _columns((ra, dec), (x, y))
+    table = read_catalogue(catalogue)
+    objects = objects_of(table, columns, in_pixels=in_pixels, ids=ids)
+    names = None if label is None else classes(table, label)
+    files = _files(objects.ids)
+    if label is None and (out / "labels.csv").exists():
+        raise ConfigError(f"{out}: has a labels.csv already; give --label, or another folder")
+    check_writable(out)
+    kept = f"{out} holds the stamps that were cut; the same command makes all of them again"
+    with keeping(kept), progress() as report:
+        fates = cut_out(
+            frames,
+            objects,
+            size,
+            lambda index, stamp: write(out / files[index], stamp),
+            lambda done, total: report("objects", done, total),
+        )
+    if Fate.CUT not in fates:
+        raise ImagesError(f"{catalogue}: {_summary(fates)}; do frames and columns belong together?")
+    done = [index for index, fate in enumerate(fates) if fate is Fate.CUT]
+    said = ""
+    if names is not None:
+        known = [(files[index], names[index]) for index in done if names[index] is not None]
+        write(out / "labels.csv", _table(known))
+        said = f", {len(known)} of them in labels.csv" if len(known) < len(done) else ", labelled"
+    say(f"{_summary(fates)}{said}: {out}")
+
+
+def _columns(
+    sky: tuple[str | None, str | None], pixels: tuple[str | None, str | None]
+) -> tuple[tuple[str, str], bool]:
+    """The two columns of the places, and whether they are pixels."""
+    if any(pixels):
+        if any(sky) or not all(pixels):
+            raise ConfigError("--x and --y: expected both, without --ra and --dec")
+        return (str(pixels[0]), str(pixels[1])), True
+    return (sky[0] or "ra", sky[1] or "dec"), False
+
+
+def _files(ids: tuple[str, ...]) -> tuple[str, ...]:
+    """A file name for each id; raises ConfigError where two ids would give one."""
+    files = tuple("_" * (one[:1] == ".") + re.sub(r"[^\w.+-]", "_", one) + ".fits" for one in ids)
+    name, times = Counter(file.casefold() for file in files).most_common(1)[0]
+    if times > 1:
+        raise ConfigError(f"--id: {times} ids give the file {name}; choose another column")
+    return files
+
+
+def _summary(fates: list[Fate]) -> str:
+    """How many stamps, and why the others are none."""
+    counts = Counter(fates)
+    cut = next((count for fate, count in counts.items() if fate.name == "CUT"), 0)
+    reasons = ", ".join(f"{n} {fate}" for fate, n in sorted(counts.items()) if fate.name != "CUT")
+    skipped = len(fates) - cut
+    return f"{cut} stamp{'s' * (cut != 1)}, {skipped} skipped" + (
+        f" ({reasons})" if skipped else ""
+    )
+
+
+def _table(rows: list[tuple[str, str | None]]) -> str:
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="\n").writerows([("file", "class"), *rows])
+    return stream.getvalue()

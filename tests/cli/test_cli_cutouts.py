@@ -1,0 +1,99 @@
+"""`apercu cutouts`: a folder of stamps that other verbs read, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from apercu.images import open_images
+from apercu.images.folder import FolderImages
+
+
+@pytest.fixture
+def survey(tmp_path: Path) -> Path:
+    pixels = np.arange(40 * 60, dtype=np.float32).reshape(40, 60)
+    header = fits.Header({"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "RADESYS": "ICRS"})
+    header.update({"CRPIX1": 31, "CRPIX2": 21, "CRVAL1": 10.0, "CRVAL2": 0.0})
+    header.update({"CDELT1": -0.001, "CDELT2": 0.001})
+    bands = [fits.ImageHDU(pixels + 5000 * k, header, name=name) for k, name in enumerate("GR")]
+    fits.HDUList([fits.PrimaryHDU(), *bands]).writeto(tmp_path / "frame.fits")
+    lines = (
+        "name,ra,dec,x,y,kind",
+        "a/1,10.0,0.0,31,21,star",
+        "b,9.99,0.005,41,26,galaxy",
+        "c,10.01,0.0,21,21,",
+        "d,50,0,500,1,star",
+        "e,,,1,1,star",
+    )
+    (tmp_path / "objects.csv").write_text("\n".join(lines))
+    return tmp_path
+
+
+def test_the_command(apercu, survey: Path) -> None:
+    words = ("cutouts", survey / "frame.fits", "--catalogue", survey / "objects.csv")
+    asked = ("--id", "name", "--label", "kind", "--size", "9", "--out", survey / "stamps")
+    said = apercu(*words, *asked)
+    assert said.code == 0, said.err
+    assert said.out == (
+        f"3 stamps, 2 skipped (1 outside, 1 without a position), 2 of them in labels.csv: "
+        f"{survey / 'stamps'}\n"
+    )
+    stamps = sorted(path.name for path in (survey / "stamps").glob("*.fits"))
+    assert stamps == ["a_1.fits", "b.fits", "c.fits"]
+    source = open_images(survey / "stamps", channels=2)
+    assert isinstance(source, FolderImages) and source.bands == ("G", "R")
+    assert [(item.name, item.label) for item in source] == [
+        ("a_1.fits", "star"),
+        ("b.fits", "galaxy"),
+    ]
+    centre = 20 * 60 + 30
+    assert source[0].picture[:, 4, 4].tolist() == [centre, centre + 5000]
+    assert source[1].picture[:, 4, 4].tolist() == [25 * 60 + 40, 25 * 60 + 40 + 5000]
+
+
+def test_pixels_count_from_one(apercu, survey: Path) -> None:
+    words = ("cutouts", survey / "frame.fits", "--catalogue", survey / "objects.csv")
+    said = apercu(*words, "--x", "x", "--y", "y", "--size", "3", "--out", survey / "stamps")
+    assert said.code == 0, said.err
+    assert said.out.startswith("3 stamps, 2 skipped (1 mostly without pixels, 1 outside): ")
+    with fits.open(survey / "stamps" / "0.fits") as stamp:
+        assert stamp[0].data[1, 1] == 20 * 60 + 30
+        assert stamp[0].header["RA"] == pytest.approx(10.0, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("--x", "x"), "--x and --y: expected both, without --ra and --dec"),
+        (("--x", "x", "--y", "y", "--ra", "ra"), "--x and --y: expected both, without --ra"),
+        (("--ra", "rra"), "no column rra, got name, ra, dec, x, y, kind; did you mean ra?"),
+        (("--label", "knd"), "no column knd, got name, ra, dec, x, y, kind; did you mean kind?"),
+        (("--id", "kind"), "expected each kind once, got star in rows 1 and 4"),
+        (("--ra", "x", "--dec", "y"), "0 stamps, 5 skipped (4 outside, 1 without a position); do"),
+        (("--size", "1"), "Invalid value for '--size'"),
+    ],
+)
+def test_what_cannot_be(apercu, survey: Path, words: tuple[str, ...], line: str) -> None:
+    said = apercu(
+        *("cutouts", survey / "frame.fits", "--catalogue", survey / "objects.csv"),
+        *("--out", survey / "stamps", *words),
+    )
+    assert said.code == 2 and line in said.err and said.err.count("\n") == 1
+    assert not list((survey / "stamps").glob("*.fits"))
+
+
+def test_labels_of_another_time_are_not_mixed_in(apercu, survey: Path) -> None:
+    words = ("cutouts", survey / "frame.fits", "--catalogue", survey / "objects.csv")
+    assert apercu(*words, "--label", "kind", "--size", "5", "--out", survey / "s").code == 0
+    said = apercu(*words, "--size", "5", "--out", survey / "s")
+    assert said.code == 2 and "has a labels.csv already; give --label, or another" in said.err
+
+
+def test_ids_that_would_be_one_file(apercu, survey: Path) -> None:
+    (survey / "two.csv").write_text("id,ra,dec\na/b,10,0\na b,10,0\n")
+    words = ("cutouts", survey / "frame.fits", "--catalogue", survey / "two.csv", "--id", "id")
+    said = apercu(*words, "--out", survey / "s")
+    assert said.code == 2 and "--id: 2 ids give the file a_b.fits; choose another" in said.err

@@ -1,0 +1,174 @@
+"""`apercu pretrain`: a run that timm, evaluate-features and train mask can open; bad input."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+
+from apercu import open_classifier
+from apercu.pretraining.step import PretrainTraining
+
+BACKBONE = "timm/test_resnet"
+
+
+@pytest.fixture(scope="module")
+def stamps(tmp_path_factory) -> Path:
+    """Stars of several magnitudes on a noisy sky, in three bands, and a catalogue of them."""
+    folder = tmp_path_factory.mktemp("stamps")
+    draw = np.random.default_rng(0)
+    magnitudes = draw.uniform(15, 20, 60)
+    across = np.arange(32) - 15.5
+    profile = np.exp(-(across[:, None] ** 2 + across**2) / 8)
+    flux = 10 ** (-0.4 * (magnitudes - 25)) / profile.sum()
+    pixels = 300 + 4 * draw.standard_normal((60, 3, 32, 32)) + flux[:, None, None, None] * profile
+    pixels[7] = np.nan
+    np.savez(folder / "stamps.npz", stamps=pixels.astype("f4"), ids=np.arange(100, 160))
+    with (folder / "catalogue.csv").open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["name", "mag", "bright", "missing"])
+        for number, magnitude in enumerate(magnitudes):
+            missing = -999 if number % 2 else f"{magnitude:.4f}"
+            writer.writerow([100 + number, f"{magnitude:.4f}", magnitude < 17.5, missing])
+    return folder
+
+
+def _options(stamps: Path, out: Path, *further: object) -> list[object]:
+    return ["--images", stamps / "stamps.npz", "--out", out, "--backbone", BACKBONE, *further]
+
+
+def test_a_run_from_stamps_to_features(apercu, stamps, tmp_path) -> None:
+    run, joined = tmp_path / "run", ("--catalogue", stamps / "catalogue.csv", "--id", "name")
+    options = _options(stamps, run, *joined, "--target", "mag,missing", "--batch", "8")
+    said = apercu("pretrain", "magnitudes", *options, "--steps", "12", "--test", options[1])
+    assert said.code == 0, said.err
+    assert "59 of 60 images are used, 1 cannot be read" in said.out
+    assert "107" in said.err
+    facts = json.loads((run / "facts.json").read_text())
+    assert {"held_out_mag", "test_mag", "test_missing", "test_constant_mag"} <= facts.keys()
+    network = timm.create_model(
+        "test_resnet", num_classes=0, checkpoint_path=str(run / "weights.safetensors")
+    )
+    opened = open_classifier(run / "card.json")
+    images = opened.prepare(torch.full((3, 32, 32), 300.0))[None]
+    expected = network.eval()(opened.normalise(images))
+    torch.testing.assert_close(opened(images), expected)
+    assert opened.network.output == "features"
+    out = tmp_path / "features"
+    said = apercu(
+        *(
+            "evaluate-features",
+            "--network",
+            f"mine={run / 'card.json'}",
+            "--images",
+            stamps / "stamps.npz",
+        ),
+        *("--test", stamps / "stamps.npz", *joined, "--label", "bright", "--out", out),
+        *("--heads", "nearest:neighbours=1,fine_tuning:steps=4", "--fractions", "0.5,1"),
+        *("--draws", "2", "--anew"),
+    )
+    assert said.code == 0, said.err
+    rows = json.loads((out / "features.json").read_text())["rows"]
+    assert {row["start"] for row in rows} == {"mine", "mine, anew"}
+    own = [r["value"] for r in rows if r["start"] == "mine" and r["fraction"] == 1.0]
+    assert own[0] == 1  # each is its own neighbour
+    page = (out / "report.html").read_text()
+    assert "Labels saved" in page or "mine, anew" in page
+
+
+def test_a_training_goes_on_as_if_it_had_not_stopped(apercu, stamps, tmp_path) -> None:
+    config = tmp_path / "settings.yaml"
+    config.write_text("schedule: {steps: 6, batch: 8, save_every: 2}\n")
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    command = ["pretrain", "transformation"]
+    assert apercu(*command, *_options(stamps, whole, "--config", config)).code == 0
+
+    def stopped(self: PretrainTraining, batch: Any, index: int) -> torch.Tensor:
+        if self.global_step == 5:
+            raise KeyboardInterrupt
+        return learnt(self, batch, index)
+
+    learnt = PretrainTraining.training_step
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PretrainTraining, "training_step", stopped)
+        said = apercu(*command, *_options(stamps, parts, "--config", config))
+    assert said.code == 130
+    assert "go on with the same command and --resume" in said.err
+    wrong = apercu(
+        *command, *_options(stamps, parts, "--config", config, "--seed", "1", "--resume")
+    )
+    assert wrong.code == 2
+    assert apercu(*command, *_options(stamps, parts, "--resume")).code == 0
+    one, other = (load_file(run / "weights.safetensors") for run in (whole, parts))
+    for key, value in one.items():
+        torch.testing.assert_close(other[key], value)
+
+
+def test_the_backbone_becomes_an_encoder(apercu, stamps, tmp_path, tiny_card) -> None:
+    run = tmp_path / "run"
+    options = ["--images", "planted:size=32,images=24,classes=3", "--out", run, "--size", "32"]
+    apercu(
+        "pretrain", "contrastive", *options, "--backbone", BACKBONE, "--steps", "2", "--batch", "8"
+    )
+    said = apercu(
+        *(
+            "train",
+            "mask",
+            "--classifier",
+            tiny_card,
+            "--images",
+            "planted:size=32,images=24,classes=3",
+        ),
+        *(
+            "--encoder",
+            run / "card.json",
+            "--out",
+            tmp_path / "mask",
+            "--steps",
+            "2",
+            "--batch",
+            "4",
+        ),
+    )
+    assert said.code == 0, said.err
+    assert "trained in" in said.out
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["magnitude"], "did you mean magnitudes"),
+        (
+            ["adios", "--catalogue", "CATALOGUE", "--target", "mag", "--id", "name"],
+            "adios needs none",
+        ),
+        (["magnitudes", "--target", "mag"], "say --catalogue"),
+        (["magnitudes", "--catalogue", "CATALOGUE"], "expected columns of magnitudes"),
+        (["magnitudes", "--catalogue", "CATALOGUE", "--target", "mog", "--id", "name"], "mag"),
+        (
+            ["magnitudes", "--catalogue", "CATALOGUE", "--target", "mag", "--id", "mag"],
+            "matched 0 of",
+        ),
+        (["magnitudes", "--catalogue", "CATALOGUE", "--target", "mag"], "tells positions"),
+        (["magnitudes", "--stretch", "none"], "holds raw counts; choose a --stretch"),
+        (["transformation", "--backbone", "torchvision/resnet18"], "expected timm/NAME"),
+        (["transformation", "--backbone", "timm/resnet18x"], "no such model"),
+        (["transformation", "--channels", "4"], "4"),
+    ],
+)
+def test_bad_input(apercu, stamps, tmp_path, typed, message) -> None:
+    words = [stamps / "catalogue.csv" if word == "CATALOGUE" else word for word in typed]
+    base = _options(stamps, tmp_path / "run")
+    if "--backbone" in words:
+        base = base[:-2]
+    said = apercu("pretrain", words[0], *base, *words[1:])
+    assert said.code == 2
+    assert message in said.err
+    assert said.err.count("error:") == 1
