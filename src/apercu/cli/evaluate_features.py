@@ -54,34 +54,21 @@ def evaluate_features(
     """
     from apercu.classifiers import open_classifier
     from apercu.compare.cost import environment
-    from apercu.images import open_images
     from apercu.output import check_writable, write_json
-    from apercu.pretraining.few_labels import Protocol, curve, known, random_start
+    from apercu.pretraining.few_labels import Protocol
+    from apercu.pretraining.flow import Evaluation
     from apercu.pretraining.named import fractions_of, heads_named, labels_named, networks_named
-    from apercu.pretraining.plane import plane
     from apercu.pretraining.report import METRIC, write_report
-    from apercu.render import SERIES
 
     labels = labels_named(catalogue, label, id)
     protocol = Protocol(heads_named(heads), fractions_of(fractions), draws, seed)
-    starts = networks_named(network)
-    opened = {name: open_classifier(spec, device=device.resolve()) for name, spec in starts.items()}
-    if anew:
-        opened |= {f"{name}, anew": random_start(one, images, seed) for name, one in opened.items()}
+    specs = networks_named(network)
+    opened = {name: open_classifier(spec, device=device.resolve()) for name, spec in specs.items()}
     check_writable(out)
-    rows, planes = [], {}
-    with keeping("nothing was written"), progress(lines=True) as report:
-        for name, one in opened.items():
-            sources = [
-                labels(open_images(spec, channels=one.channels, bands=one.bands))
-                for spec in (images, test)
-            ]
-            names = sources[0].class_names or tuple(
-                dict.fromkeys(str(item.label) for item in sources[0])
-            )
-            learn, shown = (known(one, source, names, report) for source in sources)
-            rows += curve(name, learn, shown, protocol, report)
-            planes[name] = plane(shown, SERIES)
+    with keeping(f"{out} keeps what is finished; the same command does the rest"):
+        evaluation = Evaluation(opened, images, test, labels, protocol, anew, say)
+        with progress(lines=True) as report:
+            rows, planes, names = evaluation.run(out, report)
     content = {
         "images": images,
         "test": test,

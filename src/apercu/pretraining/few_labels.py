@@ -15,7 +15,7 @@ from torch import Generator
 from apercu.classifiers import Classifier
 from apercu.classifiers.anew import drawn_anew
 from apercu.errors import ConfigError, ImagesError
-from apercu.images import ImageSource, batches, open_images
+from apercu.images import ImageSource, batches
 from apercu.methods.layers import deep_features
 from apercu.pretraining.heads import Known, Learner
 from apercu.pretraining.heads.base import Labels
@@ -109,14 +109,12 @@ def known(
     return Known(torch.cat(features), torch.tensor(labels), images, classifier)
 
 
-def random_start(classifier: Classifier, images: str, seed: int) -> Classifier:
+def random_start(classifier: Classifier, source: ImageSource, seed: int) -> Classifier:
     """The same network with weights drawn anew, and statistics of images from all over the set.
 
     Raises:
-        ImagesError: there are no such images.
         ClassifierError: the classifier is a black box.
     """
-    source = open_images(images, channels=classifier.channels, bands=classifier.bands)
     spread = range(0, len(source), max(1, len(source) // SETTLING))
     shown = batches(source, classifier.prepare, BATCH, indices=spread)
     return drawn_anew(classifier, (batch.images for batch in shown), seed)
