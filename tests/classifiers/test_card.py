@@ -62,7 +62,7 @@ def test_every_mistake_is_told_at_once_with_the_nearest_key(tmp_path: Path) -> N
         "input.size is missing",
         "input.channels: input should be greater than or equal to 1, got 0",
         "input.normalise: input should be 'l2_per_channel', got 'l3'",
-        "output: input should be 'logits', 'probabilities' or 'probability', got 'logit'",
+        "output: input should be 'logits', 'probabilities', 'probability' or 'features', got 'logit'",
         "classes: expected the name of a file or a list of names, got 7",
     ):
         assert clause in told
@@ -74,7 +74,7 @@ def test_every_mistake_is_told_at_once_with_the_nearest_key(tmp_path: Path) -> N
     [
         ({"size": [0, 4]}, "at least 1 pixel"),
         ({"size": [8, 6], "resize": 7}, "input.resize: must be at least as large as size"),
-        ({"size": [8, 6], "mean": [1, 2]}, "input.mean: expected 3 numbers"),
+        ({"size": [8, 6], "mean": [1, 2]}, "input.mean: expected 3 values"),
         ({"size": [8, 6], "std": [1, 0, 1]}, "input.std: every number must be above 0"),
         (
             {"size": [8, 6], "mean": [1, 1, 1], "normalise": "l2_per_channel"},

@@ -9,9 +9,9 @@ import torch
 from pydantic import ValidationError
 
 from apercu.classifiers import InputSpec
-from apercu.classifiers.pixels import fit_picture
+from apercu.classifiers.pixels import fit_picture, normalise
 from apercu.errors import ImageError, ImagesError
-from apercu.images.stretch import Stretch, measured
+from apercu.images.stretch import Stretch, above_sky, measured
 
 LOW, HIGH, NOISE = -10.0, 1000.0, 5.0
 
@@ -101,3 +101,36 @@ def test_the_door_stretches_before_it_resizes_and_refuses_counts_without_a_stret
         fit_picture(counts / 1000, InputSpec(size=(10, 10)))
     with pytest.raises(ValidationError, match="expected 1 bands"):
         InputSpec(channels=1, size=(10, 10), stretch=stretch)
+
+
+@pytest.mark.parametrize("curve", ["arcsinh", "log", "linear"])
+def test_counts_come_back_where_the_sky_stays(curve: str) -> None:
+    stretch = Stretch(
+        curve=curve, low=(-300.0, -10.0), high=(6e4, 4e3), noise=(20.0, 2.0), sky=False
+    )  # type: ignore[arg-type]
+    counts = 3000 * torch.rand(2, 9, 9, generator=torch.Generator().manual_seed(0))
+    counts[0, 0, 0] = math.nan
+    back = stretch.counts(stretch(counts)[None])[0]
+    assert back[0, 0, 0].abs() < 0.1
+    torch.testing.assert_close(back[1], counts[1], rtol=1e-3, atol=0.1)
+    above = Stretch(curve=curve, low=(-3e3,) * 2, high=(6e4,) * 2, noise=(20.0,) * 2)  # type: ignore[arg-type]
+    back = above.counts(above(counts)[None])[0]
+    torch.testing.assert_close(back, above_sky(counts), rtol=1e-3, atol=0.1)
+
+
+def test_a_rule_for_counts_sees_them_behind_a_stretch() -> None:
+    stretch = Stretch(low=(-500.0,) * 3, high=(6e4,) * 3, noise=(30.0,) * 3, sky=False)
+    plain = InputSpec(size=(9, 9), normalise="l2_per_channel")
+    both = InputSpec(size=(9, 9), normalise="l2_per_channel", stretch=stretch)
+    counts = 200 + 5000 * torch.rand(3, 9, 9, generator=torch.Generator().manual_seed(0)) ** 4
+    pixels = fit_picture(counts, both)
+    assert pixels.min() >= 0 and pixels.max() <= 1
+    expected = normalise(fit_picture(counts, plain)[None], plain)
+    torch.testing.assert_close(normalise(pixels[None], both), expected, atol=1e-5, rtol=1e-3)
+    assert (plain.raw, both.raw) == (True, False)
+    with pytest.raises(ValidationError, match=r"set stretch\.sky to false"):
+        InputSpec(
+            size=(9, 9),
+            normalise="l2_per_channel",
+            stretch=stretch.model_copy(update={"sky": True}),
+        )

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import timm
 import torch
 from torch import nn
 
-from apercu.classifiers import ClassifierCard, InputSpec, SmallResNet, classifier_of
+from apercu import open_classifier
+from apercu.classifiers import Classifier, ClassifierCard, InputSpec, SmallResNet, classifier_of
 from apercu.errors import ConfigError
+from apercu.images.stretch import Stretch
 from apercu.networks.decoder import Decoder, DecoderShape
 from apercu.networks.encoder import SmallEncoder, TimmEncoder
 from apercu.networks.gate import ClassGate
@@ -155,3 +159,23 @@ def test_a_frozen_encoder_stays_as_it_is():
     for name, value in encoder.state_dict().items():
         torch.testing.assert_close(value, before[name])
     assert not any(name.startswith("encoder.") for name in network.trained_state())
+
+
+def test_an_encoder_sees_counts_with_its_own_stretch(tiny_card) -> None:
+    """Images behind the door of one classifier are told apart again, and stretched for another."""
+    known = open_classifier(tiny_card).network
+    own = Stretch(low=(-50.0,) * 3, high=(4000.0,) * 3, noise=(5.0,) * 3)
+    other = Stretch(low=(-100.0,) * 3, high=(9000.0,) * 3, noise=(30.0,) * 3, sky=False)
+    spec = known.input.model_copy(update={"stretch": own})
+    wants_counts = Classifier(replace(known, input=spec))
+    counts = 300 + 2000 * torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) ** 3
+    expected = GraphEncoder(wants_counts)(torch.stack([own(one) for one in counts]))
+    seen = spec.model_copy(update={"stretch": other})
+    found = GraphEncoder(wants_counts, seen)(torch.stack([other(one) for one in counts]))
+    raw = known.input.model_copy(update={"normalise": "l2_per_channel", "mean": None, "std": None})
+    straight = GraphEncoder(wants_counts, raw)(counts)
+    for one, two, three in zip(expected, found, straight, strict=True):
+        torch.testing.assert_close(two, one, atol=2e-3, rtol=1e-2)
+        torch.testing.assert_close(three, one)
+    with pytest.raises(ConfigError, match="wants raw counts"):
+        GraphEncoder(wants_counts, known.input)

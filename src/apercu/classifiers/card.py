@@ -25,7 +25,7 @@ class InputSpec(BaseModel):
     """What a classifier expects of its images, and how their pixels are normalised.
 
     Without `mean`, `std` and `normalise` the pixels in [0, 1] are handed on as they are. Raw counts
-    need a `stretch`, or the rule `l2_per_channel`.
+    need a `stretch`, or the rule `l2_per_channel`; with both the rule sees counts again.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -58,7 +58,7 @@ class InputSpec(BaseModel):
     def _per_channel(cls, values: tuple[Any, ...] | None, info: Any) -> tuple[Any, ...] | None:
         channels = info.data.get("channels")
         if values is not None and channels is not None and len(values) != channels:
-            raise ValueError(f"expected {channels} of them, one per channel")
+            raise ValueError(f"expected {channels} values, one per channel")
         if values is not None and info.field_name == "std" and min(values) <= 0:
             raise ValueError("every number must be above 0")
         return values
@@ -76,14 +76,14 @@ class InputSpec(BaseModel):
         channels = info.data.get("channels")
         if stretch is not None and channels is not None and len(stretch.low) != channels:
             raise ValueError(f"expected {channels} bands, one per channel")
-        if stretch is not None and info.data.get("normalise"):
-            raise ValueError("give either a rule or a stretch")
+        if stretch is not None and stretch.sky and info.data.get("normalise"):
+            raise ValueError("the rule asks for counts, so set stretch.sky to false")
         return stretch
 
     @property
     def raw(self) -> bool:
-        """Whether images enter as raw counts that only the rule brings into range."""
-        return self.normalise is not None
+        """Whether images stay raw counts behind the door."""
+        return self.normalise is not None and self.stretch is None
 
 
 class ClassifierCard(BaseModel):

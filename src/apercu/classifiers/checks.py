@@ -30,7 +30,7 @@ def check_images(images: Tensor, spec: InputSpec) -> None:
         raise ClassifierError(
             f"classifier expects images of {expected} pixels, got {got}; prepare() resizes them"
         )
-    if spec.normalise is None:
+    if not spec.raw:
         check_range(images.detach())
 
 

@@ -30,10 +30,10 @@ def fit_picture(
     Raises:
         ImageError: the picture holds raw counts, and nothing says how they become pixels.
     """
-    if spec.normalise == "l2_per_channel":
-        picture = _finite(picture)
-    elif spec.stretch is not None:
+    if spec.stretch is not None:
         picture = spec.stretch(picture)
+    elif spec.normalise == "l2_per_channel":
+        picture = _finite(picture)
     else:
         check_range(picture, "; say input.stretch in the classifier's card")
     height, width = spec.size
@@ -49,7 +49,7 @@ def fit_picture(
 def normalise(images: Images, spec: InputSpec) -> Images:
     """Applies the rule of `spec`, or its mean and standard deviation; gradients flow through."""
     if spec.normalise == "l2_per_channel":
-        images = _finite(images)
+        images = _finite(images) if spec.stretch is None else spec.stretch.counts(images)
         norms = torch.linalg.vector_norm(images, dim=(2, 3), keepdim=True)
         return images / norms.clamp_min(_SMALLEST_NORM)
     if spec.mean is not None:

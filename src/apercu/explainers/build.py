@@ -49,7 +49,7 @@ def build_encoder(
                 f"encoder: {backbone.spec} takes {backbone.channels} channels, "
                 f"the classifier {channels}"
             )
-        return GraphEncoder(backbone)
+        return GraphEncoder(backbone, passport.input)
     if settings.encoder == "small":
         return SmallEncoder(channels)
     return TimmEncoder(settings.encoder.removeprefix(TIMM), channels, pretrained=pretrained)

@@ -62,7 +62,7 @@ class Passport(BaseModel):
                 "prepare() resizes a picture"
             )
         low, high = (bound.item() for bound in images.aminmax())
-        if self.input.normalise is None and not (low >= -1e-3 and high <= 1 + 1e-3):
+        if not self.input.raw and not (low >= -1e-3 and high <= 1 + 1e-3):
             raise ImageError(f"images: expected pixels in [0, 1], got [{low:.4g}, {high:.4g}]")
 
     def check_classifier(self, classifier: Classifier) -> None:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, field_validator
 from torch import Tensor
 
 from apercu.errors import ImagesError
-from apercu.types import Picture
+from apercu.types import Images, Picture
 
 Curve: TypeAlias = Literal["arcsinh", "log", "linear"]
 Kind: TypeAlias = Literal["arcsinh", "log", "zscale"]
@@ -30,10 +30,11 @@ class Stretch(BaseModel):
     """A curve from `low` to `high`, for each band after its sky (the median) is taken away.
 
     Attributes:
-        curve: `linear`, `log` of the distance from `low`, or `arcsinh`, linear near the sky.
+        curve: `linear`, `log` of the distance from `low`, or `arcsinh`, linear near 0.
         low: counts that become 0, per band.
         high: counts that become 1, per band.
         noise: counts where the curve bends, per band.
+        sky: whether the sky is taken away; without, counts can be told from pixels again.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,6 +42,7 @@ class Stretch(BaseModel):
     low: tuple[float, ...]
     high: tuple[float, ...]
     noise: tuple[float, ...]
+    sky: bool = True
 
     @field_validator("high")
     @classmethod
@@ -58,18 +60,35 @@ class Stretch(BaseModel):
         return noise
 
     def __call__(self, picture: Picture) -> Picture:
-        """Brings counts to [0, 1]; pixels that are no numbers become sky.
+        """Brings counts to [0, 1]; pixels that are no numbers become sky, or 0 counts.
 
         Args:
             picture: as many bands as the stretch has.
         """
-        counts = _above_sky(picture)
-        low, high, noise = (
-            picture.new_tensor(values).view(-1, 1, 1)
-            for values in (self.low, self.high, self.noise)
-        )
+        counts = above_sky(picture) if self.sky else _known(picture).nan_to_num(0.0)
+        low, high, noise = self._ends(picture)
         bent, start, end = (self._bent(value, low, noise) for value in (counts, low, high))
         return ((bent - start) / (end - start)).clamp(0, 1)
+
+    def counts(self, images: Images) -> Images:
+        """From pixels back to counts, above the sky where it was taken away; slopes pass.
+
+        What was outside of `low` and `high` stays at these ends.
+        """
+        low, high, noise = self._ends(images)
+        start, end = self._bent(low, low, noise), self._bent(high, low, noise)
+        bent = start + images * (end - start)
+        if self.curve == "arcsinh":
+            return torch.sinh(bent) * noise
+        if self.curve == "log":
+            return torch.expm1(bent) * noise + low
+        return bent
+
+    def _ends(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        low, high, noise = (
+            like.new_tensor(values).view(-1, 1, 1) for values in (self.low, self.high, self.noise)
+        )
+        return low, high, noise
 
     def _bent(self, counts: Tensor, low: Tensor, noise: Tensor) -> Tensor:
         if self.curve == "arcsinh":
@@ -92,7 +111,7 @@ def measured(pictures: Iterable[Picture], kind: Kind) -> Stretch:
     """
     lows, highs, noises = [], [], []
     for picture in pictures:
-        counts = _above_sky(picture).flatten(1).numpy()
+        counts = above_sky(picture).flatten(1).numpy()
         noises.append(NORMAL * np.median(np.abs(counts), axis=1))
         ends = [_zscale(band) if kind == "zscale" else (band.min(), band.max()) for band in counts]
         lows.append([low for low, _ in ends])
@@ -109,11 +128,15 @@ def measured(pictures: Iterable[Picture], kind: Kind) -> Stretch:
     return Stretch(curve=curve, low=_listed(low), high=_listed(high), noise=_listed(noise))
 
 
-def _above_sky(picture: Picture) -> Float[Tensor, "channels height width"]:
+def above_sky(picture: Picture) -> Float[Tensor, "channels height width"]:
     """Counts above each band's median; 0 where they are no numbers."""
-    known = torch.where(picture.isfinite(), picture, torch.nan)
+    known = _known(picture)
     sky = known.flatten(1).nanmedian(1).values.nan_to_num()
     return (known - sky[:, None, None]).nan_to_num(0.0)
+
+
+def _known(picture: Picture) -> Picture:
+    return torch.where(picture.isfinite(), picture, torch.nan)
 
 
 def _zscale(counts: NDArray[np.float32]) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from apercu.classifiers import Classifier
+from apercu.classifiers import Classifier, InputSpec
 from apercu.errors import ConfigError
 from apercu.networks.encoder import Encoder
 from apercu.types import Images
@@ -21,13 +21,20 @@ class GraphEncoder(Encoder):
 
     Args:
         classifier: opened from a source that shows its layers, and traceable by torch.fx.
+        seen: what images behind the door of the explained classifier are, where that is another
+            one; raw counts that both know are stretched as this one wants them.
 
     Raises:
         ConfigError: the classifier is a black box, cannot be traced, or has no feature maps.
     """
 
-    def __init__(self, classifier: Classifier) -> None:
+    def __init__(self, classifier: Classifier, seen: InputSpec | None = None) -> None:
         super().__init__()
+        self.stretch, self.seen = classifier.network.input.stretch, seen
+        if seen is None or seen.stretch == self.stretch:
+            self.stretch = None
+        elif seen.stretch is None and not seen.raw:
+            raise ConfigError(f"encoder: {classifier.spec} wants raw counts; {_OTHER}")
         if classifier.module is None:
             raise ConfigError(f"encoder: {classifier.spec} does not show its layers; {_OTHER}")
         self.classifier = [classifier]  # in a list: its door is no part of this module
@@ -37,6 +44,9 @@ class GraphEncoder(Encoder):
         self.channels = tuple(channels for _, channels in nodes.values())
 
     def forward(self, images: Images) -> list[Tensor]:
+        if self.stretch is not None and self.seen is not None:
+            counts = images if self.seen.stretch is None else self.seen.stretch.counts(images)
+            images = torch.stack([self.stretch(one) for one in counts])
         return list(self.network(self.classifier[0].normalise(images)).values())
 
 

@@ -1,0 +1,30 @@
+"""A card of ImageNet features for stamps, with the stretch that a pretraining has measured.
+
+python recipes/ztf/imagenet.py MODELS/mobilenetv2_100.json RUN/card.json OUT.json
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from apercu.classifiers import ClassifierCard, read_card, write_card
+
+
+def joined(imagenet: ClassifierCard, pretrained: ClassifierCard) -> ClassifierCard:
+    """The first card's network with the second's stretch and bands; its paths become absolute."""
+    if imagenet.input is None or pretrained.input is None:
+        raise SystemExit("error: expected cards that say their input")
+    known = pretrained.input
+    update = {"stretch": known.stretch, "bands": known.bands}
+    paths = {
+        key: str(Path(path).resolve())
+        for key in ("weights", "classes")
+        if isinstance(path := getattr(imagenet, key), str)
+    }
+    return imagenet.model_copy(update={**paths, "input": imagenet.input.model_copy(update=update)})
+
+
+if __name__ == "__main__":
+    first, second, out = sys.argv[1:]
+    write_card(joined(read_card(first), read_card(second)), out)
