@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import apercu
-from apercu.cli import compare, demo, evaluate_features, explain, stress, train
+from apercu.cli import compare, demo, evaluate_features, explain, export, stress, train
 from apercu.cli.outcome import arguments, ended
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app.command("demo")(demo.demo)
 app.add_typer(train.app, name="train")
 app.command("explain")(explain.explain)
 app.command("compare")(compare.compare)
+app.command("export")(export.export)
 app.add_typer(stress.app, name="stress")
 app.command("evaluate-features")(evaluate_features.evaluate_features)
 
