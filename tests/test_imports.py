@@ -23,7 +23,7 @@ LAYERS = (
     ("methods",),
     ("explainers",),
     ("compare", "interop"),
-    ("report", "explain"),
+    ("report", "explain", "export"),
     ("gallery", "robustness", "pretraining"),
     ("demo",),
     ("cli",),

@@ -62,7 +62,8 @@ def test_every_mistake_is_told_at_once_with_the_nearest_key(tmp_path: Path) -> N
         "input.size is missing",
         "input.channels: input should be greater than or equal to 1, got 0",
         "input.normalise: input should be 'l2_per_channel', got 'l3'",
-        "output: input should be 'logits', 'probabilities', 'probability' or 'features', got 'logit'",
+        "output: input should be 'logits', 'probabilities', 'probability' or 'features', "
+        "got 'logit'",
         "classes: expected the name of a file or a list of names, got 7",
     ):
         assert clause in told

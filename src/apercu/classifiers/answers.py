@@ -35,14 +35,20 @@ def to_logits(answer: object, output: Output, images: int) -> Logits:
             f"classifier: expected {images} × {columns or 'classes'} numbers as its answer "
             f"({output}), got {' × '.join(map(str, answer.shape))}"
         )
+    if output != "logits":
+        _check_probabilities(answer.detach())
+    return as_logits(answer, output)
+
+
+def as_logits(answer: Tensor, output: Output) -> Logits:
+    """The same without a look at the values, so that it can be traced."""
     answer = answer.float()
     if output in ("logits", "features"):
         return answer
-    _check_probabilities(answer.detach())
     if output == "probabilities":
         return answer.clamp_min(_SMALLEST).log()
     below_one = 1 - torch.finfo(answer.dtype).eps / 2
-    positive = answer.clamp(_SMALLEST, below_one)
+    positive = answer.view(-1, 1).clamp(_SMALLEST, below_one)
     return torch.cat((torch.log1p(-positive), positive.log()), dim=1)
 
 

@@ -8,7 +8,17 @@ from typing import Annotated
 import typer
 
 import apercu
-from apercu.cli import compare, cutouts, demo, evaluate_features, explain, pretrain, stress, train
+from apercu.cli import (
+    compare,
+    cutouts,
+    demo,
+    evaluate_features,
+    explain,
+    export,
+    pretrain,
+    stress,
+    train,
+)
 from apercu.cli.outcome import arguments, ended
 
 app = typer.Typer(
@@ -23,6 +33,7 @@ app.command("demo")(demo.demo)
 app.add_typer(train.app, name="train")
 app.command("explain")(explain.explain)
 app.command("compare")(compare.compare)
+app.command("export")(export.export)
 app.add_typer(stress.app, name="stress")
 app.command("pretrain")(pretrain.pretrain)
 app.command("cutouts")(cutouts.cutouts)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from apercu.classifiers import Classifier, InputSpec
+from apercu.classifiers.answers import as_logits
 from apercu.errors import ConfigError
 from apercu.networks.encoder import Encoder
-from apercu.types import Images
+from apercu.types import Images, Logits
 
 _OTHER = "name another encoder: timm/NAME, a classifier card, or small"
 
@@ -39,7 +41,8 @@ class GraphEncoder(Encoder):
             raise ConfigError(f"encoder: {classifier.spec} does not show its layers; {_OTHER}")
         self.classifier = [classifier]  # in a list: its door is no part of this module
         nodes = _last_nodes(classifier, classifier.module)
-        self.network = _extractor(classifier.module, list(nodes))
+        self.nodes = tuple(nodes)
+        self.network = _extractor(classifier.module, self.nodes)
         self.strides = tuple(stride for stride, _ in nodes.values())
         self.channels = tuple(channels for _, channels in nodes.values())
 
@@ -48,6 +51,39 @@ class GraphEncoder(Encoder):
             counts = images if self.seen.stretch is None else self.seen.stretch.counts(images)
             images = torch.stack([self.stretch(one) for one in counts])
         return list(self.network(self.classifier[0].normalise(images)).values())
+
+
+class AnsweringEncoder(nn.Module):
+    """A classifier's own backbone with its head: one pass gives answer and feature maps.
+
+    Args:
+        encoder: whose feature maps they are.
+
+    Raises:
+        ConfigError: what the classifier answers is not what its last layer gives.
+    """
+
+    def __init__(self, encoder: GraphEncoder) -> None:
+        from timm.models import get_graph_node_names
+
+        super().__init__()
+        classifier = encoder.classifier[0]
+        self.classifier, self.nodes = encoder.classifier, encoder.nodes
+        module = cast(nn.Module, classifier.module)
+        self.last = get_graph_node_names(module)[1][-1]
+        self.network = _extractor(module, (*self.nodes, self.last))
+        sample = torch.full((1, classifier.channels, *classifier.size), 0.5).to(classifier.device)
+        with torch.no_grad():
+            expected = as_logits(module(classifier.normalise(sample)), classifier.network.output)
+            if not torch.allclose(self(sample)[0], expected, atol=1e-4):
+                raise ConfigError(f"{classifier.spec}: its answer is not that of its last layer")
+
+    def forward(self, images: Images) -> tuple[Logits, list[Tensor]]:
+        """Logits, and what the encoder gives."""
+        classifier = self.classifier[0]
+        found = self.network(classifier.normalise(images))
+        logits = as_logits(found[self.last], classifier.network.output)
+        return logits, [found[node] for node in self.nodes]
 
 
 def _last_nodes(classifier: Classifier, network: nn.Module) -> dict[str, tuple[int, int]]:
@@ -72,7 +108,7 @@ def _last_nodes(classifier: Classifier, network: nn.Module) -> dict[str, tuple[i
     return {name: (stride, channels) for stride, (name, channels) in sorted(last.items())}
 
 
-def _extractor(network: nn.Module, nodes: list[str]) -> nn.Module:
+def _extractor(network: nn.Module, nodes: Sequence[str]) -> nn.Module:
     """The network up to the named nodes; what comes after them is dropped."""
     from timm.models import create_feature_extractor
 

@@ -1,0 +1,53 @@
+"""What can go wrong: the part of apercu's error tree that a runtime needs.
+
+    ApercuError                 exit 1, status 500
+    └── InputError              exit 2, status 422   the caller can mend it
+        ├── ImageError          a file is no image, or not one that fits
+        ├── TargetError         no such class
+        ├── ConfigError         a setting is misspelt or out of range
+        └── RunError            an exported folder is incomplete, damaged, or of another version
+
+Each error is one line: what was wrong, what was expected, what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ApercuError(Exception):
+    """Root of the tree; knows how a command line and a server should answer."""
+
+    exit_code = 1
+    status = 500
+
+
+class InputError(ApercuError):
+    """Something the caller handed in is wrong."""
+
+    exit_code = 2
+    status = 422
+
+
+class ImageError(InputError):
+    """A file is not an image, or not one that can be used."""
+
+
+class TargetError(InputError):
+    """There is no such class."""
+
+
+class ConfigError(InputError):
+    """A setting is misspelt or out of range."""
+
+
+class RunError(InputError):
+    """An exported folder is incomplete, damaged, or of another version."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The tail of an error line that suggests the nearest known word, or nothing."""
+    names = {name.casefold(): name for name in known}
+    close = difflib.get_close_matches(word.casefold(), names, n=1, cutoff=0.6)
+    return f"; did you mean {names[close[0]]}?" if close else ""

@@ -1,0 +1,136 @@
+"""An exported explainer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeAlias, final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from apercu_runtime.errors import ImageError, RunError
+from apercu_runtime.manifest import Manifest, read_manifest
+from apercu_runtime.names import Target
+from apercu_runtime.pictures import Source, fitted, picture
+
+Values: TypeAlias = NDArray[np.float32]
+
+_TOLERANCE = 1e-3
+"""How far rounding may carry a pixel out of [0, 1]."""
+
+
+@final
+class Explainer:
+    """A trained explainer that `apercu export` wrote; needs neither PyTorch nor its classifier.
+
+    Example:
+        >>> explainer = Explainer.from_onnx("exported")  # doctest: +SKIP
+        >>> map = explainer.explain("cat.jpg", target="tabby")  # doctest: +SKIP
+    """
+
+    def __init__(self, manifest: Manifest, session: Any) -> None:
+        self.manifest = manifest
+        self._session = session
+        self._outputs = [output.name for output in session.get_outputs()]
+
+    @classmethod
+    def from_onnx(
+        cls, folder: str | Path, *, graph: str = "explainer", threads: int | None = None
+    ) -> Explainer:
+        """Opens an exported folder.
+
+        Args:
+            folder: it holds `explainer.json`.
+            graph: `explainer`, or `combined` for the prediction, too.
+            threads: that compute one answer; ONNX Runtime's choice where None.
+
+        Raises:
+            RunError: the folder is no export, is damaged, or of another version.
+            ConfigError: it holds no such graph.
+        """
+        import onnxruntime
+
+        manifest = read_manifest(folder)
+        content = manifest.graph(graph)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        try:
+            session = onnxruntime.InferenceSession(
+                content, options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0]
+            raise RunError(
+                f"{folder}: onnxruntime {onnxruntime.__version__} cannot run the graph ({reason}); "
+                "use a newer one"
+            ) from error
+        return cls(manifest, session)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Readable names, in the order of the indices."""
+        return self.manifest.names.names
+
+    def explain(self, image: Source, target: int | str = "top") -> Values:
+        """The map of one picture of any size, `height × width` at the explainer's size.
+
+        Args:
+            image: a file, its bytes, a Pillow image, or an array.
+            target: the class to look for: `top` (the one seen most), a name or an index.
+
+        Raises:
+            ImageError: it is no image, or has other channels.
+            TargetError: there is no such class.
+        """
+        asked = None if target == "top" else target
+        return self.attribute(self.prepare(image)[None], asked)[0]
+
+    def attribute(self, inputs: ArrayLike, target: Target = None) -> Values:
+        """One map per image, `batch × height × width`; see `outputs`."""
+        return self.outputs(inputs, target)["maps"]
+
+    def outputs(self, inputs: ArrayLike, target: Target = None) -> dict[str, Values]:
+        """All that the graph answers, by name.
+
+        Args:
+            inputs: images in [0, 1] at the explainer's size, `batch × channels × height × width`.
+            target: the class to look for, or one per image; None takes the class seen most.
+
+        Raises:
+            ImageError: the images have another size or number of channels.
+            TargetError: there is no such class, or not one target per image.
+        """
+        images = self._checked(inputs)
+        targets = self.manifest.names.per_image(target, len(images))
+        found = self._session.run(self._outputs, {"images": images, "targets": targets})
+        return dict(zip(self._outputs, found, strict=True))
+
+    def prepare(self, image: Source) -> Values:
+        """A picture of any size as the explainer takes it: whole, squashed.
+
+        Raises:
+            ImageError: it is no image, or has other channels.
+        """
+        pixels = picture(image, self.manifest.channels)
+        if self.manifest.counts:
+            pixels = np.where(np.isfinite(pixels), pixels, np.float32(0))
+        return fitted(pixels, self.manifest.size)
+
+    def _checked(self, inputs: ArrayLike) -> Values:
+        images = np.ascontiguousarray(inputs, np.float32)
+        expected = (self.manifest.channels, *self.manifest.size)
+        if images.ndim != 4 or images.shape[1:] != expected or not len(images):
+            shown = " × ".join(map(str, images.shape))
+            raise ImageError(
+                f"images: expected batch × {' × '.join(map(str, expected))}, got {shown}; "
+                "prepare() resizes a picture"
+            )
+        low, high = float(images.min()), float(images.max())
+        if not self.manifest.counts and not (low >= -_TOLERANCE and high <= 1 + _TOLERANCE):
+            raise ImageError(f"images: expected pixels in [0, 1], got [{low:.4g}, {high:.4g}]")
+        return images
+
+    def __repr__(self) -> str:
+        return f"Explainer({self.manifest.folder}, {len(self.classes)} classes)"

@@ -1,0 +1,100 @@
+"""Class names, looked up by what people type, and one class per image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apercu_runtime.errors import TargetError, nearest
+
+TOP = -1
+"""What a graph takes for the class seen most."""
+
+Target: TypeAlias = int | str | Sequence[int | str] | NDArray[Any] | None
+"""A class for all images (index, name or identifier), one per image, or None for the top class."""
+
+
+@dataclass(frozen=True)
+class ClassNames:
+    """Readable names, and identifiers where a classifier has them.
+
+    Args:
+        names: one per class; a comma separates synonyms, as in `tench, Tinca tinca`.
+        identifiers: one per class; the names themselves where there are no others.
+    """
+
+    names: tuple[str, ...]
+    identifiers: tuple[str, ...]
+
+    def per_image(self, target: Target, count: int) -> NDArray[np.int64]:
+        """One class per image.
+
+        Raises:
+            TargetError: there is no such class, or not one target per image.
+        """
+        if target is None:
+            return np.full(count, TOP)
+        if isinstance(target, np.ndarray):
+            target = target.tolist()
+        single = isinstance(target, str) or not isinstance(target, Iterable)
+        words: list[object] = [target] * count if single else list(target)  # type: ignore[arg-type]
+        if len(words) != count:
+            raise TargetError(f"target: expected one class or {count}, got {len(words)}")
+        return self.indices(words)
+
+    def indices(self, words: Iterable[object]) -> NDArray[np.int64]:
+        """Classes by name, identifier or index; whatever counts as a whole number is an index.
+
+        Raises:
+            TargetError: there is no such class.
+        """
+        found = []
+        for word in words:
+            if not isinstance(word, str | Integral) or isinstance(word, bool):
+                raise TargetError(f"target: expected a class name or index, got {word!r}")
+            found.append(self.index_of(word if isinstance(word, str) else int(word)))
+        return np.array(found, dtype=np.int64)
+
+    def index_of(self, word: str | int) -> int:
+        """The index of a class, by name, synonym, identifier or index; case does not matter.
+
+        A name wins over an index, so that the digit classifier's class "3" is found.
+
+        Raises:
+            TargetError: no class is called so, or several are.
+        """
+        if isinstance(word, int):
+            return self._checked(word)
+        found = self._named(word)
+        if len(found) == 1:
+            return found[0]
+        if found:
+            indices = ", ".join(map(str, found))
+            raise TargetError(f"target: {word!r} names the classes {indices}; give the index")
+        if word.strip().lstrip("-").isdigit():
+            return self._checked(int(word))
+        known = [*self.names, *self.identifiers, *(s for n in self.names for s in _synonyms(n))]
+        raise TargetError(f"target: no class is called {word!r}{nearest(word, known)}")
+
+    def _named(self, word: str) -> list[int]:
+        """Classes whose whole name or identifier fits, else those with such a synonym."""
+        wanted = word.strip().casefold()
+        pairs = list(enumerate(zip(self.names, self.identifiers, strict=True)))
+        exact = [i for i, pair in pairs if wanted in (pair[0].casefold(), pair[1].casefold())]
+        return exact or [i for i, (name, _) in pairs if wanted in _synonyms(name.casefold())]
+
+    def _checked(self, index: int) -> int:
+        if not 0 <= index < len(self.names):
+            raise TargetError(
+                f"target: expected a class index from 0 to {len(self.names) - 1}, got {index}"
+            )
+        return index
+
+
+def _synonyms(name: str) -> list[str]:
+    return [synonym.strip() for synonym in name.split(",")]

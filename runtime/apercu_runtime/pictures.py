@@ -1,0 +1,118 @@
+"""Files, Pillow images and arrays → pictures: channels × height × width, in [0, 1]."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from apercu_runtime.errors import ImageError
+
+FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF")
+LUMA = np.array((0.299, 0.587, 0.114), np.float32)
+"""What red, green and blue add to brightness (ITU-R BT.601)."""
+_SIXTEEN_BIT = 65535
+_READY = {"1", "L", "RGB", "F"}
+
+Source: TypeAlias = str | Path | bytes | Image.Image | NDArray[Any]
+"""A file or its bytes, a Pillow image, bytes as height × width (× channels), or floats in [0, 1]
+as channels × height × width."""
+
+Pixels: TypeAlias = NDArray[np.float32]
+
+
+def picture(source: Source, channels: int) -> Pixels:
+    """A picture with the channels asked for, upright, transparency laid over white.
+
+    Grey becomes RGB, or RGB grey (BT.601 luma).
+
+    Raises:
+        ImageError: it is missing, no image, damaged, or has other channels.
+    """
+    if isinstance(source, np.ndarray):
+        return _with_channels(_of_array(source), channels, "image")
+    if isinstance(source, Image.Image):
+        return _with_channels(_of_image(source), channels, "image")
+    name = "image" if isinstance(source, bytes) else str(source)
+    return _with_channels(_read(source, name), channels, name)
+
+
+def fitted(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+    """The whole picture, squashed to (height, width), bilinear with antialiasing."""
+    if pixels.shape[1:] == size:
+        return pixels
+    height, width = size
+    planes = [
+        Image.fromarray(plane).resize((width, height), Image.Resampling.BILINEAR)
+        for plane in pixels
+    ]
+    return np.stack([np.asarray(plane) for plane in planes])
+
+
+def _read(source: str | Path | bytes, name: str) -> Pixels:
+    try:
+        content = source if isinstance(source, bytes) else Path(source).read_bytes()
+    except OSError as error:
+        raise ImageError(f"{name}: cannot be read ({error.strerror})") from error
+    try:
+        with Image.open(BytesIO(content), formats=FORMATS) as image:
+            image.load()
+            return _of_image(image)
+    except UnidentifiedImageError as error:
+        known = ", ".join(FORMATS)
+        raise ImageError(f"{name}: not an image, expected {known}") from error
+    except Exception as error:  # whatever hostile bytes make a decoder stumble over
+        reason = " ".join(str(error).split())
+        raise ImageError(f"{name}: damaged or cut short ({reason})") from error
+
+
+def _of_image(image: Image.Image) -> Pixels:
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        return np.asarray(image).astype(np.float32)[None] / np.float32(_SIXTEEN_BIT)
+    if "transparency" in image.info or image.mode in {"LA", "La", "PA", "RGBA", "RGBa"}:
+        image = _over_white(image)
+    elif image.mode not in _READY:
+        image = image.convert("RGB")
+    return _of_array(np.asarray(image), image.mode)
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    """What a white page shows through the transparent parts; grey stays grey."""
+    grey = image.mode in {"1", "L", "LA", "La"}
+    if image.mode == "La":
+        image = image.convert("LA")
+    layer = image.convert("RGBA")
+    page = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(page, layer).convert("L" if grey else "RGB")
+
+
+def _of_array(array: NDArray[Any], mode: str = "") -> Pixels:
+    """Bytes are height × width (× channels), as Pillow and OpenCV have them; floats as apercu."""
+    if array.dtype in (np.uint8, np.bool_) and array.ndim in (2, 3):
+        planes = array[None] if array.ndim == 2 else np.moveaxis(array, 2, 0)
+        scale = 255.0 if array.dtype == np.uint8 else 1.0
+        return np.ascontiguousarray(planes, np.float32) / np.float32(scale)
+    if np.issubdtype(array.dtype, np.floating) and array.ndim == (2 if mode == "F" else 3):
+        return np.ascontiguousarray(array[None] if array.ndim == 2 else array, np.float32)
+    raise ImageError(
+        "image: expected bytes as height × width × channels, or floats in [0, 1] as channels × "
+        f"height × width, got {array.dtype} {' × '.join(map(str, array.shape))}"
+    )
+
+
+def _with_channels(pixels: Pixels, channels: int, name: str) -> Pixels:
+    have = len(pixels)
+    if have == channels:
+        return pixels
+    if (have, channels) == (1, 3):
+        return pixels.repeat(3, axis=0)
+    if (have, channels) == (3, 1):
+        return np.tensordot(LUMA, pixels, 1)[None]
+    raise ImageError(
+        f"{name}: expected {channels} channels, got {have}; only grey and RGB can be converted"
+    )

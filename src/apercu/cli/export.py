@@ -1,0 +1,91 @@
+"""`apercu export`: a trained explainer as graphs that run without this package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from apercu.cli.options import DebugOption, OutOption, SeedOption
+from apercu.cli.outcome import keeping
+from apercu.cli.terminal import say
+
+
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained explainer.")],
+    out: OutOption,
+    format: Annotated[
+        str,
+        typer.Option(
+            metavar="A,B",
+            help="onnx (always written), torch, triton, kserve (with triton).",
+        ),
+    ] = "onnx",
+    precision: Annotated[
+        str,
+        typer.Option(
+            metavar="fp32|fp16|int8|int8-static",
+            help="Of the ONNX graphs; what is lost is measured on --images.",
+        ),
+    ] = "fp32",
+    images: Annotated[
+        str | None,
+        typer.Option(metavar="SPEC", help="Images to check and measure on; boxes are used."),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=2, help="Only so many of --images, drawn at random.")
+    ] = None,
+    calibrate: Annotated[
+        str | None,
+        typer.Option(metavar="SPEC", help="Images that int8-static learns ranges from."),
+    ] = None,
+    combined: Annotated[
+        bool | None,
+        typer.Option(
+            "--combined/--no-combined",
+            help="A second graph with the prediction too; where possible if not given.",
+        ),
+    ] = None,
+    classifier: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SPEC", help="The explained classifier, where the explainer does not hold it."
+        ),
+    ] = None,
+    seed: SeedOption = 0,
+    debug: DebugOption = False,
+) -> None:
+    """Write an explainer as ONNX graphs, checked against PyTorch, and what serves them.
+
+    Writes explainer.onnx (images, targets → maps; target -1 is the class seen most), combined.onnx
+    (the prediction, too), explainer.pt2, a Triton model repository and a KServe manifest, as asked,
+    and explainer.json, which apercu-runtime opens without PyTorch. A graph that differs from
+    PyTorch by more than 0.001 is refused.
+
+    Example: apercu export runs/mobilenet --out exported --format onnx,triton
+    """
+    from apercu.classifiers import open_classifier
+    from apercu.explainers.run import open_run
+    from apercu.export import FORMATS, PRECISIONS, ExportSettings
+    from apercu.export import export as write
+    from apercu.export.materials import Materials
+    from apercu.export.settings import check_known
+    from apercu.images import open_images
+    from apercu.typed import split_names
+
+    formats = tuple(
+        check_known(word, FORMATS, "format") for word in split_names(format, "format", FORMATS)
+    )
+    known = check_known(precision, PRECISIONS, "precision")
+    settings = ExportSettings(formats, known, combined, limit, seed)
+    explainer = open_run(run)
+    channels = explainer.passport.input.channels
+    shown, calibration = (
+        None if spec is None else open_images(spec, channels=channels)
+        for spec in (images, calibrate)
+    )
+    opened = None if classifier is None else open_classifier(classifier)
+    with keeping("what is written is not complete; the same command writes it again"):
+        write(explainer, out, settings, Materials(opened, shown, calibration), say)
+    say(f"exported: {out}")

@@ -1,0 +1,89 @@
+"""What a lower precision costs: maps against maps, and both on the yardstick."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from apercu.classifiers import Classifier
+from apercu.compare import CompareSettings, compare
+from apercu.explainers.passport import Passport
+from apercu.export.graphs import TOP
+from apercu.export.manifest import Loss, Score
+from apercu.export.materials import Shown
+from apercu.export.onnx_graph import answered, session
+from apercu.methods import Trained
+from apercu.metrics import iou
+from apercu.types import Images, Maps, Scores, Targets
+
+LEVEL = 0.5
+EXACT, EXPORTED = "exact", "exported"
+
+
+def measured_loss(exact: Path, exported: Path, shown: Shown, passport: Passport) -> Loss:
+    """How far the maps of one graph are from another's, for the class seen most.
+
+    Raises:
+        ImageError: none of the images can be read.
+    """
+    sessions = session(exact), session(exported)
+    differences: list[Tensor] = []
+    overlaps: list[Scores] = []
+    for images in shown.batches(passport):
+        targets = torch.full((len(images),), TOP)
+        one, other = (answered(running, images, targets)["maps"] for running in sessions)
+        differences.append((one - other).abs().mean((1, 2)))
+        overlaps.append(region_iou(one, other))
+    shares = torch.cat(differences)
+    return Loss(
+        images=shown.source.name,
+        n=len(shares),
+        mean_difference=float(shares.mean()),
+        iou=float(torch.cat(overlaps).mean()),
+    )
+
+
+def region_iou(one: Maps, other: Maps) -> Scores:
+    """Overlap of the regions at level 0.5; two empty ones are the same."""
+    first, second = one >= LEVEL, other >= LEVEL
+    empty = ~(first | second).flatten(1).any(1)
+    return torch.where(empty, 1.0, iou(first, second))
+
+
+def yardstick(
+    classifier: Classifier, shown: Shown, exact: Path, exported: Path
+) -> dict[str, Score]:
+    """The metrics that a comparison ranks by, of both graphs on the same images.
+
+    Localisation error where boxes are known, the saliency metric always; thresholds come from one
+    half of the images, figures from the other.
+
+    Raises:
+        ImagesError: there are fewer than two images.
+    """
+    metrics = ("saliency_metric", "localisation_error") if shown.boxed else ("saliency_metric",)
+    settings = CompareSettings(metrics, shown.limit, shown.seed, repeats=1, cost_batches=(1,))
+    explainers = {
+        name: Trained(_maps_of(session(path)), name, 0.0)
+        for name, path in ((EXACT, exact), (EXPORTED, exported))
+    }
+    found = compare(classifier, shown.source, explainers, settings)
+    rows = {(row.explainer, row.metric): row for row in found.rows}
+    return {
+        metric: Score(
+            exact=rows[EXACT, metric].value,
+            exported=rows[EXPORTED, metric].value,
+            n=rows[EXACT, metric].n,
+        )
+        for metric in metrics
+    }
+
+
+def _maps_of(running: Any) -> Any:
+    def attribute(images: Images, targets: Targets) -> Maps:
+        return answered(running, images, targets)["maps"]
+
+    return attribute

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from apercu import MaskExplainer
+from apercu.export.onnx_graph import answered, session
+
+PLANTED = "planted:size=32,images=12,classes=3,difficulty=0"
+
+
+def test_a_run_is_exported_and_its_figures_are_told(apercu, tiny_run, tiny_card, tmp_path) -> None:
+    out = tmp_path / "exported"
+    said = apercu(
+        *("export", tiny_run, "--out", out, "--format", "torch,triton", "--images", PLANTED),
+        *("--classifier", tiny_card),
+    )
+    assert (said.code, said.err) == (0, "")
+    for name in ("explainer.onnx", "combined.onnx", "explainer.pt2"):
+        assert f"{name}: at most " in said.out
+        assert (out / name).is_file()
+    assert (out / "triton" / "combined" / "1" / "model.onnx").is_file()
+    assert not (out / "kserve.yaml").exists()
+    assert said.out.splitlines()[-1] == f"exported: {out}"
+    images = torch.rand(2, 3, 32, 32)
+    found = answered(session(out / "explainer.onnx"), images, torch.tensor([1, 2]))["maps"]
+    expected = MaskExplainer.from_pretrained(tiny_run).attribute(images, [1, 2])
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_precision_is_measured_on_the_images(apercu, tiny_run, tiny_card, tmp_path) -> None:
+    said = apercu(
+        *("export", tiny_run, "--out", tmp_path, "--precision", "int8-static", "--no-combined"),
+        *("--images", PLANTED, "--limit", "6", "--calibrate", PLANTED, "--classifier", tiny_card),
+    )
+    assert (said.code, said.err) == (0, "")
+    assert "int8-static against fp32 on 6 images: maps differ by " in said.out
+    assert "saliency_metric: " in said.out and "localisation_error: " in said.out
+    content = json.loads((tmp_path / "explainer.json").read_text())
+    assert content["loss"]["n"] == 6 and "combined" not in content["files"]
+
+
+def test_mistakes_are_one_line(apercu, tiny_run, tmp_path) -> None:
+    out = tmp_path / "exported"
+
+    def failed(*words: str | Path) -> str:
+        said = apercu("export", *words, "--out", out)
+        assert said.code == 2 and said.err.count("\n") == 1
+        return said.err
+
+    assert "found no config.json" in failed(tmp_path / "none")
+    assert "did you mean triton?" in failed(tiny_run, "--format", "tritn")
+    assert "expected one of fp32, fp16, int8, int8-static, got fp8" in failed(
+        tiny_run, "--precision", "fp8"
+    )
+    assert "give --images" in failed(tiny_run, "--precision", "fp16")
+    assert "give --classifier" in failed(tiny_run, "--combined")
+    assert not out.exists()

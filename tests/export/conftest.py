@@ -1,0 +1,89 @@
+"""Untrained explainers of every preset, small enough to be exported in seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from apercu.classifiers import Classifier, open_classifier
+from apercu.explainers.build import build_network
+from apercu.explainers.counterpart import CounterpartExplainer
+from apercu.explainers.latent import LatentExplainer
+from apercu.explainers.mask import MaskExplainer
+from apercu.explainers.passport import Passport
+from apercu.training.settings import COUNTERPART, LATENT, MASK, TrainingSettings
+
+FAMILIES = {"mask": MASK, "counterpart": COUNTERPART, "latent": LATENT}
+SMALL: dict[str, dict[str, Any]] = {
+    "mask": {"decoder": {"width": 16, "resolution": 2}},
+    "counterpart": {"generators": {"width": 16}},
+    "latent": {"shape": {"side": 32, "code": 8, "width": 8, "reader": 16}},
+}
+
+
+def small_settings(kind: str, preset: str) -> TrainingSettings:
+    """A preset with few channels, and a small encoder in the place of a ResNet-50."""
+    asked = {"preset": preset, **SMALL[kind]}
+    if (kind, preset) == ("counterpart", "light"):
+        asked["generators"] = {"width": 16, "resolution": 4}
+    if getattr(FAMILIES[kind].presets[preset], "encoder", "").startswith("timm/"):
+        asked["encoder"] = "timm/test_resnet"
+    return FAMILIES[kind].parse(asked)
+
+
+def built(kind: str, settings: TrainingSettings, classifier: Classifier) -> Any:
+    """An explainer with random weights, whose maps are neither flat nor all the same."""
+    passport = Passport.of(classifier)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        own = classifier if getattr(settings, "encoder", "") == "own" else None
+        network = build_network(settings, passport, own, pretrained=False)
+        if kind == "mask":
+            network.gate.open_at(0.5, 0.0)
+            for norm in (m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)):
+                norm.weight.data.uniform_(0.5, 1.5)
+        if kind == "counterpart":
+            for head in (network.decoder.similar, network.decoder.adversarial):
+                head.last.weight.data.normal_(0, 3)
+    kinds = {"mask": MaskExplainer, "counterpart": CounterpartExplainer, "latent": LatentExplainer}
+    return kinds[kind](network, passport, settings, {})
+
+
+@pytest.fixture(scope="session")
+def classifier(tiny_card: Path) -> Classifier:
+    return open_classifier(tiny_card)
+
+
+@pytest.fixture(scope="session")
+def explainer_of(classifier: Classifier) -> Callable[[str, str], Any]:
+    """An explainer by kind and preset."""
+    return lambda kind, preset: built(kind, small_settings(kind, preset), classifier)
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="session")
+def light(explainer_of: Callable[[str, str], Any], tmp_path_factory) -> tuple[Any, Path]:
+    """A mask explainer of the classifier's own layers, and its export in all formats."""
+    from apercu.export import ExportSettings, export
+
+    explainer, out = explainer_of("mask", "light"), tmp_path_factory.mktemp("light") / "Light One"
+    export(explainer, out, ExportSettings(("torch", "kserve")))
+    return explainer, out
+
+
+@pytest.fixture(scope="session")
+def pair(explainer_of: Callable[[str, str], Any], tmp_path_factory) -> tuple[Any, Path]:
+    """A counterpart explainer of the classifier's own layers, and its export."""
+    from apercu.export import ExportSettings, export
+
+    explainer, out = explainer_of("counterpart", "light"), tmp_path_factory.mktemp("pair")
+    export(explainer, out, ExportSettings())
+    return explainer, out

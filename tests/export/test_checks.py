@@ -1,0 +1,168 @@
+"""A graph that answers otherwise is refused; a jump of the map is no difference."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from apercu.errors import ApercuError, ConfigError, ImageError, RunError
+from apercu.explainers.passport import Passport
+from apercu.export import ExportSettings, export, read_manifest
+from apercu.export.check import BATCHES, trials
+from apercu.export.check import check as compare
+from apercu.export.flow import digest_of_run
+from apercu.export.materials import Shown
+from apercu.export.onnx_graph import Traceable
+from apercu.images import open_images
+from apercu.types import Images
+
+PLANTED = "planted:size=32,images=12,classes=3,difficulty=0"
+
+
+def maps(values: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {"maps": values}
+
+
+def asked(batch: int = 2) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    images = torch.rand(batch, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    return [(images, torch.zeros(batch, dtype=torch.long))]
+
+
+def test_the_largest_difference_is_told() -> None:
+    def off(images: Images, targets: torch.Tensor) -> dict[str, torch.Tensor]:
+        moved = images.mean(1)
+        moved[1, 2, 3] += 5e-4
+        return maps(moved)
+
+    found = compare(off, lambda images, targets: maps(images.mean(1)), asked())
+    assert found.difference == pytest.approx(5e-4, rel=1e-3)
+    assert (found.images, found.jumps) == (2, 0)
+
+
+@pytest.mark.parametrize("wrong", [2e-3, np.nan])
+def test_a_graph_that_answers_otherwise_is_refused(wrong: float) -> None:
+    def off(images: Images, targets: torch.Tensor) -> dict[str, torch.Tensor]:
+        moved = images.mean(1)
+        moved[0, 0, 0] += wrong
+        return maps(moved)
+
+    with pytest.raises(ApercuError, match=r"maps differ from PyTorch's by .* at most 0\.001"):
+        compare(off, lambda images, targets: maps(images.mean(1)), asked())
+
+
+def test_a_jump_of_the_map_is_left_out_and_counted() -> None:
+    images = torch.full((1, 3, 2, 2), 0.2)
+    images[0, :, 0, 0] = 0.5  # exactly on the edge
+
+    def jumping(images: Images, targets: torch.Tensor) -> dict[str, torch.Tensor]:
+        return maps((images.mean(1) >= 0.5).float())
+
+    def other(images: Images, targets: torch.Tensor) -> dict[str, torch.Tensor]:
+        return maps((images.mean(1) > 0.5).float())
+
+    found = compare(other, jumping, [(images, torch.zeros(1, dtype=torch.long))])
+    assert (found.difference, found.jumps) == (0, 1)
+
+
+def test_trials_are_of_several_sizes_and_all_kinds_of_targets() -> None:
+    real = torch.rand(4, 3, 8, 8)
+    found = list(trials((3, 8, 8), 5, real))
+    assert [len(images) for images, _ in found] == [*BATCHES, 1, 4, 4]
+    targets = torch.cat([some for _, some in found])
+    assert targets.min() == -1 and 0 < targets.max() < 5
+    assert torch.equal(found[-1][0], real)
+
+
+def test_a_run_whose_graph_differs_is_not_exported(explainer_of, tmp_path, monkeypatch) -> None:
+    exact = Traceable.__call__
+
+    def moved(self: Traceable, images: torch.Tensor, targets: torch.Tensor) -> object:
+        return {name: values + 0.01 for name, values in exact(self, images, targets).items()}
+
+    monkeypatch.setattr(Traceable, "__call__", moved)
+    with pytest.raises(ApercuError, match="nothing was exported"):
+        export(explainer_of("mask", "light"), tmp_path, ExportSettings(combined=False))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_network_that_cannot_be_traced_is_one_line(explainer_of, tmp_path, monkeypatch) -> None:
+    explainer = explainer_of("mask", "light")
+
+    def refusing(features: object, targets: object) -> None:
+        raise RuntimeError("no way\nin many lines")
+
+    monkeypatch.setattr(explainer.network, "decode", refusing)
+    with pytest.raises(ConfigError, match="cannot be traced"):
+        export(explainer, tmp_path, ExportSettings(combined=False))
+
+
+def test_settings_are_checked(shapes_unchecked) -> None:
+    with pytest.raises(ConfigError, match=r"format: expected .* got onx; did you mean onnx"):
+        ExportSettings(("onx",))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"precision: expected one of .* got fp61"):
+        ExportSettings(precision="fp61")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="limit: expected at least 2"):
+        ExportSettings(limit=1)
+    assert ExportSettings(("kserve",)).triton and not ExportSettings(("torch",)).triton
+
+
+def test_lower_precision_needs_images(explainer_of, tmp_path) -> None:
+    from apercu.export.materials import Materials
+
+    explainer = explainer_of("mask", "light")
+    with pytest.raises(ConfigError, match="what int8 loses is measured; give --images"):
+        export(explainer, tmp_path, ExportSettings(precision="int8"))
+    images = open_images(PLANTED)
+    with pytest.raises(ConfigError, match="give --calibrate"):
+        export(
+            explainer,
+            tmp_path,
+            ExportSettings(precision="int8-static"),
+            Materials(images=images),
+        )
+
+
+def test_images_are_drawn_and_unreadable_ones_left_out(classifier, tmp_path) -> None:
+    from PIL import Image
+
+    passport = Passport.of(classifier)
+    shown = Shown(open_images(PLANTED), 5, 0)
+    assert sum(map(len, shown.batches(passport))) == 5
+    assert shown.boxed
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    Image.new("RGB", (40, 40)).save(tmp_path / "good.png")
+    half = Shown(open_images(tmp_path), None, 0)
+    assert sum(map(len, half.batches(passport))) == 1
+    (tmp_path / "good.png").unlink()
+    with pytest.raises(ImageError, match="not an image"):
+        list(Shown(open_images(tmp_path), None, 0).batches(passport))
+
+
+def test_the_manifest_tells_what_was_exported(light, classifier) -> None:
+    explainer, folder = light
+    found = read_manifest(folder)
+    assert (found.kind, found.precision, found.loss) == ("mask", "fp32", None)
+    assert found.fingerprint == classifier.fingerprint
+    assert (found.input.channels, found.input.size, found.input.range) == (3, (32, 32), "unit")
+    assert found.classes == classifier.classes
+    assert set(found.files) == {"explainer", "combined", "program"}
+    assert found.files["combined"].outputs == {"probabilities": (3,), "maps": (32, 32)}
+    for file in found.files.values():
+        assert 0 <= file.difference <= 1e-3 and file.images == sum(BATCHES) + 1
+    assert found.run == digest_of_run(explainer)
+
+
+def test_the_digest_of_a_run_depends_on_its_weights(explainer_of) -> None:
+    one, other = explainer_of("mask", "light"), explainer_of("mask", "light")
+    assert digest_of_run(one) == digest_of_run(other)
+    other.network.gate.bias.data[0] += 1
+    assert digest_of_run(one) != digest_of_run(other)
+
+
+def test_a_missing_or_damaged_manifest_is_one_line(tmp_path) -> None:
+    with pytest.raises(RunError, match=r"expected an export, found no explainer\.json"):
+        read_manifest(tmp_path)
+    (tmp_path / "explainer.json").write_text("{}")
+    with pytest.raises(RunError, match="damaged; export the run again"):
+        read_manifest(tmp_path)

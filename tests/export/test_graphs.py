@@ -1,0 +1,168 @@
+"""Every explainer and preset: ONNX Runtime answers what PyTorch answers, on any batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+
+from apercu.classifiers import ClassifierCard, InputSpec, SmallResNet, classifier_of
+from apercu.classifiers.answers import as_logits, to_logits
+from apercu.classifiers.card import Output
+from apercu.errors import ConfigError, RunError
+from apercu.explainers.passport import Passport
+from apercu.export import ExportSettings, export
+from apercu.export.graphs import TOP
+from apercu.export.materials import Materials
+from apercu.export.onnx_graph import answered, session
+from apercu.export.reading import reading
+from apercu.networks.graph import AnsweringEncoder, GraphEncoder
+from apercu.training.settings import COUNTERPART, MASK
+
+PRESETS = [("mask", name) for name in MASK.presets] + [
+    ("counterpart", name) for name in COUNTERPART.presets
+]
+CLOSE = {"atol": 1e-4, "rtol": 0.0}
+
+
+def of_file(path: Path, images: torch.Tensor, targets: Any) -> dict[str, torch.Tensor]:
+    return answered(session(path), images, torch.as_tensor(targets))
+
+
+@pytest.mark.parametrize(("kind", "preset"), PRESETS)
+def test_onnx_runtime_answers_as_pytorch(
+    explainer_of: Callable[[str, str], Any], images, tmp_path, kind: str, preset: str
+) -> None:
+    explainer = explainer_of(kind, preset)
+    export(explainer, tmp_path, ExportSettings(combined=False))
+    path = tmp_path / "explainer.onnx"
+    asked = explainer.attribute(images, [2, 0, 1])
+    assert asked.std() > 1e-3  # else nothing is compared
+    torch.testing.assert_close(of_file(path, images, [2, 0, 1])["maps"], asked, **CLOSE)
+    top = explainer.attribute(images)
+    torch.testing.assert_close(of_file(path, images, [TOP] * 3)["maps"], top, **CLOSE)
+    single = of_file(path, images[1:2], [TOP])["maps"]
+    torch.testing.assert_close(single, top[1:2], **CLOSE)
+    many = of_file(path, images.repeat(3, 1, 1, 1), [TOP] * 9)["maps"]
+    torch.testing.assert_close(many, top.repeat(3, 1, 1), **CLOSE)
+
+
+def test_counterparts_are_answered_too(pair, images) -> None:
+    explainer, folder = pair
+    found = of_file(folder / "explainer.onnx", images, [TOP] * 3)
+    expected = explainer.counterparts(images)
+    torch.testing.assert_close(found["stable"], expected.stable, **CLOSE)
+    torch.testing.assert_close(found["adversarial"], expected.adversarial, **CLOSE)
+    assert (expected.adversarial - images).abs().amax() > 1e-2
+
+
+def test_the_combined_graph_predicts_as_the_classifier_and_explains_what_it_sees(
+    light, pair, classifier, images
+) -> None:
+    for explainer, folder in (light, pair):
+        found = of_file(folder / "combined.onnx", images, [TOP] * 3)
+        logits = classifier(images)
+        torch.testing.assert_close(found["probabilities"], logits.softmax(1), **CLOSE)
+        if explainer.settings.explainer == "mask":
+            expected = explainer.attribute(images, logits.argmax(1))
+        else:
+            expected = explainer.counterparts(images, answers=logits).maps
+        torch.testing.assert_close(found["maps"], expected, **CLOSE)
+        asked = of_file(folder / "combined.onnx", images, [1, 1, 1])["maps"]
+        if explainer.settings.explainer == "mask":
+            torch.testing.assert_close(asked, explainer.attribute(images, 1), **CLOSE)
+
+
+def test_the_combined_graph_of_the_own_encoder_holds_the_backbone_once(light) -> None:
+    import onnx
+
+    def convolutions(name: str) -> int:
+        nodes = onnx.load(light[1] / name).graph.node
+        return sum(node.op_type == "Conv" for node in nodes)
+
+    assert convolutions("combined.onnx") == convolutions("explainer.onnx")
+
+
+def test_another_encoder_gets_the_prediction_from_the_given_classifier(
+    explainer_of, classifier, images, tmp_path
+) -> None:
+    explainer = explainer_of("mask", "small")
+    said: list[str] = []
+    made = export(explainer, tmp_path / "auto", ExportSettings(), say=said.append)
+    assert set(made.files) == {"explainer"}
+    assert any("no combined graph: combined: the explainer looks through" in line for line in said)
+    with pytest.raises(ConfigError, match="give --classifier"):
+        export(explainer, tmp_path / "must", ExportSettings(combined=True))
+    export(explainer, tmp_path / "both", ExportSettings(), Materials(classifier))
+    found = of_file(tmp_path / "both" / "combined.onnx", images, [TOP] * 3)
+    logits = classifier(images)
+    torch.testing.assert_close(found["probabilities"], logits.softmax(1), **CLOSE)
+    expected = explainer.attribute(images, logits.argmax(1))
+    torch.testing.assert_close(found["maps"], expected, **CLOSE)
+
+
+def test_another_classifier_is_refused(explainer_of, tmp_path) -> None:
+    card = ClassifierCard(source="other", input=InputSpec(size=(32, 32)), classes=tuple("abc"))
+    other = classifier_of(SmallResNet(3, 3, (32, 32), 4), card)
+    with pytest.raises(RunError, match=r"trained for .* not for other"):
+        export(explainer_of("mask", "small"), tmp_path, ExportSettings(), Materials(other))
+
+
+def test_a_latent_explainer_is_no_graph(explainer_of, tmp_path) -> None:
+    with pytest.raises(ConfigError, match="a latent explainer searches a path"):
+        export(explainer_of("latent", "light"), tmp_path, ExportSettings())
+
+
+def test_a_backbone_answers_and_encodes_in_one_pass(classifier, images) -> None:
+    encoder = GraphEncoder(classifier)
+    with torch.no_grad():
+        logits, features = AnsweringEncoder(encoder)(images)
+        expected = encoder(images)
+    torch.testing.assert_close(logits, classifier(images))
+    assert len(features) == len(expected)
+    for one, other in zip(features, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+class _Twice(torch.nn.Module):
+    """Its last layer is not what it answers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = torch.nn.Conv2d(3, 4, 3, stride=2, padding=1)
+        self.head = torch.nn.Linear(4, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        first = self.head(self.body(images).mean((2, 3)))
+        self.head(first.new_ones(1, 4))
+        return first
+
+
+def test_a_classifier_that_ends_elsewhere_has_no_joint_pass() -> None:
+    card = ClassifierCard(source="twice", input=InputSpec(size=(32, 32)))
+    classifier = classifier_of(_Twice(), card)
+    with pytest.raises(ConfigError, match="its answer is not that of its last layer"):
+        AnsweringEncoder(GraphEncoder(classifier))
+
+
+def test_a_black_box_cannot_be_joined(explainer_of, classifier) -> None:
+    from dataclasses import replace
+
+    from apercu.classifiers import BlackBox, Classifier
+
+    asked = BlackBox(lambda images: classifier.module(images).detach())
+    network = replace(classifier.network, answer=asked, differentiable=False)
+    closed = Classifier(network, spec="closed")
+    explainer = explainer_of("mask", "small")
+    with pytest.raises(ConfigError, match="closed does not show its layers"):
+        reading(explainer.network, Passport.of(closed), closed)
+
+
+@pytest.mark.parametrize("output", get_args(Output))
+def test_logits_that_are_traced_are_those_that_are_checked(output: Output) -> None:
+    generator = torch.Generator().manual_seed(0)
+    answer = torch.rand(4, 1 if output == "probability" else 3, generator=generator)
+    torch.testing.assert_close(as_logits(answer, output), to_logits(answer, output, 4))

@@ -1,0 +1,173 @@
+"""Half precision and 8-bit integers: what they keep, and what they lose."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from apercu.errors import ConfigError
+from apercu.export import ExportSettings, export, read_manifest
+from apercu.export.half import halve
+from apercu.export.loss import region_iou
+from apercu.export.materials import BATCH, Materials
+from apercu.export.onnx_graph import answered, session
+from apercu.export.precision import converted
+from apercu.images import open_images
+
+PLANTED = "planted:size=32,images=12,classes=3,difficulty=0"
+
+
+@pytest.fixture(scope="module")
+def source() -> Any:
+    return open_images(PLANTED)
+
+
+@pytest.fixture(scope="module")
+def lower(light, source, tmp_path_factory) -> dict[str, Path]:
+    """The light explainer in every other precision, with the prediction."""
+    found = {}
+    for precision in ("fp16", "int8", "int8-static"):
+        found[precision] = tmp_path_factory.mktemp(precision)
+        settings = ExportSettings(precision=precision)
+        export(light[0], found[precision], settings, Materials(images=source, calibration=source))
+    return found
+
+
+def _top_maps(folder: Path, images: torch.Tensor) -> torch.Tensor:
+    asked = torch.full((len(images),), -1)
+    return answered(session(folder / "explainer.onnx"), images, asked)["maps"]
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8", "int8-static"])
+def test_the_loss_is_that_of_the_written_graphs(light, lower, source, precision: str) -> None:
+    found = read_manifest(lower[precision])
+    images = torch.stack([light[0].prepare(item.picture) for item in source])
+    exact, made = (
+        torch.cat([_top_maps(folder, some) for some in images.split(BATCH)])
+        for folder in (light[1], lower[precision])
+    )
+    assert found.precision == precision and found.loss is not None
+    assert found.loss.n == len(images)
+    assert found.loss.mean_difference == pytest.approx((exact - made).abs().mean().item(), abs=1e-5)
+    assert found.loss.iou == pytest.approx(region_iou(exact, made).mean().item(), abs=1e-4)
+    assert found.loss.mean_difference > 0
+    assert set(found.loss.scores) == {"saliency_metric", "localisation_error"}
+    for score in found.loss.scores.values():
+        assert score.n == 6 and np.isfinite([score.exact, score.exported]).all()
+
+
+def test_precisions_lose_what_their_bits_are(light, lower) -> None:
+    loss = {name: read_manifest(folder).loss.mean_difference for name, folder in lower.items()}
+    assert loss["fp16"] < 2e-3 < 0.2
+    assert loss["fp16"] < loss["int8"] < 0.2
+    assert loss["fp16"] < loss["int8-static"] < 0.2
+    exact = (light[1] / "explainer.onnx").stat().st_size
+    assert (lower["fp16"] / "explainer.onnx").stat().st_size < 0.7 * exact
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8", "int8-static"])
+def test_inputs_and_outputs_stay_as_they_are(light, lower, images, precision: str) -> None:
+    for name in ("explainer.onnx", "combined.onnx"):
+        exact, made = (session(folder / name) for folder in (light[1], lower[precision]))
+        for kind in ("get_inputs", "get_outputs"):
+            one, other = (getattr(running, kind)() for running in (exact, made))
+            assert [(i.name, i.type, i.shape) for i in one] == [
+                (i.name, i.type, i.shape) for i in other
+            ]
+        found = answered(made, images, torch.tensor([0, 1, 2]))["maps"]
+        assert found.isfinite().all() and found.amin() >= 0 and found.amax() <= 1
+
+
+def test_weights_are_stored_in_the_bits_that_were_asked_for(lower) -> None:
+    def kinds(precision: str) -> dict[int, int]:
+        found: dict[int, int] = {}
+        for weights in onnx.load(lower[precision] / "explainer.onnx").graph.initializer:
+            count = int(np.prod(weights.dims))
+            found[weights.data_type] = found.get(weights.data_type, 0) + count
+        return found
+
+    half = kinds("fp16")
+    assert half[TensorProto.FLOAT16] > 20 * half.get(TensorProto.FLOAT, 0)
+    static = kinds("int8-static")
+    assert static[TensorProto.INT8] > 10 * static.get(TensorProto.FLOAT, 0)
+    dynamic = kinds("int8")
+    assert dynamic[TensorProto.UINT8] > 10 * dynamic.get(TensorProto.FLOAT, 0)
+
+
+def two_layers() -> onnx.ModelProto:
+    """Counts beyond 16 bits are normalised, weighed twice, and made log-odds of a probability."""
+    weights = np.ones((1, 1, 1, 1), np.float32)
+    nodes = [
+        helper.make_node("Div", ["x", "largest"], ["small"], name="before"),
+        helper.make_node("Conv", ["small", "w1"], ["a"], name="first"),
+        helper.make_node("Relu", ["a"], ["b"], name="between"),
+        helper.make_node("Conv", ["b", "w2"], ["c"], name="second"),
+        helper.make_node("Add", ["c", "almost"], ["y"], name="after"),
+    ]
+    shape = ["n", 1, 2, 2]
+    graph = helper.make_graph(
+        nodes,
+        "two",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
+        [
+            numpy_helper.from_array(weights, "w1"),
+            numpy_helper.from_array(weights, "w2"),
+            numpy_helper.from_array(np.float32(1e6), "largest"),
+            numpy_helper.from_array(np.float32(0.99999), "almost"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    return onnx.shape_inference.infer_shapes(model)
+
+
+def test_only_what_lies_between_weights_is_halved(tmp_path) -> None:
+    model = two_layers()
+    halve(model)
+    onnx.checker.check_model(model, full_check=True)
+    kinds = {w.name: w.data_type for w in model.graph.initializer}
+    assert kinds["w1_half"] == kinds["w2_half"] == TensorProto.FLOAT16
+    assert kinds["largest"] == kinds["almost"] == TensorProto.FLOAT
+    assert not {"w1", "w2"} & set(kinds)
+    assert sum(node.op_type == "Cast" for node in model.graph.node) == 2
+    onnx.save(model, tmp_path / "half.onnx")
+    counts = np.full((1, 1, 2, 2), 5e5, np.float32)  # more than float16 can hold
+    (found,) = session(tmp_path / "half.onnx").run(None, {"x": counts})
+    np.testing.assert_allclose(found, 0.5 + 0.99999, atol=1e-6)
+
+
+def test_a_graph_that_ends_in_weights_cannot_be_halved(tmp_path) -> None:
+    model = two_layers()
+    del model.graph.node[-1]
+    model.graph.node[-1].output[0] = "y"
+    onnx.save(model, tmp_path / "exact.onnx")
+    with pytest.raises(ConfigError, match=r"cannot convert this graph to fp16 \(y comes straight"):
+        converted(tmp_path / "exact.onnx", "fp16", tmp_path / "half.onnx", [])
+
+
+def test_regions_that_are_empty_in_both_are_the_same() -> None:
+    one = torch.tensor([[[0.1, 0.2]], [[0.9, 0.1]], [[0.9, 0.9]]])
+    other = torch.tensor([[[0.0, 0.4]], [[0.1, 0.1]], [[0.9, 0.1]]])
+    assert region_iou(one, other).tolist() == [1, 0, 0.5]
+
+
+def test_without_the_classifier_the_yardstick_is_not_measured(
+    explainer_of, source, tmp_path
+) -> None:
+    said: list[str] = []
+    export(
+        explainer_of("mask", "small"),
+        tmp_path,
+        ExportSettings(precision="fp16", limit=4),
+        Materials(images=source),
+        said.append,
+    )
+    loss = read_manifest(tmp_path).loss
+    assert loss is not None and (loss.n, loss.scores) == (4, {})
+    assert "yardstick not measured: it asks the classifier; give --classifier" in said
