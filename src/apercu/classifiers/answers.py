@@ -35,7 +35,7 @@ def to_logits(answer: object, output: Output, images: int) -> Logits:
             f"classifier: expected {images} × {columns or 'classes'} numbers as its answer "
             f"({output}), got {' × '.join(map(str, answer.shape))}"
         )
-    if output != "logits":
+    if output in ("probabilities", "probability"):
         _check_probabilities(answer.detach())
     return as_logits(answer, output)
 
