@@ -121,6 +121,14 @@ def test_each_band_is_cut_by_its_own_coordinates(tmp_path: Path) -> None:
     np.testing.assert_array_equal(stamps[0][1].data, by_slice(33, 20, 5))
 
 
+def test_a_band_that_shows_another_part_of_the_sky_is_nan(tmp_path: Path) -> None:
+    near, far = coordinates(), coordinates(ra=200.0)
+    path = frame(tmp_path / "f.fits", ("A", PIXELS, near), ("B", PIXELS, far))
+    fates, stamps = cut([path], at((10.0, 60.0), in_pixels=False), 5)
+    assert fates == [Fate.CUT] and np.isnan(stamps[0][1].data).all()
+    assert stamps[0][1].data.shape == (5, 5) and not np.isnan(stamps[0][0].data).any()
+
+
 def test_what_is_left_out_and_why(tmp_path: Path) -> None:
     holed = PIXELS.copy()
     holed[:, 20:] = np.nan

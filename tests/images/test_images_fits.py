@@ -99,6 +99,12 @@ def test_what_is_infinite_or_saturated_is_nan_and_nan_stays() -> None:
     assert found[4, 2] == 19 and values[4, 3] == 20
 
 
+@pytest.mark.parametrize("limit", ["0", "-1.0", "T", "1E300", "'high'", ""])
+def test_a_saturation_that_means_nothing(limit: str) -> None:
+    data = by_hand(COUNTS.tobytes(), *INT16, ("SATURATE", limit))
+    assert not np.isnan(read(data)).any()
+
+
 def test_saturation_holds_for_its_own_band_only() -> None:
     bands = [fits.ImageHDU(RAMP, name=name) for name in ("A", "B")]
     bands[0].header["SATURATE"] = 10
@@ -156,8 +162,10 @@ def test_names_of_bands() -> None:
     both.header["EXTNAME"], both.header["BAND"] = "SCI", "r"
     cube = fits.ImageHDU(np.stack([RAMP] * 2), name="CUBE")
     packed = fits.CompImageHDU(RAMP.astype(np.int16))
-    data = written(filtered, both, silent, cube, packed)
-    assert decode_fits(io.BytesIO(data), "a").names == ("g", "SCI", "", "", "", "")
+    empty = fits.ImageHDU(RAMP)
+    empty.header["FILTER"], empty.header["BAND"] = None, 4
+    data = written(filtered, both, silent, cube, packed, empty)
+    assert decode_fits(io.BytesIO(data), "a").names == ("g", "SCI", "", "", "", "", "4")
 
 
 def test_grey_and_colour_are_not_converted() -> None:
@@ -300,7 +308,7 @@ def test_bombs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_astropy_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "astropy.io", None)
+    monkeypatch.setitem(sys.modules, "astropy.io.fits", None)
     with pytest.raises(ImageError, match=r"which needs astropy; install apercu\[astro\]"):
         read_picture(named("A"))
 

@@ -80,7 +80,8 @@ def band_names(hdus: list[Hdu]) -> tuple[str, ...]:
     """EXTNAME, else FILTER, else BAND; the planes of a cube have no names."""
     names: list[str] = []
     for hdu in hdus:
-        words = (str(hdu.header.get(card, "")).strip() for card in ("EXTNAME", "FILTER", "BAND"))
+        cards = (hdu.header.get(card) for card in ("EXTNAME", "FILTER", "BAND"))
+        words = (str(card).strip() for card in cards if isinstance(card, str | int | float))
         name = next((word for word in words if word not in _UNNAMED), "")
         count = depth(hdu)
         names += [name] if count == 1 else [""] * count
@@ -95,6 +96,6 @@ def planes(hdu: Hdu) -> NDArray[np.float32]:
         )
     values[np.isinf(values)] = np.nan
     limit = hdu.header.get("SATURATE")
-    if isinstance(limit, float | int) and not isinstance(limit, bool) and math.isfinite(limit):
-        values[values >= limit] = np.nan
+    if isinstance(limit, float | int) and limit is not True and 0 < limit < math.inf:
+        values[values >= np.float64(limit)] = np.nan
     return values
