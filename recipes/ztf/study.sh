@@ -1,5 +1,5 @@
 #!/bin/sh
-# Alerts of a sky survey: four pretexts without labels, then three questions with few. Hours on two cores.
+# Alerts of a sky survey: two pretexts without labels, then three questions with few. Hours on two cores.
 #
 #   APERCU_DATA=… recipes/ztf/study.sh [prepare pretexts features trained explain]
 #
@@ -37,8 +37,6 @@ for study in ${*:-prepare pretexts features trained explain}; do
         pretrain magnitudes 1500 32 --catalogue "$shared/data/ztf/alerts.parquet" --id candid \
             --target magnr,magpsf
         pretrain contrastive 500 48
-        pretrain transformation 700 32
-        pretrain adios 300 48
         $bin/python recipes/ztf/imagenet.py "$shared/models/mobilenetv2_100.json" \
             $run/magnitudes/card.json $run/imagenet.json
         ;;
@@ -48,8 +46,7 @@ for study in ${*:-prepare pretexts features trained explain}; do
                 --network magnitudes=$run/magnitudes/card.json
             evaluate others $label --heads linear,dense,nearest \
                 --network contrastive=$run/contrastive/card.json \
-                --network transformation=$run/transformation/card.json \
-                --network adios=$run/adios/card.json --network imagenet=$run/imagenet.json
+                --network imagenet=$run/imagenet.json
         done
         ;;
     trained) # all layers: pretrained against from scratch
@@ -59,14 +56,17 @@ for study in ${*:-prepare pretexts features trained explain}; do
         done
         ;;
     explain) # a classifier that the survey uses, explained by a network of its own
+        [ -f $run/braai.json ] || $bin/python recipes/ztf/braai.py \
+            "$shared/models/braai_ztf.pt2.json" $run/data/learn.npz $run/braai.json
         [ -f $run/mask/weights.safetensors ] ||
-            $bin/apercu train mask --classifier "$shared/models/braai_ztf.pt2.json" \
+            $bin/apercu train mask --classifier $run/braai.json \
                 --images $run/data/learn.npz --config recipes/ztf/mask.yaml --out $run/mask --resume
         [ -f $run/counterpart/weights.safetensors ] ||
-            $bin/apercu train counterpart --classifier "$shared/models/braai_ztf.pt2.json" \
+            $bin/apercu train counterpart --classifier $run/braai.json \
                 --images $run/data/learn.npz --config recipes/ztf/counterpart.yaml \
                 --out $run/counterpart --resume
-        $bin/python recipes/ztf/pictures.py "$shared" $run
+        $bin/python recipes/ztf/measure.py $run
+        $bin/python recipes/ztf/pictures.py $run
         ;;
     *)
         echo "error: no study $study" >&2

@@ -1,0 +1,68 @@
+"""Alerts of the test with what braai looks at: a sheet of stamps, masks and other maps.
+
+    python recipes/ztf/pictures.py RUN_FOLDER [NUMBER…]
+
+Draws alerts.png into the folder: science, template and difference stamp, then the mask, the change
+of the counterpart, occlusion and RISE over the difference. Without numbers (rows of test.npz), the
+alerts of which braai is surest, real and bogus.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+from apercu import open_classifier, open_images, render
+from apercu.explainers.run import open_run
+from apercu.methods import Occlusion, Rise
+
+BANDS = ("science", "template", "difference")
+SHOWN = 5
+SIDE = 150
+
+
+def main(run: Path, numbers: list[int]) -> None:
+    """Draws the sheet."""
+    classifier = open_classifier(run / "braai.json")
+    source = open_images(run / "data" / "test.npz", channels=3)
+    mask, counterpart = open_run(run / "mask"), open_run(run / "counterpart")
+    if not numbers:
+        every = torch.stack([classifier.prepare(item.picture) for item in source])
+        order = classifier.probabilities(every)[:, 1].argsort().tolist()
+        numbers = [*order[:SHOWN], *order[-SHOWN:]]
+    rows = []
+    for number in numbers:
+        item = source[number]
+        images = classifier.prepare(item.picture)[None]
+        shares = classifier.probabilities(images)[0]
+        target = shares.argmax()[None]
+        maps = {
+            "mask": mask.attribute(images, target),
+            "counterpart": counterpart.attribute(images, target),
+            "occlusion": Occlusion()(classifier, images, target),
+            "rise": Rise(masks=1000)(classifier, images, target),
+        }
+        tiles = [
+            render.Tile(
+                render.picture_image(item.picture[i : i + 1]), f"{number} {band}" if not i else band
+            )
+            for i, band in enumerate(BANDS)
+        ]
+        title = f"{classifier.classes[int(target)]} {shares.max():.2f}"
+        for name, map in maps.items():
+            spread = map[0] if name == "mask" else _ranged(map[0])
+            over = render.overlay(render.visible(item.picture[2:]), spread)
+            tiles.append(render.Tile(over, f"{name}: {title}" if name == "mask" else name))
+        rows.append(tiles)
+    render.save_picture(run / "alerts.png", render.contact_sheet(rows, SIDE))
+    print(run / "alerts.png")
+
+
+def _ranged(map: torch.Tensor) -> torch.Tensor:
+    return (map - map.min()) / (map.max() - map.min()).clamp(min=1e-9)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), [int(word) for word in sys.argv[2:]])

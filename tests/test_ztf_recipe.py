@@ -1,0 +1,112 @@
+"""The recipe on survey alerts: objects on one side only, classes as stated, cards that open."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import math
+import subprocess
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pyarrow
+import pytest
+import torch
+from pyarrow import parquet
+
+from apercu import open_classifier
+from apercu.classifiers import ClassifierCard, InputSpec
+from apercu.images.stretch import Stretch
+
+RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+
+
+def _recipe(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"ztf_{name}", RECIPES / "ztf" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_no_object_is_on_both_sides(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    objects = [f"ZTF{number // 3}" for number in range(60)]
+    table = {
+        "candid": list(range(60)),
+        "objectId": objects,
+        "rb": [0.9, 0.1, -999.0] * 20,
+        "sgscore1": [0.9, 0.5, 0.1] * 20,
+        "is_asteroid": [True, False, False] * 20,
+    }
+    parquet.write_table(pyarrow.table(table), tmp_path / "alerts.parquet")
+    stamps = draw.standard_normal((60, 3, 8, 8)).astype("f2")
+    np.savez(tmp_path / "alerts.npz", stamps=stamps, candid=np.arange(60))
+    _recipe("prepare").main(tmp_path, tmp_path / "out")
+    learn, test = (
+        np.load(tmp_path / "out" / f"{name}.npz")["candid"] for name in ("learn", "test")
+    )
+    assert len(learn) == 45 and len(test) == 15
+    assert not {objects[i] for i in learn} & {objects[i] for i in test}
+    assert sorted([*learn, *test]) == list(range(60))
+    with (tmp_path / "out" / "labels.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    found = [(row["real"], row["star"], row["asteroid"]) for row in rows[:3]]
+    assert found == [("real", "star", "asteroid"), ("bogus", "", "other"), ("", "galaxy", "other")]
+
+
+def test_the_share_of_flux_on_the_strongest_tenth() -> None:
+    measure = _recipe("measure")
+    light = torch.zeros(2, 10, 10)
+    light[:, 4, :] = 1
+    on, beside = torch.zeros(10, 10), torch.zeros(10, 10)
+    on[4], beside[4, :5], beside[0, :5] = 1, 1, 1
+    assert measure.on_flux(torch.stack([on, beside]), light).tolist() == pytest.approx([1, 0.5])
+    assert math.isnan(measure.on_flux(on[None], torch.zeros(1, 10, 10)).item())
+
+
+def test_flux_is_what_stands_out_of_the_noise_of_the_difference() -> None:
+    picture = 5 * torch.randn(3, 40, 40, generator=torch.Generator().manual_seed(0)) + 200
+    picture[2, 20, 20], picture[2, 5, 5], picture[0, 1, 1] = 500, -100, 9000
+    found = _recipe("measure").flux(picture)
+    assert found[20, 20].item() == pytest.approx(300, abs=2)
+    assert found[5, 5].item() == pytest.approx(300, abs=2)
+    assert found[1, 1] == 0
+    assert (found > 0).float().mean() < 0.05
+
+
+def test_imagenet_features_get_the_stretch_of_stamps() -> None:
+    stretch = Stretch(low=(-1.0,) * 3, high=(9.0,) * 3, noise=(1.0,) * 3)
+    imagenet = ClassifierCard(
+        source="timm/x", weights="w.safetensors", input=InputSpec(size=(224, 224), mean=(0.5,) * 3)
+    )
+    other = ClassifierCard(source="timm/y", input=InputSpec(size=(63, 63), stretch=stretch))
+    joined = _recipe("imagenet").joined(imagenet, other)
+    assert joined.input is not None
+    assert (joined.input.stretch, joined.input.size, joined.input.mean) == (
+        stretch,
+        (224, 224),
+        (0.5,) * 3,
+    )
+    assert joined.weights == str(Path("w.safetensors").resolve())
+
+
+def test_braai_says_the_same_behind_its_stretch(apercu_data: Path, tmp_path: Path) -> None:
+    braai = apercu_data / "models" / "braai_ztf.pt2.json"
+    stamps = np.load(apercu_data / "data" / "ztf" / "alerts.npz")
+    np.savez(tmp_path / "some.npz", stamps=stamps["stamps"][:40], candid=stamps["candid"][:40])
+    recipe = _recipe("braai")
+    card = recipe.behind_a_stretch(recipe.read_card(braai), str(tmp_path / "some.npz"))
+    recipe.write_card(card, tmp_path / "braai.json")
+    plain, behind = open_classifier(braai), open_classifier(tmp_path / "braai.json")
+    source = recipe.open_images(tmp_path / "some.npz", channels=3)
+    for item in source:
+        said = [one.probabilities(one.prepare(item.picture)[None]) for one in (plain, behind)]
+        torch.testing.assert_close(said[1], said[0], atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("script", ["ztf/study.sh", "pretraining/study.sh"])
+def test_an_unknown_study_is_refused(script: str) -> None:
+    said = subprocess.run([RECIPES / script, "nonsense"], capture_output=True, text=True)
+    assert (said.returncode, said.stderr) == (2, "error: no study nonsense\n")
