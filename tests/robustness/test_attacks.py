@@ -145,11 +145,35 @@ def test_few_pixels_suffice_where_one_decides() -> None:
     for queries in (60, 600):
         asked.clear()
         found = SparseEvo(queries=queries)(goal, images)
-        assert sum(asked) <= 4 * (queries + 4)
+        assert sum(asked) <= 4 * queries
         assert goal.reached(found).all()
         changed[queries] = (found != images).flatten(1).sum(1)
     assert (changed[600] < changed[60]).all()
     assert changed[600].max() <= 16
+
+
+@pytest.mark.parametrize("queries", [1, 3, 12, 40])
+def test_every_question_counts_and_no_more_are_asked(queries: int) -> None:
+    turns: list[int] = []
+
+    def by_brightness(images: torch.Tensor) -> torch.Tensor:
+        turns.append(len(images))
+        score = images.mean((1, 2, 3)) - torch.tensor([0.5, 0.5, 0.5, 9.0])
+        return torch.stack([torch.zeros_like(score), score], 1)
+
+    images = torch.full((4, 1, 6, 6), 0.2)
+    images[1] = 0.8
+    images[2] = 0.3
+    labels = torch.tensor([0, 1, 1, 0])  # the third is wrong already, the last cannot be
+    attack = SparseEvo(queries=queries)
+    found, asked = attack.counted(Untargeted(by_brightness, labels), images)
+    assert len(turns) <= queries
+    assert asked.tolist() == [queries, queries, 1, min(queries, 4 + 10)]
+    assert torch.equal(found[2:], images[2:])
+    assert torch.equal(attack(Untargeted(by_brightness, labels), images), found)
+    alone = SparseEvo(queries=queries).counted
+    only = Untargeted(lambda one: by_brightness(one.expand(4, -1, -1, -1))[:1], labels[2:3])
+    assert alone(only, images[2:3])[1].tolist() == [1]
 
 
 def test_without_any_start_the_image_stays() -> None:
@@ -203,6 +227,12 @@ def test_nothing_is_done_within_no_budget(classifier: Classifier, images: torch.
         (lambda: IFgsm(steps=0), "i_fgsm: steps: expected a number of at least 1"),
         (lambda: Multiplicative(0.5), "mult: ratio: expected a factor from 1 to 10"),
         (lambda: SparseEvo(population=2), "sparse_evo: population"),
+        (
+            lambda: SparseEvo(initial=2.0),
+            "sparse_evo: initial: expected a share from 0 to 1, got 2",
+        ),
+        (lambda: SparseEvo(mutation=-0.1), "sparse_evo: mutation: expected a share from 0 to 1"),
+        (lambda: SparseEvo(crossover=math.nan), "sparse_evo: crossover: expected a share from"),
     ],
 )
 def test_budgets_that_cannot_be(made, says: str) -> None:  # type: ignore[no-untyped-def]

@@ -69,6 +69,26 @@ class Job(NamedTuple):
     elsewhere: bool = False
 
 
+def knowledge(job: Job) -> str:
+    """What the attacker knows: the bare classifier, the filter before it, or another classifier."""
+    if job.elsewhere:
+        return "transfer"
+    return "naive" if job.behind is None else "adaptive"
+
+
+def norm_of(job: Job) -> str:
+    """The norm in which an attack is small."""
+    bound = getattr(job.attack, "norm", "linf" if job.epsilon is not None else "l2")
+    return str(bound)
+
+
+def bound_of(job: Job) -> float | None:
+    """How far an attack may go: its budget, or the ratio of one that multiplies; None for one that
+    looks for the smallest change."""
+    ratio: float | None = getattr(job.attack, "ratio", None)
+    return ratio if job.epsilon is None else job.epsilon
+
+
 def jobs(
     plan: StressPlan,
     attacks: dict[str, Attack],

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from typing import ClassVar, Literal, TypeAlias
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from apercu.errors import ClassifierError, ConfigError
@@ -18,6 +19,8 @@ Knowledge: TypeAlias = Literal["gradients", "decisions"]
 
 Norm: TypeAlias = Literal["linf", "l2"]
 
+Counts: TypeAlias = Int[Tensor, " batch"]
+
 NUDGE = 1 / 255
 """Largest change of a value by the random step beside an image."""
 
@@ -28,10 +31,12 @@ class Attack(ABC):
     Attributes:
         needs: of the classifier.
         climbs: whether it climbs any aim; the others know nothing but classes.
+        neighbours: whether it looks at the other images of a batch.
     """
 
     needs: ClassVar[Knowledge]
     climbs: ClassVar[bool] = False
+    neighbours: ClassVar[bool] = False
 
     @property
     def identity(self) -> str:
@@ -49,6 +54,17 @@ class Attack(ABC):
             ClassifierError: the classifier does not give what the attack needs, or the aim is
                 the same for all images.
         """
+
+
+class CountedAttack(Attack):
+    """One that counts what it asks."""
+
+    def __call__(self, aim: Aim, images: Images) -> Images:
+        return self.counted(aim, images)[0]
+
+    @abstractmethod
+    def counted(self, aim: Aim, images: Images) -> tuple[Images, Counts]:
+        """Attacked images as of `__call__`, and how many decisions were asked for each."""
 
 
 def slopes(aim: Aim, images: Images, *, honest: Images | None = None) -> tuple[Images, Scores]:
