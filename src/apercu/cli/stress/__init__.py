@@ -12,7 +12,6 @@ from apercu.cli.stress.train import train
 app = typer.Typer(
     help="Attack a classifier, with and without a filter in front of it.",
     invoke_without_command=True,
-    no_args_is_help=True,
     rich_markup_mode="rich",
 )
 app.callback()(stress)

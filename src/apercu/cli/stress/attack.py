@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from apercu.cli.options import DebugOption, Device, DeviceOption, SeedOption
+from apercu.cli.options import Context, DebugOption, Device, DeviceOption
 from apercu.cli.outcome import arguments, keeping
-from apercu.cli.stress.budgets import budgets_named
+from apercu.cli.stress.order import check_nothing_typed, order_of
 from apercu.cli.terminal import progress, say, warn
 
 if TYPE_CHECKING:
     from apercu.classifiers import Classifier
     from apercu.robustness.attacks import Attack
-    from apercu.robustness.plan import StressPlan
 
 
 def stress(
+    context: Context,
     classifier: Annotated[
         str | None, typer.Option(metavar="SPEC", help="The classifier that is attacked.")
     ] = None,
@@ -56,13 +55,19 @@ def stress(
         typer.Option(metavar="SPEC", help="Also show it images made against another classifier."),
     ] = None,
     plan: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="All of these in YAML; options override.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="YAML with any of these but --out and --device; options override.",
+        ),
     ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Only so many of the images, drawn at random.")
     ] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Images attacked together.")] = None,
-    seed: SeedOption = 0,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, help="Of every random draw; 0 without a plan.")
+    ] = None,
     device: DeviceOption = Device.AUTO,
     debug: DebugOption = False,
 ) -> None:
@@ -73,10 +78,9 @@ def stress(
 
     Example: apercu stress --classifier timm/resnet50 --images val/ --filters none,jpeg --out stress
     """
-    words = {"attacks": attacks, "filters": filters, "epsilons": epsilons, "knowledge": knowledge}
-    needed = {"classifier": classifier, "images": images, "out": out}
-    if not any([*needed.values(), *words.values(), explainer, surrogate, plan, limit, batch]):
-        return  # a command of its own follows
+    if context.invoked_subcommand is not None:
+        check_nothing_typed(context)
+        return
     from apercu.classifiers import open_classifier
     from apercu.compare.cost import environment
     from apercu.errors import ConfigError
@@ -87,19 +91,19 @@ def stress(
     from apercu.robustness.report import write_report
     from apercu.robustness.results import summarised
 
-    for name, value in needed.items():
+    order = order_of(plan, context.params)
+    for name, value in {"classifier": order.classifier, "images": order.images, "out": out}.items():
         if value is None:
             raise ConfigError(f"--{name} is missing; see apercu stress --help")
-    asked = _plan(plan, {**words, "limit": limit, "batch": batch, "seed": seed})
+    asked, folder = order.plan, Path(str(out))
     named_filters = {name: filter_named(name) for name in asked.filters}
-    named_attacks = {name: attack_named(name, seed) for name in asked.attacks}
-    opened = open_classifier(str(classifier), device=device.resolve())
+    named_attacks = {name: attack_named(name, asked.seed) for name in asked.attacks}
+    opened = open_classifier(str(order.classifier), device=device.resolve())
     if not opened.differentiable:
-        named_attacks = _decisions(named_attacks, opened, typed=attacks is not None)
-    source = open_images(str(images), channels=opened.channels)
-    watched = None if explainer is None else open_run(explainer).to(opened.device)
-    other = None if surrogate is None else open_classifier(surrogate, device=device.resolve())
-    folder = Path(str(out))
+        named_attacks = _decisions(named_attacks, opened, asked.seed, typed=attacks is not None)
+    source = open_images(str(order.images), channels=opened.channels)
+    watched = open_run(Path(order.explainer)).to(opened.device) if order.explainer else None
+    other = open_classifier(order.surrogate, device=device.resolve()) if order.surrogate else None
     about: dict[str, Any] = {
         "classifier": opened.spec,
         "fingerprint": opened.fingerprint,
@@ -113,7 +117,8 @@ def stress(
         with progress(lines=True) as report:
             found = bench.run(folder, report)
         about["limit"] = len(bench.sample.test)
-        results = summarised(found, about, environment(seed, opened.device), seed)
+        made_on = environment(asked.seed, opened.device)
+        results = summarised(found, about, made_on, asked.seed)
         results.save(folder)
         write_report(results, bench, folder)
     for line in results.warnings:
@@ -121,25 +126,8 @@ def stress(
     say(f"report: {folder / 'report.html'}")
 
 
-def _plan(path: Path | None, typed: Mapping[str, Any]) -> StressPlan:
-    """The plan of a file, with what was typed over it."""
-    from apercu.robustness.plan import StressPlan
-    from apercu.training.settings import Family
-    from apercu.typed import split_names
-
-    family = Family(StressPlan, {"standard": StressPlan()})
-    changes = {name: value for name, value in typed.items() if value is not None}
-    for name in ("attacks", "filters", "knowledge", "epsilons"):
-        if name in changes:
-            changes[name] = split_names(changes[name], name, ())
-    if "epsilons" in changes:
-        changes["epsilons"] = budgets_named(typed["epsilons"])
-    begun = family.read(path).model_dump()
-    return family.parse({**begun, **changes}, "stress")
-
-
 def _decisions(
-    attacks: dict[str, Attack], classifier: Classifier, *, typed: bool
+    attacks: dict[str, Attack], classifier: Classifier, seed: int, *, typed: bool
 ) -> dict[str, Attack]:
     """The attacks that a classifier without gradients allows, or the one there is."""
     from apercu.errors import ClassifierError
@@ -153,4 +141,4 @@ def _decisions(
                 "use sparse_evo"
             )
         warn(f"{classifier.spec} has no gradients, so it is attacked by its decisions alone")
-    return allowed or {"sparse_evo": SparseEvo()}
+    return allowed or {"sparse_evo": SparseEvo(seed=seed)}

@@ -29,6 +29,8 @@ def filter(
     made = filter_named(name)
     if made is None:
         raise ConfigError("filters: none changes nothing; name a filter")
+    if out.suffix.lower() != ".png":
+        raise ConfigError(f"{out}: expected a name that ends in .png, which keeps every bit")
     picture = read_picture(image)
     render.save_picture(out, render.picture_image(made(picture[None])[0]))
     say(f"{made}: {out}")
