@@ -41,7 +41,20 @@ def test_rows_and_page(apercu, tiny_card: Path, tiny_run: Path, tmp_path: Path) 
         assert 0 <= rows[attack, None, "none", "naive", "auac"]["value"] <= 1
     assert "none" in {row["attack"] for row in found["rows"]}
     page = (tmp_path / "report.html").read_text()
+    wrong = sum(not right for right in _right(found))
+    assert f"Wrong before any attack: none {wrong} of 6" in page
+    assert "Success of the attacks" in page
     assert "under attack" in page and "<script" not in page and "http" not in page.split("<pre>")[0]
+
+
+def _right(found: dict) -> list[bool]:
+    """Which honest images are right, as many as the rows say."""
+    (row,) = (
+        row
+        for row in found["rows"]
+        if (row["attack"], row["filter"], row["metric"]) == ("none", "none", "top1")
+    )
+    return [number < round(row["value"] * row["n"]) for number in range(row["n"])]
 
 
 def test_what_is_done_is_not_done_again(
@@ -76,17 +89,72 @@ def test_a_plan_in_yaml(apercu, tiny_card: Path, tmp_path: Path) -> None:
     assert said.code == 2 and "attack is no setting" in said.err and "attacks" in said.err
 
 
-def test_a_classifier_that_is_only_asked(apercu, tiny_card: Path, tmp_path: Path) -> None:
+def test_a_plan_says_it_all(
+    apercu, tiny_card: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from apercu.robustness.attacks import Pgd
+
+    seeds: set[int] = set()
+    attacked = Pgd.__call__
+
+    def noted(self: Pgd, *rest: object) -> object:
+        seeds.add(self.seed)
+        return attacked(self, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Pgd, "__call__", noted)
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(
+        f"classifier: {tiny_card}\nimages: '{PLANTED}'\nattacks: ['pgd:steps=1']\n"
+        "epsilons: [8/255]\nlimit: 3\nseed: 7\n"
+    )
+    said = apercu("stress", "--plan", plan, "--out", tmp_path / "out")
+    assert said.code == 0, said.err
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert seeds == {7} and found["plan"]["seed"] == 7 and found["environment"]["seed"] == 7
+    assert found["plan"]["epsilons"] == [8 / 255] and "classifier" not in found["plan"]
+    assert apercu("stress", "--plan", plan, "--seed", "8", "--out", tmp_path / "out").code == 0
+    assert seeds == {7, 8}
+    plan.write_text("epsilons: [8/0]\n")
+    wrong = apercu("stress", "--plan", plan, "--out", tmp_path / "out")
+    assert wrong.code == 2 and "expected a number such as 8/255, got '8/0'" in wrong.err
+
+
+def _attacks_made(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """The attacks of all tests of this classifier, each once."""
+    from apercu.robustness.flow import Bench
+
+    made: list[object] = []
+    attacked = Bench.run
+
+    def noted(self: Bench, *rest: object) -> object:
+        made.extend(self.attacks.values())
+        return attacked(self, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Bench, "run", noted)
+    return made
+
+
+def test_a_classifier_that_is_only_asked(
+    apercu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = ("stress", "--classifier", "tests_stress:asked", "--images", PLANTED)
+    seeds = _attacks_made(monkeypatch)
     with pytest.MonkeyPatch.context() as patch:
         (tmp_path / "tests_stress.py").write_text(ASKED)
         patch.syspath_prepend(str(tmp_path))
-        said = apercu(*words, "--limit", "2", "--out", tmp_path / "out")
+        said = apercu(*words, "--limit", "2", "--seed", "5", "--out", tmp_path / "out")
         assert said.code == 0 and "attacked by its decisions alone" in said.err
+        blind = apercu("stress", "detect", *words[1:], "--out", tmp_path / "seen")
+        assert blind.code == 2 and blind.err.count("\n") == 1
+        assert "no look is possible for tests_stress:asked; give --explainer, or" in blind.err
         named = apercu(*words, "--attacks", "pgd", "--out", tmp_path / "out")
         assert named.code == 2 and "pgd need gradients" in named.err
     found = json.loads((tmp_path / "out" / "results.json").read_text())
     assert {row["attack"] for row in found["rows"]} == {"none", "sparse_evo"}
+    assert {"queries", "queries_median"} <= {row["metric"] for row in found["rows"]}
+    from apercu.robustness.attacks import SparseEvo
+
+    assert seeds == [SparseEvo(seed=5)]
 
 
 ASKED = """
@@ -120,6 +188,10 @@ def asked():
         (("--epsilons", "eight"), "epsilons: expected a number such as 8/255, got 'eight'"),
         (("--knowledge", "some"), "knowledge"),
         (("--attacks", "fgsm,fgsm"), "expected each once"),
+        (("--attacks", "pgd:epsilon=0"), "pgd: epsilon: expected a number above 0"),
+        (("--attacks", "pgd:pace=nan"), "pgd: pace: expected a number above 0, got nan"),
+        (("--attacks", "fgsm,map_deepfool"), "map_deepfool climbs classes only"),
+        (("--attacks", "eot_auto_attack"), "eot_auto_attack climbs classes only"),
     ],
 )
 def test_what_is_refused(apercu, tiny_card, tmp_path, words, says) -> None:
@@ -136,6 +208,13 @@ def test_what_is_refused(apercu, tiny_card, tmp_path, words, says) -> None:
 def test_what_is_missing(apercu, tmp_path: Path) -> None:
     said = apercu("stress", "--images", PLANTED, "--out", tmp_path)
     assert said.code == 2 and "--classifier is missing" in said.err
+    said = apercu("stress", "--classifier", "x.pt2", "--out", tmp_path)
+    assert said.code == 2 and "--images is missing" in said.err
+    for words in ((), ("--seed", "3"), ("--device", "cpu")):
+        said = apercu("stress", *words)
+        assert said.code == 2 and said.err.startswith("error: --classifier is missing"), words
+    said = apercu("stress", "--seed", "3", "filter", "jpeg", "in.png", "out.png")
+    assert said.code == 2 and "--seed stands before filter and does not reach it" in said.err
 
 
 def test_one_filter_on_a_picture(apercu, tmp_path: Path) -> None:
@@ -150,6 +229,9 @@ def test_one_filter_on_a_picture(apercu, tmp_path: Path) -> None:
     assert (made == np.stack(expected, -1)).all()
     wrong = apercu("stress", "filter", "none", tmp_path / "in.png", tmp_path / "out.png")
     assert wrong.code == 2 and "none changes nothing" in wrong.err
+    lossy = apercu("stress", "filter", "jpeg", tmp_path / "in.png", tmp_path / "out.jpg")
+    assert lossy.code == 2 and "expected a name that ends in .png" in lossy.err
+    assert not (tmp_path / "out.jpg").exists()
     broken = apercu("stress", "filter", "jpeg", tmp_path / "missing.png", tmp_path / "out.png")
     assert broken.code == 2
 
@@ -208,6 +290,7 @@ def test_maps_that_move_and_images_made_elsewhere(
     rows = {(r["attack"], r["knowledge"], r["metric"]): r["value"] for r in found["rows"]}
     assert ("map_pgd:steps=2", "naive", "map_rank_correlation") in rows
     assert ("map_pgd:steps=2", "naive", "success") not in rows
+    assert ("map_pgd:steps=2", "naive", "stayed") in rows
     assert ("map_pgd:steps=2", "transfer", "top1") not in rows
     for attack in ("pgd:steps=2", "eot_fgsm"):  # made against the same classifier
         assert rows[attack, "transfer", "top1"] == rows[attack, "naive", "top1"]

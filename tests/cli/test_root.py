@@ -65,6 +65,7 @@ def test_help_imports_nothing_heavy() -> None:
         ),
         (["demo", "--sed", "3"], "error: No such option: --sed"),
         (["train", "mask"], "error: Missing option '--classifier'"),
+        (["train"], "error: A command is missing; see apercu train --help"),
         (["demo", "--seed", "-1"], "error: Invalid value for '--seed'"),
         (["demo", "--device", "gpu"], "error: Invalid value for '--device'"),
     ],

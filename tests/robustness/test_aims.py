@@ -7,7 +7,7 @@ import torch
 
 from apercu.errors import ConfigError
 from apercu.robustness.aims import Expected, MapMoved, Untargeted
-from apercu.robustness.attacks import Pgd
+from apercu.robustness.attacks import Attack, Fgsm, IFgsm, Multiplicative, Pgd
 from apercu.robustness.named import aim_of, attack_named, filter_named
 
 IMAGES = 0.3 + 0.4 * torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -35,6 +35,27 @@ def test_a_map_moves_and_the_class_stays() -> None:
     bright = 1 - dark  # its map is the opposite, but so is its class
     assert not aim.reached(bright).any()
     assert (aim.score(bright) < 0).all()
+
+
+@pytest.mark.parametrize("attack", [Fgsm(0.05), IFgsm(0.05), Multiplicative(1.2)], ids=repr)
+def test_without_a_random_start_a_map_is_moved_by_its_slope(attack: Attack) -> None:
+    """Where maps are their own, their correlation is highest: its slope is rounding alone."""
+    dark, smooth = IMAGES - 0.15, torch.nn.AvgPool2d(3, stride=1, padding=1)
+    found, scores = [], []
+    for scale in (1.0, 0.3):  # which correlations do not see, but roundings do
+
+        def explain(images: torch.Tensor, scale: float = scale) -> torch.Tensor:
+            return scale * smooth(images)[:, 0]
+
+        aim = MapMoved(by_brightness, explain, LABELS, explain(dark))
+        found.append(attack(aim, dark))
+        scores.append(aim.score(found[-1]))
+        assert torch.equal(attack(aim, dark), found[-1])
+    alike = (found[0] - dark).sign() == (found[1] - dark).sign()
+    assert alike.float().mean() > 0.97
+    assert (scores[0] > 0.7 * aim.score(Pgd(0.05, steps=20)(aim, dark))).all()
+    if isinstance(attack, Fgsm | IFgsm):
+        assert (found[0] - dark).abs().max() <= attack.epsilon + 1e-6
 
 
 def test_a_map_that_stays_in_place_is_worth_less_than_a_lost_class() -> None:
@@ -73,6 +94,9 @@ def test_names_say_what_is_climbed() -> None:
     assert filter_named("none") is None
     with pytest.raises(ConfigError, match="map_sparse_evo has no gradients to climb"):
         attack_named("map_sparse_evo")
+    for name in ("map_deepfool", "eot_carlini_wagner", "map_auto_attack:steps=3"):
+        with pytest.raises(ConfigError, match=f"{name} climbs classes only; expected such as map_"):
+            attack_named(name)
     with pytest.raises(ConfigError, match=r"got pdg; did you mean pgd"):
         attack_named("pdg")
     with pytest.raises(ConfigError, match="filters: expected some of none, floyd_steinberg"):

@@ -15,6 +15,8 @@ from apercu.errors import ClassifierError, ConfigError
 from apercu.robustness.aims import Targeted, Untargeted
 from apercu.robustness.attacks import (
     Attack,
+    AutoAttack,
+    CarliniWagner,
     DeepFool,
     Fgsm,
     IFgsm,
@@ -143,11 +145,35 @@ def test_few_pixels_suffice_where_one_decides() -> None:
     for queries in (60, 600):
         asked.clear()
         found = SparseEvo(queries=queries)(goal, images)
-        assert sum(asked) <= 4 * (queries + 4)
+        assert sum(asked) <= 4 * queries
         assert goal.reached(found).all()
         changed[queries] = (found != images).flatten(1).sum(1)
     assert (changed[600] < changed[60]).all()
     assert changed[600].max() <= 16
+
+
+@pytest.mark.parametrize("queries", [1, 3, 12, 40])
+def test_every_question_counts_and_no_more_are_asked(queries: int) -> None:
+    turns: list[int] = []
+
+    def by_brightness(images: torch.Tensor) -> torch.Tensor:
+        turns.append(len(images))
+        score = images.mean((1, 2, 3)) - torch.tensor([0.5, 0.5, 0.5, 9.0])
+        return torch.stack([torch.zeros_like(score), score], 1)
+
+    images = torch.full((4, 1, 6, 6), 0.2)
+    images[1] = 0.8
+    images[2] = 0.3
+    labels = torch.tensor([0, 1, 1, 0])  # the third is wrong already, the last cannot be
+    attack = SparseEvo(queries=queries)
+    found, asked = attack.counted(Untargeted(by_brightness, labels), images)
+    assert len(turns) <= queries
+    assert asked.tolist() == [queries, queries, 1, min(queries, 4 + 10)]
+    assert torch.equal(found[2:], images[2:])
+    assert torch.equal(attack(Untargeted(by_brightness, labels), images), found)
+    alone = SparseEvo(queries=queries).counted
+    only = Untargeted(lambda one: by_brightness(one.expand(4, -1, -1, -1))[:1], labels[2:3])
+    assert alone(only, images[2:3])[1].tolist() == [1]
 
 
 def test_without_any_start_the_image_stays() -> None:
@@ -181,18 +207,32 @@ def test_every_attack(attack: Attack, classifier: Classifier, images: torch.Tens
 
 def test_nothing_is_done_within_no_budget(classifier: Classifier, images: torch.Tensor) -> None:
     goal = Untargeted(classifier, classifier(images).argmax(1))
-    for attack in (Fgsm(0.0), IFgsm(0.0), Pgd(0.0), Pgd(0.0, norm="l2"), Multiplicative(1.0)):
-        torch.testing.assert_close(attack(goal, images), images)
+    assert torch.equal(Multiplicative(1.0)(goal, images), images)
+    for attack in (Fgsm(1e-7), IFgsm(1e-7), Pgd(1e-7), Pgd(1e-7, norm="l2")):
+        torch.testing.assert_close(attack(goal, images), images, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(
     ("made", "says"),
     [
-        (lambda: Fgsm(-0.1), "fgsm: epsilon: expected a number from 0 to 1"),
-        (lambda: Pgd(8.0), "pgd: epsilon: expected a number from 0 to 1"),
+        (lambda: Fgsm(-0.1), "fgsm: epsilon: expected a number above 0 and up to 1"),
+        (lambda: Pgd(8.0), "pgd: epsilon: expected a number above 0 and up to 1"),
+        (lambda: Pgd(0.0), "pgd: epsilon: expected a number above 0"),
+        (lambda: Pgd(pace=0.0), "pgd: pace: expected a number above 0, got 0"),
+        (lambda: Pgd(pace=math.nan), "pgd: pace: expected a number above 0, got nan"),
+        (lambda: IFgsm(pace=math.inf), "i_fgsm: pace: expected a number above 0, got inf"),
+        (lambda: Multiplicative(pace=-1.0), "mult: pace: expected a number above 0"),
+        (lambda: DeepFool(overshoot=-0.1), "deepfool: overshoot: expected a number of at least 0"),
+        (lambda: CarliniWagner(confidence=math.nan), "carlini_wagner: confidence: expected a num"),
         (lambda: IFgsm(steps=0), "i_fgsm: steps: expected a number of at least 1"),
         (lambda: Multiplicative(0.5), "mult: ratio: expected a factor from 1 to 10"),
         (lambda: SparseEvo(population=2), "sparse_evo: population"),
+        (
+            lambda: SparseEvo(initial=2.0),
+            "sparse_evo: initial: expected a share from 0 to 1, got 2",
+        ),
+        (lambda: SparseEvo(mutation=-0.1), "sparse_evo: mutation: expected a share from 0 to 1"),
+        (lambda: SparseEvo(crossover=math.nan), "sparse_evo: crossover: expected a share from"),
     ],
 )
 def test_budgets_that_cannot_be(made, says: str) -> None:  # type: ignore[no-untyped-def]
@@ -200,13 +240,66 @@ def test_budgets_that_cannot_be(made, says: str) -> None:  # type: ignore[no-unt
         made()
 
 
-def test_a_constant_objective_is_told() -> None:
+CONSTANT_IS_TOLD: tuple[Attack, ...] = (
+    *EVERY[:-1],
+    AutoAttack(8 / 255, steps=2, queries=5),
+    CarliniWagner(steps=2, searches=1),
+)
+
+
+@pytest.mark.parametrize("attack", CONSTANT_IS_TOLD, ids=repr)
+def test_a_constant_objective_is_told(attack: Attack) -> None:
     labels = torch.zeros(3).long()
     flat = Untargeted(lambda images: linear(0 * images + 0.5), labels)
-    with pytest.raises(ClassifierError, match="objective is constant"):
-        Fgsm()(flat, IMAGES)
+    with pytest.raises(
+        ClassifierError, match=r"objective is constant.*use a decision-based"
+    ) as told:
+        attack(flat, IMAGES)
+    assert "backward" not in str(told.value)
     hidden = Untargeted(lambda images: linear(images.detach()), labels)
     with pytest.raises(ClassifierError, match="use a decision-based attack"):
-        Pgd()(hidden, IMAGES)
+        attack(hidden, IMAGES)
+    weight = torch.zeros(2, requires_grad=True)  # of the network, not of the image
+    with pytest.raises(ClassifierError, match="use a decision-based attack"):
+        attack(Untargeted(lambda images: linear(images.detach()) + weight, labels), IMAGES)
+
+
+def test_deepfool_has_no_target() -> None:
     with pytest.raises(ConfigError, match="deepfool: knows any other class"):
-        DeepFool()(Targeted(linear, labels), IMAGES)
+        DeepFool()(Targeted(linear, torch.zeros(3).long()), IMAGES)
+
+
+def clamped(images: torch.Tensor) -> torch.Tensor:
+    """A classifier that is never surer than this, as one of probabilities is."""
+    return linear(images).clamp(-3, 3)
+
+
+CLIMBERS: tuple[Attack, ...] = (
+    IFgsm(0.3, steps=9),
+    Pgd(0.15, steps=9),
+    Pgd(0.3, steps=9, norm="l2", restarts=2),
+    Multiplicative(4.0, steps=9),
+)
+
+
+@pytest.mark.parametrize("attack", CLIMBERS, ids=repr)
+def test_who_has_won_stands_still(attack: Attack) -> None:
+    goal = Untargeted(clamped, linear(IMAGES).argmax(1))
+    found = attack(goal, IMAGES)
+    assert goal.reached(found).all()
+    assert (clamped(found)[:, 1].abs() == 3).all()  # where there is no slope any more
+    assert attack(goal, found).shape == found.shape
+
+
+@pytest.mark.parametrize("attack", [Fgsm(0.05), *CLIMBERS], ids=repr)
+def test_an_image_on_a_plateau_changes_nothing_for_the_others(attack: Attack) -> None:
+    plateau = 0.5 + 0.4 * WEIGHTS.sign().view(1, 3, 4, 4)
+    mixed = torch.cat([plateau, IMAGES])
+    labels = linear(mixed).argmax(1)
+    found = attack(Untargeted(clamped, labels), mixed)
+    for number in range(4):
+        one = slice(number, number + 1)
+        alone = attack(Untargeted(clamped, labels[one]), mixed[one])
+        torch.testing.assert_close(found[one], alone)
+    if not isinstance(attack, Pgd):  # which starts elsewhere
+        torch.testing.assert_close(found[:1], plateau)

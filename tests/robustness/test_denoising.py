@@ -129,6 +129,15 @@ def test_total_variation_falls_and_means_stay(images: torch.Tensor) -> None:
     torch.testing.assert_close(found[2].mean(dim=(2, 3)), images.mean(dim=(2, 3)))
 
 
+@pytest.mark.parametrize("strength", [1e-3, 10.0])
+def test_non_local_means_at_its_ends(strength: float, images: torch.Tensor) -> None:
+    """The image itself, and the mean of the window."""
+    found = NonLocalMeans(strength)(images)
+    mean = ndimage.uniform_filter(images.numpy(), size=(1, 1, 7, 7), mode="nearest")
+    expected = images if strength < 1 else torch.from_numpy(mean)
+    torch.testing.assert_close(found, expected, atol=2e-3, rtol=0)
+
+
 @pytest.mark.parametrize(("window", "patch"), [(3, 3), (5, 3), (3, 5)])
 def test_non_local_means_is_its_definition(window: int, patch: int, images: torch.Tensor) -> None:
     image = images[0, :, 3:13, 4:12].double()

@@ -87,6 +87,17 @@ def test_rows_are_what_their_names_say() -> None:
     assert rows["accuracy"].value == pytest.approx((2 / 3 + 1 - alarms) / 2)
 
 
+def test_no_accuracy_is_certain() -> None:
+    usual, honest = torch.linspace(-1, 1, 300)[:, None], torch.zeros(20, 1)
+    judge = Judge.of(Sum(), usual, honest)
+    rows = {row.metric: row for row in rows_of(("a", None, "b", "c"), judge, honest + 9, 0)}
+    wilson = 1.96**2 / (20 + 1.96**2)  # how far a share of 20 of 20 may be from 1
+    assert rows["detected"].ci95 == pytest.approx((1 - wilson, 1), abs=1e-3)
+    low = 1 - (2 * wilson**2) ** 0.5 / 2  # Newcombe, of two such shares
+    assert rows["accuracy"].value == 1
+    assert rows["accuracy"].ci95 == pytest.approx((low, 1), abs=1e-3)
+
+
 def test_looks(tiny_card: Path, tiny_run: Path) -> None:
     classifier, explainer = open_classifier(tiny_card), open_run(tiny_run)
     images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(4))

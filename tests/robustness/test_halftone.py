@@ -196,6 +196,18 @@ def test_bayer_meets_each_pixel_with_its_threshold() -> None:
 
 
 @pytest.mark.parametrize("kind", [Bayer, BlueNoise])
+def test_a_grey_dither_is_that_of_the_luma(kind: type[Bayer | BlueNoise]) -> None:
+    images = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(0))
+    weights = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
+    luma = (images * weights).sum(1, keepdim=True)
+    found = kind(channels="grey")(images)
+    assert torch.equal(found, kind()(luma).expand_as(found))
+    five = torch.rand(1, 5, 8, 8, generator=torch.Generator().manual_seed(1))
+    mean = kind()(five.mean(1, keepdim=True))
+    assert torch.equal(kind(channels="grey")(five), mean.expand_as(five))
+
+
+@pytest.mark.parametrize("kind", [Bayer, BlueNoise])
 @pytest.mark.parametrize("bits", [1, 2, 3, 4])
 def test_the_mean_of_a_flat_image_is_kept(kind: type[Bayer | BlueNoise], bits: int) -> None:
     for level in (0.0, 0.1, 0.5, 0.77, 1.0):

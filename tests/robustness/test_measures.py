@@ -5,19 +5,29 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy.integrate import trapezoid
 from scipy.stats import spearmanr
 
-from apercu.robustness.measures import accuracy_at, auac, norms, overlap, rank_correlation
+from apercu.robustness.measures import auac, norms, overlap, rank_correlation, right_at
 
 
-def test_the_area_is_the_integral_of_the_curve() -> None:
+def test_the_area_is_that_of_trapezia_from_the_honest_accuracy() -> None:
+    right = np.array([[1, 1, 1, 0], [1, 1, 0, 0], [1, 0, 0, 0]], dtype=float)
+    budgets = [0.0, 0.01, 0.04]
+    by_hand = ((0.75 + 0.5) / 2 * 0.01 + (0.5 + 0.25) / 2 * 0.03) / 0.04
+    shares = auac(right, budgets)
+    assert shares.mean() == pytest.approx(by_hand)
+    assert shares.mean() == pytest.approx(trapezoid(right.mean(1), budgets) / 0.04)
+    assert shares[0] == pytest.approx(1) and shares[3] == 0
+
+
+def test_the_area_of_a_fine_curve_is_its_integral() -> None:
     smallest = np.array([0.0, 0.01, 0.02, 0.02, 0.5, np.inf])
-    budgets = np.linspace(0, 0.03, 3001)
-    curve = accuracy_at(smallest, budgets.tolist())
-    assert curve[0] == pytest.approx(5 / 6) and curve[-1] == pytest.approx(2 / 6)
-    assert auac(smallest, 0.03).mean() == pytest.approx(
-        np.trapezoid(curve, budgets) / 0.03, abs=1e-3
-    )
+    budgets = np.linspace(0, 0.03, 3001).tolist()
+    right = right_at(smallest, budgets)
+    assert right[0].mean() == pytest.approx(5 / 6) and right[-1].mean() == pytest.approx(2 / 6)
+    exact = np.minimum(smallest, 0.03) / 0.03
+    assert auac(right, budgets).tolist() == pytest.approx(exact.tolist(), abs=1e-3)
 
 
 def test_norms_by_hand() -> None:

@@ -35,13 +35,18 @@ def looks_named(
     """Looks by their names; without any, those that the classifier and the explainer allow.
 
     Raises:
-        ConfigError: no such look or method, or one that needs a trained explainer.
+        ConfigError: no such look or method, one that needs a trained explainer, or none at all.
         ClassifierError: the explainer was trained for another classifier.
     """
     if explainer is not None:
         explainer.passport.check_classifier(classifier)
     if text is None:
         names = [*(TRAINED if explainer else ()), *((DEEP,) if classifier.module else ())]
+        if not names:
+            raise ConfigError(
+                f"looks: no look is possible for {classifier.spec}; give --explainer, "
+                "or --looks METHOD"
+            )
     else:
         names = split_names(text, "looks", (*TRAINED, DEEP, *METHODS))
     return {name: _look(name, classifier, explainer) for name in names}

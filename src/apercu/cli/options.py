@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
 from apercu.errors import ConfigError
+
+if TYPE_CHECKING:
+    Context: TypeAlias = typer.Context
+else:
+    Context = typer.Context.__base__  # what typer hands over, whose own class is for annotations
 
 
 class Device(StrEnum):

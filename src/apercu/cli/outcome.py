@@ -68,7 +68,8 @@ def _line(error: Exception, debug: bool) -> str:
     if isinstance(error, ApercuError):
         text = str(error)
     elif (usage := getattr(error, "format_message", None)) is not None:
-        text = f"{usage().rstrip('.')}; see {_shown_command(error)} --help"
+        said = usage().rstrip(".") or "A command is missing"  # its help was shown
+        text = f"{said}; see {_shown_command(error)} --help"
     elif isinstance(error, typer.Abort):
         text = "interrupted; nothing was begun"
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias, final
+from typing import ClassVar, TypeAlias, final
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +27,13 @@ INSISTENCE = 10.0
 
 
 class Aim(ABC):
-    """A number per image that an attack makes larger; batches keep their order."""
+    """A number per image that an attack makes larger; batches keep their order.
+
+    Attributes:
+        flat: whether it is lowest at the honest images, where it has no slope then.
+    """
+
+    flat: ClassVar[bool] = False
 
     @abstractmethod
     def score(self, images: Images) -> Scores:
@@ -88,9 +94,11 @@ class MapMoved(Aim):
     Args:
         answer: images → logits.
         explain: images → maps for their classes, with gradients.
-        labels: the classes that stay.
+        labels: the classes that are seen, and stay.
         honest: the maps of the honest images.
     """
+
+    flat: ClassVar[bool] = True
 
     answer: Answer
     explain: Callable[[Images], Maps]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from apercu.output import write
+from apercu.robustness.filters.base import LATER
 
 FOLDER = "cells"
 
@@ -25,6 +26,7 @@ class Verdicts(BaseModel):
         linf, l2, l0: size of the change, see `apercu.robustness.measures.norms`.
         rank_correlation: of the maps before and after; empty without an explainer.
         overlap: of the same maps.
+        queries: decisions that were asked for; empty where an attack does not count them.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -35,6 +37,7 @@ class Verdicts(BaseModel):
     l0: list[float] = []
     rank_correlation: list[float] = []
     overlap: list[float] = []
+    queries: list[float] = []
 
     def values(self, name: str) -> Float[np.ndarray, " images"]:
         """One of the lists of numbers."""
@@ -75,3 +78,16 @@ class Cells:
     def _path(self, key: str) -> Path:
         digest = hashlib.sha256(f"{self.subject}\n{key}".encode()).hexdigest()[:20]
         return self.folder / FOLDER / f"{digest}.json"
+
+
+def told(value: object) -> str:
+    """A frozen value as it prints, without settings that are later than cells and have their
+    default (see `apercu.robustness.filters.base.LATER`)."""
+    if not is_dataclass(value):
+        return repr(value)
+    shown = [
+        f"{one.name}={getattr(value, one.name)!r}"
+        for one in fields(value)
+        if not (one.metadata == LATER and getattr(value, one.name) == one.default)
+    ]
+    return f"{type(value).__qualname__}({', '.join(shown)})"

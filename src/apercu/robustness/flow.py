@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 
 from apercu.classifiers import Classifier
+from apercu.classifiers.fingerprint import digest_of_module
 from apercu.compare.sample import Sample, Trial, draw
 from apercu.errors import ConfigError
 from apercu.explainers.base import TrainedExplainer
@@ -17,18 +18,16 @@ from apercu.explainers.mask import MaskExplainer
 from apercu.images import ImageSource
 from apercu.robustness.aims import Aim, Answer, Expected, MapMoved, Untargeted
 from apercu.robustness.attacks import Attack
-from apercu.robustness.cells import Cells, Verdicts
+from apercu.robustness.attacks.base import CountedAttack, Counts
+from apercu.robustness.cells import Cells, Verdicts, told
 from apercu.robustness.filters import Filter, FilterLayer
 from apercu.robustness.measures import norms, overlap, rank_correlation
 from apercu.robustness.named import NONE, aim_of
 from apercu.robustness.plan import Job, StressPlan, jobs, judged
+from apercu.robustness.ways import Backward, better, takes_the_smaller, ways
 from apercu.types import Images, Maps, Targets
 
 Progress: TypeAlias = Callable[[str, int, int], None]
-Backward: TypeAlias = Literal["straight", "smooth"]
-
-BACKWARDS: tuple[Backward, ...] = ("straight", "smooth")
-"""What an attacker tries who knows of a filter: no gradient hides behind either of them alone."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,47 +81,61 @@ class Bench:
             ClassifierError: an attack needs gradients that are not there, or are all 0.
             OutputError: the folder cannot be written.
         """
-        watched = "" if self.explainer is None else self.explainer.passport.fingerprint
-        subject = f"{self.classifier.fingerprint} {self.sample.digest} {watched}"
-        cells, found = Cells(out, subject), {}
+        cells, found = Cells(out, self.subject), {}
         for job in self.jobs:
-            shown = judged(job, dict(self.filters), self.plan)
-            other = self.surrogate.fingerprint if self.surrogate and job.elsewhere else ""
-            key = f"{job} {[self.filters[name] for name in shown]} {self._behind(job)} {other}"
+            key = self.key(job)
             known = cells.load(key)
             if known is None:
-                known = self._done(job, shown, progress)
+                known = self._done(job, progress)
                 cells.save(key, known)
             found[job] = known
         return found
 
-    def attacked(self, job: Job, images: Images, labels: Targets) -> Images:
-        """The images of a job: honest, or the attack's; of several ways the first that fools."""
-        if job.attack is None:
-            return images
-        behind, best = self._behind(job), None
-        ways = BACKWARDS if behind and job.attack.needs == "gradients" else BACKWARDS[:1]
-        for backward in ways:
-            aim = self._aim(job, behind, backward, images, labels)
-            found = job.attack(aim, images)
-            if best is None:
-                best = found
-            else:
-                fooled = aim.reached(best)[:, None, None, None]
-                best = torch.where(fooled, best, found)
-        return images if best is None else best
+    @property
+    def subject(self) -> str:
+        """What all jobs depend on: classifier, images, and the weights of the explainer."""
+        watched = ""
+        if self.explainer is not None:
+            kind = type(self.explainer).__name__
+            watched = digest_of_module(self.explainer.network, kind, {})
+        return f"{self.classifier.fingerprint} {self.sample.digest} {watched}"
 
-    def _aim(
-        self, job: Job, behind: Filter | None, backward: Backward, images: Images, labels: Targets
-    ) -> Aim:
-        """What a job climbs."""
+    def key(self, job: Job) -> str:
+        """What a job depends on besides: all that changes its verdicts, and nothing else."""
+        shown = ", ".join(told(self.filters[name]) for name in self._shown(job))
+        other = self.surrogate.fingerprint if self.surrogate and job.elsewhere else ""
+        key = f"{job} [{shown}] {told(self._behind(job))} {other}"
+        if job.attack is not None and job.attack.neighbours:
+            key += f" {self.plan.batch} together"
+        return f"{key} the smaller" if takes_the_smaller(job) else key
+
+    def attacked(self, job: Job, images: Images, labels: Targets) -> Images:
+        """The images of a job: honest, or the attack's."""
+        return self._made(job, images, labels)[0]
+
+    def _made(self, job: Job, images: Images, labels: Targets) -> tuple[Images, Counts | None]:
+        """The images of a job, and how many decisions were asked for where that is counted."""
+        if isinstance(job.attack, CountedAttack):
+            return job.attack.counted(self._aim(job, "straight", images, labels), images)
+        if job.attack is None:
+            return images, None
+        best = images
+        for number, backward in enumerate(ways(job)):
+            aim = self._aim(job, backward, images, labels)
+            found = job.attack(aim, images)
+            best = better(job, aim, images, (best, found)) if number else found
+        return best, None
+
+    def _aim(self, job: Job, backward: Backward, images: Images, labels: Targets) -> Aim:
+        """What a job climbs; who moves a map keeps the class that is seen, true or not."""
         attacked = self.surrogate if job.elsewhere and self.surrogate else self.classifier
-        answer, kind = self._answer(behind, backward, attacked), aim_of(job.name)
+        answer, kind = self._answer(self._behind(job), backward, attacked), aim_of(job.name)
         if kind == "map":
-            explain = self._explain(labels)
             with torch.no_grad():
+                seen = answer(images).argmax(1)
+                explain = self._explain(seen)
                 honest = explain(images)
-            return MapMoved(answer, explain, labels, honest)
+            return MapMoved(answer, explain, seen, honest)
         aim = Untargeted(answer, labels)
         return Expected(aim, seed=self.plan.seed) if kind == "expected" else aim
 
@@ -149,23 +162,27 @@ class Bench:
         layer = FilterLayer(behind, backward)
         return lambda images: asked(layer(images))
 
-    def _done(self, job: Job, shown: list[str], progress: Progress) -> Verdicts:
+    def _shown(self, job: Job) -> list[str]:
+        return judged(job, dict(self.filters), self.plan)
+
+    def _done(self, job: Job, progress: Progress) -> Verdicts:
+        shown = self._shown(job)
         found = Verdicts(top1={name: [] for name in shown}, top5={name: [] for name in shown})
         words = [job.name, *([] if job.epsilon is None else [f"{255 * job.epsilon:g}/255"])]
         words += ["through", job.behind] if job.behind else []
         title = " ".join([*words, *(["made elsewhere"] if job.elsewhere else [])])
         entries, done = self.sample.test, 0
         for trial in self.sample.trials(self.classifier, entries, self.plan.batch):
-            self._judge(job, trial, shown, found)
+            self._judge(job, trial, found)
             done += len(trial.entries)
             progress(title, done, len(entries))
         return found
 
-    def _judge(self, job: Job, trial: Trial, shown: list[str], found: Verdicts) -> None:
+    def _judge(self, job: Job, trial: Trial, found: Verdicts) -> None:
         images = trial.images.to(self.classifier.device)
         labels = trial.targets.to(self.classifier.device)
-        attacked = self.attacked(job, images, labels)
-        for name in shown:
+        attacked, asked = self._made(job, images, labels)
+        for name in found.top1:
             with torch.no_grad():
                 answers = self._answer(self.filters[name])(attacked)
             best = answers.topk(min(5, answers.shape[1]), dim=1).indices == labels[:, None]
@@ -173,6 +190,8 @@ class Bench:
             found.top5[name] += best.any(1).tolist()
         for norm, values in norms(images, attacked).items():
             getattr(found, norm).extend(values.tolist())
+        if asked is not None:
+            found.queries += asked.tolist()
         if self.explainer is not None and job.name != NONE:
             before, after = (self.explainer.attribute(one, labels) for one in (images, attacked))
             found.rank_correlation += rank_correlation(before, after).tolist()

@@ -28,10 +28,11 @@ def norms(images: Images, attacked: Images) -> dict[str, Scores]:
     }
 
 
-def accuracy_at(
+def right_at(
     smallest: Float[np.ndarray, " images"], budgets: Sequence[float]
-) -> Float[np.ndarray, " budgets"]:
-    """The accuracy-perturbation curve (Šircelj and Skočaj 2020).
+) -> Float[np.ndarray, "budgets images"]:
+    """Who stays right at each budget; the means are an accuracy-perturbation curve (Šircelj and
+    Skočaj 2020).
 
     Args:
         smallest: for each image the norm of the smallest change that fools; 0 where the honest
@@ -39,17 +40,24 @@ def accuracy_at(
         budgets: norms at which the accuracy is wanted.
 
     Returns:
-        The share of images that need more than each budget.
+        1 where an image needs more than a budget, else 0.
     """
-    return (smallest[None, :] > np.asarray(budgets)[:, None] + ROUNDING).mean(1)
+    return (smallest[None, :] > np.asarray(budgets)[:, None] + ROUNDING).astype(float)
 
 
-def auac(smallest: Float[np.ndarray, " images"], highest: float) -> Float[np.ndarray, " images"]:
+def auac(
+    right: Float[np.ndarray, "budgets images"], budgets: Sequence[float]
+) -> Float[np.ndarray, " images"]:
     """Each image's share of the area under the accuracy-perturbation curve (Bouniot et al. 2021).
 
-    The mean is (1 / highest) ∫ accuracy(e) de from 0 to `highest`, exactly.
+    The mean is (1 / e_max) ∫ accuracy(e) de from 0 to e_max by the trapezoid rule, from the
+    accuracy on honest images at 0 through the accuracy at every budget.
+
+    Args:
+        right: 1 where an image is right at a budget.
+        budgets: ascending, the first 0.
     """
-    return np.minimum(smallest, highest) / highest
+    return np.trapezoid(right, np.asarray(budgets), axis=0) / budgets[-1]
 
 
 def rank_correlation(before: Maps, after: Maps) -> Scores:

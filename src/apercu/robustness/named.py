@@ -23,12 +23,14 @@ def attack_named(text: str, seed: int = 0) -> Attack:
     """Such as `pgd:steps=20`, or `map_pgd`; draws from `seed` unless it says its own.
 
     Raises:
-        ConfigError: no such attack or setting.
+        ConfigError: no such attack or setting, or one that cannot climb what is asked.
     """
     bare = next((text.removeprefix(one) for one in AIMS if text.startswith(one)), text)
     made = named(bare, ATTACKS, "attacks", seed=seed)
     if bare != text and made.needs != "gradients":
         raise ConfigError(f"attacks: {text} has no gradients to climb; expected such as map_pgd")
+    if bare != text and not made.climbs:
+        raise ConfigError(f"attacks: {text} climbs classes only; expected such as map_pgd")
     return made
 
 

@@ -6,16 +6,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from apercu.robustness.attacks import Attack
 from apercu.robustness.filters import Filter
 from apercu.robustness.named import NONE, aim_of
+from apercu.typed import read
 
 Knows = Literal["naive", "adaptive"]
 """Whether the attacker knows of the filter."""
 
-Budget = Annotated[float, Field(gt=0, le=1)]
+
+def _number(value: object) -> object:
+    """A fraction as it is typed, such as 8/255, as a number."""
+    try:
+        return read(float, value) if isinstance(value, str) else value
+    except ValueError:
+        raise ValueError("expected a number such as 8/255") from None
+
+
+Budget = Annotated[float, BeforeValidator(_number), Field(gt=0, le=1)]
 
 
 class StressPlan(BaseModel):
@@ -25,7 +35,7 @@ class StressPlan(BaseModel):
         attacks: such as `pgd:steps=20`; one with an epsilon of its own is made at that alone.
             `map_pgd` keeps the class and moves the map, `eot_pgd` expects over noise.
         filters: such as `jpeg:quality=75`, or `none`.
-        epsilons: budgets in units of the range of a pixel.
+        epsilons: budgets in units of the range of a pixel, such as 8/255.
         knowledge: attackers that know the classifier alone, and those that know the filter, too.
         limit: only so many of the images, drawn at random.
         batch: images that are attacked together.
@@ -39,7 +49,7 @@ class StressPlan(BaseModel):
     knowledge: tuple[Knows, ...] = ("naive", "adaptive")
     limit: int | None = Field(None, ge=1)
     batch: int = Field(16, ge=1)
-    seed: int = 0
+    seed: int = Field(0, ge=0)
 
     @field_validator("attacks", "filters", "epsilons", "knowledge")
     @classmethod
@@ -49,6 +59,26 @@ class StressPlan(BaseModel):
         if len(set(values)) < len(values):
             raise ValueError("expected each once")
         return values
+
+
+class StressOrder(StressPlan):
+    """A plan, and what it is done with, as they are typed.
+
+    Attributes:
+        classifier, images: SPEC of each.
+        explainer: a run folder.
+        surrogate: SPEC of another classifier.
+    """
+
+    classifier: str | None = None
+    images: str | None = None
+    explainer: str | None = None
+    surrogate: str | None = None
+
+    @property
+    def plan(self) -> StressPlan:
+        """What is asked, whatever it is done with."""
+        return StressPlan(**self.model_dump(include=set(StressPlan.model_fields)))
 
 
 class Job(NamedTuple):
@@ -67,6 +97,26 @@ class Job(NamedTuple):
     attack: Attack | None
     behind: str | None
     elsewhere: bool = False
+
+
+def knowledge(job: Job) -> str:
+    """What the attacker knows: the bare classifier, the filter before it, or another classifier."""
+    if job.elsewhere:
+        return "transfer"
+    return "naive" if job.behind is None else "adaptive"
+
+
+def norm_of(job: Job) -> str:
+    """The norm in which an attack is small."""
+    bound = getattr(job.attack, "norm", "linf" if job.epsilon is not None else "l2")
+    return str(bound)
+
+
+def bound_of(job: Job) -> float | None:
+    """How far an attack may go: its budget, or the ratio of one that multiplies; None for one that
+    looks for the smallest change."""
+    ratio: float | None = getattr(job.attack, "ratio", None)
+    return ratio if job.epsilon is None else job.epsilon
 
 
 def jobs(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
@@ -16,13 +17,15 @@ from apercu.report import data, rendered, style
 from apercu.report.charts import COLOURED, lines
 from apercu.robustness.flow import Bench
 from apercu.robustness.named import NONE
-from apercu.robustness.plan import Job
-from apercu.robustness.results import Row, StressResults
+from apercu.robustness.plan import Job, judged
+from apercu.robustness.rows import Row, StressResults
 from apercu.types import Images, Targets
 
 REPORT = "report.html"
 SHOWN = 4
 """Images whose attack is drawn."""
+STEPS = 41
+"""Points of a drawn curve, which is straight between two budgets."""
 ENLARGED = 10
 """How much a change is enlarged to be seen."""
 STRIP = 1100
@@ -32,6 +35,9 @@ NORMS = {
     "l2": "root mean square change of a value",
     "l0": "share of the pixels that differ",
 }
+
+
+MOVED = ("stayed", "map_rank_correlation", "map_iou")
 
 
 class Line(NamedTuple):
@@ -63,7 +69,10 @@ def write_report(results: StressResults, bench: Bench, folder: Path) -> Path:
         columns=columns,
         table=list(_lines(results, columns)),
         areas=[row for row in results.rows if row.metric == "auac"],
-        moved=[row for row in results.rows if row.metric.startswith("map_") and _bare(row)],
+        wrong=_wrong(results),
+        success=[row for row in results.rows if row.metric == "success"],
+        asked=[row for row in results.rows if row.metric.startswith("queries")],
+        moved=[row for row in results.rows if row.metric in MOVED and _bare(row)],
         curves=_curves(results),
         strip=data(_strip(bench), STRIP),
         percent=percent,
@@ -74,7 +83,7 @@ def write_report(results: StressResults, bench: Bench, folder: Path) -> Path:
 
 
 def percent(row: Row) -> str:
-    """A value with its interval.
+    """A value with its interval, in %.
 
     >>> percent(Row("pgd", None, "none", "naive", "top1", 0.5, (0.4, 0.6), 10, "higher"))
     '50.0 (40.0 to 60.0)'
@@ -94,6 +103,15 @@ def budget(epsilon: float | None) -> str:
 
 def _bare(row: Row) -> bool:
     return row.filter == NONE and row.knowledge == "naive"
+
+
+def _wrong(results: StressResults) -> list[str]:
+    """Behind each filter, how many images are wrong before any attack."""
+    return [
+        f"{row.filter} {row.n - round(row.n * row.value)} of {row.n}"
+        for row in results.rows
+        if row.attack == NONE and row.metric == "top1"
+    ]
 
 
 def _lines(results: StressResults, columns: list[tuple[str, str]]) -> Iterator[Line]:
@@ -129,8 +147,9 @@ def _curves(results: StressResults) -> list[dict[str, Any]]:
         last = max(curve.budgets[-1] for curve in mine)
         scale = 255 if mine[0].norm != "l0" else 100
         unit = "1/255" if scale == 255 else "%"
+        steps = np.linspace(0, last, STEPS)
         drawing = lines(
-            {name: curve.accuracy for name, curve in found.items()},
+            {n: np.interp(steps, c.budgets, c.accuracy).tolist() for n, c in found.items()},
             names,
             [name for name in names if name.endswith("adaptive")],
             f"{NORMS[mine[0].norm]}, {unit}",
@@ -142,17 +161,24 @@ def _curves(results: StressResults) -> list[dict[str, Any]]:
 
 
 def _strip(bench: Bench) -> Image.Image:
-    """Image, change, filtered, and maps before and after, by the strongest attack on the bare
-    classifier; honest images where there is none."""
-    against = [job for job in bench.jobs if job.behind is None]
-    against.reverse()  # of equal budgets the last attack
-    job = max(against, key=lambda one: (one.attack is not None, one.epsilon or 0.0))
+    """Image, change, filtered, and maps before and after, by the job that is drawn."""
+    job = drawn_job(bench.jobs)
     entries = bench.sample.test[:SHOWN]
     rows = [
         list(_tiles(bench, job, trial.images, trial.targets))
         for trial in bench.sample.trials(bench.classifier, entries, 1)
     ]
     return render.contact_sheet(rows, 160)
+
+
+def drawn_job(found: Sequence[Job]) -> Job:
+    """The strongest attack on the classifier itself, bare if there is one, else behind a filter;
+    honest images where there is none."""
+    own = [job for job in found if not job.elsewhere]
+    own.reverse()  # of equal budgets the last attack
+    return max(
+        own, key=lambda one: (one.attack is not None, one.behind is None, one.epsilon or 0.0)
+    )
 
 
 def _tiles(bench: Bench, job: Job, images: Images, targets: Targets) -> Iterator[render.Tile]:
@@ -166,8 +192,11 @@ def _tiles(bench: Bench, job: Job, images: Images, targets: Targets) -> Iterator
     yield render.Tile(render.picture_image(images[0].cpu()), named[0])
     yield render.Tile(render.picture_image(attacked[0].cpu()), named[1])
     change = ((attacked - images) * ENLARGED)[0].cpu()
-    yield render.Tile(render.signed(change), f"{job.name} {budget(job.epsilon)}, {ENLARGED}-fold")
-    for name, one in bench.filters.items():
+    through = f" through {job.behind}" if job.behind else ""
+    caption = f"{job.name} {budget(job.epsilon)}{through}"
+    yield render.Tile(render.signed(change), f"{caption}\n{ENLARGED}-fold")
+    for name in judged(job, dict(bench.filters), bench.plan):
+        one = bench.filters[name]
         if one is not None:
             filtered = one(attacked)
             seen = classifier.classes[int(classifier(filtered).argmax())].partition(",")[0]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import ClassVar, Literal, TypeAlias
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from apercu.errors import ClassifierError, ConfigError
@@ -17,11 +19,24 @@ Knowledge: TypeAlias = Literal["gradients", "decisions"]
 
 Norm: TypeAlias = Literal["linf", "l2"]
 
+Counts: TypeAlias = Int[Tensor, " batch"]
+
+NUDGE = 1 / 255
+"""Largest change of a value by the random step beside an image."""
+
 
 class Attack(ABC):
-    """Changes images until they do what an aim wants; prints as its own settings."""
+    """Changes images until they do what an aim wants; prints as its own settings.
+
+    Attributes:
+        needs: of the classifier.
+        climbs: whether it climbs any aim; the others know nothing but classes.
+        neighbours: whether it looks at the other images of a batch.
+    """
 
     needs: ClassVar[Knowledge]
+    climbs: ClassVar[bool] = False
+    neighbours: ClassVar[bool] = False
 
     @property
     def identity(self) -> str:
@@ -37,38 +52,84 @@ class Attack(ABC):
 
         Raises:
             ClassifierError: the classifier does not give what the attack needs, or the aim is
-                the same for all images around these.
+                the same for all images.
         """
 
 
-def slopes(aim: Aim, images: Images) -> tuple[Images, Scores]:
-    """Gradient of the aim with respect to each image, and its value.
+class CountedAttack(Attack):
+    """One that counts what it asks."""
+
+    def __call__(self, aim: Aim, images: Images) -> Images:
+        return self.counted(aim, images)[0]
+
+    @abstractmethod
+    def counted(self, aim: Aim, images: Images) -> tuple[Images, Counts]:
+        """Attacked images as of `__call__`, and how many decisions were asked for each."""
+
+
+def slopes(aim: Aim, images: Images, *, honest: Images | None = None) -> tuple[Images, Scores]:
+    """Gradient of the aim with respect to each image, and its value; an image on a plateau has 0.
+
+    Args:
+        aim: what is climbed.
+        images: where the slope is wanted.
+        honest: in the first step of an attack, the images that it was given: if none that has yet
+            to arrive has a slope, the aim is asked whether it has one at all.
 
     Raises:
-        ClassifierError: the aim has no gradient, or none that differs from 0 in any image.
+        ClassifierError: the aim has no gradient, or in the first step one of 0 everywhere.
     """
     leaf = images.detach().requires_grad_()
     with torch.enable_grad():
         scores = aim.score(leaf)
-        if not scores.requires_grad:
-            raise ClassifierError(
-                "attack: the answer does not depend on the image in a way that has gradients; "
-                "use a decision-based attack (sparse_evo)"
-            )
-        (found,) = torch.autograd.grad(scores.sum(), leaf)
-    if not found.any():
+        found = None
+        if scores.requires_grad:
+            (found,) = torch.autograd.grad(scores.sum(), leaf, allow_unused=True)
+    if found is None:
+        raise ClassifierError(
+            "attack: the answer does not depend on the image in a way that has gradients; "
+            "use a decision-based attack (sparse_evo)"
+        )
+    if honest is not None and not found.any() and _is_constant(aim, honest):
         raise ClassifierError(
             "attack: the objective is constant, its gradient is 0 for every pixel; a filter or "
-            "the classifier hides it, so use backward: smooth, or a decision-based attack"
+            "the classifier hides it, so use a decision-based attack (sparse_evo)"
         )
     return found, scores.detach()
 
 
+def _is_constant(aim: Aim, images: Images) -> bool:
+    """Whether images that have yet to arrive have no slope: as they are, on their way to grey, or
+    as noise."""
+    still = ~aim.reached(images)
+    noise = torch.rand(images.shape[1:], generator=torch.Generator().manual_seed(0)).to(images)
+    grey = torch.full_like(images, 0.5)
+    shown = (images, (images + grey) / 2, grey, noise.expand_as(images))
+    return bool(still.any()) and not any(slopes(aim, one)[0][still].any() for one in shown)
+
+
+def check_slopes(aim: Aim, images: Images) -> None:
+    """Raises ClassifierError for an aim without gradients, or whose gradient is 0 everywhere."""
+    slopes(aim, images, honest=images)
+
+
+def beginning(aim: Aim, images: Images) -> Images:
+    """Where the first slope is taken: the images, or beside them where an aim has none there.
+
+    The small random step is the same for every image.
+    """
+    if not aim.flat:
+        return images
+    draws = torch.rand(images.shape[1:], generator=torch.Generator().manual_seed(0))
+    return (images + NUDGE * (2 * draws - 1).to(images)).clamp(0, 1)
+
+
 def check_budget(epsilon: float, name: str) -> None:
-    """Raises ConfigError for a budget outside [0, 1], in units of the range of a pixel."""
-    if not 0 <= epsilon <= 1:
+    """Raises ConfigError for a budget of 0 or above 1, in units of the range of a pixel."""
+    if not 0 < epsilon <= 1:
         raise ConfigError(
-            f"{name}: epsilon: expected a number from 0 to 1 (8/255 is 0.0314), got {epsilon:g}"
+            f"{name}: epsilon: expected a number above 0 and up to 1 (8/255 is 0.0314), "
+            f"got {epsilon:g}"
         )
 
 
@@ -76,6 +137,24 @@ def check_count(value: int, name: str) -> None:
     """Raises ConfigError for a count below 1."""
     if value < 1:
         raise ConfigError(f"{name}: expected a number of at least 1, got {value}")
+
+
+def check_pace(pace: float, name: str) -> None:
+    """Raises ConfigError for a length of a step that is not above 0."""
+    if not 0 < pace < math.inf:
+        raise ConfigError(f"{name}: pace: expected a number above 0, got {pace:g}")
+
+
+def check_excess(value: float, name: str) -> None:
+    """Raises ConfigError for what is added to a distance and is not at least 0."""
+    if not 0 <= value < math.inf:
+        raise ConfigError(f"{name}: expected a number of at least 0, got {value:g}")
+
+
+def check_share(value: float, name: str) -> None:
+    """Raises ConfigError for a share outside [0, 1]."""
+    if not 0 <= value <= 1:
+        raise ConfigError(f"{name}: expected a share from 0 to 1, got {value:g}")
 
 
 def lengths(values: Tensor) -> Tensor:

@@ -10,7 +10,13 @@ from torch import Tensor
 
 from apercu.errors import ConfigError
 from apercu.robustness.aims import Aim, Untargeted
-from apercu.robustness.attacks.base import Attack, Knowledge, check_count
+from apercu.robustness.attacks.base import (
+    Attack,
+    Knowledge,
+    check_count,
+    check_excess,
+    check_slopes,
+)
 from apercu.types import Images
 
 
@@ -33,10 +39,12 @@ class DeepFool(Attack):
     def __post_init__(self) -> None:
         check_count(self.steps, "deepfool: steps")
         check_count(self.classes - 1, "deepfool: classes, besides the true one")
+        check_excess(self.overshoot, "deepfool: overshoot")
 
     def __call__(self, aim: Aim, images: Images) -> Images:
         if not isinstance(aim, Untargeted):
             raise ConfigError("deepfool: knows any other class as its aim, and no target")
+        check_slopes(aim, images)
         with torch.no_grad():
             others = aim.answer(images).scatter(1, aim.labels[:, None], -torch.inf)
         count = min(self.classes - 1, others.shape[1] - 1)

@@ -10,7 +10,16 @@ import torch
 
 from apercu.errors import ConfigError
 from apercu.robustness.aims import Aim
-from apercu.robustness.attacks.base import Attack, Knowledge, Norm, check_count, lengths, slopes
+from apercu.robustness.attacks.base import (
+    Attack,
+    Knowledge,
+    Norm,
+    beginning,
+    check_count,
+    check_pace,
+    lengths,
+    slopes,
+)
 from apercu.types import Images
 
 DARK = 1e-3
@@ -35,19 +44,21 @@ class Multiplicative(Attack):
     pace: float = 0.25
     norm: Norm = "linf"
     needs: ClassVar[Knowledge] = "gradients"
+    climbs: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not 1 <= self.ratio <= 10:
             raise ConfigError(f"mult: ratio: expected a factor from 1 to 10, got {self.ratio:g}")
         check_count(self.steps, "mult: steps")
+        check_pace(self.pace, "mult")
 
     def __call__(self, aim: Aim, images: Images) -> Images:
         base, reach = images.clamp(min=DARK), math.log(self.ratio)
         radius = reach * images[0].numel() ** 0.5
         factors = torch.zeros_like(images)  # as logarithms
-        moved = images
-        for _ in range(self.steps):
-            found, _ = slopes(aim, moved)
+        moved = beginning(aim, images)
+        for turn in range(self.steps):
+            found, _ = slopes(aim, moved, honest=None if turn else images)
             if self.norm == "linf":
                 factors = factors + self.pace * reach * found.sign()
                 factors = factors.clamp(-reach, reach)

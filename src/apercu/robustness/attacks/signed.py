@@ -14,8 +14,10 @@ from apercu.robustness.attacks.base import (
     Attack,
     Knowledge,
     Norm,
+    beginning,
     check_budget,
     check_count,
+    check_pace,
     lengths,
     slopes,
 )
@@ -33,12 +35,13 @@ class Fgsm(Attack):
 
     epsilon: float = 8 / 255
     needs: ClassVar[Knowledge] = "gradients"
+    climbs: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_budget(self.epsilon, "fgsm")
 
     def __call__(self, aim: Aim, images: Images) -> Images:
-        found, _ = slopes(aim, images)
+        found, _ = slopes(aim, beginning(aim, images), honest=images)
         return (images + self.epsilon * found.sign()).clamp(0, 1)
 
 
@@ -57,13 +60,15 @@ class IFgsm(Attack):
     steps: int = 10
     pace: float = 0.25
     needs: ClassVar[Knowledge] = "gradients"
+    climbs: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_budget(self.epsilon, "i_fgsm")
         check_count(self.steps, "i_fgsm: steps")
+        check_pace(self.pace, "i_fgsm")
 
     def __call__(self, aim: Aim, images: Images) -> Images:
-        return _walked(aim, images, images, self)
+        return _walked(aim, images, beginning(aim, images), self)
 
 
 @final
@@ -92,10 +97,12 @@ class Pgd(Attack):
     restarts: int = 1
     seed: int = 0
     needs: ClassVar[Knowledge] = "gradients"
+    climbs: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_budget(self.epsilon, "pgd")
         check_count(self.steps, "pgd: steps")
+        check_pace(self.pace, "pgd")
         check_count(self.restarts, "pgd: restarts")
 
     def __call__(self, aim: Aim, images: Images) -> Images:
@@ -132,10 +139,10 @@ class Pgd(Attack):
 
     def _walked_on_ball(self, aim: Aim, images: Images, start: Images) -> Images:
         radius, moved = self._radius(images), start
-        for _ in range(self.steps):
-            found, _ = slopes(aim, moved)
-            step = self.pace * radius * found / lengths(found).clamp(min=1e-30)
-            change = moved + step - images
+        for step in range(self.steps):
+            found, _ = slopes(aim, moved, honest=None if step else images)
+            ahead = found / lengths(found).clamp(min=1e-30)
+            change = moved + self.pace * radius * ahead - images
             change = change * (radius / lengths(change).clamp(min=1e-12)).clamp(max=1)
             moved = (images + change).clamp(0, 1)
         return moved
@@ -144,8 +151,8 @@ class Pgd(Attack):
 def _walked(aim: Aim, images: Images, start: Images, settings: IFgsm | Pgd) -> Images:
     """Steps along the sign of the gradient, kept in the box around the images."""
     epsilon, moved = settings.epsilon, start
-    for _ in range(settings.steps):
-        found, _ = slopes(aim, moved)
+    for step in range(settings.steps):
+        found, _ = slopes(aim, moved, honest=None if step else images)
         moved = moved + settings.pace * epsilon * found.sign()
         moved = torch.clamp(moved, images - epsilon, images + epsilon).clamp(0, 1)
     return moved

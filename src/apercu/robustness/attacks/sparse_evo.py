@@ -8,8 +8,14 @@ from typing import ClassVar, final
 import torch
 from torch import Generator, Tensor
 
-from apercu.robustness.aims import Aim
-from apercu.robustness.attacks.base import Attack, Knowledge, check_count
+from apercu.robustness.aims import Aim, Reached
+from apercu.robustness.attacks.base import (
+    CountedAttack,
+    Counts,
+    Knowledge,
+    check_count,
+    check_share,
+)
 from apercu.types import Images
 
 TRIES = 10
@@ -18,7 +24,7 @@ TRIES = 10
 
 @final
 @dataclass(frozen=True)
-class SparseEvo(Attack):
+class SparseEvo(CountedAttack):
     """Evolves which pixels are taken from a starting image of another class.
 
     A member of the population says for every pixel whether it is the start's (1) or the image's
@@ -27,7 +33,8 @@ class SparseEvo(Attack):
     image than the worst member, it takes its place.
 
     Args:
-        queries: decisions that are asked for, per image.
+        queries: decisions that are asked for, per image: for a start, for the population, and for
+            children.
         population: how many members.
         initial: share of the pixels that a first member gives up.
         mutation: share of the start's pixels that a child gives up.
@@ -42,80 +49,105 @@ class SparseEvo(Attack):
     crossover: float = 0.9
     seed: int = 0
     needs: ClassVar[Knowledge] = "decisions"
+    neighbours: ClassVar[bool] = True
     norm: ClassVar[str] = "l0"
 
     def __post_init__(self) -> None:
         check_count(self.queries, "sparse_evo: queries")
         check_count(self.population - 2, "sparse_evo: population, besides two parents")
+        for name in ("initial", "mutation", "crossover"):
+            check_share(getattr(self, name), f"sparse_evo: {name}")
 
     @torch.no_grad()
-    def __call__(self, aim: Aim, images: Images) -> Images:
+    def counted(self, aim: Aim, images: Images) -> tuple[Images, Counts]:
+        """One question per image and turn, whatever it is needed for."""
         generator = torch.Generator().manual_seed(self.seed)
-        starts, usable = self._starts(aim, images, generator)
-        members, fitness = self._first(aim, images, starts, generator)
-        rows = torch.arange(len(images), device=images.device)
-        for _ in range(max(0, self.queries - self.population - 1)):
-            child = self._child(members, fitness, generator)
-            reached = aim.reached(_mixed(images, starts, child))
-            distance = _distance(images, starts, child)
-            distance = torch.where(reached, distance, torch.inf)
-            worst = fitness.argmax(0)
-            better = distance < fitness[worst, rows]
-            place = worst[better], rows[better]
-            members[place] = child[better]
-            fitness[place] = distance[better]
-        best = members[fitness.argmin(0), rows]
-        found = _mixed(images, starts, best)
-        return torch.where(usable[:, None, None, None], found, images)
-
-    def _starts(self, aim: Aim, images: Images, generator: Generator) -> tuple[Images, Tensor]:
-        """For each image one that is seen as another class, and whether there is one."""
-        starts, usable = images.clone(), aim.reached(images)
-        for number in range(len(images) - 1 + TRIES):
-            if usable.all():
+        herd, asked = _Herd(images, self.population), torch.zeros(len(images)).long()
+        for turn in range(self.queries):
+            searching = (herd.since < 0) & (turn < len(images) + TRIES)
+            evolving = herd.since > 0
+            if not (searching | evolving).any():
                 break
-            if number < len(images) - 1:
-                tried = images.roll(number + 1, 0)
-            else:
-                noise = torch.rand(images.shape[1:], generator=generator).to(images)
-                tried = noise.expand_as(images)
-            new = ~usable & aim.reached(tried)
-            starts = torch.where(new[:, None, None, None], tried, starts)
-            usable = usable | new
-        return starts, usable
+            age = turn - 1 - herd.since
+            member = self._next(herd, evolving & (age < self.population), generator)
+            tried = _start(images, turn, generator) if searching.any() else images
+            shown = torch.where(searching[:, None, None, None], tried, herd.mixed(member))
+            reached = aim.reached(shown)
+            herd.begin(searching & reached, shown, turn)
+            herd.take(evolving & reached, member, age)
+            asked += (searching | evolving).cpu()
+        return herd.best, asked.to(images.device)
 
-    def _first(
-        self, aim: Aim, images: Images, starts: Images, generator: Generator
-    ) -> tuple[Tensor, Tensor]:
-        count, (height, width) = len(images), images.shape[-2:]
+    def _next(self, herd: _Herd, first: Reached, generator: Generator) -> Tensor:
+        """Whom to ask about next: one of the first members, or a child."""
+        member = herd.members[0]
+        if first.any():
+            member = self._first(member, generator)
+        if (~first).any():
+            member = torch.where(first[:, None, None], member, self._child(herd, generator))
+        return member
+
+    def _first(self, like: Tensor, generator: Generator) -> Tensor:
+        """All of the start but a few random pixels."""
+        count, height, width = like.shape
         given = max(1, round(self.initial * height * width))
-        members, fitness = [], []
-        for _ in range(self.population):
-            drawn = torch.rand(count, height * width, generator=generator)
-            kept = torch.ones(count, height * width)
-            kept.scatter_(1, drawn.topk(given, dim=1).indices, 0)
-            member = kept.view(count, height, width).bool().to(images.device)
-            reached = aim.reached(_mixed(images, starts, member))
-            member = member | ~reached[:, None, None]  # the whole start, which is of another class
-            members.append(member)
-            fitness.append(_distance(images, starts, member))
-        return torch.stack(members), torch.stack(fitness)
+        drawn = torch.rand(count, height * width, generator=generator)
+        kept = torch.ones(count, height * width)
+        kept.scatter_(1, drawn.topk(given, dim=1).indices, 0)
+        return kept.view(count, height, width).bool().to(like.device)
 
-    def _child(self, members: Tensor, fitness: Tensor, generator: Generator) -> Tensor:
-        count, device = members.shape[1], members.device
-        rows = torch.arange(count, device=device)
+    def _child(self, herd: _Herd, generator: Generator) -> Tensor:
+        count, device = len(herd.rows), herd.members.device
         parents = torch.rand(count, self.population, generator=generator).topk(2, dim=1).indices
-        first, second = (members[parents[:, side].to(device), rows] for side in (0, 1))
+        first, second = (herd.members[parents[:, side].to(device), herd.rows] for side in (0, 1))
         drawn = torch.rand(2, *first.shape, generator=generator).to(device)
         crossed = torch.where(drawn[0] < self.crossover, second, first)
-        best = members[fitness.argmin(0), rows]
+        best = herd.members[herd.fitness.argmin(0), herd.rows]
         return crossed & best & (drawn[1] >= self.mutation)
 
 
-def _mixed(images: Images, starts: Images, member: Tensor) -> Images:
-    return torch.where(member[:, None], starts, images)
+class _Herd:
+    """The population of every image, and the turn in which its start was found (-1: not yet)."""
+
+    def __init__(self, images: Images, size: int) -> None:
+        count, _, height, width = images.shape
+        self.images, self.starts = images, images.clone()
+        self.members = images.new_ones(size, count, height, width, dtype=torch.bool)
+        self.fitness = images.new_full((size, count), torch.inf)
+        self.rows = torch.arange(count, device=images.device)
+        self.since = torch.full_like(self.rows, -1)
+
+    def begin(self, found: Reached, starts: Images, turn: int) -> None:
+        """Where a start is found, every member is the whole of it."""
+        self.starts = torch.where(found[:, None, None, None], starts, self.starts)
+        self.since = torch.where(found, turn, self.since)
+        whole = self.distance(torch.ones_like(self.members[0]))
+        self.fitness = torch.where(found, whole, self.fitness)
+
+    def take(self, reached: Reached, member: Tensor, age: Tensor) -> None:
+        """A first member has a place of its own; later ones take that of the worst."""
+        distance = torch.where(reached, self.distance(member), torch.inf)
+        size = len(self.fitness)
+        place = torch.where(age < size, age.clamp(0, size - 1), self.fitness.argmax(0))
+        better = distance < self.fitness[place, self.rows]
+        self.members[place[better], self.rows[better]] = member[better]
+        self.fitness[place[better], self.rows[better]] = distance[better]
+
+    def mixed(self, member: Tensor) -> Images:
+        return torch.where(member[:, None], self.starts, self.images)
+
+    def distance(self, member: Tensor) -> Tensor:
+        """Euclidean distance of the mixed image from the image."""
+        return ((self.starts - self.images).square().sum(1) * member).flatten(1).sum(1).sqrt()
+
+    @property
+    def best(self) -> Images:
+        return self.mixed(self.members[self.fitness.argmin(0), self.rows])
 
 
-def _distance(images: Images, starts: Images, member: Tensor) -> Tensor:
-    """Euclidean distance of the mixed image from the image."""
-    return ((starts - images).square().sum(1) * member).flatten(1).sum(1).sqrt()
+def _start(images: Images, turn: int, generator: Generator) -> Images:
+    """What is tried as a start: the image itself, the others of the batch, then noise."""
+    if turn < len(images):
+        return images.roll(turn, 0)
+    noise = torch.rand(images.shape[1:], generator=generator)
+    return noise.to(images).expand_as(images)

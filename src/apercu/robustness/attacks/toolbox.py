@@ -18,6 +18,8 @@ from apercu.robustness.attacks.base import (
     Norm,
     check_budget,
     check_count,
+    check_excess,
+    check_slopes,
 )
 from apercu.types import Images, Logits
 
@@ -41,6 +43,7 @@ class CarliniWagner(Attack):
     def __post_init__(self) -> None:
         check_count(self.steps, "carlini_wagner: steps")
         check_count(self.searches, "carlini_wagner: searches")
+        check_excess(self.confidence, "carlini_wagner: confidence")
 
     def __call__(self, aim: Aim, images: Images) -> Images:
         def made(evasion: Any, classifier: Any, targeted: bool) -> Any:
@@ -54,6 +57,7 @@ class CarliniWagner(Attack):
                 verbose=False,
             )
 
+        check_slopes(aim, images)
         return _attacked(made, aim, images)
 
 
@@ -119,6 +123,7 @@ class AutoAttack(Attack):
             )
             return evasion.AutoAttack(classifier, eps=self.epsilon, attacks=parts, **batch)
 
+        check_slopes(aim, images)
         return _attacked(made, aim, images, self.seed)
 
 

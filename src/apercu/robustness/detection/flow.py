@@ -16,7 +16,7 @@ from safetensors.torch import load, save
 
 from apercu.classifiers import Classifier
 from apercu.classifiers.fingerprint import digest_of_module
-from apercu.compare.interval import interval
+from apercu.compare.interval import share_interval
 from apercu.compare.sample import Entry, Sample, draw
 from apercu.images import ImageSource
 from apercu.output import write
@@ -205,15 +205,24 @@ def rows_of(
     caught = (strange > np.quantile(honest, 1 - FALSE_ALARMS)).astype(float)
     share = (strange > judge.threshold).astype(float)
     alarms = (honest > judge.threshold).astype(float)
-    accuracy = (share.mean() + 1 - alarms.mean()) / 2
-    spread = np.sqrt(share.var() / len(share) + alarms.var() / len(alarms)) / 2
-    around = float(max(0, accuracy - 1.96 * spread)), float(min(1, accuracy + 1.96 * spread))
     ends = _resampled(honest, strange, seed)
     return [
         Row(*case, "auroc", auroc(honest, strange), ends, count),
-        Row(*case, "detected", float(caught.mean()), interval(caught, seed), count),
-        Row(*case, "accuracy", float(accuracy), around, count),
+        Row(*case, "detected", float(caught.mean()), share_interval(caught), count),
+        Row(*case, "accuracy", *_both_called(share, 1 - alarms), count),
     ]
+
+
+def _both_called(
+    attacks: Float[np.ndarray, " attacks"], honest: Float[np.ndarray, " images"]
+) -> tuple[float, tuple[float, float]]:
+    """The mean of two shares, with the interval that theirs give it (Newcombe 1998)."""
+    shares, ends = zip(
+        *((one.mean(), share_interval(one)) for one in (attacks, honest)), strict=True
+    )
+    mean = float(np.mean(shares))
+    below, above = np.linalg.norm(np.array(ends) - np.array(shares)[:, None], axis=0) / 2
+    return mean, (mean - float(below), mean + float(above))
 
 
 def unlearnt(usual: Features, detector: Detector) -> Float[np.ndarray, " images"]:

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Literal, TypeAlias
 
 import torch
 
 from apercu.errors import ConfigError
 from apercu.types import Images
+
+Channels: TypeAlias = Literal["each", "grey"]
+"""Each channel as a plane of its own, or the luma of all of them, repeated."""
+
+LATER = {"later": True}
+"""Metadata of a setting that came later: at its default it is no part of the name under which
+results were kept before."""
 
 
 class Filter(ABC):
@@ -64,6 +72,15 @@ def check_positive(name: str, **settings: float) -> None:
     for key, value in settings.items():
         if not 0 < value < float("inf"):
             raise ConfigError(f"{name}: {key}: expected a number above 0, got {value:g}")
+
+
+def check_between(name: str, low: float, high: float, **settings: float) -> None:
+    """Raises ConfigError for a setting that is not between two."""
+    for key, value in settings.items():
+        if not low <= value <= high:
+            raise ConfigError(
+                f"{name}: {key}: expected a number from {low:g} to {high:g}, got {value:g}"
+            )
 
 
 def check_choice(name: str, key: str, value: str, known: Sequence[str]) -> None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import final
+from typing import final, get_args
 
 import numpy as np
 import torch
 
-from apercu.robustness.filters.base import Filter, check_whole
-from apercu.robustness.filters.ordered import Ranks, dithered, softly_dithered
+from apercu.robustness.filters.base import (
+    LATER,
+    Channels,
+    Filter,
+    check_choice,
+    check_whole,
+)
+from apercu.robustness.filters.ordered import Ranks, dithered, planes_of, softly_dithered
 from apercu.types import Images
 
 SIZE, SIGMA = 64, 1.5
@@ -22,11 +28,12 @@ FIRST = 10
 @final
 @dataclass(frozen=True)
 class BlueNoise(Filter):
-    """Dithers each channel with a void-and-cluster matrix of 64 × 64 (Ulichney 1993).
+    """Dithers with a void-and-cluster matrix of 64 × 64 (Ulichney 1993).
 
     Args:
         bits: of each channel, 1 to 4.
         seed: of the matrix.
+        channels: what is a plane.
 
     Raises:
         ConfigError: a setting is out of range.
@@ -34,16 +41,20 @@ class BlueNoise(Filter):
 
     bits: int = 1
     seed: int = 0
+    channels: Channels = field(default="each", metadata=LATER)
 
     def __post_init__(self) -> None:
         check_whole("blue_noise", 1, 4, bits=self.bits)
         check_whole("blue_noise", 0, 2**32 - 1, seed=self.seed)
+        check_choice("blue_noise", "channels", self.channels, get_args(Channels))
 
     def filtered(self, images: Images) -> Images:
-        return dithered(images, blue_noise_ranks(self.seed), self.bits)
+        planes, ranks = planes_of(images, self.channels), blue_noise_ranks(self.seed)
+        return dithered(planes, ranks, self.bits).expand_as(images).contiguous()
 
     def smooth(self, images: Images) -> Images:
-        return softly_dithered(images, blue_noise_ranks(self.seed), self.bits)
+        planes, ranks = planes_of(images, self.channels), blue_noise_ranks(self.seed)
+        return softly_dithered(planes, ranks, self.bits).expand_as(images)
 
 
 @lru_cache

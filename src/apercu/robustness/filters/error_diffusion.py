@@ -12,7 +12,7 @@ from PIL import Image
 
 from apercu.errors import ConfigError
 from apercu.robustness.filters import diffusion
-from apercu.robustness.filters.base import Filter, check_choice, check_whole
+from apercu.robustness.filters.base import Channels, Filter, check_choice, check_whole
 from apercu.robustness.filters.diffusion import Planes, Spread, diffused
 from apercu.robustness.filters.eight_bit import eight_bit
 from apercu.robustness.filters.gaussian import blurred
@@ -21,9 +21,6 @@ from apercu.types import Images
 
 Scan: TypeAlias = Literal["raster", "serpentine"]
 """Every row from the left, or every second one from the right."""
-
-Channels: TypeAlias = Literal["each", "grey"]
-"""Each channel as a plane of its own, or the luma of all of them, repeated."""
 
 FEW = 10
 """Up to so many planes Pillow is quicker than a loop made for 32; the bits are the same."""

@@ -8,7 +8,7 @@ from typing import final
 
 import torch
 
-from apercu.robustness.filters.base import Filter, check_odd, check_positive
+from apercu.robustness.filters.base import Filter, check_between, check_odd
 from apercu.robustness.filters.windows import bordered, box_mean
 from apercu.types import Images
 
@@ -21,7 +21,7 @@ class NonLocalMeans(Filter):
     One weight for all channels, borders repeated. `smooth` is the filter itself.
 
     Args:
-        strength: in pixel values; more is smoother.
+        strength: in pixel values, 0.001 to 10; more is smoother.
         window: width in pixels of the square that is searched, odd.
         patch: width in pixels of what is compared, odd.
 
@@ -34,7 +34,7 @@ class NonLocalMeans(Filter):
     patch: int = 3
 
     def __post_init__(self) -> None:
-        check_positive("non_local_means", strength=self.strength)
+        check_between("non_local_means", 1e-3, 10.0, strength=self.strength)
         check_odd("non_local_means", window=self.window, patch=self.patch)
 
     def filtered(self, images: Images) -> Images:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import final
+from typing import final, get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from apercu.errors import ConfigError
-from apercu.robustness.filters.base import Filter, check_whole
+from apercu.robustness.filters.base import (
+    LATER,
+    Channels,
+    Filter,
+    check_choice,
+    check_whole,
+)
+from apercu.robustness.filters.grey import grey
 from apercu.robustness.filters.soft_round import soft_round
 from apercu.types import Images
 
@@ -24,11 +31,12 @@ Ranks = Int[Tensor, "size size"]
 @final
 @dataclass(frozen=True)
 class Bayer(Filter):
-    """Dithers each channel with the matrix of Bayer (1973).
+    """Dithers with the matrix of Bayer (1973).
 
     Args:
         bits: of each channel, 1 to 4.
         size: of the matrix, 2, 4, 8 or 16.
+        channels: what is a plane.
 
     Raises:
         ConfigError: a setting is out of range.
@@ -36,17 +44,21 @@ class Bayer(Filter):
 
     bits: int = 1
     size: int = 8
+    channels: Channels = field(default="each", metadata=LATER)
 
     def __post_init__(self) -> None:
         check_whole("bayer", 1, 4, bits=self.bits)
+        check_choice("bayer", "channels", self.channels, get_args(Channels))
         if self.size not in SIZES:
             raise ConfigError(f"bayer: size: expected 2, 4, 8 or 16, got {self.size}")
 
     def filtered(self, images: Images) -> Images:
-        return dithered(images, bayer_ranks(self.size), self.bits)
+        planes = planes_of(images, self.channels)
+        return dithered(planes, bayer_ranks(self.size), self.bits).expand_as(images).contiguous()
 
     def smooth(self, images: Images) -> Images:
-        return softly_dithered(images, bayer_ranks(self.size), self.bits)
+        planes = planes_of(images, self.channels)
+        return softly_dithered(planes, bayer_ranks(self.size), self.bits).expand_as(images)
 
 
 @lru_cache
@@ -62,6 +74,11 @@ def bayer_ranks(size: int) -> Ranks:
     quarters = torch.tensor([[0, 2], [3, 1]])
     fine = torch.kron(torch.ones_like(quarters), 4 * smaller)
     return fine + torch.kron(quarters, torch.ones_like(smaller))
+
+
+def planes_of(images: Images, channels: Channels) -> Float[Tensor, "batch planes height width"]:
+    """What is dithered: every channel, or one of grey."""
+    return grey(images) if channels == "grey" else images
 
 
 def dithered(images: Images, ranks: Ranks, bits: int) -> Images:

@@ -1,0 +1,20 @@
+"""`apercu stress`: how fast a classifier breaks, and whether a filter in front of it helps."""
+
+from __future__ import annotations
+
+import typer
+
+from apercu.cli.stress.attack import stress
+from apercu.cli.stress.detect import detect
+from apercu.cli.stress.filter import filter
+from apercu.cli.stress.train import train
+
+app = typer.Typer(
+    help="Attack a classifier, with and without a filter in front of it.",
+    invoke_without_command=True,
+    rich_markup_mode="rich",
+)
+app.callback()(stress)
+app.command("train")(train)
+app.command("detect")(detect)
+app.command("filter")(filter)

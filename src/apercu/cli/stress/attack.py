@@ -1,0 +1,144 @@
+"""`apercu stress` itself: every attack at every budget, bare and behind each filter."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from apercu.cli.options import Context, DebugOption, Device, DeviceOption
+from apercu.cli.outcome import arguments, keeping
+from apercu.cli.stress.order import check_nothing_typed, order_of
+from apercu.cli.terminal import progress, say, warn
+
+if TYPE_CHECKING:
+    from apercu.classifiers import Classifier
+    from apercu.robustness.attacks import Attack
+
+
+def stress(
+    context: Context,
+    classifier: Annotated[
+        str | None, typer.Option(metavar="SPEC", help="The classifier that is attacked.")
+    ] = None,
+    images: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Folder, image, Parquet file, or planted.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where results go.")] = None,
+    attacks: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B:KEY=VALUE,…",
+            help="fgsm, i_fgsm, pgd, mult, deepfool, carlini_wagner, auto_attack; sparse_evo, "
+            "hop_skip_jump, square; pgd:norm=l2,restarts=3 …; "
+            "map_pgd moves the map, eot_pgd expects over noise.",
+        ),
+    ] = None,
+    filters: Annotated[
+        str | None,
+        typer.Option(metavar="A,B:KEY=VALUE,…", help="none, floyd_steinberg, jpeg:quality=75 …"),
+    ] = None,
+    epsilons: Annotated[
+        str | None, typer.Option(metavar="E,E", help="Budgets, such as 2/255,4/255,8/255.")
+    ] = None,
+    knowledge: Annotated[
+        str | None,
+        typer.Option(metavar="naive,adaptive", help="Does the attacker know of the filter?"),
+    ] = None,
+    explainer: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Also measure how far its maps move.")
+    ] = None,
+    surrogate: Annotated[
+        str | None,
+        typer.Option(metavar="SPEC", help="Also show it images made against another classifier."),
+    ] = None,
+    plan: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="YAML with any of these but --out and --device; options override.",
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only so many of the images, drawn at random.")
+    ] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Images attacked together.")] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, help="Of every random draw; 0 without a plan.")
+    ] = None,
+    device: DeviceOption = Device.AUTO,
+    debug: DebugOption = False,
+) -> None:
+    """Attack a classifier: each attack at each budget, bare and behind each filter.
+
+    A naive attacker knows the classifier alone; an adaptive one attacks through the filter.
+    Writes results.json and report.html. What is there of the same test is not done again.
+
+    Example: apercu stress --classifier timm/resnet50 --images val/ --filters none,jpeg --out stress
+    """
+    if context.invoked_subcommand is not None:
+        check_nothing_typed(context)
+        return
+    from apercu.classifiers import open_classifier
+    from apercu.compare.cost import environment
+    from apercu.errors import ConfigError
+    from apercu.explainers.run import open_run
+    from apercu.images import open_images
+    from apercu.robustness.flow import Bench
+    from apercu.robustness.named import attack_named, filter_named
+    from apercu.robustness.report import write_report
+    from apercu.robustness.results import summarised
+
+    order = order_of(plan, context.params)
+    for name, value in {"classifier": order.classifier, "images": order.images, "out": out}.items():
+        if value is None:
+            raise ConfigError(f"--{name} is missing; see apercu stress --help")
+    asked, folder = order.plan, Path(str(out))
+    named_filters = {name: filter_named(name) for name in asked.filters}
+    named_attacks = {name: attack_named(name, asked.seed) for name in asked.attacks}
+    opened = open_classifier(str(order.classifier), device=device.resolve())
+    if not opened.differentiable:
+        named_attacks = _decisions(named_attacks, opened, asked.seed, typed=attacks is not None)
+    source = open_images(str(order.images), channels=opened.channels, bands=opened.bands)
+    watched = open_run(Path(order.explainer)).to(opened.device) if order.explainer else None
+    other = open_classifier(order.surrogate, device=device.resolve()) if order.surrogate else None
+    about: dict[str, Any] = {
+        "classifier": opened.spec,
+        "fingerprint": opened.fingerprint,
+        "images": source.name,
+        "targets": "labels" if source.labelled else "top",
+        "plan": asked.model_dump(mode="json"),
+        "command": shlex.join(["apercu", *arguments()]),
+    }
+    with keeping(f"{folder} keeps what is finished; the same command does the rest"):
+        bench = Bench(opened, source, asked, named_attacks, named_filters, watched, other)
+        with progress(lines=True) as report:
+            found = bench.run(folder, report)
+        about["limit"] = len(bench.sample.test)
+        made_on = environment(asked.seed, opened.device)
+        results = summarised(found, about, made_on, asked.seed)
+        results.save(folder)
+        write_report(results, bench, folder)
+    for line in results.warnings:
+        warn(line)
+    say(f"report: {folder / 'report.html'}")
+
+
+def _decisions(
+    attacks: dict[str, Attack], classifier: Classifier, seed: int, *, typed: bool
+) -> dict[str, Attack]:
+    """The attacks that a classifier without gradients allows, or the one there is."""
+    from apercu.errors import ClassifierError
+    from apercu.robustness.attacks import SparseEvo
+
+    allowed = {name: one for name, one in attacks.items() if one.needs == "decisions"}
+    if left := [name for name in attacks if name not in allowed]:
+        if typed:
+            raise ClassifierError(
+                f"attacks: {', '.join(left)} need gradients, and {classifier.spec} has none; "
+                "use sparse_evo"
+            )
+        warn(f"{classifier.spec} has no gradients, so it is attacked by its decisions alone")
+    return allowed or {"sparse_evo": SparseEvo(seed=seed)}

@@ -1,0 +1,30 @@
+"""Budgets as they are typed: `2/255,4/255`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def budgets_named(text: str) -> list[float]:
+    """Budgets in units of the range of a pixel.
+
+    Raises:
+        ConfigError: no number, or none that is above 0 and up to 1.
+    """
+    from apercu.typed import read, split_names
+
+    return [_budget(read, word) for word in split_names(text, "epsilons", ())]
+
+
+def _budget(read: Any, word: str) -> float:
+    from apercu.errors import ConfigError
+
+    try:
+        found = float(read(float, word))
+    except ValueError:
+        raise ConfigError(f"epsilons: expected a number such as 8/255, got {word!r}") from None
+    if not 0 < found <= 1:
+        raise ConfigError(
+            f"epsilons: expected numbers above 0 and up to 1 (8/255 is 0.0314), got {word}"
+        )
+    return found

@@ -1,0 +1,115 @@
+"""`apercu stress detect`: tampered images told from honest ones."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from apercu.cli.options import (
+    ClassifierOption,
+    DebugOption,
+    Device,
+    DeviceOption,
+    ImagesOption,
+    SeedOption,
+)
+from apercu.cli.outcome import arguments, keeping
+from apercu.cli.stress.budgets import budgets_named
+from apercu.cli.terminal import progress, say, warn
+
+if TYPE_CHECKING:
+    from apercu.robustness.attacks import Attack
+
+
+def detect(
+    classifier: ClassifierOption,
+    images: ImagesOption,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where results go.")],
+    explainer: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="A trained explainer, for map and stability.")
+    ] = None,
+    looks: Annotated[
+        str | None,
+        typer.Option(metavar="A,B", help="map, stability, deep, or a method such as cam."),
+    ] = None,
+    detectors: Annotated[
+        str, typer.Option(metavar="A,B:KEY=VALUE,…", help="Fitted to honest images alone.")
+    ] = "autoencoder,one_class_svm,mahalanobis",
+    attacks: Annotated[
+        str, typer.Option(metavar="A,B:KEY=VALUE,…", help="As for apercu stress.")
+    ] = "fgsm,pgd",
+    epsilons: Annotated[
+        str, typer.Option(metavar="E,E", help="Budgets of the attacks that have one.")
+    ] = "2/255,4/255,8/255",
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only so many of the images, drawn at random.")
+    ] = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = Device.AUTO,
+    debug: DebugOption = False,
+) -> None:
+    """Tell tampered images from honest ones by their explanations.
+
+    Half of the images teach what is usual; the other half is shown honest and attacked. No detector
+    ever learns from an attack. Writes detection.json.
+
+    Example: apercu stress detect --classifier timm/resnet50 --images val/ --explainer run --out out
+    """
+    from apercu.classifiers import open_classifier
+    from apercu.cli.detection import detectors_named, looks_named
+    from apercu.compare.cost import environment
+    from apercu.explainers.run import open_run
+    from apercu.images import open_images
+    from apercu.output import check_writable, write_json
+    from apercu.robustness.detection import Watch
+    from apercu.robustness.plan import budgeted
+
+    made = detectors_named(detectors, seed)
+    cases = budgeted(_attacks(attacks, seed), budgets_named(epsilons))
+    opened = open_classifier(classifier, device=device.resolve())
+    watched = None if explainer is None else open_run(explainer).to(opened.device)
+    seen = looks_named(looks, opened, watched)
+    source = open_images(images, channels=opened.channels, bands=opened.bands)
+    check_writable(out)
+    with keeping(f"{out} keeps what is finished; the same command does the rest"):
+        watch = Watch(opened, source, seen, made, cases, limit, seed)
+        with progress(lines=True) as report:
+            rows = watch.run(out, report)
+    content = {
+        "classifier": opened.spec,
+        "fingerprint": opened.fingerprint,
+        "images": source.name,
+        "learnt_from": len(watch.sample.tune),
+        "command": shlex.join(["apercu", *arguments()]),
+        "rows": [row._asdict() for row in rows],
+        "environment": environment(seed, opened.device),
+    }
+    path = write_json(out / "detection.json", content)
+    for name, epsilon in cases.keys() - {(row.attack, row.epsilon) for row in rows}:
+        warn(f"{name} fools the classifier with none of the images" + _at(epsilon))
+    for row in rows:
+        if row.metric == "auroc":
+            low, high = row.ci95
+            say(
+                f"{row.attack}{_at(row.epsilon)}, {row.look}, {row.detector}: "
+                f"AUROC {row.value:.3f} ({low:.3f} to {high:.3f})"
+            )
+    say(f"rows: {path}")
+
+
+def _attacks(text: str, seed: int) -> dict[str, Attack]:
+    from apercu.errors import ConfigError
+    from apercu.robustness.named import aim_of, attack_named
+    from apercu.typed import split_names
+
+    names = split_names(text, "attacks", ())
+    if other := next((name for name in names if aim_of(name) != "class"), None):
+        raise ConfigError(f"attacks: {other} is for apercu stress; expected attacks on the class")
+    return {name: attack_named(name, seed) for name in names}
+
+
+def _at(epsilon: float | None) -> str:
+    return "" if epsilon is None else f" at {255 * epsilon:g}/255"

@@ -1,0 +1,36 @@
+"""`apercu stress filter`: one input filter on a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from apercu.cli.options import DebugOption
+from apercu.cli.terminal import say
+
+
+def filter(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Such as floyd_steinberg:bits=2.")],
+    image: Annotated[Path, typer.Argument(metavar="IN", help="A picture.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Where it goes, as PNG.")],
+    debug: DebugOption = False,
+) -> None:
+    """Show one input filter on a picture.
+
+    Example: apercu stress filter atkinson cat.jpg cat.png
+    """
+    from apercu import render
+    from apercu.errors import ConfigError
+    from apercu.images import read_picture
+    from apercu.robustness.named import filter_named
+
+    made = filter_named(name)
+    if made is None:
+        raise ConfigError("filters: none changes nothing; name a filter")
+    if out.suffix.lower() != ".png":
+        raise ConfigError(f"{out}: expected a name that ends in .png, which keeps every bit")
+    picture = read_picture(image)
+    render.save_picture(out, render.picture_image(made(picture[None])[0]))
+    say(f"{made}: {out}")

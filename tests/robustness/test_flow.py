@@ -1,0 +1,124 @@
+"""What a stress test attacks, what of it is kept, and under which key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from apercu import open_classifier
+from apercu.explainers.base import TrainedExplainer
+from apercu.explainers.run import open_run
+from apercu.images import open_images
+from apercu.robustness.aims import MapMoved
+from apercu.robustness.attacks import DeepFool
+from apercu.robustness.flow import Bench
+from apercu.robustness.measures import norms
+from apercu.robustness.named import attack_named, filter_named
+from apercu.robustness.plan import Job, StressPlan
+
+PLANTED = "planted:size=32,images=6,classes=3"
+
+
+def bench(
+    card: Path,
+    attacks: str,
+    filters: str = "none",
+    explainer: TrainedExplainer[Any, Any] | None = None,
+    **settings: Any,
+) -> Bench:
+    plan = StressPlan(attacks=tuple(attacks.split()), filters=tuple(filters.split()), **settings)
+    return Bench(
+        open_classifier(card),
+        open_images(PLANTED),
+        plan,
+        {name: attack_named(name, plan.seed) for name in plan.attacks},
+        {name: filter_named(name) for name in plan.filters},
+        explainer,
+    )
+
+
+def keys(made: Bench) -> list[str]:
+    return [made.key(job) for job in made.jobs]
+
+
+def test_keys_of_cells_are_those_of_cells_that_are_there(tiny_card: Path) -> None:
+    """Long runs go on after an update."""
+    made = bench(tiny_card, "fgsm mult", "none bayer blue_noise:bits=2", epsilons=(0.25,))
+    shown = "[None, Bayer(bits=1, size=8), BlueNoise(bits=2, seed=0)]"
+    fgsm = "Job(name='fgsm', epsilon=0.25, attack=Fgsm(epsilon=0.25)"
+    mult = (
+        "Job(name='mult', epsilon=None, attack=Multiplicative(ratio=1.1, steps=10, pace=0.25, "
+        "norm='linf')"
+    )
+    one = "[Bayer(bits=1, size=8)] Bayer(bits=1, size=8) "
+    other = "[BlueNoise(bits=2, seed=0)] BlueNoise(bits=2, seed=0) "
+    assert keys(made) == [
+        f"Job(name='none', epsilon=None, attack=None, behind=None, elsewhere=False) {shown} None ",
+        f"{fgsm}, behind=None, elsewhere=False) {shown} None ",
+        f"{fgsm}, behind='bayer', elsewhere=False) {one}",
+        f"{fgsm}, behind='blue_noise:bits=2', elsewhere=False) {other}",
+        f"{mult}, behind=None, elsewhere=False) {shown} None ",
+        f"{mult}, behind='bayer', elsewhere=False) {one}",
+        f"{mult}, behind='blue_noise:bits=2', elsewhere=False) {other}",
+    ]
+    assert made.subject == f"{made.classifier.fingerprint} {made.sample.digest} "
+
+
+def test_a_batch_is_part_of_a_key_where_neighbours_are_looked_at(tiny_card: Path) -> None:
+    for attack, alike in (("pgd", True), ("square", True), ("sparse_evo", False)):
+        one, other = (keys(bench(tiny_card, attack, batch=batch)) for batch in (1, 8))
+        assert (one == other) is alike, attack
+
+
+def test_another_explainer_of_the_same_classifier_is_another_subject(
+    tiny_card: Path, tiny_run: Path
+) -> None:
+    first, second = open_run(tiny_run), open_run(tiny_run)
+    assert bench(tiny_card, "pgd", explainer=first).subject == (
+        bench(tiny_card, "pgd", explainer=second).subject
+    )
+    with torch.no_grad():
+        next(second.network.parameters()).add_(0.1)
+    assert bench(tiny_card, "pgd", explainer=first).subject != (
+        bench(tiny_card, "pgd", explainer=second).subject
+    )
+
+
+def test_who_moves_a_map_keeps_the_class_that_is_seen(tiny_card: Path, tiny_run: Path) -> None:
+    made = bench(tiny_card, "map_pgd", explainer=open_run(tiny_run), epsilons=(0.1,))
+    (trial,) = made.sample.trials(made.classifier, made.sample.test, 6)
+    with torch.no_grad():
+        seen = made.classifier(trial.images).argmax(1)
+    assert (seen != trial.targets).any()  # it was never trained
+    aim = made._aim(made.jobs[1], "straight", trial.images, trial.targets)
+    assert isinstance(aim, MapMoved) and torch.equal(aim.labels, seen)
+    with torch.no_grad():
+        after = made.classifier(made.attacked(made.jobs[1], trial.images, trial.targets))
+    assert torch.equal(after.argmax(1), seen)
+
+
+def test_without_a_budget_the_smaller_of_two_changes_counts(tiny_card: Path) -> None:
+    made = bench(tiny_card, "deepfool", "bayer:bits=2")
+    (trial,) = made.sample.trials(made.classifier, made.sample.test, 6)
+    job = Job("deepfool", None, DeepFool(), "bayer:bits=2")
+    aims = [
+        made._aim(job, backward, trial.images, trial.targets) for backward in ("straight", "smooth")
+    ]
+    never, sizes = torch.tensor(torch.inf), []
+    for aim in aims:
+        one = DeepFool()(aim, trial.images)
+        sizes.append(norms(trial.images, one)["l2"].where(aim.reached(one), never))
+    assert (sizes[1] < sizes[0]).any()  # the first way is not always the best
+    found = made.attacked(job, trial.images, trial.targets)
+    assert aims[0].reached(found).all()
+    torch.testing.assert_close(norms(trial.images, found)["l2"], torch.stack(sizes).amin(0))
+
+
+def test_questions_are_rows(tiny_card: Path, tmp_path: Path) -> None:
+    made = bench(tiny_card, "sparse_evo:queries=12", limit=3)
+    found = made.run(tmp_path, lambda *_: None)
+    asked = list(found.values())[1].queries
+    assert len(asked) == 3 and max(asked) <= 12
+    assert made.run(tmp_path, lambda *_: None) == found
