@@ -9,7 +9,7 @@ from apercu.errors import ConfigError
 from apercu.pretraining.few_labels import Row
 from apercu.pretraining.heads import Known
 from apercu.pretraining.plane import plane, principal
-from apercu.pretraining.report import savings
+from apercu.pretraining.report import markdown, savings
 
 
 def _row(start: str, labels: int, value: float) -> Row:
@@ -23,6 +23,16 @@ def test_labels_saved_at_equal_accuracy() -> None:
     (saving,) = savings([*rows, _row("bad", 100, 0.7)])
     assert (saving.start, saving.other, saving.labels) == ("good", "bad", 100)
     assert saving.needed == pytest.approx(10**1.5)
+
+
+def test_the_table_in_markdown() -> None:
+    rows = [_row("good", 10, 0.6), _row("good", 1000, 0.8), _row("bad", 10, 0.5)]
+    assert markdown(rows).splitlines() == [
+        "| features, head | 10 labels | 1,000 labels |",
+        "|---|---|---|",
+        "| good, linear | 60.0 (60 to 60) | 80.0 (80 to 80) |",
+        "| bad, linear | 50.0 (50 to 50) |  |",
+    ]
 
 
 def test_principal_directions_are_those_of_largest_variance() -> None:

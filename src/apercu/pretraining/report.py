@@ -18,7 +18,7 @@ from apercu.report import data, rendered, style
 from apercu.report.charts import COLOURED
 from apercu.report.learning import Stop, learning_curves
 
-REPORT = "report.html"
+REPORT, TABLE = "report.html", "table.md"
 METRIC = "balanced_accuracy"
 
 
@@ -71,7 +71,7 @@ def labels_for(value: float, stops: Sequence[Stop]) -> float | None:
 def write_report(
     rows: Sequence[Row], planes: Mapping[str, Image.Image], content: Mapping[str, Any], folder: Path
 ) -> Path:
-    """Writes `report.html`.
+    """Writes `report.html`, and its table as `table.md`.
 
     Args:
         rows: of all networks and heads.
@@ -102,7 +102,20 @@ def write_report(
         savings=savings(rows),
         planes={name: data(picture, picture.width) for name, picture in planes.items()},
     )
+    write(folder / TABLE, markdown(rows))
     return write(folder / REPORT, page)
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """Balanced accuracy in %, networks and heads against numbers of labels."""
+    counts = sorted({row.labels for row in rows})
+    lines = [
+        f"| features, head | {' | '.join(f'{count:,} labels' for count in counts)} |",
+        f"|---|{'---|' * len(counts)}",
+    ]
+    for start, head, cells in _table(rows, counts):
+        lines.append(f"| {start}, {head} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def _curves(rows: Iterable[Row]) -> dict[str, dict[str, list[Stop]]]:
