@@ -17,7 +17,9 @@ from pyarrow import parquet
 
 from apercu import open_classifier
 from apercu.classifiers import ClassifierCard, InputSpec
+from apercu.cli import main
 from apercu.images.stretch import Stretch
+from apercu.pretraining.settings import PRETEXTS
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
@@ -110,3 +112,15 @@ def test_braai_says_the_same_behind_its_stretch(apercu_data: Path, tmp_path: Pat
 def test_an_unknown_study_is_refused(script: str) -> None:
     said = subprocess.run([RECIPES / script, "nonsense"], capture_output=True, text=True)
     assert (said.returncode, said.stderr) == (2, "error: no study nonsense\n")
+
+
+@pytest.mark.parametrize("pretext", PRETEXTS.presets)
+def test_the_larger_setting_takes_its_first_steps(pretext: str, tmp_path: Path, capsys) -> None:
+    """Of the file all but the number of steps and of images per step."""
+    stamps = torch.rand(24, 3, 32, 32, generator=torch.Generator().manual_seed(0)).numpy()
+    np.savez(tmp_path / "stamps.npz", stamps=stamps)
+    command = ["pretrain", pretext, "--images", tmp_path / "stamps.npz", "--out", tmp_path / "run"]
+    command += ["--config", RECIPES / "pretraining" / "large.yaml", "--steps", "2", "--batch", "4"]
+    with pytest.raises(SystemExit, match="0"):
+        main([str(word) for word in [*command, "--backbone", "timm/test_resnet"]])
+    assert "2 steps" in capsys.readouterr().out

@@ -22,7 +22,9 @@ def test_labels_saved_at_equal_accuracy() -> None:
     rows = [_row("good", 10, 0.6), _row("good", 100, 0.8), _row("bad", 10, 0.5)]
     (saving,) = savings([*rows, _row("bad", 100, 0.7)])
     assert (saving.start, saving.other, saving.labels) == ("good", "bad", 100)
-    assert saving.needed == pytest.approx(10**1.5)
+    assert (saving.needed, saving.at_most) == (pytest.approx(10**1.5), False)
+    (sooner,) = savings([*rows, _row("bad", 100, 0.55)])
+    assert (sooner.needed, sooner.at_most) == (10, True)
 
 
 def test_the_table_in_markdown() -> None:

@@ -14,7 +14,7 @@ from apercu.pretraining.heads.base import Features, Known
 
 SIDE, THUMBNAIL, EDGE = 900, 44, 3
 """Pixels of the picture, of an image in it, and of the frame in the colour of its class."""
-FAR = 0.01
+FAR = 0.03
 """Share of the images at each end of an axis that are drawn at its end."""
 
 

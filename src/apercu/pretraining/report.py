@@ -26,7 +26,8 @@ class Saving(NamedTuple):
     """How many labels one start needs to be as good as another is with all of its own.
 
     Attributes:
-        needed: labels, interpolated along the curve; None where no number of them is enough.
+        needed: labels, interpolated along the curve.
+        at_most: whether its first stop is already as good.
     """
 
     head: str
@@ -34,7 +35,8 @@ class Saving(NamedTuple):
     other: str
     value: float
     labels: int
-    needed: float | None
+    needed: float
+    at_most: bool
 
 
 def savings(rows: Sequence[Row]) -> list[Saving]:
@@ -47,16 +49,20 @@ def savings(rows: Sequence[Row]) -> list[Saving]:
                 last = theirs[-1]
                 if other != start and stops[-1].value > last.value:
                     needed = labels_for(last.value, stops)
-                    found.append(Saving(head, start, other, last.value, last.labels, needed))
+                    at_most = needed <= stops[0].labels
+                    saving = (head, start, other, last.value, last.labels, needed, at_most)
+                    found.append(Saving(*saving))
     return found
 
 
-def labels_for(value: float, stops: Sequence[Stop]) -> float | None:
+def labels_for(value: float, stops: Sequence[Stop]) -> float:
     """Labels at which a curve first reaches a value, between two stops along the logarithm.
+
+    Infinite where it never does.
 
     >>> stops = [Stop(10, 0.5, 0.5, 0.5), Stop(1000, 0.9, 0.9, 0.9)]
     >>> round(labels_for(0.7, stops)), labels_for(0.4, stops), labels_for(0.95, stops)
-    (100, 10.0, None)
+    (100, 10.0, inf)
     """
     if stops[0].value >= value:
         return float(stops[0].labels)
@@ -65,7 +71,7 @@ def labels_for(value: float, stops: Sequence[Stop]) -> float | None:
             share = (value - before.value) / (after.value - before.value)
             low, high = math.log(before.labels), math.log(after.labels)
             return math.exp(low + share * (high - low))
-    return None
+    return math.inf
 
 
 def write_report(
