@@ -49,7 +49,7 @@ def test_a_run_from_stamps_to_features(apercu, stamps, tmp_path) -> None:
     options = _options(stamps, run, *joined, "--target", "mag,missing", "--batch", "8")
     said = apercu("pretrain", "magnitudes", *options, "--steps", "12", "--test", options[1])
     assert said.code == 0, said.err
-    assert "59 of 60 images are used, 1 cannot be read" in said.out
+    assert "59 of 60 images can be read, 1 are left out" in said.out
     assert "107" in said.err
     facts = json.loads((run / "facts.json").read_text())
     assert {"held_out_mag", "test_mag", "test_missing", "test_constant_mag"} <= facts.keys()
@@ -109,6 +109,23 @@ def test_a_training_goes_on_as_if_it_had_not_stopped(apercu, stamps, tmp_path) -
     one, other = (load_file(run / "weights.safetensors") for run in (whole, parts))
     for key, value in one.items():
         torch.testing.assert_close(other[key], value)
+
+
+def test_a_training_goes_on_with_the_same_targets_only(apercu, stamps, tmp_path) -> None:
+    options = _options(stamps, tmp_path / "run", "--batch", "4", "--steps", "2")
+    joined = ("--catalogue", stamps / "catalogue.csv", "--id", "name", "--target")
+    assert apercu("pretrain", "magnitudes", *options, *joined, "mog").code == 2
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PretrainTraining, "training_step", _stopped)
+        assert apercu("pretrain", "magnitudes", *options, *joined, "mag").code == 130
+    said = apercu("pretrain", "magnitudes", *options, *joined, "missing", "--resume")
+    assert said.code == 2
+    assert "wanted" in said.err or "count" in said.err
+    assert apercu("pretrain", "magnitudes", *options, *joined, "mag", "--resume").code == 0
+
+
+def _stopped(self: PretrainTraining, batch: Any, index: int) -> torch.Tensor:
+    raise KeyboardInterrupt
 
 
 def test_the_backbone_becomes_an_encoder(apercu, stamps, tmp_path, tiny_card) -> None:

@@ -27,6 +27,17 @@ def test_labels_saved_at_equal_accuracy() -> None:
     assert (sooner.needed, sooner.at_most) == (10, True)
 
 
+def test_a_start_that_falls_behind_in_the_end_has_saved_labels_before() -> None:
+    good, bad = (
+        [_row(name, n, value) for n, value in zip((10, 100, 1000), values, strict=True)]
+        for name, values in (("good", (0.7, 0.85, 0.9)), ("bad", (0.5, 0.8, 0.95)))
+    )
+    by_start = {saving.start: saving for saving in savings([*good, *bad])}
+    assert (by_start["good"].labels, by_start["good"].value) == (100, 0.8)
+    assert by_start["good"].needed == pytest.approx(10 ** (1 + 2 / 3))
+    assert (by_start["bad"].labels, by_start["bad"].value) == (1000, 0.9)
+
+
 def test_the_table_in_markdown() -> None:
     rows = [_row("good", 10, 0.6), _row("good", 1000, 0.8), _row("bad", 10, 0.5)]
     assert markdown(rows).splitlines() == [

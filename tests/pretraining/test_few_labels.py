@@ -8,9 +8,12 @@ import pytest
 import torch
 
 from apercu import open_classifier
-from apercu.classifiers.anew import drawn_anew
+from apercu.classifiers import ClassifierCard, InputSpec, SmallResNet, classifier_of
+from apercu.classifiers.anew import drawn_anew, trainable
 from apercu.errors import ConfigError
-from apercu.pretraining.few_labels import Protocol, curve, drawn
+from apercu.images import open_images
+from apercu.pretraining.backbone import open_backbone
+from apercu.pretraining.few_labels import Protocol, curve, drawn, random_start
 from apercu.pretraining.heads import Known, Linear, Nearest
 from apercu.pretraining.named import fractions_of, networks_named
 
@@ -75,6 +78,27 @@ def test_weights_drawn_anew(tiny_card: Path) -> None:
     one(shown[0])
     handle.remove()
     torch.testing.assert_close(norm.running_mean, seen[0].mean((0, 2, 3)))
+
+
+def test_a_remainder_of_one_image_settles_with_the_others() -> None:
+    card = {"channels": 3, "classes": 2, "size": (32, 32), "width": 4}
+    network = SmallResNet(**card)
+    spec = InputSpec(size=(32, 32))
+    made = classifier_of(network, ClassifierCard(source="a:b", options=card, input=spec))
+    source = open_images("planted:size=32,images=33,classes=3")
+    assert random_start(made, source, 0).fingerprint != made.fingerprint
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_convnext", "test_resnet"])
+def test_nothing_learnt_is_left(name: str) -> None:
+    """Tokens, positions and scales of layers are no layers, and are drawn anew as well."""
+    backbone = open_backbone(f"timm/{name}", InputSpec(size=(160, 160)), 0)
+    assert backbone.module is not None
+    with torch.no_grad():
+        for parameter in backbone.module.parameters():
+            parameter.fill_(7.0)
+    network = trainable(backbone, anew=True, seed=1)
+    assert not [name for name, value in network.named_parameters() if (value == 7).all()]
 
 
 def test_names() -> None:

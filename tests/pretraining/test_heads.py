@@ -64,11 +64,14 @@ def test_nearest_is_scikit_learn_s_where_classes_are_as_frequent() -> None:
 
 
 def test_a_rare_class_counts_as_much() -> None:
-    """Ten labels against one at the same place: their votes tie, and the lower class wins."""
-    known = torch.cat([torch.ones(10, 2), torch.ones(1, 2)])
-    labels = torch.tensor([1] * 10 + [0])
-    found = Nearest(11).fit(known, labels, 2, seed=0)(torch.ones(1, 2))
-    assert found.tolist() == [0]
+    """One of three rare labels outvotes two of twelve common ones beside it."""
+    angles = torch.tensor([0.0, 2.0, 2.1, 0.05, 0.1, *(-1.5 - 0.01 * n for n in range(10))])
+    labels = torch.tensor([0, 0, 0, *[1] * 12])
+    known = torch.stack([angles.cos(), angles.sin()], 1)
+    asked = torch.tensor([[1.0, 0.06]])
+    votes = Nearest(10).fitted(known, labels, 2, seed=0)(asked)
+    alone = Nearest(1).fitted(known, labels, 2, seed=0)(asked)
+    assert (votes.tolist(), alone.tolist()) == ([0], [1])
 
 
 @pytest.mark.parametrize(
@@ -82,3 +85,20 @@ def test_a_rare_class_counts_as_much() -> None:
 def test_settings_that_cannot_be(made, says: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ConfigError, match=says):
         made()
+
+
+def test_a_feature_that_is_the_same_on_all_labels_tells_nothing() -> None:
+    """It may differ on other images, where it would drown the others."""
+    features = torch.cat([KNOWN, torch.zeros(len(KNOWN), 1)], 1)
+    strange = torch.cat([KNOWN, 100 * torch.randn(len(KNOWN), 1)], 1)
+    for kind in HEADS.values():
+        if issubclass(kind, Head):
+            reads = kind().fit(features, LABELS, 3, seed=0)
+            assert torch.equal(reads(strange), reads(features)), kind
+
+
+def test_few_labels_do_not_all_vote() -> None:
+    features = torch.tensor([[0.0, 1.0], [0.1, 1.0], [1.0, 0.0], [1.0, 0.1], [1.0, 0.05]])
+    labels = torch.tensor([0, 0, 1, 1, 1])
+    reads = Nearest(neighbours=10).fit(features, labels, 2, seed=0)
+    assert reads(features).tolist() == labels.tolist()

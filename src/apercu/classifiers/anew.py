@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from apercu.classifiers.door import Classifier
 from apercu.classifiers.fingerprint import digest_of_module
+from apercu.classifiers.timm_source import TIMM, create
 from apercu.errors import ClassifierError
 from apercu.types import Images
 
@@ -36,11 +37,33 @@ def trainable(classifier: Classifier, *, anew: bool = False, seed: int = 0) -> n
     if anew:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            for module in network.modules():
-                reset = getattr(module, "reset_parameters", None)
-                if callable(reset):
-                    reset()
+            left = _drawn(network)
+            if left and classifier.network.source.startswith(TIMM):
+                known = classifier.network
+                classes = 0 if known.output == "features" else len(classifier.classes)
+                options = {"in_chans": classifier.channels, "num_classes": classes}
+                options |= {**known.options, "pretrained": False}
+                fresh = create(known.source.removeprefix(TIMM), options).state_dict()
+                network.load_state_dict({name: fresh[name] for name in left}, strict=False)
+            elif left:
+                raise ClassifierError(
+                    f"{classifier.spec}: {left[0]} cannot be drawn anew; its module has no "
+                    "reset_parameters"
+                )
     return network
+
+
+def _drawn(network: nn.Module) -> list[str]:
+    """Draws the parameters of all layers that can; names of those that are left as they were."""
+    left = []
+    for name, module in network.named_modules():
+        reset = getattr(module, "reset_parameters", None)
+        if callable(reset):
+            reset()
+            continue
+        own = module.named_parameters(recurse=False)
+        left += [f"{name}.{one}" if name else one for one, _ in own]
+    return left
 
 
 def drawn_anew(classifier: Classifier, shown: Iterable[Images], seed: int = 0) -> Classifier:

@@ -22,6 +22,7 @@ from apercu.cli.outcome import keeping
 from apercu.cli.terminal import is_terminal, progress, say, warn
 
 if TYPE_CHECKING:
+    from apercu.classifiers import Classifier
     from apercu.images import ImageSource
     from apercu.pretraining.materials import Join
     from apercu.pretraining.settings import PretrainSettings
@@ -83,8 +84,8 @@ def pretrain(
     """
     from apercu.explainers.order import Order, changed, settings_for
     from apercu.images import open_images
-    from apercu.pretraining.backbone import open_backbone
-    from apercu.pretraining.materials import input_for, readable
+    from apercu.pretraining.backbone import known_input, open_backbone
+    from apercu.pretraining.materials import Looks, input_for
     from apercu.pretraining.named import join_named, pretext_named
     from apercu.pretraining.train import pretrain as train
     from apercu.training.fit import Fit, Machine
@@ -92,55 +93,64 @@ def pretrain(
     settings = changed(settings_for(out, config, pretext_named(pretext)), steps=steps, batch=batch)
     join = join_named(catalogue, target, id, radius)
     source = open_images(images, channels=channels)
-    input = input_for(source, channels, size, stretch)
-    opened = open_backbone(backbone, input, seed, first)
-    Order(
-        classifier=opened.fingerprint,
-        images=source.name,
-        count=len(source),
-        seed=seed,
-        devices=devices,
-    ).begin(out, resume=resume)
+    looks = Looks(channels, size, stretch, known_input(backbone))
+    opened = open_backbone(backbone, input_for(source, looks), seed, first)
     with keeping(f"{out} keeps what was done; go on with the same command and --resume"):
-        sources = [source]
+        shown = _shown(source, opened, settings, join)
+        further = []
         if test is not None:
-            sources.append(open_images(test, channels=channels, bands=opened.bands))
-        shown = []
-        with progress() as report:
-            for one in sources:
-                usable, wrong = readable(one, opened, lambda *count: report("images", *count))
-                for error in wrong:
-                    warn(str(error))
-                shown.append(_shown(usable, settings, join))
-                say(
-                    f"{one.name}: {len(shown[-1].source)} of {len(one)} images are used, "
-                    f"{len(wrong)} cannot be read"
-                )
+            others = open_images(test, channels=channels, bands=opened.bands)
+            further = [_shown(others, opened, settings, join, shown)]
+        Order(
+            classifier=opened.fingerprint,
+            images=source.name,
+            count=len(shown.source),
+            seed=seed,
+            devices=devices,
+            wanted=shown.digest,
+        ).begin(out, resume=resume)
         machine = Machine(device.resolve(), devices, progress=is_terminal())
-        fit = Fit(opened, shown[0].source, out, machine, seed, say)
-        _, facts = train(settings, fit, *shown)
+        fit = Fit(opened, shown.source, out, machine, seed, say)
+        _, facts = train(settings, fit, shown, *further)
     if fit.leads:
         _summary(out, facts)
 
 
-def _shown(source: ImageSource, settings: PretrainSettings, join: Join | None) -> Shown:
-    """Images, and what the pretext wants to come with them."""
+def _shown(
+    source: ImageSource,
+    backbone: Classifier,
+    settings: PretrainSettings,
+    join: Join | None,
+    like: Shown | None = None,
+) -> Shown:
+    """The images that can be read, and what the pretext wants to come with them."""
     from apercu.errors import ConfigError
+    from apercu.pretraining.materials import readable, sampled
     from apercu.pretraining.pretexts import Magnitudes
     from apercu.pretraining.train import Shown
-    from apercu.pretraining.wanted import Brightness
+    from apercu.pretraining.wanted import brightness_of
 
+    with progress() as report:
+        usable, wrong = readable(source, backbone, lambda *count: report("images", *count))
+    for error in wrong:
+        warn(str(error))
+    say(
+        f"{source.name}: {len(usable)} of {len(source)} images can be read"
+        + (f", {len(wrong)} are left out" if wrong else "")
+    )
     pretext = settings.pretext
     if not isinstance(pretext, Magnitudes):
         if join is not None:
             raise ConfigError(f"catalogue: {pretext.form} needs none; leave it out")
-        return Shown(source)
-    if join is None:
-        return Shown(source, Brightness(pretext.radius))
-    shown, without = join(source)
-    if without:
-        say(f"{source.name}: {without} images have no magnitude in {join.catalogue}")
-    return shown
+        return Shown(usable)
+    if join is not None:
+        shown, without = join(usable)
+        if without:
+            say(f"{source.name}: {without} images have no magnitude in {join.catalogue}")
+        return shown
+    if like is not None:
+        return Shown(usable, like.wanted)
+    return Shown(usable, brightness_of(sampled(usable), pretext.radius, pretext.faintest))
 
 
 def _summary(out: Path, facts: dict[str, float]) -> None:

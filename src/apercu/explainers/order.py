@@ -32,6 +32,7 @@ class Order(BaseModel):
         seed: of every draw.
         devices: how many share the work.
         precision: of the numbers.
+        wanted: digest of what is to be learnt of each image, where that is not the classifier.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,6 +42,7 @@ class Order(BaseModel):
     seed: int
     devices: int = 1
     precision: str = "32-true"
+    wanted: str = ""
 
     def begin(self, run: Path, *, resume: bool) -> None:
         """Notes down what is begun in a run folder, or checks that it is the same.

@@ -47,6 +47,15 @@ def open_backbone(spec: str, input: InputSpec, seed: int, first: First = "inflat
     return Classifier(made, spec=spec)
 
 
+def known_input(spec: str) -> InputSpec | None:
+    """What the network of a card expects of its images; None for a name, which has learnt nothing.
+
+    Raises:
+        ClassifierError: the card cannot be opened.
+    """
+    return open_classifier(spec).network.input if spec.endswith(".json") else None
+
+
 def _begin(network: nn.Module, known: Network, first: First) -> None:
     """Gives a network the weights of another with the same name, but for its head."""
     learnt, wanted = _state(known), network.state_dict()

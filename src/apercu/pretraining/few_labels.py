@@ -116,7 +116,8 @@ def random_start(classifier: Classifier, source: ImageSource, seed: int) -> Clas
         ClassifierError: the classifier is a black box.
     """
     spread = range(0, len(source), max(1, len(source) // SETTLING))
-    shown = batches(source, classifier.prepare, BATCH, indices=spread)
+    size = -(-len(spread) // max(1, len(spread) // BATCH))  # of about equal batches, none of one
+    shown = batches(source, classifier.prepare, size, indices=spread)
     return drawn_anew(classifier, (batch.images for batch in shown), seed)
 
 

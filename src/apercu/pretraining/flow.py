@@ -58,6 +58,8 @@ class Evaluation:
             ImagesError: images have no labels, or most cannot be read.
             ClassifierError: a network does not show its layers.
         """
+        if self.images == self.test:
+            self.say("warning: measured on the images that are learnt from; say another --test")
         rows: list[Row] = []
         planes: dict[str, Image.Image] = {}
         names: tuple[str, ...] = ()

@@ -76,36 +76,53 @@ class Join:
         return by_position(*sky_positions(source), catalogue, self.radius)
 
 
-def input_for(
-    source: ImageSource, channels: int, size: int | None, stretching: Stretching
-) -> InputSpec:
+@dataclass(frozen=True)
+class Looks:
+    """How images shall look to a network.
+
+    Args:
+        channels: how many bands they have.
+        size: side in pixels; that of the first image, if None, or `LARGEST` if that is larger.
+        stretching: what becomes of raw counts.
+        known: what the network that is the start expects; its normalisation is kept where the
+            number of bands is the same, and its stretch where `stretching` is `auto`.
+    """
+
+    channels: int
+    size: int | None = None
+    stretching: Stretching = "auto"
+    known: InputSpec | None = None
+
+
+def input_for(source: ImageSource, looks: Looks) -> InputSpec:
     """What a network shall expect of images like these.
 
     Args:
         source: of which some are looked at.
-        channels: as the source was opened for.
-        size: side in pixels; that of the first image, if None, or `LARGEST` if that is larger.
-        stretching: what becomes of raw counts.
+        looks: as far as it is asked for.
 
     Raises:
         ImagesError: none can be read, or they hold raw counts that nothing shall stretch.
     """
-    sample = list(_sample(source))
+    sample, channels = list(sampled(source)), looks.channels
     if not sample:
         raise ImagesError(f"{source.name}: none of the first images can be read")
     raw = any(not _is_pixels(picture) for picture in sample)
-    kind = ("arcsinh" if raw else "none") if stretching == "auto" else stretching
+    same = looks.known if looks.known and looks.known.channels == channels else None
+    kind = ("arcsinh" if raw else "none") if looks.stretching == "auto" else looks.stretching
     if raw and kind == "none":
         raise ImagesError(f"{source.name}: holds raw counts; choose a --stretch")
-    height, width = sample[0].shape[1:]
-    sides = (size, size) if size else (min(height, LARGEST), min(width, LARGEST))
+    stretch = None if kind == "none" else measured(sample, kind)
+    if same and raw and looks.stretching == "auto" and same.stretch:
+        stretch = same.stretch
+    height, width = (looks.size or min(side, LARGEST) for side in sample[0].shape[1:])
     return InputSpec(
         channels=channels,
-        size=sides,
-        mean=(0.5,) * channels,
-        std=(0.25,) * channels,
+        size=(height, width),
+        mean=same.mean if same else (0.5,) * channels,
+        std=same.std if same else (0.25,) * channels,
         bands=source.bands if isinstance(source, FolderImages) else None,
-        stretch=None if kind == "none" else measured(sample, kind),
+        stretch=stretch,
     )
 
 
@@ -131,7 +148,7 @@ def readable(
     return (ChosenImages(source, tuple(good)) if wrong else source), wrong
 
 
-def _sample(source: ImageSource) -> Iterable[Picture]:
+def sampled(source: ImageSource) -> Iterable[Picture]:
     """Some pictures from all over the source; those that cannot be read are left out."""
     for index in range(0, len(source), max(1, len(source) // LOOKED_AT)):
         try:

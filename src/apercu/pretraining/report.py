@@ -23,7 +23,7 @@ METRIC = "balanced_accuracy"
 
 
 class Saving(NamedTuple):
-    """How many labels one start needs to be as good as another is with all of its own.
+    """How many labels one start needs to be as good as another is with more.
 
     Attributes:
         needed: labels, interpolated along the curve.
@@ -40,18 +40,24 @@ class Saving(NamedTuple):
 
 
 def savings(rows: Sequence[Row]) -> list[Saving]:
-    """Every start against every other that ends below it, head by head."""
+    """Every start against every other, head by head.
+
+    At the most labels of the other for which the start needs fewer.
+    """
     found = []
     curves = _curves(rows)
     for head, starts in curves.items():
         for start, stops in starts.items():
             for other, theirs in starts.items():
-                last = theirs[-1]
-                if other != start and stops[-1].value > last.value:
-                    needed = labels_for(last.value, stops)
-                    at_most = needed <= stops[0].labels
-                    saving = (head, start, other, last.value, last.labels, needed, at_most)
-                    found.append(Saving(*saving))
+                if other == start:
+                    continue
+                for stop in reversed(theirs):
+                    needed = labels_for(stop.value, stops)
+                    if needed < stop.labels:
+                        at_most = needed <= stops[0].labels
+                        saving = (head, start, other, stop.value, stop.labels, needed, at_most)
+                        found.append(Saving(*saving))
+                        break
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from apercu.output import write
 from apercu.pretraining.pretexts import PretextNetwork, Sample
 from apercu.pretraining.settings import PretrainSettings
 from apercu.pretraining.step import PretrainTraining
+from apercu.pretraining.wanted import Listed
 from apercu.training.fit import Fit
 from apercu.training.stream import TrainingImages, Wanted, parts
 
@@ -44,6 +46,15 @@ class Shown:
     source: ImageSource
     wanted: Wanted | None = None
     columns: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """Of what is wanted and of which images, so that a training goes on with the same."""
+        if self.wanted is None:
+            return ""
+        told = self.wanted.values.numpy().tobytes() if isinstance(self.wanted, Listed) else b""
+        words = repr((self.columns, self.source.names, self.wanted))
+        return hashlib.sha256(words.encode() + told).hexdigest()[:16]
 
     def called(self, place: int) -> str:
         """The name of a value that is wanted, from 0; its number from 1 where it has none."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from apercu.errors import ImagesError
 from apercu.images import Item
 from apercu.types import Picture
 
@@ -16,6 +18,9 @@ ZERO = 25.0
 
 MISSING = 0.1
 """Share of an aperture's pixels that may be no numbers."""
+
+MIDDLE = 1 / 3
+"""Share of the radius within which none may be."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,18 +39,41 @@ class Brightness:
 
     Args:
         radius: of the aperture, pixels of the stored image.
+        zero: magnitude of one count.
     """
 
     radius: float
+    zero: float = ZERO
 
     def __call__(self, place: int, item: Item) -> Float[Tensor, " bands"]:
-        return magnitudes(item.picture, self.radius)
+        return magnitudes(item.picture, self.radius) + self.zero
+
+
+def brightness_of(sample: Iterable[Picture], radius: float, faintest: float) -> Brightness:
+    """The measurement for images like these, whatever the unit of their counts.
+
+    Args:
+        sample: some of the images.
+        radius: of the aperture, pixels.
+        faintest: magnitude that a network can still say; where the median of the sample is not
+            well within 0 and it, one count gets another magnitude than `ZERO`.
+
+    Raises:
+        ImagesError: no image has anything above its sky.
+    """
+    found = torch.cat([magnitudes(picture, radius) for picture in sample])
+    usual = float(found.nanmedian()) if len(found) else float("nan")
+    if usual != usual:
+        raise ImagesError(f"magnitudes: nothing lies above the sky within {radius:g} pixels")
+    within = 0.2 * faintest <= usual + ZERO <= 0.9 * faintest
+    return Brightness(radius, ZERO if within else 2 * faintest / 3 - usual)
 
 
 def magnitudes(picture: Picture, radius: float) -> Float[Tensor, " bands"]:
-    """−2.5 log₁₀ of what lies above the sky within a circle around the centre, plus `ZERO`.
+    """−2.5 log₁₀ of what lies above the sky within a circle around the centre.
 
-    The sky is the median of the band. NaN where too much is missing, or nothing is above the sky.
+    The sky is the median of the band. NaN where too much is missing, most of all in the middle,
+    where saturation makes bright stars faint, or nothing is above the sky.
 
     Args:
         picture: one image; pixels that are no numbers count as sky.
@@ -54,10 +82,11 @@ def magnitudes(picture: Picture, radius: float) -> Float[Tensor, " bands"]:
     height, width = picture.shape[1:]
     down = torch.arange(height) - (height - 1) / 2
     across = torch.arange(width) - (width - 1) / 2
-    inside = down[:, None].square() + across.square() <= radius**2
+    far = (down[:, None].square() + across.square()).sqrt()
     known = torch.where(picture.isfinite(), picture, torch.nan)
     sky = known.flatten(1).nanmedian(1).values
-    counts = (known - sky[:, None, None])[:, inside]
+    counts = (known - sky[:, None, None])[:, far <= radius].double()
     flux = counts.nansum(1)
     useless = (counts.isnan().float().mean(1) > MISSING) | ~(flux > 0)
-    return torch.where(useless, torch.nan, ZERO - 2.5 * flux.clamp(min=1e-12).log10())
+    useless |= known[:, far <= MIDDLE * radius].isnan().any(1)
+    return torch.where(useless, torch.nan, -2.5 * flux.log10()).float()

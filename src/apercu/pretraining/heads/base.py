@@ -21,7 +21,7 @@ Reads: TypeAlias = Callable[[Features], Targets]
 """Features → class indices."""
 
 SMALLEST = 1e-6
-"""Standard deviation below which a feature counts as constant."""
+"""Standard deviation below which a feature counts as constant, and tells nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +86,8 @@ class Head(Learner, ABC):
             classes: how many there are.
             seed: of every draw.
         """
-        centre, spread = features.mean(0), features.std(0, unbiased=False).clamp(min=SMALLEST)
+        centre, spread = features.mean(0), features.std(0, unbiased=False)
+        spread = torch.where(spread < SMALLEST, torch.inf, spread)
         reads = self.fitted((features - centre) / spread, labels, classes, seed)
         return lambda shown: reads((shown - centre) / spread)
 

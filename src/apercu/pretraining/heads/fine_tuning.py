@@ -49,11 +49,11 @@ class FineTuning(Learner):
     def answers(self, learn: Known, chosen: Sequence[int], test: Known, seed: int) -> Targets:
         if learn.classifier is None or learn.images is None or test.images is None:
             raise ConfigError("fine_tuning: expected images beside their features")
-        classes = classes_of(learn, test)
+        classes, device = classes_of(learn, test), learn.classifier.device
         network = self.fitted(learn.classifier, learn.images, (chosen, learn.labels), classes, seed)
         with torch.no_grad():
             logits = [
-                network(learn.classifier.normalise(stacked(test.images, rows)))
+                network(learn.classifier.normalise(stacked(test.images, rows).to(device))).cpu()
                 for rows in torch.split(torch.arange(len(test.labels)), self.batch)
             ]
         return torch.cat(logits).argmax(1)
@@ -78,10 +78,10 @@ class FineTuning(Learner):
         Raises:
             ClassifierError: the classifier cannot be trained.
         """
-        generator = Generator().manual_seed(seed)
+        generator, device = Generator().manual_seed(seed), classifier.device
         rows, labels = torch.tensor(list(known[0])), known[1]
-        network = with_head(classifier, images[0], classes, seed).train()
-        counts = weights(labels[rows], classes)
+        network = with_head(classifier, images[0], classes, seed).to(device).train()
+        counts = weights(labels[rows], classes).to(device)
         optimiser = torch.optim.AdamW(network.parameters(), self.rate, weight_decay=self.decay)
         rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, self.rate, self.steps + 1)
         for _ in range(self.steps):
@@ -89,7 +89,8 @@ class FineTuning(Learner):
             shown = stacked(images, drawn)
             if self.turned:
                 shown = quarter_turns(shown, generator)
-            logits, wanted = network(classifier.normalise(shown)), labels[drawn]
+            logits = network(classifier.normalise(shown.to(device)))
+            wanted = labels[drawn].to(device)
             each = F.cross_entropy(logits, wanted, reduction="none")
             optimiser.zero_grad()
             torch.autograd.backward((counts[wanted] * each).mean())
@@ -97,7 +98,8 @@ class FineTuning(Learner):
             rate.step()
         seen = rows[torch.randperm(len(rows), generator=generator)[:SETTLING]]
         parts = seen.tensor_split(max(1, len(seen) // self.batch))
-        settle(network, (classifier.normalise(stacked(images, part)) for part in parts))
+        shown_again = (stacked(images, part).to(device) for part in parts)
+        settle(network, (classifier.normalise(shown) for shown in shown_again))
         return network
 
 
@@ -112,7 +114,7 @@ def with_head(classifier: Classifier, image: torch.Tensor, classes: int, seed: i
         torch.manual_seed(seed)
         if classifier.network.output == "features":
             return nn.Sequential(network, nn.Linear(len(classifier.classes), classes))
-        name = anatomy(classifier, image[None]).head
+        name = anatomy(classifier, image[None].to(classifier.device)).head
         parent, _, last = name.rpartition(".")
         old = network.get_submodule(name)
         if not isinstance(old, SCORING):

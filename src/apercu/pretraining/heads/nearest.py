@@ -19,7 +19,8 @@ class Nearest(Head):
     """The class with the largest weight among the most similar, by the angle of the features.
 
     Args:
-        neighbours: how many vote; fewer where there are fewer labels.
+        neighbours: how many vote; never more than the rarest class has labels, or all of them
+            would vote for it.
     """
 
     neighbours: int = 10
@@ -31,10 +32,12 @@ class Nearest(Head):
     def fitted(self, features: Features, labels: Labels, classes: int, seed: int) -> Reads:
         known, counts = F.normalize(features, dim=1), weights(labels, classes)
         votes = F.one_hot(labels, classes) * counts
+        found = labels.bincount()
+        rarest = int(found[found > 0].min())
 
         def reads(shown: Features) -> Targets:
             alike = F.normalize(shown, dim=1) @ known.T
-            chosen = alike.topk(min(self.neighbours, len(known)), dim=1).indices
+            chosen = alike.topk(min(self.neighbours, rarest), dim=1).indices
             return votes[chosen].sum(1).argmax(1)
 
         return torch.no_grad()(reads)

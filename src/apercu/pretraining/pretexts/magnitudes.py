@@ -6,7 +6,7 @@ from typing import Literal, final
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from apercu import render
 from apercu.errors import ConfigError
@@ -49,13 +49,14 @@ class Magnitudes(Pretext):
         with torch.no_grad():  # begins at the medians, where the activation is not saturated
             head.weight.mul_(0.1)
             head.bias.copy_(found.nanmedian(0).values.nan_to_num(15.0) / self.faintest)
-        return {"head": nn.Sequential(nn.Dropout(self.dropout), head)}
+        return {"head": head}
 
     def terms(self, network: PretextNetwork, lesson: Lesson) -> dict[str, Scores]:
         images = lesson.images
         if self.turned:
             images = quarter_turns(images, lesson.generator)
-        off = (self._said(network, images) - _known(lesson.found)).abs()
+        said = self._said(network, images, lesson.generator if self.dropout else None)
+        off = (said - _known(lesson.found)).abs()
         known = off.isfinite()
         share = known.float().mean().clamp(min=1e-6)
         return {"magnitude": torch.where(known, off, 0.0).mean(1) / share}
@@ -69,8 +70,14 @@ class Magnitudes(Pretext):
         title = ", ".join(f"{one:.2f}" for one in said.tolist())
         return [render.Tile(render.picture_image(lesson.images[0].cpu()), title)]
 
-    def _said(self, network: PretextNetwork, images: Tensor) -> Tensor:
-        share: Tensor = network.parts["head"](network(images))
+    def _said(
+        self, network: PretextNetwork, images: Tensor, drops: Generator | None = None
+    ) -> Tensor:
+        features = network(images)
+        if drops is not None:
+            kept = torch.rand(features.shape, generator=drops) >= self.dropout
+            features = features * kept.to(features) / (1 - self.dropout)
+        share: Tensor = network.parts["head"](features)
         return self.faintest * (share + (share.clamp(0, 1) - share).detach())
 
 
