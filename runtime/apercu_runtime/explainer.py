@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias, final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from apercu_runtime.errors import ImageError, RunError
+from apercu_runtime.errors import ImageError, RunError, TargetError
 from apercu_runtime.manifest import Manifest, read_manifest
 from apercu_runtime.names import Target
 from apercu_runtime.pictures import Source, fitted, picture
@@ -28,10 +30,11 @@ class Explainer:
         >>> map = explainer.explain("cat.jpg", target="tabby")  # doctest: +SKIP
     """
 
-    def __init__(self, manifest: Manifest, session: Any) -> None:
+    def __init__(self, manifest: Manifest, graph: str, threads: int | None) -> None:
         self.manifest = manifest
-        self._session = session
-        self._outputs = [output.name for output in session.get_outputs()]
+        self._threads = threads
+        self._session = _session(manifest, graph, threads)
+        self._outputs = [output.name for output in self._session.get_outputs()]
 
     @classmethod
     def from_onnx(
@@ -48,25 +51,7 @@ class Explainer:
             RunError: the folder is no export, is damaged, or of another version.
             ConfigError: it holds no such graph.
         """
-        import onnxruntime
-
-        manifest = read_manifest(folder)
-        content = manifest.graph(graph)
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        try:
-            session = onnxruntime.InferenceSession(
-                content, options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:
-            reason = str(error).strip().splitlines()[0]
-            raise RunError(
-                f"{folder}: onnxruntime {onnxruntime.__version__} cannot run the graph ({reason}); "
-                "use a newer one"
-            ) from error
-        return cls(manifest, session)
+        return cls(read_manifest(folder), graph, threads)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -90,6 +75,29 @@ class Explainer:
     def attribute(self, inputs: ArrayLike, target: Target = None) -> Values:
         """One map per image, `batch × height × width`; see `outputs`."""
         return self.outputs(inputs, target)["maps"]
+
+    def attribute_classes(self, inputs: ArrayLike, targets: Sequence[int | str]) -> Values:
+        """Masks of several classes per image, `batch × classes × height × width`.
+
+        Each image is encoded once.
+
+        Raises:
+            ImageError: the images have another size or number of channels.
+            TargetError: there is no such class.
+            ConfigError: the explainer is none of masks.
+        """
+        images, asked = self._checked(inputs), self.manifest.names.indices(targets)
+        if not len(asked):
+            raise TargetError("targets: expected at least one class, got none")
+        found = [
+            self._classes_session.run(["maps"], {"images": image[None], "targets": asked})[0]
+            for image in images
+        ]
+        return np.stack(found)
+
+    @cached_property
+    def _classes_session(self) -> Any:
+        return _session(self.manifest, "classes", self._threads)
 
     def outputs(self, inputs: ArrayLike, target: Target = None) -> dict[str, Values]:
         """All that the graph answers, by name.
@@ -134,3 +142,21 @@ class Explainer:
 
     def __repr__(self) -> str:
         return f"Explainer({self.manifest.folder}, {len(self.classes)} classes)"
+
+
+def _session(manifest: Manifest, graph: str, threads: int | None) -> Any:
+    import onnxruntime
+
+    content = manifest.graph(graph)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        raise RunError(
+            f"{manifest.folder}: onnxruntime {onnxruntime.__version__} cannot run {graph} "
+            f"({reason}); use a newer one"
+        ) from error

@@ -65,6 +65,15 @@ def test_the_mask_depends_on_the_class(explainer, images):
     assert (masks[:, 0] - masks[:, 1]).abs().amax() > 1e-4
 
 
+def test_many_classes_are_decoded_in_parts(explainer, images, monkeypatch) -> None:
+    row = torch.tensor([[0, 1, 2, 3, 3, 2, 0]])
+    whole = explainer.attribute_classes(images[:1], row)
+    monkeypatch.setattr("apercu.networks.masking.TOGETHER", 3)
+    torch.testing.assert_close(explainer.attribute_classes(images[:1], row), whole)
+    for place, column in enumerate(row[0].tolist()):
+        torch.testing.assert_close(whole[0, place], explainer.attribute(images[:1], column)[0])
+
+
 def test_regions_shrink_as_the_level_rises(explainer, images):
     low, high = (explainer.region(images, 0, level=level) for level in (0.02, 0.4))
     assert (high & ~low).sum() == 0 and high.sum() < low.sum()

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import torch
 
+from apercu.classifiers import InputSpec
 from apercu.errors import ApercuError, ConfigError, ImageError, RunError
 from apercu.explainers.passport import Passport
 from apercu.export import ExportSettings, export, read_manifest
-from apercu.export.check import BATCHES, trials
+from apercu.export.check import BATCHES, class_trials, trials
 from apercu.export.check import check as compare
 from apercu.export.flow import digest_of_run
 from apercu.export.materials import Shown
-from apercu.export.onnx_graph import Traceable
+from apercu.export.onnx_graph import Traceable, write_onnx
 from apercu.images import open_images
 from apercu.types import Images
 
@@ -74,6 +75,12 @@ def test_trials_are_of_several_sizes_and_all_kinds_of_targets() -> None:
     assert torch.equal(found[-1][0], real)
 
 
+def test_many_classes_are_asked_of_single_images() -> None:
+    found = list(class_trials(trials((3, 8, 8), 5), 5))
+    assert {len(images) for images, _ in found} == {1}
+    assert {1, 2, 3, 4, 5, 7} == {len(targets) for _, targets in found}
+
+
 def test_a_run_whose_graph_differs_is_not_exported(explainer_of, tmp_path, monkeypatch) -> None:
     exact = Traceable.__call__
 
@@ -95,6 +102,20 @@ def test_a_network_that_cannot_be_traced_is_one_line(explainer_of, tmp_path, mon
     monkeypatch.setattr(explainer.network, "decode", refusing)
     with pytest.raises(ConfigError, match="cannot be traced"):
         export(explainer, tmp_path, ExportSettings(combined=False))
+
+
+class _Fixed(torch.nn.Module):
+    """Takes as many images as it was shown."""
+
+    def forward(self, images: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor]:
+        first, second = images.mean(1).unbind(0)
+        return (torch.stack([first, second]) + targets[:, None, None],)
+
+
+def test_a_graph_of_a_fixed_batch_is_refused(tmp_path) -> None:
+    traceable = Traceable.of(_Fixed(), ("maps",), InputSpec(size=(8, 8)))
+    with pytest.raises(ConfigError, match="cannot be traced"):
+        write_onnx(traceable, tmp_path / "fixed.onnx")
 
 
 def test_settings_are_checked(shapes_unchecked) -> None:
@@ -146,10 +167,10 @@ def test_the_manifest_tells_what_was_exported(light, classifier) -> None:
     assert found.fingerprint == classifier.fingerprint
     assert (found.input.channels, found.input.size, found.input.range) == (3, (32, 32), "unit")
     assert found.classes == classifier.classes
-    assert set(found.files) == {"explainer", "combined", "program"}
+    assert set(found.files) == {"explainer", "combined", "classes", "program"}
     assert found.files["combined"].outputs == {"probabilities": (3,), "maps": (32, 32)}
-    for file in found.files.values():
-        assert 0 <= file.difference <= 1e-3 and file.images == sum(BATCHES) + 1
+    assert all(0 <= file.difference <= 1e-3 for file in found.files.values())
+    assert found.files["explainer"].images == sum(BATCHES) + 1
     assert found.run == digest_of_run(explainer)
 
 

@@ -46,6 +46,12 @@ def test_onnx_runtime_answers_as_pytorch(
     torch.testing.assert_close(of_file(path, images, [TOP] * 3)["maps"], top, **CLOSE)
     single = of_file(path, images[1:2], [TOP])["maps"]
     torch.testing.assert_close(single, top[1:2], **CLOSE)
+    if kind == "mask":
+        many = of_file(tmp_path / "classes.onnx", images[:1], [2, TOP, 0, 1])["maps"]
+        row = torch.tensor([[2, int(explainer.top(images)[0]), 0, 1]])
+        expected = explainer.attribute_classes(images[:1], row)[0]
+        torch.testing.assert_close(many, expected, **CLOSE)
+        torch.testing.assert_close(many[2:3], explainer.attribute(images[:1], 0), **CLOSE)
     many = of_file(path, images.repeat(3, 1, 1, 1), [TOP] * 9)["maps"]
     torch.testing.assert_close(many, top.repeat(3, 1, 1), **CLOSE)
 
@@ -92,7 +98,7 @@ def test_another_encoder_gets_the_prediction_from_the_given_classifier(
     explainer = explainer_of("mask", "small")
     said: list[str] = []
     made = export(explainer, tmp_path / "auto", ExportSettings(), say=said.append)
-    assert set(made.files) == {"explainer"}
+    assert set(made.files) == {"explainer", "classes"}
     assert any("no combined graph: combined: the explainer looks through" in line for line in said)
     with pytest.raises(ConfigError, match="give --classifier"):
         export(explainer, tmp_path / "must", ExportSettings(combined=True))

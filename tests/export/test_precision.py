@@ -142,6 +142,22 @@ def test_only_what_lies_between_weights_is_halved(tmp_path) -> None:
     np.testing.assert_allclose(found, 0.5 + 0.99999, atol=1e-6)
 
 
+def test_weights_that_are_turned_first_are_halved_too(tmp_path) -> None:
+    model = two_layers()
+    conv = next(node for node in model.graph.node if node.name == "second")
+    model.graph.node.insert(
+        0, helper.make_node("Transpose", ["w2"], ["turned"], name="turn", perm=[1, 0, 2, 3])
+    )
+    conv.input[1] = "turned"
+    model = onnx.shape_inference.infer_shapes(model)
+    halve(model)
+    kinds = {w.name: w.data_type for w in model.graph.initializer}
+    assert kinds["w2_half"] == TensorProto.FLOAT16 and "w2" not in kinds
+    onnx.save(model, tmp_path / "half.onnx")
+    (found,) = session(tmp_path / "half.onnx").run(None, {"x": np.ones((1, 1, 2, 2), np.float32)})
+    np.testing.assert_allclose(found, 0.99999 + 1e-6, atol=1e-6)
+
+
 def test_a_graph_that_ends_in_weights_cannot_be_halved(tmp_path) -> None:
     model = two_layers()
     del model.graph.node[-1]

@@ -59,6 +59,24 @@ def test_a_picture_is_explained_as_apercu_does(exported, tmp_path) -> None:
             np.testing.assert_allclose(runtime.explain(source, target), expected, atol=1e-3)
 
 
+def test_many_classes_of_an_image_are_those_of_apercu(exported, images) -> None:
+    explainer, runtime = exported
+    for words in ([2], ["dots", 0], [0, 1, 2, 0, 1]):
+        asked = torch.tensor([[explainer.passport.names.index_of(word) for word in words]] * 3)
+        expected = explainer.attribute_classes(images, asked)
+        found = runtime.attribute_classes(images.numpy(), words)
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+    with pytest.raises(apercu_runtime.TargetError, match="expected at least one class"):
+        runtime.attribute_classes(images.numpy(), [])
+    with pytest.raises(apercu_runtime.TargetError, match="no class is called"):
+        runtime.attribute_classes(images.numpy(), ["cat"])
+
+
+def test_counterparts_have_no_graph_of_many_classes(pair, images) -> None:
+    with pytest.raises(apercu_runtime.ConfigError, match="graph: expected one of explainer, comb"):
+        Explainer.from_onnx(pair[1]).attribute_classes(images.numpy(), [0])
+
+
 def test_the_combined_graph_predicts(light, classifier, images) -> None:
     runtime = Explainer.from_onnx(light[1], graph="combined")
     found = runtime.outputs(images.numpy())
@@ -156,7 +174,7 @@ def test_another_graph_than_the_exported_is_refused(copy) -> None:
 def test_a_graph_that_no_runtime_runs_is_one_line(copy) -> None:
     (copy / "explainer.onnx").write_bytes(b"no graph")
     _edit(copy, sha=True)
-    with pytest.raises(apercu_runtime.RunError, match=r"onnxruntime .* cannot run the graph"):
+    with pytest.raises(apercu_runtime.RunError, match=r"onnxruntime .* cannot run explainer"):
         Explainer.from_onnx(copy)
 
 
@@ -198,7 +216,7 @@ def test_a_folder_without_export_and_a_missing_graph_are_told(copy, tmp_path, pa
     with pytest.raises(apercu_runtime.RunError, match=r"found no explainer\.json; write one with"):
         Explainer.from_onnx(tmp_path)
     for graph in ("combind", "program"):
-        with pytest.raises(apercu_runtime.ConfigError, match="expected one of explainer, combined"):
+        with pytest.raises(apercu_runtime.ConfigError, match="expected one of explainer, classes"):
             Explainer.from_onnx(copy, graph=graph)
 
 

@@ -82,6 +82,20 @@ def trials(shape: Sequence[int], classes: int, real: Images | None = None) -> It
         yield real, torch.randint(0, classes, (len(real),), generator=generator)
 
 
+def class_trials(asked: Iterable[Asked], classes: int) -> Iterator[Asked]:
+    """Of each batch the first image alone, for as many targets as the batch has images, and more.
+
+    Args:
+        asked: batches and their targets.
+        classes: how many there are.
+    """
+    generator = torch.Generator().manual_seed(3)
+    for images, targets in asked:
+        others = torch.randint(0, classes, (2,), generator=generator)
+        yield images[:1], targets
+        yield images[:1], torch.cat([targets, others])
+
+
 def _jumps(exact: Answering, asked: Asked, name: str) -> Tensor:
     """Where PyTorch's own answer moves by more than the limit for images that hardly do."""
     images, targets = asked

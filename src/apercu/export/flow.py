@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
 
 import apercu
 from apercu.classifiers.fingerprint import digest_of_file
 from apercu.errors import ConfigError
 from apercu.explainers.base import TrainedExplainer
-from apercu.export.check import Answering, Checked, check, trials
-from apercu.export.graphs import CombinedGraph, Explaining, graph_of
+from apercu.export.check import Answering, Checked, check, class_trials, trials
+from apercu.export.graphs import ClassesGraph, CombinedGraph, Explaining, MaskGraph, graph_of
 from apercu.export.loss import measured_loss, yardstick
 from apercu.export.manifest import MANIFEST, GraphFile, InputFit, Loss, Manifest
 from apercu.export.materials import Materials, Shown
@@ -93,7 +96,7 @@ class Export:
             path = write_onnx(graph, exact / f"{role}.onnx")
             running = partial(answered, session(path))
             checked = self._checked(f"{role}.onnx", running, graph)
-            made = self._converted(path, out / path.name)
+            made = self._converted(path, out / path.name, graph)
             files[role] = described(made, graph, checked, self.settings.precision)
         if "torch" in self.settings.formats:
             files["program"] = self._program(out / "explainer.pt2")
@@ -107,6 +110,9 @@ class Export:
     def _graphs(self, explaining: Explaining) -> Iterator[tuple[str, Traceable]]:
         spec = self.passport.input
         yield "explainer", Traceable.of(explaining, explaining.outputs, spec)
+        if isinstance(explaining, MaskGraph):
+            classes = ClassesGraph(explaining.network)
+            yield "classes", Traceable.of_classes(classes, classes.outputs, spec)
         if self.settings.combined is False:
             return
         network = self.explainer.network
@@ -124,7 +130,10 @@ class Export:
         """Compares with PyTorch, and tells the figure."""
         shown = self._shown(self.materials.images)
         real = None if shown is None else next(shown.batches(self.passport))
-        asked = trials(graph.inputs[0].shape[1:], len(self.passport.classes), real)
+        classes = len(self.passport.classes)
+        asked = trials(graph.inputs[0].shape[1:], classes, real)
+        if graph.singly:
+            asked = class_trials(asked, classes)
         checked = check(answering, graph, asked)
         jumps = f", {checked.jumps} pixels on a jump left out" * bool(checked.jumps)
         self.say(
@@ -133,10 +142,18 @@ class Export:
         )
         return checked
 
-    def _converted(self, exact: Path, path: Path) -> Path:
-        calibration = self._shown(self.materials.calibration, CALIBRATED)
-        shown = list(calibration.batches(self.passport)) if calibration else []
+    def _converted(self, exact: Path, path: Path, graph: Traceable) -> Path:
+        shown = self._calibration
+        if graph.singly:
+            shown = [image for images in shown for image in torch.split(images, 1)]
         return converted(exact, self.settings.precision, path, shown)
+
+    @cached_property
+    def _calibration(self) -> list[Tensor]:
+        calibration = self._shown(self.materials.calibration, CALIBRATED)
+        if calibration is None or self.settings.precision != "int8-static":
+            return []
+        return list(calibration.batches(self.passport))
 
     def _program(self, path: Path) -> GraphFile:
         graph = self.graphs["explainer"]

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from typing import final
 
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from apercu.errors import ConfigError
@@ -66,6 +67,23 @@ class MaskGraph(Explaining):
     ) -> tuple[Tensor, ...]:
         asked = torch.where(targets < 0, answers.argmax(1), targets)
         log_odds = self.network.decode(features, asked)
+        return (enlarge(log_odds, images.shape[-2:]).sigmoid(),)
+
+
+@final
+class ClassesGraph(nn.Module):
+    """`MaskExplainer.attribute_classes` of one image: encoded once, decoded for many targets."""
+
+    outputs = ("maps",)
+
+    def __init__(self, network: MaskingNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Images, targets: Int[Tensor, " classes"]) -> tuple[Tensor, ...]:
+        features = self.network.encode(images)
+        top = self.network.gate.answers(features[-1]).argmax(1)
+        log_odds = self.network.decode_many(features, torch.where(targets < 0, top, targets))
         return (enlarge(log_odds, images.shape[-2:]).sigmoid(),)
 
 

@@ -24,16 +24,16 @@ def halve(model: Any) -> None:
     Args:
         model: with the types of its tensors inferred.
     """
-    middle, graph = _middle(model.graph), model.graph
+    inner, graph = middle(model.graph), model.graph
     turning = _Turning(graph)
     nodes = []
     for node in graph.node:
         fixed = FLOAT_ALWAYS.get(node.op_type, ())
         for place, name in enumerate(node.input):
-            half = node.name in middle and place not in fixed
+            half = node.name in inner and place not in fixed
             node.input[place] = turning.as_half(name) if half else turning.as_float(name)
         nodes += [*turning.taken(), node]
-        if node.name in middle:
+        if node.name in inner:
             turning.made += [name for name in node.output if name in turning.floats]
     for output in graph.output:
         if output.name in turning.made:
@@ -97,23 +97,35 @@ class _Turning:
         return to
 
 
-def _middle(graph: Any) -> set[str]:
+def middle(graph: Any) -> set[str]:
     """Names of the nodes that come after some weights and before some others, or hold them."""
-    weights = {one.name for one in graph.initializer if len(one.dims) > 1}
+    weights, below = _of_weights(graph)
     weighed = {
         node.name for node in graph.node if node.op_type in WEIGHED and weights & set(node.input)
     }
     after: set[str] = set()
-    below: set[str] = set()
     for node in graph.node:
         if node.name in weighed or after & set(node.input):
             after |= set(node.output)
             below.add(node.name)
     before: set[str] = set()
-    middle: set[str] = set()
+    found: set[str] = set()
     for node in reversed(graph.node):
         if node.name in weighed or before & set(node.output):
             before |= set(node.input)
             if node.name in below and node.op_type not in EXACT:
-                middle.add(node.name)
-    return middle
+                found.add(node.name)
+    return found
+
+
+def _of_weights(graph: Any) -> tuple[set[str], set[str]]:
+    """Names of all weights, also of those that are turned first, and of the nodes that do so."""
+    known = {one.name for one in graph.initializer}
+    weights = {one.name for one in graph.initializer if len(one.dims) > 1}
+    turning = set()
+    for node in graph.node:
+        if weights & set(node.input) and known.issuperset(node.input):
+            known |= set(node.output)
+            weights |= set(node.output)
+            turning.add(node.name)
+    return weights, turning

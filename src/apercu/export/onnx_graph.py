@@ -46,6 +46,19 @@ class Traceable:
         inputs = images, torch.arange(_SAMPLE) - 1
         return cls(graph.eval(), tuple(outputs), inputs, ({0: batch}, {0: batch}))
 
+    @classmethod
+    def of_classes(cls, graph: nn.Module, outputs: Sequence[str], spec: InputSpec) -> Traceable:
+        """A graph that takes one image, and any number of targets for it."""
+        images = torch.rand(1, spec.channels, *spec.size, generator=_generator())
+        classes = torch.export.Dim("classes", min=1)
+        inputs = images, torch.arange(_SAMPLE) - 1
+        return cls(graph.eval(), tuple(outputs), inputs, ({}, {0: classes}))
+
+    @property
+    def singly(self) -> bool:
+        """Whether it takes one image at a time."""
+        return not self.shapes[0]
+
     @torch.inference_mode()
     def __call__(self, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """What PyTorch answers, by name."""
@@ -74,6 +87,7 @@ def write_onnx(traceable: Traceable, path: Path) -> Path:
     except Exception as error:
         raise not_traced(error) from error
     model = cast(Any, program).model_proto
+    _check_axes(model, traceable)
     _strip(model)
     return write(path, model.SerializeToString(deterministic=True))
 
@@ -128,7 +142,7 @@ def not_traced(error: Exception) -> ConfigError:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keeps the exporter's remarks back."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    loggers = [logging.getLogger(name) for name in (None, "torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     try:
         with warnings.catch_warnings():
@@ -139,6 +153,13 @@ def quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+def _check_axes(model: Any, traceable: Traceable) -> None:
+    """Raises ConfigError where an axis has been fixed to the sample's length."""
+    for value, free in zip(model.graph.input, traceable.shapes, strict=True):
+        if free and not value.type.tensor_type.shape.dim[0].dim_param:
+            raise not_traced(ValueError(f"it takes {_SAMPLE} {value.name} only"))
 
 
 def _strip(model: Any) -> None:

@@ -12,20 +12,19 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from apercu.networks.encoder import convolution
-from apercu.types import LogOdds
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a network says about one class per image, as log-odds of keeping.
+    """What a network says about classes of images, as log-odds of keeping.
 
     Attributes:
         extent: where there is any evidence.
         core: the crop that suffices; the same field where a network has only one.
     """
 
-    extent: LogOdds
-    core: LogOdds
+    extent: Tensor
+    core: Tensor
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,9 @@ class Decoder(nn.Module):
         self._start()
 
     def forward(self, skips: dict[int, Tensor], deepest: Tensor, gate: Tensor) -> Evidence:
-        """Extent and core, at the mask's resolution.
+        """Extent and core, at the mask's resolution, `batch × rows × columns`.
+
+        Many gates may go with the features of one image.
 
         Args:
             skips: feature maps by stride, without the deepest.
@@ -141,6 +142,8 @@ class UpStep(nn.Module):
         if self.gated and gate is not None:
             opened = _enlarged(gate, size)
             joined = [features, *(part * opened for part in joined[1:]), opened]
+        elif skip is not None:
+            joined[1] = joined[1].expand(features.shape[0], -1, -1, -1)
         return self.residual(torch.cat(joined, 1))
 
 

@@ -44,9 +44,13 @@ class ClassGate(nn.Module):
         self.register_buffer("deviation", torch.tensor(1.0))
 
     def activation(self, features: Tensor, targets: Targets) -> Tensor:
-        """Class evidence per position, `batch × 1 × height × width`."""
-        maps = torch.einsum("bchw,bc->bhw", features, self.embedding[targets])
-        return (maps + self.bias[targets, None, None]).unsqueeze(1)
+        """Class evidence per position, `batch × 1 × height × width`.
+
+        Many targets may go with the features of one image.
+        """
+        maps = self.embedding[targets][:, None] @ features.flatten(2)
+        maps = maps + self.bias[targets][:, None, None]
+        return maps.reshape(maps.shape[0], 1, *features.shape[2:])
 
     def forward(self, features: Tensor, targets: Targets) -> Tensor:
         """The gate in [0, 1], `batch × 1 × height × width`."""

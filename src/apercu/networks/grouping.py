@@ -45,8 +45,8 @@ def grouped(maps: Tensor, ground: Tensor) -> Tensor:
 def _affinity(features: Tensor) -> Tensor:
     """How alike every two positions are, each row summing to 1, `batch × places × places`."""
     centred = features - features.mean((2, 3), keepdim=True)
-    directions = F.normalize(centred.flatten(2), dim=1)
-    alike = (directions.transpose(1, 2) @ directions).clamp(min=0)
+    directions = F.normalize(centred.flatten(2).transpose(1, 2), dim=2)
+    alike = (directions @ directions.transpose(1, 2)).clamp(min=0)
     return alike / alike.sum(2, keepdim=True).clamp(min=1e-6)
 
 

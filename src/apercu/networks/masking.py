@@ -16,6 +16,8 @@ from apercu.networks.gated import GatedNetwork
 from apercu.networks.grouping import grouped, walking_ground
 from apercu.types import Images, LogOdds, Maps, Targets
 
+TOGETHER = 64
+"""Classes of an image that are decoded at once; more would take memory and no less time."""
 SUREST = 0.8
 """Share of the core's peak above which the extent orders the pixels of a mask with it."""
 
@@ -56,13 +58,36 @@ class MaskingNetwork(GatedNetwork):
     def decode_classes(
         self, features: list[Tensor], targets: Int[Tensor, "batch classes"]
     ) -> Float[Tensor, "batch classes rows columns"]:
-        """The same for several classes per image, which share the walk's ground."""
+        """The same for several classes per image, which share the walk's ground.
+
+        Many classes of few images go through the decoder as one batch, else one class after the
+        other.
+        """
+        if targets.shape[0] < targets.shape[1]:
+            images = zip(*(torch.split(map, 1) for map in features), strict=True)
+            parts = [
+                [self.decode_many(list(image), some) for some in torch.split(row, TOGETHER)]
+                for image, row in zip(images, targets, strict=True)
+            ]
+            return torch.stack([torch.cat(some) for some in parts])
         found = [self.evidence(features, column) for column in targets.unbind(1)]
         extent = torch.stack([evidence.extent for evidence in found], 1)
-        if found[0].core is found[0].extent:
-            return extent
         core = torch.stack([evidence.core for evidence in found], 1)
-        extent = grouped(extent.sigmoid(), walking_ground(features))
+        return self._mask(features, Evidence(extent, core))
+
+    def decode_many(
+        self, features: list[Tensor], targets: Int[Tensor, " classes"]
+    ) -> Float[Tensor, "classes rows columns"]:
+        """Log-odds for many classes of one image, as one batch."""
+        found = self.evidence(features, targets)
+        return self._mask(features, Evidence(found.extent[None], found.core[None]))[0]
+
+    def _mask(self, features: list[Tensor], evidence: Evidence) -> Tensor:
+        """Both fields as one mask; the field itself where the network has only one."""
+        if self.decoder.shape.gate != "everywhere":
+            return evidence.extent
+        extent = grouped(evidence.extent.sigmoid(), walking_ground(features))
+        core = evidence.core
         if core.shape != extent.shape:  # small images, where the walk is on a finer grid
             core = F.interpolate(core, extent.shape[2:], mode="bilinear", align_corners=False)
         return dialled(extent, core.sigmoid())

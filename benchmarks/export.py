@@ -1,0 +1,198 @@
+"""What exported explainers cost in ONNX Runtime, beside the prediction alone.
+
+    python benchmarks/export.py [--threads 2] [--repeats 15] [--batch 1]
+
+All calls of a row take turns, and its figure is the median ratio over the rounds; what else the
+machine does slows both. Weights are random, which does not change the time, but for `int8-static`,
+whose ranges are those of noise. A map alone is that of the light explainer of a MobileNetV2 at 224
+pixels; combined graphs look through the classifier's own backbone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from timing import Rounds, by_turns, opened, ratio, shown
+from torch import nn
+
+from apercu.classifiers import Classifier
+from apercu.explainers.build import gated_network
+from apercu.explainers.mask import MaskExplainer
+from apercu.explainers.passport import Passport
+from apercu.export.graphs import ClassesGraph, CombinedGraph, MaskGraph
+from apercu.export.onnx_graph import Traceable, session, write_onnx
+from apercu.export.precision import converted
+from apercu.networks.graph import AnsweringEncoder, GraphEncoder
+from apercu.training.settings import PRESETS
+
+SIZE, CLASSES = 224, 100
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What is promised of a ratio, or of maps per second.
+
+    Attributes:
+        what: in words.
+        value: as measured.
+        limit: at most, or at least where `least`.
+        least: whether more is better.
+    """
+
+    what: str
+    value: float
+    limit: float
+    least: bool = False
+
+    @property
+    def kept(self) -> bool:
+        return self.value >= self.limit if self.least else self.value <= self.limit
+
+    def __str__(self) -> str:
+        bound = f"at {'least' if self.least else 'most'} {self.limit:g}"
+        return f"{self.what:<58} {self.value:8.2f}  {bound:<14} {'' if self.kept else 'MISSED'}"
+
+
+class Prediction(nn.Module):
+    """A classifier alone: images → probabilities."""
+
+    outputs = ("probabilities",)
+
+    def __init__(self, encoder: GraphEncoder) -> None:
+        super().__init__()
+        self.read = AnsweringEncoder(encoder)
+
+    def forward(self, images: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor]:
+        return (self.read(images)[0].softmax(1),)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Graphs in a folder, run by so many threads.
+
+    Attributes:
+        folder: of the graphs.
+        threads: of each session.
+        batch: images per call.
+    """
+
+    folder: Path
+    threads: int
+    batch: int
+
+    def written(self, name: str) -> None:
+        """`NAME.onnx`, `NAME_mask.onnx`, `NAME_combined.onnx` and `NAME_classes.onnx`."""
+        classifier = opened(name, SIZE)
+        explainer = light(classifier)
+        encoder, explaining = explainer.network.encoder, MaskGraph(explainer.network)
+        graphs: dict[str, nn.Module] = {
+            name: Prediction(encoder),
+            f"{name}_mask": explaining,
+            f"{name}_combined": CombinedGraph(explaining, AnsweringEncoder(encoder)),
+        }
+        spec = explainer.passport.input
+        for file, graph in graphs.items():
+            write_onnx(Traceable.of(graph, graph.outputs, spec), self.folder / f"{file}.onnx")
+        many = ClassesGraph(explainer.network)
+        traceable = Traceable.of_classes(many, many.outputs, spec)
+        write_onnx(traceable, self.folder / f"{name}_classes.onnx")
+
+    def quantised(self, name: str) -> None:
+        """`NAME_int8.onnx` from `NAME.onnx`."""
+        exact, made = (self.folder / f"{file}.onnx" for file in (name, f"{name}_int8"))
+        noise = torch.rand(8, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+        converted(exact, "int8-static", made, list(noise.split(4)))
+
+    def call(self, name: str, targets: Sequence[int] | None = None) -> partial[object]:
+        """One answer of a graph."""
+        running = session(self.folder / f"{name}.onnx", self.threads)
+        generator = np.random.default_rng(0)
+        batch = self.batch if targets is None else 1
+        given = {"images": generator.random((batch, 3, SIZE, SIZE), np.float32)}
+        if len(running.get_inputs()) > 1:
+            asked = [-1] * batch if targets is None else targets
+            given["targets"] = np.array(asked, np.int64)
+        return partial(running.run, None, given)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--batch", type=int, default=1)
+    given = parser.parse_args()
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(Path(folder), given.threads, given.batch)
+        for name in ("mobilenetv2_100", "resnet50"):
+            bench.written(name)
+        bench.quantised("mobilenetv2_100_mask")
+        promises = [*alone(bench, given.repeats), *beside(bench, given.repeats)]
+        promises += many(bench, given.repeats)
+    print(f"onnxruntime {onnxruntime.__version__}, {given.threads} threads, batch {given.batch}")
+    print(*promises, sep="\n")
+    return 0 if all(promise.kept for promise in promises) else 1
+
+
+def alone(bench: Bench, repeats: int) -> list[Promise]:
+    """A map per second, and over a ResNet-50 forward; in float32 and in 8 bits."""
+    names = ("resnet50", "mobilenetv2_100_mask", "mobilenetv2_100_mask_int8")
+    rounds = by_turns({name: bench.call(name) for name in names}, repeats, CPU)
+    tell(rounds)
+    found = []
+    for name, words in ((names[1], "light explainer"), (names[2], "light explainer, int8-static")):
+        best = bench.batch / sorted(rounds[name])[len(rounds[name]) // 2]
+        found.append(Promise(f"{words}: maps per second", best, 100, least=True))
+        found.append(Promise(f"{words} ÷ ResNet-50", ratio(rounds, name, names[0]), 0.15))
+    return found
+
+
+def beside(bench: Bench, repeats: int) -> list[Promise]:
+    """Prediction and map over the prediction alone."""
+    found = []
+    for name, words, limit in (
+        ("resnet50", "ResNet-50", 1.15),
+        ("mobilenetv2_100", "MobileNetV2", 1.35),
+    ):
+        names = (name, f"{name}_combined")
+        rounds = by_turns({one: bench.call(one) for one in names}, repeats, CPU)
+        tell(rounds)
+        times = ratio(rounds, names[1], name)
+        found.append(Promise(f"{words}: prediction and map ÷ prediction", times, limit))
+    return found
+
+
+def many(bench: Bench, repeats: int) -> list[Promise]:
+    """Maps of a hundred classes of an image over one."""
+    name = "mobilenetv2_100_classes"
+    calls = {str(count): bench.call(name, range(count)) for count in (1, CLASSES)}
+    rounds = by_turns(calls, repeats, CPU)
+    tell(rounds)
+    times = ratio(rounds, str(CLASSES), "1")
+    return [Promise(f"maps of {CLASSES} classes of an image ÷ one map", times, 5)]
+
+
+def tell(rounds: Rounds) -> None:
+    """Seconds per call."""
+    for name, seconds in rounds.items():
+        print(f"  {name:<28} {shown(seconds)}")
+
+
+def light(classifier: Classifier) -> MaskExplainer:
+    """The `light` explainer of a classifier, untrained."""
+    settings, passport = PRESETS["light"], Passport.of(classifier)
+    network = gated_network(settings, GraphEncoder(classifier), passport)
+    return MaskExplainer(network, passport, settings, {})  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
