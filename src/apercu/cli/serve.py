@@ -36,12 +36,12 @@ def serve(
         Path | None,
         typer.Option(help="A file with the bearer token that callers must show."),
     ] = None,
-    max_body: Annotated[float, typer.Option(min=0.001, help="Megabytes of a request.")] = 32,
-    max_pixels: Annotated[float, typer.Option(min=0.001, help="Megapixels of a picture.")] = 50,
+    max_body: Annotated[float, typer.Option(min=0.001, help="Megabytes of a request.")] = 32.0,
+    max_pixels: Annotated[float, typer.Option(min=0.001, help="Megapixels of a picture.")] = 50.0,
     queue: Annotated[
         int, typer.Option(min=0, help="Images that may wait; one more is answered 503.")
     ] = 64,
-    deadline: Annotated[float, typer.Option(min=0.1, help="Seconds for an answer.")] = 30,
+    deadline: Annotated[float, typer.Option(min=0.1, help="Seconds for an answer.")] = 30.0,
     device: DeviceOption = Device.AUTO,
     debug: DebugOption = False,
 ) -> None:

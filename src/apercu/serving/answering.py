@@ -43,7 +43,7 @@ class Known:
     images: Images
     answers: Logits
     features: list[Tensor]
-    targets: Int[Tensor, "batch classes"]
+    targets: Int[Tensor, "batch asked"]
 
 
 class Answering(ABC):

@@ -33,7 +33,7 @@ async def read_order(request: Request, names: ClassNames) -> Order:
     """
     kind = _kind(request)
     if kind == FORM:
-        return _from_form(await _form(request), names)
+        return await _from_form(request, names)
     if kind == JSON:
         return from_json(await _json(request), names)
     raise MediaError(
@@ -82,7 +82,19 @@ def from_json(body: dict[str, Any], names: ClassNames, *, maps: bool = True) -> 
         raise ImageError(f"image: expected base64, got something else ({error})") from error
 
 
-def _from_form(form: FormData, names: ClassNames) -> Order:
+async def _from_form(request: Request, names: ClassNames) -> Order:
+    try:
+        async with request.form(
+            max_files=1, max_fields=MOST_FIELDS, max_part_size=LONGEST_FIELD
+        ) as form:
+            return _order(form, names)
+    except HTTPException as error:
+        raise RequestError(f"body: expected a well-formed form ({error.detail})") from error
+    except ClientDisconnect as error:
+        raise RequestError("body: cut short") from error
+
+
+def _order(form: FormData, names: ClassNames) -> Order:
     images = [value for value in form.getlist("image") if isinstance(value, UploadFile)]
     if len(images) != 1:
         raise ImageError(f"image: expected one file in the field image, got {len(images)}")
@@ -101,15 +113,6 @@ def _from_form(form: FormData, names: ClassNames) -> Order:
 
 def _kind(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()[:80]
-
-
-async def _form(request: Request) -> FormData:
-    try:
-        return await request.form(max_files=1, max_fields=MOST_FIELDS, max_part_size=LONGEST_FIELD)
-    except HTTPException as error:
-        raise RequestError(f"body: expected a well-formed form ({error.detail})") from error
-    except ClientDisconnect as error:
-        raise RequestError("body: cut short") from error
 
 
 async def _json(request: Request) -> dict[str, Any]:

@@ -6,9 +6,10 @@ import asyncio
 import os
 import time
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol, final
+from typing import TYPE_CHECKING, final
 
 from litserve.utils import LitAPIStatus, ResponseBufferItem
 
@@ -52,7 +53,7 @@ class Places:
             self.taken -= count
 
 
-class Desk(Protocol):
+class Desk(ABC):
     """Takes orders.
 
     Attributes:
@@ -61,6 +62,7 @@ class Desk(Protocol):
 
     places: Places
 
+    @abstractmethod
     async def ask(self, orders: Sequence[Order]) -> list[Made]:
         """What was made of each.
 
@@ -68,15 +70,17 @@ class Desk(Protocol):
             LostError: the worker stopped that had one of them.
         """
 
+    @abstractmethod
     def waiting(self) -> int:
         """Orders that no worker has taken yet."""
 
+    @abstractmethod
     def ready(self) -> bool:
         """Whether any worker is."""
 
 
 @final
-class LitDesk:
+class LitDesk(Desk):
     """The desk of a LitServe server.
 
     Args:

@@ -6,6 +6,7 @@ LitServe's own loop asks an empty queue again and again, which keeps a core busy
 from __future__ import annotations
 
 import multiprocessing
+import os
 import time
 from queue import Empty, Queue
 from typing import Any, final
@@ -49,6 +50,6 @@ class Gathering(BatchedLoop):
         except (EOFError, ConnectionError) as error:
             raise _StopLoopError from error  # the server has ended
         parent = multiprocessing.parent_process()
-        if parent is not None and not parent.is_alive():
+        if parent is not None and parent.pid != os.getppid():
             raise _StopLoopError
         return fresh, stale

@@ -108,9 +108,7 @@ def _targets(asked: Any, names: ClassNames) -> tuple[int, ...]:
     return tuple(dict.fromkeys(class_indices(names, words).tolist()))
 
 
-def _number(
-    fields: Mapping[str, Any], key: str, kind: type[int] | type[float], usual: float
-) -> Any:
+def _number(fields: Mapping[str, Any], key: str, kind: type, usual: int | float) -> Any:
     value = fields.get(key, usual)
     if isinstance(value, str | int | float) and not isinstance(value, bool):
         try:

@@ -6,19 +6,18 @@ import multiprocessing
 import os
 import signal
 import socket
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from types import FrameType
+from collections.abc import Callable
+from contextlib import suppress
 
 from litserve import LitServer
 
-from apercu.errors import ApercuError, ConfigError
+from apercu.errors import ApercuError
 from apercu.serving.about import About
 from apercu.serving.desk import LitDesk, Places
 from apercu.serving.guard import Guard
+from apercu.serving.life import check_port, ended_by_signals
 from apercu.serving.metrics import Metrics
 from apercu.serving.page import Page
 from apercu.serving.routes import Routes
@@ -57,7 +56,7 @@ def serve(settings: ServeSettings, say: Callable[[str], None]) -> None:
             failed.set()
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with _ended_by_signals(server, ending):
+    with ended_by_signals(server, ending):
         threading.Thread(target=watch, daemon=True).start()
         server.run(
             host=settings.host,
@@ -99,40 +98,6 @@ def build(settings: ServeSettings, work: Work, about: About) -> LitServer:
     Routes(about, desk, limits.deadline, metrics).add_to(app)
     Page(about).add_to(app)
     return server
-
-
-def check_port(host: str, port: int) -> None:
-    """Raises ConfigError if the port is taken."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise ConfigError(
-                f"port {port}: cannot be bound to ({error.strerror}); choose another with --port"
-            ) from error
-
-
-@contextmanager
-def _ended_by_signals(server: LitServer, ending: threading.Event) -> Iterator[None]:
-    """Within it SIGTERM and Ctrl-C set `ending`, and let the server end in order."""
-    own = os.getpid()
-
-    def end(number: int, frame: FrameType | None) -> None:
-        if os.getpid() != own:
-            sys.exit(0)  # the web process, after it has finished
-        ending.set()
-        if server._shutdown_event is None:
-            raise KeyboardInterrupt
-        threading.Thread(target=server._shutdown_event.set, daemon=True).start()
-
-    before = {one: signal.signal(one, end) for one in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
 
 
 def _address(settings: ServeSettings) -> str:
