@@ -26,6 +26,7 @@ LAYERS = (
     ("report", "explain", "export"),
     ("gallery", "robustness", "pretraining"),
     ("demo",),
+    ("serving",),
     ("cli",),
     ("__main__",),
 )

@@ -16,6 +16,7 @@ from apercu.cli import (
     explain,
     export,
     pretrain,
+    serve,
     stress,
     train,
 )
@@ -34,6 +35,7 @@ app.add_typer(train.app, name="train")
 app.command("explain")(explain.explain)
 app.command("compare")(compare.compare)
 app.command("export")(export.export)
+app.command("serve")(serve.serve)
 app.add_typer(stress.app, name="stress")
 app.command("pretrain")(pretrain.pretrain)
 app.command("cutouts")(cutouts.cutouts)

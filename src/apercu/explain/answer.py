@@ -49,13 +49,7 @@ class Answer:
     @property
     def box(self) -> tuple[int, int, int, int] | None:
         """The tightest box at the level, in whole pixels of the picture; None where none is."""
-        region = maps.regions(self.mask[None], self.level)
-        if not region.any():
-            return None
-        edges = scale_boxes(maps.boxes(region), _size(self.mask), _size(self.picture))[0].tolist()
-        left, top = (math.floor(edge + 1e-4) for edge in edges[:2])
-        right, bottom = (math.ceil(edge - 1e-4) for edge in edges[2:])
-        return left, top, right, bottom
+        return tight_box(self.mask, self.level, _size(self.picture))
 
     @property
     def slug(self) -> str:
@@ -115,6 +109,25 @@ class Answer:
     def _box_on(self, shown: Picture) -> Boxes:
         boxes = maps.boxes(maps.regions(self.mask[None], self.level))
         return scale_boxes(boxes, _size(self.mask), _size(shown))
+
+
+def tight_box(
+    mask: Float[Tensor, "rows columns"], level: float, size: tuple[int, int]
+) -> tuple[int, int, int, int] | None:
+    """The tightest box around what reaches the level, in whole pixels of a picture; None if none.
+
+    Args:
+        mask: in [0, 1].
+        level: where it is cut.
+        size: height and width of the picture.
+    """
+    region = maps.regions(mask[None], level)
+    if not region.any():
+        return None
+    edges = scale_boxes(maps.boxes(region), _size(mask), size)[0].tolist()
+    left, top = (math.floor(edge + 1e-4) for edge in edges[:2])
+    right, bottom = (math.ceil(edge - 1e-4) for edge in edges[2:])
+    return left, top, right, bottom
 
 
 def slug(target: int, title: str) -> str:

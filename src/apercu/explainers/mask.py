@@ -74,8 +74,18 @@ class MaskExplainer(TrainedExplainer[MaskingNetwork, MaskSettings]):
             raise TargetError(f"targets: expected {len(inputs)} × classes, got {shown}")
         words = targets.flatten().tolist()
         indices = class_indices(self.passport.names, words).to(self.device).view(targets.shape)
-        log_odds = self.network.decode_classes(self._encode(inputs), indices)
-        masks = enlarge(log_odds.flatten(0, 1), inputs.shape[-2:]).sigmoid()
+        return self.decode_classes(self._encode(inputs), indices)
+
+    @torch.inference_mode()
+    def decode_classes(self, features: list[Tensor], targets: Tensor) -> Tensor:
+        """The same from what the encoder made of the images, unchecked.
+
+        Args:
+            features: of `network.encode`.
+            targets: class indices, `batch × classes`.
+        """
+        log_odds = self.network.decode_classes(features, targets)
+        masks = enlarge(log_odds.flatten(0, 1), self.passport.input.size).sigmoid()
         return masks.view(*targets.shape, *masks.shape[1:])
 
     def region(self, inputs: Images, target: Target = None, *, level: float = 0.5) -> Regions:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 from apercu.errors import ImageError
 
 SMALLEST_SIDE = 2
@@ -9,6 +13,18 @@ SMALLEST_SIDE = 2
 
 LARGEST_AREA = 100_000_000
 """Pixels. A header may promise more than memory can hold."""
+
+_largest = ContextVar("largest area", default=LARGEST_AREA)
+
+
+@contextmanager
+def at_most(pixels: int) -> Iterator[None]:
+    """Within it pictures may have so many pixels, or `LARGEST_AREA` where that is fewer."""
+    before = _largest.set(min(pixels, LARGEST_AREA))
+    try:
+        yield
+    finally:
+        _largest.reset(before)
 
 
 def check_size(name: str, height: int, width: int) -> None:
@@ -18,8 +34,8 @@ def check_size(name: str, height: int, width: int) -> None:
             f"{name}: too small to explain, expected at least {SMALLEST_SIDE} × {SMALLEST_SIDE} "
             f"pixels, got {width} × {height} (width × height)"
         )
-    if height * width > LARGEST_AREA:
+    if height * width > (largest := _largest.get()):
         raise ImageError(
-            f"{name}: too large, expected at most {LARGEST_AREA // 1_000_000} megapixels, "
+            f"{name}: too large, expected at most {largest / 1_000_000:g} megapixels, "
             f"got {width} × {height} (width × height); resize it first"
         )

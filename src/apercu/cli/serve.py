@@ -1,0 +1,72 @@
+"""`apercu serve`: an explainer behind HTTP, with a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from apercu.cli.options import DebugOption, Device, DeviceOption
+from apercu.cli.terminal import say
+
+
+def serve(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained explainer.")],
+    classifier: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SPEC",
+            help="Let the classifier itself say which classes it sees, where the explainer does "
+            "not hold it.",
+        ),
+    ] = None,
+    port: Annotated[int, typer.Option(min=1024, max=65535, help="To listen on.")] = 8000,
+    host: Annotated[
+        str,
+        typer.Option(
+            metavar="127.0.0.1|0.0.0.0|::", help="Who may call: this machine alone, or others."
+        ),
+    ] = "127.0.0.1",
+    workers: Annotated[int, typer.Option(min=1, help="Processes that explain, per device.")] = 1,
+    batch: Annotated[
+        int, typer.Option(min=1, help="Images that a worker takes together, at most.")
+    ] = 8,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(help="A file with the bearer token that callers must show."),
+    ] = None,
+    max_body: Annotated[float, typer.Option(min=0.001, help="Megabytes of a request.")] = 32.0,
+    max_pixels: Annotated[float, typer.Option(min=0.001, help="Megapixels of a picture.")] = 50.0,
+    queue: Annotated[
+        int, typer.Option(min=0, help="Images that may wait; one more is answered 503.")
+    ] = 64,
+    deadline: Annotated[float, typer.Option(min=0.1, help="Seconds for an answer.")] = 30.0,
+    device: DeviceOption = Device.AUTO,
+    debug: DebugOption = False,
+) -> None:
+    """Answer requests for explanations, and show a page that makes them.
+
+    POST /v1/explain takes an image as the form field `image`, or as base64 in JSON, with target,
+    top, level and format. Also /v1/models/RUN:predict and :explain (KServe), /healthz, /metrics
+    (Prometheus), /openapi.json, and the page at /. Images are neither kept nor logged. SIGTERM and
+    Ctrl-C let what is in flight be finished.
+
+    Example: apercu serve runs/mobilenet --port 8000
+    """
+    from apercu.serving.extra import check_installed
+
+    check_installed()
+    from apercu.serving.server import serve as run_server
+    from apercu.serving.settings import MEGA, Crew, Limits, ServeSettings, read_token
+
+    settings = ServeSettings(
+        run,
+        classifier,
+        host,
+        port,
+        None if token_file is None else read_token(token_file),
+        Limits(round(max_body * MEGA), round(max_pixels * MEGA), queue, deadline),
+        Crew(workers, batch, device.resolve()),
+    )
+    run_server(settings, say)

@@ -1,0 +1,73 @@
+"""What a server tells of the explainer that it serves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from apercu import render
+from apercu.classifiers import ClassNames, InputSpec
+from apercu.explainers.base import TrainedExplainer
+from apercu.images.planted import Planted
+from apercu.serving.orders import MOST_CLASSES
+
+EXAMPLES, LARGEST_EXAMPLE, SMALLEST_EXAMPLE = 6, 224, 64
+"""Generated images on the page; pixels of their sides."""
+
+
+@dataclass(frozen=True, eq=False)
+class About:
+    """One explainer, as callers see it.
+
+    Args:
+        name: of its run folder; part of addresses.
+        kind: `mask`, `counterpart`, `latent`.
+        classifier: SPEC of the one that it explains.
+        names: of the classes.
+        size: height and width of its maps.
+        examples: PNG files.
+    """
+
+    name: str
+    kind: str
+    classifier: str
+    names: ClassNames
+    size: tuple[int, int]
+    examples: tuple[bytes, ...]
+
+    @classmethod
+    def of(cls, explainer: TrainedExplainer, run: Path) -> About:  # type: ignore[type-arg]
+        passport = explainer.passport
+        return cls(
+            run.resolve().name or "explainer",
+            explainer.settings.explainer,
+            passport.spec,
+            passport.names,
+            passport.input.size,
+            tuple(_examples(passport.input)),
+        )
+
+    def record(self) -> dict[str, Any]:
+        """For the page, and for whoever asks what is served."""
+        height, width = self.size
+        return {
+            "name": self.name,
+            "ready": True,
+            "explainer": self.kind,
+            "classifier": self.classifier,
+            "map_size": {"width": width, "height": height},
+            "classes": list(self.names.names),
+            "most_classes": MOST_CLASSES,
+            "examples": len(self.examples),
+            "heat": list(render.HEAT),
+        }
+
+
+def _examples(input: InputSpec) -> list[bytes]:
+    """Planted images; none for classifiers of other channels than grey or colour."""
+    if input.channels not in (1, 3) or input.raw:
+        return []
+    side = min(max(*input.size, SMALLEST_EXAMPLE), LARGEST_EXAMPLE)
+    planted = Planted(images=EXAMPLES, size=side, objects=2, split="test", channels=input.channels)
+    return [render.encode(render.picture_image(planted[i].picture)) for i in range(EXAMPLES)]

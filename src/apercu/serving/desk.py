@@ -1,0 +1,148 @@
+"""Where the web process hands orders to LitServe's workers, and waits for what they make."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, final
+
+from litserve.utils import LitAPIStatus, ResponseBufferItem
+
+from apercu.errors import ApercuError
+from apercu.serving.errors import BusyError, LostError
+from apercu.serving.orders import Made, Order
+
+if TYPE_CHECKING:
+    from litserve import LitServer
+
+    from apercu.serving.worker import Worker
+
+LOOK = 0.25
+"""Seconds between two looks at whether a worker still lives."""
+
+
+class Places:
+    """Room for so many images at a time, waiting or in work.
+
+    Args:
+        most: how many.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.taken = 0
+
+    @contextmanager
+    def take(self, count: int = 1) -> Iterator[None]:
+        """Takes places, and gives them back.
+
+        Raises:
+            BusyError: there are not so many.
+        """
+        if self.taken + count > self.most:
+            raise BusyError(f"queue: all {self.most} places are taken; send the image again later")
+        self.taken += count
+        try:
+            yield
+        finally:
+            self.taken -= count
+
+
+class Desk(ABC):
+    """Takes orders.
+
+    Attributes:
+        places: where images may wait or be in work.
+    """
+
+    places: Places
+
+    @abstractmethod
+    async def ask(self, orders: Sequence[Order]) -> list[Made]:
+        """What was made of each.
+
+        Raises:
+            LostError: the worker stopped that had one of them.
+        """
+
+    @abstractmethod
+    def waiting(self) -> int:
+        """Orders that no worker has taken yet."""
+
+    @abstractmethod
+    def ready(self) -> bool:
+        """Whether any worker is."""
+
+
+@final
+class LitDesk(Desk):
+    """The desk of a LitServe server.
+
+    Args:
+        server: whose queue it is.
+        worker: the kind that works there.
+        places: where images may wait or be in work.
+    """
+
+    def __init__(self, server: LitServer, worker: Worker, places: Places) -> None:
+        self.server = server
+        self.worker = worker
+        self.places = places
+
+    async def ask(self, orders: Sequence[Order]) -> list[Made]:
+        return list(await asyncio.gather(*map(self._ask, orders)))
+
+    def waiting(self) -> int:
+        items = self.server.response_buffer.values()
+        return sum(item.worker_id is None for item in items)
+
+    def ready(self) -> bool:
+        return any(_lives(pid) for pid in self.worker.pids)
+
+    async def _ask(self, order: Order) -> Made:
+        name, item = str(uuid.uuid4()), ResponseBufferItem(asyncio.Event())
+        self.server.response_buffer[name] = item
+        try:
+            sender = self.server.app.response_queue_id
+            queue = self.server.litapi_request_queues[self.worker.api_path]
+            await asyncio.to_thread(queue.put, (sender, name, time.monotonic(), order))
+            await self._done(item)
+        finally:
+            self.server.response_buffer.pop(name, None)
+        made, status = item.response
+        if status != LitAPIStatus.OK:
+            raise ApercuError("the worker failed on this image; this should not happen: report it")
+        return made
+
+    async def _done(self, item: ResponseBufferItem) -> None:
+        """Waits for an answer, or for the end of the process that should give it."""
+        pid = None
+        while not item.event.is_set():
+            try:
+                await asyncio.wait_for(item.event.wait(), LOOK)
+            except TimeoutError:
+                if item.worker_id is None:
+                    continue
+                now = self.worker.pids[item.worker_id]
+                pid = now if pid is None else pid
+                if now != pid or not _lives(pid):
+                    raise LostError(
+                        "the worker that had the image stopped; send the image again"
+                    ) from None
+
+
+def _lives(pid: int) -> bool:
+    if pid == 0:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,55 @@
+"""How a worker takes images off LitServe's queue: it waits for the first and takes what is there.
+
+LitServe's own loop asks an empty queue again and again, which keeps a core busy.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from queue import Empty, Queue
+from typing import Any, final
+
+from litserve import LitAPI
+from litserve.loops.base import _StopLoopError
+from litserve.loops.simple_loops import BatchedLoop
+from litserve.transport.base import MessageTransport
+from litserve.utils import LitAPIStatus, LoopResponseType
+
+NAP = 0.1
+"""Seconds that a worker waits at a time; what it was about to take is lost if it is killed then."""
+
+
+@final
+class Gathering(BatchedLoop):
+    """Batches of what waits, at most as many as the worker takes; nothing is waited for."""
+
+    def get_batch_requests(
+        self, lit_api: LitAPI, request_queue: Queue[Any], transport: MessageTransport
+    ) -> tuple[list[Any], list[Any]]:
+        """Images to work on, and those that have waited longer than the deadline."""
+        fresh: list[Any] = []
+        stale: list[Any] = []
+        try:
+            taken = request_queue.get(timeout=NAP)
+            while True:
+                sender, uid, since, order = taken
+                self.put_response(
+                    transport, sender, uid, (), LitAPIStatus.START, LoopResponseType.REGULAR
+                )
+                if time.monotonic() - since > (lit_api.request_timeout or float("inf")):
+                    stale.append((sender, uid))
+                else:
+                    fresh.append((sender, uid, order))
+                if len(fresh) == lit_api.max_batch_size:
+                    break
+                taken = request_queue.get_nowait()
+        except Empty:
+            pass
+        except (EOFError, ConnectionError) as error:
+            raise _StopLoopError from error  # the server has ended
+        parent = multiprocessing.parent_process()
+        if parent is not None and parent.pid != os.getppid():
+            raise _StopLoopError
+        return fresh, stale

@@ -1,0 +1,53 @@
+"""What a mask explainer answers: a map, and the box around what reaches the level."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from apercu.explain.answer import tight_box
+from apercu.explainers.mask import MaskExplainer
+from apercu.serving.answering import DIGITS, Answering, Known, Record, shown_map
+from apercu.serving.orders import Wanted
+from apercu.serving.reading import Reading
+from apercu.types import Targets
+
+
+@final
+class MaskAnswering(Answering):
+    """Masks of the classes that are asked for, or of those seen most.
+
+    Args:
+        reading: of a mask explainer.
+        explainer: the same one.
+    """
+
+    def __init__(self, reading: Reading, explainer: MaskExplainer) -> None:
+        super().__init__(reading)
+        self.explainer = explainer
+
+    def choose(self, wanted: Wanted, answers: Float[Tensor, " classes"]) -> Targets:
+        if wanted.targets:
+            return torch.tensor(wanted.targets)
+        return answers.topk(min(wanted.top, len(answers))).indices
+
+    def explain(self, known: Known) -> list[list[Record]]:
+        masks = self.explainer.decode_classes(known.features, known.targets).cpu()
+        found = []
+        for seen, targets, several in zip(known.seen, known.targets.tolist(), masks, strict=True):
+            wanted = seen.wanted
+            found.append(
+                [
+                    {
+                        "index": target,
+                        "box": tight_box(mask, wanted.level, seen.size),
+                        "area": round(float(mask.mean()), DIGITS),
+                        "map": shown_map(mask, wanted.format or "png"),
+                    }
+                    for target, mask in zip(targets, several, strict=True)
+                ]
+            )
+        return found

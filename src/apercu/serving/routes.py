@@ -1,0 +1,128 @@
+"""The addresses of a server."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import final
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from apercu.errors import ApercuError
+from apercu.serving.about import About
+from apercu.serving.body import read_instances, read_order
+from apercu.serving.desk import Desk
+from apercu.serving.errors import LateError, UnknownError
+from apercu.serving.metrics import Metrics
+from apercu.serving.orders import Made, Order
+from apercu.serving.problems import on_error, response
+from apercu.serving.schema import EXPLAIN, INSTANCES, PLAIN
+
+
+@final
+class Routes:
+    """Endpoints of one explainer.
+
+    Args:
+        about: the explainer.
+        desk: takes orders.
+        deadline: seconds from the first byte of a request to its answer.
+        metrics: what is counted.
+    """
+
+    def __init__(self, about: About, desk: Desk, deadline: float, metrics: Metrics) -> None:
+        self.about = about
+        self.desk = desk
+        self.places = desk.places
+        self.deadline = deadline
+        self.metrics = metrics
+        metrics.watch(desk.waiting, lambda: desk.places.taken)
+
+    def add_to(self, app: FastAPI) -> None:
+        """Registers every address but the page."""
+        app.add_exception_handler(ApercuError, on_error)
+        app.add_exception_handler(HTTPException, on_error)
+        model = "/v1/models/{name}"
+        for method, address, endpoint, documented in (
+            ("POST", "/v1/explain", self.explain, EXPLAIN),
+            ("POST", f"{model}:predict", self.predict, INSTANCES),
+            ("POST", f"{model}:explain", self.explain_all, INSTANCES),
+            ("GET", "/v1/models", self.models, PLAIN),
+            ("GET", model, self.model, PLAIN),
+            ("GET", "/healthz", self.health, PLAIN),
+            ("GET", "/metrics", self.counted, PLAIN),
+        ):
+            app.add_api_route(address, endpoint, methods=[method], openapi_extra=documented)
+
+    async def explain(self, request: Request) -> Response:
+        """Explain one image."""
+        with self.places.take():
+            try:
+                async with asyncio.timeout(self.deadline):
+                    order = await read_order(request, self.about.names)
+                    [made] = await self._ask([order])
+            except TimeoutError:
+                raise self._late() from None
+        return response(made)
+
+    async def predict(self, name: str, request: Request) -> Response:
+        """The classes that are seen most in several images (KServe, protocol 1)."""
+        return await self._several(name, request, "predictions")
+
+    async def explain_all(self, name: str, request: Request) -> Response:
+        """Explain several images (KServe, protocol 1)."""
+        return await self._several(name, request, "explanations")
+
+    async def models(self) -> Response:
+        """The explainer that is served."""
+        return JSONResponse({"models": [self.about.name]})
+
+    async def model(self, name: str) -> Response:
+        """What is served: classes, the size of maps, whether a worker is ready."""
+        self._check(name)
+        return JSONResponse(self.about.record() | {"ready": self.desk.ready()})
+
+    async def health(self) -> Response:
+        """200 as soon as a worker is ready, else 503."""
+        ready = self.desk.ready()
+        return Response("ok\n" if ready else "not ready\n", 200 if ready else 503)
+
+    async def counted(self) -> Response:
+        """Counters for Prometheus."""
+        return Response(self.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def _several(self, name: str, request: Request, word: str) -> Response:
+        self._check(name)
+        with self.places.take():
+            try:
+                async with asyncio.timeout(self.deadline):
+                    orders = await read_instances(
+                        request, self.about.names, maps=word == "explanations"
+                    )
+                    with self.places.take(len(orders) - 1):
+                        made = await self._ask(orders)
+            except TimeoutError:
+                raise self._late() from None
+        for one in made:
+            if one.status != 200:
+                return response(one)
+        bodies = b", ".join(one.body for one in made)
+        return response(Made(200, b'{"%s": [%s]}' % (word.encode(), bodies)))
+
+    async def _ask(self, orders: list[Order]) -> list[Made]:
+        made = await self.desk.ask(orders)
+        for one in made:
+            if one.batch:
+                self.metrics.batches.observe(one.batch)
+        return made
+
+    def _check(self, name: str) -> None:
+        if name != self.about.name:
+            raise UnknownError(f"model: {name[:80]!r} is not served here, {self.about.name!r} is")
+
+    def _late(self) -> LateError:
+        return LateError(
+            f"no answer within {self.deadline:g} s; send the image again later, or a smaller one"
+        )

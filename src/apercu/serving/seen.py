@@ -1,0 +1,52 @@
+"""The bytes of a caller's image → what a worker needs of it; the bytes are not kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from apercu import render
+from apercu.explainers.passport import Passport
+from apercu.images.limits import at_most
+from apercu.images.reader import Asked, read_stored
+from apercu.serving.orders import Order, Wanted
+
+LARGEST_SIDE = 1024
+"""Pixels of a picture that is sent back."""
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """One image, ready to be explained.
+
+    Args:
+        image: as the explainer takes it.
+        size: height and width of the picture that was sent.
+        wanted: what is asked about it.
+        picture: a JPEG of it, where that is asked.
+    """
+
+    image: Float[Tensor, "channels height width"]
+    size: tuple[int, int]
+    wanted: Wanted
+    picture: bytes | None
+
+
+def see(order: Order, passport: Passport, pixels: int) -> Seen:
+    """Reads an image of at most so many pixels.
+
+    Raises:
+        ImageError: it is none, or not one that the explainer can take.
+    """
+    asked = Asked(passport.input.channels, 0, passport.input.bands)
+    with at_most(pixels):
+        picture = read_stored(order.image, asked).picture
+    shown = None
+    if order.wanted.picture:
+        image = render.picture_image(picture)
+        image.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
+        shown = render.encode(image, "JPEG")
+    height, width = picture.shape[1:]
+    return Seen(passport.prepare(picture), (height, width), order.wanted, shown)

@@ -1,0 +1,110 @@
+"""The whole server: LitServe's queue and workers, this package's addresses, an orderly end."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from litserve import LitServer
+
+from apercu.errors import ApercuError
+from apercu.serving.about import About
+from apercu.serving.desk import LitDesk, Places
+from apercu.serving.guard import Guard
+from apercu.serving.life import check_port, ended_by_signals
+from apercu.serving.metrics import Metrics
+from apercu.serving.page import Page
+from apercu.serving.routes import Routes
+from apercu.serving.settings import ServeSettings
+from apercu.serving.worker import Work, Worker, open_answering
+
+KEPT = ("/openapi.json",)
+"""LitServe's and FastAPI's own addresses that stay; their documentation page loads from afar."""
+LOOK = 0.2
+
+
+def serve(settings: ServeSettings, say: Callable[[str], None]) -> None:
+    """Serves until SIGTERM or Ctrl-C, and then finishes what is in flight.
+
+    Args:
+        settings: of the server.
+        say: told in one line when it is ready.
+
+    Raises:
+        RunError: the run cannot be opened.
+        ConfigError: the port is taken.
+        ApercuError: the web process ended by itself.
+    """
+    check_port(settings.host, settings.port)
+    threads = max(1, (os.cpu_count() or 1) // settings.crew.workers)
+    work = Work(settings.run, settings.classifier, settings.limits.pixels, threads)
+    about = About.of(open_answering(work).reading.explainer, settings.run)
+    server = build(settings, work, about)
+    ending, failed = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        say(_address(settings))
+        while any(one.name.startswith("LitServer") for one in multiprocessing.active_children()):
+            time.sleep(LOOK)
+        if not ending.is_set():
+            failed.set()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with ended_by_signals(server, ending):
+        threading.Thread(target=watch, daemon=True).start()
+        server.run(
+            host=settings.host,
+            port=settings.port,
+            num_api_servers=1,
+            log_level="error",
+            generate_client_file=False,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+        )
+    if failed.is_set():
+        raise ApercuError("the web process ended by itself; start the server again")
+
+
+def build(settings: ServeSettings, work: Work, about: About) -> LitServer:
+    """LitServe with the addresses of this package in the place of its own."""
+    limits, crew = settings.limits, settings.crew
+    worker = Worker(work, crew.batch)
+    metrics = Metrics()
+    guard = {"token": settings.token, "body": limits.body, "metrics": metrics}
+    server = LitServer(
+        worker,
+        accelerator=crew.device,
+        workers_per_device=crew.workers,
+        timeout=limits.deadline,
+        restart_workers=True,
+        middlewares=[(Guard, guard)],
+    )
+    workers = len(server.devices) * crew.workers
+    worker.hire(workers)
+    server.monitor_internal = LOOK
+    server.uvicorn_graceful_timeout = max(1, round(limits.deadline))
+    app = server.app
+    app.title, app.version = f"apercu: {about.name}", "1"
+    app.router.routes[:] = [r for r in app.router.routes if getattr(r, "path", "") in KEPT]
+    app.user_middleware[:] = [one for one in app.user_middleware if one.cls is Guard]
+    desk = LitDesk(server, worker, Places(limits.queue + workers * crew.batch))
+    Routes(about, desk, limits.deadline, metrics).add_to(app)
+    Page(about).add_to(app)
+    return server
+
+
+def _address(settings: ServeSettings) -> str:
+    """Waits until the server listens, and says where."""
+    host = "127.0.0.1" if settings.host == "0.0.0.0" else settings.host
+    while True:
+        with suppress(OSError), socket.create_connection((host, settings.port), LOOK):
+            shown = f"[{host}]" if ":" in host else host
+            return f"serving {settings.run}: http://{shown}:{settings.port}/ (Ctrl-C ends it)"
+        time.sleep(LOOK)

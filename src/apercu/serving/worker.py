@@ -1,0 +1,133 @@
+"""A worker: a process with the whole explainer, which LitServe hands batches of orders."""
+
+# no `from __future__ import annotations`: LitServe looks at the types themselves
+
+import ctypes
+import json
+import logging
+import os
+import signal
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.sharedctypes import RawArray
+from pathlib import Path
+from typing import final
+
+from litserve import LitAPI
+
+from apercu.errors import ApercuError
+from apercu.serving.answering import Answering, Record
+from apercu.serving.gathering import Gathering
+from apercu.serving.orders import Made, Order
+from apercu.serving.problems import problem
+from apercu.serving.seen import Seen, see
+
+ADDRESS = "/v1/explain"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a worker opens, and what it may read.
+
+    Args:
+        run: folder of a trained explainer.
+        classifier: SPEC of the explained classifier.
+        pixels: of one picture.
+        threads: that PyTorch computes with on the CPU.
+    """
+
+    run: Path
+    classifier: str | None
+    pixels: int
+    threads: int
+
+
+@final
+class Worker(LitAPI):
+    """Reads images, explains them together, writes JSON.
+
+    Args:
+        work: what it opens.
+        batch: images that it takes together, at most.
+    """
+
+    def __init__(self, work: Work, batch: int) -> None:
+        super().__init__(max_batch_size=batch, api_path=ADDRESS, loop=Gathering())
+        self.work = work
+        self.pids: ctypes.Array[ctypes.c_int] = RawArray("i", 1)
+        """Of the workers by their number, for the web process to see which of them live."""
+
+    def hire(self, workers: int) -> None:
+        """Says how many there will be, before the first starts."""
+        self.pids = RawArray("i", workers)
+
+    def setup(self, device: str) -> None:
+        """Opens everything, in the worker's own process."""
+        import torch
+
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: what is in flight is finished
+        _keep_quiet()
+        torch.set_num_threads(self.work.threads)
+        self.answering = open_answering(self.work, device)
+        self.answering.warm_up()
+        self.pids[int(os.environ["LITSERVE_WORKER_ID"])] = os.getpid()
+
+    def decode_request(self, request: Order) -> Seen | Made:
+        """An image ready to be explained, or the problem with it; one must not spoil a batch."""
+        try:
+            return see(request, self.answering.reading.explainer.passport, self.work.pixels)
+        except Exception as error:
+            return problem(error)
+
+    def predict(self, x: Sequence[Seen | Made]) -> list[Made]:
+        """An answer for each."""
+        seen = [one for one in x if isinstance(one, Seen)]
+        records = iter(self.answering(seen) if seen else [])
+        made = [one if isinstance(one, Made) else answer(next(records)) for one in x]
+        return [
+            Made(one.status, one.body, 0 if place else len(x)) for place, one in enumerate(made)
+        ]
+
+    def encode_response(self, output: Made) -> Made:
+        """As it is."""
+        return output
+
+
+def answer(record: Record | ApercuError) -> Made:
+    """A record, or the problem in its place, as JSON."""
+    if isinstance(record, ApercuError):
+        return problem(record)
+    try:
+        return Made(200, json.dumps(record, allow_nan=False).encode())
+    except ValueError as error:  # NaN in a map
+        return problem(error)
+
+
+def open_answering(work: Work, device: str = "cpu") -> Answering:
+    """Opens the explainer, and the classifier where one is given.
+
+    Raises:
+        RunError: the run cannot be opened, or was trained for another classifier.
+        ClassifierError: the classifier cannot be opened.
+    """
+    from apercu.classifiers import open_classifier
+    from apercu.explainers.mask import MaskExplainer
+    from apercu.explainers.run import open_run
+    from apercu.serving.masks import MaskAnswering
+    from apercu.serving.pairs import PairAnswering
+    from apercu.serving.reading import Reading
+
+    explainer = open_run(work.run)
+    opened = None if work.classifier is None else open_classifier(work.classifier)
+    reading = Reading(explainer, opened).to(device)
+    if isinstance(explainer, MaskExplainer):
+        return MaskAnswering(reading, explainer)
+    return PairAnswering(reading, explainer)
+
+
+def _keep_quiet() -> None:
+    """Keeps remarks about callers' images out of the log."""
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    logging.getLogger("pydicom").disabled = True

@@ -1,0 +1,112 @@
+"""A server's addresses in this process, with a desk that works at once."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from fastapi import FastAPI
+from PIL import Image
+
+from apercu.serving.about import About
+from apercu.serving.desk import Desk, Places
+from apercu.serving.guard import Guard
+from apercu.serving.metrics import Metrics
+from apercu.serving.orders import Made, Order
+from apercu.serving.page import Page
+from apercu.serving.routes import Routes
+from apercu.serving.worker import Work, Worker, open_answering
+
+
+class InlineDesk(Desk):
+    """Does what LitServe's worker does, in this process, as slowly as is asked."""
+
+    def __init__(self, worker: Worker, places: Places, seconds: float = 0) -> None:
+        self.worker = worker
+        self.places = places
+        self.seconds = seconds
+
+    async def ask(self, orders: Sequence[Order]) -> list[Made]:
+        await asyncio.sleep(self.seconds)
+        return self.worker.predict([self.worker.decode_request(order) for order in orders])
+
+    def waiting(self) -> int:
+        return 0
+
+    def ready(self) -> bool:
+        return True
+
+
+class Caller:
+    """Asks the addresses of an app, without a network."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self.app = app
+
+    def __call__(self, method: str, path: str, **sent: Any) -> httpx.Response:
+        async def ask() -> httpx.Response:
+            async with self.client() as client:
+                return await client.request(method, path, **sent)
+
+        return asyncio.run(ask())
+
+    def client(self) -> httpx.AsyncClient:
+        transport = httpx.ASGITransport(self.app)
+        return httpx.AsyncClient(transport=transport, base_url="http://apercu")
+
+    def explain(self, image: bytes, **fields: Any) -> httpx.Response:
+        return self("POST", "/v1/explain", files={"image": image}, data=fields)
+
+
+@pytest.fixture(scope="session")
+def worker(tiny_run: Path) -> Worker:
+    work = Work(tiny_run, None, 1_000_000, 1)
+    made = Worker(work, 8)
+    made.answering = open_answering(work)
+    return made
+
+
+@pytest.fixture(scope="session")
+def serving(worker: Worker) -> Callable[..., Caller]:
+    """Builds the addresses; `token`, `body`, `places`, `deadline` and `seconds` of work."""
+
+    def build(**limits: Any) -> Caller:
+        at_work = limits.get("worker", worker)
+        metrics = Metrics()
+        desk = InlineDesk(at_work, Places(limits.get("places", 8)), limits.get("seconds", 0.0))
+        about = About.of(at_work.answering.reading.explainer, at_work.work.run)
+        app = FastAPI(openapi_url="/openapi.json", docs_url=None, redoc_url=None)
+        app.add_middleware(
+            Guard,
+            token=limits.get("token"),
+            body=limits.get("body", 1_000_000),
+            metrics=metrics,
+        )
+        Routes(about, desk, limits.get("deadline", 30.0), metrics).add_to(app)
+        Page(about).add_to(app)
+        return Caller(app)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def call(serving: Callable[..., Caller]) -> Caller:
+    return serving()
+
+
+@pytest.fixture(scope="session")
+def pixels() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="session")
+def png(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()

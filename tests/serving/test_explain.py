@@ -1,0 +1,132 @@
+"""What /v1/explain answers, beside what the explainer answers itself."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from apercu import MaskExplainer, open_classifier, read_picture
+from apercu.explain.answer import Answer
+from apercu.serving.worker import Work, Worker, open_answering
+
+
+@pytest.fixture(scope="module")
+def explainer(tiny_run) -> MaskExplainer:
+    return MaskExplainer.from_pretrained(tiny_run)
+
+
+def _map(answer) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(answer["map"]["png"]))))
+
+
+def test_the_map_is_the_explainers_own(call, explainer, png) -> None:
+    answered = call.explain(png, target="dots", format="both", level="0.4")
+    assert answered.status_code == 200
+    [answer] = answered.json()["answers"]
+    picture = read_picture(png)
+    expected = explainer.attribute(explainer.prepare(picture)[None], "dots")[0]
+    assert np.abs(np.array(answer["map"]["array"]) - expected.numpy()).max() < 2e-6
+    assert np.abs(_map(answer) / 255 - expected.numpy()).max() <= 0.51 / 255
+    assert answer["class"], answer["index"] == ("dots", 1)
+    box = Answer(picture, 1, "dots", expected, 0.4).box
+    assert answer["box"] == (None if box is None else list(box))
+    assert answered.json()["size"] == {"width": 48, "height": 40}
+
+
+def test_the_classes_seen_most_come_first_with_their_probabilities(call, explainer, png) -> None:
+    record = call.explain(png, top="2").json()
+    images = explainer.prepare(read_picture(png))[None]
+    shares = explainer.answers(images).softmax(1)[0]
+    order = shares.argsort(descending=True).tolist()
+    assert [one["index"] for one in record["top"]] == order
+    assert [one["index"] for one in record["answers"]] == order[:2]
+    told = [one["probability"] for one in record["top"]]
+    assert told == pytest.approx(shares[order].tolist(), abs=1e-5)
+    assert "array" not in record["answers"][0]["map"]
+
+
+def test_the_classifier_says_what_it_sees(serving, tiny_run, tiny_card, png) -> None:
+    work = Work(tiny_run, str(tiny_card), 1_000_000, 1)
+    asked = Worker(work, 8)
+    asked.answering = open_answering(work)
+    record = serving(worker=asked).explain(png).json()
+    classifier = open_classifier(tiny_card)
+    shares = classifier.probabilities(classifier.prepare(read_picture(png))[None])[0]
+    assert record["read_by"] == "classifier"
+    assert record["top"][0]["index"] == int(shares.argmax())
+    assert record["top"][0]["probability"] == pytest.approx(float(shares.max()), abs=1e-5)
+
+
+def test_several_targets_in_the_order_asked(call, png) -> None:
+    record = call.explain(png, target=["rings", "0"]).json()
+    assert [one["index"] for one in record["answers"]] == [2, 0]
+
+
+def test_json_answers_as_a_form_does(call, png) -> None:
+    body = {"image": base64.b64encode(png).decode(), "target": ["rings", 0], "format": "array"}
+    by_json = call("POST", "/v1/explain", json=body).json()
+    by_form = call.explain(png, target=["rings", "0"], format="array").json()
+    assert by_json == by_form
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF", "WEBP", "npy", "DICOM", "FITS"])
+def test_whatever_the_reader_reads(call, pixels, kind, tmp_path) -> None:
+    buffer = io.BytesIO()
+    if kind == "npy":
+        np.save(buffer, pixels)
+    elif kind == "DICOM":
+        buffer.write(_dicom(pixels))
+    elif kind == "FITS":
+        fits = pytest.importorskip("astropy.io.fits")
+        fits.PrimaryHDU(pixels.transpose(2, 0, 1).astype("float32") / 255).writeto(buffer)
+    else:
+        Image.fromarray(pixels).save(buffer, kind)
+    answered = call.explain(buffer.getvalue(), picture="true")
+    assert answered.status_code == 200, answered.text
+    shown = Image.open(io.BytesIO(base64.b64decode(answered.json()["picture"])))
+    assert (shown.format, shown.size) == ("JPEG", (48, 40))
+
+
+def _dicom(pixels: np.ndarray) -> bytes:
+    pytest.importorskip("pydicom")
+    from apercu.explain.capture import secondary_capture
+    from apercu.images.dicom import Reference
+
+    source = Reference("1.2", "1.2.840.10008.5.1.4.1.1.1", "1.2.3", None)
+    return secondary_capture(Image.fromarray(pixels), source, "made for a test")
+
+
+def test_orders_of_different_sizes_share_a_batch(worker, png, explainer) -> None:
+    from apercu.serving.orders import Order, Wanted
+
+    asked = [Wanted(top=2), Wanted((1,)), Wanted(format=None), Wanted((2, 0), format="array")]
+    seen = [worker.decode_request(Order(png, one)) for one in asked]
+    broken = worker.decode_request(Order(b"no image", Wanted()))
+    made = worker.predict([*seen, broken])
+    assert [one.status for one in made] == [200, 200, 200, 200, 422]
+    assert [one.batch for one in made] == [5, 0, 0, 0, 0]
+    records = [json.loads(one.body) for one in made]
+    assert [len(record.get("answers", ())) for record in records] == [2, 1, 0, 2, 0]
+    image = explainer.prepare(read_picture(png))[None]
+    expected = explainer.attribute_classes(image, torch.tensor([[2, 0]]))[0].numpy()
+    got = np.array([one["map"]["array"] for one in records[3]["answers"]])
+    assert np.abs(got - expected).max() < 1e-5
+
+
+def test_kserve_predicts_and_explains(call, png, tiny_run) -> None:
+    text = base64.b64encode(png).decode()
+    body = {"instances": [{"b64": text}, {"image": {"b64": text}, "target": "rings"}]}
+    model = f"/v1/models/{tiny_run.name}"
+    predicted = call("POST", f"{model}:predict", json={"instances": [{"b64": text}]}).json()
+    assert predicted["predictions"][0]["top"] == call.explain(png).json()["top"]
+    assert "answers" not in predicted["predictions"][0]
+    explained = call("POST", f"{model}:explain", json=body).json()["explanations"]
+    assert [one["answers"][0]["index"] for one in explained][1] == 2
+    assert call("GET", model).json()["classes"] == ["stripes, bands", "dots", "rings"]
+    assert call("GET", "/v1/models").json() == {"models": [tiny_run.name]}

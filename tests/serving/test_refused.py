@@ -1,0 +1,253 @@
+"""What is refused, with which status, in which words."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+import pickle
+
+import httpx
+import pytest
+from PIL import Image
+
+from apercu.errors import ApercuError
+from apercu.serving import errors
+
+NO_IMAGE = (
+    "image: not an image, expected JPEG, PNG, TIFF, WEBP, BMP, GIF, DICOM, FITS, or .npy for any "
+    "number of channels"
+)
+
+
+def _problem(answered: httpx.Response, status: int) -> str:
+    told = answered.json()
+    assert answered.headers["content-type"] == "application/problem+json"
+    assert answered.status_code == told["status"] == status
+    assert set(told) == {"type", "title", "status", "detail"}
+    detail: str = told["detail"]
+    assert "\n" not in detail
+    return detail
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"target": "dotz"}, "target: no class is called 'dotz'; did you mean dots?"),
+        ({"target": "7"}, "target: "),
+        ({"targt": "dots"}, "targt: no such field; did you mean target?"),
+        ({"level": "1"}, "level: expected a number above 0 and below 1, got 1.0"),
+        ({"level": "nan"}, "level: expected a number"),
+        ({"top": "0"}, "top: expected at least 1 class, got 0"),
+        ({"top": "21"}, "top: expected at most 20 classes, got 21"),
+        ({"top": "2.5"}, "top: expected a whole number, got '2.5'"),
+        ({"top": ["1", "2"]}, "top: expected it once, got it 2 times"),
+        ({"format": "gif"}, "format: expected one of png, array, both, got 'gif'"),
+        ({"picture": "maybe"}, "picture: expected true or false, got 'maybe'"),
+        ({"target": ["dots"] * 21}, "target: expected at most 20 classes, got 21"),
+        ({"target": "x" * 300}, "target: expected a name of at most 200 letters"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_a_wrong_field(call, png, fields, words) -> None:
+    assert _problem(call.explain(png, **fields), 422).startswith(words)
+
+
+@pytest.mark.parametrize("body", [b"text", pickle.dumps({"a": 1}), b"\x89PNG\r\n\x1a\n"])
+def test_no_image_in_the_words_of_the_command_line(call, body, tmp_path) -> None:
+    from apercu import read_picture
+
+    told = _problem(call.explain(body), 422)
+    with pytest.raises(ApercuError) as expected:
+        read_picture(body)
+    assert told == str(expected.value)
+
+
+def test_an_empty_file(call) -> None:
+    assert _problem(call.explain(b""), 422) == NO_IMAGE
+
+
+def test_too_many_pixels_are_known_from_the_header(call) -> None:
+    buffer = io.BytesIO()
+    Image.new("1", (1200, 1200)).save(buffer, "PNG")
+    told = _problem(call.explain(buffer.getvalue()), 422)
+    assert told.startswith("image: too large, expected at most 1 megapixels, got 1200 × 1200")
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "status", "words"),
+    [
+        ("application/json", b"{", 400, "body: expected JSON (JSONDecodeError)"),
+        ("application/json", b"[1]", 400, "body: expected a JSON object, got a list"),
+        ("application/json", b"[" * 100_000, 400, "body: expected JSON (RecursionError)"),
+        ("application/json", b"\xff\xfe{}", 400, "body: expected JSON"),
+        ("application/json", b'{"image": "%%"}', 422, "image: expected base64"),
+        ("application/json", b'{"image": 3}', 422, "image: expected the bytes of a file"),
+        ("application/json", b'{"image": "aaaa", "top": true}', 422, "top: expected a whole"),
+        ("application/json", b'{"image": "aaaa", "target": {}}', 422, "target: expected a class"),
+        ("application/json", b'{"image": "aaaa", "target": 1e400}', 422, "target: expected"),
+        ("multipart/form-data; boundary=x", b"nonsense", 400, "body: expected a well-formed"),
+        ("multipart/form-data", b"", 400, "body: expected a well-formed form"),
+        (
+            "text/plain",
+            b"hello",
+            415,
+            "body: expected multipart/form-data with a field image, or app",
+        ),
+        ("", b"", 415, "body: expected multipart/form-data with"),
+    ],
+    ids=lambda value: str(value)[:24],
+)
+def test_a_wrong_body(call, kind, content, status, words) -> None:
+    headers = {"content-type": kind} if kind else {}
+    told = call("POST", "/v1/explain", content=content, headers=headers)
+    assert _problem(told, status).startswith(words)
+
+
+def test_a_form_without_an_image(call, png) -> None:
+    told = call("POST", "/v1/explain", files={"picture": png})
+    assert _problem(told, 422) == "image: expected one file in the field image, got 0"
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("/nothing", 404), ("/page/..%2fserver.py", 404), ("/page/server.py", 404), ("/docs", 404)],
+)
+def test_nothing_is_there(call, path, status) -> None:
+    assert "nothing here" in _problem(call("GET", path), status)
+
+
+def test_another_method(call) -> None:
+    assert _problem(call("GET", "/v1/explain"), 405)
+
+
+def test_another_model(call, png) -> None:
+    body = {"instances": [{"b64": base64.b64encode(png).decode()}]}
+    told = _problem(call("POST", "/v1/models/other:predict", json=body), 404)
+    assert told == "model: 'other' is not served here, 'tiny' is"
+
+
+@pytest.mark.parametrize("instances", [None, [], {}, ["x"], [{"b64": "aaaa"}] * 33])
+def test_wrong_instances(call, instances) -> None:
+    told = call("POST", "/v1/models/tiny:explain", json={"instances": instances})
+    assert _problem(told, 400).startswith("instances: expected")
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_body_that_is_too_large(serving, png, streamed) -> None:
+    call = serving(body=1000)
+    form = httpx.Request("POST", "http://x", files={"image": png})
+
+    async def pieces():
+        yield form.read()[:900]
+        yield form.read()[900:]
+
+    content = pieces() if streamed else form.read()
+    headers = {"content-type": form.headers["content-type"]}
+    told = _problem(call("POST", "/v1/explain", content=content, headers=headers), 413)
+    assert told == "body: expected at most 0.001 MB; send a smaller image"
+
+
+def test_the_token(serving, png) -> None:
+    call = serving(token=b"a-secret-of-letters")
+    told = call.explain(png)
+    assert _problem(told, 401).startswith("token: expected Authorization: Bearer")
+    assert told.headers["www-authenticate"] == "Bearer"
+    for path in ("/metrics", "/openapi.json", "/page.json", "/examples/0.png", "/v1/models"):
+        assert call("GET", path).status_code == 401
+    for wrong in ("Bearer a-secret-of-letterz", "Basic a-secret-of-letters", "Bearer", "ü"):
+        answered = call("GET", "/metrics", headers={"authorization": wrong.encode()})
+        assert answered.status_code == 401
+    right = {"authorization": "Bearer a-secret-of-letters"}
+    assert call("GET", "/metrics", headers=right).status_code == 200
+    assert call("GET", "/").status_code == call("GET", "/healthz").status_code == 200
+
+
+def test_a_full_queue(serving, png) -> None:
+    call = serving(places=2, seconds=0.3)
+
+    async def crowd() -> list[httpx.Response]:
+        async with call.client() as client:
+            post = [client.post("/v1/explain", files={"image": png}) for _ in range(4)]
+            return list(await asyncio.gather(*post))
+
+    answered = asyncio.run(crowd())
+    assert sorted(one.status_code for one in answered) == [200, 200, 503, 503]
+    refused = next(one for one in answered if one.status_code == 503)
+    assert refused.headers["retry-after"] == "1"
+    assert _problem(refused, 503).startswith("queue: all 2 places are taken")
+    assert call.explain(png).status_code == 200  # the places are free again
+
+
+def test_more_instances_than_places(serving, png) -> None:
+    body = {"instances": [{"b64": base64.b64encode(png).decode()}] * 3}
+    told = serving(places=2)("POST", "/v1/models/tiny:predict", json=body)
+    assert _problem(told, 503).startswith("queue: all 2 places are taken")
+
+
+def test_the_deadline(serving, png) -> None:
+    told = serving(deadline=0.05, seconds=5).explain(png)
+    assert _problem(told, 504).startswith("no answer within 0.05 s")
+    assert told.headers["retry-after"] == "1"
+
+
+def test_what_should_not_happen_tells_nothing_of_the_image(call, png, capsys, monkeypatch) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("patient's name")
+
+    monkeypatch.setattr("apercu.serving.worker.see", broken)
+    told = _problem(call.explain(png), 500)
+    said = capsys.readouterr()
+    assert "ValueError" in told
+    assert "patient" not in told + said.out + said.err
+
+
+def test_every_error_has_its_status_in_the_docstring() -> None:
+    kinds = [
+        k for k in vars(errors).values() if isinstance(k, type) and k.__module__ == errors.__name__
+    ]
+    assert len(kinds) == 9
+    for kind in kinds:
+        [line] = [
+            one for one in (errors.__doc__ or "").splitlines() if f"─ {kind.__name__} " in one
+        ]
+        assert f" {kind.status} " in line
+
+
+def test_counters_and_headers(serving, png) -> None:
+    call = serving()
+    call.explain(png)
+    call.explain(b"no image")
+    call("GET", "/nothing")
+    answered = call("GET", "/metrics")
+    text = answered.text
+    for line in (
+        'apercu_requests_total{path="/v1/explain",status="200"} 1.0',
+        'apercu_requests_total{path="/v1/explain",status="422"} 1.0',
+        'apercu_requests_total{path="other",status="404"} 1.0',
+        'apercu_request_seconds_count{path="/v1/explain"} 2.0',
+        'apercu_batch_images_bucket{le="1.0"} 2.0',
+        "apercu_queue_images 0.0",
+        "apercu_images 0.0",
+    ):
+        assert line in text.splitlines()
+    assert "default-src 'none'" in answered.headers["content-security-policy"]
+    assert answered.headers["x-content-type-options"] == "nosniff"
+
+
+def test_the_openapi_document_names_every_address(call) -> None:
+    document = call("GET", "/openapi.json").json()
+    assert json.dumps(document)
+    assert set(document["paths"]) == {
+        "/v1/explain",
+        "/v1/models",
+        "/v1/models/{name}",
+        "/v1/models/{name}:predict",
+        "/v1/models/{name}:explain",
+        "/healthz",
+        "/metrics",
+    }
+    fields = document["paths"]["/v1/explain"]["post"]["requestBody"]["content"]
+    form = fields["multipart/form-data"]["schema"]["properties"]
+    assert set(form) == {"image", "target", "top", "level", "format", "picture"}

@@ -1,0 +1,218 @@
+"""The whole server, in its own processes: LitServe's workers, signals, what dies on the way."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from apercu import MaskExplainer, read_picture
+
+PATIENCE = 120
+"""Seconds that a busy machine may take to load everything."""
+
+
+class Running:
+    """A server of `tiny_run`, ready to be asked."""
+
+    def __init__(self, run: Path, *words: str) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        command = [sys.executable, "-m", "apercu", "serve", str(run), "--port", str(port), *words]
+        self.process = subprocess.Popen(
+            [*command, "--device", "cpu"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        self.until(lambda: httpx.get(f"{self.url}/healthz").status_code == 200)
+
+    def until(self, true: Callable[[], bool]) -> None:
+        """Waits for something, and fails after a while."""
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
+            with suppress(httpx.TransportError):
+                if true():
+                    return
+            assert self.process.poll() is None, self.said()
+            time.sleep(0.1)
+        pytest.fail(f"nothing happened within {PATIENCE} s")
+
+    def explain(self, image: bytes, **fields: Any) -> httpx.Response:
+        address = f"{self.url}/v1/explain"
+        return httpx.post(address, files={"image": image}, data=fields, timeout=PATIENCE)
+
+    def worker(self) -> int:
+        """Process id of the worker, which alone was spawned and not forked."""
+        for pid in _children(self.process.pid):
+            if "multiprocessing.spawn" in Path(f"/proc/{pid}/cmdline").read_text():
+                return pid
+        return 0
+
+    def said(self) -> str:
+        output, _ = self.process.communicate(timeout=PATIENCE)
+        return output.decode()
+
+    def end(self) -> tuple[int, str]:
+        """Stops it; its exit code, and what it said."""
+        self.process.send_signal(signal.SIGTERM)
+        said = self.said()
+        return self.process.returncode, said
+
+
+def _children(pid: int) -> list[int]:
+    threads = Path(f"/proc/{pid}/task").iterdir()
+    return [int(word) for one in threads for word in (one / "children").read_text().split()]
+
+
+@pytest.fixture
+def start(tiny_run: Path) -> Iterator[Callable[..., Running]]:
+    started: list[Running] = []
+
+    def begin(*words: str) -> Running:
+        started.append(Running(tiny_run, *words))
+        return started[-1]
+
+    yield begin
+    for one in started:
+        if one.process.poll() is None:
+            one.end()
+
+
+@pytest.fixture(scope="module")
+def large() -> bytes:
+    """A picture that takes a moment to decode."""
+    pixels = np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def test_it_answers_and_finishes_what_is_in_flight(start, tiny_run, png, large, tmp_path) -> None:
+    server = start("--batch", "2")
+    explainer = MaskExplainer.from_pretrained(tiny_run)
+    record = server.explain(png, target="rings", format="array").json()
+    expected = explainer.attribute(explainer.prepare(read_picture(png))[None], "rings")[0]
+    got = np.array(record["answers"][0]["map"]["array"])
+    assert np.abs(got - expected.numpy()).max() < 1e-5
+    metrics = httpx.get(f"{server.url}/metrics").text
+    assert 'apercu_requests_total{path="/v1/explain",status="200"} 1.0' in metrics
+    answered: list[int] = []
+    threads = [
+        threading.Thread(target=lambda: answered.append(server.explain(large).status_code))
+        for _ in range(6)
+    ]
+    for thread in threads:
+        thread.start()
+    server.until(lambda: "apercu_images 6.0" in httpx.get(f"{server.url}/metrics").text)
+    code, said = server.end()
+    for thread in threads:
+        thread.join()
+    assert answered == [200] * 6
+    assert code == 0
+    assert said == f"serving {tiny_run}: {server.url}/ (Ctrl-C ends it)\n"
+    assert not _alive(server)
+
+
+def _alive(server: Running) -> bool:
+    with suppress(httpx.TransportError):
+        httpx.get(f"{server.url}/healthz")
+        return True
+    return False
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_is_replaced(start, png, large) -> None:
+    server = start("--batch", "1")
+    answered: list[httpx.Response] = []
+    threads = [
+        threading.Thread(target=lambda: answered.append(server.explain(large))) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    server.until(lambda: "apercu_images 4.0" in httpx.get(f"{server.url}/metrics").text)
+    before = server.worker()
+    os.kill(before, signal.SIGKILL)
+    server.until(lambda: server.worker() not in (0, before))
+    for thread in threads:
+        thread.join()
+    lost = [one for one in answered if one.status_code != 200]
+    assert [one.status_code for one in lost] == [503] * len(lost)
+    assert len(lost) <= 1
+    for one in lost:
+        assert one.headers["retry-after"] == "1"
+        assert one.json()["detail"].startswith("the worker that had the image stopped")
+    assert server.explain(png).status_code == 200
+    assert server.end()[0] == 0
+
+
+@pytest.mark.slow
+def test_a_web_process_that_dies_ends_the_server(start) -> None:
+    server = start()
+    [web] = [pid for pid in _children(server.process.pid) if _listens(pid)]
+    os.kill(web, signal.SIGKILL)
+    said = server.said()
+    assert server.process.returncode == 1
+    assert "error: the web process ended by itself; start the server again" in said
+
+
+def _listens(pid: int) -> bool:
+    """Whether a process was forked after the manager, which is the first of the forked ones."""
+    commands = Path(f"/proc/{pid}/cmdline").read_text()
+    parent = os.getppid()
+    forked = "multiprocessing" not in commands and pid != parent
+    return forked and b"uvloop" in Path(f"/proc/{pid}/maps").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_server_that_is_killed_leaves_no_process(start) -> None:
+    server = start()
+    left = [Path(f"/proc/{pid}") for pid in _children(server.process.pid)]
+    assert len(left) == 4  # the manager of the queue, its tracker, the worker, the web process
+    server.process.kill()
+    server.process.wait()
+    end = time.monotonic() + PATIENCE
+    while any(map(_runs, left)) and time.monotonic() < end:
+        time.sleep(0.2)
+    assert not [one for one in left if _runs(one)]
+
+
+def _runs(process: Path) -> bool:
+    return process.exists() and "State:\tZ" not in (process / "status").read_text()
+
+
+def test_what_cannot_be_served_is_one_line(tiny_run, tmp_path, capsys) -> None:
+    from apercu.cli import main
+
+    def ended(*words: str) -> str:
+        with pytest.raises(SystemExit, match="2"):
+            main(["serve", *words])
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        return said
+
+    short = tmp_path / "token"
+    short.write_text("short")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        said = ended(str(tiny_run), "--port", port)
+        assert said.startswith(f"error: port {port}: cannot be bound to (Address already in use)")
+    assert "expected a run folder" in ended(str(tmp_path), "--port", port)
+    assert "expected one of 127.0.0.1, 0.0.0.0, ::" in ended(str(tiny_run), "--host", "here")
+    assert "expected a token of at least 16" in ended(str(tiny_run), "--token-file", str(short))
+    assert "cannot be read" in ended(str(tiny_run), "--token-file", str(tmp_path / "none"))
