@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from apercu.catalogue import sky_positions
+from apercu.catalogue import LabelledImages, sky_positions
 from apercu.catalogue.sky import celestial, pixels_of, place_of
-from apercu.errors import ImageError
+from apercu.errors import ConfigError, ImageError, ImagesError
 from apercu.images import open_images
+from apercu.images.chosen import ChosenImages
 from apercu.images.folder import FolderImages
+from apercu.pretraining.materials import Join
 
 SIDE = 21
 
@@ -92,6 +94,27 @@ def test_the_centre_by_coordinates_else_by_cards(tmp_path: Path) -> None:
     wanted = [centre, (3, -4.5), (7, 8), *[(np.nan, np.nan)] * 4]
     np.testing.assert_allclose(np.stack(found, axis=1), wanted, rtol=0, atol=1e-9)
     assert seen[-1] == (7, 7) and len(seen) == 7
+
+
+def test_places_stay_with_their_images_after_some_were_left_out(tmp_path: Path) -> None:
+    for number, name in enumerate("abcde"):
+        stamp(tmp_path / f"{name}.fits", None, {"RA": 10.0 * number, "DEC": 1.0})
+    whole = folder(tmp_path)
+    chosen = ChosenImages(whole, (4, 1, 3))
+    assert sky_positions(chosen).ra.tolist() == [40, 10, 30]
+    labelled = LabelledImages(chosen, (0, 2), ("star", "galaxy"))
+    assert sky_positions(labelled).ra.tolist() == [40, 30]
+    again = ChosenImages(labelled, (1,))
+    assert sky_positions(again).ra.tolist() == [30] and again.names == ("d.fits",)
+    (tmp_path / "c.csv").write_text("ra,dec,mag\n30,1,3.5\n40,1,4.5\n")
+    shown, without = Join(tmp_path / "c.csv", ("mag",), None, 1.0)(chosen)
+    assert shown.source.names == ("e.fits", "d.fits") and without == 1
+    np.savez(tmp_path / "s.npz", images=np.zeros((2, 1, 4, 4), np.float32))
+    stack = ChosenImages(open_images(tmp_path / "s.npz", channels=1), (1, 0))
+    with pytest.raises(ImagesError, match=r"s\.npz: only a folder of FITS tells positions on the"):
+        sky_positions(stack)
+    with pytest.raises(ConfigError, match="tells positions on the sky; say --id"):
+        Join(tmp_path / "c.csv", ("mag",), None, 1.0)(stack)
 
 
 def test_other_cards(tmp_path: Path) -> None:

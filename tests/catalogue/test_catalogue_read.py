@@ -92,6 +92,16 @@ def test_numbers_that_mean_nothing(tmp_path: Path) -> None:
     np.testing.assert_array_equal(whole.numbers("x"), [np.nan, np.nan, np.nan, 5])
 
 
+def test_infinite_numbers_are_missing(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("x,y\ninf,1\n-Infinity,1\n1e999,1\n7,1\n")
+    floats = pa.array([np.inf, -np.inf, None, 7.0], pa.float32())
+    pq.write_table(pa.table({"x": floats}), tmp_path / "a.parquet")
+    for name in ("a.csv", "a.parquet"):
+        for missing in ((99.0,), ()):
+            found = read_catalogue(tmp_path / name).numbers("x", missing=missing)
+            np.testing.assert_array_equal(found, [np.nan, np.nan, np.nan, 7])
+
+
 def test_columns_that_are_not_there_or_hold_words(tmp_path: Path) -> None:
     found = read_catalogue(csv(tmp_path))
     with pytest.raises(

@@ -97,3 +97,36 @@ def test_ids_that_would_be_one_file(apercu, survey: Path) -> None:
     words = ("cutouts", survey / "frame.fits", "--catalogue", survey / "two.csv", "--id", "id")
     said = apercu(*words, "--out", survey / "s")
     assert said.code == 2 and "--id: 2 ids give the file a_b.fits; choose another" in said.err
+
+
+def test_frames_that_cannot_be_used_are_named_and_counted(apercu, survey: Path) -> None:
+    whole = (survey / "frame.fits").read_bytes()
+    (survey / "bad.fits").write_bytes(whole[:-3000])
+    fits.PrimaryHDU(np.ones((9, 9))).writeto(survey / "nowhere.fits")
+    with fits.open(survey / "frame.fits") as frame:
+        for hdu in frame[1:]:
+            hdu.header["CRVAL1"] = 50.0
+        frame.writeto(survey / "far.fits")
+    named = ("frame.fits", "bad.fits", "nowhere.fits", "far.fits")
+    words = (*(survey / name for name in named), "--catalogue", survey / "objects.csv")
+    said = apercu("cutouts", *words, "--id", "name", "--size", "9", "--out", survey / "stamps")
+    assert said.code == 0, said.err
+    assert said.out.startswith(
+        "4 stamps, 1 skipped (1 without a position), 2 of 4 frames left out: "
+    )
+    assert (survey / "stamps" / "d.fits").is_file()
+    bad, nowhere = said.err.splitlines()
+    assert bad.startswith(f"warning: {survey / 'bad.fits'}: ")
+    assert nowhere.startswith(f"warning: {survey / 'nowhere.fits'}: has no celestial coordinates")
+
+
+def test_without_any_frame_that_can_be_used(apercu, survey: Path) -> None:
+    (survey / "bad.fits").write_bytes(b"SIMPLE  = damaged")
+    words = ("--catalogue", survey / "objects.csv", "--out", survey / "stamps")
+    said = apercu("cutouts", survey / "bad.fits", survey / "gone.fits", *words)
+    assert said.code == 2 and said.err.count("\n") == 1
+    first = f"none of 2 frames can be used, the first because {survey / 'bad.fits'}: "
+    assert first in said.err
+    alone = apercu("cutouts", survey / "bad.fits", *words)
+    assert alone.code == 2 and alone.err.startswith(f"error: {survey / 'bad.fits'}: ")
+    assert not list((survey / "stamps").glob("*.fits"))

@@ -224,18 +224,40 @@ def test_bands_without_names_stay_as_they_lie(tmp_path: Path) -> None:
     source = open_images(tmp_path, channels=2)
     assert source.bands is None and source[0].picture[1, 0, 0] == 93  # type: ignore[attr-defined]
     asked = open_images(tmp_path, channels=2, bands=("r", "g"))
-    assert torch.equal(asked[0].picture, source[0].picture)
+    with pytest.raises(ImageError, match=r"a\.fits: expected bands r, g, got unnamed, unnamed"):
+        asked[0]
     with pytest.raises(ImageError, match=r"a\.fits: expected 3 bands, .* got 2 \(unnamed, unnam"):
         open_images(tmp_path, channels=3)[0]
 
 
-def test_a_damaged_first_file_is_told_when_it_is_read(tmp_path: Path) -> None:
-    put(tmp_path / "a.fits", named(*BANDS)[:4000])
+UNNAMED = written(fits.PrimaryHDU(np.stack([RAMP] * 3)))
+
+
+@pytest.mark.parametrize(
+    ("first", "message"),
+    [
+        (named(*BANDS)[:-4000], "damaged"),
+        (UNNAMED, "expected bands SCIENCE, TEMPLATE, DIFFERENCE, got unnamed, unnamed, unnamed"),
+        (named("SCIENCE", "", "TEMPLATE"), "expected bands .*, got SCIENCE, unnamed, TEMPLATE"),
+        (named("TEMPLATE"), "lacks band SCIENCE, has TEMPLATE"),
+        (named("G", "R", "R"), "lacks band SCIENCE, has G, R, R"),
+    ],
+    ids=["damaged", "unnamed", "half named", "fewer", "twice"],
+)
+def test_the_first_clear_file_gives_the_order(tmp_path: Path, first: bytes, message: str) -> None:
+    put(tmp_path / "a.fits", first)
     put(tmp_path / "b.fits", named(*BANDS))
+    put(tmp_path / "c.fits", named(*reversed(BANDS)))
+    put(tmp_path / "d.fits", named("G", "R", "I"))
     source = open_images(tmp_path)
-    with pytest.raises(ImageError, match=r"a\.fits: "):
+    assert isinstance(source, FolderImages) and source.bands == BANDS
+    with pytest.raises(ImageError, match=rf"a\.fits: .*{message}") as caught:
         source[0]
-    assert source[1].picture.shape == (3, 5, 6)
+    assert "\n" not in str(caught.value)
+    offsets = [(source[index].picture[:, 0, 0] + 7).tolist() for index in (1, 2)]
+    assert offsets == [[0, 100, 200], [200, 100, 0]]
+    with pytest.raises(ImageError, match=r"d\.fits: lacks band SCIENCE, has G, R, I"):
+        source[3]
 
 
 def test_folders_of_several_kinds_keep_their_rules(tmp_path: Path) -> None:

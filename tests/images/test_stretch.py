@@ -62,6 +62,34 @@ def test_measured_on_a_sample() -> None:
     assert -20 < stretch.low[0] < -6
 
 
+@pytest.mark.parametrize("kind", ["arcsinh", "log", "zscale"])
+@pytest.mark.parametrize("rate", [0.02, 0.3])
+def test_counted_photons_where_most_pixels_have_none(kind: str, rate: float) -> None:
+    if kind == "zscale":
+        pytest.importorskip("astropy.visualization")
+    generator = torch.Generator().manual_seed(0)
+    pictures = [torch.poisson(torch.full((2, 32, 32), rate), generator) for _ in range(9)]
+    for picture in pictures:
+        picture[0, 16, 16] += 500
+        assert (picture == 0).float().mean() > 0.5
+    stretch = measured(pictures, kind)  # type: ignore[arg-type]
+    assert stretch.noise == pytest.approx((1.4826, 1.4826))  # most pixels that have some have one
+    shown = stretch(pictures[0])
+    assert shown[0, 16, 16] == shown[0].max() > 0.99 and shown.min() == 0
+    one = shown[0][pictures[0][0] == 1]
+    assert (one > shown[0].min()).all()
+
+
+def test_saturated_cores_and_blank_pictures_tell_no_noise() -> None:
+    generator = torch.Generator().manual_seed(0)
+    picture = 50 + 3 * torch.randn(1, 64, 64, generator=generator)
+    holed = picture.clone()
+    holed[:, :40] = math.nan
+    assert measured([holed], "arcsinh").noise == pytest.approx((3,), rel=0.1)
+    alone = measured([picture], "arcsinh")
+    assert measured([picture, *[torch.full((1, 64, 64), 9.0)] * 3], "arcsinh") == alone
+
+
 def test_zscale_has_the_limits_of_astropy() -> None:
     visualization = pytest.importorskip("astropy.visualization")
     picture = 5 * torch.randn(1, 64, 64, generator=torch.Generator().manual_seed(0)) + 90

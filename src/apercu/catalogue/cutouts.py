@@ -6,15 +6,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from apercu.catalogue.frames import as_fits, cut, places_in, read_frame
+from apercu.catalogue.frames import Band, as_fits, cut, places_in, read_frame
 from apercu.catalogue.match import rows_by_id
 from apercu.catalogue.sky import Wcs, place_of
 from apercu.catalogue.table import Catalogue
-from apercu.errors import ConfigError
+from apercu.errors import ConfigError, ImageError, ImagesError, InputError
 
 LARGEST_SHARE = 0.5
 """Of a stamp's pixels that may be missing."""
@@ -82,6 +83,7 @@ def cut_out(
     size: int,
     keep: Callable[[int, bytes], object],
     progress: Callable[[int, int], None] = lambda done, total: None,
+    skip: Callable[[InputError], object] | None = None,
 ) -> list[Fate]:
     """Cuts a stamp around each object from the first frame that shows enough of it.
 
@@ -91,13 +93,15 @@ def cut_out(
         size: side of a stamp in pixels.
         keep: given the index of an object and its stamp as a FITS file.
         progress: told how many objects of how many have been looked for in all frames.
+        skip: told why one of several frames cannot be used; None stops at the first.
 
     Returns:
         What became of each object.
 
     Raises:
         ImageError: a frame is damaged.
-        ImagesError: a frame has no celestial coordinates, and the objects are on the sky.
+        ImagesError: a frame has no celestial coordinates, and the objects are on the sky; or none
+            of several frames can be used.
         ConfigError: x and y of several frames.
     """
     if objects.in_pixels and len(frames) != 1:
@@ -107,25 +111,46 @@ def cut_out(
     known = [bool(np.isfinite(place).all()) for place in objects.places]
     fates = [Fate.OUTSIDE if one else Fate.NOWHERE for one in known]
     total = len(frames) * len(fates)
+    wrong: list[InputError] = []
     for number, path in enumerate(frames):
         waiting = [i for i, fate in enumerate(fates) if fate in (Fate.OUTSIDE, Fate.MISSING)]
-        for index, stamp in _stamps(path, objects, waiting, size):
+        try:
+            shown = _shown(path, objects, waiting)
+        except (ImageError, ImagesError) as error:
+            if skip is None or len(frames) == 1:
+                raise
+            skip(error)
+            wrong.append(error)
+            continue
+        for index, stamp in _stamps(shown, objects, size):
             fates[index] = Fate.MISSING if stamp is None else Fate.CUT
             if stamp is not None:
                 keep(index, stamp)
             progress(number * len(fates) + index, total)
     progress(total, total)
+    if wrong and len(wrong) == len(frames):
+        raise ImagesError(f"none of {len(frames)} frames can be used, the first because {wrong[0]}")
     return fates
 
 
-def _stamps(
-    path: Path, objects: Objects, waiting: list[int], size: int
-) -> Iterator[tuple[int, bytes | None]]:
+class _Shown(NamedTuple):
+    """A frame, which objects are looked for in it, and where they lie in each of its bands."""
+
+    frame: tuple[Band, ...]
+    waiting: list[int]
+    pixels: list[NDArray[np.float64]]
+
+
+def _shown(path: Path, objects: Objects, waiting: list[int]) -> _Shown:
+    frame, places = read_frame(path), objects.places[waiting]
+    known = [places] * len(frame) if objects.in_pixels else places_in(frame, places, path)
+    return _Shown(frame, waiting, known)
+
+
+def _stamps(shown: _Shown, objects: Objects, size: int) -> Iterator[tuple[int, bytes | None]]:
     """The objects inside a frame; None where too much of the stamp is missing."""
-    frame = read_frame(path)
+    frame, waiting, pixels = shown
     height, width = frame[0].pixels.shape[1:]
-    places = objects.places[waiting]
-    pixels = [places] * len(frame) if objects.in_pixels else places_in(frame, places, path)
     for number, index in enumerate(waiting):
         x, y = pixels[0][number]
         if not (-0.5 <= x < width - 0.5 and -0.5 <= y < height - 0.5):

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from apercu.catalogue.labelled import LabelledImages
 from apercu.catalogue.sky import celestial, place_of
-from apercu.errors import ImageError
+from apercu.errors import ImageError, ImagesError
+from apercu.images.chosen import ChosenImages
 from apercu.images.fits import SUFFIXES
 from apercu.images.folder import FolderImages
 from apercu.images.hdus import need_astropy, opened
 from apercu.images.names import ends_like
+from apercu.images.source import ImageSource
 
 if TYPE_CHECKING:
     from astropy.io.fits import Header
@@ -31,28 +34,42 @@ class Sky(NamedTuple):
 
 
 def sky_positions(
-    source: FolderImages,
+    source: ImageSource,
     cards: tuple[tuple[str, str], ...] = CARDS,
     progress: Callable[[int, int], None] | None = None,
 ) -> Sky:
     """The centre of each image on the sky, by its celestial coordinates, else by its cards.
 
     Args:
-        source: a folder; images that are no FITS, damaged, or tell no place are NaN.
+        source: a folder, or some of its images, chosen or labelled; those that are no FITS,
+            damaged, or tell no place are NaN.
         cards: names of two cards with degrees, tried in this order.
         progress: told how many images of how many are done.
 
     Raises:
         ImageError: astropy is not installed.
+        ImagesError: the images are not those of a folder.
     """
+    paths = _paths(source)
     need_astropy(source.name)
-    places = np.full((len(source), 2), np.nan)
-    for index, place in enumerate(source.places):
-        if ends_like(place.file, SUFFIXES):
-            places[index] = position(source.path / place.file, cards)
+    places = np.full((len(paths), 2), np.nan)
+    for index, path in enumerate(paths):
+        if ends_like(path.name, SUFFIXES):
+            places[index] = position(path, cards)
         if progress is not None:
-            progress(index + 1, len(source))
+            progress(index + 1, len(paths))
     return Sky(places[:, 0], places[:, 1])
+
+
+def _paths(source: ImageSource) -> list[Path]:
+    """The file of each image."""
+    if isinstance(source, FolderImages):
+        return [source.path / place.file for place in source.places]
+    if isinstance(source, ChosenImages | LabelledImages):
+        indices = source.indices if isinstance(source, ChosenImages) else source.picks
+        paths = _paths(source.source)
+        return [paths[index] for index in indices]
+    raise ImagesError(f"{source.name}: only a folder of FITS tells positions on the sky")
 
 
 def position(path: Path, cards: tuple[tuple[str, str], ...] = CARDS) -> tuple[float, float]:

@@ -43,7 +43,7 @@ class Catalogue:
         return self.columns[name]
 
     def numbers(self, name: str, missing: tuple[float, ...] = MISSING) -> NDArray[np.float64]:
-        """One column as numbers, NaN where it is empty, null, or one of `missing`.
+        """One column as numbers, NaN where it is empty, null, infinite, or one of `missing`.
 
         Raises:
             ConfigError: there is no such column, or it holds something else.
@@ -53,7 +53,7 @@ class Catalogue:
             numbers = np.array([self._number(name, row, v) for row, v in enumerate(values)])
         else:
             numbers = values.astype(np.float64)
-        numbers[np.isin(numbers, missing)] = np.nan
+        numbers[np.isinf(numbers) | np.isin(numbers, missing)] = np.nan
         return numbers
 
     def _number(self, name: str, row: int, value: object) -> float:

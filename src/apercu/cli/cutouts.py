@@ -13,8 +13,8 @@ import typer
 
 from apercu.cli.options import DebugOption, OutOption
 from apercu.cli.outcome import keeping
-from apercu.cli.terminal import progress, say
-from apercu.errors import ConfigError, ImagesError
+from apercu.cli.terminal import progress, say, warn
+from apercu.errors import ConfigError, ImagesError, InputError
 
 if TYPE_CHECKING:
     from apercu.catalogue.cutouts import Fate
@@ -55,7 +55,8 @@ def cutouts(
 
     A stamp holds the same bands as its frame, raw counts, NaN beyond the edge, and its coordinates.
     Objects outside of all frames, or with more than half of their pixels missing, are left out and
-    counted. The stamps and their labels.csv are a folder of images for every other verb.
+    counted; so are frames that cannot be used, while there are others. The stamps and their
+    labels.csv are a folder of images for every other verb.
 
     Example: apercu cutouts frame.fits --catalogue objects.csv --id candid --label kind --out stamps
     """
@@ -72,6 +73,7 @@ def cutouts(
         raise ConfigError(f"{out}: has a labels.csv already; give --label, or another folder")
     check_writable(out)
     kept = f"{out} holds the stamps that were cut; the same command makes all of them again"
+    wrong: list[InputError] = []
     with keeping(kept), progress() as report:
         fates = cut_out(
             frames,
@@ -79,7 +81,10 @@ def cutouts(
             size,
             lambda index, stamp: write(out / files[index], stamp),
             lambda done, total: report("objects", done, total),
+            wrong.append,
         )
+    for error in wrong:
+        warn(str(error))
     if Fate.CUT not in fates:
         raise ImagesError(f"{catalogue}: {_summary(fates)}; do frames and columns belong together?")
     done = [index for index, fate in enumerate(fates) if fate is Fate.CUT]
@@ -88,6 +93,8 @@ def cutouts(
         known = [(files[index], names[index]) for index in done if names[index] is not None]
         write(out / "labels.csv", _table(known))
         said = f", {len(known)} of them in labels.csv" if len(known) < len(done) else ", labelled"
+    if wrong:
+        said += f", {len(wrong)} of {len(frames)} frames left out"
     say(f"{_summary(fates)}{said}: {out}")
 
 

@@ -32,19 +32,21 @@ def are_clear(names: tuple[str, ...]) -> bool:
 def ordered(
     names: tuple[str, ...], wanted: tuple[str, ...] | None, channels: int | None, file: str
 ) -> list[int]:
-    """Indices of the bands in the order of the channels; bands without names stay as they lie.
+    """Indices of the bands in the order of the channels; as they lie where no names are wanted.
 
-    Raises ImageError for a file that lacks a wanted band or names it twice, and for another number
-    of bands than channels.
+    Raises ImageError for a file that lacks a wanted band, names it twice or leaves a band without
+    a name, and for another number of bands than channels.
 
     >>> ordered(("r", "g", "i"), ("g", "r"), 2, "a.fits")
     [1, 0]
     """
+    shown = ", ".join(name or "unnamed" for name in names)
     picks = list(range(len(names)))
-    if wanted is not None and all(names):
+    if wanted is not None:
+        if not all(names):
+            raise ImageError(f"{file}: expected bands {', '.join(wanted)}, got {shown}; name them")
         picks = [_place(names, band, file) for band in wanted]
     if channels not in (None, len(picks)):
-        shown = ", ".join(name or "unnamed" for name in names)
         raise ImageError(
             f"{file}: expected {channels} bands, one per channel, got {len(picks)} ({shown}); "
             "bands are not converted"

@@ -64,16 +64,18 @@ def read_names(path: Path) -> tuple[str, ...]:
         raise ImageError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def first_bands(folder: Path, files: Iterable[str]) -> tuple[str, ...] | None:
-    """Names of the first FITS file's bands; None where they are not clear, or told when read."""
-    first = next((file for file in files if ends_like(file, SUFFIXES)), None)
-    if first is None:
-        return None
-    try:
-        names = read_names(folder / first)
-    except ImageError:
-        return None
-    return names if are_clear(names) else None
+def first_bands(folder: Path, files: Iterable[str], channels: int) -> tuple[str, ...] | None:
+    """Names of the first FITS file that clearly names as many bands; None where no file does."""
+    for file in files:
+        if not ends_like(file, SUFFIXES):
+            continue
+        try:
+            names = read_names(folder / file)
+        except ImageError:  # told when it is read
+            continue
+        if len(names) == channels and are_clear(names):
+            return names
+    return None
 
 
 def band_names(hdus: list[Hdu]) -> tuple[str, ...]:

@@ -147,7 +147,7 @@ class FolderImages(ImageSource):
 def open_file(path: Path, channels: int, bands: tuple[str, ...] | None = None) -> FolderImages:
     """One picture as a source of one, or a file of several frames as a source of these."""
     places = tuple(_places(path.parent, (path.name,)))
-    bands = bands or first_bands(path.parent, (path.name,))
+    bands = bands or first_bands(path.parent, (path.name,), channels)
     return FolderImages(path.parent, places, None, {}, channels, bands)
 
 
@@ -157,8 +157,8 @@ def open_folder(path: Path, channels: int, bands: tuple[str, ...] | None = None)
     boxes.csv and masks/ are in pixels of the stored pictures, before any EXIF rotation. A box
     belongs to the label when boxes.csv repeats the label's column; otherwise every box counts.
     Every frame of a DICOM file is a picture. FITS files give their bands in the order of `bands`,
-    or of the first of them if its names are clear. Raises ImagesError for an empty folder, an
-    unclear layout, tables that do not fit, or DICOM series of several sizes in one heap.
+    or of the first that clearly names as many as `channels`. Raises ImagesError for an empty
+    folder, an unclear layout, tables that do not fit, or DICOM series of several sizes in one heap.
     """
     column, labels = None, None
     if (path / "labels.csv").is_file():
@@ -177,7 +177,8 @@ def open_folder(path: Path, channels: int, bands: tuple[str, ...] | None = None)
     if labels is not None:
         known = dict(zip(files, labels, strict=True))
         labels = tuple(known[place.file] for place in places)
-    return FolderImages(path, places, labels, boxes, channels, bands or first_bands(path, files))
+    bands = bands or first_bands(path, files, channels)
+    return FolderImages(path, places, labels, boxes, channels, bands)
 
 
 def _places(path: Path, files: Iterable[str]) -> Iterator[Place]:

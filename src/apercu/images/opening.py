@@ -22,9 +22,10 @@ def open_images(
 
     `planted` and `planted:classes=6,seed=3,…` (the fields of `Planted`) are generated; a folder of
     that name is `./planted`. Every picture comes with `channels` channels. `bands` names them in
-    FITS files, whose bands may lie in any order; without it the first file of a folder does, and
-    bands without names stay as they lie. Raises ImagesError for what is not there or holds no
-    images, ConfigError for a misspelt setting of the planted set or names that cannot be channels.
+    FITS files, whose bands may lie in any order; without it the first file that clearly names as
+    many does, and where none does bands stay as they lie. Raises ImagesError for what is not there
+    or holds no images, ConfigError for a misspelt setting of the planted set or names that cannot
+    be channels.
     """
     check_bands(bands, channels)
     kind, _, settings = str(spec).partition(":")

@@ -112,18 +112,18 @@ def measured(pictures: Iterable[Picture], kind: Kind) -> Stretch:
     lows, highs, noises = [], [], []
     for picture in pictures:
         counts = above_sky(picture).flatten(1).numpy()
-        noises.append(NORMAL * np.median(np.abs(counts), axis=1))
-        ends = [_zscale(band) if kind == "zscale" else (band.min(), band.max()) for band in counts]
+        noises.append([_noise(band) for band in counts])
+        ends = [_ends(band, kind) for band in counts]
         lows.append([low for low, _ in ends])
         highs.append([high for _, high in ends])
     if not noises:
         raise ImagesError("stretch: no images to measure it on")
-    quantiles = (0.5, 0.5) if kind == "zscale" else (FAINTEST, BRIGHTEST)
-    low, high = (np.quantile(e, q, axis=0) for e, q in zip((lows, highs), quantiles, strict=True))
-    noise = np.median(noises, axis=0)
-    flat = np.flatnonzero((low >= high) | (noise <= 0))
+    flat = np.flatnonzero(np.isnan(noises).all(axis=0))
     if len(flat):
         raise ImagesError(f"stretch: band {flat[0] + 1} is the same everywhere; leave it out")
+    below, above = (0.5, 0.5) if kind == "zscale" else (FAINTEST, BRIGHTEST)
+    low, high = np.nanquantile(lows, below, axis=0), np.nanquantile(highs, above, axis=0)
+    noise = np.nanmedian(noises, axis=0)
     curve: Curve = "linear" if kind == "zscale" else kind
     return Stretch(curve=curve, low=_listed(low), high=_listed(high), noise=_listed(noise))
 
@@ -137,6 +137,28 @@ def above_sky(picture: Picture) -> Float[Tensor, "channels height width"]:
 
 def _known(picture: Picture) -> Picture:
     return torch.where(picture.isfinite(), picture, torch.nan)
+
+
+def _noise(counts: NDArray[np.float32]) -> float:
+    """One standard deviation of the sky; NaN where all counts are the same.
+
+    Where most pixels lie at the sky itself, as where photons are counted, the others tell.
+    """
+    away = np.abs(counts)
+    if not away.any():
+        return np.nan
+    return NORMAL * float(np.median(away) or np.median(away[away > 0]))
+
+
+def _ends(counts: NDArray[np.float32], kind: Kind) -> tuple[float, float]:
+    """Where one band begins and ends; NaN where all counts are the same."""
+    least, most = float(counts.min()), float(counts.max())
+    if least == most:
+        return np.nan, np.nan
+    if kind == "zscale":
+        low, high = _zscale(counts)
+        return (low, high) if low < high else (least, most)
+    return least, most
 
 
 def _zscale(counts: NDArray[np.float32]) -> tuple[float, float]:

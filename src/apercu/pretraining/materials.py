@@ -69,11 +69,11 @@ class Join:
         catalogue = read_catalogue(self.catalogue)
         if self.id is not None:
             return by_id(source.names, catalogue, self.id)
-        if not isinstance(source, FolderImages):
-            raise ConfigError(
-                f"{source.name}: only a folder of FITS tells positions on the sky; say --id"
-            )
-        return by_position(*sky_positions(source), catalogue, self.radius)
+        try:
+            sky = sky_positions(source)
+        except ImagesError as error:
+            raise ConfigError(f"{error}; say --id") from None
+        return by_position(*sky, catalogue, self.radius)
 
 
 @dataclass(frozen=True)
