@@ -13,7 +13,7 @@ from apercu.serving.errors import TokenError, TooLargeError
 from apercu.serving.metrics import Metrics
 from apercu.serving.problems import refusal
 
-OPEN = ("/", "/healthz", "/page.css", "/favicon.svg")
+OPEN = ("/", "/healthz", "/page/page.css", "/favicon.svg")
 """Addresses that show nothing of the model, and need no token; the page's scripts are others."""
 POLICY = "; ".join(
     (

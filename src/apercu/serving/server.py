@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+import torch
 from litserve import LitServer
 
 from apercu.errors import ApercuError
@@ -42,7 +43,7 @@ def serve(settings: ServeSettings, say: Callable[[str], None]) -> None:
         ApercuError: the web process ended by itself.
     """
     check_port(settings.host, settings.port)
-    threads = max(1, (os.cpu_count() or 1) // settings.crew.workers)
+    threads = max(1, torch.get_num_threads() // settings.crew.workers)
     work = Work(settings.run, settings.classifier, settings.limits.pixels, threads)
     about = About.of(open_answering(work).reading.explainer, settings.run)
     server = build(settings, work, about)

@@ -1,0 +1,102 @@
+// Pictures and maps on canvases. Colours come from the server, which has one place for them.
+
+const DIM = 0.3;
+const heat = new Uint8ClampedArray(3 * 256);
+
+export function useHeat(stops) {
+  const colours = stops.map((text) => [1, 3, 5].map((at) => parseInt(text.slice(at, at + 2), 16)));
+  for (let value = 0; value < 256; value++) {
+    const place = (value / 255) * (colours.length - 1);
+    const low = Math.min(Math.floor(place), colours.length - 2);
+    for (let band = 0; band < 3; band++) {
+      heat[3 * value + band] = colours[low][band] + (place - low) * (colours[low + 1][band] - colours[low][band]);
+    }
+  }
+}
+
+export function sheet(width, height) {
+  const canvas = document.createElement("canvas");
+  canvas.width = width;
+  canvas.height = height;
+  return canvas;
+}
+
+// An image's pixels, its longer side at most so long.
+export function pixelsOf(image, width, height) {
+  const pen = sheet(width, height).getContext("2d", { willReadFrequently: true });
+  pen.drawImage(image, 0, 0, width, height);
+  return pen.getImageData(0, 0, width, height);
+}
+
+export function fitted(image, most) {
+  const scale = Math.min(1, most / Math.max(image.width, image.height));
+  return [Math.max(1, Math.round(image.width * scale)), Math.max(1, Math.round(image.height * scale))];
+}
+
+// A map (a grey picture of any size) as one number per pixel of the picture.
+export function values(map, width, height) {
+  const data = pixelsOf(map, width, height).data;
+  return Uint8Array.from({ length: width * height }, (_, at) => data[4 * at]);
+}
+
+// The same, stretched until its highest value is 255; a map of zeros stays one.
+export function stretched(map) {
+  const highest = Math.max(1, map.reduce((most, value) => Math.max(most, value), 0));
+  return map.map((value) => (255 * value) / highest);
+}
+
+// Paints a map on a picture: as an "overlay", what it has "kept", or "removed".
+// Below the threshold nothing counts; a threshold of 0 leaves the mask soft.
+export function paint(canvas, picture, map, { view, opacity, threshold }) {
+  const { width, height, data } = picture;
+  const made = new ImageData(width, height);
+  const out = made.data;
+  const cut = Math.round(255 * threshold);
+  for (let pixel = 0, at = 0; pixel < map.length; pixel++, at += 4) {
+    let value = map[pixel];
+    if (cut) value = value < cut ? 0 : view === "overlay" ? value : 255;
+    const grey = 0.299 * data[at] + 0.587 * data[at + 1] + 0.114 * data[at + 2];
+    if (view === "overlay") {
+      const alpha = opacity * Math.sqrt(value / 255);
+      for (let band = 0; band < 3; band++) out[at + band] = grey * (1 - alpha) + heat[3 * value + band] * alpha;
+    } else {
+      const keep = view === "kept" ? value / 255 : 1 - value / 255;
+      for (let band = 0; band < 3; band++) out[at + band] = data[at + band] * keep + DIM * grey * (1 - keep);
+    }
+    out[at + 3] = 255;
+  }
+  canvas.width = width;
+  canvas.height = height;
+  canvas.getContext("2d").putImageData(made, 0, 0);
+}
+
+export function show(canvas, image) {
+  canvas.width = image.width;
+  canvas.height = image.height;
+  canvas.getContext("2d").drawImage(image, 0, 0);
+}
+
+// Canvases beside each other, as one PNG.
+export function joined(canvases) {
+  const gap = 8;
+  const height = Math.max(...canvases.map((canvas) => canvas.height));
+  const width = canvases.reduce((sum, canvas) => sum + canvas.width + gap, -gap);
+  const made = sheet(width, height);
+  const pen = made.getContext("2d");
+  pen.fillStyle = "#fff";
+  pen.fillRect(0, 0, width, height);
+  let left = 0;
+  for (const canvas of canvases) {
+    pen.drawImage(canvas, left, 0);
+    left += canvas.width + gap;
+  }
+  return new Promise((done) => made.toBlob(done, "image/png"));
+}
+
+export function download(blob, name) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(blob);
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+}

@@ -1,0 +1,50 @@
+// What this page asks the server, and nobody else.
+
+let token = null;
+
+export class Refused extends Error {
+  constructor(message, status) {
+    super(message);
+    this.status = status;
+  }
+}
+
+export function useToken(word) {
+  token = word; // in this page's memory alone: gone when it is closed
+}
+
+async function ask(address, options = {}) {
+  const headers = token === null ? {} : { Authorization: `Bearer ${token}` };
+  let answer;
+  try {
+    answer = await fetch(address, { ...options, headers });
+  } catch {
+    throw new Refused("The server does not answer; is it still running?", 0);
+  }
+  if (answer.ok) return answer;
+  const told = await answer.json().catch(() => ({ detail: `${answer.status} ${answer.statusText}` }));
+  throw new Refused(told.detail, answer.status);
+}
+
+// About the explainer: name, classes, colours, number of examples.
+export async function served() {
+  return (await ask("/page.json")).json();
+}
+
+export async function example(number) {
+  return (await ask(`/examples/${number}.png`)).blob();
+}
+
+// Explains an image (a Blob): fields as /v1/explain takes them.
+export async function explain(image, fields) {
+  const form = new FormData();
+  form.append("image", image, "image");
+  for (const [name, value] of Object.entries(fields)) form.append(name, value);
+  return (await ask("/v1/explain", { method: "POST", body: form })).json();
+}
+
+// A picture that the server sent as base64.
+export async function decode(text) {
+  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  return createImageBitmap(new Blob([bytes]));
+}

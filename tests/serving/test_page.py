@@ -1,0 +1,301 @@
+"""The page, in a browser without a window."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import re
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+
+from apercu.explainers.run import open_run
+from apercu.serving.page import FOLDER
+from apercu.serving.worker import Work, Worker, open_answering
+
+pytestmark = pytest.mark.slow
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+CAMERA = ("--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream")
+PATIENCE = 60_000
+"""Milliseconds."""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium: Playwright's own, or the system's."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="page: no playwright")
+    with sync_api.sync_playwright() as playwright:
+        found = (shutil.which(name) for name in BROWSERS)
+        own = playwright.chromium.executable_path
+        path = own if os.path.exists(own) else next(filter(None, found), None)
+        if path is None:
+            pytest.skip("page: no Chromium; playwright install chromium")
+        words = ["--no-sandbox", *CAMERA]
+        opened = playwright.chromium.launch(executable_path=path, args=words)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def listen(serving: Callable[..., Any]) -> Iterator[Callable[..., str]]:
+    """Puts an app on a free port, and gives its address."""
+    servers = []
+
+    def begin(**limits: Any) -> str:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        config = uvicorn.Config(
+            serving(**limits).app, port=port, log_level="error", lifespan="off", ws="none"
+        )
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=asyncio.run, args=(server.serve(),))
+        thread.start()
+        servers.append((server, thread))
+        while not server.started:
+            time.sleep(0.05)
+        return f"http://127.0.0.1:{port}/"
+
+    yield begin
+    for server, thread in servers:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def address(listen: Callable[..., str]) -> str:
+    return listen()
+
+
+@pytest.fixture
+def visit(browser: Any) -> Iterator[Callable[..., Any]]:
+    """Opens a page that must not complain, nor ask another address."""
+    contexts, wrong = [], []
+
+    def begin(address: str, **options: Any) -> Any:
+        context = browser.new_context(**options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("console", lambda line: _noted(line, wrong))
+        page.on("request", lambda request: _same(request.url, address, wrong))
+        page.goto(address)
+        return page
+
+    yield begin
+    for context in contexts:
+        context.close()
+    assert not wrong
+
+
+def _noted(line: Any, wrong: list[str]) -> None:
+    if line.type == "error" and "status of 4" not in line.text:
+        wrong.append(line.text)
+
+
+def _same(url: str, address: str, wrong: list[str]) -> None:
+    if not url.startswith((address, "blob:", "data:")):
+        wrong.append(url)
+
+
+@pytest.fixture
+def picture(png: bytes, tmp_path: Path) -> str:
+    path = tmp_path / "picture.png"
+    path.write_bytes(png)
+    return str(path)
+
+
+def _pixels(page: Any, selector: str) -> bytes:
+    url = page.eval_on_selector(selector, "canvas => canvas.toDataURL()")
+    return base64.b64decode(url.partition(",")[2])
+
+
+def test_classes_maps_and_dials(visit, address, picture) -> None:
+    page = visit(address)
+    page.set_input_files("#file", picture)
+    page.wait_for_selector("#views canvas")
+    assert page.locator("#classes li").count() == 3
+    assert page.locator("#classes .share").first.inner_text().endswith("%")
+    first = page.inner_text("#views h2")
+    evidence, kept, removed = (f"#views figure:nth-child({n}) canvas" for n in (1, 2, 3))
+    seen = {_pixels(page, one) for one in (evidence, kept, removed)}
+    assert len(seen) == 3
+    page.locator("#classes .class").nth(1).click()
+    page.wait_for_function(f"document.querySelector('#views h2').textContent !== '{first}'")
+    before = _pixels(page, evidence)
+    page.fill("#opacity", "0.1")
+    assert _pixels(page, evidence) != before
+    soft = _pixels(page, kept)
+    page.fill("#level", "0.05")
+    assert _pixels(page, kept) != soft
+    assert page.inner_text("output[for=level]") == "0.05"
+
+
+def test_two_classes_are_compared(visit, address, picture) -> None:
+    page = visit(address)
+    page.set_input_files("#file", picture)
+    page.wait_for_selector("#views canvas")
+    page.locator(".versus").nth(2).click()
+    page.wait_for_function("document.querySelectorAll('#views h2').length === 2")
+    titles = page.locator("#views h2").all_inner_texts()
+    names = page.locator("#classes .title").all_inner_texts()
+    assert titles == [names[0], names[2]]
+    page.locator(".versus").nth(2).click()
+    page.wait_for_function("document.querySelectorAll('#views h2').length === 1")
+
+
+def test_another_class_by_name_and_by_mistake(visit, address, picture) -> None:
+    page = visit(address)
+    page.set_input_files("#file", picture)
+    page.wait_for_selector("#views canvas")
+    page.fill("#name", "rings")
+    page.press("#name", "Enter")
+    page.wait_for_function("document.querySelector('#views h2').textContent === 'rings'")
+    page.fill("#name", "dotz")
+    page.press("#name", "Enter")
+    page.wait_for_selector("#said.wrong")
+    assert page.inner_text("#said") == "target: no class is called 'dotz'; did you mean dots?"
+
+
+def test_drop_and_paste(visit, address, png) -> None:
+    page = visit(address)
+    page.wait_for_selector("#examples button")
+    send = """([text, kind]) => {
+      const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+      const data = new DataTransfer();
+      data.items.add(new File([bytes], "a.png", { type: "image/png" }));
+      const event = kind === "drop"
+        ? new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true })
+        : new ClipboardEvent("paste", { clipboardData: data, bubbles: true });
+      document.body.dispatchEvent(event);
+    }"""
+    for kind in ("drop", "paste"):
+        with page.expect_response(re.compile("/v1/explain")) as answered:
+            page.evaluate(send, [base64.b64encode(png).decode(), kind])
+        assert answered.value.status == 200
+    page.wait_for_selector("#views canvas")
+
+
+def test_the_keyboard_reaches_everything(visit, address) -> None:
+    page = visit(address)
+    page.wait_for_selector("#examples button")
+    page.focus("#live")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")  # the first example
+    page.wait_for_selector("#views canvas")
+    reached = set()
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        focus = "document.activeElement.dataset.key ?? document.activeElement.id"
+        reached.add(page.evaluate(focus))
+    keys = {f"class-{index}" for index in range(3)}
+    assert keys | {"name", "opacity", "level", "save", "raw", "pick"} <= reached
+    unnamed = page.evaluate("""() => [...document.querySelectorAll('button, input, canvas')]
+      .filter((one) => one.checkVisibility() && !one.textContent.trim() && !one.labels?.length
+        && !one.ariaLabel && !one.querySelector('img[alt]')).map((one) => one.outerHTML)""")
+    assert unnamed == []
+
+
+def test_what_the_browser_cannot_read_is_shown_by_the_server(
+    visit, address, pixels, tmp_path
+) -> None:
+    import numpy as np
+
+    np.save(tmp_path / "stamp.npy", pixels)
+    page = visit(address)
+    page.set_input_files("#file", str(tmp_path / "stamp.npy"))
+    page.wait_for_selector("#views canvas")
+    size = page.eval_on_selector("#views canvas", "canvas => [canvas.width, canvas.height]")
+    assert size == [48, 40]
+
+
+def test_downloads(visit, address, picture) -> None:
+    page = visit(address)
+    page.set_input_files("#file", picture)
+    page.wait_for_selector("#views canvas")
+    for button, ending in (("#save", ".png"), ("#raw", ".map.png")):
+        with page.expect_download() as download:
+            page.click(button)
+        assert download.value.suggested_filename.endswith(ending)
+        assert Path(download.value.path()).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_webcam(visit, address) -> None:
+    page = visit(address, permissions=["camera"])
+    page.wait_for_selector("#examples button")
+    page.click("#live")
+    page.wait_for_function("document.getElementById('rate').textContent.includes('frames per')")
+    first = _pixels(page, "#lens")
+    page.wait_for_function(
+        "text => document.getElementById('lens').toDataURL() !== text",
+        arg="data:image/png;base64," + base64.b64encode(first).decode(),
+    )
+    assert "%" in page.inner_text("#seen")
+    page.click("#stop")
+    assert page.locator("#webcam").is_hidden()
+    assert page.evaluate("document.getElementById('video').srcObject.active") is False
+
+
+def test_the_token_unlocks_it(visit, listen) -> None:
+    page = visit(listen(token=b"a-secret-of-letters"))
+    page.wait_for_selector("#unlock:not([hidden])")
+    page.fill("#token", "another-secret-of-letters")
+    page.press("#token", "Enter")
+    page.wait_for_selector("#said.wrong")
+    page.fill("#token", "a-secret-of-letters")
+    page.press("#token", "Enter")
+    page.wait_for_selector("#examples button")
+    assert page.locator("#unlock").is_hidden()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_a_phone_in_both_lights(visit, address, picture, scheme) -> None:
+    size = {"width": 360, "height": 740}
+    page = visit(address, viewport=size, color_scheme=scheme, has_touch=True)
+    page.set_input_files("#file", picture)
+    page.wait_for_selector("#views canvas")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    colours = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert colours == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(22, 22, 27)")
+
+
+def test_counterparts(visit, listen, tiny_pair, picture) -> None:
+    page = visit(listen(worker=tiny_pair))
+    page.set_input_files("#file", picture)
+    page.wait_for_selector("#views .strip canvas")
+    captions = page.locator("#views > .views > div > figure > figcaption").all_inner_texts()
+    assert [one.partition(":")[0] for one in captions[:2]] == ["similar", "adversarial"]
+    assert page.locator("#views .strip canvas").count() == 7
+    assert page.locator("#classes .class:disabled").count() == 1
+    assert page.locator("#cut").is_hidden()
+
+
+@pytest.fixture(scope="module")
+def tiny_pair(tiny_card: Path, tmp_path_factory: pytest.TempPathFactory) -> Worker:
+    """A worker of an untrained counterpart explainer."""
+    from tests.serving.conftest import counterpart_run
+
+    run = counterpart_run(tiny_card, tmp_path_factory.mktemp("pair"))
+    assert open_run(run).settings.explainer == "counterpart"
+    work = Work(run, str(tiny_card), 1_000_000, 1)
+    worker = Worker(work, 8)
+    worker.answering = open_answering(work)
+    return worker
+
+
+def test_no_file_names_another_address() -> None:
+    for path in FOLDER.iterdir():
+        text = path.read_text(encoding="utf-8")
+        found = set(re.findall(r"(?:https?:)?//[a-z][\w.]+", text))
+        assert found <= {"http://www.w3.org"}
+        assert " style=" not in text
+        assert "onclick" not in text
