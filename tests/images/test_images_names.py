@@ -17,6 +17,7 @@ from PIL import Image
 
 import apercu.images as images
 from apercu.images import ImageSource, open_images
+from apercu.images.chosen import ChosenImages
 from apercu.images.folder import FolderImages
 from apercu.images.parquet import ParquetImages
 from apercu.images.stack import StackImages
@@ -57,7 +58,19 @@ def test_every_source_is_here() -> None:
         for kind in ImageSource.__subclasses__()
         if kind.__module__.startswith("apercu.images") and not inspect.isabstract(kind)
     }
-    assert found == set(MADE)
+    assert found == {*MADE, ChosenImages}
+
+
+def test_chosen_images_are_those_of_their_indices(tmp_path: Path) -> None:
+    source = open_images(_stack(tmp_path))
+    some = ChosenImages(source, (2, 0))
+    again = ChosenImages(some, (1,))
+    assert (some.names, again.names) == (("4", "5"), ("5",))
+    assert [item.name for item in some] == ["4", "5"]
+    assert again[0].name == again[-1].name == "5"
+    assert (len(some), some.name, some.labelled) == (2, source.name, False)
+    with pytest.raises(IndexError):
+        some[2]
 
 
 @pytest.mark.parametrize("kind", MADE, ids=lambda kind: kind.__name__)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import os
 import re
 import shutil
 import socket
@@ -35,7 +34,7 @@ def browser() -> Iterator[Any]:
     with sync_api.sync_playwright() as playwright:
         found = (shutil.which(name) for name in BROWSERS)
         own = playwright.chromium.executable_path
-        path = own if os.path.exists(own) else next(filter(None, found), None)
+        path = own if Path(own).exists() else next(filter(None, found), None)
         if path is None:
             pytest.skip("page: no Chromium; playwright install chromium")
         words = ["--no-sandbox", *CAMERA]
