@@ -18,7 +18,6 @@ import uvicorn
 
 from apercu.serving.page import FOLDER
 
-pytestmark = pytest.mark.slow
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 CAMERA = ("--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream")
 PATIENCE = 60_000

@@ -183,7 +183,7 @@ def test_a_server_that_is_killed_leaves_no_process(start) -> None:
     left = [Path(f"/proc/{pid}") for pid in _children(server.process.pid)]
     assert len(left) == 4  # the manager of the queue, its tracker, the worker, the web process
     server.process.kill()
-    server.process.wait()
+    server.said()
     end = time.monotonic() + PATIENCE
     while any(map(_runs, left)) and time.monotonic() < end:
         time.sleep(0.2)
