@@ -11,9 +11,14 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import torch
 from fastapi import FastAPI
 from PIL import Image
 
+from apercu.classifiers import open_classifier
+from apercu.explainers.build import build_network
+from apercu.explainers.counterpart import CounterpartExplainer
+from apercu.explainers.passport import Passport
 from apercu.serving.about import About
 from apercu.serving.desk import Desk, Places
 from apercu.serving.guard import Guard
@@ -22,6 +27,7 @@ from apercu.serving.orders import Made, Order
 from apercu.serving.page import Page
 from apercu.serving.routes import Routes
 from apercu.serving.worker import Work, Worker, open_answering
+from apercu.training.settings import COUNTERPART
 
 
 class InlineDesk(Desk):
@@ -110,3 +116,22 @@ def png(pixels: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+@pytest.fixture(scope="session")
+def tiny_pair(tiny_card: Path, tmp_path_factory: pytest.TempPathFactory) -> Worker:
+    """A worker with a counterpart explainer of random weights, and its classifier."""
+    classifier = open_classifier(tiny_card)
+    settings = COUNTERPART.parse({"generators": {"width": 16, "resolution": 4}})
+    passport = Passport.of(classifier)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = build_network(settings, passport, classifier, pretrained=False)
+        for head in (network.decoder.similar, network.decoder.adversarial):
+            head.last.weight.data.normal_(0, 3)
+    run = tmp_path_factory.mktemp("runs") / "pair"
+    CounterpartExplainer(network, passport, settings, {}).save_pretrained(run)
+    work = Work(run, str(tiny_card), 1_000_000, 1)
+    made = Worker(work, 8)
+    made.answering = open_answering(work)
+    return made

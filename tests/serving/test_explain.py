@@ -33,7 +33,7 @@ def test_the_map_is_the_explainers_own(call, explainer, png) -> None:
     expected = explainer.attribute(explainer.prepare(picture)[None], "dots")[0]
     assert np.abs(np.array(answer["map"]["array"]) - expected.numpy()).max() < 2e-6
     assert np.abs(_map(answer) / 255 - expected.numpy()).max() <= 0.51 / 255
-    assert answer["class"], answer["index"] == ("dots", 1)
+    assert (answer["class"], answer["index"]) == ("dots", 1)
     box = Answer(picture, 1, "dots", expected, 0.4).box
     assert answer["box"] == (None if box is None else list(box))
     assert answered.json()["size"] == {"width": 48, "height": 40}
@@ -130,3 +130,28 @@ def test_kserve_predicts_and_explains(call, png, tiny_run) -> None:
     assert [one["answers"][0]["index"] for one in explained][1] == 2
     assert call("GET", model).json()["classes"] == ["stripes, bands", "dots", "rings"]
     assert call("GET", "/v1/models").json() == {"models": [tiny_run.name]}
+
+
+def test_counterparts_are_the_explainers_own(serving, tiny_pair, png) -> None:
+    call = serving(worker=tiny_pair)
+    explainer = tiny_pair.answering.reading.explainer
+    classifier = tiny_pair.answering.reading.classifier
+    images = explainer.prepare(read_picture(png))[None]
+    logits = classifier(images)
+    seen, *others = logits[0].argsort(descending=True).tolist()
+    record = call.explain(png, top="2", format="array").json()
+    assert [one["index"] for one in record["answers"]] == others
+    for answer in record["answers"]:
+        pair = explainer.counterparts(images, answer["index"], answers=logits)
+        assert np.abs(np.array(answer["map"]["array"]) - pair.maps[0].numpy()).max() < 1e-5
+        shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(answer["adversarial"])))) / 255
+        expected = pair.adversarial[0].permute(1, 2, 0).clamp(0, 1).numpy()
+        assert np.abs(shown - expected).max() <= 0.51 / 255
+        shares = classifier(pair.strip[:, 0]).softmax(1)[:, answer["index"]]
+        assert answer["probabilities"] == pytest.approx(shares.tolist(), abs=1e-5)
+        assert answer["seen"] == explainer.passport.classes[seen]
+    told = call.explain(png, target=str(seen))
+    assert told.status_code == 422
+    name = explainer.passport.classes[seen]
+    words = f"target: the image is seen as {name} already; choose another class"
+    assert told.json()["detail"] == words

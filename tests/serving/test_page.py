@@ -16,11 +16,8 @@ from typing import Any
 import pytest
 import uvicorn
 
-from apercu.explainers.run import open_run
 from apercu.serving.page import FOLDER
-from apercu.serving.worker import Work, Worker, open_answering
 
-pytestmark = pytest.mark.slow
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 CAMERA = ("--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream")
 PATIENCE = 60_000
@@ -118,6 +115,14 @@ def _pixels(page: Any, selector: str) -> bytes:
     return base64.b64decode(url.partition(",")[2])
 
 
+def _until(page: Any, true: Callable[[], bool]) -> None:
+    """Waits as Playwright's `wait_for_function` would, if the page allowed it to evaluate text."""
+    end = time.monotonic() + PATIENCE / 1000
+    while not true():
+        assert time.monotonic() < end, "nothing happened"
+        page.wait_for_timeout(50)
+
+
 def test_classes_maps_and_dials(visit, address, picture) -> None:
     page = visit(address)
     page.set_input_files("#file", picture)
@@ -129,7 +134,7 @@ def test_classes_maps_and_dials(visit, address, picture) -> None:
     seen = {_pixels(page, one) for one in (evidence, kept, removed)}
     assert len(seen) == 3
     page.locator("#classes .class").nth(1).click()
-    page.wait_for_function(f"document.querySelector('#views h2').textContent !== '{first}'")
+    _until(page, lambda: page.inner_text("#views h2") != first)
     before = _pixels(page, evidence)
     page.fill("#opacity", "0.1")
     assert _pixels(page, evidence) != before
@@ -144,12 +149,12 @@ def test_two_classes_are_compared(visit, address, picture) -> None:
     page.set_input_files("#file", picture)
     page.wait_for_selector("#views canvas")
     page.locator(".versus").nth(2).click()
-    page.wait_for_function("document.querySelectorAll('#views h2').length === 2")
+    _until(page, lambda: page.locator("#views h2").count() == 2)
     titles = page.locator("#views h2").all_inner_texts()
     names = page.locator("#classes .title").all_inner_texts()
     assert titles == [names[0], names[2]]
     page.locator(".versus").nth(2).click()
-    page.wait_for_function("document.querySelectorAll('#views h2').length === 1")
+    _until(page, lambda: page.locator("#views h2").count() == 1)
 
 
 def test_another_class_by_name_and_by_mistake(visit, address, picture) -> None:
@@ -158,7 +163,7 @@ def test_another_class_by_name_and_by_mistake(visit, address, picture) -> None:
     page.wait_for_selector("#views canvas")
     page.fill("#name", "rings")
     page.press("#name", "Enter")
-    page.wait_for_function("document.querySelector('#views h2').textContent === 'rings'")
+    _until(page, lambda: page.inner_text("#views h2") == "rings")
     page.fill("#name", "dotz")
     page.press("#name", "Enter")
     page.wait_for_selector("#said.wrong")
@@ -232,12 +237,9 @@ def test_the_webcam(visit, address) -> None:
     page = visit(address, permissions=["camera"])
     page.wait_for_selector("#examples button")
     page.click("#live")
-    page.wait_for_function("document.getElementById('rate').textContent.includes('frames per')")
+    _until(page, lambda: "frames per second" in page.inner_text("#rate"))
     first = _pixels(page, "#lens")
-    page.wait_for_function(
-        "text => document.getElementById('lens').toDataURL() !== text",
-        arg="data:image/png;base64," + base64.b64encode(first).decode(),
-    )
+    _until(page, lambda: _pixels(page, "#lens") != first)
     assert "%" in page.inner_text("#seen")
     page.click("#stop")
     assert page.locator("#webcam").is_hidden()
@@ -276,19 +278,6 @@ def test_counterparts(visit, listen, tiny_pair, picture) -> None:
     assert page.locator("#views .strip canvas").count() == 7
     assert page.locator("#classes .class:disabled").count() == 1
     assert page.locator("#cut").is_hidden()
-
-
-@pytest.fixture(scope="module")
-def tiny_pair(tiny_card: Path, tmp_path_factory: pytest.TempPathFactory) -> Worker:
-    """A worker of an untrained counterpart explainer."""
-    from tests.serving.conftest import counterpart_run
-
-    run = counterpart_run(tiny_card, tmp_path_factory.mktemp("pair"))
-    assert open_run(run).settings.explainer == "counterpart"
-    work = Work(run, str(tiny_card), 1_000_000, 1)
-    worker = Worker(work, 8)
-    worker.answering = open_answering(work)
-    return worker
 
 
 def test_no_file_names_another_address() -> None:

@@ -36,7 +36,10 @@ class Running:
         self.url = f"http://127.0.0.1:{port}"
         command = [sys.executable, "-m", "apercu", "serve", str(run), "--port", str(port), *words]
         self.process = subprocess.Popen(
-            [*command, "--device", "cpu"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            [*command, "--device", "cpu"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
         self.until(lambda: httpx.get(f"{self.url}/healthz").status_code == 200)
 
@@ -66,9 +69,12 @@ class Running:
         output, _ = self.process.communicate(timeout=PATIENCE)
         return output.decode()
 
-    def end(self) -> tuple[int, str]:
+    def end(self, how: str = "TERM") -> tuple[int, str]:
         """Stops it; its exit code, and what it said."""
-        self.process.send_signal(signal.SIGTERM)
+        if how == "TERM":
+            self.process.terminate()
+        else:  # all processes at once, as a terminal or systemd does
+            os.killpg(self.process.pid, signal.SIGINT if how == "Ctrl-C" else signal.SIGTERM)
         said = self.said()
         return self.process.returncode, said
 
@@ -101,7 +107,10 @@ def large() -> bytes:
     return buffer.getvalue()
 
 
-def test_it_answers_and_finishes_what_is_in_flight(start, tiny_run, png, large, tmp_path) -> None:
+@pytest.mark.parametrize(
+    "how", ["TERM", *(pytest.param(one, marks=pytest.mark.slow) for one in ("Ctrl-C", "all"))]
+)
+def test_it_answers_and_finishes_what_is_in_flight(start, tiny_run, png, large, how) -> None:
     server = start("--batch", "2")
     explainer = MaskExplainer.from_pretrained(tiny_run)
     record = server.explain(png, target="rings", format="array").json()
@@ -118,7 +127,7 @@ def test_it_answers_and_finishes_what_is_in_flight(start, tiny_run, png, large, 
     for thread in threads:
         thread.start()
     server.until(lambda: "apercu_images 6.0" in httpx.get(f"{server.url}/metrics").text)
-    code, said = server.end()
+    code, said = server.end(how)
     for thread in threads:
         thread.join()
     assert answered == [200] * 6
@@ -183,7 +192,7 @@ def test_a_server_that_is_killed_leaves_no_process(start) -> None:
     left = [Path(f"/proc/{pid}") for pid in _children(server.process.pid)]
     assert len(left) == 4  # the manager of the queue, its tracker, the worker, the web process
     server.process.kill()
-    server.process.wait()
+    server.said()
     end = time.monotonic() + PATIENCE
     while any(map(_runs, left)) and time.monotonic() < end:
         time.sleep(0.2)

@@ -8,7 +8,7 @@ import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, final
 
 from litserve.utils import LitAPIStatus, ResponseBufferItem
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from apercu.serving.worker import Worker
 
-LOOK = 0.25
-"""Seconds between two looks at whether a worker still lives."""
+LOOK, LOOKS = 0.25, 4
+"""Seconds between two looks for an order with the workers and in the queue; how many may fail."""
 
 
 class Places:
@@ -102,38 +102,42 @@ class LitDesk(Desk):
         return sum(item.worker_id is None for item in items)
 
     def ready(self) -> bool:
-        return any(_lives(pid) for pid in self.worker.pids)
+        return bool(self._lives())
 
     async def _ask(self, order: Order) -> Made:
         name, item = str(uuid.uuid4()), ResponseBufferItem(asyncio.Event())
         self.server.response_buffer[name] = item
         try:
-            sender = self.server.app.response_queue_id
+            sender, before = self.server.app.response_queue_id, self._lives()
             queue = self.server.litapi_request_queues[self.worker.api_path]
             await asyncio.to_thread(queue.put, (sender, name, time.monotonic(), order))
-            await self._done(item)
+            missed = pid = 0
+            while missed < LOOKS and not await _set(item.event):
+                if item.worker_id is None:
+                    lost = self._lives() != before and await asyncio.to_thread(queue.empty)
+                else:
+                    pid = pid or self.worker.pids[item.worker_id]
+                    lost = pid not in self._lives()
+                missed = missed + 1 if lost else 0
         finally:
             self.server.response_buffer.pop(name, None)
+        if not item.event.is_set():
+            raise LostError("the worker that had the image stopped; send the image again")
         made, status = item.response
         if status != LitAPIStatus.OK:
             raise ApercuError("the worker failed on this image; this should not happen: report it")
         return made
 
-    async def _done(self, item: ResponseBufferItem) -> None:
-        """Waits for an answer, or for the end of the process that should give it."""
-        pid = None
-        while not item.event.is_set():
-            try:
-                await asyncio.wait_for(item.event.wait(), LOOK)
-            except TimeoutError:
-                if item.worker_id is None:
-                    continue
-                now = self.worker.pids[item.worker_id]
-                pid = now if pid is None else pid
-                if now != pid or not _lives(pid):
-                    raise LostError(
-                        "the worker that had the image stopped; send the image again"
-                    ) from None
+    def _lives(self) -> list[int]:
+        """Process ids of the workers that do."""
+        return [pid for pid in self.worker.pids if _lives(pid)]
+
+
+async def _set(event: asyncio.Event) -> bool:
+    """Whether an event is set within a look's time."""
+    with suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), LOOK)
+    return event.is_set()
 
 
 def _lives(pid: int) -> bool:

@@ -23,7 +23,13 @@ NAP = 0.1
 
 @final
 class Gathering(BatchedLoop):
-    """Batches of what waits, at most as many as the worker takes; nothing is waited for."""
+    """Batches of what waits, at most as many as the worker takes; nothing is waited for.
+
+    Attributes:
+        leaving: ends the worker as soon as nothing waits.
+    """
+
+    leaving = False
 
     def get_batch_requests(
         self, lit_api: LitAPI, request_queue: Queue[Any], transport: MessageTransport
@@ -50,6 +56,7 @@ class Gathering(BatchedLoop):
         except (EOFError, ConnectionError) as error:
             raise _StopLoopError from error  # the server has ended
         parent = multiprocessing.parent_process()
-        if parent is not None and parent.pid != os.getppid():
+        orphaned = parent is not None and parent.pid != os.getppid()
+        if orphaned or (self.leaving and not fresh and not stale):
             raise _StopLoopError
         return fresh, stale

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -39,13 +38,14 @@ def check_port(host: str, port: int) -> None:
 def ended_by_signals(server: LitServer, ending: threading.Event) -> Iterator[None]:
     """Within it SIGTERM and Ctrl-C set `ending`, and let the server end in order.
 
-    Processes that are forked meanwhile end when this one is killed.
+    Processes that are forked meanwhile leave both signals to this one, which tells them when to
+    end, and end when it is killed.
     """
     own = os.getpid()
 
     def end(number: int, frame: FrameType | None) -> None:
         if os.getpid() != own:
-            sys.exit(0)  # the web process, after it has finished
+            return
         ending.set()
         if server._shutdown_event is None:
             raise KeyboardInterrupt
@@ -65,7 +65,7 @@ def ended_by_signals(server: LitServer, ending: threading.Event) -> Iterator[Non
 
 
 def _end_after(parent: int) -> None:
-    """Ends this process when its parent has ended, which could not tell it."""
+    """Ends this process when its parent was killed, which could not tell it."""
     while os.getppid() == parent:
         time.sleep(LOOK)
-    os.kill(os.getpid(), signal.SIGTERM)
+    os._exit(1)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.sharedctypes import RawArray
 from pathlib import Path
+from types import FrameType
 from typing import final
 
 from litserve import LitAPI
@@ -53,7 +54,8 @@ class Worker(LitAPI):
     """
 
     def __init__(self, work: Work, batch: int) -> None:
-        super().__init__(max_batch_size=batch, api_path=ADDRESS, loop=Gathering())
+        self.gathering = Gathering()
+        super().__init__(max_batch_size=batch, api_path=ADDRESS, loop=self.gathering)
         self.work = work
         self.pids: ctypes.Array[ctypes.c_int] = RawArray("i", 1)
         """Of the workers by their number, for the web process to see which of them live."""
@@ -66,12 +68,16 @@ class Worker(LitAPI):
         """Opens everything, in the worker's own process."""
         import torch
 
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: what is in flight is finished
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is in flight is finished
+        signal.signal(signal.SIGTERM, self._leave)
         _keep_quiet()
         torch.set_num_threads(self.work.threads)
         self.answering = open_answering(self.work, device)
         self.answering.warm_up()
         self.pids[int(os.environ["LITSERVE_WORKER_ID"])] = os.getpid()
+
+    def _leave(self, number: int, frame: FrameType | None) -> None:
+        self.gathering.leaving = True
 
     def decode_request(self, request: Order) -> Seen | Made:
         """An image ready to be explained, or the problem with it; one must not spoil a batch."""

@@ -75,6 +75,7 @@ function open(blob) {
     at("reader").textContent = record.read_by === "classifier" ? "as the classifier sees it" : "as the explainer reads the classifier";
     await choose(record.answers[0].index, 0);
     say("");
+    if (window.innerWidth < 832) at("result").scrollIntoView();
   });
 }
 

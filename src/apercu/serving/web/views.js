@@ -21,9 +21,7 @@ function figure(caption) {
 
 export const short = (name) => name.split(",")[0];
 
-const percent = (share) => `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)} %`;
-
-export { percent };
+export const percent = (share) => (share < 0.0005 ? "< 0.1 %" : `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)} %`);
 
 // One class on one picture; redraw() follows the dials.
 export async function viewOf(answer, picture) {

@@ -1,0 +1,49 @@
+"""docs/serving.md names what there is."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from apercu.cli import main
+
+MANUAL = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```sh\n(.*?)^```", MANUAL, re.MULTILINE | re.DOTALL)
+COMMANDS = [shlex.split(line) for block in BLOCKS for line in block.splitlines()]
+
+
+def test_the_options_exist(capsys) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["serve", "--help"])
+    shown = capsys.readouterr().out
+    named = set(re.findall(r"--[a-z][a-z-]+", MANUAL))
+    assert len(named) >= 9
+    for option in named:
+        assert option in shown
+
+
+@pytest.mark.parametrize("command", [one for one in COMMANDS if one[0] == "curl"], ids=" ".join)
+def test_the_requests_are_answered(call, png, command) -> None:
+    pairs = [word.partition("=") for word in command if "=" in word]
+    names = {"tabby": "dots", "lynx": "rings"}
+    fields: dict[str, list[str]] = {}
+    for key, _, value in pairs:
+        if key != "image":
+            fields.setdefault(key, []).append(names.get(value, value))
+    answered = call.explain(png, **fields)
+    assert answered.status_code == 200
+    assert len(answered.json()["answers"]) == max(1, len(fields.get("target", ())))
+
+
+def test_the_fields_and_counters_exist(call) -> None:
+    document = call("GET", "/openapi.json").json()
+    content = document["paths"]["/v1/explain"]["post"]["requestBody"]["content"]
+    fields = content["multipart/form-data"]["schema"]["properties"]
+    told = re.findall(r"^\| `(\w+)` \|", MANUAL, re.MULTILINE)
+    assert set(told) == set(fields)
+    counted = call("GET", "/metrics").text
+    for name in re.findall(r"`(apercu_\w+)`", MANUAL):
+        assert name.removesuffix("_total") in counted
