@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 import torch
 
-from apercu.classifiers import ClassifierCard, InputSpec, SmallResNet, classifier_of
+from apercu.classifiers import Classifier, ClassifierCard, InputSpec, SmallResNet, classifier_of
 from apercu.classifiers.answers import as_logits, to_logits
 from apercu.classifiers.card import Output
 from apercu.errors import ConfigError, RunError
@@ -19,6 +20,7 @@ from apercu.export.graphs import TOP
 from apercu.export.materials import Materials
 from apercu.export.onnx_graph import answered, session
 from apercu.export.reading import reading
+from apercu.images.stretch import Stretch
 from apercu.networks.graph import AnsweringEncoder, GraphEncoder
 from apercu.training.settings import COUNTERPART, MASK
 
@@ -172,3 +174,13 @@ def test_logits_that_are_traced_are_those_that_are_checked(output: Output) -> No
     generator = torch.Generator().manual_seed(0)
     answer = torch.rand(4, 1 if output == "probability" else 3, generator=generator)
     torch.testing.assert_close(as_logits(answer, output), to_logits(answer, output, 4))
+
+
+def test_stretched_counts_are_refused(explainer_of, classifier, tmp_path) -> None:
+    """The runtime would hand counts to a network that wants pixels."""
+    stretch = Stretch(low=(-1.0,) * 3, high=(99.0,) * 3, noise=(1.0,) * 3)
+    spec = classifier.network.input.model_copy(update={"stretch": stretch})
+    explainer = explainer_of("mask", "light")
+    explainer.passport = Passport.of(Classifier(replace(classifier.network, input=spec)))
+    with pytest.raises(ConfigError, match="stretches raw counts"):
+        export(explainer, tmp_path, ExportSettings())

@@ -78,6 +78,11 @@ class Export:
     ) -> None:
         self.explainer, self.passport = explainer, explainer.passport
         self.settings, self.materials, self.say = settings, materials, say
+        if self.passport.input.stretch is not None:
+            raise ConfigError(
+                "export: its classifier stretches raw counts, which the runtime cannot do; "
+                "explain them with PyTorch"
+            )
         if settings.precision != "fp32" and materials.images is None:
             raise ConfigError(
                 f"precision: what {settings.precision} loses is measured; give --images"
