@@ -37,10 +37,10 @@ def test_precision_is_measured_on_the_images(apercu, tiny_run, tiny_card, tmp_pa
         *("--images", PLANTED, "--limit", "6", "--calibrate", PLANTED, "--classifier", tiny_card),
     )
     assert (said.code, said.err) == (0, "")
-    assert "int8-static against fp32 on 6 images: maps differ by " in said.out
+    assert "explainer.onnx: int8-static against fp32 on 6 images: maps differ by " in said.out
     assert "saliency_metric: " in said.out and "localisation_error: " in said.out
     content = json.loads((tmp_path / "explainer.json").read_text())
-    assert content["loss"]["n"] == 6 and "combined" not in content["files"]
+    assert content["files"]["explainer"]["loss"]["n"] == 6 and "combined" not in content["files"]
 
 
 def test_mistakes_are_one_line(apercu, tiny_run, tmp_path) -> None:

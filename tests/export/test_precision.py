@@ -46,29 +46,54 @@ def _top_maps(folder: Path, images: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("precision", ["fp16", "int8", "int8-static"])
 def test_the_loss_is_that_of_the_written_graphs(light, lower, source, precision: str) -> None:
-    found = read_manifest(lower[precision])
+    manifest = read_manifest(lower[precision])
+    loss = manifest.files["explainer"].loss
     images = torch.stack([light[0].prepare(item.picture) for item in source])
     exact, made = (
         torch.cat([_top_maps(folder, some) for some in images.split(BATCH)])
         for folder in (light[1], lower[precision])
     )
-    assert found.precision == precision and found.loss is not None
-    assert found.loss.n == len(images)
-    assert found.loss.mean_difference == pytest.approx((exact - made).abs().mean().item(), abs=1e-5)
-    assert found.loss.iou == pytest.approx(region_iou(exact, made).mean().item(), abs=1e-4)
-    assert found.loss.mean_difference > 0
-    assert set(found.loss.scores) == {"saliency_metric", "localisation_error"}
-    for score in found.loss.scores.values():
+    assert manifest.precision == precision and loss is not None
+    assert loss.n == len(images)
+    assert loss.mean_difference == pytest.approx((exact - made).abs().mean().item(), abs=1e-5)
+    assert loss.iou == pytest.approx(region_iou(exact, made).mean().item(), abs=1e-4)
+    assert loss.mean_difference > 0
+    assert set(loss.scores) == {"saliency_metric", "localisation_error"}
+    for score in loss.scores.values():
         assert score.n == 6 and np.isfinite([score.exact, score.exported]).all()
 
 
 def test_precisions_lose_what_their_bits_are(light, lower) -> None:
-    loss = {name: read_manifest(folder).loss.mean_difference for name, folder in lower.items()}
+    loss = {
+        name: read_manifest(folder).files["explainer"].loss.mean_difference
+        for name, folder in lower.items()
+    }
     assert loss["fp16"] < 2e-3 < 0.2
     assert loss["fp16"] < loss["int8"] < 0.2
     assert loss["fp16"] < loss["int8-static"] < 0.2
     exact = (light[1] / "explainer.onnx").stat().st_size
     assert (lower["fp16"] / "explainer.onnx").stat().st_size < 0.7 * exact
+
+
+def test_every_graph_is_measured(light, lower, source) -> None:
+    for folder in lower.values():
+        files = read_manifest(folder).files
+        assert files["explainer"].loss.agreement is None
+        assert files["classes"].loss.n == files["combined"].loss.n == len(source)
+        assert 0 < files["classes"].loss.mean_difference < 0.2
+        assert not files["combined"].loss.scores
+    images = torch.stack([light[0].prepare(item.picture) for item in source])
+    exact, made = (
+        torch.cat([_tops(folder, some) for some in images.split(BATCH)])
+        for folder in (light[1], lower["int8-static"])
+    )
+    agreement = read_manifest(lower["int8-static"]).files["combined"].loss.agreement
+    assert agreement == pytest.approx((exact == made).float().mean().item())
+
+
+def _tops(folder: Path, images: torch.Tensor) -> torch.Tensor:
+    asked = torch.full((len(images),), -1)
+    return answered(session(folder / "combined.onnx"), images, asked)["probabilities"].argmax(1)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8", "int8-static"])
@@ -184,6 +209,6 @@ def test_without_the_classifier_the_yardstick_is_not_measured(
         Materials(images=source),
         said.append,
     )
-    loss = read_manifest(tmp_path).loss
+    loss = read_manifest(tmp_path).files["explainer"].loss
     assert loss is not None and (loss.n, loss.scores) == (4, {})
     assert "yardstick not measured: it asks the classifier; give --classifier" in said

@@ -10,12 +10,14 @@ from torch import Tensor
 
 from apercu.classifiers import Classifier
 from apercu.compare import CompareSettings, compare
+from apercu.errors import ApercuError
 from apercu.explainers.passport import Passport
 from apercu.export.graphs import TOP
 from apercu.export.manifest import Loss, Score
 from apercu.export.materials import Shown
 from apercu.export.onnx_graph import answered, session
 from apercu.methods import Trained
+from apercu.methods.base import Kind
 from apercu.metrics import iou
 from apercu.types import Images, Maps, Scores, Targets
 
@@ -24,25 +26,32 @@ EXACT, EXPORTED = "exact", "exported"
 
 
 def measured_loss(exact: Path, exported: Path, shown: Shown, passport: Passport) -> Loss:
-    """How far the maps of one graph are from another's, for the class seen most.
+    """How far the answers of one graph are from another's, for the class seen most.
 
     Raises:
         ImageError: none of the images can be read.
     """
     sessions = session(exact), session(exported)
+    singly = sessions[0].get_inputs()[0].shape[0] == 1
     differences: list[Tensor] = []
     overlaps: list[Scores] = []
-    for images in shown.batches(passport):
-        targets = torch.full((len(images),), TOP)
-        one, other = (answered(running, images, targets)["maps"] for running in sessions)
-        differences.append((one - other).abs().mean((1, 2)))
-        overlaps.append(region_iou(one, other))
+    agreements: list[Tensor] = []
+    for batch in shown.batches(passport):
+        for some in torch.split(batch, 1 if singly else len(batch)):
+            targets = torch.full((len(some),), TOP)
+            one, other = (answered(running, some, targets) for running in sessions)
+            differences.append((one["maps"] - other["maps"]).abs().mean((1, 2)))
+            overlaps.append(region_iou(one["maps"], other["maps"]))
+            if "probabilities" in one:
+                tops = [found["probabilities"].argmax(1) for found in (one, other)]
+                agreements.append((tops[0] == tops[1]).float())
     shares = torch.cat(differences)
     return Loss(
         images=shown.source.name,
         n=len(shares),
         mean_difference=float(shares.mean()),
         iou=float(torch.cat(overlaps).mean()),
+        agreement=float(torch.cat(agreements).mean()) if agreements else None,
     )
 
 
@@ -54,23 +63,32 @@ def region_iou(one: Maps, other: Maps) -> Scores:
 
 
 def yardstick(
-    classifier: Classifier, shown: Shown, exact: Path, exported: Path
+    classifier: Classifier, shown: Shown, graphs: tuple[Path, Path], kind: Kind
 ) -> dict[str, Score]:
     """The metrics that a comparison ranks by, of both graphs on the same images.
 
     Localisation error where boxes are known, the saliency metric always; thresholds come from one
     half of the images, figures from the other.
 
+    Args:
+        classifier: the explained one.
+        shown: the images.
+        graphs: the exact one, and the exported one.
+        kind: how the values of a map are read.
+
     Raises:
         ImagesError: there are fewer than two images.
+        ApercuError: one of the graphs cannot be measured.
     """
     metrics = ("saliency_metric", "localisation_error") if shown.boxed else ("saliency_metric",)
     settings = CompareSettings(metrics, shown.limit, shown.seed, repeats=1, cost_batches=(1,))
     explainers = {
-        name: Trained(_maps_of(session(path)), name, 0.0)
-        for name, path in ((EXACT, exact), (EXPORTED, exported))
+        name: Trained(_maps_of(session(path)), name, 0.0, kind)
+        for name, path in zip((EXACT, EXPORTED), graphs, strict=True)
     }
     found = compare(classifier, shown.source, explainers, settings)
+    for reason in found.failed.values():
+        raise ApercuError(reason)
     rows = {(row.explainer, row.metric): row for row in found.rows}
     return {
         metric: Score(

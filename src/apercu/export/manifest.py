@@ -19,44 +19,6 @@ class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class GraphFile(_Strict):
-    """One exported file.
-
-    Attributes:
-        file: its name, relative to the manifest.
-        sha256: of its bytes.
-        precision: of its numbers.
-        outputs: names and shapes of what it answers, without the batch.
-        difference: the largest one from PyTorch, of the float32 graph that it was made from.
-        images: how many that was checked on.
-        jumps: numbers left out of that check, see `apercu.export.check`.
-    """
-
-    file: str
-    sha256: str
-    precision: Precision
-    outputs: dict[str, tuple[int, ...]]
-    difference: float
-    images: int
-    jumps: int = 0
-
-
-class InputFit(_Strict):
-    """How a picture becomes an input.
-
-    Attributes:
-        channels: of the images.
-        size: height and width.
-        fit: whole and squashed, bilinear with antialiasing.
-        range: `unit`, values in [0, 1]; or `counts`, any finite ones.
-    """
-
-    channels: int
-    size: tuple[int, int]
-    fit: Literal["squash"] = "squash"
-    range: Literal["unit", "counts"] = "unit"
-
-
 class Score(_Strict):
     """One metric of the yardstick, of the exact and of the exported explainer.
 
@@ -76,17 +38,59 @@ class Loss(_Strict):
 
     Attributes:
         images: what it was measured on.
-        n: how many images were shown for the first two.
+        n: how many images the first three are of.
         mean_difference: mean absolute difference of the maps of the class seen most.
         iou: of the regions at level 0.5; 1 where both are empty.
-        scores: of the yardstick, by metric.
+        agreement: share of images whose class seen most stays, of a graph that predicts.
+        scores: of the yardstick, by metric; of the explainer alone.
     """
 
     images: str
     n: int
     mean_difference: float
     iou: float
+    agreement: float | None = None
     scores: dict[str, Score] = {}
+
+
+class GraphFile(_Strict):
+    """One exported file.
+
+    Attributes:
+        file: its name, relative to the manifest.
+        sha256: of its bytes.
+        precision: of its numbers.
+        outputs: names and shapes of what it answers, without the batch.
+        difference: the largest one from PyTorch, of the float32 graph that it was made from.
+        images: how many that was checked on.
+        jumps: numbers left out of that check, see `apercu.export.check`.
+        loss: of a lower precision.
+    """
+
+    file: str
+    sha256: str
+    precision: Precision
+    outputs: dict[str, tuple[int, ...]]
+    difference: float
+    images: int
+    jumps: int = 0
+    loss: Loss | None = None
+
+
+class InputFit(_Strict):
+    """How a picture becomes an input.
+
+    Attributes:
+        channels: of the images.
+        size: height and width.
+        fit: whole and squashed, bilinear with antialiasing.
+        range: `unit`, values in [0, 1]; or `counts`, any finite ones.
+    """
+
+    channels: int
+    size: tuple[int, int]
+    fit: Literal["squash"] = "squash"
+    range: Literal["unit", "counts"] = "unit"
 
 
 class Manifest(_Strict):
@@ -104,7 +108,6 @@ class Manifest(_Strict):
         identifiers: WordNet or other identifiers; the names where there are no others.
         precision: of the graphs.
         files: by role: `explainer`, `combined`, `classes`, `program`.
-        loss: of a lower precision.
     """
 
     version: Literal[1] = VERSION
@@ -118,7 +121,6 @@ class Manifest(_Strict):
     identifiers: tuple[str, ...]
     precision: Precision
     files: dict[str, GraphFile]
-    loss: Loss | None = None
 
 
 def read_manifest(folder: Path) -> Manifest:
