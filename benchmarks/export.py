@@ -1,18 +1,20 @@
 """What exported explainers cost in ONNX Runtime, beside the prediction alone.
 
-    python benchmarks/export.py [--threads 2] [--repeats 15] [--batch 1]
+    python benchmarks/export.py [--threads 2] [--repeats 15] [--batch 1] [--processor]
 
-All calls of a row take turns, and its figure is the median ratio over the rounds; what else the
-machine does slows both. Weights are random, which does not change the time, but for `int8-static`,
-whose ranges are those of noise. A map alone is that of the light explainer of a MobileNetV2 at 224
-pixels; combined graphs look through the classifier's own backbone.
+All calls of a row take turns, and its figure is the median ratio over the rounds. Beside other
+work, threads that wait for each other tell little: `--processor --threads 1` counts the processor's
+time instead, and maps per second of one core. Weights are random, which does not change the time;
+the ranges of `int8-static` are those of noise. A map alone is that of the light explainer of a
+MobileNetV2 at 224 pixels; combined graphs look through the classifier's own backbone.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import torch
-from timing import Rounds, by_turns, opened, ratio, shown
+from timing import Call, Clock, Rounds, by_turns, opened, ratio, shown
 from torch import nn
 
 from apercu.classifiers import Classifier
@@ -83,11 +85,15 @@ class Bench:
         folder: of the graphs.
         threads: of each session.
         batch: images per call.
+        repeats: rounds.
+        clock: what is counted.
     """
 
     folder: Path
     threads: int
     batch: int
+    repeats: int
+    clock: Clock
 
     def written(self, name: str) -> None:
         """`NAME.onnx`, `NAME_mask.onnx`, `NAME_combined.onnx` and `NAME_classes.onnx`."""
@@ -112,6 +118,13 @@ class Bench:
         noise = torch.rand(8, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
         converted(exact, "int8-static", made, list(noise.split(4)))
 
+    def turns(self, calls: Mapping[str, Call]) -> Rounds:
+        """All calls by turns; their seconds are told."""
+        rounds = by_turns(calls, self.repeats, CPU, self.clock)
+        for name, seconds in rounds.items():
+            print(f"  {name:<28} {shown(seconds)}")
+        return rounds
+
     def call(self, name: str, targets: Sequence[int] | None = None) -> partial[object]:
         """One answer of a graph."""
         running = session(self.folder / f"{name}.onnx", self.threads)
@@ -129,25 +142,26 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--processor", action="store_true", help="count the processor's time")
     given = parser.parse_args()
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(Path(folder), given.threads, given.batch)
+        clock = time.process_time if given.processor else time.perf_counter
+        bench = Bench(Path(folder), given.threads, given.batch, given.repeats, clock)
         for name in ("mobilenetv2_100", "resnet50"):
             bench.written(name)
         bench.quantised("mobilenetv2_100_mask")
-        promises = [*alone(bench, given.repeats), *beside(bench, given.repeats)]
-        promises += many(bench, given.repeats)
+        promises = [*alone(bench), *beside(bench)]
+        promises += many(bench)
     print(f"onnxruntime {onnxruntime.__version__}, {given.threads} threads, batch {given.batch}")
     print(*promises, sep="\n")
     return 0 if all(promise.kept for promise in promises) else 1
 
 
-def alone(bench: Bench, repeats: int) -> list[Promise]:
+def alone(bench: Bench) -> list[Promise]:
     """A map per second, and over a ResNet-50 forward; in float32 and in 8 bits."""
     names = ("resnet50", "mobilenetv2_100_mask", "mobilenetv2_100_mask_int8")
-    rounds = by_turns({name: bench.call(name) for name in names}, repeats, CPU)
-    tell(rounds)
+    rounds = bench.turns({name: bench.call(name) for name in names})
     found = []
     for name, words in ((names[1], "light explainer"), (names[2], "light explainer, int8-static")):
         best = bench.batch / sorted(rounds[name])[len(rounds[name]) // 2]
@@ -156,7 +170,7 @@ def alone(bench: Bench, repeats: int) -> list[Promise]:
     return found
 
 
-def beside(bench: Bench, repeats: int) -> list[Promise]:
+def beside(bench: Bench) -> list[Promise]:
     """Prediction and map over the prediction alone."""
     found = []
     for name, words, limit in (
@@ -164,27 +178,19 @@ def beside(bench: Bench, repeats: int) -> list[Promise]:
         ("mobilenetv2_100", "MobileNetV2", 1.35),
     ):
         names = (name, f"{name}_combined")
-        rounds = by_turns({one: bench.call(one) for one in names}, repeats, CPU)
-        tell(rounds)
+        rounds = bench.turns({one: bench.call(one) for one in names})
         times = ratio(rounds, names[1], name)
         found.append(Promise(f"{words}: prediction and map ÷ prediction", times, limit))
     return found
 
 
-def many(bench: Bench, repeats: int) -> list[Promise]:
+def many(bench: Bench) -> list[Promise]:
     """Maps of a hundred classes of an image over one."""
     name = "mobilenetv2_100_classes"
     calls = {str(count): bench.call(name, range(count)) for count in (1, CLASSES)}
-    rounds = by_turns(calls, repeats, CPU)
-    tell(rounds)
+    rounds = bench.turns(calls)
     times = ratio(rounds, str(CLASSES), "1")
     return [Promise(f"maps of {CLASSES} classes of an image ÷ one map", times, 5)]
-
-
-def tell(rounds: Rounds) -> None:
-    """Seconds per call."""
-    for name, seconds in rounds.items():
-        print(f"  {name:<28} {shown(seconds)}")
 
 
 def light(classifier: Classifier) -> MaskExplainer:

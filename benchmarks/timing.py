@@ -15,6 +15,7 @@ HEAD = 10
 """The last layer is multiplied by it, so that probabilities of random weights move."""
 
 Call = Callable[[], object]
+Clock = Callable[[], float]
 Rounds = Mapping[str, Sequence[float]]
 """Seconds by name, one for each round."""
 
@@ -30,24 +31,26 @@ def opened(name: str, size: int) -> Classifier:
     return classifier_of(network, ClassifierCard(source=f"timm/{name}", input=spec))
 
 
-def by_turns(calls: Mapping[str, Call], repeats: int, device: torch.device) -> Rounds:
+def by_turns(
+    calls: Mapping[str, Call], repeats: int, device: torch.device, clock: Clock = time.perf_counter
+) -> Rounds:
     """Each call once to warm up, then all of them in turn, `repeats` times."""
     for call in calls.values():
         call()
     taken: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():
-            taken[name].append(timed(call, device))
+            taken[name].append(timed(call, device, clock))
     return taken
 
 
-def timed(call: Call, device: torch.device) -> float:
+def timed(call: Call, device: torch.device, clock: Clock = time.perf_counter) -> float:
     """Seconds of one call, all work of the device included."""
     _wait(device)
-    start = time.perf_counter()
+    start = clock()
     call()
     _wait(device)
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def ratio(rounds: Rounds, name: str, base: str) -> float:
