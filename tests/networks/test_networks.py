@@ -18,6 +18,7 @@ from apercu.networks.encoder import SmallEncoder, TimmEncoder
 from apercu.networks.gate import ClassGate
 from apercu.networks.graph import GraphEncoder
 from apercu.networks.masking import SUREST, MaskingNetwork, dialled
+from apercu.networks.shared import SharedDecoder, SharedShape
 
 
 def small_classifier(size: int = 32):
@@ -55,9 +56,12 @@ def test_published_gate_is_a_sigmoid_of_the_activation():
     torch.testing.assert_close(gate(features, targets)[:, 0], literal)
 
 
-def test_a_mask_begins_as_its_gate():
+@pytest.mark.parametrize(
+    ("kind", "shape"), [(Decoder, DecoderShape(width=16)), (SharedDecoder, SharedShape())]
+)
+def test_a_mask_begins_as_its_gate(kind, shape):
     torch.manual_seed(0)
-    decoder = Decoder((8, 8), (4, 8), DecoderShape(width=16))
+    decoder = kind((8, 8), (4, 8), shape)
     nn.init.zeros_(decoder.head.weight[:, :-1])
     ramp = torch.linspace(0, 1, 9).reshape(1, 1, 3, 3)
     evidence = decoder({4: torch.zeros(1, 8, 3, 3)}, torch.zeros(1, 8, 3, 3), ramp)

@@ -105,6 +105,7 @@ def session(path: Path, threads: int | None = None) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or torch.get_num_threads()
     options.log_severity_level = 3
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # leaves cores to others
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 

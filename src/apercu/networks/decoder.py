@@ -40,6 +40,7 @@ class DecoderShape:
         gate: `everywhere`, the relative gate weighs every skip connection and starts the mask; or
             `deepest`, the published one weighs the deepest map alone.
         resolution: pixels of the image per cell of the mask.
+        form: the kind.
     """
 
     width: Annotated[int, Field(ge=1)] = 96
@@ -48,6 +49,7 @@ class DecoderShape:
     upsampling: Literal["transposed", "pixel_shuffle"] = "pixel_shuffle"
     gate: Literal["everywhere", "deepest"] = "everywhere"
     resolution: Annotated[int, Field(ge=1)] = 4
+    form: Literal["gated"] = "gated"
 
 
 class Decoder(nn.Module):
@@ -77,7 +79,10 @@ class Decoder(nn.Module):
             width = outputs
         everywhere = shape.gate == "everywhere"
         self.head = nn.Conv2d(width + everywhere, 4 if everywhere else 2, 1)
-        self._start()
+        if everywhere:
+            start_as_gate(self.head)
+        else:
+            nn.init.ones_(cast(Tensor, self.head.bias))
 
     def forward(self, skips: dict[int, Tensor], deepest: Tensor, gate: Tensor) -> Evidence:
         """Extent and core, at the mask's resolution, `batch × rows × columns`.
@@ -93,27 +98,29 @@ class Decoder(nn.Module):
         for step, stride in zip(self.steps, self.strides, strict=True):
             features = step(features, skips.get(stride), gate)
         if self.shape.gate == "everywhere":
-            features = torch.cat([features, _enlarged(gate, features.shape[2:])], 1)
-        channels = torch.log(self.head(features).abs() + 1e-3)
-        extent = channels[:, 0] - channels[:, 1]
-        core = channels[:, 2] - channels[:, 3] if channels.shape[1] > 2 else extent
-        return Evidence(extent, core)
+            features = torch.cat([features, enlarged(gate, features.shape[2:])], 1)
+        return evidence_of(self.head(features))
 
-    @torch.no_grad()
-    def _start(self) -> None:
-        """The first masks are the gate itself: the extent where it has 0.4 of its peak, the core
-        where it has 0.65.
 
-        A mask that begins with what the class embedding knows is selective from the first step;
-        one that begins blank must first find out, and tends to ignore the class. (Class activation
-        maps localise best at 0.4 of their peak; cropped at 0.6 to 0.7 they convince best.)
-        """
-        bias = cast(Tensor, self.head.bias)
-        bias.fill_(1)
-        if self.shape.gate == "everywhere":
-            self.head.weight.mul_(0.2)
-            self.head.weight[:, -1, 0, 0] = torch.tensor([1.5, -0.95, 1.0, -1.42])
-            bias.copy_(torch.tensor([0.02, 1.0, 0.02, 1.6]))
+def evidence_of(channels: Tensor) -> Evidence:
+    """Two or four channels as log-odds: of each pair the share of the first."""
+    logs = torch.log(channels.abs() + 1e-3)
+    extent = logs[:, 0] - logs[:, 1]
+    return Evidence(extent, logs[:, 2] - logs[:, 3] if logs.shape[1] > 2 else extent)
+
+
+@torch.no_grad()
+def start_as_gate(head: nn.Conv2d) -> None:
+    """The first masks are the gate itself, the head's last input: the extent where it has 0.4 of
+    its peak, the core where it has 0.65.
+
+    A mask that begins with what the class embedding knows is selective from the first step;
+    one that begins blank must first find out, and tends to ignore the class. (Class activation
+    maps localise best at 0.4 of their peak; cropped at 0.6 to 0.7 they convince best.)
+    """
+    head.weight.mul_(0.2)
+    head.weight[:, -1, 0, 0] = torch.tensor([1.5, -0.95, 1.0, -1.42])
+    cast(Tensor, head.bias).copy_(torch.tensor([0.02, 1.0, 0.02, 1.6]))
 
 
 class UpStep(nn.Module):
@@ -140,14 +147,14 @@ class UpStep(nn.Module):
         if skip is not None:
             joined.append(self.narrow(skip))
         if self.gated and gate is not None:
-            opened = _enlarged(gate, size)
+            opened = enlarged(gate, size)
             joined = [features, *(part * opened for part in joined[1:]), opened]
         elif skip is not None:
             joined[1] = joined[1].expand(features.shape[0], -1, -1, -1)
         return self.residual(torch.cat(joined, 1))
 
 
-def _enlarged(gate: Tensor, size: torch.Size) -> Tensor:
+def enlarged(gate: Tensor, size: torch.Size) -> Tensor:
     """The gate at the resolution of finer features."""
     return F.interpolate(gate, tuple(size), mode="bilinear", align_corners=False)
 

@@ -14,6 +14,7 @@ from apercu.networks.encoder import Encoder
 from apercu.networks.gate import GateKind
 from apercu.networks.gated import GatedNetwork
 from apercu.networks.grouping import grouped, walking_ground
+from apercu.networks.shared import SharedDecoder, SharedShape
 from apercu.types import Images, LogOdds, Maps, Targets
 
 TOGETHER = 64
@@ -33,17 +34,28 @@ class MaskingNetwork(GatedNetwork):
     Args:
         encoder: where features come from.
         classes: number of classes the gate knows.
-        shape: size and kind of the decoder.
+        shape: size and kind of the decoder: of each class its own, or shared by all of an image.
         frozen: whether the encoder stays as it is (in evaluation mode and without gradients) from
             the start, or from when it is settled.
     """
 
     def __init__(
-        self, encoder: Encoder, classes: int, shape: DecoderShape, *, frozen: bool = True
+        self,
+        encoder: Encoder,
+        classes: int,
+        shape: DecoderShape | SharedShape,
+        *,
+        frozen: bool = True,
     ) -> None:
-        kind: GateKind = "relative" if shape.gate == "everywhere" else "published"
+        two_fields = isinstance(shape, SharedShape) or shape.gate == "everywhere"
+        kind: GateKind = "relative" if two_fields else "published"
         super().__init__(encoder, classes, kind, frozen=frozen)
-        self.decoder = Decoder(encoder.channels, encoder.strides, shape)
+        self.two_fields = two_fields
+        self.decoder: Decoder | SharedDecoder
+        if isinstance(shape, SharedShape):
+            self.decoder = SharedDecoder(encoder.channels, encoder.strides, shape)
+        else:
+            self.decoder = Decoder(encoder.channels, encoder.strides, shape)
 
     def evidence(self, features: list[Tensor], targets: Targets) -> Evidence:
         """Both fields for one class per image, as training shapes them."""
@@ -84,7 +96,7 @@ class MaskingNetwork(GatedNetwork):
 
     def _mask(self, features: list[Tensor], evidence: Evidence) -> Tensor:
         """Both fields as one mask; the field itself where the network has only one."""
-        if self.decoder.shape.gate != "everywhere":
+        if not self.two_fields:
             return evidence.extent
         extent = grouped(evidence.extent.sigmoid(), walking_ground(features))
         core = evidence.core

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from apercu.networks.decoder import DecoderShape
+from apercu.networks.shared import SharedShape
 from apercu.training.embedding import Answers, Labels
 from apercu.training.objectives import Dial, Printed, Released
 from apercu.training.settings.gated import GatedSettings
@@ -31,18 +32,19 @@ class MaskSettings(GatedSettings):
 
     Attributes:
         explainer: the kind.
-        decoder: the U-Net's way up.
+        decoder: the U-Net's way up, for each class anew (`gated`) or once per image (`shared`).
         objective: what the masks are trained for.
     """
 
     explainer: Literal["mask"] = "mask"
-    decoder: DecoderShape = DecoderShape()
+    decoder: Annotated[DecoderShape | SharedShape, Field(discriminator="form")] = DecoderShape()
     objective: Annotated[Dial | Printed | Released, Field(discriminator="form")] = Dial()
     schedule: MaskSchedule = MaskSchedule()
 
 
 PRESETS: dict[str, MaskSettings] = {
     "light": MaskSettings(),
+    "lean": MaskSettings(decoder=SharedShape()),
     "paper": MaskSettings(
         encoder="timm/resnet50",
         decoder=DecoderShape(768, 3, "bottleneck", "transposed", gate="deepest"),
