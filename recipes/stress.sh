@@ -1,6 +1,6 @@
 #!/bin/sh
 # MobileNetV2 under attack: first by someone who does not know of filters, then by someone who does.
-# About half an hour on two cores.
+# About an hour of one core.
 #
 #   APERCU_DATA=… recipes/stress.sh
 #
@@ -17,6 +17,6 @@ stress() { # name, then options
         --images "$data/data/imagenet-val" --out "runs/stress-$name" "$@"
 }
 stress naive --filters none,floyd_steinberg,bayer,jpeg,bit_depth,median,gaussian \
-    --knowledge naive --limit 100 --explainer runs/mobilenetv2
-stress adaptive --filters none,floyd_steinberg,jpeg,median --attacks fgsm,pgd \
-    --epsilons 4/255,8/255 --limit 48
+    --knowledge naive --limit 500 --explainer runs/mobilenetv2
+stress adaptive --filters none,floyd_steinberg,bayer,jpeg,bit_depth,median,gaussian \
+    --epsilons 4/255 --limit 96

@@ -228,6 +228,26 @@ def test_settings_lie_over_a_preset(tmp_path: Path) -> None:
     assert read_settings(None) == PRESETS["light"]
 
 
+def test_a_decoder_without_a_form_is_gated():
+    """As runs have it that were written before there was another."""
+    stored = PRESETS["light"].model_dump()
+    del stored["decoder"]["form"]
+    assert MaskSettings.model_validate(stored) == PRESETS["light"]
+
+
+@pytest.mark.parametrize(
+    ("decoder", "message"),
+    [
+        ({"form": "shraed"}, "decoder: .*'shraed'.*'gated', 'shared'"),
+        ({"form": "shared", "filtres": 3}, "filtres is no setting; did you mean filters"),
+        ({"filters": 3}, "filters is no setting"),
+    ],
+)
+def test_a_wrong_decoder_is_told(decoder, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_settings({"decoder": decoder})
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_survives_its_own_file(preset: str) -> None:
     text = PRESETS[preset].model_dump_json()

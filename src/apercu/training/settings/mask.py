@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from apercu.networks.decoder import DecoderShape
 from apercu.networks.shared import SharedShape
@@ -27,6 +27,19 @@ class MaskSchedule(Schedule):
     side: int = Field(160, ge=16)
 
 
+def _form(decoder: Any) -> str:
+    """`gated` where a run of before there was another does not say."""
+    if isinstance(decoder, dict):
+        return str(decoder.get("form", "gated"))
+    return str(getattr(decoder, "form", "gated"))
+
+
+AnyDecoder: TypeAlias = Annotated[
+    Annotated[DecoderShape, Tag("gated")] | Annotated[SharedShape, Tag("shared")],
+    Discriminator(_form),
+]
+
+
 class MaskSettings(GatedSettings):
     """Everything that distinguishes one mask explainer from another.
 
@@ -37,7 +50,7 @@ class MaskSettings(GatedSettings):
     """
 
     explainer: Literal["mask"] = "mask"
-    decoder: Annotated[DecoderShape | SharedShape, Field(discriminator="form")] = DecoderShape()
+    decoder: AnyDecoder = DecoderShape()
     objective: Annotated[Dial | Printed | Released, Field(discriminator="form")] = Dial()
     schedule: MaskSchedule = MaskSchedule()
 
