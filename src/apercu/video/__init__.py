@@ -1,0 +1,15 @@
+"""Overlay videos: what a classifier looks at, frame by frame, in constant memory."""
+
+from apercu.video.engine import Engine, open_engine
+from apercu.video.flow import Summary, VideoSettings, explain_video
+from apercu.video.reading import Source, open_video
+
+__all__ = [
+    "Engine",
+    "Source",
+    "Summary",
+    "VideoSettings",
+    "explain_video",
+    "open_engine",
+    "open_video",
+]
