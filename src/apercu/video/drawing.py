@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, final
+from typing import final
+
+from av import VideoFrame
 
 from apercu.video.explaining import Shown
 from apercu.video.heat import Heat
@@ -23,7 +25,7 @@ class Drawing:
         self._label = Label(look.size, look.matrix)
         self._last: tuple[Shown, Heat] | None = None
 
-    def __call__(self, picture: Any, shown: Shown) -> Any:
+    def __call__(self, picture: VideoFrame, shown: Shown) -> VideoFrame:
         """A new picture: heat, class and probability over the old one."""
         if self._last is None or self._last[0] is not shown:
             self._last = shown, Heat(shown.heat, self.look.size, self.look.matrix)

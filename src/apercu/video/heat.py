@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, final
+from typing import final
 
-import av
 import numpy as np
 import torch
+from av import VideoFrame
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -37,9 +37,9 @@ class Heat:
         self._cover, self._bright = whole.point(cover), whole.point(bright)
         self._colours = np.asarray(half.point(cold)), np.asarray(half.point(warm))
 
-    def over(self, picture: Any) -> Any:
+    def over(self, picture: VideoFrame) -> VideoFrame:
         """A new picture: heat where the map is high, grey where it is low, as `render.overlay`."""
-        drawn = av.VideoFrame(picture.width, picture.height, PLANAR)
+        drawn = VideoFrame(picture.width, picture.height, PLANAR)
         drawn.pts, drawn.time_base = picture.pts, picture.time_base
         drawn.colorspace = picture.colorspace
         below = Image.fromarray(plane(picture, 0))
@@ -63,6 +63,6 @@ def tables(matrix: Matrix) -> tuple[list[int], ...]:
 
 def _enlarged(map: Plane, size: tuple[int, int]) -> Image.Image:
     """Bilinear, pixel centres aligned."""
-    frame = av.VideoFrame.from_ndarray(map, "gray")
+    frame = VideoFrame.from_ndarray(map, "gray")
     large = frame.reformat(width=size[0], height=size[1], interpolation="BILINEAR")
     return Image.fromarray(plane(large, 0))

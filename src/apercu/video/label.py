@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, final
+from typing import final
 
 import numpy as np
+from av import VideoFrame
 from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
@@ -39,7 +40,7 @@ class Label:
         self.text = max(SMALLEST, round(height / ROWS))
         gap = self.text // 2
         self.gap = gap
-        self.bar = max(2, self.text // 4 // 2 * 2)
+        self.bar = max(2, even(self.text / 3))
         across = min(width - 2 * gap, max(round(width * WIDE), 12 * self.text))
         down = 2 * self.text + self.bar + gap
         self.right, self.bottom = even(gap + across), even(height - gap)
@@ -58,7 +59,7 @@ class Label:
         bottom = even(self.bottom - self.gap)
         return even(self.left + self.gap), bottom - self.bar, even(self.right - self.gap), bottom
 
-    def draw(self, picture: Any, title: str, probability: float) -> None:
+    def draw(self, picture: VideoFrame, title: str, probability: float) -> None:
         """Draws on a picture itself."""
         bright, cold, warm = (plane(picture, number) for number in range(3))
         self._panel(bright, title, f"{probability:.0%}")

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 PATIENCE = 2.0
-"""Seconds for a reader to notice that nobody takes any more; one that waits for a camera may not."""
+"""Seconds for a reader to notice that nobody takes any more; one that hangs on a camera cannot."""
 
 
 class Line(Generic[T]):

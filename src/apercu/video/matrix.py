@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from av import VideoFrame
 from numpy.typing import NDArray
 
 HIGH = 720
@@ -43,6 +43,6 @@ BT2020 = Matrix(0.2627, 0.0593, 9, 9)
 _TAGS = {1: BT709, 5: BT601, 6: BT601, 9: BT2020, 10: BT2020}
 
 
-def matrix_of(frame: Any) -> Matrix:
+def matrix_of(frame: VideoFrame) -> Matrix:
     """The standard of a decoded frame: what it says, else what players take for its height."""
     return _TAGS.get(int(frame.colorspace), BT709 if frame.height >= HIGH else BT601)

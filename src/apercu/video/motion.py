@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
+from av import VideoFrame
 from numpy.typing import NDArray
 
 from apercu.video.picture import plane
@@ -39,7 +40,7 @@ class Motion:
         return self.change > CUT
 
 
-def grey_of(picture: Any) -> Grey:
+def grey_of(picture: VideoFrame) -> Grey:
     """The brightness of a picture as a small square, in [0, 1]."""
     small = picture.reformat(width=SIDE, height=SIDE, format="gray", interpolation="BILINEAR")
     return plane(small, 0).astype(np.float32) / np.float32(255)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, TypeAlias
 
-import av
 import numpy as np
+from av import VideoFrame
 from numpy.typing import NDArray
 
 from apercu.video.matrix import Matrix, matrix_of
@@ -35,7 +35,7 @@ class Look:
     matrix: Matrix
 
     @classmethod
-    def of(cls, frame: Any, pixel: Fraction | None) -> Look:
+    def of(cls, frame: VideoFrame, pixel: Fraction | None) -> Look:
         """That of a video, known by a decoded frame and the shape of the stream's pixels."""
         width, height, pixel = frame.width, frame.height, pixel or Fraction(1)
         if frame.rotation % 180:
@@ -43,14 +43,14 @@ class Look:
         return cls((width + width % 2, height + height % 2), pixel, matrix_of(frame))
 
 
-def plane(picture: Any, number: int) -> Plane:
+def plane(picture: VideoFrame, number: int) -> Plane:
     """A plane of a picture, as a view: rows × columns."""
-    one = picture.planes[number]
+    one: Any = picture.planes[number]
     rows = np.frombuffer(one, np.uint8).reshape(-1, one.line_size)
     return rows[: one.height, : one.width]
 
 
-def upright(frame: Any, look: Look) -> Any:
+def upright(frame: VideoFrame, look: Look) -> VideoFrame:
     """A decoded frame of any format as `PLANAR`, upright and opaque, of limited range.
 
     Transparency is laid over white. An odd side is stretched by one pixel.
@@ -80,7 +80,7 @@ def upright(frame: Any, look: Look) -> Any:
     return frame
 
 
-def image_of(picture: Any, size: tuple[int, int], channels: int) -> NDArray[np.float32]:
+def image_of(picture: VideoFrame, size: tuple[int, int], channels: int) -> NDArray[np.float32]:
     """A picture as an explainer takes it: whole, squashed, in [0, 1].
 
     Args:
@@ -100,19 +100,19 @@ def image_of(picture: Any, size: tuple[int, int], channels: int) -> NDArray[np.f
     return np.ascontiguousarray(pixels, np.float32) / np.float32(255)
 
 
-def _over_white(frame: Any) -> Any:
+def _over_white(frame: VideoFrame) -> VideoFrame:
     pixels = frame.reformat(format="rgba", src_colorspace=matrix_of(frame).scaler).to_ndarray()
     cover = pixels[..., 3:].astype(np.uint16)
     mixed = (pixels[..., :3] * cover + 255 * (255 - cover) + 127) // 255
-    opaque = av.VideoFrame.from_ndarray(mixed.astype(np.uint8), "rgb24")
+    opaque = VideoFrame.from_ndarray(mixed.astype(np.uint8), "rgb24")
     opaque.pts, opaque.time_base = frame.pts, frame.time_base
     return opaque
 
 
-def _turned(picture: Any, turns: int) -> Any:
+def _turned(picture: VideoFrame, turns: int) -> VideoFrame:
     """Turned anticlockwise by quarters."""
     width, height = picture.width, picture.height
-    turned = av.VideoFrame(*((height, width) if turns % 2 else (width, height)), PLANAR)
+    turned = VideoFrame(*((height, width) if turns % 2 else (width, height)), PLANAR)
     for number in range(3):
         plane(turned, number)[:] = np.rot90(plane(picture, number), turns)
     turned.pts, turned.time_base = picture.pts, picture.time_base

@@ -1,4 +1,4 @@
-"""A file, a camera or an address → upright frames and packets of sound, as they come."""
+"""An opened video → upright frames and packets of sound, as they come."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import Any, TypeAlias, final
 
 import av
+from av import VideoFrame
 
 from apercu.errors import ImageError
 from apercu.video.picture import Look, upright
 
-CAMERA, CAMERA_FORMAT = "/dev/video", "v4l2"
-RTSP = ("rtsp://", "rtsps://")
-PICTURES = ("image2",)
 RATE = Fraction(25)
 """Frames per second where nothing says."""
 WAIT = 10.0
@@ -28,11 +26,11 @@ class Frame:
     """A picture of the video.
 
     Attributes:
-        picture: an upright `av.VideoFrame`, whose time counts from the start.
+        picture: upright, its time counts from the start.
         seconds: the same time.
     """
 
-    picture: Any
+    picture: VideoFrame
     seconds: float
 
 
@@ -96,7 +94,7 @@ class Source:
                 break
         if self._look is None:
             raise ImageError(f"{name}: expected a video, but not one frame of it can be decoded")
-        self.look = self._look
+        self.look: Look = self._look
 
     @property
     def rate(self) -> Fraction:
@@ -142,7 +140,7 @@ class Source:
                 self.damaged += 1
                 return
             except av.error.FFmpegError as error:
-                raise ImageError(f"{self.name}: {_reason(error)}") from error
+                raise ImageError(f"{self.name}: {reason(error)}") from error
             if packet is None:
                 return
             yield packet
@@ -159,7 +157,7 @@ class Source:
             if frame.pts is None:
                 frame.pts, frame.time_base = self._untimed, 1 / self.rate
                 self._untimed += 1
-            picture = upright(frame, self._look)
+            picture: Any = upright(frame, self._look)
             picture.pts -= self._start(picture)
             yield picture
 
@@ -177,36 +175,6 @@ class Source:
         return round(self._origin / timed.time_base)
 
 
-def is_live(name: str) -> bool:
-    """Whether it can only be watched as it comes: a camera, or an RTSP address."""
-    return name.startswith((CAMERA, *RTSP))
-
-
-def open_video(name: str, *, live: bool = False) -> Source:
-    """Opens a file, a camera (`/dev/video0`) or an address (RTSP, HTTP, TCP …).
-
-    Raises:
-        ImageError: it is missing, no video, or does not answer.
-    """
-    address = "://" in name
-    way = name.partition("://")[0] if address else ""
-    if not address and not Path(name).exists():
-        raise ImageError(f"{name}: no such file, camera or address")
-    try:
-        container = av.open(
-            name,
-            format=CAMERA_FORMAT if name.startswith(CAMERA) else None,
-            options={"rtsp_transport": "tcp"} if way in ("rtsp", "rtsps") else {},
-            timeout=WAIT if address else None,
-        )
-    except (av.error.FFmpegError, ValueError) as error:
-        raise ImageError(f"{name}: expected a video ({_reason(error)})") from error
-    if container.format.name in PICTURES or container.format.name.endswith("_pipe"):
-        container.close()
-        raise ImageError(f"{name}: expected a video, got a picture; see apercu explain")
-    return Source(name, container, live or is_live(name))
-
-
 def _moving(name: str, container: Any) -> Any:
     """The first stream of moving pictures; the cover of a song is none."""
     cover = av.stream.Disposition.attached_pic
@@ -216,7 +184,8 @@ def _moving(name: str, container: Any) -> Any:
     raise ImageError(f"{name}: expected a video, found no stream of moving pictures")
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """What FFmpeg says, in a few words."""
     if isinstance(error, av.error.ExitError):
         return f"no answer within {WAIT:g} seconds"
     return str(getattr(error, "strerror", None) or error)

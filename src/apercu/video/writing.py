@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable
-from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import Any, final
 
 import av
+from av import VideoFrame
 
 from apercu.errors import OutputError
 from apercu.output import check_writable
@@ -49,7 +49,7 @@ class Writer:
         self._video = self._stream(format, source)
         self.tracks = {one.index: Track(one, self._container) for one in source.sounds}
 
-    def frame(self, picture: Any) -> None:
+    def frame(self, picture: VideoFrame) -> None:
         """Encodes a picture."""
         self._write(self._video.encode(picture))
 
@@ -94,7 +94,7 @@ class Writer:
 
     def _stream(self, format: Format, source: Source) -> Any:
         options = dict(format.options + (format.live if source.live else ()))
-        stream = self._container.add_stream(format.encoder, rate=source.rate, options=options)
+        stream: Any = self._container.add_stream(format.encoder, rate=source.rate, options=options)
         coding, read = stream.codec_context, source.stream.codec_context
         coding.width, coding.height = source.look.size
         coding.pix_fmt, coding.color_range = PLANAR, VIDEO_RANGE
