@@ -40,7 +40,7 @@ class Label:
         self.text = max(SMALLEST, round(height / ROWS))
         gap = self.text // 2
         self.gap = gap
-        self.bar = max(2, even(self.text / 3))
+        self.bar = max(2, even(self.text // 3))
         across = min(width - 2 * gap, max(round(width * WIDE), 12 * self.text))
         down = 2 * self.text + self.bar + gap
         self.right, self.bottom = even(gap + across), even(height - gap)
@@ -67,7 +67,7 @@ class Label:
         for colour in (cold, warm):
             colour[top:bottom, left:right] = GREY
         left, top, right, bottom = self.track
-        end = even(left + probability * (right - left))
+        end = even(left + round(probability * (right - left)))
         bright[top:bottom, left:right] = BLACK + (WHITE - BLACK) // 4
         bright[top:bottom, left:end] = self.ink[0]
         for colour, value in zip((cold, warm), self.ink[1:], strict=True):
@@ -102,6 +102,6 @@ def written(
     return np.asarray(image, np.float32) / np.float32(255)
 
 
-def even(value: float) -> int:
+def even(value: int) -> int:
     """The next even number below: colour comes in blocks of two by two."""
-    return int(value) // 2 * 2
+    return value // 2 * 2

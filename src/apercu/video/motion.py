@@ -77,7 +77,7 @@ def _peak(before: Grey, now: Grey) -> tuple[float, float]:
     return _refined(found[:, column], int(row)), _refined(found[row], int(column))
 
 
-def _refined(line: NDArray[np.float64], place: int) -> float:
+def _refined(line: NDArray[np.float32], place: int) -> float:
     """The top of a parabola through the highest value and its neighbours, as a signed share."""
     low, top, high = line[place - 1], line[place], line[(place + 1) % SIDE]
     bend = low - 2 * top + high

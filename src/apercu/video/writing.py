@@ -24,7 +24,8 @@ from apercu.video.sound import Track
 class Writer:
     """A video that is written; `with` finishes it, and gives it its name.
 
-    What was written when Ctrl-C is pressed is kept and plays; nothing is kept after an error.
+    What was written when Ctrl-C is pressed is kept and plays; without a frame, or after an error,
+    nothing is kept.
 
     Args:
         out: the file.
@@ -47,10 +48,12 @@ class Writer:
         except av.error.FFmpegError as error:
             raise self._error(error) from error
         self._video = self._stream(format, source)
+        self._begun = False
         self.tracks = {one.index: Track(one, self._container) for one in source.sounds}
 
     def frame(self, picture: VideoFrame) -> None:
         """Encodes a picture."""
+        self._begun = True
         self._write(self._video.encode(picture))
 
     def sound(self, packet: Any) -> None:
@@ -67,7 +70,7 @@ class Writer:
         trace: TracebackType | None,
     ) -> None:
         try:
-            if kind is None or kind is KeyboardInterrupt:
+            if self._begun and kind in (None, KeyboardInterrupt):
                 self._finish()
         finally:
             with contextlib.suppress(av.error.FFmpegError):
