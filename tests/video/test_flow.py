@@ -72,7 +72,9 @@ def test_the_end_may_come_early(clip, player, engine, tmp_path) -> None:
 def test_progress_is_told(clip, engine, tmp_path) -> None:
     told = []
     source = open_video(str(clip(levels(*[90] * 3))))
-    explain_video(engine, source, tmp_path / "out.mp4", VideoSettings(), lambda *far: told.append(far))
+    explain_video(
+        engine, source, tmp_path / "out.mp4", VideoSettings(), lambda *far: told.append(far)
+    )
     assert told == [(1, 3), (2, 3), (3, 3)]
 
 

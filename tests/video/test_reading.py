@@ -161,7 +161,9 @@ def test_what_is_no_video_is_told(tmp_path) -> None:
 
 
 def test_a_dead_address_is_told() -> None:
-    with pytest.raises(ImageError, match=r"tcp://127.0.0.1:1: expected a video \(Connection refused"):
+    with pytest.raises(
+        ImageError, match=r"tcp://127.0.0.1:1: expected a video \(Connection refused"
+    ):
         open_video("tcp://127.0.0.1:1")
 
 

@@ -96,7 +96,7 @@ def written(
     image = Image.new("L", size)
     font = ImageFont.load_default(size=height)
     draw = ImageDraw.Draw(image)
-    room = size[0] - 3 * gap - font.getlength(number)
+    room = int(size[0] - 3 * gap - font.getlength(number))
     draw.text((gap, gap // 2), render.shorten(title.partition(",")[0], font, room), 255, font)
     draw.text((size[0] - gap, gap // 2), number, 255, font, anchor="ra")
     return np.asarray(image, np.float32) / np.float32(255)

@@ -13,6 +13,8 @@ CAMERA, CAMERA_FORMAT = "/dev/video", "v4l2"
 RTSP = ("rtsp://", "rtsps://")
 PICTURE, PICTURES = "image2", "_pipe"
 """How FFmpeg calls containers of single pictures, or how these names end."""
+TEXT = "tty"
+"""What FFmpeg would draw letter by letter."""
 
 
 def is_live(name: str) -> bool:
@@ -38,7 +40,9 @@ def open_video(name: str, *, live: bool = False) -> Source:
         )
     except (av.error.FFmpegError, ValueError) as error:
         raise ImageError(f"{name}: expected a video ({reason(error)})") from error
-    if container.format.name == PICTURE or container.format.name.endswith(PICTURES):
-        container.close()
+    kind = container.format.name
+    if kind == TEXT:
+        raise ImageError(f"{name}: expected a video, got text")
+    if kind == PICTURE or kind.endswith(PICTURES):
         raise ImageError(f"{name}: expected a video, got a picture; see apercu explain")
     return Source(name, container, live or is_live(name))
