@@ -121,7 +121,7 @@ def test_the_name_is_the_first_synonym_and_large_enough() -> None:
         shown[title] = plane(frame, 0).copy()
     np.testing.assert_array_equal(shown["tabby, tabby cat"], shown["tabby"])  # the first synonym
     assert (shown["tabby"] != shown["lynx"]).any()
-    left, top, right, bottom = label.box
+    left, top, right, _ = label.box
     words = shown["tabby"][top : label.track[1], left:right]
     heights = np.flatnonzero((words > 200).any(1))
     assert heights[-1] - heights[0] > 20  # of 720 rows: can be read across a room
