@@ -5,17 +5,14 @@
 A synthetic clip pans over the planted images, with sound. It is explained by the light explainer of
 a MobileNetV2 (random weights, which do not change the time) in ONNX Runtime, in float32 and in
 8 bits, as `apercu video` does it. Each stage is also run alone, and its share is one of processor
-time, since the stages overlap. `--memory` also writes a clip of 10 seconds and one of 5 minutes, in
-a process each, and compares the most memory that they took.
+time, since the stages overlap. `--memory` also explains a clip of 10 seconds and one of
+5 minutes, and compares the most memory that each took.
 """
 
 from __future__ import annotations
 
 import argparse
-import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -30,6 +27,7 @@ from PIL import Image
 from timing import opened
 
 from apercu.classifiers import ClassNames
+from apercu.compare.memory import peak_memory
 from apercu.export.graphs import CombinedGraph, MaskGraph
 from apercu.export.onnx_graph import Traceable, session, write_onnx
 from apercu.export.precision import converted
@@ -45,7 +43,7 @@ from apercu.video.reading import Frame
 from apercu.video.smoothing import Smoothing
 from apercu.video.steady import Steady
 from apercu.video.writing import Writer
-from export import SIZE, Promise, light
+from export import CPU, SIZE, Promise, light
 
 WIDTH, HEIGHT, RATE, SOUND = 1280, 720, 25, 48_000
 SHORT, LONG = 10, 300
@@ -60,12 +58,9 @@ def main() -> int:
     parser.add_argument("--frames", type=int, default=300)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--memory", action="store_true", help="also compare memory")
-    parser.add_argument("--only", nargs=2, metavar=("GRAPH", "CLIP"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(given.threads)
-    if given.only:
-        return peak(*map(Path, given.only))
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         clip = written_clip(folder / "clip.mp4", given.frames / RATE)
@@ -76,7 +71,7 @@ def main() -> int:
             promises.append(bench.speed(name, given.repeats))
             bench.stages()
         if given.memory:
-            promises.append(memory(graphs["int8-static"], folder))
+            promises.append(memory(engine_of(graphs["int8-static"], given.threads), folder))
     print(f"onnxruntime {onnxruntime.__version__}, PyAV {av.__version__}, {given.threads} threads")
     print(*promises, sep="\n")
     return 0 if all(promise.kept for promise in promises) else 1
@@ -206,24 +201,17 @@ def tone(number: int) -> av.AudioFrame:
     return frame
 
 
-def memory(graph: Path, folder: Path) -> Promise:
-    """Most memory of a long clip over that of a short one."""
+def memory(engine: Engine, folder: Path) -> Promise:
+    """Most memory that a long clip takes over that of a short one, above what was there before."""
     found = []
     for seconds in (SHORT, LONG):
-        clip = written_clip(folder / f"{seconds}.mp4", seconds)
-        command = [sys.executable, __file__, "--only", str(graph), str(clip)]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-        found.append(float(done.stdout))
+        clip, out = written_clip(folder / f"{seconds}.mp4", seconds), folder / "out.mkv"
+        with peak_memory(CPU) as taken:
+            explain_video(engine, open_video(str(clip)), out, VideoSettings())
+        out.unlink()
+        found.append(taken.peak_mb or float("nan"))
         print(f"a clip of {seconds} s: {found[-1]:.0f} MB at most")
-    return Promise(f"memory of {LONG} s ÷ memory of {SHORT} s", found[1] / found[0], 1.05)
-
-
-def peak(graph: Path, clip: Path) -> int:
-    """Prints the most memory that a clip takes, in MB."""
-    engine = engine_of(graph, torch.get_num_threads())
-    explain_video(engine, open_video(str(clip)), clip.with_suffix(".mkv"), VideoSettings())
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-    return 0
+    return Promise(f"memory of {LONG} s ÷ memory of {SHORT} s", found[1] / found[0], 1.2)
 
 
 if __name__ == "__main__":
