@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from fractions import Fraction
 
 import av
@@ -12,7 +14,7 @@ from PIL import Image
 from apercu.errors import ImageError
 from apercu.video import open_video
 from apercu.video.picture import image_of, plane
-from apercu.video.reading import Frame, Sound
+from apercu.video.reading import Frame, Sound, Source
 
 RED, BLUE, GREEN = (200, 30, 30), (30, 30, 200), (30, 160, 60)
 
@@ -172,3 +174,27 @@ def test_a_video_cut_short_is_read_as_far_as_it_goes(clip, scene, tmp_path) -> N
     whole = clip(pictures, "in.mkv").read_bytes()
     (tmp_path / "cut.mkv").write_bytes(whole[: len(whole) // 2])
     assert 5 < len(frames(tmp_path / "cut.mkv")) < 38
+
+
+class Breaking:
+    """A container that stops answering after so many packets."""
+
+    def __init__(self, container: object, packets: int) -> None:
+        self.container, self.packets = container, packets
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.container, name)
+
+    def demux(self, *streams: object) -> Iterator[object]:
+        packets = self.container.demux(*streams)
+        yield from itertools.islice(packets, self.packets)
+        raise av.error.ExitError(0, "Immediate exit requested")
+
+
+def test_a_source_that_breaks_off_is_read_so_far_and_says_why(clip) -> None:
+    path = clip([halves(RED, BLUE)] * 40)
+    with av.open(str(path)) as container:
+        source = Source("camera", Breaking(container, 30), True)
+        found = sum(isinstance(item, Frame) for item in source.items())
+    assert 20 < found <= 30
+    assert source.broken == "no answer within 10 seconds"

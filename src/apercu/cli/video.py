@@ -126,4 +126,7 @@ def remarks(source: Source) -> list[str]:
         "packet(s) could not be decoded": source.damaged,
         "frame(s) left out whose time did not advance": source.standing,
     }
-    return [f"{source.name}: {count} {words}" for words, count in found.items() if count]
+    lines = [f"{source.name}: {count} {words}" for words, count in found.items() if count]
+    if source.broken:
+        lines.append(f"{source.name}: ended early ({source.broken})")
+    return lines

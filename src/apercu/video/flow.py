@@ -105,7 +105,6 @@ def explain_video(
     Raises:
         TargetError: there is no such class.
         OutputError: the file cannot be written, or exists.
-        ImageError: the source cannot be read on.
     """
     fixed = None if settings.target == TOP else engine.names.index_of(settings.target)
     explaining = Explaining(engine, Steady(fixed), Smoothing(settings.smoothing))

@@ -72,7 +72,8 @@ def _peak(before: Grey, now: Grey) -> tuple[float, float]:
     """Where the phase correlation is highest, as shares, to a fraction of a pixel."""
     spectra = [np.fft.rfft2((one - one.mean()) * _WINDOW) for one in (before, now)]
     cross = spectra[1] * np.conj(spectra[0])
-    found = np.fft.irfft2(cross / np.maximum(np.abs(cross), 1e-9), s=(SIDE, SIDE))
+    phases = cross / np.maximum(np.abs(cross), 1e-9)
+    found = np.fft.irfft2(phases, s=(SIDE, SIDE)).astype(np.float32)
     row, column = np.unravel_index(int(found.argmax()), found.shape)
     return _refined(found[:, column], int(row)), _refined(found[row], int(column))
 

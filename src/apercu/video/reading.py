@@ -66,6 +66,7 @@ class Source:
         frames: how many, about; 0 where it does not say.
         look: of the upright frames.
         damaged: packets that could not be decoded, so far.
+        broken: why it ended before its end; empty where it did not.
         standing: frames whose time did not advance, which are left out, so far.
 
     Raises:
@@ -75,6 +76,7 @@ class Source:
     def __init__(self, name: str, container: Any, live: bool) -> None:
         self.name, self.live = name, live
         self.damaged = self.standing = 0
+        self.broken = ""
         self._container = container
         self.stream = _moving(name, container)
         self.stream.thread_type = "SLICE" if live else "AUTO"
@@ -136,11 +138,9 @@ class Source:
         while True:
             try:
                 packet = next(packets, None)
-            except av.error.InvalidDataError:
-                self.damaged += 1
-                return
             except av.error.FFmpegError as error:
-                raise ImageError(f"{self.name}: {reason(error)}") from error
+                self.broken = reason(error)
+                return
             if packet is None:
                 return
             yield packet
