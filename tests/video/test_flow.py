@@ -144,15 +144,15 @@ def test_live_drops_what_comes_while_a_frame_is_in_work(clip, player, engine, tm
 
     class Slow(type(engine)):  # type: ignore[misc]
         def __call__(self, *given: object) -> object:
-            pause.wait(0.1)
+            pause.wait(0.2)
             return answer(self, *given)
 
     source = open_video(str(clip(levels(*[90] * 25), sound="aac")), live=True)
     out = tmp_path / "out.mp4"
     done = explain_video(Slow(), source, out, VideoSettings())
     assert done.frames + done.dropped == 25
-    assert 5 <= done.frames <= 14
-    assert 0.9 <= done.took < 2.5  # its own pace, not delayed by the slow engine
+    assert 3 <= done.frames <= 14
+    assert 0.9 <= done.took < 4  # its own pace; every frame would take five seconds
     assert len(player.times(out)) == done.frames
-    assert player.times(out)[-1] > 0.7
+    assert player.times(out)[-1] > 0.5
     assert player.sounds(out)[1] == player.sounds(Path(source.name))[1]

@@ -109,10 +109,11 @@ def explain_video(
     fixed = None if settings.target == TOP else engine.names.index_of(settings.target)
     explaining = Explaining(engine, Steady(fixed), Smoothing(settings.smoothing))
     work = _Work(explaining, source, settings, progress)
-    start = time.perf_counter()
-    stopped = False
+    start, stopped = time.perf_counter(), False
+    sounds: tuple[str, ...] = ()
     try:
         with Writer(out, format_of(out), source) as writer:
+            sounds = tuple(map(str, writer.tracks.values()))
             work.run(writer)
     except KeyboardInterrupt:
         stopped = True
@@ -124,7 +125,7 @@ def explain_video(
         stopped,
         time.perf_counter() - start,
         explaining.meter.found,
-        tuple(map(str, writer.tracks.values())),
+        sounds,
     )
 
 
