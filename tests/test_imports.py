@@ -27,6 +27,7 @@ LAYERS = (
     ("gallery", "robustness", "pretraining"),
     ("demo",),
     ("serving",),
+    ("video",),
     ("cli",),
     ("__main__",),
 )

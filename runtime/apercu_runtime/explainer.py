@@ -150,7 +150,9 @@ def _session(manifest: Manifest, graph: str, threads: int | None) -> Any:
     content = manifest.graph(graph)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.add_session_config_entry("session.force_spinning_stop", "1")  # leaves cores to others
+    options.add_session_config_entry(
+        "session.force_spinning_stop", "1"
+    )  # cores are for others then
     if threads is not None:
         options.intra_op_num_threads = threads
     try:

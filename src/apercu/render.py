@@ -136,7 +136,7 @@ def _strip(row: Sequence[Tile], side: int) -> Image.Image:
         strip.paste(picture, (left + (side - picture.width) // 2, high - picture.height))
         for number, line in enumerate(tile.caption.split("\n")):
             below = (left, high + 3 + number * LINE_HEIGHT)
-            pen.text(below, _shorten(line, font, side), fill=INK, font=font)
+            pen.text(below, shorten(line, font, side), fill=INK, font=font)
     return strip
 
 
@@ -187,7 +187,7 @@ def _image(colour: Tensor) -> Image.Image:
     return Image.fromarray(bytes_.permute(1, 2, 0).contiguous().numpy())
 
 
-def _shorten(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+def shorten(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
     """The text, cut until it fits."""
     if font.getlength(text) <= width:
         return text

@@ -57,7 +57,9 @@ def _session(path: Path) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
-    options.add_session_config_entry("session.force_spinning_stop", "1")  # leaves cores to others
+    options.add_session_config_entry(
+        "session.force_spinning_stop", "1"
+    )  # cores are for others then
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:

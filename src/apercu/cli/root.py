@@ -19,6 +19,7 @@ from apercu.cli import (
     serve,
     stress,
     train,
+    video,
 )
 from apercu.cli.outcome import arguments, ended
 
@@ -36,6 +37,7 @@ app.command("explain")(explain.explain)
 app.command("compare")(compare.compare)
 app.command("export")(export.export)
 app.command("serve")(serve.serve)
+app.command("video")(video.video)
 app.add_typer(stress.app, name="stress")
 app.command("pretrain")(pretrain.pretrain)
 app.command("cutouts")(cutouts.cutouts)

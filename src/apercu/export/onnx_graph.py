@@ -92,12 +92,14 @@ def write_onnx(traceable: Traceable, path: Path) -> Path:
     return write(path, model.SerializeToString(deterministic=True))
 
 
-def session(path: Path, threads: int | None = None) -> Any:
+def session(path: Path, threads: int | None = None, *, spin: bool = True) -> Any:
     """An ONNX Runtime session on the CPU.
 
     Args:
         path: of the graph.
         threads: how many compute; torch's number where None.
+        spin: whether threads wait awake for each other; other work on the same cores wants False.
+            Between two runs they sleep.
     """
     need_onnx()
     import onnxruntime
@@ -105,7 +107,9 @@ def session(path: Path, threads: int | None = None) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or torch.get_num_threads()
     options.log_severity_level = 3
-    options.add_session_config_entry("session.force_spinning_stop", "1")  # leaves cores to others
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    if not spin:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 

@@ -1,0 +1,218 @@
+"""Frames per second of overlay videos: 720p, decoded, explained, drawn and encoded again.
+
+    python benchmarks/video.py [--threads 2] [--frames 300] [--repeats 3] [--memory]
+
+A synthetic clip pans over the planted images, with sound. It is explained by the light explainer of
+a MobileNetV2 (random weights, which do not change the time) in ONNX Runtime, in float32 and in
+8 bits, as `apercu video` does it. Each stage is also run alone, and its share is one of processor
+time, since the stages overlap. `--memory` also explains a clip of 10 seconds and one of
+5 minutes, and compares the most memory that each took.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+import onnxruntime
+import torch
+from PIL import Image
+from timing import opened
+
+from apercu.classifiers import ClassNames
+from apercu.compare.memory import peak_memory
+from apercu.export.graphs import CombinedGraph, MaskGraph
+from apercu.export.onnx_graph import Traceable, session, write_onnx
+from apercu.export.precision import converted
+from apercu.images import open_images
+from apercu.networks.graph import AnsweringEncoder
+from apercu.video import VideoSettings, explain_video, open_video
+from apercu.video.drawing import Drawing
+from apercu.video.engine import Engine
+from apercu.video.explaining import Explaining, Shown
+from apercu.video.formats import FORMATS
+from apercu.video.onnx_engine import OnnxEngine
+from apercu.video.reading import Frame
+from apercu.video.smoothing import Smoothing
+from apercu.video.steady import Steady
+from apercu.video.writing import Writer
+from export import CPU, SIZE, Promise, light
+
+WIDTH, HEIGHT, RATE, SOUND = 1280, 720, 25, 48_000
+SHORT, LONG = 10, 300
+"""Seconds of the clips whose memory is compared."""
+SAMPLE = 50
+"""Frames that each stage is timed with."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--frames", type=int, default=300)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--memory", action="store_true", help="also compare memory")
+    given = parser.parse_args()
+    torch.manual_seed(0)
+    torch.set_num_threads(given.threads)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        clip = written_clip(folder / "clip.mp4", given.frames / RATE)
+        graphs = written_graphs(folder)
+        promises = []
+        for name, graph in graphs.items():
+            bench = Bench(engine_of(graph, given.threads), clip, folder)
+            promises.append(bench.speed(name, given.repeats))
+            bench.stages()
+        if given.memory:
+            promises.append(memory(engine_of(graphs["int8-static"], given.threads), folder))
+    print(f"onnxruntime {onnxruntime.__version__}, PyAV {av.__version__}, {given.threads} threads")
+    print(*promises, sep="\n")
+    return 0 if all(promise.kept for promise in promises) else 1
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One engine on one clip.
+
+    Attributes:
+        engine: explains the frames.
+        clip: a file.
+        folder: for what is written.
+    """
+
+    engine: Engine
+    clip: Path
+    folder: Path
+
+    def speed(self, name: str, repeats: int) -> Promise:
+        """Frames per second of the whole way, the median of so many."""
+        rates, busy = [], []
+        for _ in range(repeats):
+            out = self.folder / "out.mp4"
+            start = time.process_time()
+            done = explain_video(self.engine, open_video(str(self.clip)), out, VideoSettings())
+            busy.append((time.process_time() - start) / done.frames)
+            rates.append(done.frames / done.took)
+            out.unlink()
+        print(
+            f"{name}: {', '.join(f'{rate:.1f}' for rate in rates)} frames per second; "
+            f"{statistics.median(busy) * 1e3:.1f} ms of processor time per frame"
+        )
+        words = f"720p, {name}: frames per second"
+        return Promise(words, statistics.median(rates), RATE, least=True)
+
+    def stages(self) -> None:
+        """Processor time of each stage alone, per frame."""
+        source = open_video(str(self.clip))
+        frames: list[Frame] = []
+        explaining = Explaining(self.engine, Steady(), Smoothing(0.2))
+        drawing = Drawing(source.look)
+        shown: list[Shown] = []
+        drawn: list[av.VideoFrame] = []
+
+        def decode() -> None:
+            items = (item for item in source.items() if isinstance(item, Frame))
+            frames.extend(item for item, _ in zip(items, range(SAMPLE), strict=False))
+
+        def explain() -> None:
+            shown.extend(map(explaining, frames))
+
+        def draw() -> None:
+            for frame, one in zip(frames, shown, strict=True):
+                drawn.append(drawing(frame.picture, one))
+
+        def encode() -> None:
+            out = self.folder / "stage.mp4"
+            with Writer(out, FORMATS[".mp4"], source) as writer:
+                for picture in drawn:
+                    writer.frame(picture)
+            out.unlink()
+
+        taken = {stage.__name__: timed(stage) for stage in (decode, explain, draw, encode)}
+        whole = sum(taken.values())
+        for name, seconds in taken.items():
+            share = seconds / whole
+            print(f"  {name:<10} {seconds / SAMPLE * 1e3:7.2f} ms per frame {share:6.0%}")
+
+
+def timed(stage: Callable[[], None]) -> float:
+    """Processor time of all threads."""
+    start = time.process_time()
+    stage()
+    return time.process_time() - start
+
+
+def written_graphs(folder: Path) -> dict[str, Path]:
+    """Prediction and map in one graph, in two precisions."""
+    explainer = light(opened("mobilenetv2_100", SIZE))
+    read = AnsweringEncoder(explainer.network.encoder)
+    graph = CombinedGraph(MaskGraph(explainer.network), read)
+    spec = explainer.passport.input
+    exact = write_onnx(Traceable.of(graph, graph.outputs, spec), folder / "float32.onnx")
+    noise = torch.rand(8, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    small = converted(exact, "int8-static", folder / "int8.onnx", list(noise.split(4)))
+    return {"float32": exact, "int8-static": small}
+
+
+def engine_of(graph: Path, threads: int) -> Engine:
+    running = session(graph, threads, spin=False)
+    return OnnxEngine(running, ClassNames.numbered(running.get_outputs()[0].shape[1]))
+
+
+def written_clip(path: Path, seconds: float) -> Path:
+    """A pan over planted images, with a tone."""
+    world = mosaic()
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("libx264", rate=RATE, options={"preset": "veryfast"})
+        video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        audio = container.add_stream("aac", rate=SOUND)
+        for number in range(round(seconds * RATE)):
+            left = 2 * number % (world.shape[1] - WIDTH)
+            pixels = np.ascontiguousarray(world[:HEIGHT, left : left + WIDTH])
+            container.mux(video.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")))
+            container.mux(audio.encode(tone(number)))
+        container.mux([*video.encode(None), *audio.encode(None)])
+    return path
+
+
+def mosaic() -> np.ndarray:
+    """Planted images side by side, larger than a frame."""
+    images = open_images("planted:size=128,images=16,classes=4")
+    tiles = [(images[n].picture.permute(1, 2, 0).numpy() * 255).astype(np.uint8) for n in range(16)]
+    large = [np.asarray(Image.fromarray(tile).resize((360, 360))) for tile in tiles]
+    return np.concatenate([np.concatenate(large[:8], 1), np.concatenate(large[8:], 1)], 0)
+
+
+def tone(number: int) -> av.AudioFrame:
+    """The sound of one frame."""
+    count = SOUND // RATE
+    places = (np.arange(count) + number * count) / SOUND
+    frame = av.AudioFrame.from_ndarray(
+        np.sin(2 * np.pi * 440 * places).astype(np.float32)[None], "fltp", "mono"
+    )
+    frame.sample_rate, frame.pts = SOUND, number * count
+    return frame
+
+
+def memory(engine: Engine, folder: Path) -> Promise:
+    """Most memory that a long clip takes over that of a short one, above what was there before."""
+    found = []
+    for seconds in (SHORT, LONG):
+        clip, out = written_clip(folder / f"{seconds}.mp4", seconds), folder / "out.mkv"
+        with peak_memory(CPU) as taken:
+            explain_video(engine, open_video(str(clip)), out, VideoSettings())
+        out.unlink()
+        found.append(taken.peak_mb or float("nan"))
+        print(f"a clip of {seconds} s: {found[-1]:.0f} MB at most")
+    return Promise(f"memory of {LONG} s ÷ memory of {SHORT} s", found[1] / found[0], 1.2)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

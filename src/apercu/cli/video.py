@@ -1,0 +1,132 @@
+"""`apercu video`: what a classifier looks at, drawn over a video."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from apercu.cli.options import DebugOption, Device, DeviceOption
+from apercu.cli.outcome import StoppedError
+from apercu.cli.terminal import progress, say, warn
+
+if TYPE_CHECKING:
+    from apercu.video import Source, Summary
+
+
+def video(
+    run: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN", help="Folder of a trained mask explainer, or one that export wrote."
+        ),
+    ],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="IN", help="A video file, a camera (/dev/video0), or an address (rtsp://…)."
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="A new .mp4, .mov, .mkv or .webm file.")
+    ],
+    target: Annotated[
+        str,
+        typer.Option(
+            metavar="top|NAME|INDEX",
+            help="The class to look for: the one seen most over the last moments, or a named one.",
+        ),
+    ] = "top",
+    smoothing: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            metavar="SECONDS",
+            help="Mean of the maps over time, moved along with the picture, in which a map counts "
+            "half after so long; 0 shows each map as it is.",
+        ),
+    ] = 0.0,
+    every: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Explain one frame of so many; those between show the map before."
+        ),
+    ] = 1,
+    seconds: Annotated[float | None, typer.Option(help="Stop after so much of the video.")] = None,
+    live: Annotated[
+        bool,
+        typer.Option(
+            "--live",
+            help="Do not wait: play a file at its own pace, drop frames that come while one is "
+            "in work. Cameras and RTSP always are.",
+        ),
+    ] = False,
+    classifier: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SPEC",
+            help="Let the classifier itself say what it sees, where a run does not hold it.",
+        ),
+    ] = None,
+    device: DeviceOption = Device.AUTO,
+    debug: DebugOption = False,
+) -> None:
+    """Draw what the classifier looks at over a video, with the class and its probability.
+
+    Sound is copied. Memory does not grow with the length. The bar is the mean probability over
+    the last moments. How much the maps flicker is measured, with and without --smoothing. Ctrl-C
+    leaves a file of what was done, which plays.
+
+    Example: apercu video runs/mobilenet walk.mp4 seen.mp4 --smoothing 0.2
+    """
+    from apercu.video.extra import check_installed
+
+    check_installed()
+    from apercu.classifiers import open_classifier
+    from apercu.video import VideoSettings, explain_video, open_engine, open_video
+    from apercu.video.formats import format_of
+
+    settings = VideoSettings(target, smoothing, every, seconds)
+    format_of(out)
+    place = device.resolve()
+    opened = None if classifier is None else open_classifier(classifier, device=place)
+    engine = open_engine(run, opened, place)
+    read = open_video(source, live=live)
+    with progress() as report:
+        done = explain_video(engine, read, out, settings, lambda *far: report("frames", *far))
+    for line in remarks(read):
+        warn(line)
+    if not done.frames:
+        raise StoppedError("interrupted; nothing was begun")
+    for line in told(done, read.live):
+        say(line)
+    if done.stopped and not read.live:
+        raise StoppedError(f"interrupted; {out} holds the first {done.seconds:.1f} s and plays")
+    say(f"written: {out}")
+
+
+def told(done: Summary, live: bool) -> list[str]:
+    """What was done, in lines."""
+    rate = done.frames / done.took
+    lines = [f"{done.frames} frames, {done.seconds:.1f} s, at {rate:.1f} frames per second"]
+    if live:
+        lines.append(f"dropped: {done.dropped} frames that came while another was in work")
+    lines += [f"sound: {sound}" for sound in done.sounds]
+    if (found := done.flicker) is not None:
+        calm = f", {found.shown:.4f} as shown; maps lag by {found.lag:.4f}" * (found.lag > 0)
+        lines.append(f"flicker: {found.raw:.4f} as the maps come{calm}")
+    return lines
+
+
+def remarks(source: Source) -> list[str]:
+    """What of the source is not in the result."""
+    found = {
+        "stream(s) of subtitles left out": source.subtitles,
+        "packet(s) could not be decoded": source.damaged,
+        "frame(s) left out whose time did not advance": source.standing,
+    }
+    lines = [f"{source.name}: {count} {words}" for words, count in found.items() if count]
+    if source.broken:
+        lines.append(f"{source.name}: ended early ({source.broken})")
+    return lines

@@ -1,0 +1,130 @@
+"""Work in threads of its own, joined by lines that hold a few items: memory stays constant."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+PATIENCE = 2.0
+"""Seconds for a reader to notice that nobody takes any more; one that hangs on a camera cannot."""
+
+
+class Line(Generic[T]):
+    """Items on their way from one thread to another.
+
+    Args:
+        capacity: how many may wait; the giver waits for room.
+        newest: items for which it is true never wait for room: they take the place of one that
+            has not been taken yet, which is dropped.
+    """
+
+    def __init__(self, capacity: int, newest: Callable[[T], bool] = lambda item: False) -> None:
+        self.capacity = capacity
+        self.newest = newest
+        self.dropped = 0
+        self._items: deque[T] = deque()
+        self._changed = threading.Condition()
+        self._ended = self._stopped = False
+        self._error: BaseException | None = None
+
+    def put(self, item: T) -> bool:
+        """Gives an item; False where nobody takes any more."""
+        with self._changed:
+            if self.newest(item):
+                self._drop()
+            else:
+                self._changed.wait_for(lambda: self._stopped or len(self._items) < self.capacity)
+            if self._stopped:
+                return False
+            self._items.append(item)
+            self._changed.notify_all()
+            return True
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Nothing more will be given; the taker gets what waits, then the error."""
+        with self._changed:
+            self._ended, self._error = True, error
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Nothing more will be taken."""
+        with self._changed:
+            self._stopped = True
+            self._items.clear()
+            self._changed.notify_all()
+
+    def __iter__(self) -> Iterator[T]:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._stopped or self._items or self._ended)
+                if not self._items:
+                    if self._error is not None:
+                        raise self._error
+                    return
+                item = self._items.popleft()
+                self._changed.notify_all()
+            yield item
+
+    def _drop(self) -> None:
+        kept = [item for item in self._items if not self.newest(item)]
+        self.dropped += len(self._items) - len(kept)
+        self._items = deque(kept)
+
+
+@contextmanager
+def ahead(items: Iterable[T], line: Line[T]) -> Iterator[Iterator[T]]:
+    """The items, made by a thread that runs ahead of who takes them; what it raises comes along."""
+
+    def make() -> None:
+        error = None
+        try:
+            for item in items:
+                if not line.put(item):
+                    break
+        except BaseException as raised:
+            error = raised
+        line.end(error)
+
+    thread = threading.Thread(target=make, daemon=True)
+    thread.start()
+    try:
+        yield iter(line)
+    finally:
+        line.stop()
+        thread.join(PATIENCE)
+
+
+@contextmanager
+def behind(work: Callable[[T], None], line: Line[T]) -> Iterator[Callable[[T], None]]:
+    """A function that leaves items to a thread; all are done at the end, also after Ctrl-C.
+
+    What the thread raises is raised by the function, or at the end.
+    """
+    failed: list[BaseException] = []
+
+    def do() -> None:
+        try:
+            for item in line:
+                work(item)
+        except BaseException as error:
+            failed.append(error)
+            line.stop()
+
+    def give(item: T) -> None:
+        if not line.put(item):
+            raise failed[0]
+
+    thread = threading.Thread(target=do, daemon=True)
+    thread.start()
+    try:
+        yield give
+    finally:
+        line.end()
+        thread.join()
+    if failed:
+        raise failed[0]

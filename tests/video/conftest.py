@@ -1,0 +1,123 @@
+"""Small clips, and an engine whose answers are known beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, final
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from apercu.classifiers import ClassNames
+from apercu.export.graphs import TOP
+from apercu.video.engine import Answer, Engine, Values
+
+RATE, SOUND = 25, 48_000
+
+
+@final
+class KnownEngine(Engine):
+    """The map is the brightness of the image; class 1 is seen in what is bright, else class 0."""
+
+    def __init__(self, size: tuple[int, int] = (32, 32)) -> None:
+        self.names = ClassNames.of(("night, dark", "day"))
+        self.channels, self.size = 3, size
+        self.asked: list[int] = []
+
+    def __call__(self, image: Values, target: int = TOP) -> Answer:
+        self.asked.append(target)
+        bright = np.float32(image.mean())
+        return Answer(image.mean(0), np.array([1 - bright, bright], np.float32))
+
+
+@pytest.fixture(scope="session")
+def scene() -> np.ndarray:
+    """A smooth picture with structure everywhere, larger than a clip that pans over it."""
+    noise = np.random.default_rng(0).integers(0, 256, (12, 20, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(noise).resize((320, 192), Image.Resampling.BICUBIC))
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a clip of pictures, one per time step, with the sound asked for."""
+
+    def write(
+        pictures: Sequence[np.ndarray],
+        name: str = "in.mp4",
+        *,
+        times: Sequence[int] | None = None,
+        sound: str | None = None,
+        codec: str = "libx264",
+        pixels: str = "yuv420p",
+        rotation: int = 0,
+    ) -> Path:
+        path = tmp_path / name
+        with av.open(str(path), "w") as container:
+            stream: Any = container.add_stream(codec, rate=RATE, options=_options(codec))
+            stream.height, stream.width = pictures[0].shape[:2]
+            stream.pix_fmt, stream.codec_context.time_base = pixels, Fraction(1, RATE)
+            if rotation:
+                stream.set_display_rotation(rotation)
+            heard: Any = container.add_stream(sound, rate=SOUND) if sound else None
+            last = times[-1] + 1 if times else len(pictures)
+            for when, picture in zip(times or range(last), pictures, strict=True):
+                layout = "rgba" if picture.shape[2] == 4 else "rgb24"
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), layout)
+                frame = frame.reformat(format=pixels)
+                frame.pts, frame.time_base = when, Fraction(1, RATE)
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+            if heard:
+                tone = _tone(heard, last / RATE)
+                container.mux(heard.encode(tone))
+                container.mux(heard.encode(None))
+        return path
+
+    return write
+
+
+def _options(codec: str) -> dict[str, str]:
+    return {"crf": "4", "preset": "ultrafast"} if codec.startswith("libx264") else {}
+
+
+def _tone(stream: Any, seconds: float) -> av.AudioFrame:
+    places = np.arange(round(SOUND * seconds)) / SOUND
+    wave = (0.3 * np.sin(2 * np.pi * 440 * places)).astype(np.float32)[None]
+    frame = av.AudioFrame.from_ndarray(wave, "fltp", "mono")
+    frame.sample_rate, frame.pts = SOUND, 0
+    return frame
+
+
+class Player:
+    """What can be seen and heard of a file."""
+
+    def pictures(self, path: Path) -> list[np.ndarray]:
+        """All frames in red, green and blue."""
+        with av.open(str(path)) as container:
+            return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+    def times(self, path: Path) -> list[float]:
+        """When all frames are shown, in seconds."""
+        with av.open(str(path)) as container:
+            return [round(frame.time, 4) for frame in container.decode(video=0)]
+
+    def sounds(self, path: Path) -> tuple[str, list[bytes]]:
+        """Codec and packets of the first stream of sound."""
+        with av.open(str(path)) as container:
+            stream = container.streams.audio[0]
+            packets = [bytes(one) for one in container.demux(stream) if one.size]
+            return stream.codec_context.codec.canonical_name, packets
+
+
+@pytest.fixture
+def player() -> Player:
+    return Player()
+
+
+@pytest.fixture
+def engine() -> KnownEngine:
+    return KnownEngine()

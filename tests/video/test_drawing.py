@@ -1,0 +1,138 @@
+"""Heat, class and bar on a picture, against the pictures that `apercu explain` draws."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from av import VideoFrame
+from PIL import ImageColor
+
+from apercu import render
+from apercu.video.drawing import Drawing
+from apercu.video.explaining import Shown
+from apercu.video.heat import Heat
+from apercu.video.label import Label
+from apercu.video.matrix import BT601, BT709, BT2020, Matrix
+from apercu.video.picture import Look, plane
+
+SIZE = (256, 144)
+
+
+def frame_of(pixels: np.ndarray, matrix: Matrix) -> VideoFrame:
+    rgb = VideoFrame.from_ndarray(np.ascontiguousarray(pixels), "rgb24")
+    frame = rgb.reformat(format="yuv420p", dst_colorspace=matrix.scaler)
+    frame.colorspace, frame.pts, frame.time_base = matrix.tag, 7, Fraction(1, 50)
+    return frame
+
+
+def rgb_of(frame: VideoFrame, matrix: Matrix) -> np.ndarray:
+    shown = frame.reformat(format="rgb24", src_colorspace=matrix.scaler)
+    return shown.to_ndarray().astype(int)
+
+
+@pytest.fixture(scope="module")
+def map_() -> np.ndarray:
+    """From cold to hot, and back, smooth."""
+    across = np.linspace(0, 1, 32, dtype=np.float32)
+    return (np.outer(1 - abs(2 * across - 1), across) * 255).round().astype(np.uint8)
+
+
+@pytest.mark.parametrize("matrix", [BT601, BT709, BT2020], ids=["601", "709", "2020"])
+def test_the_heat_is_that_of_explain(scene, map_, matrix: Matrix) -> None:
+    pixels = scene[:144, :256]
+    drawn = rgb_of(Heat(map_, SIZE, matrix).over(frame_of(pixels, matrix)), matrix)
+    picture = torch.from_numpy(pixels / 255.0).permute(2, 0, 1).float()
+    expected = np.asarray(render.overlay(picture, torch.from_numpy(map_ / 255.0).float()))
+    if matrix is BT601:  # whose grey is Pillow's
+        assert abs(drawn - expected).mean() < 2.0
+        assert np.quantile(abs(drawn - expected), 0.999) <= 12
+    else:  # colour alone: hue of the heat, whatever weights make the grey below
+        hues = [one[..., 0].astype(int) - one[..., 2] for one in (drawn, expected)]
+        assert abs(hues[0] - hues[1]).mean() < 3
+
+
+def test_what_is_cold_is_the_picture_in_grey(scene) -> None:
+    frame = frame_of(scene[:144, :256], BT601)
+    drawn = Heat(np.zeros((8, 8), np.uint8), SIZE, BT601).over(frame)
+    np.testing.assert_array_equal(plane(drawn, 0), plane(frame, 0))
+    assert (plane(drawn, 1) == 128).all()
+    assert (plane(drawn, 2) == 128).all()
+
+
+def test_the_frame_below_is_not_touched(scene) -> None:
+    frame = frame_of(scene[:144, :256], BT601)
+    before = [plane(frame, number).copy() for number in range(3)]
+    look = Look(SIZE, Fraction(1), BT601)
+    drawn = Drawing(look)(frame, Shown(np.full((8, 8), 255, np.uint8), "day", 0.5))
+    for number in range(3):
+        np.testing.assert_array_equal(plane(frame, number), before[number])
+    assert (drawn.pts, drawn.time_base) == (7, Fraction(1, 50))
+
+
+def test_the_heat_of_a_map_is_made_once(scene, monkeypatch) -> None:
+    made = []
+    monkeypatch.setattr(
+        "apercu.video.drawing.Heat", lambda *given: made.append(given) or Heat(*given)
+    )
+    drawing = Drawing(Look(SIZE, Fraction(1), BT601))
+    frame = frame_of(scene[:144, :256], BT601)
+    first, second = (Shown(np.zeros((8, 8), np.uint8), "day", 0.5) for _ in range(2))
+    for shown in (first, first, second, second):
+        drawing(frame, shown)
+    assert len(made) == 2
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.25, 0.5, 1.0])
+@pytest.mark.parametrize("size", [(1280, 720), (640, 360), (128, 96)])
+def test_the_bar_is_as_long_as_the_class_is_probable(size, probability: float) -> None:
+    label = Label(size, BT709)
+    frame = frame_of(np.full((*size[::-1], 3), 128, np.uint8), BT709)
+    label.draw(frame, "day", probability)
+    left, top, right, bottom = label.track
+    row = rgb_of(frame, BT709)[(top + bottom) // 2]
+    ink = np.array(ImageColor.getrgb(render.LINE))
+    filled = abs(row - ink).max(1) < 16
+    assert filled.sum() == pytest.approx(probability * (right - left), abs=3)
+    assert not filled[:left].any()
+    assert not filled[right:].any()
+
+
+def test_the_label_keeps_to_its_panel() -> None:
+    size = (640, 360)
+    frame = frame_of(np.full((360, 640, 3), 128, np.uint8), BT601)
+    before = plane(frame, 0).copy()
+    label = Label(size, BT601)
+    label.draw(frame, "a name that is far too long to be shown in a panel of this width", 0.5)
+    left, top, right, bottom = label.box
+    changed = np.argwhere(plane(frame, 0) != before)
+    assert changed.min(0).tolist() == [top, left]
+    assert (changed.max(0) + 1).tolist() == [bottom, right]
+
+
+def test_the_name_is_the_first_synonym_and_large_enough() -> None:
+    label = Label((1280, 720), BT601)
+    shown = {}
+    for title in ("tabby, tabby cat", "tabby", "lynx"):
+        frame = frame_of(np.zeros((720, 1280, 3), np.uint8), BT601)
+        label.draw(frame, title, 0.5)
+        shown[title] = plane(frame, 0).copy()
+    np.testing.assert_array_equal(shown["tabby, tabby cat"], shown["tabby"])  # the first synonym
+    assert (shown["tabby"] != shown["lynx"]).any()
+    left, top, right, _ = label.box
+    words = shown["tabby"][top : label.track[1], left:right]
+    heights = np.flatnonzero((words > 200).any(1))
+    assert heights[-1] - heights[0] > 20  # of 720 rows: can be read across a room
+    assert (words > 200)[:, : label.gap - 2].sum() == 0
+
+
+@pytest.mark.parametrize("matrix", [BT601, BT709, BT2020], ids=["601", "709", "2020"])
+def test_colours_become_planes_as_ffmpeg_makes_them(matrix: Matrix) -> None:
+    colours = np.array([ImageColor.getrgb(one) for one in (*render.HEAT, render.LINE)], np.uint8)
+    expected = []
+    for colour in colours:
+        flat = frame_of(np.broadcast_to(colour, (16, 16, 3)), matrix)
+        expected.append([int(plane(flat, number)[2, 2]) for number in range(3)])
+    np.testing.assert_allclose(matrix.planes(colours / 255.0), expected, atol=1.5)

@@ -1,0 +1,158 @@
+"""A video in, a video with overlays out."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from apercu import render
+from apercu.errors import OutputError, TargetError
+from apercu.video import VideoSettings, explain_video, open_video
+
+
+def levels(*values: int) -> list[np.ndarray]:
+    """Pictures of one grey each."""
+    return [np.full((48, 64, 3), value, np.uint8) for value in values]
+
+
+def test_every_frame_is_there_at_its_time_with_its_heat(clip, player, engine, tmp_path) -> None:
+    source = clip(levels(*[30] * 5, *[230] * 5), times=[0, 1, 2, 5, 6, 10, 11, 12, 20, 21])
+    out = tmp_path / "out.mp4"
+    done = explain_video(engine, open_video(str(source)), out, VideoSettings())
+    assert player.times(out) == player.times(source)
+    assert (done.frames, done.explained, done.dropped, done.stopped) == (10, 10, 0, False)
+    assert done.seconds == pytest.approx(21 / 25)
+    for place, level in ((0, 30), (9, 230)):
+        heat = render.colours(render.torch.tensor([[level / 255]]))[:, 0, 0].numpy()
+        cover = render.STRENGTH * (level / 255) ** 0.5
+        expected = (level / 255 * (1 - cover) + heat * cover) * 255
+        np.testing.assert_allclose(player.pictures(out)[place][4, 32], expected, atol=6)
+
+
+def test_sound_is_copied_bit_by_bit(clip, player, engine, tmp_path) -> None:
+    source = clip(levels(*[90] * 25), sound="aac")
+    done = explain_video(engine, open_video(str(source)), tmp_path / "out.mp4", VideoSettings())
+    assert player.sounds(tmp_path / "out.mp4") == player.sounds(source)
+    assert done.sounds == ("aac copied",)
+
+
+def test_sound_that_the_container_refuses_is_encoded_again(clip, player, engine, tmp_path) -> None:
+    source = clip(levels(*[90] * 25), sound="aac")
+    out = tmp_path / "out.webm"
+    done = explain_video(engine, open_video(str(source)), out, VideoSettings())
+    codec, packets = player.sounds(out)
+    assert done.sounds == ("aac encoded as opus",)
+    assert codec == "opus"
+    assert len(packets) * 0.02 == pytest.approx(1.0, abs=0.1)
+
+
+def test_one_frame_of_so_many_is_explained(clip, player, engine, tmp_path) -> None:
+    source = clip(levels(*range(40, 240, 20)))
+    settings = VideoSettings(every=4, target="day")
+    done = explain_video(engine, open_video(str(source)), tmp_path / "out.mp4", settings)
+    assert (done.frames, done.explained, engine.asked) == (10, 3, [1, 1, 1])
+    shown = player.pictures(tmp_path / "out.mp4")
+    warmth = [picture[4, 32].astype(int) @ (1, 0, -1) for picture in shown]
+    np.testing.assert_allclose(warmth[0:4], warmth[0], atol=8)  # the heat of the map before
+    assert abs(warmth[4] - warmth[3]) > 8
+
+
+def test_the_end_may_come_early(clip, player, engine, tmp_path) -> None:
+    source = open_video(str(clip(levels(*[90] * 50), sound="aac")))
+    out = tmp_path / "out.mp4"
+    assert explain_video(engine, source, out, VideoSettings(seconds=1.0)).frames == 25
+    assert player.times(out)[-1] == pytest.approx(24 / 25)
+    assert len(player.sounds(out)[1]) < 49
+
+
+def test_progress_is_told(clip, engine, tmp_path) -> None:
+    told = []
+    source = open_video(str(clip(levels(*[90] * 3))))
+    explain_video(
+        engine, source, tmp_path / "out.mp4", VideoSettings(), lambda *far: told.append(far)
+    )
+    assert told == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_ctrl_c_leaves_a_file_that_plays(clip, player, engine, tmp_path) -> None:
+    source = open_video(str(clip(levels(*[90] * 200), sound="aac")))
+
+    def press(done: int, total: int) -> None:
+        if done == 5:
+            signal.raise_signal(signal.SIGINT)  # reaches the main thread, as Ctrl-C does
+
+    done = explain_video(engine, source, tmp_path / "out.mp4", VideoSettings(), press)
+    assert done.stopped
+    assert 5 <= done.frames < 200
+    assert len(player.pictures(tmp_path / "out.mp4")) == done.frames
+    assert {path.name for path in tmp_path.iterdir()} == {"in.mp4", "out.mp4"}
+
+
+def test_ctrl_c_before_the_first_frame_leaves_nothing(clip, engine, tmp_path, monkeypatch) -> None:
+    source = open_video(str(clip(levels(90, 90))))
+
+    def press(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(engine), "__call__", press)
+    done = explain_video(engine, source, tmp_path / "out.mp4", VideoSettings())
+    assert (done.stopped, done.frames) == (True, 0)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
+
+
+def test_nothing_is_left_after_an_error(clip, engine, tmp_path, monkeypatch) -> None:
+    source = open_video(str(clip(levels(*[90] * 25))))
+
+    def fail(*given: object) -> None:
+        raise RuntimeError("the engine broke")
+
+    monkeypatch.setattr(type(engine), "__call__", fail)
+    with pytest.raises(RuntimeError, match="the engine broke"):
+        explain_video(engine, source, tmp_path / "out.mp4", VideoSettings())
+    assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
+
+
+def test_a_full_disk_is_told(clip, engine, tmp_path, monkeypatch) -> None:
+    from apercu.video import writing
+
+    source = open_video(str(clip(levels(*[90] * 25))))
+
+    class Full(writing.Writer):  # type: ignore[misc]
+        def frame(self, picture: object) -> None:
+            raise OutputError("out.mp4: cannot be written (No space left on device)")
+
+    monkeypatch.setattr("apercu.video.flow.Writer", Full)
+    with pytest.raises(OutputError, match="No space left"):
+        explain_video(engine, source, tmp_path / "out.mp4", VideoSettings())
+    assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
+
+
+def test_an_unknown_class_is_told_before_anything_is_written(clip, engine, tmp_path) -> None:
+    source = open_video(str(clip(levels(90, 90))))
+    with pytest.raises(TargetError, match="no class is called 'dax'; did you mean day"):
+        explain_video(engine, source, tmp_path / "out.mp4", VideoSettings(target="dax"))
+    assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
+
+
+def test_live_drops_what_comes_while_a_frame_is_in_work(clip, player, engine, tmp_path) -> None:
+    pause = threading.Event()
+    answer = type(engine).__call__
+
+    class Slow(type(engine)):  # type: ignore[misc]
+        def __call__(self, *given: object) -> object:
+            pause.wait(0.2)
+            return answer(self, *given)
+
+    source = open_video(str(clip(levels(*[90] * 25), sound="aac")), live=True)
+    out = tmp_path / "out.mp4"
+    done = explain_video(Slow(), source, out, VideoSettings())
+    assert done.frames + done.dropped == 25
+    assert 3 <= done.frames <= 14
+    assert 0.9 <= done.took < 4  # its own pace; every frame would take five seconds
+    assert len(player.times(out)) == done.frames
+    assert player.times(out)[-1] > 0.5
+    assert player.sounds(out)[1] == player.sounds(Path(source.name))[1]

@@ -1,0 +1,41 @@
+"""docs/video.md names what there is, with the numbers that the code has."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from apercu.cli import main
+from apercu.video import flow, formats, motion, reading, steady
+
+MANUAL = (Path(__file__).parents[2] / "docs" / "video.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```sh\n(.*?)^```", MANUAL, re.MULTILINE | re.DOTALL)
+COMMANDS = [shlex.split(line) for block in BLOCKS for line in block.splitlines()]
+
+
+def test_the_options_exist(capsys) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["video", "--help"])
+    shown = capsys.readouterr().out
+    table = re.findall(r"^\| `(--[a-z]+)", MANUAL, re.MULTILINE)
+    used = [word for command in COMMANDS for word in command if word.startswith("--")]
+    assert len(table) == 5
+    assert len(used) >= 3
+    for option in (*table, *used):
+        assert option in shown
+
+
+def test_the_numbers_are_those_of_the_code() -> None:
+    told = " ".join(MANUAL.split())
+    assert f"a half-life of {steady.HALF_LIFE} seconds" in told
+    assert f"{steady.LEAD} times that of the present one" in told
+    assert f"more than {motion.CUT} of the range" in told
+    assert f"at {motion.SIDE} × {motion.SIDE}" in told
+    assert (flow.WAITING, reading.WAIT) == (8, 10)
+    assert "at most eight frames wait" in told
+    assert "nothing for ten seconds" in told
+    for suffix in formats.FORMATS:
+        assert f"`{suffix}`" in told
