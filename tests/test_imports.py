@@ -27,6 +27,7 @@ LAYERS = (
     ("gallery", "robustness", "pretraining"),
     ("demo",),
     ("serving",),
+    ("batch",),
     ("cli",),
     ("__main__",),
 )

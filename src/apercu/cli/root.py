@@ -9,6 +9,7 @@ import typer
 
 import apercu
 from apercu.cli import (
+    batch,
     compare,
     cutouts,
     demo,
@@ -36,6 +37,7 @@ app.command("explain")(explain.explain)
 app.command("compare")(compare.compare)
 app.command("export")(export.export)
 app.command("serve")(serve.serve)
+app.command("batch")(batch.batch)
 app.add_typer(stress.app, name="stress")
 app.command("pretrain")(pretrain.pretrain)
 app.command("cutouts")(cutouts.cutouts)
