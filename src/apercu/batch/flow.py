@@ -25,6 +25,7 @@ from apercu.batch.pipeline import Busy, Done, Pipeline
 from apercu.batch.plan import Plan
 from apercu.batch.sealing import Sealing
 from apercu.batch.settings import BatchSettings, Crew
+from apercu.batch.zarr_shards import ZarrShards
 from apercu.errors import RunError
 from apercu.output import check_writable
 
@@ -87,7 +88,8 @@ class Opened:
         """How shards are written."""
         settings, explaining = self.order.settings, self.explaining
         columns = Columns(settings, explaining.classes, explaining.input.size)
-        return ParquetShards(self.order.out, self.plan, columns)
+        kind = ZarrShards if settings.format == "zarr" else ParquetShards
+        return kind(self.order.out, self.plan, columns)
 
     @cached_property
     def job(self) -> Job:
