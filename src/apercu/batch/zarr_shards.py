@@ -72,7 +72,7 @@ class ZarrShards(Sealing):
         rows = self.plan.rows(shard)
         table = pa.concat_tables(Desk(self.out).tables(self.plan, shard))
         try:
-            group = zarr.open_group(self.out / STORE, mode="r+")
+            group: Any = zarr.open_group(self.out / STORE, mode="r+")
             for name in MISSING:
                 group[name][rows.start : rows.stop] = self._values(table, name)
             files = self._chunks(shard)
@@ -95,7 +95,7 @@ class ZarrShards(Sealing):
     def failures(self, record: ShardRecord) -> list[tuple[int, str, str]]:
         import zarr
 
-        group = zarr.open_group(self.out / STORE, mode="r")
+        group: Any = zarr.open_group(self.out / STORE, mode="r")
         rows = slice(record.first, record.first + record.rows)
         names, errors = group["id"][rows], group["error"][rows]
         found = enumerate(zip(names, errors, strict=True), start=record.first)
