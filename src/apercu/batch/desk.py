@@ -54,6 +54,10 @@ class Desk:
         """Whether a unit is explained."""
         return self._part(unit).is_file()
 
+    def missing(self, plan: Plan, shard: int) -> int:
+        """Images of an unfinished shard that are not explained."""
+        return sum(len(unit) for unit in plan.units(shard) if not self.has(unit))
+
     def keep(self, unit: Unit, table: Table) -> None:
         """Keeps the rows of a unit.
 

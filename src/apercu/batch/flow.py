@@ -126,13 +126,13 @@ class Outcome:
     busy: Busy
 
 
-def explain_all(order: Order, progress: Progress, way: Way = Opened.work) -> Outcome:
+def explain_all(order: Order, progress: Progress, way: Way | None = None) -> Outcome:
     """Explains a data set; what an earlier attempt has finished is kept.
 
     Args:
         order: what is asked.
         progress: told how many images are finished, and how many there are.
-        way: who does the work.
+        way: who does the work; this process where None.
 
     Raises:
         InputError: the explainer, the images or the settings are wrong, or others than those that
@@ -146,14 +146,14 @@ def explain_all(order: Order, progress: Progress, way: Way = Opened.work) -> Out
         opened.job.begin(order.out)
         if (order.out / MANIFEST).is_file():
             return Outcome(_read_manifest(order.out), 0, Busy())
-        return _explain(opened, progress, way)
+        return _explain(opened, progress, way or Opened.work)
 
 
 def _explain(opened: Opened, progress: Progress, way: Way) -> Outcome:
     desk, plan = Desk(opened.order.out), opened.plan
     opened.sealing.begin()
     left = [shard for shard in range(plan.shards) if desk.record(shard) is None]
-    there = plan.images - sum(_missing(desk, plan, shard) for shard in left)
+    there = plan.images - sum(desk.missing(plan, shard) for shard in left)
     finished = there
     progress(finished, plan.images)
 
@@ -168,11 +168,6 @@ def _explain(opened: Opened, progress: Progress, way: Way) -> Outcome:
     manifest = write_manifest(opened.order.out, opened.job, records)
     desk.clear()
     return Outcome(manifest, plan.images - there, busy)
-
-
-def _missing(desk: Desk, plan: Plan, shard: int) -> int:
-    """Images of an unfinished shard that are not explained."""
-    return sum(len(unit) for unit in plan.units(shard) if not desk.has(unit))
 
 
 def _records(desk: Desk, plan: Plan) -> list[ShardRecord]:

@@ -59,6 +59,14 @@ def batch(
         int | None,
         typer.Option(min=1, help="Threads that explain, on the CPU; all cores but one by default."),
     ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|local|HOST:PORT",
+            help="Share the shards on a Ray cluster whose machines all see RUN, the images and "
+            "--out; one thread explains in each task if --threads is not given.",
+        ),
+    ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Only so many of the images, drawn at random.")
     ] = None,
@@ -84,6 +92,7 @@ def batch(
     Example: apercu batch runs/mobilenet photos/ --out maps
     """
     from apercu.batch import FORMATS, MAPS, BatchSettings, Crew, Order, Who, explain_all
+    from apercu.batch.ray_cluster import RayCluster
     from apercu.export.settings import check_known
 
     known = check_known(format, FORMATS, "format")
@@ -91,15 +100,13 @@ def batch(
     settings = BatchSettings(
         target, level, known, check_known(stored, MAPS, "map"), shard, batch, limit, seed
     )
-    asked = {"workers": workers, "threads": threads}
-    crew = Crew(
-        device=device.resolve(),
-        **{name: value for name, value in asked.items() if value is not None},
-    )
+    usual = Crew() if cluster is None else Crew(workers=2, threads=1)
+    crew = Crew(workers or usual.workers, threads or usual.threads, device.resolve())
     order = Order(Who(run, classifier), images, out, settings, crew)
+    way = None if cluster is None else RayCluster(cluster)
     kept = f"{out} holds what was finished; the same command makes the rest"
     with keeping(kept), progress() as report:
-        outcome = explain_all(order, lambda done, total: report("images", done, total))
+        outcome = explain_all(order, lambda done, total: report("images", done, total), way)
     for line in _told(outcome, out):
         say(line)
 
