@@ -106,6 +106,15 @@ def _counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return counts
 
 
+def test_what_a_killed_process_was_writing_is_swept_away(order, explained, tmp_path) -> None:
+    whole = bytes_of(explained(out=tmp_path / "whole"))
+    out = order().out
+    (out / "maps").mkdir(parents=True)
+    (out / "maps" / ".00000000.parquet.0123.part").write_bytes(b"half")
+    explained()
+    assert bytes_of(out) == whole
+
+
 def test_a_finished_result_is_left_as_it_is(explained, order, monkeypatch) -> None:
     before = bytes_of(explained())
     asked = _counted(monkeypatch)

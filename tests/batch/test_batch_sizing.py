@@ -7,8 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "benchmarks" / "sizing.py"
 
@@ -37,12 +35,11 @@ def test_the_tables_follow_the_formulae(tmp_path) -> None:
         *("--euro-per-core-hour", "0.5", "--rate", "G=1000,3", "--euro-per-terabyte-month", "9"),
     )
     box, gpu = lines[3], lines[4]
-    # 4 cores × 10 images a second; 1e6 images are 6.94 hours, and 5 % more
+    # 4 cores of 10 images a second: a million in 6.94 hours, and 5 % more, at 2 euros
     assert box == "| box | 2.00 | 144,000 | 72,000 | 0 | 1 | 15 |"
     assert gpu == "| G | 3.00 | 3,600,000 | 1,200,000 | 0 | 1 | 1 |"
     assert lines[5] == "100 shards of 10,000 images"
     assert lines[-1] == "| png | 1,000 | 0.0 | 0 | 0.01 |"
-    assert 1e6 / 40 / 3600 * 1.05 * 2 == pytest.approx(14.58, abs=0.01)
 
 
 def test_the_measured_figures_are_kept(tiny_run, tmp_path) -> None:

@@ -67,5 +67,6 @@ def test_arrays_are_gone_on_with(explained, order, tmp_path, monkeypatch) -> Non
         with pytest.raises(KeyboardInterrupt):
             explain_all(order(out=out, **asked), lambda done, total: None)
         monkeypatch.setattr(Desk, "finish", finish)
+        (out / "maps.zarr" / "map" / "c" / "0.0123.partial").write_bytes(b"half")
         explain_all(order(out=out, **asked), lambda done, total: None)
         assert bytes_of(out) == whole

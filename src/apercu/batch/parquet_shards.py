@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
+from uuid import uuid4
 
 from apercu.batch.columns import Table, schema
 from apercu.batch.desk import Desk, ShardRecord
@@ -28,13 +29,15 @@ class ParquetShards(Sealing):
     def begin(self) -> None:
         try:
             (self.out / FOLDER).mkdir(parents=True, exist_ok=True)
+            for part in (self.out / FOLDER).glob(".*.part"):
+                part.unlink()  # of a process that was killed
         except OSError as error:
             raise _unwritten(self.out / FOLDER, error) from error
 
     def write(self, shard: int) -> ShardRecord:
         name = f"{FOLDER}/{shard:08}.parquet"
         path = self.out / name
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        part = path.with_name(f".{path.name}.{uuid4().hex}.part")  # process ids recur on a cluster
         rows = self.plan.rows(shard)
         try:
             errors = self._written(shard, part)

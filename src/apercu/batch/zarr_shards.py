@@ -46,9 +46,11 @@ class ZarrShards(Sealing):
         except ImportError:
             raise ConfigError("format: zarr is not installed; pip install 'apercu[zarr]'") from None
         desk, path = Desk(self.out), self.out / STORE
-        if any(desk.record(shard) is not None for shard in range(self.plan.shards)):
-            return
         try:
+            if any(desk.record(shard) is not None for shard in range(self.plan.shards)):
+                for part in path.rglob("*.partial"):
+                    part.unlink()  # of a process that was killed
+                return
             shutil.rmtree(path, ignore_errors=True)
             group = zarr.create_group(path, zarr_format=3)
             for name, missing in MISSING.items():
