@@ -51,6 +51,8 @@ def main() -> int:
     parser.add_argument("--sizes", default="1000,100000", help="of the sets for memory")
     parser.add_argument("--peak", nargs=2, type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.repeats < 2:
+        parser.error("--repeats: expected at least 2, for a spread")
     if given.peak:
         return peak(*given.peak)
     torch.manual_seed(0)
