@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -118,11 +119,13 @@ class Outcome:
     Attributes:
         manifest: of the result.
         explained: images that this command worked on; the others were there already.
-        busy: seconds of each stage.
+        seconds: from the first image to the last.
+        busy: seconds of each stage, of all machines together.
     """
 
     manifest: dict[str, Any]
     explained: int
+    seconds: float
     busy: Busy
 
 
@@ -145,7 +148,7 @@ def explain_all(order: Order, progress: Progress, way: Way | None = None) -> Out
     with locked(order.out):
         opened.job.begin(order.out)
         if (order.out / MANIFEST).is_file():
-            return Outcome(_read_manifest(order.out), 0, Busy())
+            return Outcome(_read_manifest(order.out), 0, 0.0, Busy())
         return _explain(opened, progress, way or Opened.work)
 
 
@@ -162,12 +165,14 @@ def _explain(opened: Opened, progress: Progress, way: Way) -> Outcome:
         finished += more
         progress(finished, plan.images)
 
+    begun = time.perf_counter()
     busy = way(opened, left, done)
+    seconds = time.perf_counter() - begun
     records = _records(desk, plan)
     write_failures(opened.order.out, opened.sealing, records)
     manifest = write_manifest(opened.order.out, opened.job, records)
     desk.clear()
-    return Outcome(manifest, plan.images - there, busy)
+    return Outcome(manifest, plan.images - there, seconds, busy)
 
 
 def _records(desk: Desk, plan: Plan) -> list[ShardRecord]:

@@ -38,7 +38,7 @@ class Busy:
         read: of all threads together.
         explain: of the one that explains.
         write: of the one that writes.
-        wall: from the beginning to the end.
+        wall: from the beginning to the end; added up where several machines work.
         workers: threads that read.
     """
 

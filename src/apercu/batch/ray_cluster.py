@@ -19,8 +19,6 @@ from apercu.errors import ApercuError, ConfigError, RunError, UnreachableError
 LOCAL = "local"
 OBJECT_STORE = 200 << 20
 """Bytes for what tasks hand on, on a cluster that is started here: a few numbers per shard."""
-RETRIES = 10
-"""Machines that may be lost under one shard."""
 STAGES = ("read", "explain", "write")
 
 
@@ -57,7 +55,6 @@ class RayCluster:
                 fn_kwargs={"order": order},
                 num_cpus=order.crew.threads,
                 num_gpus=int(order.crew.device == "cuda"),
-                ray_remote_args_fn=lambda: {"max_retries": RETRIES},
             )
             for row in _rows(started):
                 done(missing[row["shard"]])

@@ -126,8 +126,8 @@ def _told(outcome: Outcome, out: Path) -> list[str]:
             )
         )
         lines.append(
-            f"{outcome.explained} images in {busy.wall:.1f} s, "
-            f"{outcome.explained / busy.wall:.1f} per second; busy: {', '.join(shares)}; "
+            f"{outcome.explained} images in {outcome.seconds:.1f} s, "
+            f"{outcome.explained / outcome.seconds:.1f} per second; busy: {', '.join(shares)}; "
             f"{busy.slowest} set the pace"
         )
     else:
