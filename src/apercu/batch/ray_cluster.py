@@ -94,6 +94,8 @@ def _opened(order: Order) -> Opened:
 def _connected(address: str) -> Iterator[Any]:
     """Ray, connected to a cluster and quiet."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if address == LOCAL:  # else the tasks wait for whatever else this machine does
+        os.environ.setdefault("RAY_worker_niceness", "0")
     try:
         import ray
         import ray.data
