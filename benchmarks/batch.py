@@ -1,6 +1,6 @@
 """What `apercu batch` adds to the explainer alone, and whether its memory grows.
 
-    python benchmarks/batch.py [--images 256] [--repeats 5] [--threads 1] [--sizes 1000,100000]
+    python benchmarks/batch.py [--images 512] [--repeats 5] [--threads 1] [--sizes 1000,100000]
 
 Speed: the light explainer of a MobileNetV2 at 224 pixels with random weights, which do not change
 the time, on generated JPEGs. Three ways take turns, each over all images in batches of 16:
@@ -45,7 +45,7 @@ DISTINCT = 32
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--images", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1, help="that explain")
     parser.add_argument("--sizes", default="1000,100000", help="of the sets for memory")
