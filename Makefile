@@ -44,7 +44,7 @@ format: $(READY) ## put the code into shape
 
 bench: $(RIVALS) ## start-up, speed and memory, beside what people use now
 	$(BIN)/python benchmarks/speed.py --out docs/speed.json
-	@failed=; for name in startup rise grad_cam flipping road attacks halftone export runtime video; do \
+	@failed=; for name in startup rise grad_cam flipping road attacks halftone export runtime video batch; do \
 	  echo "== $$name"; $(BIN)/python benchmarks/$$name.py || failed="$$failed $$name"; \
 	done; test -z "$$failed" || { echo "error: promises not kept:$$failed"; exit 1; }
 

@@ -27,7 +27,7 @@ LAYERS = (
     ("gallery", "robustness", "pretraining"),
     ("demo",),
     ("serving",),
-    ("video",),
+    ("video", "batch"),
     ("cli",),
     ("__main__",),
 )

@@ -8,7 +8,8 @@
     │   ├── TargetError         no such class
     │   ├── ConfigError         a setting is misspelt or out of range
     │   └── RunError            a run folder is incomplete or belongs to another classifier
-    └── OutputError             exit 2, status 507   results cannot be written
+    ├── OutputError             exit 2, status 507   results cannot be written
+    └── UnreachableError        exit 1, status 503   a storage or a cluster does not answer now
 
 Each error is one line: what was wrong, what was expected, what to do.
 """
@@ -62,6 +63,12 @@ class OutputError(ApercuError):
 
     exit_code = 2
     status = 507
+
+
+class UnreachableError(ApercuError):
+    """A storage or a cluster does not answer now; the same command may succeed later."""
+
+    status = 503
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -9,6 +9,7 @@ import typer
 
 import apercu
 from apercu.cli import (
+    batch,
     compare,
     cutouts,
     demo,
@@ -38,6 +39,7 @@ app.command("compare")(compare.compare)
 app.command("export")(export.export)
 app.command("serve")(serve.serve)
 app.command("video")(video.video)
+app.command("batch")(batch.batch)
 app.add_typer(stress.app, name="stress")
 app.command("pretrain")(pretrain.pretrain)
 app.command("cutouts")(cutouts.cutouts)

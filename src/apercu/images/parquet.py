@@ -100,7 +100,7 @@ def open_parquet(path: Path, channels: int) -> ParquetImages:
         starts.append(starts[-1] + count)
     if not starts[-1]:
         raise ImagesError(f"{path}: no images, the table has no rows")
-    image, label = _image_column(path, schema), _label_column(schema)
+    image, label = image_column(path, schema), _label_column(schema)
     columns = (image,) if label is None else (image, label)
     classes = None if label is None else _class_names(schema, label)
     return ParquetImages(
@@ -108,7 +108,8 @@ def open_parquet(path: Path, channels: int) -> ParquetImages:
     )
 
 
-def _image_column(path: Path, schema: Schema) -> str:
+def image_column(path: str | Path, schema: Schema) -> str:
+    """The column of pictures; raises ImagesError where there is none."""
     for name in _IMAGE_COLUMNS:
         if name in schema.names:
             kind = str(schema.field(name).type)

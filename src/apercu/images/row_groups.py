@@ -11,23 +11,32 @@ from typing import Any, TypeAlias
 from apercu.errors import ImagesError
 
 Table: TypeAlias = Any  # pyarrow.Table; pyarrow is imported only when a Parquet file is read
+FileSystem: TypeAlias = Any  # pyarrow.fs.FileSystem
 
 KEPT_BYTES = 64 << 20
 """Compressed pictures kept for random access; the newest row group always stays."""
 
 
 class RowGroups:
-    """Row groups of a file, the newest ones kept; each process and pickle starts with none."""
+    """Row groups of a file, the newest ones kept; each process and pickle starts with none.
 
-    def __init__(self, path: Path, columns: tuple[str, ...]) -> None:
-        self._path, self._columns = path, columns
+    Args:
+        path: of the file.
+        columns: that are read.
+        place: the file system that it lies on; this machine's where None.
+    """
+
+    def __init__(
+        self, path: str | Path, columns: tuple[str, ...], place: FileSystem = None
+    ) -> None:
+        self._path, self._columns, self._place = path, columns, place
         self._forget()
 
-    def __getstate__(self) -> tuple[Path, tuple[str, ...]]:
-        return self._path, self._columns
+    def __getstate__(self) -> tuple[str | Path, tuple[str, ...], FileSystem]:
+        return self._path, self._columns, self._place
 
-    def __setstate__(self, state: tuple[Path, tuple[str, ...]]) -> None:
-        self._path, self._columns = state
+    def __setstate__(self, state: tuple[str | Path, tuple[str, ...], FileSystem]) -> None:
+        self._path, self._columns, self._place = state
         self._forget()
 
     def read(self, group: int) -> Table:
@@ -51,7 +60,7 @@ class RowGroups:
         from pyarrow.parquet import ParquetFile
 
         try:
-            with ParquetFile(self._path) as file:
+            with ParquetFile(self._path, filesystem=self._place) as file:
                 return file.read_row_group(group, columns=self._columns, use_threads=False)
         except (OSError, pa.ArrowException) as error:
             reason = " ".join(str(error).split())

@@ -1,0 +1,190 @@
+"""How many images a machine explains in an hour and for a euro, and the plan for a billion.
+
+    python benchmarks/sizing.py --run runs/mobilenetv2 --images val/ --out docs/sizing.json
+    python benchmarks/sizing.py [--measured docs/sizing.json] [--euro-per-core-hour 0.04]
+        [--machine NAME=CORES] [--rate NAME=IMAGES_PER_SECOND,EURO_PER_HOUR] [--plan 1000000000]
+
+With `--run` the rate of the whole pipeline and the room that rows take are measured on the images
+and kept. Without, the tables are computed from what was kept. Prices are assumptions; so is that
+cores of one machine share the work as shards do, each explaining with one thread. A machine whose
+rate was measured elsewhere is added by `--rate`, a GPU, say: none is made up here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from apercu.batch import BatchSettings, Crew, Order, Who, explain_all
+from apercu.batch.settings import MAPS
+
+HOUR, DAY = 3600, 86400
+SHARD = 10_000
+"""Images per shard of the plan."""
+DAYS = 7
+"""In which the plan is to be done."""
+LOSSES = 0.05
+"""Of the work that is done again since machines were taken away: pessimistic, a batch each time."""
+MACHINES = ("4 cores=4", "16 cores=16", "64 cores=64")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one core was seen to do.
+
+    Attributes:
+        processor: that it belongs to.
+        explainer: of which classifier.
+        images: that were explained.
+        rate: images per second, one thread explaining beside one that reads and writes.
+        cores: that were at work, by the processor's own time.
+        row: bytes of a row, by how maps are stored.
+    """
+
+    processor: str
+    explainer: str
+    images: int
+    rate: float
+    cores: float
+    row: dict[str, float]
+
+    @property
+    def per_core(self) -> float:
+        """Images per second and core, all work counted."""
+        return self.rate / self.cores
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One machine.
+
+    Attributes:
+        name: in words.
+        rate: images per second.
+        price: euros per hour.
+    """
+
+    name: str
+    rate: float
+    price: float
+
+    def cells(self, images: int) -> tuple[str, ...]:
+        """Images per hour and per euro; machines and euros for all of them."""
+        hours = images / self.rate / HOUR * (1 + LOSSES)
+        machines = max(1, -(-hours // (24 * DAYS)))
+        return (
+            self.name,
+            f"{self.price:.2f}",
+            f"{self.rate * HOUR:,.0f}",
+            f"{self.rate * HOUR / self.price:,.0f}",
+            f"{hours / 24:,.0f}",
+            f"{machines:,.0f}",
+            f"{hours * self.price:,.0f}",
+        )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--run", type=Path)
+    parser.add_argument("--images")
+    parser.add_argument("--limit", type=int, default=200)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--measured", type=Path, default=Path("docs/sizing.json"))
+    parser.add_argument("--euro-per-core-hour", type=float, default=0.04)
+    parser.add_argument("--euro-per-terabyte-month", type=float, default=20.0)
+    parser.add_argument("--machine", action="append", metavar="NAME=CORES")
+    parser.add_argument("--rate", action="append", default=[], metavar="NAME=RATE,EURO_PER_HOUR")
+    parser.add_argument("--plan", type=int, default=1_000_000_000)
+    given = parser.parse_args()
+    if given.run is not None:
+        measured = measure(given.run, given.images, given.limit)
+        if given.out is not None:
+            given.out.write_text(json.dumps(asdict(measured), indent=1) + "\n", encoding="utf-8")
+    else:
+        measured = Measured(**json.loads(given.measured.read_text(encoding="utf-8")))
+    print(
+        f"{measured.explainer} on {measured.processor}: {measured.rate:.1f} images per second of "
+        f"{measured.cores:.2f} cores, {measured.per_core:.1f} per core\n"
+    )
+    cores = [split(text) for text in given.machine or MACHINES]
+    machines = [
+        Machine(name, float(count) * measured.per_core, float(count) * given.euro_per_core_hour)
+        for name, count in cores
+    ]
+    for name, text in map(split, given.rate):
+        rate, price = text.split(",")
+        machines.append(Machine(name, float(rate), float(price)))
+    print(table(machine.cells(given.plan) for machine in machines), end="\n\n")
+    print(plan(measured, given.plan, given.euro_per_terabyte_month))
+    return 0
+
+
+def measure(run: Path, images: str, limit: int) -> Measured:
+    """Explains images, once for each way of storing maps; the rate is that of the first."""
+    row: dict[str, float] = {}
+    seconds: list[float] = []
+    for map in MAPS:
+        clock: list[float] = []  # the processor's, from when everything is open
+        with tempfile.TemporaryDirectory() as folder:
+            settings = BatchSettings(map=map, limit=limit)
+            order = Order(Who(run), images, Path(folder), settings, Crew(threads=1))
+            outcome = explain_all(order, lambda *_, kept=clock: kept.append(time.process_time()))
+        found, wall = outcome.manifest, outcome.busy.wall
+        row[map] = found["bytes"] / (found["images"] - found["errors"])
+        seconds = seconds or [wall, clock[-1] - clock[0]]
+    wall, worked = seconds
+    return Measured(
+        processor=processor(),
+        explainer=Path(found["explainer"]["classifier"]).stem,
+        images=found["images"],
+        rate=found["images"] / wall,
+        cores=worked / wall,
+        row=row,
+    )
+
+
+def table(rows: Iterable[tuple[str, ...]]) -> str:
+    """Machines beside each other, in Markdown."""
+    heads = ("machine", "€ per hour", "images per hour", "images per €")
+    heads += ("days of one machine", f"machines for {DAYS} days", "€ in all")
+    lines = [heads, ("---",) * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def plan(measured: Measured, images: int, storage: float) -> str:
+    """Shards and room."""
+    heads = ("map", "bytes per row", f"TB for {images:,}", "€ per month", "GB per shard")
+    lines = [heads, ("---",) * len(heads)]
+    for name, size in measured.row.items():
+        room = size * images / 1e12
+        shard = size * SHARD / 1e9
+        lines.append(
+            (name, f"{size:,.0f}", f"{room:,.1f}", f"{room * storage:,.0f}", f"{shard:.2f}")
+        )
+    shards = -(-images // SHARD)
+    shown = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{shards:,} shards of {SHARD:,} images\n\n{shown}"
+
+
+def split(text: str) -> tuple[str, str]:
+    """The two sides of NAME=VALUE."""
+    name, _, value = text.partition("=")
+    return name, value
+
+
+def processor() -> str:
+    """What the processor calls itself."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,71 @@
+"""Images as they are typed → a data set."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from apercu.batch.dataset import DataSet, Drawn
+from apercu.batch.local import Local
+from apercu.batch.places import Place, find, is_url
+from apercu.batch.remote import Remote
+from apercu.batch.settings import BatchSettings
+from apercu.batch.tables import Tables
+from apercu.classifiers import InputSpec
+from apercu.errors import ImagesError
+from apercu.images import open_images
+from apercu.images.names import ends_like
+from apercu.images.reader import SUFFIXES
+
+TABLES = (".parquet",)
+
+
+def open_dataset(spec: str, input: InputSpec, settings: BatchSettings) -> DataSet:
+    """Opens images by what is typed, and draws some of them where only some are asked for.
+
+    A folder or a URL that holds Parquet files and no pictures is one data set of all their rows.
+
+    Raises:
+        ImagesError: there is nothing of that name, or nothing that can be explained.
+        UnreachableError: the storage does not answer.
+    """
+    images = _opened(spec, input)
+    return images if settings.limit is None else Drawn(images, settings.limit, settings.seed)
+
+
+def _opened(spec: str, input: InputSpec) -> DataSet:
+    if is_url(spec):
+        return _found(find(spec), input)
+    path = Path(spec)
+    if path.is_dir() and any(path.glob("*.parquet")) and not _has_pictures(path):
+        return _found(find(spec), input)
+    if path.is_file() and ends_like(spec, TABLES):
+        return Tables(find(spec), input.channels)
+    return Local(open_images(spec, channels=input.channels, bands=input.bands))
+
+
+def _found(place: Place, input: InputSpec) -> DataSet:
+    """Pictures where there are any, else the rows of tables."""
+    if pictures := _only(place, SUFFIXES):
+        return Remote(pictures, input)
+    if tables := _only(place, TABLES):
+        return Tables(tables, input.channels)
+    raise ImagesError(
+        f"{place.url}: no images, expected files that end in {' '.join(sorted(SUFFIXES))} "
+        "or .parquet"
+    )
+
+
+def _only(place: Place, suffixes: frozenset[str] | tuple[str, ...]) -> Place | None:
+    """The files with such a suffix; None where there are none."""
+    listed = zip(place.files, place.sizes, strict=True)
+    chosen = [(file, size) for file, size in listed if ends_like(file, suffixes)]
+    if not chosen:
+        return None
+    return replace(place, files=tuple(f for f, _ in chosen), sizes=tuple(s for _, s in chosen))
+
+
+def _has_pictures(path: Path) -> bool:
+    return (path / "labels.csv").is_file() or any(
+        ends_like(file.name, SUFFIXES) for file in path.iterdir()
+    )

@@ -1,0 +1,137 @@
+"""Where files lie: a folder or a URL, listed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from apercu.errors import ImageError, ImagesError, UnreachableError
+from apercu.images.row_groups import FileSystem
+
+ATTEMPTS = 3
+PAUSE = 1.0
+"""Seconds before a storage that did not answer is asked again; twice as long the next time."""
+SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs", "file")
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Files below one folder of a file system, or a single file.
+
+    Attributes:
+        url: as it was typed.
+        system: that they lie on.
+        root: the folder, as the file system names it.
+        files: relative to it, in the order of their names.
+        sizes: of the files, bytes.
+    """
+
+    url: str
+    system: FileSystem = field(repr=False)
+    root: str
+    files: tuple[str, ...] = field(repr=False)
+    sizes: tuple[int, ...] = field(repr=False)
+
+    @property
+    def remote(self) -> bool:
+        """Whether reading may fail today and succeed tomorrow."""
+        return is_url(self.url) and not self.url.startswith("file:")
+
+    def path(self, file: str) -> str:
+        """A file as the file system names it."""
+        return f"{self.root}/{file}"
+
+    def read(self, file: str) -> bytes:
+        """A file's bytes.
+
+        Raises:
+            ImageError: it is not there, or closed.
+            UnreachableError: the storage does not answer.
+        """
+
+        def whole() -> bytes:
+            with self.system.open_input_file(self.path(file)) as stream:
+                content: bytes = stream.read()
+                return content
+
+        return patiently(f"{self.url} {file}", whole)
+
+
+def patiently(what: str, read: Callable[[], R]) -> R:
+    """What a storage answers, asked a few times.
+
+    Raises:
+        ImageError: there is no such file, or it is closed.
+        UnreachableError: it does not answer.
+    """
+    for attempt in range(ATTEMPTS):
+        try:
+            return read()
+        except (FileNotFoundError, PermissionError) as error:
+            raise ImageError(f"{what}: cannot be read ({type(error).__name__})") from error
+        except OSError as error:
+            failed = error
+        if attempt + 1 < ATTEMPTS:
+            time.sleep(PAUSE * 2**attempt)
+    reason = " ".join(str(failed).split())
+    raise UnreachableError(
+        f"{what}: the storage does not answer ({reason[:200]}); run the same command again"
+    ) from failed
+
+
+def is_url(spec: str) -> bool:
+    """Whether images are named by a URL.
+
+    >>> is_url("s3://bucket/photos"), is_url("photos/"), is_url("planted:size=32")
+    (True, False, False)
+    """
+    scheme, separator, _ = spec.partition("://")
+    return bool(separator) and scheme.isalnum()
+
+
+def find(spec: str) -> Place:
+    """Lists a folder, or finds a file, wherever it lies.
+
+    Raises:
+        ImagesError: there is nothing of that name, or no such kind of URL.
+        UnreachableError: the storage does not answer.
+    """
+    import pyarrow as pa
+    from pyarrow import fs
+
+    if is_url(spec) and spec.partition(":")[0] not in SCHEMES:
+        raise ImagesError(f"{spec}: expected a URL of {', '.join(SCHEMES)}")
+    try:
+        system, path = fs.FileSystem.from_uri(spec if is_url(spec) else str(Path(spec).absolute()))
+        found = system.get_file_info(path)
+        if found.type == fs.FileType.Directory:
+            below = system.get_file_info(fs.FileSelector(path, recursive=True))
+            return _listed(spec, system, path, below)
+    except (pa.ArrowException, ValueError) as error:
+        raise ImagesError(f"{spec}: not a URL of images ({_first(error)})") from error
+    except OSError as error:
+        raise UnreachableError(f"{spec}: the storage does not answer ({_first(error)})") from error
+    if found.type == fs.FileType.NotFound:
+        raise ImagesError(f"{spec}: no such file or folder of images")
+    root, _, name = path.rpartition("/")
+    return Place(spec, system, root, (name,), (found.size,))
+
+
+def _listed(spec: str, system: FileSystem, root: str, below: list[Any]) -> Place:
+    """The files that are not hidden, by name."""
+    files = sorted((one.path[len(root) :].lstrip("/"), one.size) for one in below if one.is_file)
+    shown = [(name, size) for name, size in files if not _is_hidden(name)]
+    return Place(spec, system, root, tuple(n for n, _ in shown), tuple(s for _, s in shown))
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith((".", "_")) for part in name.split("/"))
+
+
+def _first(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

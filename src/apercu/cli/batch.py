@@ -1,0 +1,142 @@
+"""`apercu batch`: maps of whole data sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from apercu.cli.options import DebugOption, Device, DeviceOption, OutOption, SeedOption
+from apercu.cli.outcome import keeping
+from apercu.cli.terminal import progress, say
+
+if TYPE_CHECKING:
+    from apercu.batch import Outcome
+
+
+def batch(
+    run: Annotated[
+        Path,
+        typer.Argument(metavar="RUN", help="Folder of a trained mask explainer, or its export."),
+    ],
+    images: Annotated[
+        str,
+        typer.Argument(
+            metavar="DIR|PARQUET|URL",
+            help="A folder of pictures or of Parquet files, a Parquet file, a stack, or a URL of "
+            "one (s3://, gs://, file://).",
+        ),
+    ],
+    out: OutOption,
+    target: Annotated[
+        str,
+        typer.Option(
+            metavar="top|NAME|INDEX", help="The class to look for: the one seen most, or this one."
+        ),
+    ] = "top",
+    level: Annotated[
+        float, typer.Option(min=0, max=1, help="Where masks are cut for boxes.")
+    ] = 0.5,
+    format: Annotated[
+        str, typer.Option(metavar="parquet|zarr", help="Files with rows, or arrays with chunks.")
+    ] = "parquet",
+    map: Annotated[
+        str | None,
+        typer.Option(
+            metavar="png|uint8|float16",
+            help="How a map is stored; png in Parquet and uint8 in Zarr if not given.",
+        ),
+    ] = None,
+    shard: Annotated[
+        int, typer.Option(min=1, help="Images in each file, or in each chunk.")
+    ] = 1000,
+    batch: Annotated[int, typer.Option(min=1, help="Images that are explained together.")] = 16,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Threads that read and decode.")
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="Threads that explain, on the CPU; all cores but one by default."),
+    ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|local|HOST:PORT",
+            help="Share the shards on a Ray cluster whose machines all see RUN, the images and "
+            "--out; one thread explains in each task if --threads is not given.",
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only so many of the images, drawn at random.")
+    ] = None,
+    classifier: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SPEC",
+            help="Let the classifier itself say which classes it sees, where the explainer does "
+            "not hold it.",
+        ),
+    ] = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = Device.AUTO,
+    debug: DebugOption = False,
+) -> None:
+    """Explain a whole data set into sharded Parquet or Zarr, with a manifest.
+
+    Reads, explains and writes at the same time. A row for each image, in the order of the source:
+    name, size, class, probability, box at the level and map; an image that cannot be read gets a
+    row with an error, and a line in errors.csv. Stopped at any time, even killed, the same command
+    goes on where it stood. manifest.json is written last.
+
+    Example: apercu batch runs/mobilenet photos/ --out maps
+    """
+    from apercu.batch import FORMATS, MAPS, BatchSettings, Crew, Order, Who, explain_all
+    from apercu.batch.ray_cluster import RayCluster
+    from apercu.export.settings import check_known
+
+    known = check_known(format, FORMATS, "format")
+    stored = map or ("uint8" if known == "zarr" else "png")
+    settings = BatchSettings(
+        target, level, known, check_known(stored, MAPS, "map"), shard, batch, limit, seed
+    )
+    usual = Crew() if cluster is None else Crew(workers=2, threads=1)
+    crew = Crew(workers or usual.workers, threads or usual.threads, device.resolve())
+    order = Order(Who(run, classifier), images, out, settings, crew)
+    way = None if cluster is None else RayCluster(cluster)
+    kept = f"{out} holds what was finished; the same command makes the rest"
+    with keeping(kept), progress() as report:
+        outcome = explain_all(order, lambda done, total: report("images", done, total), way)
+    for line in _told(outcome, out):
+        say(line)
+
+
+def _told(outcome: Outcome, out: Path) -> list[str]:
+    """What came of it, and which stage set the pace."""
+    found, busy = outcome.manifest, outcome.busy
+    lines = []
+    if busy.wall:
+        reading = busy.read / busy.workers
+        shares = (
+            f"{name} {seconds / busy.wall:.0%}"
+            for name, seconds in (
+                ("reading", reading),
+                ("explaining", busy.explain),
+                ("writing", busy.write),
+            )
+        )
+        lines.append(
+            f"{outcome.explained} images in {outcome.seconds:.1f} s, "
+            f"{outcome.explained / outcome.seconds:.1f} per second; busy: {', '.join(shares)}; "
+            f"{busy.slowest} set the pace"
+        )
+    else:
+        lines.append("nothing was left to do")
+    if found["errors"]:
+        lines.append(f"{found['errors']} of {found['images']} images could not be read: errors.csv")
+    shards = len(found["shards"])
+    lines.append(
+        f"{found['images']} images in {shards} shard{'s' * (shards != 1)}, "
+        f"{found['bytes'] / 1e6:.1f} MB: {out}"
+    )
+    return lines

@@ -1,0 +1,94 @@
+"""A cluster leaves the same result as one machine, also when a machine dies on the way."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from apercu.batch import BatchSettings, Crew, Order, Who, explain_all
+from apercu.batch.ray_cluster import _cause, _explained, everywhere
+from apercu.errors import OutputError, UnreachableError
+
+from .conftest import COUNT, bytes_of
+
+IMAGES = 64
+PLANTED = f"planted:size=512,images={IMAGES},classes=3"
+SCRIPT = Path(__file__).parent / "two_nodes.py"
+
+
+@pytest.mark.slow
+def test_a_node_dies_and_nothing_is_lost_or_double(tiny_run, tmp_path) -> None:
+    settings = BatchSettings(shard=8, batch=2)
+    order = Order(Who(tiny_run), PLANTED, tmp_path / "one", settings, Crew(1, 1))
+    explain_all(order, lambda done, total: None)
+    command = [sys.executable, SCRIPT, tiny_run, PLANTED, tmp_path / "two", "8", "2"]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "OMP_NUM_THREADS": "1",
+        "RAY_worker_niceness": "0",  # else both nodes wait for whatever else this machine does
+    }
+    done = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, env=environment, timeout=540
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "killed while 2 shards were begun" in done.stdout
+    assert f"finished {(IMAGES, IMAGES, True)}" in done.stdout
+    assert bytes_of(tmp_path / "two") == bytes_of(tmp_path / "one")
+
+
+def test_a_shard_is_the_same_function_of_its_order(order, explained, tmp_path) -> None:
+    whole = bytes_of(explained(out=tmp_path / "whole"))
+    asked = order(out=tmp_path / "shards")
+
+    def way(opened, shards, done):
+        for shard in (*shards[::-1], shards[0]):  # in any order, one of them twice
+            assert _explained({"shard": shard}, everywhere(opened.order))["shard"] == shard
+        return opened.work([], done)
+
+    explain_all(asked, lambda done, total: None, way)
+    assert bytes_of(asked.out) == whole
+
+
+def test_a_cleared_shard_is_no_error_when_it_is_finished(order, monkeypatch) -> None:
+    from apercu.batch.desk import Desk
+
+    asked = order()
+    tables = Desk.tables
+
+    def twice(self, plan, shard):
+        """Another machine finishes the shard between the last unit and the sealing of it."""
+        monkeypatch.setattr(Desk, "tables", tables)
+        asked.open().work([shard], lambda more: None)
+        return tables(self, plan, shard)
+
+    def way(opened, shards, done):
+        monkeypatch.setattr(Desk, "tables", twice)
+        for shard in shards:
+            _explained({"shard": shard}, everywhere(opened.order))
+        return opened.work([], done)
+
+    outcome = explain_all(asked, lambda done, total: None, way)
+    assert outcome.manifest["images"] == COUNT
+
+
+def test_a_missing_shard_is_no_finished_result(order) -> None:
+    asked = order()
+    with pytest.raises(Exception, match="2 shards are missing"):
+        explain_all(asked, lambda done, total: None, lambda opened, *_: opened.work([1], print))
+    assert not (asked.out / "manifest.json").exists()
+
+
+def test_the_error_of_a_machine_is_told_as_it_was_raised() -> None:
+    ours = OutputError("maps: cannot be written")
+    outer = RuntimeError("task failed")
+    outer.__cause__ = ours
+    assert _cause(outer) is ours
+    wrapped = RuntimeError("task failed")
+    wrapped.cause = outer
+    assert _cause(wrapped) is ours
+    assert isinstance(_cause(RuntimeError("lost")), UnreachableError)

@@ -1,0 +1,242 @@
+"""The same pictures give the same rows, wherever they lie and whoever runs the explainer."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pyarrow import fs
+
+from apercu.batch import places
+from apercu.batch.dataset import DataSet
+from apercu.batch.open_dataset import open_dataset
+from apercu.batch.places import Place
+from apercu.batch.remote import Remote
+from apercu.batch.settings import BatchSettings
+from apercu.classifiers import InputSpec
+from apercu.errors import ConfigError, ImageError, ImagesError, RunError, UnreachableError
+from apercu.images import open_images
+
+from .conftest import COUNT, encoded, rows_of, write_table
+
+INPUT = InputSpec(channels=3, size=(32, 32))
+
+
+def opened(spec: object) -> DataSet:
+    return open_dataset(str(spec), INPUT, BatchSettings())
+
+
+def same(found: DataSet, expected: list[bytes]) -> None:
+    """Asserts that a data set holds these pictures, in this order."""
+    from apercu import read_picture
+
+    assert len(found) == len(expected)
+    for index, content in enumerate(expected):
+        np.testing.assert_array_equal(found.picture(index), read_picture(content))
+
+
+def without_where(rows: list[dict]) -> list[dict]:
+    return [{k: v for k, v in row.items() if k not in ("id", "error")} for row in rows]
+
+
+def test_a_folder_behind_a_url_gives_the_rows_of_the_folder(explained, photos, tmp_path) -> None:
+    near = rows_of(explained(out=tmp_path / "near"))
+    far = rows_of(explained(out=tmp_path / "far", images=f"file://{photos}"))
+    assert [row["id"] for row in far] == [row["id"] for row in near]
+    assert without_where(far) == without_where(near)
+    assert [row["error"] is None for row in far] == [row["error"] is None for row in near]
+    assert "005.png: image: not an image" in far[5]["error"]
+
+
+def test_tables_give_their_rows_in_order_of_name_and_row(tmp_path) -> None:
+    write_table(tmp_path / "set" / "b" / "1.parquet", range(6, 9))
+    write_table(tmp_path / "set" / "a.parquet", range(6))
+    for spec in (tmp_path / "set", f"file://{tmp_path / 'set'}"):
+        found = opened(spec)
+        same(found, [encoded(seed) for seed in range(9)])
+        names = [found.name_of(index) for index in (0, 5, 6, 8)]
+        rows = ("a.parquet#row-0", "a.parquet#row-5", "b/1.parquet#row-0", "b/1.parquet#row-2")
+        assert tuple(names) == rows
+
+
+def test_one_table_is_named_as_everywhere_else(tmp_path) -> None:
+    path = write_table(tmp_path / "one.parquet", range(5))
+    found = opened(path)
+    same(found, [encoded(seed) for seed in range(5)])
+    assert [found.name_of(index) for index in range(5)] == list(open_images(path).names)
+    assert found.digest() == opened(f"file://{path}").digest()
+
+
+def test_the_digest_follows_names_and_sizes(tmp_path) -> None:
+    write_table(tmp_path / "a.parquet", range(5))
+    before = opened(tmp_path).digest()
+    assert opened(tmp_path).digest() == before
+    (tmp_path / "a.parquet").rename(tmp_path / "c.parquet")
+    renamed = opened(tmp_path).digest()
+    write_table(tmp_path / "c.parquet", range(6))
+    assert len({before, renamed, opened(tmp_path).digest()}) == 3
+
+
+def test_a_row_without_a_picture_and_a_damaged_group_are_rows_with_errors(
+    explained, tmp_path
+) -> None:
+    rows = [{"image": {"bytes": encoded(0), "path": "a"}}, {"image": None}]
+    path = tmp_path / "holes.parquet"
+    pq.write_table(pa.Table.from_pylist(rows * 4), path, row_group_size=4, compression="zstd")
+    meta = pq.read_metadata(path).row_group(1).column(0)
+    content = bytearray(path.read_bytes())
+    start = meta.dictionary_page_offset or meta.data_page_offset
+    content[start : start + 60] = bytes(60)
+    path.write_bytes(content)
+    found = rows_of(explained(images=path))
+    assert [row["error"] is None for row in found] == [True, False, True, False] + [False] * 4
+    assert "expected the picture's bytes, got nothing" in found[1]["error"]
+    assert "row group 1 is damaged" in found[4]["error"]
+
+
+class Failing:
+    """A file system that fails so many times before it answers."""
+
+    def __init__(self, system: fs.FileSystem, failures: int, error: type[OSError]) -> None:
+        self.system, self.failures, self.error = system, failures, error
+        self.asked = 0
+
+    def open_input_file(self, path: str):
+        self.asked += 1
+        if self.failures:
+            self.failures -= 1
+            raise self.error("no route to host")
+        return self.system.open_input_file(path)
+
+
+def remote(folder: Path, failures: int, error: type[OSError] = OSError) -> tuple[Remote, Failing]:
+    (folder / "a.png").write_bytes(encoded(1))
+    system = Failing(fs.SubTreeFileSystem(str(folder), fs.LocalFileSystem()), failures, error)
+    return Remote(Place("s3://bucket", system, "", ("a.png",), (1,)), INPUT), system
+
+
+def test_a_storage_that_answers_late_is_asked_again(tmp_path, monkeypatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(places, "time", SimpleNamespace(sleep=pauses.append))
+    images, system = remote(tmp_path, failures=2)
+    same(images, [encoded(1)])
+    assert (system.asked, pauses) == (3, [1.0, 2.0])
+    images, _ = remote(tmp_path, failures=3)
+    with pytest.raises(UnreachableError, match=r"no route to host.*run the same command again"):
+        images.picture(0)
+
+
+def test_a_missing_file_is_not_asked_for_again(tmp_path) -> None:
+    images, system = remote(tmp_path, failures=1, error=FileNotFoundError)
+    with pytest.raises(ImageError, match="cannot be read"):
+        images.picture(0)
+    assert system.asked == 1
+
+
+def test_a_storage_that_is_away_ends_the_run_which_can_be_gone_on_with(
+    explained, photos, monkeypatch
+) -> None:
+    read = Place.read
+
+    def away(self, file):
+        if file == "012.png":
+            raise UnreachableError("s3://bucket: the storage does not answer")
+        return read(self, file)
+
+    monkeypatch.setattr(Place, "read", away)
+    with pytest.raises(UnreachableError):
+        explained(images=f"file://{photos}")
+    monkeypatch.setattr(Place, "read", read)
+    rows = rows_of(explained(images=f"file://{photos}"))
+    assert sum(row["error"] is None for row in rows) == COUNT - 2
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("ftp://host/photos", "expected a URL of s3, gs"),
+        ("file:///no/such/folder", "no such file or folder"),
+        ("nowhere", "no such file or folder"),
+        ("{empty}", "no images"),
+        ("file://{empty}", "expected files that end in"),
+        ("{text}", "not a Parquet file"),
+    ],
+)
+def test_what_is_no_data_set_is_refused(spec, words, tmp_path) -> None:
+    empty, text = tmp_path / "empty", tmp_path / "text.parquet"
+    empty.mkdir()
+    text.write_text("no table")
+    with pytest.raises(ImagesError, match=words):
+        opened(spec.format(empty=empty, text=text))
+
+
+def test_tables_of_other_columns_are_refused(tmp_path) -> None:
+    pq.write_table(pa.table({"label": [1, 2]}), tmp_path / "a.parquet")
+    with pytest.raises(ImagesError, match="expected a column image"):
+        opened(tmp_path)
+    pq.write_table(pa.table({"image": pa.array([], pa.binary())}), tmp_path / "a.parquet")
+    with pytest.raises(ImagesError, match="no images, the tables have no rows"):
+        opened(tmp_path)
+
+
+def test_an_export_gives_the_rows_of_its_run(explained, tiny_run, tiny_card, tmp_path) -> None:
+    from apercu import MaskExplainer, open_classifier
+    from apercu.export import ExportSettings, export
+    from apercu.export.materials import Materials
+
+    classifier = open_classifier(tiny_card)
+    explainer = MaskExplainer.from_pretrained(tiny_run)
+    export(explainer, tmp_path / "exported", ExportSettings(), Materials(classifier))
+    seen = rows_of(explained(run=tmp_path / "exported", out=tmp_path / "onnx", map="uint8"))
+    probabilities = classifier(_images(explainer, seen)).softmax(1)
+    masks = explainer.attribute(_images(explainer, seen), [row["target"] for row in _read(seen)])
+    for row, shares, mask in zip(_read(seen), probabilities, masks, strict=True):
+        assert row["target"] == int(shares.argmax())
+        assert row["probability"] == pytest.approx(float(shares.max()), abs=1e-5)
+        values = np.frombuffer(row["map"], np.uint8).reshape(32, 32) / 255
+        assert np.abs(values - mask.numpy()).max() < 0.005
+    named = _read(
+        rows_of(explained(run=tmp_path / "exported", out=tmp_path / "named", target="dots"))
+    )
+    assert {row["target"] for row in named} == {1}
+    shutil.copyfile(tmp_path / "exported" / "explainer.onnx", tmp_path / "exported/combined.onnx")
+    with pytest.raises(RunError, match="damaged, or another graph"):
+        explained(run=tmp_path / "exported", out=tmp_path / "damaged")
+    with pytest.raises(ConfigError, match="exported graphs run on the CPU"):
+        _who(tmp_path / "exported").open("top", "cuda")
+    with pytest.raises(ConfigError, match="predict themselves"):
+        _who(tmp_path / "exported", "SPEC").open("top")
+
+
+def test_an_export_that_does_not_predict_is_refused(explained, tiny_run, tmp_path) -> None:
+    from apercu import MaskExplainer
+    from apercu.export import ExportSettings, export
+
+    explainer = MaskExplainer.from_pretrained(tiny_run)
+    export(explainer, tmp_path / "exported", ExportSettings(combined=False))
+    with pytest.raises(RunError, match="do not predict"):
+        explained(run=tmp_path / "exported")
+
+
+def _who(run: Path, classifier: str | None = None):
+    from apercu.batch import Who
+
+    return Who(run, classifier)
+
+
+def _read(rows: list[dict]) -> list[dict]:
+    return [row for row in rows if row["error"] is None]
+
+
+def _images(explainer, rows: list[dict]):
+    import torch
+
+    from apercu import read_picture
+
+    pictures = [read_picture(encoded(row["index"])) for row in _read(rows)]
+    return torch.stack([explainer.prepare(picture) for picture in pictures])

@@ -1,0 +1,72 @@
+"""The same rows as arrays."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import zarr
+
+from apercu.batch import explain_all
+from apercu.batch.desk import Desk
+from apercu.batch.zarr_shards import MISSING
+
+from .conftest import COUNT, bytes_of, rows_of
+
+
+@pytest.mark.parametrize("map", ["uint8", "float16"])
+def test_arrays_hold_what_the_tables_hold(map, explained, tmp_path) -> None:
+    rows = rows_of(explained(out=tmp_path / "tables", map=map))
+    group = zarr.open_group(
+        explained(out=tmp_path / "arrays", map=map, format="zarr") / "maps.zarr", mode="r"
+    )
+    assert set(group.array_keys()) == set(rows[0])
+    assert group["map"].shape == (COUNT, 32, 32)
+    assert group["map"].chunks == (10, 32, 32)
+    assert group["map"].dtype == np.dtype(map)
+    for name, missing in MISSING.items():
+        values = group[name][:]
+        for row, value in zip(rows, values, strict=True):
+            expected = missing if row[name] is None else row[name]
+            if name == "map" and row["map"] is not None:
+                expected = np.frombuffer(row["map"], map).reshape(32, 32)
+            np.testing.assert_array_equal(value, expected)
+
+
+def test_each_shard_is_signed(explained) -> None:
+    out = explained(map="uint8", format="zarr")
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert [shard["rows"] for shard in manifest["shards"]] == [10, 10, 3]
+    assert manifest["errors"] == 2
+    assert len((out / "errors.csv").read_text().splitlines()) == 3
+    for shard in manifest["shards"]:
+        sha = hashlib.sha256()
+        for name in MISSING:
+            end = f"{shard['shard']}/0/0" if name == "map" else f"{shard['shard']}"
+            path = out / "maps.zarr" / name / "c" / end
+            sha.update(path.read_bytes() if path.is_file() else b"")
+        assert shard["sha256"] == sha.hexdigest()
+
+
+def test_arrays_are_gone_on_with(explained, order, tmp_path, monkeypatch) -> None:
+    asked = {"map": "uint8", "format": "zarr"}
+    whole = bytes_of(explained(out=tmp_path / "whole", **asked))
+    finish = Desk.finish
+    for step in range(3):
+        out, left = tmp_path / f"{step}", [step]
+
+        def ending(self, record, left=left):
+            if left[0] == 0:
+                raise KeyboardInterrupt
+            left[0] -= 1
+            finish(self, record)
+
+        monkeypatch.setattr(Desk, "finish", ending)
+        with pytest.raises(KeyboardInterrupt):
+            explain_all(order(out=out, **asked), lambda done, total: None)
+        monkeypatch.setattr(Desk, "finish", finish)
+        (out / "maps.zarr" / "map" / "c" / "0.0123.partial").write_bytes(b"half")
+        explain_all(order(out=out, **asked), lambda done, total: None)
+        assert bytes_of(out) == whole

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+PLANTED = "planted:size=32,images=12,classes=3,difficulty=0"
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(9):
+        pixels = np.random.default_rng(number).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.jpg")
+    (folder / "4.jpg").write_bytes(b"no picture")
+    return folder
+
+
+def test_a_folder_becomes_shards_and_what_set_the_pace_is_told(
+    apercu, tiny_run, photos, tmp_path
+) -> None:
+    out = tmp_path / "maps"
+    words = ("batch", tiny_run, photos, "--out", out, "--shard", "4", "--batch", "2")
+    said = apercu(*words)
+    assert (said.code, said.err) == (0, "")
+    first, second, last = said.out.splitlines()
+    assert re.fullmatch(
+        r"9 images in [\d.]+ s, [\d.]+ per second; busy: reading \d+%, explaining \d+%, "
+        r"writing \d+%; (reading|explaining|writing) set the pace",
+        first,
+    )
+    assert second == "1 of 9 images could not be read: errors.csv"
+    assert re.fullmatch(rf"9 images in 3 shards, 0\.\d MB: {out}", last)
+    rows = [row for file in sorted(out.glob("maps/*")) for row in pq.read_table(file).to_pylist()]
+    assert [row["id"] for row in rows] == [f"{number}.jpg" for number in range(9)]
+    again = apercu(*words)
+    assert again.out.splitlines() == ["nothing was left to do", second, last]
+
+
+def test_every_option_reaches_the_manifest(apercu, tiny_run, tmp_path) -> None:
+    out = tmp_path / "maps"
+    said = apercu(
+        *("batch", tiny_run, PLANTED, "--out", out, "--format", "zarr", "--map", "float16"),
+        *("--target", "dots", "--level", "0.3", "--shard", "5", "--batch", "3", "--limit", "7"),
+        *("--seed", "3", "--workers", "2", "--threads", "1", "--device", "cpu"),
+    )
+    assert (said.code, said.err) == (0, "")
+    settings = json.loads((out / "manifest.json").read_text())["settings"]
+    assert settings == {
+        **{"target": "dots", "level": 0.3, "format": "zarr", "map": "float16"},
+        **{"shard": 5, "batch": 3, "limit": 7, "seed": 3},
+    }
+
+
+def test_zarr_takes_bytes_where_nothing_is_asked(apercu, tiny_run, tmp_path) -> None:
+    assert apercu("batch", tiny_run, PLANTED, "--out", tmp_path, "--format", "zarr").code == 0
+    assert json.loads((tmp_path / "manifest.json").read_text())["settings"]["map"] == "uint8"
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (("--target", "dogs"), "no class is called 'dogs'; did you mean dots?"),
+        (("--format", "parket"), "format: expected one of parquet, zarr, got parket"),
+        (("--map", "jpeg"), "map: expected one of png, uint8, float16, got jpeg"),
+        (("--format", "zarr", "--map", "png"), "Zarr holds arrays"),
+        (("--shard", "2"), "shard: expected at least the images of a batch, 16, got 2"),
+        (("--level", "1"), "level: expected a number above 0 and below 1"),
+        (("--cluster", "nonsense://"), "cluster: nonsense:// cannot be reached"),
+    ],
+)
+def test_a_wrong_option_is_one_line(apercu, tiny_run, tmp_path, words, error) -> None:
+    said = apercu("batch", tiny_run, PLANTED, "--out", tmp_path / "maps", *words)
+    assert said.code == (1 if "--cluster" in words else 2)
+    assert error in said.err
+    assert len(said.err.splitlines()) == 1
+    assert not list(tmp_path.glob("maps/maps/*"))
+
+
+def test_wrong_places_are_one_line_and_write_nothing(apercu, tiny_run, tiny_card, tmp_path) -> None:
+    out = tmp_path / "maps"
+    for run, images, error in (
+        (tmp_path, PLANTED, "expected a run folder"),
+        (tiny_run, tmp_path / "nowhere", "no such file or folder"),
+        (tiny_run, "ftp://host/photos", "expected a URL of s3"),
+        (tiny_run, tmp_path, "no images"),
+    ):
+        said = apercu("batch", run, images, "--out", out)
+        assert said.code == 2
+        assert error in said.err
+        assert len(said.err.splitlines()) == 1
+        assert not out.exists()
+
+
+def test_a_begun_result_with_another_question_is_refused(apercu, tiny_run, tmp_path) -> None:
+    assert apercu("batch", tiny_run, PLANTED, "--out", tmp_path).code == 0
+    said = apercu("batch", tiny_run, PLANTED, "--out", tmp_path, "--target", "dots")
+    assert said.code == 2
+    assert "had target top, now dots; use the same, or choose another --out" in said.err
