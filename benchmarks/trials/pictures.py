@@ -1,0 +1,107 @@
+"""A run folder that need not be trained, pictures, and the right answers about them."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from export import light
+from PIL import Image
+from timing import opened
+
+from apercu.images.planted import Planted
+from apercu.serving.orders import Order, Wanted
+from apercu.serving.worker import Work, Worker, open_answering
+
+SIZE, SHOWN = 224, 256
+"""Pixels of the network's input, and of the pictures' sides."""
+PIXELS = 50_000_000
+SHARE, GREY = 1e-3, 2
+"""How far a probability and a pixel of a map may be from the right ones; batches round otherwise."""
+
+
+def untrained_run(folder: Path, seed: int = 0) -> Path:
+    """The light mask explainer of a MobileNetV2, with random weights."""
+    torch.manual_seed(seed)
+    light(opened("mobilenetv2_100", SIZE)).save_pretrained(folder)
+    return folder
+
+
+def jpegs(count: int, seed: int = 0) -> list[bytes]:
+    """Planted pictures as files."""
+    planted = Planted(images=count, size=SHOWN, objects=2, split="test", seed=seed)
+    found = []
+    for number in range(count):
+        pixels = planted[number].picture.permute(1, 2, 0).mul(255).round().byte().numpy()
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "JPEG", quality=90)
+        found.append(buffer.getvalue())
+    return found
+
+
+def bare(run: Path, batch: int, threads: int) -> Worker:
+    """What a server's worker does, without a server."""
+    torch.set_num_threads(threads)
+    worker = Worker(Work(run, None, PIXELS, threads), batch)
+    worker.answering = open_answering(worker.work)
+    worker.answering.warm_up()
+    return worker
+
+
+@dataclass
+class Key:
+    """The right answers.
+
+    Attributes:
+        answers: one for each picture: probability by class, index, map.
+        seen: bodies that have been found right, by their picture; equal ones need no second look.
+    """
+
+    answers: list[tuple[int, float, np.ndarray]]
+    seen: set[tuple[int, bytes]] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, run: Path, pictures: list[bytes]) -> Key:
+        """Asks the explainer itself, picture by picture.
+
+        Raises:
+            ValueError: two pictures have answers that a wrong map could pass for.
+        """
+        worker = bare(run, 1, 1)
+        answers = []
+        for picture in pictures:
+            [made] = worker.predict([worker.decode_request(Order(picture, Wanted()))])
+            answers.append(_read(made.body))
+        key = cls(answers)
+        for place, answer in enumerate(answers):
+            if any(key.agrees(other, answer) for other in range(len(answers)) if other != place):
+                raise ValueError("two pictures have the same answer: take another --run or --seed")
+        return key
+
+    def right(self, picture: int, body: bytes) -> bool:
+        """Whether a body answers this picture, and no other."""
+        if (picture, body) not in self.seen:
+            try:
+                if not self.agrees(picture, _read(body)):
+                    return False
+            except (ValueError, KeyError, IndexError, OSError):
+                return False
+            self.seen.add((picture, body))
+        return True
+
+    def agrees(self, picture: int, answer: tuple[int, float, np.ndarray]) -> bool:
+        (index, share, map), (got, told, shown) = self.answers[picture], answer
+        if got != index or abs(told - share) > SHARE or shown.shape != map.shape:
+            return False
+        return bool(np.abs(shown - map).max() <= GREY)
+
+
+def _read(body: bytes) -> tuple[int, float, np.ndarray]:
+    [answer] = json.loads(body)["answers"]
+    grey = Image.open(io.BytesIO(base64.b64decode(answer["map"]["png"])))
+    return answer["index"], answer["probability"], np.asarray(grey).astype(np.int16)
