@@ -6,8 +6,10 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import count
 from multiprocessing import get_context
 from multiprocessing.pool import Pool
 
@@ -48,10 +50,8 @@ def form(picture: bytes) -> bytes:
 
 def request(body: bytes, kind: bytes) -> bytes:
     """POST /v1/explain."""
-    return (
-        b"POST /v1/explain HTTP/1.1\r\nHost: apercu\r\nContent-Type: %b\r\nContent-Length: %d\r\n\r\n"
-        % (kind, len(body))
-    ) + body
+    head = b"POST /v1/explain HTTP/1.1\r\nHost: apercu\r\n"
+    return head + b"Content-Type: %b\r\nContent-Length: %d\r\n\r\n" % (kind, len(body)) + body
 
 
 class Line:
@@ -111,14 +111,25 @@ def closed(port: int, pictures: Sequence[bytes], callers: int, seconds: float) -
     return replies
 
 
-def rated(
-    port: int, pictures: Sequence[bytes], rate: float, seconds: float, seed: int = 0
-) -> list[Reply]:
-    """So many requests per second at random times, whether or not the others are answered."""
+Pause = Callable[[], float]
+"""Seconds from one request to the next."""
+
+
+def even(rate: float) -> Pause:
+    """So many requests per second, one like the other."""
+    return partial(float, 1 / rate)
+
+
+def at_random(rate: float, seed: int = 0) -> Pause:
+    """So many requests per second, as from callers who know nothing of each other."""
+    return partial(random.Random(seed).expovariate, rate)
+
+
+def paced(port: int, pictures: Sequence[bytes], pause: Pause, seconds: float) -> list[Reply]:
+    """Requests at their own times, whether or not the others are answered."""
     sent = [form(picture) for picture in pictures]
     replies: list[Reply] = []
     idle: list[Line] = []
-    draw = random.Random(seed)
 
     async def call(picture: int, begun: float) -> None:
         line = idle.pop() if idle else Line(port)
@@ -129,9 +140,11 @@ def rated(
     async def crowd() -> None:
         due, end = time.monotonic(), time.monotonic() + seconds
         async with asyncio.TaskGroup() as tasks:
-            while (due := due + draw.expovariate(rate)) < end:
+            for turn in count():
+                if (due := due + pause()) > end:
+                    break
                 await asyncio.sleep(max(0.0, due - time.monotonic()))
-                tasks.create_task(call(draw.randrange(len(sent)), due))
+                tasks.create_task(call(turn % len(sent), due))
         for line in idle:
             line.close()
 
@@ -147,6 +160,3 @@ def statuses(replies: Sequence[Reply]) -> dict[int, int]:
 def apart() -> Pool:
     """A process for callers, or for what else must not share one with its neighbour."""
     return get_context("spawn").Pool(1)
-
-
-Call = Callable[[], Awaitable[None]]

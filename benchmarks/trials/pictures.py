@@ -10,19 +10,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from export import light
 from PIL import Image
 from timing import opened
 
 from apercu.images.planted import Planted
 from apercu.serving.orders import Order, Wanted
 from apercu.serving.worker import Work, Worker, open_answering
+from export import light
 
 SIZE, SHOWN = 224, 256
 """Pixels of the network's input, and of the pictures' sides."""
 PIXELS = 50_000_000
 SHARE, GREY = 1e-3, 2
-"""How far a probability and a pixel of a map may be from the right ones; batches round otherwise."""
+"""How far probabilities and pixels of maps may be from the right ones: batches round otherwise."""
 
 
 def untrained_run(folder: Path, seed: int = 0) -> Path:

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -96,14 +97,16 @@ class Running:
 
 
 @contextmanager
-def running(run: Path, *words: str) -> Iterator[Running]:
+def running(run: Path, *words: str, **environment: str) -> Iterator[Running]:
     """A server with more words on its command line; ended in order when the block ends."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "apercu", "serve", str(run), "--port", str(port), *words]
-    with (run.parent / f"server-{port}.log").open("w+b") as log:
-        process = subprocess.Popen([*command, "--device", "cpu"], stdout=log, stderr=log)
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            [*command, "--device", "cpu"], stdout=log, stderr=log, env=os.environ | environment
+        )
         server = Running(process, port, log)
         try:
             server.wait()
