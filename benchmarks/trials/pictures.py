@@ -14,6 +14,7 @@ from PIL import Image
 from timing import opened
 
 from apercu.images.planted import Planted
+from apercu.networks.masking import MaskingNetwork
 from apercu.serving.orders import Order, Wanted
 from apercu.serving.worker import Work, Worker, open_answering
 from export import light
@@ -26,10 +27,28 @@ SHARE, GREY = 1e-3, 2
 
 
 def untrained_run(folder: Path, seed: int = 0) -> Path:
-    """The light mask explainer of a MobileNetV2, with random weights."""
+    """The light mask explainer of a MobileNetV2, with random weights and maps full of contrast."""
     torch.manual_seed(seed)
-    light(opened("mobilenetv2_100", SIZE)).save_pretrained(folder)
+    explainer = light(opened("mobilenetv2_100", SIZE))
+    network = explainer.network
+    torch.nn.init.normal_(network.decoder.head.weight)
+    torch.nn.init.zeros_(network.decoder.head.bias)
+    planted = Planted(images=8, size=SIZE, objects=2, split="train", seed=seed)
+    _normalised(network, torch.stack([planted[number].picture for number in range(8)]))
+    explainer.save_pretrained(folder)
     return folder
+
+
+@torch.no_grad()
+def _normalised(network: MaskingNetwork, images: torch.Tensor) -> None:
+    """Lets every layer see what it would have been trained on, so that images make a difference."""
+    norms = [one for one in network.modules() if isinstance(one, torch.nn.BatchNorm2d)]
+    for one in norms:
+        one.reset_running_stats()
+        one.momentum, one.training = None, True
+    network(images, torch.arange(len(images)))
+    for one in norms:
+        one.training = False
 
 
 def jpegs(count: int, seed: int = 0) -> list[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -97,15 +98,25 @@ class Running:
 
 
 @contextmanager
-def running(run: Path, *words: str, **environment: str) -> Iterator[Running]:
-    """A server with more words on its command line; ended in order when the block ends."""
+def running(
+    run: Path, *words: str, full_disk: bool = False, **environment: str
+) -> Iterator[Running]:
+    """A server with more words on its command line; ended in order when the block ends.
+
+    On a full disk it can write no byte to any file, nor to its log.
+    """
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "apercu", "serve", str(run), "--port", str(port), *words]
-    with tempfile.TemporaryFile() as log:
+    limit = _no_disk if full_disk else None
+    with Path("/dev/full").open("r+b") if full_disk else tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
-            [*command, "--device", "cpu"], stdout=log, stderr=log, env=os.environ | environment
+            [*command, "--device", "cpu"],
+            stdout=log,
+            stderr=log,
+            env=os.environ | environment,
+            preexec_fn=limit,
         )
         server = Running(process, port, log)
         try:
@@ -114,3 +125,7 @@ def running(run: Path, *words: str, **environment: str) -> Iterator[Running]:
         finally:
             process.terminate()
             process.wait(PATIENCE)
+
+
+def _no_disk() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
