@@ -16,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from trials.callers import apart
+from trials.clients import disconnects, slow
+from trials.faults import disk_full, kills, sigterm
 from trials.load import load
 from trials.pictures import Key, jpegs, untrained_run
 from trials.record import ROWS, Finding, record, render
@@ -24,6 +26,11 @@ from trials.stand import Stand
 PICTURES = 8
 TRIALS: dict[str, tuple[Callable[[Stand], Finding], float]] = {
     "load": (load, 600.0),
+    "kills": (kills, 120.0),
+    "disconnects": (disconnects, 60.0),
+    "slow": (slow, 60.0),
+    "sigterm": (sigterm, 5.0),
+    "disk_full": (disk_full, 20.0),
 }
 """And how many seconds each lasts, where nothing else is said."""
 

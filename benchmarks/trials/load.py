@@ -10,8 +10,9 @@ from trials.record import Finding
 from trials.running import Running, running
 from trials.stand import Stand, proper
 
-WAIT = 0.5
-"""Seconds of work that may wait; a longer queue is waited for when the load is over."""
+WAIT, BATCH = 0.5, 8
+"""Seconds of work that may wait or be in work, where that is more than a batch of so many images;
+a longer queue is waited for when the load is over."""
 GROWTH, SOON, SLOWER = 1.05, 1.0, 2.0
 """Of memory from the first quarter to the last; seconds to recover; times the usual latency."""
 
@@ -20,7 +21,7 @@ def load(stand: Stand) -> Finding:
     """Only 200, 429 and 503, memory that stays, answers as usual within a second."""
     with running(stand.run) as server:
         capacity = stand.capacity(server)
-    queue = max(1, round(capacity * WAIT))
+    queue = max(1, round(capacity * WAIT) - BATCH)
     with running(stand.run, "--queue", str(queue)) as server, apart() as probe:
         usual = stand.usual(server)
         end = time.monotonic() + stand.seconds

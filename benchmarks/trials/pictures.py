@@ -57,10 +57,15 @@ def jpegs(count: int, seed: int = 0) -> list[bytes]:
     found = []
     for number in range(count):
         pixels = planted[number].picture.permute(1, 2, 0).mul(255).round().byte().numpy()
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, "JPEG", quality=90)
-        found.append(buffer.getvalue())
+        found.append(encoded(pixels, "JPEG", quality=90))
     return found
+
+
+def encoded(pixels: np.ndarray, kind: str, **options: object) -> bytes:
+    """A file of a kind that Pillow writes."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind, **options)
+    return buffer.getvalue()
 
 
 def bare(run: Path, batch: int, threads: int) -> Worker:
