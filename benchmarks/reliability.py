@@ -18,6 +18,7 @@ from pathlib import Path
 from trials.callers import apart
 from trials.clients import disconnects, slow
 from trials.faults import disk_full, kills, sigterm
+from trials.fuzz import fuzz
 from trials.load import load
 from trials.pictures import Key, jpegs, untrained_run
 from trials.record import ROWS, Finding, record, render
@@ -31,6 +32,7 @@ TRIALS: dict[str, tuple[Callable[[Stand], Finding], float]] = {
     "slow": (slow, 60.0),
     "sigterm": (sigterm, 5.0),
     "disk_full": (disk_full, 20.0),
+    "fuzz": (fuzz, 1000.0),
 }
 """And how many seconds each lasts, where nothing else is said."""
 

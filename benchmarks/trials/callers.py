@@ -16,7 +16,7 @@ from typing import ClassVar
 
 HOST = "127.0.0.1"
 BOUNDARY = b"a-line-between-the-parts"
-PATIENCE = 60.0
+PATIENCE, IDLE = 60.0, 3.0
 BROKEN = 0
 """The status of a request whose connection broke."""
 
@@ -56,7 +56,7 @@ def request(body: bytes, kind: bytes) -> bytes:
 
 
 class Line:
-    """One connection, opened again where it broke."""
+    """One connection, opened again where it broke, or might be closed after an idle time."""
 
     bodies: ClassVar[dict[bytes, bytes]] = {}
     """Answers that have come before; ten minutes of them are mostly the same."""
@@ -64,16 +64,20 @@ class Line:
     def __init__(self, port: int) -> None:
         self.port = port
         self.streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self.used = 0.0
 
     async def ask(self, sent: bytes) -> tuple[int, bool, bytes]:
         """Status, whether there is a Retry-After, body."""
         try:
+            if time.monotonic() > self.used + IDLE:
+                self.close()
             if self.streams is None:
                 self.streams = await asyncio.open_connection(HOST, self.port)
             reader, writer = self.streams
             writer.write(sent)
             await writer.drain()
             status, retry, body = await asyncio.wait_for(answer(reader), PATIENCE)
+            self.used = time.monotonic()
             return status, retry, self.bodies.setdefault(body, body)
         except (OSError, EOFError, TimeoutError):
             self.close()

@@ -42,9 +42,7 @@ def disconnects(stand: Stand) -> Finding:
     }
     fine = all(reply.status == 200 for reply in replies) and not figures["wrong maps"]
     soon = forgotten <= 1 and behind <= 2 * (BATCH + 1) * usual + 0.25
-    promise = (
-        "callers hang up: the others are answered, nothing is begun for those who have gone"
-    )
+    promise = "callers hang up: the others are answered, nothing is begun for those who have gone"
     return Finding(promise, figures, fine and soon)
 
 
@@ -67,9 +65,7 @@ def slow(stand: Stand) -> Finding:
     }
     fine = all(reply.status == 200 for reply in replies) and not figures["wrong maps"]
     ended = set(found) == {504} and longest < DEADLINE + LINGER + 2
-    promise = (
-        "a byte every 0.25 s: 504 at the deadline, hung up on 10 s later; others answered"
-    )
+    promise = "a byte every 0.25 s: 504 at the deadline, hung up on 10 s later; others answered"
     return Finding(promise, figures, fine and ended and share > 0.8)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import statistics
 import time
 
@@ -30,9 +28,7 @@ def kills(stand: Stand) -> Finding:
         end = time.monotonic() + stand.seconds
         while (begun := time.monotonic()) + EVERY < end:
             time.sleep(EVERY)
-            if victim := server.worker():
-                os.kill(victim, signal.SIGKILL)
-                killed += 1
+            killed += server.kill_worker()
             downs.append(not server.ready())
             time.sleep(max(0.0, begun + EVERY - time.monotonic()))
         replies = asked.get()
@@ -87,7 +83,7 @@ def disk_full(stand: Stand) -> Finding:
         replies = stand.callers.apply(closed, given)
         large = stand.callers.apply(closed, (server.port, [encoded(noise, "PNG")], 2, 5.0))
         broken = stand.callers.apply(closed, (server.port, [b"no image"], 1, 2.0))
-        os.kill(server.worker(), signal.SIGKILL)
+        server.kill_worker()
         while server.ready():
             time.sleep(0.05)
         server.wait()

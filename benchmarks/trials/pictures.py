@@ -26,14 +26,14 @@ SHARE, GREY = 1e-3, 2
 """How far probabilities and pixels of maps may be from the right ones: batches round otherwise."""
 
 
-def untrained_run(folder: Path, seed: int = 0) -> Path:
+def untrained_run(folder: Path, seed: int = 0, size: int = SIZE) -> Path:
     """The light mask explainer of a MobileNetV2, with random weights and maps full of contrast."""
     torch.manual_seed(seed)
-    explainer = light(opened("mobilenetv2_100", SIZE))
+    explainer = light(opened("mobilenetv2_100", size))
     network = explainer.network
     torch.nn.init.normal_(network.decoder.head.weight)
     torch.nn.init.zeros_(network.decoder.head.bias)
-    planted = Planted(images=8, size=SIZE, objects=2, split="train", seed=seed)
+    planted = Planted(images=8, size=size, objects=2, split="train", seed=seed)
     _normalised(network, torch.stack([planted[number].picture for number in range(8)]))
     explainer.save_pretrained(folder)
     return folder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import socket
 import subprocess
 import sys
@@ -53,6 +54,12 @@ class Running:
                 if "multiprocessing.spawn" in words:
                     return pid
         return 0
+
+    def kill_worker(self) -> bool:
+        """Whether there was one to kill."""
+        if pid := self.worker():
+            os.kill(pid, signal.SIGKILL)
+        return pid != 0
 
     def memory(self) -> float:
         """Megabytes that all its processes hold, what they share told once per process."""
