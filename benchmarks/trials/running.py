@@ -61,6 +61,11 @@ class Running:
             os.kill(pid, signal.SIGKILL)
         return pid != 0
 
+    def fill_disk(self) -> None:
+        """From now on none of its processes can write a byte to any file."""
+        for pid in self.pids():
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, 0))
+
     def memory(self) -> float:
         """Megabytes that all its processes hold, what they share told once per process."""
         total = 0
@@ -99,7 +104,9 @@ class Running:
             time.sleep(0.1)
 
     def said(self) -> str:
-        """All that it wrote."""
+        """All that it wrote; nothing where it could not."""
+        if not self.log.seek(0, os.SEEK_END):
+            return ""
         self.log.seek(0)
         return self.log.read().decode(errors="replace")
 
@@ -110,29 +117,25 @@ def running(
 ) -> Iterator[Running]:
     """A server with more words on its command line; ended in order when the block ends.
 
-    On a full disk it can write no byte to any file, nor to its log.
+    On a full disk it can write no byte to its log from the start, nor to a file once it is ready.
     """
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "apercu", "serve", str(run), "--port", str(port), *words]
-    limit = _no_disk if full_disk else None
     with Path("/dev/full").open("r+b") if full_disk else tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             [*command, "--device", "cpu"],
             stdout=log,
             stderr=log,
             env=os.environ | environment,
-            preexec_fn=limit,
         )
         server = Running(process, port, log)
         try:
             server.wait()
+            if full_disk:
+                server.fill_disk()
             yield server
         finally:
             process.terminate()
             process.wait(PATIENCE)
-
-
-def _no_disk() -> None:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))

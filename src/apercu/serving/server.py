@@ -52,7 +52,8 @@ def serve(settings: ServeSettings, say: Callable[[str], None]) -> None:
     ending, failed = threading.Event(), threading.Event()
 
     def watch() -> None:
-        say(_address(settings))
+        with suppress(OSError):  # the watch goes on where nothing can be said
+            say(_address(settings))
         while any(one.name.startswith("LitServer") for one in multiprocessing.active_children()):
             time.sleep(LOOK)
         if not ending.is_set():
