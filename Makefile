@@ -52,7 +52,7 @@ reliability: $(READY) ## the server under load, faults and hostile input: half a
 	$(BIN)/python benchmarks/reliability.py load kills disconnects slow sigterm disk_full fuzz --table
 
 audit: $(READY) ## known weaknesses of the pinned packages; needs the network
-	@$(BIN)/pip-audit --progress-spinner off -r constraints.txt --no-deps --disable-pip || \
+	@$(BIN)/pip-audit --progress-spinner off -r constraints.txt --no-deps --disable-pip --strict || \
 	  { echo "error: weaknesses are listed above, or the advisories (pypi.org) cannot be reached"; exit 1; }
 
 $(RIVALS): $(READY)
