@@ -6,7 +6,7 @@ READY := .venv/.ready
 RIVALS := .venv/.rivals
 RUN := runs/mobilenetv2
 
-.PHONY: help setup demo test test-slow test-gpu check format bench docs clean
+.PHONY: help setup demo test test-slow test-gpu check format bench reliability audit docs clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -44,9 +44,16 @@ format: $(READY) ## put the code into shape
 
 bench: $(RIVALS) ## start-up, speed and memory, beside what people use now
 	$(BIN)/python benchmarks/speed.py --out docs/speed.json
-	@failed=; for name in startup rise grad_cam flipping road attacks halftone export runtime video batch; do \
+	@failed=; for name in startup rise grad_cam flipping road attacks halftone export runtime serving video batch; do \
 	  echo "== $$name"; $(BIN)/python benchmarks/$$name.py || failed="$$failed $$name"; \
 	done; test -z "$$failed" || { echo "error: promises not kept:$$failed"; exit 1; }
+
+reliability: $(READY) ## the server under load, faults and hostile input: half an hour
+	$(BIN)/python benchmarks/reliability.py load kills disconnects slow sigterm disk_full fuzz --table
+
+audit: $(READY) ## known weaknesses of the pinned packages; needs the network
+	@$(BIN)/pip-audit --progress-spinner off -r constraints.txt --no-deps --disable-pip --strict || \
+	  { echo "error: weaknesses are listed above, or the advisories (pypi.org) cannot be reached"; exit 1; }
 
 $(RIVALS): $(READY)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[bench]'

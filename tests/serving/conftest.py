@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Callable, Sequence
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import httpx
 import numpy as np
 import pytest
 import torch
+import uvicorn
 from fastapi import FastAPI
 from PIL import Image
 
@@ -20,12 +24,14 @@ from apercu.explainers.build import build_network
 from apercu.explainers.counterpart import CounterpartExplainer
 from apercu.explainers.passport import Passport
 from apercu.serving.about import About
-from apercu.serving.desk import Desk, Places
+from apercu.serving.desk import Desk
 from apercu.serving.guard import Guard
 from apercu.serving.metrics import Metrics
 from apercu.serving.orders import Made, Order
 from apercu.serving.page import Page
+from apercu.serving.places import Door
 from apercu.serving.routes import Routes
+from apercu.serving.wire import Wire
 from apercu.serving.worker import Work, Worker, open_answering
 from apercu.training.settings import COUNTERPART
 
@@ -33,9 +39,8 @@ from apercu.training.settings import COUNTERPART
 class InlineDesk(Desk):
     """Does what LitServe's worker does, in this process, as slowly as is asked."""
 
-    def __init__(self, worker: Worker, places: Places, seconds: float = 0) -> None:
+    def __init__(self, worker: Worker, seconds: float = 0) -> None:
         self.worker = worker
-        self.places = places
         self.seconds = seconds
 
     async def ask(self, orders: Sequence[Order]) -> list[Made]:
@@ -80,12 +85,13 @@ def worker(tiny_run: Path) -> Worker:
 
 @pytest.fixture(scope="session")
 def serving(worker: Worker) -> Callable[..., Caller]:
-    """Builds the addresses; `token`, `body`, `places`, `deadline` and `seconds` of work."""
+    """Builds the addresses; `token`, `body`, `places`, `each`, `deadline` and `seconds` of work."""
 
     def build(**limits: Any) -> Caller:
         at_work = limits.get("worker", worker)
         metrics = Metrics()
-        desk = InlineDesk(at_work, Places(limits.get("places", 8)), limits.get("seconds", 0.0))
+        desk = InlineDesk(at_work, limits.get("seconds", 0.0))
+        door = Door(limits.get("places", 8), limits.get("each"))
         about = About.of(at_work.answering.reading.explainer, at_work.work.run)
         app = FastAPI(openapi_url="/openapi.json", docs_url=None, redoc_url=None)
         app.add_middleware(
@@ -94,7 +100,7 @@ def serving(worker: Worker) -> Callable[..., Caller]:
             body=limits.get("body", 1_000_000),
             metrics=metrics,
         )
-        Routes(about, desk, limits.get("deadline", 30.0), metrics).add_to(app)
+        Routes(about, desk, door, limits.get("deadline", 30.0), metrics).add_to(app)
         Page(about).add_to(app)
         return Caller(app)
 
@@ -135,3 +141,36 @@ def tiny_pair(tiny_card: Path, tmp_path_factory: pytest.TempPathFactory) -> Work
     made = Worker(work, 8)
     made.answering = open_answering(work)
     return made
+
+
+@pytest.fixture(scope="module")
+def listen(serving: Callable[..., Any]) -> Iterator[Callable[..., str]]:
+    """Puts an app on a free port, and gives its address."""
+    servers = []
+
+    def begin(**limits: Any) -> str:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        config = uvicorn.Config(
+            serving(**limits).app,
+            port=port,
+            log_level="error",
+            lifespan="off",
+            ws="none",
+            http=Wire,
+            server_header=False,
+            proxy_headers=False,
+        )
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=asyncio.run, args=(server.serve(),))
+        thread.start()
+        servers.append((server, thread))
+        while not server.started:
+            time.sleep(0.05)
+        return f"http://127.0.0.1:{port}/"
+
+    yield begin
+    for server, thread in servers:
+        server.should_exit = True
+        thread.join()

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import re
 import shutil
-import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 
 from apercu.serving.page import FOLDER
 
@@ -38,32 +34,6 @@ def browser() -> Iterator[Any]:
         opened = playwright.chromium.launch(executable_path=path, args=words)
         yield opened
         opened.close()
-
-
-@pytest.fixture(scope="module")
-def listen(serving: Callable[..., Any]) -> Iterator[Callable[..., str]]:
-    """Puts an app on a free port, and gives its address."""
-    servers = []
-
-    def begin(**limits: Any) -> str:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        config = uvicorn.Config(
-            serving(**limits).app, port=port, log_level="error", lifespan="off", ws="none"
-        )
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=asyncio.run, args=(server.serve(),))
-        thread.start()
-        servers.append((server, thread))
-        while not server.started:
-            time.sleep(0.05)
-        return f"http://127.0.0.1:{port}/"
-
-    yield begin
-    for server, thread in servers:
-        server.should_exit = True
-        thread.join()
 
 
 @pytest.fixture(scope="module")

@@ -41,6 +41,10 @@ def serve(
     queue: Annotated[
         int, typer.Option(min=0, help="Images that may wait; one more is answered 503.")
     ] = 64,
+    per_caller: Annotated[
+        int | None,
+        typer.Option(min=1, help="Images of one address at a time; one more is answered 429."),
+    ] = None,
     deadline: Annotated[float, typer.Option(min=0.1, help="Seconds for an answer.")] = 30.0,
     device: DeviceOption = Device.AUTO,
     debug: DebugOption = False,
@@ -66,7 +70,7 @@ def serve(
         host,
         port,
         None if token_file is None else read_token(token_file),
-        Limits(round(max_body * MEGA), round(max_pixels * MEGA), queue, deadline),
+        Limits(round(max_body * MEGA), round(max_pixels * MEGA), queue, per_caller, deadline),
         Crew(workers, batch, device.resolve()),
     )
     run_server(settings, say)

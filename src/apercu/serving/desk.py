@@ -7,15 +7,16 @@ import os
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, final
 
 from litserve.utils import LitAPIStatus, ResponseBufferItem
 
 from apercu.errors import ApercuError
-from apercu.serving.errors import BusyError, LostError
+from apercu.serving.errors import LostError
 from apercu.serving.orders import Made, Order
+from apercu.serving.slips import Slip
 
 if TYPE_CHECKING:
     from litserve import LitServer
@@ -26,45 +27,12 @@ LOOK, LOOKS = 0.25, 4
 """Seconds between two looks for an order with the workers and in the queue; how many may fail."""
 
 
-class Places:
-    """Room for so many images at a time, waiting or in work.
-
-    Args:
-        most: how many.
-    """
-
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self.taken = 0
-
-    @contextmanager
-    def take(self, count: int = 1) -> Iterator[None]:
-        """Takes places, and gives them back.
-
-        Raises:
-            BusyError: there are not so many.
-        """
-        if self.taken + count > self.most:
-            raise BusyError(f"queue: all {self.most} places are taken; send the image again later")
-        self.taken += count
-        try:
-            yield
-        finally:
-            self.taken -= count
-
-
 class Desk(ABC):
-    """Takes orders.
-
-    Attributes:
-        places: where images may wait or be in work.
-    """
-
-    places: Places
+    """Takes orders."""
 
     @abstractmethod
     async def ask(self, orders: Sequence[Order]) -> list[Made]:
-        """What was made of each.
+        """What was made of each. Where the caller stops waiting, nobody begins to work on them.
 
         Raises:
             LostError: the worker stopped that had one of them.
@@ -86,16 +54,20 @@ class LitDesk(Desk):
     Args:
         server: whose queue it is.
         worker: the kind that works there.
-        places: where images may wait or be in work.
     """
 
-    def __init__(self, server: LitServer, worker: Worker, places: Places) -> None:
+    def __init__(self, server: LitServer, worker: Worker) -> None:
         self.server = server
         self.worker = worker
-        self.places = places
 
     async def ask(self, orders: Sequence[Order]) -> list[Made]:
-        return list(await asyncio.gather(*map(self._ask, orders)))
+        asked = [asyncio.ensure_future(self._ask(order)) for order in orders]
+        try:
+            return list(await asyncio.gather(*asked))
+        finally:  # where one is lost, nobody waits for the others
+            for one in asked:
+                one.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
 
     def waiting(self) -> int:
         items = self.server.response_buffer.values()
@@ -105,12 +77,16 @@ class LitDesk(Desk):
         return bool(self._lives())
 
     async def _ask(self, order: Order) -> Made:
+        with self.worker.slips.take() as slip:
+            return await self._handed(order, slip)
+
+    async def _handed(self, order: Order, slip: Slip) -> Made:
         name, item = str(uuid.uuid4()), ResponseBufferItem(asyncio.Event())
         self.server.response_buffer[name] = item
         try:
             sender, before = self.server.app.response_queue_id, self._lives()
             queue = self.server.litapi_request_queues[self.worker.api_path]
-            await asyncio.to_thread(queue.put, (sender, name, time.monotonic(), order))
+            await asyncio.to_thread(queue.put, (sender, name, time.monotonic(), (slip, order)))
             missed = pid = 0
             while missed < LOOKS and not await _set(item.event):
                 if item.worker_id is None:

@@ -3,12 +3,14 @@
 ApercuError
 ├── InputError
 │   ├── RequestError    400   the body is no form and no JSON object
+│   ├── GoneError       400   the caller hung up before there was an answer
 │   ├── TokenError      401   the token is missing or wrong
 │   ├── UnknownError    404   there is nothing at this address
 │   ├── TooLargeError   413   the body is larger than is allowed
 │   └── MediaError      415   the body is of a kind that is not read
 └── RefusedError        503   nothing is wrong with the request; send it again
-    ├── BusyError       503   all places of the queue are taken
+    ├── CrowdError      429   one address has as many images here as it may
+    ├── BusyError       503   all places are taken
     ├── LostError       503   the worker that had the image stopped
     └── LateError       504   no answer within the deadline
 """
@@ -20,6 +22,12 @@ from apercu.errors import ApercuError, InputError
 
 class RequestError(InputError):
     """The body is neither a form nor a JSON object."""
+
+    status = 400
+
+
+class GoneError(InputError):
+    """The caller hung up before there was an answer."""
 
     status = 400
 
@@ -56,8 +64,14 @@ class RefusedError(ApercuError):
     """Seconds after which it makes sense to ask again."""
 
 
+class CrowdError(RefusedError):
+    """One address has as many images here as it may."""
+
+    status = 429
+
+
 class BusyError(RefusedError):
-    """All places of the queue are taken."""
+    """All places are taken."""
 
 
 class LostError(RefusedError):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import time
 from queue import Empty, Queue
 from typing import Any, final
 
@@ -16,6 +15,8 @@ from litserve.loops.base import _StopLoopError
 from litserve.loops.simple_loops import BatchedLoop
 from litserve.transport.base import MessageTransport
 from litserve.utils import LitAPIStatus, LoopResponseType
+
+from apercu.serving.slips import Slips
 
 NAP = 0.1
 """Seconds that a worker waits at a time; what it was about to take is lost if it is killed then."""
@@ -27,26 +28,25 @@ class Gathering(BatchedLoop):
 
     Attributes:
         leaving: ends the worker as soon as nothing waits.
+        slips: of what is wanted.
     """
 
     leaving = False
+    slips: Slips
 
     def get_batch_requests(
         self, lit_api: LitAPI, request_queue: Queue[Any], transport: MessageTransport
     ) -> tuple[list[Any], list[Any]]:
-        """Images to work on, and those that have waited longer than the deadline."""
+        """Images that somebody waits for, and none that LitServe should refuse."""
         fresh: list[Any] = []
-        stale: list[Any] = []
         try:
             taken = request_queue.get(timeout=NAP)
             while True:
-                sender, uid, since, order = taken
-                self.put_response(
-                    transport, sender, uid, (), LitAPIStatus.START, LoopResponseType.REGULAR
-                )
-                if time.monotonic() - since > (lit_api.request_timeout or float("inf")):
-                    stale.append((sender, uid))
-                else:
+                sender, uid, _, (slip, order) = taken
+                if self.slips.hold(slip):
+                    self.put_response(
+                        transport, sender, uid, (), LitAPIStatus.START, LoopResponseType.REGULAR
+                    )
                     fresh.append((sender, uid, order))
                 if len(fresh) == lit_api.max_batch_size:
                     break
@@ -57,6 +57,6 @@ class Gathering(BatchedLoop):
             raise _StopLoopError from error  # the server has ended
         parent = multiprocessing.parent_process()
         orphaned = parent is not None and parent.pid != os.getppid()
-        if orphaned or (self.leaving and not fresh and not stale):
+        if orphaned or (self.leaving and not fresh):
             raise _StopLoopError
-        return fresh, stale
+        return fresh, []

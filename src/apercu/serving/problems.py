@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import suppress
 from http import HTTPStatus
 
 from starlette.exceptions import HTTPException
@@ -23,7 +24,8 @@ def problem(error: Exception) -> Made:
     if isinstance(error, ApercuError):
         return told(error.status, " ".join(str(error).split()))
     kind = type(error).__name__
-    print(f"error: {kind} while an image was explained", file=sys.stderr, flush=True)  # noqa: T201
+    with suppress(OSError):  # a full disk must not cost the answer, too
+        print(f"error: {kind} while an image was explained", file=sys.stderr, flush=True)  # noqa: T201
     return told(500, f"{kind}; this should not happen: report it")
 
 

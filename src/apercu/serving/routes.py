@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import final
 
 from fastapi import FastAPI
@@ -17,6 +19,8 @@ from apercu.serving.desk import Desk
 from apercu.serving.errors import LateError, UnknownError
 from apercu.serving.metrics import Metrics
 from apercu.serving.orders import Made, Order
+from apercu.serving.places import Door
+from apercu.serving.presence import while_there
 from apercu.serving.problems import on_error, response
 from apercu.serving.schema import EXPLAIN, INSTANCES, PLAIN
 
@@ -28,17 +32,20 @@ class Routes:
     Args:
         about: the explainer.
         desk: takes orders.
+        door: how much callers may take up.
         deadline: seconds from the first byte of a request to its answer.
         metrics: what is counted.
     """
 
-    def __init__(self, about: About, desk: Desk, deadline: float, metrics: Metrics) -> None:
+    def __init__(
+        self, about: About, desk: Desk, door: Door, deadline: float, metrics: Metrics
+    ) -> None:
         self.about = about
         self.desk = desk
-        self.places = desk.places
+        self.door = door
         self.deadline = deadline
         self.metrics = metrics
-        metrics.watch(desk.waiting, lambda: desk.places.taken)
+        metrics.watch(desk.waiting, lambda: door.queue.taken)
 
     def add_to(self, app: FastAPI) -> None:
         """Registers every address but the page."""
@@ -58,13 +65,11 @@ class Routes:
 
     async def explain(self, request: Request) -> Response:
         """Explain one image."""
-        with self.places.take():
-            try:
-                async with asyncio.timeout(self.deadline):
+        with self.door.callers.take(_address(request)):
+            async with self._in_time():
+                with self.door.read():
                     order = await read_order(request, self.about.names)
-                    [made] = await self._ask([order])
-            except TimeoutError:
-                raise self._late() from None
+                [made] = await self._ask(request, [order])
         return response(made)
 
     async def predict(self, name: str, request: Request) -> Response:
@@ -95,24 +100,22 @@ class Routes:
 
     async def _several(self, name: str, request: Request, word: str) -> Response:
         self._check(name)
-        with self.places.take():
-            try:
-                async with asyncio.timeout(self.deadline):
-                    orders = await read_instances(
-                        request, self.about.names, maps=word == "explanations"
-                    )
-                    with self.places.take(len(orders) - 1):
-                        made = await self._ask(orders)
-            except TimeoutError:
-                raise self._late() from None
+        maps, callers, address = word == "explanations", self.door.callers, _address(request)
+        with callers.take(address):
+            async with self._in_time():
+                with self.door.read():
+                    orders = await read_instances(request, self.about.names, maps=maps)
+                with callers.take(address, len(orders) - 1):
+                    made = await self._ask(request, orders)
         for one in made:
             if one.status != 200:
                 return response(one)
         bodies = b", ".join(one.body for one in made)
         return response(Made(200, b'{"%s": [%s]}' % (word.encode(), bodies)))
 
-    async def _ask(self, orders: list[Order]) -> list[Made]:
-        made = await self.desk.ask(orders)
+    async def _ask(self, request: Request, orders: list[Order]) -> list[Made]:
+        with self.door.queue.take(len(orders)):
+            made = await while_there(request, self.desk.ask(orders))
         for one in made:
             if one.batch:
                 self.metrics.batches.observe(one.batch)
@@ -122,7 +125,15 @@ class Routes:
         if name != self.about.name:
             raise UnknownError(f"model: {name[:80]!r} is not served here, {self.about.name!r} is")
 
-    def _late(self) -> LateError:
-        return LateError(
-            f"no answer within {self.deadline:g} s; send the image again later, or a smaller one"
-        )
+    @asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(self.deadline):
+                yield
+        except TimeoutError:
+            words = f"no answer within {self.deadline:g} s; send the image again later"
+            raise LateError(f"{words}, or a smaller one") from None
+
+
+def _address(request: Request) -> str:
+    return request.client.host if request.client is not None else ""

@@ -86,7 +86,7 @@ _REFUSED = {
     "description": "What was wrong, what was expected, what to do.",
     "content": {MEDIA_TYPE: {"schema": _PROBLEM}},
 }
-_STATUSES = ("400", "401", "404", "413", "415", "422", "500", "503", "504")
+_STATUSES = ("400", "401", "404", "413", "415", "422", "429", "500", "503", "504")
 
 
 def _json(schema: dict[str, Any]) -> dict[str, Any]:

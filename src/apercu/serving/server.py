@@ -16,13 +16,15 @@ from litserve import LitServer
 
 from apercu.errors import ApercuError
 from apercu.serving.about import About
-from apercu.serving.desk import LitDesk, Places
+from apercu.serving.desk import LitDesk
 from apercu.serving.guard import Guard
 from apercu.serving.life import check_port, ended_by_signals
 from apercu.serving.metrics import Metrics
 from apercu.serving.page import Page
+from apercu.serving.places import Door
 from apercu.serving.routes import Routes
 from apercu.serving.settings import ServeSettings
+from apercu.serving.wire import Wire
 from apercu.serving.worker import Work, Worker, open_answering
 
 KEPT = ("/openapi.json",)
@@ -50,7 +52,8 @@ def serve(settings: ServeSettings, say: Callable[[str], None]) -> None:
     ending, failed = threading.Event(), threading.Event()
 
     def watch() -> None:
-        say(_address(settings))
+        with suppress(OSError):  # the watch goes on where nothing can be said
+            say(_address(settings))
         while any(one.name.startswith("LitServer") for one in multiprocessing.active_children()):
             time.sleep(LOOK)
         if not ending.is_set():
@@ -68,6 +71,8 @@ def serve(settings: ServeSettings, say: Callable[[str], None]) -> None:
             access_log=False,
             server_header=False,
             proxy_headers=False,
+            http=Wire,
+            ws="none",
         )
     if failed.is_set():
         raise ApercuError("the web process ended by itself; start the server again")
@@ -88,15 +93,15 @@ def build(settings: ServeSettings, work: Work, about: About) -> LitServer:
         middlewares=[(Guard, guard)],
     )
     workers = len(server.devices) * crew.workers
-    worker.hire(workers)
+    door = Door(limits.queue + workers * crew.batch, limits.each)
+    worker.hire(workers, door.queue.most)
     server.monitor_internal = LOOK
     server.uvicorn_graceful_timeout = max(1, round(limits.deadline))
     app = server.app
     app.title, app.version = f"apercu: {about.name}", "1"
     app.router.routes[:] = [r for r in app.router.routes if getattr(r, "path", "") in KEPT]
     app.user_middleware[:] = [one for one in app.user_middleware if one.cls is Guard]
-    desk = LitDesk(server, worker, Places(limits.queue + workers * crew.batch))
-    Routes(about, desk, limits.deadline, metrics).add_to(app)
+    Routes(about, LitDesk(server, worker), door, limits.deadline, metrics).add_to(app)
     Page(about).add_to(app)
     return server
 

@@ -21,12 +21,14 @@ class Limits:
         body: bytes of a request.
         pixels: of one picture.
         queue: images that may wait.
+        each: images that one address may have here; None lets it have as many as there is room for.
         deadline: seconds from the first byte of a request to its answer.
     """
 
     body: int = 32 * MEGA
     pixels: int = 50 * MEGA
     queue: int = 64
+    each: int | None = None
     deadline: float = 30.0
 
 

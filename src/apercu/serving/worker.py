@@ -23,6 +23,7 @@ from apercu.serving.gathering import Gathering
 from apercu.serving.orders import Made, Order
 from apercu.serving.problems import problem
 from apercu.serving.seen import Seen, see
+from apercu.serving.slips import Slips
 
 ADDRESS = "/v1/explain"
 
@@ -59,10 +60,12 @@ class Worker(LitAPI):
         self.work = work
         self.pids: ctypes.Array[ctypes.c_int] = RawArray("i", 1)
         """Of the workers by their number, for the web process to see which of them live."""
+        self.slips = self.gathering.slips = Slips(1)
 
-    def hire(self, workers: int) -> None:
-        """Says how many there will be, before the first starts."""
+    def hire(self, workers: int, orders: int) -> None:
+        """Says how many there will be, and how many orders at a time, before the first starts."""
         self.pids = RawArray("i", workers)
+        self.slips = self.gathering.slips = Slips(orders)
 
     def setup(self, device: str) -> None:
         """Opens everything, in the worker's own process."""

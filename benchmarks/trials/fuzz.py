@@ -1,0 +1,108 @@
+"""Many bodies that nobody should send: none may be a 500, a crash or a hang."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import tempfile
+import time
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+
+import schemathesis
+from hypothesis import HealthCheck, given, seed, settings
+from hypothesis.errors import Unsatisfiable
+from schemathesis.checks import not_a_server_error
+
+from trials.callers import Line
+from trials.hostile import hostile, seeds
+from trials.pictures import untrained_run
+from trials.record import Finding
+from trials.running import HOST, running
+from trials.stand import Stand
+
+FINE = {200, 400, 404, 405, 413, 415, 422, 429, 503}
+SHARE, CALLERS, SIZE = 0.05, 16, 64
+"""Of the bodies that are drawn from the OpenAPI document; callers; pixels of a small network."""
+MODEL = "run"
+"""Its name, which callers would not guess as often."""
+KEPT = Path("fuzz-failures")
+"""Where requests that went wrong are left."""
+
+
+def fuzz(stand: Stand) -> Finding:
+    """As many bodies as the trial has seconds, times a hundred."""
+    bodies = round(stand.seconds * 100)
+    described = round(bodies * SHARE)
+    with tempfile.TemporaryDirectory() as folder:
+        run = untrained_run(Path(folder) / MODEL, stand.seed, SIZE)
+        with running(run, "--max-pixels", "1", "--max-body", "4") as server:
+            worker, begun = server.worker(), time.monotonic()
+            sent = (server.port, bodies - described, stand.seed)
+            statuses = stand.callers.apply(attacked, sent)
+            statuses += from_document(server.port, described, stand.seed)
+            taken = time.monotonic() - begun
+            same = server.ready() and server.worker() == worker
+            said = server.said().count("error:")
+    figures = {
+        "bodies": sum(statuses.values()),
+        "minutes": f"{taken / 60:.0f}",
+        "answers": ", ".join(f"{n} × {code or 'none'}" for code, n in sorted(statuses.items())),
+        "workers that died": 0 if same else 1,
+        "lines in the log": said,
+    }
+    kept = set(statuses) <= FINE and same and not said
+    promise = "fuzzed files, forms, JSON; what the OpenAPI document allows: no 500, crash, hang"
+    return Finding(promise, figures, kept)
+
+
+def attacked(port: int, bodies: int, seed: int) -> Counter[int]:
+    """Statuses of damaged requests."""
+    files, found = seeds(seed), Counter[int]()
+    left = iter(range(bodies))
+
+    async def call(number: int) -> None:
+        line, draw = Line(port), random.Random(seed * CALLERS + number)
+        for _ in left:
+            sent = hostile(files, draw)
+            status, _, _ = await line.ask(sent)
+            found[status] += 1
+            if status not in FINE:
+                KEPT.mkdir(exist_ok=True)
+                (KEPT / f"{status}-{seed}-{number}-{found[status]}").write_bytes(sent)
+        line.close()
+
+    async def crowd() -> None:
+        await asyncio.gather(*map(call, range(CALLERS)))
+
+    asyncio.run(crowd())
+    return found
+
+
+def from_document(port: int, bodies: int, start: int) -> Counter[int]:
+    """Statuses of what the OpenAPI document allows, and of what it does not; and their shapes."""
+    found = Counter[int]()
+    document = schemathesis.openapi.from_url(f"http://{HOST}:{port}/openapi.json")
+    operations = [one.ok() for one in document.get_all_operations()]
+    modes = list(schemathesis.GenerationMode)
+    share = max(1, bodies // (len(operations) * len(modes)))
+    quiet = settings(
+        max_examples=share, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+    )
+    for operation in operations:
+        for mode in modes:
+
+            @seed(start)
+            @quiet
+            @given(case=operation.as_strategy(generation_mode=mode))
+            def check(case: schemathesis.Case) -> None:
+                if "name" in case.path_parameters and found.total() % 4:
+                    case.path_parameters["name"] = MODEL
+                answered = case.call(timeout=60)
+                found[answered.status_code] += 1
+                case.validate_response(answered, checks=[not_a_server_error])
+
+            with suppress(Unsatisfiable):  # an address without parameters, which none can break
+                check()
+    return found

@@ -1,0 +1,136 @@
+"""Bytes that nobody should send: damaged files, damaged forms, JSON of any shape."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import io
+import json
+import random
+from collections.abc import Mapping
+
+import numpy as np
+from PIL import Image
+
+from apercu.explain.capture import secondary_capture
+from apercu.images.dicom import Reference
+from trials.callers import BOUNDARY, request
+from trials.pictures import encoded
+
+SIDE = 32
+FIELDS = ("image", "target", "top", "level", "format", "picture", "instances", "Image", "")
+WORDS = (
+    "top",
+    "0",
+    "-1",
+    "999999999999",
+    "nan",
+    "1e999",
+    "png",
+    "both",
+    "gif",
+    "true",
+    "\0",
+    "é" * 99,
+)
+FORM, JSON = b"multipart/form-data; boundary=" + BOUNDARY, b"application/json"
+
+
+def seeds(seed: int) -> dict[str, bytes]:
+    """A small file of each kind that is read."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
+    found = {kind: encoded(pixels, kind) for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")}
+    found["TIFF, packed"] = encoded(pixels, "TIFF", compression="tiff_lzw")
+    found["npy"] = _npy(pixels)
+    found["npy, floats"] = _npy(np.float32(pixels / 255))
+    found["FITS"] = _fits(pixels)
+    found["FITS, gzip"] = gzip.compress(found["FITS"])
+    source = Reference("1.2", "1.2.840.10008.5.1.4.1.1.1", "1.2.3", None)
+    found["DICOM"] = secondary_capture(Image.fromarray(pixels), source, "made to be damaged")
+    return found
+
+
+def hostile(files: Mapping[str, bytes], draw: random.Random) -> bytes:
+    """A whole request: its head is well formed, its body most often is not."""
+    kind = draw.random()
+    picture = damaged(files[draw.choice(sorted(files))], draw)
+    if kind < 0.6:
+        return request(_form({"image": picture}), FORM)
+    if kind < 0.75:
+        fields = {draw.choice(FIELDS): _word(draw).encode() for _ in range(draw.randrange(4))}
+        body = _form({"image": picture, **fields})
+        return request(damaged(body, draw) if draw.random() < 0.7 else body, FORM)
+    text = json.dumps(_any(picture, draw, 3)).encode()
+    return request(damaged(text, draw) if draw.random() < 0.3 else text, JSON)
+
+
+def damaged(content: bytes, draw: random.Random) -> bytes:
+    """Some of it changed, cut, doubled, swapped, or said to be much larger."""
+    made = bytearray(content)
+    for _ in range(draw.choice((1, 1, 2, 4, 16))):
+        place = draw.randrange(len(made) + 1)
+        if draw.random() < 0.5:
+            place = min(place, draw.randrange(256))  # where the headers are
+        match draw.randrange(6):
+            case 0:
+                made[place : place + 1] = bytes([draw.randrange(256)])
+            case 1:
+                made[place : place + 4] = draw.choice((b"\xff", b"\0", b"\x7f")) * 4
+            case 2:
+                del made[place:]
+            case 3:
+                del made[place : place + draw.randrange(1, 64)]
+            case 4:
+                made[place:place] = made[place : place + draw.randrange(1, 256)]
+            case _:
+                made[place:place] = draw.randbytes(draw.randrange(1, 64))
+    return bytes(made)
+
+
+def _any(picture: bytes, draw: random.Random, depth: int) -> object:
+    """A JSON value, most often an object that looks like a request."""
+    match draw.randrange(9 if depth else 6):
+        case 0:
+            return draw.choice((None, True, False, 0, -1, 10**40, 0.5, float("nan"), float("inf")))
+        case 1:
+            return _word(draw)
+        case 2 | 3:
+            return base64.b64encode(picture).decode()
+        case 4:
+            return {"b64": base64.b64encode(picture).decode()}
+        case 5:
+            return []
+        case 6:
+            return [_any(picture, draw, depth - 1) for _ in range(draw.randrange(4))]
+        case _:
+            fields = {"image": _any(picture, draw, 0)} if draw.random() < 0.7 else {}
+            names = draw.sample(FIELDS, draw.randrange(4))
+            return fields | {name: _any(picture, draw, depth - 1) for name in names}
+
+
+def _word(draw: random.Random) -> str:
+    letters = (chr(draw.randrange(1, 0xD800)) for _ in range(draw.randrange(12)))
+    return draw.choice(WORDS) if draw.random() < 0.7 else "".join(letters)
+
+
+def _form(fields: Mapping[str, bytes]) -> bytes:
+    parts = []
+    for name, content in fields.items():
+        file = b'; filename="a"' if name == "image" else b""
+        head = b'Content-Disposition: form-data; name="%b"%b' % (name.encode(), file)
+        parts.append(b"--%b\r\n%b\r\n\r\n%b\r\n" % (BOUNDARY, head, content))
+    return b"".join(parts) + b"--%b--\r\n" % BOUNDARY
+
+
+def _npy(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, pixels)
+    return buffer.getvalue()
+
+
+def _fits(pixels: np.ndarray) -> bytes:
+    from astropy.io import fits
+
+    buffer = io.BytesIO()
+    fits.PrimaryHDU(np.float32(pixels.transpose(2, 0, 1) / 255)).writeto(buffer)
+    return buffer.getvalue()

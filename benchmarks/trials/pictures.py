@@ -1,0 +1,131 @@
+"""A run folder that need not be trained, pictures, and the right answers about them."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from timing import opened
+
+from apercu.images.planted import Planted
+from apercu.networks.masking import MaskingNetwork
+from apercu.serving.orders import Order, Wanted
+from apercu.serving.worker import Work, Worker, open_answering
+from export import light
+
+SIZE, SHOWN = 224, 256
+"""Pixels of the network's input, and of the pictures' sides."""
+PIXELS = 50_000_000
+SHARE, GREY = 1e-3, 2
+"""How far probabilities and pixels of maps may be from the right ones: batches round otherwise."""
+
+
+def untrained_run(folder: Path, seed: int = 0, size: int = SIZE) -> Path:
+    """The light mask explainer of a MobileNetV2, with random weights and maps full of contrast."""
+    torch.manual_seed(seed)
+    explainer = light(opened("mobilenetv2_100", size))
+    network = explainer.network
+    torch.nn.init.normal_(network.decoder.head.weight)
+    torch.nn.init.zeros_(network.decoder.head.bias)
+    planted = Planted(images=8, size=size, objects=2, split="train", seed=seed)
+    _normalised(network, torch.stack([planted[number].picture for number in range(8)]))
+    explainer.save_pretrained(folder)
+    return folder
+
+
+@torch.no_grad()
+def _normalised(network: MaskingNetwork, images: torch.Tensor) -> None:
+    """Lets every layer see what it would have been trained on, so that images make a difference."""
+    norms = [one for one in network.modules() if isinstance(one, torch.nn.BatchNorm2d)]
+    for one in norms:
+        one.reset_running_stats()
+        one.momentum, one.training = None, True
+    network(images, torch.arange(len(images)))
+    for one in norms:
+        one.training = False
+
+
+def jpegs(count: int, seed: int = 0) -> list[bytes]:
+    """Planted pictures as files."""
+    planted = Planted(images=count, size=SHOWN, objects=2, split="test", seed=seed)
+    found = []
+    for number in range(count):
+        pixels = planted[number].picture.permute(1, 2, 0).mul(255).round().byte().numpy()
+        found.append(encoded(pixels, "JPEG", quality=90))
+    return found
+
+
+def encoded(pixels: np.ndarray, kind: str, **options: object) -> bytes:
+    """A file of a kind that Pillow writes."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def bare(run: Path, batch: int, threads: int) -> Worker:
+    """What a server's worker does, without a server."""
+    torch.set_num_threads(threads)
+    worker = Worker(Work(run, None, PIXELS, threads), batch)
+    worker.answering = open_answering(worker.work)
+    worker.answering.warm_up()
+    return worker
+
+
+@dataclass
+class Key:
+    """The right answers.
+
+    Attributes:
+        answers: one for each picture: probability by class, index, map.
+        seen: bodies that have been found right, by their picture; equal ones need no second look.
+    """
+
+    answers: list[tuple[int, float, np.ndarray]]
+    seen: set[tuple[int, bytes]] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, run: Path, pictures: list[bytes]) -> Key:
+        """Asks the explainer itself, picture by picture.
+
+        Raises:
+            ValueError: two pictures have answers that a wrong map could pass for.
+        """
+        worker = bare(run, 1, 1)
+        answers = []
+        for picture in pictures:
+            [made] = worker.predict([worker.decode_request(Order(picture, Wanted()))])
+            answers.append(_read(made.body))
+        key = cls(answers)
+        for place, answer in enumerate(answers):
+            if any(key.agrees(other, answer) for other in range(len(answers)) if other != place):
+                raise ValueError("two pictures have the same answer: take another --run or --seed")
+        return key
+
+    def right(self, picture: int, body: bytes) -> bool:
+        """Whether a body answers this picture, and no other."""
+        if (picture, body) not in self.seen:
+            try:
+                if not self.agrees(picture, _read(body)):
+                    return False
+            except (ValueError, KeyError, IndexError, OSError):
+                return False
+            self.seen.add((picture, body))
+        return True
+
+    def agrees(self, picture: int, answer: tuple[int, float, np.ndarray]) -> bool:
+        (index, share, map), (got, told, shown) = self.answers[picture], answer
+        if got != index or abs(told - share) > SHARE or shown.shape != map.shape:
+            return False
+        return bool(np.abs(shown - map).max() <= GREY)
+
+
+def _read(body: bytes) -> tuple[int, float, np.ndarray]:
+    [answer] = json.loads(body)["answers"]
+    grey = Image.open(io.BytesIO(base64.b64decode(answer["map"]["png"])))
+    return answer["index"], answer["probability"], np.asarray(grey).astype(np.int16)

@@ -1,0 +1,72 @@
+"""What trials found: rows in a JSON file, and the table of them in the manual."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+DOCS = Path(__file__).parents[2] / "docs"
+ROWS, MANUAL = DOCS / "reliability.json", DOCS / "reliability.md"
+TABLE = re.compile("(<!-- table -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one trial found.
+
+    Attributes:
+        promise: in words.
+        figures: by what they are.
+        kept: whether the promise was.
+    """
+
+    promise: str
+    figures: Mapping[str, object]
+    kept: bool
+
+    def __str__(self) -> str:
+        told = "; ".join(f"{name} {value}" for name, value in self.figures.items())
+        return f"{self.promise}: {told}{'' if self.kept else '  MISSED'}"
+
+
+def record(trial: str, finding: Finding, command: str, path: Path = ROWS) -> None:
+    """Puts the row of a trial into the file, in the place of an older one."""
+    rows = json.loads(path.read_text()) if path.exists() else {}
+    rows[trial] = {
+        **asdict(finding),
+        "command": command,
+        "machine": machine(),
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+    path.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def machine() -> str:
+    """In words."""
+    cpus = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    found = re.findall(r"model name\s*:\s*(.*)", cpus)
+    name = found[0] if found else platform.machine()
+    return f"{len(found) or 1} × {name}, PyTorch {torch.__version__}"
+
+
+def table(path: Path = ROWS) -> str:
+    """All rows, as Markdown."""
+    lines = ["| trial | promised | found | |", "|---|---|---|---|"]
+    for trial, row in json.loads(path.read_text()).items():
+        found = "; ".join(f"{name} {value}" for name, value in row["figures"].items())
+        kept = "kept" if row["kept"] else "**missed**"
+        lines.append(f"| `{trial}` | {row['promise']} | {found} | {kept} |")
+    return "\n".join(lines) + "\n"
+
+
+def render(path: Path = ROWS, manual: Path = MANUAL) -> None:
+    """Puts the table into the manual, between its two marks."""
+    text = manual.read_text()
+    manual.write_text(TABLE.sub(lambda found: found[1] + table(path) + found[2], text))

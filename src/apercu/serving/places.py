@@ -1,0 +1,105 @@
+"""How much callers may take up: all together, and each of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import final
+
+from apercu.serving.errors import BusyError, CrowdError
+
+
+@final
+class Places:
+    """Room for so many at a time.
+
+    Args:
+        name: of the room.
+        most: how many.
+    """
+
+    def __init__(self, name: str, most: int) -> None:
+        self.name = name
+        self.most = most
+        self.taken = 0
+
+    def check(self, count: int = 1) -> None:
+        """Raises BusyError where there are not so many places."""
+        if self.taken + count > self.most:
+            raise BusyError(
+                f"{self.name}: all {self.most} places are taken; send the image again later"
+            )
+
+    @contextmanager
+    def take(self, count: int = 1) -> Iterator[None]:
+        """Takes places, and gives them back.
+
+        Raises:
+            BusyError: there are not so many.
+        """
+        self.check(count)
+        self.taken += count
+        try:
+            yield
+        finally:
+            self.taken -= count
+
+
+@final
+class Callers:
+    """How many images each address may have here at a time.
+
+    Args:
+        most: how many; None lets each have as many as there is room for.
+    """
+
+    def __init__(self, most: int | None = None) -> None:
+        self.most = most
+        self.held: Counter[str] = Counter()
+
+    @contextmanager
+    def take(self, address: str, count: int = 1) -> Iterator[None]:
+        """Counts the images of an address.
+
+        Raises:
+            CrowdError: it has too many.
+        """
+        if self.most is not None and self.held[address] + count > self.most:
+            raise CrowdError(
+                f"caller: expected at most {self.most} images at a time from one address; "
+                "send the image again when another is answered"
+            )
+        self.held[address] += count
+        try:
+            yield
+        finally:
+            self.held[address] -= count
+            if not self.held[address]:
+                del self.held[address]
+
+
+@final
+class Door:
+    """What a request passes: its caller's share, being read, the queue.
+
+    Args:
+        most: images that wait or are in work, and requests that are being read.
+        each: images of one address.
+    """
+
+    def __init__(self, most: int, each: int | None = None) -> None:
+        self.callers = Callers(each)
+        self.reading = Places("door", most)
+        self.queue = Places("queue", most)
+
+    @contextmanager
+    def read(self) -> Iterator[None]:
+        """While a body is read, however slowly, it takes no place in the queue.
+
+        Raises:
+            BusyError: too many are being read, or the queue is full before this one is.
+        """
+        self.queue.check()
+        with self.reading.take():
+            yield

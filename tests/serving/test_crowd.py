@@ -1,0 +1,178 @@
+"""How much callers may take up, and what happens to the order of one who hangs up."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import socket
+import time
+from queue import Queue
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from litserve.transport.base import MessageTransport
+from litserve.utils import LitAPIStatus
+
+from apercu.serving.errors import BusyError, CrowdError, GoneError
+from apercu.serving.gathering import Gathering
+from apercu.serving.orders import Order, Wanted
+from apercu.serving.places import Callers, Door, Places
+from apercu.serving.presence import while_there
+from apercu.serving.slips import Slip, Slips
+
+
+def test_places_are_given_back() -> None:
+    places = Places("queue", 3)
+    with pytest.raises(KeyError), places.take(2):
+        assert places.taken == 2
+        places.check()
+        with pytest.raises(BusyError, match="queue: all 3 places are taken"):
+            places.check(2)
+        raise KeyError
+    assert places.taken == 0
+
+
+def test_each_address_has_its_share() -> None:
+    callers = Callers(2)
+    with callers.take("a"), callers.take("b", 2):
+        with pytest.raises(CrowdError, match="at most 2 images at a time from one address"):
+            callers.take("b").__enter__()
+        with callers.take("a"):
+            assert callers.held == {"a": 2, "b": 2}
+    assert not callers.held
+    with Callers(None).take("a", 10_000):
+        pass
+
+
+def test_who_is_read_takes_no_place_in_the_queue() -> None:
+    door = Door(1)
+    with door.read():
+        assert (door.reading.taken, door.queue.taken) == (1, 0)
+        with pytest.raises(BusyError, match="door: all 1 places"):
+            door.read().__enter__()
+    with door.queue.take(), pytest.raises(BusyError, match="queue: all 1 places"):
+        door.read().__enter__()
+    assert door.reading.taken == 0
+
+
+def test_a_crowd_of_one_address_is_answered_429(serving, png) -> None:
+    call = serving(each=2, seconds=0.3)
+
+    async def crowd() -> list[httpx.Response]:
+        async with call.client() as client:
+            post = [client.post("/v1/explain", files={"image": png}) for _ in range(4)]
+            return list(await asyncio.gather(*post))
+
+    answered = asyncio.run(crowd())
+    assert sorted(one.status_code for one in answered) == [200, 200, 429, 429]
+    refused = next(one for one in answered if one.status_code == 429)
+    assert refused.headers["retry-after"] == "1"
+    assert refused.headers["content-type"] == "application/problem+json"
+    assert refused.json()["detail"].startswith("caller: expected at most 2 images at a time")
+    instances = {"instances": [{"b64": base64.b64encode(png).decode()}] * 3}
+    assert call("POST", "/v1/models/tiny:predict", json=instances).status_code == 429
+    assert call.explain(png).status_code == 200  # the share is free again
+
+
+class _Request:
+    """A request whose caller hangs up after some seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    async def receive(self) -> dict[str, str]:
+        await asyncio.sleep(self.seconds)
+        return {"type": "http.disconnect"}
+
+
+def test_work_is_cancelled_with_its_caller() -> None:
+    ended: list[str] = []
+
+    async def work() -> str:
+        try:
+            await asyncio.sleep(0.2)
+            return "done"
+        finally:
+            ended.append("ended")
+
+    assert asyncio.run(while_there(_Request(5), work())) == "done"
+    begun = time.monotonic()
+    with pytest.raises(GoneError, match="the caller hung up"):
+        asyncio.run(while_there(_Request(0.01), work()))
+    assert time.monotonic() - begun < 0.19
+    assert ended == ["ended"] * 2
+
+
+def test_errors_of_the_work_are_told() -> None:
+    async def work() -> None:
+        raise BusyError("full")
+
+    with pytest.raises(BusyError, match="full"):
+        asyncio.run(while_there(_Request(5), work()))
+
+
+def test_who_hangs_up_leaves_the_queue(listen, png) -> None:
+    url = listen(seconds=30)
+    form = httpx.Request("POST", f"{url}v1/explain", files={"image": png})
+    head = f"POST /v1/explain HTTP/1.1\r\nHost: x\r\nContent-Type: {form.headers['content-type']}"
+    sent = f"{head}\r\nContent-Length: {form.headers['content-length']}\r\n\r\n".encode()
+
+    def counted(line: str) -> bool:
+        return line in httpx.get(f"{url}metrics").text.splitlines()
+
+    with socket.create_connection(("127.0.0.1", urlsplit(url).port or 0)) as line:
+        line.sendall(sent + form.read())
+        _until(lambda: counted("apercu_images 1.0"))
+    _until(lambda: counted("apercu_images 0.0"))
+    assert counted('apercu_requests_total{path="/v1/explain",status="400"} 1.0')
+
+
+def _until(true) -> None:
+    end = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.02)
+
+
+def test_slips_hold_as_long_as_their_order() -> None:
+    slips = Slips(2)
+    with slips.take() as one:
+        with slips.take() as other:
+            assert slips.hold(one) and slips.hold(other)
+            assert one.place != other.place
+        assert slips.hold(one) and not slips.hold(other)
+        with slips.take() as third:
+            assert third.place == other.place
+            assert slips.hold(third) and not slips.hold(other)
+    assert not slips.hold(one)
+
+
+class _Transport(MessageTransport):
+    """Keeps what a worker says."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[str, object]] = []
+
+    def send(self, item, consumer_id: int) -> None:
+        self.said.append((item[0], item[1][1]))
+
+    async def areceive(self, timeout=None, consumer_id=None) -> dict:
+        return {}
+
+    def close(self) -> None:
+        pass
+
+
+def test_nothing_is_begun_for_who_has_gone(worker, monkeypatch) -> None:
+    monkeypatch.setattr(worker, "max_batch_size", 2)
+    gathering, transport, queue = Gathering(), _Transport(), Queue()
+    gathering.slips, gathering._restart_workers = Slips(4), True
+    order = Order(b"", Wanted())
+    with gathering.slips.take() as kept, gathering.slips.take() as also:
+        for name, slip in (("a", kept), ("gone", Slip(3, 99)), ("b", also), ("c", kept)):
+            queue.put((0, name, time.monotonic(), (slip, order)))
+        taken, refused = gathering.get_batch_requests(worker, queue, transport)
+    assert ([name for _, name, _ in taken], refused) == (["a", "b"], [])
+    assert transport.said == [("a", LitAPIStatus.START), ("b", LitAPIStatus.START)]
+    assert queue.qsize() == 1  # no more than a batch
