@@ -35,7 +35,7 @@ from timing import opened
 from apercu.batch import BatchSettings, Crew, Order, Who, explain_all
 from apercu.batch.flow import Opened
 from apercu.classifiers import Classifier, ClassifierCard, InputSpec, SmallResNet, classifier_of
-from export import SIZE, Promise, light
+from export import SIZE, Promise, untrained
 
 BATCH = 16
 THROUGHPUT, GROWTH = 0.9, 1.1
@@ -137,7 +137,7 @@ def resident() -> float:
 
 def written(classifier: Classifier, run: Path) -> Path:
     """The run folder of a classifier's light explainer, untrained."""
-    light(classifier).save_pretrained(run)
+    untrained(classifier, "light").save_pretrained(run)
     return run
 
 

@@ -43,7 +43,7 @@ from apercu.video.reading import Frame
 from apercu.video.smoothing import Smoothing
 from apercu.video.steady import Steady
 from apercu.video.writing import Writer
-from export import CPU, SIZE, Promise, light
+from export import CPU, SIZE, Promise, untrained
 
 WIDTH, HEIGHT, RATE, SOUND = 1280, 720, 25, 48_000
 SHORT, LONG = 10, 300
@@ -151,7 +151,7 @@ def timed(stage: Callable[[], None]) -> float:
 
 def written_graphs(folder: Path) -> dict[str, Path]:
     """Prediction and map in one graph, in two precisions."""
-    explainer = light(opened("mobilenetv2_100", SIZE))
+    explainer = untrained(opened("mobilenetv2_100", SIZE), "light")
     read = AnsweringEncoder(explainer.network.encoder)
     graph = CombinedGraph(MaskGraph(explainer.network), read)
     spec = explainer.passport.input

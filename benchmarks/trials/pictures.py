@@ -17,7 +17,7 @@ from apercu.images.planted import Planted
 from apercu.networks.masking import MaskingNetwork
 from apercu.serving.orders import Order, Wanted
 from apercu.serving.worker import Work, Worker, open_answering
-from export import light
+from export import untrained
 
 SIZE, SHOWN = 224, 256
 """Pixels of the network's input, and of the pictures' sides."""
@@ -29,7 +29,7 @@ SHARE, GREY = 1e-3, 2
 def untrained_run(folder: Path, seed: int = 0, size: int = SIZE) -> Path:
     """The light mask explainer of a MobileNetV2, with random weights and maps full of contrast."""
     torch.manual_seed(seed)
-    explainer = light(opened("mobilenetv2_100", size))
+    explainer = untrained(opened("mobilenetv2_100", size), "light")
     network = explainer.network
     torch.nn.init.normal_(network.decoder.head.weight)
     torch.nn.init.zeros_(network.decoder.head.bias)
