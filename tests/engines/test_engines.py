@@ -49,8 +49,8 @@ def test_a_batch_is_explained_as_its_images_are(engine, images) -> None:
     together = engine(images)
     for place, image in enumerate(images):
         alone = engine(image[None])
-        np.testing.assert_allclose(alone.maps[0], together.maps[place], atol=1e-5)
-        np.testing.assert_allclose(alone.shares[0], together.shares[place], atol=1e-6)
+        np.testing.assert_allclose(alone.maps[0], together.maps[place], atol=1e-4)
+        np.testing.assert_allclose(alone.shares[0], together.shares[place], atol=1e-5)
 
 
 def test_both_take_any_picture_and_know_the_classes(engine) -> None:

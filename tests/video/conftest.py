@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -25,12 +26,19 @@ RATE, SOUND = 25, 48_000
 @final
 @dataclass(frozen=True, eq=False)
 class KnownEngine(Engine):
-    """The map is the brightness of the image; class 1 is seen in what is bright, else class 0."""
+    """The map is the brightness of the image; class 1 is seen in what is bright, else class 0.
+
+    Attributes:
+        asked: the targets of all calls.
+        pause: seconds that each call waits.
+    """
 
     asked: list[int] = field(default_factory=list)
+    pause: float = 0.0
 
     def __call__(self, images: Images, target: int = TOP) -> Answers:
         self.asked.append(target)
+        time.sleep(self.pause)
         bright = images.numpy().mean(dtype=np.float32)
         probabilities = torch.tensor([[1 - bright, bright]])
         targets = probabilities.argmax(1) if target == TOP else torch.tensor([target])
