@@ -26,8 +26,10 @@ import torch
 from PIL import Image
 from timing import opened
 
-from apercu.classifiers import ClassNames
+from apercu.classifiers import ClassNames, InputSpec
 from apercu.compare.memory import peak_memory
+from apercu.engines import About, Engine
+from apercu.engines.onnx_engine import OnnxEngine
 from apercu.export.graphs import CombinedGraph, MaskGraph
 from apercu.export.onnx_graph import Traceable, session, write_onnx
 from apercu.export.precision import converted
@@ -35,10 +37,8 @@ from apercu.images import open_images
 from apercu.networks.graph import AnsweringEncoder
 from apercu.video import VideoSettings, explain_video, open_video
 from apercu.video.drawing import Drawing
-from apercu.video.engine import Engine
 from apercu.video.explaining import Explaining, Shown
 from apercu.video.formats import FORMATS
-from apercu.video.onnx_engine import OnnxEngine
 from apercu.video.reading import Frame
 from apercu.video.smoothing import Smoothing
 from apercu.video.steady import Steady
@@ -163,7 +163,11 @@ def written_graphs(folder: Path) -> dict[str, Path]:
 
 def engine_of(graph: Path, threads: int) -> Engine:
     running = session(graph, threads, spin=False)
-    return OnnxEngine(running, ClassNames.numbered(running.get_outputs()[0].shape[1]))
+    about = About(
+        runtime="onnxruntime", run="", classifier="", fingerprint="", read_by="classifier"
+    )
+    names = ClassNames.numbered(running.get_outputs()[0].shape[1])
+    return OnnxEngine(about, InputSpec(size=(SIZE, SIZE)), names, running)
 
 
 def written_clip(path: Path, seconds: float) -> Path:

@@ -75,3 +75,15 @@ def tiny_run(tiny_card: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     fit = Fit(classifier, open_images(PLANTED), run, Machine("cpu"), say=lambda line: None)
     train_mask(settings, fit, classifier)
     return run
+
+
+@pytest.fixture(scope="session")
+def tiny_export(tiny_run: Path, tiny_card: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`tiny_run` with the prediction of `tiny_card`, exported; not to be written to."""
+    from apercu import MaskExplainer, open_classifier
+    from apercu.export import ExportSettings, export
+    from apercu.export.materials import Materials
+
+    explainer, out = MaskExplainer.from_pretrained(tiny_run), tmp_path_factory.mktemp("exports")
+    export(explainer, out, ExportSettings(combined=True), Materials(open_classifier(tiny_card)))
+    return out

@@ -26,8 +26,8 @@ LAYERS = (
     ("report", "explain", "export"),
     ("gallery", "robustness", "pretraining"),
     ("demo",),
-    ("serving",),
-    ("video", "batch"),
+    ("engines",),
+    ("serving", "video", "batch"),
     ("cli",),
     ("__main__",),
 )

@@ -15,10 +15,9 @@ import pytest
 
 from apercu.batch import Crew, explain_all
 from apercu.batch.desk import Desk
-from apercu.batch.explaining import Explaining
 from apercu.batch.lock import locked
 from apercu.batch.plan import Plan
-from apercu.batch.torch_masks import TorchMasks
+from apercu.engines.torch_engine import TorchEngine
 from apercu.errors import RunError
 
 from .conftest import COUNT, bytes_of
@@ -26,14 +25,14 @@ from .conftest import COUNT, bytes_of
 SLOWED = """
 import sys, time
 from pathlib import Path
-from apercu.batch.torch_masks import TorchMasks
 from apercu.cli import main
+from apercu.engines.torch_engine import TorchEngine
 
-answer = TorchMasks.__call__
-def slowly(self, images):
+answer = TorchEngine.__call__
+def slowly(self, images, target):
     time.sleep(0.3)
-    return answer(self, images)
-TorchMasks.__call__ = slowly
+    return answer(self, images, target)
+TorchEngine.__call__ = slowly
 main(sys.argv[1:])
 """
 
@@ -96,13 +95,13 @@ def _kept(out: Path) -> int:
 def _counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Counts the images that the explainer is asked about."""
     counts: Counter[str] = Counter()
-    answer = TorchMasks.__call__
+    answer = TorchEngine.__call__
 
-    def counting(self: Explaining, images):
+    def counting(self: TorchEngine, images, target: int):
         counts["images"] += len(images)
-        return answer(self, images)
+        return answer(self, images, target)
 
-    monkeypatch.setattr(TorchMasks, "__call__", counting)
+    monkeypatch.setattr(TorchEngine, "__call__", counting)
     return counts
 
 

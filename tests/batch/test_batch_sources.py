@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +18,7 @@ from apercu.batch.places import Place
 from apercu.batch.remote import Remote
 from apercu.batch.settings import BatchSettings
 from apercu.classifiers import InputSpec
-from apercu.errors import ConfigError, ImageError, ImagesError, RunError, UnreachableError
+from apercu.errors import ImageError, ImagesError, UnreachableError
 from apercu.images import open_images
 
 from .conftest import COUNT, encoded, rows_of, write_table
@@ -184,15 +183,14 @@ def test_tables_of_other_columns_are_refused(tmp_path) -> None:
         opened(tmp_path)
 
 
-def test_an_export_gives_the_rows_of_its_run(explained, tiny_run, tiny_card, tmp_path) -> None:
+def test_an_export_gives_the_rows_of_its_run(
+    explained, tiny_run, tiny_card, tiny_export, tmp_path
+) -> None:
     from apercu import MaskExplainer, open_classifier
-    from apercu.export import ExportSettings, export
-    from apercu.export.materials import Materials
 
     classifier = open_classifier(tiny_card)
     explainer = MaskExplainer.from_pretrained(tiny_run)
-    export(explainer, tmp_path / "exported", ExportSettings(), Materials(classifier))
-    seen = rows_of(explained(run=tmp_path / "exported", out=tmp_path / "onnx", map="uint8"))
+    seen = rows_of(explained(run=tiny_export, out=tmp_path / "onnx", map="uint8"))
     probabilities = classifier(_images(explainer, seen)).softmax(1)
     masks = explainer.attribute(_images(explainer, seen), [row["target"] for row in _read(seen)])
     for row, shares, mask in zip(_read(seen), probabilities, masks, strict=True):
@@ -200,33 +198,8 @@ def test_an_export_gives_the_rows_of_its_run(explained, tiny_run, tiny_card, tmp
         assert row["probability"] == pytest.approx(float(shares.max()), abs=1e-5)
         values = np.frombuffer(row["map"], np.uint8).reshape(32, 32) / 255
         assert np.abs(values - mask.numpy()).max() < 0.005
-    named = _read(
-        rows_of(explained(run=tmp_path / "exported", out=tmp_path / "named", target="dots"))
-    )
+    named = _read(rows_of(explained(run=tiny_export, out=tmp_path / "named", target="dots")))
     assert {row["target"] for row in named} == {1}
-    shutil.copyfile(tmp_path / "exported" / "explainer.onnx", tmp_path / "exported/combined.onnx")
-    with pytest.raises(RunError, match="damaged, or another graph"):
-        explained(run=tmp_path / "exported", out=tmp_path / "damaged")
-    with pytest.raises(ConfigError, match="exported graphs run on the CPU"):
-        _who(tmp_path / "exported").open("top", "cuda")
-    with pytest.raises(ConfigError, match="predict themselves"):
-        _who(tmp_path / "exported", "SPEC").open("top")
-
-
-def test_an_export_that_does_not_predict_is_refused(explained, tiny_run, tmp_path) -> None:
-    from apercu import MaskExplainer
-    from apercu.export import ExportSettings, export
-
-    explainer = MaskExplainer.from_pretrained(tiny_run)
-    export(explainer, tmp_path / "exported", ExportSettings(combined=False))
-    with pytest.raises(RunError, match="do not predict"):
-        explained(run=tmp_path / "exported")
-
-
-def _who(run: Path, classifier: str | None = None):
-    from apercu.batch import Who
-
-    return Who(run, classifier)
 
 
 def _read(rows: list[dict]) -> list[dict]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, final
@@ -10,28 +12,37 @@ from typing import Any, final
 import av
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from apercu.classifiers import ClassNames
+from apercu.classifiers import ClassNames, InputSpec
+from apercu.engines import About, Answers, Engine
 from apercu.export.graphs import TOP
-from apercu.video.engine import Answer, Engine, Values
+from apercu.types import Images
 
 RATE, SOUND = 25, 48_000
 
 
 @final
+@dataclass(frozen=True, eq=False)
 class KnownEngine(Engine):
-    """The map is the brightness of the image; class 1 is seen in what is bright, else class 0."""
+    """The map is the brightness of the image; class 1 is seen in what is bright, else class 0.
 
-    def __init__(self, size: tuple[int, int] = (32, 32)) -> None:
-        self.names = ClassNames.of(("night, dark", "day"))
-        self.channels, self.size = 3, size
-        self.asked: list[int] = []
+    Attributes:
+        asked: the targets of all calls.
+        pause: seconds that each call waits.
+    """
 
-    def __call__(self, image: Values, target: int = TOP) -> Answer:
+    asked: list[int] = field(default_factory=list)
+    pause: float = 0.0
+
+    def __call__(self, images: Images, target: int = TOP) -> Answers:
         self.asked.append(target)
-        bright = np.float32(image.mean())
-        return Answer(image.mean(0), np.array([1 - bright, bright], np.float32))
+        time.sleep(self.pause)
+        bright = images.numpy().mean(dtype=np.float32)
+        probabilities = torch.tensor([[1 - bright, bright]])
+        targets = probabilities.argmax(1) if target == TOP else torch.tensor([target])
+        return Answers(images.mean(1), targets, probabilities)
 
 
 @pytest.fixture(scope="session")
@@ -120,4 +131,5 @@ def player() -> Player:
 
 @pytest.fixture
 def engine() -> KnownEngine:
-    return KnownEngine()
+    about = About(runtime="known", run="", classifier="", fingerprint="", read_by="classifier")
+    return KnownEngine(about, InputSpec(size=(32, 32)), ClassNames.of(("night, dark", "day")))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -139,17 +139,9 @@ def test_an_unknown_class_is_told_before_anything_is_written(clip, engine, tmp_p
 
 
 def test_live_drops_what_comes_while_a_frame_is_in_work(clip, player, engine, tmp_path) -> None:
-    pause = threading.Event()
-    answer = type(engine).__call__
-
-    class Slow(type(engine)):  # type: ignore[misc]
-        def __call__(self, *given: object) -> object:
-            pause.wait(0.2)
-            return answer(self, *given)
-
     source = open_video(str(clip(levels(*[90] * 25), sound="aac")), live=True)
     out = tmp_path / "out.mp4"
-    done = explain_video(Slow(), source, out, VideoSettings())
+    done = explain_video(replace(engine, pause=0.2), source, out, VideoSettings())
     assert done.frames + done.dropped == 25
     assert 3 <= done.frames <= 14
     assert 0.9 <= done.took < 4  # its own pace; every frame would take five seconds

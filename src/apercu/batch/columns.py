@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from apercu.batch.explaining import Answers
 from apercu.batch.settings import BatchSettings
+from apercu.engines import Answers
 from apercu.explain.answer import tight_box
 
 Table: TypeAlias = Any  # pyarrow.Table; pyarrow is imported only when rows are made

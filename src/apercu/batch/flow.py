@@ -15,19 +15,21 @@ import torch
 from apercu.batch.columns import Columns
 from apercu.batch.dataset import DataSet
 from apercu.batch.desk import Desk, ShardRecord
-from apercu.batch.explaining import Explaining
 from apercu.batch.job import Job
 from apercu.batch.lock import locked
 from apercu.batch.manifest import MANIFEST, write_failures, write_manifest
 from apercu.batch.open_dataset import open_dataset
-from apercu.batch.opening import Who
 from apercu.batch.parquet_shards import ParquetShards
 from apercu.batch.pipeline import Busy, Done, Pipeline
 from apercu.batch.plan import Plan
 from apercu.batch.sealing import Sealing
 from apercu.batch.settings import BatchSettings, Crew
+from apercu.batch.who import Who
 from apercu.batch.zarr_shards import ZarrShards
+from apercu.engines import Engine
 from apercu.errors import RunError
+from apercu.explain.asked import TOP
+from apercu.export import graphs
 from apercu.output import check_writable
 
 Progress: TypeAlias = Callable[[int, int], None]
@@ -60,8 +62,10 @@ class Order:
             UnreachableError: the images cannot be reached now.
         """
         torch.set_num_threads(self.crew.threads)
-        explaining = self.who.open(self.settings.target, self.crew.device)
-        return Opened(self, explaining, open_dataset(self.images, explaining.input, self.settings))
+        engine, asked = self.who.open(self.crew.device), self.settings.target
+        target = graphs.TOP if asked == TOP else engine.names.index_of(asked)
+        dataset = open_dataset(self.images, engine.input, self.settings)
+        return Opened(self, engine, target, dataset)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,12 +74,14 @@ class Opened:
 
     Attributes:
         order: as it was typed.
-        explaining: the explainer.
+        engine: explains.
+        target: what it is asked, a class or the one seen most.
         dataset: the images.
     """
 
     order: Order
-    explaining: Explaining
+    engine: Engine
+    target: int
     dataset: DataSet
 
     @cached_property
@@ -87,8 +93,8 @@ class Opened:
     @cached_property
     def sealing(self) -> Sealing:
         """How shards are written."""
-        settings, explaining = self.order.settings, self.explaining
-        columns = Columns(settings, explaining.classes, explaining.input.size)
+        settings, engine = self.order.settings, self.engine
+        columns = Columns(settings, engine.names.names, engine.input.size)
         kind = ZarrShards if settings.format == "zarr" else ParquetShards
         return kind(self.order.out, self.plan, columns)
 
@@ -99,13 +105,14 @@ class Opened:
             images=self.order.images,
             count=len(self.dataset),
             sha256=self.dataset.digest(),
-            explainer=self.explaining.about,
+            explainer=self.engine.about,
             settings=self.order.settings,
         )
 
     def work(self, shards: Iterable[int], done: Done) -> Busy:
         """Explains what is missing of some shards, and writes them."""
-        return Pipeline(self.dataset, self.explaining, self.sealing, self.order.crew)(shards, done)
+        crew = self.order.crew
+        return Pipeline(self.dataset, self.engine, self.target, self.sealing, crew)(shards, done)
 
 
 Way: TypeAlias = Callable[[Opened, Sequence[int], Done], Busy]

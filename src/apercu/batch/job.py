@@ -7,8 +7,8 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from apercu.batch.explaining import About
 from apercu.batch.settings import BatchSettings
+from apercu.engines import About
 from apercu.errors import ConfigError, RunError
 from apercu.output import write
 

@@ -17,10 +17,10 @@ import torch
 from apercu.batch.columns import Seen
 from apercu.batch.dataset import DataSet
 from apercu.batch.desk import Desk
-from apercu.batch.explaining import Answers, Explaining
 from apercu.batch.plan import Plan, Unit
 from apercu.batch.sealing import Sealing
 from apercu.batch.settings import Crew
+from apercu.engines import Answers, Engine
 from apercu.errors import InputError
 
 AHEAD = 2
@@ -64,13 +64,15 @@ class Pipeline:
 
     Args:
         images: that are read.
-        explaining: the explainer.
+        engine: explains them.
+        target: what it is asked, a class or the one seen most.
         sealing: how shards are written.
         crew: how many threads read.
     """
 
     images: DataSet
-    explaining: Explaining
+    engine: Engine
+    target: int
     sealing: Sealing
     crew: Crew
     busy: Busy = field(default_factory=Busy)
@@ -130,7 +132,7 @@ class Pipeline:
         try:
             picture = self.images.picture(index)
             size = (picture.shape[1], picture.shape[2])
-            seen = Seen(index, name, size, self.explaining.prepare(picture))
+            seen = Seen(index, name, size, self.engine.prepare(picture))
         except InputError as error:
             seen = Seen(index, name, error=" ".join(str(error).split())[:LONGEST])
         return seen, time.perf_counter() - begun
@@ -145,7 +147,7 @@ class Pipeline:
         if not images:
             return None
         begun = time.perf_counter()
-        answers = self.explaining(torch.stack(images))
+        answers = self.engine(torch.stack(images), self.target)
         self.busy.explain += time.perf_counter() - begun
         return answers
 

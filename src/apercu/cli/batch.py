@@ -101,7 +101,8 @@ def batch(
         target, level, known, check_known(stored, MAPS, "map"), shard, batch, limit, seed
     )
     usual = Crew() if cluster is None else Crew(workers=2, threads=1)
-    crew = Crew(workers or usual.workers, threads or usual.threads, device.resolve())
+    place = device.resolve_for(run)
+    crew = Crew(workers or usual.workers, threads or usual.threads, place)
     order = Order(Who(run, classifier), images, out, settings, crew)
     way = None if cluster is None else RayCluster(cluster)
     kept = f"{out} holds what was finished; the same command makes the rest"

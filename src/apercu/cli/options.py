@@ -38,6 +38,16 @@ class Device(StrEnum):
             )
         return "cuda" if found and self is not Device.CPU else "cpu"
 
+    def resolve_for(self, run: Path) -> str:
+        """The same for a run or an export, which computes on the CPU; `auto` knows that.
+
+        Raises:
+            ConfigError: cuda was asked for and is not there.
+        """
+        from apercu.engines import is_export
+
+        return "cpu" if self is Device.AUTO and is_export(run) else self.resolve()
+
 
 SeedOption: TypeAlias = Annotated[int, typer.Option("--seed", min=0, help="Of every random draw.")]
 DeviceOption: TypeAlias = Annotated[Device, typer.Option("--device", help="Where to compute.")]

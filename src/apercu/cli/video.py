@@ -83,15 +83,12 @@ def video(
     from apercu.video.extra import check_installed
 
     check_installed()
-    from apercu.classifiers import open_classifier
     from apercu.video import VideoSettings, explain_video, open_engine, open_video
     from apercu.video.formats import format_of
 
     settings = VideoSettings(target, smoothing, every, seconds)
     format_of(out)
-    place = device.resolve()
-    opened = None if classifier is None else open_classifier(classifier, device=place)
-    engine = open_engine(run, opened, place)
+    engine = open_engine(run, classifier, device.resolve_for(run))
     read = open_video(source, live=live)
     with progress() as report:
         done = explain_video(engine, read, out, settings, lambda *far: report("frames", *far))

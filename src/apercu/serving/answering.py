@@ -15,9 +15,9 @@ from PIL import Image
 from torch import Tensor
 
 from apercu import render
+from apercu.engines import Reading
 from apercu.errors import ApercuError, TargetError
 from apercu.serving.orders import Format, Wanted
-from apercu.serving.reading import Reading
 from apercu.serving.seen import Seen
 from apercu.types import Images, Logits, Targets
 

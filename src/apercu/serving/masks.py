@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from apercu.engines import Reading
 from apercu.explain.answer import tight_box
 from apercu.explainers.mask import MaskExplainer
 from apercu.serving.answering import DIGITS, Answering, Known, Record, shown_map
 from apercu.serving.orders import Wanted
-from apercu.serving.reading import Reading
 from apercu.types import Targets
 
 

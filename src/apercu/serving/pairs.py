@@ -9,11 +9,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from apercu import render
+from apercu.engines import Reading
 from apercu.errors import TargetError
 from apercu.explainers.changing import ChangingExplainer
 from apercu.serving.answering import DIGITS, Answering, Known, Record, shown_map, text64
 from apercu.serving.orders import Wanted
-from apercu.serving.reading import Reading
 from apercu.types import Picture, Targets
 
 

@@ -121,11 +121,11 @@ def open_answering(work: Work, device: str = "cpu") -> Answering:
         ClassifierError: the classifier cannot be opened.
     """
     from apercu.classifiers import open_classifier
+    from apercu.engines import Reading
     from apercu.explainers.mask import MaskExplainer
     from apercu.explainers.run import open_run
     from apercu.serving.masks import MaskAnswering
     from apercu.serving.pairs import PairAnswering
-    from apercu.serving.reading import Reading
 
     explainer = open_run(work.run)
     opened = None if work.classifier is None else open_classifier(work.classifier)

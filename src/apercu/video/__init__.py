@@ -1,6 +1,6 @@
 """Overlay videos: what a classifier looks at, frame by frame, in constant memory."""
 
-from apercu.video.engine import Engine
+from apercu.engines import Engine
 from apercu.video.flow import Summary, VideoSettings, explain_video
 from apercu.video.opening import open_engine
 from apercu.video.places import open_video

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from apercu.video.engine import Engine
+from apercu.engines import Engine
 from apercu.video.flicker import FlickerMeter
 from apercu.video.motion import Grey, Motion, grey_of, motion
 from apercu.video.picture import image_of
@@ -55,13 +56,15 @@ class Explaining:
         if since is None:
             self.steady.forget()
         passed, self._seconds = frame.seconds - self._seconds, frame.seconds
-        image = image_of(frame.picture, self.engine.size, self.engine.channels)
-        answer = self.engine(image, self.steady.wanted)
-        index, probability = self.steady.see(answer.probabilities, passed)
+        spec = self.engine.input
+        image = image_of(frame.picture, spec.size, spec.channels)
+        answers = self.engine(torch.from_numpy(image)[None], self.steady.wanted)
+        raw = answers.maps[0].numpy()
+        index, probability = self.steady.see(answers.probabilities[0].numpy(), passed)
         if index != self._class:  # the map of another class is no earlier state of this one
             since, self._class = None, index
-        map = self.smoothing(answer.map, since, passed)
-        self.meter.add(answer.map, map, since)
+        map = self.smoothing(raw, since, passed)
+        self.meter.add(raw, map, since)
         self.explained += 1
         heat = (map * 255 + 0.5).clip(0, 255).astype(np.uint8)
         return Shown(heat, self.engine.names.names[index], probability)

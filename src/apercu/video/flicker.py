@@ -7,9 +7,8 @@ from typing import final
 
 import numpy as np
 
-from apercu.video.engine import Values
 from apercu.video.motion import Motion
-from apercu.video.smoothing import following
+from apercu.video.smoothing import Values, following
 
 
 def flicker(before: Values, now: Values, since: Motion) -> float:

@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
+from apercu.engines import Engine
 from apercu.errors import ConfigError
 from apercu.video.drawing import Drawing
-from apercu.video.engine import Engine
 from apercu.video.explaining import Explaining, Shown
 from apercu.video.flicker import Flicker
 from apercu.video.formats import format_of

@@ -1,50 +1,37 @@
-"""A folder → the engine that explains frames: a run's in PyTorch, an export's in ONNX Runtime."""
+"""A folder → the engine that explains frames."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from apercu.classifiers import Classifier, ClassNames
-from apercu.errors import ConfigError, RunError
-from apercu.explainers.mask import MaskExplainer
-from apercu.explainers.run import load_run
-from apercu.export.manifest import MANIFEST, read_manifest
-from apercu.video.engine import Engine
-from apercu.video.onnx_engine import OnnxEngine
-from apercu.video.torch_engine import TorchEngine
+from apercu import engines
+from apercu.classifiers import InputSpec
+from apercu.engines import Engine
+from apercu.errors import RunError
 
 CHANNELS = (1, 3)
 """What can be made of the pictures of a video: grey, or colours."""
 
 
-def open_engine(run: Path, classifier: Classifier | None = None, device: str = "cpu") -> Engine:
-    """Opens a run folder, or a folder that `apercu export` wrote.
+def open_engine(run: Path, classifier: str | Path | None = None, device: str = "cpu") -> Engine:
+    """Opens a run or an export, whose threads leave the cores to other work when they rest.
 
     Args:
         run: the folder.
-        classifier: for a run that does not hold it.
-        device: of a run; an export stays on the CPU.
+        classifier: SPEC of the explained classifier, for a run that does not hold it.
+        device: where a run computes.
 
     Raises:
-        RunError: the folder is neither, is damaged, belongs to another classifier, holds no mask
-            explainer, or one of images that no video has.
-        ConfigError: an export is given a classifier, which it holds.
+        RunError: it explains images that no video has, or as `engines.open_engine`.
+        ClassifierError: the classifier cannot be opened.
+        ConfigError: an export is given a classifier or a GPU.
     """
-    if not (run / MANIFEST).is_file():
-        explainer = load_run(run, MaskExplainer)
-        spec = explainer.passport.input
-        _check_input(run, spec.channels, spec.raw)
-        return TorchEngine(explainer.to(device), classifier)
-    if classifier is not None:
-        raise ConfigError(f"classifier: {run} is an export and predicts itself; leave it out")
-    manifest = read_manifest(run)
-    if manifest.kind != "mask":
-        raise RunError(f"{run}: expected an export of masks, got one of {manifest.kind}s")
-    _check_input(run, manifest.input.channels, manifest.input.range == "counts")
-    return OnnxEngine.of(run, manifest.files, ClassNames(manifest.classes, manifest.identifiers))
+    engine = engines.open_engine(run, classifier, device, spin=False)
+    _check_input(run, engine.input)
+    return engine
 
 
-def _check_input(run: Path, channels: int, counts: bool) -> None:
-    if channels not in CHANNELS or counts:
-        kind = "raw counts" if counts else f"{channels} channels"
+def _check_input(run: Path, spec: InputSpec) -> None:
+    if spec.channels not in CHANNELS or spec.raw:
+        kind = "raw counts" if spec.raw else f"{spec.channels} channels"
         raise RunError(f"{run}: it explains images of {kind}, which a video does not have")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import TypeAlias, final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from apercu.errors import ConfigError
-from apercu.video.engine import Values
 from apercu.video.motion import Motion, moved
+
+Values: TypeAlias = NDArray[np.float32]
+"""A map: height × width, in [0, 1]."""
 
 
 @final

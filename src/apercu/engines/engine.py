@@ -1,4 +1,4 @@
-"""What a batch needs of an explainer, whoever runs it."""
+"""What explains and predicts, whoever computes it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from apercu.classifiers import InputSpec
+from apercu.classifiers import ClassNames, InputSpec
 from apercu.classifiers.pixels import fit_picture
+from apercu.export.graphs import TOP
 from apercu.types import Images, Maps, Picture, Scores, Targets
 
 
@@ -19,14 +20,19 @@ class Answers:
     """Of a batch of images, on the CPU.
 
     Attributes:
-        maps: in [0, 1], at the explainer's size.
+        maps: masks in [0, 1], at the size of the images.
         targets: the class of each map.
-        shares: probability of that class.
+        probabilities: of all classes.
     """
 
     maps: Maps
     targets: Targets
-    shares: Scores
+    probabilities: Float[Tensor, "batch classes"]
+
+    @property
+    def shares(self) -> Scores:
+        """Probability of the class of each map."""
+        return self.probabilities.gather(1, self.targets[:, None])[:, 0]
 
 
 class About(BaseModel):
@@ -50,22 +56,22 @@ class About(BaseModel):
     precision: str = "fp32"
 
 
-class Explaining(ABC):
-    """An opened explainer that is asked one thing about every image.
+@dataclass(frozen=True, eq=False)
+class Engine(ABC):
+    """A mask explainer that also predicts.
 
-    Args:
+    Attributes:
         about: who explains.
         input: what its images look like.
-        classes: readable names.
+        names: of the classes.
     """
 
-    def __init__(self, about: About, input: InputSpec, classes: tuple[str, ...]) -> None:
-        self.about = about
-        self.input = input
-        self.classes = classes
+    about: About
+    input: InputSpec
+    names: ClassNames
 
     def prepare(self, picture: Picture) -> Float[Tensor, "channels rows columns"]:
-        """A picture of any size as the explainer takes it: whole, squashed.
+        """A picture of any size as the engine takes it: whole, squashed.
 
         Raises:
             ImageError: it holds raw counts that nothing says how to stretch.
@@ -73,5 +79,10 @@ class Explaining(ABC):
         return fit_picture(picture, self.input)
 
     @abstractmethod
-    def __call__(self, images: Images) -> Answers:
-        """Maps of prepared images."""
+    def __call__(self, images: Images, target: int = TOP) -> Answers:
+        """Explains prepared images.
+
+        Args:
+            images: on the CPU.
+            target: index of the class to look for; `TOP` is the one seen most in each image.
+        """

@@ -1,0 +1,104 @@
+"""A run and its export explain alike, and as the explainer and the classifier do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from apercu import MaskExplainer, open_classifier
+from apercu.engines import Engine, open_engine
+from apercu.engines.onnx_engine import OnnxEngine
+from apercu.engines.torch_engine import TorchEngine
+from apercu.export.describing import digest_of_run
+
+
+@pytest.fixture(params=[TorchEngine, OnnxEngine])
+def engine(request, tiny_run: Path, tiny_card: Path, tiny_export: Path) -> Engine:
+    kind = request.param
+    found = open_engine(tiny_run, tiny_card) if kind is TorchEngine else open_engine(tiny_export)
+    assert isinstance(found, kind)
+    return found
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("target", [-1, 0, 2])
+def test_both_answer_as_explainer_and_classifier_do(
+    engine, tiny_run, tiny_card, images, target: int
+) -> None:
+    logits = open_classifier(tiny_card)(images)
+    targets = logits.argmax(1) if target < 0 else torch.full((3,), target)
+    expected = MaskExplainer.from_pretrained(tiny_run).attribute(images, targets)
+    answers = engine(images, target)
+    assert answers.targets.tolist() == targets.tolist()
+    np.testing.assert_allclose(answers.maps, expected, atol=1e-4)
+    probabilities = logits.softmax(1).detach()
+    np.testing.assert_allclose(answers.probabilities, probabilities, atol=1e-5)
+    shares = [float(row[one]) for row, one in zip(probabilities, targets, strict=True)]
+    np.testing.assert_allclose(answers.shares, shares, atol=1e-5)
+
+
+def test_a_batch_is_explained_as_its_images_are(engine, images) -> None:
+    together = engine(images)
+    for place, image in enumerate(images):
+        alone = engine(image[None])
+        np.testing.assert_allclose(alone.maps[0], together.maps[place], atol=1e-4)
+        np.testing.assert_allclose(alone.shares[0], together.shares[place], atol=1e-5)
+
+
+def test_both_take_any_picture_and_know_the_classes(engine) -> None:
+    assert (engine.input.size, engine.input.channels) == ((32, 32), 3)
+    assert engine.names.names == ("stripes, bands", "dots", "rings")
+    picture = torch.rand(3, 40, 21, generator=torch.Generator().manual_seed(1))
+    explainer_takes = torch.nn.functional.interpolate(
+        picture[None], (32, 32), mode="bilinear", antialias=True
+    )
+    torch.testing.assert_close(engine.prepare(picture), explainer_takes[0])
+
+
+def test_without_the_classifier_the_explainer_predicts(tiny_run, images) -> None:
+    explainer = MaskExplainer.from_pretrained(tiny_run)
+    engine = open_engine(tiny_run)
+    expected = explainer.answers(images).softmax(1)
+    np.testing.assert_allclose(engine(images).probabilities, expected, atol=1e-5)
+    assert engine.about.read_by == "explainer"
+
+
+def test_each_tells_who_explains(tiny_run, tiny_card, tiny_export) -> None:
+    explainer = MaskExplainer.from_pretrained(tiny_run)
+    manifest = json.loads((tiny_export / "explainer.json").read_text())
+    both = {
+        "classifier": str(explainer.passport.spec),
+        "fingerprint": explainer.passport.fingerprint,
+        "read_by": "classifier",
+        "precision": "fp32",
+    }
+    assert open_engine(tiny_run, tiny_card).about.model_dump() == {
+        **both,
+        "runtime": "torch",
+        "run": digest_of_run(explainer),
+    }
+    assert open_engine(tiny_export).about.model_dump() == {
+        **both,
+        "runtime": "onnxruntime",
+        "run": manifest["files"]["combined"]["sha256"],
+    }
+
+
+@pytest.mark.parametrize("spin", [True, False])
+def test_threads_spin_where_they_may(tiny_export, spin: bool) -> None:
+    engine = open_engine(tiny_export, spin=spin)
+    options = engine.running.get_session_options()
+    name = "session.intra_op.allow_spinning"
+    if spin:
+        with pytest.raises(RuntimeError, match=name):
+            options.get_session_config_entry(name)
+    else:
+        assert options.get_session_config_entry(name) == "0"

@@ -1,0 +1,73 @@
+"""What cannot be opened is told in a line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from apercu import MaskExplainer
+from apercu.engines import is_export, open_engine
+from apercu.errors import ConfigError, RunError
+from apercu.export import ExportSettings, export
+
+
+@pytest.fixture
+def damaged(tiny_export: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_export, tmp_path / "exported"))
+
+
+def test_an_export_is_known_by_its_manifest(tiny_run, tiny_export, tmp_path) -> None:
+    assert [is_export(path) for path in (tiny_export, tiny_run, tmp_path)] == [True, False, False]
+
+
+def test_a_folder_of_neither_kind_is_told(tmp_path) -> None:
+    with pytest.raises(RunError, match=r"expected a run folder, found no config\.json"):
+        open_engine(tmp_path / "none")
+
+
+def test_a_run_takes_its_own_classifier_only(tiny_run, tiny_card, tmp_path) -> None:
+    other = tmp_path / "card.json"
+    content = json.loads(tiny_card.read_text())
+    content["input"]["mean"] = [0.4] * 3
+    for part in tiny_card.parent.iterdir():
+        shutil.copy(part, tmp_path / part.name)
+    other.write_text(json.dumps(content))
+    with pytest.raises(RunError, match="this explainer was trained for"):
+        open_engine(tiny_run, other)
+
+
+def test_an_export_needs_no_classifier_and_no_gpu(tiny_export) -> None:
+    with pytest.raises(ConfigError, match="is an export and predicts itself; leave it out"):
+        open_engine(tiny_export, "SPEC")
+    with pytest.raises(ConfigError, match="runs on the CPU here; use --device cpu, or the run"):
+        open_engine(tiny_export, device="cuda")
+
+
+def test_another_graph_or_none_is_told(damaged) -> None:
+    words = r"combined\.onnx: missing, damaged, or not what explainer\.json tells of; export again"
+    shutil.copyfile(damaged / "explainer.onnx", damaged / "combined.onnx")
+    with pytest.raises(RunError, match=words):
+        open_engine(damaged)
+    (damaged / "combined.onnx").unlink()
+    with pytest.raises(RunError, match=words):
+        open_engine(damaged)
+
+
+def test_an_export_of_another_kind_is_told(damaged) -> None:
+    path = damaged / "explainer.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "kind": "counterpart"}))
+    with pytest.raises(RunError, match="expected an export of masks, got one of counterparts"):
+        open_engine(damaged)
+    path.write_text("{")
+    with pytest.raises(RunError, match=r"explainer\.json: damaged; export the run again"):
+        open_engine(damaged)
+
+
+def test_an_export_that_does_not_predict_is_told(tiny_run, tmp_path) -> None:
+    export(MaskExplainer.from_pretrained(tiny_run), tmp_path, ExportSettings(combined=False))
+    with pytest.raises(RunError, match=r"found no combined\.onnx; export again with --combined"):
+        open_engine(tmp_path)
