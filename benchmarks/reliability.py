@@ -61,7 +61,7 @@ def _tried(name: str, given: argparse.Namespace) -> bool:
         run = given.run or untrained_run(Path(folder) / "run", given.seed)
         key = Key.of(run, pictures)
         finding = trial(Stand(run, pictures, key, callers, given.seconds or seconds, given.seed))
-    words = [f"--seconds {given.seconds:g}"] * (given.seconds is not None)
+    words = [] if given.seconds is None else [f"--seconds {given.seconds:g}"]
     words += [f"--seed {given.seed}"] * (given.seed != 0)
     record(name, finding, " ".join(("benchmarks/reliability.py", name, *words)), given.out)
     print(f"{name}: {finding}", flush=True)
