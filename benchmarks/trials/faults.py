@@ -51,7 +51,7 @@ def kills(stand: Stand) -> Finding:
 def sigterm(stand: Stand) -> Finding:
     """What was asked before the signal is answered."""
     before: list[Reply] = []
-    later, codes, takes = 0, [], []
+    codes, takes = [], []
     for _ in range(3):
         with running(stand.run) as server:
             given = (server.port, stand.pictures, CALLERS, stand.seconds + 2)
@@ -63,7 +63,6 @@ def sigterm(stand: Stand) -> Finding:
             takes.append(time.monotonic() - told)
             replies = asked.get()
         before += [reply for reply in replies if reply.begun < told]
-        later += len(replies) - len(before)
     figures = {
         "times": len(codes),
         **stand.counted(before),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias, final
@@ -10,13 +10,15 @@ from typing import Any, TypeAlias, final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from apercu_runtime.errors import ImageError, RunError, TargetError
+from apercu_runtime.errors import ConfigError, ImageError, RunError, TargetError
 from apercu_runtime.manifest import Manifest, read_manifest
 from apercu_runtime.names import Target
 from apercu_runtime.pictures import Source, fitted, picture
 
 Values: TypeAlias = NDArray[np.float32]
 
+CLASSES = "classes"
+"""The graph of many classes of one image."""
 _TOLERANCE = 1e-3
 """How far rounding may carry a pixel out of [0, 1]."""
 
@@ -49,8 +51,14 @@ class Explainer:
 
         Raises:
             RunError: the folder is no export, is damaged, or of another version.
-            ConfigError: it holds no such graph.
+            ConfigError: it holds no such graph, or there are fewer threads than one.
         """
+        if graph == CLASSES:
+            raise ConfigError(
+                f"graph: {CLASSES} answers attribute_classes(); expected explainer or combined"
+            )
+        if threads is not None and threads < 1:
+            raise ConfigError(f"threads: expected at least 1, got {threads}")
         return cls(read_manifest(folder), graph, threads)
 
     @property
@@ -86,6 +94,8 @@ class Explainer:
             TargetError: there is no such class.
             ConfigError: the explainer is none of masks.
         """
+        if isinstance(targets, str) or not isinstance(targets, Iterable):
+            raise TargetError(f"targets: expected a list of classes, got {targets!r}")
         images, asked = self._checked(inputs), self.manifest.names.indices(targets)
         if not len(asked):
             raise TargetError("targets: expected at least one class, got none")
@@ -97,7 +107,7 @@ class Explainer:
 
     @cached_property
     def _classes_session(self) -> Any:
-        return _session(self.manifest, "classes", self._threads)
+        return _session(self.manifest, CLASSES, self._threads)
 
     def outputs(self, inputs: ArrayLike, target: Target = None) -> dict[str, Values]:
         """All that the graph answers, by name.

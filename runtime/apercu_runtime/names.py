@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
@@ -76,7 +77,7 @@ class ClassNames:
         if found:
             indices = ", ".join(map(str, found))
             raise TargetError(f"target: {word!r} names the classes {indices}; give the index")
-        if word.strip().lstrip("-").isdigit():
+        if re.fullmatch(r"-?[0-9]{1,9}", word.strip()):
             return self._checked(int(word))
         known = [*self.names, *self.identifiers, *(s for n in self.names for s in _synonyms(n))]
         raise TargetError(f"target: no class is called {word!r}{nearest(word, known)}")

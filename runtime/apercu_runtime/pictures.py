@@ -22,6 +22,9 @@ Source: TypeAlias = str | Path | bytes | Image.Image | NDArray[Any]
 """A file or its bytes, a Pillow image, bytes as height × width (× channels), or floats in [0, 1]
 as channels × height × width."""
 
+SMALLEST_SIDE, LARGEST_AREA = 2, 100_000_000
+"""Pixels; of a file known from its header, before anything is decoded."""
+
 Pixels: TypeAlias = NDArray[np.float32]
 
 
@@ -31,7 +34,7 @@ def picture(source: Source, channels: int) -> Pixels:
     Grey becomes RGB, or RGB grey (BT.601 luma).
 
     Raises:
-        ImageError: it is missing, no image, damaged, or has other channels.
+        ImageError: it is missing, no image, damaged, too small or too large, or has other channels.
     """
     if isinstance(source, np.ndarray):
         return _with_channels(_of_array(source), channels, "image")
@@ -39,6 +42,20 @@ def picture(source: Source, channels: int) -> Pixels:
         return _with_channels(_of_image(source), channels, "image")
     name = "image" if isinstance(source, bytes) else str(source)
     return _with_channels(_read(source, name), channels, name)
+
+
+def check_size(name: str, height: int, width: int) -> None:
+    """Raises ImageError for a picture whose sides are out of range."""
+    if min(height, width) < SMALLEST_SIDE:
+        raise ImageError(
+            f"{name}: too small to explain, expected at least {SMALLEST_SIDE} × {SMALLEST_SIDE} "
+            f"pixels, got {width} × {height} (width × height)"
+        )
+    if height * width > LARGEST_AREA:
+        raise ImageError(
+            f"{name}: too large, expected at most {LARGEST_AREA / 1_000_000:g} megapixels, "
+            f"got {width} × {height} (width × height); resize it first"
+        )
 
 
 def fitted(pixels: Pixels, size: tuple[int, int]) -> Pixels:
@@ -60,8 +77,16 @@ def _read(source: str | Path | bytes, name: str) -> Pixels:
         raise ImageError(f"{name}: cannot be read ({error.strerror})") from error
     try:
         with Image.open(BytesIO(content), formats=FORMATS) as image:
+            check_size(name, image.height, image.width)
             image.load()
             return _of_image(image)
+    except ImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageError(
+            f"{name}: too large, expected at most {LARGEST_AREA // 1_000_000} megapixels; "
+            "resize it first"
+        ) from error
     except UnidentifiedImageError as error:
         known = ", ".join(FORMATS)
         raise ImageError(f"{name}: not an image, expected {known}") from error
@@ -106,6 +131,7 @@ def _of_array(array: NDArray[Any], mode: str = "") -> Pixels:
 
 
 def _with_channels(pixels: Pixels, channels: int, name: str) -> Pixels:
+    check_size(name, *pixels.shape[1:])
     have = len(pixels)
     if have == channels:
         return pixels

@@ -35,6 +35,10 @@ def test_a_whole_name_wins_over_a_synonym() -> None:
         ("tinca tinka", "no class is called 'tinca tinka'; did you mean Tinca tinca?"),
         ("zzz", "no class is called 'zzz'$"),
         ("4", "from 0 to 3, got 4"),
+        ("-1", "from 0 to 3, got -1"),
+        ("--5", "no class is called '--5'"),
+        ("²", "no class is called '²'"),
+        ("9" * 5000, "no class is called '999"),
         (-1, "from 0 to 3, got -1"),
     ],
 )

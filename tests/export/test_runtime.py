@@ -100,7 +100,7 @@ def _said(call: Any, *words: Any) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize(
-    "target", ["rigns", "", "7", 3, -1, [0, 1], [0, 1, 9], [0.5, 1, 2], True, "-2", 1.5]
+    "target", ["rigns", "", "7", "--5", "²", 3, -1, [0, 1], [0, 1, 9], [0.5, 1, 2], True, "-2", 1.5]
 )
 def test_wrong_targets_are_told_in_the_same_words(
     exported, images, target, shapes_unchecked
@@ -210,6 +210,32 @@ def test_a_manifest_of_something_else_is_one_line(copy, text) -> None:
     (copy / "explainer.json").write_text(text)
     with pytest.raises(apercu_runtime.RunError, match=r"explainer\.json"):
         Explainer.from_onnx(copy)
+
+
+def test_what_opens_no_explainer_is_one_line(copy) -> None:
+    with pytest.raises(apercu_runtime.RunError, match=r"found no explainer\.json; write one with"):
+        Explainer.from_onnx(copy / "explainer.onnx")
+    with pytest.raises(apercu_runtime.ConfigError, match=r"classes answers attribute_classes\(\)"):
+        Explainer.from_onnx(copy, graph="classes")
+    for threads in (0, -1):
+        with pytest.raises(apercu_runtime.ConfigError, match=f"at least 1, got {threads}"):
+            Explainer.from_onnx(copy, threads=threads)
+
+
+@pytest.mark.parametrize("targets", ["rings", 3, None])
+def test_many_classes_are_a_list(exported, images, targets) -> None:
+    with pytest.raises(apercu_runtime.TargetError, match="expected a list of classes, got"):
+        exported[1].attribute_classes(images.numpy(), targets)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("shape", [(1, 9), (9, 1), (20_000, 6_000), (20_000, 10_000)])
+def test_sizes_are_refused_in_the_same_words(exported, tmp_path, shape) -> None:
+    path = tmp_path / "a.png"
+    Image.new("1", shape).save(path)
+    name, text = _said(read_picture, path)
+    assert name == "ImageError"
+    assert _said(exported[1].explain, path) == (name, text)
 
 
 def test_a_folder_without_export_and_a_missing_graph_are_told(copy, tmp_path, pair) -> None:

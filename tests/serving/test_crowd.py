@@ -14,7 +14,7 @@ import pytest
 from litserve.transport.base import MessageTransport
 from litserve.utils import LitAPIStatus
 
-from apercu.serving.errors import BusyError, CrowdError, GoneError
+from apercu.serving.errors import BusyError, CrowdError, GoneError, TooLargeError
 from apercu.serving.gathering import Gathering
 from apercu.serving.orders import Order, Wanted
 from apercu.serving.places import Callers, Door, Places
@@ -31,6 +31,8 @@ def test_places_are_given_back() -> None:
             places.check(2)
         raise KeyError
     assert places.taken == 0
+    with pytest.raises(TooLargeError, match="at most 3 images in a request, got 4; send them in p"):
+        places.check(4)  # later would not help
 
 
 def test_each_address_has_its_share() -> None:
@@ -41,6 +43,8 @@ def test_each_address_has_its_share() -> None:
         with callers.take("a"):
             assert callers.held == {"a": 2, "b": 2}
     assert not callers.held
+    with pytest.raises(TooLargeError, match="at most 2 images in a request, got 3"):
+        callers.take("a", 3).__enter__()
     with Callers(None).take("a", 10_000):
         pass
 

@@ -116,6 +116,25 @@ def test_one_head_line_without_end(port) -> None:
     assert _problem(said)[0] == 431
 
 
+def test_lines_after_the_body_are_counted_too(port) -> None:
+    start = HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\n"
+    said = _said(port, start, *[b"X-Filler: " + b"a" * 8000 + b"\r\n"] * 40, pause=0.005)
+    assert b" 431 " in said
+    few = HEAD + b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+    said = _said(port, few + b"2\r\n{}\r\n0\r\nX-Filler: a\r\n\r\n")
+    assert _problem(said)[0] == 422  # they are passed over
+
+
+def test_a_body_does_not_count_as_the_next_head(port) -> None:
+    body = b'{"image": "' + b"A" * 300_000 + b'"}'
+    first = HEAD + f"Content-Length: {len(body)}\r\n\r\n".encode() + body
+    last = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    said = _said(port, first + last[:20], last[20:], pause=0.3)
+    assert said.startswith(b"HTTP/1.1 422")
+    assert b"HTTP/1.1 200" in said
+    assert b" 431 " not in said
+
+
 def test_a_slow_head_is_hung_up_on(port, monkeypatch) -> None:
     monkeypatch.setattr(wire, "PATIENCE", 0.3)
     said = _said(port, *[bytes([one]) for one in HEAD], pause=0.02)

@@ -45,7 +45,7 @@ class UnknownError(InputError):
 
 
 class TooLargeError(InputError):
-    """The body is larger than is allowed."""
+    """The body is larger, or holds more images, than is allowed."""
 
     status = 413
 

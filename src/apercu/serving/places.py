@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import final
 
-from apercu.serving.errors import BusyError, CrowdError
+from apercu.serving.errors import BusyError, CrowdError, TooLargeError
 
 
 @final
@@ -25,7 +25,12 @@ class Places:
         self.taken = 0
 
     def check(self, count: int = 1) -> None:
-        """Raises BusyError where there are not so many places."""
+        """Raises BusyError where there are not so many places, TooLargeError where never."""
+        if count > self.most:
+            raise TooLargeError(
+                f"{self.name}: expected at most {self.most} images in a request, got {count}; "
+                "send them in parts"
+            )
         if self.taken + count > self.most:
             raise BusyError(
                 f"{self.name}: all {self.most} places are taken; send the image again later"
@@ -37,6 +42,7 @@ class Places:
 
         Raises:
             BusyError: there are not so many.
+            TooLargeError: there are never so many.
         """
         self.check(count)
         self.taken += count
@@ -64,7 +70,13 @@ class Callers:
 
         Raises:
             CrowdError: it has too many.
+            TooLargeError: it never may have so many.
         """
+        if self.most is not None and count > self.most:
+            raise TooLargeError(
+                f"caller: expected at most {self.most} images in a request, got {count}; "
+                "send them in parts"
+            )
         if self.most is not None and self.held[address] + count > self.most:
             raise CrowdError(
                 f"caller: expected at most {self.most} images at a time from one address; "

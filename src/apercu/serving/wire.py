@@ -14,7 +14,7 @@ PATIENCE = 10.0
 """Seconds for the head of a request, and for what is left of a body that has been answered."""
 LONGEST_HEAD = 64 << 10
 """Bytes, beside those that come with the last piece."""
-_LONG = f"head: expected at most {LONGEST_HEAD >> 10} KiB of header lines"
+LONG = f"head: expected at most {LONGEST_HEAD >> 10} KiB of header lines"
 
 
 @final
@@ -27,7 +27,11 @@ class Wire(HttpToolsProtocol):
 
     _clock: asyncio.TimerHandle | None = None
     _head: int | None = None
-    """Bytes of a head that has not ended."""
+    """Bytes of a head that has not ended, but for its first piece."""
+    _heads = 0
+    """How many have begun."""
+    _lines = 0
+    """Bytes of the last request's header lines, those after its body included."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -39,8 +43,17 @@ class Wire(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._lines = 0
         if self._head is None:
             self._await_head()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Counts header lines; those that come after a body are passed over."""
+        self._lines += len(name) + len(value)
+        if self._lines > LONGEST_HEAD and not self.transport.is_closing():
+            self._refuse(431, LONG)
+        elif self._head is not None:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._head = None
@@ -54,23 +67,28 @@ class Wire(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         if self.cycle.more_body:
             self._set(self.loop.call_later(PATIENCE, self.transport.close))
+        elif self._head is not None:
+            self._await_head()
         super().on_response_complete()
 
     def data_received(self, data: bytes) -> None:
+        pending, heads = self._head is not None, self._heads
         super().data_received(data)
-        if self._head is not None and not self.transport.is_closing():
+        same = pending and heads == self._heads
+        if same and self._head is not None and not self.transport.is_closing():
             self._head += len(data)
             if self._head > LONGEST_HEAD:
-                self._refuse(
-                    431, f"head: expected at most {LONGEST_HEAD >> 10} KiB of header lines"
-                )
+                self._refuse(431, LONG)
 
     def send_400_response(self, msg: str) -> None:
         """What cannot be parsed is told as every other problem."""
         self._refuse(400, "request: expected well-formed HTTP/1.1")
 
     def _await_head(self) -> None:
-        self._head = 0
+        """The clock runs once the request before has been answered."""
+        self._head, self._heads = 0, self._heads + 1
+        if self.cycle is not None and not self.cycle.response_complete:
+            return
         words = f"head: expected all header lines within {PATIENCE:g} s"
         self._set(self.loop.call_later(PATIENCE, self._refuse, 408, words))
 

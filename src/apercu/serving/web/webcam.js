@@ -55,7 +55,7 @@ async function patiently(blob) {
   try {
     return await explain(blob, { format: "png" });
   } catch (error) {
-    if (error.status !== 503 && error.status !== 504) throw error;
+    if (![429, 503, 504].includes(error.status)) throw error;
     await new Promise((done) => setTimeout(done, 500));
     return null;
   }
