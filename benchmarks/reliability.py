@@ -32,7 +32,7 @@ TRIALS: dict[str, tuple[Callable[[Stand], Finding], float]] = {
     "slow": (slow, 60.0),
     "sigterm": (sigterm, 5.0),
     "disk_full": (disk_full, 20.0),
-    "fuzz": (fuzz, 1000.0),
+    "fuzz": (fuzz, 1060.0),
 }
 """And how many seconds each lasts, where nothing else is said."""
 

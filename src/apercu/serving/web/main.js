@@ -62,6 +62,7 @@ function open(blob) {
   halt();
   return trying(async () => {
     const mine = ++turn;
+    if (about === null) await begin(); // asks for the token
     say("Looking …");
     const own = await createImageBitmap(blob).catch(() => null);
     const many = about.explainer === "mask" ? Math.min(5, about.classes.length) : 1;

@@ -24,6 +24,8 @@ export function sheet(width, height) {
 // An image's pixels, its longer side at most so long.
 export function pixelsOf(image, width, height) {
   const pen = sheet(width, height).getContext("2d", { willReadFrequently: true });
+  pen.fillStyle = "white"; // what the classifier sees behind transparent parts
+  pen.fillRect(0, 0, width, height);
   pen.drawImage(image, 0, 0, width, height);
   return pen.getImageData(0, 0, width, height);
 }
