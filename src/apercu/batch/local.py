@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import final
 
 from apercu.batch.dataset import DataSet
-from apercu.images import ImageSource
+from apercu.images import ImageSource, Planted
 from apercu.images.folder import FolderImages
 from apercu.types import Picture
 
@@ -39,6 +39,8 @@ class Local(DataSet):
             for place in self.source.places:
                 sha.update(f"{place.name} {_size(self.source.path / place.file)}\n".encode())
             return sha.hexdigest()
+        if isinstance(self.source, Planted):  # its name holds every setting
+            return hashlib.sha256(self.source.name.encode()).hexdigest()
         sha.update(f"{_size(Path(self.source.name))}\n".encode())
         for name in self.names:
             sha.update(f"{name}\n".encode())
