@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -153,6 +155,13 @@ def test_a_storage_that_is_away_ends_the_run_which_can_be_gone_on_with(
     monkeypatch.setattr(Place, "read", read)
     rows = rows_of(explained(images=f"file://{photos}"))
     assert sum(row["error"] is None for row in rows) == COUNT - 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are Unicode")
+def test_a_url_of_a_name_that_is_not_utf8_is_refused(tmp_path) -> None:
+    (tmp_path / os.fsdecode(b"a\xff.png")).write_bytes(encoded(1))
+    with pytest.raises(ImagesError, match="a file whose name is not UTF-8; rename it"):
+        opened(f"file://{tmp_path}")
 
 
 @pytest.mark.parametrize(

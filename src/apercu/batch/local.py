@@ -37,7 +37,8 @@ class Local(DataSet):
         sha = hashlib.sha256()
         if isinstance(self.source, FolderImages):
             for place in self.source.places:
-                sha.update(f"{place.name} {_size(self.source.path / place.file)}\n".encode())
+                line = f"{place.name} {_size(self.source.path / place.file)}\n"
+                sha.update(line.encode(errors="surrogateescape"))
             return sha.hexdigest()
         if isinstance(self.source, Planted):  # its name holds every setting
             return hashlib.sha256(self.source.name.encode()).hexdigest()

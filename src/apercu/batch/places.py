@@ -112,6 +112,10 @@ def find(spec: str) -> Place:
         if found.type == fs.FileType.Directory:
             below = system.get_file_info(fs.FileSelector(path, recursive=True))
             return _listed(spec, system, path, below)
+    except UnicodeDecodeError as error:
+        raise ImagesError(
+            f"{spec}: holds a file whose name is not UTF-8; rename it, or give a folder of pictures"
+        ) from error
     except (pa.ArrowException, ValueError) as error:
         raise ImagesError(f"{spec}: not a URL of images ({_first(error)})") from error
     except OSError as error:
