@@ -6,13 +6,15 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from apercu.batch import BatchSettings, Crew, Order, Who, explain_all
+from apercu.batch import BatchSettings, Crew, Order, Who, explain_all, ray_cluster
 from apercu.batch.cluster_checks import check_listening, check_room
-from apercu.batch.ray_cluster import _cause, _explained, everywhere
+from apercu.batch.ray_cluster import RayCluster, _cause, _explained, everywhere
 from apercu.errors import ConfigError, OutputError, UnreachableError
 
 from .conftest import COUNT, bytes_of
@@ -76,6 +78,13 @@ def test_a_cleared_shard_is_no_error_when_it_is_finished(order, monkeypatch) -> 
 
     outcome = explain_all(asked, lambda done, total: None, way)
     assert outcome.manifest["images"] == COUNT
+
+
+def test_a_cluster_is_asked_for_its_machines_before_it_is_given_work(order, monkeypatch) -> None:
+    cluster = SimpleNamespace(nodes=lambda: NODES)  # Ray's data would be missed
+    monkeypatch.setattr(ray_cluster, "_connected", lambda address: nullcontext(cluster))
+    with pytest.raises(ConfigError, match="the largest machine, 4"):
+        explain_all(order(crew=Crew(1, 9)), lambda done, total: None, RayCluster("auto"))
 
 
 def test_a_missing_shard_is_no_finished_result(order) -> None:

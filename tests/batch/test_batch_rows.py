@@ -151,6 +151,16 @@ def test_names_that_are_not_utf8_are_escaped(order, tmp_path) -> None:
     assert "a\\xff.png" in (asked.out / "errors.csv").read_text(encoding="utf-8")
 
 
+def test_boxes_and_masks_are_not_read(explained, tmp_path) -> None:
+    folder = tmp_path / "photos"
+    (folder / "masks").mkdir(parents=True)
+    for name in ("a.png", "b.png"):
+        (folder / name).write_bytes(encoded(1))
+    (folder / "boxes.csv").write_text("file,xmin,ymin,xmax,ymax\na.png,900,900,950,950\n")
+    (folder / "masks" / "b.png").write_bytes(b"no mask")
+    assert [row["error"] for row in rows_of(explained(images=folder))] == [None, None]
+
+
 def test_a_row_group_holds_many_batches(explained) -> None:
     out = explained(shard=20, batch=2)
     assert pq.ParquetFile(out / "maps" / "00000000.parquet").num_row_groups == 1

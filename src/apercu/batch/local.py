@@ -31,7 +31,7 @@ class Local(DataSet):
         return self.names[index]
 
     def picture(self, index: int) -> Picture:
-        return self.source[index].picture
+        return self.source.picture(index)
 
     def digest(self) -> str:
         sha = hashlib.sha256()
