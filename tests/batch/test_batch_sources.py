@@ -65,6 +65,22 @@ def test_tables_give_their_rows_in_order_of_name_and_row(tmp_path) -> None:
         assert tuple(names) == rows
 
 
+def test_pictures_beside_tables_are_refused(tmp_path) -> None:
+    write_table(tmp_path / "t.parquet", range(3))
+    (tmp_path / "a.png").write_bytes(encoded(1))
+    for spec in (tmp_path, f"file://{tmp_path}"):
+        with pytest.raises(ImagesError, match=r"got both \(such as a.png and t.parquet\)"):
+            opened(spec)
+    (tmp_path / "labels.csv").write_text("file,label\na.png,x\n")
+    same(opened(tmp_path), [encoded(1)])
+
+
+def test_tables_further_below_are_mentioned(tmp_path) -> None:
+    path = write_table(tmp_path / "data" / "train.parquet", range(3))
+    with pytest.raises(ImagesError, match=rf"no images, but Parquet files .* such as {path}"):
+        opened(tmp_path)
+
+
 def test_one_table_is_named_as_everywhere_else(tmp_path) -> None:
     path = write_table(tmp_path / "one.parquet", range(5))
     found = opened(path)
@@ -187,6 +203,8 @@ def test_tables_of_other_columns_are_refused(tmp_path) -> None:
     pq.write_table(pa.table({"label": [1, 2]}), tmp_path / "a.parquet")
     with pytest.raises(ImagesError, match="expected a column image"):
         opened(tmp_path)
+    with pytest.raises(ImagesError, match=rf"^{tmp_path / 'a.parquet'}: expected a column"):
+        opened(tmp_path / "a.parquet")
     pq.write_table(pa.table({"image": pa.array([], pa.binary())}), tmp_path / "a.parquet")
     with pytest.raises(ImagesError, match="no images, the tables have no rows"):
         opened(tmp_path)

@@ -266,7 +266,7 @@ def _scan(path: Path) -> tuple[list[str], list[str]]:
 
 def _instead(path: Path) -> str:
     """What to do about a folder without images."""
-    tables = sorted([*path.glob("*.parquet"), *path.glob("*.npz")])
+    tables = sorted([*path.rglob("*.parquet"), *path.rglob("*.npz")])
     if tables:
         return f"but Parquet files or stacks; open one of them, such as {tables[0]}"
     return f"expected files that end in {' '.join(sorted(SUFFIXES))}"
