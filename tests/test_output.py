@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from apercu.errors import OutputError
-from apercu.output import write, write_map
+from apercu.output import check_writable, write, write_map
 
 
 def test_text_and_bytes_are_written_with_their_folders(tmp_path: Path) -> None:
@@ -39,6 +39,17 @@ def test_a_file_in_the_way_of_a_folder_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="cannot be written") as caught:
         write(tmp_path / "out" / "results.json", "{}")
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_in_the_place_of_the_folder_is_named_before_long_work(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("")
+    for folder in (tmp_path / "out", tmp_path / "out" / "deeper"):
+        words = f"{folder}: expected a folder, but {tmp_path / 'out'} is a file; choose another"
+        with pytest.raises(OutputError) as caught:
+            check_writable(folder)
+        assert str(caught.value) == words
+    check_writable(tmp_path / "new" / "deeper")
+    assert not list((tmp_path / "new" / "deeper").iterdir())
 
 
 def test_a_map_comes_back_as_it_was(tmp_path: Path) -> None:

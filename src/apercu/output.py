@@ -54,6 +54,9 @@ def check_writable(folder: Path) -> None:
     Raises:
         OutputError: it cannot.
     """
+    above = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    if not above.is_dir():
+        raise OutputError(f"{folder}: expected a folder, but {above} is a file; choose another")
     write(folder / ".probe", b"").unlink()
 
 

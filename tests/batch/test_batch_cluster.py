@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from apercu.batch import BatchSettings, Crew, Order, Who, explain_all
-from apercu.batch.ray_cluster import _cause, _explained, everywhere
-from apercu.errors import OutputError, UnreachableError
+from apercu.batch import BatchSettings, Crew, Order, Who, explain_all, ray_cluster
+from apercu.batch.cluster_checks import check_listening, check_room
+from apercu.batch.ray_cluster import RayCluster, _cause, _explained, everywhere
+from apercu.errors import ConfigError, OutputError, UnreachableError
 
 from .conftest import COUNT, bytes_of
 
@@ -76,6 +80,13 @@ def test_a_cleared_shard_is_no_error_when_it_is_finished(order, monkeypatch) -> 
     assert outcome.manifest["images"] == COUNT
 
 
+def test_a_cluster_is_asked_for_its_machines_before_it_is_given_work(order, monkeypatch) -> None:
+    cluster = SimpleNamespace(nodes=lambda: NODES)  # Ray's data would be missed
+    monkeypatch.setattr(ray_cluster, "_connected", lambda address: nullcontext(cluster))
+    with pytest.raises(ConfigError, match="the largest machine, 4"):
+        explain_all(order(crew=Crew(1, 9)), lambda done, total: None, RayCluster("auto"))
+
+
 def test_a_missing_shard_is_no_finished_result(order) -> None:
     asked = order()
     with pytest.raises(Exception, match="2 shards are missing"):
@@ -92,3 +103,43 @@ def test_the_error_of_a_machine_is_told_as_it_was_raised() -> None:
     wrapped.cause = outer
     assert _cause(wrapped) is ours
     assert isinstance(_cause(RuntimeError("lost")), UnreachableError)
+
+
+@pytest.mark.parametrize("form", ["127.0.0.1:{}", "ray://localhost:{}"])
+def test_an_address_where_nothing_listens_is_told_at_once(form) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = form.format(server.getsockname()[1])
+        check_listening(address)
+    with pytest.raises(UnreachableError, match=rf"^cluster: {address} cannot be reached \(.+\)$"):
+        check_listening(address)
+
+
+@pytest.mark.parametrize("address", ["auto", "local", "nonsense://", "host:door"])
+def test_other_addresses_are_left_to_ray(address) -> None:
+    check_listening(address)
+
+
+NODES = [
+    {"Alive": True, "Resources": {"CPU": 4.0}},
+    {"Alive": True, "Resources": {"CPU": 2.0, "GPU": 1.0}},
+    {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}},
+]
+
+
+@pytest.mark.parametrize("crew", [Crew(1, 4), Crew(1, 2, "cuda")])
+def test_a_task_that_fits_on_a_machine_is_begun(crew) -> None:
+    check_room(NODES, crew)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "crew", "words"),
+    [
+        (NODES, Crew(1, 5), "the largest machine, 4, as --threads, got 5"),
+        (NODES, Crew(1, 3, "cuda"), "the largest machine, 2, as --threads, got 3"),
+        (NODES[:1], Crew(1, 1, "cuda"), "no machine has a GPU; use --device cpu"),
+        ([], Crew(1, 1), "the largest machine, 0, as --threads, got 1"),
+    ],
+)
+def test_a_task_that_fits_on_no_machine_is_refused(nodes, crew, words) -> None:
+    with pytest.raises(ConfigError, match=words):
+        check_room(nodes, crew)

@@ -196,6 +196,14 @@ def test_other_images_are_refused(order, photos, tmp_path) -> None:
         explain_all(order(images=copy), lambda done, total: None)
 
 
+@pytest.mark.parametrize("other", ["size=64", "size=32,seed=1", "size=32,difficulty=0.1"])
+def test_another_planted_set_is_refused(order, other) -> None:
+    explain_all(order(images="planted:size=32,images=5"), lambda done, total: None)
+    explain_all(order(images="planted:images=5,seed=0,size=32"), lambda done, total: None)
+    with pytest.raises(RunError, match=r"had images .* now"):
+        explain_all(order(images=f"planted:images=5,{other}"), lambda done, total: None)
+
+
 def test_two_commands_do_not_work_on_one_result(order) -> None:
     asked = order()
     asked.out.mkdir()

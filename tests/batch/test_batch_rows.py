@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +16,10 @@ import torch
 from PIL import Image
 
 from apercu import MaskExplainer, maps, read_picture
-from apercu.batch import BatchSettings, Crew
+from apercu.batch import BatchSettings, Crew, explain_all
 from apercu.errors import ConfigError
 
-from .conftest import COUNT, bytes_of, rows_of
+from .conftest import COUNT, bytes_of, encoded, rows_of
 
 
 def test_every_row_is_what_the_explainer_says_of_that_image(explained, tiny_run, photos) -> None:
@@ -133,6 +135,30 @@ def test_some_images_are_drawn_by_the_seed(explained, tmp_path) -> None:
     }
     assert all(ids == sorted(set(ids)) and len(ids) == 8 for ids in drawn.values())
     assert drawn[0] != drawn[1]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are Unicode")
+def test_names_that_are_not_utf8_are_escaped(order, tmp_path) -> None:
+    folder = tmp_path / os.fsdecode(b"photos\xfe")
+    folder.mkdir()
+    (folder / os.fsdecode(b"a\xff.png")).write_bytes(b"no picture")
+    (folder / os.fsdecode(b"b\xff.png")).write_bytes(encoded(1))
+    asked = order(images=folder)
+    explain_all(asked, lambda done, total: None)
+    damaged, whole = rows_of(asked.out)
+    assert (damaged["id"], whole["id"], whole["error"]) == ("a\\xff.png", "b\\xff.png", None)
+    assert "a\\xff.png: not an image" in damaged["error"]
+    assert "a\\xff.png" in (asked.out / "errors.csv").read_text(encoding="utf-8")
+
+
+def test_boxes_and_masks_are_not_read(explained, tmp_path) -> None:
+    folder = tmp_path / "photos"
+    (folder / "masks").mkdir(parents=True)
+    for name in ("a.png", "b.png"):
+        (folder / name).write_bytes(encoded(1))
+    (folder / "boxes.csv").write_text("file,xmin,ymin,xmax,ymax\na.png,900,900,950,950\n")
+    (folder / "masks" / "b.png").write_bytes(b"no mask")
+    assert [row["error"] for row in rows_of(explained(images=folder))] == [None, None]
 
 
 def test_a_row_group_holds_many_batches(explained) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -61,6 +63,22 @@ def test_tables_give_their_rows_in_order_of_name_and_row(tmp_path) -> None:
         names = [found.name_of(index) for index in (0, 5, 6, 8)]
         rows = ("a.parquet#row-0", "a.parquet#row-5", "b/1.parquet#row-0", "b/1.parquet#row-2")
         assert tuple(names) == rows
+
+
+def test_pictures_beside_tables_are_refused(tmp_path) -> None:
+    write_table(tmp_path / "t.parquet", range(3))
+    (tmp_path / "a.png").write_bytes(encoded(1))
+    for spec in (tmp_path, f"file://{tmp_path}"):
+        with pytest.raises(ImagesError, match=r"got both \(such as a.png and t.parquet\)"):
+            opened(spec)
+    (tmp_path / "labels.csv").write_text("file,label\na.png,x\n")
+    same(opened(tmp_path), [encoded(1)])
+
+
+def test_tables_further_below_are_mentioned(tmp_path) -> None:
+    path = write_table(tmp_path / "data" / "train.parquet", range(3))
+    with pytest.raises(ImagesError, match=rf"no images, but Parquet files .* such as {path}"):
+        opened(tmp_path)
 
 
 def test_one_table_is_named_as_everywhere_else(tmp_path) -> None:
@@ -155,6 +173,13 @@ def test_a_storage_that_is_away_ends_the_run_which_can_be_gone_on_with(
     assert sum(row["error"] is None for row in rows) == COUNT - 2
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are Unicode")
+def test_a_url_of_a_name_that_is_not_utf8_is_refused(tmp_path) -> None:
+    (tmp_path / os.fsdecode(b"a\xff.png")).write_bytes(encoded(1))
+    with pytest.raises(ImagesError, match="a file whose name is not UTF-8; rename it"):
+        opened(f"file://{tmp_path}")
+
+
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
@@ -178,6 +203,8 @@ def test_tables_of_other_columns_are_refused(tmp_path) -> None:
     pq.write_table(pa.table({"label": [1, 2]}), tmp_path / "a.parquet")
     with pytest.raises(ImagesError, match="expected a column image"):
         opened(tmp_path)
+    with pytest.raises(ImagesError, match=rf"^{tmp_path / 'a.parquet'}: expected a column"):
+        opened(tmp_path / "a.parquet")
     pq.write_table(pa.table({"image": pa.array([], pa.binary())}), tmp_path / "a.parquet")
     with pytest.raises(ImagesError, match="no images, the tables have no rows"):
         opened(tmp_path)

@@ -73,6 +73,7 @@ def test_zarr_takes_bytes_where_nothing_is_asked(apercu, tiny_run, tmp_path) -> 
         (("--shard", "2"), "shard: expected at least the images of a batch, 16, got 2"),
         (("--level", "1"), "level: expected a number above 0 and below 1"),
         (("--cluster", "nonsense://"), "cluster: nonsense:// cannot be reached"),
+        (("--cluster", "127.0.0.1:1"), "cluster: 127.0.0.1:1 cannot be reached ("),
     ],
 )
 def test_a_wrong_option_is_one_line(apercu, tiny_run, tmp_path, words, error) -> None:

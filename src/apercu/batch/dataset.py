@@ -31,7 +31,10 @@ class DataSet(ABC):
 
     @abstractmethod
     def digest(self) -> str:
-        """SHA-256 over the names and sizes of all files; another one means other images."""
+        """SHA-256 over the names and sizes of all files, or over how images are generated.
+
+        Another one means other images.
+        """
 
 
 @final

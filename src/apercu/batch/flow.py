@@ -30,6 +30,7 @@ from apercu.engines import Engine
 from apercu.errors import RunError
 from apercu.explain.asked import TOP
 from apercu.export import graphs
+from apercu.images.names import printable
 from apercu.output import check_writable
 
 Progress: TypeAlias = Callable[[int, int], None]
@@ -102,7 +103,7 @@ class Opened:
     def job(self) -> Job:
         """What the result depends on."""
         return Job(
-            images=self.order.images,
+            images=printable(self.order.images),
             count=len(self.dataset),
             sha256=self.dataset.digest(),
             explainer=self.engine.about,

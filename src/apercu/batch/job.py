@@ -23,7 +23,7 @@ class Job(BaseModel):
         version: of the result's layout.
         images: the data set as it was typed; only what it holds must stay the same.
         count: of its images.
-        sha256: over the names and sizes of its files.
+        sha256: over the names and sizes of its files, or over how it is generated.
         explainer: who explains.
         settings: what is asked.
     """

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import final
 
 from apercu.batch.dataset import DataSet
-from apercu.images import ImageSource
+from apercu.images import ImageSource, Planted
 from apercu.images.folder import FolderImages
 from apercu.types import Picture
 
@@ -31,14 +31,17 @@ class Local(DataSet):
         return self.names[index]
 
     def picture(self, index: int) -> Picture:
-        return self.source[index].picture
+        return self.source.picture(index)
 
     def digest(self) -> str:
         sha = hashlib.sha256()
         if isinstance(self.source, FolderImages):
             for place in self.source.places:
-                sha.update(f"{place.name} {_size(self.source.path / place.file)}\n".encode())
+                line = f"{place.name} {_size(self.source.path / place.file)}\n"
+                sha.update(line.encode(errors="surrogateescape"))
             return sha.hexdigest()
+        if isinstance(self.source, Planted):  # its name holds every setting
+            return hashlib.sha256(self.source.name.encode()).hexdigest()
         sha.update(f"{_size(Path(self.source.name))}\n".encode())
         for name in self.names:
             sha.update(f"{name}\n".encode())

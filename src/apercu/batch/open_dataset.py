@@ -23,10 +23,11 @@ TABLES = (".parquet",)
 def open_dataset(spec: str, input: InputSpec, settings: BatchSettings) -> DataSet:
     """Opens images by what is typed, and draws some of them where only some are asked for.
 
-    A folder or a URL that holds Parquet files and no pictures is one data set of all their rows.
+    A folder or a URL that holds Parquet files is one data set of all their rows.
 
     Raises:
-        ImagesError: there is nothing of that name, or nothing that can be explained.
+        ImagesError: there is nothing of that name, or nothing that can be explained, or there are
+            pictures beside Parquet files and no labels.csv tells which files are meant.
         UnreachableError: the storage does not answer.
     """
     images = _opened(spec, input)
@@ -37,7 +38,7 @@ def _opened(spec: str, input: InputSpec) -> DataSet:
     if is_url(spec):
         return _found(find(spec), input)
     path = Path(spec)
-    if path.is_dir() and any(path.glob("*.parquet")) and not _has_pictures(path):
+    if path.is_dir() and any(path.glob("*.parquet")) and not (path / "labels.csv").is_file():
         return _found(find(spec), input)
     if path.is_file() and ends_like(spec, TABLES):
         return Tables(find(spec), input.channels)
@@ -45,10 +46,16 @@ def _opened(spec: str, input: InputSpec) -> DataSet:
 
 
 def _found(place: Place, input: InputSpec) -> DataSet:
-    """Pictures where there are any, else the rows of tables."""
-    if pictures := _only(place, SUFFIXES):
+    """Pictures, or the rows of tables."""
+    pictures, tables = _only(place, SUFFIXES), _only(place, TABLES)
+    if pictures and tables:
+        raise ImagesError(
+            f"{place.url}: expected either pictures or Parquet files, got both (such as "
+            f"{pictures.files[0]} and {tables.files[0]}); give each a folder of its own"
+        )
+    if pictures:
         return Remote(pictures, input)
-    if tables := _only(place, TABLES):
+    if tables:
         return Tables(tables, input.channels)
     raise ImagesError(
         f"{place.url}: no images, expected files that end in {' '.join(sorted(SUFFIXES))} "
@@ -63,9 +70,3 @@ def _only(place: Place, suffixes: frozenset[str] | tuple[str, ...]) -> Place | N
     if not chosen:
         return None
     return replace(place, files=tuple(f for f, _ in chosen), sizes=tuple(s for _, s in chosen))
-
-
-def _has_pictures(path: Path) -> bool:
-    return (path / "labels.csv").is_file() or any(
-        ends_like(file.name, SUFFIXES) for file in path.iterdir()
-    )

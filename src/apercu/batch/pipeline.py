@@ -22,6 +22,7 @@ from apercu.batch.sealing import Sealing
 from apercu.batch.settings import Crew
 from apercu.engines import Answers, Engine
 from apercu.errors import InputError
+from apercu.images.names import printable
 
 AHEAD = 2
 """Units that are read before they are explained, and explained before they are written."""
@@ -128,13 +129,14 @@ class Pipeline:
     def _read(self, index: int) -> Read:
         """One image, ready to be explained, or why it is not; and the seconds that took."""
         begun = time.perf_counter()
-        name = self.images.name_of(index)
+        name = printable(self.images.name_of(index))
         try:
             picture = self.images.picture(index)
             size = (picture.shape[1], picture.shape[2])
             seen = Seen(index, name, size, self.engine.prepare(picture))
         except InputError as error:
-            seen = Seen(index, name, error=" ".join(str(error).split())[:LONGEST])
+            reason = " ".join(printable(str(error)).split())
+            seen = Seen(index, name, error=reason[:LONGEST])
         return seen, time.perf_counter() - begun
 
     def _gathered(self, futures: list[Future[Read]]) -> list[Seen]:

@@ -29,6 +29,7 @@ class Place:
         root: the folder, as the file system names it.
         files: relative to it, in the order of their names.
         sizes: of the files, bytes.
+        single: the URL names the file itself, not a folder.
     """
 
     url: str
@@ -36,6 +37,7 @@ class Place:
     root: str
     files: tuple[str, ...] = field(repr=False)
     sizes: tuple[int, ...] = field(repr=False)
+    single: bool = False
 
     @property
     def remote(self) -> bool:
@@ -45,6 +47,10 @@ class Place:
     def path(self, file: str) -> str:
         """A file as the file system names it."""
         return f"{self.root}/{file}"
+
+    def shown(self, file: str) -> str:
+        """A file as it is named in errors; once only where it was typed itself."""
+        return self.url if self.single else f"{self.url} {file}"
 
     def read(self, file: str) -> bytes:
         """A file's bytes.
@@ -59,7 +65,7 @@ class Place:
                 content: bytes = stream.read()
                 return content
 
-        return patiently(f"{self.url} {file}", whole)
+        return patiently(self.shown(file), whole)
 
 
 def patiently(what: str, read: Callable[[], R]) -> R:
@@ -112,6 +118,10 @@ def find(spec: str) -> Place:
         if found.type == fs.FileType.Directory:
             below = system.get_file_info(fs.FileSelector(path, recursive=True))
             return _listed(spec, system, path, below)
+    except UnicodeDecodeError as error:
+        raise ImagesError(
+            f"{spec}: holds a file whose name is not UTF-8; rename it, or give a folder of pictures"
+        ) from error
     except (pa.ArrowException, ValueError) as error:
         raise ImagesError(f"{spec}: not a URL of images ({_first(error)})") from error
     except OSError as error:
@@ -119,7 +129,7 @@ def find(spec: str) -> Place:
     if found.type == fs.FileType.NotFound:
         raise ImagesError(f"{spec}: no such file or folder of images")
     root, _, name = path.rpartition("/")
-    return Place(spec, system, root, (name,), (found.size,))
+    return Place(spec, system, root, (name,), (found.size,), single=True)
 
 
 def _listed(spec: str, system: FileSystem, root: str, below: list[Any]) -> Place:

@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from apercu.batch.cluster_checks import check_listening, check_room
 from apercu.batch.desk import Desk
 from apercu.batch.flow import Opened, Order
 from apercu.batch.pipeline import Busy, Done
@@ -37,7 +38,7 @@ class RayCluster:
         """Explains what is missing of some shards, and writes them.
 
         Raises:
-            ConfigError: Ray is not installed.
+            ConfigError: Ray is not installed, or no machine has the cores or the GPU of a task.
             UnreachableError: the cluster cannot be reached.
             ApercuError: what went wrong on a machine.
         """
@@ -48,6 +49,7 @@ class RayCluster:
         order = everywhere(opened.order)
         busy = Busy(workers=order.crew.workers)
         with _connected(self.address) as ray:
+            check_room(ray.nodes(), order.crew)
             started = ray.data.from_items(
                 [{"shard": shard} for shard in shards], override_num_blocks=len(shards)
             ).map(
@@ -101,6 +103,7 @@ def _connected(address: str) -> Iterator[Any]:
         import ray.data
     except ImportError:
         raise ConfigError("cluster: ray is not installed; pip install 'apercu[scale]'") from None
+    check_listening(address)
     own: dict[str, Any] = {"object_store_memory": OBJECT_STORE, "include_dashboard": False}
     try:
         ray.init(

@@ -117,11 +117,11 @@ def _footer(place: Place, file: str) -> Footer:
         except pa.ArrowInvalid as error:
             reason = " ".join(str(error).split())
             raise ImagesError(
-                f"{place.url} {file}: not a Parquet file that can be read ({reason})"
+                f"{place.shown(file)}: not a Parquet file that can be read ({reason})"
             ) from error
 
-    schema, meta = patiently(f"{place.url} {file}", read)
+    schema, meta = patiently(place.shown(file), read)
     starts = [0]
     for group in range(meta.num_row_groups):
         starts.append(starts[-1] + meta.row_group(group).num_rows)
-    return Footer(image_column(f"{place.url} {file}", schema), tuple(starts))
+    return Footer(image_column(place.shown(file), schema), tuple(starts))

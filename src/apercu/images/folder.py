@@ -36,7 +36,7 @@ from apercu.images.reader import (
 from apercu.images.source import ImageSource, Item, checked_index
 from apercu.images.tables import BoxRow, Label, read_boxes, read_labels
 from apercu.images.turning import turn, turn_boxes
-from apercu.types import Boxes
+from apercu.types import Boxes, Picture
 
 MASKS = "masks"
 
@@ -95,10 +95,12 @@ class FolderImages(ImageSource):
         index = checked_index(index, len(self))
         place = self.places[index]
         label = None if self.labels is None else self.labels[index]
-        path = self.path / place.file
-        stored = read_stored(path, Asked(self.channels, place.frame, self.bands))
+        stored = self._stored(place)
         boxes = self._boxes(place.file, label, stored)
         return Item(place.name, stored.picture, label, boxes, self._region(place.file, stored))
+
+    def picture(self, index: int) -> Picture:
+        return self._stored(self.places[checked_index(index, len(self))]).picture
 
     def reference(self, index: int) -> Reference | None:
         """How to refer to a DICOM image from another; None for what is no DICOM.
@@ -108,6 +110,10 @@ class FolderImages(ImageSource):
         """
         place = self.places[checked_index(index, len(self))]
         return read_reference(self.path / place.file, place.frame)
+
+    def _stored(self, place: Place) -> Stored:
+        asked = Asked(self.channels, place.frame, self.bands)
+        return read_stored(self.path / place.file, asked)
 
     def _boxes(self, file: str, label: Label | None, stored: Stored) -> Boxes | None:
         """The boxes of the label, cut off at the edges of the picture."""
@@ -260,7 +266,7 @@ def _scan(path: Path) -> tuple[list[str], list[str]]:
 
 def _instead(path: Path) -> str:
     """What to do about a folder without images."""
-    tables = sorted([*path.glob("*.parquet"), *path.glob("*.npz")])
+    tables = sorted([*path.rglob("*.parquet"), *path.rglob("*.npz")])
     if tables:
         return f"but Parquet files or stacks; open one of them, such as {tables[0]}"
     return f"expected files that end in {' '.join(sorted(SUFFIXES))}"

@@ -14,6 +14,15 @@ def ends_like(name: str, suffixes: Iterable[str]) -> bool:
     return name.lower().endswith(tuple(suffixes))
 
 
+def printable(name: str) -> str:
+    r"""A name that UTF-8 can hold; bytes of a file's name that are none are written as escapes.
+
+    >>> printable("café.jpg"), printable("caf\udce9.jpg")
+    ('café.jpg', 'caf\\xe9.jpg')
+    """
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def stem(name: str, suffixes: Iterable[str]) -> str:
     """A name without its folders and its suffix; dots that belong to the name stay.
 

@@ -61,6 +61,10 @@ class ImageSource(ABC):
     @abstractmethod
     def __getitem__(self, index: int) -> Item: ...
 
+    def picture(self, index: int) -> Picture:
+        """One image alone; where boxes and masks lie in files of their own, these are not read."""
+        return self[index].picture
+
     def __iter__(self) -> Iterator[Item]:
         return (self[index] for index in range(len(self)))
 
