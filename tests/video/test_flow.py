@@ -50,6 +50,31 @@ def test_sound_that_the_container_refuses_is_encoded_again(clip, player, engine,
     assert len(packets) * 0.02 == pytest.approx(1.0, abs=0.1)
 
 
+@pytest.mark.parametrize(("ending", "left"), [("webm", 3), ("mp4", 0)])
+def test_damaged_sound_is_passed_over_and_counted(
+    clip, player, engine, tmp_path, ending: str, left: int
+) -> None:
+    source = clip(levels(*[90] * 25), "in.mkv", sound="aac")
+    whole = source.read_bytes()
+    for packet in player.sounds(source)[1][20:23]:
+        assert whole.count(packet) == 1
+        whole = whole.replace(packet, b"\xff" * len(packet))
+    source.write_bytes(whole)
+    out = tmp_path / f"out.{ending}"
+    done = explain_video(engine, open_video(str(source)), out, VideoSettings())
+    assert (done.frames, done.damaged) == (25, left)
+    assert len(player.sounds(out)[1]) > 40
+
+
+def test_sound_of_an_unknown_codec_is_left_out(clip, player, engine, tmp_path) -> None:
+    path = clip(levels(*[90] * 25), "in.mkv", sound="aac")
+    path.write_bytes(path.read_bytes().replace(b"A_AAC", b"A_XYZ"))
+    source = open_video(str(path))
+    assert (source.sounds, source.unknown) == ((), 1)
+    done = explain_video(engine, source, tmp_path / "out.mp4", VideoSettings())
+    assert (done.frames, done.sounds) == (25, ())
+
+
 def test_one_frame_of_so_many_is_explained(clip, player, engine, tmp_path) -> None:
     source = clip(levels(*range(40, 240, 20)))
     settings = VideoSettings(every=4, target="day")

@@ -92,7 +92,7 @@ def video(
     read = open_video(source, live=live)
     with progress() as report:
         done = explain_video(engine, read, out, settings, lambda *far: report("frames", *far))
-    for line in remarks(read):
+    for line in remarks(read, done):
         warn(line)
     if not done.frames:
         raise StoppedError("interrupted; nothing was begun")
@@ -116,11 +116,12 @@ def told(done: Summary, live: bool) -> list[str]:
     return lines
 
 
-def remarks(source: Source) -> list[str]:
+def remarks(source: Source, done: Summary) -> list[str]:
     """What of the source is not in the result."""
     found = {
         "stream(s) of subtitles left out": source.subtitles,
-        "packet(s) could not be decoded": source.damaged,
+        "stream(s) of sound left out, whose codec is unknown": source.unknown,
+        "packet(s) could not be decoded": source.damaged + done.damaged,
         "frame(s) left out whose time did not advance": source.standing,
     }
     lines = [f"{source.name}: {count} {words}" for words, count in found.items() if count]

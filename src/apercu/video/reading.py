@@ -61,7 +61,8 @@ class Source:
 
     Attributes:
         stream: the first of moving pictures.
-        sounds: all streams of sound.
+        sounds: all streams of sound whose codec is known.
+        unknown: how many streams of sound are left out, because it is not.
         subtitles: how many streams of them there are.
         frames: how many, about; 0 where it does not say.
         look: of the upright frames.
@@ -80,7 +81,9 @@ class Source:
         self._container = container
         self.stream = _moving(name, container)
         self.stream.thread_type = "SLICE" if live else "AUTO"
-        self.sounds = tuple(container.streams.audio)
+        heard = container.streams.audio
+        self.sounds = tuple(one for one in heard if one.codec_context is not None)
+        self.unknown = len(heard) - len(self.sounds)
         self.subtitles = len(container.streams.subtitles)
         length = max(0, container.duration or 0) * MICROSECOND
         self.frames = self.stream.frames or round(self.rate * length)
