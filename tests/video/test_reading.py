@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import struct
 from collections.abc import Iterator
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -59,6 +61,36 @@ def test_the_turn_is_the_one_that_ffmpeg_makes(clip) -> None:
         graph.push(next(container.decode(stream)))
         expected = graph.pull().to_ndarray(format="rgb24").astype(int)
     np.testing.assert_allclose(rgb(frames(path)[0]), expected, atol=3)
+
+
+@pytest.mark.parametrize(
+    "matrix",
+    [(1, 0, 0, 1), (-1, 0, 0, 1), (1, 0, 0, -1), (-1, 0, 0, -1)]
+    + [(0, 1, 1, 0), (0, -1, -1, 0), (0, 1, -1, 0), (0, -1, 1, 0)],
+)
+def test_every_turn_and_mirror_is_carried_out(clip, scene, matrix: tuple[int, ...]) -> None:
+    """A place (x, y) comes to (ax + cy, bx + dy), as ISO 14496-12 says of the matrix a, b, c, d."""
+    a, b, c, d = matrix
+    picture = scene[:48, :64]
+    path = clip([picture] * 2)
+    ask_for(path, matrix)
+    rows, columns = np.mgrid[:48, :64]
+    x, y = a * columns + c * rows, b * columns + d * rows
+    expected = np.empty_like(picture if a else picture.swapaxes(0, 1))
+    expected[y - y.min(), x - x.min()] = picture
+    assert abs(rgb(frames(path)[0]) - expected).mean() < 4
+
+
+def ask_for(path: Path, matrix: tuple[int, ...]) -> None:
+    """Writes another display matrix into an MP4 file."""
+    before, (a, b, c, d) = path.read_bytes(), matrix
+    one = 1 << 16
+    same, other = (
+        struct.pack(">9i", p * one, q * one, 0, r * one, s * one, 0, 0, 0, 1 << 30)
+        for p, q, r, s in ((1, 0, 0, 1), (a, b, c, d))
+    )
+    place = before.index(same, before.index(b"tkhd"))
+    path.write_bytes(before[:place] + other + before[place + len(other) :])
 
 
 @pytest.mark.parametrize(("codec", "pixels"), [("libx264", "yuv444p"), ("ffv1", "bgr0")])
