@@ -33,6 +33,18 @@ def test_every_frame_is_there_at_its_time_with_its_heat(clip, player, engine, tm
         np.testing.assert_allclose(player.pictures(out)[place][4, 32], expected, atol=6)
 
 
+@pytest.mark.parametrize("ending", ["mp4", "mov", "mkv", "webm"])
+@pytest.mark.parametrize("rotation", [0, 90])
+def test_the_last_frame_stays_as_long_as_it_did(
+    clip, player, engine, tmp_path, ending: str, rotation: int
+) -> None:
+    source = clip(levels(30, 90, 150), times=[0, 1, 5], rotation=rotation, lasts=125)
+    assert player.length(source) == pytest.approx(5.2)
+    out = tmp_path / f"out.{ending}"
+    explain_video(engine, open_video(str(source)), out, VideoSettings())
+    assert player.length(out) == pytest.approx(5.2, abs=0.01)
+
+
 def test_sound_is_copied_bit_by_bit(clip, player, engine, tmp_path) -> None:
     source = clip(levels(*[90] * 25), sound="aac")
     done = explain_video(engine, open_video(str(source)), tmp_path / "out.mp4", VideoSettings())

@@ -112,12 +112,18 @@ def image_of(picture: VideoFrame, size: tuple[int, int], channels: int) -> NDArr
     return np.ascontiguousarray(pixels, np.float32) / np.float32(255)
 
 
+def timed(picture: VideoFrame, other: VideoFrame) -> None:
+    """Shows a picture when another was to be shown, and for as long."""
+    picture.pts, picture.time_base = other.pts, other.time_base
+    picture.duration = other.duration
+
+
 def _over_white(frame: VideoFrame) -> VideoFrame:
     pixels = frame.reformat(format="rgba", src_colorspace=matrix_of(frame).scaler).to_ndarray()
     cover = pixels[..., 3:].astype(np.uint16)
     mixed = (pixels[..., :3] * cover + 255 * (255 - cover) + 127) // 255
     opaque = VideoFrame.from_ndarray(mixed.astype(np.uint8), "rgb24")
-    opaque.pts, opaque.time_base = frame.pts, frame.time_base
+    timed(opaque, frame)
     return opaque
 
 
@@ -127,5 +133,5 @@ def _turned(picture: VideoFrame, turns: int, flip: bool) -> VideoFrame:
     turned = VideoFrame(*((height, width) if turns % 2 else (width, height)), PLANAR)
     for number in range(3):
         plane(turned, number)[:] = np.rot90(plane(picture, number)[:: -1 if flip else 1], turns)
-    turned.pts, turned.time_base = picture.pts, picture.time_base
+    timed(turned, picture)
     return turned

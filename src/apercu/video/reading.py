@@ -159,6 +159,7 @@ class Source:
                 self._look = Look.of(frame, self.stream.sample_aspect_ratio)
             if frame.pts is None:
                 frame.pts, frame.time_base = self._untimed, 1 / self.rate
+                frame.duration = 1
                 self._untimed += 1
             picture: Any = upright(frame, self._look)
             picture.pts -= self._start(picture)
