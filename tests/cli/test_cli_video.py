@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -109,6 +110,46 @@ def test_ctrl_c_says_what_is_kept(apercu, tiny_run, walk, tmp_path, monkeypatch)
     )
     with av.open(str(tmp_path / "seen.mp4")) as container:
         assert sum(1 for _ in container.decode(video=0)) == 12
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_does_not_disturb_the_end(
+    apercu, tiny_run, walk, tmp_path, monkeypatch, first: int, second: int
+) -> None:
+    from apercu.video.explaining import Explaining
+    from apercu.video.writing import Writer
+
+    explain, leave, count = Explaining.__call__, Writer.__exit__, iter(range(99))
+
+    def press(self: Explaining, frame: object) -> object:
+        if next(count) == 12:
+            signal.raise_signal(first)
+        return explain(self, frame)
+
+    def again(self: Writer, *given: object) -> None:
+        signal.raise_signal(second)
+        leave(self, *given)
+        signal.raise_signal(second)
+
+    def killed(*given: object) -> None:
+        raise AssertionError("SIGTERM would have killed the process")
+
+    monkeypatch.setattr(Explaining, "__call__", press)
+    monkeypatch.setattr(Writer, "__exit__", again)
+    before = signal.signal(signal.SIGTERM, killed)
+    try:
+        said = apercu("video", tiny_run, walk, tmp_path / "seen.mp4")
+        assert signal.getsignal(signal.SIGTERM) is killed
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (said.code, said.err.partition(" holds the first 0.4 s")[0]) == (
+        130,
+        f"error: interrupted; {tmp_path / 'seen.mp4'}",
+    )
+    with av.open(str(tmp_path / "seen.mp4")) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 12
+    assert [path.name for path in tmp_path.iterdir()] == ["seen.mp4"]
 
 
 def test_the_class_shown_is_the_one_seen_most(apercu, tiny_run, walk, tmp_path) -> None:

@@ -13,6 +13,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from av.codec.context import Flags
 from PIL import Image
 
 from apercu.classifiers import ClassNames, InputSpec
@@ -54,7 +55,7 @@ def scene() -> np.ndarray:
 
 @pytest.fixture
 def clip(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a clip of pictures, one per time step, with the sound asked for."""
+    """Writes a clip of pictures, one per time step, with the sound asked for; the last stays so long."""
 
     def write(
         pictures: Sequence[np.ndarray],
@@ -65,21 +66,25 @@ def clip(tmp_path: Path) -> Callable[..., Path]:
         codec: str = "libx264",
         pixels: str = "yuv420p",
         rotation: int = 0,
+        lasts: int = 1,
     ) -> Path:
         path = tmp_path / name
         with av.open(str(path), "w") as container:
             stream: Any = container.add_stream(codec, rate=RATE, options=_options(codec))
             stream.height, stream.width = pictures[0].shape[:2]
             stream.pix_fmt, stream.codec_context.time_base = pixels, Fraction(1, RATE)
+            stream.codec_context.flags |= Flags.frame_duration
             if rotation:
                 stream.set_display_rotation(rotation)
             heard: Any = container.add_stream(sound, rate=SOUND) if sound else None
-            last = times[-1] + 1 if times else len(pictures)
-            for when, picture in zip(times or range(last), pictures, strict=True):
+            times = times or range(len(pictures))
+            last = times[-1] + lasts
+            for when, picture in zip(times, pictures, strict=True):
                 layout = "rgba" if picture.shape[2] == 4 else "rgb24"
                 frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), layout)
                 frame = frame.reformat(format=pixels)
                 frame.pts, frame.time_base = when, Fraction(1, RATE)
+                frame.duration = lasts if when == times[-1] else 1
                 container.mux(stream.encode(frame))
             container.mux(stream.encode(None))
             if heard:
@@ -115,6 +120,11 @@ class Player:
         """When all frames are shown, in seconds."""
         with av.open(str(path)) as container:
             return [round(frame.time, 4) for frame in container.decode(video=0)]
+
+    def length(self, path: Path) -> float:
+        """Until its last frame is no longer shown, in seconds."""
+        with av.open(str(path)) as container:
+            return float(container.duration / 1e6)
 
     def sounds(self, path: Path) -> tuple[str, list[bytes]]:
         """Codec and packets of the first stream of sound."""

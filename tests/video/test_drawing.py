@@ -100,6 +100,27 @@ def test_the_bar_is_as_long_as_the_class_is_probable(size, probability: float) -
     assert not filled[right:].any()
 
 
+@pytest.mark.parametrize("size", [(2, 2), (16, 1600), (1600, 16), (58, 400)])
+def test_a_picture_without_room_has_heat_but_no_label(size, map_) -> None:
+    frame = frame_of(np.full((*size[::-1], 3), 128, np.uint8), BT601)
+    drawn = Drawing(Look(size, Fraction(1), BT601))(frame, Shown(map_, "day", 1.0))
+    expected = Heat(map_, size, BT601).over(frame)
+    for number in range(3):
+        np.testing.assert_array_equal(plane(drawn, number), plane(expected, number))
+
+
+@pytest.mark.parametrize("size", [(60, 48), (200, 1600)])
+def test_a_small_or_slim_picture_has_a_small_label(size) -> None:
+    frame = frame_of(np.full((*size[::-1], 3), 128, np.uint8), BT601)
+    before = plane(frame, 0).copy()
+    label = Label(size, BT601)
+    label.draw(frame, "a name that is too long", 1.0)
+    left, top, right, bottom = label.box
+    changed = np.argwhere(plane(frame, 0) != before)
+    assert changed.min(0).tolist() == [top, left]
+    assert (changed.max(0) + 1).tolist() == [bottom, right]
+
+
 def test_the_label_keeps_to_its_panel() -> None:
     size = (640, 360)
     frame = frame_of(np.full((360, 640, 3), 128, np.uint8), BT601)

@@ -33,6 +33,18 @@ def test_every_frame_is_there_at_its_time_with_its_heat(clip, player, engine, tm
         np.testing.assert_allclose(player.pictures(out)[place][4, 32], expected, atol=6)
 
 
+@pytest.mark.parametrize("ending", ["mp4", "mov", "mkv", "webm"])
+@pytest.mark.parametrize("rotation", [0, 90])
+def test_the_last_frame_stays_as_long_as_it_did(
+    clip, player, engine, tmp_path, ending: str, rotation: int
+) -> None:
+    source = clip(levels(30, 90, 150), times=[0, 1, 5], rotation=rotation, lasts=125)
+    assert player.length(source) == pytest.approx(5.2)
+    out = tmp_path / f"out.{ending}"
+    explain_video(engine, open_video(str(source)), out, VideoSettings())
+    assert player.length(out) == pytest.approx(5.2, abs=0.01)
+
+
 def test_sound_is_copied_bit_by_bit(clip, player, engine, tmp_path) -> None:
     source = clip(levels(*[90] * 25), sound="aac")
     done = explain_video(engine, open_video(str(source)), tmp_path / "out.mp4", VideoSettings())
@@ -48,6 +60,31 @@ def test_sound_that_the_container_refuses_is_encoded_again(clip, player, engine,
     assert done.sounds == ("aac encoded as opus",)
     assert codec == "opus"
     assert len(packets) * 0.02 == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize(("ending", "left"), [("webm", 3), ("mp4", 0)])
+def test_damaged_sound_is_passed_over_and_counted(
+    clip, player, engine, tmp_path, ending: str, left: int
+) -> None:
+    source = clip(levels(*[90] * 25), "in.mkv", sound="aac")
+    whole = source.read_bytes()
+    for packet in player.sounds(source)[1][20:23]:
+        assert whole.count(packet) == 1
+        whole = whole.replace(packet, b"\xff" * len(packet))
+    source.write_bytes(whole)
+    out = tmp_path / f"out.{ending}"
+    done = explain_video(engine, open_video(str(source)), out, VideoSettings())
+    assert (done.frames, done.damaged) == (25, left)
+    assert len(player.sounds(out)[1]) > 40
+
+
+def test_sound_of_an_unknown_codec_is_left_out(clip, player, engine, tmp_path) -> None:
+    path = clip(levels(*[90] * 25), "in.mkv", sound="aac")
+    path.write_bytes(path.read_bytes().replace(b"A_AAC", b"A_XYZ"))
+    source = open_video(str(path))
+    assert (source.sounds, source.unknown) == ((), 1)
+    done = explain_video(engine, source, tmp_path / "out.mp4", VideoSettings())
+    assert (done.frames, done.sounds) == (25, ())
 
 
 def test_one_frame_of_so_many_is_explained(clip, player, engine, tmp_path) -> None:

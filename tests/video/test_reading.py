@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import re
+import struct
 from collections.abc import Iterator
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -59,6 +62,36 @@ def test_the_turn_is_the_one_that_ffmpeg_makes(clip) -> None:
         graph.push(next(container.decode(stream)))
         expected = graph.pull().to_ndarray(format="rgb24").astype(int)
     np.testing.assert_allclose(rgb(frames(path)[0]), expected, atol=3)
+
+
+@pytest.mark.parametrize(
+    "matrix",
+    [(1, 0, 0, 1), (-1, 0, 0, 1), (1, 0, 0, -1), (-1, 0, 0, -1)]
+    + [(0, 1, 1, 0), (0, -1, -1, 0), (0, 1, -1, 0), (0, -1, 1, 0)],
+)
+def test_every_turn_and_mirror_is_carried_out(clip, scene, matrix: tuple[int, ...]) -> None:
+    """A place (x, y) comes to (ax + cy, bx + dy), as ISO 14496-12 says of the matrix a, b, c, d."""
+    a, b, c, d = matrix
+    picture = scene[:48, :64]
+    path = clip([picture] * 2)
+    ask_for(path, matrix)
+    rows, columns = np.mgrid[:48, :64]
+    x, y = a * columns + c * rows, b * columns + d * rows
+    expected = np.empty_like(picture if a else picture.swapaxes(0, 1))
+    expected[y - y.min(), x - x.min()] = picture
+    assert abs(rgb(frames(path)[0]) - expected).mean() < 4
+
+
+def ask_for(path: Path, matrix: tuple[int, ...]) -> None:
+    """Writes another display matrix into an MP4 file."""
+    before, (a, b, c, d) = path.read_bytes(), matrix
+    one = 1 << 16
+    same, other = (
+        struct.pack(">9i", p * one, q * one, 0, r * one, s * one, 0, 0, 0, 1 << 30)
+        for p, q, r, s in ((1, 0, 0, 1), (a, b, c, d))
+    )
+    place = before.index(same, before.index(b"tkhd"))
+    path.write_bytes(before[:place] + other + before[place + len(other) :])
 
 
 @pytest.mark.parametrize(("codec", "pixels"), [("libx264", "yuv444p"), ("ffv1", "bgr0")])
@@ -174,6 +207,34 @@ def test_a_video_cut_short_is_read_as_far_as_it_goes(clip, scene, tmp_path) -> N
     whole = clip(pictures, "in.mkv").read_bytes()
     (tmp_path / "cut.mkv").write_bytes(whole[: len(whole) // 2])
     assert 5 < len(frames(tmp_path / "cut.mkv")) < 38
+
+
+@pytest.mark.parametrize(("share", "says"), [(0.3, r"after [01]\.\d of 4\.0 seconds"), (1, "$")])
+@pytest.mark.parametrize("sound", [None, "aac"])
+def test_a_video_cut_short_is_told(clip, scene, share: float, says: str, sound: str | None) -> None:
+    pictures = [np.roll(scene[:96, :128], shift, 1) for shift in range(100)]
+    path = clip(pictures, "in.mkv", sound=sound)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: round(len(whole) * share)])
+    source = open_video(str(path))
+    assert len([item for item in source.items() if isinstance(item, Frame)]) <= 100 * share + 25
+    assert re.match(says, source.broken), source.broken
+
+
+@pytest.mark.parametrize("ending", ["mp4", "mkv", "ts"])
+@pytest.mark.parametrize("begins", [0, 75])
+def test_a_long_last_frame_or_a_late_start_is_no_cut(clip, ending: str, begins: int) -> None:
+    times = [begins, begins + 1, begins + 5]
+    source = open_video(str(clip([halves(RED, BLUE)] * 3, f"in.{ending}", times=times, lasts=125)))
+    assert sum(isinstance(item, Frame) for item in source.items()) == 3
+    assert source.broken == ""
+
+
+def test_a_file_may_be_named_by_its_address(clip) -> None:
+    path = clip([halves(RED, BLUE)] * 2)
+    assert open_video(str(path)).is_file
+    assert open_video(f"file://{path}").is_file
+    assert open_video(f"file:{path}".replace("file:/", "file:///")).is_file
 
 
 class Breaking:

@@ -9,6 +9,7 @@ import typer
 
 from apercu.cli.options import DebugOption, Device, DeviceOption
 from apercu.cli.outcome import StoppedError
+from apercu.cli.stopping import stopping
 from apercu.cli.terminal import progress, say, warn
 
 if TYPE_CHECKING:
@@ -75,8 +76,8 @@ def video(
     """Draw what the classifier looks at over a video, with the class and its probability.
 
     Sound is copied. Memory does not grow with the length. The bar is the mean probability over
-    the last moments. How much the maps flicker is measured, with and without --smoothing. Ctrl-C
-    leaves a file of what was done, which plays.
+    the last moments. How much the maps flicker is measured, with and without --smoothing. Ctrl-C or
+    SIGTERM leaves a file of what was done, which plays.
 
     Example: apercu video runs/mobilenet walk.mp4 seen.mp4 --smoothing 0.2
     """
@@ -90,12 +91,18 @@ def video(
     format_of(out)
     engine = open_engine(run, classifier, device.resolve_for(run))
     read = open_video(source, live=live)
-    with progress() as report:
-        done = explain_video(engine, read, out, settings, lambda *far: report("frames", *far))
-    for line in remarks(read):
+    with stopping():
+        with progress() as report:
+            done = explain_video(engine, read, out, settings, lambda *far: report("frames", *far))
+        _tell(read, done, out)
+
+
+def _tell(read: Source, done: Summary, out: Path) -> None:
+    """What was done; raises where it was ended early."""
+    for line in remarks(read, done):
         warn(line)
-    if not done.frames:
-        raise StoppedError("interrupted; nothing was begun")
+    if not out.exists():
+        raise StoppedError("interrupted; nothing was kept")
     for line in told(done, read.live):
         say(line)
     if done.stopped and not read.live:
@@ -116,11 +123,12 @@ def told(done: Summary, live: bool) -> list[str]:
     return lines
 
 
-def remarks(source: Source) -> list[str]:
+def remarks(source: Source, done: Summary) -> list[str]:
     """What of the source is not in the result."""
     found = {
         "stream(s) of subtitles left out": source.subtitles,
-        "packet(s) could not be decoded": source.damaged,
+        "stream(s) of sound left out, whose codec is unknown": source.unknown,
+        "packet(s) could not be decoded": source.damaged + done.damaged,
         "frame(s) left out whose time did not advance": source.standing,
     }
     lines = [f"{source.name}: {count} {words}" for words, count in found.items() if count]

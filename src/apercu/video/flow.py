@@ -19,6 +19,7 @@ from apercu.video.lines import Line, ahead, behind
 from apercu.video.live import newest_frame, paced
 from apercu.video.reading import Frame, Item, Sound, Source
 from apercu.video.smoothing import Smoothing
+from apercu.video.sound import Track
 from apercu.video.steady import Steady
 from apercu.video.writing import Writer
 
@@ -71,6 +72,7 @@ class Summary:
         took: seconds that it took.
         flicker: of the maps; None where there were no two to compare.
         sounds: what became of each stream of sound.
+        damaged: packets of sound that could not be decoded, to be encoded again.
     """
 
     frames: int
@@ -81,6 +83,7 @@ class Summary:
     took: float
     flicker: Flicker | None
     sounds: tuple[str, ...]
+    damaged: int
 
 
 def explain_video(
@@ -110,10 +113,10 @@ def explain_video(
     explaining = Explaining(engine, Steady(fixed), Smoothing(settings.smoothing))
     work = _Work(explaining, source, settings, progress)
     start, stopped = time.perf_counter(), False
-    sounds: tuple[str, ...] = ()
+    tracks: tuple[Track, ...] = ()
     try:
         with Writer(out, format_of(out), source) as writer:
-            sounds = tuple(map(str, writer.tracks.values()))
+            tracks = tuple(writer.tracks.values())
             work.run(writer)
     except KeyboardInterrupt:
         stopped = True
@@ -125,7 +128,8 @@ def explain_video(
         stopped,
         time.perf_counter() - start,
         explaining.meter.found,
-        sounds,
+        tuple(map(str, tracks)),
+        sum(track.damaged for track in tracks),
     )
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from apercu import render
 from apercu.video.matrix import Matrix
-from apercu.video.picture import PLANAR, Plane, plane
+from apercu.video.picture import PLANAR, Plane, plane, timed
 
 LEVELS = 256
 GREY = 128
@@ -40,7 +40,7 @@ class Heat:
     def over(self, picture: VideoFrame) -> VideoFrame:
         """A new picture: heat where the map is high, grey where it is low, as `render.overlay`."""
         drawn = VideoFrame(picture.width, picture.height, PLANAR)
-        drawn.pts, drawn.time_base = picture.pts, picture.time_base
+        timed(drawn, picture)
         drawn.colorspace = picture.colorspace
         below = Image.fromarray(plane(picture, 0))
         plane(drawn, 0)[:] = np.asarray(Image.composite(self._bright, below, self._cover))

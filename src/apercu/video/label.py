@@ -17,6 +17,10 @@ from apercu.video.picture import Plane, plane
 
 ROWS = 24
 """Lines of text that a picture is high."""
+COLUMNS = 8
+"""Heights of text that a picture is wide, at least."""
+NARROWEST = 4
+"""Heights of text that a panel is wide, at least: below that, its number has no room."""
 SMALLEST = 12
 """Pixels of text that can still be read."""
 WIDE = 0.4
@@ -28,23 +32,27 @@ BLACK, WHITE = 16, 235
 
 @final
 class Label:
-    """Draws the panel at the lower left of pictures of one size.
+    """Draws the panel at the lower left of pictures of one size; nothing where it has no room.
 
     Args:
         size: width and height of the pictures.
         matrix: of their colours.
+
+    Attributes:
+        fits: whether there is room for it.
     """
 
     def __init__(self, size: tuple[int, int], matrix: Matrix) -> None:
         width, height = size
-        self.text = max(SMALLEST, round(height / ROWS))
+        self.text = max(SMALLEST, round(min(height / ROWS, width / COLUMNS)))
         gap = self.text // 2
         self.gap = gap
         self.bar = max(2, even(self.text // 3))
         across = min(width - 2 * gap, max(round(width * WIDE), 12 * self.text))
         down = 2 * self.text + self.bar + gap
         self.right, self.bottom = even(gap + across), even(height - gap)
-        self.left, self.top = even(gap), max(0, even(self.bottom - down))
+        self.left, self.top = even(gap), even(self.bottom - down)
+        self.fits = across >= NARROWEST * self.text and self.top >= 0
         ink = np.array(ImageColor.getrgb(render.LINE)) / 255
         self.ink = [int(value) for value in np.rint(matrix.planes(ink))]
 
@@ -61,6 +69,8 @@ class Label:
 
     def draw(self, picture: VideoFrame, title: str, probability: float) -> None:
         """Draws on a picture itself."""
+        if not self.fits:
+            return
         bright, cold, warm = (plane(picture, number) for number in range(3))
         self._panel(bright, title, f"{probability:.0%}")
         left, top, right, bottom = (side // 2 for side in self.box)

@@ -59,10 +59,10 @@ def upright(frame: VideoFrame, look: Look) -> VideoFrame:
     Transparency is laid over white. An odd side is stretched by one pixel.
 
     Args:
-        frame: with the rotation that its file asks for.
+        frame: with the rotation and the mirror that its file asks for.
         look: of the result.
     """
-    turns = round(frame.rotation / QUARTER) % 4
+    turns, flip = round(frame.rotation / QUARTER) % 4, mirrored(frame)
     width, height = look.size[::-1] if turns % 2 else look.size
     if any(component.is_alpha for component in frame.format.components):
         frame = _over_white(frame)
@@ -77,10 +77,19 @@ def upright(frame: VideoFrame, look: Look) -> VideoFrame:
             dst_color_range=VIDEO_RANGE,
             interpolation="BICUBIC",
         )
-    if turns:
-        frame = _turned(frame, turns)
+    if turns or flip:
+        frame = _turned(frame, turns, flip)
     frame.colorspace = look.matrix.tag
     return frame
+
+
+def mirrored(frame: VideoFrame) -> bool:
+    """Whether its file asks for a mirror: it is turned once it has been flipped top to bottom."""
+    found: Any = frame.side_data.get("DISPLAYMATRIX")
+    if found is None:
+        return False
+    (right, down, _), (across, below, _), _ = np.frombuffer(found, np.int32).reshape(3, 3).tolist()
+    return bool(right * below < down * across)
 
 
 def image_of(picture: VideoFrame, size: tuple[int, int], channels: int) -> NDArray[np.float32]:
@@ -103,20 +112,26 @@ def image_of(picture: VideoFrame, size: tuple[int, int], channels: int) -> NDArr
     return np.ascontiguousarray(pixels, np.float32) / np.float32(255)
 
 
+def timed(picture: VideoFrame, other: VideoFrame) -> None:
+    """Shows a picture when another was to be shown, and for as long."""
+    picture.pts, picture.time_base = other.pts, other.time_base
+    picture.duration = other.duration
+
+
 def _over_white(frame: VideoFrame) -> VideoFrame:
     pixels = frame.reformat(format="rgba", src_colorspace=matrix_of(frame).scaler).to_ndarray()
     cover = pixels[..., 3:].astype(np.uint16)
     mixed = (pixels[..., :3] * cover + 255 * (255 - cover) + 127) // 255
     opaque = VideoFrame.from_ndarray(mixed.astype(np.uint8), "rgb24")
-    opaque.pts, opaque.time_base = frame.pts, frame.time_base
+    timed(opaque, frame)
     return opaque
 
 
-def _turned(picture: VideoFrame, turns: int) -> VideoFrame:
-    """Turned anticlockwise by quarters."""
+def _turned(picture: VideoFrame, turns: int, flip: bool) -> VideoFrame:
+    """Flipped top to bottom where asked, then turned anticlockwise by quarters."""
     width, height = picture.width, picture.height
     turned = VideoFrame(*((height, width) if turns % 2 else (width, height)), PLANAR)
     for number in range(3):
-        plane(turned, number)[:] = np.rot90(plane(picture, number), turns)
-    turned.pts, turned.time_base = picture.pts, picture.time_base
+        plane(turned, number)[:] = np.rot90(plane(picture, number)[:: -1 if flip else 1], turns)
+    timed(turned, picture)
     return turned

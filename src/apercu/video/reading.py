@@ -19,6 +19,8 @@ RATE = Fraction(25)
 WAIT = 10.0
 """Seconds for an address to answer, or to go on."""
 MICROSECOND = Fraction(1, 1_000_000)
+SHORT = 1
+"""Seconds by which a video may end before it says."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +63,8 @@ class Source:
 
     Attributes:
         stream: the first of moving pictures.
-        sounds: all streams of sound.
+        sounds: all streams of sound whose codec is known.
+        unknown: how many streams of sound are left out, because it is not.
         subtitles: how many streams of them there are.
         frames: how many, about; 0 where it does not say.
         look: of the upright frames.
@@ -80,14 +83,17 @@ class Source:
         self._container = container
         self.stream = _moving(name, container)
         self.stream.thread_type = "SLICE" if live else "AUTO"
-        self.sounds = tuple(container.streams.audio)
+        heard = container.streams.audio
+        self.sounds = tuple(one for one in heard if one.codec_context is not None)
+        self.unknown = len(heard) - len(self.sounds)
         self.subtitles = len(container.streams.subtitles)
         length = max(0, container.duration or 0) * MICROSECOND
+        self._length, self._reached = length, 0.0
         self.frames = self.stream.frames or round(self.rate * length)
         start = container.start_time
         self._origin = None if start is None else start * MICROSECOND
         self._untimed = 0
-        self._items = self._decoded()
+        self._items = self._watched()
         self._look: Look | None = None
         self._head: list[Item] = []
         for item in self._items:
@@ -111,13 +117,24 @@ class Source:
     @property
     def is_file(self) -> bool:
         """Whether it comes as fast as it is read."""
-        return Path(self.name).is_file()
+        return Path(self.name.removeprefix("file:")).is_file()
 
     def items(self) -> Iterator[Item]:
         """All frames and sounds, once; packets need the source to be kept until they are used."""
         while self._head:
             yield self._head.pop(0)
         yield from self._items
+
+    def _watched(self) -> Iterator[Item]:
+        """The items; at the end, whether it came before the container says."""
+        for item in self._decoded():
+            timed: Any = item.picture if isinstance(item, Frame) else item.packet
+            lasts = float((timed.duration or 0) * timed.time_base)
+            self._reached = max(self._reached, item.seconds + lasts)
+            yield item
+        start = max(0, self._origin or 0)  # Matroska counts it in, others do not
+        if not self.broken and self._reached + start < self._length - SHORT:
+            self.broken = f"after {self._reached:.1f} of {float(self._length):.1f} seconds"
 
     def _decoded(self) -> Iterator[Item]:
         last = None
@@ -156,6 +173,7 @@ class Source:
                 self._look = Look.of(frame, self.stream.sample_aspect_ratio)
             if frame.pts is None:
                 frame.pts, frame.time_base = self._untimed, 1 / self.rate
+                frame.duration = 1
                 self._untimed += 1
             picture: Any = upright(frame, self._look)
             picture.pts -= self._start(picture)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, final
 
+import av
+
 OPUS_RATE = 48_000
 """The only rate of sound that Opus knows."""
 
@@ -20,11 +22,13 @@ class Track:
     Attributes:
         copied: whether it stays as it was encoded.
         codec: what it is written as.
+        damaged: packets that could not be decoded, so far.
     """
 
     def __init__(self, source: Any, container: Any) -> None:
         codec = source.codec_context.codec.canonical_name
         self._read = codec
+        self.damaged = 0
         self.copied = codec in container.supported_codecs
         self.codec = codec if self.copied else container.default_audio_codec
         if self.copied:
@@ -43,10 +47,18 @@ class Track:
             packet.stream = self._stream
             yield packet
             return
-        for frame in packet.decode():
+        for frame in self._frames(packet):
             yield from self._stream.encode(frame)
 
     def rest(self) -> Iterator[Any]:
         """What is written at the end."""
         if not self.copied:
             yield from self._stream.encode(None)
+
+    def _frames(self, packet: Any) -> list[Any]:
+        """What a packet holds; nothing where it is damaged, which is counted."""
+        try:
+            return list(packet.decode())
+        except av.error.FFmpegError:
+            self.damaged += 1
+            return []

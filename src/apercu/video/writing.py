@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable
+from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import Any, final
 
 import av
 from av import VideoFrame
+from av.codec.context import Flags
 
 from apercu.errors import OutputError
 from apercu.output import check_writable
@@ -49,12 +51,16 @@ class Writer:
             raise self._error(error) from error
         self._video = self._stream(format, source)
         self._begun = False
+        self._start = self._end = Fraction(0)
+        self._decoded: Fraction | None = None
         self.tracks = {one.index: Track(one, self._container) for one in source.sounds}
 
     def frame(self, picture: VideoFrame) -> None:
         """Encodes a picture."""
-        self._begun = True
-        self._write(self._video.encode(picture))
+        if not self._begun:
+            self._begun, self._start = True, picture.pts * picture.time_base
+        self._end = (picture.pts + picture.duration) * picture.time_base
+        self._write(self._noted(self._video.encode(picture)))
 
     def sound(self, packet: Any) -> None:
         """Copies a packet of sound, or encodes it again."""
@@ -79,7 +85,10 @@ class Writer:
                 self._part.unlink()
 
     def _finish(self) -> None:
-        self._write(self._video.encode(None))
+        rest = self._noted(self._video.encode(None))
+        if rest:
+            self._lengthen(rest[-1])
+        self._write(rest)
         for track in self.tracks.values():
             self._write(track.rest())
         try:
@@ -87,6 +96,20 @@ class Writer:
             self._part.replace(self.out)
         except OSError as error:
             raise self._error(error) from error
+
+    def _noted(self, packets: list[Any]) -> list[Any]:
+        """The packets; when the first of all is decoded is kept."""
+        if packets and self._decoded is None:
+            self._decoded = packets[0].dts * packets[0].time_base
+        return packets
+
+    def _lengthen(self, last: Any) -> None:
+        """Lets the last packet end with the video: it need not hold the last frame that is shown.
+
+        MP4 adds up how long packets last in the order in which they are decoded.
+        """
+        decoded = last.dts * last.time_base - self._decoded
+        last.duration = round((self._end - self._start - decoded) / last.time_base)
 
     def _write(self, packets: Iterable[Any]) -> None:
         try:
@@ -102,6 +125,7 @@ class Writer:
         coding.width, coding.height = source.look.size
         coding.pix_fmt, coding.color_range = PLANAR, VIDEO_RANGE
         coding.time_base = source.time_base
+        coding.flags |= Flags.frame_duration
         coding.sample_aspect_ratio = source.look.pixel
         coding.colorspace = source.look.matrix.tag
         coding.color_primaries, coding.color_trc = read.color_primaries, read.color_trc
