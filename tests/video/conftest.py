@@ -55,10 +55,7 @@ def scene() -> np.ndarray:
 
 @pytest.fixture
 def clip(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a clip of pictures, one per time step, with the sound asked for.
-
-    The last stays so long.
-    """
+    """Writes a clip of pictures, one per time step, the last for longer where asked, with sound."""
 
     def write(
         pictures: Sequence[np.ndarray],

@@ -57,9 +57,10 @@ class Writer:
 
     def frame(self, picture: VideoFrame) -> None:
         """Encodes a picture."""
+        timed: Any = picture
         if not self._begun:
-            self._begun, self._start = True, picture.pts * picture.time_base
-        self._end = (picture.pts + picture.duration) * picture.time_base
+            self._begun, self._start = True, timed.pts * timed.time_base
+        self._end = (timed.pts + timed.duration) * timed.time_base
         self._write(self._noted(self._video.encode(picture)))
 
     def sound(self, packet: Any) -> None:
