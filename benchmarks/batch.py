@@ -71,6 +71,7 @@ def speed(folder: Path, count: int, repeats: int, threads: int) -> Promise:
     crew, settings = Crew(threads=threads), BatchSettings(batch=BATCH)
     order = Order(Who(run), str(photos), folder / "maps", settings, crew)
     at_work = order.open()
+    torch.set_num_threads(threads)
     ready = [prepared(at_work, start) for start in range(0, count, BATCH)]
     rounds: dict[str, list[float]] = {"bare": [], "in a row": [], "batch": []}
     for turn in range(repeats + 1):

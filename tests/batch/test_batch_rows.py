@@ -182,3 +182,13 @@ def test_settings_that_cannot_be_are_refused(asked, words) -> None:
 
 def test_a_device_has_no_part_in_a_result(order, tmp_path: Path) -> None:
     assert order(crew=Crew(device="cpu")).open().job == order(crew=Crew(workers=3)).open().job
+
+
+def test_threads_are_those_of_before(order) -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        explain_all(order(crew=Crew(threads=1)), lambda *far: None)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

@@ -200,7 +200,7 @@ def test_a_folder_that_cannot_be_written_is_told_before_any_work(
     words = ["--images", SPEC, "--methods", "gradient", "--metrics", "energy"]
     said = apercu("compare", "--classifier", tiny_card, *words, "--out", tmp_path / "file" / "x")
     assert said.code == 2
-    assert "cannot be written" in said.err and said.err.count("\n") == 1
+    assert "file is a file; choose another" in said.err and said.err.count("\n") == 1
 
 
 def test_a_trailing_comma_is_no_metric(apercu, tiny_card, tmp_path) -> None:

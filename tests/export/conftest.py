@@ -44,7 +44,8 @@ def built(kind: str, settings: TrainingSettings, classifier: Classifier) -> Any:
         network = build_network(settings, passport, own, pretrained=False)
         if kind == "mask":
             network.gate.open_at(0.5, 0.0)
-            for norm in (m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)):
+            layers = network.decoder.modules()  # the encoder may be the classifier's own
+            for norm in (m for m in layers if isinstance(m, torch.nn.BatchNorm2d)):
                 norm.weight.data.uniform_(0.5, 1.5)
         if kind == "counterpart":
             for head in (network.decoder.similar, network.decoder.adversarial):

@@ -183,7 +183,7 @@ def test_a_full_queue(serving, png) -> None:
 def test_more_instances_than_places(serving, png) -> None:
     body = {"instances": [{"b64": base64.b64encode(png).decode()}] * 3}
     told = serving(places=2)("POST", "/v1/models/tiny:predict", json=body)
-    assert _problem(told, 503).startswith("queue: all 2 places are taken")
+    assert _problem(told, 413).startswith("queue: expected at most 2 images in a request, got 3")
 
 
 def test_the_deadline(serving, png) -> None:

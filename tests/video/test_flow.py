@@ -122,7 +122,11 @@ def test_ctrl_c_leaves_a_file_that_plays(clip, player, engine, tmp_path) -> None
         if done == 5:
             signal.raise_signal(signal.SIGINT)  # reaches the main thread, as Ctrl-C does
 
-    done = explain_video(engine, source, tmp_path / "out.mp4", VideoSettings(), press)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # shells may ignore it
+    try:
+        done = explain_video(engine, source, tmp_path / "out.mp4", VideoSettings(), press)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert done.stopped
     assert 5 <= done.frames < 200
     assert len(player.pictures(tmp_path / "out.mp4")) == done.frames

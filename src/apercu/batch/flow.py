@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -62,8 +63,8 @@ class Order:
             InputError: one of them is wrong.
             UnreachableError: the images cannot be reached now.
         """
-        torch.set_num_threads(self.crew.threads)
-        engine, asked = self.who.open(self.crew.device), self.settings.target
+        with _threads(self.crew.threads):
+            engine, asked = self.who.open(self.crew.device), self.settings.target
         target = graphs.TOP if asked == TOP else engine.names.index_of(asked)
         dataset = open_dataset(self.images, engine.input, self.settings)
         return Opened(self, engine, target, dataset)
@@ -113,7 +114,9 @@ class Opened:
     def work(self, shards: Iterable[int], done: Done) -> Busy:
         """Explains what is missing of some shards, and writes them."""
         crew = self.order.crew
-        return Pipeline(self.dataset, self.engine, self.target, self.sealing, crew)(shards, done)
+        pipeline = Pipeline(self.dataset, self.engine, self.target, self.sealing, crew)
+        with _threads(crew.threads):
+            return pipeline(shards, done)
 
 
 Way: TypeAlias = Callable[[Opened, Sequence[int], Done], Busy]
@@ -181,6 +184,17 @@ def _explain(opened: Opened, progress: Progress, way: Way) -> Outcome:
     manifest = write_manifest(opened.order.out, opened.job, records)
     desk.clear()
     return Outcome(manifest, plan.images - there, seconds, busy)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Within it so many threads explain, in torch and in what is opened."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _records(desk: Desk, plan: Plan) -> list[ShardRecord]:
