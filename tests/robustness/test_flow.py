@@ -116,6 +116,21 @@ def test_without_a_budget_the_smaller_of_two_changes_counts(tiny_card: Path) -> 
     torch.testing.assert_close(norms(trial.images, found)["l2"], torch.stack(sizes).amin(0))
 
 
+def test_a_second_way_is_tried_where_the_first_does_not_fool(tiny_card: Path) -> None:
+    made = bench(tiny_card, "pgd:steps=2", "median", epsilons=(0.02,))
+    (trial,) = made.sample.trials(made.classifier, made.sample.test, 6)
+    job = made.jobs[-1]
+    assert job.behind == "median" and job.attack is not None
+    straight, smooth = (
+        made._aim(job, backward, trial.images, trial.targets) for backward in ("straight", "smooth")
+    )
+    first, second = (job.attack(aim, trial.images) for aim in (straight, smooth))
+    fooled = straight.reached(first)
+    assert fooled.any() and not fooled.all()
+    found = made.attacked(job, trial.images, trial.targets)
+    torch.testing.assert_close(found, torch.where(fooled[:, None, None, None], first, second))
+
+
 def test_questions_are_rows(tiny_card: Path, tmp_path: Path) -> None:
     made = bench(tiny_card, "sparse_evo:queries=12", limit=3)
     found = made.run(tmp_path, lambda *_: None)

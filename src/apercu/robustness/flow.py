@@ -24,7 +24,7 @@ from apercu.robustness.filters import Filter, FilterLayer
 from apercu.robustness.measures import norms, overlap, rank_correlation
 from apercu.robustness.named import NONE, aim_of
 from apercu.robustness.plan import Job, StressPlan, jobs, judged
-from apercu.robustness.ways import Backward, better, takes_the_smaller, ways
+from apercu.robustness.ways import Backward, better, takes_the_smaller, undecided, ways
 from apercu.types import Images, Maps, Targets
 
 Progress: TypeAlias = Callable[[str, int, int], None]
@@ -119,11 +119,16 @@ class Bench:
             return job.attack.counted(self._aim(job, "straight", images, labels), images)
         if job.attack is None:
             return images, None
-        best = images
-        for number, backward in enumerate(ways(job)):
-            aim = self._aim(job, backward, images, labels)
-            found = job.attack(aim, images)
-            best = better(job, aim, images, (best, found)) if number else found
+        first, *others = ways(job)
+        aim = self._aim(job, first, images, labels)
+        best = job.attack(aim, images)
+        for backward in others:
+            some = undecided(job, aim, best)
+            if some.any():
+                shown, true = images[some], labels[some]
+                again = self._aim(job, backward, shown, true)
+                made = best[some], job.attack(again, shown)
+                best = best.index_put((some,), better(job, again, shown, made))
         return best, None
 
     def _aim(self, job: Job, backward: Backward, images: Images, labels: Targets) -> Aim:

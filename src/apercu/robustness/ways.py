@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias
 
 import torch
 
-from apercu.robustness.aims import Aim
+from apercu.robustness.aims import Aim, Reached
 from apercu.robustness.measures import norms
 from apercu.robustness.plan import Job, bound_of, norm_of
 from apercu.types import Images
@@ -26,6 +26,14 @@ def ways(job: Job) -> tuple[Backward, ...]:
 def takes_the_smaller(job: Job) -> bool:
     """Whether of two ways that fool the smaller change counts: where no budget says how small."""
     return len(ways(job)) > 1 and bound_of(job) is None
+
+
+def undecided(job: Job, aim: Aim, made: Images) -> Reached:
+    """For which images another way could do better: where the ways so far do not fool, or
+    anywhere if the smaller change counts."""
+    if takes_the_smaller(job):
+        return torch.ones(len(made), dtype=torch.bool, device=made.device)
+    return ~aim.reached(made)
 
 
 def better(job: Job, aim: Aim, images: Images, made: tuple[Images, Images]) -> Images:
