@@ -157,10 +157,10 @@ def colours(values: Float[Tensor, "height width"]) -> Float[Tensor, "3 height wi
     return (stops[low] * (1 - part) + stops[low + 1] * part).permute(2, 0, 1)
 
 
-def encode(image: Image.Image, format: str = "PNG") -> bytes:
-    """The file of a picture, as bytes."""
+def encode(image: Image.Image, format: str = "PNG", *, fast: bool = False) -> bytes:
+    """The file of a picture, as bytes; a `fast` PNG is a quarter larger in a third of the time."""
     buffer = io.BytesIO()
-    image.save(buffer, format=format, quality=88)
+    image.save(buffer, format=format, quality=88, compress_level=1 if fast else 6)
     return buffer.getvalue()
 
 

@@ -19,6 +19,7 @@ from apercu.serving.gathering import Gathering
 from apercu.serving.orders import Order, Wanted
 from apercu.serving.places import Callers, Door, Places
 from apercu.serving.presence import while_there
+from apercu.serving.readers import GRACE, Readers
 from apercu.serving.slips import Slip, Slips
 
 
@@ -50,14 +51,75 @@ def test_each_address_has_its_share() -> None:
 
 
 def test_who_is_read_takes_no_place_in_the_queue() -> None:
-    door = Door(1)
-    with door.read():
-        assert (door.reading.taken, door.queue.taken) == (1, 0)
-        with pytest.raises(BusyError, match="door: all 1 places"):
-            door.read().__enter__()
-    with door.queue.take(), pytest.raises(BusyError, match="queue: all 1 places"):
-        door.read().__enter__()
-    assert door.reading.taken == 0
+    async def ask() -> None:
+        door = Door(1)
+        async with door.read(lambda: 0):
+            assert (door.readers.taken, door.queue.taken) == (1, 0)
+            with pytest.raises(BusyError, match="door: all 1 places"):
+                async with door.read(lambda: 0):
+                    pass
+        with door.queue.take(), pytest.raises(BusyError, match="queue: all 1 places"):
+            async with door.read(lambda: 0):
+                pass
+        assert door.readers.taken == 0
+
+    asyncio.run(ask())
+
+
+def test_the_slowest_body_gives_its_place_up(monkeypatch) -> None:
+    monkeypatch.setattr("apercu.serving.readers.GRACE", 0.01)
+    readers, told = Readers(2), []
+
+    async def read(name: str, come: int, seconds: float) -> None:
+        try:
+            async with readers.take(lambda: come):
+                await asyncio.sleep(seconds)
+                told.append(f"{name} is read")
+        except BusyError as error:
+            told.append(f"{name}: {str(error)[:28]}")
+
+    async def crowd() -> None:
+        others = [asyncio.create_task(read(*one)) for one in (("b", 5, 0.2), ("a", 2, 60))]
+        await asyncio.sleep(0.05)
+        await read("c", 9, 0)  # a gives way, which came later and was slower
+        await asyncio.gather(*others)
+        assert readers.taken == 0
+
+    asyncio.run(crowd())
+    assert told == ["c is read", "a: door: others wanted to be re", "b is read"]
+
+
+def test_a_deadline_is_no_lack_of_room() -> None:
+    async def ask() -> None:
+        readers = Readers(1)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01), readers.take(lambda: 0):
+                await asyncio.sleep(60)
+        with pytest.raises(TimeoutError, match="another"):
+            async with readers.take(lambda: 0):
+                raise TimeoutError("another")
+        assert readers.taken == 0
+
+    asyncio.run(ask())
+
+
+def test_slow_callers_shut_nobody_out(listen, png) -> None:
+    url = listen(places=3)
+    head = b"POST /v1/explain HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    lines = [socket.create_connection(("127.0.0.1", urlsplit(url).port or 0)) for _ in range(3)]
+    try:
+        for line in lines:
+            line.sendall(head + b"Content-Length: 1000\r\n\r\n{")
+        time.sleep(2 * GRACE)
+        answered = httpx.post(f"{url}v1/explain", files={"image": png})
+        assert answered.status_code == 200
+        lines[0].settimeout(20)
+        said = lines[0].recv(4096)
+        assert said.startswith(b"HTTP/1.1 503") and b"retry-after: 1" in said
+        assert b"others wanted to be read while this body came too slowly" in said
+    finally:
+        for line in lines:
+            line.close()
 
 
 def test_a_crowd_of_one_address_is_answered_429(serving, png) -> None:
@@ -127,7 +189,7 @@ def test_who_hangs_up_leaves_the_queue(listen, png) -> None:
         line.sendall(sent + form.read())
         _until(lambda: counted("apercu_images 1.0"))
     _until(lambda: counted("apercu_images 0.0"))
-    assert counted('apercu_requests_total{path="/v1/explain",status="400"} 1.0')
+    assert counted('apercu_requests_total{path="/v1/explain",status="499"} 1.0')
 
 
 def _until(true) -> None:

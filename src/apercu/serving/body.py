@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from apercu.classifiers import ClassNames
 from apercu.errors import ConfigError, ImageError
-from apercu.serving.errors import MediaError, RequestError
+from apercu.serving.errors import GoneError, MediaError, RequestError
 from apercu.serving.orders import MOST_CLASSES, Order, read_wanted
 
 FORM, JSON = "multipart/form-data", "application/json"
@@ -28,6 +28,7 @@ async def read_order(request: Request, names: ClassNames) -> Order:
 
     Raises:
         MediaError: the body is neither.
+        GoneError: it ends early.
         RequestError: it is not well formed.
         InputError: a field is wrong.
     """
@@ -46,6 +47,7 @@ async def read_instances(request: Request, names: ClassNames, *, maps: bool) -> 
 
     Raises:
         MediaError: the body is no JSON.
+        GoneError: it ends early.
         RequestError: it is not well formed.
         InputError: an instance is wrong.
     """
@@ -91,7 +93,7 @@ async def _from_form(request: Request, names: ClassNames) -> Order:
     except HTTPException as error:
         raise RequestError(f"body: expected a well-formed form ({error.detail})") from error
     except ClientDisconnect as error:
-        raise RequestError("body: cut short") from error
+        raise GoneError("body: cut short, the caller hung up") from error
 
 
 def _order(form: FormData, names: ClassNames) -> Order:
@@ -121,7 +123,7 @@ async def _json(request: Request) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise RequestError(f"body: expected JSON ({type(error).__name__})") from error
     except ClientDisconnect as error:
-        raise RequestError("body: cut short") from error
+        raise GoneError("body: cut short, the caller hung up") from error
     if not isinstance(body, dict):
         raise RequestError(f"body: expected a JSON object, got a {type(body).__name__}")
     return body

@@ -3,11 +3,11 @@
 ApercuError
 ├── InputError
 │   ├── RequestError    400   the body is no form and no JSON object
-│   ├── GoneError       400   the caller hung up before there was an answer
 │   ├── TokenError      401   the token is missing or wrong
 │   ├── UnknownError    404   there is nothing at this address
 │   ├── TooLargeError   413   the body is larger than is allowed
-│   └── MediaError      415   the body is of a kind that is not read
+│   ├── MediaError      415   the body is of a kind that is not read
+│   └── GoneError       499   the caller hung up; nobody reads it, but it is counted
 └── RefusedError        503   nothing is wrong with the request; send it again
     ├── CrowdError      429   one address has as many images here as it may
     ├── BusyError       503   all places are taken
@@ -22,12 +22,6 @@ from apercu.errors import ApercuError, InputError
 
 class RequestError(InputError):
     """The body is neither a form nor a JSON object."""
-
-    status = 400
-
-
-class GoneError(InputError):
-    """The caller hung up before there was an answer."""
 
     status = 400
 
@@ -54,6 +48,12 @@ class MediaError(InputError):
     """The body is of a kind that is not read."""
 
     status = 415
+
+
+class GoneError(InputError):
+    """The caller hung up before there was an answer."""
+
+    status = 499
 
 
 class RefusedError(ApercuError):

@@ -7,11 +7,13 @@ import time
 from typing import final
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from apercu.serving.errors import TokenError, TooLargeError
 from apercu.serving.metrics import Metrics
 from apercu.serving.problems import refusal
+from apercu.serving.readers import Come
 
 OPEN = ("/", "/healthz", "/page/page.css", "/favicon.svg")
 """Addresses that show nothing of the model, and need no token; the page's scripts are others."""
@@ -30,6 +32,10 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+
+
+COME = "apercu.come"
+"""Where a request's scope says how many bytes of its body have come."""
 
 
 @final
@@ -66,7 +72,7 @@ class Guard:
 
         try:
             self._check(scope)
-            await self.app(scope, self._counted(receive), sent)
+            await self.app(scope, self._counted(scope, receive), sent)
         except Exception as error:
             if status:
                 raise  # half an answer has been sent
@@ -86,15 +92,14 @@ class Guard:
         if length.isdecimal() and int(length[:20]) > self.body:
             raise self._too_large()
 
-    def _counted(self, receive: Receive) -> Receive:
-        """The same body, which must not grow over the limit."""
-        size = 0
+    def _counted(self, scope: Scope, receive: Receive) -> Receive:
+        """The same body, counted in the scope, which must not grow over the limit."""
+        scope[COME] = 0
 
         async def received() -> Message:
-            nonlocal size
             message = await receive()
-            size += len(message.get("body", b""))
-            if size > self.body:
+            scope[COME] += len(message.get("body", b""))
+            if scope[COME] > self.body:
                 raise self._too_large()
             return message
 
@@ -102,6 +107,11 @@ class Guard:
 
     def _too_large(self) -> TooLargeError:
         return TooLargeError(f"body: expected at most {self.body / 1e6:g} MB; send a smaller image")
+
+
+def come(request: Request) -> Come:
+    """How many bytes of its body have passed the guard."""
+    return lambda: int(request.scope[COME])
 
 
 def _is_open(path: str) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import final
 
 from apercu.serving.errors import BusyError, CrowdError, TooLargeError
+from apercu.serving.readers import Come, Readers
 
 
 @final
@@ -102,16 +103,19 @@ class Door:
 
     def __init__(self, most: int, each: int | None = None) -> None:
         self.callers = Callers(each)
-        self.reading = Places("door", most)
+        self.readers = Readers(most)
         self.queue = Places("queue", most)
 
-    @contextmanager
-    def read(self) -> Iterator[None]:
+    @asynccontextmanager
+    async def read(self, come: Come) -> AsyncIterator[None]:
         """While a body is read, however slowly, it takes no place in the queue.
 
+        Args:
+            come: how many bytes of it have.
+
         Raises:
-            BusyError: too many are being read, or the queue is full before this one is.
+            BusyError: the queue is full before this one is read; or see `Readers`.
         """
         self.queue.check()
-        with self.reading.take():
+        async with self.readers.take(come):
             yield

@@ -6,6 +6,7 @@ import json
 import sys
 from contextlib import suppress
 from http import HTTPStatus
+from http.client import responses
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -33,7 +34,7 @@ def told(status: int, detail: str) -> Made:
     """A problem of a status."""
     content = {
         "type": "about:blank",
-        "title": HTTPStatus(status).phrase,
+        "title": responses.get(status, "Caller Gone"),
         "status": status,
         "detail": detail if len(detail) <= LONGEST else f"{detail[:LONGEST]}…",
     }

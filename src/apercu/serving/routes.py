@@ -17,6 +17,7 @@ from apercu.serving.about import About
 from apercu.serving.body import read_instances, read_order
 from apercu.serving.desk import Desk
 from apercu.serving.errors import LateError, UnknownError
+from apercu.serving.guard import come
 from apercu.serving.metrics import Metrics
 from apercu.serving.orders import Made, Order
 from apercu.serving.places import Door
@@ -67,7 +68,7 @@ class Routes:
         """Explain one image."""
         with self.door.callers.take(_address(request)):
             async with self._in_time():
-                with self.door.read():
+                async with self.door.read(come(request)):
                     order = await read_order(request, self.about.names)
                 [made] = await self._ask(request, [order])
         return response(made)
@@ -103,7 +104,7 @@ class Routes:
         maps, callers, address = word == "explanations", self.door.callers, _address(request)
         with callers.take(address):
             async with self._in_time():
-                with self.door.read():
+                async with self.door.read(come(request)):
                     orders = await read_instances(request, self.about.names, maps=maps)
                 with callers.take(address, len(orders) - 1):
                     made = await self._ask(request, orders)
