@@ -68,6 +68,23 @@ def test_classes_of_an_image_share_one_pass_of_its_features(monkeypatch):
     torch.testing.assert_close(together[0], many)
 
 
+def test_several_images_share_passes_and_so_do_parts_of_many_classes(monkeypatch):
+    monkeypatch.setattr("apercu.networks.masking.TOGETHER", 2)
+    made, passes = network(), []
+    made.decoder.keys.register_forward_hook(lambda *_: passes.append(1))
+    images, classes = torch.rand(3, 3, 32, 32), torch.tensor([[4, 0, 2], [1, 1, 3], [0, 2, 4]])
+    features = made.encode(images)
+    several = made.decode_classes(features, classes)
+    assert len(passes) == 1
+    one = [values[:1] for values in features]
+    many = made.decode_classes(one, torch.tensor([[4, 0, 2, 1, 3]]))
+    assert len(passes) == 2
+    torch.testing.assert_close(many[:, :3], several[:1], atol=1e-4, rtol=1e-4)
+    for place, column in enumerate(classes.unbind(1)):
+        singly = made.decode(features, column)
+        torch.testing.assert_close(several[:, place], singly, atol=1e-4, rtol=1e-4)
+
+
 def test_a_closed_gate_asks_for_nothing():
     decoder = network().decoder
     skips = {2: torch.randn(1, 8, 16, 16), 4: torch.randn(1, 16, 8, 8)}

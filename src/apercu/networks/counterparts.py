@@ -11,7 +11,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from apercu.networks.decoder import DecoderShape, UpStep
+from apercu.networks.decoder import DecoderShape, UpStep, halved
 from apercu.networks.encoder import Encoder, convolution
 from apercu.networks.gated import GatedNetwork
 from apercu.types import Images, Targets
@@ -159,13 +159,11 @@ class Body(nn.Module):
         self.deepest = convolution(encoder.channels[-1] + 2, 2 * shape.width, size=1)
         self.steps = nn.ModuleList()
         self.finer = dict(zip(encoder.strides[:-1], range(len(skips)), strict=True))
-        self.strides: list[int] = []
-        self.width, stride = 2 * shape.width, encoder.strides[-1]
-        while stride > shape.resolution:
-            stride //= 2
-            outputs = max(16, shape.width // 2 ** len(self.steps))
+        self.strides = halved(encoder.strides[-1], shape.resolution)
+        self.width = 2 * shape.width
+        for number, stride in enumerate(self.strides):
+            outputs = max(16, shape.width // 2**number)
             self.steps.append(UpStep(self.width, skips.get(stride, 0), outputs, blocks))
-            self.strides.append(stride)
             self.width = outputs
 
     def forward(self, start: Tensor, features: list[Tensor]) -> Tensor:

@@ -28,6 +28,19 @@ class Evidence:
 
 
 @dataclass(frozen=True)
+class Common:
+    """What a decoder makes of an image's features before it is told of a class.
+
+    Attributes:
+        deepest: of the deepest map.
+        finer: of the others, by their stride.
+    """
+
+    deepest: Tensor
+    finer: dict[int, Tensor]
+
+
+@dataclass(frozen=True)
 class DecoderShape:
     """How large the decoder is and what its blocks are made of.
 
@@ -52,6 +65,15 @@ class DecoderShape:
     form: Literal["gated"] = "gated"
 
 
+def halved(stride: int, resolution: int) -> list[int]:
+    """The strides of a way up, coarsest first: half of the deepest one, and so on."""
+    strides = []
+    while stride > resolution:
+        stride //= 2
+        strides.append(stride)
+    return strides
+
+
 class Decoder(nn.Module):
     """Gated features, coarsest to finest, to the two channels whose share is the mask.
 
@@ -69,13 +91,11 @@ class Decoder(nn.Module):
         skips = dict(zip(strides[:-1], channels[:-1], strict=True))
         self.deepest = convolution(channels[-1], 2 * shape.width, size=1)
         self.steps = nn.ModuleList()
-        self.strides: list[int] = []
-        width, stride = 2 * shape.width + 1, strides[-1]
-        while stride > shape.resolution:
-            stride //= 2
-            outputs = max(16, shape.width // 2 ** len(self.steps))
+        self.strides = halved(strides[-1], shape.resolution)
+        width = 2 * shape.width + 1
+        for number, stride in enumerate(self.strides):
+            outputs = max(16, shape.width // 2**number)
             self.steps.append(UpStep(width, skips.get(stride, 0), outputs, shape))
-            self.strides.append(stride)
             width = outputs
         everywhere = shape.gate == "everywhere"
         self.head = nn.Conv2d(width + everywhere, 4 if everywhere else 2, 1)
@@ -94,9 +114,19 @@ class Decoder(nn.Module):
             deepest: the deepest feature map.
             gate: the class gate on it, `batch × 1 × height × width`.
         """
-        features = torch.cat([self.deepest(deepest) * gate, gate], 1)
+        return self.choose(self.common(skips, deepest), gate)
+
+    def common(self, skips: dict[int, Tensor], deepest: Tensor) -> Common:
+        """The projections, which no class has a part in."""
+        steps = dict(zip(self.strides, self.steps, strict=True))
+        finer = {at: cast(UpStep, steps[at]).narrow(skips[at]) for at in steps if at in skips}
+        return Common(self.deepest(deepest), finer)
+
+    def choose(self, common: Common, gate: Tensor) -> Evidence:
+        """What `forward` gives, for a gate on features that are prepared."""
+        features = torch.cat([common.deepest * gate, gate], 1)
         for step, stride in zip(self.steps, self.strides, strict=True):
-            features = step(features, skips.get(stride), gate)
+            features = cast(UpStep, step).rise(features, common.finer.get(stride), gate)
         if self.shape.gate == "everywhere":
             features = torch.cat([features, enlarged(gate, features.shape[2:])], 1)
         return evidence_of(self.head(features))
@@ -139,13 +169,18 @@ class UpStep(nn.Module):
         )
 
     def forward(self, features: Tensor, skip: Tensor | None, gate: Tensor | None) -> Tensor:
+        """Twice the resolution, joined with a skip connection."""
+        return self.rise(features, None if skip is None else self.narrow(skip), gate)
+
+    def rise(self, features: Tensor, skip: Tensor | None, gate: Tensor | None) -> Tensor:
+        """The same with a skip connection that went through `narrow`."""
         features = self.upsample(features)
         size = features.shape[2:] if skip is None else skip.shape[2:]
         if features.shape[2:] != size:
             features = F.interpolate(features, size, mode="bilinear", align_corners=False)
         joined = [features]
         if skip is not None:
-            joined.append(self.narrow(skip))
+            joined.append(skip)
         if self.gated and gate is not None:
             opened = enlarged(gate, size)
             joined = [features, *(part * opened for part in joined[1:]), opened]

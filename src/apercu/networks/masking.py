@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import final
 
 import torch
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from apercu.networks.decoder import Decoder, DecoderShape, Evidence
+from apercu.networks.decoder import Common, Decoder, DecoderShape, Evidence
 from apercu.networks.encoder import Encoder
 from apercu.networks.gate import GateKind
 from apercu.networks.gated import GatedNetwork
@@ -59,9 +60,7 @@ class MaskingNetwork(GatedNetwork):
 
     def evidence(self, features: list[Tensor], targets: Targets) -> Evidence:
         """Both fields for one class per image, as training shapes them."""
-        gate = self.gate(features[-1], targets)
-        skips = dict(zip(self.encoder.strides[:-1], features[:-1], strict=True))
-        return self.decoder(skips, features[-1], gate)
+        return self.decoder.choose(self._common(features), self.gate(features[-1], targets))
 
     def decode(self, features: list[Tensor], targets: Targets) -> LogOdds:
         """Log-odds of keeping for one class per image, at the mask's own resolution."""
@@ -72,17 +71,14 @@ class MaskingNetwork(GatedNetwork):
     ) -> Float[Tensor, "batch classes rows columns"]:
         """The same for several classes per image, which share the walk's ground.
 
-        Many classes of few images go through the decoder as one batch, else one class after the
-        other.
+        What the decoder has in common for all classes is made once. Then many classes of few
+        images go through it as one batch, else one class after the other.
         """
         if targets.shape[0] < targets.shape[1]:
             images = zip(*(torch.split(map, 1) for map in features), strict=True)
-            parts = [
-                [self.decode_many(list(image), some) for some in torch.split(row, TOGETHER)]
-                for image, row in zip(images, targets, strict=True)
-            ]
-            return torch.stack([torch.cat(some) for some in parts])
-        found = [self.evidence(features, column) for column in targets.unbind(1)]
+            pairs = zip(images, targets, strict=True)
+            return torch.stack([self._rows(list(one), row.split(TOGETHER)) for one, row in pairs])
+        found = self._chosen(features, targets.unbind(1))
         extent = torch.stack([evidence.extent for evidence in found], 1)
         core = torch.stack([evidence.core for evidence in found], 1)
         return self._mask(features, Evidence(extent, core))
@@ -91,8 +87,25 @@ class MaskingNetwork(GatedNetwork):
         self, features: list[Tensor], targets: Int[Tensor, " classes"]
     ) -> Float[Tensor, "classes rows columns"]:
         """Log-odds for many classes of one image, as one batch."""
-        found = self.evidence(features, targets)
-        return self._mask(features, Evidence(found.extent[None], found.core[None]))[0]
+        return self._rows(features, [targets])
+
+    def _rows(
+        self, features: list[Tensor], parts: Sequence[Tensor]
+    ) -> Float[Tensor, "classes rows columns"]:
+        """Log-odds for the classes of one image, each part as one batch."""
+        found = self._chosen(features, parts)
+        extent = torch.cat([evidence.extent for evidence in found])
+        core = torch.cat([evidence.core for evidence in found])
+        return self._mask(features, Evidence(extent[None], core[None]))[0]
+
+    def _chosen(self, features: list[Tensor], several: Sequence[Tensor]) -> list[Evidence]:
+        """Evidence for several sets of classes, after what they have in common."""
+        common = self._common(features)
+        return [self.decoder.choose(common, self.gate(features[-1], one)) for one in several]
+
+    def _common(self, features: list[Tensor]) -> Common:
+        skips = dict(zip(self.encoder.strides[:-1], features[:-1], strict=True))
+        return self.decoder.common(skips, features[-1])
 
     def _mask(self, features: list[Tensor], evidence: Evidence) -> Tensor:
         """Both fields as one mask; the field itself where the network has only one."""

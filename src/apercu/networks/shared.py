@@ -11,7 +11,14 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from apercu.networks.decoder import Evidence, enlarged, evidence_of, start_as_gate
+from apercu.networks.decoder import (
+    Common,
+    Evidence,
+    enlarged,
+    evidence_of,
+    halved,
+    start_as_gate,
+)
 from apercu.networks.encoder import convolution
 
 
@@ -54,13 +61,11 @@ class SharedDecoder(nn.Module):
         width = 2 * shape.width
         self.keys = convolution(channels[-1], 2 * width, size=1)
         self.steps = nn.ModuleList()
-        self.strides: list[int] = []
-        inputs, stride = 2 * width, strides[-1]
-        while stride > shape.resolution:
-            stride //= 2
+        self.strides = halved(strides[-1], shape.resolution)
+        inputs = 2 * width
+        for stride in self.strides:
             outputs = width if stride > shape.resolution else shape.width
             self.steps.append(PyramidStep(inputs, skips.get(stride, 0), outputs))
-            self.strides.append(stride)
             inputs = outputs
         self.filters = nn.Linear(2 * width, shape.filters * (shape.width + 2))
         self.head = nn.Conv2d(2 * shape.filters + 1, 4, 1)
@@ -76,9 +81,18 @@ class SharedDecoder(nn.Module):
             deepest: the deepest feature map.
             gate: the class gate on it, `batch × 1 × height × width`.
         """
+        return self.choose(self.common(skips, deepest), gate)
+
+    def common(self, skips: dict[int, Tensor], deepest: Tensor) -> Common:
+        """Nearly all of the work: the keys, and the finest features."""
         features = keys = self.keys(deepest)
         for step, stride in zip(self.steps, self.strides, strict=True):
             features = step(features, skips.get(stride))
+        return Common(keys, {self.shape.resolution: features})
+
+    def choose(self, common: Common, gate: Tensor) -> Evidence:
+        """What `forward` gives, for a gate on features that are prepared."""
+        keys, features = common.deepest, common.finer[self.shape.resolution]
         opened = enlarged(gate, features.shape[2:])
         chosen = self._chosen(features, opened, self._asked(keys, gate))
         return evidence_of(self.head(torch.cat([chosen, chosen * opened, opened], 1)))
