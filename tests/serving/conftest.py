@@ -93,14 +93,17 @@ def serving(worker: Worker) -> Callable[..., Caller]:
         desk = InlineDesk(at_work, limits.get("seconds", 0.0))
         door = Door(limits.get("places", 8), limits.get("each"))
         about = About.of(at_work.answering.reading.explainer, at_work.work.run)
-        app = FastAPI(openapi_url="/openapi.json", docs_url=None, redoc_url=None)
+        app = FastAPI(
+            openapi_url="/openapi.json", docs_url=None, redoc_url=None, redirect_slashes=False
+        )
         app.add_middleware(
             Guard,
             token=limits.get("token"),
             body=limits.get("body", 1_000_000),
             metrics=metrics,
         )
-        Routes(about, desk, door, limits.get("deadline", 30.0), metrics).add_to(app)
+        deadline, locked = limits.get("deadline", 30.0), "token" in limits
+        Routes(about, desk, door, deadline, metrics, locked=locked).add_to(app)
         Page(about).add_to(app)
         return Caller(app)
 

@@ -140,6 +140,18 @@ def test_what_the_document_describes(call) -> None:
     schemathesis = pytest.importorskip("schemathesis")
     from hypothesis.errors import Unsatisfiable
     from schemathesis.checks import not_a_server_error
+    from schemathesis.specs.openapi.checks import (
+        content_type_conformance,
+        response_schema_conformance,
+        status_code_conformance,
+    )
+
+    checks = [
+        not_a_server_error,
+        status_code_conformance,
+        content_type_conformance,
+        response_schema_conformance,
+    ]
 
     document = schemathesis.openapi.from_dict(call("GET", "/openapi.json").json())
     for found in document.get_all_operations():
@@ -152,7 +164,7 @@ def test_what_the_document_describes(call) -> None:
                 if "name" in case.path_parameters:
                     case.path_parameters["name"] = "tiny"
                 answered = case.call(base_url="http://apercu", app=call.app)
-                case.validate_response(answered, checks=[not_a_server_error])
+                case.validate_response(answered, checks=checks)
 
             try:
                 check()

@@ -192,6 +192,19 @@ def test_what_the_browser_cannot_read_is_shown_by_the_server(
     assert size == [48, 40]
 
 
+def test_what_nobody_can_read_leaves_no_other_map_behind(visit, address, picture, tmp_path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"no picture at all")
+    page = visit(address)
+    page.set_input_files("#file", picture)
+    page.wait_for_selector("#views canvas")
+    page.set_input_files("#file", str(tmp_path / "broken.png"))
+    page.wait_for_selector("#said.wrong")
+    assert not page.is_visible("#result") and not page.is_visible("#downloads")
+    page.set_input_files("#file", picture)
+    page.wait_for_selector("#views canvas")
+    assert page.is_visible("#result")
+
+
 def test_downloads(visit, address, picture) -> None:
     page = visit(address)
     page.set_input_files("#file", picture)

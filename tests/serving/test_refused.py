@@ -248,6 +248,22 @@ def test_the_openapi_document_names_every_address(call) -> None:
         "/healthz",
         "/metrics",
     }
+    told = document["paths"]["/metrics"]["get"]["responses"]["200"]["content"]
+    assert set(told) == {"text/plain"}
     fields = document["paths"]["/v1/explain"]["post"]["requestBody"]["content"]
     form = fields["multipart/form-data"]["schema"]["properties"]
     assert set(form) == {"image", "target", "top", "level", "format", "picture"}
+
+
+def test_the_openapi_document_says_where_a_token_is_asked_for(serving) -> None:
+    assert "securitySchemes" not in serving()("GET", "/openapi.json").json()["components"]
+    token = {"Authorization": "Bearer abc"}
+    document = serving(token=b"abc")("GET", "/openapi.json", headers=token).json()
+    [(name, scheme)] = document["components"]["securitySchemes"].items()
+    assert scheme == {"type": "http", "scheme": "bearer"}
+    for path, [told] in ((path, one.values()) for path, one in document["paths"].items()):
+        assert told.get("security") == (None if path == "/healthz" else [{name: []}])
+
+
+def test_an_address_with_a_slash_too_many_leads_nowhere(call) -> None:
+    assert call("GET", "/metrics/", headers={"Host": "elsewhere"}).status_code == 404

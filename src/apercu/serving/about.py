@@ -53,7 +53,6 @@ class About:
         height, width = self.size
         return {
             "name": self.name,
-            "ready": True,
             "explainer": self.kind,
             "classifier": self.classifier,
             "map_size": {"width": width, "height": height},

@@ -7,23 +7,24 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import final
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Security
+from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from apercu.errors import ApercuError
 from apercu.serving.about import About
 from apercu.serving.body import read_instances, read_order
 from apercu.serving.desk import Desk
 from apercu.serving.errors import LateError, UnknownError
-from apercu.serving.guard import come
+from apercu.serving.guard import OPEN, come
 from apercu.serving.metrics import Metrics
 from apercu.serving.orders import Made, Order
 from apercu.serving.places import Door
 from apercu.serving.presence import while_there
 from apercu.serving.problems import on_error, response
-from apercu.serving.schema import EXPLAIN, INSTANCES, PLAIN
+from apercu.serving.schema import EXPLAIN, HEALTH, INSTANCES, PLAIN
 
 
 @final
@@ -36,16 +37,25 @@ class Routes:
         door: how much callers may take up.
         deadline: seconds from the first byte of a request to its answer.
         metrics: what is counted.
+        locked: whether callers must show a token, which the guard asks for and OpenAPI tells of.
     """
 
     def __init__(
-        self, about: About, desk: Desk, door: Door, deadline: float, metrics: Metrics
+        self,
+        about: About,
+        desk: Desk,
+        door: Door,
+        deadline: float,
+        metrics: Metrics,
+        *,
+        locked: bool = False,
     ) -> None:
         self.about = about
         self.desk = desk
         self.door = door
         self.deadline = deadline
         self.metrics = metrics
+        self.locks = [Security(HTTPBearer(auto_error=False))] if locked else []
         metrics.watch(desk.waiting, lambda: door.queue.taken)
 
     def add_to(self, app: FastAPI) -> None:
@@ -53,16 +63,23 @@ class Routes:
         app.add_exception_handler(ApercuError, on_error)
         app.add_exception_handler(HTTPException, on_error)
         model = "/v1/models/{name}"
-        for method, address, endpoint, documented in (
-            ("POST", "/v1/explain", self.explain, EXPLAIN),
-            ("POST", f"{model}:predict", self.predict, INSTANCES),
-            ("POST", f"{model}:explain", self.explain_all, INSTANCES),
-            ("GET", "/v1/models", self.models, PLAIN),
-            ("GET", model, self.model, PLAIN),
-            ("GET", "/healthz", self.health, PLAIN),
-            ("GET", "/metrics", self.counted, PLAIN),
+        for method, address, endpoint, documented, kind in (
+            ("POST", "/v1/explain", self.explain, EXPLAIN, JSONResponse),
+            ("POST", f"{model}:predict", self.predict, INSTANCES, JSONResponse),
+            ("POST", f"{model}:explain", self.explain_all, INSTANCES, JSONResponse),
+            ("GET", "/v1/models", self.models, PLAIN, JSONResponse),
+            ("GET", model, self.model, PLAIN, JSONResponse),
+            ("GET", "/healthz", self.health, HEALTH, PlainTextResponse),
+            ("GET", "/metrics", self.counted, PLAIN, PlainTextResponse),
         ):
-            app.add_api_route(address, endpoint, methods=[method], openapi_extra=documented)
+            app.add_api_route(
+                address,
+                endpoint,
+                methods=[method],
+                response_class=kind,
+                openapi_extra=documented,
+                dependencies=[] if method == "GET" and address in OPEN else self.locks,
+            )
 
     async def explain(self, request: Request) -> Response:
         """Explain one image."""
@@ -93,7 +110,7 @@ class Routes:
     async def health(self) -> Response:
         """200 as soon as a worker is ready, else 503."""
         ready = self.desk.ready()
-        return Response("ok\n" if ready else "not ready\n", 200 if ready else 503)
+        return PlainTextResponse("ok\n" if ready else "not ready\n", 200 if ready else 503)
 
     async def counted(self) -> Response:
         """Counters for Prometheus."""

@@ -86,7 +86,9 @@ _REFUSED = {
     "description": "What was wrong, what was expected, what to do.",
     "content": {MEDIA_TYPE: {"schema": _PROBLEM}},
 }
-_STATUSES = ("400", "401", "404", "413", "415", "422", "429", "500", "503", "504")
+_ALWAYS = ("400", "401", "405", "408", "431", "500")
+"""What any address may answer."""
+_STATUSES = (*_ALWAYS, "404", "413", "415", "422", "429", "503", "504")
 
 
 def _json(schema: dict[str, Any]) -> dict[str, Any]:
@@ -129,4 +131,8 @@ INSTANCES: dict[str, Any] = {
     "requestBody": {"required": True, "content": _json(_MANY)},
     "responses": _responses({"type": "object"}),
 }
-PLAIN: dict[str, Any] = {"responses": {"401": _REFUSED, "404": _REFUSED, "503": _REFUSED}}
+PLAIN: dict[str, Any] = {"responses": dict.fromkeys((*_ALWAYS, "404"), _REFUSED)}
+HEALTH: dict[str, Any] = {
+    "responses": PLAIN["responses"]
+    | {"503": {"description": "No worker is ready.", "content": {"text/plain": {}}}}
+}

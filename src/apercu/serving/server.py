@@ -101,7 +101,9 @@ def build(settings: ServeSettings, work: Work, about: About) -> LitServer:
     app.title, app.version = f"apercu: {about.name}", "1"
     app.router.routes[:] = [r for r in app.router.routes if getattr(r, "path", "") in KEPT]
     app.user_middleware[:] = [one for one in app.user_middleware if one.cls is Guard]
-    Routes(about, LitDesk(server, worker), door, limits.deadline, metrics).add_to(app)
+    app.router.redirect_slashes = False
+    desk, locked = LitDesk(server, worker), settings.token is not None
+    Routes(about, desk, door, limits.deadline, metrics, locked=locked).add_to(app)
     Page(about).add_to(app)
     return server
 

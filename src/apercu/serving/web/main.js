@@ -66,7 +66,10 @@ function open(blob) {
     say("Looking …");
     const own = await createImageBitmap(blob).catch(() => null);
     const many = about.explainer === "mask" ? Math.min(5, about.classes.length) : 1;
-    const record = await explain(blob, { top: many, picture: own === null });
+    const record = await explain(blob, { top: many, picture: own === null }).catch((error) => {
+      if (mine === turn) forget();
+      throw error;
+    });
     if (mine !== turn) return;
     const image = own ?? (await decode(record.picture));
     const picture = pixelsOf(image, ...fitted(image, MOST));
@@ -153,6 +156,12 @@ function part(name) {
   at("dials").hidden = name === null;
   at("downloads").hidden = name !== "result";
   at("dial").hidden = name === null || about.explainer !== "mask";
+}
+
+// What is shown belongs to another image than the one that was brought.
+function forget() {
+  shown = null;
+  part(null);
 }
 
 function halt() {
