@@ -123,6 +123,14 @@ def test_a_finished_result_is_left_as_it_is(explained, order, monkeypatch) -> No
     assert bytes_of(order().out) == before
 
 
+@pytest.mark.parametrize("harm", [Path.unlink, lambda path: path.write_bytes(b"PAR1")])
+def test_a_finished_result_that_lacks_a_file_is_told(harm, explained, order) -> None:
+    explained()
+    harm(order().out / "maps" / "00000001.parquet")
+    with pytest.raises(RunError, match=r"00000001\.parquet: missing or damaged, though manifest"):
+        explain_all(order(), lambda done, total: None)
+
+
 def test_what_is_written_halfway_is_written_again(explained, order, tmp_path, monkeypatch) -> None:
     """Ends between each two steps that leave a trace on the disk."""
     whole = bytes_of(explained(out=tmp_path / "whole"))

@@ -142,6 +142,10 @@ def test_lower_precision_needs_images(explainer_of, tmp_path) -> None:
             ExportSettings(precision="int8-static"),
             Materials(images=images),
         )
+    with pytest.raises(ConfigError, match="calibrate: fp32 learns nothing from images"):
+        export(explainer, tmp_path, ExportSettings(), Materials(calibration=images))
+    with pytest.raises(ConfigError, match="limit: there are no images"):
+        export(explainer, tmp_path, ExportSettings(limit=4))
 
 
 def test_images_are_drawn_and_unreadable_ones_left_out(classifier, tmp_path) -> None:

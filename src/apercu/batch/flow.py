@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from apercu.batch.dataset import DataSet
 from apercu.batch.desk import Desk, ShardRecord
 from apercu.batch.job import Job
 from apercu.batch.lock import locked
-from apercu.batch.manifest import MANIFEST, write_failures, write_manifest
+from apercu.batch.manifest import MANIFEST, read_finished, write_failures, write_manifest
 from apercu.batch.open_dataset import open_dataset
 from apercu.batch.parquet_shards import ParquetShards
 from apercu.batch.pipeline import Busy, Done, Pipeline
@@ -159,7 +158,7 @@ def explain_all(order: Order, progress: Progress, way: Way | None = None) -> Out
     with locked(order.out):
         opened.job.begin(order.out)
         if (order.out / MANIFEST).is_file():
-            return Outcome(_read_manifest(order.out), 0, 0.0, Busy())
+            return Outcome(read_finished(order.out), 0, 0.0, Busy())
         return _explain(opened, progress, way or Opened.work)
 
 
@@ -206,11 +205,3 @@ def _records(desk: Desk, plan: Plan) -> list[ShardRecord]:
             f"{desk.out}: {plan.shards - len(found)} shards are missing; run the same again"
         )
     return found
-
-
-def _read_manifest(out: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{out / MANIFEST}: damaged; delete it and choose another --out") from error
-    return content

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import platform
 from collections.abc import Sequence
 from importlib import metadata
@@ -14,6 +15,7 @@ import apercu
 from apercu.batch.desk import ShardRecord
 from apercu.batch.job import Job
 from apercu.batch.sealing import Sealing
+from apercu.errors import RunError
 from apercu.output import write, write_json
 
 MANIFEST = "manifest.json"
@@ -41,6 +43,27 @@ def write_manifest(out: Path, job: Job, records: Sequence[ShardRecord]) -> dict[
         "shards": [record.model_dump() for record in records],
     }
     write_json(out / MANIFEST, content)
+    return content
+
+
+def read_finished(out: Path) -> dict[str, Any]:
+    """The manifest of a result, all of whose files are there.
+
+    Raises:
+        RunError: it is damaged, or tells of a file that is not there.
+    """
+    try:
+        content: dict[str, Any] = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
+        shards = [ShardRecord.model_validate(one) for one in content["shards"]]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise RunError(f"{out / MANIFEST}: damaged; delete it and choose another --out") from error
+    for shard in shards:
+        path = out / shard.file
+        if not path.exists() or (path.is_file() and path.stat().st_size != shard.bytes):
+            raise RunError(
+                f"{path}: missing or damaged, though {MANIFEST} tells of it; delete {out} and run "
+                "the same again"
+            )
     return content
 
 

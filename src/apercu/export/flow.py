@@ -94,6 +94,13 @@ class Export:
                 "precision: int8-static learns the ranges of activations from images; "
                 "give --calibrate"
             )
+        if settings.precision != "int8-static" and materials.calibration is not None:
+            raise ConfigError(
+                f"calibrate: {settings.precision} learns nothing from images, int8-static does; "
+                "leave it out or give --precision int8-static"
+            )
+        if settings.limit is not None and materials.images is None:
+            raise ConfigError("limit: there are no images to draw from; give --images")
         self.graphs = dict(self._graphs(graph_of(explainer)))
 
     def __call__(self, out: Path, exact: Path) -> Manifest:
