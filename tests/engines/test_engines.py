@@ -53,6 +53,16 @@ def test_a_batch_is_explained_as_its_images_are(engine, images) -> None:
         np.testing.assert_allclose(alone.shares[0], together.shares[place], atol=1e-5)
 
 
+def test_several_classes_of_each_image(engine, tiny_run, images) -> None:
+    answers, found = engine.read(images)
+    np.testing.assert_allclose(answers.softmax(1), engine(images).probabilities, atol=1e-5)
+    targets = torch.tensor([[0, 1, 2], [2, 0, 2], [1, 2, 0]])
+    expected = MaskExplainer.from_pretrained(tiny_run).attribute_classes(images, targets)
+    np.testing.assert_allclose(engine.masks(found, targets), expected, atol=1e-4)
+    some = [values[1:] for values in found]
+    np.testing.assert_allclose(engine.masks(some, targets[1:, :1]), expected[1:, :1], atol=1e-4)
+
+
 def test_both_take_any_picture_and_know_the_classes(engine) -> None:
     assert (engine.input.size, engine.input.channels) == ((32, 32), 3)
     assert engine.names.names == ("stripes, bands", "dots", "rings")

@@ -92,7 +92,7 @@ def serving(worker: Worker) -> Callable[..., Caller]:
         metrics = Metrics()
         desk = InlineDesk(at_work, limits.get("seconds", 0.0))
         door = Door(limits.get("places", 8), limits.get("each"))
-        about = About.of(at_work.answering.reading.explainer, at_work.work.run)
+        about = About.of(at_work.answering.facts, at_work.work.run)
         app = FastAPI(
             openapi_url="/openapi.json", docs_url=None, redoc_url=None, redirect_slashes=False
         )

@@ -13,6 +13,7 @@ from PIL import Image
 
 from apercu import MaskExplainer, open_classifier, read_picture
 from apercu.explain.answer import Answer
+from apercu.serving.orders import Order, Wanted
 from apercu.serving.worker import Work, Worker, open_answering
 
 
@@ -52,15 +53,34 @@ def test_the_classes_seen_most_come_first_with_their_probabilities(call, explain
 
 
 def test_the_classifier_says_what_it_sees(serving, tiny_run, tiny_card, png) -> None:
-    work = Work(tiny_run, str(tiny_card), 1_000_000, 1)
-    asked = Worker(work, 8)
-    asked.answering = open_answering(work)
-    record = serving(worker=asked).explain(png).json()
+    record = serving(worker=_at_work(tiny_run, str(tiny_card))).explain(png).json()
     classifier = open_classifier(tiny_card)
     shares = classifier.probabilities(classifier.prepare(read_picture(png))[None])[0]
     assert record["read_by"] == "classifier"
     assert record["top"][0]["index"] == int(shares.argmax())
     assert record["top"][0]["probability"] == pytest.approx(float(shares.max()), abs=1e-5)
+
+
+def _at_work(*given) -> Worker:
+    asked = Worker(Work(*given, 1_000_000, 1), 8)
+    asked.answering = open_answering(asked.work)
+    return asked
+
+
+def test_an_export_answers_as_its_run_does(serving, tiny_run, tiny_card, tiny_export, png) -> None:
+    asked = _at_work(tiny_export, None)
+    call, served = serving(worker=_at_work(tiny_run, str(tiny_card))), serving(worker=asked)
+    for fields in ({}, {"top": "3"}, {"target": ["rings", "0"]}):
+        expected = call.explain(png, format="array", **fields).json()
+        found = served.explain(png, format="array", **fields).json()
+        assert len(found["answers"]) == len(expected["answers"])
+        for one, other in zip(found["answers"], expected["answers"], strict=True):
+            assert (one["index"], one["box"]) == (other["index"], other["box"])
+            assert one["probability"] == pytest.approx(other["probability"], abs=1e-4)
+            maps = (np.array(answer["map"]["array"]) for answer in (one, other))
+            np.testing.assert_allclose(*maps, atol=1e-3)
+    told = asked.predict([asked.decode_request(Order(png, Wanted(top=n))) for n in (1, 2, 3)])
+    assert [len(json.loads(one.body)["answers"]) for one in told] == [1, 2, 3]
 
 
 def test_several_targets_in_the_order_asked(call, png) -> None:
@@ -134,7 +154,7 @@ def test_kserve_predicts_and_explains(call, png, tiny_run) -> None:
 
 def test_counterparts_are_the_explainers_own(serving, tiny_pair, png) -> None:
     call = serving(worker=tiny_pair)
-    explainer = tiny_pair.answering.reading.explainer
+    explainer = tiny_pair.answering.explainer
     classifier = tiny_pair.answering.reading.classifier
     images = explainer.prepare(read_picture(png))[None]
     logits = classifier(images)

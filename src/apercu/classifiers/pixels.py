@@ -11,6 +11,7 @@ from torch import Tensor
 
 from apercu.classifiers.card import InputSpec
 from apercu.classifiers.checks import check_range
+from apercu.errors import ImageError
 from apercu.types import Images, Picture
 
 Fit: TypeAlias = Literal["squash", "crop"]
@@ -44,6 +45,20 @@ def fit_picture(
     grown = _resize(picture, tuple(short * side // min(sides) for side in sides))
     top, left = round((grown.shape[1] - height) / 2), round((grown.shape[2] - width) / 2)
     return grown[:, top : top + height, left : left + width]
+
+
+def prepared(picture: Picture, spec: InputSpec) -> Float[Tensor, "channels rows columns"]:
+    """A picture as an explainer takes it: whole, squashed to the classifier's size.
+
+    Raises:
+        ImageError: it has another number of channels, or holds raw counts, and nothing says how
+            they become pixels.
+    """
+    if picture.shape[0] != spec.channels:
+        raise ImageError(
+            f"explainer expects {spec.channels} channels, the picture has {picture.shape[0]}"
+        )
+    return fit_picture(picture, spec, "squash")
 
 
 def normalise(images: Images, spec: InputSpec) -> Images:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from apercu.classifiers import ClassNames, InputSpec
 from apercu.classifiers.pixels import fit_picture
 from apercu.export.graphs import TOP
-from apercu.types import Images, Maps, Picture, Scores, Targets
+from apercu.types import Images, Logits, Maps, Picture, Scores, Targets
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +77,22 @@ class Engine(ABC):
             ImageError: it holds raw counts that nothing says how to stretch.
         """
         return fit_picture(picture, self.input)
+
+    @abstractmethod
+    def read(self, images: Images) -> tuple[Logits, list[Tensor]]:
+        """How strongly each class is seen in prepared images, and what `masks` needs of them; each
+        by itself, along the first axis."""
+
+    @abstractmethod
+    def masks(
+        self, found: list[Tensor], targets: Int[Tensor, "batch classes"]
+    ) -> Float[Tensor, "batch classes height width"]:
+        """Masks in [0, 1] of several classes per image.
+
+        Args:
+            found: by `read`.
+            targets: class indices.
+        """
 
     @abstractmethod
     def __call__(self, images: Images, target: int = TOP) -> Answers:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, final
 
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from apercu.classifiers import ClassNames, InputSpec
 from apercu.classifiers.fingerprint import digest_of_file
@@ -15,22 +19,24 @@ from apercu.errors import RunError
 from apercu.export.graphs import TOP
 from apercu.export.manifest import MANIFEST, InputFit, Manifest, read_manifest
 from apercu.export.onnx_graph import answered, session
-from apercu.types import Images
+from apercu.types import Images, Logits
 
-COMBINED = "combined"
-"""The role of the graph that predicts, too."""
+COMBINED, CLASSES = "combined", "classes"
+"""The roles of the graph that predicts, too, and of the one for many classes of an image."""
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class OnnxEngine(Engine):
-    """A graph that predicts and explains at once, on the CPU.
+    """A graph that predicts and explains at once, on the CPU, and one for further classes.
 
     Attributes:
         running: a session of ONNX Runtime.
+        several: opens the session of the other graph, the first time that it is needed.
     """
 
     running: Any
+    several: Callable[[], Any]
 
     @classmethod
     def of(cls, folder: Path, *, spin: bool = True) -> OnnxEngine:
@@ -45,7 +51,9 @@ class OnnxEngine(Engine):
             ConfigError: ONNX Runtime is not installed.
         """
         manifest = read_manifest(folder)
-        path = _checked(folder, manifest)
+        if manifest.kind != "mask":
+            raise RunError(f"{folder}: expected an export of masks, got one of {manifest.kind}s")
+        path, other = (_checked(folder, manifest, role) for role in (COMBINED, CLASSES))
         about = About(
             runtime="onnxruntime",
             run=manifest.files[COMBINED].sha256,
@@ -55,7 +63,23 @@ class OnnxEngine(Engine):
             precision=manifest.precision,
         )
         names = ClassNames(manifest.classes, manifest.identifiers)
-        return cls(about, _input(manifest.input), names, session(path, spin=spin))
+        several = cache(partial(session, other, spin=spin))
+        return cls(about, _input(manifest.input), names, session(path, spin=spin), several)
+
+    def read(self, images: Images) -> tuple[Logits, list[Tensor]]:
+        found = self(images)
+        return found.probabilities.log(), [images, found.maps, found.targets]
+
+    def masks(
+        self, found: list[Tensor], targets: Int[Tensor, "batch classes"]
+    ) -> Float[Tensor, "batch classes height width"]:
+        images, maps, seen = found
+        made = maps[:, None].repeat(1, targets.shape[1], 1, 1)
+        for image, rows, asked, top in zip(images, made, targets, seen, strict=True):
+            others = asked != top
+            if others.any():
+                rows[others] = answered(self.several(), image[None], asked[others])["maps"]
+        return made
 
     def __call__(self, images: Images, target: int = TOP) -> Answers:
         asked = torch.full((len(images),), target)
@@ -71,16 +95,14 @@ def _input(fit: InputFit) -> InputSpec:
     return InputSpec(channels=fit.channels, size=fit.size, normalise=counts)
 
 
-def _checked(folder: Path, manifest: Manifest) -> Path:
-    """The graph that maps and predicts, once it is known to be the one that was exported."""
-    if manifest.kind != "mask":
-        raise RunError(f"{folder}: expected an export of masks, got one of {manifest.kind}s")
-    if COMBINED not in manifest.files:
+def _checked(folder: Path, manifest: Manifest, role: str) -> Path:
+    """A graph, once it is known to be the one that was exported."""
+    if role not in manifest.files:
         raise RunError(
-            f"{folder}: expected a graph that predicts, too, found no {COMBINED}.onnx; "
+            f"{folder}: expected a graph that predicts, too, found no {role}.onnx; "
             "export again with --combined"
         )
-    path = folder / manifest.files[COMBINED].file
-    if not path.is_file() or digest_of_file(path) != manifest.files[COMBINED].sha256:
+    path = folder / manifest.files[role].file
+    if not path.is_file() or digest_of_file(path) != manifest.files[role].sha256:
         raise RunError(f"{path}: missing, damaged, or not what {MANIFEST} tells of; export again")
     return path

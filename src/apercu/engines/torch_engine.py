@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from apercu.classifiers import Classifier
 from apercu.engines.engine import About, Answers, Engine
@@ -13,7 +15,7 @@ from apercu.engines.reading import Reading
 from apercu.explainers.mask import MaskExplainer
 from apercu.export.describing import digest_of_run
 from apercu.export.graphs import TOP
-from apercu.types import Images
+from apercu.types import Images, Logits
 
 
 @final
@@ -52,10 +54,19 @@ class TorchEngine(Engine):
         return cls(about, passport.input, passport.names, explainer, reading)
 
     @torch.inference_mode()
+    def read(self, images: Images) -> tuple[Logits, list[Tensor]]:
+        return self.reading(images)
+
+    def masks(
+        self, found: list[Tensor], targets: Int[Tensor, "batch classes"]
+    ) -> Float[Tensor, "batch classes height width"]:
+        return self.explainer.decode_classes(found, targets)
+
+    @torch.inference_mode()
     def __call__(self, images: Images, target: int = TOP) -> Answers:
-        answers, features = self.reading(images)
+        answers, features = self.read(images)
         seen = answers.argmax(1)
         targets = seen if target == TOP else torch.full_like(seen, target)
-        maps = self.explainer.decode_classes(features, targets[:, None])[:, 0]
+        maps = self.masks(features, targets[:, None])[:, 0]
         probabilities = answers.softmax(1)
         return Answers(maps.float().cpu(), targets.cpu(), probabilities.float().cpu())

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from apercu.classifiers import Classifier, ClassNames, InputSpec
-from apercu.classifiers.pixels import fit_picture
+from apercu.classifiers.pixels import prepared
 from apercu.errors import ImageError, RunError
 from apercu.types import Images, Picture
 
@@ -45,12 +45,7 @@ class Passport(BaseModel):
 
     def prepare(self, picture: Picture) -> Tensor:
         """The whole picture, squashed to the classifier's size."""
-        if picture.shape[0] != self.input.channels:
-            raise ImageError(
-                f"explainer expects {self.input.channels} channels, the picture has "
-                f"{picture.shape[0]}"
-            )
-        return fit_picture(picture, self.input, "squash")
+        return prepared(picture, self.input)
 
     def check_images(self, images: Images) -> None:
         """Raises ImageError unless the images are what the classifier takes, NaN included."""

@@ -8,8 +8,8 @@ from typing import Any
 
 from apercu import render
 from apercu.classifiers import ClassNames, InputSpec
-from apercu.explainers.base import TrainedExplainer
 from apercu.images.planted import Planted
+from apercu.serving.facts import Facts
 from apercu.serving.orders import MOST_CLASSES
 
 EXAMPLES, LARGEST_EXAMPLE, SMALLEST_EXAMPLE = 6, 224, 64
@@ -37,15 +37,14 @@ class About:
     examples: tuple[bytes, ...]
 
     @classmethod
-    def of(cls, explainer: TrainedExplainer, run: Path) -> About:  # type: ignore[type-arg]
-        passport = explainer.passport
+    def of(cls, facts: Facts, run: Path) -> About:
         return cls(
             run.resolve().name or "explainer",
-            explainer.settings.explainer,
-            passport.spec,
-            passport.names,
-            passport.input.size,
-            tuple(_examples(passport.input)),
+            facts.kind,
+            facts.classifier,
+            facts.names,
+            facts.input.size,
+            tuple(_examples(facts.input)),
         )
 
     def record(self) -> dict[str, Any]:

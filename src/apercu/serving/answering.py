@@ -15,8 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from apercu import render
-from apercu.engines import Reading
 from apercu.errors import ApercuError, TargetError
+from apercu.serving.facts import Facts
 from apercu.serving.orders import Format, Wanted
 from apercu.serving.seen import Seen
 from apercu.types import Images, Logits, Targets
@@ -35,7 +35,7 @@ class Known:
         seen: the images, and what is asked.
         images: as the explainer takes them.
         answers: how strongly each class is seen.
-        features: of the encoder, where there is one.
+        features: what `read` found besides, one row per image.
         targets: class indices.
     """
 
@@ -50,18 +50,19 @@ class Answering(ABC):
     """Answers a batch of images.
 
     Args:
-        reading: says which classes each image shows; knows the explainer.
+        facts: about the explainer.
     """
 
-    def __init__(self, reading: Reading) -> None:
-        self.reading = reading
-        self.classes = reading.explainer.passport.classes
+    def __init__(self, facts: Facts) -> None:
+        self.facts = facts
+        self.classes = facts.names.names
 
     @torch.inference_mode()
     def __call__(self, batch: Sequence[Seen]) -> list[Record | ApercuError]:
         """One record per image, or why there is none."""
-        images = torch.stack([seen.image for seen in batch]).to(self.reading.explainer.device)
-        answers, features = self.reading(images)
+        images = torch.stack([seen.image for seen in batch])
+        answers, features = self.read(images)
+        images = images.to(answers.device)
         shares = answers.softmax(1).cpu()
         records: list[Record | ApercuError] = []
         groups: dict[int, list[tuple[int, Targets]]] = {}
@@ -89,8 +90,12 @@ class Answering(ABC):
 
     def warm_up(self) -> None:
         """Explains one grey image, so that the first caller does not wait for what loads late."""
-        spec = self.reading.explainer.passport.input
+        spec = self.facts.input
         self([Seen(torch.full((spec.channels, *spec.size), 0.5), spec.size, Wanted(), None)])
+
+    @abstractmethod
+    def read(self, images: Images) -> tuple[Logits, list[Tensor]]:
+        """How strongly each class is seen, and what `explain` needs to know of each image."""
 
     @abstractmethod
     def choose(self, wanted: Wanted, answers: Float[Tensor, " classes"]) -> Targets:
@@ -108,8 +113,8 @@ class Answering(ABC):
         most = min(max(MOST_NAMED, seen.wanted.top), len(self.classes))
         height, width = seen.size
         record: Record = {
-            "explainer": self.reading.explainer.settings.explainer,
-            "read_by": self.reading.by,
+            "explainer": self.facts.kind,
+            "read_by": self.facts.read_by,
             "size": {"width": width, "height": height},
             "top": [self._named(index, shares) for index in shares.topk(most).indices.tolist()],
         }

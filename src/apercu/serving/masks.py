@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from apercu.engines import Reading
+from apercu.engines import Engine
 from apercu.explain.answer import tight_box
-from apercu.explainers.mask import MaskExplainer
 from apercu.serving.answering import DIGITS, Answering, Known, Record, shown_map
+from apercu.serving.facts import Facts
 from apercu.serving.orders import Wanted
-from apercu.types import Targets
+from apercu.types import Images, Logits, Targets
 
 
 @final
@@ -21,13 +21,15 @@ class MaskAnswering(Answering):
     """Masks of the classes that are asked for, or of those seen most.
 
     Args:
-        reading: of a mask explainer.
-        explainer: the same one.
+        engine: of a run, or of an export.
     """
 
-    def __init__(self, reading: Reading, explainer: MaskExplainer) -> None:
-        super().__init__(reading)
-        self.explainer = explainer
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(Facts.of_engine(engine))
+        self.engine = engine
+
+    def read(self, images: Images) -> tuple[Logits, list[Tensor]]:
+        return self.engine.read(images)
 
     def choose(self, wanted: Wanted, answers: Float[Tensor, " classes"]) -> Targets:
         if wanted.targets:
@@ -35,7 +37,7 @@ class MaskAnswering(Answering):
         return answers.topk(min(wanted.top, len(answers))).indices
 
     def explain(self, known: Known) -> list[list[Record]]:
-        masks = self.explainer.decode_classes(known.features, known.targets).cpu()
+        masks = self.engine.masks(known.features, known.targets).cpu()
         found = []
         for seen, targets, several in zip(known.seen, known.targets.tolist(), masks, strict=True):
             wanted = seen.wanted

@@ -13,8 +13,9 @@ from apercu.engines import Reading
 from apercu.errors import TargetError
 from apercu.explainers.changing import ChangingExplainer
 from apercu.serving.answering import DIGITS, Answering, Known, Record, shown_map, text64
+from apercu.serving.facts import Facts
 from apercu.serving.orders import Wanted
-from apercu.types import Picture, Targets
+from apercu.types import Images, Logits, Picture, Targets
 
 
 @final
@@ -27,8 +28,12 @@ class PairAnswering(Answering):
     """
 
     def __init__(self, reading: Reading, explainer: ChangingExplainer[Any, Any]) -> None:
-        super().__init__(reading)
+        super().__init__(Facts.of_explainer(explainer, reading))
+        self.reading = reading
         self.explainer = explainer
+
+    def read(self, images: Images) -> tuple[Logits, list[Tensor]]:
+        return self.reading(images)
 
     def choose(self, wanted: Wanted, answers: Float[Tensor, " classes"]) -> Targets:
         seen, *others = answers.argsort(descending=True).tolist()

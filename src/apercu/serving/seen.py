@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from apercu import render
-from apercu.explainers.passport import Passport
+from apercu.classifiers import InputSpec
+from apercu.classifiers.pixels import prepared
 from apercu.images.limits import at_most
 from apercu.images.reader import Asked, read_stored
 from apercu.serving.orders import Order, Wanted
@@ -34,13 +35,18 @@ class Seen:
     picture: bytes | None
 
 
-def see(order: Order, passport: Passport, pixels: int) -> Seen:
+def see(order: Order, spec: InputSpec, pixels: int) -> Seen:
     """Reads an image of at most so many pixels.
+
+    Args:
+        order: with the image.
+        spec: what the explainer's images look like.
+        pixels: at most.
 
     Raises:
         ImageError: it is none, or not one that the explainer can take.
     """
-    asked = Asked(passport.input.channels, 0, passport.input.bands)
+    asked = Asked(spec.channels, 0, spec.bands)
     with at_most(pixels):
         picture = read_stored(order.image, asked).picture
     shown = None
@@ -49,4 +55,4 @@ def see(order: Order, passport: Passport, pixels: int) -> Seen:
         image.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
         shown = render.encode(image, "JPEG")
     height, width = picture.shape[1:]
-    return Seen(passport.prepare(picture), (height, width), order.wanted, shown)
+    return Seen(prepared(picture, spec), (height, width), order.wanted, shown)

@@ -14,6 +14,7 @@ from contextlib import suppress
 import torch
 from litserve import LitServer
 
+from apercu.engines import is_export
 from apercu.errors import ApercuError
 from apercu.serving.about import About
 from apercu.serving.desk import LitDesk
@@ -47,7 +48,8 @@ def serve(settings: ServeSettings, say: Callable[[str], None]) -> None:
     check_port(settings.host, settings.port)
     threads = max(1, torch.get_num_threads() // settings.crew.workers)
     work = Work(settings.run, settings.classifier, settings.limits.pixels, threads)
-    about = About.of(open_answering(work).reading.explainer, settings.run)
+    device = settings.crew.device if is_export(settings.run) else "cpu"  # workers have the GPU
+    about = About.of(open_answering(work, device).facts, settings.run)
     server = build(settings, work, about)
     ending, failed = threading.Event(), threading.Event()
 

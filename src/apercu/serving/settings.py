@@ -52,7 +52,7 @@ class ServeSettings:
     """A whole server.
 
     Args:
-        run: folder of a trained explainer.
+        run: folder of a trained explainer, or of its export.
         classifier: SPEC of the explained classifier, where it is asked as well.
         host: one of `HOSTS`.
         port: from 1024 on.

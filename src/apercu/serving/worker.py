@@ -33,7 +33,7 @@ class Work:
     """What a worker opens, and what it may read.
 
     Args:
-        run: folder of a trained explainer.
+        run: folder of a trained explainer, or of its export.
         classifier: SPEC of the explained classifier.
         pixels: of one picture.
         threads: that PyTorch computes with on the CPU.
@@ -85,7 +85,7 @@ class Worker(LitAPI):
     def decode_request(self, request: Order) -> Seen | Made:
         """An image ready to be explained, or the problem with it; one must not spoil a batch."""
         try:
-            return see(request, self.answering.reading.explainer.passport, self.work.pixels)
+            return see(request, self.answering.facts.input, self.work.pixels)
         except Exception as error:
             return problem(error)
 
@@ -117,22 +117,25 @@ def open_answering(work: Work, device: str = "cpu") -> Answering:
     """Opens the explainer, and the classifier where one is given.
 
     Raises:
-        RunError: the run cannot be opened, or was trained for another classifier.
+        RunError: the run or export cannot be opened, or was trained for another classifier.
         ClassifierError: the classifier cannot be opened.
+        ConfigError: an export is given a classifier, which it holds, or a GPU.
     """
     from apercu.classifiers import open_classifier
-    from apercu.engines import Reading
+    from apercu.engines import Reading, is_export, open_engine
+    from apercu.engines.torch_engine import TorchEngine
     from apercu.explainers.mask import MaskExplainer
     from apercu.explainers.run import open_run
     from apercu.serving.masks import MaskAnswering
     from apercu.serving.pairs import PairAnswering
 
-    explainer = open_run(work.run)
-    opened = None if work.classifier is None else open_classifier(work.classifier)
-    reading = Reading(explainer, opened).to(device)
+    if is_export(work.run):
+        return MaskAnswering(open_engine(work.run, work.classifier, device, spin=False))
+    explainer = open_run(work.run).to(device)
+    opened = None if work.classifier is None else open_classifier(work.classifier, device=device)
     if isinstance(explainer, MaskExplainer):
-        return MaskAnswering(reading, explainer)
-    return PairAnswering(reading, explainer)
+        return MaskAnswering(TorchEngine.of(explainer, opened))
+    return PairAnswering(Reading(explainer, opened).to(device), explainer)
 
 
 def _keep_quiet() -> None:
