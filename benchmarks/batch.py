@@ -77,10 +77,10 @@ def speed(folder: Path, count: int, repeats: int, threads: int) -> Promise:
     for turn in range(repeats + 1):
         begun = time.perf_counter()
         for images in ready:
-            at_work.explaining(images)
+            at_work.engine(images)
         bare = time.perf_counter()
         for start in range(0, count, BATCH):
-            at_work.explaining(prepared(at_work, start))
+            at_work.engine(prepared(at_work, start))
         in_a_row = time.perf_counter()
         out = folder / f"maps-{turn}"
         outcome = explain_all(Order(order.who, order.images, out, settings, crew), lambda *_: None)
@@ -146,7 +146,7 @@ def prepared(at_work: Opened, start: int) -> torch.Tensor:
     """A batch, read and decoded."""
     stop = min(start + BATCH, len(at_work.dataset))
     images = (at_work.dataset.picture(index) for index in range(start, stop))
-    return torch.stack([at_work.explaining.prepare(image) for image in images])
+    return torch.stack([at_work.engine.prepare(image) for image in images])
 
 
 def tiny() -> Classifier:

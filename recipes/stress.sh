@@ -1,6 +1,6 @@
 #!/bin/sh
 # MobileNetV2 under attack: first by someone who does not know of filters, then by someone who does.
-# About an hour of one core.
+# About five hours of one core.
 #
 #   APERCU_DATA=… recipes/stress.sh
 #
@@ -19,4 +19,4 @@ stress() { # name, then options
 stress naive --filters none,floyd_steinberg,bayer,jpeg,bit_depth,median,gaussian \
     --knowledge naive --limit 500 --explainer runs/mobilenetv2
 stress adaptive --filters none,floyd_steinberg,bayer,jpeg,bit_depth,median,gaussian \
-    --epsilons 4/255 --limit 96
+    --limit 500

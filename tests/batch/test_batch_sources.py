@@ -185,6 +185,7 @@ def test_a_url_of_a_name_that_is_not_utf8_is_refused(tmp_path) -> None:
     [
         ("ftp://host/photos", "expected a URL of s3, gs"),
         ("s3://", "expected a bucket or a folder after it"),
+        ("gs:///?region=x", "expected a bucket or a folder after it"),
         ("file:///no/such/folder", "no such file or folder"),
         ("nowhere", "no such file or folder"),
         ("{empty}", "no images"),

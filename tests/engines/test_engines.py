@@ -59,6 +59,8 @@ def test_several_classes_of_each_image(engine, tiny_run, images) -> None:
     targets = torch.tensor([[0, 1, 2], [2, 0, 2], [1, 2, 0]])
     expected = MaskExplainer.from_pretrained(tiny_run).attribute_classes(images, targets)
     np.testing.assert_allclose(engine.masks(found, targets), expected, atol=1e-4)
+    _, led = engine.read(images, torch.tensor([0, -1, 1]))
+    np.testing.assert_allclose(engine.masks(led, targets), expected, atol=1e-4)
     some = [values[1:] for values in found]
     np.testing.assert_allclose(engine.masks(some, targets[1:, :1]), expected[1:, :1], atol=1e-4)
 

@@ -19,7 +19,7 @@ from apercu.serving.gathering import Gathering
 from apercu.serving.orders import Order, Wanted
 from apercu.serving.places import Callers, Door, Places
 from apercu.serving.presence import while_there
-from apercu.serving.readers import GRACE, Readers
+from apercu.serving.readers import Readers
 from apercu.serving.slips import Slip, Slips
 
 
@@ -89,6 +89,32 @@ def test_the_slowest_body_gives_its_place_up(monkeypatch) -> None:
     assert told == ["c is read", "a: door: others wanted to be re", "b is read"]
 
 
+def test_no_body_is_given_up_for_another_that_is_no_faster() -> None:
+    """Many honest callers on slow lines: who is being read is read to the end."""
+
+    async def crowd() -> tuple[int, int]:
+        readers, bodies = Readers(4), []
+
+        async def read() -> bool:
+            begun = asyncio.get_running_loop().time()
+            come = lambda: int(50_000 * (asyncio.get_running_loop().time() - begun))  # noqa: E731
+            try:
+                async with readers.take(come):
+                    await asyncio.sleep(0.2)
+                    return True
+            except BusyError:
+                return False
+
+        for _ in range(30):
+            bodies.append(asyncio.create_task(read()))
+            await asyncio.sleep(0.02)
+        found = await asyncio.gather(*bodies)
+        return sum(found), sum(found[:4])
+
+    read, first = asyncio.run(crowd())
+    assert first == 4 and read >= 8
+
+
 def test_a_deadline_is_no_lack_of_room() -> None:
     async def ask() -> None:
         readers = Readers(1)
@@ -108,15 +134,18 @@ def test_slow_callers_shut_nobody_out(listen, png) -> None:
     head = b"POST /v1/explain HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     lines = [socket.create_connection(("127.0.0.1", urlsplit(url).port or 0)) for _ in range(3)]
     try:
-        for line in lines:
-            line.sendall(head + b"Content-Length: 1000\r\n\r\n{")
-        time.sleep(2 * GRACE)
+        for line, sent in zip(lines, (b"{" + 400 * b" ", b"{", b"{ "), strict=True):
+            line.sendall(head + b"Content-Length: 1000\r\n\r\n" + sent)
+        time.sleep(1)
         answered = httpx.post(f"{url}v1/explain", files={"image": png})
         assert answered.status_code == 200
-        lines[0].settimeout(20)
-        said = lines[0].recv(4096)
+        lines[1].settimeout(20)
+        said = lines[1].recv(4096)
         assert said.startswith(b"HTTP/1.1 503") and b"retry-after: 1" in said
         assert b"others wanted to be read while this body came too slowly" in said
+        lines[0].setblocking(False)
+        with pytest.raises(BlockingIOError):
+            lines[0].recv(1)
     finally:
         for line in lines:
             line.close()

@@ -27,7 +27,7 @@ PATIENCE = 120
 
 
 class Running:
-    """A server of `tiny_run`, ready to be asked."""
+    """A server, ready to be asked."""
 
     def __init__(self, run: Path, *words: str) -> None:
         with socket.socket() as probe:
@@ -88,8 +88,8 @@ def _children(pid: int) -> list[int]:
 def start(tiny_run: Path) -> Iterator[Callable[..., Running]]:
     started: list[Running] = []
 
-    def begin(*words: str) -> Running:
-        started.append(Running(tiny_run, *words))
+    def begin(*words: str, run: Path = tiny_run) -> Running:
+        started.append(Running(run, *words))
         return started[-1]
 
     yield begin
@@ -144,6 +144,17 @@ def _alive(server: Running) -> bool:
 
 
 @pytest.mark.slow
+def test_an_export_is_served(start, tiny_export, tiny_run, png) -> None:
+    server = start(run=tiny_export)
+    explainer = MaskExplainer.from_pretrained(tiny_run)
+    record = server.explain(png, target=["rings", "dots"], format="array").json()
+    images = explainer.prepare(read_picture(png))[None].expand(2, -1, -1, -1)
+    expected = explainer.attribute(images, ["rings", "dots"])
+    for answer, map in zip(record["answers"], expected, strict=True):
+        assert np.abs(np.array(answer["map"]["array"]) - map.numpy()).max() < 1e-3
+    assert server.end("TERM")[0] == 0
+
+
 def test_a_worker_that_dies_is_replaced(start, png, large) -> None:
     server = start("--batch", "1")
     answered: list[httpx.Response] = []

@@ -47,7 +47,7 @@ def write_manifest(out: Path, job: Job, records: Sequence[ShardRecord]) -> dict[
 
 
 def read_finished(out: Path) -> dict[str, Any]:
-    """The manifest of a result, all of whose files are there.
+    """The manifest of a result whose shards are there, those that are files whole.
 
     Raises:
         RunError: it is damaged, or tells of a file that is not there.

@@ -112,7 +112,7 @@ def find(spec: str) -> Place:
 
     if is_url(spec) and spec.partition(":")[0] not in SCHEMES:
         raise ImagesError(f"{spec}: expected a URL of {', '.join(SCHEMES)}")
-    if is_url(spec) and not spec.partition("://")[2].strip("/"):
+    if is_url(spec) and not spec.partition("://")[2].partition("?")[0].strip("/"):
         raise ImagesError(f"{spec}: expected a bucket or a folder after it")
     try:
         system, path = fs.FileSystem.from_uri(spec if is_url(spec) else str(Path(spec).absolute()))

@@ -56,7 +56,7 @@ def serve(
     POST /v1/explain takes an image as the form field `image`, or as base64 in JSON, with target,
     top, level and format. Also /v1/models/RUN:predict and :explain (KServe), /healthz, /metrics
     (Prometheus), /openapi.json, and the page at /. The folder of `apercu export` is served by ONNX
-    Runtime, on a CPU several times as fast. Images are neither kept nor logged. SIGTERM and
+    Runtime, which is faster on a CPU. Images are neither kept nor logged. SIGTERM and
     Ctrl-C let what is in flight be finished.
 
     Example: apercu serve runs/mobilenet --port 8000

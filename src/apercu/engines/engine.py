@@ -79,9 +79,14 @@ class Engine(ABC):
         return fit_picture(picture, self.input)
 
     @abstractmethod
-    def read(self, images: Images) -> tuple[Logits, list[Tensor]]:
+    def read(self, images: Images, first: Targets | None = None) -> tuple[Logits, list[Tensor]]:
         """How strongly each class is seen in prepared images, and what `masks` needs of them; each
-        by itself, along the first axis."""
+        by itself, along the first axis.
+
+        Args:
+            images: on the CPU.
+            first: a class of each that `masks` will surely be asked about; `TOP` the one seen most.
+        """
 
     @abstractmethod
     def masks(

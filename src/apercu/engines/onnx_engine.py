@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any, final
 
@@ -19,10 +19,11 @@ from apercu.errors import RunError
 from apercu.export.graphs import TOP
 from apercu.export.manifest import MANIFEST, InputFit, Manifest, read_manifest
 from apercu.export.onnx_graph import answered, session
-from apercu.types import Images, Logits
+from apercu.types import Images, Logits, Targets
 
 COMBINED, CLASSES = "combined", "classes"
-"""The roles of the graph that predicts, too, and of the one for many classes of an image."""
+WORDS = {COMBINED: "a graph that predicts, too", CLASSES: "a graph for many classes of an image"}
+"""The roles of the graphs that are run, and what they are."""
 
 
 @final
@@ -32,7 +33,8 @@ class OnnxEngine(Engine):
 
     Attributes:
         running: a session of ONNX Runtime.
-        several: opens the session of the other graph, the first time that it is needed.
+        several: opens the session of the other graph, the first time that it is needed; raises
+            RunError where that is damaged.
     """
 
     running: Any
@@ -53,7 +55,7 @@ class OnnxEngine(Engine):
         manifest = read_manifest(folder)
         if manifest.kind != "mask":
             raise RunError(f"{folder}: expected an export of masks, got one of {manifest.kind}s")
-        path, other = (_checked(folder, manifest, role) for role in (COMBINED, CLASSES))
+        path = _checked(folder, manifest, COMBINED)
         about = About(
             runtime="onnxruntime",
             run=manifest.files[COMBINED].sha256,
@@ -63,44 +65,51 @@ class OnnxEngine(Engine):
             precision=manifest.precision,
         )
         names = ClassNames(manifest.classes, manifest.identifiers)
-        several = cache(partial(session, other, spin=spin))
+
+        @cache
+        def several() -> Any:
+            return session(_checked(folder, manifest, CLASSES), spin=spin)
+
         return cls(about, _input(manifest.input), names, session(path, spin=spin), several)
 
-    def read(self, images: Images) -> tuple[Logits, list[Tensor]]:
-        found = self(images)
+    def read(self, images: Images, first: Targets | None = None) -> tuple[Logits, list[Tensor]]:
+        found = self._answers(images, torch.full((len(images),), TOP) if first is None else first)
         return found.probabilities.log(), [images, found.maps, found.targets]
 
     def masks(
         self, found: list[Tensor], targets: Int[Tensor, "batch classes"]
     ) -> Float[Tensor, "batch classes height width"]:
-        images, maps, seen = found
+        images, maps, first = found
         made = maps[:, None].repeat(1, targets.shape[1], 1, 1)
-        for image, rows, asked, top in zip(images, made, targets, seen, strict=True):
-            others = asked != top
+        for image, rows, asked, known in zip(images, made, targets, first, strict=True):
+            others = asked != known
             if others.any():
                 rows[others] = answered(self.several(), image[None], asked[others])["maps"]
         return made
 
     def __call__(self, images: Images, target: int = TOP) -> Answers:
-        asked = torch.full((len(images),), target)
+        return self._answers(images, torch.full((len(images),), target))
+
+    def _answers(self, images: Images, asked: Targets) -> Answers:
+        """Of one class per image; `TOP` is the one seen most."""
         found = answered(self.running, images, asked)
         probabilities = found["probabilities"]
-        targets = probabilities.argmax(1) if target == TOP else asked
+        targets = torch.where(asked == TOP, probabilities.argmax(1), asked)
         return Answers(found["maps"], targets, probabilities)
 
 
 def _input(fit: InputFit) -> InputSpec:
     """What the graph's images look like; it normalises pixels itself."""
     counts = "l2_per_channel" if fit.range == "counts" else None
-    return InputSpec(channels=fit.channels, size=fit.size, normalise=counts)
+    return InputSpec(channels=fit.channels, size=fit.size, normalise=counts, bands=fit.bands)
 
 
 def _checked(folder: Path, manifest: Manifest, role: str) -> Path:
     """A graph, once it is known to be the one that was exported."""
     if role not in manifest.files:
         raise RunError(
-            f"{folder}: expected a graph that predicts, too, found no {role}.onnx; "
-            "export again with --combined"
+            f"{folder}: expected {WORDS[role]}, found no {role}.onnx; export again"
+            + " with --combined" * (role == COMBINED)
         )
     path = folder / manifest.files[role].file
     if not path.is_file() or digest_of_file(path) != manifest.files[role].sha256:

@@ -15,7 +15,7 @@ from apercu.engines.reading import Reading
 from apercu.explainers.mask import MaskExplainer
 from apercu.export.describing import digest_of_run
 from apercu.export.graphs import TOP
-from apercu.types import Images, Logits
+from apercu.types import Images, Logits, Targets
 
 
 @final
@@ -54,7 +54,7 @@ class TorchEngine(Engine):
         return cls(about, passport.input, passport.names, explainer, reading)
 
     @torch.inference_mode()
-    def read(self, images: Images) -> tuple[Logits, list[Tensor]]:
+    def read(self, images: Images, first: Targets | None = None) -> tuple[Logits, list[Tensor]]:
         return self.reading(images)
 
     def masks(

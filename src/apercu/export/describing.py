@@ -41,7 +41,7 @@ def manifest_of(
         classifier=passport.spec,
         fingerprint=passport.fingerprint,
         run=digest_of_run(explainer),
-        input=InputFit(channels=spec.channels, size=spec.size, range=values),
+        input=InputFit(channels=spec.channels, size=spec.size, range=values, bands=spec.bands),
         classes=passport.classes,
         identifiers=passport.identifiers,
         precision=precision,

@@ -85,12 +85,14 @@ class InputFit(_Strict):
         size: height and width.
         fit: whole and squashed, bilinear with antialiasing.
         range: `unit`, values in [0, 1]; or `counts`, any finite ones.
+        bands: names of the channels, where they have any.
     """
 
     channels: int
     size: tuple[int, int]
     fit: Literal["squash"] = "squash"
     range: Literal["unit", "counts"] = "unit"
+    bands: tuple[str, ...] | None = None
 
 
 class Manifest(_Strict):

@@ -29,9 +29,10 @@ def takes_the_smaller(job: Job) -> bool:
 
 
 def undecided(job: Job, aim: Aim, made: Images) -> Reached:
-    """For which images another way could do better: where the ways so far do not fool, or
-    anywhere if the smaller change counts."""
-    if takes_the_smaller(job):
+    """For which images another way could do better: where the ways so far do not fool; anywhere
+    if the smaller change counts, or the attack, one of the toolbox, draws for all images together.
+    """
+    if takes_the_smaller(job) or job.attack is None or not job.attack.climbs:
         return torch.ones(len(made), dtype=torch.bool, device=made.device)
     return ~aim.reached(made)
 

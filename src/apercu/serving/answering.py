@@ -61,7 +61,7 @@ class Answering(ABC):
     def __call__(self, batch: Sequence[Seen]) -> list[Record | ApercuError]:
         """One record per image, or why there is none."""
         images = torch.stack([seen.image for seen in batch])
-        answers, features = self.read(images)
+        answers, features = self.read(images, batch)
         images = images.to(answers.device)
         shares = answers.softmax(1).cpu()
         records: list[Record | ApercuError] = []
@@ -91,11 +91,17 @@ class Answering(ABC):
     def warm_up(self) -> None:
         """Explains one grey image, so that the first caller does not wait for what loads late."""
         spec = self.facts.input
-        self([Seen(torch.full((spec.channels, *spec.size), 0.5), spec.size, Wanted(), None)])
+        wanted = Wanted(top=min(2, len(self.classes)))
+        self([Seen(torch.full((spec.channels, *spec.size), 0.5), spec.size, wanted, None)])
 
     @abstractmethod
-    def read(self, images: Images) -> tuple[Logits, list[Tensor]]:
-        """How strongly each class is seen, and what `explain` needs to know of each image."""
+    def read(self, images: Images, batch: Sequence[Seen]) -> tuple[Logits, list[Tensor]]:
+        """How strongly each class is seen, and what `explain` needs to know of each image.
+
+        Args:
+            images: of the batch, as the explainer takes them.
+            batch: says what will be asked.
+        """
 
     @abstractmethod
     def choose(self, wanted: Wanted, answers: Float[Tensor, " classes"]) -> Targets:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import final
 
 import torch
@@ -10,9 +11,11 @@ from torch import Tensor
 
 from apercu.engines import Engine
 from apercu.explain.answer import tight_box
+from apercu.export.graphs import TOP
 from apercu.serving.answering import DIGITS, Answering, Known, Record, shown_map
 from apercu.serving.facts import Facts
 from apercu.serving.orders import Wanted
+from apercu.serving.seen import Seen
 from apercu.types import Images, Logits, Targets
 
 
@@ -28,8 +31,9 @@ class MaskAnswering(Answering):
         super().__init__(Facts.of_engine(engine))
         self.engine = engine
 
-    def read(self, images: Images) -> tuple[Logits, list[Tensor]]:
-        return self.engine.read(images)
+    def read(self, images: Images, batch: Sequence[Seen]) -> tuple[Logits, list[Tensor]]:
+        first = [(*seen.wanted.targets, TOP)[0] for seen in batch]
+        return self.engine.read(images, torch.tensor(first))
 
     def choose(self, wanted: Wanted, answers: Float[Tensor, " classes"]) -> Targets:
         if wanted.targets:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, final
 
 import torch
@@ -15,6 +16,7 @@ from apercu.explainers.changing import ChangingExplainer
 from apercu.serving.answering import DIGITS, Answering, Known, Record, shown_map, text64
 from apercu.serving.facts import Facts
 from apercu.serving.orders import Wanted
+from apercu.serving.seen import Seen
 from apercu.types import Images, Logits, Picture, Targets
 
 
@@ -32,7 +34,7 @@ class PairAnswering(Answering):
         self.reading = reading
         self.explainer = explainer
 
-    def read(self, images: Images) -> tuple[Logits, list[Tensor]]:
+    def read(self, images: Images, batch: Sequence[Seen]) -> tuple[Logits, list[Tensor]]:
         return self.reading(images)
 
     def choose(self, wanted: Wanted, answers: Float[Tensor, " classes"]) -> Targets:

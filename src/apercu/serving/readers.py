@@ -1,4 +1,4 @@
-"""Bodies that are being read: where there is no room for one more, the slowest gives way."""
+"""Bodies that are being read: where there is no room for one more, one that trickles gives way."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from typing import TypeAlias, final
 
 from apercu.serving.errors import BusyError
 
-GRACE = 0.25
+GRACE = 0.02
 """Seconds that every body is given, however many others wait to be read."""
+TRICKLE = 1000
+"""Bytes per second below which a body gives way; none of more than 30 kB is whole in half a minute
+then."""
 
 Come: TypeAlias = Callable[[], int]
 """How many bytes of a body have come."""
@@ -34,12 +37,15 @@ class _Reading:
 
     def pace(self, now: float) -> float:
         """Bytes per second."""
-        return self.come() / max(now - self.begun, GRACE)
+        return self.come() / (now - self.begun)
 
 
 @final
 class Readers:
     """Room for so many bodies at a time. Whoever sends a byte now and then shuts nobody out.
+
+    Bodies that come fast enough are never given up for another: where too many of them come, the
+    last ones are refused.
 
     Args:
         most: how many.
@@ -56,11 +62,11 @@ class Readers:
 
     @asynccontextmanager
     async def take(self, come: Come) -> AsyncIterator[None]:
-        """Room to read a body, which the slowest of the others leaves where there is none.
+        """Room to read a body, which the slowest of those that trickle leaves where there is none.
 
         Raises:
-            BusyError: all places are taken by bodies that have only begun; or this one was the
-                slowest when others wanted to be read.
+            BusyError: all places are taken, and none of the others trickles; or this one did when
+                others wanted to be read.
         """
         self._make_room()
         try:
@@ -85,8 +91,8 @@ class Readers:
             return
         now = asyncio.get_running_loop().time()
         begun = [one for one in self._readings if now - one.begun >= GRACE]
-        if not begun:
+        slowest = min(begun, key=lambda one: one.pace(now), default=None)
+        if slowest is None or slowest.pace(now) >= TRICKLE:
             raise BusyError(f"door: all {self.most} places are taken; send the image again later")
-        slowest = min(begun, key=lambda one: one.pace(now))
         self._readings.remove(slowest)
         slowest.clock.reschedule(now)

@@ -86,9 +86,9 @@ _REFUSED = {
     "description": "What was wrong, what was expected, what to do.",
     "content": {MEDIA_TYPE: {"schema": _PROBLEM}},
 }
-_ALWAYS = ("400", "401", "405", "408", "431", "500")
+_ALWAYS = ("400", "401", "405", "408", "413", "431", "500")
 """What any address may answer."""
-_STATUSES = (*_ALWAYS, "404", "413", "415", "422", "429", "503", "504")
+_STATUSES = (*_ALWAYS, "404", "415", "422", "429", "503", "504")
 
 
 def _json(schema: dict[str, Any]) -> dict[str, Any]:
