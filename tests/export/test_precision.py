@@ -35,7 +35,9 @@ def lower(light, source, tmp_path_factory) -> dict[str, Path]:
     for precision in ("fp16", "int8", "int8-static"):
         found[precision] = tmp_path_factory.mktemp(precision)
         settings = ExportSettings(precision=precision)
-        export(light[0], found[precision], settings, Materials(images=source, calibration=source))
+        calibration = source if precision == "int8-static" else None
+        shown = Materials(images=source, calibration=calibration)
+        export(light[0], found[precision], settings, shown)
     return found
 
 

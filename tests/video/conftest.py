@@ -19,7 +19,7 @@ from PIL import Image
 from apercu.classifiers import ClassNames, InputSpec
 from apercu.engines import About, Answers, Engine
 from apercu.export.graphs import TOP
-from apercu.types import Images
+from apercu.types import Images, Targets
 
 RATE, SOUND = 25, 48_000
 
@@ -36,6 +36,15 @@ class KnownEngine(Engine):
 
     asked: list[int] = field(default_factory=list)
     pause: float = 0.0
+
+    def read(
+        self, images: Images, first: Targets | None = None
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        found = self(images)
+        return found.probabilities.log(), [found.maps]
+
+    def masks(self, found: list[torch.Tensor], targets: torch.Tensor) -> torch.Tensor:
+        return found[0][:, None].expand(-1, targets.shape[1], -1, -1)
 
     def __call__(self, images: Images, target: int = TOP) -> Answers:
         self.asked.append(target)
