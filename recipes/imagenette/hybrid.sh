@@ -2,7 +2,7 @@
 # MobileNetV2 learns three further representations from its own answers to ten classes, and is attacked on
 # photographs that are held out. About an hour of one core.
 #
-#   APERCU_DATA=… recipes/imagenette/hybrid.sh [train naive adaptive]
+#   APERCU_DATA=… recipes/imagenette/hybrid.sh [train naive adaptive checks]
 #
 # Of the ten classes of which `data/imagenet-train` has 201 photographs every fifth is held out. The classifier
 # has seen all of them when it was trained: they tell what attacks take away, not how accurate it is. All goes to
@@ -37,10 +37,10 @@ attacked() { # name, SPEC, then options
     spec=$2
     shift 2
     $bin/apercu stress --classifier "$spec" --images "$split/test" --out "runs/imagenette-$name" \
-        --filters $filters --epsilons 4/255 --limit 200 "$@"
+        --epsilons 4/255 "$@"
 }
 [ -d "$split" ] || divide
-for study in ${*:-train naive adaptive}; do
+for study in ${*:-train naive adaptive checks}; do
     case $study in
     train)
         [ -f runs/imagenette/card.json ] ||
@@ -48,11 +48,17 @@ for study in ${*:-train naive adaptive}; do
                 --config recipes/imagenette/hybrid.yaml --out runs/imagenette --resume
         ;;
     naive)
-        attacked before "$card" --knowledge naive
-        attacked naive runs/imagenette/card.json --knowledge naive --surrogate "$card"
+        attacked before "$card" --filters $filters --knowledge naive --limit 200
+        attacked naive runs/imagenette/card.json --filters $filters --knowledge naive --limit 200 \
+            --surrogate "$card"
         ;;
     adaptive)
-        attacked adaptive runs/imagenette/card.json --knowledge adaptive --attacks fgsm,pgd
+        attacked adaptive runs/imagenette/card.json --filters $filters --knowledge adaptive --limit 200 \
+            --attacks fgsm,pgd
+        ;;
+    checks)
+        attacked checks runs/imagenette/card.json --filters floyd_steinberg --knowledge adaptive --limit 32 \
+            --attacks pgd,pgd:steps=30,eot_pgd:steps=5,sparse_evo:queries=300
         ;;
     *)
         echo "error: no study $study" >&2
