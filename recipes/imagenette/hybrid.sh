@@ -15,21 +15,20 @@ card=$data/models/mobilenetv2_100.json
 split=runs/imagenette-split
 
 divide() { # links in two folders
+    rm -rf "$split.part"
     for class in "$data"/data/imagenet-train/*/; do
+        set -- "$class"*
+        [ $# -gt 100 ] || continue
         number=0
-        for photograph in "$class"*; do
-            number=$((number + 1))
-        done
-        [ "$number" -gt 100 ] || continue
-        number=0
-        for photograph in "$class"*; do
+        for photograph; do
             number=$((number + 1))
             part=train
             [ $((number % 5)) -ne 0 ] || part=test
-            mkdir -p "$split/$part/$(basename "$class")"
-            ln -sf "$(realpath "$photograph")" "$split/$part/$(basename "$class")/"
+            mkdir -p "$split.part/$part/$(basename "$class")"
+            ln -s "$(realpath "$photograph")" "$split.part/$part/$(basename "$class")/"
         done
     done
+    mv "$split.part" "$split"
 }
 filters=none,floyd_steinberg,low_resolution,jpeg:quality=25
 attacked() { # name, SPEC, then options

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from apercu.classifiers import ClassNames, InputSpec
-from apercu.classifiers.pixels import fit_picture
+from apercu.classifiers.pixels import prepared
 from apercu.export.graphs import TOP
 from apercu.types import Images, Logits, Maps, Picture, Scores, Targets
 
@@ -74,9 +74,9 @@ class Engine(ABC):
         """A picture of any size as the engine takes it: whole, squashed.
 
         Raises:
-            ImageError: it holds raw counts that nothing says how to stretch.
+            ImageError: it has other channels, or raw counts that nothing says how to stretch.
         """
-        return fit_picture(picture, self.input)
+        return prepared(picture, self.input)
 
     @abstractmethod
     def read(self, images: Images, first: Targets | None = None) -> tuple[Logits, list[Tensor]]:

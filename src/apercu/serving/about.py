@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from apercu import render
-from apercu.classifiers import ClassNames, InputSpec
+from apercu.classifiers import InputSpec
 from apercu.images.planted import Planted
 from apercu.serving.facts import Facts
 from apercu.serving.orders import MOST_CLASSES
@@ -22,40 +22,27 @@ class About:
 
     Args:
         name: of its run folder; part of addresses.
-        kind: `mask`, `counterpart`, `latent`.
-        classifier: SPEC of the one that it explains.
-        names: of the classes.
-        size: height and width of its maps.
+        facts: see there.
         examples: PNG files.
     """
 
     name: str
-    kind: str
-    classifier: str
-    names: ClassNames
-    size: tuple[int, int]
+    facts: Facts
     examples: tuple[bytes, ...]
 
     @classmethod
     def of(cls, facts: Facts, run: Path) -> About:
-        return cls(
-            run.resolve().name or "explainer",
-            facts.kind,
-            facts.classifier,
-            facts.names,
-            facts.input.size,
-            tuple(_examples(facts.input)),
-        )
+        return cls(run.resolve().name or "explainer", facts, tuple(_examples(facts.input)))
 
     def record(self) -> dict[str, Any]:
         """For the page, and for whoever asks what is served."""
-        height, width = self.size
+        height, width = self.facts.input.size
         return {
             "name": self.name,
-            "explainer": self.kind,
-            "classifier": self.classifier,
+            "explainer": self.facts.kind,
+            "classifier": self.facts.classifier,
             "map_size": {"width": width, "height": height},
-            "classes": list(self.names.names),
+            "classes": list(self.facts.names.names),
             "most_classes": MOST_CLASSES,
             "examples": len(self.examples),
             "heat": list(render.HEAT),

@@ -78,7 +78,7 @@ class Routes:
                 methods=[method],
                 response_class=kind,
                 openapi_extra=documented,
-                dependencies=[] if method == "GET" and address in OPEN else self.locks,
+                dependencies=[] if address in OPEN else self.locks,
             )
 
     async def explain(self, request: Request) -> Response:
@@ -86,7 +86,7 @@ class Routes:
         with self.door.callers.take(_address(request)):
             async with self._in_time():
                 async with self.door.read(come(request)):
-                    order = await read_order(request, self.about.names)
+                    order = await read_order(request, self.about.facts.names)
                 [made] = await self._ask(request, [order])
         return response(made)
 
@@ -122,7 +122,7 @@ class Routes:
         with callers.take(address):
             async with self._in_time():
                 async with self.door.read(come(request)):
-                    orders = await read_instances(request, self.about.names, maps=maps)
+                    orders = await read_instances(request, self.about.facts.names, maps=maps)
                 with callers.take(address, len(orders) - 1):
                     made = await self._ask(request, orders)
         for one in made:

@@ -133,6 +133,8 @@ INSTANCES: dict[str, Any] = {
 }
 PLAIN: dict[str, Any] = {"responses": dict.fromkeys((*_ALWAYS, "404"), _REFUSED)}
 HEALTH: dict[str, Any] = {
-    "responses": PLAIN["responses"]
-    | {"503": {"description": "No worker is ready.", "content": {"text/plain": {}}}}
+    "responses": {
+        **{status: told for status, told in PLAIN["responses"].items() if status != "401"},
+        "503": {"description": "No worker is ready.", "content": {"text/plain": {}}},
+    }
 }
