@@ -299,6 +299,7 @@ def test_maps_that_move_and_images_made_elsewhere(
 
 
 WATCHED = "planted:size=32,images=60,classes=3"
+LOOKS = "map,stability,stability:median,deep,cam"
 
 
 def test_attacks_are_told_from_honest_images(
@@ -306,13 +307,13 @@ def test_attacks_are_told_from_honest_images(
 ) -> None:
     words = ("stress", "detect", "--classifier", tiny_card, "--images", WATCHED)
     some = ("--attacks", "pgd:steps=9,fgsm", "--epsilons", "200/255", "--out", tmp_path)
-    said = apercu(*words, *some, "--explainer", tiny_run, "--looks", "map,stability,deep,cam")
+    said = apercu(*words, *some, "--explainer", tiny_run, "--looks", LOOKS)
     assert said.code == 0, said.err
     found = json.loads((tmp_path / "detection.json").read_text())
     assert found["learnt_from"] == 30
     rows = {(r["attack"], r["look"], r["detector"], r["metric"]): r for r in found["rows"]}
     for attack in ("pgd:steps=9", "fgsm"):
-        for look in ("map", "stability", "deep", "cam"):
+        for look in LOOKS.split(","):
             for detector in ("autoencoder", "one_class_svm", "mahalanobis"):
                 for metric in ("auroc", "detected", "accuracy"):
                     row = rows[attack, look, detector, metric]
@@ -331,6 +332,7 @@ def test_an_attack_that_fools_nothing_is_told(apercu, tiny_card: Path, tmp_path:
     ("extra", "line"),
     [
         (("--looks", "map"), "looks: map needs a trained explainer; give --explainer"),
+        (("--looks", "stability:median"), "looks: stability needs a trained explainer"),
         (("--looks", "depe"), "did you mean deep"),
         (("--looks", "true_box"), "true_box is told the truth"),
         (("--detectors", "svm"), "detectors: expected some of autoencoder, one_class_svm"),

@@ -10,6 +10,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from apercu import open_classifier
+from apercu.cli.detection import looks_named
 from apercu.errors import ConfigError, ImagesError
 from apercu.explainers.run import open_run
 from apercu.methods import Cam
@@ -24,7 +25,7 @@ from apercu.robustness.detection import (
     OneClassSvm,
 )
 from apercu.robustness.detection.flow import Judge, auroc, rows_of, unlearnt
-from apercu.robustness.filters import BitDepth
+from apercu.robustness.filters import BitDepth, Jpeg
 
 USUAL = torch.randn(400, 6, generator=torch.Generator().manual_seed(0)) * torch.arange(1, 7)
 EVERY: tuple[Detector, ...] = (Autoencoder(steps=200), OneClassSvm(), Mahalanobis())
@@ -117,6 +118,20 @@ def test_looks(tiny_card: Path, tiny_run: Path) -> None:
     torch.testing.assert_close(still[:, 1:], torch.zeros_like(still[:, 1:]), atol=1e-6, rtol=0)
     sorted_map = MapOfMethod(classifier, Cam())(images)
     assert (sorted_map.diff(dim=1) <= 0).all()
+
+
+def test_what_a_map_should_stand_is_named(tiny_card: Path, tiny_run: Path) -> None:
+    classifier, explainer = open_classifier(str(tiny_card)), open_run(tiny_run)
+    named = looks_named("stability,stability:jpeg:quality=30,cam", classifier, explainer)
+    filters = [look.filter for look in named.values() if isinstance(look, MapStability)]
+    assert filters == [Jpeg(75), Jpeg(30)]
+    for text, line in (
+        ("stability:none", "needs a filter that changes images"),
+        ("stability:medain", "did you mean median"),
+        ("map:median", "expected some of map"),
+    ):
+        with pytest.raises(ConfigError, match=line):
+            looks_named(text, classifier, explainer)
 
 
 def test_settings_that_cannot_be() -> None:

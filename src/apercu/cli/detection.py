@@ -12,10 +12,12 @@ from apercu.methods import TrueBox
 from apercu.robustness.detection import DeepFeatures, Detector, Look, MapOfMethod, MapSeen
 from apercu.robustness.detection.detectors import DETECTORS
 from apercu.robustness.detection.looks import MapStability
+from apercu.robustness.named import filter_named
 from apercu.typed import named, split_names
 
-TRAINED = {"map": MapSeen, "stability": MapStability}
-"""Looks through a trained explainer."""
+MAP, STABILITY = "map", "stability"
+TRAINED = (MAP, STABILITY)
+"""Looks through a trained explainer; `stability:FILTER` says what the map should stand."""
 DEEP = "deep"
 
 
@@ -53,14 +55,15 @@ def looks_named(
 
 
 def _look(name: str, classifier: Classifier, explainer: TrainedExplainer[Any, Any] | None) -> Look:
-    if name in TRAINED:
+    word, _, rest = name.partition(":")
+    if name == MAP or word == STABILITY:
         if explainer is None:
-            raise ConfigError(f"looks: {name} needs a trained explainer; give --explainer")
-        return TRAINED[name](classifier, explainer)
+            raise ConfigError(f"looks: {word} needs a trained explainer; give --explainer")
+        return _through(explainer, classifier, word, rest)
     if name == DEEP:
         return DeepFeatures(classifier)
     known = (*TRAINED, DEEP, *METHODS)
-    if name.partition(":")[0] not in METHODS:
+    if word not in METHODS:
         raise ConfigError(
             f"looks: expected some of {', '.join(known)}, got {name}{nearest(name, known)}"
         )
@@ -68,3 +71,16 @@ def _look(name: str, classifier: Classifier, explainer: TrainedExplainer[Any, An
     if isinstance(method, TrueBox):
         raise ConfigError(f"looks: {name} is told the truth, and has no look of its own")
     return MapOfMethod(classifier, method)
+
+
+def _through(
+    explainer: TrainedExplainer[Any, Any], classifier: Classifier, word: str, rest: str
+) -> Look:
+    if word == MAP:
+        return MapSeen(classifier, explainer)
+    if not rest:
+        return MapStability(classifier, explainer)
+    filter = filter_named(rest)
+    if filter is None:
+        raise ConfigError("looks: stability needs a filter that changes images, got none")
+    return MapStability(classifier, explainer, filter)

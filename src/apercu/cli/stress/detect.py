@@ -33,7 +33,10 @@ def detect(
     ] = None,
     looks: Annotated[
         str | None,
-        typer.Option(metavar="A,B", help="map, stability, deep, or a method such as cam."),
+        typer.Option(
+            metavar="A,B",
+            help="map, stability (or stability:FILTER), deep, or a method such as cam.",
+        ),
     ] = None,
     detectors: Annotated[
         str, typer.Option(metavar="A,B:KEY=VALUE,…", help="Fitted to honest images alone.")
