@@ -47,7 +47,7 @@ for study in ${*:-train naive adaptive detect}; do
         ;;
     detect)
         $bin/apercu stress detect --classifier "$card" --images "$photographs" \
-            --explainer runs/mobilenetv2 --looks map,stability,cam,deep \
+            --explainer runs/mobilenetv2 --looks map,stability,stability:median,cam,deep \
             --attacks fgsm,pgd --out runs/detect-photographs
         ;;
     *)

@@ -47,4 +47,4 @@ $bin/apercu compare --classifier $out/plain/card.json --images $out/films/boxes 
     --methods "$quick,centre_blob,gradient:augmented=8,cam:augmented=8,grad_cam:augmented=8" \
     --metrics ncc,iou_over_percentiles,iou_at_area,pointing_game --out $out/compare-plain
 $bin/apercu stress detect --classifier $card --images $out/films/test --explainer $out/mask \
-    --looks map,stability,cam,deep --attacks fgsm,pgd --limit 300 --out $out/detect
+    --looks map,stability,stability:median,cam,deep --attacks fgsm,pgd --limit 300 --out $out/detect
