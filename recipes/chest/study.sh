@@ -48,3 +48,5 @@ $bin/apercu compare --classifier $out/plain/card.json --images $out/films/boxes 
     --metrics ncc,iou_over_percentiles,iou_at_area,pointing_game --out $out/compare-plain
 $bin/apercu stress detect --classifier $card --images $out/films/test --explainer $out/mask \
     --looks map,stability,stability:median,cam,deep --attacks fgsm,pgd --limit 300 --out $out/detect
+$bin/apercu stress detect --classifier $card --images $out/films/test --explainer $out/mask \
+    --looks stability,stability:median --attacks pgd --out $out/detect-all
