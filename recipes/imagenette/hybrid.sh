@@ -57,7 +57,7 @@ for study in ${*:-train naive adaptive checks}; do
         ;;
     checks)
         attacked checks runs/imagenette/card.json --filters floyd_steinberg --knowledge adaptive --limit 32 \
-            --attacks pgd,pgd:steps=30,eot_pgd:steps=5,sparse_evo:queries=300
+            --attacks pgd,pgd:steps=30,pgd:restarts=3,eot_pgd:steps=5,sparse_evo:queries=300,square:queries=300
         ;;
     *)
         echo "error: no study $study" >&2

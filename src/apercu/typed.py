@@ -25,7 +25,9 @@ def split_names(text: str, what: str, known: Iterable[str]) -> list[str]:
         else:
             names.append(part)
     if not names:
-        raise ConfigError(f"{what}: expected some of {', '.join(known)}, got none")
+        words = ", ".join(known)
+        some = f"some of {words}" if words else "at least one"
+        raise ConfigError(f"{what}: expected {some}, got none")
     return names
 
 

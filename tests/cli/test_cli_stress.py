@@ -149,8 +149,12 @@ def test_a_classifier_that_is_only_asked(
         assert "no look is possible for tests_stress:asked; give --explainer, or" in blind.err
         named = apercu(*words, "--attacks", "pgd", "--out", tmp_path / "out")
         assert named.code == 2 and "pgd need gradients" in named.err
+        (tmp_path / "plan.yaml").write_text("attacks: pgd\n")
+        planned = apercu(*words, "--plan", tmp_path / "plan.yaml", "--out", tmp_path / "out")
+        assert planned.code == 2 and "pgd need gradients" in planned.err
     found = json.loads((tmp_path / "out" / "results.json").read_text())
     assert {row["attack"] for row in found["rows"]} == {"none", "sparse_evo"}
+    assert found["plan"]["attacks"] == ["sparse_evo"]
     assert {"queries", "queries_median"} <= {row["metric"] for row in found["rows"]}
     from apercu.robustness.attacks import SparseEvo
 
@@ -192,6 +196,10 @@ def asked():
         (("--attacks", "pgd:pace=nan"), "pgd: pace: expected a number above 0, got nan"),
         (("--attacks", "fgsm,map_deepfool"), "map_deepfool climbs classes only"),
         (("--attacks", "eot_auto_attack"), "eot_auto_attack climbs classes only"),
+        (("--attacks", "square:seed=-1"), "square: seed: expected a number from 0 to 4294967295"),
+        (("--attacks", "pgd", "--seed", "4294967296"), "less than or equal to 4294967295"),
+        (("--attacks", ","), "attacks: expected at least one, got none"),
+        (("--filters", "gaussian:sigma=1000"), "sigma: expected a number from 0.001 to 100"),
     ],
 )
 def test_what_is_refused(apercu, tiny_card, tmp_path, words, says) -> None:
@@ -336,6 +344,7 @@ def test_an_attack_that_fools_nothing_is_told(apercu, tiny_card: Path, tmp_path:
         (("--looks", "depe"), "did you mean deep"),
         (("--looks", "true_box"), "true_box is told the truth"),
         (("--detectors", "svm"), "detectors: expected some of autoencoder, one_class_svm"),
+        (("--detectors", "autoencoder:rate=-1"), "rate: expected a number above 0, got -1"),
         (("--attacks", "map_pgd"), "map_pgd is for apercu stress"),
         (("--epsilons", "9"), "epsilons: expected numbers above 0 and up to 1"),
         (("--limit", "6"), "expected at least 30 honest ones to learn from, got 3"),

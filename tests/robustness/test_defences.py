@@ -97,6 +97,10 @@ def test_adversarial_is_cross_entropy_of_what_the_attack_made() -> None:
     assert set(shown.unique().tolist()) <= {0.0, 1.0}
     expected = F.cross_entropy(linear(shown), WANTED, reduction="none")
     torch.testing.assert_close(behind.terms(lesson())["attacked"], expected)
+    assert set(behind.usual(IMAGES).unique().tolist()) <= {0.0, 1.0}  # honest ones pass it, too
+    assert behind.shown_behind == ("floyd_steinberg",)
+    assert Adversarial(attack=ATTACK).usual(IMAGES) is IMAGES
+    assert Hybrid().shown_behind == ("none", "floyd_steinberg")
 
 
 def test_a_moved_cloud_is_as_far_as_it_was_moved() -> None:

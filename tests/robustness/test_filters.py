@@ -43,6 +43,8 @@ WRONG: list[tuple[str, dict[str, Any]]] = [
     ("jpeg", {"quality": 0}),
     ("bit_depth", {"bits": 1.5}),
     ("median", {"width": 4}),
+    ("median", {"width": 27}),
+    ("gaussian", {"sigma": 1e5}),
     ("gaussian", {"sigma": 0.0}),
     ("gaussian", {"sigma": float("nan")}),
     ("total_variation", {"weight": -1.0}),

@@ -16,7 +16,7 @@ from apercu.robustness.attacks import DeepFool
 from apercu.robustness.flow import Bench
 from apercu.robustness.measures import norms
 from apercu.robustness.named import attack_named, filter_named
-from apercu.robustness.plan import Job, StressPlan
+from apercu.robustness.plan import Job, StressPlan, judged
 
 PLANTED = "planted:size=32,images=6,classes=3"
 
@@ -67,9 +67,42 @@ def test_keys_of_cells_are_those_of_cells_that_are_there(tiny_card: Path) -> Non
 
 
 def test_a_batch_is_part_of_a_key_where_neighbours_are_looked_at(tiny_card: Path) -> None:
-    for attack, alike in (("pgd", True), ("square", True), ("sparse_evo", False)):
+    for attack, alike in (("pgd", True), ("square", False), ("sparse_evo", False)):
         one, other = (keys(bench(tiny_card, attack, batch=batch)) for batch in (1, 8))
         assert (one == other) is alike, attack
+
+
+def test_what_a_result_is_drawn_from_is_part_of_its_key(tiny_card: Path) -> None:
+    for attack, alike in (("fgsm", True), ("pgd", False), ("eot_fgsm", False)):
+        one, other = (keys(bench(tiny_card, attack, seed=seed)) for seed in (0, 1))
+        assert (one == other) is alike, attack
+
+
+def test_an_attack_on_a_map_is_shown_behind_filters_to_those_who_know_them(
+    tiny_card: Path, tiny_run: Path
+) -> None:
+    settings: dict[str, Any] = {"epsilons": (0.1,), "knowledge": ("adaptive",)}
+    made = bench(tiny_card, "map_fgsm", "jpeg", open_run(tiny_run), **settings)
+    assert [judged(job, dict(made.filters), made.plan) for job in made.jobs] == [["jpeg"]] * 2
+
+
+def test_images_without_a_slope_are_noted(tiny_card: Path) -> None:
+    made = bench(tiny_card, "fgsm", "none bayer", epsilons=(0.02,))
+    last = made.classifier.module
+    assert last is not None
+    with torch.no_grad():
+        weights = [*last.parameters()][-2:]
+        for one in weights:
+            one.mul_(1e6)  # so sure that its cross-entropy is exactly 0
+    (trial,) = made.sample.trials(made.classifier, made.sample.test, 6)
+    images = trial.images
+    with torch.no_grad():
+        seen = made.classifier(images).argmax(1)
+    job = made.jobs[1]
+    attacked = made.attacked(job, images, (seen + 1) % 3)
+    wrong = made._stuck(job, images, (seen + 1) % 3, attacked)  # wrong already: nothing to do
+    assert not wrong.any()
+    assert made._stuck(job, images, seen, images).all()
 
 
 def test_another_explainer_of_the_same_classifier_is_another_subject(

@@ -94,14 +94,39 @@ def test_no_share_is_certain() -> None:
 def test_curves_begin_at_the_honest_accuracy() -> None:
     attacks = [job("pgd", epsilon) for epsilon in (0.02, 0.04)]
     right = [1, 1, 1, 1, 0], [1, 1, 0, 0, 0], [0, 0, 0, 0, 0]
-    shown = [verdicts({NONE: one}) for one in right]
+    shown = [
+        verdicts({NONE: one}, linf=[size] * 5)
+        for one, size in zip(right, (0.0, 0.02, 0.04), strict=True)
+    ]
     results = summary(dict(zip([HONEST, *attacks], shown, strict=True)))
     (curve,) = results.curves
-    assert curve.budgets == (0.0, 0.02, 0.04)
+    assert curve.sizes == pytest.approx((0.0, 0.02, 0.04))
     assert curve.accuracy == pytest.approx((0.8, 0.4, 0.0))
     assert row_of(results, job("pgd"), "auac").value == pytest.approx(0.4)
     (single,) = summary({HONEST: shown[0], attacks[1]: shown[2]}).curves
-    assert (single.budgets, single.accuracy) == ((0.0, 0.04), pytest.approx((0.8, 0.0)))
+    assert single.sizes == pytest.approx((0.0, 0.04))
+    assert single.accuracy == pytest.approx((0.8, 0.0))
+
+
+def test_curves_are_against_the_size_that_was_reached() -> None:
+    bare, behind = job("pgd", 0.1), job("pgd", 0.1, behind="jpeg")
+    honest = verdicts({NONE: [1, 1, 0], "jpeg": [1, 1, 0]})
+    short = verdicts({NONE: [1, 0, 0]}, linf=[0.0, 0.04, 9.0])  # the last was wrong before
+    far = verdicts({"jpeg": [0, 0, 0]}, linf=[0.1, 0.1, 9.0])
+    curves = summary({HONEST: honest, bare: short, behind: far}).curves
+    found = {curve.knowledge: curve for curve in curves}
+    assert found["naive"].sizes == pytest.approx((0, 0.02, 0.1))  # who could go on, does no better
+    assert found["naive"].accuracy == pytest.approx((2 / 3, 1 / 3, 1 / 3))
+    assert found["adaptive"].sizes == pytest.approx((0, 0.1))
+
+
+def test_an_attack_that_has_nothing_to_climb_is_told() -> None:
+    attack = job("pgd", 8 / 255)
+    found = {HONEST: verdicts({NONE: [1, 1]}), attack: verdicts({NONE: [1, 0]})}
+    assert not summary(found).warnings
+    found[attack].stuck.extend([True, False])
+    (line,) = summary(found).warnings
+    assert line.startswith("pgd at 8/255 (naive) finds no slope at 1 of 2 images")
 
 
 def test_the_smallest_changes_have_a_curve_and_an_area_too() -> None:
@@ -111,11 +136,11 @@ def test_the_smallest_changes_have_a_curve_and_an_area_too() -> None:
     knowing = verdicts({"jpeg": [0, 0, 0, 0]}, l2=[0.2, 0.3, 0.4, 0.0])
     results = summary({HONEST: honest, bare: naive, behind: knowing})
     curves = {(one.filter, one.knowledge): one for one in results.curves}
-    assert len({one.budgets[-1] for one in curves.values()}) == 1  # areas that can be compared
+    assert len({one.sizes[-1] for one in curves.values()}) == 1  # areas that can be compared
     for one in curves.values():
-        assert one.budgets[0] == 0 and one.accuracy[0] == pytest.approx(0.75)
+        assert one.sizes[0] == 0 and one.accuracy[0] == pytest.approx(0.75)
     middle = curves[NONE, "naive"]
-    assert np.interp(0.15, middle.budgets, middle.accuracy) == pytest.approx(0.5)
+    assert np.interp(0.15, middle.sizes, middle.accuracy) == pytest.approx(0.5)
     areas = {row.knowledge: row.value for row in results.rows if row.metric == "auac"}
     assert 0 < areas["adaptive"] < areas["naive"] < 0.75 + 1e-9
 

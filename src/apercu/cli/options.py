@@ -49,7 +49,11 @@ class Device(StrEnum):
         return "cpu" if self is Device.AUTO and is_export(run) else self.resolve()
 
 
-SeedOption: TypeAlias = Annotated[int, typer.Option("--seed", min=0, help="Of every random draw.")]
+MOST_SEED = 2**32 - 1
+"""What every generator takes."""
+SeedOption: TypeAlias = Annotated[
+    int, typer.Option("--seed", min=0, max=MOST_SEED, help="Of every random draw.")
+]
 DeviceOption: TypeAlias = Annotated[Device, typer.Option("--device", help="Where to compute.")]
 DebugOption: TypeAlias = Annotated[
     bool, typer.Option("--debug", help="Show the traceback of an error.")

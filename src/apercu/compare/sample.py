@@ -82,11 +82,11 @@ def draw(
     Targets are the true labels where the source has them, else the classifier's top class.
 
     Raises:
-        ImagesError: there are fewer than two images.
+        ImagesError: there are fewer than two images to split.
         ImageError: an image cannot be read.
         TargetError: a label is no class of the classifier.
     """
-    if len(source) < 2:
+    if halves and len(source) < 2:
         raise ImagesError(
             f"{source.name}: expected at least 2 images (half choose thresholds), got {len(source)}"
         )

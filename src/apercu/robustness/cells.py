@@ -27,6 +27,8 @@ class Verdicts(BaseModel):
         rank_correlation: of the maps before and after; empty without an explainer.
         overlap: of the same maps.
         queries: decisions that were asked for; empty where an attack does not count them.
+        stuck: whether the attack did not arrive, and the honest image has no slope to climb; empty
+            for an attack that climbs none.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -38,6 +40,7 @@ class Verdicts(BaseModel):
     rank_correlation: list[float] = []
     overlap: list[float] = []
     queries: list[float] = []
+    stuck: list[bool] = []
 
     def values(self, name: str) -> Float[np.ndarray, " images"]:
         """One of the lists of numbers."""

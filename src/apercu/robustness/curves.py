@@ -1,8 +1,8 @@
-"""Accuracy against the size of the change, and the area under it."""
+"""Accuracy against the size of the change that was reached, and the area under it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TypeAlias
 
 import numpy as np
@@ -30,7 +30,7 @@ def curves_of(
 ) -> tuple[list[Curve], list[Row]]:
     """One curve per attack, filter and knowledge, over all budgets, and the area under it.
 
-    The curves of an attack end at the same budget, so that their areas can be compared.
+    The curves of an attack end at the same size, so that their areas can be compared.
     """
     groups: dict[Case, Members] = {}
     for job, verdicts in found.items():
@@ -39,28 +39,42 @@ def curves_of(
                 groups.setdefault((job.name, behind, knowledge(job)), []).append((job, verdicts))
     curves, areas = [], []
     for case, members in groups.items():
+        end = _end(case[0], groups, honest)
         if members[0][0].epsilon is None:
-            budgets = np.linspace(0, _end(case[0], groups, honest), POINTS).tolist()
-            right = right_at(_smallest(case, members, honest), budgets)
+            sizes = np.linspace(0, end, POINTS).tolist()
+            right = right_at(_smallest(case, members, honest), sizes)
         else:
-            budgets, right = _budgeted(case, members, honest)
-        shares = auac(right, budgets)
+            sizes, right = _reached(case, members, honest, end)
+        shares = auac(right, sizes)
         accuracy = tuple(right.mean(1).tolist())
-        curves.append(Curve(*case, norm_of(members[0][0]), tuple(budgets), accuracy))
+        curves.append(Curve(*case, norm_of(members[0][0]), tuple(sizes), accuracy))
         kind = case[0], None, case[1], case[2], "auac"
         value, ends = float(shares.mean()), interval(shares, seed)
         areas.append(Row(*kind, value, ends, len(shares), "higher"))
     return curves, areas
 
 
-def _budgeted(
-    case: Case, members: Members, honest: Verdicts
-) -> tuple[list[float], Float[np.ndarray, "budgets images"]]:
-    """Who is right at each budget, ascending; the honest images are those at 0."""
-    at = {job.epsilon or 0.0: verdicts.right(case[1]) for job, verdicts in members}
-    at[0.0] = honest.right(case[1])
-    budgets = sorted(at)
-    return budgets, np.stack([at[budget] for budget in budgets])
+def _reached(
+    case: Case, members: Members, honest: Verdicts, end: float
+) -> tuple[list[float], Float[np.ndarray, "sizes images"]]:
+    """Who is right at each size that was reached, ascending; the honest images are those at 0.
+
+    An attacker who is allowed `end` and has not gone so far does no better there.
+    """
+    points = [(_size(case, one, honest), one[1].right(case[1])) for one in members]
+    points = [(0.0, honest.right(case[1])), *sorted(points, key=lambda point: point[0])]
+    if points[-1][0] < end:
+        points.append((end, points[-1][1]))
+    sizes, right = zip(*points, strict=True)
+    return list(sizes), np.stack(right)
+
+
+def _size(case: Case, member: tuple[Job, Verdicts], honest: Verdicts) -> float:
+    """Mean size of the change of the images that had been right."""
+    job, verdicts = member
+    before = honest.right(case[1]) > 0
+    sizes = verdicts.values(norm_of(job))
+    return float(sizes[before].mean() if before.any() else sizes.mean())
 
 
 def _smallest(case: Case, members: Members, honest: Verdicts) -> Float[np.ndarray, " images"]:
@@ -71,12 +85,15 @@ def _smallest(case: Case, members: Members, honest: Verdicts) -> Float[np.ndarra
 
 
 def _end(attack: str, groups: Mapping[Case, Members], honest: Verdicts) -> float:
-    """Where all curves of an attack without budgets end."""
-    ends: Sequence[float] = [
-        _typical(_smallest(case, members, honest))
-        for case, members in groups.items()
-        if case[0] == attack
-    ]
+    """Where all curves of an attack end."""
+    ends: list[float] = []
+    for case, members in groups.items():
+        if case[0] != attack:
+            continue
+        if members[0][0].epsilon is None:
+            ends.append(_typical(_smallest(case, members, honest)))
+        else:
+            ends += [_size(case, one, honest) for one in members]
     return max(ends) or 1.0
 
 

@@ -41,9 +41,21 @@ def flattered(found: Mapping[Job, Verdicts]) -> Iterator[str]:
         for behind in verdicts.top1
         if aim_of(job.name) != "map"
     }
+    yield from _stuck(found)
     yield from _blind(right)
     yield from _elsewhere(right)
     yield from _weak(right)
+
+
+def _stuck(found: Mapping[Job, Verdicts]) -> Iterator[str]:
+    """Attacks that had nothing to climb: an answer so sure, or so coarse, that it has no slope."""
+    for job, verdicts in found.items():
+        if count := sum(verdicts.stuck):
+            yield (
+                f"{Case(job, job.behind or NONE)} finds no slope at {count} of "
+                f"{len(verdicts.stuck)} images and does not fool with them; ask for decisions "
+                "alone (sparse_evo, square)"
+            )
 
 
 def _blind(right: Accuracies) -> Iterator[str]:

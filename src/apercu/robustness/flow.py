@@ -16,9 +16,9 @@ from apercu.errors import ConfigError
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.mask import MaskExplainer
 from apercu.images import ImageSource
-from apercu.robustness.aims import Aim, Answer, Expected, MapMoved, Untargeted
+from apercu.robustness.aims import Aim, Answer, Expected, MapMoved, Reached, Untargeted
 from apercu.robustness.attacks import Attack
-from apercu.robustness.attacks.base import CountedAttack, Counts
+from apercu.robustness.attacks.base import CountedAttack, Counts, slopes
 from apercu.robustness.cells import Cells, Verdicts, told
 from apercu.robustness.filters import Filter, FilterLayer
 from apercu.robustness.measures import norms, overlap, rank_correlation
@@ -107,6 +107,8 @@ class Bench:
         key = f"{job} [{shown}] {told(self._behind(job))} {other}"
         if job.attack is not None and job.attack.neighbours:
             key += f" {self.plan.batch} together"
+        if aim_of(job.name) == "expected":
+            key += f" noise {self.plan.seed}"
         return f"{key} the smaller" if takes_the_smaller(job) else key
 
     def attacked(self, job: Job, images: Images, labels: Targets) -> Images:
@@ -130,6 +132,17 @@ class Bench:
                 made = best[some], job.attack(again, shown)
                 best = best.index_put((some,), better(job, again, shown, made))
         return best, None
+
+    def _stuck(self, job: Job, images: Images, labels: Targets, attacked: Images) -> Reached:
+        """Which images did not arrive, and have no slope in any of the ways of a job."""
+        stuck = torch.ones(len(images), dtype=torch.bool, device=images.device)
+        for backward in ways(job):
+            stuck &= ~self._aim(job, backward, images, labels).reached(attacked)
+            if stuck.any():
+                aim = self._aim(job, backward, images[stuck], labels[stuck])
+                flat = ~slopes(aim, images[stuck])[0].flatten(1).any(1)
+                stuck = stuck.masked_scatter(stuck, flat)
+        return stuck
 
     def _aim(self, job: Job, backward: Backward, images: Images, labels: Targets) -> Aim:
         """What a job climbs; who moves a map keeps the class that is seen, true or not."""
@@ -197,6 +210,8 @@ class Bench:
             getattr(found, norm).extend(values.tolist())
         if asked is not None:
             found.queries += asked.tolist()
+        if job.attack is not None and job.attack.climbs and aim_of(job.name) != "map":
+            found.stuck += self._stuck(job, images, labels, attacked).tolist()
         if self.explainer is not None and job.name != NONE:
             before, after = (self.explainer.attribute(one, labels) for one in (images, attacked))
             found.rank_correlation += rank_correlation(before, after).tolist()

@@ -9,9 +9,10 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from apercu.robustness.attacks import Attack
+from apercu.robustness.attacks.base import MOST_SEED
 from apercu.robustness.filters import Filter
 from apercu.robustness.named import NONE, aim_of
-from apercu.typed import read
+from apercu.typed import read, split_names
 
 Knows = Literal["naive", "adaptive"]
 """Whether the attacker knows of the filter."""
@@ -49,7 +50,15 @@ class StressPlan(BaseModel):
     knowledge: tuple[Knows, ...] = ("naive", "adaptive")
     limit: int | None = Field(None, ge=1)
     batch: int = Field(16, ge=1)
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=MOST_SEED)
+
+    @field_validator("attacks", "filters", "epsilons", "knowledge", mode="before")
+    @classmethod
+    def _alone(cls, value: object) -> object:
+        """One or more, as they are typed, where a file has no list."""
+        if isinstance(value, str):
+            return split_names(value, "names", ()) if value.strip(", ") else ()
+        return (value,) if isinstance(value, int | float) else value
 
     @field_validator("attacks", "filters", "epsilons", "knowledge")
     @classmethod
@@ -169,6 +178,7 @@ def judged(job: Job, filters: dict[str, Filter | None], plan: StressPlan) -> lis
     """Names of the filters behind which a job's images are shown to the classifier."""
     if job.behind is not None:
         return [job.behind]
-    if job.attack is None or job.elsewhere or "naive" in plan.knowledge:
+    always = job.attack is None or job.elsewhere or aim_of(job.name) == "map"
+    if always or "naive" in plan.knowledge:
         return list(filters)
     return [name for name, one in filters.items() if one is None]

@@ -25,7 +25,7 @@ REPORT = "report.html"
 SHOWN = 4
 """Images whose attack is drawn."""
 STEPS = 41
-"""Points of a drawn curve, which is straight between two budgets."""
+"""Points of a drawn curve, which is straight between two measured sizes."""
 ENLARGED = 10
 """How much a change is enlarged to be seen."""
 STRIP = 1100
@@ -144,12 +144,12 @@ def _curves(results: StressResults) -> list[dict[str, Any]]:
             for curve in mine
         }
         names = list(found)[:COLOURED]
-        last = max(curve.budgets[-1] for curve in mine)
+        last = max(curve.sizes[-1] for curve in mine)
         scale = 255 if mine[0].norm != "l0" else 100
         unit = "1/255" if scale == 255 else "%"
         steps = np.linspace(0, last, STEPS)
         drawing = lines(
-            {n: np.interp(steps, c.budgets, c.accuracy).tolist() for n, c in found.items()},
+            {n: np.interp(steps, c.sizes, c.accuracy).tolist() for n, c in found.items()},
             names,
             [name for name in names if name.endswith("adaptive")],
             f"{NORMS[mine[0].norm]}, {unit}",
@@ -162,11 +162,14 @@ def _curves(results: StressResults) -> list[dict[str, Any]]:
 
 def _strip(bench: Bench) -> Image.Image:
     """Image, change, filtered, and maps before and after, by the job that is drawn."""
-    job = drawn_job(bench.jobs)
-    entries = bench.sample.test[:SHOWN]
+    job, device = drawn_job(bench.jobs), bench.classifier.device
+    size = bench.plan.batch  # an attack that looks at its neighbours needs the same ones again
+    trial = next(bench.sample.trials(bench.classifier, bench.sample.test[:size], size))
+    images, targets = trial.images.to(device), trial.targets.to(device)
+    attacked = bench.attacked(job, images, targets)
     rows = [
-        list(_tiles(bench, job, trial.images, trial.targets))
-        for trial in bench.sample.trials(bench.classifier, entries, 1)
+        list(_tiles(bench, job, images[[one]], attacked[[one]], targets[[one]]))
+        for one in range(min(SHOWN, len(images)))
     ]
     return render.contact_sheet(rows, 160)
 
@@ -181,10 +184,10 @@ def drawn_job(found: Sequence[Job]) -> Job:
     )
 
 
-def _tiles(bench: Bench, job: Job, images: Images, targets: Targets) -> Iterator[render.Tile]:
+def _tiles(
+    bench: Bench, job: Job, images: Images, attacked: Images, targets: Targets
+) -> Iterator[render.Tile]:
     classifier, explainer = bench.classifier, bench.explainer
-    images, targets = images.to(classifier.device), targets.to(classifier.device)
-    attacked = bench.attacked(job, images, targets)
     named = [
         classifier.classes[int(classifier(shown).argmax())].partition(",")[0]
         for shown in (images, attacked)

@@ -41,16 +41,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Curve:
-    """Accuracy against budgets, the first of which is 0, in a norm.
+    """Accuracy against the mean size of the change that was reached, the first 0, in a norm.
 
-    For an attack without budgets the share of images that need a larger change than each.
+    For an attack without budgets the share of images that need a larger change than each size.
     """
 
     attack: str
     filter: str
     knowledge: str
     norm: str
-    budgets: tuple[float, ...]
+    sizes: tuple[float, ...]
     accuracy: tuple[float, ...]
 
 

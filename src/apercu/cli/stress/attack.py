@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from apercu.cli.options import Context, DebugOption, Device, DeviceOption
+from apercu.cli.options import MOST_SEED, Context, DebugOption, Device, DeviceOption
 from apercu.cli.outcome import arguments, keeping
+from apercu.cli.stress.decisions import decisions
 from apercu.cli.stress.order import check_nothing_typed, order_of
 from apercu.cli.terminal import progress, say, warn
-
-if TYPE_CHECKING:
-    from apercu.classifiers import Classifier
-    from apercu.robustness.attacks import Attack
 
 
 def stress(
@@ -66,7 +63,10 @@ def stress(
     ] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Images attacked together.")] = None,
     seed: Annotated[
-        int | None, typer.Option("--seed", min=0, help="Of every random draw; 0 without a plan.")
+        int | None,
+        typer.Option(
+            "--seed", min=0, max=MOST_SEED, help="Of every random draw; 0 without a plan."
+        ),
     ] = None,
     device: DeviceOption = Device.AUTO,
     debug: DebugOption = False,
@@ -86,8 +86,10 @@ def stress(
     from apercu.errors import ConfigError
     from apercu.explainers.run import open_run
     from apercu.images import open_images
+    from apercu.output import check_writable
     from apercu.robustness.flow import Bench
     from apercu.robustness.named import attack_named, filter_named
+    from apercu.robustness.plan import StressPlan
     from apercu.robustness.report import write_report
     from apercu.robustness.results import summarised
 
@@ -100,7 +102,9 @@ def stress(
     named_attacks = {name: attack_named(name, asked.seed) for name in asked.attacks}
     opened = open_classifier(str(order.classifier), device=device.resolve())
     if not opened.differentiable:
-        named_attacks = _decisions(named_attacks, opened, asked.seed, typed=attacks is not None)
+        usual = asked.attacks == StressPlan().attacks and attacks is None
+        named_attacks = decisions(named_attacks, opened, asked.seed, usual=usual)
+        asked = asked.model_copy(update={"attacks": tuple(named_attacks)})
     source = open_images(str(order.images), channels=opened.channels, bands=opened.bands)
     watched = open_run(Path(order.explainer)).to(opened.device) if order.explainer else None
     other = open_classifier(order.surrogate, device=device.resolve()) if order.surrogate else None
@@ -112,6 +116,7 @@ def stress(
         "plan": asked.model_dump(mode="json"),
         "command": shlex.join(["apercu", *arguments()]),
     }
+    check_writable(folder)
     with keeping(f"{folder} keeps what is finished; the same command does the rest"):
         bench = Bench(opened, source, asked, named_attacks, named_filters, watched, other)
         with progress(lines=True) as report:
@@ -124,21 +129,3 @@ def stress(
     for line in results.warnings:
         warn(line)
     say(f"report: {folder / 'report.html'}")
-
-
-def _decisions(
-    attacks: dict[str, Attack], classifier: Classifier, seed: int, *, typed: bool
-) -> dict[str, Attack]:
-    """The attacks that a classifier without gradients allows, or the one there is."""
-    from apercu.errors import ClassifierError
-    from apercu.robustness.attacks import SparseEvo
-
-    allowed = {name: one for name, one in attacks.items() if one.needs == "decisions"}
-    if left := [name for name in attacks if name not in allowed]:
-        if typed:
-            raise ClassifierError(
-                f"attacks: {', '.join(left)} need gradients, and {classifier.spec} has none; "
-                "use sparse_evo"
-            )
-        warn(f"{classifier.spec} has no gradients, so it is attacked by its decisions alone")
-    return allowed or {"sparse_evo": SparseEvo(seed=seed)}

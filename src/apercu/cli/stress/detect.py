@@ -18,7 +18,10 @@ from apercu.cli.options import (
 )
 from apercu.cli.outcome import arguments, keeping
 from apercu.cli.stress.budgets import budgets_named
+from apercu.cli.stress.decisions import decisions
 from apercu.cli.terminal import progress, say, warn
+
+USUAL = "fgsm,pgd"
 
 if TYPE_CHECKING:
     from apercu.robustness.attacks import Attack
@@ -42,8 +45,9 @@ def detect(
         str, typer.Option(metavar="A,B:KEY=VALUE,…", help="Fitted to honest images alone.")
     ] = "autoencoder,one_class_svm,mahalanobis",
     attacks: Annotated[
-        str, typer.Option(metavar="A,B:KEY=VALUE,…", help="As for apercu stress.")
-    ] = "fgsm,pgd",
+        str | None,
+        typer.Option(metavar="A,B:KEY=VALUE,…", help="As for apercu stress; fgsm,pgd by default."),
+    ] = None,
     epsilons: Annotated[
         str, typer.Option(metavar="E,E", help="Budgets of the attacks that have one.")
     ] = "2/255,4/255,8/255",
@@ -71,10 +75,13 @@ def detect(
     from apercu.robustness.plan import budgeted
 
     made = detectors_named(detectors, seed)
-    cases = budgeted(_attacks(attacks, seed), budgets_named(epsilons))
+    budgets, named = budgets_named(epsilons), _attacks(USUAL if attacks is None else attacks, seed)
     opened = open_classifier(classifier, device=device.resolve())
     watched = None if explainer is None else open_run(explainer).to(opened.device)
     seen = looks_named(looks, opened, watched)
+    if not opened.differentiable:
+        named = decisions(named, opened, seed, usual=attacks is None)
+    cases = budgeted(named, budgets)
     source = open_images(images, channels=opened.channels, bands=opened.bands)
     check_writable(out)
     with keeping(f"{out} keeps what is finished; the same command does the rest"):

@@ -53,6 +53,7 @@ def train(
     from apercu.images import open_images
     from apercu.robustness.defences.settings import DEFENCES
     from apercu.robustness.defences.train import train_defended
+    from apercu.robustness.named import NONE
     from apercu.training.fit import Fit, Machine
 
     settings = changed(settings_for(out, config, DEFENCES), steps=steps, batch=batch)
@@ -68,4 +69,6 @@ def train(
     say(f"trained in {facts['training_seconds'] / 60:.1f} min, {facts['steps']:.0f} steps: {out}")
     for name, told in (("honest", "honest images"), ("hard", "what the defence is for")):
         say(f"answered as wanted, {told}: {facts[f'{name}_before']:.1%}, now {facts[name]:.1%}")
-    say(f"next: apercu stress --classifier {out / 'card.json'} --images … --out stress")
+    filters = ",".join(settings.defence.shown_behind)
+    behind = "" if filters == NONE else f"--filters {filters} "
+    say(f"next: apercu stress --classifier {out / 'card.json'} {behind}--images … --out stress")

@@ -18,6 +18,7 @@ from apercu.robustness.attacks.base import (
     check_budget,
     check_count,
     check_pace,
+    check_seed,
     lengths,
     slopes,
 )
@@ -104,6 +105,7 @@ class Pgd(Attack):
         check_count(self.steps, "pgd: steps")
         check_pace(self.pace, "pgd")
         check_count(self.restarts, "pgd: restarts")
+        check_seed(self.seed, "pgd")
 
     def __call__(self, aim: Aim, images: Images) -> Images:
         generator = torch.Generator().manual_seed(self.seed)

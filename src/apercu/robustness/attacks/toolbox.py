@@ -19,6 +19,7 @@ from apercu.robustness.attacks.base import (
     check_budget,
     check_count,
     check_excess,
+    check_seed,
     check_slopes,
 )
 from apercu.types import Images, Logits
@@ -83,11 +84,13 @@ class AutoAttack(Attack):
     queries: int = 300
     seed: int = 0
     needs: ClassVar[Knowledge] = "gradients"
+    neighbours: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_budget(self.epsilon, "auto_attack")
         for name in ("steps", "restarts", "queries"):
             check_count(getattr(self, name), f"auto_attack: {name}")
+        check_seed(self.seed, "auto_attack")
 
     def __call__(self, aim: Aim, images: Images) -> Images:
         def made(evasion: Any, classifier: Any, targeted: bool) -> Any:
@@ -144,10 +147,12 @@ class HopSkipJump(Attack):
     norm: Norm = "l2"
     seed: int = 0
     needs: ClassVar[Knowledge] = "decisions"
+    neighbours: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_count(self.steps, "hop_skip_jump: steps")
         check_count(self.queries, "hop_skip_jump: queries")
+        check_seed(self.seed, "hop_skip_jump")
 
     def __call__(self, aim: Aim, images: Images) -> Images:
         def made(evasion: Any, classifier: Any, targeted: bool) -> Any:
@@ -182,10 +187,12 @@ class Square(Attack):
     queries: int = 300
     seed: int = 0
     needs: ClassVar[Knowledge] = "decisions"
+    neighbours: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_budget(self.epsilon, "square")
         check_count(self.queries, "square: queries")
+        check_seed(self.seed, "square")
 
     def __call__(self, aim: Aim, images: Images) -> Images:
         def made(evasion: Any, classifier: Any, targeted: bool) -> Any:

@@ -32,6 +32,13 @@ class Adversarial(Defence):
     behind: FilterName = NONE
     honest: float = Field(0.0, ge=0, lt=1)
 
+    @property
+    def shown_behind(self) -> tuple[str, ...]:
+        return (self.behind,)
+
+    def usual(self, images: Images) -> Images:
+        return filtered(self.behind, images)
+
     def terms(self, lesson: Lesson) -> dict[str, Scores]:
         answer = in_front(self.behind, lesson.learns)
         attacked = answer(made(self.attack, self.behind, lesson))
@@ -54,6 +61,11 @@ def made(attack: str, behind: str, lesson: Lesson) -> Images:
 
 def received(attack: str, behind: str, lesson: Lesson) -> Images:
     """The same images behind the filter, as the network receives them."""
-    attacked, filter = made(attack, behind, lesson), filter_named(behind)
-    with torch.no_grad():
-        return attacked if filter is None else filter(attacked)
+    return filtered(behind, made(attack, behind, lesson))
+
+
+@torch.no_grad()
+def filtered(behind: str, images: Images) -> Images:
+    """Images as they come out of a filter; the same ones for none."""
+    filter = filter_named(behind)
+    return images if filter is None else filter(images)

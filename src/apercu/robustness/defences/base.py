@@ -13,7 +13,7 @@ from torch import Tensor
 from apercu.errors import ConfigError
 from apercu.robustness.aims import Answer
 from apercu.robustness.filters import FilterLayer
-from apercu.robustness.named import attack_named, filter_named
+from apercu.robustness.named import NONE, attack_named, filter_named
 from apercu.types import Images, Logits, Scores, Targets
 
 
@@ -53,6 +53,15 @@ class Defence(BaseModel, ABC):
     @abstractmethod
     def terms(self, lesson: Lesson) -> dict[str, Scores]:
         """Named parts of the loss, one number per image; the loss is the mean of their sum."""
+
+    @property
+    def shown_behind(self) -> tuple[str, ...]:
+        """Filters that stand in front of the network when it is used, one at a time."""
+        return (NONE,)
+
+    def usual(self, images: Images) -> Images:
+        """Honest images as the network receives them; no gradients."""
+        return images
 
     @abstractmethod
     def hard(self, lesson: Lesson) -> Images:

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Generator
 
 from apercu.robustness.defences.base import Defence, FilterName, Lesson
-from apercu.robustness.named import filter_named
+from apercu.robustness.named import NONE, filter_named
 from apercu.types import Images, Scores
 
 
@@ -26,6 +26,10 @@ class Hybrid(Defence):
 
     form: Literal["hybrid"] = "hybrid"
     representations: tuple[FilterName, ...] = Field(("floyd_steinberg",), min_length=1)
+
+    @property
+    def shown_behind(self) -> tuple[str, ...]:
+        return (NONE, *self.representations)
 
     def terms(self, lesson: Lesson) -> dict[str, Scores]:
         shown = torch.cat([lesson.images, self.hard(lesson)])

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from apercu.robustness.defences.adversarial import made, received
+from apercu.robustness.defences.adversarial import filtered, made, received
 from apercu.robustness.defences.base import AttackName, Defence, FilterName, Lesson, in_front
 from apercu.robustness.named import NONE
 from apercu.types import Images, Scores
@@ -36,6 +36,13 @@ class Sinkhorn(Defence):
     weight: float = Field(1.0, ge=0)
     blur: float = Field(1.0, gt=0)
     rounds: int = Field(50, ge=1)
+
+    @property
+    def shown_behind(self) -> tuple[str, ...]:
+        return (self.behind,)
+
+    def usual(self, images: Images) -> Images:
+        return filtered(self.behind, images)
 
     def terms(self, lesson: Lesson) -> dict[str, Scores]:
         answer = in_front(self.behind, lesson.learns)

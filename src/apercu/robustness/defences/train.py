@@ -67,8 +67,8 @@ def _measured(training: DefenceTraining, fit: Fit) -> dict[str, float]:
         pictures, labels = (batch, None) if training.wanted is None else batch
         pictures = pictures.to(device)
         labels = None if labels is None else labels.to(device)
-        lesson = training.lesson(pictures, labels, fit.seed)
-        for name, shown in (("honest", pictures), ("hard", training.settings.defence.hard(lesson))):
+        lesson, defence = training.lesson(pictures, labels, fit.seed), training.settings.defence
+        for name, shown in (("honest", defence.usual(pictures)), ("hard", defence.hard(lesson))):
             right[name] += (training.judges(shown).argmax(1) == lesson.labels).tolist()
     return {name: sum(found) / len(found) for name, found in right.items()}
 

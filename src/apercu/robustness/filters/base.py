@@ -18,6 +18,9 @@ LATER = {"later": True}
 """Metadata of a setting that came later: at its default it is no part of the name under which
 results were kept before."""
 
+WIDEST = 25
+"""Pixels of a neighbourhood; a median holds the square of it for every pixel."""
+
 
 class Filter(ABC):
     """Changes images so that little is left of an attack; prints as its own settings."""
@@ -60,11 +63,13 @@ def check_whole(name: str, low: int, high: int, **settings: int) -> None:
             )
 
 
-def check_odd(name: str, **settings: int) -> None:
-    """Raises ConfigError for a setting that is no odd number of at least 3."""
+def check_width(name: str, **settings: int) -> None:
+    """Raises ConfigError for the width of a neighbourhood that is even, too small or too large."""
     for key, value in settings.items():
-        if not (isinstance(value, int) and value >= 3 and value % 2):
-            raise ConfigError(f"{name}: {key}: expected an odd number from 3, got {value}")
+        if not (isinstance(value, int) and 3 <= value <= WIDEST and value % 2):
+            raise ConfigError(
+                f"{name}: {key}: expected an odd number from 3 to {WIDEST}, got {value}"
+            )
 
 
 def check_positive(name: str, **settings: float) -> None:

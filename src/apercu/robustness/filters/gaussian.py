@@ -9,7 +9,7 @@ from typing import final
 import torch
 import torch.nn.functional as F
 
-from apercu.robustness.filters.base import Filter, check_positive
+from apercu.robustness.filters.base import Filter, check_between
 from apercu.robustness.filters.windows import bordered
 from apercu.types import Images
 
@@ -20,7 +20,7 @@ class Gaussian(Filter):
     """Each channel by itself, borders repeated; `smooth` is the blur itself.
 
     Args:
-        sigma: standard deviation in pixels; the kernel ends at three of them.
+        sigma: standard deviation in pixels, 0.001 to 100; the kernel ends at three of them.
 
     Raises:
         ConfigError: a setting is out of range.
@@ -29,7 +29,7 @@ class Gaussian(Filter):
     sigma: float = 1.0
 
     def __post_init__(self) -> None:
-        check_positive("gaussian", sigma=self.sigma)
+        check_between("gaussian", 1e-3, 100.0, sigma=self.sigma)
 
     def filtered(self, images: Images) -> Images:
         return blurred(images, self.sigma).clamp(0, 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
-from apercu.robustness.filters.base import Filter, check_odd
+from apercu.robustness.filters.base import Filter, check_width
 from apercu.robustness.filters.windows import bordered, box_mean, windows
 from apercu.types import Images
 
@@ -16,7 +16,7 @@ class Median(Filter):
     """Each channel by itself, borders repeated; `smooth` is the mean of the same square.
 
     Args:
-        width: of the square in pixels, odd.
+        width: of the square in pixels, odd, at most 25.
 
     Raises:
         ConfigError: a setting is out of range.
@@ -25,7 +25,7 @@ class Median(Filter):
     width: int = 3
 
     def __post_init__(self) -> None:
-        check_odd("median", width=self.width)
+        check_width("median", width=self.width)
 
     def filtered(self, images: Images) -> Images:
         return windows(images, self.width).median(dim=-1).values

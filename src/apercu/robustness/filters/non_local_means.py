@@ -8,7 +8,7 @@ from typing import final
 
 import torch
 
-from apercu.robustness.filters.base import Filter, check_between, check_odd
+from apercu.robustness.filters.base import Filter, check_between, check_width
 from apercu.robustness.filters.windows import bordered, box_mean
 from apercu.types import Images
 
@@ -22,8 +22,8 @@ class NonLocalMeans(Filter):
 
     Args:
         strength: in pixel values, 0.001 to 10; more is smoother.
-        window: width in pixels of the square that is searched, odd.
-        patch: width in pixels of what is compared, odd.
+        window: width in pixels of the square that is searched, odd, at most 25.
+        patch: width in pixels of what is compared, odd, at most 25.
 
     Raises:
         ConfigError: a setting is out of range.
@@ -35,7 +35,7 @@ class NonLocalMeans(Filter):
 
     def __post_init__(self) -> None:
         check_between("non_local_means", 1e-3, 10.0, strength=self.strength)
-        check_odd("non_local_means", window=self.window, patch=self.patch)
+        check_width("non_local_means", window=self.window, patch=self.patch)
 
     def filtered(self, images: Images) -> Images:
         return self.smooth(images).clamp(0, 1)

@@ -8,8 +8,9 @@ from typing import final
 import torch
 from torch import Generator, nn
 
-from apercu.robustness.attacks.base import check_count
+from apercu.robustness.attacks.base import check_count, check_seed
 from apercu.robustness.detection.detectors.base import Detector, Features, Strangeness
+from apercu.robustness.filters.base import check_positive
 from apercu.types import Scores
 
 WIDTHS = (100, 50, 25, 50, 100)
@@ -34,6 +35,8 @@ class Autoencoder(Detector):
 
     def __post_init__(self) -> None:
         check_count(self.steps, "autoencoder: steps")
+        check_positive("autoencoder", rate=self.rate)
+        check_seed(self.seed, "autoencoder")
 
     def fitted(self, usual: Features) -> Strangeness:
         generator = Generator().manual_seed(self.seed)
