@@ -1,8 +1,6 @@
 #!/bin/sh
 # MobileNetV2 learns halftones from its own answers, and is attacked again. About two hours on two cores.
 #
-# It learns on one photograph of each class, of 3,000: two thirds of those show the same ten classes.
-#
 #   APERCU_DATA=… recipes/defence.sh [train naive adaptive detect]
 #
 # APERCU_DATA holds `models/` and `data/`; recipes/photographs.sh has trained the explainer. All goes to
@@ -14,15 +12,6 @@ bin=.venv/bin
 card=$data/models/mobilenetv2_100.json
 photographs=$data/data/imagenet-val
 
-choose() { # links
-    rm -rf runs/hybrid-images.part
-    for photograph in "$data"/data/imagenet-train/*/*_sample.JPEG; do
-        class=runs/hybrid-images.part/$(basename "$(dirname "$photograph")")
-        mkdir -p "$class"
-        ln -s "$(realpath "$photograph")" "$class/"
-    done
-    mv runs/hybrid-images.part runs/hybrid-images
-}
 hybrid() { # name, then options
     name=$1
     shift
@@ -31,11 +20,10 @@ hybrid() { # name, then options
 }
 for study in ${*:-train naive adaptive detect}; do
     case $study in
-    train) # 1,000 photographs, and what the classifier says of them
-        [ -d runs/hybrid-images ] || choose
+    train) # 3,000 photographs, no labels
         [ -f runs/hybrid/card.json ] ||
-            $bin/apercu stress train --classifier "$card" --images runs/hybrid-images \
-                --config recipes/hybrid.yaml --out runs/hybrid --resume
+            $bin/apercu stress train --classifier "$card" --images "$data/data/imagenet-train" \
+                --out runs/hybrid --resume
         ;;
     naive) # attacked without the filter, or with the undefended classifier, shown behind it
         hybrid naive --filters none,floyd_steinberg --knowledge naive --limit 250 \
