@@ -46,18 +46,18 @@ def right_at(
 
 
 def auac(
-    right: Float[np.ndarray, "budgets images"], budgets: Sequence[float]
+    right: Float[np.ndarray, "sizes images"], sizes: Sequence[float]
 ) -> Float[np.ndarray, " images"]:
     """Each image's share of the area under the accuracy-perturbation curve (Bouniot et al. 2021).
 
     The mean is (1 / e_max) ∫ accuracy(e) de from 0 to e_max by the trapezoid rule, from the
-    accuracy on honest images at 0 through the accuracy at every budget.
+    accuracy on honest images at 0 through the accuracy at every size.
 
     Args:
-        right: 1 where an image is right at a budget.
-        budgets: ascending, the first 0.
+        right: 1 where an image is right at a size.
+        sizes: norms, ascending, the first 0.
     """
-    return np.trapezoid(right, np.asarray(budgets), axis=0) / budgets[-1]
+    return np.trapezoid(right, np.asarray(sizes), axis=0) / sizes[-1]
 
 
 def rank_correlation(before: Maps, after: Maps) -> Scores:
