@@ -31,6 +31,7 @@ divide() { # links in two folders
     mv "$split.part" "$split"
 }
 filters=none,floyd_steinberg,low_resolution,jpeg:quality=25
+gradients=pgd,pgd:steps=30,pgd:restarts=3,eot_pgd:steps=5
 attacked() { # name, SPEC, then options
     name=$1
     spec=$2
@@ -57,7 +58,7 @@ for study in ${*:-train naive adaptive checks}; do
         ;;
     checks)
         attacked checks runs/imagenette/card.json --filters floyd_steinberg --knowledge adaptive --limit 32 \
-            --attacks pgd,pgd:steps=30,pgd:restarts=3,eot_pgd:steps=5,sparse_evo:queries=300,square:queries=300
+            --attacks $gradients,sparse_evo:queries=300,square:queries=300,square:queries=1500
         ;;
     *)
         echo "error: no study $study" >&2

@@ -88,17 +88,19 @@ def test_an_attack_on_a_map_is_shown_behind_filters_to_those_who_know_them(
 
 def test_images_without_a_slope_are_noted(tiny_card: Path) -> None:
     made = bench(tiny_card, "fgsm", "none bayer", epsilons=(0.02,))
+    (trial,) = made.sample.trials(made.classifier, made.sample.test, 6)
+    images, job = trial.images, made.jobs[1]
+    with torch.no_grad():
+        seen = made.classifier(images).argmax(1)
+    assert not made._stuck(job, images, seen, images).any()  # not fooled, and all have a slope
     last = made.classifier.module
     assert last is not None
     with torch.no_grad():
         weights = [*last.parameters()][-2:]
         for one in weights:
             one.mul_(1e6)  # so sure that its cross-entropy is exactly 0
-    (trial,) = made.sample.trials(made.classifier, made.sample.test, 6)
-    images = trial.images
     with torch.no_grad():
         seen = made.classifier(images).argmax(1)
-    job = made.jobs[1]
     attacked = made.attacked(job, images, (seen + 1) % 3)
     wrong = made._stuck(job, images, (seen + 1) % 3, attacked)  # wrong already: nothing to do
     assert not wrong.any()
