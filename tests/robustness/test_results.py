@@ -203,3 +203,4 @@ def test_what_is_drawn_is_an_attack_on_the_classifier_itself() -> None:
     assert drawn_job([HONEST, *naive, *adaptive, other]) == naive[1]
     assert drawn_job([HONEST, *adaptive, other]) == adaptive[1]
     assert drawn_job([HONEST, other]) == HONEST
+    assert drawn_job([HONEST, naive[1], job("square", 0.2)]) == naive[1]  # a quick one

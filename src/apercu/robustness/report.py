@@ -175,13 +175,19 @@ def _strip(bench: Bench) -> Image.Image:
 
 
 def drawn_job(found: Sequence[Job]) -> Job:
-    """The strongest attack on the classifier itself, bare if there is one, else behind a filter;
-    honest images where there is none."""
+    """The attack on the classifier itself with the largest budget, bare if there is one, else
+    behind a filter; honest images where there is none.
+
+    It is made once more, so one that climbs comes before one that asks a thousand times.
+    """
     own = [job for job in found if not job.elsewhere]
-    own.reverse()  # of equal budgets the last attack
-    return max(
-        own, key=lambda one: (one.attack is not None, one.behind is None, one.epsilon or 0.0)
-    )
+    own.reverse()  # of equal ones the last
+
+    def merit(job: Job) -> tuple[bool, bool, float, bool]:
+        climbs = job.attack is not None and job.attack.climbs
+        return job.attack is not None, job.behind is None, job.epsilon or 0.0, climbs
+
+    return max(own, key=merit)
 
 
 def _tiles(
