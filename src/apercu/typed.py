@@ -11,6 +11,9 @@ from apercu.errors import ConfigError, nearest
 
 T = TypeVar("T")
 
+MOST_SEED = 2**32 - 1
+"""The largest seed that every generator takes."""
+
 
 def split_names(text: str, what: str, known: Iterable[str]) -> list[str]:
     """Names with their settings; a part with = but no name goes on with the one before.

@@ -196,7 +196,10 @@ def asked():
         (("--attacks", "pgd:pace=nan"), "pgd: pace: expected a number above 0, got nan"),
         (("--attacks", "fgsm,map_deepfool"), "map_deepfool climbs classes only"),
         (("--attacks", "eot_auto_attack"), "eot_auto_attack climbs classes only"),
-        (("--attacks", "square:seed=-1"), "square: seed: expected a number from 0 to 4294967295"),
+        (
+            ("--attacks", "square:seed=-1"),
+            "square: seed: expected a whole number from 0 to 4,294,967,295",
+        ),
         (("--attacks", "pgd", "--seed", "4294967296"), "less than or equal to 4294967295"),
         (("--attacks", ","), "attacks: expected at least one, got none"),
         (("--filters", "gaussian:sigma=1000"), "sigma: expected a number from 0.001 to 100"),

@@ -99,7 +99,6 @@ def test_images_without_a_slope_are_noted(tiny_card: Path) -> None:
         weights = [*last.parameters()][-2:]
         for one in weights:
             one.mul_(1e6)  # so sure that its cross-entropy is exactly 0
-    with torch.no_grad():
         seen = made.classifier(images).argmax(1)
     attacked = made.attacked(job, images, (seen + 1) % 3)
     wrong = made._stuck(job, images, (seen + 1) % 3, attacked)  # wrong already: nothing to do

@@ -127,6 +127,11 @@ def test_an_attack_that_has_nothing_to_climb_is_told() -> None:
     found[attack].stuck.extend([True, False])
     (line,) = summary(found).warnings
     assert line.startswith("pgd at 8/255 (naive) finds no slope at 1 of 2 images")
+    knowing = job("pgd", 8 / 255, behind="jpeg")
+    found = {HONEST: verdicts({"jpeg": [1, 1]}), knowing: verdicts({"jpeg": [1, 0]})}
+    found[knowing].stuck.extend([True, False])
+    (line,) = summary(found).warnings
+    assert line.startswith("behind jpeg pgd at 8/255 (adaptive) finds no slope at 1 of 2")
 
 
 def test_the_smallest_changes_have_a_curve_and_an_area_too() -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 import typer
 
 from apercu.errors import ConfigError
+from apercu.typed import MOST_SEED
 
 if TYPE_CHECKING:
     Context: TypeAlias = typer.Context
@@ -49,8 +50,6 @@ class Device(StrEnum):
         return "cpu" if self is Device.AUTO and is_export(run) else self.resolve()
 
 
-MOST_SEED = 2**32 - 1
-"""What every generator takes."""
 SeedOption: TypeAlias = Annotated[
     int, typer.Option("--seed", min=0, max=MOST_SEED, help="Of every random draw.")
 ]

@@ -51,10 +51,10 @@ def _stuck(found: Mapping[Job, Verdicts]) -> Iterator[str]:
     """Attacks that had nothing to climb: an answer so sure, or so coarse, that it has no slope."""
     for job, verdicts in found.items():
         if count := sum(verdicts.stuck):
+            case = Case(job, job.behind or NONE)
             yield (
-                f"{Case(job, job.behind or NONE)} finds no slope at {count} of "
-                f"{len(verdicts.stuck)} images and does not fool with them; ask for decisions "
-                "alone (sparse_evo, square)"
+                f"{_place(case)}{case} finds no slope at {count} of {len(verdicts.stuck)} images "
+                "and does not fool with them; ask for decisions alone (sparse_evo, square)"
             )
 
 
@@ -109,5 +109,9 @@ def _clear(more: float, less: float) -> bool:
 
 
 def _told(weaker: Case, more: float, stronger: Case, less: float) -> str:
-    before = "" if weaker.behind == NONE else f"behind {weaker.behind} "
-    return f"{before}{weaker} flatters: it leaves {more:.1%} right, {stronger} {less:.1%}"
+    return f"{_place(weaker)}{weaker} flatters: it leaves {more:.1%} right, {stronger} {less:.1%}"
+
+
+def _place(case: Case) -> str:
+    """Before a sentence about a case."""
+    return "" if case.behind == NONE else f"behind {case.behind} "

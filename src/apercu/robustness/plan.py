@@ -9,10 +9,9 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from apercu.robustness.attacks import Attack
-from apercu.robustness.attacks.base import MOST_SEED
 from apercu.robustness.filters import Filter
 from apercu.robustness.named import NONE, aim_of
-from apercu.typed import read, split_names
+from apercu.typed import MOST_SEED, read, split_names
 
 Knows = Literal["naive", "adaptive"]
 """Whether the attacker knows of the filter."""

@@ -8,11 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
-from apercu.cli.options import MOST_SEED, Context, DebugOption, Device, DeviceOption
+from apercu.cli.options import Context, DebugOption, Device, DeviceOption
 from apercu.cli.outcome import arguments, keeping
 from apercu.cli.stress.decisions import decisions
 from apercu.cli.stress.order import check_nothing_typed, order_of
 from apercu.cli.terminal import progress, say, warn
+from apercu.typed import MOST_SEED
 
 
 def stress(

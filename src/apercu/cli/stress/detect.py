@@ -21,10 +21,11 @@ from apercu.cli.stress.budgets import budgets_named
 from apercu.cli.stress.decisions import decisions
 from apercu.cli.terminal import progress, say, warn
 
-USUAL = "fgsm,pgd"
-
 if TYPE_CHECKING:
     from apercu.robustness.attacks import Attack
+
+USUAL = "fgsm,pgd"
+"""Attacks of a classifier with gradients, where none are chosen."""
 
 
 def detect(

@@ -21,9 +21,6 @@ Norm: TypeAlias = Literal["linf", "l2"]
 
 Counts: TypeAlias = Int[Tensor, " batch"]
 
-MOST_SEED = 2**32 - 1
-"""What NumPy's global generator takes at most."""
-
 NUDGE = 1 / 255
 """Largest change of a value by the random step beside an image."""
 
@@ -140,12 +137,6 @@ def check_count(value: int, name: str) -> None:
     """Raises ConfigError for a count below 1."""
     if value < 1:
         raise ConfigError(f"{name}: expected a number of at least 1, got {value}")
-
-
-def check_seed(value: int, name: str) -> None:
-    """Raises ConfigError for a seed that not all generators take."""
-    if not 0 <= value <= MOST_SEED:
-        raise ConfigError(f"{name}: seed: expected a number from 0 to {MOST_SEED}, got {value}")
 
 
 def check_pace(pace: float, name: str) -> None:

@@ -18,10 +18,11 @@ from apercu.robustness.attacks.base import (
     check_budget,
     check_count,
     check_pace,
-    check_seed,
     lengths,
     slopes,
 )
+from apercu.robustness.filters.base import check_whole
+from apercu.typed import MOST_SEED
 from apercu.types import Images, Scores
 
 
@@ -105,7 +106,7 @@ class Pgd(Attack):
         check_count(self.steps, "pgd: steps")
         check_pace(self.pace, "pgd")
         check_count(self.restarts, "pgd: restarts")
-        check_seed(self.seed, "pgd")
+        check_whole("pgd", 0, MOST_SEED, seed=self.seed)
 
     def __call__(self, aim: Aim, images: Images) -> Images:
         generator = torch.Generator().manual_seed(self.seed)

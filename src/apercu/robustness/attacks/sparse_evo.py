@@ -14,9 +14,10 @@ from apercu.robustness.attacks.base import (
     Counts,
     Knowledge,
     check_count,
-    check_seed,
     check_share,
 )
+from apercu.robustness.filters.base import check_whole
+from apercu.typed import MOST_SEED
 from apercu.types import Images
 
 TRIES = 10
@@ -55,7 +56,7 @@ class SparseEvo(CountedAttack):
 
     def __post_init__(self) -> None:
         check_count(self.queries, "sparse_evo: queries")
-        check_seed(self.seed, "sparse_evo")
+        check_whole("sparse_evo", 0, MOST_SEED, seed=self.seed)
         check_count(self.population - 2, "sparse_evo: population, besides two parents")
         for name in ("initial", "mutation", "crossover"):
             check_share(getattr(self, name), f"sparse_evo: {name}")

@@ -19,9 +19,10 @@ from apercu.robustness.attacks.base import (
     check_budget,
     check_count,
     check_excess,
-    check_seed,
     check_slopes,
 )
+from apercu.robustness.filters.base import check_whole
+from apercu.typed import MOST_SEED
 from apercu.types import Images, Logits
 
 
@@ -90,7 +91,7 @@ class AutoAttack(Attack):
         check_budget(self.epsilon, "auto_attack")
         for name in ("steps", "restarts", "queries"):
             check_count(getattr(self, name), f"auto_attack: {name}")
-        check_seed(self.seed, "auto_attack")
+        check_whole("auto_attack", 0, MOST_SEED, seed=self.seed)
 
     def __call__(self, aim: Aim, images: Images) -> Images:
         def made(evasion: Any, classifier: Any, targeted: bool) -> Any:
@@ -152,7 +153,7 @@ class HopSkipJump(Attack):
     def __post_init__(self) -> None:
         check_count(self.steps, "hop_skip_jump: steps")
         check_count(self.queries, "hop_skip_jump: queries")
-        check_seed(self.seed, "hop_skip_jump")
+        check_whole("hop_skip_jump", 0, MOST_SEED, seed=self.seed)
 
     def __call__(self, aim: Aim, images: Images) -> Images:
         def made(evasion: Any, classifier: Any, targeted: bool) -> Any:
@@ -192,7 +193,7 @@ class Square(Attack):
     def __post_init__(self) -> None:
         check_budget(self.epsilon, "square")
         check_count(self.queries, "square: queries")
-        check_seed(self.seed, "square")
+        check_whole("square", 0, MOST_SEED, seed=self.seed)
 
     def __call__(self, aim: Aim, images: Images) -> Images:
         def made(evasion: Any, classifier: Any, targeted: bool) -> Any:

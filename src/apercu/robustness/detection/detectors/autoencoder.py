@@ -8,9 +8,10 @@ from typing import final
 import torch
 from torch import Generator, nn
 
-from apercu.robustness.attacks.base import check_count, check_seed
+from apercu.robustness.attacks.base import check_count
 from apercu.robustness.detection.detectors.base import Detector, Features, Strangeness
-from apercu.robustness.filters.base import check_positive
+from apercu.robustness.filters.base import check_positive, check_whole
+from apercu.typed import MOST_SEED
 from apercu.types import Scores
 
 WIDTHS = (100, 50, 25, 50, 100)
@@ -36,7 +37,7 @@ class Autoencoder(Detector):
     def __post_init__(self) -> None:
         check_count(self.steps, "autoencoder: steps")
         check_positive("autoencoder", rate=self.rate)
-        check_seed(self.seed, "autoencoder")
+        check_whole("autoencoder", 0, MOST_SEED, seed=self.seed)
 
     def fitted(self, usual: Features) -> Strangeness:
         generator = Generator().manual_seed(self.seed)
