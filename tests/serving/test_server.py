@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -65,16 +65,36 @@ class Running:
                 return pid
         return 0
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """The worker stands still meanwhile, so that images wait for as long as a test wants."""
+        worker = self.worker()
+        os.kill(worker, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGCONT)
+
+    def holds(self, images: int) -> bool:
+        """Whether so many images wait or are in work."""
+        text = httpx.get(f"{self.url}/metrics").text
+        return f"apercu_images {images}.0" in text.splitlines()
+
     def said(self) -> str:
         output, _ = self.process.communicate(timeout=PATIENCE)
         return output.decode()
 
-    def end(self, how: str = "TERM") -> tuple[int, str]:
-        """Stops it; its exit code, and what it said."""
+    def tell(self, how: str) -> None:
+        """Tells it to end."""
         if how == "TERM":
             self.process.terminate()
         else:  # all processes at once, as a terminal or systemd does
             os.killpg(self.process.pid, signal.SIGINT if how == "Ctrl-C" else signal.SIGTERM)
+
+    def end(self, how: str = "TERM") -> tuple[int, str]:
+        """Stops it; its exit code, and what it said."""
+        self.tell(how)
         said = self.said()
         return self.process.returncode, said
 
@@ -124,14 +144,16 @@ def test_it_answers_and_finishes_what_is_in_flight(start, tiny_run, png, large, 
         threading.Thread(target=lambda: answered.append(server.explain(large).status_code))
         for _ in range(6)
     ]
-    for thread in threads:
-        thread.start()
-    server.until(lambda: "apercu_images 6.0" in httpx.get(f"{server.url}/metrics").text)
-    code, said = server.end(how)
+    with server.paused():
+        for thread in threads:
+            thread.start()
+        server.until(lambda: server.holds(6))
+        server.tell(how)
+    said = server.said()
     for thread in threads:
         thread.join()
     assert answered == [200] * 6
-    assert code == 0
+    assert server.process.returncode == 0
     assert said == f"serving {tiny_run}: {server.url}/ (Ctrl-C ends it)\n"
     assert not _alive(server)
 
@@ -161,10 +183,12 @@ def test_a_worker_that_dies_is_replaced(start, png, large) -> None:
     threads = [
         threading.Thread(target=lambda: answered.append(server.explain(large))) for _ in range(4)
     ]
-    for thread in threads:
-        thread.start()
-    server.until(lambda: "apercu_images 4.0" in httpx.get(f"{server.url}/metrics").text)
-    before = server.worker()
+    with server.paused():
+        before = server.worker()
+        for thread in threads:
+            thread.start()
+        server.until(lambda: server.holds(4))
+    server.until(lambda: not server.holds(4))  # it is at work on the second
     os.kill(before, signal.SIGKILL)
     server.until(lambda: server.worker() not in (0, before))
     for thread in threads:

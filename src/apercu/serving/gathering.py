@@ -5,8 +5,10 @@ LitServe's own loop asks an empty queue again and again, which keeps a core busy
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
+from multiprocessing.sharedctypes import RawValue
 from queue import Empty, Queue
 from typing import Any, final
 
@@ -27,12 +29,16 @@ class Gathering(BatchedLoop):
     """Batches of what waits, at most as many as the worker takes; nothing is waited for.
 
     Attributes:
-        leaving: ends the worker as soon as nothing waits.
+        closed: ends the worker, in memory that it shares with the process that started it; set
+            when the web process has ended, and nobody can be waiting for anything.
         slips: of what is wanted.
     """
 
-    leaving = False
     slips: Slips
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.closed: ctypes.c_bool = RawValue(ctypes.c_bool, False)
 
     def get_batch_requests(
         self, lit_api: LitAPI, request_queue: Queue[Any], transport: MessageTransport
@@ -57,6 +63,6 @@ class Gathering(BatchedLoop):
             raise _StopLoopError from error  # the server has ended
         parent = multiprocessing.parent_process()
         orphaned = parent is not None and parent.pid != os.getppid()
-        if orphaned or (self.leaving and not fresh):
+        if orphaned or self.closed.value:
             raise _StopLoopError
         return fresh, []

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from multiprocessing.process import BaseProcess
+from typing import Any, final
 
 import torch
 from litserve import LitServer
@@ -50,20 +51,25 @@ def serve(settings: ServeSettings, say: Callable[[str], None]) -> None:
     work = Work(settings.run, settings.classifier, settings.limits.pixels, threads)
     device = settings.crew.device if is_export(settings.run) else "cpu"  # workers have the GPU
     about = About.of(open_answering(work, device).facts, settings.run)
-    server = build(settings, work, about)
+    worker = Worker(work, settings.crew.batch)
+    server = build(settings, worker, about)
     ending, failed = threading.Event(), threading.Event()
 
-    def watch() -> None:
-        with suppress(OSError):  # the watch goes on where nothing can be said
+    def greet() -> None:
+        with suppress(OSError):  # where nothing can be said
             say(_address(settings))
-        while any(one.name.startswith("LitServer") for one in multiprocessing.active_children()):
+
+    def watch() -> None:
+        while server.has_web(before=not ending.is_set()):
             time.sleep(LOOK)
         if not ending.is_set():
             failed.set()
             os.kill(os.getpid(), signal.SIGTERM)
+        worker.gathering.closed.value = True
 
     with ended_by_signals(server, ending):
-        threading.Thread(target=watch, daemon=True).start()
+        for one in (greet, watch):
+            threading.Thread(target=one, daemon=True).start()
         server.run(
             host=settings.host,
             port=settings.port,
@@ -80,13 +86,27 @@ def serve(settings: ServeSettings, say: Callable[[str], None]) -> None:
         raise ApercuError("the web process ended by itself; start the server again")
 
 
-def build(settings: ServeSettings, work: Work, about: About) -> LitServer:
-    """LitServe with the addresses of this package in the place of its own."""
+@final
+class Watched(LitServer):
+    """A LitServe server whose web process can be watched."""
+
+    _web: Mapping[int, BaseProcess] | None = None
+
+    def has_web(self, *, before: bool) -> bool:
+        """Whether the web process lives; `before` is the answer as long as it has not begun."""
+        return before if self._web is None else any(one.is_alive() for one in self._web.values())
+
+    def _start_server(self, *words: Any, **options: Any) -> Mapping[int, BaseProcess]:
+        self._web = super()._start_server(*words, **options)
+        return self._web
+
+
+def build(settings: ServeSettings, worker: Worker, about: About) -> Watched:
+    """A server with the addresses of this package in the place of its own."""
     limits, crew = settings.limits, settings.crew
-    worker = Worker(work, crew.batch)
     metrics = Metrics()
     guard = {"token": settings.token, "body": limits.body, "metrics": metrics}
-    server = LitServer(
+    server = Watched(
         worker,
         accelerator=crew.device,
         workers_per_device=crew.workers,

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.sharedctypes import RawArray
 from pathlib import Path
-from types import FrameType
 from typing import final
 
 from litserve import LitAPI
@@ -71,16 +70,13 @@ class Worker(LitAPI):
         """Opens everything, in the worker's own process."""
         import torch
 
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is in flight is finished
-        signal.signal(signal.SIGTERM, self._leave)
+        for one in (signal.SIGINT, signal.SIGTERM):  # it serves as long as the web process does
+            signal.signal(one, signal.SIG_IGN)
         _keep_quiet()
         torch.set_num_threads(self.work.threads)
         self.answering = open_answering(self.work, device)
         self.answering.warm_up()
         self.pids[int(os.environ["LITSERVE_WORKER_ID"])] = os.getpid()
-
-    def _leave(self, number: int, frame: FrameType | None) -> None:
-        self.gathering.leaving = True
 
     def decode_request(self, request: Order) -> Seen | Made:
         """An image ready to be explained, or the problem with it; one must not spoil a batch."""
