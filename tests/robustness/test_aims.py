@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from apercu.errors import ConfigError
-from apercu.robustness.aims import Expected, MapMoved, Untargeted
+from apercu.robustness.aims import Expected, MapMoved, Margin, Untargeted
 from apercu.robustness.attacks import Attack, Fgsm, IFgsm, Multiplicative, Pgd
+from apercu.robustness.attacks.base import slopes
 from apercu.robustness.named import aim_of, attack_named, filter_named
 
 IMAGES = 0.3 + 0.4 * torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -83,18 +84,44 @@ def test_noise_shows_a_slope_that_a_staircase_hides() -> None:
     torch.testing.assert_close(alone.score(IMAGES[:1]), expected.score(IMAGES)[:1])
 
 
+def test_a_margin_has_a_slope_where_the_class_is_certain() -> None:
+    def certain(images: torch.Tensor) -> torch.Tensor:
+        """So sure of the first class that the probability of the other rounds to 0."""
+        return 10 * by_brightness(images)
+
+    dark = IMAGES - 0.25
+    flat, steep = Untargeted(certain, LABELS), Margin(certain, LABELS)
+    assert not slopes(flat, dark)[0].any()
+    found, lead = slopes(steep, dark)
+    assert (found > 0).all()
+    torch.testing.assert_close(lead, 800 * (dark.mean((1, 2, 3)) - 0.5), atol=0.01, rtol=0)
+    attack = Pgd(0.4, steps=10)
+    assert not flat.reached(attack(flat, dark - 0.05)).any()
+    assert steep.reached(attack(steep, dark - 0.05)).all()
+
+
+def test_a_margin_is_the_lead_of_the_best_of_the_others() -> None:
+    logits = torch.tensor([[3.0, 1.0, 2.5], [0.0, -1.0, 4.0]])
+    aim = Margin(lambda images: logits, torch.tensor([0, 2]))
+    torch.testing.assert_close(aim.score(IMAGES), torch.tensor([-0.5, -4.0]))
+    assert not aim.reached(IMAGES).any()
+    assert Margin(lambda images: logits, torch.tensor([1, 0])).reached(IMAGES).all()
+
+
 def test_names_say_what_is_climbed() -> None:
-    assert [aim_of(one) for one in ("pgd", "map_pgd:steps=3", "eot_fgsm")] == [
-        "class",
-        "map",
-        "expected",
-    ]
+    names = ("pgd", "map_pgd:steps=3", "eot_fgsm", "margin_pgd")
+    assert [aim_of(one) for one in names] == ["class", "map", "expected", "margin"]
     assert attack_named("map_pgd:steps=3", 7) == Pgd(steps=3, seed=7)
     assert attack_named("pgd:seed=2", 7) == Pgd(seed=2)
     assert filter_named("none") is None
     with pytest.raises(ConfigError, match="map_sparse_evo has no gradients to climb"):
         attack_named("map_sparse_evo")
-    for name in ("map_deepfool", "eot_carlini_wagner", "map_auto_attack:steps=3"):
+    for name in (
+        "map_deepfool",
+        "eot_carlini_wagner",
+        "margin_deepfool",
+        "map_auto_attack:steps=3",
+    ):
         with pytest.raises(ConfigError, match=f"{name} climbs classes only; expected such as map_"):
             attack_named(name)
     with pytest.raises(ConfigError, match=r"got pdg; did you mean pgd"):

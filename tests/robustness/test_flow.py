@@ -104,6 +104,8 @@ def test_images_without_a_slope_are_noted(tiny_card: Path) -> None:
     wrong = made._stuck(job, images, (seen + 1) % 3, attacked)  # wrong already: nothing to do
     assert not wrong.any()
     assert made._stuck(job, images, seen, images).all()
+    by_margin = bench(tiny_card, "margin_fgsm", "none bayer", epsilons=(0.02,)).jobs[1]
+    assert not made._stuck(by_margin, images, seen, images).any()
 
 
 def test_another_explainer_of_the_same_classifier_is_another_subject(

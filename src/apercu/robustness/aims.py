@@ -67,6 +67,30 @@ class Untargeted(Aim):
 
 @final
 @dataclass(frozen=True, eq=False)
+class Margin(Aim):
+    """Any class but the true one: climbs the lead of the best of the others.
+
+    The difference of two logits (Carlini & Wagner 2017, objective 6) still has a slope where the
+    true class is so sure that its probability rounds to 1, and the cross-entropy is flat.
+
+    Args:
+        answer: images → logits.
+        labels: the true classes.
+    """
+
+    answer: Answer
+    labels: Targets
+
+    def score(self, images: Images) -> Scores:
+        return -_lead(self.answer(images), self.labels)
+
+    @torch.no_grad()
+    def reached(self, images: Images) -> Reached:
+        return self.answer(images).argmax(1) != self.labels
+
+
+@final
+@dataclass(frozen=True, eq=False)
 class Targeted(Aim):
     """One class in particular: climbs its log-probability.
 
@@ -107,9 +131,7 @@ class MapMoved(Aim):
 
     def score(self, images: Images) -> Scores:
         logits = self.answer(images)
-        own = logits.gather(1, self.labels[:, None])
-        others = logits.scatter(1, self.labels[:, None], -torch.inf).amax(1)
-        short = F.relu(MARGIN - (own[:, 0] - others))
+        short = F.relu(MARGIN - _lead(logits, self.labels))
         return 1 - _correlation(self.explain(images), self.honest) - INSISTENCE * short
 
     @torch.no_grad()
@@ -146,6 +168,12 @@ class Expected(Aim):
 
     def reached(self, images: Images) -> Reached:
         return self.aim.reached(images)
+
+
+def _lead(logits: Logits, labels: Targets) -> Scores:
+    """By how much the logit of a class is above the best of the others; below 0 where it is not."""
+    own = logits.gather(1, labels[:, None])[:, 0]
+    return own - logits.scatter(1, labels[:, None], -torch.inf).amax(1)
 
 
 def _correlation(first: Maps, second: Maps) -> Scores:

@@ -52,9 +52,10 @@ def _stuck(found: Mapping[Job, Verdicts]) -> Iterator[str]:
     for job, verdicts in found.items():
         if count := sum(verdicts.stuck):
             case = Case(job, job.behind or NONE)
+            margin = "" if aim_of(job.name) == "margin" else "climb the margin (margin_pgd), or "
             yield (
                 f"{_place(case)}{case} finds no slope at {count} of {len(verdicts.stuck)} images "
-                "and does not fool with them; ask for decisions alone (sparse_evo, square)"
+                f"and does not fool with them; {margin}ask for decisions alone (sparse_evo, square)"
             )
 
 

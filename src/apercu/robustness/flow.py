@@ -16,7 +16,7 @@ from apercu.errors import ConfigError
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.mask import MaskExplainer
 from apercu.images import ImageSource
-from apercu.robustness.aims import Aim, Answer, Expected, MapMoved, Reached, Untargeted
+from apercu.robustness.aims import Aim, Answer, Expected, MapMoved, Margin, Reached, Untargeted
 from apercu.robustness.attacks import Attack
 from apercu.robustness.attacks.base import CountedAttack, Counts, slopes
 from apercu.robustness.cells import Cells, Verdicts, told
@@ -154,6 +154,8 @@ class Bench:
                 explain = self._explain(seen)
                 honest = explain(images)
             return MapMoved(answer, explain, seen, honest)
+        if kind == "margin":
+            return Margin(answer, labels)
         aim = Untargeted(answer, labels)
         return Expected(aim, seed=self.plan.seed) if kind == "expected" else aim
 

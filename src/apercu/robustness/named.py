@@ -10,12 +10,13 @@ from apercu.typed import named
 NONE = "none"
 """Name of no filter, and of no attack."""
 
-AIMS = {"map_": "map", "eot_": "expected"}
+AIMS = {"map_": "map", "eot_": "expected", "margin_": "margin"}
 """What stands before the name of an attack that climbs something else than the class."""
 
 
 def aim_of(text: str) -> str:
-    """What an attack of that name climbs: `class`, `map`, or `expected` (the class, over noise)."""
+    """What an attack of that name climbs: `class`, `map`, `expected` (the class, over noise), or
+    `margin` (the class, by the lead of another)."""
     return next((aim for prefix, aim in AIMS.items() if text.startswith(prefix)), "class")
 
 

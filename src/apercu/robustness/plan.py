@@ -33,7 +33,8 @@ class StressPlan(BaseModel):
 
     Attributes:
         attacks: such as `pgd:steps=20`; one with an epsilon of its own is made at that alone.
-            `map_pgd` keeps the class and moves the map, `eot_pgd` expects over noise.
+            `map_pgd` keeps the class and moves the map, `eot_pgd` expects over noise,
+            `margin_pgd` climbs the difference of two logits.
         filters: such as `jpeg:quality=75`, or `none`.
         epsilons: budgets in units of the range of a pixel, such as 8/255.
         knowledge: attackers that know the classifier alone, and those that know the filter, too.

@@ -31,7 +31,7 @@ def stress(
             metavar="A,B:KEY=VALUE,…",
             help="fgsm, i_fgsm, pgd, mult, deepfool, carlini_wagner, auto_attack; sparse_evo, "
             "hop_skip_jump, square; pgd:norm=l2,restarts=3 …; "
-            "map_pgd moves the map, eot_pgd expects over noise.",
+            "map_pgd moves the map, eot_pgd expects over noise, margin_pgd climbs the margin.",
         ),
     ] = None,
     filters: Annotated[
