@@ -10,7 +10,8 @@ cd "$(dirname "$0")/../.."
 data=${APERCU_DATA:-../shared}
 bin=.venv/bin
 attacks="pgd:epsilon=8/255,pgd:norm=l2,epsilon=0.009,mult:ratio=1.06,mult:norm=l2,ratio=1.03"
-checks="eot_pgd:epsilon=8/255,pgd:epsilon=8/255,steps=30"
+checks="pgd:epsilon=8/255,steps=30,margin_pgd:epsilon=8/255,eot_pgd:epsilon=8/255"
+checks="$checks,square:epsilon=8/255,queries=1500"
 
 for name in standard halftone_adversarial adversarial sinkhorn; do
     [ -f "runs/cifar10-$name/card.json" ] ||
@@ -27,7 +28,7 @@ attacked() { # training, attacks, then options
         --attacks "$asked" "$@"
 }
 attacked standard "$attacks" --filters none
-attacked adversarial "$attacks" --filters none
+attacked adversarial "$attacks,$checks" --filters none
 attacked sinkhorn "$attacks" --filters none
 attacked halftone_adversarial "$attacks,$checks" --filters floyd_steinberg \
     --knowledge adaptive --surrogate runs/cifar10-adversarial/card.json
