@@ -6,7 +6,7 @@ from pathlib import Path
 
 from apercu.errors import ImagesError
 from apercu.images.bands import check_bands
-from apercu.images.folder import open_file, open_folder
+from apercu.images.listing import open_file, open_folder
 from apercu.images.parquet import open_parquet
 from apercu.images.planted import open_planted
 from apercu.images.source import ImageSource
