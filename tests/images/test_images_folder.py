@@ -61,6 +61,8 @@ def test_one_file(tmp_path: Path) -> None:
     draw(tmp_path / "a.png")
     source = open_images(tmp_path / "a.png")
     assert [item.name for item in source] == ["a.png"]
+    assert source.name == str(tmp_path / "a.png")
+    assert open_images(tmp_path).name == str(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -50,10 +50,12 @@ class FolderImages(ImageSource):
     channels: int
     bands: tuple[str, ...] | None = None
     """Names of the channels of FITS files; None where they come as they lie."""
+    file: str = ""
+    """The only file that was asked for; none where the whole folder was."""
 
     @property
     def name(self) -> str:
-        return str(self.path)
+        return str(self.path / self.file)
 
     @property
     def class_names(self) -> tuple[str, ...] | None:

@@ -21,7 +21,7 @@ def open_file(path: Path, channels: int, bands: tuple[str, ...] | None = None) -
     """One picture as a source of one, or a file of several frames as a source of these."""
     places = tuple(_places(path.parent, (path.name,)))
     bands = bands or first_bands(path.parent, (path.name,), channels)
-    return FolderImages(path.parent, places, None, {}, channels, bands)
+    return FolderImages(path.parent, places, None, {}, channels, bands, path.name)
 
 
 def open_folder(path: Path, channels: int, bands: tuple[str, ...] | None = None) -> FolderImages:
