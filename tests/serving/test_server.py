@@ -29,7 +29,7 @@ PATIENCE = 120
 class Running:
     """A server, ready to be asked."""
 
-    def __init__(self, run: Path, *words: str) -> None:
+    def __init__(self, run: Path, *words: str, ready: bool = True) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -41,7 +41,8 @@ class Running:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        self.until(lambda: httpx.get(f"{self.url}/healthz").status_code == 200)
+        if ready:
+            self.until(lambda: httpx.get(f"{self.url}/healthz").status_code == 200)
 
     def until(self, true: Callable[[], bool]) -> None:
         """Waits for something, and fails after a while."""
@@ -104,12 +105,17 @@ def _children(pid: int) -> list[int]:
     return [int(word) for one in threads for word in (one / "children").read_text().split()]
 
 
+def _tree(server: Running) -> list[Path]:
+    """Where the kernel tells of a server's processes."""
+    return [Path(f"/proc/{pid}") for pid in _children(server.process.pid)]
+
+
 @pytest.fixture
 def start(tiny_run: Path) -> Iterator[Callable[..., Running]]:
     started: list[Running] = []
 
-    def begin(*words: str, run: Path = tiny_run) -> Running:
-        started.append(Running(run, *words))
+    def begin(*words: str, run: Path = tiny_run, ready: bool = True) -> Running:
+        started.append(Running(run, *words, ready=ready))
         return started[-1]
 
     yield begin
@@ -156,6 +162,28 @@ def test_it_answers_and_finishes_what_is_in_flight(start, tiny_run, png, large, 
     assert server.process.returncode == 0
     assert said == f"serving {tiny_run}: {server.url}/ (Ctrl-C ends it)\n"
     assert not _alive(server)
+
+
+@pytest.mark.parametrize(
+    "how", ["Ctrl-C", *(pytest.param(one, marks=pytest.mark.slow) for one in ("TERM", "all"))]
+)
+def test_it_ends_at_once_while_it_loads(start, how) -> None:
+    server = start(ready=False)
+    server.until(lambda: server.worker() != 0)
+    left = _tree(server)
+    code, said = server.end(how)
+    assert (code, said) == (0, "")
+    _check_gone(left)
+
+
+def test_a_worker_that_dies_while_it_loads_ends_the_server(start) -> None:
+    server = start(ready=False)
+    server.until(lambda: server.worker() != 0)
+    left = _tree(server)
+    os.kill(server.worker(), signal.SIGKILL)
+    assert server.said() == "error: a worker ended before it was ready; is there enough memory?\n"
+    assert server.process.returncode == 1
+    _check_gone(left)
 
 
 def _alive(server: Running) -> bool:
@@ -224,18 +252,26 @@ def _listens(pid: int) -> bool:
 @pytest.mark.slow
 def test_a_server_that_is_killed_leaves_no_process(start) -> None:
     server = start()
-    left = [Path(f"/proc/{pid}") for pid in _children(server.process.pid)]
+    left = _tree(server)
     assert len(left) == 4  # the manager of the queue, its tracker, the worker, the web process
     server.process.kill()
     server.said()
+    _check_gone(left)
+
+
+def _check_gone(left: list[Path]) -> None:
+    """Asserts that processes end, though not at once."""
     end = time.monotonic() + PATIENCE
     while any(map(_runs, left)) and time.monotonic() < end:
         time.sleep(0.2)
-    assert not [one for one in left if _runs(one)]
+    assert not any(map(_runs, left))
 
 
 def _runs(process: Path) -> bool:
-    return process.exists() and "State:\tZ" not in (process / "status").read_text()
+    try:
+        return "State:\tZ" not in (process / "status").read_text()
+    except OSError:
+        return False
 
 
 def test_what_cannot_be_served_is_one_line(tiny_run, tmp_path, capsys) -> None:

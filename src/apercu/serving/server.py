@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from multiprocessing.process import BaseProcess
-from typing import Any, final
 
 import torch
 from litserve import LitServer
 
 from apercu.engines import is_export
-from apercu.errors import ApercuError
 from apercu.serving.about import About
 from apercu.serving.desk import LitDesk
 from apercu.serving.guard import Guard
-from apercu.serving.life import check_port, ended_by_signals
+from apercu.serving.life import Life, check_port
 from apercu.serving.metrics import Metrics
 from apercu.serving.page import Page
 from apercu.serving.places import Door
@@ -44,7 +39,7 @@ def serve(settings: ServeSettings, say: Callable[[str], None]) -> None:
     Raises:
         RunError: the run cannot be opened.
         ConfigError: the port is taken.
-        ApercuError: the web process ended by itself.
+        ApercuError: a process ended by itself.
     """
     check_port(settings.host, settings.port)
     threads = max(1, torch.get_num_threads() // settings.crew.workers)
@@ -53,23 +48,13 @@ def serve(settings: ServeSettings, say: Callable[[str], None]) -> None:
     about = About.of(open_answering(work, device).facts, settings.run)
     worker = Worker(work, settings.crew.batch)
     server = build(settings, worker, about)
-    ending, failed = threading.Event(), threading.Event()
 
     def greet() -> None:
         with suppress(OSError):  # where nothing can be said
             say(_address(settings))
 
-    def watch() -> None:
-        while server.has_web(before=not ending.is_set()):
-            time.sleep(LOOK)
-        if not ending.is_set():
-            failed.set()
-            os.kill(os.getpid(), signal.SIGTERM)
-        worker.gathering.closed.value = True
-
-    with ended_by_signals(server, ending):
-        for one in (greet, watch):
-            threading.Thread(target=one, daemon=True).start()
+    with Life(server, worker.gathering.closed).lived():
+        threading.Thread(target=greet, daemon=True).start()
         server.run(
             host=settings.host,
             port=settings.port,
@@ -82,31 +67,14 @@ def serve(settings: ServeSettings, say: Callable[[str], None]) -> None:
             http=Wire,
             ws="none",
         )
-    if failed.is_set():
-        raise ApercuError("the web process ended by itself; start the server again")
 
 
-@final
-class Watched(LitServer):
-    """A LitServe server whose web process can be watched."""
-
-    _web: Mapping[int, BaseProcess] | None = None
-
-    def has_web(self, *, before: bool) -> bool:
-        """Whether the web process lives; `before` is the answer as long as it has not begun."""
-        return before if self._web is None else any(one.is_alive() for one in self._web.values())
-
-    def _start_server(self, *words: Any, **options: Any) -> Mapping[int, BaseProcess]:
-        self._web = super()._start_server(*words, **options)
-        return self._web
-
-
-def build(settings: ServeSettings, worker: Worker, about: About) -> Watched:
-    """A server with the addresses of this package in the place of its own."""
+def build(settings: ServeSettings, worker: Worker, about: About) -> LitServer:
+    """LitServe with the addresses of this package in the place of its own."""
     limits, crew = settings.limits, settings.crew
     metrics = Metrics()
     guard = {"token": settings.token, "body": limits.body, "metrics": metrics}
-    server = Watched(
+    server = LitServer(
         worker,
         accelerator=crew.device,
         workers_per_device=crew.workers,
