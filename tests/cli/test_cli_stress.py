@@ -194,8 +194,8 @@ def asked():
         (("--attacks", "fgsm,fgsm"), "expected each once"),
         (("--attacks", "pgd:epsilon=0"), "pgd: epsilon: expected a number above 0"),
         (("--attacks", "pgd:pace=nan"), "pgd: pace: expected a number above 0, got nan"),
-        (("--attacks", "fgsm,map_deepfool"), "map_deepfool climbs classes only"),
-        (("--attacks", "eot_auto_attack"), "eot_auto_attack climbs classes only"),
+        (("--attacks", "fgsm,map_deepfool"), "map_deepfool has its own aim"),
+        (("--attacks", "eot_auto_attack"), "eot_auto_attack has its own aim"),
         (
             ("--attacks", "square:seed=-1"),
             "square: seed: expected a whole number from 0 to 4,294,967,295",
@@ -270,6 +270,7 @@ def test_a_defended_classifier_is_a_spec(apercu, tiny_card: Path, tmp_path: Path
     [
         ("wanted: labels", "plain", "has no labels; set wanted: answers"),
         ("defence: {form: adversarial, attack: pgd2}", PLANTED, "did you mean pgd"),
+        ("defence: {form: adversarial, attack: margin_pgd}", PLANTED, "attacks on the class"),
         ("schedule: {rat: 1}", PLANTED, "schedule.rat is no setting; did you mean rate?"),
     ],
 )

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from apercu.errors import ConfigError
-from apercu.robustness.aims import Expected, MapMoved, Margin, Untargeted
+from apercu.robustness.aims import Expected, MapMoved, Untargeted, lag
 from apercu.robustness.attacks import Attack, Fgsm, IFgsm, Multiplicative, Pgd
 from apercu.robustness.attacks.base import slopes
 from apercu.robustness.named import aim_of, attack_named, filter_named
@@ -90,7 +90,7 @@ def test_a_margin_has_a_slope_where_the_class_is_certain() -> None:
         return 10 * by_brightness(images)
 
     dark = IMAGES - 0.25
-    flat, steep = Untargeted(certain, LABELS), Margin(certain, LABELS)
+    flat, steep = Untargeted(certain, LABELS), Untargeted(certain, LABELS, lag)
     assert not slopes(flat, dark)[0].any()
     found, lead = slopes(steep, dark)
     assert (found > 0).all()
@@ -100,12 +100,10 @@ def test_a_margin_has_a_slope_where_the_class_is_certain() -> None:
     assert steep.reached(attack(steep, dark - 0.05)).all()
 
 
-def test_a_margin_is_the_lead_of_the_best_of_the_others() -> None:
+def test_a_class_lags_behind_the_best_of_the_others() -> None:
     logits = torch.tensor([[3.0, 1.0, 2.5], [0.0, -1.0, 4.0]])
-    aim = Margin(lambda images: logits, torch.tensor([0, 2]))
-    torch.testing.assert_close(aim.score(IMAGES), torch.tensor([-0.5, -4.0]))
-    assert not aim.reached(IMAGES).any()
-    assert Margin(lambda images: logits, torch.tensor([1, 0])).reached(IMAGES).all()
+    torch.testing.assert_close(lag(logits, torch.tensor([0, 2])), torch.tensor([-0.5, -4.0]))
+    torch.testing.assert_close(lag(logits, torch.tensor([1, 0])), torch.tensor([2.0, 4.0]))
 
 
 def test_names_say_what_is_climbed() -> None:
@@ -122,8 +120,13 @@ def test_names_say_what_is_climbed() -> None:
         "margin_deepfool",
         "map_auto_attack:steps=3",
     ):
-        with pytest.raises(ConfigError, match=f"{name} climbs classes only; expected such as map_"):
+        prefix = name.partition("_")[0]
+        with pytest.raises(
+            ConfigError, match=f"{name} has its own aim; expected such as {prefix}_pgd"
+        ):
             attack_named(name)
+    with pytest.raises(ConfigError, match="eot_margin_pgd: expected one of map_, eot_, margin_"):
+        attack_named("eot_margin_pgd")
     with pytest.raises(ConfigError, match=r"got pdg; did you mean pgd"):
         attack_named("pdg")
     with pytest.raises(ConfigError, match="filters: expected some of none, floyd_steinberg"):

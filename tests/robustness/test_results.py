@@ -128,6 +128,9 @@ def test_an_attack_that_has_nothing_to_climb_is_told() -> None:
     (line,) = summary(found).warnings
     assert line.startswith("pgd at 8/255 (naive) finds no slope at 1 of 2 images")
     assert "; climb the margin (margin_pgd), or ask for decisions alone" in line
+    found[job("margin_pgd", 8 / 255)] = verdicts({NONE: [1, 0]}, stuck=[1, 0])
+    for line in summary(found).warnings:
+        assert "and does not fool with them; ask for decisions alone" in line
     knowing = job("pgd", 8 / 255, behind="jpeg")
     found = {HONEST: verdicts({"jpeg": [1, 1]}), knowing: verdicts({"jpeg": [1, 0]})}
     found[knowing].stuck.extend([True, False])

@@ -52,11 +52,17 @@ def _stuck(found: Mapping[Job, Verdicts]) -> Iterator[str]:
     for job, verdicts in found.items():
         if count := sum(verdicts.stuck):
             case = Case(job, job.behind or NONE)
-            margin = "" if aim_of(job.name) == "margin" else "climb the margin (margin_pgd), or "
+            margin = f"margin_{job.name}"
+            other = f"climb the margin ({margin}), or " if _misses(found, job, margin) else ""
             yield (
                 f"{_place(case)}{case} finds no slope at {count} of {len(verdicts.stuck)} images "
-                f"and does not fool with them; {margin}ask for decisions alone (sparse_evo, square)"
+                f"and does not fool with them; {other}ask for decisions alone (sparse_evo, square)"
             )
+
+
+def _misses(found: Mapping[Job, Verdicts], job: Job, name: str) -> bool:
+    """Whether a job climbs the class, and no other of that name was done."""
+    return aim_of(job.name) == "class" and all(other.name != name for other in found)
 
 
 def _blind(right: Accuracies) -> Iterator[str]:

@@ -16,7 +16,16 @@ from apercu.errors import ConfigError
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.mask import MaskExplainer
 from apercu.images import ImageSource
-from apercu.robustness.aims import Aim, Answer, Expected, MapMoved, Margin, Reached, Untargeted
+from apercu.robustness.aims import (
+    Aim,
+    Answer,
+    Expected,
+    MapMoved,
+    Reached,
+    Untargeted,
+    cross_entropy,
+    lag,
+)
 from apercu.robustness.attacks import Attack
 from apercu.robustness.attacks.base import CountedAttack, Counts, slopes
 from apercu.robustness.cells import Cells, Verdicts, told
@@ -154,9 +163,7 @@ class Bench:
                 explain = self._explain(seen)
                 honest = explain(images)
             return MapMoved(answer, explain, seen, honest)
-        if kind == "margin":
-            return Margin(answer, labels)
-        aim = Untargeted(answer, labels)
+        aim = Untargeted(answer, labels, lag if kind == "margin" else cross_entropy)
         return Expected(aim, seed=self.plan.seed) if kind == "expected" else aim
 
     def _explain(self, labels: Targets) -> Callable[[Images], Maps]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, TypeAlias
+
 from apercu.errors import ConfigError
 from apercu.robustness.attacks import ATTACKS, Attack
 from apercu.robustness.filters import FILTERS, Filter
@@ -10,11 +12,13 @@ from apercu.typed import named
 NONE = "none"
 """Name of no filter, and of no attack."""
 
-AIMS = {"map_": "map", "eot_": "expected", "margin_": "margin"}
+AimName: TypeAlias = Literal["class", "map", "expected", "margin"]
+
+AIMS: dict[str, AimName] = {"map_": "map", "eot_": "expected", "margin_": "margin"}
 """What stands before the name of an attack that climbs something else than the class."""
 
 
-def aim_of(text: str) -> str:
+def aim_of(text: str) -> AimName:
     """What an attack of that name climbs: `class`, `map`, `expected` (the class, over noise), or
     `margin` (the class, by the lead of another)."""
     return next((aim for prefix, aim in AIMS.items() if text.startswith(prefix)), "class")
@@ -26,12 +30,17 @@ def attack_named(text: str, seed: int = 0) -> Attack:
     Raises:
         ConfigError: no such attack or setting, or one that cannot climb what is asked.
     """
-    bare = next((text.removeprefix(one) for one in AIMS if text.startswith(one)), text)
+    prefix = next((one for one in AIMS if text.startswith(one)), "")
+    bare = text.removeprefix(prefix)
+    if prefix and bare.startswith(tuple(AIMS)):
+        raise ConfigError(f"attacks: {text}: expected one of {', '.join(AIMS)} before a name")
     made = named(bare, ATTACKS, "attacks", seed=seed)
-    if bare != text and made.needs != "gradients":
-        raise ConfigError(f"attacks: {text} has no gradients to climb; expected such as map_pgd")
-    if bare != text and not made.climbs:
-        raise ConfigError(f"attacks: {text} climbs classes only; expected such as map_pgd")
+    if prefix and made.needs != "gradients":
+        raise ConfigError(
+            f"attacks: {text} has no gradients to climb; expected such as {prefix}pgd"
+        )
+    if prefix and not made.climbs:
+        raise ConfigError(f"attacks: {text} has its own aim; expected such as {prefix}pgd")
     return made
 
 

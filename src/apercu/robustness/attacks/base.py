@@ -93,7 +93,8 @@ def slopes(aim: Aim, images: Images, *, honest: Images | None = None) -> tuple[I
     if honest is not None and not found.any() and _is_constant(aim, honest):
         raise ClassifierError(
             "attack: the objective is constant, its gradient is 0 for every pixel; a filter or "
-            "the classifier hides it, so use a decision-based attack (sparse_evo)"
+            "the classifier hides it, so climb the margin (margin_pgd), or use a decision-based "
+            "attack (sparse_evo)"
         )
     return found, scores.detach()
 

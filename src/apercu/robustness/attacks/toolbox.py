@@ -239,7 +239,7 @@ def _attacked(
             "attacks: this one needs the Adversarial Robustness Toolbox; install apercu[robust]"
         ) from error
     if not isinstance(aim, Untargeted | Targeted):
-        raise ConfigError("attacks: this one climbs classes only; expected such as map_pgd")
+        raise ConfigError("attacks: this one climbs classes only; expected Untargeted or Targeted")
     labels = aim.labels if isinstance(aim, Untargeted) else aim.wanted
     with torch.no_grad():
         classes = aim.answer(images[:1]).shape[1]

@@ -13,7 +13,7 @@ from torch import Tensor
 from apercu.errors import ConfigError
 from apercu.robustness.aims import Answer
 from apercu.robustness.filters import FilterLayer
-from apercu.robustness.named import NONE, attack_named, filter_named
+from apercu.robustness.named import NONE, aim_of, attack_named, filter_named
 from apercu.types import Images, Logits, Scores, Targets
 
 
@@ -78,6 +78,10 @@ def in_front(name: str, answer: Answer) -> Answer:
 
 
 def _attack(text: str) -> str:
+    if aim_of(text) != "class":
+        raise ValueError(
+            f"attacks: {text}: a network learns from attacks on the class, such as pgd"
+        )
     return _said(attack_named, text)
 
 
