@@ -1,6 +1,6 @@
 #!/bin/sh
 # The table of Lo and Patel (2021) in shape, with a small network: three trainings, five attacks, and
-# Sinkhorn adversarial training beside them. About three hours on two cores.
+# Sinkhorn adversarial training beside them; then checks against false security. Three hours on two cores.
 #
 #   APERCU_DATA=… recipes/cifar10/table.sh
 #

@@ -31,7 +31,7 @@ divide() { # links in two folders
     mv "$split.part" "$split"
 }
 filters=none,floyd_steinberg,low_resolution,jpeg:quality=25
-gradients=pgd,pgd:steps=30,pgd:restarts=3,eot_pgd:steps=5
+gradients=pgd,pgd:steps=30,pgd:restarts=3,margin_pgd,margin_pgd:steps=30,eot_pgd:steps=5
 attacked() { # name, SPEC, then options
     name=$1
     spec=$2
