@@ -13,6 +13,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from apercu.robustness.measures import rank_correlation
+from apercu.training.objectives.base import margin
 from apercu.types import Images, Logits, Maps, Scores, Targets
 
 Answer: TypeAlias = Callable[[Images], Logits]
@@ -56,8 +57,7 @@ def lag(logits: Logits, labels: Targets) -> Scores:
     of that class, and by about 104 on none; this difference depends on both throughout (objective
     6 of Carlini & Wagner 2017, which climb it for that reason).
     """
-    own = logits.gather(1, labels[:, None])[:, 0]
-    return logits.scatter(1, labels[:, None], -torch.inf).amax(1) - own
+    return -margin(logits, labels)
 
 
 @final
@@ -125,7 +125,7 @@ class MapMoved(Aim):
 
     def score(self, images: Images) -> Scores:
         logits = self.answer(images)
-        short = F.relu(MARGIN + lag(logits, self.labels))
+        short = F.relu(MARGIN - margin(logits, self.labels))
         return 1 - _correlation(self.explain(images), self.honest) - INSISTENCE * short
 
     @torch.no_grad()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from litserve import LitServer
 
 LOOK = 0.2
-"""Seconds between two looks at whether a process still lives."""
+"""Seconds between two looks at whether a process lives."""
 ENDS = (signal.SIGTERM, signal.SIGINT)
 
 

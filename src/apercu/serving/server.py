@@ -15,7 +15,7 @@ from apercu.engines import is_export
 from apercu.serving.about import About
 from apercu.serving.desk import LitDesk
 from apercu.serving.guard import Guard
-from apercu.serving.life import Life, check_port
+from apercu.serving.life import LOOK, Life, check_port
 from apercu.serving.metrics import Metrics
 from apercu.serving.page import Page
 from apercu.serving.places import Door
@@ -26,7 +26,6 @@ from apercu.serving.worker import Work, Worker, open_answering
 
 KEPT = ("/openapi.json",)
 """LitServe's and FastAPI's own addresses that stay; their documentation page loads from afar."""
-LOOK = 0.2
 
 
 def serve(settings: ServeSettings, say: Callable[[str], None]) -> None:
