@@ -1,0 +1,440 @@
+"""What an earlier version left behind still opens, and says the same; see golden/README.md."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from torch import Tensor
+
+# Every Python name of the package that this test needs; the rest goes through the command line.
+from apercu import open_classifier, open_images
+from apercu.cli import main
+from apercu.cli.root import app
+from apercu.explainers.run import open_run
+from apercu.pretraining.settings import PRETEXTS
+from apercu.robustness.defences.settings import DEFENCES
+from apercu.robustness.plan import StressOrder
+from apercu.training.settings import COUNTERPART, LATENT, MASK
+from apercu_runtime import Explainer
+
+FAMILIES = {
+    "train mask": MASK,
+    "train counterpart": COUNTERPART,
+    "train latent": LATENT,
+    "stress train": DEFENCES,
+    "pretrain": PRETEXTS,
+}
+"""The settings behind each --config."""
+
+
+def asked(run: str, images: Tensor) -> dict[str, Tensor]:
+    """Everything that an explainer says of images, by name."""
+    explainer = open_run(run)
+    found = {"answers": explainer.answers(images)}
+    for target in (None, 1, "rings"):
+        found[f"maps of {target or 'top'}"] = explainer.attribute(images, target)
+    if hasattr(explainer, "attribute_classes"):
+        classes = torch.tensor([[0, 2]] * len(images))
+        found["maps of classes"] = explainer.attribute_classes(images, classes)
+    if hasattr(explainer, "counterparts"):
+        pair = explainer.counterparts(images[:1])
+        found |= {"stable": pair.stable, "adversarial": pair.adversarial}
+        found |= {"wanted": pair.wanted, "strip": pair.strip[1:-1:2]}
+    return found
+
+
+def answered(card: str, images: Tensor) -> dict[str, Tensor]:
+    """What a classifier, or a network that gives features, answers, by name."""
+    with torch.no_grad():
+        return {"answers": open_classifier(card)(images)}
+
+
+def shown(spec: str, count: int) -> Tensor:
+    """The first pictures of a source."""
+    source = open_images(spec)
+    return torch.stack([source[index].picture for index in range(count)])
+
+
+def run_by(folder: str, images: np.ndarray) -> dict[str, np.ndarray]:
+    """Everything that apercu-runtime says of images, by graph, name and target."""
+    found: dict[str, np.ndarray] = {}
+    for graph in ("explainer", "combined"):
+        opened = Explainer.from_onnx(Path(folder), graph=graph)
+        found |= {f"{graph} {name}": one for name, one in opened.outputs(images).items()}
+        found[f"{graph} maps of 1"] = opened.attribute(images, 1)
+    found["maps of classes"] = Explainer.from_onnx(Path(folder)).attribute_classes(images, [0, 2])
+    return found
+
+
+GOLDEN = Path(__file__).parent / "golden"
+COMMANDS: dict[str, list[str]] = json.loads((GOLDEN / "commands.json").read_text())
+"""What was typed, in the folder of the golden files."""
+TOLERANCE = 1e-6
+TRAINED = 1e-5
+"""Of what a training of a few steps leaves, whose last digits depend on the processor."""
+RUNS = ("mask-own", "counterpart", "latent")
+UNKNOWN = "zzzzzz"
+OF_MACHINE = {"cost", "environment", "calls", "command", "training_seconds", "versions"}
+"""Keys of files of results that differ from call to call, or from machine to machine."""
+OF_CODE = {"explainers"}
+"""Keys that tell Python names."""
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="session")
+def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The golden files, where they may be written to."""
+    folder = tmp_path_factory.mktemp("copy") / "golden"
+    shutil.copytree(GOLDEN, folder, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def here(copied: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """All is done in the copy, as it was typed, with one thread."""
+    monkeypatch.chdir(copied)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs a command line in this process: its exit code, and what it said."""
+
+    def run(*words: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main(list(words))
+        said = capsys.readouterr()
+        return int(stop.value.code or 0), said.out, said.err
+
+    return run
+
+
+@pytest.fixture
+def again(command: Command) -> Callable[[str], Path]:
+    """Does what was done for a golden folder, into another one."""
+
+    def run(name: str) -> Path:
+        words = list(COMMANDS[name])
+        place = words.index("--out") + 1
+        words[place] = f"again/{words[place]}"
+        code, _, error = command(*words)
+        assert code == 0, error
+        return Path(words[place])
+
+    return run
+
+
+def arrays(name: str) -> dict[str, np.ndarray]:
+    """Golden arrays by name."""
+    with np.load(GOLDEN / "arrays" / f"{name}.npz") as stored:
+        return dict(stored)
+
+
+def images() -> Tensor:
+    """The pictures that explainers were asked about."""
+    return torch.from_numpy(arrays("images")["planted"])
+
+
+def check_arrays(name: str, found: dict[str, Any], tolerance: float = TOLERANCE) -> None:
+    """Fails unless everything that was found for a golden file is there and as close."""
+    golden = arrays(name)
+    assert golden.keys() <= found.keys()
+    for key, one in golden.items():
+        now = np.asarray(found[key])
+        assert now.dtype == one.dtype, key
+        np.testing.assert_allclose(now, one, rtol=0, atol=tolerance, err_msg=f"{name}: {key}")
+
+
+def differences(
+    golden: Any, now: Any, where: str = "", tolerance: float = TOLERANCE
+) -> Iterator[str]:
+    """Everything that is lost, or another; what has been added to a dictionary is no matter."""
+    if isinstance(golden, dict) and isinstance(now, dict):
+        for key in golden.keys() - OF_MACHINE:
+            if key in now:
+                yield from differences(golden[key], now[key], f"{where}/{key}", tolerance)
+            else:
+                yield f"{where}/{key} is lost"
+    elif isinstance(golden, list) and isinstance(now, list) and len(golden) == len(now):
+        for index, (one, other) in enumerate(zip(golden, now, strict=True)):
+            yield from differences(one, other, f"{where}/{index}", tolerance)
+    elif isinstance(golden, float) and isinstance(now, float):
+        if not (abs(golden - now) <= tolerance or golden != golden and now != now):
+            yield f"{where}: {golden} is {now} now"
+    elif golden != now:
+        yield f"{where}: {golden!r} is {now!r} now"
+
+
+def check_json(path: str, other: Path, *, but: set[str] | None = None, **options: Any) -> None:
+    """Fails where a file of results says something else than the golden one."""
+    golden = json.loads((GOLDEN / path).read_text())
+    left = {key: value for key, value in golden.items() if key not in (but or set())}
+    assert not list(differences(left, json.loads(other.read_text()), **options))
+
+
+def settings_said(error: str) -> list[str]:
+    """The words that an error says it expected, without what differs from time to time."""
+    found = re.search(
+        r"(?:expected (?:some of|one of) |, expected |presets are )(.*?)(?:, got |;|$)", error
+    )
+    assert found, error
+    return found[1].split(", ")
+
+
+ASKED = {
+    "methods": ("compare", *"--classifier x.json --images planted --out o --methods".split()),
+    "metrics": ("compare", *"--classifier x.json --images planted --out o --metrics".split()),
+    "attacks": ("stress", *"--classifier x.json --images planted --out o --attacks".split()),
+    "filters": ("stress", *"--classifier x.json --images planted --out o --filters".split()),
+    "detectors": (
+        *("stress", "detect"),
+        *"--classifier x.json --images planted --out o --detectors".split(),
+    ),
+    "looks": (
+        *("stress", "detect"),
+        *"--classifier classifier/card.json --images planted --out o --looks".split(),
+    ),
+    "heads": (
+        "evaluate-features",
+        *"--network a=x.json --images planted --test planted --out o --heads".split(),
+    ),
+    "pretexts": ("pretrain", *"--images planted --out o".split()),
+    "mask presets": (
+        *("train", "mask"),
+        *"--classifier x.json --images planted --out o --config".split(),
+    ),
+    "counterpart presets": (
+        *("train", "counterpart"),
+        *"--classifier x.json --images planted --out o --config".split(),
+    ),
+    "latent presets": (
+        *("train", "latent"),
+        *"--classifier x.json --images planted --out o --config".split(),
+    ),
+    "defences": (
+        *("stress", "train"),
+        *"--classifier x.json --images planted --out o --config".split(),
+    ),
+    "export formats": ("export", *"runs/mask-own --out o --format".split()),
+    "export precisions": ("export", *"runs/mask-own --out o --precision".split()),
+    "batch formats": ("batch", *"runs/mask-own planted --out o --format".split()),
+    "batch maps": ("batch", *"runs/mask-own planted --out o --map".split()),
+}
+"""How the command line is asked what it knows; the word that it does not know comes last."""
+WITH_SETTINGS = ("methods", "attacks", "filters", "detectors", "heads")
+
+
+def words_known(command: Command) -> dict[str, dict[str, list[str]]]:
+    """Every word that the command line knows, and the settings that some take, by kind."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for kind, words in ASKED.items():
+        names = settings_said(command(*words, UNKNOWN)[2])
+        found[kind] = dict.fromkeys(names, [])
+        if kind in WITH_SETTINGS:
+            for name in names:
+                error = command(*words, f"{name}:{UNKNOWN}=1")[2]
+                if f"no setting {UNKNOWN}" in error:
+                    found[kind][name] = settings_said(error)
+    return found
+
+
+def command_tree() -> dict[str, Any]:
+    """All commands with their options: names, defaults, what they take."""
+    import typer
+
+    found: dict[str, Any] = {}
+
+    def visit(words: str, one: Any) -> None:
+        found[words] = {_name(param): _told(param) for param in one.params}
+        for name, below in getattr(one, "commands", {}).items():
+            visit(f"{words} {name}", below)
+
+    visit("apercu", typer.main.get_command(app))
+    return found
+
+
+def _name(param: Any) -> str:
+    return param.name if param.param_type_name == "argument" else max(param.opts, key=len)
+
+
+def _told(param: Any) -> dict[str, Any]:
+    kind = param.type
+    told = {
+        "names": [*param.opts, *param.secondary_opts],
+        "default": param.default.value if isinstance(param.default, Enum) else param.default,
+        "required": param.required,
+        "several": param.multiple if hasattr(param, "multiple") else param.nargs == -1,
+        "flag": getattr(param, "is_flag", False),
+        "takes": kind.name,
+        "metavar": param.metavar,
+    }
+    for key in ("min", "max", "choices"):
+        if getattr(kind, key, None) is not None:
+            value = getattr(kind, key)
+            told[key] = [str(getattr(one, "value", one)) for one in value] if key[0] == "c" else value
+    return told
+
+
+def presets() -> dict[str, Any]:
+    """Every preset of every --config, and what a plan of a stress test says by itself."""
+    found: dict[str, Any] = {
+        verb: {name: one.model_dump(mode="json") for name, one in family.presets.items()}
+        for verb, family in FAMILIES.items()
+    }
+    return {**found, "stress --plan": StressOrder().model_dump(mode="json")}
+
+
+def test_a_generated_set_is_the_same() -> None:
+    check_arrays("images", {"planted": shown("planted:size=32,images=24,classes=3", 4)})
+
+
+def test_a_classifier_answers_the_same() -> None:
+    check_arrays("classifier", answered("classifier/card.json", images()))
+    golden = json.loads((GOLDEN / "compare" / "results.json").read_text())["fingerprint"]
+    assert open_classifier("classifier/card.json").fingerprint == golden
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_says_the_same(name: str) -> None:
+    check_arrays(name, asked(f"runs/{name}", images()))
+
+
+@pytest.mark.parametrize("name", ["mask-own", "mask-small", "counterpart", "latent"])
+def test_an_explainer_is_trained_to_be_the_same(again: Callable[[str], Path], name: str) -> None:
+    run = again(name)
+    check_arrays(name, asked(str(run), images()), TRAINED)
+    if name in RUNS:
+        for file in ("config.json", "classifier.json", "facts.json", "order.json"):
+            check_json(f"runs/{name}/{file}", run / file, tolerance=TRAINED)
+        kept = {path.name for path in (GOLDEN / "runs" / name).iterdir()}
+        assert kept <= {path.name for path in run.iterdir()}
+
+
+def test_a_begun_training_goes_on(command: Command) -> None:
+    code, _, error = command(*COMMANDS["begun"])
+    assert code == 2 and "--resume" in error
+    code, _, error = command(*COMMANDS["begun"], "--resume")
+    assert code == 0, error
+    check_arrays("begun", asked("runs/begun", images()), TRAINED)
+
+
+@pytest.mark.parametrize("name", ["pretrained", "defended"])
+def test_a_trained_network_answers_the_same(again: Callable[[str], Path], name: str) -> None:
+    check_arrays(name, answered(f"{name}/card.json", images()))
+    run = again(name)
+    check_arrays(name, answered(f"{run}/card.json", images()), TRAINED)
+    for file in ("config.json", "facts.json", "order.json", "card.json"):
+        check_json(f"{name}/{file}", run / file, tolerance=TRAINED)
+
+
+RESULTS = {
+    "compare": "results.json",
+    "stress": "results.json",
+    "detect": "detection.json",
+    "features": "features.json",
+}
+"""The file of results of each kind of measurement."""
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_what_is_measured_is_the_same(again: Callable[[str], Path], name: str) -> None:
+    out = again(name)
+    check_json(f"{name}/{RESULTS[name]}", out / RESULTS[name], but=OF_CODE)
+    if name == "compare":
+        assert not list(differences(scores(GOLDEN / name), scores(out)))
+
+
+def scores(folder: Path) -> dict[str, float]:
+    """What each explainer has for each metric on each image."""
+    with (folder / "scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    return {f"{one['explainer']} {one['metric']} {one['image']}": float(one["value"]) for one in rows}
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_what_was_measured_is_not_measured_again(command: Command, name: str) -> None:
+    parts = {path.relative_to(GOLDEN) for path in (GOLDEN / name).rglob("*.*") if path.is_file()}
+    code, _, error = command(*COMMANDS[name])
+    assert code == 0, error
+    check_json(f"{name}/{RESULTS[name]}", Path(name, RESULTS[name]))
+    if name == "compare":
+        golden = json.loads((GOLDEN / name / "results.json").read_text())
+        now = json.loads(Path(name, "results.json").read_text())
+        assert (now["cost"], now["calls"]) == (golden["cost"], golden["calls"])
+    kept = {path for path in Path(name).glob("*/*") if path.suffix in (".json", ".npz")}
+    assert {path for path in parts if len(path.parts) == 3} == kept
+
+
+@pytest.mark.parametrize("name", ["explain mask", "explain counterpart"])
+def test_pictures_are_explained_the_same(again: Callable[[str], Path], name: str) -> None:
+    out = again(name)
+    golden = GOLDEN / out.name
+    check_json(f"{out.name}/explain.json", out / "explain.json")
+    files = sorted(golden.rglob("*.npy"))
+    assert files
+    for file in files:
+        now = np.load(out / file.relative_to(golden))
+        np.testing.assert_allclose(now, np.load(file), rtol=0, atol=TOLERANCE)
+
+
+def test_an_export_runs_the_same() -> None:
+    check_arrays("exported", run_by("exported", images().numpy()))
+
+
+def test_a_finished_batch_is_finished(command: Command) -> None:
+    code, said, error = command(*COMMANDS["batch"])
+    assert (code, error) == (0, "")
+    assert said.splitlines()[0] == "nothing was left to do"
+    assert rows(Path("maps")) == rows(GOLDEN / "maps")
+
+
+def test_a_batch_is_explained_the_same(again: Callable[[str], Path]) -> None:
+    out = again("batch")
+    assert not list(differences(rows(GOLDEN / "maps"), rows(out)))
+    check_json("maps/job.json", out / "job.json")
+    assert (out / "errors.csv").read_text() == (GOLDEN / "maps" / "errors.csv").read_text()
+
+
+def rows(out: Path) -> list[dict[str, Any]]:
+    """All rows of a batch."""
+    files = sorted((out / "maps").glob("*.parquet"))
+    assert files
+    return [row for file in files for row in pq.read_table(file).to_pylist()]
+
+
+def test_the_command_line_has_lost_nothing() -> None:
+    golden, now = json.loads((GOLDEN / "cli.json").read_text()), command_tree()
+    assert not list(differences(golden, json.loads(json.dumps(now, default=str))))
+
+
+def test_every_word_is_known(command: Command) -> None:
+    golden = json.loads((GOLDEN / "names.json").read_text())
+    now = words_known(command)
+    lost = [f"{kind}: {name}" for kind in golden for name in golden[kind].keys() - now[kind].keys()]
+    lost += [
+        f"{kind}: {name}:{setting}"
+        for kind in golden
+        for name in golden[kind].keys() & now[kind].keys()
+        for setting in set(golden[kind][name]) - set(now[kind][name])
+    ]
+    assert not lost
+
+
+def test_presets_say_the_same() -> None:
+    assert not list(differences(json.loads((GOLDEN / "presets.json").read_text()), presets()))
