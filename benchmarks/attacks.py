@@ -20,8 +20,8 @@ from torchvision.transforms import Normalize
 
 from apercu.classifiers import Classifier
 from apercu.methods.layers import open_module
-from apercu.robustness.aims import Untargeted
 from apercu.robustness.attacks import Pgd
+from apercu.robustness.objectives import Untargeted
 
 SIZE, LIMIT, PACE = 160, 0.75, 0.25
 

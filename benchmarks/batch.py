@@ -32,9 +32,9 @@ import torch
 from PIL import Image
 from timing import opened
 
-from apercu.batch import BatchSettings, Crew, Order, Who, explain_all
-from apercu.batch.flow import Opened
 from apercu.classifiers import Classifier, ClassifierCard, InputSpec, SmallResNet, classifier_of
+from apercu.deploy.batch import BatchSettings, Crew, Order, Who, explain_all
+from apercu.deploy.batch.flow import Opened
 from export import SIZE, Promise, untrained
 
 BATCH = 16
@@ -153,7 +153,7 @@ def tiny() -> Classifier:
     """A small network of random weights for three classes at 32 pixels."""
     options = {"channels": 3, "classes": 3, "size": [32, 32], "width": 4}
     card = ClassifierCard(
-        source="apercu.classifiers.small:SmallResNet",
+        source="apercu.classifiers.small_resnet:SmallResNet",
         options=options,
         input=InputSpec(size=(32, 32), mean=(0.5,) * 3, std=(0.5,) * 3),
         classes=("a", "b", "c"),

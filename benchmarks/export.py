@@ -28,13 +28,13 @@ from timing import Call, Clock, Rounds, by_turns, opened, ratio, shown
 from torch import nn
 
 from apercu.classifiers import Classifier
+from apercu.deploy.export.graphs import ClassesGraph, CombinedGraph, MaskGraph
+from apercu.deploy.export.onnx_graph import Traceable, session, write_onnx
+from apercu.deploy.export.precision import converted
 from apercu.explainers.build import gated_network
-from apercu.explainers.mask import MaskExplainer
-from apercu.explainers.passport import Passport
-from apercu.export.graphs import ClassesGraph, CombinedGraph, MaskGraph
-from apercu.export.onnx_graph import Traceable, session, write_onnx
-from apercu.export.precision import converted
-from apercu.networks.graph import AnsweringEncoder, GraphEncoder
+from apercu.explainers.classifier_info import Passport
+from apercu.explainers.mask.explainer import MaskExplainer
+from apercu.networks.graph_encoder import AnsweringEncoder, GraphEncoder
 from apercu.training.settings import PRESETS
 
 SIZE, CLASSES = 224, 100

@@ -27,8 +27,8 @@ from trials.callers import Pause, Reply, apart, at_random, closed, even, paced, 
 from trials.pictures import bare, jpegs, untrained_run
 from trials.running import Running, running
 
-from apercu.serving.orders import Order, Wanted
-from apercu.serving.worker import Worker
+from apercu.deploy.serving.orders import Order, Wanted
+from apercu.deploy.serving.worker import Worker
 from export import Promise
 
 PICTURES = 16

@@ -21,8 +21,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from apercu.batch import BatchSettings, Crew, Order, Who, explain_all
-from apercu.batch.settings import MAPS
+from apercu.deploy.batch import BatchSettings, Crew, Order, Who, explain_all
+from apercu.deploy.batch.settings import MAPS
 
 HOUR, DAY = 3600, 86400
 SHARD = 10_000

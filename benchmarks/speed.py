@@ -26,9 +26,9 @@ from torch import nn
 
 from apercu.classifiers import Classifier, ClassifierCard, InputSpec, classifier_of
 from apercu.explainers.build import build_network
-from apercu.explainers.passport import Passport
+from apercu.explainers.classifier_info import Passport
 from apercu.methods import GradCam, Gradient, IntegratedGradients, Rise
-from apercu.networks.graph import GraphEncoder
+from apercu.networks.graph_encoder import GraphEncoder
 from apercu.training.settings import PRESETS
 
 SIZE, REPEATS, RISE_MASKS, RISE_ASKED = 224, 7, 4000, 200

@@ -27,22 +27,22 @@ from PIL import Image
 from timing import opened
 
 from apercu.classifiers import ClassNames, InputSpec
-from apercu.compare.memory import peak_memory
-from apercu.engines import About, Engine
-from apercu.engines.onnx_engine import OnnxEngine
-from apercu.export.graphs import CombinedGraph, MaskGraph
-from apercu.export.onnx_graph import Traceable, session, write_onnx
-from apercu.export.precision import converted
+from apercu.deploy.export.graphs import CombinedGraph, MaskGraph
+from apercu.deploy.export.onnx_graph import Traceable, session, write_onnx
+from apercu.deploy.export.precision import converted
+from apercu.deploy.inference import About, Engine
+from apercu.deploy.inference.onnx_predictor import OnnxEngine
+from apercu.deploy.video import VideoSettings, explain_video, open_video
+from apercu.deploy.video.drawing import Drawing
+from apercu.deploy.video.explaining import Explaining, Shown
+from apercu.deploy.video.formats import FORMATS
+from apercu.deploy.video.reading import Frame
+from apercu.deploy.video.smoothing import Smoothing
+from apercu.deploy.video.steady import Steady
+from apercu.deploy.video.writing import Writer
+from apercu.evaluation.memory import peak_memory
 from apercu.images import open_images
-from apercu.networks.graph import AnsweringEncoder
-from apercu.video import VideoSettings, explain_video, open_video
-from apercu.video.drawing import Drawing
-from apercu.video.explaining import Explaining, Shown
-from apercu.video.formats import FORMATS
-from apercu.video.reading import Frame
-from apercu.video.smoothing import Smoothing
-from apercu.video.steady import Steady
-from apercu.video.writing import Writer
+from apercu.networks.graph_encoder import AnsweringEncoder
 from export import CPU, SIZE, Promise, untrained
 
 WIDTH, HEIGHT, RATE, SOUND = 1280, 720, 25, 48_000

@@ -46,7 +46,7 @@ def tiny_card(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     options = {"channels": 3, "classes": 3, "size": [32, 32], "width": 4}
     card = ClassifierCard(
-        source="apercu.classifiers.small:SmallResNet",
+        source="apercu.classifiers.small_resnet:SmallResNet",
         options=options,
         input=InputSpec(size=(32, 32), mean=(0.5,) * 3, std=(0.5,) * 3),
         classes=("stripes, bands", "dots", "rings"),
@@ -81,8 +81,8 @@ def tiny_run(tiny_card: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_export(tiny_run: Path, tiny_card: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`tiny_run` with the prediction of `tiny_card`, exported; not to be written to."""
     from apercu import MaskExplainer, open_classifier
-    from apercu.export import ExportSettings, export
-    from apercu.export.materials import Materials
+    from apercu.deploy.export import ExportSettings, export
+    from apercu.deploy.export.materials import Materials
 
     explainer, out = MaskExplainer.from_pretrained(tiny_run), tmp_path_factory.mktemp("exports")
     export(explainer, out, ExportSettings(combined=True), Materials(open_classifier(tiny_card)))

@@ -21,7 +21,7 @@ from torch import Tensor
 from apercu import open_classifier, open_images
 from apercu.cli import main
 from apercu.cli.root import app
-from apercu.explainers.run import open_run
+from apercu.explainers.run_folder import open_run
 from apercu.pretraining.settings import PRETEXTS
 from apercu.robustness.defences.settings import DEFENCES
 from apercu.robustness.plan import StressOrder
@@ -287,7 +287,9 @@ def _told(param: Any) -> dict[str, Any]:
     for key in ("min", "max", "choices"):
         if getattr(kind, key, None) is not None:
             value = getattr(kind, key)
-            told[key] = [str(getattr(one, "value", one)) for one in value] if key[0] == "c" else value
+            told[key] = (
+                [str(getattr(one, "value", one)) for one in value] if key[0] == "c" else value
+            )
     return told
 
 
@@ -364,7 +366,9 @@ def scores(folder: Path) -> dict[str, float]:
     """What each explainer has for each metric on each image."""
     with (folder / "scores.csv").open() as file:
         rows = list(csv.DictReader(file))
-    return {f"{one['explainer']} {one['metric']} {one['image']}": float(one["value"]) for one in rows}
+    return {
+        f"{one['explainer']} {one['metric']} {one['image']}": float(one["value"]) for one in rows
+    }
 
 
 @pytest.mark.parametrize("name", RESULTS)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from apercu.errors import OutputError
-from apercu.output import check_writable, write, write_map
+from apercu.io import check_writable, write, write_map
 
 
 def test_text_and_bytes_are_written_with_their_folders(tmp_path: Path) -> None:

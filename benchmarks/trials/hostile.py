@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from apercu.explain.capture import secondary_capture
-from apercu.images.dicom import Reference
+from apercu.images.formats.dicom import Reference
 from trials.callers import BOUNDARY, request
 from trials.pictures import encoded
 

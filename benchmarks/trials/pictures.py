@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 from timing import opened
 
+from apercu.deploy.serving.orders import Order, Wanted
+from apercu.deploy.serving.worker import Work, Worker, open_answering
+from apercu.explainers.mask.network import MaskingNetwork
 from apercu.images.planted import Planted
-from apercu.networks.masking import MaskingNetwork
-from apercu.serving.orders import Order, Wanted
-from apercu.serving.worker import Work, Worker, open_answering
 from export import untrained
 
 SIZE, SHOWN = 224, 256

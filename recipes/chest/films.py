@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from apercu.classifiers import InputSpec
-from apercu.classifiers.pixels import fit_picture
+from apercu.classifiers.preprocessing import fit_picture
 from apercu.images import open_images
 
 CLASSES = ("normal", "pneumonia")

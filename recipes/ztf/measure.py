@@ -17,9 +17,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from apercu import open_classifier, open_images
-from apercu.compare.interval import interval
-from apercu.explainers.run import open_run
+from apercu.evaluation.interval import interval
+from apercu.explainers.run_folder import open_run
 from apercu.images.stretch import NORMAL, above_sky
+from apercu.io import write, write_json
 from apercu.methods import (
     CentreBlob,
     Gradient,
@@ -29,7 +30,6 @@ from apercu.methods import (
     Rise,
     SmoothGrad,
 )
-from apercu.output import write, write_json
 from apercu.types import Maps, Picture, Scores
 
 STRONGEST, ABOVE = 0.1, 3.0

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from apercu import open_classifier, open_images, render
-from apercu.explainers.run import open_run
+from apercu.explainers.run_folder import open_run
 from apercu.methods import Occlusion, Rise
 
 BANDS = ("science", "template", "difference")

@@ -14,27 +14,27 @@ if TYPE_CHECKING:
     from apercu.classifiers import Classifier as Classifier
     from apercu.classifiers import distil as distil
     from apercu.classifiers import open_classifier as open_classifier
-    from apercu.explainers.counterpart import CounterpartExplainer as CounterpartExplainer
-    from apercu.explainers.mask import MaskExplainer as MaskExplainer
+    from apercu.explainers.counterpart.explainer import CounterpartExplainer as CounterpartExplainer
+    from apercu.explainers.mask.explainer import MaskExplainer as MaskExplainer
     from apercu.explainers.train import train_counterpart as train_counterpart
     from apercu.explainers.train import train_mask as train_mask
     from apercu.images import open_images as open_images
     from apercu.images import read_picture as read_picture
-    from apercu.training.fit import Fit as Fit
-    from apercu.training.fit import Machine as Machine
     from apercu.training.settings import CounterpartSettings as CounterpartSettings
     from apercu.training.settings import MaskSettings as MaskSettings
     from apercu.training.settings import read_settings as read_settings
+    from apercu.training.trainer import Fit as Fit
+    from apercu.training.trainer import Machine as Machine
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Classifier": "apercu.classifiers",
-    "CounterpartExplainer": "apercu.explainers.counterpart",
+    "CounterpartExplainer": "apercu.explainers.counterpart.explainer",
     "CounterpartSettings": "apercu.training.settings",
-    "Fit": "apercu.training.fit",
-    "Machine": "apercu.training.fit",
-    "MaskExplainer": "apercu.explainers.mask",
+    "Fit": "apercu.training.trainer",
+    "Machine": "apercu.training.trainer",
+    "MaskExplainer": "apercu.explainers.mask.explainer",
     "MaskSettings": "apercu.training.settings",
     "distil": "apercu.classifiers",
     "open_classifier": "apercu.classifiers",

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from apercu import maps
 from apercu.errors import OutputError
-from apercu.output import write
+from apercu.io import write
 from apercu.types import Boxes, Picture
 
 HEAT = ("#14103a", "#5b1a7c", "#bb3760", "#f3872f", "#fdf5a9")

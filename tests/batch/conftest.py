@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from apercu.batch import BatchSettings, Crew, Order, Who, explain_all
+from apercu.deploy.batch import BatchSettings, Crew, Order, Who, explain_all
 
 COUNT = 23
 

@@ -12,9 +12,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from apercu.batch import BatchSettings, Crew, Order, Who, explain_all, ray_cluster
-from apercu.batch.cluster_checks import check_listening, check_room
-from apercu.batch.ray_cluster import RayCluster, _cause, _explained, everywhere
+from apercu.deploy.batch import BatchSettings, Crew, Order, Who, explain_all, ray_cluster
+from apercu.deploy.batch.cluster_checks import check_listening, check_room
+from apercu.deploy.batch.ray_cluster import RayCluster, _cause, _explained, everywhere
 from apercu.errors import ConfigError, OutputError, UnreachableError
 
 from .conftest import COUNT, bytes_of
@@ -59,7 +59,7 @@ def test_a_shard_is_the_same_function_of_its_order(order, explained, tmp_path) -
 
 
 def test_a_cleared_shard_is_no_error_when_it_is_finished(order, monkeypatch) -> None:
-    from apercu.batch.desk import Desk
+    from apercu.deploy.batch.desk import Desk
 
     asked = order()
     tables = Desk.tables

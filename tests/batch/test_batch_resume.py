@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from apercu.batch import Crew, explain_all
-from apercu.batch.desk import Desk
-from apercu.batch.lock import locked
-from apercu.batch.plan import Plan
-from apercu.engines.torch_engine import TorchEngine
+from apercu.deploy.batch import Crew, explain_all
+from apercu.deploy.batch.desk import Desk
+from apercu.deploy.batch.lock import locked
+from apercu.deploy.batch.plan import Plan
+from apercu.deploy.inference.torch_predictor import TorchEngine
 from apercu.errors import RunError
 
 from .conftest import COUNT, bytes_of
@@ -26,7 +26,7 @@ SLOWED = """
 import sys, time
 from pathlib import Path
 from apercu.cli import main
-from apercu.engines.torch_engine import TorchEngine
+from apercu.deploy.inference.torch_predictor import TorchEngine
 
 answer = TorchEngine.__call__
 def slowly(self, images, target):

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from apercu import MaskExplainer, maps, read_picture
-from apercu.batch import BatchSettings, Crew, explain_all
+from apercu.deploy.batch import BatchSettings, Crew, explain_all
 from apercu.errors import ConfigError
 
 from .conftest import COUNT, bytes_of, encoded, rows_of

@@ -13,13 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
 
-from apercu.batch import places
-from apercu.batch.dataset import DataSet
-from apercu.batch.open_dataset import open_dataset
-from apercu.batch.places import Place
-from apercu.batch.remote import Remote
-from apercu.batch.settings import BatchSettings
 from apercu.classifiers import InputSpec
+from apercu.deploy.batch import places
+from apercu.deploy.batch.dataset import DataSet
+from apercu.deploy.batch.open_dataset import open_dataset
+from apercu.deploy.batch.places import Place
+from apercu.deploy.batch.remote import Remote
+from apercu.deploy.batch.settings import BatchSettings
 from apercu.errors import ImageError, ImagesError, UnreachableError
 from apercu.images import open_images
 

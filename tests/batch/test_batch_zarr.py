@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import zarr
 
-from apercu.batch import explain_all
-from apercu.batch.desk import Desk
-from apercu.batch.zarr_shards import MISSING
+from apercu.deploy.batch import explain_all
+from apercu.deploy.batch.desk import Desk
+from apercu.deploy.batch.zarr_shards import MISSING
 
 from .conftest import COUNT, bytes_of, rows_of
 

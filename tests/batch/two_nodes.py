@@ -12,8 +12,8 @@ from pathlib import Path
 
 from ray.cluster_utils import Cluster
 
-from apercu.batch import BatchSettings, Crew, Order, Who, explain_all
-from apercu.batch.ray_cluster import RayCluster
+from apercu.deploy.batch import BatchSettings, Crew, Order, Who, explain_all
+from apercu.deploy.batch.ray_cluster import RayCluster
 
 STORE = 200 << 20
 

@@ -12,9 +12,9 @@ from astropy.io import fits
 from astropy.wcs import WCS
 from numpy.typing import NDArray
 
-from apercu.catalogue import Catalogue
-from apercu.catalogue.cutouts import Fate, Objects, cut_out, objects_of
 from apercu.errors import ConfigError, ImageError, ImagesError
+from apercu.images.catalogue import Catalogue
+from apercu.images.catalogue.cutouts import Fate, Objects, cut_out, objects_of
 
 HEIGHT, WIDTH = 40, 60
 PIXELS = np.arange(HEIGHT * WIDTH, dtype=np.float32).reshape(HEIGHT, WIDTH)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from apercu.catalogue import Catalogue, LabelledImages, by_id, label_images, read_catalogue
 from apercu.errors import ConfigError, ImagesError
 from apercu.images import batches, open_images
+from apercu.images.catalogue import Catalogue, LabelledImages, by_id, label_images, read_catalogue
 
 
 @pytest.fixture

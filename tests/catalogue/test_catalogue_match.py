@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from apercu.catalogue import Catalogue, by_id, by_position, read_catalogue, sky_positions
 from apercu.errors import ConfigError, ImagesError
 from apercu.images import open_images
+from apercu.images.catalogue import Catalogue, by_id, by_position, read_catalogue, sky_positions
 from apercu.images.folder import FolderImages
 
 

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from apercu.catalogue import LabelledImages, sky_positions
-from apercu.catalogue.sky import celestial, pixels_of, place_of
 from apercu.errors import ConfigError, ImageError, ImagesError
 from apercu.images import open_images
+from apercu.images.catalogue import LabelledImages, sky_positions
+from apercu.images.catalogue.sky import celestial, pixels_of, place_of
 from apercu.images.chosen import ChosenImages
 from apercu.images.folder import FolderImages
-from apercu.pretraining.materials import Join
+from apercu.pretraining.inputs import Join
 
 SIDE = 21
 

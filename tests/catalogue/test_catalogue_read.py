@@ -16,8 +16,8 @@ from astropy.table import MaskedColumn, Table
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from apercu.catalogue import Catalogue, read_catalogue
 from apercu.errors import ConfigError, ImageError, ImagesError, InputError
+from apercu.images.catalogue import Catalogue, read_catalogue
 
 LONG = 2481397253415010029
 

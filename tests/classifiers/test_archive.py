@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from apercu.classifiers import open_classifier
-from apercu.classifiers.archive import checked_archive
+from apercu.classifiers.sources.archive import checked_archive
 from apercu.errors import ClassifierError
 
 
@@ -121,7 +121,7 @@ def test_pickled_weights_and_compiled_code_are_refused(
     ],
 )
 def test_sizes_that_are_no_arithmetic(size: str) -> None:
-    from apercu.classifiers.archive import _is_arithmetic
+    from apercu.classifiers.sources.archive import _is_arithmetic
 
     assert not _is_arithmetic(size)
     assert _is_arithmetic("Max(1, FloorDiv(Symbol('s77', positive=True, integer=True) + 3, 2))")

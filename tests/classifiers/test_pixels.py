@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from apercu.classifiers.card import InputSpec
-from apercu.classifiers.pixels import fit_picture, normalise
+from apercu.classifiers.preprocessing import fit_picture, normalise
 
 
 def _picture(height: int, width: int, channels: int = 3) -> torch.Tensor:

@@ -273,7 +273,7 @@ def test_weights_that_do_not_fit_are_told_in_one_line(tmp_path: Path) -> None:
 
 
 def test_weights_that_cannot_be_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("apercu.classifiers.timm_source._reachable", lambda url: False)
+    monkeypatch.setattr("apercu.classifiers.sources.timm._reachable", lambda url: False)
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *args: None)
     with pytest.raises(ClassifierError, match=r"cannot be downloaded.*card with `weights`"):
         open_classifier("timm/resnet18")
@@ -291,7 +291,7 @@ def test_a_saved_classifier_is_the_same_when_opened(tmp_path: Path) -> None:
     torch.manual_seed(0)
     options = {"channels": 2, "classes": 3, "size": list(SIZE), "width": 4}
     card = ClassifierCard(
-        source="apercu.classifiers.small:SmallResNet",
+        source="apercu.classifiers.small_resnet:SmallResNet",
         options=options,
         input=InputSpec(channels=2, size=SIZE, mean=(0.5, 0.5)),
         classes=("a", "b", "c"),

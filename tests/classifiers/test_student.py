@@ -22,7 +22,7 @@ from apercu.classifiers import (
     open_classifier,
     save_classifier,
 )
-from apercu.classifiers.lessons import Lessons
+from apercu.classifiers.distillation_data import Lessons
 from apercu.classifiers.student import _difference
 from apercu.errors import ClassifierError, ConfigError, ImagesError
 

@@ -13,11 +13,11 @@ import apercu.methods
 import apercu.metrics
 from apercu.classifiers import open_classifier
 from apercu.cli.methods import METHODS, SLOW, allowed_methods, parse_methods, seeded
-from apercu.compare import METRICS
-from apercu.compare.columns import COLUMNS
-from apercu.compare.measures import MEASURES
-from apercu.compare.scoring import OF_MAPS, OF_REGIONS
 from apercu.errors import ConfigError, RunError
+from apercu.evaluation import METRICS
+from apercu.evaluation.formatting import COLUMNS
+from apercu.evaluation.measures import MEASURES
+from apercu.evaluation.scores import OF_MAPS, OF_REGIONS
 from apercu.images import Planted
 from apercu.methods import (
     Augmented,
@@ -211,7 +211,7 @@ def test_a_trailing_comma_is_no_metric(apercu, tiny_card, tmp_path) -> None:
 
 
 def test_a_run_of_another_classifier(tiny_card, tiny_run) -> None:
-    from apercu.compare.runs import open_runs
+    from apercu.evaluation.runs import open_runs
 
     other = open_classifier(tiny_card)
     other.fingerprint = "0" * 64

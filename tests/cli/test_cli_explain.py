@@ -82,7 +82,7 @@ def test_another_classifier_is_refused(apercu, tiny_run, photo, tmp_path) -> Non
     card.write_text(
         json.dumps(
             {
-                "source": "apercu.classifiers.small:SmallResNet",
+                "source": "apercu.classifiers.small_resnet:SmallResNet",
                 "options": {"channels": 3, "classes": 3, "size": [32, 32], "width": 4},
                 "input": {"size": [32, 32]},
             }

@@ -11,7 +11,7 @@ import yaml
 from apercu.classifiers import StudentSettings, open_classifier
 from apercu.errors import ClassifierError
 from apercu.explainers.order import changed
-from apercu.explainers.stand_in import stand_in
+from apercu.explainers.student import stand_in
 from apercu.images import open_images
 from apercu.training.settings import PRESETS
 

@@ -80,7 +80,7 @@ def test_what_is_wrong_is_one_line(
 
 def test_without_pyav_the_extra_is_named(apercu, tiny_run, walk, tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
-    monkeypatch.setattr("apercu.video.extra.find_spec", lambda name: None)
+    monkeypatch.setattr("apercu.deploy.video.extra.find_spec", lambda name: None)
     said = apercu("video", tiny_run, walk, tmp_path / "seen.mp4")
     assert (said.code, said.out) == (2, "")
     assert said.err == ("error: video: av (PyAV) is not installed; pip install 'apercu[video]'\n")
@@ -93,7 +93,7 @@ def test_a_camera_that_is_not_there_is_told(apercu, tiny_run, tmp_path) -> None:
 
 
 def test_ctrl_c_says_what_is_kept(apercu, tiny_run, walk, tmp_path, monkeypatch) -> None:
-    from apercu.video.explaining import Explaining
+    from apercu.deploy.video.explaining import Explaining
 
     explain, count = Explaining.__call__, iter(range(99))
 
@@ -117,8 +117,8 @@ def test_ctrl_c_says_what_is_kept(apercu, tiny_run, walk, tmp_path, monkeypatch)
 def test_a_second_signal_does_not_disturb_the_end(
     apercu, tiny_run, walk, tmp_path, monkeypatch, first: int, second: int
 ) -> None:
-    from apercu.video.explaining import Explaining
-    from apercu.video.writing import Writer
+    from apercu.deploy.video.explaining import Explaining
+    from apercu.deploy.video.writing import Writer
 
     explain, leave, count = Explaining.__call__, Writer.__exit__, iter(range(99))
 
@@ -155,8 +155,8 @@ def test_a_second_signal_does_not_disturb_the_end(
 def test_the_class_shown_is_the_one_seen_most(apercu, tiny_run, walk, tmp_path) -> None:
     """The maps of `--target top` are those of the class that the explainer names."""
     from apercu import MaskExplainer
-    from apercu.video import open_video
-    from apercu.video.picture import image_of
+    from apercu.deploy.video import open_video
+    from apercu.deploy.video.picture import image_of
 
     frame = next(open_video(str(walk)).items())
     explainer = MaskExplainer.from_pretrained(tiny_run)

@@ -14,12 +14,12 @@ from torch import nn
 
 from apercu import maps
 from apercu.classifiers import Classifier, ClassifierCard, InputSpec, classifier_of
-from apercu.compare import CompareSettings, Results, Row, compare
-from apercu.compare.interval import interval
-from apercu.compare.measures import MEASURES
-from apercu.compare.sample import Trial, draw, split
-from apercu.compare.scoring import Shown, score
 from apercu.errors import ApercuError, ConfigError, ImagesError, OutputError, RunError
+from apercu.evaluation import CompareSettings, Results, Row, compare
+from apercu.evaluation.interval import interval
+from apercu.evaluation.measures import MEASURES
+from apercu.evaluation.sample import Trial, draw, split
+from apercu.evaluation.scores import Shown, score
 from apercu.images import ImageSource, Item
 from apercu.methods import CentreBox, Explainer, Gradient, Need, Trained, TrueBox, WholeBox
 from apercu.metrics import (
@@ -514,7 +514,7 @@ def test_rows_of_methods_that_are_not_asked_for_again_stay(
     assert list(results.explainers) == ["centre_box", "mask"]
     assert {row.explainer for row in Results.load(tmp_path).rows} >= {"mask", "centre_box"}
     made = [(call.command, call.explainers) for call in Results.load(tmp_path).calls]
-    assert made == [("apercu.compare.compare(…)", ("mask",)), ("again", ("centre_box",))]
+    assert made == [("apercu.evaluation.compare(…)", ("mask",)), ("again", ("centre_box",))]
 
 
 def test_an_explainer_under_a_new_name_takes_the_place_of_its_old_one(

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from apercu.classifiers import Classifier, ClassifierCard, InputSpec, classifier_of
-from apercu.compare import cost as costs
-from apercu.compare import memory
-from apercu.compare.cost import cost, spread
+from apercu.evaluation import cost as costs
+from apercu.evaluation import memory
+from apercu.evaluation.cost import cost, spread
 from apercu.methods import Occlusion, Rise, Trained
 
 

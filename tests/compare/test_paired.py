@@ -7,9 +7,9 @@ from itertools import product
 import numpy as np
 import pytest
 
-from apercu.compare import Results, Subject
-from apercu.compare.interval import interval
-from apercu.compare.paired import FLIPS, holm, paired, sign_flip
+from apercu.evaluation import Results, Subject
+from apercu.evaluation.interval import interval
+from apercu.evaluation.paired import FLIPS, holm, paired, sign_flip
 
 SUBJECT = Subject("timm/tiny", "f00d", "photographs", 8, "labels", "0", {})
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from apercu import MaskExplainer, open_classifier
-from apercu.engines import Engine, open_engine
-from apercu.engines.onnx_engine import OnnxEngine
-from apercu.engines.torch_engine import TorchEngine
-from apercu.export.describing import digest_of_run
+from apercu.deploy.export.describing import digest_of_run
+from apercu.deploy.inference import Engine, open_engine
+from apercu.deploy.inference.onnx_predictor import OnnxEngine
+from apercu.deploy.inference.torch_predictor import TorchEngine
 
 
 @pytest.fixture(params=[TorchEngine, OnnxEngine])

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from apercu import MaskExplainer
-from apercu.engines import is_export, open_engine
+from apercu.deploy.export import ExportSettings, export
+from apercu.deploy.inference import is_export, open_engine
 from apercu.errors import ConfigError, RunError
-from apercu.export import ExportSettings, export
 
 
 @pytest.fixture

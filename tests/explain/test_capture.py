@@ -15,7 +15,7 @@ from pydicom.data import get_testdata_file
 from typer.testing import CliRunner
 
 from apercu.cli.root import app
-from apercu.images.dicom import read_reference
+from apercu.images.formats.dicom import read_reference
 from apercu.images.reader import read_picture
 
 SECRETS = (b"CompressedSamples", b"1CT1", b"JFK IMAGING")

@@ -13,17 +13,17 @@ import torch
 
 from apercu import open_classifier, open_images
 from apercu.classifiers import Classifier, ClassifierCard, InputSpec, SmallResNet, classifier_of
-from apercu.compare.runs import open_runs
 from apercu.errors import ClassifierError, ConfigError, RunError, TargetError
-from apercu.explainers.counterpart import CounterpartExplainer
-from apercu.explainers.mask import MaskExplainer
-from apercu.explainers.run import open_run
+from apercu.evaluation.runs import open_runs
+from apercu.explainers.counterpart.explainer import CounterpartExplainer
+from apercu.explainers.counterpart.network import REACH, CounterpartNetwork, CounterpartShape
+from apercu.explainers.counterpart.training import CounterpartTraining
+from apercu.explainers.mask.explainer import MaskExplainer
+from apercu.explainers.run_folder import open_run
 from apercu.explainers.train import new_network, train_counterpart
-from apercu.networks.counterparts import REACH, CounterpartNetwork, CounterpartShape
-from apercu.networks.graph import GraphEncoder
-from apercu.training.counterparts.step import CounterpartTraining
-from apercu.training.fit import Fit, Machine
+from apercu.networks.graph_encoder import GraphEncoder
 from apercu.training.settings import COUNTERPART, CounterpartSettings
+from apercu.training.trainer import Fit, Machine
 
 PLANTED = "planted:size=32,images=24,classes=3,difficulty=0"
 SETTINGS = {
@@ -202,7 +202,7 @@ def test_a_training_goes_on_where_it_was(classifier: Classifier, tmp_path: Path)
         return train_counterpart(whole, fit, classifier)
 
     def fit_until(fit: Fit, whole: CounterpartSettings, steps: int) -> None:
-        from apercu.training.counterparts.step import CounterpartTraining
+        from apercu.explainers.counterpart.training import CounterpartTraining
 
         done = CounterpartTraining.training_step
 

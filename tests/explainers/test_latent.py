@@ -12,14 +12,14 @@ import torch
 
 from apercu import open_classifier, open_images
 from apercu.classifiers import Classifier, ClassifierCard, InputSpec, SmallResNet, classifier_of
-from apercu.compare.runs import open_runs
 from apercu.errors import ClassifierError, ConfigError, RunError, TargetError
-from apercu.explainers.latent import LatentExplainer
-from apercu.explainers.run import open_run
+from apercu.evaluation.runs import open_runs
+from apercu.explainers.latent.explainer import LatentExplainer
+from apercu.explainers.latent.training import LatentTraining
+from apercu.explainers.run_folder import open_run
 from apercu.explainers.train import train_latent
-from apercu.training.fit import Fit, Machine
-from apercu.training.latent.step import LatentTraining
 from apercu.training.settings import LATENT, LatentSettings
+from apercu.training.trainer import Fit, Machine
 
 PLANTED = "planted:size=32,images=24,classes=3,difficulty=0"
 SETTINGS = {

@@ -9,10 +9,10 @@ import torch
 from apercu.classifiers import ClassifierCard, InputSpec, SmallResNet, classifier_of
 from apercu.errors import ConfigError, ImageError, RunError, TargetError
 from apercu.explainers.build import gated_network
-from apercu.explainers.dial import absent_area, measure_dial, write_dial
-from apercu.explainers.mask import MaskExplainer
-from apercu.explainers.passport import Passport
-from apercu.networks.graph import GraphEncoder
+from apercu.explainers.classifier_info import Passport
+from apercu.explainers.mask.explainer import MaskExplainer
+from apercu.explainers.mask.levels import absent_area, measure_dial, write_dial
+from apercu.networks.graph_encoder import GraphEncoder
 from apercu.training.settings import parse_settings
 
 CLASSES = ("cat", "dog", "bird", "fish")
@@ -22,7 +22,7 @@ CLASSES = ("cat", "dog", "bird", "fish")
 def classifier():
     torch.manual_seed(0)
     card = ClassifierCard(
-        source="apercu.classifiers.small:SmallResNet",
+        source="apercu.classifiers.small_resnet:SmallResNet",
         options={"channels": 3, "classes": 4, "size": [32, 32], "width": 8},
         input=InputSpec(channels=3, size=(32, 32)),
         classes=CLASSES,
@@ -68,7 +68,7 @@ def test_the_mask_depends_on_the_class(explainer, images):
 def test_many_classes_are_decoded_in_parts(explainer, images, monkeypatch) -> None:
     row = torch.tensor([[0, 1, 2, 3, 3, 2, 0]])
     whole = explainer.attribute_classes(images[:1], row)
-    monkeypatch.setattr("apercu.networks.masking.TOGETHER", 3)
+    monkeypatch.setattr("apercu.explainers.mask.network.TOGETHER", 3)
     torch.testing.assert_close(explainer.attribute_classes(images[:1], row), whole)
     for place, column in enumerate(row[0].tolist()):
         torch.testing.assert_close(whole[0, place], explainer.attribute(images[:1], column)[0])

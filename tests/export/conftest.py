@@ -11,10 +11,10 @@ import torch
 
 from apercu.classifiers import Classifier, open_classifier
 from apercu.explainers.build import build_network
-from apercu.explainers.counterpart import CounterpartExplainer
-from apercu.explainers.latent import LatentExplainer
-from apercu.explainers.mask import MaskExplainer
-from apercu.explainers.passport import Passport
+from apercu.explainers.classifier_info import Passport
+from apercu.explainers.counterpart.explainer import CounterpartExplainer
+from apercu.explainers.latent.explainer import LatentExplainer
+from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.training.settings import COUNTERPART, LATENT, MASK, TrainingSettings
 
 FAMILIES = {"mask": MASK, "counterpart": COUNTERPART, "latent": LATENT}
@@ -73,7 +73,7 @@ def images() -> torch.Tensor:
 @pytest.fixture(scope="session")
 def light(explainer_of: Callable[[str, str], Any], tmp_path_factory) -> tuple[Any, Path]:
     """A mask explainer of the classifier's own layers, and its export in all formats."""
-    from apercu.export import ExportSettings, export
+    from apercu.deploy.export import ExportSettings, export
 
     explainer, out = explainer_of("mask", "light"), tmp_path_factory.mktemp("light") / "Light One"
     export(explainer, out, ExportSettings(("torch", "kserve")))
@@ -83,7 +83,7 @@ def light(explainer_of: Callable[[str, str], Any], tmp_path_factory) -> tuple[An
 @pytest.fixture(scope="session")
 def pair(explainer_of: Callable[[str, str], Any], tmp_path_factory) -> tuple[Any, Path]:
     """A counterpart explainer of the classifier's own layers, and its export."""
-    from apercu.export import ExportSettings, export
+    from apercu.deploy.export import ExportSettings, export
 
     explainer, out = explainer_of("counterpart", "light"), tmp_path_factory.mktemp("pair")
     export(explainer, out, ExportSettings())

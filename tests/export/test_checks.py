@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from apercu.classifiers import InputSpec
+from apercu.deploy.export import ExportSettings, export, read_manifest
+from apercu.deploy.export.check import BATCHES, class_trials, trials
+from apercu.deploy.export.check import check as compare
+from apercu.deploy.export.describing import digest_of_run
+from apercu.deploy.export.materials import Shown
+from apercu.deploy.export.onnx_graph import Traceable, write_onnx
 from apercu.errors import ApercuError, ConfigError, ImageError, RunError
-from apercu.explainers.passport import Passport
-from apercu.export import ExportSettings, export, read_manifest
-from apercu.export.check import BATCHES, class_trials, trials
-from apercu.export.check import check as compare
-from apercu.export.describing import digest_of_run
-from apercu.export.materials import Shown
-from apercu.export.onnx_graph import Traceable, write_onnx
+from apercu.explainers.classifier_info import Passport
 from apercu.images import open_images
 from apercu.types import Images
 
@@ -129,7 +129,7 @@ def test_settings_are_checked(shapes_unchecked) -> None:
 
 
 def test_lower_precision_needs_images(explainer_of, tmp_path) -> None:
-    from apercu.export.materials import Materials
+    from apercu.deploy.export.materials import Materials
 
     explainer = explainer_of("mask", "light")
     with pytest.raises(ConfigError, match="what int8 loses is measured; give --images"):

@@ -13,10 +13,10 @@ import pytest
 import torch
 import yaml
 
+from apercu.deploy.export import read_manifest
+from apercu.deploy.export.program import open_program
+from apercu.deploy.export.triton import model_config, service_name
 from apercu.errors import ClassifierError
-from apercu.export import read_manifest
-from apercu.export.program import open_program
-from apercu.export.triton import model_config, service_name
 
 TYPES = {onnx.TensorProto.FLOAT: "TYPE_FP32", onnx.TensorProto.INT64: "TYPE_INT64"}
 

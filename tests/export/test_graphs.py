@@ -11,17 +11,17 @@ import pytest
 import torch
 
 from apercu.classifiers import Classifier, ClassifierCard, InputSpec, SmallResNet, classifier_of
-from apercu.classifiers.answers import as_logits, to_logits
 from apercu.classifiers.card import Output
+from apercu.classifiers.outputs import as_logits, to_logits
+from apercu.deploy.export import ExportSettings, export
+from apercu.deploy.export.graphs import TOP
+from apercu.deploy.export.materials import Materials
+from apercu.deploy.export.onnx_graph import answered, session
+from apercu.deploy.export.reading import reading
 from apercu.errors import ConfigError, RunError
-from apercu.explainers.passport import Passport
-from apercu.export import ExportSettings, export
-from apercu.export.graphs import TOP
-from apercu.export.materials import Materials
-from apercu.export.onnx_graph import answered, session
-from apercu.export.reading import reading
+from apercu.explainers.classifier_info import Passport
 from apercu.images.stretch import Stretch
-from apercu.networks.graph import AnsweringEncoder, GraphEncoder
+from apercu.networks.graph_encoder import AnsweringEncoder, GraphEncoder
 from apercu.training.settings import COUNTERPART, MASK
 
 PRESETS = [("mask", name) for name in MASK.presets] + [

@@ -11,13 +11,13 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from apercu.deploy.export import ExportSettings, export, read_manifest
+from apercu.deploy.export.half import halve
+from apercu.deploy.export.loss import region_iou
+from apercu.deploy.export.materials import BATCH, Materials
+from apercu.deploy.export.onnx_graph import answered, session
+from apercu.deploy.export.precision import converted
 from apercu.errors import ConfigError
-from apercu.export import ExportSettings, export, read_manifest
-from apercu.export.half import halve
-from apercu.export.loss import region_iou
-from apercu.export.materials import BATCH, Materials
-from apercu.export.onnx_graph import answered, session
-from apercu.export.precision import converted
 from apercu.images import open_images
 
 PLANTED = "planted:size=32,images=12,classes=3,difficulty=0"

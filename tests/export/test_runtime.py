@@ -16,8 +16,8 @@ from PIL import Image
 
 import apercu_runtime
 from apercu import errors, read_picture
-from apercu.export import read_manifest
-from apercu.export.manifest import VERSION
+from apercu.deploy.export import read_manifest
+from apercu.deploy.export.manifest import VERSION
 from apercu_runtime import Explainer
 
 ROOT = Path(__file__).resolve().parents[2]

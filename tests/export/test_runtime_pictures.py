@@ -12,7 +12,7 @@ from PIL import Image
 
 from apercu import read_picture
 from apercu.classifiers import InputSpec
-from apercu.classifiers.pixels import fit_picture
+from apercu.classifiers.preprocessing import fit_picture
 from apercu.errors import ImageError as TheirImageError
 from apercu_runtime import ImageError
 from apercu_runtime.pictures import fitted, picture

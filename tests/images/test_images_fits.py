@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from apercu.errors import ConfigError, ImageError
-from apercu.images import gzipped, open_images, read_picture
-from apercu.images.fits import decode_fits
+from apercu.images import open_images, read_picture
 from apercu.images.folder import FolderImages
+from apercu.images.formats import gunzip as gzipped
+from apercu.images.formats.fits import decode_fits
 
 RAMP = np.arange(30, dtype=np.float32).reshape(5, 6) - 7
 BANDS = ("SCIENCE", "TEMPLATE", "DIFFERENCE")

@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from apercu.errors import ImageError, ImagesError, InputError
-from apercu.images import npz, open_images
+from apercu.images import open_images
+from apercu.images.formats import npz
 from apercu.images.stack import StackImages
 
 FLOATS = np.arange(4 * 2 * 3 * 5, dtype=np.float32).reshape(4, 2, 3, 5) * 8

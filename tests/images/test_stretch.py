@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 
 from apercu.classifiers import InputSpec
-from apercu.classifiers.pixels import fit_picture, normalise
+from apercu.classifiers.preprocessing import fit_picture, normalise
 from apercu.errors import ImageError, ImagesError
 from apercu.images.stretch import Stretch, above_sky, measured
 

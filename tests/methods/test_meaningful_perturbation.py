@@ -9,11 +9,11 @@ from torch import nn
 
 from apercu.classifiers import Classifier
 from apercu.errors import ClassifierError, ConfigError
+from apercu.explainers.mask.network import dialled
+from apercu.explainers.mask.objectives import Dial, Question
 from apercu.methods.meaningful_perturbation import Aim, MeaningfulPerturbation
 from apercu.networks.decoder import Evidence
-from apercu.networks.masking import dialled
 from apercu.removal import Blur
-from apercu.training.objectives import Dial, Question
 
 
 def adam(

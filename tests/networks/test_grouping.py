@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from apercu.networks.grouping import WALK, grouped, walking_ground
+from apercu.networks.diffusion import WALK, grouped, walking_ground
 
 
 def test_grouped_is_the_literal_walk():

@@ -12,19 +12,19 @@ from torch import nn
 from apercu import open_classifier
 from apercu.classifiers import Classifier, ClassifierCard, InputSpec, SmallResNet, classifier_of
 from apercu.errors import ConfigError
+from apercu.explainers.mask.network import SUREST, MaskingNetwork, dialled
 from apercu.images.stretch import Stretch
 from apercu.networks.decoder import Decoder, DecoderShape
 from apercu.networks.encoder import SmallEncoder, TimmEncoder
 from apercu.networks.gate import ClassGate
-from apercu.networks.graph import GraphEncoder
-from apercu.networks.masking import SUREST, MaskingNetwork, dialled
-from apercu.networks.shared import SharedDecoder, SharedShape
+from apercu.networks.graph_encoder import GraphEncoder
+from apercu.networks.shared_decoder import SharedDecoder, SharedShape
 
 
 def small_classifier(size: int = 32):
     torch.manual_seed(0)
     card = ClassifierCard(
-        source="apercu.classifiers.small:SmallResNet",
+        source="apercu.classifiers.small_resnet:SmallResNet",
         options={"channels": 3, "classes": 4, "size": [size, size], "width": 8},
         input=InputSpec(channels=3, size=(size, size), mean=(0.5,) * 3, std=(0.25,) * 3),
     )

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from apercu.networks.latent import LatentNetwork, LatentShape
-from apercu.networks.paths import Lagrangian
+from apercu.explainers.latent.network import LatentNetwork, LatentShape
+from apercu.explainers.latent.paths import Lagrangian
 
 SLOPE = torch.tensor([0.6, -0.8, 0.0])
 

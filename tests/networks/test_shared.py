@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from apercu.explainers.mask.network import MaskingNetwork
 from apercu.networks.encoder import SmallEncoder
-from apercu.networks.masking import MaskingNetwork
-from apercu.networks.shared import SharedDecoder, SharedShape
+from apercu.networks.shared_decoder import SharedDecoder, SharedShape
 
 SHAPE = SharedShape(width=4, filters=3, resolution=2)
 
@@ -69,7 +69,7 @@ def test_classes_of_an_image_share_one_pass_of_its_features(monkeypatch):
 
 
 def test_several_images_share_passes_and_so_do_parts_of_many_classes(monkeypatch):
-    monkeypatch.setattr("apercu.networks.masking.TOGETHER", 2)
+    monkeypatch.setattr("apercu.explainers.mask.network.TOGETHER", 2)
     made, passes = network(), []
     made.decoder.keys.register_forward_hook(lambda *_: passes.append(1))
     images, classes = torch.rand(3, 3, 32, 32), torch.tensor([[4, 0, 2], [1, 1, 3], [0, 2, 4]])

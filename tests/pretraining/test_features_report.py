@@ -8,7 +8,7 @@ import torch
 from apercu.errors import ConfigError
 from apercu.pretraining.few_labels import Row
 from apercu.pretraining.heads import Known
-from apercu.pretraining.plane import plane, principal
+from apercu.pretraining.pca_plot import plane, principal
 from apercu.pretraining.report import markdown, savings
 
 

@@ -9,7 +9,7 @@ import torch
 
 from apercu import open_classifier
 from apercu.classifiers import ClassifierCard, InputSpec, SmallResNet, classifier_of
-from apercu.classifiers.anew import drawn_anew, trainable
+from apercu.classifiers.reinitialise import drawn_anew, trainable
 from apercu.errors import ConfigError
 from apercu.images import open_images
 from apercu.pretraining.backbone import open_backbone

@@ -9,7 +9,7 @@ import torch
 
 from apercu.errors import ImagesError
 from apercu.images import Item
-from apercu.pretraining.wanted import ZERO, Brightness, Listed, brightness_of, magnitudes
+from apercu.pretraining.targets import ZERO, Brightness, Listed, brightness_of, magnitudes
 
 
 def _disc(flux: float, sky: float = 50.0) -> torch.Tensor:

@@ -6,9 +6,9 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from apercu.report.axes import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
-from apercu.report.charts import Point, lines, scatter
-from apercu.report.learning import Stop, learning_curves
+from apercu.evaluation.report.axes import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
+from apercu.evaluation.report.charts import Point, lines, scatter
+from apercu.evaluation.report.learning import Stop, learning_curves
 
 POINTS = [
     Point("slow", 1000.0, 0.2, False),

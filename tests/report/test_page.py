@@ -14,13 +14,13 @@ from torch import nn
 
 from apercu import render
 from apercu.classifiers import Classifier, ClassifierCard, InputSpec, classifier_of
-from apercu.compare import Call, CompareSettings, Cost, Results, Row, Subject, compare
-from apercu.compare.sample import split
-from apercu.compare.table import headline, ranking
-from apercu.gallery import gallery
+from apercu.evaluation import Call, CompareSettings, Cost, Results, Row, Subject, compare
+from apercu.evaluation.gallery import gallery
+from apercu.evaluation.ranking import headline, ranking
+from apercu.evaluation.report import SIDE, Shot, write_report
+from apercu.evaluation.sample import split
 from apercu.images import open_images
 from apercu.methods import CentreBox, Gradient, Trained, TrueBox
-from apercu.report import SIDE, Shot, write_report
 
 SUBJECT = Subject(
     classifier="timm/tiny",

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from apercu.compare import Call, Cost, Results, Row, Subject
-from apercu.compare.table import best_trained, costs, evened, firsts, needs, ranking
-from apercu.report import write_tables
-from apercu.report.tables import markdown
+from apercu.evaluation import Call, Cost, Results, Row, Subject
+from apercu.evaluation.ranking import best_trained, costs, evened, firsts, needs, ranking
+from apercu.evaluation.report import write_tables
+from apercu.evaluation.report.tables import markdown
 
 SUBJECT = Subject("timm/tiny", "f00d" * 16, "photographs", 80, "labels", "0", {})
 IMAGES = [f"{n}.png" for n in range(40)]

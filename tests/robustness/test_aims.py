@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from apercu.errors import ConfigError
-from apercu.robustness.aims import Expected, MapMoved, Untargeted, lag
 from apercu.robustness.attacks import Attack, Fgsm, IFgsm, Multiplicative, Pgd
 from apercu.robustness.attacks.base import slopes
 from apercu.robustness.named import aim_of, attack_named, filter_named
+from apercu.robustness.objectives import Expected, MapMoved, Untargeted, lag
 
 IMAGES = 0.3 + 0.4 * torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 LABELS = torch.zeros(2).long()

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from apercu import open_classifier
 from apercu.classifiers import Classifier
 from apercu.errors import ClassifierError, ConfigError
-from apercu.robustness.aims import Targeted, Untargeted
 from apercu.robustness.attacks import (
     Attack,
     AutoAttack,
@@ -24,6 +23,7 @@ from apercu.robustness.attacks import (
     Pgd,
     SparseEvo,
 )
+from apercu.robustness.objectives import Targeted, Untargeted
 
 WEIGHTS = torch.randn(48, generator=torch.Generator().manual_seed(0))
 IMAGES = 0.3 + 0.4 * torch.rand(3, 3, 4, 4, generator=torch.Generator().manual_seed(1))

@@ -13,8 +13,8 @@ from torch import nn
 from apercu import open_classifier
 from apercu.images import open_images
 from apercu.interop import as_module
-from apercu.robustness.aims import Untargeted
 from apercu.robustness.attacks import Attack, Fgsm, IFgsm, Pgd
+from apercu.robustness.objectives import Untargeted
 
 IMAGES, STEPS = 40, 5
 EPSILON = 0.6 / 255

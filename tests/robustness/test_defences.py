@@ -12,9 +12,8 @@ from pydantic import ValidationError
 from torch import nn
 
 from apercu import open_classifier
-from apercu.classifiers.anew import trainable
+from apercu.classifiers.reinitialise import trainable
 from apercu.errors import ConfigError
-from apercu.robustness.aims import Untargeted
 from apercu.robustness.attacks import Pgd
 from apercu.robustness.defences import (
     Adversarial,
@@ -28,7 +27,8 @@ from apercu.robustness.defences import (
 from apercu.robustness.defences.settings import DEFENCES
 from apercu.robustness.defences.step import DefenceTraining
 from apercu.robustness.filters import BitDepth, FloydSteinberg
-from apercu.training.watch import CLASSIFIERS, TrivialAnswers
+from apercu.robustness.objectives import Untargeted
+from apercu.training.degeneracy import CLASSIFIERS, TrivialAnswers
 
 IMAGES = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 WEIGHTS = torch.randn(192, 3, generator=torch.Generator().manual_seed(1)) / 8

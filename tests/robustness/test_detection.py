@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 from apercu import open_classifier
 from apercu.cli.detection import looks_named
 from apercu.errors import ConfigError, ImagesError
-from apercu.explainers.run import open_run
+from apercu.explainers.run_folder import open_run
 from apercu.methods import Cam
 from apercu.robustness.detection import (
     Autoencoder,

@@ -9,13 +9,13 @@ import torch
 
 from apercu import open_classifier
 from apercu.explainers.base import TrainedExplainer
-from apercu.explainers.run import open_run
+from apercu.explainers.run_folder import open_run
 from apercu.images import open_images
-from apercu.robustness.aims import MapMoved
 from apercu.robustness.attacks import DeepFool
 from apercu.robustness.flow import Bench
 from apercu.robustness.measures import norms
 from apercu.robustness.named import attack_named, filter_named
+from apercu.robustness.objectives import MapMoved
 from apercu.robustness.plan import Job, StressPlan, judged
 
 PLANTED = "planted:size=32,images=6,classes=3"

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from apercu.robustness.cells import Verdicts
 from apercu.robustness.named import NONE, attack_named
 from apercu.robustness.plan import Job
 from apercu.robustness.report import drawn_job
+from apercu.robustness.result_cache import Verdicts
 from apercu.robustness.results import summarised
 from apercu.robustness.rows import Row, StressResults
 

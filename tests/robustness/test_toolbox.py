@@ -11,7 +11,6 @@ import torch
 from apercu import open_classifier
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError
-from apercu.robustness.aims import Expected, Targeted, Untargeted
 from apercu.robustness.attacks import (
     Attack,
     AutoAttack,
@@ -20,6 +19,7 @@ from apercu.robustness.attacks import (
     HopSkipJump,
     Square,
 )
+from apercu.robustness.objectives import Expected, Targeted, Untargeted
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 QUICK: tuple[Attack, ...] = (

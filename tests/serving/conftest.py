@@ -20,19 +20,19 @@ from fastapi import FastAPI
 from PIL import Image
 
 from apercu.classifiers import open_classifier
+from apercu.deploy.serving.about import About
+from apercu.deploy.serving.desk import Desk
+from apercu.deploy.serving.guard import Guard
+from apercu.deploy.serving.metrics import Metrics
+from apercu.deploy.serving.orders import Made, Order
+from apercu.deploy.serving.page import Page
+from apercu.deploy.serving.places import Door
+from apercu.deploy.serving.routes import Routes
+from apercu.deploy.serving.wire import Wire
+from apercu.deploy.serving.worker import Work, Worker, open_answering
 from apercu.explainers.build import build_network
-from apercu.explainers.counterpart import CounterpartExplainer
-from apercu.explainers.passport import Passport
-from apercu.serving.about import About
-from apercu.serving.desk import Desk
-from apercu.serving.guard import Guard
-from apercu.serving.metrics import Metrics
-from apercu.serving.orders import Made, Order
-from apercu.serving.page import Page
-from apercu.serving.places import Door
-from apercu.serving.routes import Routes
-from apercu.serving.wire import Wire
-from apercu.serving.worker import Work, Worker, open_answering
+from apercu.explainers.classifier_info import Passport
+from apercu.explainers.counterpart.explainer import CounterpartExplainer
 from apercu.training.settings import COUNTERPART
 
 

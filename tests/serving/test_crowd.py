@@ -14,13 +14,13 @@ import pytest
 from litserve.transport.base import MessageTransport
 from litserve.utils import LitAPIStatus
 
-from apercu.serving.errors import BusyError, CrowdError, GoneError, TooLargeError
-from apercu.serving.gathering import Gathering
-from apercu.serving.orders import Order, Wanted
-from apercu.serving.places import Callers, Door, Places
-from apercu.serving.presence import while_there
-from apercu.serving.readers import Readers
-from apercu.serving.slips import Slip, Slips
+from apercu.deploy.serving.errors import BusyError, CrowdError, GoneError, TooLargeError
+from apercu.deploy.serving.gathering import Gathering
+from apercu.deploy.serving.orders import Order, Wanted
+from apercu.deploy.serving.places import Callers, Door, Places
+from apercu.deploy.serving.presence import while_there
+from apercu.deploy.serving.readers import Readers
+from apercu.deploy.serving.slips import Slip, Slips
 
 
 def test_places_are_given_back() -> None:
@@ -67,7 +67,7 @@ def test_who_is_read_takes_no_place_in_the_queue() -> None:
 
 
 def test_the_slowest_body_gives_its_place_up(monkeypatch) -> None:
-    monkeypatch.setattr("apercu.serving.readers.GRACE", 0.01)
+    monkeypatch.setattr("apercu.deploy.serving.readers.GRACE", 0.01)
     readers, told = Readers(2), []
 
     async def read(name: str, come: int, seconds: float) -> None:

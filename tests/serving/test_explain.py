@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 from apercu import MaskExplainer, open_classifier, read_picture
+from apercu.deploy.serving.orders import Order, Wanted
+from apercu.deploy.serving.worker import Work, Worker, open_answering
 from apercu.explain.answer import Answer
-from apercu.serving.orders import Order, Wanted
-from apercu.serving.worker import Work, Worker, open_answering
 
 
 @pytest.fixture(scope="module")
@@ -116,14 +116,14 @@ def test_whatever_the_reader_reads(call, pixels, kind, tmp_path) -> None:
 def _dicom(pixels: np.ndarray) -> bytes:
     pytest.importorskip("pydicom")
     from apercu.explain.capture import secondary_capture
-    from apercu.images.dicom import Reference
+    from apercu.images.formats.dicom import Reference
 
     source = Reference("1.2", "1.2.840.10008.5.1.4.1.1.1", "1.2.3", None)
     return secondary_capture(Image.fromarray(pixels), source, "made for a test")
 
 
 def test_orders_of_different_sizes_share_a_batch(worker, png, explainer) -> None:
-    from apercu.serving.orders import Order, Wanted
+    from apercu.deploy.serving.orders import Order, Wanted
 
     asked = [Wanted(top=2), Wanted((1,)), Wanted(format=None), Wanted((2, 0), format="array")]
     seen = [worker.decode_request(Order(png, one)) for one in asked]

@@ -43,7 +43,7 @@ def files() -> dict[str, bytes]:
 def _dicom(pixels: np.ndarray) -> bytes:
     pytest.importorskip("pydicom")
     from apercu.explain.capture import secondary_capture
-    from apercu.images.dicom import Reference
+    from apercu.images.formats.dicom import Reference
 
     source = Reference("1.2", "1.2.840.10008.5.1.4.1.1.1", "1.2.3", None)
     return secondary_capture(Image.fromarray(pixels), source, "made for a test")

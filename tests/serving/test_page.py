@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from apercu.serving.page import FOLDER
+from apercu.deploy.serving.page import FOLDER
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 CAMERA = ("--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream")

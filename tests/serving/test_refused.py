@@ -12,8 +12,8 @@ import httpx
 import pytest
 from PIL import Image
 
+from apercu.deploy.serving import errors
 from apercu.errors import ApercuError
-from apercu.serving import errors
 
 NO_IMAGE = (
     "image: not an image, expected JPEG, PNG, TIFF, WEBP, BMP, GIF, DICOM, FITS, or .npy for any "
@@ -196,7 +196,7 @@ def test_what_should_not_happen_tells_nothing_of_the_image(call, png, capsys, mo
     def broken(*_: object) -> None:
         raise ValueError("patient's name")
 
-    monkeypatch.setattr("apercu.serving.worker.see", broken)
+    monkeypatch.setattr("apercu.deploy.serving.worker.see", broken)
     told = _problem(call.explain(png), 500)
     said = capsys.readouterr()
     assert "ValueError" in told

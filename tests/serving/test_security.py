@@ -20,8 +20,8 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 
-from apercu.serving import guard, wire
-from apercu.serving.guard import OPEN
+from apercu.deploy.serving import guard, wire
+from apercu.deploy.serving.guard import OPEN
 
 HEAD = b"POST /v1/explain HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 

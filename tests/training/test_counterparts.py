@@ -7,21 +7,21 @@ import math
 import pytest
 import torch
 
-from apercu.networks.counterparts import Change, Pair
-from apercu.training.counterparts.judges import (
+from apercu.explainers.counterpart.discriminator import (
     Discriminator,
     implausible,
     mistaken,
     weathered,
 )
-from apercu.training.counterparts.objective import (
+from apercu.explainers.counterpart.network import Change, Pair
+from apercu.explainers.counterpart.objective import (
     CounterpartObjective,
     Exchange,
     distance,
     roughness,
     runner_up,
 )
-from apercu.training.counterparts.step import STRONG, figures
+from apercu.explainers.counterpart.training import STRONG, figures
 
 GENERATOR = torch.Generator().manual_seed(3)
 IMAGES = torch.rand(2, 1, 6, 5, generator=GENERATOR)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from apercu.explainers.mask.network import enlarge
+from apercu.explainers.mask.objectives import Dial, Question
+from apercu.explainers.mask.objectives.base import raggedness
+from apercu.explainers.mask.objectives.search import bounding, propose
 from apercu.networks.decoder import Evidence
-from apercu.networks.masking import enlarge
-from apercu.training.objectives import Dial, Question
-from apercu.training.objectives.base import raggedness
-from apercu.training.objectives.search import bounding, propose
 
 SIZE, CLASSES = 12, 4
 

@@ -8,8 +8,8 @@ import torch
 from torch import Generator
 
 from apercu.networks.gate import ClassGate
+from apercu.training.degeneracy import COUNTERPARTS, LATENT, MASKS, TrivialAnswers
 from apercu.training.embedding import RidgeMoments, fit_answers
-from apercu.training.watch import COUNTERPARTS, LATENT, MASKS, TrivialAnswers
 
 
 def _problem() -> tuple[torch.Tensor, torch.Tensor]:

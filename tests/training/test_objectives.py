@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
+from apercu.explainers.mask.objectives import Printed, Question, Released
+from apercu.explainers.mask.objectives.base import area, margin, roughness
+from apercu.explainers.mask.objectives.search import agreement, bounding, judge
 from apercu.networks.decoder import Evidence
-from apercu.training.objectives import Printed, Question, Released
-from apercu.training.objectives.base import area, margin, roughness
-from apercu.training.objectives.search import agreement, bounding, judge
 
 COUNT, SIDE, CLASSES = 3, 8, 4
 WEIGHTS = torch.randn(CLASSES, 3 * SIDE * SIDE, generator=Generator().manual_seed(5)) / 8

@@ -11,7 +11,7 @@ from torch import Generator
 from apercu.errors import ImageError, ImagesError
 from apercu.images import ImageSource, Item
 from apercu.training.augment import Views, crop
-from apercu.training.stream import EndlessOrder, Label, TrainingImages
+from apercu.training.data import EndlessOrder, Label, TrainingImages
 
 IMAGES = torch.rand(2, 3, 12, 16, generator=Generator().manual_seed(0))
 

@@ -17,8 +17,8 @@ from av.codec.context import Flags
 from PIL import Image
 
 from apercu.classifiers import ClassNames, InputSpec
-from apercu.engines import About, Answers, Engine
-from apercu.export.graphs import TOP
+from apercu.deploy.export.graphs import TOP
+from apercu.deploy.inference import About, Answers, Engine
 from apercu.types import Images, Targets
 
 RATE, SOUND = 25, 48_000

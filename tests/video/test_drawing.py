@@ -11,12 +11,12 @@ from av import VideoFrame
 from PIL import ImageColor
 
 from apercu import render
-from apercu.video.drawing import Drawing
-from apercu.video.explaining import Shown
-from apercu.video.heat import Heat
-from apercu.video.label import Label
-from apercu.video.matrix import BT601, BT709, BT2020, Matrix
-from apercu.video.picture import Look, plane
+from apercu.deploy.video.drawing import Drawing
+from apercu.deploy.video.explaining import Shown
+from apercu.deploy.video.heat import Heat
+from apercu.deploy.video.label import Label
+from apercu.deploy.video.matrix import BT601, BT709, BT2020, Matrix
+from apercu.deploy.video.picture import Look, plane
 
 SIZE = (256, 144)
 
@@ -75,7 +75,7 @@ def test_the_frame_below_is_not_touched(scene) -> None:
 def test_the_heat_of_a_map_is_made_once(scene, monkeypatch) -> None:
     made = []
     monkeypatch.setattr(
-        "apercu.video.drawing.Heat", lambda *given: made.append(given) or Heat(*given)
+        "apercu.deploy.video.drawing.Heat", lambda *given: made.append(given) or Heat(*given)
     )
     drawing = Drawing(Look(SIZE, Fraction(1), BT601))
     frame = frame_of(scene[:144, :256], BT601)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from apercu import render
+from apercu.deploy.video import VideoSettings, explain_video, open_video
 from apercu.errors import OutputError, TargetError
-from apercu.video import VideoSettings, explain_video, open_video
 
 
 def levels(*values: int) -> list[np.ndarray]:
@@ -158,7 +158,7 @@ def test_nothing_is_left_after_an_error(clip, engine, tmp_path, monkeypatch) -> 
 
 
 def test_a_full_disk_is_told(clip, engine, tmp_path, monkeypatch) -> None:
-    from apercu.video import writing
+    from apercu.deploy.video import writing
 
     source = open_video(str(clip(levels(*[90] * 25))))
 
@@ -166,7 +166,7 @@ def test_a_full_disk_is_told(clip, engine, tmp_path, monkeypatch) -> None:
         def frame(self, picture: object) -> None:
             raise OutputError("out.mp4: cannot be written (No space left on device)")
 
-    monkeypatch.setattr("apercu.video.flow.Writer", Full)
+    monkeypatch.setattr("apercu.deploy.video.flow.Writer", Full)
     with pytest.raises(OutputError, match="No space left"):
         explain_video(engine, source, tmp_path / "out.mp4", VideoSettings())
     assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]

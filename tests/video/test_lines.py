@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import pytest
 from av import VideoFrame
 
-from apercu.video.lines import Line, ahead, behind
-from apercu.video.live import newest_frame, paced
-from apercu.video.reading import Frame, Sound
+from apercu.deploy.video.lines import Line, ahead, behind
+from apercu.deploy.video.live import newest_frame, paced
+from apercu.deploy.video.reading import Frame, Sound
 
 BLANK = VideoFrame(16, 16, "yuv420p")
 

@@ -12,7 +12,7 @@ import av
 import numpy as np
 import pytest
 
-from apercu.video import VideoSettings, explain_video, open_video
+from apercu.deploy.video import VideoSettings, explain_video, open_video
 
 FRAMES, RATE = 60, 25
 

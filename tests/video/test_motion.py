@@ -7,7 +7,7 @@ import pytest
 from av import VideoFrame
 from PIL import Image
 
-from apercu.video.motion import CUT, SIDE, grey_of, motion, moved
+from apercu.deploy.video.motion import CUT, SIDE, grey_of, motion, moved
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from apercu.engines import open_engine as opened
+from apercu.deploy.inference import open_engine as opened
+from apercu.deploy.video import open_engine
 from apercu.errors import RunError
-from apercu.video import open_engine
 
 
 def test_threads_of_an_export_do_not_spin(tiny_export) -> None:

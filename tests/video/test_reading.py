@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from apercu.deploy.video import open_video
+from apercu.deploy.video.picture import image_of, plane
+from apercu.deploy.video.reading import Frame, Sound, Source
 from apercu.errors import ImageError
-from apercu.video import open_video
-from apercu.video.picture import image_of, plane
-from apercu.video.reading import Frame, Sound, Source
 
 RED, BLUE, GREEN = (200, 30, 30), (30, 30, 200), (30, 160, 60)
 
@@ -158,7 +158,7 @@ def test_an_explainer_sees_what_the_still_shows(clip, scene) -> None:
     import torch
 
     from apercu.classifiers import InputSpec
-    from apercu.classifiers.pixels import fit_picture
+    from apercu.classifiers.preprocessing import fit_picture
 
     still = scene[:180, :320]
     found = image_of(frames(clip([still] * 2, pixels="yuv444p"))[0].picture, (32, 24), 3)

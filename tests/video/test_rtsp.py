@@ -13,7 +13,7 @@ import av
 import numpy as np
 import pytest
 
-from apercu.video import VideoSettings, explain_video, open_video
+from apercu.deploy.video import VideoSettings, explain_video, open_video
 
 FRAMES, RATE, CLOCK = 40, 25, 90_000
 MTU = 1200

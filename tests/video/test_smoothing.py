@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from apercu.deploy.export.graphs import TOP
+from apercu.deploy.video.flicker import FlickerMeter, flicker
+from apercu.deploy.video.motion import Motion, moved
+from apercu.deploy.video.smoothing import Smoothing
+from apercu.deploy.video.steady import HALF_LIFE, LEAD, Steady
 from apercu.errors import ConfigError
-from apercu.export.graphs import TOP
-from apercu.video.flicker import FlickerMeter, flicker
-from apercu.video.motion import Motion, moved
-from apercu.video.smoothing import Smoothing
-from apercu.video.steady import HALF_LIFE, LEAD, Steady
 
 STILL = Motion()
 

@@ -1,13 +1,13 @@
 """The door of the black box: any image classifier, shown to the rest as one kind of thing."""
 
 from apercu.classifiers.card import ClassifierCard, InputSpec, read_card, write_card
+from apercu.classifiers.classifier import Classifier
 from apercu.classifiers.distillation import Distilled, distil
-from apercu.classifiers.door import Classifier
-from apercu.classifiers.memory import classifier_of, save_classifier
 from apercu.classifiers.names import ClassNames
 from apercu.classifiers.network import BlackBox, Network
 from apercu.classifiers.open import open_classifier
-from apercu.classifiers.small import SmallResNet
+from apercu.classifiers.save import classifier_of, save_classifier
+from apercu.classifiers.small_resnet import SmallResNet
 from apercu.classifiers.student import StudentSettings
 
 __all__ = [

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Generator
 
-from apercu.classifiers.door import Classifier
-from apercu.classifiers.lessons import Lessons, PreparedImages, agreement, stacked
+from apercu.classifiers.classifier import Classifier
+from apercu.classifiers.distillation_data import Lessons, PreparedImages, agreement, stacked
 from apercu.classifiers.student import StudentSettings, trained_student
 from apercu.errors import ClassifierError, ImagesError
 

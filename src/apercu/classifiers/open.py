@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from apercu.classifiers.card import FILE_ENDINGS, ClassifierCard, read_card
-from apercu.classifiers.door import Classifier
+from apercu.classifiers.classifier import Classifier
 from apercu.classifiers.names import ClassNames
 from apercu.classifiers.network import Network
 from apercu.errors import ClassifierError, nearest
@@ -41,23 +41,23 @@ def _network(card: ClassifierCard, class_count: int | None) -> Network:
     if card.weights is not None and card.source.endswith(FILE_ENDINGS):
         raise ClassifierError(f"classifier {card.source}: holds its own weights; drop `weights`")
     if card.source.startswith("timm/"):
-        from apercu.classifiers.timm_source import open_timm
+        from apercu.classifiers.sources.timm import open_timm
 
         return open_timm(card, class_count)
     if card.source.startswith("torchvision/"):
-        from apercu.classifiers.torchvision_source import open_torchvision
+        from apercu.classifiers.sources.torchvision import open_torchvision
 
         return open_torchvision(card, class_count)
     if card.source.endswith(".pt2"):
-        from apercu.classifiers.exported import open_exported
+        from apercu.classifiers.sources.exported_program import open_exported
 
         return open_exported(card)
     if card.source.endswith(".onnx"):
-        from apercu.classifiers.onnx_source import open_onnx
+        from apercu.classifiers.sources.onnx import open_onnx
 
         return open_onnx(card)
     if _FACTORY.fullmatch(card.source):
-        from apercu.classifiers.factory import open_factory
+        from apercu.classifiers.sources.factory import open_factory
 
         return open_factory(card)
     raise _unknown(card.source)

@@ -14,11 +14,11 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from apercu.classifiers.card import ClassifierCard
-from apercu.classifiers.door import Classifier
-from apercu.classifiers.lessons import Lessons
-from apercu.classifiers.memory import classifier_of
-from apercu.classifiers.pixels import normalise
-from apercu.classifiers.small import SmallResNet
+from apercu.classifiers.classifier import Classifier
+from apercu.classifiers.distillation_data import Lessons
+from apercu.classifiers.preprocessing import normalise
+from apercu.classifiers.save import classifier_of
+from apercu.classifiers.small_resnet import SmallResNet
 from apercu.errors import ConfigError
 from apercu.types import Logits
 
@@ -105,7 +105,7 @@ def _rise_and_fall(progress: float) -> float:
 
 def _card(teacher: Classifier, settings: StudentSettings) -> ClassifierCard:
     return ClassifierCard(
-        source="apercu.classifiers.small:SmallResNet",
+        source="apercu.classifiers.small_resnet:SmallResNet",
         options={
             "channels": teacher.channels,
             "classes": len(teacher.classes),

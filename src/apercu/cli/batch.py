@@ -12,7 +12,7 @@ from apercu.cli.outcome import keeping
 from apercu.cli.terminal import progress, say
 
 if TYPE_CHECKING:
-    from apercu.batch import Outcome
+    from apercu.deploy.batch import Outcome
 
 
 def batch(
@@ -91,9 +91,9 @@ def batch(
 
     Example: apercu batch runs/mobilenet photos/ --out maps
     """
-    from apercu.batch import FORMATS, MAPS, BatchSettings, Crew, Order, Who, explain_all
-    from apercu.batch.ray_cluster import RayCluster
-    from apercu.export.settings import check_known
+    from apercu.deploy.batch import FORMATS, MAPS, BatchSettings, Crew, Order, Who, explain_all
+    from apercu.deploy.batch.ray_cluster import RayCluster
+    from apercu.deploy.export.settings import check_known
 
     known = check_known(format, FORMATS, "format")
     stored = map or ("uint8" if known == "zarr" else "png")

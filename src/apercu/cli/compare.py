@@ -22,7 +22,7 @@ from apercu.cli.outcome import arguments, keeping
 from apercu.cli.terminal import progress, say, show_ranking
 
 if TYPE_CHECKING:
-    from apercu.compare import Results
+    from apercu.evaluation import Results
     from apercu.methods import Explainer, TrueBox
 
 
@@ -70,12 +70,12 @@ def compare(
     """
     from apercu.classifiers import open_classifier
     from apercu.cli.methods import allowed_methods, check_methods, parse_methods, seeded
-    from apercu.compare import CompareSettings, finished_rows
-    from apercu.compare import compare as measure
-    from apercu.compare.runs import open_runs
-    from apercu.gallery import gallery
+    from apercu.evaluation import CompareSettings, finished_rows
+    from apercu.evaluation import compare as measure
+    from apercu.evaluation.gallery import gallery
+    from apercu.evaluation.report import write_report, write_tables
+    from apercu.evaluation.runs import open_runs
     from apercu.images import open_images
-    from apercu.report import write_report, write_tables
 
     place = device.resolve()
     chosen = None

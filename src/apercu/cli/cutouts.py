@@ -17,7 +17,7 @@ from apercu.cli.terminal import progress, say, warn
 from apercu.errors import ConfigError, ImagesError, InputError
 
 if TYPE_CHECKING:
-    from apercu.catalogue.cutouts import Fate
+    from apercu.images.catalogue.cutouts import Fate
 
 
 def cutouts(
@@ -60,9 +60,9 @@ def cutouts(
 
     Example: apercu cutouts frame.fits --catalogue objects.csv --id candid --label kind --out stamps
     """
-    from apercu.catalogue import classes, read_catalogue
-    from apercu.catalogue.cutouts import Fate, cut_out, objects_of
-    from apercu.output import check_writable, write
+    from apercu.images.catalogue import classes, read_catalogue
+    from apercu.images.catalogue.cutouts import Fate, cut_out, objects_of
+    from apercu.io import check_writable, write
 
     columns, in_pixels = _columns((ra, dec), (x, y))
     table = read_catalogue(catalogue)

@@ -27,7 +27,7 @@ def demo(
 
     Example: apercu demo --out demo
     """
-    from apercu.demo import Story
+    from apercu.evaluation.demo import Story
 
     place = device.resolve()
     kept = f"{out} keeps what was finished; the same command makes the rest"

@@ -9,11 +9,11 @@ from apercu.cli.methods import METHODS, parse_methods
 from apercu.errors import ConfigError, nearest
 from apercu.explainers.base import TrainedExplainer
 from apercu.methods import TrueBox
+from apercu.option_strings import named, split_names
 from apercu.robustness.detection import DeepFeatures, Detector, Look, MapOfMethod, MapSeen
 from apercu.robustness.detection.detectors import DETECTORS
-from apercu.robustness.detection.looks import MapStability
+from apercu.robustness.detection.features import MapStability
 from apercu.robustness.named import filter_named
-from apercu.typed import named, split_names
 
 MAP, STABILITY = "map", "stability"
 TRAINED = (MAP, STABILITY)

@@ -53,8 +53,8 @@ def evaluate_features(
     Example: apercu evaluate-features --network a=timm/resnet18 --images train/ --test test/ --out o
     """
     from apercu.classifiers import open_classifier
-    from apercu.compare.cost import environment
-    from apercu.output import check_writable, write_json
+    from apercu.evaluation.cost import environment
+    from apercu.io import check_writable, write_json
     from apercu.pretraining.few_labels import Protocol
     from apercu.pretraining.flow import Evaluation
     from apercu.pretraining.named import fractions_of, heads_named, labels_named, networks_named

@@ -62,8 +62,8 @@ def explain(
     """
     from apercu.classifiers import open_classifier
     from apercu.explain import Asked, CounterpartAnswers, Explaining, MaskAnswers, pick
-    from apercu.explainers.mask import MaskExplainer
-    from apercu.explainers.run import open_run
+    from apercu.explainers.mask.explainer import MaskExplainer
+    from apercu.explainers.run_folder import open_run
 
     place = device.resolve()
     asked = Asked(target, top, level)

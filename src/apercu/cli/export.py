@@ -66,13 +66,13 @@ def export(
     Example: apercu export runs/mobilenet --out exported --format onnx,triton
     """
     from apercu.classifiers import open_classifier
-    from apercu.explainers.run import open_run
-    from apercu.export import FORMATS, PRECISIONS, ExportSettings
-    from apercu.export import export as write
-    from apercu.export.materials import Materials
-    from apercu.export.settings import check_known
+    from apercu.deploy.export import FORMATS, PRECISIONS, ExportSettings
+    from apercu.deploy.export import export as write
+    from apercu.deploy.export.materials import Materials
+    from apercu.deploy.export.settings import check_known
+    from apercu.explainers.run_folder import open_run
     from apercu.images import open_images
-    from apercu.typed import split_names
+    from apercu.option_strings import split_names
 
     formats = tuple(
         check_known(word, FORMATS, "format") for word in split_names(format, "format", FORMATS)

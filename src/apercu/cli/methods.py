@@ -41,7 +41,7 @@ from apercu.methods import (
     Wrapper,
     ZoomCam,
 )
-from apercu.typed import listed, settings_of, split_names
+from apercu.option_strings import listed, settings_of, split_names
 
 Known: TypeAlias = Method | TrueBox
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 import typer
 
 from apercu.errors import ConfigError
-from apercu.typed import MOST_SEED
+from apercu.option_strings import MOST_SEED
 
 if TYPE_CHECKING:
     Context: TypeAlias = typer.Context
@@ -45,7 +45,7 @@ class Device(StrEnum):
         Raises:
             ConfigError: cuda was asked for and is not there.
         """
-        from apercu.engines import is_export
+        from apercu.deploy.inference import is_export
 
         return "cpu" if self is Device.AUTO and is_export(run) else self.resolve()
 

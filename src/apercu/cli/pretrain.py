@@ -24,7 +24,7 @@ from apercu.cli.terminal import is_terminal, progress, say, warn
 if TYPE_CHECKING:
     from apercu.classifiers import Classifier
     from apercu.images import ImageSource
-    from apercu.pretraining.materials import Join
+    from apercu.pretraining.inputs import Join
     from apercu.pretraining.settings import PretrainSettings
     from apercu.pretraining.train import Shown
 
@@ -85,10 +85,10 @@ def pretrain(
     from apercu.explainers.order import Order, changed, settings_for
     from apercu.images import open_images
     from apercu.pretraining.backbone import known_input, open_backbone
-    from apercu.pretraining.materials import Looks, input_for
+    from apercu.pretraining.inputs import Looks, input_for
     from apercu.pretraining.named import join_named, pretext_named
     from apercu.pretraining.train import pretrain as train
-    from apercu.training.fit import Fit, Machine
+    from apercu.training.trainer import Fit, Machine
 
     settings = changed(settings_for(out, config, pretext_named(pretext)), steps=steps, batch=batch)
     join = join_named(catalogue, target, id, radius)
@@ -125,10 +125,10 @@ def _shown(
 ) -> Shown:
     """The images that can be read, and what the pretext wants to come with them."""
     from apercu.errors import ConfigError
-    from apercu.pretraining.materials import readable, sampled
+    from apercu.pretraining.inputs import readable, sampled
     from apercu.pretraining.pretexts import Magnitudes
+    from apercu.pretraining.targets import brightness_of
     from apercu.pretraining.train import Shown
-    from apercu.pretraining.wanted import brightness_of
 
     with progress() as report:
         usable, wrong = readable(source, backbone, lambda *count: report("images", *count))

@@ -61,11 +61,11 @@ def serve(
 
     Example: apercu serve runs/mobilenet --port 8000
     """
-    from apercu.serving.extra import check_installed
+    from apercu.deploy.serving.extra import check_installed
 
     check_installed()
-    from apercu.serving.server import serve as run_server
-    from apercu.serving.settings import MEGA, Crew, Limits, ServeSettings, read_token
+    from apercu.deploy.serving.server import serve as run_server
+    from apercu.deploy.serving.settings import MEGA, Crew, Limits, ServeSettings, read_token
 
     settings = ServeSettings(
         run,

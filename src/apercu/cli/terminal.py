@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import typer
 
 if TYPE_CHECKING:
-    from apercu.compare import Results
+    from apercu.evaluation import Results
 
 METRIC_WIDTH = 12
 """Letters that one metric takes in a table."""
@@ -68,8 +68,8 @@ def show_ranking(results: Results) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from apercu.compare.columns import COLUMNS
-    from apercu.compare.table import better, headline, measured, ranking
+    from apercu.evaluation.formatting import COLUMNS
+    from apercu.evaluation.ranking import better, headline, measured, ranking
 
     console = Console()
     lines, metrics = ranking(results), measured(results)

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from apercu.classifiers import Classifier
     from apercu.explainers.base import TrainedExplainer
     from apercu.images import ImageSource
-    from apercu.training.fit import Fit
     from apercu.training.settings import TrainingSettings
+    from apercu.training.trainer import Fit
 
     S = TypeVar("S", bound=TrainingSettings)
 
@@ -190,8 +190,8 @@ def _train(
     from apercu.explainers.order import Order
     from apercu.explainers.train import new_network
     from apercu.images import open_images
-    from apercu.training.fit import Fit, Machine
     from apercu.training.settings import GatedSettings
+    from apercu.training.trainer import Fit, Machine
 
     device, devices, precision = place
     machine = Machine(device.resolve(), devices, precision.lightning, is_terminal())
@@ -226,7 +226,7 @@ def _taught(
 ) -> tuple[Classifier, dict[str, float]]:
     """The student of a classifier without gradients, and its facts."""
     from apercu.classifiers import StudentSettings
-    from apercu.explainers.stand_in import stand_in
+    from apercu.explainers.student import stand_in
 
     say(f"{classifier.spec} gives no gradients; a student learns to answer like it")
     settings = StudentSettings(seed=seed)

@@ -13,7 +13,7 @@ from apercu.cli.stopping import stopping
 from apercu.cli.terminal import progress, say, warn
 
 if TYPE_CHECKING:
-    from apercu.video import Source, Summary
+    from apercu.deploy.video import Source, Summary
 
 
 def video(
@@ -81,11 +81,11 @@ def video(
 
     Example: apercu video runs/mobilenet walk.mp4 seen.mp4 --smoothing 0.2
     """
-    from apercu.video.extra import check_installed
+    from apercu.deploy.video.extra import check_installed
 
     check_installed()
-    from apercu.video import VideoSettings, explain_video, open_engine, open_video
-    from apercu.video.formats import format_of
+    from apercu.deploy.video import VideoSettings, explain_video, open_engine, open_video
+    from apercu.deploy.video.formats import format_of
 
     settings = VideoSettings(target, smoothing, every, seconds)
     format_of(out)

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from apercu import maps, render
 from apercu.explain.capture import secondary_capture
-from apercu.images.dicom import Reference
+from apercu.images.formats.dicom import Reference
 from apercu.images.stream import scale_boxes
-from apercu.output import write, write_map
+from apercu.io import write, write_map
 from apercu.types import Boxes, Picture
 
 CAPTURED = "overlay"

@@ -13,8 +13,8 @@ from apercu.explain.answer import Answer
 from apercu.explain.asked import TOP, Asked, Choice
 from apercu.explain.pair import PairAnswer
 from apercu.explainers.changing import ChangingExplainer
-from apercu.explainers.mask import MaskExplainer
-from apercu.images.dicom import Reference
+from apercu.explainers.mask.explainer import MaskExplainer
+from apercu.images.formats.dicom import Reference
 from apercu.types import Images, Logits, Picture
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError
-from apercu.explainers.mask import MaskExplainer
+from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.types import Images
 
 TOP, ALL = "top", "all"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from apercu.images.dicom import Reference
+from apercu.images.formats.dicom import Reference
 
 if TYPE_CHECKING:
     from pydicom import Dataset

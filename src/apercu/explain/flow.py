@@ -11,7 +11,7 @@ from apercu.errors import ImagesError, InputError, TargetError
 from apercu.explain.answering import CounterpartAnswers, MaskAnswers
 from apercu.explain.pick import Pick
 from apercu.explain.sheets import PAGE, Sheets
-from apercu.output import write
+from apercu.io import write
 
 RECORD = "explain.json"
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from apercu import render
 from apercu.explain.answer import slug
 from apercu.explain.capture import secondary_capture
-from apercu.images.dicom import Reference
-from apercu.output import write, write_map
+from apercu.images.formats.dicom import Reference
+from apercu.io import write, write_map
 from apercu.types import Picture
 
 CAPTURED = "adversarial"

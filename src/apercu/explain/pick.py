@@ -10,8 +10,8 @@ import torch
 
 from apercu.classifiers import InputSpec
 from apercu.images import ImageSource, open_images
-from apercu.images.dicom import Reference
 from apercu.images.folder import FolderImages
+from apercu.images.formats.dicom import Reference
 from apercu.types import Picture
 
 

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from apercu.explainers.passport import Passport
+from apercu.explainers.classifier_info import Passport
 from apercu.explainers.targets import Target
 from apercu.training.settings import TrainingSettings
 from apercu.types import Images, Logits, Maps, Picture
@@ -49,7 +49,7 @@ class TrainedExplainer(ABC, Generic[N, S]):
         Raises:
             RunError: the folder is no run of this kind, or its training has not finished.
         """
-        from apercu.explainers.run import load_run
+        from apercu.explainers.run_folder import load_run
 
         return load_run(run, cls).to(device)
 
@@ -59,7 +59,7 @@ class TrainedExplainer(ABC, Generic[N, S]):
         Raises:
             OutputError: the folder cannot be written.
         """
-        from apercu.explainers.run import save_run
+        from apercu.explainers.run_folder import save_run
 
         save_run(self, run)
 

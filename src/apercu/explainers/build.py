@@ -6,20 +6,20 @@ from torch import nn
 
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError
-from apercu.explainers.passport import Passport
-from apercu.networks.counterparts import CounterpartNetwork
+from apercu.explainers.classifier_info import Passport
+from apercu.explainers.counterpart.network import CounterpartNetwork
+from apercu.explainers.counterpart.settings import CounterpartSettings
+from apercu.explainers.latent.network import LatentNetwork
+from apercu.explainers.mask.network import MaskingNetwork
 from apercu.networks.encoder import Encoder, SmallEncoder, TimmEncoder
 from apercu.networks.gated import GatedNetwork
-from apercu.networks.graph import GraphEncoder
-from apercu.networks.latent import LatentNetwork
-from apercu.networks.masking import MaskingNetwork
+from apercu.networks.graph_encoder import GraphEncoder
 from apercu.training.settings import (
     GatedSettings,
     LatentSettings,
     MaskSettings,
     TrainingSettings,
 )
-from apercu.training.settings.counterpart import CounterpartSettings
 
 TIMM = "timm/"
 

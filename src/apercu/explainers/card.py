@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from apercu.explainers.passport import Passport
+from apercu.explainers.classifier_info import Passport
 from apercu.training.settings import (
     CounterpartSettings,
     LatentSettings,

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from apercu.errors import TargetError
 from apercu.explainers.base import TrainedExplainer
+from apercu.explainers.counterpart.objective import runner_up
 from apercu.explainers.targets import Target, per_image
-from apercu.training.counterparts.objective import runner_up
 from apercu.training.settings import TrainingSettings
 from apercu.types import Images, Logits, Maps, Targets
 

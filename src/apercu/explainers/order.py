@@ -11,8 +11,8 @@ from typing import TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from apercu.errors import RunError
-from apercu.explainers.run import CONFIG, WEIGHTS
-from apercu.output import write
+from apercu.explainers.run_folder import CONFIG, WEIGHTS
+from apercu.io import write
 from apercu.training.settings import Family, GatedSettings, Timed
 
 ORDER = "order.json"

@@ -14,22 +14,22 @@ from apercu.classifiers import Classifier, open_classifier
 from apercu.errors import ClassifierError, RunError
 from apercu.explainers.build import TIMM, build_network
 from apercu.explainers.changing import ChangingExplainer
-from apercu.explainers.counterpart import CounterpartExplainer
-from apercu.explainers.decisions import measure_counterparts
-from apercu.explainers.dial import absent_area, measure_dial, write_dial
-from apercu.explainers.latent import LatentExplainer
-from apercu.explainers.mask import MaskExplainer
-from apercu.explainers.passport import Passport
-from apercu.explainers.run import CLASSIFIER, CONFIG, WEIGHTS
-from apercu.networks.counterparts import CounterpartNetwork
-from apercu.networks.latent import LatentNetwork
-from apercu.networks.masking import MaskingNetwork
-from apercu.output import write
-from apercu.training.base import Training
-from apercu.training.counterparts.step import CounterpartTraining
-from apercu.training.fit import Fit
-from apercu.training.latent.step import LatentTraining
-from apercu.training.module import MaskTraining
+from apercu.explainers.classifier_info import Passport
+from apercu.explainers.counterpart.explainer import CounterpartExplainer
+from apercu.explainers.counterpart.measure import measure_counterparts
+from apercu.explainers.counterpart.network import CounterpartNetwork
+from apercu.explainers.counterpart.training import CounterpartTraining
+from apercu.explainers.latent.explainer import LatentExplainer
+from apercu.explainers.latent.network import LatentNetwork
+from apercu.explainers.latent.training import LatentTraining
+from apercu.explainers.mask.explainer import MaskExplainer
+from apercu.explainers.mask.levels import absent_area, measure_dial, write_dial
+from apercu.explainers.mask.network import MaskingNetwork
+from apercu.explainers.mask.training import MaskTraining
+from apercu.explainers.run_folder import CLASSIFIER, CONFIG, WEIGHTS
+from apercu.io import write
+from apercu.training.data import TrainingImages, parts
+from apercu.training.module import Training
 from apercu.training.phases import batches
 from apercu.training.settings import (
     CounterpartSettings,
@@ -38,7 +38,7 @@ from apercu.training.settings import (
     MaskSettings,
     TrainingSettings,
 )
-from apercu.training.stream import TrainingImages, parts
+from apercu.training.trainer import Fit
 
 
 def new_network(settings: TrainingSettings, classifier: Classifier, seed: int) -> nn.Module:

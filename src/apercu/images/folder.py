@@ -12,11 +12,11 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from apercu.errors import ImagesError
-from apercu.images.dicom import Reference, read_reference
+from apercu.images.formats.dicom import Reference, read_reference
+from apercu.images.orientation import turn, turn_boxes
 from apercu.images.reader import Asked, Stored, read_picture, read_stored
 from apercu.images.source import ImageSource, Item, checked_index
 from apercu.images.tables import BoxRow, Label
-from apercu.images.turning import turn, turn_boxes
 from apercu.types import Boxes, Picture
 
 MASKS = "masks"

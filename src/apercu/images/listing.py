@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from apercu.errors import ImageError, ImagesError
-from apercu.images.dicom import MAGIC, PREAMBLE, Heading, is_dicom, read_heading
-from apercu.images.dicom import SUFFIXES as DICOM_SUFFIXES
-from apercu.images.fits import first_bands
 from apercu.images.folder import MASKS, FolderImages, Place
+from apercu.images.formats.dicom import MAGIC, PREAMBLE, Heading, is_dicom, read_heading
+from apercu.images.formats.dicom import SUFFIXES as DICOM_SUFFIXES
+from apercu.images.formats.fits import first_bands
 from apercu.images.names import ends_like
 from apercu.images.reader import SUFFIXES
 from apercu.images.tables import BoxRow, Label, read_boxes, read_labels

@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from apercu.errors import ImageError
-from apercu.images.arrays import MAGIC, decode_array
 from apercu.images.bands import ordered
-from apercu.images.decoding import decode
-from apercu.images.dicom import MAGIC as DICOM
-from apercu.images.dicom import PREAMBLE, decode_dicom, is_dicom
-from apercu.images.dicom import SUFFIXES as DICOM_SUFFIXES
-from apercu.images.fits import SUFFIXES as FITS_SUFFIXES
-from apercu.images.fits import decode_fits
-from apercu.images.hdus import is_fits
+from apercu.images.formats.dicom import MAGIC as DICOM
+from apercu.images.formats.dicom import PREAMBLE, decode_dicom, is_dicom
+from apercu.images.formats.dicom import SUFFIXES as DICOM_SUFFIXES
+from apercu.images.formats.fits import SUFFIXES as FITS_SUFFIXES
+from apercu.images.formats.fits import decode_fits
+from apercu.images.formats.fits_hdus import is_fits
+from apercu.images.formats.npy import MAGIC, decode_array
+from apercu.images.formats.pillow import decode
 from apercu.images.names import ends_like
-from apercu.images.turning import UPRIGHT, turn
+from apercu.images.orientation import UPRIGHT, turn
 from apercu.types import Picture
 
 SUFFIXES = frozenset(

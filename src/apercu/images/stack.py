@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 
 from apercu.errors import ImageError, ImagesError
-from apercu.images.arrays import FULL_SCALE
+from apercu.images.formats.npy import FULL_SCALE
+from apercu.images.formats.npz import Promise, load, promised
 from apercu.images.limits import check_size
-from apercu.images.npz import Promise, load, promised
 from apercu.images.source import ImageSource, Item, checked_index
 
 ID_ARRAYS = ("id", "ids", "candid", "name", "names")

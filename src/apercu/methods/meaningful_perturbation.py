@@ -12,13 +12,13 @@ from torch import Generator
 
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError, nearest
+from apercu.explainers.mask.network import dialled, enlarge
+from apercu.explainers.mask.objectives import Dial, Question
+from apercu.explainers.mask.objectives.base import log_probability, roughness
+from apercu.explainers.mask.objectives.dial import SEARCHED
 from apercu.methods.base import Kind, Method, Need, need_gradients
 from apercu.networks.decoder import Evidence
-from apercu.networks.masking import dialled, enlarge
 from apercu.removal import Blur
-from apercu.training.objectives import Dial, Question
-from apercu.training.objectives.base import log_probability, roughness
-from apercu.training.objectives.dial import SEARCHED
 from apercu.types import Images, LogOdds, Maps, Scores, Targets
 
 Aim: TypeAlias = Literal["destroying", "sufficient", "full"]

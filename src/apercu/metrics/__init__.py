@@ -1,4 +1,4 @@
-"""Metrics: pure functions to one score per image; means are taken once, by `apercu.compare`."""
+"""Metrics: pure functions to one score per image; means are taken once, by `apercu.evaluation`."""
 
 from __future__ import annotations
 

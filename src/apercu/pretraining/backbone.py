@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from apercu.classifiers import Classifier, InputSpec, Network, open_classifier
 from apercu.classifiers.fingerprint import digest_of_module
-from apercu.classifiers.timm_source import TIMM, create
+from apercu.classifiers.sources.timm import TIMM, create
 from apercu.errors import ClassifierError, ConfigError
 
 First: TypeAlias = Literal["inflate", "relearn"]

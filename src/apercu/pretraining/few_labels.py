@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from torch import Generator
 
 from apercu.classifiers import Classifier
-from apercu.classifiers.anew import drawn_anew
+from apercu.classifiers.reinitialise import drawn_anew
 from apercu.errors import ConfigError, ImagesError
 from apercu.images import ImageSource, batches
 from apercu.methods.layers import deep_features
 from apercu.pretraining.heads import Known, Learner
 from apercu.pretraining.heads.base import Labels
-from apercu.training.stream import TrainingImages, in_memory
+from apercu.training.data import TrainingImages, in_memory
 
 BATCH = 32
 RESAMPLED = 1000

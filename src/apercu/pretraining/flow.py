@@ -13,11 +13,11 @@ from PIL import Image
 from apercu.classifiers import Classifier
 from apercu.errors import RunError
 from apercu.images import ImageSource, open_images
-from apercu.output import write_json
+from apercu.io import write_json
 from apercu.pretraining.few_labels import Progress, Protocol, Row, curve, known, random_start
 from apercu.pretraining.heads import Known, Learner
-from apercu.pretraining.materials import readable
-from apercu.pretraining.plane import plane
+from apercu.pretraining.inputs import readable
+from apercu.pretraining.pca_plot import plane
 from apercu.render import SERIES
 
 CURVES = "curves"

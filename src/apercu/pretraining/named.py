@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from apercu.catalogue import by_id, label_images, read_catalogue
 from apercu.errors import ConfigError, nearest
 from apercu.images import ImageSource
+from apercu.images.catalogue import by_id, label_images, read_catalogue
+from apercu.option_strings import named, read, split_names
 from apercu.pretraining.heads import HEADS, Learner
-from apercu.pretraining.materials import Join
+from apercu.pretraining.inputs import Join
 from apercu.pretraining.settings import PRETEXTS, PretrainSettings
 from apercu.training.settings import Family
-from apercu.typed import named, read, split_names
 
 
 def heads_named(text: str) -> dict[str, Learner]:

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 from PIL import Image
 
-from apercu.output import write
+from apercu.evaluation.report import data, rendered, style
+from apercu.evaluation.report.charts import COLOURED
+from apercu.evaluation.report.learning import Stop, learning_curves
+from apercu.io import write
 from apercu.pretraining.few_labels import Row
-from apercu.report import data, rendered, style
-from apercu.report.charts import COLOURED
-from apercu.report.learning import Stop, learning_curves
 
 REPORT, TABLE = "report.html", "table.md"
 METRIC = "balanced_accuracy"

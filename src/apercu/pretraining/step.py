@@ -13,9 +13,9 @@ from apercu.classifiers import Classifier
 from apercu.pretraining.pretexts import Lesson, PretextNetwork
 from apercu.pretraining.pretexts.base import Features
 from apercu.pretraining.settings import PretrainSettings
-from apercu.training.base import Training
-from apercu.training.stream import Wanted
-from apercu.training.watch import FEATURES, Trivial
+from apercu.training.data import Wanted
+from apercu.training.degeneracy import FEATURES, Trivial
+from apercu.training.module import Training
 from apercu.types import Images
 
 

@@ -16,17 +16,17 @@ from torch import Generator, Tensor, nn
 from torch.utils.data import DataLoader
 
 from apercu.classifiers import Classifier, save_classifier
-from apercu.classifiers.anew import trainable
 from apercu.classifiers.fingerprint import digest_of_module
+from apercu.classifiers.reinitialise import trainable
 from apercu.errors import RunError
 from apercu.images import ImageSource
-from apercu.output import write
+from apercu.io import write
 from apercu.pretraining.pretexts import PretextNetwork, Sample
 from apercu.pretraining.settings import PretrainSettings
 from apercu.pretraining.step import PretrainTraining
-from apercu.pretraining.wanted import Listed
-from apercu.training.fit import Fit
-from apercu.training.stream import TrainingImages, Wanted, parts
+from apercu.pretraining.targets import Listed
+from apercu.training.data import TrainingImages, Wanted, parts
+from apercu.training.trainer import Fit
 
 CONFIG, FACTS = "config.json", "facts.json"
 LOOKED_AT = 256

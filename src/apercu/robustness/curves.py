@@ -8,11 +8,11 @@ from typing import TypeAlias
 import numpy as np
 from jaxtyping import Float
 
-from apercu.compare.interval import interval
-from apercu.robustness.cells import Verdicts
+from apercu.evaluation.interval import interval
 from apercu.robustness.measures import auac, right_at
 from apercu.robustness.named import aim_of
 from apercu.robustness.plan import Job, knowledge, norm_of
+from apercu.robustness.result_cache import Verdicts
 from apercu.robustness.rows import Curve, Row
 
 POINTS = 41

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple, TypeAlias
 
-from apercu.robustness.cells import Verdicts
 from apercu.robustness.named import NONE, aim_of
 from apercu.robustness.plan import Job, bound_of, knowledge, norm_of
+from apercu.robustness.result_cache import Verdicts
 
 CLEARLY = 0.1
 """Difference of accuracies that is worth a warning."""

@@ -11,12 +11,18 @@ import torch
 
 from apercu.classifiers import Classifier
 from apercu.classifiers.fingerprint import digest_of_module
-from apercu.compare.sample import Sample, Trial, draw
 from apercu.errors import ConfigError
+from apercu.evaluation.sample import Sample, Trial, draw
 from apercu.explainers.base import TrainedExplainer
-from apercu.explainers.mask import MaskExplainer
+from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.images import ImageSource
-from apercu.robustness.aims import (
+from apercu.robustness.attacks import Attack
+from apercu.robustness.attacks.base import CountedAttack, Counts, slopes
+from apercu.robustness.bpda import Backward, better, takes_the_smaller, undecided, ways
+from apercu.robustness.filters import Filter, FilterLayer
+from apercu.robustness.measures import norms, overlap, rank_correlation
+from apercu.robustness.named import NONE, aim_of
+from apercu.robustness.objectives import (
     Aim,
     Answer,
     Expected,
@@ -26,14 +32,8 @@ from apercu.robustness.aims import (
     cross_entropy,
     lag,
 )
-from apercu.robustness.attacks import Attack
-from apercu.robustness.attacks.base import CountedAttack, Counts, slopes
-from apercu.robustness.cells import Cells, Verdicts, told
-from apercu.robustness.filters import Filter, FilterLayer
-from apercu.robustness.measures import norms, overlap, rank_correlation
-from apercu.robustness.named import NONE, aim_of
 from apercu.robustness.plan import Job, StressPlan, jobs, judged
-from apercu.robustness.ways import Backward, better, takes_the_smaller, undecided, ways
+from apercu.robustness.result_cache import Cells, Verdicts, told
 from apercu.types import Images, Maps, Targets
 
 Progress: TypeAlias = Callable[[str, int, int], None]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Literal, TypeAlias
 
 from apercu.errors import ConfigError
+from apercu.option_strings import named
 from apercu.robustness.attacks import ATTACKS, Attack
 from apercu.robustness.filters import FILTERS, Filter
-from apercu.typed import named
 
 NONE = "none"
 """Name of no filter, and of no attack."""

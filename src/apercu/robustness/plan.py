@@ -8,10 +8,10 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
+from apercu.option_strings import MOST_SEED, read, split_names
 from apercu.robustness.attacks import Attack
 from apercu.robustness.filters import Filter
 from apercu.robustness.named import NONE, aim_of
-from apercu.typed import MOST_SEED, read, split_names
 
 Knows = Literal["naive", "adaptive"]
 """Whether the attacker knows of the filter."""

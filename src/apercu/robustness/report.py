@@ -12,9 +12,9 @@ from markupsafe import Markup
 from PIL import Image
 
 from apercu import maps, render
-from apercu.output import write
-from apercu.report import data, rendered, style
-from apercu.report.charts import COLOURED, lines
+from apercu.evaluation.report import data, rendered, style
+from apercu.evaluation.report.charts import COLOURED, lines
+from apercu.io import write
 from apercu.robustness.flow import Bench
 from apercu.robustness.named import NONE
 from apercu.robustness.plan import Job, judged

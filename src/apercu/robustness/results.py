@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from apercu.compare.interval import QUANTILE, interval, share_interval
-from apercu.robustness.cells import Verdicts
+from apercu.evaluation.interval import QUANTILE, interval, share_interval
 from apercu.robustness.curves import curves_of
 from apercu.robustness.false_security import flattered
 from apercu.robustness.named import NONE, aim_of
 from apercu.robustness.plan import Job, knowledge, norm_of
+from apercu.robustness.result_cache import Verdicts
 from apercu.robustness.rows import Row, StressResults
 
 SHARES = ("top1", "top5", "success", "stayed")

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from apercu.output import write_json
+from apercu.io import write_json
 
 RESULTS = "results.json"
 

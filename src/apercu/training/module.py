@@ -1,90 +1,100 @@
-"""One training step of the mask explainer, as Lightning runs it."""
+"""What the trainings of all explainers share, as Lightning runs them."""
 
 from __future__ import annotations
 
-from typing import ClassVar, final
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
-from torch import Generator, Tensor
+from lightning.pytorch import LightningModule
+from torch import Generator, Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import OneCycleLR
 
-from apercu import render
 from apercu.classifiers import Classifier
-from apercu.networks.decoder import Evidence
-from apercu.networks.masking import MaskingNetwork
-from apercu.training.augment import Views
-from apercu.training.base import Training
-from apercu.training.objectives import Question
-from apercu.training.settings import MaskSettings
-from apercu.training.watch import MASKS, Trivial
-from apercu.types import Images, Logits
+from apercu.render import Tile
+from apercu.training.data import Wanted
+from apercu.training.degeneracy import Trivial
+from apercu.training.settings import Timed
+from apercu.types import Images, Scores
+
+RISE = 0.15  # share of the steps in which the learning rate rises
+CLIP = 1.0  # largest norm of the slopes of one group
 
 
-@final
-class MaskTraining(Training):
-    """The mask phase: targets are the classifier's own answers, or fake classes.
+class Training(LightningModule, ABC):
+    """One phase of training: a loss per step, and what a person should see of it.
+
+    Every random draw of a step comes from a generator that is seeded by the step, so a resumed
+    training goes on exactly where it was.
 
     Args:
-        network: the masking network, settled.
+        network: what is trained.
         classifier: the black box, differentiable with respect to its images.
-        settings: objective and schedule.
+        settings: they hold the schedule.
         seed: of all draws.
+
+    Attributes:
+        measured: figures of the last step.
+        trivial: the answers that would satisfy the loss and explain nothing.
+        still: whether batch norms do not normalise in the first pass over the images.
+        learns: what the names of the statistics begin with that are trained along.
+        wanted: what comes with each image of a batch; a batch is images alone where None.
     """
 
-    trivial: ClassVar[Trivial] = MASKS
-    still: ClassVar[bool] = True
+    trivial: ClassVar[Trivial]
+    still: ClassVar[bool] = False
+    learns: ClassVar[str] = "decoder."
+    wanted: Wanted | None = None
 
     def __init__(
-        self, network: MaskingNetwork, classifier: Classifier, settings: MaskSettings, seed: int
+        self, network: nn.Module, classifier: Classifier, settings: Timed, seed: int
     ) -> None:
-        super().__init__(network, classifier, settings, seed)
-        self.network: MaskingNetwork
-        self.settings: MaskSettings
-        self.views = Views()
-        side = settings.schedule.side
-        self.smaller = classifier.module is not None and side < min(classifier.size)
+        super().__init__()
+        self.network = network
+        self.classifier = classifier
+        self.settings = settings
+        self.seed = seed
+        self.measured: dict[str, Tensor] = {}
 
-    def training_step(self, images: Images, batch_index: int) -> Tensor:
-        generator = self.generator()
-        images = self.views(images, generator)
-        with torch.no_grad():
-            logits = self.classifier(images)
-            question = self._question(self._judged(images), logits, generator)
-        evidence = self.network.evidence(self.network.encode(images), question.targets)
-        evidence = Evidence(evidence.extent.float(), evidence.core.float())
-        judge = self.classifier.at_any_size if self.smaller else self.classifier
-        terms = self.settings.objective.terms(judge, question, evidence, generator)
-        self.note(terms, self._areas(question, evidence.extent))
-        return torch.stack(list(terms.values())).sum(0).mean()
+    @abstractmethod
+    def training_step(self, batch: Any, batch_index: int) -> Tensor:
+        """The loss of a batch: images, or images and what is `wanted` of them."""
 
-    @torch.no_grad()
-    def tiles(self, images: Images) -> list[render.Tile]:
-        top = self.classifier(images).argmax(1)
-        mask = self.network(images, top)[0].sigmoid().cpu()
-        title, image = self.classifier.classes[int(top)].partition(",")[0], images[0].cpu()
-        return [
-            render.Tile(render.picture_image(image), title),
-            render.Tile(render.overlay(image, mask), f"area {mask.mean():.2f}"),
-            render.Tile(render.mask_image(image, mask), "kept"),
-        ]
+    @abstractmethod
+    def tiles(self, images: Images) -> list[Tile]:
+        """One image and how it is explained now."""
 
-    def _judged(self, images: Images) -> Images:
-        """The images as the classifier judges masks of them: smaller costs less."""
-        if not self.smaller:
-            return images
-        side = self.settings.schedule.side
-        return F.interpolate(images, (side, side), mode="bilinear", antialias=True)
+    def on_fit_start(self) -> None:
+        self.classifier.to(self.device)
 
-    def _question(self, images: Images, logits: Logits, generator: Generator) -> Question:
-        """The classifier's top class, or with the set probability a class it does not see."""
-        true, classes = logits.argmax(1), logits.shape[1]
-        shift = torch.randint(1, classes, (len(images),), generator=generator)
-        fake = torch.rand(len(images), generator=generator) < self.settings.schedule.fakes
-        real = ~fake.to(images.device)
-        targets = torch.where(real, true, (true + shift.to(images.device)) % classes)
-        return Question(images, targets, real, true)
+    def groups(self) -> list[dict[str, Any]]:
+        """Parameters that have one peak learning rate, and whose slopes are clipped together."""
+        trained = [p for p in self.parameters() if p.requires_grad]
+        return [{"params": trained, "lr": self.settings.schedule.rate}]
 
-    def _areas(self, question: Question, extent: Tensor) -> dict[str, Tensor]:
-        masks, real = extent.detach().sigmoid().mean((1, 2)), question.real
-        fake = {} if bool(real.all()) else {"area_fake": masks[~real].mean()}
-        return {"area_true": masks[real].mean(), **fake}
+    def configure_optimizers(self) -> Any:
+        schedule, groups = self.settings.schedule, self.groups()
+        optimiser = AdamW(groups, weight_decay=schedule.decay)
+        peaks = [group["lr"] for group in groups]
+        rate = OneCycleLR(optimiser, peaks, total_steps=schedule.steps + 1, pct_start=RISE)
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
+
+    def configure_gradient_clipping(self, optimizer: Optimizer, *_: Any, **__: Any) -> None:
+        for group in optimizer.param_groups:
+            clip_grad_norm_(group["params"], CLIP)
+
+    def generator(self) -> Generator:
+        """Of this step's draws, on this rank."""
+        ranks = self.trainer.world_size
+        draw = (self.seed * 1_000_003 + self.global_step) * ranks + self.global_rank
+        return torch.Generator().manual_seed(draw)
+
+    def note(self, terms: dict[str, Scores], figures: dict[str, Tensor]) -> None:
+        """Logs the mean of each term, their sum, and further figures; what is no number is not."""
+        means = {f"term_{name}": values.detach().mean() for name, values in terms.items()}
+        loss = torch.stack(list(means.values())).sum()
+        found = {**means, "loss": loss, **figures}
+        self.measured = {name: value for name, value in found.items() if value.isfinite()}
+        self.log_dict(self.measured)

@@ -14,11 +14,11 @@ from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader
 
 from apercu.classifiers import Classifier
-from apercu.classifiers.lessons import Lessons, agreement, stacked
+from apercu.classifiers.distillation_data import Lessons, agreement, stacked
 from apercu.networks.gated import GatedNetwork
 from apercu.training.augment import Views
+from apercu.training.data import EndlessOrder, TrainingImages, in_memory
 from apercu.training.embedding import Answers, Asked, Labels, fit_answers
-from apercu.training.stream import EndlessOrder, TrainingImages, in_memory
 from apercu.types import Images
 
 BATCH = 8  # images per request in the passes that need no gradient

@@ -13,7 +13,7 @@ from apercu.cli.outcome import arguments, keeping
 from apercu.cli.stress.decisions import decisions
 from apercu.cli.stress.order import check_nothing_typed, order_of
 from apercu.cli.terminal import progress, say, warn
-from apercu.typed import MOST_SEED
+from apercu.option_strings import MOST_SEED
 
 
 def stress(
@@ -83,11 +83,11 @@ def stress(
         check_nothing_typed(context)
         return
     from apercu.classifiers import open_classifier
-    from apercu.compare.cost import environment
     from apercu.errors import ConfigError
-    from apercu.explainers.run import open_run
+    from apercu.evaluation.cost import environment
+    from apercu.explainers.run_folder import open_run
     from apercu.images import open_images
-    from apercu.output import check_writable
+    from apercu.io import check_writable
     from apercu.robustness.flow import Bench
     from apercu.robustness.named import attack_named, filter_named
     from apercu.robustness.plan import StressPlan

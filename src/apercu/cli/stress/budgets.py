@@ -11,7 +11,7 @@ def budgets_named(text: str) -> list[float]:
     Raises:
         ConfigError: no number, or none that is above 0 and up to 1.
     """
-    from apercu.typed import read, split_names
+    from apercu.option_strings import read, split_names
 
     return [_budget(read, word) for word in split_names(text, "epsilons", ())]
 

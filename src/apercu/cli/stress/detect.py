@@ -68,10 +68,10 @@ def detect(
     """
     from apercu.classifiers import open_classifier
     from apercu.cli.detection import detectors_named, looks_named
-    from apercu.compare.cost import environment
-    from apercu.explainers.run import open_run
+    from apercu.evaluation.cost import environment
+    from apercu.explainers.run_folder import open_run
     from apercu.images import open_images
-    from apercu.output import check_writable, write_json
+    from apercu.io import check_writable, write_json
     from apercu.robustness.detection import Watch
     from apercu.robustness.plan import budgeted
 
@@ -113,8 +113,8 @@ def detect(
 
 def _attacks(text: str, seed: int) -> dict[str, Attack]:
     from apercu.errors import ConfigError
+    from apercu.option_strings import split_names
     from apercu.robustness.named import aim_of, attack_named
-    from apercu.typed import split_names
 
     names = split_names(text, "attacks", ())
     if other := next((name for name in names if aim_of(name) != "class"), None):

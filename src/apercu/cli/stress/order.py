@@ -33,9 +33,9 @@ def order_of(path: Path | None, typed: Mapping[str, Any]) -> StressOrder:
     Raises:
         ConfigError: the file or an option says what cannot be; all mistakes are listed.
     """
+    from apercu.option_strings import split_names
     from apercu.robustness.plan import StressOrder
     from apercu.training.settings import Family
-    from apercu.typed import split_names
 
     family = Family(StressOrder, {"standard": StressOrder()})
     known = {name: typed.get(name) for name in StressOrder.model_fields}

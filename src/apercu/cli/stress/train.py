@@ -48,13 +48,13 @@ def train(
     Example: apercu stress train --classifier timm/resnet50 --images photos/ --out runs/hybrid
     """
     from apercu.classifiers import open_classifier
-    from apercu.classifiers.anew import trainable
+    from apercu.classifiers.reinitialise import trainable
     from apercu.explainers.order import Order, changed, settings_for
     from apercu.images import open_images
     from apercu.robustness.defences.settings import DEFENCES
     from apercu.robustness.defences.train import train_defended
     from apercu.robustness.named import NONE
-    from apercu.training.fit import Fit, Machine
+    from apercu.training.trainer import Fit, Machine
 
     settings = changed(settings_for(out, config, DEFENCES), steps=steps, batch=batch)
     opened = open_classifier(classifier)

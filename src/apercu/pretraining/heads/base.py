@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from apercu.classifiers import Classifier
-from apercu.classifiers.lessons import PreparedImages
+from apercu.classifiers.distillation_data import PreparedImages
 from apercu.types import Targets
 
 Features: TypeAlias = Float[Tensor, "images features"]

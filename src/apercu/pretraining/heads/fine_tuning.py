@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Generator, nn
 
 from apercu.classifiers import Classifier
-from apercu.classifiers.anew import settle, trainable
-from apercu.classifiers.lessons import PreparedImages, stacked
+from apercu.classifiers.distillation_data import PreparedImages, stacked
+from apercu.classifiers.reinitialise import settle, trainable
 from apercu.errors import ClassifierError, ConfigError
 from apercu.methods.layers import SCORING, anatomy
 from apercu.pretraining.heads.base import Known, Labels, Learner, classes_of, weights

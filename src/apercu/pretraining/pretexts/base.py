@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Generator, Tensor, nn
 
 from apercu.classifiers import InputSpec
-from apercu.classifiers.pixels import normalise
+from apercu.classifiers.preprocessing import normalise
 from apercu.render import Tile
 from apercu.types import Images, Scores
 

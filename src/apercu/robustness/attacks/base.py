@@ -11,7 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from apercu.errors import ClassifierError, ConfigError
-from apercu.robustness.aims import Aim
+from apercu.robustness.objectives import Aim
 from apercu.types import Images, Scores
 
 Knowledge: TypeAlias = Literal["gradients", "decisions"]

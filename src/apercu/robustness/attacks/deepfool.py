@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from apercu.errors import ConfigError
-from apercu.robustness.aims import Aim, Untargeted
 from apercu.robustness.attacks.base import (
     Attack,
     Knowledge,
@@ -17,6 +16,7 @@ from apercu.robustness.attacks.base import (
     check_excess,
     check_slopes,
 )
+from apercu.robustness.objectives import Aim, Untargeted
 from apercu.types import Images
 
 

@@ -9,7 +9,6 @@ from typing import ClassVar, final
 import torch
 
 from apercu.errors import ConfigError
-from apercu.robustness.aims import Aim
 from apercu.robustness.attacks.base import (
     Attack,
     Knowledge,
@@ -20,6 +19,7 @@ from apercu.robustness.attacks.base import (
     lengths,
     slopes,
 )
+from apercu.robustness.objectives import Aim
 from apercu.types import Images
 
 DARK = 1e-3

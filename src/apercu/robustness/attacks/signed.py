@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator
 
-from apercu.robustness.aims import Aim
+from apercu.option_strings import MOST_SEED
 from apercu.robustness.attacks.base import (
     Attack,
     Knowledge,
@@ -22,7 +22,7 @@ from apercu.robustness.attacks.base import (
     slopes,
 )
 from apercu.robustness.filters.base import check_whole
-from apercu.typed import MOST_SEED
+from apercu.robustness.objectives import Aim
 from apercu.types import Images, Scores
 
 

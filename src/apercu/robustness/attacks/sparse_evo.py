@@ -8,7 +8,7 @@ from typing import ClassVar, final
 import torch
 from torch import Generator, Tensor
 
-from apercu.robustness.aims import Aim, Reached
+from apercu.option_strings import MOST_SEED
 from apercu.robustness.attacks.base import (
     CountedAttack,
     Counts,
@@ -17,7 +17,7 @@ from apercu.robustness.attacks.base import (
     check_share,
 )
 from apercu.robustness.filters.base import check_whole
-from apercu.typed import MOST_SEED
+from apercu.robustness.objectives import Aim, Reached
 from apercu.types import Images
 
 TRIES = 10

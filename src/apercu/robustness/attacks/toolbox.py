@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from apercu.errors import ClassifierError, ConfigError
-from apercu.robustness.aims import Aim, Answer, Targeted, Untargeted
+from apercu.option_strings import MOST_SEED
 from apercu.robustness.attacks.base import (
     Attack,
     Knowledge,
@@ -22,7 +22,7 @@ from apercu.robustness.attacks.base import (
     check_slopes,
 )
 from apercu.robustness.filters.base import check_whole
-from apercu.typed import MOST_SEED
+from apercu.robustness.objectives import Aim, Answer, Targeted, Untargeted
 from apercu.types import Images, Logits
 
 

@@ -8,10 +8,10 @@ from typing import Literal, final
 import torch
 from pydantic import Field
 
-from apercu.robustness.aims import Untargeted
 from apercu.robustness.attacks import Attack
 from apercu.robustness.defences.base import AttackName, Defence, FilterName, Lesson, in_front
 from apercu.robustness.named import NONE, attack_named, filter_named
+from apercu.robustness.objectives import Untargeted
 from apercu.types import Images, Scores
 
 

@@ -11,9 +11,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict
 from torch import Tensor
 
 from apercu.errors import ConfigError
-from apercu.robustness.aims import Answer
 from apercu.robustness.filters import FilterLayer
 from apercu.robustness.named import NONE, aim_of, attack_named, filter_named
+from apercu.robustness.objectives import Answer
 from apercu.types import Images, Logits, Scores, Targets
 
 

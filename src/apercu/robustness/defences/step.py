@@ -13,13 +13,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from apercu import render
 from apercu.classifiers import Classifier
-from apercu.classifiers.answers import to_logits
-from apercu.classifiers.pixels import normalise
+from apercu.classifiers.outputs import to_logits
+from apercu.classifiers.preprocessing import normalise
 from apercu.robustness.defences.base import Lesson
 from apercu.robustness.defences.settings import DefenceSettings
-from apercu.training.base import Training
-from apercu.training.stream import Label
-from apercu.training.watch import CLASSIFIERS, Trivial
+from apercu.training.data import Label
+from apercu.training.degeneracy import CLASSIFIERS, Trivial
+from apercu.training.module import Training
 from apercu.types import Images, Logits
 
 

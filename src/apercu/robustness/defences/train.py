@@ -11,14 +11,14 @@ from pydantic import ValidationError
 from torch.utils.data import DataLoader
 
 from apercu.classifiers import Classifier, save_classifier
-from apercu.classifiers.anew import trainable
 from apercu.classifiers.fingerprint import digest_of_module
+from apercu.classifiers.reinitialise import trainable
 from apercu.errors import ImagesError, RunError
-from apercu.output import write
+from apercu.io import write
 from apercu.robustness.defences.settings import DefenceSettings
 from apercu.robustness.defences.step import DefenceTraining
-from apercu.training.fit import Fit
-from apercu.training.stream import TrainingImages, parts
+from apercu.training.data import TrainingImages, parts
+from apercu.training.trainer import Fit
 
 CONFIG, FACTS = "config.json", "facts.json"
 

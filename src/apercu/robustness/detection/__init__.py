@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from apercu.robustness.detection.detectors import Autoencoder, Detector, Mahalanobis, OneClassSvm
+from apercu.robustness.detection.features import (
+    DeepFeatures,
+    Look,
+    MapOfMethod,
+    MapSeen,
+    MapStability,
+)
 from apercu.robustness.detection.flow import Watch
-from apercu.robustness.detection.looks import DeepFeatures, Look, MapOfMethod, MapSeen, MapStability
 
 __all__ = [
     "Autoencoder",

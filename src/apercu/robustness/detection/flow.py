@@ -16,11 +16,10 @@ from safetensors.torch import load, save
 
 from apercu.classifiers import Classifier
 from apercu.classifiers.fingerprint import digest_of_module
-from apercu.compare.interval import share_interval
-from apercu.compare.sample import Entry, Sample, draw
+from apercu.evaluation.interval import share_interval
+from apercu.evaluation.sample import Entry, Sample, draw
 from apercu.images import ImageSource
-from apercu.output import write
-from apercu.robustness.aims import Untargeted
+from apercu.io import write
 from apercu.robustness.attacks import Attack
 from apercu.robustness.detection.detectors import Detector
 from apercu.robustness.detection.detectors.base import (
@@ -29,7 +28,8 @@ from apercu.robustness.detection.detectors.base import (
     Strangeness,
     check_enough,
 )
-from apercu.robustness.detection.looks import Look
+from apercu.robustness.detection.features import Look
+from apercu.robustness.objectives import Untargeted
 
 FALSE_ALARMS = 0.05
 """Share of honest images at which the share of detected attacks is told."""

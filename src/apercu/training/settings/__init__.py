@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from apercu.training.settings.counterpart import PRESETS as COUNTERPART_PRESETS
-from apercu.training.settings.counterpart import CounterpartSettings
+from apercu.explainers.counterpart.settings import PRESETS as COUNTERPART_PRESETS
+from apercu.explainers.counterpart.settings import CounterpartSettings
+from apercu.explainers.latent.settings import PRESETS as LATENT_PRESETS
+from apercu.explainers.latent.settings import LatentSettings
+from apercu.explainers.mask.settings import PRESETS, MaskSchedule, MaskSettings
 from apercu.training.settings.gated import GatedSettings
-from apercu.training.settings.latent import PRESETS as LATENT_PRESETS
-from apercu.training.settings.latent import LatentSettings
-from apercu.training.settings.mask import PRESETS, MaskSchedule, MaskSettings
 from apercu.training.settings.reading import Family
 from apercu.training.settings.schedule import Schedule, Timed, TrainingSettings
 

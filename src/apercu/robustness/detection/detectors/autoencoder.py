@@ -8,10 +8,10 @@ from typing import final
 import torch
 from torch import Generator, nn
 
+from apercu.option_strings import MOST_SEED
 from apercu.robustness.attacks.base import check_count
 from apercu.robustness.detection.detectors.base import Detector, Features, Strangeness
 from apercu.robustness.filters.base import check_positive, check_whole
-from apercu.typed import MOST_SEED
 from apercu.types import Scores
 
 WIDTHS = (100, 50, 25, 50, 100)

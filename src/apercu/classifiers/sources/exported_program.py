@@ -1,0 +1,76 @@
+"""Programs written by `torch.export.save`: differentiable, but without layers to look at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from apercu.classifiers.card import ClassifierCard, InputSpec
+from apercu.classifiers.fingerprint import digest_of_file
+from apercu.classifiers.network import Network
+from apercu.classifiers.sources.archive import checked_archive
+from apercu.classifiers.sources.onnx_input import input_of_shape, singly
+from apercu.errors import ClassifierError
+
+
+def open_exported(card: ClassifierCard) -> Network:
+    """Opens a `.pt2` file, after its archive was found free of pickles and foreign calls.
+
+    The network is in inference form already, and is never switched to it.
+
+    Raises:
+        ClassifierError: the file is missing, refused, from another torch, or takes no images.
+    """
+    path = Path(card.source)
+    if not path.is_file():
+        raise ClassifierError(f"classifier {path}: no such file")
+    archive = checked_archive(path)
+    try:
+        program = torch.export.load(archive)
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ClassifierError(
+            f"classifier {path}: torch {torch.__version__} cannot read it ({reason}); "
+            "export it again with this version, or use ONNX"
+        ) from error
+    spec, fixed = _input(program, card)
+    return Network(
+        source=card.source,
+        answer=_Exported(program, fixed),
+        digest=digest_of_file(path),
+        input=spec,
+        output=card.output,
+    )
+
+
+class _Exported:
+    """Calls an exported program on any device."""
+
+    def __init__(self, program: ExportedProgram, fixed_batch: int | None) -> None:
+        self._program = program
+        self._fixed_batch = fixed_batch
+        self._module: Any = program.module(check_guards=False).requires_grad_(False)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return singly(self._module, images, self._fixed_batch)
+
+    def to(self, device: torch.device) -> None:
+        from torch.export.passes import move_to_device_pass
+
+        self._program = move_to_device_pass(self._program, device)
+        self._module = self._program.module(check_guards=False).requires_grad_(False)
+
+
+def _input(program: ExportedProgram, card: ClassifierCard) -> tuple[InputSpec, int | None]:
+    names = program.graph_signature.user_inputs
+    nodes = [node for node in program.graph.nodes if node.op == "placeholder"]
+    shapes = [node.meta["val"].shape for node in nodes if node.name in names]
+    if len(shapes) != 1:
+        raise ClassifierError(
+            f"classifier {card.source}: expected one input, images, got {len(shapes)}"
+        )
+    return input_of_shape([s if isinstance(s, int) else None for s in shapes[0]], card)

@@ -1,0 +1,129 @@
+"""Where unfinished shards wait: a file per explained unit, a record per finished shard."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from apercu.deploy.batch.columns import Table
+from apercu.deploy.batch.plan import Plan, Unit
+from apercu.errors import RunError
+from apercu.io import write
+
+WORK = "_work"
+
+
+class ShardRecord(BaseModel):
+    """What is known of a finished shard.
+
+    Attributes:
+        file: where it is, relative to the result.
+        shard: its number.
+        first: index of its first row.
+        rows: how many there are.
+        errors: rows of images that could not be read.
+        bytes: on the disk.
+        sha256: of these bytes.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    file: str
+    shard: int
+    first: int
+    rows: int
+    errors: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Desk:
+    """The folder of what is not finished; a file is there whole, or not at all.
+
+    Attributes:
+        out: of the result.
+    """
+
+    out: Path
+
+    def has(self, unit: Unit) -> bool:
+        """Whether a unit is explained."""
+        return self._part(unit).is_file()
+
+    def missing(self, plan: Plan, shard: int) -> int:
+        """Images of an unfinished shard that are not explained."""
+        return sum(len(unit) for unit in plan.units(shard) if not self.has(unit))
+
+    def keep(self, unit: Unit, table: Table) -> None:
+        """Keeps the rows of a unit.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        import pyarrow as pa
+
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+        write(self._part(unit), sink.getvalue().to_pybytes())
+
+    def tables(self, plan: Plan, shard: int) -> Iterator[Table]:
+        """The rows of a shard's units, in order.
+
+        Raises:
+            RunError: a file is damaged.
+        """
+        import pyarrow as pa
+
+        for unit in plan.units(shard):
+            path = self._part(unit)
+            try:
+                table = pa.ipc.open_file(path.read_bytes()).read_all()
+            except (OSError, pa.ArrowException) as error:
+                raise RunError(f"{path}: damaged; delete it and run the same again") from error
+            if table.num_rows != len(unit):
+                raise RunError(
+                    f"{path}: expected {len(unit)} rows, got {table.num_rows}; delete it and run "
+                    "the same again"
+                )
+            yield table
+
+    def finish(self, record: ShardRecord) -> None:
+        """Keeps a shard's record, and clears its units away.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        write(self._record(record.shard), record.model_dump_json())
+        shutil.rmtree(self._folder(record.shard), ignore_errors=True)
+
+    def record(self, shard: int) -> ShardRecord | None:
+        """What is known of a finished shard; None where it is not.
+
+        Raises:
+            RunError: the record is damaged.
+        """
+        path = self._record(shard)
+        try:
+            return ShardRecord.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValidationError) as error:
+            raise RunError(f"{path}: damaged; delete it and run the same again") from error
+
+    def clear(self) -> None:
+        """Everything is finished."""
+        shutil.rmtree(self.out / WORK, ignore_errors=True)
+
+    def _record(self, shard: int) -> Path:
+        return self.out / WORK / f"{shard:08}.json"
+
+    def _folder(self, shard: int) -> Path:
+        return self.out / WORK / f"{shard:08}"
+
+    def _part(self, unit: Unit) -> Path:
+        return self._folder(unit.shard) / f"{unit.number:06}.arrow"

@@ -1,0 +1,72 @@
+"""Images as they are typed → a data set."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from apercu.classifiers import InputSpec
+from apercu.deploy.batch.dataset import DataSet, Drawn
+from apercu.deploy.batch.local import Local
+from apercu.deploy.batch.places import Place, find, is_url
+from apercu.deploy.batch.remote import Remote
+from apercu.deploy.batch.settings import BatchSettings
+from apercu.deploy.batch.tables import Tables
+from apercu.errors import ImagesError
+from apercu.images import open_images
+from apercu.images.names import ends_like
+from apercu.images.reader import SUFFIXES
+
+TABLES = (".parquet",)
+
+
+def open_dataset(spec: str, input: InputSpec, settings: BatchSettings) -> DataSet:
+    """Opens images by what is typed, and draws some of them where only some are asked for.
+
+    A folder or a URL that holds Parquet files is one data set of all their rows.
+
+    Raises:
+        ImagesError: there is nothing of that name, or nothing that can be explained, or there are
+            pictures beside Parquet files and no labels.csv tells which files are meant.
+        UnreachableError: the storage does not answer.
+    """
+    images = _opened(spec, input)
+    return images if settings.limit is None else Drawn(images, settings.limit, settings.seed)
+
+
+def _opened(spec: str, input: InputSpec) -> DataSet:
+    if is_url(spec):
+        return _found(find(spec), input)
+    path = Path(spec)
+    if path.is_dir() and any(path.glob("*.parquet")) and not (path / "labels.csv").is_file():
+        return _found(find(spec), input)
+    if path.is_file() and ends_like(spec, TABLES):
+        return Tables(find(spec), input.channels)
+    return Local(open_images(spec, channels=input.channels, bands=input.bands))
+
+
+def _found(place: Place, input: InputSpec) -> DataSet:
+    """Pictures, or the rows of tables."""
+    pictures, tables = _only(place, SUFFIXES), _only(place, TABLES)
+    if pictures and tables:
+        raise ImagesError(
+            f"{place.url}: expected either pictures or Parquet files, got both (such as "
+            f"{pictures.files[0]} and {tables.files[0]}); give each a folder of its own"
+        )
+    if pictures:
+        return Remote(pictures, input)
+    if tables:
+        return Tables(tables, input.channels)
+    raise ImagesError(
+        f"{place.url}: no images, expected files that end in {' '.join(sorted(SUFFIXES))} "
+        "or .parquet"
+    )
+
+
+def _only(place: Place, suffixes: frozenset[str] | tuple[str, ...]) -> Place | None:
+    """The files with such a suffix; None where there are none."""
+    listed = zip(place.files, place.sizes, strict=True)
+    chosen = [(file, size) for file, size in listed if ends_like(file, suffixes)]
+    if not chosen:
+        return None
+    return replace(place, files=tuple(f for f, _ in chosen), sizes=tuple(s for _, s in chosen))

@@ -1,0 +1,105 @@
+"""Shards as Parquet files."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+from uuid import uuid4
+
+from apercu.classifiers.fingerprint import digest_of_file
+from apercu.deploy.batch.columns import Table, schema
+from apercu.deploy.batch.desk import Desk, ShardRecord
+from apercu.deploy.batch.sealing import Sealing
+from apercu.errors import OutputError
+
+FOLDER = "maps"
+GROUP = 256
+"""Rows of a row group, at least; what is in memory while a shard is written."""
+
+
+@final
+@dataclass(frozen=True)
+class ParquetShards(Sealing):
+    """`maps/00000003.parquet`, each shard a file that is there whole or not at all."""
+
+    def begin(self) -> None:
+        try:
+            (self.out / FOLDER).mkdir(parents=True, exist_ok=True)
+            for part in (self.out / FOLDER).glob(".*.part"):
+                part.unlink()  # of a process that was killed
+        except OSError as error:
+            raise _unwritten(self.out / FOLDER, error) from error
+
+    def write(self, shard: int) -> ShardRecord:
+        name = f"{FOLDER}/{shard:08}.parquet"
+        path = self.out / name
+        part = path.with_name(f".{path.name}.{uuid4().hex}.part")  # process ids recur on a cluster
+        rows = self.plan.rows(shard)
+        try:
+            errors = self._written(shard, part)
+            part.replace(path)
+            bytes = path.stat().st_size
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                part.unlink()
+            raise _unwritten(path, error) from error
+        return ShardRecord(
+            file=name,
+            shard=shard,
+            first=rows.start,
+            rows=len(rows),
+            errors=errors,
+            bytes=bytes,
+            sha256=digest_of_file(path),
+        )
+
+    def failures(self, record: ShardRecord) -> list[tuple[int, str, str]]:
+        import pyarrow.parquet as pq
+
+        table = pq.read_table(self.out / record.file, columns=["index", "id", "error"])
+        rows = table.filter(table["error"].is_valid()).to_pylist()
+        return [(row["index"], row["id"], row["error"]) for row in rows]
+
+    def _written(self, shard: int, path: Path) -> int:
+        """Writes a shard's rows; how many of them are errors."""
+        import pyarrow.parquet as pq
+
+        columns = schema(self.columns.settings, self.columns.size)
+        plain = ["index", "id", "map", "probability"]
+        encoded = [name for name in columns.names if name not in plain]
+        errors = 0
+        with path.open("wb") as file:
+            with pq.ParquetWriter(
+                file, columns, compression="zstd", use_dictionary=encoded
+            ) as writer:
+                for table in _gathered(Desk(self.out).tables(self.plan, shard)):
+                    errors += table.num_rows - table["error"].null_count
+                    writer.write_table(table, row_group_size=table.num_rows)
+            file.flush()
+            os.fsync(file.fileno())
+        return errors
+
+
+def _gathered(tables: Iterable[Table]) -> Iterator[Table]:
+    """Tables with enough rows for a row group; the last one may be smaller."""
+    import pyarrow as pa
+
+    waiting: list[Table] = []
+    for table in tables:
+        waiting.append(table)
+        if sum(one.num_rows for one in waiting) >= GROUP:
+            yield pa.concat_tables(waiting)
+            waiting = []
+    if waiting:
+        yield pa.concat_tables(waiting)
+
+
+def _unwritten(path: Path, error: OSError) -> OutputError:
+    return OutputError(
+        f"{path}: cannot be written ({error.strerror or error}); free some space or choose "
+        "another folder"
+    )

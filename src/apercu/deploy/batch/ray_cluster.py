@@ -1,0 +1,147 @@
+"""The same work on a Ray cluster: Ray Data hands out shards, and hands lost ones out again."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from apercu.deploy.batch.cluster_checks import check_listening, check_room
+from apercu.deploy.batch.desk import Desk
+from apercu.deploy.batch.flow import Opened, Order
+from apercu.deploy.batch.pipeline import Busy, Done
+from apercu.errors import ApercuError, ConfigError, RunError, UnreachableError
+
+LOCAL = "local"
+OBJECT_STORE = 200 << 20
+"""Bytes for what tasks hand on, on a cluster that is started here: a few numbers per shard."""
+STAGES = ("read", "explain", "write")
+
+
+@dataclass(frozen=True)
+class RayCluster:
+    """Machines that share the work, each of which sees RUN, the images and the result.
+
+    Args:
+        address: of the cluster; `auto` finds the one that this machine belongs to, `local` starts
+            one here.
+    """
+
+    address: str
+
+    def __call__(self, opened: Opened, shards: Sequence[int], done: Done) -> Busy:
+        """Explains what is missing of some shards, and writes them.
+
+        Raises:
+            ConfigError: Ray is not installed, or no machine has the cores or the GPU of a task.
+            UnreachableError: the cluster cannot be reached.
+            ApercuError: what went wrong on a machine.
+        """
+        if not shards:
+            return Busy()
+        desk, plan = Desk(opened.order.out), opened.plan
+        missing = {shard: desk.missing(plan, shard) for shard in shards}
+        order = everywhere(opened.order)
+        busy = Busy(workers=order.crew.workers)
+        with _connected(self.address) as ray:
+            check_room(ray.nodes(), order.crew)
+            started = ray.data.from_items(
+                [{"shard": shard} for shard in shards], override_num_blocks=len(shards)
+            ).map(
+                _explained,
+                fn_kwargs={"order": order},
+                num_cpus=order.crew.threads,
+                num_gpus=int(order.crew.device == "cuda"),
+            )
+            for row in _rows(started):
+                done(missing[row["shard"]])
+                for name in (*STAGES, "wall"):
+                    setattr(busy, name, getattr(busy, name) + row[name])
+        return busy
+
+
+def everywhere(order: Order) -> Order:
+    """The order with paths that mean the same on every machine."""
+    images = str(Path(order.images).absolute()) if Path(order.images).exists() else order.images
+    who = replace(order.who, run=order.who.run.absolute())
+    return replace(order, who=who, images=images, out=order.out.absolute())
+
+
+def _explained(row: dict[str, Any], order: Order) -> dict[str, Any]:
+    """Explains one shard on some machine; one that is finished already is left as it is."""
+    shard = int(row["shard"])
+    desk = Desk(order.out)
+    busy = Busy()
+    if desk.record(shard) is None:
+        try:
+            busy = _opened(order).work([shard], lambda more: None)
+        except RunError:  # another machine, given up for lost, has cleared the units away
+            if desk.record(shard) is None:
+                raise
+    return {"shard": shard, "wall": busy.wall, **{name: getattr(busy, name) for name in STAGES}}
+
+
+@lru_cache(maxsize=1)
+def _opened(order: Order) -> Opened:
+    """What a worker process has opened already for the shard before."""
+    return order.open()
+
+
+@contextmanager
+def _connected(address: str) -> Iterator[Any]:
+    """Ray, connected to a cluster and quiet."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if address == LOCAL:  # else the tasks wait for whatever else this machine does
+        os.environ.setdefault("RAY_worker_niceness", "0")
+    try:
+        import ray
+        import ray.data
+    except ImportError:
+        raise ConfigError("cluster: ray is not installed; pip install 'apercu[scale]'") from None
+    check_listening(address)
+    own: dict[str, Any] = {"object_store_memory": OBJECT_STORE, "include_dashboard": False}
+    try:
+        ray.init(
+            address,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            **(own if address == LOCAL else {}),
+        )
+    except (ConnectionError, RuntimeError, ValueError, AssertionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UnreachableError(f"cluster: {address} cannot be reached ({reason})") from error
+    try:
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _rows(started: Any) -> Iterator[dict[str, Any]]:
+    """What the tasks return, as it comes; their own errors as they were raised there."""
+    from ray.exceptions import RayError
+
+    try:
+        yield from started.iter_rows()
+    except RayError as error:
+        raise _cause(error) from error
+
+
+def _cause(error: BaseException) -> ApercuError:
+    """Ours among the causes of an error, or one that tells that the cluster gave up."""
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, ApercuError):
+            return one
+        if one is not None:
+            waiting += [one.__cause__, getattr(one, "cause", None)]
+    reason = " ".join(str(error).split())[-300:]
+    return UnreachableError(f"cluster: a shard could not be finished ({reason})")

@@ -1,0 +1,147 @@
+"""Shards as chunks of Zarr arrays, one array per column."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apercu.deploy.batch.columns import CORNERS, Table
+from apercu.deploy.batch.desk import Desk, ShardRecord
+from apercu.deploy.batch.sealing import Sealing
+from apercu.errors import ConfigError, OutputError
+
+STORE = "maps.zarr"
+MISSING: dict[str, Any] = {
+    "index": 0,
+    "id": "",
+    "width": 0,
+    "height": 0,
+    "target": -1,
+    "class": "",
+    "probability": float("nan"),
+    **dict.fromkeys(CORNERS, -1),
+    "map": 0,
+    "error": "",
+}
+"""What stands for nothing, where an image could not be read or its map has no box."""
+TYPES: dict[str, Any] = {"index": np.int64, "probability": np.float32, "id": str, "class": str}
+
+
+@final
+@dataclass(frozen=True)
+class ZarrShards(Sealing):
+    """`maps.zarr`, version 3, where each shard is one chunk of every array."""
+
+    def begin(self) -> None:
+        try:
+            import zarr
+        except ImportError:
+            raise ConfigError("format: zarr is not installed; pip install 'apercu[zarr]'") from None
+        desk, path = Desk(self.out), self.out / STORE
+        try:
+            if any(desk.record(shard) is not None for shard in range(self.plan.shards)):
+                for part in path.rglob("*.partial"):
+                    part.unlink()  # of a process that was killed
+                return
+            shutil.rmtree(path, ignore_errors=True)
+            group = zarr.create_group(path, zarr_format=3)
+            for name, missing in MISSING.items():
+                shape, chunk = (self.plan.images,), (self.plan.shard,)
+                size = self.columns.size if name == "map" else ()
+                group.create_array(
+                    name,
+                    shape=shape + size,
+                    chunks=chunk + size,
+                    dtype=self._type(name),
+                    fill_value=missing,
+                    dimension_names=("image", "row", "column")[: 1 + len(size)],
+                )
+        except OSError as error:
+            raise self._unwritten(error) from error
+
+    def write(self, shard: int) -> ShardRecord:
+        import pyarrow as pa
+        import zarr
+
+        rows = self.plan.rows(shard)
+        table = pa.concat_tables(Desk(self.out).tables(self.plan, shard))
+        try:
+            group: Any = zarr.open_group(self.out / STORE, mode="r+")
+            for name in MISSING:
+                group[name][rows.start : rows.stop] = self._values(table, name)
+            files = self._chunks(shard)
+            _sync(files)
+        except OSError as error:
+            raise self._unwritten(error) from error
+        sha = hashlib.sha256()
+        for file in files:
+            sha.update(file.read_bytes())
+        return ShardRecord(
+            file=STORE,
+            shard=shard,
+            first=rows.start,
+            rows=len(rows),
+            errors=table.num_rows - table["error"].null_count,
+            bytes=sum(file.stat().st_size for file in files),
+            sha256=sha.hexdigest(),
+        )
+
+    def failures(self, record: ShardRecord) -> list[tuple[int, str, str]]:
+        import zarr
+
+        group: Any = zarr.open_group(self.out / STORE, mode="r")
+        rows = slice(record.first, record.first + record.rows)
+        names, errors = group["id"][rows], group["error"][rows]
+        found = enumerate(zip(names, errors, strict=True), start=record.first)
+        return [(index, str(name), str(error)) for index, (name, error) in found if error]
+
+    def _chunks(self, shard: int) -> list[Path]:
+        """Files of a shard, in the order of the columns; a chunk of nothing but zeros has none."""
+        folders = {name: self.out / STORE / name / "c" for name in MISSING}
+        ends = {name: f"{shard}/0/0" if name == "map" else f"{shard}" for name in MISSING}
+        paths = [folders[name] / ends[name] for name in MISSING]
+        return [path for path in paths if path.is_file()]
+
+    def _type(self, name: str) -> Any:
+        if name == "map":
+            return np.dtype(self.columns.settings.map)
+        return TYPES.get(name, str if name == "error" else np.int32)
+
+    def _values(self, table: Table, name: str) -> NDArray[Any]:
+        """A column as an array, with what stands for nothing."""
+        values = table[name].to_pylist()
+        if name == "map":
+            return _maps(values, self._type(name), self.columns.size)
+        filled = [MISSING[name] if value is None else value for value in values]
+        kind = self._type(name)
+        return np.array(filled, dtype=np.dtypes.StringDType() if kind is str else kind)
+
+    def _unwritten(self, error: OSError) -> OutputError:
+        return OutputError(
+            f"{self.out / STORE}: cannot be written ({error.strerror or error}); free some space "
+            "or choose another folder"
+        )
+
+
+def _maps(values: Sequence[bytes | None], kind: Any, size: tuple[int, int]) -> NDArray[Any]:
+    """Maps as bytes → one array, zeros where there is none."""
+    found = np.zeros((len(values), *size), kind)
+    for row, value in enumerate(values):
+        if value is not None:
+            found[row] = np.frombuffer(value, kind).reshape(size)
+    return found
+
+
+def _sync(files: Sequence[Path]) -> None:
+    """Waits until files are on the disk."""
+    for file in files:
+        with file.open("rb") as stream:
+            os.fsync(stream.fileno())

@@ -1,0 +1,17 @@
+"""Trained explainers as graphs and programs that run elsewhere, measured before they leave."""
+
+from __future__ import annotations
+
+from apercu.deploy.export.flow import export
+from apercu.deploy.export.manifest import MANIFEST, Manifest, read_manifest
+from apercu.deploy.export.settings import FORMATS, PRECISIONS, ExportSettings
+
+__all__ = [
+    "FORMATS",
+    "MANIFEST",
+    "PRECISIONS",
+    "ExportSettings",
+    "Manifest",
+    "export",
+    "read_manifest",
+]

@@ -1,0 +1,207 @@
+"""From a run to a folder of graphs: traced, checked, converted, measured; the manifest last."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from apercu.classifiers import Classifier
+from apercu.deploy.export.check import Answering, Checked, check, class_trials, trials
+from apercu.deploy.export.describing import described, manifest_of, told, told_loss
+from apercu.deploy.export.graphs import ClassesGraph, CombinedGraph, Explaining, MaskGraph, graph_of
+from apercu.deploy.export.loss import measured_loss, yardstick
+from apercu.deploy.export.manifest import MANIFEST, GraphFile, Loss, Manifest
+from apercu.deploy.export.materials import Materials, Shown
+from apercu.deploy.export.onnx_graph import Traceable, answered, session, write_onnx
+from apercu.deploy.export.precision import converted
+from apercu.deploy.export.program import open_program, write_program
+from apercu.deploy.export.reading import explained_classifier, reading
+from apercu.deploy.export.settings import ExportSettings
+from apercu.deploy.export.triton import write_repository
+from apercu.errors import ConfigError
+from apercu.explainers.base import TrainedExplainer
+from apercu.explainers.mask.explainer import MaskExplainer
+from apercu.images import ImageSource
+from apercu.io import check_writable, write
+from apercu.methods.base import Kind
+
+CALIBRATED = 64
+"""Images that the ranges of activations are learnt from, at most."""
+
+Say = Callable[[str], None]
+
+
+def export(
+    explainer: TrainedExplainer[Any, Any],
+    out: Path,
+    settings: ExportSettings,
+    materials: Materials | None = None,
+    say: Say = lambda line: None,
+) -> Manifest:
+    """Writes an explainer as files that run without this package.
+
+    Raises:
+        ConfigError: the explainer is no graph, or something that is needed was not given.
+        RunError: the classifier is not the explained one.
+        ApercuError: a file answers otherwise than PyTorch.
+        OutputError: the folder cannot be written.
+    """
+    job = Export(explainer.to("cpu"), settings, materials or Materials(), say)
+    check_writable(out)
+    with tempfile.TemporaryDirectory() as exact:
+        return job(out, Path(exact))
+
+
+class Export:
+    """An export under way.
+
+    Args:
+        explainer: on the CPU.
+        settings: what is asked for.
+        materials: what may be used.
+        say: told every figure.
+
+    Raises:
+        ConfigError: something that is needed was not given.
+    """
+
+    def __init__(
+        self,
+        explainer: TrainedExplainer[Any, Any],
+        settings: ExportSettings,
+        materials: Materials,
+        say: Say,
+    ) -> None:
+        self.explainer, self.passport = explainer, explainer.passport
+        self.settings, self.materials, self.say = settings, materials, say
+        if self.passport.input.stretch is not None:
+            raise ConfigError(
+                "export: its classifier stretches raw counts, which the runtime cannot do; "
+                "explain them with PyTorch"
+            )
+        if settings.precision != "fp32" and materials.images is None:
+            raise ConfigError(
+                f"precision: what {settings.precision} loses is measured; give --images"
+            )
+        if settings.precision == "int8-static" and materials.calibration is None:
+            raise ConfigError(
+                "precision: int8-static learns the ranges of activations from images; "
+                "give --calibrate"
+            )
+        if settings.precision != "int8-static" and materials.calibration is not None:
+            raise ConfigError(
+                f"calibrate: {settings.precision} learns nothing from images, int8-static does; "
+                "leave it out or give --precision int8-static"
+            )
+        if settings.limit is not None and materials.images is None:
+            raise ConfigError("limit: there are no images to draw from; give --images")
+        self.graphs = dict(self._graphs(graph_of(explainer)))
+
+    def __call__(self, out: Path, exact: Path) -> Manifest:
+        """All files, once every graph is known to answer as PyTorch does.
+
+        Those of single precision, which the others are made from, go to a folder apart.
+        """
+        checks = {role: self._written(graph, exact / role) for role, graph in self.graphs.items()}
+        files = {}
+        for role, graph in self.graphs.items():
+            path = self._converted(exact / role, out / f"{role}.onnx", graph)
+            files[role] = described(path, graph, checks[role], self.settings.precision)
+            loss = self._loss(role, exact / role, path)
+            files[role] = files[role].model_copy(update={"loss": loss})
+        if "torch" in self.settings.formats:
+            files["program"] = self._program(out / "explainer.pt2")
+        manifest = manifest_of(self.explainer, self.settings.precision, files)
+        if self.settings.triton:
+            write_repository(manifest, out, service="kserve" in self.settings.formats)
+        write(out / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
+        return manifest
+
+    def _graphs(self, explaining: Explaining) -> Iterator[tuple[str, Traceable]]:
+        spec = self.passport.input
+        yield "explainer", Traceable.of(explaining, explaining.outputs, spec)
+        if isinstance(explaining, MaskGraph):
+            classes = ClassesGraph(explaining.network)
+            yield "classes", Traceable.of_classes(classes, classes.outputs, spec)
+        if self.settings.combined is False:
+            return
+        network = self.explainer.network
+        try:
+            read = reading(network, self.passport, self.materials.classifier)
+        except ConfigError as error:
+            if self.settings.combined:
+                raise
+            self.say(f"no combined graph: {error}")
+            return
+        combined = CombinedGraph(explaining, read)
+        yield "combined", Traceable.of(combined, combined.outputs, spec)
+
+    def _written(self, graph: Traceable, path: Path) -> Checked:
+        write_onnx(graph, path)
+        return self._checked(f"{path.name}.onnx", partial(answered, session(path)), graph)
+
+    def _checked(self, name: str, answering: Answering, graph: Traceable) -> Checked:
+        """Compares with PyTorch, and tells the figure."""
+        classes = len(self.passport.classes)
+        asked = trials(graph.inputs[0].shape[1:], classes, self._real)
+        checked = check(answering, graph, class_trials(asked, classes) if graph.singly else asked)
+        self.say(told(name, checked))
+        return checked
+
+    def _converted(self, exact: Path, path: Path, graph: Traceable) -> Path:
+        shown = self._calibration
+        if graph.singly:
+            shown = [image for images in shown for image in torch.split(images, 1)]
+        return converted(exact, self.settings.precision, path, shown)
+
+    def _program(self, path: Path) -> GraphFile:
+        graph = self.graphs["explainer"]
+        write_program(graph, path)
+        checked = self._checked(path.name, open_program(path, graph.outputs), graph)
+        return described(path, graph, checked, "fp32")
+
+    def _loss(self, role: str, exact: Path, exported: Path) -> Loss | None:
+        shown = self._shown(self.materials.images)
+        if self.settings.precision == "fp32" or shown is None:
+            return None
+        loss = measured_loss(exact, exported, shown, self.passport)
+        classifier = self._classifier
+        if role == "explainer" and classifier is None:
+            self.say("yardstick not measured: it asks the classifier; give --classifier")
+        elif role == "explainer" and classifier is not None:
+            kind: Kind = "mask" if isinstance(self.explainer, MaskExplainer) else "map"
+            scores = yardstick(classifier, shown, (exact, exported), kind)
+            loss = loss.model_copy(update={"scores": scores})
+        for line in told_loss(exported.name, self.settings.precision, loss):
+            self.say(line)
+        return loss
+
+    @cached_property
+    def _real(self) -> Tensor | None:
+        """Some images to check with."""
+        shown = self._shown(self.materials.images)
+        return None if shown is None else next(shown.batches(self.passport))
+
+    @cached_property
+    def _calibration(self) -> list[Tensor]:
+        calibration = self._shown(self.materials.calibration, CALIBRATED)
+        if calibration is None or self.settings.precision != "int8-static":
+            return []
+        return list(calibration.batches(self.passport))
+
+    @property
+    def _classifier(self) -> Classifier | None:
+        """The explained one, wherever it comes from."""
+        own = explained_classifier(self.explainer.network, self.passport)
+        return self.materials.classifier or own
+
+    def _shown(self, source: ImageSource | None, limit: int | None = None) -> Shown | None:
+        if source is None:
+            return None
+        return Shown(source, limit or self.settings.limit, self.settings.seed)

@@ -1,0 +1,144 @@
+"""What an exported graph computes: images and targets → maps, and the prediction where wanted."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import final
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from apercu.errors import ConfigError
+from apercu.explainers.base import TrainedExplainer
+from apercu.explainers.counterpart.explainer import CounterpartExplainer
+from apercu.explainers.counterpart.network import CounterpartNetwork
+from apercu.explainers.counterpart.objective import CounterpartObjective, Exchange, runner_up
+from apercu.explainers.mask.explainer import MaskExplainer
+from apercu.explainers.mask.network import MaskingNetwork, enlarge
+from apercu.networks.gated import GatedNetwork
+from apercu.types import Images, Logits, Targets
+
+TOP = -1
+"""The target that stands for the class seen most."""
+
+
+class Explaining(nn.Module, ABC):
+    """Images in [0, 1] and one target per image → maps, all of it fit to be traced.
+
+    Attributes:
+        outputs: names of what it returns.
+        network: the trained network.
+    """
+
+    outputs: tuple[str, ...]
+    network: GatedNetwork
+
+    def forward(self, images: Images, targets: Targets) -> tuple[Tensor, ...]:
+        features = self.network.encode(images)
+        return self.explained(images, features, self.network.gate.answers(features[-1]), targets)
+
+    @abstractmethod
+    def explained(
+        self, images: Images, features: list[Tensor], answers: Logits, targets: Targets
+    ) -> tuple[Tensor, ...]:
+        """The outputs.
+
+        Args:
+            images: in [0, 1].
+            features: what the encoder makes of them.
+            answers: how strongly each class is seen.
+            targets: class indices; below 0 the class seen most.
+        """
+
+
+@final
+class MaskGraph(Explaining):
+    """`MaskExplainer.attribute`."""
+
+    outputs = ("maps",)
+
+    def __init__(self, network: MaskingNetwork) -> None:
+        super().__init__()
+        self.network: MaskingNetwork = network
+
+    def explained(
+        self, images: Images, features: list[Tensor], answers: Logits, targets: Targets
+    ) -> tuple[Tensor, ...]:
+        asked = torch.where(targets < 0, answers.argmax(1), targets)
+        log_odds = self.network.decode(features, asked)
+        return (enlarge(log_odds, images.shape[-2:]).sigmoid(),)
+
+
+@final
+class ClassesGraph(nn.Module):
+    """`MaskExplainer.attribute_classes` of one image: encoded once, decoded for many targets."""
+
+    outputs = ("maps",)
+
+    def __init__(self, network: MaskingNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Images, targets: Int[Tensor, " classes"]) -> tuple[Tensor, ...]:
+        features = self.network.encode(images)
+        top = self.network.gate.answers(features[-1]).argmax(1)
+        log_odds = self.network.decode_many(features, torch.where(targets < 0, top, targets))
+        return (enlarge(log_odds, images.shape[-2:]).sigmoid(),)
+
+
+@final
+class CounterpartGraph(Explaining):
+    """`CounterpartExplainer.attribute`, and the two images that its maps are the difference of."""
+
+    outputs = ("maps", "stable", "adversarial")
+
+    def __init__(self, network: CounterpartNetwork, objective: CounterpartObjective) -> None:
+        super().__init__()
+        self.network: CounterpartNetwork = network
+        self.objective = objective
+
+    def explained(
+        self, images: Images, features: list[Tensor], answers: Logits, targets: Targets
+    ) -> tuple[Tensor, ...]:
+        seen = answers.argmax(1)
+        wanted = torch.where((targets < 0) | (targets == seen), runner_up(answers, seen), targets)
+        pair = self.network.generate(images, features, seen, wanted)
+        stable = self.objective.compared(Exchange(images, seen, wanted), pair, self.network)
+        return (pair.adversarial - stable).abs().mean(1), stable, pair.adversarial
+
+
+@final
+class CombinedGraph(nn.Module):
+    """Prediction and maps in one graph; the class seen most is the classifier's own.
+
+    Args:
+        explaining: makes the maps.
+        read: the classifier's logits, and the encoder's feature maps.
+    """
+
+    def __init__(self, explaining: Explaining, read: nn.Module) -> None:
+        super().__init__()
+        self.explaining = explaining
+        self.read = read
+        self.outputs = ("probabilities", *explaining.outputs)
+
+    def forward(self, images: Images, targets: Targets) -> tuple[Tensor, ...]:
+        logits, features = self.read(images)
+        return logits.softmax(1), *self.explaining.explained(images, features, logits, targets)
+
+
+def graph_of(explainer: TrainedExplainer) -> Explaining:  # type: ignore[type-arg]
+    """The graph of a trained explainer.
+
+    Raises:
+        ConfigError: it is of a kind that searches for each image, so that there is no graph.
+    """
+    if isinstance(explainer, MaskExplainer):
+        return MaskGraph(explainer.network).eval()
+    if isinstance(explainer, CounterpartExplainer):
+        return CounterpartGraph(explainer.network, explainer.settings.objective).eval()
+    raise ConfigError(
+        f"export: a {explainer.settings.explainer} explainer searches a path for each image, which "
+        "is no graph; expected a mask or a counterpart explainer, train one of these"
+    )

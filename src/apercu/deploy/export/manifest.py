@@ -1,0 +1,140 @@
+"""`explainer.json`: what a runtime must know of the graphs beside it, and how they were checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from apercu.deploy.export.settings import Precision
+from apercu.errors import RunError
+
+MANIFEST = "explainer.json"
+VERSION: Final = 1
+"""Of the manifest; a runtime refuses others."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Score(_Strict):
+    """One metric of the yardstick, of the exact and of the exported explainer.
+
+    Attributes:
+        exact: the float32 graph's mean.
+        exported: the exported one's.
+        n: images.
+    """
+
+    exact: float
+    exported: float
+    n: int
+
+
+class Loss(_Strict):
+    """What a lower precision costs.
+
+    Attributes:
+        images: what it was measured on.
+        n: how many images the first three are of.
+        mean_difference: mean absolute difference of the maps of the class seen most.
+        iou: of the regions at level 0.5; 1 where both are empty.
+        agreement: share of images whose class seen most stays, of a graph that predicts.
+        scores: of the yardstick, by metric; of the explainer alone.
+    """
+
+    images: str
+    n: int
+    mean_difference: float
+    iou: float
+    agreement: float | None = None
+    scores: dict[str, Score] = {}
+
+
+class GraphFile(_Strict):
+    """One exported file.
+
+    Attributes:
+        file: its name, relative to the manifest.
+        sha256: of its bytes.
+        precision: of its numbers.
+        outputs: names and shapes of what it answers, without the batch.
+        difference: the largest one from PyTorch, of the float32 graph that it was made from.
+        images: how many that was checked on.
+        jumps: numbers left out of that check, see `apercu.deploy.export.check`.
+        loss: of a lower precision.
+    """
+
+    file: str
+    sha256: str
+    precision: Precision
+    outputs: dict[str, tuple[int, ...]]
+    difference: float
+    images: int
+    jumps: int = 0
+    loss: Loss | None = None
+
+
+class InputFit(_Strict):
+    """How a picture becomes an input.
+
+    Attributes:
+        channels: of the images.
+        size: height and width.
+        fit: whole and squashed, bilinear with antialiasing.
+        range: `unit`, values in [0, 1]; or `counts`, any finite ones.
+        bands: names of the channels, where they have any.
+    """
+
+    channels: int
+    size: tuple[int, int]
+    fit: Literal["squash"] = "squash"
+    range: Literal["unit", "counts"] = "unit"
+    bands: tuple[str, ...] | None = None
+
+
+class Manifest(_Strict):
+    """All of it.
+
+    Attributes:
+        version: of this format.
+        apercu: version that wrote it.
+        kind: of the explainer.
+        classifier: how the explained one was named.
+        fingerprint: of that classifier.
+        run: SHA-256 of the explainer's trained weights and settings.
+        input: how a picture becomes an input.
+        classes: readable names.
+        identifiers: WordNet or other identifiers; the names where there are no others.
+        precision: of the graphs.
+        files: by role: `explainer`, `combined`, `classes`, `program`.
+    """
+
+    version: Literal[1] = VERSION
+    apercu: str
+    kind: Literal["mask", "counterpart"]
+    classifier: str
+    fingerprint: str
+    run: str
+    input: InputFit
+    classes: tuple[str, ...]
+    identifiers: tuple[str, ...]
+    precision: Precision
+    files: dict[str, GraphFile]
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of an export.
+
+    Raises:
+        RunError: there is none, or it is damaged.
+    """
+    path = folder / MANIFEST
+    try:
+        return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(f"{folder}: expected an export, found no {MANIFEST}") from None
+    except (OSError, ValidationError, UnicodeDecodeError) as error:
+        raise RunError(f"{path}: damaged; export the run again") from error

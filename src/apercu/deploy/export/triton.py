@@ -1,0 +1,98 @@
+"""A Triton model repository, and a KServe service that serves it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import yaml
+
+from apercu.deploy.export.manifest import GraphFile, Manifest
+from apercu.io import write
+
+REPOSITORY, SERVICE = "triton", "kserve.yaml"
+ROLES = ("explainer", "combined")
+"""Graphs that take batches, each a model of the repository."""
+LARGEST_BATCH = 32
+DELAY = 2000
+"""Microseconds that a request waits for others to be answered with it."""
+
+
+def write_repository(manifest: Manifest, out: Path, *, service: bool) -> None:
+    """Writes `triton/MODEL/config.pbtxt` and `triton/MODEL/1/model.onnx`, and `kserve.yaml`.
+
+    Args:
+        manifest: of the graphs that lie in `out`.
+        out: the folder of the export.
+        service: whether the KServe manifest is wanted.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    for role in ROLES:
+        if role in manifest.files:
+            graph, model = manifest.files[role], out / REPOSITORY / role
+            write(model / "1" / "model.onnx", (out / graph.file).read_bytes())
+            write(model / "config.pbtxt", model_config(role, graph, manifest))
+    if service:
+        write(out / SERVICE, service_manifest(out.resolve().name))
+
+
+def model_config(name: str, graph: GraphFile, manifest: Manifest) -> str:
+    """`config.pbtxt` of one graph; the batch is Triton's own first axis."""
+    images = (manifest.input.channels, *manifest.input.size)
+    lines = [
+        f'name: "{name}"',
+        'backend: "onnxruntime"',
+        f"max_batch_size: {LARGEST_BATCH}",
+        "input [",
+        _tensor("images", "TYPE_FP32", images) + ",",
+        _tensor("targets", "TYPE_INT64", ()),
+        "]",
+        "output [",
+        ",\n".join(_tensor(name, "TYPE_FP32", dims) for name, dims in graph.outputs.items()),
+        "]",
+        f"dynamic_batching {{ max_queue_delay_microseconds: {DELAY} }}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _tensor(name: str, kind: str, dims: Sequence[int]) -> str:
+    """One input or output; a number per image is sent as a list of one."""
+    shape = ", ".join(map(str, dims)) or "1"
+    reshape = "" if dims else " reshape { shape: [ ] }"
+    return f'  {{ name: "{name}" data_type: {kind} dims: [ {shape} ]{reshape} }}'
+
+
+def service_manifest(name: str) -> str:
+    """An `InferenceService` that runs Triton on the repository.
+
+    `storageUri` is where a cluster finds the folder `triton`; it is the one line to be set.
+    """
+    resources: Mapping[str, str] = {"cpu": "2", "memory": "2Gi"}
+    content = {
+        "apiVersion": "serving.kserve.io/v1beta1",
+        "kind": "InferenceService",
+        "metadata": {"name": service_name(name)},
+        "spec": {
+            "predictor": {
+                "model": {
+                    "modelFormat": {"name": "triton"},
+                    "protocolVersion": "v2",
+                    "storageUri": f"pvc://models/{service_name(name)}/{REPOSITORY}",
+                    "resources": {"requests": dict(resources), "limits": dict(resources)},
+                }
+            }
+        },
+    }
+    return yaml.safe_dump(content, sort_keys=False)
+
+
+def service_name(name: str) -> str:
+    """A name as Kubernetes takes it: lower case, digits and dashes, at most 63 letters.
+
+    >>> service_name("Mobile_Net v2.")
+    'mobile-net-v2'
+    """
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:63].rstrip("-") or "apercu"

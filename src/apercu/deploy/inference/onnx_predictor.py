@@ -1,0 +1,117 @@
+"""An exported mask explainer, run by ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from apercu.classifiers import ClassNames, InputSpec
+from apercu.classifiers.fingerprint import digest_of_file
+from apercu.deploy.export.graphs import TOP
+from apercu.deploy.export.manifest import MANIFEST, InputFit, Manifest, read_manifest
+from apercu.deploy.export.onnx_graph import answered, session
+from apercu.deploy.inference.predictor import About, Answers, Engine
+from apercu.errors import RunError
+from apercu.types import Images, Logits, Targets
+
+COMBINED, CLASSES = "combined", "classes"
+WORDS = {COMBINED: "a graph that predicts, too", CLASSES: "a graph for many classes of an image"}
+"""The roles of the graphs that are run, and what they are."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class OnnxEngine(Engine):
+    """A graph that predicts and explains at once, on the CPU, and one for further classes.
+
+    Attributes:
+        running: a session of ONNX Runtime.
+        several: opens the session of the other graph, the first time that it is needed; raises
+            RunError where that is damaged.
+    """
+
+    running: Any
+    several: Callable[[], Any]
+
+    @classmethod
+    def of(cls, folder: Path, *, spin: bool = True) -> OnnxEngine:
+        """That of a folder that `apercu export` wrote.
+
+        Args:
+            folder: with the manifest.
+            spin: whether threads wait awake for each other.
+
+        Raises:
+            RunError: the folder is damaged, holds no masks, or no graph that predicts.
+            ConfigError: ONNX Runtime is not installed.
+        """
+        manifest = read_manifest(folder)
+        if manifest.kind != "mask":
+            raise RunError(f"{folder}: expected an export of masks, got one of {manifest.kind}s")
+        path = _checked(folder, manifest, COMBINED)
+        about = About(
+            runtime="onnxruntime",
+            run=manifest.files[COMBINED].sha256,
+            classifier=manifest.classifier,
+            fingerprint=manifest.fingerprint,
+            read_by="classifier",
+            precision=manifest.precision,
+        )
+        names = ClassNames(manifest.classes, manifest.identifiers)
+
+        @cache
+        def several() -> Any:
+            return session(_checked(folder, manifest, CLASSES), spin=spin)
+
+        return cls(about, _input(manifest.input), names, session(path, spin=spin), several)
+
+    def read(self, images: Images, first: Targets | None = None) -> tuple[Logits, list[Tensor]]:
+        found = self._answers(images, torch.full((len(images),), TOP) if first is None else first)
+        return found.probabilities.log(), [images, found.maps, found.targets]
+
+    def masks(
+        self, found: list[Tensor], targets: Int[Tensor, "batch classes"]
+    ) -> Float[Tensor, "batch classes height width"]:
+        images, maps, first = found
+        made = maps[:, None].repeat(1, targets.shape[1], 1, 1)
+        for image, rows, asked, known in zip(images, made, targets, first, strict=True):
+            others = asked != known
+            if others.any():
+                rows[others] = answered(self.several(), image[None], asked[others])["maps"]
+        return made
+
+    def __call__(self, images: Images, target: int = TOP) -> Answers:
+        return self._answers(images, torch.full((len(images),), target))
+
+    def _answers(self, images: Images, asked: Targets) -> Answers:
+        """Of one class per image; `TOP` is the one seen most."""
+        found = answered(self.running, images, asked)
+        probabilities = found["probabilities"]
+        targets = torch.where(asked == TOP, probabilities.argmax(1), asked)
+        return Answers(found["maps"], targets, probabilities)
+
+
+def _input(fit: InputFit) -> InputSpec:
+    """What the graph's images look like; it normalises pixels itself."""
+    counts = "l2_per_channel" if fit.range == "counts" else None
+    return InputSpec(channels=fit.channels, size=fit.size, normalise=counts, bands=fit.bands)
+
+
+def _checked(folder: Path, manifest: Manifest, role: str) -> Path:
+    """A graph, once it is known to be the one that was exported."""
+    if role not in manifest.files:
+        raise RunError(
+            f"{folder}: expected {WORDS[role]}, found no {role}.onnx; export again"
+            + " with --combined" * (role == COMBINED)
+        )
+    path = folder / manifest.files[role].file
+    if not path.is_file() or digest_of_file(path) != manifest.files[role].sha256:
+        raise RunError(f"{path}: missing, damaged, or not what {MANIFEST} tells of; export again")
+    return path

@@ -1,0 +1,56 @@
+"""A folder → the engine that explains: a run's in PyTorch, an export's in ONNX Runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from apercu.classifiers import open_classifier
+from apercu.deploy.export.manifest import MANIFEST
+from apercu.deploy.inference.onnx_predictor import OnnxEngine
+from apercu.deploy.inference.predictor import Engine
+from apercu.deploy.inference.torch_predictor import TorchEngine
+from apercu.errors import ConfigError
+from apercu.explainers.mask.explainer import MaskExplainer
+from apercu.explainers.run_folder import load_run
+
+
+def is_export(run: Path) -> bool:
+    """Whether a folder is one that `apercu export` wrote."""
+    return (run / MANIFEST).is_file()
+
+
+def open_engine(
+    run: Path, classifier: str | Path | None = None, device: str = "cpu", *, spin: bool = True
+) -> Engine:
+    """Opens a run folder, or a folder that `apercu export` wrote.
+
+    Args:
+        run: the folder.
+        classifier: SPEC of the explained classifier, for a run that does not hold it.
+        device: where a run computes; an export takes `cpu` only.
+        spin: whether threads of ONNX Runtime wait awake for each other; other work on the same
+            cores wants False.
+
+    Raises:
+        RunError: the folder is neither, is damaged, explains by other means than masks, or for
+            another classifier.
+        ClassifierError: the classifier cannot be opened.
+        ConfigError: an export is given a classifier, which it holds, or a GPU.
+    """
+    if is_export(run):
+        _check_alone(run, classifier, device)
+        return OnnxEngine.of(run, spin=spin)
+    explainer = load_run(run, MaskExplainer).to(device)
+    opened = None if classifier is None else open_classifier(classifier, device=device)
+    return TorchEngine.of(explainer, opened)
+
+
+def _check_alone(run: Path, classifier: str | Path | None, device: str) -> None:
+    """Raises ConfigError where an export is given what only a run takes."""
+    if classifier is not None:
+        raise ConfigError(f"classifier: {run} is an export and predicts itself; leave it out")
+    if device != "cpu":
+        raise ConfigError(
+            f"device: {run} is an export, which runs on the CPU here; use --device cpu, or the "
+            "run folder itself"
+        )

@@ -1,0 +1,79 @@
+"""Who says which classes an image shows: the classifier where there is one, else the explainer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from apercu.classifiers import Classifier
+from apercu.deploy.export.reading import explained_classifier
+from apercu.errors import ConfigError
+from apercu.explainers.base import TrainedExplainer
+from apercu.networks.gated import GatedNetwork
+from apercu.networks.graph_encoder import AnsweringEncoder, GraphEncoder
+from apercu.types import Images, Logits
+
+
+class Reading:
+    """Answers for images, and the features that they were read from where both come at once.
+
+    Args:
+        explainer: a trained explainer.
+        classifier: the one it was trained for, where the caller gives it. Where the explainer
+            carries that classifier as its encoder, one pass of it serves both.
+
+    Raises:
+        RunError: the explainer was trained for another classifier.
+    """
+
+    def __init__(
+        self, explainer: TrainedExplainer[Any, Any], classifier: Classifier | None = None
+    ) -> None:
+        if classifier is not None:
+            explainer.passport.check_classifier(classifier)
+        self.explainer = explainer
+        network = explainer.network
+        self.network = network if isinstance(network, GatedNetwork) else None
+        if classifier is None and self.network is not None:
+            classifier = explained_classifier(self.network, explainer.passport)
+        self.classifier = classifier
+        self.by = "explainer" if classifier is None else "classifier"
+        self._at_once = None if self.network is None else _answering(self.network, classifier)
+
+    def __call__(self, images: Images) -> tuple[Logits, list[Tensor]]:
+        """Answers, and the features of an explainer with an encoder (else none)."""
+        images = images.to(self.explainer.device)
+        if self._at_once is not None:
+            answers, features = self._at_once(images)
+            return answers, features
+        features = [] if self.network is None else self.network.encode(images)
+        if self.classifier is not None:
+            answers = self.classifier(images.to(self.classifier.device)).to(images.device)
+        elif self.network is not None:
+            answers = self.network.gate.answers(features[-1])
+        else:
+            answers = self.explainer.answers(images)
+        return answers, features
+
+    def to(self, device: str) -> Reading:
+        """Moves everything that computes."""
+        self.explainer.to(device)
+        if self.classifier is not None:
+            self.classifier.to(device)
+        if self._at_once is not None:
+            self._at_once.to(device)
+        return self
+
+
+def _answering(network: GatedNetwork, classifier: Classifier | None) -> nn.Module | None:
+    """The encoder with its head on, where the encoder is the classifier itself."""
+    encoder = network.encoder
+    if classifier is None or not isinstance(encoder, GraphEncoder):
+        return None
+    if encoder.classifier[0].fingerprint != classifier.fingerprint:
+        return None
+    try:
+        return AnsweringEncoder(encoder)
+    except ConfigError:
+        return None

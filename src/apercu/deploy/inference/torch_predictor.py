@@ -1,0 +1,72 @@
+"""A run's mask explainer, run by PyTorch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from apercu.classifiers import Classifier
+from apercu.deploy.export.describing import digest_of_run
+from apercu.deploy.export.graphs import TOP
+from apercu.deploy.inference.predictor import About, Answers, Engine
+from apercu.deploy.inference.reading import Reading
+from apercu.explainers.mask.explainer import MaskExplainer
+from apercu.types import Images, Logits, Targets
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class TorchEngine(Engine):
+    """A trained explainer, which predicts itself where nobody hands its classifier in.
+
+    Attributes:
+        explainer: of masks.
+        reading: says what is seen in its images.
+    """
+
+    explainer: MaskExplainer
+    reading: Reading
+
+    @classmethod
+    def of(cls, explainer: MaskExplainer, classifier: Classifier | None = None) -> TorchEngine:
+        """That of an explainer, on its device.
+
+        Args:
+            explainer: a trained one.
+            classifier: says what it sees, where the explainer does not carry it itself.
+
+        Raises:
+            RunError: the explainer was trained for another classifier.
+        """
+        passport = explainer.passport
+        reading = Reading(explainer, classifier).to(str(explainer.device))
+        about = About(
+            runtime="torch",
+            run=digest_of_run(explainer),
+            classifier=passport.spec,
+            fingerprint=passport.fingerprint,
+            read_by=reading.by,
+        )
+        return cls(about, passport.input, passport.names, explainer, reading)
+
+    @torch.inference_mode()
+    def read(self, images: Images, first: Targets | None = None) -> tuple[Logits, list[Tensor]]:
+        return self.reading(images)
+
+    def masks(
+        self, found: list[Tensor], targets: Int[Tensor, "batch classes"]
+    ) -> Float[Tensor, "batch classes height width"]:
+        return self.explainer.decode_classes(found, targets)
+
+    @torch.inference_mode()
+    def __call__(self, images: Images, target: int = TOP) -> Answers:
+        answers, features = self.read(images)
+        seen = answers.argmax(1)
+        targets = seen if target == TOP else torch.full_like(seen, target)
+        maps = self.masks(features, targets[:, None])[:, 0]
+        probabilities = answers.softmax(1)
+        return Answers(maps.float().cpu(), targets.cpu(), probabilities.float().cpu())

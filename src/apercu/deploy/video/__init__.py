@@ -1,0 +1,17 @@
+"""Overlay videos: what a classifier looks at, frame by frame, in constant memory."""
+
+from apercu.deploy.inference import Engine
+from apercu.deploy.video.flow import Summary, VideoSettings, explain_video
+from apercu.deploy.video.opening import open_engine
+from apercu.deploy.video.places import open_video
+from apercu.deploy.video.reading import Source
+
+__all__ = [
+    "Engine",
+    "Source",
+    "Summary",
+    "VideoSettings",
+    "explain_video",
+    "open_engine",
+    "open_video",
+]

@@ -1,0 +1,185 @@
+"""A video in, a video with overlays out: read, explain, draw and write, each in its own thread."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias
+
+from apercu.deploy.inference import Engine
+from apercu.deploy.video.drawing import Drawing
+from apercu.deploy.video.explaining import Explaining, Shown
+from apercu.deploy.video.flicker import Flicker
+from apercu.deploy.video.formats import format_of
+from apercu.deploy.video.lines import Line, ahead, behind
+from apercu.deploy.video.live import newest_frame, paced
+from apercu.deploy.video.reading import Frame, Item, Sound, Source
+from apercu.deploy.video.smoothing import Smoothing
+from apercu.deploy.video.sound import Track
+from apercu.deploy.video.steady import Steady
+from apercu.deploy.video.writing import Writer
+from apercu.errors import ConfigError
+
+TOP = "top"
+WAITING = 8
+"""Frames and sounds that wait between two threads, at most."""
+
+Progress: TypeAlias = Callable[[int, int], None]
+"""Called with how many frames are written, and how many there are, about."""
+_Done: TypeAlias = Sound | tuple[Frame, Shown]
+"""What is ready to be written."""
+
+
+@dataclass(frozen=True)
+class VideoSettings:
+    """What is asked for.
+
+    Args:
+        target: `top`, or a class by name, identifier or index.
+        smoothing: half-life of the mean of maps, in seconds; 0 shows each map as it is.
+        every: one frame of so many is explained; the others show the map before.
+        seconds: only so many; None goes to the end.
+
+    Raises:
+        ConfigError: a number is out of range.
+    """
+
+    target: str = TOP
+    smoothing: float = 0.0
+    every: int = 1
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ConfigError(f"every: expected 1 or more, got {self.every}")
+        if self.seconds is not None and not self.seconds > 0:
+            raise ConfigError(f"seconds: expected more than 0, got {self.seconds}")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What was done.
+
+    Attributes:
+        frames: that were written.
+        seconds: when the last of them is shown.
+        explained: how many were.
+        dropped: frames that came while another was in work.
+        stopped: whether Ctrl-C ended it.
+        took: seconds that it took.
+        flicker: of the maps; None where there were no two to compare.
+        sounds: what became of each stream of sound.
+        damaged: packets of sound that could not be decoded, to be encoded again.
+    """
+
+    frames: int
+    seconds: float
+    explained: int
+    dropped: int
+    stopped: bool
+    took: float
+    flicker: Flicker | None
+    sounds: tuple[str, ...]
+    damaged: int
+
+
+def explain_video(
+    engine: Engine,
+    source: Source,
+    out: Path,
+    settings: VideoSettings,
+    progress: Progress = lambda done, total: None,
+) -> Summary:
+    """Writes the video with overlays; Ctrl-C ends it early, and leaves a file that plays.
+
+    Memory does not grow with the length of the video. From a live source the newest frame is
+    explained, and frames that came meanwhile are dropped.
+
+    Args:
+        engine: explains the frames.
+        source: of frames and sounds; it is read to its end.
+        out: the file.
+        settings: what is asked for.
+        progress: told how far it is.
+
+    Raises:
+        TargetError: there is no such class.
+        OutputError: the file cannot be written, or exists.
+    """
+    fixed = None if settings.target == TOP else engine.names.index_of(settings.target)
+    explaining = Explaining(engine, Steady(fixed), Smoothing(settings.smoothing))
+    work = _Work(explaining, source, settings, progress)
+    start, stopped = time.perf_counter(), False
+    tracks: tuple[Track, ...] = ()
+    try:
+        with Writer(out, format_of(out), source) as writer:
+            tracks = tuple(writer.tracks.values())
+            work.run(writer)
+    except KeyboardInterrupt:
+        stopped = True
+    return Summary(
+        work.frames,
+        work.seconds,
+        explaining.explained,
+        work.coming.dropped,
+        stopped,
+        time.perf_counter() - start,
+        explaining.meter.found,
+        tuple(map(str, tracks)),
+        sum(track.damaged for track in tracks),
+    )
+
+
+class _Work:
+    """The way of the items through the threads, and what is counted on it."""
+
+    def __init__(
+        self, explaining: Explaining, source: Source, settings: VideoSettings, progress: Progress
+    ) -> None:
+        self.explaining, self.source = explaining, source
+        self.settings, self.progress = settings, progress
+        self.coming: Line[Item] = newest_frame() if source.live else Line(WAITING)
+        self.leaving: Line[_Done] = Line(1 if source.live else WAITING)
+        self.frames, self.seconds = 0, 0.0
+        self._drawing = Drawing(source.look)
+
+    def run(self, writer: Writer) -> None:
+        """Every item, to the end."""
+        items = self.source.items()
+        if self.source.live and self.source.is_file:
+            items = paced(items)
+        with (
+            behind(partial(self._write, writer), self.leaving) as leave,
+            ahead(items, self.coming) as coming,
+        ):
+            for done in self._explained(coming):
+                leave(done)
+
+    def _explained(self, items: Iterator[Item]) -> Iterator[_Done]:
+        taken, shown = 0, None
+        for item in items:
+            if isinstance(item, Frame):
+                if self._past(item.seconds):
+                    return
+                if shown is None or taken % self.settings.every == 0:
+                    shown = self.explaining(item)
+                taken += 1
+                yield item, shown
+            elif not self._past(item.seconds):
+                yield item
+
+    def _past(self, seconds: float) -> bool:
+        return self.settings.seconds is not None and seconds >= self.settings.seconds
+
+    def _write(self, writer: Writer, done: _Done) -> None:
+        """Draws and encodes a frame, or copies a sound."""
+        if isinstance(done, Sound):
+            writer.sound(done.packet)
+            return
+        frame, shown = done
+        writer.frame(self._drawing(frame.picture, shown))
+        self.frames, self.seconds = self.frames + 1, frame.seconds
+        self.progress(self.frames, max(self.frames, self.source.frames))

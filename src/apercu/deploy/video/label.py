@@ -1,0 +1,117 @@
+"""The class and its probability on a picture: a dark panel with a name, a number and a bar."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import final
+
+import numpy as np
+from av import VideoFrame
+from numpy.typing import NDArray
+from PIL import Image, ImageColor, ImageDraw, ImageFont
+
+from apercu import render
+from apercu.deploy.video.heat import GREY
+from apercu.deploy.video.matrix import Matrix
+from apercu.deploy.video.picture import Plane, plane
+
+ROWS = 24
+"""Lines of text that a picture is high."""
+COLUMNS = 8
+"""Heights of text that a picture is wide, at least."""
+NARROWEST = 4
+"""Heights of text that a panel is wide, at least: below that, its number has no room."""
+SMALLEST = 12
+"""Pixels of text that can still be read."""
+WIDE = 0.4
+"""Share of the width that the panel takes, at least."""
+DARK = 0.3
+"""What is left of the picture's brightness below the panel."""
+BLACK, WHITE = 16, 235
+
+
+@final
+class Label:
+    """Draws the panel at the lower left of pictures of one size; nothing where it has no room.
+
+    Args:
+        size: width and height of the pictures.
+        matrix: of their colours.
+
+    Attributes:
+        fits: whether there is room for it.
+    """
+
+    def __init__(self, size: tuple[int, int], matrix: Matrix) -> None:
+        width, height = size
+        self.text = max(SMALLEST, round(min(height / ROWS, width / COLUMNS)))
+        gap = self.text // 2
+        self.gap = gap
+        self.bar = max(2, even(self.text // 3))
+        across = min(width - 2 * gap, max(round(width * WIDE), 12 * self.text))
+        down = 2 * self.text + self.bar + gap
+        self.right, self.bottom = even(gap + across), even(height - gap)
+        self.left, self.top = even(gap), even(self.bottom - down)
+        self.fits = across >= NARROWEST * self.text and self.top >= 0
+        ink = np.array(ImageColor.getrgb(render.LINE)) / 255
+        self.ink = [int(value) for value in np.rint(matrix.planes(ink))]
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """Left, top, right and bottom of the panel."""
+        return self.left, self.top, self.right, self.bottom
+
+    @property
+    def track(self) -> tuple[int, int, int, int]:
+        """Left, top, right and bottom of the whole bar."""
+        bottom = even(self.bottom - self.gap)
+        return even(self.left + self.gap), bottom - self.bar, even(self.right - self.gap), bottom
+
+    def draw(self, picture: VideoFrame, title: str, probability: float) -> None:
+        """Draws on a picture itself."""
+        if not self.fits:
+            return
+        bright, cold, warm = (plane(picture, number) for number in range(3))
+        self._panel(bright, title, f"{probability:.0%}")
+        left, top, right, bottom = (side // 2 for side in self.box)
+        for colour in (cold, warm):
+            colour[top:bottom, left:right] = GREY
+        left, top, right, bottom = self.track
+        end = even(left + round(probability * (right - left)))
+        bright[top:bottom, left:right] = BLACK + (WHITE - BLACK) // 4
+        bright[top:bottom, left:end] = self.ink[0]
+        for colour, value in zip((cold, warm), self.ink[1:], strict=True):
+            colour[top // 2 : bottom // 2, left // 2 : end // 2] = value
+
+    def _panel(self, bright: Plane, title: str, number: str) -> None:
+        left, top, right, bottom = self.box
+        ink = written(title, number, (right - left, bottom - top), (self.text, self.gap))
+        below = BLACK + DARK * (bright[top:bottom, left:right].astype(np.float32) - BLACK)
+        bright[top:bottom, left:right] = np.rint(below + ink * (WHITE - below))
+
+
+@lru_cache(maxsize=256)
+def written(
+    title: str, number: str, size: tuple[int, int], pen: tuple[int, int]
+) -> NDArray[np.float32]:
+    """A name at the left and a number at the right of a panel, 1 where there is ink.
+
+    Args:
+        title: shortened until it fits; of synonyms, the first.
+        number: with its unit.
+        size: width and height of the panel.
+        pen: height of the text, and gap around it.
+    """
+    height, gap = pen
+    image = Image.new("L", size)
+    font = ImageFont.load_default(size=height)
+    draw = ImageDraw.Draw(image)
+    room = int(size[0] - 3 * gap - font.getlength(number))
+    draw.text((gap, gap // 2), render.shorten(title.partition(",")[0], font, room), 255, font)
+    draw.text((size[0] - gap, gap // 2), number, 255, font, anchor="ra")
+    return np.asarray(image, np.float32) / np.float32(255)
+
+
+def even(value: int) -> int:
+    """The next even number below: colour comes in blocks of two by two."""
+    return value // 2 * 2

@@ -1,0 +1,137 @@
+"""A decoded frame → an upright picture in planes, and the image that the explainer takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, TypeAlias
+
+import numpy as np
+from av import VideoFrame
+from av.video.reformatter import Interpolation
+from numpy.typing import NDArray
+
+from apercu.deploy.video.matrix import Matrix, matrix_of
+
+PLANAR = "yuv420p"
+"""Full brightness, colour at half the size, 8 bits: what every player takes."""
+VIDEO_RANGE, FULL_RANGE = 1, 2
+QUARTER = 90
+EXACT = int(Interpolation.BILINEAR | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND)
+"""How a picture is made small; without the second flag its colours would be half as fine."""
+
+Plane: TypeAlias = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Look:
+    """What all upright pictures of a video have in common.
+
+    Attributes:
+        size: width and height, each even: colour comes in blocks of two by two.
+        pixel: width of a pixel over its height.
+        matrix: of their colours.
+    """
+
+    size: tuple[int, int]
+    pixel: Fraction
+    matrix: Matrix
+
+    @classmethod
+    def of(cls, frame: VideoFrame, pixel: Fraction | None) -> Look:
+        """That of a video, known by a decoded frame and the shape of the stream's pixels."""
+        width, height, pixel = frame.width, frame.height, pixel or Fraction(1)
+        if frame.rotation % 180:
+            width, height, pixel = height, width, 1 / pixel
+        return cls((width + width % 2, height + height % 2), pixel, matrix_of(frame))
+
+
+def plane(picture: VideoFrame, number: int) -> Plane:
+    """A plane of a picture, as a view: rows × columns."""
+    one: Any = picture.planes[number]
+    rows = np.frombuffer(one, np.uint8).reshape(-1, one.line_size)
+    return rows[: one.height, : one.width]
+
+
+def upright(frame: VideoFrame, look: Look) -> VideoFrame:
+    """A decoded frame of any format as `PLANAR`, upright and opaque, of limited range.
+
+    Transparency is laid over white. An odd side is stretched by one pixel.
+
+    Args:
+        frame: with the rotation and the mirror that its file asks for.
+        look: of the result.
+    """
+    turns, flip = round(frame.rotation / QUARTER) % 4, mirrored(frame)
+    width, height = look.size[::-1] if turns % 2 else look.size
+    if any(component.is_alpha for component in frame.format.components):
+        frame = _over_white(frame)
+    fits = (frame.format.name, frame.width, frame.height) == (PLANAR, width, height)
+    if not fits or frame.color_range == FULL_RANGE:
+        frame = frame.reformat(
+            width=width,
+            height=height,
+            format=PLANAR,
+            src_colorspace=matrix_of(frame).scaler,
+            dst_colorspace=look.matrix.scaler,
+            dst_color_range=VIDEO_RANGE,
+            interpolation="BICUBIC",
+        )
+    if turns or flip:
+        frame = _turned(frame, turns, flip)
+    frame.colorspace = look.matrix.tag
+    return frame
+
+
+def mirrored(frame: VideoFrame) -> bool:
+    """Whether its file asks for a mirror: it is turned once it has been flipped top to bottom."""
+    found: Any = frame.side_data.get("DISPLAYMATRIX")
+    if found is None:
+        return False
+    (right, down, _), (across, below, _), _ = np.frombuffer(found, np.int32).reshape(3, 3).tolist()
+    return bool(right * below < down * across)
+
+
+def image_of(picture: VideoFrame, size: tuple[int, int], channels: int) -> NDArray[np.float32]:
+    """A picture as an explainer takes it: whole, squashed, in [0, 1].
+
+    Args:
+        picture: upright.
+        size: height and width of the image.
+        channels: 3, or 1 for grey.
+    """
+    small = picture.reformat(
+        width=size[1],
+        height=size[0],
+        format="rgb24" if channels == 3 else "gray",
+        src_colorspace=matrix_of(picture).scaler,
+        dst_color_range=FULL_RANGE,
+        interpolation=EXACT,
+    )
+    pixels = small.to_ndarray().reshape(*size, channels).transpose(2, 0, 1)
+    return np.ascontiguousarray(pixels, np.float32) / np.float32(255)
+
+
+def timed(picture: VideoFrame, other: VideoFrame) -> None:
+    """Shows a picture when another was to be shown, and for as long."""
+    picture.pts, picture.time_base = other.pts, other.time_base
+    picture.duration = other.duration
+
+
+def _over_white(frame: VideoFrame) -> VideoFrame:
+    pixels = frame.reformat(format="rgba", src_colorspace=matrix_of(frame).scaler).to_ndarray()
+    cover = pixels[..., 3:].astype(np.uint16)
+    mixed = (pixels[..., :3] * cover + 255 * (255 - cover) + 127) // 255
+    opaque = VideoFrame.from_ndarray(mixed.astype(np.uint8), "rgb24")
+    timed(opaque, frame)
+    return opaque
+
+
+def _turned(picture: VideoFrame, turns: int, flip: bool) -> VideoFrame:
+    """Flipped top to bottom where asked, then turned anticlockwise by quarters."""
+    width, height = picture.width, picture.height
+    turned = VideoFrame(*((height, width) if turns % 2 else (width, height)), PLANAR)
+    for number in range(3):
+        plane(turned, number)[:] = np.rot90(plane(picture, number)[:: -1 if flip else 1], turns)
+    timed(turned, picture)
+    return turned

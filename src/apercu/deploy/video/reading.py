@@ -1,0 +1,209 @@
+"""An opened video → upright frames and packets of sound, as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, TypeAlias, final
+
+import av
+from av import VideoFrame
+
+from apercu.deploy.video.picture import Look, upright
+from apercu.errors import ImageError
+
+RATE = Fraction(25)
+"""Frames per second where nothing says."""
+WAIT = 10.0
+"""Seconds for an address to answer, or to go on."""
+MICROSECOND = Fraction(1, 1_000_000)
+SHORT = 1
+"""Seconds by which a video may end before it says."""
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """A picture of the video.
+
+    Attributes:
+        picture: upright, its time counts from the start.
+        seconds: the same time.
+    """
+
+    picture: VideoFrame
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Sound:
+    """A packet of sound as it was encoded, whose time counts from the start.
+
+    Attributes:
+        packet: of PyAV.
+        seconds: the same time.
+    """
+
+    packet: Any
+    seconds: float
+
+
+Item: TypeAlias = Frame | Sound
+
+
+@final
+class Source:
+    """An opened video.
+
+    Args:
+        name: as it was given.
+        container: of PyAV.
+        live: whether it does not wait.
+
+    Attributes:
+        stream: the first of moving pictures.
+        sounds: all streams of sound whose codec is known.
+        unknown: how many streams of sound are left out, because it is not.
+        subtitles: how many streams of them there are.
+        frames: how many, about; 0 where it does not say.
+        look: of the upright frames.
+        damaged: packets that could not be decoded, so far.
+        broken: why it ended before its end; empty where it did not.
+        standing: frames whose time did not advance, which are left out, so far.
+
+    Raises:
+        ImageError: it has no moving pictures.
+    """
+
+    def __init__(self, name: str, container: Any, live: bool) -> None:
+        self.name, self.live = name, live
+        self.damaged = self.standing = 0
+        self.broken = ""
+        self._container = container
+        self.stream = _moving(name, container)
+        self.stream.thread_type = "SLICE" if live else "AUTO"
+        heard = container.streams.audio
+        self.sounds = tuple(one for one in heard if one.codec_context is not None)
+        self.unknown = len(heard) - len(self.sounds)
+        self.subtitles = len(container.streams.subtitles)
+        length = max(0, container.duration or 0) * MICROSECOND
+        self._length, self._reached = length, 0.0
+        self.frames = self.stream.frames or round(self.rate * length)
+        start = container.start_time
+        self._origin = None if start is None else start * MICROSECOND
+        self._untimed = 0
+        self._items = self._watched()
+        self._look: Look | None = None
+        self._head: list[Item] = []
+        for item in self._items:
+            self._head.append(item)
+            if isinstance(item, Frame):
+                break
+        if self._look is None:
+            raise ImageError(f"{name}: expected a video, but not one frame of it can be decoded")
+        self.look: Look = self._look
+
+    @property
+    def rate(self) -> Fraction:
+        """Frames per second, about."""
+        return self.stream.average_rate or self.stream.guessed_rate or RATE
+
+    @property
+    def time_base(self) -> Fraction:
+        """Seconds in which the times of its frames count."""
+        return self.stream.time_base or 1 / self.rate
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it comes as fast as it is read."""
+        return Path(self.name.removeprefix("file:")).is_file()
+
+    def items(self) -> Iterator[Item]:
+        """All frames and sounds, once; packets need the source to be kept until they are used."""
+        while self._head:
+            yield self._head.pop(0)
+        yield from self._items
+
+    def _watched(self) -> Iterator[Item]:
+        """The items; at the end, whether it came before the container says."""
+        for item in self._decoded():
+            timed: Any = item.picture if isinstance(item, Frame) else item.packet
+            lasts = float((timed.duration or 0) * timed.time_base)
+            self._reached = max(self._reached, item.seconds + lasts)
+            yield item
+        start = max(0, self._origin or 0)  # Matroska counts it in, others do not
+        if not self.broken and self._reached + start < self._length - SHORT:
+            self.broken = f"after {self._reached:.1f} of {float(self._length):.1f} seconds"
+
+    def _decoded(self) -> Iterator[Item]:
+        last = None
+        for packet in self._packets():
+            if packet.stream is not self.stream:
+                if packet.dts is not None:
+                    yield self._sound(packet)
+                continue
+            for frame in self._frames(packet):
+                if last is not None and frame.pts <= last:
+                    self.standing += 1
+                    continue
+                last = frame.pts
+                yield Frame(frame, float(frame.pts * frame.time_base))
+
+    def _packets(self) -> Iterator[Any]:
+        packets = self._container.demux(self.stream, *self.sounds)
+        while True:
+            try:
+                packet = next(packets, None)
+            except av.error.FFmpegError as error:
+                self.broken = reason(error)
+                return
+            if packet is None:
+                return
+            yield packet
+
+    def _frames(self, packet: Any) -> Iterator[Any]:
+        try:
+            decoded = packet.decode()
+        except av.error.FFmpegError:
+            self.damaged += 1
+            return
+        for frame in decoded:
+            if self._look is None:
+                self._look = Look.of(frame, self.stream.sample_aspect_ratio)
+            if frame.pts is None:
+                frame.pts, frame.time_base = self._untimed, 1 / self.rate
+                frame.duration = 1
+                self._untimed += 1
+            picture: Any = upright(frame, self._look)
+            picture.pts -= self._start(picture)
+            yield picture
+
+    def _sound(self, packet: Any) -> Sound:
+        start = self._start(packet)
+        packet.dts -= start
+        if packet.pts is not None:
+            packet.pts -= start
+        return Sound(packet, float(packet.dts * packet.time_base))
+
+    def _start(self, timed: Any) -> int:
+        """When the video starts, in the units of a frame or packet."""
+        if self._origin is None:
+            self._origin = timed.pts * timed.time_base
+        return round(self._origin / timed.time_base)
+
+
+def _moving(name: str, container: Any) -> Any:
+    """The first stream of moving pictures; the cover of a song is none."""
+    cover = av.stream.Disposition.attached_pic
+    for stream in container.streams.video:
+        if not stream.disposition & cover and stream.codec_context is not None:
+            return stream
+    raise ImageError(f"{name}: expected a video, found no stream of moving pictures")
+
+
+def reason(error: Exception) -> str:
+    """What FFmpeg says, in a few words."""
+    if isinstance(error, av.error.ExitError):
+        return f"no answer within {WAIT:g} seconds"
+    return str(getattr(error, "strerror", None) or error)

@@ -1,0 +1,120 @@
+"""What an explanation costs: time (warmed up, synchronised, median), queries, memory."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from apercu.classifiers import Classifier
+from apercu.evaluation.memory import peak_memory
+from apercu.evaluation.results import Cost
+from apercu.methods import Explainer
+from apercu.types import Images, Targets
+
+CPU = Path("/proc/cpuinfo")
+LIBRARIES = ("torch", "torchvision", "timm", "captum", "numpy")
+"""Whose versions may change a figure."""
+PATIENCE = 60.0
+"""Seconds for which one figure is measured; the call that exceeds them is the last."""
+
+
+def cost(
+    name: str,
+    explainer: Explainer,
+    classifier: Classifier,
+    inputs: tuple[Images, Targets],
+    repeats: int,
+) -> Cost:
+    """Time one batch, and one classifier forward of the same batch beside it."""
+    images, targets = inputs
+
+    def forward() -> object:
+        with torch.no_grad():
+            return classifier(images)
+
+    def explain() -> object:
+        return explainer(classifier, images, targets)
+
+    forward()
+    before, started = classifier.queries, time.perf_counter()
+    with peak_memory(images.device) as memory:
+        first = _milliseconds(explain, images.device)
+    queries = classifier.queries - before
+    own: list[float] = []
+    its: list[float] = []
+    while len(own) < repeats and time.perf_counter() - started < PATIENCE:
+        its.append(_milliseconds(forward, images.device) / len(images))
+        own.append(_milliseconds(explain, images.device) / len(images))
+    if not own:  # warming up is nothing to a call that takes so long
+        its, own = [_milliseconds(forward, images.device) / len(images)], [first / len(images)]
+    median = statistics.median(own)
+    return Cost(
+        explainer=name,
+        device=images.device.type,
+        batch=len(images),
+        ms_per_image=median,
+        iqr=spread(own),
+        classifier_forwards=median / statistics.median(its),
+        training_seconds=explainer.training_seconds,
+        queries=queries / len(images),
+        peak_mb=memory.peak_mb,
+    )
+
+
+def spread(values: Sequence[float]) -> float | None:
+    """The interquartile range; None of a single value.
+
+    >>> spread([1.0, 2.0, 3.0, 4.0, 5.0])
+    2.0
+    """
+    if len(values) < 2:
+        return None
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return high - low
+
+
+def environment(seed: int, device: torch.device) -> dict[str, Any]:
+    """Where and with what a comparison ran."""
+    about = {
+        "apercu": version("apercu"),
+        "python": platform.python_version(),
+        **{name: version(name) for name in LIBRARIES},
+        "machine": machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": device.type,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seed": seed,
+    }
+    if device.type == "cuda":
+        about["gpu"] = torch.cuda.get_device_name(device)
+    return about
+
+
+def machine() -> str:
+    """The processor's name where the system tells it (Linux), else its architecture."""
+    lines = CPU.read_text(encoding="utf-8").splitlines() if CPU.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _milliseconds(call: Callable[[], object], device: torch.device) -> float:
+    _wait(device)
+    start = time.perf_counter()
+    call()
+    _wait(device)
+    return (time.perf_counter() - start) * 1000
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,7 @@
+"""The whole story on the planted set: a classifier, its explainer, and how it compares."""
+
+from __future__ import annotations
+
+from apercu.evaluation.demo.story import Story
+
+__all__ = ["Story"]

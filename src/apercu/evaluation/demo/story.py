@@ -1,0 +1,131 @@
+"""The stages of the demo; a finished stage is reused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from apercu.classifiers import Classifier, open_classifier, save_classifier
+from apercu.errors import RunError
+from apercu.evaluation import CompareSettings, Results, compare
+from apercu.evaluation.demo.classifier import Lessons, accuracy, train_classifier
+from apercu.evaluation.gallery import gallery
+from apercu.evaluation.report import write_report, write_tables
+from apercu.evaluation.runs import trained
+from apercu.explainers.mask.explainer import MaskExplainer
+from apercu.explainers.run_folder import WEIGHTS
+from apercu.explainers.train import train_mask
+from apercu.images import Planted
+from apercu.io import write
+from apercu.methods import (
+    CentreBox,
+    Explainer,
+    GradCam,
+    Gradient,
+    Occlusion,
+    TrueBox,
+    WholeBox,
+)
+from apercu.training.settings import parse_settings
+from apercu.training.trainer import Fit, Machine
+
+IMAGES, TESTED = 2000, 200
+"""Training images, and test images that are compared (half of them choose thresholds)."""
+LESSONS = Lessons()
+MASK = parse_settings({"preset": "light", "schedule": {"steps": 300, "batch": 32}})
+OPPONENTS: dict[str, Explainer | TrueBox] = {
+    "gradient": Gradient(),
+    "grad_cam": GradCam(),
+    "occlusion": Occlusion(),
+    "centre_box": CentreBox(),
+    "whole_box": WholeBox(),
+    "true_box": TrueBox(),
+}
+SHOWN = ("saliency_metric", "localisation_error", "iou")
+PLAN, CARD, FACTS, RUN = "demo.json", "classifier/card.json", "classifier/facts.json", "mask"
+
+
+@dataclass(frozen=True)
+class Story:
+    """One demo in a folder, called to run it.
+
+    Args:
+        out: the folder.
+        seed: of the images and of every draw.
+        device: `cpu` or `cuda`.
+        progress: told what is done, how much of it, how much in all.
+        say: receives one line of news at a time.
+    """
+
+    out: Path
+    seed: int
+    device: str
+    progress: Callable[[str, int, int], None] = field(repr=False)
+    say: Callable[[str], None] = field(repr=False)
+
+    def __call__(self) -> tuple[Results, Path]:
+        """All stages; returns the results and the report.
+
+        Raises:
+            RunError: the folder holds a demo with another seed or other settings.
+            OutputError: the folder cannot be written.
+        """
+        self._claim()
+        classifier = self._classifier()
+        explainer = self._explainer(classifier)
+        test = Planted(images=TESTED, seed=self.seed, split="test")
+        explainers = {"mask": trained(explainer, classifier), **OPPONENTS}
+        settings = CompareSettings(SHOWN, seed=self.seed)
+        results = compare(
+            classifier,
+            test,
+            explainers,
+            settings,
+            out=self.out,
+            progress=self.progress,
+            command=f"apercu demo --seed {self.seed}",
+        )
+        shots = gallery(classifier, test, explainers, results, progress=self.progress)
+        write_tables(results, self.out)
+        return results, write_report(results, shots, self.out / "report.html")
+
+    def _claim(self) -> None:
+        """Notes the plan down, or checks that the folder was begun with the same."""
+        plan = {
+            "seed": self.seed,
+            "images": IMAGES,
+            "tested": TESTED,
+            "lessons": asdict(LESSONS),
+            "mask": MASK.model_dump(mode="json"),
+        }
+        text, path = json.dumps(plan, indent=1) + "\n", self.out / PLAN
+        if path.is_file() and path.read_text(encoding="utf-8") != text:
+            raise RunError(f"{self.out}: holds a demo with other settings; choose another --out")
+        write(path, text)
+
+    def _classifier(self) -> Classifier:
+        if (self.out / FACTS).is_file():
+            classifier = open_classifier(self.out / CARD, device=self.device)
+            share = json.loads((self.out / FACTS).read_text(encoding="utf-8"))["accuracy"]
+        else:
+            train = Planted(images=IMAGES, seed=self.seed)
+            classifier = train_classifier(
+                train, LESSONS, self.device, lambda n, of: self.progress("classifier", n, of)
+            )
+            share = accuracy(classifier, Planted(images=TESTED, seed=self.seed, split="test"))
+            save_classifier(classifier, (self.out / CARD).parent)
+            write(self.out / FACTS, json.dumps({"accuracy": share}) + "\n")
+        self.say(f"classifier: names {share:.1%} of {TESTED} test images")
+        return classifier
+
+    def _explainer(self, classifier: Classifier) -> MaskExplainer:
+        run = self.out / RUN
+        if (run / WEIGHTS).is_file():
+            return MaskExplainer.from_pretrained(run, device=self.device)
+        source = Planted(images=IMAGES, seed=self.seed)
+        fit = Fit(classifier, source, run, Machine(self.device), self.seed, self.say)
+        explainer = train_mask(MASK, fit, classifier).to(self.device)
+        self.say(f"mask explainer: trained in {explainer.facts['training_seconds']:.0f} s")
+        return explainer

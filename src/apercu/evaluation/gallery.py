@@ -1,0 +1,135 @@
+"""The same images under every explainer, as pictures for a report; drawn once, then kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from apercu import maps, render
+from apercu.classifiers import Classifier
+from apercu.evaluation import Results
+from apercu.evaluation.evaluator import Progress, quiet
+from apercu.evaluation.measures import cuts
+from apercu.evaluation.report import SIDE, Shot
+from apercu.evaluation.sample import split
+from apercu.images import ImageSource, Item
+from apercu.images.stream import scale_boxes
+from apercu.methods import Explainer, TrueBox
+from apercu.methods.base import Kind
+from apercu.types import Picture
+
+PICTURES = "gallery"
+"""Where a comparison's folder keeps them."""
+GOOD_FOR_BOXES = ("localisation_error", "iou", "saliency_metric")
+
+
+def gallery(
+    classifier: Classifier,
+    source: ImageSource,
+    explainers: Mapping[str, Explainer | TrueBox],
+    results: Results,
+    count: int = 6,
+    out: Path | None = None,
+    progress: Progress = quiet,
+) -> tuple[Shot, ...]:
+    """Pictures of `count` of the reported images, spread evenly, not chosen.
+
+    The image shows its true boxes; each explainer's overlay shows the box at its own threshold.
+    With `out`, the comparison's folder, nothing is drawn twice, and what earlier calls have drawn
+    of explainers that are not given now is shown too.
+    """
+    settings = results.subject.settings
+    halves = cuts(settings["metrics"])
+    _, test = split(len(source), settings["limit"], settings["seed"], halves=halves)
+    step = max(1, len(test) // max(1, count))
+    able = {name: one for name, one in explainers.items() if not isinstance(one, TrueBox)}
+    views = [
+        _View(name, identity, _threshold(results, name), able.get(name))
+        for name, identity in results.explainers.items()
+    ]
+    album = _Album(None if out is None else out / PICTURES, classifier.fingerprint)
+    chosen, shots = test[::step][:count], []
+    for done, index in enumerate(chosen, start=1):
+        shots.append(_shot(classifier, source[index], views, album))
+        progress("pictures", done, len(chosen))
+    return tuple(shots)
+
+
+@dataclass(frozen=True)
+class _View:
+    """How one explainer is shown; without it, only as it was drawn before."""
+
+    name: str
+    identity: str
+    threshold: float
+    explainer: Explainer | None
+
+
+@dataclass(frozen=True)
+class _Album:
+    """Drawings by what they show; None keeps nothing."""
+
+    folder: Path | None
+    fingerprint: str
+
+    def drawn(
+        self, view: _View, item: Item, target: int, draw: Callable[[Explainer], Image.Image]
+    ) -> Image.Image | None:
+        """The drawing as it was kept, or a new one; None where the explainer is not at hand."""
+        shown = (self.fingerprint, item.name, target, view.identity, view.threshold)
+        name = sha256(repr(shown).encode()).hexdigest()[:20]
+        path = None if self.folder is None else self.folder / f"{name}.png"
+        if path is not None and path.is_file():
+            with Image.open(path) as kept:
+                return kept.convert("RGB")
+        if view.explainer is None:
+            return None
+        drawing = render.fit(draw(view.explainer), SIDE)
+        if path is not None:
+            render.save_picture(path, drawing)
+        return drawing
+
+
+def _shot(classifier: Classifier, item: Item, views: Sequence[_View], album: _Album) -> Shot:
+    images = classifier.prepare(item.picture)[None].to(classifier.device)
+    with torch.no_grad():
+        probabilities = classifier(images).softmax(dim=1)[0]
+    top = int(probabilities.argmax())
+    target = top if item.label is None else classifier.index_of(item.label)
+    caption = f"{classifier.classes[target]} ({float(probabilities[target]):.0%})"
+    if top != target:
+        caption += f", seen as {classifier.classes[top]} ({float(probabilities[top]):.0%})"
+    drawings = {}
+    for view in views:
+
+        def draw(explainer: Explainer, threshold: float = view.threshold) -> Image.Image:
+            found = explainer(classifier, images, torch.tensor([target], device=images.device))
+            return _drawing(item.picture, explainer.kind, found, threshold)
+
+        drawing = album.drawn(view, item, target, draw)
+        if drawing is not None:
+            drawings[view.name] = drawing
+    picture = render.picture_image(item.picture)
+    if item.boxes is not None:
+        picture = render.draw_boxes(picture, item.boxes)
+    return Shot(item.name, caption, picture, drawings)
+
+
+def _drawing(picture: Picture, kind: Kind, found: torch.Tensor, threshold: float) -> Image.Image:
+    shown = maps.min_max(found) if kind == "map" else found
+    box = maps.boxes(maps.regions(shown, threshold)).cpu()
+    before, after = (shown.shape[1], shown.shape[2]), (picture.shape[1], picture.shape[2])
+    overlay = render.overlay(picture, shown[0])
+    return render.draw_boxes(overlay, scale_boxes(box, before, after))
+
+
+def _threshold(results: Results, explainer: str) -> float:
+    """The threshold that was chosen for boxes, or for what else was measured."""
+    chosen = {row.metric: row.threshold for row in results.rows if row.explainer == explainer}
+    found = [value for metric in GOOD_FOR_BOXES if (value := chosen.get(metric)) is not None]
+    return float(found[0]) if found else 0.5

@@ -1,0 +1,141 @@
+"""The ranking as Markdown, for a page of documentation, and as CSV, for a spreadsheet."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from apercu.evaluation import Results
+from apercu.evaluation.formatting import COLUMNS, time_text
+from apercu.evaluation.measures import cuts
+from apercu.evaluation.ranking import (
+    better,
+    break_even_text,
+    costs,
+    measured,
+    ranking,
+    reported,
+)
+from apercu.evaluation.results import Cost
+from apercu.io import write
+
+HEAD = (
+    *("explainer", "metric", "better", "value", "low", "high", "n", "threshold"),
+    *("difference", "difference_low", "difference_high", "p", "reason"),
+)
+"""Of the CSV file; differences are those from the best trained explainer, and reasons why an
+explainer could not be measured."""
+MARKDOWN, CSV = "table.md", "table.csv"
+
+
+def write_tables(results: Results, folder: Path) -> None:
+    """Writes `table.md` and `table.csv`; raises `OutputError`."""
+    write(folder / MARKDOWN, markdown(results))
+    write(folder / CSV, spreadsheet(results))
+
+
+def markdown(results: Results) -> str:
+    """Where the figures come from, the ranking, the costs, and what could not be measured."""
+    subject, about = results.subject, results.environment
+    parts = [
+        *(f"`{call.command}`" for call in results.calls),
+        f"{subject.limit} images of {subject.images}, classifier {subject.classifier} "
+        f"({subject.fingerprint[:12]}); "
+        + ", ".join(f"{name} {value}" for name, value in about.items() if name != "date")
+        + f"; {str(about.get('date', ''))[:10]}. Mean (95 % interval) on "
+        f"{max(reported(results).values(), default=0)} of them"
+        + (", with the threshold that the others chose" if cuts(measured(results)) else "")
+        + "; ▲ better and ▼ worse than the best trained "
+        "explainer on the same images (sign-flip test, Holm-adjusted p < 0.05).",
+        _ranking(results),
+    ]
+    if results.cost:
+        parts.append(_costs(results))
+    return "\n\n".join(parts) + "\n"
+
+
+def spreadsheet(results: Results) -> str:
+    """One line per row, with its difference from the best trained explainer, and per failure."""
+    buffer = io.StringIO()
+    table = csv.writer(buffer, lineterminator="\n")
+    table.writerow(HEAD)
+    cells = {(line["name"], metric): cell for line, metric, cell in _cells(results)}
+    for row in results.rows:
+        pair = cells[row.explainer, row.metric]["paired"]
+        against = ("", "", "", "") if pair is None else (pair.difference, *pair.ci95, pair.p)
+        threshold = "" if row.threshold is None else row.threshold
+        about = (row.explainer, row.metric, row.better)
+        table.writerow((*about, row.value, *row.ci95, row.n, threshold, *against, ""))
+    blank = [""] * (len(HEAD) - 2)
+    table.writerows((name, *blank, reason) for name, reason in results.failed.items())
+    return buffer.getvalue()
+
+
+def _cells(results: Results) -> Iterator[tuple[dict[str, Any], str, dict[str, Any]]]:
+    for line in ranking(results):
+        for metric, cell in line["cells"].items():
+            yield line, metric, cell
+
+
+def _ranking(results: Results) -> str:
+    metrics = measured(results)
+    arrows = {metric: "↓" if better(results, metric) == "lower" else "↑" for metric in metrics}
+    counts = reported(results)
+    most = max(counts.values(), default=0)
+    fewer = {metric: f" ({n} images)" for metric, n in counts.items() if n < most}
+    head = ["explainer"]
+    head += [f"{COLUMNS[m].title} {arrows[m]}{fewer.get(m, '')}" for m in metrics]
+    lines = []
+    for row in ranking(results):
+        texts = [row["name"] + (" (told the truth)" if row["told"] else "")]
+        for metric in metrics:
+            cell = row["cells"].get(metric)
+            texts.append("" if cell is None else _cell(cell))
+        lines.append(texts)
+    blank = [""] * (len(metrics) - 1)
+    lines += [[name, f"not measured: {why}", *blank] for name, why in results.failed.items()]
+    return _markdown(head, lines)
+
+
+def _cell(cell: dict[str, object]) -> str:
+    value = f"**{cell['value']}**" if cell["best"] else f"{cell['value']}"
+    threshold = "" if cell["threshold"] is None else f" at {cell['threshold']}"
+    verdict = {"better": " ▲", "worse": " ▼"}.get(str(cell["verdict"]), "")
+    return f"{value}{verdict} ({cell['interval']}){threshold}"
+
+
+def _costs(results: Results) -> str:
+    head = ["explainer", "batch", "ms per image", "forwards", "queries", "MB", "training s"]
+    found = costs(results)
+    if any(line["break_even"] for line in found):
+        head.append("images until training pays")
+    lines = []
+    for line in found:
+        cost = line["cost"]
+        texts = [
+            cost.explainer,
+            f"{cost.device}, {cost.batch}",
+            duration(cost),
+            f"{cost.classifier_forwards:.2f}",
+            f"{cost.queries:g}",
+            "" if cost.peak_mb is None else f"{cost.peak_mb:.0f}",
+            f"{cost.training_seconds:.0f}",
+            break_even_text(line["break_even"]),
+        ]
+        lines.append(texts[: len(head)])
+    return _markdown(head, lines)
+
+
+def duration(cost: Cost) -> str:
+    """Median and half the interquartile range; what was called but once has none."""
+    median = time_text(cost.ms_per_image)
+    return f"{median} ± {time_text(cost.iqr / 2)}" if cost.iqr else f"{median}, one call"
+
+
+def _markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rule = ["---"] * len(head)
+    rows = ([cell.replace("|", "\\|") for cell in cells] for cells in (head, rule, *lines))
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)

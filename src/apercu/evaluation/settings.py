@@ -1,0 +1,53 @@
+"""What a comparison is asked to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from apercu.errors import ConfigError, nearest
+from apercu.evaluation.measures import METRICS
+
+
+@dataclass(frozen=True)
+class CompareSettings:
+    """Typed settings, checked when they are made.
+
+    `metrics` None means all that classifier and images allow; `limit` None all images; `batch`
+    images are explained at a time; deletion and insertion take `steps` steps; costs are the median
+    of up to `repeats` calls at each of `cost_batches`.
+
+    Raises:
+        ConfigError: a metric is unknown, or a number out of range.
+    """
+
+    metrics: tuple[str, ...] | None = None
+    limit: int | None = None
+    seed: int = 0
+    batch: int = 16
+    thresholds: tuple[float, ...] = tuple(round(0.05 * step, 2) for step in range(1, 20))
+    steps: int = 196
+    repeats: int = 5
+    cost_batches: tuple[int, ...] = (1, 32)
+
+    def __post_init__(self) -> None:
+        for metric in self.metrics or ():
+            if metric not in METRICS:
+                raise ConfigError(
+                    f"metrics: expected some of {', '.join(METRICS)}, got {metric}"
+                    f"{nearest(metric, METRICS)}"
+                )
+        if self.metrics == ():
+            raise ConfigError("metrics: expected at least one, got none")
+        if self.limit is not None and self.limit < 2:
+            raise ConfigError(
+                f"limit: expected at least 2 images (half choose thresholds), got {self.limit}"
+            )
+        if not self.thresholds or not all(0 < value < 1 for value in self.thresholds):
+            raise ConfigError(f"thresholds: expected values in (0, 1), got {self.thresholds}")
+        if self.steps < 2:
+            raise ConfigError(f"steps: expected at least 2, got {self.steps}")
+        if min(self.batch, self.repeats, *self.cost_batches) < 1:
+            raise ConfigError(
+                "batch, repeats, cost_batches: expected at least 1, "
+                f"got {self.batch}, {self.repeats}, {self.cost_batches}"
+            )

@@ -1,0 +1,70 @@
+"""What a trained explainer remembers of its classifier, so that it needs it no more."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from apercu.classifiers import Classifier, ClassNames, InputSpec
+from apercu.classifiers.preprocessing import prepared
+from apercu.errors import ImageError, RunError
+from apercu.types import Images, Picture
+
+
+class Passport(BaseModel):
+    """Identity, input and class names of the classifier that an explainer was trained for.
+
+    Attributes:
+        spec: how the classifier was named.
+        fingerprint: its weights and preprocessing.
+        input: what its images look like.
+        classes: readable names.
+        identifiers: WordNet or other identifiers; the names where there are no others.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    spec: str
+    fingerprint: str
+    input: InputSpec
+    classes: tuple[str, ...]
+    identifiers: tuple[str, ...]
+
+    @classmethod
+    def of(cls, classifier: Classifier) -> Passport:
+        return cls(
+            spec=classifier.spec,
+            fingerprint=classifier.fingerprint,
+            input=classifier.network.input,
+            classes=classifier.classes,
+            identifiers=classifier.identifiers,
+        )
+
+    @property
+    def names(self) -> ClassNames:
+        return ClassNames(self.classes, self.identifiers)
+
+    def prepare(self, picture: Picture) -> Tensor:
+        """The whole picture, squashed to the classifier's size."""
+        return prepared(picture, self.input)
+
+    def check_images(self, images: Images) -> None:
+        """Raises ImageError unless the images are what the classifier takes, NaN included."""
+        expected = (self.input.channels, *self.input.size)
+        if images.ndim != 4 or tuple(images.shape[1:]) != expected:
+            shown = " × ".join(map(str, images.shape))
+            raise ImageError(
+                f"images: expected batch × {' × '.join(map(str, expected))}, got {shown}; "
+                "prepare() resizes a picture"
+            )
+        low, high = (bound.item() for bound in images.aminmax())
+        if not self.input.raw and not (low >= -1e-3 and high <= 1 + 1e-3):
+            raise ImageError(f"images: expected pixels in [0, 1], got [{low:.4g}, {high:.4g}]")
+
+    def check_classifier(self, classifier: Classifier) -> None:
+        """Raises RunError unless this is the classifier that the explainer was trained for."""
+        if classifier.fingerprint != self.fingerprint:
+            raise RunError(
+                f"this explainer was trained for {self.spec} (fingerprint "
+                f"{self.fingerprint[:12]}), not for {classifier.spec} "
+                f"({classifier.fingerprint[:12]}); train one for it"
+            )

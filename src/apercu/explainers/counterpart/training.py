@@ -1,0 +1,140 @@
+"""One training step of the counterpart explainer, as Lightning runs it."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Generator, Tensor
+
+from apercu import render
+from apercu.classifiers import Classifier
+from apercu.explainers.counterpart.discriminator import (
+    Discriminator,
+    implausible,
+    mistaken,
+    weathered,
+)
+from apercu.explainers.counterpart.network import CounterpartNetwork, Pair
+from apercu.explainers.counterpart.objective import Exchange, runner_up, without
+from apercu.explainers.counterpart.settings import CounterpartSettings
+from apercu.training.augment import Views
+from apercu.training.degeneracy import COUNTERPARTS, Trivial
+from apercu.training.module import Training
+from apercu.types import Images, Logits, Scores
+
+TURN = 7.0
+"""Largest rotation of a training image, in degrees."""
+JUDGE = 0.25
+"""Learning rate of the discriminator, as a share of the generators'."""
+STRONG = 0.25
+"""Share of its peak above which a difference counts as being there."""
+
+
+@final
+class CounterpartTraining(Training):
+    """Decisions are the classifier's own; what is wanted is drawn from what it sees besides.
+
+    Args:
+        network: the generators, settled.
+        classifier: the black box, differentiable with respect to its images.
+        settings: objective and schedule.
+        seed: of all draws.
+    """
+
+    trivial: ClassVar[Trivial] = COUNTERPARTS
+
+    def __init__(
+        self,
+        network: CounterpartNetwork,
+        classifier: Classifier,
+        settings: CounterpartSettings,
+        seed: int,
+    ) -> None:
+        super().__init__(network, classifier, settings, seed)
+        self.network: CounterpartNetwork
+        self.settings: CounterpartSettings
+        self.views = Views(smallest=0.7, stretch=1.15, turn=TURN)
+        contested = settings.objective.plausibility > 0
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            judge = Discriminator(classifier.channels, len(classifier.classes))
+            self.discriminator = judge if contested else None
+
+    def groups(self) -> list[dict[str, Any]]:
+        generators, *_ = super().groups()
+        if self.discriminator is None:
+            return [generators]
+        judges = list(self.discriminator.parameters())
+        theirs = {id(values) for values in judges}
+        generators["params"] = [p for p in generators["params"] if id(p) not in theirs]
+        return [generators, {"params": judges, "lr": JUDGE * generators["lr"]}]
+
+    def training_step(self, images: Images, batch_index: int) -> Tensor:
+        generator, objective = self.generator(), self.settings.objective
+        images = self.views(images, generator)
+        with torch.no_grad():
+            asked = self._exchange(images, self.classifier(images), generator)
+        weather = int(torch.randint(2**31, (1,), generator=generator))
+
+        def judge(shown: Images) -> Logits:
+            if self.settings.weathered:
+                shown = weathered(shown, Generator().manual_seed(weather))
+            return self.classifier(shown)
+
+        pair = self.network(images, asked.seen, asked.wanted)
+        terms = dict(objective.terms(asked, pair, self.network, judge))
+        if self.discriminator is not None:
+            made = pair.adversarial, asked.wanted
+            terms["plausibility"] = objective.plausibility * implausible(self.discriminator, *made)
+            terms["mistaken"] = mistaken(self.discriminator, images, asked.seen, *made)
+        self.note(terms, self._figures(asked, pair))
+        return torch.stack(list(terms.values())).sum(0).mean()
+
+    @torch.no_grad()
+    def tiles(self, images: Images) -> list[render.Tile]:
+        logits = self.classifier(images)
+        seen = logits.argmax(1)
+        wanted = runner_up(logits, seen)
+        pair = self.network(images, seen, wanted)
+        asked = Exchange(images, seen, wanted)
+        stable = self.settings.objective.compared(asked, pair, self.network)
+        named = [self.classifier.classes[int(one)].partition(",")[0] for one in (seen, wanted)]
+        shares = [
+            self.classifier(shown).softmax(1)[0, wanted].item()
+            for shown in (stable, pair.adversarial)
+        ]
+        difference = (pair.adversarial - stable)[0].cpu()
+        return [
+            render.Tile(render.picture_image(images[0].cpu()), f"seen as {named[0]}"),
+            render.Tile(render.picture_image(stable[0].cpu()), f"{named[1]} {shares[0]:.2f}"),
+            render.Tile(
+                render.picture_image(pair.adversarial[0].cpu()), f"{named[1]} {shares[1]:.2f}"
+            ),
+            render.Tile(render.signed(difference), f"at most {difference.abs().max():.2f}"),
+        ]
+
+    def _exchange(self, images: Images, logits: Logits, generator: Generator) -> Exchange:
+        """What is wanted is drawn with the classifier's probabilities of the other classes."""
+        seen = logits.argmax(1)
+        drawn = without(logits, seen).softmax(1).cpu().multinomial(1, generator=generator)[:, 0]
+        return Exchange(images, seen, drawn.to(seen.device))
+
+    @torch.no_grad()
+    def _figures(self, asked: Exchange, pair: Pair) -> dict[str, Tensor]:
+        decided = self.classifier(pair.adversarial).argmax(1)
+        stable = self.settings.objective.compared(asked, pair, self.network)
+        difference = (pair.adversarial - stable).abs().mean(1)
+        return figures(difference) | {"flipped": (decided == asked.wanted).float().mean()}
+
+
+def figures(difference: Tensor) -> dict[str, Tensor]:
+    """Mean, mean largest value, and mean share of the pixels where a difference is strong."""
+    peak = difference.amax((1, 2))
+    strong = difference > STRONG * peak[:, None, None]
+    scores: dict[str, Scores] = {
+        "change": difference.mean((1, 2)),
+        "peak": peak,
+        "spread": strong.float().mean((1, 2)),
+    }
+    return {name: values.mean() for name, values in scores.items()}

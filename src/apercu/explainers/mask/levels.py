@@ -1,0 +1,134 @@
+"""The dial, measured: what the classifier makes of the region at each level of the masks."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from apercu import maps
+from apercu.classifiers import Classifier
+from apercu.explainers.mask.explainer import MaskExplainer
+from apercu.explainers.mask.objectives.search import judge
+from apercu.io import write
+from apercu.metrics.flipping import probability
+from apercu.removal import Blur
+from apercu.types import Images, Targets
+
+LEVELS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+
+
+@dataclass(frozen=True)
+class DialPoint:
+    """Means over images at one level of the masks.
+
+    Attributes:
+        level: the region is where the mask reaches it.
+        area: share of the image in the region.
+        kept: probability of the class when only the region is shown, the rest blurred.
+        removed: probability of the class when the region is blurred.
+        saliency_metric: log max(area, 0.05) − log p of the region's tightest box, cropped.
+    """
+
+    level: float
+    area: float
+    kept: float
+    removed: float
+    saliency_metric: float
+
+
+Curve: TypeAlias = list[DialPoint]
+
+
+def measure_dial(
+    explainer: MaskExplainer,
+    classifier: Classifier,
+    batches: Iterable[Tensor],
+    levels: Sequence[float] = LEVELS,
+) -> Curve:
+    """The curve of area against kept and removed probability, for the classifier's top class.
+
+    Args:
+        explainer: whose masks are measured.
+        classifier: it is asked three times per image and level, and once for its top class.
+        batches: images in [0, 1] at the classifier's size.
+        levels: points of the dial.
+    """
+    sums = torch.zeros(len(levels), 4)
+    count = 0
+    for images in batches:
+        images = images.to(explainer.device)
+        targets = classifier(images).argmax(1)
+        masks = explainer.attribute(images, targets)
+        sums += torch.stack(
+            [_at_level(classifier, images, targets, masks >= level) for level in levels]
+        )
+        count += len(images)
+    return [
+        DialPoint(level, *row) for level, row in zip(levels, (sums / count).tolist(), strict=True)
+    ]
+
+
+def absent_area(explainer: MaskExplainer, batches: Iterable[Tensor], seed: int) -> float:
+    """Mean mask area for classes drawn at random among those that are not the top one."""
+    generator = torch.Generator().manual_seed(seed)
+    classes, areas = len(explainer.passport.classes), []
+    for images in batches:
+        shift = torch.randint(1, classes, (len(images),), generator=generator)
+        absent = (explainer.top(images).cpu() + shift) % classes
+        areas.append(explainer.attribute(images, absent).mean((1, 2)).cpu())
+    return torch.cat(areas).mean().item()
+
+
+def write_dial(points: Sequence[DialPoint], folder: Path) -> None:
+    """Writes `dial.csv` and `dial.png`.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    table = io.StringIO()
+    writer = csv.DictWriter(table, [field.name for field in fields(DialPoint)])
+    writer.writeheader()
+    writer.writerows({k: round(v, 4) for k, v in asdict(point).items()} for point in points)
+    write(folder / "dial.csv", table.getvalue())
+    write(folder / "dial.png", _plot(points))
+
+
+@torch.no_grad()
+def _at_level(classifier: Classifier, images: Images, targets: Targets, regions: Tensor) -> Tensor:
+    """Sums over the batch of area, kept, removed and the saliency metric."""
+    keep, blur = regions.float(), Blur()
+    height, width = images.shape[-2:]
+    kept, removed = (probability(classifier, blur(images, m), targets) for m in (keep, 1 - keep))
+    boxes = maps.boxes(regions) / torch.tensor([width, height] * 2, device=regions.device)
+    empty = ~regions.flatten(1).any(1, keepdim=True)
+    boxes = torch.where(empty, boxes.new_tensor([0.0, 0.0, 1.0, 1.0]), boxes)
+    metric = judge(classifier, images, boxes[:, None], targets)
+    figures = (keep.mean((1, 2)), kept, removed, metric.squeeze(1))
+    return torch.stack([values.sum().cpu() for values in figures])
+
+
+def _plot(points: Sequence[DialPoint]) -> bytes:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    areas = [point.area for point in points]
+    axes.plot(areas, [p.kept for p in points], "o-", label="region kept")
+    axes.plot(areas, [p.removed for p in points], "s-", label="region removed")
+    for point in points[1::4]:
+        axes.annotate(f"{point.level:g}", (point.area, point.kept), fontsize=8)
+    axes.set(xlabel="area of the region", ylabel="probability of the class", ylim=(0, 1))
+    axes.set_title("the dial, from sufficient (left) to destroying (right); numbers are levels")
+    axes.title.set_fontsize(9)
+    axes.legend()
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)  # type: ignore[no-untyped-call]
+    return buffer.getvalue()

@@ -1,0 +1,118 @@
+"""Our objective: the extent of the evidence, and the core of it that suffices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Generator
+
+from apercu.explainers.mask.network import enlarge
+from apercu.explainers.mask.objectives.base import (
+    Objective,
+    Question,
+    Terms,
+    area,
+    log_probability,
+    raggedness,
+)
+from apercu.explainers.mask.objectives.search import agreement, judge, propose
+from apercu.networks.decoder import Evidence
+from apercu.removal import Alternative
+from apercu.types import Images, Logits, LogOdds, Maps, Scores
+
+SEARCHED = 0.5  # share of the images of a step for which crops are tried
+THRIFT = 2.0  # weight of a crop's area; see docs/experiments.md
+TEMPERATURE = 0.3  # difference of the saliency metric that makes a crop e times heavier
+
+
+class Dial(Objective):
+    """The printed objective for the extent, and a search for the smallest sufficient crop.
+
+    The saliency metric crops and zooms, and a classifier is surer of a zoomed head than of a whole
+    animal. No gradient of a mask at the original scale tells so. Therefore a few crops are tried
+    per image and step, and the core learns the pixels of the better ones. Both in one field spoil
+    each other: the extent grows flat, and the crops as large as the extent.
+
+    Attributes:
+        smoothness: weight of mask edges where the image has none.
+        area: weight of the mean of the mask.
+        preserver: weight of −log p(class) of what the mask keeps.
+        destroyer: weight of p(class)^destroyer_power of what remains.
+        destroyer_power: see above.
+        sufficient: weight of the search for the sufficient crop.
+        trials: crops tried per image and step.
+    """
+
+    form: Literal["dial"] = "dial"
+    smoothness: float = Field(40.0, ge=0)
+    area: float = Field(8.0, ge=0)
+    preserver: float = Field(1.0, ge=0)
+    destroyer: float = Field(4.0, ge=0)
+    destroyer_power: float = Field(0.5, gt=0)
+    sufficient: float = Field(3.0, ge=0)
+    trials: int = Field(5, ge=3)
+
+    def terms(
+        self,
+        classifier: Callable[[Images], Logits],
+        question: Question,
+        evidence: Evidence,
+        generator: Generator,
+    ) -> Terms:
+        real = question.real
+        images, targets = question.images[real], question.targets[real]
+        masks = enlarge(evidence.extent, question.images.shape[-2:]).sigmoid()
+        fine = evidence.extent.sigmoid()
+        terms = {
+            "area": self.area * (area(masks) + area(evidence.core.sigmoid()) * ~real),
+            "smoothness": self.smoothness * raggedness(fine, question.images) * real,
+        }
+        if len(images):
+            terms |= {
+                name: torch.zeros_like(masks[:, 0, 0]).masked_scatter(real, values)
+                for name, values in {
+                    **self._evidence(classifier, images, targets, masks[real], generator),
+                    "sufficient": self._sufficient(
+                        classifier, images, targets, evidence.core[real], generator
+                    ),
+                }.items()
+            }
+        return terms
+
+    def _evidence(
+        self,
+        classifier: Callable[[Images], Logits],
+        images: Images,
+        targets: torch.Tensor,
+        masks: Maps,
+        generator: Generator,
+    ) -> Terms:
+        removal = Alternative()
+        kept = log_probability(classifier(removal(images, masks, generator)), targets)
+        left = log_probability(classifier(removal(images, 1 - masks, generator)), targets)
+        destroyed = (left.exp() + 1e-6).pow(self.destroyer_power)
+        return {"preserver": -self.preserver * kept, "destroyer": self.destroyer * destroyed}
+
+    def _sufficient(
+        self,
+        classifier: Callable[[Images], Logits],
+        images: Images,
+        targets: torch.Tensor,
+        core: LogOdds,
+        generator: Generator,
+    ) -> Scores:
+        everywhere = core[:, 0, 0]
+        count = max(1, round(SEARCHED * len(images)))
+        chosen = torch.randperm(len(images), generator=generator)[:count].to(images.device)
+        images, targets, core = images[chosen], targets[chosen], core[chosen]
+        with torch.no_grad():
+            boxes = propose(core, self.trials, generator)
+            scores = judge(classifier, images, boxes, targets, thrift=THRIFT)
+            wanted = agreement(boxes, scores, TEMPERATURE, core.shape[1:])
+        loss = F.binary_cross_entropy_with_logits(core, wanted, reduction="none")
+        weighted = self.sufficient / SEARCHED * loss.mean((1, 2))
+        return torch.zeros_like(everywhere).index_put((chosen,), weighted)

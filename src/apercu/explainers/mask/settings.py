@@ -1,0 +1,81 @@
+"""What a training of the mask explainer can be told, and the presets."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import Discriminator, Field, Tag
+
+from apercu.explainers.mask.objectives import Dial, Printed, Released
+from apercu.networks.decoder import DecoderShape
+from apercu.networks.shared_decoder import SharedShape
+from apercu.training.embedding import Answers, Labels
+from apercu.training.settings.gated import GatedSettings
+from apercu.training.settings.schedule import Schedule
+
+
+class MaskSchedule(Schedule):
+    """How long and how fast a mask explainer is trained.
+
+    Attributes:
+        fakes: probability that a mask is asked for a class that is not there.
+        side: largest side in pixels at which an open classifier judges masks; a black box, whose
+            size is fixed, judges them at its own.
+    """
+
+    fakes: float = Field(0.3, ge=0, lt=1)
+    side: int = Field(160, ge=16)
+
+
+def _form(decoder: Any) -> str:
+    """`gated` where a run of before there was another does not say."""
+    if isinstance(decoder, dict):
+        return str(decoder.get("form", "gated"))
+    return str(getattr(decoder, "form", "gated"))
+
+
+AnyDecoder: TypeAlias = Annotated[
+    Annotated[DecoderShape, Tag("gated")] | Annotated[SharedShape, Tag("shared")],
+    Discriminator(_form),
+]
+
+
+class MaskSettings(GatedSettings):
+    """Everything that distinguishes one mask explainer from another.
+
+    Attributes:
+        explainer: the kind.
+        decoder: the U-Net's way up, for each class anew (`gated`) or once per image (`shared`).
+        objective: what the masks are trained for.
+    """
+
+    explainer: Literal["mask"] = "mask"
+    decoder: AnyDecoder = DecoderShape()
+    objective: Annotated[Dial | Printed | Released, Field(discriminator="form")] = Dial()
+    schedule: MaskSchedule = MaskSchedule()
+
+
+PRESETS: dict[str, MaskSettings] = {
+    "light": MaskSettings(),
+    "lean": MaskSettings(decoder=SharedShape()),
+    "paper": MaskSettings(
+        encoder="timm/resnet50",
+        decoder=DecoderShape(768, 3, "bottleneck", "transposed", gate="deepest"),
+        embedding=Labels(),
+        objective=Printed(),
+        schedule=MaskSchedule(steps=4000, batch=64, rate=1e-3),
+    ),
+    "release": MaskSettings(
+        encoder="timm/resnet50",
+        decoder=DecoderShape(256, 1, "bottleneck", "pixel_shuffle", gate="deepest"),
+        embedding=Labels(),
+        objective=Released(),
+        schedule=MaskSchedule(steps=3000, batch=64, rate=1e-3),
+    ),
+    "small": MaskSettings(
+        encoder="small",
+        frozen=False,
+        decoder=DecoderShape(64, resolution=2),
+        embedding=Answers(steps=6000),
+    ),
+}

@@ -1,0 +1,59 @@
+"""A student in place of a classifier without gradients, kept in the run folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from apercu.classifiers import (
+    Classifier,
+    Distilled,
+    StudentSettings,
+    distil,
+    open_classifier,
+    save_classifier,
+)
+from apercu.errors import ClassifierError
+from apercu.images import ImageSource
+from apercu.io import write
+from apercu.training.data import TrainingImages, in_memory
+
+STUDENT, CARD, FACTS = "student", "card.json", "facts.json"
+
+
+def stand_in(
+    classifier: Classifier,
+    source: ImageSource,
+    run: Path,
+    settings: StudentSettings,
+    on_step: Callable[[int, float], None] | None = None,
+) -> Distilled:
+    """The student in `RUN/student`, distilled first if there is none of this classifier.
+
+    Raises:
+        ImagesError: too few images to learn from.
+        ClassifierError: the student agrees with the classifier less often than the floor.
+        OutputError: the folder cannot be written.
+    """
+    folder = run / STUDENT
+    found = _found(folder, classifier)
+    if found is not None:
+        return found
+    distilled = distil(classifier, in_memory(TrainingImages(source, classifier)), settings, on_step)
+    save_classifier(distilled.student, folder)
+    facts = {"teacher": classifier.fingerprint, "agreement": distilled.agreement}
+    write(folder / FACTS, json.dumps(facts, indent=1))
+    return distilled
+
+
+def _found(folder: Path, classifier: Classifier) -> Distilled | None:
+    """An earlier student of the same classifier; the facts are written last."""
+    try:
+        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        if facts["teacher"] != classifier.fingerprint:
+            return None
+        student = open_classifier(folder / CARD, device=classifier.device)
+        return Distilled(student, float(facts["agreement"]))
+    except (OSError, ValueError, KeyError, ClassifierError):
+        return None

@@ -1,0 +1,83 @@
+"""Images whose class a catalogue knows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apercu.errors import ConfigError, ImagesError
+from apercu.images.catalogue.match import as_text
+from apercu.images.catalogue.table import Catalogue
+from apercu.images.source import ImageSource, Item, checked_index
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledImages(ImageSource):
+    """Those images of a source for which a label is known, in the order of the source."""
+
+    source: ImageSource
+    picks: tuple[int, ...] = field(repr=False)
+    """Indices into the source."""
+    labels: tuple[str, ...] = field(repr=False)
+    """One for each pick."""
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return tuple(sorted(set(self.labels)))
+
+    @property
+    def labelled(self) -> bool:
+        return True
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        names = self.source.names
+        return tuple(names[pick] for pick in self.picks)
+
+    def __len__(self) -> int:
+        return len(self.picks)
+
+    def __getitem__(self, index: int) -> Item:
+        index = checked_index(index, len(self))
+        return replace(self.source[self.picks[index]], label=self.labels[index])
+
+
+def label_images(
+    source: ImageSource, rows: NDArray[np.intp], catalogue: Catalogue, column: str
+) -> LabelledImages:
+    """Labels images by a column of whole numbers, bools or text; the others are left out.
+
+    Args:
+        source: the images.
+        rows: of the catalogue for each image, −1 where there is none (`by_id`, `by_position`).
+        catalogue: which knows the classes.
+        column: with the class of each row.
+
+    Raises:
+        ConfigError: there is no such column, or it holds fractions.
+        ImagesError: no image has a label.
+    """
+    names = classes(catalogue, column)
+    known = [(index, names[row]) for index, row in enumerate(rows.tolist()) if row >= 0]
+    pairs = [(index, name) for index, name in known if name is not None]
+    if not pairs:
+        raise ImagesError(f"{catalogue.path}: no image of {source.name} has a {column}")
+    return LabelledImages(source, tuple(i for i, _ in pairs), tuple(name for _, name in pairs))
+
+
+def classes(catalogue: Catalogue, column: str) -> list[str | None]:
+    """The class of each row as text, None where it is missing; raises ConfigError for fractions."""
+    values = catalogue.column(column).tolist()
+    for row, value in enumerate(values):
+        if isinstance(value, float) and np.isfinite(value) and not value.is_integer():
+            raise ConfigError(
+                f"{catalogue.path}: expected classes in column {column}, whole numbers, bools or "
+                f"text, got {value:g} in row {row + 1}"
+            )
+    return [None if value is None or value != value else as_text(value) for value in values]

@@ -1,0 +1,172 @@
+"""Which row of a catalogue belongs to which image: by an id, or by a place on the sky."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apercu.errors import ConfigError, ImagesError
+from apercu.images.catalogue.table import Catalogue
+from apercu.images.names import stem
+from apercu.images.reader import SUFFIXES
+
+_EXACT = 2**53
+"""Whole numbers up to here are exact as floats."""
+
+
+class Matched(NamedTuple):
+    """What was found.
+
+    Attributes:
+        rows: of the catalogue, one for each image; −1 where there is none.
+        unused: how many rows of the catalogue belong to no image.
+    """
+
+    rows: NDArray[np.intp]
+    unused: int
+
+
+def by_id(names: Sequence[str], catalogue: Catalogue, column: str) -> Matched:
+    """Matches images to rows by a column of ids.
+
+    An image's id is its name without folders and suffix. Ids compare as text, whole numbers like
+    their digits.
+
+    Raises:
+        ConfigError: there is no such column, an id stands in two rows, or the column's floats
+            cannot tell its ids apart.
+        ImagesError: fewer than half of the images have a row.
+    """
+    rows = rows_by_id(catalogue, column)
+    found = np.array([rows.get(as_text(stem(name, SUFFIXES)), -1) for name in names], dtype=np.intp)
+    example = f"such as {next(iter(rows), 'nothing')} in the catalogue"
+    return _checked(found, catalogue, f"by {column}", f"are ids like the images' names, {example}?")
+
+
+def by_position(
+    ra: NDArray[np.float64],
+    dec: NDArray[np.float64],
+    catalogue: Catalogue,
+    radius_arcsec: float,
+    columns: tuple[str, str] = ("ra", "dec"),
+) -> Matched:
+    """Matches images to the nearest row within a radius on the sky.
+
+    Args:
+        ra: right ascension of each image in degrees, NaN where it is not known.
+        dec: declination of each image in degrees.
+        catalogue: with positions in degrees.
+        radius_arcsec: of the circle around each image.
+        columns: names of right ascension and declination in the catalogue.
+
+    Raises:
+        ConfigError: there are no such columns, or the radius is not above 0.
+        ImagesError: fewer than half of the images have a row.
+    """
+    if not radius_arcsec > 0:
+        raise ConfigError(f"radius: expected arcseconds above 0, got {radius_arcsec:g}")
+    rows = _nearest(
+        directions(ra, dec), sky_of(catalogue, columns), np.deg2rad(radius_arcsec / 3600)
+    )
+    unknown = int(np.count_nonzero(~np.isfinite(ra + dec)))
+    hint = f"{unknown} images have no position; " if unknown else ""
+    return _checked(
+        rows,
+        catalogue,
+        f"by position within {radius_arcsec:g} arcsec",
+        f"{hint}is the radius right?",
+    )
+
+
+def rows_by_id(catalogue: Catalogue, column: str) -> dict[str, int]:
+    """The row of each id, in the order of the rows; rows without an id are left out.
+
+    Raises:
+        ConfigError: there is no such column, an id stands in two rows, or the column's floats
+            cannot tell its ids apart.
+    """
+    rows: dict[str, int] = {}
+    for row, key in enumerate(_identifiers(catalogue, column)):
+        if key is None:
+            continue
+        if key in rows:
+            raise ConfigError(
+                f"{catalogue.path}: expected each {column} once, got {key} in rows "
+                f"{rows[key] + 1} and {row + 1}; choose another column"
+            )
+        rows[key] = row
+    return rows
+
+
+def _identifiers(catalogue: Catalogue, column: str) -> list[str | None]:
+    """A column of ids as text, None where one is missing."""
+    values = catalogue.column(column)
+    if values.dtype.kind == "f":
+        known = values[np.isfinite(values)]
+        if (np.abs(known) >= _EXACT).any():
+            raise ConfigError(
+                f"{catalogue.path}: {column} is stored as floats, which lose digits of long ids; "
+                "store it as integers or text"
+            )
+        return [as_text(value) if np.isfinite(value) else None for value in values.tolist()]
+    return [None if value is None else as_text(value) for value in values.tolist()]
+
+
+def as_text(value: object) -> str:
+    """An id as it is compared.
+
+    >>> as_text(123), as_text("123.0"), as_text(" a1 ")
+    ('123', '123', 'a1')
+    """
+    text = str(value).strip()
+    return text.partition(".")[0] if re.fullmatch(r"-?\d+\.0+", text) else text
+
+
+def sky_of(catalogue: Catalogue, columns: tuple[str, str]) -> NDArray[np.float64]:
+    """Unit vectors of the rows, NaN where the position is missing or none; raises ConfigError."""
+    ra, dec = (catalogue.numbers(column, missing=()) for column in columns)
+    return directions(ra, dec)
+
+
+def directions(ra: NDArray[np.float64], dec: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Unit vectors of places on the sky, rows × 3; NaN where there is none such."""
+    known = (ra >= -180) & (ra <= 360) & (np.abs(dec) <= 90)
+    longitude, latitude = (np.deg2rad(np.where(known, angle, np.nan)) for angle in (ra, dec))
+    across = np.cos(latitude)
+    return np.stack(
+        [across * np.cos(longitude), across * np.sin(longitude), np.sin(latitude)], axis=1
+    )
+
+
+def _nearest(
+    images: NDArray[np.float64], rows: NDArray[np.float64], radius: float
+) -> NDArray[np.intp]:
+    """The nearest row within a radius in radians; only rows of about the same height are tried."""
+    reach = 2 * np.sin(min(radius, np.pi) / 2)  # the straight line between two directions
+    order = np.argsort(rows[:, 2], kind="stable")  # NaN last
+    heights = rows[order, 2]
+    first = np.searchsorted(heights, images[:, 2] - reach - 1e-12)
+    last = np.searchsorted(heights, images[:, 2] + reach + 1e-12, side="right")
+    found = np.full(len(images), -1, dtype=np.intp)
+    for index in np.flatnonzero(np.isfinite(images).all(axis=1)):
+        near = order[first[index] : last[index]]
+        if not len(near):
+            continue
+        lengths = np.linalg.norm(rows[near] - images[index], axis=1)
+        best = int(np.argmin(lengths))
+        if lengths[best] <= reach:
+            found[index] = near[best]
+    return found
+
+
+def _checked(rows: NDArray[np.intp], catalogue: Catalogue, how: str, hint: str) -> Matched:
+    matched = int(np.count_nonzero(rows >= 0))
+    if 2 * matched < len(rows):
+        raise ImagesError(
+            f"{catalogue.path}: matched {matched} of {len(rows)} images ({how}); {hint}"
+        )
+    return Matched(rows, len(catalogue) - len(np.unique(rows[rows >= 0])))

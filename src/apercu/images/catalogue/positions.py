@@ -1,0 +1,97 @@
+"""Where on the sky the FITS images of a folder lie, by their headers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apercu.errors import ImageError, ImagesError
+from apercu.images.catalogue.labelled import LabelledImages
+from apercu.images.catalogue.sky import celestial, place_of
+from apercu.images.chosen import ChosenImages
+from apercu.images.folder import FolderImages
+from apercu.images.formats.fits import SUFFIXES
+from apercu.images.formats.fits_hdus import need_astropy, opened
+from apercu.images.names import ends_like
+from apercu.images.source import ImageSource
+
+if TYPE_CHECKING:
+    from astropy.io.fits import Header
+
+CARDS = (("RA_OBJ", "DEC_OBJ"), ("RA", "DEC"))
+"""Cards of the object's right ascension and declination in degrees, the first pair found."""
+
+
+class Sky(NamedTuple):
+    """Right ascension and declination of each image in degrees, NaN where not known."""
+
+    ra: NDArray[np.float64]
+    dec: NDArray[np.float64]
+
+
+def sky_positions(
+    source: ImageSource,
+    cards: tuple[tuple[str, str], ...] = CARDS,
+    progress: Callable[[int, int], None] | None = None,
+) -> Sky:
+    """The centre of each image on the sky, by its celestial coordinates, else by its cards.
+
+    Args:
+        source: a folder, or some of its images, chosen or labelled; those that are no FITS,
+            damaged, or tell no place are NaN.
+        cards: names of two cards with degrees, tried in this order.
+        progress: told how many images of how many are done.
+
+    Raises:
+        ImageError: astropy is not installed.
+        ImagesError: the images are not those of a folder.
+    """
+    paths = _paths(source)
+    need_astropy(source.name)
+    places = np.full((len(paths), 2), np.nan)
+    for index, path in enumerate(paths):
+        if ends_like(path.name, SUFFIXES):
+            places[index] = position(path, cards)
+        if progress is not None:
+            progress(index + 1, len(paths))
+    return Sky(places[:, 0], places[:, 1])
+
+
+def _paths(source: ImageSource) -> list[Path]:
+    """The file of each image."""
+    if isinstance(source, FolderImages):
+        return [source.path / place.file for place in source.places]
+    if isinstance(source, ChosenImages | LabelledImages):
+        indices = source.indices if isinstance(source, ChosenImages) else source.picks
+        paths = _paths(source.source)
+        return [paths[index] for index in indices]
+    raise ImagesError(f"{source.name}: only a folder of FITS tells positions on the sky")
+
+
+def position(path: Path, cards: tuple[tuple[str, str], ...] = CARDS) -> tuple[float, float]:
+    """The same of one FITS file; NaN for one that is damaged, which is told when it is read."""
+    try:
+        with path.open("rb") as stream, opened(stream, str(path)) as parts:
+            first = parts.images[0]
+            wcs = celestial(first.header)
+            if wcs is not None:
+                height, width = first.shape[-2:]
+                return place_of(wcs, (width - 1) / 2, (height - 1) / 2)
+            return _by_cards((first.header, parts.primary), cards)
+    except (ImageError, OSError):
+        return float("nan"), float("nan")
+
+
+def _by_cards(
+    headers: tuple[Header, ...], cards: tuple[tuple[str, str], ...]
+) -> tuple[float, float]:
+    for ra, dec in cards:
+        for header in headers:
+            found = header.get(ra), header.get(dec)
+            if all(isinstance(one, float | int) and not isinstance(one, bool) for one in found):
+                return float(found[0]), float(found[1])
+    return float("nan"), float("nan")

@@ -1,0 +1,103 @@
+"""FITS bytes -> planes in raw counts, and the names of their bands; with the `astro` extra.
+
+Rows come as the file has them, the first one first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from io import BufferedReader, BytesIO
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apercu.errors import ImageError
+from apercu.images.bands import are_clear
+from apercu.images.formats.fits_hdus import Hdu, depth, opened
+from apercu.images.names import ends_like
+
+SUFFIXES = frozenset((".fits", ".fit", ".fts", ".fz", ".fits.gz", ".fit.gz", ".fts.gz"))
+
+_UNNAMED = frozenset(("", "PRIMARY", "COMPRESSED_IMAGE"))
+"""What writers put where nobody named an extension."""
+
+
+class Planes(NamedTuple):
+    """What a FITS file holds.
+
+    Attributes:
+        names: of each band; empty where the file names none.
+        pixels: bands × height × width in raw counts, NaN where nothing is known.
+    """
+
+    names: tuple[str, ...]
+    pixels: NDArray[np.float32]
+
+
+def decode_fits(stream: BytesIO | BufferedReader, name: str) -> Planes:
+    """Every image in file order, compressed ones too; a cube gives its planes.
+
+    BSCALE, BZERO and BLANK are applied. Infinite pixels and those at or above the card SATURATE of
+    their own header become NaN.
+
+    Raises:
+        ImageError: damaged, cut short, without images, of several sizes or too many bands, too
+            small or too large, or without any pixel that is known.
+    """
+    with opened(stream, name) as parts:
+        pixels = np.concatenate([planes(hdu) for hdu in parts.images])
+        names = band_names(parts.images)
+    if np.isnan(pixels).all():
+        raise ImageError(f"{name}: expected pixels, got only NaN; leave this file out")
+    return Planes(names, pixels)
+
+
+def read_names(path: Path) -> tuple[str, ...]:
+    """Names of a file's bands, from its headers alone; raises ImageError like `decode_fits`."""
+    try:
+        with path.open("rb") as stream, opened(stream, str(path)) as parts:
+            return band_names(parts.images)
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def first_bands(folder: Path, files: Iterable[str], channels: int) -> tuple[str, ...] | None:
+    """Names of the first FITS file that clearly names as many bands; None where no file does."""
+    for file in files:
+        if not ends_like(file, SUFFIXES):
+            continue
+        try:
+            names = read_names(folder / file)
+        except ImageError:  # told when it is read
+            continue
+        if len(names) == channels and are_clear(names):
+            return names
+    return None
+
+
+def band_names(hdus: list[Hdu]) -> tuple[str, ...]:
+    """EXTNAME, else FILTER, else BAND; the planes of a cube have no names."""
+    names: list[str] = []
+    for hdu in hdus:
+        cards = (hdu.header.get(card) for card in ("EXTNAME", "FILTER", "BAND"))
+        words = (str(card).strip() for card in cards if isinstance(card, str | int | float))
+        name = next((word for word in words if word not in _UNNAMED), "")
+        count = depth(hdu)
+        names += [name] if count == 1 else [""] * count
+    return tuple(names)
+
+
+def planes(hdu: Hdu) -> NDArray[np.float32]:
+    """The pixels of one image: bands × height × width."""
+    with np.errstate(all="ignore"):
+        values: NDArray[np.float32] = (
+            np.asarray(hdu.data).reshape(-1, *hdu.shape[-2:]).astype(np.float32)
+        )
+    values[np.isinf(values)] = np.nan
+    limit = hdu.header.get("SATURATE")
+    if isinstance(limit, float | int) and limit is not True and 0 < limit < math.inf:
+        values[values >= np.float64(limit)] = np.nan
+    return values

@@ -1,0 +1,168 @@
+"""FITS bytes -> the images of the file, checked by their headers before any pixel is read.
+
+Nothing that a header refers to is followed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedReader, BytesIO
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+from apercu.errors import ImageError
+from apercu.images.bands import MOST_BANDS
+from apercu.images.formats.fits_compression import check_packing
+from apercu.images.formats.gunzip import MAGIC as GZIP
+from apercu.images.formats.gunzip import unpacked
+from apercu.images.limits import check_size
+from apercu.images.warnings import without_remarks
+
+if TYPE_CHECKING:
+    from astropy.io.fits import Header
+
+Hdu: TypeAlias = Any  # astropy's PrimaryHDU, ImageHDU or CompImageHDU, imported only when needed
+
+MAGIC = b"SIMPLE  ="
+_BLOCK = 2880
+
+
+class Parts(NamedTuple):
+    """What a FITS file is made of.
+
+    Attributes:
+        primary: the first header.
+        images: everything with pixels, in file order, of one size.
+    """
+
+    primary: Header
+    images: list[Hdu]
+
+
+def is_fits(start: bytes) -> bool:
+    """Whether a file that begins so is a FITS file, or one that is gzip'ed.
+
+    >>> is_fits(b"SIMPLE  =                    T"), is_fits(b"GIF89a")
+    (True, False)
+    """
+    return start.startswith((MAGIC, GZIP))
+
+
+def need_astropy(name: str) -> None:
+    """Raises ImageError where the library for FITS files is not installed."""
+    try:
+        import astropy.io.fits  # noqa: F401
+    except ImportError as error:
+        raise ImageError(
+            f"{name}: a FITS file, which needs astropy; install apercu[astro]"
+        ) from error
+
+
+@contextmanager
+def opened(stream: BytesIO | BufferedReader, name: str) -> Iterator[Parts]:
+    """The images of a FITS file; pixels are read when they are asked for.
+
+    Whatever else goes wrong inside, hostile bytes were the reason: it becomes an ImageError.
+    """
+    need_astropy(name)
+    from astropy.io import fits
+
+    with without_remarks("astropy"):
+        try:
+            stream = _plain(stream, name)
+            with fits.open(stream, memmap=False, uint=False) as file:
+                images = list(_images(file, name))
+                _check_whole(file, stream, name)
+                for hdu in images:
+                    if isinstance(hdu, fits.CompImageHDU):
+                        stream.seek(hdu.fileinfo()["hdrLoc"])
+                        check_packing(fits.Header.fromfile(stream), name)
+                yield Parts(file[0].header, images)
+        except ImageError:
+            raise
+        except Exception as error:
+            raise ImageError(f"{name}: damaged or cut short ({type(error).__name__})") from error
+
+
+def depth(hdu: Hdu) -> int:
+    """How many planes an image holds."""
+    return int(math.prod(hdu.shape[:-2]))
+
+
+def _size(hdu: Hdu) -> tuple[int, int]:
+    return int(hdu.shape[-2]), int(hdu.shape[-1])
+
+
+def _plain(stream: BytesIO | BufferedReader, name: str) -> BytesIO | BufferedReader:
+    """The stream, unpacked where it is gzip'ed, once it is known to begin like FITS."""
+    start = stream.read(len(MAGIC))
+    stream.seek(0)
+    if start.startswith(GZIP):
+        return unpacked(stream, name, lambda first: _check_promise(first, name))
+    if start != MAGIC:
+        raise ImageError(f"{name}: no FITS file, or one that is damaged")
+    return stream
+
+
+def _check_promise(start: bytes, name: str) -> None:
+    """Raises ImageError for what is no FITS, or whose first header promises too large an image."""
+    from astropy.io import fits
+
+    if not start.startswith(MAGIC):
+        raise ImageError(f"{name}: gzip'ed, but no FITS file inside")
+    header = fits.Header.fromfile(BytesIO(start))
+    if int(header.get("NAXIS", 0)) >= 2:
+        check_size(name, int(header["NAXIS2"]), int(header["NAXIS1"]))
+
+
+def _images(file: Any, name: str) -> Iterator[Hdu]:
+    """The images among the parts of a file, once they are known to fit together."""
+    from astropy.io import fits
+
+    size: tuple[int, int] | None = None
+    count = 0
+    for number, hdu in enumerate(file):
+        if "Corrupted" in type(hdu).__name__ or isinstance(hdu, fits.GroupsHDU):
+            raise ImageError(f"{name}: HDU {number} is damaged, or of a kind that is no image")
+        if not isinstance(hdu, fits.PrimaryHDU | fits.ImageHDU | fits.CompImageHDU):
+            continue
+        if not hdu.shape:
+            continue
+        count += _check_shape(hdu, number, name)
+        height, width = _size(hdu)
+        size = size or (height, width)
+        if size != (height, width):
+            raise ImageError(
+                f"{name}: expected bands of one size, got {size[1]} × {size[0]} and "
+                f"{width} × {height} (width × height)"
+            )
+        if count > MOST_BANDS:
+            raise ImageError(f"{name}: expected at most {MOST_BANDS} bands, got {count} or more")
+        yield hdu
+    if not count:
+        raise ImageError(f"{name}: a FITS file without images; choose one that has some")
+
+
+def _check_shape(hdu: Hdu, number: int, name: str) -> int:
+    """How many bands an image holds; raises ImageError for one that is no stack of planes."""
+    if len(hdu.shape) < 2 or math.prod(hdu.shape[:-3]) != 1:
+        shape = " × ".join(str(side) for side in hdu.shape)
+        raise ImageError(
+            f"{name}: expected an image of 2 or 3 axes, got {shape} in HDU {number}; "
+            "leave that HDU out"
+        )
+    check_size(name, *_size(hdu))
+    return depth(hdu)
+
+
+def _check_whole(file: Any, stream: BytesIO | BufferedReader, name: str) -> None:
+    """Raises ImageError for a file that ends before its last part, or goes on behind it."""
+    last = file[-1].fileinfo()
+    end = last["datLoc"] + last["datSpan"]
+    length = stream.seek(0, 2)
+    if length <= end - _BLOCK:  # some writers leave out what fills the last block
+        raise ImageError(f"{name}: cut short, expected {end} bytes, got {length}")
+    stream.seek(end)
+    if stream.read(8) == b"XTENSION":
+        raise ImageError(f"{name}: damaged, the header of HDU {len(file)} cannot be read")

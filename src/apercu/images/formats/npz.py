@@ -1,0 +1,92 @@
+"""`.npz` archives of plain arrays: what they promise, and the arrays, never a pickle."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from apercu.errors import ImagesError
+from apercu.images.warnings import without_remarks
+
+LARGEST_BYTES = 8 << 30
+"""What one array may take in memory."""
+MOST_ARRAYS = 1000
+
+_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+
+
+class Promise(NamedTuple):
+    """What an archive says of one array, before it is read."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+def promised(path: Path) -> dict[str, Promise]:
+    """The arrays of an archive by name, from their headers alone; objects are left out.
+
+    Raises:
+        ImagesError: no such archive, a damaged one, or one that promises more than it may.
+    """
+    found: dict[str, Promise] = {}
+    with _opened(path) as archive:
+        members = [info for info in archive.infolist() if info.filename.endswith(".npy")]
+        if len(members) > MOST_ARRAYS:
+            raise ImagesError(f"{path}: expected at most {MOST_ARRAYS} arrays, got {len(members)}")
+        for info in members:
+            with archive.open(info) as stream:
+                promise = _promise(stream)
+            if promise.dtype.hasobject:
+                continue
+            size = math.prod(promise.shape) * promise.dtype.itemsize
+            if max(size, info.file_size) > LARGEST_BYTES:
+                raise ImagesError(
+                    f"{path}: {info.filename} is too large, expected at most "
+                    f"{LARGEST_BYTES >> 30} GiB unpacked; split it"
+                )
+            if size > info.file_size:
+                raise ImagesError(f"{path}: damaged, {info.filename} is shorter than it says")
+            found[info.filename.removesuffix(".npy")] = promise
+    return found
+
+
+def load(path: Path, name: str) -> NDArray[Any]:
+    """One array of an archive; raises ImagesError when it is damaged."""
+    with _opened(path) as archive, archive.open(f"{name}.npy") as stream:
+        values: NDArray[Any] = npy.read_array(stream, allow_pickle=False)
+        stream.read(1)  # at the end of the member its checksum is compared
+        return values
+
+
+def _promise(stream: Any) -> Promise:
+    version = npy.read_magic(stream)
+    if version not in _HEADERS:
+        raise ValueError(f"version {version}")
+    shape, _, dtype = _HEADERS[version](stream)
+    return Promise(shape, dtype)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    """The archive; what hostile bytes do to it becomes an ImagesError."""
+    try:
+        with without_remarks("numpy"), zipfile.ZipFile(path) as archive:
+            yield archive
+    except ImagesError:
+        raise
+    except MemoryError as error:
+        raise ImagesError(f"{path}: larger than memory can hold; split it") from error
+    except OSError as error:
+        raise ImagesError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except Exception as error:  # whatever hostile bytes make zipfile and zlib stumble over
+        raise ImagesError(
+            f"{path}: damaged, or no .npz archive of plain arrays ({type(error).__name__})"
+        ) from error

@@ -1,8 +1,0 @@
-"""Results for people: a page, a Markdown table, a CSV file."""
-
-from __future__ import annotations
-
-from apercu.report.page import SIDE, Shot, data, rendered, style, write_report
-from apercu.report.tables import write_tables
-
-__all__ = ["SIDE", "Shot", "data", "rendered", "style", "write_report", "write_tables"]
