@@ -1,1 +1,0 @@
-"""How counterparts are trained: their objective, their judges, one step."""

@@ -1,1 +1,0 @@
-"""How the autoencoder and the reader of latent paths are trained."""
