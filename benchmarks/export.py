@@ -32,7 +32,7 @@ from apercu.deploy.export.graphs import ClassesGraph, CombinedGraph, MaskGraph
 from apercu.deploy.export.onnx_graph import Traceable, session, write_onnx
 from apercu.deploy.export.precision import converted
 from apercu.explainers.build import gated_network
-from apercu.explainers.classifier_info import Passport
+from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.networks.graph_encoder import AnsweringEncoder, GraphEncoder
 from apercu.training.settings import PRESETS
@@ -101,16 +101,18 @@ class Bench:
     def written(self, name: str) -> None:
         """`NAME.onnx`, and of each preset the graphs NAME_PRESET_(mask|combined|classes).onnx."""
         classifier = opened(name, SIZE)
-        self._write(Prediction(GraphEncoder(classifier)), f"{name}.onnx", Passport.of(classifier))
+        self._write(
+            Prediction(GraphEncoder(classifier)), f"{name}.onnx", ClassifierInfo.of(classifier)
+        )
         for preset in EXPLAINERS:
             explainer = untrained(classifier, preset)
             encoder, explaining = explainer.network.encoder, MaskGraph(explainer.network)
             combined = CombinedGraph(explaining, AnsweringEncoder(encoder))
             many = ClassesGraph(explainer.network)
             for kind, graph in (("mask", explaining), ("combined", combined), ("classes", many)):
-                self._write(graph, f"{name}_{preset}_{kind}.onnx", explainer.passport)
+                self._write(graph, f"{name}_{preset}_{kind}.onnx", explainer.classifier_info)
 
-    def _write(self, graph: nn.Module, file: str, passport: Passport) -> None:
+    def _write(self, graph: nn.Module, file: str, passport: ClassifierInfo) -> None:
         make = Traceable.of_classes if isinstance(graph, ClassesGraph) else Traceable.of
         write_onnx(make(graph, graph.outputs, passport.input), self.folder / file)
 
@@ -198,7 +200,7 @@ def many(bench: Bench, preset: str) -> list[Promise]:
 
 def untrained(classifier: Classifier, preset: str) -> MaskExplainer:
     """The explainer of a preset."""
-    settings, passport = PRESETS[preset], Passport.of(classifier)
+    settings, passport = PRESETS[preset], ClassifierInfo.of(classifier)
     network = gated_network(settings, GraphEncoder(classifier), passport)
     return MaskExplainer(network, passport, settings, {})  # type: ignore[arg-type]
 

@@ -26,7 +26,7 @@ from torch import nn
 
 from apercu.classifiers import Classifier, ClassifierCard, InputSpec, classifier_of
 from apercu.explainers.build import build_network
-from apercu.explainers.classifier_info import Passport
+from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.methods import GradCam, Gradient, IntegratedGradients, Rise
 from apercu.networks.graph_encoder import GraphEncoder
 from apercu.training.settings import PRESETS
@@ -123,7 +123,9 @@ def imagenet(name: str) -> Classifier:
 
 def light(classifier: Classifier) -> nn.Module:
     """The `light` explainer of a classifier, untrained."""
-    network = build_network(PRESETS["light"], GraphEncoder(classifier), Passport.of(classifier))
+    network = build_network(
+        PRESETS["light"], GraphEncoder(classifier), ClassifierInfo.of(classifier)
+    )
     return network.eval().to(memory_format=torch.channels_last)
 
 

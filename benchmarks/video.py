@@ -154,7 +154,7 @@ def written_graphs(folder: Path) -> dict[str, Path]:
     explainer = untrained(opened("mobilenetv2_100", SIZE), "light")
     read = AnsweringEncoder(explainer.network.encoder)
     graph = CombinedGraph(MaskGraph(explainer.network), read)
-    spec = explainer.passport.input
+    spec = explainer.classifier_info.input
     exact = write_onnx(Traceable.of(graph, graph.outputs, spec), folder / "float32.onnx")
     noise = torch.rand(8, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
     small = converted(exact, "int8-static", folder / "int8.onnx", list(noise.split(4)))

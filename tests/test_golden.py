@@ -41,7 +41,7 @@ FAMILIES = {
 def asked(run: str, images: Tensor) -> dict[str, Tensor]:
     """Everything that an explainer says of images, by name."""
     explainer = open_run(run)
-    found = {"answers": explainer.answers(images)}
+    found = {"answers": explainer.predict_logits(images)}
     for target in (None, 1, "rings"):
         found[f"maps of {target or 'top'}"] = explainer.attribute(images, target)
     if hasattr(explainer, "attribute_classes"):

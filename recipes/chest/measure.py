@@ -46,7 +46,7 @@ def main() -> None:
     explainer = open_run(asked.run)
     if not isinstance(explainer, ChangingExplainer):
         raise SystemExit(f"error: {asked.run}: expected counterparts or latent paths")
-    spec = explainer.passport.input
+    spec = explainer.classifier_info.input
     test, train = (read_films(asked.films / part, spec) for part in ("test", "train"))
     found: dict[str, object] = {
         hospital: decisions(classifier, explainer, test.of(hospital).images)
@@ -172,7 +172,7 @@ def places(
 ) -> dict[str, float]:
     """Shares of the difference's energy in the body and the lungs, and theirs of the film."""
     images, lungs = [], []
-    size = explainer.passport.input.size
+    size = explainer.classifier_info.input.size
     for item in open_images(folder, channels=1):
         images.append(explainer.prepare(item.picture))
         with Image.open(folder / "lungs" / f"{Path(item.name).stem}.png") as mask:

@@ -32,9 +32,9 @@ def test_every_row_is_what_the_explainer_says_of_that_image(explained, tiny_run,
             continue
         picture = read_picture(photos / row["id"])
         image = explainer.prepare(picture)[None]
-        probabilities = explainer.answers(image).softmax(1)[0]
+        probabilities = explainer.predict_logits(image).softmax(1)[0]
         assert row["target"] == int(probabilities.argmax())
-        assert row["class"] == explainer.passport.classes[row["target"]]
+        assert row["class"] == explainer.classifier_info.classes[row["target"]]
         assert row["probability"] == pytest.approx(float(probabilities.max()), abs=1e-5)
         assert (row["height"], row["width"]) == picture.shape[1:]
         expected = explainer.attribute(image, row["target"])
@@ -82,7 +82,7 @@ def test_a_class_by_name_is_explained_in_every_image(explained, tiny_run, photos
             continue
         image = explainer.prepare(read_picture(photos / row["id"]))[None]
         assert row["target"] == 1
-        share = float(explainer.answers(image).softmax(1)[0, 1])
+        share = float(explainer.predict_logits(image).softmax(1)[0, 1])
         assert row["probability"] == pytest.approx(share, abs=1e-5)
 
 
@@ -97,7 +97,7 @@ def test_the_manifest_counts_and_signs_every_shard(explained, tiny_run) -> None:
         assert shard["sha256"] == hashlib.sha256(content).hexdigest()
         assert shard["bytes"] == len(content)
         assert shard["first"] == shard["shard"] * 10
-    passport = MaskExplainer.from_pretrained(tiny_run).passport
+    passport = MaskExplainer.from_pretrained(tiny_run).classifier_info
     assert manifest["explainer"]["fingerprint"] == passport.fingerprint
     assert manifest["versions"]["torch"] == torch.__version__.split("+")[0]
     assert set(bytes_of(out)) == {

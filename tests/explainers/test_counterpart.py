@@ -135,7 +135,7 @@ def test_the_map_is_the_difference_of_the_pair(
     assert torch.equal(strip[0], pair.stable)
     torch.testing.assert_close(strip[-1], pair.adversarial)
     torch.testing.assert_close(strip[3], (pair.stable + pair.adversarial) / 2)
-    names = explainer.passport.classes
+    names = explainer.classifier_info.classes
     other = [names[int(one)] for one in pair.wanted]
     assert torch.equal(explainer.counterparts(images, other).wanted, pair.wanted)
 

@@ -9,7 +9,7 @@ import torch
 from apercu.classifiers import ClassifierCard, InputSpec, SmallResNet, classifier_of
 from apercu.errors import ConfigError, ImageError, RunError, TargetError
 from apercu.explainers.build import gated_network
-from apercu.explainers.classifier_info import Passport
+from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.explainers.mask.levels import absent_area, measure_dial, write_dial
 from apercu.networks.graph_encoder import GraphEncoder
@@ -34,9 +34,9 @@ def classifier():
 def explainer(classifier):
     settings = parse_settings({"decoder": {"width": 16, "resolution": 2}})
     encoder = GraphEncoder(classifier)
-    network = gated_network(settings, encoder, Passport.of(classifier))
+    network = gated_network(settings, encoder, ClassifierInfo.of(classifier))
     network.gate.open_at(1.0, 0.0)
-    return MaskExplainer(network, Passport.of(classifier), settings, {"steps": 0.0})
+    return MaskExplainer(network, ClassifierInfo.of(classifier), settings, {"steps": 0.0})
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_a_run_folder_gives_the_same_masks(explainer, images, tmp_path):
     explainer.save_pretrained(tmp_path / "run")
     again = MaskExplainer.from_pretrained(tmp_path / "run")
     torch.testing.assert_close(again.attribute(images, 2), explainer.attribute(images, 2))
-    assert again.passport == explainer.passport and again.facts == explainer.facts
+    assert again.classifier_info == explainer.passport and again.facts == explainer.facts
 
 
 @pytest.mark.parametrize(

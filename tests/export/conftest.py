@@ -11,7 +11,7 @@ import torch
 
 from apercu.classifiers import Classifier, open_classifier
 from apercu.explainers.build import build_network
-from apercu.explainers.classifier_info import Passport
+from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.counterpart.explainer import CounterpartExplainer
 from apercu.explainers.latent.explainer import LatentExplainer
 from apercu.explainers.mask.explainer import MaskExplainer
@@ -37,7 +37,7 @@ def small_settings(kind: str, preset: str) -> TrainingSettings:
 
 def built(kind: str, settings: TrainingSettings, classifier: Classifier) -> Any:
     """An explainer with random weights, whose maps are neither flat nor all the same."""
-    passport = Passport.of(classifier)
+    passport = ClassifierInfo.of(classifier)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         own = classifier if getattr(settings, "encoder", "") == "own" else None

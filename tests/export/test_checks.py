@@ -14,7 +14,7 @@ from apercu.deploy.export.describing import digest_of_run
 from apercu.deploy.export.materials import Shown
 from apercu.deploy.export.onnx_graph import Traceable, write_onnx
 from apercu.errors import ApercuError, ConfigError, ImageError, RunError
-from apercu.explainers.classifier_info import Passport
+from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.images import open_images
 from apercu.types import Images
 
@@ -151,7 +151,7 @@ def test_lower_precision_needs_images(explainer_of, tmp_path) -> None:
 def test_images_are_drawn_and_unreadable_ones_left_out(classifier, tmp_path) -> None:
     from PIL import Image
 
-    passport = Passport.of(classifier)
+    passport = ClassifierInfo.of(classifier)
     shown = Shown(open_images(PLANTED), 5, 0)
     assert sum(map(len, shown.batches(passport))) == 5
     assert shown.boxed

@@ -78,7 +78,7 @@ def test_both_take_any_picture_and_know_the_classes(engine) -> None:
 def test_without_the_classifier_the_explainer_predicts(tiny_run, images) -> None:
     explainer = MaskExplainer.from_pretrained(tiny_run)
     engine = open_engine(tiny_run)
-    expected = explainer.answers(images).softmax(1)
+    expected = explainer.predict_logits(images).softmax(1)
     np.testing.assert_allclose(engine(images).probabilities, expected, atol=1e-5)
     assert engine.about.read_by == "explainer"
 
@@ -87,8 +87,8 @@ def test_each_tells_who_explains(tiny_run, tiny_card, tiny_export) -> None:
     explainer = MaskExplainer.from_pretrained(tiny_run)
     manifest = json.loads((tiny_export / "explainer.json").read_text())
     both = {
-        "classifier": str(explainer.passport.spec),
-        "fingerprint": explainer.passport.fingerprint,
+        "classifier": str(explainer.classifier_info.spec),
+        "fingerprint": explainer.classifier_info.fingerprint,
         "read_by": "classifier",
         "precision": "fp32",
     }

@@ -31,7 +31,7 @@ from apercu.deploy.serving.routes import Routes
 from apercu.deploy.serving.wire import Wire
 from apercu.deploy.serving.worker import Work, Worker, open_answering
 from apercu.explainers.build import build_network
-from apercu.explainers.classifier_info import Passport
+from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.counterpart.explainer import CounterpartExplainer
 from apercu.training.settings import COUNTERPART
 
@@ -132,7 +132,7 @@ def tiny_pair(tiny_card: Path, tmp_path_factory: pytest.TempPathFactory) -> Work
     """A worker with a counterpart explainer of random weights, and its classifier."""
     classifier = open_classifier(tiny_card)
     settings = COUNTERPART.parse({"generators": {"width": 16, "resolution": 4}})
-    passport = Passport.of(classifier)
+    passport = ClassifierInfo.of(classifier)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = build_network(settings, passport, classifier, pretrained=False)

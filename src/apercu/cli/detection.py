@@ -41,7 +41,7 @@ def looks_named(
         ClassifierError: the explainer was trained for another classifier.
     """
     if explainer is not None:
-        explainer.passport.check_classifier(classifier)
+        explainer.classifier_info.check_classifier(classifier)
     if text is None:
         names = [*(TRAINED if explainer else ()), *((DEEP,) if classifier.module else ())]
         if not names:

@@ -75,7 +75,7 @@ def explain(
         else CounterpartAnswers(explainer, asked, opened)
     )
     explaining = Explaining(answering, out)
-    picks = pick(images, explainer.passport.input, random, seed)
+    picks = pick(images, explainer.classifier_info.input, random, seed)
     kept = f"{out} holds what was finished; the same command makes the rest"
     with keeping(kept), progress() as report:
         explaining(picks, lambda done, total: report("images", done, total), warn)

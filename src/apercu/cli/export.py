@@ -80,7 +80,7 @@ def export(
     known = check_known(precision, PRECISIONS, "precision")
     settings = ExportSettings(formats, known, combined, limit, seed)
     explainer = open_run(run)
-    channels = explainer.passport.input.channels
+    channels = explainer.classifier_info.input.channels
     shown, calibration = (
         None if spec is None else open_images(spec, channels=channels)
         for spec in (images, calibrate)

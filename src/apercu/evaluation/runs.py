@@ -20,7 +20,7 @@ def trained(explainer: TrainedExplainer[Any, Any], classifier: Classifier) -> Tr
     Raises:
         RunError: it was trained for another classifier.
     """
-    explainer.passport.check_classifier(classifier)
+    explainer.classifier_info.check_classifier(classifier)
     digest = hashlib.sha256()
     for name, weights in sorted(explainer.network.state_dict().items()):
         digest.update(name.encode())

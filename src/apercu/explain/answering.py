@@ -45,7 +45,7 @@ class MaskAnswers:
         targets = self.choice(images)
         masks = self.explainer.attribute_classes(images, targets[None])[0].cpu()
         for target, mask in zip(targets.tolist(), masks, strict=True):
-            title = self.explainer.passport.classes[target]
+            title = self.explainer.classifier_info.classes[target]
             yield Answer(picture, target, title, mask, self.asked.level, source)
 
 
@@ -70,7 +70,7 @@ class CounterpartAnswers:
         asked: Asked,
         classifier: Classifier | None = None,
     ) -> None:
-        passport = explainer.passport
+        passport = explainer.classifier_info
         if classifier is not None:
             passport.check_classifier(classifier)
         if asked.level != Asked.level:
@@ -89,7 +89,7 @@ class CounterpartAnswers:
         answers = self._answers(images)
         seen, *others = answers[0].argsort(descending=True).tolist()
         wanted = others[: self.count] if self.fixed is None else [self.fixed]
-        classes = self.explainer.passport.classes
+        classes = self.explainer.classifier_info.classes
         if seen in wanted:
             raise TargetError(
                 f"target: the image is seen as {classes[seen]} already; choose another class"
@@ -102,7 +102,7 @@ class CounterpartAnswers:
 
     def _answers(self, images: Images) -> Logits:
         if self.classifier is None:
-            return self.explainer.answers(images).cpu()
+            return self.explainer.predict_logits(images).cpu()
         return self.classifier(images.to(self.classifier.device)).cpu()
 
     def _shares(self, strip: Images, target: int) -> tuple[float, ...]:

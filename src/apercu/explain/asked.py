@@ -60,7 +60,7 @@ class Choice:
     def __init__(
         self, explainer: MaskExplainer, asked: Asked, classifier: Classifier | None
     ) -> None:
-        passport = explainer.passport
+        passport = explainer.classifier_info
         if classifier is not None:
             passport.check_classifier(classifier)
         named = asked.target not in (TOP, ALL)
@@ -77,5 +77,5 @@ class Choice:
         if self.classifier is not None:
             logits = self.classifier(images.to(self.classifier.device))
         else:
-            logits = self.explainer.answers(images)
+            logits = self.explainer.predict_logits(images)
         return logits[0].topk(self.count).indices.cpu()

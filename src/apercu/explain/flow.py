@@ -96,7 +96,7 @@ class Explaining:
         return stem
 
     def _record(self, sheets: Sequence[str]) -> None:
-        passport = self.answering.explainer.passport
+        passport = self.answering.explainer.classifier_info
         content = {
             "classifier": passport.spec,
             "fingerprint": passport.fingerprint,

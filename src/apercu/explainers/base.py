@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from apercu.explainers.classifier_info import Passport
+from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.targets import Target
 from apercu.training.settings import TrainingSettings
 from apercu.types import Images, Logits, Maps, Picture
@@ -30,10 +30,10 @@ class TrainedExplainer(ABC, Generic[N, S]):
     """
 
     def __init__(
-        self, network: N, passport: Passport, settings: S, facts: dict[str, float]
+        self, network: N, passport: ClassifierInfo, settings: S, facts: dict[str, float]
     ) -> None:
         self.network: N = network.eval()
-        self.passport = passport
+        self.classifier_info = passport
         self.settings: S = settings
         self.facts = dict(facts)
         self.device = torch.device("cpu")
@@ -71,10 +71,10 @@ class TrainedExplainer(ABC, Generic[N, S]):
 
     def prepare(self, picture: Picture) -> Tensor:
         """A picture of any size as the explainer takes it: whole, squashed."""
-        return self.passport.prepare(picture)
+        return self.classifier_info.prepare(picture)
 
     @abstractmethod
-    def answers(self, inputs: Images) -> Logits:
+    def predict_logits(self, inputs: Images) -> Logits:
         """How strongly the explainer itself reads each class, `batch × classes`.
 
         Raises:
@@ -82,4 +82,4 @@ class TrainedExplainer(ABC, Generic[N, S]):
         """
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.passport.spec}, {len(self.passport.classes)} classes)"
+        return f"{type(self).__name__}({self.classifier_info.spec}, {len(self.classifier_info.classes)} classes)"

@@ -6,7 +6,7 @@ from torch import nn
 
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError
-from apercu.explainers.classifier_info import Passport
+from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.counterpart.network import CounterpartNetwork
 from apercu.explainers.counterpart.settings import CounterpartSettings
 from apercu.explainers.latent.network import LatentNetwork
@@ -26,7 +26,7 @@ TIMM = "timm/"
 
 def build_encoder(
     settings: GatedSettings,
-    passport: Passport,
+    passport: ClassifierInfo,
     backbone: Classifier | None,
     *,
     pretrained: bool = True,
@@ -57,7 +57,7 @@ def build_encoder(
 
 def build_network(
     settings: TrainingSettings,
-    passport: Passport,
+    passport: ClassifierInfo,
     backbone: Classifier | None = None,
     *,
     pretrained: bool = True,
@@ -75,7 +75,9 @@ def build_network(
     raise ConfigError(f"settings: no explainer is known by {type(settings).__name__}")
 
 
-def gated_network(settings: GatedSettings, encoder: Encoder, passport: Passport) -> GatedNetwork:
+def gated_network(
+    settings: GatedSettings, encoder: Encoder, passport: ClassifierInfo
+) -> GatedNetwork:
     """The untrained network around an encoder.
 
     Raises:

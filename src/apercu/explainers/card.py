@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from apercu.explainers.classifier_info import Passport
+from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.training.settings import (
     CounterpartSettings,
     LatentSettings,
@@ -33,7 +33,9 @@ _LINES: dict[str, tuple[str, Callable[[float], str]]] = {
 }
 
 
-def run_card(passport: Passport, settings: TrainingSettings, facts: Mapping[str, float]) -> str:
+def run_card(
+    passport: ClassifierInfo, settings: TrainingSettings, facts: Mapping[str, float]
+) -> str:
     """Markdown: the classifier, the kind of explainer, and a table of the known facts."""
     title, how, use = _about(settings)
     rows = [

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from apercu.errors import TargetError
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.counterpart.objective import runner_up
-from apercu.explainers.targets import Target, per_image
+from apercu.explainers.targets import Target, resolve_targets
 from apercu.training.settings import TrainingSettings
 from apercu.types import Images, Logits, Maps, Targets
 
@@ -81,7 +81,7 @@ class ChangingExplainer(TrainedExplainer[N, S], ABC):
         seen = answers.argmax(1)
         wanted = second = runner_up(answers, seen)
         if target is not None:
-            asked = per_image(self.passport.names, target, len(inputs)).to(self.device)
+            asked = resolve_targets(self.classifier_info.names, target, len(inputs)).to(self.device)
             wanted = torch.where(asked == seen, second, asked)
         return self._made(known, answers, wanted).maps
 
@@ -107,14 +107,14 @@ class ChangingExplainer(TrainedExplainer[N, S], ABC):
         seen = answers.argmax(1)
         if target is None:
             return self._made(known, answers, runner_up(answers, seen))
-        wanted = per_image(self.passport.names, target, len(inputs)).to(self.device)
+        wanted = resolve_targets(self.classifier_info.names, target, len(inputs)).to(self.device)
         if (same := (wanted == seen).nonzero()).numel():
-            name = self.passport.classes[int(seen[same[0, 0]])]
+            name = self.classifier_info.classes[int(seen[same[0, 0]])]
             raise TargetError(f"target: the image is seen as {name} already; choose another class")
         return self._made(known, answers, wanted)
 
     @torch.inference_mode()
-    def answers(self, inputs: Images) -> Logits:
+    def predict_logits(self, inputs: Images) -> Logits:
         """How strongly the explainer itself reads each class, `batch × classes`.
 
         Raises:
@@ -123,7 +123,7 @@ class ChangingExplainer(TrainedExplainer[N, S], ABC):
         return self._checked(inputs)[1]
 
     def _checked(self, inputs: Images) -> tuple[Any, Logits]:
-        self.passport.check_images(inputs)
+        self.classifier_info.check_images(inputs)
         return self._read(inputs.to(self.device))
 
     @abstractmethod

@@ -11,7 +11,7 @@ from apercu.errors import ImageError, RunError
 from apercu.types import Images, Picture
 
 
-class Passport(BaseModel):
+class ClassifierInfo(BaseModel):
     """Identity, input and class names of the classifier that an explainer was trained for.
 
     Attributes:
@@ -30,7 +30,7 @@ class Passport(BaseModel):
     identifiers: tuple[str, ...]
 
     @classmethod
-    def of(cls, classifier: Classifier) -> Passport:
+    def of(cls, classifier: Classifier) -> ClassifierInfo:
         return cls(
             spec=classifier.spec,
             fingerprint=classifier.fingerprint,

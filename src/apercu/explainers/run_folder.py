@@ -23,7 +23,7 @@ from apercu.errors import ClassifierError, ConfigError, RunError
 from apercu.explainers.base import E, TrainedExplainer
 from apercu.explainers.build import build_network
 from apercu.explainers.card import run_card
-from apercu.explainers.classifier_info import Passport
+from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.counterpart.explainer import CounterpartExplainer
 from apercu.explainers.counterpart.network import CounterpartNetwork
 from apercu.explainers.latent.explainer import LatentExplainer
@@ -58,9 +58,9 @@ def save_run(explainer: TrainedExplainer[Any, Any], run: str | Path) -> None:
     """
     folder = Path(run)
     write(folder / CONFIG, explainer.settings.model_dump_json(indent=1).encode())
-    write(folder / CLASSIFIER, explainer.passport.model_dump_json(indent=1).encode())
+    write(folder / CLASSIFIER, explainer.classifier_info.model_dump_json(indent=1).encode())
     write(folder / FACTS, json.dumps(explainer.facts, indent=1).encode())
-    card = run_card(explainer.passport, explainer.settings, explainer.facts)
+    card = run_card(explainer.classifier_info, explainer.settings, explainer.facts)
     write(folder / CARD, card)
     network = explainer.network
     if isinstance(network, GatedNetwork) and isinstance(network.encoder, GraphEncoder):
@@ -87,7 +87,7 @@ def open_run(run: str | Path) -> MaskExplainer | CounterpartExplainer | LatentEx
         )
     try:
         settings = _SETTINGS.validate_python({"explainer": "mask", **_json(folder / CONFIG)})
-        passport = Passport.model_validate(_json(folder / CLASSIFIER))
+        passport = ClassifierInfo.model_validate(_json(folder / CLASSIFIER))
         facts = TypeAdapter(dict[str, float]).validate_python(_json(folder / FACTS))
         open_encoder = folder / ENCODER / "card.json"
         own = open_classifier(open_encoder) if open_encoder.is_file() else None

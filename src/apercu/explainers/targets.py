@@ -17,7 +17,7 @@ Target: TypeAlias = int | str | Sequence[int | str] | Tensor | None
 """A class for all images (index, name or identifier), one per image, or None for the top class."""
 
 
-def per_image(
+def resolve_targets(
     names: ClassNames, target: int | str | Sequence[int | str] | Tensor, count: int
 ) -> Targets:
     """One class per image.
@@ -31,10 +31,10 @@ def per_image(
     words: list[object] = [target] * count if single else list(target)  # type: ignore[arg-type]
     if len(words) != count:
         raise TargetError(f"target: expected one class or {count}, got {len(words)}")
-    return class_indices(names, words)
+    return find_class_indices(names, words)
 
 
-def class_indices(names: ClassNames, words: Iterable[object]) -> Targets:
+def find_class_indices(names: ClassNames, words: Iterable[object]) -> Targets:
     """Classes by name, identifier or index; whatever counts as a whole number is an index.
 
     Raises:

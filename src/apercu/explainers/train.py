@@ -14,7 +14,7 @@ from apercu.classifiers import Classifier, open_classifier
 from apercu.errors import ClassifierError, RunError
 from apercu.explainers.build import TIMM, build_network
 from apercu.explainers.changing import ChangingExplainer
-from apercu.explainers.classifier_info import Passport
+from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.counterpart.explainer import CounterpartExplainer
 from apercu.explainers.counterpart.measure import measure_counterparts
 from apercu.explainers.counterpart.network import CounterpartNetwork
@@ -54,7 +54,7 @@ def new_network(settings: TrainingSettings, classifier: Classifier, seed: int) -
     """
     if isinstance(settings, CounterpartSettings | LatentSettings):
         check_classes(classifier)
-    backbone, passport = _backbone(settings, classifier), Passport.of(classifier)
+    backbone, passport = _backbone(settings, classifier), ClassifierInfo.of(classifier)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build_network(settings, passport, backbone)
@@ -80,7 +80,7 @@ def train_mask(
         ConfigError: the encoder does not fit the classifier.
         RunError: the folder holds a finished training, or one of other settings.
     """
-    passport = Passport.of(classifier)
+    passport = ClassifierInfo.of(classifier)
     network = cast(MaskingNetwork, network or new_network(settings, fit.classifier, fit.seed))
     _claim(fit.run, settings, passport)
     explainer = MaskExplainer(network, passport, settings, {})
@@ -107,7 +107,7 @@ def train_counterpart(
         RunError: the folder holds a finished training, or one of other settings.
     """
     check_classes(classifier)
-    passport = Passport.of(classifier)
+    passport = ClassifierInfo.of(classifier)
     made = network or new_network(settings, fit.classifier, fit.seed)
     generators = cast(CounterpartNetwork, made)
     _claim(fit.run, settings, passport)
@@ -132,7 +132,7 @@ def train_latent(
         RunError: the folder holds a finished training, or one of other settings.
     """
     check_classes(classifier)
-    passport = Passport.of(classifier)
+    passport = ClassifierInfo.of(classifier)
     coder = cast(LatentNetwork, network or new_network(settings, classifier, fit.seed))
     _claim(fit.run, settings, passport)
     explainer = LatentExplainer(coder, passport, settings, {})
@@ -199,11 +199,11 @@ def _backbone(settings: TrainingSettings, classifier: Classifier) -> Classifier 
     return open_classifier(settings.encoder)
 
 
-def _claim(run: Path, settings: TrainingSettings, passport: Passport) -> None:
+def _claim(run: Path, settings: TrainingSettings, passport: ClassifierInfo) -> None:
     """Writes down what is trained here, or checks that it is what was begun."""
     if (run / WEIGHTS).is_file():
         raise RunError(f"{run}: holds a finished training; choose another --out")
-    plan: dict[str, TrainingSettings | Passport] = {CONFIG: settings, CLASSIFIER: passport}
+    plan: dict[str, TrainingSettings | ClassifierInfo] = {CONFIG: settings, CLASSIFIER: passport}
     for name, content in plan.items():
         path = run / name
         if not path.is_file():

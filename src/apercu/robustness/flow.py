@@ -65,7 +65,7 @@ class Bench:
     def __post_init__(self) -> None:
         plan = self.plan
         if self.explainer is not None:
-            self.explainer.passport.check_classifier(self.classifier)
+            self.explainer.classifier_info.check_classifier(self.classifier)
         if any(aim_of(name) == "map" for name in self.attacks) and not isinstance(
             self.explainer, MaskExplainer
         ):

@@ -33,7 +33,7 @@ def manifest_of(
     explainer: TrainedExplainer[Any, Any], precision: Precision, files: dict[str, GraphFile]
 ) -> Manifest:
     """The manifest of an explainer's files."""
-    passport, spec = explainer.passport, explainer.passport.input
+    passport, spec = explainer.classifier_info, explainer.classifier_info.input
     values = "counts" if spec.normalise else "unit"
     return Manifest(
         apercu=apercu.__version__,

@@ -78,7 +78,7 @@ class Export:
         materials: Materials,
         say: Say,
     ) -> None:
-        self.explainer, self.passport = explainer, explainer.passport
+        self.explainer, self.passport = explainer, explainer.classifier_info
         self.settings, self.materials, self.say = settings, materials, say
         if self.passport.input.stretch is not None:
             raise ConfigError(

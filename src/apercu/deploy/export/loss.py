@@ -15,7 +15,7 @@ from apercu.deploy.export.materials import Shown
 from apercu.deploy.export.onnx_graph import answered, session
 from apercu.errors import ApercuError
 from apercu.evaluation import CompareSettings, compare
-from apercu.explainers.classifier_info import Passport
+from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.methods import Trained
 from apercu.methods.base import Kind
 from apercu.metrics import iou
@@ -25,7 +25,7 @@ LEVEL = 0.5
 EXACT, EXPORTED = "exact", "exported"
 
 
-def measured_loss(exact: Path, exported: Path, shown: Shown, passport: Passport) -> Loss:
+def measured_loss(exact: Path, exported: Path, shown: Shown, passport: ClassifierInfo) -> Loss:
     """How far the answers of one graph are from another's, for the class seen most.
 
     Raises:

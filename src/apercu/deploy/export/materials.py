@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from apercu.classifiers import Classifier
 from apercu.errors import ImageError
 from apercu.evaluation.sample import split
-from apercu.explainers.classifier_info import Passport
+from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.images import ImageSource, batches
 from apercu.types import Images
 
@@ -31,7 +31,7 @@ class Shown:
     limit: int | None
     seed: int
 
-    def batches(self, passport: Passport) -> Iterator[Images]:
+    def batches(self, passport: ClassifierInfo) -> Iterator[Images]:
         """The images as the explainer takes them; those that cannot be read are left out.
 
         Raises:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from apercu.classifiers import Classifier
 from apercu.classifiers.outputs import as_logits
 from apercu.errors import ConfigError
-from apercu.explainers.classifier_info import Passport
+from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.networks.gated import GatedNetwork
 from apercu.networks.graph_encoder import AnsweringEncoder, GraphEncoder
 from apercu.types import Images, Logits
@@ -37,7 +37,9 @@ class Apart(nn.Module):
         return as_logits(answer, classifier.network.output), self.network.encode(images)
 
 
-def reading(network: GatedNetwork, passport: Passport, classifier: Classifier | None) -> nn.Module:
+def reading(
+    network: GatedNetwork, passport: ClassifierInfo, classifier: Classifier | None
+) -> nn.Module:
     """Images → the explained classifier's logits and the explainer's feature maps.
 
     Args:
@@ -68,7 +70,7 @@ def reading(network: GatedNetwork, passport: Passport, classifier: Classifier | 
     return Apart(classifier, network)
 
 
-def explained_classifier(network: GatedNetwork, passport: Passport) -> Classifier | None:
+def explained_classifier(network: GatedNetwork, passport: ClassifierInfo) -> Classifier | None:
     """The explained classifier, where the explainer carries it as its encoder."""
     encoder = network.encoder
     if isinstance(encoder, GraphEncoder):

@@ -31,12 +31,12 @@ class Reading:
         self, explainer: TrainedExplainer[Any, Any], classifier: Classifier | None = None
     ) -> None:
         if classifier is not None:
-            explainer.passport.check_classifier(classifier)
+            explainer.classifier_info.check_classifier(classifier)
         self.explainer = explainer
         network = explainer.network
         self.network = network if isinstance(network, GatedNetwork) else None
         if classifier is None and self.network is not None:
-            classifier = explained_classifier(self.network, explainer.passport)
+            classifier = explained_classifier(self.network, explainer.classifier_info)
         self.classifier = classifier
         self.by = "explainer" if classifier is None else "classifier"
         self._at_once = None if self.network is None else _answering(self.network, classifier)
@@ -53,7 +53,7 @@ class Reading:
         elif self.network is not None:
             answers = self.network.gate.answers(features[-1])
         else:
-            answers = self.explainer.answers(images)
+            answers = self.explainer.predict_logits(images)
         return answers, features
 
     def to(self, device: str) -> Reading:

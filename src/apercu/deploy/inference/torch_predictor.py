@@ -42,7 +42,7 @@ class TorchEngine(Engine):
         Raises:
             RunError: the explainer was trained for another classifier.
         """
-        passport = explainer.passport
+        passport = explainer.classifier_info
         reading = Reading(explainer, classifier).to(str(explainer.device))
         about = About(
             runtime="torch",

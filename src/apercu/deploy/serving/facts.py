@@ -37,6 +37,6 @@ class Facts:
     @classmethod
     def of_explainer(cls, explainer: TrainedExplainer[Any, Any], reading: Reading) -> Facts:
         """Those of an explainer that PyTorch runs."""
-        passport = explainer.passport
+        passport = explainer.classifier_info
         kind = explainer.settings.explainer
         return cls(kind, passport.spec, passport.names, passport.input, reading.by)

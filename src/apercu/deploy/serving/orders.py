@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias, get_args
 from apercu.classifiers import ClassNames
 from apercu.errors import ConfigError, TargetError, nearest
 from apercu.explain.asked import TOP, Asked
-from apercu.explainers.targets import class_indices
+from apercu.explainers.targets import find_class_indices
 
 Format: TypeAlias = Literal["png", "array", "both"]
 FORMATS: tuple[str, ...] = get_args(Format)
@@ -105,7 +105,7 @@ def _targets(asked: Any, names: ClassNames) -> tuple[int, ...]:
         raise TargetError("target: expected a class name or index, or several")
     if words in ([], [TOP], [""]):
         return ()
-    return tuple(dict.fromkeys(class_indices(names, words).tolist()))
+    return tuple(dict.fromkeys(find_class_indices(names, words).tolist()))
 
 
 def _number(fields: Mapping[str, Any], key: str, kind: type, usual: int | float) -> Any:

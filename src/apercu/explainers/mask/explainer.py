@@ -11,7 +11,7 @@ from apercu import maps
 from apercu.errors import ConfigError, TargetError
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.mask.network import MaskingNetwork, enlarge
-from apercu.explainers.targets import Target, class_indices, per_image
+from apercu.explainers.targets import Target, find_class_indices, resolve_targets
 from apercu.training.settings import MaskSettings
 from apercu.types import Images, Logits, Maps, Regions, Targets
 
@@ -46,7 +46,7 @@ class MaskExplainer(TrainedExplainer[MaskingNetwork, MaskSettings]):
         return enlarge(log_odds, inputs.shape[-2:]).sigmoid()
 
     @torch.inference_mode()
-    def answers(self, inputs: Images) -> Logits:
+    def predict_logits(self, inputs: Images) -> Logits:
         """How strongly the explainer itself reads each class, `batch × classes`.
 
         Raises:
@@ -73,7 +73,11 @@ class MaskExplainer(TrainedExplainer[MaskingNetwork, MaskSettings]):
             shown = " × ".join(map(str, targets.shape)) or "one number"
             raise TargetError(f"targets: expected {len(inputs)} × classes, got {shown}")
         words = targets.flatten().tolist()
-        indices = class_indices(self.passport.names, words).to(self.device).view(targets.shape)
+        indices = (
+            find_class_indices(self.classifier_info.names, words)
+            .to(self.device)
+            .view(targets.shape)
+        )
         return self.decode_classes(self._encode(inputs), indices)
 
     @torch.inference_mode()
@@ -85,7 +89,7 @@ class MaskExplainer(TrainedExplainer[MaskingNetwork, MaskSettings]):
             targets: class indices, `batch × classes`.
         """
         log_odds = self.network.decode_classes(features, targets)
-        masks = enlarge(log_odds.flatten(0, 1), self.passport.input.size).sigmoid()
+        masks = enlarge(log_odds.flatten(0, 1), self.classifier_info.input.size).sigmoid()
         return masks.view(*targets.shape, *masks.shape[1:])
 
     def region(self, inputs: Images, target: Target = None, *, level: float = 0.5) -> Regions:
@@ -101,13 +105,15 @@ class MaskExplainer(TrainedExplainer[MaskingNetwork, MaskSettings]):
     @torch.inference_mode()
     def top(self, inputs: Images) -> Targets:
         """The class that the explainer itself reads from its features, per image."""
-        return self.answers(inputs).argmax(1)
+        return self.predict_logits(inputs).argmax(1)
 
     def _encode(self, inputs: Images) -> list[Tensor]:
-        self.passport.check_images(inputs)
+        self.classifier_info.check_images(inputs)
         return self.network.encode(inputs.to(self.device))
 
     def _targets(self, features: list[Tensor], target: Target) -> Targets:
         if target is None:
             return self.network.gate.answers(features[-1]).argmax(1)
-        return per_image(self.passport.names, target, len(features[-1])).to(self.device)
+        return resolve_targets(self.classifier_info.names, target, len(features[-1])).to(
+            self.device
+        )

@@ -78,7 +78,7 @@ def measure_dial(
 def absent_area(explainer: MaskExplainer, batches: Iterable[Tensor], seed: int) -> float:
     """Mean mask area for classes drawn at random among those that are not the top one."""
     generator = torch.Generator().manual_seed(seed)
-    classes, areas = len(explainer.passport.classes), []
+    classes, areas = len(explainer.classifier_info.classes), []
     for images in batches:
         shift = torch.randint(1, classes, (len(images),), generator=generator)
         absent = (explainer.top(images).cpu() + shift) % classes

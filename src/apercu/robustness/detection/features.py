@@ -52,7 +52,7 @@ class MapSeen(Look):
     def __call__(self, images: Images) -> Features:
         first = first_classes(self.classifier, images)
         maps = self.explainer.attribute(images, first[:, 0])
-        read = self.explainer.answers(images).gather(1, first)
+        read = self.explainer.predict_logits(images).gather(1, first)
         return torch.cat([_shape(maps), read], 1).cpu()
 
 
@@ -78,7 +78,9 @@ class MapStability(Look):
         first = first_classes(self.classifier, images)
         filtered = self.filter(images)
         maps = [self.explainer.attribute(shown, first[:, 0]) for shown in (images, filtered)]
-        read = [self.explainer.answers(shown).gather(1, first) for shown in (images, filtered)]
+        read = [
+            self.explainer.predict_logits(shown).gather(1, first) for shown in (images, filtered)
+        ]
         moved = torch.stack(
             [
                 rank_correlation(*(_coarse(one, 2 * SIDE) for one in maps)),
