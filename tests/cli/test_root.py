@@ -11,7 +11,7 @@ import pytest
 
 import apercu as package
 from apercu.cli import outcome
-from apercu.cli.outcome import ended, keeping
+from apercu.cli.outcome import on_interrupt, run_command
 from apercu.errors import OutputError, RunError
 
 VERBS = (["demo"], ["train", "mask"], ["explain"], ["compare"])
@@ -95,28 +95,28 @@ def test_what_is_mistyped_is_one_line(apercu, words: list[str], line: str) -> No
 )
 def test_an_error_is_one_line_and_a_code(capsys, error, code: int, line: str) -> None:
     with warnings.catch_warnings():
-        assert ended(_raising(error), debug=False) == code
+        assert run_command(_raising(error), debug=False) == code
     shown = capsys.readouterr().err
     assert shown.startswith(line)
     assert shown.count("\n") == 1
 
 
 def test_debug_shows_the_traceback(capsys) -> None:
-    assert ended(_raising(ValueError("odd")), debug=True) == 1
+    assert run_command(_raising(ValueError("odd")), debug=True) == 1
     assert "Traceback (most recent call last)" in capsys.readouterr().err
 
 
 def test_an_interruption_says_what_is_kept() -> None:
     with (
         pytest.raises(outcome.StoppedError, match="interrupted; all is kept") as stop,
-        keeping("all is kept"),
+        on_interrupt("all is kept"),
     ):
         raise KeyboardInterrupt
     assert stop.value.exit_code == 130
 
 
 def test_an_interruption_that_lightning_turned_into_an_exit() -> None:
-    with pytest.raises(outcome.StoppedError, match="all is kept"), keeping("all is kept"):
+    with pytest.raises(outcome.StoppedError, match="all is kept"), on_interrupt("all is kept"):
         try:
             raise KeyboardInterrupt
         except KeyboardInterrupt:
@@ -124,7 +124,7 @@ def test_an_interruption_that_lightning_turned_into_an_exit() -> None:
 
 
 def test_another_exit_stays_an_exit() -> None:
-    with pytest.raises(SystemExit, match="3"), keeping("nothing"):
+    with pytest.raises(SystemExit, match="3"), on_interrupt("nothing"):
         raise SystemExit(3)
 
 

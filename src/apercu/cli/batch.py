@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from apercu.cli.options import DebugOption, Device, DeviceOption, OutOption, SeedOption
-from apercu.cli.outcome import keeping
-from apercu.cli.terminal import progress, say
+from apercu.cli.outcome import on_interrupt
+from apercu.cli.terminal import say, show_progress
 
 if TYPE_CHECKING:
     from apercu.deploy.batch import Outcome
@@ -106,7 +106,7 @@ def batch(
     order = Order(Who(run, classifier), images, out, settings, crew)
     way = None if cluster is None else RayCluster(cluster)
     kept = f"{out} holds what was finished; the same command makes the rest"
-    with keeping(kept), progress() as report:
+    with on_interrupt(kept), show_progress() as report:
         outcome = explain_all(order, lambda done, total: report("images", done, total), way)
     for line in _told(outcome, out):
         say(line)

@@ -18,8 +18,8 @@ from apercu.cli.options import (
     OutOption,
     SeedOption,
 )
-from apercu.cli.outcome import arguments, keeping
-from apercu.cli.terminal import progress, say, show_ranking
+from apercu.cli.outcome import on_interrupt, read_arguments
+from apercu.cli.terminal import say, show_progress, show_ranking
 
 if TYPE_CHECKING:
     from apercu.evaluation import Results
@@ -91,14 +91,14 @@ def compare(
     chosen_methods = allowed_methods(opened, source) if named is None else named
     everything = {**runs, **seeded(chosen_methods, seed)}
     kept = f"{out} keeps the finished rows; the same command measures the rest"
-    command = shlex.join(["apercu", *arguments()])
+    command = shlex.join(["apercu", *read_arguments()])
 
     def show(results: Results, explainers: Mapping[str, Explainer | TrueBox]) -> None:
         shots = gallery(opened, source, explainers, results, out=out, progress=report)
         write_report(results, shots, out / "report.html")
         write_tables(results, out)
 
-    with keeping(kept), progress(lines=True) as report:
+    with on_interrupt(kept), show_progress(lines=True) as report:
         try:
             results = measure(
                 opened, source, everything, settings, out=out, progress=report, command=command

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from apercu.cli.options import DebugOption, OutOption
-from apercu.cli.outcome import keeping
-from apercu.cli.terminal import progress, say, warn
+from apercu.cli.outcome import on_interrupt
+from apercu.cli.terminal import say, show_progress, warn
 from apercu.errors import ConfigError, ImagesError, InputError
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def cutouts(
     check_writable(out)
     kept = f"{out} holds the stamps that were cut; the same command makes all of them again"
     wrong: list[InputError] = []
-    with keeping(kept), progress() as report:
+    with on_interrupt(kept), show_progress() as report:
         fates = cut_out(
             frames,
             objects,

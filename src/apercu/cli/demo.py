@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from apercu.cli.options import DebugOption, Device, DeviceOption, SeedOption
-from apercu.cli.outcome import keeping
-from apercu.cli.terminal import progress, say, show_ranking
+from apercu.cli.outcome import on_interrupt
+from apercu.cli.terminal import say, show_progress, show_ranking
 
 
 def demo(
@@ -31,7 +31,7 @@ def demo(
 
     place = device.resolve()
     kept = f"{out} keeps what was finished; the same command makes the rest"
-    with keeping(kept), progress() as report:
+    with on_interrupt(kept), show_progress() as report:
         results, page = Story(out, seed, place, report, say)()
     show_ranking(results)
     say(f"report: {page}")

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from apercu.cli.options import DebugOption, Device, DeviceOption, SeedOption
-from apercu.cli.outcome import arguments, keeping
-from apercu.cli.terminal import progress, say
+from apercu.cli.outcome import on_interrupt, read_arguments
+from apercu.cli.terminal import say, show_progress
 
 
 def evaluate_features(
@@ -65,16 +65,16 @@ def evaluate_features(
     specs = networks_named(network)
     opened = {name: open_classifier(spec, device=device.resolve()) for name, spec in specs.items()}
     check_writable(out)
-    with keeping(f"{out} keeps what is finished; the same command does the rest"):
+    with on_interrupt(f"{out} keeps what is finished; the same command does the rest"):
         evaluation = Evaluation(opened, images, test, labels, protocol, anew, say)
-        with progress(lines=True) as report:
+        with show_progress(lines=True) as report:
             rows, planes, names = evaluation.run(out, report)
     content = {
         "images": images,
         "test": test,
         "classes": names,
         "networks": {name: one.fingerprint for name, one in opened.items()},
-        "command": shlex.join(["apercu", *arguments()]),
+        "command": shlex.join(["apercu", *read_arguments()]),
         "environment": environment(seed, next(iter(opened.values())).device),
     }
     listed = [row._asdict() for row in rows]

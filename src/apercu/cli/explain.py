@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from apercu.cli.options import DebugOption, Device, DeviceOption, OutOption, SeedOption
-from apercu.cli.outcome import keeping
-from apercu.cli.terminal import progress, say, warn
+from apercu.cli.outcome import on_interrupt
+from apercu.cli.terminal import say, show_progress, warn
 
 
 def explain(
@@ -77,6 +77,6 @@ def explain(
     explaining = Explaining(answering, out)
     picks = pick(images, explainer.classifier_info.input, random, seed)
     kept = f"{out} holds what was finished; the same command makes the rest"
-    with keeping(kept), progress() as report:
+    with on_interrupt(kept), show_progress() as report:
         explaining(picks, lambda done, total: report("images", done, total), warn)
     say(f"{len(picks)} image{'s' * (len(picks) != 1)} explained: {out}")

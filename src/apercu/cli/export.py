@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from apercu.cli.options import DebugOption, OutOption, SeedOption
-from apercu.cli.outcome import keeping
+from apercu.cli.outcome import on_interrupt
 from apercu.cli.terminal import say
 
 
@@ -86,6 +86,6 @@ def export(
         for spec in (images, calibrate)
     )
     opened = None if classifier is None else open_classifier(classifier)
-    with keeping("what is written is not complete; the same command writes it again"):
+    with on_interrupt("what is written is not complete; the same command writes it again"):
         write(explainer, out, settings, Materials(opened, shown, calibration), say)
     say(f"exported: {out}")

@@ -26,29 +26,29 @@ class StoppedError(ApercuError):
 
 
 @contextmanager
-def keeping(kept: str) -> Iterator[None]:
+def on_interrupt(consequence: str) -> Iterator[None]:
     """Turns Ctrl-C into `StoppedError`, also where Lightning has turned it into an exit."""
     try:
         yield
     except KeyboardInterrupt:
-        raise StoppedError(f"interrupted; {kept}") from None
+        raise StoppedError(f"interrupted; {consequence}") from None
     except SystemExit as stop:
         if isinstance(stop.__context__, KeyboardInterrupt):
-            raise StoppedError(f"interrupted; {kept}") from None
+            raise StoppedError(f"interrupted; {consequence}") from None
         raise
 
 
-def ended(command: Callable[[], object], *, debug: bool) -> int:
+def run_command(command: Callable[[], object], *, debug: bool) -> int:
     """Runs a command and returns its exit code; what goes wrong becomes one line on stderr."""
     if not debug:
-        _quieten()
+        _silence_libraries()
     try:
         code = command()
     except Exception as error:
         if debug:
             traceback.print_exc()
-        typer.echo(f"error: {_line(error, debug)}", err=True)
-        return _code(error)
+        typer.echo(f"error: {_format_error(error, debug)}", err=True)
+        return _find_exit_code(error)
     except KeyboardInterrupt:
         code = INTERRUPTED
     if code == INTERRUPTED:
@@ -56,20 +56,20 @@ def ended(command: Callable[[], object], *, debug: bool) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _quieten() -> None:
+def _silence_libraries() -> None:
     """Keeps the remarks of libraries off the terminal."""
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
 
 
-def _line(error: Exception, debug: bool) -> str:
+def _format_error(error: Exception, debug: bool) -> str:
     if _is_disk_full(error):
         return "no space left on the disk; free some and run the same command again"
     if isinstance(error, ApercuError):
         text = str(error)
     elif (usage := getattr(error, "format_message", None)) is not None:
         said = usage().rstrip(".") or "A command is missing"  # its help was shown
-        text = f"{said}; see {_shown_command(error)} --help"
+        text = f"{said}; see {_name_command(error)} --help"
     elif isinstance(error, typer.Abort):
         text = "interrupted; nothing was begun"
     else:
@@ -78,12 +78,12 @@ def _line(error: Exception, debug: bool) -> str:
     return " ".join(text.split())
 
 
-def _shown_command(error: Exception) -> str:
+def _name_command(error: Exception) -> str:
     context = getattr(error, "ctx", None)
     return "apercu" if context is None else str(context.command_path)
 
 
-def _code(error: Exception) -> int:
+def _find_exit_code(error: Exception) -> int:
     if _is_disk_full(error):
         return 2
     if isinstance(error, typer.Abort):
@@ -100,6 +100,6 @@ def _is_disk_full(error: Exception) -> bool:
     return any(words in str(error) for words in _DISK_FULL)
 
 
-def arguments() -> list[str]:
+def read_arguments() -> list[str]:
     """What was typed after `apercu`."""
     return sys.argv[1:]

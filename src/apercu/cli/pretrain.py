@@ -18,8 +18,8 @@ from apercu.cli.options import (
     SeedOption,
     StepsOption,
 )
-from apercu.cli.outcome import keeping
-from apercu.cli.terminal import is_terminal, progress, say, warn
+from apercu.cli.outcome import on_interrupt
+from apercu.cli.terminal import is_terminal, say, show_progress, warn
 
 if TYPE_CHECKING:
     from apercu.classifiers import Classifier
@@ -95,7 +95,7 @@ def pretrain(
     source = open_images(images, channels=channels)
     looks = Looks(channels, size, stretch, known_input(backbone))
     opened = open_backbone(backbone, input_for(source, looks), seed, first)
-    with keeping(f"{out} keeps what was done; go on with the same command and --resume"):
+    with on_interrupt(f"{out} keeps what was done; go on with the same command and --resume"):
         shown = _shown(source, opened, settings, join)
         further = []
         if test is not None:
@@ -130,7 +130,7 @@ def _shown(
     from apercu.pretraining.targets import brightness_of
     from apercu.pretraining.train import Shown
 
-    with progress() as report:
+    with show_progress() as report:
         usable, wrong = readable(source, backbone, lambda *count: report("images", *count))
     for error in wrong:
         warn(str(error))

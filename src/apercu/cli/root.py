@@ -22,7 +22,7 @@ from apercu.cli import (
     train,
     video,
 )
-from apercu.cli.outcome import arguments, ended
+from apercu.cli.outcome import read_arguments, run_command
 
 app = typer.Typer(
     name="apercu",
@@ -46,11 +46,11 @@ app.command("cutouts")(cutouts.cutouts)
 app.command("evaluate-features")(evaluate_features.evaluate_features)
 
 
-def main(typed: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Runs what was typed and leaves with its exit code."""
-    words = arguments() if typed is None else list(typed)
+    words = read_arguments() if arguments is None else list(arguments)
     raise SystemExit(
-        ended(
+        run_command(
             lambda: app(words, prog_name="apercu", standalone_mode=False),
             debug="--debug" in words,
         )

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 METRIC_WIDTH = 12
 """Letters that one metric takes in a table."""
 
-Progress: TypeAlias = Callable[[str, int, int], None]
+ProgressCallback: TypeAlias = Callable[[str, int, int], None]
 """Called with what is done, how much of it, and how much in all."""
 
 
@@ -35,7 +35,7 @@ def is_terminal() -> bool:
 
 
 @contextmanager
-def progress(*, lines: bool = False) -> Iterator[Progress]:
+def show_progress(*, lines: bool = False) -> Iterator[ProgressCallback]:
     """A bar per kind of work, on a terminal only; else, where asked, a line when one is done."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn

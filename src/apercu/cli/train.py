@@ -22,8 +22,8 @@ from apercu.cli.options import (
     SeedOption,
     StepsOption,
 )
-from apercu.cli.outcome import keeping
-from apercu.cli.terminal import is_terminal, progress, say
+from apercu.cli.outcome import on_interrupt
+from apercu.cli.terminal import is_terminal, say, show_progress
 
 if TYPE_CHECKING:
     from torch import nn
@@ -210,7 +210,7 @@ def _train(
         devices=devices,
         precision=machine.precision,
     ).begin(out, resume=wanted.resume)
-    with keeping(f"{out} keeps what was done; go on with the same command and --resume"):
+    with on_interrupt(f"{out} keeps what was done; go on with the same command and --resume"):
         taught, facts = _taught(opened, source, out, wanted.seed) if student else (opened, {})
         fit = Fit(taught, source, out, machine, wanted.seed, say)
         explainer = train(settings, fit, opened, network)
@@ -230,7 +230,7 @@ def _taught(
 
     say(f"{classifier.spec} gives no gradients; a student learns to answer like it")
     settings = StudentSettings(seed=seed)
-    with progress() as report:
+    with show_progress() as report:
 
         def on_step(done: int, loss: float) -> None:
             report("student", done, settings.steps)

@@ -10,7 +10,7 @@ import typer
 from apercu.cli.options import DebugOption, Device, DeviceOption
 from apercu.cli.outcome import StoppedError
 from apercu.cli.stopping import stopping
-from apercu.cli.terminal import progress, say, warn
+from apercu.cli.terminal import say, show_progress, warn
 
 if TYPE_CHECKING:
     from apercu.deploy.video import Source, Summary
@@ -92,25 +92,25 @@ def video(
     engine = open_engine(run, classifier, device.resolve_for(run))
     read = open_video(source, live=live)
     with stopping():
-        with progress() as report:
+        with show_progress() as report:
             done = explain_video(engine, read, out, settings, lambda *far: report("frames", *far))
-        _tell(read, done, out)
+        _print_outcome(read, done, out)
 
 
-def _tell(read: Source, done: Summary, out: Path) -> None:
+def _print_outcome(read: Source, done: Summary, out: Path) -> None:
     """What was done; raises where it was ended early."""
-    for line in remarks(read, done):
+    for line in find_losses(read, done):
         warn(line)
     if not out.exists():
         raise StoppedError("interrupted; nothing was kept")
-    for line in told(done, read.live):
+    for line in describe_outcome(done, read.live):
         say(line)
     if done.stopped and not read.live:
         raise StoppedError(f"interrupted; {out} holds the first {done.seconds:.1f} s and plays")
     say(f"written: {out}")
 
 
-def told(done: Summary, live: bool) -> list[str]:
+def describe_outcome(done: Summary, live: bool) -> list[str]:
     """What was done, in lines."""
     rate = done.frames / done.took
     lines = [f"{done.frames} frames, {done.seconds:.1f} s, at {rate:.1f} frames per second"]
@@ -123,7 +123,7 @@ def told(done: Summary, live: bool) -> list[str]:
     return lines
 
 
-def remarks(source: Source, done: Summary) -> list[str]:
+def find_losses(source: Source, done: Summary) -> list[str]:
     """What of the source is not in the result."""
     found = {
         "stream(s) of subtitles left out": source.subtitles,

@@ -9,10 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from apercu.cli.options import Context, DebugOption, Device, DeviceOption
-from apercu.cli.outcome import arguments, keeping
+from apercu.cli.outcome import on_interrupt, read_arguments
 from apercu.cli.stress.decisions import decisions
 from apercu.cli.stress.order import check_nothing_typed, order_of
-from apercu.cli.terminal import progress, say, warn
+from apercu.cli.terminal import say, show_progress, warn
 from apercu.option_strings import MOST_SEED
 
 
@@ -115,12 +115,12 @@ def stress(
         "images": source.name,
         "targets": "labels" if source.labelled else "top",
         "plan": asked.model_dump(mode="json"),
-        "command": shlex.join(["apercu", *arguments()]),
+        "command": shlex.join(["apercu", *read_arguments()]),
     }
     check_writable(folder)
-    with keeping(f"{folder} keeps what is finished; the same command does the rest"):
+    with on_interrupt(f"{folder} keeps what is finished; the same command does the rest"):
         bench = Bench(opened, source, asked, named_attacks, named_filters, watched, other)
-        with progress(lines=True) as report:
+        with show_progress(lines=True) as report:
             found = bench.run(folder, report)
         about["limit"] = len(bench.sample.test)
         made_on = environment(asked.seed, opened.device)

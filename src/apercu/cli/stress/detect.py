@@ -16,10 +16,10 @@ from apercu.cli.options import (
     ImagesOption,
     SeedOption,
 )
-from apercu.cli.outcome import arguments, keeping
+from apercu.cli.outcome import on_interrupt, read_arguments
 from apercu.cli.stress.budgets import budgets_named
 from apercu.cli.stress.decisions import decisions
-from apercu.cli.terminal import progress, say, warn
+from apercu.cli.terminal import say, show_progress, warn
 
 if TYPE_CHECKING:
     from apercu.robustness.attacks import Attack
@@ -85,16 +85,16 @@ def detect(
     cases = budgeted(named, budgets)
     source = open_images(images, channels=opened.channels, bands=opened.bands)
     check_writable(out)
-    with keeping(f"{out} keeps what is finished; the same command does the rest"):
+    with on_interrupt(f"{out} keeps what is finished; the same command does the rest"):
         watch = Watch(opened, source, seen, made, cases, limit, seed)
-        with progress(lines=True) as report:
+        with show_progress(lines=True) as report:
             rows = watch.run(out, report)
     content = {
         "classifier": opened.spec,
         "fingerprint": opened.fingerprint,
         "images": source.name,
         "learnt_from": len(watch.sample.tune),
-        "command": shlex.join(["apercu", *arguments()]),
+        "command": shlex.join(["apercu", *read_arguments()]),
         "rows": [row._asdict() for row in rows],
         "environment": environment(seed, opened.device),
     }

@@ -18,7 +18,7 @@ from apercu.cli.options import (
     SeedOption,
     StepsOption,
 )
-from apercu.cli.outcome import keeping
+from apercu.cli.outcome import on_interrupt
 from apercu.cli.terminal import is_terminal, say
 
 
@@ -64,7 +64,7 @@ def train(
         out, resume=resume
     )
     machine = Machine(device.resolve(), progress=is_terminal())
-    with keeping(f"{out} keeps what was done; go on with the same command and --resume"):
+    with on_interrupt(f"{out} keeps what was done; go on with the same command and --resume"):
         _, facts = train_defended(settings, Fit(opened, source, out, machine, seed, say))
     say(f"trained in {facts['training_seconds'] / 60:.1f} min, {facts['steps']:.0f} steps: {out}")
     for name, told in (("honest", "honest images"), ("hard", "what the defence is for")):
