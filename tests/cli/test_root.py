@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 import apercu as package
-from apercu.cli import outcome
-from apercu.cli.outcome import on_interrupt, run_command
+from apercu.cli import exit_codes as outcome
+from apercu.cli.exit_codes import on_interrupt, run_command
 from apercu.errors import OutputError, RunError
 
 VERBS = (["demo"], ["train", "mask"], ["explain"], ["compare"])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from apercu.cli.exit_codes import on_interrupt, read_arguments
 from apercu.cli.options import (
     ClassifierOption,
     DebugOption,
@@ -18,7 +19,6 @@ from apercu.cli.options import (
     OutOption,
     SeedOption,
 )
-from apercu.cli.outcome import on_interrupt, read_arguments
 from apercu.cli.terminal import say, show_progress, show_ranking
 
 if TYPE_CHECKING:

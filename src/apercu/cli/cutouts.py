@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from apercu.cli.exit_codes import on_interrupt
 from apercu.cli.options import DebugOption, OutOption
-from apercu.cli.outcome import on_interrupt
 from apercu.cli.terminal import say, show_progress, warn
 from apercu.errors import ConfigError, ImagesError, InputError
 

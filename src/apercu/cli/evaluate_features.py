@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from apercu.cli.exit_codes import on_interrupt, read_arguments
 from apercu.cli.options import DebugOption, Device, DeviceOption, SeedOption
-from apercu.cli.outcome import on_interrupt, read_arguments
 from apercu.cli.terminal import say, show_progress
 
 

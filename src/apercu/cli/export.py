@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from apercu.cli.exit_codes import on_interrupt
 from apercu.cli.options import DebugOption, OutOption, SeedOption
-from apercu.cli.outcome import on_interrupt
 from apercu.cli.terminal import say
 
 

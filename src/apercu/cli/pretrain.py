@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from apercu.cli.exit_codes import on_interrupt
 from apercu.cli.options import (
     BatchOption,
     DebugOption,
@@ -18,7 +19,6 @@ from apercu.cli.options import (
     SeedOption,
     StepsOption,
 )
-from apercu.cli.outcome import on_interrupt
 from apercu.cli.terminal import is_terminal, say, show_progress, warn
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from apercu.cli import (
     train,
     video,
 )
-from apercu.cli.outcome import read_arguments, run_command
+from apercu.cli.exit_codes import read_arguments, run_command
 
 app = typer.Typer(
     name="apercu",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from apercu.cli.exit_codes import on_interrupt
 from apercu.cli.options import (
     BatchOption,
     ClassifierOption,
@@ -22,7 +23,6 @@ from apercu.cli.options import (
     SeedOption,
     StepsOption,
 )
-from apercu.cli.outcome import on_interrupt
 from apercu.cli.terminal import is_terminal, say, show_progress
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from apercu.cli.exit_codes import StoppedError
 from apercu.cli.options import DebugOption, Device, DeviceOption
-from apercu.cli.outcome import StoppedError
 from apercu.cli.stopping import stopping
 from apercu.cli.terminal import say, show_progress, warn
 

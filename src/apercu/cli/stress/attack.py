@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from apercu.cli.exit_codes import on_interrupt, read_arguments
 from apercu.cli.options import Context, DebugOption, Device, DeviceOption
-from apercu.cli.outcome import on_interrupt, read_arguments
 from apercu.cli.stress.decisions import decisions
 from apercu.cli.stress.order import check_nothing_typed, order_of
 from apercu.cli.terminal import say, show_progress, warn

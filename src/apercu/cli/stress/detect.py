@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from apercu.cli.exit_codes import on_interrupt, read_arguments
 from apercu.cli.options import (
     ClassifierOption,
     DebugOption,
@@ -16,7 +17,6 @@ from apercu.cli.options import (
     ImagesOption,
     SeedOption,
 )
-from apercu.cli.outcome import on_interrupt, read_arguments
 from apercu.cli.stress.budgets import budgets_named
 from apercu.cli.stress.decisions import decisions
 from apercu.cli.terminal import say, show_progress, warn
