@@ -33,8 +33,8 @@ from PIL import Image
 from timing import opened
 
 from apercu.classifiers import Classifier, ClassifierCard, InputSpec, SmallResNet, classifier_of
-from apercu.deploy.batch import BatchSettings, Crew, Order, Who, explain_all
-from apercu.deploy.batch.flow import Opened
+from apercu.deploy.batch import BatchRequest, BatchSettings, ExplainerRef, Workers, explain_dataset
+from apercu.deploy.batch.flow import OpenBatch
 from export import SIZE, Promise, untrained
 
 BATCH = 16
@@ -68,8 +68,8 @@ def speed(folder: Path, count: int, repeats: int, threads: int) -> Promise:
     """Throughput of the whole beside the explainer alone."""
     run = written(opened("mobilenetv2_100", SIZE), folder / "run")
     photos = pictures(folder / "photos", count, (375, 500))
-    crew, settings = Crew(threads=threads), BatchSettings(batch=BATCH)
-    order = Order(Who(run), str(photos), folder / "maps", settings, crew)
+    crew, settings = Workers(threads=threads), BatchSettings(batch=BATCH)
+    order = BatchRequest(ExplainerRef(run), str(photos), folder / "maps", settings, crew)
     at_work = order.open()
     torch.set_num_threads(threads)
     ready = [prepared(at_work, start) for start in range(0, count, BATCH)]
@@ -83,15 +83,17 @@ def speed(folder: Path, count: int, repeats: int, threads: int) -> Promise:
             at_work.engine(prepared(at_work, start))
         in_a_row = time.perf_counter()
         out = folder / f"maps-{turn}"
-        outcome = explain_all(Order(order.who, order.images, out, settings, crew), lambda *_: None)
+        outcome = explain_dataset(
+            BatchRequest(order.explainer, order.images, out, settings, crew), lambda *_: None
+        )
         if turn:  # the first one warms up
             rounds["bare"].append(count / (bare - begun))
             rounds["in a row"].append(count / (in_a_row - bare))
-            rounds["batch"].append(count / outcome.busy.wall)
+            rounds["batch"].append(count / outcome.times.wall)
     for name, rates in rounds.items():
         low, middle, high = statistics.quantiles(rates, n=4, method="inclusive")
         print(f"  {name:<10} {middle:8.1f} images per second ± {(high - low) / 2:.1f}")
-    busy = outcome.busy
+    busy = outcome.times
     print(
         f"  of {busy.wall:.1f} s: reading {busy.read:.1f} s on {busy.workers} threads, "
         f"explaining {busy.explain:.1f} s, writing {busy.write:.1f} s"
@@ -123,9 +125,14 @@ def memory(folder: Path, sizes: list[int]) -> Promise:
 
 def peak(run: Path, photos: Path) -> int:
     """Explains a folder in this process, and prints the most memory that it held on the way."""
-    order = Order(Who(run), str(photos), photos.with_name(f"{photos.name}-maps"), crew=Crew(2, 1))
+    order = BatchRequest(
+        ExplainerRef(run),
+        str(photos),
+        photos.with_name(f"{photos.name}-maps"),
+        workers=Workers(2, 1),
+    )
     held = [0.0]
-    explain_all(order, lambda done, total: held.append(resident()))
+    explain_dataset(order, lambda done, total: held.append(resident()))
     print(max(held))
     return 0
 
@@ -142,10 +149,10 @@ def written(classifier: Classifier, run: Path) -> Path:
     return run
 
 
-def prepared(at_work: Opened, start: int) -> torch.Tensor:
+def prepared(at_work: OpenBatch, start: int) -> torch.Tensor:
     """A batch, read and decoded."""
     stop = min(start + BATCH, len(at_work.dataset))
-    images = (at_work.dataset.picture(index) for index in range(start, stop))
+    images = (at_work.dataset.read_picture(index) for index in range(start, stop))
     return torch.stack([at_work.engine.prepare(image) for image in images])
 
 

@@ -21,7 +21,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from apercu.deploy.batch import BatchSettings, Crew, Order, Who, explain_all
+from apercu.deploy.batch import BatchRequest, BatchSettings, ExplainerRef, Workers, explain_dataset
 from apercu.deploy.batch.settings import MAPS
 
 HOUR, DAY = 3600, 86400
@@ -133,9 +133,13 @@ def measure(run: Path, images: str, limit: int) -> Measured:
         clock: list[float] = []  # the processor's, from when everything is open
         with tempfile.TemporaryDirectory() as folder:
             settings = BatchSettings(map=map, limit=limit)
-            order = Order(Who(run), images, Path(folder), settings, Crew(threads=1))
-            outcome = explain_all(order, lambda *_, kept=clock: kept.append(time.process_time()))
-        found, wall = outcome.manifest, outcome.busy.wall
+            order = BatchRequest(
+                ExplainerRef(run), images, Path(folder), settings, Workers(threads=1)
+            )
+            outcome = explain_dataset(
+                order, lambda *_, kept=clock: kept.append(time.process_time())
+            )
+        found, wall = outcome.manifest, outcome.times.wall
         row[map] = found["bytes"] / (found["images"] - found["errors"])
         seconds = seconds or [wall, clock[-1] - clock[0]]
     wall, worked = seconds

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from apercu.deploy.batch import BatchSettings, Crew, Order, Who, explain_all
+from apercu.deploy.batch import BatchRequest, BatchSettings, ExplainerRef, Workers, explain_dataset
 
 COUNT = 23
 
@@ -46,15 +46,15 @@ def write_table(path: Path, seeds: range, group: int = 4) -> Path:
 
 
 @pytest.fixture
-def order(tiny_run: Path, photos: Path, tmp_path: Path) -> Callable[..., Order]:
+def order(tiny_run: Path, photos: Path, tmp_path: Path) -> Callable[..., BatchRequest]:
     """An order for small shards; `run`, `images`, `out`, `crew` and settings may be others."""
 
-    def make(**asked: Any) -> Order:
-        return Order(
-            Who(asked.pop("run", tiny_run)),
+    def make(**asked: Any) -> BatchRequest:
+        return BatchRequest(
+            ExplainerRef(asked.pop("run", tiny_run)),
             str(asked.pop("images", photos)),
             asked.pop("out", tmp_path / "maps"),
-            crew=asked.pop("crew", Crew(workers=2, threads=1)),
+            workers=asked.pop("crew", Workers(workers=2, threads=1)),
             settings=BatchSettings(**{"shard": 10, "batch": 4, **asked}),
         )
 
@@ -62,12 +62,12 @@ def order(tiny_run: Path, photos: Path, tmp_path: Path) -> Callable[..., Order]:
 
 
 @pytest.fixture
-def explained(order: Callable[..., Order]) -> Callable[..., Path]:
+def explained(order: Callable[..., BatchRequest]) -> Callable[..., Path]:
     """Explains what is asked; the folder of the result."""
 
     def run(**asked: Any) -> Path:
         asked_for = order(**asked)
-        explain_all(asked_for, lambda done, total: None)
+        explain_dataset(asked_for, lambda done, total: None)
         return asked_for.out
 
     return run

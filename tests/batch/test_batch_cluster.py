@@ -12,9 +12,21 @@ from types import SimpleNamespace
 
 import pytest
 
-from apercu.deploy.batch import BatchSettings, Crew, Order, Who, explain_all, ray_cluster
-from apercu.deploy.batch.cluster_checks import check_listening, check_room
-from apercu.deploy.batch.ray_cluster import RayCluster, _cause, _explained, everywhere
+from apercu.deploy.batch import (
+    BatchRequest,
+    BatchSettings,
+    ExplainerRef,
+    Workers,
+    explain_dataset,
+    ray_cluster,
+)
+from apercu.deploy.batch.cluster_checks import check_listening, check_resources
+from apercu.deploy.batch.ray_cluster import (
+    RayCluster,
+    _explain_shard,
+    _find_cause,
+    make_paths_absolute,
+)
 from apercu.errors import ConfigError, OutputError, UnreachableError
 
 from .conftest import COUNT, bytes_of
@@ -27,8 +39,8 @@ SCRIPT = Path(__file__).parent / "two_nodes.py"
 @pytest.mark.slow
 def test_a_node_dies_and_nothing_is_lost_or_double(tiny_run, tmp_path) -> None:
     settings = BatchSettings(shard=8, batch=2)
-    order = Order(Who(tiny_run), PLANTED, tmp_path / "one", settings, Crew(1, 1))
-    explain_all(order, lambda done, total: None)
+    order = BatchRequest(ExplainerRef(tiny_run), PLANTED, tmp_path / "one", settings, Workers(1, 1))
+    explain_dataset(order, lambda done, total: None)
     command = [sys.executable, SCRIPT, tiny_run, PLANTED, tmp_path / "two", "8", "2"]
     environment = {
         **os.environ,
@@ -51,32 +63,35 @@ def test_a_shard_is_the_same_function_of_its_order(order, explained, tmp_path) -
 
     def way(opened, shards, done):
         for shard in (*shards[::-1], shards[0]):  # in any order, one of them twice
-            assert _explained({"shard": shard}, everywhere(opened.order))["shard"] == shard
+            assert (
+                _explain_shard({"shard": shard}, make_paths_absolute(opened.order))["shard"]
+                == shard
+            )
         return opened.work([], done)
 
-    explain_all(asked, lambda done, total: None, way)
+    explain_dataset(asked, lambda done, total: None, way)
     assert bytes_of(asked.out) == whole
 
 
 def test_a_cleared_shard_is_no_error_when_it_is_finished(order, monkeypatch) -> None:
-    from apercu.deploy.batch.desk import Desk
+    from apercu.deploy.batch.desk import WorkFolder
 
     asked = order()
-    tables = Desk.tables
+    tables = WorkFolder.read_units
 
     def twice(self, plan, shard):
         """Another machine finishes the shard between the last unit and the sealing of it."""
-        monkeypatch.setattr(Desk, "tables", tables)
+        monkeypatch.setattr(WorkFolder, "tables", tables)
         asked.open().work([shard], lambda more: None)
         return tables(self, plan, shard)
 
     def way(opened, shards, done):
-        monkeypatch.setattr(Desk, "tables", twice)
+        monkeypatch.setattr(WorkFolder, "tables", twice)
         for shard in shards:
-            _explained({"shard": shard}, everywhere(opened.order))
+            _explain_shard({"shard": shard}, make_paths_absolute(opened.order))
         return opened.work([], done)
 
-    outcome = explain_all(asked, lambda done, total: None, way)
+    outcome = explain_dataset(asked, lambda done, total: None, way)
     assert outcome.manifest["images"] == COUNT
 
 
@@ -84,13 +99,15 @@ def test_a_cluster_is_asked_for_its_machines_before_it_is_given_work(order, monk
     cluster = SimpleNamespace(nodes=lambda: NODES)  # Ray's data would be missed
     monkeypatch.setattr(ray_cluster, "_connected", lambda address: nullcontext(cluster))
     with pytest.raises(ConfigError, match="the largest machine, 4"):
-        explain_all(order(crew=Crew(1, 9)), lambda done, total: None, RayCluster("auto"))
+        explain_dataset(order(crew=Workers(1, 9)), lambda done, total: None, RayCluster("auto"))
 
 
 def test_a_missing_shard_is_no_finished_result(order) -> None:
     asked = order()
     with pytest.raises(Exception, match="2 shards are missing"):
-        explain_all(asked, lambda done, total: None, lambda opened, *_: opened.work([1], print))
+        explain_dataset(
+            asked, lambda done, total: None, lambda opened, *_: opened.explain_shards([1], print)
+        )
     assert not (asked.out / "manifest.json").exists()
 
 
@@ -98,11 +115,11 @@ def test_the_error_of_a_machine_is_told_as_it_was_raised() -> None:
     ours = OutputError("maps: cannot be written")
     outer = RuntimeError("task failed")
     outer.__cause__ = ours
-    assert _cause(outer) is ours
+    assert _find_cause(outer) is ours
     wrapped = RuntimeError("task failed")
     wrapped.cause = outer
-    assert _cause(wrapped) is ours
-    assert isinstance(_cause(RuntimeError("lost")), UnreachableError)
+    assert _find_cause(wrapped) is ours
+    assert isinstance(_find_cause(RuntimeError("lost")), UnreachableError)
 
 
 @pytest.mark.parametrize("form", ["127.0.0.1:{}", "ray://localhost:{}"])
@@ -126,20 +143,20 @@ NODES = [
 ]
 
 
-@pytest.mark.parametrize("crew", [Crew(1, 4), Crew(1, 2, "cuda")])
+@pytest.mark.parametrize("crew", [Workers(1, 4), Workers(1, 2, "cuda")])
 def test_a_task_that_fits_on_a_machine_is_begun(crew) -> None:
-    check_room(NODES, crew)
+    check_resources(NODES, crew)
 
 
 @pytest.mark.parametrize(
     ("nodes", "crew", "words"),
     [
-        (NODES, Crew(1, 5), "the largest machine, 4, as --threads, got 5"),
-        (NODES, Crew(1, 3, "cuda"), "the largest machine, 2, as --threads, got 3"),
-        (NODES[:1], Crew(1, 1, "cuda"), "no machine has a GPU; use --device cpu"),
-        ([], Crew(1, 1), "the largest machine, 0, as --threads, got 1"),
+        (NODES, Workers(1, 5), "the largest machine, 4, as --threads, got 5"),
+        (NODES, Workers(1, 3, "cuda"), "the largest machine, 2, as --threads, got 3"),
+        (NODES[:1], Workers(1, 1, "cuda"), "no machine has a GPU; use --device cpu"),
+        ([], Workers(1, 1), "the largest machine, 0, as --threads, got 1"),
     ],
 )
 def test_a_task_that_fits_on_no_machine_is_refused(nodes, crew, words) -> None:
     with pytest.raises(ConfigError, match=words):
-        check_room(nodes, crew)
+        check_resources(nodes, crew)

@@ -15,10 +15,10 @@ from pyarrow import fs
 
 from apercu.classifiers import InputSpec
 from apercu.deploy.batch import places
-from apercu.deploy.batch.dataset import DataSet
+from apercu.deploy.batch.dataset import Dataset
 from apercu.deploy.batch.open_dataset import open_dataset
-from apercu.deploy.batch.places import Place
-from apercu.deploy.batch.remote import Remote
+from apercu.deploy.batch.places import RemoteFiles
+from apercu.deploy.batch.remote import UrlDataset
 from apercu.deploy.batch.settings import BatchSettings
 from apercu.errors import ImageError, ImagesError, UnreachableError
 from apercu.images import open_images
@@ -28,17 +28,17 @@ from .conftest import COUNT, encoded, rows_of, write_table
 INPUT = InputSpec(channels=3, size=(32, 32))
 
 
-def opened(spec: object) -> DataSet:
+def opened(spec: object) -> Dataset:
     return open_dataset(str(spec), INPUT, BatchSettings())
 
 
-def same(found: DataSet, expected: list[bytes]) -> None:
+def same(found: Dataset, expected: list[bytes]) -> None:
     """Asserts that a data set holds these pictures, in this order."""
     from apercu import read_picture
 
     assert len(found) == len(expected)
     for index, content in enumerate(expected):
-        np.testing.assert_array_equal(found.picture(index), read_picture(content))
+        np.testing.assert_array_equal(found.read_picture(index), read_picture(content))
 
 
 def without_where(rows: list[dict]) -> list[dict]:
@@ -86,17 +86,17 @@ def test_one_table_is_named_as_everywhere_else(tmp_path) -> None:
     found = opened(path)
     same(found, [encoded(seed) for seed in range(5)])
     assert [found.name_of(index) for index in range(5)] == list(open_images(path).names)
-    assert found.digest() == opened(f"file://{path}").digest()
+    assert found.compute_digest() == opened(f"file://{path}").compute_digest()
 
 
 def test_the_digest_follows_names_and_sizes(tmp_path) -> None:
     write_table(tmp_path / "a.parquet", range(5))
-    before = opened(tmp_path).digest()
-    assert opened(tmp_path).digest() == before
+    before = opened(tmp_path).compute_digest()
+    assert opened(tmp_path).compute_digest() == before
     (tmp_path / "a.parquet").rename(tmp_path / "c.parquet")
-    renamed = opened(tmp_path).digest()
+    renamed = opened(tmp_path).compute_digest()
     write_table(tmp_path / "c.parquet", range(6))
-    assert len({before, renamed, opened(tmp_path).digest()}) == 3
+    assert len({before, renamed, opened(tmp_path).compute_digest()}) == 3
 
 
 def test_a_row_without_a_picture_and_a_damaged_group_are_rows_with_errors(
@@ -131,10 +131,12 @@ class Failing:
         return self.system.open_input_file(path)
 
 
-def remote(folder: Path, failures: int, error: type[OSError] = OSError) -> tuple[Remote, Failing]:
+def remote(
+    folder: Path, failures: int, error: type[OSError] = OSError
+) -> tuple[UrlDataset, Failing]:
     (folder / "a.png").write_bytes(encoded(1))
     system = Failing(fs.SubTreeFileSystem(str(folder), fs.LocalFileSystem()), failures, error)
-    return Remote(Place("s3://bucket", system, "", ("a.png",), (1,)), INPUT), system
+    return UrlDataset(RemoteFiles("s3://bucket", system, "", ("a.png",), (1,)), INPUT), system
 
 
 def test_a_storage_that_answers_late_is_asked_again(tmp_path, monkeypatch) -> None:
@@ -145,30 +147,30 @@ def test_a_storage_that_answers_late_is_asked_again(tmp_path, monkeypatch) -> No
     assert (system.asked, pauses) == (3, [1.0, 2.0])
     images, _ = remote(tmp_path, failures=3)
     with pytest.raises(UnreachableError, match=r"no route to host.*run the same command again"):
-        images.picture(0)
+        images.read_picture(0)
 
 
 def test_a_missing_file_is_not_asked_for_again(tmp_path) -> None:
     images, system = remote(tmp_path, failures=1, error=FileNotFoundError)
     with pytest.raises(ImageError, match="cannot be read"):
-        images.picture(0)
+        images.read_picture(0)
     assert system.asked == 1
 
 
 def test_a_storage_that_is_away_ends_the_run_which_can_be_gone_on_with(
     explained, photos, monkeypatch
 ) -> None:
-    read = Place.read
+    read = RemoteFiles.read_file
 
     def away(self, file):
         if file == "012.png":
             raise UnreachableError("s3://bucket: the storage does not answer")
         return read(self, file)
 
-    monkeypatch.setattr(Place, "read", away)
+    monkeypatch.setattr(RemoteFiles, "read", away)
     with pytest.raises(UnreachableError):
         explained(images=f"file://{photos}")
-    monkeypatch.setattr(Place, "read", read)
+    monkeypatch.setattr(RemoteFiles, "read", read)
     rows = rows_of(explained(images=f"file://{photos}"))
     assert sum(row["error"] is None for row in rows) == COUNT - 2
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import zarr
 
-from apercu.deploy.batch import explain_all
-from apercu.deploy.batch.desk import Desk
-from apercu.deploy.batch.zarr_shards import MISSING
+from apercu.deploy.batch import explain_dataset
+from apercu.deploy.batch.desk import WorkFolder
+from apercu.deploy.batch.zarr_shards import FILL_VALUES
 
 from .conftest import COUNT, bytes_of, rows_of
 
@@ -26,7 +26,7 @@ def test_arrays_hold_what_the_tables_hold(map, explained, tmp_path) -> None:
     assert group["map"].shape == (COUNT, 32, 32)
     assert group["map"].chunks == (10, 32, 32)
     assert group["map"].dtype == np.dtype(map)
-    for name, missing in MISSING.items():
+    for name, missing in FILL_VALUES.items():
         values = group[name][:]
         for row, value in zip(rows, values, strict=True):
             expected = missing if row[name] is None else row[name]
@@ -43,7 +43,7 @@ def test_each_shard_is_signed(explained) -> None:
     assert len((out / "errors.csv").read_text().splitlines()) == 3
     for shard in manifest["shards"]:
         sha = hashlib.sha256()
-        for name in MISSING:
+        for name in FILL_VALUES:
             end = f"{shard['shard']}/0/0" if name == "map" else f"{shard['shard']}"
             path = out / "maps.zarr" / name / "c" / end
             sha.update(path.read_bytes() if path.is_file() else b"")
@@ -53,7 +53,7 @@ def test_each_shard_is_signed(explained) -> None:
 def test_arrays_are_gone_on_with(explained, order, tmp_path, monkeypatch) -> None:
     asked = {"map": "uint8", "format": "zarr"}
     whole = bytes_of(explained(out=tmp_path / "whole", **asked))
-    finish = Desk.finish
+    finish = WorkFolder.finish_shard
     for step in range(3):
         out, left = tmp_path / f"{step}", [step]
 
@@ -63,10 +63,10 @@ def test_arrays_are_gone_on_with(explained, order, tmp_path, monkeypatch) -> Non
             left[0] -= 1
             finish(self, record)
 
-        monkeypatch.setattr(Desk, "finish", ending)
+        monkeypatch.setattr(WorkFolder, "finish", ending)
         with pytest.raises(KeyboardInterrupt):
-            explain_all(order(out=out, **asked), lambda done, total: None)
-        monkeypatch.setattr(Desk, "finish", finish)
+            explain_dataset(order(out=out, **asked), lambda done, total: None)
+        monkeypatch.setattr(WorkFolder, "finish", finish)
         (out / "maps.zarr" / "map" / "c" / "0.0123.partial").write_bytes(b"half")
-        explain_all(order(out=out, **asked), lambda done, total: None)
+        explain_dataset(order(out=out, **asked), lambda done, total: None)
         assert bytes_of(out) == whole

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ray.cluster_utils import Cluster
 
-from apercu.deploy.batch import BatchSettings, Crew, Order, Who, explain_all
+from apercu.deploy.batch import BatchRequest, BatchSettings, ExplainerRef, Workers, explain_dataset
 from apercu.deploy.batch.ray_cluster import RayCluster
 
 STORE = 200 << 20
@@ -21,7 +21,7 @@ STORE = 200 << 20
 def main() -> int:
     run, images, out, shard, batch = sys.argv[1:]
     settings = BatchSettings(shard=int(shard), batch=int(batch))
-    order = Order(Who(Path(run)), images, Path(out), settings, Crew(1, 1))
+    order = BatchRequest(ExplainerRef(Path(run)), images, Path(out), settings, Workers(1, 1))
     size = {"num_cpus": 1, "object_store_memory": STORE}
     cluster = Cluster(initialize_head=True, head_node_args={**size, "include_dashboard": False})
     doomed = cluster.add_node(**size)
@@ -30,7 +30,7 @@ def main() -> int:
     progress: list[int] = []
     way = RayCluster(cluster.address)
     try:
-        outcome = explain_all(order, lambda done, total: progress.append(done), way)
+        outcome = explain_dataset(order, lambda done, total: progress.append(done), way)
     finally:
         cluster.shutdown()
     told = (outcome.explained, progress[-1], progress == sorted(progress))

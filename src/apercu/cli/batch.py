@@ -12,7 +12,7 @@ from apercu.cli.options import DebugOption, Device, DeviceOption, OutOption, See
 from apercu.cli.terminal import say, show_progress
 
 if TYPE_CHECKING:
-    from apercu.deploy.batch import Outcome
+    from apercu.deploy.batch import BatchSummary
 
 
 def batch(
@@ -91,7 +91,15 @@ def batch(
 
     Example: apercu batch runs/mobilenet photos/ --out maps
     """
-    from apercu.deploy.batch import FORMATS, MAPS, BatchSettings, Crew, Order, Who, explain_all
+    from apercu.deploy.batch import (
+        FORMATS,
+        MAPS,
+        BatchRequest,
+        BatchSettings,
+        ExplainerRef,
+        Workers,
+        explain_dataset,
+    )
     from apercu.deploy.batch.ray_cluster import RayCluster
     from apercu.deploy.export.settings import check_known
 
@@ -100,21 +108,21 @@ def batch(
     settings = BatchSettings(
         target, level, known, check_known(stored, MAPS, "map"), shard, batch, limit, seed
     )
-    usual = Crew() if cluster is None else Crew(workers=2, threads=1)
+    usual = Workers() if cluster is None else Workers(workers=2, threads=1)
     place = device.resolve_for(run)
-    crew = Crew(workers or usual.workers, threads or usual.threads, place)
-    order = Order(Who(run, classifier), images, out, settings, crew)
+    crew = Workers(workers or usual.workers, threads or usual.threads, place)
+    order = BatchRequest(ExplainerRef(run, classifier), images, out, settings, crew)
     way = None if cluster is None else RayCluster(cluster)
     kept = f"{out} holds what was finished; the same command makes the rest"
     with on_interrupt(kept), show_progress() as report:
-        outcome = explain_all(order, lambda done, total: report("images", done, total), way)
-    for line in _told(outcome, out):
+        outcome = explain_dataset(order, lambda done, total: report("images", done, total), way)
+    for line in _describe_summary(outcome, out):
         say(line)
 
 
-def _told(outcome: Outcome, out: Path) -> list[str]:
+def _describe_summary(outcome: BatchSummary, out: Path) -> list[str]:
     """What came of it, and which stage set the pace."""
-    found, busy = outcome.manifest, outcome.busy
+    found, busy = outcome.manifest, outcome.times
     lines = []
     if busy.wall:
         reading = busy.read / busy.workers

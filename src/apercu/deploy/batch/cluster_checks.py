@@ -6,10 +6,10 @@ import socket
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from apercu.deploy.batch.settings import Crew
+from apercu.deploy.batch.settings import Workers
 from apercu.errors import ConfigError, UnreachableError
 
-PATIENCE = 5.0
+CONNECT_SECONDS = 5.0
 """Seconds until something must answer."""
 
 
@@ -23,13 +23,13 @@ def check_listening(address: str) -> None:
     if not (host and port.isdecimal()):
         return
     try:
-        socket.create_connection((host.strip("[]"), int(port)), PATIENCE).close()
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UnreachableError(f"cluster: {address} cannot be reached ({reason})") from error
 
 
-def check_room(nodes: Iterable[Mapping[str, Any]], crew: Crew) -> None:
+def check_resources(nodes: Iterable[Mapping[str, Any]], workers: Workers) -> None:
     """Sees that a task fits on one of the machines, busy or not.
 
     Args:
@@ -40,13 +40,13 @@ def check_room(nodes: Iterable[Mapping[str, Any]], crew: Crew) -> None:
         ConfigError: it fits on none; Ray would wait for such a machine without a word.
     """
     rooms = [node["Resources"] for node in nodes if node["Alive"]]
-    if crew.device == "cuda":
+    if workers.device == "cuda":
         rooms = [room for room in rooms if room.get("GPU", 0) >= 1]
         if not rooms:
             raise ConfigError("cluster: no machine has a GPU; use --device cpu")
     cores = int(max((room.get("CPU", 0) for room in rooms), default=0))
-    if cores < crew.threads:
+    if cores < workers.threads:
         raise ConfigError(
             f"cluster: expected at most the cores of the largest machine, {cores}, as --threads, "
-            f"got {crew.threads}"
+            f"got {workers.threads}"
         )

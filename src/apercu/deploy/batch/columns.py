@@ -27,7 +27,7 @@ _PNG_LEVEL = 3
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class LoadedImage:
     """An image that was read, or the reason why it was not.
 
     Attributes:
@@ -45,7 +45,7 @@ class Seen:
     error: str | None = None
 
 
-def schema(settings: BatchSettings, size: tuple[int, int]) -> Schema:
+def build_schema(settings: BatchSettings, size: tuple[int, int]) -> Schema:
     """Columns of every shard.
 
     Args:
@@ -75,7 +75,7 @@ def schema(settings: BatchSettings, size: tuple[int, int]) -> Schema:
 
 
 @dataclass(frozen=True)
-class Columns:
+class RowBuilder:
     """Builds rows.
 
     Attributes:
@@ -88,7 +88,7 @@ class Columns:
     classes: tuple[str, ...]
     size: tuple[int, int]
 
-    def table(self, seen: Sequence[Seen], answers: Answers | None) -> Table:
+    def build_table(self, images: Sequence[LoadedImage], answers: Answers | None) -> Table:
         """A row for each image; those with an error have no answer.
 
         Args:
@@ -97,16 +97,18 @@ class Columns:
         """
         import pyarrow as pa
 
-        found = iter(() if answers is None else self._rows(answers))
-        rows = [self._row(one, None if one.image is None else next(found)) for one in seen]
-        return pa.Table.from_pylist(rows, schema(self.settings, self.size))
+        found = iter(() if answers is None else self._list_maps(answers))
+        rows = [self._build_row(one, None if one.image is None else next(found)) for one in images]
+        return pa.Table.from_pylist(rows, build_schema(self.settings, self.size))
 
-    def _rows(self, answers: Answers) -> list[tuple[Tensor, int, float]]:
+    def _list_maps(self, answers: Answers) -> list[tuple[Tensor, int, float]]:
         return list(
             zip(answers.maps, answers.targets.tolist(), answers.shares.tolist(), strict=True)
         )
 
-    def _row(self, seen: Seen, found: tuple[Tensor, int, float] | None) -> dict[str, Any]:
+    def _build_row(
+        self, seen: LoadedImage, found: tuple[Tensor, int, float] | None
+    ) -> dict[str, Any]:
         row: dict[str, Any] = {"index": seen.index, "id": seen.name, "error": seen.error}
         if found is None or seen.size is None:
             return row
@@ -117,11 +119,11 @@ class Columns:
             **{"width": width, "height": height},
             **{"target": target, "class": self.classes[target], "probability": share},
             **dict(zip(CORNERS, box, strict=True)),
-            "map": _encoded(mask.numpy(), self.settings.map),
+            "map": _encode_map(mask.numpy(), self.settings.map),
         }
 
 
-def _encoded(values: NDArray[np.float32], kind: str) -> bytes:
+def _encode_map(values: NDArray[np.float32], kind: str) -> bytes:
     """A map in [0, 1] as bytes."""
     if kind == "float16":
         return values.astype("<f2").tobytes()

@@ -10,7 +10,7 @@ from typing import final
 from apercu.types import Picture
 
 
-class DataSet(ABC):
+class Dataset(ABC):
     """Images one at a time, in any order and from several threads; no picture is kept."""
 
     @abstractmethod
@@ -21,7 +21,7 @@ class DataSet(ABC):
         """What an image is called in the data set, whether it can be read or not."""
 
     @abstractmethod
-    def picture(self, index: int) -> Picture:
+    def read_picture(self, index: int) -> Picture:
         """An image as it was stored, upright.
 
         Raises:
@@ -30,7 +30,7 @@ class DataSet(ABC):
         """
 
     @abstractmethod
-    def digest(self) -> str:
+    def compute_digest(self) -> str:
         """SHA-256 over the names and sizes of all files, or over how images are generated.
 
         Another one means other images.
@@ -39,7 +39,7 @@ class DataSet(ABC):
 
 @final
 @dataclass(frozen=True, eq=False)
-class Drawn(DataSet):
+class RandomSubset(Dataset):
     """Some images of a data set, in its order.
 
     Args:
@@ -48,7 +48,7 @@ class Drawn(DataSet):
         seed: of the draw.
     """
 
-    images: DataSet
+    images: Dataset
     limit: int
     seed: int
     indices: tuple[int, ...] = field(init=False, repr=False)
@@ -64,8 +64,8 @@ class Drawn(DataSet):
     def name_of(self, index: int) -> str:
         return self.images.name_of(self.indices[index])
 
-    def picture(self, index: int) -> Picture:
-        return self.images.picture(self.indices[index])
+    def read_picture(self, index: int) -> Picture:
+        return self.images.read_picture(self.indices[index])
 
-    def digest(self) -> str:
-        return self.images.digest()
+    def compute_digest(self) -> str:
+        return self.images.compute_digest()

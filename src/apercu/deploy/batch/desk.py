@@ -41,7 +41,7 @@ class ShardRecord(BaseModel):
 
 
 @dataclass(frozen=True)
-class Desk:
+class WorkFolder:
     """The folder of what is not finished; a file is there whole, or not at all.
 
     Attributes:
@@ -50,15 +50,15 @@ class Desk:
 
     out: Path
 
-    def has(self, unit: Unit) -> bool:
+    def has_unit(self, unit: Unit) -> bool:
         """Whether a unit is explained."""
-        return self._part(unit).is_file()
+        return self._unit_path(unit).is_file()
 
-    def missing(self, plan: Plan, shard: int) -> int:
+    def count_missing(self, plan: Plan, shard: int) -> int:
         """Images of an unfinished shard that are not explained."""
-        return sum(len(unit) for unit in plan.units(shard) if not self.has(unit))
+        return sum(len(unit) for unit in plan.split_into_units(shard) if not self.has_unit(unit))
 
-    def keep(self, unit: Unit, table: Table) -> None:
+    def write_unit(self, unit: Unit, table: Table) -> None:
         """Keeps the rows of a unit.
 
         Raises:
@@ -69,9 +69,9 @@ class Desk:
         sink = pa.BufferOutputStream()
         with pa.ipc.new_file(sink, table.schema) as writer:
             writer.write_table(table)
-        write(self._part(unit), sink.getvalue().to_pybytes())
+        write(self._unit_path(unit), sink.getvalue().to_pybytes())
 
-    def tables(self, plan: Plan, shard: int) -> Iterator[Table]:
+    def read_units(self, plan: Plan, shard: int) -> Iterator[Table]:
         """The rows of a shard's units, in order.
 
         Raises:
@@ -79,8 +79,8 @@ class Desk:
         """
         import pyarrow as pa
 
-        for unit in plan.units(shard):
-            path = self._part(unit)
+        for unit in plan.split_into_units(shard):
+            path = self._unit_path(unit)
             try:
                 table = pa.ipc.open_file(path.read_bytes()).read_all()
             except (OSError, pa.ArrowException) as error:
@@ -92,22 +92,22 @@ class Desk:
                 )
             yield table
 
-    def finish(self, record: ShardRecord) -> None:
+    def finish_shard(self, record: ShardRecord) -> None:
         """Keeps a shard's record, and clears its units away.
 
         Raises:
             OutputError: the folder cannot be written.
         """
-        write(self._record(record.shard), record.model_dump_json())
-        shutil.rmtree(self._folder(record.shard), ignore_errors=True)
+        write(self._record_path(record.shard), record.model_dump_json())
+        shutil.rmtree(self._shard_folder(record.shard), ignore_errors=True)
 
-    def record(self, shard: int) -> ShardRecord | None:
+    def read_record(self, shard: int) -> ShardRecord | None:
         """What is known of a finished shard; None where it is not.
 
         Raises:
             RunError: the record is damaged.
         """
-        path = self._record(shard)
+        path = self._record_path(shard)
         try:
             return ShardRecord.model_validate_json(path.read_bytes())
         except FileNotFoundError:
@@ -119,11 +119,11 @@ class Desk:
         """Everything is finished."""
         shutil.rmtree(self.out / WORK, ignore_errors=True)
 
-    def _record(self, shard: int) -> Path:
+    def _record_path(self, shard: int) -> Path:
         return self.out / WORK / f"{shard:08}.json"
 
-    def _folder(self, shard: int) -> Path:
+    def _shard_folder(self, shard: int) -> Path:
         return self.out / WORK / f"{shard:08}"
 
-    def _part(self, unit: Unit) -> Path:
-        return self._folder(unit.shard) / f"{unit.number:06}.arrow"
+    def _unit_path(self, unit: Unit) -> Path:
+        return self._shard_folder(unit.shard) / f"{unit.number:06}.arrow"

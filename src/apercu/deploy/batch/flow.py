@@ -12,19 +12,19 @@ from typing import Any, TypeAlias
 
 import torch
 
-from apercu.deploy.batch.columns import Columns
-from apercu.deploy.batch.dataset import DataSet
-from apercu.deploy.batch.desk import Desk, ShardRecord
-from apercu.deploy.batch.job import Job
-from apercu.deploy.batch.lock import locked
+from apercu.deploy.batch.columns import RowBuilder
+from apercu.deploy.batch.dataset import Dataset
+from apercu.deploy.batch.desk import ShardRecord, WorkFolder
+from apercu.deploy.batch.job import BatchRecord
+from apercu.deploy.batch.lock import lock_folder
 from apercu.deploy.batch.manifest import MANIFEST, read_finished, write_failures, write_manifest
 from apercu.deploy.batch.open_dataset import open_dataset
 from apercu.deploy.batch.parquet_shards import ParquetShards
-from apercu.deploy.batch.pipeline import Busy, Done, Pipeline
+from apercu.deploy.batch.pipeline import OnProgress, Pipeline, StageTimes
 from apercu.deploy.batch.plan import Plan
-from apercu.deploy.batch.sealing import Sealing
-from apercu.deploy.batch.settings import BatchSettings, Crew
-from apercu.deploy.batch.who import Who
+from apercu.deploy.batch.sealing import ShardWriter
+from apercu.deploy.batch.settings import BatchSettings, Workers
+from apercu.deploy.batch.who import ExplainerRef
 from apercu.deploy.batch.zarr_shards import ZarrShards
 from apercu.deploy.export import graphs
 from apercu.deploy.inference import Engine
@@ -38,7 +38,7 @@ Progress: TypeAlias = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Order:
+class BatchRequest:
     """A command as it was typed; every machine opens what it names by itself.
 
     Args:
@@ -49,28 +49,28 @@ class Order:
         crew: who works on each machine.
     """
 
-    who: Who
+    explainer: ExplainerRef
     images: str
     out: Path
     settings: BatchSettings = field(default_factory=BatchSettings)
-    crew: Crew = field(default_factory=Crew)
+    workers: Workers = field(default_factory=Workers)
 
-    def open(self) -> Opened:
+    def open(self) -> OpenBatch:
         """Opens the explainer and the data set.
 
         Raises:
             InputError: one of them is wrong.
             UnreachableError: the images cannot be reached now.
         """
-        with _threads(self.crew.threads):
-            engine, asked = self.who.open(self.crew.device), self.settings.target
+        with _limit_threads(self.workers.threads):
+            engine, asked = self.explainer.open(self.workers.device), self.settings.target
         target = graphs.TOP if asked == TOP else engine.names.index_of(asked)
         dataset = open_dataset(self.images, engine.input, self.settings)
-        return Opened(self, engine, target, dataset)
+        return OpenBatch(self, engine, target, dataset)
 
 
 @dataclass(frozen=True, eq=False)
-class Opened:
+class OpenBatch:
     """An order with everything that it names.
 
     Attributes:
@@ -80,50 +80,50 @@ class Opened:
         dataset: the images.
     """
 
-    order: Order
+    request: BatchRequest
     engine: Engine
     target: int
-    dataset: DataSet
+    dataset: Dataset
 
     @cached_property
     def plan(self) -> Plan:
         """Which images belong together."""
-        settings = self.order.settings
+        settings = self.request.settings
         return Plan(len(self.dataset), settings.shard, settings.batch)
 
     @cached_property
-    def sealing(self) -> Sealing:
+    def shard_writer(self) -> ShardWriter:
         """How shards are written."""
-        settings, engine = self.order.settings, self.engine
-        columns = Columns(settings, engine.names.names, engine.input.size)
+        settings, engine = self.request.settings, self.engine
+        columns = RowBuilder(settings, engine.names.names, engine.input.size)
         kind = ZarrShards if settings.format == "zarr" else ParquetShards
-        return kind(self.order.out, self.plan, columns)
+        return kind(self.request.out, self.plan, columns)
 
     @cached_property
-    def job(self) -> Job:
+    def record(self) -> BatchRecord:
         """What the result depends on."""
-        return Job(
-            images=printable(self.order.images),
+        return BatchRecord(
+            images=printable(self.request.images),
             count=len(self.dataset),
-            sha256=self.dataset.digest(),
+            sha256=self.dataset.compute_digest(),
             explainer=self.engine.about,
-            settings=self.order.settings,
+            settings=self.request.settings,
         )
 
-    def work(self, shards: Iterable[int], done: Done) -> Busy:
+    def explain_shards(self, shards: Iterable[int], done: OnProgress) -> StageTimes:
         """Explains what is missing of some shards, and writes them."""
-        crew = self.order.crew
-        pipeline = Pipeline(self.dataset, self.engine, self.target, self.sealing, crew)
-        with _threads(crew.threads):
+        crew = self.request.workers
+        pipeline = Pipeline(self.dataset, self.engine, self.target, self.shard_writer, crew)
+        with _limit_threads(crew.threads):
             return pipeline(shards, done)
 
 
-Way: TypeAlias = Callable[[Opened, Sequence[int], Done], Busy]
+Executor: TypeAlias = Callable[[OpenBatch, Sequence[int], OnProgress], StageTimes]
 """Does the work of some shards: on this machine, or on a cluster."""
 
 
 @dataclass(frozen=True)
-class Outcome:
+class BatchSummary:
     """What came of it.
 
     Attributes:
@@ -136,10 +136,12 @@ class Outcome:
     manifest: dict[str, Any]
     explained: int
     seconds: float
-    busy: Busy
+    times: StageTimes
 
 
-def explain_all(order: Order, progress: Progress, way: Way | None = None) -> Outcome:
+def explain_dataset(
+    request: BatchRequest, progress: Progress, executor: Executor | None = None
+) -> BatchSummary:
     """Explains a data set; what an earlier attempt has finished is kept.
 
     Args:
@@ -153,20 +155,20 @@ def explain_all(order: Order, progress: Progress, way: Way | None = None) -> Out
         OutputError: the result cannot be written.
         UnreachableError: images, or the cluster, cannot be reached now.
     """
-    opened = order.open()
-    check_writable(order.out)
-    with locked(order.out):
-        opened.job.begin(order.out)
-        if (order.out / MANIFEST).is_file():
-            return Outcome(read_finished(order.out), 0, 0.0, Busy())
-        return _explain(opened, progress, way or Opened.work)
+    opened = request.open()
+    check_writable(request.out)
+    with lock_folder(request.out):
+        opened.record.begin(request.out)
+        if (request.out / MANIFEST).is_file():
+            return BatchSummary(read_finished(request.out), 0, 0.0, StageTimes())
+        return _explain_missing(opened, progress, executor or OpenBatch.explain_shards)
 
 
-def _explain(opened: Opened, progress: Progress, way: Way) -> Outcome:
-    desk, plan = Desk(opened.order.out), opened.plan
-    opened.sealing.begin()
-    left = [shard for shard in range(plan.shards) if desk.record(shard) is None]
-    there = plan.images - sum(desk.missing(plan, shard) for shard in left)
+def _explain_missing(opened: OpenBatch, progress: Progress, way: Executor) -> BatchSummary:
+    desk, plan = WorkFolder(opened.request.out), opened.plan
+    opened.shard_writer.prepare_output()
+    left = [shard for shard in range(plan.shards) if desk.read_record(shard) is None]
+    there = plan.images - sum(desk.count_missing(plan, shard) for shard in left)
     finished = there
     progress(finished, plan.images)
 
@@ -178,15 +180,15 @@ def _explain(opened: Opened, progress: Progress, way: Way) -> Outcome:
     begun = time.perf_counter()
     busy = way(opened, left, done)
     seconds = time.perf_counter() - begun
-    records = _records(desk, plan)
-    write_failures(opened.order.out, opened.sealing, records)
-    manifest = write_manifest(opened.order.out, opened.job, records)
+    records = _read_records(desk, plan)
+    write_failures(opened.request.out, opened.shard_writer, records)
+    manifest = write_manifest(opened.request.out, opened.record, records)
     desk.clear()
-    return Outcome(manifest, plan.images - there, seconds, busy)
+    return BatchSummary(manifest, plan.images - there, seconds, busy)
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def _limit_threads(count: int) -> Iterator[None]:
     """Within it so many threads explain, in torch and in what is opened."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
@@ -196,9 +198,9 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _records(desk: Desk, plan: Plan) -> list[ShardRecord]:
+def _read_records(desk: WorkFolder, plan: Plan) -> list[ShardRecord]:
     """Of all shards, in order."""
-    records = [desk.record(shard) for shard in range(plan.shards)]
+    records = [desk.read_record(shard) for shard in range(plan.shards)]
     found = [record for record in records if record is not None]
     if len(found) < plan.shards:
         raise RunError(

@@ -16,7 +16,7 @@ JOB = "job.json"
 VERSION: Final = 1
 
 
-class Job(BaseModel):
+class BatchRecord(BaseModel):
     """Everything that the rows depend on.
 
     Attributes:
@@ -48,17 +48,17 @@ class Job(BaseModel):
             write(path, self.model_dump_json(indent=1) + "\n")
             return
         try:
-            before = Job.model_validate_json(path.read_bytes())
+            before = BatchRecord.model_validate_json(path.read_bytes())
         except (OSError, ValidationError, ConfigError) as error:
             raise RunError(f"{path}: cannot be read; choose another --out") from error
-        for name, now in self._facts().items():
-            if now != (then := before._facts()[name]):
+        for name, now in self._list_facts().items():
+            if now != (then := before._list_facts()[name]):
                 raise RunError(
                     f"{out}: the maps begun here had {name} {then}, now {now}; use the same, or "
                     "choose another --out"
                 )
 
-    def _facts(self) -> dict[str, object]:
+    def _list_facts(self) -> dict[str, object]:
         """What must stay the same, in words; the largest causes first."""
         content = self.model_dump()
         explainer, settings = content["explainer"], content["settings"]

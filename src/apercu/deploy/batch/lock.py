@@ -13,7 +13,7 @@ LOCK = ".lock"
 
 
 @contextmanager
-def locked(out: Path) -> Iterator[None]:
+def lock_folder(out: Path) -> Iterator[None]:
     """Keeps other commands of this machine away; a process that dies lets go by itself.
 
     Raises:

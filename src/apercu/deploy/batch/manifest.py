@@ -13,8 +13,8 @@ from typing import Any
 
 import apercu
 from apercu.deploy.batch.desk import ShardRecord
-from apercu.deploy.batch.job import Job
-from apercu.deploy.batch.sealing import Sealing
+from apercu.deploy.batch.job import BatchRecord
+from apercu.deploy.batch.sealing import ShardWriter
 from apercu.errors import RunError
 from apercu.io import write, write_json
 
@@ -23,7 +23,7 @@ FAILURES = "errors.csv"
 PACKAGES = ("torch", "onnxruntime", "numpy", "pillow", "pyarrow", "zarr")
 
 
-def write_manifest(out: Path, job: Job, records: Sequence[ShardRecord]) -> dict[str, Any]:
+def write_manifest(out: Path, job: BatchRecord, records: Sequence[ShardRecord]) -> dict[str, Any]:
     """Writes the manifest, whose being there means that everything is.
 
     Raises:
@@ -39,7 +39,7 @@ def write_manifest(out: Path, job: Job, records: Sequence[ShardRecord]) -> dict[
         "images": sum(record.rows for record in records),
         "errors": sum(record.errors for record in records),
         "bytes": sum(record.bytes for record in records),
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": {"python": platform.python_version(), **_find_versions()},
         "shards": [record.model_dump() for record in records],
     }
     write_json(out / MANIFEST, content)
@@ -67,7 +67,7 @@ def read_finished(out: Path) -> dict[str, Any]:
     return content
 
 
-def write_failures(out: Path, sealing: Sealing, records: Sequence[ShardRecord]) -> None:
+def write_failures(out: Path, sealing: ShardWriter, records: Sequence[ShardRecord]) -> None:
     """Writes a line for each image that could not be read.
 
     Raises:
@@ -78,11 +78,11 @@ def write_failures(out: Path, sealing: Sealing, records: Sequence[ShardRecord]) 
     lines.writerow(("index", "id", "error"))
     for record in records:
         if record.errors:
-            lines.writerows(sealing.failures(record))
+            lines.writerows(sealing.read_failures(record))
     write(out / FAILURES, text.getvalue())
 
 
-def _versions() -> dict[str, str]:
+def _find_versions() -> dict[str, str]:
     """Of the packages that numbers and bytes depend on, where they are installed."""
     found = {}
     for name in PACKAGES:

@@ -6,12 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from apercu.classifiers import InputSpec
-from apercu.deploy.batch.dataset import DataSet, Drawn
-from apercu.deploy.batch.local import Local
-from apercu.deploy.batch.places import Place, find, is_url
-from apercu.deploy.batch.remote import Remote
+from apercu.deploy.batch.dataset import Dataset, RandomSubset
+from apercu.deploy.batch.local import SourceDataset
+from apercu.deploy.batch.places import RemoteFiles, is_url, list_files
+from apercu.deploy.batch.remote import UrlDataset
 from apercu.deploy.batch.settings import BatchSettings
-from apercu.deploy.batch.tables import Tables
+from apercu.deploy.batch.tables import ParquetDataset
 from apercu.errors import ImagesError
 from apercu.images import open_images
 from apercu.images.names import ends_like
@@ -20,7 +20,7 @@ from apercu.images.reader import SUFFIXES
 TABLES = (".parquet",)
 
 
-def open_dataset(spec: str, input: InputSpec, settings: BatchSettings) -> DataSet:
+def open_dataset(spec: str, input: InputSpec, settings: BatchSettings) -> Dataset:
     """Opens images by what is typed, and draws some of them where only some are asked for.
 
     A folder or a URL that holds Parquet files is one data set of all their rows.
@@ -30,40 +30,42 @@ def open_dataset(spec: str, input: InputSpec, settings: BatchSettings) -> DataSe
             pictures beside Parquet files and no labels.csv tells which files are meant.
         UnreachableError: the storage does not answer.
     """
-    images = _opened(spec, input)
-    return images if settings.limit is None else Drawn(images, settings.limit, settings.seed)
+    images = _open_all(spec, input)
+    return images if settings.limit is None else RandomSubset(images, settings.limit, settings.seed)
 
 
-def _opened(spec: str, input: InputSpec) -> DataSet:
+def _open_all(spec: str, input: InputSpec) -> Dataset:
     if is_url(spec):
-        return _found(find(spec), input)
+        return _open_remote(list_files(spec), input)
     path = Path(spec)
     if path.is_dir() and any(path.glob("*.parquet")) and not (path / "labels.csv").is_file():
-        return _found(find(spec), input)
+        return _open_remote(list_files(spec), input)
     if path.is_file() and ends_like(spec, TABLES):
-        return Tables(find(spec), input.channels)
-    return Local(open_images(spec, channels=input.channels, bands=input.bands))
+        return ParquetDataset(list_files(spec), input.channels)
+    return SourceDataset(open_images(spec, channels=input.channels, bands=input.bands))
 
 
-def _found(place: Place, input: InputSpec) -> DataSet:
+def _open_remote(place: RemoteFiles, input: InputSpec) -> Dataset:
     """Pictures, or the rows of tables."""
-    pictures, tables = _only(place, SUFFIXES), _only(place, TABLES)
+    pictures, tables = _select_suffixes(place, SUFFIXES), _select_suffixes(place, TABLES)
     if pictures and tables:
         raise ImagesError(
             f"{place.url}: expected either pictures or Parquet files, got both (such as "
             f"{pictures.files[0]} and {tables.files[0]}); give each a folder of its own"
         )
     if pictures:
-        return Remote(pictures, input)
+        return UrlDataset(pictures, input)
     if tables:
-        return Tables(tables, input.channels)
+        return ParquetDataset(tables, input.channels)
     raise ImagesError(
         f"{place.url}: no images, expected files that end in {' '.join(sorted(SUFFIXES))} "
         "or .parquet"
     )
 
 
-def _only(place: Place, suffixes: frozenset[str] | tuple[str, ...]) -> Place | None:
+def _select_suffixes(
+    place: RemoteFiles, suffixes: frozenset[str] | tuple[str, ...]
+) -> RemoteFiles | None:
     """The files with such a suffix; None where there are none."""
     listed = zip(place.files, place.sizes, strict=True)
     chosen = [(file, size) for file, size in listed if ends_like(file, suffixes)]

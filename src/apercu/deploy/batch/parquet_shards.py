@@ -11,9 +11,9 @@ from typing import final
 from uuid import uuid4
 
 from apercu.classifiers.fingerprint import digest_of_file
-from apercu.deploy.batch.columns import Table, schema
-from apercu.deploy.batch.desk import Desk, ShardRecord
-from apercu.deploy.batch.sealing import Sealing
+from apercu.deploy.batch.columns import Table, build_schema
+from apercu.deploy.batch.desk import ShardRecord, WorkFolder
+from apercu.deploy.batch.sealing import ShardWriter
 from apercu.errors import OutputError
 
 FOLDER = "maps"
@@ -23,30 +23,30 @@ GROUP = 256
 
 @final
 @dataclass(frozen=True)
-class ParquetShards(Sealing):
+class ParquetShards(ShardWriter):
     """`maps/00000003.parquet`, each shard a file that is there whole or not at all."""
 
-    def begin(self) -> None:
+    def prepare_output(self) -> None:
         try:
             (self.out / FOLDER).mkdir(parents=True, exist_ok=True)
             for part in (self.out / FOLDER).glob(".*.part"):
                 part.unlink()  # of a process that was killed
         except OSError as error:
-            raise _unwritten(self.out / FOLDER, error) from error
+            raise _describe_failure(self.out / FOLDER, error) from error
 
-    def write(self, shard: int) -> ShardRecord:
+    def write_shard(self, shard: int) -> ShardRecord:
         name = f"{FOLDER}/{shard:08}.parquet"
         path = self.out / name
         part = path.with_name(f".{path.name}.{uuid4().hex}.part")  # process ids recur on a cluster
         rows = self.plan.rows(shard)
         try:
-            errors = self._written(shard, part)
+            errors = self._write_rows(shard, part)
             part.replace(path)
             bytes = path.stat().st_size
         except OSError as error:
             with contextlib.suppress(OSError):
                 part.unlink()
-            raise _unwritten(path, error) from error
+            raise _describe_failure(path, error) from error
         return ShardRecord(
             file=name,
             shard=shard,
@@ -57,18 +57,18 @@ class ParquetShards(Sealing):
             sha256=digest_of_file(path),
         )
 
-    def failures(self, record: ShardRecord) -> list[tuple[int, str, str]]:
+    def read_failures(self, record: ShardRecord) -> list[tuple[int, str, str]]:
         import pyarrow.parquet as pq
 
         table = pq.read_table(self.out / record.file, columns=["index", "id", "error"])
         rows = table.filter(table["error"].is_valid()).to_pylist()
         return [(row["index"], row["id"], row["error"]) for row in rows]
 
-    def _written(self, shard: int, path: Path) -> int:
+    def _write_rows(self, shard: int, path: Path) -> int:
         """Writes a shard's rows; how many of them are errors."""
         import pyarrow.parquet as pq
 
-        columns = schema(self.columns.settings, self.columns.size)
+        columns = build_schema(self.columns.settings, self.columns.size)
         plain = ["index", "id", "map", "probability"]
         encoded = [name for name in columns.names if name not in plain]
         errors = 0
@@ -76,7 +76,7 @@ class ParquetShards(Sealing):
             with pq.ParquetWriter(
                 file, columns, compression="zstd", use_dictionary=encoded
             ) as writer:
-                for table in _gathered(Desk(self.out).tables(self.plan, shard)):
+                for table in _merge_tables(WorkFolder(self.out).read_units(self.plan, shard)):
                     errors += table.num_rows - table["error"].null_count
                     writer.write_table(table, row_group_size=table.num_rows)
             file.flush()
@@ -84,7 +84,7 @@ class ParquetShards(Sealing):
         return errors
 
 
-def _gathered(tables: Iterable[Table]) -> Iterator[Table]:
+def _merge_tables(tables: Iterable[Table]) -> Iterator[Table]:
     """Tables with enough rows for a row group; the last one may be smaller."""
     import pyarrow as pa
 
@@ -98,7 +98,7 @@ def _gathered(tables: Iterable[Table]) -> Iterator[Table]:
         yield pa.concat_tables(waiting)
 
 
-def _unwritten(path: Path, error: OSError) -> OutputError:
+def _describe_failure(path: Path, error: OSError) -> OutputError:
     return OutputError(
         f"{path}: cannot be written ({error.strerror or error}); free some space or choose "
         "another folder"

@@ -14,12 +14,12 @@ from typing import TypeAlias
 
 import torch
 
-from apercu.deploy.batch.columns import Seen
-from apercu.deploy.batch.dataset import DataSet
-from apercu.deploy.batch.desk import Desk
+from apercu.deploy.batch.columns import LoadedImage
+from apercu.deploy.batch.dataset import Dataset
+from apercu.deploy.batch.desk import WorkFolder
 from apercu.deploy.batch.plan import Plan, Unit
-from apercu.deploy.batch.sealing import Sealing
-from apercu.deploy.batch.settings import Crew
+from apercu.deploy.batch.sealing import ShardWriter
+from apercu.deploy.batch.settings import Workers
 from apercu.deploy.inference import Answers, Engine
 from apercu.errors import InputError
 from apercu.images.names import printable
@@ -29,13 +29,13 @@ AHEAD = 2
 LONGEST = 500
 """Letters of an error that a row keeps."""
 
-Done: TypeAlias = Callable[[int], None]
+OnProgress: TypeAlias = Callable[[int], None]
 """Told how many more images are finished."""
-Read: TypeAlias = tuple[Seen, float]
+TimedRead: TypeAlias = tuple[LoadedImage, float]
 
 
 @dataclass
-class Busy:
+class StageTimes:
     """Seconds that each stage worked.
 
     Attributes:
@@ -71,105 +71,107 @@ class Pipeline:
         crew: how many threads read.
     """
 
-    images: DataSet
+    images: Dataset
     engine: Engine
     target: int
-    sealing: Sealing
-    crew: Crew
-    busy: Busy = field(default_factory=Busy)
+    shard_writer: ShardWriter
+    workers: Workers
+    times: StageTimes = field(default_factory=StageTimes)
 
-    def __call__(self, shards: Iterable[int], done: Done) -> Busy:
+    def __call__(self, shards: Iterable[int], done: OnProgress) -> StageTimes:
         """Explains what is missing of some shards and writes them, in this order.
 
         Raises:
             OutputError: the result cannot be written.
             UnreachableError: images cannot be reached now.
         """
-        self.busy = Busy(workers=self.crew.workers)
+        self.times = StageTimes(workers=self.workers.workers)
         begun = time.perf_counter()
-        readers = ThreadPoolExecutor(self.crew.workers, "read", step_back)
-        writer = ThreadPoolExecutor(1, "write", step_back)
+        readers = ThreadPoolExecutor(self.workers.workers, "read", lower_priority)
+        writer = ThreadPoolExecutor(1, "write", lower_priority)
         try:
-            self._run(_units(self.sealing.plan, shards), readers, writer, done)
+            self._process_units(_list_units(self.shard_writer.plan, shards), readers, writer, done)
         finally:
             readers.shutdown(cancel_futures=True)
             writer.shutdown(cancel_futures=True)
-        self.busy.wall = time.perf_counter() - begun
-        return self.busy
+        self.times.wall = time.perf_counter() - begun
+        return self.times
 
-    def _run(
+    def _process_units(
         self,
         units: Iterator[Unit],
         readers: ThreadPoolExecutor,
         writer: ThreadPoolExecutor,
-        done: Done,
+        done: OnProgress,
     ) -> None:
-        desk = Desk(self.sealing.out)
-        reading: deque[tuple[Unit, list[Future[Read]]]] = deque()
+        desk = WorkFolder(self.shard_writer.out)
+        reading: deque[tuple[Unit, list[Future[TimedRead]]]] = deque()
         writing: deque[Future[int]] = deque()
-        ahead = AHEAD + self.crew.workers // self.sealing.plan.batch
+        ahead = AHEAD + self.workers.workers // self.shard_writer.plan.batch
         more = True
         while more or reading:
             while more and len(reading) < ahead:
                 unit = next(units, None)
                 more = unit is not None
                 if unit is not None:
-                    rows = () if desk.has(unit) else range(unit.start, unit.stop)
-                    reading.append((unit, [readers.submit(self._read, row) for row in rows]))
+                    rows = () if desk.has_unit(unit) else range(unit.start, unit.stop)
+                    reading.append((unit, [readers.submit(self._read_image, row) for row in rows]))
             if reading:
                 unit, futures = reading.popleft()
-                seen = self._gathered(futures)
-                answers = self._explained(seen)
-                writing.append(writer.submit(self._write, unit, seen, answers))
+                seen = self._collect_images(futures)
+                answers = self._explain_images(seen)
+                writing.append(writer.submit(self._write_unit, unit, seen, answers))
             while len(writing) > AHEAD:
                 done(writing.popleft().result())
         while writing:
             done(writing.popleft().result())
 
-    def _read(self, index: int) -> Read:
+    def _read_image(self, index: int) -> TimedRead:
         """One image, ready to be explained, or why it is not; and the seconds that took."""
         begun = time.perf_counter()
         name = printable(self.images.name_of(index))
         try:
-            picture = self.images.picture(index)
+            picture = self.images.read_picture(index)
             size = (picture.shape[1], picture.shape[2])
-            seen = Seen(index, name, size, self.engine.prepare(picture))
+            seen = LoadedImage(index, name, size, self.engine.prepare(picture))
         except InputError as error:
             reason = " ".join(printable(str(error)).split())
-            seen = Seen(index, name, error=reason[:LONGEST])
+            seen = LoadedImage(index, name, error=reason[:LONGEST])
         return seen, time.perf_counter() - begun
 
-    def _gathered(self, futures: list[Future[Read]]) -> list[Seen]:
+    def _collect_images(self, futures: list[Future[TimedRead]]) -> list[LoadedImage]:
         found = [future.result() for future in futures]
-        self.busy.read += sum(seconds for _, seconds in found)
+        self.times.read += sum(seconds for _, seconds in found)
         return [seen for seen, _ in found]
 
-    def _explained(self, seen: list[Seen]) -> Answers | None:
+    def _explain_images(self, seen: list[LoadedImage]) -> Answers | None:
         images = [one.image for one in seen if one.image is not None]
         if not images:
             return None
         begun = time.perf_counter()
         answers = self.engine(torch.stack(images), self.target)
-        self.busy.explain += time.perf_counter() - begun
+        self.times.explain += time.perf_counter() - begun
         return answers
 
-    def _write(self, unit: Unit, seen: list[Seen], answers: Answers | None) -> int:
+    def _write_unit(self, unit: Unit, images: list[LoadedImage], answers: Answers | None) -> int:
         """Keeps a unit's rows, and the shard with its last one; how many images that makes."""
         begun = time.perf_counter()
-        if seen:
-            Desk(self.sealing.out).keep(unit, self.sealing.columns.table(seen, answers))
-        if unit.stop == self.sealing.plan.rows(unit.shard).stop:
-            self.sealing(unit.shard)
-        self.busy.write += time.perf_counter() - begun
-        return len(seen)
+        if images:
+            WorkFolder(self.shard_writer.out).write_unit(
+                unit, self.shard_writer.columns.build_table(images, answers)
+            )
+        if unit.stop == self.shard_writer.plan.rows(unit.shard).stop:
+            self.shard_writer(unit.shard)
+        self.times.write += time.perf_counter() - begun
+        return len(images)
 
 
-def step_back() -> None:
+def lower_priority() -> None:
     """Lets the thread that explains go first where cores are few; Linux knows such threads."""
     if sys.platform == "linux":
         own = threading.get_native_id()
         os.setpriority(os.PRIO_PROCESS, own, min(19, os.getpriority(os.PRIO_PROCESS, own) + 5))
 
 
-def _units(plan: Plan, shards: Iterable[int]) -> Iterator[Unit]:
-    return (unit for shard in shards for unit in plan.units(shard))
+def _list_units(plan: Plan, shards: Iterable[int]) -> Iterator[Unit]:
+    return (unit for shard in shards for unit in plan.split_into_units(shard))

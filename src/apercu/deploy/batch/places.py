@@ -20,7 +20,7 @@ R = TypeVar("R")
 
 
 @dataclass(frozen=True)
-class Place:
+class RemoteFiles:
     """Files below one folder of a file system, or a single file.
 
     Attributes:
@@ -40,19 +40,19 @@ class Place:
     single: bool = False
 
     @property
-    def remote(self) -> bool:
+    def is_remote(self) -> bool:
         """Whether reading may fail today and succeed tomorrow."""
         return is_url(self.url) and not self.url.startswith("file:")
 
-    def path(self, file: str) -> str:
+    def full_path(self, file: str) -> str:
         """A file as the file system names it."""
         return f"{self.root}/{file}"
 
-    def shown(self, file: str) -> str:
+    def format_name(self, file: str) -> str:
         """A file as it is named in errors; once only where it was typed itself."""
         return self.url if self.single else f"{self.url} {file}"
 
-    def read(self, file: str) -> bytes:
+    def read_file(self, file: str) -> bytes:
         """A file's bytes.
 
         Raises:
@@ -61,14 +61,14 @@ class Place:
         """
 
         def whole() -> bytes:
-            with self.system.open_input_file(self.path(file)) as stream:
+            with self.system.open_input_file(self.full_path(file)) as stream:
                 content: bytes = stream.read()
                 return content
 
-        return patiently(self.shown(file), whole)
+        return read_with_retries(self.format_name(file), whole)
 
 
-def patiently(what: str, read: Callable[[], R]) -> R:
+def read_with_retries(name: str, read: Callable[[], R]) -> R:
     """What a storage answers, asked a few times.
 
     Raises:
@@ -79,14 +79,14 @@ def patiently(what: str, read: Callable[[], R]) -> R:
         try:
             return read()
         except (FileNotFoundError, PermissionError) as error:
-            raise ImageError(f"{what}: cannot be read ({type(error).__name__})") from error
+            raise ImageError(f"{name}: cannot be read ({type(error).__name__})") from error
         except OSError as error:
             failed = error
         if attempt + 1 < ATTEMPTS:
             time.sleep(PAUSE * 2**attempt)
     reason = " ".join(str(failed).split())
     raise UnreachableError(
-        f"{what}: the storage does not answer ({reason[:200]}); run the same command again"
+        f"{name}: the storage does not answer ({reason[:200]}); run the same command again"
     ) from failed
 
 
@@ -100,7 +100,7 @@ def is_url(spec: str) -> bool:
     return bool(separator) and scheme.isalnum()
 
 
-def find(spec: str) -> Place:
+def list_files(spec: str) -> RemoteFiles:
     """Lists a folder, or finds a file, wherever it lies.
 
     Raises:
@@ -119,31 +119,33 @@ def find(spec: str) -> Place:
         found = system.get_file_info(path)
         if found.type == fs.FileType.Directory:
             below = system.get_file_info(fs.FileSelector(path, recursive=True))
-            return _listed(spec, system, path, below)
+            return _select_visible(spec, system, path, below)
     except UnicodeDecodeError as error:
         raise ImagesError(
             f"{spec}: holds a file whose name is not UTF-8; rename it, or give a folder of pictures"
         ) from error
     except (pa.ArrowException, ValueError) as error:
-        raise ImagesError(f"{spec}: not a URL of images ({_first(error)})") from error
+        raise ImagesError(f"{spec}: not a URL of images ({_format_reason(error)})") from error
     except OSError as error:
-        raise UnreachableError(f"{spec}: the storage does not answer ({_first(error)})") from error
+        raise UnreachableError(
+            f"{spec}: the storage does not answer ({_format_reason(error)})"
+        ) from error
     if found.type == fs.FileType.NotFound:
         raise ImagesError(f"{spec}: no such file or folder of images")
     root, _, name = path.rpartition("/")
-    return Place(spec, system, root, (name,), (found.size,), single=True)
+    return RemoteFiles(spec, system, root, (name,), (found.size,), single=True)
 
 
-def _listed(spec: str, system: FileSystem, root: str, below: list[Any]) -> Place:
+def _select_visible(spec: str, system: FileSystem, root: str, below: list[Any]) -> RemoteFiles:
     """The files that are not hidden, by name."""
     files = sorted((one.path[len(root) :].lstrip("/"), one.size) for one in below if one.is_file)
     shown = [(name, size) for name, size in files if not _is_hidden(name)]
-    return Place(spec, system, root, tuple(n for n, _ in shown), tuple(s for _, s in shown))
+    return RemoteFiles(spec, system, root, tuple(n for n, _ in shown), tuple(s for _, s in shown))
 
 
 def _is_hidden(name: str) -> bool:
     return any(part.startswith((".", "_")) for part in name.split("/"))
 
 
-def _first(error: Exception) -> str:
+def _format_reason(error: Exception) -> str:
     return " ".join(str(error).split())[:200]

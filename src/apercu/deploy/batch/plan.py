@@ -53,7 +53,7 @@ class Plan:
         """
         return range(shard * self.shard, min((shard + 1) * self.shard, self.images))
 
-    def units(self, shard: int) -> Iterator[Unit]:
+    def split_into_units(self, shard: int) -> Iterator[Unit]:
         """The units of a shard, in order.
 
         >>> [len(unit) for unit in Plan(25, 10, 4).units(0)]

@@ -11,10 +11,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from apercu.deploy.batch.cluster_checks import check_listening, check_room
-from apercu.deploy.batch.desk import Desk
-from apercu.deploy.batch.flow import Opened, Order
-from apercu.deploy.batch.pipeline import Busy, Done
+from apercu.deploy.batch.cluster_checks import check_listening, check_resources
+from apercu.deploy.batch.desk import WorkFolder
+from apercu.deploy.batch.flow import BatchRequest, OpenBatch
+from apercu.deploy.batch.pipeline import OnProgress, StageTimes
 from apercu.errors import ApercuError, ConfigError, RunError, UnreachableError
 
 LOCAL = "local"
@@ -34,7 +34,7 @@ class RayCluster:
 
     address: str
 
-    def __call__(self, opened: Opened, shards: Sequence[int], done: Done) -> Busy:
+    def __call__(self, opened: OpenBatch, shards: Sequence[int], done: OnProgress) -> StageTimes:
         """Explains what is missing of some shards, and writes them.
 
         Raises:
@@ -43,57 +43,57 @@ class RayCluster:
             ApercuError: what went wrong on a machine.
         """
         if not shards:
-            return Busy()
-        desk, plan = Desk(opened.order.out), opened.plan
-        missing = {shard: desk.missing(plan, shard) for shard in shards}
-        order = everywhere(opened.order)
-        busy = Busy(workers=order.crew.workers)
-        with _connected(self.address) as ray:
-            check_room(ray.nodes(), order.crew)
+            return StageTimes()
+        desk, plan = WorkFolder(opened.request.out), opened.plan
+        missing = {shard: desk.count_missing(plan, shard) for shard in shards}
+        order = make_paths_absolute(opened.request)
+        busy = StageTimes(workers=order.workers.workers)
+        with _connect_to_cluster(self.address) as ray:
+            check_resources(ray.nodes(), order.workers)
             started = ray.data.from_items(
                 [{"shard": shard} for shard in shards], override_num_blocks=len(shards)
             ).map(
-                _explained,
+                _explain_shard,
                 fn_kwargs={"order": order},
-                num_cpus=order.crew.threads,
-                num_gpus=int(order.crew.device == "cuda"),
+                num_cpus=order.workers.threads,
+                num_gpus=int(order.workers.device == "cuda"),
             )
-            for row in _rows(started):
+            for row in _iterate_rows(started):
                 done(missing[row["shard"]])
                 for name in (*STAGES, "wall"):
                     setattr(busy, name, getattr(busy, name) + row[name])
         return busy
 
 
-def everywhere(order: Order) -> Order:
+def make_paths_absolute(order: BatchRequest) -> BatchRequest:
     """The order with paths that mean the same on every machine."""
     images = str(Path(order.images).absolute()) if Path(order.images).exists() else order.images
-    who = replace(order.who, run=order.who.run.absolute())
+    who = replace(order.explainer, run=order.explainer.run.absolute())
     return replace(order, who=who, images=images, out=order.out.absolute())
 
 
-def _explained(row: dict[str, Any], order: Order) -> dict[str, Any]:
+def _explain_shard(row: dict[str, Any], order: BatchRequest) -> dict[str, Any]:
     """Explains one shard on some machine; one that is finished already is left as it is."""
     shard = int(row["shard"])
-    desk = Desk(order.out)
-    busy = Busy()
-    if desk.record(shard) is None:
+    desk = WorkFolder(order.out)
+    busy = StageTimes()
+    if desk.read_record(shard) is None:
         try:
-            busy = _opened(order).work([shard], lambda more: None)
+            busy = _open_once(order).explain_shards([shard], lambda more: None)
         except RunError:  # another machine, given up for lost, has cleared the units away
-            if desk.record(shard) is None:
+            if desk.read_record(shard) is None:
                 raise
     return {"shard": shard, "wall": busy.wall, **{name: getattr(busy, name) for name in STAGES}}
 
 
 @lru_cache(maxsize=1)
-def _opened(order: Order) -> Opened:
+def _open_once(order: BatchRequest) -> OpenBatch:
     """What a worker process has opened already for the shard before."""
     return order.open()
 
 
 @contextmanager
-def _connected(address: str) -> Iterator[Any]:
+def _connect_to_cluster(address: str) -> Iterator[Any]:
     """Ray, connected to a cluster and quiet."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if address == LOCAL:  # else the tasks wait for whatever else this machine does
@@ -124,17 +124,17 @@ def _connected(address: str) -> Iterator[Any]:
         ray.shutdown()
 
 
-def _rows(started: Any) -> Iterator[dict[str, Any]]:
+def _iterate_rows(started: Any) -> Iterator[dict[str, Any]]:
     """What the tasks return, as it comes; their own errors as they were raised there."""
     from ray.exceptions import RayError
 
     try:
         yield from started.iter_rows()
     except RayError as error:
-        raise _cause(error) from error
+        raise _find_cause(error) from error
 
 
-def _cause(error: BaseException) -> ApercuError:
+def _find_cause(error: BaseException) -> ApercuError:
     """Ours among the causes of an error, or one that tells that the cluster gave up."""
     waiting: list[BaseException | None] = [error]
     while waiting:

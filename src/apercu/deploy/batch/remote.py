@@ -7,8 +7,8 @@ from io import BytesIO
 from typing import final
 
 from apercu.classifiers import InputSpec
-from apercu.deploy.batch.dataset import DataSet
-from apercu.deploy.batch.places import Place
+from apercu.deploy.batch.dataset import Dataset
+from apercu.deploy.batch.places import RemoteFiles
 from apercu.errors import ImageError
 from apercu.images.formats.dicom import is_dicom, read_heading
 from apercu.images.reader import Asked, read_stored
@@ -16,7 +16,7 @@ from apercu.types import Picture
 
 
 @final
-class Remote(DataSet):
+class UrlDataset(Dataset):
     """One picture per file, at any depth of folders; names are held.
 
     Args:
@@ -24,29 +24,29 @@ class Remote(DataSet):
         input: says how many channels there are, and how bands are called.
     """
 
-    def __init__(self, place: Place, input: InputSpec) -> None:
-        self.place = place
-        self.asked = Asked(input.channels, bands=input.bands)
+    def __init__(self, place: RemoteFiles, input: InputSpec) -> None:
+        self.files = place
+        self.reading_options = Asked(input.channels, bands=input.bands)
 
     def __len__(self) -> int:
-        return len(self.place.files)
+        return len(self.files.files)
 
     def name_of(self, index: int) -> str:
-        return self.place.files[index]
+        return self.files.files[index]
 
-    def picture(self, index: int) -> Picture:
+    def read_picture(self, index: int) -> Picture:
         name = self.name_of(index)
-        content = self.place.read(name)
+        content = self.files.read_file(name)
         try:
             if is_dicom(content):
                 _check_single(content, name)
-            return read_stored(content, self.asked).picture
+            return read_stored(content, self.reading_options).picture
         except ImageError as error:
             raise ImageError(f"{name}: {error}") from error
 
-    def digest(self) -> str:
+    def compute_digest(self) -> str:
         sha = hashlib.sha256()
-        for name, size in zip(self.place.files, self.place.sizes, strict=True):
+        for name, size in zip(self.files.files, self.files.sizes, strict=True):
             sha.update(f"{name} {size}\n".encode())
         return sha.hexdigest()
 

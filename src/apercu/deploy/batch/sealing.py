@@ -6,13 +6,13 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
-from apercu.deploy.batch.columns import Columns
-from apercu.deploy.batch.desk import Desk, ShardRecord
+from apercu.deploy.batch.columns import RowBuilder
+from apercu.deploy.batch.desk import ShardRecord, WorkFolder
 from apercu.deploy.batch.plan import Plan
 
 
 @dataclass(frozen=True)
-class Sealing(ABC):
+class ShardWriter(ABC):
     """Writes finished shards; doing it twice leaves the same bytes.
 
     Attributes:
@@ -23,10 +23,10 @@ class Sealing(ABC):
 
     out: Path
     plan: Plan
-    columns: Columns
+    columns: RowBuilder
 
     @abstractmethod
-    def begin(self) -> None:
+    def prepare_output(self) -> None:
         """Prepares what the shards share, before the first of them.
 
         Raises:
@@ -34,7 +34,7 @@ class Sealing(ABC):
         """
 
     @abstractmethod
-    def write(self, shard: int) -> ShardRecord:
+    def write_shard(self, shard: int) -> ShardRecord:
         """Writes a shard whose units are all kept.
 
         Raises:
@@ -43,12 +43,12 @@ class Sealing(ABC):
         """
 
     @abstractmethod
-    def failures(self, record: ShardRecord) -> list[tuple[int, str, str]]:
+    def read_failures(self, record: ShardRecord) -> list[tuple[int, str, str]]:
         """Index, name and error of the images of a shard that could not be read."""
 
     def __call__(self, shard: int) -> ShardRecord:
         """Writes a shard, notes that it is finished and clears its units away."""
-        desk = Desk(self.out)
-        record = self.write(shard)
-        desk.finish(record)
+        desk = WorkFolder(self.out)
+        record = self.write_shard(shard)
+        desk.finish_shard(record)
         return record

@@ -10,9 +10,9 @@ from apercu.errors import ConfigError
 from apercu.explain.asked import TOP
 
 Format: TypeAlias = Literal["parquet", "zarr"]
-MapKind: TypeAlias = Literal["png", "uint8", "float16"]
+MapEncoding: TypeAlias = Literal["png", "uint8", "float16"]
 FORMATS: Final[tuple[Format, ...]] = ("parquet", "zarr")
-MAPS: Final[tuple[MapKind, ...]] = ("png", "uint8", "float16")
+MAPS: Final[tuple[MapEncoding, ...]] = ("png", "uint8", "float16")
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class BatchSettings:
     target: str = TOP
     level: float = 0.5
     format: Format = "parquet"
-    map: MapKind = "png"
+    map: MapEncoding = "png"
     shard: int = 1000
     batch: int = 16
     limit: int | None = None
@@ -56,12 +56,12 @@ class BatchSettings:
                 raise ConfigError(f"{name}: expected at least 1, got {value}")
 
 
-def _cores() -> int:
+def _count_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
-class Crew:
+class Workers:
     """Who works; no row depends on it, but for the rounding of the last digit.
 
     Args:
@@ -70,6 +70,6 @@ class Crew:
         device: `cpu` or `cuda`.
     """
 
-    workers: int = field(default_factory=lambda: min(8, _cores()))
-    threads: int = field(default_factory=lambda: max(1, _cores() - 1))
+    workers: int = field(default_factory=lambda: min(8, _count_cores()))
+    threads: int = field(default_factory=lambda: max(1, _count_cores() - 1))
     device: str = "cpu"

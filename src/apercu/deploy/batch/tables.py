@@ -8,8 +8,8 @@ from bisect import bisect_right
 from collections import OrderedDict
 from typing import Any, NamedTuple, final
 
-from apercu.deploy.batch.dataset import DataSet
-from apercu.deploy.batch.places import Place, patiently
+from apercu.deploy.batch.dataset import Dataset
+from apercu.deploy.batch.places import RemoteFiles, read_with_retries
 from apercu.errors import ImageError, ImagesError, UnreachableError
 from apercu.images.parquet import image_column
 from apercu.images.reader import read_picture
@@ -28,7 +28,7 @@ class Footer(NamedTuple):
 
 
 @final
-class Tables(DataSet):
+class ParquetDataset(Dataset):
     """Rows of one or several Parquet files in Hugging Face's layout, in the order of their names.
 
     Args:
@@ -40,30 +40,30 @@ class Tables(DataSet):
         UnreachableError: the storage does not answer.
     """
 
-    def __init__(self, place: Place, channels: int) -> None:
-        self.place = place
+    def __init__(self, place: RemoteFiles, channels: int) -> None:
+        self.files = place
         self.channels = channels
-        self.footers = [_footer(place, file) for file in place.files]
+        self.footers = [_read_footer(place, file) for file in place.files]
         self.starts = [0]
         for footer in self.footers:
             self.starts.append(self.starts[-1] + footer.starts[-1])
         if not self.starts[-1]:
             raise ImagesError(f"{place.url}: no images, the tables have no rows")
-        self._opened: OrderedDict[int, RowGroups] = OrderedDict()
+        self._open_files: OrderedDict[int, RowGroups] = OrderedDict()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return self.starts[-1]
 
     def name_of(self, index: int) -> str:
-        file, row = self._find(index)
-        return f"row-{row}" if len(self.footers) == 1 else f"{self.place.files[file]}#row-{row}"
+        file, row = self._locate_row(index)
+        return f"row-{row}" if len(self.footers) == 1 else f"{self.files.files[file]}#row-{row}"
 
-    def picture(self, index: int) -> Picture:
-        file, row = self._find(index)
+    def read_picture(self, index: int) -> Picture:
+        file, row = self._locate_row(index)
         footer = self.footers[file]
         group = bisect_right(footer.starts, row) - 1
-        table = self._read(file, group)
+        table = self._read_row_group(file, group)
         data = table[footer.column][row - footer.starts[group]].as_py()
         data = data.get("bytes") if isinstance(data, dict) else data
         name = self.name_of(index)
@@ -74,54 +74,57 @@ class Tables(DataSet):
         except ImageError as error:
             raise ImageError(f"{name}: {error}") from error
 
-    def digest(self) -> str:
+    def compute_digest(self) -> str:
         sha = hashlib.sha256()
-        listed = zip(self.place.files, self.place.sizes, self.footers, strict=True)
+        listed = zip(self.files.files, self.files.sizes, self.footers, strict=True)
         for file, size, footer in listed:
             sha.update(f"{file} {size} {footer.starts[-1]}\n".encode())
         return sha.hexdigest()
 
-    def _find(self, index: int) -> tuple[int, int]:
+    def _locate_row(self, index: int) -> tuple[int, int]:
         """The file that holds an image, and its row there."""
         file = bisect_right(self.starts, index) - 1
         return file, index - self.starts[file]
 
-    def _read(self, file: int, group: int) -> Table:
+    def _read_row_group(self, file: int, group: int) -> Table:
         try:
-            return self._groups(file).read(group)
+            return self._open_row_groups(file).read(group)
         except ImagesError as error:
-            if self.place.remote and isinstance(error.__cause__, OSError):
+            if self.files.is_remote and isinstance(error.__cause__, OSError):
                 raise UnreachableError(f"{error}; run the same command again") from error
             raise
 
-    def _groups(self, file: int) -> RowGroups:
+    def _open_row_groups(self, file: int) -> RowGroups:
         with self._lock:
-            if file not in self._opened:
-                path, columns = self.place.path(self.place.files[file]), self.footers[file].column
-                self._opened[file] = RowGroups(path, (columns,), self.place.system)
-            self._opened.move_to_end(file)
-            while len(self._opened) > OPEN:
-                self._opened.popitem(last=False)
-            return self._opened[file]
+            if file not in self._open_files:
+                path, columns = (
+                    self.files.full_path(self.files.files[file]),
+                    self.footers[file].column,
+                )
+                self._open_files[file] = RowGroups(path, (columns,), self.files.system)
+            self._open_files.move_to_end(file)
+            while len(self._open_files) > OPEN:
+                self._open_files.popitem(last=False)
+            return self._open_files[file]
 
 
-def _footer(place: Place, file: str) -> Footer:
+def _read_footer(place: RemoteFiles, file: str) -> Footer:
     """What a file says of itself; only its end is read."""
     import pyarrow as pa
     from pyarrow.parquet import ParquetFile
 
     def read() -> Any:
         try:
-            with ParquetFile(place.path(file), filesystem=place.system) as opened:
+            with ParquetFile(place.full_path(file), filesystem=place.system) as opened:
                 return opened.schema_arrow, opened.metadata
         except pa.ArrowInvalid as error:
             reason = " ".join(str(error).split())
             raise ImagesError(
-                f"{place.shown(file)}: not a Parquet file that can be read ({reason})"
+                f"{place.format_name(file)}: not a Parquet file that can be read ({reason})"
             ) from error
 
-    schema, meta = patiently(place.shown(file), read)
+    schema, meta = read_with_retries(place.format_name(file), read)
     starts = [0]
     for group in range(meta.num_row_groups):
         starts.append(starts[-1] + meta.row_group(group).num_rows)
-    return Footer(image_column(place.shown(file), schema), tuple(starts))
+    return Footer(image_column(place.format_name(file), schema), tuple(starts))

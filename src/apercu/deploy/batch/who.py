@@ -9,7 +9,7 @@ from apercu.deploy.inference import Engine, open_engine
 
 
 @dataclass(frozen=True)
-class Who:
+class ExplainerRef:
     """An explainer as it is named on a command line.
 
     Args:

@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apercu.deploy.batch.columns import CORNERS, Table
-from apercu.deploy.batch.desk import Desk, ShardRecord
-from apercu.deploy.batch.sealing import Sealing
+from apercu.deploy.batch.desk import ShardRecord, WorkFolder
+from apercu.deploy.batch.sealing import ShardWriter
 from apercu.errors import ConfigError, OutputError
 
 STORE = "maps.zarr"
-MISSING: dict[str, Any] = {
+FILL_VALUES: dict[str, Any] = {
     "index": 0,
     "id": "",
     "width": 0,
@@ -37,50 +37,50 @@ TYPES: dict[str, Any] = {"index": np.int64, "probability": np.float32, "id": str
 
 @final
 @dataclass(frozen=True)
-class ZarrShards(Sealing):
+class ZarrShards(ShardWriter):
     """`maps.zarr`, version 3, where each shard is one chunk of every array."""
 
-    def begin(self) -> None:
+    def prepare_output(self) -> None:
         try:
             import zarr
         except ImportError:
             raise ConfigError("format: zarr is not installed; pip install 'apercu[zarr]'") from None
-        desk, path = Desk(self.out), self.out / STORE
+        desk, path = WorkFolder(self.out), self.out / STORE
         try:
-            if any(desk.record(shard) is not None for shard in range(self.plan.shards)):
+            if any(desk.read_record(shard) is not None for shard in range(self.plan.shards)):
                 for part in path.rglob("*.partial"):
                     part.unlink()  # of a process that was killed
                 return
             shutil.rmtree(path, ignore_errors=True)
             group = zarr.create_group(path, zarr_format=3)
-            for name, missing in MISSING.items():
+            for name, missing in FILL_VALUES.items():
                 shape, chunk = (self.plan.images,), (self.plan.shard,)
                 size = self.columns.size if name == "map" else ()
                 group.create_array(
                     name,
                     shape=shape + size,
                     chunks=chunk + size,
-                    dtype=self._type(name),
+                    dtype=self._find_dtype(name),
                     fill_value=missing,
                     dimension_names=("image", "row", "column")[: 1 + len(size)],
                 )
         except OSError as error:
-            raise self._unwritten(error) from error
+            raise self._describe_failure(error) from error
 
-    def write(self, shard: int) -> ShardRecord:
+    def write_shard(self, shard: int) -> ShardRecord:
         import pyarrow as pa
         import zarr
 
         rows = self.plan.rows(shard)
-        table = pa.concat_tables(Desk(self.out).tables(self.plan, shard))
+        table = pa.concat_tables(WorkFolder(self.out).read_units(self.plan, shard))
         try:
             group: Any = zarr.open_group(self.out / STORE, mode="r+")
-            for name in MISSING:
-                group[name][rows.start : rows.stop] = self._values(table, name)
-            files = self._chunks(shard)
-            _sync(files)
+            for name in FILL_VALUES:
+                group[name][rows.start : rows.stop] = self._build_column(table, name)
+            files = self._list_chunks(shard)
+            _sync_files(files)
         except OSError as error:
-            raise self._unwritten(error) from error
+            raise self._describe_failure(error) from error
         sha = hashlib.sha256()
         for file in files:
             sha.update(file.read_bytes())
@@ -94,7 +94,7 @@ class ZarrShards(Sealing):
             sha256=sha.hexdigest(),
         )
 
-    def failures(self, record: ShardRecord) -> list[tuple[int, str, str]]:
+    def read_failures(self, record: ShardRecord) -> list[tuple[int, str, str]]:
         import zarr
 
         group: Any = zarr.open_group(self.out / STORE, mode="r")
@@ -103,35 +103,35 @@ class ZarrShards(Sealing):
         found = enumerate(zip(names, errors, strict=True), start=record.first)
         return [(index, str(name), str(error)) for index, (name, error) in found if error]
 
-    def _chunks(self, shard: int) -> list[Path]:
+    def _list_chunks(self, shard: int) -> list[Path]:
         """Files of a shard, in the order of the columns; a chunk of nothing but zeros has none."""
-        folders = {name: self.out / STORE / name / "c" for name in MISSING}
-        ends = {name: f"{shard}/0/0" if name == "map" else f"{shard}" for name in MISSING}
-        paths = [folders[name] / ends[name] for name in MISSING]
+        folders = {name: self.out / STORE / name / "c" for name in FILL_VALUES}
+        ends = {name: f"{shard}/0/0" if name == "map" else f"{shard}" for name in FILL_VALUES}
+        paths = [folders[name] / ends[name] for name in FILL_VALUES]
         return [path for path in paths if path.is_file()]
 
-    def _type(self, name: str) -> Any:
+    def _find_dtype(self, name: str) -> Any:
         if name == "map":
             return np.dtype(self.columns.settings.map)
         return TYPES.get(name, str if name == "error" else np.int32)
 
-    def _values(self, table: Table, name: str) -> NDArray[Any]:
+    def _build_column(self, table: Table, name: str) -> NDArray[Any]:
         """A column as an array, with what stands for nothing."""
         values = table[name].to_pylist()
         if name == "map":
-            return _maps(values, self._type(name), self.columns.size)
-        filled = [MISSING[name] if value is None else value for value in values]
-        kind = self._type(name)
+            return _decode_maps(values, self._find_dtype(name), self.columns.size)
+        filled = [FILL_VALUES[name] if value is None else value for value in values]
+        kind = self._find_dtype(name)
         return np.array(filled, dtype=np.dtypes.StringDType() if kind is str else kind)
 
-    def _unwritten(self, error: OSError) -> OutputError:
+    def _describe_failure(self, error: OSError) -> OutputError:
         return OutputError(
             f"{self.out / STORE}: cannot be written ({error.strerror or error}); free some space "
             "or choose another folder"
         )
 
 
-def _maps(values: Sequence[bytes | None], kind: Any, size: tuple[int, int]) -> NDArray[Any]:
+def _decode_maps(values: Sequence[bytes | None], kind: Any, size: tuple[int, int]) -> NDArray[Any]:
     """Maps as bytes → one array, zeros where there is none."""
     found = np.zeros((len(values), *size), kind)
     for row, value in enumerate(values):
@@ -140,7 +140,7 @@ def _maps(values: Sequence[bytes | None], kind: Any, size: tuple[int, int]) -> N
     return found
 
 
-def _sync(files: Sequence[Path]) -> None:
+def _sync_files(files: Sequence[Path]) -> None:
     """Waits until files are on the disk."""
     for file in files:
         with file.open("rb") as stream:
