@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
+from lightning.pytorch import Trainer as LightningTrainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from safetensors.torch import load_file, save
 from torch.utils.data import DataLoader
@@ -146,7 +147,7 @@ class Fit:
         write(path, save(network.trained_state() | {"agreement": torch.tensor(share)}))
         return share
 
-    def _trainer(self, module: Training, callbacks: list[Callback]) -> Trainer:
+    def _trainer(self, module: Training, callbacks: list[Callback]) -> LightningTrainer:
         from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
         schedule = module.settings.schedule
@@ -159,7 +160,7 @@ class Fit:
         trivial = TrivialWarning(module.trivial, max(50, schedule.steps // 4), self.say)
         samples = Samples(self.classifier, self.source, self.run / "samples")
         with _without_remarks():
-            return Trainer(
+            return LightningTrainer(
                 accelerator={"auto": "auto", "cpu": "cpu"}.get(self.machine.device, "gpu"),
                 devices=self.machine.devices,
                 precision=self.machine.precision,
@@ -182,7 +183,9 @@ class Fit:
                 enable_model_summary=False,
             )
 
-    def _loader(self, images: TrainingImages, settings: Timed, trainer: Trainer) -> DataLoader[Any]:
+    def _loader(
+        self, images: TrainingImages, settings: Timed, trainer: LightningTrainer
+    ) -> DataLoader[Any]:
         """Each device's own share of the images, from where the last checkpoint left them."""
         batch = settings.schedule.batch
         order = EndlessOrder(
