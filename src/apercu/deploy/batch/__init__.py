@@ -1,8 +1,7 @@
 """Maps of whole data sets: sharded tables or arrays with a manifest, resumable to the batch."""
 
 from apercu.deploy.batch.flow import BatchRequest, BatchSummary, explain_dataset
-from apercu.deploy.batch.settings import FORMATS, MAPS, BatchSettings, Workers
-from apercu.deploy.batch.who import ExplainerRef
+from apercu.deploy.batch.settings import FORMATS, MAPS, BatchSettings, ExplainerRef, Workers
 
 __all__ = [
     "FORMATS",

@@ -23,8 +23,7 @@ from apercu.deploy.batch.parquet_shards import ParquetShards
 from apercu.deploy.batch.pipeline import OnProgress, Pipeline, StageTimes
 from apercu.deploy.batch.plan import Plan
 from apercu.deploy.batch.sealing import ShardWriter
-from apercu.deploy.batch.settings import BatchSettings, Workers
-from apercu.deploy.batch.who import ExplainerRef
+from apercu.deploy.batch.settings import BatchSettings, ExplainerRef, Workers
 from apercu.deploy.batch.zarr_shards import ZarrShards
 from apercu.deploy.export import graphs
 from apercu.deploy.inference import Engine

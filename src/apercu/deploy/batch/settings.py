@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
+from apercu.deploy.inference import Engine, open_engine
 from apercu.errors import ConfigError
 from apercu.explain.asked import TOP
 
@@ -73,3 +75,20 @@ class Workers:
     workers: int = field(default_factory=lambda: min(8, _count_cores()))
     threads: int = field(default_factory=lambda: max(1, _count_cores() - 1))
     device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class ExplainerRef:
+    """An explainer as it is named on a command line.
+
+    Args:
+        run: folder of a trained explainer, or one that `apercu export` wrote.
+        classifier: SPEC of the explained classifier, where the explainer does not carry it.
+    """
+
+    run: Path
+    classifier: str | None = None
+
+    def open(self, device: str = "cpu") -> Engine:
+        """Opens it, as `open_engine` does."""
+        return open_engine(self.run, self.classifier, device)
