@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
 from typing import final
 
+from apercu.classifiers import InputSpec
+from apercu.deploy.batch.places import RemoteFiles
+from apercu.errors import ImageError
+from apercu.images import ImageSource, Planted
+from apercu.images.folder import FolderImages
+from apercu.images.formats.dicom import is_dicom, read_heading
+from apercu.images.reader import Asked, read_stored
 from apercu.types import Picture
 
 
@@ -69,3 +79,90 @@ class RandomSubset(Dataset):
 
     def compute_digest(self) -> str:
         return self.images.compute_digest()
+
+
+@final
+class SourceDataset(Dataset):
+    """Images of a source; names are held.
+
+    Args:
+        source: of the images.
+    """
+
+    def __init__(self, source: ImageSource) -> None:
+        self.source = source
+        self.names = source.names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def name_of(self, index: int) -> str:
+        return self.names[index]
+
+    def read_picture(self, index: int) -> Picture:
+        return self.source.picture(index)
+
+    def compute_digest(self) -> str:
+        sha = hashlib.sha256()
+        if isinstance(self.source, FolderImages):
+            for place in self.source.places:
+                line = f"{place.name} {_measure_file(self.source.path / place.file)}\n"
+                sha.update(line.encode(errors="surrogateescape"))
+            return sha.hexdigest()
+        if isinstance(self.source, Planted):  # its name holds every setting
+            return hashlib.sha256(self.source.name.encode()).hexdigest()
+        sha.update(f"{_measure_file(Path(self.source.name))}\n".encode())
+        for name in self.names:
+            sha.update(f"{name}\n".encode())
+        return sha.hexdigest()
+
+
+def _measure_file(path: Path) -> int:
+    """Bytes of a file; 0 where there is none, which is told when it is read."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+@final
+class UrlDataset(Dataset):
+    """One picture per file, at any depth of folders; names are held.
+
+    Args:
+        place: the files.
+        input: says how many channels there are, and how bands are called.
+    """
+
+    def __init__(self, place: RemoteFiles, input: InputSpec) -> None:
+        self.files = place
+        self.reading_options = Asked(input.channels, bands=input.bands)
+
+    def __len__(self) -> int:
+        return len(self.files.files)
+
+    def name_of(self, index: int) -> str:
+        return self.files.files[index]
+
+    def read_picture(self, index: int) -> Picture:
+        name = self.name_of(index)
+        content = self.files.read_file(name)
+        try:
+            if is_dicom(content):
+                _check_single(content, name)
+            return read_stored(content, self.reading_options).picture
+        except ImageError as error:
+            raise ImageError(f"{name}: {error}") from error
+
+    def compute_digest(self) -> str:
+        sha = hashlib.sha256()
+        for name, size in zip(self.files.files, self.files.sizes, strict=True):
+            sha.update(f"{name} {size}\n".encode())
+        return sha.hexdigest()
+
+
+def _check_single(content: bytes, name: str) -> None:
+    """Raises ImageError for a DICOM file of several frames, which are listed in folders only."""
+    frames = read_heading(BytesIO(content), name).frames
+    if frames > 1:
+        raise ImageError(f"expected one frame, got {frames}; copy the file into a folder")

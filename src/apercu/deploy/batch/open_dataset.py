@@ -6,10 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from apercu.classifiers import InputSpec
-from apercu.deploy.batch.dataset import Dataset, RandomSubset
-from apercu.deploy.batch.local import SourceDataset
+from apercu.deploy.batch.dataset import Dataset, RandomSubset, SourceDataset, UrlDataset
 from apercu.deploy.batch.places import RemoteFiles, is_url, list_files
-from apercu.deploy.batch.remote import UrlDataset
 from apercu.deploy.batch.settings import BatchSettings
 from apercu.deploy.batch.tables import ParquetDataset
 from apercu.errors import ImagesError
