@@ -34,7 +34,7 @@ from timing import opened
 
 from apercu.classifiers import Classifier, ClassifierCard, InputSpec, SmallResNet, classifier_of
 from apercu.deploy.batch import BatchRequest, BatchSettings, ExplainerRef, Workers, explain_dataset
-from apercu.deploy.batch.flow import OpenBatch
+from apercu.deploy.batch.explain_dataset import OpenBatch
 from export import SIZE, Promise, untrained
 
 BATCH = 16

@@ -14,10 +14,10 @@ import pytest
 from pyarrow import fs
 
 from apercu.classifiers import InputSpec
-from apercu.deploy.batch import places
+from apercu.deploy.batch import remote_files as places
 from apercu.deploy.batch.dataset import Dataset, UrlDataset
 from apercu.deploy.batch.open_dataset import open_dataset
-from apercu.deploy.batch.places import RemoteFiles
+from apercu.deploy.batch.remote_files import RemoteFiles
 from apercu.deploy.batch.settings import BatchSettings
 from apercu.errors import ImageError, ImagesError, UnreachableError
 from apercu.images import open_images

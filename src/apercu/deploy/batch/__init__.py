@@ -1,6 +1,6 @@
 """Maps of whole data sets: sharded tables or arrays with a manifest, resumable to the batch."""
 
-from apercu.deploy.batch.flow import BatchRequest, BatchSummary, explain_dataset
+from apercu.deploy.batch.explain_dataset import BatchRequest, BatchSummary, explain_dataset
 from apercu.deploy.batch.settings import FORMATS, MAPS, BatchSettings, ExplainerRef, Workers
 
 __all__ = [

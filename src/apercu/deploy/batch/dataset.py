@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import final
 
 from apercu.classifiers import InputSpec
-from apercu.deploy.batch.places import RemoteFiles
+from apercu.deploy.batch.remote_files import RemoteFiles
 from apercu.errors import ImageError
 from apercu.images import ImageSource, Planted
 from apercu.images.folder import FolderImages

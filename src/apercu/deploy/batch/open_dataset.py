@@ -7,9 +7,9 @@ from pathlib import Path
 
 from apercu.classifiers import InputSpec
 from apercu.deploy.batch.dataset import Dataset, RandomSubset, SourceDataset, UrlDataset
-from apercu.deploy.batch.places import RemoteFiles, is_url, list_files
+from apercu.deploy.batch.parquet_dataset import ParquetDataset
+from apercu.deploy.batch.remote_files import RemoteFiles, is_url, list_files
 from apercu.deploy.batch.settings import BatchSettings
-from apercu.deploy.batch.tables import ParquetDataset
 from apercu.errors import ImagesError
 from apercu.images import open_images
 from apercu.images.names import ends_like

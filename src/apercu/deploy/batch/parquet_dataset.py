@@ -9,7 +9,7 @@ from collections import OrderedDict
 from typing import Any, NamedTuple, final
 
 from apercu.deploy.batch.dataset import Dataset
-from apercu.deploy.batch.places import RemoteFiles, read_with_retries
+from apercu.deploy.batch.remote_files import RemoteFiles, read_with_retries
 from apercu.errors import ImageError, ImagesError, UnreachableError
 from apercu.images.parquet import image_column
 from apercu.images.reader import read_picture
