@@ -74,7 +74,7 @@ def test_a_shard_is_the_same_function_of_its_order(order, explained, tmp_path) -
 
 
 def test_a_cleared_shard_is_no_error_when_it_is_finished(order, monkeypatch) -> None:
-    from apercu.deploy.batch.desk import WorkFolder
+    from apercu.deploy.batch.work_folder import WorkFolder
 
     asked = order()
     tables = WorkFolder.read_units

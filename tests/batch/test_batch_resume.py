@@ -14,9 +14,8 @@ from pathlib import Path
 import pytest
 
 from apercu.deploy.batch import Workers, explain_dataset
-from apercu.deploy.batch.desk import WorkFolder
 from apercu.deploy.batch.lock import lock_folder
-from apercu.deploy.batch.plan import Plan
+from apercu.deploy.batch.work_folder import Plan, WorkFolder
 from apercu.deploy.inference.torch_predictor import TorchEngine
 from apercu.errors import RunError
 

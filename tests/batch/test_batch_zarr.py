@@ -10,7 +10,7 @@ import pytest
 import zarr
 
 from apercu.deploy.batch import explain_dataset
-from apercu.deploy.batch.desk import WorkFolder
+from apercu.deploy.batch.work_folder import WorkFolder
 from apercu.deploy.batch.zarr_shards import FILL_VALUES
 
 from .conftest import COUNT, bytes_of, rows_of

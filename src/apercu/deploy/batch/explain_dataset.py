@@ -14,16 +14,15 @@ import torch
 
 from apercu.deploy.batch.columns import RowBuilder
 from apercu.deploy.batch.dataset import Dataset
-from apercu.deploy.batch.desk import ShardRecord, WorkFolder
 from apercu.deploy.batch.job import BatchRecord
 from apercu.deploy.batch.lock import lock_folder
 from apercu.deploy.batch.manifest import MANIFEST, read_finished, write_failures, write_manifest
 from apercu.deploy.batch.open_dataset import open_dataset
 from apercu.deploy.batch.parquet_shards import ParquetShards
 from apercu.deploy.batch.pipeline import OnProgress, Pipeline, StageTimes
-from apercu.deploy.batch.plan import Plan
 from apercu.deploy.batch.sealing import ShardWriter
 from apercu.deploy.batch.settings import BatchSettings, ExplainerRef, Workers
+from apercu.deploy.batch.work_folder import Plan, ShardRecord, WorkFolder
 from apercu.deploy.batch.zarr_shards import ZarrShards
 from apercu.deploy.export import graphs
 from apercu.deploy.inference import Engine

@@ -12,8 +12,8 @@ from uuid import uuid4
 
 from apercu.classifiers.fingerprint import digest_of_file
 from apercu.deploy.batch.columns import Table, build_schema
-from apercu.deploy.batch.desk import ShardRecord, WorkFolder
 from apercu.deploy.batch.sealing import ShardWriter
+from apercu.deploy.batch.work_folder import ShardRecord, WorkFolder
 from apercu.errors import OutputError
 
 FOLDER = "maps"

@@ -16,10 +16,9 @@ import torch
 
 from apercu.deploy.batch.columns import LoadedImage
 from apercu.deploy.batch.dataset import Dataset
-from apercu.deploy.batch.desk import WorkFolder
-from apercu.deploy.batch.plan import Plan, Unit
 from apercu.deploy.batch.sealing import ShardWriter
 from apercu.deploy.batch.settings import Workers
+from apercu.deploy.batch.work_folder import Plan, Unit, WorkFolder
 from apercu.deploy.inference import Answers, Engine
 from apercu.errors import InputError
 from apercu.images.names import printable

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from apercu.deploy.batch.cluster_checks import check_listening, check_resources
-from apercu.deploy.batch.desk import WorkFolder
 from apercu.deploy.batch.explain_dataset import BatchRequest, OpenBatch
 from apercu.deploy.batch.pipeline import OnProgress, StageTimes
+from apercu.deploy.batch.work_folder import WorkFolder
 from apercu.errors import ApercuError, ConfigError, RunError, UnreachableError
 
 LOCAL = "local"

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from apercu.deploy.batch.columns import RowBuilder
-from apercu.deploy.batch.desk import ShardRecord, WorkFolder
-from apercu.deploy.batch.plan import Plan
+from apercu.deploy.batch.work_folder import Plan, ShardRecord, WorkFolder
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apercu.deploy.batch.columns import CORNERS, Table
-from apercu.deploy.batch.desk import ShardRecord, WorkFolder
 from apercu.deploy.batch.sealing import ShardWriter
+from apercu.deploy.batch.work_folder import ShardRecord, WorkFolder
 from apercu.errors import ConfigError, OutputError
 
 STORE = "maps.zarr"
