@@ -12,7 +12,6 @@ from typing import Any, TypeAlias
 
 import torch
 
-from apercu.deploy.batch.columns import RowBuilder
 from apercu.deploy.batch.dataset import Dataset
 from apercu.deploy.batch.job import BatchRecord
 from apercu.deploy.batch.lock import lock_folder
@@ -20,8 +19,8 @@ from apercu.deploy.batch.manifest import MANIFEST, read_finished, write_failures
 from apercu.deploy.batch.open_dataset import open_dataset
 from apercu.deploy.batch.parquet_shards import ParquetShards
 from apercu.deploy.batch.pipeline import OnProgress, Pipeline, StageTimes
-from apercu.deploy.batch.sealing import ShardWriter
 from apercu.deploy.batch.settings import BatchSettings, ExplainerRef, Workers
+from apercu.deploy.batch.shard_writer import RowBuilder, ShardWriter
 from apercu.deploy.batch.work_folder import Plan, ShardRecord, WorkFolder
 from apercu.deploy.batch.zarr_shards import ZarrShards
 from apercu.deploy.export import graphs

@@ -13,7 +13,7 @@ from typing import Any
 
 import apercu
 from apercu.deploy.batch.job import BatchRecord
-from apercu.deploy.batch.sealing import ShardWriter
+from apercu.deploy.batch.shard_writer import ShardWriter
 from apercu.deploy.batch.work_folder import ShardRecord
 from apercu.errors import RunError
 from apercu.io import write, write_json

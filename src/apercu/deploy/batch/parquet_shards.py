@@ -11,8 +11,7 @@ from typing import final
 from uuid import uuid4
 
 from apercu.classifiers.fingerprint import digest_of_file
-from apercu.deploy.batch.columns import Table, build_schema
-from apercu.deploy.batch.sealing import ShardWriter
+from apercu.deploy.batch.shard_writer import ShardWriter, Table, build_schema
 from apercu.deploy.batch.work_folder import ShardRecord, WorkFolder
 from apercu.errors import OutputError
 

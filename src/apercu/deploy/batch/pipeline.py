@@ -14,10 +14,9 @@ from typing import TypeAlias
 
 import torch
 
-from apercu.deploy.batch.columns import LoadedImage
 from apercu.deploy.batch.dataset import Dataset
-from apercu.deploy.batch.sealing import ShardWriter
 from apercu.deploy.batch.settings import Workers
+from apercu.deploy.batch.shard_writer import LoadedImage, ShardWriter
 from apercu.deploy.batch.work_folder import Plan, Unit, WorkFolder
 from apercu.deploy.inference import Answers, Engine
 from apercu.errors import InputError

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from apercu.deploy.batch.columns import Table
+from apercu.deploy.batch.shard_writer import Table
 from apercu.errors import RunError
 from apercu.io import write
 

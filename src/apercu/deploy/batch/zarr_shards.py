@@ -13,8 +13,7 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from apercu.deploy.batch.columns import CORNERS, Table
-from apercu.deploy.batch.sealing import ShardWriter
+from apercu.deploy.batch.shard_writer import CORNERS, ShardWriter, Table
 from apercu.deploy.batch.work_folder import ShardRecord, WorkFolder
 from apercu.errors import ConfigError, OutputError
 

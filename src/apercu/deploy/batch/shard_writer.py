@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from apercu.deploy.batch.settings import BatchSettings
+from apercu.deploy.batch.work_folder import Plan, ShardRecord, WorkFolder
 from apercu.deploy.inference import Answers
 from apercu.explain.answer import tight_box
 
@@ -133,3 +136,46 @@ def _encode_map(values: NDArray[np.float32], kind: str) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(grey).save(buffer, "PNG", compress_level=_PNG_LEVEL)
     return buffer.getvalue()
+
+
+@dataclass(frozen=True)
+class ShardWriter(ABC):
+    """Writes finished shards; doing it twice leaves the same bytes.
+
+    Attributes:
+        out: folder of the result.
+        plan: what belongs to each shard.
+        columns: of the rows.
+    """
+
+    out: Path
+    plan: Plan
+    columns: RowBuilder
+
+    @abstractmethod
+    def prepare_output(self) -> None:
+        """Prepares what the shards share, before the first of them.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+
+    @abstractmethod
+    def write_shard(self, shard: int) -> ShardRecord:
+        """Writes a shard whose units are all kept.
+
+        Raises:
+            OutputError: the folder cannot be written.
+            RunError: a kept unit is damaged.
+        """
+
+    @abstractmethod
+    def read_failures(self, record: ShardRecord) -> list[tuple[int, str, str]]:
+        """Index, name and error of the images of a shard that could not be read."""
+
+    def __call__(self, shard: int) -> ShardRecord:
+        """Writes a shard, notes that it is finished and clears its units away."""
+        desk = WorkFolder(self.out)
+        record = self.write_shard(shard)
+        desk.finish_shard(record)
+        return record
