@@ -20,11 +20,12 @@ from apercu.deploy.batch import (
     explain_dataset,
     ray_cluster,
 )
-from apercu.deploy.batch.cluster_checks import check_listening, check_resources
 from apercu.deploy.batch.ray_cluster import (
     RayCluster,
     _explain_shard,
     _find_cause,
+    check_listening,
+    check_resources,
     make_paths_absolute,
 )
 from apercu.errors import ConfigError, OutputError, UnreachableError
