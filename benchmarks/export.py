@@ -31,7 +31,7 @@ from apercu.classifiers import Classifier
 from apercu.deploy.export.graphs import ClassesGraph, CombinedGraph, MaskGraph
 from apercu.deploy.export.onnx_graph import Traceable, session, write_onnx
 from apercu.deploy.export.precision import converted
-from apercu.explainers.build import gated_network
+from apercu.explainers.build import build_gated_network
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.networks.graph_encoder import AnsweringEncoder, GraphEncoder
@@ -102,7 +102,9 @@ class Bench:
         """`NAME.onnx`, and of each preset the graphs NAME_PRESET_(mask|combined|classes).onnx."""
         classifier = opened(name, SIZE)
         self._write(
-            Prediction(GraphEncoder(classifier)), f"{name}.onnx", ClassifierInfo.of(classifier)
+            Prediction(GraphEncoder(classifier)),
+            f"{name}.onnx",
+            ClassifierInfo.from_classifier(classifier),
         )
         for preset in EXPLAINERS:
             explainer = untrained(classifier, preset)
@@ -200,8 +202,8 @@ def many(bench: Bench, preset: str) -> list[Promise]:
 
 def untrained(classifier: Classifier, preset: str) -> MaskExplainer:
     """The explainer of a preset."""
-    settings, passport = PRESETS[preset], ClassifierInfo.of(classifier)
-    network = gated_network(settings, GraphEncoder(classifier), passport)
+    settings, passport = PRESETS[preset], ClassifierInfo.from_classifier(classifier)
+    network = build_gated_network(settings, GraphEncoder(classifier), passport)
     return MaskExplainer(network, passport, settings, {})  # type: ignore[arg-type]
 
 

@@ -124,7 +124,7 @@ def imagenet(name: str) -> Classifier:
 def light(classifier: Classifier) -> nn.Module:
     """The `light` explainer of a classifier, untrained."""
     network = build_network(
-        PRESETS["light"], GraphEncoder(classifier), ClassifierInfo.of(classifier)
+        PRESETS["light"], GraphEncoder(classifier), ClassifierInfo.from_classifier(classifier)
     )
     return network.eval().to(memory_format=torch.channels_last)
 

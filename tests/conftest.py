@@ -60,7 +60,7 @@ def tiny_card(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_run(tiny_card: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A mask explainer of `tiny_card`, trained for two steps."""
-    from apercu import Fit, Machine, open_classifier, open_images, train_mask
+    from apercu import Hardware, Trainer, open_classifier, open_images, train_mask
     from apercu.training.settings import parse_settings
 
     settings = parse_settings(
@@ -72,7 +72,7 @@ def tiny_run(tiny_card: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         }
     )
     classifier, run = open_classifier(tiny_card), tmp_path_factory.mktemp("runs") / "tiny"
-    fit = Fit(classifier, open_images(PLANTED), run, Machine("cpu"), say=lambda line: None)
+    fit = Trainer(classifier, open_images(PLANTED), run, Hardware("cpu"), say=lambda line: None)
     train_mask(settings, fit, classifier)
     return run
 

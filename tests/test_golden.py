@@ -50,7 +50,7 @@ def asked(run: str, images: Tensor) -> dict[str, Tensor]:
     if hasattr(explainer, "counterparts"):
         pair = explainer.counterparts(images[:1])
         found |= {"stable": pair.stable, "adversarial": pair.adversarial}
-        found |= {"wanted": pair.wanted, "strip": pair.strip[1:-1:2]}
+        found |= {"wanted": pair.target, "strip": pair.strip[1:-1:2]}
     return found
 
 
@@ -303,7 +303,9 @@ def presets() -> dict[str, Any]:
 
 
 def test_a_generated_set_is_the_same() -> None:
-    check_arrays("images", {"planted": shown("planted:size=32,images=24,classes=3,difficulty=0", 4)})
+    check_arrays(
+        "images", {"planted": shown("planted:size=32,images=24,classes=3,difficulty=0", 4)}
+    )
 
 
 def test_a_classifier_answers_the_same() -> None:

@@ -15,7 +15,7 @@ from timing import opened
 
 from apercu.deploy.serving.orders import Order, Wanted
 from apercu.deploy.serving.worker import Work, Worker, open_answering
-from apercu.explainers.mask.network import MaskingNetwork
+from apercu.explainers.mask.network import MaskNetwork
 from apercu.images.planted import Planted
 from export import untrained
 
@@ -40,7 +40,7 @@ def untrained_run(folder: Path, seed: int = 0, size: int = SIZE) -> Path:
 
 
 @torch.no_grad()
-def _normalised(network: MaskingNetwork, images: torch.Tensor) -> None:
+def _normalised(network: MaskNetwork, images: torch.Tensor) -> None:
     """Lets every layer see what it would have been trained on, so that images make a difference."""
     norms = [one for one in network.modules() if isinstance(one, torch.nn.BatchNorm2d)]
     for one in norms:

@@ -35,7 +35,7 @@ from apercu.classifiers import (
     save_classifier,
 )
 from apercu.classifiers.colour import Coloured
-from apercu.training.augment import Views
+from apercu.training.augment import RandomViews
 
 SPEC = InputSpec(channels=1, size=(160, 160), mean=(0.5,), std=(0.5,))
 GREY = "timm/mobilenetv2_100", {"pad_type": "same", "num_classes": len(CLASSES), "in_chans": 1}
@@ -157,7 +157,7 @@ def reframed(images: Tensor, generator: Generator) -> Tensor:
 
 def _batches(films: Films, generator: Generator) -> Iterator[tuple[Tensor, Tensor]]:
     """Endless batches in which every class of every hospital has the same share."""
-    views = Views(smallest=0.7, stretch=1.2, whole=0.2)
+    views = RandomViews(smallest=0.7, stretch=1.2, whole=0.2)
     groups = 2 * films.hospitals + films.labels
     weights = 1 / groups.bincount().clamp(min=1)[groups].double()
     while True:

@@ -26,7 +26,7 @@ from torchmetrics.functional.classification import binary_auroc
 
 from apercu import render
 from apercu.classifiers import Classifier, open_classifier
-from apercu.explainers.changing import ChangingExplainer, Counterparts
+from apercu.explainers.changing import CounterfactualExplainer, Counterparts
 from apercu.explainers.run_folder import open_run
 from apercu.images import open_images
 
@@ -44,7 +44,7 @@ def main() -> None:
     asked = words.parse_args()
     classifier = open_classifier(asked.classifier)
     explainer = open_run(asked.run)
-    if not isinstance(explainer, ChangingExplainer):
+    if not isinstance(explainer, CounterfactualExplainer):
         raise SystemExit(f"error: {asked.run}: expected counterparts or latent paths")
     spec = explainer.classifier_info.input
     test, train = (read_films(asked.films / part, spec) for part in ("test", "train"))
@@ -62,32 +62,32 @@ def main() -> None:
 
 
 def counterparts(
-    classifier: Classifier, explainer: ChangingExplainer[Any, Any], images: Tensor
+    classifier: Classifier, explainer: CounterfactualExplainer[Any, Any], images: Tensor
 ) -> Iterator[tuple[Tensor, Counterparts]]:
     """Films and their counterparts for the other class, part by part."""
     for part in torch.split(images, PART):
         with torch.inference_mode():
             answers = classifier(part)
-            yield part, explainer.counterparts(part, 1 - answers.argmax(1), answers=answers)
+            yield part, explainer.counterparts(part, 1 - answers.argmax(1), logits=answers)
 
 
 def decisions(
-    classifier: Classifier, explainer: ChangingExplainer[Any, Any], images: Tensor
+    classifier: Classifier, explainer: CounterfactualExplainer[Any, Any], images: Tensor
 ) -> dict[str, float]:
     """Shares of films whose similar image keeps the decision, whose adversarial one flips it."""
     rows: dict[str, list[Tensor]] = {}
     for _, pair in counterparts(classifier, explainer, images):
         with torch.inference_mode():
-            kept = classifier(pair.stable).argmax(1) == pair.seen
+            kept = classifier(pair.stable).argmax(1) == pair.predicted
             flipped = {
-                name: classifier(change(pair.adversarial)).argmax(1) == pair.wanted
+                name: classifier(change(pair.adversarial)).argmax(1) == pair.target
                 for name, change in FILTERS.items()
             }
         for name, values in {"kept": kept, **flipped}.items():
             rows.setdefault(name, []).append(values)
         for seen, name in enumerate(CLASSES):
             rows.setdefault(f"flipped_from_{name}", []).append(
-                flipped["flipped"][pair.seen == seen]
+                flipped["flipped"][pair.predicted == seen]
             )
     return {
         name: round(torch.cat(values).float().mean().item(), 4) for name, values in rows.items()
@@ -125,7 +125,7 @@ FILTERS: dict[str, Callable[[Tensor], Tensor]] = {
 
 def passing(
     classifier: Classifier,
-    explainer: ChangingExplainer[Any, Any],
+    explainer: CounterfactualExplainer[Any, Any],
     train: Films,
     test: Films,
     seed: int,
@@ -168,7 +168,7 @@ def passing(
 
 
 def places(
-    classifier: Classifier, explainer: ChangingExplainer[Any, Any], folder: Path
+    classifier: Classifier, explainer: CounterfactualExplainer[Any, Any], folder: Path
 ) -> dict[str, float]:
     """Shares of the difference's energy in the body and the lungs, and theirs of the film."""
     images, lungs = [], []
@@ -219,7 +219,7 @@ def filled(boxes: list[tuple[float, ...]]) -> np.ndarray:
 
 
 def sheet(
-    classifier: Classifier, explainer: ChangingExplainer[Any, Any], films: Films, path: Path
+    classifier: Classifier, explainer: CounterfactualExplainer[Any, Any], films: Films, path: Path
 ) -> None:
     """Three films of each class that are seen as what they are."""
     rows = []

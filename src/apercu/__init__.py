@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from apercu.training.settings import CounterpartSettings as CounterpartSettings
     from apercu.training.settings import MaskSettings as MaskSettings
     from apercu.training.settings import read_settings as read_settings
-    from apercu.training.trainer import Fit as Fit
-    from apercu.training.trainer import Machine as Machine
+    from apercu.training.trainer import Hardware as Hardware
+    from apercu.training.trainer import Trainer as Trainer
 
 __version__ = "0.1.0"
 

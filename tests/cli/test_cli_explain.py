@@ -57,7 +57,7 @@ def test_top_is_what_the_explainer_reads_or_the_classifier_says(
     images = explainer.prepare(read_picture(photo))[None]
     apercu("explain", tiny_run, photo, "--out", tmp_path / "own")
     own = _read(tmp_path / "own")["images"][0]["answers"][0]["target"]
-    assert own == int(explainer.top(images))
+    assert own == int(explainer.predict(images))
     from apercu import open_classifier
 
     said = apercu("explain", tiny_run, photo, "--classifier", tiny_card, "--out", tmp_path / "its")

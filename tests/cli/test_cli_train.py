@@ -10,8 +10,8 @@ import yaml
 
 from apercu.classifiers import StudentSettings, open_classifier
 from apercu.errors import ClassifierError
-from apercu.explainers.order import changed
-from apercu.explainers.student import stand_in
+from apercu.explainers.order import override_settings
+from apercu.explainers.student import distil_student
 from apercu.images import open_images
 from apercu.training.settings import PRESETS
 
@@ -52,7 +52,7 @@ def test_a_begun_training_goes_on_only_when_asked_and_as_it_was(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("apercu.explainers.train._measure", stopped)
+        patch.setattr("apercu.explainers.train.measure_masks", stopped)
         said = apercu(*command, "--steps", "2")
     assert said.code == 130
     kept = "keeps what was done; go on with the same command and --resume"
@@ -87,11 +87,11 @@ def test_a_preset_that_does_not_exist(apercu, tiny_card, tmp_path) -> None:
 
 def test_overrides() -> None:
     light = PRESETS["light"]
-    assert changed(light) == light
-    longer = changed(light, steps=7, encoder="small")
+    assert override_settings(light) == light
+    longer = override_settings(light, steps=7, encoder="small")
     assert (longer.schedule.steps, longer.schedule.batch) == (7, light.schedule.batch)
     assert (longer.encoder, longer.frozen) == ("small", False)
-    assert changed(light, encoder="timm/resnet18").frozen
+    assert override_settings(light, encoder="timm/resnet18").frozen
 
 
 class Answering:
@@ -108,14 +108,14 @@ def test_a_student_is_kept_in_the_run_and_found_again(tmp_path: Path) -> None:
     teacher = open_classifier(f"{__name__}:Answering")
     source = open_images("planted:size=32,images=40")
     settings = StudentSettings(steps=30, width=4, floor=0.0)
-    student, agreement = stand_in(teacher, source, tmp_path, settings)
+    student, agreement = distil_student(teacher, source, tmp_path, settings)
     asked = teacher.queries
-    again, known = stand_in(teacher, source, tmp_path, settings)
+    again, known = distil_student(teacher, source, tmp_path, settings)
     images = torch.rand(3, 3, 32, 32)
     assert torch.equal(student(images), again(images))
     assert (known, teacher.queries) == (agreement, asked)
     teacher.fingerprint = "another"
-    stand_in(teacher, source, tmp_path, settings)
+    distil_student(teacher, source, tmp_path, settings)
     assert teacher.queries > asked
 
 
@@ -123,7 +123,7 @@ def test_a_student_below_the_floor_is_refused(tmp_path: Path) -> None:
     teacher = open_classifier(f"{__name__}:Answering")
     settings = StudentSettings(steps=1, width=4, floor=1.0)
     with pytest.raises(ClassifierError, match="below the floor"):
-        stand_in(teacher, open_images("planted:size=32,images=40"), tmp_path, settings)
+        distil_student(teacher, open_images("planted:size=32,images=40"), tmp_path, settings)
     assert not (tmp_path / "student").exists()
 
 

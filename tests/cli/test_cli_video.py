@@ -161,7 +161,7 @@ def test_the_class_shown_is_the_one_seen_most(apercu, tiny_run, walk, tmp_path) 
     frame = next(open_video(str(walk)).items())
     explainer = MaskExplainer.from_pretrained(tiny_run)
     images = torch.from_numpy(image_of(frame.picture, (32, 32), 3))[None]
-    name = explainer.classifier_info.classes[int(explainer.top(images))].partition(",")[0]
+    name = explainer.classifier_info.classes[int(explainer.predict(images))].partition(",")[0]
     for target in ("top", name):
         said = apercu(
             *("video", tiny_run, walk, tmp_path / f"{target}.mp4", "--target", target),

@@ -16,14 +16,14 @@ from apercu.classifiers import Classifier, ClassifierCard, InputSpec, SmallResNe
 from apercu.errors import ClassifierError, ConfigError, RunError, TargetError
 from apercu.evaluation.runs import open_runs
 from apercu.explainers.counterpart.explainer import CounterpartExplainer
-from apercu.explainers.counterpart.network import REACH, CounterpartNetwork, CounterpartShape
+from apercu.explainers.counterpart.network import MAX_CHANGE, CounterpartNetwork, CounterpartShape
 from apercu.explainers.counterpart.training import CounterpartTraining
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.explainers.run_folder import open_run
-from apercu.explainers.train import new_network, train_counterpart
+from apercu.explainers.train import build_untrained, train_counterpart
 from apercu.networks.graph_encoder import GraphEncoder
 from apercu.training.settings import COUNTERPART, CounterpartSettings
-from apercu.training.trainer import Fit, Machine
+from apercu.training.trainer import Hardware, Trainer
 
 PLANTED = "planted:size=32,images=24,classes=3,difficulty=0"
 SETTINGS = {
@@ -46,7 +46,7 @@ def classifier(tiny_card: Path) -> Classifier:
 def run(tiny_card: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "counterpart"
     classifier = open_classifier(tiny_card)
-    fit = Fit(classifier, open_images(PLANTED), folder, Machine("cpu"), say=lambda line: None)
+    fit = Trainer(classifier, open_images(PLANTED), folder, Hardware("cpu"), say=lambda line: None)
     train_counterpart(settings(), fit, classifier)
     return folder
 
@@ -66,7 +66,7 @@ def moved(network: CounterpartNetwork) -> CounterpartNetwork:
 
 
 def test_untrained_generators_change_nothing(classifier: Classifier, images: torch.Tensor) -> None:
-    network = new_network(settings(), classifier, 0).eval()
+    network = build_untrained(settings(), classifier, 0).eval()
     with torch.no_grad():
         pair = network(images, torch.tensor([0, 1, 2]), torch.tensor([1, 2, 0]))
     assert torch.equal(pair.similar, images) and torch.equal(pair.adversarial, images)
@@ -79,7 +79,7 @@ def test_generators_depend_on_both_classes_and_reach_no_further(
     scarcity = 0.3 * shape.get("places", True)
     generators = {"width": 16, "resolution": 4, **shape}
     whole = settings(generators=generators, objective={"scarcity": scarcity})
-    network = moved(new_network(whole, classifier, 0)).eval()  # type: ignore[arg-type]
+    network = moved(build_untrained(whole, classifier, 0)).eval()  # type: ignore[arg-type]
     targets = torch.tensor([0, 1, 2])
     with torch.no_grad():
         one = network(images, targets, targets.roll(1))
@@ -90,14 +90,14 @@ def test_generators_depend_on_both_classes_and_reach_no_further(
         assert not torch.allclose(one.adversarial, other.adversarial)
     for made in (one.similar, one.adversarial):
         assert made.min() >= 0 and made.max() <= 1
-        assert (made - images).abs().max() <= 1.3 * REACH  # bicubic enlargement overshoots
+        assert (made - images).abs().max() <= 1.3 * MAX_CHANGE  # bicubic enlargement overshoots
     if not shape.get("places", True):
         assert torch.equal(one.places, torch.ones_like(one.places))
 
 
 def test_a_separate_body_is_another_one(classifier: Classifier, images: torch.Tensor) -> None:
     apart = settings(generators={"width": 16, "resolution": 4, "separate": True})
-    network = moved(new_network(apart, classifier, 0)).eval()  # type: ignore[arg-type]
+    network = moved(build_untrained(apart, classifier, 0)).eval()  # type: ignore[arg-type]
     targets = torch.tensor([0, 1, 2])
     with torch.no_grad():
         before = network(images, targets, targets.roll(1))
@@ -129,20 +129,20 @@ def test_the_map_is_the_difference_of_the_pair(
     pair = explainer.counterparts(images)
     expected = (pair.adversarial - pair.stable).abs().mean(1)
     torch.testing.assert_close(explainer.attribute(images), expected)
-    torch.testing.assert_close(explainer.attribute(images, pair.seen), expected)
-    torch.testing.assert_close(explainer.attribute(images, pair.wanted), expected)
+    torch.testing.assert_close(explainer.attribute(images, pair.predicted), expected)
+    torch.testing.assert_close(explainer.attribute(images, pair.target), expected)
     strip = pair.strip
     assert torch.equal(strip[0], pair.stable)
     torch.testing.assert_close(strip[-1], pair.adversarial)
     torch.testing.assert_close(strip[3], (pair.stable + pair.adversarial) / 2)
     names = explainer.classifier_info.classes
-    other = [names[int(one)] for one in pair.wanted]
-    assert torch.equal(explainer.counterparts(images, other).wanted, pair.wanted)
+    other = [names[int(one)] for one in pair.target]
+    assert torch.equal(explainer.counterparts(images, other).target, pair.target)
 
 
 def test_targets_that_cannot_be(run: Path, images: torch.Tensor) -> None:
     explainer = CounterpartExplainer.from_pretrained(run)
-    seen = explainer.counterparts(images).seen
+    seen = explainer.counterparts(images).predicted
     with pytest.raises(TargetError, match=r"is seen as .* already; choose another"):
         explainer.counterparts(images, seen)
     with pytest.raises(TargetError, match="no class"):
@@ -159,7 +159,9 @@ def test_published_presets_train_too(preset: str, classifier: Classifier, tmp_pa
         "embedding": {"steps": 2, "batch": 4},
         "schedule": {"steps": 2, "batch": 4},
     }
-    fit = Fit(classifier, open_images(PLANTED), tmp_path, Machine("cpu"), say=lambda line: None)
+    fit = Trainer(
+        classifier, open_images(PLANTED), tmp_path, Hardware("cpu"), say=lambda line: None
+    )
     explainer = train_counterpart(COUNTERPART.parse(changes), fit, classifier)
     again = CounterpartExplainer.from_pretrained(tmp_path)
     shown = torch.rand(2, 3, 32, 32)
@@ -175,7 +177,7 @@ def test_judge_and_generators_have_rates_and_clips_of_their_own(classifier: Clas
     )
     network.settle()
     training = CounterpartTraining(network, classifier, CounterpartSettings(), 0)
-    generators, judges = training.groups()
+    generators, judges = training.parameter_groups()
     assert judges["lr"] == pytest.approx(generators["lr"] / 4)
     known = {id(p) for group in (generators, judges) for p in group["params"]}
     assert known == {id(p) for p in training.parameters() if p.requires_grad}
@@ -196,12 +198,12 @@ def test_a_training_goes_on_where_it_was(classifier: Classifier, tmp_path: Path)
     def train(folder: str, steps: int) -> CounterpartExplainer:
         whole = settings(schedule={"steps": 14, "batch": 4, "save_every": 2})
         source, run = open_images(PLANTED), tmp_path / folder
-        fit = Fit(classifier, source, run, Machine("cpu"), say=lambda line: None)
+        fit = Trainer(classifier, source, run, Hardware("cpu"), say=lambda line: None)
         if steps < 14:
             fit_until(fit, whole, steps)
         return train_counterpart(whole, fit, classifier)
 
-    def fit_until(fit: Fit, whole: CounterpartSettings, steps: int) -> None:
+    def fit_until(fit: Trainer, whole: CounterpartSettings, steps: int) -> None:
         from apercu.explainers.counterpart.training import CounterpartTraining
 
         done = CounterpartTraining.training_step
@@ -223,7 +225,9 @@ def test_a_training_goes_on_where_it_was(classifier: Classifier, tmp_path: Path)
 
 
 def test_one_class_is_not_enough(classifier: Classifier, tmp_path: Path) -> None:
-    fit = Fit(classifier, open_images(PLANTED), tmp_path, Machine("cpu"), say=lambda line: None)
+    fit = Trainer(
+        classifier, open_images(PLANTED), tmp_path, Hardware("cpu"), say=lambda line: None
+    )
     spec, options = InputSpec(size=(32, 32)), {"channels": 3, "classes": 1, "size": [32, 32]}
     network = SmallResNet(3, 1, (32, 32), width=4)
     card = ClassifierCard(source="tests:one", options=options, input=spec, classes=("one",))
@@ -240,7 +244,7 @@ def test_settings_that_do_not_fit(classifier: Classifier) -> None:
     with pytest.raises(ConfigError, match="set similarity and keep to 0"):
         settings(objective={"stable": "itself"})
     with pytest.raises(ConfigError, match=r"generators.resolution: expected a power of two below"):
-        new_network(settings(generators={"resolution": 3}), classifier, 0)
+        build_untrained(settings(generators={"resolution": 3}), classifier, 0)
 
 
 def test_it_can_be_compared_as_a_map(run: Path, classifier: Classifier) -> None:
@@ -312,7 +316,9 @@ def test_nothing_of_the_classifier_learns(classifier: Classifier, tmp_path: Path
     """SyCE sends slopes through the encoder, which shares its layers with the classifier."""
     before = {name: value.clone() for name, value in classifier.module.state_dict().items()}  # type: ignore[union-attr]
     whole = settings(objective={"stable": "twice", "cycle": 1.0}, schedule={"steps": 8, "batch": 4})
-    fit = Fit(classifier, open_images(PLANTED), tmp_path, Machine("cpu"), say=lambda line: None)
+    fit = Trainer(
+        classifier, open_images(PLANTED), tmp_path, Hardware("cpu"), say=lambda line: None
+    )
     explainer = train_counterpart(whole, fit, classifier)
     for name, value in classifier.module.state_dict().items():  # type: ignore[union-attr]
         assert torch.equal(value, before[name]), name

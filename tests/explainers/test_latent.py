@@ -19,7 +19,7 @@ from apercu.explainers.latent.training import LatentTraining
 from apercu.explainers.run_folder import open_run
 from apercu.explainers.train import train_latent
 from apercu.training.settings import LATENT, LatentSettings
-from apercu.training.trainer import Fit, Machine
+from apercu.training.trainer import Hardware, Trainer
 
 PLANTED = "planted:size=32,images=24,classes=3,difficulty=0"
 SETTINGS = {
@@ -33,8 +33,8 @@ def settings(**changes: Any) -> LatentSettings:
     return LATENT.parse({**SETTINGS, **changes})
 
 
-def fit(classifier: Classifier, folder: Path) -> Fit:
-    return Fit(classifier, open_images(PLANTED), folder, Machine("cpu"), say=lambda line: None)
+def fit(classifier: Classifier, folder: Path) -> Trainer:
+    return Trainer(classifier, open_images(PLANTED), folder, Hardware("cpu"), say=lambda line: None)
 
 
 @pytest.fixture
@@ -74,8 +74,8 @@ def test_a_strip_begins_with_the_image(run: Path, images: torch.Tensor) -> None:
     assert not torch.equal(pair.adversarial, images)
     expected = (pair.adversarial - images).abs().mean(1)
     torch.testing.assert_close(explainer.attribute(images), expected)
-    torch.testing.assert_close(explainer.attribute(images, pair.seen), expected)
-    torch.testing.assert_close(explainer.attribute(images, pair.wanted), expected)
+    torch.testing.assert_close(explainer.attribute(images, pair.predicted), expected)
+    torch.testing.assert_close(explainer.attribute(images, pair.target), expected)
     for image in range(len(images)):
         alone = explainer.attribute(images[image : image + 1])
         torch.testing.assert_close(alone[0], expected[image], atol=1e-4, rtol=1e-3)
@@ -85,15 +85,15 @@ def test_the_path_starts_at_what_the_classifier_answers(run: Path, images: torch
     explainer = LatentExplainer.from_pretrained(run)
     sure = torch.tensor([[9.0, 0.0, 0.0]]).repeat(3, 1)
     unsure = sure / 9
-    far = explainer.counterparts(images, 1, answers=sure)
-    near = explainer.counterparts(images, 1, answers=unsure)
-    assert (far.seen == 0).all() and (far.wanted == 1).all()
+    far = explainer.counterparts(images, 1, logits=sure)
+    near = explainer.counterparts(images, 1, logits=unsure)
+    assert (far.predicted == 0).all() and (far.target == 1).all()
     assert far.maps.mean() > near.maps.mean()
 
 
 def test_targets_that_cannot_be(run: Path, images: torch.Tensor) -> None:
     explainer = LatentExplainer.from_pretrained(run)
-    seen = explainer.counterparts(images).seen
+    seen = explainer.counterparts(images).predicted
     with pytest.raises(TargetError, match=r"is seen as .* already; choose another"):
         explainer.counterparts(images, seen)
     with pytest.raises(TargetError, match="no class"):

@@ -8,10 +8,10 @@ import torch
 
 from apercu.classifiers import ClassifierCard, InputSpec, SmallResNet, classifier_of
 from apercu.errors import ConfigError, ImageError, RunError, TargetError
-from apercu.explainers.build import gated_network
+from apercu.explainers.build import build_gated_network
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.mask.explainer import MaskExplainer
-from apercu.explainers.mask.levels import absent_area, measure_dial, write_dial
+from apercu.explainers.mask.levels import measure_absent_area, measure_levels, write_level_curve
 from apercu.networks.graph_encoder import GraphEncoder
 from apercu.training.settings import parse_settings
 
@@ -34,9 +34,11 @@ def classifier():
 def explainer(classifier):
     settings = parse_settings({"decoder": {"width": 16, "resolution": 2}})
     encoder = GraphEncoder(classifier)
-    network = gated_network(settings, encoder, ClassifierInfo.of(classifier))
+    network = build_gated_network(settings, encoder, ClassifierInfo.from_classifier(classifier))
     network.gate.open_at(1.0, 0.0)
-    return MaskExplainer(network, ClassifierInfo.of(classifier), settings, {"steps": 0.0})
+    return MaskExplainer(
+        network, ClassifierInfo.from_classifier(classifier), settings, {"steps": 0.0}
+    )
 
 
 @pytest.fixture
@@ -68,7 +70,7 @@ def test_the_mask_depends_on_the_class(explainer, images):
 def test_many_classes_are_decoded_in_parts(explainer, images, monkeypatch) -> None:
     row = torch.tensor([[0, 1, 2, 3, 3, 2, 0]])
     whole = explainer.attribute_classes(images[:1], row)
-    monkeypatch.setattr("apercu.explainers.mask.network.TOGETHER", 3)
+    monkeypatch.setattr("apercu.explainers.mask.network.CLASSES_PER_PASS", 3)
     torch.testing.assert_close(explainer.attribute_classes(images[:1], row), whole)
     for place, column in enumerate(row[0].tolist()):
         torch.testing.assert_close(whole[0, place], explainer.attribute(images[:1], column)[0])
@@ -159,7 +161,7 @@ def test_another_classifier_is_refused(explainer, classifier):
 
 
 def test_the_dial_measures_what_its_levels_keep(explainer, classifier, images, tmp_path):
-    points = measure_dial(explainer, classifier, [images[:2], images[2:]], levels=(0.01, 0.999))
+    points = measure_levels(explainer, classifier, [images[:2], images[2:]], levels=(0.01, 0.999))
     whole, empty = points
     top = classifier(images).softmax(1).amax(1).mean().item()
     low = explainer.attribute(images, classifier(images).argmax(1)) >= 0.01
@@ -169,12 +171,12 @@ def test_the_dial_measures_what_its_levels_keep(explainer, classifier, images, t
     assert empty.saliency_metric == pytest.approx(
         -classifier(images).log_softmax(1).amax(1).mean().item(), abs=1e-4
     )  # an empty region counts as the whole image
-    write_dial(points, tmp_path)
+    write_level_curve(points, tmp_path)
     assert (tmp_path / "dial.csv").read_text().splitlines()[0].startswith("level,area,kept")
     assert (tmp_path / "dial.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_absent_area_asks_for_other_classes(explainer, images):
-    area = absent_area(explainer, [images], seed=0)
+    area = measure_absent_area(explainer, [images], seed=0)
     every = [explainer.attribute(images, index).mean((1, 2)) for index in range(4)]
     assert min(a.min() for a in every) <= area <= max(a.max() for a in every)

@@ -15,7 +15,7 @@ from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.counterpart.explainer import CounterpartExplainer
 from apercu.explainers.latent.explainer import LatentExplainer
 from apercu.explainers.mask.explainer import MaskExplainer
-from apercu.training.settings import COUNTERPART, LATENT, MASK, TrainingSettings
+from apercu.training.settings import COUNTERPART, LATENT, MASK, ExplainerSettings
 
 FAMILIES = {"mask": MASK, "counterpart": COUNTERPART, "latent": LATENT}
 SMALL: dict[str, dict[str, Any]] = {
@@ -25,7 +25,7 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 
-def small_settings(kind: str, preset: str) -> TrainingSettings:
+def small_settings(kind: str, preset: str) -> ExplainerSettings:
     """A preset with few channels, and a small encoder in the place of a ResNet-50."""
     asked = {"preset": preset, **SMALL[kind]}
     if (kind, preset) == ("counterpart", "light"):
@@ -35,9 +35,9 @@ def small_settings(kind: str, preset: str) -> TrainingSettings:
     return FAMILIES[kind].parse(asked)
 
 
-def built(kind: str, settings: TrainingSettings, classifier: Classifier) -> Any:
+def built(kind: str, settings: ExplainerSettings, classifier: Classifier) -> Any:
     """An explainer with random weights, whose maps are neither flat nor all the same."""
-    passport = ClassifierInfo.of(classifier)
+    passport = ClassifierInfo.from_classifier(classifier)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         own = classifier if getattr(settings, "encoder", "") == "own" else None

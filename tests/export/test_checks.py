@@ -151,7 +151,7 @@ def test_lower_precision_needs_images(explainer_of, tmp_path) -> None:
 def test_images_are_drawn_and_unreadable_ones_left_out(classifier, tmp_path) -> None:
     from PIL import Image
 
-    passport = ClassifierInfo.of(classifier)
+    passport = ClassifierInfo.from_classifier(classifier)
     shown = Shown(open_images(PLANTED), 5, 0)
     assert sum(map(len, shown.batches(passport))) == 5
     assert shown.boxed

@@ -166,7 +166,7 @@ def test_a_black_box_cannot_be_joined(explainer_of, classifier) -> None:
     closed = Classifier(network, spec="closed")
     explainer = explainer_of("mask", "small")
     with pytest.raises(ConfigError, match="closed does not show its layers"):
-        reading(explainer.network, ClassifierInfo.of(closed), closed)
+        reading(explainer.network, ClassifierInfo.from_classifier(closed), closed)
 
 
 @pytest.mark.parametrize("output", get_args(Output))
@@ -181,6 +181,8 @@ def test_stretched_counts_are_refused(explainer_of, classifier, tmp_path) -> Non
     stretch = Stretch(low=(-1.0,) * 3, high=(99.0,) * 3, noise=(1.0,) * 3)
     spec = classifier.network.input.model_copy(update={"stretch": stretch})
     explainer = explainer_of("mask", "light")
-    explainer.passport = ClassifierInfo.of(Classifier(replace(classifier.network, input=spec)))
+    explainer.passport = ClassifierInfo.from_classifier(
+        Classifier(replace(classifier.network, input=spec))
+    )
     with pytest.raises(ConfigError, match="stretches raw counts"):
         export(explainer, tmp_path, ExportSettings())

@@ -9,8 +9,8 @@ from torch import nn
 
 from apercu.classifiers import Classifier
 from apercu.errors import ClassifierError, ConfigError
-from apercu.explainers.mask.network import dialled
-from apercu.explainers.mask.objectives import Dial, Question
+from apercu.explainers.mask.network import combine_fields
+from apercu.explainers.mask.objectives import ExtentAndCore, MaskBatch
 from apercu.methods.meaningful_perturbation import Aim, MeaningfulPerturbation
 from apercu.networks.decoder import Evidence
 from apercu.removal import Blur
@@ -77,14 +77,14 @@ def test_full_learns_the_mask_explainers_objective(
     image, target = images[:1], targets[:1]
     generator = torch.Generator().manual_seed(5)
     fields, state = torch.zeros(2, 1, 6, 6), dict[str, torch.Tensor]()
-    objective = Dial(sufficient=Dial().sufficient / 2)
+    objective = ExtentAndCore(sufficient=ExtentAndCore().sufficient / 2)
     for _ in range(3):
         open_fields = fields.clone().requires_grad_()
-        question = Question(image, target, torch.tensor([True]), target)
+        question = MaskBatch(image, target, torch.tensor([True]), target)
         terms = objective.terms(residual, question, Evidence(*open_fields), generator)
         (slopes,) = torch.autograd.grad(sum(terms.values()), open_fields)
         fields = adam(fields, slopes, state)
-    joined = dialled(fields[0].sigmoid(), fields[1].sigmoid())[:, None]
+    joined = combine_fields(fields[0].sigmoid(), fields[1].sigmoid())[:, None]
     expected = F.interpolate(joined, (24, 32), mode="bilinear")[:, 0].sigmoid()
     method = MeaningfulPerturbation("full", steps=3, cells=6, seed=5)
     torch.testing.assert_close(method(residual, image, target), expected, atol=1e-4, rtol=0)

@@ -12,7 +12,7 @@ from torch import nn
 from apercu import open_classifier
 from apercu.classifiers import Classifier, ClassifierCard, InputSpec, SmallResNet, classifier_of
 from apercu.errors import ConfigError
-from apercu.explainers.mask.network import SUREST, MaskingNetwork, dialled
+from apercu.explainers.mask.network import CORE_PEAK_FRACTION, MaskNetwork, combine_fields
 from apercu.images.stretch import Stretch
 from apercu.networks.decoder import Decoder, DecoderShape
 from apercu.networks.encoder import SmallEncoder, TimmEncoder
@@ -75,7 +75,7 @@ def test_a_mask_begins_as_its_gate(kind, shape):
 def test_the_dial_is_the_extent_up_to_a_half_and_the_core_above():
     torch.manual_seed(0)
     extent, core = torch.rand(2, 2, 9, 9)
-    masks = dialled(extent, core).sigmoid()
+    masks = combine_fields(extent, core).sigmoid()
     for level in (0.1, 0.3, 0.499):
         assert torch.equal(masks >= level, extent >= level)
     for one, other, mask in zip(extent, core, masks, strict=True):
@@ -84,23 +84,25 @@ def test_the_dial_is_the_extent_up_to_a_half_and_the_core_above():
             inside = (other >= (0.5 + (level - 0.6) / 0.8) * peak) & (one > 0.5)
             assert torch.equal(mask >= level, inside)
         share = torch.where(one > 0.5, other / peak, 0)
-        shares = torch.where(share > SUREST, one, 0)
-        lowest = one[share > SUREST].min()
+        shares = torch.where(share > CORE_PEAK_FRACTION, one, 0)
+        lowest = one[share > CORE_PEAK_FRACTION].min()
         inner = (shares - lowest).clamp(min=0) / (shares.max() - lowest)
-        wanted = 0.84 + 0.16 * inner * ((share - SUREST).clamp(min=0) / 0.2).sqrt()
-        torch.testing.assert_close(mask[share > SUREST], wanted[share > SUREST], atol=2e-4, rtol=0)
+        wanted = 0.84 + 0.16 * inner * ((share - CORE_PEAK_FRACTION).clamp(min=0) / 0.2).sqrt()
+        torch.testing.assert_close(
+            mask[share > CORE_PEAK_FRACTION], wanted[share > CORE_PEAK_FRACTION], atol=2e-4, rtol=0
+        )
 
 
 def test_a_faint_core_counts_like_a_strong_one_and_none_outside_the_extent():
     torch.manual_seed(0)
     extent, core = torch.rand(2, 2, 9, 9)
-    torch.testing.assert_close(dialled(extent, core), dialled(extent, core / 20))
-    assert dialled(extent / 2, core).sigmoid().max() <= 0.5
+    torch.testing.assert_close(combine_fields(extent, core), combine_fields(extent, core / 20))
+    assert combine_fields(extent / 2, core).sigmoid().max() <= 0.5
 
 
 def test_a_published_decoder_has_one_field():
     shape = DecoderShape(16, gate="deepest", resolution=2)
-    network = MaskingNetwork(SmallEncoder(3, width=8), 5, shape, frozen=False).eval()
+    network = MaskNetwork(SmallEncoder(3, width=8), 5, shape, frozen=False).eval()
     features = network.encode(torch.rand(1, 3, 32, 32))
     evidence = network.evidence(features, torch.tensor([2]))
     assert evidence.core is evidence.extent
@@ -112,7 +114,7 @@ def test_a_published_decoder_has_one_field():
 @pytest.mark.parametrize("gate", ["everywhere", "deepest"])
 def test_every_decoder_answers_at_its_resolution(upsampling, residual, gate):
     shape = DecoderShape(16, 2, residual, upsampling, gate, resolution=2)
-    network = MaskingNetwork(SmallEncoder(3, width=8), 5, shape, frozen=False)
+    network = MaskNetwork(SmallEncoder(3, width=8), 5, shape, frozen=False)
     images = torch.rand(2, 3, 32, 32)
     features = network.encode(images)
     assert network.decode(features, torch.tensor([0, 4])).shape == (2, 16, 16)
@@ -155,7 +157,7 @@ def test_timm_encoder_names_what_does_not_exist():
 
 def test_a_frozen_encoder_stays_as_it_is():
     encoder = SmallEncoder(3, width=8)
-    network = MaskingNetwork(encoder, 3, DecoderShape(16, resolution=2)).train()
+    network = MaskNetwork(encoder, 3, DecoderShape(16, resolution=2)).train()
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     network(torch.rand(4, 3, 32, 32), torch.tensor([0, 1, 2, 0])).mean().backward()
     assert not encoder.training

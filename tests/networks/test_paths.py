@@ -38,7 +38,7 @@ def test_the_cost_is_the_integral_as_printed() -> None:
 
 def test_a_path_keeps_to_the_slope_of_a_linear_reader() -> None:
     start = torch.zeros(2, 3)
-    path, share = Lagrangian(evidence=(30.0,), steps=600).shortest(
+    path, share = Lagrangian(evidence=(30.0,), steps=600).find_path(
         start, linear, torch.tensor([1, 1])
     )
     along = path @ SLOPE
@@ -53,12 +53,12 @@ def test_a_path_keeps_to_the_slope_of_a_linear_reader() -> None:
 
 def test_the_shortest_path_that_convinces_is_taken() -> None:
     start, wanted = torch.zeros(1, 3), torch.tensor([1])
-    weak, weak_share = Lagrangian(evidence=(3.0,)).shortest(start, linear, wanted)
-    strong, strong_share = Lagrangian(evidence=(100.0,)).shortest(start, linear, wanted)
+    weak, weak_share = Lagrangian(evidence=(3.0,)).find_path(start, linear, wanted)
+    strong, strong_share = Lagrangian(evidence=(100.0,)).find_path(start, linear, wanted)
     assert weak_share < 0.9 < strong_share
-    both, _ = Lagrangian(evidence=(3.0, 100.0, 1000.0)).shortest(start, linear, wanted)
+    both, _ = Lagrangian(evidence=(3.0, 100.0, 1000.0)).find_path(start, linear, wanted)
     torch.testing.assert_close(both, strong)
-    modest, _ = Lagrangian(evidence=(3.0, 100.0), convinced=0.2).shortest(start, linear, wanted)
+    modest, _ = Lagrangian(evidence=(3.0, 100.0), convinced=0.2).find_path(start, linear, wanted)
     torch.testing.assert_close(modest, weak)
 
 
@@ -66,9 +66,9 @@ def test_paths_of_a_batch_are_those_of_its_images() -> None:
     start = torch.randn(3, 3, generator=torch.Generator().manual_seed(1))
     wanted = torch.tensor([1, 0, 1])
     shortest = Lagrangian(steps=40)
-    path, share = shortest.shortest(start, linear, wanted)
+    path, share = shortest.find_path(start, linear, wanted)
     for image in range(3):
-        alone, its = shortest.shortest(start[image : image + 1], linear, wanted[image : image + 1])
+        alone, its = shortest.find_path(start[image : image + 1], linear, wanted[image : image + 1])
         torch.testing.assert_close(path[:, image], alone[:, 0])
         torch.testing.assert_close(share[image], its[0])
 
@@ -81,8 +81,8 @@ def test_moving_nowhere_changes_nothing(channels: int, size: tuple[int, int]) ->
         codes, spread = network.encode(images)
         assert codes.shape == spread.shape == (2, 6)
         assert network.decode(codes).shape == (2, channels, 32, 32)
-        assert network.read(codes).shape == network.sway(codes).shape == (2, 4)
-        assert torch.equal(network.moved(images, codes, codes), images)
-        moved = network.moved(images, codes, codes + 3)
+        assert network.read(codes).shape == network.logit_shift(codes).shape == (2, 4)
+        assert torch.equal(network.move(images, codes, codes), images)
+        moved = network.move(images, codes, codes + 3)
         assert moved.shape == images.shape and not torch.equal(moved, images)
         assert moved.min() >= 0 and moved.max() <= 1

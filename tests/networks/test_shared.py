@@ -7,16 +7,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from apercu.explainers.mask.network import MaskingNetwork
+from apercu.explainers.mask.network import MaskNetwork
 from apercu.networks.encoder import SmallEncoder
 from apercu.networks.shared_decoder import SharedDecoder, SharedShape
 
 SHAPE = SharedShape(width=4, filters=3, resolution=2)
 
 
-def network(shape: SharedShape = SHAPE) -> MaskingNetwork:
+def network(shape: SharedShape = SHAPE) -> MaskNetwork:
     torch.manual_seed(0)
-    made = MaskingNetwork(SmallEncoder(3, width=8), 5, shape, frozen=False).eval()
+    made = MaskNetwork(SmallEncoder(3, width=8), 5, shape, frozen=False).eval()
     for parameter in made.parameters():
         nn.init.normal_(parameter, std=0.3)
     return made
@@ -69,7 +69,7 @@ def test_classes_of_an_image_share_one_pass_of_its_features(monkeypatch):
 
 
 def test_several_images_share_passes_and_so_do_parts_of_many_classes(monkeypatch):
-    monkeypatch.setattr("apercu.explainers.mask.network.TOGETHER", 2)
+    monkeypatch.setattr("apercu.explainers.mask.network.CLASSES_PER_PASS", 2)
     made, passes = network(), []
     made.decoder.keys.register_forward_hook(lambda *_: passes.append(1))
     images, classes = torch.rand(3, 3, 32, 32), torch.tensor([[4, 0, 2], [1, 1, 3], [0, 2, 4]])

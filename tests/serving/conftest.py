@@ -132,7 +132,7 @@ def tiny_pair(tiny_card: Path, tmp_path_factory: pytest.TempPathFactory) -> Work
     """A worker with a counterpart explainer of random weights, and its classifier."""
     classifier = open_classifier(tiny_card)
     settings = COUNTERPART.parse({"generators": {"width": 16, "resolution": 4}})
-    passport = ClassifierInfo.of(classifier)
+    passport = ClassifierInfo.from_classifier(classifier)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = build_network(settings, passport, classifier, pretrained=False)

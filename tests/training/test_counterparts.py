@@ -9,29 +9,29 @@ import torch
 
 from apercu.explainers.counterpart.discriminator import (
     Discriminator,
-    implausible,
-    mistaken,
-    weathered,
+    discriminator_loss,
+    generator_loss,
+    randomly_perturb,
 )
-from apercu.explainers.counterpart.network import Change, Pair
+from apercu.explainers.counterpart.network import Change, CounterpartPair
 from apercu.explainers.counterpart.objective import (
+    CounterpartBatch,
     CounterpartObjective,
-    Exchange,
     distance,
-    roughness,
     runner_up,
+    total_variation,
 )
-from apercu.explainers.counterpart.training import STRONG, figures
+from apercu.explainers.counterpart.training import STRONG_FRACTION, measure_difference
 
 GENERATOR = torch.Generator().manual_seed(3)
 IMAGES = torch.rand(2, 1, 6, 5, generator=GENERATOR)
-ASKED = Exchange(IMAGES, torch.tensor([0, 2]), torch.tensor([1, 0]))
+ASKED = CounterpartBatch(IMAGES, torch.tensor([0, 2]), torch.tensor([1, 0]))
 
 
-def pair() -> Pair:
+def pair() -> CounterpartPair:
     generator = torch.Generator().manual_seed(4)
     similar, adversarial = torch.rand(2, *IMAGES.shape, generator=generator)
-    return Pair(similar, adversarial, torch.rand(2, 1, 3, 2, generator=generator))
+    return CounterpartPair(similar, adversarial, torch.rand(2, 1, 3, 2, generator=generator))
 
 
 def classifier(images: torch.Tensor) -> torch.Tensor:
@@ -54,7 +54,7 @@ def slow_cross_entropy(images: torch.Tensor, targets: torch.Tensor) -> list[floa
     return found
 
 
-def unused(*_: object) -> Pair:
+def unused(*_: object) -> CounterpartPair:
     raise RuntimeError("not asked for")
 
 
@@ -67,23 +67,25 @@ def test_terms_of_the_shared_body_are_their_formulas() -> None:
     literal = {
         "similarity": [3 * d for d in slow_distance(IMAGES, made.similar)],
         "closeness": [2 * d for d in slow_distance(made.similar, made.adversarial)],
-        "keep": [0.5 * c for c in slow_cross_entropy(made.similar, ASKED.seen)],
-        "flip": [0.7 * c for c in slow_cross_entropy(made.adversarial, ASKED.wanted)],
-        "scarcity": [0.4 * sum(p.flatten().tolist()) / 6 for p in made.places],
+        "keep": [0.5 * c for c in slow_cross_entropy(made.similar, ASKED.predicted)],
+        "flip": [0.7 * c for c in slow_cross_entropy(made.adversarial, ASKED.targets)],
+        "scarcity": [0.4 * sum(p.flatten().tolist()) / 6 for p in made.change_masks],
     }
     assert set(terms) == {*literal, "smoothness"}
     for name, values in literal.items():
         torch.testing.assert_close(terms[name], torch.tensor(values), rtol=1e-4, atol=1e-5)
-    rough = roughness(made.adversarial - made.similar)
+    rough = total_variation(made.adversarial - made.similar)
     torch.testing.assert_close(terms["smoothness"], 0.9 * rough)
 
 
 def test_syce_applies_the_generator_twice_and_back() -> None:
     asked_of: list[tuple[torch.Tensor, list[int], list[int]]] = []
 
-    def generate(images: torch.Tensor, seen: torch.Tensor, wanted: torch.Tensor) -> Pair:
+    def generate(images: torch.Tensor, seen: torch.Tensor, wanted: torch.Tensor) -> CounterpartPair:
         asked_of.append((images, seen.tolist(), wanted.tolist()))
-        return Pair(images, (images + 0.1 * len(asked_of)).clamp(0, 1), torch.zeros(2, 1, 1, 1))
+        return CounterpartPair(
+            images, (images + 0.1 * len(asked_of)).clamp(0, 1), torch.zeros(2, 1, 1, 1)
+        )
 
     made = pair()
     weights = CounterpartObjective(
@@ -97,7 +99,7 @@ def test_syce_applies_the_generator_twice_and_back() -> None:
     stable, cycled = ((made.adversarial + step).clamp(0, 1) for step in (0.1, 0.2))
     torch.testing.assert_close(terms["similarity"], 10 * distance(IMAGES, stable))
     torch.testing.assert_close(terms["cycle"], 2 * distance(IMAGES, cycled))
-    kept = torch.tensor(slow_cross_entropy(cycled, ASKED.seen))
+    kept = torch.tensor(slow_cross_entropy(cycled, ASKED.predicted))
     torch.testing.assert_close(terms["cycle_keep"], 0.5 * kept, rtol=1e-4, atol=1e-5)
 
 
@@ -112,7 +114,7 @@ def test_roughness_is_the_mean_step_down_plus_across() -> None:
     image = torch.zeros(1, 1, 3, 4)
     image[:, :, 1:] = 0.6
     image[:, :, :, 3:] += 0.9
-    assert roughness(image).item() == pytest.approx(4 * 0.6 / 8 + 3 * 0.9 / 9)
+    assert total_variation(image).item() == pytest.approx(4 * 0.6 / 8 + 3 * 0.9 / 9)
 
 
 def test_the_runner_up_is_never_what_is_seen() -> None:
@@ -135,7 +137,7 @@ def test_the_judge_learns_from_both_and_only_the_judge() -> None:
     judge = Discriminator(1, 3)
     real, made = torch.rand(2, 3, 1, 16, 16)
     made.requires_grad_()
-    found = mistaken(judge, real, CLASSES, made, CLASSES.flip(0))
+    found = discriminator_loss(judge, real, CLASSES, made, CLASSES.flip(0))
     for place in range(3):
         on_real = judge(real[place, None], CLASSES[place, None])
         on_made = judge(made[place, None], CLASSES[2 - place, None])
@@ -150,7 +152,7 @@ def test_plausibility_teaches_who_made_the_images_and_not_the_judge() -> None:
     torch.manual_seed(0)
     judge = Discriminator(1, 3)
     made = torch.rand(3, 1, 16, 16, requires_grad=True)
-    found = implausible(judge, made, CLASSES)
+    found = generator_loss(judge, made, CLASSES)
     torch.testing.assert_close(found, (1 + (-judge(made, CLASSES)).exp()).log().mean((1, 2)))
     found.sum().backward()
     assert made.grad is not None and made.grad.abs().sum() > 0
@@ -164,35 +166,35 @@ def test_the_judge_knows_what_belongs_to_which_class() -> None:
     images = torch.tensor([0.8, 0.2]).view(2, 1, 1, 1).expand(2, 1, 16, 16)
     right, wrong = torch.tensor([0, 1]), torch.tensor([1, 0])
     optimiser = torch.optim.Adam(judge.parameters(), 1e-2)
-    before = mistaken(judge, images, right, images, wrong).mean().item()
+    before = discriminator_loss(judge, images, right, images, wrong).mean().item()
     assert before == pytest.approx(2 * math.log(2), abs=0.05)
     for _ in range(80):
         optimiser.zero_grad()
-        mistaken(judge, images, right, images, wrong).mean().backward()
+        discriminator_loss(judge, images, right, images, wrong).mean().backward()
         optimiser.step()
-    assert mistaken(judge, images, right, images, wrong).mean().item() < before / 2
-    assert (implausible(judge, images, wrong) > implausible(judge, images, right)).all()
+    assert discriminator_loss(judge, images, right, images, wrong).mean().item() < before / 2
+    assert (generator_loss(judge, images, wrong) > generator_loss(judge, images, right)).all()
 
 
 def test_weather_is_repeated_by_its_generator_and_stays_in_range() -> None:
     images = torch.rand(2, 3, 20, 24, generator=torch.Generator().manual_seed(1))
-    one, two = (weathered(images, torch.Generator().manual_seed(5)) for _ in range(2))
+    one, two = (randomly_perturb(images, torch.Generator().manual_seed(5)) for _ in range(2))
     assert torch.equal(one, two)
     assert one.min() >= 0 and one.max() <= 1
-    assert not torch.equal(one, weathered(images, torch.Generator().manual_seed(6)))
-    grey = weathered(torch.full((1, 1, 8, 8), 0.5), torch.Generator().manual_seed(2))
+    assert not torch.equal(one, randomly_perturb(images, torch.Generator().manual_seed(6)))
+    grey = randomly_perturb(torch.full((1, 1, 8, 8), 0.5), torch.Generator().manual_seed(2))
     assert (grey - 0.5).abs().max() < 0.2
 
 
 def test_weather_lets_slopes_through() -> None:
     images = torch.rand(1, 1, 12, 12).requires_grad_()
-    weathered(images, torch.Generator().manual_seed(0)).sum().backward()
+    randomly_perturb(images, torch.Generator().manual_seed(0)).sum().backward()
     assert images.grad is not None and images.grad.abs().sum() > 0
 
 
 def test_figures_of_a_difference() -> None:
     difference = torch.zeros(1, 4, 4)
-    difference[0, 0, :2] = torch.tensor([0.8, 0.8 * STRONG / 2])
-    found = {name: value.item() for name, value in figures(difference).items()}
-    total = 0.8 * (1 + STRONG / 2)
+    difference[0, 0, :2] = torch.tensor([0.8, 0.8 * STRONG_FRACTION / 2])
+    found = {name: value.item() for name, value in measure_difference(difference).items()}
+    total = 0.8 * (1 + STRONG_FRACTION / 2)
     assert found == pytest.approx({"change": total / 16, "peak": 0.8, "spread": 1 / 16})

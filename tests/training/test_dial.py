@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from apercu.explainers.mask.network import enlarge
-from apercu.explainers.mask.objectives import Dial, Question
-from apercu.explainers.mask.objectives.base import raggedness
-from apercu.explainers.mask.objectives.search import bounding, propose
+from apercu.explainers.mask.objectives import ExtentAndCore, MaskBatch
+from apercu.explainers.mask.objectives.base import edge_aware_roughness
+from apercu.explainers.mask.objectives.search import bounding_boxes, propose_boxes
 from apercu.networks.decoder import Evidence
 
 SIZE, CLASSES = 12, 4
@@ -24,10 +24,10 @@ def classifier(images: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.fixture
-def question() -> Question:
+def question() -> MaskBatch:
     images = torch.rand(3, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
     real, true = torch.tensor([True, True, False]), torch.tensor([0, 1, 3])
-    return Question(images, targets=torch.tensor([0, 1, 2]), real=real, true=true)
+    return MaskBatch(images, targets=torch.tensor([0, 1, 2]), real=real, predicted=true)
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def evidence() -> Evidence:
 
 
 def test_a_fake_class_must_only_be_small(question, evidence):
-    terms = Dial(area=3.0).terms(classifier, question, evidence, drawn())
+    terms = ExtentAndCore(area=3.0).terms(classifier, question, evidence, drawn())
     extent = enlarge(evidence.extent, (SIZE, SIZE)).sigmoid()[2].mean().item()
     core = evidence.core.sigmoid()[2].mean().item()
     asked = {name: values[2].item() for name, values in terms.items()}
@@ -46,20 +46,22 @@ def test_a_fake_class_must_only_be_small(question, evidence):
 
 
 def test_real_classes_pay_every_term_and_half_of_them_try_crops(question, evidence):
-    terms = Dial().terms(classifier, question, evidence, drawn())
+    terms = ExtentAndCore().terms(classifier, question, evidence, drawn())
     for name in ("area", "smoothness", "preserver", "destroyer"):
         assert (terms[name][:2] > 0).all(), name
     assert (terms["sufficient"] > 0).sum() == 1
 
 
 def test_a_batch_of_fakes_alone_has_a_loss(question, evidence):
-    fakes = Question(question.images, question.targets, torch.zeros(3).bool(), question.true)
-    terms = Dial().terms(classifier, fakes, evidence, drawn())
+    fakes = MaskBatch(question.images, question.targets, torch.zeros(3).bool(), question.true)
+    terms = ExtentAndCore().terms(classifier, fakes, evidence, drawn())
     assert terms["area"].gt(0).all() and terms["smoothness"].eq(0).all()
 
 
 def test_the_same_generator_gives_the_same_loss(question, evidence):
-    first, second = (Dial().terms(classifier, question, evidence, drawn()) for _ in range(2))
+    first, second = (
+        ExtentAndCore().terms(classifier, question, evidence, drawn()) for _ in range(2)
+    )
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
@@ -71,21 +73,21 @@ def test_an_edge_costs_less_where_the_image_has_one():
         sum(float(x < 4 <= x + reach) for x in range(8 - reach)) / (8 - reach)
         for reach in (1, 2, 4)
     )
-    assert raggedness(mask, flat).item() == pytest.approx(literal)
-    assert raggedness(mask, split).item() < 1e-6
+    assert edge_aware_roughness(mask, flat).item() == pytest.approx(literal)
+    assert edge_aware_roughness(mask, split).item() < 1e-6
 
 
 def test_proposals_are_lawful_and_begin_with_the_masks_own_box(evidence):
-    boxes = propose(evidence.core, 6, drawn())
+    boxes = propose_boxes(evidence.core, 6, drawn())
     assert boxes.shape == (3, 6, 4)
     assert boxes.amin() >= -1e-6 and boxes.amax() <= 1 + 1e-6
     assert (boxes[..., 2:] - boxes[..., :2]).amin() >= 0.15 - 1e-6
-    torch.testing.assert_close(boxes[:, 0], bounding(evidence.core, torch.zeros(3)))
+    torch.testing.assert_close(boxes[:, 0], bounding_boxes(evidence.core, torch.zeros(3)))
 
 
 def test_the_core_learns_from_crops_and_the_extent_from_the_rest(question, evidence):
     leaves = Evidence(evidence.extent.requires_grad_(), evidence.core.requires_grad_())
-    terms = Dial().terms(classifier, question, leaves, drawn())
+    terms = ExtentAndCore().terms(classifier, question, leaves, drawn())
     terms["sufficient"].sum().backward(retain_graph=True)
     assert leaves.extent.grad is None and leaves.core.grad.abs().sum() > 0
     leaves.core.grad = None

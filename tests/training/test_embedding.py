@@ -8,8 +8,8 @@ import torch
 from torch import Generator
 
 from apercu.networks.gate import ClassGate
-from apercu.training.degeneracy import COUNTERPARTS, LATENT, MASKS, TrivialAnswers
-from apercu.training.embedding import RidgeMoments, fit_answers
+from apercu.training.degeneracy import COUNTERPARTS, LATENT, MASKS, DegeneracyMonitor
+from apercu.training.embedding import RidgeMoments, fit_ridge
 
 
 def _problem() -> tuple[torch.Tensor, torch.Tensor]:
@@ -47,7 +47,7 @@ def test_the_gate_answers_like_the_classifier() -> None:
     features, logits = _problem()
     gate = ClassGate(4, 6)
     parts = (_asked(features, logits, range(start, end)) for start, end in ((0, 180), (180, 200)))
-    assert fit_answers(gate, *parts, (1e-6,)) > 0.9
+    assert fit_ridge(gate, *parts, (1e-6,)) > 0.9
     found = gate.answers(features[:, :, None, None])
     torch.testing.assert_close(found, gate.standardised(logits), rtol=0, atol=0.15)
 
@@ -61,24 +61,24 @@ def test_the_penalty_is_the_one_that_answers_best_for_images_held_out() -> None:
     errors = {}
     for penalty in (1e-4, 0.1, 1.0, 1e4):
         gate = ClassGate(4, 50)
-        fit_answers(gate, fitted, [], (penalty,))
+        fit_ridge(gate, fitted, [], (penalty,))
         answers = gate.answers(features[60:, :, None, None])
         errors[penalty] = (answers - gate.standardised(logits[60:])).square().mean().item()
     best = min(errors, key=lambda penalty: errors[penalty])
     assert best in (0.1, 1.0)
     chosen, alone = ClassGate(4, 50), ClassGate(4, 50)
-    fit_answers(chosen, fitted, held_out, tuple(errors))
-    fit_answers(alone, fitted, [], (best,))
+    fit_ridge(chosen, fitted, held_out, tuple(errors))
+    fit_ridge(alone, fitted, [], (best,))
     torch.testing.assert_close(chosen.embedding, alone.embedding)
 
 
 def test_no_batch_is_an_error() -> None:
     with pytest.raises(ValueError, match="expected at least one batch"):
-        fit_answers(ClassGate(4, 6), [], [], (0.1,))
+        fit_ridge(ClassGate(4, 6), [], [], (0.1,))
 
 
 def _watch(true: float, fake: float | None, steps: int = 10) -> str | None:
-    watch = TrivialAnswers(MASKS, patience=10)
+    watch = DegeneracyMonitor(MASKS, patience=10)
     for _ in range(steps):
         watch.add({"area_true": true} | ({} if fake is None else {"area_fake": fake}))
     return watch.warning()
@@ -113,7 +113,7 @@ def test_sound_masks_and_early_steps_are_not_told() -> None:
     ],
 )
 def test_trivial_counterparts_are_told(odd: dict[str, float], says: str) -> None:
-    watch = TrivialAnswers(COUNTERPARTS, patience=1)
+    watch = DegeneracyMonitor(COUNTERPARTS, patience=1)
     watch.add({"flipped": 0.97, "change": 0.02, "peak": 0.3, "spread": 0.2, **odd})
     assert str(watch.warning()).startswith(says)
 
@@ -127,13 +127,13 @@ def test_trivial_counterparts_are_told(odd: dict[str, float], says: str) -> None
     ],
 )
 def test_useless_codes_are_told(odd: dict[str, float], says: str) -> None:
-    watch = TrivialAnswers(LATENT, patience=1)
+    watch = DegeneracyMonitor(LATENT, patience=1)
     watch.add({"told": 0.7, "misread": 0.4, **odd})
     assert str(watch.warning()).startswith(says)
 
 
 def test_one_odd_step_is_not_a_trend() -> None:
-    watch = TrivialAnswers(MASKS, patience=1)
+    watch = DegeneracyMonitor(MASKS, patience=1)
     for _ in range(20):
         watch.add({"area_true": 0.3, "area_fake": 0.02})
     watch.add({"area_true": 0.0, "area_fake": 0.9})

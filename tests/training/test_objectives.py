@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from apercu.explainers.mask.objectives import Printed, Question, Released
+from apercu.explainers.mask.objectives import MaskBatch, Printed, Released
 from apercu.explainers.mask.objectives.base import area, margin, roughness
-from apercu.explainers.mask.objectives.search import agreement, bounding, judge
+from apercu.explainers.mask.objectives.search import bounding_boxes, pixel_votes, score_boxes
 from apercu.networks.decoder import Evidence
 
 COUNT, SIDE, CLASSES = 3, 8, 4
@@ -22,12 +22,12 @@ def classifier(images: Tensor) -> Tensor:
 
 
 @pytest.fixture
-def question() -> Question:
+def question() -> MaskBatch:
     generator = Generator().manual_seed(1)
     images = torch.rand(COUNT, 3, SIDE, SIDE, generator=generator)
     real = torch.tensor([True, False, True])
     true = torch.tensor([1, 2, 3])
-    return Question(images, torch.tensor([1, 0, 3]), real, true)
+    return MaskBatch(images, torch.tensor([1, 0, 3]), real, true)
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def mixed(image: Tensor, mask: Tensor, other: Tensor) -> Tensor:
     return (image * mask + other * (1 - mask))[None]
 
 
-def test_printed_is_equation_3(question: Question, log_odds: Tensor) -> None:
+def test_printed_is_equation_3(question: MaskBatch, log_odds: Tensor) -> None:
     objective = Printed(smoothness=0.3, area=2.0, destroyer=5.0, destroyer_power=0.3)
     terms = objective.terms(
         classifier, question, Evidence(log_odds, log_odds), Generator().manual_seed(7)
@@ -112,7 +112,7 @@ def test_printed_is_equation_3(question: Question, log_odds: Tensor) -> None:
             assert terms[name][i].item() == pytest.approx(value, rel=1e-3), name
 
 
-def test_released_has_hinges_on_the_true_class(question: Question, log_odds: Tensor) -> None:
+def test_released_has_hinges_on_the_true_class(question: MaskBatch, log_odds: Tensor) -> None:
     objective = Released(smoothness=0.2, area=3.0, area_power=0.3, preserver=0.7, destroyer=0.9)
     terms = objective.terms(
         classifier, question, Evidence(log_odds, log_odds), Generator().manual_seed(9)
@@ -124,7 +124,7 @@ def test_released_has_hinges_on_the_true_class(question: Question, log_odds: Ten
     first, second = draws.draw(noisy), draws.draw(noisy)
     masks = log_odds.sigmoid()
     for i, image in enumerate(noisy):
-        mask, true = masks[i], int(question.true[i])
+        mask, true = masks[i], int(question.predicted[i])
 
         def lead(pixels: Tensor, true: int = true) -> float:
             logits = classifier(pixels)[0].tolist()
@@ -144,7 +144,7 @@ def test_released_has_hinges_on_the_true_class(question: Question, log_odds: Ten
             assert terms[name][i].item() == pytest.approx(value, rel=1e-3, abs=1e-4), name
 
 
-def test_gradients_reach_the_masks_alone(question: Question, log_odds: Tensor) -> None:
+def test_gradients_reach_the_masks_alone(question: MaskBatch, log_odds: Tensor) -> None:
     for objective in (Printed(), Released()):
         leaf = log_odds.clone().requires_grad_()
         terms = objective.terms(
@@ -171,7 +171,7 @@ def test_agreement_is_a_weighted_count_of_boxes() -> None:
          torch.maximum(corners[..., :2], corners[..., 2:])], 2
     )  # fmt: skip
     scores, size = torch.rand(2, 5, generator=generator), torch.Size((6, 7))
-    found = agreement(boxes, scores, 0.3, size)
+    found = pixel_votes(boxes, scores, 0.3, size)
     for image in range(2):
         weights = [math.exp(-s / 0.3) for s in scores[image].tolist()]
         for y in range(6):
@@ -188,7 +188,7 @@ def test_agreement_is_a_weighted_count_of_boxes() -> None:
 def test_bounding_is_the_box_at_a_height_or_everything() -> None:
     log_odds = torch.full((2, 10, 20), -3.0)
     log_odds[0, 2:7, 4:14] = 2.0
-    found = bounding(log_odds, torch.tensor([1.0, 1.0]))
+    found = bounding_boxes(log_odds, torch.tensor([1.0, 1.0]))
     torch.testing.assert_close(found[0], torch.tensor([0.2, 0.2, 0.7, 0.7]))
     torch.testing.assert_close(found[1], torch.tensor([0.0, 0.0, 1.0, 1.0]))
 
@@ -199,7 +199,7 @@ def test_judge_is_the_saliency_metric_of_each_crop() -> None:
     images = torch.rand(2, 3, SIDE, SIDE, generator=Generator().manual_seed(6))
     pixels = torch.tensor([[[2.0, 0, 6, 8], [0, 0, 8, 8]], [[1, 4, 7, 6], [3, 3, 5, 5]]])
     targets = torch.tensor([1, 3])
-    found = judge(classifier, images, pixels / SIDE, targets)
+    found = score_boxes(classifier, images, pixels / SIDE, targets)
     for trial in range(2):
         expected = saliency_metric(classifier, images, targets, pixels[:, trial])
         torch.testing.assert_close(found[:, trial], expected, rtol=0, atol=0.15)

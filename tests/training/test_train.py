@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from apercu import Fit, Machine, MaskExplainer, open_classifier, open_images, train_mask
+from apercu import Hardware, MaskExplainer, Trainer, open_classifier, open_images, train_mask
 from apercu.errors import ConfigError, RunError
 from apercu.images import ImageSource
 from apercu.training.settings import PRESETS, MaskSettings, parse_settings, read_settings
@@ -47,7 +47,9 @@ train_mask(parse_settings({SETTINGS!r}), fit, classifier)
 
 def _train(card: Path, run: Path, *, settings: dict | None = None, seed: int = 0) -> MaskExplainer:
     classifier = open_classifier(card)
-    fit = Fit(classifier, open_images(SPEC), run, Machine("cpu"), seed=seed, say=lambda line: None)
+    fit = Trainer(
+        classifier, open_images(SPEC), run, Hardware("cpu"), seed=seed, say=lambda line: None
+    )
     return train_mask(parse_settings(settings or SETTINGS), fit, classifier)
 
 
@@ -197,7 +199,9 @@ def test_labels_are_never_looked_at(tiny_card: Path, tmp_path: Path, whole: Path
             return replace(self.inner[index], label=None, boxes=None, region=None)
 
     classifier = open_classifier(tiny_card)
-    fit = Fit(classifier, Unlabelled(), tmp_path / "run", Machine("cpu"), say=lambda line: None)
+    fit = Trainer(
+        classifier, Unlabelled(), tmp_path / "run", Hardware("cpu"), say=lambda line: None
+    )
     train_mask(parse_settings(SETTINGS), fit, classifier)
     _assert_equal(tmp_path / "run", whole)
 
@@ -259,8 +263,8 @@ def test_every_objective_trains_in_mixed_precision(
     form: str, tiny_card: Path, tmp_path: Path
 ) -> None:
     classifier = open_classifier(tiny_card)
-    machine = Machine("cpu", precision="bf16-mixed")
-    fit = Fit(classifier, open_images(SPEC), tmp_path / "run", machine, say=lambda line: None)
+    machine = Hardware("cpu", precision="bf16-mixed")
+    fit = Trainer(classifier, open_images(SPEC), tmp_path / "run", machine, say=lambda line: None)
     settings = {**SETTINGS, "objective": {"form": form}, "schedule": {"steps": 2, "batch": 4}}
     train_mask(parse_settings(settings), fit, classifier)
     assert all(weights.isfinite().all() for weights in _weights(tmp_path / "run").values())
@@ -292,7 +296,9 @@ def test_unusable_images_are_counted(tiny_card: Path, tmp_path: Path) -> None:
     (folder / "05.png").write_bytes(b"no image")
     heard: list[str] = []
     classifier = open_classifier(tiny_card)
-    fit = Fit(classifier, open_images(folder), tmp_path / "run", Machine("cpu"), say=heard.append)
+    fit = Trainer(
+        classifier, open_images(folder), tmp_path / "run", Hardware("cpu"), say=heard.append
+    )
     train_mask(parse_settings({**SETTINGS, "encoder": "own", "frozen": True}), fit, classifier)
     assert any("warning: 1 images cannot be used" in line and "05.png" in line for line in heard)
 

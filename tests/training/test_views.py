@@ -10,8 +10,8 @@ from torch import Generator
 
 from apercu.errors import ImageError, ImagesError
 from apercu.images import ImageSource, Item
-from apercu.training.augment import Views, crop
-from apercu.training.data import EndlessOrder, Label, TrainingImages
+from apercu.training.augment import RandomViews, crop
+from apercu.training.data import EndlessSampler, LabelTarget, TrainingImages
 
 IMAGES = torch.rand(2, 3, 12, 16, generator=Generator().manual_seed(0))
 
@@ -31,31 +31,31 @@ def test_the_whole_image_is_cropped_to_itself() -> None:
 
 
 def test_views_are_repeated_by_their_generator() -> None:
-    first = Views()(IMAGES, Generator().manual_seed(1))
-    assert torch.equal(first, Views()(IMAGES, Generator().manual_seed(1)))
-    assert not torch.equal(first, Views()(IMAGES, Generator().manual_seed(2)))
-    plain = Views(whole=1.0, mirror=0.0)(IMAGES, Generator().manual_seed(1))
+    first = RandomViews()(IMAGES, Generator().manual_seed(1))
+    assert torch.equal(first, RandomViews()(IMAGES, Generator().manual_seed(1)))
+    assert not torch.equal(first, RandomViews()(IMAGES, Generator().manual_seed(2)))
+    plain = RandomViews(whole=1.0, mirror=0.0)(IMAGES, Generator().manual_seed(1))
     torch.testing.assert_close(plain, IMAGES)
-    mirrored = Views(whole=1.0, mirror=1.0)(IMAGES, Generator().manual_seed(1))
+    mirrored = RandomViews(whole=1.0, mirror=1.0)(IMAGES, Generator().manual_seed(1))
     torch.testing.assert_close(mirrored, IMAGES.flip(3))
 
 
 def test_the_order_holds_every_image_once_per_pass() -> None:
-    order = list(islice(EndlessOrder(7, seed=3), 21))
+    order = list(islice(EndlessSampler(7, seed=3), 21))
     passes = [order[start : start + 7] for start in (0, 7, 14)]
     assert [sorted(one) for one in passes] == [list(range(7))] * 3
     assert passes[0] != passes[1]
-    assert order != list(islice(EndlessOrder(7, seed=4), 21))
+    assert order != list(islice(EndlessSampler(7, seed=4), 21))
 
 
 def test_the_order_goes_on_from_anywhere() -> None:
-    whole = list(islice(EndlessOrder(7, seed=3), 30))
-    assert list(islice(EndlessOrder(7, seed=3, start=11), 19)) == whole[11:]
+    whole = list(islice(EndlessSampler(7, seed=3), 30))
+    assert list(islice(EndlessSampler(7, seed=3, start=11), 19)) == whole[11:]
 
 
 def test_ranks_share_the_order() -> None:
-    whole = list(islice(EndlessOrder(7, seed=3), 28))
-    shares = [list(islice(EndlessOrder(7, 3, rank=rank, ranks=2), 14)) for rank in (0, 1)]
+    whole = list(islice(EndlessSampler(7, seed=3), 28))
+    shares = [list(islice(EndlessSampler(7, 3, rank=rank, ranks=2), 14)) for rank in (0, 1)]
     assert [one for pair in zip(*shares, strict=True) for one in pair] == whole
 
 
@@ -88,7 +88,7 @@ class Plain:
 
 
 def test_an_image_that_stands_in_brings_its_own_class() -> None:
-    images = TrainingImages(Broken({0, 3, 7}), Plain(), wanted=Label(Plain()))
+    images = TrainingImages(Broken({0, 3, 7}), Plain(), target_of=LabelTarget(Plain()))
     (three, of_three), (stand_in, of_stand_in) = images[3], images[4]
     assert (three.mean().item(), of_three) == (pytest.approx(0.3), 30)
     assert (stand_in.mean().item(), of_stand_in) == (pytest.approx(0.7), 70)
@@ -111,7 +111,7 @@ def test_too_many_unreadable_images_are_an_error() -> None:
 def test_a_quarter_turn_of_a_square_is_exact() -> None:
     square = torch.rand(2, 3, 8, 8, generator=Generator().manual_seed(3))
     whole = torch.tensor([[0.0, 0.0, 1.0, 1.0]]).expand(2, -1)
-    turned = crop(square, whole, turns=torch.tensor([torch.pi / 2, 0.0]))
+    turned = crop(square, whole, rotations=torch.tensor([torch.pi / 2, 0.0]))
     assert torch.allclose(turned[0], square[0].rot90(1, (1, 2)), atol=1e-5)
     assert torch.allclose(turned[1], square[1], atol=1e-5)
 
@@ -120,13 +120,13 @@ def test_turning_keeps_angles_in_images_that_are_not_square() -> None:
     wide = torch.zeros(1, 1, 21, 41)
     wide[0, 0, 10, 28] = 1.0  # eight pixels to the right of the centre
     whole = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
-    turned = crop(wide, whole, turns=torch.tensor([torch.pi / 2]))
+    turned = crop(wide, whole, rotations=torch.tensor([torch.pi / 2]))
     place = turned[0, 0].flatten().argmax().item()
     assert divmod(place, 41) == (2, 20)  # eight pixels above it
 
 
 def test_views_turn_by_no_more_than_they_are_told() -> None:
-    views = Views(whole=1.0, mirror=0.0, turn=10.0)
+    views = RandomViews(whole=1.0, mirror=0.0, turn=10.0)
     ramp = torch.linspace(0, 1, 64).expand(40, 1, 64, 64)
     turned = views(ramp, Generator().manual_seed(4))[:, 0, 24:40, 24:40]
     down, across = turned.diff(dim=1).mean((1, 2)), turned.diff(dim=2).mean((1, 2))

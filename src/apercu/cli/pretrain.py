@@ -82,15 +82,17 @@ def pretrain(
 
     Example: apercu pretrain transformation --images films/ --backbone timm/resnet18 --out films
     """
-    from apercu.explainers.order import Order, changed, settings_for
+    from apercu.explainers.order import TrainingRecord, find_settings, override_settings
     from apercu.images import open_images
     from apercu.pretraining.backbone import known_input, open_backbone
     from apercu.pretraining.inputs import Looks, input_for
     from apercu.pretraining.named import join_named, pretext_named
     from apercu.pretraining.train import pretrain as train
-    from apercu.training.trainer import Fit, Machine
+    from apercu.training.trainer import Hardware, Trainer
 
-    settings = changed(settings_for(out, config, pretext_named(pretext)), steps=steps, batch=batch)
+    settings = override_settings(
+        find_settings(out, config, pretext_named(pretext)), steps=steps, batch=batch
+    )
     join = join_named(catalogue, target, id, radius)
     source = open_images(images, channels=channels)
     looks = Looks(channels, size, stretch, known_input(backbone))
@@ -101,7 +103,7 @@ def pretrain(
         if test is not None:
             others = open_images(test, channels=channels, bands=opened.bands)
             further = [_shown(others, opened, settings, join, shown)]
-        Order(
+        TrainingRecord(
             classifier=opened.fingerprint,
             images=source.name,
             count=len(shown.source),
@@ -109,10 +111,10 @@ def pretrain(
             devices=devices,
             wanted=shown.digest,
         ).begin(out, resume=resume)
-        machine = Machine(device.resolve(), devices, progress=is_terminal())
-        fit = Fit(opened, shown.source, out, machine, seed, say)
+        machine = Hardware(device.resolve(), devices, progress=is_terminal())
+        fit = Trainer(opened, shown.source, out, machine, seed, say)
         _, facts = train(settings, fit, shown, *further)
-    if fit.leads:
+    if fit.is_main_process:
         _summary(out, facts)
 
 

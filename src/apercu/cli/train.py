@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from apercu.classifiers import Classifier
     from apercu.explainers.base import TrainedExplainer
     from apercu.images import ImageSource
-    from apercu.training.settings import TrainingSettings
-    from apercu.training.trainer import Fit
+    from apercu.training.settings import ExplainerSettings
+    from apercu.training.trainer import Trainer
 
-    S = TypeVar("S", bound=TrainingSettings)
+    S = TypeVar("S", bound=ExplainerSettings)
 
 app = typer.Typer(
     help="Train an explainer for a classifier.", no_args_is_help=True, rich_markup_mode="rich"
@@ -49,7 +49,7 @@ class Precision(StrEnum):
     HALF = "16"
 
     @property
-    def lightning(self) -> str:
+    def lightning_name(self) -> str:
         """As Lightning names it."""
         return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[self.value]
 
@@ -93,11 +93,13 @@ def mask(
 
     Example: apercu train mask --classifier timm/resnet50 --images photos/ --out runs/resnet50
     """
-    from apercu.explainers.order import changed, settings_for
+    from apercu.explainers.order import find_settings, override_settings
     from apercu.explainers.train import train_mask
     from apercu.training.settings import MASK
 
-    settings = changed(settings_for(out, config, MASK), steps=steps, batch=batch, encoder=encoder)
+    settings = override_settings(
+        find_settings(out, config, MASK), steps=steps, batch=batch, encoder=encoder
+    )
     machine = (device, devices, precision)
     _train(settings, train_mask, _Wanted(classifier, images, out, seed, resume), machine)
 
@@ -127,12 +129,12 @@ def counterpart(
 
     Example: apercu train counterpart --classifier chest/card.json --images films/ --out runs/chest
     """
-    from apercu.explainers.order import changed, settings_for
+    from apercu.explainers.order import find_settings, override_settings
     from apercu.explainers.train import train_counterpart
     from apercu.training.settings import COUNTERPART
 
-    stored = settings_for(out, config, COUNTERPART)
-    settings = changed(stored, steps=steps, batch=batch, encoder=encoder)
+    stored = find_settings(out, config, COUNTERPART)
+    settings = override_settings(stored, steps=steps, batch=batch, encoder=encoder)
     machine = (device, 1, precision)
     _train(settings, train_counterpart, _Wanted(classifier, images, out, seed, resume), machine)
 
@@ -159,11 +161,11 @@ def latent(
 
     Example: apercu train latent --classifier chest.onnx --images films/ --out runs/path
     """
-    from apercu.explainers.order import changed, settings_for
+    from apercu.explainers.order import find_settings, override_settings
     from apercu.explainers.train import train_latent
     from apercu.training.settings import LATENT
 
-    settings = changed(settings_for(out, config, LATENT), steps=steps, batch=batch)
+    settings = override_settings(find_settings(out, config, LATENT), steps=steps, batch=batch)
     machine = (device, 1, Precision.FULL)
     _train(settings, train_latent, _Wanted(classifier, images, out, seed, resume), machine)
 
@@ -181,28 +183,28 @@ class _Wanted:
 
 def _train(
     settings: S,
-    train: Callable[[S, Fit, Classifier, nn.Module | None], TrainedExplainer[Any, Any]],
+    train: Callable[[S, Trainer, Classifier, nn.Module | None], TrainedExplainer[Any, Any]],
     wanted: _Wanted,
     place: tuple[Device, int, Precision],
 ) -> None:
     """Opens everything, begins or goes on with the run, and says how it went."""
     from apercu.classifiers import open_classifier
-    from apercu.explainers.order import Order
-    from apercu.explainers.train import new_network
+    from apercu.explainers.order import TrainingRecord
+    from apercu.explainers.train import build_untrained
     from apercu.images import open_images
     from apercu.training.settings import GatedSettings
-    from apercu.training.trainer import Fit, Machine
+    from apercu.training.trainer import Hardware, Trainer
 
     device, devices, precision = place
-    machine = Machine(device.resolve(), devices, precision.lightning, is_terminal())
+    machine = Hardware(device.resolve(), devices, precision.lightning_name, is_terminal())
     opened = open_classifier(wanted.classifier)
     source = open_images(wanted.images, channels=opened.channels, bands=opened.bands)
     gated = settings if isinstance(settings, GatedSettings) else None
     student = gated is not None and not opened.differentiable
     early = not student or (gated and gated.encoder != "own")  # else the student is the encoder
-    network = new_network(settings, opened, wanted.seed) if early else None
+    network = build_untrained(settings, opened, wanted.seed) if early else None
     out = wanted.out
-    Order(
+    TrainingRecord(
         classifier=opened.fingerprint,
         images=source.name,
         count=len(source),
@@ -211,22 +213,24 @@ def _train(
         precision=machine.precision,
     ).begin(out, resume=wanted.resume)
     with on_interrupt(f"{out} keeps what was done; go on with the same command and --resume"):
-        taught, facts = _taught(opened, source, out, wanted.seed) if student else (opened, {})
-        fit = Fit(taught, source, out, machine, wanted.seed, say)
+        taught, facts = (
+            _distil_student(opened, source, out, wanted.seed) if student else (opened, {})
+        )
+        fit = Trainer(taught, source, out, machine, wanted.seed, say)
         explainer = train(settings, fit, opened, network)
-        if facts and fit.leads:
+        if facts and fit.is_main_process:
             explainer.facts |= facts
             explainer.save_pretrained(out)
-    if fit.leads:
-        _summary(out, explainer.facts)
+    if fit.is_main_process:
+        _say_summary(out, explainer.facts)
 
 
-def _taught(
+def _distil_student(
     classifier: Classifier, source: ImageSource, out: Path, seed: int
 ) -> tuple[Classifier, dict[str, float]]:
     """The student of a classifier without gradients, and its facts."""
     from apercu.classifiers import StudentSettings
-    from apercu.explainers.student import stand_in
+    from apercu.explainers.student import distil_student
 
     say(f"{classifier.spec} gives no gradients; a student learns to answer like it")
     settings = StudentSettings(seed=seed)
@@ -235,12 +239,12 @@ def _taught(
         def on_step(done: int, loss: float) -> None:
             report("student", done, settings.steps)
 
-        student, agreement = stand_in(classifier, source, out, settings, on_step)
+        student, agreement = distil_student(classifier, source, out, settings, on_step)
     say(f"student: agrees with the classifier on {agreement:.1%} of held-out images")
     return student, {"student_agreement": agreement}
 
 
-def _summary(out: Path, facts: dict[str, float]) -> None:
+def _say_summary(out: Path, facts: dict[str, float]) -> None:
     """Where the run is, how long it took, and the figures that tell whether it is any good."""
     minutes = facts["training_seconds"] / 60
     say(f"trained in {minutes:.1f} min, {facts['steps']:.0f} steps: {out}")

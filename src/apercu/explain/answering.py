@@ -12,7 +12,7 @@ from apercu.errors import ConfigError, TargetError
 from apercu.explain.answer import Answer
 from apercu.explain.asked import TOP, Asked, Choice
 from apercu.explain.pair import PairAnswer
-from apercu.explainers.changing import ChangingExplainer
+from apercu.explainers.changing import CounterfactualExplainer
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.images.formats.dicom import Reference
 from apercu.types import Images, Logits, Picture
@@ -66,7 +66,7 @@ class CounterpartAnswers:
 
     def __init__(
         self,
-        explainer: ChangingExplainer[Any, Any],
+        explainer: CounterfactualExplainer[Any, Any],
         asked: Asked,
         classifier: Classifier | None = None,
     ) -> None:
@@ -95,7 +95,7 @@ class CounterpartAnswers:
                 f"target: the image is seen as {classes[seen]} already; choose another class"
             )
         for target in wanted:
-            strip = self.explainer.counterparts(images, target, answers=answers).strip[:, 0]
+            strip = self.explainer.counterparts(images, target, logits=answers).strip[:, 0]
             shares = self._shares(strip, target)
             names = classes[seen], classes[target]
             yield PairAnswer(images[0], names, target, strip.cpu(), shares, source)

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.targets import Target
-from apercu.training.settings import TrainingSettings
+from apercu.training.settings import ExplainerSettings
 from apercu.types import Images, Logits, Maps, Picture
 
 N = TypeVar("N", bound=nn.Module)
-S = TypeVar("S", bound=TrainingSettings)
+S = TypeVar("S", bound=ExplainerSettings)
 E = TypeVar("E", bound="TrainedExplainer")  # type: ignore[type-arg]
 
 
@@ -30,10 +30,10 @@ class TrainedExplainer(ABC, Generic[N, S]):
     """
 
     def __init__(
-        self, network: N, passport: ClassifierInfo, settings: S, facts: dict[str, float]
+        self, network: N, classifier_info: ClassifierInfo, settings: S, facts: dict[str, float]
     ) -> None:
         self.network: N = network.eval()
-        self.classifier_info = passport
+        self.classifier_info = classifier_info
         self.settings: S = settings
         self.facts = dict(facts)
         self.device = torch.device("cpu")

@@ -10,15 +10,15 @@ from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.counterpart.network import CounterpartNetwork
 from apercu.explainers.counterpart.settings import CounterpartSettings
 from apercu.explainers.latent.network import LatentNetwork
-from apercu.explainers.mask.network import MaskingNetwork
+from apercu.explainers.mask.network import MaskNetwork
 from apercu.networks.encoder import Encoder, SmallEncoder, TimmEncoder
 from apercu.networks.gated import GatedNetwork
 from apercu.networks.graph_encoder import GraphEncoder
 from apercu.training.settings import (
+    ExplainerSettings,
     GatedSettings,
     LatentSettings,
     MaskSettings,
-    TrainingSettings,
 )
 
 TIMM = "timm/"
@@ -26,7 +26,7 @@ TIMM = "timm/"
 
 def build_encoder(
     settings: GatedSettings,
-    passport: ClassifierInfo,
+    classifier_info: ClassifierInfo,
     backbone: Classifier | None,
     *,
     pretrained: bool = True,
@@ -42,22 +42,22 @@ def build_encoder(
     Raises:
         ConfigError: the encoder cannot be built, or takes another number of channels.
     """
-    channels = passport.input.channels
+    channels = classifier_info.input.channels
     if backbone is not None:
         if backbone.channels != channels:
             raise ConfigError(
                 f"encoder: {backbone.spec} takes {backbone.channels} channels, "
                 f"the classifier {channels}"
             )
-        return GraphEncoder(backbone, passport.input)
+        return GraphEncoder(backbone, classifier_info.input)
     if settings.encoder == "small":
         return SmallEncoder(channels)
     return TimmEncoder(settings.encoder.removeprefix(TIMM), channels, pretrained=pretrained)
 
 
 def build_network(
-    settings: TrainingSettings,
-    passport: ClassifierInfo,
+    settings: ExplainerSettings,
+    classifier_info: ClassifierInfo,
     backbone: Classifier | None = None,
     *,
     pretrained: bool = True,
@@ -68,34 +68,36 @@ def build_network(
         ConfigError: as `build_encoder`, or the output would be coarser than the deepest features.
     """
     if isinstance(settings, LatentSettings):
-        return LatentNetwork(passport.input.channels, len(passport.classes), settings.shape)
+        return LatentNetwork(
+            classifier_info.input.channels, len(classifier_info.classes), settings.shape
+        )
     if isinstance(settings, GatedSettings):
-        encoder = build_encoder(settings, passport, backbone, pretrained=pretrained)
-        return gated_network(settings, encoder, passport)
+        encoder = build_encoder(settings, classifier_info, backbone, pretrained=pretrained)
+        return build_gated_network(settings, encoder, classifier_info)
     raise ConfigError(f"settings: no explainer is known by {type(settings).__name__}")
 
 
-def gated_network(
-    settings: GatedSettings, encoder: Encoder, passport: ClassifierInfo
+def build_gated_network(
+    settings: GatedSettings, encoder: Encoder, classifier_info: ClassifierInfo
 ) -> GatedNetwork:
     """The untrained network around an encoder.
 
     Raises:
         ConfigError: its output would be coarser than the encoder's deepest map.
     """
-    classes, frozen = len(passport.classes), settings.frozen
+    classes, frozen = len(classifier_info.classes), settings.frozen
     if isinstance(settings, MaskSettings):
-        _check("decoder.resolution", settings.decoder.resolution, encoder)
-        return MaskingNetwork(encoder, classes, settings.decoder, frozen=frozen)
+        _check_resolution("decoder.resolution", settings.decoder.resolution, encoder)
+        return MaskNetwork(encoder, classes, settings.decoder, frozen=frozen)
     if isinstance(settings, CounterpartSettings):
         shape = settings.generators
-        _check("generators.resolution", shape.resolution, encoder)
-        channels = passport.input.channels
+        _check_resolution("generators.resolution", shape.resolution, encoder)
+        channels = classifier_info.input.channels
         return CounterpartNetwork(encoder, classes, channels, shape, frozen=frozen)
     raise ConfigError(f"settings: no explainer is known by {type(settings).__name__}")
 
 
-def _check(setting: str, resolution: int, encoder: Encoder) -> None:
+def _check_resolution(setting: str, resolution: int, encoder: Encoder) -> None:
     deepest = encoder.strides[-1]
     if resolution >= deepest or resolution & (resolution - 1):
         raise ConfigError(

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.training.settings import (
     CounterpartSettings,
+    ExplainerSettings,
     LatentSettings,
     MaskSettings,
-    TrainingSettings,
 )
 
 _LINES: dict[str, tuple[str, Callable[[float], str]]] = {
@@ -33,23 +33,23 @@ _LINES: dict[str, tuple[str, Callable[[float], str]]] = {
 }
 
 
-def run_card(
-    passport: ClassifierInfo, settings: TrainingSettings, facts: Mapping[str, float]
+def render_card(
+    classifier_info: ClassifierInfo, settings: ExplainerSettings, facts: Mapping[str, float]
 ) -> str:
     """Markdown: the classifier, the kind of explainer, and a table of the known facts."""
-    title, how, use = _about(settings)
+    title, how, use = _describe(settings)
     rows = [
         f"| {words} | {shown(facts[name])} |"
         for name, (words, shown) in _LINES.items()
         if name in facts
     ]
-    size = " × ".join(map(str, passport.input.size))
+    size = " × ".join(map(str, classifier_info.input.size))
     return "\n".join(
         [
-            f"# {title} of {passport.spec}",
+            f"# {title} of {classifier_info.spec}",
             "",
-            f"Answers {passport.input.channels}-channel images of {size} pixels for each of "
-            f"{len(passport.classes)} classes. Classifier's fingerprint: `{passport.fingerprint}`.",
+            f"Answers {classifier_info.input.channels}-channel images of {size} pixels for each of "
+            f"{len(classifier_info.classes)} classes. Classifier's fingerprint: `{classifier_info.fingerprint}`.",
             f"{how}, {settings.schedule.batch} images per step.",
             "",
             "| figure | value |",
@@ -62,7 +62,7 @@ def run_card(
     )
 
 
-def _about(settings: TrainingSettings) -> tuple[str, str, str]:
+def _describe(settings: ExplainerSettings) -> tuple[str, str, str]:
     """What it is, how it was trained, how it is used."""
     if isinstance(settings, MaskSettings):
         return (

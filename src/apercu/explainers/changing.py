@@ -14,13 +14,13 @@ from apercu.errors import TargetError
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.counterpart.objective import runner_up
 from apercu.explainers.targets import Target, resolve_targets
-from apercu.training.settings import TrainingSettings
+from apercu.training.settings import ExplainerSettings
 from apercu.types import Images, Logits, Maps, Targets
 
 N = TypeVar("N", bound=nn.Module)
-S = TypeVar("S", bound=TrainingSettings)
+S = TypeVar("S", bound=ExplainerSettings)
 
-STEPS = 7
+STRIP_LENGTH = 7
 """Pictures of a strip, both ends included."""
 
 
@@ -38,8 +38,8 @@ class Counterparts:
 
     stable: Images
     adversarial: Images
-    seen: Targets
-    wanted: Targets
+    predicted: Targets
+    target: Targets
     between: tuple[Images, ...] | None = None
 
     @property
@@ -57,11 +57,11 @@ class Counterparts:
         """All from stable to adversarial; the straight way where no other is known."""
         if self.between is not None:
             return torch.stack([self.stable, *self.between, self.adversarial])
-        shares = torch.linspace(0, 1, STEPS).tolist()
+        shares = torch.linspace(0, 1, STRIP_LENGTH).tolist()
         return torch.stack([torch.lerp(self.stable, self.adversarial, share) for share in shares])
 
 
-class ChangingExplainer(TrainedExplainer[N, S], ABC):
+class CounterfactualExplainer(TrainedExplainer[N, S], ABC):
     """A trained explainer that shows an image as another class; it needs its classifier no more."""
 
     @torch.inference_mode()
@@ -77,17 +77,17 @@ class ChangingExplainer(TrainedExplainer[N, S], ABC):
             ImageError: the images have another size or number of channels.
             TargetError: there is no such class, or not one target per image.
         """
-        known, answers = self._checked(inputs)
+        known, answers = self._read_checked(inputs)
         seen = answers.argmax(1)
         wanted = second = runner_up(answers, seen)
         if target is not None:
             asked = resolve_targets(self.classifier_info.names, target, len(inputs)).to(self.device)
             wanted = torch.where(asked == seen, second, asked)
-        return self._made(known, answers, wanted).maps
+        return self._generate(known, answers, wanted).maps
 
     @torch.inference_mode()
     def counterparts(
-        self, inputs: Images, target: Target = None, *, answers: Logits | None = None
+        self, inputs: Images, target: Target = None, *, logits: Logits | None = None
     ) -> Counterparts:
         """Each image as it is seen, and as it would be seen as something else.
 
@@ -102,16 +102,16 @@ class ChangingExplainer(TrainedExplainer[N, S], ABC):
             TargetError: there is no such class, not one target per image, or an image is seen as
                 its target already.
         """
-        known, read = self._checked(inputs)
-        answers = read if answers is None else answers.to(self.device)
-        seen = answers.argmax(1)
+        known, read = self._read_checked(inputs)
+        logits = read if logits is None else logits.to(self.device)
+        seen = logits.argmax(1)
         if target is None:
-            return self._made(known, answers, runner_up(answers, seen))
+            return self._generate(known, logits, runner_up(logits, seen))
         wanted = resolve_targets(self.classifier_info.names, target, len(inputs)).to(self.device)
         if (same := (wanted == seen).nonzero()).numel():
             name = self.classifier_info.classes[int(seen[same[0, 0]])]
             raise TargetError(f"target: the image is seen as {name} already; choose another class")
-        return self._made(known, answers, wanted)
+        return self._generate(known, logits, wanted)
 
     @torch.inference_mode()
     def predict_logits(self, inputs: Images) -> Logits:
@@ -120,9 +120,9 @@ class ChangingExplainer(TrainedExplainer[N, S], ABC):
         Raises:
             ImageError: the images have another size or number of channels.
         """
-        return self._checked(inputs)[1]
+        return self._read_checked(inputs)[1]
 
-    def _checked(self, inputs: Images) -> tuple[Any, Logits]:
+    def _read_checked(self, inputs: Images) -> tuple[Any, Logits]:
         self.classifier_info.check_images(inputs)
         return self._read(inputs.to(self.device))
 
@@ -131,5 +131,5 @@ class ChangingExplainer(TrainedExplainer[N, S], ABC):
         """What `_made` needs to know of the images, and what the classifier would answer."""
 
     @abstractmethod
-    def _made(self, known: Any, answers: Logits, wanted: Targets) -> Counterparts:
+    def _generate(self, encoded: Any, logits: Logits, targets: Targets) -> Counterparts:
         """Counterparts of images that the classifier answers so, as the wanted classes."""

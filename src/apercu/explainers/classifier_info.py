@@ -30,7 +30,7 @@ class ClassifierInfo(BaseModel):
     identifiers: tuple[str, ...]
 
     @classmethod
-    def of(cls, classifier: Classifier) -> ClassifierInfo:
+    def from_classifier(cls, classifier: Classifier) -> ClassifierInfo:
         return cls(
             spec=classifier.spec,
             fingerprint=classifier.fingerprint,

@@ -13,16 +13,16 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from apercu.errors import RunError
 from apercu.explainers.run_folder import CONFIG, WEIGHTS
 from apercu.io import write
-from apercu.training.settings import Family, GatedSettings, Timed
+from apercu.training.settings import ConfigPresets, GatedSettings, TrainingConfig
 
 ORDER = "order.json"
-OTHERS = {"defence": "stress train", "pretext": "pretrain"}
+OTHER_TRAININGS = {"defence": "stress train", "pretext": "pretrain"}
 """Keys that the settings of other trainings have, and those of no explainer; their verbs."""
 
-S = TypeVar("S", bound=Timed)
+S = TypeVar("S", bound=TrainingConfig)
 
 
-class Order(BaseModel):
+class TrainingRecord(BaseModel):
     """What the settings do not say, but the result depends on.
 
     Attributes:
@@ -55,7 +55,7 @@ class Order(BaseModel):
         path = run / ORDER
         if os.environ.get("LOCAL_RANK", "0") != "0":
             return  # Lightning started this process beside the one that has begun the run
-        if not is_begun(run):
+        if not has_training(run):
             write(path, self.model_dump_json(indent=1))
             return
         if (run / WEIGHTS).is_file():
@@ -65,7 +65,7 @@ class Order(BaseModel):
                 f"{run}: a training was begun here; go on with --resume, or choose another --out"
             )
         try:
-            before = Order.model_validate_json(path.read_text(encoding="utf-8"))
+            before = TrainingRecord.model_validate_json(path.read_text(encoding="utf-8"))
         except (OSError, ValidationError) as error:
             raise RunError(f"{path}: cannot be read; choose another --out") from error
         for name, value in self:
@@ -76,12 +76,12 @@ class Order(BaseModel):
                 )
 
 
-def is_begun(run: Path) -> bool:
+def has_training(run: Path) -> bool:
     """Whether a run folder holds a training, finished or not."""
     return any((run / name).is_file() for name in (ORDER, CONFIG))
 
 
-def settings_for(run: Path, config: str | Path | None, family: Family[S]) -> S:
+def find_settings(run: Path, config: str | Path | None, presets: ConfigPresets[S]) -> S:
     """The settings that were asked for; without any, those of the training begun in the folder.
 
     Raises:
@@ -89,40 +89,40 @@ def settings_for(run: Path, config: str | Path | None, family: Family[S]) -> S:
         RunError: the begun training's settings are damaged.
     """
     stored = run / CONFIG
-    _check_kind(stored, family)
+    _check_kind(stored, presets)
     if config is not None or not stored.is_file():
-        return family.read(config)
+        return presets.read(config)
     try:
-        return family.model.model_validate_json(stored.read_text(encoding="utf-8"))
+        return presets.model.model_validate_json(stored.read_text(encoding="utf-8"))
     except (OSError, ValidationError) as error:
         raise RunError(f"{stored}: the run folder is damaged; choose another --out") from error
 
 
-def _check_kind(stored: Path, family: Family[S]) -> None:
+def _check_kind(stored: Path, presets: ConfigPresets[S]) -> None:
     """Raises RunError for a folder that holds a training of another kind."""
     try:
         content = json.loads(stored.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return  # nothing begun, or damaged, which is told where it is read
-    fields = family.model.model_fields
-    wanted = fields["explainer"].default if "explainer" in fields else _other(fields)
+    fields = presets.model.model_fields
+    wanted = fields["explainer"].default if "explainer" in fields else _find_other_kind(fields)
     held = wanted
     if isinstance(content, dict):
-        held = _other(content) or content.get("explainer", "mask")
+        held = _find_other_kind(content) or content.get("explainer", "mask")
     if held != wanted:
-        verb = OTHERS.get(str(held), f"train {held}")
+        verb = OTHER_TRAININGS.get(str(held), f"train {held}")
         raise RunError(
             f"{stored.parent}: holds a {held} training; use `apercu {verb}`, or choose "
             "another --out"
         )
 
 
-def _other(keys: Iterable[str]) -> str | None:
+def _find_other_kind(keys: Iterable[str]) -> str | None:
     """Which of the other trainings has these settings."""
-    return next((kind for kind in OTHERS if kind in keys), None)
+    return next((kind for kind in OTHER_TRAININGS if kind in keys), None)
 
 
-def changed(
+def override_settings(
     settings: S,
     *,
     steps: int | None = None,

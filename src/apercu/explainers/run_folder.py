@@ -22,14 +22,14 @@ from apercu.classifiers import open_classifier, save_classifier
 from apercu.errors import ClassifierError, ConfigError, RunError
 from apercu.explainers.base import E, TrainedExplainer
 from apercu.explainers.build import build_network
-from apercu.explainers.card import run_card
+from apercu.explainers.card import render_card
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.counterpart.explainer import CounterpartExplainer
 from apercu.explainers.counterpart.network import CounterpartNetwork
 from apercu.explainers.latent.explainer import LatentExplainer
 from apercu.explainers.latent.network import LatentNetwork
 from apercu.explainers.mask.explainer import MaskExplainer
-from apercu.explainers.mask.network import MaskingNetwork
+from apercu.explainers.mask.network import MaskNetwork
 from apercu.io import write
 from apercu.networks.gated import GatedNetwork
 from apercu.networks.graph_encoder import GraphEncoder
@@ -60,7 +60,7 @@ def save_run(explainer: TrainedExplainer[Any, Any], run: str | Path) -> None:
     write(folder / CONFIG, explainer.settings.model_dump_json(indent=1).encode())
     write(folder / CLASSIFIER, explainer.classifier_info.model_dump_json(indent=1).encode())
     write(folder / FACTS, json.dumps(explainer.facts, indent=1).encode())
-    card = run_card(explainer.classifier_info, explainer.settings, explainer.facts)
+    card = render_card(explainer.classifier_info, explainer.settings, explainer.facts)
     write(folder / CARD, card)
     network = explainer.network
     if isinstance(network, GatedNetwork) and isinstance(network.encoder, GraphEncoder):
@@ -86,9 +86,9 @@ def open_run(run: str | Path) -> MaskExplainer | CounterpartExplainer | LatentEx
             "continue it with `apercu train … --resume`"
         )
     try:
-        settings = _SETTINGS.validate_python({"explainer": "mask", **_json(folder / CONFIG)})
-        passport = ClassifierInfo.model_validate(_json(folder / CLASSIFIER))
-        facts = TypeAdapter(dict[str, float]).validate_python(_json(folder / FACTS))
+        settings = _SETTINGS.validate_python({"explainer": "mask", **_read_json(folder / CONFIG)})
+        passport = ClassifierInfo.model_validate(_read_json(folder / CLASSIFIER))
+        facts = TypeAdapter(dict[str, float]).validate_python(_read_json(folder / FACTS))
         open_encoder = folder / ENCODER / "card.json"
         own = open_classifier(open_encoder) if open_encoder.is_file() else None
         network = build_network(settings, passport, own, pretrained=False)
@@ -104,7 +104,7 @@ def open_run(run: str | Path) -> MaskExplainer | CounterpartExplainer | LatentEx
         return CounterpartExplainer(cast(CounterpartNetwork, network), passport, settings, facts)
     if isinstance(settings, LatentSettings):
         return LatentExplainer(cast(LatentNetwork, network), passport, settings, facts)
-    return MaskExplainer(cast(MaskingNetwork, network), passport, settings, facts)
+    return MaskExplainer(cast(MaskNetwork, network), passport, settings, facts)
 
 
 def load_run(run: str | Path, kind: type[E]) -> E:
@@ -121,5 +121,5 @@ def load_run(run: str | Path, kind: type[E]) -> E:
     return explainer
 
 
-def _json(path: Path) -> Any:
+def _read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))

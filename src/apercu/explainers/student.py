@@ -17,12 +17,12 @@ from apercu.classifiers import (
 from apercu.errors import ClassifierError
 from apercu.images import ImageSource
 from apercu.io import write
-from apercu.training.data import TrainingImages, in_memory
+from apercu.training.data import TrainingImages, cache_in_memory
 
 STUDENT, CARD, FACTS = "student", "card.json", "facts.json"
 
 
-def stand_in(
+def distil_student(
     classifier: Classifier,
     source: ImageSource,
     run: Path,
@@ -37,17 +37,19 @@ def stand_in(
         OutputError: the folder cannot be written.
     """
     folder = run / STUDENT
-    found = _found(folder, classifier)
+    found = _load_student(folder, classifier)
     if found is not None:
         return found
-    distilled = distil(classifier, in_memory(TrainingImages(source, classifier)), settings, on_step)
+    distilled = distil(
+        classifier, cache_in_memory(TrainingImages(source, classifier)), settings, on_step
+    )
     save_classifier(distilled.student, folder)
     facts = {"teacher": classifier.fingerprint, "agreement": distilled.agreement}
     write(folder / FACTS, json.dumps(facts, indent=1))
     return distilled
 
 
-def _found(folder: Path, classifier: Classifier) -> Distilled | None:
+def _load_student(folder: Path, classifier: Classifier) -> Distilled | None:
     """An earlier student of the same classifier; the facts are written last."""
     try:
         facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))

@@ -13,7 +13,7 @@ from torch import nn
 from apercu.classifiers import Classifier, open_classifier
 from apercu.errors import ClassifierError, RunError
 from apercu.explainers.build import TIMM, build_network
-from apercu.explainers.changing import ChangingExplainer
+from apercu.explainers.changing import CounterfactualExplainer
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.counterpart.explainer import CounterpartExplainer
 from apercu.explainers.counterpart.measure import measure_counterparts
@@ -23,25 +23,25 @@ from apercu.explainers.latent.explainer import LatentExplainer
 from apercu.explainers.latent.network import LatentNetwork
 from apercu.explainers.latent.training import LatentTraining
 from apercu.explainers.mask.explainer import MaskExplainer
-from apercu.explainers.mask.levels import absent_area, measure_dial, write_dial
-from apercu.explainers.mask.network import MaskingNetwork
+from apercu.explainers.mask.levels import measure_absent_area, measure_levels, write_level_curve
+from apercu.explainers.mask.network import MaskNetwork
 from apercu.explainers.mask.training import MaskTraining
 from apercu.explainers.run_folder import CLASSIFIER, CONFIG, WEIGHTS
 from apercu.io import write
-from apercu.training.data import TrainingImages, parts
-from apercu.training.module import Training
-from apercu.training.phases import batches
+from apercu.training.data import TrainingImages, split_held_out
+from apercu.training.module import TrainingModule
+from apercu.training.phases import shuffled_batches
 from apercu.training.settings import (
     CounterpartSettings,
+    ExplainerSettings,
     GatedSettings,
     LatentSettings,
     MaskSettings,
-    TrainingSettings,
 )
-from apercu.training.trainer import Fit
+from apercu.training.trainer import Trainer
 
 
-def new_network(settings: TrainingSettings, classifier: Classifier, seed: int) -> nn.Module:
+def build_untrained(settings: ExplainerSettings, classifier: Classifier, seed: int) -> nn.Module:
     """The untrained network of an explainer.
 
     Args:
@@ -54,7 +54,10 @@ def new_network(settings: TrainingSettings, classifier: Classifier, seed: int) -
     """
     if isinstance(settings, CounterpartSettings | LatentSettings):
         check_classes(classifier)
-    backbone, passport = _backbone(settings, classifier), ClassifierInfo.of(classifier)
+    backbone, passport = (
+        _open_backbone(settings, classifier),
+        ClassifierInfo.from_classifier(classifier),
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build_network(settings, passport, backbone)
@@ -62,7 +65,7 @@ def new_network(settings: TrainingSettings, classifier: Classifier, seed: int) -
 
 def train_mask(
     settings: MaskSettings,
-    fit: Fit,
+    trainer: Trainer,
     classifier: Classifier,
     network: nn.Module | None = None,
 ) -> MaskExplainer:
@@ -80,22 +83,24 @@ def train_mask(
         ConfigError: the encoder does not fit the classifier.
         RunError: the folder holds a finished training, or one of other settings.
     """
-    passport = ClassifierInfo.of(classifier)
-    network = cast(MaskingNetwork, network or new_network(settings, fit.classifier, fit.seed))
-    _claim(fit.run, settings, passport)
+    passport = ClassifierInfo.from_classifier(classifier)
+    network = cast(
+        MaskNetwork, network or build_untrained(settings, trainer.classifier, trainer.seed)
+    )
+    _record_settings(trainer.run, settings, passport)
     explainer = MaskExplainer(network, passport, settings, {})
-    facts = fit(MaskTraining(network, fit.classifier, settings, fit.seed))
+    facts = trainer(MaskTraining(network, trainer.classifier, settings, trainer.seed))
     explainer.facts |= {name: value for name, value in facts.items() if isfinite(value)}
-    if not fit.leads:
+    if not trainer.is_main_process:
         return explainer
-    explainer.facts |= _measure(explainer, fit, classifier)
-    explainer.save_pretrained(fit.run)
+    explainer.facts |= measure_masks(explainer, trainer, classifier)
+    explainer.save_pretrained(trainer.run)
     return explainer
 
 
 def train_counterpart(
     settings: CounterpartSettings,
-    fit: Fit,
+    trainer: Trainer,
     classifier: Classifier,
     network: nn.Module | None = None,
 ) -> CounterpartExplainer:
@@ -107,19 +112,19 @@ def train_counterpart(
         RunError: the folder holds a finished training, or one of other settings.
     """
     check_classes(classifier)
-    passport = ClassifierInfo.of(classifier)
-    made = network or new_network(settings, fit.classifier, fit.seed)
+    passport = ClassifierInfo.from_classifier(classifier)
+    made = network or build_untrained(settings, trainer.classifier, trainer.seed)
     generators = cast(CounterpartNetwork, made)
-    _claim(fit.run, settings, passport)
+    _record_settings(trainer.run, settings, passport)
     explainer = CounterpartExplainer(generators, passport, settings, {})
-    training = CounterpartTraining(generators, fit.classifier, settings, fit.seed)
-    _change(explainer, classifier, fit, training)
+    training = CounterpartTraining(generators, trainer.classifier, settings, trainer.seed)
+    _train_counterfactual(explainer, classifier, trainer, training)
     return explainer
 
 
 def train_latent(
     settings: LatentSettings,
-    fit: Fit,
+    trainer: Trainer,
     classifier: Classifier,
     network: nn.Module | None = None,
 ) -> LatentExplainer:
@@ -132,46 +137,55 @@ def train_latent(
         RunError: the folder holds a finished training, or one of other settings.
     """
     check_classes(classifier)
-    passport = ClassifierInfo.of(classifier)
-    coder = cast(LatentNetwork, network or new_network(settings, classifier, fit.seed))
-    _claim(fit.run, settings, passport)
+    passport = ClassifierInfo.from_classifier(classifier)
+    coder = cast(LatentNetwork, network or build_untrained(settings, classifier, trainer.seed))
+    _record_settings(trainer.run, settings, passport)
     explainer = LatentExplainer(coder, passport, settings, {})
-    _change(explainer, classifier, fit, LatentTraining(coder, classifier, settings, fit.seed))
+    _train_counterfactual(
+        explainer, classifier, trainer, LatentTraining(coder, classifier, settings, trainer.seed)
+    )
     return explainer
 
 
-def _change(
-    explainer: ChangingExplainer[Any, Any], classifier: Classifier, fit: Fit, training: Training
+def _train_counterfactual(
+    explainer: CounterfactualExplainer[Any, Any],
+    classifier: Classifier,
+    trainer: Trainer,
+    training: TrainingModule,
 ) -> None:
     """Fits an explainer that changes images, measures it on images held out, and saves it."""
-    facts = fit(training)
+    facts = trainer(training)
     explainer.facts |= {name: value for name, value in facts.items() if isfinite(value)}
-    if not fit.leads:
+    if not trainer.is_main_process:
         return
-    held_out = parts(len(fit.source), fit.seed)[1]
-    images = TrainingImages(fit.source, classifier, held_out)
+    held_out = split_held_out(len(trainer.source), trainer.seed)[1]
+    images = TrainingImages(trainer.source, classifier, held_out)
     explainer.to(classifier.device)
-    shown = batches(images, len(images))
+    shown = shuffled_batches(images, len(images))
     explainer.facts |= measure_counterparts(explainer, classifier, shown)
     explainer.facts["measured_images"] = float(len(images))
-    explainer.save_pretrained(fit.run)
+    explainer.save_pretrained(trainer.run)
 
 
-def _measure(explainer: MaskExplainer, fit: Fit, classifier: Classifier) -> dict[str, float]:
+def measure_masks(
+    explainer: MaskExplainer, trainer: Trainer, classifier: Classifier
+) -> dict[str, float]:
     """Writes the dial's curve beside the run, and returns what the run's facts should say.
 
     All on images that were kept from training, and by the classifier itself, not its student.
     """
-    held_out = parts(len(fit.source), fit.seed)[1]
-    images = TrainingImages(fit.source, classifier, held_out)
+    held_out = split_held_out(len(trainer.source), trainer.seed)[1]
+    images = TrainingImages(trainer.source, classifier, held_out)
     explainer.to(classifier.device)
-    points = measure_dial(explainer, classifier, batches(images, len(images)))
-    write_dial(points, fit.run)
+    points = measure_levels(explainer, classifier, shuffled_batches(images, len(images)))
+    write_level_curve(points, trainer.run)
     middle = min(points, key=lambda point: abs(point.level - 0.5))
     best = min(points, key=lambda point: point.saliency_metric)
     return {
         "area_true": middle.area,
-        "area_absent": absent_area(explainer, batches(images, len(images)), fit.seed),
+        "area_absent": measure_absent_area(
+            explainer, shuffled_batches(images, len(images)), trainer.seed
+        ),
         "measured_images": float(len(images)),
         "kept_probability": middle.kept,
         "removed_probability": middle.removed,
@@ -188,7 +202,7 @@ def check_classes(classifier: Classifier) -> None:
         )
 
 
-def _backbone(settings: TrainingSettings, classifier: Classifier) -> Classifier | None:
+def _open_backbone(settings: ExplainerSettings, classifier: Classifier) -> Classifier | None:
     """The classifier whose layers become the encoder, if the settings want one."""
     if not isinstance(settings, GatedSettings):
         return None
@@ -199,20 +213,25 @@ def _backbone(settings: TrainingSettings, classifier: Classifier) -> Classifier 
     return open_classifier(settings.encoder)
 
 
-def _claim(run: Path, settings: TrainingSettings, passport: ClassifierInfo) -> None:
+def _record_settings(
+    run: Path, settings: ExplainerSettings, classifier_info: ClassifierInfo
+) -> None:
     """Writes down what is trained here, or checks that it is what was begun."""
     if (run / WEIGHTS).is_file():
         raise RunError(f"{run}: holds a finished training; choose another --out")
-    plan: dict[str, TrainingSettings | ClassifierInfo] = {CONFIG: settings, CLASSIFIER: passport}
+    plan: dict[str, ExplainerSettings | ClassifierInfo] = {
+        CONFIG: settings,
+        CLASSIFIER: classifier_info,
+    }
     for name, content in plan.items():
         path = run / name
         if not path.is_file():
             write(path, content.model_dump_json(indent=1))
-        elif _stored(path, type(content)) != content:
+        elif _read_stored(path, type(content)) != content:
             raise RunError(f"{path}: the training begun here had other settings; use those")
 
 
-def _stored(path: Path, kind: type[BaseModel]) -> BaseModel:
+def _read_stored(path: Path, kind: type[BaseModel]) -> BaseModel:
     """What a begun training wrote down; raises RunError where it is damaged."""
     try:
         return kind.model_validate_json(path.read_text(encoding="utf-8"))

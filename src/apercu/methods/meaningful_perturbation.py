@@ -12,10 +12,10 @@ from torch import Generator
 
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError, nearest
-from apercu.explainers.mask.network import dialled, enlarge
-from apercu.explainers.mask.objectives import Dial, Question
+from apercu.explainers.mask.network import combine_fields, enlarge
+from apercu.explainers.mask.objectives import ExtentAndCore, MaskBatch
 from apercu.explainers.mask.objectives.base import log_probability, roughness
-from apercu.explainers.mask.objectives.dial import SEARCHED
+from apercu.explainers.mask.objectives.dial import SEARCHED_FRACTION
 from apercu.methods.base import Kind, Method, Need, need_gradients
 from apercu.networks.decoder import Evidence
 from apercu.removal import Blur
@@ -110,8 +110,8 @@ class MeaningfulPerturbation(Method):
     def _learnt(self, classifier: Classifier, image: Images, target: Targets) -> Loss:
         """The loss that a mask explainer is trained with; one image alone is always searched."""
         generator = Generator().manual_seed(self.seed)
-        objective = Dial(sufficient=SEARCHED * Dial().sufficient)
-        question = Question(image, target, torch.ones_like(target, dtype=torch.bool), target)
+        objective = ExtentAndCore(sufficient=SEARCHED_FRACTION * ExtentAndCore().sufficient)
+        question = MaskBatch(image, target, torch.ones_like(target, dtype=torch.bool), target)
 
         def loss(*fields: LogOdds) -> Scores:
             terms = objective.terms(classifier, question, Evidence(*fields), generator)
@@ -122,7 +122,7 @@ class MeaningfulPerturbation(Method):
     def _dialled(self, loss: Loss, image: Images) -> Maps:
         """Extent and core, fitted and joined to one mask as the mask explainer joins them."""
         extent, core = self._fitted(loss, image, count=2)
-        return enlarge(dialled(extent.sigmoid(), core.sigmoid()), image.shape[2:]).sigmoid()
+        return enlarge(combine_fields(extent.sigmoid(), core.sigmoid()), image.shape[2:]).sigmoid()
 
 
 def soft(log_odds: LogOdds, images: Images) -> Maps:

@@ -19,7 +19,7 @@ from apercu.images import ImageSource, batches
 from apercu.methods.layers import deep_features
 from apercu.pretraining.heads import Known, Learner
 from apercu.pretraining.heads.base import Labels
-from apercu.training.data import TrainingImages, in_memory
+from apercu.training.data import TrainingImages, cache_in_memory
 
 BATCH = 32
 RESAMPLED = 1000
@@ -105,7 +105,7 @@ def known(
             labels.append(places[str(label)])
         features.append(deep_features(classifier, batch.images.to(classifier.device)).cpu())
         progress(source.name, len(labels), len(source))
-    images = in_memory(TrainingImages(source, classifier))
+    images = cache_in_memory(TrainingImages(source, classifier))
     return Known(torch.cat(features), torch.tensor(labels), images, classifier)
 
 

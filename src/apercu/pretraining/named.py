@@ -12,7 +12,7 @@ from apercu.option_strings import named, read, split_names
 from apercu.pretraining.heads import HEADS, Learner
 from apercu.pretraining.inputs import Join
 from apercu.pretraining.settings import PRETEXTS, PretrainSettings
-from apercu.training.settings import Family
+from apercu.training.settings import ConfigPresets
 
 
 def heads_named(text: str) -> dict[str, Learner]:
@@ -44,14 +44,14 @@ def networks_named(texts: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def pretext_named(name: str) -> Family[PretrainSettings]:
+def pretext_named(name: str) -> ConfigPresets[PretrainSettings]:
     """The settings of one pretext; raises ConfigError."""
     if name not in PRETEXTS.presets:
         known = ", ".join(PRETEXTS.presets)
         raise ConfigError(
             f"pretext: expected one of {known}, got {name}{nearest(name, PRETEXTS.presets)}"
         )
-    return Family(PretrainSettings, {name: PRETEXTS.presets[name]})
+    return ConfigPresets(PretrainSettings, {name: PRETEXTS.presets[name]})
 
 
 def join_named(

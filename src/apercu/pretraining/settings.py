@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from apercu.pretraining.pretexts import Adios, Contrastive, Magnitudes, Transformation
-from apercu.training.settings import Family, Schedule, Timed
+from apercu.training.settings import ConfigPresets, Schedule, TrainingConfig
 
 AnyPretext = Annotated[
     Magnitudes | Transformation | Adios | Contrastive, Field(discriminator="form")
@@ -25,7 +25,7 @@ class PretrainSchedule(Schedule):
     save_every: int = Field(200, ge=1)
 
 
-class PretrainSettings(Timed):
+class PretrainSettings(TrainingConfig):
     """Everything that distinguishes one pretraining from another.
 
     Attributes:
@@ -37,7 +37,7 @@ class PretrainSettings(Timed):
     schedule: PretrainSchedule = PretrainSchedule()
 
 
-PRETEXTS = Family(
+PRETEXTS = ConfigPresets(
     PretrainSettings,
     {
         "magnitudes": PretrainSettings(),

@@ -13,14 +13,14 @@ from apercu.classifiers import Classifier
 from apercu.pretraining.pretexts import Lesson, PretextNetwork
 from apercu.pretraining.pretexts.base import Features
 from apercu.pretraining.settings import PretrainSettings
-from apercu.training.data import Wanted
-from apercu.training.degeneracy import FEATURES, Trivial
-from apercu.training.module import Training
+from apercu.training.data import TargetFunction
+from apercu.training.degeneracy import FEATURES, DegenerateSolution
+from apercu.training.module import TrainingModule
 from apercu.types import Images
 
 
 @final
-class PretrainTraining(Training):
+class PretrainTraining(TrainingModule):
     """A backbone learns a pretext.
 
     Args:
@@ -31,8 +31,8 @@ class PretrainTraining(Training):
         wanted: what comes with each image; None where the pretext needs images alone.
     """
 
-    trivial: ClassVar[Trivial] = FEATURES
-    learns: ClassVar[str] = ""
+    degenerate: ClassVar[DegenerateSolution] = FEATURES
+    trained_buffers: ClassVar[str] = ""
 
     def __init__(
         self,
@@ -40,30 +40,30 @@ class PretrainTraining(Training):
         backbone: Classifier,
         settings: PretrainSettings,
         seed: int,
-        wanted: Wanted | None,
+        wanted: TargetFunction | None,
     ) -> None:
         super().__init__(network, backbone, settings, seed)
         self.network: PretextNetwork
         self.settings: PretrainSettings
-        self.wanted = wanted
+        self.target_of = wanted
 
     def training_step(self, batch: Any, batch_index: int) -> Tensor:
-        lesson = self.lesson(batch, self.generator())
+        lesson = self.lesson(batch, self.step_generator())
         terms = self.settings.pretext.terms(self.network, lesson)
         figures = {}
         if self.global_step % 10 == 0:
             with torch.no_grad():
                 figures["spread"] = spread(self.network(lesson.images))
-        self.note(terms, figures)
+        self.log_terms(terms, figures)
         return torch.stack(list(terms.values())).sum(0).mean()
 
     def lesson(self, batch: Any, generator: Generator) -> Lesson:
         """What a batch teaches: images, and what comes with them."""
-        images, found = (batch, None) if self.wanted is None else batch
+        images, found = (batch, None) if self.target_of is None else batch
         return Lesson(images, found, generator)
 
     @torch.no_grad()
-    def tiles(self, images: Images) -> list[render.Tile]:
+    def sample_tiles(self, images: Images) -> list[render.Tile]:
         generator = Generator().manual_seed(self.seed)
         return self.settings.pretext.tiles(self.network, Lesson(images, None, generator))
 

@@ -25,8 +25,8 @@ from apercu.pretraining.pretexts import PretextNetwork, Sample
 from apercu.pretraining.settings import PretrainSettings
 from apercu.pretraining.step import PretrainTraining
 from apercu.pretraining.targets import Listed
-from apercu.training.data import TrainingImages, Wanted, parts
-from apercu.training.trainer import Fit
+from apercu.training.data import TargetFunction, TrainingImages, split_held_out
+from apercu.training.trainer import Trainer
 
 CONFIG, FACTS = "config.json", "facts.json"
 LOOKED_AT = 256
@@ -44,7 +44,7 @@ class Shown:
     """
 
     source: ImageSource
-    wanted: Wanted | None = None
+    wanted: TargetFunction | None = None
     columns: tuple[str, ...] = ()
 
     @property
@@ -62,7 +62,7 @@ class Shown:
 
 
 def pretrain(
-    settings: PretrainSettings, fit: Fit, shown: Shown, test: Shown | None = None
+    settings: PretrainSettings, trainer: Trainer, shown: Shown, test: Shown | None = None
 ) -> tuple[Classifier, dict[str, float]]:
     """Trains a copy of the fit's backbone and leaves it in the run folder.
 
@@ -80,26 +80,26 @@ def pretrain(
         ClassifierError: the backbone cannot be trained.
         RunError: the folder holds a pretraining with other settings.
     """
-    _claim(fit.run / CONFIG, settings)
-    backbone = trainable(fit.classifier, seed=fit.seed)
-    learnt, held_out = parts(len(fit.source), fit.seed)
-    sample = _sample(shown, fit.classifier, learnt)
+    _claim(trainer.run / CONFIG, settings)
+    backbone = trainable(trainer.classifier, seed=trainer.seed)
+    learnt, held_out = split_held_out(len(trainer.source), trainer.seed)
+    sample = _sample(shown, trainer.classifier, learnt)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(fit.seed)
+        torch.manual_seed(trainer.seed)
         made = nn.ModuleDict(settings.pretext.parts(sample))
-    network = PretextNetwork(backbone, fit.classifier.network.input, made)
-    training = PretrainTraining(network, fit.classifier, settings, fit.seed, shown.wanted)
-    facts = fit(training)
+    network = PretextNetwork(backbone, trainer.classifier.network.input, made)
+    training = PretrainTraining(network, trainer.classifier, settings, trainer.seed, shown.wanted)
+    facts = trainer(training)
     usual = None if sample.found is None else sample.found.nanmedian(0).values
     facts |= {f"held_out_{k}": v for k, v in measure(training, shown, usual, held_out).items()}
     if test is not None:
         facts |= {f"test_{k}": v for k, v in measure(training, test, usual).items()}
-    known = fit.classifier.network
+    known = trainer.classifier.network
     digest = digest_of_module(backbone, known.source, known.options)
     learned = Classifier(replace(known, answer=backbone, digest=digest))
-    if fit.leads:
-        save_classifier(learned, fit.run)
-        write(fit.run / FACTS, json.dumps(facts, indent=1) + "\n")
+    if trainer.is_main_process:
+        save_classifier(learned, trainer.run)
+        write(trainer.run / FACTS, json.dumps(facts, indent=1) + "\n")
     return learned, facts
 
 
@@ -118,7 +118,7 @@ def measure(
         usual: what a constant would say, for comparison.
         indices: which images; all where None.
     """
-    images = TrainingImages(shown.source, training.classifier, indices, wanted=shown.wanted)
+    images = TrainingImages(shown.source, training.classifier, indices, target_of=shown.wanted)
     generator, found = Generator().manual_seed(training.seed), dict[str, list[Tensor]]()
     device = training.classifier.device
     training.network.to(device).eval()
@@ -141,7 +141,7 @@ def measure(
 def _sample(shown: Shown, backbone: Classifier, indices: Sequence[int]) -> Sample:
     """What the parts begin with: a few images, and what is wanted of more of them."""
     spread = indices[:: max(1, len(indices) // LOOKED_AT)]
-    images = TrainingImages(shown.source, backbone, spread, wanted=shown.wanted)
+    images = TrainingImages(shown.source, backbone, spread, target_of=shown.wanted)
     read: list[Any] = [images[index] for index in range(len(images))]
     features = len(backbone.classes)
     if shown.wanted is None:

@@ -13,7 +13,7 @@ from apercu.types import Images
 
 
 @dataclass(frozen=True)
-class Views:
+class RandomViews:
     """Random crops, stretched to the full size, turned, and mirror images.
 
     Args:
@@ -54,7 +54,7 @@ def crop(
     images: Images,
     boxes: Tensor,
     size: tuple[int, int] | None = None,
-    turns: Float[Tensor, " batch"] | None = None,
+    rotations: Float[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, "batch channels rows columns"]:
     """Each image's box, stretched bilinearly.
 
@@ -68,11 +68,11 @@ def crop(
     low, high = boxes[:, :2].to(images), boxes[:, 2:].to(images)
     transforms = torch.zeros(len(images), 2, 3, device=images.device, dtype=images.dtype)
     transforms[:, :, 2] = high + low - 1
-    if turns is None:
+    if rotations is None:
         transforms[:, [0, 1], [0, 1]] = high - low
     else:
         height, width = images.shape[2:]
-        cos, sin = turns.to(images).cos(), turns.to(images).sin()
+        cos, sin = rotations.to(images).cos(), rotations.to(images).sin()
         turned = torch.stack([cos, -sin * height / width, sin * width / height, cos], 1)
         transforms[:, :, :2] = turned.view(-1, 2, 2) * (high - low)[:, None]
     shape = [*images.shape[:2], *(size or images.shape[2:])]

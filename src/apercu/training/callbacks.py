@@ -13,13 +13,13 @@ from apercu import render
 from apercu.classifiers import Classifier
 from apercu.errors import ImageError
 from apercu.images import ImageSource
-from apercu.training.degeneracy import Trivial, TrivialAnswers
-from apercu.training.module import Training
+from apercu.training.degeneracy import DegeneracyMonitor, DegenerateSolution
+from apercu.training.module import TrainingModule
 
-SAMPLES = 6
+SAMPLE_IMAGES = 6
 
 
-class TrivialWarning(Callback):
+class DegeneracyWarning(Callback):
     """Says so, once per kind, when the training has settled in a trivial answer.
 
     Args:
@@ -28,27 +28,29 @@ class TrivialWarning(Callback):
         say: receives the warning.
     """
 
-    def __init__(self, trivial: Trivial, patience: int, say: Callable[[str], None]) -> None:
-        self.watch = TrivialAnswers(trivial, patience)
+    def __init__(
+        self, solution: DegenerateSolution, patience: int, say: Callable[[str], None]
+    ) -> None:
+        self.monitor = DegeneracyMonitor(solution, patience)
         self.say = say
         self.said: set[str] = set()
 
     def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
-        self.watch.add({name: value.item() for name, value in module.measured.items()})
-        warning = self.watch.warning()
+        self.monitor.add({name: value.item() for name, value in module.measured.items()})
+        warning = self.monitor.warning()
         if warning and (kind := warning.partition("(")[0]) not in self.said:
             self.said.add(kind)
             self.say(f"warning: step {trainer.global_step}: {warning}")
 
     def state_dict(self) -> dict[str, Any]:
-        return {"steps": self.watch.steps, "means": self.watch.means, "said": sorted(self.said)}
+        return {"steps": self.monitor.steps, "means": self.monitor.means, "said": sorted(self.said)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.watch.steps, self.watch.means = state["steps"], dict(state["means"])
+        self.monitor.steps, self.monitor.means = state["steps"], dict(state["means"])
         self.said = set(state["said"])
 
 
-class FirstPass(Callback):
+class BatchNormWarmup(Callback):
     """Training mode from the start, or from when every image could have been seen once.
 
     Before, batch norms do not normalise, as they have no statistics of their own; resumed or not,
@@ -66,7 +68,7 @@ class FirstPass(Callback):
         module.network.train(trainer.global_step * batch >= self.images)
 
 
-class Samples(Callback):
+class SampleSheets(Callback):
     """A contact sheet of the same few images, as they are explained now.
 
     After the first, the second, the fourth pass over the images, and so on, and at the end.
@@ -90,19 +92,19 @@ class Samples(Callback):
         if trainer.is_global_zero and ((done < batch and doubled) or last):
             before = module.network.training
             module.network.eval()
-            self.draw(module, f"pass-{turn:04d}.png")
+            self.write_sheet(module, f"pass-{turn:04d}.png")
             module.network.train(before)
 
     @torch.no_grad()
-    def draw(self, module: Training, name: str) -> None:
+    def write_sheet(self, module: TrainingModule, name: str) -> None:
         """Writes one contact sheet under this name."""
         rows = []
-        step = max(1, len(self.source) // SAMPLES)
-        for index in range(0, min(len(self.source), SAMPLES * step), step):
+        step = max(1, len(self.source) // SAMPLE_IMAGES)
+        for index in range(0, min(len(self.source), SAMPLE_IMAGES * step), step):
             try:
                 picture = self.source[index].picture
             except ImageError:
                 continue
             images = self.classifier.prepare(picture)[None].to(self.classifier.device)
-            rows.append(module.tiles(images))
+            rows.append(module.sample_tiles(images))
         render.save_picture(self.folder / name, render.contact_sheet(rows))

@@ -16,30 +16,30 @@ from apercu.errors import ImageError, ImagesError
 from apercu.images import ImageSource, Item
 from apercu.types import Picture
 
-WORST = 0.5
+MAX_UNUSABLE = 0.5
 """Share of unreadable images above which training stops."""
 
-MEASURED = 96
+MAX_HELD_OUT = 96
 """Images that are kept from training, at most; never more than a twentieth of all."""
 
 
-KEPT_BYTES = 512 << 20
+MAX_CACHED_BYTES = 512 << 20
 """Prepared images are kept in memory up to this size, and read again at every use above it."""
 
 
-Wanted: TypeAlias = Callable[[int, Item], Any]
+TargetFunction: TypeAlias = Callable[[int, Item], Any]
 """An image's place in its source, and the image → what a network should say of it."""
 
 
 @runtime_checkable
-class Prepares(Protocol):
+class ImagePreparer(Protocol):
     """A classifier, as far as the stream needs it."""
 
     def prepare(self, picture: Picture, fit: Fit = "squash") -> Tensor: ...
 
 
 @dataclass(frozen=True)
-class Label:
+class LabelTarget:
     """The class of each image, as wanted.
 
     Args:
@@ -71,46 +71,46 @@ class TrainingImages(Dataset[Any]):
     def __init__(
         self,
         source: ImageSource,
-        classifier: Prepares,
+        classifier: ImagePreparer,
         indices: Sequence[int] | None = None,
         *,
-        wanted: Wanted | None = None,
+        target_of: TargetFunction | None = None,
     ) -> None:
         self.source = source
         self.classifier = classifier
         self.indices = range(len(source)) if indices is None else indices
-        self.wanted = wanted
+        self.target_of = target_of
         self.unusable: dict[int, str] = {}
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __getitem__(self, index: int) -> Any:
-        tries, reason = max(1, int(WORST * len(self))), ""
+        tries, reason = max(1, int(MAX_UNUSABLE * len(self))), ""
         for offset in range(tries):
             place = self.indices[(index + offset) % len(self)]
             try:
-                return self._prepared(place)
+                return self._read(place)
             except (ImageError, ImagesError) as error:
                 self.unusable[place] = reason = str(error)
         raise ImagesError(
             f"{self.source.name}: {tries} images in a row cannot be used, the last because {reason}"
         )
 
-    def _prepared(self, place: int) -> Any:
+    def _read(self, place: int) -> Any:
         item = self.source[place]
         image = self.classifier.prepare(item.picture)
-        return image if self.wanted is None else (image, self.wanted(place, item))
+        return image if self.target_of is None else (image, self.target_of(place, item))
 
 
-def in_memory(images: TrainingImages) -> PreparedImages:
+def cache_in_memory(images: TrainingImages) -> PreparedImages:
     """The same images, read once and kept when they take less than `KEPT_BYTES`."""
-    if not len(images) or images[0].nbytes * len(images) > KEPT_BYTES:
+    if not len(images) or images[0].nbytes * len(images) > MAX_CACHED_BYTES:
         return images
     return [images[index] for index in range(len(images))]
 
 
-def parts(length: int, seed: int) -> tuple[list[int], list[int]]:
+def split_held_out(length: int, seed: int) -> tuple[list[int], list[int]]:
     """Indices to train on, and those held out to measure what was trained.
 
     Raises:
@@ -119,12 +119,12 @@ def parts(length: int, seed: int) -> tuple[list[int], list[int]]:
     if length < 2:
         raise ImagesError(f"expected at least 2 images to train on, got {length}")
     order = torch.randperm(length, generator=torch.Generator().manual_seed(seed)).tolist()
-    kept = max(1, min(MEASURED, length // 20))
+    kept = max(1, min(MAX_HELD_OUT, length // 20))
     return sorted(order[kept:]), sorted(order[:kept])
 
 
 @dataclass(frozen=True)
-class EndlessOrder(Sampler[int]):
+class EndlessSampler(Sampler[int]):
     """Indices in shuffled passes, forever, starting anywhere; each rank sees its own share.
 
     Args:

@@ -14,7 +14,7 @@ COLLAPSED = 0.02
 
 
 @dataclass(frozen=True)
-class Trivial:
+class DegenerateSolution:
     """What satisfies an objective and explains nothing.
 
     Args:
@@ -24,11 +24,11 @@ class Trivial:
     """
 
     figures: tuple[str, ...]
-    needed: tuple[str, ...]
-    told: Callable[[Mapping[str, float]], str | None]
+    required: tuple[str, ...]
+    message: Callable[[Mapping[str, float]], str | None]
 
 
-def _masks(means: Mapping[str, float]) -> str | None:
+def _describe_masks(means: Mapping[str, float]) -> str | None:
     """A mask that is empty, one that is full, one that ignores the class it was asked for."""
     true, fake = means["area_true"], means.get("area_fake")
     if true < EMPTY:
@@ -43,7 +43,7 @@ def _masks(means: Mapping[str, float]) -> str | None:
     return None
 
 
-def _counterparts(means: Mapping[str, float]) -> str | None:
+def _describe_counterparts(means: Mapping[str, float]) -> str | None:
     """Images that are both the same, that change nothing, everything, or nothing visible."""
     turned, change = means["flipped"], means["change"]
     if change < SEEN:
@@ -63,7 +63,7 @@ def _counterparts(means: Mapping[str, float]) -> str | None:
     return None
 
 
-def _latent(means: Mapping[str, float]) -> str | None:
+def _describe_codes(means: Mapping[str, float]) -> str | None:
     """Codes that tell nothing of their images, and readers that know less than nothing."""
     if means["told"] < TOLD:
         return (
@@ -77,7 +77,7 @@ def _latent(means: Mapping[str, float]) -> str | None:
     return None
 
 
-def _classifiers(means: Mapping[str, float]) -> str | None:
+def _describe_classifiers(means: Mapping[str, float]) -> str | None:
     """Networks that answer the same to everything."""
     if means["classes"] < FEW:
         return (
@@ -87,7 +87,7 @@ def _classifiers(means: Mapping[str, float]) -> str | None:
     return None
 
 
-def _features(means: Mapping[str, float]) -> str | None:
+def _describe_features(means: Mapping[str, float]) -> str | None:
     """Networks that give every image the same features."""
     if means["spread"] < COLLAPSED:
         return (
@@ -97,16 +97,16 @@ def _features(means: Mapping[str, float]) -> str | None:
     return None
 
 
-MASKS = Trivial(("area_true", "area_fake"), ("area_true",), _masks)
+MASKS = DegenerateSolution(("area_true", "area_fake"), ("area_true",), _describe_masks)
 _FOUR = ("flipped", "change", "peak", "spread")
-COUNTERPARTS = Trivial(_FOUR, _FOUR, _counterparts)
-LATENT = Trivial(("told", "misread"), ("told", "misread"), _latent)
-CLASSIFIERS = Trivial(("classes",), ("classes",), _classifiers)
-FEATURES = Trivial(("spread",), ("spread",), _features)
+COUNTERPARTS = DegenerateSolution(_FOUR, _FOUR, _describe_counterparts)
+LATENT = DegenerateSolution(("told", "misread"), ("told", "misread"), _describe_codes)
+CLASSIFIERS = DegenerateSolution(("classes",), ("classes",), _describe_classifiers)
+FEATURES = DegenerateSolution(("spread",), ("spread",), _describe_features)
 
 
 @dataclass
-class TrivialAnswers:
+class DegeneracyMonitor:
     """Running means of a training's figures, and what is wrong with them.
 
     Args:
@@ -114,7 +114,7 @@ class TrivialAnswers:
         patience: steps before the first warning; explanations start anywhere.
     """
 
-    trivial: Trivial
+    solution: DegenerateSolution
     patience: int
     steps: int = 0
     means: dict[str, float] = field(default_factory=dict)
@@ -122,13 +122,13 @@ class TrivialAnswers:
     def add(self, figures: Mapping[str, float]) -> None:
         """Takes in one step's figures; one that is missing stays as it was."""
         self.steps += 1
-        for name in self.trivial.figures:
+        for name in self.solution.figures:
             if name in figures:
                 before = self.means.get(name, figures[name])
                 self.means[name] = DECAY * before + (1 - DECAY) * figures[name]
 
     def warning(self) -> str | None:
         """One line on the trivial answer that the training is in, or None."""
-        if self.steps < self.patience or not self.means.keys() >= set(self.trivial.needed):
+        if self.steps < self.patience or not self.means.keys() >= set(self.solution.required):
             return None
-        return self.trivial.told(self.means)
+        return self.solution.message(self.means)

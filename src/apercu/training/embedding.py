@@ -17,11 +17,11 @@ from torch import Tensor
 from apercu.networks.gate import ClassGate
 from apercu.types import Logits
 
-Asked: TypeAlias = tuple[Tensor, Logits]
+FeatureBatch: TypeAlias = tuple[Tensor, Logits]
 """Pooled features of some images, `batch × features`, and what the classifier answers."""
 
 
-class Answers(BaseModel):
+class RidgeEmbedding(BaseModel):
     """Least squares from pooled features to the classifier's logits.
 
     A frozen encoder leaves a linear problem, solved exactly. One that is trained learns the
@@ -47,7 +47,7 @@ class Answers(BaseModel):
     rate: float = Field(3e-3, gt=0)
 
 
-class Labels(BaseModel):
+class BinaryEmbedding(BaseModel):
     """The published embedding phase: cross-entropy of real against fake classes.
 
     Attributes:
@@ -102,10 +102,10 @@ class RidgeMoments:
         return weights.float(), (mean_logits - weights @ mean_features).float()
 
 
-def fit_answers(
+def fit_ridge(
     gate: ClassGate,
-    fitted: Iterable[Asked],
-    held_out: Iterable[Asked],
+    training: Iterable[FeatureBatch],
+    held_out: Iterable[FeatureBatch],
     penalties: Sequence[float],
 ) -> float:
     """Sets the gate from the classifier's answers.
@@ -120,7 +120,7 @@ def fit_answers(
         Share of held-out images for which embedding and classifier name the same class.
     """
     moments: RidgeMoments | None = None
-    for pooled, logits in fitted:
+    for pooled, logits in training:
         moments = moments or RidgeMoments(pooled.shape[1], logits.shape[1])
         moments.add(pooled, logits)
     if moments is None:

@@ -16,45 +16,45 @@ from torch.utils.data import DataLoader
 from apercu.classifiers import Classifier
 from apercu.classifiers.distillation_data import Lessons, agreement, stacked
 from apercu.networks.gated import GatedNetwork
-from apercu.training.augment import Views
-from apercu.training.data import EndlessOrder, TrainingImages, in_memory
-from apercu.training.embedding import Answers, Asked, Labels, fit_answers
+from apercu.training.augment import RandomViews
+from apercu.training.data import EndlessSampler, TrainingImages, cache_in_memory
+from apercu.training.embedding import BinaryEmbedding, FeatureBatch, RidgeEmbedding, fit_ridge
 from apercu.types import Images
 
-BATCH = 8  # images per request in the passes that need no gradient
+FORWARD_BATCH = 8  # images per request in the passes that need no gradient
 
-HELD_OUT = 512
+MAX_HELD_OUT_IMAGES = 512
 """Images that an encoder which learns does not see, at most; never more than a tenth of all."""
 
-Outcome: TypeAlias = tuple[Tensor, Tensor]
+StepResult: TypeAlias = tuple[Tensor, Tensor]
 """The loss of one step, and for each of its images whether it was answered right."""
 
 
-def batches(
+def shuffled_batches(
     images: TrainingImages, count: int, numbers: Iterable[int] | None = None
 ) -> Iterator[Images]:
     """Batches, all or some by number, of the first `count` images of a seeded shuffle."""
-    numbers = range(-(-min(count, len(images)) // BATCH)) if numbers is None else numbers
-    order = list(islice(EndlessOrder(len(images), seed=0), min(count, len(images))))
+    numbers = range(-(-min(count, len(images)) // FORWARD_BATCH)) if numbers is None else numbers
+    order = list(islice(EndlessSampler(len(images), seed=0), min(count, len(images))))
     for number in numbers:
-        chosen = order[number * BATCH : (number + 1) * BATCH]
+        chosen = order[number * FORWARD_BATCH : (number + 1) * FORWARD_BATCH]
         yield torch.stack([images[index] for index in chosen])
 
 
-def every_tenth(count: int) -> tuple[list[int], list[int]]:
+def split_batches(count: int) -> tuple[list[int], list[int]]:
     """Numbers of the batches to fit on, and of those held out: every tenth, or the last of few.
 
     >>> every_tenth(12 * BATCH), every_tenth(3 * BATCH), every_tenth(BATCH)
     (([0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11], [9]), ([0, 1], [2]), ([0], []))
     """
-    numbers = range(-(-count // BATCH))
+    numbers = range(-(-count // FORWARD_BATCH))
     held_out = [n for n in numbers if n % 10 == 9] or list(numbers[1:][-1:])
     return [n for n in numbers if n not in held_out], held_out
 
 
 @torch.no_grad()
-def embed_answers(
-    network: GatedNetwork, classifier: Classifier, images: TrainingImages, settings: Answers
+def fit_ridge_embedding(
+    network: GatedNetwork, classifier: Classifier, images: TrainingImages, settings: RidgeEmbedding
 ) -> float:
     """The embedding from all of the classifier's answers; returns the held-out agreement.
 
@@ -63,24 +63,24 @@ def embed_answers(
     """
     network.eval()
     device, count = next(network.parameters()).device, min(settings.images, len(images))
-    fitted, held_out = every_tenth(count)
+    fitted, held_out = split_batches(count)
 
-    def asked(numbers: Iterable[int]) -> Iterator[Asked]:
-        for batch in batches(images, count, numbers):
+    def asked(numbers: Iterable[int]) -> Iterator[FeatureBatch]:
+        for batch in shuffled_batches(images, count, numbers):
             batch = batch.to(device)
             yield network.encoder(batch)[-1].mean((2, 3)), classifier(batch)
 
-    share = fit_answers(network.gate, asked(fitted), asked(held_out), settings.penalties)
-    judges = batches(images, count, held_out or fitted)
-    network.gate.open_at(*_peaks(network, classifier, judges))
+    share = fit_ridge(network.gate, asked(fitted), asked(held_out), settings.penalties)
+    judges = shuffled_batches(images, count, held_out or fitted)
+    network.gate.open_at(*_mean_peaks(network, classifier, judges))
     return share
 
 
-def learn_answers(
+def train_ridge_embedding(
     network: GatedNetwork,
     classifier: Classifier,
     images: TrainingImages,
-    settings: Answers,
+    settings: RidgeEmbedding,
     seed: int,
 ) -> float:
     """Encoder and embedding from the answers, by descent; returns the held-out agreement.
@@ -88,13 +88,13 @@ def learn_answers(
     The classifier is asked once about each image and once about its mirror image. Both are then
     seen shifted a little, which leaves the answers as they are.
     """
-    device, kept = next(network.parameters()).device, in_memory(images)
-    order = torch.tensor(list(islice(EndlessOrder(len(images), seed), len(images))))
-    held_out = min(HELD_OUT, len(images) // 10)
+    device, kept = next(network.parameters()).device, cache_in_memory(images)
+    order = torch.tensor(list(islice(EndlessSampler(len(images), seed), len(images))))
+    held_out = min(MAX_HELD_OUT_IMAGES, len(images) // 10)
     lessons = Lessons.ask(classifier, kept, order[held_out:], settings.batch)
     network.gate.set_units(lessons.answers.mean().item(), lessons.answers.std().item())
 
-    def outcomes() -> Iterator[Outcome]:
+    def outcomes() -> Iterator[StepResult]:
         generator = torch.Generator().manual_seed(seed)
         for views, logits in lessons.batches(settings.batch, generator):
             logits = logits.to(device)
@@ -103,9 +103,9 @@ def learn_answers(
             yield loss, answers.argmax(1) == logits.argmax(1)
 
     descend(network, settings, outcomes())
-    judged = torch.split(order[: max(held_out, BATCH)], BATCH)
+    judged = torch.split(order[: max(held_out, FORWARD_BATCH)], FORWARD_BATCH)
     judges = [stacked(kept, chosen).to(device) for chosen in judged]
-    network.gate.open_at(*_peaks(network, classifier, judges))
+    network.gate.open_at(*_mean_peaks(network, classifier, judges))
     if not held_out:
         return float("nan")
     return agreement(
@@ -113,11 +113,11 @@ def learn_answers(
     )
 
 
-def embed_labels(
+def train_binary_embedding(
     network: GatedNetwork,
     classifier: Classifier,
     images: TrainingImages,
-    settings: Labels,
+    settings: BinaryEmbedding,
     seed: int,
 ) -> float:
     """The published phase on single labels; returns the accuracy over its last tenth.
@@ -126,14 +126,14 @@ def embed_labels(
     (the paper speaks of the maximum, the released code takes the mean).
     """
     device = next(network.parameters()).device
-    order = EndlessOrder(len(images), seed)
+    order = EndlessSampler(len(images), seed)
     loader = DataLoader(images, settings.batch, sampler=order, num_workers=1)
 
-    def outcomes() -> Iterator[Outcome]:
+    def outcomes() -> Iterator[StepResult]:
         for step, batch in enumerate(loader):
             generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-            views = Views()(batch.to(device), generator)
-            targets, real = _labels(classifier, views, settings.fakes, generator)
+            views = RandomViews()(batch.to(device), generator)
+            targets, real = _draw_targets(classifier, views, settings.fakes, generator)
             features = network.encode(views)[-1]
             existence = network.gate.activation(features, targets).mean((1, 2, 3))
             loss = F.binary_cross_entropy_with_logits(existence, real.float())
@@ -143,7 +143,9 @@ def embed_labels(
 
 
 def descend(
-    network: GatedNetwork, settings: Answers | Labels, outcomes: Iterable[Outcome]
+    network: GatedNetwork,
+    settings: RidgeEmbedding | BinaryEmbedding,
+    outcomes: Iterable[StepResult],
 ) -> float:
     """Descends for as many steps as set; returns the last tenth's share of right answers.
 
@@ -168,7 +170,7 @@ def descend(
 
 
 @torch.no_grad()
-def _peaks(
+def _mean_peaks(
     network: GatedNetwork, classifier: Classifier, shown: Iterable[Images]
 ) -> tuple[float, float]:
     """Mean highest activation of the classifier's top class, and of any other."""
@@ -187,7 +189,7 @@ def _peaks(
 
 
 @torch.no_grad()
-def _labels(
+def _draw_targets(
     classifier: Classifier, images: Images, fakes: float, generator: Generator
 ) -> tuple[Tensor, Tensor]:
     """Targets, the top class or a fake one, and which of them are real."""

@@ -23,19 +23,23 @@ from apercu.classifiers import Classifier
 from apercu.images import ImageSource
 from apercu.io import write
 from apercu.networks.gated import GatedNetwork
-from apercu.training.callbacks import FirstPass, Samples, TrivialWarning
-from apercu.training.data import EndlessOrder, TrainingImages, parts
-from apercu.training.embedding import Labels
-from apercu.training.module import Training
-from apercu.training.phases import embed_answers, embed_labels, learn_answers
-from apercu.training.settings import GatedSettings, Timed
-from apercu.training.weight_ema import Averaging
+from apercu.training.callbacks import BatchNormWarmup, DegeneracyWarning, SampleSheets
+from apercu.training.data import EndlessSampler, TrainingImages, split_held_out
+from apercu.training.embedding import BinaryEmbedding
+from apercu.training.module import TrainingModule
+from apercu.training.phases import (
+    fit_ridge_embedding,
+    train_binary_embedding,
+    train_ridge_embedding,
+)
+from apercu.training.settings import GatedSettings, TrainingConfig
+from apercu.training.weight_ema import WeightEma
 
 CHECKPOINTS, LAST, EMBEDDED = "checkpoints", "last.ckpt", "embedded.safetensors"
 
 
 @dataclass(frozen=True)
-class Machine:
+class Hardware:
     """Where and how a training runs.
 
     Args:
@@ -52,7 +56,7 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Fit:
+class Trainer:
     """One training of an explainer, which can be interrupted and gone on with.
 
     Args:
@@ -67,16 +71,16 @@ class Fit:
     classifier: Classifier
     source: ImageSource
     run: Path
-    machine: Machine = Machine()
+    hardware: Hardware = Hardware()
     seed: int = 0
     say: Callable[[str], None] = field(default=print, repr=False)
 
     @property
-    def leads(self) -> bool:
+    def is_main_process(self) -> bool:
         """Whether this is the process that was typed, not one that Lightning started beside it."""
         return os.environ.get("LOCAL_RANK", "0") == "0"
 
-    def __call__(self, module: Training) -> dict[str, float]:
+    def __call__(self, module: TrainingModule) -> dict[str, float]:
         """Trains a network in place, from the last checkpoint if there is one.
 
         Args:
@@ -90,11 +94,11 @@ class Fit:
         """
         begun = time.monotonic()
         network, settings = module.network, module.settings
-        chosen = parts(len(self.source), self.seed)[0]
-        images = TrainingImages(self.source, self.classifier, chosen, wanted=module.wanted)
+        chosen = split_held_out(len(self.source), self.seed)[0]
+        images = TrainingImages(self.source, self.classifier, chosen, target_of=module.target_of)
         facts: dict[str, float] = {}
         if isinstance(network, GatedNetwork) and isinstance(settings, GatedSettings):
-            facts["embedding_agreement"] = self._embed(network, settings, images)
+            facts["embedding_agreement"] = self._prepare_embedding(network, settings, images)
             network.settle()
         if images.unusable:
             first = next(iter(images.unusable.values()))
@@ -102,26 +106,26 @@ class Fit:
                 f"warning: {len(images.unusable)} images cannot be used, others stand in for them; "
                 f"the first because {first}"
             )
-        spent = Clock(begun)
-        averaging = Averaging(settings.schedule.averaging, module.learns)
-        trainer = self._trainer(module, [spent, averaging])
-        with _without_remarks():
+        spent = TrainingTimer(begun)
+        averaging = WeightEma(settings.schedule.averaging, module.trained_buffers)
+        trainer = self._build_lightning_trainer(module, [spent, averaging])
+        with _silence_lightning():
             trainer.fit(
                 module,
-                self._loader(images, settings, trainer),
-                ckpt_path=self._checkpoint(),
+                self._build_loader(images, settings, trainer),
+                ckpt_path=self._find_checkpoint(),
                 weights_only=True,
             )
-        averaging.adopt(network)
+        averaging.copy_to(network)
         network.eval()
         return {
-            "training_seconds": spent.total,
+            "training_seconds": spent.seconds,
             "training_images": float(len(images)),
             "steps": float(trainer.global_step),
             **facts,
         }
 
-    def _embed(
+    def _prepare_embedding(
         self, network: GatedNetwork, settings: GatedSettings, images: TrainingImages
     ) -> float:
         """The embedding phase, or its stored result; returns how often it was right."""
@@ -132,14 +136,14 @@ class Fit:
             network.load_state_dict(state, strict=False)
             return float(share)
         embedding, asked = settings.embedding, (self.classifier, images)
-        if isinstance(embedding, Labels):
-            share = embed_labels(network, *asked, embedding, self.seed)
+        if isinstance(embedding, BinaryEmbedding):
+            share = train_binary_embedding(network, *asked, embedding, self.seed)
             self.say(f"class embedding: tells real from fake classes in {share:.1%} of cases")
         else:
             if network.frozen:
-                share = embed_answers(network, *asked, embedding)
+                share = fit_ridge_embedding(network, *asked, embedding)
             else:
-                share = learn_answers(network, *asked, embedding, self.seed)
+                share = train_ridge_embedding(network, *asked, embedding, self.seed)
             held_out = (
                 f"in {share:.1%} of cases" if share == share else "(too few to hold some out)"
             )
@@ -147,7 +151,9 @@ class Fit:
         write(path, save(network.trained_state() | {"agreement": torch.tensor(share)}))
         return share
 
-    def _trainer(self, module: Training, callbacks: list[Callback]) -> LightningTrainer:
+    def _build_lightning_trainer(
+        self, module: TrainingModule, callbacks: list[Callback]
+    ) -> LightningTrainer:
         from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
         schedule = module.settings.schedule
@@ -157,18 +163,18 @@ class Fit:
             every_n_train_steps=schedule.save_every,
             enable_version_counter=False,
         )
-        trivial = TrivialWarning(module.trivial, max(50, schedule.steps // 4), self.say)
-        samples = Samples(self.classifier, self.source, self.run / "samples")
-        with _without_remarks():
+        trivial = DegeneracyWarning(module.degenerate, max(50, schedule.steps // 4), self.say)
+        samples = SampleSheets(self.classifier, self.source, self.run / "samples")
+        with _silence_lightning():
             return LightningTrainer(
-                accelerator={"auto": "auto", "cpu": "cpu"}.get(self.machine.device, "gpu"),
-                devices=self.machine.devices,
-                precision=self.machine.precision,
+                accelerator={"auto": "auto", "cpu": "cpu"}.get(self.hardware.device, "gpu"),
+                devices=self.hardware.devices,
+                precision=self.hardware.precision,
                 max_steps=schedule.steps,
                 max_epochs=-1,
                 callbacks=[
                     *callbacks,
-                    FirstPass(len(self.source) if module.still else 0),
+                    BatchNormWarmup(len(self.source) if module.warms_up_batchnorm else 0),
                     trivial,
                     samples,
                     checkpoint,
@@ -179,50 +185,50 @@ class Fit:
                 ],
                 log_every_n_steps=min(10, schedule.steps),
                 use_distributed_sampler=False,  # the order knows its rank
-                enable_progress_bar=self.machine.progress,
+                enable_progress_bar=self.hardware.progress,
                 enable_model_summary=False,
             )
 
-    def _loader(
-        self, images: TrainingImages, settings: Timed, trainer: LightningTrainer
+    def _build_loader(
+        self, images: TrainingImages, settings: TrainingConfig, trainer: LightningTrainer
     ) -> DataLoader[Any]:
         """Each device's own share of the images, from where the last checkpoint left them."""
         batch = settings.schedule.batch
-        order = EndlessOrder(
+        order = EndlessSampler(
             len(images),
             self.seed,
-            start=_steps_done(self.run) * batch,
+            start=_count_steps_done(self.run) * batch,
             rank=trainer.global_rank,
             ranks=trainer.world_size,
         )
         return DataLoader(images, batch, sampler=order, num_workers=1)
 
-    def _checkpoint(self) -> str | None:
+    def _find_checkpoint(self) -> str | None:
         """The last checkpoint; with all steps done, the fit only reads it."""
         path = self.run / CHECKPOINTS / LAST
         return str(path) if path.is_file() else None
 
 
-class Clock(Callback):
+class TrainingTimer(Callback):
     """Seconds spent in training, over interruptions."""
 
     def __init__(self, begun: float) -> None:
         self.begun = begun
-        self.before = 0.0
+        self.earlier_seconds = 0.0
 
     @property
-    def total(self) -> float:
-        return self.before + time.monotonic() - self.begun
+    def seconds(self) -> float:
+        return self.earlier_seconds + time.monotonic() - self.begun
 
     def state_dict(self) -> dict[str, float]:
-        return {"seconds": self.total}
+        return {"seconds": self.seconds}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        self.before = state["seconds"]
+        self.earlier_seconds = state["seconds"]
 
 
 @contextmanager
-def _without_remarks() -> Iterator[None]:
+def _silence_lightning() -> Iterator[None]:
     """Silences Lightning's remarks: on loggers it misses, folders it finds, workers it counts."""
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
@@ -236,7 +242,7 @@ def _without_remarks() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _steps_done(run: Path) -> int:
+def _count_steps_done(run: Path) -> int:
     path = run / CHECKPOINTS / LAST
     if not path.is_file():
         return 0

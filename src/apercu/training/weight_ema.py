@@ -9,7 +9,7 @@ from lightning.pytorch import Callback
 from torch import Tensor, nn
 
 
-class Averaging(Callback):
+class WeightEma(Callback):
     """Exponential moving average of what is trained, saved with every checkpoint.
 
     The decay rises to its final value like (1 + n) / (10 + n), so that the first steps are soon
@@ -20,22 +20,22 @@ class Averaging(Callback):
         learns: what the names of statistics begin with that belong to what is trained.
     """
 
-    def __init__(self, decay: float, learns: str) -> None:
+    def __init__(self, decay: float, trained_buffers: str) -> None:
         self.decay = decay
-        self.learns = learns
+        self.trained_buffers = trained_buffers
         self.average: dict[str, Tensor] = {}
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
         done = trainer.global_step
         keep = min(self.decay, (1 + done) / (10 + done))
-        for name, value in _trained(module.network, self.learns):
+        for name, value in _list_averaged(module.network, self.trained_buffers):
             if name in self.average:
                 self.average[name].lerp_(value, 1 - keep)
             else:
                 self.average[name] = value.detach().clone()
 
-    def adopt(self, network: nn.Module) -> None:
+    def copy_to(self, network: nn.Module) -> None:
         """Gives the network the averaged weights."""
         network.load_state_dict(self.average, strict=False)
 
@@ -49,11 +49,11 @@ class Averaging(Callback):
         self.average = {name: value.to(module.device) for name, value in self.average.items()}
 
 
-def _trained(network: nn.Module, learns: str) -> list[tuple[str, Tensor]]:
+def _list_averaged(network: nn.Module, trained_buffers: str) -> list[tuple[str, Tensor]]:
     """Parameters with gradients, and the statistics of batch normalisation that go with them."""
     parameters = [(n, p) for n, p in network.named_parameters() if p.requires_grad]
     return parameters + [
         (name, buffer)
         for name, buffer in network.named_buffers()
-        if buffer.is_floating_point() and name.startswith(learns)
+        if buffer.is_floating_point() and name.startswith(trained_buffers)
     ]

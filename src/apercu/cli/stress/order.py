@@ -35,9 +35,9 @@ def order_of(path: Path | None, typed: Mapping[str, Any]) -> StressOrder:
     """
     from apercu.option_strings import split_names
     from apercu.robustness.plan import StressOrder
-    from apercu.training.settings import Family
+    from apercu.training.settings import ConfigPresets
 
-    family = Family(StressOrder, {"standard": StressOrder()})
+    family = ConfigPresets(StressOrder, {"standard": StressOrder()})
     known = {name: typed.get(name) for name in StressOrder.model_fields}
     changes = {name: value for name, value in known.items() if value is not None}
     for name in ("attacks", "filters", "knowledge"):

@@ -49,23 +49,23 @@ def train(
     """
     from apercu.classifiers import open_classifier
     from apercu.classifiers.reinitialise import trainable
-    from apercu.explainers.order import Order, changed, settings_for
+    from apercu.explainers.order import TrainingRecord, find_settings, override_settings
     from apercu.images import open_images
     from apercu.robustness.defences.settings import DEFENCES
     from apercu.robustness.defences.train import train_defended
     from apercu.robustness.named import NONE
-    from apercu.training.trainer import Fit, Machine
+    from apercu.training.trainer import Hardware, Trainer
 
-    settings = changed(settings_for(out, config, DEFENCES), steps=steps, batch=batch)
+    settings = override_settings(find_settings(out, config, DEFENCES), steps=steps, batch=batch)
     opened = open_classifier(classifier)
     source = open_images(images, channels=opened.channels, bands=opened.bands)
     trainable(opened)
-    Order(classifier=opened.fingerprint, images=source.name, count=len(source), seed=seed).begin(
-        out, resume=resume
-    )
-    machine = Machine(device.resolve(), progress=is_terminal())
+    TrainingRecord(
+        classifier=opened.fingerprint, images=source.name, count=len(source), seed=seed
+    ).begin(out, resume=resume)
+    machine = Hardware(device.resolve(), progress=is_terminal())
     with on_interrupt(f"{out} keeps what was done; go on with the same command and --resume"):
-        _, facts = train_defended(settings, Fit(opened, source, out, machine, seed, say))
+        _, facts = train_defended(settings, Trainer(opened, source, out, machine, seed, say))
     say(f"trained in {facts['training_seconds'] / 60:.1f} min, {facts['steps']:.0f} steps: {out}")
     for name, told in (("honest", "honest images"), ("hard", "what the defence is for")):
         say(f"answered as wanted, {told}: {facts[f'{name}_before']:.1%}, now {facts[name]:.1%}")

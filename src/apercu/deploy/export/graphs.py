@@ -13,9 +13,13 @@ from apercu.errors import ConfigError
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.counterpart.explainer import CounterpartExplainer
 from apercu.explainers.counterpart.network import CounterpartNetwork
-from apercu.explainers.counterpart.objective import CounterpartObjective, Exchange, runner_up
+from apercu.explainers.counterpart.objective import (
+    CounterpartBatch,
+    CounterpartObjective,
+    runner_up,
+)
 from apercu.explainers.mask.explainer import MaskExplainer
-from apercu.explainers.mask.network import MaskingNetwork, enlarge
+from apercu.explainers.mask.network import MaskNetwork, enlarge
 from apercu.networks.gated import GatedNetwork
 from apercu.types import Images, Logits, Targets
 
@@ -58,9 +62,9 @@ class MaskGraph(Explaining):
 
     outputs = ("maps",)
 
-    def __init__(self, network: MaskingNetwork) -> None:
+    def __init__(self, network: MaskNetwork) -> None:
         super().__init__()
-        self.network: MaskingNetwork = network
+        self.network: MaskNetwork = network
 
     def explained(
         self, images: Images, features: list[Tensor], answers: Logits, targets: Targets
@@ -76,7 +80,7 @@ class ClassesGraph(nn.Module):
 
     outputs = ("maps",)
 
-    def __init__(self, network: MaskingNetwork) -> None:
+    def __init__(self, network: MaskNetwork) -> None:
         super().__init__()
         self.network = network
 
@@ -104,7 +108,9 @@ class CounterpartGraph(Explaining):
         seen = answers.argmax(1)
         wanted = torch.where((targets < 0) | (targets == seen), runner_up(answers, seen), targets)
         pair = self.network.generate(images, features, seen, wanted)
-        stable = self.objective.compared(Exchange(images, seen, wanted), pair, self.network)
+        stable = self.objective.select_stable(
+            CounterpartBatch(images, seen, wanted), pair, self.network
+        )
         return (pair.adversarial - stable).abs().mean(1), stable, pair.adversarial
 
 

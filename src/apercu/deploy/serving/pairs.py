@@ -16,7 +16,7 @@ from apercu.deploy.serving.facts import Facts
 from apercu.deploy.serving.orders import Wanted
 from apercu.deploy.serving.seen import Seen
 from apercu.errors import TargetError
-from apercu.explainers.changing import ChangingExplainer
+from apercu.explainers.changing import CounterfactualExplainer
 from apercu.types import Images, Logits, Picture, Targets
 
 
@@ -29,7 +29,7 @@ class PairAnswering(Answering):
         explainer: the same one.
     """
 
-    def __init__(self, reading: Reading, explainer: ChangingExplainer[Any, Any]) -> None:
+    def __init__(self, reading: Reading, explainer: CounterfactualExplainer[Any, Any]) -> None:
         super().__init__(Facts.of_explainer(explainer, reading))
         self.reading = reading
         self.explainer = explainer
@@ -50,7 +50,7 @@ class PairAnswering(Answering):
         pairs = self.explainer.counterparts(
             known.images.repeat_interleave(count, 0),
             known.targets.flatten(),
-            answers=known.answers.repeat_interleave(count, 0),
+            logits=known.answers.repeat_interleave(count, 0),
         )
         found: list[list[Record]] = []
         for place, seen in enumerate(known.seen):
@@ -58,8 +58,8 @@ class PairAnswering(Answering):
             for row in range(place * count, (place + 1) * count):
                 strip = pairs.strip[:, row]
                 record: Record = {
-                    "index": int(pairs.wanted[row]),
-                    "seen": self.classes[int(pairs.seen[row])],
+                    "index": int(pairs.target[row]),
+                    "seen": self.classes[int(pairs.predicted[row])],
                     "change": round(float(pairs.maps[row].mean()), DIGITS),
                     "map": shown_map(pairs.maps[row], seen.wanted.format or "png"),
                     "similar": _png(strip[0]),

@@ -29,7 +29,7 @@ from apercu.methods import (
     WholeBox,
 )
 from apercu.training.settings import parse_settings
-from apercu.training.trainer import Fit, Machine
+from apercu.training.trainer import Hardware, Trainer
 
 IMAGES, TESTED = 2000, 200
 """Training images, and test images that are compared (half of them choose thresholds)."""
@@ -125,7 +125,7 @@ class Story:
         if (run / WEIGHTS).is_file():
             return MaskExplainer.from_pretrained(run, device=self.device)
         source = Planted(images=IMAGES, seed=self.seed)
-        fit = Fit(classifier, source, run, Machine(self.device), self.seed, self.say)
+        fit = Trainer(classifier, source, run, Hardware(self.device), self.seed, self.say)
         explainer = train_mask(MASK, fit, classifier).to(self.device)
         self.say(f"mask explainer: trained in {explainer.facts['training_seconds']:.0f} s")
         return explainer

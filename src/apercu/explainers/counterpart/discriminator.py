@@ -9,26 +9,26 @@ from torch import Generator, Tensor, nn
 
 from apercu.types import Images, Scores, Targets
 
-STRETCH, NOISE, SHIFT = 0.5, 0.03, 2
+MIN_SCALE, NOISE_DEVIATION, MAX_SHIFT = 0.5, 0.03, 2
 """Coarsest detail as a share of the side; deviation of the noise; pixels of the shift."""
 
 
-def weathered(images: Images, generator: Generator) -> Images:
+def randomly_perturb(images: Images, generator: Generator) -> Images:
     """Each image a little blurred, shifted and noisy: a change that matters survives that.
 
     The same weather for an image and its counterparts needs a generator in the same state.
     """
     height, width = images.shape[2:]
     blur, noise = torch.rand(2, len(images), 1, 1, 1, generator=generator).to(images)
-    shifts = torch.randint(-SHIFT, SHIFT + 1, (2,), generator=generator).tolist()
-    small = F.interpolate(images, scale_factor=STRETCH, mode="bilinear", antialias=True)
+    shifts = torch.randint(-MAX_SHIFT, MAX_SHIFT + 1, (2,), generator=generator).tolist()
+    small = F.interpolate(images, scale_factor=MIN_SCALE, mode="bilinear", antialias=True)
     coarse = F.interpolate(small, size=(height, width), mode="bilinear", align_corners=False)
     seen = torch.lerp(images, coarse, blur)
-    seen = F.pad(seen, (SHIFT,) * 4, mode="replicate")
-    down, right = (SHIFT + shift for shift in shifts)
+    seen = F.pad(seen, (MAX_SHIFT,) * 4, mode="replicate")
+    down, right = (MAX_SHIFT + shift for shift in shifts)
     seen = seen[:, :, down : down + height, right : right + width]
     grain = torch.randn(images.shape, generator=generator).to(images)
-    return (seen + NOISE * noise * grain).clamp(0, 1)
+    return (seen + NOISE_DEVIATION * noise * grain).clamp(0, 1)
 
 
 class Discriminator(nn.Module):
@@ -60,17 +60,17 @@ class Discriminator(nn.Module):
         return self.shared(found)[:, 0] + torch.einsum("bcij,bc->bij", found, self.own(targets))
 
 
-def mistaken(
-    discriminator: nn.Module, real: Images, seen: Targets, made: Images, wanted: Targets
+def discriminator_loss(
+    discriminator: nn.Module, real: Images, predicted: Targets, generated: Images, targets: Targets
 ) -> Scores:
     """How badly the discriminator tells real images from made ones; teaches it alone."""
-    on_real = discriminator(real, seen).flatten(1)
-    on_made = discriminator(made.detach(), wanted).flatten(1)
+    on_real = discriminator(real, predicted).flatten(1)
+    on_made = discriminator(generated.detach(), targets).flatten(1)
     return F.softplus(-on_real).mean(1) + F.softplus(on_made).mean(1)
 
 
-def implausible(discriminator: nn.Module, made: Images, wanted: Targets) -> Scores:
+def generator_loss(discriminator: nn.Module, generated: Images, targets: Targets) -> Scores:
     """How clearly the discriminator sees that images are made; teaches who made them alone."""
     judge = {name: values.detach() for name, values in discriminator.named_parameters()}
-    found = torch.func.functional_call(discriminator, judge, (made, wanted))
+    found = torch.func.functional_call(discriminator, judge, (generated, targets))
     return F.softplus(-found.flatten(1)).mean(1)

@@ -6,9 +6,9 @@ from typing import TypeAlias, final
 
 from torch import Tensor
 
-from apercu.explainers.changing import ChangingExplainer, Counterparts
+from apercu.explainers.changing import CounterfactualExplainer, Counterparts
 from apercu.explainers.counterpart.network import CounterpartNetwork
-from apercu.explainers.counterpart.objective import Exchange
+from apercu.explainers.counterpart.objective import CounterpartBatch
 from apercu.explainers.counterpart.settings import CounterpartSettings
 from apercu.types import Images, Logits, Targets
 
@@ -17,7 +17,7 @@ Encoded: TypeAlias = tuple[Images, list[Tensor]]
 
 
 @final
-class CounterpartExplainer(ChangingExplainer[CounterpartNetwork, CounterpartSettings]):
+class CounterpartExplainer(CounterfactualExplainer[CounterpartNetwork, CounterpartSettings]):
     """Two generators, one forward pass (Charachon et al. 2020).
 
     Example:
@@ -29,10 +29,10 @@ class CounterpartExplainer(ChangingExplainer[CounterpartNetwork, CounterpartSett
         features = self.network.encode(images)
         return (images, features), self.network.gate.answers(features[-1])
 
-    def _made(self, known: Encoded, answers: Logits, wanted: Targets) -> Counterparts:
-        images, features = known
-        seen = answers.argmax(1)
-        pair = self.network.generate(images, features, seen, wanted)
-        asked = Exchange(images, seen, wanted)
-        stable = self.settings.objective.compared(asked, pair, self.network)
-        return Counterparts(stable, pair.adversarial, seen, wanted)
+    def _generate(self, encoded: Encoded, logits: Logits, targets: Targets) -> Counterparts:
+        images, features = encoded
+        seen = logits.argmax(1)
+        pair = self.network.generate(images, features, seen, targets)
+        asked = CounterpartBatch(images, seen, targets)
+        stable = self.settings.objective.select_stable(asked, pair, self.network)
+        return Counterparts(stable, pair.adversarial, seen, targets)

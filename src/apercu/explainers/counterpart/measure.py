@@ -10,15 +10,15 @@ from torch import Tensor
 
 from apercu.classifiers import Classifier
 from apercu.errors import ImagesError
-from apercu.explainers.changing import ChangingExplainer
+from apercu.explainers.changing import CounterfactualExplainer
 from apercu.explainers.counterpart.objective import runner_up
-from apercu.explainers.counterpart.training import figures
+from apercu.explainers.counterpart.training import measure_difference
 from apercu.types import Images
 
 
 @torch.inference_mode()
 def measure_counterparts(
-    explainer: ChangingExplainer[Any, Any], classifier: Classifier, shown: Iterable[Images]
+    explainer: CounterfactualExplainer[Any, Any], classifier: Classifier, batches: Iterable[Images]
 ) -> dict[str, float]:
     """Shares of images whose similar counterpart keeps the decision (`kept`), and whose
     adversarial one is seen as the runner-up (`flipped`); mean size of the difference.
@@ -27,17 +27,17 @@ def measure_counterparts(
         ImagesError: there are no images.
     """
     rows: list[dict[str, Tensor]] = []
-    for images in shown:
+    for images in batches:
         images = images.to(classifier.device)
         logits = classifier(images)
         seen = logits.argmax(1)
         wanted = runner_up(logits, seen)
-        pair = explainer.counterparts(images, wanted, answers=logits)
+        pair = explainer.counterparts(images, wanted, logits=logits)
         rows += [
             {
                 "kept": (classifier(pair.stable).argmax(1) == seen).float().mean(),
                 "flipped": (classifier(pair.adversarial).argmax(1) == wanted).float().mean(),
-                **figures(pair.maps),
+                **measure_difference(pair.maps),
                 "weight": torch.tensor(float(len(images))),
             }
         ]

@@ -16,9 +16,9 @@ from apercu.networks.encoder import Encoder, convolution
 from apercu.networks.gated import GatedNetwork
 from apercu.types import Images, Targets
 
-REACH = 0.5
+MAX_CHANGE = 0.5
 """Largest value of a change, in units of the range [0, 1], before it is enlarged."""
-SCARCE = -2.0
+INITIAL_LOG_ODDS = -2.0
 """Log-odds of a place being changed, before training."""
 
 
@@ -51,7 +51,7 @@ class Change:
     """
 
     values: Float[Tensor, "batch channels rows columns"]
-    places: Float[Tensor, "batch 1 rows columns"]
+    masks: Float[Tensor, "batch 1 rows columns"]
 
     def __call__(self, images: Images) -> Images:
         """The changed images, within [0, 1]."""
@@ -61,7 +61,7 @@ class Change:
 
 
 @dataclass(frozen=True, eq=False)
-class Pair:
+class CounterpartPair:
     """The two counterparts of some images.
 
     Attributes:
@@ -72,7 +72,7 @@ class Pair:
 
     similar: Images
     adversarial: Images
-    places: Float[Tensor, "batch 1 rows columns"]
+    change_masks: Float[Tensor, "batch 1 rows columns"]
 
 
 @final
@@ -102,8 +102,8 @@ class CounterpartNetwork(GatedNetwork):
             scalar.requires_grad_(False)  # activations are used here, not the gate itself
 
     def generate(
-        self, images: Images, features: list[Tensor], seen: Targets, wanted: Targets
-    ) -> Pair:
+        self, images: Images, features: list[Tensor], predicted: Targets, targets: Targets
+    ) -> CounterpartPair:
         """Both counterparts.
 
         Args:
@@ -113,13 +113,13 @@ class CounterpartNetwork(GatedNetwork):
             wanted: what its adversarial counterpart should be seen as.
         """
         deepest = features[-1]
-        asked = [self.gate.activation(deepest, targets) for targets in (seen, wanted)]
+        asked = [self.gate.activation(deepest, targets) for targets in (predicted, targets)]
         start = torch.cat([deepest, *asked], 1)
         similar, adversarial = self.decoder(start, features)
-        return Pair(similar(images), adversarial(images), adversarial.places)
+        return CounterpartPair(similar(images), adversarial(images), adversarial.places)
 
-    def forward(self, images: Images, seen: Targets, wanted: Targets) -> Pair:
-        return self.generate(images, self.encode(images), seen, wanted)
+    def forward(self, images: Images, predicted: Targets, targets: Targets) -> CounterpartPair:
+        return self.generate(images, self.encode(images), predicted, targets)
 
 
 class Heads(nn.Module):
@@ -190,12 +190,12 @@ class Head(nn.Module):
         self.channels = channels
         nn.init.zeros_(self.last.weight)
         started = torch.zeros(channels + shape.places)
-        started[channels:] = SCARCE
+        started[channels:] = INITIAL_LOG_ODDS
         self.last.bias = nn.Parameter(started)
 
     def forward(self, features: Tensor) -> Change:
         found = self.last(self.before(features))
-        values = REACH * found[:, : self.channels].tanh()
+        values = MAX_CHANGE * found[:, : self.channels].tanh()
         if found.shape[1] == self.channels:
             return Change(values, torch.ones_like(values[:, :1]))
         places = found[:, self.channels :].sigmoid()

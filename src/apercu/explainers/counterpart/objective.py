@@ -11,16 +11,16 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from apercu.explainers.counterpart.network import Pair
+from apercu.explainers.counterpart.network import CounterpartPair
 from apercu.types import Images, Logits, Scores, Targets
 
 Terms: TypeAlias = Mapping[str, Scores]
-Generate: TypeAlias = Callable[[Images, Targets, Targets], Pair]
+GenerateFunction: TypeAlias = Callable[[Images, Targets, Targets], CounterpartPair]
 """Images, what they are seen as, what they should be seen as → counterparts."""
 
 
 @dataclass(frozen=True, eq=False)
-class Exchange:
+class CounterpartBatch:
     """What a step asks for.
 
     Attributes:
@@ -30,8 +30,8 @@ class Exchange:
     """
 
     images: Images
-    seen: Targets
-    wanted: Targets
+    predicted: Targets
+    targets: Targets
 
 
 class CounterpartObjective(BaseModel):
@@ -66,9 +66,9 @@ class CounterpartObjective(BaseModel):
 
     def terms(
         self,
-        asked: Exchange,
-        pair: Pair,
-        generate: Generate,
+        batch: CounterpartBatch,
+        pair: CounterpartPair,
+        generate: GenerateFunction,
         classifier: Callable[[Images], Logits],
     ) -> Terms:
         """The weighted terms of each image, without the discriminator's.
@@ -79,9 +79,9 @@ class CounterpartObjective(BaseModel):
             generate: makes further ones, where the settings want a cycle.
             classifier: judges them.
         """
-        images, seen, wanted = asked.images, asked.seen, asked.wanted
+        images, seen, wanted = batch.images, batch.predicted, batch.targets
         adversarial = pair.adversarial
-        stable = self.compared(asked, pair, generate)
+        stable = self.select_stable(batch, pair, generate)
         terms = {
             "closeness": self.closeness * distance(stable, adversarial),
             "flip": self.flip * cross_entropy(classifier, adversarial, wanted),
@@ -94,18 +94,20 @@ class CounterpartObjective(BaseModel):
             terms["cycle"] = self.cycle * distance(images, back)
             terms["cycle_keep"] = self.cycle_keep * cross_entropy(classifier, back, seen)
         if self.smoothness:
-            terms["smoothness"] = self.smoothness * roughness(adversarial - stable)
+            terms["smoothness"] = self.smoothness * total_variation(adversarial - stable)
         if self.scarcity:
-            terms["scarcity"] = self.scarcity * pair.places.mean((1, 2, 3))
+            terms["scarcity"] = self.scarcity * pair.change_masks.mean((1, 2, 3))
         return terms
 
-    def compared(self, asked: Exchange, pair: Pair, generate: Generate) -> Images:
+    def select_stable(
+        self, batch: CounterpartBatch, pair: CounterpartPair, generate: GenerateFunction
+    ) -> Images:
         """What the adversarial images are compared with."""
         if self.stable == "similar":
             return pair.similar
         if self.stable == "twice":
-            return generate(pair.adversarial, asked.seen, asked.wanted).adversarial
-        return asked.images
+            return generate(pair.adversarial, batch.predicted, batch.targets).adversarial
+        return batch.images
 
 
 def distance(one: Images, other: Images) -> Scores:
@@ -120,17 +122,17 @@ def cross_entropy(
     return F.cross_entropy(classifier(images), targets, reduction="none")
 
 
-def roughness(difference: Tensor) -> Scores:
+def total_variation(difference: Tensor) -> Scores:
     """Total variation: mean absolute difference of neighbours, down and across."""
     down = difference.diff(dim=2).abs().mean((1, 2, 3))
     return down + difference.diff(dim=3).abs().mean((1, 2, 3))
 
 
-def runner_up(logits: Logits, seen: Targets) -> Targets:
+def runner_up(logits: Logits, predicted: Targets) -> Targets:
     """The class that is seen most after this one."""
-    return without(logits, seen).argmax(1)
+    return exclude_class(logits, predicted).argmax(1)
 
 
-def without(logits: Logits, seen: Targets) -> Logits:
+def exclude_class(logits: Logits, predicted: Targets) -> Logits:
     """The logits of all other classes; that of this one becomes −∞."""
-    return logits.scatter(1, seen[:, None], -torch.inf)
+    return logits.scatter(1, predicted[:, None], -torch.inf)

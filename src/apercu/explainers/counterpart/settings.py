@@ -36,7 +36,7 @@ class CounterpartSettings(GatedSettings):
     schedule: CounterpartSchedule = CounterpartSchedule()
 
     @model_validator(mode="after")
-    def _has_effect(self) -> CounterpartSettings:
+    def _check_effect(self) -> CounterpartSettings:
         objective = self.objective
         if objective.scarcity and not self.generators.places:
             raise ValueError("objective.scarcity needs generators.places; set one of them")

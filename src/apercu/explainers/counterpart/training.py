@@ -11,28 +11,28 @@ from apercu import render
 from apercu.classifiers import Classifier
 from apercu.explainers.counterpart.discriminator import (
     Discriminator,
-    implausible,
-    mistaken,
-    weathered,
+    discriminator_loss,
+    generator_loss,
+    randomly_perturb,
 )
-from apercu.explainers.counterpart.network import CounterpartNetwork, Pair
-from apercu.explainers.counterpart.objective import Exchange, runner_up, without
+from apercu.explainers.counterpart.network import CounterpartNetwork, CounterpartPair
+from apercu.explainers.counterpart.objective import CounterpartBatch, exclude_class, runner_up
 from apercu.explainers.counterpart.settings import CounterpartSettings
-from apercu.training.augment import Views
-from apercu.training.degeneracy import COUNTERPARTS, Trivial
-from apercu.training.module import Training
+from apercu.training.augment import RandomViews
+from apercu.training.degeneracy import COUNTERPARTS, DegenerateSolution
+from apercu.training.module import TrainingModule
 from apercu.types import Images, Logits, Scores
 
-TURN = 7.0
+MAX_ROTATION = 7.0
 """Largest rotation of a training image, in degrees."""
-JUDGE = 0.25
+DISCRIMINATOR_RATE = 0.25
 """Learning rate of the discriminator, as a share of the generators'."""
-STRONG = 0.25
+STRONG_FRACTION = 0.25
 """Share of its peak above which a difference counts as being there."""
 
 
 @final
-class CounterpartTraining(Training):
+class CounterpartTraining(TrainingModule):
     """Decisions are the classifier's own; what is wanted is drawn from what it sees besides.
 
     Args:
@@ -42,7 +42,7 @@ class CounterpartTraining(Training):
         seed: of all draws.
     """
 
-    trivial: ClassVar[Trivial] = COUNTERPARTS
+    degenerate: ClassVar[DegenerateSolution] = COUNTERPARTS
 
     def __init__(
         self,
@@ -54,51 +54,55 @@ class CounterpartTraining(Training):
         super().__init__(network, classifier, settings, seed)
         self.network: CounterpartNetwork
         self.settings: CounterpartSettings
-        self.views = Views(smallest=0.7, stretch=1.15, turn=TURN)
+        self.views = RandomViews(smallest=0.7, stretch=1.15, turn=MAX_ROTATION)
         contested = settings.objective.plausibility > 0
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             judge = Discriminator(classifier.channels, len(classifier.classes))
             self.discriminator = judge if contested else None
 
-    def groups(self) -> list[dict[str, Any]]:
-        generators, *_ = super().groups()
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        generators, *_ = super().parameter_groups()
         if self.discriminator is None:
             return [generators]
         judges = list(self.discriminator.parameters())
         theirs = {id(values) for values in judges}
         generators["params"] = [p for p in generators["params"] if id(p) not in theirs]
-        return [generators, {"params": judges, "lr": JUDGE * generators["lr"]}]
+        return [generators, {"params": judges, "lr": DISCRIMINATOR_RATE * generators["lr"]}]
 
     def training_step(self, images: Images, batch_index: int) -> Tensor:
-        generator, objective = self.generator(), self.settings.objective
+        generator, objective = self.step_generator(), self.settings.objective
         images = self.views(images, generator)
         with torch.no_grad():
-            asked = self._exchange(images, self.classifier(images), generator)
+            asked = self._draw_batch(images, self.classifier(images), generator)
         weather = int(torch.randint(2**31, (1,), generator=generator))
 
         def judge(shown: Images) -> Logits:
             if self.settings.weathered:
-                shown = weathered(shown, Generator().manual_seed(weather))
+                shown = randomly_perturb(shown, Generator().manual_seed(weather))
             return self.classifier(shown)
 
-        pair = self.network(images, asked.seen, asked.wanted)
+        pair = self.network(images, asked.predicted, asked.targets)
         terms = dict(objective.terms(asked, pair, self.network, judge))
         if self.discriminator is not None:
-            made = pair.adversarial, asked.wanted
-            terms["plausibility"] = objective.plausibility * implausible(self.discriminator, *made)
-            terms["mistaken"] = mistaken(self.discriminator, images, asked.seen, *made)
-        self.note(terms, self._figures(asked, pair))
+            made = pair.adversarial, asked.targets
+            terms["plausibility"] = objective.plausibility * generator_loss(
+                self.discriminator, *made
+            )
+            terms["mistaken"] = discriminator_loss(
+                self.discriminator, images, asked.predicted, *made
+            )
+        self.log_terms(terms, self._measure(asked, pair))
         return torch.stack(list(terms.values())).sum(0).mean()
 
     @torch.no_grad()
-    def tiles(self, images: Images) -> list[render.Tile]:
+    def sample_tiles(self, images: Images) -> list[render.Tile]:
         logits = self.classifier(images)
         seen = logits.argmax(1)
         wanted = runner_up(logits, seen)
         pair = self.network(images, seen, wanted)
-        asked = Exchange(images, seen, wanted)
-        stable = self.settings.objective.compared(asked, pair, self.network)
+        asked = CounterpartBatch(images, seen, wanted)
+        stable = self.settings.objective.select_stable(asked, pair, self.network)
         named = [self.classifier.classes[int(one)].partition(",")[0] for one in (seen, wanted)]
         shares = [
             self.classifier(shown).softmax(1)[0, wanted].item()
@@ -114,24 +118,28 @@ class CounterpartTraining(Training):
             render.Tile(render.signed(difference), f"at most {difference.abs().max():.2f}"),
         ]
 
-    def _exchange(self, images: Images, logits: Logits, generator: Generator) -> Exchange:
+    def _draw_batch(self, images: Images, logits: Logits, generator: Generator) -> CounterpartBatch:
         """What is wanted is drawn with the classifier's probabilities of the other classes."""
         seen = logits.argmax(1)
-        drawn = without(logits, seen).softmax(1).cpu().multinomial(1, generator=generator)[:, 0]
-        return Exchange(images, seen, drawn.to(seen.device))
+        drawn = (
+            exclude_class(logits, seen).softmax(1).cpu().multinomial(1, generator=generator)[:, 0]
+        )
+        return CounterpartBatch(images, seen, drawn.to(seen.device))
 
     @torch.no_grad()
-    def _figures(self, asked: Exchange, pair: Pair) -> dict[str, Tensor]:
+    def _measure(self, batch: CounterpartBatch, pair: CounterpartPair) -> dict[str, Tensor]:
         decided = self.classifier(pair.adversarial).argmax(1)
-        stable = self.settings.objective.compared(asked, pair, self.network)
+        stable = self.settings.objective.select_stable(batch, pair, self.network)
         difference = (pair.adversarial - stable).abs().mean(1)
-        return figures(difference) | {"flipped": (decided == asked.wanted).float().mean()}
+        return measure_difference(difference) | {
+            "flipped": (decided == batch.targets).float().mean()
+        }
 
 
-def figures(difference: Tensor) -> dict[str, Tensor]:
+def measure_difference(difference: Tensor) -> dict[str, Tensor]:
     """Mean, mean largest value, and mean share of the pixels where a difference is strong."""
     peak = difference.amax((1, 2))
-    strong = difference > STRONG * peak[:, None, None]
+    strong = difference > STRONG_FRACTION * peak[:, None, None]
     scores: dict[str, Scores] = {
         "change": difference.mean((1, 2)),
         "peak": peak,

@@ -6,7 +6,7 @@ from typing import TypeAlias, final
 
 import torch
 
-from apercu.explainers.changing import ChangingExplainer, Counterparts
+from apercu.explainers.changing import CounterfactualExplainer, Counterparts
 from apercu.explainers.latent.network import Codes, LatentNetwork
 from apercu.training.settings import LatentSettings
 from apercu.types import Images, Logits, Targets
@@ -16,7 +16,7 @@ Encoded: TypeAlias = tuple[Images, Codes]
 
 
 @final
-class LatentExplainer(ChangingExplainer[LatentNetwork, LatentSettings]):
+class LatentExplainer(CounterfactualExplainer[LatentNetwork, LatentSettings]):
     """Images between two decisions, after Ojeda-Marin et al. (2020).
 
     The classifier was only evaluated in training, so it may be any. A path is descended on, which
@@ -31,14 +31,14 @@ class LatentExplainer(ChangingExplainer[LatentNetwork, LatentSettings]):
         codes = self.network.encode(images)[0]
         return (images, codes), self.network.read(codes)
 
-    def _made(self, known: Encoded, answers: Logits, wanted: Targets) -> Counterparts:
+    def _generate(self, encoded: Encoded, logits: Logits, targets: Targets) -> Counterparts:
         with torch.inference_mode(mode=False):
-            images, codes, start, asked = (values.clone() for values in (*known, answers, wanted))
+            images, codes, start, asked = (values.clone() for values in (*encoded, logits, targets))
             with torch.no_grad():
-                before = self.network.sway(codes)
-            path, _ = self.settings.path.shortest(
-                codes, lambda passed: start + self.network.sway(passed) - before, asked
+                before = self.network.logit_shift(codes)
+            path, _ = self.settings.path.find_path(
+                codes, lambda passed: start + self.network.logit_shift(passed) - before, asked
             )
             with torch.no_grad():
-                moved = [self.network.moved(images, codes, passed) for passed in path[1:]]
-        return Counterparts(images, moved[-1], answers.argmax(1), wanted, tuple(moved[:-1]))
+                moved = [self.network.move(images, codes, passed) for passed in path[1:]]
+        return Counterparts(images, moved[-1], logits.argmax(1), targets, tuple(moved[:-1]))

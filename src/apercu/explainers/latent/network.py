@@ -18,7 +18,7 @@ HALVINGS = 4
 """How often the encoder halves the side of its pictures."""
 GROUPS = 8
 """Groups of channels that are normalised together."""
-SPREAD = (-8.0, 4.0)
+LOG_VARIANCE_BOUNDS = (-8.0, 4.0)
 """Bounds of the logarithm of a code's variance."""
 
 
@@ -56,18 +56,18 @@ class LatentNetwork(nn.Module):
         self.coarse = widths[-1], shape.side >> HALVINGS, shape.side >> HALVINGS
         values = widths[-1] * (shape.side >> HALVINGS) ** 2
         down = [
-            _block(inputs, outputs, stride=2)
+            _build_block(inputs, outputs, stride=2)
             for inputs, outputs in zip([channels, *widths], widths, strict=False)
         ]
         up = [
-            nn.Sequential(nn.Upsample(scale_factor=2), _block(inputs, outputs))
+            nn.Sequential(nn.Upsample(scale_factor=2), _build_block(inputs, outputs))
             for inputs, outputs in zip(widths[::-1], [*widths[-2::-1], widths[0]], strict=True)
         ]
         self.down = nn.Sequential(*down, nn.Flatten(), nn.Linear(values, 2 * shape.code))
         self.start = nn.Linear(shape.code, values)
         self.up = nn.Sequential(*up, nn.Conv2d(widths[0], channels, 3, padding=1))
-        self.reader = _layers(shape, classes)
-        self.mover = _layers(shape, classes)
+        self.reader = _build_reader(shape, classes)
+        self.mover = _build_reader(shape, classes)
 
     def shrink(self, images: Images) -> Float[Tensor, "batch channels side side"]:
         """The images as the autoencoder sees them."""
@@ -77,7 +77,7 @@ class LatentNetwork(nn.Module):
     def encode(self, images: Images) -> tuple[Codes, Codes]:
         """Mean and logarithm of the variance of each image's code."""
         mean, spread = self.down(2 * self.shrink(images) - 1).chunk(2, dim=1)
-        return mean, spread.clamp(*SPREAD)
+        return mean, spread.clamp(*LOG_VARIANCE_BOUNDS)
 
     def decode(self, codes: Codes) -> Float[Tensor, "batch channels side side"]:
         """Small pictures in [0, 1]."""
@@ -87,13 +87,13 @@ class LatentNetwork(nn.Module):
         """What the classifier is thought to answer to images that have these codes."""
         return self.reader(codes)
 
-    def sway(self, codes: Codes) -> Logits:
+    def logit_shift(self, codes: Codes) -> Logits:
         """How its answers to an image change as the image is moved between codes: by the
         difference of this at the two. Much less than between images that have those codes, whose
         texture differs, too."""
         return self.mover(codes)
 
-    def moved(self, images: Images, start: Codes, end: Codes) -> Images:
+    def move(self, images: Images, start: Codes, end: Codes) -> Images:
         """Images changed as pictures change between two codes; what no code holds stays as it is.
 
         Args:
@@ -106,7 +106,7 @@ class LatentNetwork(nn.Module):
         return (images + enlarged).clamp(0, 1)
 
 
-def _layers(shape: LatentShape, classes: int) -> nn.Sequential:
+def _build_reader(shape: LatentShape, classes: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Linear(shape.code, shape.reader),
         nn.SiLU(),
@@ -116,7 +116,7 @@ def _layers(shape: LatentShape, classes: int) -> nn.Sequential:
     )
 
 
-def _block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+def _build_block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, stride, padding=1), nn.GroupNorm(GROUPS, outputs), nn.SiLU()
     )

@@ -17,7 +17,7 @@ from apercu.types import Logits, Scores, Targets
 
 Path = Float[Tensor, "points batch code"]
 
-DAMPING = 0.01
+ADAM_EPSILON = 0.01
 """Slopes below it are not enlarged by the optimiser, so that rounding does not decide."""
 
 
@@ -45,19 +45,19 @@ class Lagrangian:
     rate: Annotated[float, Field(gt=0)] = 0.05
 
     def cost(
-        self, path: Path, read: Callable[[Codes], Logits], wanted: Targets, evidence: Tensor
+        self, path: Path, read: Callable[[Codes], Logits], targets: Targets, evidence: Tensor
     ) -> Scores:
         """The Lagrangian of each path, its integral taken as a sum over the points."""
         pieces = self.points - 1
         kinetic = pieces / 2 * path.diff(dim=0).square().sum((0, 2))
         doubts = torch.stack(
-            [F.cross_entropy(read(codes), wanted, reduction="none") for codes in path]
+            [F.cross_entropy(read(codes), targets, reduction="none") for codes in path]
         )
         return kinetic + evidence * (doubts[1:].mean(0) + doubts[-1])
 
     @torch.enable_grad()
-    def shortest(
-        self, start: Codes, read: Callable[[Codes], Logits], wanted: Targets
+    def find_path(
+        self, start: Codes, read: Callable[[Codes], Logits], targets: Targets
     ) -> tuple[Path, Scores]:
         """The cheapest path from each code to where it is read as what is wanted.
 
@@ -73,8 +73,8 @@ class Lagrangian:
         share = torch.zeros(len(start), device=start.device)
         open_still = torch.ones(len(start), dtype=torch.bool, device=start.device)
         for evidence in self.evidence:
-            path = self._descended(start, read, wanted, evidence)
-            reached = read(path[-1]).softmax(1).gather(1, wanted[:, None])[:, 0].detach()
+            path = self._descend(start, read, targets, evidence)
+            reached = read(path[-1]).softmax(1).gather(1, targets[:, None])[:, 0].detach()
             best = torch.where(open_still[:, None], path, best)
             share = torch.where(open_still, reached, share)
             open_still &= reached < self.convinced
@@ -82,15 +82,15 @@ class Lagrangian:
                 break
         return best, share
 
-    def _descended(
-        self, start: Codes, read: Callable[[Codes], Logits], wanted: Targets, evidence: float
+    def _descend(
+        self, start: Codes, read: Callable[[Codes], Logits], targets: Targets, evidence: float
     ) -> Path:
         weight = torch.full((len(start),), evidence, device=start.device)
         way = torch.zeros(self.points - 1, *start.shape, device=start.device, requires_grad=True)
-        optimiser = torch.optim.Adam([way], lr=self.rate, eps=DAMPING)
+        optimiser = torch.optim.Adam([way], lr=self.rate, eps=ADAM_EPSILON)
         for _ in range(self.steps):
             path = torch.cat([start[None], start + way])
-            (slopes,) = torch.autograd.grad(self.cost(path, read, wanted, weight).sum(), way)
+            (slopes,) = torch.autograd.grad(self.cost(path, read, targets, weight).sum(), way)
             way.grad = slopes
             optimiser.step()
         return torch.cat([start[None], start + way]).detach()

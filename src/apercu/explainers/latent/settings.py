@@ -8,7 +8,7 @@ from pydantic import Field
 
 from apercu.explainers.latent.network import LatentShape
 from apercu.explainers.latent.paths import Lagrangian
-from apercu.training.settings.schedule import Schedule, TrainingSettings
+from apercu.training.settings.schedule import ExplainerSettings, Schedule
 
 
 class LatentSchedule(Schedule):
@@ -19,7 +19,7 @@ class LatentSchedule(Schedule):
     rate: float = Field(2e-3, gt=0)
 
 
-class LatentSettings(TrainingSettings):
+class LatentSettings(ExplainerSettings):
     """Everything that distinguishes one latent explainer from another.
 
     Attributes:

@@ -10,14 +10,14 @@ from torch import Tensor
 from apercu import maps
 from apercu.errors import ConfigError, TargetError
 from apercu.explainers.base import TrainedExplainer
-from apercu.explainers.mask.network import MaskingNetwork, enlarge
+from apercu.explainers.mask.network import MaskNetwork, enlarge
 from apercu.explainers.targets import Target, find_class_indices, resolve_targets
 from apercu.training.settings import MaskSettings
 from apercu.types import Images, Logits, Maps, Regions, Targets
 
 
 @final
-class MaskExplainer(TrainedExplainer[MaskingNetwork, MaskSettings]):
+class MaskExplainer(TrainedExplainer[MaskNetwork, MaskSettings]):
     """A trained mask explainer (Dabkowski & Gal 2017); it needs its classifier no more.
 
     The height of a mask has a meaning: the region at a high level is the smallest that is
@@ -41,7 +41,7 @@ class MaskExplainer(TrainedExplainer[MaskingNetwork, MaskSettings]):
             TargetError: there is no such class, or not one target per image.
         """
         features = self._encode(inputs)
-        targets = self._targets(features, target)
+        targets = self._resolve_targets(features, target)
         log_odds = self.network.decode(features, targets)
         return enlarge(log_odds, inputs.shape[-2:]).sigmoid()
 
@@ -103,7 +103,7 @@ class MaskExplainer(TrainedExplainer[MaskingNetwork, MaskSettings]):
         return maps.regions(self.attribute(inputs, target), level)
 
     @torch.inference_mode()
-    def top(self, inputs: Images) -> Targets:
+    def predict(self, inputs: Images) -> Targets:
         """The class that the explainer itself reads from its features, per image."""
         return self.predict_logits(inputs).argmax(1)
 
@@ -111,7 +111,7 @@ class MaskExplainer(TrainedExplainer[MaskingNetwork, MaskSettings]):
         self.classifier_info.check_images(inputs)
         return self.network.encode(inputs.to(self.device))
 
-    def _targets(self, features: list[Tensor], target: Target) -> Targets:
+    def _resolve_targets(self, features: list[Tensor], target: Target) -> Targets:
         if target is None:
             return self.network.gate.answers(features[-1]).argmax(1)
         return resolve_targets(self.classifier_info.names, target, len(features[-1])).to(

@@ -15,7 +15,7 @@ from torch import Tensor
 from apercu import maps
 from apercu.classifiers import Classifier
 from apercu.explainers.mask.explainer import MaskExplainer
-from apercu.explainers.mask.objectives.search import judge
+from apercu.explainers.mask.objectives.search import score_boxes
 from apercu.io import write
 from apercu.metrics.flipping import probability
 from apercu.removal import Blur
@@ -25,7 +25,7 @@ LEVELS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
 
 @dataclass(frozen=True)
-class DialPoint:
+class LevelPoint:
     """Means over images at one level of the masks.
 
     Attributes:
@@ -43,15 +43,15 @@ class DialPoint:
     saliency_metric: float
 
 
-Curve: TypeAlias = list[DialPoint]
+LevelCurve: TypeAlias = list[LevelPoint]
 
 
-def measure_dial(
+def measure_levels(
     explainer: MaskExplainer,
     classifier: Classifier,
     batches: Iterable[Tensor],
     levels: Sequence[float] = LEVELS,
-) -> Curve:
+) -> LevelCurve:
     """The curve of area against kept and removed probability, for the classifier's top class.
 
     Args:
@@ -67,41 +67,43 @@ def measure_dial(
         targets = classifier(images).argmax(1)
         masks = explainer.attribute(images, targets)
         sums += torch.stack(
-            [_at_level(classifier, images, targets, masks >= level) for level in levels]
+            [_measure_level(classifier, images, targets, masks >= level) for level in levels]
         )
         count += len(images)
     return [
-        DialPoint(level, *row) for level, row in zip(levels, (sums / count).tolist(), strict=True)
+        LevelPoint(level, *row) for level, row in zip(levels, (sums / count).tolist(), strict=True)
     ]
 
 
-def absent_area(explainer: MaskExplainer, batches: Iterable[Tensor], seed: int) -> float:
+def measure_absent_area(explainer: MaskExplainer, batches: Iterable[Tensor], seed: int) -> float:
     """Mean mask area for classes drawn at random among those that are not the top one."""
     generator = torch.Generator().manual_seed(seed)
     classes, areas = len(explainer.classifier_info.classes), []
     for images in batches:
         shift = torch.randint(1, classes, (len(images),), generator=generator)
-        absent = (explainer.top(images).cpu() + shift) % classes
+        absent = (explainer.predict(images).cpu() + shift) % classes
         areas.append(explainer.attribute(images, absent).mean((1, 2)).cpu())
     return torch.cat(areas).mean().item()
 
 
-def write_dial(points: Sequence[DialPoint], folder: Path) -> None:
+def write_level_curve(points: Sequence[LevelPoint], folder: Path) -> None:
     """Writes `dial.csv` and `dial.png`.
 
     Raises:
         OutputError: the folder cannot be written.
     """
     table = io.StringIO()
-    writer = csv.DictWriter(table, [field.name for field in fields(DialPoint)])
+    writer = csv.DictWriter(table, [field.name for field in fields(LevelPoint)])
     writer.writeheader()
     writer.writerows({k: round(v, 4) for k, v in asdict(point).items()} for point in points)
     write(folder / "dial.csv", table.getvalue())
-    write(folder / "dial.png", _plot(points))
+    write(folder / "dial.png", _plot_curve(points))
 
 
 @torch.no_grad()
-def _at_level(classifier: Classifier, images: Images, targets: Targets, regions: Tensor) -> Tensor:
+def _measure_level(
+    classifier: Classifier, images: Images, targets: Targets, regions: Tensor
+) -> Tensor:
     """Sums over the batch of area, kept, removed and the saliency metric."""
     keep, blur = regions.float(), Blur()
     height, width = images.shape[-2:]
@@ -109,12 +111,12 @@ def _at_level(classifier: Classifier, images: Images, targets: Targets, regions:
     boxes = maps.boxes(regions) / torch.tensor([width, height] * 2, device=regions.device)
     empty = ~regions.flatten(1).any(1, keepdim=True)
     boxes = torch.where(empty, boxes.new_tensor([0.0, 0.0, 1.0, 1.0]), boxes)
-    metric = judge(classifier, images, boxes[:, None], targets)
+    metric = score_boxes(classifier, images, boxes[:, None], targets)
     figures = (keep.mean((1, 2)), kept, removed, metric.squeeze(1))
     return torch.stack([values.sum().cpu() for values in figures])
 
 
-def _plot(points: Sequence[DialPoint]) -> bytes:
+def _plot_curve(points: Sequence[LevelPoint]) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

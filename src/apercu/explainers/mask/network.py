@@ -18,14 +18,14 @@ from apercu.networks.gated import GatedNetwork
 from apercu.networks.shared_decoder import SharedDecoder, SharedShape
 from apercu.types import Images, LogOdds, Maps, Targets
 
-TOGETHER = 64
+CLASSES_PER_PASS = 64
 """Classes of an image that are decoded at once; more would take memory and no less time."""
-SUREST = 0.8
+CORE_PEAK_FRACTION = 0.8
 """Share of the core's peak above which the extent orders the pixels of a mask with it."""
 
 
 @final
-class MaskingNetwork(GatedNetwork):
+class MaskNetwork(GatedNetwork):
     """Images and class indices → how strongly each pixel should be kept.
 
     Two output channels a, b give a mask |a| / (|a| + |b|), handled as its log-odds
@@ -60,7 +60,7 @@ class MaskingNetwork(GatedNetwork):
 
     def evidence(self, features: list[Tensor], targets: Targets) -> Evidence:
         """Both fields for one class per image, as training shapes them."""
-        return self.decoder.choose(self._common(features), self.gate(features[-1], targets))
+        return self.decoder.choose(self._prepare_common(features), self.gate(features[-1], targets))
 
     def decode(self, features: list[Tensor], targets: Targets) -> LogOdds:
         """Log-odds of keeping for one class per image, at the mask's own resolution."""
@@ -77,37 +77,39 @@ class MaskingNetwork(GatedNetwork):
         if targets.shape[0] < targets.shape[1]:
             images = zip(*(torch.split(map, 1) for map in features), strict=True)
             pairs = zip(images, targets, strict=True)
-            return torch.stack([self._rows(list(one), row.split(TOGETHER)) for one, row in pairs])
-        found = self._chosen(features, targets.unbind(1))
+            return torch.stack(
+                [self._decode_parts(list(one), row.split(CLASSES_PER_PASS)) for one, row in pairs]
+            )
+        found = self._choose_evidence(features, targets.unbind(1))
         extent = torch.stack([evidence.extent for evidence in found], 1)
         core = torch.stack([evidence.core for evidence in found], 1)
-        return self._mask(features, Evidence(extent, core))
+        return self._combine(features, Evidence(extent, core))
 
     def decode_many(
         self, features: list[Tensor], targets: Int[Tensor, " classes"]
     ) -> Float[Tensor, "classes rows columns"]:
         """Log-odds for many classes of one image, as one batch."""
-        return self._rows(features, [targets])
+        return self._decode_parts(features, [targets])
 
-    def _rows(
+    def _decode_parts(
         self, features: list[Tensor], parts: Sequence[Tensor]
     ) -> Float[Tensor, "classes rows columns"]:
         """Log-odds for the classes of one image, each part as one batch."""
-        found = self._chosen(features, parts)
+        found = self._choose_evidence(features, parts)
         extent = torch.cat([evidence.extent for evidence in found])
         core = torch.cat([evidence.core for evidence in found])
-        return self._mask(features, Evidence(extent[None], core[None]))[0]
+        return self._combine(features, Evidence(extent[None], core[None]))[0]
 
-    def _chosen(self, features: list[Tensor], several: Sequence[Tensor]) -> list[Evidence]:
+    def _choose_evidence(self, features: list[Tensor], parts: Sequence[Tensor]) -> list[Evidence]:
         """Evidence for several sets of classes, after what they have in common."""
-        common = self._common(features)
-        return [self.decoder.choose(common, self.gate(features[-1], one)) for one in several]
+        common = self._prepare_common(features)
+        return [self.decoder.choose(common, self.gate(features[-1], one)) for one in parts]
 
-    def _common(self, features: list[Tensor]) -> Common:
+    def _prepare_common(self, features: list[Tensor]) -> Common:
         skips = dict(zip(self.encoder.strides[:-1], features[:-1], strict=True))
         return self.decoder.common(skips, features[-1])
 
-    def _mask(self, features: list[Tensor], evidence: Evidence) -> Tensor:
+    def _combine(self, features: list[Tensor], evidence: Evidence) -> Tensor:
         """Both fields as one mask; the field itself where the network has only one."""
         if not self.two_fields:
             return evidence.extent
@@ -115,7 +117,7 @@ class MaskingNetwork(GatedNetwork):
         core = evidence.core
         if core.shape != extent.shape:  # small images, where the walk is on a finer grid
             core = F.interpolate(core, extent.shape[2:], mode="bilinear", align_corners=False)
-        return dialled(extent, core.sigmoid())
+        return combine_fields(extent, core.sigmoid())
 
     def forward(self, images: Images, targets: Targets) -> Maps:
         """Log-odds of keeping at the size of the images."""
@@ -128,7 +130,7 @@ def enlarge(log_odds: LogOdds, size: tuple[int, int] | torch.Size) -> Maps:
     return up.squeeze(1)
 
 
-def dialled(
+def combine_fields(
     extent: Float[Tensor, "*maps rows columns"], core: Float[Tensor, "*maps rows columns"]
 ) -> Float[Tensor, "*maps rows columns"]:
     """One mask of two: its regions are the extent's up to level 0.5, and above 0.6 the core's.
@@ -142,16 +144,18 @@ def dialled(
     levels for some images and wide for others; see docs/experiments.md.)
     """
     low = torch.minimum(extent, 0.5 + 0.2 * (extent - 0.5))
-    core = _share_of_peak(torch.where(extent > 0.5, core, 0))
+    core = _divide_by_peak(torch.where(extent > 0.5, core, 0))
     high = torch.where(core > 0.5, 0.6 + 0.8 * (core - 0.5), 0)
-    surest, level = core > SUREST, 0.6 + 0.8 * (SUREST - 0.5)
+    surest, level = core > CORE_PEAK_FRACTION, 0.6 + 0.8 * (CORE_PEAK_FRACTION - 0.5)
     lowest = torch.where(surest, extent, 1).amin((-2, -1), keepdim=True)
-    inner = _share_of_peak(torch.where(surest, extent - lowest, 0))
-    rise = ((core - SUREST) / (1 - SUREST)).clamp(min=0).sqrt()  # no step at the border
+    inner = _divide_by_peak(torch.where(surest, extent - lowest, 0))
+    rise = (
+        ((core - CORE_PEAK_FRACTION) / (1 - CORE_PEAK_FRACTION)).clamp(min=0).sqrt()
+    )  # no step at the border
     high = torch.where(surest, level + (1 - level) * inner * rise, high)
     return torch.logit(torch.maximum(low, high), eps=1e-4)
 
 
-def _share_of_peak(field: Float[Tensor, "*maps rows columns"]) -> Tensor:
+def _divide_by_peak(field: Float[Tensor, "*maps rows columns"]) -> Tensor:
     """Each map divided by its highest value; a map of zeros stays one."""
     return field / field.amax((-2, -1), keepdim=True).clamp(min=1e-6)

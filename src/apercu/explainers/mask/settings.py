@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Discriminator, Field, Tag
 
-from apercu.explainers.mask.objectives import Dial, Printed, Released
+from apercu.explainers.mask.objectives import ExtentAndCore, Printed, Released
 from apercu.networks.decoder import DecoderShape
 from apercu.networks.shared_decoder import SharedShape
-from apercu.training.embedding import Answers, Labels
+from apercu.training.embedding import BinaryEmbedding, RidgeEmbedding
 from apercu.training.settings.gated import GatedSettings
 from apercu.training.settings.schedule import Schedule
 
@@ -27,7 +27,7 @@ class MaskSchedule(Schedule):
     side: int = Field(160, ge=16)
 
 
-def _form(decoder: Any) -> str:
+def _find_form(decoder: Any) -> str:
     """`gated` where a run of before there was another does not say."""
     if isinstance(decoder, dict):
         return str(decoder.get("form", "gated"))
@@ -36,7 +36,7 @@ def _form(decoder: Any) -> str:
 
 AnyDecoder: TypeAlias = Annotated[
     Annotated[DecoderShape, Tag("gated")] | Annotated[SharedShape, Tag("shared")],
-    Discriminator(_form),
+    Discriminator(_find_form),
 ]
 
 
@@ -51,7 +51,9 @@ class MaskSettings(GatedSettings):
 
     explainer: Literal["mask"] = "mask"
     decoder: AnyDecoder = DecoderShape()
-    objective: Annotated[Dial | Printed | Released, Field(discriminator="form")] = Dial()
+    objective: Annotated[ExtentAndCore | Printed | Released, Field(discriminator="form")] = (
+        ExtentAndCore()
+    )
     schedule: MaskSchedule = MaskSchedule()
 
 
@@ -61,14 +63,14 @@ PRESETS: dict[str, MaskSettings] = {
     "paper": MaskSettings(
         encoder="timm/resnet50",
         decoder=DecoderShape(768, 3, "bottleneck", "transposed", gate="deepest"),
-        embedding=Labels(),
+        embedding=BinaryEmbedding(),
         objective=Printed(),
         schedule=MaskSchedule(steps=4000, batch=64, rate=1e-3),
     ),
     "release": MaskSettings(
         encoder="timm/resnet50",
         decoder=DecoderShape(256, 1, "bottleneck", "pixel_shuffle", gate="deepest"),
-        embedding=Labels(),
+        embedding=BinaryEmbedding(),
         objective=Released(),
         schedule=MaskSchedule(steps=3000, batch=64, rate=1e-3),
     ),
@@ -76,6 +78,6 @@ PRESETS: dict[str, MaskSettings] = {
         encoder="small",
         frozen=False,
         decoder=DecoderShape(64, resolution=2),
-        embedding=Answers(steps=6000),
+        embedding=RidgeEmbedding(steps=6000),
     ),
 }

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Generator
 
 from apercu.pretraining.pretexts.base import quarter_turns
-from apercu.training.augment import Views
+from apercu.training.augment import RandomViews
 from apercu.types import Images
 
 
@@ -24,7 +24,7 @@ class Pair(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    crops: Views = Views(smallest=0.4, whole=0.1)
+    crops: RandomViews = RandomViews(smallest=0.4, whole=0.1)
     turned: bool = False
     brightness: float = Field(0.2, ge=0, lt=1)
     blur: float = Field(0.3, ge=0, le=1)

@@ -10,8 +10,8 @@ from apercu.robustness.defences.adversarial import Adversarial
 from apercu.robustness.defences.hybrid import Hybrid
 from apercu.robustness.defences.sinkhorn import Sinkhorn
 from apercu.robustness.defences.standard import Standard
-from apercu.training.augment import Views
-from apercu.training.settings import Family, Schedule, Timed
+from apercu.training.augment import RandomViews
+from apercu.training.settings import ConfigPresets, Schedule, TrainingConfig
 
 AnyDefence = Annotated[Standard | Hybrid | Adversarial | Sinkhorn, Field(discriminator="form")]
 
@@ -25,7 +25,7 @@ class DefenceSchedule(Schedule):
     averaging: float = Field(0.995, ge=0, lt=1)
 
 
-class DefenceSettings(Timed):
+class DefenceSettings(TrainingConfig):
     """Everything that distinguishes one training against attacks from another.
 
     Attributes:
@@ -41,11 +41,11 @@ class DefenceSettings(Timed):
     defence: AnyDefence = Hybrid()
     wanted: Literal["answers", "labels"] = "answers"
     scratch: bool = False
-    views: Views = Views(smallest=0.6, whole=0.3)
+    views: RandomViews = RandomViews(smallest=0.6, whole=0.3)
     schedule: DefenceSchedule = DefenceSchedule()
 
 
-DEFENCES = Family(
+DEFENCES = ConfigPresets(
     DefenceSettings,
     {
         "hybrid": DefenceSettings(),

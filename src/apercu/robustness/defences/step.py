@@ -17,14 +17,14 @@ from apercu.classifiers.outputs import to_logits
 from apercu.classifiers.preprocessing import normalise
 from apercu.robustness.defences.base import Lesson
 from apercu.robustness.defences.settings import DefenceSettings
-from apercu.training.data import Label
-from apercu.training.degeneracy import CLASSIFIERS, Trivial
-from apercu.training.module import Training
+from apercu.training.data import LabelTarget
+from apercu.training.degeneracy import CLASSIFIERS, DegenerateSolution
+from apercu.training.module import TrainingModule
 from apercu.types import Images, Logits
 
 
 @final
-class DefenceTraining(Training):
+class DefenceTraining(TrainingModule):
     """A network learns a defence; what it should answer, labels or the classifier say.
 
     Args:
@@ -34,8 +34,8 @@ class DefenceTraining(Training):
         seed: of all draws.
     """
 
-    trivial: ClassVar[Trivial] = CLASSIFIERS
-    learns: ClassVar[str] = ""
+    degenerate: ClassVar[DegenerateSolution] = CLASSIFIERS
+    trained_buffers: ClassVar[str] = ""
 
     def __init__(
         self, network: nn.Module, classifier: Classifier, settings: DefenceSettings, seed: int
@@ -43,11 +43,11 @@ class DefenceTraining(Training):
         super().__init__(network, classifier, settings, seed)
         self.settings: DefenceSettings
         if settings.wanted == "labels":
-            self.wanted = Label(classifier)
+            self.target_of = LabelTarget(classifier)
 
     def training_step(self, batch: Any, batch_index: int) -> Tensor:
-        generator = self.generator()
-        images, labels = (batch, None) if self.wanted is None else batch
+        generator = self.step_generator()
+        images, labels = (batch, None) if self.target_of is None else batch
         images = self.settings.views(images, generator)
         seed = int(torch.randint(2**31, (), generator=generator))
         if not self.settings.scratch:
@@ -58,7 +58,7 @@ class DefenceTraining(Training):
             seen = self.judges(images).argmax(1)
         classes = len(set(seen.tolist())) / len(set(lesson.labels.tolist()))
         right = (seen == lesson.labels).float().mean()
-        self.note(terms, {"right": right, "classes": torch.tensor(classes)})
+        self.log_terms(terms, {"right": right, "classes": torch.tensor(classes)})
         return torch.stack(list(terms.values())).sum(0).mean()
 
     def lesson(self, images: Images, labels: Tensor | None, seed: int) -> Lesson:
@@ -82,7 +82,7 @@ class DefenceTraining(Training):
             return self.answer(images)
 
     @torch.no_grad()
-    def tiles(self, images: Images) -> list[render.Tile]:
+    def sample_tiles(self, images: Images) -> list[render.Tile]:
         lesson = self.lesson(images, None, self.seed)
         tiles = []
         for shown in (images, self.settings.defence.hard(lesson)):

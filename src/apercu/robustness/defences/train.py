@@ -17,13 +17,15 @@ from apercu.errors import ImagesError, RunError
 from apercu.io import write
 from apercu.robustness.defences.settings import DefenceSettings
 from apercu.robustness.defences.step import DefenceTraining
-from apercu.training.data import TrainingImages, parts
-from apercu.training.trainer import Fit
+from apercu.training.data import TrainingImages, split_held_out
+from apercu.training.trainer import Trainer
 
 CONFIG, FACTS = "config.json", "facts.json"
 
 
-def train_defended(settings: DefenceSettings, fit: Fit) -> tuple[Classifier, dict[str, float]]:
+def train_defended(
+    settings: DefenceSettings, trainer: Trainer
+) -> tuple[Classifier, dict[str, float]]:
     """Trains a copy of the fit's classifier and leaves it in the run folder.
 
     Args:
@@ -39,35 +41,37 @@ def train_defended(settings: DefenceSettings, fit: Fit) -> tuple[Classifier, dic
         ImagesError: labels are wanted, and there are none.
         RunError: the folder holds a training of other settings.
     """
-    network = trainable(fit.classifier, anew=settings.scratch, seed=fit.seed)
-    if settings.wanted == "labels" and not fit.source.labelled:
-        raise ImagesError(f"{fit.source.name}: has no labels; set wanted: answers")
-    _claim(fit.run / CONFIG, settings)
-    training = DefenceTraining(network, fit.classifier, settings, fit.seed)
-    facts = {f"{name}_before": value for name, value in _measured(training, fit).items()}
-    facts |= fit(training) | _measured(training, fit)
-    known = fit.classifier.network
+    network = trainable(trainer.classifier, anew=settings.scratch, seed=trainer.seed)
+    if settings.wanted == "labels" and not trainer.source.labelled:
+        raise ImagesError(f"{trainer.source.name}: has no labels; set wanted: answers")
+    _claim(trainer.run / CONFIG, settings)
+    training = DefenceTraining(network, trainer.classifier, settings, trainer.seed)
+    facts = {f"{name}_before": value for name, value in _measured(training, trainer).items()}
+    facts |= trainer(training) | _measured(training, trainer)
+    known = trainer.classifier.network
     digest = digest_of_module(network, known.source, known.options)
     defended = Classifier(replace(known, answer=network, digest=digest))
-    if fit.leads:
-        save_classifier(defended, fit.run)
-        write(fit.run / FACTS, json.dumps(facts, indent=1) + "\n")
+    if trainer.is_main_process:
+        save_classifier(defended, trainer.run)
+        write(trainer.run / FACTS, json.dumps(facts, indent=1) + "\n")
     return defended, facts
 
 
 @torch.no_grad()
-def _measured(training: DefenceTraining, fit: Fit) -> dict[str, float]:
+def _measured(training: DefenceTraining, trainer: Trainer) -> dict[str, float]:
     """On images held out: how often the network answers as wanted."""
-    held_out = parts(len(fit.source), fit.seed)[1]
-    images = TrainingImages(fit.source, fit.classifier, held_out, wanted=training.wanted)
+    held_out = split_held_out(len(trainer.source), trainer.seed)[1]
+    images = TrainingImages(
+        trainer.source, trainer.classifier, held_out, target_of=training.target_of
+    )
     right: dict[str, list[bool]] = {"honest": [], "hard": []}
-    device = fit.classifier.device
+    device = trainer.classifier.device
     training.network.to(device)
     for batch in DataLoader(images, training.settings.schedule.batch):
-        pictures, labels = (batch, None) if training.wanted is None else batch
+        pictures, labels = (batch, None) if training.target_of is None else batch
         pictures = pictures.to(device)
         labels = None if labels is None else labels.to(device)
-        lesson, defence = training.lesson(pictures, labels, fit.seed), training.settings.defence
+        lesson, defence = training.lesson(pictures, labels, trainer.seed), training.settings.defence
         for name, shown in (("honest", defence.usual(pictures)), ("hard", defence.hard(lesson))):
             right[name] += (training.judges(shown).argmax(1) == lesson.labels).tolist()
     return {name: sum(found) / len(found) for name, found in right.items()}

@@ -11,12 +11,12 @@ from apercu.explainers.latent.settings import PRESETS as LATENT_PRESETS
 from apercu.explainers.latent.settings import LatentSettings
 from apercu.explainers.mask.settings import PRESETS, MaskSchedule, MaskSettings
 from apercu.training.settings.gated import GatedSettings
-from apercu.training.settings.reading import Family
-from apercu.training.settings.schedule import Schedule, Timed, TrainingSettings
+from apercu.training.settings.reading import ConfigPresets
+from apercu.training.settings.schedule import ExplainerSettings, Schedule, TrainingConfig
 
-MASK = Family(MaskSettings, PRESETS)
-COUNTERPART = Family(CounterpartSettings, COUNTERPART_PRESETS)
-LATENT = Family(LatentSettings, LATENT_PRESETS)
+MASK = ConfigPresets(MaskSettings, PRESETS)
+COUNTERPART = ConfigPresets(CounterpartSettings, COUNTERPART_PRESETS)
+LATENT = ConfigPresets(LatentSettings, LATENT_PRESETS)
 
 
 def read_settings(path: str | Path | None) -> MaskSettings:
@@ -35,14 +35,14 @@ __all__ = [
     "MASK",
     "PRESETS",
     "CounterpartSettings",
-    "Family",
+    "ConfigPresets",
     "GatedSettings",
     "LatentSettings",
     "MaskSchedule",
     "MaskSettings",
     "Schedule",
-    "Timed",
-    "TrainingSettings",
+    "TrainingConfig",
+    "ExplainerSettings",
     "parse_settings",
     "read_settings",
 ]

@@ -6,11 +6,11 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from apercu.training.embedding import Answers, Labels
-from apercu.training.settings.schedule import TrainingSettings
+from apercu.training.embedding import BinaryEmbedding, RidgeEmbedding
+from apercu.training.settings.schedule import ExplainerSettings
 
 
-class GatedSettings(TrainingSettings):
+class GatedSettings(ExplainerSettings):
     """Where features come from, and how the classes are learned.
 
     Attributes:
@@ -22,10 +22,12 @@ class GatedSettings(TrainingSettings):
 
     encoder: str = "own"
     frozen: bool = True
-    embedding: Annotated[Answers | Labels, Field(discriminator="form")] = Answers()
+    embedding: Annotated[RidgeEmbedding | BinaryEmbedding, Field(discriminator="form")] = (
+        RidgeEmbedding()
+    )
 
     @model_validator(mode="after")
-    def _trains_what_is_random(self) -> GatedSettings:
+    def _check_encoder(self) -> GatedSettings:
         if self.encoder == "small" and self.frozen:
             raise ValueError("a `small` encoder starts from nothing, so set frozen: false")
         if not self.frozen and self.encoder != "small" and not self.encoder.startswith("timm/"):

@@ -16,7 +16,7 @@ S = TypeVar("S", bound=BaseModel)
 
 
 @dataclass(frozen=True)
-class Family(Generic[S]):
+class ConfigPresets(Generic[S]):
     """The settings of one kind of explainer.
 
     Args:
@@ -65,9 +65,9 @@ class Family(Generic[S]):
             )
         base = self.presets[preset].model_dump()
         try:
-            return self.model.model_validate(_laid_over(base, content))
+            return self.model.model_validate(_merge(base, content))
         except ValidationError as error:
-            mistakes = "; ".join(_mistakes(error, set(_keys(self.model))))
+            mistakes = "; ".join(_list_mistakes(error, set(_list_keys(self.model))))
             raise ConfigError(f"{where}: {mistakes}") from None
 
     @property
@@ -75,7 +75,7 @@ class Family(Generic[S]):
         return next(iter(self.presets))
 
 
-def _laid_over(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """Nested dictionaries merged; one of another `form` replaces instead."""
     merged = dict(base)
     for key, value in changes.items():
@@ -83,11 +83,11 @@ def _laid_over(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         merged[key] = value
         if isinstance(value, dict) and isinstance(old, dict):
             same_form = value.get("form", old.get("form")) == old.get("form")
-            merged[key] = _laid_over(old, value) if same_form else value
+            merged[key] = _merge(old, value) if same_form else value
     return merged
 
 
-def _mistakes(error: ValidationError, keys: set[str]) -> list[str]:
+def _list_mistakes(error: ValidationError, keys: set[str]) -> list[str]:
     found = []
     for mistake in error.errors(include_url=False):
         where = ".".join(str(part) for part in mistake["loc"])
@@ -100,16 +100,16 @@ def _mistakes(error: ValidationError, keys: set[str]) -> list[str]:
     return found
 
 
-def _keys(kind: Any) -> Iterator[str]:
+def _list_keys(kind: Any) -> Iterator[str]:
     """Names of all settings, those of nested ones included."""
     fields = getattr(kind, "model_fields", None) or getattr(kind, "__pydantic_fields__", None)
     if isinstance(kind, type) and fields is not None:
         for name, field in fields.items():
             yield name
-            yield from _keys(field.annotation)
+            yield from _list_keys(field.annotation)
         return
     if isinstance(kind, type) and hasattr(kind, "__dataclass_fields__"):
         yield from kind.__dataclass_fields__
         return
     for part in get_args(kind):
-        yield from _keys(part)
+        yield from _list_keys(part)

@@ -26,7 +26,7 @@ class Schedule(BaseModel):
     save_every: int = Field(100, ge=1)
 
 
-class Timed(BaseModel):
+class TrainingConfig(BaseModel):
     """What every training can be told.
 
     Attributes:
@@ -37,7 +37,7 @@ class Timed(BaseModel):
     schedule: Schedule = Schedule()
 
 
-class TrainingSettings(Timed):
+class ExplainerSettings(TrainingConfig):
     """What every trained explainer can be told.
 
     Attributes:

@@ -1,8 +1,8 @@
 """What a mask is trained for: four terms, in the forms that were published and in our own."""
 
-from apercu.explainers.mask.objectives.base import Objective, Question, Terms
-from apercu.explainers.mask.objectives.dial import Dial
+from apercu.explainers.mask.objectives.base import MaskBatch, MaskObjective, Terms
+from apercu.explainers.mask.objectives.dial import ExtentAndCore
 from apercu.explainers.mask.objectives.printed import Printed
 from apercu.explainers.mask.objectives.released import Released
 
-__all__ = ["Dial", "Objective", "Printed", "Question", "Released", "Terms"]
+__all__ = ["ExtentAndCore", "MaskObjective", "Printed", "MaskBatch", "Released", "Terms"]

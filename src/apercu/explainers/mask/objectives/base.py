@@ -20,7 +20,7 @@ Terms: TypeAlias = dict[str, Scores]
 
 
 @dataclass(frozen=True)
-class Question:
+class MaskBatch:
     """One training batch: which evidence the masks should show.
 
     Attributes:
@@ -33,10 +33,10 @@ class Question:
     images: Images
     targets: Targets
     real: torch.Tensor
-    true: Targets
+    predicted: Targets
 
 
-class Objective(BaseModel, ABC):
+class MaskObjective(BaseModel, ABC):
     """Scores masks by what a classifier makes of what they keep and remove."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,7 +45,7 @@ class Objective(BaseModel, ABC):
     def terms(
         self,
         classifier: Callable[[Images], Logits],
-        question: Question,
+        batch: MaskBatch,
         evidence: Evidence,
         generator: Generator,
     ) -> Terms:
@@ -66,7 +66,9 @@ def roughness(masks: Maps) -> Scores:
     return rows + columns
 
 
-def raggedness(masks: LogOdds, images: Images, reaches: tuple[int, ...] = (1, 2, 4)) -> Scores:
+def edge_aware_roughness(
+    masks: LogOdds, images: Images, distances: tuple[int, ...] = (1, 2, 4)
+) -> Scores:
     """Mean squared difference of pixels that look alike, as far apart as each of `reaches`.
 
     Weights are exp(−‖colour difference‖² / (2 · 0.1²)): a mask pays for an edge where the image has
@@ -79,7 +81,7 @@ def raggedness(masks: LogOdds, images: Images, reaches: tuple[int, ...] = (1, 2,
     """
     colours = F.interpolate(images, masks.shape[1:], mode="bilinear", antialias=True)
     total = masks.new_zeros(len(masks))
-    for reach in reaches:
+    for reach in distances:
         for axis in (1, 2):
             far = torch.arange(reach, masks.shape[axis], device=masks.device)
             ahead, here = (masks.index_select(axis, i) for i in (far, far - reach))

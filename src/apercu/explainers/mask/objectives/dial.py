@@ -12,24 +12,24 @@ from torch import Generator
 
 from apercu.explainers.mask.network import enlarge
 from apercu.explainers.mask.objectives.base import (
-    Objective,
-    Question,
+    MaskBatch,
+    MaskObjective,
     Terms,
     area,
+    edge_aware_roughness,
     log_probability,
-    raggedness,
 )
-from apercu.explainers.mask.objectives.search import agreement, judge, propose
+from apercu.explainers.mask.objectives.search import pixel_votes, propose_boxes, score_boxes
 from apercu.networks.decoder import Evidence
 from apercu.removal import Alternative
 from apercu.types import Images, Logits, LogOdds, Maps, Scores
 
-SEARCHED = 0.5  # share of the images of a step for which crops are tried
-THRIFT = 2.0  # weight of a crop's area; see docs/experiments.md
+SEARCHED_FRACTION = 0.5  # share of the images of a step for which crops are tried
+AREA_WEIGHT = 2.0  # weight of a crop's area; see docs/experiments.md
 TEMPERATURE = 0.3  # difference of the saliency metric that makes a crop e times heavier
 
 
-class Dial(Objective):
+class ExtentAndCore(MaskObjective):
     """The printed objective for the extent, and a search for the smallest sufficient crop.
 
     The saliency metric crops and zooms, and a classifier is surer of a zoomed head than of a whole
@@ -59,31 +59,31 @@ class Dial(Objective):
     def terms(
         self,
         classifier: Callable[[Images], Logits],
-        question: Question,
+        batch: MaskBatch,
         evidence: Evidence,
         generator: Generator,
     ) -> Terms:
-        real = question.real
-        images, targets = question.images[real], question.targets[real]
-        masks = enlarge(evidence.extent, question.images.shape[-2:]).sigmoid()
+        real = batch.real
+        images, targets = batch.images[real], batch.targets[real]
+        masks = enlarge(evidence.extent, batch.images.shape[-2:]).sigmoid()
         fine = evidence.extent.sigmoid()
         terms = {
             "area": self.area * (area(masks) + area(evidence.core.sigmoid()) * ~real),
-            "smoothness": self.smoothness * raggedness(fine, question.images) * real,
+            "smoothness": self.smoothness * edge_aware_roughness(fine, batch.images) * real,
         }
         if len(images):
             terms |= {
                 name: torch.zeros_like(masks[:, 0, 0]).masked_scatter(real, values)
                 for name, values in {
-                    **self._evidence(classifier, images, targets, masks[real], generator),
-                    "sufficient": self._sufficient(
+                    **self._extent_terms(classifier, images, targets, masks[real], generator),
+                    "sufficient": self._core_term(
                         classifier, images, targets, evidence.core[real], generator
                     ),
                 }.items()
             }
         return terms
 
-    def _evidence(
+    def _extent_terms(
         self,
         classifier: Callable[[Images], Logits],
         images: Images,
@@ -97,7 +97,7 @@ class Dial(Objective):
         destroyed = (left.exp() + 1e-6).pow(self.destroyer_power)
         return {"preserver": -self.preserver * kept, "destroyer": self.destroyer * destroyed}
 
-    def _sufficient(
+    def _core_term(
         self,
         classifier: Callable[[Images], Logits],
         images: Images,
@@ -106,13 +106,13 @@ class Dial(Objective):
         generator: Generator,
     ) -> Scores:
         everywhere = core[:, 0, 0]
-        count = max(1, round(SEARCHED * len(images)))
+        count = max(1, round(SEARCHED_FRACTION * len(images)))
         chosen = torch.randperm(len(images), generator=generator)[:count].to(images.device)
         images, targets, core = images[chosen], targets[chosen], core[chosen]
         with torch.no_grad():
-            boxes = propose(core, self.trials, generator)
-            scores = judge(classifier, images, boxes, targets, thrift=THRIFT)
-            wanted = agreement(boxes, scores, TEMPERATURE, core.shape[1:])
+            boxes = propose_boxes(core, self.trials, generator)
+            scores = score_boxes(classifier, images, boxes, targets, area_weight=AREA_WEIGHT)
+            wanted = pixel_votes(boxes, scores, TEMPERATURE, core.shape[1:])
         loss = F.binary_cross_entropy_with_logits(core, wanted, reduction="none")
-        weighted = self.sufficient / SEARCHED * loss.mean((1, 2))
+        weighted = self.sufficient / SEARCHED_FRACTION * loss.mean((1, 2))
         return torch.zeros_like(everywhere).index_put((chosen,), weighted)

@@ -11,8 +11,8 @@ from torch import Generator
 
 from apercu.explainers.mask.network import enlarge
 from apercu.explainers.mask.objectives.base import (
-    Objective,
-    Question,
+    MaskBatch,
+    MaskObjective,
     Terms,
     area,
     log_probability,
@@ -23,7 +23,7 @@ from apercu.removal import Alternative
 from apercu.types import Images, Logits
 
 
-class Printed(Objective):
+class Printed(MaskObjective):
     """λ₁ TV(M) + λ₂ AV(M) − log f_c(Φ(x, M)) + λ₃ f_c(Φ(x, 1 − M))^λ₄.
 
     TV is a sum and AV a mean. The paper prints λ₁ = 10 and λ₂ = 10⁻³; on these scales only the
@@ -45,11 +45,11 @@ class Printed(Objective):
     def terms(
         self,
         classifier: Callable[[Images], Logits],
-        question: Question,
+        batch: MaskBatch,
         evidence: Evidence,
         generator: Generator,
     ) -> Terms:
-        images, targets, real = question.images, question.targets, question.real
+        images, targets, real = batch.images, batch.targets, batch.real
         masks = enlarge(evidence.extent, images.shape[-2:]).sigmoid()
         removal = Alternative()
         kept = classifier(removal(images, masks, generator))

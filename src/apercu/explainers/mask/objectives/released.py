@@ -12,8 +12,8 @@ from torch import Generator, Tensor
 
 from apercu.explainers.mask.network import enlarge
 from apercu.explainers.mask.objectives.base import (
-    Objective,
-    Question,
+    MaskBatch,
+    MaskObjective,
     Terms,
     area,
     margin,
@@ -26,7 +26,7 @@ from apercu.types import Images, Logits, Scores
 BORDER = 0.3  # weight of the squared mask along the border, within the smoothness
 
 
-class Released(Objective):
+class Released(MaskObjective):
     """Hinges on the logit margin in place of probabilities, and area with a power.
 
     For a fake class the hinges are exchanged, still with respect to the class that is there: what
@@ -50,28 +50,28 @@ class Released(Objective):
     def terms(
         self,
         classifier: Callable[[Images], Logits],
-        question: Question,
+        batch: MaskBatch,
         evidence: Evidence,
         generator: Generator,
     ) -> Terms:
-        images, real = question.images, question.real
+        images, real = batch.images, batch.real
         masks = enlarge(evidence.extent, images.shape[-2:]).sigmoid()
         noise = torch.randn(images.shape, generator=generator).to(images)
         images = (images + 0.015 * noise).clamp(0, 1)  # 0.03 on the release's [-1, 1] scale
         removal = Alternative()
-        kept = margin(classifier(removal(images, masks, generator)), question.true)
-        left = margin(classifier(removal(images, 1 - masks, generator)), question.true)
+        kept = margin(classifier(removal(images, masks, generator)), batch.predicted)
+        left = margin(classifier(removal(images, 1 - masks, generator)), batch.predicted)
         preserver = torch.where(real, F.relu(1 - kept), F.relu(kept + 1))
         destroyer = torch.where(real, F.relu(left + 5), F.relu(1 - left))
         return {
             "area": self.area * area(masks, self.area_power),
-            "smoothness": self.smoothness * (roughness(masks) + BORDER * _border(masks)) / 2,
+            "smoothness": self.smoothness * (roughness(masks) + BORDER * _border_energy(masks)) / 2,
             "preserver": self.preserver * preserver,
             "destroyer": self.destroyer * destroyer,
         }
 
 
-def _border(masks: Tensor) -> Scores:
+def _border_energy(masks: Tensor) -> Scores:
     """Sum of the squared mask along the four edges."""
     rows = masks[:, [0, -1]].square().sum((1, 2))
     return rows + masks[:, :, [0, -1]].square().sum((1, 2))

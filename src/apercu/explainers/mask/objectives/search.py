@@ -16,12 +16,12 @@ from apercu.explainers.mask.objectives.base import log_probability
 from apercu.training.augment import crop
 from apercu.types import Images, Logits, LogOdds, Scores, Targets
 
-SMALLEST_SIDE = 0.15  # of a crop, as a share of the image's side
-SMALLEST_AREA = 0.05  # below it the saliency metric rewards no further shrinking
-STEP = 0.12  # how far trials stray from the mask's own box, as a share of its sides
+MIN_SIDE = 0.15  # of a crop, as a share of the image's side
+MIN_AREA = 0.05  # below it the saliency metric rewards no further shrinking
+JITTER = 0.12  # how far trials stray from the mask's own box, as a share of its sides
 
 
-def propose(log_odds: LogOdds, trials: int, generator: Generator) -> Tensor:
+def propose_boxes(log_odds: LogOdds, trials: int, generator: Generator) -> Tensor:
     """Boxes worth a try, `batch × trials × 4`, as shares of the image's sides.
 
     The box of the region at level 0.5, boxes strayed from it, the box at another level, and one
@@ -33,32 +33,32 @@ def propose(log_odds: LogOdds, trials: int, generator: Generator) -> Tensor:
         generator: source of the draws.
     """
     count = len(log_odds)
-    own = bounding(log_odds, torch.zeros(count, device=log_odds.device))
-    other = bounding(log_odds, _uniform((count,), generator, log_odds).mul(3).sub(1.5))
-    strayed = [_stray(own, generator) for _ in range(trials - 3)]
-    sides = 0.3 + 0.7 * _uniform((count, 2), generator, log_odds)
-    centres = sides / 2 + (1 - sides) * _uniform((count, 2), generator, log_odds)
+    own = bounding_boxes(log_odds, torch.zeros(count, device=log_odds.device))
+    other = bounding_boxes(log_odds, _draw_uniform((count,), generator, log_odds).mul(3).sub(1.5))
+    strayed = [_jitter(own, generator) for _ in range(trials - 3)]
+    sides = 0.3 + 0.7 * _draw_uniform((count, 2), generator, log_odds)
+    centres = sides / 2 + (1 - sides) * _draw_uniform((count, 2), generator, log_odds)
     drawn = torch.cat([centres - sides / 2, centres + sides / 2], 1)
     return torch.stack([own, *strayed, other, drawn], 1)
 
 
-def bounding(log_odds: LogOdds, heights: Scores) -> Tensor:
+def bounding_boxes(log_odds: LogOdds, heights: Scores) -> Tensor:
     """Tightest box around the region at a height; the whole image where nothing reaches it."""
     tall, wide = log_odds.shape[1:]
     scale = torch.tensor([wide, tall, wide, tall], device=log_odds.device)
     boxes = maps.boxes(log_odds >= heights[:, None, None]) / scale
     empty = (boxes[:, 2:] <= boxes[:, :2]).any(1, keepdim=True)
     boxes = torch.where(empty, boxes.new_tensor([0.0, 0.0, 1.0, 1.0]), boxes)
-    return _within((boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2])
+    return _fit_into_image((boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2])
 
 
-def judge(
+def score_boxes(
     classifier: Callable[[Images], Logits],
     images: Images,
     boxes: Tensor,
     targets: Targets,
     *,
-    thrift: float = 1.0,
+    area_weight: float = 1.0,
 ) -> Tensor:
     """Scores every box, `batch × trials`: thrift · log max(area, 0.05) − log p(target).
 
@@ -68,11 +68,11 @@ def judge(
     flat = boxes.flatten(0, 1)
     views = crop(images.repeat_interleave(trials, 0), flat)
     log_p = log_probability(classifier(views), targets.repeat_interleave(trials))
-    area = (flat[:, 2:] - flat[:, :2]).prod(1).clamp(min=SMALLEST_AREA)
-    return (thrift * area.log() - log_p).view(count, trials)
+    area = (flat[:, 2:] - flat[:, :2]).prod(1).clamp(min=MIN_AREA)
+    return (area_weight * area.log() - log_p).view(count, trials)
 
 
-def agreement(boxes: Tensor, scores: Tensor, temperature: float, size: torch.Size) -> LogOdds:
+def pixel_votes(boxes: Tensor, scores: Tensor, temperature: float, size: torch.Size) -> LogOdds:
     """For each pixel, the weight of the boxes that hold it; better boxes weigh more.
 
     Args:
@@ -88,20 +88,20 @@ def agreement(boxes: Tensor, scores: Tensor, temperature: float, size: torch.Siz
     return torch.einsum("bt,btr,btc->brc", weights, down.float(), across.float())
 
 
-def _stray(boxes: Tensor, generator: Generator) -> Tensor:
+def _jitter(boxes: Tensor, generator: Generator) -> Tensor:
     centres, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
     shift, growth = (
-        torch.randn(sides.shape, generator=generator).to(boxes) * STEP for _ in range(2)
+        torch.randn(sides.shape, generator=generator).to(boxes) * JITTER for _ in range(2)
     )
-    return _within(centres + sides * shift, sides * (2 * growth).exp())
+    return _fit_into_image(centres + sides * shift, sides * (2 * growth).exp())
 
 
-def _within(centres: Tensor, sides: Tensor) -> Tensor:
+def _fit_into_image(centres: Tensor, sides: Tensor) -> Tensor:
     """The box with this centre and these sides, brought to a lawful size and into the image."""
-    sides = sides.clamp(SMALLEST_SIDE, 1)
+    sides = sides.clamp(MIN_SIDE, 1)
     centres = torch.minimum(torch.maximum(centres, sides / 2), 1 - sides / 2)
     return torch.cat([centres - sides / 2, centres + sides / 2], 1)
 
 
-def _uniform(shape: tuple[int, ...], generator: Generator, like: Tensor) -> Tensor:
+def _draw_uniform(shape: tuple[int, ...], generator: Generator, like: Tensor) -> Tensor:
     return torch.rand(shape, generator=generator).to(like)
