@@ -17,11 +17,10 @@ from PIL import Image
 from torch import Tensor
 
 from apercu.deploy.batch.settings import BatchSettings
-from apercu.deploy.batch.work_folder import Plan, ShardRecord, WorkFolder
+from apercu.deploy.batch.work_folder import Plan, ShardRecord, Table, WorkFolder
 from apercu.deploy.inference import Answers
 from apercu.explain.answer import tight_box
 
-Table: TypeAlias = Any  # pyarrow.Table; pyarrow is imported only when rows are made
 Schema: TypeAlias = Any
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")

@@ -6,10 +6,10 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from apercu.deploy.batch.shard_writer import Table
 from apercu.errors import RunError
 from apercu.io import write
 
@@ -71,6 +71,8 @@ class Plan:
         for number, start in enumerate(range(rows.start, rows.stop, self.batch)):
             yield Unit(shard, number, start, min(start + self.batch, rows.stop))
 
+
+Table: TypeAlias = Any  # pyarrow.Table; pyarrow is imported only when rows are made
 
 WORK = "_work"
 
