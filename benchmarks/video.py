@@ -40,7 +40,7 @@ from apercu.deploy.video.reading import Frame
 from apercu.deploy.video.smoothing import Smoothing
 from apercu.deploy.video.steady import Steady
 from apercu.deploy.video.writing import Writer
-from apercu.evaluation.memory import peak_memory
+from apercu.evaluation.memory import track_peak_memory
 from apercu.images import open_images
 from apercu.networks.graph_encoder import AnsweringEncoder
 from export import CPU, SIZE, Promise, untrained
@@ -210,7 +210,7 @@ def memory(engine: Engine, folder: Path) -> Promise:
     found = []
     for seconds in (SHORT, LONG):
         clip, out = written_clip(folder / f"{seconds}.mp4", seconds), folder / "out.mkv"
-        with peak_memory(CPU) as taken:
+        with track_peak_memory(CPU) as taken:
             explain_video(engine, open_video(str(clip)), out, VideoSettings())
         out.unlink()
         found.append(taken.peak_mb or float("nan"))

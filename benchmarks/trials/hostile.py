@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 from PIL import Image
 
-from apercu.explain.capture import secondary_capture
+from apercu.explain.capture import build_secondary_capture
 from apercu.images.formats.dicom import Reference
 from trials.callers import BOUNDARY, request
 from trials.pictures import encoded
@@ -46,7 +46,7 @@ def seeds(seed: int) -> dict[str, bytes]:
     found["FITS"] = _fits(pixels)
     found["FITS, gzip"] = gzip.compress(found["FITS"])
     source = Reference("1.2", "1.2.840.10008.5.1.4.1.1.1", "1.2.3", None)
-    found["DICOM"] = secondary_capture(Image.fromarray(pixels), source, "made to be damaged")
+    found["DICOM"] = build_secondary_capture(Image.fromarray(pixels), source, "made to be damaged")
     return found
 
 

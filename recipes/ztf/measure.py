@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from apercu import open_classifier, open_images
-from apercu.evaluation.interval import interval
+from apercu.evaluation.interval import bootstrap_interval
 from apercu.explainers.run_folder import open_run
 from apercu.images.stretch import NORMAL, above_sky
 from apercu.io import write, write_json
@@ -82,7 +82,7 @@ def main(run: Path, limit: int) -> None:
         cells = []
         for index, kind in enumerate(classifier.classes):
             chosen = scores[(targets == index) & scores.isfinite()]
-            mean, (low, high) = float(chosen.mean()), interval(chosen.numpy(), 0)
+            mean, (low, high) = float(chosen.mean()), bootstrap_interval(chosen.numpy(), 0)
             ends = [low, high]
             rows.append({"map": name, "class": kind, "value": mean, "ci95": ends, "n": len(chosen)})
             cells.append(f"{100 * mean:.0f} % ({100 * low:.0f} to {100 * high:.0f})")

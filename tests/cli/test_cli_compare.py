@@ -17,7 +17,7 @@ from apercu.errors import ConfigError, RunError
 from apercu.evaluation import METRICS
 from apercu.evaluation.formatting import COLUMNS
 from apercu.evaluation.measures import MEASURES
-from apercu.evaluation.scores import OF_MAPS, OF_REGIONS
+from apercu.evaluation.scores import MAP_METRICS, REGION_METRICS
 from apercu.images import Planted
 from apercu.methods import (
     Augmented,
@@ -60,8 +60,8 @@ def test_names_are_the_snake_case_of_the_class() -> None:
 def test_every_metric_is_known_everywhere() -> None:
     assert tuple(COLUMNS) == METRICS
     assert {metric.removesuffix("_nc") for metric in METRICS} <= set(apercu.metrics.__all__)
-    assert set(OF_REGIONS) == {name for name, measure in MEASURES.items() if measure.cut}
-    assert set(OF_MAPS) == {name for name, measure in MEASURES.items() if not measure.cut}
+    assert set(REGION_METRICS) == {name for name, measure in MEASURES.items() if measure.cut}
+    assert set(MAP_METRICS) == {name for name, measure in MEASURES.items() if not measure.cut}
 
 
 def test_methods_with_settings() -> None:

@@ -11,9 +11,9 @@ from PIL import Image
 from apercu import MaskExplainer, read_picture
 from apercu.classifiers import InputSpec
 from apercu.errors import OutputError
-from apercu.explain import Asked, Explaining, MaskAnswers, pick
-from apercu.explain.answer import Answer
-from apercu.explain.sheets import PAGE
+from apercu.explain import ExplainOptions, ExplainRun, MaskAnswers, select_images
+from apercu.explain.answer import MaskExplanation
+from apercu.explain.sheets import SHEET_SIZE
 
 SPEC = InputSpec(size=(32, 32))
 
@@ -151,29 +151,39 @@ def test_images_of_one_name_do_not_overwrite_each_other(apercu, tiny_run, photo,
 
 def test_random_images_are_a_seeded_choice(tmp_path: Path) -> None:
     spec = "planted:size=32,images=30"
-    first = [one.index for one in pick([spec], SPEC, 6, seed=1)]
-    assert first == [one.index for one in pick([spec], SPEC, 6, seed=1)] == sorted(set(first))
-    assert first != [one.index for one in pick([spec], SPEC, 6, seed=2)]
-    assert len(pick([spec], SPEC, 100)) == 30
+    first = [one.index for one in select_images([spec], SPEC, 6, seed=1)]
+    assert (
+        first == [one.index for one in select_images([spec], SPEC, 6, seed=1)] == sorted(set(first))
+    )
+    assert first != [one.index for one in select_images([spec], SPEC, 6, seed=2)]
+    assert len(select_images([spec], SPEC, 100)) == 30
 
 
 def test_sheets_have_pages(tiny_run, tmp_path: Path) -> None:
-    explaining = Explaining(MaskAnswers(MaskExplainer.from_pretrained(tiny_run), Asked()), tmp_path)
-    explaining(pick([f"planted:size=32,images={PAGE + 1}"], SPEC), lambda done, total: None, print)
+    explaining = ExplainRun(
+        MaskAnswers(MaskExplainer.from_pretrained(tiny_run), ExplainOptions()), tmp_path
+    )
+    explaining(
+        select_images([f"planted:size=32,images={SHEET_SIZE + 1}"], SPEC),
+        lambda done, total: None,
+        print,
+    )
     assert _read(tmp_path)["sheets"] == ["sheet-001.png", "sheet-002.png"]
     heights = [read_picture(tmp_path / name).shape[1] for name in _read(tmp_path)["sheets"]]
     assert heights[0] > 10 * heights[1]
 
 
 def test_what_is_finished_is_kept_when_it_ends_early(tiny_run, tmp_path: Path) -> None:
-    explaining = Explaining(MaskAnswers(MaskExplainer.from_pretrained(tiny_run), Asked()), tmp_path)
+    explaining = ExplainRun(
+        MaskAnswers(MaskExplainer.from_pretrained(tiny_run), ExplainOptions()), tmp_path
+    )
 
     def stop(done: int, total: int) -> None:
         if done == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        explaining(pick(["planted:size=32,images=5"], SPEC), stop, print)
+        explaining(select_images(["planted:size=32,images=5"], SPEC), stop, print)
     assert len(_read(tmp_path)["images"]) == 2
     assert (tmp_path / "sheet.png").is_file()
 
@@ -192,14 +202,16 @@ def test_a_full_disk_is_one_line(apercu, tiny_run, photo, tmp_path, monkeypatch)
 def test_the_box_is_in_pixels_of_the_stored_picture() -> None:
     mask = torch.zeros(4, 4)
     mask[1, 2] = 0.9
-    answer = Answer(torch.rand(3, 8, 20), 0, "a", mask, 0.5)
+    answer = MaskExplanation(torch.rand(3, 8, 20), 0, "a", mask, 0.5)
     assert answer.box == (10, 2, 15, 4)
-    assert answer.pictures()["crop"].size == (5, 2)
-    nothing = Answer(torch.rand(3, 8, 20), 0, "a", mask, 0.95)
+    assert answer.draw_views()["crop"].size == (5, 2)
+    nothing = MaskExplanation(torch.rand(3, 8, 20), 0, "a", mask, 0.95)
     assert nothing.box is None
-    assert "crop" not in nothing.pictures()
+    assert "crop" not in nothing.draw_views()
 
 
 def test_the_file_name_of_a_class_is_plain() -> None:
-    answer = Answer(torch.rand(3, 4, 4), 7, "Crème / brûlée, dessert", torch.zeros(4, 4), 0.5)
+    answer = MaskExplanation(
+        torch.rand(3, 4, 4), 7, "Crème / brûlée, dessert", torch.zeros(4, 4), 0.5
+    )
     assert answer.slug == "7-crème-brûlée"

@@ -15,11 +15,11 @@ from torch import nn
 from apercu import maps
 from apercu.classifiers import Classifier, ClassifierCard, InputSpec, classifier_of
 from apercu.errors import ApercuError, ConfigError, ImagesError, OutputError, RunError
-from apercu.evaluation import CompareSettings, Results, Row, compare
-from apercu.evaluation.interval import interval
+from apercu.evaluation import CompareSettings, ComparisonResults, MetricRow, compare
+from apercu.evaluation.interval import bootstrap_interval
 from apercu.evaluation.measures import MEASURES
-from apercu.evaluation.sample import Trial, draw, split
-from apercu.evaluation.scores import Shown, score
+from apercu.evaluation.sample import EvalBatch, draw_sample, split_indices
+from apercu.evaluation.scores import MetricInputs, compute_metric
 from apercu.images import ImageSource, Item
 from apercu.methods import CentreBox, Explainer, Gradient, Need, Trained, TrueBox, WholeBox
 from apercu.metrics import (
@@ -118,23 +118,23 @@ CUT = ("saliency_metric", "localisation_error", "iou")
 FAST = CompareSettings(metrics=CUT, batch=4, cost_batches=())
 
 
-def rows_of(results: Results) -> dict[tuple[str, str], Row]:
+def rows_of(results: ComparisonResults) -> dict[tuple[str, str], MetricRow]:
     return {(row.explainer, row.metric): row for row in results.rows}
 
 
 def shown(
     classifier: Classifier,
-    trial: Trial,
+    trial: EvalBatch,
     found: torch.Tensor,
     explainer: Explainer | TrueBox | None = None,
-) -> Shown:
-    return Shown(explainer or Contrast(), classifier, trial, found, steps=5)
+) -> MetricInputs:
+    return MetricInputs(explainer or Contrast(), classifier, trial, found, steps=5)
 
 
 def test_values_are_the_literal_means_over_the_test_half(classifier: Classifier) -> None:
     explainers = {"mask": Contrast(), "centre_box": CentreBox(), "true_box": TrueBox()}
     rows = rows_of(compare(classifier, Squares(), explainers, FAST))
-    _, test = split(COUNT, None, 0)
+    _, test = split_indices(COUNT, None, 0)
     saliency, error, overlap = [], [], []
     for index in test:
         item = Squares()[index]
@@ -179,12 +179,12 @@ def test_the_threshold_comes_from_the_tune_half_and_is_told(classifier: Classifi
 def test_the_best_of_the_grid_is_taken_for_each_metric(classifier: Classifier) -> None:
     explainer = Contrast(scale=0.7)
     rows = rows_of(compare(classifier, Squares(), {"mask": explainer}, FAST))
-    sample = draw(classifier, Squares(), None, 0)
-    (trial,) = sample.trials(classifier, sample.tune, 100)
+    sample = draw_sample(classifier, Squares(), None, 0)
+    (trial,) = sample.read_batches(classifier, sample.tune, 100)
     one = shown(classifier, trial, explainer(classifier, trial.images, trial.targets), explainer)
     for metric, best in (("saliency_metric", min), ("localisation_error", min), ("iou", max)):
         means = {
-            threshold: score(metric, one, [threshold]).double().mean().item()
+            threshold: compute_metric(metric, one, [threshold]).double().mean().item()
             for threshold in FAST.thresholds
         }
         chosen = rows["mask", metric].threshold
@@ -193,9 +193,9 @@ def test_the_best_of_the_grid_is_taken_for_each_metric(classifier: Classifier) -
 
 
 def test_an_image_is_in_the_same_half_whatever_the_limit() -> None:
-    tune, test = (set(half) for half in split(101, None, 3))
+    tune, test = (set(half) for half in split_indices(101, None, 3))
     for limit in (2, 7, 50, 100, 500):
-        fewer = [set(half) for half in split(101, limit, 3)]
+        fewer = [set(half) for half in split_indices(101, limit, 3)]
         assert fewer[0] <= tune and fewer[1] <= test
         assert len(fewer[0]) + len(fewer[1]) == min(limit, 101)
         assert 0 <= len(fewer[1]) - len(fewer[0]) <= 1
@@ -203,8 +203,8 @@ def test_an_image_is_in_the_same_half_whatever_the_limit() -> None:
 
 
 def test_the_seed_reaches_the_draws_of_every_metric(classifier: Classifier) -> None:
-    sample = draw(classifier, Squares(), None, 0)
-    (trial,) = sample.trials(classifier, sample.test, COUNT)
+    sample = draw_sample(classifier, Squares(), None, 0)
+    (trial,) = sample.read_batches(classifier, sample.test, COUNT)
     asked = trial.images, trial.targets
     found = Contrast()(classifier, *asked)
     expected = {
@@ -218,19 +218,19 @@ def test_the_seed_reaches_the_draws_of_every_metric(classifier: Classifier) -> N
         explainer = Gradient() if metric == "randomisation" else Contrast()
         made = explainer(classifier, *asked)
         for seed in (0, 7):
-            one = Shown(explainer, classifier, trial, made, steps=5, seed=seed)
-            assert torch.equal(score(metric, one, ())[0], of(seed)), (metric, seed)
+            one = MetricInputs(explainer, classifier, trial, made, steps=5, seed=seed)
+            assert torch.equal(compute_metric(metric, one, ())[0], of(seed)), (metric, seed)
     assert not torch.equal(expected["road"](0), expected["road"](7))
     assert not torch.equal(expected["max_sensitivity"](0), expected["max_sensitivity"](7))
 
 
 def test_the_half_that_chooses_is_not_the_half_that_is_reported() -> None:
-    tune, test = split(101, None, 3)
+    tune, test = split_indices(101, None, 3)
     assert sorted(tune + test) == list(range(101))
     assert abs(len(tune) - len(test)) == 1
-    assert split(101, None, 3) == (tune, test)
-    assert split(101, None, 4) != (tune, test)
-    few = split(101, 10, 3)
+    assert split_indices(101, None, 3) == (tune, test)
+    assert split_indices(101, None, 4) != (tune, test)
+    few = split_indices(101, 10, 3)
     assert len(few[0]) == len(few[1]) == 5
 
 
@@ -238,8 +238,8 @@ def test_where_nothing_is_cut_all_images_are_reported(classifier: Classifier) ->
     settings = replace(FAST, metrics=("ncc", "pointing_game"), limit=None)
     rows = rows_of(compare(classifier, Squares(), {"mask": Contrast()}, settings))
     assert {row.n for row in rows.values()} == {COUNT}
-    tune, test = split(101, 10, 3)
-    assert split(101, 10, 3, halves=False) == ([], sorted(tune + test))
+    tune, test = split_indices(101, 10, 3)
+    assert split_indices(101, 10, 3, halves=False) == ([], sorted(tune + test))
     cut = replace(settings, metrics=("ncc", "iou"))
     rows = rows_of(compare(classifier, Squares(), {"mask": Contrast()}, cut))
     assert {row.n for row in rows.values()} == {COUNT - COUNT // 2}
@@ -254,12 +254,12 @@ def test_maps_are_stretched_and_masks_are_not(classifier: Classifier) -> None:
 
 
 def test_the_saliency_metric_at_many_thresholds_is_the_one_of_each(classifier: Classifier) -> None:
-    sample = draw(classifier, Squares(), 8, 1)
-    (trial,) = sample.trials(classifier, sample.tune, 100)
+    sample = draw_sample(classifier, Squares(), 8, 1)
+    (trial,) = sample.read_batches(classifier, sample.tune, 100)
     found = torch.rand(trial.images.shape[0], 8, 8, generator=torch.Generator().manual_seed(0))
     found = maps.resize(found, (SIZE, SIZE))
     levels = (0.1, 0.11, 0.5, 0.8, 0.99)
-    together = score("saliency_metric", shown(classifier, trial, found), levels)
+    together = compute_metric("saliency_metric", shown(classifier, trial, found), levels)
     for threshold, scores in zip(levels, together, strict=True):
         boxes = maps.boxes(found >= threshold)
         literal = saliency_metric(classifier, trial.images, trial.targets, boxes)
@@ -267,12 +267,12 @@ def test_the_saliency_metric_at_many_thresholds_is_the_one_of_each(classifier: C
 
 
 def test_equal_boxes_are_asked_once(classifier: Classifier) -> None:
-    sample = draw(classifier, Squares(), 8, 1)
-    (trial,) = sample.trials(classifier, sample.tune, 100)
+    sample = draw_sample(classifier, Squares(), 8, 1)
+    (trial,) = sample.read_batches(classifier, sample.tune, 100)
     before = classifier.queries
     crisp = torch.zeros(4, SIZE, SIZE)
     crisp[:, 4:20, 4:20] = 1
-    score("saliency_metric", shown(classifier, trial, crisp), (0.1, 0.2, 0.3, 0.9))
+    compute_metric("saliency_metric", shown(classifier, trial, crisp), (0.1, 0.2, 0.3, 0.9))
     assert classifier.queries - before == 4
 
 
@@ -282,9 +282,9 @@ def test_several_true_boxes_score_their_mean(classifier: Classifier) -> None:
     truths[1, 0] = torch.tensor([4, 4, 20, 20])
     images = torch.rand(2, 3, SIZE, SIZE)
     targets = torch.tensor([0, 1])
-    trial = Trial((), images, targets, truths, torch.zeros(2, SIZE, SIZE, dtype=torch.bool))
+    trial = EvalBatch((), images, targets, truths, torch.zeros(2, SIZE, SIZE, dtype=torch.bool))
     boxed = shown(classifier, trial, TrueBox()(images, truths), TrueBox())
-    found = score("saliency_metric", boxed, (0.5,))
+    found = compute_metric("saliency_metric", boxed, (0.5,))
     one, two = (saliency_metric(classifier, images, targets, truths[:, k]) for k in (0, 1))
     torch.testing.assert_close(found, torch.stack([(one[0] + two[0]) / 2, one[1]])[None])
 
@@ -313,8 +313,8 @@ def test_metrics_of_whole_maps_are_those_of_the_package(classifier: Classifier) 
     assert {metric for _, metric in rows} == UNNAMED
     again = {name for name, measure in MEASURES.items() if measure.again}
     assert {metric for name, metric in rows if name == "true_box"} == UNNAMED - again
-    sample = draw(classifier, Squares(), None, 0)
-    (trial,) = sample.trials(classifier, sample.test, COUNT)
+    sample = draw_sample(classifier, Squares(), None, 0)
+    (trial,) = sample.read_batches(classifier, sample.test, COUNT)
     masks = Contrast()(classifier, trial.images, trial.targets)
     flipped = flip(
         classifier,
@@ -355,13 +355,13 @@ def test_evidence_against_the_class_is_no_evidence(classifier: Classifier) -> No
 
 
 def test_metrics_read_off_one_curve_flip_it_once(classifier: Classifier) -> None:
-    sample = draw(classifier, Squares(), 8, 1)
-    (trial,) = sample.trials(classifier, sample.tune, 100)
+    sample = draw_sample(classifier, Squares(), 8, 1)
+    (trial,) = sample.read_batches(classifier, sample.tune, 100)
     found = torch.rand(4, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
     one = shown(classifier, trial, found)
     for metrics, points in {("dauc", "dc"): 6, ("iauc", "ic"): 6, ("dauc_nc", "dc_nc"): 6}.items():
         before = classifier.queries
-        values = [score(metric, one, (0.5,)) for metric in metrics]
+        values = [compute_metric(metric, one, (0.5,)) for metric in metrics]
         assert classifier.queries - before == 4 * points
         assert not torch.equal(*values)
 
@@ -370,8 +370,8 @@ def test_metrics_that_must_be_named_are_those_of_the_package(classifier: Classif
     named = tuple(set(MEASURES) - UNNAMED)
     settings = replace(FAST, metrics=named, steps=5)
     rows = rows_of(compare(classifier, Squares(), {"mask": Contrast()}, settings))
-    sample = draw(classifier, Squares(), None, 0, halves=False)
-    (trial,) = sample.trials(classifier, sample.test, COUNT)
+    sample = draw_sample(classifier, Squares(), None, 0, halves=False)
+    (trial,) = sample.read_batches(classifier, sample.test, COUNT)
     masks = Contrast()(classifier, trial.images, trial.targets)
     lone = [
         flip(
@@ -391,19 +391,19 @@ def test_metrics_that_must_be_named_are_those_of_the_package(classifier: Classif
 
 
 def test_objects_are_masks_where_there_are_and_boxes_elsewhere(classifier: Classifier) -> None:
-    sample = draw(classifier, Squares(), None, 0)
-    (trial,) = sample.trials(classifier, sample.test, COUNT)
+    sample = draw_sample(classifier, Squares(), None, 0)
+    (trial,) = sample.read_batches(classifier, sample.test, COUNT)
     blank = torch.zeros_like(trial.regions[:1])
     mixed = replace(trial, regions=torch.cat([blank, trial.regions[1:]]))
     assert torch.equal(mixed.objects[1:], trial.regions[1:])
-    left, top, right, bottom = trial.truths[0, 0].tolist()
+    left, top, right, bottom = trial.true_boxes[0, 0].tolist()
     inside = mixed.objects[0, int(top) + 1 : int(bottom), int(left) + 1 : int(right)]
     assert inside.all() and mixed.objects[0].sum() <= (right - left + 2) * (bottom - top + 2)
 
 
 def test_without_labels_the_top_class_is_the_target(classifier: Classifier) -> None:
     results = compare(classifier, Squares(labelled=False), {"whole_box": WholeBox()}, FAST)
-    assert results.subject.targets == "top"
+    assert results.key.targets == "top"
     assert rows_of(results)["whole_box", "saliency_metric"].value < -log(0.5)
 
 
@@ -490,7 +490,7 @@ def test_finished_explainers_are_kept_and_not_asked_again(
     mask = Contrast()
     both = {"mask": mask, "broken": Broken("later")}
     assert compare(classifier, Squares(), both, FAST, out=tmp_path).rows
-    kept = Results.load(tmp_path)
+    kept = ComparisonResults.load(tmp_path)
     assert list(kept.explainers) == ["mask"]
     assert kept.failed["broken"].startswith("broken: expected finite maps, got NaN")
     mask.asked.clear()
@@ -500,8 +500,8 @@ def test_finished_explainers_are_kept_and_not_asked_again(
     assert list(results.explainers) == ["whole_box", "mask"]
     assert set(kept.rows) < set(results.rows)
     assert compare(classifier, Squares(), explainers, FAST).rows == results.rows
-    assert Results.load(tmp_path).rows == results.rows
-    assert Results.load(tmp_path).scores == results.scores
+    assert ComparisonResults.load(tmp_path).rows == results.rows
+    assert ComparisonResults.load(tmp_path).scores == results.scores
 
 
 def test_rows_of_methods_that_are_not_asked_for_again_stay(
@@ -512,8 +512,11 @@ def test_rows_of_methods_that_are_not_asked_for_again_stay(
         classifier, Squares(), {"centre_box": CentreBox()}, FAST, out=tmp_path, command="again"
     )
     assert list(results.explainers) == ["centre_box", "mask"]
-    assert {row.explainer for row in Results.load(tmp_path).rows} >= {"mask", "centre_box"}
-    made = [(call.command, call.explainers) for call in Results.load(tmp_path).calls]
+    assert {row.explainer for row in ComparisonResults.load(tmp_path).rows} >= {
+        "mask",
+        "centre_box",
+    }
+    made = [(call.command, call.explainers) for call in ComparisonResults.load(tmp_path).calls]
     assert made == [("apercu.evaluation.compare(…)", ("mask",)), ("again", ("centre_box",))]
 
 
@@ -581,7 +584,7 @@ def test_rows_are_kept_when_interrupted_in_the_costs(
     settings = replace(FAST, cost_batches=(7,), repeats=1)
     with pytest.raises(KeyboardInterrupt):
         compare(classifier, Squares(), {"mask": Costly(scale=0.5)}, settings, out=tmp_path)
-    assert {row.explainer for row in Results.load(tmp_path).rows} >= {"mask"}
+    assert {row.explainer for row in ComparisonResults.load(tmp_path).rows} >= {"mask"}
 
 
 def test_an_explainer_that_is_another_one_now_is_measured_again(
@@ -662,15 +665,15 @@ def test_the_files_say_what_was_measured(classifier: Classifier, tmp_path: Path)
 def test_files_of_another_kind_are_refused_in_words(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text('{"rows": 3}')
     with pytest.raises(RunError, match=r"results\.json: cannot be read as results"):
-        Results.load(tmp_path)
+        ComparisonResults.load(tmp_path)
 
 
 def test_mean_curves_and_what_each_needs_are_kept(classifier: Classifier, tmp_path: Path) -> None:
     settings = replace(FAST, metrics=("dauc", "saliency_metric"), steps=5)
     explainers = {"mask": Contrast(), "true_box": TrueBox()}
     results = compare(classifier, Squares(), explainers, settings, out=tmp_path)
-    sample = draw(classifier, Squares(), None, 0)
-    (trial,) = sample.trials(classifier, sample.test, COUNT)
+    sample = draw_sample(classifier, Squares(), None, 0)
+    (trial,) = sample.read_batches(classifier, sample.test, COUNT)
     masks = Contrast()(classifier, trial.images, trial.targets)
     literal = flip(
         classifier,
@@ -683,7 +686,7 @@ def test_mean_curves_and_what_each_needs_are_kept(classifier: Classifier, tmp_pa
     mean = literal.probabilities.mean(dim=0).tolist()
     assert results.curves["mask"]["deletion"] == pytest.approx(mean, abs=1e-6)
     assert results.needs == {"mask": ("training",), "true_box": ("truth",)}
-    assert Results.load(tmp_path) == results
+    assert ComparisonResults.load(tmp_path) == results
 
 
 def test_progress_counts_all_images_of_each_explainer(classifier: Classifier) -> None:
@@ -706,11 +709,11 @@ def test_a_trained_explainer_is_compared_like_a_method(classifier: Classifier) -
 
 def test_the_interval_is_the_normal_one_for_many_values() -> None:
     values = np.random.default_rng(0).normal(3.0, 2.0, 4000)
-    low, high = interval(values, seed=0)
+    low, high = bootstrap_interval(values, seed=0)
     half = 1.96 * values.std() / np.sqrt(4000)
     assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.006)
-    assert interval(values, seed=0) == (low, high)
-    assert interval(np.array([2.0]), seed=0) == (2.0, 2.0)
+    assert bootstrap_interval(values, seed=0) == (low, high)
+    assert bootstrap_interval(np.array([2.0]), seed=0) == (2.0, 2.0)
 
 
 def test_the_background_does_not_depend_on_who_shares_the_batch(classifier: Classifier) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 from apercu.classifiers import Classifier, ClassifierCard, InputSpec, classifier_of
 from apercu.evaluation import cost as costs
 from apercu.evaluation import memory
-from apercu.evaluation.cost import cost, spread
+from apercu.evaluation.cost import interquartile_range, measure_cost
 from apercu.methods import Occlusion, Rise, Trained
 
 
@@ -37,22 +37,22 @@ def inputs() -> tuple[torch.Tensor, torch.Tensor]:
 def test_queries_are_those_of_one_image(
     classifier: Classifier, inputs: tuple[torch.Tensor, torch.Tensor]
 ) -> None:
-    rise = cost("rise", Rise(masks=40), classifier, inputs, repeats=2)
+    rise = measure_cost("rise", Rise(masks=40), classifier, inputs, repeats=2)
     assert (rise.explainer, rise.batch, rise.queries) == ("rise", 2, 40)
     occlusion = Occlusion()
     before = classifier.queries
     occlusion(classifier, *inputs)
     asked = (classifier.queries - before) / 2
-    assert cost("occlusion", occlusion, classifier, inputs, repeats=3).queries == asked
+    assert measure_cost("occlusion", occlusion, classifier, inputs, repeats=3).queries == asked
     trained = Trained(lambda images, targets: images[:, 0], "mask", 60.0)
-    assert cost("mask", trained, classifier, inputs, repeats=1).queries == 0
+    assert measure_cost("mask", trained, classifier, inputs, repeats=1).queries == 0
 
 
 @pytest.mark.skipif(not memory.RESET.exists(), reason="only Linux tells a process's peak memory")
 def test_memory_is_what_a_call_takes_at_its_peak() -> None:
-    with memory.peak_memory(torch.device("cpu")) as small:
+    with memory.track_peak_memory(torch.device("cpu")) as small:
         torch.ones(1000)
-    with memory.peak_memory(torch.device("cpu")) as large:
+    with memory.track_peak_memory(torch.device("cpu")) as large:
         torch.ones(25_000_000).sum()  # 100 MB, freed before the end
     assert small.peak_mb is not None and large.peak_mb is not None
     assert small.peak_mb < 20
@@ -63,7 +63,7 @@ def test_memory_is_unknown_where_the_machine_does_not_tell(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(memory, "RESET", tmp_path / "missing" / "clear_refs")
-    with memory.peak_memory(torch.device("cpu")) as found:
+    with memory.track_peak_memory(torch.device("cpu")) as found:
         pass
     assert found.peak_mb is None
 
@@ -81,7 +81,7 @@ def test_a_call_that_takes_too_long_is_made_once(
         return images[:, 0]
 
     monkeypatch.setattr(costs, "PATIENCE", 0.01)
-    found = cost("slow", Trained(slow, "slow", 0.0), classifier, inputs, repeats=9)
+    found = measure_cost("slow", Trained(slow, "slow", 0.0), classifier, inputs, repeats=9)
     assert calls == [2]
     assert found.ms_per_image >= 25
     assert found.iqr is None
@@ -91,13 +91,13 @@ def test_the_machine_has_a_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     told = tmp_path / "cpuinfo"
     told.write_text("processor\t: 0\nmodel name\t: Some CPU @ 2 GHz\nmodel name\t: Another\n")
     monkeypatch.setattr(costs, "CPU", told)
-    assert costs.machine() == "Some CPU @ 2 GHz"
+    assert costs.find_processor_name() == "Some CPU @ 2 GHz"
     told.write_text("processor : 0\n")
-    assert costs.machine() in (platform.processor(), platform.machine())
+    assert costs.find_processor_name() in (platform.processor(), platform.machine())
 
 
 def test_spread_is_the_interquartile_range() -> None:
     values = [5.0, 1.0, 4.0, 8.0, 2.0, 9.0]
     low, high = np.percentile(values, [25, 75])
-    assert spread(values) == pytest.approx(high - low)
-    assert spread([3.0]) is None
+    assert interquartile_range(values) == pytest.approx(high - low)
+    assert interquartile_range([3.0]) is None

@@ -7,13 +7,13 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from apercu.evaluation.report.axes import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
-from apercu.evaluation.report.charts import Point, lines, scatter
-from apercu.evaluation.report.learning import Stop, learning_curves
+from apercu.evaluation.report.charts import ScatterPoint, draw_lines, draw_scatter
+from apercu.evaluation.report.learning import LearningPoint, draw_learning_curves
 
 POINTS = [
-    Point("slow", 1000.0, 0.2, False),
-    Point("mask", 10.0, 0.1, True),
-    Point("fast <b>", 1.0, 0.9, False),
+    ScatterPoint("slow", 1000.0, 0.2, False),
+    ScatterPoint("mask", 10.0, 0.1, True),
+    ScatterPoint("fast <b>", 1.0, 0.9, False),
 ]
 
 
@@ -28,7 +28,7 @@ def circles(drawing: str) -> dict[str, tuple[float, float]]:
 
 
 def test_points_lie_at_the_logarithm_of_their_cost() -> None:
-    at = circles(scatter(POINTS, "ms", "error"))
+    at = circles(draw_scatter(POINTS, "ms", "error"))
     wide = WIDTH - LEFT - RIGHT
     assert [at[name][0] for name in ("fast <b>", "mask", "slow")] == pytest.approx(
         [LEFT, LEFT + wide / 3, LEFT + wide], abs=0.06
@@ -41,8 +41,8 @@ def test_points_lie_at_the_logarithm_of_their_cost() -> None:
 
 
 def test_a_marked_point_keeps_its_label_and_a_crowded_one_may_lose_it() -> None:
-    crowd = [Point(f"method number {n}", 10.0, 0.1, n == 9) for n in range(10)]
-    drawing = scatter([*crowd, Point("far", 0.1, 0.9, False)], "ms", "error")
+    crowd = [ScatterPoint(f"method number {n}", 10.0, 0.1, n == 9) for n in range(10)]
+    drawing = draw_scatter([*crowd, ScatterPoint("far", 0.1, 0.9, False)], "ms", "error")
     labels = [text.text for text in ElementTree.fromstring(drawing).iter("text")]
     named = [label for label in labels if label is not None and label.startswith("method")]
     assert "method number 9" in named
@@ -53,13 +53,19 @@ def test_a_marked_point_keeps_its_label_and_a_crowded_one_may_lose_it() -> None:
 
 def test_a_long_marked_label_is_moved_into_the_drawing() -> None:
     name = "mask:run=photographs-2026-of-a-long-name"
-    drawing = scatter([Point(name, 10.0, 0.5, True), *POINTS], "ms", "error")
+    drawing = draw_scatter([ScatterPoint(name, 10.0, 0.5, True), *POINTS], "ms", "error")
     assert name in [text.text for text in ElementTree.fromstring(drawing).iter("text")]
 
 
 def test_one_value_for_all_is_drawn_too() -> None:
     assert (
-        len(circles(scatter([Point("a", 5.0, 1.0, True), Point("b", 5.0, 1.0, False)], "", "")))
+        len(
+            circles(
+                draw_scatter(
+                    [ScatterPoint("a", 5.0, 1.0, True), ScatterPoint("b", 5.0, 1.0, False)], "", ""
+                )
+            )
+        )
         == 2
     )
 
@@ -67,7 +73,7 @@ def test_one_value_for_all_is_drawn_too() -> None:
 def test_curves_run_from_edge_to_edge_and_have_the_colours_of_their_names() -> None:
     curves = {f"curve {n}": [1.0, 0.5, 0.0] for n in range(8)} | {"mask": [0.8, 0.2]}
     coloured = ["mask", *(f"curve {n}" for n in range(5))]
-    drawing = lines(curves, coloured, {"mask"}, "pixels")
+    drawing = draw_lines(curves, coloured, {"mask"}, "pixels")
     found = {
         title.text: line
         for line in ElementTree.fromstring(drawing).iter("polyline")
@@ -86,10 +92,14 @@ def test_curves_run_from_edge_to_edge_and_have_the_colours_of_their_names() -> N
 
 def test_learning_curves_lie_at_the_logarithm_of_their_labels() -> None:
     curves = {
-        "one": [Stop(10, 0.5, 0.4, 0.6), Stop(100, 0.7, 0.6, 0.8), Stop(1000, 0.9, 0.85, 0.95)],
-        "other": [Stop(10, 0.4, 0.3, 0.5), Stop(1000, 0.6, 0.5, 0.7)],
+        "one": [
+            LearningPoint(10, 0.5, 0.4, 0.6),
+            LearningPoint(100, 0.7, 0.6, 0.8),
+            LearningPoint(1000, 0.9, 0.85, 0.95),
+        ],
+        "other": [LearningPoint(10, 0.4, 0.3, 0.5), LearningPoint(1000, 0.6, 0.5, 0.7)],
     }
-    tree = ElementTree.fromstring(learning_curves(curves, ["one", "other"], "accuracy"))
+    tree = ElementTree.fromstring(draw_learning_curves(curves, ["one", "other"], "accuracy"))
     paths = [line.get("points", "") for line in tree.iter("polyline")]
     first, middle, last = (tuple(map(float, at.split(","))) for at in paths[0].split())
     assert middle[0] == pytest.approx((first[0] + last[0]) / 2, abs=0.1)

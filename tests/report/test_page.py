@@ -14,15 +14,23 @@ from torch import nn
 
 from apercu import render
 from apercu.classifiers import Classifier, ClassifierCard, InputSpec, classifier_of
-from apercu.evaluation import Call, CompareSettings, Cost, Results, Row, Subject, compare
-from apercu.evaluation.gallery import gallery
-from apercu.evaluation.ranking import headline, ranking
-from apercu.evaluation.report import SIDE, Shot, write_report
-from apercu.evaluation.sample import split
+from apercu.evaluation import (
+    CompareSettings,
+    ComparisonKey,
+    ComparisonResults,
+    Cost,
+    Invocation,
+    MetricRow,
+    compare,
+)
+from apercu.evaluation.gallery import draw_gallery
+from apercu.evaluation.ranking import build_ranking, write_headline
+from apercu.evaluation.report import PICTURE_SIDE, GalleryImage, write_report
+from apercu.evaluation.sample import split_indices
 from apercu.images import open_images
 from apercu.methods import CentreBox, Gradient, Trained, TrueBox
 
-SUBJECT = Subject(
+SUBJECT = ComparisonKey(
     classifier="timm/tiny",
     fingerprint="f00d",
     images="photos & <friends>",
@@ -33,18 +41,18 @@ SUBJECT = Subject(
 )
 
 
-def row(explainer: str, metric: str, value: float, better: str = "lower") -> Row:
-    return Row(explainer, metric, value, (value - 0.1, value + 0.1), 250, better)
+def row(explainer: str, metric: str, value: float, better: str = "lower") -> MetricRow:
+    return MetricRow(explainer, metric, value, (value - 0.1, value + 0.1), 250, better)
 
 
 @pytest.fixture
-def results() -> Results:
+def results() -> ComparisonResults:
     tuned = replace(
         row("mask", "localisation_error", 0.344),
         threshold=0.55,
         threshold_from="tune half, 250 images",
     )
-    return Results(
+    return ComparisonResults(
         SUBJECT,
         environment={"python": "3.11", "date": "2025-01-01"},
         explainers={"mask": "1", "cam": "Cam()", "true_box": "TrueBox()"},
@@ -59,33 +67,35 @@ def results() -> Results:
             row("true_box", "localisation_error", 0.0),
         ),
         cost=(Cost("mask", "cpu", 1, 7.5, 1.0, 0.4, 1800.0, 0.0, 12.5),),
-        calls=(Call("apercu compare --limit 500", {"date": "2025-01-01"}, ("mask",)),),
+        calls=(Invocation("apercu compare --limit 500", {"date": "2025-01-01"}, ("mask",)),),
     )
 
 
 @pytest.fixture
-def shots() -> tuple[Shot, ...]:
+def shots() -> tuple[GalleryImage, ...]:
     blue = Image.new("RGB", (64, 48), "#2040c0")
-    return (Shot("a.jpg", "cat (90%)", blue, {"mask": blue, "cam": blue}),)
+    return (GalleryImage("a.jpg", "cat (90%)", blue, {"mask": blue, "cam": blue}),)
 
 
-def page(results: Results, shots: tuple[Shot, ...], folder: Path) -> str:
+def page(results: ComparisonResults, shots: tuple[GalleryImage, ...], folder: Path) -> str:
     path = write_report(results, shots, folder / "report.html")
     return path.read_text()
 
 
-def test_the_headline_names_the_first_but_not_what_knows_the_truth(results: Results) -> None:
-    assert headline(results) == (
+def test_the_headline_names_the_first_but_not_what_knows_the_truth(
+    results: ComparisonResults,
+) -> None:
+    assert write_headline(results) == (
         "First on the saliency metric (−0.150), localisation error (34.4\u00a0%) "
         "and IoU (0.600): mask."
     )
     tied = replace(results, rows=(row("mask", "iou", 0.5), row("cam", "iou", 0.5)))
-    assert headline(tied) == "First on IoU (0.500): mask and cam."
-    assert headline(replace(results, rows=())) == "Nothing was measured."
+    assert write_headline(tied) == "First on IoU (0.500): mask and cam."
+    assert write_headline(replace(results, rows=())) == "Nothing was measured."
 
 
-def test_the_table_is_ordered_by_mean_rank_with_references_last(results: Results) -> None:
-    table = ranking(results)
+def test_the_table_is_ordered_by_mean_rank_with_references_last(results: ComparisonResults) -> None:
+    table = build_ranking(results)
     assert [line["name"] for line in table] == ["mask", "cam", "true_box"]
     assert [line["told"] for line in table] == [False, False, True]
     best = {
@@ -97,10 +107,10 @@ def test_the_table_is_ordered_by_mean_rank_with_references_last(results: Results
     assert best == {("mask", m) for m in ("saliency_metric", "localisation_error", "iou")}
 
 
-def test_intervals_lie_on_one_scale_per_column(results: Results) -> None:
+def test_intervals_lie_on_one_scale_per_column(results: ComparisonResults) -> None:
     cells = {
         line["name"]: line["cells"]["iou"]
-        for line in ranking(results)
+        for line in build_ranking(results)
         if line["name"] != "true_box"
     }
     assert (cells["cam"]["left"], cells["cam"]["point"]) == pytest.approx((0, 20))
@@ -108,7 +118,7 @@ def test_intervals_lie_on_one_scale_per_column(results: Results) -> None:
 
 
 def test_the_page_holds_its_numbers_and_words(
-    results: Results, shots: tuple[Shot, ...], tmp_path: Path
+    results: ComparisonResults, shots: tuple[GalleryImage, ...], tmp_path: Path
 ) -> None:
     text = page(results, shots, tmp_path)
     for words in (
@@ -130,7 +140,7 @@ def test_the_page_holds_its_numbers_and_words(
 
 
 def test_the_page_needs_nothing_else(
-    results: Results, shots: tuple[Shot, ...], tmp_path: Path
+    results: ComparisonResults, shots: tuple[GalleryImage, ...], tmp_path: Path
 ) -> None:
     text = page(results, shots, tmp_path)
     assert not re.search(r"https?://|<script|<link|@import|url\(", text)
@@ -141,7 +151,7 @@ def test_the_page_needs_nothing_else(
 
 
 def test_the_page_draws_quality_against_cost_and_the_curves(
-    results: Results, tmp_path: Path
+    results: ComparisonResults, tmp_path: Path
 ) -> None:
     full = replace(
         results,
@@ -158,7 +168,9 @@ def test_the_page_draws_quality_against_cost_and_the_curves(
     assert "<h2>Deletion" not in bare and "<h2>What each" not in bare
 
 
-def test_a_page_without_cost_or_pictures_is_still_a_page(results: Results, tmp_path: Path) -> None:
+def test_a_page_without_cost_or_pictures_is_still_a_page(
+    results: ComparisonResults, tmp_path: Path
+) -> None:
     text = page(replace(results, cost=()), (), tmp_path)
     assert "Ranking" in text
     assert "<h2>Cost" not in text
@@ -187,13 +199,13 @@ def test_the_gallery_shows_reported_images_under_every_map(classifier: Classifie
     metrics = ("saliency_metric", "localisation_error", "iou")
     settings = CompareSettings(metrics, limit=12, batch=4, cost_batches=(), thresholds=(0.5,))
     results = compare(classifier, source, explainers, settings)
-    shots = gallery(classifier, source, explainers, results, count=3)
-    test = {source[index].name for index in split(20, 12, 0)[1]}
+    shots = draw_gallery(classifier, source, explainers, results, count=3)
+    test = {source[index].name for index in split_indices(20, 12, 0)[1]}
     assert len({shot.name for shot in shots} & test) == 3
     assert all(list(shot.views) == ["mask", "gradient", "centre_box"] for shot in shots)
     assert all("%" in shot.caption for shot in shots)
     line = [int(render.LINE[place : place + 2], 16) for place in (1, 3, 5)]
-    scale = SIDE / 64
+    scale = PICTURE_SIDE / 64
     drawn = (np.asarray(shots[0].views["mask"]) == line).all(axis=2)
     assert drawn.any(axis=0).nonzero()[0].min() == 16 * scale
     assert drawn.any(axis=0).nonzero()[0].max() == 48 * scale - 1
@@ -212,13 +224,13 @@ def test_a_view_is_drawn_once_and_shown_without_its_explainer(
     explainers = {"mask": Trained(attribute, "m", 1.0), "centre_box": CentreBox()}
     settings = CompareSettings(("pointing_game",), limit=8, batch=4, cost_batches=())
     results = compare(classifier, source, explainers, settings)
-    first = gallery(classifier, source, explainers, results, count=2, out=tmp_path)
+    first = draw_gallery(classifier, source, explainers, results, count=2, out=tmp_path)
     asked.clear()
     others = {"centre_box": CentreBox()}
-    again = gallery(classifier, source, others, results, count=2, out=tmp_path)
+    again = draw_gallery(classifier, source, others, results, count=2, out=tmp_path)
     assert not asked and len(list((tmp_path / "gallery").iterdir())) == 4
     for one, two in zip(first, again, strict=True):
         assert list(two.views) == ["mask", "centre_box"]
         assert np.array_equal(np.asarray(one.views["mask"]), np.asarray(two.views["mask"]))
-    elsewhere = gallery(classifier, source, others, results, count=2, out=tmp_path / "new")
+    elsewhere = draw_gallery(classifier, source, others, results, count=2, out=tmp_path / "new")
     assert all(list(shot.views) == ["centre_box"] for shot in elsewhere)

@@ -9,12 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from apercu.evaluation import Call, Cost, Results, Row, Subject
-from apercu.evaluation.ranking import best_trained, costs, evened, firsts, needs, ranking
+from apercu.evaluation import ComparisonKey, ComparisonResults, Cost, Invocation, MetricRow
+from apercu.evaluation.ranking import (
+    best_trained,
+    build_ranking,
+    compare_costs,
+    equalise_costs,
+    name_winners,
+    sort_needs,
+)
 from apercu.evaluation.report import write_tables
-from apercu.evaluation.report.tables import markdown
+from apercu.evaluation.report.tables import format_markdown
 
-SUBJECT = Subject("timm/tiny", "f00d" * 16, "photographs", 80, "labels", "0", {})
+SUBJECT = ComparisonKey("timm/tiny", "f00d" * 16, "photographs", 80, "labels", "0", {})
 IMAGES = [f"{n}.png" for n in range(40)]
 MEANS = {"mask": 0.7, "mask:threshold=0.5": 0.6, "mask:run=b": 0.6, "cam": 0.4}
 
@@ -24,7 +31,7 @@ def cost(explainer: str, ms: float, batch: int = 1, training: float = 0.0) -> Co
 
 
 @pytest.fixture
-def results() -> Results:
+def results() -> ComparisonResults:
     generator = np.random.default_rng(0)
     hard = generator.normal(0, 0.1, len(IMAGES))
     scores = {
@@ -39,10 +46,10 @@ def results() -> Results:
         for (image, value), change in zip(scores["mask", "iou"].items(), alternating, strict=True)
     }
     rows = tuple(
-        Row(name, metric, float(np.mean(list(values.values()))), (0.0, 1.0), 40, "higher")
+        MetricRow(name, metric, float(np.mean(list(values.values()))), (0.0, 1.0), 40, "higher")
         for (name, metric), values in scores.items()
     )
-    return Results(
+    return ComparisonResults(
         SUBJECT,
         environment={"date": "2026-01-02T03:04:05", "seed": 0},
         explainers={name: name for name, _ in scores if "threshold" not in name},
@@ -51,30 +58,30 @@ def results() -> Results:
         scores=scores,
         failed={"rise": "no time"},
         needs={"mask": ("training",), "mask:run=b": ("training",), "cam": ("layers",), "even": ()},
-        calls=(Call("apercu compare --limit 80", {"seed": 0}, ("mask", "cam")),),
+        calls=(Invocation("apercu compare --limit 80", {"seed": 0}, ("mask", "cam")),),
     )
 
 
-def test_the_best_trained_explainer_is_the_one_of_the_best_rank(results: Results) -> None:
+def test_the_best_trained_explainer_is_the_one_of_the_best_rank(results: ComparisonResults) -> None:
     assert best_trained(results) == "mask"
     assert best_trained(replace(results, needs={"cam": ("layers",)})) is None
 
 
-def test_marks_say_who_differs_from_it(results: Results) -> None:
-    verdicts = {line["name"]: line["cells"]["iou"]["verdict"] for line in ranking(results)}
+def test_marks_say_who_differs_from_it(results: ComparisonResults) -> None:
+    verdicts = {line["name"]: line["cells"]["iou"]["verdict"] for line in build_ranking(results)}
     assert verdicts["mask"] is None
     assert verdicts["cam"] == verdicts["mask:run=b"] == "worse"
     assert verdicts["even"] == "even"
     lower = replace(results, rows=tuple(replace(row, better="lower") for row in results.rows))
-    assert {line["name"]: line["cells"]["iou"]["verdict"] for line in ranking(lower)}[
+    assert {line["name"]: line["cells"]["iou"]["verdict"] for line in build_ranking(lower)}[
         "cam"
     ] == "better"
 
 
 def test_a_second_row_stands_below_the_first_and_takes_part_in_no_contest(
-    results: Results,
+    results: ComparisonResults,
 ) -> None:
-    names = [line["name"] for line in ranking(results)]
+    names = [line["name"] for line in build_ranking(results)]
     assert names == ["mask", "mask:threshold=0.5", "even", "mask:run=b", "cam"]
     better = replace(
         results,
@@ -83,51 +90,53 @@ def test_a_second_row_stands_below_the_first_and_takes_part_in_no_contest(
             for row in results.rows
         ),
     )
-    assert firsts(better, ["iou"]) == firsts(results, ["iou"])
-    cells = {line["name"]: line["cells"]["iou"] for line in ranking(better)}
+    assert name_winners(better, ["iou"]) == name_winners(results, ["iou"])
+    cells = {line["name"]: line["cells"]["iou"] for line in build_ranking(better)}
     assert cells["mask"]["best"] and not cells["mask:threshold=0.5"]["best"]
 
 
-def test_equal_values_share_a_place(results: Results) -> None:
+def test_equal_values_share_a_place(results: ComparisonResults) -> None:
     equal = replace(results, rows=tuple(replace(row, value=0.5) for row in results.rows))
-    assert firsts(equal, ["iou"]) == "First on IoU (0.500): mask, mask:run=b, cam and even."
-    assert all(line["cells"]["iou"]["best"] for line in ranking(equal) if not line["variant"])
+    assert name_winners(equal, ["iou"]) == "First on IoU (0.500): mask, mask:run=b, cam and even."
+    assert all(line["cells"]["iou"]["best"] for line in build_ranking(equal) if not line["variant"])
 
 
-def test_training_pays_once_the_time_that_each_image_saves_adds_up(results: Results) -> None:
-    after = {line["cost"].explainer: line["break_even"] for line in costs(results)}
+def test_training_pays_once_the_time_that_each_image_saves_adds_up(
+    results: ComparisonResults,
+) -> None:
+    after = {line["cost"].explainer: line["break_even"] for line in compare_costs(results)}
     assert after == {"mask": {}, "cam": {}, "even": {"mask": 40_000}}
     elsewhere = (replace(results.cost[0], device="cuda"), *results.cost[1:])
-    assert not any(line["break_even"] for line in costs(replace(results, cost=elsewhere)))
+    assert not any(line["break_even"] for line in compare_costs(replace(results, cost=elsewhere)))
 
 
-def test_a_busy_machine_does_not_decide_when_training_pays(results: Results) -> None:
+def test_a_busy_machine_does_not_decide_when_training_pays(results: ComparisonResults) -> None:
     """Three times as slow while one was measured: three times the time, the same forwards."""
     slowed = replace(results.cost[2], ms_per_image=75.0)
     busy = replace(results, cost=(*results.cost[:2], slowed))
-    assert [round(one.ms_per_image, 6) for one in evened(busy)] == [10.0, 5.0, 25.0]
-    assert [line["break_even"] for line in costs(busy)] == [{}, {}, {"mask": 40_000}]
-    assert "| even | cpu, 1 | 75.0, one call |" in markdown(busy)
+    assert [round(one.ms_per_image, 6) for one in equalise_costs(busy)] == [10.0, 5.0, 25.0]
+    assert [line["break_even"] for line in compare_costs(busy)] == [{}, {}, {"mask": 40_000}]
+    assert "| even | cpu, 1 | 75.0, one call |" in format_markdown(busy)
 
 
-def test_the_tables_say_how_many_images_a_value_rests_on(results: Results) -> None:
+def test_the_tables_say_how_many_images_a_value_rests_on(results: ComparisonResults) -> None:
     some = replace(results.rows[0], metric="ncc", n=7)
-    text = markdown(replace(results, rows=(*results.rows, some)))
+    text = format_markdown(replace(results, rows=(*results.rows, some)))
     assert "on 40 of them" in text
     assert "| explainer | IoU ↑ | NCC ↑ (7 images) |" in text
 
 
-def test_a_bar_in_a_reason_does_not_end_its_cell(results: Results) -> None:
-    text = markdown(replace(results, failed={"rise": "a|b"}))
+def test_a_bar_in_a_reason_does_not_end_its_cell(results: ComparisonResults) -> None:
+    text = format_markdown(replace(results, failed={"rise": "a|b"}))
     assert "| rise | not measured: a\\|b |" in text
 
 
-def test_those_who_need_least_come_first(results: Results) -> None:
-    assert next(iter(needs(results))) == "even"
+def test_those_who_need_least_come_first(results: ComparisonResults) -> None:
+    assert next(iter(sort_needs(results))) == "even"
 
 
-def test_markdown_holds_every_row_and_what_failed(results: Results) -> None:
-    text = markdown(results)
+def test_markdown_holds_every_row_and_what_failed(results: ComparisonResults) -> None:
+    text = format_markdown(results)
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert lines[0] == "| explainer | IoU ↑ |"
     best = next(line for line in lines if line.startswith("| mask |"))
@@ -138,7 +147,7 @@ def test_markdown_holds_every_row_and_what_failed(results: Results) -> None:
     assert "apercu compare --limit 80" in text and "2026-01-02" in text
 
 
-def test_the_spreadsheet_has_one_line_per_row(results: Results, tmp_path: Path) -> None:
+def test_the_spreadsheet_has_one_line_per_row(results: ComparisonResults, tmp_path: Path) -> None:
     write_tables(results, tmp_path)
     assert (tmp_path / "table.md").read_text().startswith("`apercu compare --limit 80`")
     with (tmp_path / "table.csv").open() as file:

@@ -88,7 +88,7 @@ def test_an_attack_on_a_map_is_shown_behind_filters_to_those_who_know_them(
 
 def test_images_without_a_slope_are_noted(tiny_card: Path) -> None:
     made = bench(tiny_card, "fgsm", "none bayer", epsilons=(0.02,))
-    (trial,) = made.sample.trials(made.classifier, made.sample.test, 6)
+    (trial,) = made.sample.read_batches(made.classifier, made.sample.test, 6)
     images, job = trial.images, made.jobs[1]
     with torch.no_grad():
         seen = made.classifier(images).argmax(1)
@@ -124,7 +124,7 @@ def test_another_explainer_of_the_same_classifier_is_another_subject(
 
 def test_who_moves_a_map_keeps_the_class_that_is_seen(tiny_card: Path, tiny_run: Path) -> None:
     made = bench(tiny_card, "map_pgd", explainer=open_run(tiny_run), epsilons=(0.1,))
-    (trial,) = made.sample.trials(made.classifier, made.sample.test, 6)
+    (trial,) = made.sample.read_batches(made.classifier, made.sample.test, 6)
     with torch.no_grad():
         seen = made.classifier(trial.images).argmax(1)
     assert (seen != trial.targets).any()  # it was never trained
@@ -137,7 +137,7 @@ def test_who_moves_a_map_keeps_the_class_that_is_seen(tiny_card: Path, tiny_run:
 
 def test_without_a_budget_the_smaller_of_two_changes_counts(tiny_card: Path) -> None:
     made = bench(tiny_card, "deepfool", "bayer:bits=2")
-    (trial,) = made.sample.trials(made.classifier, made.sample.test, 6)
+    (trial,) = made.sample.read_batches(made.classifier, made.sample.test, 6)
     job = Job("deepfool", None, DeepFool(), "bayer:bits=2")
     aims = [
         made._aim(job, backward, trial.images, trial.targets) for backward in ("straight", "smooth")
@@ -154,7 +154,7 @@ def test_without_a_budget_the_smaller_of_two_changes_counts(tiny_card: Path) -> 
 
 def test_a_second_way_is_tried_where_the_first_does_not_fool(tiny_card: Path) -> None:
     made = bench(tiny_card, "pgd:steps=2", "median", epsilons=(0.02,))
-    (trial,) = made.sample.trials(made.classifier, made.sample.test, 6)
+    (trial,) = made.sample.read_batches(made.classifier, made.sample.test, 6)
     job = made.jobs[-1]
     assert job.behind == "median" and job.attack is not None
     straight, smooth = (

@@ -14,7 +14,7 @@ from PIL import Image
 from apercu import MaskExplainer, open_classifier, read_picture
 from apercu.deploy.serving.orders import Order, Wanted
 from apercu.deploy.serving.worker import Work, Worker, open_answering
-from apercu.explain.answer import Answer
+from apercu.explain.answer import MaskExplanation
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def test_the_map_is_the_explainers_own(call, explainer, png) -> None:
     assert np.abs(np.array(answer["map"]["array"]) - expected.numpy()).max() < 2e-6
     assert np.abs(_map(answer) / 255 - expected.numpy()).max() <= 0.51 / 255
     assert (answer["class"], answer["index"]) == ("dots", 1)
-    box = Answer(picture, 1, "dots", expected, 0.4).box
+    box = MaskExplanation(picture, 1, "dots", expected, 0.4).box
     assert answer["box"] == (None if box is None else list(box))
     assert answered.json()["size"] == {"width": 48, "height": 40}
 
@@ -115,11 +115,11 @@ def test_whatever_the_reader_reads(call, pixels, kind, tmp_path) -> None:
 
 def _dicom(pixels: np.ndarray) -> bytes:
     pytest.importorskip("pydicom")
-    from apercu.explain.capture import secondary_capture
+    from apercu.explain.capture import build_secondary_capture
     from apercu.images.formats.dicom import Reference
 
     source = Reference("1.2", "1.2.840.10008.5.1.4.1.1.1", "1.2.3", None)
-    return secondary_capture(Image.fromarray(pixels), source, "made for a test")
+    return build_secondary_capture(Image.fromarray(pixels), source, "made for a test")
 
 
 def test_orders_of_different_sizes_share_a_batch(worker, png, explainer) -> None:

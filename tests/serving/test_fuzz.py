@@ -42,11 +42,11 @@ def files() -> dict[str, bytes]:
 
 def _dicom(pixels: np.ndarray) -> bytes:
     pytest.importorskip("pydicom")
-    from apercu.explain.capture import secondary_capture
+    from apercu.explain.capture import build_secondary_capture
     from apercu.images.formats.dicom import Reference
 
     source = Reference("1.2", "1.2.840.10008.5.1.4.1.1.1", "1.2.3", None)
-    return secondary_capture(Image.fromarray(pixels), source, "made for a test")
+    return build_secondary_capture(Image.fromarray(pixels), source, "made for a test")
 
 
 CHANGES = st.lists(

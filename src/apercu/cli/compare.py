@@ -22,7 +22,7 @@ from apercu.cli.options import (
 from apercu.cli.terminal import say, show_progress, show_ranking
 
 if TYPE_CHECKING:
-    from apercu.evaluation import Results
+    from apercu.evaluation import ComparisonResults
     from apercu.methods import Explainer, TrueBox
 
 
@@ -70,9 +70,9 @@ def compare(
     """
     from apercu.classifiers import open_classifier
     from apercu.cli.methods import allowed_methods, check_methods, parse_methods, seeded
-    from apercu.evaluation import CompareSettings, finished_rows
+    from apercu.evaluation import CompareSettings, load_finished
     from apercu.evaluation import compare as measure
-    from apercu.evaluation.gallery import gallery
+    from apercu.evaluation.gallery import draw_gallery
     from apercu.evaluation.report import write_report, write_tables
     from apercu.evaluation.runs import open_runs
     from apercu.images import open_images
@@ -93,8 +93,8 @@ def compare(
     kept = f"{out} keeps the finished rows; the same command measures the rest"
     command = shlex.join(["apercu", *read_arguments()])
 
-    def show(results: Results, explainers: Mapping[str, Explainer | TrueBox]) -> None:
-        shots = gallery(opened, source, explainers, results, out=out, progress=report)
+    def show(results: ComparisonResults, explainers: Mapping[str, Explainer | TrueBox]) -> None:
+        shots = draw_gallery(opened, source, explainers, results, out=out, progress=report)
         write_report(results, shots, out / "report.html")
         write_tables(results, out)
 
@@ -105,7 +105,7 @@ def compare(
             )
             show(results, everything)
         except KeyboardInterrupt:
-            if (finished := finished_rows(out, opened, source)) is not None:
+            if (finished := load_finished(out, opened, source)) is not None:
                 show(finished, {})  # what has been drawn of them, without asking any more
             raise
     show_ranking(results)

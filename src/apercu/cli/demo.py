@@ -27,11 +27,11 @@ def demo(
 
     Example: apercu demo --out demo
     """
-    from apercu.evaluation.demo import Story
+    from apercu.evaluation.demo import Demo
 
     place = device.resolve()
     kept = f"{out} keeps what was finished; the same command makes the rest"
     with on_interrupt(kept), show_progress() as report:
-        results, page = Story(out, seed, place, report, say)()
+        results, page = Demo(out, seed, place, report, say)()
     show_ranking(results)
     say(f"report: {page}")

@@ -53,7 +53,7 @@ def evaluate_features(
     Example: apercu evaluate-features --network a=timm/resnet18 --images train/ --test test/ --out o
     """
     from apercu.classifiers import open_classifier
-    from apercu.evaluation.cost import environment
+    from apercu.evaluation.cost import describe_environment
     from apercu.io import check_writable, write_json
     from apercu.pretraining.few_labels import Protocol
     from apercu.pretraining.flow import Evaluation
@@ -75,7 +75,7 @@ def evaluate_features(
         "classes": names,
         "networks": {name: one.fingerprint for name, one in opened.items()},
         "command": shlex.join(["apercu", *read_arguments()]),
-        "environment": environment(seed, next(iter(opened.values())).device),
+        "environment": describe_environment(seed, next(iter(opened.values())).device),
     }
     listed = [row._asdict() for row in rows]
     write_json(out / "features.json", {**content, "rows": listed})

@@ -61,12 +61,18 @@ def explain(
     Example: apercu explain runs/mobilenet photos/ --target tabby --out maps
     """
     from apercu.classifiers import open_classifier
-    from apercu.explain import Asked, CounterpartAnswers, Explaining, MaskAnswers, pick
+    from apercu.explain import (
+        CounterpartAnswers,
+        ExplainOptions,
+        ExplainRun,
+        MaskAnswers,
+        select_images,
+    )
     from apercu.explainers.mask.explainer import MaskExplainer
     from apercu.explainers.run_folder import open_run
 
     place = device.resolve()
-    asked = Asked(target, top, level)
+    asked = ExplainOptions(target, top, level)
     explainer = open_run(run).to(place)
     opened = None if classifier is None else open_classifier(classifier, device=place)
     answering = (
@@ -74,8 +80,8 @@ def explain(
         if isinstance(explainer, MaskExplainer)
         else CounterpartAnswers(explainer, asked, opened)
     )
-    explaining = Explaining(answering, out)
-    picks = pick(images, explainer.classifier_info.input, random, seed)
+    explaining = ExplainRun(answering, out)
+    picks = select_images(images, explainer.classifier_info.input, random, seed)
     kept = f"{out} holds what was finished; the same command makes the rest"
     with on_interrupt(kept), show_progress() as report:
         explaining(picks, lambda done, total: report("images", done, total), warn)

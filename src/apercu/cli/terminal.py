@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import typer
 
 if TYPE_CHECKING:
-    from apercu.evaluation import Results
+    from apercu.evaluation import ComparisonResults
 
 METRIC_WIDTH = 12
 """Letters that one metric takes in a table."""
@@ -63,22 +63,27 @@ def show_progress(*, lines: bool = False) -> Iterator[ProgressCallback]:
         yield report
 
 
-def show_ranking(results: Results) -> None:
+def show_ranking(results: ComparisonResults) -> None:
     """The table of a comparison, best first: as many of its metrics as the terminal is wide."""
     from rich.console import Console
     from rich.table import Table
 
     from apercu.evaluation.formatting import COLUMNS
-    from apercu.evaluation.ranking import better, headline, measured, ranking
+    from apercu.evaluation.ranking import (
+        build_ranking,
+        find_direction,
+        list_metrics,
+        write_headline,
+    )
 
     console = Console()
-    lines, metrics = ranking(results), measured(results)
+    lines, metrics = build_ranking(results), list_metrics(results)
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("explainer", no_wrap=True)
     left = console.width - max((len(line["name"]) for line in lines), default=0)
     shown = metrics[: max(1, left // (METRIC_WIDTH + 2))]
     for metric in shown:
-        arrow = "↓" if better(results, metric) == "lower" else "↑"
+        arrow = "↓" if find_direction(results, metric) == "lower" else "↑"
         title = f"{COLUMNS[metric].title} {arrow}"
         table.add_column(title, justify="right", width=METRIC_WIDTH)
     for line in lines:
@@ -95,4 +100,4 @@ def show_ranking(results: Results) -> None:
         say(f"{len(metrics) - len(shown)} more metrics in the report")
     for name, reason in results.failed.items():
         console.print(f"not measured: {name} ({reason})", markup=False)
-    console.print(headline(results), markup=False)
+    console.print(write_headline(results), markup=False)

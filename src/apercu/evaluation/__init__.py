@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from apercu.evaluation.compare import compare, finished_rows
+from apercu.evaluation.compare import compare, load_finished
 from apercu.evaluation.measures import METRICS
-from apercu.evaluation.results import Call, Cost, Results, Row, Subject
+from apercu.evaluation.results import ComparisonKey, ComparisonResults, Cost, Invocation, MetricRow
 from apercu.evaluation.settings import CompareSettings
 
 __all__ = [
     "METRICS",
-    "Call",
+    "Invocation",
     "CompareSettings",
     "Cost",
-    "Results",
-    "Row",
-    "Subject",
+    "ComparisonResults",
+    "MetricRow",
+    "ComparisonKey",
     "compare",
-    "finished_rows",
+    "load_finished",
 ]

@@ -10,11 +10,17 @@ from pathlib import Path
 
 from apercu.classifiers import Classifier
 from apercu.errors import ApercuError, ClassifierError, ImagesError, RunError
-from apercu.evaluation.cost import environment
-from apercu.evaluation.evaluator import Bench, Progress, quiet, told
+from apercu.evaluation.cost import describe_environment
+from apercu.evaluation.evaluator import Evaluator, Progress, has_ground_truth, ignore_progress
 from apercu.evaluation.measures import MEASURES, METRICS, cuts
-from apercu.evaluation.results import RESULTS, Call, Cost, Results, Subject
-from apercu.evaluation.sample import Sample, draw
+from apercu.evaluation.results import (
+    RESULTS_FILE,
+    ComparisonKey,
+    ComparisonResults,
+    Cost,
+    Invocation,
+)
+from apercu.evaluation.sample import EvalSample, draw_sample
 from apercu.evaluation.settings import CompareSettings
 from apercu.images import ImageSource
 from apercu.io import check_writable
@@ -28,9 +34,9 @@ def compare(
     settings: CompareSettings,
     *,
     out: Path | None = None,
-    progress: Progress = quiet,
+    progress: Progress = ignore_progress,
     command: str = "apercu.evaluation.compare(…)",
-) -> Results:
+) -> ComparisonResults:
     """Measure every explainer on the same images, in constant memory.
 
     One half of the images chooses each explainer's best threshold per metric, and all rows are
@@ -51,24 +57,24 @@ def compare(
     if out is not None:
         check_writable(out)
     halves = cuts(settings.metrics or METRICS)
-    sample = draw(classifier, source, settings.limit, settings.seed, halves=halves)
-    metrics = _metrics(classifier, sample, settings)
-    bench = Bench(classifier, sample, metrics, settings, progress)
-    call = Call(command, environment(settings.seed, classifier.device))
-    results = _start(_subject(bench), call.environment, out)
+    sample = draw_sample(classifier, source, settings.limit, settings.seed, halves=halves)
+    metrics = _choose_metrics(classifier, sample, settings)
+    bench = Evaluator(classifier, sample, metrics, settings, progress)
+    call = Invocation(command, describe_environment(settings.seed, classifier.device))
+    results = _load_earlier(_build_key(bench), call.environment, out)
     asked = {name: one.identity for name, one in explainers.items()}
-    results = results.renamed(asked)
+    results = results.rename(asked)
     others = {name: one for name, one in results.explainers.items() if name not in asked}
-    study = _Study(bench, results.only({**asked, **others}), {**asked, **others}, out, call)
+    study = Comparison(bench, results.select({**asked, **others}), {**asked, **others}, out, call)
     missing = {n: one for n, one in explainers.items() if n not in study.results.explainers}
     for name, explainer in missing.items():
-        study.tries(name, partial(bench.rehearse, name, explainer))
+        study.attempt(name, partial(bench.dry_run, name, explainer))
     for name, explainer in explainers.items():
         if name in missing and name not in study.failures:
-            study.tries(name, partial(study.measure, name, explainer))
+            study.attempt(name, partial(study.add_rows, name, explainer))
             study.save()  # before costs, in which it may be interrupted
-        if name in study.results.explainers and not study.priced(name):
-            study.tries(f"cost of {name}", partial(study.price, name, explainer))
+        if name in study.results.explainers and not study.has_cost(name):
+            study.attempt(f"cost of {name}", partial(study.add_costs, name, explainer))
             study.save()
     study.save()
     if study.failures and not study.results.explainers:
@@ -76,81 +82,83 @@ def compare(
     return study.results
 
 
-def finished_rows(out: Path, classifier: Classifier, source: ImageSource) -> Results | None:
+def load_finished(
+    out: Path, classifier: Classifier, source: ImageSource
+) -> ComparisonResults | None:
     """What a comparison of this classifier on these images has finished; None without one.
 
     Raises `RunError` when it is damaged.
     """
-    if not (out / RESULTS).is_file():
+    if not (out / RESULTS_FILE).is_file():
         return None
-    found = Results.load(out)
-    same = found.subject.fingerprint == classifier.fingerprint
-    return found if same and found.subject.images == source.name else None
+    found = ComparisonResults.load(out)
+    same = found.key.fingerprint == classifier.fingerprint
+    return found if same and found.key.images == source.name else None
 
 
-class _Study:
+class Comparison:
     """A comparison under way: what is known, what went wrong, and where it is kept."""
 
     def __init__(
         self,
-        bench: Bench,
-        results: Results,
+        evaluator: Evaluator,
+        results: ComparisonResults,
         identities: Mapping[str, str],
         out: Path | None,
-        call: Call,
+        invocation: Invocation,
     ) -> None:
-        self.bench = bench
+        self.evaluator = evaluator
         self.results = results
         self.identities = identities
         self.out = out
-        self.call = call
+        self.invocation = invocation
         self.earlier = results
         self.failures: dict[str, ApercuError] = {}
-        self.settled: set[str] = set()
+        self.attempted: set[str] = set()
 
-    def tries(self, name: str, step: Callable[[], None]) -> None:
+    def attempt(self, name: str, step: Callable[[], None]) -> None:
         """Takes a step; what goes wrong is noted, and the others go on."""
-        self.settled.add(name)
+        self.attempted.add(name)
         try:
             step()
         except Exception as error:  # whatever one does, the others go on
-            self.failures[name] = _reason(name, error)
+            self.failures[name] = _wrap_error(name, error)
 
-    def measure(self, name: str, explainer: Explainer | TrueBox) -> None:
+    def add_rows(self, name: str, explainer: Explainer | TrueBox) -> None:
         """Adds the rows of one explainer."""
-        found, results = self.bench.measure(name, explainer), self.results
-        self.call = replace(self.call, explainers=(*self.call.explainers, name))
+        found, results = self.evaluator.evaluate(name, explainer), self.results
+        self.invocation = replace(self.invocation, explainers=(*self.invocation.explainers, name))
         self.results = replace(
             results,
-            environment=self.call.environment,
+            environment=self.invocation.environment,
             explainers={**results.explainers, name: explainer.identity},
             rows=(*results.rows, *found.rows),
             scores={**results.scores, **found.scores},
             needs={**results.needs, name: explainer.needs},
             curves={**results.curves, **({name: found.curves} if found.curves else {})},
-            calls=(*self.earlier.calls, self.call),
-        ).only(self.identities)
+            calls=(*self.earlier.calls, self.invocation),
+        ).select(self.identities)
 
-    def priced(self, name: str) -> bool:
+    def has_cost(self, name: str) -> bool:
         """Whether costs are known, and nothing went wrong when they were measured."""
         known = any(cost.explainer == name for cost in self.results.cost)
         return known and f"cost of {name}" not in self.earlier.failed
 
-    def price(self, name: str, explainer: Explainer | TrueBox) -> None:
+    def add_costs(self, name: str, explainer: Explainer | TrueBox) -> None:
         """Adds the costs of one explainer, batch by batch."""
         others = [cost for cost in self.results.cost if cost.explainer != name]
         found: list[Cost] = []
-        for cost in self.bench.costs(name, explainer):
+        for cost in self.evaluator.measure_costs(name, explainer):
             found.append(cost)
             both = replace(self.results, cost=(*others, *found))
-            self.results = both.only(self.identities)
+            self.results = both.select(self.identities)
 
     def save(self) -> None:
         """What is known now, with the reasons of what is not."""
         earlier = {
             name: reason
             for name, reason in self.earlier.failed.items()
-            if name not in self.settled and name.removeprefix("cost of ") not in self.settled
+            if name not in self.attempted and name.removeprefix("cost of ") not in self.attempted
         }
         failed = earlier | {name: str(error) for name, error in self.failures.items()}
         self.results = replace(self.results, failed=failed)
@@ -158,7 +166,7 @@ class _Study:
             self.results.save(self.out)
 
 
-def _reason(name: str, error: Exception) -> ApercuError:
+def _wrap_error(name: str, error: Exception) -> ApercuError:
     """The error as one of ours, in one line; running out of memory and the like become one."""
     if isinstance(error, ApercuError):
         return error
@@ -166,7 +174,9 @@ def _reason(name: str, error: Exception) -> ApercuError:
     return ApercuError(f"{name}: {type(error).__name__} ({first}); leave it out, or mend it")
 
 
-def _metrics(classifier: Classifier, sample: Sample, settings: CompareSettings) -> tuple[str, ...]:
+def _choose_metrics(
+    classifier: Classifier, sample: EvalSample, settings: CompareSettings
+) -> tuple[str, ...]:
     """The metrics that were asked for, or all that are possible and need not be named.
 
     Possible is what both halves know the truth for, and randomisation where weights can be reached.
@@ -174,7 +184,7 @@ def _metrics(classifier: Classifier, sample: Sample, settings: CompareSettings) 
 
     def allowed(metric: str) -> bool:
         return all(
-            any(told(entry, metric) for entry in part)
+            any(has_ground_truth(entry, metric) for entry in part)
             for part in (sample.tune, sample.test)
             if part
         )
@@ -201,10 +211,10 @@ def _metrics(classifier: Classifier, sample: Sample, settings: CompareSettings) 
     return tuple(metric for metric in METRICS if metric not in left_out and allowed(metric))
 
 
-def _subject(bench: Bench) -> Subject:
-    sample, classifier = bench.sample, bench.classifier
-    settings = {**asdict(bench.settings), "metrics": bench.metrics}
-    return Subject(
+def _build_key(evaluator: Evaluator) -> ComparisonKey:
+    sample, classifier = evaluator.sample, evaluator.classifier
+    settings = {**asdict(evaluator.settings), "metrics": evaluator.metrics}
+    return ComparisonKey(
         classifier=classifier.spec,
         fingerprint=classifier.fingerprint,
         images=sample.source.name,
@@ -215,12 +225,14 @@ def _subject(bench: Bench) -> Subject:
     )
 
 
-def _start(subject: Subject, environment: Mapping[str, object], out: Path | None) -> Results:
+def _load_earlier(
+    key: ComparisonKey, environment: Mapping[str, object], out: Path | None
+) -> ComparisonResults:
     """Earlier results of the same subject, or none yet."""
-    if out is None or not (out / RESULTS).is_file():
-        return Results(subject, environment)
-    earlier = Results.load(out)
-    before, now = _flat(earlier.subject), _flat(subject)
+    if out is None or not (out / RESULTS_FILE).is_file():
+        return ComparisonResults(key, environment)
+    earlier = ComparisonResults.load(out)
+    before, now = _flatten_key(earlier.key), _flatten_key(key)
     for name in now:
         if before.get(name) != now[name]:
             raise RunError(
@@ -230,6 +242,6 @@ def _start(subject: Subject, environment: Mapping[str, object], out: Path | None
     return earlier
 
 
-def _flat(subject: Subject) -> dict[str, object]:
-    content = asdict(subject)
+def _flatten_key(key: ComparisonKey) -> dict[str, object]:
+    content = asdict(key)
     return content | content.pop("settings")

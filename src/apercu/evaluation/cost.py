@@ -15,19 +15,19 @@ from typing import Any
 import torch
 
 from apercu.classifiers import Classifier
-from apercu.evaluation.memory import peak_memory
+from apercu.evaluation.memory import track_peak_memory
 from apercu.evaluation.results import Cost
 from apercu.methods import Explainer
 from apercu.types import Images, Targets
 
-CPU = Path("/proc/cpuinfo")
+CPU_INFO = Path("/proc/cpuinfo")
 LIBRARIES = ("torch", "torchvision", "timm", "captum", "numpy")
 """Whose versions may change a figure."""
-PATIENCE = 60.0
+MAX_SECONDS = 60.0
 """Seconds for which one figure is measured; the call that exceeds them is the last."""
 
 
-def cost(
+def measure_cost(
     name: str,
     explainer: Explainer,
     classifier: Classifier,
@@ -46,23 +46,23 @@ def cost(
 
     forward()
     before, started = classifier.queries, time.perf_counter()
-    with peak_memory(images.device) as memory:
-        first = _milliseconds(explain, images.device)
+    with track_peak_memory(images.device) as memory:
+        first = _time_call(explain, images.device)
     queries = classifier.queries - before
     own: list[float] = []
     its: list[float] = []
-    while len(own) < repeats and time.perf_counter() - started < PATIENCE:
-        its.append(_milliseconds(forward, images.device) / len(images))
-        own.append(_milliseconds(explain, images.device) / len(images))
+    while len(own) < repeats and time.perf_counter() - started < MAX_SECONDS:
+        its.append(_time_call(forward, images.device) / len(images))
+        own.append(_time_call(explain, images.device) / len(images))
     if not own:  # warming up is nothing to a call that takes so long
-        its, own = [_milliseconds(forward, images.device) / len(images)], [first / len(images)]
+        its, own = [_time_call(forward, images.device) / len(images)], [first / len(images)]
     median = statistics.median(own)
     return Cost(
         explainer=name,
         device=images.device.type,
         batch=len(images),
         ms_per_image=median,
-        iqr=spread(own),
+        iqr=interquartile_range(own),
         classifier_forwards=median / statistics.median(its),
         training_seconds=explainer.training_seconds,
         queries=queries / len(images),
@@ -70,7 +70,7 @@ def cost(
     )
 
 
-def spread(values: Sequence[float]) -> float | None:
+def interquartile_range(values: Sequence[float]) -> float | None:
     """The interquartile range; None of a single value.
 
     >>> spread([1.0, 2.0, 3.0, 4.0, 5.0])
@@ -82,13 +82,13 @@ def spread(values: Sequence[float]) -> float | None:
     return high - low
 
 
-def environment(seed: int, device: torch.device) -> dict[str, Any]:
+def describe_environment(seed: int, device: torch.device) -> dict[str, Any]:
     """Where and with what a comparison ran."""
     about = {
         "apercu": version("apercu"),
         "python": platform.python_version(),
         **{name: version(name) for name in LIBRARIES},
-        "machine": machine(),
+        "machine": find_processor_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "device": device.type,
@@ -100,21 +100,21 @@ def environment(seed: int, device: torch.device) -> dict[str, Any]:
     return about
 
 
-def machine() -> str:
+def find_processor_name() -> str:
     """The processor's name where the system tells it (Linux), else its architecture."""
-    lines = CPU.read_text(encoding="utf-8").splitlines() if CPU.is_file() else []
+    lines = CPU_INFO.read_text(encoding="utf-8").splitlines() if CPU_INFO.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def _milliseconds(call: Callable[[], object], device: torch.device) -> float:
-    _wait(device)
+def _time_call(call: Callable[[], object], device: torch.device) -> float:
+    _synchronise(device)
     start = time.perf_counter()
     call()
-    _wait(device)
+    _synchronise(device)
     return (time.perf_counter() - start) * 1000
 
 
-def _wait(device: torch.device) -> None:
+def _synchronise(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)

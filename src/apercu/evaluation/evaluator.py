@@ -12,12 +12,12 @@ from torch import Tensor
 
 from apercu.classifiers import Classifier
 from apercu.errors import ApercuError, ImagesError
-from apercu.evaluation.cost import PATIENCE, cost
-from apercu.evaluation.interval import interval
+from apercu.evaluation.cost import MAX_SECONDS, measure_cost
+from apercu.evaluation.interval import bootstrap_interval
 from apercu.evaluation.measures import MEASURES
-from apercu.evaluation.results import FIXED, Cost, Row, variant
-from apercu.evaluation.sample import Entry, Sample, Trial
-from apercu.evaluation.scores import Shown, score
+from apercu.evaluation.results import FIXED_THRESHOLD, Cost, MetricRow, fixed_threshold_name
+from apercu.evaluation.sample import EvalBatch, EvalSample, SampleRecord
+from apercu.evaluation.scores import MetricInputs, compute_metric
 from apercu.evaluation.settings import CompareSettings
 from apercu.methods import Explainer, TrueBox
 from apercu.types import Maps
@@ -26,7 +26,7 @@ Progress: TypeAlias = Callable[[str, int, int], None]
 """Called with the explainer's name, images done, images in all."""
 
 
-def quiet(explainer: str, done: int, total: int) -> None:
+def ignore_progress(explainer: str, done: int, total: int) -> None:
     """No progress is shown."""
 
 
@@ -34,32 +34,32 @@ ImageScores: TypeAlias = dict[tuple[str, str], dict[str, float]]
 """By row (explainer, metric) and image."""
 
 
-class Measured(NamedTuple):
+class ExplainerScores(NamedTuple):
     """What was found out about one explainer on the test half."""
 
-    rows: list[Row]
+    rows: list[MetricRow]
     scores: ImageScores
     curves: dict[str, tuple[float, ...]]
     """Mean probabilities of deletion and insertion, where they were measured."""
 
 
 @dataclass(frozen=True)
-class Bench:
+class Evaluator:
     """A classifier and a sample of images, ready to measure one explainer after another."""
 
     classifier: Classifier
-    sample: Sample
+    sample: EvalSample
     metrics: tuple[str, ...]
     settings: CompareSettings
     progress: Progress
 
     @cached_property
-    def backdrops(self) -> Trial | None:
+    def backgrounds(self) -> EvalBatch | None:
         """The first two reported images with a mask; None where there is none."""
         masked = [entry for entry in self.sample.test if entry.has_region][:2]
-        return next(self.sample.trials(self.classifier, masked, 2), None) if masked else None
+        return next(self.sample.read_batches(self.classifier, masked, 2), None) if masked else None
 
-    def rehearse(self, name: str, explainer: Explainer | TrueBox) -> None:
+    def dry_run(self, name: str, explainer: Explainer | TrueBox) -> None:
         """Explain one image, so that what cannot work is said before hours of work."""
         if isinstance(explainer, TrueBox):
             if not any(entry.has_boxes for entry in self.sample.test):
@@ -67,40 +67,45 @@ class Bench:
                     f"{self.sample.source.name}: {name} needs true boxes; leave it out, or add them"
                 )
             return
-        for trial in self.sample.trials(self.classifier, self.sample.test[:1], 1):
-            self._maps(name, explainer, trial)
+        for trial in self.sample.read_batches(self.classifier, self.sample.test[:1], 1):
+            self._compute_maps(name, explainer, trial)
 
-    def measure(self, name: str, explainer: Explainer | TrueBox) -> Measured:
+    def evaluate(self, name: str, explainer: Explainer | TrueBox) -> ExplainerScores:
         """The rows of one explainer, and the scores and curves behind them."""
-        levels: dict[str, tuple[float, ...]] = dict.fromkeys(self._asked(explainer), (FIXED,))
+        levels: dict[str, tuple[float, ...]] = dict.fromkeys(
+            self._select_metrics(explainer), (FIXED_THRESHOLD,)
+        )
         origins: dict[str, tuple[str | None, ...]] = dict.fromkeys(levels, (None,))
         if explainer.kind in ("map", "mask"):
             fixed = explainer.kind == "mask"
-            for metric, (best, count) in self._tune(name, explainer).items():
-                levels[metric] = (best, FIXED) if fixed else (best,)
+            for metric, (best, count) in self._choose_thresholds(name, explainer).items():
+                levels[metric] = (best, FIXED_THRESHOLD) if fixed else (best,)
                 origins[metric] = (f"tune half, {count} images", "fixed")
         rows, scores = [], ImageScores()
-        measured, curves = self._scores(name, explainer, self.sample.test, levels)
+        measured, curves = self._compute_scores(name, explainer, self.sample.test, levels)
         for metric, found in measured.items():
-            images = [e.name for e in self.sample.test if told(e, metric, explainer)]
+            images = [e.name for e in self.sample.test if has_ground_truth(e, metric, explainer)]
             for place, values in enumerate(found.double()):
-                row_name, origin = (variant(name) if place else name), origins[metric][place]
+                row_name, origin = (
+                    (fixed_threshold_name(name) if place else name),
+                    origins[metric][place],
+                )
                 scores[row_name, metric] = dict(zip(images, values.tolist(), strict=True))
                 rows.append(
-                    Row(
+                    MetricRow(
                         explainer=row_name,
                         metric=metric,
                         value=float(values.mean()),
-                        ci95=interval(values.numpy(), self.settings.seed),
+                        ci95=bootstrap_interval(values.numpy(), self.settings.seed),
                         n=len(values),
                         better=MEASURES[metric].better,
                         threshold=levels[metric][place] if origin else None,
                         threshold_from=origin,
                     )
                 )
-        return Measured(rows, scores, curves)
+        return ExplainerScores(rows, scores, curves)
 
-    def costs(self, name: str, explainer: Explainer | TrueBox) -> Iterator[Cost]:
+    def measure_costs(self, name: str, explainer: Explainer | TrueBox) -> Iterator[Cost]:
         """Time, queries and memory at every batch size, smallest first.
 
         Boxes that look at nothing cost nothing and are left out, and so is a batch that would take
@@ -109,60 +114,66 @@ class Bench:
         if isinstance(explainer, TrueBox) or (explainer.kind == "box" and not explainer.needs):
             return
         size = min(max(self.settings.cost_batches, default=0), len(self.sample.test))
-        for trial in self.sample.trials(self.classifier, self.sample.test[:size], size):
+        for trial in self.sample.read_batches(self.classifier, self.sample.test[:size], size):
             slowest, batches = 0.0, sorted(self.settings.cost_batches)
             for place, wanted in enumerate(batches):
                 self.progress(f"cost of {name}", place, len(batches))
-                if slowest * wanted > 1000 * PATIENCE:
+                if slowest * wanted > 1000 * MAX_SECONDS:
                     break
                 index = torch.arange(wanted, device=trial.images.device) % size
                 inputs = trial.images[index], trial.targets[index]
-                found = cost(name, explainer, self.classifier, inputs, self.settings.repeats)
+                found = measure_cost(
+                    name, explainer, self.classifier, inputs, self.settings.repeats
+                )
                 slowest = found.ms_per_image
                 yield found
             self.progress(f"cost of {name}", len(batches), len(batches))
 
-    def _tune(self, name: str, explainer: Explainer | TrueBox) -> dict[str, tuple[float, int]]:
+    def _choose_thresholds(
+        self, name: str, explainer: Explainer | TrueBox
+    ) -> dict[str, tuple[float, int]]:
         """The best threshold of each metric on the tune half, and on how many images."""
         cut = [metric for metric in self.metrics if MEASURES[metric].cut]
         if not cut:
             return {}
         grid = dict.fromkeys(cut, self.settings.thresholds)
         best = {}
-        tuned, _ = self._scores(name, explainer, self.sample.tune, grid)
+        tuned, _ = self._compute_scores(name, explainer, self.sample.tune, grid)
         for metric, found in tuned.items():
             means = found.double().mean(dim=1)
             place = means.argmin() if MEASURES[metric].better == "lower" else means.argmax()
             best[metric] = (self.settings.thresholds[int(place)], found.shape[1])
         return best
 
-    def _scores(
+    def _compute_scores(
         self,
         name: str,
         explainer: Explainer | TrueBox,
-        entries: Sequence[Entry],
+        records: Sequence[SampleRecord],
         levels: Mapping[str, Sequence[float]],
     ) -> tuple[dict[str, Tensor], dict[str, tuple[float, ...]]]:
         """Scores (levels × images) by metric, of the images that it can judge; and mean curves."""
         parts: dict[str, list[Tensor]] = {metric: [] for metric in levels}
         curves: dict[str, list[Tensor]] = {}
-        done = 0 if entries is self.sample.tune else len(self.sample.tune)
-        for trial in self.sample.trials(self.classifier, entries, self.settings.batch):
-            maps = self._maps(name, explainer, trial)
-            shown = Shown(
+        done = 0 if records is self.sample.tune else len(self.sample.tune)
+        for trial in self.sample.read_batches(self.classifier, records, self.settings.batch):
+            maps = self._compute_maps(name, explainer, trial)
+            shown = MetricInputs(
                 *(explainer, self.classifier, trial, maps),
                 steps=self.settings.steps,
                 seed=self.settings.seed,
-                backdrops=self.backdrops,
+                backgrounds=self.backgrounds,
             )
             for metric, thresholds in levels.items():
-                found = score(metric, shown, thresholds)
-                judged = torch.tensor([told(entry, metric, explainer) for entry in trial.entries])
+                found = compute_metric(metric, shown, thresholds)
+                judged = torch.tensor(
+                    [has_ground_truth(entry, metric, explainer) for entry in trial.records]
+                )
                 parts[metric].append(found.cpu()[:, judged])
-                self._check(f"{name}: expected finite {metric}", found, trial)
+                self._check_finite(f"{name}: expected finite {metric}", found, trial)
             for kind, curve in shown.curves.items():
                 curves.setdefault(kind, []).append(curve.probabilities.cpu())
-            done += len(trial.entries)
+            done += len(trial.records)
             self.progress(name, done, len(self.sample.tune) + len(self.sample.test))
         means = {kind: torch.cat(found).mean(dim=0).tolist() for kind, found in curves.items()}
         return (
@@ -170,35 +181,35 @@ class Bench:
             {kind: tuple(points) for kind, points in means.items()},
         )
 
-    def _asked(self, explainer: Explainer | TrueBox) -> list[str]:
+    def _select_metrics(self, explainer: Explainer | TrueBox) -> list[str]:
         """The metrics that this explainer can have: a true box cannot be asked again."""
         told_truth = isinstance(explainer, TrueBox)
         return [metric for metric in self.metrics if not (told_truth and MEASURES[metric].again)]
 
-    def _maps(self, name: str, explainer: Explainer | TrueBox, trial: Trial) -> Maps:
+    def _compute_maps(self, name: str, explainer: Explainer | TrueBox, batch: EvalBatch) -> Maps:
         """Maps as the explainer gives them."""
         if isinstance(explainer, TrueBox):
-            return explainer(trial.images, trial.truths)
-        maps = explainer(self.classifier, trial.images, trial.targets).detach()
-        self._check(f"{name}: expected finite maps", maps.flatten(1).T, trial)
+            return explainer(batch.images, batch.true_boxes)
+        maps = explainer(self.classifier, batch.images, batch.targets).detach()
+        self._check_finite(f"{name}: expected finite maps", maps.flatten(1).T, batch)
         return maps
 
-    def _check(self, expected: str, values: Tensor, trial: Trial) -> None:
+    def _check_finite(self, expected: str, values: Tensor, batch: EvalBatch) -> None:
         """Values are anything × images."""
         bad = (~values.isfinite()).any(dim=0)
         if bad.any():
-            image = trial.entries[int(bad.int().argmax())].name
+            image = batch.records[int(bad.int().argmax())].name
             raise ApercuError(f"{expected}, got NaN or infinity for {image}; leave one of them out")
 
 
-def told(entry: Entry, metric: str, explainer: object = None) -> bool:
+def has_ground_truth(record: SampleRecord, metric: str, explainer: object = None) -> bool:
     """Whether an image knows the truth that a metric (or the true box) needs."""
-    if isinstance(explainer, TrueBox) and not entry.has_boxes:
+    if isinstance(explainer, TrueBox) and not record.has_boxes:
         return False
     known = {
         "none": True,
-        "boxes": entry.has_boxes,
-        "region": entry.has_region,
-        "any": entry.has_boxes or entry.has_region,
+        "boxes": record.has_boxes,
+        "region": record.has_region,
+        "any": record.has_boxes or record.has_region,
     }
     return known[MEASURES[metric].truth]

@@ -83,7 +83,7 @@ COLUMNS = {
 }
 
 
-def value_text(column: Column, value: float) -> str:
+def format_value(column: Column, value: float) -> str:
     """A value as people read it.
 
     >>> value_text(COLUMNS["localisation_error"], 0.344)
@@ -92,7 +92,7 @@ def value_text(column: Column, value: float) -> str:
     return f"{value * column.scale:.{column.digits}f}{column.unit}".replace("-", "−")
 
 
-def time_text(milliseconds: float) -> str:
+def format_milliseconds(milliseconds: float) -> str:
     """Three significant digits, never with an exponent.
 
     >>> [time_text(value) for value in (0.01234, 7.5, 147.3, 5237.2)]

@@ -12,56 +12,56 @@ from PIL import Image
 
 from apercu import maps, render
 from apercu.classifiers import Classifier
-from apercu.evaluation import Results
-from apercu.evaluation.evaluator import Progress, quiet
+from apercu.evaluation import ComparisonResults
+from apercu.evaluation.evaluator import Progress, ignore_progress
 from apercu.evaluation.measures import cuts
-from apercu.evaluation.report import SIDE, Shot
-from apercu.evaluation.sample import split
+from apercu.evaluation.report import PICTURE_SIDE, GalleryImage
+from apercu.evaluation.sample import split_indices
 from apercu.images import ImageSource, Item
 from apercu.images.stream import scale_boxes
 from apercu.methods import Explainer, TrueBox
 from apercu.methods.base import Kind
 from apercu.types import Picture
 
-PICTURES = "gallery"
+GALLERY_FOLDER = "gallery"
 """Where a comparison's folder keeps them."""
-GOOD_FOR_BOXES = ("localisation_error", "iou", "saliency_metric")
+BOX_METRICS = ("localisation_error", "iou", "saliency_metric")
 
 
-def gallery(
+def draw_gallery(
     classifier: Classifier,
     source: ImageSource,
     explainers: Mapping[str, Explainer | TrueBox],
-    results: Results,
+    results: ComparisonResults,
     count: int = 6,
     out: Path | None = None,
-    progress: Progress = quiet,
-) -> tuple[Shot, ...]:
+    progress: Progress = ignore_progress,
+) -> tuple[GalleryImage, ...]:
     """Pictures of `count` of the reported images, spread evenly, not chosen.
 
     The image shows its true boxes; each explainer's overlay shows the box at its own threshold.
     With `out`, the comparison's folder, nothing is drawn twice, and what earlier calls have drawn
     of explainers that are not given now is shown too.
     """
-    settings = results.subject.settings
+    settings = results.key.settings
     halves = cuts(settings["metrics"])
-    _, test = split(len(source), settings["limit"], settings["seed"], halves=halves)
+    _, test = split_indices(len(source), settings["limit"], settings["seed"], halves=halves)
     step = max(1, len(test) // max(1, count))
     able = {name: one for name, one in explainers.items() if not isinstance(one, TrueBox)}
     views = [
-        _View(name, identity, _threshold(results, name), able.get(name))
+        _ExplainerView(name, identity, _find_threshold(results, name), able.get(name))
         for name, identity in results.explainers.items()
     ]
-    album = _Album(None if out is None else out / PICTURES, classifier.fingerprint)
+    album = _DrawingCache(None if out is None else out / GALLERY_FOLDER, classifier.fingerprint)
     chosen, shots = test[::step][:count], []
     for done, index in enumerate(chosen, start=1):
-        shots.append(_shot(classifier, source[index], views, album))
+        shots.append(_show_image(classifier, source[index], views, album))
         progress("pictures", done, len(chosen))
     return tuple(shots)
 
 
 @dataclass(frozen=True)
-class _View:
+class _ExplainerView:
     """How one explainer is shown; without it, only as it was drawn before."""
 
     name: str
@@ -71,14 +71,18 @@ class _View:
 
 
 @dataclass(frozen=True)
-class _Album:
+class _DrawingCache:
     """Drawings by what they show; None keeps nothing."""
 
     folder: Path | None
     fingerprint: str
 
-    def drawn(
-        self, view: _View, item: Item, target: int, draw: Callable[[Explainer], Image.Image]
+    def load_or_draw(
+        self,
+        view: _ExplainerView,
+        item: Item,
+        target: int,
+        draw: Callable[[Explainer], Image.Image],
     ) -> Image.Image | None:
         """The drawing as it was kept, or a new one; None where the explainer is not at hand."""
         shown = (self.fingerprint, item.name, target, view.identity, view.threshold)
@@ -89,13 +93,15 @@ class _Album:
                 return kept.convert("RGB")
         if view.explainer is None:
             return None
-        drawing = render.fit(draw(view.explainer), SIDE)
+        drawing = render.fit(draw(view.explainer), PICTURE_SIDE)
         if path is not None:
             render.save_picture(path, drawing)
         return drawing
 
 
-def _shot(classifier: Classifier, item: Item, views: Sequence[_View], album: _Album) -> Shot:
+def _show_image(
+    classifier: Classifier, item: Item, views: Sequence[_ExplainerView], cache: _DrawingCache
+) -> GalleryImage:
     images = classifier.prepare(item.picture)[None].to(classifier.device)
     with torch.no_grad():
         probabilities = classifier(images).softmax(dim=1)[0]
@@ -109,18 +115,18 @@ def _shot(classifier: Classifier, item: Item, views: Sequence[_View], album: _Al
 
         def draw(explainer: Explainer, threshold: float = view.threshold) -> Image.Image:
             found = explainer(classifier, images, torch.tensor([target], device=images.device))
-            return _drawing(item.picture, explainer.kind, found, threshold)
+            return _draw_map(item.picture, explainer.kind, found, threshold)
 
-        drawing = album.drawn(view, item, target, draw)
+        drawing = cache.load_or_draw(view, item, target, draw)
         if drawing is not None:
             drawings[view.name] = drawing
     picture = render.picture_image(item.picture)
     if item.boxes is not None:
         picture = render.draw_boxes(picture, item.boxes)
-    return Shot(item.name, caption, picture, drawings)
+    return GalleryImage(item.name, caption, picture, drawings)
 
 
-def _drawing(picture: Picture, kind: Kind, found: torch.Tensor, threshold: float) -> Image.Image:
+def _draw_map(picture: Picture, kind: Kind, found: torch.Tensor, threshold: float) -> Image.Image:
     shown = maps.min_max(found) if kind == "map" else found
     box = maps.boxes(maps.regions(shown, threshold)).cpu()
     before, after = (shown.shape[1], shown.shape[2]), (picture.shape[1], picture.shape[2])
@@ -128,8 +134,8 @@ def _drawing(picture: Picture, kind: Kind, found: torch.Tensor, threshold: float
     return render.draw_boxes(overlay, scale_boxes(box, before, after))
 
 
-def _threshold(results: Results, explainer: str) -> float:
+def _find_threshold(results: ComparisonResults, explainer: str) -> float:
     """The threshold that was chosen for boxes, or for what else was measured."""
     chosen = {row.metric: row.threshold for row in results.rows if row.explainer == explainer}
-    found = [value for metric in GOOD_FOR_BOXES if (value := chosen.get(metric)) is not None]
+    found = [value for metric in BOX_METRICS if (value := chosen.get(metric)) is not None]
     return float(found[0]) if found else 0.5

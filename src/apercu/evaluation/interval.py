@@ -9,17 +9,17 @@ import numpy as np
 from jaxtyping import Float
 
 RESAMPLES = 2000
-AT_ONCE = 1_000_000
-QUANTILE = NormalDist().inv_cdf(0.975)
+MAX_DRAWS = 1_000_000
+NORMAL_QUANTILE = NormalDist().inv_cdf(0.975)
 
 
-def interval(values: Float[np.ndarray, " images"], seed: int) -> tuple[float, float]:
+def bootstrap_interval(values: Float[np.ndarray, " images"], seed: int) -> tuple[float, float]:
     """The bootstrapped 95 % interval of the mean: percentiles of resampled means.
 
     The same seed and count draw the same images, so intervals of two rows can be compared.
     """
     generator = np.random.default_rng(seed)
-    chunk = max(1, AT_ONCE // len(values))
+    chunk = max(1, MAX_DRAWS // len(values))
     means: list[float] = []
     while len(means) < RESAMPLES:
         count = min(chunk, RESAMPLES - len(means))
@@ -28,7 +28,7 @@ def interval(values: Float[np.ndarray, " images"], seed: int) -> tuple[float, fl
     return float(low), float(high)
 
 
-def share_interval(values: Float[np.ndarray, " images"]) -> tuple[float, float]:
+def wilson_interval(values: Float[np.ndarray, " images"]) -> tuple[float, float]:
     """The 95 % interval of a share, by its score (Wilson 1927); for values that are 0 or 1.
 
     A share of 0 or 1 has an interval, too, which resampling does not see.
@@ -38,7 +38,7 @@ def share_interval(values: Float[np.ndarray, " images"]) -> tuple[float, float]:
     (0.722, 1.0)
     """
     count, share = len(values), float(values.mean())
-    weight = QUANTILE**2 / count
+    weight = NORMAL_QUANTILE**2 / count
     middle = (share + weight / 2) / (1 + weight)
     reach = sqrt(weight * (share * (1 - share) + weight / 4)) / (1 + weight)
     return max(0.0, min(share, middle - reach)), min(1.0, max(share, middle + reach))

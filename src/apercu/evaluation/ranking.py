@@ -8,80 +8,90 @@ from math import ceil
 from statistics import median
 from typing import Any
 
-from apercu.evaluation.formatting import COLUMNS, value_text
-from apercu.evaluation.paired import Paired, paired
-from apercu.evaluation.results import Cost, Results, Row, is_variant, variant
+from apercu.evaluation.formatting import COLUMNS, format_value
+from apercu.evaluation.paired import PairedDifference, compute_paired_differences
+from apercu.evaluation.results import (
+    ComparisonResults,
+    Cost,
+    MetricRow,
+    fixed_threshold_name,
+    is_fixed_threshold,
+)
 from apercu.methods import TrueBox
 
-LEVEL = 0.05
+SIGNIFICANCE = 0.05
 """Adjusted p below which two explainers are said to differ."""
 
 
-MAIN = ("saliency_metric", "localisation_error", "pointing_game", "iauc", "iou", "dauc")
+MAIN_METRICS = ("saliency_metric", "localisation_error", "pointing_game", "iauc", "iou", "dauc")
 """The metrics that a headline speaks of, and that are drawn against cost, most telling first."""
 
 
-def headline(results: Results) -> str:
+def write_headline(results: ComparisonResults) -> str:
     """Who is first on the main metrics that were measured, in a sentence."""
-    metrics = measured(results)
-    return firsts(results, [metric for metric in metrics if metric in MAIN] or metrics)
+    metrics = list_metrics(results)
+    return name_winners(
+        results, [metric for metric in metrics if metric in MAIN_METRICS] or metrics
+    )
 
 
-def firsts(results: Results, metrics: Sequence[str]) -> str:
+def name_winners(results: ComparisonResults, metrics: Sequence[str]) -> str:
     """Who is first on what, in a sentence; who is first together is named together."""
     found: dict[str, list[str]] = {}
     for metric in metrics:
-        column, rivals = COLUMNS[metric], _rivals(results, metric)
+        column, rivals = COLUMNS[metric], _list_contenders(results, metric)
         if rivals:
             best = rivals[0].value
-            names = _and([row.explainer for row in rivals if row.value == best])
-            found.setdefault(names, []).append(f"{column.words} ({value_text(column, best)})")
-    parts = [f"First on {_and(words)}: {names}" for names, words in found.items()]
+            names = _join_words([row.explainer for row in rivals if row.value == best])
+            found.setdefault(names, []).append(f"{column.words} ({format_value(column, best)})")
+    parts = [f"First on {_join_words(words)}: {names}" for names, words in found.items()]
     return ". ".join(parts or ["Nothing was measured"]) + "."
 
 
-def _and(words: Sequence[str]) -> str:
+def _join_words(words: Sequence[str]) -> str:
     *some, last = words
     return f"{', '.join(some)} and {last}" if some else last
 
 
-def measured(results: Results) -> list[str]:
+def list_metrics(results: ComparisonResults) -> list[str]:
     """The metrics that any row has, in the order of the columns."""
     return [metric for metric in COLUMNS if any(row.metric == metric for row in results.rows)]
 
 
-def reported(results: Results) -> dict[str, int]:
+def count_images(results: ComparisonResults) -> dict[str, int]:
     """On how many images each metric was reported, without those that chose thresholds."""
     return {
         metric: max(row.n for row in results.rows if row.metric == metric)
-        for metric in measured(results)
+        for metric in list_metrics(results)
     }
 
 
-def best_trained(results: Results) -> str | None:
+def best_trained(results: ComparisonResults) -> str | None:
     """The trained explainer of the best mean rank: the one that the others are held against."""
-    ranks = _ranks(results)
-    return min(trained(results), key=lambda name: _mean(ranks.get(name, ())), default=None)
+    ranks = _rank_explainers(results)
+    return min(
+        list_trained(results), key=lambda name: _mean_rank(ranks.get(name, ())), default=None
+    )
 
 
-def trained(results: Results) -> list[str]:
+def list_trained(results: ComparisonResults) -> list[str]:
     """Names of the explainers that were trained."""
     return [name for name, words in results.needs.items() if "training" in words]
 
 
-def needs(results: Results) -> dict[str, tuple[str, ...]]:
+def sort_needs(results: ComparisonResults) -> dict[str, tuple[str, ...]]:
     """What each explainer takes, those with the fewest needs first."""
     return dict(sorted(results.needs.items(), key=lambda pair: len(pair[1])))
 
 
-def costs(results: Results) -> list[dict[str, Any]]:
+def compare_costs(results: ComparisonResults) -> list[dict[str, Any]]:
     """Costs, each with the number of images after which each trained explainer is ahead.
 
     That is where its training and its time per image are less than the other's time alone, as
     `evened` has it; left out where the other is as fast, or was trained too.
     """
-    ours, found = trained(results), []
-    even = evened(results)
+    ours, found = list_trained(results), []
+    even = equalise_costs(results)
     for cost, other in zip(results.cost, even, strict=True):
         rivals = [
             own
@@ -89,7 +99,7 @@ def costs(results: Results) -> list[dict[str, Any]]:
             if own.explainer in ours and (own.batch, own.device) == (cost.batch, cost.device)
         ]
         ahead = {
-            own.explainer: _break_even(own, other)
+            own.explainer: _count_break_even(own, other)
             for own in rivals
             if cost.explainer not in ours and own.ms_per_image < other.ms_per_image
         }
@@ -97,7 +107,7 @@ def costs(results: Results) -> list[dict[str, Any]]:
     return found
 
 
-def evened(results: Results) -> list[Cost]:
+def equalise_costs(results: ComparisonResults) -> list[Cost]:
     """The costs as if the machine had been equally busy throughout.
 
     A method is timed by turns with the classifier, but hours may lie between two methods. So each
@@ -116,7 +126,7 @@ def evened(results: Results) -> list[Cost]:
     ]
 
 
-def break_even_text(ahead: Mapping[str, int]) -> str:
+def format_break_even(ahead: Mapping[str, int]) -> str:
     """Numbers of images; of several trained explainers, each with its name.
 
     >>> break_even_text({"mask": 1200}), break_even_text({"a": 1200, "b": 7})
@@ -127,37 +137,43 @@ def break_even_text(ahead: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in ahead.items())
 
 
-def _break_even(trained: Cost, other: Cost) -> int:
+def _count_break_even(trained: Cost, other: Cost) -> int:
     seconds = trained.training_seconds - other.training_seconds
     return max(0, ceil(1000 * seconds / (other.ms_per_image - trained.ms_per_image)))
 
 
-def _ranks(results: Results) -> dict[str, list[int]]:
+def _rank_explainers(results: ComparisonResults) -> dict[str, list[int]]:
     """Places of each row's explainer, metric by metric, among those that are not told the truth."""
     ranks: dict[str, list[int]] = {
-        row.explainer: [] for row in results.rows if not is_variant(row.explainer)
+        row.explainer: [] for row in results.rows if not is_fixed_threshold(row.explainer)
     }
     for metric in COLUMNS:
-        rivals = _rivals(results, metric)
+        rivals = _list_contenders(results, metric)
         for row in rivals:
-            ranks[row.explainer].append(sum(_merit(one) < _merit(row) for one in rivals))
+            ranks[row.explainer].append(sum(_sort_key(one) < _sort_key(row) for one in rivals))
     return ranks
 
 
-def ranking(results: Results) -> list[dict[str, Any]]:
+def build_ranking(results: ComparisonResults) -> list[dict[str, Any]]:
     """Table rows, best mean rank first; what knows the truth comes last, without a rank.
 
     A row at the fixed threshold stands below the one it varies, and takes part in no contest.
     """
     cells = {(row.explainer, row.metric): row for row in results.rows}
-    ranks = _ranks(results)
-    ranked = sorted(ranks, key=lambda name: _mean(ranks[name]))
-    variants = {row.explainer for row in results.rows if is_variant(row.explainer)}
-    order = [each for n in ranked for each in (n, variant(n)) if each == n or each in variants]
+    ranks = _rank_explainers(results)
+    ranked = sorted(ranks, key=lambda name: _mean_rank(ranks[name]))
+    variants = {row.explainer for row in results.rows if is_fixed_threshold(row.explainer)}
+    order = [
+        each
+        for n in ranked
+        for each in (n, fixed_threshold_name(n))
+        if each == n or each in variants
+    ]
     reference = best_trained(results)
-    seed = int(results.subject.settings.get("seed", 0))
+    seed = int(results.key.settings.get("seed", 0))
     pairs = {
-        metric: paired(results, metric, reference, seed) if reference else {} for metric in COLUMNS
+        metric: compute_paired_differences(results, metric, reference, seed) if reference else {}
+        for metric in COLUMNS
     }
     return [
         {
@@ -165,7 +181,7 @@ def ranking(results: Results) -> list[dict[str, Any]]:
             "told": not ranks.get(name, [0]),
             "variant": name in variants,
             "cells": {
-                metric: _cell(results, cells[name, metric], pairs[metric].get(name))
+                metric: _build_cell(results, cells[name, metric], pairs[metric].get(name))
                 for metric in COLUMNS
                 if (name, metric) in cells
             },
@@ -174,17 +190,19 @@ def ranking(results: Results) -> list[dict[str, Any]]:
     ]
 
 
-def _cell(results: Results, row: Row, pair: Paired | None) -> dict[str, Any]:
+def _build_cell(
+    results: ComparisonResults, row: MetricRow, pair: PairedDifference | None
+) -> dict[str, Any]:
     """Words for a value, where its interval lies on the column's scale in per cent, and whether it
     differs from the best trained explainer's."""
     column = COLUMNS[row.metric]
     others = [other for other in results.rows if other.metric == row.metric]
     low = min(other.ci95[0] for other in others)
     span = max(other.ci95[1] for other in others) - low or 1.0
-    best = _rivals(results, row.metric)[0] if _contends(results, row) else None
+    best = _list_contenders(results, row.metric)[0] if _is_contender(results, row) else None
     return {
-        "value": value_text(column, row.value),
-        "interval": " to ".join(value_text(column, end) for end in row.ci95),
+        "value": format_value(column, row.value),
+        "interval": " to ".join(format_value(column, end) for end in row.ci95),
         "threshold": row.threshold,
         "threshold_from": row.threshold_from,
         "best": best is not None and row.value == best.value,
@@ -192,36 +210,36 @@ def _cell(results: Results, row: Row, pair: Paired | None) -> dict[str, Any]:
         "width": 100 * (row.ci95[1] - row.ci95[0]) / span,
         "point": 100 * (row.value - low) / span,
         "paired": pair,
-        "verdict": None if pair is None else _verdict(row, pair),
+        "verdict": None if pair is None else _decide_verdict(row, pair),
     }
 
 
-def _verdict(row: Row, pair: Paired) -> str:
+def _decide_verdict(row: MetricRow, pair: PairedDifference) -> str:
     """`better`, `worse` or `even`, as seen from the row."""
-    if pair.p >= LEVEL:
+    if pair.p >= SIGNIFICANCE:
         return "even"
     return "better" if (pair.difference < 0) == (row.better == "lower") else "worse"
 
 
-def _rivals(results: Results, metric: str) -> list[Row]:
+def _list_contenders(results: ComparisonResults, metric: str) -> list[MetricRow]:
     """Rows of a metric that take part in the contest, best first."""
-    rows = [row for row in results.rows if row.metric == metric and _contends(results, row)]
-    return sorted(rows, key=_merit)
+    rows = [row for row in results.rows if row.metric == metric and _is_contender(results, row)]
+    return sorted(rows, key=_sort_key)
 
 
-def better(results: Results, metric: str) -> str:
+def find_direction(results: ComparisonResults, metric: str) -> str:
     return next(row.better for row in results.rows if row.metric == metric)
 
 
-def _merit(row: Row) -> float:
+def _sort_key(row: MetricRow) -> float:
     return row.value if row.better == "lower" else -row.value
 
 
-def _contends(results: Results, row: Row) -> bool:
+def _is_contender(results: ComparisonResults, row: MetricRow) -> bool:
     """Whether a row is a rival: not told the truth, and no explainer's second row."""
     told = results.explainers.get(row.explainer) == TrueBox().identity
-    return not told and not is_variant(row.explainer)
+    return not told and not is_fixed_threshold(row.explainer)
 
 
-def _mean(ranks: Sequence[int]) -> float:
+def _mean_rank(ranks: Sequence[int]) -> float:
     return sum(ranks) / len(ranks) if ranks else float("inf")

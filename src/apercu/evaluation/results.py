@@ -13,27 +13,27 @@ from typing import Any
 from apercu.errors import RunError
 from apercu.io import write, write_json
 
-RESULTS, SCORES = "results.json", "scores.csv"
-FIXED = 0.5
+RESULTS_FILE, SCORES_FILE = "results.json", "scores.csv"
+FIXED_THRESHOLD = 0.5
 """Where a mask is cut when no threshold is chosen for it."""
 
 
-def variant(explainer: str) -> str:
+def fixed_threshold_name(explainer: str) -> str:
     """The name of an explainer's row at the fixed threshold.
 
     >>> variant("mask"), variant("mask:area=2")
     ('mask:threshold=0.5', 'mask:area=2,threshold=0.5')
     """
-    return f"{explainer}{',' if ':' in explainer else ':'}threshold={FIXED}"
+    return f"{explainer}{',' if ':' in explainer else ':'}threshold={FIXED_THRESHOLD}"
 
 
-def is_variant(explainer: str) -> bool:
+def is_fixed_threshold(explainer: str) -> bool:
     """Whether a row is an explainer's second one, at the fixed threshold."""
-    return explainer.endswith(f"threshold={FIXED}")
+    return explainer.endswith(f"threshold={FIXED_THRESHOLD}")
 
 
 @dataclass(frozen=True)
-class Row:
+class MetricRow:
     """One measured value: the mean over n images, with a bootstrapped 95 % interval."""
 
     explainer: str
@@ -72,7 +72,7 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Subject:
+class ComparisonKey:
     """What was measured; rows belong together only when this is equal."""
 
     classifier: str
@@ -87,7 +87,7 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Call:
+class Invocation:
     """One call that measured something: what was typed, where it ran, and what it finished."""
 
     command: str
@@ -96,14 +96,14 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Results:
+class ComparisonResults:
     """All rows of a comparison. `scores` maps (explainer, metric) to a value per image name."""
 
-    subject: Subject
+    key: ComparisonKey
     environment: Mapping[str, Any]
     explainers: Mapping[str, str] = field(default_factory=dict)
     """Name of each finished explainer and its identity."""
-    rows: tuple[Row, ...] = ()
+    rows: tuple[MetricRow, ...] = ()
     cost: tuple[Cost, ...] = ()
     scores: Mapping[tuple[str, str], Mapping[str, float]] = field(default_factory=dict, repr=False)
     failed: Mapping[str, str] = field(default_factory=dict)
@@ -112,15 +112,15 @@ class Results:
     """Name of each finished explainer and what it takes, see `apercu.methods.Need`."""
     curves: Mapping[str, Mapping[str, tuple[float, ...]]] = field(default_factory=dict, repr=False)
     """By explainer: mean probabilities of `deletion` and `insertion`, at equal shares of pixels."""
-    calls: tuple[Call, ...] = ()
+    calls: tuple[Invocation, ...] = ()
     """All calls that the rows come from, the first one first."""
 
     def save(self, folder: Path) -> None:
         """Write `scores.csv`, then `results.json`; raises `OutputError`."""
-        write(folder / SCORES, _csv(self.scores))
-        write_json(folder / RESULTS, self.to_json())
+        write(folder / SCORES_FILE, _format_scores(self.scores))
+        write_json(folder / RESULTS_FILE, self.to_json())
 
-    def renamed(self, identities: Mapping[str, str]) -> Results:
+    def rename(self, identities: Mapping[str, str]) -> ComparisonResults:
         """The same, with what has one of these identities under the name that it has here."""
         new = {
             next(old for old, known in self.explainers.items() if known == identity): name
@@ -131,8 +131,8 @@ class Results:
         }
 
         def of(name: str) -> str:
-            plain = next((old for old in new if name == variant(old)), None)
-            return new.get(name, name) if plain is None else variant(new[plain])
+            plain = next((old for old in new if name == fixed_threshold_name(old)), None)
+            return new.get(name, name) if plain is None else fixed_threshold_name(new[plain])
 
         return replace(
             self,
@@ -147,9 +147,12 @@ class Results:
             ),
         )
 
-    def only(self, identities: Mapping[str, str]) -> Results:
+    def select(self, identities: Mapping[str, str]) -> ComparisonResults:
         """What is here of these explainers (name and identity), in their order."""
-        mine = {name: [r for r in self.rows if r.explainer in _names(name)] for name in identities}
+        mine = {
+            name: [r for r in self.rows if r.explainer in _list_row_names(name)]
+            for name in identities
+        }
         kept = [
             name
             for name, identity in identities.items()
@@ -165,13 +168,13 @@ class Results:
             scores={(r.explainer, r.metric): self.scores[r.explainer, r.metric] for r in rows},
             needs={name: self.needs[name] for name in kept},
             curves={name: self.curves[name] for name in kept if name in self.curves},
-            calls=_calls(self.calls, kept),
+            calls=_select_invocations(self.calls, kept),
         )
 
     def to_json(self) -> dict[str, Any]:
         """The content of `results.json`; thresholds appear only in rows that have one."""
         return {
-            **asdict(self.subject),
+            **asdict(self.key),
             "rows": [
                 {key: value for key, value in asdict(row).items() if value is not None}
                 for row in self.rows
@@ -186,16 +189,18 @@ class Results:
         }
 
     @staticmethod
-    def load(folder: Path) -> Results:
+    def load(folder: Path) -> ComparisonResults:
         """Read what `save` wrote.
 
         Raises:
             RunError: the files are missing, damaged, or of another kind.
         """
         try:
-            found = json.loads((folder / RESULTS).read_text())
-            return Results(
-                subject=Subject(**{name: found[name] for name in Subject.__dataclass_fields__}),
+            found = json.loads((folder / RESULTS_FILE).read_text())
+            return ComparisonResults(
+                key=ComparisonKey(
+                    **{name: found[name] for name in ComparisonKey.__dataclass_fields__}
+                ),
                 environment=found["environment"],
                 explainers=found["explainers"],
                 failed=found["failed"],
@@ -204,22 +209,24 @@ class Results:
                     name: {kind: tuple(points) for kind, points in curves.items()}
                     for name, curves in found["curves"].items()
                 },
-                rows=tuple(Row(**{**row, "ci95": tuple(row["ci95"])}) for row in found["rows"]),
+                rows=tuple(
+                    MetricRow(**{**row, "ci95": tuple(row["ci95"])}) for row in found["rows"]
+                ),
                 cost=tuple(Cost(**cost) for cost in found["cost"]),
-                scores=_scores((folder / SCORES).read_text()),
+                scores=_parse_scores((folder / SCORES_FILE).read_text()),
                 calls=tuple(
-                    Call(**{**call, "explainers": tuple(call["explainers"])})
+                    Invocation(**{**call, "explainers": tuple(call["explainers"])})
                     for call in found["calls"]
                 ),
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(
-                f"{folder / RESULTS}: cannot be read as results ({error}); "
+                f"{folder / RESULTS_FILE}: cannot be read as results ({error}); "
                 "choose the folder of a comparison, or a new one"
             ) from error
 
 
-def _calls(calls: Sequence[Call], kept: Sequence[str]) -> tuple[Call, ...]:
+def _select_invocations(calls: Sequence[Invocation], kept: Sequence[str]) -> tuple[Invocation, ...]:
     """The calls that some kept rows come from, with what they finished of those."""
     found = [
         replace(call, explainers=tuple(n for n in call.explainers if n in kept)) for call in calls
@@ -227,11 +234,11 @@ def _calls(calls: Sequence[Call], kept: Sequence[str]) -> tuple[Call, ...]:
     return tuple(call for call in found if call.explainers)
 
 
-def _names(explainer: str) -> tuple[str, str]:
-    return explainer, variant(explainer)
+def _list_row_names(explainer: str) -> tuple[str, str]:
+    return explainer, fixed_threshold_name(explainer)
 
 
-def _csv(scores: Mapping[tuple[str, str], Mapping[str, float]]) -> str:
+def _format_scores(scores: Mapping[tuple[str, str], Mapping[str, float]]) -> str:
     buffer = io.StringIO()
     table = csv.writer(buffer, lineterminator="\n")
     table.writerow(("explainer", "metric", "image", "value"))
@@ -240,7 +247,7 @@ def _csv(scores: Mapping[tuple[str, str], Mapping[str, float]]) -> str:
     return buffer.getvalue()
 
 
-def _scores(text: str) -> dict[tuple[str, str], dict[str, float]]:
+def _parse_scores(text: str) -> dict[tuple[str, str], dict[str, float]]:
     scores: dict[tuple[str, str], dict[str, float]] = {}
     for line in csv.DictReader(io.StringIO(text)):
         values = scores.setdefault((line["explainer"], line["metric"]), {})

@@ -14,7 +14,7 @@ from apercu.explainers.run_folder import open_run
 from apercu.methods import Trained
 
 
-def trained(explainer: TrainedExplainer[Any, Any], classifier: Classifier) -> Trained:
+def wrap_trained(explainer: TrainedExplainer[Any, Any], classifier: Classifier) -> Trained:
     """A trained explainer among the methods.
 
     Raises:
@@ -28,7 +28,7 @@ def trained(explainer: TrainedExplainer[Any, Any], classifier: Classifier) -> Tr
     masks = isinstance(explainer, MaskExplainer)
     return Trained(
         attribute=explainer.attribute,
-        identity=f"{_kind(explainer)} {digest.hexdigest()}",
+        identity=f"{_get_kind(explainer)} {digest.hexdigest()}",
         training_seconds=explainer.facts.get("training_seconds", 0.0),
         kind="mask" if masks else "map",
     )
@@ -41,17 +41,18 @@ def open_runs(runs: Sequence[Path], classifier: Classifier) -> dict[str, Trained
         RunError: one is no finished run, or was trained for another classifier.
     """
     opened = [open_run(run).to(classifier.device) for run in runs]
-    names = _names(runs, [_kind(explainer) for explainer in opened])
+    names = _name_runs(runs, [_get_kind(explainer) for explainer in opened])
     return {
-        name: trained(explainer, classifier) for name, explainer in zip(names, opened, strict=True)
+        name: wrap_trained(explainer, classifier)
+        for name, explainer in zip(names, opened, strict=True)
     }
 
 
-def _kind(explainer: TrainedExplainer[Any, Any]) -> str:
+def _get_kind(explainer: TrainedExplainer[Any, Any]) -> str:
     return explainer.settings.explainer
 
 
-def _names(runs: Sequence[Path], kinds: Sequence[str]) -> list[str]:
+def _name_runs(runs: Sequence[Path], kinds: Sequence[str]) -> list[str]:
     """Kinds where they tell the runs apart; else folder names with them, or the paths as given."""
     if len(set(kinds)) == len(kinds):
         return list(kinds)

@@ -18,7 +18,7 @@ from apercu.types import Images, Regions, Targets
 
 
 @dataclass(frozen=True)
-class Entry:
+class SampleRecord:
     """What is remembered of one image between passes."""
 
     index: int
@@ -29,13 +29,13 @@ class Entry:
 
 
 @dataclass(frozen=True, eq=False)
-class Trial:
+class EvalBatch:
     """Some images at the classifier's size, and what is true of them there."""
 
-    entries: Sequence[Entry]
+    records: Sequence[SampleRecord]
     images: Images
     targets: Targets
-    truths: Float[Tensor, "batch truths 4"]
+    true_boxes: Float[Tensor, "batch truths 4"]
     """True boxes; filled up with empty ones, also for an image that has none."""
     regions: Regions
     """True masks; empty for an image that has none."""
@@ -43,39 +43,41 @@ class Trial:
     @property
     def objects(self) -> Regions:
         """The true mask where there is one, else the pixels of the true boxes."""
-        boxed = true_regions(self.truths, (self.images.shape[2], self.images.shape[3]))
+        boxed = true_regions(self.true_boxes, (self.images.shape[2], self.images.shape[3]))
         masked = self.regions.flatten(1).any(dim=1)[:, None, None]
         return torch.where(masked, self.regions, boxed)
 
 
 @dataclass(frozen=True, eq=False)
-class Sample:
+class EvalSample:
     """The chosen images: some to choose thresholds on, the others to report."""
 
     source: ImageSource
-    tune: tuple[Entry, ...]
-    test: tuple[Entry, ...]
+    tune: tuple[SampleRecord, ...]
+    test: tuple[SampleRecord, ...]
     digest: str
     """Equal only for the same images, targets and truths in the same halves."""
 
-    def trials(
-        self, classifier: Classifier, entries: Sequence[Entry], size: int
-    ) -> Iterator[Trial]:
+    def read_batches(
+        self, classifier: Classifier, records: Sequence[SampleRecord], batch_size: int
+    ) -> Iterator[EvalBatch]:
         """Read the images again, a few at a time."""
-        indices = [entry.index for entry in entries]
-        found = batches(self.source, classifier.prepare, size, indices=indices)
+        indices = [entry.index for entry in records]
+        found = batches(self.source, classifier.prepare, batch_size, indices=indices)
         for number, batch in enumerate(found):
-            yield _trial(batch, entries[number * size :][: len(batch.names)], classifier.device)
+            yield _make_batch(
+                batch, records[number * batch_size :][: len(batch.names)], classifier.device
+            )
 
 
-def draw(
+def draw_sample(
     classifier: Classifier,
     source: ImageSource,
     limit: int | None,
     seed: int,
     *,
     halves: bool = True,
-) -> Sample:
+) -> EvalSample:
     """Choose `limit` images at random, and read each once.
 
     They are split into halves, of which one chooses thresholds; without `halves` all are reported.
@@ -90,18 +92,18 @@ def draw(
         raise ImagesError(
             f"{source.name}: expected at least 2 images (half choose thresholds), got {len(source)}"
         )
-    parts = split(len(source), limit, seed, halves=halves)
+    parts = split_indices(len(source), limit, seed, halves=halves)
     digest = hashlib.sha256()
-    entries: list[Entry] = []
+    entries: list[SampleRecord] = []
     for batch in batches(source, classifier.prepare, 16, indices=parts[0] + parts[1]):
-        entries += _entries(batch, _targets(classifier, source, batch))
-        for entry, content in zip(entries[-len(batch.names) :], _contents(batch), strict=True):
+        entries += _make_records(batch, _find_targets(classifier, source, batch))
+        for entry, content in zip(entries[-len(batch.names) :], _pack_contents(batch), strict=True):
             digest.update(f"{entry}".encode() + content)
     tune, test = tuple(entries[: len(parts[0])]), tuple(entries[len(parts[0]) :])
-    return Sample(source, tune, test, digest.hexdigest())
+    return EvalSample(source, tune, test, digest.hexdigest())
 
 
-def split(
+def split_indices(
     length: int, limit: int | None, seed: int, *, halves: bool = True
 ) -> tuple[list[int], list[int]]:
     """Which images choose thresholds and which are reported: two random halves, each in order.
@@ -116,7 +118,7 @@ def split(
     return (tune, test) if halves else ([], sorted(tune + test))
 
 
-def _targets(classifier: Classifier, source: ImageSource, batch: Batch) -> list[int]:
+def _find_targets(classifier: Classifier, source: ImageSource, batch: Batch) -> list[int]:
     if source.labelled:
         return [classifier.index_of(label) for label in batch.labels if label is not None]
     with torch.no_grad():
@@ -124,36 +126,36 @@ def _targets(classifier: Classifier, source: ImageSource, batch: Batch) -> list[
     return [int(target) for target in top]
 
 
-def _entries(batch: Batch, targets: Sequence[int]) -> list[Entry]:
+def _make_records(batch: Batch, targets: Sequence[int]) -> list[SampleRecord]:
     truths = zip(batch.boxes, batch.regions, strict=True)
-    known = [(_some(boxes), _some(region)) for boxes, region in truths]
+    known = [(_has_any(boxes), _has_any(region)) for boxes, region in truths]
     rows = zip(batch.indices, batch.names, targets, known, strict=True)
-    return [Entry(index, name, target, *truth) for index, name, target, truth in rows]
+    return [SampleRecord(index, name, target, *truth) for index, name, target, truth in rows]
 
 
-def _some(truth: Tensor | None) -> bool:
+def _has_any(truth: Tensor | None) -> bool:
     return truth is not None and bool((truth != 0).any())
 
 
-def _contents(batch: Batch) -> Iterator[bytes]:
+def _pack_contents(batch: Batch) -> Iterator[bytes]:
     """All that the scores of each image depend on, besides its entry."""
     for tensors in zip(batch.images, batch.boxes, batch.regions, strict=True):
         yield b"".join(t.contiguous().numpy().tobytes() for t in tensors if t is not None)
 
 
-def _trial(batch: Batch, entries: Sequence[Entry], device: torch.device) -> Trial:
+def _make_batch(batch: Batch, records: Sequence[SampleRecord], device: torch.device) -> EvalBatch:
     most = max(1, *(0 if boxes is None else len(boxes) for boxes in batch.boxes))
-    truths = torch.zeros(len(entries), most, 4)
-    regions = torch.zeros(len(entries), *batch.images.shape[2:], dtype=torch.bool)
+    truths = torch.zeros(len(records), most, 4)
+    regions = torch.zeros(len(records), *batch.images.shape[2:], dtype=torch.bool)
     for row, (boxes, region) in enumerate(zip(batch.boxes, batch.regions, strict=True)):
         if boxes is not None:
             truths[row, : len(boxes)] = boxes
         if region is not None:
             regions[row] = region
-    return Trial(
-        entries=entries,
+    return EvalBatch(
+        records=records,
         images=batch.images.to(device),
-        targets=torch.tensor([entry.target for entry in entries], device=device),
-        truths=truths.to(device),
+        targets=torch.tensor([entry.target for entry in records], device=device),
+        true_boxes=truths.to(device),
         regions=regions.to(device),
     )

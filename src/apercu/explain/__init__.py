@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 from apercu.explain.answering import CounterpartAnswers, MaskAnswers
-from apercu.explain.asked import Asked
-from apercu.explain.flow import Explaining
-from apercu.explain.pick import Pick, pick
+from apercu.explain.asked import ExplainOptions
+from apercu.explain.flow import ExplainRun
+from apercu.explain.pick import ImageRef, select_images
 
-__all__ = ["Asked", "CounterpartAnswers", "Explaining", "MaskAnswers", "Pick", "pick"]
+__all__ = [
+    "ExplainOptions",
+    "CounterpartAnswers",
+    "ExplainRun",
+    "MaskAnswers",
+    "ImageRef",
+    "select_images",
+]

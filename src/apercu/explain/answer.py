@@ -14,20 +14,20 @@ from PIL import Image
 from torch import Tensor
 
 from apercu import maps, render
-from apercu.explain.capture import secondary_capture
+from apercu.explain.capture import build_secondary_capture
 from apercu.images.formats.dicom import Reference
 from apercu.images.stream import scale_boxes
 from apercu.io import write, write_map
 from apercu.types import Boxes, Picture
 
-CAPTURED = "overlay"
+CAPTURED_VIEW = "overlay"
 """The picture that goes back into an archive of DICOM images."""
 LARGEST_SIDE = 1600
 """Pixels; larger pictures are shown smaller, except the crop."""
 
 
 @dataclass(frozen=True, eq=False)
-class Answer:
+class MaskExplanation:
     """The mask of one class on one picture.
 
     Args:
@@ -39,34 +39,34 @@ class Answer:
         source: how to refer to a picture that is DICOM.
     """
 
-    picture: Picture
+    image: Picture
     target: int
     title: str
     mask: Float[Tensor, "rows columns"]
     level: float
-    source: Reference | None = None
+    reference: Reference | None = None
 
     @property
     def box(self) -> tuple[int, int, int, int] | None:
         """The tightest box at the level, in whole pixels of the picture; None where none is."""
-        return tight_box(self.mask, self.level, _size(self.picture))
+        return tight_box(self.mask, self.level, _get_size(self.image))
 
     @property
     def slug(self) -> str:
         """Index and name of the class, as part of a file name."""
-        return slug(self.target, self.title)
+        return class_slug(self.target, self.title)
 
-    def pictures(self) -> dict[str, Image.Image]:
+    def draw_views(self) -> dict[str, Image.Image]:
         """Overlay with the box, what is kept, what is removed, and the crop if there is one."""
-        shown = _shrunk(self.picture)
+        shown = _shrink(self.image)
         views = {
-            "overlay": render.draw_boxes(render.overlay(shown, self.mask), self._box_on(shown)),
+            "overlay": render.draw_boxes(render.overlay(shown, self.mask), self._scale_box(shown)),
             "mask": render.mask_image(shown, self.mask),
             "removed": render.mask_image(shown, 1 - self.mask),
         }
         if self.box is not None:
             left, top, right, bottom = self.box
-            views["crop"] = render.picture_image(self.picture[:, top:bottom, left:right])
+            views["crop"] = render.picture_image(self.image[:, top:bottom, left:right])
         return views
 
     def save(self, folder: Path, stem: str) -> dict[str, Any]:
@@ -77,13 +77,15 @@ class Answer:
         """
         files = {"map": f"{stem}.map.npy"}
         write_map(folder / files["map"], self.mask)
-        for kind, image in self.pictures().items():
+        for kind, image in self.draw_views().items():
             files[kind] = f"{stem}.{kind}.png"
             render.save_picture(folder / files[kind], image)
-            if kind == CAPTURED and self.source is not None:
+            if kind == CAPTURED_VIEW and self.reference is not None:
                 files["capture"] = f"{stem}.{kind}.dcm"
                 about = f"apercu: evidence for {self.title}, mask level {self.level:g}"
-                write(folder / files["capture"], secondary_capture(image, self.source, about))
+                write(
+                    folder / files["capture"], build_secondary_capture(image, self.reference, about)
+                )
         return {
             "target": self.target,
             "class": self.title,
@@ -92,23 +94,23 @@ class Answer:
             "files": files,
         }
 
-    def tiles(self, name: str) -> list[render.Tile]:
+    def make_tiles(self, name: str) -> list[render.Tile]:
         """Picture, overlay and what is kept, for a contact sheet."""
-        shown = _shrunk(self.picture, 2 * 224)
+        shown = _shrink(self.image, 2 * 224)
         overlay = render.overlay(shown, self.mask)
         return [
             render.Tile(render.picture_image(shown), name),
             render.Tile(
-                render.draw_boxes(overlay, self._box_on(shown)), self.title.partition(",")[0]
+                render.draw_boxes(overlay, self._scale_box(shown)), self.title.partition(",")[0]
             ),
             render.Tile(
                 render.mask_image(shown, self.mask), f"mean area {float(self.mask.mean()):.3f}"
             ),
         ]
 
-    def _box_on(self, shown: Picture) -> Boxes:
+    def _scale_box(self, shown: Picture) -> Boxes:
         boxes = maps.boxes(maps.regions(self.mask[None], self.level))
-        return scale_boxes(boxes, _size(self.mask), _size(shown))
+        return scale_boxes(boxes, _get_size(self.mask), _get_size(shown))
 
 
 def tight_box(
@@ -124,13 +126,13 @@ def tight_box(
     region = maps.regions(mask[None], level)
     if not region.any():
         return None
-    edges = scale_boxes(maps.boxes(region), _size(mask), size)[0].tolist()
+    edges = scale_boxes(maps.boxes(region), _get_size(mask), size)[0].tolist()
     left, top = (math.floor(edge + 1e-4) for edge in edges[:2])
     right, bottom = (math.ceil(edge - 1e-4) for edge in edges[2:])
     return left, top, right, bottom
 
 
-def slug(target: int, title: str) -> str:
+def class_slug(target: int, title: str) -> str:
     """Index and name of a class, as part of a file name.
 
     >>> slug(281, "tabby, tabby cat")
@@ -140,12 +142,12 @@ def slug(target: int, title: str) -> str:
     return f"{target}-{name[:40]}"
 
 
-def _size(values: Tensor) -> tuple[int, int]:
+def _get_size(values: Tensor) -> tuple[int, int]:
     return values.shape[-2], values.shape[-1]
 
 
-def _shrunk(picture: Picture, side: int = LARGEST_SIDE) -> Picture:
-    height, width = _size(picture)
+def _shrink(picture: Picture, side: int = LARGEST_SIDE) -> Picture:
+    height, width = _get_size(picture)
     scale = side / max(height, width)
     if scale >= 1:
         return picture

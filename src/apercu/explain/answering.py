@@ -9,9 +9,9 @@ import torch
 
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError, TargetError
-from apercu.explain.answer import Answer
-from apercu.explain.asked import TOP, Asked, Choice
-from apercu.explain.pair import PairAnswer
+from apercu.explain.answer import MaskExplanation
+from apercu.explain.asked import TOP, ExplainOptions, TargetSelector
+from apercu.explain.pair import CounterpartExplanation
 from apercu.explainers.changing import CounterfactualExplainer
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.images.formats.dicom import Reference
@@ -32,21 +32,21 @@ class MaskAnswers:
     """
 
     def __init__(
-        self, explainer: MaskExplainer, asked: Asked, classifier: Classifier | None = None
+        self, explainer: MaskExplainer, asked: ExplainOptions, classifier: Classifier | None = None
     ) -> None:
         self.explainer = explainer
         self.asked = asked
-        self.choice = Choice(explainer, asked, classifier)
-        self.several, self.count = asked.several, self.choice.count
+        self.choice = TargetSelector(explainer, asked, classifier)
+        self.several, self.count = asked.is_multiple, self.choice.count
         self.about = {"level": asked.level}
 
-    def __call__(self, picture: Picture, source: Reference | None) -> Iterator[Answer]:
+    def __call__(self, picture: Picture, source: Reference | None) -> Iterator[MaskExplanation]:
         images = self.explainer.prepare(picture)[None]
         targets = self.choice(images)
         masks = self.explainer.attribute_classes(images, targets[None])[0].cpu()
         for target, mask in zip(targets.tolist(), masks, strict=True):
             title = self.explainer.classifier_info.classes[target]
-            yield Answer(picture, target, title, mask, self.asked.level, source)
+            yield MaskExplanation(picture, target, title, mask, self.asked.level, source)
 
 
 class CounterpartAnswers:
@@ -67,24 +67,26 @@ class CounterpartAnswers:
     def __init__(
         self,
         explainer: CounterfactualExplainer[Any, Any],
-        asked: Asked,
+        asked: ExplainOptions,
         classifier: Classifier | None = None,
     ) -> None:
         passport = explainer.classifier_info
         if classifier is not None:
             passport.check_classifier(classifier)
-        if asked.level != Asked.level:
+        if asked.level != ExplainOptions.level:
             raise ConfigError("level: counterparts are not cut at a level; leave it out")
         self.explainer = explainer
         self.classifier = classifier
-        named = not asked.several and asked.target != TOP
+        named = not asked.is_multiple and asked.target != TOP
         self.fixed = passport.names.index_of(asked.target) if named else None
-        self.several = asked.several
-        self.count = min(asked.top, len(passport.classes) - 1) if asked.several else 1
+        self.several = asked.is_multiple
+        self.count = min(asked.top, len(passport.classes) - 1) if asked.is_multiple else 1
         self.about: dict[str, float] = {}
 
     @torch.inference_mode()
-    def __call__(self, picture: Picture, source: Reference | None) -> Iterator[PairAnswer]:
+    def __call__(
+        self, picture: Picture, source: Reference | None
+    ) -> Iterator[CounterpartExplanation]:
         images = self.explainer.prepare(picture)[None]
         answers = self._answers(images)
         seen, *others = answers[0].argsort(descending=True).tolist()
@@ -98,7 +100,7 @@ class CounterpartAnswers:
             strip = self.explainer.counterparts(images, target, logits=answers).strip[:, 0]
             shares = self._shares(strip, target)
             names = classes[seen], classes[target]
-            yield PairAnswer(images[0], names, target, strip.cpu(), shares, source)
+            yield CounterpartExplanation(images[0], names, target, strip.cpu(), shares, source)
 
     def _answers(self, images: Images) -> Logits:
         if self.classifier is None:

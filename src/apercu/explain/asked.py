@@ -16,7 +16,7 @@ TOP, ALL = "top", "all"
 
 
 @dataclass(frozen=True)
-class Asked:
+class ExplainOptions:
     """What is asked about every image.
 
     Args:
@@ -39,12 +39,12 @@ class Asked:
             raise ConfigError(f"top: expected at least 1 class, got {self.top}")
 
     @property
-    def several(self) -> bool:
+    def is_multiple(self) -> bool:
         """Whether an image may have more than one answer."""
         return self.target == ALL
 
 
-class Choice:
+class TargetSelector:
     """Which classes are explained in an image.
 
     Args:
@@ -58,14 +58,14 @@ class Choice:
     """
 
     def __init__(
-        self, explainer: MaskExplainer, asked: Asked, classifier: Classifier | None
+        self, explainer: MaskExplainer, asked: ExplainOptions, classifier: Classifier | None
     ) -> None:
         passport = explainer.classifier_info
         if classifier is not None:
             passport.check_classifier(classifier)
         named = asked.target not in (TOP, ALL)
         self.fixed = passport.names.index_of(asked.target) if named else None
-        self.count = min(asked.top, len(passport.classes)) if asked.several else 1
+        self.count = min(asked.top, len(passport.classes)) if asked.is_multiple else 1
         self.explainer = explainer
         self.classifier = classifier
 

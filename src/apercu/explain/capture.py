@@ -17,7 +17,7 @@ from apercu.images.formats.dicom import Reference
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-EMPTY = (
+EMPTY_FIELDS = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
     *("StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID", "AccessionNumber"),
     *("PatientOrientation", "Laterality", "Manufacturer"),
@@ -26,7 +26,7 @@ EMPTY = (
 SERIES_NUMBER = 9901
 
 
-def secondary_capture(image: Image.Image, source: Reference, description: str) -> bytes:
+def build_secondary_capture(image: Image.Image, source: Reference, description: str) -> bytes:
     """A whole DICOM file: 8-bit RGB, derived from its source.
 
     Args:
@@ -51,7 +51,7 @@ def secondary_capture(image: Image.Image, source: Reference, description: str) -
     made.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
     made.StudyInstanceUID = source.study or generate_uid()
     made.SeriesInstanceUID = generate_uid()
-    for word in EMPTY:
+    for word in EMPTY_FIELDS:
         setattr(made, word, None)
     made.Modality, made.ConversionType = "OT", "WSD"
     made.SeriesNumber, made.InstanceNumber = SERIES_NUMBER, 1
@@ -60,15 +60,15 @@ def secondary_capture(image: Image.Image, source: Reference, description: str) -
     if source.written_on:
         made.BurnedInAnnotation = source.written_on
     made.DerivationDescription = description[:1024]
-    made.SourceImageSequence = [_named(source)]
+    made.SourceImageSequence = [_make_reference_item(source)]
     made.DateOfSecondaryCapture = datetime.now(UTC).strftime("%Y%m%d")
-    _paint(made, image.convert("RGB"))
+    _set_pixels(made, image.convert("RGB"))
     buffer = BytesIO()
     made.save_as(buffer, enforce_file_format=True)
     return buffer.getvalue()
 
 
-def _named(source: Reference) -> Dataset:
+def _make_reference_item(source: Reference) -> Dataset:
     """The reference as an item of a sequence."""
     from pydicom import Dataset
 
@@ -79,7 +79,7 @@ def _named(source: Reference) -> Dataset:
     return item
 
 
-def _paint(made: Dataset, image: Image.Image) -> None:
+def _set_pixels(made: Dataset, image: Image.Image) -> None:
     """Size, kind and values of the pixels."""
     made.SamplesPerPixel, made.PlanarConfiguration = 3, 0
     made.PhotometricInterpretation = "RGB"

@@ -9,14 +9,14 @@ from typing import Any
 
 from apercu.errors import ImagesError, InputError, TargetError
 from apercu.explain.answering import CounterpartAnswers, MaskAnswers
-from apercu.explain.pick import Pick
-from apercu.explain.sheets import PAGE, Sheets
+from apercu.explain.pick import ImageRef
+from apercu.explain.sheets import SHEET_SIZE, ContactSheets
 from apercu.io import write
 
-RECORD = "explain.json"
+RECORD_FILE = "explain.json"
 
 
-class Explaining:
+class ExplainRun:
     """One explainer at work on a list of images.
 
     Args:
@@ -32,7 +32,7 @@ class Explaining:
 
     def __call__(
         self,
-        picks: Sequence[Pick],
+        picks: Sequence[ImageRef],
         progress: Callable[[int, int], None],
         warn: Callable[[str], None],
     ) -> None:
@@ -48,45 +48,45 @@ class Explaining:
             ImagesError: some images could not be explained; the others are finished.
             OutputError: the folder cannot be written.
         """
-        sheets = Sheets(self.out, len(picks) * self.answering.count)
+        sheets = ContactSheets(self.out, len(picks) * self.answering.count)
         failed = 0
         try:
             for done, chosen in enumerate(picks, start=1):
                 try:
-                    self._explain(chosen, sheets)
+                    self._explain_image(chosen, sheets)
                 except InputError as error:
                     if len(picks) == 1:
                         raise
                     failed += 1
                     named = isinstance(error, TargetError)  # others name the file themselves
                     warn(f"{chosen.name}: {error}" if named else str(error))
-                if done % PAGE == 0:
-                    self._record(sheets.files)
+                if done % SHEET_SIZE == 0:
+                    self._write_record(sheets.files)
                 progress(done, len(picks))
         finally:
             if self.records:  # first what is finished; a full disk may have no room for a sheet
-                self._record(sheets.files)
+                self._write_record(sheets.files)
                 sheets.flush()
-                self._record(sheets.files)
+                self._write_record(sheets.files)
         if failed:
             raise ImagesError(
                 f"{failed} of {len(picks)} images could not be explained; "
                 f"the others are in {self.out}"
             )
 
-    def _explain(self, chosen: Pick, sheets: Sheets) -> None:
-        name, picture = chosen.read()
-        stem, answers = self._stem(name), []
-        for answer in self.answering(picture, chosen.reference()):
+    def _explain_image(self, chosen: ImageRef, sheets: ContactSheets) -> None:
+        name, picture = chosen.read_image()
+        stem, answers = self._choose_stem(name), []
+        for answer in self.answering(picture, chosen.find_reference()):
             place = f"{stem}.{answer.slug}" if self.answering.several else stem
             answers.append(answer.save(self.out, place))
-            sheets.add(answer.tiles(stem))
+            sheets.add(answer.make_tiles(stem))
         height, width = picture.shape[1:]
         size = {"width": width, "height": height}
         about = {"image": name, "source": chosen.source.name}
         self.records.append({**about, **size, "answers": answers})
 
-    def _stem(self, name: str) -> str:
+    def _choose_stem(self, name: str) -> str:
         """The file's name without its ending, numbered where another image has it already."""
         first = Path(name).stem
         stem, number = first, 2
@@ -95,7 +95,7 @@ class Explaining:
         self.stems.add(stem.casefold())
         return stem
 
-    def _record(self, sheets: Sequence[str]) -> None:
+    def _write_record(self, sheets: Sequence[str]) -> None:
         passport = self.answering.explainer.classifier_info
         content = {
             "classifier": passport.spec,
@@ -105,4 +105,4 @@ class Explaining:
             "sheets": list(sheets),
             "images": self.records,
         }
-        write(self.out / RECORD, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        write(self.out / RECORD_FILE, json.dumps(content, indent=1, ensure_ascii=False) + "\n")

@@ -11,18 +11,18 @@ from PIL import Image
 from torch import Tensor
 
 from apercu import render
-from apercu.explain.answer import slug
-from apercu.explain.capture import secondary_capture
+from apercu.explain.answer import class_slug
+from apercu.explain.capture import build_secondary_capture
 from apercu.images.formats.dicom import Reference
 from apercu.io import write, write_map
 from apercu.types import Picture
 
-CAPTURED = "adversarial"
+CAPTURED_PAIR_VIEW = "adversarial"
 """The picture that goes back into an archive of DICOM images."""
 
 
 @dataclass(frozen=True, eq=False)
-class PairAnswer:
+class CounterpartExplanation:
     """How one picture would have to change to be seen as another class.
 
     Args:
@@ -36,10 +36,10 @@ class PairAnswer:
 
     image: Picture
     names: tuple[str, str]
-    wanted: int
+    target: int
     strip: Float[Tensor, "steps channels height width"]
-    shares: tuple[float, ...] = ()
-    source: Reference | None = None
+    probabilities: tuple[float, ...] = ()
+    reference: Reference | None = None
 
     @property
     def difference(self) -> Picture:
@@ -49,16 +49,16 @@ class PairAnswer:
     @property
     def slug(self) -> str:
         """Index and name of the wanted class, as part of a file name."""
-        return slug(self.wanted, self.names[1])
+        return class_slug(self.target, self.names[1])
 
-    def pictures(self) -> dict[str, Image.Image]:
+    def draw_views(self) -> dict[str, Image.Image]:
         """Input, both counterparts, what was added and taken away, the strip between them."""
         return {
             "input": render.picture_image(self.image),
             "similar": render.picture_image(self.strip[0]),
             "adversarial": render.picture_image(self.strip[-1]),
             "difference": render.signed(self.difference),
-            "strip": render.contact_sheet([self._steps()]),
+            "strip": render.contact_sheet([self._make_step_tiles()]),
         }
 
     def save(self, folder: Path, stem: str) -> dict[str, Any]:
@@ -69,27 +69,31 @@ class PairAnswer:
         """
         files = {"map": f"{stem}.map.npy"}
         write_map(folder / files["map"], self.difference.abs().mean(0))
-        for kind, image in self.pictures().items():
+        for kind, image in self.draw_views().items():
             files[kind] = f"{stem}.{kind}.png"
             render.save_picture(folder / files[kind], image)
-            if kind == CAPTURED and self.source is not None:
+            if kind == CAPTURED_PAIR_VIEW and self.reference is not None:
                 files["capture"] = f"{stem}.{kind}.dcm"
                 about = f"apercu: generated, NOT ACQUIRED; changed to be seen as {self.names[1]}"
-                write(folder / files["capture"], secondary_capture(image, self.source, about))
+                write(
+                    folder / files["capture"], build_secondary_capture(image, self.reference, about)
+                )
         about_pair = {
             "seen": self.names[0],
-            "target": self.wanted,
+            "target": self.target,
             "class": self.names[1],
             "change": round(float(self.difference.abs().mean()), 6),
             "files": files,
         }
-        if self.shares:
-            about_pair["probabilities"] = [round(share, 6) for share in self.shares]
+        if self.probabilities:
+            about_pair["probabilities"] = [round(share, 6) for share in self.probabilities]
         return about_pair
 
-    def tiles(self, name: str) -> list[render.Tile]:
+    def make_tiles(self, name: str) -> list[render.Tile]:
         """Picture, both counterparts and their difference, for a contact sheet."""
-        first, last = (f" {self.shares[end]:.2f}" if self.shares else "" for end in (0, -1))
+        first, last = (
+            f" {self.probabilities[end]:.2f}" if self.probabilities else "" for end in (0, -1)
+        )
         short = self.names[1].partition(",")[0]
         return [
             render.Tile(render.picture_image(self.image), name),
@@ -100,8 +104,8 @@ class PairAnswer:
             ),
         ]
 
-    def _steps(self) -> list[render.Tile]:
-        shares = [f"{share:.2f}" for share in self.shares]
+    def _make_step_tiles(self) -> list[render.Tile]:
+        shares = [f"{share:.2f}" for share in self.probabilities]
         last = len(self.strip) - 1
         captions = shares or [f"{number} of {last}" for number in range(len(self.strip))]
         return [

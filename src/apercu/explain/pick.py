@@ -16,13 +16,13 @@ from apercu.types import Picture
 
 
 @dataclass(frozen=True)
-class Pick:
+class ImageRef:
     """One image of a source, not read yet."""
 
     source: ImageSource
     index: int
 
-    def read(self) -> tuple[str, Picture]:
+    def read_image(self) -> tuple[str, Picture]:
         """Name and picture.
 
         Raises:
@@ -36,16 +36,16 @@ class Pick:
         """Which image it is, where it is not read."""
         return f"image {self.index + 1} of {self.source.name}"
 
-    def reference(self) -> Reference | None:
+    def find_reference(self) -> Reference | None:
         """How a DICOM file refers to the image; None where it is no DICOM itself."""
         if isinstance(self.source, FolderImages):
             return self.source.reference(self.index)
         return None
 
 
-def pick(
+def select_images(
     specs: Sequence[str | Path], input: InputSpec, random: int | None = None, seed: int = 0
-) -> list[Pick]:
+) -> list[ImageRef]:
     """All images of the sources, or `random` of them in their order.
 
     Args:
@@ -58,7 +58,7 @@ def pick(
         ImagesError: a file or folder is missing, or holds no images.
     """
     sources = [open_images(s, channels=input.channels, bands=input.bands) for s in specs]
-    every = [Pick(source, index) for source in sources for index in range(len(source))]
+    every = [ImageRef(source, index) for source in sources for index in range(len(source))]
     if random is None or random >= len(every):
         return every
     order = torch.randperm(len(every), generator=torch.Generator().manual_seed(seed))

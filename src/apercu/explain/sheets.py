@@ -6,11 +6,11 @@ from pathlib import Path
 
 from apercu import render
 
-PAGE, ACROSS, SIDE = 50, 2, 176
+SHEET_SIZE, SHEET_COLUMNS, TILE_SIDE = 50, 2, 176
 """Explanations per sheet and per row; pixels of a picture's longer side."""
 
 
-class Sheets:
+class ContactSheets:
     """Collects tiles and writes `sheet.png`, or `sheet-001.png` … where one does not hold all.
 
     Args:
@@ -20,18 +20,18 @@ class Sheets:
 
     def __init__(self, folder: Path, expected: int) -> None:
         self.folder = folder
-        self.paged = expected > PAGE
-        self.wanted = expected > 1
+        self.paged = expected > SHEET_SIZE
+        self.enabled = expected > 1
         self.waiting: list[list[render.Tile]] = []
         self.files: list[str] = []
 
     def add(self, tiles: list[render.Tile]) -> None:
         """Takes one explanation; a full page is written at once."""
-        if not self.wanted:
+        if not self.enabled:
             return
-        small = [render.Tile(render.fit(tile.image, SIDE), tile.caption) for tile in tiles]
+        small = [render.Tile(render.fit(tile.image, TILE_SIDE), tile.caption) for tile in tiles]
         self.waiting.append(small)
-        if len(self.waiting) == PAGE:
+        if len(self.waiting) == SHEET_SIZE:
             self.flush()
 
     def flush(self) -> None:
@@ -43,10 +43,10 @@ class Sheets:
         if not self.waiting:
             return
         rows = [
-            [tile for tiles in self.waiting[start : start + ACROSS] for tile in tiles]
-            for start in range(0, len(self.waiting), ACROSS)
+            [tile for tiles in self.waiting[start : start + SHEET_COLUMNS] for tile in tiles]
+            for start in range(0, len(self.waiting), SHEET_COLUMNS)
         ]
         name = f"sheet-{len(self.files) + 1:03d}.png" if self.paged else "sheet.png"
-        render.save_picture(self.folder / name, render.contact_sheet(rows, SIDE))
+        render.save_picture(self.folder / name, render.contact_sheet(rows, TILE_SIDE))
         self.files.append(name)
         self.waiting = []

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 from PIL import Image
 
-from apercu.evaluation.report import data, rendered, style
-from apercu.evaluation.report.charts import COLOURED
-from apercu.evaluation.report.learning import Stop, learning_curves
+from apercu.evaluation.report import embed_image, render_style, render_template
+from apercu.evaluation.report.charts import MAX_COLOURS
+from apercu.evaluation.report.learning import LearningPoint, draw_learning_curves
 from apercu.io import write
 from apercu.pretraining.few_labels import Row
 
@@ -61,7 +61,7 @@ def savings(rows: Sequence[Row]) -> list[Saving]:
     return found
 
 
-def labels_for(value: float, stops: Sequence[Stop]) -> float:
+def labels_for(value: float, stops: Sequence[LearningPoint]) -> float:
     """Labels at which a curve first reaches a value, between two stops along the logarithm.
 
     Infinite where it never does.
@@ -94,25 +94,25 @@ def write_report(
     Raises:
         OutputError: the folder cannot be written.
     """
-    coloured = list(dict.fromkeys(row.start for row in rows))[:COLOURED]
+    coloured = list(dict.fromkeys(row.start for row in rows))[:MAX_COLOURS]
     charts = [
         {
             "title": head,
-            "drawing": Markup(learning_curves(starts, coloured, "balanced accuracy")),
+            "drawing": Markup(draw_learning_curves(starts, coloured, "balanced accuracy")),
             "names": coloured,
         }
         for head, starts in _curves(rows).items()
     ]
     counts = sorted({row.labels for row in rows})
-    page = rendered(
+    page = render_template(
         (files("apercu.pretraining") / "features.html").read_text(),
-        style=style(1),
+        style=render_style(1),
         about=content,
         charts=charts,
         counts=counts,
         table=list(_table(rows, counts)),
         savings=savings(rows),
-        planes={name: data(picture, picture.width) for name, picture in planes.items()},
+        planes={name: embed_image(picture, picture.width) for name, picture in planes.items()},
     )
     write(folder / TABLE, markdown(rows))
     return write(folder / REPORT, page)
@@ -130,12 +130,12 @@ def markdown(rows: Sequence[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _curves(rows: Iterable[Row]) -> dict[str, dict[str, list[Stop]]]:
+def _curves(rows: Iterable[Row]) -> dict[str, dict[str, list[LearningPoint]]]:
     """Stops by head and start, in the order of their labels."""
-    curves: dict[str, dict[str, list[Stop]]] = {}
+    curves: dict[str, dict[str, list[LearningPoint]]] = {}
     for row in rows:
         if row.metric == METRIC:
-            stop = Stop(row.labels, row.value, *row.ci95)
+            stop = LearningPoint(row.labels, row.value, *row.ci95)
             curves.setdefault(row.head, {}).setdefault(row.start, []).append(stop)
     for starts in curves.values():
         for stops in starts.values():
@@ -150,7 +150,7 @@ def _table(rows: Sequence[Row], counts: Sequence[int]) -> Iterable[tuple[str, st
             yield start, head, [_cell(known.get(count)) for count in counts]
 
 
-def _cell(stop: Stop | None) -> str:
+def _cell(stop: LearningPoint | None) -> str:
     """A value with its interval, in %.
 
     >>> _cell(Stop(10, 0.5, 0.4, 0.61))

@@ -8,7 +8,7 @@ from typing import TypeAlias
 import numpy as np
 from jaxtyping import Float
 
-from apercu.evaluation.interval import interval
+from apercu.evaluation.interval import bootstrap_interval
 from apercu.robustness.measures import auac, right_at
 from apercu.robustness.named import aim_of
 from apercu.robustness.plan import Job, knowledge, norm_of
@@ -49,7 +49,7 @@ def curves_of(
         accuracy = tuple(right.mean(1).tolist())
         curves.append(Curve(*case, norm_of(members[0][0]), tuple(sizes), accuracy))
         kind = case[0], None, case[1], case[2], "auac"
-        value, ends = float(shares.mean()), interval(shares, seed)
+        value, ends = float(shares.mean()), bootstrap_interval(shares, seed)
         areas.append(Row(*kind, value, ends, len(shares), "higher"))
     return curves, areas
 

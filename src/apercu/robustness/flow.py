@@ -12,7 +12,7 @@ import torch
 from apercu.classifiers import Classifier
 from apercu.classifiers.fingerprint import digest_of_module
 from apercu.errors import ConfigError
-from apercu.evaluation.sample import Sample, Trial, draw
+from apercu.evaluation.sample import EvalBatch, EvalSample, draw_sample
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.images import ImageSource
@@ -60,7 +60,7 @@ class Bench:
     filters: Mapping[str, Filter | None]
     explainer: TrainedExplainer[Any, Any] | None = None
     surrogate: Classifier | None = None
-    sample: Sample = field(init=False)
+    sample: EvalSample = field(init=False)
 
     def __post_init__(self) -> None:
         plan = self.plan
@@ -74,7 +74,7 @@ class Bench:
             )
         if self.surrogate is not None:
             _check_alike(self.classifier, self.surrogate)
-        found = draw(self.classifier, self.source, plan.limit, plan.seed, halves=False)
+        found = draw_sample(self.classifier, self.source, plan.limit, plan.seed, halves=False)
         object.__setattr__(self, "sample", found)
 
     @property
@@ -199,13 +199,13 @@ class Bench:
         words += ["through", job.behind] if job.behind else []
         title = " ".join([*words, *(["made elsewhere"] if job.elsewhere else [])])
         entries, done = self.sample.test, 0
-        for trial in self.sample.trials(self.classifier, entries, self.plan.batch):
+        for trial in self.sample.read_batches(self.classifier, entries, self.plan.batch):
             self._judge(job, trial, found)
-            done += len(trial.entries)
+            done += len(trial.records)
             progress(title, done, len(entries))
         return found
 
-    def _judge(self, job: Job, trial: Trial, found: Verdicts) -> None:
+    def _judge(self, job: Job, trial: EvalBatch, found: Verdicts) -> None:
         images = trial.images.to(self.classifier.device)
         labels = trial.targets.to(self.classifier.device)
         attacked, asked = self._made(job, images, labels)

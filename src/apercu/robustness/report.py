@@ -12,8 +12,8 @@ from markupsafe import Markup
 from PIL import Image
 
 from apercu import maps, render
-from apercu.evaluation.report import data, rendered, style
-from apercu.evaluation.report.charts import COLOURED, lines
+from apercu.evaluation.report import embed_image, render_style, render_template
+from apercu.evaluation.report.charts import MAX_COLOURS, draw_lines
 from apercu.io import write
 from apercu.robustness.flow import Bench
 from apercu.robustness.named import NONE
@@ -60,9 +60,9 @@ def write_report(results: StressResults, bench: Bench, folder: Path) -> Path:
         for knows in ("naive", "adaptive", "transfer")
         if any((row.filter, row.knowledge) == (name, knows) for row in results.rows)
     ]
-    page = rendered(
+    page = render_template(
         (files("apercu.robustness") / "stress.html").read_text(),
-        style=style(1),
+        style=render_style(1),
         about=results.about,
         environment=results.environment,
         warnings=results.warnings,
@@ -74,7 +74,7 @@ def write_report(results: StressResults, bench: Bench, folder: Path) -> Path:
         asked=[row for row in results.rows if row.metric.startswith("queries")],
         moved=[row for row in results.rows if row.metric in MOVED and _bare(row)],
         curves=_curves(results),
-        strip=data(_strip(bench), STRIP),
+        strip=embed_image(_strip(bench), STRIP),
         percent=percent,
         budget=budget,
         enlarged=ENLARGED,
@@ -143,18 +143,18 @@ def _curves(results: StressResults) -> list[dict[str, Any]]:
             else f"{curve.filter}, {curve.knowledge}": curve
             for curve in mine
         }
-        names = list(found)[:COLOURED]
+        names = list(found)[:MAX_COLOURS]
         last = max(curve.sizes[-1] for curve in mine)
         scale = 255 if mine[0].norm != "l0" else 100
         unit = "1/255" if scale == 255 else "%"
         steps = np.linspace(0, last, STEPS)
-        drawing = lines(
+        drawing = draw_lines(
             {n: np.interp(steps, c.sizes, c.accuracy).tolist() for n, c in found.items()},
             names,
             [name for name in names if name.endswith("adaptive")],
             f"{NORMS[mine[0].norm]}, {unit}",
-            height="accuracy",
-            last=scale * last,
+            y_title="accuracy",
+            x_end=scale * last,
         )
         drawn.append({"title": attack, "names": names, "drawing": Markup(drawing)})
     return drawn
@@ -164,7 +164,7 @@ def _strip(bench: Bench) -> Image.Image:
     """Image, change, filtered, and maps before and after, by the job that is drawn."""
     job, device = drawn_job(bench.jobs), bench.classifier.device
     size = bench.plan.batch  # an attack that looks at its neighbours needs the same ones again
-    trial = next(bench.sample.trials(bench.classifier, bench.sample.test[:size], size))
+    trial = next(bench.sample.read_batches(bench.classifier, bench.sample.test[:size], size))
     images, targets = trial.images.to(device), trial.targets.to(device)
     attacked = bench.attacked(job, images, targets)
     rows = [

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from apercu.evaluation.interval import QUANTILE, interval, share_interval
+from apercu.evaluation.interval import NORMAL_QUANTILE, bootstrap_interval, wilson_interval
 from apercu.robustness.curves import curves_of
 from apercu.robustness.false_security import flattered
 from apercu.robustness.named import NONE, aim_of
@@ -73,15 +73,15 @@ def _row(
     if metric == "queries_median":
         value, ends = _median(values)
     elif metric in SHARES:
-        ends = share_interval(values)
+        ends = wilson_interval(values)
     else:
-        ends = interval(values, seed)
+        ends = bootstrap_interval(values, seed)
     return Row(*case, metric, value, ends, len(values), better)
 
 
 def _median(values: Float[np.ndarray, " images"]) -> tuple[float, tuple[float, float]]:
     """The median, and the values between which it lies: those whose ranks are as far from the
     middle as the share below the median may be from one half."""
-    reach = min(0.5, QUANTILE / 2 / len(values) ** 0.5)
+    reach = min(0.5, NORMAL_QUANTILE / 2 / len(values) ** 0.5)
     low, middle, high = np.quantile(values, [0.5 - reach, 0.5, 0.5 + reach])
     return float(middle), (float(low), float(high))

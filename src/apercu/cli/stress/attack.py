@@ -84,7 +84,7 @@ def stress(
         return
     from apercu.classifiers import open_classifier
     from apercu.errors import ConfigError
-    from apercu.evaluation.cost import environment
+    from apercu.evaluation.cost import describe_environment
     from apercu.explainers.run_folder import open_run
     from apercu.images import open_images
     from apercu.io import check_writable
@@ -123,7 +123,7 @@ def stress(
         with show_progress(lines=True) as report:
             found = bench.run(folder, report)
         about["limit"] = len(bench.sample.test)
-        made_on = environment(asked.seed, opened.device)
+        made_on = describe_environment(asked.seed, opened.device)
         results = summarised(found, about, made_on, asked.seed)
         results.save(folder)
         write_report(results, bench, folder)

@@ -68,7 +68,7 @@ def detect(
     """
     from apercu.classifiers import open_classifier
     from apercu.cli.detection import detectors_named, looks_named
-    from apercu.evaluation.cost import environment
+    from apercu.evaluation.cost import describe_environment
     from apercu.explainers.run_folder import open_run
     from apercu.images import open_images
     from apercu.io import check_writable, write_json
@@ -96,7 +96,7 @@ def detect(
         "learnt_from": len(watch.sample.tune),
         "command": shlex.join(["apercu", *read_arguments()]),
         "rows": [row._asdict() for row in rows],
-        "environment": environment(seed, opened.device),
+        "environment": describe_environment(seed, opened.device),
     }
     path = write_json(out / "detection.json", content)
     for name, epsilon in cases.keys() - {(row.attack, row.epsilon) for row in rows}:

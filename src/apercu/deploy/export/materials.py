@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from apercu.classifiers import Classifier
 from apercu.errors import ImageError
-from apercu.evaluation.sample import split
+from apercu.evaluation.sample import split_indices
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.images import ImageSource, batches
 from apercu.types import Images
@@ -37,7 +37,7 @@ class Shown:
         Raises:
             ImageError: none can be read.
         """
-        chosen = split(len(self.source), self.limit, self.seed, halves=False)[1]
+        chosen = split_indices(len(self.source), self.limit, self.seed, halves=False)[1]
         unread: list[ImageError] = []
         found = batches(self.source, passport.prepare, BATCH, indices=chosen, skip=unread.append)
         count = 0

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from apercu.classifiers import ClassNames
 from apercu.errors import ConfigError, TargetError, nearest
-from apercu.explain.asked import TOP, Asked
+from apercu.explain.asked import TOP, ExplainOptions
 from apercu.explainers.targets import find_class_indices
 
 Format: TypeAlias = Literal["png", "array", "both"]
@@ -33,7 +33,7 @@ class Wanted:
 
     targets: tuple[int, ...] = ()
     top: int = 1
-    level: float = Asked.level
+    level: float = ExplainOptions.level
     format: Format | None = "png"
     picture: bool = False
 
@@ -81,8 +81,9 @@ def read_wanted(fields: Mapping[str, Any], names: ClassNames, *, maps: bool = Tr
             hint = nearest(key[:LONGEST_NAME], FIELDS)
             known = ", ".join(("image", *FIELDS))
             raise ConfigError(f"{key[:LONGEST_NAME]}: no such field{hint or f'; known: {known}'}")
-    asked = Asked(
-        top=_number(fields, "top", int, 1), level=_number(fields, "level", float, Asked.level)
+    asked = ExplainOptions(
+        top=_number(fields, "top", int, 1),
+        level=_number(fields, "level", float, ExplainOptions.level),
     )
     if asked.top > MOST_CLASSES:
         raise ConfigError(f"top: expected at most {MOST_CLASSES} classes, got {asked.top}")

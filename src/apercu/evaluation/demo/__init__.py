@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from apercu.evaluation.demo.story import Story
+from apercu.evaluation.demo.story import Demo
 
-__all__ = ["Story"]
+__all__ = ["Demo"]

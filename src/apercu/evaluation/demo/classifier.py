@@ -26,7 +26,7 @@ SOURCE = "apercu.classifiers.small_resnet:SmallResNet"
 
 
 @dataclass(frozen=True)
-class Lessons:
+class ClassifierTraining:
     """How the classifier is trained.
 
     Args:
@@ -50,7 +50,7 @@ class Lessons:
 
 
 def train_classifier(
-    source: Planted, lessons: Lessons, device: str, progress: Callable[[int, int], None]
+    source: Planted, training: ClassifierTraining, device: str, progress: Callable[[int, int], None]
 ) -> Classifier:
     """A `SmallResNet` that names the class of the first object.
 
@@ -60,13 +60,13 @@ def train_classifier(
         device: where to compute.
         progress: told the steps done, and how many there are.
     """
-    lesson = held(source)
-    network = _fresh(source, lessons).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    total = lessons.epochs * (len(lesson.images) // lessons.batch)
-    optimiser = AdamW(network.parameters(), lessons.rate, weight_decay=0.02)
-    rate = OneCycleLR(optimiser, lessons.rate, total_steps=total)
+    lesson = load_images(source)
+    network = _build_network(source, training).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    total = training.epochs * (len(lesson.images) // training.batch)
+    optimiser = AdamW(network.parameters(), training.rate, weight_decay=0.02)
+    rate = OneCycleLR(optimiser, training.rate, total_steps=total)
     network.train()
-    for step, chosen in zip(range(total), _views(lesson, lessons), strict=False):
+    for step, chosen in zip(range(total), _iterate_batches(lesson, training), strict=False):
         shown, wanted = (tensor.to(device) for tensor in chosen)
         shown = (shown - 0.5).contiguous(memory_format=torch.channels_last) * 2
         loss = F.cross_entropy(network(shown), wanted)
@@ -75,12 +75,12 @@ def train_classifier(
         optimiser.step()
         rate.step()
         progress(step + 1, total)
-    return classifier_of(network.cpu(), _card(source, lessons)).to(device)
+    return classifier_of(network.cpu(), _build_card(source, training)).to(device)
 
 
-def accuracy(classifier: Classifier, source: Planted) -> float:
+def measure_accuracy(classifier: Classifier, source: Planted) -> float:
     """Share of the images whose class is named."""
-    test = held(source)
+    test = load_images(source)
     with torch.no_grad():
         parts = torch.split(test.images, 100)
         found = torch.cat([classifier(part.to(classifier.device)) for part in parts])
@@ -88,7 +88,7 @@ def accuracy(classifier: Classifier, source: Planted) -> float:
 
 
 @dataclass(frozen=True, eq=False)
-class Held:
+class LoadedImages:
     """A set in memory; boxes around the first objects, as shares of the image's sides."""
 
     images: Images
@@ -96,47 +96,49 @@ class Held:
     boxes: Boxes
 
 
-def held(source: Planted) -> Held:
+def load_images(source: Planted) -> LoadedImages:
     """All images of a set."""
     items, names = list(source), source.class_names
-    return Held(
+    return LoadedImages(
         torch.stack([item.picture for item in items]),
         torch.tensor([names.index(str(item.label)) for item in items]),
         torch.cat([item.boxes for item in items if item.boxes is not None]) / source.size,
     )
 
 
-def _views(held: Held, lessons: Lessons) -> Iterator[tuple[Tensor, Tensor]]:
+def _iterate_batches(
+    loaded: LoadedImages, training: ClassifierTraining
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Endless batches in a fresh order per epoch, mirrored and zoomed at random.
 
     A zoomed image still holds the whole object, so the classifier knows objects of every size.
     """
-    generator = Generator().manual_seed(lessons.seed)
+    generator = Generator().manual_seed(training.seed)
     while True:
-        order = torch.randperm(len(held.images), generator=generator)
-        for chosen in torch.split(order, lessons.batch):
-            if len(chosen) < lessons.batch:
+        order = torch.randperm(len(loaded.images), generator=generator)
+        for chosen in torch.split(order, training.batch):
+            if len(chosen) < training.batch:
                 continue
             draws = torch.rand(len(chosen), 6, generator=generator)
-            near, far = held.boxes[chosen, :2], held.boxes[chosen, 2:]
-            drawn = draws[:, :4] ** (1 / lessons.tightness)
+            near, far = loaded.boxes[chosen, :2], loaded.boxes[chosen, 2:]
+            drawn = draws[:, :4] ** (1 / training.tightness)
             zoomed = torch.cat([near * drawn[:, :2], 1 - (1 - far) * drawn[:, 2:]], 1)
             whole = torch.tensor([0.0, 0.0, 1.0, 1.0])
-            places = torch.where(draws[:, 4:5] < lessons.zoomed, zoomed, whole)
-            shown = crop(held.images[chosen], places)
+            places = torch.where(draws[:, 4:5] < training.zoomed, zoomed, whole)
+            shown = crop(loaded.images[chosen], places)
             mirrored = draws[:, 5, None, None, None] < 0.5
-            yield torch.where(mirrored, shown.flip(3), shown), held.targets[chosen]
+            yield torch.where(mirrored, shown.flip(3), shown), loaded.targets[chosen]
 
 
-def _fresh(source: Planted, lessons: Lessons) -> SmallResNet:
+def _build_network(source: Planted, training: ClassifierTraining) -> SmallResNet:
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(lessons.seed)
+        torch.manual_seed(training.seed)
         return SmallResNet(
-            source.channels, source.classes, (source.size, source.size), lessons.width
+            source.channels, source.classes, (source.size, source.size), training.width
         )
 
 
-def _card(source: Planted, lessons: Lessons) -> ClassifierCard:
+def _build_card(source: Planted, training: ClassifierTraining) -> ClassifierCard:
     half = (0.5,) * source.channels
     size = (source.size, source.size)
     return ClassifierCard(
@@ -145,7 +147,7 @@ def _card(source: Planted, lessons: Lessons) -> ClassifierCard:
             "channels": source.channels,
             "classes": source.classes,
             "size": list(size),
-            "width": lessons.width,
+            "width": training.width,
         },
         input=InputSpec(channels=source.channels, size=size, mean=half, std=half),
         classes=source.class_names,

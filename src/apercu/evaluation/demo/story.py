@@ -9,11 +9,11 @@ from pathlib import Path
 
 from apercu.classifiers import Classifier, open_classifier, save_classifier
 from apercu.errors import RunError
-from apercu.evaluation import CompareSettings, Results, compare
-from apercu.evaluation.demo.classifier import Lessons, accuracy, train_classifier
-from apercu.evaluation.gallery import gallery
+from apercu.evaluation import CompareSettings, ComparisonResults, compare
+from apercu.evaluation.demo.classifier import ClassifierTraining, measure_accuracy, train_classifier
+from apercu.evaluation.gallery import draw_gallery
 from apercu.evaluation.report import write_report, write_tables
-from apercu.evaluation.runs import trained
+from apercu.evaluation.runs import wrap_trained
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.explainers.run_folder import WEIGHTS
 from apercu.explainers.train import train_mask
@@ -31,10 +31,10 @@ from apercu.methods import (
 from apercu.training.settings import parse_settings
 from apercu.training.trainer import Hardware, Trainer
 
-IMAGES, TESTED = 2000, 200
+TRAIN_IMAGES, TEST_IMAGES = 2000, 200
 """Training images, and test images that are compared (half of them choose thresholds)."""
-LESSONS = Lessons()
-MASK = parse_settings({"preset": "light", "schedule": {"steps": 300, "batch": 32}})
+CLASSIFIER_TRAINING = ClassifierTraining()
+MASK_SETTINGS = parse_settings({"preset": "light", "schedule": {"steps": 300, "batch": 32}})
 OPPONENTS: dict[str, Explainer | TrueBox] = {
     "gradient": Gradient(),
     "grad_cam": GradCam(),
@@ -43,12 +43,12 @@ OPPONENTS: dict[str, Explainer | TrueBox] = {
     "whole_box": WholeBox(),
     "true_box": TrueBox(),
 }
-SHOWN = ("saliency_metric", "localisation_error", "iou")
+METRICS = ("saliency_metric", "localisation_error", "iou")
 PLAN, CARD, FACTS, RUN = "demo.json", "classifier/card.json", "classifier/facts.json", "mask"
 
 
 @dataclass(frozen=True)
-class Story:
+class Demo:
     """One demo in a folder, called to run it.
 
     Args:
@@ -65,19 +65,19 @@ class Story:
     progress: Callable[[str, int, int], None] = field(repr=False)
     say: Callable[[str], None] = field(repr=False)
 
-    def __call__(self) -> tuple[Results, Path]:
+    def __call__(self) -> tuple[ComparisonResults, Path]:
         """All stages; returns the results and the report.
 
         Raises:
             RunError: the folder holds a demo with another seed or other settings.
             OutputError: the folder cannot be written.
         """
-        self._claim()
-        classifier = self._classifier()
-        explainer = self._explainer(classifier)
-        test = Planted(images=TESTED, seed=self.seed, split="test")
-        explainers = {"mask": trained(explainer, classifier), **OPPONENTS}
-        settings = CompareSettings(SHOWN, seed=self.seed)
+        self._write_plan()
+        classifier = self._prepare_classifier()
+        explainer = self._prepare_explainer(classifier)
+        test = Planted(images=TEST_IMAGES, seed=self.seed, split="test")
+        explainers = {"mask": wrap_trained(explainer, classifier), **OPPONENTS}
+        settings = CompareSettings(METRICS, seed=self.seed)
         results = compare(
             classifier,
             test,
@@ -87,45 +87,50 @@ class Story:
             progress=self.progress,
             command=f"apercu demo --seed {self.seed}",
         )
-        shots = gallery(classifier, test, explainers, results, progress=self.progress)
+        shots = draw_gallery(classifier, test, explainers, results, progress=self.progress)
         write_tables(results, self.out)
         return results, write_report(results, shots, self.out / "report.html")
 
-    def _claim(self) -> None:
+    def _write_plan(self) -> None:
         """Notes the plan down, or checks that the folder was begun with the same."""
         plan = {
             "seed": self.seed,
-            "images": IMAGES,
-            "tested": TESTED,
-            "lessons": asdict(LESSONS),
-            "mask": MASK.model_dump(mode="json"),
+            "images": TRAIN_IMAGES,
+            "tested": TEST_IMAGES,
+            "lessons": asdict(CLASSIFIER_TRAINING),
+            "mask": MASK_SETTINGS.model_dump(mode="json"),
         }
         text, path = json.dumps(plan, indent=1) + "\n", self.out / PLAN
         if path.is_file() and path.read_text(encoding="utf-8") != text:
             raise RunError(f"{self.out}: holds a demo with other settings; choose another --out")
         write(path, text)
 
-    def _classifier(self) -> Classifier:
+    def _prepare_classifier(self) -> Classifier:
         if (self.out / FACTS).is_file():
             classifier = open_classifier(self.out / CARD, device=self.device)
             share = json.loads((self.out / FACTS).read_text(encoding="utf-8"))["accuracy"]
         else:
-            train = Planted(images=IMAGES, seed=self.seed)
+            train = Planted(images=TRAIN_IMAGES, seed=self.seed)
             classifier = train_classifier(
-                train, LESSONS, self.device, lambda n, of: self.progress("classifier", n, of)
+                train,
+                CLASSIFIER_TRAINING,
+                self.device,
+                lambda n, of: self.progress("classifier", n, of),
             )
-            share = accuracy(classifier, Planted(images=TESTED, seed=self.seed, split="test"))
+            share = measure_accuracy(
+                classifier, Planted(images=TEST_IMAGES, seed=self.seed, split="test")
+            )
             save_classifier(classifier, (self.out / CARD).parent)
             write(self.out / FACTS, json.dumps({"accuracy": share}) + "\n")
-        self.say(f"classifier: names {share:.1%} of {TESTED} test images")
+        self.say(f"classifier: names {share:.1%} of {TEST_IMAGES} test images")
         return classifier
 
-    def _explainer(self, classifier: Classifier) -> MaskExplainer:
+    def _prepare_explainer(self, classifier: Classifier) -> MaskExplainer:
         run = self.out / RUN
         if (run / WEIGHTS).is_file():
             return MaskExplainer.from_pretrained(run, device=self.device)
-        source = Planted(images=IMAGES, seed=self.seed)
+        source = Planted(images=TRAIN_IMAGES, seed=self.seed)
         fit = Trainer(classifier, source, run, Hardware(self.device), self.seed, self.say)
-        explainer = train_mask(MASK, fit, classifier).to(self.device)
+        explainer = train_mask(MASK_SETTINGS, fit, classifier).to(self.device)
         self.say(f"mask explainer: trained in {explainer.facts['training_seconds']:.0f} s")
         return explainer

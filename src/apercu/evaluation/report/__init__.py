@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
-from apercu.evaluation.report.page import SIDE, Shot, data, rendered, style, write_report
+from apercu.evaluation.report.page import (
+    PICTURE_SIDE,
+    GalleryImage,
+    embed_image,
+    render_style,
+    render_template,
+    write_report,
+)
 from apercu.evaluation.report.tables import write_tables
 
-__all__ = ["SIDE", "Shot", "data", "rendered", "style", "write_report", "write_tables"]
+__all__ = [
+    "PICTURE_SIDE",
+    "GalleryImage",
+    "embed_image",
+    "render_template",
+    "render_style",
+    "write_report",
+    "write_tables",
+]

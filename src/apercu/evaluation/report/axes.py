@@ -12,24 +12,24 @@ LEFT, RIGHT, TOP, BOTTOM = 46, 22, 26, 40
 
 
 @dataclass(frozen=True)
-class Frame:
+class ChartFrame:
     """From values to places in the drawing; x may be logarithmic."""
 
     x: tuple[float, float]
     y: tuple[float, float]
     log: bool = False
 
-    def across(self, value: float) -> float:
+    def x_position(self, value: float) -> float:
         low, high = (log10(end) for end in self.x) if self.log else self.x
         share = ((log10(value) if self.log else value) - low) / (high - low)
         return LEFT + share * (WIDTH - LEFT - RIGHT)
 
-    def down(self, value: float) -> float:
+    def y_position(self, value: float) -> float:
         share = (value - self.y[0]) / (self.y[1] - self.y[0])
         return HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)
 
 
-def svg(parts: Sequence[str], label: str) -> str:
+def build_svg(parts: Sequence[str], label: str) -> str:
     """A drawing of parts, with a name for those who cannot see it."""
     return (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">'
@@ -37,21 +37,21 @@ def svg(parts: Sequence[str], label: str) -> str:
     )
 
 
-def axes(frame: Frame, x_title: str, y_title: str) -> str:
+def draw_axes(frame: ChartFrame, x_title: str, y_title: str) -> str:
     """Both axes with their grid and titles."""
     bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
     parts = [f'<path class="axis" d="M{LEFT},{TOP}V{bottom}H{right}"/>']
-    for value in _ticks(*frame.y):
-        y = frame.down(value)
+    for value in _choose_ticks(*frame.y):
+        y = frame.y_position(value)
         parts.append(f'<path class="grid" d="M{LEFT},{y:.1f}H{right}"/>')
         parts.append(
-            f'<text x="{LEFT - 5}" y="{y + 4:.1f}" text-anchor="end">{_number(value)}</text>'
+            f'<text x="{LEFT - 5}" y="{y + 4:.1f}" text-anchor="end">{_format_number(value)}</text>'
         )
-    for value in _decades(*frame.x) if frame.log else _ticks(*frame.x):
-        x = frame.across(value)
+    for value in _list_decades(*frame.x) if frame.log else _choose_ticks(*frame.x):
+        x = frame.x_position(value)
         parts.append(f'<path class="grid" d="M{x:.1f},{TOP}V{bottom}"/>')
         parts.append(
-            f'<text x="{x:.1f}" y="{bottom + 15}" text-anchor="middle">{_number(value)}</text>'
+            f'<text x="{x:.1f}" y="{bottom + 15}" text-anchor="middle">{_format_number(value)}</text>'
         )
     middle = (LEFT + right) / 2
     parts.append(
@@ -62,7 +62,7 @@ def axes(frame: Frame, x_title: str, y_title: str) -> str:
     return "".join(parts)
 
 
-def _ticks(low: float, high: float) -> list[float]:
+def _choose_ticks(low: float, high: float) -> list[float]:
     """Four to eight round values within the ends."""
     rough = (high - low) / 5
     size = 10.0 ** floor(log10(rough))
@@ -70,7 +70,7 @@ def _ticks(low: float, high: float) -> list[float]:
     return [step * n for n in range(ceil(low / step), floor(high / step) + 1)]
 
 
-def _decades(low: float, high: float) -> list[float]:
+def _list_decades(low: float, high: float) -> list[float]:
     """Powers of ten within the ends, of few also their double and half.
 
     >>> _decades(1.0, 1000.0), _decades(30.0, 400.0)
@@ -83,7 +83,7 @@ def _decades(low: float, high: float) -> list[float]:
     return [power * n for power in powers for n in (1, 2, 5) if low <= power * n <= high]
 
 
-def _number(value: float) -> str:
+def _format_number(value: float) -> str:
     """As short as it can be, with a true minus.
 
     >>> [_number(value) for value in (-0.25, 0.30000000000000004, 1000.0, 0.01)]

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import NamedTuple
 
-from apercu.evaluation.report.axes import Frame, axes, svg
+from apercu.evaluation.report.axes import ChartFrame, build_svg, draw_axes
 
 
-class Stop(NamedTuple):
+class LearningPoint(NamedTuple):
     """One point of a curve."""
 
     labels: int
@@ -18,8 +18,8 @@ class Stop(NamedTuple):
     high: float
 
 
-def learning_curves(
-    curves: Mapping[str, Sequence[Stop]], coloured: Sequence[str], title: str
+def draw_learning_curves(
+    curves: Mapping[str, Sequence[LearningPoint]], coloured: Sequence[str], y_title: str
 ) -> str:
     """Curves over a logarithmic number of labels, each with its interval as upright lines.
 
@@ -32,19 +32,19 @@ def learning_curves(
     fewest, most = min(stop.labels for stop in stops), max(stop.labels for stop in stops)
     floor, ceiling = min(stop.low for stop in stops), max(stop.high for stop in stops)
     margin = 0.05 * (ceiling - floor) or 0.05
-    frame = Frame((fewest / 1.2, most * 1.2), (floor - margin, ceiling + margin), log=True)
-    parts = [axes(frame, "labels", title)]
+    frame = ChartFrame((fewest / 1.2, most * 1.2), (floor - margin, ceiling + margin), log=True)
+    parts = [draw_axes(frame, "labels", y_title)]
     for name, curve in curves.items():
         colour = f"s{coloured.index(name)}" if name in coloured else "rest"
-        places = [(frame.across(float(stop.labels)), stop) for stop in curve]
-        path = " ".join(f"{x:.1f},{frame.down(stop.value):.1f}" for x, stop in places)
+        places = [(frame.x_position(float(stop.labels)), stop) for stop in curve]
+        path = " ".join(f"{x:.1f},{frame.y_position(stop.value):.1f}" for x, stop in places)
         parts.append(
             f'<polyline class="{colour} marked" points="{path}">'
             f"<title>{escape(name)}</title></polyline>"
         )
         parts += [
-            f'<path class="{colour}" d="M{x:.1f},{frame.down(stop.low):.1f}'
-            f'V{frame.down(stop.high):.1f}"/>'
+            f'<path class="{colour}" d="M{x:.1f},{frame.y_position(stop.low):.1f}'
+            f'V{frame.y_position(stop.high):.1f}"/>'
             for x, stop in places
         ]
-    return svg(parts, f"{title} against labels")
+    return build_svg(parts, f"{y_title} against labels")

@@ -8,108 +8,112 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from apercu.evaluation import Results
-from apercu.evaluation.formatting import COLUMNS, time_text
+from apercu.evaluation import ComparisonResults
+from apercu.evaluation.formatting import COLUMNS, format_milliseconds
 from apercu.evaluation.measures import cuts
 from apercu.evaluation.ranking import (
-    better,
-    break_even_text,
-    costs,
-    measured,
-    ranking,
-    reported,
+    build_ranking,
+    compare_costs,
+    count_images,
+    find_direction,
+    format_break_even,
+    list_metrics,
 )
 from apercu.evaluation.results import Cost
 from apercu.io import write
 
-HEAD = (
+CSV_HEADER = (
     *("explainer", "metric", "better", "value", "low", "high", "n", "threshold"),
     *("difference", "difference_low", "difference_high", "p", "reason"),
 )
 """Of the CSV file; differences are those from the best trained explainer, and reasons why an
 explainer could not be measured."""
-MARKDOWN, CSV = "table.md", "table.csv"
+MARKDOWN_FILE, CSV_FILE = "table.md", "table.csv"
 
 
-def write_tables(results: Results, folder: Path) -> None:
+def write_tables(results: ComparisonResults, folder: Path) -> None:
     """Writes `table.md` and `table.csv`; raises `OutputError`."""
-    write(folder / MARKDOWN, markdown(results))
-    write(folder / CSV, spreadsheet(results))
+    write(folder / MARKDOWN_FILE, format_markdown(results))
+    write(folder / CSV_FILE, format_csv(results))
 
 
-def markdown(results: Results) -> str:
+def format_markdown(results: ComparisonResults) -> str:
     """Where the figures come from, the ranking, the costs, and what could not be measured."""
-    subject, about = results.subject, results.environment
+    subject, about = results.key, results.environment
     parts = [
         *(f"`{call.command}`" for call in results.calls),
         f"{subject.limit} images of {subject.images}, classifier {subject.classifier} "
         f"({subject.fingerprint[:12]}); "
         + ", ".join(f"{name} {value}" for name, value in about.items() if name != "date")
         + f"; {str(about.get('date', ''))[:10]}. Mean (95 % interval) on "
-        f"{max(reported(results).values(), default=0)} of them"
-        + (", with the threshold that the others chose" if cuts(measured(results)) else "")
+        f"{max(count_images(results).values(), default=0)} of them"
+        + (", with the threshold that the others chose" if cuts(list_metrics(results)) else "")
         + "; ▲ better and ▼ worse than the best trained "
         "explainer on the same images (sign-flip test, Holm-adjusted p < 0.05).",
-        _ranking(results),
+        _format_ranking(results),
     ]
     if results.cost:
-        parts.append(_costs(results))
+        parts.append(_format_costs(results))
     return "\n\n".join(parts) + "\n"
 
 
-def spreadsheet(results: Results) -> str:
+def format_csv(results: ComparisonResults) -> str:
     """One line per row, with its difference from the best trained explainer, and per failure."""
     buffer = io.StringIO()
     table = csv.writer(buffer, lineterminator="\n")
-    table.writerow(HEAD)
-    cells = {(line["name"], metric): cell for line, metric, cell in _cells(results)}
+    table.writerow(CSV_HEADER)
+    cells = {(line["name"], metric): cell for line, metric, cell in _iterate_cells(results)}
     for row in results.rows:
         pair = cells[row.explainer, row.metric]["paired"]
         against = ("", "", "", "") if pair is None else (pair.difference, *pair.ci95, pair.p)
         threshold = "" if row.threshold is None else row.threshold
         about = (row.explainer, row.metric, row.better)
         table.writerow((*about, row.value, *row.ci95, row.n, threshold, *against, ""))
-    blank = [""] * (len(HEAD) - 2)
+    blank = [""] * (len(CSV_HEADER) - 2)
     table.writerows((name, *blank, reason) for name, reason in results.failed.items())
     return buffer.getvalue()
 
 
-def _cells(results: Results) -> Iterator[tuple[dict[str, Any], str, dict[str, Any]]]:
-    for line in ranking(results):
+def _iterate_cells(
+    results: ComparisonResults,
+) -> Iterator[tuple[dict[str, Any], str, dict[str, Any]]]:
+    for line in build_ranking(results):
         for metric, cell in line["cells"].items():
             yield line, metric, cell
 
 
-def _ranking(results: Results) -> str:
-    metrics = measured(results)
-    arrows = {metric: "↓" if better(results, metric) == "lower" else "↑" for metric in metrics}
-    counts = reported(results)
+def _format_ranking(results: ComparisonResults) -> str:
+    metrics = list_metrics(results)
+    arrows = {
+        metric: "↓" if find_direction(results, metric) == "lower" else "↑" for metric in metrics
+    }
+    counts = count_images(results)
     most = max(counts.values(), default=0)
     fewer = {metric: f" ({n} images)" for metric, n in counts.items() if n < most}
     head = ["explainer"]
     head += [f"{COLUMNS[m].title} {arrows[m]}{fewer.get(m, '')}" for m in metrics]
     lines = []
-    for row in ranking(results):
+    for row in build_ranking(results):
         texts = [row["name"] + (" (told the truth)" if row["told"] else "")]
         for metric in metrics:
             cell = row["cells"].get(metric)
-            texts.append("" if cell is None else _cell(cell))
+            texts.append("" if cell is None else _format_cell(cell))
         lines.append(texts)
     blank = [""] * (len(metrics) - 1)
     lines += [[name, f"not measured: {why}", *blank] for name, why in results.failed.items()]
-    return _markdown(head, lines)
+    return _format_table(head, lines)
 
 
-def _cell(cell: dict[str, object]) -> str:
+def _format_cell(cell: dict[str, object]) -> str:
     value = f"**{cell['value']}**" if cell["best"] else f"{cell['value']}"
     threshold = "" if cell["threshold"] is None else f" at {cell['threshold']}"
     verdict = {"better": " ▲", "worse": " ▼"}.get(str(cell["verdict"]), "")
     return f"{value}{verdict} ({cell['interval']}){threshold}"
 
 
-def _costs(results: Results) -> str:
+def _format_costs(results: ComparisonResults) -> str:
     head = ["explainer", "batch", "ms per image", "forwards", "queries", "MB", "training s"]
-    found = costs(results)
+    found = compare_costs(results)
     if any(line["break_even"] for line in found):
         head.append("images until training pays")
     lines = []
@@ -118,24 +122,24 @@ def _costs(results: Results) -> str:
         texts = [
             cost.explainer,
             f"{cost.device}, {cost.batch}",
-            duration(cost),
+            format_duration(cost),
             f"{cost.classifier_forwards:.2f}",
             f"{cost.queries:g}",
             "" if cost.peak_mb is None else f"{cost.peak_mb:.0f}",
             f"{cost.training_seconds:.0f}",
-            break_even_text(line["break_even"]),
+            format_break_even(line["break_even"]),
         ]
         lines.append(texts[: len(head)])
-    return _markdown(head, lines)
+    return _format_table(head, lines)
 
 
-def duration(cost: Cost) -> str:
+def format_duration(cost: Cost) -> str:
     """Median and half the interquartile range; what was called but once has none."""
-    median = time_text(cost.ms_per_image)
-    return f"{median} ± {time_text(cost.iqr / 2)}" if cost.iqr else f"{median}, one call"
+    median = format_milliseconds(cost.ms_per_image)
+    return f"{median} ± {format_milliseconds(cost.iqr / 2)}" if cost.iqr else f"{median}, one call"
 
 
-def _markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def _format_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     rule = ["---"] * len(head)
     rows = ([cell.replace("|", "\\|") for cell in cells] for cells in (head, rule, *lines))
     return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)

@@ -16,8 +16,8 @@ from safetensors.torch import load, save
 
 from apercu.classifiers import Classifier
 from apercu.classifiers.fingerprint import digest_of_module
-from apercu.evaluation.interval import share_interval
-from apercu.evaluation.sample import Entry, Sample, draw
+from apercu.evaluation.interval import wilson_interval
+from apercu.evaluation.sample import EvalSample, SampleRecord, draw_sample
 from apercu.images import ImageSource
 from apercu.io import write
 from apercu.robustness.attacks import Attack
@@ -110,10 +110,10 @@ class Watch:
     attacks: Mapping[tuple[str, float | None], Attack]
     limit: int | None = None
     seed: int = 0
-    sample: Sample = field(init=False)
+    sample: EvalSample = field(init=False)
 
     def __post_init__(self) -> None:
-        found = draw(self.classifier, self.source, self.limit, self.seed)
+        found = draw_sample(self.classifier, self.source, self.limit, self.seed)
         check_enough(len(found.tune), FEWEST * FOLDS // (FOLDS - 1))
         object.__setattr__(self, "sample", found)
 
@@ -148,7 +148,7 @@ class Watch:
         self,
         title: str,
         attack: Attack | None,
-        entries: tuple[Entry, ...],
+        entries: tuple[SampleRecord, ...],
         folder: Path,
         progress: Progress,
     ) -> dict[str, torch.Tensor]:
@@ -162,7 +162,7 @@ class Watch:
             pass
         found: dict[str, list[torch.Tensor]] = {name: [] for name in (*self.looks, "fooled")}
         done = 0
-        for trial in self.sample.trials(self.classifier, entries, BATCH):
+        for trial in self.sample.read_batches(self.classifier, entries, BATCH):
             images = trial.images
             with torch.no_grad():
                 seen = self.classifier(images).argmax(1)
@@ -172,7 +172,7 @@ class Watch:
             found["fooled"].append(aim.reached(shown).cpu())
             for name, look in self.looks.items():
                 found[name].append(look(shown))
-            done += len(trial.entries)
+            done += len(trial.records)
             progress(title, done, len(entries))
         looked = {name: torch.cat(parts).contiguous() for name, parts in found.items()}
         write(path, save(looked))
@@ -208,7 +208,7 @@ def rows_of(
     ends = _resampled(honest, strange, seed)
     return [
         Row(*case, "auroc", auroc(honest, strange), ends, count),
-        Row(*case, "detected", float(caught.mean()), share_interval(caught), count),
+        Row(*case, "detected", float(caught.mean()), wilson_interval(caught), count),
         Row(*case, "accuracy", *_both_called(share, 1 - alarms), count),
     ]
 
@@ -218,7 +218,7 @@ def _both_called(
 ) -> tuple[float, tuple[float, float]]:
     """The mean of two shares, with the interval that theirs give it (Newcombe 1998)."""
     shares, ends = zip(
-        *((one.mean(), share_interval(one)) for one in (attacks, honest)), strict=True
+        *((one.mean(), wilson_interval(one)) for one in (attacks, honest)), strict=True
     )
     mean = float(np.mean(shares))
     below, above = np.linalg.norm(np.array(ends) - np.array(shares)[:, None], axis=0) / 2
