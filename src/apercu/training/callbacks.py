@@ -36,7 +36,7 @@ class DegeneracyWarning(Callback):
         self.said: set[str] = set()
 
     def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
-        self.monitor.add({name: value.item() for name, value in module.measured.items()})
+        self.monitor.add({name: value.item() for name, value in module.figures.items()})
         warning = self.monitor.warning()
         if warning and (kind := warning.partition("(")[0]) not in self.said:
             self.said.add(kind)
