@@ -19,7 +19,7 @@ from torch import nn
 from torchvision.transforms import Normalize
 
 from apercu.classifiers import Classifier
-from apercu.methods.layers import open_module
+from apercu.methods.layers import get_open_module
 from apercu.robustness.attacks import Pgd
 from apercu.robustness.objectives import Untargeted
 
@@ -85,7 +85,7 @@ def main() -> int:
 def as_made(classifier: Classifier) -> nn.Module:
     """The network of `opened` with its normalisation, and parameters that could be trained."""
     plain = timm.create_model("mobilenetv2_100").eval()
-    plain.load_state_dict(open_module(classifier).state_dict())
+    plain.load_state_dict(get_open_module(classifier).state_dict())
     spec = classifier.network.input
     return nn.Sequential(Normalize(spec.mean, spec.std), plain).eval()
 

@@ -20,7 +20,7 @@ from timing import by_turns, missing, opened, ratio, shown
 from torch import Tensor, nn
 
 from apercu.classifiers import Classifier
-from apercu.metrics.flipping import DELETION, Flipping, flip
+from apercu.metrics.flipping import DELETION, Flipping, flip_pixels
 
 PROMISED = 4.0
 """Quantus' time over ours, at least."""
@@ -79,7 +79,7 @@ class Task:
         return cls(classifier, images, targets, maps, how)
 
     def ours(self) -> Tensor:
-        found = flip(self.classifier, self.images, self.targets, self.maps, self.flipping)
+        found = flip_pixels(self.classifier, self.images, self.targets, self.maps, self.flipping)
         return found.probabilities[:, 1:].cpu()
 
     def literal(self) -> Tensor:

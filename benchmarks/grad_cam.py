@@ -15,7 +15,7 @@ import torch
 from timing import Call, by_turns, opened, ratio, shown
 
 from apercu.methods import GradCam
-from apercu.methods.layers import anatomy, layer_named, open_module
+from apercu.methods.layers import find_target_layers, get_layer, get_open_module
 
 PROMISED = 1.3
 
@@ -33,7 +33,7 @@ def main() -> int:
     images = torch.rand(given.batch, 3, given.size, given.size, device=given.device)
     with torch.no_grad():
         targets = classifier(images).argmax(dim=1)
-    network, ready = open_module(classifier), classifier.normalise(images)
+    network, ready = get_open_module(classifier), classifier.normalise(images)
 
     def bare() -> None:
         inputs = ready.clone().requires_grad_()
@@ -46,7 +46,7 @@ def main() -> int:
         from pytorch_grad_cam import GradCAM
         from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-        layer = layer_named(classifier, anatomy(classifier, images).features)
+        layer = get_layer(classifier, find_target_layers(classifier, images).features)
         with GradCAM(model=network, target_layers=[layer]) as method:
             inputs = ready.clone().requires_grad_()  # its weights want no gradients
             method(inputs, [ClassifierOutputTarget(int(target)) for target in targets])

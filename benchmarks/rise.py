@@ -16,9 +16,9 @@ from timing import by_turns, opened, ratio, shown
 
 from apercu.classifiers import Classifier
 from apercu.methods import Method
-from apercu.methods.layers import open_module
+from apercu.methods.layers import get_open_module
 from apercu.methods.mfpp import Mfpp
-from apercu.methods.rise import Rise, parts
+from apercu.methods.rise import Rise, split_into_batches
 
 SIZE, LIMIT = 224, 1.10
 
@@ -46,12 +46,12 @@ def beyond(classifier: Classifier, method: Method, plan: tuple[int, int, int]) -
     masks, batch, repeats = plan
     image = torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
     image, target = image.to(classifier.device), torch.tensor([0], device=classifier.device)
-    network = open_module(classifier)
+    network = get_open_module(classifier)
     ready = classifier.normalise(image.expand(batch, -1, -1, -1))
 
     def bare() -> None:
         with torch.no_grad():
-            for count in parts(masks, batch):
+            for count in split_into_batches(masks, batch):
                 network(ready[:count])
 
     def whole() -> None:

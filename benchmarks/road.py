@@ -17,7 +17,7 @@ from timing import Call, by_turns, missing, opened, ratio, shown
 from torch import Tensor, nn
 
 from apercu.classifiers import Classifier
-from apercu.metrics import Road, road
+from apercu.metrics import RoadSettings, road
 
 PROMISED = 5.0
 
@@ -38,7 +38,7 @@ def main() -> int:
     found: dict[str, Tensor] = {}
 
     def ours() -> None:
-        found["ours"] = road(classifier, images, targets, maps, Road()).cpu()
+        found["ours"] = road(classifier, images, targets, maps, RoadSettings()).cpu()
 
     def theirs() -> None:
         found["pytorch-grad-cam"] = of_grad_cam(classifier, images, targets, maps)
@@ -68,7 +68,7 @@ def of_grad_cam(classifier: Classifier, images: Tensor, targets: Tensor, maps: T
     from pytorch_grad_cam.metrics.road import ROADCombined
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
 
-    combined = ROADCombined(percentiles=[round(100 * share) for share in Road().shares])
+    combined = ROADCombined(percentiles=[round(100 * share) for share in RoadSettings().fractions])
     asked = [ClassifierOutputSoftmaxTarget(int(target)) for target in targets]
     with torch.no_grad():
         scores = combined(

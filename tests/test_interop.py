@@ -12,7 +12,7 @@ import torch
 
 from apercu import MaskExplainer, open_classifier
 from apercu.errors import ConfigError, TargetError
-from apercu.interop import Attribution, MeanScore, as_module, explain_func
+from apercu.interop import BoundMethod, MeanScore, as_module, explain_func
 from apercu.methods import Gradient
 from apercu.metrics import box_iou, mean_area
 
@@ -37,7 +37,7 @@ def test_explain_func_of_a_method_needs_the_classifier(tiny_card: Path) -> None:
 def test_any_method_attributes_as_captum_does(tiny_card: Path) -> None:
     classifier = open_classifier(tiny_card)
     images, targets = torch.rand(2, 3, 32, 32), torch.tensor([0, 2])
-    gradient = Attribution(Gradient(), classifier)
+    gradient = BoundMethod(Gradient(), classifier)
     expected = Gradient()(classifier, images, targets)
     torch.testing.assert_close(gradient.attribute(images, targets), expected)
     torch.testing.assert_close(gradient.attribute(images, target=2)[1], expected[1])

@@ -38,7 +38,7 @@ def explain_func(
     if isinstance(explainer, TrainedExplainer):
         attribute: Callable[[Tensor, Tensor], Tensor] = explainer.attribute
     elif classifier is not None:
-        attribute = Attribution(explainer, classifier).attribute
+        attribute = BoundMethod(explainer, classifier).attribute
     else:
         raise ConfigError(f"explain_func: {explainer!r} needs the classifier it asks")
 
@@ -50,7 +50,7 @@ def explain_func(
     return explain
 
 
-class Door(nn.Module):
+class ClassifierModule(nn.Module):
     """A classifier as the module that other libraries expect: images in [0, 1] → logits."""
 
     def __init__(self, classifier: Classifier) -> None:
@@ -65,11 +65,11 @@ class Door(nn.Module):
 def as_module(classifier: Classifier) -> nn.Module:
     """For foolbox's `PyTorchModel(…, bounds=(0, 1))` and the Adversarial Robustness Toolbox's
     `PyTorchClassifier(…, clip_values=(0, 1))`; normalisation stays behind the door."""
-    return Door(classifier).eval()
+    return ClassifierModule(classifier).eval()
 
 
 @dataclass(frozen=True, eq=False)
-class Attribution:
+class BoundMethod:
     """A method and the classifier that it asks, with captum's `attribute`.
 
     Example:

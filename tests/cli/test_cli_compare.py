@@ -12,7 +12,13 @@ import pytest
 import apercu.methods
 import apercu.metrics
 from apercu.classifiers import open_classifier
-from apercu.cli.methods import METHODS, SLOW, allowed_methods, parse_methods, seeded
+from apercu.cli.methods import (
+    METHODS,
+    SLOW_METHODS,
+    apply_seed,
+    find_allowed_methods,
+    parse_methods,
+)
 from apercu.errors import ConfigError, RunError
 from apercu.evaluation import METRICS
 from apercu.evaluation.formatting import COLUMNS
@@ -31,7 +37,7 @@ from apercu.methods import (
     Rise,
     Smoothed,
     SmoothGrad,
-    Trained,
+    TrainedMethod,
     TrueBox,
 )
 
@@ -48,7 +54,7 @@ def test_every_final_method_has_a_name_on_the_command_line() -> None:
     assert set(METHODS.values()) == of_package | {TrueBox}
     exported = {getattr(apercu.methods, name) for name in apercu.methods.__all__}
     assert set(METHODS.values()) <= exported
-    assert Trained not in METHODS.values()
+    assert TrainedMethod not in METHODS.values()
 
 
 def test_names_are_the_snake_case_of_the_class() -> None:
@@ -78,8 +84,8 @@ def test_methods_with_settings() -> None:
 
 
 def test_any_method_can_be_wrapped_and_a_trained_explainer_too() -> None:
-    run = Trained(
-        lambda images, targets: images[:, 0], identity="mask of a run", training_seconds=60.0
+    run = TrainedMethod(
+        lambda images, targets: images[:, 0], cache_key="mask of a run", training_seconds=60.0
     )
     text = "grad_cam:augmented=4,rise:masks=50,smoothed=0.1,augmented=2,mask:smoothed=0.05"
     assert parse_methods(text, {"mask": run}) == {
@@ -95,7 +101,7 @@ def test_any_method_can_be_wrapped_and_a_trained_explainer_too() -> None:
 
 def test_the_seed_reaches_what_draws_at_random_unless_one_was_typed() -> None:
     text = "rise:masks=9,rise:masks=9,seed=3,grad_cam,true_box,smooth_grad:augmented=2"
-    assert seeded(parse_methods(text), 7) == {
+    assert apply_seed(parse_methods(text), 7) == {
         "rise:masks=9": Rise(masks=9, seed=7),
         "rise:masks=9,seed=3": Rise(masks=9, seed=3),
         "grad_cam": GradCam(),
@@ -133,13 +139,13 @@ def test_misspelt_methods(text: str, match: str) -> None:
 
 def test_only_what_a_black_box_allows(tiny_card: Path) -> None:
     open_ = open_classifier(tiny_card)
-    found = allowed_methods(open_, Planted(size=32))
-    assert list(found) == [name for name in METHODS if name not in SLOW]
+    found = find_allowed_methods(open_, Planted(size=32))
+    assert list(found) == [name for name in METHODS if name not in SLOW_METHODS]
     black = open_classifier(tiny_card)
     black.module, black.differentiable = None, False
-    found = allowed_methods(black, Planted(size=32))
+    found = find_allowed_methods(black, Planted(size=32))
     inside = {"gradients", "layers"}
-    asking = [n for n in METHODS if n not in SLOW and not inside & set(METHODS[n]().needs)]
+    asking = [n for n in METHODS if n not in SLOW_METHODS and not inside & set(METHODS[n]().needs)]
     assert list(found) == asking and "occlusion" in asking and "gradient" not in asking
     assert found["centre_box"] == CentreBox()
 

@@ -21,12 +21,20 @@ from apercu.evaluation.measures import MEASURES
 from apercu.evaluation.sample import EvalBatch, draw_sample, split_indices
 from apercu.evaluation.scores import MetricInputs, compute_metric
 from apercu.images import ImageSource, Item
-from apercu.methods import CentreBox, Explainer, Gradient, Need, Trained, TrueBox, WholeBox
+from apercu.methods import (
+    CentreBox,
+    Explainer,
+    Gradient,
+    Requirement,
+    TrainedMethod,
+    TrueBox,
+    WholeBox,
+)
 from apercu.metrics import (
-    Road,
+    RoadSettings,
     dauc,
     energy,
-    flip,
+    flip_pixels,
     iou,
     localisation_error,
     max_sensitivity,
@@ -35,8 +43,8 @@ from apercu.metrics import (
     road,
     saliency_metric,
 )
-from apercu.metrics.flipping import area, calibration, published
-from apercu.metrics.max_sensitivity import Noise
+from apercu.metrics.flipping import compute_area, compute_calibration, make_deletion_and_insertion
+from apercu.metrics.max_sensitivity import SensitivityNoise
 
 SIZE, COUNT = 32, 12
 
@@ -96,15 +104,15 @@ def classifier() -> Classifier:
 class Contrast:
     """An explainer that is right: how far each pixel is from grey, on a scale of its own."""
 
-    kind: str = "mask"
+    map_scale: str = "mask"
     scale: float = 1.0
     training_seconds: float = 90.0
-    needs: tuple[Need, ...] = ("training",)
+    needs: tuple[Requirement, ...] = ("training",)
     asked: list[int] = field(default_factory=list)
 
     @property
-    def identity(self) -> str:
-        return f"contrast {self.kind} {self.scale}"
+    def cache_key(self) -> str:
+        return f"contrast {self.map_scale} {self.scale}"
 
     def __call__(
         self, classifier: Classifier, images: torch.Tensor, targets: torch.Tensor
@@ -208,9 +216,9 @@ def test_the_seed_reaches_the_draws_of_every_metric(classifier: Classifier) -> N
     asked = trial.images, trial.targets
     found = Contrast()(classifier, *asked)
     expected = {
-        "road": lambda seed: road(classifier, *asked, found, Road(seed=seed)),
+        "road": lambda seed: road(classifier, *asked, found, RoadSettings(seed=seed)),
         "max_sensitivity": lambda seed: max_sensitivity(
-            Contrast(), classifier, *asked, Noise(seed=seed)
+            Contrast(), classifier, *asked, SensitivityNoise(seed=seed)
         ),
         "randomisation": lambda seed: randomisation(Gradient(), classifier, *asked, seed),
     }
@@ -316,12 +324,12 @@ def test_metrics_of_whole_maps_are_those_of_the_package(classifier: Classifier) 
     sample = draw_sample(classifier, Squares(), None, 0)
     (trial,) = sample.read_batches(classifier, sample.test, COUNT)
     masks = Contrast()(classifier, trial.images, trial.targets)
-    flipped = flip(
+    flipped = flip_pixels(
         classifier,
         trial.images,
         trial.targets,
         masks,
-        replace(published(classifier.zero)[0], steps=5),
+        replace(make_deletion_and_insertion(classifier.zero)[0], steps=5),
     )
     expected = {
         "pointing_game": pointing_game(masks, trial.regions),
@@ -340,7 +348,7 @@ def test_metrics_of_whole_maps_are_those_of_the_package(classifier: Classifier) 
 class Signed(Contrast):
     """As right as can be: 1 on the object, and as strong a counter-evidence elsewhere."""
 
-    kind: str = "map"
+    map_scale: str = "map"
 
     def __call__(
         self, classifier: Classifier, images: torch.Tensor, targets: torch.Tensor
@@ -374,17 +382,17 @@ def test_metrics_that_must_be_named_are_those_of_the_package(classifier: Classif
     (trial,) = sample.read_batches(classifier, sample.test, COUNT)
     masks = Contrast()(classifier, trial.images, trial.targets)
     lone = [
-        flip(
+        flip_pixels(
             classifier,
             trial.images,
             trial.targets,
             masks,
             replace(flipping, steps=5, cumulative=False),
         )
-        for flipping in published(classifier.zero)
+        for flipping in make_deletion_and_insertion(classifier.zero)
     ]
-    expected = dict(zip(("dauc_nc", "iauc_nc"), map(area, lone), strict=True))
-    expected |= dict(zip(("dc_nc", "ic_nc"), map(calibration, lone), strict=True))
+    expected = dict(zip(("dauc_nc", "iauc_nc"), map(compute_area, lone), strict=True))
+    expected |= dict(zip(("dc_nc", "ic_nc"), map(compute_calibration, lone), strict=True))
     assert set(expected) == set(named)
     for metric, scores in expected.items():
         assert rows["mask", metric].value == pytest.approx(scores.mean().item(), abs=1e-5), metric
@@ -425,10 +433,10 @@ def test_one_image_is_too_few(classifier: Classifier) -> None:
 
 @dataclass(frozen=True)
 class Broken:
-    kind: ClassVar[str] = "map"
+    map_scale: ClassVar[str] = "map"
     training_seconds: ClassVar[float] = 0.0
-    needs: ClassVar[tuple[Need, ...]] = ()
-    identity: ClassVar[str] = "broken"
+    needs: ClassVar[tuple[Requirement, ...]] = ()
+    cache_key: ClassVar[str] = "broken"
     fails: str = "nan"
 
     def __call__(
@@ -449,7 +457,7 @@ def test_nan_is_an_error_and_never_a_mean(classifier: Classifier) -> None:
 class Greedy(Broken):
     """Works on so many images, and runs out of memory on more."""
 
-    identity: ClassVar[str] = "greedy"
+    cache_key: ClassVar[str] = "greedy"
     most: int = 1
 
     def __call__(
@@ -546,7 +554,7 @@ def test_of_twins_one_is_renamed_and_a_name_may_change_hands(
     moved, new = Contrast(), Contrast(scale=0.9)
     results = compare(classifier, Squares(), {"c": new, "b": moved}, FAST, out=tmp_path)
     assert new.asked and not moved.asked
-    assert results.explainers == {"c": new.identity, "b": moved.identity}
+    assert results.explainers == {"c": new.cache_key, "b": moved.cache_key}
 
 
 class Costly(Contrast):
@@ -675,12 +683,12 @@ def test_mean_curves_and_what_each_needs_are_kept(classifier: Classifier, tmp_pa
     sample = draw_sample(classifier, Squares(), None, 0)
     (trial,) = sample.read_batches(classifier, sample.test, COUNT)
     masks = Contrast()(classifier, trial.images, trial.targets)
-    literal = flip(
+    literal = flip_pixels(
         classifier,
         trial.images,
         trial.targets,
         masks,
-        replace(published(classifier.zero)[0], steps=5),
+        replace(make_deletion_and_insertion(classifier.zero)[0], steps=5),
     )
     assert set(results.curves["mask"]) == {"deletion"}
     mean = literal.probabilities.mean(dim=0).tolist()
@@ -702,7 +710,9 @@ def test_progress_counts_all_images_of_each_explainer(classifier: Classifier) ->
 
 
 def test_a_trained_explainer_is_compared_like_a_method(classifier: Classifier) -> None:
-    trained = Trained(lambda images, targets: Contrast()(classifier, images, targets), "w1", 5.0)
+    trained = TrainedMethod(
+        lambda images, targets: Contrast()(classifier, images, targets), "w1", 5.0
+    )
     plain = compare(classifier, Squares(), {"mask": Contrast()}, FAST)
     assert compare(classifier, Squares(), {"mask": trained}, FAST).rows == plain.rows
 

@@ -15,7 +15,7 @@ from apercu.classifiers import Classifier, ClassifierCard, InputSpec, classifier
 from apercu.evaluation import cost as costs
 from apercu.evaluation import memory
 from apercu.evaluation.cost import interquartile_range, measure_cost
-from apercu.methods import Occlusion, Rise, Trained
+from apercu.methods import Occlusion, Rise, TrainedMethod
 
 
 class Mean(nn.Module):
@@ -44,7 +44,7 @@ def test_queries_are_those_of_one_image(
     occlusion(classifier, *inputs)
     asked = (classifier.queries - before) / 2
     assert measure_cost("occlusion", occlusion, classifier, inputs, repeats=3).queries == asked
-    trained = Trained(lambda images, targets: images[:, 0], "mask", 60.0)
+    trained = TrainedMethod(lambda images, targets: images[:, 0], "mask", 60.0)
     assert measure_cost("mask", trained, classifier, inputs, repeats=1).queries == 0
 
 
@@ -80,8 +80,8 @@ def test_a_call_that_takes_too_long_is_made_once(
         time.sleep(0.05)
         return images[:, 0]
 
-    monkeypatch.setattr(costs, "PATIENCE", 0.01)
-    found = measure_cost("slow", Trained(slow, "slow", 0.0), classifier, inputs, repeats=9)
+    monkeypatch.setattr(costs, "MAX_SECONDS", 0.01)
+    found = measure_cost("slow", TrainedMethod(slow, "slow", 0.0), classifier, inputs, repeats=9)
     assert calls == [2]
     assert found.ms_per_image >= 25
     assert found.iqr is None
@@ -90,7 +90,7 @@ def test_a_call_that_takes_too_long_is_made_once(
 def test_the_machine_has_a_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     told = tmp_path / "cpuinfo"
     told.write_text("processor\t: 0\nmodel name\t: Some CPU @ 2 GHz\nmodel name\t: Another\n")
-    monkeypatch.setattr(costs, "CPU", told)
+    monkeypatch.setattr(costs, "CPU_INFO", told)
     assert costs.find_processor_name() == "Some CPU @ 2 GHz"
     told.write_text("processor : 0\n")
     assert costs.find_processor_name() in (platform.processor(), platform.machine())

@@ -17,12 +17,12 @@ from apercu.errors import ClassifierError, ConfigError, RunError, TargetError
 from apercu.evaluation.runs import open_runs
 from apercu.explainers.counterpart.explainer import CounterpartExplainer
 from apercu.explainers.counterpart.network import MAX_CHANGE, CounterpartNetwork, CounterpartShape
+from apercu.explainers.counterpart.settings import COUNTERPART_PRESETS, CounterpartSettings
 from apercu.explainers.counterpart.training import CounterpartTraining
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.explainers.run_folder import open_run
 from apercu.explainers.train import build_untrained, train_counterpart
 from apercu.networks.graph_encoder import GraphEncoder
-from apercu.training.settings import COUNTERPART, CounterpartSettings
 from apercu.training.trainer import Hardware, Trainer
 
 PLANTED = "planted:size=32,images=24,classes=3,difficulty=0"
@@ -34,7 +34,7 @@ SETTINGS = {
 
 
 def settings(**changes: Any) -> CounterpartSettings:
-    return COUNTERPART.parse({**SETTINGS, **changes})
+    return COUNTERPART_PRESETS.parse({**SETTINGS, **changes})
 
 
 @pytest.fixture
@@ -162,7 +162,7 @@ def test_published_presets_train_too(preset: str, classifier: Classifier, tmp_pa
     fit = Trainer(
         classifier, open_images(PLANTED), tmp_path, Hardware("cpu"), say=lambda line: None
     )
-    explainer = train_counterpart(COUNTERPART.parse(changes), fit, classifier)
+    explainer = train_counterpart(COUNTERPART_PRESETS.parse(changes), fit, classifier)
     again = CounterpartExplainer.from_pretrained(tmp_path)
     shown = torch.rand(2, 3, 32, 32)
     torch.testing.assert_close(again.attribute(shown), explainer.attribute(shown))
@@ -250,8 +250,8 @@ def test_settings_that_do_not_fit(classifier: Classifier) -> None:
 def test_it_can_be_compared_as_a_map(run: Path, classifier: Classifier) -> None:
     found = open_runs([run], classifier)
     assert list(found) == ["counterpart"]
-    assert found["counterpart"].kind == "map"
-    assert found["counterpart"].identity.startswith("counterpart ")
+    assert found["counterpart"].map_scale == "map"
+    assert found["counterpart"].cache_key.startswith("counterpart ")
 
 
 @pytest.fixture

@@ -15,10 +15,10 @@ from apercu.classifiers import Classifier, ClassifierCard, InputSpec, SmallResNe
 from apercu.errors import ClassifierError, ConfigError, RunError, TargetError
 from apercu.evaluation.runs import open_runs
 from apercu.explainers.latent.explainer import LatentExplainer
+from apercu.explainers.latent.settings import LATENT_PRESETS, LatentSettings
 from apercu.explainers.latent.training import LatentTraining
 from apercu.explainers.run_folder import open_run
 from apercu.explainers.train import train_latent
-from apercu.training.settings import LATENT, LatentSettings
 from apercu.training.trainer import Hardware, Trainer
 
 PLANTED = "planted:size=32,images=24,classes=3,difficulty=0"
@@ -30,7 +30,7 @@ SETTINGS = {
 
 
 def settings(**changes: Any) -> LatentSettings:
-    return LATENT.parse({**SETTINGS, **changes})
+    return LATENT_PRESETS.parse({**SETTINGS, **changes})
 
 
 def fit(classifier: Classifier, folder: Path) -> Trainer:
@@ -149,7 +149,7 @@ def test_what_does_not_fit(classifier: Classifier, tmp_path: Path, run: Path) ->
 
 def test_it_can_be_compared_as_a_map(run: Path, classifier: Classifier) -> None:
     found = open_runs([run], classifier)
-    assert list(found) == ["latent"] and found["latent"].kind == "map"
+    assert list(found) == ["latent"] and found["latent"].map_scale == "map"
 
 
 def test_the_command_trains_and_explains(

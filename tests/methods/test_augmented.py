@@ -7,20 +7,20 @@ import torch
 
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError
-from apercu.methods import CentreBox, Explainer, Gradient, Trained
+from apercu.methods import CentreBox, Explainer, Gradient, TrainedMethod
 from apercu.methods.augmented import Augmented
 
 TARGETS = torch.tensor([0])
 
 
-def watching(seen: list[torch.Tensor]) -> Trained:
+def watching(seen: list[torch.Tensor]) -> TrainedMethod:
     """An explainer whose map is the first channel of what it is shown."""
 
     def attribute(images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         seen.append(images)
         return images[:, 0]
 
-    return Trained(attribute, "watching", 60.0)
+    return TrainedMethod(attribute, "watching", 60.0)
 
 
 def blob(row: float, column: float, size: tuple[int, int] = (96, 144)) -> torch.Tensor:
@@ -121,9 +121,9 @@ def test_the_seed_draws_the_motions(
 def test_is_an_explainer_that_takes_after_what_it_wraps() -> None:
     trained = Augmented(watching([]))
     assert isinstance(trained, Explainer)
-    assert (trained.kind, trained.training_seconds) == ("mask", 60.0)
-    assert (Augmented(Gradient()).kind, Augmented(CentreBox()).kind) == ("map", "mask")
-    assert Augmented(Gradient(), 4).identity == (
+    assert (trained.map_scale, trained.training_seconds) == ("mask", 60.0)
+    assert (Augmented(Gradient()).map_scale, Augmented(CentreBox()).map_scale) == ("map", "mask")
+    assert Augmented(Gradient(), 4).cache_key == (
         "Augmented(method=Gradient(), copies=4, seed=0, degrees=15.0, zoom=1.2, shift=0.1)"
     )
     assert Augmented(CentreBox(0.3)) == Augmented(CentreBox(0.3)) != Augmented(CentreBox(0.4))

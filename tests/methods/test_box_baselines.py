@@ -6,7 +6,7 @@ import torch
 from apercu import maps
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError
-from apercu.methods import CentreBox, Trained, TrueBox, WholeBox
+from apercu.methods import CentreBox, TrainedMethod, TrueBox, WholeBox
 from apercu.metrics import localisation_error
 
 
@@ -62,9 +62,11 @@ def test_true_boxes_are_joined(images: torch.Tensor) -> None:
 def test_a_trained_explainer_needs_no_classifier(
     residual: Classifier, images: torch.Tensor, targets: torch.Tensor
 ) -> None:
-    trained = Trained(lambda images, targets: images[:, 0] * targets[:, None, None], "abc", 60.0)
+    trained = TrainedMethod(
+        lambda images, targets: images[:, 0] * targets[:, None, None], "abc", 60.0
+    )
     before = residual.queries
     found = trained(residual, images, targets)
     torch.testing.assert_close(found, images[:, 0] * targets[:, None, None])
-    assert (trained.kind, trained.identity, trained.training_seconds) == ("mask", "abc", 60.0)
+    assert (trained.map_scale, trained.cache_key, trained.training_seconds) == ("mask", "abc", 60.0)
     assert residual.queries == before

@@ -71,9 +71,9 @@ class TestEvery:
         assert maps.shape == (3, 24, 32)
         assert maps.dtype == torch.float32
         assert maps.isfinite().all()
-        if method.kind == "mask":
+        if method.map_scale == "mask":
             assert maps.amin() >= 0 and maps.amax() <= 1
-        if method.kind == "box":
+        if method.map_scale == "box":
             assert set(maps.unique().tolist()) <= {0.0, 1.0}
 
     def test_nothing_leaks(
@@ -124,10 +124,10 @@ class TestEvery:
         again = dataclasses.replace(method)  # type: ignore[type-var]
         assert method == again
         assert hash(method) == hash(again)
-        assert method.identity == repr(method)
+        assert method.cache_key == repr(method)
         assert isinstance(method, Explainer)
         with pytest.raises(AttributeError, match="cannot assign"):
-            method.kind = "mask"  # type: ignore[misc]
+            method.map_scale = "mask"  # type: ignore[misc]
 
     def test_needs_are_true(
         self,

@@ -6,7 +6,7 @@ from skimage.color import rgb2lab
 from skimage.measure import label
 from skimage.segmentation import slic
 
-from apercu.methods.fragments import _colours, fragments
+from apercu.methods.fragments import _convert_to_lab, compute_superpixels
 
 
 def picture(height: int = 60, width: int = 80) -> torch.Tensor:
@@ -36,7 +36,7 @@ def test_fragments_are_numbered_connected_and_about_as_many_as_asked(
     count: int, channels: int
 ) -> None:
     image = torch.cat((picture(), picture().flip(1)))[:channels]
-    labels = fragments(image, count)
+    labels = compute_superpixels(image, count)
     assert labels.shape == (60, 80)
     assert labels.unique().tolist() == list(range(int(labels.max()) + 1))
     assert 0.7 * count <= labels.max() + 1 <= 1.3 * count
@@ -47,7 +47,7 @@ def test_fragments_are_numbered_connected_and_about_as_many_as_asked(
 def test_colours_are_those_of_cielab() -> None:
     image = picture()
     expected = torch.from_numpy(rgb2lab(image.permute(1, 2, 0).numpy())).permute(2, 0, 1)
-    torch.testing.assert_close(_colours(image), expected.float(), atol=2e-2, rtol=1e-3)
+    torch.testing.assert_close(_convert_to_lab(image), expected.float(), atol=2e-2, rtol=1e-3)
 
 
 @pytest.mark.parametrize("count", [30, 150])
@@ -55,7 +55,7 @@ def test_hold_colour_together_as_well_as_scikit_image(count: int) -> None:
     image = picture()
     array = image.permute(1, 2, 0).double().numpy()
     theirs = torch.from_numpy(slic(array, n_segments=count, compactness=10, sigma=1, start_label=0))
-    ours = fragments(image, count)
+    ours = compute_superpixels(image, count)
     assert abs(len(ours.unique()) - len(theirs.unique())) <= 0.35 * count
     assert variance_inside(image, ours) <= 1.1 * variance_inside(image, theirs)
 
@@ -65,7 +65,7 @@ def test_agree_with_scikit_image_where_the_image_leaves_no_choice() -> None:
     image = torch.zeros(3, 40, 40)
     image[0, :, 20:], image[1, 22:] = 1.0, 1.0
     quarters = (torch.arange(40) >= 22)[:, None] * 2 + (torch.arange(40) >= 20)
-    ours = fragments(image, 16, sigma=0.1)
+    ours = compute_superpixels(image, 16, sigma=0.1)
     array = image.permute(1, 2, 0).double().numpy()
     theirs = torch.from_numpy(slic(array, n_segments=16, compactness=10, sigma=0, start_label=0))
     for labels in (ours, theirs):
@@ -73,7 +73,7 @@ def test_agree_with_scikit_image_where_the_image_leaves_no_choice() -> None:
 
 
 def test_a_high_compactness_gives_the_grid() -> None:
-    labels = fragments(picture(40, 40), 16, compactness=1e5)
+    labels = compute_superpixels(picture(40, 40), 16, compactness=1e5)
     rows = torch.arange(40) // 10
     assert torch.equal(labels, rows[:, None] * 4 + rows)
 
@@ -82,11 +82,11 @@ def test_an_island_joins_what_lies_around_it() -> None:
     image = torch.zeros(3, 40, 40)
     image[:, :, 20:] = 1.0
     image[:, 9:11, 29:31] = 0.0
-    labels = fragments(image, 8, compactness=1.0, sigma=0.1)
+    labels = compute_superpixels(image, 8, compactness=1.0, sigma=0.1)
     assert set(labels[9:11, 29:31].unique().tolist()) <= set(labels[:, 20:].unique().tolist())
     for index in labels.unique().tolist():
         assert pieces(labels == index) == 1
 
 
 def test_the_same_image_gives_the_same_fragments() -> None:
-    assert torch.equal(fragments(picture(), 50), fragments(picture(), 50))
+    assert torch.equal(compute_superpixels(picture(), 50), compute_superpixels(picture(), 50))

@@ -11,7 +11,7 @@ from apercu.classifiers import Classifier
 from apercu.errors import ClassifierError
 from apercu.maps import resize
 from apercu.methods import Cam, GradCam
-from apercu.methods.layers import anatomy
+from apercu.methods.layers import find_target_layers
 
 
 def literal(
@@ -46,7 +46,7 @@ def test_is_the_literal_formula_on_the_last_features(
     request: pytest.FixtureRequest,
 ) -> None:
     classifier = request.getfixturevalue(network)
-    assert anatomy(classifier, images).features == layer
+    assert find_target_layers(classifier, images).features == layer
     found = GradCam()(classifier, images, targets)
     expected = literal(classifier, layer, images, targets)
     assert expected.max() > 0

@@ -11,7 +11,7 @@ from apercu.classifiers import Classifier
 from apercu.errors import ClassifierError
 from apercu.methods import GradCam
 from apercu.methods.grad_cam_pp import GradCamPlusPlus
-from apercu.methods.layers import passes
+from apercu.methods.layers import layer_gradients
 
 Opened = Callable[[nn.Module], Classifier]
 
@@ -85,10 +85,10 @@ def test_features_are_those_of_the_layer_though_the_next_writes_into_them(
 ) -> None:
     assert squeezed.module is not None
     layer = squeezed.module[0][0]
-    (passed,) = passes(squeezed, [layer], images, targets)
+    (passed,) = layer_gradients(squeezed, [layer], images, targets)
     assert passed.features.min() < 0
     torch.testing.assert_close(passed.features, layer(squeezed.normalise(images)))
-    assert (passed.slopes[passed.features < 0] == 0).all()
+    assert (passed.gradients[passed.features < 0] == 0).all()
 
 
 class Tokens(nn.Module):

@@ -11,7 +11,7 @@ from apercu.classifiers import Classifier
 from apercu.errors import ClassifierError, ConfigError
 from apercu.explainers.mask.network import combine_fields
 from apercu.explainers.mask.objectives import ExtentAndCore, MaskBatch
-from apercu.methods.meaningful_perturbation import Aim, MeaningfulPerturbation
+from apercu.methods.meaningful_perturbation import MeaningfulPerturbation, PerturbationAim
 from apercu.networks.decoder import Evidence
 from apercu.removal import Blur
 
@@ -29,7 +29,7 @@ def adam(
 
 
 def literal(
-    classifier: Classifier, image: torch.Tensor, target: int, aim: Aim, steps: int
+    classifier: Classifier, image: torch.Tensor, target: int, aim: PerturbationAim, steps: int
 ) -> torch.Tensor:
     """Fong & Vedaldi's game for one image of 24 × 32, written out."""
     generator = torch.Generator().manual_seed(0)
@@ -59,7 +59,7 @@ def literal(
 
 @pytest.mark.parametrize("aim", ["destroying", "sufficient"])
 def test_is_the_literal_game(
-    aim: Aim, residual: Classifier, images: torch.Tensor, targets: torch.Tensor
+    aim: PerturbationAim, residual: Classifier, images: torch.Tensor, targets: torch.Tensor
 ) -> None:
     residual.module.head.weight.mul_(100)  # type: ignore[union-attr, operator]
     found = MeaningfulPerturbation(aim, steps=4, cells=6)(residual, images[:2], targets[:2])
@@ -100,7 +100,7 @@ class Spot(nn.Module):
 
 @pytest.mark.parametrize("aim", ["destroying", "sufficient", "full"])
 def test_finds_the_spot_that_makes_the_class(
-    aim: Aim, opened: Callable[[nn.Module], Classifier]
+    aim: PerturbationAim, opened: Callable[[nn.Module], Classifier]
 ) -> None:
     classifier = opened(Spot())
     image = torch.full((1, 3, 24, 32), 0.2)
@@ -129,7 +129,11 @@ def test_the_seed_moves_what_is_seen(
 
 @pytest.mark.parametrize(("aim", "asked"), [("destroying", 1), ("sufficient", 1), ("full", 7)])
 def test_asks_once_a_step_or_seven_times_for_the_full_objective(
-    aim: Aim, asked: int, residual: Classifier, images: torch.Tensor, targets: torch.Tensor
+    aim: PerturbationAim,
+    asked: int,
+    residual: Classifier,
+    images: torch.Tensor,
+    targets: torch.Tensor,
 ) -> None:
     before = residual.queries
     MeaningfulPerturbation(aim, steps=3, cells=6)(residual, images, targets)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError
-from apercu.methods.fragments import fragments
+from apercu.methods.fragments import compute_superpixels
 from apercu.methods.mfpp import Mfpp
 
 
@@ -14,7 +14,7 @@ def literal_masks(image: torch.Tensor, mfpp: Mfpp) -> torch.Tensor:
     """Every mask enlarged as a whole, then cut out, one at a time."""
     height, width = image.shape[1:]
     large = [round(mfpp.magnify * side) for side in (height, width)]
-    labels = [fragments(image, count) for count in mfpp.levels]
+    labels = [compute_superpixels(image, count) for count in mfpp.levels]
     most = int(max(level.max() for level in labels)) + 1
     generator = torch.Generator().manual_seed(mfpp.seed)
     masks = []
@@ -37,7 +37,7 @@ VARIANTS = [
 
 @pytest.mark.parametrize("mfpp", VARIANTS)
 def test_masks_are_fragments_magnified_and_cut_out(mfpp: Mfpp, images: torch.Tensor) -> None:
-    found = torch.cat(list(mfpp._drawn(images[0])))
+    found = torch.cat(list(mfpp._draw_masks(images[0])))
     torch.testing.assert_close(found, literal_masks(images[0], mfpp), atol=1e-5, rtol=0)
 
 
@@ -55,10 +55,10 @@ def test_is_the_mean_of_the_masks_weighted_by_the_class(
 
 def test_unmagnified_masks_are_constant_on_every_fragment(images: torch.Tensor) -> None:
     mfpp = Mfpp(masks=10, levels=(8, 30), magnify=1.0)
-    masks = torch.cat(list(mfpp._drawn(images[0])))
+    masks = torch.cat(list(mfpp._draw_masks(images[0])))
     assert set(masks.round(decimals=5).unique().tolist()) == {0.0, 1.0}
     for level, count in enumerate(mfpp.levels):
-        labels = fragments(images[0], count)
+        labels = compute_superpixels(images[0], count)
         for index in labels.unique():
             inside = masks[level::2, labels == index]
             assert torch.equal(inside, inside[:, :1].expand_as(inside))

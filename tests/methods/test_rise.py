@@ -10,7 +10,7 @@ from torch import nn
 
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError
-from apercu.methods.rise import Rise, interpolation
+from apercu.methods.rise import Rise, build_interpolation
 
 
 def literal(
@@ -66,7 +66,7 @@ def test_finds_the_only_place_that_counts(spot: Classifier) -> None:
     """The map is then the mean product of each pixel's mask with that of the place."""
     rise = Rise(masks=4000, batch=500)
     found = rise(spot, BRIGHT, FIRST)[0]
-    masks = torch.cat(list(rise._drawn((24, 32), BRIGHT)))
+    masks = torch.cat(list(rise._draw_masks((24, 32), BRIGHT)))
     place = masks[:, 9, 20]
     torch.testing.assert_close(found, 0.8 * (place[:, None, None] * masks).mean(dim=0) / 0.5)
     assert found.argmax() == 9 * 32 + 20
@@ -76,7 +76,7 @@ def test_finds_the_only_place_that_counts(spot: Classifier) -> None:
 
 def test_masks_keep_the_asked_share_everywhere(images: torch.Tensor) -> None:
     for keep in (0.2, 0.7):
-        masks = torch.cat(list(Rise(masks=3000, keep=keep)._drawn((24, 32), images)))
+        masks = torch.cat(list(Rise(masks=3000, keep=keep)._draw_masks((24, 32), images)))
         assert masks.min() >= 0
         assert masks.max() <= 1
         assert (masks.mean(dim=0) - keep).abs().max() < 0.05
@@ -133,7 +133,7 @@ def test_interpolation_is_that_of_torch() -> None:
     values = torch.rand(5, generator=torch.Generator().manual_seed(0))
     places = (torch.arange(13) + 0.5) * 5 / 13 - 0.5
     expected = F.interpolate(values[None, None], 13, mode="linear", align_corners=False)[0, 0]
-    torch.testing.assert_close(interpolation(places[None], 5)[0] @ values, expected)
+    torch.testing.assert_close(build_interpolation(places[None], 5)[0] @ values, expected)
 
 
 @pytest.mark.parametrize(

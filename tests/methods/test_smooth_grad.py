@@ -67,7 +67,7 @@ def test_noise_is_a_share_of_the_range(targets: torch.Tensor) -> None:
         seen.append(noisy.unflatten(0, (-1, 3)))
         return noisy
 
-    mean = NoisyCopies(samples=8, noise=0.1, seed=0, batch=9).mean(ask, images, targets)
+    mean = NoisyCopies(samples=8, noise=0.1, seed=0, batch=9).average(ask, images, targets)
     copies = torch.cat(seen)
     assert copies.shape[0] == 8
     torch.testing.assert_close(mean, copies.mean(dim=0))

@@ -6,7 +6,7 @@ from scipy.ndimage import gaussian_filter
 
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError
-from apercu.methods import CentreBox, Explainer, Gradient, Trained
+from apercu.methods import CentreBox, Explainer, Gradient, TrainedMethod
 from apercu.methods.smoothed import Smoothed
 
 
@@ -22,18 +22,18 @@ def test_equals_scipy_on_the_map(
 def test_no_evidence_is_lost_at_the_border(residual: Classifier, targets: torch.Tensor) -> None:
     spot = torch.zeros(3, 24, 32)
     spot[:, 0, 0] = 1
-    trained = Trained(lambda images, targets: spot, "spot", 60.0)
+    trained = TrainedMethod(lambda images, targets: spot, "spot", 60.0)
     found = Smoothed(trained, sigma=0.1)(residual, torch.zeros(3, 3, 24, 32), targets)
     torch.testing.assert_close(found.sum(dim=(1, 2)), torch.ones(3))
     assert found.amax() < 0.2
 
 
 def test_is_an_explainer_that_takes_after_what_it_wraps() -> None:
-    trained = Smoothed(Trained(lambda images, targets: images[:, 0], "abc", 60.0))
+    trained = Smoothed(TrainedMethod(lambda images, targets: images[:, 0], "abc", 60.0))
     assert isinstance(trained, Explainer)
-    assert (trained.kind, trained.training_seconds) == ("mask", 60.0)
-    assert (Smoothed(Gradient()).kind, Smoothed(CentreBox()).kind) == ("map", "mask")
-    assert Smoothed(Gradient()).identity == "Smoothed(method=Gradient(), sigma=0.03)"
+    assert (trained.map_scale, trained.training_seconds) == ("mask", 60.0)
+    assert (Smoothed(Gradient()).map_scale, Smoothed(CentreBox()).map_scale) == ("map", "mask")
+    assert Smoothed(Gradient()).cache_key == "Smoothed(method=Gradient(), sigma=0.03)"
     assert Smoothed(CentreBox(0.3)) == Smoothed(CentreBox(0.3)) != Smoothed(CentreBox(0.4))
 
 

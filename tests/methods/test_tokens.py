@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from apercu.classifiers import Classifier
-from apercu.methods.tokens import last_places, to_maps
+from apercu.methods.tokens import convert_to_map, find_last_spatial_layer
 
 Opened = Callable[[nn.Module], Classifier]
 
@@ -21,7 +21,7 @@ def test_tokens_are_places_row_by_row_after_the_others(
 ) -> None:
     places = torch.rand(2, 7, *grid)
     tokens = places.flatten(2).transpose(1, 2)
-    found = to_maps(torch.cat((torch.rand(2, extra, 7), tokens), dim=1), size)
+    found = convert_to_map(torch.cat((torch.rand(2, extra, 7), tokens), dim=1), size)
     assert found is not None
     assert torch.equal(found, places)
 
@@ -29,21 +29,21 @@ def test_tokens_are_places_row_by_row_after_the_others(
 @pytest.mark.parametrize("shape", [(2, 8, 7, 7), (2, 64, 112, 112), (2, 8, 8, 8), (2, 3, 1, 2)])
 def test_maps_with_channels_first_stay(shape: tuple[int, ...]) -> None:
     features = torch.rand(shape)
-    found = to_maps(features, (224, 224))
+    found = convert_to_map(features, (224, 224))
     assert found is not None
     assert torch.equal(found, features)
 
 
 def test_channels_that_come_last_are_brought_forward() -> None:
     features = torch.rand(2, 3, 4, 96)
-    found = to_maps(features, (24, 32))
+    found = convert_to_map(features, (24, 32))
     assert found is not None
     assert torch.equal(found, features.permute(0, 3, 1, 2))
 
 
 @pytest.mark.parametrize("shape", [(2, 8), (2, 8, 1, 1), (2, 1, 8), (2, 180, 8)])
 def test_what_has_no_places_is_no_map(shape: tuple[int, ...]) -> None:
-    assert to_maps(torch.rand(shape), (224, 224)) is None
+    assert convert_to_map(torch.rand(shape), (224, 224)) is None
 
 
 class Transformer(nn.Module):
@@ -105,5 +105,5 @@ def test_the_last_places_that_count_are_found(
     network: nn.Module, expected: str | None, opened: Opened, images: torch.Tensor
 ) -> None:
     classifier = opened(network)
-    assert last_places(classifier, network, images[:1], channels=8) == expected
+    assert find_last_spatial_layer(classifier, network, images[:1], channels=8) == expected
     assert all(not layer._forward_hooks for layer in network.modules())

@@ -8,7 +8,11 @@ import torch
 from apercu.classifiers import open_classifier
 from apercu.images import batches, open_images
 from apercu.methods import Gradient
-from apercu.metrics.background_invariance import background_invariance, exchange, vacated
+from apercu.metrics.background_invariance import (
+    background_invariance,
+    remove_objects,
+    replace_background,
+)
 
 OBJECT = torch.zeros(1, 4, 4, dtype=torch.bool)
 OBJECT[:, :2, :2] = True
@@ -41,8 +45,8 @@ def test_objects_stay_and_backgrounds_come_without_theirs(tiny_card: Path) -> No
     for batch in batches(source, classifier.prepare, 6):
         images = batch.images
         regions = torch.stack([region for region in batch.regions if region is not None])
-        empty = vacated(images, regions)
-        other = exchange(images, regions, empty.roll(1, dims=0))
+        empty = remove_objects(images, regions)
+        other = replace_background(images, regions, empty.roll(1, dims=0))
         on, off = regions[:, None].expand_as(images), ~regions[:, None].expand_as(images)
         assert torch.equal(empty[off], images[off])
         assert (empty - images)[on].abs().mean() > 0.05

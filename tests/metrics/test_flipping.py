@@ -10,23 +10,23 @@ import torch
 from apercu.errors import ConfigError
 from apercu.metrics.flipping import (
     DELETION,
-    Curves,
     Flipping,
-    area,
-    calibration,
+    FlippingCurves,
+    compute_area,
+    compute_calibration,
     dauc,
     dc,
-    flip,
+    flip_pixels,
     iauc,
     ic,
-    published,
+    make_deletion_and_insertion,
 )
 from apercu.removal import Black, Mean
 
 Ask = Callable[[torch.Tensor], torch.Tensor]
 ONTO_WHITE = Flipping(Black(), insert=True)
 
-INSERTION = published((0.5,))[1]
+INSERTION = make_deletion_and_insertion((0.5,))[1]
 
 
 def says(score: Ask) -> Ask:
@@ -43,11 +43,11 @@ def brightness(images: torch.Tensor) -> torch.Tensor:
     return images.mean(dim=(1, 2, 3))
 
 
-def run(ask: Ask, maps: torch.Tensor, flipping: Flipping) -> Curves:
+def run(ask: Ask, maps: torch.Tensor, flipping: Flipping) -> FlippingCurves:
     """Flips white images."""
     count = len(maps)
     white = torch.ones(count, 1, *maps.shape[1:])
-    return flip(ask, white, torch.zeros(count, dtype=torch.long), maps, flipping)
+    return flip_pixels(ask, white, torch.zeros(count, dtype=torch.long), maps, flipping)
 
 
 def test_a_score_of_the_share_that_is_left_has_an_area_of_one_half() -> None:
@@ -64,8 +64,8 @@ def test_a_constant_score_is_its_own_area_and_not_calibrated_at_all() -> None:
     for ratio in (0.0, 0.3, 1.0):
         for flipping in (DELETION, INSERTION, replace(DELETION, cumulative=False)):
             found = run(says(lambda images, r=ratio: torch.full((len(images),), r)), maps, flipping)
-            assert area(found).item() == pytest.approx(ratio, abs=1e-6)
-            assert calibration(found).item() == 0
+            assert compute_area(found).item() == pytest.approx(ratio, abs=1e-6)
+            assert compute_calibration(found).item() == 0
 
 
 def test_random_scores_are_not_calibrated() -> None:
@@ -120,12 +120,12 @@ def test_batches_give_the_curves_of_a_literal_loop(insert: bool, cumulative: boo
     def ask(some: torch.Tensor) -> torch.Tensor:
         return some.flatten(1) @ weights
 
-    found = flip(ask, images, torch.ones(3, dtype=torch.long), maps, how)
+    found = flip_pixels(ask, images, torch.ones(3, dtype=torch.long), maps, how)
     literal = [slow_flip(ask, *pair, how) for pair in zip(images, maps, strict=True)]
     torch.testing.assert_close(found.probabilities, torch.tensor(literal))
     heights = torch.tensor(literal)[:, 0 if cumulative else 1 :]
     steps = heights.shape[1] - 1
-    torch.testing.assert_close(area(found), torch.trapezoid(heights, dx=1 / steps))
+    torch.testing.assert_close(compute_area(found), torch.trapezoid(heights, dx=1 / steps))
 
 
 def test_saliency_is_the_mean_of_the_stretched_map_over_each_step() -> None:
@@ -145,10 +145,10 @@ def test_a_batch_equals_its_singles_and_each_image_is_asked_for_its_own_target()
     def ask(some: torch.Tensor) -> torch.Tensor:
         return some.flatten(1) @ weights
 
-    whole = flip(ask, images, targets, maps, replace(INSERTION, steps=10))
+    whole = flip_pixels(ask, images, targets, maps, replace(INSERTION, steps=10))
     for index in range(3):
         row = slice(index, index + 1)
-        single = flip(
+        single = flip_pixels(
             ask, images[row], targets[row], maps[row], replace(INSERTION, steps=10, batch=1)
         )
         torch.testing.assert_close(whole.probabilities[row], single.probabilities)
@@ -184,7 +184,7 @@ def test_what_is_flipped_to_is_the_authors_in_normalised_images() -> None:
     """Deletion to 0, and a box of 45 pixels at 224 padded with zeros, both after normalisation."""
     mean, std = torch.tensor([0.5, 0.4, 0.3])[:, None, None], 0.25
     images = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-    deletion, insertion = published((0.5, 0.4, 0.3))
+    deletion, insertion = make_deletion_and_insertion((0.5, 0.4, 0.3))
     assert insertion.insert and not deletion.insert
     zeros = (deletion.removal.replacement(images) - mean) / std
     torch.testing.assert_close(zeros, torch.zeros_like(images), atol=1e-6, rtol=0)

@@ -8,7 +8,7 @@ import torch
 from apercu.classifiers import Classifier, open_classifier
 from apercu.errors import ConfigError
 from apercu.methods import CentreBox, Gradient
-from apercu.metrics.max_sensitivity import Noise, max_sensitivity
+from apercu.metrics.max_sensitivity import SensitivityNoise, max_sensitivity
 
 TARGETS = torch.tensor([0, 1, 2])
 
@@ -26,7 +26,7 @@ def images() -> torch.Tensor:
 def test_is_the_largest_relative_change_of_a_literal_loop(
     classifier: Classifier, images: torch.Tensor
 ) -> None:
-    noise, method = Noise(radius=0.1, draws=4, seed=2), Gradient()
+    noise, method = SensitivityNoise(radius=0.1, draws=4, seed=2), Gradient()
     generator = torch.Generator().manual_seed(2)
     drawn = [(torch.rand(3, 32, 32, generator=generator) * 2 - 1) * 0.1 for _ in range(4)]
     literal = []
@@ -52,7 +52,7 @@ def test_noise_stays_within_its_radius_and_the_range_of_images(
         return images[:, 0]
 
     images[0], images[1] = 0, 1
-    max_sensitivity(watch, classifier, images, TARGETS, Noise(radius=0.05, draws=3))
+    max_sensitivity(watch, classifier, images, TARGETS, SensitivityNoise(radius=0.05, draws=3))
     assert len(seen) == 4
     for noisy in seen[1:]:
         assert noisy.min() >= 0
@@ -80,7 +80,7 @@ def test_a_map_of_zeros_has_a_score(
 @pytest.mark.parametrize("setting", [{"radius": 0.0}, {"draws": 0}])
 def test_impossible_settings_are_refused(setting: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="expected a radius above 0 and at least 1 draw"):
-        Noise(**setting)  # type: ignore[arg-type]
+        SensitivityNoise(**setting)  # type: ignore[arg-type]
 
 
 def test_raw_counts_move_by_a_share_of_their_range(

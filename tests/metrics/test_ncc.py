@@ -5,7 +5,7 @@ from statistics import fmean, pstdev
 import pytest
 import torch
 
-from apercu.metrics.ncc import correlation, ncc
+from apercu.metrics.ncc import correlate_rows, ncc
 
 
 def slow_ncc(map: torch.Tensor, truth: torch.Tensor) -> float:
@@ -43,4 +43,4 @@ def test_constant_maps_and_truths_without_an_edge_score_zero(value: float) -> No
 def test_correlation_agrees_with_torch() -> None:
     one, other = torch.randn(2, 1, 30, generator=torch.Generator().manual_seed(6))
     expected = torch.corrcoef(torch.cat((one, other)))[0, 1]
-    torch.testing.assert_close(correlation(one, other)[0], expected)
+    torch.testing.assert_close(correlate_rows(one, other)[0], expected)

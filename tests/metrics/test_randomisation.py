@@ -9,7 +9,7 @@ import torch
 from apercu.classifiers import BlackBox, Classifier, InputSpec, Network, open_classifier
 from apercu.errors import ClassifierError
 from apercu.methods import CentreBox, Gradient
-from apercu.metrics.randomisation import randomisation, randomised, spearman
+from apercu.metrics.randomisation import randomisation, randomise_weights, spearman
 
 
 def slow_spearman(one: list[float], other: list[float]) -> float:
@@ -57,7 +57,7 @@ def test_is_the_rank_correlation_with_the_map_of_a_randomised_copy(
     classifier: Classifier, images: torch.Tensor
 ) -> None:
     before = Gradient()(classifier, images, TARGETS)
-    after = Gradient()(randomised(classifier, 5), images, TARGETS)
+    after = Gradient()(randomise_weights(classifier, 5), images, TARGETS)
     expected = spearman(before.flatten(1), after.flatten(1)).abs()
     found = randomisation(Gradient(), classifier, images, TARGETS, seed=5)
     torch.testing.assert_close(found, expected)
@@ -108,7 +108,7 @@ def test_the_classifier_comes_back_unharmed(classifier: Classifier, images: torc
 def test_every_varying_parameter_is_drawn_anew_with_its_own_mean_and_spread(
     classifier: Classifier, images: torch.Tensor
 ) -> None:
-    copied = randomised(classifier, 1)
+    copied = randomise_weights(classifier, 1)
     assert classifier.module is not None
     assert copied.module is not None
     assert copied.fingerprint != classifier.fingerprint
@@ -118,8 +118,8 @@ def test_every_varying_parameter_is_drawn_anew_with_its_own_mean_and_spread(
         assert torch.equal(drawn[name], weight) == (weight.std(correction=0).item() == 0), name
         if weight.numel() > 100:
             assert drawn[name].std().item() == pytest.approx(weight.std().item(), rel=0.3)
-    assert torch.equal(copied(images), randomised(classifier, 1)(images))
-    assert not torch.equal(copied(images), randomised(classifier, 2)(images))
+    assert torch.equal(copied(images), randomise_weights(classifier, 1)(images))
+    assert not torch.equal(copied(images), randomise_weights(classifier, 2)(images))
 
 
 def test_a_black_box_is_refused(images: torch.Tensor) -> None:

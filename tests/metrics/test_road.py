@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from apercu.errors import ConfigError
-from apercu.metrics.road import Road, impute, road
+from apercu.metrics.road import RoadSettings, impute, road
 
 OFFSETS = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0)]
 
@@ -61,12 +61,12 @@ def test_all_or_nothing_to_fill() -> None:
     assert torch.equal(found[1], images[1])
 
 
-def slow_road(image: torch.Tensor, map: torch.Tensor, settings: Road) -> float:
+def slow_road(image: torch.Tensor, map: torch.Tensor, settings: RoadSettings) -> float:
     noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(settings.seed))
     values = map.flatten().tolist()
     order = sorted(range(len(values)), key=lambda place: -values[place])
     gaps = []
-    for share in settings.shares:
+    for share in settings.fractions:
         count = round(share * len(order))
         answers = []
         for gone in (order[len(order) - count :], order[:count]):
@@ -91,7 +91,7 @@ def test_batches_give_the_score_of_a_literal_loop() -> None:
     generator = torch.Generator().manual_seed(2)
     images, maps = torch.rand(3, 2, 8, 10, generator=generator), torch.randn(3, 8, 10)
     maps[0] = maps[0].round()
-    settings = Road(shares=(0.25, 0.6, 0.9), noise=0.05, seed=3, batch=5)
+    settings = RoadSettings(fractions=(0.25, 0.6, 0.9), noise=0.05, seed=3, batch=5)
     literal = [slow_road(*pair, settings) for pair in zip(images, maps, strict=True)]
     found = road(ask, images, torch.ones(3, dtype=torch.long), maps, settings)
     torch.testing.assert_close(found, torch.tensor(literal), atol=1e-4, rtol=0)
@@ -110,7 +110,7 @@ def test_a_map_of_the_evidence_scores_above_zero_and_its_opposite_the_same_below
 
 def test_a_constant_map_on_a_constant_image_scores_zero() -> None:
     images = torch.full((1, 3, 12, 12), 0.5)
-    score = road(ask, images, torch.tensor([1]), torch.ones(1, 12, 12), Road(noise=0.0))
+    score = road(ask, images, torch.tensor([1]), torch.ones(1, 12, 12), RoadSettings(noise=0.0))
     assert score.item() == pytest.approx(0, abs=1e-6)
 
 
@@ -125,7 +125,7 @@ def test_a_constant_map_on_a_constant_image_scores_zero() -> None:
 )
 def test_impossible_settings_are_refused(setting: dict[str, object], match: str) -> None:
     with pytest.raises(ConfigError, match=match):
-        Road(**setting)  # type: ignore[arg-type]
+        RoadSettings(**setting)  # type: ignore[arg-type]
 
 
 def test_raw_counts_are_imputed_as_the_same_image_in_smaller_units() -> None:
@@ -139,7 +139,9 @@ def test_raw_counts_are_imputed_as_the_same_image_in_smaller_units() -> None:
         return images.flatten(1) @ weight.T
 
     targets = torch.tensor([0, 1])
-    counts = road(lambda images: ask(images / 4000), images * 4000, targets, maps, Road(noise=0.1))
+    counts = road(
+        lambda images: ask(images / 4000), images * 4000, targets, maps, RoadSettings(noise=0.1)
+    )
     torch.testing.assert_close(
-        counts, road(ask, images, targets, maps, Road(noise=0.1)), atol=1e-4, rtol=1e-3
+        counts, road(ask, images, targets, maps, RoadSettings(noise=0.1)), atol=1e-4, rtol=1e-3
     )

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from apercu.metrics import saliency_metric
-from apercu.metrics.saliency import whole_pixels
+from apercu.metrics.saliency import snap_to_pixels
 
 SIZE = 20
 
@@ -62,7 +62,7 @@ def test_the_crop_is_the_box_enlarged_without_its_aspect() -> None:
 
 def test_edges_between_pixels_move_outwards() -> None:
     boxes = torch.tensor([[1.2, 2.9, 3.1, 4.0], [-1, 0, 99, 2], [5, 5, 5, 9]])
-    assert whole_pixels(boxes, (10, 12)).tolist() == [[1, 2, 4, 4], [0, 0, 12, 2], [0, 0, 12, 10]]
+    assert snap_to_pixels(boxes, (10, 12)).tolist() == [[1, 2, 4, 4], [0, 0, 12, 2], [0, 0, 12, 10]]
 
 
 def test_each_image_is_asked_for_its_own_target() -> None:

@@ -28,7 +28,7 @@ from apercu.evaluation.ranking import build_ranking, write_headline
 from apercu.evaluation.report import PICTURE_SIDE, GalleryImage, write_report
 from apercu.evaluation.sample import split_indices
 from apercu.images import open_images
-from apercu.methods import CentreBox, Gradient, Trained, TrueBox
+from apercu.methods import CentreBox, Gradient, TrainedMethod, TrueBox
 
 SUBJECT = ComparisonKey(
     classifier="timm/tiny",
@@ -191,7 +191,7 @@ def test_the_gallery_shows_reported_images_under_every_map(classifier: Classifie
     centre = torch.zeros(48, 48)
     centre[12:24, 12:36] = 1
     explainers = {
-        "mask": Trained(lambda images, targets: centre.expand(len(images), -1, -1), "m", 1.0),
+        "mask": TrainedMethod(lambda images, targets: centre.expand(len(images), -1, -1), "m", 1.0),
         "gradient": Gradient(),
         "centre_box": CentreBox(),
         "true_box": TrueBox(),
@@ -221,7 +221,7 @@ def test_a_view_is_drawn_once_and_shown_without_its_explainer(
         asked.append(len(images))
         return images[:, 0]
 
-    explainers = {"mask": Trained(attribute, "m", 1.0), "centre_box": CentreBox()}
+    explainers = {"mask": TrainedMethod(attribute, "m", 1.0), "centre_box": CentreBox()}
     settings = CompareSettings(("pointing_game",), limit=8, batch=4, cost_batches=())
     results = compare(classifier, source, explainers, settings)
     first = draw_gallery(classifier, source, explainers, results, count=2, out=tmp_path)

@@ -69,7 +69,7 @@ def compare(
     Example: apercu compare --classifier timm/resnet50 --images val/ --explainer runs/a --out table
     """
     from apercu.classifiers import open_classifier
-    from apercu.cli.methods import allowed_methods, check_methods, parse_methods, seeded
+    from apercu.cli.methods import apply_seed, check_methods, find_allowed_methods, parse_methods
     from apercu.evaluation import CompareSettings, load_finished
     from apercu.evaluation import compare as measure
     from apercu.evaluation.gallery import draw_gallery
@@ -88,8 +88,8 @@ def compare(
     source = open_images(images, channels=opened.channels, bands=opened.bands)
     runs = open_runs(explainer or [], opened)
     named = None if methods is None else parse_methods(methods, runs)
-    chosen_methods = allowed_methods(opened, source) if named is None else named
-    everything = {**runs, **seeded(chosen_methods, seed)}
+    chosen_methods = find_allowed_methods(opened, source) if named is None else named
+    everything = {**runs, **apply_seed(chosen_methods, seed)}
     kept = f"{out} keeps the finished rows; the same command measures the rest"
     command = shlex.join(["apercu", *read_arguments()])
 

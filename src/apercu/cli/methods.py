@@ -75,9 +75,9 @@ WRAPPERS: dict[str, Callable[[Explainer, str], Explainer]] = {
     "smoothed": lambda method, sigma: Smoothed(method, float(sigma)),
 }
 """Settings that any method takes, in the order in which they are wrapped around it."""
-SLOW = frozenset({"rise", "mfpp", "meaningful_perturbation", "smooth_taylor"})
+SLOW_METHODS = frozenset({"rise", "mfpp", "meaningful_perturbation", "smooth_taylor"})
 """More than a hundred passes per image: measured only when they are named."""
-LOOKED_AT = 10
+SAMPLED_IMAGES = 10
 """First images of a source that are asked for true boxes."""
 
 
@@ -93,42 +93,44 @@ def parse_methods(
     Raises:
         ConfigError: a method or setting is unknown, or a value does not fit.
     """
-    return {name: _wrapped(name, runs or {}) for name in split_names(text, "methods", METHODS)}
+    return {name: _parse_method(name, runs or {}) for name in split_names(text, "methods", METHODS)}
 
 
 def check_methods(text: str) -> None:
     """Raises what `parse_methods` would of methods, before any run is opened."""
     for name in split_names(text, "methods", METHODS):
         if name.partition(":")[0] in METHODS:
-            _wrapped(name, {})
+            _parse_method(name, {})
 
 
-def seeded(found: Mapping[str, Explainer | TrueBox], seed: int) -> dict[str, Explainer | TrueBox]:
+def apply_seed(
+    found: Mapping[str, Explainer | TrueBox], seed: int
+) -> dict[str, Explainer | TrueBox]:
     """The same explainers with this seed, where they draw at random and none was typed."""
     return {
-        name: one if "seed=" in name else cast(Explainer | TrueBox, _reseeded(one, seed))
+        name: one if "seed=" in name else cast(Explainer | TrueBox, _replace_seed(one, seed))
         for name, one in found.items()
     }
 
 
-def _reseeded(explainer: object, seed: int) -> object:
+def _replace_seed(explainer: object, seed: int) -> object:
     """With the seed, inside a wrapper too."""
     if not is_dataclass(explainer) or isinstance(explainer, type):
         return explainer
     changes: dict[str, object] = {}
     if isinstance(explainer, Wrapper):
-        changes["method"] = _reseeded(explainer.method, seed)
+        changes["method"] = _replace_seed(explainer.method, seed)
     if any(field.name == "seed" for field in fields(explainer)):
         changes["seed"] = seed
     return replace(explainer, **changes)
 
 
-def allowed_methods(classifier: Classifier, source: ImageSource) -> dict[str, Known]:
+def find_allowed_methods(classifier: Classifier, source: ImageSource) -> dict[str, Known]:
     """All quick methods that the classifier and the images allow, tried on one grey image."""
     grey = torch.full((1, classifier.channels, *classifier.size), 0.5, device=classifier.device)
     target = torch.zeros(1, dtype=torch.long, device=classifier.device)
     found: dict[str, Known] = {}
-    for name in (name for name in METHODS if name not in SLOW):
+    for name in (name for name in METHODS if name not in SLOW_METHODS):
         method = METHODS[name]()
         try:
             if isinstance(method, Method):
@@ -144,16 +146,16 @@ def allowed_methods(classifier: Classifier, source: ImageSource) -> dict[str, Kn
 
 
 def _has_boxes(source: ImageSource) -> bool:
-    return any(source[index].boxes is not None for index in range(min(LOOKED_AT, len(source))))
+    return any(source[index].boxes is not None for index in range(min(SAMPLED_IMAGES, len(source))))
 
 
-def _wrapped(name: str, runs: Mapping[str, Explainer]) -> Explainer | TrueBox:
+def _parse_method(name: str, runs: Mapping[str, Explainer]) -> Explainer | TrueBox:
     word, _, rest = name.partition(":")
     settings = listed(word, rest, "methods")
     wraps = [setting for setting in settings if setting.partition("=")[0] in WRAPPERS]
     own = [setting for setting in settings if setting not in wraps]
     inner = runs.get(f"{word}:{','.join(own)}" if own else word)
-    made = _made(word, own) if inner is None else inner
+    made = _make_method(word, own) if inner is None else inner
     for key, wrap in WRAPPERS.items():
         for value in (text for name, _, text in (s.partition("=") for s in wraps) if name == key):
             if isinstance(made, TrueBox):
@@ -167,7 +169,7 @@ def _wrapped(name: str, runs: Mapping[str, Explainer]) -> Explainer | TrueBox:
     return made
 
 
-def _made(word: str, settings: Sequence[str]) -> Known:
+def _make_method(word: str, settings: Sequence[str]) -> Known:
     if word not in METHODS:
         raise ConfigError(
             f"methods: expected some of {', '.join(METHODS)}, got {word}{nearest(word, METHODS)}"

@@ -62,7 +62,7 @@ def compare(
     bench = Evaluator(classifier, sample, metrics, settings, progress)
     call = Invocation(command, describe_environment(settings.seed, classifier.device))
     results = _load_earlier(_build_key(bench), call.environment, out)
-    asked = {name: one.identity for name, one in explainers.items()}
+    asked = {name: one.cache_key for name, one in explainers.items()}
     results = results.rename(asked)
     others = {name: one for name, one in results.explainers.items() if name not in asked}
     study = Comparison(bench, results.select({**asked, **others}), {**asked, **others}, out, call)
@@ -131,7 +131,7 @@ class Comparison:
         self.results = replace(
             results,
             environment=self.invocation.environment,
-            explainers={**results.explainers, name: explainer.identity},
+            explainers={**results.explainers, name: explainer.cache_key},
             rows=(*results.rows, *found.rows),
             scores={**results.scores, **found.scores},
             needs={**results.needs, name: explainer.needs},

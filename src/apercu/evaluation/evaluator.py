@@ -76,8 +76,8 @@ class Evaluator:
             self._select_metrics(explainer), (FIXED_THRESHOLD,)
         )
         origins: dict[str, tuple[str | None, ...]] = dict.fromkeys(levels, (None,))
-        if explainer.kind in ("map", "mask"):
-            fixed = explainer.kind == "mask"
+        if explainer.map_scale in ("map", "mask"):
+            fixed = explainer.map_scale == "mask"
             for metric, (best, count) in self._choose_thresholds(name, explainer).items():
                 levels[metric] = (best, FIXED_THRESHOLD) if fixed else (best,)
                 origins[metric] = (f"tune half, {count} images", "fixed")
@@ -111,7 +111,7 @@ class Evaluator:
         Boxes that look at nothing cost nothing and are left out, and so is a batch that would take
         longer than our patience.
         """
-        if isinstance(explainer, TrueBox) or (explainer.kind == "box" and not explainer.needs):
+        if isinstance(explainer, TrueBox) or (explainer.map_scale == "box" and not explainer.needs):
             return
         size = min(max(self.settings.cost_batches, default=0), len(self.sample.test))
         for trial in self.sample.read_batches(self.classifier, self.sample.test[:size], size):

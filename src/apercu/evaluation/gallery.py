@@ -20,7 +20,7 @@ from apercu.evaluation.sample import split_indices
 from apercu.images import ImageSource, Item
 from apercu.images.stream import scale_boxes
 from apercu.methods import Explainer, TrueBox
-from apercu.methods.base import Kind
+from apercu.methods.base import MapScale
 from apercu.types import Picture
 
 GALLERY_FOLDER = "gallery"
@@ -115,7 +115,7 @@ def _show_image(
 
         def draw(explainer: Explainer, threshold: float = view.threshold) -> Image.Image:
             found = explainer(classifier, images, torch.tensor([target], device=images.device))
-            return _draw_map(item.picture, explainer.kind, found, threshold)
+            return _draw_map(item.picture, explainer.map_scale, found, threshold)
 
         drawing = cache.load_or_draw(view, item, target, draw)
         if drawing is not None:
@@ -126,7 +126,9 @@ def _show_image(
     return GalleryImage(item.name, caption, picture, drawings)
 
 
-def _draw_map(picture: Picture, kind: Kind, found: torch.Tensor, threshold: float) -> Image.Image:
+def _draw_map(
+    picture: Picture, kind: MapScale, found: torch.Tensor, threshold: float
+) -> Image.Image:
     shown = maps.min_max(found) if kind == "map" else found
     box = maps.boxes(maps.regions(shown, threshold)).cpu()
     before, after = (shown.shape[1], shown.shape[2]), (picture.shape[1], picture.shape[2])

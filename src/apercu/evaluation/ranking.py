@@ -237,7 +237,7 @@ def _sort_key(row: MetricRow) -> float:
 
 def _is_contender(results: ComparisonResults, row: MetricRow) -> bool:
     """Whether a row is a rival: not told the truth, and no explainer's second row."""
-    told = results.explainers.get(row.explainer) == TrueBox().identity
+    told = results.explainers.get(row.explainer) == TrueBox().cache_key
     return not told and not is_fixed_threshold(row.explainer)
 
 

@@ -11,10 +11,10 @@ from apercu.classifiers import Classifier
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.explainers.run_folder import open_run
-from apercu.methods import Trained
+from apercu.methods import TrainedMethod
 
 
-def wrap_trained(explainer: TrainedExplainer[Any, Any], classifier: Classifier) -> Trained:
+def wrap_trained(explainer: TrainedExplainer[Any, Any], classifier: Classifier) -> TrainedMethod:
     """A trained explainer among the methods.
 
     Raises:
@@ -26,15 +26,15 @@ def wrap_trained(explainer: TrainedExplainer[Any, Any], classifier: Classifier) 
         digest.update(name.encode())
         digest.update(weights.detach().cpu().contiguous().view(-1).numpy().tobytes())
     masks = isinstance(explainer, MaskExplainer)
-    return Trained(
+    return TrainedMethod(
         attribute=explainer.attribute,
-        identity=f"{_get_kind(explainer)} {digest.hexdigest()}",
+        cache_key=f"{_get_kind(explainer)} {digest.hexdigest()}",
         training_seconds=explainer.facts.get("training_seconds", 0.0),
-        kind="mask" if masks else "map",
+        map_scale="mask" if masks else "map",
     )
 
 
-def open_runs(runs: Sequence[Path], classifier: Classifier) -> dict[str, Trained]:
+def open_runs(runs: Sequence[Path], classifier: Classifier) -> dict[str, TrainedMethod]:
     """Run folders by the names of their rows: the kind, or `mask:run=NAME` where there are several.
 
     Raises:

@@ -17,7 +17,7 @@ from apercu.evaluation.sample import EvalBatch
 from apercu.maps import boxes, min_max, regions
 from apercu.methods import Explainer, TrueBox
 from apercu.metrics import (
-    Road,
+    RoadSettings,
     average_drop,
     background_invariance,
     dauc,
@@ -39,9 +39,14 @@ from apercu.metrics import (
     sparsity,
     total_variation,
 )
-from apercu.metrics.background_invariance import exchange, vacated
-from apercu.metrics.flipping import Curves, Flipping, flip, published
-from apercu.metrics.max_sensitivity import Noise
+from apercu.metrics.background_invariance import remove_objects, replace_background
+from apercu.metrics.flipping import (
+    Flipping,
+    FlippingCurves,
+    flip_pixels,
+    make_deletion_and_insertion,
+)
+from apercu.metrics.max_sensitivity import SensitivityNoise
 from apercu.types import Images, Maps, Scores, Targets
 
 CURVES = ("deletion", "insertion")
@@ -73,27 +78,27 @@ class MetricInputs:
     @cached_property
     def unit_maps(self) -> Maps:
         """Maps that thresholds in (0, 1) can cut."""
-        return min_max(self.maps) if self.explainer.kind == "map" else self.maps
+        return min_max(self.maps) if self.explainer.map_scale == "map" else self.maps
 
     @cached_property
-    def deletion(self) -> Curves:
+    def deletion(self) -> FlippingCurves:
         return self._flip_pixels(self._published_flippings[0])
 
     @cached_property
-    def insertion(self) -> Curves:
+    def insertion(self) -> FlippingCurves:
         return self._flip_pixels(self._published_flippings[1])
 
     @cached_property
-    def single_step_deletion(self) -> Curves:
+    def single_step_deletion(self) -> FlippingCurves:
         """Each step on its own, not added to those before."""
         return self._flip_pixels(replace(self._published_flippings[0], cumulative=False))
 
     @cached_property
-    def single_step_insertion(self) -> Curves:
+    def single_step_insertion(self) -> FlippingCurves:
         return self._flip_pixels(replace(self._published_flippings[1], cumulative=False))
 
     @property
-    def curves(self) -> dict[str, Curves]:
+    def curves(self) -> dict[str, FlippingCurves]:
         """Deletion and insertion, where a metric has read them."""
         return {kind: made for kind, made in vars(self).items() if kind in CURVES}
 
@@ -112,10 +117,10 @@ class MetricInputs:
         That is the first one with a mask, or for that one itself the second.
         """
         trial, others = self.batch, self.backgrounds or self.batch
-        empty = vacated(others.images, others.regions).flip(3)
+        empty = remove_objects(others.images, others.regions).flip(3)
         first = others.records[0].index
         places = [min(int(entry.index == first), len(empty) - 1) for entry in trial.records]
-        other = exchange(trial.images, trial.regions, empty[places])
+        other = replace_background(trial.images, trial.regions, empty[places])
         after = self._explain_again(self.classifier, other, trial.targets)
         return background_invariance(self.maps, after, trial.regions)
 
@@ -130,11 +135,11 @@ class MetricInputs:
 
     @property
     def _published_flippings(self) -> tuple[Flipping, Flipping]:
-        return published(self.classifier.zero)
+        return make_deletion_and_insertion(self.classifier.zero)
 
-    def _flip_pixels(self, flipping: Flipping) -> Curves:
+    def _flip_pixels(self, flipping: Flipping) -> FlippingCurves:
         trial, flipping = self.batch, replace(flipping, steps=self.steps)
-        return flip(self.classifier, trial.images, trial.targets, self.maps, flipping)
+        return flip_pixels(self.classifier, trial.images, trial.targets, self.maps, flipping)
 
 
 MAP_METRICS: Mapping[str, Callable[[MetricInputs], Scores]] = {
@@ -153,12 +158,12 @@ MAP_METRICS: Mapping[str, Callable[[MetricInputs], Scores]] = {
     "ic_nc": lambda shown: ic(shown.single_step_insertion),
     "average_drop": lambda shown: shown.score_maps(average_drop),
     "increase": lambda shown: shown.score_maps(increase),
-    "road": lambda shown: shown.score_maps(road, settings=Road(seed=shown.seed)),
+    "road": lambda shown: shown.score_maps(road, settings=RoadSettings(seed=shown.seed)),
     "sparsity": lambda shown: sparsity(shown.maps),
     "total_variation": lambda shown: total_variation(shown.maps),
     "randomisation": lambda shown: shown.compare_new_maps(randomisation, seed=shown.seed),
     "max_sensitivity": lambda shown: shown.compare_new_maps(
-        max_sensitivity, noise=Noise(seed=shown.seed)
+        max_sensitivity, noise=SensitivityNoise(seed=shown.seed)
     ),
     "background_invariance": MetricInputs.score_background_invariance,
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from apercu.methods.augmented import Augmented
-from apercu.methods.base import Explainer, Kind, Method, Need, Trained, Wrapper
+from apercu.methods.base import Explainer, MapScale, Method, Requirement, TrainedMethod, Wrapper
 from apercu.methods.cam import Cam
 from apercu.methods.centre_blob import CentreBlob
 from apercu.methods.centre_box import CentreBox
@@ -44,19 +44,19 @@ __all__ = [
     "GuidedIntegratedGradients",
     "InputXGradient",
     "IntegratedGradients",
-    "Kind",
+    "MapScale",
     "Lrp",
     "MeaningfulPerturbation",
     "Method",
     "Mfpp",
-    "Need",
+    "Requirement",
     "Occlusion",
     "RandomMap",
     "Rise",
     "SmoothGrad",
     "SmoothTaylor",
     "Smoothed",
-    "Trained",
+    "TrainedMethod",
     "TrueBox",
     "WholeBox",
     "Wrapper",

@@ -51,15 +51,15 @@ class Augmented(Wrapper):
         images = images.detach()
         total = self.method(classifier, images, targets)
         seen = torch.ones_like(total)
-        for motion in self._motions((images.shape[2], images.shape[3])):
-            copy = _moved(images, motion, "reflection")
+        for motion in self._draw_motions((images.shape[2], images.shape[3])):
+            copy = _warp(images, motion, "reflection")
             back = torch.linalg.inv(motion)
             maps = self.method(classifier, copy, targets)
-            total = total + _moved(maps[:, None], back, "zeros")[:, 0]
-            seen = seen + _moved(torch.ones_like(maps)[:, None], back, "zeros")[:, 0]
+            total = total + _warp(maps[:, None], back, "zeros")[:, 0]
+            seen = seen + _warp(torch.ones_like(maps)[:, None], back, "zeros")[:, 0]
         return total / seen
 
-    def _motions(self, size: tuple[int, int]) -> Float[Tensor, "motions 3 3"]:
+    def _draw_motions(self, size: tuple[int, int]) -> Float[Tensor, "motions 3 3"]:
         """From places of each copy but the first to places of the image, half a side being 1."""
         generator = torch.Generator().manual_seed(self.seed)
         draws = torch.rand(self.copies - 1, 5, generator=generator, dtype=torch.float64) * 2 - 1
@@ -78,7 +78,7 @@ class Augmented(Wrapper):
         return torch.stack(rows, dim=1)
 
 
-def _moved(images: Images, motion: Float[Tensor, "3 3"], beyond: str) -> Images:
+def _warp(images: Images, motion: Float[Tensor, "3 3"], beyond: str) -> Images:
     """Each place takes the value of the place that the motion sends it to, bilinear."""
     grid = F.affine_grid(
         motion[None, :2].to(images).expand(len(images), -1, -1),

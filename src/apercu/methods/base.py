@@ -11,11 +11,11 @@ from apercu.classifiers import Classifier
 from apercu.errors import ClassifierError
 from apercu.types import Images, Maps, Targets
 
-Kind: TypeAlias = Literal["map", "mask", "box"]
+MapScale: TypeAlias = Literal["map", "mask", "box"]
 """How the values of a map are read: `map` on a scale of its own (stretched to [0, 1] per image
 before it is thresholded), `mask` in [0, 1] as it is, `box` exactly 0 or 1."""
 
-Need: TypeAlias = Literal["gradients", "layers", "queries", "training", "truth"]
+Requirement: TypeAlias = Literal["gradients", "layers", "queries", "training", "truth"]
 """What an explanation takes: derivatives of the classifier, sight of its layers, many answers,
 a training beforehand, or the truth itself."""
 
@@ -25,13 +25,13 @@ class Explainer(Protocol):
     """What can be compared: every `Method`, and a trained explainer as `Trained`."""
 
     @property
-    def kind(self) -> Kind: ...
+    def map_scale(self) -> MapScale: ...
 
     @property
-    def needs(self) -> tuple[Need, ...]: ...
+    def needs(self) -> tuple[Requirement, ...]: ...
 
     @property
-    def identity(self) -> str:
+    def cache_key(self) -> str:
         """Equal only for explainers that give the same maps."""
 
     @property
@@ -43,12 +43,12 @@ class Explainer(Protocol):
 class Method(ABC):
     """Explains by asking the classifier; needs no training; prints as its own settings."""
 
-    kind: ClassVar[Kind] = "map"
-    needs: ClassVar[tuple[Need, ...]]
+    map_scale: ClassVar[MapScale] = "map"
+    needs: ClassVar[tuple[Requirement, ...]]
     training_seconds: ClassVar[float] = 0.0
 
     @property
-    def identity(self) -> str:
+    def cache_key(self) -> str:
         return repr(self)
 
     @abstractmethod
@@ -66,16 +66,16 @@ class Wrapper(ABC):
     method: Explainer
 
     @property
-    def kind(self) -> Kind:
+    def map_scale(self) -> MapScale:
         """A mean of boxes, or a blurred box, is a mask."""
-        return "map" if self.method.kind == "map" else "mask"
+        return "map" if self.method.map_scale == "map" else "mask"
 
     @property
-    def needs(self) -> tuple[Need, ...]:
+    def needs(self) -> tuple[Requirement, ...]:
         return self.method.needs
 
     @property
-    def identity(self) -> str:
+    def cache_key(self) -> str:
         return repr(self)
 
     @property
@@ -89,23 +89,23 @@ class Wrapper(ABC):
 
 @final
 @dataclass(frozen=True)
-class Trained:
+class TrainedMethod:
     """A trained explainer among the methods: it needs no classifier any more.
 
     `identity` says which weights answer (a fingerprint), so that old results can be reused.
     """
 
     attribute: Callable[[Images, Targets], Maps] = field(repr=False)
-    identity: str
+    cache_key: str
     training_seconds: float
-    kind: Kind = "mask"
-    needs: ClassVar[tuple[Need, ...]] = ("training",)
+    map_scale: MapScale = "mask"
+    needs: ClassVar[tuple[Requirement, ...]] = ("training",)
 
     def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         return self.attribute(images, targets)
 
 
-def need_gradients(classifier: Classifier, method: str) -> None:
+def require_gradients(classifier: Classifier, method: str) -> None:
     """Raises `ClassifierError` for a classifier that can only be asked."""
     if not classifier.differentiable:
         raise ClassifierError(

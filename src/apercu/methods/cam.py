@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from apercu.classifiers import Classifier
 from apercu.errors import ClassifierError
 from apercu.maps import resize
-from apercu.methods.base import Method, Need
-from apercu.methods.layers import anatomy, hooked, is_map, layer_named
-from apercu.methods.tokens import to_maps
+from apercu.methods.base import Method, Requirement
+from apercu.methods.layers import attach_hook, find_target_layers, get_layer, is_feature_map
+from apercu.methods.tokens import convert_to_map
 from apercu.types import Images, Maps, Targets
 
 
@@ -26,11 +26,11 @@ class Cam(Method):
     to the classes and then a mean (SqueezeNet).
     """
 
-    needs: ClassVar[tuple[Need, ...]] = ("layers",)
+    needs: ClassVar[tuple[Requirement, ...]] = ("layers",)
 
     def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
-        names = anatomy(classifier, images)
-        head = layer_named(classifier, names.head)
+        names = find_target_layers(classifier, images)
+        head = get_layer(classifier, names.head)
         seen: dict[str, Tensor] = {}
 
         def keep_features(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -41,13 +41,13 @@ class Cam(Method):
 
         with (
             torch.no_grad(),
-            hooked(layer_named(classifier, names.features), keep_features),
-            hooked(head, keep_input),
+            attach_hook(get_layer(classifier, names.features), keep_features),
+            attach_hook(head, keep_input),
         ):
             logits = classifier(images)
-            weights = _class_weights(head, logits.shape[1])
+            weights = _read_class_weights(head, logits.shape[1])
         size = (images.shape[2], images.shape[3])
-        features = _linear_features(seen["features"], seen["pooled"], size)
+        features = _find_linear_features(seen["features"], seen["pooled"], size)
         if weights is None or features is None or weights.shape[1] != features.shape[1]:
             raise ClassifierError(
                 "cam needs a classifier that ends in a mean over all places and one linear layer; "
@@ -57,7 +57,7 @@ class Cam(Method):
         return resize(maps, size)
 
 
-def _class_weights(head: nn.Module, classes: int) -> Tensor | None:
+def _read_class_weights(head: nn.Module, classes: int) -> Tensor | None:
     """The final layer as (classes, channels), when it is a plain linear map to all classes."""
     weight = head.weight
     if not isinstance(weight, Tensor) or weight.shape[0] != classes:
@@ -66,11 +66,11 @@ def _class_weights(head: nn.Module, classes: int) -> Tensor | None:
     return weight.detach().flatten(1) if plain else None
 
 
-def _linear_features(features: Tensor, given: Tensor, size: tuple[int, int]) -> Tensor | None:
+def _find_linear_features(features: Tensor, given: Tensor, size: tuple[int, int]) -> Tensor | None:
     """The map of features whose mean (before or after weighting) makes the scores, if any."""
-    if is_map(given.shape):
+    if is_feature_map(given.shape):
         return given
-    places = to_maps(features, size)
+    places = convert_to_map(features, size)
     if places is None:
         return None
     features, mean, pooled = places, places.mean(dim=(2, 3)), given.flatten(1)

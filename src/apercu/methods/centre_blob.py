@@ -9,7 +9,7 @@ import torch
 
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError
-from apercu.methods.base import Method, Need
+from apercu.methods.base import Method, Requirement
 from apercu.types import Images, Maps, Targets
 
 
@@ -25,7 +25,7 @@ class CentreBlob(Method):
         ConfigError: a width that is not positive.
     """
 
-    needs: ClassVar[tuple[Need, ...]] = ()
+    needs: ClassVar[tuple[Requirement, ...]] = ()
     width: float = 0.4
 
     def __post_init__(self) -> None:
@@ -33,10 +33,10 @@ class CentreBlob(Method):
             raise ConfigError(f"centre_blob: expected width above 0, got {self.width}")
 
     def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
-        down, across = (self._profile(length) for length in images.shape[2:])
+        down, across = (self._compute_profile(length) for length in images.shape[2:])
         blob = (down[:, None] * across[None, :]).to(images)
         return blob.repeat(len(images), 1, 1)
 
-    def _profile(self, length: int) -> torch.Tensor:
+    def _compute_profile(self, length: int) -> torch.Tensor:
         places = (torch.arange(length) + 0.5) / length * 2 - 1
         return torch.exp(-((places / self.width) ** 2) / 2)

@@ -11,7 +11,7 @@ import torch
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError
 from apercu.maps import fill
-from apercu.methods.base import Kind, Method, Need
+from apercu.methods.base import MapScale, Method, Requirement
 from apercu.types import Images, Maps, Targets
 
 
@@ -24,8 +24,8 @@ class CentreBox(Method):
     image (IoU > 0.5 is asked), and the baseline would look worse than it is.
     """
 
-    needs: ClassVar[tuple[Need, ...]] = ()
-    kind: ClassVar[Kind] = "box"
+    needs: ClassVar[tuple[Requirement, ...]] = ()
+    map_scale: ClassVar[MapScale] = "box"
     area: float = 0.5
 
     def __post_init__(self) -> None:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from apercu.classifiers import Classifier
 from apercu.images.reader import LUMA
-from apercu.methods.base import Method, Need
+from apercu.methods.base import Method, Requirement
 from apercu.types import Images, Maps, Targets
 
 _SOBEL = ((-1.0, 0.0, 1.0), (-2.0, 0.0, 2.0), (-1.0, 0.0, 1.0))
@@ -24,7 +24,7 @@ class Edges(Method):
     Three channels are taken for red, green and blue; of other numbers the mean is taken.
     """
 
-    needs: ClassVar[tuple[Need, ...]] = ()
+    needs: ClassVar[tuple[Requirement, ...]] = ()
 
     def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         images = images.detach()

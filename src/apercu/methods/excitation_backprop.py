@@ -14,12 +14,25 @@ from torch import Tensor, nn
 from apercu.classifiers import Classifier
 from apercu.errors import ClassifierError
 from apercu.maps import resize
-from apercu.methods.base import Method, Need, need_gradients
-from apercu.methods.layers import anatomy, hooked, is_map, layer_named, open_module
-from apercu.methods.relevance import Affine, Operation, Rules, carried, follow, name_of
+from apercu.methods.base import Method, Requirement, require_gradients
+from apercu.methods.layers import (
+    attach_hook,
+    find_target_layers,
+    get_layer,
+    get_open_module,
+    is_feature_map,
+)
+from apercu.methods.relevance import (
+    AffineLayer,
+    Operation,
+    RelevanceRules,
+    forward_with_rules,
+    get_operation_name,
+    redirect_relevance,
+)
 from apercu.types import Images, Maps, Targets
 
-FINER = 1.5
+FINER_RATIO = 1.5
 """How much taller than the last map of features the one is that is shown."""
 
 
@@ -38,42 +51,46 @@ class ExcitationBackprop(Method):
             negated; what is below 0 is cut.
     """
 
-    needs: ClassVar[tuple[Need, ...]] = ("gradients", "layers")
+    needs: ClassVar[tuple[Requirement, ...]] = ("gradients", "layers")
     layer: str | None = None
     contrastive: bool = False
 
     def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
-        need_gradients(classifier, "excitation_backprop")
-        maps = self._won(classifier, images, targets, Winners())
+        require_gradients(classifier, "excitation_backprop")
+        maps = self._compute_winning_probabilities(classifier, images, targets, ExcitationRules())
         if self.contrastive:
-            head = layer_named(classifier, anatomy(classifier, images).head)
-            against = Winners(negated=head.weight if isinstance(head.weight, Tensor) else None)
-            maps = (maps - self._won(classifier, images, targets, against)).clamp(min=0)
+            head = get_layer(classifier, find_target_layers(classifier, images).head)
+            against = ExcitationRules(
+                negated=head.weight if isinstance(head.weight, Tensor) else None
+            )
+            maps = (
+                maps - self._compute_winning_probabilities(classifier, images, targets, against)
+            ).clamp(min=0)
         return resize(maps, (images.shape[2], images.shape[3]))
 
     @torch.enable_grad()
-    def _won(
-        self, classifier: Classifier, images: Images, targets: Targets, rules: Winners
+    def _compute_winning_probabilities(
+        self, classifier: Classifier, images: Images, targets: Targets, rules: ExcitationRules
     ) -> Float[Tensor, "batch rows columns"]:
         """Probabilities at the stopping layer, summed over its channels."""
-        stops = [layer_named(classifier, self.layer)] if self.layer else stages(classifier)
+        stops = [get_layer(classifier, self.layer)] if self.layer else list_stages(classifier)
         passed: list[Tensor] = []
 
         def keep(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            if isinstance(output, Tensor) and output.requires_grad and is_map(output.shape):
+            if isinstance(output, Tensor) and output.requires_grad and is_feature_map(output.shape):
                 passed.append(output)
 
         inside = classifier.normalise(images.detach()).requires_grad_()
         with ExitStack() as hooks:
             for stop in stops:
-                hooks.enter_context(hooked(stop, keep))
-            logits = follow(classifier, images, inside, rules)
+                hooks.enter_context(attach_hook(stop, keep))
+            logits = forward_with_rules(classifier, images, inside, rules)
         if not passed:
             raise ClassifierError(
                 f"excitation_backprop: no map of features passed in {classifier.spec}; name "
                 "another layer, or choose a method that needs none, such as occlusion"
             )
-        shown = _finer(passed)
+        shown = _select_finer_map(passed)
         own = logits.gather(1, targets[:, None])
         given = torch.where(own == 0, 0.0, 1 / torch.where(own == 0, 1.0, own)).detach()
         (slopes,) = torch.autograd.grad((own * given).sum(), shown)
@@ -81,7 +98,7 @@ class ExcitationBackprop(Method):
 
 
 @final
-class Winners(Rules):
+class ExcitationRules(RelevanceRules):
     """The marginal winning probability of every value.
 
     Args:
@@ -92,32 +109,32 @@ class Winners(Rules):
         super().__init__()
         self._negated = negated
 
-    def flow(self, layer: Affine, output: Tensor) -> Tensor:
+    def compute_surrogate(self, layer: AffineLayer, output: Tensor) -> Tensor:
         weight = -layer.weight if layer.weight is self._negated else layer.weight
-        return layer.of(layer.inputs.clamp(min=0), weight.clamp(min=0))
+        return layer.apply(layer.inputs.clamp(min=0), weight.clamp(min=0))
 
-    def other(self, func: Operation, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    def handle_other(self, func: Operation, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         """Sums of two maps share among their positive terms."""
         maps = [a for a in args[:2] if isinstance(a, Tensor) and a.requires_grad]
-        if name_of(func) != "add" or len(maps) < 2:
+        if get_operation_name(func) != "add" or len(maps) < 2:
             return func(*args, **options)
         value = func(*(a.detach().clone() for a in maps), *args[2:], **options)
-        return carried(value, maps[0].clamp(min=0) + maps[1].clamp(min=0))
+        return redirect_relevance(value, maps[0].clamp(min=0) + maps[1].clamp(min=0))
 
 
-def stages(classifier: Classifier) -> list[nn.Module]:
+def list_stages(classifier: Classifier) -> list[nn.Module]:
     """The parts of a network that follow one another, those of its sequences included."""
-    return list(_children(open_module(classifier)))
+    return list(_iterate_stages(get_open_module(classifier)))
 
 
-def _children(module: nn.Module) -> Iterator[nn.Module]:
+def _iterate_stages(module: nn.Module) -> Iterator[nn.Module]:
     for child in module.children():
         if isinstance(child, nn.Sequential):
-            yield from _children(child)
+            yield from _iterate_stages(child)
         yield child
 
 
-def _finer(maps: list[Tensor]) -> Tensor:
+def _select_finer_map(maps: list[Tensor]) -> Tensor:
     """The last map that is clearly finer than the very last one, or the first of equals."""
-    finer = [one for one in maps if one.shape[2] >= FINER * maps[-1].shape[2]]
+    finer = [one for one in maps if one.shape[2] >= FINER_RATIO * maps[-1].shape[2]]
     return finer[-1] if finer else maps[0]

@@ -12,11 +12,11 @@ from torch import Tensor
 from apercu.removal import Blur
 from apercu.types import Picture
 
-ROUNDS = 10
+ITERATIONS = 10
 """How often pixels choose their fragment anew; more changes next to nothing."""
 
 
-def fragments(
+def compute_superpixels(
     picture: Picture, count: int, compactness: float = 10.0, sigma: float = 1.0
 ) -> Int[Tensor, "height width"]:
     """Number each pixel's fragment, 0, 1, …; every fragment is connected.
@@ -36,15 +36,15 @@ def fragments(
     blurred = Blur(sigma / min(height, width)).replacement(picture[None])[0]
     down, across = (torch.arange(length).to(picture) for length in (height, width))
     places = torch.stack(torch.meshgrid(down, across, indexing="ij")) / step
-    features = torch.cat((_colours(blurred) / compactness, places)).flatten(1).T
-    near = _neighbourhood((height, width), (rows, columns)).to(picture.device)
+    features = torch.cat((_convert_to_lab(blurred) / compactness, places)).flatten(1).T
+    near = _find_neighbour_cells((height, width), (rows, columns)).to(picture.device)
     labels = near[4]
-    for _ in range(ROUNDS):
-        labels = _nearest(features, _centres(features, labels, rows * columns), near)
-    return _connected(labels.view(height, width))
+    for _ in range(ITERATIONS):
+        labels = _assign_pixels(features, _compute_centres(features, labels, rows * columns), near)
+    return _connect_superpixels(labels.view(height, width))
 
 
-def _colours(picture: Picture) -> Float[Tensor, "channels height width"]:
+def _convert_to_lab(picture: Picture) -> Float[Tensor, "channels height width"]:
     """CIELAB under D65 for three channels; else the values on the range of its lightness."""
     if len(picture) != 3:
         return 100 * picture
@@ -63,7 +63,9 @@ def _colours(picture: Picture) -> Float[Tensor, "channels height width"]:
     return torch.stack((116 * y - 16, 500 * (x - y), 200 * (y - z)))
 
 
-def _neighbourhood(size: tuple[int, int], grid: tuple[int, int]) -> Int[Tensor, "nine pixels"]:
+def _find_neighbour_cells(
+    size: tuple[int, int], grid: tuple[int, int]
+) -> Int[Tensor, "nine pixels"]:
     """For each pixel the cells of the grid around its own, which is the fifth; −1 is outside."""
     own = [torch.arange(n) * cells // n for n, cells in zip(size, grid, strict=True)]
     found = []
@@ -75,7 +77,7 @@ def _neighbourhood(size: tuple[int, int], grid: tuple[int, int]) -> Int[Tensor, 
     return torch.stack(found)
 
 
-def _centres(features: Tensor, labels: Tensor, count: int) -> Tensor:
+def _compute_centres(features: Tensor, labels: Tensor, count: int) -> Tensor:
     """Mean features of each fragment; summed in float64, where the order leaves no trace."""
     sums = torch.zeros(count, features.shape[1], dtype=torch.float64, device=features.device)
     sums.index_add_(0, labels, features.double())
@@ -83,37 +85,37 @@ def _centres(features: Tensor, labels: Tensor, count: int) -> Tensor:
     return (sums / sizes[:, None]).to(features)
 
 
-def _nearest(features: Tensor, centres: Tensor, near: Tensor) -> Tensor:
+def _assign_pixels(features: Tensor, centres: Tensor, near: Tensor) -> Tensor:
     """The nearest of the nearby fragments, for each pixel."""
     distances = (features - centres[near]).square().sum(dim=2)
     return near.gather(0, distances.where(near >= 0, torch.inf).argmin(dim=0)[None])[0]
 
 
-def _connected(labels: Int[Tensor, "height width"]) -> Int[Tensor, "height width"]:
+def _connect_superpixels(labels: Int[Tensor, "height width"]) -> Int[Tensor, "height width"]:
     """Keep each fragment's largest piece; the other pieces join what lies beside them."""
-    pieces = _pieces(labels).flatten()
+    pieces = _label_pieces(labels).flatten()
     flat, pixels = labels.flatten(), labels.numel()
     rank = pieces.bincount(minlength=pixels)[pieces] * pixels + pieces
     best = flat.new_zeros(int(flat.max()) + 1).scatter_reduce(0, flat, rank, "amax")
     labels = flat.where(rank == best[flat], -1).view_as(labels)
     while (labels < 0).any():
-        labels = labels.where(labels >= 0, _beside(labels).amax(dim=0))
+        labels = labels.where(labels >= 0, _stack_neighbours(labels).amax(dim=0))
     return torch.unique(labels, return_inverse=True)[1]
 
 
-def _pieces(labels: Int[Tensor, "height width"]) -> Int[Tensor, "height width"]:
+def _label_pieces(labels: Int[Tensor, "height width"]) -> Int[Tensor, "height width"]:
     """The largest pixel number in each connected piece."""
     numbers = torch.arange(labels.numel(), device=labels.device).view_as(labels)
-    alike = _beside(labels) == labels
+    alike = _stack_neighbours(labels) == labels
     while True:
-        grown = torch.maximum(numbers, _beside(numbers).where(alike, -1).amax(dim=0))
+        grown = torch.maximum(numbers, _stack_neighbours(numbers).where(alike, -1).amax(dim=0))
         grown = grown.flatten()[grown]
         if torch.equal(grown, numbers):
             return grown
         numbers = grown
 
 
-def _beside(values: Int[Tensor, "height width"]) -> Int[Tensor, "four height width"]:
+def _stack_neighbours(values: Int[Tensor, "height width"]) -> Int[Tensor, "four height width"]:
     """What lies above, below, left and right of each pixel; −1 outside the image."""
     framed = F.pad(values, (1, 1, 1, 1), value=-1)
     inner = slice(1, -1)

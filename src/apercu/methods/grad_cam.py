@@ -7,8 +7,8 @@ from typing import ClassVar, final
 
 from apercu.classifiers import Classifier
 from apercu.maps import resize
-from apercu.methods.base import Method, Need, need_gradients
-from apercu.methods.layers import anatomy, layer_named, passes
+from apercu.methods.base import Method, Requirement, require_gradients
+from apercu.methods.layers import find_target_layers, get_layer, layer_gradients
 from apercu.types import Images, Maps, Targets
 
 
@@ -21,13 +21,13 @@ class GradCam(Method):
     features (or tokens) is found by watching one image pass.
     """
 
-    needs: ClassVar[tuple[Need, ...]] = ("gradients", "layers")
+    needs: ClassVar[tuple[Requirement, ...]] = ("gradients", "layers")
     layer: str | None = None
 
     def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
-        need_gradients(classifier, "grad_cam")
-        layer = layer_named(classifier, self.layer or anatomy(classifier, images).features)
-        passed = passes(classifier, [layer], images, targets)[-1]
-        weights = passed.slopes.mean(dim=(2, 3), keepdim=True)
+        require_gradients(classifier, "grad_cam")
+        layer = get_layer(classifier, self.layer or find_target_layers(classifier, images).features)
+        passed = layer_gradients(classifier, [layer], images, targets)[-1]
+        weights = passed.gradients.mean(dim=(2, 3), keepdim=True)
         coarse = (weights * passed.features).sum(dim=1).clamp(min=0)
         return resize(coarse, (images.shape[2], images.shape[3]))

@@ -9,8 +9,8 @@ import torch
 
 from apercu.classifiers import Classifier
 from apercu.maps import resize
-from apercu.methods.base import Method, Need, need_gradients
-from apercu.methods.layers import anatomy, layer_named, passes
+from apercu.methods.base import Method, Requirement, require_gradients
+from apercu.methods.layers import find_target_layers, get_layer, layer_gradients
 from apercu.types import Images, Maps, Targets
 
 
@@ -23,14 +23,14 @@ class GradCamPlusPlus(Method):
     are powers of its first where the network is piecewise linear. `layer` is as in Grad-CAM.
     """
 
-    needs: ClassVar[tuple[Need, ...]] = ("gradients", "layers")
+    needs: ClassVar[tuple[Requirement, ...]] = ("gradients", "layers")
     layer: str | None = None
 
     def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
-        need_gradients(classifier, "grad_cam_pp")
-        layer = layer_named(classifier, self.layer or anatomy(classifier, images).features)
-        passed = passes(classifier, [layer], images, targets)[-1]
-        features, slopes = passed.features, passed.slopes
+        require_gradients(classifier, "grad_cam_pp")
+        layer = get_layer(classifier, self.layer or find_target_layers(classifier, images).features)
+        passed = layer_gradients(classifier, [layer], images, targets)[-1]
+        features, slopes = passed.features, passed.gradients
         sums = features.sum(dim=(2, 3), keepdim=True)
         shared = 2 + sums * slopes  # slope² / (2 slope² + sums slope³), where slope is not 0
         shares = slopes.clamp(min=0) / torch.where(shared == 0, 1, shared)

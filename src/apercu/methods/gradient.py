@@ -8,7 +8,7 @@ from typing import ClassVar, final
 import torch
 
 from apercu.classifiers import Classifier
-from apercu.methods.base import Method, Need, need_gradients
+from apercu.methods.base import Method, Requirement, require_gradients
 from apercu.types import Images, Maps, Targets
 
 
@@ -17,12 +17,12 @@ from apercu.types import Images, Maps, Targets
 class Gradient(Method):
     """The largest absolute derivative of the target's logit over the channels (captum)."""
 
-    needs: ClassVar[tuple[Need, ...]] = ("gradients",)
+    needs: ClassVar[tuple[Requirement, ...]] = ("gradients",)
 
     def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         from captum.attr import Saliency
 
-        need_gradients(classifier, "gradient")
+        require_gradients(classifier, "gradient")
         with torch.enable_grad():
             inputs = images.detach().requires_grad_()
             slopes = Saliency(classifier).attribute(inputs, target=targets, abs=True)

@@ -11,8 +11,8 @@ from torch.overrides import TorchFunctionMode
 
 from apercu.classifiers import Classifier
 from apercu.errors import ClassifierError
-from apercu.methods.base import Method, Need, need_gradients
-from apercu.methods.smooth_grad import slopes
+from apercu.methods.base import Method, Requirement, require_gradients
+from apercu.methods.smooth_grad import compute_input_gradients
 from apercu.types import Images, Maps, Targets
 
 RELUS = frozenset({"relu", "relu_", "relu6", "hardtanh", "hardtanh_"})
@@ -28,17 +28,17 @@ class GuidedBackprop(Method):
     of exported programs.
     """
 
-    needs: ClassVar[tuple[Need, ...]] = ("gradients",)
+    needs: ClassVar[tuple[Requirement, ...]] = ("gradients",)
 
     def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
-        need_gradients(classifier, "guided_backprop")
-        with Guided(RELUS) as guided:
-            found = slopes(classifier, images, targets)
-        guided.check(classifier, "guided_backprop")
+        require_gradients(classifier, "guided_backprop")
+        with GuidedGradients(RELUS) as guided:
+            found = compute_input_gradients(classifier, images, targets)
+        guided.check_applied(classifier, "guided_backprop")
         return found.abs().amax(dim=1)
 
 
-class Guided(TorchFunctionMode):
+class GuidedGradients(TorchFunctionMode):
     """Within the block, the named functions let only positive slopes back; nothing is left over.
 
     Functions are caught as they are called, which no hook on layers can do; what is attached
@@ -51,7 +51,7 @@ class Guided(TorchFunctionMode):
     def __init__(self, names: frozenset[str]) -> None:
         super().__init__()
         self._names = names
-        self._met = 0
+        self._guided_count = 0
 
     def __torch_function__(
         self,
@@ -63,26 +63,28 @@ class Guided(TorchFunctionMode):
         kwargs = kwargs or {}
         answer = func(*args, **kwargs)
         name = getattr(func, "__name__", "").partition(".")[0]
-        if name in self._names and not (name.startswith("hardtanh") and _low(args, kwargs) != 0):
+        if name in self._names and not (
+            name.startswith("hardtanh") and _get_lower_bound(args, kwargs) != 0
+        ):
             output = answer[0] if isinstance(answer, tuple) else answer
             if output.requires_grad:
-                self._met += 1
-                output.register_hook(_positive)
+                self._guided_count += 1
+                output.register_hook(_clamp_gradient)
         return answer
 
-    def check(self, classifier: Classifier, method: str) -> None:
+    def check_applied(self, classifier: Classifier, method: str) -> None:
         """Raises `ClassifierError` when nothing was met to be guided."""
-        if not self._met:
+        if not self._guided_count:
             raise ClassifierError(
                 f"{method} needs a classifier with ReLU or ReLU6; {classifier.spec} has none that "
                 "can be reached: choose gradient or smooth_grad"
             )
 
 
-def _positive(slope: Tensor) -> Tensor:
+def _clamp_gradient(slope: Tensor) -> Tensor:
     return slope.clamp(min=0)
 
 
-def _low(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> float:
+def _get_lower_bound(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> float:
     """Where a hardtanh cuts from below."""
     return kwargs.get("min_val", args[1] if len(args) > 1 else -1.0)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 from apercu.classifiers import Classifier
-from apercu.methods.base import Method, Need, need_gradients
-from apercu.methods.guided_backprop import RELUS, Guided
+from apercu.methods.base import Method, Requirement, require_gradients
+from apercu.methods.guided_backprop import RELUS, GuidedGradients
 from apercu.methods.integrated_gradients import IntegratedGradients
 from apercu.types import Images, Maps, Targets
 
@@ -30,19 +30,19 @@ class GuidedIntegratedGradients(Method):
         ConfigError: steps or batch below 1.
     """
 
-    needs: ClassVar[tuple[Need, ...]] = ("gradients",)
+    needs: ClassVar[tuple[Requirement, ...]] = ("gradients",)
     steps: int = 50
     batch: int = 32
 
     def __post_init__(self) -> None:
-        self._plain()
+        self._make_unguided()
 
     def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
-        need_gradients(classifier, "guided_integrated_gradients")
-        with Guided(RELUS | _POOLS) as guided:
-            maps = self._plain()(classifier, images, targets)
-        guided.check(classifier, "guided_integrated_gradients")
+        require_gradients(classifier, "guided_integrated_gradients")
+        with GuidedGradients(RELUS | _POOLS) as guided:
+            maps = self._make_unguided()(classifier, images, targets)
+        guided.check_applied(classifier, "guided_integrated_gradients")
         return maps
 
-    def _plain(self) -> IntegratedGradients:
+    def _make_unguided(self) -> IntegratedGradients:
         return IntegratedGradients(self.steps, self.batch)

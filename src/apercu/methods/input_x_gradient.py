@@ -8,7 +8,7 @@ from typing import ClassVar, final
 import torch
 
 from apercu.classifiers import Classifier
-from apercu.methods.base import Method, Need, need_gradients
+from apercu.methods.base import Method, Requirement, require_gradients
 from apercu.types import Images, Maps, Targets
 
 
@@ -20,12 +20,12 @@ class InputXGradient(Method):
     Pixels are those of the image in [0, 1], so that black pixels have no share.
     """
 
-    needs: ClassVar[tuple[Need, ...]] = ("gradients",)
+    needs: ClassVar[tuple[Requirement, ...]] = ("gradients",)
 
     def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         from captum.attr import InputXGradient as Captum
 
-        need_gradients(classifier, "input_x_gradient")
+        require_gradients(classifier, "input_x_gradient")
         with torch.enable_grad():
             inputs = images.detach().requires_grad_()
             shares = Captum(classifier).attribute(inputs, target=targets)

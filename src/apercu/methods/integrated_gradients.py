@@ -9,7 +9,7 @@ import torch
 
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError
-from apercu.methods.base import Method, Need, need_gradients
+from apercu.methods.base import Method, Requirement, require_gradients
 from apercu.types import Images, Maps, Targets
 
 
@@ -25,7 +25,7 @@ class IntegratedGradients(Method):
         ConfigError: steps or batch below 1.
     """
 
-    needs: ClassVar[tuple[Need, ...]] = ("gradients",)
+    needs: ClassVar[tuple[Requirement, ...]] = ("gradients",)
     steps: int = 50
     batch: int = 32
 
@@ -39,7 +39,7 @@ class IntegratedGradients(Method):
     def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         from captum.attr import IntegratedGradients as Captum
 
-        need_gradients(classifier, "integrated_gradients")
+        require_gradients(classifier, "integrated_gradients")
         captum = Captum(classifier)
         shares = []
         with torch.enable_grad():

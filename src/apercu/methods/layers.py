@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from apercu.classifiers import Classifier
 from apercu.errors import ClassifierError, nearest
-from apercu.methods.tokens import last_places, to_maps
+from apercu.methods.tokens import convert_to_map, find_last_spatial_layer
 from apercu.types import Images, Targets
 
 Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class TargetLayers:
     """Names of two layers of a classifier's network."""
 
     features: str
@@ -29,24 +29,24 @@ class Anatomy:
     """The linear or convolutional layer that turns features into scores of classes."""
 
 
-SCORING = (nn.Linear, nn.Conv2d)
+SCORING_LAYERS = (nn.Linear, nn.Conv2d)
 
-_known: WeakKeyDictionary[nn.Module, Anatomy] = WeakKeyDictionary()
+_target_layers: WeakKeyDictionary[nn.Module, TargetLayers] = WeakKeyDictionary()
 
 
-def anatomy(classifier: Classifier, images: Images) -> Anatomy:
+def find_target_layers(classifier: Classifier, images: Images) -> TargetLayers:
     """Find both layers by watching one image pass, once for each network.
 
     Raises:
         ClassifierError: no convolutional map of features comes before the scores.
     """
-    module = open_module(classifier)
-    if module not in _known:
-        _known[module] = _watch(classifier, images[:1])
-    return _known[module]
+    module = get_open_module(classifier)
+    if module not in _target_layers:
+        _target_layers[module] = _trace_layers(classifier, images[:1])
+    return _target_layers[module]
 
 
-def open_module(classifier: Classifier) -> nn.Module:
+def get_open_module(classifier: Classifier) -> nn.Module:
     """The network of a classifier whose layers are open, or a `ClassifierError`."""
     if classifier.module is None or not classifier.exposes_layers:
         raise ClassifierError(
@@ -56,9 +56,9 @@ def open_module(classifier: Classifier) -> nn.Module:
     return classifier.module
 
 
-def layer_named(classifier: Classifier, name: str) -> nn.Module:
+def get_layer(classifier: Classifier, name: str) -> nn.Module:
     """One layer by its name, or a `ClassifierError` that suggests the nearest."""
-    layers = dict(open_module(classifier).named_modules())
+    layers = dict(get_open_module(classifier).named_modules())
     if name not in layers:
         raise ClassifierError(
             f"layer: {classifier.spec} has no layer {name!r}{nearest(name, filter(None, layers))}"
@@ -67,7 +67,7 @@ def layer_named(classifier: Classifier, name: str) -> nn.Module:
 
 
 @contextmanager
-def hooked(module: nn.Module, hook: Hook) -> Iterator[None]:
+def attach_hook(module: nn.Module, hook: Hook) -> Iterator[None]:
     """See (module, inputs, output) of a layer; the hook ends with the block."""
     handle = module.register_forward_hook(hook)
     try:
@@ -77,7 +77,9 @@ def hooked(module: nn.Module, hook: Hook) -> Iterator[None]:
 
 
 @torch.no_grad()
-def deep_features(classifier: Classifier, images: Images) -> Float[Tensor, "batch features"]:
+def compute_deep_features(
+    classifier: Classifier, images: Images
+) -> Float[Tensor, "batch features"]:
     """What the layer that scores classes receives, averaged over places where it has any.
 
     A network that answers features has no such layer; they are its answer.
@@ -88,25 +90,25 @@ def deep_features(classifier: Classifier, images: Images) -> Float[Tensor, "batc
     if classifier.network.output == "features":
         return classifier(images)
     kept: list[Tensor] = []
-    head = layer_named(classifier, anatomy(classifier, images).head)
-    with hooked(head, lambda _module, inputs, _output: kept.append(inputs[0])):
+    head = get_layer(classifier, find_target_layers(classifier, images).head)
+    with attach_hook(head, lambda _module, inputs, _output: kept.append(inputs[0])):
         classifier(images)
     features = kept[0]
     return features.mean((2, 3)) if features.ndim == 4 else features.flatten(1)
 
 
 @dataclass(frozen=True)
-class Passed:
+class LayerGradients:
     """A layer, the map of features it gave, and the slopes of the target's logit by them."""
 
     layer: nn.Module
     features: Float[Tensor, "batch channels rows columns"]
-    slopes: Float[Tensor, "batch channels rows columns"]
+    gradients: Float[Tensor, "batch channels rows columns"]
 
 
-def passes(
+def layer_gradients(
     classifier: Classifier, layers: Sequence[nn.Module], images: Images, targets: Targets
-) -> list[Passed]:
+) -> list[LayerGradients]:
     """What one pass gave at each of these layers, in the order of their completion.
 
     A layer that is called twice is there twice; outputs without places are left out.
@@ -120,7 +122,7 @@ def passes(
     def keep(layer: nn.Module, inputs: tuple[Tensor, ...], output: object) -> Tensor | None:
         if not isinstance(output, Tensor) or len(output) != len(images):
             return None  # patches of images are no maps of them
-        if to_maps(output, size) is None:
+        if convert_to_map(output, size) is None:
             return None
         if not output.requires_grad:  # the graph begins here: nothing before it is remembered
             output = output.detach().requires_grad_()
@@ -138,9 +140,9 @@ def passes(
     for (layer, output), slope in zip(kept, slopes, strict=True):
         if slope is None:
             continue
-        features, weights = to_maps(output.detach(), size), to_maps(slope, size)
+        features, weights = convert_to_map(output.detach(), size), convert_to_map(slope, size)
         if features is not None and weights is not None:
-            found.append(Passed(layer, features, weights))
+            found.append(LayerGradients(layer, features, weights))
     if not found:
         raise ClassifierError(
             f"layer: {classifier.spec} gives no map of features there that its scores depend on; "
@@ -149,7 +151,7 @@ def passes(
     return found
 
 
-def _watch(classifier: Classifier, image: Images) -> Anatomy:
+def _trace_layers(classifier: Classifier, image: Images) -> TargetLayers:
     """The last scoring layer, and the last map of features that was complete before it."""
     passed: list[tuple[str, nn.Module, torch.Size]] = []
     handles = []
@@ -162,7 +164,7 @@ def _watch(classifier: Classifier, image: Images) -> Anatomy:
         return hook
 
     try:
-        for name, layer in open_module(classifier).named_modules():
+        for name, layer in get_open_module(classifier).named_modules():
             if name:
                 handles.append(layer.register_forward_hook(note(name)))
         with torch.no_grad():
@@ -170,29 +172,31 @@ def _watch(classifier: Classifier, image: Images) -> Anatomy:
     finally:
         for handle in handles:
             handle.remove()
-    return _read(classifier, image, passed)
+    return _choose_layers(classifier, image, passed)
 
 
-def _read(
+def _choose_layers(
     classifier: Classifier, image: Images, passed: list[tuple[str, nn.Module, torch.Size]]
-) -> Anatomy:
+) -> TargetLayers:
     """The two layers among those that passed, in the order of their completion."""
-    scoring = [i for i, (_, layer, _) in enumerate(passed) if isinstance(layer, SCORING)]
+    scoring = [i for i, (_, layer, _) in enumerate(passed) if isinstance(layer, SCORING_LAYERS)]
     head = scoring[-1] if scoring else 0
     name, layer, _ = passed[head]
-    maps = [i for i in range(head) if is_map(passed[i][2])]
+    maps = [i for i in range(head) if is_feature_map(passed[i][2])]
     features = passed[maps[-1]][0] if maps else None
-    if isinstance(layer, nn.Linear) and _ends_in_tokens(passed[:head], maps, layer.in_features):
-        features = last_places(classifier, open_module(classifier), image, layer.in_features)
+    if isinstance(layer, nn.Linear) and _has_token_ending(passed[:head], maps, layer.in_features):
+        features = find_last_spatial_layer(
+            classifier, get_open_module(classifier), image, layer.in_features
+        )
     if features is None:
         raise ClassifierError(
             f"layers: {classifier.spec} has no map of features or tokens of places before its "
             "scores; choose a method that needs none, such as gradient or occlusion"
         )
-    return Anatomy(features, head=name)
+    return TargetLayers(features, head=name)
 
 
-def _ends_in_tokens(
+def _has_token_ending(
     passed: list[tuple[str, nn.Module, torch.Size]], maps: list[int], channels: int
 ) -> bool:
     """Whether the last places come as tokens, or as maps whose channels are last."""
@@ -203,6 +207,6 @@ def _ends_in_tokens(
     return tokens_follow or shape[3] == channels != shape[1]
 
 
-def is_map(shape: torch.Size) -> bool:
+def is_feature_map(shape: torch.Size) -> bool:
     """Batch, channels, height, width, and more than one place."""
     return len(shape) == 4 and shape[2] * shape[3] > 1

@@ -11,11 +11,17 @@ from torch import Tensor
 
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError
-from apercu.methods.base import Method, Need, need_gradients
-from apercu.methods.relevance import Affine, Operation, Rules, follow, name_of
+from apercu.methods.base import Method, Requirement, require_gradients
+from apercu.methods.relevance import (
+    AffineLayer,
+    Operation,
+    RelevanceRules,
+    forward_with_rules,
+    get_operation_name,
+)
 from apercu.types import Images, Maps, Targets
 
-AT_ONCE = 16
+MAX_BATCH = 16
 """Images whose activations are held."""
 
 
@@ -36,7 +42,7 @@ class Lrp(Method):
         ConfigError: a setting is out of range.
     """
 
-    needs: ClassVar[tuple[Need, ...]] = ("gradients", "layers")
+    needs: ClassVar[tuple[Requirement, ...]] = ("gradients", "layers")
     gamma: float = 0.25
     epsilon: float = 1e-6
 
@@ -48,19 +54,17 @@ class Lrp(Method):
             )
 
     def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
-        need_gradients(classifier, "lrp")
-        parts = (torch.split(values, AT_ONCE) for values in (images, targets))
-        return torch.cat(
-            [self._handed_back(classifier, *some) for some in zip(*parts, strict=True)]
-        )
+        require_gradients(classifier, "lrp")
+        parts = (torch.split(values, MAX_BATCH) for values in (images, targets))
+        return torch.cat([self._propagate(classifier, *some) for some in zip(*parts, strict=True)])
 
     @torch.enable_grad()
-    def _handed_back(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
+    def _propagate(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         inside = classifier.normalise(images.detach())
         low = torch.minimum(inside, classifier.normalise(torch.zeros_like(images)))
         high = torch.maximum(inside, classifier.normalise(torch.ones_like(images)))
         box = [bound.requires_grad_() for bound in (inside, low, high)]
-        logits = follow(classifier, images, inside, Composite(self, box))
+        logits = forward_with_rules(classifier, images, inside, CompositeRules(self, box))
         own = logits.gather(1, targets[:, None]).sum()
         slopes = torch.autograd.grad(own, box, allow_unused=True)
         parts = [end * slope for end, slope in zip(box, slopes, strict=True) if slope is not None]
@@ -68,7 +72,7 @@ class Lrp(Method):
 
 
 @final
-class Composite(Rules):
+class CompositeRules(RelevanceRules):
     """Which rule each layer follows.
 
     Args:
@@ -81,34 +85,34 @@ class Composite(Rules):
         self._settings = settings
         self._box = list(box)
 
-    def other(self, func: Operation, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    def handle_other(self, func: Operation, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         """Where the network pads its input itself, the bounds are padded with it."""
-        if name_of(func) == "pad" and args[0] is self._box[0]:
+        if get_operation_name(func) == "pad" and args[0] is self._box[0]:
             self._box = [func(bound, *args[1:], **options) for bound in self._box]
             return self._box[0]
         return func(*args, **options)
 
-    def flow(self, layer: Affine, output: Tensor) -> Tensor:
+    def compute_surrogate(self, layer: AffineLayer, output: Tensor) -> Tensor:
         if layer.weight.ndim == 2:
-            whole = layer.of(layer.inputs, layer.weight, layer.bias)
+            whole = layer.apply(layer.inputs, layer.weight, layer.bias)
             return whole + self._settings.epsilon * torch.where(output < 0, -1.0, 1.0)
         if layer.inputs is self._box[0]:
-            return _box_flow(layer, self._box)
-        return _gamma_flow(layer, output, self._settings.gamma)
+            return _compute_box_surrogate(layer, self._box)
+        return _compute_gamma_surrogate(layer, output, self._settings.gamma)
 
 
-def _box_flow(layer: Affine, box: Sequence[Tensor]) -> Tensor:
+def _compute_box_surrogate(layer: AffineLayer, box: Sequence[Tensor]) -> Tensor:
     """Σ (x − low) w⁺ + (x − high) w⁻, no part of which is negative."""
     inside, low, high = box
     raised, lowered = layer.weight.clamp(min=0), layer.weight.clamp(max=0)
-    return layer.of(inside, layer.weight) - layer.of(low, raised) - layer.of(high, lowered)
+    return layer.apply(inside, layer.weight) - layer.apply(low, raised) - layer.apply(high, lowered)
 
 
-def _gamma_flow(layer: Affine, output: Tensor, gamma: float) -> Tensor:
+def _compute_gamma_surrogate(layer: AffineLayer, output: Tensor, gamma: float) -> Tensor:
     """z + γ · (the contributions to z of its own sign)."""
     raised, lowered = layer.weight.clamp(min=0), layer.weight.clamp(max=0)
     bias = None if layer.bias is None else layer.bias.clamp(min=0)
-    whole = layer.of(layer.inputs, layer.weight, layer.bias)
-    up = layer.of(layer.inputs.clamp(min=0), raised, bias)
-    up = up + layer.of(layer.inputs.clamp(max=0), lowered)
+    whole = layer.apply(layer.inputs, layer.weight, layer.bias)
+    up = layer.apply(layer.inputs.clamp(min=0), raised, bias)
+    up = up + layer.apply(layer.inputs.clamp(max=0), lowered)
     return whole + gamma * torch.where(output > 0, up, whole - up)

@@ -13,9 +13,15 @@ from torch import Generator, Tensor
 
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError
-from apercu.methods.base import Method, Need
-from apercu.methods.fragments import fragments
-from apercu.methods.rise import check_counts, check_draws, interpolation, parts, weigh
+from apercu.methods.base import Method, Requirement
+from apercu.methods.fragments import compute_superpixels
+from apercu.methods.rise import (
+    average_masks,
+    build_interpolation,
+    check_counts,
+    check_sampling,
+    split_into_batches,
+)
 from apercu.types import Images, Maps, Picture, Targets
 
 
@@ -41,7 +47,7 @@ class Mfpp(Method):
         ConfigError: a setting is out of range.
     """
 
-    needs: ClassVar[tuple[Need, ...]] = ("queries",)
+    needs: ClassVar[tuple[Requirement, ...]] = ("queries",)
     masks: int = 4000
     levels: tuple[int, ...] = (50, 100, 200, 400, 800)
     keep: float = 0.5
@@ -53,31 +59,31 @@ class Mfpp(Method):
     def __post_init__(self) -> None:
         check_counts("mfpp", masks=self.masks, batch=self.batch, levels=len(self.levels))
         check_counts("mfpp", fragments=min(self.levels))
-        check_draws("mfpp", self.keep, self.tolerance)
+        check_sampling("mfpp", self.keep, self.tolerance)
         if not self.magnify >= 1:
             raise ConfigError(f"mfpp: expected magnify of at least 1, got {self.magnify}")
 
     def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         maps = [
-            weigh(classifier, image, target, self._drawn(image), self.tolerance)
+            average_masks(classifier, image, target, self._draw_masks(image), self.tolerance)
             for image, target in zip(images, targets, strict=True)
         ]
         return torch.stack(maps)
 
-    def _drawn(self, image: Picture) -> Iterator[Maps]:
+    def _draw_masks(self, image: Picture) -> Iterator[Maps]:
         """All masks of one image, some at a time; level after level, mask by mask."""
-        labels = torch.stack([fragments(image, count) for count in self.levels])
+        labels = torch.stack([compute_superpixels(image, count) for count in self.levels])
         most = int(labels.max()) + 1
         generator = Generator().manual_seed(self.seed)
         done = 0
-        for count in parts(self.masks, self.batch):
+        for count in split_into_batches(self.masks, self.batch):
             draws = torch.rand(count, most + 2, generator=generator)
             levels = (torch.arange(done, done + count) % len(labels)).to(image.device)
             states = (draws[:, :-2] < self.keep).to(image)
-            yield self._magnified(labels, levels, states, draws[:, -2:])
+            yield self._magnify_masks(labels, levels, states, draws[:, -2:])
             done += count
 
-    def _magnified(
+    def _magnify_masks(
         self,
         labels: Int[Tensor, "levels height width"],
         levels: Int[Tensor, " batch"],
@@ -87,26 +93,28 @@ class Mfpp(Method):
         """Masks from the states of their fragments; only the part that is cut out is looked up."""
         size = (labels.shape[1], labels.shape[2])
         rows, columns = (
-            self._cut(draw, length).to(states)
+            self._sample_positions(draw, length).to(states)
             for draw, length in zip(draws.unbind(dim=1), size, strict=True)
         )
-        down, across = (self._span(places) for places in (rows, columns))
+        down, across = (self._find_span(places) for places in (rows, columns))
         shown = labels[levels[:, None, None], down[:, :, None], across[:, None, :]]
         lit = states.gather(1, shown.flatten(1)).view(shown.shape)
         above, left = (
-            interpolation(places - span[:, :1], span.shape[1])
+            build_interpolation(places - span[:, :1], span.shape[1])
             for places, span in ((rows, down), (columns, across))
         )
         return above @ lit @ left.mT
 
-    def _cut(self, draws: Float[Tensor, " batch"], length: int) -> Float[Tensor, "batch length"]:
+    def _sample_positions(
+        self, draws: Float[Tensor, " batch"], length: int
+    ) -> Float[Tensor, "batch length"]:
         """Where each pixel lies in the mask before it was magnified, repeated at the border."""
         large = round(self.magnify * length)
         shifts = (draws * (large - length + 1)).floor()
         places = (torch.arange(length) + shifts[:, None] + 0.5) * (length / large) - 0.5
         return places.clamp(0, length - 1)
 
-    def _span(self, places: Float[Tensor, "batch length"]) -> Int[Tensor, "batch span"]:
+    def _find_span(self, places: Float[Tensor, "batch length"]) -> Int[Tensor, "batch span"]:
         """The lines of the unmagnified mask that each row of places lies among."""
         length = places.shape[1]
         reach = min(length, ceil((length - 1) * length / round(self.magnify * length)) + 2)

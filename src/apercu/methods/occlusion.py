@@ -13,7 +13,7 @@ from torch import Tensor
 
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError
-from apercu.methods.base import Method, Need
+from apercu.methods.base import Method, Requirement
 from apercu.removal import Mean
 from apercu.types import Images, Maps, Targets
 
@@ -30,7 +30,7 @@ class Occlusion(Method):
         ConfigError: window or stride is out of range.
     """
 
-    needs: ClassVar[tuple[Need, ...]] = ("queries",)
+    needs: ClassVar[tuple[Requirement, ...]] = ("queries",)
     window: float = 0.25
     stride: float = 0.125
     batch: int = 32
@@ -45,7 +45,7 @@ class Occlusion(Method):
             raise ConfigError(f"occlusion: expected batch of at least 1, got {self.batch}")
 
     def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
-        patches = self._patches((images.shape[2], images.shape[3])).to(images.device)
+        patches = self._place_patches((images.shape[2], images.shape[3])).to(images.device)
         plain = Mean().replacement(images)
         count = len(images)
         left = []
@@ -60,7 +60,7 @@ class Occlusion(Method):
         weights = patches.to(falls)
         return torch.einsum("pb,phw->bhw", falls, weights) / weights.sum(dim=0)
 
-    def _patches(self, size: tuple[int, int]) -> Bool[Tensor, "patches height width"]:
+    def _place_patches(self, size: tuple[int, int]) -> Bool[Tensor, "patches height width"]:
         """Where each patch lies; the last of a line may reach over the image's edge."""
         lines = []
         for length in size:

@@ -13,7 +13,7 @@ from torch import Tensor
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError
 from apercu.maps import resize
-from apercu.methods.base import Method, Need
+from apercu.methods.base import Method, Requirement
 from apercu.types import Images, Maps, Targets
 
 
@@ -29,7 +29,7 @@ class RandomMap(Method):
         ConfigError: a grid without cells.
     """
 
-    needs: ClassVar[tuple[Need, ...]] = ()
+    needs: ClassVar[tuple[Requirement, ...]] = ()
     seed: int = 0
     grid: int | None = None
 
@@ -40,10 +40,12 @@ class RandomMap(Method):
     def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         size = (images.shape[2], images.shape[3])
         cells = size if self.grid is None else (self.grid, self.grid)
-        draws = [torch.rand(cells, generator=self._generator(image)) for image in images.detach()]
+        draws = [
+            torch.rand(cells, generator=self._make_generator(image)) for image in images.detach()
+        ]
         return resize(torch.stack(draws).to(images), size)
 
-    def _generator(self, image: Float[Tensor, "channels rows columns"]) -> torch.Generator:
+    def _make_generator(self, image: Float[Tensor, "channels rows columns"]) -> torch.Generator:
         content = blake2b(image.cpu().contiguous().numpy().tobytes(), digest_size=8)
         content.update(str(self.seed).encode())
         return torch.Generator().manual_seed(int.from_bytes(content.digest()))

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from apercu.classifiers import Classifier
 from apercu.errors import ClassifierError
-from apercu.methods.layers import open_module
+from apercu.methods.layers import get_open_module
 from apercu.types import Images, Logits
 
 Operation: TypeAlias = Callable[..., Any]
@@ -21,9 +21,9 @@ Operation: TypeAlias = Callable[..., Any]
 ACTIVATIONS = {"celu", "clamp", "elu", "gelu", "hardswish", "hardtanh", "leaky_relu", "mish"}
 ACTIVATIONS |= {"prelu", "relu", "relu6", "selu", "silu", "softplus", "tanh"}
 GATES = {"hardsigmoid", "sigmoid"}
-UNKNOWN = {"group_norm", "instance_norm", "layer_norm", "local_response_norm", "rms_norm"}
-UNKNOWN |= {"log_softmax", "softmax", "scaled_dot_product_attention"}
-UNKNOWN |= {"multi_head_attention_forward"}
+UNSUPPORTED = {"group_norm", "instance_norm", "layer_norm", "local_response_norm", "rms_norm"}
+UNSUPPORTED |= {"log_softmax", "softmax", "scaled_dot_product_attention"}
+UNSUPPORTED |= {"multi_head_attention_forward"}
 PRODUCTS = {
     "addcdiv",
     "addcmul",
@@ -37,13 +37,13 @@ PRODUCTS = {
     "mul",
 }
 """Known where one factor is a constant, a gate or a weight."""
-CURVES = {"__rdiv", "__rpow", "cos", "exp", "log", "logsumexp", "norm", "normalize", "pow"}
-CURVES |= {"reciprocal", "rsqrt", "sin", "sqrt", "square"}
+NONLINEAR = {"__rdiv", "__rpow", "cos", "exp", "log", "logsumexp", "norm", "normalize", "pow"}
+NONLINEAR |= {"reciprocal", "rsqrt", "sin", "sqrt", "square"}
 """Neither linear nor an activation: value × slope would not add up."""
 
 
 @dataclass(frozen=True)
-class Affine:
+class AffineLayer:
     """A convolution or linear layer at work; the batch norm that follows is folded in."""
 
     function: Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -51,18 +51,18 @@ class Affine:
     weight: Tensor
     bias: Tensor | None
 
-    def of(self, inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    def apply(self, inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """What it would give for other inputs and weights."""
         return self.function(inputs, weight, bias)
 
-    def normed(self, mean: Tensor, scale: Tensor, shift: Tensor) -> Affine:
+    def fold_batch_norm(self, mean: Tensor, scale: Tensor, shift: Tensor) -> AffineLayer:
         """This layer and then `(output − mean) · scale + shift`."""
         weight = self.weight * scale.view(-1, *[1] * (self.weight.ndim - 1))
         bias = -mean if self.bias is None else self.bias - mean
-        return Affine(self.function, self.inputs, weight, bias * scale + shift)
+        return AffineLayer(self.function, self.inputs, weight, bias * scale + shift)
 
 
-class Rules(TorchFunctionMode, ABC):
+class RelevanceRules(TorchFunctionMode, ABC):
     """Watches a network's operations; value × slope becomes the relevance of every value.
 
     Convolutions and linear layers share by `flow`, activations pass relevance on, gates are taken
@@ -72,14 +72,14 @@ class Rules(TorchFunctionMode, ABC):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = 0
-        self._latest: tuple[Tensor, Affine] | None = None
+        self.layer_count = 0
+        self._previous: tuple[Tensor, AffineLayer] | None = None
 
     @abstractmethod
-    def flow(self, layer: Affine, output: Tensor) -> Tensor:
+    def compute_surrogate(self, layer: AffineLayer, output: Tensor) -> Tensor:
         """The sum whose parts share the relevance of a layer's output."""
 
-    def other(self, func: Operation, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    def handle_other(self, func: Operation, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         """Any operation that is no layer, activation or gate."""
         return func(*args, **options)
 
@@ -90,22 +90,24 @@ class Rules(TorchFunctionMode, ABC):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        name, options = name_of(func), dict(kwargs or {})
-        if name in UNKNOWN or (name in PRODUCTS | CURVES and not _linear(name, args, options)):
+        name, options = get_operation_name(func), dict(kwargs or {})
+        if name in UNSUPPORTED or (
+            name in PRODUCTS | NONLINEAR and not _is_linear(name, args, options)
+        ):
             raise ClassifierError(
                 f"relevance: {name} has no rule here, only convolutional networks are known; "
                 "choose a method that needs no layers, such as gradient or occlusion"
             )
         if name in ("conv2d", "linear"):
-            return self._affine(func, *args, **options)
+            return self._apply_affine(func, *args, **options)
         if name == "batch_norm":
-            return self._batch_norm(func, *args, **options)
+            return self._apply_batch_norm(func, *args, **options)
         if name in ACTIVATIONS | GATES:
             value = func(args[0].detach().clone(), *args[1:], **options)
-            return value if name in GATES else carried(value, args[0])
-        return self.other(func, args, options)
+            return value if name in GATES else redirect_relevance(value, args[0])
+        return self.handle_other(func, args, options)
 
-    def _affine(
+    def _apply_affine(
         self,
         func: Operation,
         input: Tensor,
@@ -117,9 +119,9 @@ class Rules(TorchFunctionMode, ABC):
         def function(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
             return func(inputs, weight, bias, *args, **options)
 
-        return self._ruled(Affine(function, input, weight, bias))
+        return self._apply_rule(AffineLayer(function, input, weight, bias))
 
-    def _batch_norm(
+    def _apply_batch_norm(
         self,
         func: Operation,
         input: Tensor,
@@ -131,41 +133,43 @@ class Rules(TorchFunctionMode, ABC):
         momentum: float = 0.1,
         eps: float = 1e-5,
     ) -> Tensor:
-        if self._latest is None or self._latest[0] is not input:
+        if self._previous is None or self._previous[0] is not input:
             value = func(input.detach(), mean, variance, weight, bias, training, momentum, eps)
-            return carried(value, input)
+            return redirect_relevance(value, input)
         scale = (variance + eps).rsqrt() * (1 if weight is None else weight)
         shift = torch.zeros_like(mean) if bias is None else bias
-        return self._ruled(self._latest[1].normed(mean, scale, shift))
+        return self._apply_rule(self._previous[1].fold_batch_norm(mean, scale, shift))
 
-    def _ruled(self, layer: Affine) -> Tensor:
-        value = layer.of(layer.inputs.detach(), layer.weight, layer.bias)
-        output = carried(value, self.flow(layer, value))
-        self._latest = output, layer
-        self.layers += 1
+    def _apply_rule(self, layer: AffineLayer) -> Tensor:
+        value = layer.apply(layer.inputs.detach(), layer.weight, layer.bias)
+        output = redirect_relevance(value, self.compute_surrogate(layer, value))
+        self._previous = output, layer
+        self.layer_count += 1
         return output
 
 
-def _linear(name: str, args: tuple[Any, ...], options: Mapping[str, Any]) -> bool:
+def _is_linear(name: str, args: tuple[Any, ...], options: Mapping[str, Any]) -> bool:
     """Whether relevance flows through none of the operands, or through one factor alone."""
     operands = [*args, *options.values()]
     flowing = sum(isinstance(one, Tensor) and one.requires_grad for one in operands)
     return flowing <= (name in PRODUCTS and name != "addcdiv")
 
 
-def carried(value: Tensor, flow: Tensor) -> Tensor:
+def redirect_relevance(value: Tensor, surrogate: Tensor) -> Tensor:
     """`value`, whose relevance is shared by the parts of the sum `flow`; none where that is 0."""
-    known = flow.detach()
+    known = surrogate.detach()
     share = torch.where(known == 0, 0.0, value / torch.where(known == 0, 1.0, known))
-    return value.detach() + (flow - known) * share
+    return value.detach() + (surrogate - known) * share
 
 
-def name_of(func: Operation) -> str:
+def get_operation_name(func: Operation) -> str:
     """`relu` for torch.relu, Tensor.relu_ and functional.relu alike."""
     return str(getattr(func, "__name__", "")).rstrip("_")
 
 
-def follow(classifier: Classifier, images: Images, inside: Tensor, rules: Rules) -> Logits:
+def forward_with_rules(
+    classifier: Classifier, images: Images, inside: Tensor, rules: RelevanceRules
+) -> Logits:
     """The classifier's answers, with slopes that follow the rules.
 
     Args:
@@ -177,14 +181,14 @@ def follow(classifier: Classifier, images: Images, inside: Tensor, rules: Rules)
     Raises:
         ClassifierError: the network is not open, or does more than the rules can follow.
     """
-    network = open_module(classifier)
+    network = get_open_module(classifier)
     with torch.no_grad():
         expected = classifier(images)
     with torch.enable_grad(), rules:
         answers = network(inside)
     classifier.queries += len(inside)
     same = answers.shape == expected.shape and torch.allclose(answers, expected, 1e-2, 1e-2)
-    if not (same and answers.requires_grad and rules.layers):
+    if not (same and answers.requires_grad and rules.layer_count):
         raise ClassifierError(
             f"relevance: the layers of {classifier.spec} cannot be followed to its logits; choose "
             "a method that needs no layers, such as gradient or occlusion"

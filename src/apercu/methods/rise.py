@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError
-from apercu.methods.base import Method, Need
+from apercu.methods.base import Method, Requirement
 from apercu.types import Images, Maps, Picture, Targets
 
 
@@ -38,7 +38,7 @@ class Rise(Method):
         ConfigError: a setting is out of range.
     """
 
-    needs: ClassVar[tuple[Need, ...]] = ("queries",)
+    needs: ClassVar[tuple[Requirement, ...]] = ("queries",)
     masks: int = 4000
     cells: int = 7
     keep: float = 0.5
@@ -48,38 +48,38 @@ class Rise(Method):
 
     def __post_init__(self) -> None:
         check_counts("rise", masks=self.masks, cells=self.cells, batch=self.batch)
-        check_draws("rise", self.keep, self.tolerance)
+        check_sampling("rise", self.keep, self.tolerance)
 
     def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         size = (images.shape[2], images.shape[3])
         maps = [
-            weigh(classifier, image, target, self._drawn(size, images), self.tolerance)
+            average_masks(classifier, image, target, self._draw_masks(size, images), self.tolerance)
             for image, target in zip(images, targets, strict=True)
         ]
         return torch.stack(maps) / self.keep
 
-    def _drawn(self, size: tuple[int, int], like: Tensor) -> Iterator[Maps]:
+    def _draw_masks(self, size: tuple[int, int], like: Tensor) -> Iterator[Maps]:
         """All masks, some at a time, on the device of `like`; the draws are the CPU's."""
         generator = Generator().manual_seed(self.seed)
         sides = torch.tensor([ceil(length / self.cells) for length in size])
-        for count in parts(self.masks, self.batch):
+        for count in split_into_batches(self.masks, self.batch):
             draws = torch.rand(count, self.cells**2 + 2, generator=generator)
             shifts = (draws[:, -2:] * sides).floor().to(like)
             grids = (draws[:, :-2] < self.keep).view(count, self.cells, self.cells).to(like)
             rows, columns = (
-                interpolation(self._places(shift, length), self.cells)
+                build_interpolation(self._locate_pixels(shift, length), self.cells)
                 for shift, length in zip(shifts.unbind(dim=1), size, strict=True)
             )
             yield rows @ grids @ columns.mT
 
-    def _places(self, shifts: Tensor, length: int) -> Float[Tensor, "batch length"]:
+    def _locate_pixels(self, shifts: Tensor, length: int) -> Float[Tensor, "batch length"]:
         """Where pixels lie in the grid, whose enlargement has one cell more than the image."""
         large = (self.cells + 1) * ceil(length / self.cells)
         pixels = torch.arange(length, device=shifts.device) + shifts[:, None]
         return (pixels + 0.5) * (self.cells / large) - 0.5
 
 
-def weigh(
+def average_masks(
     classifier: Classifier,
     image: Picture,
     target: Tensor,
@@ -105,18 +105,18 @@ def weigh(
             probabilities = classifier(image * some[:, None]).softmax(dim=1)
             sums[turn % 2].addmv_(some.flatten(1).T, probabilities[:, column])
             counts[turn % 2] += len(some)
-            if tolerance and turn and _settled(sums, counts, tolerance):
+            if tolerance and turn and _has_converged(sums, counts, tolerance):
                 break
     return sums.sum(dim=0).view(image.shape[1:]) / sum(counts)
 
 
-def _settled(sums: Tensor, counts: list[int], tolerance: float) -> bool:
+def _has_converged(sums: Tensor, counts: list[int], tolerance: float) -> bool:
     """Whether two maps of separate masks agree: half their difference is the error of the mean."""
     even, odd = (total / count for total, count in zip(sums, counts, strict=True))
     return bool((even - odd).std() <= tolerance * (even + odd).std())
 
 
-def interpolation(
+def build_interpolation(
     places: Float[Tensor, "batch length"], cells: int
 ) -> Float[Tensor, "batch length cells"]:
     """Bilinear enlargement of one axis as matrices; the border is repeated."""
@@ -124,7 +124,7 @@ def interpolation(
     return (1 - (within[..., None] - torch.arange(cells).to(places)).abs()).relu()
 
 
-def parts(total: int, most: int) -> Iterator[int]:
+def split_into_batches(total: int, most: int) -> Iterator[int]:
     """Batch sizes that make up a total.
 
     >>> list(parts(5, 2))
@@ -141,7 +141,7 @@ def check_counts(method: str, **counts: int) -> None:
             raise ConfigError(f"{method}: expected {name} of at least 1, got {count}")
 
 
-def check_draws(method: str, keep: float, tolerance: float) -> None:
+def check_sampling(method: str, keep: float, tolerance: float) -> None:
     """Raises `ConfigError` for no probability, or a tolerance below 0."""
     if not 0 < keep < 1:
         raise ConfigError(f"{method}: expected keep in (0, 1), got {keep}")

@@ -11,10 +11,10 @@ import torch
 
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError
-from apercu.methods.base import Method, Need, need_gradients
+from apercu.methods.base import Method, Requirement, require_gradients
 from apercu.types import Images, Maps, Targets
 
-Ask: TypeAlias = Callable[[Images, Images, Targets], Images]
+PixelFunction: TypeAlias = Callable[[Images, Images, Targets], Images]
 """Clean images, their noisy copies, targets → one value per pixel and channel."""
 
 
@@ -31,23 +31,23 @@ class SmoothGrad(Method):
         ConfigError: samples, noise or batch is out of range.
     """
 
-    needs: ClassVar[tuple[Need, ...]] = ("gradients",)
+    needs: ClassVar[tuple[Requirement, ...]] = ("gradients",)
     samples: int = 25
     noise: float = 0.15
     seed: int = 0
     batch: int = 32
 
     def __post_init__(self) -> None:
-        self._copies()
+        self._make_copies()
 
     def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         def ask(clean: Images, noisy: Images, targets: Targets) -> Images:
-            return slopes(classifier, noisy, targets)
+            return compute_input_gradients(classifier, noisy, targets)
 
-        need_gradients(classifier, "smooth_grad")
-        return self._copies().mean(ask, images, targets).abs().amax(dim=1)
+        require_gradients(classifier, "smooth_grad")
+        return self._make_copies().average(ask, images, targets).abs().amax(dim=1)
 
-    def _copies(self) -> NoisyCopies:
+    def _make_copies(self) -> NoisyCopies:
         return NoisyCopies(self.samples, self.noise, self.seed, self.batch)
 
 
@@ -75,22 +75,22 @@ class NoisyCopies:
         if not 0 < self.noise < inf:
             raise ConfigError(f"noisy copies: expected finite noise above 0, got {self.noise}")
 
-    def mean(self, ask: Ask, images: Images, targets: Targets) -> Images:
+    def average(self, ask: PixelFunction, images: Images, targets: Targets) -> Images:
         """The mean of an answer over all copies of each image, asked in batches."""
         parts = (torch.split(whole, self.batch) for whole in (images.detach(), targets))
-        return torch.cat([self._mean(ask, *pair) for pair in zip(*parts, strict=True)])
+        return torch.cat([self._average_batch(ask, *pair) for pair in zip(*parts, strict=True)])
 
-    def _mean(self, ask: Ask, images: Images, targets: Targets) -> Images:
+    def _average_batch(self, ask: PixelFunction, images: Images, targets: Targets) -> Images:
         reach = images.amax(dim=(1, 2, 3), keepdim=True) - images.amin(dim=(1, 2, 3), keepdim=True)
         total = torch.zeros_like(images)
-        for draws in self._draws(images):
+        for draws in self._draw_noise(images):
             noisy = (images + self.noise * reach * draws[:, None]).flatten(0, 1)
             clean = images.repeat(len(draws), 1, 1, 1)
             answers = ask(clean, noisy, targets.repeat(len(draws)))
             total += answers.view(len(draws), *images.shape).sum(dim=0)
         return total / self.samples
 
-    def _draws(self, images: Images) -> Iterator[Images]:
+    def _draw_noise(self, images: Images) -> Iterator[Images]:
         """Noise of one standard deviation, as many draws at a time as the batch has room for."""
         generator = torch.Generator(images.device).manual_seed(self.seed)
         together = max(1, self.batch // len(images))
@@ -105,7 +105,7 @@ class NoisyCopies:
             )
 
 
-def slopes(classifier: Classifier, images: Images, targets: Targets) -> Images:
+def compute_input_gradients(classifier: Classifier, images: Images, targets: Targets) -> Images:
     """The derivative of each target's logit by every pixel and channel (captum)."""
     from captum.attr import Saliency
 

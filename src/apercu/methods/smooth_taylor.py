@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 from apercu.classifiers import Classifier
-from apercu.methods.base import Method, Need, need_gradients
-from apercu.methods.smooth_grad import NoisyCopies, slopes
+from apercu.methods.base import Method, Requirement, require_gradients
+from apercu.methods.smooth_grad import NoisyCopies, compute_input_gradients
 from apercu.types import Images, Maps, Targets
 
 
@@ -23,21 +23,21 @@ class SmoothTaylor(Method):
         ConfigError: samples, noise or batch is out of range.
     """
 
-    needs: ClassVar[tuple[Need, ...]] = ("gradients",)
+    needs: ClassVar[tuple[Requirement, ...]] = ("gradients",)
     samples: int = 150
     noise: float = 0.11
     seed: int = 0
     batch: int = 32
 
     def __post_init__(self) -> None:
-        self._roots()
+        self._make_roots()
 
     def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         def ask(clean: Images, roots: Images, targets: Targets) -> Images:
-            return (clean - roots) * slopes(classifier, roots, targets)
+            return (clean - roots) * compute_input_gradients(classifier, roots, targets)
 
-        need_gradients(classifier, "smooth_taylor")
-        return self._roots().mean(ask, images, targets).sum(dim=1)
+        require_gradients(classifier, "smooth_taylor")
+        return self._make_roots().average(ask, images, targets).sum(dim=1)
 
-    def _roots(self) -> NoisyCopies:
+    def _make_roots(self) -> NoisyCopies:
         return NoisyCopies(self.samples, self.noise, self.seed, self.batch)

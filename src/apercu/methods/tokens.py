@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from apercu.classifiers import Classifier
 from apercu.types import Images
 
-EXTRA_TOKENS = 16
+MAX_EXTRA_TOKENS = 16
 """How many tokens may come before those of places: class, distillation, registers."""
 
 
-def to_maps(
+def convert_to_map(
     features: Tensor, size: tuple[int, int]
 ) -> Float[Tensor, "batch channels rows columns"] | None:
     """What a layer gave, as a map of features; None where it has no places.
@@ -29,10 +29,10 @@ def to_maps(
     """
     if features.ndim == 4:
         first, last = features.shape[2:], features.shape[1:3]
-        if _skew(first, size) > _skew(last, size):
+        if _measure_skew(first, size) > _measure_skew(last, size):
             features, first = features.movedim(3, 1), last
         return features if first.numel() > 1 else None
-    grid = _grid(features.shape[1], size) if features.ndim == 3 else None
+    grid = _find_grid(features.shape[1], size) if features.ndim == 3 else None
     if grid is None:
         return None
     rows, columns = grid
@@ -40,7 +40,7 @@ def to_maps(
     return places.reshape(*places.shape[:2], rows, columns)
 
 
-def last_places(
+def find_last_spatial_layer(
     classifier: Classifier, module: nn.Module, image: Images, channels: int
 ) -> str | None:
     """The last layer whose places all still count for the scores, or None.
@@ -68,24 +68,24 @@ def last_places(
         score = classifier(image.detach().requires_grad_()).amax()
     slopes = torch.autograd.grad(score, [output for _, output in passed], allow_unused=True)
     for (name, _), slope in zip(reversed(passed), reversed(slopes), strict=True):
-        maps = None if slope is None else to_maps(slope, size)
+        maps = None if slope is None else convert_to_map(slope, size)
         if maps is not None and maps.shape[1] == channels and maps.any(dim=1).all():
             return name
     return None
 
 
-def _skew(grid: torch.Size, size: tuple[int, int]) -> float:
+def _measure_skew(grid: torch.Size, size: tuple[int, int]) -> float:
     """How far a grid's aspect is from the image's, 1 for none."""
     aspect = grid[0] * size[1] / (grid[1] * size[0])
     return max(aspect, 1 / aspect)
 
 
-def _grid(tokens: int, size: tuple[int, int]) -> tuple[int, int] | None:
+def _find_grid(tokens: int, size: tuple[int, int]) -> tuple[int, int] | None:
     """Rows and columns of whole square patches that leave the fewest tokens without a place."""
     sides = (side for side in range(1, min(size) + 1) if size[0] % side == size[1] % side == 0)
     grids = {
         rows * columns: (rows, columns)
         for rows, columns in ((size[0] // side, size[1] // side) for side in sides)
     }
-    fitting = (tokens - extra for extra in range(EXTRA_TOKENS + 1))
+    fitting = (tokens - extra for extra in range(MAX_EXTRA_TOKENS + 1))
     return next((grids[count] for count in fitting if count > 1 and count in grids), None)

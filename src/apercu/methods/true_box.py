@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from apercu.maps import fill
-from apercu.methods.base import Need
+from apercu.methods.base import Requirement
 from apercu.types import Images, Maps
 
 
@@ -21,12 +21,12 @@ class TrueBox:
     Boxes are pixels of the images; an image with fewer than others is filled up with empty ones.
     """
 
-    needs: ClassVar[tuple[Need, ...]] = ("truth",)
-    kind: ClassVar[str] = "truth"
+    needs: ClassVar[tuple[Requirement, ...]] = ("truth",)
+    map_scale: ClassVar[str] = "truth"
     training_seconds: ClassVar[float] = 0.0
 
     @property
-    def identity(self) -> str:
+    def cache_key(self) -> str:
         return repr(self)
 
     def __call__(self, images: Images, truths: Float[Tensor, "batch truths 4"]) -> Maps:

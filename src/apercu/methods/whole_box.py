@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 from apercu.classifiers import Classifier
-from apercu.methods.base import Kind, Method, Need
+from apercu.methods.base import MapScale, Method, Requirement
 from apercu.types import Images, Maps, Targets
 
 
@@ -15,8 +15,8 @@ from apercu.types import Images, Maps, Targets
 class WholeBox(Method):
     """1 everywhere."""
 
-    needs: ClassVar[tuple[Need, ...]] = ()
-    kind: ClassVar[Kind] = "box"
+    needs: ClassVar[tuple[Requirement, ...]] = ()
+    map_scale: ClassVar[MapScale] = "box"
 
     def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         return images.new_ones(len(images), *images.shape[2:])

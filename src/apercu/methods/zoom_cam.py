@@ -10,8 +10,8 @@ from torch import nn
 
 from apercu.classifiers import Classifier
 from apercu.maps import min_max, resize
-from apercu.methods.base import Method, Need, need_gradients
-from apercu.methods.layers import anatomy, layer_named, open_module, passes
+from apercu.methods.base import Method, Requirement, require_gradients
+from apercu.methods.layers import find_target_layers, get_layer, get_open_module, layer_gradients
 from apercu.types import Images, Maps, Targets
 
 _ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.Hardswish, nn.ELU, nn.LeakyReLU, nn.Mish)
@@ -27,28 +27,28 @@ class ZoomCam(Method):
     not seen: name the blocks that end in them.
     """
 
-    needs: ClassVar[tuple[Need, ...]] = ("gradients", "layers")
+    needs: ClassVar[tuple[Requirement, ...]] = ("gradients", "layers")
     layers: tuple[str, ...] | None = None
 
     def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
-        need_gradients(classifier, "zoom_cam")
+        require_gradients(classifier, "zoom_cam")
         size = (images.shape[2], images.shape[3])
-        names = self.layers or _activations(classifier, images)
-        layers = list({layer_named(classifier, name): None for name in names})
+        names = self.layers or _list_activations(classifier, images)
+        layers = list({get_layer(classifier, name): None for name in names})
         last = layers[-1] if self.layers is None else None
-        found = passes(classifier, layers, images, targets)
+        found = layer_gradients(classifier, layers, images, targets)
         while last is not None and found[-1].layer is not last:
             found.pop()
         strongest = images.new_zeros(len(images), *size)
         for one in found:
-            coarse = min_max((one.features * one.slopes).sum(dim=1).clamp(min=0))
+            coarse = min_max((one.features * one.gradients).sum(dim=1).clamp(min=0))
             strongest = torch.maximum(strongest, resize(coarse, size))
         return strongest
 
 
-def _activations(classifier: Classifier, images: Images) -> tuple[str, ...]:
+def _list_activations(classifier: Classifier, images: Images) -> tuple[str, ...]:
     """All activations, and at the end the last map of features, after which none is asked for."""
-    module, last = open_module(classifier), anatomy(classifier, images).features
+    module, last = get_open_module(classifier), find_target_layers(classifier, images).features
     layers = module.named_modules()
     names = [name for name, layer in layers if isinstance(layer, _ACTIVATIONS) and name != last]
     return (*names, last)

@@ -6,7 +6,7 @@ from apercu.metrics.area import mean_area
 from apercu.metrics.average_drop import average_drop, drop_in_deletion, increase
 from apercu.metrics.background_invariance import background_invariance
 from apercu.metrics.energy import energy
-from apercu.metrics.flipping import Curves, Flipping, dauc, dc, flip, iauc, ic
+from apercu.metrics.flipping import Flipping, FlippingCurves, dauc, dc, flip_pixels, iauc, ic
 from apercu.metrics.iou import iou
 from apercu.metrics.localisation import box_iou, localisation_error
 from apercu.metrics.max_sensitivity import max_sensitivity
@@ -14,15 +14,15 @@ from apercu.metrics.ncc import ncc
 from apercu.metrics.percentile_iou import iou_at_area, iou_over_percentiles
 from apercu.metrics.pointing import pointing_game
 from apercu.metrics.randomisation import randomisation
-from apercu.metrics.road import Road, road
+from apercu.metrics.road import RoadSettings, road
 from apercu.metrics.saliency import saliency_metric
 from apercu.metrics.sparsity import sparsity
 from apercu.metrics.total_variation import total_variation
 
 __all__ = [
-    "Curves",
+    "FlippingCurves",
     "Flipping",
-    "Road",
+    "RoadSettings",
     "average_drop",
     "background_invariance",
     "box_iou",
@@ -30,7 +30,7 @@ __all__ = [
     "dc",
     "drop_in_deletion",
     "energy",
-    "flip",
+    "flip_pixels",
     "iauc",
     "ic",
     "increase",

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from apercu.maps import min_max
-from apercu.metrics.flipping import probability
+from apercu.metrics.flipping import target_probability
 from apercu.removal import Black
 from apercu.types import Images, Logits, Maps, Scores, Targets
 
@@ -21,13 +21,13 @@ Ask = Callable[[Images], Logits]
 
 def average_drop(classifier: Ask, images: Images, targets: Targets, maps: Maps) -> Scores:
     """Share of the target's probability that is lost through the map, 0 to 1; lower is better."""
-    whole, seen = _probabilities(classifier, images, targets, min_max(maps))
-    return _share((whole - seen).clamp(min=0), whole)
+    whole, seen = _compute_probabilities(classifier, images, targets, min_max(maps))
+    return _divide_safely((whole - seen).clamp(min=0), whole)
 
 
 def increase(classifier: Ask, images: Images, targets: Targets, maps: Maps) -> Scores:
     """1 where the target's probability is larger through the map, else 0; higher is better."""
-    whole, seen = _probabilities(classifier, images, targets, min_max(maps))
+    whole, seen = _compute_probabilities(classifier, images, targets, min_max(maps))
     return (seen > whole).to(seen.dtype)
 
 
@@ -37,19 +37,19 @@ def drop_in_deletion(classifier: Ask, images: Images, targets: Targets, maps: Ma
     Below 0 where the probability grows (Jung & Oh 2021). For a constant map nothing is taken away
     and the score is 0.
     """
-    whole, left = _probabilities(classifier, images, targets, 1 - min_max(maps))
-    return _share(whole - left, whole)
+    whole, left = _compute_probabilities(classifier, images, targets, 1 - min_max(maps))
+    return _divide_safely(whole - left, whole)
 
 
-def _probabilities(
+def _compute_probabilities(
     classifier: Ask, images: Images, targets: Targets, masks: Maps
 ) -> tuple[Tensor, Tensor]:
     """Of the target: for the image, and for what the mask keeps of it."""
     with torch.no_grad():
-        whole = probability(classifier, images, targets)
-        return whole, probability(classifier, Black()(images, masks), targets)
+        whole = target_probability(classifier, images, targets)
+        return whole, target_probability(classifier, Black()(images, masks), targets)
 
 
-def _share(part: Tensor, whole: Tensor) -> Tensor:
+def _divide_safely(part: Tensor, whole: Tensor) -> Tensor:
     """The quotient; 0 where there was nothing to lose."""
     return torch.where(whole > 0, part / whole.where(whole > 0, 1), 0)

@@ -27,11 +27,11 @@ def background_invariance(before: Maps, after: Maps, regions: Regions) -> Scores
     return torch.where(first > 0, left / first.where(first > 0, 1), 1)
 
 
-def exchange(images: Images, regions: Regions, backgrounds: Images) -> Images:
+def replace_background(images: Images, regions: Regions, backgrounds: Images) -> Images:
     """Each image's object on another background."""
     return torch.where(regions[:, None], images, backgrounds)
 
 
-def vacated(images: Images, regions: Regions) -> Images:
+def remove_objects(images: Images, regions: Regions) -> Images:
     """The images without their objects, whose place is filled from its surroundings."""
     return impute(images, ~regions)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from apercu.errors import ConfigError
 from apercu.maps import min_max
-from apercu.metrics.ncc import correlation
+from apercu.metrics.ncc import correlate_rows
 from apercu.removal import Black, BoxBlur, Flat, Removal
 from apercu.types import Images, Logits, Maps, Scores, Targets
 
@@ -50,7 +50,7 @@ DELETION: Final = Flipping(Black())
 """To black, as in RISE."""
 
 
-def published(zero: tuple[float, ...]) -> tuple[Flipping, Flipping]:
+def make_deletion_and_insertion(zero: tuple[float, ...]) -> tuple[Flipping, Flipping]:
     """Deletion and insertion as Gomez et al. run them.
 
     Args:
@@ -61,7 +61,7 @@ def published(zero: tuple[float, ...]) -> tuple[Flipping, Flipping]:
 
 
 @dataclass(frozen=True, eq=False)
-class Curves:
+class FlippingCurves:
     """What the classifier said while pixels were flipped.
 
     Point k of K lies at k/K of the pixels; point 0 is before the first step.
@@ -74,13 +74,13 @@ class Curves:
     """Mean of the map, stretched to [0, 1], over the pixels of each step."""
 
 
-def flip(
+def flip_pixels(
     classifier: Callable[[Images], Logits],
     images: Images,
     targets: Targets,
     maps: Maps,
     flipping: Flipping = DELETION,
-) -> Curves:
+) -> FlippingCurves:
     """Flips the pixels of every image and asks about all steps in large batches.
 
     Equal values flip row by row. Step k of K ends after k/K of the pixels, rounded down.
@@ -88,7 +88,7 @@ def flip(
     count, pixels = len(images), maps[0].numel()
     steps = min(flipping.steps, pixels)
     ends = torch.arange(steps + 1, device=maps.device) * pixels // steps
-    turn = torch.searchsorted(ends, ranking(maps), right=True)  # 1 … steps
+    turn = torch.searchsorted(ends, rank_pixels(maps), right=True)  # 1 … steps
     start, end = images, flipping.removal.replacement(images)
     if flipping.insert:
         start, end = end, start
@@ -102,44 +102,46 @@ def flip(
             now, own = turn[image, None], step[:, None, None, None]
             flipped = now <= own if flipping.cumulative else now == own
             shown = torch.where(flipped, end[image], start[image])
-            found.append(probability(classifier, shown, targets[image]))
+            found.append(target_probability(classifier, shown, targets[image]))
     probabilities = torch.cat(found).view(count, steps + 1)
-    return Curves(flipping, probabilities, sums / ends.diff())
+    return FlippingCurves(flipping, probabilities, sums / ends.diff())
 
 
-def probability(classifier: Callable[[Images], Logits], images: Images, targets: Targets) -> Scores:
+def target_probability(
+    classifier: Callable[[Images], Logits], images: Images, targets: Targets
+) -> Scores:
     """Of each image's target, by softmax."""
     return classifier(images).softmax(dim=1).gather(1, targets[:, None])[:, 0]
 
 
-def ranking(maps: Maps) -> Int[Tensor, "batch height width"]:
+def rank_pixels(maps: Maps) -> Int[Tensor, "batch height width"]:
     """The place of each pixel in descending order, from 0; equal values row by row."""
     order = maps.flatten(1).argsort(dim=1, descending=True, stable=True)
     places = torch.arange(order.shape[1], device=maps.device).expand_as(order)
     return torch.empty_like(order).scatter_(1, order, places).view_as(maps)
 
 
-def dauc(deletion: Curves) -> Scores:
+def dauc(deletion: FlippingCurves) -> Scores:
     """Area under the deletion curve, 0 to 1; lower is better."""
-    return area(deletion)
+    return compute_area(deletion)
 
 
-def iauc(insertion: Curves) -> Scores:
+def iauc(insertion: FlippingCurves) -> Scores:
     """Area under the insertion curve, 0 to 1; higher is better."""
-    return area(insertion)
+    return compute_area(insertion)
 
 
-def dc(deletion: Curves) -> Scores:
+def dc(deletion: FlippingCurves) -> Scores:
     """Deletion's calibration, −1 to 1; higher is better."""
-    return calibration(deletion)
+    return compute_calibration(deletion)
 
 
-def ic(insertion: Curves) -> Scores:
+def ic(insertion: FlippingCurves) -> Scores:
     """Insertion's calibration, −1 to 1; higher is better."""
-    return calibration(insertion)
+    return compute_calibration(insertion)
 
 
-def area(curves: Curves) -> Scores:
+def compute_area(curves: FlippingCurves) -> Scores:
     """Trapezoid area under the probabilities, over shares of pixels from 0 to 1.
 
     Without accumulation the first point, where nothing is flipped, is left out.
@@ -150,7 +152,7 @@ def area(curves: Curves) -> Scores:
     return (heights[:, 1:] + heights[:, :-1]).mean(dim=1) / 2
 
 
-def calibration(curves: Curves) -> Scores:
+def compute_calibration(curves: FlippingCurves) -> Scores:
     """Pearson's correlation, over steps, of their saliency and what each does to the probability.
 
     That is the fall by deletion and the rise by insertion, against the step before or, without
@@ -159,4 +161,4 @@ def calibration(curves: Curves) -> Scores:
     after = curves.probabilities[:, 1:]
     before = curves.probabilities[:, : -1 if curves.flipping.cumulative else 1]
     effects = after - before if curves.flipping.insert else before - after
-    return correlation(effects, curves.saliency)
+    return correlate_rows(effects, curves.saliency)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from apercu.types import Boxes, Scores
 
-FOUND = 0.5
+MIN_IOU = 0.5
 
 
 def localisation_error(boxes: Boxes, truths: Float[Tensor, "batch truths 4"]) -> Scores:
@@ -18,7 +18,7 @@ def localisation_error(boxes: Boxes, truths: Float[Tensor, "batch truths 4"]) ->
     nothing overlaps; an empty box is a miss.
     """
     overlap = box_iou(boxes[:, None].expand_as(truths), truths)
-    return (overlap.amax(dim=1) <= FOUND).float()
+    return (overlap.amax(dim=1) <= MIN_IOU).float()
 
 
 def box_iou(
@@ -32,9 +32,9 @@ def box_iou(
     low = torch.maximum(boxes[..., :2], others[..., :2])
     high = torch.minimum(boxes[..., 2:], others[..., 2:])
     shared = (high - low).clamp(min=0).prod(dim=-1)
-    union = _area(boxes) + _area(others) - shared
+    union = _compute_area(boxes) + _compute_area(others) - shared
     return torch.where(union > 0, shared / union.where(union > 0, 1), 0)
 
 
-def _area(boxes: Tensor) -> Tensor:
+def _compute_area(boxes: Tensor) -> Tensor:
     return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(dim=-1)

@@ -14,7 +14,7 @@ from apercu.types import Images, Maps, Scores, Targets
 
 
 @dataclass(frozen=True)
-class Noise:
+class SensitivityNoise:
     """Uniform noise of at most `radius`, a share of the range of values, drawn several times.
 
     Raises:
@@ -38,7 +38,7 @@ def max_sensitivity(
     classifier: Classifier,
     images: Images,
     targets: Targets,
-    noise: Noise | None = None,
+    noise: SensitivityNoise | None = None,
     *,
     before: Maps | None = None,
 ) -> Scores:
@@ -48,7 +48,7 @@ def max_sensitivity(
     raw counts; noisy images stay within. A map of zeros scores 0 where it stays so, else 1.
     `before` are the maps of the images where they are known already.
     """
-    noise = noise or Noise()
+    noise = noise or SensitivityNoise()
     generator = torch.Generator().manual_seed(noise.seed)
     if before is None:
         before = explainer(classifier, images, targets).detach()

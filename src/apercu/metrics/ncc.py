@@ -17,15 +17,15 @@ def ncc(maps: Maps, truths: Truths) -> Scores:
     A constant map, and a truth that is empty or the whole image, score 0.
     """
     true = true_regions(truths, (maps.shape[1], maps.shape[2]))
-    return correlation(maps.flatten(1), true.flatten(1).to(maps.dtype))
+    return correlate_rows(maps.flatten(1), true.flatten(1).to(maps.dtype))
 
 
-def correlation(one: Float[Tensor, "batch n"], other: Float[Tensor, "batch n"]) -> Scores:
+def correlate_rows(one: Float[Tensor, "batch n"], other: Float[Tensor, "batch n"]) -> Scores:
     """Pearson's correlation, row by row; 0 where a row is constant."""
-    return (_standard(one) * _standard(other)).sum(dim=1).clamp(-1, 1)
+    return (_standardise_rows(one) * _standardise_rows(other)).sum(dim=1).clamp(-1, 1)
 
 
-def _standard(rows: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
+def _standardise_rows(rows: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
     """Centred rows of length 1; zeros for constant rows.
 
     They are stretched to [0, 1] first, so that rounding cannot make a constant row vary.

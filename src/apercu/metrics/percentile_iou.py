@@ -39,7 +39,7 @@ def iou_over_percentiles(maps: Maps, truths: Regions) -> Scores:
     """
     flat, true = maps.flatten(1), truths.flatten(1)
     values, order = flat.sort(dim=1)
-    below = torch.searchsorted(values, _percentiles(values))
+    below = torch.searchsorted(values, _compute_percentiles(values))
     outside = F.pad(true.gather(1, order).cumsum(dim=1), (1, 0))
     total = outside[:, -1:]
     shared = total - outside.gather(1, below)
@@ -47,7 +47,7 @@ def iou_over_percentiles(maps: Maps, truths: Regions) -> Scores:
     return (shared / union).mean(dim=1)
 
 
-def _percentiles(values: Float[Tensor, "batch n"]) -> Float[Tensor, "batch percentiles"]:
+def _compute_percentiles(values: Float[Tensor, "batch n"]) -> Float[Tensor, "batch percentiles"]:
     """All percentiles of rows in ascending order."""
     place = torch.arange(PERCENTILES, device=values.device) * (values.shape[1] - 1)
     step = PERCENTILES - 1

@@ -23,7 +23,7 @@ def pointing_game(maps: Maps, truths: Truths, tolerance: int = 0) -> Scores:
     Equal peaks count by the share of them that hits, so a constant map scores the object's share
     of the image. An image without truth scores 0.
     """
-    target = _widened(true_regions(truths, (maps.shape[1], maps.shape[2])), tolerance)
+    target = _widen_regions(true_regions(truths, (maps.shape[1], maps.shape[2])), tolerance)
     peaks = maps == maps.amax(dim=(1, 2), keepdim=True)
     return (peaks & target).sum(dim=(1, 2)) / peaks.sum(dim=(1, 2))
 
@@ -37,19 +37,19 @@ def true_regions(truths: Truths, size: tuple[int, int]) -> Regions:
     return inside.view(*truths.shape[:2], *size).any(dim=1)
 
 
-def _widened(regions: Regions, reach: int) -> Regions:
+def _widen_regions(regions: Regions, radius: int) -> Regions:
     """All pixels whose centre is at most `reach` from that of a pixel of the region.
 
     Line by line of the disc, each line as a difference of running counts.
     """
-    if not reach:
+    if not radius:
         return regions
     height, width = regions.shape[1:]
     counts = F.pad(regions.int().cumsum(dim=2), (1, 0))
     columns = torch.arange(width, device=regions.device)
     wide = torch.zeros_like(regions)
-    for down in range(-min(reach, height - 1), min(reach, height - 1) + 1):
-        half = int((reach**2 - down**2) ** 0.5)
+    for down in range(-min(radius, height - 1), min(radius, height - 1) + 1):
+        half = int((radius**2 - down**2) ** 0.5)
         left, right = (columns - half).clamp(min=0), (columns + half + 1).clamp(max=width)
         near = counts[:, :, right] > counts[:, :, left]
         first, last = max(0, down), height + min(0, down)

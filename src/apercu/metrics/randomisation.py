@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from apercu.classifiers import Classifier
 from apercu.errors import ClassifierError
-from apercu.metrics.ncc import correlation
+from apercu.metrics.ncc import correlate_rows
 from apercu.types import Images, Maps, Scores, Targets
 
 
@@ -37,12 +37,12 @@ def randomisation(
     """
     if before is None:
         before = explainer(classifier, images, targets).detach()
-    after = explainer(randomised(classifier, seed), images, targets).detach()
+    after = explainer(randomise_weights(classifier, seed), images, targets).detach()
     unmoved = (before == after).flatten(1).all(dim=1)
     return torch.where(unmoved, 1.0, spearman(before.flatten(1), after.flatten(1)).abs())
 
 
-def randomised(classifier: Classifier, seed: int = 0) -> Classifier:
+def randomise_weights(classifier: Classifier, seed: int = 0) -> Classifier:
     """A copy whose every parameter is drawn anew, normal with that parameter's mean and spread.
 
     What is counted rather than learned (running statistics) stays.
@@ -69,10 +69,10 @@ def randomised(classifier: Classifier, seed: int = 0) -> Classifier:
 
 def spearman(one: Float[Tensor, "batch n"], other: Float[Tensor, "batch n"]) -> Scores:
     """Rank correlation, row by row, equal values sharing their mean rank; 0 for constant rows."""
-    return correlation(_ranks(one), _ranks(other))
+    return correlate_rows(_rank_rows(one), _rank_rows(other))
 
 
-def _ranks(rows: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
+def _rank_rows(rows: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
     """Places in ascending order; equal values get the mean of theirs."""
     rows = rows.contiguous()
     ordered = rows.sort(dim=1).values

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from apercu.types import Boxes, Images, Logits, Scores, Targets
 
-LEAST_AREA = 0.05
+MIN_AREA = 0.05
 
 
 def saliency_metric(
@@ -23,16 +23,18 @@ def saliency_metric(
     An empty box counts as the whole image, so no method gains by answering nothing.
     """
     height, width = images.shape[-2:]
-    edges = whole_pixels(boxes, (height, width))
-    crops = torch.stack([_crop(image, box) for image, box in zip(images, edges, strict=True)])
+    edges = snap_to_pixels(boxes, (height, width))
+    crops = torch.stack(
+        [_crop_and_enlarge(image, box) for image, box in zip(images, edges, strict=True)]
+    )
     with torch.no_grad():
         log_p = classifier(crops).log_softmax(dim=1)
     wide, high = (edges[:, 2:] - edges[:, :2]).unbind(dim=1)
     area = (wide * high).to(log_p) / (height * width)
-    return area.clamp(min=LEAST_AREA).log() - log_p.gather(1, targets[:, None])[:, 0]
+    return area.clamp(min=MIN_AREA).log() - log_p.gather(1, targets[:, None])[:, 0]
 
 
-def whole_pixels(boxes: Boxes, size: tuple[int, int]) -> Tensor:
+def snap_to_pixels(boxes: Boxes, size: tuple[int, int]) -> Tensor:
     """Boxes on the pixel grid inside (height, width), as integers; empty ones become the whole."""
     height, width = size
     low = boxes[:, :2].floor().clamp(min=0)
@@ -43,7 +45,7 @@ def whole_pixels(boxes: Boxes, size: tuple[int, int]) -> Tensor:
     return edges
 
 
-def _crop(image: Tensor, box: Tensor) -> Tensor:
+def _crop_and_enlarge(image: Tensor, box: Tensor) -> Tensor:
     """The part of one image inside a box of whole pixels, enlarged to the image's own size."""
     left, top, right, bottom = box.tolist()
     part = image[None, :, top:bottom, left:right]

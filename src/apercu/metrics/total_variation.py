@@ -6,7 +6,7 @@ import torch
 
 from apercu.types import Maps, Scores
 
-BRIGHTEST = 0.99
+FULL_STRENGTH = 0.99
 """Share of the pixels that are at most as strong as what counts as full strength."""
 
 
@@ -17,7 +17,7 @@ def total_variation(maps: Maps) -> Scores:
     0) and divided by it; the first scale only of the paper's pyramid. A constant map scores 0.
     """
     sizes = maps.abs()
-    full = sizes.flatten(1).quantile(BRIGHTEST, dim=1)
+    full = sizes.flatten(1).quantile(FULL_STRENGTH, dim=1)
     full = torch.where(full > 0, full, sizes.amax(dim=(1, 2)))[:, None, None]
     stretched = (sizes / torch.where(full > 0, full, 1)).clamp(max=1)
     across = stretched.diff(dim=2).abs().sum(dim=(1, 2))

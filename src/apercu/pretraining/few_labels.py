@@ -16,7 +16,7 @@ from apercu.classifiers import Classifier
 from apercu.classifiers.reinitialise import drawn_anew
 from apercu.errors import ConfigError, ImagesError
 from apercu.images import ImageSource, batches
-from apercu.methods.layers import deep_features
+from apercu.methods.layers import compute_deep_features
 from apercu.pretraining.heads import Known, Learner
 from apercu.pretraining.heads.base import Labels
 from apercu.training.data import TrainingImages, cache_in_memory
@@ -103,7 +103,7 @@ def known(
             if str(label) not in places:
                 raise ImagesError(f"{source.name}: {label} is no class of the images to learn from")
             labels.append(places[str(label)])
-        features.append(deep_features(classifier, batch.images.to(classifier.device)).cpu())
+        features.append(compute_deep_features(classifier, batch.images.to(classifier.device)).cpu())
         progress(source.name, len(labels), len(source))
     images = cache_in_memory(TrainingImages(source, classifier))
     return Known(torch.cat(features), torch.tensor(labels), images, classifier)

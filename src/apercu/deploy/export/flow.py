@@ -29,7 +29,7 @@ from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.images import ImageSource
 from apercu.io import check_writable, write
-from apercu.methods.base import Kind
+from apercu.methods.base import MapScale
 
 CALIBRATED = 64
 """Images that the ranges of activations are learnt from, at most."""
@@ -175,7 +175,7 @@ class Export:
         if role == "explainer" and classifier is None:
             self.say("yardstick not measured: it asks the classifier; give --classifier")
         elif role == "explainer" and classifier is not None:
-            kind: Kind = "mask" if isinstance(self.explainer, MaskExplainer) else "map"
+            kind: MapScale = "mask" if isinstance(self.explainer, MaskExplainer) else "map"
             scores = yardstick(classifier, shown, (exact, exported), kind)
             loss = loss.model_copy(update={"scores": scores})
         for line in told_loss(exported.name, self.settings.precision, loss):

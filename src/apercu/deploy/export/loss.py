@@ -16,8 +16,8 @@ from apercu.deploy.export.onnx_graph import answered, session
 from apercu.errors import ApercuError
 from apercu.evaluation import CompareSettings, compare
 from apercu.explainers.classifier_info import ClassifierInfo
-from apercu.methods import Trained
-from apercu.methods.base import Kind
+from apercu.methods import TrainedMethod
+from apercu.methods.base import MapScale
 from apercu.metrics import iou
 from apercu.types import Images, Maps, Scores, Targets
 
@@ -63,7 +63,7 @@ def region_iou(one: Maps, other: Maps) -> Scores:
 
 
 def yardstick(
-    classifier: Classifier, shown: Shown, graphs: tuple[Path, Path], kind: Kind
+    classifier: Classifier, shown: Shown, graphs: tuple[Path, Path], kind: MapScale
 ) -> dict[str, Score]:
     """The metrics that a comparison ranks by, of both graphs on the same images.
 
@@ -83,7 +83,7 @@ def yardstick(
     metrics = ("saliency_metric", "localisation_error") if shown.boxed else ("saliency_metric",)
     settings = CompareSettings(metrics, shown.limit, shown.seed, repeats=1, cost_batches=(1,))
     explainers = {
-        name: Trained(_maps_of(session(path)), name, 0.0, kind)
+        name: TrainedMethod(_maps_of(session(path)), name, 0.0, kind)
         for name, path in zip((EXACT, EXPORTED), graphs, strict=True)
     }
     found = compare(classifier, shown.source, explainers, settings)

@@ -36,7 +36,7 @@ from apercu.evaluation.ranking import (
 from apercu.evaluation.report.charts import MAX_COLOURS, ScatterPoint, draw_lines, draw_scatter
 from apercu.evaluation.report.tables import format_duration
 from apercu.io import write
-from apercu.methods import Need, TrueBox
+from apercu.methods import Requirement, TrueBox
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def write_report(results: ComparisonResults, images: Sequence[GalleryImage], pat
         curves=_draw_curves(results),
         costs=compare_costs(results),
         needs=sort_needs(results),
-        kinds=get_args(Need),
+        kinds=get_args(Requirement),
         shots=[_embed_pictures(shot) for shot in images],
         views=views,
         duration=format_duration,
@@ -139,7 +139,7 @@ def _draw_curves(results: ComparisonResults) -> list[dict[str, Any]]:
     """
     curves = results.curves
     ours = [name for name in list_trained(results) if name in curves]
-    told = {n for n in curves if results.explainers.get(n) == TrueBox().identity}
+    told = {n for n in curves if results.explainers.get(n) == TrueBox().cache_key}
 
     def gained(name: str) -> float:
         found = {kind: sum(curve) / len(curve) for kind, curve in curves[name].items()}

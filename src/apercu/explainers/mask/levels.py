@@ -17,7 +17,7 @@ from apercu.classifiers import Classifier
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.explainers.mask.objectives.search import score_boxes
 from apercu.io import write
-from apercu.metrics.flipping import probability
+from apercu.metrics.flipping import target_probability
 from apercu.removal import Blur
 from apercu.types import Images, Targets
 
@@ -107,7 +107,9 @@ def _measure_level(
     """Sums over the batch of area, kept, removed and the saliency metric."""
     keep, blur = regions.float(), Blur()
     height, width = images.shape[-2:]
-    kept, removed = (probability(classifier, blur(images, m), targets) for m in (keep, 1 - keep))
+    kept, removed = (
+        target_probability(classifier, blur(images, m), targets) for m in (keep, 1 - keep)
+    )
     boxes = maps.boxes(regions) / torch.tensor([width, height] * 2, device=regions.device)
     empty = ~regions.flatten(1).any(1, keepdim=True)
     boxes = torch.where(empty, boxes.new_tensor([0.0, 0.0, 1.0, 1.0]), boxes)

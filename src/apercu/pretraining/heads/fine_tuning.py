@@ -14,7 +14,7 @@ from apercu.classifiers import Classifier
 from apercu.classifiers.distillation_data import PreparedImages, stacked
 from apercu.classifiers.reinitialise import settle, trainable
 from apercu.errors import ClassifierError, ConfigError
-from apercu.methods.layers import SCORING, anatomy
+from apercu.methods.layers import SCORING_LAYERS, find_target_layers
 from apercu.pretraining.heads.base import Known, Labels, Learner, classes_of, weights
 from apercu.pretraining.pretexts.base import quarter_turns
 from apercu.types import Targets
@@ -114,10 +114,10 @@ def with_head(classifier: Classifier, image: torch.Tensor, classes: int, seed: i
         torch.manual_seed(seed)
         if classifier.network.output == "features":
             return nn.Sequential(network, nn.Linear(len(classifier.classes), classes))
-        name = anatomy(classifier, image[None].to(classifier.device)).head
+        name = find_target_layers(classifier, image[None].to(classifier.device)).head
         parent, _, last = name.rpartition(".")
         old = network.get_submodule(name)
-        if not isinstance(old, SCORING):
+        if not isinstance(old, SCORING_LAYERS):
             raise ClassifierError(f"{classifier.spec}: its last layer {name} cannot be replaced")
         new: nn.Module
         if isinstance(old, nn.Linear):

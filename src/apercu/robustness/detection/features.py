@@ -14,7 +14,7 @@ from torch import Tensor
 from apercu.classifiers import Classifier
 from apercu.explainers.base import TrainedExplainer
 from apercu.methods import Explainer
-from apercu.methods.layers import deep_features
+from apercu.methods.layers import compute_deep_features
 from apercu.robustness.detection.detectors.base import Features
 from apercu.robustness.filters import Filter, Jpeg
 from apercu.robustness.measures import rank_correlation
@@ -122,7 +122,7 @@ class DeepFeatures(Look):
     classifier: Classifier
 
     def __call__(self, images: Images) -> Features:
-        return deep_features(self.classifier, images).cpu()
+        return compute_deep_features(self.classifier, images).cpu()
 
 
 @torch.no_grad()
