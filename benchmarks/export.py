@@ -34,8 +34,8 @@ from apercu.deploy.export.precision import converted
 from apercu.explainers.build import build_gated_network
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.mask.explainer import MaskExplainer
+from apercu.explainers.mask.settings import MASK_PRESETS
 from apercu.networks.graph_encoder import AnsweringEncoder, GraphEncoder
-from apercu.training.settings import PRESETS
 
 SIZE, CLASSES = 224, 100
 EXPLAINERS = ("light", "lean")
@@ -202,7 +202,7 @@ def many(bench: Bench, preset: str) -> list[Promise]:
 
 def untrained(classifier: Classifier, preset: str) -> MaskExplainer:
     """The explainer of a preset."""
-    settings, passport = PRESETS[preset], ClassifierInfo.from_classifier(classifier)
+    settings, passport = MASK_PRESETS.presets[preset], ClassifierInfo.from_classifier(classifier)
     network = build_gated_network(settings, GraphEncoder(classifier), passport)
     return MaskExplainer(network, passport, settings, {})  # type: ignore[arg-type]
 

@@ -27,9 +27,9 @@ from torch import nn
 from apercu.classifiers import Classifier, ClassifierCard, InputSpec, classifier_of
 from apercu.explainers.build import build_network
 from apercu.explainers.classifier_info import ClassifierInfo
+from apercu.explainers.mask.settings import MASK_PRESETS
 from apercu.methods import GradCam, Gradient, IntegratedGradients, Rise
 from apercu.networks.graph_encoder import GraphEncoder
-from apercu.training.settings import PRESETS
 
 SIZE, REPEATS, RISE_MASKS, RISE_ASKED = 224, 7, 4000, 200
 UNIT = "ResNet-50 forward"
@@ -124,7 +124,9 @@ def imagenet(name: str) -> Classifier:
 def light(classifier: Classifier) -> nn.Module:
     """The `light` explainer of a classifier, untrained."""
     network = build_network(
-        PRESETS["light"], GraphEncoder(classifier), ClassifierInfo.from_classifier(classifier)
+        MASK_PRESETS.presets["light"],
+        GraphEncoder(classifier),
+        ClassifierInfo.from_classifier(classifier),
     )
     return network.eval().to(memory_format=torch.channels_last)
 

@@ -61,9 +61,9 @@ def tiny_card(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_run(tiny_card: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A mask explainer of `tiny_card`, trained for two steps."""
     from apercu import Hardware, Trainer, open_classifier, open_images, train_mask
-    from apercu.training.settings import parse_settings
+    from apercu.explainers.mask.settings import MASK_PRESETS
 
-    settings = parse_settings(
+    settings = MASK_PRESETS.parse(
         {
             "preset": "small",
             "decoder": {"width": 16},

@@ -21,17 +21,19 @@ from torch import Tensor
 from apercu import open_classifier, open_images
 from apercu.cli import main
 from apercu.cli.root import app
+from apercu.explainers.counterpart.settings import COUNTERPART_PRESETS
+from apercu.explainers.latent.settings import LATENT_PRESETS
+from apercu.explainers.mask.settings import MASK_PRESETS
 from apercu.explainers.run_folder import open_run
 from apercu.pretraining.settings import PRETEXTS
 from apercu.robustness.defences.settings import DEFENCES
 from apercu.robustness.plan import StressOrder
-from apercu.training.settings import COUNTERPART, LATENT, MASK
 from apercu_runtime import Explainer
 
 FAMILIES = {
-    "train mask": MASK,
-    "train counterpart": COUNTERPART,
-    "train latent": LATENT,
+    "train mask": MASK_PRESETS,
+    "train counterpart": COUNTERPART_PRESETS,
+    "train latent": LATENT_PRESETS,
     "stress train": DEFENCES,
     "pretrain": PRETEXTS,
 }

@@ -43,7 +43,7 @@ def folder(tiny_run: Path, tiny_card: Path, tmp_path: Path, monkeypatch) -> Path
 
 def test_the_python_blocks_run(folder: Path, tiny_card: Path, monkeypatch) -> None:
     import apercu
-    from apercu.training.settings import parse_settings
+    from apercu.explainers.mask.settings import MASK_PRESETS
 
     small = {
         "preset": "small",
@@ -53,7 +53,7 @@ def test_the_python_blocks_run(folder: Path, tiny_card: Path, monkeypatch) -> No
     }
     opened = apercu.open_classifier(tiny_card)
     monkeypatch.setitem(vars(apercu), "open_classifier", lambda spec: opened)
-    monkeypatch.setitem(vars(apercu), "read_settings", lambda name: parse_settings(small))
+    monkeypatch.setitem(vars(apercu), "read_settings", lambda name: MASK_PRESETS.parse(small))
     explaining, training = _blocks("python")
     names: dict[str, object] = {}
     exec(explaining, names)

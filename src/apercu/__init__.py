@@ -15,14 +15,13 @@ if TYPE_CHECKING:
     from apercu.classifiers import distil as distil
     from apercu.classifiers import open_classifier as open_classifier
     from apercu.explainers.counterpart.explainer import CounterpartExplainer as CounterpartExplainer
+    from apercu.explainers.counterpart.settings import CounterpartSettings as CounterpartSettings
     from apercu.explainers.mask.explainer import MaskExplainer as MaskExplainer
+    from apercu.explainers.mask.settings import MaskSettings as MaskSettings
     from apercu.explainers.train import train_counterpart as train_counterpart
     from apercu.explainers.train import train_mask as train_mask
     from apercu.images import open_images as open_images
     from apercu.images import read_picture as read_picture
-    from apercu.training.settings import CounterpartSettings as CounterpartSettings
-    from apercu.training.settings import MaskSettings as MaskSettings
-    from apercu.training.settings import read_settings as read_settings
     from apercu.training.trainer import Hardware as Hardware
     from apercu.training.trainer import Trainer as Trainer
 
@@ -31,16 +30,15 @@ __version__ = "0.1.0"
 _HOMES = {
     "Classifier": "apercu.classifiers",
     "CounterpartExplainer": "apercu.explainers.counterpart.explainer",
-    "CounterpartSettings": "apercu.training.settings",
-    "Fit": "apercu.training.trainer",
-    "Machine": "apercu.training.trainer",
+    "CounterpartSettings": "apercu.explainers.counterpart.settings",
+    "Hardware": "apercu.training.trainer",
+    "Trainer": "apercu.training.trainer",
     "MaskExplainer": "apercu.explainers.mask.explainer",
-    "MaskSettings": "apercu.training.settings",
+    "MaskSettings": "apercu.explainers.mask.settings",
     "distil": "apercu.classifiers",
     "open_classifier": "apercu.classifiers",
     "open_images": "apercu.images",
     "read_picture": "apercu.images",
-    "read_settings": "apercu.training.settings",
     "train_counterpart": "apercu.explainers.train",
     "train_mask": "apercu.explainers.train",
 }

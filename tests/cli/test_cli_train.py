@@ -10,10 +10,10 @@ import yaml
 
 from apercu.classifiers import StudentSettings, open_classifier
 from apercu.errors import ClassifierError
+from apercu.explainers.mask.settings import MASK_PRESETS
 from apercu.explainers.order import override_settings
 from apercu.explainers.student import distil_student
 from apercu.images import open_images
-from apercu.training.settings import PRESETS
 
 SPEC = "planted:size=32,images=24,classes=3,difficulty=0"
 SETTINGS = {
@@ -86,7 +86,7 @@ def test_a_preset_that_does_not_exist(apercu, tiny_card, tmp_path) -> None:
 
 
 def test_overrides() -> None:
-    light = PRESETS["light"]
+    light = MASK_PRESETS.presets["light"]
     assert override_settings(light) == light
     longer = override_settings(light, steps=7, encoder="small")
     assert (longer.schedule.steps, longer.schedule.batch) == (7, light.schedule.batch)

@@ -12,8 +12,8 @@ from apercu.explainers.build import build_gated_network
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.explainers.mask.levels import measure_absent_area, measure_levels, write_level_curve
+from apercu.explainers.mask.settings import MASK_PRESETS
 from apercu.networks.graph_encoder import GraphEncoder
-from apercu.training.settings import parse_settings
 
 CLASSES = ("cat", "dog", "bird", "fish")
 
@@ -32,7 +32,7 @@ def classifier():
 
 @pytest.fixture
 def explainer(classifier):
-    settings = parse_settings({"decoder": {"width": 16, "resolution": 2}})
+    settings = MASK_PRESETS.parse({"decoder": {"width": 16, "resolution": 2}})
     encoder = GraphEncoder(classifier)
     network = build_gated_network(settings, encoder, ClassifierInfo.from_classifier(classifier))
     network.gate.open_at(1.0, 0.0)

@@ -13,11 +13,14 @@ from apercu.classifiers import Classifier, open_classifier
 from apercu.explainers.build import build_network
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.counterpart.explainer import CounterpartExplainer
+from apercu.explainers.counterpart.settings import COUNTERPART_PRESETS
 from apercu.explainers.latent.explainer import LatentExplainer
+from apercu.explainers.latent.settings import LATENT_PRESETS
 from apercu.explainers.mask.explainer import MaskExplainer
-from apercu.training.settings import COUNTERPART, LATENT, MASK, ExplainerSettings
+from apercu.explainers.mask.settings import MASK_PRESETS
+from apercu.training.settings.gated import ExplainerSettings
 
-FAMILIES = {"mask": MASK, "counterpart": COUNTERPART, "latent": LATENT}
+FAMILIES = {"mask": MASK_PRESETS, "counterpart": COUNTERPART_PRESETS, "latent": LATENT_PRESETS}
 SMALL: dict[str, dict[str, Any]] = {
     "mask": {"decoder": {"width": 16, "resolution": 2}},
     "counterpart": {"generators": {"width": 16}},

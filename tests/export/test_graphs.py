@@ -20,12 +20,13 @@ from apercu.deploy.export.onnx_graph import answered, session
 from apercu.deploy.export.reading import reading
 from apercu.errors import ConfigError, RunError
 from apercu.explainers.classifier_info import ClassifierInfo
+from apercu.explainers.counterpart.settings import COUNTERPART_PRESETS
+from apercu.explainers.mask.settings import MASK_PRESETS
 from apercu.images.stretch import Stretch
 from apercu.networks.graph_encoder import AnsweringEncoder, GraphEncoder
-from apercu.training.settings import COUNTERPART, MASK
 
-PRESETS = [("mask", name) for name in MASK.presets] + [
-    ("counterpart", name) for name in COUNTERPART.presets
+PRESETS = [("mask", name) for name in MASK_PRESETS.presets] + [
+    ("counterpart", name) for name in COUNTERPART_PRESETS.presets
 ]
 CLOSE = {"atol": 1e-4, "rtol": 0.0}
 

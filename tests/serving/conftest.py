@@ -33,7 +33,7 @@ from apercu.deploy.serving.worker import Work, Worker, open_answering
 from apercu.explainers.build import build_network
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.counterpart.explainer import CounterpartExplainer
-from apercu.training.settings import COUNTERPART
+from apercu.explainers.counterpart.settings import COUNTERPART_PRESETS
 
 
 class InlineDesk(Desk):
@@ -131,7 +131,7 @@ def png(pixels: np.ndarray) -> bytes:
 def tiny_pair(tiny_card: Path, tmp_path_factory: pytest.TempPathFactory) -> Worker:
     """A worker with a counterpart explainer of random weights, and its classifier."""
     classifier = open_classifier(tiny_card)
-    settings = COUNTERPART.parse({"generators": {"width": 16, "resolution": 4}})
+    settings = COUNTERPART_PRESETS.parse({"generators": {"width": 16, "resolution": 4}})
     passport = ClassifierInfo.from_classifier(classifier)
     with torch.random.fork_rng():
         torch.manual_seed(0)

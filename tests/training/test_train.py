@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 
 from apercu import Hardware, MaskExplainer, Trainer, open_classifier, open_images, train_mask
 from apercu.errors import ConfigError, RunError
+from apercu.explainers.mask.settings import MASK_PRESETS, MaskSettings
 from apercu.images import ImageSource
-from apercu.training.settings import PRESETS, MaskSettings, parse_settings, read_settings
 
 SPEC = "planted:size=32,images=24,classes=3,difficulty=0"
 STEPS, KILLED, SAVED = 6, 5, 2
@@ -38,10 +38,10 @@ def die(self, *args):
 module.MaskTraining.note = die
 from pathlib import Path
 from apercu import Fit, Machine, open_classifier, open_images, train_mask
-from apercu.training.settings import parse_settings
+from apercu.explainers.mask.settings import MASK_PRESETS
 classifier = open_classifier(sys.argv[1])
 fit = Fit(classifier, open_images("{SPEC}"), Path(sys.argv[2]), Machine("cpu"))
-train_mask(parse_settings({SETTINGS!r}), fit, classifier)
+train_mask(MASK_PRESETS.parse({SETTINGS!r}), fit, classifier)
 """
 
 
@@ -50,7 +50,7 @@ def _train(card: Path, run: Path, *, settings: dict | None = None, seed: int = 0
     fit = Trainer(
         classifier, open_images(SPEC), run, Hardware("cpu"), seed=seed, say=lambda line: None
     )
-    return train_mask(parse_settings(settings or SETTINGS), fit, classifier)
+    return train_mask(MASK_PRESETS.parse(settings or SETTINGS), fit, classifier)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def test_the_run_folder_holds_what_is_promised(whole: Path) -> None:
     assert "| training images, no labels used | 23 |" in card
     assert f"| mean mask area, top class | {facts['area_true']:.3f} |" in card
     config = MaskSettings.model_validate_json((whole / "config.json").read_text())
-    assert config == parse_settings(SETTINGS)
+    assert config == MASK_PRESETS.parse(SETTINGS)
 
 
 def test_a_run_opens_as_what_was_trained(tiny_card: Path, tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_labels_are_never_looked_at(tiny_card: Path, tmp_path: Path, whole: Path
     fit = Trainer(
         classifier, Unlabelled(), tmp_path / "run", Hardware("cpu"), say=lambda line: None
     )
-    train_mask(parse_settings(SETTINGS), fit, classifier)
+    train_mask(MASK_PRESETS.parse(SETTINGS), fit, classifier)
     _assert_equal(tmp_path / "run", whole)
 
 
@@ -219,24 +219,24 @@ def test_labels_are_never_looked_at(tiny_card: Path, tmp_path: Path, whole: Path
 )
 def test_every_mistake_is_found_before_the_first_step(content: dict, match: str) -> None:
     with pytest.raises(ConfigError, match=match):
-        parse_settings(content)
+        MASK_PRESETS.parse(content)
 
 
 def test_settings_lie_over_a_preset(tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text("preset: release\nschedule: {steps: 7}\n")
-    found = read_settings(tmp_path / "s.yaml")
+    found = MASK_PRESETS.read(tmp_path / "s.yaml")
     assert found.schedule.steps == 7
-    assert found.schedule.batch == PRESETS["release"].schedule.batch
-    assert found.objective == PRESETS["release"].objective
-    assert read_settings("paper") == PRESETS["paper"]
-    assert read_settings(None) == PRESETS["light"]
+    assert found.schedule.batch == MASK_PRESETS.presets["release"].schedule.batch
+    assert found.objective == MASK_PRESETS.presets["release"].objective
+    assert MASK_PRESETS.read("paper") == MASK_PRESETS.presets["paper"]
+    assert MASK_PRESETS.read(None) == MASK_PRESETS.presets["light"]
 
 
 def test_a_decoder_without_a_form_is_gated():
     """As runs have it that were written before there was another."""
-    stored = PRESETS["light"].model_dump()
+    stored = MASK_PRESETS.presets["light"].model_dump()
     del stored["decoder"]["form"]
-    assert MaskSettings.model_validate(stored) == PRESETS["light"]
+    assert MaskSettings.model_validate(stored) == MASK_PRESETS.presets["light"]
 
 
 @pytest.mark.parametrize(
@@ -249,13 +249,13 @@ def test_a_decoder_without_a_form_is_gated():
 )
 def test_a_wrong_decoder_is_told(decoder, message):
     with pytest.raises(ConfigError, match=message):
-        parse_settings({"decoder": decoder})
+        MASK_PRESETS.parse({"decoder": decoder})
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", MASK_PRESETS.presets)
 def test_a_preset_survives_its_own_file(preset: str) -> None:
-    text = PRESETS[preset].model_dump_json()
-    assert MaskSettings.model_validate_json(text) == PRESETS[preset]
+    text = MASK_PRESETS.presets[preset].model_dump_json()
+    assert MaskSettings.model_validate_json(text) == MASK_PRESETS.presets[preset]
 
 
 @pytest.mark.parametrize("form", ["dial", "printed", "released"])
@@ -266,7 +266,7 @@ def test_every_objective_trains_in_mixed_precision(
     machine = Hardware("cpu", precision="bf16-mixed")
     fit = Trainer(classifier, open_images(SPEC), tmp_path / "run", machine, say=lambda line: None)
     settings = {**SETTINGS, "objective": {"form": form}, "schedule": {"steps": 2, "batch": 4}}
-    train_mask(parse_settings(settings), fit, classifier)
+    train_mask(MASK_PRESETS.parse(settings), fit, classifier)
     assert all(weights.isfinite().all() for weights in _weights(tmp_path / "run").values())
 
 
@@ -299,10 +299,10 @@ def test_unusable_images_are_counted(tiny_card: Path, tmp_path: Path) -> None:
     fit = Trainer(
         classifier, open_images(folder), tmp_path / "run", Hardware("cpu"), say=heard.append
     )
-    train_mask(parse_settings({**SETTINGS, "encoder": "own", "frozen": True}), fit, classifier)
+    train_mask(MASK_PRESETS.parse({**SETTINGS, "encoder": "own", "frozen": True}), fit, classifier)
     assert any("warning: 1 images cannot be used" in line and "05.png" in line for line in heard)
 
 
 def test_a_random_encoder_is_not_frozen() -> None:
     with pytest.raises(ConfigError, match="frozen: false"):
-        parse_settings({"encoder": "small"})
+        MASK_PRESETS.parse({"encoder": "small"})

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from apercu.classifiers import Classifier
     from apercu.explainers.base import TrainedExplainer
     from apercu.images import ImageSource
-    from apercu.training.settings import ExplainerSettings
+    from apercu.training.settings.gated import ExplainerSettings
     from apercu.training.trainer import Trainer
 
     S = TypeVar("S", bound=ExplainerSettings)
@@ -93,12 +93,12 @@ def mask(
 
     Example: apercu train mask --classifier timm/resnet50 --images photos/ --out runs/resnet50
     """
+    from apercu.explainers.mask.settings import MASK_PRESETS
     from apercu.explainers.order import find_settings, override_settings
     from apercu.explainers.train import train_mask
-    from apercu.training.settings import MASK
 
     settings = override_settings(
-        find_settings(out, config, MASK), steps=steps, batch=batch, encoder=encoder
+        find_settings(out, config, MASK_PRESETS), steps=steps, batch=batch, encoder=encoder
     )
     machine = (device, devices, precision)
     _train(settings, train_mask, _Wanted(classifier, images, out, seed, resume), machine)
@@ -129,11 +129,11 @@ def counterpart(
 
     Example: apercu train counterpart --classifier chest/card.json --images films/ --out runs/chest
     """
+    from apercu.explainers.counterpart.settings import COUNTERPART_PRESETS
     from apercu.explainers.order import find_settings, override_settings
     from apercu.explainers.train import train_counterpart
-    from apercu.training.settings import COUNTERPART
 
-    stored = find_settings(out, config, COUNTERPART)
+    stored = find_settings(out, config, COUNTERPART_PRESETS)
     settings = override_settings(stored, steps=steps, batch=batch, encoder=encoder)
     machine = (device, 1, precision)
     _train(settings, train_counterpart, _Wanted(classifier, images, out, seed, resume), machine)
@@ -161,11 +161,13 @@ def latent(
 
     Example: apercu train latent --classifier chest.onnx --images films/ --out runs/path
     """
+    from apercu.explainers.latent.settings import LATENT_PRESETS
     from apercu.explainers.order import find_settings, override_settings
     from apercu.explainers.train import train_latent
-    from apercu.training.settings import LATENT
 
-    settings = override_settings(find_settings(out, config, LATENT), steps=steps, batch=batch)
+    settings = override_settings(
+        find_settings(out, config, LATENT_PRESETS), steps=steps, batch=batch
+    )
     machine = (device, 1, Precision.FULL)
     _train(settings, train_latent, _Wanted(classifier, images, out, seed, resume), machine)
 
@@ -192,7 +194,7 @@ def _train(
     from apercu.explainers.order import TrainingRecord
     from apercu.explainers.train import build_untrained
     from apercu.images import open_images
-    from apercu.training.settings import GatedSettings
+    from apercu.training.settings.gated import GatedSettings
     from apercu.training.trainer import Hardware, Trainer
 
     device, devices, precision = place

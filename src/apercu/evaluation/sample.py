@@ -27,6 +27,17 @@ class SampleRecord:
     has_boxes: bool
     has_region: bool
 
+    @property
+    def digest_text(self) -> str:
+        """The record as the digest of a sample reads it.
+
+        Folders of results hold digests, so this text stays as it is.
+        """
+        return (
+            f"Entry(index={self.index!r}, name={self.name!r}, target={self.target!r}, "
+            f"has_boxes={self.has_boxes!r}, has_region={self.has_region!r})"
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class EvalBatch:
@@ -98,7 +109,7 @@ def draw_sample(
     for batch in batches(source, classifier.prepare, 16, indices=parts[0] + parts[1]):
         entries += _make_records(batch, _find_targets(classifier, source, batch))
         for entry, content in zip(entries[-len(batch.names) :], _pack_contents(batch), strict=True):
-            digest.update(f"{entry}".encode() + content)
+            digest.update(entry.digest_text.encode() + content)
     tune, test = tuple(entries[: len(parts[0])]), tuple(entries[len(parts[0]) :])
     return EvalSample(source, tune, test, digest.hexdigest())
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.targets import Target
-from apercu.training.settings import ExplainerSettings
+from apercu.training.settings.gated import ExplainerSettings
 from apercu.types import Images, Logits, Maps, Picture
 
 N = TypeVar("N", bound=nn.Module)

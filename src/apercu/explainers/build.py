@@ -10,16 +10,14 @@ from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.counterpart.network import CounterpartNetwork
 from apercu.explainers.counterpart.settings import CounterpartSettings
 from apercu.explainers.latent.network import LatentNetwork
+from apercu.explainers.latent.settings import LatentSettings
 from apercu.explainers.mask.network import MaskNetwork
+from apercu.explainers.mask.settings import MaskSettings
 from apercu.networks.encoder import Encoder, SmallEncoder, TimmEncoder
 from apercu.networks.gated import GatedNetwork
 from apercu.networks.graph_encoder import GraphEncoder
-from apercu.training.settings import (
-    ExplainerSettings,
-    GatedSettings,
-    LatentSettings,
-    MaskSettings,
-)
+from apercu.training.settings.gated import GatedSettings
+from apercu.training.settings.gated import ExplainerSettings
 
 TIMM = "timm/"
 

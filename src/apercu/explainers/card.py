@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from apercu.explainers.classifier_info import ClassifierInfo
-from apercu.training.settings import (
-    CounterpartSettings,
-    ExplainerSettings,
-    LatentSettings,
-    MaskSettings,
-)
+from apercu.explainers.counterpart.settings import CounterpartSettings
+from apercu.explainers.latent.settings import LatentSettings
+from apercu.explainers.mask.settings import MaskSettings
+from apercu.training.settings.gated import ExplainerSettings
 
 _LINES: dict[str, tuple[str, Callable[[float], str]]] = {
     "training_images": ("training images, no labels used", "{:.0f}".format),

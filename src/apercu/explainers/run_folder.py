@@ -26,14 +26,16 @@ from apercu.explainers.card import render_card
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.counterpart.explainer import CounterpartExplainer
 from apercu.explainers.counterpart.network import CounterpartNetwork
+from apercu.explainers.counterpart.settings import CounterpartSettings
 from apercu.explainers.latent.explainer import LatentExplainer
 from apercu.explainers.latent.network import LatentNetwork
+from apercu.explainers.latent.settings import LatentSettings
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.explainers.mask.network import MaskNetwork
+from apercu.explainers.mask.settings import MaskSettings
 from apercu.io import write
 from apercu.networks.gated import GatedNetwork
 from apercu.networks.graph_encoder import GraphEncoder
-from apercu.training.settings import CounterpartSettings, LatentSettings, MaskSettings
 
 CONFIG, CLASSIFIER, WEIGHTS, FACTS, CARD = (
     "config.json",

@@ -18,26 +18,24 @@ from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.counterpart.explainer import CounterpartExplainer
 from apercu.explainers.counterpart.measure import measure_counterparts
 from apercu.explainers.counterpart.network import CounterpartNetwork
+from apercu.explainers.counterpart.settings import CounterpartSettings
 from apercu.explainers.counterpart.training import CounterpartTraining
 from apercu.explainers.latent.explainer import LatentExplainer
 from apercu.explainers.latent.network import LatentNetwork
+from apercu.explainers.latent.settings import LatentSettings
 from apercu.explainers.latent.training import LatentTraining
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.explainers.mask.levels import measure_absent_area, measure_levels, write_level_curve
 from apercu.explainers.mask.network import MaskNetwork
+from apercu.explainers.mask.settings import MaskSettings
 from apercu.explainers.mask.training import MaskTraining
 from apercu.explainers.run_folder import CLASSIFIER, CONFIG, WEIGHTS
 from apercu.io import write
 from apercu.training.data import TrainingImages, split_held_out
 from apercu.training.module import TrainingModule
 from apercu.training.phases import shuffled_batches
-from apercu.training.settings import (
-    CounterpartSettings,
-    ExplainerSettings,
-    GatedSettings,
-    LatentSettings,
-    MaskSettings,
-)
+from apercu.training.settings.gated import GatedSettings
+from apercu.training.settings.gated import ExplainerSettings
 from apercu.training.trainer import Trainer
 
 

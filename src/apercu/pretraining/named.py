@@ -12,7 +12,7 @@ from apercu.option_strings import named, read, split_names
 from apercu.pretraining.heads import HEADS, Learner
 from apercu.pretraining.inputs import Join
 from apercu.pretraining.settings import PRETEXTS, PretrainSettings
-from apercu.training.settings import ConfigPresets
+from apercu.training.settings.reading import ConfigPresets
 
 
 def heads_named(text: str) -> dict[str, Learner]:

@@ -16,7 +16,7 @@ from apercu.classifiers import Classifier
 from apercu.render import Tile
 from apercu.training.data import TargetFunction
 from apercu.training.degeneracy import DegenerateSolution
-from apercu.training.settings import TrainingConfig
+from apercu.training.settings.schedule import TrainingConfig
 from apercu.types import Images, Scores
 
 RISING_FRACTION = 0.15  # share of the steps in which the learning rate rises

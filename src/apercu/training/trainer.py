@@ -32,7 +32,8 @@ from apercu.training.phases import (
     train_binary_embedding,
     train_ridge_embedding,
 )
-from apercu.training.settings import GatedSettings, TrainingConfig
+from apercu.training.settings.gated import GatedSettings
+from apercu.training.settings.schedule import TrainingConfig
 from apercu.training.weight_ema import WeightEma
 
 CHECKPOINTS, LAST, EMBEDDED = "checkpoints", "last.ckpt", "embedded.safetensors"

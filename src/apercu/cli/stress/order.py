@@ -35,7 +35,7 @@ def order_of(path: Path | None, typed: Mapping[str, Any]) -> StressOrder:
     """
     from apercu.option_strings import split_names
     from apercu.robustness.plan import StressOrder
-    from apercu.training.settings import ConfigPresets
+    from apercu.training.settings.reading import ConfigPresets
 
     family = ConfigPresets(StressOrder, {"standard": StressOrder()})
     known = {name: typed.get(name) for name in StressOrder.model_fields}

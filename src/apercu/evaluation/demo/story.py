@@ -15,6 +15,7 @@ from apercu.evaluation.gallery import draw_gallery
 from apercu.evaluation.report import write_report, write_tables
 from apercu.evaluation.runs import wrap_trained
 from apercu.explainers.mask.explainer import MaskExplainer
+from apercu.explainers.mask.settings import MASK_PRESETS
 from apercu.explainers.run_folder import WEIGHTS
 from apercu.explainers.train import train_mask
 from apercu.images import Planted
@@ -28,13 +29,12 @@ from apercu.methods import (
     TrueBox,
     WholeBox,
 )
-from apercu.training.settings import parse_settings
 from apercu.training.trainer import Hardware, Trainer
 
 TRAIN_IMAGES, TEST_IMAGES = 2000, 200
 """Training images, and test images that are compared (half of them choose thresholds)."""
 CLASSIFIER_TRAINING = ClassifierTraining()
-MASK_SETTINGS = parse_settings({"preset": "light", "schedule": {"steps": 300, "batch": 32}})
+MASK_SETTINGS = MASK_PRESETS.parse({"preset": "light", "schedule": {"steps": 300, "batch": 32}})
 OPPONENTS: dict[str, Explainer | TrueBox] = {
     "gradient": Gradient(),
     "grad_cam": GradCam(),

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from apercu.explainers.counterpart.network import CounterpartShape
 from apercu.explainers.counterpart.objective import CounterpartObjective
 from apercu.training.settings.gated import GatedSettings
+from apercu.training.settings.reading import ConfigPresets
 from apercu.training.settings.schedule import Schedule
 
 
@@ -48,49 +49,52 @@ class CounterpartSettings(GatedSettings):
 _FINE = CounterpartShape(resolution=1, places=False)
 _PUBLISHED = {"smoothness": 0.0, "scarcity": 0.0}
 
-PRESETS: dict[str, CounterpartSettings] = {
-    "light": CounterpartSettings(),
-    "sagen": CounterpartSettings(
-        encoder="small",
-        frozen=False,
-        generators=_FINE,
-        objective=CounterpartObjective(keep=0.01, flip=0.2, plausibility=0.0, **_PUBLISHED),
-        weathered=False,
-    ),
-    "syce": CounterpartSettings(
-        encoder="small",
-        frozen=False,
-        generators=_FINE,
-        objective=CounterpartObjective(
-            stable="twice",
-            closeness=0.0,
-            keep=0.01,
-            flip=0.2,
-            cycle=2.0,
-            cycle_keep=0.005,
-            plausibility=0.25,
-            **_PUBLISHED,
+COUNTERPART_PRESETS = ConfigPresets(
+    CounterpartSettings,
+    {
+        "light": CounterpartSettings(),
+        "sagen": CounterpartSettings(
+            encoder="small",
+            frozen=False,
+            generators=_FINE,
+            objective=CounterpartObjective(keep=0.01, flip=0.2, plausibility=0.0, **_PUBLISHED),
+            weathered=False,
         ),
-        weathered=False,
-    ),
-    "cyce": CounterpartSettings(
-        encoder="small",
-        frozen=False,
-        generators=_FINE,
-        objective=CounterpartObjective(
-            stable="itself",
-            similarity=0.0,
-            keep=0.0,
-            closeness=0.0,
-            flip=0.2,
-            cycle=10.0,
-            cycle_keep=0.005,
-            plausibility=0.25,
-            **_PUBLISHED,
+        "syce": CounterpartSettings(
+            encoder="small",
+            frozen=False,
+            generators=_FINE,
+            objective=CounterpartObjective(
+                stable="twice",
+                closeness=0.0,
+                keep=0.01,
+                flip=0.2,
+                cycle=2.0,
+                cycle_keep=0.005,
+                plausibility=0.25,
+                **_PUBLISHED,
+            ),
+            weathered=False,
         ),
-        weathered=False,
-    ),
-}
+        "cyce": CounterpartSettings(
+            encoder="small",
+            frozen=False,
+            generators=_FINE,
+            objective=CounterpartObjective(
+                stable="itself",
+                similarity=0.0,
+                keep=0.0,
+                closeness=0.0,
+                flip=0.2,
+                cycle=10.0,
+                cycle_keep=0.005,
+                plausibility=0.25,
+                **_PUBLISHED,
+            ),
+            weathered=False,
+        ),
+    },
+)
 """`light` is ours. `syce` and `cyce` have the published weights of their terms, `sagen` our guess
 of unpublished ones; all three differ from the papers in their one generator for all classes, the
 discriminator's loss, and the schedule."""

@@ -8,7 +8,7 @@ import torch
 
 from apercu.explainers.changing import CounterfactualExplainer, Counterparts
 from apercu.explainers.latent.network import Codes, LatentNetwork
-from apercu.training.settings import LatentSettings
+from apercu.explainers.latent.settings import LatentSettings
 from apercu.types import Images, Logits, Targets
 
 Encoded: TypeAlias = tuple[Images, Codes]

@@ -8,7 +8,9 @@ from pydantic import Field
 
 from apercu.explainers.latent.network import LatentShape
 from apercu.explainers.latent.paths import Lagrangian
-from apercu.training.settings.schedule import ExplainerSettings, Schedule
+from apercu.training.settings.reading import ConfigPresets
+from apercu.training.settings.gated import ExplainerSettings
+from apercu.training.settings.schedule import Schedule
 
 
 class LatentSchedule(Schedule):
@@ -37,4 +39,4 @@ class LatentSettings(ExplainerSettings):
     schedule: LatentSchedule = LatentSchedule()
 
 
-PRESETS: dict[str, LatentSettings] = {"light": LatentSettings()}
+LATENT_PRESETS = ConfigPresets(LatentSettings, {"light": LatentSettings()})

@@ -11,8 +11,8 @@ from apercu import maps
 from apercu.errors import ConfigError, TargetError
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.mask.network import MaskNetwork, enlarge
+from apercu.explainers.mask.settings import MaskSettings
 from apercu.explainers.targets import Target, find_class_indices, resolve_targets
-from apercu.training.settings import MaskSettings
 from apercu.types import Images, Logits, Maps, Regions, Targets
 
 

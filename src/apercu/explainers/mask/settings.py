@@ -11,6 +11,7 @@ from apercu.networks.decoder import DecoderShape
 from apercu.networks.shared_decoder import SharedShape
 from apercu.training.embedding import BinaryEmbedding, RidgeEmbedding
 from apercu.training.settings.gated import GatedSettings
+from apercu.training.settings.reading import ConfigPresets
 from apercu.training.settings.schedule import Schedule
 
 
@@ -57,27 +58,30 @@ class MaskSettings(GatedSettings):
     schedule: MaskSchedule = MaskSchedule()
 
 
-PRESETS: dict[str, MaskSettings] = {
-    "light": MaskSettings(),
-    "lean": MaskSettings(decoder=SharedShape()),
-    "paper": MaskSettings(
-        encoder="timm/resnet50",
-        decoder=DecoderShape(768, 3, "bottleneck", "transposed", gate="deepest"),
-        embedding=BinaryEmbedding(),
-        objective=Printed(),
-        schedule=MaskSchedule(steps=4000, batch=64, rate=1e-3),
-    ),
-    "release": MaskSettings(
-        encoder="timm/resnet50",
-        decoder=DecoderShape(256, 1, "bottleneck", "pixel_shuffle", gate="deepest"),
-        embedding=BinaryEmbedding(),
-        objective=Released(),
-        schedule=MaskSchedule(steps=3000, batch=64, rate=1e-3),
-    ),
-    "small": MaskSettings(
-        encoder="small",
-        frozen=False,
-        decoder=DecoderShape(64, resolution=2),
-        embedding=RidgeEmbedding(steps=6000),
-    ),
-}
+MASK_PRESETS = ConfigPresets(
+    MaskSettings,
+    {
+        "light": MaskSettings(),
+        "lean": MaskSettings(decoder=SharedShape()),
+        "paper": MaskSettings(
+            encoder="timm/resnet50",
+            decoder=DecoderShape(768, 3, "bottleneck", "transposed", gate="deepest"),
+            embedding=BinaryEmbedding(),
+            objective=Printed(),
+            schedule=MaskSchedule(steps=4000, batch=64, rate=1e-3),
+        ),
+        "release": MaskSettings(
+            encoder="timm/resnet50",
+            decoder=DecoderShape(256, 1, "bottleneck", "pixel_shuffle", gate="deepest"),
+            embedding=BinaryEmbedding(),
+            objective=Released(),
+            schedule=MaskSchedule(steps=3000, batch=64, rate=1e-3),
+        ),
+        "small": MaskSettings(
+            encoder="small",
+            frozen=False,
+            decoder=DecoderShape(64, resolution=2),
+            embedding=RidgeEmbedding(steps=6000),
+        ),
+    },
+)

@@ -12,11 +12,11 @@ from apercu import render
 from apercu.classifiers import Classifier
 from apercu.explainers.mask.network import MaskNetwork
 from apercu.explainers.mask.objectives import MaskBatch
+from apercu.explainers.mask.settings import MaskSettings
 from apercu.networks.decoder import Evidence
 from apercu.training.augment import RandomViews
 from apercu.training.degeneracy import MASKS, DegenerateSolution
 from apercu.training.module import TrainingModule
-from apercu.training.settings import MaskSettings
 from apercu.types import Images, Logits
 
 

@@ -11,7 +11,8 @@ from apercu.robustness.defences.hybrid import Hybrid
 from apercu.robustness.defences.sinkhorn import Sinkhorn
 from apercu.robustness.defences.standard import Standard
 from apercu.training.augment import RandomViews
-from apercu.training.settings import ConfigPresets, Schedule, TrainingConfig
+from apercu.training.settings.reading import ConfigPresets
+from apercu.training.settings.schedule import Schedule, TrainingConfig
 
 AnyDefence = Annotated[Standard | Hybrid | Adversarial | Sinkhorn, Field(discriminator="form")]
 

@@ -7,7 +7,17 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from apercu.training.embedding import BinaryEmbedding, RidgeEmbedding
-from apercu.training.settings.schedule import ExplainerSettings
+from apercu.training.settings.schedule import TrainingConfig
+
+
+class ExplainerSettings(TrainingConfig):
+    """What every trained explainer can be told.
+
+    Attributes:
+        explainer: the kind.
+    """
+
+    explainer: str
 
 
 class GatedSettings(ExplainerSettings):

@@ -35,13 +35,3 @@ class TrainingConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     schedule: Schedule = Schedule()
-
-
-class ExplainerSettings(TrainingConfig):
-    """What every trained explainer can be told.
-
-    Attributes:
-        explainer: the kind.
-    """
-
-    explainer: str
