@@ -32,7 +32,7 @@ import torch
 from PIL import Image
 from timing import opened
 
-from apercu.classifiers import Classifier, ClassifierCard, InputSpec, SmallResNet, classifier_of
+from apercu.classifiers import Classifier, ClassifierCard, InputSpec, SmallResNet, wrap_module
 from apercu.deploy.batch import BatchRequest, BatchSettings, ExplainerRef, Workers, explain_dataset
 from apercu.deploy.batch.explain_dataset import OpenBatch
 from export import SIZE, Promise, untrained
@@ -165,7 +165,7 @@ def tiny() -> Classifier:
         input=InputSpec(size=(32, 32), mean=(0.5,) * 3, std=(0.5,) * 3),
         classes=("a", "b", "c"),
     )
-    return classifier_of(SmallResNet(**options), card)
+    return wrap_module(SmallResNet(**options), card)
 
 
 def pictures(folder: Path, count: int, size: tuple[int, int]) -> Path:

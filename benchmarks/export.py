@@ -35,7 +35,7 @@ from apercu.explainers.build import build_gated_network
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.explainers.mask.settings import MASK_PRESETS
-from apercu.networks.graph_encoder import AnsweringEncoder, GraphEncoder
+from apercu.networks.graph_encoder import EncoderWithHead, GraphEncoder
 
 SIZE, CLASSES = 224, 100
 EXPLAINERS = ("light", "lean")
@@ -74,7 +74,7 @@ class Prediction(nn.Module):
 
     def __init__(self, encoder: GraphEncoder) -> None:
         super().__init__()
-        self.read = AnsweringEncoder(encoder)
+        self.read = EncoderWithHead(encoder)
 
     def forward(self, images: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor]:
         return (self.read(images)[0].softmax(1),)
@@ -109,7 +109,7 @@ class Bench:
         for preset in EXPLAINERS:
             explainer = untrained(classifier, preset)
             encoder, explaining = explainer.network.encoder, MaskGraph(explainer.network)
-            combined = CombinedGraph(explaining, AnsweringEncoder(encoder))
+            combined = CombinedGraph(explaining, EncoderWithHead(encoder))
             many = ClassesGraph(explainer.network)
             for kind, graph in (("mask", explaining), ("combined", combined), ("classes", many)):
                 self._write(graph, f"{name}_{preset}_{kind}.onnx", explainer.classifier_info)

@@ -24,7 +24,7 @@ import torch
 from timing import Call, by_turns, ratio
 from torch import nn
 
-from apercu.classifiers import Classifier, ClassifierCard, InputSpec, classifier_of
+from apercu.classifiers import Classifier, ClassifierCard, InputSpec, wrap_module
 from apercu.explainers.build import build_network
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.mask.settings import MASK_PRESETS
@@ -118,7 +118,7 @@ def imagenet(name: str) -> Classifier:
     card = ClassifierCard(
         source=f"timm/{name}", input=InputSpec(channels=3, size=(SIZE, SIZE), **statistics_of)
     )
-    return classifier_of(timm.create_model(name), card)
+    return wrap_module(timm.create_model(name), card)
 
 
 def light(classifier: Classifier) -> nn.Module:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import timm
 import torch
 
-from apercu.classifiers import Classifier, ClassifierCard, InputSpec, classifier_of
+from apercu.classifiers import Classifier, ClassifierCard, InputSpec, wrap_module
 
 HEAD = 10
 """The last layer is multiplied by it, so that probabilities of random weights move."""
@@ -28,7 +28,7 @@ def opened(name: str, size: int) -> Classifier:
     network = timm.create_model(name)
     with torch.no_grad():
         network.get_classifier().weight *= HEAD
-    return classifier_of(network, ClassifierCard(source=f"timm/{name}", input=spec))
+    return wrap_module(network, ClassifierCard(source=f"timm/{name}", input=spec))
 
 
 def by_turns(

@@ -42,7 +42,7 @@ from apercu.deploy.video.steady import Steady
 from apercu.deploy.video.writing import Writer
 from apercu.evaluation.memory import track_peak_memory
 from apercu.images import open_images
-from apercu.networks.graph_encoder import AnsweringEncoder
+from apercu.networks.graph_encoder import EncoderWithHead
 from export import CPU, SIZE, Promise, untrained
 
 WIDTH, HEIGHT, RATE, SOUND = 1280, 720, 25, 48_000
@@ -152,7 +152,7 @@ def timed(stage: Callable[[], None]) -> float:
 def written_graphs(folder: Path) -> dict[str, Path]:
     """Prediction and map in one graph, in two precisions."""
     explainer = untrained(opened("mobilenetv2_100", SIZE), "light")
-    read = AnsweringEncoder(explainer.network.encoder)
+    read = EncoderWithHead(explainer.network.encoder)
     graph = CombinedGraph(MaskGraph(explainer.network), read)
     spec = explainer.classifier_info.input
     exact = write_onnx(Traceable.of(graph, graph.outputs, spec), folder / "float32.onnx")
@@ -166,7 +166,7 @@ def engine_of(graph: Path, threads: int) -> Engine:
     about = About(
         runtime="onnxruntime", run="", classifier="", fingerprint="", read_by="classifier"
     )
-    names = ClassNames.numbered(running.get_outputs()[0].shape[1])
+    names = ClassNames.make_numbered(running.get_outputs()[0].shape[1])
     return OnnxEngine(about, InputSpec(size=(SIZE, SIZE)), names, running)
 
 

@@ -40,8 +40,8 @@ def tiny_card(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ClassifierCard,
         InputSpec,
         SmallResNet,
-        classifier_of,
         save_classifier,
+        wrap_module,
     )
 
     options = {"channels": 3, "classes": 3, "size": [32, 32], "width": 4}
@@ -54,7 +54,7 @@ def tiny_card(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = SmallResNet(**options)
-    return save_classifier(classifier_of(network, card), tmp_path_factory.mktemp("tiny"))
+    return save_classifier(wrap_module(network, card), tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="session")

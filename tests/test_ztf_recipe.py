@@ -104,7 +104,9 @@ def test_braai_says_the_same_behind_its_stretch(apercu_data: Path, tmp_path: Pat
     plain, behind = open_classifier(braai), open_classifier(tmp_path / "braai.json")
     source = recipe.open_images(tmp_path / "some.npz", channels=3)
     for item in source:
-        said = [one.probabilities(one.prepare(item.picture)[None]) for one in (plain, behind)]
+        said = [
+            one.predict_probabilities(one.prepare(item.picture)[None]) for one in (plain, behind)
+        ]
         torch.testing.assert_close(said[1], said[0], atol=0.02, rtol=0)
 
 

@@ -30,9 +30,9 @@ from torchmetrics.functional.classification import binary_auroc, binary_calibrat
 from apercu.classifiers import (
     ClassifierCard,
     InputSpec,
-    classifier_of,
     open_classifier,
     save_classifier,
+    wrap_module,
 )
 from apercu.classifiers.colour import Coloured
 from apercu.training.augment import RandomViews
@@ -78,7 +78,7 @@ def main() -> None:
         input=SPEC,
         classes=CLASSES,
     )
-    save_classifier(classifier_of(network.eval(), card), asked.out)
+    save_classifier(wrap_module(network.eval(), card), asked.out)
     facts |= measure(network, films["test"], asked.seed)
     (asked.out / "facts.json").write_text(json.dumps(facts, indent=1) + "\n")
     print(json.dumps(facts, indent=1))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from apercu.classifiers import InputSpec
-from apercu.classifiers.preprocessing import fit_picture
+from apercu.classifiers.preprocessing import fit_image
 from apercu.images import open_images
 
 CLASSES = ("normal", "pneumonia")
@@ -43,7 +43,7 @@ def read_films(folder: Path, spec: InputSpec) -> Films:
     items = list(open_images(folder, channels=1))
     hospitals = [Path(item.name).name.partition("-")[0] for item in items]
     return Films(
-        torch.stack([fit_picture(item.picture, spec, "squash") for item in items]),
+        torch.stack([fit_image(item.picture, spec, "squash") for item in items]),
         torch.tensor([CLASSES.index(str(item.label)) for item in items]),
         torch.tensor([HOSPITALS.index(name) for name in hospitals]),
     )

@@ -67,7 +67,7 @@ def main(run: Path, limit: int) -> None:
     pictures = [source[index].picture for index in range(0, len(source), step)]
     images = torch.stack([classifier.prepare(picture) for picture in pictures])
     light = torch.stack([flux(picture) for picture in pictures])
-    answers = classifier.probabilities(images)
+    answers = classifier.predict_probabilities(images)
     targets = answers.argmax(1)
     found: dict[str, Scores] = {}
     for name in ("mask", "counterpart"):

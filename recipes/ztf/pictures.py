@@ -30,13 +30,13 @@ def main(run: Path, numbers: list[int]) -> None:
     mask, counterpart = open_run(run / "mask"), open_run(run / "counterpart")
     if not numbers:
         every = torch.stack([classifier.prepare(item.picture) for item in source])
-        order = classifier.probabilities(every)[:, 1].argsort().tolist()
+        order = classifier.predict_probabilities(every)[:, 1].argsort().tolist()
         numbers = [*order[:SHOWN], *order[-SHOWN:]]
     rows = []
     for number in numbers:
         item = source[number]
         images = classifier.prepare(item.picture)[None]
-        shares = classifier.probabilities(images)[0]
+        shares = classifier.predict_probabilities(images)[0]
         target = shares.argmax()[None]
         maps = {
             "mask": mask.attribute(images, target),

@@ -70,26 +70,26 @@ class ClassNames:
             TargetError: no class is called so, or several are.
         """
         if isinstance(word, int):
-            return self._checked(word)
-        found = self._named(word)
+            return self._check_index(word)
+        found = self._find_by_name(word)
         if len(found) == 1:
             return found[0]
         if found:
             indices = ", ".join(map(str, found))
             raise TargetError(f"target: {word!r} names the classes {indices}; give the index")
         if re.fullmatch(r"-?[0-9]{1,9}", word.strip()):
-            return self._checked(int(word))
+            return self._check_index(int(word))
         known = [*self.names, *self.identifiers, *(s for n in self.names for s in _synonyms(n))]
         raise TargetError(f"target: no class is called {word!r}{nearest(word, known)}")
 
-    def _named(self, word: str) -> list[int]:
+    def _find_by_name(self, word: str) -> list[int]:
         """Classes whose whole name or identifier fits, else those with such a synonym."""
         wanted = word.strip().casefold()
         pairs = list(enumerate(zip(self.names, self.identifiers, strict=True)))
         exact = [i for i, pair in pairs if wanted in (pair[0].casefold(), pair[1].casefold())]
         return exact or [i for i, (name, _) in pairs if wanted in _synonyms(name.casefold())]
 
-    def _checked(self, index: int) -> int:
+    def _check_index(self, index: int) -> int:
         if not 0 <= index < len(self.names):
             raise TargetError(
                 f"target: expected a class index from 0 to {len(self.names) - 1}, got {index}"

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from apercu.classifiers import open_classifier
-from apercu.classifiers.sources.archive import checked_archive
+from apercu.classifiers.sources.archive import copy_checked_archive
 from apercu.errors import ClassifierError
 
 
@@ -93,7 +93,7 @@ def test_what_could_run_code_is_refused(
 ) -> None:
     path = _changed(plain, tmp_path / "bad.pt2", entry, _replaced(old, new))
     with pytest.raises(ClassifierError, match=f"refused, .*{match}"):
-        checked_archive(path)
+        copy_checked_archive(path)
 
 
 @pytest.mark.parametrize("name", ["data/weights/model.pt", "data/aotinductor/model/a.so"])
@@ -105,7 +105,7 @@ def test_pickled_weights_and_compiled_code_are_refused(
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(f"net/{name}", b"")
     with pytest.raises(ClassifierError, match=r"legacy pickle|compiled code"):
-        checked_archive(path)
+        copy_checked_archive(path)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from apercu import open_classifier
-from apercu.classifiers import ClassifierCard, InputSpec, classifier_of, save_classifier
+from apercu.classifiers import ClassifierCard, InputSpec, save_classifier, wrap_module
 from apercu.classifiers.colour import Coloured
 from apercu.errors import ClassifierError
 from apercu.methods import Gradient
@@ -32,7 +32,7 @@ def test_its_card_opens_and_explains(tmp_path: Path) -> None:
     spec = InputSpec(channels=1, size=(32, 32), mean=(0.5,), std=(0.5,))
     source = "apercu.classifiers.colour:Coloured"
     card = ClassifierCard(source=source, options=OPTIONS, input=spec, classes=("well", "ill"))
-    made = classifier_of(network, card)
+    made = wrap_module(network, card)
     save_classifier(made, tmp_path)
     opened = open_classifier(tmp_path / "card.json")
     images = torch.rand(2, 1, 32, 32)

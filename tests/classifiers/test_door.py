@@ -21,7 +21,7 @@ def _linear(classes: int = 4) -> nn.Module:
 
 def _door(answer: Any = None, **changes: Any) -> Classifier:
     settings: dict[str, Any] = {"source": "test", "digest": "0", "input": SPEC, **changes}
-    return Classifier(Network(answer=answer or _linear(), **settings))
+    return Classifier(Network(forward=answer or _linear(), **settings))
 
 
 def _images(batch: int = 2) -> Tensor:
@@ -60,7 +60,7 @@ def test_queries_count_images_that_were_answered() -> None:
     classifier = _door()
     assert classifier.queries == 0
     classifier(_images(3))
-    classifier.probabilities(_images(2))
+    classifier.predict_probabilities(_images(2))
     with pytest.raises(ImageError):
         classifier(_images() * 9)
     assert classifier.queries == 5
@@ -135,7 +135,7 @@ def test_probabilities_become_logits_whose_softmax_gives_them_back() -> None:
         output="probabilities",
         differentiable=False,
     )
-    torch.testing.assert_close(classifier.probabilities(_images()), chances)
+    torch.testing.assert_close(classifier.predict_probabilities(_images()), chances)
     assert classifier(_images()).isfinite().all()
 
 

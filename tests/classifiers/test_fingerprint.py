@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from apercu.classifiers import ClassifierCard, InputSpec, classifier_of
-from apercu.classifiers.fingerprint import digest_of_file, digest_of_module
+from apercu.classifiers import ClassifierCard, InputSpec, wrap_module
+from apercu.classifiers.fingerprint import digest_file, digest_module
 
 
 def _module(seed: int = 0) -> nn.Module:
@@ -21,7 +21,7 @@ def _module(seed: int = 0) -> nn.Module:
 def _print(module: nn.Module, output: Any = "logits", options: Any = None, **changes: Any) -> str:
     spec = InputSpec(**{"channels": 1, "size": (4, 4), "mean": (0.5,), **changes})
     card = ClassifierCard(source="a.b:c", options=options or {}, input=spec, output=output)
-    return classifier_of(module, card).fingerprint
+    return wrap_module(module, card).fingerprint
 
 
 def test_the_same_weights_and_preprocessing_give_the_same() -> None:
@@ -32,7 +32,7 @@ def test_the_same_weights_and_preprocessing_give_the_same() -> None:
 def test_memory_layout_and_counters_do_not_count() -> None:
     module = _module().to(memory_format=torch.channels_last)
     module[1].num_batches_tracked += 5  # type: ignore[operator, index]
-    assert digest_of_module(module, "", {}) == digest_of_module(_module(), "", {})
+    assert digest_module(module, "", {}) == digest_module(_module(), "", {})
 
 
 def test_whatever_changes_answers_changes_it() -> None:
@@ -56,11 +56,11 @@ def test_whatever_changes_answers_changes_it() -> None:
 
 def test_a_renamed_weight_is_another_network() -> None:
     first, second = nn.ModuleDict({"a": _module()}), nn.ModuleDict({"b": _module()})
-    assert digest_of_module(first, "", {}) != digest_of_module(second, "", {})
+    assert digest_module(first, "", {}) != digest_module(second, "", {})
 
 
 def test_a_file_is_its_bytes(tmp_path: Path) -> None:
     for name, content in (("a", b"x"), ("b", b"x"), ("c", b"y")):
         (tmp_path / name).write_bytes(content)
-    assert digest_of_file(tmp_path / "a") == digest_of_file(tmp_path / "b")
-    assert digest_of_file(tmp_path / "a") != digest_of_file(tmp_path / "c")
+    assert digest_file(tmp_path / "a") == digest_file(tmp_path / "b")
+    assert digest_file(tmp_path / "a") != digest_file(tmp_path / "c")

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from apercu.classifiers.card import InputSpec
-from apercu.classifiers.preprocessing import fit_picture, normalise
+from apercu.classifiers.preprocessing import fit_image, normalise
 
 
 def _picture(height: int, width: int, channels: int = 3) -> torch.Tensor:
@@ -24,7 +24,7 @@ def _pillow(channel: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 @pytest.mark.parametrize("stored", [(60, 90), (17, 11), (1, 1), (16, 24)])
 def test_squash_is_pillows_antialiased_bilinear(stored: tuple[int, int]) -> None:
     picture = _picture(*stored)
-    fitted = fit_picture(picture, InputSpec(size=(16, 24)))
+    fitted = fit_image(picture, InputSpec(size=(16, 24)))
     expected = torch.stack([_pillow(channel, (16, 24)) for channel in picture])
     torch.testing.assert_close(fitted, expected, atol=1e-5, rtol=0)
 
@@ -32,7 +32,7 @@ def test_squash_is_pillows_antialiased_bilinear(stored: tuple[int, int]) -> None
 @pytest.mark.parametrize("stored", [(60, 90), (90, 60), (20, 21)])
 def test_crop_resizes_the_short_side_and_cuts_the_centre(stored: tuple[int, int]) -> None:
     picture = _picture(*stored)
-    fitted = fit_picture(picture, InputSpec(size=(16, 16), resize=20), "crop")
+    fitted = fit_image(picture, InputSpec(size=(16, 16), resize=20), "crop")
     grown = [20 * side // min(stored) for side in stored]
     whole = torch.stack([_pillow(channel, (grown[0], grown[1])) for channel in picture])
     top, left = round((grown[0] - 16) / 2), round((grown[1] - 16) / 2)
@@ -43,18 +43,18 @@ def test_crop_resizes_the_short_side_and_cuts_the_centre(stored: tuple[int, int]
 
 def test_crop_without_resize_takes_the_largest_centre() -> None:
     picture = _picture(16, 32)
-    fitted = fit_picture(picture, InputSpec(size=(16, 16)), "crop")
+    fitted = fit_image(picture, InputSpec(size=(16, 16)), "crop")
     assert torch.equal(fitted, picture[:, :, 8:24])
 
 
 def test_crop_covers_a_classifier_that_is_not_square() -> None:
-    fitted = fit_picture(_picture(10, 50), InputSpec(size=(20, 30)), "crop")
+    fitted = fit_image(_picture(10, 50), InputSpec(size=(20, 30)), "crop")
     assert fitted.shape == (3, 20, 30)
 
 
 def test_a_picture_of_the_right_size_is_untouched() -> None:
     picture = _picture(16, 16)
-    assert torch.equal(fit_picture(picture, InputSpec(size=(16, 16))), picture)
+    assert torch.equal(fit_image(picture, InputSpec(size=(16, 16))), picture)
 
 
 def test_mean_and_std() -> None:
@@ -85,4 +85,4 @@ def test_raw_counts_are_made_finite_before_they_are_resized() -> None:
     picture = torch.ones(1, 8, 8)
     picture[0, 0, 0] = float("nan")
     spec = InputSpec(channels=1, size=(4, 4), normalise="l2_per_channel")
-    assert fit_picture(picture, spec).isfinite().all()
+    assert fit_image(picture, spec).isfinite().all()

@@ -68,7 +68,10 @@ def test_exported_and_onnx_answers_agree(name: str) -> None:
     exported, onnx = _open(f"{name}.pt2"), _open(f"{name}.onnx")
     images = torch.rand(16, exported.channels, *exported.size, generator=_seeded())
     torch.testing.assert_close(
-        exported.probabilities(images), onnx.probabilities(images), atol=1e-4, rtol=0
+        exported.predict_probabilities(images),
+        onnx.predict_probabilities(images),
+        atol=1e-4,
+        rtol=0,
     )
     assert exported.fingerprint != onnx.fingerprint
 
@@ -80,7 +83,7 @@ def test_real_and_bogus_alerts_as_their_catalogue_says() -> None:
     scores = np.array(table["drb"].to_pylist(), dtype=float)
     known = np.flatnonzero(np.isfinite(scores))
     classifier = _open("braai_ztf.onnx")
-    answers = classifier.probabilities(torch.from_numpy(stamps[known]))[:, 1].numpy()
+    answers = classifier.predict_probabilities(torch.from_numpy(stamps[known]))[:, 1].numpy()
     assert np.corrcoef(answers, scores[known])[0, 1] == pytest.approx(0.85, abs=0.01)
     assert np.median(np.abs(answers - scores[known])) < 0.001
 

@@ -19,9 +19,9 @@ from apercu.classifiers import (
     ClassifierCard,
     InputSpec,
     SmallResNet,
-    classifier_of,
     open_classifier,
     save_classifier,
+    wrap_module,
 )
 from apercu.errors import ClassifierError, OutputError
 
@@ -190,7 +190,7 @@ def test_a_factorys_module_is_open_and_takes_options_and_weights(tmp_path: Path)
 def test_a_factorys_callable_is_a_black_box() -> None:
     classifier = open_classifier("my_nets:closed")
     chance = _images().mean((1, 2, 3))
-    torch.testing.assert_close(classifier.probabilities(_images())[:, 1], chance)
+    torch.testing.assert_close(classifier.predict_probabilities(_images())[:, 1], chance)
     assert classifier.classes == ("no", "yes")
     assert not classifier.differentiable
 
@@ -273,7 +273,7 @@ def test_weights_that_do_not_fit_are_told_in_one_line(tmp_path: Path) -> None:
 
 
 def test_weights_that_cannot_be_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("apercu.classifiers.sources.timm._reachable", lambda url: False)
+    monkeypatch.setattr("apercu.classifiers.sources.timm._is_reachable", lambda url: False)
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *args: None)
     with pytest.raises(ClassifierError, match=r"cannot be downloaded.*card with `weights`"):
         open_classifier("timm/resnet18")
@@ -296,7 +296,7 @@ def test_a_saved_classifier_is_the_same_when_opened(tmp_path: Path) -> None:
         input=InputSpec(channels=2, size=SIZE, mean=(0.5, 0.5)),
         classes=("a", "b", "c"),
     )
-    classifier = classifier_of(SmallResNet(**options), card)
+    classifier = wrap_module(SmallResNet(**options), card)
     again = open_classifier(save_classifier(classifier, tmp_path / "new" / "folder"))
     assert again.fingerprint == classifier.fingerprint
     assert again.classes == classifier.classes
@@ -319,27 +319,27 @@ def test_a_black_box_cannot_be_saved(tmp_path: Path) -> None:
 def test_a_module_in_memory_needs_a_full_card() -> None:
     card = ClassifierCard(source="a.b:c")
     with pytest.raises(ClassifierError, match="needs a card with `input`"):
-        classifier_of(_module(), card)
+        wrap_module(_module(), card)
     card = ClassifierCard(source="a.b:c", input=InputSpec(size=SIZE), classes="names.txt")
     with pytest.raises(ClassifierError, match="`classes` as a list"):
-        classifier_of(_module(), card)
+        wrap_module(_module(), card)
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     card = ClassifierCard(source="a.b:c", input=InputSpec(channels=2, size=SIZE))
     with pytest.raises(OutputError, match="file: cannot be written"):
-        save_classifier(classifier_of(_module(), card), tmp_path / "file")
+        save_classifier(wrap_module(_module(), card), tmp_path / "file")
 
 
 def test_moving_an_exported_program_keeps_its_answers(tmp_path: Path) -> None:
     classifier = open_classifier(_export_pt2(_module(), tmp_path / "net.pt2"))
     before = classifier(_images())
-    classifier.network.answer.to(torch.device("cpu"))
+    classifier.network.forward.to(torch.device("cpu"))
     assert torch.equal(classifier(_images()), before)
     classifier.to("meta")
     assert classifier.device.type == "meta"
-    assert classifier.network.answer(_images().to("meta")).shape == (4, 3)
+    assert classifier.network.forward(_images().to("meta")).shape == (4, 3)
 
 
 def test_exported_and_onnx_bytes_are_their_identity(tmp_path: Path) -> None:

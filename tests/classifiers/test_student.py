@@ -22,8 +22,8 @@ from apercu.classifiers import (
     open_classifier,
     save_classifier,
 )
-from apercu.classifiers.distillation_data import Lessons
-from apercu.classifiers.student import _difference
+from apercu.classifiers.distillation_data import DistillationData
+from apercu.classifiers.student import _distillation_loss
 from apercu.errors import ClassifierError, ConfigError, ImagesError
 
 SETTINGS = StudentSettings(steps=60, batch=32, lr=1e-2, width=4)
@@ -37,7 +37,7 @@ def _teacher() -> Classifier:
     return Classifier(
         Network(
             source="colours",
-            answer=BlackBox(_brightest_colour),
+            forward=BlackBox(_brightest_colour),
             digest="0",
             input=InputSpec(size=(8, 8), mean=(0.5,) * 3),
             names=ClassNames.of(["red", "green", "blue"]),
@@ -113,7 +113,7 @@ def test_lessons_are_the_teachers_answers_to_what_is_shown() -> None:
     teacher = Classifier(
         Network(
             source="halves",
-            answer=BlackBox(leaning),
+            forward=BlackBox(leaning),
             digest="0",
             input=InputSpec(size=(8, 8)),
             differentiable=False,
@@ -121,8 +121,8 @@ def test_lessons_are_the_teachers_answers_to_what_is_shown() -> None:
     )
     ramp = torch.linspace(0, 1, 8).expand(3, 8, 8)
     images = [ramp * (1 + i) / 20 for i in range(20)]
-    lessons = Lessons.ask(teacher, images, torch.arange(3, 20), batch=5)
-    batches = list(islice(lessons.batches(6, torch.Generator().manual_seed(0)), 12))
+    lessons = DistillationData.query_teacher(teacher, images, torch.arange(3, 20), batch=5)
+    batches = list(islice(lessons.draw_batches(6, torch.Generator().manual_seed(0)), 12))
     for shown, answers in batches:
         assert torch.equal(leaning(shown).argmax(1), answers.argmax(1))
     assert {len(set(answers.argmax(1).tolist())) for _, answers in batches} == {2}
@@ -134,8 +134,8 @@ def test_the_difference_is_the_divergence_by_its_formula() -> None:
     student, teacher = torch.randn(3, 4), torch.randn(3, 4)
     p, q = (teacher / 2).softmax(1), (student / 2).softmax(1)
     expected = 4 * (p * (p / q).log()).sum(1).mean()
-    torch.testing.assert_close(_difference(student, teacher, 2.0), expected)
-    assert _difference(teacher, teacher, 2.0).abs() < 1e-6
+    torch.testing.assert_close(_distillation_loss(student, teacher, 2.0), expected)
+    assert _distillation_loss(teacher, teacher, 2.0).abs() < 1e-6
 
 
 def test_too_few_images() -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from apercu import maps
-from apercu.classifiers import Classifier, ClassifierCard, InputSpec, classifier_of
+from apercu.classifiers import Classifier, ClassifierCard, InputSpec, wrap_module
 from apercu.errors import ApercuError, ConfigError, ImagesError, OutputError, RunError
 from apercu.evaluation import CompareSettings, ComparisonResults, MetricRow, compare
 from apercu.evaluation.interval import bootstrap_interval
@@ -97,7 +97,7 @@ class Brightness(nn.Module):
 def classifier() -> Classifier:
     spec = InputSpec(channels=3, size=(SIZE, SIZE))
     card = ClassifierCard(source="tests:brightness", input=spec, classes=("dark", "bright"))
-    return classifier_of(Brightness(), card)
+    return wrap_module(Brightness(), card)
 
 
 @dataclass
@@ -329,7 +329,7 @@ def test_metrics_of_whole_maps_are_those_of_the_package(classifier: Classifier) 
         trial.images,
         trial.targets,
         masks,
-        replace(make_deletion_and_insertion(classifier.zero)[0], steps=5),
+        replace(make_deletion_and_insertion(classifier.zero_colour)[0], steps=5),
     )
     expected = {
         "pointing_game": pointing_game(masks, trial.regions),
@@ -389,7 +389,7 @@ def test_metrics_that_must_be_named_are_those_of_the_package(classifier: Classif
             masks,
             replace(flipping, steps=5, cumulative=False),
         )
-        for flipping in make_deletion_and_insertion(classifier.zero)
+        for flipping in make_deletion_and_insertion(classifier.zero_colour)
     ]
     expected = dict(zip(("dauc_nc", "iauc_nc"), map(compute_area, lone), strict=True))
     expected |= dict(zip(("dc_nc", "ic_nc"), map(compute_calibration, lone), strict=True))
@@ -620,7 +620,7 @@ def test_another_comparison_does_not_overwrite_the_first(
     else:
         network = Brightness()
         nn.init.constant_(network.gain, 2.0)
-        classifier = classifier_of(
+        classifier = wrap_module(
             network,
             ClassifierCard(
                 source="tests:brightness",
@@ -688,7 +688,7 @@ def test_mean_curves_and_what_each_needs_are_kept(classifier: Classifier, tmp_pa
         trial.images,
         trial.targets,
         masks,
-        replace(make_deletion_and_insertion(classifier.zero)[0], steps=5),
+        replace(make_deletion_and_insertion(classifier.zero_colour)[0], steps=5),
     )
     assert set(results.curves["mask"]) == {"deletion"}
     mean = literal.probabilities.mean(dim=0).tolist()

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from apercu.classifiers import Classifier, ClassifierCard, InputSpec, classifier_of
+from apercu.classifiers import Classifier, ClassifierCard, InputSpec, wrap_module
 from apercu.evaluation import cost as costs
 from apercu.evaluation import memory
 from apercu.evaluation.cost import interquartile_range, measure_cost
@@ -26,7 +26,7 @@ class Mean(nn.Module):
 @pytest.fixture
 def classifier() -> Classifier:
     spec = InputSpec(channels=3, size=(16, 16))
-    return classifier_of(Mean(), ClassifierCard(source="tests:mean", input=spec))
+    return wrap_module(Mean(), ClassifierCard(source="tests:mean", input=spec))
 
 
 @pytest.fixture

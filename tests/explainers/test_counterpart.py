@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from apercu import open_classifier, open_images
-from apercu.classifiers import Classifier, ClassifierCard, InputSpec, SmallResNet, classifier_of
+from apercu.classifiers import Classifier, ClassifierCard, InputSpec, SmallResNet, wrap_module
 from apercu.errors import ClassifierError, ConfigError, RunError, TargetError
 from apercu.evaluation.runs import open_runs
 from apercu.explainers.counterpart.explainer import CounterpartExplainer
@@ -175,7 +175,7 @@ def test_judge_and_generators_have_rates_and_clips_of_their_own(classifier: Clas
         classifier.channels,
         CounterpartShape(width=8),
     )
-    network.settle()
+    network.freeze_encoder()
     training = CounterpartTraining(network, classifier, CounterpartSettings(), 0)
     generators, judges = training.parameter_groups()
     assert judges["lr"] == pytest.approx(generators["lr"] / 4)
@@ -219,8 +219,8 @@ def test_a_training_goes_on_where_it_was(classifier: Classifier, tmp_path: Path)
                 train_counterpart(whole, fit, classifier)
 
     whole, resumed = train("whole", 14), train("resumed", 9)
-    state = resumed.network.trained_state()
-    for name, value in whole.network.trained_state().items():
+    state = resumed.network.state_without_frozen_encoder()
+    for name, value in whole.network.state_without_frozen_encoder().items():
         torch.testing.assert_close(value, state[name], msg=name)
 
 
@@ -231,7 +231,7 @@ def test_one_class_is_not_enough(classifier: Classifier, tmp_path: Path) -> None
     spec, options = InputSpec(size=(32, 32)), {"channels": 3, "classes": 1, "size": [32, 32]}
     network = SmallResNet(3, 1, (32, 32), width=4)
     card = ClassifierCard(source="tests:one", options=options, input=spec, classes=("one",))
-    single = classifier_of(network, card)
+    single = wrap_module(network, card)
     with pytest.raises(ClassifierError, match="tests:one: expected at least 2 classes"):
         train_counterpart(settings(), fit, single)
 

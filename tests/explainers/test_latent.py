@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from apercu import open_classifier, open_images
-from apercu.classifiers import Classifier, ClassifierCard, InputSpec, SmallResNet, classifier_of
+from apercu.classifiers import Classifier, ClassifierCard, InputSpec, SmallResNet, wrap_module
 from apercu.errors import ClassifierError, ConfigError, RunError, TargetError
 from apercu.evaluation.runs import open_runs
 from apercu.explainers.latent.explainer import LatentExplainer
@@ -128,7 +128,7 @@ def test_the_classifier_is_only_asked(classifier: Classifier, tmp_path: Path) ->
 
     input, classes = classifier.network.input, classifier.classes
     card = ClassifierCard(source="tests:asked", input=input, classes=classes)
-    asked = classifier_of(Asked(3, 3, (32, 32), width=4), card)
+    asked = wrap_module(Asked(3, 3, (32, 32), width=4), card)
     explainer = train_latent(settings(), fit(asked, tmp_path), asked)
     assert explainer.facts["steps"] == 3
 
@@ -136,7 +136,7 @@ def test_the_classifier_is_only_asked(classifier: Classifier, tmp_path: Path) ->
 def test_what_does_not_fit(classifier: Classifier, tmp_path: Path, run: Path) -> None:
     spec, options = InputSpec(size=(32, 32)), {"channels": 3, "classes": 1, "size": [32, 32]}
     card = ClassifierCard(source="tests:one", options=options, input=spec, classes=("one",))
-    single = classifier_of(SmallResNet(3, 1, (32, 32), width=4), card)
+    single = wrap_module(SmallResNet(3, 1, (32, 32), width=4), card)
     with pytest.raises(ClassifierError, match="tests:one: expected at least 2 classes"):
         train_latent(settings(), fit(single, tmp_path), single)
     with pytest.raises(ConfigError, match=r"shape.side: .*multiple of 16"):

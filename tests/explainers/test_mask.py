@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from apercu.classifiers import ClassifierCard, InputSpec, SmallResNet, classifier_of
+from apercu.classifiers import ClassifierCard, InputSpec, SmallResNet, wrap_module
 from apercu.errors import ConfigError, ImageError, RunError, TargetError
 from apercu.explainers.build import build_gated_network
 from apercu.explainers.classifier_info import ClassifierInfo
@@ -27,7 +27,7 @@ def classifier():
         input=InputSpec(channels=3, size=(32, 32)),
         classes=CLASSES,
     )
-    return classifier_of(SmallResNet(3, 4, (32, 32), width=8), card)
+    return wrap_module(SmallResNet(3, 4, (32, 32), width=8), card)
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def explainer(classifier):
     settings = MASK_PRESETS.parse({"decoder": {"width": 16, "resolution": 2}})
     encoder = GraphEncoder(classifier)
     network = build_gated_network(settings, encoder, ClassifierInfo.from_classifier(classifier))
-    network.gate.open_at(1.0, 0.0)
+    network.gate.set_threshold(1.0, 0.0)
     return MaskExplainer(
         network, ClassifierInfo.from_classifier(classifier), settings, {"steps": 0.0}
     )
@@ -152,7 +152,7 @@ def test_another_classifier_is_refused(explainer, classifier):
     explainer.passport.check_classifier(classifier)
     with torch.no_grad():
         classifier.module.head.bias.add_(1)
-    other = classifier_of(
+    other = wrap_module(
         classifier.module,
         ClassifierCard(source="other", input=classifier.network.input, classes=CLASSES),
     )

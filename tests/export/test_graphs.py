@@ -10,9 +10,9 @@ from typing import Any, get_args
 import pytest
 import torch
 
-from apercu.classifiers import Classifier, ClassifierCard, InputSpec, SmallResNet, classifier_of
+from apercu.classifiers import Classifier, ClassifierCard, InputSpec, SmallResNet, wrap_module
 from apercu.classifiers.card import Output
-from apercu.classifiers.outputs import as_logits, to_logits
+from apercu.classifiers.outputs import convert_to_logits, convert_to_logits_unchecked
 from apercu.deploy.export import ExportSettings, export
 from apercu.deploy.export.graphs import TOP
 from apercu.deploy.export.materials import Materials
@@ -23,7 +23,7 @@ from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.counterpart.settings import COUNTERPART_PRESETS
 from apercu.explainers.mask.settings import MASK_PRESETS
 from apercu.images.stretch import Stretch
-from apercu.networks.graph_encoder import AnsweringEncoder, GraphEncoder
+from apercu.networks.graph_encoder import EncoderWithHead, GraphEncoder
 
 PRESETS = [("mask", name) for name in MASK_PRESETS.presets] + [
     ("counterpart", name) for name in COUNTERPART_PRESETS.presets
@@ -115,7 +115,7 @@ def test_another_encoder_gets_the_prediction_from_the_given_classifier(
 
 def test_another_classifier_is_refused(explainer_of, tmp_path) -> None:
     card = ClassifierCard(source="other", input=InputSpec(size=(32, 32)), classes=tuple("abc"))
-    other = classifier_of(SmallResNet(3, 3, (32, 32), 4), card)
+    other = wrap_module(SmallResNet(3, 3, (32, 32), 4), card)
     with pytest.raises(RunError, match=r"trained for .* not for other"):
         export(explainer_of("mask", "small"), tmp_path, ExportSettings(), Materials(other))
 
@@ -128,7 +128,7 @@ def test_a_latent_explainer_is_no_graph(explainer_of, tmp_path) -> None:
 def test_a_backbone_answers_and_encodes_in_one_pass(classifier, images) -> None:
     encoder = GraphEncoder(classifier)
     with torch.no_grad():
-        logits, features = AnsweringEncoder(encoder)(images)
+        logits, features = EncoderWithHead(encoder)(images)
         expected = encoder(images)
     torch.testing.assert_close(logits, classifier(images))
     assert len(features) == len(expected)
@@ -152,9 +152,9 @@ class _Twice(torch.nn.Module):
 
 def test_a_classifier_that_ends_elsewhere_has_no_joint_pass() -> None:
     card = ClassifierCard(source="twice", input=InputSpec(size=(32, 32)))
-    classifier = classifier_of(_Twice(), card)
+    classifier = wrap_module(_Twice(), card)
     with pytest.raises(ConfigError, match="its answer is not that of its last layer"):
-        AnsweringEncoder(GraphEncoder(classifier))
+        EncoderWithHead(GraphEncoder(classifier))
 
 
 def test_a_black_box_cannot_be_joined(explainer_of, classifier) -> None:
@@ -174,7 +174,9 @@ def test_a_black_box_cannot_be_joined(explainer_of, classifier) -> None:
 def test_logits_that_are_traced_are_those_that_are_checked(output: Output) -> None:
     generator = torch.Generator().manual_seed(0)
     answer = torch.rand(4, 1 if output == "probability" else 3, generator=generator)
-    torch.testing.assert_close(as_logits(answer, output), to_logits(answer, output, 4))
+    torch.testing.assert_close(
+        convert_to_logits_unchecked(answer, output), convert_to_logits(answer, output, 4)
+    )
 
 
 def test_stretched_counts_are_refused(explainer_of, classifier, tmp_path) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from apercu import read_picture
 from apercu.classifiers import InputSpec
-from apercu.classifiers.preprocessing import fit_picture
+from apercu.classifiers.preprocessing import fit_image
 from apercu.errors import ImageError as TheirImageError
 from apercu_runtime import ImageError
 from apercu_runtime.pictures import fitted, picture
@@ -64,7 +64,7 @@ FILES = {
 @pytest.mark.parametrize("name", FILES)
 def test_pictures_are_fitted_as_apercu_does(name: str, channels: int) -> None:
     theirs = read_picture(FILES[name], channels=channels)
-    expected = fit_picture(theirs, InputSpec(channels=channels, size=(48, 40)))
+    expected = fit_image(theirs, InputSpec(channels=channels, size=(48, 40)))
     found = fitted(picture(FILES[name], channels), (48, 40))
     assert found.dtype == np.float32 and found.shape == (channels, 48, 40)
     assert np.abs(found - expected.numpy()).max() <= 2 * STEP
@@ -83,7 +83,7 @@ def test_photographs_are_prepared_as_for_the_classifier(apercu_data: Path) -> No
 
 def test_floats_of_any_number_of_channels_are_taken_as_apercu_has_them() -> None:
     pixels = torch.rand(5, 30, 20, generator=torch.Generator().manual_seed(0))
-    expected = fit_picture(pixels, InputSpec(channels=5, size=(8, 8)))
+    expected = fit_image(pixels, InputSpec(channels=5, size=(8, 8)))
     found = fitted(picture(pixels.numpy(), 5), (8, 8))
     np.testing.assert_allclose(found, expected, atol=1e-6)
 

@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 
 from apercu.classifiers import InputSpec
-from apercu.classifiers.preprocessing import fit_picture, normalise
+from apercu.classifiers.preprocessing import fit_image, normalise
 from apercu.errors import ImageError, ImagesError
 from apercu.images.stretch import Stretch, above_sky, measured
 
@@ -119,14 +119,14 @@ def test_what_cannot_be_stretched() -> None:
 def test_the_door_stretches_before_it_resizes_and_refuses_counts_without_a_stretch() -> None:
     stretch = Stretch(low=(-5.0,) * 3, high=(500.0,) * 3, noise=(2.0,) * 3)
     counts = 100 + 400 * torch.rand(3, 20, 20, generator=torch.Generator().manual_seed(1))
-    small = fit_picture(counts, InputSpec(size=(10, 10), stretch=stretch))
-    at_once = fit_picture(stretch(counts), InputSpec(size=(10, 10)))
+    small = fit_image(counts, InputSpec(size=(10, 10), stretch=stretch))
+    at_once = fit_image(stretch(counts), InputSpec(size=(10, 10)))
     torch.testing.assert_close(small, at_once)
     with pytest.raises(ImageError, match=r"expected pixels in \[0, 1\].*say input.stretch"):
-        fit_picture(counts, InputSpec(size=(10, 10)))
+        fit_image(counts, InputSpec(size=(10, 10)))
     counts[0, 0, 0] = math.nan
     with pytest.raises(ImageError, match=r"say input\.stretch"):
-        fit_picture(counts / 1000, InputSpec(size=(10, 10)))
+        fit_image(counts / 1000, InputSpec(size=(10, 10)))
     with pytest.raises(ValidationError, match="expected 1 bands"):
         InputSpec(channels=1, size=(10, 10), stretch=stretch)
 
@@ -151,11 +151,11 @@ def test_a_rule_for_counts_sees_them_behind_a_stretch() -> None:
     plain = InputSpec(size=(9, 9), normalise="l2_per_channel")
     both = InputSpec(size=(9, 9), normalise="l2_per_channel", stretch=stretch)
     counts = 200 + 5000 * torch.rand(3, 9, 9, generator=torch.Generator().manual_seed(0)) ** 4
-    pixels = fit_picture(counts, both)
+    pixels = fit_image(counts, both)
     assert pixels.min() >= 0 and pixels.max() <= 1
-    expected = normalise(fit_picture(counts, plain)[None], plain)
+    expected = normalise(fit_image(counts, plain)[None], plain)
     torch.testing.assert_close(normalise(pixels[None], both), expected, atol=1e-5, rtol=1e-3)
-    assert (plain.raw, both.raw) == (True, False)
+    assert (plain.takes_raw_counts, both.takes_raw_counts) == (True, False)
     with pytest.raises(ValidationError, match=r"set stretch\.sky to false"):
         InputSpec(
             size=(9, 9),

@@ -12,7 +12,7 @@ from apercu.classifiers import (
     ClassifierCard,
     InputSpec,
     Network,
-    classifier_of,
+    wrap_module,
 )
 
 SIZE = (24, 32)
@@ -21,7 +21,7 @@ CLASSES = 4
 
 def open_module(module: nn.Module, *, mean: float = 0.0, std: float = 1.0) -> Classifier:
     spec = InputSpec(channels=3, size=SIZE, mean=(mean,) * 3, std=(std,) * 3)
-    return classifier_of(module, ClassifierCard(source="tests:network", input=spec))
+    return wrap_module(module, ClassifierCard(source="tests:network", input=spec))
 
 
 class Residual(nn.Module):
@@ -114,7 +114,7 @@ def black_box(residual: Classifier) -> Classifier:
     spec = InputSpec(channels=3, size=SIZE)
     network = Network(
         source="tests:asked",
-        answer=BlackBox(Asked(residual)),
+        forward=BlackBox(Asked(residual)),
         digest="0",
         input=spec,
         differentiable=False,

@@ -33,7 +33,7 @@ def literal(
 ) -> torch.Tensor:
     """Fong & Vedaldi's game for one image of 24 × 32, written out."""
     generator = torch.Generator().manual_seed(0)
-    soften, blurred = Blur(5 / 224).replacement, Blur(10 / 224).replacement(image[None])
+    soften, blurred = Blur(5 / 224).make_replacement, Blur(10 / 224).make_replacement(image[None])
 
     def enlarged(cells: torch.Tensor) -> torch.Tensor:
         up = F.interpolate(cells.sigmoid()[None, None], (24, 32), mode="bilinear")

@@ -90,7 +90,7 @@ def test_a_map_that_tells_what_each_pixel_does_is_perfectly_calibrated(cumulativ
 
 def slow_flip(ask: Ask, image: torch.Tensor, map: torch.Tensor, how: Flipping) -> list[float]:
     """One image, one step, one pixel at a time."""
-    other = how.removal.replacement(image[None])[0]
+    other = how.removal.make_replacement(image[None])[0]
     start, end = (other, image) if how.insert else (image, other)
     pixels = sorted(
         ((y, x) for y in range(map.shape[0]) for x in range(map.shape[1])),
@@ -186,9 +186,9 @@ def test_what_is_flipped_to_is_the_authors_in_normalised_images() -> None:
     images = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     deletion, insertion = make_deletion_and_insertion((0.5, 0.4, 0.3))
     assert insertion.insert and not deletion.insert
-    zeros = (deletion.removal.replacement(images) - mean) / std
+    zeros = (deletion.removal.make_replacement(images) - mean) / std
     torch.testing.assert_close(zeros, torch.zeros_like(images), atol=1e-6, rtol=0)
     box = torch.full((3, 1, 45, 45), 1 / 45**2)
     literal = torch.nn.functional.conv2d((images - mean) / std, box, padding=22, groups=3)
-    blurred = (insertion.removal.replacement(images) - mean) / std
+    blurred = (insertion.removal.make_replacement(images) - mean) / std
     torch.testing.assert_close(blurred, literal, atol=1e-4, rtol=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from apercu.networks.diffusion import WALK, grouped, walking_ground
+from apercu.networks.diffusion import DIFFUSION_STEPS, affinity_features, diffuse
 
 
 def test_grouped_is_the_literal_walk():
@@ -15,7 +15,7 @@ def test_grouped_is_the_literal_walk():
     mean = features.mean((2, 3))[0]
     vectors = [features[0, :, i // 4, i % 4] - mean for i in range(16)]
     values = list(start)
-    for _ in range(WALK):
+    for _ in range(DIFFUSION_STEPS):
         after = []
         for own in vectors:
             alike = [max(0.0, float(F.cosine_similarity(own, other, dim=0))) for other in vectors]
@@ -24,16 +24,16 @@ def test_grouped_is_the_literal_walk():
     low, high = min(values), max(values)
     stretched = [(value - low) / (high - low) * max(start) for value in values]
     expected = torch.tensor([(a + b) / 2 for a, b in zip(start, stretched, strict=True)])
-    torch.testing.assert_close(grouped(gate, features).flatten(), expected)
+    torch.testing.assert_close(diffuse(gate, features).flatten(), expected)
 
 
 def test_a_fine_map_keeps_half_of_its_detail():
     torch.manual_seed(0)
     maps, ground = torch.rand(2, 1, 16, 16), torch.randn(2, 5, 4, 4)
     coarse = F.interpolate(maps, (4, 4), mode="area")
-    walk = 2 * grouped(coarse, ground) - coarse
+    walk = 2 * diffuse(coarse, ground) - coarse
     wide = F.interpolate(walk, (16, 16), mode="bilinear", align_corners=False)
-    torch.testing.assert_close(grouped(maps, ground), (maps + wide) / 2)
+    torch.testing.assert_close(diffuse(maps, ground), (maps + wide) / 2)
 
 
 def test_evidence_spreads_over_the_object_and_not_over_the_rest():
@@ -42,14 +42,14 @@ def test_evidence_spreads_over_the_object_and_not_over_the_rest():
     features[0, :, 1:5, 1:3] = torch.tensor([0.0, 1.0])[:, None, None]  # a bird
     gate = torch.zeros(1, 1, 6, 6)
     gate[0, 0, 1, 1] = 1  # its head
-    spread = grouped(gate, features)[0, 0]
+    spread = diffuse(gate, features)[0, 0]
     bird = torch.zeros(6, 6, dtype=torch.bool)
     bird[1:5, 1:3] = True
     assert spread[bird].min() > 0.4 and spread[~bird].max() == 0
 
 
 def test_a_shut_gate_stays_shut():
-    assert grouped(torch.zeros(2, 1, 3, 3), torch.randn(2, 4, 5, 5)).abs().sum() == 0
+    assert diffuse(torch.zeros(2, 1, 3, 3), torch.randn(2, 4, 5, 5)).abs().sum() == 0
 
 
 def test_the_ground_is_the_coarsest_map_that_is_fine_enough():
@@ -61,5 +61,5 @@ def test_the_ground_is_the_coarsest_map_that_is_fine_enough():
         (224,): 14,
     }
     for rows, expected in sizes.items():
-        ground = walking_ground([torch.rand(1, 2, row, row) for row in rows])
+        ground = affinity_features([torch.rand(1, 2, row, row) for row in rows])
         assert abs(ground.shape[2] - expected) <= 1

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from apercu import open_classifier
-from apercu.classifiers import Classifier, ClassifierCard, InputSpec, SmallResNet, classifier_of
+from apercu.classifiers import Classifier, ClassifierCard, InputSpec, SmallResNet, wrap_module
 from apercu.errors import ConfigError
 from apercu.explainers.mask.network import CORE_PEAK_FRACTION, MaskNetwork, combine_fields
 from apercu.images.stretch import Stretch
@@ -28,14 +28,14 @@ def small_classifier(size: int = 32):
         options={"channels": 3, "classes": 4, "size": [size, size], "width": 8},
         input=InputSpec(channels=3, size=(size, size), mean=(0.5,) * 3, std=(0.25,) * 3),
     )
-    return classifier_of(SmallResNet(3, 4, (size, size), width=8), card)
+    return wrap_module(SmallResNet(3, 4, (size, size), width=8), card)
 
 
 def test_relative_gate_is_activation_over_peak_times_presence():
     gate = ClassGate(2, 1)
     with torch.no_grad():
         gate.embedding.copy_(torch.tensor([[1.0], [-1.0]]))
-    gate.open_at(present=4.0, absent=1.0)
+    gate.set_threshold(present=4.0, absent=1.0)
     features = torch.tensor([[[[4.0, 2.0], [0.0, -1.0]]]])
     present = torch.sigmoid(torch.tensor(12 / 3 * (4 - 1.5)))
     expected = present * torch.tensor([[1.0, 0.5], [0.0, 0.0]])
@@ -164,7 +164,7 @@ def test_a_frozen_encoder_stays_as_it_is():
     assert all(parameter.grad is None for parameter in encoder.parameters())
     for name, value in encoder.state_dict().items():
         torch.testing.assert_close(value, before[name])
-    assert not any(name.startswith("encoder.") for name in network.trained_state())
+    assert not any(name.startswith("encoder.") for name in network.state_without_frozen_encoder())
 
 
 def test_an_encoder_sees_counts_with_its_own_stretch(tiny_card) -> None:

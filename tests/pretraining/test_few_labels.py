@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from apercu import open_classifier
-from apercu.classifiers import ClassifierCard, InputSpec, SmallResNet, classifier_of
-from apercu.classifiers.reinitialise import drawn_anew, trainable
+from apercu.classifiers import ClassifierCard, InputSpec, SmallResNet, wrap_module
+from apercu.classifiers.reinitialise import copy_trainable, reinitialise_classifier
 from apercu.errors import ConfigError
 from apercu.images import open_images
 from apercu.pretraining.backbone import open_backbone
@@ -69,7 +69,7 @@ def test_more_labels_are_better_where_they_tell_something() -> None:
 def test_weights_drawn_anew(tiny_card: Path) -> None:
     honest = open_classifier(tiny_card)
     shown = [torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))]
-    one, same, other = (drawn_anew(honest, shown, seed) for seed in (0, 0, 1))
+    one, same, other = (reinitialise_classifier(honest, shown, seed) for seed in (0, 0, 1))
     assert one.fingerprint == same.fingerprint != other.fingerprint != honest.fingerprint
     assert one.classes == honest.classes
     norm = next(m for m in one.module.modules() if isinstance(m, torch.nn.BatchNorm2d))  # type: ignore[union-attr]
@@ -84,7 +84,7 @@ def test_a_remainder_of_one_image_settles_with_the_others() -> None:
     card = {"channels": 3, "classes": 2, "size": (32, 32), "width": 4}
     network = SmallResNet(**card)
     spec = InputSpec(size=(32, 32))
-    made = classifier_of(network, ClassifierCard(source="a:b", options=card, input=spec))
+    made = wrap_module(network, ClassifierCard(source="a:b", options=card, input=spec))
     source = open_images("planted:size=32,images=33,classes=3")
     assert random_start(made, source, 0).fingerprint != made.fingerprint
 
@@ -97,7 +97,7 @@ def test_nothing_learnt_is_left(name: str) -> None:
     with torch.no_grad():
         for parameter in backbone.module.parameters():
             parameter.fill_(7.0)
-    network = trainable(backbone, anew=True, seed=1)
+    network = copy_trainable(backbone, reinitialise=True, seed=1)
     assert not [name for name, value in network.named_parameters() if (value == 7).all()]
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 from apercu import render
-from apercu.classifiers import Classifier, ClassifierCard, InputSpec, classifier_of
+from apercu.classifiers import Classifier, ClassifierCard, InputSpec, wrap_module
 from apercu.evaluation import (
     CompareSettings,
     ComparisonKey,
@@ -183,7 +183,7 @@ def classifier() -> Classifier:
     network = nn.Sequential(nn.Conv2d(3, 6, 5, stride=4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     names = open_images("planted").class_names
     spec = InputSpec(channels=3, size=(48, 48))
-    return classifier_of(network, ClassifierCard(source="tests:net", input=spec, classes=names))
+    return wrap_module(network, ClassifierCard(source="tests:net", input=spec, classes=names))
 
 
 def test_the_gallery_shows_reported_images_under_every_map(classifier: Classifier) -> None:

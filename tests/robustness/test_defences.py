@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from apercu import open_classifier
-from apercu.classifiers.reinitialise import trainable
+from apercu.classifiers.reinitialise import copy_trainable
 from apercu.errors import ConfigError
 from apercu.robustness.attacks import Pgd
 from apercu.robustness.defences import (
@@ -156,12 +156,12 @@ def test_mistakes_are_found_before_the_first_step() -> None:
 
 def test_scratch_forgets_and_the_mode_of_layers_is_restored(tiny_card: Path) -> None:
     classifier = open_classifier(tiny_card)
-    kept = trainable(classifier)
+    kept = copy_trainable(classifier)
     for (name, mine), its in zip(
         kept.state_dict().items(), classifier.module.state_dict().values(), strict=True
     ):
         assert torch.equal(mine, its), name
-    fresh = [trainable(classifier, anew=True, seed=seed) for seed in (0, 0, 1)]
+    fresh = [copy_trainable(classifier, reinitialise=True, seed=seed) for seed in (0, 0, 1)]
     weights = [next(one.parameters()) for one in fresh]
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
     training = DefenceTraining(kept, classifier, DEFENCES.parse({}), 0)

@@ -55,7 +55,7 @@ def test_the_classes_seen_most_come_first_with_their_probabilities(call, explain
 def test_the_classifier_says_what_it_sees(serving, tiny_run, tiny_card, png) -> None:
     record = serving(worker=_at_work(tiny_run, str(tiny_card))).explain(png).json()
     classifier = open_classifier(tiny_card)
-    shares = classifier.probabilities(classifier.prepare(read_picture(png))[None])[0]
+    shares = classifier.predict_probabilities(classifier.prepare(read_picture(png))[None])[0]
     assert record["read_by"] == "classifier"
     assert record["top"][0]["index"] == int(shares.argmax())
     assert record["top"][0]["probability"] == pytest.approx(float(shares.max()), abs=1e-5)

@@ -48,8 +48,8 @@ def test_the_gate_answers_like_the_classifier() -> None:
     gate = ClassGate(4, 6)
     parts = (_asked(features, logits, range(start, end)) for start, end in ((0, 180), (180, 200)))
     assert fit_ridge(gate, *parts, (1e-6,)) > 0.9
-    found = gate.answers(features[:, :, None, None])
-    torch.testing.assert_close(found, gate.standardised(logits), rtol=0, atol=0.15)
+    found = gate.predict_logits(features[:, :, None, None])
+    torch.testing.assert_close(found, gate.standardise(logits), rtol=0, atol=0.15)
 
 
 def test_the_penalty_is_the_one_that_answers_best_for_images_held_out() -> None:
@@ -62,8 +62,8 @@ def test_the_penalty_is_the_one_that_answers_best_for_images_held_out() -> None:
     for penalty in (1e-4, 0.1, 1.0, 1e4):
         gate = ClassGate(4, 50)
         fit_ridge(gate, fitted, [], (penalty,))
-        answers = gate.answers(features[60:, :, None, None])
-        errors[penalty] = (answers - gate.standardised(logits[60:])).square().mean().item()
+        answers = gate.predict_logits(features[60:, :, None, None])
+        errors[penalty] = (answers - gate.standardise(logits[60:])).square().mean().item()
     best = min(errors, key=lambda penalty: errors[penalty])
     assert best in (0.1, 1.0)
     chosen, alone = ClassGate(4, 50), ClassGate(4, 50)

@@ -158,12 +158,12 @@ def test_an_explainer_sees_what_the_still_shows(clip, scene) -> None:
     import torch
 
     from apercu.classifiers import InputSpec
-    from apercu.classifiers.preprocessing import fit_picture
+    from apercu.classifiers.preprocessing import fit_image
 
     still = scene[:180, :320]
     found = image_of(frames(clip([still] * 2, pixels="yuv444p"))[0].picture, (32, 24), 3)
     picture = torch.from_numpy(still / 255.0).permute(2, 0, 1).float()
-    expected = fit_picture(picture, InputSpec(size=(32, 24)), "squash")
+    expected = fit_image(picture, InputSpec(size=(32, 24)), "squash")
     assert abs(found - expected.numpy()).mean() < 0.01
     assert found.min() >= 0
     assert found.max() <= 1

@@ -41,21 +41,23 @@ class InputSpec(BaseModel):
 
     @field_validator("size")
     @classmethod
-    def _positive(cls, size: tuple[int, int]) -> tuple[int, int]:
+    def _check_size(cls, size: tuple[int, int]) -> tuple[int, int]:
         if min(size) < 1:
             raise ValueError("both sides must be at least 1 pixel")
         return size
 
     @field_validator("resize")
     @classmethod
-    def _covers(cls, resize: int | None, info: Any) -> int | None:
+    def _check_resize(cls, resize: int | None, info: Any) -> int | None:
         if resize is not None and resize < max(info.data.get("size", (0, 0))):
             raise ValueError("must be at least as large as size")
         return resize
 
     @field_validator("mean", "std", "bands")
     @classmethod
-    def _per_channel(cls, values: tuple[Any, ...] | None, info: Any) -> tuple[Any, ...] | None:
+    def _check_channel_values(
+        cls, values: tuple[Any, ...] | None, info: Any
+    ) -> tuple[Any, ...] | None:
         channels = info.data.get("channels")
         if values is not None and channels is not None and len(values) != channels:
             raise ValueError(f"expected {channels} values, one per channel")
@@ -65,14 +67,14 @@ class InputSpec(BaseModel):
 
     @field_validator("normalise")
     @classmethod
-    def _one_rule(cls, rule: str | None, info: Any) -> str | None:
+    def _check_rule(cls, rule: str | None, info: Any) -> str | None:
         if rule and (info.data.get("mean") or info.data.get("std")):
             raise ValueError("give either a rule or mean and std")
         return rule
 
     @field_validator("stretch")
     @classmethod
-    def _one_per_band(cls, stretch: Stretch | None, info: Any) -> Stretch | None:
+    def _check_stretch(cls, stretch: Stretch | None, info: Any) -> Stretch | None:
         channels = info.data.get("channels")
         if stretch is not None and channels is not None and len(stretch.low) != channels:
             raise ValueError(f"expected {channels} bands, one per channel")
@@ -81,7 +83,7 @@ class InputSpec(BaseModel):
         return stretch
 
     @property
-    def raw(self) -> bool:
+    def takes_raw_counts(self) -> bool:
         """Whether images stay raw counts behind the door."""
         return self.normalise is not None and self.stretch is None
 
@@ -104,7 +106,7 @@ class ClassifierCard(BaseModel):
 
     @field_validator("classes", mode="before")
     @classmethod
-    def _names(cls, classes: object) -> object:
+    def _check_classes(cls, classes: object) -> object:
         listed = isinstance(classes, list | tuple) and all(isinstance(c, str) for c in classes)
         if classes is not None and not isinstance(classes, str) and not listed:
             raise ValueError("expected the name of a file or a list of names")
@@ -129,8 +131,10 @@ def read_card(path: str | Path) -> ClassifierCard:
     try:
         card = ClassifierCard.model_validate(content)
     except ValidationError as error:
-        raise ClassifierError(f"{path}: {'; '.join(mistakes(error, ClassifierCard))}") from None
-    return card.model_copy(update=dict(_resolved(card, path.parent)))
+        raise ClassifierError(
+            f"{path}: {'; '.join(describe_mistakes(error, ClassifierCard))}"
+        ) from None
+    return card.model_copy(update=dict(_resolve_paths(card, path.parent)))
 
 
 def write_card(card: ClassifierCard, path: str | Path) -> None:
@@ -141,7 +145,7 @@ def write_card(card: ClassifierCard, path: str | Path) -> None:
     )
 
 
-def _resolved(card: ClassifierCard, folder: Path) -> Iterator[tuple[str, str]]:
+def _resolve_paths(card: ClassifierCard, folder: Path) -> Iterator[tuple[str, str]]:
     if card.source.endswith(FILE_ENDINGS):
         yield "source", str(folder / card.source)
     if card.weights is not None:
@@ -150,7 +154,7 @@ def _resolved(card: ClassifierCard, folder: Path) -> Iterator[tuple[str, str]]:
         yield "classes", str(folder / card.classes)
 
 
-def mistakes(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
+def describe_mistakes(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
     """One clause per mistake that pydantic found while it validated `model`."""
     for mistake in error.errors(include_url=False):
         where = ".".join(str(part) for part in mistake["loc"])

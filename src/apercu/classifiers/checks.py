@@ -7,7 +7,7 @@ from torch import Tensor
 from apercu.classifiers.card import InputSpec
 from apercu.errors import ClassifierError, ImageError
 
-_TOLERANCE = 1e-3
+_PIXEL_TOLERANCE = 1e-3
 """How far rounding may carry a pixel out of [0, 1]."""
 
 
@@ -30,7 +30,7 @@ def check_images(images: Tensor, spec: InputSpec) -> None:
         raise ClassifierError(
             f"classifier expects images of {expected} pixels, got {got}; prepare() resizes them"
         )
-    if not spec.raw:
+    if not spec.takes_raw_counts:
         check_range(images.detach())
 
 
@@ -54,5 +54,5 @@ def check_range(images: Tensor, advice: str = "") -> None:
         ImageError: there are any.
     """
     low, high = (bound.item() for bound in images.aminmax())
-    if not (low >= -_TOLERANCE and high <= 1 + _TOLERANCE):  # also refuses NaN
+    if not (low >= -_PIXEL_TOLERANCE and high <= 1 + _PIXEL_TOLERANCE):  # also refuses NaN
         raise ImageError(f"images: expected pixels in [0, 1], got [{low:.4g}, {high:.4g}]{advice}")

@@ -9,11 +9,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from apercu.classifiers.checks import check_channels, check_images
-from apercu.classifiers.fingerprint import fingerprint
+from apercu.classifiers.fingerprint import compute_fingerprint
 from apercu.classifiers.names import ClassNames
 from apercu.classifiers.network import Network
-from apercu.classifiers.outputs import to_logits
-from apercu.classifiers.preprocessing import Fit, fit_picture, normalise
+from apercu.classifiers.outputs import convert_to_logits
+from apercu.classifiers.preprocessing import FitMode, fit_image, normalise
 from apercu.errors import ApercuError, ClassifierError
 from apercu.types import Images, Logits, Picture
 
@@ -42,15 +42,15 @@ class Classifier:
         self.size = network.input.size
         self.resize = network.input.resize
         self.differentiable = network.differentiable
-        self.fingerprint = fingerprint(network.digest, network.input, network.output)
+        self.fingerprint = compute_fingerprint(network.digest, network.input, network.output)
         self.queries = 0
         self.device = torch.device("cpu")
-        self._answer = network.answer
-        self.module = network.answer if isinstance(network.answer, nn.Module) else None
+        self._forward = network.forward
+        self.module = network.forward if isinstance(network.forward, nn.Module) else None
         if self.module is not None:
             self.module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
             self.device = next((p.device for p in self.module.parameters()), self.device)
-        self.names = self._names(self._count_classes())
+        self.names = self._resolve_names(self._count_classes())
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -77,9 +77,9 @@ class Classifier:
                 rule `l2_per_channel` takes raw counts.
         """
         check_images(images, self.network.input)
-        return self.unbounded(images)
+        return self.compute_logits_unchecked(images)
 
-    def unbounded(self, images: Images) -> Logits:
+    def compute_logits_unchecked(self, images: Images) -> Logits:
         """The same for pixels of any value, where the mathematics of a method asks for them.
 
         Raises:
@@ -91,11 +91,11 @@ class Classifier:
                 "or use a method that only queries"
             )
         self.queries += len(images)
-        return to_logits(
-            self._answer(self.normalise(images)), self.network.output, images=len(images)
+        return convert_to_logits(
+            self._forward(self.normalise(images)), self.network.output, count=len(images)
         )
 
-    def at_any_size(self, images: Images) -> Logits:
+    def compute_logits_at_any_size(self, images: Images) -> Logits:
         """Answers images of another size than its own, unchecked and uncounted.
 
         Raises:
@@ -103,19 +103,19 @@ class Classifier:
         """
         if self.module is None:
             raise ClassifierError(f"classifier {self.spec} answers images of its own size only")
-        return to_logits(
-            self.module(self.normalise(images)), self.network.output, images=len(images)
+        return convert_to_logits(
+            self.module(self.normalise(images)), self.network.output, count=len(images)
         )
 
     @property
-    def zero(self) -> tuple[float, ...]:
+    def zero_colour(self) -> tuple[float, ...]:
         """The colour that its normalisation turns into 0; black where a rule normalises."""
         spec = self.network.input
         if spec.mean is None:
             return (0.0,) * spec.channels
         return tuple(min(1.0, max(0.0, value)) for value in spec.mean)
 
-    def probabilities(self, images: Images) -> Float[Tensor, "batch classes"]:
+    def predict_probabilities(self, images: Images) -> Float[Tensor, "batch classes"]:
         """Softmax of the logits."""
         return self(images).softmax(dim=1)
 
@@ -127,7 +127,7 @@ class Classifier:
         return normalised.contiguous(memory_format=torch.channels_last)
 
     def prepare(
-        self, picture: Picture, fit: Fit = "squash"
+        self, image: Picture, fit: FitMode = "squash"
     ) -> Float[Tensor, "channels rows columns"]:
         """Brings a stored picture to `size`; `crop` keeps its aspect and cuts the centre.
 
@@ -135,8 +135,8 @@ class Classifier:
             ClassifierError: the picture has another number of channels.
             ImageError: it holds raw counts, and the classifier knows no stretch.
         """
-        check_channels(picture.shape[0], self.network.input)
-        return fit_picture(picture, self.network.input, fit)
+        check_channels(image.shape[0], self.network.input)
+        return fit_image(image, self.network.input, fit)
 
     def index_of(self, word: str | int) -> int:
         """The index of a class, by name, synonym, identifier or index; case does not matter.
@@ -150,7 +150,7 @@ class Classifier:
         """Moves the network; a black box that lives on the CPU takes images from any device."""
         if torch.device(device) != self.device:
             self.device = torch.device(device)
-            self._answer.to(self.device)
+            self._forward.to(self.device)
         return self
 
     def __repr__(self) -> str:
@@ -162,8 +162,8 @@ class Classifier:
         grey = torch.full((1, self.channels, *self.size), 0.5, device=self.device)
         try:
             with torch.no_grad():
-                answer = self._answer(self.normalise(grey))
-            return to_logits(answer, self.network.output, images=1).shape[1]
+                answer = self._forward(self.normalise(grey))
+            return convert_to_logits(answer, self.network.output, count=1).shape[1]
         except ApercuError:
             raise
         except Exception as error:
@@ -173,9 +173,9 @@ class Classifier:
                 f"{'×'.join(map(str, grey.shape[1:]))}: {reason}; check its input"
             ) from error
 
-    def _names(self, count: int) -> ClassNames:
+    def _resolve_names(self, count: int) -> ClassNames:
         kind = "feature" if self.network.output == "features" else "class"
-        names = self.network.names or ClassNames.numbered(count, kind)
+        names = self.network.names or ClassNames.make_numbered(count, kind)
         if len(names.names) != count:
             raise ClassifierError(
                 f"classifier {self.spec} has {count} classes, but {len(names.names)} names"

@@ -9,14 +9,19 @@ import torch
 from torch import Generator
 
 from apercu.classifiers.classifier import Classifier
-from apercu.classifiers.distillation_data import Lessons, PreparedImages, agreement, stacked
-from apercu.classifiers.student import StudentSettings, trained_student
+from apercu.classifiers.distillation_data import (
+    DistillationData,
+    PreparedImages,
+    compute_agreement,
+    stack_images,
+)
+from apercu.classifiers.student import StudentSettings, train_student
 from apercu.errors import ClassifierError, ImagesError
 
 _FEWEST_IMAGES = 20
 
 
-class Distilled(NamedTuple):
+class DistillationResult(NamedTuple):
     """A student, and how often its top class is the teacher's on images held out."""
 
     student: Classifier
@@ -28,7 +33,7 @@ def distil(
     images: PreparedImages,
     settings: StudentSettings | None = None,
     on_step: Callable[[int, float], None] | None = None,
-) -> Distilled:
+) -> DistillationResult:
     """Trains a small network to answer like a classifier that can only be asked.
 
     The teacher is asked about each image and about its mirror image; the student sees shifted
@@ -53,16 +58,17 @@ def distil(
     generator = Generator().manual_seed(settings.seed)
     order = torch.randperm(len(images), generator=generator)
     held = order[: max(1, round(settings.held_out * len(images)))]
-    lessons = Lessons.ask(teacher, images, order[len(held) :], settings.batch)
-    student = trained_student(teacher, lessons, settings, generator, on_step)
+    lessons = DistillationData.query_teacher(teacher, images, order[len(held) :], settings.batch)
+    student = train_student(teacher, lessons, settings, generator, on_step)
     shown = (
-        stacked(images, chosen).to(teacher.device) for chosen in torch.split(held, settings.batch)
+        stack_images(images, chosen).to(teacher.device)
+        for chosen in torch.split(held, settings.batch)
     )
-    share = agreement(teacher, student, shown)
+    share = compute_agreement(teacher, student, shown)
     if share < settings.floor:
         raise ClassifierError(
             f"student: agrees with {teacher.spec} on {share:.1%} of {len(held)} held-out "
             f"images, below the floor of {settings.floor:.1%}; give it more images or more "
             "steps, or lower the floor"
         )
-    return Distilled(student, share)
+    return DistillationResult(student, share)

@@ -28,7 +28,7 @@ class PreparedImages(Protocol):
 
 
 @dataclass(frozen=True)
-class Lessons:
+class DistillationData:
     """Images with the teacher's answers to them and to their mirror images.
 
     Args:
@@ -39,23 +39,23 @@ class Lessons:
 
     images: PreparedImages
     indices: Int[Tensor, " taught"]
-    answers: Float[Tensor, "2 taught classes"]
+    teacher_logits: Float[Tensor, "2 taught classes"]
 
     @classmethod
-    def ask(
+    def query_teacher(
         cls, teacher: Classifier, images: PreparedImages, indices: Tensor, batch: int
-    ) -> Lessons:
+    ) -> DistillationData:
         """Asks the teacher twice per image."""
         with torch.no_grad():
             pairs = [
                 (teacher(shown), teacher(shown.flip(3)))
                 for chosen in torch.split(indices, batch)
-                for shown in [stacked(images, chosen).to(teacher.device)]
+                for shown in [stack_images(images, chosen).to(teacher.device)]
             ]
         answers = torch.stack([torch.cat(logits) for logits in zip(*pairs, strict=True)])
         return cls(images, indices, answers.cpu())
 
-    def batches(self, size: int, generator: Generator) -> Iterator[tuple[Images, Logits]]:
+    def draw_batches(self, size: int, generator: Generator) -> Iterator[tuple[Images, Logits]]:
         """Endless batches in a fresh order per epoch; half mirrored, all shifted a little.
 
         Every batch is full, but for fewer images than that.
@@ -67,27 +67,27 @@ class Lessons:
                 order = torch.randperm(len(self.indices), generator=generator)
                 waiting = torch.cat((waiting, order))
             chosen, waiting = waiting[:size], waiting[size:]
-            shown = stacked(self.images, self.indices[chosen])
+            shown = stack_images(self.images, self.indices[chosen])
             mirrored = torch.rand(size, generator=generator) < 0.5
             shown = torch.where(mirrored[:, None, None, None], shown.flip(3), shown)
-            yield _shifted(shown, generator), self.answers[mirrored.long(), chosen]
+            yield _shift_randomly(shown, generator), self.teacher_logits[mirrored.long(), chosen]
 
 
 @torch.no_grad()
-def agreement(
-    one: Callable[[Images], Logits], other: Callable[[Images], Logits], shown: Iterable[Images]
+def compute_agreement(
+    first: Callable[[Images], Logits], second: Callable[[Images], Logits], batches: Iterable[Images]
 ) -> float:
     """Share of the images for which both name the same class."""
-    agreed = [one(images).argmax(1) == other(images).argmax(1) for images in shown]
+    agreed = [first(images).argmax(1) == second(images).argmax(1) for images in batches]
     return torch.cat(agreed).float().mean().item()
 
 
-def stacked(images: PreparedImages, indices: Tensor) -> Images:
+def stack_images(images: PreparedImages, indices: Tensor) -> Images:
     """One batch of the chosen images."""
     return torch.stack([images[index] for index in indices.tolist()])
 
 
-def _shifted(images: Images, generator: Generator) -> Images:
+def _shift_randomly(images: Images, generator: Generator) -> Images:
     """Moves the batch by one random offset, its edges repeated."""
     height, width = images.shape[2:]
     reach = max(1, round(min(height, width) * _SHIFT))

@@ -20,7 +20,7 @@ _LATER = ("bands", "stretch")
 """Keys that fingerprints of networks without them do not know."""
 
 
-def digest_of_module(module: nn.Module, source: str, options: Mapping[str, Any]) -> str:
+def digest_module(module: nn.Module, source: str, options: Mapping[str, Any]) -> str:
     """SHA-256 over the weights' bytes in the order of their names, and what they were built into.
 
     The values count as the module holds them: a float16 file and its float32 copy are the same.
@@ -33,13 +33,13 @@ def digest_of_module(module: nn.Module, source: str, options: Mapping[str, Any])
     return sha.hexdigest()
 
 
-def digest_of_file(path: str | Path) -> str:
+def digest_file(path: str | Path) -> str:
     """SHA-256 over a file's bytes."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def fingerprint(digest: str, input: InputSpec, output: Output) -> str:
+def compute_fingerprint(digest: str, input: InputSpec, output: Output) -> str:
     """Joins the identity of the weights with the preprocessing and the kind of output."""
     pixels = {k: v for k, v in input.model_dump(mode="json").items() if v or k not in _LATER}
     described = json.dumps([digest, pixels, output], sort_keys=True)

@@ -14,7 +14,7 @@ from apercu.classifiers.names import ClassNames
 
 
 @runtime_checkable
-class Answer(Protocol):
+class ForwardFn(Protocol):
     """Normalised images → the network's raw output; an `nn.Module` is one."""
 
     def __call__(self, images: Tensor, /) -> Any: ...
@@ -38,7 +38,7 @@ class Network:
     """
 
     source: str
-    answer: Answer
+    forward: ForwardFn
     digest: str
     input: InputSpec
     output: Output = "logits"
@@ -46,7 +46,7 @@ class Network:
     options: Mapping[str, Any] = field(default_factory=dict)
     differentiable: bool = True
 
-    def named(self, names: ClassNames) -> Network:
+    def with_names(self, names: ClassNames) -> Network:
         """The same network with these class names."""
         return replace(self, names=names)
 
@@ -59,10 +59,10 @@ class BlackBox:
         ask: images on the CPU → answers on the CPU.
     """
 
-    ask: Callable[[Tensor], Tensor]
+    function: Callable[[Tensor], Tensor]
 
     def __call__(self, images: Tensor) -> Tensor:
-        return self.ask(images.detach().cpu()).to(images.device)
+        return self.function(images.detach().cpu()).to(images.device)
 
     def to(self, device: torch.device) -> BlackBox:
         """Itself: it stays on the CPU, its answers follow the images."""

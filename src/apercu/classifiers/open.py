@@ -29,15 +29,15 @@ def open_classifier(spec: str | Path, *, device: str | torch.device = "cpu") -> 
     """
     text = str(spec)
     card = read_card(text) if text.endswith(".json") else ClassifierCard(source=text)
-    names = _stated_names(card)
+    names = _read_names(card)
     with torch.random.fork_rng(devices=[]):
-        network = _network(card, None if names is None else len(names.names))
+        network = _open_network(card, None if names is None else len(names.names))
     if names is not None:
-        network = network.named(names)
+        network = network.with_names(names)
     return Classifier(network, spec=text).to(device)
 
 
-def _network(card: ClassifierCard, class_count: int | None) -> Network:
+def _open_network(card: ClassifierCard, class_count: int | None) -> Network:
     if card.weights is not None and card.source.endswith(FILE_ENDINGS):
         raise ClassifierError(f"classifier {card.source}: holds its own weights; drop `weights`")
     if card.source.startswith("timm/"):
@@ -60,16 +60,16 @@ def _network(card: ClassifierCard, class_count: int | None) -> Network:
         from apercu.classifiers.sources.factory import open_factory
 
         return open_factory(card)
-    raise _unknown(card.source)
+    raise _unknown_source_error(card.source)
 
 
-def _stated_names(card: ClassifierCard) -> ClassNames | None:
+def _read_names(card: ClassifierCard) -> ClassNames | None:
     if isinstance(card.classes, str):
         return ClassNames.read(card.classes)
     return None if card.classes is None else ClassNames.of(card.classes)
 
 
-def _unknown(source: str) -> ClassifierError:
+def _unknown_source_error(source: str) -> ClassifierError:
     if source.endswith((".pth", ".pt", ".ckpt", ".safetensors", ".bin")):
         hint = "; weights alone are no network: write a card with `source` and `weights`"
     else:

@@ -11,13 +11,15 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from apercu.classifiers.classifier import Classifier
-from apercu.classifiers.fingerprint import digest_of_module
-from apercu.classifiers.sources.timm import TIMM, create
+from apercu.classifiers.fingerprint import digest_module
+from apercu.classifiers.sources.timm import TIMM_PREFIX, create_model
 from apercu.errors import ClassifierError
 from apercu.types import Images
 
 
-def trainable(classifier: Classifier, *, anew: bool = False, seed: int = 0) -> nn.Module:
+def copy_trainable(
+    classifier: Classifier, *, reinitialise: bool = False, seed: int = 0
+) -> nn.Module:
     """A copy of the classifier's network whose parameters take gradients.
 
     Args:
@@ -34,16 +36,16 @@ def trainable(classifier: Classifier, *, anew: bool = False, seed: int = 0) -> n
             "can be trained further"
         )
     network = copy.deepcopy(classifier.module).requires_grad_(True)
-    if anew:
+    if reinitialise:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            left = _drawn(network)
-            if left and classifier.network.source.startswith(TIMM):
+            left = _reset_parameters(network)
+            if left and classifier.network.source.startswith(TIMM_PREFIX):
                 known = classifier.network
                 classes = 0 if known.output == "features" else len(classifier.classes)
                 options = {"in_chans": classifier.channels, "num_classes": classes}
                 options |= {**known.options, "pretrained": False}
-                fresh = create(known.source.removeprefix(TIMM), options).state_dict()
+                fresh = create_model(known.source.removeprefix(TIMM_PREFIX), options).state_dict()
                 network.load_state_dict({name: fresh[name] for name in left}, strict=False)
             elif left:
                 raise ClassifierError(
@@ -53,7 +55,7 @@ def trainable(classifier: Classifier, *, anew: bool = False, seed: int = 0) -> n
     return network
 
 
-def _drawn(network: nn.Module) -> list[str]:
+def _reset_parameters(network: nn.Module) -> list[str]:
     """Draws the parameters of all layers that can; names of those that are left as they were."""
     left = []
     for name, module in network.named_modules():
@@ -66,7 +68,9 @@ def _drawn(network: nn.Module) -> list[str]:
     return left
 
 
-def drawn_anew(classifier: Classifier, shown: Iterable[Images], seed: int = 0) -> Classifier:
+def reinitialise_classifier(
+    classifier: Classifier, batches: Iterable[Images], seed: int = 0
+) -> Classifier:
     """The same classifier with all weights drawn anew, and statistics of some images.
 
     Without them its batch norms would let the features die away or grow from layer to layer.
@@ -79,17 +83,19 @@ def drawn_anew(classifier: Classifier, shown: Iterable[Images], seed: int = 0) -
     Raises:
         ClassifierError: as for `trainable`.
     """
-    network = trainable(classifier, anew=True, seed=seed)
-    settle(network, (classifier.normalise(images.to(classifier.device)) for images in shown))
+    network = copy_trainable(classifier, reinitialise=True, seed=seed)
+    recalibrate_batchnorm(
+        network, (classifier.normalise(images.to(classifier.device)) for images in batches)
+    )
     known = classifier.network
-    digest = digest_of_module(network, known.source, known.options)
+    digest = digest_module(network, known.source, known.options)
     return Classifier(
         replace(known, answer=network, digest=digest), spec=f"{classifier.spec}, anew"
     )
 
 
 @torch.no_grad()
-def settle(network: nn.Module, shown: Iterable[Images]) -> None:
+def recalibrate_batchnorm(network: nn.Module, batches: Iterable[Images]) -> None:
     """Gives batch norms the means and variances of some normalised images; ends in inference.
 
     What they have gathered while weights changed belongs to weights that are no more.
@@ -101,7 +107,7 @@ def settle(network: nn.Module, shown: Iterable[Images]) -> None:
         norm.reset_running_stats()
         norm.momentum = None  # the mean over all batches
         norm.train()
-    for images in shown:
+    for images in batches:
         network(images)
     for norm, momentum in zip(norms, usual, strict=True):
         norm.momentum = momentum

@@ -10,7 +10,7 @@ from torch import nn
 
 from apercu.classifiers.card import ClassifierCard, write_card
 from apercu.classifiers.classifier import Classifier
-from apercu.classifiers.fingerprint import digest_of_module
+from apercu.classifiers.fingerprint import digest_module
 from apercu.classifiers.names import ClassNames
 from apercu.classifiers.network import Network
 from apercu.errors import ClassifierError, OutputError
@@ -20,7 +20,7 @@ WEIGHTS_FILE = "weights.safetensors"
 CLASSES_FILE = "classes.txt"
 
 
-def classifier_of(
+def wrap_module(
     module: nn.Module, card: ClassifierCard, names: ClassNames | None = None
 ) -> Classifier:
     """Puts a module behind the door; it is switched to inference and its parameters frozen.
@@ -44,8 +44,8 @@ def classifier_of(
         names = ClassNames.of(card.classes)
     network = Network(
         source=card.source,
-        answer=module,
-        digest=digest_of_module(module, card.source, card.options),
+        forward=module,
+        digest=digest_module(module, card.source, card.options),
         input=card.input,
         output=card.output,
         names=names,
@@ -70,7 +70,7 @@ def save_classifier(classifier: Classifier, folder: str | Path) -> Path:
         weights=WEIGHTS_FILE,
         input=network.input,
         output=network.output,
-        classes=_listed(classifier),
+        classes=_choose_classes_entry(classifier),
     )
     weights = {k: v.contiguous().cpu() for k, v in classifier.module.state_dict().items()}
     path = Path(folder) / CARD_FILE
@@ -86,7 +86,7 @@ def save_classifier(classifier: Classifier, folder: str | Path) -> Path:
     return path
 
 
-def _listed(classifier: Classifier) -> str | tuple[str, ...] | None:
+def _choose_classes_entry(classifier: Classifier) -> str | tuple[str, ...] | None:
     """The classes as a card lists them; features have no names."""
     if classifier.network.output == "features":
         return None

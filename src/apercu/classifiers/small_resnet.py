@@ -30,8 +30,8 @@ class SmallResNet(nn.Module):
         super().__init__()
         halvings = max(0, math.ceil(math.log2(max(size) / _FULL_DETAIL)))
         self.stem = nn.Sequential(
-            _conv_norm(channels, width, stride=2 if halvings else 1),
-            *(_conv_norm(width, width, stride=2) for _ in range(halvings - 1)),
+            _build_conv_block(channels, width, stride=2 if halvings else 1),
+            *(_build_conv_block(width, width, stride=2) for _ in range(halvings - 1)),
         )
         self.blocks = nn.Sequential(
             _Residual(width, 2 * width, stride=2),
@@ -51,7 +51,7 @@ class _Residual(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            _conv_norm(inputs, outputs, stride=stride),
+            _build_conv_block(inputs, outputs, stride=stride),
             nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
             nn.BatchNorm2d(outputs),
         )
@@ -66,7 +66,7 @@ class _Residual(nn.Module):
         return F.relu(self.body(features) + self.shortcut(features))
 
 
-def _conv_norm(inputs: int, outputs: int, *, stride: int) -> nn.Sequential:
+def _build_conv_block(inputs: int, outputs: int, *, stride: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False),
         nn.BatchNorm2d(outputs),

@@ -15,9 +15,9 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from apercu.classifiers.card import ClassifierCard
 from apercu.classifiers.classifier import Classifier
-from apercu.classifiers.distillation_data import Lessons
+from apercu.classifiers.distillation_data import DistillationData
 from apercu.classifiers.preprocessing import normalise
-from apercu.classifiers.save import classifier_of
+from apercu.classifiers.save import wrap_module
 from apercu.classifiers.small_resnet import SmallResNet
 from apercu.errors import ConfigError
 from apercu.types import Logits
@@ -59,9 +59,9 @@ class StudentSettings:
             raise ConfigError("student: expected held_out between 0 and 1, and floor in [0, 1]")
 
 
-def trained_student(
+def train_student(
     teacher: Classifier,
-    lessons: Lessons,
+    data: DistillationData,
     settings: StudentSettings,
     generator: Generator,
     on_step: Callable[[int, float], None] | None,
@@ -75,35 +75,35 @@ def trained_student(
         generator: of the order and the augmentation.
         on_step: told the number of steps done and the loss.
     """
-    card = _card(teacher, settings)
+    card = _make_card(teacher, settings)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         module = SmallResNet(**card.options)
     module.to(teacher.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = AdamW(module.parameters(), lr=settings.lr, weight_decay=_WEIGHT_DECAY)
-    schedule = LambdaLR(optimiser, lambda step: _rise_and_fall((step + 1) / settings.steps))
-    batches = islice(lessons.batches(settings.batch, generator), settings.steps)
+    schedule = LambdaLR(optimiser, lambda step: _learning_rate_factor((step + 1) / settings.steps))
+    batches = islice(data.draw_batches(settings.batch, generator), settings.steps)
     for step, (images, answers) in enumerate(batches, start=1):
         shown = normalise(images.to(teacher.device), teacher.network.input)
         logits = module(shown.contiguous(memory_format=torch.channels_last))
-        loss = _difference(logits, answers.to(teacher.device), settings.temperature)
+        loss = _distillation_loss(logits, answers.to(teacher.device), settings.temperature)
         optimiser.zero_grad()
         torch.autograd.backward(loss)
         optimiser.step()
         schedule.step()
         if on_step is not None:
             on_step(step, loss.item())
-    return classifier_of(module, card, teacher.names)
+    return wrap_module(module, card, teacher.names)
 
 
-def _rise_and_fall(progress: float) -> float:
+def _learning_rate_factor(progress: float) -> float:
     """Linear up to 1 during the warm-up, then down to 0 along a cosine."""
     if progress < _WARM_UP:
         return progress / _WARM_UP
     return 0.5 * (1 + math.cos(math.pi * (progress - _WARM_UP) / (1 - _WARM_UP)))
 
 
-def _card(teacher: Classifier, settings: StudentSettings) -> ClassifierCard:
+def _make_card(teacher: Classifier, settings: StudentSettings) -> ClassifierCard:
     return ClassifierCard(
         source="apercu.classifiers.small_resnet:SmallResNet",
         options={
@@ -116,7 +116,7 @@ def _card(teacher: Classifier, settings: StudentSettings) -> ClassifierCard:
     )
 
 
-def _difference(student: Logits, teacher: Logits, temperature: float) -> Tensor:
+def _distillation_loss(student: Logits, teacher: Logits, temperature: float) -> Tensor:
     """Kullback-Leibler divergence of the softened answers, in the scale of the plain ones."""
     divergence = F.kl_div(
         F.log_softmax(student / temperature, dim=1),

@@ -29,22 +29,22 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
             "save the state_dict with safetensors.torch.save_file"
         ) from None
     wanted = module.state_dict()
-    if problems := _problems(wanted, stored):
+    if problems := _find_problems(wanted, stored):
         raise ClassifierError(f"weights {path}: {'; '.join(problems)}")
     module.load_state_dict(stored, strict=False)
 
 
-def _problems(wanted: dict[str, Tensor], stored: dict[str, Tensor]) -> list[str]:
-    missing = [k for k in wanted if k not in stored and not k.endswith("num_batches_tracked")]
-    extra = [key for key in stored if key not in wanted]
+def _find_problems(expected: dict[str, Tensor], stored: dict[str, Tensor]) -> list[str]:
+    missing = [k for k in expected if k not in stored and not k.endswith("num_batches_tracked")]
+    extra = [key for key in stored if key not in expected]
     misshaped = [
-        f"{key} {tuple(stored[key].shape)} instead of {tuple(wanted[key].shape)}"
+        f"{key} {tuple(stored[key].shape)} instead of {tuple(expected[key].shape)}"
         for key in stored
-        if key in wanted and stored[key].shape != wanted[key].shape
+        if key in expected and stored[key].shape != expected[key].shape
     ]
     kinds = (("missing", missing), ("unexpected", extra), ("of another shape", misshaped))
-    return [f"{len(keys)} {kind}: {_some(keys)}" for kind, keys in kinds if keys]
+    return [f"{len(keys)} {kind}: {_list_first(keys)}" for kind, keys in kinds if keys]
 
 
-def _some(words: Sequence[str], limit: int = 3) -> str:
+def _list_first(words: Sequence[str], limit: int = 3) -> str:
     return ", ".join(words[:limit]) + (", …" if len(words) > limit else "")

@@ -135,7 +135,7 @@ class MetricInputs:
 
     @property
     def _published_flippings(self) -> tuple[Flipping, Flipping]:
-        return make_deletion_and_insertion(self.classifier.zero)
+        return make_deletion_and_insertion(self.classifier.zero_colour)
 
     def _flip_pixels(self, flipping: Flipping) -> FlippingCurves:
         trial, flipping = self.batch, replace(flipping, steps=self.steps)

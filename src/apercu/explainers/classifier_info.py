@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from apercu.classifiers import Classifier, ClassNames, InputSpec
-from apercu.classifiers.preprocessing import prepared
+from apercu.classifiers.preprocessing import prepare_image
 from apercu.errors import ImageError, RunError
 from apercu.types import Images, Picture
 
@@ -45,7 +45,7 @@ class ClassifierInfo(BaseModel):
 
     def prepare(self, picture: Picture) -> Tensor:
         """The whole picture, squashed to the classifier's size."""
-        return prepared(picture, self.input)
+        return prepare_image(picture, self.input)
 
     def check_images(self, images: Images) -> None:
         """Raises ImageError unless the images are what the classifier takes, NaN included."""
@@ -57,7 +57,7 @@ class ClassifierInfo(BaseModel):
                 "prepare() resizes a picture"
             )
         low, high = (bound.item() for bound in images.aminmax())
-        if not self.input.raw and not (low >= -1e-3 and high <= 1 + 1e-3):
+        if not self.input.takes_raw_counts and not (low >= -1e-3 and high <= 1 + 1e-3):
             raise ImageError(f"images: expected pixels in [0, 1], got [{low:.4g}, {high:.4g}]")
 
     def check_classifier(self, classifier: Classifier) -> None:

@@ -67,7 +67,7 @@ def save_run(explainer: TrainedExplainer[Any, Any], run: str | Path) -> None:
     network = explainer.network
     if isinstance(network, GatedNetwork) and isinstance(network.encoder, GraphEncoder):
         save_classifier(network.encoder.classifier[0], folder / ENCODER)
-        state = network.trained_state()
+        state = network.state_without_frozen_encoder()
     else:
         state = {k: v.contiguous().cpu() for k, v in network.state_dict().items()}
     write(folder / WEIGHTS, save(state))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from apercu.classifiers import (
     Classifier,
-    Distilled,
+    DistillationResult,
     StudentSettings,
     distil,
     open_classifier,
@@ -28,7 +28,7 @@ def distil_student(
     run: Path,
     settings: StudentSettings,
     on_step: Callable[[int, float], None] | None = None,
-) -> Distilled:
+) -> DistillationResult:
     """The student in `RUN/student`, distilled first if there is none of this classifier.
 
     Raises:
@@ -49,13 +49,13 @@ def distil_student(
     return distilled
 
 
-def _load_student(folder: Path, classifier: Classifier) -> Distilled | None:
+def _load_student(folder: Path, classifier: Classifier) -> DistillationResult | None:
     """An earlier student of the same classifier; the facts are written last."""
     try:
         facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
         if facts["teacher"] != classifier.fingerprint:
             return None
         student = open_classifier(folder / CARD, device=classifier.device)
-        return Distilled(student, float(facts["agreement"]))
+        return DistillationResult(student, float(facts["agreement"]))
     except (OSError, ValueError, KeyError, ClassifierError):
         return None

@@ -33,7 +33,7 @@ def compute_superpixels(
     height, width = picture.shape[1:]
     step = sqrt(height * width / count)
     rows, columns = (max(1, round(length / step)) for length in (height, width))
-    blurred = Blur(sigma / min(height, width)).replacement(picture[None])[0]
+    blurred = Blur(sigma / min(height, width)).make_replacement(picture[None])[0]
     down, across = (torch.arange(length).to(picture) for length in (height, width))
     places = torch.stack(torch.meshgrid(down, across, indexing="ij")) / step
     features = torch.cat((_convert_to_lab(blurred) / compactness, places)).flatten(1).T

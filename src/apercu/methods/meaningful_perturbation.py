@@ -102,7 +102,7 @@ class MeaningfulPerturbation(Method):
     ) -> FieldLoss:
         """The loss of the smallest region that destroys, or keeps, the class."""
         generator = Generator().manual_seed(self.seed)
-        blurred, destroys = Blur().replacement(images), self.aim == "destroying"
+        blurred, destroys = Blur().make_replacement(images), self.aim == "destroying"
 
         def loss(*fields: LogOdds) -> Scores:
             cells, masks = fields[0].sigmoid(), upsample_mask(fields[0], images)
@@ -137,7 +137,7 @@ class MeaningfulPerturbation(Method):
 def upsample_mask(log_odds: LogOdds, images: Images) -> Maps:
     """The mask at the size of the images, enlarged and blurred."""
     masks = enlarge(log_odds.sigmoid(), images.shape[2:])
-    return MASK_BLUR.replacement(masks[:, None])[:, 0]
+    return MASK_BLUR.make_replacement(masks[:, None])[:, 0]
 
 
 def shift_randomly(images: Images, generator: Generator) -> Images:

@@ -46,7 +46,7 @@ class Occlusion(Method):
 
     def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         patches = self._place_patches((images.shape[2], images.shape[3])).to(images.device)
-        plain = Mean().replacement(images)
+        plain = Mean().make_replacement(images)
         count = len(images)
         left = []
         with torch.no_grad():

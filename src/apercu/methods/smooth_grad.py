@@ -111,4 +111,8 @@ def compute_input_gradients(classifier: Classifier, images: Images, targets: Tar
 
     with torch.enable_grad():
         inputs = images.detach().requires_grad_()
-        return Saliency(classifier.unbounded).attribute(inputs, target=targets, abs=False).detach()
+        return (
+            Saliency(classifier.compute_logits_unchecked)
+            .attribute(inputs, target=targets, abs=False)
+            .detach()
+        )

@@ -33,4 +33,4 @@ class Smoothed(Wrapper):
 
     def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         maps = self.method(classifier, images, targets)
-        return Blur(self.sigma).replacement(maps[:, None])[:, 0]
+        return Blur(self.sigma).make_replacement(maps[:, None])[:, 0]

@@ -89,7 +89,7 @@ def flip_pixels(
     steps = min(flipping.steps, pixels)
     ends = torch.arange(steps + 1, device=maps.device) * pixels // steps
     turn = torch.searchsorted(ends, rank_pixels(maps), right=True)  # 1 … steps
-    start, end = images, flipping.removal.replacement(images)
+    start, end = images, flipping.removal.make_replacement(images)
     if flipping.insert:
         start, end = end, start
     found = []

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from apercu.networks.encoder import convolution
+from apercu.networks.encoder import build_conv_block
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class Common:
+class SharedFeatures:
     """What a decoder makes of an image's features before it is told of a class.
 
     Attributes:
@@ -65,7 +65,7 @@ class DecoderShape:
     form: Literal["gated"] = "gated"
 
 
-def halved(stride: int, resolution: int) -> list[int]:
+def compute_strides(stride: int, resolution: int) -> list[int]:
     """The strides of a way up, coarsest first: half of the deepest one, and so on."""
     strides = []
     while stride > resolution:
@@ -89,9 +89,9 @@ class Decoder(nn.Module):
         super().__init__()
         self.shape = shape
         skips = dict(zip(strides[:-1], channels[:-1], strict=True))
-        self.deepest = convolution(channels[-1], 2 * shape.width, size=1)
+        self.deepest = build_conv_block(channels[-1], 2 * shape.width, size=1)
         self.steps = nn.ModuleList()
-        self.strides = halved(strides[-1], shape.resolution)
+        self.strides = compute_strides(strides[-1], shape.resolution)
         width = 2 * shape.width + 1
         for number, stride in enumerate(self.strides):
             outputs = max(16, shape.width // 2**number)
@@ -100,7 +100,7 @@ class Decoder(nn.Module):
         everywhere = shape.gate == "everywhere"
         self.head = nn.Conv2d(width + everywhere, 4 if everywhere else 2, 1)
         if everywhere:
-            start_as_gate(self.head)
+            initialise_as_gate(self.head)
         else:
             nn.init.ones_(cast(Tensor, self.head.bias))
 
@@ -114,25 +114,27 @@ class Decoder(nn.Module):
             deepest: the deepest feature map.
             gate: the class gate on it, `batch × 1 × height × width`.
         """
-        return self.choose(self.common(skips, deepest), gate)
+        return self.apply_gate(self.compute_shared_features(skips, deepest), gate)
 
-    def common(self, skips: dict[int, Tensor], deepest: Tensor) -> Common:
+    def compute_shared_features(self, skips: dict[int, Tensor], deepest: Tensor) -> SharedFeatures:
         """The projections, which no class has a part in."""
         steps = dict(zip(self.strides, self.steps, strict=True))
         finer = {at: cast(UpStep, steps[at]).narrow(skips[at]) for at in steps if at in skips}
-        return Common(self.deepest(deepest), finer)
+        return SharedFeatures(self.deepest(deepest), finer)
 
-    def choose(self, common: Common, gate: Tensor) -> Evidence:
+    def apply_gate(self, shared: SharedFeatures, gate: Tensor) -> Evidence:
         """What `forward` gives, for a gate on features that are prepared."""
-        features = torch.cat([common.deepest * gate, gate], 1)
+        features = torch.cat([shared.deepest * gate, gate], 1)
         for step, stride in zip(self.steps, self.strides, strict=True):
-            features = cast(UpStep, step).rise(features, common.finer.get(stride), gate)
+            features = cast(UpStep, step).forward_projected(
+                features, shared.finer.get(stride), gate
+            )
         if self.shape.gate == "everywhere":
-            features = torch.cat([features, enlarged(gate, features.shape[2:])], 1)
-        return evidence_of(self.head(features))
+            features = torch.cat([features, upsample_bilinear(gate, features.shape[2:])], 1)
+        return compute_evidence(self.head(features))
 
 
-def evidence_of(channels: Tensor) -> Evidence:
+def compute_evidence(channels: Tensor) -> Evidence:
     """Two or four channels as log-odds: of each pair the share of the first."""
     logs = torch.log(channels.abs() + 1e-3)
     extent = logs[:, 0] - logs[:, 1]
@@ -140,7 +142,7 @@ def evidence_of(channels: Tensor) -> Evidence:
 
 
 @torch.no_grad()
-def start_as_gate(head: nn.Conv2d) -> None:
+def initialise_as_gate(head: nn.Conv2d) -> None:
     """The first masks are the gate itself, the head's last input: the extent where it has 0.4 of
     its peak, the core where it has 0.65.
 
@@ -158,21 +160,23 @@ class UpStep(nn.Module):
 
     def __init__(self, inputs: int, skip: int, outputs: int, shape: DecoderShape) -> None:
         super().__init__()
-        self.upsample = DOUBLING[shape.upsampling](inputs, outputs)
+        self.upsample = UPSAMPLINGS[shape.upsampling](inputs, outputs)
         compact = shape.residual == "compact"
-        self.narrow = convolution(skip, outputs, size=1) if compact and skip else nn.Identity()
+        self.narrow = build_conv_block(skip, outputs, size=1) if compact and skip else nn.Identity()
         self.gated = shape.gate == "everywhere"
         joined = outputs + (outputs if compact and skip else skip) + self.gated
-        make = Compact if compact else Bottleneck
+        make = build_compact if compact else build_bottleneck
         self.residual = nn.Sequential(
             make(joined, outputs), *(make(outputs, outputs) for _ in range(shape.blocks - 1))
         )
 
     def forward(self, features: Tensor, skip: Tensor | None, gate: Tensor | None) -> Tensor:
         """Twice the resolution, joined with a skip connection."""
-        return self.rise(features, None if skip is None else self.narrow(skip), gate)
+        return self.forward_projected(features, None if skip is None else self.narrow(skip), gate)
 
-    def rise(self, features: Tensor, skip: Tensor | None, gate: Tensor | None) -> Tensor:
+    def forward_projected(
+        self, features: Tensor, skip: Tensor | None, gate: Tensor | None
+    ) -> Tensor:
         """The same with a skip connection that went through `narrow`."""
         features = self.upsample(features)
         size = features.shape[2:] if skip is None else skip.shape[2:]
@@ -182,14 +186,14 @@ class UpStep(nn.Module):
         if skip is not None:
             joined.append(skip)
         if self.gated and gate is not None:
-            opened = enlarged(gate, size)
+            opened = upsample_bilinear(gate, size)
             joined = [features, *(part * opened for part in joined[1:]), opened]
         elif skip is not None:
             joined[1] = joined[1].expand(features.shape[0], -1, -1, -1)
         return self.residual(torch.cat(joined, 1))
 
 
-def enlarged(gate: Tensor, size: torch.Size) -> Tensor:
+def upsample_bilinear(gate: Tensor, size: torch.Size) -> Tensor:
     """The gate at the resolution of finer features."""
     return F.interpolate(gate, tuple(size), mode="bilinear", align_corners=False)
 
@@ -206,35 +210,35 @@ class Residual(nn.Module):
         return F.relu(self.stack(features) + self.shortcut(features))
 
 
-def Bottleneck(inputs: int, outputs: int) -> Residual:  # noqa: N802 (a constructor)
+def build_bottleneck(inputs: int, outputs: int) -> Residual:  # noqa: N802 (a constructor)
     """ResNet's bottleneck: 1 × 1 to a quarter, 3 × 3, 1 × 1 back."""
     inner = max(1, outputs // 4)
     return Residual(
         inputs,
         outputs,
         nn.Sequential(
-            convolution(inputs, inner, size=1),
-            convolution(inner, inner),
+            build_conv_block(inputs, inner, size=1),
+            build_conv_block(inner, inner),
             nn.Conv2d(inner, outputs, 1, bias=False),
             nn.BatchNorm2d(outputs),
         ),
     )
 
 
-def Compact(inputs: int, outputs: int) -> Residual:  # noqa: N802 (a constructor)
+def build_compact(inputs: int, outputs: int) -> Residual:  # noqa: N802 (a constructor)
     """Two 3 × 3 convolutions."""
     return Residual(
         inputs,
         outputs,
         nn.Sequential(
-            convolution(inputs, outputs),
+            build_conv_block(inputs, outputs),
             nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
             nn.BatchNorm2d(outputs),
         ),
     )
 
 
-def _transposed(inputs: int, outputs: int) -> nn.Module:
+def _build_transposed(inputs: int, outputs: int) -> nn.Module:
     return nn.Sequential(
         nn.ConvTranspose2d(inputs, outputs, 2, stride=2, bias=False),
         nn.BatchNorm2d(outputs),
@@ -242,11 +246,11 @@ def _transposed(inputs: int, outputs: int) -> nn.Module:
     )
 
 
-def _pixel_shuffle(inputs: int, outputs: int) -> nn.Module:
-    return nn.Sequential(convolution(inputs, 4 * outputs), nn.PixelShuffle(2))
+def _build_pixel_shuffle(inputs: int, outputs: int) -> nn.Module:
+    return nn.Sequential(build_conv_block(inputs, 4 * outputs), nn.PixelShuffle(2))
 
 
-DOUBLING: dict[str, Callable[[int, int], nn.Module]] = {
-    "transposed": _transposed,
-    "pixel_shuffle": _pixel_shuffle,
+UPSAMPLINGS: dict[str, Callable[[int, int], nn.Module]] = {
+    "transposed": _build_transposed,
+    "pixel_shuffle": _build_pixel_shuffle,
 }

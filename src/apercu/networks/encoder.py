@@ -48,8 +48,8 @@ class SmallEncoder(Encoder):
         before = (image_channels, *self.channels[:-1])
         self.blocks = nn.ModuleList(
             nn.Sequential(
-                convolution(inputs, outputs, stride=2),
-                *(convolution(outputs, outputs) for _ in range(4)),
+                build_conv_block(inputs, outputs, stride=2),
+                *(build_conv_block(outputs, outputs) for _ in range(4)),
             )
             for inputs, outputs in zip(before, self.channels, strict=True)
         )
@@ -93,22 +93,22 @@ class TimmEncoder(Encoder):
             ) from error
         info = self.network.feature_info
         last = {stride: i for i, stride in enumerate(info.reduction()) if 4 <= stride <= 32}
-        self.kept = tuple(last.values())
+        self.map_indices = tuple(last.values())
         self.strides = tuple(last)
-        self.channels = tuple(info.channels()[i] for i in self.kept)
+        self.channels = tuple(info.channels()[i] for i in self.map_indices)
         mean, std = self.network.default_cfg["mean"], self.network.default_cfg["std"]
-        self.register_buffer("mean", _per_channel(mean, image_channels), persistent=False)
-        self.register_buffer("std", _per_channel(std, image_channels), persistent=False)
+        self.register_buffer("mean", _repeat_per_channel(mean, image_channels), persistent=False)
+        self.register_buffer("std", _repeat_per_channel(std, image_channels), persistent=False)
 
     def forward(self, images: Images) -> list[Tensor]:
         features = self.network((images - self.mean) / self.std)
-        maps = [features[i] for i in self.kept]
+        maps = [features[i] for i in self.map_indices]
         if maps[-1].shape[1] != self.channels[-1]:  # some timm models answer channels last
             maps = [features.permute(0, 3, 1, 2) for features in maps]
         return maps
 
 
-def convolution(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> nn.Sequential:
+def build_conv_block(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> nn.Sequential:
     """Convolution, batch normalisation, ReLU."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False),
@@ -117,7 +117,7 @@ def convolution(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> nn
     )
 
 
-def _per_channel(values: Sequence[float], channels: int) -> Tensor:
+def _repeat_per_channel(values: Sequence[float], channels: int) -> Tensor:
     """Statistics for any number of channels: timm repeats the three of ImageNet likewise."""
     repeated = [values[i % len(values)] for i in range(channels)]
     return torch.tensor(repeated)[:, None, None]

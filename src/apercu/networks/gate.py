@@ -43,7 +43,7 @@ class ClassGate(nn.Module):
         self.register_buffer("mean", torch.tensor(0.0))
         self.register_buffer("deviation", torch.tensor(1.0))
 
-    def activation(self, features: Tensor, targets: Targets) -> Tensor:
+    def compute_activation(self, features: Tensor, targets: Targets) -> Tensor:
         """Class evidence per position, `batch × 1 × height × width`.
 
         Many targets may go with the features of one image.
@@ -54,29 +54,29 @@ class ClassGate(nn.Module):
 
     def forward(self, features: Tensor, targets: Targets) -> Tensor:
         """The gate in [0, 1], `batch × 1 × height × width`."""
-        activation = self.activation(features, targets)
+        activation = self.compute_activation(features, targets)
         if self.kind == "published":
             return torch.sigmoid(self.sharpness * (activation - self.threshold))
         peak = activation.amax((2, 3), keepdim=True)
         present = torch.sigmoid(self.sharpness * (peak - self.threshold))
         return present * F.relu(activation) / peak.clamp(min=1e-3)
 
-    def answers(self, features: Tensor) -> Logits:
+    def predict_logits(self, features: Tensor) -> Logits:
         """The embedding's own estimate of the classifier's standardised logits, all at once."""
         return features.mean((2, 3)) @ self.embedding.T + self.bias
 
-    def standardised(self, logits: Logits) -> Logits:
+    def standardise(self, logits: Logits) -> Logits:
         """Logits of the classifier in the units of the activations."""
         return (logits - self.mean) / self.deviation
 
     @torch.no_grad()
-    def set_units(self, mean: float, deviation: float) -> None:
+    def set_logit_units(self, mean: float, deviation: float) -> None:
         """The mean and the standard deviation of all logits, over images and classes."""
         self.mean.fill_(mean)
         self.deviation.fill_(deviation)
 
     @torch.no_grad()
-    def open_at(self, present: float, absent: float) -> None:
+    def set_threshold(self, present: float, absent: float) -> None:
         """Half open a sixth of the way from an absent class's typical peak to a present one's.
 
         So low because a class that is there may be one that the classifier does not name.

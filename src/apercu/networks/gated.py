@@ -23,16 +23,18 @@ class GatedNetwork(nn.Module, ABC):
             the start, or from when it is settled.
     """
 
-    def __init__(self, encoder: Encoder, classes: int, kind: GateKind, *, frozen: bool) -> None:
+    def __init__(
+        self, encoder: Encoder, classes: int, gate_kind: GateKind, *, frozen: bool
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         self.frozen = frozen
-        self.settled = frozen
-        self.gate = ClassGate(classes, encoder.channels[-1], kind)
+        self.encoder_frozen = frozen
+        self.gate = ClassGate(classes, encoder.channels[-1], gate_kind)
         if frozen:
             encoder.requires_grad_(False)
 
-    def trained_state(self) -> dict[str, Tensor]:
+    def state_without_frozen_encoder(self) -> dict[str, Tensor]:
         """The state without a frozen encoder, which training leaves as it was."""
         return {
             name: tensor.contiguous().cpu()
@@ -40,19 +42,19 @@ class GatedNetwork(nn.Module, ABC):
             if not (self.frozen and name.startswith("encoder."))
         }
 
-    def settle(self) -> None:
+    def freeze_encoder(self) -> None:
         """Ends the embedding phase: encoder and class embedding learn no more.
 
         Masks teach them to forget the classes; see docs/experiments.md.
         """
-        self.settled = True
+        self.encoder_frozen = True
         for part in (self.encoder, self.gate.embedding, self.gate.bias):
             part.requires_grad_(False)
 
     def train(self, mode: bool = True) -> GatedNetwork:
         """Training mode; a settled encoder stays in evaluation mode."""
         super().train(mode)
-        if self.settled:
+        if self.encoder_frozen:
             self.encoder.eval()
         return self
 
@@ -61,6 +63,6 @@ class GatedNetwork(nn.Module, ABC):
 
         A settled encoder passes on slopes only to images that ask for them.
         """
-        learns = not self.settled or images.requires_grad
+        learns = not self.encoder_frozen or images.requires_grad
         with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
             return self.encoder(images)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from apercu.classifiers import Classifier, InputSpec
-from apercu.classifiers.outputs import as_logits
+from apercu.classifiers.outputs import convert_to_logits_unchecked
 from apercu.errors import ConfigError
 from apercu.networks.encoder import Encoder
 from apercu.types import Images, Logits
@@ -30,19 +30,19 @@ class GraphEncoder(Encoder):
         ConfigError: the classifier is a black box, cannot be traced, or has no feature maps.
     """
 
-    def __init__(self, classifier: Classifier, seen: InputSpec | None = None) -> None:
+    def __init__(self, classifier: Classifier, image_spec: InputSpec | None = None) -> None:
         super().__init__()
-        self.stretch, self.seen = classifier.network.input.stretch, seen
-        if seen is None or seen.stretch == self.stretch:
+        self.stretch, self.seen = classifier.network.input.stretch, image_spec
+        if image_spec is None or image_spec.stretch == self.stretch:
             self.stretch = None
-        elif seen.stretch is None and not seen.raw:
+        elif image_spec.stretch is None and not image_spec.takes_raw_counts:
             raise ConfigError(f"encoder: {classifier.spec} wants raw counts; {_OTHER}")
         if classifier.module is None:
             raise ConfigError(f"encoder: {classifier.spec} does not show its layers; {_OTHER}")
         self.classifier = [classifier]  # in a list: its door is no part of this module
-        nodes = _last_nodes(classifier, classifier.module)
+        nodes = _find_last_nodes(classifier, classifier.module)
         self.nodes = tuple(nodes)
-        self.network = _extractor(classifier.module, self.nodes)
+        self.network = _build_extractor(classifier.module, self.nodes)
         self.strides = tuple(stride for stride, _ in nodes.values())
         self.channels = tuple(channels for _, channels in nodes.values())
 
@@ -53,7 +53,7 @@ class GraphEncoder(Encoder):
         return list(self.network(self.classifier[0].normalise(images)).values())
 
 
-class AnsweringEncoder(nn.Module):
+class EncoderWithHead(nn.Module):
     """A classifier's own backbone with its head: one pass gives answer and feature maps.
 
     Args:
@@ -71,10 +71,12 @@ class AnsweringEncoder(nn.Module):
         self.classifier, self.nodes = encoder.classifier, encoder.nodes
         module = cast(nn.Module, classifier.module)
         self.last = get_graph_node_names(module)[1][-1]
-        self.network = _extractor(module, (*self.nodes, self.last))
+        self.network = _build_extractor(module, (*self.nodes, self.last))
         sample = torch.full((1, classifier.channels, *classifier.size), 0.5).to(classifier.device)
         with torch.no_grad():
-            expected = as_logits(module(classifier.normalise(sample)), classifier.network.output)
+            expected = convert_to_logits_unchecked(
+                module(classifier.normalise(sample)), classifier.network.output
+            )
             if not torch.allclose(self(sample)[0], expected, atol=1e-4):
                 raise ConfigError(f"{classifier.spec}: its answer is not that of its last layer")
 
@@ -82,11 +84,11 @@ class AnsweringEncoder(nn.Module):
         """Logits, and what the encoder gives."""
         classifier = self.classifier[0]
         found = self.network(classifier.normalise(images))
-        logits = as_logits(found[self.last], classifier.network.output)
+        logits = convert_to_logits_unchecked(found[self.last], classifier.network.output)
         return logits, [found[node] for node in self.nodes]
 
 
-def _last_nodes(classifier: Classifier, network: nn.Module) -> dict[str, tuple[int, int]]:
+def _find_last_nodes(classifier: Classifier, network: nn.Module) -> dict[str, tuple[int, int]]:
     """Name → (stride, channels) of the last feature map at each stride from 2 to 32."""
     from timm.models import get_graph_node_names
 
@@ -94,7 +96,7 @@ def _last_nodes(classifier: Classifier, network: nn.Module) -> dict[str, tuple[i
     try:
         names = get_graph_node_names(network)[1]
         with torch.no_grad():
-            answers: dict[str, Any] = _extractor(network, names)(sample)
+            answers: dict[str, Any] = _build_extractor(network, names)(sample)
     except (torch.fx.proxy.TraceError, TypeError, RuntimeError, ValueError) as error:
         raise ConfigError(f"encoder: {classifier.spec} cannot be traced; {_OTHER}") from error
     last: dict[int, tuple[str, int]] = {}
@@ -108,7 +110,7 @@ def _last_nodes(classifier: Classifier, network: nn.Module) -> dict[str, tuple[i
     return {name: (stride, channels) for stride, (name, channels) in sorted(last.items())}
 
 
-def _extractor(network: nn.Module, nodes: Sequence[str]) -> nn.Module:
+def _build_extractor(network: nn.Module, nodes: Sequence[str]) -> nn.Module:
     """The network up to the named nodes; what comes after them is dropped."""
     from timm.models import create_feature_extractor
 

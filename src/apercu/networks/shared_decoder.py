@@ -12,14 +12,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from apercu.networks.decoder import (
-    Common,
     Evidence,
-    enlarged,
-    evidence_of,
-    halved,
-    start_as_gate,
+    SharedFeatures,
+    compute_evidence,
+    compute_strides,
+    initialise_as_gate,
+    upsample_bilinear,
 )
-from apercu.networks.encoder import convolution
+from apercu.networks.encoder import build_conv_block
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,9 @@ class SharedDecoder(nn.Module):
         self.shape = shape
         skips = dict(zip(strides[:-1], channels[:-1], strict=True))
         width = 2 * shape.width
-        self.keys = convolution(channels[-1], 2 * width, size=1)
+        self.keys = build_conv_block(channels[-1], 2 * width, size=1)
         self.steps = nn.ModuleList()
-        self.strides = halved(strides[-1], shape.resolution)
+        self.strides = compute_strides(strides[-1], shape.resolution)
         inputs = 2 * width
         for stride in self.strides:
             outputs = width if stride > shape.resolution else shape.width
@@ -69,7 +69,7 @@ class SharedDecoder(nn.Module):
             inputs = outputs
         self.filters = nn.Linear(2 * width, shape.filters * (shape.width + 2))
         self.head = nn.Conv2d(2 * shape.filters + 1, 4, 1)
-        start_as_gate(self.head)
+        initialise_as_gate(self.head)
 
     def forward(self, skips: dict[int, Tensor], deepest: Tensor, gate: Tensor) -> Evidence:
         """Extent and core, at the mask's resolution, `batch × rows × columns`.
@@ -81,28 +81,28 @@ class SharedDecoder(nn.Module):
             deepest: the deepest feature map.
             gate: the class gate on it, `batch × 1 × height × width`.
         """
-        return self.choose(self.common(skips, deepest), gate)
+        return self.apply_gate(self.compute_shared_features(skips, deepest), gate)
 
-    def common(self, skips: dict[int, Tensor], deepest: Tensor) -> Common:
+    def compute_shared_features(self, skips: dict[int, Tensor], deepest: Tensor) -> SharedFeatures:
         """Nearly all of the work: the keys, and the finest features."""
         features = keys = self.keys(deepest)
         for step, stride in zip(self.steps, self.strides, strict=True):
             features = step(features, skips.get(stride))
-        return Common(keys, {self.shape.resolution: features})
+        return SharedFeatures(keys, {self.shape.resolution: features})
 
-    def choose(self, common: Common, gate: Tensor) -> Evidence:
+    def apply_gate(self, shared: SharedFeatures, gate: Tensor) -> Evidence:
         """What `forward` gives, for a gate on features that are prepared."""
-        keys, features = common.deepest, common.finer[self.shape.resolution]
-        opened = enlarged(gate, features.shape[2:])
-        chosen = self._chosen(features, opened, self._asked(keys, gate))
-        return evidence_of(self.head(torch.cat([chosen, chosen * opened, opened], 1)))
+        keys, features = shared.deepest, shared.finer[self.shape.resolution]
+        opened = upsample_bilinear(gate, features.shape[2:])
+        chosen = self._apply_class_filters(features, opened, self._pool_keys(keys, gate))
+        return compute_evidence(self.head(torch.cat([chosen, chosen * opened, opened], 1)))
 
-    def _asked(self, keys: Tensor, gate: Tensor) -> Tensor:
+    def _pool_keys(self, keys: Tensor, gate: Tensor) -> Tensor:
         """What is seen where the gate is open, one row per gate."""
         share = gate.flatten(2) / gate.sum((2, 3))[:, None].clamp(min=1e-3)
         return (share @ keys.flatten(2).transpose(1, 2)).squeeze(1)
 
-    def _chosen(self, features: Tensor, opened: Tensor, asked: Tensor) -> Tensor:
+    def _apply_class_filters(self, features: Tensor, opened: Tensor, asked: Tensor) -> Tensor:
         """The 1 × 1 convolution that each class writes itself, of the features and its gate."""
         width, filters = self.shape.width, self.shape.filters
         written = self.filters(asked).reshape(-1, filters, width + 2) / width**0.5
@@ -118,11 +118,11 @@ class PyramidStep(nn.Module):
         super().__init__()
         self.below = nn.Conv2d(inputs, outputs, 1)
         self.narrow = nn.Conv2d(skip, outputs, 1) if skip else None
-        self.smooth = convolution(outputs, outputs)
+        self.smooth = build_conv_block(outputs, outputs)
 
     def forward(self, features: Tensor, skip: Tensor | None) -> Tensor:
         features = self.below(features)
         if skip is None or self.narrow is None:
             size = torch.Size([2 * side for side in features.shape[2:]])
-            return self.smooth(enlarged(features, size))
-        return self.smooth(enlarged(features, skip.shape[2:]) + self.narrow(skip))
+            return self.smooth(upsample_bilinear(features, size))
+        return self.smooth(upsample_bilinear(features, skip.shape[2:]) + self.narrow(skip))

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from apercu.classifiers import Classifier, InputSpec, Network, open_classifier
-from apercu.classifiers.fingerprint import digest_of_module
-from apercu.classifiers.sources.timm import TIMM, create
+from apercu.classifiers.fingerprint import digest_module
+from apercu.classifiers.sources.timm import TIMM_PREFIX, create_model
 from apercu.errors import ClassifierError, ConfigError
 
 First: TypeAlias = Literal["inflate", "relearn"]
@@ -33,16 +33,16 @@ def open_backbone(spec: str, input: InputSpec, seed: int, first: First = "inflat
     """
     known = open_classifier(spec).network if spec.endswith(".json") else None
     source = spec if known is None else known.source
-    if not source.startswith(TIMM):
+    if not source.startswith(TIMM_PREFIX):
         raise ConfigError(f"backbone: expected timm/NAME, or a card with such a source, got {spec}")
     options = {**({} if known is None else known.options), "in_chans": input.channels}
     options["num_classes"] = 0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = create(source.removeprefix(TIMM), {**options, "pretrained": False})
+        network = create_model(source.removeprefix(TIMM_PREFIX), {**options, "pretrained": False})
     if known is not None:
         _begin(network, known, first)
-    digest = digest_of_module(network, source, options)
+    digest = digest_module(network, source, options)
     made = Network(source, network, digest, input, output="features", options=options)
     return Classifier(made, spec=spec)
 
@@ -86,6 +86,6 @@ def inflated(weight: Tensor, bands: int) -> Tensor:
 
 
 def _state(known: Network) -> Mapping[str, Any]:
-    if not isinstance(known.answer, nn.Module):
+    if not isinstance(known.forward, nn.Module):
         raise ConfigError(f"backbone: {known.source} does not show its layers")
-    return known.answer.state_dict()
+    return known.forward.state_dict()

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Generator
 
 from apercu.classifiers import Classifier
-from apercu.classifiers.reinitialise import drawn_anew
+from apercu.classifiers.reinitialise import reinitialise_classifier
 from apercu.errors import ConfigError, ImagesError
 from apercu.images import ImageSource, batches
 from apercu.methods.layers import compute_deep_features
@@ -118,7 +118,7 @@ def random_start(classifier: Classifier, source: ImageSource, seed: int) -> Clas
     spread = range(0, len(source), max(1, len(source) // SETTLING))
     size = -(-len(spread) // max(1, len(spread) // BATCH))  # of about equal batches, none of one
     shown = batches(source, classifier.prepare, size, indices=spread)
-    return drawn_anew(classifier, (batch.images for batch in shown), seed)
+    return reinitialise_classifier(classifier, (batch.images for batch in shown), seed)
 
 
 def drawn(labels: Labels, fraction: float, seed: int) -> list[int]:

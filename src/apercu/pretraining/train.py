@@ -16,8 +16,8 @@ from torch import Generator, Tensor, nn
 from torch.utils.data import DataLoader
 
 from apercu.classifiers import Classifier, save_classifier
-from apercu.classifiers.fingerprint import digest_of_module
-from apercu.classifiers.reinitialise import trainable
+from apercu.classifiers.fingerprint import digest_module
+from apercu.classifiers.reinitialise import copy_trainable
 from apercu.errors import RunError
 from apercu.images import ImageSource
 from apercu.io import write
@@ -81,7 +81,7 @@ def pretrain(
         RunError: the folder holds a pretraining with other settings.
     """
     _claim(trainer.run / CONFIG, settings)
-    backbone = trainable(trainer.classifier, seed=trainer.seed)
+    backbone = copy_trainable(trainer.classifier, seed=trainer.seed)
     learnt, held_out = split_held_out(len(trainer.source), trainer.seed)
     sample = _sample(shown, trainer.classifier, learnt)
     with torch.random.fork_rng(devices=[]):
@@ -95,7 +95,7 @@ def pretrain(
     if test is not None:
         facts |= {f"test_{k}": v for k, v in measure(training, test, usual).items()}
     known = trainer.classifier.network
-    digest = digest_of_module(backbone, known.source, known.options)
+    digest = digest_module(backbone, known.source, known.options)
     learned = Classifier(replace(known, answer=backbone, digest=digest))
     if trainer.is_main_process:
         save_classifier(learned, trainer.run)

@@ -13,7 +13,7 @@ class Removal(ABC):
     """Takes evidence away by showing another image where the mask is 0."""
 
     @abstractmethod
-    def replacement(self, images: Images, generator: Generator | None = None) -> Images:
+    def make_replacement(self, images: Images, generator: Generator | None = None) -> Images:
         """What stands where evidence was removed; a fresh draw per call when it is random.
 
         Args:
@@ -27,5 +27,5 @@ class Removal(ABC):
         The images and their replacement are detached, as in Dabkowski & Gal's code.
         """
         keep = masks.unsqueeze(1)
-        other = self.replacement(images, generator).detach()
+        other = self.make_replacement(images, generator).detach()
         return images.detach() * keep + other * (1 - keep)

@@ -22,16 +22,16 @@ class Blur(Removal):
 
     strength: float = 10 / 224
 
-    def replacement(self, images: Images, generator: Generator | None = None) -> Images:
+    def make_replacement(self, images: Images, generator: Generator | None = None) -> Images:
         height, width = images.shape[-2:]
         rows, columns = (
-            _blur_matrix(length, self.strength * min(height, width)).to(images)
+            _build_blur_matrix(length, self.strength * min(height, width)).to(images)
             for length in (height, width)
         )
         return rows @ images @ columns.T
 
 
-def _blur_matrix(length: int, sigma: float) -> Tensor:
+def _build_blur_matrix(length: int, sigma: float) -> Tensor:
     """The blur of one axis as a matrix: a Gaussian cut at 3 σ, edges reflected.
 
     A separable blur is then two matrix products, fast on every device and exact for any σ.

@@ -25,7 +25,7 @@ class BoxBlur(Removal):
 
     outside: tuple[float, ...]
 
-    def replacement(self, images: Images, generator: Generator | None = None) -> Images:
+    def make_replacement(self, images: Images, generator: Generator | None = None) -> Images:
         side = max(images.shape[2] // 5, 9) | 1
         colour = torch.tensor(self.outside).to(images)[:, None, None]
         return F.avg_pool2d(images - colour, side, stride=1, padding=side // 2) + colour

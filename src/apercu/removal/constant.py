@@ -15,7 +15,7 @@ from apercu.types import Images
 class Black(Removal):
     """Evidence turns black (0 in [0, 1])."""
 
-    def replacement(self, images: Images, generator: Generator | None = None) -> Images:
+    def make_replacement(self, images: Images, generator: Generator | None = None) -> Images:
         return torch.zeros_like(images)
 
 
@@ -29,7 +29,7 @@ class Flat(Removal):
 
     colour: tuple[float, ...]
 
-    def replacement(self, images: Images, generator: Generator | None = None) -> Images:
+    def make_replacement(self, images: Images, generator: Generator | None = None) -> Images:
         return torch.tensor(self.colour).to(images)[:, None, None].expand_as(images)
 
 
@@ -37,5 +37,5 @@ class Flat(Removal):
 class Mean(Removal):
     """Evidence turns into the image's mean colour."""
 
-    def replacement(self, images: Images, generator: Generator | None = None) -> Images:
+    def make_replacement(self, images: Images, generator: Generator | None = None) -> Images:
         return images.mean((2, 3), keepdim=True).expand_as(images)

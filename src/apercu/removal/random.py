@@ -22,7 +22,7 @@ class Colour(Removal):
 
     noise: float = 0.05
 
-    def replacement(self, images: Images, generator: Generator | None = None) -> Images:
+    def make_replacement(self, images: Images, generator: Generator | None = None) -> Images:
         colours = torch.rand(*images.shape[:2], 1, 1, generator=generator)
         noise = torch.randn(images.shape, generator=generator)
         return (colours + self.noise * noise).clamp(0, 1).to(images)
@@ -42,8 +42,8 @@ class Alternative(Removal):
     colour: Colour = field(default_factory=Colour)
     share: float = 0.5
 
-    def replacement(self, images: Images, generator: Generator | None = None) -> Images:
+    def make_replacement(self, images: Images, generator: Generator | None = None) -> Images:
         draw: Tensor = torch.rand(len(images), 1, 1, 1, generator=generator)
-        blurred = self.blur.replacement(images)
-        coloured = self.colour.replacement(images, generator)
+        blurred = self.blur.make_replacement(images)
+        coloured = self.colour.make_replacement(images, generator)
         return torch.where(draw.to(images.device) < self.share, blurred, coloured)

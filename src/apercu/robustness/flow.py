@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import torch
 
 from apercu.classifiers import Classifier
-from apercu.classifiers.fingerprint import digest_of_module
+from apercu.classifiers.fingerprint import digest_module
 from apercu.errors import ConfigError
 from apercu.evaluation.sample import EvalBatch, EvalSample, draw_sample
 from apercu.explainers.base import TrainedExplainer
@@ -106,7 +106,7 @@ class Bench:
         watched = ""
         if self.explainer is not None:
             kind = type(self.explainer).__name__
-            watched = digest_of_module(self.explainer.network, kind, {})
+            watched = digest_module(self.explainer.network, kind, {})
         return f"{self.classifier.fingerprint} {self.sample.digest} {watched}"
 
     def key(self, job: Job) -> str:

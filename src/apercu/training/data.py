@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from apercu.classifiers.distillation_data import PreparedImages
-from apercu.classifiers.preprocessing import Fit
+from apercu.classifiers.preprocessing import FitMode
 from apercu.errors import ImageError, ImagesError
 from apercu.images import ImageSource, Item
 from apercu.types import Picture
@@ -35,7 +35,7 @@ TargetFunction: TypeAlias = Callable[[int, Item], Any]
 class ImagePreparer(Protocol):
     """A classifier, as far as the stream needs it."""
 
-    def prepare(self, picture: Picture, fit: Fit = "squash") -> Tensor: ...
+    def prepare(self, picture: Picture, fit: FitMode = "squash") -> Tensor: ...
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,7 @@ def fit_ridge(
                 chosen, least = (embedding, bias), error
                 share = (answers.argmax(1) == logits.argmax(1)).float().mean().item()
     embedding, bias = chosen
-    gate.set_units(*moments.scale())
+    gate.set_logit_units(*moments.scale())
     with torch.no_grad():
         gate.embedding.copy_(embedding / gate.deviation)
         gate.bias.copy_((bias - gate.mean) / gate.deviation)

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader
 
 from apercu.classifiers import Classifier
-from apercu.classifiers.distillation_data import Lessons, agreement, stacked
+from apercu.classifiers.distillation_data import DistillationData, compute_agreement, stack_images
 from apercu.networks.gated import GatedNetwork
 from apercu.training.augment import RandomViews
 from apercu.training.data import EndlessSampler, TrainingImages, cache_in_memory
@@ -72,7 +72,7 @@ def fit_ridge_embedding(
 
     share = fit_ridge(network.gate, asked(fitted), asked(held_out), settings.penalties)
     judges = shuffled_batches(images, count, held_out or fitted)
-    network.gate.open_at(*_mean_peaks(network, classifier, judges))
+    network.gate.set_threshold(*_mean_peaks(network, classifier, judges))
     return share
 
 
@@ -91,25 +91,27 @@ def train_ridge_embedding(
     device, kept = next(network.parameters()).device, cache_in_memory(images)
     order = torch.tensor(list(islice(EndlessSampler(len(images), seed), len(images))))
     held_out = min(MAX_HELD_OUT_IMAGES, len(images) // 10)
-    lessons = Lessons.ask(classifier, kept, order[held_out:], settings.batch)
-    network.gate.set_units(lessons.answers.mean().item(), lessons.answers.std().item())
+    lessons = DistillationData.query_teacher(classifier, kept, order[held_out:], settings.batch)
+    network.gate.set_logit_units(
+        lessons.teacher_logits.mean().item(), lessons.teacher_logits.std().item()
+    )
 
     def outcomes() -> Iterator[StepResult]:
         generator = torch.Generator().manual_seed(seed)
-        for views, logits in lessons.batches(settings.batch, generator):
+        for views, logits in lessons.draw_batches(settings.batch, generator):
             logits = logits.to(device)
-            answers = network.gate.answers(network.encode(views.to(device))[-1])
-            loss = F.mse_loss(answers, network.gate.standardised(logits))
+            answers = network.gate.predict_logits(network.encode(views.to(device))[-1])
+            loss = F.mse_loss(answers, network.gate.standardise(logits))
             yield loss, answers.argmax(1) == logits.argmax(1)
 
     descend(network, settings, outcomes())
     judged = torch.split(order[: max(held_out, FORWARD_BATCH)], FORWARD_BATCH)
-    judges = [stacked(kept, chosen).to(device) for chosen in judged]
-    network.gate.open_at(*_mean_peaks(network, classifier, judges))
+    judges = [stack_images(kept, chosen).to(device) for chosen in judged]
+    network.gate.set_threshold(*_mean_peaks(network, classifier, judges))
     if not held_out:
         return float("nan")
-    return agreement(
-        lambda shown: network.gate.answers(network.encode(shown)[-1]), classifier, judges
+    return compute_agreement(
+        lambda shown: network.gate.predict_logits(network.encode(shown)[-1]), classifier, judges
     )
 
 
@@ -135,7 +137,7 @@ def train_binary_embedding(
             views = RandomViews()(batch.to(device), generator)
             targets, real = _draw_targets(classifier, views, settings.fakes, generator)
             features = network.encode(views)[-1]
-            existence = network.gate.activation(features, targets).mean((1, 2, 3))
+            existence = network.gate.compute_activation(features, targets).mean((1, 2, 3))
             loss = F.binary_cross_entropy_with_logits(existence, real.float())
             yield loss, (existence > 0) == real
 
@@ -184,7 +186,7 @@ def _mean_peaks(
         shift = torch.randint(1, len(classifier.classes), top.shape, generator=generator)
         other = (top + shift.to(top.device)) % len(classifier.classes)
         for found, targets in ((present, top), (absent, other)):
-            found.append(network.gate.activation(deepest, targets).amax((1, 2, 3)))
+            found.append(network.gate.compute_activation(deepest, targets).amax((1, 2, 3)))
     return torch.cat(present).mean().item(), torch.cat(absent).mean().item()
 
 

@@ -100,7 +100,7 @@ class Trainer:
         facts: dict[str, float] = {}
         if isinstance(network, GatedNetwork) and isinstance(settings, GatedSettings):
             facts["embedding_agreement"] = self._prepare_embedding(network, settings, images)
-            network.settle()
+            network.freeze_encoder()
         if images.unusable:
             first = next(iter(images.unusable.values()))
             self.say(
@@ -149,7 +149,9 @@ class Trainer:
                 f"in {share:.1%} of cases" if share == share else "(too few to hold some out)"
             )
             self.say(f"class embedding: names the classifier's top class {held_out}")
-        write(path, save(network.trained_state() | {"agreement": torch.tensor(share)}))
+        write(
+            path, save(network.state_without_frozen_encoder() | {"agreement": torch.tensor(share)})
+        )
         return share
 
     def _build_lightning_trainer(

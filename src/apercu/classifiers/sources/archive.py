@@ -35,7 +35,7 @@ _SIZE_SYNTAX = (
 )
 
 
-def checked_archive(path: Path) -> io.BytesIO:
+def copy_checked_archive(path: Path) -> io.BytesIO:
     """A copy of an exported program that holds only what was checked; sample inputs are left out.
 
     Raises:
@@ -67,39 +67,39 @@ def _check_entry(path: Path, name: str, content: bytes) -> None:
         if name.endswith("_config.json"):
             _check_payloads(path, json.loads(content))
         elif name.endswith(".pt"):
-            raise _refused(path, "weights in the legacy pickle format")
+            raise _refusal(path, "weights in the legacy pickle format")
     elif name.startswith("models/"):
-        for key, value in _strings(json.loads(content)):
+        for key, value in _walk_strings(json.loads(content)):
             if key in ("target", "as_operator") and not _OPERATOR.fullmatch(value):
-                raise _refused(path, f"a call of {value}")
+                raise _refusal(path, f"a call of {value}")
             if key in ("in_spec", "out_spec") and not _is_plain_structure(value):
-                raise _refused(path, f"{key} {value!r}")
+                raise _refusal(path, f"{key} {value!r}")
             if key == "expr_str" and not _is_arithmetic(value):
-                raise _refused(path, f"the size {value!r}")
+                raise _refusal(path, f"the size {value!r}")
 
 
 def _check_payloads(path: Path, listed: dict[str, Any]) -> None:
     for name, payload in listed["config"].items():
         tensor = payload["path_name"].startswith(("weight_", "tensor_"))
         if payload["use_pickle"] or not tensor:
-            raise _refused(path, f"{name} in a pickle")
+            raise _refusal(path, f"{name} in a pickle")
 
 
-def _strings(tree: Any, key: str = "") -> Iterator[tuple[str, str]]:
+def _walk_strings(tree: Any, key: str = "") -> Iterator[tuple[str, str]]:
     """Every text of a JSON tree, with the key it stands under."""
     if isinstance(tree, str):
         yield key, tree
     elif isinstance(tree, list):
         for item in tree:
-            yield from _strings(item, key)
+            yield from _walk_strings(item, key)
     elif isinstance(tree, dict):
         for name, item in tree.items():
-            yield from _strings(item, name)
+            yield from _walk_strings(item, name)
 
 
 def _is_plain_structure(text: str) -> bool:
     """Whether a stored structure of arguments is built of tuples, lists and dictionaries only."""
-    kinds = {value for key, value in _strings(json.loads(text)) if key == "type"}
+    kinds = {value for key, value in _walk_strings(json.loads(text)) if key == "type"}
     return kinds <= {"builtins.tuple", "builtins.list", "builtins.dict"}
 
 
@@ -118,7 +118,7 @@ def _is_plain(node: ast.AST) -> bool:
     return not isinstance(word, str) or bool(_SIZE_WORD.fullmatch(word))
 
 
-def _refused(path: Path, what: str) -> ClassifierError:
+def _refusal(path: Path, what: str) -> ClassifierError:
     return ClassifierError(
         f"{path}: refused, it holds {what}, which could run code; "
         "export the plain network again, or use ONNX"

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from apercu.classifiers.card import ClassifierCard, InputSpec
-from apercu.classifiers.fingerprint import digest_of_file
+from apercu.classifiers.fingerprint import digest_file
 from apercu.classifiers.network import Network
-from apercu.classifiers.sources.archive import checked_archive
-from apercu.classifiers.sources.onnx_input import input_of_shape, singly
+from apercu.classifiers.sources.archive import copy_checked_archive
+from apercu.classifiers.sources.onnx_input import resolve_input, run_in_fixed_batches
 from apercu.errors import ClassifierError
 
 
@@ -28,7 +28,7 @@ def open_exported(card: ClassifierCard) -> Network:
     path = Path(card.source)
     if not path.is_file():
         raise ClassifierError(f"classifier {path}: no such file")
-    archive = checked_archive(path)
+    archive = copy_checked_archive(path)
     try:
         program = torch.export.load(archive)
     except Exception as error:
@@ -37,17 +37,17 @@ def open_exported(card: ClassifierCard) -> Network:
             f"classifier {path}: torch {torch.__version__} cannot read it ({reason}); "
             "export it again with this version, or use ONNX"
         ) from error
-    spec, fixed = _input(program, card)
+    spec, fixed = _read_input(program, card)
     return Network(
         source=card.source,
-        answer=_Exported(program, fixed),
-        digest=digest_of_file(path),
+        forward=_ExportedNetwork(program, fixed),
+        digest=digest_file(path),
         input=spec,
         output=card.output,
     )
 
 
-class _Exported:
+class _ExportedNetwork:
     """Calls an exported program on any device."""
 
     def __init__(self, program: ExportedProgram, fixed_batch: int | None) -> None:
@@ -56,7 +56,7 @@ class _Exported:
         self._module: Any = program.module(check_guards=False).requires_grad_(False)
 
     def __call__(self, images: Tensor) -> Tensor:
-        return singly(self._module, images, self._fixed_batch)
+        return run_in_fixed_batches(self._module, images, self._fixed_batch)
 
     def to(self, device: torch.device) -> None:
         from torch.export.passes import move_to_device_pass
@@ -65,7 +65,7 @@ class _Exported:
         self._module = self._program.module(check_guards=False).requires_grad_(False)
 
 
-def _input(program: ExportedProgram, card: ClassifierCard) -> tuple[InputSpec, int | None]:
+def _read_input(program: ExportedProgram, card: ClassifierCard) -> tuple[InputSpec, int | None]:
     names = program.graph_signature.user_inputs
     nodes = [node for node in program.graph.nodes if node.op == "placeholder"]
     shapes = [node.meta["val"].shape for node in nodes if node.name in names]
@@ -73,4 +73,4 @@ def _input(program: ExportedProgram, card: ClassifierCard) -> tuple[InputSpec, i
         raise ClassifierError(
             f"classifier {card.source}: expected one input, images, got {len(shapes)}"
         )
-    return input_of_shape([s if isinstance(s, int) else None for s in shapes[0]], card)
+    return resolve_input([s if isinstance(s, int) else None for s in shapes[0]], card)

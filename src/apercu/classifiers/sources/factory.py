@@ -18,8 +18,8 @@ from typing import Any
 from pydantic import ValidationError
 from torch import nn
 
-from apercu.classifiers.card import ClassifierCard, InputSpec, mistakes
-from apercu.classifiers.fingerprint import digest_of_module
+from apercu.classifiers.card import ClassifierCard, InputSpec, describe_mistakes
+from apercu.classifiers.fingerprint import digest_module
 from apercu.classifiers.names import ClassNames
 from apercu.classifiers.network import BlackBox, Network
 from apercu.classifiers.weights import load_weights
@@ -34,7 +34,7 @@ def open_factory(card: ClassifierCard) -> Network:
             it nor the card says what the images are like.
     """
     try:
-        made = _factory(card.source)(**card.options)
+        made = _import_factory(card.source)(**card.options)
     except ClassifierError:
         raise
     except Exception as error:
@@ -52,9 +52,9 @@ def open_factory(card: ClassifierCard) -> Network:
     classes = getattr(made, "classes", None)
     return Network(
         source=card.source,
-        answer=made if is_module else BlackBox(made),
-        digest=_digest(made, card),
-        input=card.input or _input(made, card.source),
+        forward=made if is_module else BlackBox(made),
+        digest=_compute_digest(made, card),
+        input=card.input or _read_input_attribute(made, card.source),
         output=getattr(made, "output", card.output),
         names=None if classes is None else ClassNames.of(map(str, classes)),
         options=card.options,
@@ -62,7 +62,7 @@ def open_factory(card: ClassifierCard) -> Network:
     )
 
 
-def _factory(source: str) -> Callable[..., Any]:
+def _import_factory(source: str) -> Callable[..., Any]:
     name, _, attribute = source.partition(":")
     try:
         module = importlib.import_module(name)
@@ -82,15 +82,15 @@ def _factory(source: str) -> Callable[..., Any]:
     return factory
 
 
-def _digest(made: Any, card: ClassifierCard) -> str:
+def _compute_digest(made: Any, card: ClassifierCard) -> str:
     if isinstance(made, nn.Module):
-        return digest_of_module(made, card.source, card.options)
+        return digest_module(made, card.source, card.options)
     stated = getattr(made, "fingerprint", "")
     described = json.dumps([card.source, card.options, str(stated)], sort_keys=True, default=str)
     return hashlib.sha256(described.encode()).hexdigest()
 
 
-def _input(made: Any, source: str) -> InputSpec:
+def _read_input_attribute(made: Any, source: str) -> InputSpec:
     stated = getattr(made, "input", None)
     if stated is None:
         raise ClassifierError(
@@ -101,5 +101,5 @@ def _input(made: Any, source: str) -> InputSpec:
         return InputSpec.model_validate(stated)
     except ValidationError as error:
         raise ClassifierError(
-            f"classifier {source}: its attribute input: {'; '.join(mistakes(error, InputSpec))}"
+            f"classifier {source}: its attribute input: {'; '.join(describe_mistakes(error, InputSpec))}"
         ) from None

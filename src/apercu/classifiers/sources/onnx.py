@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from apercu.classifiers.card import ClassifierCard
-from apercu.classifiers.fingerprint import digest_of_file
+from apercu.classifiers.fingerprint import digest_file
 from apercu.classifiers.network import BlackBox, Network
-from apercu.classifiers.sources.onnx_input import input_of_shape, singly
+from apercu.classifiers.sources.onnx_input import resolve_input, run_in_fixed_batches
 from apercu.errors import ClassifierError
 
 
@@ -25,13 +25,13 @@ def open_onnx(card: ClassifierCard) -> Network:
     path = Path(card.source)
     if not path.is_file():
         raise ClassifierError(f"classifier {path}: no such file")
-    session = _session(path)
+    session = _open_session(path)
     inputs = session.get_inputs()
     if len(inputs) != 1 or inputs[0].type != "tensor(float)":
         got = ", ".join(f"{i.name}: {i.type}" for i in inputs)
         raise ClassifierError(f"classifier {path}: expected one float32 input, got {got}")
     shape = [side if isinstance(side, int) else None for side in inputs[0].shape]
-    spec, fixed = input_of_shape(shape, card)
+    spec, fixed = resolve_input(shape, card)
 
     def ask(images: Tensor) -> Tensor:
         fed = {inputs[0].name: images.float().contiguous().numpy()}
@@ -39,15 +39,15 @@ def open_onnx(card: ClassifierCard) -> Network:
 
     return Network(
         source=card.source,
-        answer=BlackBox(lambda images: singly(ask, images, fixed)),
-        digest=digest_of_file(path),
+        forward=BlackBox(lambda images: run_in_fixed_batches(ask, images, fixed)),
+        digest=digest_file(path),
         input=spec,
         output=card.output,
         differentiable=False,
     )
 
 
-def _session(path: Path) -> Any:
+def _open_session(path: Path) -> Any:
     try:
         import onnxruntime
     except ImportError:

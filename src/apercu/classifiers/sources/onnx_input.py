@@ -12,7 +12,7 @@ from apercu.classifiers.card import ClassifierCard, InputSpec
 from apercu.errors import ClassifierError
 
 
-def input_of_shape(
+def resolve_input(
     shape: Sequence[int | None], card: ClassifierCard
 ) -> tuple[InputSpec, int | None]:
     """The card's input, else the graph's; and the batch size where the graph fixes it to one.
@@ -28,13 +28,13 @@ def input_of_shape(
     if len(shape) != 4 or shape[0] not in (None, 1):
         raise ClassifierError(
             f"{name}: expected an input batch × channels × height × width with any batch, "
-            f"got {_text(shape)}; export it with a dynamic batch"
+            f"got {_format_shape(shape)}; export it with a dynamic batch"
         )
     if card.input is not None:
         wanted = (card.input.channels, *card.input.size)
         if any(s not in (None, w) for s, w in zip(shape[1:], wanted, strict=True)):
             raise ClassifierError(
-                f"{name}: its card says {_text(wanted)}, the file takes {_text(shape[1:])}"
+                f"{name}: its card says {_format_shape(wanted)}, the file takes {_format_shape(shape[1:])}"
             )
         return card.input, shape[0]
     channels, height, width = shape[1:]
@@ -45,12 +45,14 @@ def input_of_shape(
     return InputSpec(channels=channels, size=(height, width)), shape[0]
 
 
-def singly(ask: Callable[[Tensor], Any], images: Tensor, fixed_batch: int | None) -> Any:
+def run_in_fixed_batches(
+    function: Callable[[Tensor], Any], images: Tensor, fixed_batch: int | None
+) -> Any:
     """Asks for all images at once, or one by one where the graph fixes the batch to one."""
     if fixed_batch is None or len(images) == fixed_batch:
-        return ask(images)
-    return torch.cat([ask(image) for image in torch.split(images, fixed_batch)])
+        return function(images)
+    return torch.cat([function(image) for image in torch.split(images, fixed_batch)])
 
 
-def _text(shape: Sequence[int | None]) -> str:
+def _format_shape(shape: Sequence[int | None]) -> str:
     return " × ".join("any" if side is None else str(side) for side in shape)

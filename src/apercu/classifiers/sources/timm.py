@@ -11,13 +11,13 @@ from typing import Any
 from torch import nn
 
 from apercu.classifiers.card import ClassifierCard, InputSpec
-from apercu.classifiers.fingerprint import digest_of_module
+from apercu.classifiers.fingerprint import digest_module
 from apercu.classifiers.names import ClassNames
 from apercu.classifiers.network import Network
 from apercu.classifiers.weights import load_weights
 from apercu.errors import ClassifierError, nearest
 
-TIMM = "timm/"
+TIMM_PREFIX = "timm/"
 _REACH_SECONDS = 5
 
 
@@ -31,7 +31,7 @@ def open_timm(card: ClassifierCard, class_count: int | None) -> Network:
     Raises:
         ClassifierError: no such model or option, or its weights cannot be downloaded.
     """
-    name = card.source.removeprefix(TIMM)
+    name = card.source.removeprefix(TIMM_PREFIX)
     _check_name(name)
     options = dict(card.options)
     if card.weights is not None and class_count is not None:
@@ -39,24 +39,24 @@ def open_timm(card: ClassifierCard, class_count: int | None) -> Network:
     if card.input is not None:
         options.setdefault("in_chans", card.input.channels)
     if card.weights is None:
-        module = _pretrained(name, options)
+        module = _create_pretrained(name, options)
     else:
-        module = create(name, {**options, "pretrained": False})
+        module = create_model(name, {**options, "pretrained": False})
         load_weights(module, card.weights)
     if module.num_classes == 0 and card.output != "features":
         raise ClassifierError(f"classifier {card.source}: it has no head; say options.num_classes")
     return Network(
         source=card.source,
-        answer=module,
-        digest=digest_of_module(module, card.source, card.options),
-        input=card.input or _input(module.pretrained_cfg),
+        forward=module,
+        digest=digest_module(module, card.source, card.options),
+        input=card.input or _read_input(module.pretrained_cfg),
         output=card.output,
-        names=None if card.weights else _imagenet_names(module),
+        names=None if card.weights else _read_imagenet_names(module),
         options=card.options,
     )
 
 
-def create(name: str, options: Mapping[str, Any]) -> Any:
+def create_model(name: str, options: Mapping[str, Any]) -> Any:
     """timm's model of that name; raises ClassifierError for what timm does not know."""
     import timm
 
@@ -73,10 +73,10 @@ def _check_name(name: str) -> None:
 
     if not timm.is_model(name):
         suggestion = nearest(name.partition(".")[0], timm.list_models())
-        raise ClassifierError(f"classifier {TIMM}{name}: timm has no such model{suggestion}")
+        raise ClassifierError(f"classifier {TIMM_PREFIX}{name}: timm has no such model{suggestion}")
 
 
-def _pretrained(name: str, options: Mapping[str, Any]) -> Any:
+def _create_pretrained(name: str, options: Mapping[str, Any]) -> Any:
     """Weights from the local cache of the Hugging Face hub, else downloaded."""
     import timm
     from huggingface_hub import try_to_load_from_cache
@@ -90,15 +90,15 @@ def _pretrained(name: str, options: Mapping[str, Any]) -> Any:
     kept = config.hf_hub_id and try_to_load_from_cache(config.hf_hub_id, "model.safetensors")
     if isinstance(kept, str):
         options = {**options, "pretrained_cfg_overlay": {"file": kept}}
-    elif not _reachable("https://huggingface.co" if config.hf_hub_id else str(config.url)):
-        raise _no_download(name, "the hub does not answer")
+    elif not _is_reachable("https://huggingface.co" if config.hf_hub_id else str(config.url)):
+        raise _download_error(name, "the hub does not answer")
     try:
-        return create(name, {**options, "pretrained": True})
+        return create_model(name, {**options, "pretrained": True})
     except OSError as error:
-        raise _no_download(name, str(error).splitlines()[0]) from error
+        raise _download_error(name, str(error).splitlines()[0]) from error
 
 
-def _reachable(url: str) -> bool:
+def _is_reachable(url: str) -> bool:
     """Asks once and briefly, where the hub's own client would try again for a minute."""
     request = urllib.request.Request(url, method="HEAD")
     try:
@@ -110,14 +110,14 @@ def _reachable(url: str) -> bool:
     return True
 
 
-def _no_download(name: str, reason: str) -> ClassifierError:
+def _download_error(name: str, reason: str) -> ClassifierError:
     return ClassifierError(
         f"classifier timm/{name}: its pretrained weights cannot be downloaded ({reason}); "
         "write a classifier card with `weights`, a safetensors file"
     )
 
 
-def _input(config: Mapping[str, Any]) -> InputSpec:
+def _read_input(config: Mapping[str, Any]) -> InputSpec:
     channels, height, width = config["input_size"]
     return InputSpec(
         channels=channels,
@@ -128,7 +128,7 @@ def _input(config: Mapping[str, Any]) -> InputSpec:
     )
 
 
-def _imagenet_names(module: nn.Module) -> ClassNames | None:
+def _read_imagenet_names(module: nn.Module) -> ClassNames | None:
     from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 
     subset = infer_imagenet_subset(module)

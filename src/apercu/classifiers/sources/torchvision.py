@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from apercu.classifiers.card import ClassifierCard, InputSpec
-from apercu.classifiers.fingerprint import digest_of_module
+from apercu.classifiers.fingerprint import digest_module
 from apercu.classifiers.names import ClassNames
 from apercu.classifiers.network import Network
 from apercu.classifiers.weights import load_weights
@@ -49,16 +49,16 @@ def open_torchvision(card: ClassifierCard, class_count: int | None) -> Network:
         load_weights(module, card.weights)
     return Network(
         source=card.source,
-        answer=module,
-        digest=digest_of_module(module, card.source, card.options),
-        input=card.input or _input(preset),
+        forward=module,
+        digest=digest_module(module, card.source, card.options),
+        input=card.input or _read_input(preset),
         output=card.output,
         names=None if card.weights else ClassNames.of(preset.meta["categories"]),
         options=card.options,
     )
 
 
-def _input(preset: Any) -> InputSpec:
+def _read_input(preset: Any) -> InputSpec:
     recipe = preset.transforms()
     side, resize = recipe.crop_size[0], recipe.resize_size[0]
     return InputSpec(

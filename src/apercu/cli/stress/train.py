@@ -48,7 +48,7 @@ def train(
     Example: apercu stress train --classifier timm/resnet50 --images photos/ --out runs/hybrid
     """
     from apercu.classifiers import open_classifier
-    from apercu.classifiers.reinitialise import trainable
+    from apercu.classifiers.reinitialise import copy_trainable
     from apercu.explainers.order import TrainingRecord, find_settings, override_settings
     from apercu.images import open_images
     from apercu.robustness.defences.settings import DEFENCES
@@ -59,7 +59,7 @@ def train(
     settings = override_settings(find_settings(out, config, DEFENCES), steps=steps, batch=batch)
     opened = open_classifier(classifier)
     source = open_images(images, channels=opened.channels, bands=opened.bands)
-    trainable(opened)
+    copy_trainable(opened)
     TrainingRecord(
         classifier=opened.fingerprint, images=source.name, count=len(source), seed=seed
     ).begin(out, resume=resume)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import final
 from uuid import uuid4
 
-from apercu.classifiers.fingerprint import digest_of_file
+from apercu.classifiers.fingerprint import digest_file
 from apercu.deploy.batch.shard_writer import ShardWriter, Table, build_schema
 from apercu.deploy.batch.work_folder import ShardRecord, WorkFolder
 from apercu.errors import OutputError
@@ -53,7 +53,7 @@ class ParquetShards(ShardWriter):
             rows=len(rows),
             errors=errors,
             bytes=bytes,
-            sha256=digest_of_file(path),
+            sha256=digest_file(path),
         )
 
     def read_failures(self, record: ShardRecord) -> list[tuple[int, str, str]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import apercu
-from apercu.classifiers.fingerprint import digest_of_file
+from apercu.classifiers.fingerprint import digest_file
 from apercu.deploy.export.check import Checked
 from apercu.deploy.export.manifest import GraphFile, InputFit, Loss, Manifest
 from apercu.deploy.export.onnx_graph import Traceable
@@ -20,7 +20,7 @@ def described(path: Path, graph: Traceable, checked: Checked, precision: Precisi
     shapes = {name: tuple(values.shape[1:]) for name, values in graph(*graph.inputs).items()}
     return GraphFile(
         file=path.name,
-        sha256=digest_of_file(path),
+        sha256=digest_file(path),
         precision=precision,
         outputs=shapes,
         difference=checked.difference,

@@ -40,7 +40,9 @@ class Explaining(nn.Module, ABC):
 
     def forward(self, images: Images, targets: Targets) -> tuple[Tensor, ...]:
         features = self.network.encode(images)
-        return self.explained(images, features, self.network.gate.answers(features[-1]), targets)
+        return self.explained(
+            images, features, self.network.gate.predict_logits(features[-1]), targets
+        )
 
     @abstractmethod
     def explained(
@@ -86,7 +88,7 @@ class ClassesGraph(nn.Module):
 
     def forward(self, images: Images, targets: Int[Tensor, " classes"]) -> tuple[Tensor, ...]:
         features = self.network.encode(images)
-        top = self.network.gate.answers(features[-1]).argmax(1)
+        top = self.network.gate.predict_logits(features[-1]).argmax(1)
         log_odds = self.network.decode_many(features, torch.where(targets < 0, top, targets))
         return (enlarge(log_odds, images.shape[-2:]).sigmoid(),)
 

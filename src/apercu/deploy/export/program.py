@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from apercu.classifiers.sources.archive import checked_archive
+from apercu.classifiers.sources.archive import copy_checked_archive
 from apercu.deploy.export.check import Answering
 from apercu.deploy.export.onnx_graph import Traceable, not_traced, quiet
 from apercu.io import write
@@ -43,7 +43,7 @@ def open_program(path: Path, names: Sequence[str]) -> Answering:
         ClassifierError: loading it could run code.
     """
     with quiet():
-        module = torch.export.load(checked_archive(path)).module(check_guards=False)
+        module = torch.export.load(copy_checked_archive(path)).module(check_guards=False)
 
     def answering(images: Tensor, targets: Tensor) -> dict[str, Tensor]:
         with torch.inference_mode():

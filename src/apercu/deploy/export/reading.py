@@ -7,11 +7,11 @@ from typing import Any, final
 from torch import Tensor, nn
 
 from apercu.classifiers import Classifier
-from apercu.classifiers.outputs import as_logits
+from apercu.classifiers.outputs import convert_to_logits_unchecked
 from apercu.errors import ConfigError
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.networks.gated import GatedNetwork
-from apercu.networks.graph_encoder import AnsweringEncoder, GraphEncoder
+from apercu.networks.graph_encoder import EncoderWithHead, GraphEncoder
 from apercu.types import Images, Logits
 
 
@@ -33,8 +33,10 @@ class Apart(nn.Module):
     def forward(self, images: Images) -> tuple[Logits, list[Tensor]]:
         """Logits, and what the encoder gives."""
         classifier = self.classifier[0]
-        answer: Any = classifier.network.answer(classifier.normalise(images))
-        return as_logits(answer, classifier.network.output), self.network.encode(images)
+        answer: Any = classifier.network.forward(classifier.normalise(images))
+        return convert_to_logits_unchecked(answer, classifier.network.output), self.network.encode(
+            images
+        )
 
 
 def reading(
@@ -55,7 +57,7 @@ def reading(
     if isinstance(encoder, GraphEncoder) and (
         encoder.classifier[0].fingerprint == passport.fingerprint
     ):
-        return AnsweringEncoder(encoder)
+        return EncoderWithHead(encoder)
     if classifier is None:
         raise ConfigError(
             f"combined: the explainer looks through an encoder of its own; give --classifier "

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from apercu.classifiers import ClassNames, InputSpec
-from apercu.classifiers.fingerprint import digest_of_file
+from apercu.classifiers.fingerprint import digest_file
 from apercu.deploy.export.graphs import TOP
 from apercu.deploy.export.manifest import MANIFEST, InputFit, Manifest, read_manifest
 from apercu.deploy.export.onnx_graph import answered, session
@@ -112,6 +112,6 @@ def _checked(folder: Path, manifest: Manifest, role: str) -> Path:
             + " with --combined" * (role == COMBINED)
         )
     path = folder / manifest.files[role].file
-    if not path.is_file() or digest_of_file(path) != manifest.files[role].sha256:
+    if not path.is_file() or digest_file(path) != manifest.files[role].sha256:
         raise RunError(f"{path}: missing, damaged, or not what {MANIFEST} tells of; export again")
     return path

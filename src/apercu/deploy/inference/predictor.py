@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from apercu.classifiers import ClassNames, InputSpec
-from apercu.classifiers.preprocessing import prepared
+from apercu.classifiers.preprocessing import prepare_image
 from apercu.deploy.export.graphs import TOP
 from apercu.types import Images, Logits, Maps, Picture, Scores, Targets
 
@@ -76,7 +76,7 @@ class Engine(ABC):
         Raises:
             ImageError: it has other channels, or raw counts that nothing says how to stretch.
         """
-        return prepared(picture, self.input)
+        return prepare_image(picture, self.input)
 
     @abstractmethod
     def read(self, images: Images, first: Targets | None = None) -> tuple[Logits, list[Tensor]]:

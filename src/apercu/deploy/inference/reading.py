@@ -11,7 +11,7 @@ from apercu.deploy.export.reading import explained_classifier
 from apercu.errors import ConfigError
 from apercu.explainers.base import TrainedExplainer
 from apercu.networks.gated import GatedNetwork
-from apercu.networks.graph_encoder import AnsweringEncoder, GraphEncoder
+from apercu.networks.graph_encoder import EncoderWithHead, GraphEncoder
 from apercu.types import Images, Logits
 
 
@@ -51,7 +51,7 @@ class Reading:
         if self.classifier is not None:
             answers = self.classifier(images.to(self.classifier.device)).to(images.device)
         elif self.network is not None:
-            answers = self.network.gate.answers(features[-1])
+            answers = self.network.gate.predict_logits(features[-1])
         else:
             answers = self.explainer.predict_logits(images)
         return answers, features
@@ -74,6 +74,6 @@ def _answering(network: GatedNetwork, classifier: Classifier | None) -> nn.Modul
     if encoder.classifier[0].fingerprint != classifier.fingerprint:
         return None
     try:
-        return AnsweringEncoder(encoder)
+        return EncoderWithHead(encoder)
     except ConfigError:
         return None

@@ -51,7 +51,7 @@ class About:
 
 def _examples(input: InputSpec) -> list[bytes]:
     """Planted images; none for classifiers of other channels than grey or colour."""
-    if input.channels not in (1, 3) or input.raw:
+    if input.channels not in (1, 3) or input.takes_raw_counts:
         return []
     side = min(max(*input.size, SMALLEST_EXAMPLE), LARGEST_EXAMPLE)
     planted = Planted(images=EXAMPLES, size=side, objects=2, split="test", channels=input.channels)

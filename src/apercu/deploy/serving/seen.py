@@ -9,7 +9,7 @@ from torch import Tensor
 
 from apercu import render
 from apercu.classifiers import InputSpec
-from apercu.classifiers.preprocessing import prepared
+from apercu.classifiers.preprocessing import prepare_image
 from apercu.deploy.serving.orders import Order, Wanted
 from apercu.images.limits import at_most
 from apercu.images.reader import Asked, read_stored
@@ -55,4 +55,4 @@ def see(order: Order, spec: InputSpec, pixels: int) -> Seen:
         image.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
         shown = render.encode(image, "JPEG")
     height, width = picture.shape[1:]
-    return Seen(prepared(picture, spec), (height, width), order.wanted, shown)
+    return Seen(prepare_image(picture, spec), (height, width), order.wanted, shown)

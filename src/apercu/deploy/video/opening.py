@@ -32,6 +32,6 @@ def open_engine(run: Path, classifier: str | Path | None = None, device: str = "
 
 
 def _check_input(run: Path, spec: InputSpec) -> None:
-    if spec.channels not in CHANNELS or spec.raw:
-        kind = "raw counts" if spec.raw else f"{spec.channels} channels"
+    if spec.channels not in CHANNELS or spec.takes_raw_counts:
+        kind = "raw counts" if spec.takes_raw_counts else f"{spec.channels} channels"
         raise RunError(f"{run}: it explains images of {kind}, which a video does not have")

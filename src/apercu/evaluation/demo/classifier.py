@@ -16,7 +16,7 @@ from apercu.classifiers import (
     ClassifierCard,
     InputSpec,
     SmallResNet,
-    classifier_of,
+    wrap_module,
 )
 from apercu.images import Planted
 from apercu.training.augment import crop
@@ -75,7 +75,7 @@ def train_classifier(
         optimiser.step()
         rate.step()
         progress(step + 1, total)
-    return classifier_of(network.cpu(), _build_card(source, training)).to(device)
+    return wrap_module(network.cpu(), _build_card(source, training)).to(device)
 
 
 def measure_accuracy(classifier: Classifier, source: Planted) -> float:

@@ -27,7 +27,7 @@ class CounterpartExplainer(CounterfactualExplainer[CounterpartNetwork, Counterpa
 
     def _read(self, images: Images) -> tuple[Encoded, Logits]:
         features = self.network.encode(images)
-        return (images, features), self.network.gate.answers(features[-1])
+        return (images, features), self.network.gate.predict_logits(features[-1])
 
     def _generate(self, encoded: Encoded, logits: Logits, targets: Targets) -> Counterparts:
         images, features = encoded

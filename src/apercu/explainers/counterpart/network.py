@@ -11,8 +11,8 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from apercu.networks.decoder import DecoderShape, UpStep, halved
-from apercu.networks.encoder import Encoder, convolution
+from apercu.networks.decoder import DecoderShape, UpStep, compute_strides
+from apercu.networks.encoder import Encoder, build_conv_block
 from apercu.networks.gated import GatedNetwork
 from apercu.types import Images, Targets
 
@@ -113,7 +113,7 @@ class CounterpartNetwork(GatedNetwork):
             wanted: what its adversarial counterpart should be seen as.
         """
         deepest = features[-1]
-        asked = [self.gate.activation(deepest, targets) for targets in (predicted, targets)]
+        asked = [self.gate.compute_activation(deepest, targets) for targets in (predicted, targets)]
         start = torch.cat([deepest, *asked], 1)
         similar, adversarial = self.decoder(start, features)
         return CounterpartPair(similar(images), adversarial(images), adversarial.places)
@@ -156,10 +156,10 @@ class Body(nn.Module):
         super().__init__()
         blocks = DecoderShape(shape.width, shape.blocks, gate="deepest")
         skips = dict(zip(encoder.strides[:-1], encoder.channels[:-1], strict=True))
-        self.deepest = convolution(encoder.channels[-1] + 2, 2 * shape.width, size=1)
+        self.deepest = build_conv_block(encoder.channels[-1] + 2, 2 * shape.width, size=1)
         self.steps = nn.ModuleList()
         self.finer = dict(zip(encoder.strides[:-1], range(len(skips)), strict=True))
-        self.strides = halved(encoder.strides[-1], shape.resolution)
+        self.strides = compute_strides(encoder.strides[-1], shape.resolution)
         self.width = 2 * shape.width
         for number, stride in enumerate(self.strides):
             outputs = max(16, shape.width // 2**number)
@@ -185,7 +185,7 @@ class Head(nn.Module):
 
     def __init__(self, width: int, channels: int, shape: CounterpartShape) -> None:
         super().__init__()
-        self.before = nn.Sequential(convolution(width, 32), convolution(32, 16))
+        self.before = nn.Sequential(build_conv_block(width, 32), build_conv_block(32, 16))
         self.last = nn.Conv2d(16, channels + shape.places, 1)
         self.channels = channels
         nn.init.zeros_(self.last.weight)

@@ -52,7 +52,7 @@ class MaskExplainer(TrainedExplainer[MaskNetwork, MaskSettings]):
         Raises:
             ImageError: the images have another size or number of channels.
         """
-        return self.network.gate.answers(self._encode(inputs)[-1])
+        return self.network.gate.predict_logits(self._encode(inputs)[-1])
 
     @torch.inference_mode()
     def attribute_classes(self, inputs: Images, targets: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ class MaskExplainer(TrainedExplainer[MaskNetwork, MaskSettings]):
 
     def _resolve_targets(self, features: list[Tensor], target: Target) -> Targets:
         if target is None:
-            return self.network.gate.answers(features[-1]).argmax(1)
+            return self.network.gate.predict_logits(features[-1]).argmax(1)
         return resolve_targets(self.classifier_info.names, target, len(features[-1])).to(
             self.device
         )

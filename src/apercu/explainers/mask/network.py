@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from apercu.networks.decoder import Common, Decoder, DecoderShape, Evidence
-from apercu.networks.diffusion import grouped, walking_ground
+from apercu.networks.decoder import Decoder, DecoderShape, Evidence, SharedFeatures
+from apercu.networks.diffusion import affinity_features, diffuse
 from apercu.networks.encoder import Encoder
 from apercu.networks.gate import GateKind
 from apercu.networks.gated import GatedNetwork
@@ -60,7 +60,9 @@ class MaskNetwork(GatedNetwork):
 
     def evidence(self, features: list[Tensor], targets: Targets) -> Evidence:
         """Both fields for one class per image, as training shapes them."""
-        return self.decoder.choose(self._prepare_common(features), self.gate(features[-1], targets))
+        return self.decoder.apply_gate(
+            self._prepare_common(features), self.gate(features[-1], targets)
+        )
 
     def decode(self, features: list[Tensor], targets: Targets) -> LogOdds:
         """Log-odds of keeping for one class per image, at the mask's own resolution."""
@@ -103,17 +105,17 @@ class MaskNetwork(GatedNetwork):
     def _choose_evidence(self, features: list[Tensor], parts: Sequence[Tensor]) -> list[Evidence]:
         """Evidence for several sets of classes, after what they have in common."""
         common = self._prepare_common(features)
-        return [self.decoder.choose(common, self.gate(features[-1], one)) for one in parts]
+        return [self.decoder.apply_gate(common, self.gate(features[-1], one)) for one in parts]
 
-    def _prepare_common(self, features: list[Tensor]) -> Common:
+    def _prepare_common(self, features: list[Tensor]) -> SharedFeatures:
         skips = dict(zip(self.encoder.strides[:-1], features[:-1], strict=True))
-        return self.decoder.common(skips, features[-1])
+        return self.decoder.compute_shared_features(skips, features[-1])
 
     def _combine(self, features: list[Tensor], evidence: Evidence) -> Tensor:
         """Both fields as one mask; the field itself where the network has only one."""
         if not self.two_fields:
             return evidence.extent
-        extent = grouped(evidence.extent.sigmoid(), walking_ground(features))
+        extent = diffuse(evidence.extent.sigmoid(), affinity_features(features))
         core = evidence.core
         if core.shape != extent.shape:  # small images, where the walk is on a finer grid
             core = F.interpolate(core, extent.shape[2:], mode="bilinear", align_corners=False)

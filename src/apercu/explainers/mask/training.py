@@ -52,7 +52,7 @@ class MaskTraining(TrainingModule):
             question = self._draw_batch(self._shrink(images), logits, generator)
         evidence = self.network.evidence(self.network.encode(images), question.targets)
         evidence = Evidence(evidence.extent.float(), evidence.core.float())
-        judge = self.classifier.at_any_size if self.shrinks else self.classifier
+        judge = self.classifier.compute_logits_at_any_size if self.shrinks else self.classifier
         terms = self.settings.objective.terms(judge, question, evidence, generator)
         self.log_terms(terms, self._measure_areas(question, evidence.extent))
         return torch.stack(list(terms.values())).sum(0).mean()

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Generator, nn
 
 from apercu.classifiers import Classifier
-from apercu.classifiers.distillation_data import PreparedImages, stacked
-from apercu.classifiers.reinitialise import settle, trainable
+from apercu.classifiers.distillation_data import PreparedImages, stack_images
+from apercu.classifiers.reinitialise import copy_trainable, recalibrate_batchnorm
 from apercu.errors import ClassifierError, ConfigError
 from apercu.methods.layers import SCORING_LAYERS, find_target_layers
 from apercu.pretraining.heads.base import Known, Labels, Learner, classes_of, weights
@@ -53,7 +53,9 @@ class FineTuning(Learner):
         network = self.fitted(learn.classifier, learn.images, (chosen, learn.labels), classes, seed)
         with torch.no_grad():
             logits = [
-                network(learn.classifier.normalise(stacked(test.images, rows).to(device))).cpu()
+                network(
+                    learn.classifier.normalise(stack_images(test.images, rows).to(device))
+                ).cpu()
                 for rows in torch.split(torch.arange(len(test.labels)), self.batch)
             ]
         return torch.cat(logits).argmax(1)
@@ -86,7 +88,7 @@ class FineTuning(Learner):
         rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, self.rate, self.steps + 1)
         for _ in range(self.steps):
             drawn = rows[torch.randint(len(rows), (self.batch,), generator=generator)]
-            shown = stacked(images, drawn)
+            shown = stack_images(images, drawn)
             if self.turned:
                 shown = quarter_turns(shown, generator)
             logits = network(classifier.normalise(shown.to(device)))
@@ -98,8 +100,8 @@ class FineTuning(Learner):
             rate.step()
         seen = rows[torch.randperm(len(rows), generator=generator)[:SETTLING]]
         parts = seen.tensor_split(max(1, len(seen) // self.batch))
-        shown_again = (stacked(images, part).to(device) for part in parts)
-        settle(network, (classifier.normalise(shown) for shown in shown_again))
+        shown_again = (stack_images(images, part).to(device) for part in parts)
+        recalibrate_batchnorm(network, (classifier.normalise(shown) for shown in shown_again))
         return network
 
 
@@ -109,7 +111,7 @@ def with_head(classifier: Classifier, image: torch.Tensor, classes: int, seed: i
     Raises:
         ClassifierError: it cannot be trained, or its last layer cannot be replaced.
     """
-    network = trainable(classifier)
+    network = copy_trainable(classifier)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if classifier.network.output == "features":

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from apercu import render
 from apercu.classifiers import Classifier
-from apercu.classifiers.outputs import to_logits
+from apercu.classifiers.outputs import convert_to_logits
 from apercu.classifiers.preprocessing import normalise
 from apercu.robustness.defences.base import Lesson
 from apercu.robustness.defences.settings import DefenceSettings
@@ -65,7 +65,7 @@ class DefenceTraining(TrainingModule):
         """What a batch teaches."""
         if labels is None:
             with torch.no_grad():
-                wanted = self.classifier.probabilities(images)
+                wanted = self.classifier.predict_probabilities(images)
         else:
             wanted = F.one_hot(labels, len(self.classifier.classes)).to(images)
         return Lesson(self.answer, self.judges, images, wanted, seed)
@@ -74,7 +74,7 @@ class DefenceTraining(TrainingModule):
         """The network in the mode that it is in."""
         known = self.classifier.network
         shown = normalise(images, known.input).contiguous(memory_format=torch.channels_last)
-        return to_logits(self.network(shown), known.output, images=len(images))
+        return convert_to_logits(self.network(shown), known.output, count=len(images))
 
     def judges(self, images: Images) -> Logits:
         """The network as it will be used."""

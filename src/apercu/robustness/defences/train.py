@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from torch.utils.data import DataLoader
 
 from apercu.classifiers import Classifier, save_classifier
-from apercu.classifiers.fingerprint import digest_of_module
-from apercu.classifiers.reinitialise import trainable
+from apercu.classifiers.fingerprint import digest_module
+from apercu.classifiers.reinitialise import copy_trainable
 from apercu.errors import ImagesError, RunError
 from apercu.io import write
 from apercu.robustness.defences.settings import DefenceSettings
@@ -41,7 +41,7 @@ def train_defended(
         ImagesError: labels are wanted, and there are none.
         RunError: the folder holds a training of other settings.
     """
-    network = trainable(trainer.classifier, anew=settings.scratch, seed=trainer.seed)
+    network = copy_trainable(trainer.classifier, reinitialise=settings.scratch, seed=trainer.seed)
     if settings.wanted == "labels" and not trainer.source.labelled:
         raise ImagesError(f"{trainer.source.name}: has no labels; set wanted: answers")
     _claim(trainer.run / CONFIG, settings)
@@ -49,7 +49,7 @@ def train_defended(
     facts = {f"{name}_before": value for name, value in _measured(training, trainer).items()}
     facts |= trainer(training) | _measured(training, trainer)
     known = trainer.classifier.network
-    digest = digest_of_module(network, known.source, known.options)
+    digest = digest_module(network, known.source, known.options)
     defended = Classifier(replace(known, answer=network, digest=digest))
     if trainer.is_main_process:
         save_classifier(defended, trainer.run)

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from apercu.classifiers import Classifier
-from apercu.classifiers.fingerprint import digest_of_module
+from apercu.classifiers.fingerprint import digest_module
 from apercu.evaluation.interval import wilson_interval
 from apercu.evaluation.sample import EvalSample, SampleRecord, draw_sample
 from apercu.images import ImageSource
@@ -185,7 +185,7 @@ class Watch:
             explainer = getattr(look, "explainer", None)
             named.append(name)
             if explainer is not None:
-                named.append(digest_of_module(explainer.network, name, {}))
+                named.append(digest_module(explainer.network, name, {}))
         return named
 
 
