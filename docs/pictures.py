@@ -40,26 +40,26 @@ def planted(size: int = 128, seed: int = 7) -> None:
         rows.append(
             [
                 render.Tile(
-                    render.draw_boxes(render.picture_image(item.picture), item.boxes),
+                    render.draw_boxes(render.to_image(item.picture), item.boxes),
                     f"{item.label}, difficulty {difficulty:g}",
                 )
                 for item in items
                 if item.boxes is not None
             ]
         )
-    render.save_picture(FOLDER / "planted.png", render.contact_sheet(rows, size))
+    render.save_image(FOLDER / "planted.png", render.draw_contact_sheet(rows, size))
 
 
 def photographs(explainer: MaskExplainer) -> None:
     """A mask for one class each, and for both classes of a picture of two objects."""
     pictures = {name: photograph(name) for name in ASKED}
     rows = [row(explainer, pictures[name], name, [target]) for name, target in ASKED.items()]
-    render.save_picture(FOLDER / "mask.png", render.contact_sheet(rows))
+    render.save_image(FOLDER / "mask.png", render.draw_contact_sheet(rows))
     middle = slice(56, 168)
     halves = [explainer.prepare(pictures[name])[:, :, middle] for name in ("chelsea", "coffee")]
     pair = torch.cat(halves, 2)
     both = row(explainer, pair, "two objects", ["Egyptian cat", "espresso"])
-    render.save_picture(FOLDER / "two-classes.png", render.contact_sheet([both]))
+    render.save_image(FOLDER / "two-classes.png", render.draw_contact_sheet([both]))
 
 
 def photograph(name: str) -> torch.Tensor:
@@ -73,13 +73,13 @@ def row(
 ) -> list[render.Tile]:
     """The picture, and for each class the overlay with the tight box, and what the mask keeps."""
     image = explainer.prepare(picture)
-    tiles = [render.Tile(render.picture_image(image), title)]
+    tiles = [render.Tile(render.to_image(image), title)]
     for target in targets:
         mask = explainer.attribute(image[None], target)[0]
-        box = maps.boxes(maps.regions(mask[None], 0.5))
-        overlay = render.draw_boxes(render.overlay(image, mask), box)
+        box = maps.tight_boxes(maps.find_regions(mask[None], 0.5))
+        overlay = render.draw_boxes(render.draw_overlay(image, mask), box)
         tiles.append(render.Tile(overlay, target))
-        tiles.append(render.Tile(render.mask_image(image, mask), "kept"))
+        tiles.append(render.Tile(render.draw_masked(image, mask), "kept"))
     return tiles
 
 

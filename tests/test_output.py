@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from apercu.errors import OutputError
-from apercu.io import check_writable, write, write_map
+from apercu.io import check_writable, write_file, write_map
 
 
 def test_text_and_bytes_are_written_with_their_folders(tmp_path: Path) -> None:
-    write(tmp_path / "a" / "b.txt", "é")
-    write(tmp_path / "a" / "c.bin", b"\x00\xff")
+    write_file(tmp_path / "a" / "b.txt", "é")
+    write_file(tmp_path / "a" / "c.bin", b"\x00\xff")
     assert (tmp_path / "a" / "b.txt").read_bytes() == b"\xc3\xa9"
     assert (tmp_path / "a" / "c.bin").read_bytes() == b"\x00\xff"
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["b.txt", "c.bin"]
@@ -22,14 +22,14 @@ def test_text_and_bytes_are_written_with_their_folders(tmp_path: Path) -> None:
 def test_a_full_disk_keeps_the_old_file_and_leaves_no_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = write(tmp_path / "results.json", "old")
+    path = write_file(tmp_path / "results.json", "old")
 
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OutputError, match=r"results\.json: cannot be written \(No space left"):
-        write(path, "new")
+        write_file(path, "new")
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
 
@@ -37,7 +37,7 @@ def test_a_full_disk_keeps_the_old_file_and_leaves_no_part(
 def test_a_file_in_the_way_of_a_folder_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
     with pytest.raises(OutputError, match="cannot be written") as caught:
-        write(tmp_path / "out" / "results.json", "{}")
+        write_file(tmp_path / "out" / "results.json", "{}")
     assert "\n" not in str(caught.value)
 
 

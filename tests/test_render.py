@@ -22,27 +22,30 @@ def picture() -> torch.Tensor:
 
 
 def test_heat_grows_lighter_all_the_way() -> None:
-    ramp = render.colours(torch.linspace(0, 1, 101)[None])
+    ramp = render.heat_colours(torch.linspace(0, 1, 101)[None])
     light = torch.tensor([0.2126, 0.7152, 0.0722]) @ ramp[:, 0].pow(2.2)
     assert (light.diff() > 0).all()
 
 
 def test_heat_ends_are_the_first_and_last_colour() -> None:
-    ends = (render.colours(torch.tensor([[0.0, 1.0]])) * 255).round().int()[:, 0].T
-    named = [[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in (render.HEAT[0], render.HEAT[-1])]
+    ends = (render.heat_colours(torch.tensor([[0.0, 1.0]])) * 255).round().int()[:, 0].T
+    named = [
+        [int(c[i : i + 2], 16) for i in (1, 3, 5)]
+        for c in (render.HEAT_COLOURS[0], render.HEAT_COLOURS[-1])
+    ]
     assert ends.tolist() == named
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 5, 12])
 def test_any_number_of_channels_becomes_a_picture(channels: int) -> None:
-    image = render.picture_image(torch.full((channels, 4, 6), 0.5))
+    image = render.to_image(torch.full((channels, 4, 6), 0.5))
     assert (image.mode, image.size) == ("RGB", (6, 4))
     assert (pixels(image) == 128).all()
 
 
 def test_overlay_is_the_grey_picture_where_the_map_is_cold(picture: torch.Tensor) -> None:
-    cold = render.overlay(picture, torch.zeros(5, 6))
-    grey = render.picture_image(picture).convert("L").convert("RGB")
+    cold = render.draw_overlay(picture, torch.zeros(5, 6))
+    grey = render.to_image(picture).convert("L").convert("RGB")
     assert np.abs(pixels(cold) - pixels(grey)).max() <= 1
 
 
@@ -50,7 +53,7 @@ def test_overlay_shows_evidence_where_it_is(picture: torch.Tensor) -> None:
     map = torch.zeros(20, 30)
     map[5:10, 20:25] = 1
     changed = np.abs(
-        pixels(render.overlay(picture, map)) - pixels(render.overlay(picture, map * 0))
+        pixels(render.draw_overlay(picture, map)) - pixels(render.draw_overlay(picture, map * 0))
     )
     assert (changed.max(axis=2) > 8).nonzero()[0].min() == 5
     assert set((changed.max(axis=2) > 8).nonzero()[1]) == set(range(20, 25))
@@ -59,7 +62,7 @@ def test_overlay_shows_evidence_where_it_is(picture: torch.Tensor) -> None:
 def test_mask_image_keeps_colour_inside_and_darkens_outside(picture: torch.Tensor) -> None:
     mask = torch.zeros(20, 30)
     mask[:, :15] = 1
-    shown, whole = pixels(render.mask_image(picture, mask)), pixels(render.picture_image(picture))
+    shown, whole = pixels(render.draw_masked(picture, mask)), pixels(render.to_image(picture))
     assert np.abs(shown[:, :15] - whole[:, :15]).max() <= 1
     outside = shown[:, 15:]
     assert (outside.max(axis=2) == outside.min(axis=2)).all(), "grey"
@@ -68,7 +71,7 @@ def test_mask_image_keeps_colour_inside_and_darkens_outside(picture: torch.Tenso
 
 def test_mask_and_its_inverse_show_complementary_halves(picture: torch.Tensor) -> None:
     mask = (torch.rand(20, 30, generator=torch.Generator().manual_seed(0)) > 0.5).float()
-    one, other = render.mask_image(picture, mask), render.mask_image(picture, 1 - mask)
+    one, other = render.draw_masked(picture, mask), render.draw_masked(picture, 1 - mask)
     inside = mask.bool().numpy()
     assert (pixels(one)[inside] >= pixels(other)[inside]).all(axis=1).mean() > 0.7
 
@@ -86,8 +89,8 @@ def test_boxes_are_drawn_on_their_pixels_and_on_a_copy() -> None:
 def test_contact_sheet_has_a_place_for_each_tile_and_its_words() -> None:
     tile = render.Tile(Image.new("RGB", (64, 32), "#ff0000"), "a caption")
     blank = render.Tile(Image.new("RGB", (64, 32), "#ff0000"), "")
-    sheet = render.contact_sheet([[tile, tile], [tile]])
-    bare = render.contact_sheet([[blank, blank], [blank]])
+    sheet = render.draw_contact_sheet([[tile, tile], [tile]])
+    bare = render.draw_contact_sheet([[blank, blank], [blank]])
     assert sheet.size == bare.size == (2 * 230 + 6, 2 * (112 + 17 + 12) + 6)
     red = (pixels(sheet) == [255, 0, 0]).all(axis=2).sum()
     assert red == 3 * 224 * 112
@@ -96,42 +99,42 @@ def test_contact_sheet_has_a_place_for_each_tile_and_its_words() -> None:
 
 def test_a_long_caption_stays_below_its_own_tile() -> None:
     long = render.Tile(Image.new("RGB", (32, 32)), "hippopotamus amphibius " * 5)
-    sheet = pixels(render.contact_sheet([[long, render.Tile(long.image, "")]], side=64))
+    sheet = pixels(render.draw_contact_sheet([[long, render.Tile(long.image, "")]], side=64))
     below = sheet[6 + 64 :, 6 + 64 : 6 + 64 + 6]
     assert (below == 255).all(), "nothing in the gap between two captions"
 
 
 def test_no_rows_is_an_empty_sheet() -> None:
-    assert render.contact_sheet([]).size[0] > 0
+    assert render.draw_contact_sheet([]).size[0] > 0
 
 
 @pytest.mark.parametrize(("name", "format"), [("a.png", "PNG"), ("a.jpg", "JPEG")])
 def test_saved_pictures_open_again(tmp_path: Path, name: str, format: str) -> None:
     image = Image.new("RGB", (8, 6), "#336699")
-    opened = Image.open(render.save_picture(tmp_path / name, image))
+    opened = Image.open(render.save_image(tmp_path / name, image))
     assert (opened.format, opened.size) == (format, (8, 6))
     assert np.abs(pixels(opened) - pixels(image)).max() <= 3
 
 
 def test_an_unknown_ending_says_which_are_known(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"ends in \.png or \.jpg"):
-        render.save_picture(tmp_path / "a.docx", Image.new("RGB", (8, 6)))
+        render.save_image(tmp_path / "a.docx", Image.new("RGB", (8, 6)))
 
 
 def test_encoded_bytes_are_a_file() -> None:
-    data = render.encode(Image.new("RGB", (8, 6)), "JPEG")
+    data = render.encode_image(Image.new("RGB", (8, 6)), "JPEG")
     assert Image.open(io.BytesIO(data)).format == "JPEG"
 
 
 def test_raw_counts_are_shown_and_pictures_stay_as_they_are() -> None:
     picture = torch.rand(3, 8, 8)
-    assert torch.equal(render.visible(picture), picture)
+    assert torch.equal(render.stretch_to_visible(picture), picture)
     counts = 500 + 4 * torch.randn(1, 30, 30, generator=torch.Generator().manual_seed(0))
     counts[0, 10, 10], counts[0, 20, 20] = 40_000, 900
     counts[0, 0, :5] = torch.nan
-    seen = render.visible(counts)[0]
+    seen = render.stretch_to_visible(counts)[0]
     assert seen[10, 10] == 1
     assert seen.median() < seen[20, 20] < 1
     assert 0 < seen[0, 0] == seen[0, 4] < seen[20, 20]
     assert seen.min() >= 0
-    assert render.picture_image(counts).getpixel((10, 10)) == (255, 255, 255)
+    assert render.to_image(counts).getpixel((10, 10)) == (255, 255, 255)

@@ -234,11 +234,11 @@ def sheet(
                 shares = [classifier(step).softmax(1)[:, 1].tolist() for step in steps]
             for i in range(len(shown)):
                 tiles = [
-                    render.Tile(render.picture_image(step[i]), f"{CLASSES[1]} {share[i]:.2f}")
+                    render.Tile(render.to_image(step[i]), f"{CLASSES[1]} {share[i]:.2f}")
                     for step, share in zip(steps, shares, strict=True)
                 ]
-                rows.append([*tiles, render.Tile(render.signed(pair.difference[i]), name)])
-    render.save_picture(path, render.contact_sheet(rows, 220))
+                rows.append([*tiles, render.Tile(render.draw_difference(pair.difference[i]), name)])
+    render.save_image(path, render.draw_contact_sheet(rows, 220))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from apercu import open_classifier, open_images
 from apercu.evaluation.interval import bootstrap_interval
 from apercu.explainers.run_folder import open_run
 from apercu.images.stretch import NORMAL, above_sky
-from apercu.io import write, write_json
+from apercu.io import write_file, write_json
 from apercu.methods import (
     CentreBlob,
     Gradient,
@@ -88,7 +88,7 @@ def main(run: Path, limit: int) -> None:
             cells.append(f"{100 * mean:.0f} % ({100 * low:.0f} to {100 * high:.0f})")
         lines.append(f"| {name} | {cells[1]} | {cells[0]} |")
     write_json(run / "measure.json", {"rows": rows})
-    write(run / "measure.md", "\n".join(lines) + "\n")
+    write_file(run / "measure.md", "\n".join(lines) + "\n")
     print("\n".join(lines))
 
 

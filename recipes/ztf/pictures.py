@@ -46,17 +46,17 @@ def main(run: Path, numbers: list[int]) -> None:
         }
         tiles = [
             render.Tile(
-                render.picture_image(item.picture[i : i + 1]), f"{number} {band}" if not i else band
+                render.to_image(item.picture[i : i + 1]), f"{number} {band}" if not i else band
             )
             for i, band in enumerate(BANDS)
         ]
         title = f"{classifier.classes[int(target)]} {shares.max():.2f}"
         for name, map in maps.items():
             spread = map[0] if name == "mask" else _ranged(map[0])
-            over = render.overlay(render.visible(item.picture[2:]), spread)
+            over = render.draw_overlay(render.stretch_to_visible(item.picture[2:]), spread)
             tiles.append(render.Tile(over, f"{name}: {title}" if name == "mask" else name))
         rows.append(tiles)
-    render.save_picture(run / "alerts.png", render.contact_sheet(rows, SIDE))
+    render.save_image(run / "alerts.png", render.draw_contact_sheet(rows, SIDE))
     print(run / "alerts.png")
 
 

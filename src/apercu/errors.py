@@ -71,12 +71,12 @@ class UnreachableError(ApercuError):
     status = 503
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def suggest_nearest(word: str, candidates: Iterable[str]) -> str:
     """The tail of an error line that suggests the nearest known word, or nothing.
 
     >>> nearest("mobilnet", ["mobilenet", "resnet"])
     '; did you mean mobilenet?'
     """
-    names = {name.casefold(): name for name in known}
+    names = {name.casefold(): name for name in candidates}
     close = difflib.get_close_matches(word.casefold(), names, n=1, cutoff=0.6)
     return f"; did you mean {names[close[0]]}?" if close else ""

@@ -18,7 +18,7 @@ from torch import Tensor
 from apercu.errors import OutputError
 
 
-def write(path: Path, content: bytes | str) -> Path:
+def write_file(path: Path, content: bytes | str) -> Path:
     """Write a file (text as UTF-8) and the folders above it; readers never see half of it.
 
     Raises:
@@ -45,7 +45,7 @@ def write(path: Path, content: bytes | str) -> Path:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> Path:
     """Write results as JSON, which knows no NaN; raises `OutputError`."""
-    return write(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    return write_file(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def check_writable(folder: Path) -> None:
@@ -57,11 +57,11 @@ def check_writable(folder: Path) -> None:
     above = next(one for one in (folder, *folder.absolute().parents) if one.exists())
     if not above.is_dir():
         raise OutputError(f"{folder}: expected a folder, but {above} is a file; choose another")
-    write(folder / ".probe", b"").unlink()
+    write_file(folder / ".probe", b"").unlink()
 
 
 def write_map(path: Path, map: Float[Tensor, "height width"]) -> Path:
     """Write one raw float map as NumPy's `.npy`; raises `OutputError`."""
     buffer = io.BytesIO()
     np.save(buffer, map.detach().cpu().numpy(), allow_pickle=False)
-    return write(path, buffer.getvalue())
+    return write_file(path, buffer.getvalue())

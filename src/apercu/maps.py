@@ -10,7 +10,7 @@ from torch import Tensor
 from apercu.types import Boxes, Maps, Regions
 
 
-def resize(maps: Maps, size: tuple[int, int]) -> Float[Tensor, "batch rows columns"]:
+def resize_maps(maps: Maps, size: tuple[int, int]) -> Float[Tensor, "batch rows columns"]:
     """Bilinear resize to (height, width); pixel centres, not corners, are aligned.
 
     >>> resize(torch.tensor([[[0.0, 1.0]]]), (1, 4))
@@ -21,12 +21,12 @@ def resize(maps: Maps, size: tuple[int, int]) -> Float[Tensor, "batch rows colum
     return F.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
 
 
-def regions(maps: Maps, threshold: float) -> Regions:
+def find_regions(maps: Maps, threshold: float) -> Regions:
     """Where the evidence is at least the threshold."""
     return maps >= threshold
 
 
-def boxes(regions: Regions) -> Boxes:
+def tight_boxes(regions: Regions) -> Boxes:
     """The tightest box around all that is in each region, all zeros for an empty region.
 
     >>> region = torch.zeros(1, 5, 5, dtype=torch.bool)
@@ -39,7 +39,7 @@ def boxes(regions: Regions) -> Boxes:
     return torch.stack((left, top, right, bottom), dim=1).float()
 
 
-def fill(boxes: Boxes, size: tuple[int, int]) -> Regions:
+def fill_boxes(boxes: Boxes, size: tuple[int, int]) -> Regions:
     """The pixels of a (height, width) image that each box touches; none for an empty box."""
     height, width = size
     left, top, right, bottom = boxes[:, :, None].unbind(dim=1)
@@ -48,7 +48,7 @@ def fill(boxes: Boxes, size: tuple[int, int]) -> Regions:
     return down[:, :, None] & across[:, None, :]
 
 
-def min_max(maps: Maps) -> Maps:
+def min_max_scale(maps: Maps) -> Maps:
     """Each map stretched to [0, 1] on its own; a constant map becomes zeros."""
     low, high = maps.amin(dim=(1, 2), keepdim=True), maps.amax(dim=(1, 2), keepdim=True)
     span = high - low

@@ -7,15 +7,15 @@ from fractions import Fraction
 from inspect import signature
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from apercu.errors import ConfigError, nearest
+from apercu.errors import ConfigError, suggest_nearest
 
 T = TypeVar("T")
 
-MOST_SEED = 2**32 - 1
+MAX_SEED = 2**32 - 1
 """The largest seed that every generator takes."""
 
 
-def split_names(text: str, what: str, known: Iterable[str]) -> list[str]:
+def split_names(text: str, option: str, valid_names: Iterable[str]) -> list[str]:
     """Names with their settings; a part with = but no name goes on with the one before.
 
     >>> split_names("a,b:x=1,y=2,c", "methods", ())
@@ -28,28 +28,28 @@ def split_names(text: str, what: str, known: Iterable[str]) -> list[str]:
         else:
             names.append(part)
     if not names:
-        words = ", ".join(known)
+        words = ", ".join(valid_names)
         some = f"some of {words}" if words else "at least one"
-        raise ConfigError(f"{what}: expected {some}, got none")
+        raise ConfigError(f"{option}: expected {some}, got none")
     return names
 
 
-def listed(word: str, rest: str, what: str) -> list[str]:
+def parse_settings(name: str, text: str, option: str) -> list[str]:
     """The settings behind a name, each once."""
-    settings = rest.split(",") if rest else []
+    settings = text.split(",") if text else []
     keys = [setting.partition("=")[0] for setting in settings]
     if twice := next((key for key in keys if keys.count(key) > 1), None):
-        raise ConfigError(f"{what}: {word} has {twice} twice, expected once")
+        raise ConfigError(f"{option}: {name} has {twice} twice, expected once")
     return settings
 
 
-def named(
+def parse_named(
     text: str,
-    kinds: Mapping[str, type[T]],
-    what: str,
+    classes: Mapping[str, type[T]],
+    option: str,
     *,
     seed: int | None = None,
-    besides: Sequence[str] = (),
+    other_names: Sequence[str] = (),
 ) -> T:
     """The value that a name with settings stands for.
 
@@ -64,19 +64,19 @@ def named(
         ConfigError: the name or a setting is unknown, or a value does not fit.
     """
     word, _, rest = text.partition(":")
-    if word not in kinds:
-        known = (*besides, *kinds)
+    if word not in classes:
+        known = (*other_names, *classes)
         raise ConfigError(
-            f"{what}: expected some of {', '.join(known)}, got {word}{nearest(word, known)}"
+            f"{option}: expected some of {', '.join(known)}, got {word}{suggest_nearest(word, known)}"
         )
-    values = settings_of(kinds[word], word, listed(word, rest, what), what)
-    if seed is not None and "seed" in signature(kinds[word]).parameters:
+    values = parse_arguments(classes[word], word, parse_settings(word, rest, option), option)
+    if seed is not None and "seed" in signature(classes[word]).parameters:
         values.setdefault("seed", seed)
-    return kinds[word](**values)
+    return classes[word](**values)
 
 
-def settings_of(
-    kind: Callable[..., Any], word: str, settings: Sequence[str], what: str
+def parse_arguments(
+    target: Callable[..., Any], name: str, settings: Sequence[str], option: str
 ) -> dict[str, object]:
     """What `kind` is called with.
 
@@ -89,24 +89,26 @@ def settings_of(
     Raises:
         ConfigError: a key is unknown, or a value does not fit.
     """
-    known = list(signature(kind).parameters)
-    hints = get_type_hints(kind)
+    known = list(signature(target).parameters)
+    hints = get_type_hints(target)
     values: dict[str, object] = {}
     for setting in settings:
         key, _, text = setting.partition("=")
         if key not in known:
             expected = ", ".join(known) or "none"
             raise ConfigError(
-                f"{what}: {word} has no setting {key}, expected {expected}{nearest(key, known)}"
+                f"{option}: {name} has no setting {key}, expected {expected}{suggest_nearest(key, known)}"
             )
         try:
-            values[key] = read(hints[key], text)
+            values[key] = parse_value(hints[key], text)
         except ValueError as error:
-            raise ConfigError(f"{what}: expected {error} for {word}:{key}, got {text!r}") from None
+            raise ConfigError(
+                f"{option}: expected {error} for {name}:{key}, got {text!r}"
+            ) from None
     return values
 
 
-def read(hint: object, text: str) -> object:
+def parse_value(hint: object, text: str) -> object:
     """A word as the type that a setting has; raises ValueError with what was expected.
 
     >>> read(float, "8/255"), read(int | None, "3"), read(tuple[float, ...], "1/2")

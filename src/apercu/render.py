@@ -15,19 +15,19 @@ from torch import Tensor
 
 from apercu import maps
 from apercu.errors import OutputError
-from apercu.io import write
+from apercu.io import write_file
 from apercu.types import Boxes, Picture
 
-HEAT = ("#14103a", "#5b1a7c", "#bb3760", "#f3872f", "#fdf5a9")
+HEAT_COLOURS = ("#14103a", "#5b1a7c", "#bb3760", "#f3872f", "#fdf5a9")
 """Evidence from none to all; lightness rises evenly, so it reads in grey too."""
-SERIES = ("#0d7a5f", "#c2410c", "#4f46e5", "#8a7a00", "#0891d1", "#b0187c")
+SERIES_COLOURS = ("#0d7a5f", "#c2410c", "#4f46e5", "#8a7a00", "#0891d1", "#b0187c")
 """Curves of a chart, the first for what is ours; dark enough for paper, light enough for ink."""
-SIGNED = ("#4fb3ff", "#ffb02e")
+SIGNED_COLOURS = ("#4fb3ff", "#ffb02e")
 """What was taken away, and what was added."""
-LINE, EDGE = "#37e6c3", "#0b0b0b"
+BOX_COLOUR, BOX_EDGE_COLOUR = "#37e6c3", "#0b0b0b"
 PAPER, INK = "#ffffff", "#1c1c1c"
-STRENGTH = 0.7
-DIM = 0.3
+HEAT_OPACITY = 0.7
+REMOVED_BRIGHTNESS = 0.3
 CAPTION, LINE_HEIGHT, GAP = 13, 17, 6
 TOLERANCE = 1e-3
 """How far rounding may carry a pixel out of [0, 1]."""
@@ -35,7 +35,7 @@ BELOW_SKY = 3.0
 """Noise below the sky that is still told from black."""
 
 
-def visible(picture: Picture) -> Picture:
+def stretch_to_visible(picture: Picture) -> Picture:
     """The picture itself; raw counts from a little below the sky (the median) to the brightest.
 
     They are bent by arcsinh in units of each band's own noise; what is no number becomes sky.
@@ -52,44 +52,44 @@ def visible(picture: Picture) -> Picture:
     return ((bent - low) / (high - low)).clamp(0, 1).view_as(picture)
 
 
-def picture_image(picture: Picture) -> Image.Image:
+def to_image(picture: Picture) -> Image.Image:
     """One channel as grey, three as red, green and blue, any other number as their mean in grey.
 
     Raw counts are shown as `visible` does.
     """
-    picture = visible(picture)
+    picture = stretch_to_visible(picture)
     shown = picture if len(picture) in (1, 3) else picture.mean(dim=0, keepdim=True)
     return _image(shown.expand(3, -1, -1))
 
 
-def overlay(picture: Picture, map: Float[Tensor, "rows columns"]) -> Image.Image:
+def draw_overlay(picture: Picture, map: Float[Tensor, "rows columns"]) -> Image.Image:
     """A map in [0, 1] as heat over the picture, which stays visible (grey where it is cold)."""
     heat = map.detach().to("cpu", torch.float32).clamp(0, 1)
-    heat = maps.resize(heat[None], (picture.shape[1], picture.shape[2]))[0]
+    heat = maps.resize_maps(heat[None], (picture.shape[1], picture.shape[2]))[0]
     base = _grey(picture)
-    alpha = STRENGTH * heat.sqrt()
-    return _image(base * (1 - alpha) + colours(heat) * alpha)
+    alpha = HEAT_OPACITY * heat.sqrt()
+    return _image(base * (1 - alpha) + heat_colours(heat) * alpha)
 
 
-def signed(difference: Picture) -> Image.Image:
+def draw_difference(difference: Picture) -> Image.Image:
     """What was added, warm, and what was taken away, cold; grey where nothing changed."""
     mean = difference.detach().to("cpu", torch.float32).mean(0)
     strength = mean / mean.abs().max().clamp(min=1e-6)
-    ends = torch.tensor([[int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)] for c in SIGNED])
+    ends = torch.tensor([[int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)] for c in SIGNED_COLOURS])
     share = strength.abs()[None]
     ink = torch.where(strength[None] > 0, ends[1][:, None, None], ends[0][:, None, None])
     return _image(0.5 * (1 - share) + ink * share)
 
 
-def mask_image(picture: Picture, mask: Float[Tensor, "rows columns"]) -> Image.Image:
+def draw_masked(picture: Picture, mask: Float[Tensor, "rows columns"]) -> Image.Image:
     """What a mask keeps, in colour; the rest dark and grey. Give `1 - mask` for what it removes."""
     keep = mask.detach().to("cpu", torch.float32).clamp(0, 1)
-    keep = maps.resize(keep[None], (picture.shape[1], picture.shape[2]))[0]
-    full = torch.from_numpy(np.asarray(picture_image(picture)) / 255.0).permute(2, 0, 1).float()
-    return _image(full * keep + DIM * _grey(picture) * (1 - keep))
+    keep = maps.resize_maps(keep[None], (picture.shape[1], picture.shape[2]))[0]
+    full = torch.from_numpy(np.asarray(to_image(picture)) / 255.0).permute(2, 0, 1).float()
+    return _image(full * keep + REMOVED_BRIGHTNESS * _grey(picture) * (1 - keep))
 
 
-def draw_boxes(image: Image.Image, boxes: Boxes, colour: str = LINE) -> Image.Image:
+def draw_boxes(image: Image.Image, boxes: Boxes, colour: str = BOX_COLOUR) -> Image.Image:
     """A copy with outlines of the boxes (pixels of this image); empty ones are left out."""
     drawn = image.copy()
     pen = ImageDraw.Draw(drawn)
@@ -97,7 +97,7 @@ def draw_boxes(image: Image.Image, boxes: Boxes, colour: str = LINE) -> Image.Im
     for left, top, right, bottom in boxes.tolist():
         if right > left and bottom > top:
             around = (left - 1, top - 1, right, bottom)
-            pen.rectangle(around, outline=EDGE, width=width + 2)
+            pen.rectangle(around, outline=BOX_EDGE_COLOUR, width=width + 2)
             pen.rectangle((left, top, right - 1, bottom - 1), outline=colour, width=width)
     return drawn
 
@@ -110,7 +110,7 @@ class Tile:
     caption: str
 
 
-def contact_sheet(rows: Sequence[Sequence[Tile]], side: int = 224) -> Image.Image:
+def draw_contact_sheet(rows: Sequence[Sequence[Tile]], side: int = 224) -> Image.Image:
     """Rows of pictures, each fitted into `side` pixels with its caption below."""
     strips = [_strip(row, side) for row in rows if row]
     width = max((strip.width for strip in strips), default=1)
@@ -125,7 +125,7 @@ def contact_sheet(rows: Sequence[Sequence[Tile]], side: int = 224) -> Image.Imag
 def _strip(row: Sequence[Tile], side: int) -> Image.Image:
     """One row of a contact sheet, as high as its highest picture and longest caption."""
     font = ImageFont.load_default(size=CAPTION)
-    pictures = [fit(tile.image, side) for tile in row]
+    pictures = [fit_to_side(tile.image, side) for tile in row]
     high = max(picture.height for picture in pictures)
     lines = max(tile.caption.count("\n") + 1 for tile in row)
     size = (len(row) * (side + GAP) + GAP, high + lines * LINE_HEIGHT + 2 * GAP)
@@ -140,7 +140,7 @@ def _strip(row: Sequence[Tile], side: int) -> Image.Image:
     return strip
 
 
-def fit(image: Image.Image, side: int) -> Image.Image:
+def fit_to_side(image: Image.Image, side: int) -> Image.Image:
     """The picture scaled until its longer side is `side`; enlarged pixels stay visible."""
     scale = side / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
@@ -148,23 +148,23 @@ def fit(image: Image.Image, side: int) -> Image.Image:
     return image.convert("RGB").resize(size, way)
 
 
-def colours(values: Float[Tensor, "height width"]) -> Float[Tensor, "3 height width"]:
+def heat_colours(values: Float[Tensor, "height width"]) -> Float[Tensor, "3 height width"]:
     """The heat colours of values in [0, 1]."""
-    stops = torch.tensor([[int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)] for c in HEAT])
+    stops = torch.tensor([[int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)] for c in HEAT_COLOURS])
     place = values * (len(stops) - 1)
     low = place.floor().long().clamp(max=len(stops) - 2)
     part = (place - low)[..., None]
     return (stops[low] * (1 - part) + stops[low + 1] * part).permute(2, 0, 1)
 
 
-def encode(image: Image.Image, format: str = "PNG", *, fast: bool = False) -> bytes:
+def encode_image(image: Image.Image, format: str = "PNG", *, fast: bool = False) -> bytes:
     """The file of a picture, as bytes; a `fast` PNG is a quarter larger in a third of the time."""
     buffer = io.BytesIO()
     image.save(buffer, format=format, quality=88, compress_level=1 if fast else 6)
     return buffer.getvalue()
 
 
-def save_picture(path: Path, image: Image.Image) -> Path:
+def save_image(path: Path, image: Image.Image) -> Path:
     """Write a picture whole or not at all.
 
     Raises:
@@ -173,11 +173,11 @@ def save_picture(path: Path, image: Image.Image) -> Path:
     format = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}.get(path.suffix.lower())
     if format is None:
         raise OutputError(f"{path}: expected a name that ends in .png or .jpg")
-    return write(path, encode(image, format))
+    return write_file(path, encode_image(image, format))
 
 
 def _grey(picture: Picture) -> Tensor:
-    luminance = np.asarray(picture_image(picture).convert("L")) / 255.0
+    luminance = np.asarray(to_image(picture).convert("L")) / 255.0
     return torch.from_numpy(luminance).float().expand(3, -1, -1)
 
 

@@ -41,7 +41,7 @@ def test_every_row_is_what_the_explainer_says_of_that_image(explained, tiny_run,
         found = np.frombuffer(row["map"], "<f2").reshape(32, 32)
         np.testing.assert_allclose(found, expected[0], atol=1e-3)
         corners = [row[name] for name in ("xmin", "ymin", "xmax", "ymax")]
-        box = maps.boxes(maps.regions(expected, 0.5))[0] / 32
+        box = maps.tight_boxes(maps.find_regions(expected, 0.5))[0] / 32
         height, width = picture.shape[1:]
         scaled = box * torch.tensor([width, height, width, height])
         assert (corners == [None] * 4) == (not box.any())

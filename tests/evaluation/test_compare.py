@@ -76,7 +76,7 @@ class Squares(ImageSource):
             name=f"{index}.png",
             picture=picture,
             label=self.class_names[index % 2] if self.labelled else None,
-            boxes=maps.boxes(region[None]) if self.truth else None,
+            boxes=maps.tight_boxes(region[None]) if self.truth else None,
             region=region if self.truth else None,
         )
 
@@ -149,7 +149,7 @@ def test_values_are_the_literal_means_over_the_test_half(classifier: Classifier)
         image = classifier.prepare(item.picture)[None]
         assert item.boxes is not None
         truth = item.boxes * torch.tensor([SIZE / 64, SIZE / 40, SIZE / 64, SIZE / 40])
-        box = maps.boxes(CentreBox()(classifier, image, torch.tensor([0])) >= 0.5)
+        box = maps.tight_boxes(CentreBox()(classifier, image, torch.tensor([0])) >= 0.5)
         target = torch.tensor([index % 2])
         saliency.append(saliency_metric(classifier, image, target, box).item())
         error.append(localisation_error(box, truth[None]).item())
@@ -265,11 +265,11 @@ def test_the_saliency_metric_at_many_thresholds_is_the_one_of_each(classifier: C
     sample = draw_sample(classifier, Squares(), 8, 1)
     (trial,) = sample.read_batches(classifier, sample.tune, 100)
     found = torch.rand(trial.images.shape[0], 8, 8, generator=torch.Generator().manual_seed(0))
-    found = maps.resize(found, (SIZE, SIZE))
+    found = maps.resize_maps(found, (SIZE, SIZE))
     levels = (0.1, 0.11, 0.5, 0.8, 0.99)
     together = compute_metric("saliency_metric", shown(classifier, trial, found), levels)
     for threshold, scores in zip(levels, together, strict=True):
-        boxes = maps.boxes(found >= threshold)
+        boxes = maps.tight_boxes(found >= threshold)
         literal = saliency_metric(classifier, trial.images, trial.targets, boxes)
         torch.testing.assert_close(scores, literal)
 

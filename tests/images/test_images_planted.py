@@ -112,7 +112,7 @@ def test_truth_box_and_sizes() -> None:
         (truth,) = planted.truth(index)
         assert item.region is not None and item.boxes is not None
         assert torch.equal(truth.region, item.region) and torch.equal(truth.box, item.boxes)
-        assert torch.equal(item.boxes, maps.boxes(item.region[None]))
+        assert torch.equal(item.boxes, maps.tight_boxes(item.region[None]))
         assert item.label == planted.class_names[truth.class_index]
         assert item.picture.shape == (3, 64, 64) and item.picture.dtype == torch.float32
         shares.append(float(item.region.float().mean()))

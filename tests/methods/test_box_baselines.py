@@ -17,7 +17,7 @@ def test_the_centre_box_has_its_area_in_the_middle(
     images = torch.zeros(3, 3, 224, 224)
     found = CentreBox(area)(residual, images, targets)
     assert found.mean().item() == pytest.approx(area, abs=0.005)
-    left, top, right, bottom = maps.boxes(found > 0)[0].tolist()
+    left, top, right, bottom = maps.tight_boxes(found > 0)[0].tolist()
     assert abs(left - (224 - right)) <= 1
     assert abs(top - (224 - bottom)) <= 1
     assert found[0, int(top) : int(bottom), int(left) : int(right)].min() == 1
@@ -27,7 +27,7 @@ def test_the_centre_box_of_a_wide_image_is_wide(
     residual: Classifier, targets: torch.Tensor
 ) -> None:
     found = CentreBox()(residual, torch.zeros(1, 3, 100, 200), targets[:1])
-    assert maps.boxes(found > 0).tolist() == [[29, 14, 171, 85]]
+    assert maps.tight_boxes(found > 0).tolist() == [[29, 14, 171, 85]]
 
 
 def test_half_the_area_is_enough_for_an_object_that_fills_the_image(
@@ -35,7 +35,7 @@ def test_half_the_area_is_enough_for_an_object_that_fills_the_image(
 ) -> None:
     for side in (32, 63, 224):
         found = CentreBox()(residual, torch.zeros(1, 3, side, side), targets[:1])
-        box, whole = maps.boxes(found > 0), torch.tensor([[[0.0, 0, side, side]]])
+        box, whole = maps.tight_boxes(found > 0), torch.tensor([[[0.0, 0, side, side]]])
         assert localisation_error(box, whole).item() == 0
 
 

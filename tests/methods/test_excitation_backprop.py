@@ -9,7 +9,7 @@ from torch import nn
 
 from apercu.classifiers import Classifier
 from apercu.errors import ClassifierError
-from apercu.maps import resize
+from apercu.maps import resize_maps
 from apercu.methods.excitation_backprop import ExcitationBackprop
 
 
@@ -55,7 +55,7 @@ def test_equals_the_literal_probabilities(
     residual: Classifier, images: torch.Tensor, targets: torch.Tensor
 ) -> None:
     coarse = [literal(residual, *one, sign=1) for one in zip(images, targets.tolist(), strict=True)]
-    expected = resize(torch.stack(coarse), (24, 32))
+    expected = resize_maps(torch.stack(coarse), (24, 32))
     found = ExcitationBackprop()(residual, images, targets)
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
     named = ExcitationBackprop(layer="stem")(residual, images, targets)
@@ -69,7 +69,7 @@ def test_contrastive_subtracts_what_wins_with_the_last_weights_negated(
         literal(residual, *one, sign=1) - literal(residual, *one, sign=-1)
         for one in zip(images, targets.tolist(), strict=True)
     ]
-    expected = resize(torch.stack(differences).clamp(min=0), (24, 32))
+    expected = resize_maps(torch.stack(differences).clamp(min=0), (24, 32))
     found = ExcitationBackprop(contrastive=True)(residual, images, targets)
     assert expected.max() > 1e-3
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-3)
@@ -115,7 +115,7 @@ def test_probabilities_add_up_to_one_at_every_layer(
 
 def _enlargement(length: int, cells: int) -> torch.Tensor:
     """The resize of one axis as a matrix."""
-    return resize(torch.eye(cells)[:, None], (1, length))[:, 0].T
+    return resize_maps(torch.eye(cells)[:, None], (1, length))[:, 0].T
 
 
 def test_without_a_finer_stage_the_first_map_is_shown(

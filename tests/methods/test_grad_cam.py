@@ -9,7 +9,7 @@ from torch import nn
 
 from apercu.classifiers import Classifier
 from apercu.errors import ClassifierError
-from apercu.maps import resize
+from apercu.maps import resize_maps
 from apercu.methods import Cam, GradCam
 from apercu.methods.layers import find_target_layers
 
@@ -137,11 +137,11 @@ def test_tokens_and_channels_that_come_last_are_maps_of_features(
     classifier = opened(module)
     torch.testing.assert_close(
         GradCam()(classifier, images, targets),
-        resize(weighed.clamp(min=0) / places[0, 0].numel(), size),
+        resize_maps(weighed.clamp(min=0) / places[0, 0].numel(), size),
         atol=1e-6,
         rtol=1e-4,
     )
-    torch.testing.assert_close(Cam()(classifier, images, targets), resize(weighed, size))
+    torch.testing.assert_close(Cam()(classifier, images, targets), resize_maps(weighed, size))
 
 
 class Vector(nn.Module):

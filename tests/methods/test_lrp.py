@@ -233,7 +233,7 @@ def test_what_would_not_add_up_is_refused(
 
 def test_shows_the_object_of_a_photograph(apercu_data: Path) -> None:
     from apercu import open_classifier, open_images
-    from apercu.maps import fill
+    from apercu.maps import fill_boxes
 
     classifier = open_classifier(apercu_data / "models" / "mobilenetv2_100.json")
     source = open_images(apercu_data / "data" / "imagenet-val")
@@ -244,7 +244,7 @@ def test_shows_the_object_of_a_photograph(apercu_data: Path) -> None:
         image = classifier.prepare(item.picture)[None]
         height, width = item.picture.shape[1:]
         boxes = item.boxes * torch.tensor([224 / width, 224 / height] * 2)
-        region = fill(boxes, (224, 224)).any(dim=0)
+        region = fill_boxes(boxes, (224, 224)).any(dim=0)
         relevance = Lrp()(classifier, image, classifier(image).argmax(dim=1))[0].clamp(min=0)
         inside.append((relevance[region].sum() / relevance.sum()).item())
         area.append(region.float().mean().item())

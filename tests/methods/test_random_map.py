@@ -5,7 +5,7 @@ import torch
 
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError
-from apercu.maps import resize
+from apercu.maps import resize_maps
 from apercu.methods.random_map import RandomMap
 
 
@@ -45,7 +45,7 @@ def test_a_grid_makes_it_smooth(
 ) -> None:
     found = RandomMap(grid=2)(residual, images, targets)
     corners = found[:, [0, 0, -1, -1], [0, -1, 0, -1]].view(3, 2, 2)
-    torch.testing.assert_close(found, resize(corners, (24, 32)))
+    torch.testing.assert_close(found, resize_maps(corners, (24, 32)))
     one = RandomMap(grid=1)(residual, images, targets)
     torch.testing.assert_close(one, one[:, :1, :1].expand_as(one))
 

@@ -16,7 +16,7 @@ def test_box_iou_is_the_literal_count_of_pixels() -> None:
     low = torch.minimum(corners[..., :2], corners[..., 2:])
     high = torch.maximum(corners[..., :2], corners[..., 2:])
     one, other = torch.cat((low, high), dim=-1).unbind(dim=1)
-    first, second = maps.fill(one, (12, 12)), maps.fill(other, (12, 12))
+    first, second = maps.fill_boxes(one, (12, 12)), maps.fill_boxes(other, (12, 12))
     shared = (first & second).sum(dim=(1, 2))
     union = (first | second).sum(dim=(1, 2))
     literal = [s / u if u else 0.0 for s, u in zip(shared.tolist(), union.tolist(), strict=True)]

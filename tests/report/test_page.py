@@ -204,7 +204,7 @@ def test_the_gallery_shows_reported_images_under_every_map(classifier: Classifie
     assert len({shot.name for shot in shots} & test) == 3
     assert all(list(shot.views) == ["mask", "gradient", "centre_box"] for shot in shots)
     assert all("%" in shot.caption for shot in shots)
-    line = [int(render.LINE[place : place + 2], 16) for place in (1, 3, 5)]
+    line = [int(render.BOX_COLOUR[place : place + 2], 16) for place in (1, 3, 5)]
     scale = PICTURE_SIDE / 64
     drawn = (np.asarray(shots[0].views["mask"]) == line).all(axis=2)
     assert drawn.any(axis=0).nonzero()[0].min() == 16 * scale

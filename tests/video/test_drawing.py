@@ -45,7 +45,7 @@ def test_the_heat_is_that_of_explain(scene, map_, matrix: Matrix) -> None:
     pixels = scene[:144, :256]
     drawn = rgb_of(Heat(map_, SIZE, matrix).over(frame_of(pixels, matrix)), matrix)
     picture = torch.from_numpy(pixels / 255.0).permute(2, 0, 1).float()
-    expected = np.asarray(render.overlay(picture, torch.from_numpy(map_ / 255.0).float()))
+    expected = np.asarray(render.draw_overlay(picture, torch.from_numpy(map_ / 255.0).float()))
     if matrix is BT601:  # whose grey is Pillow's
         assert abs(drawn - expected).mean() < 2.0
         assert np.quantile(abs(drawn - expected), 0.999) <= 12
@@ -93,7 +93,7 @@ def test_the_bar_is_as_long_as_the_class_is_probable(size, probability: float) -
     label.draw(frame, "day", probability)
     left, top, right, bottom = label.track
     row = rgb_of(frame, BT709)[(top + bottom) // 2]
-    ink = np.array(ImageColor.getrgb(render.LINE))
+    ink = np.array(ImageColor.getrgb(render.BOX_COLOUR))
     filled = abs(row - ink).max(1) < 16
     assert filled.sum() == pytest.approx(probability * (right - left), abs=3)
     assert not filled[:left].any()
@@ -151,7 +151,9 @@ def test_the_name_is_the_first_synonym_and_large_enough() -> None:
 
 @pytest.mark.parametrize("matrix", [BT601, BT709, BT2020], ids=["601", "709", "2020"])
 def test_colours_become_planes_as_ffmpeg_makes_them(matrix: Matrix) -> None:
-    colours = np.array([ImageColor.getrgb(one) for one in (*render.HEAT, render.LINE)], np.uint8)
+    colours = np.array(
+        [ImageColor.getrgb(one) for one in (*render.HEAT_COLOURS, render.BOX_COLOUR)], np.uint8
+    )
     expected = []
     for colour in colours:
         flat = frame_of(np.broadcast_to(colour, (16, 16, 3)), matrix)

@@ -27,8 +27,8 @@ def test_every_frame_is_there_at_its_time_with_its_heat(clip, player, engine, tm
     assert (done.frames, done.explained, done.dropped, done.stopped) == (10, 10, 0, False)
     assert done.seconds == pytest.approx(21 / 25)
     for place, level in ((0, 30), (9, 230)):
-        heat = render.colours(render.torch.tensor([[level / 255]]))[:, 0, 0].numpy()
-        cover = render.STRENGTH * (level / 255) ** 0.5
+        heat = render.heat_colours(render.torch.tensor([[level / 255]]))[:, 0, 0].numpy()
+        cover = render.HEAT_OPACITY * (level / 255) ** 0.5
         expected = (level / 255 * (1 - cover) + heat * cover) * 255
         np.testing.assert_allclose(player.pictures(out)[place][4, 32], expected, atol=6)
 

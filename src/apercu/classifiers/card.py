@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from apercu.errors import ClassifierError, nearest
+from apercu.errors import ClassifierError, suggest_nearest
 from apercu.images.stretch import Stretch
 
 Output: TypeAlias = Literal["logits", "probabilities", "probability", "features"]
@@ -161,7 +161,7 @@ def describe_mistakes(error: ValidationError, model: type[BaseModel]) -> Iterato
         if mistake["type"] == "extra_forbidden":
             known = InputSpec if len(mistake["loc"]) > 1 else model
             word = str(mistake["loc"][-1])
-            yield f"{where} is no key of a card{nearest(word, known.model_fields)}"
+            yield f"{where} is no key of a card{suggest_nearest(word, known.model_fields)}"
         elif mistake["type"] == "missing":
             yield f"{where} is missing"
         else:

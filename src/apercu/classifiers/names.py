@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from apercu.errors import ClassifierError, TargetError, nearest
+from apercu.errors import ClassifierError, TargetError, suggest_nearest
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class ClassNames:
             *self.identifiers,
             *(s for n in self.names for s in _split_synonyms(n)),
         ]
-        raise TargetError(f"target: no class is called {word!r}{nearest(word, known)}")
+        raise TargetError(f"target: no class is called {word!r}{suggest_nearest(word, known)}")
 
     def _find_by_name(self, word: str) -> list[int]:
         """Classes whose whole name or identifier fits, else those with such a synonym."""

@@ -11,7 +11,7 @@ from apercu.classifiers.card import FILE_ENDINGS, ClassifierCard, read_card
 from apercu.classifiers.classifier import Classifier
 from apercu.classifiers.names import ClassNames
 from apercu.classifiers.network import Network
-from apercu.errors import ClassifierError, nearest
+from apercu.errors import ClassifierError, suggest_nearest
 
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
@@ -73,7 +73,7 @@ def _unknown_source_error(source: str) -> ClassifierError:
     if source.endswith((".pth", ".pt", ".ckpt", ".safetensors", ".bin")):
         hint = "; weights alone are no network: write a card with `source` and `weights`"
     else:
-        hint = nearest(source.partition("/")[0], ("timm", "torchvision"))
+        hint = suggest_nearest(source.partition("/")[0], ("timm", "torchvision"))
     return ClassifierError(
         "classifier: expected timm/NAME, torchvision/NAME, FILE.pt2, FILE.onnx, "
         f"package.module:factory or CARD.json, got {source!r}{hint}"

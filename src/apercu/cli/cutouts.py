@@ -62,7 +62,7 @@ def cutouts(
     """
     from apercu.images.catalogue import classes, read_catalogue
     from apercu.images.catalogue.cutouts import Fate, cut_out, objects_of
-    from apercu.io import check_writable, write
+    from apercu.io import check_writable, write_file
 
     columns, in_pixels = _columns((ra, dec), (x, y))
     table = read_catalogue(catalogue)
@@ -79,7 +79,7 @@ def cutouts(
             frames,
             objects,
             size,
-            lambda index, stamp: write(out / files[index], stamp),
+            lambda index, stamp: write_file(out / files[index], stamp),
             lambda done, total: report("objects", done, total),
             wrong.append,
         )
@@ -91,7 +91,7 @@ def cutouts(
     said = ""
     if names is not None:
         known = [(files[index], names[index]) for index in done if names[index] is not None]
-        write(out / "labels.csv", _table(known))
+        write_file(out / "labels.csv", _table(known))
         said = f", {len(known)} of them in labels.csv" if len(known) < len(done) else ", labelled"
     if wrong:
         said += f", {len(wrong)} of {len(frames)} frames left out"

@@ -6,10 +6,10 @@ from typing import Any
 
 from apercu.classifiers import Classifier
 from apercu.cli.methods import METHODS, parse_methods
-from apercu.errors import ConfigError, nearest
+from apercu.errors import ConfigError, suggest_nearest
 from apercu.explainers.base import TrainedExplainer
 from apercu.methods import TrueBox
-from apercu.option_strings import named, split_names
+from apercu.option_strings import parse_named, split_names
 from apercu.robustness.detection import DeepFeatures, Detector, Look, MapOfMethod, MapSeen
 from apercu.robustness.detection.detectors import DETECTORS
 from apercu.robustness.detection.features import MapStability
@@ -28,7 +28,7 @@ def detectors_named(text: str, seed: int) -> dict[str, Detector]:
         ConfigError: no such detector or setting.
     """
     names = split_names(text, "detectors", DETECTORS)
-    return {name: named(name, DETECTORS, "detectors", seed=seed) for name in names}
+    return {name: parse_named(name, DETECTORS, "detectors", seed=seed) for name in names}
 
 
 def looks_named(
@@ -65,7 +65,7 @@ def _look(name: str, classifier: Classifier, explainer: TrainedExplainer[Any, An
     known = (*TRAINED, DEEP, *METHODS)
     if word not in METHODS:
         raise ConfigError(
-            f"looks: expected some of {', '.join(known)}, got {name}{nearest(name, known)}"
+            f"looks: expected some of {', '.join(known)}, got {name}{suggest_nearest(name, known)}"
         )
     method = parse_methods(name)[name]
     if isinstance(method, TrueBox):

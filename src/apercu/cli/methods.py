@@ -9,7 +9,7 @@ from typing import TypeAlias, cast
 import torch
 
 from apercu.classifiers import Classifier
-from apercu.errors import ClassifierError, ConfigError, nearest
+from apercu.errors import ClassifierError, ConfigError, suggest_nearest
 from apercu.images import ImageSource
 from apercu.methods import (
     Augmented,
@@ -41,7 +41,7 @@ from apercu.methods import (
     Wrapper,
     ZoomCam,
 )
-from apercu.option_strings import listed, settings_of, split_names
+from apercu.option_strings import parse_arguments, parse_settings, split_names
 
 Known: TypeAlias = Method | TrueBox
 
@@ -151,7 +151,7 @@ def _has_boxes(source: ImageSource) -> bool:
 
 def _parse_method(name: str, runs: Mapping[str, Explainer]) -> Explainer | TrueBox:
     word, _, rest = name.partition(":")
-    settings = listed(word, rest, "methods")
+    settings = parse_settings(word, rest, "methods")
     wraps = [setting for setting in settings if setting.partition("=")[0] in WRAPPERS]
     own = [setting for setting in settings if setting not in wraps]
     inner = runs.get(f"{word}:{','.join(own)}" if own else word)
@@ -172,7 +172,7 @@ def _parse_method(name: str, runs: Mapping[str, Explainer]) -> Explainer | TrueB
 def _make_method(word: str, settings: Sequence[str]) -> Known:
     if word not in METHODS:
         raise ConfigError(
-            f"methods: expected some of {', '.join(METHODS)}, got {word}{nearest(word, METHODS)}"
+            f"methods: expected some of {', '.join(METHODS)}, got {word}{suggest_nearest(word, METHODS)}"
         )
     kind = METHODS[word]
-    return kind(**settings_of(kind, word, settings, "methods"))
+    return kind(**parse_arguments(kind, word, settings, "methods"))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 import typer
 
 from apercu.errors import ConfigError
-from apercu.option_strings import MOST_SEED
+from apercu.option_strings import MAX_SEED
 
 if TYPE_CHECKING:
     Context: TypeAlias = typer.Context
@@ -51,7 +51,7 @@ class Device(StrEnum):
 
 
 SeedOption: TypeAlias = Annotated[
-    int, typer.Option("--seed", min=0, max=MOST_SEED, help="Of every random draw.")
+    int, typer.Option("--seed", min=0, max=MAX_SEED, help="Of every random draw.")
 ]
 DeviceOption: TypeAlias = Annotated[Device, typer.Option("--device", help="Where to compute.")]
 DebugOption: TypeAlias = Annotated[

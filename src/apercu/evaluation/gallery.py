@@ -93,9 +93,9 @@ class _DrawingCache:
                 return kept.convert("RGB")
         if view.explainer is None:
             return None
-        drawing = render.fit(draw(view.explainer), PICTURE_SIDE)
+        drawing = render.fit_to_side(draw(view.explainer), PICTURE_SIDE)
         if path is not None:
-            render.save_picture(path, drawing)
+            render.save_image(path, drawing)
         return drawing
 
 
@@ -120,7 +120,7 @@ def _show_image(
         drawing = cache.load_or_draw(view, item, target, draw)
         if drawing is not None:
             drawings[view.name] = drawing
-    picture = render.picture_image(item.picture)
+    picture = render.to_image(item.picture)
     if item.boxes is not None:
         picture = render.draw_boxes(picture, item.boxes)
     return GalleryImage(item.name, caption, picture, drawings)
@@ -129,10 +129,10 @@ def _show_image(
 def _draw_map(
     picture: Picture, kind: MapScale, found: torch.Tensor, threshold: float
 ) -> Image.Image:
-    shown = maps.min_max(found) if kind == "map" else found
-    box = maps.boxes(maps.regions(shown, threshold)).cpu()
+    shown = maps.min_max_scale(found) if kind == "map" else found
+    box = maps.tight_boxes(maps.find_regions(shown, threshold)).cpu()
     before, after = (shown.shape[1], shown.shape[2]), (picture.shape[1], picture.shape[2])
-    overlay = render.overlay(picture, shown[0])
+    overlay = render.draw_overlay(picture, shown[0])
     return render.draw_boxes(overlay, scale_boxes(box, before, after))
 
 

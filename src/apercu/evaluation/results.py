@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from apercu.errors import RunError
-from apercu.io import write, write_json
+from apercu.io import write_file, write_json
 
 RESULTS_FILE, SCORES_FILE = "results.json", "scores.csv"
 FIXED_THRESHOLD = 0.5
@@ -117,7 +117,7 @@ class ComparisonResults:
 
     def save(self, folder: Path) -> None:
         """Write `scores.csv`, then `results.json`; raises `OutputError`."""
-        write(folder / SCORES_FILE, _format_scores(self.scores))
+        write_file(folder / SCORES_FILE, _format_scores(self.scores))
         write_json(folder / RESULTS_FILE, self.to_json())
 
     def rename(self, identities: Mapping[str, str]) -> ComparisonResults:

@@ -14,7 +14,7 @@ from torch import Tensor
 from apercu.classifiers import Classifier
 from apercu.errors import ApercuError
 from apercu.evaluation.sample import EvalBatch
-from apercu.maps import boxes, min_max, regions
+from apercu.maps import find_regions, min_max_scale, tight_boxes
 from apercu.methods import Explainer, TrueBox
 from apercu.metrics import (
     RoadSettings,
@@ -78,7 +78,7 @@ class MetricInputs:
     @cached_property
     def unit_maps(self) -> Maps:
         """Maps that thresholds in (0, 1) can cut."""
-        return min_max(self.maps) if self.explainer.map_scale == "map" else self.maps
+        return min_max_scale(self.maps) if self.explainer.map_scale == "map" else self.maps
 
     @cached_property
     def deletion(self) -> FlippingCurves:
@@ -179,7 +179,7 @@ def compute_metric(metric: str, inputs: MetricInputs, thresholds: Sequence[float
         return MAP_METRICS[metric](inputs)[None]
     if isinstance(inputs.explainer, TrueBox):
         return score_true_boxes(metric, inputs)
-    at_levels = torch.stack([regions(inputs.unit_maps, value) for value in thresholds])
+    at_levels = torch.stack([find_regions(inputs.unit_maps, value) for value in thresholds])
     return REGION_METRICS[metric](inputs, at_levels)
 
 
@@ -193,7 +193,7 @@ def score_true_boxes(metric: str, inputs: MetricInputs) -> LevelScores:
     elif metric == "saliency_metric":
         scores = compute_box_saliency(inputs.classifier, trial, places)
     else:
-        return REGION_METRICS[metric](inputs, regions(inputs.maps, 0.5)[None])
+        return REGION_METRICS[metric](inputs, find_regions(inputs.maps, 0.5)[None])
     return ((scores * real).sum(dim=0) / real.sum(dim=0).clamp(min=1))[None]
 
 
@@ -228,7 +228,7 @@ def _score_saliency(inputs: MetricInputs, at_levels: LevelRegions) -> LevelScore
 
 
 def _find_boxes(at_levels: LevelRegions) -> LevelBoxes:
-    return boxes(at_levels.flatten(0, 1)).view(*at_levels.shape[:2], 4)
+    return tight_boxes(at_levels.flatten(0, 1)).view(*at_levels.shape[:2], 4)
 
 
 REGION_METRICS: Mapping[str, Callable[[MetricInputs, LevelRegions], LevelScores]] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from apercu.errors import ConfigError, nearest
+from apercu.errors import ConfigError, suggest_nearest
 from apercu.evaluation.measures import METRICS
 
 
@@ -34,7 +34,7 @@ class CompareSettings:
             if metric not in METRICS:
                 raise ConfigError(
                     f"metrics: expected some of {', '.join(METRICS)}, got {metric}"
-                    f"{nearest(metric, METRICS)}"
+                    f"{suggest_nearest(metric, METRICS)}"
                 )
         if self.metrics == ():
             raise ConfigError("metrics: expected at least one, got none")

@@ -17,7 +17,7 @@ from apercu import maps, render
 from apercu.explain.capture import build_secondary_capture
 from apercu.images.formats.dicom import Reference
 from apercu.images.stream import scale_boxes
-from apercu.io import write, write_map
+from apercu.io import write_file, write_map
 from apercu.types import Boxes, Picture
 
 CAPTURED_VIEW = "overlay"
@@ -60,13 +60,15 @@ class MaskExplanation:
         """Overlay with the box, what is kept, what is removed, and the crop if there is one."""
         shown = _shrink(self.image)
         views = {
-            "overlay": render.draw_boxes(render.overlay(shown, self.mask), self._scale_box(shown)),
-            "mask": render.mask_image(shown, self.mask),
-            "removed": render.mask_image(shown, 1 - self.mask),
+            "overlay": render.draw_boxes(
+                render.draw_overlay(shown, self.mask), self._scale_box(shown)
+            ),
+            "mask": render.draw_masked(shown, self.mask),
+            "removed": render.draw_masked(shown, 1 - self.mask),
         }
         if self.box is not None:
             left, top, right, bottom = self.box
-            views["crop"] = render.picture_image(self.image[:, top:bottom, left:right])
+            views["crop"] = render.to_image(self.image[:, top:bottom, left:right])
         return views
 
     def save(self, folder: Path, stem: str) -> dict[str, Any]:
@@ -79,11 +81,11 @@ class MaskExplanation:
         write_map(folder / files["map"], self.mask)
         for kind, image in self.draw_views().items():
             files[kind] = f"{stem}.{kind}.png"
-            render.save_picture(folder / files[kind], image)
+            render.save_image(folder / files[kind], image)
             if kind == CAPTURED_VIEW and self.reference is not None:
                 files["capture"] = f"{stem}.{kind}.dcm"
                 about = f"apercu: evidence for {self.title}, mask level {self.level:g}"
-                write(
+                write_file(
                     folder / files["capture"], build_secondary_capture(image, self.reference, about)
                 )
         return {
@@ -97,19 +99,19 @@ class MaskExplanation:
     def make_tiles(self, name: str) -> list[render.Tile]:
         """Picture, overlay and what is kept, for a contact sheet."""
         shown = _shrink(self.image, 2 * 224)
-        overlay = render.overlay(shown, self.mask)
+        overlay = render.draw_overlay(shown, self.mask)
         return [
-            render.Tile(render.picture_image(shown), name),
+            render.Tile(render.to_image(shown), name),
             render.Tile(
                 render.draw_boxes(overlay, self._scale_box(shown)), self.title.partition(",")[0]
             ),
             render.Tile(
-                render.mask_image(shown, self.mask), f"mean area {float(self.mask.mean()):.3f}"
+                render.draw_masked(shown, self.mask), f"mean area {float(self.mask.mean()):.3f}"
             ),
         ]
 
     def _scale_box(self, shown: Picture) -> Boxes:
-        boxes = maps.boxes(maps.regions(self.mask[None], self.level))
+        boxes = maps.tight_boxes(maps.find_regions(self.mask[None], self.level))
         return scale_boxes(boxes, _get_size(self.mask), _get_size(shown))
 
 
@@ -123,10 +125,10 @@ def tight_box(
         level: where it is cut.
         size: height and width of the picture.
     """
-    region = maps.regions(mask[None], level)
+    region = maps.find_regions(mask[None], level)
     if not region.any():
         return None
-    edges = scale_boxes(maps.boxes(region), _get_size(mask), size)[0].tolist()
+    edges = scale_boxes(maps.tight_boxes(region), _get_size(mask), size)[0].tolist()
     left, top = (math.floor(edge + 1e-4) for edge in edges[:2])
     right, bottom = (math.ceil(edge - 1e-4) for edge in edges[2:])
     return left, top, right, bottom

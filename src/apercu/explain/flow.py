@@ -11,7 +11,7 @@ from apercu.errors import ImagesError, InputError, TargetError
 from apercu.explain.answering import CounterpartAnswers, MaskAnswers
 from apercu.explain.pick import ImageRef
 from apercu.explain.sheets import SHEET_SIZE, ContactSheets
-from apercu.io import write
+from apercu.io import write_file
 
 RECORD_FILE = "explain.json"
 
@@ -105,4 +105,4 @@ class ExplainRun:
             "sheets": list(sheets),
             "images": self.records,
         }
-        write(self.out / RECORD_FILE, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        write_file(self.out / RECORD_FILE, json.dumps(content, indent=1, ensure_ascii=False) + "\n")

@@ -14,7 +14,7 @@ from apercu import render
 from apercu.explain.answer import class_slug
 from apercu.explain.capture import build_secondary_capture
 from apercu.images.formats.dicom import Reference
-from apercu.io import write, write_map
+from apercu.io import write_file, write_map
 from apercu.types import Picture
 
 CAPTURED_PAIR_VIEW = "adversarial"
@@ -54,11 +54,11 @@ class CounterpartExplanation:
     def draw_views(self) -> dict[str, Image.Image]:
         """Input, both counterparts, what was added and taken away, the strip between them."""
         return {
-            "input": render.picture_image(self.image),
-            "similar": render.picture_image(self.strip[0]),
-            "adversarial": render.picture_image(self.strip[-1]),
-            "difference": render.signed(self.difference),
-            "strip": render.contact_sheet([self._make_step_tiles()]),
+            "input": render.to_image(self.image),
+            "similar": render.to_image(self.strip[0]),
+            "adversarial": render.to_image(self.strip[-1]),
+            "difference": render.draw_difference(self.difference),
+            "strip": render.draw_contact_sheet([self._make_step_tiles()]),
         }
 
     def save(self, folder: Path, stem: str) -> dict[str, Any]:
@@ -71,11 +71,11 @@ class CounterpartExplanation:
         write_map(folder / files["map"], self.difference.abs().mean(0))
         for kind, image in self.draw_views().items():
             files[kind] = f"{stem}.{kind}.png"
-            render.save_picture(folder / files[kind], image)
+            render.save_image(folder / files[kind], image)
             if kind == CAPTURED_PAIR_VIEW and self.reference is not None:
                 files["capture"] = f"{stem}.{kind}.dcm"
                 about = f"apercu: generated, NOT ACQUIRED; changed to be seen as {self.names[1]}"
-                write(
+                write_file(
                     folder / files["capture"], build_secondary_capture(image, self.reference, about)
                 )
         about_pair = {
@@ -96,11 +96,12 @@ class CounterpartExplanation:
         )
         short = self.names[1].partition(",")[0]
         return [
-            render.Tile(render.picture_image(self.image), name),
-            render.Tile(render.picture_image(self.strip[0]), f"similar: {short}{first}"),
-            render.Tile(render.picture_image(self.strip[-1]), f"adversarial: {short}{last}"),
+            render.Tile(render.to_image(self.image), name),
+            render.Tile(render.to_image(self.strip[0]), f"similar: {short}{first}"),
+            render.Tile(render.to_image(self.strip[-1]), f"adversarial: {short}{last}"),
             render.Tile(
-                render.signed(self.difference), f"at most {float(self.difference.abs().max()):.2f}"
+                render.draw_difference(self.difference),
+                f"at most {float(self.difference.abs().max()):.2f}",
             ),
         ]
 
@@ -109,6 +110,6 @@ class CounterpartExplanation:
         last = len(self.strip) - 1
         captions = shares or [f"{number} of {last}" for number in range(len(self.strip))]
         return [
-            render.Tile(render.picture_image(picture), caption)
+            render.Tile(render.to_image(picture), caption)
             for picture, caption in zip(self.strip, captions, strict=True)
         ]

@@ -29,7 +29,9 @@ class ContactSheets:
         """Takes one explanation; a full page is written at once."""
         if not self.enabled:
             return
-        small = [render.Tile(render.fit(tile.image, TILE_SIDE), tile.caption) for tile in tiles]
+        small = [
+            render.Tile(render.fit_to_side(tile.image, TILE_SIDE), tile.caption) for tile in tiles
+        ]
         self.waiting.append(small)
         if len(self.waiting) == SHEET_SIZE:
             self.flush()
@@ -47,6 +49,6 @@ class ContactSheets:
             for start in range(0, len(self.waiting), SHEET_COLUMNS)
         ]
         name = f"sheet-{len(self.files) + 1:03d}.png" if self.paged else "sheet.png"
-        render.save_picture(self.folder / name, render.contact_sheet(rows, TILE_SIDE))
+        render.save_image(self.folder / name, render.draw_contact_sheet(rows, TILE_SIDE))
         self.files.append(name)
         self.waiting = []

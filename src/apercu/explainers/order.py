@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from apercu.errors import RunError
 from apercu.explainers.run_folder import CONFIG, WEIGHTS
-from apercu.io import write
+from apercu.io import write_file
 from apercu.training.settings.gated import GatedSettings
 from apercu.training.settings.reading import ConfigPresets
 from apercu.training.settings.schedule import TrainingConfig
@@ -58,7 +58,7 @@ class TrainingRecord(BaseModel):
         if os.environ.get("LOCAL_RANK", "0") != "0":
             return  # Lightning started this process beside the one that has begun the run
         if not has_training(run):
-            write(path, self.model_dump_json(indent=1))
+            write_file(path, self.model_dump_json(indent=1))
             return
         if (run / WEIGHTS).is_file():
             raise RunError(f"{run}: holds a finished training; choose another --out")

@@ -33,7 +33,7 @@ from apercu.explainers.latent.settings import LatentSettings
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.explainers.mask.network import MaskNetwork
 from apercu.explainers.mask.settings import MaskSettings
-from apercu.io import write
+from apercu.io import write_file
 from apercu.networks.gated import GatedNetwork
 from apercu.networks.graph_encoder import GraphEncoder
 
@@ -59,18 +59,18 @@ def save_run(explainer: TrainedExplainer[Any, Any], run: str | Path) -> None:
         OutputError: the folder cannot be written.
     """
     folder = Path(run)
-    write(folder / CONFIG, explainer.settings.model_dump_json(indent=1).encode())
-    write(folder / CLASSIFIER, explainer.classifier_info.model_dump_json(indent=1).encode())
-    write(folder / FACTS, json.dumps(explainer.facts, indent=1).encode())
+    write_file(folder / CONFIG, explainer.settings.model_dump_json(indent=1).encode())
+    write_file(folder / CLASSIFIER, explainer.classifier_info.model_dump_json(indent=1).encode())
+    write_file(folder / FACTS, json.dumps(explainer.facts, indent=1).encode())
     card = render_card(explainer.classifier_info, explainer.settings, explainer.facts)
-    write(folder / CARD, card)
+    write_file(folder / CARD, card)
     network = explainer.network
     if isinstance(network, GatedNetwork) and isinstance(network.encoder, GraphEncoder):
         save_classifier(network.encoder.classifier[0], folder / ENCODER)
         state = network.state_without_frozen_encoder()
     else:
         state = {k: v.contiguous().cpu() for k, v in network.state_dict().items()}
-    write(folder / WEIGHTS, save(state))
+    write_file(folder / WEIGHTS, save(state))
 
 
 def open_run(run: str | Path) -> MaskExplainer | CounterpartExplainer | LatentExplainer:

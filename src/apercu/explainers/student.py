@@ -16,7 +16,7 @@ from apercu.classifiers import (
 )
 from apercu.errors import ClassifierError
 from apercu.images import ImageSource
-from apercu.io import write
+from apercu.io import write_file
 from apercu.training.data import TrainingImages, cache_in_memory
 
 STUDENT, CARD, FACTS = "student", "card.json", "facts.json"
@@ -45,7 +45,7 @@ def distil_student(
     )
     save_classifier(distilled.student, folder)
     facts = {"teacher": classifier.fingerprint, "agreement": distilled.agreement}
-    write(folder / FACTS, json.dumps(facts, indent=1))
+    write_file(folder / FACTS, json.dumps(facts, indent=1))
     return distilled
 
 

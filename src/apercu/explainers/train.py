@@ -30,12 +30,11 @@ from apercu.explainers.mask.network import MaskNetwork
 from apercu.explainers.mask.settings import MaskSettings
 from apercu.explainers.mask.training import MaskTraining
 from apercu.explainers.run_folder import CLASSIFIER, CONFIG, WEIGHTS
-from apercu.io import write
+from apercu.io import write_file
 from apercu.training.data import TrainingImages, split_held_out
 from apercu.training.module import TrainingModule
 from apercu.training.phases import shuffled_batches
-from apercu.training.settings.gated import GatedSettings
-from apercu.training.settings.gated import ExplainerSettings
+from apercu.training.settings.gated import ExplainerSettings, GatedSettings
 from apercu.training.trainer import Trainer
 
 
@@ -224,7 +223,7 @@ def _record_settings(
     for name, content in plan.items():
         path = run / name
         if not path.is_file():
-            write(path, content.model_dump_json(indent=1))
+            write_file(path, content.model_dump_json(indent=1))
         elif _read_stored(path, type(content)) != content:
             raise RunError(f"{path}: the training begun here had other settings; use those")
 

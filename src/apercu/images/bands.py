@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from apercu.errors import ConfigError, ImageError, nearest
+from apercu.errors import ConfigError, ImageError, suggest_nearest
 
 MOST_BANDS = 12
 
@@ -56,7 +56,9 @@ def ordered(
 
 def _place(names: tuple[str, ...], band: str, file: str) -> int:
     if band not in names:
-        raise ImageError(f"{file}: lacks band {band}, has {', '.join(names)}{nearest(band, names)}")
+        raise ImageError(
+            f"{file}: lacks band {band}, has {', '.join(names)}{suggest_nearest(band, names)}"
+        )
     if names.count(band) > 1:
         raise ImageError(f"{file}: names {names.count(band)} bands {band}, expected one")
     return names.index(band)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
-from apercu.errors import ImagesError, nearest
+from apercu.errors import ImagesError, suggest_nearest
 
 Label: TypeAlias = str | int
 
@@ -38,7 +38,7 @@ def read_labels(path: Path) -> tuple[str, dict[str, Label]]:
     _require(path, columns, ("file",))
     column = next((name for name in LABEL_COLUMNS if name in columns), None)
     if column is None:
-        hints = (nearest(found, LABEL_COLUMNS) for found in columns if found != "file")
+        hints = (suggest_nearest(found, LABEL_COLUMNS) for found in columns if found != "file")
         raise ImagesError(
             f"{path}: expected a column of labels ({', '.join(LABEL_COLUMNS)}), "
             f"got {', '.join(columns)}{next(filter(None, hints), '')}"
@@ -95,7 +95,7 @@ def _require(path: Path, columns: list[str], wanted: tuple[str, ...]) -> None:
     if missing:
         raise ImagesError(
             f"{path}: expected a column {missing[0]}, got {', '.join(columns) or 'an empty file'}"
-            f"{nearest(missing[0], columns)}"
+            f"{suggest_nearest(missing[0], columns)}"
         )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from apercu.classifiers import Classifier
 from apercu.errors import ClassifierError
-from apercu.maps import resize
+from apercu.maps import resize_maps
 from apercu.methods.base import Method, Requirement
 from apercu.methods.layers import attach_hook, find_target_layers, get_layer, is_feature_map
 from apercu.methods.tokens import convert_to_map
@@ -54,7 +54,7 @@ class Cam(Method):
                 f"{classifier.spec} ends otherwise: choose grad_cam"
             )
         maps = torch.einsum("bc,bchw->bhw", weights[targets], features)
-        return resize(maps, size)
+        return resize_maps(maps, size)
 
 
 def _read_class_weights(head: nn.Module, classes: int) -> Tensor | None:

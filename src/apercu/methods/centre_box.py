@@ -10,7 +10,7 @@ import torch
 
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError
-from apercu.maps import fill
+from apercu.maps import fill_boxes
 from apercu.methods.base import MapScale, Method, Requirement
 from apercu.types import Images, Maps, Targets
 
@@ -37,5 +37,5 @@ class CentreBox(Method):
         high, wide = (ceil(length * sqrt(self.area)) for length in (height, width))
         top, left = (height - high) // 2, (width - wide) // 2
         box = torch.tensor([[left, top, left + wide, top + high]], dtype=images.dtype)
-        region = fill(box, (height, width)).to(images)
+        region = fill_boxes(box, (height, width)).to(images)
         return region.repeat(len(images), 1, 1)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from apercu.classifiers import Classifier
 from apercu.errors import ClassifierError
-from apercu.maps import resize
+from apercu.maps import resize_maps
 from apercu.methods.base import Method, Requirement, require_gradients
 from apercu.methods.layers import (
     attach_hook,
@@ -66,7 +66,7 @@ class ExcitationBackprop(Method):
             maps = (
                 maps - self._compute_winning_probabilities(classifier, images, targets, against)
             ).clamp(min=0)
-        return resize(maps, (images.shape[2], images.shape[3]))
+        return resize_maps(maps, (images.shape[2], images.shape[3]))
 
     @torch.enable_grad()
     def _compute_winning_probabilities(

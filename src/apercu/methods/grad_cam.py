@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 from apercu.classifiers import Classifier
-from apercu.maps import resize
+from apercu.maps import resize_maps
 from apercu.methods.base import Method, Requirement, require_gradients
 from apercu.methods.layers import find_target_layers, get_layer, layer_gradients
 from apercu.types import Images, Maps, Targets
@@ -30,4 +30,4 @@ class GradCam(Method):
         passed = layer_gradients(classifier, [layer], images, targets)[-1]
         weights = passed.gradients.mean(dim=(2, 3), keepdim=True)
         coarse = (weights * passed.features).sum(dim=1).clamp(min=0)
-        return resize(coarse, (images.shape[2], images.shape[3]))
+        return resize_maps(coarse, (images.shape[2], images.shape[3]))

@@ -8,7 +8,7 @@ from typing import ClassVar, final
 import torch
 
 from apercu.classifiers import Classifier
-from apercu.maps import resize
+from apercu.maps import resize_maps
 from apercu.methods.base import Method, Requirement, require_gradients
 from apercu.methods.layers import find_target_layers, get_layer, layer_gradients
 from apercu.types import Images, Maps, Targets
@@ -36,4 +36,4 @@ class GradCamPlusPlus(Method):
         shares = slopes.clamp(min=0) / torch.where(shared == 0, 1, shared)
         weights = shares.sum(dim=(2, 3), keepdim=True)
         coarse = (weights * features).sum(dim=1).clamp(min=0)
-        return resize(coarse, (images.shape[2], images.shape[3]))
+        return resize_maps(coarse, (images.shape[2], images.shape[3]))

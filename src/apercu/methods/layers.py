@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from apercu.classifiers import Classifier
-from apercu.errors import ClassifierError, nearest
+from apercu.errors import ClassifierError, suggest_nearest
 from apercu.methods.tokens import convert_to_map, find_last_spatial_layer
 from apercu.types import Images, Targets
 
@@ -61,7 +61,7 @@ def get_layer(classifier: Classifier, name: str) -> nn.Module:
     layers = dict(get_open_module(classifier).named_modules())
     if name not in layers:
         raise ClassifierError(
-            f"layer: {classifier.spec} has no layer {name!r}{nearest(name, filter(None, layers))}"
+            f"layer: {classifier.spec} has no layer {name!r}{suggest_nearest(name, filter(None, layers))}"
         )
     return layers[name]
 

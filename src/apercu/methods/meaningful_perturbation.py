@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Generator
 
 from apercu.classifiers import Classifier
-from apercu.errors import ConfigError, nearest
+from apercu.errors import ConfigError, suggest_nearest
 from apercu.explainers.mask.network import combine_fields, enlarge
 from apercu.explainers.mask.objectives import ExtentAndCore, MaskBatch
 from apercu.explainers.mask.objectives.base import log_probability, roughness
@@ -61,7 +61,7 @@ class MeaningfulPerturbation(Method):
         if self.aim not in get_args(PerturbationAim):
             raise ConfigError(
                 f"meaningful_perturbation: expected aim {', '.join(get_args(PerturbationAim))}, "
-                f"got {self.aim!r}{nearest(self.aim, get_args(PerturbationAim))}"
+                f"got {self.aim!r}{suggest_nearest(self.aim, get_args(PerturbationAim))}"
             )
         if self.steps < 1 or self.cells < 1 or not self.rate > 0:
             raise ConfigError(

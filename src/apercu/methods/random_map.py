@@ -12,7 +12,7 @@ from torch import Tensor
 
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError
-from apercu.maps import resize
+from apercu.maps import resize_maps
 from apercu.methods.base import Method, Requirement
 from apercu.types import Images, Maps, Targets
 
@@ -43,7 +43,7 @@ class RandomMap(Method):
         draws = [
             torch.rand(cells, generator=self._make_generator(image)) for image in images.detach()
         ]
-        return resize(torch.stack(draws).to(images), size)
+        return resize_maps(torch.stack(draws).to(images), size)
 
     def _make_generator(self, image: Float[Tensor, "channels rows columns"]) -> torch.Generator:
         content = blake2b(image.cpu().contiguous().numpy().tobytes(), digest_size=8)

@@ -8,7 +8,7 @@ from typing import ClassVar, final
 from jaxtyping import Float
 from torch import Tensor
 
-from apercu.maps import fill
+from apercu.maps import fill_boxes
 from apercu.methods.base import Requirement
 from apercu.types import Images, Maps
 
@@ -32,5 +32,5 @@ class TrueBox:
     def __call__(self, images: Images, truths: Float[Tensor, "batch truths 4"]) -> Maps:
         """1 inside any of an image's true boxes, else 0."""
         size = (images.shape[2], images.shape[3])
-        filled = fill(truths.flatten(0, 1), size).view(*truths.shape[:2], *size)
+        filled = fill_boxes(truths.flatten(0, 1), size).view(*truths.shape[:2], *size)
         return filled.any(dim=1).to(images)

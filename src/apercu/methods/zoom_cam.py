@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from apercu.classifiers import Classifier
-from apercu.maps import min_max, resize
+from apercu.maps import min_max_scale, resize_maps
 from apercu.methods.base import Method, Requirement, require_gradients
 from apercu.methods.layers import find_target_layers, get_layer, get_open_module, layer_gradients
 from apercu.types import Images, Maps, Targets
@@ -41,8 +41,8 @@ class ZoomCam(Method):
             found.pop()
         strongest = images.new_zeros(len(images), *size)
         for one in found:
-            coarse = min_max((one.features * one.gradients).sum(dim=1).clamp(min=0))
-            strongest = torch.maximum(strongest, resize(coarse, size))
+            coarse = min_max_scale((one.features * one.gradients).sum(dim=1).clamp(min=0))
+            strongest = torch.maximum(strongest, resize_maps(coarse, size))
         return strongest
 
 

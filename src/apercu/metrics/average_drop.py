@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from apercu.maps import min_max
+from apercu.maps import min_max_scale
 from apercu.metrics.flipping import target_probability
 from apercu.removal import Black
 from apercu.types import Images, Logits, Maps, Scores, Targets
@@ -21,13 +21,13 @@ Ask = Callable[[Images], Logits]
 
 def average_drop(classifier: Ask, images: Images, targets: Targets, maps: Maps) -> Scores:
     """Share of the target's probability that is lost through the map, 0 to 1; lower is better."""
-    whole, seen = _compute_probabilities(classifier, images, targets, min_max(maps))
+    whole, seen = _compute_probabilities(classifier, images, targets, min_max_scale(maps))
     return _divide_safely((whole - seen).clamp(min=0), whole)
 
 
 def increase(classifier: Ask, images: Images, targets: Targets, maps: Maps) -> Scores:
     """1 where the target's probability is larger through the map, else 0; higher is better."""
-    whole, seen = _compute_probabilities(classifier, images, targets, min_max(maps))
+    whole, seen = _compute_probabilities(classifier, images, targets, min_max_scale(maps))
     return (seen > whole).to(seen.dtype)
 
 
@@ -37,7 +37,7 @@ def drop_in_deletion(classifier: Ask, images: Images, targets: Targets, maps: Ma
     Below 0 where the probability grows (Jung & Oh 2021). For a constant map nothing is taken away
     and the score is 0.
     """
-    whole, left = _compute_probabilities(classifier, images, targets, 1 - min_max(maps))
+    whole, left = _compute_probabilities(classifier, images, targets, 1 - min_max_scale(maps))
     return _divide_safely(whole - left, whole)
 
 

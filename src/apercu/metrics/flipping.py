@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from apercu.errors import ConfigError
-from apercu.maps import min_max
+from apercu.maps import min_max_scale
 from apercu.metrics.ncc import correlate_rows
 from apercu.removal import Black, BoxBlur, Flat, Removal
 from apercu.types import Images, Logits, Maps, Scores, Targets
@@ -94,7 +94,7 @@ def flip_pixels(
         start, end = end, start
     found = []
     with torch.no_grad():
-        values = min_max(maps).flatten(1)
+        values = min_max_scale(maps).flatten(1)
         sums = values.new_zeros(count, steps).scatter_add_(1, turn.flatten(1) - 1, values)
         pairs = torch.arange(count * (steps + 1), device=maps.device)
         for pair in torch.split(pairs, flipping.batch):

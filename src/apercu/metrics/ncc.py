@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from apercu.maps import min_max
+from apercu.maps import min_max_scale
 from apercu.metrics.pointing import Truths, true_regions
 from apercu.types import Maps, Scores
 
@@ -30,5 +30,5 @@ def _standardise_rows(rows: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"
 
     They are stretched to [0, 1] first, so that rounding cannot make a constant row vary.
     """
-    stretched = min_max(rows[:, None])[:, 0]
+    stretched = min_max_scale(rows[:, None])[:, 0]
     return F.normalize(stretched - stretched.mean(dim=1, keepdim=True), dim=1)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from apercu.maps import fill
+from apercu.maps import fill_boxes
 from apercu.types import Maps, Regions, Scores
 
 Truths: TypeAlias = Regions | Float[Tensor, "batch truths 4"]
@@ -33,7 +33,7 @@ def true_regions(truths: Truths, size: tuple[int, int]) -> Regions:
     that any of the boxes touches."""
     if truths.dtype == torch.bool:
         return truths
-    inside = fill(truths.flatten(0, 1), size)
+    inside = fill_boxes(truths.flatten(0, 1), size)
     return inside.view(*truths.shape[:2], *size).any(dim=1)
 
 

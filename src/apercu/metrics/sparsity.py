@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from apercu.maps import min_max
+from apercu.maps import min_max_scale
 from apercu.types import Maps, Scores
 
 
@@ -13,5 +13,5 @@ def sparsity(maps: Maps) -> Scores:
 
     One pixel alone scores the number of pixels; a constant map scores 1.
     """
-    mean = min_max(maps).mean(dim=(1, 2))
+    mean = min_max_scale(maps).mean(dim=(1, 2))
     return torch.where(mean > 0, 1 / mean.where(mean > 0, 1), 1)

@@ -18,7 +18,7 @@ from apercu.pretraining.few_labels import Progress, Protocol, Row, curve, known,
 from apercu.pretraining.heads import Known, Learner
 from apercu.pretraining.inputs import readable
 from apercu.pretraining.pca_plot import plane
-from apercu.render import SERIES
+from apercu.render import SERIES_COLOURS
 
 CURVES = "curves"
 
@@ -77,7 +77,7 @@ class Evaluation:
                 for head, learner in self.protocol.heads.items():
                     made = self._kept(folder, (start, one), (head, learner), (learn, shown), report)
                     rows += made
-                planes[start] = plane(shown, SERIES)
+                planes[start] = plane(shown, SERIES_COLOURS)
         return rows, planes, names
 
     def _opened(self, spec: str, classifier: Classifier, report: Progress) -> ImageSource:

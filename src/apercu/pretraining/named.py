@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from apercu.errors import ConfigError, nearest
+from apercu.errors import ConfigError, suggest_nearest
 from apercu.images import ImageSource
 from apercu.images.catalogue import by_id, label_images, read_catalogue
-from apercu.option_strings import named, read, split_names
+from apercu.option_strings import parse_named, parse_value, split_names
 from apercu.pretraining.heads import HEADS, Learner
 from apercu.pretraining.inputs import Join
 from apercu.pretraining.settings import PRETEXTS, PretrainSettings
@@ -17,7 +17,7 @@ from apercu.training.settings.reading import ConfigPresets
 
 def heads_named(text: str) -> dict[str, Learner]:
     """Heads by their names with settings; raises ConfigError."""
-    return {name: named(name, HEADS, "heads") for name in split_names(text, "heads", HEADS)}
+    return {name: parse_named(name, HEADS, "heads") for name in split_names(text, "heads", HEADS)}
 
 
 def fractions_of(text: str) -> tuple[float, ...]:
@@ -25,7 +25,7 @@ def fractions_of(text: str) -> tuple[float, ...]:
     found = []
     for word in split_names(text, "fractions", ()):
         try:
-            found.append(float(read(float, word)))  # type: ignore[arg-type]
+            found.append(float(parse_value(float, word)))  # type: ignore[arg-type]
         except ValueError:
             raise ConfigError(f"fractions: expected numbers such as 0.05, got {word!r}") from None
     return tuple(found)
@@ -49,7 +49,7 @@ def pretext_named(name: str) -> ConfigPresets[PretrainSettings]:
     if name not in PRETEXTS.presets:
         known = ", ".join(PRETEXTS.presets)
         raise ConfigError(
-            f"pretext: expected one of {known}, got {name}{nearest(name, PRETEXTS.presets)}"
+            f"pretext: expected one of {known}, got {name}{suggest_nearest(name, PRETEXTS.presets)}"
         )
     return ConfigPresets(PretrainSettings, {name: PRETEXTS.presets[name]})
 

@@ -59,6 +59,6 @@ def plane(known: Known, colours: Sequence[str]) -> Image.Image:
         colour = colours[min(int(labels[index]), len(colours) - 1)]
         ends = (left - EDGE, top - EDGE, left + THUMBNAIL + EDGE - 1, top + THUMBNAIL + EDGE - 1)
         pen.rectangle(ends, fill=colour)
-        shown = render.picture_image(images[index].clamp(0, 1))
-        canvas.paste(render.fit(shown, THUMBNAIL), (left, top))
+        shown = render.to_image(images[index].clamp(0, 1))
+        canvas.paste(render.fit_to_side(shown, THUMBNAIL), (left, top))
     return canvas

@@ -15,7 +15,7 @@ from PIL import Image
 from apercu.evaluation.report import embed_image, render_style, render_template
 from apercu.evaluation.report.charts import MAX_COLOURS
 from apercu.evaluation.report.learning import LearningPoint, draw_learning_curves
-from apercu.io import write
+from apercu.io import write_file
 from apercu.pretraining.few_labels import Row
 
 REPORT, TABLE = "report.html", "table.md"
@@ -114,8 +114,8 @@ def write_report(
         savings=savings(rows),
         planes={name: embed_image(picture, picture.width) for name, picture in planes.items()},
     )
-    write(folder / TABLE, markdown(rows))
-    return write(folder / REPORT, page)
+    write_file(folder / TABLE, markdown(rows))
+    return write_file(folder / REPORT, page)
 
 
 def markdown(rows: Sequence[Row]) -> str:

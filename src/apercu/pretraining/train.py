@@ -20,7 +20,7 @@ from apercu.classifiers.fingerprint import digest_module
 from apercu.classifiers.reinitialise import copy_trainable
 from apercu.errors import RunError
 from apercu.images import ImageSource
-from apercu.io import write
+from apercu.io import write_file
 from apercu.pretraining.pretexts import PretextNetwork, Sample
 from apercu.pretraining.settings import PretrainSettings
 from apercu.pretraining.step import PretrainTraining
@@ -99,7 +99,7 @@ def pretrain(
     learned = Classifier(replace(known, answer=backbone, digest=digest))
     if trainer.is_main_process:
         save_classifier(learned, trainer.run)
-        write(trainer.run / FACTS, json.dumps(facts, indent=1) + "\n")
+        write_file(trainer.run / FACTS, json.dumps(facts, indent=1) + "\n")
     return learned, facts
 
 
@@ -153,7 +153,7 @@ def _sample(shown: Shown, backbone: Classifier, indices: Sequence[int]) -> Sampl
 def _claim(path: Path, settings: PretrainSettings) -> None:
     """Writes down what is trained here, or checks that it is what was begun."""
     if not path.is_file():
-        write(path, settings.model_dump_json(indent=1))
+        write_file(path, settings.model_dump_json(indent=1))
     elif _begun(path) != settings:
         raise RunError(f"{path}: the training begun here had other settings; use those")
 

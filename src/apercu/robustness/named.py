@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, TypeAlias
 
 from apercu.errors import ConfigError
-from apercu.option_strings import named
+from apercu.option_strings import parse_named
 from apercu.robustness.attacks import ATTACKS, Attack
 from apercu.robustness.filters import FILTERS, Filter
 
@@ -34,7 +34,7 @@ def attack_named(text: str, seed: int = 0) -> Attack:
     bare = text.removeprefix(prefix)
     if prefix and bare.startswith(tuple(AIMS)):
         raise ConfigError(f"attacks: {text}: expected one of {', '.join(AIMS)} before a name")
-    made = named(bare, ATTACKS, "attacks", seed=seed)
+    made = parse_named(bare, ATTACKS, "attacks", seed=seed)
     if prefix and made.needs != "gradients":
         raise ConfigError(
             f"attacks: {text} has no gradients to climb; expected such as {prefix}pgd"
@@ -52,4 +52,4 @@ def filter_named(text: str) -> Filter | None:
     """
     if text == NONE:
         return None
-    return named(text, FILTERS, "filters", besides=(NONE,))
+    return parse_named(text, FILTERS, "filters", other_names=(NONE,))

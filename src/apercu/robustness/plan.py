@@ -8,7 +8,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
-from apercu.option_strings import MOST_SEED, read, split_names
+from apercu.option_strings import MAX_SEED, parse_value, split_names
 from apercu.robustness.attacks import Attack
 from apercu.robustness.filters import Filter
 from apercu.robustness.named import NONE, aim_of
@@ -20,7 +20,7 @@ Knows = Literal["naive", "adaptive"]
 def _number(value: object) -> object:
     """A fraction as it is typed, such as 8/255, as a number."""
     try:
-        return read(float, value) if isinstance(value, str) else value
+        return parse_value(float, value) if isinstance(value, str) else value
     except ValueError:
         raise ValueError("expected a number such as 8/255") from None
 
@@ -50,7 +50,7 @@ class StressPlan(BaseModel):
     knowledge: tuple[Knows, ...] = ("naive", "adaptive")
     limit: int | None = Field(None, ge=1)
     batch: int = Field(16, ge=1)
-    seed: int = Field(0, ge=0, le=MOST_SEED)
+    seed: int = Field(0, ge=0, le=MAX_SEED)
 
     @field_validator("attacks", "filters", "epsilons", "knowledge", mode="before")
     @classmethod

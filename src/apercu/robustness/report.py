@@ -14,7 +14,7 @@ from PIL import Image
 from apercu import maps, render
 from apercu.evaluation.report import embed_image, render_style, render_template
 from apercu.evaluation.report.charts import MAX_COLOURS, draw_lines
-from apercu.io import write
+from apercu.io import write_file
 from apercu.robustness.flow import Bench
 from apercu.robustness.named import NONE
 from apercu.robustness.plan import Job, judged
@@ -79,7 +79,7 @@ def write_report(results: StressResults, bench: Bench, folder: Path) -> Path:
         budget=budget,
         enlarged=ENLARGED,
     )
-    return write(folder / REPORT, page)
+    return write_file(folder / REPORT, page)
 
 
 def percent(row: Row) -> str:
@@ -171,7 +171,7 @@ def _strip(bench: Bench) -> Image.Image:
         list(_tiles(bench, job, images[[one]], attacked[[one]], targets[[one]]))
         for one in range(min(SHOWN, len(images)))
     ]
-    return render.contact_sheet(rows, 160)
+    return render.draw_contact_sheet(rows, 160)
 
 
 def drawn_job(found: Sequence[Job]) -> Job:
@@ -198,19 +198,19 @@ def _tiles(
         classifier.classes[int(classifier(shown).argmax())].partition(",")[0]
         for shown in (images, attacked)
     ]
-    yield render.Tile(render.picture_image(images[0].cpu()), named[0])
-    yield render.Tile(render.picture_image(attacked[0].cpu()), named[1])
+    yield render.Tile(render.to_image(images[0].cpu()), named[0])
+    yield render.Tile(render.to_image(attacked[0].cpu()), named[1])
     change = ((attacked - images) * ENLARGED)[0].cpu()
     through = f" through {job.behind}" if job.behind else ""
     caption = f"{job.name} {budget(job.epsilon)}{through}"
-    yield render.Tile(render.signed(change), f"{caption}\n{ENLARGED}-fold")
+    yield render.Tile(render.draw_difference(change), f"{caption}\n{ENLARGED}-fold")
     for name in judged(job, dict(bench.filters), bench.plan):
         one = bench.filters[name]
         if one is not None:
             filtered = one(attacked)
             seen = classifier.classes[int(classifier(filtered).argmax())].partition(",")[0]
-            yield render.Tile(render.picture_image(filtered[0].cpu()), f"{name}: {seen}")
+            yield render.Tile(render.to_image(filtered[0].cpu()), f"{name}: {seen}")
     if explainer is not None:
         for shown, caption in ((images, "map before"), (attacked, "map after")):
-            found = maps.min_max(explainer.attribute(shown, targets)).cpu()
-            yield render.Tile(render.overlay(shown[0].cpu(), found[0]), caption)
+            found = maps.min_max_scale(explainer.attribute(shown, targets)).cpu()
+            yield render.Tile(render.draw_overlay(shown[0].cpu(), found[0]), caption)

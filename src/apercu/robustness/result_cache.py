@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from apercu.io import write
+from apercu.io import write_file
 from apercu.robustness.filters.base import LATER
 
 FOLDER = "cells"
@@ -76,7 +76,7 @@ class Cells:
         Raises:
             OutputError: the folder cannot be written.
         """
-        write(self._path(key), json.dumps(found.model_dump()))
+        write_file(self._path(key), json.dumps(found.model_dump()))
 
     def _path(self, key: str) -> Path:
         digest = hashlib.sha256(f"{self.subject}\n{key}".encode()).hexdigest()[:20]

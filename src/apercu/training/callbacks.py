@@ -107,4 +107,4 @@ class SampleSheets(Callback):
                 continue
             images = self.classifier.prepare(picture)[None].to(self.classifier.device)
             rows.append(module.sample_tiles(images))
-        render.save_picture(self.folder / name, render.contact_sheet(rows))
+        render.save_image(self.folder / name, render.draw_contact_sheet(rows))

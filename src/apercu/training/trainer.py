@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 
 from apercu.classifiers import Classifier
 from apercu.images import ImageSource
-from apercu.io import write
+from apercu.io import write_file
 from apercu.networks.gated import GatedNetwork
 from apercu.training.callbacks import BatchNormWarmup, DegeneracyWarning, SampleSheets
 from apercu.training.data import EndlessSampler, TrainingImages, split_held_out
@@ -149,7 +149,7 @@ class Trainer:
                 f"in {share:.1%} of cases" if share == share else "(too few to hold some out)"
             )
             self.say(f"class embedding: names the classifier's top class {held_out}")
-        write(
+        write_file(
             path, save(network.state_without_frozen_encoder() | {"agreement": torch.tensor(share)})
         )
         return share

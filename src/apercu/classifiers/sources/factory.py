@@ -23,7 +23,7 @@ from apercu.classifiers.fingerprint import digest_module
 from apercu.classifiers.names import ClassNames
 from apercu.classifiers.network import BlackBox, Network
 from apercu.classifiers.weights import load_weights
-from apercu.errors import ClassifierError, nearest
+from apercu.errors import ClassifierError, suggest_nearest
 
 
 def open_factory(card: ClassifierCard) -> Network:
@@ -73,7 +73,7 @@ def _import_factory(source: str) -> Callable[..., Any]:
     try:
         factory = getattr(module, attribute)
     except AttributeError:
-        suggestion = nearest(attribute, vars(module))
+        suggestion = suggest_nearest(attribute, vars(module))
         raise ClassifierError(
             f"classifier {source}: {name} has no {attribute}{suggestion}"
         ) from None

@@ -15,7 +15,7 @@ from apercu.classifiers.fingerprint import digest_module
 from apercu.classifiers.names import ClassNames
 from apercu.classifiers.network import Network
 from apercu.classifiers.weights import load_weights
-from apercu.errors import ClassifierError, nearest
+from apercu.errors import ClassifierError, suggest_nearest
 
 TIMM_PREFIX = "timm/"
 _REACH_SECONDS = 5
@@ -72,7 +72,7 @@ def _check_name(name: str) -> None:
     import timm
 
     if not timm.is_model(name):
-        suggestion = nearest(name.partition(".")[0], timm.list_models())
+        suggestion = suggest_nearest(name.partition(".")[0], timm.list_models())
         raise ClassifierError(f"classifier {TIMM_PREFIX}{name}: timm has no such model{suggestion}")
 
 

@@ -9,7 +9,7 @@ from apercu.classifiers.fingerprint import digest_module
 from apercu.classifiers.names import ClassNames
 from apercu.classifiers.network import Network
 from apercu.classifiers.weights import load_weights
-from apercu.errors import ClassifierError, nearest
+from apercu.errors import ClassifierError, suggest_nearest
 
 
 def open_torchvision(card: ClassifierCard, class_count: int | None) -> Network:
@@ -28,7 +28,7 @@ def open_torchvision(card: ClassifierCard, class_count: int | None) -> Network:
     known = models.list_models(module=models)
     if name not in known:
         raise ClassifierError(
-            f"classifier {card.source}: torchvision has no such classifier{nearest(name, known)}"
+            f"classifier {card.source}: torchvision has no such classifier{suggest_nearest(name, known)}"
         )
     preset = models.get_model_weights(name).DEFAULT
     options = dict(card.options)

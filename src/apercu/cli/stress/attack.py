@@ -13,7 +13,7 @@ from apercu.cli.options import Context, DebugOption, Device, DeviceOption
 from apercu.cli.stress.decisions import decisions
 from apercu.cli.stress.order import check_nothing_typed, order_of
 from apercu.cli.terminal import say, show_progress, warn
-from apercu.option_strings import MOST_SEED
+from apercu.option_strings import MAX_SEED
 
 
 def stress(
@@ -65,9 +65,7 @@ def stress(
     batch: Annotated[int | None, typer.Option(min=1, help="Images attacked together.")] = None,
     seed: Annotated[
         int | None,
-        typer.Option(
-            "--seed", min=0, max=MOST_SEED, help="Of every random draw; 0 without a plan."
-        ),
+        typer.Option("--seed", min=0, max=MAX_SEED, help="Of every random draw; 0 without a plan."),
     ] = None,
     device: DeviceOption = Device.AUTO,
     debug: DebugOption = False,

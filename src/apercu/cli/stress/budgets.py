@@ -11,9 +11,9 @@ def budgets_named(text: str) -> list[float]:
     Raises:
         ConfigError: no number, or none that is above 0 and up to 1.
     """
-    from apercu.option_strings import read, split_names
+    from apercu.option_strings import parse_value, split_names
 
-    return [_budget(read, word) for word in split_names(text, "epsilons", ())]
+    return [_budget(parse_value, word) for word in split_names(text, "epsilons", ())]
 
 
 def _budget(read: Any, word: str) -> float:

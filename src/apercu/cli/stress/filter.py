@@ -32,5 +32,5 @@ def filter(
     if out.suffix.lower() != ".png":
         raise ConfigError(f"{out}: expected a name that ends in .png, which keeps every bit")
     picture = read_picture(image)
-    render.save_picture(out, render.picture_image(made(picture[None])[0]))
+    render.save_image(out, render.to_image(made(picture[None])[0]))
     say(f"{made}: {out}")

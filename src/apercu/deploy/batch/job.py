@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from apercu.deploy.batch.settings import BatchSettings
 from apercu.deploy.inference import About
 from apercu.errors import ConfigError, RunError
-from apercu.io import write
+from apercu.io import write_file
 
 JOB = "job.json"
 VERSION: Final = 1
@@ -45,7 +45,7 @@ class BatchRecord(BaseModel):
         """
         path = out / JOB
         if not path.is_file():
-            write(path, self.model_dump_json(indent=1) + "\n")
+            write_file(path, self.model_dump_json(indent=1) + "\n")
             return
         try:
             before = BatchRecord.model_validate_json(path.read_bytes())

@@ -16,7 +16,7 @@ from apercu.deploy.batch.job import BatchRecord
 from apercu.deploy.batch.shard_writer import ShardWriter
 from apercu.deploy.batch.work_folder import ShardRecord
 from apercu.errors import RunError
-from apercu.io import write, write_json
+from apercu.io import write_file, write_json
 
 MANIFEST = "manifest.json"
 FAILURES = "errors.csv"
@@ -79,7 +79,7 @@ def write_failures(out: Path, sealing: ShardWriter, records: Sequence[ShardRecor
     for record in records:
         if record.errors:
             lines.writerows(sealing.read_failures(record))
-    write(out / FAILURES, text.getvalue())
+    write_file(out / FAILURES, text.getvalue())
 
 
 def _find_versions() -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from apercu.errors import RunError
-from apercu.io import write
+from apercu.io import write_file
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class WorkFolder:
         sink = pa.BufferOutputStream()
         with pa.ipc.new_file(sink, table.schema) as writer:
             writer.write_table(table)
-        write(self._unit_path(unit), sink.getvalue().to_pybytes())
+        write_file(self._unit_path(unit), sink.getvalue().to_pybytes())
 
     def read_units(self, plan: Plan, shard: int) -> Iterator[Table]:
         """The rows of a shard's units, in order.
@@ -158,7 +158,7 @@ class WorkFolder:
         Raises:
             OutputError: the folder cannot be written.
         """
-        write(self._record_path(record.shard), record.model_dump_json())
+        write_file(self._record_path(record.shard), record.model_dump_json())
         shutil.rmtree(self._shard_folder(record.shard), ignore_errors=True)
 
     def read_record(self, shard: int) -> ShardRecord | None:

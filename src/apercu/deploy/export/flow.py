@@ -28,7 +28,7 @@ from apercu.errors import ConfigError
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.images import ImageSource
-from apercu.io import check_writable, write
+from apercu.io import check_writable, write_file
 from apercu.methods.base import MapScale
 
 CALIBRATED = 64
@@ -120,7 +120,7 @@ class Export:
         manifest = manifest_of(self.explainer, self.settings.precision, files)
         if self.settings.triton:
             write_repository(manifest, out, service="kserve" in self.settings.formats)
-        write(out / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
+        write_file(out / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
         return manifest
 
     def _graphs(self, explaining: Explaining) -> Iterator[tuple[str, Traceable]]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from apercu.classifiers import InputSpec
 from apercu.errors import ConfigError
-from apercu.io import write
+from apercu.io import write_file
 
 INPUTS = ("images", "targets")
 _SAMPLE = 2
@@ -89,7 +89,7 @@ def write_onnx(traceable: Traceable, path: Path) -> Path:
     model = cast(Any, program).model_proto
     _check_axes(model, traceable)
     _strip(model)
-    return write(path, model.SerializeToString(deterministic=True))
+    return write_file(path, model.SerializeToString(deterministic=True))
 
 
 def session(path: Path, threads: int | None = None, *, spin: bool = True) -> Any:

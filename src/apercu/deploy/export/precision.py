@@ -13,7 +13,7 @@ from apercu.deploy.export.half import halve, middle
 from apercu.deploy.export.onnx_graph import INPUTS, quiet
 from apercu.deploy.export.settings import Precision
 from apercu.errors import ConfigError
-from apercu.io import write
+from apercu.io import write_file
 
 QUANTISED = ["Conv", "Gemm"]
 
@@ -32,7 +32,7 @@ def converted(exact: Path, precision: Precision, path: Path, shown: list[Tensor]
         OutputError: the file cannot be written.
     """
     if precision == "fp32":
-        return write(path, exact.read_bytes())
+        return write_file(path, exact.read_bytes())
     try:
         with quiet(), tempfile.TemporaryDirectory() as folder:
             made = Path(folder) / path.name
@@ -42,7 +42,7 @@ def converted(exact: Path, precision: Precision, path: Path, shown: list[Tensor]
                 _quantise(exact, made)
             else:
                 _calibrate(exact, made, shown)
-            return write(path, made.read_bytes())
+            return write_file(path, made.read_bytes())
     except (RuntimeError, ValueError, TypeError, KeyError, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise ConfigError(

@@ -12,7 +12,7 @@ from torch import Tensor
 from apercu.classifiers.sources.archive import copy_checked_archive
 from apercu.deploy.export.check import Answering
 from apercu.deploy.export.onnx_graph import Traceable, not_traced, quiet
-from apercu.io import write
+from apercu.io import write_file
 
 
 def write_program(traceable: Traceable, path: Path) -> Path:
@@ -33,7 +33,7 @@ def write_program(traceable: Traceable, path: Path) -> Path:
             torch.export.save(program, buffer)
     except Exception as error:
         raise not_traced(error) from error
-    return write(path, buffer.getvalue())
+    return write_file(path, buffer.getvalue())
 
 
 def open_program(path: Path, names: Sequence[str]) -> Answering:

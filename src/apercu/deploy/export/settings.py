@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, TypeVar, get_args
 
-from apercu.errors import ConfigError, nearest
+from apercu.errors import ConfigError, suggest_nearest
 
 Format: TypeAlias = Literal["onnx", "torch", "triton", "kserve"]
 Precision: TypeAlias = Literal["fp32", "fp16", "int8", "int8-static"]
@@ -57,5 +57,5 @@ def check_known(word: str, known: Sequence[W], what: str) -> W:
         if word == one:
             return one
     raise ConfigError(
-        f"{what}: expected one of {', '.join(known)}, got {word}{nearest(word, known)}"
+        f"{what}: expected one of {', '.join(known)}, got {word}{suggest_nearest(word, known)}"
     )

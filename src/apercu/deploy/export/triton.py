@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from apercu.deploy.export.manifest import GraphFile, Manifest
-from apercu.io import write
+from apercu.io import write_file
 
 REPOSITORY, SERVICE = "triton", "kserve.yaml"
 ROLES = ("explainer", "combined")
@@ -33,10 +33,10 @@ def write_repository(manifest: Manifest, out: Path, *, service: bool) -> None:
     for role in ROLES:
         if role in manifest.files:
             graph, model = manifest.files[role], out / REPOSITORY / role
-            write(model / "1" / "model.onnx", (out / graph.file).read_bytes())
-            write(model / "config.pbtxt", model_config(role, graph, manifest))
+            write_file(model / "1" / "model.onnx", (out / graph.file).read_bytes())
+            write_file(model / "config.pbtxt", model_config(role, graph, manifest))
     if service:
-        write(out / SERVICE, service_manifest(out.resolve().name))
+        write_file(out / SERVICE, service_manifest(out.resolve().name))
 
 
 def model_config(name: str, graph: GraphFile, manifest: Manifest) -> str:

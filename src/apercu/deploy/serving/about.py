@@ -45,7 +45,7 @@ class About:
             "classes": list(self.facts.names.names),
             "most_classes": MOST_CLASSES,
             "examples": len(self.examples),
-            "heat": list(render.HEAT),
+            "heat": list(render.HEAT_COLOURS),
         }
 
 
@@ -55,4 +55,4 @@ def _examples(input: InputSpec) -> list[bytes]:
         return []
     side = min(max(*input.size, SMALLEST_EXAMPLE), LARGEST_EXAMPLE)
     planted = Planted(images=EXAMPLES, size=side, objects=2, split="test", channels=input.channels)
-    return [render.encode(render.picture_image(planted[i].picture)) for i in range(EXAMPLES)]
+    return [render.encode_image(render.to_image(planted[i].picture)) for i in range(EXAMPLES)]

@@ -139,7 +139,7 @@ def shown_map(map: Float[Tensor, "height width"], format: Format) -> Record:
     record: Record = {}
     if format != "array":
         grey = Image.fromarray((values.clip(0, 1) * 255).round().astype(np.uint8))
-        record["png"] = text64(render.encode(grey, fast=True))
+        record["png"] = text64(render.encode_image(grey, fast=True))
     if format != "png":
         record["array"] = values.astype(np.float64).round(DIGITS).tolist()
     return record

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
 from apercu.classifiers import ClassNames
-from apercu.errors import ConfigError, TargetError, nearest
+from apercu.errors import ConfigError, TargetError, suggest_nearest
 from apercu.explain.asked import TOP, ExplainOptions
 from apercu.explainers.targets import find_class_indices
 
@@ -78,7 +78,7 @@ def read_wanted(fields: Mapping[str, Any], names: ClassNames, *, maps: bool = Tr
     """
     for key in fields:
         if key not in FIELDS:
-            hint = nearest(key[:LONGEST_NAME], FIELDS)
+            hint = suggest_nearest(key[:LONGEST_NAME], FIELDS)
             known = ", ".join(("image", *FIELDS))
             raise ConfigError(f"{key[:LONGEST_NAME]}: no such field{hint or f'; known: {known}'}")
     asked = ExplainOptions(

@@ -74,4 +74,4 @@ class PairAnswering(Answering):
 
 
 def _png(picture: Picture) -> str:
-    return text64(render.encode(render.picture_image(picture)))
+    return text64(render.encode_image(render.to_image(picture)))

@@ -51,8 +51,8 @@ def see(order: Order, spec: InputSpec, pixels: int) -> Seen:
         picture = read_stored(order.image, asked).picture
     shown = None
     if order.wanted.picture:
-        image = render.picture_image(picture)
+        image = render.to_image(picture)
         image.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
-        shown = render.encode(image, "JPEG")
+        shown = render.encode_image(image, "JPEG")
     height, width = picture.shape[1:]
     return Seen(prepare_image(picture, spec), (height, width), order.wanted, shown)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import av
 
-from apercu.errors import ConfigError, OutputError, nearest
+from apercu.errors import ConfigError, OutputError, suggest_nearest
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def format_of(out: Path) -> Format:
         *others, last = FORMATS
         raise OutputError(
             f"{out}: expected a name that ends in {', '.join(others)} or {last}"
-            f"{nearest(out.suffix, FORMATS) if out.suffix else ''}"
+            f"{suggest_nearest(out.suffix, FORMATS) if out.suffix else ''}"
         )
     if out.exists():
         raise OutputError(f"{out}: exists already; remove it, or choose another name")

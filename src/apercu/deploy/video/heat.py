@@ -53,9 +53,9 @@ class Heat:
 def tables(matrix: Matrix) -> tuple[list[int], ...]:
     """For each step of a map: brightness of its heat, how much of it covers, and its colour."""
     heat = torch.linspace(0, 1, LEVELS)
-    rgb: NDArray[np.float64] = render.colours(heat[None])[:, 0].T.double().numpy()
+    rgb: NDArray[np.float64] = render.heat_colours(heat[None])[:, 0].T.double().numpy()
     bright, cold, warm = np.moveaxis(matrix.planes(rgb), -1, 0)
-    cover = render.STRENGTH * heat.sqrt().double().numpy()
+    cover = render.HEAT_OPACITY * heat.sqrt().double().numpy()
     colours = [GREY + cover * (one - GREY) for one in (cold, warm)]
     rounded = [np.rint(one).astype(int).tolist() for one in (bright, 255 * cover, *colours)]
     return tuple(rounded)

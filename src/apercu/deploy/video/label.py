@@ -53,7 +53,7 @@ class Label:
         self.right, self.bottom = even(gap + across), even(height - gap)
         self.left, self.top = even(gap), even(self.bottom - down)
         self.fits = across >= NARROWEST * self.text and self.top >= 0
-        ink = np.array(ImageColor.getrgb(render.LINE)) / 255
+        ink = np.array(ImageColor.getrgb(render.BOX_COLOUR)) / 255
         self.ink = [int(value) for value in np.rint(matrix.planes(ink))]
 
     @property

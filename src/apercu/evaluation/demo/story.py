@@ -19,7 +19,7 @@ from apercu.explainers.mask.settings import MASK_PRESETS
 from apercu.explainers.run_folder import WEIGHTS
 from apercu.explainers.train import train_mask
 from apercu.images import Planted
-from apercu.io import write
+from apercu.io import write_file
 from apercu.methods import (
     CentreBox,
     Explainer,
@@ -103,7 +103,7 @@ class Demo:
         text, path = json.dumps(plan, indent=1) + "\n", self.out / PLAN
         if path.is_file() and path.read_text(encoding="utf-8") != text:
             raise RunError(f"{self.out}: holds a demo with other settings; choose another --out")
-        write(path, text)
+        write_file(path, text)
 
     def _prepare_classifier(self) -> Classifier:
         if (self.out / FACTS).is_file():
@@ -121,7 +121,7 @@ class Demo:
                 classifier, Planted(images=TEST_IMAGES, seed=self.seed, split="test")
             )
             save_classifier(classifier, (self.out / CARD).parent)
-            write(self.out / FACTS, json.dumps({"accuracy": share}) + "\n")
+            write_file(self.out / FACTS, json.dumps({"accuracy": share}) + "\n")
         self.say(f"classifier: names {share:.1%} of {TEST_IMAGES} test images")
         return classifier
 

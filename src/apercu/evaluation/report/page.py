@@ -35,7 +35,7 @@ from apercu.evaluation.ranking import (
 )
 from apercu.evaluation.report.charts import MAX_COLOURS, ScatterPoint, draw_lines, draw_scatter
 from apercu.evaluation.report.tables import format_duration
-from apercu.io import write
+from apercu.io import write_file
 from apercu.methods import Requirement, TrueBox
 
 
@@ -92,7 +92,7 @@ def write_report(results: ComparisonResults, images: Sequence[GalleryImage], pat
         break_even_text=format_break_even,
         broken=_allow_line_breaks,
     )
-    return write(path, page)
+    return write_file(path, page)
 
 
 def render_template(template: str, **values: Any) -> str:
@@ -105,7 +105,9 @@ def render_style(views: int) -> Markup:
     """The style sheet of all our pages; `views` pictures stand in a row on a wide screen."""
     sheet = (files("apercu.evaluation.report") / "style.css").read_text()
     return Markup(
-        render_template(sheet, heat=", ".join(render.HEAT), series=render.SERIES, views=views)
+        render_template(
+            sheet, heat=", ".join(render.HEAT_COLOURS), series=render.SERIES_COLOURS, views=views
+        )
     )
 
 
@@ -173,5 +175,5 @@ def _embed_pictures(image: GalleryImage) -> dict[str, Any]:
 
 def embed_image(image: Image.Image, side: int = PICTURE_SIDE) -> str:
     """A picture as an address that holds it, its longer side at most `side` pixels."""
-    jpeg = render.encode(render.fit(image, side), "JPEG")
+    jpeg = render.encode_image(render.fit_to_side(image, side), "JPEG")
     return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"

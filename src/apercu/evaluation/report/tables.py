@@ -20,7 +20,7 @@ from apercu.evaluation.ranking import (
     list_metrics,
 )
 from apercu.evaluation.results import Cost
-from apercu.io import write
+from apercu.io import write_file
 
 CSV_HEADER = (
     *("explainer", "metric", "better", "value", "low", "high", "n", "threshold"),
@@ -33,8 +33,8 @@ MARKDOWN_FILE, CSV_FILE = "table.md", "table.csv"
 
 def write_tables(results: ComparisonResults, folder: Path) -> None:
     """Writes `table.md` and `table.csv`; raises `OutputError`."""
-    write(folder / MARKDOWN_FILE, format_markdown(results))
-    write(folder / CSV_FILE, format_csv(results))
+    write_file(folder / MARKDOWN_FILE, format_markdown(results))
+    write_file(folder / CSV_FILE, format_csv(results))
 
 
 def format_markdown(results: ComparisonResults) -> str:

@@ -110,12 +110,12 @@ class CounterpartTraining(TrainingModule):
         ]
         difference = (pair.adversarial - stable)[0].cpu()
         return [
-            render.Tile(render.picture_image(images[0].cpu()), f"seen as {named[0]}"),
-            render.Tile(render.picture_image(stable[0].cpu()), f"{named[1]} {shares[0]:.2f}"),
+            render.Tile(render.to_image(images[0].cpu()), f"seen as {named[0]}"),
+            render.Tile(render.to_image(stable[0].cpu()), f"{named[1]} {shares[0]:.2f}"),
+            render.Tile(render.to_image(pair.adversarial[0].cpu()), f"{named[1]} {shares[1]:.2f}"),
             render.Tile(
-                render.picture_image(pair.adversarial[0].cpu()), f"{named[1]} {shares[1]:.2f}"
+                render.draw_difference(difference), f"at most {difference.abs().max():.2f}"
             ),
-            render.Tile(render.signed(difference), f"at most {difference.abs().max():.2f}"),
         ]
 
     def _draw_batch(self, images: Images, logits: Logits, generator: Generator) -> CounterpartBatch:

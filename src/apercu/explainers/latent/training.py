@@ -98,7 +98,7 @@ class LatentTraining(TrainingModule):
             (network.decode(start), "as coded"),
             (moved, f"{name} {self._mean_probability(moved, wanted):.2f}"),
         ]
-        return [render.Tile(render.picture_image(one[0].cpu()), said) for one, said in shown]
+        return [render.Tile(render.to_image(one[0].cpu()), said) for one, said in shown]
 
     def _mean_probability(self, images: Images, targets: Targets) -> float:
         return float(self.classifier(images).softmax(1)[0, targets[0]])

@@ -100,7 +100,7 @@ class MaskExplainer(TrainedExplainer[MaskNetwork, MaskSettings]):
         """
         if not 0 < level < 1:
             raise ConfigError(f"level: expected a number between 0 and 1, got {level}")
-        return maps.regions(self.attribute(inputs, target), level)
+        return maps.find_regions(self.attribute(inputs, target), level)
 
     @torch.inference_mode()
     def predict(self, inputs: Images) -> Targets:

@@ -16,7 +16,7 @@ from apercu import maps
 from apercu.classifiers import Classifier
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.explainers.mask.objectives.search import score_boxes
-from apercu.io import write
+from apercu.io import write_file
 from apercu.metrics.flipping import target_probability
 from apercu.removal import Blur
 from apercu.types import Images, Targets
@@ -96,8 +96,8 @@ def write_level_curve(points: Sequence[LevelPoint], folder: Path) -> None:
     writer = csv.DictWriter(table, [field.name for field in fields(LevelPoint)])
     writer.writeheader()
     writer.writerows({k: round(v, 4) for k, v in asdict(point).items()} for point in points)
-    write(folder / "dial.csv", table.getvalue())
-    write(folder / "dial.png", _plot_curve(points))
+    write_file(folder / "dial.csv", table.getvalue())
+    write_file(folder / "dial.png", _plot_curve(points))
 
 
 @torch.no_grad()
@@ -110,7 +110,7 @@ def _measure_level(
     kept, removed = (
         target_probability(classifier, blur(images, m), targets) for m in (keep, 1 - keep)
     )
-    boxes = maps.boxes(regions) / torch.tensor([width, height] * 2, device=regions.device)
+    boxes = maps.tight_boxes(regions) / torch.tensor([width, height] * 2, device=regions.device)
     empty = ~regions.flatten(1).any(1, keepdim=True)
     boxes = torch.where(empty, boxes.new_tensor([0.0, 0.0, 1.0, 1.0]), boxes)
     metric = score_boxes(classifier, images, boxes[:, None], targets)

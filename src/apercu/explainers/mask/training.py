@@ -63,9 +63,9 @@ class MaskTraining(TrainingModule):
         mask = self.network(images, top)[0].sigmoid().cpu()
         title, image = self.classifier.classes[int(top)].partition(",")[0], images[0].cpu()
         return [
-            render.Tile(render.picture_image(image), title),
-            render.Tile(render.overlay(image, mask), f"area {mask.mean():.2f}"),
-            render.Tile(render.mask_image(image, mask), "kept"),
+            render.Tile(render.to_image(image), title),
+            render.Tile(render.draw_overlay(image, mask), f"area {mask.mean():.2f}"),
+            render.Tile(render.draw_masked(image, mask), "kept"),
         ]
 
     def _shrink(self, images: Images) -> Images:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from apercu.errors import ConfigError, nearest
+from apercu.errors import ConfigError, suggest_nearest
 
 MISSING = (99.0, -99.0, -999.0, -9999.0)
 """What surveys write where they know no number."""
@@ -38,7 +38,7 @@ class Catalogue:
         if name not in self.columns:
             listed = ", ".join(list(self.columns)[:_SHOWN]) + " …" * (len(self.columns) > _SHOWN)
             raise ConfigError(
-                f"{self.path}: no column {name}, got {listed}{nearest(name, self.columns)}"
+                f"{self.path}: no column {name}, got {listed}{suggest_nearest(name, self.columns)}"
             )
         return self.columns[name]
 

@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from apercu.errors import ConfigError, nearest
+from apercu.errors import ConfigError, suggest_nearest
 from apercu.images.planted.draws import Draws
 from apercu.images.planted.patterns import PATTERNS
 from apercu.images.planted.scene import Style, paint
 from apercu.images.source import ImageSource, Item, checked_index
-from apercu.maps import boxes
+from apercu.maps import tight_boxes
 from apercu.types import Boxes
 
 SPLITS = ("train", "test")
@@ -105,7 +105,7 @@ class Planted(ImageSource):
         style = Style.of(self.difficulty)
         pixels, regions = paint(draws, classes, (self.channels, self.size), style)
         visible = torch.from_numpy(regions)
-        around = boxes(visible)
+        around = tight_boxes(visible)
         objects = tuple(
             PlantedObject(class_index, visible[i], around[i : i + 1])
             for i, class_index in enumerate(classes)
@@ -132,7 +132,7 @@ def open_planted(settings: str, *, channels: int = 3) -> Planted:
     for setting in filter(None, (part.strip() for part in settings.split(","))):
         key, equals, text = (part.strip() for part in setting.partition("="))
         if key not in kinds:
-            hint = nearest(key, kinds) or f"; expected one of {', '.join(kinds)}"
+            hint = suggest_nearest(key, kinds) or f"; expected one of {', '.join(kinds)}"
             raise ConfigError(f"planted: no setting {key}{hint}")
         if key in given or not equals:
             raise ConfigError(f"planted: expected {key}=VALUE once, got {settings}")

@@ -86,8 +86,8 @@ class Adios(Pretext):
         image = lesson.images[0].cpu()
         masks = network.parts["masker"](lesson.images[:1])[0].cpu()
         return [
-            render.Tile(render.picture_image(image), "image"),
-            *(render.Tile(render.overlay(image, m), f"area {m.mean():.2f}") for m in masks),
+            render.Tile(render.to_image(image), "image"),
+            *(render.Tile(render.draw_overlay(image, m), f"area {m.mean():.2f}") for m in masks),
         ]
 
 

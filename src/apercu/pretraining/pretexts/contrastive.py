@@ -47,7 +47,7 @@ class Contrastive(Pretext):
 
     def tiles(self, network: PretextNetwork, lesson: Lesson) -> list[render.Tile]:
         pair = self.views(lesson.images[:1], lesson.generator)
-        return [render.Tile(render.picture_image(view[0].cpu()), "view") for view in pair]
+        return [render.Tile(render.to_image(view[0].cpu()), "view") for view in pair]
 
     def _projected(self, network: PretextNetwork, lesson: Lesson) -> tuple[Tensor, Tensor]:
         views = torch.cat(self.views(lesson.images, lesson.generator))

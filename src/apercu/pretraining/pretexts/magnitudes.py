@@ -68,7 +68,7 @@ class Magnitudes(Pretext):
     def tiles(self, network: PretextNetwork, lesson: Lesson) -> list[render.Tile]:
         said = self._said(network, lesson.images)[0]
         title = ", ".join(f"{one:.2f}" for one in said.tolist())
-        return [render.Tile(render.picture_image(lesson.images[0].cpu()), title)]
+        return [render.Tile(render.to_image(lesson.images[0].cpu()), title)]
 
     def _said(
         self, network: PretextNetwork, images: Tensor, drops: Generator | None = None

@@ -62,10 +62,8 @@ class Transformation(Pretext):
             float(torch.rad2deg(torch.atan2(row[0, 1], row[0, 0]))) for row in (said, wanted)
         ]
         return [
-            render.Tile(render.picture_image(lesson.images[0].cpu()), "image"),
-            render.Tile(
-                render.picture_image(moved[0].cpu()), f"{degrees[0]:.0f}° ({degrees[1]:.0f}°)"
-            ),
+            render.Tile(render.to_image(lesson.images[0].cpu()), "image"),
+            render.Tile(render.to_image(moved[0].cpu()), f"{degrees[0]:.0f}° ({degrees[1]:.0f}°)"),
         ]
 
     def moved(

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator
 
-from apercu.option_strings import MOST_SEED
+from apercu.option_strings import MAX_SEED
 from apercu.robustness.attacks.base import (
     Attack,
     Knowledge,
@@ -106,7 +106,7 @@ class Pgd(Attack):
         check_count(self.steps, "pgd: steps")
         check_pace(self.pace, "pgd")
         check_count(self.restarts, "pgd: restarts")
-        check_whole("pgd", 0, MOST_SEED, seed=self.seed)
+        check_whole("pgd", 0, MAX_SEED, seed=self.seed)
 
     def __call__(self, aim: Aim, images: Images) -> Images:
         generator = torch.Generator().manual_seed(self.seed)

@@ -8,7 +8,7 @@ from typing import ClassVar, final
 import torch
 from torch import Generator, Tensor
 
-from apercu.option_strings import MOST_SEED
+from apercu.option_strings import MAX_SEED
 from apercu.robustness.attacks.base import (
     CountedAttack,
     Counts,
@@ -56,7 +56,7 @@ class SparseEvo(CountedAttack):
 
     def __post_init__(self) -> None:
         check_count(self.queries, "sparse_evo: queries")
-        check_whole("sparse_evo", 0, MOST_SEED, seed=self.seed)
+        check_whole("sparse_evo", 0, MAX_SEED, seed=self.seed)
         check_count(self.population - 2, "sparse_evo: population, besides two parents")
         for name in ("initial", "mutation", "crossover"):
             check_share(getattr(self, name), f"sparse_evo: {name}")

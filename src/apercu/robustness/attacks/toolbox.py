@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from apercu.errors import ClassifierError, ConfigError
-from apercu.option_strings import MOST_SEED
+from apercu.option_strings import MAX_SEED
 from apercu.robustness.attacks.base import (
     Attack,
     Knowledge,
@@ -91,7 +91,7 @@ class AutoAttack(Attack):
         check_budget(self.epsilon, "auto_attack")
         for name in ("steps", "restarts", "queries"):
             check_count(getattr(self, name), f"auto_attack: {name}")
-        check_whole("auto_attack", 0, MOST_SEED, seed=self.seed)
+        check_whole("auto_attack", 0, MAX_SEED, seed=self.seed)
 
     def __call__(self, aim: Aim, images: Images) -> Images:
         def made(evasion: Any, classifier: Any, targeted: bool) -> Any:
@@ -153,7 +153,7 @@ class HopSkipJump(Attack):
     def __post_init__(self) -> None:
         check_count(self.steps, "hop_skip_jump: steps")
         check_count(self.queries, "hop_skip_jump: queries")
-        check_whole("hop_skip_jump", 0, MOST_SEED, seed=self.seed)
+        check_whole("hop_skip_jump", 0, MAX_SEED, seed=self.seed)
 
     def __call__(self, aim: Aim, images: Images) -> Images:
         def made(evasion: Any, classifier: Any, targeted: bool) -> Any:
@@ -193,7 +193,7 @@ class Square(Attack):
     def __post_init__(self) -> None:
         check_budget(self.epsilon, "square")
         check_count(self.queries, "square: queries")
-        check_whole("square", 0, MOST_SEED, seed=self.seed)
+        check_whole("square", 0, MAX_SEED, seed=self.seed)
 
     def __call__(self, aim: Aim, images: Images) -> Images:
         def made(evasion: Any, classifier: Any, targeted: bool) -> Any:

@@ -88,7 +88,7 @@ class DefenceTraining(TrainingModule):
         for shown in (images, self.settings.defence.hard(lesson)):
             sure, top = self.judges(shown).softmax(1)[0].max(0)
             title = self.classifier.classes[int(top)].partition(",")[0]
-            picture = render.picture_image(shown[0].cpu())
+            picture = render.to_image(shown[0].cpu())
             tiles.append(render.Tile(picture, f"{title} {sure:.2f}"))
         return tiles
 

@@ -14,7 +14,7 @@ from apercu.classifiers import Classifier, save_classifier
 from apercu.classifiers.fingerprint import digest_module
 from apercu.classifiers.reinitialise import copy_trainable
 from apercu.errors import ImagesError, RunError
-from apercu.io import write
+from apercu.io import write_file
 from apercu.robustness.defences.settings import DefenceSettings
 from apercu.robustness.defences.step import DefenceTraining
 from apercu.training.data import TrainingImages, split_held_out
@@ -53,7 +53,7 @@ def train_defended(
     defended = Classifier(replace(known, answer=network, digest=digest))
     if trainer.is_main_process:
         save_classifier(defended, trainer.run)
-        write(trainer.run / FACTS, json.dumps(facts, indent=1) + "\n")
+        write_file(trainer.run / FACTS, json.dumps(facts, indent=1) + "\n")
     return defended, facts
 
 
@@ -80,7 +80,7 @@ def _measured(training: DefenceTraining, trainer: Trainer) -> dict[str, float]:
 def _claim(path: Path, settings: DefenceSettings) -> None:
     """Writes down what is trained here, or checks that it is what was begun."""
     if not path.is_file():
-        write(path, settings.model_dump_json(indent=1))
+        write_file(path, settings.model_dump_json(indent=1))
         return
     try:
         begun = DefenceSettings.model_validate_json(path.read_text(encoding="utf-8"))

@@ -19,7 +19,7 @@ from apercu.classifiers.fingerprint import digest_module
 from apercu.evaluation.interval import wilson_interval
 from apercu.evaluation.sample import EvalSample, SampleRecord, draw_sample
 from apercu.images import ImageSource
-from apercu.io import write
+from apercu.io import write_file
 from apercu.robustness.attacks import Attack
 from apercu.robustness.detection.detectors import Detector
 from apercu.robustness.detection.detectors.base import (
@@ -175,7 +175,7 @@ class Watch:
             done += len(trial.records)
             progress(title, done, len(entries))
         looked = {name: torch.cat(parts).contiguous() for name, parts in found.items()}
-        write(path, save(looked))
+        write_file(path, save(looked))
         return looked
 
     def _named(self) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from apercu.errors import ConfigError, nearest
+from apercu.errors import ConfigError, suggest_nearest
 
 S = TypeVar("S", bound=BaseModel)
 
@@ -41,7 +41,9 @@ class ConfigPresets(Generic[S]):
         try:
             content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
-            known = f"; presets are {', '.join(self.presets)}{nearest(str(path), self.presets)}"
+            known = (
+                f"; presets are {', '.join(self.presets)}{suggest_nearest(str(path), self.presets)}"
+            )
             raise ConfigError(f"{path}: cannot read settings ({error}){known}") from None
         except yaml.YAMLError as error:
             reason = " ".join(str(error).split())
@@ -61,7 +63,7 @@ class ConfigPresets(Generic[S]):
         if not isinstance(preset, str) or preset not in self.presets:
             raise ConfigError(
                 f"{where}: no preset {preset!r}, expected one of {', '.join(self.presets)}"
-                f"{nearest(str(preset), self.presets)}"
+                f"{suggest_nearest(str(preset), self.presets)}"
             )
         base = self.presets[preset].model_dump()
         try:
@@ -94,7 +96,7 @@ def _list_mistakes(error: ValidationError, keys: set[str]) -> list[str]:
         if not where:
             found.append(mistake["msg"].removeprefix("Value error, "))
         elif mistake["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-            found.append(f"{where} is no setting{nearest(str(mistake['loc'][-1]), keys)}")
+            found.append(f"{where} is no setting{suggest_nearest(str(mistake['loc'][-1]), keys)}")
         else:
             found.append(f"{where}: {mistake['msg'].lower()}, got {mistake['input']!r}")
     return found

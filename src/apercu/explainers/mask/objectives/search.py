@@ -46,7 +46,7 @@ def bounding_boxes(log_odds: LogOdds, heights: Scores) -> Tensor:
     """Tightest box around the region at a height; the whole image where nothing reaches it."""
     tall, wide = log_odds.shape[1:]
     scale = torch.tensor([wide, tall, wide, tall], device=log_odds.device)
-    boxes = maps.boxes(log_odds >= heights[:, None, None]) / scale
+    boxes = maps.tight_boxes(log_odds >= heights[:, None, None]) / scale
     empty = (boxes[:, 2:] <= boxes[:, :2]).any(1, keepdim=True)
     boxes = torch.where(empty, boxes.new_tensor([0.0, 0.0, 1.0, 1.0]), boxes)
     return _fit_into_image((boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2])

@@ -8,7 +8,7 @@ from typing import final
 import torch
 from torch import Generator, nn
 
-from apercu.option_strings import MOST_SEED
+from apercu.option_strings import MAX_SEED
 from apercu.robustness.attacks.base import check_count
 from apercu.robustness.detection.detectors.base import Detector, Features, Strangeness
 from apercu.robustness.filters.base import check_positive, check_whole
@@ -37,7 +37,7 @@ class Autoencoder(Detector):
     def __post_init__(self) -> None:
         check_count(self.steps, "autoencoder: steps")
         check_positive("autoencoder", rate=self.rate)
-        check_whole("autoencoder", 0, MOST_SEED, seed=self.seed)
+        check_whole("autoencoder", 0, MAX_SEED, seed=self.seed)
 
     def fitted(self, usual: Features) -> Strangeness:
         generator = Generator().manual_seed(self.seed)
