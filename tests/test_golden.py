@@ -27,7 +27,7 @@ from apercu.explainers.mask.settings import MASK_PRESETS
 from apercu.explainers.run_folder import open_run
 from apercu.pretraining.settings import PRETEXTS
 from apercu.robustness.defences.settings import DEFENCES
-from apercu.robustness.plan import StressOrder
+from apercu.robustness.plan import StressSettings
 from apercu_runtime import Explainer
 
 FAMILIES = {
@@ -301,7 +301,7 @@ def presets() -> dict[str, Any]:
         verb: {name: one.model_dump(mode="json") for name, one in family.presets.items()}
         for verb, family in FAMILIES.items()
     }
-    return {**found, "stress --plan": StressOrder().model_dump(mode="json")}
+    return {**found, "stress --plan": StressSettings().model_dump(mode="json")}
 
 
 def test_a_generated_set_is_the_same() -> None:

@@ -121,16 +121,16 @@ def test_a_plan_says_it_all(
 
 def _attacks_made(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """The attacks of all tests of this classifier, each once."""
-    from apercu.robustness.flow import Bench
+    from apercu.robustness.flow import StressBenchmark
 
     made: list[object] = []
-    attacked = Bench.run
+    attacked = StressBenchmark.run
 
-    def noted(self: Bench, *rest: object) -> object:
+    def noted(self: StressBenchmark, *rest: object) -> object:
         made.extend(self.attacks.values())
         return attacked(self, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Bench, "run", noted)
+    monkeypatch.setattr(StressBenchmark, "run", noted)
     return made
 
 

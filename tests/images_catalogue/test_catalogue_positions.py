@@ -17,7 +17,7 @@ from apercu.images.catalogue import LabelledImages, sky_positions
 from apercu.images.catalogue.sky import celestial, pixels_of, place_of
 from apercu.images.chosen import ChosenImages
 from apercu.images.folder import FolderImages
-from apercu.pretraining.inputs import Join
+from apercu.pretraining.inputs import CatalogueJoin
 
 SIDE = 21
 
@@ -107,14 +107,14 @@ def test_places_stay_with_their_images_after_some_were_left_out(tmp_path: Path) 
     again = ChosenImages(labelled, (1,))
     assert sky_positions(again).ra.tolist() == [30] and again.names == ("d.fits",)
     (tmp_path / "c.csv").write_text("ra,dec,mag\n30,1,3.5\n40,1,4.5\n")
-    shown, without = Join(tmp_path / "c.csv", ("mag",), None, 1.0)(chosen)
+    shown, without = CatalogueJoin(tmp_path / "c.csv", ("mag",), None, 1.0)(chosen)
     assert shown.source.names == ("e.fits", "d.fits") and without == 1
     np.savez(tmp_path / "s.npz", images=np.zeros((2, 1, 4, 4), np.float32))
     stack = ChosenImages(open_images(tmp_path / "s.npz", channels=1), (1, 0))
     with pytest.raises(ImagesError, match=r"s\.npz: only a folder of FITS tells positions on the"):
         sky_positions(stack)
     with pytest.raises(ConfigError, match="tells positions on the sky; say --id"):
-        Join(tmp_path / "c.csv", ("mag",), None, 1.0)(stack)
+        CatalogueJoin(tmp_path / "c.csv", ("mag",), None, 1.0)(stack)
 
 
 def test_other_cards(tmp_path: Path) -> None:

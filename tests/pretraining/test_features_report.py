@@ -6,24 +6,24 @@ import pytest
 import torch
 
 from apercu.errors import ConfigError
-from apercu.pretraining.few_labels import Row
-from apercu.pretraining.heads import Known
-from apercu.pretraining.pca_plot import plane, principal
-from apercu.pretraining.report import markdown, savings
+from apercu.pretraining.few_labels import LearningCurveRow
+from apercu.pretraining.heads import LabelledFeatures
+from apercu.pretraining.pca_plot import draw_pca_plot, project_on_principal_components
+from apercu.pretraining.report import find_savings, format_markdown
 
 
-def _row(start: str, labels: int, value: float) -> Row:
-    return Row(
+def _row(start: str, labels: int, value: float) -> LearningCurveRow:
+    return LearningCurveRow(
         start, "linear", labels / 100, labels, "balanced_accuracy", value, (value, value), 3, 50
     )
 
 
 def test_labels_saved_at_equal_accuracy() -> None:
     rows = [_row("good", 10, 0.6), _row("good", 100, 0.8), _row("bad", 10, 0.5)]
-    (saving,) = savings([*rows, _row("bad", 100, 0.7)])
+    (saving,) = find_savings([*rows, _row("bad", 100, 0.7)])
     assert (saving.start, saving.other, saving.labels) == ("good", "bad", 100)
     assert (saving.needed, saving.at_most) == (pytest.approx(10**1.5), False)
-    (sooner,) = savings([*rows, _row("bad", 100, 0.55)])
+    (sooner,) = find_savings([*rows, _row("bad", 100, 0.55)])
     assert (sooner.needed, sooner.at_most) == (10, True)
 
 
@@ -32,7 +32,7 @@ def test_a_start_that_falls_behind_in_the_end_has_saved_labels_before() -> None:
         [_row(name, n, value) for n, value in zip((10, 100, 1000), values, strict=True)]
         for name, values in (("good", (0.7, 0.85, 0.9)), ("bad", (0.5, 0.8, 0.95)))
     )
-    by_start = {saving.start: saving for saving in savings([*good, *bad])}
+    by_start = {saving.start: saving for saving in find_savings([*good, *bad])}
     assert (by_start["good"].labels, by_start["good"].value) == (100, 0.8)
     assert by_start["good"].needed == pytest.approx(10 ** (1 + 2 / 3))
     assert (by_start["bad"].labels, by_start["bad"].value) == (1000, 0.9)
@@ -40,7 +40,7 @@ def test_a_start_that_falls_behind_in_the_end_has_saved_labels_before() -> None:
 
 def test_the_table_in_markdown() -> None:
     rows = [_row("good", 10, 0.6), _row("good", 1000, 0.8), _row("bad", 10, 0.5)]
-    assert markdown(rows).splitlines() == [
+    assert format_markdown(rows).splitlines() == [
         "| features, head | 10 labels | 1,000 labels |",
         "|---|---|---|",
         "| good, linear | 60.0 (60 to 60) | 80.0 (80 to 80) |",
@@ -54,22 +54,24 @@ def test_principal_directions_are_those_of_largest_variance() -> None:
     mixing = torch.linalg.qr(torch.randn(8, 8, generator=generator)).Q[:2]
     features = hidden @ mixing + 0.01 * torch.randn(300, 8, generator=generator)
     features = (features - features.mean(0)) / features.std(0, unbiased=False)
-    found = principal(features)
+    found = project_on_principal_components(features)
     values = torch.linalg.svdvals(features.double())
     torch.testing.assert_close(found.double().norm(dim=0), values[:2], rtol=1e-4, atol=0)
     assert (found[:, 0] @ found[:, 1]).abs() < 1e-2 * found.norm() ** 2
-    torch.testing.assert_close(principal(features.flip(0)).flip(0), found, atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        project_on_principal_components(features.flip(0)).flip(0), found, atol=1e-3, rtol=0
+    )
 
 
 def test_images_are_drawn_where_their_features_are() -> None:
     features = torch.tensor([[0.0, 0.0], [10.0, 1.0], [20.0, -1.0], [30.0, 0.0]])
     shades = torch.linspace(0, 1, 4)
     images = [torch.full((3, 8, 8), float(shade)) for shade in shades]
-    known = Known(features, torch.tensor([0, 1, 1, 5]), images)
-    picture = plane(known, ["#ff0000", "#0000ff"])
+    known = LabelledFeatures(features, torch.tensor([0, 1, 1, 5]), images)
+    picture = draw_pca_plot(known, ["#ff0000", "#0000ff"])
     seen = {picture.getpixel((x, y)) for x in range(0, 900, 4) for y in range(0, 900, 4)}
     assert {(255, 0, 0), (0, 0, 255)} <= seen
     for shade in (0, 85, 170):
         assert (shade,) * 3 in seen
     with pytest.raises(ConfigError, match="expected images beside"):
-        plane(Known(features, known.labels), ["#ff0000"])
+        draw_pca_plot(LabelledFeatures(features, known.labels), ["#ff0000"])

@@ -13,27 +13,34 @@ from apercu.classifiers.reinitialise import copy_trainable, reinitialise_classif
 from apercu.errors import ConfigError
 from apercu.images import open_images
 from apercu.pretraining.backbone import open_backbone
-from apercu.pretraining.few_labels import Protocol, curve, drawn, random_start
-from apercu.pretraining.heads import Known, Linear, Nearest
-from apercu.pretraining.named import fractions_of, networks_named
+from apercu.pretraining.few_labels import (
+    FewLabelsProtocol,
+    draw_labels,
+    measure_curve,
+    reinitialise,
+)
+from apercu.pretraining.heads import LabelledFeatures, Linear, Nearest
+from apercu.pretraining.named import parse_fractions, parse_networks
 
 LABELS = torch.tensor([0] * 50 + [1] * 20 + [2] * 5)
 
 
 def test_every_class_keeps_its_share_and_at_least_one() -> None:
-    assert LABELS[drawn(LABELS, 0.01, 0)].tolist() == [0, 1, 2]
-    assert LABELS[drawn(LABELS, 0.2, 0)].bincount().tolist() == [10, 4, 1]
-    assert drawn(LABELS, 1.0, 0) == list(range(75))
-    assert set(drawn(LABELS, 0.1, 3)) < set(drawn(LABELS, 0.5, 3))
-    assert drawn(LABELS, 0.1, 3) != drawn(LABELS, 0.1, 4)
+    assert LABELS[draw_labels(LABELS, 0.01, 0)].tolist() == [0, 1, 2]
+    assert LABELS[draw_labels(LABELS, 0.2, 0)].bincount().tolist() == [10, 4, 1]
+    assert draw_labels(LABELS, 1.0, 0) == list(range(75))
+    assert set(draw_labels(LABELS, 0.1, 3)) < set(draw_labels(LABELS, 0.5, 3))
+    assert draw_labels(LABELS, 0.1, 3) != draw_labels(LABELS, 0.1, 4)
 
 
 def test_classes_count_the_same_in_the_balanced_accuracy() -> None:
     """One feature tells class 0 from the others; 1 and 2 look alike, so one of them is lost."""
     features = torch.stack([(LABELS == 0).float(), torch.zeros(75)], 1)
-    known = Known(features, LABELS)
-    protocol = Protocol({"nearest": Nearest(1)}, (1.0,), draws=2)
-    rows = {row.metric: row for row in curve("plain", known, known, protocol, lambda *_: None)}
+    known = LabelledFeatures(features, LABELS)
+    protocol = FewLabelsProtocol({"nearest": Nearest(1)}, (1.0,), draws=2)
+    rows = {
+        row.metric: row for row in measure_curve("plain", known, known, protocol, lambda *_: None)
+    }
     balanced = rows["balanced_accuracy"]
     assert balanced.value == pytest.approx(2 / 3)
     assert rows["accuracy"].value in (pytest.approx(70 / 75), pytest.approx(55 / 75))
@@ -44,10 +51,12 @@ def test_classes_count_the_same_in_the_balanced_accuracy() -> None:
 
 def test_the_interval_of_a_balanced_accuracy_is_that_of_each_class() -> None:
     """Right on all of one class and on none of the other: chance, whatever is resampled."""
-    learn = Known(torch.zeros(20, 1), torch.arange(2).repeat(10))
-    test = Known(torch.zeros(30, 1), torch.tensor([0] * 28 + [1] * 2))
-    protocol = Protocol({"nearest": Nearest(1)}, (1.0,), draws=3)
-    rows = {row.metric: row for row in curve("blind", learn, test, protocol, lambda *_: None)}
+    learn = LabelledFeatures(torch.zeros(20, 1), torch.arange(2).repeat(10))
+    test = LabelledFeatures(torch.zeros(30, 1), torch.tensor([0] * 28 + [1] * 2))
+    protocol = FewLabelsProtocol({"nearest": Nearest(1)}, (1.0,), draws=3)
+    rows = {
+        row.metric: row for row in measure_curve("blind", learn, test, protocol, lambda *_: None)
+    }
     assert rows["balanced_accuracy"].value == 0.5
     assert rows["balanced_accuracy"].ci95 == (0.5, 0.5)
     low, high = rows["accuracy"].ci95
@@ -58,10 +67,10 @@ def test_more_labels_are_better_where_they_tell_something() -> None:
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(2).repeat(200)
     features = torch.randn(400, 20, generator=generator) + 0.5 * labels[:, None]
-    learn = Known(features[:200], labels[:200])
-    test = Known(features[200:], labels[200:])
-    protocol = Protocol({"linear": Linear(penalty=10.0)}, (0.02, 1.0), draws=4)
-    rows = curve("plain", learn, test, protocol, lambda *_: None)
+    learn = LabelledFeatures(features[:200], labels[:200])
+    test = LabelledFeatures(features[200:], labels[200:])
+    protocol = FewLabelsProtocol({"linear": Linear(penalty=10.0)}, (0.02, 1.0), draws=4)
+    rows = measure_curve("plain", learn, test, protocol, lambda *_: None)
     few, all_ = (row.value for row in rows if row.metric == "accuracy")
     assert few + 0.1 < all_
 
@@ -86,7 +95,7 @@ def test_a_remainder_of_one_image_settles_with_the_others() -> None:
     spec = InputSpec(size=(32, 32))
     made = wrap_module(network, ClassifierCard(source="a:b", options=card, input=spec))
     source = open_images("planted:size=32,images=33,classes=3")
-    assert random_start(made, source, 0).fingerprint != made.fingerprint
+    assert reinitialise(made, source, 0).fingerprint != made.fingerprint
 
 
 @pytest.mark.parametrize("name", ["test_vit", "test_convnext", "test_resnet"])
@@ -102,7 +111,7 @@ def test_nothing_learnt_is_left(name: str) -> None:
 
 
 def test_names() -> None:
-    assert fractions_of("0.5,1/4") == (0.5, 0.25)
-    assert networks_named(["a=timm/x", "b=c=d"]) == {"a": "timm/x", "b": "c=d"}
+    assert parse_fractions("0.5,1/4") == (0.5, 0.25)
+    assert parse_networks(["a=timm/x", "b=c=d"]) == {"a": "timm/x", "b": "c=d"}
     with pytest.raises(ConfigError, match="expected each name once, got a twice"):
-        networks_named(["a=x", "a=y"])
+        parse_networks(["a=x", "a=y"])

@@ -11,9 +11,9 @@ from torch import Generator, nn
 from apercu import open_classifier
 from apercu.classifiers import InputSpec
 from apercu.errors import ConfigError
-from apercu.pretraining.backbone import inflated, open_backbone
-from apercu.pretraining.heads import FineTuning, Known
-from apercu.pretraining.heads.fine_tuning import with_head
+from apercu.pretraining.backbone import inflate, open_backbone
+from apercu.pretraining.heads import FineTuning, LabelledFeatures
+from apercu.pretraining.heads.fine_tuning import replace_head
 
 SPEC = InputSpec(size=(32, 32), mean=(0.5,) * 3, std=(0.5,) * 3)
 
@@ -31,20 +31,20 @@ def test_it_learns_from_the_chosen_alone(tiny_card: Path) -> None:
     images, labels = _bright_or_dark(40)
     wrong = labels.clone()
     wrong[20:] = 1 - wrong[20:]  # half of the labels lie; they are not chosen
-    learn = Known(torch.zeros(40, 1), wrong, images, classifier)
-    test = Known(torch.zeros(40, 1), labels, images, classifier)
+    learn = LabelledFeatures(torch.zeros(40, 1), wrong, images, classifier)
+    test = LabelledFeatures(torch.zeros(40, 1), labels, images, classifier)
     tuning = FineTuning(steps=40, batch=8, rate=3e-3)
-    answers = tuning.answers(learn, range(20), test, seed=0)
+    answers = tuning.predict(learn, range(20), test, seed=0)
     assert (answers == labels).float().mean() > 0.9
-    assert torch.equal(answers, tuning.answers(learn, range(20), test, seed=0))
+    assert torch.equal(answers, tuning.predict(learn, range(20), test, seed=0))
     for name, weight in classifier.module.state_dict().items():  # type: ignore[union-attr]
         assert torch.equal(weight, weights[name])
 
 
 def test_features_alone_are_not_enough() -> None:
-    known = Known(torch.zeros(4, 1), torch.tensor([0, 1, 0, 1]))
+    known = LabelledFeatures(torch.zeros(4, 1), torch.tensor([0, 1, 0, 1]))
     with pytest.raises(ConfigError, match="expected images beside"):
-        FineTuning().answers(known, [0, 1], known, 0)
+        FineTuning().predict(known, [0, 1], known, 0)
     with pytest.raises(ConfigError, match="steps and batch of at least 1"):
         FineTuning(steps=0)
 
@@ -52,7 +52,7 @@ def test_features_alone_are_not_enough() -> None:
 def test_a_new_head_for_classifiers_and_for_features(tiny_card: Path) -> None:
     image = torch.rand(3, 32, 32)
     for classifier in (open_classifier(tiny_card), open_backbone("timm/test_resnet", SPEC, 0)):
-        network = with_head(classifier, image, 7, seed=0).eval()
+        network = replace_head(classifier, image, 7, seed=0).eval()
         assert network(classifier.normalise(image[None])).shape == (1, 7)
         assert all(parameter.requires_grad for parameter in network.parameters())
 
@@ -70,6 +70,6 @@ def test_a_backbone_is_drawn_by_its_seed_and_takes_any_number_of_bands() -> None
 def test_grey_images_mean_the_same_to_an_inflated_layer() -> None:
     layer, wide = nn.Conv2d(3, 4, 3, bias=False), nn.Conv2d(5, 4, 3, bias=False)
     with torch.no_grad():
-        wide.weight.copy_(inflated(layer.weight, 5))
+        wide.weight.copy_(inflate(layer.weight, 5))
         grey = torch.rand(1, 1, 8, 8)
         torch.testing.assert_close(wide(grey.repeat(1, 5, 1, 1)), layer(grey.repeat(1, 3, 1, 1)))

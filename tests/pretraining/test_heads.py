@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
 from apercu.errors import ConfigError
-from apercu.pretraining.heads import HEADS, Dense, Head, Linear, Nearest
+from apercu.pretraining.heads import HEADS, Dense, FeatureHead, Linear, Nearest
 
 CENTRES = 2 * torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
 
@@ -25,9 +25,9 @@ SHOWN, TRUTH = clouds(300, 2)
 
 
 @pytest.mark.parametrize(
-    "head", [kind() for kind in HEADS.values() if issubclass(kind, Head)], ids=repr
+    "head", [kind() for kind in HEADS.values() if issubclass(kind, FeatureHead)], ids=repr
 )
-def test_every_head(head: Head) -> None:
+def test_every_head(head: FeatureHead) -> None:
     before = KNOWN.clone()
     reads = head.fit(KNOWN, LABELS, 3, seed=0)
     found = reads(SHOWN)
@@ -69,8 +69,8 @@ def test_a_rare_class_counts_as_much() -> None:
     labels = torch.tensor([0, 0, 0, *[1] * 12])
     known = torch.stack([angles.cos(), angles.sin()], 1)
     asked = torch.tensor([[1.0, 0.06]])
-    votes = Nearest(10).fitted(known, labels, 2, seed=0)(asked)
-    alone = Nearest(1).fitted(known, labels, 2, seed=0)(asked)
+    votes = Nearest(10).train_network(known, labels, 2, seed=0)(asked)
+    alone = Nearest(1).train_network(known, labels, 2, seed=0)(asked)
     assert (votes.tolist(), alone.tolist()) == ([0], [1])
 
 
@@ -92,7 +92,7 @@ def test_a_feature_that_is_the_same_on_all_labels_tells_nothing() -> None:
     features = torch.cat([KNOWN, torch.zeros(len(KNOWN), 1)], 1)
     strange = torch.cat([KNOWN, 100 * torch.randn(len(KNOWN), 1)], 1)
     for kind in HEADS.values():
-        if issubclass(kind, Head):
+        if issubclass(kind, FeatureHead):
             reads = kind().fit(features, LABELS, 3, seed=0)
             assert torch.equal(reads(strange), reads(features)), kind
 

@@ -14,19 +14,19 @@ from apercu.errors import ConfigError
 from apercu.pretraining.pretexts import (
     Adios,
     Contrastive,
-    Lesson,
     Magnitudes,
     Pretext,
+    PretextBatch,
     PretextNetwork,
-    Sample,
+    PretextSample,
     Transformation,
 )
-from apercu.pretraining.pretexts.adios import Masker, Reversed, hide
-from apercu.pretraining.pretexts.base import quarter_turns
-from apercu.pretraining.pretexts.transformation import warped
-from apercu.pretraining.pretexts.views import Pair
+from apercu.pretraining.pretexts.adios import GradientReversal, Masker, hide_masked
+from apercu.pretraining.pretexts.base import turn_randomly
+from apercu.pretraining.pretexts.transformation import warp
+from apercu.pretraining.pretexts.views import ViewPair
 from apercu.pretraining.settings import PRETEXTS
-from apercu.pretraining.step import spread
+from apercu.pretraining.step import feature_spread
 
 SPEC = InputSpec(size=(24, 24), mean=(0.5,) * 3, std=(0.5,) * 3)
 
@@ -45,7 +45,7 @@ def _network(pretext: Pretext, found: Tensor | None = None) -> PretextNetwork:
         backbone = nn.Sequential(
             nn.Conv2d(3, 8, 5, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(3), nn.Flatten()
         )
-        parts = pretext.parts(Sample(_images(), 72, found))
+        parts = pretext.build_parts(PretextSample(_images(), 72, found))
     return PretextNetwork(backbone, SPEC, nn.ModuleDict(parts))
 
 
@@ -59,8 +59,8 @@ def test_every_pretext(name: str) -> None:
     found = _found() if name == "magnitudes" else None
     network, images = _network(pretext, found), _images()
     before = images.clone()
-    terms = pretext.terms(network, Lesson(images, found, _generator()))
-    again = pretext.terms(network, Lesson(images, found, _generator()))
+    terms = pretext.compute_losses(network, PretextBatch(images, found, _generator()))
+    again = pretext.compute_losses(network, PretextBatch(images, found, _generator()))
     for term, value in terms.items():
         assert value.shape == (6,)
         assert value.isfinite().all()
@@ -72,9 +72,9 @@ def test_every_pretext(name: str) -> None:
     assert torch.equal(images, before)
     network.eval()
     with torch.no_grad():
-        errors = pretext.errors(network, Lesson(images, found, _generator()))
+        errors = pretext.measure_errors(network, PretextBatch(images, found, _generator()))
         assert all(value.shape == (6,) for value in errors.values())
-        assert pretext.tiles(network, Lesson(images[:1], None, _generator()))
+        assert pretext.tiles(network, PretextBatch(images[:1], None, _generator()))
 
 
 def test_missing_magnitudes_count_nothing() -> None:
@@ -82,7 +82,9 @@ def test_missing_magnitudes_count_nothing() -> None:
     network = _network(pretext, found)
     known = found.clone()
     known[2, 1] = math.nan
-    terms = pretext.terms(network, Lesson(_images(), known, _generator()))["magnitude"]
+    terms = pretext.compute_losses(network, PretextBatch(_images(), known, _generator()))[
+        "magnitude"
+    ]
     share = network.parts["head"](network(_images()))
     off = (30 * share.clamp(0, 1) - found).abs()
     off[2, 1] = 0
@@ -99,7 +101,9 @@ def test_a_saturated_magnitude_is_heard() -> None:
     with torch.no_grad():
         head.bias.fill_(-3)
     found = _found()
-    terms = pretext.terms(network, Lesson(_images(), found, _generator()))["magnitude"]
+    terms = pretext.compute_losses(network, PretextBatch(_images(), found, _generator()))[
+        "magnitude"
+    ]
     torch.testing.assert_close(terms, found.mean(1))
     torch.autograd.backward(terms.sum())
     assert (head.bias.grad < 0).all()
@@ -109,16 +113,18 @@ def test_dropout_is_drawn_from_the_seed_and_off_in_measurements() -> None:
     pretext = Magnitudes(dropout=0.5, turned=False)
     network, found = _network(pretext, _found()), _found()
     once, again = (
-        pretext.terms(network, Lesson(_images(), found, _generator()))["magnitude"]
+        pretext.compute_losses(network, PretextBatch(_images(), found, _generator()))["magnitude"]
         for _ in range(2)
     )
     assert torch.equal(once, again)
     whole = Magnitudes(turned=False)
     assert not torch.equal(
-        once, whole.terms(network, Lesson(_images(), found, _generator()))["magnitude"]
+        once,
+        whole.compute_losses(network, PretextBatch(_images(), found, _generator()))["magnitude"],
     )
     errors = [
-        p.errors(network, Lesson(_images(), found, _generator()))["0"] for p in (pretext, whole)
+        p.measure_errors(network, PretextBatch(_images(), found, _generator()))["0"]
+        for p in (pretext, whole)
     ]
     assert torch.equal(*errors)
 
@@ -130,7 +136,7 @@ def test_a_mask_that_is_everything_still_has_a_slope() -> None:
     with torch.no_grad():
         head.weight.zero_()
         head.bias.copy_(torch.tensor([9.0, 0.0]))
-    terms = pretext.terms(network, Lesson(_images(), None, _generator()))
+    terms = pretext.compute_losses(network, PretextBatch(_images(), None, _generator()))
     torch.autograd.backward(terms["sparsity"].sum())
     assert head.bias.grad is not None
     assert head.bias.grad[0] > 0.01
@@ -145,7 +151,7 @@ def test_magnitudes_need_some() -> None:
 def test_an_angle_is_counter_clockwise(turns: int) -> None:
     images, angle = _images(), turns * math.pi / 2
     row = torch.tensor([math.cos(angle), math.sin(angle), 0.0, 0.0, 0.0])
-    found = warped(images, row.repeat(6, 1), 0.2, 1.5)
+    found = warp(images, row.repeat(6, 1), 0.2, 1.5)
     torch.testing.assert_close(found, images.rot90(turns, (2, 3)), atol=1e-4, rtol=0)
 
 
@@ -153,10 +159,10 @@ def test_translation_and_scale() -> None:
     images = torch.zeros(1, 1, 24, 24)
     images[0, 0, 11:13, 11:13] = 1
     row = torch.tensor([[1.0, 0.0, 1.0, -0.5, 0.0]])  # down by all of the shift, left by half
-    moved = warped(images, row, 0.25, 1.5)
+    moved = warp(images, row, 0.25, 1.5)
     expected = images.roll((6, -3), (2, 3))
     torch.testing.assert_close(moved, expected, atol=1e-4, rtol=0)
-    doubled = warped(images, torch.tensor([[1.0, 0.0, 0.0, 0.0, 1.0]]), 0.25, 2.0)
+    doubled = warp(images, torch.tensor([[1.0, 0.0, 0.0, 0.0, 1.0]]), 0.25, 2.0)
     assert doubled.sum().item() == pytest.approx(16, rel=0.05)
     assert doubled[0, 0, 10:14, 10:14].mean() > 0.7
 
@@ -169,8 +175,8 @@ def test_errors_of_a_transformation_in_degrees() -> None:
     with torch.no_grad():
         last.weight.zero_()
         last.bias.copy_(torch.tensor([1.0, 0.0, 0.0, 0.0, 0.0]))
-    _, wanted = pretext.moved(_images(), _generator())
-    errors = pretext.errors(network, Lesson(_images(), None, _generator()))
+    _, wanted = pretext.transform(_images(), _generator())
+    errors = pretext.measure_errors(network, PretextBatch(_images(), None, _generator()))
     angles = torch.rad2deg(torch.atan2(wanted[:, 1], wanted[:, 0])).abs()
     torch.testing.assert_close(errors["degrees"], angles)
     assert errors["degrees"].max() <= 90
@@ -180,7 +186,7 @@ def test_quarter_turns_are_the_eight_positions() -> None:
     image = torch.arange(9.0).view(1, 1, 3, 3)
     seen = {
         tuple(one.flatten().tolist())
-        for one in quarter_turns(image.repeat(200, 1, 1, 1), _generator())
+        for one in turn_randomly(image.repeat(200, 1, 1, 1), _generator())
     }
     turned = [image.rot90(k, (2, 3)) for k in range(4)]
     both = [*turned, *(one.flip(3) for one in turned)]
@@ -191,21 +197,21 @@ def test_masks_add_up_and_hide() -> None:
     masks = Masker(3, 4, 4).eval()(_images())
     torch.testing.assert_close(masks.sum(1), torch.ones(6, 24, 24))
     image = _images(1)
-    torch.testing.assert_close(hide(image, torch.zeros(1, 24, 24)), image)
-    grey = hide(image, torch.ones(1, 24, 24))
+    torch.testing.assert_close(hide_masked(image, torch.zeros(1, 24, 24)), image)
+    grey = hide_masked(image, torch.ones(1, 24, 24))
     torch.testing.assert_close(grey, image.mean((2, 3), keepdim=True).expand_as(image))
 
 
 def test_slopes_are_turned_round() -> None:
     values = torch.tensor([1.0, 2.0], requires_grad=True)
-    torch.autograd.backward((Reversed.apply(values, 3.0) * torch.tensor([1.0, 10.0])).sum())
+    torch.autograd.backward((GradientReversal.apply(values, 3.0) * torch.tensor([1.0, 10.0])).sum())
     assert values.grad is not None
     assert values.grad.tolist() == [-3, -30]
 
 
 def test_the_adversary_climbs_what_the_backbone_descends() -> None:
     """A step of the U-Net alone makes views harder to tell; one of the backbone easier."""
-    pretext = Adios(sparsity=0.0, views=Pair(noise=0.0))
+    pretext = Adios(sparsity=0.0, views=ViewPair(noise=0.0))
     before = _apart(pretext, steps=None)
     assert _apart(pretext, steps="masker") > before
     assert _apart(pretext, steps="backbone") < before
@@ -213,15 +219,15 @@ def test_the_adversary_climbs_what_the_backbone_descends() -> None:
 
 def _apart(pretext: Adios, steps: str | None) -> float:
     network = _network(pretext)
-    lesson = lambda: Lesson(_images(), None, _generator())  # noqa: E731
+    lesson = lambda: PretextBatch(_images(), None, _generator())  # noqa: E731
     if steps is not None:
         part = network.parts["masker"] if steps == "masker" else network.backbone
         optimiser = torch.optim.SGD(part.parameters(), 0.02)
         for _ in range(5):
             optimiser.zero_grad()
-            torch.autograd.backward(pretext.terms(network, lesson())["apart"].mean())
+            torch.autograd.backward(pretext.compute_losses(network, lesson())["apart"].mean())
             optimiser.step()
-    return pretext.terms(network, lesson())["apart"].mean().item()
+    return pretext.compute_losses(network, lesson())["apart"].mean().item()
 
 
 def test_an_area_of_a_half_is_the_cheapest() -> None:
@@ -233,7 +239,7 @@ def test_an_area_of_a_half_is_the_cheapest() -> None:
         with torch.no_grad():
             head.weight.zero_()
             head.bias.copy_(torch.tensor([lean, 0.0]))
-        terms = pretext.terms(network, Lesson(_images(), None, _generator()))
+        terms = pretext.compute_losses(network, PretextBatch(_images(), None, _generator()))
         costs.append(terms["sparsity"].mean().item())
     share = 1 / (1 + math.exp(-3))
     assert costs == pytest.approx([1, 1 / math.sin(math.pi * share)], rel=0.03)
@@ -243,7 +249,7 @@ def test_contrastive_losses_are_lightlys() -> None:
     loss = pytest.importorskip("lightly.loss")
     pretext = Contrastive(loss="vicreg")
     network = _network(pretext)
-    terms = pretext.terms(network, Lesson(_images(), None, _generator()))["vicreg"]
+    terms = pretext.compute_losses(network, PretextBatch(_images(), None, _generator()))["vicreg"]
     one, other = pretext.views(_images(), _generator())
     project = network.parts["projection"]
     pair = project(network(torch.cat([one, other]))).chunk(2)
@@ -251,8 +257,10 @@ def test_contrastive_losses_are_lightlys() -> None:
 
 
 def test_collapse_is_seen() -> None:
-    assert spread(torch.ones(8, 5)).item() == pytest.approx(0, abs=1e-6)
-    assert spread(torch.randn(500, 50, generator=_generator())).item() == pytest.approx(1, abs=0.05)
+    assert feature_spread(torch.ones(8, 5)).item() == pytest.approx(0, abs=1e-6)
+    assert feature_spread(torch.randn(500, 50, generator=_generator())).item() == pytest.approx(
+        1, abs=0.05
+    )
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,13 @@ import torch
 
 from apercu.errors import ImagesError
 from apercu.images import Item
-from apercu.pretraining.targets import ZERO, Brightness, Listed, brightness_of, magnitudes
+from apercu.pretraining.targets import (
+    ZERO_POINT,
+    Brightness,
+    CatalogueValues,
+    fit_brightness,
+    measure_magnitudes,
+)
 
 
 def _disc(flux: float, sky: float = 50.0) -> torch.Tensor:
@@ -20,45 +26,45 @@ def _disc(flux: float, sky: float = 50.0) -> torch.Tensor:
 
 
 def test_a_magnitude_is_the_logarithm_of_what_lies_above_the_sky() -> None:
-    found = magnitudes(_disc(400.0), 4.0)
+    found = measure_magnitudes(_disc(400.0), 4.0)
     assert found.tolist() == pytest.approx([-2.5 * math.log10(400), -2.5 * math.log10(4000)])
     beside = _disc(400.0)
     beside[:, 2, 2] += 1e6  # out of the aperture
-    torch.testing.assert_close(magnitudes(beside, 4.0), found)
-    assert magnitudes(beside, 12.0)[0] < found[0] - 5
+    torch.testing.assert_close(measure_magnitudes(beside, 4.0), found)
+    assert measure_magnitudes(beside, 12.0)[0] < found[0] - 5
 
 
 def test_what_cannot_be_measured_is_missing() -> None:
     dark = _disc(400.0)
     dark[0, 10, 10] = 0
-    assert magnitudes(dark, 4.0).isnan().tolist() == [True, False]
+    assert measure_magnitudes(dark, 4.0).isnan().tolist() == [True, False]
     saturated = _disc(400.0)
     saturated[0, 10, 11] = math.nan  # one pixel, but in the middle
-    assert magnitudes(saturated, 4.0).isnan().tolist() == [True, False]
+    assert measure_magnitudes(saturated, 4.0).isnan().tolist() == [True, False]
     edge = _disc(400.0)
     edge[:, 10, 14] = math.nan
-    torch.testing.assert_close(magnitudes(edge, 4.0), magnitudes(_disc(400.0), 4.0))
+    torch.testing.assert_close(measure_magnitudes(edge, 4.0), measure_magnitudes(_disc(400.0), 4.0))
     edge[:, :9] = math.nan
-    assert magnitudes(edge, 4.0).isnan().all()
+    assert measure_magnitudes(edge, 4.0).isnan().all()
 
 
 @pytest.mark.parametrize("unit", [1.0, 1e-10, 1e-17])
 def test_any_unit_of_counts_can_be_regressed(unit: float) -> None:
     pictures = [_disc(flux) * unit for flux in (100.0, 400.0, 1600.0)]
-    measure = brightness_of(pictures, 4.0, 30.0)
+    measure = fit_brightness(pictures, 4.0, 30.0)
     found = torch.stack([measure(0, Item("", p, None, None, None)) for p in pictures])
     assert found.min() > 0 and found.max() < 30
     assert (found[0] - found[1]).tolist() == pytest.approx([2.5 * math.log10(4)] * 2, abs=1e-3)
     if unit == 1:
-        assert measure == Brightness(4.0, ZERO)
+        assert measure == Brightness(4.0, ZERO_POINT)
 
 
 def test_nothing_to_measure() -> None:
     with pytest.raises(ImagesError, match="nothing lies above the sky"):
-        brightness_of([torch.ones(1, 9, 9)], 3.0, 30.0)
+        fit_brightness([torch.ones(1, 9, 9)], 3.0, 30.0)
 
 
 def test_rows_of_a_table_belong_to_places() -> None:
     values = torch.arange(6.0).view(3, 2)
     item = Item("", torch.ones(1, 2, 2), None, None, None)
-    assert Listed(values)(1, item).tolist() == [2, 3]
+    assert CatalogueValues(values)(1, item).tolist() == [2, 3]

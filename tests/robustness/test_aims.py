@@ -7,9 +7,14 @@ import torch
 
 from apercu.errors import ConfigError
 from apercu.robustness.attacks import Attack, Fgsm, IFgsm, Multiplicative, Pgd
-from apercu.robustness.attacks.base import slopes
-from apercu.robustness.named import aim_of, attack_named, filter_named
-from apercu.robustness.objectives import Expected, MapMoved, Untargeted, lag
+from apercu.robustness.attacks.base import compute_gradients
+from apercu.robustness.named import find_objective_name, parse_attack, parse_filter
+from apercu.robustness.objectives import (
+    ExpectationOverTransforms,
+    MapDistance,
+    Untargeted,
+    negative_margin,
+)
 
 IMAGES = 0.3 + 0.4 * torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 LABELS = torch.zeros(2).long()
@@ -27,14 +32,14 @@ def by_pixel(images: torch.Tensor) -> torch.Tensor:
 
 def test_a_map_moves_and_the_class_stays() -> None:
     dark = IMAGES - 0.1
-    aim = MapMoved(by_brightness, by_pixel, LABELS, by_pixel(dark))
+    aim = MapDistance(by_brightness, by_pixel, LABELS, by_pixel(dark))
     torch.testing.assert_close(aim.score(dark), torch.zeros(2), atol=1e-4, rtol=0)
-    assert not aim.reached(dark).any()
+    assert not aim.is_adversarial(dark).any()
     found = Pgd(0.3, steps=40, pace=0.1)(aim, dark)
-    assert aim.reached(found).all()
+    assert aim.is_adversarial(found).all()
     assert (by_brightness(found).argmax(1) == 0).all()
     bright = 1 - dark  # its map is the opposite, but so is its class
-    assert not aim.reached(bright).any()
+    assert not aim.is_adversarial(bright).any()
     assert (aim.score(bright) < 0).all()
 
 
@@ -48,7 +53,7 @@ def test_without_a_random_start_a_map_is_moved_by_its_slope(attack: Attack) -> N
         def explain(images: torch.Tensor, scale: float = scale) -> torch.Tensor:
             return scale * smooth(images)[:, 0]
 
-        aim = MapMoved(by_brightness, explain, LABELS, explain(dark))
+        aim = MapDistance(by_brightness, explain, LABELS, explain(dark))
         found.append(attack(aim, dark))
         scores.append(aim.score(found[-1]))
         assert torch.equal(attack(aim, dark), found[-1])
@@ -60,7 +65,7 @@ def test_without_a_random_start_a_map_is_moved_by_its_slope(attack: Attack) -> N
 
 
 def test_a_map_that_stays_in_place_is_worth_less_than_a_lost_class() -> None:
-    aim = MapMoved(by_brightness, by_pixel, LABELS, by_pixel(IMAGES))
+    aim = MapDistance(by_brightness, by_pixel, LABELS, by_pixel(IMAGES))
     kept, lost = IMAGES - 0.2, IMAGES + 0.2
     assert (aim.score(kept) > aim.score(lost)).all()
 
@@ -76,11 +81,11 @@ def test_noise_shows_a_slope_that_a_staircase_hides() -> None:
     leaf = IMAGES.clone().requires_grad_()
     aim.score(leaf).sum().backward()
     assert (leaf.grad < 0).all()  # type: ignore[operator]
-    expected = Expected(aim, copies=64, noise=0.1)
+    expected = ExpectationOverTransforms(aim, copies=64, noise=0.1)
     values = [expected.score(IMAGES + shift).mean() for shift in (-0.1, 0.0, 0.1)]
     assert values[0] < values[1] < values[2]
     assert torch.equal(expected.score(IMAGES), expected.score(IMAGES))
-    alone = Expected(Untargeted(stairs, LABELS[:1]), copies=64, noise=0.1)
+    alone = ExpectationOverTransforms(Untargeted(stairs, LABELS[:1]), copies=64, noise=0.1)
     torch.testing.assert_close(alone.score(IMAGES[:1]), expected.score(IMAGES)[:1])
 
 
@@ -90,30 +95,34 @@ def test_a_margin_has_a_slope_where_the_class_is_certain() -> None:
         return 10 * by_brightness(images)
 
     dark = IMAGES - 0.25
-    flat, steep = Untargeted(certain, LABELS), Untargeted(certain, LABELS, lag)
-    assert not slopes(flat, dark)[0].any()
-    found, lead = slopes(steep, dark)
+    flat, steep = Untargeted(certain, LABELS), Untargeted(certain, LABELS, negative_margin)
+    assert not compute_gradients(flat, dark)[0].any()
+    found, lead = compute_gradients(steep, dark)
     assert (found > 0).all()
     torch.testing.assert_close(lead, 800 * (dark.mean((1, 2, 3)) - 0.5), atol=0.01, rtol=0)
     attack = Pgd(0.4, steps=10)
-    assert not flat.reached(attack(flat, dark - 0.05)).any()
-    assert steep.reached(attack(steep, dark - 0.05)).all()
+    assert not flat.is_adversarial(attack(flat, dark - 0.05)).any()
+    assert steep.is_adversarial(attack(steep, dark - 0.05)).all()
 
 
 def test_a_class_lags_behind_the_best_of_the_others() -> None:
     logits = torch.tensor([[3.0, 1.0, 2.5], [0.0, -1.0, 4.0]])
-    torch.testing.assert_close(lag(logits, torch.tensor([0, 2])), torch.tensor([-0.5, -4.0]))
-    torch.testing.assert_close(lag(logits, torch.tensor([1, 0])), torch.tensor([2.0, 4.0]))
+    torch.testing.assert_close(
+        negative_margin(logits, torch.tensor([0, 2])), torch.tensor([-0.5, -4.0])
+    )
+    torch.testing.assert_close(
+        negative_margin(logits, torch.tensor([1, 0])), torch.tensor([2.0, 4.0])
+    )
 
 
 def test_names_say_what_is_climbed() -> None:
     names = ("pgd", "map_pgd:steps=3", "eot_fgsm", "margin_pgd")
-    assert [aim_of(one) for one in names] == ["class", "map", "expected", "margin"]
-    assert attack_named("map_pgd:steps=3", 7) == Pgd(steps=3, seed=7)
-    assert attack_named("pgd:seed=2", 7) == Pgd(seed=2)
-    assert filter_named("none") is None
+    assert [find_objective_name(one) for one in names] == ["class", "map", "expected", "margin"]
+    assert parse_attack("map_pgd:steps=3", 7) == Pgd(steps=3, seed=7)
+    assert parse_attack("pgd:seed=2", 7) == Pgd(seed=2)
+    assert parse_filter("none") is None
     with pytest.raises(ConfigError, match="map_sparse_evo has no gradients to climb"):
-        attack_named("map_sparse_evo")
+        parse_attack("map_sparse_evo")
     for name in (
         "map_deepfool",
         "eot_carlini_wagner",
@@ -124,10 +133,10 @@ def test_names_say_what_is_climbed() -> None:
         with pytest.raises(
             ConfigError, match=f"{name} has its own aim; expected such as {prefix}_pgd"
         ):
-            attack_named(name)
+            parse_attack(name)
     with pytest.raises(ConfigError, match="eot_margin_pgd: expected one of map_, eot_, margin_"):
-        attack_named("eot_margin_pgd")
+        parse_attack("eot_margin_pgd")
     with pytest.raises(ConfigError, match=r"got pdg; did you mean pgd"):
-        attack_named("pdg")
+        parse_attack("pdg")
     with pytest.raises(ConfigError, match="filters: expected some of none, floyd_steinberg"):
-        filter_named("halftone")
+        parse_filter("halftone")

@@ -84,7 +84,7 @@ def test_deepfool_goes_as_far_as_a_linear_boundary() -> None:
     gap = linear(IMAGES)[:, 1].abs()
     distance = (found - IMAGES).flatten(1).norm(dim=1)
     torch.testing.assert_close(distance, 1.02 * (gap + 1e-4) / WEIGHTS.norm(), rtol=1e-3, atol=0)
-    assert aim().reached(found).all()
+    assert aim().is_adversarial(found).all()
 
 
 def test_multiplied_pixels_end_at_the_ratio() -> None:
@@ -115,7 +115,7 @@ def test_a_target_is_reached_where_it_can_be() -> None:
     wanted = 1 - linear(IMAGES).argmax(1)
     towards = Targeted(linear, wanted)
     found = Pgd(0.3, steps=10)(towards, IMAGES)
-    assert towards.reached(found).all() and not towards.reached(IMAGES).any()
+    assert towards.is_adversarial(found).all() and not towards.is_adversarial(IMAGES).any()
 
 
 def test_restarts_keep_the_best_of_each_image(classifier: Classifier, images: torch.Tensor) -> None:
@@ -146,7 +146,7 @@ def test_few_pixels_suffice_where_one_decides() -> None:
         asked.clear()
         found = SparseEvo(queries=queries)(goal, images)
         assert sum(asked) <= 4 * queries
-        assert goal.reached(found).all()
+        assert goal.is_adversarial(found).all()
         changed[queries] = (found != images).flatten(1).sum(1)
     assert (changed[600] < changed[60]).all()
     assert changed[600].max() <= 16
@@ -166,12 +166,12 @@ def test_every_question_counts_and_no_more_are_asked(queries: int) -> None:
     images[2] = 0.3
     labels = torch.tensor([0, 1, 1, 0])  # the third is wrong already, the last cannot be
     attack = SparseEvo(queries=queries)
-    found, asked = attack.counted(Untargeted(by_brightness, labels), images)
+    found, asked = attack.attack_and_count(Untargeted(by_brightness, labels), images)
     assert len(turns) <= queries
     assert asked.tolist() == [queries, queries, 1, min(queries, 4 + 10)]
     assert torch.equal(found[2:], images[2:])
     assert torch.equal(attack(Untargeted(by_brightness, labels), images), found)
-    alone = SparseEvo(queries=queries).counted
+    alone = SparseEvo(queries=queries).attack_and_count
     only = Untargeted(lambda one: by_brightness(one.expand(4, -1, -1, -1))[:1], labels[2:3])
     assert alone(only, images[2:3])[1].tolist() == [1]
 
@@ -286,7 +286,7 @@ CLIMBERS: tuple[Attack, ...] = (
 def test_who_has_won_stands_still(attack: Attack) -> None:
     goal = Untargeted(clamped, linear(IMAGES).argmax(1))
     found = attack(goal, IMAGES)
-    assert goal.reached(found).all()
+    assert goal.is_adversarial(found).all()
     assert (clamped(found)[:, 1].abs() == 3).all()  # where there is no slope any more
     assert attack(goal, found).shape == found.shape
 

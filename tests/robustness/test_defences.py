@@ -18,8 +18,8 @@ from apercu.robustness.attacks import Pgd
 from apercu.robustness.defences import (
     Adversarial,
     Defence,
+    DefenceBatch,
     Hybrid,
-    Lesson,
     Sinkhorn,
     Standard,
     sinkhorn_divergence,
@@ -47,18 +47,18 @@ def linear(images: torch.Tensor) -> torch.Tensor:
     return (images.flatten(1) - 0.5) @ WEIGHTS
 
 
-def lesson(seed: int = 3) -> Lesson:
-    return Lesson(linear, linear, IMAGES, WANTED, seed)
+def lesson(seed: int = 3) -> DefenceBatch:
+    return DefenceBatch(linear, linear, IMAGES, WANTED, seed)
 
 
 @pytest.mark.parametrize("defence", EVERY, ids=lambda one: one.form)
 def test_every_defence(defence: Defence) -> None:
     before = IMAGES.clone()
-    shown = defence.hard(lesson())
+    shown = defence.make_hard_images(lesson())
     assert shown.shape == IMAGES.shape and not shown.requires_grad
     assert shown.min() >= 0 and shown.max() <= 1
-    assert torch.equal(defence.hard(lesson()), shown)
-    terms = defence.terms(lesson())
+    assert torch.equal(defence.make_hard_images(lesson()), shown)
+    terms = defence.compute_losses(lesson())
     assert all(one.shape == (4,) and one.isfinite().all() for one in terms.values())
     assert torch.equal(IMAGES, before)
     again = type(defence).model_validate(defence.model_dump())
@@ -66,7 +66,7 @@ def test_every_defence(defence: Defence) -> None:
 
 
 def test_hybrid_is_cross_entropy_on_both() -> None:
-    terms = Hybrid(representations=("bit_depth:bits=1",)).terms(lesson())
+    terms = Hybrid(representations=("bit_depth:bits=1",)).compute_losses(lesson())
     for name, shown in (("honest", IMAGES), ("represented", BitDepth(1)(IMAGES))):
         expected = F.cross_entropy(linear(shown), WANTED, reduction="none") / 2
         torch.testing.assert_close(terms[name], expected)
@@ -76,7 +76,7 @@ def test_each_image_is_drawn_one_representation() -> None:
     defence = Hybrid(representations=("bit_depth:bits=1", "floyd_steinberg"))
     seen = set()
     for seed in range(8):
-        shown = defence.hard(lesson(seed))
+        shown = defence.make_hard_images(lesson(seed))
         for image, one, other in zip(
             shown, BitDepth(1)(IMAGES), FloydSteinberg()(IMAGES), strict=True
         ):
@@ -87,20 +87,23 @@ def test_each_image_is_drawn_one_representation() -> None:
 
 def test_adversarial_is_cross_entropy_of_what_the_attack_made() -> None:
     made = Pgd(8 / 255, steps=2, seed=3)(Untargeted(linear, WANTED.argmax(1)), IMAGES)
-    terms = Adversarial(attack=ATTACK, honest=0.25).terms(lesson())
+    terms = Adversarial(attack=ATTACK, honest=0.25).compute_losses(lesson())
     expected = F.cross_entropy(linear(made), WANTED, reduction="none")
     torch.testing.assert_close(terms["attacked"], 0.75 * expected)
     honest = F.cross_entropy(linear(IMAGES), WANTED, reduction="none")
     torch.testing.assert_close(terms["honest"], 0.25 * honest)
     behind = Adversarial(attack=ATTACK, behind="floyd_steinberg")
-    shown = behind.hard(lesson())
+    shown = behind.make_hard_images(lesson())
     assert set(shown.unique().tolist()) <= {0.0, 1.0}
     expected = F.cross_entropy(linear(shown), WANTED, reduction="none")
-    torch.testing.assert_close(behind.terms(lesson())["attacked"], expected)
-    assert set(behind.usual(IMAGES).unique().tolist()) <= {0.0, 1.0}  # honest ones pass it, too
-    assert behind.shown_behind == ("floyd_steinberg",)
-    assert Adversarial(attack=ATTACK).usual(IMAGES) is IMAGES
-    assert Hybrid().shown_behind == ("none", "floyd_steinberg")
+    torch.testing.assert_close(behind.compute_losses(lesson())["attacked"], expected)
+    assert set(behind.prepare_clean(IMAGES).unique().tolist()) <= {
+        0.0,
+        1.0,
+    }  # honest ones pass it, too
+    assert behind.test_filters == ("floyd_steinberg",)
+    assert Adversarial(attack=ATTACK).prepare_clean(IMAGES) is IMAGES
+    assert Hybrid().test_filters == ("none", "floyd_steinberg")
 
 
 def test_a_moved_cloud_is_as_far_as_it_was_moved() -> None:
@@ -168,7 +171,7 @@ def test_scratch_forgets_and_the_mode_of_layers_is_restored(tiny_card: Path) -> 
     kept.train()
     next(one for one in kept.modules() if isinstance(one, nn.BatchNorm2d)).eval()
     before = [one.training for one in kept.modules()]
-    training.judges(torch.rand(2, 3, 32, 32))
+    training.compute_inference_logits(torch.rand(2, 3, 32, 32))
     assert [one.training for one in kept.modules()] == before
 
 

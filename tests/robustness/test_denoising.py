@@ -18,7 +18,7 @@ from apercu.robustness.filters import (
     TotalVariation,
     soft_jpeg,
 )
-from apercu.robustness.filters.soft_round import soft_round
+from apercu.robustness.filters.soft_round import round_softly
 
 
 @pytest.fixture
@@ -55,8 +55,8 @@ def test_soft_jpeg_has_the_tables_of_pillow(quality: int) -> None:
     file = BytesIO()
     Image.new("RGB", (8, 8)).save(file, "JPEG", quality=quality)
     written = Image.open(file).quantization  # type: ignore[attr-defined]
-    for index, base in enumerate((soft_jpeg.LUMA, soft_jpeg.CHROMA)):
-        assert soft_jpeg._table(base, quality).flatten().tolist() == list(written[index])
+    for index, base in enumerate((soft_jpeg.LUMA_TABLE, soft_jpeg.CHROMA_TABLE)):
+        assert soft_jpeg._scale_table(base, quality).flatten().tolist() == list(written[index])
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -67,14 +67,14 @@ def test_soft_jpeg_with_hard_rounding_is_nearly_jpeg(
     waves = (ramp[:, None] * torch.tensor([1.0, 1.7, 2.3])[:, None, None] + ramp).sin()
     images = (0.5 + 0.4 * waves)[None, :channels]
     monkeypatch.setattr(soft_jpeg, "soft_round", torch.round)
-    apart = (Jpeg(50).smooth(images) - Jpeg(50)(images)).abs()
+    apart = (Jpeg(50).apply_surrogate(images) - Jpeg(50)(images)).abs()
     assert apart.mean() < 0.002 * (1 if channels == 1 else 4)
     assert (Jpeg(50)(images) - images).abs().mean() > 0.004
 
 
 def test_soft_round_meets_round_at_whole_numbers_and_halves() -> None:
     values = torch.linspace(-3, 3, 241, dtype=torch.float64).requires_grad_()
-    found = soft_round(values)
+    found = round_softly(values)
     torch.testing.assert_close(found[::20], values[::20])
     assert (found.diff() > 0).all()
     assert ((found - values.round()).abs() <= 0.5 + 1e-12).all()
@@ -94,7 +94,9 @@ def test_median_is_scipys(width: int, images: torch.Tensor) -> None:
     expected = ndimage.median_filter(images.numpy(), size=size, mode="nearest")
     assert torch.equal(Median(width)(images), torch.from_numpy(expected))
     means = ndimage.uniform_filter(images.double().numpy(), size=size, mode="nearest")
-    torch.testing.assert_close(Median(width).smooth(images.double()), torch.from_numpy(means))
+    torch.testing.assert_close(
+        Median(width).apply_surrogate(images.double()), torch.from_numpy(means)
+    )
 
 
 @pytest.mark.parametrize("sigma", [0.3, 1.0, 4.0])

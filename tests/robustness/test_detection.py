@@ -10,7 +10,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from apercu import open_classifier
-from apercu.cli.detection import looks_named
+from apercu.cli.detection import parse_extractors
 from apercu.errors import ConfigError, ImagesError
 from apercu.explainers.run_folder import open_run
 from apercu.methods import Cam
@@ -19,12 +19,17 @@ from apercu.robustness.detection import (
     DeepFeatures,
     Detector,
     Mahalanobis,
-    MapOfMethod,
-    MapSeen,
-    MapStability,
+    MapFeatures,
+    MethodMapFeatures,
     OneClassSvm,
+    StabilityFeatures,
 )
-from apercu.robustness.detection.flow import Judge, auroc, rows_of, unlearnt
+from apercu.robustness.detection.flow import (
+    CalibratedDetector,
+    auroc,
+    cross_validated_scores,
+    make_rows,
+)
 from apercu.robustness.filters import BitDepth, Jpeg
 
 USUAL = torch.randn(400, 6, generator=torch.Generator().manual_seed(0)) * torch.arange(1, 7)
@@ -69,7 +74,7 @@ def test_the_area_is_that_of_another_library() -> None:
 class Sum(Detector):
     """What is usual is 0."""
 
-    def fitted(self, usual: torch.Tensor):  # type: ignore[no-untyped-def]
+    def fit_standardised(self, usual: torch.Tensor):  # type: ignore[no-untyped-def]
         return lambda features: features.sum(1)
 
 
@@ -77,12 +82,12 @@ def test_rows_are_what_their_names_say() -> None:
     usual, honest = torch.linspace(-1, 1, 101)[:, None], torch.linspace(-1, 1, 40)[:, None]
     attacked = torch.tensor([[0.0], [2.0], [3.0]])
     case = ("pgd", 0.1, "map", "sum")
-    judge = Judge.of(Sum(), usual, honest)
-    rows = {row.metric: row for row in rows_of(case, judge, attacked, 0)}
+    judge = CalibratedDetector.fit(Sum(), usual, honest)
+    rows = {row.metric: row for row in make_rows(case, judge, attacked, 0)}
     assert {row.n for row in rows.values()} == {3}
     assert rows["detected"].value == pytest.approx(2 / 3)
     assert rows["auroc"].value == pytest.approx((0.5 + 1 + 1) / 3)
-    threshold = np.quantile(unlearnt(usual, Sum()), 0.95)
+    threshold = np.quantile(cross_validated_scores(usual, Sum()), 0.95)
     alarms = (Sum().fit(usual)(honest).numpy() > threshold).mean()
     assert 0.03 < alarms < 0.08
     assert rows["accuracy"].value == pytest.approx((2 / 3 + 1 - alarms) / 2)
@@ -90,8 +95,8 @@ def test_rows_are_what_their_names_say() -> None:
 
 def test_no_accuracy_is_certain() -> None:
     usual, honest = torch.linspace(-1, 1, 300)[:, None], torch.zeros(20, 1)
-    judge = Judge.of(Sum(), usual, honest)
-    rows = {row.metric: row for row in rows_of(("a", None, "b", "c"), judge, honest + 9, 0)}
+    judge = CalibratedDetector.fit(Sum(), usual, honest)
+    rows = {row.metric: row for row in make_rows(("a", None, "b", "c"), judge, honest + 9, 0)}
     wilson = 1.96**2 / (20 + 1.96**2)  # how far a share of 20 of 20 may be from 1
     assert rows["detected"].ci95 == pytest.approx((1 - wilson, 1), abs=1e-3)
     low = 1 - (2 * wilson**2) ** 0.5 / 2  # Newcombe, of two such shares
@@ -103,9 +108,9 @@ def test_looks(tiny_card: Path, tiny_run: Path) -> None:
     classifier, explainer = open_classifier(tiny_card), open_run(tiny_run)
     images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(4))
     looks = (
-        MapSeen(classifier, explainer),
-        MapStability(classifier, explainer, BitDepth(8)),
-        MapOfMethod(classifier, Cam()),
+        MapFeatures(classifier, explainer),
+        StabilityFeatures(classifier, explainer, BitDepth(8)),
+        MethodMapFeatures(classifier, Cam()),
         DeepFeatures(classifier),
     )
     for look in looks:
@@ -113,17 +118,17 @@ def test_looks(tiny_card: Path, tiny_run: Path) -> None:
         assert len(seen) == 3 and seen.isfinite().all() and not seen.requires_grad
         torch.testing.assert_close(look(images[:1]), seen[:1], rtol=1e-3, atol=1e-4)
     eight_bit = (255 * images).round() / 255  # which the filter leaves as they are
-    still = MapStability(classifier, explainer, BitDepth(8))(eight_bit)
+    still = StabilityFeatures(classifier, explainer, BitDepth(8))(eight_bit)
     torch.testing.assert_close(still[:, 0], torch.ones(3))
     torch.testing.assert_close(still[:, 1:], torch.zeros_like(still[:, 1:]), atol=1e-6, rtol=0)
-    sorted_map = MapOfMethod(classifier, Cam())(images)
+    sorted_map = MethodMapFeatures(classifier, Cam())(images)
     assert (sorted_map.diff(dim=1) <= 0).all()
 
 
 def test_what_a_map_should_stand_is_named(tiny_card: Path, tiny_run: Path) -> None:
     classifier, explainer = open_classifier(str(tiny_card)), open_run(tiny_run)
-    named = looks_named("stability,stability:jpeg:quality=30,cam", classifier, explainer)
-    filters = [look.filter for look in named.values() if isinstance(look, MapStability)]
+    named = parse_extractors("stability,stability:jpeg:quality=30,cam", classifier, explainer)
+    filters = [look.filter for look in named.values() if isinstance(look, StabilityFeatures)]
     assert filters == [Jpeg(75), Jpeg(30)]
     for text, line in (
         ("stability:none", "needs a filter that changes images"),
@@ -131,7 +136,7 @@ def test_what_a_map_should_stand_is_named(tiny_card: Path, tiny_run: Path) -> No
         ("map:median", "expected some of map"),
     ):
         with pytest.raises(ConfigError, match=line):
-            looks_named(text, classifier, explainer)
+            parse_extractors(text, classifier, explainer)
 
 
 def test_settings_that_cannot_be() -> None:
@@ -144,13 +149,13 @@ def test_settings_that_cannot_be() -> None:
 class Nearby(Detector):
     """Strange is what it has not seen: the distance to the nearest that it has."""
 
-    def fitted(self, usual: torch.Tensor):  # type: ignore[no-untyped-def]
+    def fit_standardised(self, usual: torch.Tensor):  # type: ignore[no-untyped-def]
         return lambda features: (features[:, None] - usual).norm(dim=2).amin(1)
 
 
 def test_a_threshold_comes_from_images_that_were_not_learnt() -> None:
     assert (Nearby().fit(USUAL)(USUAL) < 1e-2).all()  # all of them would be an alarm
-    scores = unlearnt(USUAL, Nearby())
+    scores = cross_validated_scores(USUAL, Nearby())
     assert (scores > 1e-2).all()
     generator = torch.Generator().manual_seed(9)
     honest = torch.randn(2000, 6, generator=generator) * torch.arange(1, 7)

@@ -130,7 +130,7 @@ class TestEvery:
         ramp = torch.linspace(0.02, 0.98, 32).expand(32, 32)
         images = torch.stack([ramp, ramp.T, torch.full((32, 32), 0.4)])[None].requires_grad_()
         for one in (FILTERS[name](), FILTERS[name](**OTHER[name])):
-            found = one.smooth(images)
+            found = one.apply_surrogate(images)
             assert found.shape == images.shape
             (slope,) = torch.autograd.grad(found.square().sum(), images)
             assert slope.isfinite().all()
@@ -151,10 +151,10 @@ def test_settings_out_of_range_are_refused(
 class Halved(Filter):
     """What no filter may do."""
 
-    def filtered(self, images: torch.Tensor) -> torch.Tensor:
+    def apply(self, images: torch.Tensor) -> torch.Tensor:
         return images[:, :, ::2]
 
-    smooth = filtered
+    apply_surrogate = apply
 
 
 @pytest.mark.usefixtures("shapes_unchecked")

@@ -12,11 +12,11 @@ from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.run_folder import open_run
 from apercu.images import open_images
 from apercu.robustness.attacks import DeepFool
-from apercu.robustness.flow import Bench
-from apercu.robustness.measures import norms
-from apercu.robustness.named import attack_named, filter_named
-from apercu.robustness.objectives import MapMoved
-from apercu.robustness.plan import Job, StressPlan, judged
+from apercu.robustness.flow import StressBenchmark
+from apercu.robustness.measures import compute_norms
+from apercu.robustness.named import parse_attack, parse_filter
+from apercu.robustness.objectives import MapDistance
+from apercu.robustness.plan import Job, StressPlan, find_test_filters
 
 PLANTED = "planted:size=32,images=6,classes=3"
 
@@ -27,20 +27,20 @@ def bench(
     filters: str = "none",
     explainer: TrainedExplainer[Any, Any] | None = None,
     **settings: Any,
-) -> Bench:
+) -> StressBenchmark:
     plan = StressPlan(attacks=tuple(attacks.split()), filters=tuple(filters.split()), **settings)
-    return Bench(
+    return StressBenchmark(
         open_classifier(card),
         open_images(PLANTED),
         plan,
-        {name: attack_named(name, plan.seed) for name in plan.attacks},
-        {name: filter_named(name) for name in plan.filters},
+        {name: parse_attack(name, plan.seed) for name in plan.attacks},
+        {name: parse_filter(name) for name in plan.filters},
         explainer,
     )
 
 
-def keys(made: Bench) -> list[str]:
-    return [made.key(job) for job in made.jobs]
+def keys(made: StressBenchmark) -> list[str]:
+    return [made.make_cache_key(job) for job in made.jobs]
 
 
 def test_keys_of_cells_are_those_of_cells_that_are_there(tiny_card: Path) -> None:
@@ -63,7 +63,7 @@ def test_keys_of_cells_are_those_of_cells_that_are_there(tiny_card: Path) -> Non
         f"{mult}, behind='bayer', elsewhere=False) {one}",
         f"{mult}, behind='blue_noise:bits=2', elsewhere=False) {other}",
     ]
-    assert made.subject == f"{made.classifier.fingerprint} {made.sample.digest} "
+    assert made.cache_subject == f"{made.classifier.fingerprint} {made.sample.digest} "
 
 
 def test_a_batch_is_part_of_a_key_where_neighbours_are_looked_at(tiny_card: Path) -> None:
@@ -83,7 +83,9 @@ def test_an_attack_on_a_map_is_shown_behind_filters_to_those_who_know_them(
 ) -> None:
     settings: dict[str, Any] = {"epsilons": (0.1,), "knowledge": ("adaptive",)}
     made = bench(tiny_card, "map_fgsm", "jpeg", open_run(tiny_run), **settings)
-    assert [judged(job, dict(made.filters), made.plan) for job in made.jobs] == [["jpeg"]] * 2
+    assert [find_test_filters(job, dict(made.filters), made.plan) for job in made.jobs] == [
+        ["jpeg"]
+    ] * 2
 
 
 def test_images_without_a_slope_are_noted(tiny_card: Path) -> None:
@@ -92,7 +94,7 @@ def test_images_without_a_slope_are_noted(tiny_card: Path) -> None:
     images, job = trial.images, made.jobs[1]
     with torch.no_grad():
         seen = made.classifier(images).argmax(1)
-    assert not made._stuck(job, images, seen, images).any()  # not fooled, and all have a slope
+    assert not made._find_stuck(job, images, seen, images).any()  # not fooled, and all have a slope
     last = made.classifier.module
     assert last is not None
     with torch.no_grad():
@@ -100,25 +102,25 @@ def test_images_without_a_slope_are_noted(tiny_card: Path) -> None:
         for one in weights:
             one.mul_(1e6)  # so sure that its cross-entropy is exactly 0
         seen = made.classifier(images).argmax(1)
-    attacked = made.attacked(job, images, (seen + 1) % 3)
-    wrong = made._stuck(job, images, (seen + 1) % 3, attacked)  # wrong already: nothing to do
+    attacked = made.make_images(job, images, (seen + 1) % 3)
+    wrong = made._find_stuck(job, images, (seen + 1) % 3, attacked)  # wrong already: nothing to do
     assert not wrong.any()
-    assert made._stuck(job, images, seen, images).all()
+    assert made._find_stuck(job, images, seen, images).all()
     by_margin = bench(tiny_card, "margin_fgsm", "none bayer", epsilons=(0.02,)).jobs[1]
-    assert not made._stuck(by_margin, images, seen, images).any()
+    assert not made._find_stuck(by_margin, images, seen, images).any()
 
 
 def test_another_explainer_of_the_same_classifier_is_another_subject(
     tiny_card: Path, tiny_run: Path
 ) -> None:
     first, second = open_run(tiny_run), open_run(tiny_run)
-    assert bench(tiny_card, "pgd", explainer=first).subject == (
-        bench(tiny_card, "pgd", explainer=second).subject
+    assert bench(tiny_card, "pgd", explainer=first).cache_subject == (
+        bench(tiny_card, "pgd", explainer=second).cache_subject
     )
     with torch.no_grad():
         next(second.network.parameters()).add_(0.1)
-    assert bench(tiny_card, "pgd", explainer=first).subject != (
-        bench(tiny_card, "pgd", explainer=second).subject
+    assert bench(tiny_card, "pgd", explainer=first).cache_subject != (
+        bench(tiny_card, "pgd", explainer=second).cache_subject
     )
 
 
@@ -128,10 +130,10 @@ def test_who_moves_a_map_keeps_the_class_that_is_seen(tiny_card: Path, tiny_run:
     with torch.no_grad():
         seen = made.classifier(trial.images).argmax(1)
     assert (seen != trial.targets).any()  # it was never trained
-    aim = made._aim(made.jobs[1], "straight", trial.images, trial.targets)
-    assert isinstance(aim, MapMoved) and torch.equal(aim.labels, seen)
+    aim = made._build_objective(made.jobs[1], "straight", trial.images, trial.targets)
+    assert isinstance(aim, MapDistance) and torch.equal(aim.labels, seen)
     with torch.no_grad():
-        after = made.classifier(made.attacked(made.jobs[1], trial.images, trial.targets))
+        after = made.classifier(made.make_images(made.jobs[1], trial.images, trial.targets))
     assert torch.equal(after.argmax(1), seen)
 
 
@@ -140,30 +142,32 @@ def test_without_a_budget_the_smaller_of_two_changes_counts(tiny_card: Path) -> 
     (trial,) = made.sample.read_batches(made.classifier, made.sample.test, 6)
     job = Job("deepfool", None, DeepFool(), "bayer:bits=2")
     aims = [
-        made._aim(job, backward, trial.images, trial.targets) for backward in ("straight", "smooth")
+        made._build_objective(job, backward, trial.images, trial.targets)
+        for backward in ("straight", "smooth")
     ]
     never, sizes = torch.tensor(torch.inf), []
     for aim in aims:
         one = DeepFool()(aim, trial.images)
-        sizes.append(norms(trial.images, one)["l2"].where(aim.reached(one), never))
+        sizes.append(compute_norms(trial.images, one)["l2"].where(aim.is_adversarial(one), never))
     assert (sizes[1] < sizes[0]).any()  # the first way is not always the best
-    found = made.attacked(job, trial.images, trial.targets)
-    assert aims[0].reached(found).all()
-    torch.testing.assert_close(norms(trial.images, found)["l2"], torch.stack(sizes).amin(0))
+    found = made.make_images(job, trial.images, trial.targets)
+    assert aims[0].is_adversarial(found).all()
+    torch.testing.assert_close(compute_norms(trial.images, found)["l2"], torch.stack(sizes).amin(0))
 
 
 def test_a_second_way_is_tried_where_the_first_does_not_fool(tiny_card: Path) -> None:
     made = bench(tiny_card, "pgd:steps=2", "median", epsilons=(0.02,))
     (trial,) = made.sample.read_batches(made.classifier, made.sample.test, 6)
     job = made.jobs[-1]
-    assert job.behind == "median" and job.attack is not None
+    assert job.known_filter == "median" and job.attack is not None
     straight, smooth = (
-        made._aim(job, backward, trial.images, trial.targets) for backward in ("straight", "smooth")
+        made._build_objective(job, backward, trial.images, trial.targets)
+        for backward in ("straight", "smooth")
     )
     first, second = (job.attack(aim, trial.images) for aim in (straight, smooth))
-    fooled = straight.reached(first)
+    fooled = straight.is_adversarial(first)
     assert fooled.any() and not fooled.all()
-    found = made.attacked(job, trial.images, trial.targets)
+    found = made.make_images(job, trial.images, trial.targets)
     torch.testing.assert_close(found, torch.where(fooled[:, None, None, None], first, second))
 
 

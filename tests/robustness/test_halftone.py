@@ -17,10 +17,10 @@ from apercu.robustness.filters import (
     JarvisJudiceNinke,
     diffusion,
 )
-from apercu.robustness.filters.blue_noise import SIZE, blue_noise_ranks
-from apercu.robustness.filters.diffusion import diffused
-from apercu.robustness.filters.error_diffusion import FEW
-from apercu.robustness.filters.ordered import bayer_ranks
+from apercu.robustness.filters.blue_noise import SIZE, compute_blue_noise_ranks
+from apercu.robustness.filters.diffusion import diffuse_error
+from apercu.robustness.filters.error_diffusion import FEW_PLANES
+from apercu.robustness.filters.ordered import compute_bayer_ranks
 
 SHARES: dict[type[ErrorDiffusion], tuple[int, dict[tuple[int, int], int]]] = {
     FloydSteinberg: (16, {(0, 1): 7, (1, -1): 3, (1, 0): 5, (1, 1): 1}),
@@ -112,8 +112,8 @@ def test_a_pixel_alone_goes_to_the_nearest_level(bits: int) -> None:
 
 
 def test_few_planes_by_pillow_have_the_bits_of_the_compiled_loop() -> None:
-    images = torch.rand(FEW // 3, 3, 31, 45, generator=torch.Generator().manual_seed(0))
-    compiled = diffused(images.flatten(0, 1), FloydSteinberg().spread, 1, False)
+    images = torch.rand(FEW_PLANES // 3, 3, 31, 45, generator=torch.Generator().manual_seed(0))
+    compiled = diffuse_error(images.flatten(0, 1), FloydSteinberg().kernel, 1, False)
     assert torch.equal(FloydSteinberg()(images).flatten(0, 1), compiled)
 
 
@@ -182,13 +182,13 @@ def test_bayer_ranks_are_his_recursion(size: int) -> None:
         return total
 
     expected = [[rank(row, column) for column in range(size)] for row in range(size)]
-    assert bayer_ranks(size).tolist() == expected
+    assert compute_bayer_ranks(size).tolist() == expected
 
 
 def test_bayer_meets_each_pixel_with_its_threshold() -> None:
     images = torch.rand(2, 3, 11, 19, generator=torch.Generator().manual_seed(0))
     for bits, size in [(1, 2), (2, 8), (4, 16)]:
-        found, steps, ranks = Bayer(bits, size)(images), 2**bits - 1, bayer_ranks(size)
+        found, steps, ranks = Bayer(bits, size)(images), 2**bits - 1, compute_bayer_ranks(size)
         for place in np.ndindex(*images.shape):
             threshold = (int(ranks[place[2] % size, place[3] % size]) + 0.5) / size**2
             below, rest = divmod(float(images[place]) * steps, 1)
@@ -216,10 +216,10 @@ def test_the_mean_of_a_flat_image_is_kept(kind: type[Bayer | BlueNoise], bits: i
 
 
 def test_blue_noise_has_each_rank_once_and_follows_its_seed() -> None:
-    ranks = blue_noise_ranks(0)
+    ranks = compute_blue_noise_ranks(0)
     assert sorted(ranks.flatten().tolist()) == list(range(SIZE * SIZE))
-    assert torch.equal(blue_noise_ranks.__wrapped__(0), ranks)
-    assert not torch.equal(blue_noise_ranks(1), ranks)
+    assert torch.equal(compute_blue_noise_ranks.__wrapped__(0), ranks)
+    assert not torch.equal(compute_blue_noise_ranks(1), ranks)
 
 
 @pytest.mark.parametrize("level", [0.1, 0.5, 0.9])

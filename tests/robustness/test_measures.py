@@ -8,14 +8,20 @@ import torch
 from scipy.integrate import trapezoid
 from scipy.stats import spearmanr
 
-from apercu.robustness.measures import auac, norms, overlap, rank_correlation, right_at
+from apercu.robustness.measures import (
+    area_under_accuracy_curve,
+    compute_norms,
+    measure_correctness_at,
+    overlap_of_strongest,
+    rank_correlation,
+)
 
 
 def test_the_area_is_that_of_trapezia_from_the_honest_accuracy() -> None:
     right = np.array([[1, 1, 1, 0], [1, 1, 0, 0], [1, 0, 0, 0]], dtype=float)
     budgets = [0.0, 0.01, 0.04]
     by_hand = ((0.75 + 0.5) / 2 * 0.01 + (0.5 + 0.25) / 2 * 0.03) / 0.04
-    shares = auac(right, budgets)
+    shares = area_under_accuracy_curve(right, budgets)
     assert shares.mean() == pytest.approx(by_hand)
     assert shares.mean() == pytest.approx(trapezoid(right.mean(1), budgets) / 0.04)
     assert shares[0] == pytest.approx(1) and shares[3] == 0
@@ -24,17 +30,19 @@ def test_the_area_is_that_of_trapezia_from_the_honest_accuracy() -> None:
 def test_the_area_of_a_fine_curve_is_its_integral() -> None:
     smallest = np.array([0.0, 0.01, 0.02, 0.02, 0.5, np.inf])
     budgets = np.linspace(0, 0.03, 3001).tolist()
-    right = right_at(smallest, budgets)
+    right = measure_correctness_at(smallest, budgets)
     assert right[0].mean() == pytest.approx(5 / 6) and right[-1].mean() == pytest.approx(2 / 6)
     exact = np.minimum(smallest, 0.03) / 0.03
-    assert auac(right, budgets).tolist() == pytest.approx(exact.tolist(), abs=1e-3)
+    assert area_under_accuracy_curve(right, budgets).tolist() == pytest.approx(
+        exact.tolist(), abs=1e-3
+    )
 
 
 def test_norms_by_hand() -> None:
     images = torch.zeros(1, 3, 2, 2)
     attacked = images.clone()
     attacked[0, 0, 0, 0], attacked[0, 1, 0, 0] = 0.3, -0.4
-    found = {name: values.item() for name, values in norms(images, attacked).items()}
+    found = {name: values.item() for name, values in compute_norms(images, attacked).items()}
     assert found["linf"] == pytest.approx(0.4)
     assert found["l2"] == pytest.approx((0.25 / 12) ** 0.5)
     assert found["l0"] == 0.25
@@ -54,15 +62,15 @@ def test_correlations_of_ranks_are_scipy_s() -> None:
 
 def test_overlap_of_the_strongest_fifth() -> None:
     before = torch.arange(10.0).view(1, 2, 5)
-    assert overlap(before, before).item() == 1
+    assert overlap_of_strongest(before, before).item() == 1
     after = before.clone()
     after[0, 0, 0] = 99  # of {8, 9} only 9 stays
-    assert overlap(before, after).item() == pytest.approx(1 / 3)
+    assert overlap_of_strongest(before, after).item() == pytest.approx(1 / 3)
 
 
 def test_every_attack_is_measured_in_the_norm_in_which_it_is_small() -> None:
-    from apercu.robustness.named import attack_named
-    from apercu.robustness.plan import budgeted
+    from apercu.robustness.named import parse_attack
+    from apercu.robustness.plan import expand_budgets
     from apercu.robustness.results import Job, norm_of
 
     names = {
@@ -77,6 +85,6 @@ def test_every_attack_is_measured_in_the_norm_in_which_it_is_small() -> None:
         "hop_skip_jump:norm=linf": "linf",
         "sparse_evo": "l0",
     }
-    cases = budgeted({name: attack_named(name) for name in names}, (8 / 255,))
+    cases = expand_budgets({name: parse_attack(name) for name in names}, (8 / 255,))
     found = {name: norm_of(Job(name, budget, at, None)) for (name, budget), at in cases.items()}
     assert found == names

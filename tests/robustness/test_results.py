@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from apercu.robustness.named import NONE, attack_named
+from apercu.robustness.named import NONE, parse_attack
 from apercu.robustness.plan import Job
-from apercu.robustness.report import drawn_job
-from apercu.robustness.result_cache import Verdicts
-from apercu.robustness.results import summarised
-from apercu.robustness.rows import Row, StressResults
+from apercu.robustness.report import choose_job_to_draw
+from apercu.robustness.result_cache import AttackResult
+from apercu.robustness.results import summarise
+from apercu.robustness.rows import StressResults, StressRow
 
 HONEST = Job(NONE, None, None, None)
 
@@ -20,21 +20,21 @@ HONEST = Job(NONE, None, None, None)
 def job(
     name: str, epsilon: float | None = None, behind: str | None = None, elsewhere: bool = False
 ) -> Job:
-    return Job(name, epsilon, attack_named(name), behind, elsewhere)
+    return Job(name, epsilon, parse_attack(name), behind, elsewhere)
 
 
-def verdicts(right: dict[str, Sequence[int]], **numbers: list[float]) -> Verdicts:
+def verdicts(right: dict[str, Sequence[int]], **numbers: list[float]) -> AttackResult:
     shown = {name: [bool(one) for one in values] for name, values in right.items()}
     count = len(next(iter(shown.values())))
     sizes = {name: [0.1] * count for name in ("linf", "l2", "l0")}
-    return Verdicts(top1=shown, top5=shown, **{**sizes, **numbers})
+    return AttackResult(top1=shown, top5=shown, **{**sizes, **numbers})
 
 
-def summary(found: dict[Job, Verdicts]) -> StressResults:
-    return summarised(found, {}, {}, 0)
+def summary(found: dict[Job, AttackResult]) -> StressResults:
+    return summarise(found, {}, {}, 0)
 
 
-def row_of(results: StressResults, job: Job, metric: str, behind: str = NONE) -> Row:
+def row_of(results: StressResults, job: Job, metric: str, behind: str = NONE) -> StressRow:
     (row,) = (
         row
         for row in results.rows
@@ -209,7 +209,7 @@ def test_what_is_drawn_is_an_attack_on_the_classifier_itself() -> None:
     naive = [job("fgsm", 0.1), job("pgd", 0.2), job("pgd", 0.1)]
     adaptive = [job("pgd", epsilon, "jpeg") for epsilon in (0.2, 0.3)]
     other = job("pgd", 0.9, elsewhere=True)
-    assert drawn_job([HONEST, *naive, *adaptive, other]) == naive[1]
-    assert drawn_job([HONEST, *adaptive, other]) == adaptive[1]
-    assert drawn_job([HONEST, other]) == HONEST
-    assert drawn_job([HONEST, naive[1], job("square", 0.2)]) == naive[1]  # a quick one
+    assert choose_job_to_draw([HONEST, *naive, *adaptive, other]) == naive[1]
+    assert choose_job_to_draw([HONEST, *adaptive, other]) == adaptive[1]
+    assert choose_job_to_draw([HONEST, other]) == HONEST
+    assert choose_job_to_draw([HONEST, naive[1], job("square", 0.2)]) == naive[1]  # a quick one

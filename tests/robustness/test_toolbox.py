@@ -19,7 +19,7 @@ from apercu.robustness.attacks import (
     HopSkipJump,
     Square,
 )
-from apercu.robustness.objectives import Expected, Targeted, Untargeted
+from apercu.robustness.objectives import ExpectationOverTransforms, Targeted, Untargeted
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 QUICK: tuple[Attack, ...] = (
@@ -65,7 +65,7 @@ def test_carlini_and_wagner_reach_the_boundary_of_a_linear_classifier() -> None:
     goal = Untargeted(linear, linear(images).argmax(1))
     nearest = DeepFool()(goal, images)
     found = CarliniWagner(steps=60, searches=8)(goal, images)
-    assert goal.reached(found).all()
+    assert goal.is_adversarial(found).all()
     lengths = [(one - images).flatten(1).norm(dim=1) for one in (found, nearest)]
     assert (lengths[0] <= 1.3 * lengths[1]).all()
 
@@ -84,13 +84,13 @@ def test_decisions_lead_to_the_boundary_of_a_network_of_single_precision() -> No
         goal = Untargeted(answer, answer(images).argmax(1))
     found = HopSkipJump(steps=3, queries=100)(goal, images)
     assert found.dtype == torch.float32
-    assert goal.reached(found).all()
+    assert goal.is_adversarial(found).all()
     assert (found - images).flatten(1).norm(dim=1).max() < 2.5
 
 
 def test_only_classes_are_climbed(classifier: Classifier, images: torch.Tensor) -> None:
     labels = classifier(images).argmax(1)
     with pytest.raises(ConfigError, match="climbs classes only"):
-        Square(queries=2)(Expected(Untargeted(classifier, labels)), images)
+        Square(queries=2)(ExpectationOverTransforms(Untargeted(classifier, labels)), images)
     with pytest.raises(ConfigError, match="square: climbs away from a class"):
         Square(queries=2)(Targeted(classifier, labels), images)

@@ -10,10 +10,16 @@ from apercu.errors import ConfigError, suggest_nearest
 from apercu.explainers.base import TrainedExplainer
 from apercu.methods import TrueBox
 from apercu.option_strings import parse_named, split_names
-from apercu.robustness.detection import DeepFeatures, Detector, Look, MapOfMethod, MapSeen
+from apercu.robustness.detection import (
+    DeepFeatures,
+    Detector,
+    FeatureExtractor,
+    MapFeatures,
+    MethodMapFeatures,
+)
 from apercu.robustness.detection.detectors import DETECTORS
-from apercu.robustness.detection.features import MapStability
-from apercu.robustness.named import filter_named
+from apercu.robustness.detection.features import StabilityFeatures
+from apercu.robustness.named import parse_filter
 
 MAP, STABILITY = "map", "stability"
 TRAINED = (MAP, STABILITY)
@@ -21,7 +27,7 @@ TRAINED = (MAP, STABILITY)
 DEEP = "deep"
 
 
-def detectors_named(text: str, seed: int) -> dict[str, Detector]:
+def parse_detectors(text: str, seed: int) -> dict[str, Detector]:
     """Detectors by their names with settings; they draw from `seed` unless they say their own.
 
     Raises:
@@ -31,9 +37,9 @@ def detectors_named(text: str, seed: int) -> dict[str, Detector]:
     return {name: parse_named(name, DETECTORS, "detectors", seed=seed) for name in names}
 
 
-def looks_named(
+def parse_extractors(
     text: str | None, classifier: Classifier, explainer: TrainedExplainer[Any, Any] | None
-) -> dict[str, Look]:
+) -> dict[str, FeatureExtractor]:
     """Looks by their names; without any, those that the classifier and the explainer allow.
 
     Raises:
@@ -51,15 +57,17 @@ def looks_named(
             )
     else:
         names = split_names(text, "looks", (*TRAINED, DEEP, *METHODS))
-    return {name: _look(name, classifier, explainer) for name in names}
+    return {name: _build_extractor(name, classifier, explainer) for name in names}
 
 
-def _look(name: str, classifier: Classifier, explainer: TrainedExplainer[Any, Any] | None) -> Look:
+def _build_extractor(
+    name: str, classifier: Classifier, explainer: TrainedExplainer[Any, Any] | None
+) -> FeatureExtractor:
     word, _, rest = name.partition(":")
     if name == MAP or word == STABILITY:
         if explainer is None:
             raise ConfigError(f"looks: {word} needs a trained explainer; give --explainer")
-        return _through(explainer, classifier, word, rest)
+        return _build_trained_extractor(explainer, classifier, word, rest)
     if name == DEEP:
         return DeepFeatures(classifier)
     known = (*TRAINED, DEEP, *METHODS)
@@ -70,17 +78,17 @@ def _look(name: str, classifier: Classifier, explainer: TrainedExplainer[Any, An
     method = parse_methods(name)[name]
     if isinstance(method, TrueBox):
         raise ConfigError(f"looks: {name} is told the truth, and has no look of its own")
-    return MapOfMethod(classifier, method)
+    return MethodMapFeatures(classifier, method)
 
 
-def _through(
+def _build_trained_extractor(
     explainer: TrainedExplainer[Any, Any], classifier: Classifier, word: str, rest: str
-) -> Look:
+) -> FeatureExtractor:
     if word == MAP:
-        return MapSeen(classifier, explainer)
+        return MapFeatures(classifier, explainer)
     if not rest:
-        return MapStability(classifier, explainer)
-    filter = filter_named(rest)
+        return StabilityFeatures(classifier, explainer)
+    filter = parse_filter(rest)
     if filter is None:
         raise ConfigError("looks: stability needs a filter that changes images, got none")
-    return MapStability(classifier, explainer, filter)
+    return StabilityFeatures(classifier, explainer, filter)

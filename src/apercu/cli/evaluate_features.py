@@ -55,18 +55,18 @@ def evaluate_features(
     from apercu.classifiers import open_classifier
     from apercu.evaluation.cost import describe_environment
     from apercu.io import check_writable, write_json
-    from apercu.pretraining.few_labels import Protocol
-    from apercu.pretraining.flow import Evaluation
-    from apercu.pretraining.named import fractions_of, heads_named, labels_named, networks_named
+    from apercu.pretraining.few_labels import FewLabelsProtocol
+    from apercu.pretraining.flow import FeatureEvaluation
+    from apercu.pretraining.named import parse_fractions, parse_heads, parse_labels, parse_networks
     from apercu.pretraining.report import METRIC, write_report
 
-    labels = labels_named(catalogue, label, id)
-    protocol = Protocol(heads_named(heads), fractions_of(fractions), draws, seed)
-    specs = networks_named(network)
+    labels = parse_labels(catalogue, label, id)
+    protocol = FewLabelsProtocol(parse_heads(heads), parse_fractions(fractions), draws, seed)
+    specs = parse_networks(network)
     opened = {name: open_classifier(spec, device=device.resolve()) for name, spec in specs.items()}
     check_writable(out)
     with on_interrupt(f"{out} keeps what is finished; the same command does the rest"):
-        evaluation = Evaluation(opened, images, test, labels, protocol, anew, say)
+        evaluation = FeatureEvaluation(opened, images, test, labels, protocol, anew, say)
         with show_progress(lines=True) as report:
             rows, planes, names = evaluation.run(out, report)
     content = {

@@ -24,9 +24,9 @@ from apercu.cli.terminal import is_terminal, say, show_progress, warn
 if TYPE_CHECKING:
     from apercu.classifiers import Classifier
     from apercu.images import ImageSource
-    from apercu.pretraining.inputs import Join
+    from apercu.pretraining.inputs import CatalogueJoin
     from apercu.pretraining.settings import PretrainSettings
-    from apercu.pretraining.train import Shown
+    from apercu.pretraining.train import PretrainImages
 
 
 def pretrain(
@@ -84,25 +84,25 @@ def pretrain(
     """
     from apercu.explainers.order import TrainingRecord, find_settings, override_settings
     from apercu.images import open_images
-    from apercu.pretraining.backbone import known_input, open_backbone
-    from apercu.pretraining.inputs import Looks, input_for
-    from apercu.pretraining.named import join_named, pretext_named
+    from apercu.pretraining.backbone import open_backbone, read_input
+    from apercu.pretraining.inputs import InputOptions, choose_input
+    from apercu.pretraining.named import find_pretext_settings, parse_join
     from apercu.pretraining.train import pretrain as train
     from apercu.training.trainer import Hardware, Trainer
 
     settings = override_settings(
-        find_settings(out, config, pretext_named(pretext)), steps=steps, batch=batch
+        find_settings(out, config, find_pretext_settings(pretext)), steps=steps, batch=batch
     )
-    join = join_named(catalogue, target, id, radius)
+    join = parse_join(catalogue, target, id, radius)
     source = open_images(images, channels=channels)
-    looks = Looks(channels, size, stretch, known_input(backbone))
-    opened = open_backbone(backbone, input_for(source, looks), seed, first)
+    looks = InputOptions(channels, size, stretch, read_input(backbone))
+    opened = open_backbone(backbone, choose_input(source, looks), seed, first)
     with on_interrupt(f"{out} keeps what was done; go on with the same command and --resume"):
-        shown = _shown(source, opened, settings, join)
+        shown = _read_images(source, opened, settings, join)
         further = []
         if test is not None:
             others = open_images(test, channels=channels, bands=opened.bands)
-            further = [_shown(others, opened, settings, join, shown)]
+            further = [_read_images(others, opened, settings, join, shown)]
         TrainingRecord(
             classifier=opened.fingerprint,
             images=source.name,
@@ -115,25 +115,25 @@ def pretrain(
         fit = Trainer(opened, shown.source, out, machine, seed, say)
         _, facts = train(settings, fit, shown, *further)
     if fit.is_main_process:
-        _summary(out, facts)
+        _print_summary(out, facts)
 
 
-def _shown(
+def _read_images(
     source: ImageSource,
     backbone: Classifier,
     settings: PretrainSettings,
-    join: Join | None,
-    like: Shown | None = None,
-) -> Shown:
+    join: CatalogueJoin | None,
+    like: PretrainImages | None = None,
+) -> PretrainImages:
     """The images that can be read, and what the pretext wants to come with them."""
     from apercu.errors import ConfigError
-    from apercu.pretraining.inputs import readable, sampled
+    from apercu.pretraining.inputs import find_readable, sample_pictures
     from apercu.pretraining.pretexts import Magnitudes
-    from apercu.pretraining.targets import brightness_of
-    from apercu.pretraining.train import Shown
+    from apercu.pretraining.targets import fit_brightness
+    from apercu.pretraining.train import PretrainImages
 
     with show_progress() as report:
-        usable, wrong = readable(source, backbone, lambda *count: report("images", *count))
+        usable, wrong = find_readable(source, backbone, lambda *count: report("images", *count))
     for error in wrong:
         warn(str(error))
     say(
@@ -144,18 +144,20 @@ def _shown(
     if not isinstance(pretext, Magnitudes):
         if join is not None:
             raise ConfigError(f"catalogue: {pretext.form} needs none; leave it out")
-        return Shown(usable)
+        return PretrainImages(usable)
     if join is not None:
         shown, without = join(usable)
         if without:
             say(f"{source.name}: {without} images have no magnitude in {join.catalogue}")
         return shown
     if like is not None:
-        return Shown(usable, like.wanted)
-    return Shown(usable, brightness_of(sampled(usable), pretext.radius, pretext.faintest))
+        return PretrainImages(usable, like.targets)
+    return PretrainImages(
+        usable, fit_brightness(sample_pictures(usable), pretext.radius, pretext.faintest)
+    )
 
 
-def _summary(out: Path, facts: dict[str, float]) -> None:
+def _print_summary(out: Path, facts: dict[str, float]) -> None:
     """Where the run is, how long it took, and how far off it is."""
     say(f"trained in {facts['training_seconds'] / 60:.1f} min, {facts['steps']:.0f} steps: {out}")
     for begin, words in (("held_out_", "images held out"), ("test_", "the test")):

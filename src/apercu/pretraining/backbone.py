@@ -13,11 +13,13 @@ from apercu.classifiers.fingerprint import digest_module
 from apercu.classifiers.sources.timm import TIMM_PREFIX, create_model
 from apercu.errors import ClassifierError, ConfigError
 
-First: TypeAlias = Literal["inflate", "relearn"]
+FirstLayer: TypeAlias = Literal["inflate", "relearn"]
 """What becomes of a first layer learnt on other bands: their mean for each band, or drawn anew."""
 
 
-def open_backbone(spec: str, input: InputSpec, seed: int, first: First = "inflate") -> Classifier:
+def open_backbone(
+    spec: str, input: InputSpec, seed: int, first: FirstLayer = "inflate"
+) -> Classifier:
     """A network that answers features.
 
     Args:
@@ -41,13 +43,13 @@ def open_backbone(spec: str, input: InputSpec, seed: int, first: First = "inflat
         torch.manual_seed(seed)
         network = create_model(source.removeprefix(TIMM_PREFIX), {**options, "pretrained": False})
     if known is not None:
-        _begin(network, known, first)
+        _load_weights(network, known, first)
     digest = digest_module(network, source, options)
     made = Network(source, network, digest, input, output="features", options=options)
     return Classifier(made, spec=spec)
 
 
-def known_input(spec: str) -> InputSpec | None:
+def read_input(spec: str) -> InputSpec | None:
     """What the network of a card expects of its images; None for a name, which has learnt nothing.
 
     Raises:
@@ -56,9 +58,9 @@ def known_input(spec: str) -> InputSpec | None:
     return open_classifier(spec).network.input if spec.endswith(".json") else None
 
 
-def _begin(network: nn.Module, known: Network, first: First) -> None:
+def _load_weights(network: nn.Module, known: Network, first: FirstLayer) -> None:
     """Gives a network the weights of another with the same name, but for its head."""
-    learnt, wanted = _state(known), network.state_dict()
+    learnt, wanted = _read_state(known), network.state_dict()
     taken = {name: weight for name, weight in learnt.items() if name in wanted}
     for name, weight in taken.items():
         if weight.shape == wanted[name].shape:
@@ -66,13 +68,13 @@ def _begin(network: nn.Module, known: Network, first: First) -> None:
         bands = wanted[name].shape[1] if wanted[name].ndim == 4 else 0
         if weight.ndim != 4 or weight[:, :1].shape != wanted[name][:, :1].shape:
             raise ClassifierError(f"backbone: {known.source}: {name} has another shape")
-        taken[name] = inflated(weight, bands) if first == "inflate" else wanted[name]
+        taken[name] = inflate(weight, bands) if first == "inflate" else wanted[name]
     if missing := [name for name in wanted if name not in taken]:
         raise ClassifierError(f"backbone: {known.source}: the card has no {missing[0]}")
     network.load_state_dict(taken)
 
 
-def inflated(weight: Tensor, bands: int) -> Tensor:
+def inflate(weight: Tensor, bands: int) -> Tensor:
     """The first convolution for another number of bands: the mean of its own, each as often.
 
     Grey images give the same answer as before.
@@ -85,7 +87,7 @@ def inflated(weight: Tensor, bands: int) -> Tensor:
     return mean.repeat(1, bands, 1, 1) * (weight.shape[1] / bands)
 
 
-def _state(known: Network) -> Mapping[str, Any]:
+def _read_state(known: Network) -> Mapping[str, Any]:
     if not isinstance(known.forward, nn.Module):
         raise ConfigError(f"backbone: {known.source} does not show its layers")
     return known.forward.state_dict()

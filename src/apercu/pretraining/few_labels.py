@@ -17,19 +17,19 @@ from apercu.classifiers.reinitialise import reinitialise_classifier
 from apercu.errors import ConfigError, ImagesError
 from apercu.images import ImageSource, batches
 from apercu.methods.layers import compute_deep_features
-from apercu.pretraining.heads import Known, Learner
+from apercu.pretraining.heads import LabelledFeatures, Learner
 from apercu.pretraining.heads.base import Labels
 from apercu.training.data import TrainingImages, cache_in_memory
 
 BATCH = 32
-RESAMPLED = 1000
-SETTLING = 128
+RESAMPLES = 1000
+RECALIBRATION_IMAGES = 128
 """Images from which a network that is drawn anew takes the statistics of its batch norms."""
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 
 
-class Row(NamedTuple):
+class LearningCurveRow(NamedTuple):
     """One point of a learning curve: the mean over draws of the labels.
 
     Attributes:
@@ -53,7 +53,7 @@ class Row(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Protocol:
+class FewLabelsProtocol:
     """What is tried.
 
     Args:
@@ -78,9 +78,9 @@ class Protocol:
             raise ConfigError(f"draws: expected at least 1, got {self.draws}")
 
 
-def known(
+def extract_labelled_features(
     classifier: Classifier, source: ImageSource, names: Sequence[str], progress: Progress
-) -> Known:
+) -> LabelledFeatures:
     """Features of all images of a labelled source.
 
     Args:
@@ -106,22 +106,22 @@ def known(
         features.append(compute_deep_features(classifier, batch.images.to(classifier.device)).cpu())
         progress(source.name, len(labels), len(source))
     images = cache_in_memory(TrainingImages(source, classifier))
-    return Known(torch.cat(features), torch.tensor(labels), images, classifier)
+    return LabelledFeatures(torch.cat(features), torch.tensor(labels), images, classifier)
 
 
-def random_start(classifier: Classifier, source: ImageSource, seed: int) -> Classifier:
+def reinitialise(classifier: Classifier, source: ImageSource, seed: int) -> Classifier:
     """The same network with weights drawn anew, and statistics of images from all over the set.
 
     Raises:
         ClassifierError: the classifier is a black box.
     """
-    spread = range(0, len(source), max(1, len(source) // SETTLING))
+    spread = range(0, len(source), max(1, len(source) // RECALIBRATION_IMAGES))
     size = -(-len(spread) // max(1, len(spread) // BATCH))  # of about equal batches, none of one
     shown = batches(source, classifier.prepare, size, indices=spread)
     return reinitialise_classifier(classifier, (batch.images for batch in shown), seed)
 
 
-def drawn(labels: Labels, fraction: float, seed: int) -> list[int]:
+def draw_labels(labels: Labels, fraction: float, seed: int) -> list[int]:
     """Indices of a share of the labels of every class, at least one each.
 
     Smaller shares of the same seed are within larger ones.
@@ -135,49 +135,55 @@ def drawn(labels: Labels, fraction: float, seed: int) -> list[int]:
     return sorted(chosen)
 
 
-def curve(
-    start: str, learn: Known, test: Known, protocol: Protocol, progress: Progress
-) -> list[Row]:
+def measure_curve(
+    start: str,
+    learn: LabelledFeatures,
+    test: LabelledFeatures,
+    protocol: FewLabelsProtocol,
+    progress: Progress,
+) -> list[LearningCurveRow]:
     """The learning curve of every head on one network."""
-    rows: list[Row] = []
+    rows: list[LearningCurveRow] = []
     done = 0
     for name, head in protocol.heads.items():
         for fraction in protocol.fractions:
             right, count = [], 0
             for draw in range(protocol.draws):
-                chosen = drawn(learn.labels, fraction, protocol.seed * 1_000_003 + draw)
+                chosen = draw_labels(learn.labels, fraction, protocol.seed * 1_000_003 + draw)
                 count = len(chosen)
-                right.append(head.answers(learn, chosen, test, draw) == test.labels)
-            rows += _rows((start, name, fraction, count), torch.stack(right), test.labels, protocol)
+                right.append(head.predict(learn, chosen, test, draw) == test.labels)
+            rows += _make_rows(
+                (start, name, fraction, count), torch.stack(right), test.labels, protocol
+            )
             done += 1
             progress(start, done, len(protocol.heads) * len(protocol.fractions))
     return rows
 
 
-def _rows(
+def _make_rows(
     case: tuple[str, str, float, int],
     right: Bool[torch.Tensor, "draws images"],
     labels: Labels,
-    protocol: Protocol,
-) -> list[Row]:
+    protocol: FewLabelsProtocol,
+) -> list[LearningCurveRow]:
     hits = right.numpy().astype(float)
     every = [np.arange(len(labels))]
     by_class = [torch.where(labels == one)[0].numpy() for one in set(labels.tolist())]
     rows = []
     for metric, groups in (("accuracy", every), ("balanced_accuracy", by_class)):
         value = np.mean([hits[:, group].mean() for group in groups])
-        ends = _interval(hits, groups, protocol.seed)
-        rows.append(Row(*case, metric, float(value), ends, *hits.shape))
+        ends = _bootstrap_interval(hits, groups, protocol.seed)
+        rows.append(LearningCurveRow(*case, metric, float(value), ends, *hits.shape))
     return rows
 
 
-def _interval(
+def _bootstrap_interval(
     hits: NDArray[np.float64], groups: Sequence[NDArray[np.int64]], seed: int
 ) -> tuple[float, float]:
     """95 % of the mean over groups of images, draws and the images of each group resampled."""
     generator = np.random.default_rng(seed)
     means = []
-    for _ in range(RESAMPLED):
+    for _ in range(RESAMPLES):
         draws = generator.integers(0, len(hits), len(hits))
         drawn = [group[generator.integers(0, len(group), len(group))] for group in groups]
         means.append(np.mean([hits[np.ix_(draws, images)].mean() for images in drawn]))

@@ -14,17 +14,24 @@ from apercu.classifiers import Classifier
 from apercu.errors import RunError
 from apercu.images import ImageSource, open_images
 from apercu.io import write_json
-from apercu.pretraining.few_labels import Progress, Protocol, Row, curve, known, random_start
-from apercu.pretraining.heads import Known, Learner
-from apercu.pretraining.inputs import readable
-from apercu.pretraining.pca_plot import plane
+from apercu.pretraining.few_labels import (
+    FewLabelsProtocol,
+    LearningCurveRow,
+    Progress,
+    extract_labelled_features,
+    measure_curve,
+    reinitialise,
+)
+from apercu.pretraining.heads import LabelledFeatures, Learner
+from apercu.pretraining.inputs import find_readable
+from apercu.pretraining.pca_plot import draw_pca_plot
 from apercu.render import SERIES_COLOURS
 
 CURVES = "curves"
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class FeatureEvaluation:
     """What is evaluated, and on what.
 
     Args:
@@ -41,13 +48,13 @@ class Evaluation:
     images: str
     test: str
     labels: Callable[[ImageSource], ImageSource]
-    protocol: Protocol
+    protocol: FewLabelsProtocol
     anew: bool
     say: Callable[[str], None] = field(repr=False)
 
     def run(
         self, folder: Path, report: Progress
-    ) -> tuple[list[Row], dict[str, Image.Image], tuple[str, ...]]:
+    ) -> tuple[list[LearningCurveRow], dict[str, Image.Image], tuple[str, ...]]:
         """Rows, a picture of each network's features, and the names of the classes.
 
         Args:
@@ -60,68 +67,74 @@ class Evaluation:
         """
         if self.images == self.test:
             self.say("warning: measured on the images that are learnt from; say another --test")
-        rows: list[Row] = []
+        rows: list[LearningCurveRow] = []
         planes: dict[str, Image.Image] = {}
         names: tuple[str, ...] = ()
         for name, classifier in self.networks.items():
-            sources = [self._opened(spec, classifier, report) for spec in (self.images, self.test)]
+            sources = [
+                self._open_images(spec, classifier, report) for spec in (self.images, self.test)
+            ]
             names = sources[0].class_names or tuple(
                 dict.fromkeys(str(item.label) for item in sources[0])
             )
             starts = {name: classifier}
             if self.anew:
-                drawn = random_start(classifier, sources[0], self.protocol.seed)
+                drawn = reinitialise(classifier, sources[0], self.protocol.seed)
                 starts[f"{name}, anew"] = drawn
             for start, one in starts.items():
-                learn, shown = (known(one, source, names, report) for source in sources)
+                learn, shown = (
+                    extract_labelled_features(one, source, names, report) for source in sources
+                )
                 for head, learner in self.protocol.heads.items():
-                    made = self._kept(folder, (start, one), (head, learner), (learn, shown), report)
+                    made = self._measure_or_load(
+                        folder, (start, one), (head, learner), (learn, shown), report
+                    )
                     rows += made
-                planes[start] = plane(shown, SERIES_COLOURS)
+                planes[start] = draw_pca_plot(shown, SERIES_COLOURS)
         return rows, planes, names
 
-    def _opened(self, spec: str, classifier: Classifier, report: Progress) -> ImageSource:
+    def _open_images(self, spec: str, classifier: Classifier, report: Progress) -> ImageSource:
         """The labelled images that can be read."""
         source = open_images(spec, channels=classifier.channels, bands=classifier.bands)
         every = self.labels(source)
-        usable, wrong = readable(every, classifier, lambda *done: report(spec, *done))
+        usable, wrong = find_readable(every, classifier, lambda *done: report(spec, *done))
         for error in wrong:
             self.say(f"left out: {error}")
         self.say(f"{spec}: {len(usable)} of {len(source)} images have a class and can be read")
         return usable
 
-    def _kept(
+    def _measure_or_load(
         self,
         folder: Path,
         start: tuple[str, Classifier],
         head: tuple[str, Learner],
-        sets: tuple[Known, Known],
+        sets: tuple[LabelledFeatures, LabelledFeatures],
         report: Progress,
-    ) -> list[Row]:
+    ) -> list[LearningCurveRow]:
         """One head's curve on one network, from the folder where it is finished."""
         asked = replace(self.protocol, heads={head[0]: head[1]})
         draws = (asked.fractions, asked.draws, asked.seed)
-        parts = [start[1].fingerprint, head[1].identity, repr(draws), *map(_digest, sets)]
+        parts = [start[1].fingerprint, head[1].cache_key, repr(draws), *map(_digest_set, sets)]
         key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
         path = folder / CURVES / f"{key}.json"
         if path.is_file():
-            found = _read(path)
+            found = _read_rows(path)
             return [row._replace(start=start[0], head=head[0]) for row in found]
-        rows = curve(start[0], *sets, asked, report)
+        rows = measure_curve(start[0], *sets, asked, report)
         write_json(path, {"rows": [row._asdict() for row in rows]})
         return rows
 
 
-def _digest(known: Known) -> str:
+def _digest_set(known: LabelledFeatures) -> str:
     """Of the features and classes of a set, which change with its images."""
     sha = hashlib.sha256(known.labels.numpy().tobytes())
     sha.update(known.features.double().mul(1e4).round().long().numpy().tobytes())
     return sha.hexdigest()
 
 
-def _read(path: Path) -> list[Row]:
+def _read_rows(path: Path) -> list[LearningCurveRow]:
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-        return [Row(**{**row, "ci95": tuple(row["ci95"])}) for row in rows]
+        return [LearningCurveRow(**{**row, "ci95": tuple(row["ci95"])}) for row in rows]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path}: cannot be read; delete it") from error

@@ -17,22 +17,22 @@ from apercu.images.catalogue import Matched, by_id, by_position, read_catalogue,
 from apercu.images.chosen import ChosenImages
 from apercu.images.folder import FolderImages
 from apercu.images.stretch import Kind, measured
-from apercu.pretraining.targets import Listed
-from apercu.pretraining.train import Shown
+from apercu.pretraining.targets import CatalogueValues
+from apercu.pretraining.train import PretrainImages
 from apercu.types import Picture
 
-Stretching: TypeAlias = Literal["auto", "none"] | Kind
+StretchChoice: TypeAlias = Literal["auto", "none"] | Kind
 """`auto` is arcsinh for raw counts, and none for pictures in [0, 1]."""
 
-LOOKED_AT = 256
+SAMPLED_IMAGES = 256
 """Images on which a stretch is measured."""
-LARGEST = 224
+LARGEST_SIZE = 224
 """Pixels of the longer side that images have where nobody says a size."""
 BATCH = 64
 
 
 @dataclass(frozen=True)
-class Join:
+class CatalogueJoin:
     """Which columns of a catalogue belong to images, and how rows are found.
 
     Args:
@@ -47,7 +47,7 @@ class Join:
     id: str | None
     radius: float
 
-    def __call__(self, source: ImageSource) -> tuple[Shown, int]:
+    def __call__(self, source: ImageSource) -> tuple[PretrainImages, int]:
         """The images that have at least one of the magnitudes, and how many have none.
 
         Raises:
@@ -56,16 +56,18 @@ class Join:
         """
         catalogue = read_catalogue(self.catalogue)
         columns = [catalogue.numbers(name) for name in self.columns]
-        rows = self._matched(source).rows
+        rows = self._match_rows(source).rows
         values = np.stack(columns, 1)[rows]
         known = np.flatnonzero((rows >= 0) & np.isfinite(values).any(1))
         if not len(known):
             raise ImagesError(f"{catalogue.path}: no image of {source.name} has a magnitude")
         chosen = ChosenImages(source, tuple(known.tolist()))
         found = torch.from_numpy(values[known]).float()
-        return Shown(chosen, Listed(found), self.columns), len(source) - len(known)
+        return PretrainImages(chosen, CatalogueValues(found), self.columns), len(source) - len(
+            known
+        )
 
-    def _matched(self, source: ImageSource) -> Matched:
+    def _match_rows(self, source: ImageSource) -> Matched:
         catalogue = read_catalogue(self.catalogue)
         if self.id is not None:
             return by_id(source.names, catalogue, self.id)
@@ -77,7 +79,7 @@ class Join:
 
 
 @dataclass(frozen=True)
-class Looks:
+class InputOptions:
     """How images shall look to a network.
 
     Args:
@@ -90,11 +92,11 @@ class Looks:
 
     channels: int
     size: int | None = None
-    stretching: Stretching = "auto"
+    stretching: StretchChoice = "auto"
     known: InputSpec | None = None
 
 
-def input_for(source: ImageSource, looks: Looks) -> InputSpec:
+def choose_input(source: ImageSource, looks: InputOptions) -> InputSpec:
     """What a network shall expect of images like these.
 
     Args:
@@ -104,7 +106,7 @@ def input_for(source: ImageSource, looks: Looks) -> InputSpec:
     Raises:
         ImagesError: none can be read, or they hold raw counts that nothing shall stretch.
     """
-    sample, channels = list(sampled(source)), looks.channels
+    sample, channels = list(sample_pictures(source)), looks.channels
     if not sample:
         raise ImagesError(f"{source.name}: none of the first images can be read")
     raw = any(not _is_pixels(picture) for picture in sample)
@@ -115,7 +117,7 @@ def input_for(source: ImageSource, looks: Looks) -> InputSpec:
     stretch = None if kind == "none" else measured(sample, kind)
     if same and raw and looks.stretching == "auto" and same.stretch:
         stretch = same.stretch
-    height, width = (looks.size or min(side, LARGEST) for side in sample[0].shape[1:])
+    height, width = (looks.size or min(side, LARGEST_SIZE) for side in sample[0].shape[1:])
     return InputSpec(
         channels=channels,
         size=(height, width),
@@ -126,7 +128,7 @@ def input_for(source: ImageSource, looks: Looks) -> InputSpec:
     )
 
 
-def readable(
+def find_readable(
     source: ImageSource, backbone: Classifier, report: Callable[[int, int], None]
 ) -> tuple[ImageSource, list[ImageError]]:
     """The images that can be used, after a look at all of them, and what is wrong with the others.
@@ -148,9 +150,9 @@ def readable(
     return (ChosenImages(source, tuple(good)) if wrong else source), wrong
 
 
-def sampled(source: ImageSource) -> Iterable[Picture]:
+def sample_pictures(source: ImageSource) -> Iterable[Picture]:
     """Some pictures from all over the source; those that cannot be read are left out."""
-    for index in range(0, len(source), max(1, len(source) // LOOKED_AT)):
+    for index in range(0, len(source), max(1, len(source) // SAMPLED_IMAGES)):
         try:
             yield source[index].picture
         except ImageError:

@@ -10,17 +10,17 @@ from apercu.images import ImageSource
 from apercu.images.catalogue import by_id, label_images, read_catalogue
 from apercu.option_strings import parse_named, parse_value, split_names
 from apercu.pretraining.heads import HEADS, Learner
-from apercu.pretraining.inputs import Join
+from apercu.pretraining.inputs import CatalogueJoin
 from apercu.pretraining.settings import PRETEXTS, PretrainSettings
 from apercu.training.settings.reading import ConfigPresets
 
 
-def heads_named(text: str) -> dict[str, Learner]:
+def parse_heads(text: str) -> dict[str, Learner]:
     """Heads by their names with settings; raises ConfigError."""
     return {name: parse_named(name, HEADS, "heads") for name in split_names(text, "heads", HEADS)}
 
 
-def fractions_of(text: str) -> tuple[float, ...]:
+def parse_fractions(text: str) -> tuple[float, ...]:
     """Shares such as `0.01,1/20`; raises ConfigError."""
     found = []
     for word in split_names(text, "fractions", ()):
@@ -31,7 +31,7 @@ def fractions_of(text: str) -> tuple[float, ...]:
     return tuple(found)
 
 
-def networks_named(texts: Sequence[str]) -> dict[str, str]:
+def parse_networks(texts: Sequence[str]) -> dict[str, str]:
     """SPECs by name, from `NAME=SPEC`; raises ConfigError."""
     found: dict[str, str] = {}
     for text in texts:
@@ -44,7 +44,7 @@ def networks_named(texts: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def pretext_named(name: str) -> ConfigPresets[PretrainSettings]:
+def find_pretext_settings(name: str) -> ConfigPresets[PretrainSettings]:
     """The settings of one pretext; raises ConfigError."""
     if name not in PRETEXTS.presets:
         known = ", ".join(PRETEXTS.presets)
@@ -54,9 +54,9 @@ def pretext_named(name: str) -> ConfigPresets[PretrainSettings]:
     return ConfigPresets(PretrainSettings, {name: PRETEXTS.presets[name]})
 
 
-def join_named(
+def parse_join(
     catalogue: Path | None, target: str | None, id: str | None, radius: float
-) -> Join | None:
+) -> CatalogueJoin | None:
     """What a catalogue says of images; raises ConfigError for half of what is needed."""
     if catalogue is None:
         if target is not None or id is not None:
@@ -67,10 +67,10 @@ def join_named(
     columns = tuple(word.strip() for word in target.split(",") if word.strip())
     if not columns:
         raise ConfigError(f"target: expected columns of magnitudes, got {target!r}")
-    return Join(catalogue, columns, id, radius)
+    return CatalogueJoin(catalogue, columns, id, radius)
 
 
-def labels_named(
+def parse_labels(
     catalogue: Path | None, column: str | None, id: str | None
 ) -> Callable[[ImageSource], ImageSource]:
     """How images get their classes: they have them, or a catalogue does; raises ConfigError."""

@@ -10,15 +10,15 @@ from PIL import Image, ImageDraw
 
 from apercu import render
 from apercu.errors import ConfigError
-from apercu.pretraining.heads.base import Features, Known
+from apercu.pretraining.heads.base import Features, LabelledFeatures
 
 SIDE, THUMBNAIL, EDGE = 900, 44, 3
 """Pixels of the picture, of an image in it, and of the frame in the colour of its class."""
-FAR = 0.03
+OUTER_FRACTION = 0.03
 """Share of the images at each end of an axis that are drawn at its end."""
 
 
-def principal(features: Features) -> Float[torch.Tensor, "images 2"]:
+def project_on_principal_components(features: Features) -> Float[torch.Tensor, "images 2"]:
     """The two directions in which standardised features vary most (PCA).
 
     The sign of each is that of its largest share, so that it does not depend on the machine.
@@ -31,7 +31,7 @@ def principal(features: Features) -> Float[torch.Tensor, "images 2"]:
     return (centred @ (found * largest.sign()).T).to(features)
 
 
-def plane(known: Known, colours: Sequence[str]) -> Image.Image:
+def draw_pca_plot(known: LabelledFeatures, colours: Sequence[str]) -> Image.Image:
     """A picture of images at the place of their features; of those that overlap, one is drawn.
 
     Args:
@@ -44,8 +44,8 @@ def plane(known: Known, colours: Sequence[str]) -> Image.Image:
     features, images, labels = known.features, known.images, known.labels
     if images is None:
         raise ConfigError("plane: expected images beside their features")
-    places = principal(features)
-    low, high = (places.quantile(end, 0) for end in (FAR, 1 - FAR))
+    places = project_on_principal_components(features)
+    low, high = (places.quantile(end, 0) for end in (OUTER_FRACTION, 1 - OUTER_FRACTION))
     shares = ((places - low) / (high - low).clamp(min=1e-9)).clamp(0, 1)
     canvas = Image.new("RGB", (SIDE, SIDE), render.PAPER)
     pen, room = ImageDraw.Draw(canvas), SIDE - THUMBNAIL - 2 * EDGE

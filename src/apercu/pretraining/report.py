@@ -16,13 +16,13 @@ from apercu.evaluation.report import embed_image, render_style, render_template
 from apercu.evaluation.report.charts import MAX_COLOURS
 from apercu.evaluation.report.learning import LearningPoint, draw_learning_curves
 from apercu.io import write_file
-from apercu.pretraining.few_labels import Row
+from apercu.pretraining.few_labels import LearningCurveRow
 
 REPORT, TABLE = "report.html", "table.md"
 METRIC = "balanced_accuracy"
 
 
-class Saving(NamedTuple):
+class LabelSaving(NamedTuple):
     """How many labels one start needs to be as good as another is with more.
 
     Attributes:
@@ -39,29 +39,29 @@ class Saving(NamedTuple):
     at_most: bool
 
 
-def savings(rows: Sequence[Row]) -> list[Saving]:
+def find_savings(rows: Sequence[LearningCurveRow]) -> list[LabelSaving]:
     """Every start against every other, head by head.
 
     At the most labels of the other for which the start needs fewer.
     """
     found = []
-    curves = _curves(rows)
+    curves = _group_curves(rows)
     for head, starts in curves.items():
         for start, stops in starts.items():
             for other, theirs in starts.items():
                 if other == start:
                     continue
                 for stop in reversed(theirs):
-                    needed = labels_for(stop.value, stops)
+                    needed = interpolate_labels(stop.value, stops)
                     if needed < stop.labels:
                         at_most = needed <= stops[0].labels
                         saving = (head, start, other, stop.value, stop.labels, needed, at_most)
-                        found.append(Saving(*saving))
+                        found.append(LabelSaving(*saving))
                         break
     return found
 
 
-def labels_for(value: float, stops: Sequence[LearningPoint]) -> float:
+def interpolate_labels(value: float, stops: Sequence[LearningPoint]) -> float:
     """Labels at which a curve first reaches a value, between two stops along the logarithm.
 
     Infinite where it never does.
@@ -81,7 +81,10 @@ def labels_for(value: float, stops: Sequence[LearningPoint]) -> float:
 
 
 def write_report(
-    rows: Sequence[Row], planes: Mapping[str, Image.Image], content: Mapping[str, Any], folder: Path
+    rows: Sequence[LearningCurveRow],
+    planes: Mapping[str, Image.Image],
+    content: Mapping[str, Any],
+    folder: Path,
 ) -> Path:
     """Writes `report.html`, and its table as `table.md`.
 
@@ -101,7 +104,7 @@ def write_report(
             "drawing": Markup(draw_learning_curves(starts, coloured, "balanced accuracy")),
             "names": coloured,
         }
-        for head, starts in _curves(rows).items()
+        for head, starts in _group_curves(rows).items()
     ]
     counts = sorted({row.labels for row in rows})
     page = render_template(
@@ -110,27 +113,27 @@ def write_report(
         about=content,
         charts=charts,
         counts=counts,
-        table=list(_table(rows, counts)),
-        savings=savings(rows),
+        table=list(_make_table(rows, counts)),
+        savings=find_savings(rows),
         planes={name: embed_image(picture, picture.width) for name, picture in planes.items()},
     )
-    write_file(folder / TABLE, markdown(rows))
+    write_file(folder / TABLE, format_markdown(rows))
     return write_file(folder / REPORT, page)
 
 
-def markdown(rows: Sequence[Row]) -> str:
+def format_markdown(rows: Sequence[LearningCurveRow]) -> str:
     """Balanced accuracy in %, networks and heads against numbers of labels."""
     counts = sorted({row.labels for row in rows})
     lines = [
         f"| features, head | {' | '.join(f'{count:,} labels' for count in counts)} |",
         f"|---|{'---|' * len(counts)}",
     ]
-    for start, head, cells in _table(rows, counts):
+    for start, head, cells in _make_table(rows, counts):
         lines.append(f"| {start}, {head} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def _curves(rows: Iterable[Row]) -> dict[str, dict[str, list[LearningPoint]]]:
+def _group_curves(rows: Iterable[LearningCurveRow]) -> dict[str, dict[str, list[LearningPoint]]]:
     """Stops by head and start, in the order of their labels."""
     curves: dict[str, dict[str, list[LearningPoint]]] = {}
     for row in rows:
@@ -143,14 +146,16 @@ def _curves(rows: Iterable[Row]) -> dict[str, dict[str, list[LearningPoint]]]:
     return curves
 
 
-def _table(rows: Sequence[Row], counts: Sequence[int]) -> Iterable[tuple[str, str, list[str]]]:
-    for head, starts in _curves(rows).items():
+def _make_table(
+    rows: Sequence[LearningCurveRow], counts: Sequence[int]
+) -> Iterable[tuple[str, str, list[str]]]:
+    for head, starts in _group_curves(rows).items():
         for start, stops in starts.items():
             known = {stop.labels: stop for stop in stops}
-            yield start, head, [_cell(known.get(count)) for count in counts]
+            yield start, head, [_format_cell(known.get(count)) for count in counts]
 
 
-def _cell(stop: LearningPoint | None) -> str:
+def _format_cell(stop: LearningPoint | None) -> str:
     """A value with its interval, in %.
 
     >>> _cell(Stop(10, 0.5, 0.4, 0.61))

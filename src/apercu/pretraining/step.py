@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from apercu import render
 from apercu.classifiers import Classifier
-from apercu.pretraining.pretexts import Lesson, PretextNetwork
+from apercu.pretraining.pretexts import PretextBatch, PretextNetwork
 from apercu.pretraining.pretexts.base import Features
 from apercu.pretraining.settings import PretrainSettings
 from apercu.training.data import TargetFunction
@@ -48,27 +48,27 @@ class PretrainTraining(TrainingModule):
         self.target_of = wanted
 
     def training_step(self, batch: Any, batch_index: int) -> Tensor:
-        lesson = self.lesson(batch, self.step_generator())
-        terms = self.settings.pretext.terms(self.network, lesson)
+        lesson = self.make_batch(batch, self.step_generator())
+        terms = self.settings.pretext.compute_losses(self.network, lesson)
         figures = {}
         if self.global_step % 10 == 0:
             with torch.no_grad():
-                figures["spread"] = spread(self.network(lesson.images))
+                figures["spread"] = feature_spread(self.network(lesson.images))
         self.log_terms(terms, figures)
         return torch.stack(list(terms.values())).sum(0).mean()
 
-    def lesson(self, batch: Any, generator: Generator) -> Lesson:
+    def make_batch(self, batch: Any, generator: Generator) -> PretextBatch:
         """What a batch teaches: images, and what comes with them."""
         images, found = (batch, None) if self.target_of is None else batch
-        return Lesson(images, found, generator)
+        return PretextBatch(images, found, generator)
 
     @torch.no_grad()
     def sample_tiles(self, images: Images) -> list[render.Tile]:
         generator = Generator().manual_seed(self.seed)
-        return self.settings.pretext.tiles(self.network, Lesson(images, None, generator))
+        return self.settings.pretext.tiles(self.network, PretextBatch(images, None, generator))
 
 
-def spread(features: Features) -> Tensor:
+def feature_spread(features: Features) -> Tensor:
     """How far the directions of features differ: 0 if all are alike, near 1 if they fill space.
 
     The standard deviation of unit vectors' components over the batch, times the root of their

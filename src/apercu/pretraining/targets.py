@@ -13,18 +13,18 @@ from apercu.errors import ImagesError
 from apercu.images import Item
 from apercu.types import Picture
 
-ZERO = 25.0
+ZERO_POINT = 25.0
 """Magnitude of one count, where no catalogue says more; only differences are learnt."""
 
-MISSING = 0.1
+MISSING_FRACTION = 0.1
 """Share of an aperture's pixels that may be no numbers."""
 
-MIDDLE = 1 / 3
+CENTRE_FRACTION = 1 / 3
 """Share of the radius within which none may be."""
 
 
 @dataclass(frozen=True, eq=False)
-class Listed:
+class CatalogueValues:
     """Rows of a table, one for each image of a source."""
 
     values: Float[Tensor, "images columns"] = field(repr=False)
@@ -43,13 +43,13 @@ class Brightness:
     """
 
     radius: float
-    zero: float = ZERO
+    zero: float = ZERO_POINT
 
     def __call__(self, place: int, item: Item) -> Float[Tensor, " bands"]:
-        return magnitudes(item.picture, self.radius) + self.zero
+        return measure_magnitudes(item.picture, self.radius) + self.zero
 
 
-def brightness_of(sample: Iterable[Picture], radius: float, faintest: float) -> Brightness:
+def fit_brightness(sample: Iterable[Picture], radius: float, faintest: float) -> Brightness:
     """The measurement for images like these, whatever the unit of their counts.
 
     Args:
@@ -61,15 +61,15 @@ def brightness_of(sample: Iterable[Picture], radius: float, faintest: float) -> 
     Raises:
         ImagesError: no image has anything above its sky.
     """
-    found = torch.cat([magnitudes(picture, radius) for picture in sample])
+    found = torch.cat([measure_magnitudes(picture, radius) for picture in sample])
     usual = float(found.nanmedian()) if len(found) else float("nan")
     if usual != usual:
         raise ImagesError(f"magnitudes: nothing lies above the sky within {radius:g} pixels")
-    within = 0.2 * faintest <= usual + ZERO <= 0.9 * faintest
-    return Brightness(radius, ZERO if within else 2 * faintest / 3 - usual)
+    within = 0.2 * faintest <= usual + ZERO_POINT <= 0.9 * faintest
+    return Brightness(radius, ZERO_POINT if within else 2 * faintest / 3 - usual)
 
 
-def magnitudes(picture: Picture, radius: float) -> Float[Tensor, " bands"]:
+def measure_magnitudes(picture: Picture, radius: float) -> Float[Tensor, " bands"]:
     """−2.5 log₁₀ of what lies above the sky within a circle around the centre.
 
     The sky is the median of the band. NaN where too much is missing, most of all in the middle,
@@ -87,6 +87,6 @@ def magnitudes(picture: Picture, radius: float) -> Float[Tensor, " bands"]:
     sky = known.flatten(1).nanmedian(1).values
     counts = (known - sky[:, None, None])[:, far <= radius].double()
     flux = counts.nansum(1)
-    useless = (counts.isnan().float().mean(1) > MISSING) | ~(flux > 0)
-    useless |= known[:, far <= MIDDLE * radius].isnan().any(1)
+    useless = (counts.isnan().float().mean(1) > MISSING_FRACTION) | ~(flux > 0)
+    useless |= known[:, far <= CENTRE_FRACTION * radius].isnan().any(1)
     return torch.where(useless, torch.nan, -2.5 * flux.log10()).float()

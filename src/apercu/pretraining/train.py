@@ -21,20 +21,20 @@ from apercu.classifiers.reinitialise import copy_trainable
 from apercu.errors import RunError
 from apercu.images import ImageSource
 from apercu.io import write_file
-from apercu.pretraining.pretexts import PretextNetwork, Sample
+from apercu.pretraining.pretexts import PretextNetwork, PretextSample
 from apercu.pretraining.settings import PretrainSettings
 from apercu.pretraining.step import PretrainTraining
-from apercu.pretraining.targets import Listed
+from apercu.pretraining.targets import CatalogueValues
 from apercu.training.data import TargetFunction, TrainingImages, split_held_out
 from apercu.training.trainer import Trainer
 
 CONFIG, FACTS = "config.json", "facts.json"
-LOOKED_AT = 256
+SAMPLED_IMAGES = 256
 """Images from which the parts of a pretext take what they begin with."""
 
 
 @dataclass(frozen=True)
-class Shown:
+class PretrainImages:
     """Images, and what comes with each.
 
     Args:
@@ -44,25 +44,32 @@ class Shown:
     """
 
     source: ImageSource
-    wanted: TargetFunction | None = None
+    targets: TargetFunction | None = None
     columns: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
         """Of what is wanted and of which images, so that a training goes on with the same."""
-        if self.wanted is None:
+        if self.targets is None:
             return ""
-        told = self.wanted.values.numpy().tobytes() if isinstance(self.wanted, Listed) else b""
-        words = repr((self.columns, self.source.names, self.wanted))
+        told = (
+            self.targets.values.numpy().tobytes()
+            if isinstance(self.targets, CatalogueValues)
+            else b""
+        )
+        words = repr((self.columns, self.source.names, self.targets))
         return hashlib.sha256(words.encode() + told).hexdigest()[:16]
 
-    def called(self, place: int) -> str:
+    def name_value(self, place: int) -> str:
         """The name of a value that is wanted, from 0; its number from 1 where it has none."""
         return self.columns[place] if place < len(self.columns) else str(place + 1)
 
 
 def pretrain(
-    settings: PretrainSettings, trainer: Trainer, shown: Shown, test: Shown | None = None
+    settings: PretrainSettings,
+    trainer: Trainer,
+    shown: PretrainImages,
+    test: PretrainImages | None = None,
 ) -> tuple[Classifier, dict[str, float]]:
     """Trains a copy of the fit's backbone and leaves it in the run folder.
 
@@ -83,20 +90,22 @@ def pretrain(
     _claim(trainer.run / CONFIG, settings)
     backbone = copy_trainable(trainer.classifier, seed=trainer.seed)
     learnt, held_out = split_held_out(len(trainer.source), trainer.seed)
-    sample = _sample(shown, trainer.classifier, learnt)
+    sample = _draw_sample(shown, trainer.classifier, learnt)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(trainer.seed)
-        made = nn.ModuleDict(settings.pretext.parts(sample))
+        made = nn.ModuleDict(settings.pretext.build_parts(sample))
     network = PretextNetwork(backbone, trainer.classifier.network.input, made)
-    training = PretrainTraining(network, trainer.classifier, settings, trainer.seed, shown.wanted)
+    training = PretrainTraining(network, trainer.classifier, settings, trainer.seed, shown.targets)
     facts = trainer(training)
-    usual = None if sample.found is None else sample.found.nanmedian(0).values
-    facts |= {f"held_out_{k}": v for k, v in measure(training, shown, usual, held_out).items()}
+    usual = None if sample.targets is None else sample.targets.nanmedian(0).values
+    facts |= {
+        f"held_out_{k}": v for k, v in measure_errors(training, shown, usual, held_out).items()
+    }
     if test is not None:
-        facts |= {f"test_{k}": v for k, v in measure(training, test, usual).items()}
+        facts |= {f"test_{k}": v for k, v in measure_errors(training, test, usual).items()}
     known = trainer.classifier.network
     digest = digest_module(backbone, known.source, known.options)
-    learned = Classifier(replace(known, answer=backbone, digest=digest))
+    learned = Classifier(replace(known, forward=backbone, digest=digest))
     if trainer.is_main_process:
         save_classifier(learned, trainer.run)
         write_file(trainer.run / FACTS, json.dumps(facts, indent=1) + "\n")
@@ -104,9 +113,9 @@ def pretrain(
 
 
 @torch.no_grad()
-def measure(
+def measure_errors(
     training: PretrainTraining,
-    shown: Shown,
+    shown: PretrainImages,
     usual: Float[Tensor, " values"] | None,
     indices: Sequence[int] | None = None,
 ) -> dict[str, float]:
@@ -118,47 +127,49 @@ def measure(
         usual: what a constant would say, for comparison.
         indices: which images; all where None.
     """
-    images = TrainingImages(shown.source, training.classifier, indices, target_of=shown.wanted)
+    images = TrainingImages(shown.source, training.classifier, indices, target_of=shown.targets)
     generator, found = Generator().manual_seed(training.seed), dict[str, list[Tensor]]()
     device = training.classifier.device
     training.network.to(device).eval()
     asked = PretrainTraining(
-        training.network, training.classifier, training.settings, training.seed, shown.wanted
+        training.network, training.classifier, training.settings, training.seed, shown.targets
     )
     for batch in DataLoader(images, training.settings.schedule.batch):
         moved = batch.to(device) if isinstance(batch, Tensor) else [one.to(device) for one in batch]
-        lesson = asked.lesson(moved, generator)
-        for name, off in training.settings.pretext.errors(training.network, lesson).items():
-            known = shown.called(int(name)) if name.isdecimal() else name
+        lesson = asked.make_batch(moved, generator)
+        for name, off in training.settings.pretext.measure_errors(training.network, lesson).items():
+            known = shown.name_value(int(name)) if name.isdecimal() else name
             found.setdefault(known, []).append(off.cpu())
-        if lesson.found is not None and usual is not None:
-            for place, off in enumerate((lesson.found.cpu() - usual).abs().unbind(1)):
-                found.setdefault(f"constant_{shown.called(place)}", []).append(off)
+        if lesson.targets is not None and usual is not None:
+            for place, off in enumerate((lesson.targets.cpu() - usual).abs().unbind(1)):
+                found.setdefault(f"constant_{shown.name_value(place)}", []).append(off)
     means = {name: float(torch.cat(off).nanmean()) for name, off in found.items()}
     return {name: mean for name, mean in means.items() if mean == mean}
 
 
-def _sample(shown: Shown, backbone: Classifier, indices: Sequence[int]) -> Sample:
+def _draw_sample(
+    shown: PretrainImages, backbone: Classifier, indices: Sequence[int]
+) -> PretextSample:
     """What the parts begin with: a few images, and what is wanted of more of them."""
-    spread = indices[:: max(1, len(indices) // LOOKED_AT)]
-    images = TrainingImages(shown.source, backbone, spread, target_of=shown.wanted)
+    spread = indices[:: max(1, len(indices) // SAMPLED_IMAGES)]
+    images = TrainingImages(shown.source, backbone, spread, target_of=shown.targets)
     read: list[Any] = [images[index] for index in range(len(images))]
     features = len(backbone.classes)
-    if shown.wanted is None:
-        return Sample(torch.stack(read[:8]), features, None)
+    if shown.targets is None:
+        return PretextSample(torch.stack(read[:8]), features, None)
     pictures, found = zip(*read, strict=True)
-    return Sample(torch.stack(pictures[:8]), features, torch.stack(found))
+    return PretextSample(torch.stack(pictures[:8]), features, torch.stack(found))
 
 
 def _claim(path: Path, settings: PretrainSettings) -> None:
     """Writes down what is trained here, or checks that it is what was begun."""
     if not path.is_file():
         write_file(path, settings.model_dump_json(indent=1))
-    elif _begun(path) != settings:
+    elif _read_config(path) != settings:
         raise RunError(f"{path}: the training begun here had other settings; use those")
 
 
-def _begun(path: Path) -> PretrainSettings:
+def _read_config(path: Path) -> PretrainSettings:
     try:
         return PretrainSettings.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, ValidationError) as error:

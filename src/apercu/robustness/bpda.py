@@ -6,38 +6,42 @@ from typing import Literal, TypeAlias
 
 import torch
 
-from apercu.robustness.measures import norms
-from apercu.robustness.objectives import Aim, Reached
+from apercu.robustness.measures import compute_norms
+from apercu.robustness.objectives import AttackObjective, BatchFlags
 from apercu.robustness.plan import Job, bound_of, norm_of
 from apercu.types import Images
 
-Backward: TypeAlias = Literal["straight", "smooth"]
+BpdaMode: TypeAlias = Literal["straight", "smooth"]
 
-BACKWARDS: tuple[Backward, ...] = ("straight", "smooth")
+BPDA_MODES: tuple[BpdaMode, ...] = ("straight", "smooth")
 """What an attacker tries who knows of a filter: no gradient hides behind either of them alone."""
 
 
-def ways(job: Job) -> tuple[Backward, ...]:
+def find_bpda_modes(job: Job) -> tuple[BpdaMode, ...]:
     """The backward passes that a job tries."""
-    knows = job.attack is not None and job.attack.needs == "gradients" and job.behind is not None
-    return BACKWARDS if knows else BACKWARDS[:1]
+    knows = (
+        job.attack is not None and job.attack.needs == "gradients" and job.known_filter is not None
+    )
+    return BPDA_MODES if knows else BPDA_MODES[:1]
 
 
-def takes_the_smaller(job: Job) -> bool:
+def prefers_smaller_change(job: Job) -> bool:
     """Whether of two ways that fool the smaller change counts: where no budget says how small."""
-    return len(ways(job)) > 1 and bound_of(job) is None
+    return len(find_bpda_modes(job)) > 1 and bound_of(job) is None
 
 
-def undecided(job: Job, aim: Aim, made: Images) -> Reached:
+def find_improvable(job: Job, aim: AttackObjective, made: Images) -> BatchFlags:
     """For which images another way could do better: where the ways so far do not fool; anywhere
     if the smaller change counts, or the attack, one of the toolbox, draws for all images together.
     """
-    if takes_the_smaller(job) or job.attack is None or not job.attack.climbs:
+    if prefers_smaller_change(job) or job.attack is None or not job.attack.any_objective:
         return torch.ones(len(made), dtype=torch.bool, device=made.device)
-    return ~aim.reached(made)
+    return ~aim.is_adversarial(made)
 
 
-def better(job: Job, aim: Aim, images: Images, made: tuple[Images, Images]) -> Images:
+def choose_better(
+    job: Job, aim: AttackObjective, images: Images, made: tuple[Images, Images]
+) -> Images:
     """Of two results for each image the one that fools; of two that do the smaller, or the first.
 
     Args:
@@ -47,8 +51,8 @@ def better(job: Job, aim: Aim, images: Images, made: tuple[Images, Images]) -> I
         made: by the first way and by the second.
     """
     first, second = made
-    fooled = aim.reached(first)
-    if takes_the_smaller(job):
-        sizes = [norms(images, one)[norm_of(job)] for one in made]
-        fooled &= ~(aim.reached(second) & (sizes[1] < sizes[0]))
+    fooled = aim.is_adversarial(first)
+    if prefers_smaller_change(job):
+        sizes = [compute_norms(images, one)[norm_of(job)] for one in made]
+        fooled &= ~(aim.is_adversarial(second) & (sizes[1] < sizes[0]))
     return torch.where(fooled[:, None, None, None], first, second)

@@ -5,24 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple, TypeAlias
 
-from apercu.robustness.named import NONE, aim_of
+from apercu.robustness.named import NONE, find_objective_name
 from apercu.robustness.plan import Job, bound_of, knowledge, norm_of
-from apercu.robustness.result_cache import Verdicts
+from apercu.robustness.result_cache import AttackResult
 
-CLEARLY = 0.1
+CLEAR_DIFFERENCE = 0.1
 """Difference of accuracies that is worth a warning."""
 
 
-class Case(NamedTuple):
+class AttackCase(NamedTuple):
     """An attack, and what the classifier is shown behind."""
 
     job: Job
-    behind: str
+    filter: str
 
     @property
-    def likes(self) -> tuple[float | None, str, str, str]:
+    def comparison_key(self) -> tuple[float | None, str, str, str]:
         """What two attacks have in common that can be compared: bound, norm, filter, knowledge."""
-        return bound_of(self.job), norm_of(self.job), self.behind, knowledge(self.job)
+        return bound_of(self.job), norm_of(self.job), self.filter, knowledge(self.job)
 
     def __str__(self) -> str:
         epsilon = self.job.epsilon
@@ -30,95 +30,97 @@ class Case(NamedTuple):
         return f"{self.job.name}{at} ({knowledge(self.job)})"
 
 
-Accuracies: TypeAlias = dict[Case, float]
+Accuracies: TypeAlias = dict[AttackCase, float]
 
 
-def flattered(found: Mapping[Job, Verdicts]) -> Iterator[str]:
+def find_false_security(found: Mapping[Job, AttackResult]) -> Iterator[str]:
     """One line for every accuracy that another attacker shows to be too good."""
     right: Accuracies = {
-        Case(job, behind): float(verdicts.right(behind).mean())
+        AttackCase(job, behind): float(verdicts.measure_correctness(behind).mean())
         for job, verdicts in found.items()
         for behind in verdicts.top1
-        if aim_of(job.name) != "map"
+        if find_objective_name(job.name) != "map"
     }
-    yield from _stuck(found)
-    yield from _blind(right)
-    yield from _elsewhere(right)
-    yield from _weak(right)
+    yield from _find_vanishing_gradients(found)
+    yield from _find_naive_only_filters(right)
+    yield from _find_stronger_transfers(right)
+    yield from _find_weaker_attacks(right)
 
 
-def _stuck(found: Mapping[Job, Verdicts]) -> Iterator[str]:
+def _find_vanishing_gradients(found: Mapping[Job, AttackResult]) -> Iterator[str]:
     """Attacks that had nothing to climb: an answer so sure, or so coarse, that it has no slope."""
     for job, verdicts in found.items():
         if count := sum(verdicts.stuck):
-            case = Case(job, job.behind or NONE)
+            case = AttackCase(job, job.known_filter or NONE)
             margin = f"margin_{job.name}"
-            other = f"climb the margin ({margin}), or " if _misses(found, job, margin) else ""
+            other = f"climb the margin ({margin}), or " if _lacks_attack(found, job, margin) else ""
             yield (
-                f"{_place(case)}{case} finds no slope at {count} of {len(verdicts.stuck)} images "
+                f"{_describe_filter(case)}{case} finds no slope at {count} of {len(verdicts.stuck)} images "
                 f"and does not fool with them; {other}ask for decisions alone (sparse_evo, square)"
             )
 
 
-def _misses(found: Mapping[Job, Verdicts], job: Job, name: str) -> bool:
+def _lacks_attack(found: Mapping[Job, AttackResult], job: Job, name: str) -> bool:
     """Whether a job climbs the class, and no other of that name was done."""
-    return aim_of(job.name) == "class" and all(other.name != name for other in found)
+    return find_objective_name(job.name) == "class" and all(other.name != name for other in found)
 
 
-def _blind(right: Accuracies) -> Iterator[str]:
+def _find_naive_only_filters(right: Accuracies) -> Iterator[str]:
     """Filters that win only against those who do not know of them.
 
     Where the bare classifier was not attacked, the naive attacker is compared with the adaptive
     one alone.
     """
-    honest = {case.behind: value for case, value in right.items() if case.job.name == NONE}
+    honest = {case.filter: value for case, value in right.items() if case.job.name == NONE}
     for case, value in right.items():
         job = case.job
-        if job.attack is None or case.behind == NONE or knowledge(job) != "naive":
+        if job.attack is None or case.filter == NONE or knowledge(job) != "naive":
             continue
-        bare = right.get(Case(job, NONE))
-        knowing = right.get(Case(job._replace(behind=case.behind), case.behind))
-        if knowing is None or not _clear(value, max(bare or 0.0, knowing)):
+        bare = right.get(AttackCase(job, NONE))
+        knowing = right.get(AttackCase(job._replace(behind=case.filter), case.filter))
+        if knowing is None or not _is_clear(value, max(bare or 0.0, knowing)):
             continue
         yield (
-            f"{case.behind} wins only against an attacker who does not know of it: {case} leaves "
-            f"{value:.1%} right of {honest[case.behind]:.1%}, through the filter {knowing:.1%}"
+            f"{case.filter} wins only against an attacker who does not know of it: {case} leaves "
+            f"{value:.1%} right of {honest[case.filter]:.1%}, through the filter {knowing:.1%}"
         )
 
 
-def _elsewhere(right: Accuracies) -> Iterator[str]:
+def _find_stronger_transfers(right: Accuracies) -> Iterator[str]:
     """Attacks of the classifier itself that leave more than the same made against another."""
     for case, value in right.items():
-        if not case.job.elsewhere:
+        if not case.job.on_surrogate:
             continue
-        behind = None if case.behind == NONE else case.behind
-        straight = Case(case.job._replace(elsewhere=False, behind=behind), case.behind)
-        if _clear(right.get(straight, 0.0), value):
-            yield _told(straight, right[straight], case, value)
+        behind = None if case.filter == NONE else case.filter
+        straight = AttackCase(case.job._replace(elsewhere=False, behind=behind), case.filter)
+        if _is_clear(right.get(straight, 0.0), value):
+            yield _describe_weaker_attack(straight, right[straight], case, value)
 
 
-def _weak(right: Accuracies) -> Iterator[str]:
+def _find_weaker_attacks(right: Accuracies) -> Iterator[str]:
     """Attacks that leave more than the strongest of their like."""
-    strongest: dict[object, Case] = {}
+    strongest: dict[object, AttackCase] = {}
     for case, value in right.items():
         if case.job.attack is not None:
-            best = strongest.setdefault(case.likes, case)
+            best = strongest.setdefault(case.comparison_key, case)
             if value < right[best]:
-                strongest[case.likes] = case
+                strongest[case.comparison_key] = case
     for case, value in right.items():
-        best = strongest.get(case.likes, case) if case.job.attack is not None else case
-        if _clear(value, right[best]):
-            yield _told(case, value, best, right[best])
+        best = strongest.get(case.comparison_key, case) if case.job.attack is not None else case
+        if _is_clear(value, right[best]):
+            yield _describe_weaker_attack(case, value, best, right[best])
 
 
-def _clear(more: float, less: float) -> bool:
-    return round(more - less, 9) >= CLEARLY
+def _is_clear(more: float, less: float) -> bool:
+    return round(more - less, 9) >= CLEAR_DIFFERENCE
 
 
-def _told(weaker: Case, more: float, stronger: Case, less: float) -> str:
-    return f"{_place(weaker)}{weaker} flatters: it leaves {more:.1%} right, {stronger} {less:.1%}"
+def _describe_weaker_attack(
+    weaker: AttackCase, more: float, stronger: AttackCase, less: float
+) -> str:
+    return f"{_describe_filter(weaker)}{weaker} flatters: it leaves {more:.1%} right, {stronger} {less:.1%}"
 
 
-def _place(case: Case) -> str:
+def _describe_filter(case: AttackCase) -> str:
     """Before a sentence about a case."""
-    return "" if case.behind == NONE else f"behind {case.behind} "
+    return "" if case.filter == NONE else f"behind {case.filter} "

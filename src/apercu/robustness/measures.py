@@ -17,7 +17,7 @@ STRONGEST = 0.2
 """Share of the pixels that counts as what a map points at."""
 
 
-def norms(images: Images, attacked: Images) -> dict[str, Scores]:
+def compute_norms(images: Images, attacked: Images) -> dict[str, Scores]:
     """Size of each change: `linf` the largest of a value, `l2` the root mean square of all values
     (1 is from black to white everywhere), `l0` the share of pixels that differ at all."""
     change = (attacked - images).detach()
@@ -28,7 +28,7 @@ def norms(images: Images, attacked: Images) -> dict[str, Scores]:
     }
 
 
-def right_at(
+def measure_correctness_at(
     smallest: Float[np.ndarray, " images"], budgets: Sequence[float]
 ) -> Float[np.ndarray, "budgets images"]:
     """Who stays right at each budget; the means are an accuracy-perturbation curve (Šircelj and
@@ -45,7 +45,7 @@ def right_at(
     return (smallest[None, :] > np.asarray(budgets)[:, None] + ROUNDING).astype(float)
 
 
-def auac(
+def area_under_accuracy_curve(
     right: Float[np.ndarray, "sizes images"], sizes: Sequence[float]
 ) -> Float[np.ndarray, " images"]:
     """Each image's share of the area under the accuracy-perturbation curve (Bouniot et al. 2021).
@@ -65,13 +65,13 @@ def rank_correlation(before: Maps, after: Maps) -> Scores:
 
     0 where one of them is constant.
     """
-    first, second = (_ranks(values.flatten(1)) for values in (before, after))
+    first, second = (_rank_values(values.flatten(1)) for values in (before, after))
     first, second = (values - values.mean(1, keepdim=True) for values in (first, second))
     lengths = first.norm(dim=1) * second.norm(dim=1)
     return torch.where(lengths > 0, (first * second).sum(1) / lengths.clamp(min=1e-12), 0.0)
 
 
-def overlap(before: Maps, after: Maps) -> Scores:
+def overlap_of_strongest(before: Maps, after: Maps) -> Scores:
     """IoU of the strongest fifth of the pixels of two maps."""
     count = max(1, round(STRONGEST * before[0].numel()))
     chosen = []
@@ -83,7 +83,7 @@ def overlap(before: Maps, after: Maps) -> Scores:
     return both / either
 
 
-def _ranks(values: Tensor) -> Tensor:
+def _rank_values(values: Tensor) -> Tensor:
     """Mean rank of equal values, in double precision."""
     rows = []
     for row in values:

@@ -16,32 +16,32 @@ from apercu.explainers.mask.objectives.base import margin
 from apercu.robustness.measures import rank_correlation
 from apercu.types import Images, Logits, Maps, Scores, Targets
 
-Answer: TypeAlias = Callable[[Images], Logits]
+LogitsFn: TypeAlias = Callable[[Images], Logits]
 """A classifier, with or without a filter in front of it."""
 
-Reached: TypeAlias = Bool[Tensor, " batch"]
+BatchFlags: TypeAlias = Bool[Tensor, " batch"]
 
-MARGIN = 1.0
+TARGET_MARGIN = 1.0
 """By how much the logit of a class should lead while its map is moved."""
-INSISTENCE = 10.0
+MARGIN_WEIGHT = 10.0
 """How much more a logit that falls short counts than a map that stays."""
 
 
-class Aim(ABC):
+class AttackObjective(ABC):
     """A number per image that an attack makes larger; batches keep their order.
 
     Attributes:
         flat: whether it is lowest at the honest images, where it has no slope then.
     """
 
-    flat: ClassVar[bool] = False
+    stationary_at_clean: ClassVar[bool] = False
 
     @abstractmethod
     def score(self, images: Images) -> Scores:
         """What is climbed."""
 
     @abstractmethod
-    def reached(self, images: Images) -> Reached:
+    def is_adversarial(self, images: Images) -> BatchFlags:
         """Whether each image does what was wanted."""
 
 
@@ -50,7 +50,7 @@ def cross_entropy(logits: Logits, labels: Targets) -> Scores:
     return F.cross_entropy(logits, labels, reduction="none")
 
 
-def lag(logits: Logits, labels: Targets) -> Scores:
+def negative_margin(logits: Logits, labels: Targets) -> Scores:
     """By how much the logit of a class is below the best of the others.
 
     In float32 the cross-entropy of a class that leads by about 17 no longer depends on the logit
@@ -62,7 +62,7 @@ def lag(logits: Logits, labels: Targets) -> Scores:
 
 @final
 @dataclass(frozen=True, eq=False)
-class Untargeted(Aim):
+class Untargeted(AttackObjective):
     """Any class but the true one.
 
     Args:
@@ -71,21 +71,21 @@ class Untargeted(Aim):
         loss: of an answer, for the attacks that climb any aim.
     """
 
-    answer: Answer
+    logits_fn: LogitsFn
     labels: Targets
     loss: Callable[[Logits, Targets], Scores] = cross_entropy
 
     def score(self, images: Images) -> Scores:
-        return self.loss(self.answer(images), self.labels)
+        return self.loss(self.logits_fn(images), self.labels)
 
     @torch.no_grad()
-    def reached(self, images: Images) -> Reached:
-        return self.answer(images).argmax(1) != self.labels
+    def is_adversarial(self, images: Images) -> BatchFlags:
+        return self.logits_fn(images).argmax(1) != self.labels
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class Targeted(Aim):
+class Targeted(AttackObjective):
     """One class in particular: climbs its log-probability.
 
     Args:
@@ -93,20 +93,20 @@ class Targeted(Aim):
         wanted: the classes to be seen.
     """
 
-    answer: Answer
-    wanted: Targets
+    logits_fn: LogitsFn
+    targets: Targets
 
     def score(self, images: Images) -> Scores:
-        return -cross_entropy(self.answer(images), self.wanted)
+        return -cross_entropy(self.logits_fn(images), self.targets)
 
     @torch.no_grad()
-    def reached(self, images: Images) -> Reached:
-        return self.answer(images).argmax(1) == self.wanted
+    def is_adversarial(self, images: Images) -> BatchFlags:
+        return self.logits_fn(images).argmax(1) == self.targets
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class MapMoved(Aim):
+class MapDistance(AttackObjective):
     """The class stays and its map moves: climbs one less their correlation.
 
     Args:
@@ -116,28 +116,28 @@ class MapMoved(Aim):
         honest: the maps of the honest images.
     """
 
-    flat: ClassVar[bool] = True
+    stationary_at_clean: ClassVar[bool] = True
 
-    answer: Answer
+    logits_fn: LogitsFn
     explain: Callable[[Images], Maps]
     labels: Targets
-    honest: Maps
+    clean_maps: Maps
 
     def score(self, images: Images) -> Scores:
-        logits = self.answer(images)
-        short = F.relu(MARGIN - margin(logits, self.labels))
-        return 1 - _correlation(self.explain(images), self.honest) - INSISTENCE * short
+        logits = self.logits_fn(images)
+        short = F.relu(TARGET_MARGIN - margin(logits, self.labels))
+        return 1 - _correlate_maps(self.explain(images), self.clean_maps) - MARGIN_WEIGHT * short
 
     @torch.no_grad()
-    def reached(self, images: Images) -> Reached:
+    def is_adversarial(self, images: Images) -> BatchFlags:
         """Whether the class is still seen, and the map has nothing in common with the honest."""
-        moved = rank_correlation(self.honest, self.explain(images)) <= 0
-        return moved & (self.answer(images).argmax(1) == self.labels)
+        moved = rank_correlation(self.clean_maps, self.explain(images)) <= 0
+        return moved & (self.logits_fn(images).argmax(1) == self.labels)
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class Expected(Aim):
+class ExpectationOverTransforms(AttackObjective):
     """Another aim, expected over noise on the image (Athalye et al. 2018).
 
     A slope that only one exact image has, such as that of a staircase, is averaged away.
@@ -149,7 +149,7 @@ class Expected(Aim):
         seed: of the noise, which is the same for every image and every step.
     """
 
-    aim: Aim
+    objective: AttackObjective
     copies: int = 8
     noise: float = 4 / 255
     seed: int = 0
@@ -158,13 +158,13 @@ class Expected(Aim):
         generator = torch.Generator().manual_seed(self.seed)
         draws = torch.randn((self.copies, *images.shape[1:]), generator=generator).to(images)
         shown = ((images + self.noise * draw).clamp(0, 1) for draw in draws)
-        return torch.stack([self.aim.score(one) for one in shown]).mean(0)
+        return torch.stack([self.objective.score(one) for one in shown]).mean(0)
 
-    def reached(self, images: Images) -> Reached:
-        return self.aim.reached(images)
+    def is_adversarial(self, images: Images) -> BatchFlags:
+        return self.objective.is_adversarial(images)
 
 
-def _correlation(first: Maps, second: Maps) -> Scores:
+def _correlate_maps(first: Maps, second: Maps) -> Scores:
     """Pearson's correlation of the pixels of two maps of the same image."""
     one, other = (
         values.flatten(1) - values.flatten(1).mean(1, keepdim=True) for values in (first, second)

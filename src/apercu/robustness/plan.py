@@ -11,13 +11,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from apercu.option_strings import MAX_SEED, parse_value, split_names
 from apercu.robustness.attacks import Attack
 from apercu.robustness.filters import Filter
-from apercu.robustness.named import NONE, aim_of
+from apercu.robustness.named import NONE, find_objective_name
 
-Knows = Literal["naive", "adaptive"]
+AttackerKnowledge = Literal["naive", "adaptive"]
 """Whether the attacker knows of the filter."""
 
 
-def _number(value: object) -> object:
+def _parse_number(value: object) -> object:
     """A fraction as it is typed, such as 8/255, as a number."""
     try:
         return parse_value(float, value) if isinstance(value, str) else value
@@ -25,7 +25,7 @@ def _number(value: object) -> object:
         raise ValueError("expected a number such as 8/255") from None
 
 
-Budget = Annotated[float, BeforeValidator(_number), Field(gt=0, le=1)]
+Epsilon = Annotated[float, BeforeValidator(_parse_number), Field(gt=0, le=1)]
 
 
 class StressPlan(BaseModel):
@@ -46,15 +46,15 @@ class StressPlan(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     attacks: tuple[str, ...] = ("fgsm", "i_fgsm", "pgd")
     filters: tuple[str, ...] = (NONE,)
-    epsilons: tuple[Budget, ...] = (2 / 255, 4 / 255, 8 / 255)
-    knowledge: tuple[Knows, ...] = ("naive", "adaptive")
+    epsilons: tuple[Epsilon, ...] = (2 / 255, 4 / 255, 8 / 255)
+    knowledge: tuple[AttackerKnowledge, ...] = ("naive", "adaptive")
     limit: int | None = Field(None, ge=1)
     batch: int = Field(16, ge=1)
     seed: int = Field(0, ge=0, le=MAX_SEED)
 
     @field_validator("attacks", "filters", "epsilons", "knowledge", mode="before")
     @classmethod
-    def _alone(cls, value: object) -> object:
+    def _split_text(cls, value: object) -> object:
         """One or more, as they are typed, where a file has no list."""
         if isinstance(value, str):
             return split_names(value, "names", ()) if value.strip(", ") else ()
@@ -62,7 +62,7 @@ class StressPlan(BaseModel):
 
     @field_validator("attacks", "filters", "epsilons", "knowledge")
     @classmethod
-    def _some(cls, values: tuple[object, ...]) -> tuple[object, ...]:
+    def _check_values(cls, values: tuple[object, ...]) -> tuple[object, ...]:
         if not values:
             raise ValueError("expected at least one, got none")
         if len(set(values)) < len(values):
@@ -70,7 +70,7 @@ class StressPlan(BaseModel):
         return values
 
 
-class StressOrder(StressPlan):
+class StressSettings(StressPlan):
     """A plan, and what it is done with, as they are typed.
 
     Attributes:
@@ -104,15 +104,15 @@ class Job(NamedTuple):
     name: str
     epsilon: float | None
     attack: Attack | None
-    behind: str | None
-    elsewhere: bool = False
+    known_filter: str | None
+    on_surrogate: bool = False
 
 
 def knowledge(job: Job) -> str:
     """What the attacker knows: the bare classifier, the filter before it, or another classifier."""
-    if job.elsewhere:
+    if job.on_surrogate:
         return "transfer"
-    return "naive" if job.behind is None else "adaptive"
+    return "naive" if job.known_filter is None else "adaptive"
 
 
 def norm_of(job: Job) -> str:
@@ -128,7 +128,7 @@ def bound_of(job: Job) -> float | None:
     return ratio if job.epsilon is None else job.epsilon
 
 
-def jobs(
+def plan_jobs(
     plan: StressPlan,
     attacks: dict[str, Attack],
     filters: dict[str, Filter | None],
@@ -138,20 +138,20 @@ def jobs(
     """All that has to be done, the honest images first; `surrogate`: also against another one."""
     made = [Job(NONE, None, None, None)]
     behind = [name for name, one in filters.items() if one is not None]
-    for (name, budget), at in budgeted(attacks, plan.epsilons).items():
+    for (name, budget), at in expand_budgets(attacks, plan.epsilons).items():
         made.append(Job(name, budget, at, None))
-        if aim_of(name) == "map":
+        if find_objective_name(name) == "map":
             continue
         if "adaptive" in plan.knowledge:
             made += [Job(name, budget, at, known) for known in behind]
         if surrogate:
-            made.append(Job(name, budget, at, None, elsewhere=True))
+            made.append(Job(name, budget, at, None, on_surrogate=True))
     if "naive" not in plan.knowledge and None not in filters.values():
         made = [job for job in made if not _is_naive(job)]
     return made
 
 
-def budgeted(
+def expand_budgets(
     attacks: Mapping[str, Attack], epsilons: Sequence[float]
 ) -> dict[tuple[str, float | None], Attack]:
     """Every attack at every budget; one whose name has an epsilon at that alone; one without
@@ -170,15 +170,17 @@ def budgeted(
 
 def _is_naive(job: Job) -> bool:
     """Whether a job only serves those who do not know of a filter."""
-    itself = job.behind is None and not job.elsewhere and aim_of(job.name) != "map"
+    itself = (
+        job.known_filter is None and not job.on_surrogate and find_objective_name(job.name) != "map"
+    )
     return job.attack is not None and itself
 
 
-def judged(job: Job, filters: dict[str, Filter | None], plan: StressPlan) -> list[str]:
+def find_test_filters(job: Job, filters: dict[str, Filter | None], plan: StressPlan) -> list[str]:
     """Names of the filters behind which a job's images are shown to the classifier."""
-    if job.behind is not None:
-        return [job.behind]
-    always = job.attack is None or job.elsewhere or aim_of(job.name) == "map"
+    if job.known_filter is not None:
+        return [job.known_filter]
+    always = job.attack is None or job.on_surrogate or find_objective_name(job.name) == "map"
     if always or "naive" in plan.knowledge:
         return list(filters)
     return [name for name, one in filters.items() if one is None]

@@ -15,20 +15,20 @@ from apercu import maps, render
 from apercu.evaluation.report import embed_image, render_style, render_template
 from apercu.evaluation.report.charts import MAX_COLOURS, draw_lines
 from apercu.io import write_file
-from apercu.robustness.flow import Bench
+from apercu.robustness.flow import StressBenchmark
 from apercu.robustness.named import NONE
-from apercu.robustness.plan import Job, judged
-from apercu.robustness.rows import Row, StressResults
+from apercu.robustness.plan import Job, find_test_filters
+from apercu.robustness.rows import StressResults, StressRow
 from apercu.types import Images, Targets
 
 REPORT = "report.html"
-SHOWN = 4
+DRAWN_IMAGES = 4
 """Images whose attack is drawn."""
 STEPS = 41
 """Points of a drawn curve, which is straight between two measured sizes."""
 ENLARGED = 10
 """How much a change is enlarged to be seen."""
-STRIP = 1100
+STRIP_SIZE = 1100
 """Longer side of the drawing, in pixels."""
 NORMS = {
     "linf": "largest change of a value",
@@ -37,10 +37,10 @@ NORMS = {
 }
 
 
-MOVED = ("stayed", "map_rank_correlation", "map_iou")
+MAP_METRICS = ("stayed", "map_rank_correlation", "map_iou")
 
 
-class Line(NamedTuple):
+class ReportLine(NamedTuple):
     """One line of the table: an attack at a budget, and its cells by filter and knowledge."""
 
     attack: str
@@ -48,7 +48,7 @@ class Line(NamedTuple):
     cells: tuple[str, ...]
 
 
-def write_report(results: StressResults, bench: Bench, folder: Path) -> Path:
+def write_report(results: StressResults, bench: StressBenchmark, folder: Path) -> Path:
     """Writes `report.html`.
 
     Raises:
@@ -67,22 +67,22 @@ def write_report(results: StressResults, bench: Bench, folder: Path) -> Path:
         environment=results.environment,
         warnings=results.warnings,
         columns=columns,
-        table=list(_lines(results, columns)),
+        table=list(_make_lines(results, columns)),
         areas=[row for row in results.rows if row.metric == "auac"],
-        wrong=_wrong(results),
+        wrong=_count_wrong(results),
         success=[row for row in results.rows if row.metric == "success"],
         asked=[row for row in results.rows if row.metric.startswith("queries")],
-        moved=[row for row in results.rows if row.metric in MOVED and _bare(row)],
-        curves=_curves(results),
-        strip=embed_image(_strip(bench), STRIP),
-        percent=percent,
-        budget=budget,
+        moved=[row for row in results.rows if row.metric in MAP_METRICS and _is_bare(row)],
+        curves=_draw_curves(results),
+        strip=embed_image(_draw_strip(bench), STRIP_SIZE),
+        percent=format_percent,
+        budget=format_budget,
         enlarged=ENLARGED,
     )
     return write_file(folder / REPORT, page)
 
 
-def percent(row: Row) -> str:
+def format_percent(row: StressRow) -> str:
     """A value with its interval, in %.
 
     >>> percent(Row("pgd", None, "none", "naive", "top1", 0.5, (0.4, 0.6), 10, "higher"))
@@ -92,7 +92,7 @@ def percent(row: Row) -> str:
     return f"{100 * row.value:.1f} ({low:.1f} to {high:.1f})"
 
 
-def budget(epsilon: float | None) -> str:
+def format_budget(epsilon: float | None) -> str:
     """A budget in steps of 8 bit.
 
     >>> budget(8 / 255), budget(None)
@@ -101,11 +101,11 @@ def budget(epsilon: float | None) -> str:
     return "" if epsilon is None else f"{255 * epsilon:g}/255"
 
 
-def _bare(row: Row) -> bool:
+def _is_bare(row: StressRow) -> bool:
     return row.filter == NONE and row.knowledge == "naive"
 
 
-def _wrong(results: StressResults) -> list[str]:
+def _count_wrong(results: StressResults) -> list[str]:
     """Behind each filter, how many images are wrong before any attack."""
     return [
         f"{row.filter} {row.n - round(row.n * row.value)} of {row.n}"
@@ -114,7 +114,7 @@ def _wrong(results: StressResults) -> list[str]:
     ]
 
 
-def _lines(results: StressResults, columns: list[tuple[str, str]]) -> Iterator[Line]:
+def _make_lines(results: StressResults, columns: list[tuple[str, str]]) -> Iterator[ReportLine]:
     """Top-1 and top-5 of every attack, in the order in which they were made."""
     found = {
         (row.attack, row.epsilon, row.filter, row.knowledge, row.metric): row
@@ -126,13 +126,13 @@ def _lines(results: StressResults, columns: list[tuple[str, str]]) -> Iterator[L
             kinds = [
                 found.get((attack, epsilon, behind, knows, metric)) for metric in ("top1", "top5")
             ]
-            shown = [percent(row) for row in kinds if row is not None]
+            shown = [format_percent(row) for row in kinds if row is not None]
             cells.append(" · ".join(shown))
         if any(cells):
-            yield Line(attack, budget(epsilon), tuple(cells))
+            yield ReportLine(attack, format_budget(epsilon), tuple(cells))
 
 
-def _curves(results: StressResults) -> list[dict[str, Any]]:
+def _draw_curves(results: StressResults) -> list[dict[str, Any]]:
     """One drawing per attack and norm: every filter and knowledge."""
     drawn = []
     for attack in dict.fromkeys(curve.attack for curve in results.curves):
@@ -160,38 +160,38 @@ def _curves(results: StressResults) -> list[dict[str, Any]]:
     return drawn
 
 
-def _strip(bench: Bench) -> Image.Image:
+def _draw_strip(bench: StressBenchmark) -> Image.Image:
     """Image, change, filtered, and maps before and after, by the job that is drawn."""
-    job, device = drawn_job(bench.jobs), bench.classifier.device
+    job, device = choose_job_to_draw(bench.jobs), bench.classifier.device
     size = bench.plan.batch  # an attack that looks at its neighbours needs the same ones again
     trial = next(bench.sample.read_batches(bench.classifier, bench.sample.test[:size], size))
     images, targets = trial.images.to(device), trial.targets.to(device)
-    attacked = bench.attacked(job, images, targets)
+    attacked = bench.make_images(job, images, targets)
     rows = [
-        list(_tiles(bench, job, images[[one]], attacked[[one]], targets[[one]]))
-        for one in range(min(SHOWN, len(images)))
+        list(_draw_tiles(bench, job, images[[one]], attacked[[one]], targets[[one]]))
+        for one in range(min(DRAWN_IMAGES, len(images)))
     ]
     return render.draw_contact_sheet(rows, 160)
 
 
-def drawn_job(found: Sequence[Job]) -> Job:
+def choose_job_to_draw(found: Sequence[Job]) -> Job:
     """The attack on the classifier itself with the largest budget, bare if there is one, else
     behind a filter; honest images where there is none.
 
     It is made once more, so one that climbs comes before one that asks a thousand times.
     """
-    own = [job for job in found if not job.elsewhere]
+    own = [job for job in found if not job.on_surrogate]
     own.reverse()  # of equal ones the last
 
     def merit(job: Job) -> tuple[bool, bool, float, bool]:
-        climbs = job.attack is not None and job.attack.climbs
-        return job.attack is not None, job.behind is None, job.epsilon or 0.0, climbs
+        climbs = job.attack is not None and job.attack.any_objective
+        return job.attack is not None, job.known_filter is None, job.epsilon or 0.0, climbs
 
     return max(own, key=merit)
 
 
-def _tiles(
-    bench: Bench, job: Job, images: Images, attacked: Images, targets: Targets
+def _draw_tiles(
+    bench: StressBenchmark, job: Job, images: Images, attacked: Images, targets: Targets
 ) -> Iterator[render.Tile]:
     classifier, explainer = bench.classifier, bench.explainer
     named = [
@@ -201,10 +201,10 @@ def _tiles(
     yield render.Tile(render.to_image(images[0].cpu()), named[0])
     yield render.Tile(render.to_image(attacked[0].cpu()), named[1])
     change = ((attacked - images) * ENLARGED)[0].cpu()
-    through = f" through {job.behind}" if job.behind else ""
-    caption = f"{job.name} {budget(job.epsilon)}{through}"
+    through = f" through {job.known_filter}" if job.known_filter else ""
+    caption = f"{job.name} {format_budget(job.epsilon)}{through}"
     yield render.Tile(render.draw_difference(change), f"{caption}\n{ENLARGED}-fold")
-    for name in judged(job, dict(bench.filters), bench.plan):
+    for name in find_test_filters(job, dict(bench.filters), bench.plan):
         one = bench.filters[name]
         if one is not None:
             filtered = one(attacked)

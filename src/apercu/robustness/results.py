@@ -9,77 +9,77 @@ import numpy as np
 from jaxtyping import Float
 
 from apercu.evaluation.interval import NORMAL_QUANTILE, bootstrap_interval, wilson_interval
-from apercu.robustness.curves import curves_of
-from apercu.robustness.false_security import flattered
-from apercu.robustness.named import NONE, aim_of
+from apercu.robustness.curves import compute_curves
+from apercu.robustness.false_security import find_false_security
+from apercu.robustness.named import NONE, find_objective_name
 from apercu.robustness.plan import Job, knowledge, norm_of
-from apercu.robustness.result_cache import Verdicts
-from apercu.robustness.rows import Row, StressResults
+from apercu.robustness.result_cache import AttackResult
+from apercu.robustness.rows import StressResults, StressRow
 
-SHARES = ("top1", "top5", "success", "stayed")
+FRACTION_METRICS = ("top1", "top5", "success", "stayed")
 """Metrics that are shares of images."""
-LOWER = ("success",)
+LOWER_IS_BETTER = ("success",)
 """Metrics of which less is better."""
 
 
-def summarised(
-    found: Mapping[Job, Verdicts],
+def summarise(
+    found: Mapping[Job, AttackResult],
     about: Mapping[str, Any],
     environment: Mapping[str, Any],
     seed: int,
 ) -> StressResults:
     """Means, curves, and which filters win only against those who do not know of them."""
     honest = next(verdicts for job, verdicts in found.items() if job.name == NONE)
-    rows: list[Row] = []
+    rows: list[StressRow] = []
     for job, verdicts in found.items():
         for behind in verdicts.top1:
             case = job.name, job.epsilon, behind, knowledge(job)
-            for metric, values in _measured(job, verdicts, honest, behind):
-                rows.append(_row(case, metric, values, seed))
-    curves, areas = curves_of(found, honest, seed)
-    told = tuple(flattered(found))
+            for metric, values in _measure_job(job, verdicts, honest, behind):
+                rows.append(_make_row(case, metric, values, seed))
+    curves, areas = compute_curves(found, honest, seed)
+    told = tuple(find_false_security(found))
     return StressResults(about, (*rows, *areas), tuple(curves), told, environment)
 
 
-def _measured(
-    job: Job, found: Verdicts, honest: Verdicts, behind: str
+def _measure_job(
+    job: Job, found: AttackResult, honest: AttackResult, behind: str
 ) -> Iterator[tuple[str, Float[np.ndarray, " images"]]]:
     """Every metric of a job behind a filter, with its values; none without images."""
-    yield "top1", found.right(behind)
-    yield "top5", found.right(behind, "top5")
-    before = honest.right(behind) > 0
+    yield "top1", found.measure_correctness(behind)
+    yield "top5", found.measure_correctness(behind, "top5")
+    before = honest.measure_correctness(behind) > 0
     if job.attack is None or not before.any():
         return
-    moves = aim_of(job.name) == "map"
-    still = found.right(behind)[before]
+    moves = find_objective_name(job.name) == "map"
+    still = found.measure_correctness(behind)[before]
     yield ("stayed", still) if moves else ("success", 1 - still)
-    yield "norm", found.values(norm_of(job))[before]
-    if len(asked := found.values("queries")):
+    yield "norm", found.get_values(norm_of(job))[before]
+    if len(asked := found.get_values("queries")):
         yield "queries", asked[before]
         yield "queries_median", asked[before]
-    seen = before & (found.right(behind) > 0) if moves else before
+    seen = before & (found.measure_correctness(behind) > 0) if moves else before
     for metric, kept in (("map_rank_correlation", "rank_correlation"), ("map_iou", "overlap")):
-        if len(values := found.values(kept)) and seen.any():
+        if len(values := found.get_values(kept)) and seen.any():
             yield metric, values[seen]
 
 
-def _row(
+def _make_row(
     case: tuple[str, float | None, str, str],
     metric: str,
     values: Float[np.ndarray, " images"],
     seed: int,
-) -> Row:
-    better, value = "lower" if metric in LOWER else "higher", float(values.mean())
+) -> StressRow:
+    better, value = "lower" if metric in LOWER_IS_BETTER else "higher", float(values.mean())
     if metric == "queries_median":
-        value, ends = _median(values)
-    elif metric in SHARES:
+        value, ends = _estimate_median(values)
+    elif metric in FRACTION_METRICS:
         ends = wilson_interval(values)
     else:
         ends = bootstrap_interval(values, seed)
-    return Row(*case, metric, value, ends, len(values), better)
+    return StressRow(*case, metric, value, ends, len(values), better)
 
 
-def _median(values: Float[np.ndarray, " images"]) -> tuple[float, tuple[float, float]]:
+def _estimate_median(values: Float[np.ndarray, " images"]) -> tuple[float, tuple[float, float]]:
     """The median, and the values between which it lies: those whose ranks are as far from the
     middle as the share below the median may be from one half."""
     reach = min(0.5, NORMAL_QUANTILE / 2 / len(values) ** 0.5)

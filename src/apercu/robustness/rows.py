@@ -13,7 +13,7 @@ RESULTS = "results.json"
 
 
 @dataclass(frozen=True)
-class Row:
+class StressRow:
     """One measured value: the mean over n images, with its 95 % interval.
 
     Intervals of shares are Wilson's, the others bootstrapped. Besides `top1`, `top5` and `auac`,
@@ -40,7 +40,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Curve:
+class AccuracyCurve:
     """Accuracy against the mean size of the change that was reached, the first 0, in a norm.
 
     For an attack without budgets the share of images that need a larger change than each size.
@@ -59,8 +59,8 @@ class StressResults:
     """All that a stress test found."""
 
     about: Mapping[str, Any]
-    rows: tuple[Row, ...]
-    curves: tuple[Curve, ...] = ()
+    rows: tuple[StressRow, ...]
+    curves: tuple[AccuracyCurve, ...] = ()
     warnings: tuple[str, ...] = ()
     environment: Mapping[str, Any] = field(default_factory=dict)
 

@@ -10,8 +10,8 @@ import typer
 
 from apercu.cli.exit_codes import on_interrupt, read_arguments
 from apercu.cli.options import Context, DebugOption, Device, DeviceOption
-from apercu.cli.stress.decisions import decisions
-from apercu.cli.stress.order import check_nothing_typed, order_of
+from apercu.cli.stress.decisions import choose_decision_attacks
+from apercu.cli.stress.order import check_no_options, read_settings
 from apercu.cli.terminal import say, show_progress, warn
 from apercu.option_strings import MAX_SEED
 
@@ -78,7 +78,7 @@ def stress(
     Example: apercu stress --classifier timm/resnet50 --images val/ --filters none,jpeg --out stress
     """
     if context.invoked_subcommand is not None:
-        check_nothing_typed(context)
+        check_no_options(context)
         return
     from apercu.classifiers import open_classifier
     from apercu.errors import ConfigError
@@ -86,23 +86,23 @@ def stress(
     from apercu.explainers.run_folder import open_run
     from apercu.images import open_images
     from apercu.io import check_writable
-    from apercu.robustness.flow import Bench
-    from apercu.robustness.named import attack_named, filter_named
+    from apercu.robustness.flow import StressBenchmark
+    from apercu.robustness.named import parse_attack, parse_filter
     from apercu.robustness.plan import StressPlan
     from apercu.robustness.report import write_report
-    from apercu.robustness.results import summarised
+    from apercu.robustness.results import summarise
 
-    order = order_of(plan, context.params)
+    order = read_settings(plan, context.params)
     for name, value in {"classifier": order.classifier, "images": order.images, "out": out}.items():
         if value is None:
             raise ConfigError(f"--{name} is missing; see apercu stress --help")
     asked, folder = order.plan, Path(str(out))
-    named_filters = {name: filter_named(name) for name in asked.filters}
-    named_attacks = {name: attack_named(name, asked.seed) for name in asked.attacks}
+    named_filters = {name: parse_filter(name) for name in asked.filters}
+    named_attacks = {name: parse_attack(name, asked.seed) for name in asked.attacks}
     opened = open_classifier(str(order.classifier), device=device.resolve())
     if not opened.differentiable:
         usual = asked.attacks == StressPlan().attacks and attacks is None
-        named_attacks = decisions(named_attacks, opened, asked.seed, usual=usual)
+        named_attacks = choose_decision_attacks(named_attacks, opened, asked.seed, usual=usual)
         asked = asked.model_copy(update={"attacks": tuple(named_attacks)})
     source = open_images(str(order.images), channels=opened.channels, bands=opened.bands)
     watched = open_run(Path(order.explainer)).to(opened.device) if order.explainer else None
@@ -117,12 +117,12 @@ def stress(
     }
     check_writable(folder)
     with on_interrupt(f"{folder} keeps what is finished; the same command does the rest"):
-        bench = Bench(opened, source, asked, named_attacks, named_filters, watched, other)
+        bench = StressBenchmark(opened, source, asked, named_attacks, named_filters, watched, other)
         with show_progress(lines=True) as report:
             found = bench.run(folder, report)
         about["limit"] = len(bench.sample.test)
         made_on = describe_environment(asked.seed, opened.device)
-        results = summarised(found, about, made_on, asked.seed)
+        results = summarise(found, about, made_on, asked.seed)
         results.save(folder)
         write_report(results, bench, folder)
     for line in results.warnings:

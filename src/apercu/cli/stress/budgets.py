@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 
-def budgets_named(text: str) -> list[float]:
+def parse_epsilons(text: str) -> list[float]:
     """Budgets in units of the range of a pixel.
 
     Raises:
@@ -13,10 +13,10 @@ def budgets_named(text: str) -> list[float]:
     """
     from apercu.option_strings import parse_value, split_names
 
-    return [_budget(parse_value, word) for word in split_names(text, "epsilons", ())]
+    return [_parse_epsilon(parse_value, word) for word in split_names(text, "epsilons", ())]
 
 
-def _budget(read: Any, word: str) -> float:
+def _parse_epsilon(read: Any, word: str) -> float:
     from apercu.errors import ConfigError
 
     try:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from apercu.robustness.attacks import Attack
 
 
-def decisions(
+def choose_decision_attacks(
     attacks: Mapping[str, Attack], classifier: Classifier, seed: int, *, usual: bool
 ) -> dict[str, Attack]:
     """Those that need decisions alone; in place of the usual ones the one that does.

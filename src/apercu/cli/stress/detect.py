@@ -17,14 +17,14 @@ from apercu.cli.options import (
     ImagesOption,
     SeedOption,
 )
-from apercu.cli.stress.budgets import budgets_named
-from apercu.cli.stress.decisions import decisions
+from apercu.cli.stress.budgets import parse_epsilons
+from apercu.cli.stress.decisions import choose_decision_attacks
 from apercu.cli.terminal import say, show_progress, warn
 
 if TYPE_CHECKING:
     from apercu.robustness.attacks import Attack
 
-USUAL = "fgsm,pgd"
+DEFAULT_ATTACKS = "fgsm,pgd"
 """Attacks of a classifier with gradients, where none are chosen."""
 
 
@@ -67,26 +67,29 @@ def detect(
     Example: apercu stress detect --classifier timm/resnet50 --images val/ --explainer run --out out
     """
     from apercu.classifiers import open_classifier
-    from apercu.cli.detection import detectors_named, looks_named
+    from apercu.cli.detection import parse_detectors, parse_extractors
     from apercu.evaluation.cost import describe_environment
     from apercu.explainers.run_folder import open_run
     from apercu.images import open_images
     from apercu.io import check_writable, write_json
-    from apercu.robustness.detection import Watch
-    from apercu.robustness.plan import budgeted
+    from apercu.robustness.detection import DetectionBenchmark
+    from apercu.robustness.plan import expand_budgets
 
-    made = detectors_named(detectors, seed)
-    budgets, named = budgets_named(epsilons), _attacks(USUAL if attacks is None else attacks, seed)
+    made = parse_detectors(detectors, seed)
+    budgets, named = (
+        parse_epsilons(epsilons),
+        _parse_class_attacks(DEFAULT_ATTACKS if attacks is None else attacks, seed),
+    )
     opened = open_classifier(classifier, device=device.resolve())
     watched = None if explainer is None else open_run(explainer).to(opened.device)
-    seen = looks_named(looks, opened, watched)
+    seen = parse_extractors(looks, opened, watched)
     if not opened.differentiable:
-        named = decisions(named, opened, seed, usual=attacks is None)
-    cases = budgeted(named, budgets)
+        named = choose_decision_attacks(named, opened, seed, usual=attacks is None)
+    cases = expand_budgets(named, budgets)
     source = open_images(images, channels=opened.channels, bands=opened.bands)
     check_writable(out)
     with on_interrupt(f"{out} keeps what is finished; the same command does the rest"):
-        watch = Watch(opened, source, seen, made, cases, limit, seed)
+        watch = DetectionBenchmark(opened, source, seen, made, cases, limit, seed)
         with show_progress(lines=True) as report:
             rows = watch.run(out, report)
     content = {
@@ -100,27 +103,27 @@ def detect(
     }
     path = write_json(out / "detection.json", content)
     for name, epsilon in cases.keys() - {(row.attack, row.epsilon) for row in rows}:
-        warn(f"{name} fools the classifier with none of the images" + _at(epsilon))
+        warn(f"{name} fools the classifier with none of the images" + _format_budget(epsilon))
     for row in rows:
         if row.metric == "auroc":
             low, high = row.ci95
             say(
-                f"{row.attack}{_at(row.epsilon)}, {row.look}, {row.detector}: "
+                f"{row.attack}{_format_budget(row.epsilon)}, {row.look}, {row.detector}: "
                 f"AUROC {row.value:.3f} ({low:.3f} to {high:.3f})"
             )
     say(f"rows: {path}")
 
 
-def _attacks(text: str, seed: int) -> dict[str, Attack]:
+def _parse_class_attacks(text: str, seed: int) -> dict[str, Attack]:
     from apercu.errors import ConfigError
     from apercu.option_strings import split_names
-    from apercu.robustness.named import aim_of, attack_named
+    from apercu.robustness.named import find_objective_name, parse_attack
 
     names = split_names(text, "attacks", ())
-    if other := next((name for name in names if aim_of(name) != "class"), None):
+    if other := next((name for name in names if find_objective_name(name) != "class"), None):
         raise ConfigError(f"attacks: {other} is for apercu stress; expected attacks on the class")
-    return {name: attack_named(name, seed) for name in names}
+    return {name: parse_attack(name, seed) for name in names}
 
 
-def _at(epsilon: float | None) -> str:
+def _format_budget(epsilon: float | None) -> str:
     return "" if epsilon is None else f" at {255 * epsilon:g}/255"

@@ -24,9 +24,9 @@ def filter(
     from apercu import render
     from apercu.errors import ConfigError
     from apercu.images import read_picture
-    from apercu.robustness.named import filter_named
+    from apercu.robustness.named import parse_filter
 
-    made = filter_named(name)
+    made = parse_filter(name)
     if made is None:
         raise ConfigError("filters: none changes nothing; name a filter")
     if out.suffix.lower() != ".png":

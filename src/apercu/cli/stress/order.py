@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apercu.cli.options import Context
-from apercu.cli.stress.budgets import budgets_named
+from apercu.cli.stress.budgets import parse_epsilons
 
 if TYPE_CHECKING:
-    from apercu.robustness.plan import StressOrder
+    from apercu.robustness.plan import StressSettings
 
 
-def check_nothing_typed(context: Context) -> None:
+def check_no_options(context: Context) -> None:
     """Raises ConfigError for options before a command of its own, which they do not reach."""
     from apercu.errors import ConfigError
 
@@ -27,24 +27,24 @@ def check_nothing_typed(context: Context) -> None:
             )
 
 
-def order_of(path: Path | None, typed: Mapping[str, Any]) -> StressOrder:
+def read_settings(path: Path | None, typed: Mapping[str, Any]) -> StressSettings:
     """The plan of a file, with what was typed over it.
 
     Raises:
         ConfigError: the file or an option says what cannot be; all mistakes are listed.
     """
     from apercu.option_strings import split_names
-    from apercu.robustness.plan import StressOrder
+    from apercu.robustness.plan import StressSettings
     from apercu.training.settings.reading import ConfigPresets
 
-    family = ConfigPresets(StressOrder, {"standard": StressOrder()})
-    known = {name: typed.get(name) for name in StressOrder.model_fields}
+    family = ConfigPresets(StressSettings, {"standard": StressSettings()})
+    known = {name: typed.get(name) for name in StressSettings.model_fields}
     changes = {name: value for name, value in known.items() if value is not None}
     for name in ("attacks", "filters", "knowledge"):
         if name in changes:
             changes[name] = split_names(changes[name], name, ())
     if "epsilons" in changes:
-        changes["epsilons"] = budgets_named(changes["epsilons"])
+        changes["epsilons"] = parse_epsilons(changes["epsilons"])
     if "explainer" in changes:
         changes["explainer"] = str(changes["explainer"])
     begun = family.read(path).model_dump()

@@ -52,7 +52,7 @@ def train(
     from apercu.explainers.order import TrainingRecord, find_settings, override_settings
     from apercu.images import open_images
     from apercu.robustness.defences.settings import DEFENCES
-    from apercu.robustness.defences.train import train_defended
+    from apercu.robustness.defences.train import train_defence
     from apercu.robustness.named import NONE
     from apercu.training.trainer import Hardware, Trainer
 
@@ -65,10 +65,10 @@ def train(
     ).begin(out, resume=resume)
     machine = Hardware(device.resolve(), progress=is_terminal())
     with on_interrupt(f"{out} keeps what was done; go on with the same command and --resume"):
-        _, facts = train_defended(settings, Trainer(opened, source, out, machine, seed, say))
+        _, facts = train_defence(settings, Trainer(opened, source, out, machine, seed, say))
     say(f"trained in {facts['training_seconds'] / 60:.1f} min, {facts['steps']:.0f} steps: {out}")
     for name, told in (("honest", "honest images"), ("hard", "what the defence is for")):
         say(f"answered as wanted, {told}: {facts[f'{name}_before']:.1%}, now {facts[name]:.1%}")
-    filters = ",".join(settings.defence.shown_behind)
+    filters = ",".join(settings.defence.test_filters)
     behind = "" if filters == NONE else f"--filters {filters} "
     say(f"next: apercu stress --classifier {out / 'card.json'} {behind}--images … --out stress")

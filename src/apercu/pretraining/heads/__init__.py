@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from apercu.pretraining.heads.base import Head, Known, Learner, Reads
+from apercu.pretraining.heads.base import ClassPredictor, FeatureHead, LabelledFeatures, Learner
 from apercu.pretraining.heads.dense import Dense
 from apercu.pretraining.heads.fine_tuning import FineTuning
 from apercu.pretraining.heads.linear import Linear
@@ -20,10 +20,10 @@ __all__ = [
     "HEADS",
     "Dense",
     "FineTuning",
-    "Head",
-    "Known",
+    "FeatureHead",
+    "LabelledFeatures",
     "Learner",
     "Linear",
     "Nearest",
-    "Reads",
+    "ClassPredictor",
 ]

@@ -17,15 +17,15 @@ from apercu.types import Targets
 
 Features: TypeAlias = Float[Tensor, "images features"]
 Labels: TypeAlias = Int[Tensor, " images"]
-Reads: TypeAlias = Callable[[Features], Targets]
+ClassPredictor: TypeAlias = Callable[[Features], Targets]
 """Features → class indices."""
 
-SMALLEST = 1e-6
+SMALLEST_DEVIATION = 1e-6
 """Standard deviation below which a feature counts as constant, and tells nothing."""
 
 
 @dataclass(frozen=True, eq=False)
-class Known:
+class LabelledFeatures:
     """Images of one set as one network sees them, and their classes.
 
     Args:
@@ -49,11 +49,13 @@ class Learner(ABC):
     """
 
     @property
-    def identity(self) -> str:
+    def cache_key(self) -> str:
         return repr(self)
 
     @abstractmethod
-    def answers(self, learn: Known, chosen: Sequence[int], test: Known, seed: int) -> Targets:
+    def predict(
+        self, learn: LabelledFeatures, chosen: Sequence[int], test: LabelledFeatures, seed: int
+    ) -> Targets:
         """What it says of the images of a test.
 
         Args:
@@ -64,20 +66,22 @@ class Learner(ABC):
         """
 
 
-def classes_of(learn: Known, test: Known) -> int:
+def count_classes(learn: LabelledFeatures, test: LabelledFeatures) -> int:
     """How many classes there are in both sets."""
     return int(max(learn.labels.max(), test.labels.max())) + 1
 
 
-class Head(Learner, ABC):
+class FeatureHead(Learner, ABC):
     """Learns from features, in units of their standard deviation."""
 
-    def answers(self, learn: Known, chosen: Sequence[int], test: Known, seed: int) -> Targets:
+    def predict(
+        self, learn: LabelledFeatures, chosen: Sequence[int], test: LabelledFeatures, seed: int
+    ) -> Targets:
         rows = list(chosen)
         features, labels = learn.features[rows], learn.labels[rows]
-        return self.fit(features, labels, classes_of(learn, test), seed)(test.features)
+        return self.fit(features, labels, count_classes(learn, test), seed)(test.features)
 
-    def fit(self, features: Features, labels: Labels, classes: int, seed: int) -> Reads:
+    def fit(self, features: Features, labels: Labels, classes: int, seed: int) -> ClassPredictor:
         """Learns from labelled features, in units of their standard deviation.
 
         Args:
@@ -87,16 +91,18 @@ class Head(Learner, ABC):
             seed: of every draw.
         """
         centre, spread = features.mean(0), features.std(0, unbiased=False)
-        spread = torch.where(spread < SMALLEST, torch.inf, spread)
-        reads = self.fitted((features - centre) / spread, labels, classes, seed)
+        spread = torch.where(spread < SMALLEST_DEVIATION, torch.inf, spread)
+        reads = self.train_network((features - centre) / spread, labels, classes, seed)
         return lambda shown: reads((shown - centre) / spread)
 
     @abstractmethod
-    def fitted(self, features: Features, labels: Labels, classes: int, seed: int) -> Reads:
+    def train_network(
+        self, features: Features, labels: Labels, classes: int, seed: int
+    ) -> ClassPredictor:
         """What `fit` does, with features that are standardised."""
 
 
-def weights(labels: Labels, classes: int) -> Float[Tensor, " classes"]:
+def compute_class_weights(labels: Labels, classes: int) -> Float[Tensor, " classes"]:
     """Of each class, so that the classes that occur have the same share; their labels' mean is 1.
 
     >>> weights(torch.tensor([0, 0, 0, 1]), 3)

@@ -10,7 +10,13 @@ import torch.nn.functional as F
 from torch import Generator, nn
 
 from apercu.errors import ConfigError
-from apercu.pretraining.heads.base import Features, Head, Labels, Reads, weights
+from apercu.pretraining.heads.base import (
+    ClassPredictor,
+    FeatureHead,
+    Features,
+    Labels,
+    compute_class_weights,
+)
 from apercu.types import Targets
 
 BATCH = 32
@@ -18,7 +24,7 @@ BATCH = 32
 
 @final
 @dataclass(frozen=True)
-class Dense(Head):
+class Dense(FeatureHead):
     """A hidden layer of a few units (Martinazzo et al. 2020), trained by Adam.
 
     Args:
@@ -37,7 +43,9 @@ class Dense(Head):
         if min(self.width, self.steps) < 1:
             raise ConfigError("dense: expected width and steps of at least 1")
 
-    def fitted(self, features: Features, labels: Labels, classes: int, seed: int) -> Reads:
+    def train_network(
+        self, features: Features, labels: Labels, classes: int, seed: int
+    ) -> ClassPredictor:
         generator = Generator().manual_seed(seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -46,7 +54,7 @@ class Dense(Head):
             )
         optimiser = torch.optim.AdamW(network.parameters(), self.rate, weight_decay=self.decay)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, self.steps)
-        counts = weights(labels, classes)
+        counts = compute_class_weights(labels, classes)
         for _ in range(self.steps):
             chosen = torch.randint(len(features), (BATCH,), generator=generator)
             each = F.cross_entropy(network(features[chosen]), labels[chosen], reduction="none")

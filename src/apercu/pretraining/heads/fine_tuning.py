@@ -15,11 +15,17 @@ from apercu.classifiers.distillation_data import PreparedImages, stack_images
 from apercu.classifiers.reinitialise import copy_trainable, recalibrate_batchnorm
 from apercu.errors import ClassifierError, ConfigError
 from apercu.methods.layers import SCORING_LAYERS, find_target_layers
-from apercu.pretraining.heads.base import Known, Labels, Learner, classes_of, weights
-from apercu.pretraining.pretexts.base import quarter_turns
+from apercu.pretraining.heads.base import (
+    LabelledFeatures,
+    Labels,
+    Learner,
+    compute_class_weights,
+    count_classes,
+)
+from apercu.pretraining.pretexts.base import turn_randomly
 from apercu.types import Targets
 
-SETTLING = 512
+RECALIBRATION_IMAGES = 512
 """Images from which batch norms take their statistics in the end."""
 
 
@@ -46,11 +52,15 @@ class FineTuning(Learner):
         if min(self.steps, self.batch) < 1:
             raise ConfigError("fine_tuning: expected steps and batch of at least 1")
 
-    def answers(self, learn: Known, chosen: Sequence[int], test: Known, seed: int) -> Targets:
+    def predict(
+        self, learn: LabelledFeatures, chosen: Sequence[int], test: LabelledFeatures, seed: int
+    ) -> Targets:
         if learn.classifier is None or learn.images is None or test.images is None:
             raise ConfigError("fine_tuning: expected images beside their features")
-        classes, device = classes_of(learn, test), learn.classifier.device
-        network = self.fitted(learn.classifier, learn.images, (chosen, learn.labels), classes, seed)
+        classes, device = count_classes(learn, test), learn.classifier.device
+        network = self.train_network(
+            learn.classifier, learn.images, (chosen, learn.labels), classes, seed
+        )
         with torch.no_grad():
             logits = [
                 network(
@@ -60,7 +70,7 @@ class FineTuning(Learner):
             ]
         return torch.cat(logits).argmax(1)
 
-    def fitted(
+    def train_network(
         self,
         classifier: Classifier,
         images: PreparedImages,
@@ -82,15 +92,15 @@ class FineTuning(Learner):
         """
         generator, device = Generator().manual_seed(seed), classifier.device
         rows, labels = torch.tensor(list(known[0])), known[1]
-        network = with_head(classifier, images[0], classes, seed).to(device).train()
-        counts = weights(labels[rows], classes).to(device)
+        network = replace_head(classifier, images[0], classes, seed).to(device).train()
+        counts = compute_class_weights(labels[rows], classes).to(device)
         optimiser = torch.optim.AdamW(network.parameters(), self.rate, weight_decay=self.decay)
         rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, self.rate, self.steps + 1)
         for _ in range(self.steps):
             drawn = rows[torch.randint(len(rows), (self.batch,), generator=generator)]
             shown = stack_images(images, drawn)
             if self.turned:
-                shown = quarter_turns(shown, generator)
+                shown = turn_randomly(shown, generator)
             logits = network(classifier.normalise(shown.to(device)))
             wanted = labels[drawn].to(device)
             each = F.cross_entropy(logits, wanted, reduction="none")
@@ -98,14 +108,14 @@ class FineTuning(Learner):
             torch.autograd.backward((counts[wanted] * each).mean())
             optimiser.step()
             rate.step()
-        seen = rows[torch.randperm(len(rows), generator=generator)[:SETTLING]]
+        seen = rows[torch.randperm(len(rows), generator=generator)[:RECALIBRATION_IMAGES]]
         parts = seen.tensor_split(max(1, len(seen) // self.batch))
         shown_again = (stack_images(images, part).to(device) for part in parts)
         recalibrate_batchnorm(network, (classifier.normalise(shown) for shown in shown_again))
         return network
 
 
-def with_head(classifier: Classifier, image: torch.Tensor, classes: int, seed: int) -> nn.Module:
+def replace_head(classifier: Classifier, image: torch.Tensor, classes: int, seed: int) -> nn.Module:
     """A copy of a classifier's network whose last layer is new.
 
     Raises:

@@ -10,16 +10,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from apercu.errors import ConfigError
-from apercu.pretraining.heads.base import Features, Head, Labels, Reads, weights
+from apercu.pretraining.heads.base import (
+    ClassPredictor,
+    FeatureHead,
+    Features,
+    Labels,
+    compute_class_weights,
+)
 from apercu.types import Targets
 
-STEPS = 100
+MOST_STEPS = 100
 """Of L-BFGS, at most."""
 
 
 @final
 @dataclass(frozen=True)
-class Linear(Head):
+class Linear(FeatureHead):
     """Multinomial logistic regression with an L2 penalty, solved by L-BFGS from zero.
 
     Args:
@@ -32,14 +38,16 @@ class Linear(Head):
         if not self.penalty >= 0:
             raise ConfigError(f"linear: penalty: expected a number from 0, got {self.penalty:g}")
 
-    def fitted(self, features: Features, labels: Labels, classes: int, seed: int) -> Reads:
+    def train_network(
+        self, features: Features, labels: Labels, classes: int, seed: int
+    ) -> ClassPredictor:
         known = features.double()
         weight = torch.zeros(known.shape[1], classes, dtype=torch.double, requires_grad=True)
         bias = torch.zeros(classes, dtype=torch.double, requires_grad=True)
-        counts = weights(labels, classes).double()
+        counts = compute_class_weights(labels, classes).double()
         absent = torch.where(counts > 0, 0.0, -torch.inf)
         optimiser = torch.optim.LBFGS(
-            [weight, bias], max_iter=STEPS, tolerance_grad=1e-7, line_search_fn="strong_wolfe"
+            [weight, bias], max_iter=MOST_STEPS, tolerance_grad=1e-7, line_search_fn="strong_wolfe"
         )
 
         def loss() -> Tensor:

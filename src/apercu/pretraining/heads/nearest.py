@@ -9,13 +9,19 @@ import torch
 import torch.nn.functional as F
 
 from apercu.errors import ConfigError
-from apercu.pretraining.heads.base import Features, Head, Labels, Reads, weights
+from apercu.pretraining.heads.base import (
+    ClassPredictor,
+    FeatureHead,
+    Features,
+    Labels,
+    compute_class_weights,
+)
 from apercu.types import Targets
 
 
 @final
 @dataclass(frozen=True)
-class Nearest(Head):
+class Nearest(FeatureHead):
     """The class with the largest weight among the most similar, by the angle of the features.
 
     Args:
@@ -29,8 +35,10 @@ class Nearest(Head):
         if self.neighbours < 1:
             raise ConfigError(f"nearest: neighbours: expected at least 1, got {self.neighbours}")
 
-    def fitted(self, features: Features, labels: Labels, classes: int, seed: int) -> Reads:
-        known, counts = F.normalize(features, dim=1), weights(labels, classes)
+    def train_network(
+        self, features: Features, labels: Labels, classes: int, seed: int
+    ) -> ClassPredictor:
+        known, counts = F.normalize(features, dim=1), compute_class_weights(labels, classes)
         votes = F.one_hot(labels, classes) * counts
         found = labels.bincount()
         rarest = int(found[found > 0].min())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from apercu.pretraining.pretexts.adios import Adios
-from apercu.pretraining.pretexts.base import Lesson, Pretext, PretextNetwork, Sample
+from apercu.pretraining.pretexts.base import Pretext, PretextBatch, PretextNetwork, PretextSample
 from apercu.pretraining.pretexts.contrastive import Contrastive
 from apercu.pretraining.pretexts.magnitudes import Magnitudes
 from apercu.pretraining.pretexts.transformation import Transformation
@@ -11,10 +11,10 @@ from apercu.pretraining.pretexts.transformation import Transformation
 __all__ = [
     "Adios",
     "Contrastive",
-    "Lesson",
+    "PretextBatch",
     "Magnitudes",
     "Pretext",
     "PretextNetwork",
-    "Sample",
+    "PretextSample",
     "Transformation",
 ]

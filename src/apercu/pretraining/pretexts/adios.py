@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from apercu import render
 from apercu.networks.decoder import DecoderShape, UpStep
 from apercu.networks.encoder import SmallEncoder
-from apercu.pretraining.pretexts.base import Lesson, Pretext, PretextNetwork, Sample
-from apercu.pretraining.pretexts.contrastive import losses, projection
-from apercu.pretraining.pretexts.views import Pair
+from apercu.pretraining.pretexts.base import Pretext, PretextBatch, PretextNetwork, PretextSample
+from apercu.pretraining.pretexts.contrastive import build_projection, import_losses
+from apercu.pretraining.pretexts.views import ViewPair
 from apercu.types import Images, Maps, Scores
 
-SAFE = 1e-3
+AREA_MARGIN = 1e-3
 """Share by which areas are kept from 0 and 1, where the cost is infinite; slopes stay."""
 
 
@@ -44,32 +44,35 @@ class Adios(Pretext):
     masks: int = Field(4, ge=2)
     sparsity: float = Field(0.1, ge=0)
     adversary: float = Field(1.0, gt=0)
-    views: Pair = Pair()
+    views: ViewPair = ViewPair()
     width: int = Field(128, ge=2)
     base: int = Field(16, ge=1)
 
-    def parts(self, sample: Sample) -> dict[str, nn.Module]:
-        losses()
+    def build_parts(self, sample: PretextSample) -> dict[str, nn.Module]:
+        import_losses()
         return {
-            "projection": projection(sample.features, self.width),
+            "projection": build_projection(sample.features, self.width),
             "masker": Masker(sample.images.shape[1], self.masks, self.base),
         }
 
-    def terms(self, network: PretextNetwork, lesson: Lesson) -> dict[str, Scores]:
+    def compute_losses(self, network: PretextNetwork, lesson: PretextBatch) -> dict[str, Scores]:
         whole, shown = self.views(lesson.images, lesson.generator)
         masks = network.parts["masker"](shown)
-        hidden = [hide(shown, Reversed.apply(mask, self.adversary)) for mask in masks.unbind(1)]
+        hidden = [
+            hide_masked(shown, GradientReversal.apply(mask, self.adversary))
+            for mask in masks.unbind(1)
+        ]
         projected = network.parts["projection"](network(torch.cat([whole, *hidden])))
         one, *others = projected.chunk(1 + self.masks)
-        loss = losses()["nt_xent"]()
+        loss = import_losses()["nt_xent"]()
         apart = torch.stack([loss(one, other) for other in others]).mean()
-        area = SAFE + (1 - 2 * SAFE) * masks.mean((2, 3))
+        area = AREA_MARGIN + (1 - 2 * AREA_MARGIN) * masks.mean((2, 3))
         return {
             "apart": apart.expand(len(whole)),
             "sparsity": self.sparsity * (1 / torch.sin(math.pi * area)).mean(1),
         }
 
-    def errors(self, network: PretextNetwork, lesson: Lesson) -> dict[str, Scores]:
+    def measure_errors(self, network: PretextNetwork, lesson: PretextBatch) -> dict[str, Scores]:
         """How often another image of the batch is nearer than the image with a part hidden."""
         whole, shown = self.views(lesson.images, lesson.generator)
         masks = network.parts["masker"](shown)
@@ -77,12 +80,12 @@ class Adios(Pretext):
         one = F.normalize(project(network(whole)), dim=1)
         wrong = []
         for mask in masks.unbind(1):
-            other = F.normalize(project(network(hide(shown, mask))), dim=1)
+            other = F.normalize(project(network(hide_masked(shown, mask))), dim=1)
             wrong.append((one @ other.T).argmax(1) != torch.arange(len(one), device=one.device))
         largest = masks.mean((2, 3)).amax(1)
         return {"mistaken": torch.stack(wrong).float().mean(0), "largest_mask": largest}
 
-    def tiles(self, network: PretextNetwork, lesson: Lesson) -> list[render.Tile]:
+    def tiles(self, network: PretextNetwork, lesson: PretextBatch) -> list[render.Tile]:
         image = lesson.images[0].cpu()
         masks = network.parts["masker"](lesson.images[:1])[0].cpu()
         return [
@@ -118,13 +121,13 @@ class Masker(nn.Module):
         return logits.softmax(1)
 
 
-def hide(images: Images, mask: Maps) -> Images:
+def hide_masked(images: Images, mask: Maps) -> Images:
     """Images whose masked pixels fade to the image's mean colour."""
     colour = images.mean((2, 3), keepdim=True)
     return torch.lerp(images, colour, mask.unsqueeze(1))
 
 
-class Reversed(torch.autograd.Function):
+class GradientReversal(torch.autograd.Function):
     """The same values, with slopes that are turned round on their way back."""
 
     @staticmethod

@@ -18,7 +18,7 @@ from apercu.render import Tile
 from apercu.types import Images, Scores
 
 Features: TypeAlias = Float[Tensor, "batch features"]
-Found: TypeAlias = Float[Tensor, "batch values"]
+PretextTargets: TypeAlias = Float[Tensor, "batch values"]
 """What is to be regressed, NaN where it is missing."""
 
 
@@ -45,7 +45,7 @@ class PretextNetwork(nn.Module):
 
 
 @dataclass(frozen=True)
-class Lesson:
+class PretextBatch:
     """One batch.
 
     Args:
@@ -55,12 +55,12 @@ class Lesson:
     """
 
     images: Images
-    found: Found | None
+    targets: PretextTargets | None
     generator: Generator
 
 
 @dataclass(frozen=True)
-class Sample:
+class PretextSample:
     """What the parts of a pretext are made for.
 
     Args:
@@ -71,7 +71,7 @@ class Sample:
 
     images: Images
     features: int
-    found: Float[Tensor, "sample values"] | None
+    targets: Float[Tensor, "sample values"] | None
 
 
 class Pretext(BaseModel, ABC):
@@ -80,29 +80,29 @@ class Pretext(BaseModel, ABC):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     @abstractmethod
-    def parts(self, sample: Sample) -> dict[str, nn.Module]:
+    def build_parts(self, sample: PretextSample) -> dict[str, nn.Module]:
         """What is trained along with the backbone."""
 
     @abstractmethod
-    def terms(self, network: PretextNetwork, lesson: Lesson) -> dict[str, Scores]:
+    def compute_losses(self, network: PretextNetwork, lesson: PretextBatch) -> dict[str, Scores]:
         """Named parts of the loss, one number per image; the loss is the mean of their sum."""
 
     @abstractmethod
-    def errors(self, network: PretextNetwork, lesson: Lesson) -> dict[str, Scores]:
+    def measure_errors(self, network: PretextNetwork, lesson: PretextBatch) -> dict[str, Scores]:
         """How far off the network is, in units that a person knows; NaN where nothing is known.
 
         A name that is a number is the place of a value that was wanted.
         """
 
     @abstractmethod
-    def tiles(self, network: PretextNetwork, lesson: Lesson) -> list[Tile]:
+    def tiles(self, network: PretextNetwork, lesson: PretextBatch) -> list[Tile]:
         """The first image, and what the network makes of it."""
 
 
-View: TypeAlias = Callable[[Images, Generator], Images]
+ViewFn: TypeAlias = Callable[[Images, Generator], Images]
 
 
-def quarter_turns(images: Images, generator: Generator) -> Images:
+def turn_randomly(images: Images, generator: Generator) -> Images:
     """Each image in one of its eight positions: turned by right angles, mirrored or not."""
     turns = torch.randint(4, (len(images),), generator=generator)
     mirrored = torch.rand(len(images), generator=generator) < 0.5

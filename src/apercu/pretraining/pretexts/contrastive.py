@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from apercu import render
 from apercu.errors import ConfigError
-from apercu.pretraining.pretexts.base import Lesson, Pretext, PretextNetwork, Sample
-from apercu.pretraining.pretexts.views import Pair
+from apercu.pretraining.pretexts.base import Pretext, PretextBatch, PretextNetwork, PretextSample
+from apercu.pretraining.pretexts.views import ViewPair
 from apercu.types import Scores
 
 
@@ -27,35 +27,39 @@ class Contrastive(Pretext):
 
     form: Literal["contrastive"] = "contrastive"
     loss: Literal["nt_xent", "vicreg", "barlow_twins"] = "nt_xent"
-    views: Pair = Pair()
+    views: ViewPair = ViewPair()
     width: int = Field(128, ge=2)
 
-    def parts(self, sample: Sample) -> dict[str, nn.Module]:
-        losses()  # said before the first step that it is missing
-        return {"projection": projection(sample.features, self.width)}
+    def build_parts(self, sample: PretextSample) -> dict[str, nn.Module]:
+        import_losses()  # said before the first step that it is missing
+        return {"projection": build_projection(sample.features, self.width)}
 
-    def terms(self, network: PretextNetwork, lesson: Lesson) -> dict[str, Scores]:
-        loss: Tensor = losses()[self.loss]()(*self._projected(network, lesson))
+    def compute_losses(self, network: PretextNetwork, lesson: PretextBatch) -> dict[str, Scores]:
+        loss: Tensor = import_losses()[self.loss]()(*self._project_views(network, lesson))
         return {self.loss: loss.expand(len(lesson.images))}
 
-    def errors(self, network: PretextNetwork, lesson: Lesson) -> dict[str, Scores]:
+    def measure_errors(self, network: PretextNetwork, lesson: PretextBatch) -> dict[str, Scores]:
         """How often another image of the batch is nearer than the image's other view."""
-        one, other = (nn.functional.normalize(z, dim=1) for z in self._projected(network, lesson))
+        one, other = (
+            nn.functional.normalize(z, dim=1) for z in self._project_views(network, lesson)
+        )
         nearest = (one @ other.T).argmax(1)
         wrong = nearest != torch.arange(len(one), device=nearest.device)
         return {"mistaken": wrong.float()}
 
-    def tiles(self, network: PretextNetwork, lesson: Lesson) -> list[render.Tile]:
+    def tiles(self, network: PretextNetwork, lesson: PretextBatch) -> list[render.Tile]:
         pair = self.views(lesson.images[:1], lesson.generator)
         return [render.Tile(render.to_image(view[0].cpu()), "view") for view in pair]
 
-    def _projected(self, network: PretextNetwork, lesson: Lesson) -> tuple[Tensor, Tensor]:
+    def _project_views(
+        self, network: PretextNetwork, lesson: PretextBatch
+    ) -> tuple[Tensor, Tensor]:
         views = torch.cat(self.views(lesson.images, lesson.generator))
         one, other = network.parts["projection"](network(views)).chunk(2)
         return one, other
 
 
-def projection(features: int, width: int) -> nn.Sequential:
+def build_projection(features: int, width: int) -> nn.Sequential:
     """The small network between features and loss."""
     return nn.Sequential(
         nn.Linear(features, features),
@@ -65,7 +69,7 @@ def projection(features: int, width: int) -> nn.Sequential:
     )
 
 
-def losses() -> dict[str, Any]:
+def import_losses() -> dict[str, Any]:
     """lightly's losses by name; raises ConfigError where it is not installed."""
     try:
         from lightly.loss import BarlowTwinsLoss, NTXentLoss, VICRegLoss

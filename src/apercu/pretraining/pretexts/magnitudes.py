@@ -11,11 +11,11 @@ from torch import Generator, Tensor, nn
 from apercu import render
 from apercu.errors import ConfigError
 from apercu.pretraining.pretexts.base import (
-    Lesson,
     Pretext,
+    PretextBatch,
     PretextNetwork,
-    Sample,
-    quarter_turns,
+    PretextSample,
+    turn_randomly,
 )
 from apercu.types import Scores
 
@@ -43,34 +43,34 @@ class Magnitudes(Pretext):
     dropout: float = Field(0.0, ge=0, lt=1)
     radius: float = Field(6.0, gt=0)
 
-    def parts(self, sample: Sample) -> dict[str, nn.Module]:
-        found = _known(sample.found)
+    def build_parts(self, sample: PretextSample) -> dict[str, nn.Module]:
+        found = _require_targets(sample.targets)
         head = nn.Linear(sample.features, found.shape[1])
         with torch.no_grad():  # begins at the medians, where the activation is not saturated
             head.weight.mul_(0.1)
             head.bias.copy_(found.nanmedian(0).values.nan_to_num(15.0) / self.faintest)
         return {"head": head}
 
-    def terms(self, network: PretextNetwork, lesson: Lesson) -> dict[str, Scores]:
+    def compute_losses(self, network: PretextNetwork, lesson: PretextBatch) -> dict[str, Scores]:
         images = lesson.images
         if self.turned:
-            images = quarter_turns(images, lesson.generator)
-        said = self._said(network, images, lesson.generator if self.dropout else None)
-        off = (said - _known(lesson.found)).abs()
+            images = turn_randomly(images, lesson.generator)
+        said = self._predict(network, images, lesson.generator if self.dropout else None)
+        off = (said - _require_targets(lesson.targets)).abs()
         known = off.isfinite()
         share = known.float().mean().clamp(min=1e-6)
         return {"magnitude": torch.where(known, off, 0.0).mean(1) / share}
 
-    def errors(self, network: PretextNetwork, lesson: Lesson) -> dict[str, Scores]:
-        off = (self._said(network, lesson.images) - _known(lesson.found)).abs()
+    def measure_errors(self, network: PretextNetwork, lesson: PretextBatch) -> dict[str, Scores]:
+        off = (self._predict(network, lesson.images) - _require_targets(lesson.targets)).abs()
         return {str(place): column for place, column in enumerate(off.unbind(1))}
 
-    def tiles(self, network: PretextNetwork, lesson: Lesson) -> list[render.Tile]:
-        said = self._said(network, lesson.images)[0]
+    def tiles(self, network: PretextNetwork, lesson: PretextBatch) -> list[render.Tile]:
+        said = self._predict(network, lesson.images)[0]
         title = ", ".join(f"{one:.2f}" for one in said.tolist())
         return [render.Tile(render.to_image(lesson.images[0].cpu()), title)]
 
-    def _said(
+    def _predict(
         self, network: PretextNetwork, images: Tensor, drops: Generator | None = None
     ) -> Tensor:
         features = network(images)
@@ -81,7 +81,7 @@ class Magnitudes(Pretext):
         return self.faintest * (share + (share.clamp(0, 1) - share).detach())
 
 
-def _known(found: Tensor | None) -> Tensor:
+def _require_targets(found: Tensor | None) -> Tensor:
     if found is None:
         raise ConfigError("magnitudes: expected magnitudes with the images, got none")
     return found

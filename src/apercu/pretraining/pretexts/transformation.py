@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from apercu import render
-from apercu.pretraining.pretexts.base import Lesson, Pretext, PretextNetwork, Sample
+from apercu.pretraining.pretexts.base import Pretext, PretextBatch, PretextNetwork, PretextSample
 from apercu.types import Images, Scores
 
 HIDDEN = 256
@@ -37,27 +37,27 @@ class Transformation(Pretext):
     shift: float = Field(0.15, ge=0, lt=0.5)
     scale: float = Field(1.4, ge=1)
 
-    def parts(self, sample: Sample) -> dict[str, nn.Module]:
+    def build_parts(self, sample: PretextSample) -> dict[str, nn.Module]:
         layers = (nn.Linear(2 * sample.features, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, len(NAMES)))
         return {"head": nn.Sequential(*layers)}
 
-    def terms(self, network: PretextNetwork, lesson: Lesson) -> dict[str, Scores]:
-        moved, wanted = self.moved(lesson.images, lesson.generator)
-        off = (self._said(network, lesson.images, moved) - wanted).square()
+    def compute_losses(self, network: PretextNetwork, lesson: PretextBatch) -> dict[str, Scores]:
+        moved, wanted = self.transform(lesson.images, lesson.generator)
+        off = (self._predict(network, lesson.images, moved) - wanted).square()
         return {"turn": off[:, :2].sum(1), "shift": off[:, 2:4].sum(1), "size": off[:, 4]}
 
-    def errors(self, network: PretextNetwork, lesson: Lesson) -> dict[str, Scores]:
-        moved, wanted = self.moved(lesson.images, lesson.generator)
-        said = self._said(network, lesson.images, moved)
+    def measure_errors(self, network: PretextNetwork, lesson: PretextBatch) -> dict[str, Scores]:
+        moved, wanted = self.transform(lesson.images, lesson.generator)
+        said = self._predict(network, lesson.images, moved)
         turned = torch.atan2(said[:, 1], said[:, 0]) - torch.atan2(wanted[:, 1], wanted[:, 0])
         turned = torch.rad2deg((turned + math.pi).remainder(2 * math.pi) - math.pi).abs()
         shifted = self.shift * (said[:, 2:4] - wanted[:, 2:4]).norm(dim=1)
         sized = math.log(self.scale) * (said[:, 4] - wanted[:, 4]).abs()
         return {"degrees": turned, "share_of_side": shifted, "log_scale": sized}
 
-    def tiles(self, network: PretextNetwork, lesson: Lesson) -> list[render.Tile]:
-        moved, wanted = self.moved(lesson.images, lesson.generator)
-        said = self._said(network, lesson.images, moved)
+    def tiles(self, network: PretextNetwork, lesson: PretextBatch) -> list[render.Tile]:
+        moved, wanted = self.transform(lesson.images, lesson.generator)
+        said = self._predict(network, lesson.images, moved)
         degrees = [
             float(torch.rad2deg(torch.atan2(row[0, 1], row[0, 0]))) for row in (said, wanted)
         ]
@@ -66,7 +66,7 @@ class Transformation(Pretext):
             render.Tile(render.to_image(moved[0].cpu()), f"{degrees[0]:.0f}° ({degrees[1]:.0f}°)"),
         ]
 
-    def moved(
+    def transform(
         self, images: Images, generator: Generator
     ) -> tuple[Images, Float[Tensor, "batch parameters"]]:
         """Transformed images, and the parameters in the order of `NAMES`.
@@ -79,15 +79,15 @@ class Transformation(Pretext):
         angle = torch.deg2rad(self.turn * draws[:, 0])
         wanted = torch.cat([angle.cos()[:, None], angle.sin()[:, None], draws[:, 1:]], 1)
         wanted = wanted.to(images)
-        return warped(images, wanted, self.shift, self.scale), wanted
+        return warp(images, wanted, self.shift, self.scale), wanted
 
-    def _said(self, network: PretextNetwork, images: Images, moved: Images) -> Tensor:
+    def _predict(self, network: PretextNetwork, images: Images, moved: Images) -> Tensor:
         before, after = network(torch.cat([images, moved])).chunk(2)
         said: Tensor = network.parts["head"](torch.cat([before, after], 1))
         return said
 
 
-def warped(
+def warp(
     images: Images, parameters: Float[Tensor, "batch parameters"], shift: float, scale: float
 ) -> Images:
     """Images turned about their centre and enlarged, then moved; see `Transformation.moved`."""

@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Generator
 
-from apercu.pretraining.pretexts.base import quarter_turns
+from apercu.pretraining.pretexts.base import turn_randomly
 from apercu.training.augment import RandomViews
 from apercu.types import Images
 
 
-class Pair(BaseModel):
+class ViewPair(BaseModel):
     """How two views are drawn: crop, position, brightness, blur, noise.
 
     Attributes:
@@ -31,12 +31,12 @@ class Pair(BaseModel):
     noise: float = Field(0.02, ge=0)
 
     def __call__(self, images: Images, generator: Generator) -> tuple[Images, Images]:
-        return self._one(images, generator), self._one(images, generator)
+        return self._draw_view(images, generator), self._draw_view(images, generator)
 
-    def _one(self, images: Images, generator: Generator) -> Images:
+    def _draw_view(self, images: Images, generator: Generator) -> Images:
         views = self.crops(images, generator)
         if self.turned:
-            views = quarter_turns(views, generator)
+            views = turn_randomly(views, generator)
         draws = torch.rand(3, len(views), 1, 1, 1, generator=generator).to(views)
         contrast, shift = 1 + self.brightness * (2 * draws[:2] - 1)
         views = (views - 0.5) * contrast + 0.5 * shift

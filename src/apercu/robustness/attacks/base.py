@@ -11,17 +11,17 @@ from jaxtyping import Int
 from torch import Tensor
 
 from apercu.errors import ClassifierError, ConfigError
-from apercu.robustness.objectives import Aim
+from apercu.robustness.objectives import AttackObjective
 from apercu.types import Images, Scores
 
-Knowledge: TypeAlias = Literal["gradients", "decisions"]
+Access: TypeAlias = Literal["gradients", "decisions"]
 """What an attack needs of the classifier: slopes, or its decisions alone."""
 
 Norm: TypeAlias = Literal["linf", "l2"]
 
-Counts: TypeAlias = Int[Tensor, " batch"]
+QueryCounts: TypeAlias = Int[Tensor, " batch"]
 
-NUDGE = 1 / 255
+START_NOISE = 1 / 255
 """Largest change of a value by the random step beside an image."""
 
 
@@ -34,16 +34,16 @@ class Attack(ABC):
         neighbours: whether it looks at the other images of a batch.
     """
 
-    needs: ClassVar[Knowledge]
-    climbs: ClassVar[bool] = False
-    neighbours: ClassVar[bool] = False
+    needs: ClassVar[Access]
+    any_objective: ClassVar[bool] = False
+    uses_whole_batch: ClassVar[bool] = False
 
     @property
     def identity(self) -> str:
         return repr(self)
 
     @abstractmethod
-    def __call__(self, aim: Aim, images: Images) -> Images:
+    def __call__(self, aim: AttackObjective, images: Images) -> Images:
         """Attacked images in [0, 1], without gradients; the given ones stay as they are.
 
         Args:
@@ -56,18 +56,20 @@ class Attack(ABC):
         """
 
 
-class CountedAttack(Attack):
+class QueryCountingAttack(Attack):
     """One that counts what it asks."""
 
-    def __call__(self, aim: Aim, images: Images) -> Images:
-        return self.counted(aim, images)[0]
+    def __call__(self, aim: AttackObjective, images: Images) -> Images:
+        return self.attack_and_count(aim, images)[0]
 
     @abstractmethod
-    def counted(self, aim: Aim, images: Images) -> tuple[Images, Counts]:
+    def attack_and_count(self, aim: AttackObjective, images: Images) -> tuple[Images, QueryCounts]:
         """Attacked images as of `__call__`, and how many decisions were asked for each."""
 
 
-def slopes(aim: Aim, images: Images, *, honest: Images | None = None) -> tuple[Images, Scores]:
+def compute_gradients(
+    aim: AttackObjective, images: Images, *, clean: Images | None = None
+) -> tuple[Images, Scores]:
     """Gradient of the aim with respect to each image, and its value; an image on a plateau has 0.
 
     Args:
@@ -90,7 +92,7 @@ def slopes(aim: Aim, images: Images, *, honest: Images | None = None) -> tuple[I
             "attack: the answer does not depend on the image in a way that has gradients; "
             "use a decision-based attack (sparse_evo)"
         )
-    if honest is not None and not found.any() and _is_constant(aim, honest):
+    if clean is not None and not found.any() and _is_constant(aim, clean):
         raise ClassifierError(
             "attack: the objective is constant, its gradient is 0 for every pixel; a filter or "
             "the classifier hides it, so climb the margin (margin_pgd), or use a decision-based "
@@ -99,30 +101,32 @@ def slopes(aim: Aim, images: Images, *, honest: Images | None = None) -> tuple[I
     return found, scores.detach()
 
 
-def _is_constant(aim: Aim, images: Images) -> bool:
+def _is_constant(aim: AttackObjective, images: Images) -> bool:
     """Whether images that have yet to arrive have no slope: as they are, on their way to grey, or
     as noise."""
-    still = ~aim.reached(images)
+    still = ~aim.is_adversarial(images)
     noise = torch.rand(images.shape[1:], generator=torch.Generator().manual_seed(0)).to(images)
     grey = torch.full_like(images, 0.5)
     shown = (images, (images + grey) / 2, grey, noise.expand_as(images))
-    return bool(still.any()) and not any(slopes(aim, one)[0][still].any() for one in shown)
+    return bool(still.any()) and not any(
+        compute_gradients(aim, one)[0][still].any() for one in shown
+    )
 
 
-def check_slopes(aim: Aim, images: Images) -> None:
+def check_gradients(aim: AttackObjective, images: Images) -> None:
     """Raises ClassifierError for an aim without gradients, or whose gradient is 0 everywhere."""
-    slopes(aim, images, honest=images)
+    compute_gradients(aim, images, clean=images)
 
 
-def beginning(aim: Aim, images: Images) -> Images:
+def choose_start(aim: AttackObjective, images: Images) -> Images:
     """Where the first slope is taken: the images, or beside them where an aim has none there.
 
     The small random step is the same for every image.
     """
-    if not aim.flat:
+    if not aim.stationary_at_clean:
         return images
     draws = torch.rand(images.shape[1:], generator=torch.Generator().manual_seed(0))
-    return (images + NUDGE * (2 * draws - 1).to(images)).clamp(0, 1)
+    return (images + START_NOISE * (2 * draws - 1).to(images)).clamp(0, 1)
 
 
 def check_budget(epsilon: float, name: str) -> None:
@@ -146,18 +150,18 @@ def check_pace(pace: float, name: str) -> None:
         raise ConfigError(f"{name}: pace: expected a number above 0, got {pace:g}")
 
 
-def check_excess(value: float, name: str) -> None:
+def check_not_negative(value: float, name: str) -> None:
     """Raises ConfigError for what is added to a distance and is not at least 0."""
     if not 0 <= value < math.inf:
         raise ConfigError(f"{name}: expected a number of at least 0, got {value:g}")
 
 
-def check_share(value: float, name: str) -> None:
+def check_fraction(value: float, name: str) -> None:
     """Raises ConfigError for a share outside [0, 1]."""
     if not 0 <= value <= 1:
         raise ConfigError(f"{name}: expected a share from 0 to 1, got {value:g}")
 
 
-def lengths(values: Tensor) -> Tensor:
+def compute_lengths(values: Tensor) -> Tensor:
     """Euclidean length of each image, shaped to divide images."""
     return values.flatten(1).norm(dim=1).view(-1, 1, 1, 1)

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from apercu.errors import ConfigError
 from apercu.robustness.attacks.base import (
+    Access,
     Attack,
-    Knowledge,
     check_count,
-    check_excess,
-    check_slopes,
+    check_gradients,
+    check_not_negative,
 )
-from apercu.robustness.objectives import Aim, Untargeted
+from apercu.robustness.objectives import AttackObjective, Untargeted
 from apercu.types import Images
 
 
@@ -34,37 +34,37 @@ class DeepFool(Attack):
     steps: int = 50
     classes: int = 10
     overshoot: float = 0.02
-    needs: ClassVar[Knowledge] = "gradients"
+    needs: ClassVar[Access] = "gradients"
 
     def __post_init__(self) -> None:
         check_count(self.steps, "deepfool: steps")
         check_count(self.classes - 1, "deepfool: classes, besides the true one")
-        check_excess(self.overshoot, "deepfool: overshoot")
+        check_not_negative(self.overshoot, "deepfool: overshoot")
 
-    def __call__(self, aim: Aim, images: Images) -> Images:
+    def __call__(self, aim: AttackObjective, images: Images) -> Images:
         if not isinstance(aim, Untargeted):
             raise ConfigError("deepfool: knows any other class as its aim, and no target")
-        check_slopes(aim, images)
+        check_gradients(aim, images)
         with torch.no_grad():
-            others = aim.answer(images).scatter(1, aim.labels[:, None], -torch.inf)
+            others = aim.logits_fn(images).scatter(1, aim.labels[:, None], -torch.inf)
         count = min(self.classes - 1, others.shape[1] - 1)
         rivals = others.topk(count, dim=1).indices
         change, moved = torch.zeros_like(images), images
         for _ in range(self.steps):
-            open_still = ~aim.reached(moved)
+            open_still = ~aim.is_adversarial(moved)
             if not open_still.any():
                 break
-            step = _to_boundary(aim, moved, rivals)
+            step = _find_boundary_step(aim, moved, rivals)
             change = change + step * open_still[:, None, None, None]
             moved = (images + (1 + self.overshoot) * change).clamp(0, 1)
         return moved
 
 
-def _to_boundary(aim: Untargeted, images: Images, rivals: Tensor) -> Images:
+def _find_boundary_step(aim: Untargeted, images: Images, rivals: Tensor) -> Images:
     """The shortest step to a boundary with one of the rivals, by the linearised logits."""
     leaf = images.detach().requires_grad_()
     with torch.enable_grad():
-        logits = aim.answer(leaf)
+        logits = aim.logits_fn(leaf)
         gaps = logits.gather(1, rivals) - logits.gather(1, aim.labels[:, None])
         steps, sizes = [], []
         for number in range(rivals.shape[1]):

@@ -10,19 +10,19 @@ import torch
 
 from apercu.errors import ConfigError
 from apercu.robustness.attacks.base import (
+    Access,
     Attack,
-    Knowledge,
     Norm,
-    beginning,
     check_count,
     check_pace,
-    lengths,
-    slopes,
+    choose_start,
+    compute_gradients,
+    compute_lengths,
 )
-from apercu.robustness.objectives import Aim
+from apercu.robustness.objectives import AttackObjective
 from apercu.types import Images
 
-DARK = 1e-3
+SMALLEST_VALUE = 1e-3
 """Values below count as this, so that black can be multiplied, too."""
 
 
@@ -43,8 +43,8 @@ class Multiplicative(Attack):
     steps: int = 10
     pace: float = 0.25
     norm: Norm = "linf"
-    needs: ClassVar[Knowledge] = "gradients"
-    climbs: ClassVar[bool] = True
+    needs: ClassVar[Access] = "gradients"
+    any_objective: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not 1 <= self.ratio <= 10:
@@ -52,19 +52,21 @@ class Multiplicative(Attack):
         check_count(self.steps, "mult: steps")
         check_pace(self.pace, "mult")
 
-    def __call__(self, aim: Aim, images: Images) -> Images:
-        base, reach = images.clamp(min=DARK), math.log(self.ratio)
+    def __call__(self, aim: AttackObjective, images: Images) -> Images:
+        base, reach = images.clamp(min=SMALLEST_VALUE), math.log(self.ratio)
         radius = reach * images[0].numel() ** 0.5
         factors = torch.zeros_like(images)  # as logarithms
-        moved = beginning(aim, images)
+        moved = choose_start(aim, images)
         for turn in range(self.steps):
-            found, _ = slopes(aim, moved, honest=None if turn else images)
+            found, _ = compute_gradients(aim, moved, clean=None if turn else images)
             if self.norm == "linf":
                 factors = factors + self.pace * reach * found.sign()
                 factors = factors.clamp(-reach, reach)
             else:
-                step = found / lengths(found).clamp(min=1e-30)
+                step = found / compute_lengths(found).clamp(min=1e-30)
                 factors = factors + self.pace * radius * step
-                factors = factors * (radius / lengths(factors).clamp(min=1e-12)).clamp(max=1)
+                factors = factors * (radius / compute_lengths(factors).clamp(min=1e-12)).clamp(
+                    max=1
+                )
             moved = torch.where(factors == 0, images, base * factors.exp()).clamp(0, 1)
         return moved

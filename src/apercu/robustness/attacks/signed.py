@@ -11,18 +11,18 @@ from torch import Generator
 
 from apercu.option_strings import MAX_SEED
 from apercu.robustness.attacks.base import (
+    Access,
     Attack,
-    Knowledge,
     Norm,
-    beginning,
     check_budget,
     check_count,
     check_pace,
-    lengths,
-    slopes,
+    choose_start,
+    compute_gradients,
+    compute_lengths,
 )
 from apercu.robustness.filters.base import check_whole
-from apercu.robustness.objectives import Aim
+from apercu.robustness.objectives import AttackObjective
 from apercu.types import Images, Scores
 
 
@@ -36,14 +36,14 @@ class Fgsm(Attack):
     """
 
     epsilon: float = 8 / 255
-    needs: ClassVar[Knowledge] = "gradients"
-    climbs: ClassVar[bool] = True
+    needs: ClassVar[Access] = "gradients"
+    any_objective: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_budget(self.epsilon, "fgsm")
 
-    def __call__(self, aim: Aim, images: Images) -> Images:
-        found, _ = slopes(aim, beginning(aim, images), honest=images)
+    def __call__(self, aim: AttackObjective, images: Images) -> Images:
+        found, _ = compute_gradients(aim, choose_start(aim, images), clean=images)
         return (images + self.epsilon * found.sign()).clamp(0, 1)
 
 
@@ -61,16 +61,16 @@ class IFgsm(Attack):
     epsilon: float = 8 / 255
     steps: int = 10
     pace: float = 0.25
-    needs: ClassVar[Knowledge] = "gradients"
-    climbs: ClassVar[bool] = True
+    needs: ClassVar[Access] = "gradients"
+    any_objective: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_budget(self.epsilon, "i_fgsm")
         check_count(self.steps, "i_fgsm: steps")
         check_pace(self.pace, "i_fgsm")
 
-    def __call__(self, aim: Aim, images: Images) -> Images:
-        return _walked(aim, images, beginning(aim, images), self)
+    def __call__(self, aim: AttackObjective, images: Images) -> Images:
+        return _ascend_in_box(aim, images, choose_start(aim, images), self)
 
 
 @final
@@ -98,8 +98,8 @@ class Pgd(Attack):
     norm: Norm = "linf"
     restarts: int = 1
     seed: int = 0
-    needs: ClassVar[Knowledge] = "gradients"
-    climbs: ClassVar[bool] = True
+    needs: ClassVar[Access] = "gradients"
+    any_objective: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_budget(self.epsilon, "pgd")
@@ -108,54 +108,60 @@ class Pgd(Attack):
         check_count(self.restarts, "pgd: restarts")
         check_whole("pgd", 0, MAX_SEED, seed=self.seed)
 
-    def __call__(self, aim: Aim, images: Images) -> Images:
+    def __call__(self, aim: AttackObjective, images: Images) -> Images:
         generator = torch.Generator().manual_seed(self.seed)
         best, merit = images, torch.full((len(images),), -torch.inf, device=images.device)
         for _ in range(self.restarts):
-            start = self._start(images, generator)
+            start = self._draw_start(images, generator)
             if self.norm == "linf":
-                found = _walked(aim, images, start, self)
+                found = _ascend_in_box(aim, images, start, self)
             else:
-                found = self._walked_on_ball(aim, images, start)
+                found = self._ascend_in_ball(aim, images, start)
             if self.restarts == 1:
                 return found
             with torch.no_grad():
                 reached: Scores = aim.score(found).nan_to_num(torch.inf)
-            reached = torch.where(aim.reached(found), torch.inf, reached)
+            reached = torch.where(aim.is_adversarial(found), torch.inf, reached)
             better = (reached > merit)[:, None, None, None]
             best, merit = torch.where(better, found, best), torch.maximum(merit, reached)
         return best
 
-    def _radius(self, images: Images) -> float:
+    def _compute_radius(self, images: Images) -> float:
         """Of the Euclidean ball, as a length."""
         return float(self.epsilon * images[0].numel() ** 0.5)
 
-    def _start(self, images: Images, generator: Generator) -> Images:
+    def _draw_start(self, images: Images, generator: Generator) -> Images:
         shape = images.shape[1:]
         if self.norm == "linf":
             noise = self.epsilon * (2 * torch.rand(shape, generator=generator) - 1)
         else:
             noise = torch.randn(shape, generator=generator)
             share = torch.rand((), generator=generator) ** (1 / noise.numel())
-            noise = F.normalize(noise.flatten(), dim=0).view(shape) * share * self._radius(images)
+            noise = (
+                F.normalize(noise.flatten(), dim=0).view(shape)
+                * share
+                * self._compute_radius(images)
+            )
         return (images + noise.to(images)).clamp(0, 1)
 
-    def _walked_on_ball(self, aim: Aim, images: Images, start: Images) -> Images:
-        radius, moved = self._radius(images), start
+    def _ascend_in_ball(self, aim: AttackObjective, images: Images, start: Images) -> Images:
+        radius, moved = self._compute_radius(images), start
         for step in range(self.steps):
-            found, _ = slopes(aim, moved, honest=None if step else images)
-            ahead = found / lengths(found).clamp(min=1e-30)
+            found, _ = compute_gradients(aim, moved, clean=None if step else images)
+            ahead = found / compute_lengths(found).clamp(min=1e-30)
             change = moved + self.pace * radius * ahead - images
-            change = change * (radius / lengths(change).clamp(min=1e-12)).clamp(max=1)
+            change = change * (radius / compute_lengths(change).clamp(min=1e-12)).clamp(max=1)
             moved = (images + change).clamp(0, 1)
         return moved
 
 
-def _walked(aim: Aim, images: Images, start: Images, settings: IFgsm | Pgd) -> Images:
+def _ascend_in_box(
+    aim: AttackObjective, images: Images, start: Images, settings: IFgsm | Pgd
+) -> Images:
     """Steps along the sign of the gradient, kept in the box around the images."""
     epsilon, moved = settings.epsilon, start
     for step in range(settings.steps):
-        found, _ = slopes(aim, moved, honest=None if step else images)
+        found, _ = compute_gradients(aim, moved, clean=None if step else images)
         moved = moved + settings.pace * epsilon * found.sign()
         moved = torch.clamp(moved, images - epsilon, images + epsilon).clamp(0, 1)
     return moved

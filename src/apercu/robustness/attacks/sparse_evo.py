@@ -10,23 +10,23 @@ from torch import Generator, Tensor
 
 from apercu.option_strings import MAX_SEED
 from apercu.robustness.attacks.base import (
-    CountedAttack,
-    Counts,
-    Knowledge,
+    Access,
+    QueryCountingAttack,
+    QueryCounts,
     check_count,
-    check_share,
+    check_fraction,
 )
 from apercu.robustness.filters.base import check_whole
-from apercu.robustness.objectives import Aim, Reached
+from apercu.robustness.objectives import AttackObjective, BatchFlags
 from apercu.types import Images
 
-TRIES = 10
+NOISE_STARTS = 10
 """Images of noise that are tried as a start where no other image of the batch will do."""
 
 
 @final
 @dataclass(frozen=True)
-class SparseEvo(CountedAttack):
+class SparseEvo(QueryCountingAttack):
     """Evolves which pixels are taken from a starting image of another class.
 
     A member of the population says for every pixel whether it is the start's (1) or the image's
@@ -50,8 +50,8 @@ class SparseEvo(CountedAttack):
     mutation: float = 0.01
     crossover: float = 0.9
     seed: int = 0
-    needs: ClassVar[Knowledge] = "decisions"
-    neighbours: ClassVar[bool] = True
+    needs: ClassVar[Access] = "decisions"
+    uses_whole_batch: ClassVar[bool] = True
     norm: ClassVar[str] = "l0"
 
     def __post_init__(self) -> None:
@@ -59,38 +59,40 @@ class SparseEvo(CountedAttack):
         check_whole("sparse_evo", 0, MAX_SEED, seed=self.seed)
         check_count(self.population - 2, "sparse_evo: population, besides two parents")
         for name in ("initial", "mutation", "crossover"):
-            check_share(getattr(self, name), f"sparse_evo: {name}")
+            check_fraction(getattr(self, name), f"sparse_evo: {name}")
 
     @torch.no_grad()
-    def counted(self, aim: Aim, images: Images) -> tuple[Images, Counts]:
+    def attack_and_count(self, aim: AttackObjective, images: Images) -> tuple[Images, QueryCounts]:
         """One question per image and turn, whatever it is needed for."""
         generator = torch.Generator().manual_seed(self.seed)
-        herd, asked = _Herd(images, self.population), torch.zeros(len(images)).long()
+        herd, asked = _Population(images, self.population), torch.zeros(len(images)).long()
         for turn in range(self.queries):
-            searching = (herd.since < 0) & (turn < len(images) + TRIES)
-            evolving = herd.since > 0
+            searching = (herd.start_turn < 0) & (turn < len(images) + NOISE_STARTS)
+            evolving = herd.start_turn > 0
             if not (searching | evolving).any():
                 break
-            age = turn - 1 - herd.since
-            member = self._next(herd, evolving & (age < self.population), generator)
-            tried = _start(images, turn, generator) if searching.any() else images
-            shown = torch.where(searching[:, None, None, None], tried, herd.mixed(member))
-            reached = aim.reached(shown)
-            herd.begin(searching & reached, shown, turn)
-            herd.take(evolving & reached, member, age)
+            age = turn - 1 - herd.start_turn
+            member = self._choose_candidate(herd, evolving & (age < self.population), generator)
+            tried = _propose_start(images, turn, generator) if searching.any() else images
+            shown = torch.where(searching[:, None, None, None], tried, herd.blend_images(member))
+            reached = aim.is_adversarial(shown)
+            herd.begin_search(searching & reached, shown, turn)
+            herd.replace_worst(evolving & reached, member, age)
             asked += (searching | evolving).cpu()
         return herd.best, asked.to(images.device)
 
-    def _next(self, herd: _Herd, first: Reached, generator: Generator) -> Tensor:
+    def _choose_candidate(
+        self, herd: _Population, first: BatchFlags, generator: Generator
+    ) -> Tensor:
         """Whom to ask about next: one of the first members, or a child."""
         member = herd.members[0]
         if first.any():
-            member = self._first(member, generator)
+            member = self._draw_initial_member(member, generator)
         if (~first).any():
-            member = torch.where(first[:, None, None], member, self._child(herd, generator))
+            member = torch.where(first[:, None, None], member, self._cross_parents(herd, generator))
         return member
 
-    def _first(self, like: Tensor, generator: Generator) -> Tensor:
+    def _draw_initial_member(self, like: Tensor, generator: Generator) -> Tensor:
         """All of the start but a few random pixels."""
         count, height, width = like.shape
         given = max(1, round(self.initial * height * width))
@@ -99,7 +101,7 @@ class SparseEvo(CountedAttack):
         kept.scatter_(1, drawn.topk(given, dim=1).indices, 0)
         return kept.view(count, height, width).bool().to(like.device)
 
-    def _child(self, herd: _Herd, generator: Generator) -> Tensor:
+    def _cross_parents(self, herd: _Population, generator: Generator) -> Tensor:
         count, device = len(herd.rows), herd.members.device
         parents = torch.rand(count, self.population, generator=generator).topk(2, dim=1).indices
         first, second = (herd.members[parents[:, side].to(device), herd.rows] for side in (0, 1))
@@ -109,7 +111,7 @@ class SparseEvo(CountedAttack):
         return crossed & best & (drawn[1] >= self.mutation)
 
 
-class _Herd:
+class _Population:
     """The population of every image, and the turn in which its start was found (-1: not yet)."""
 
     def __init__(self, images: Images, size: int) -> None:
@@ -118,37 +120,37 @@ class _Herd:
         self.members = images.new_ones(size, count, height, width, dtype=torch.bool)
         self.fitness = images.new_full((size, count), torch.inf)
         self.rows = torch.arange(count, device=images.device)
-        self.since = torch.full_like(self.rows, -1)
+        self.start_turn = torch.full_like(self.rows, -1)
 
-    def begin(self, found: Reached, starts: Images, turn: int) -> None:
+    def begin_search(self, found: BatchFlags, starts: Images, turn: int) -> None:
         """Where a start is found, every member is the whole of it."""
         self.starts = torch.where(found[:, None, None, None], starts, self.starts)
-        self.since = torch.where(found, turn, self.since)
-        whole = self.distance(torch.ones_like(self.members[0]))
+        self.start_turn = torch.where(found, turn, self.start_turn)
+        whole = self.compute_distance(torch.ones_like(self.members[0]))
         self.fitness = torch.where(found, whole, self.fitness)
 
-    def take(self, reached: Reached, member: Tensor, age: Tensor) -> None:
+    def replace_worst(self, reached: BatchFlags, member: Tensor, age: Tensor) -> None:
         """A first member has a place of its own; later ones take that of the worst."""
-        distance = torch.where(reached, self.distance(member), torch.inf)
+        distance = torch.where(reached, self.compute_distance(member), torch.inf)
         size = len(self.fitness)
         place = torch.where(age < size, age.clamp(0, size - 1), self.fitness.argmax(0))
         better = distance < self.fitness[place, self.rows]
         self.members[place[better], self.rows[better]] = member[better]
         self.fitness[place[better], self.rows[better]] = distance[better]
 
-    def mixed(self, member: Tensor) -> Images:
+    def blend_images(self, member: Tensor) -> Images:
         return torch.where(member[:, None], self.starts, self.images)
 
-    def distance(self, member: Tensor) -> Tensor:
+    def compute_distance(self, member: Tensor) -> Tensor:
         """Euclidean distance of the mixed image from the image."""
         return ((self.starts - self.images).square().sum(1) * member).flatten(1).sum(1).sqrt()
 
     @property
     def best(self) -> Images:
-        return self.mixed(self.members[self.fitness.argmin(0), self.rows])
+        return self.blend_images(self.members[self.fitness.argmin(0), self.rows])
 
 
-def _start(images: Images, turn: int, generator: Generator) -> Images:
+def _propose_start(images: Images, turn: int, generator: Generator) -> Images:
     """What is tried as a start: the image itself, the others of the batch, then noise."""
     if turn < len(images):
         return images.roll(turn, 0)

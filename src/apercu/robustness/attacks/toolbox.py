@@ -13,16 +13,16 @@ from torch import nn
 from apercu.errors import ClassifierError, ConfigError
 from apercu.option_strings import MAX_SEED
 from apercu.robustness.attacks.base import (
+    Access,
     Attack,
-    Knowledge,
     Norm,
     check_budget,
     check_count,
-    check_excess,
-    check_slopes,
+    check_gradients,
+    check_not_negative,
 )
 from apercu.robustness.filters.base import check_whole
-from apercu.robustness.objectives import Aim, Answer, Targeted, Untargeted
+from apercu.robustness.objectives import AttackObjective, LogitsFn, Targeted, Untargeted
 from apercu.types import Images, Logits
 
 
@@ -40,14 +40,14 @@ class CarliniWagner(Attack):
     steps: int = 20
     searches: int = 5
     confidence: float = 0.0
-    needs: ClassVar[Knowledge] = "gradients"
+    needs: ClassVar[Access] = "gradients"
 
     def __post_init__(self) -> None:
         check_count(self.steps, "carlini_wagner: steps")
         check_count(self.searches, "carlini_wagner: searches")
-        check_excess(self.confidence, "carlini_wagner: confidence")
+        check_not_negative(self.confidence, "carlini_wagner: confidence")
 
-    def __call__(self, aim: Aim, images: Images) -> Images:
+    def __call__(self, aim: AttackObjective, images: Images) -> Images:
         def made(evasion: Any, classifier: Any, targeted: bool) -> Any:
             return evasion.CarliniL2Method(
                 classifier,
@@ -59,8 +59,8 @@ class CarliniWagner(Attack):
                 verbose=False,
             )
 
-        check_slopes(aim, images)
-        return _attacked(made, aim, images)
+        check_gradients(aim, images)
+        return _run_toolbox_attack(made, aim, images)
 
 
 @final
@@ -84,8 +84,8 @@ class AutoAttack(Attack):
     restarts: int = 1
     queries: int = 300
     seed: int = 0
-    needs: ClassVar[Knowledge] = "gradients"
-    neighbours: ClassVar[bool] = True
+    needs: ClassVar[Access] = "gradients"
+    uses_whole_batch: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_budget(self.epsilon, "auto_attack")
@@ -93,7 +93,7 @@ class AutoAttack(Attack):
             check_count(getattr(self, name), f"auto_attack: {name}")
         check_whole("auto_attack", 0, MAX_SEED, seed=self.seed)
 
-    def __call__(self, aim: Aim, images: Images) -> Images:
+    def __call__(self, aim: AttackObjective, images: Images) -> Images:
         def made(evasion: Any, classifier: Any, targeted: bool) -> Any:
             if targeted:
                 raise ConfigError("auto_attack: climbs away from a class, not towards one")
@@ -127,8 +127,8 @@ class AutoAttack(Attack):
             )
             return evasion.AutoAttack(classifier, eps=self.epsilon, attacks=parts, **batch)
 
-        check_slopes(aim, images)
-        return _attacked(made, aim, images, self.seed)
+        check_gradients(aim, images)
+        return _run_toolbox_attack(made, aim, images, self.seed)
 
 
 @final
@@ -147,15 +147,15 @@ class HopSkipJump(Attack):
     queries: int = 500
     norm: Norm = "l2"
     seed: int = 0
-    needs: ClassVar[Knowledge] = "decisions"
-    neighbours: ClassVar[bool] = True
+    needs: ClassVar[Access] = "decisions"
+    uses_whole_batch: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_count(self.steps, "hop_skip_jump: steps")
         check_count(self.queries, "hop_skip_jump: queries")
         check_whole("hop_skip_jump", 0, MAX_SEED, seed=self.seed)
 
-    def __call__(self, aim: Aim, images: Images) -> Images:
+    def __call__(self, aim: AttackObjective, images: Images) -> Images:
         def made(evasion: Any, classifier: Any, targeted: bool) -> Any:
             return evasion.HopSkipJump(
                 classifier,
@@ -168,7 +168,7 @@ class HopSkipJump(Attack):
                 verbose=False,
             )
 
-        return _attacked(made, aim, images, self.seed)
+        return _run_toolbox_attack(made, aim, images, self.seed)
 
 
 @final
@@ -187,15 +187,15 @@ class Square(Attack):
     epsilon: float = 8 / 255
     queries: int = 300
     seed: int = 0
-    needs: ClassVar[Knowledge] = "decisions"
-    neighbours: ClassVar[bool] = True
+    needs: ClassVar[Access] = "decisions"
+    uses_whole_batch: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_budget(self.epsilon, "square")
         check_count(self.queries, "square: queries")
         check_whole("square", 0, MAX_SEED, seed=self.seed)
 
-    def __call__(self, aim: Aim, images: Images) -> Images:
+    def __call__(self, aim: AttackObjective, images: Images) -> Images:
         def made(evasion: Any, classifier: Any, targeted: bool) -> Any:
             if targeted:
                 raise ConfigError("square: climbs away from a class, not towards one")
@@ -207,13 +207,13 @@ class Square(Attack):
                 verbose=False,
             )
 
-        return _attacked(made, aim, images, self.seed)
+        return _run_toolbox_attack(made, aim, images, self.seed)
 
 
-class _Shown(nn.Module):
+class _LogitsModule(nn.Module):
     """What an attack climbs, as the toolbox expects a network."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: LogitsFn) -> None:
         super().__init__()
         self.answer = answer
         self.device_follower = nn.Parameter(torch.zeros(0))
@@ -222,8 +222,8 @@ class _Shown(nn.Module):
         return self.answer(images.float().clamp(0, 1))  # some attacks work in double precision
 
 
-def _attacked(
-    made: Callable[[Any, Any, bool], Any], aim: Aim, images: Images, seed: int = 0
+def _run_toolbox_attack(
+    made: Callable[[Any, Any, bool], Any], aim: AttackObjective, images: Images, seed: int = 0
 ) -> Images:
     """Runs one of the toolbox's attacks; numpy's and torch's global draws are as they were after.
 
@@ -240,11 +240,11 @@ def _attacked(
         ) from error
     if not isinstance(aim, Untargeted | Targeted):
         raise ConfigError("attacks: this one climbs classes only; expected Untargeted or Targeted")
-    labels = aim.labels if isinstance(aim, Untargeted) else aim.wanted
+    labels = aim.labels if isinstance(aim, Untargeted) else aim.targets
     with torch.no_grad():
-        classes = aim.answer(images[:1]).shape[1]
+        classes = aim.logits_fn(images[:1]).shape[1]
     classifier = PyTorchClassifier(
-        model=_Shown(aim.answer),
+        model=_LogitsModule(aim.logits_fn),
         loss=nn.CrossEntropyLoss(),
         input_shape=tuple(images.shape[1:]),
         nb_classes=classes,

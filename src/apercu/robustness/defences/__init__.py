@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from apercu.robustness.defences.adversarial import Adversarial
-from apercu.robustness.defences.base import Defence, Lesson
+from apercu.robustness.defences.base import Defence, DefenceBatch
 from apercu.robustness.defences.hybrid import Hybrid
 from apercu.robustness.defences.sinkhorn import Sinkhorn, sinkhorn_divergence
 from apercu.robustness.defences.standard import Standard
@@ -12,7 +12,7 @@ __all__ = [
     "Adversarial",
     "Defence",
     "Hybrid",
-    "Lesson",
+    "DefenceBatch",
     "Sinkhorn",
     "Standard",
     "sinkhorn_divergence",

@@ -9,8 +9,14 @@ import torch
 from pydantic import Field
 
 from apercu.robustness.attacks import Attack
-from apercu.robustness.defences.base import AttackName, Defence, FilterName, Lesson, in_front
-from apercu.robustness.named import NONE, attack_named, filter_named
+from apercu.robustness.defences.base import (
+    AttackName,
+    Defence,
+    DefenceBatch,
+    FilterName,
+    put_filter_in_front,
+)
+from apercu.robustness.named import NONE, parse_attack, parse_filter
 from apercu.robustness.objectives import Untargeted
 from apercu.types import Images, Scores
 
@@ -33,39 +39,42 @@ class Adversarial(Defence):
     honest: float = Field(0.0, ge=0, lt=1)
 
     @property
-    def shown_behind(self) -> tuple[str, ...]:
+    def test_filters(self) -> tuple[str, ...]:
         return (self.behind,)
 
-    def usual(self, images: Images) -> Images:
-        return filtered(self.behind, images)
+    def prepare_clean(self, images: Images) -> Images:
+        return filter_images(self.behind, images)
 
-    def terms(self, lesson: Lesson) -> dict[str, Scores]:
-        answer = in_front(self.behind, lesson.learns)
-        attacked = answer(made(self.attack, self.behind, lesson))
-        terms = {"attacked": (1 - self.honest) * lesson.loss(attacked)}
+    def compute_losses(self, lesson: DefenceBatch) -> dict[str, Scores]:
+        answer = put_filter_in_front(self.behind, lesson.training_logits)
+        attacked = answer(attack_batch(self.attack, self.behind, lesson))
+        terms = {"attacked": (1 - self.honest) * lesson.compute_loss(attacked)}
         if self.honest:
-            terms["honest"] = self.honest * lesson.loss(answer(lesson.images))
+            terms["honest"] = self.honest * lesson.compute_loss(answer(lesson.images))
         return terms
 
-    def hard(self, lesson: Lesson) -> Images:
-        return received(self.attack, self.behind, lesson)
+    def make_hard_images(self, lesson: DefenceBatch) -> Images:
+        return attack_and_filter_batch(self.attack, self.behind, lesson)
 
 
-def made(attack: str, behind: str, lesson: Lesson) -> Images:
+def attack_batch(attack: str, behind: str, lesson: DefenceBatch) -> Images:
     """Images that an attack makes against the network behind a filter, from this step's seed."""
-    made: Attack = attack_named(attack)
+    made: Attack = parse_attack(attack)
     if hasattr(made, "seed"):
         made = replace(made, seed=lesson.seed)  # type: ignore[type-var]
-    return made(Untargeted(in_front(behind, lesson.judges), lesson.labels), lesson.images)
+    return made(
+        Untargeted(put_filter_in_front(behind, lesson.inference_logits), lesson.labels),
+        lesson.images,
+    )
 
 
-def received(attack: str, behind: str, lesson: Lesson) -> Images:
+def attack_and_filter_batch(attack: str, behind: str, lesson: DefenceBatch) -> Images:
     """The same images behind the filter, as the network receives them."""
-    return filtered(behind, made(attack, behind, lesson))
+    return filter_images(behind, attack_batch(attack, behind, lesson))
 
 
 @torch.no_grad()
-def filtered(behind: str, images: Images) -> Images:
+def filter_images(behind: str, images: Images) -> Images:
     """Images as they come out of a filter; the same ones for none."""
-    filter = filter_named(behind)
+    filter = parse_filter(behind)
     return images if filter is None else filter(images)

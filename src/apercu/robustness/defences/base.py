@@ -12,13 +12,13 @@ from torch import Tensor
 
 from apercu.errors import ConfigError
 from apercu.robustness.filters import FilterLayer
-from apercu.robustness.named import NONE, aim_of, attack_named, filter_named
-from apercu.robustness.objectives import Answer
+from apercu.robustness.named import NONE, find_objective_name, parse_attack, parse_filter
+from apercu.robustness.objectives import LogitsFn
 from apercu.types import Images, Logits, Scores, Targets
 
 
 @dataclass(frozen=True)
-class Lesson:
+class DefenceBatch:
     """One batch.
 
     Args:
@@ -29,20 +29,20 @@ class Lesson:
         seed: of every draw.
     """
 
-    learns: Answer
-    judges: Answer
+    training_logits: LogitsFn
+    inference_logits: LogitsFn
     images: Images
-    wanted: Float[Tensor, "batch classes"]
+    target_probabilities: Float[Tensor, "batch classes"]
     seed: int
 
     @property
     def labels(self) -> Targets:
         """The class of each image."""
-        return self.wanted.argmax(1)
+        return self.target_probabilities.argmax(1)
 
-    def loss(self, logits: Logits) -> Scores:
+    def compute_loss(self, logits: Logits) -> Scores:
         """Cross-entropy of an answer with what is wanted."""
-        return -(self.wanted * logits.log_softmax(1)).sum(1)
+        return -(self.target_probabilities * logits.log_softmax(1)).sum(1)
 
 
 class Defence(BaseModel, ABC):
@@ -51,45 +51,45 @@ class Defence(BaseModel, ABC):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     @abstractmethod
-    def terms(self, lesson: Lesson) -> dict[str, Scores]:
+    def compute_losses(self, lesson: DefenceBatch) -> dict[str, Scores]:
         """Named parts of the loss, one number per image; the loss is the mean of their sum."""
 
     @property
-    def shown_behind(self) -> tuple[str, ...]:
+    def test_filters(self) -> tuple[str, ...]:
         """Filters that stand in front of the network when it is used, one at a time."""
         return (NONE,)
 
-    def usual(self, images: Images) -> Images:
+    def prepare_clean(self, images: Images) -> Images:
         """Honest images as the network receives them; no gradients."""
         return images
 
     @abstractmethod
-    def hard(self, lesson: Lesson) -> Images:
+    def make_hard_images(self, lesson: DefenceBatch) -> Images:
         """The images as the network receives them when it needs its defence; no gradients."""
 
 
-def in_front(name: str, answer: Answer) -> Answer:
+def put_filter_in_front(name: str, answer: LogitsFn) -> LogitsFn:
     """A network behind a filter, through which gradients go as if it was not there."""
-    filter = filter_named(name)
+    filter = parse_filter(name)
     if filter is None:
         return answer
     layer = FilterLayer(filter, "straight")
     return lambda images: answer(layer(images))
 
 
-def _attack(text: str) -> str:
-    if aim_of(text) != "class":
+def _check_attack(text: str) -> str:
+    if find_objective_name(text) != "class":
         raise ValueError(
             f"attacks: {text}: a network learns from attacks on the class, such as pgd"
         )
-    return _said(attack_named, text)
+    return _check_parses(parse_attack, text)
 
 
-def _filter(text: str) -> str:
-    return _said(filter_named, text)
+def _check_filter(text: str) -> str:
+    return _check_parses(parse_filter, text)
 
 
-def _said(read: object, text: str) -> str:
+def _check_parses(read: object, text: str) -> str:
     """The text, if it can be read; pydantic wants a ValueError."""
     try:
         read(text)  # type: ignore[operator]
@@ -98,5 +98,5 @@ def _said(read: object, text: str) -> str:
     return text
 
 
-AttackName = Annotated[str, AfterValidator(_attack)]
-FilterName = Annotated[str, AfterValidator(_filter)]
+AttackName = Annotated[str, AfterValidator(_check_attack)]
+FilterName = Annotated[str, AfterValidator(_check_filter)]

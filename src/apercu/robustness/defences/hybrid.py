@@ -8,8 +8,8 @@ import torch
 from pydantic import Field
 from torch import Generator
 
-from apercu.robustness.defences.base import Defence, FilterName, Lesson
-from apercu.robustness.named import NONE, filter_named
+from apercu.robustness.defences.base import Defence, DefenceBatch, FilterName
+from apercu.robustness.named import NONE, parse_filter
 from apercu.types import Images, Scores
 
 
@@ -28,21 +28,24 @@ class Hybrid(Defence):
     representations: tuple[FilterName, ...] = Field(("floyd_steinberg",), min_length=1)
 
     @property
-    def shown_behind(self) -> tuple[str, ...]:
+    def test_filters(self) -> tuple[str, ...]:
         return (NONE, *self.representations)
 
-    def terms(self, lesson: Lesson) -> dict[str, Scores]:
-        shown = torch.cat([lesson.images, self.hard(lesson)])
-        honest, represented = lesson.learns(shown).chunk(2)
-        return {"honest": lesson.loss(honest) / 2, "represented": lesson.loss(represented) / 2}
+    def compute_losses(self, lesson: DefenceBatch) -> dict[str, Scores]:
+        shown = torch.cat([lesson.images, self.make_hard_images(lesson)])
+        honest, represented = lesson.training_logits(shown).chunk(2)
+        return {
+            "honest": lesson.compute_loss(honest) / 2,
+            "represented": lesson.compute_loss(represented) / 2,
+        }
 
     @torch.no_grad()
-    def hard(self, lesson: Lesson) -> Images:
+    def make_hard_images(self, lesson: DefenceBatch) -> Images:
         images, generator = lesson.images, Generator().manual_seed(lesson.seed)
         drawn = torch.randint(len(self.representations), (len(images),), generator=generator)
         shown = images.clone()
         for number, name in enumerate(self.representations):
-            filter, rows = filter_named(name), drawn.to(images.device) == number
+            filter, rows = parse_filter(name), drawn.to(images.device) == number
             if filter is not None and rows.any():
                 shown[rows] = filter(images[rows])
         return shown

@@ -10,8 +10,18 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from apercu.robustness.defences.adversarial import filtered, made, received
-from apercu.robustness.defences.base import AttackName, Defence, FilterName, Lesson, in_front
+from apercu.robustness.defences.adversarial import (
+    attack_and_filter_batch,
+    attack_batch,
+    filter_images,
+)
+from apercu.robustness.defences.base import (
+    AttackName,
+    Defence,
+    DefenceBatch,
+    FilterName,
+    put_filter_in_front,
+)
 from apercu.robustness.named import NONE
 from apercu.types import Images, Scores
 
@@ -38,24 +48,24 @@ class Sinkhorn(Defence):
     rounds: int = Field(50, ge=1)
 
     @property
-    def shown_behind(self) -> tuple[str, ...]:
+    def test_filters(self) -> tuple[str, ...]:
         return (self.behind,)
 
-    def usual(self, images: Images) -> Images:
-        return filtered(self.behind, images)
+    def prepare_clean(self, images: Images) -> Images:
+        return filter_images(self.behind, images)
 
-    def terms(self, lesson: Lesson) -> dict[str, Scores]:
-        answer = in_front(self.behind, lesson.learns)
-        shown = torch.cat([lesson.images, made(self.attack, self.behind, lesson)])
+    def compute_losses(self, lesson: DefenceBatch) -> dict[str, Scores]:
+        answer = put_filter_in_front(self.behind, lesson.training_logits)
+        shown = torch.cat([lesson.images, attack_batch(self.attack, self.behind, lesson)])
         honest, attacked = answer(shown).chunk(2)
         far = sinkhorn_divergence(honest, attacked, self.blur, self.rounds)
         return {
-            "attacked": lesson.loss(attacked),
+            "attacked": lesson.compute_loss(attacked),
             "transport": self.weight * far.expand(len(honest)),
         }
 
-    def hard(self, lesson: Lesson) -> Images:
-        return received(self.attack, self.behind, lesson)
+    def make_hard_images(self, lesson: DefenceBatch) -> Images:
+        return attack_and_filter_batch(self.attack, self.behind, lesson)
 
 
 def sinkhorn_divergence(
@@ -77,12 +87,12 @@ def sinkhorn_divergence(
         rounds: most iterations.
         threshold: mean change of the potentials below which the iterations end.
     """
-    across = _transport(first, second, blur, rounds, threshold)
-    within = [_transport(one, one, blur, rounds, threshold) for one in (first, second)]
+    across = _compute_transport_cost(first, second, blur, rounds, threshold)
+    within = [_compute_transport_cost(one, one, blur, rounds, threshold) for one in (first, second)]
     return across - sum(within) / 2
 
 
-def _transport(
+def _compute_transport_cost(
     first: Tensor, second: Tensor, blur: float, rounds: int, threshold: float
 ) -> Float[Tensor, ""]:
     """Value of the dual at the potentials that Sinkhorn's iterations reach.

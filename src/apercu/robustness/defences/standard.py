@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, final
 
-from apercu.robustness.defences.base import Defence, Lesson
+from apercu.robustness.defences.base import Defence, DefenceBatch
 from apercu.types import Images, Scores
 
 
@@ -14,8 +14,8 @@ class Standard(Defence):
 
     form: Literal["standard"] = "standard"
 
-    def terms(self, lesson: Lesson) -> dict[str, Scores]:
-        return {"honest": lesson.loss(lesson.learns(lesson.images))}
+    def compute_losses(self, lesson: DefenceBatch) -> dict[str, Scores]:
+        return {"honest": lesson.compute_loss(lesson.training_logits(lesson.images))}
 
-    def hard(self, lesson: Lesson) -> Images:
+    def make_hard_images(self, lesson: DefenceBatch) -> Images:
         return lesson.images

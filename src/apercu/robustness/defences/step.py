@@ -15,7 +15,7 @@ from apercu import render
 from apercu.classifiers import Classifier
 from apercu.classifiers.outputs import convert_to_logits
 from apercu.classifiers.preprocessing import normalise
-from apercu.robustness.defences.base import Lesson
+from apercu.robustness.defences.base import DefenceBatch
 from apercu.robustness.defences.settings import DefenceSettings
 from apercu.training.data import LabelTarget
 from apercu.training.degeneracy import CLASSIFIERS, DegenerateSolution
@@ -51,49 +51,51 @@ class DefenceTraining(TrainingModule):
         images = self.settings.views(images, generator)
         seed = int(torch.randint(2**31, (), generator=generator))
         if not self.settings.scratch:
-            still(self.network)
-        lesson = self.lesson(images, labels, seed)
-        terms = self.settings.defence.terms(lesson)
+            freeze_batchnorm(self.network)
+        lesson = self.make_batch(images, labels, seed)
+        terms = self.settings.defence.compute_losses(lesson)
         with torch.no_grad():
-            seen = self.judges(images).argmax(1)
+            seen = self.compute_inference_logits(images).argmax(1)
         classes = len(set(seen.tolist())) / len(set(lesson.labels.tolist()))
         right = (seen == lesson.labels).float().mean()
         self.log_terms(terms, {"right": right, "classes": torch.tensor(classes)})
         return torch.stack(list(terms.values())).sum(0).mean()
 
-    def lesson(self, images: Images, labels: Tensor | None, seed: int) -> Lesson:
+    def make_batch(self, images: Images, labels: Tensor | None, seed: int) -> DefenceBatch:
         """What a batch teaches."""
         if labels is None:
             with torch.no_grad():
                 wanted = self.classifier.predict_probabilities(images)
         else:
             wanted = F.one_hot(labels, len(self.classifier.classes)).to(images)
-        return Lesson(self.answer, self.judges, images, wanted, seed)
+        return DefenceBatch(
+            self.compute_logits, self.compute_inference_logits, images, wanted, seed
+        )
 
-    def answer(self, images: Images) -> Logits:
+    def compute_logits(self, images: Images) -> Logits:
         """The network in the mode that it is in."""
         known = self.classifier.network
         shown = normalise(images, known.input).contiguous(memory_format=torch.channels_last)
         return convert_to_logits(self.network(shown), known.output, count=len(images))
 
-    def judges(self, images: Images) -> Logits:
+    def compute_inference_logits(self, images: Images) -> Logits:
         """The network as it will be used."""
-        with _used(self.network):
-            return self.answer(images)
+        with _inference_mode(self.network):
+            return self.compute_logits(images)
 
     @torch.no_grad()
     def sample_tiles(self, images: Images) -> list[render.Tile]:
-        lesson = self.lesson(images, None, self.seed)
+        lesson = self.make_batch(images, None, self.seed)
         tiles = []
-        for shown in (images, self.settings.defence.hard(lesson)):
-            sure, top = self.judges(shown).softmax(1)[0].max(0)
+        for shown in (images, self.settings.defence.make_hard_images(lesson)):
+            sure, top = self.compute_inference_logits(shown).softmax(1)[0].max(0)
             title = self.classifier.classes[int(top)].partition(",")[0]
             picture = render.to_image(shown[0].cpu())
             tiles.append(render.Tile(picture, f"{title} {sure:.2f}"))
         return tiles
 
 
-def still(network: nn.Module) -> None:
+def freeze_batchnorm(network: nn.Module) -> None:
     """Batch norms keep their statistics."""
     for module in network.modules():
         if isinstance(module, _BatchNorm):
@@ -101,7 +103,7 @@ def still(network: nn.Module) -> None:
 
 
 @contextmanager
-def _used(network: nn.Module) -> Iterator[None]:
+def _inference_mode(network: nn.Module) -> Iterator[None]:
     """The network in inference, its modules as they were afterwards."""
     learning = [module for module in network.modules() if module.training]
     network.eval()

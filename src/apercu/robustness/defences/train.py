@@ -23,7 +23,7 @@ from apercu.training.trainer import Trainer
 CONFIG, FACTS = "config.json", "facts.json"
 
 
-def train_defended(
+def train_defence(
     settings: DefenceSettings, trainer: Trainer
 ) -> tuple[Classifier, dict[str, float]]:
     """Trains a copy of the fit's classifier and leaves it in the run folder.
@@ -46,11 +46,13 @@ def train_defended(
         raise ImagesError(f"{trainer.source.name}: has no labels; set wanted: answers")
     _claim(trainer.run / CONFIG, settings)
     training = DefenceTraining(network, trainer.classifier, settings, trainer.seed)
-    facts = {f"{name}_before": value for name, value in _measured(training, trainer).items()}
-    facts |= trainer(training) | _measured(training, trainer)
+    facts = {
+        f"{name}_before": value for name, value in _measure_agreement(training, trainer).items()
+    }
+    facts |= trainer(training) | _measure_agreement(training, trainer)
     known = trainer.classifier.network
     digest = digest_module(network, known.source, known.options)
-    defended = Classifier(replace(known, answer=network, digest=digest))
+    defended = Classifier(replace(known, forward=network, digest=digest))
     if trainer.is_main_process:
         save_classifier(defended, trainer.run)
         write_file(trainer.run / FACTS, json.dumps(facts, indent=1) + "\n")
@@ -58,7 +60,7 @@ def train_defended(
 
 
 @torch.no_grad()
-def _measured(training: DefenceTraining, trainer: Trainer) -> dict[str, float]:
+def _measure_agreement(training: DefenceTraining, trainer: Trainer) -> dict[str, float]:
     """On images held out: how often the network answers as wanted."""
     held_out = split_held_out(len(trainer.source), trainer.seed)[1]
     images = TrainingImages(
@@ -71,9 +73,17 @@ def _measured(training: DefenceTraining, trainer: Trainer) -> dict[str, float]:
         pictures, labels = (batch, None) if training.target_of is None else batch
         pictures = pictures.to(device)
         labels = None if labels is None else labels.to(device)
-        lesson, defence = training.lesson(pictures, labels, trainer.seed), training.settings.defence
-        for name, shown in (("honest", defence.usual(pictures)), ("hard", defence.hard(lesson))):
-            right[name] += (training.judges(shown).argmax(1) == lesson.labels).tolist()
+        lesson, defence = (
+            training.make_batch(pictures, labels, trainer.seed),
+            training.settings.defence,
+        )
+        for name, shown in (
+            ("honest", defence.prepare_clean(pictures)),
+            ("hard", defence.make_hard_images(lesson)),
+        ):
+            right[name] += (
+                training.compute_inference_logits(shown).argmax(1) == lesson.labels
+            ).tolist()
     return {name: sum(found) / len(found) for name, found in right.items()}
 
 

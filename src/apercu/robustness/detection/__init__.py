@@ -5,22 +5,22 @@ from __future__ import annotations
 from apercu.robustness.detection.detectors import Autoencoder, Detector, Mahalanobis, OneClassSvm
 from apercu.robustness.detection.features import (
     DeepFeatures,
-    Look,
-    MapOfMethod,
-    MapSeen,
-    MapStability,
+    FeatureExtractor,
+    MapFeatures,
+    MethodMapFeatures,
+    StabilityFeatures,
 )
-from apercu.robustness.detection.flow import Watch
+from apercu.robustness.detection.flow import DetectionBenchmark
 
 __all__ = [
     "Autoencoder",
     "DeepFeatures",
     "Detector",
-    "Look",
+    "FeatureExtractor",
     "Mahalanobis",
-    "MapOfMethod",
-    "MapSeen",
-    "MapStability",
+    "MethodMapFeatures",
+    "MapFeatures",
+    "StabilityFeatures",
     "OneClassSvm",
-    "Watch",
+    "DetectionBenchmark",
 ]

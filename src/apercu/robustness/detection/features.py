@@ -20,13 +20,13 @@ from apercu.robustness.filters import Filter, Jpeg
 from apercu.robustness.measures import rank_correlation
 from apercu.types import Images, Maps, Scores
 
-FIRST = 5
+TOP_CLASSES = 5
 """Classes, of those that the classifier is surest of, whose evidence is looked at."""
-SIDE = 7
+MAP_SIDE = 7
 """The map of a method is averaged over so many rows and columns."""
 
 
-class Look(ABC):
+class FeatureExtractor(ABC):
     """Images → numbers; the class is the one that the classifier sees in them."""
 
     @abstractmethod
@@ -36,7 +36,7 @@ class Look(ABC):
 
 @final
 @dataclass(frozen=True, eq=False)
-class MapSeen(Look):
+class MapFeatures(FeatureExtractor):
     """The trained explainer's map of the class that is seen, and how it reads the first classes.
 
     Two passes of the explainer's encoder, one for the map and one for the reading.
@@ -50,15 +50,15 @@ class MapSeen(Look):
     explainer: TrainedExplainer[Any, Any]
 
     def __call__(self, images: Images) -> Features:
-        first = first_classes(self.classifier, images)
+        first = find_top_classes(self.classifier, images)
         maps = self.explainer.attribute(images, first[:, 0])
         read = self.explainer.predict_logits(images).gather(1, first)
-        return torch.cat([_shape(maps), read], 1).cpu()
+        return torch.cat([_summarise_maps(maps), read], 1).cpu()
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class MapStability(Look):
+class StabilityFeatures(FeatureExtractor):
     """How the map, and what the explainer reads, change when the image is filtered a little.
 
     An attack aims at one exact image, an explanation of what is there does not. It costs twice
@@ -75,7 +75,7 @@ class MapStability(Look):
     filter: Filter = Jpeg(75)  # noqa: RUF009 a frozen value
 
     def __call__(self, images: Images) -> Features:
-        first = first_classes(self.classifier, images)
+        first = find_top_classes(self.classifier, images)
         filtered = self.filter(images)
         maps = [self.explainer.attribute(shown, first[:, 0]) for shown in (images, filtered)]
         read = [
@@ -83,17 +83,19 @@ class MapStability(Look):
         ]
         moved = torch.stack(
             [
-                rank_correlation(*(_coarse(one, 2 * SIDE) for one in maps)),
+                rank_correlation(*(_coarsen(one, 2 * MAP_SIDE) for one in maps)),
                 (maps[0] - maps[1]).abs().mean((1, 2)),
             ],
             1,
         )
-        return torch.cat([moved, _shape(maps[0]) - _shape(maps[1]), read[0] - read[1]], 1).cpu()
+        return torch.cat(
+            [moved, _summarise_maps(maps[0]) - _summarise_maps(maps[1]), read[0] - read[1]], 1
+        ).cpu()
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class MapOfMethod(Look):
+class MethodMapFeatures(FeatureExtractor):
     """The map of a method that queries the classifier: its values from the highest to the lowest.
 
     Args:
@@ -105,14 +107,14 @@ class MapOfMethod(Look):
     method: Explainer
 
     def __call__(self, images: Images) -> Features:
-        seen = first_classes(self.classifier, images)[:, 0]
+        seen = find_top_classes(self.classifier, images)[:, 0]
         maps = self.method(self.classifier, images, seen)
-        return _coarse(maps, SIDE).flatten(1).sort(1, descending=True).values.cpu()
+        return _coarsen(maps, MAP_SIDE).flatten(1).sort(1, descending=True).values.cpu()
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class DeepFeatures(Look):
+class DeepFeatures(FeatureExtractor):
     """The classifier's last features, averaged over places (Rippel et al. 2020).
 
     Args:
@@ -126,18 +128,18 @@ class DeepFeatures(Look):
 
 
 @torch.no_grad()
-def first_classes(classifier: Classifier, images: Images) -> Tensor:
+def find_top_classes(classifier: Classifier, images: Images) -> Tensor:
     """Indices of the classes seen first, the surest first, `batch × classes`."""
     logits = classifier(images)
-    return logits.topk(min(FIRST, logits.shape[1]), dim=1).indices
+    return logits.topk(min(TOP_CLASSES, logits.shape[1]), dim=1).indices
 
 
-def _shape(maps: Maps) -> Features:
+def _summarise_maps(maps: Maps) -> Features:
     """Mean, highest, spread and upper tenth of each map."""
     flat = maps.flatten(1)
     upper: Scores = flat.quantile(0.9, dim=1)
     return torch.stack([flat.mean(1), flat.amax(1), flat.std(1), upper], 1)
 
 
-def _coarse(maps: Maps, side: int) -> Float[Tensor, "batch rows columns"]:
+def _coarsen(maps: Maps, side: int) -> Float[Tensor, "batch rows columns"]:
     return F.adaptive_avg_pool2d(maps[:, None], side)[:, 0]

@@ -23,12 +23,12 @@ from apercu.io import write_file
 from apercu.robustness.attacks import Attack
 from apercu.robustness.detection.detectors import Detector
 from apercu.robustness.detection.detectors.base import (
-    FEWEST,
+    FEWEST_IMAGES,
+    AnomalyScore,
     Features,
-    Strangeness,
     check_enough,
 )
-from apercu.robustness.detection.features import Look
+from apercu.robustness.detection.features import FeatureExtractor
 from apercu.robustness.objectives import Untargeted
 
 FALSE_ALARMS = 0.05
@@ -36,12 +36,12 @@ FALSE_ALARMS = 0.05
 FOLDS = 3
 """Parts of the images to learn from, each judged by what the others teach."""
 BATCH = 16
-RESAMPLED = 1000
+RESAMPLES = 1000
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 
 
-class Judge(NamedTuple):
+class CalibratedDetector(NamedTuple):
     """A fitted detector, and what it makes of honest images.
 
     Attributes:
@@ -51,21 +51,21 @@ class Judge(NamedTuple):
             it, see `unlearnt`.
     """
 
-    strangeness: Strangeness
-    honest: Float[np.ndarray, " images"]
+    score_anomaly: AnomalyScore
+    clean_scores: Float[np.ndarray, " images"]
     threshold: float
 
     @classmethod
-    def of(
+    def fit(
         cls, detector: Detector, usual: Features, honest: Float[torch.Tensor, "others features"]
-    ) -> Judge:
+    ) -> CalibratedDetector:
         """Fits a detector to features of honest images, and shows it others."""
         strangeness = detector.fit(usual)
-        threshold = np.quantile(unlearnt(usual, detector), 1 - FALSE_ALARMS)
+        threshold = np.quantile(cross_validated_scores(usual, detector), 1 - FALSE_ALARMS)
         return cls(strangeness, strangeness(honest).double().numpy(), float(threshold))
 
 
-class Row(NamedTuple):
+class DetectionRow(NamedTuple):
     """How well a detector tells one attack from honest images.
 
     Attributes:
@@ -88,7 +88,7 @@ class Row(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Watch:
+class DetectionBenchmark:
     """What is watched for.
 
     Half of the images teach what is usual, the other half is shown honest and attacked.
@@ -105,7 +105,7 @@ class Watch:
 
     classifier: Classifier
     source: ImageSource
-    looks: Mapping[str, Look]
+    extractors: Mapping[str, FeatureExtractor]
     detectors: Mapping[str, Detector]
     attacks: Mapping[tuple[str, float | None], Attack]
     limit: int | None = None
@@ -114,10 +114,10 @@ class Watch:
 
     def __post_init__(self) -> None:
         found = draw_sample(self.classifier, self.source, self.limit, self.seed)
-        check_enough(len(found.tune), FEWEST * FOLDS // (FOLDS - 1))
+        check_enough(len(found.tune), FEWEST_IMAGES * FOLDS // (FOLDS - 1))
         object.__setattr__(self, "sample", found)
 
-    def run(self, folder: Path, progress: Progress) -> list[Row]:
+    def run(self, folder: Path, progress: Progress) -> list[DetectionRow]:
         """Looks at everything that was not looked at before in this folder; then rows.
 
         Raises:
@@ -125,26 +125,26 @@ class Watch:
             ImagesError: there are too few images.
             OutputError: the folder cannot be written.
         """
-        usual = self._looked("to learn from", None, self.sample.tune, folder, progress)
-        honest = self._looked("honest", None, self.sample.test, folder, progress)
+        usual = self._extract_features("to learn from", None, self.sample.tune, folder, progress)
+        honest = self._extract_features("honest", None, self.sample.test, folder, progress)
         fitted = {
-            (look, name): Judge.of(made, usual[look], honest[look])
-            for look in self.looks
+            (look, name): CalibratedDetector.fit(made, usual[look], honest[look])
+            for look in self.extractors
             for name, made in self.detectors.items()
         }
-        rows: list[Row] = []
+        rows: list[DetectionRow] = []
         for (name, epsilon), attack in self.attacks.items():
             title = name if epsilon is None else f"{name} {255 * epsilon:g}/255"
-            attacked = self._looked(title, attack, self.sample.test, folder, progress)
+            attacked = self._extract_features(title, attack, self.sample.test, folder, progress)
             fooled = attacked["fooled"].bool()
             if not fooled.any():
                 continue
             for (look, detector), judge in fitted.items():
                 case = name, epsilon, look, detector
-                rows += rows_of(case, judge, attacked[look][fooled], self.seed)
+                rows += make_rows(case, judge, attacked[look][fooled], self.seed)
         return rows
 
-    def _looked(
+    def _extract_features(
         self,
         title: str,
         attack: Attack | None,
@@ -153,14 +153,20 @@ class Watch:
         progress: Progress,
     ) -> dict[str, torch.Tensor]:
         """What every look sees of some images, and whether each fools the classifier."""
-        subject = (self.classifier.fingerprint, self.sample.digest, title, attack, *self._named())
+        subject = (
+            self.classifier.fingerprint,
+            self.sample.digest,
+            title,
+            attack,
+            *self._describe_extractors(),
+        )
         digest = hashlib.sha256(f"{subject}".encode()).hexdigest()[:20]
         path = folder / "looks" / f"{digest}.safetensors"
         try:
             return load(path.read_bytes())
         except (OSError, SafetensorError):
             pass
-        found: dict[str, list[torch.Tensor]] = {name: [] for name in (*self.looks, "fooled")}
+        found: dict[str, list[torch.Tensor]] = {name: [] for name in (*self.extractors, "fooled")}
         done = 0
         for trial in self.sample.read_batches(self.classifier, entries, BATCH):
             images = trial.images
@@ -169,8 +175,8 @@ class Watch:
             aim = Untargeted(self.classifier, seen)
             shown = images if attack is None else attack(aim, images)
             shown = (255 * shown).round() / 255  # as a file would hold it
-            found["fooled"].append(aim.reached(shown).cpu())
-            for name, look in self.looks.items():
+            found["fooled"].append(aim.is_adversarial(shown).cpu())
+            for name, look in self.extractors.items():
                 found[name].append(look(shown))
             done += len(trial.records)
             progress(title, done, len(entries))
@@ -178,10 +184,10 @@ class Watch:
         write_file(path, save(looked))
         return looked
 
-    def _named(self) -> list[str]:
+    def _describe_extractors(self) -> list[str]:
         """The looks, and the weights of the explainer behind each."""
         named = []
-        for name, look in self.looks.items():
+        for name, look in self.extractors.items():
             explainer = getattr(look, "explainer", None)
             named.append(name)
             if explainer is not None:
@@ -189,9 +195,12 @@ class Watch:
         return named
 
 
-def rows_of(
-    case: tuple[str, float | None, str, str], judge: Judge, attacked: Features, seed: int
-) -> list[Row]:
+def make_rows(
+    case: tuple[str, float | None, str, str],
+    judge: CalibratedDetector,
+    attacked: Features,
+    seed: int,
+) -> list[DetectionRow]:
     """AUROC, detection and accuracy of one fitted detector before one attack.
 
     Args:
@@ -200,20 +209,20 @@ def rows_of(
         attacked: features of the images that fool.
         seed: of the intervals.
     """
-    honest, count = judge.honest, len(attacked)
-    strange = judge.strangeness(attacked).double().numpy()
+    honest, count = judge.clean_scores, len(attacked)
+    strange = judge.score_anomaly(attacked).double().numpy()
     caught = (strange > np.quantile(honest, 1 - FALSE_ALARMS)).astype(float)
     share = (strange > judge.threshold).astype(float)
     alarms = (honest > judge.threshold).astype(float)
-    ends = _resampled(honest, strange, seed)
+    ends = _bootstrap_auroc(honest, strange, seed)
     return [
-        Row(*case, "auroc", auroc(honest, strange), ends, count),
-        Row(*case, "detected", float(caught.mean()), wilson_interval(caught), count),
-        Row(*case, "accuracy", *_both_called(share, 1 - alarms), count),
+        DetectionRow(*case, "auroc", auroc(honest, strange), ends, count),
+        DetectionRow(*case, "detected", float(caught.mean()), wilson_interval(caught), count),
+        DetectionRow(*case, "accuracy", *_estimate_accuracy(share, 1 - alarms), count),
     ]
 
 
-def _both_called(
+def _estimate_accuracy(
     attacks: Float[np.ndarray, " attacks"], honest: Float[np.ndarray, " images"]
 ) -> tuple[float, tuple[float, float]]:
     """The mean of two shares, with the interval that theirs give it (Newcombe 1998)."""
@@ -225,7 +234,7 @@ def _both_called(
     return mean, (mean - float(below), mean + float(above))
 
 
-def unlearnt(usual: Features, detector: Detector) -> Float[np.ndarray, " images"]:
+def cross_validated_scores(usual: Features, detector: Detector) -> Float[np.ndarray, " images"]:
     """How strange honest images are to a detector that has learnt from others like them.
 
     Every third is judged by what the other two thirds teach; fitted to all of them, a detector
@@ -250,14 +259,14 @@ def auroc(honest: Float[np.ndarray, " images"], attacked: Float[np.ndarray, " at
     return float(below.mean() / 2 / len(honest))
 
 
-def _resampled(
+def _bootstrap_auroc(
     honest: Float[np.ndarray, " images"], attacked: Float[np.ndarray, " attacks"], seed: int
 ) -> tuple[float, float]:
     """Bootstrapped 95 % interval of the AUROC."""
     generator = np.random.default_rng(seed)
     areas = [
         auroc(generator.choice(honest, len(honest)), generator.choice(attacked, len(attacked)))
-        for _ in range(RESAMPLED)
+        for _ in range(RESAMPLES)
     ]
     low, high = np.quantile(areas, [0.025, 0.975])
     return float(low), float(high)

@@ -14,11 +14,11 @@ from apercu.types import Images
 Channels: TypeAlias = Literal["each", "grey"]
 """Each channel as a plane of its own, or the luma of all of them, repeated."""
 
-LATER = {"later": True}
+ADDED_LATER = {"later": True}
 """Metadata of a setting that came later: at its default it is no part of the name under which
 results were kept before."""
 
-WIDEST = 25
+WIDEST_WINDOW = 25
 """Pixels of a neighbourhood; a median holds the square of it for every pixel."""
 
 
@@ -26,7 +26,7 @@ class Filter(ABC):
     """Changes images so that little is left of an attack; prints as its own settings."""
 
     @property
-    def identity(self) -> str:
+    def cache_key(self) -> str:
         return repr(self)
 
     @torch.no_grad()
@@ -36,18 +36,18 @@ class Filter(ABC):
         Raises:
             ConfigError: the filter changes the size.
         """
-        found = self.filtered(images.detach())
+        found = self.apply(images.detach())
         if found.shape != images.shape:
             before, after = ("×".join(map(str, one.shape[1:])) for one in (images, found))
-            raise ConfigError(f"filter {self.identity}: made {after} of {before}; keep the size")
+            raise ConfigError(f"filter {self.cache_key}: made {after} of {before}; keep the size")
         return found
 
     @abstractmethod
-    def filtered(self, images: Images) -> Images:
+    def apply(self, images: Images) -> Images:
         """What `__call__` gives, in [0, 1], as a tensor of its own."""
 
     @abstractmethod
-    def smooth(self, images: Images) -> Images:
+    def apply_surrogate(self, images: Images) -> Images:
         """A differentiable stand-in for the filter, for attacks that know of it.
 
         May leave [0, 1] a little, because a clamp would stop the gradient.
@@ -66,9 +66,9 @@ def check_whole(name: str, low: int, high: int, **settings: int) -> None:
 def check_width(name: str, **settings: int) -> None:
     """Raises ConfigError for the width of a neighbourhood that is even, too small or too large."""
     for key, value in settings.items():
-        if not (isinstance(value, int) and 3 <= value <= WIDEST and value % 2):
+        if not (isinstance(value, int) and 3 <= value <= WIDEST_WINDOW and value % 2):
             raise ConfigError(
-                f"{name}: {key}: expected an odd number from 3 to {WIDEST}, got {value}"
+                f"{name}: {key}: expected an odd number from 3 to {WIDEST_WINDOW}, got {value}"
             )
 
 

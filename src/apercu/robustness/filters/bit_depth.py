@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import final
 
 from apercu.robustness.filters.base import Filter, check_whole
-from apercu.robustness.filters.soft_round import soft_round
+from apercu.robustness.filters.soft_round import round_softly
 from apercu.types import Images
 
 
@@ -27,10 +27,10 @@ class BitDepth(Filter):
     def __post_init__(self) -> None:
         check_whole("bit_depth", 1, 8, bits=self.bits)
 
-    def filtered(self, images: Images) -> Images:
+    def apply(self, images: Images) -> Images:
         steps = 2**self.bits - 1
         return (images * steps).round() / steps
 
-    def smooth(self, images: Images) -> Images:
+    def apply_surrogate(self, images: Images) -> Images:
         steps = 2**self.bits - 1
-        return soft_round(images * steps) / steps
+        return round_softly(images * steps) / steps

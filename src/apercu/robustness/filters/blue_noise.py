@@ -10,13 +10,13 @@ import numpy as np
 import torch
 
 from apercu.robustness.filters.base import (
-    LATER,
+    ADDED_LATER,
     Channels,
     Filter,
     check_choice,
     check_whole,
 )
-from apercu.robustness.filters.ordered import Ranks, dithered, planes_of, softly_dithered
+from apercu.robustness.filters.ordered import Ranks, dither, dither_softly, select_planes
 from apercu.types import Images
 
 SIZE, SIGMA = 64, 1.5
@@ -41,24 +41,24 @@ class BlueNoise(Filter):
 
     bits: int = 1
     seed: int = 0
-    channels: Channels = field(default="each", metadata=LATER)
+    channels: Channels = field(default="each", metadata=ADDED_LATER)
 
     def __post_init__(self) -> None:
         check_whole("blue_noise", 1, 4, bits=self.bits)
         check_whole("blue_noise", 0, 2**32 - 1, seed=self.seed)
         check_choice("blue_noise", "channels", self.channels, get_args(Channels))
 
-    def filtered(self, images: Images) -> Images:
-        planes, ranks = planes_of(images, self.channels), blue_noise_ranks(self.seed)
-        return dithered(planes, ranks, self.bits).expand_as(images).contiguous()
+    def apply(self, images: Images) -> Images:
+        planes, ranks = select_planes(images, self.channels), compute_blue_noise_ranks(self.seed)
+        return dither(planes, ranks, self.bits).expand_as(images).contiguous()
 
-    def smooth(self, images: Images) -> Images:
-        planes, ranks = planes_of(images, self.channels), blue_noise_ranks(self.seed)
-        return softly_dithered(planes, ranks, self.bits).expand_as(images)
+    def apply_surrogate(self, images: Images) -> Images:
+        planes, ranks = select_planes(images, self.channels), compute_blue_noise_ranks(self.seed)
+        return dither_softly(planes, ranks, self.bits).expand_as(images)
 
 
 @lru_cache
-def blue_noise_ranks(seed: int) -> Ranks:
+def compute_blue_noise_ranks(seed: int) -> Ranks:
     """Ranks by void-and-cluster.
 
     An even pattern of few bright places is made first. Taken away from its tightest clusters, they
@@ -71,9 +71,9 @@ def blue_noise_ranks(seed: int) -> Ranks:
     start, count = pattern.copy(), int(pattern.bright.sum())
     ranks = np.empty(SIZE * SIZE, dtype=np.int64)
     for rank in reversed(range(count)):
-        ranks[start.flip(start.cluster())] = rank
+        ranks[start.flip_pixel(start.find_tightest_cluster())] = rank
     for rank in range(count, SIZE * SIZE):
-        ranks[pattern.flip(pattern.void())] = rank
+        ranks[pattern.flip_pixel(pattern.find_largest_void())] = rank
     return torch.from_numpy(ranks).view(SIZE, SIZE)
 
 
@@ -88,7 +88,7 @@ class _Pattern:
         self.bright = np.zeros(SIZE * SIZE, dtype=bool)
         self.density = np.zeros((SIZE, SIZE))
         for place in places[: SIZE * SIZE // FIRST]:
-            self.flip(int(place))
+            self.flip_pixel(int(place))
 
     def copy(self) -> _Pattern:
         twin = object.__new__(_Pattern)
@@ -96,7 +96,7 @@ class _Pattern:
         twin.density = self.density.copy()
         return twin
 
-    def flip(self, place: int) -> int:
+    def flip_pixel(self, place: int) -> int:
         """Turns a place bright or dark, and returns it."""
         row, column = divmod(place, SIZE)
         bell = self.bells[SIZE - row : 2 * SIZE - row, SIZE - column : 2 * SIZE - column]
@@ -104,15 +104,17 @@ class _Pattern:
         self.bright[place] = not self.bright[place]
         return place
 
-    def cluster(self) -> int:
+    def find_tightest_cluster(self) -> int:
         """The bright place in the densest company."""
         return int(np.where(self.bright, self.density.ravel(), -np.inf).argmax())
 
-    def void(self) -> int:
+    def find_largest_void(self) -> int:
         """The dark place farthest from the bright ones."""
         return int(np.where(self.bright, np.inf, self.density.ravel()).argmin())
 
     def even_out(self) -> None:
         """Moves the tightest cluster into the largest void until it is where it came from."""
-        while self.flip(self.cluster()) != self.flip(self.void()):
+        while self.flip_pixel(self.find_tightest_cluster()) != self.flip_pixel(
+            self.find_largest_void()
+        ):
             pass

@@ -17,13 +17,13 @@ from torch import Tensor
 
 LANES = 32
 """Planes that one loop treats side by side: two of the widest registers, so that neither waits."""
-COMPILED = find_spec("numba") is not None
+HAS_NUMBA = find_spec("numba") is not None
 
 Planes: TypeAlias = Float[Tensor, "planes height width"]
 """Values in [0, 1], float32, on the CPU."""
 
 
-class Spread(NamedTuple):
+class DiffusionKernel(NamedTuple):
     """Where an error goes, in parts of `whole`.
 
     `ahead` has the next two pixels of the scan; `below` the two next rows, each from two pixels
@@ -32,22 +32,22 @@ class Spread(NamedTuple):
 
     ahead: tuple[int, int]
     below: tuple[tuple[int, int, int, int, int], tuple[int, int, int, int, int]]
-    whole: int
+    divisor: int
 
 
-def diffused(planes: Planes, spread: Spread, bits: int, serpentine: bool) -> Planes:
+def diffuse_error(planes: Planes, spread: DiffusionKernel, bits: int, serpentine: bool) -> Planes:
     """Each plane, rounded to 8 bits, at 2^bits even levels that are 8-bit values themselves.
 
     What neighbours owe a pixel is divided by `whole`, cut to a whole number and added; the
     value is held in [0, 255] and goes to level (value · (2^bits − 1) + 126) // 255, the nearest,
     but for 128 of two levels, which goes dark as in Pillow. Torch's threads share the planes.
     """
-    work, found = _compiled(), torch.empty_like(planes)
+    work, found = _compile_loop(), torch.empty_like(planes)
     settings = (
         np.array(spread.ahead, np.float32),
         np.array(spread.below, np.float32),
         # A touch more than 1 / whole: multiples of `whole` stay whole when they are cut.
-        np.nextafter(np.float32(1 / spread.whole), np.float32(1)),
+        np.nextafter(np.float32(1 / spread.divisor), np.float32(1)),
         np.float32(2**bits - 1),
         serpentine,
     )
@@ -57,24 +57,24 @@ def diffused(planes: Planes, spread: Spread, bits: int, serpentine: bool) -> Pla
     calls = [partial(work, some.numpy(), into.numpy(), *settings) for some, into in pairs]
     threads = min(torch.get_num_threads(), groups)
     with ThreadPoolExecutor(threads) as pool:
-        others = [pool.submit(_all, calls[turn::threads]) for turn in range(1, threads)]
-        _all(calls[::threads])
+        others = [pool.submit(_run_all, calls[turn::threads]) for turn in range(1, threads)]
+        _run_all(calls[::threads])
         for other in others:
             other.result()
     return found
 
 
-def _all(calls: Sequence[Callable[[], None]]) -> None:
+def _run_all(calls: Sequence[Callable[[], None]]) -> None:
     for call in calls:
         call()
 
 
 @lru_cache
-def _compiled() -> Callable[..., None]:
+def _compile_loop() -> Callable[..., None]:
     """`_diffuse` as machine code, kept on disk where a folder can be written."""
     import numba
 
-    source = inspect.unwrap(_diffuse)
+    source = inspect.unwrap(_diffuse_lanes)
     compiler = partial(numba.njit, nogil=True, error_model="numpy")
     try:
         return compiler(cache=True)(source)
@@ -82,7 +82,7 @@ def _compiled() -> Callable[..., None]:
         return compiler()(source)
 
 
-def _diffuse(planes, found, ahead, below, part, steps, serpentine):  # type: ignore[no-untyped-def]
+def _diffuse_lanes(planes, found, ahead, below, part, steps, serpentine):  # type: ignore[no-untyped-def]
     """Up to LANES planes in lockstep, pixel by pixel; float32 holds nothing but whole numbers.
 
     What earlier rows owe is summed for a whole row; only what the last two pixels owe is left for

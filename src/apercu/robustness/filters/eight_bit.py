@@ -9,7 +9,7 @@ from torch import Tensor
 from apercu.types import Images
 
 
-def eight_bit(images: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
+def to_bytes(images: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
     """The nearest of 0, 1 / 255, … 1 to each pixel, as a byte.
 
     >>> eight_bit(torch.tensor([0.0, 0.5, 1.0])).tolist()
@@ -18,6 +18,6 @@ def eight_bit(images: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
     return images.detach().float().mul(255).round_().clamp_(0, 255).to(torch.uint8)
 
 
-def unit(pixels: UInt8[Tensor, "batch channels height width"], like: Images) -> Images:
+def from_bytes(pixels: UInt8[Tensor, "batch channels height width"], like: Images) -> Images:
     """Back to [0, 1], with the device and type of the images that they were."""
     return (pixels / 255).to(like)

@@ -13,16 +13,16 @@ from PIL import Image
 from apercu.errors import ConfigError
 from apercu.robustness.filters import diffusion
 from apercu.robustness.filters.base import Channels, Filter, check_choice, check_whole
-from apercu.robustness.filters.diffusion import Planes, Spread, diffused
-from apercu.robustness.filters.eight_bit import eight_bit
-from apercu.robustness.filters.gaussian import blurred
-from apercu.robustness.filters.grey import grey, grey_bytes
+from apercu.robustness.filters.diffusion import DiffusionKernel, Planes, diffuse_error
+from apercu.robustness.filters.eight_bit import to_bytes
+from apercu.robustness.filters.gaussian import blur
+from apercu.robustness.filters.grey import convert_bytes_to_grey, convert_to_grey
 from apercu.types import Images
 
 Scan: TypeAlias = Literal["raster", "serpentine"]
 """Every row from the left, or every second one from the right."""
 
-FEW = 10
+FEW_PLANES = 10
 """Up to so many planes Pillow is quicker than a loop made for 32; the bits are the same."""
 
 
@@ -51,34 +51,34 @@ class ErrorDiffusion(Filter):
 
     @property
     @abstractmethod
-    def spread(self) -> Spread:
+    def kernel(self) -> DiffusionKernel:
         """Where an error goes."""
 
     def __post_init__(self) -> None:
         check_whole("error diffusion", 1, 4, bits=self.bits)
         check_choice("error diffusion", "scan", self.scan, get_args(Scan))
         check_choice("error diffusion", "channels", self.channels, get_args(Channels))
-        if not (diffusion.COMPILED or self._is_pillows):
+        if not (diffusion.HAS_NUMBA or self._is_in_pillow):
             raise ConfigError(f"{self}: needs numba; pip install 'apercu[fast]'")
 
     @property
-    def _is_pillows(self) -> bool:
+    def _is_in_pillow(self) -> bool:
         return isinstance(self, FloydSteinberg) and self.bits == 1 and self.scan == "raster"
 
-    def filtered(self, images: Images) -> Images:
+    def apply(self, images: Images) -> Images:
         pixels = images.float().cpu()
         if self.channels == "grey":
-            pixels = grey_bytes(eight_bit(pixels)) / 255
+            pixels = convert_bytes_to_grey(to_bytes(pixels)) / 255
         planes = pixels.flatten(0, 1).contiguous()
-        if self._is_pillows and (len(planes) <= FEW or not diffusion.COMPILED):
-            found = _by_pillow(planes)
+        if self._is_in_pillow and (len(planes) <= FEW_PLANES or not diffusion.HAS_NUMBA):
+            found = _dither_with_pillow(planes)
         else:
-            found = diffused(planes, self.spread, self.bits, self.scan == "serpentine")
+            found = diffuse_error(planes, self.kernel, self.bits, self.scan == "serpentine")
         return found.view(pixels.shape).to(images).expand_as(images).contiguous()
 
-    def smooth(self, images: Images) -> Images:
-        seen = grey(images) if self.channels == "grey" else images
-        return blurred(seen, self.BLUR).expand_as(images)
+    def apply_surrogate(self, images: Images) -> Images:
+        seen = convert_to_grey(images) if self.channels == "grey" else images
+        return blur(seen, self.BLUR).expand_as(images)
 
 
 @final
@@ -87,8 +87,8 @@ class FloydSteinberg(ErrorDiffusion):
     """Four neighbours (Floyd & Steinberg 1976); at 1 bit in raster order the bits of Pillow."""
 
     @property
-    def spread(self) -> Spread:
-        return Spread((7, 0), ((0, 3, 5, 1, 0), (0, 0, 0, 0, 0)), 16)
+    def kernel(self) -> DiffusionKernel:
+        return DiffusionKernel((7, 0), ((0, 3, 5, 1, 0), (0, 0, 0, 0, 0)), 16)
 
 
 @final
@@ -97,8 +97,8 @@ class JarvisJudiceNinke(ErrorDiffusion):
     """Twelve neighbours (Jarvis, Judice & Ninke 1976)."""
 
     @property
-    def spread(self) -> Spread:
-        return Spread((7, 5), ((3, 5, 7, 5, 3), (1, 3, 5, 3, 1)), 48)
+    def kernel(self) -> DiffusionKernel:
+        return DiffusionKernel((7, 5), ((3, 5, 7, 5, 3), (1, 3, 5, 3, 1)), 48)
 
 
 @final
@@ -107,13 +107,13 @@ class Atkinson(ErrorDiffusion):
     """Six neighbours, and a quarter of the error is dropped (Atkinson, as in HyperScan, 1987)."""
 
     @property
-    def spread(self) -> Spread:
-        return Spread((1, 1), ((0, 1, 1, 1, 0), (0, 0, 1, 0, 0)), 8)
+    def kernel(self) -> DiffusionKernel:
+        return DiffusionKernel((1, 1), ((0, 1, 1, 1, 0), (0, 0, 1, 0, 0)), 8)
 
 
-def _by_pillow(planes: Planes) -> Planes:
+def _dither_with_pillow(planes: Planes) -> Planes:
     """Floyd–Steinberg of 1 bit in raster order, by Pillow."""
     dither = Image.Dither.FLOYDSTEINBERG
-    bytes_ = eight_bit(planes).numpy()
+    bytes_ = to_bytes(planes).numpy()
     found = [np.array(Image.fromarray(plane).convert("1", dither=dither)) for plane in bytes_]
     return torch.from_numpy(np.stack(found)).float()

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from apercu.robustness.filters.base import Filter, check_between
-from apercu.robustness.filters.windows import bordered
+from apercu.robustness.filters.windows import pad_border
 from apercu.types import Images
 
 
@@ -31,18 +31,18 @@ class Gaussian(Filter):
     def __post_init__(self) -> None:
         check_between("gaussian", 1e-3, 100.0, sigma=self.sigma)
 
-    def filtered(self, images: Images) -> Images:
-        return blurred(images, self.sigma).clamp(0, 1)
+    def apply(self, images: Images) -> Images:
+        return blur(images, self.sigma).clamp(0, 1)
 
-    def smooth(self, images: Images) -> Images:
-        return blurred(images, self.sigma)
+    def apply_surrogate(self, images: Images) -> Images:
+        return blur(images, self.sigma)
 
 
-def blurred(images: Images, sigma: float) -> Images:
+def blur(images: Images, sigma: float) -> Images:
     """Convolved with a Gaussian of `sigma` pixels, rows first, then columns."""
     reach = ceil(3 * sigma)
     offsets = torch.arange(-reach, reach + 1).to(images)
     kernel = torch.softmax(-0.5 * (offsets / sigma) ** 2, dim=0)
-    planes = bordered(images, reach).flatten(0, 1)[:, None]
+    planes = pad_border(images, reach).flatten(0, 1)[:, None]
     across = F.conv2d(planes, kernel.view(1, 1, 1, -1))
     return F.conv2d(across, kernel.view(1, 1, -1, 1)).view(images.shape)

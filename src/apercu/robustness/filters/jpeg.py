@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from apercu.robustness.filters.base import Filter, check_whole
-from apercu.robustness.filters.eight_bit import eight_bit, unit
-from apercu.robustness.filters.soft_jpeg import soft_jpeg
+from apercu.robustness.filters.eight_bit import from_bytes, to_bytes
+from apercu.robustness.filters.soft_jpeg import compress_softly
 from apercu.types import Images
 
 
@@ -36,21 +36,23 @@ class Jpeg(Filter):
     def __post_init__(self) -> None:
         check_whole("jpeg", 1, 95, quality=self.quality)
 
-    def filtered(self, images: Images) -> Images:
-        pixels = eight_bit(images).cpu()
-        return unit(torch.stack([self._reopened(one) for one in pixels]), images)
+    def apply(self, images: Images) -> Images:
+        pixels = to_bytes(images).cpu()
+        return from_bytes(torch.stack([self._compress_image(one) for one in pixels]), images)
 
-    def smooth(self, images: Images) -> Images:
-        return soft_jpeg(images, self.quality)
+    def apply_surrogate(self, images: Images) -> Images:
+        return compress_softly(images, self.quality)
 
-    def _reopened(self, pixels: Tensor) -> Tensor:
+    def _compress_image(self, pixels: Tensor) -> Tensor:
         """One image of bytes, channels first."""
         if len(pixels) == 3:
-            opened = self._saved(Image.fromarray(pixels.permute(1, 2, 0).numpy()))
+            opened = self._compress_picture(Image.fromarray(pixels.permute(1, 2, 0).numpy()))
             return opened.permute(2, 0, 1)
-        return torch.stack([self._saved(Image.fromarray(plane.numpy())) for plane in pixels])
+        return torch.stack(
+            [self._compress_picture(Image.fromarray(plane.numpy())) for plane in pixels]
+        )
 
-    def _saved(self, picture: Image.Image) -> Tensor:
+    def _compress_picture(self, picture: Image.Image) -> Tensor:
         file = BytesIO()
         picture.save(file, "JPEG", quality=self.quality)
         with Image.open(file) as opened:

@@ -33,15 +33,15 @@ class FilterLayer(nn.Module):
         super().__init__()
         check_choice("filter layer", "backward", backward, get_args(Backward))
         self.filter = filter
-        self.slopes = backward
+        self.backward = backward
 
     def forward(self, images: Images) -> Images:
         with torch.no_grad():
             filtered = self.filter(images)
         if not (images.requires_grad and torch.is_grad_enabled()):
             return filtered
-        stand_in = images if self.slopes == "straight" else self.filter.smooth(images)
+        stand_in = images if self.backward == "straight" else self.filter.apply_surrogate(images)
         return filtered + (stand_in - stand_in.detach())
 
     def extra_repr(self) -> str:
-        return f"{self.filter!r}, backward={self.slopes}"
+        return f"{self.filter!r}, backward={self.backward}"

@@ -28,10 +28,10 @@ class LowResolution(Filter):
     def __post_init__(self) -> None:
         check_whole("low_resolution", 2, 64, factor=self.factor)
 
-    def filtered(self, images: Images) -> Images:
-        return self.smooth(images).clamp(0, 1)
+    def apply(self, images: Images) -> Images:
+        return self.apply_surrogate(images).clamp(0, 1)
 
-    def smooth(self, images: Images) -> Images:
+    def apply_surrogate(self, images: Images) -> Images:
         height, width = images.shape[2:]
         small = max(1, height // self.factor), max(1, width // self.factor)
         fewer = F.adaptive_avg_pool2d(images, small)

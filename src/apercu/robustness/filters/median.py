@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import final
 
 from apercu.robustness.filters.base import Filter, check_width
-from apercu.robustness.filters.windows import bordered, box_mean, windows
+from apercu.robustness.filters.windows import average_windows, extract_windows, pad_border
 from apercu.types import Images
 
 
@@ -27,8 +27,8 @@ class Median(Filter):
     def __post_init__(self) -> None:
         check_width("median", width=self.width)
 
-    def filtered(self, images: Images) -> Images:
-        return windows(images, self.width).median(dim=-1).values
+    def apply(self, images: Images) -> Images:
+        return extract_windows(images, self.width).median(dim=-1).values
 
-    def smooth(self, images: Images) -> Images:
-        return box_mean(bordered(images, self.width // 2), self.width)
+    def apply_surrogate(self, images: Images) -> Images:
+        return average_windows(pad_border(images, self.width // 2), self.width)

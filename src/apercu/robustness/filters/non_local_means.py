@@ -9,7 +9,7 @@ from typing import final
 import torch
 
 from apercu.robustness.filters.base import Filter, check_between, check_width
-from apercu.robustness.filters.windows import bordered, box_mean
+from apercu.robustness.filters.windows import average_windows, pad_border
 from apercu.types import Images
 
 
@@ -37,19 +37,19 @@ class NonLocalMeans(Filter):
         check_between("non_local_means", 1e-3, 10.0, strength=self.strength)
         check_width("non_local_means", window=self.window, patch=self.patch)
 
-    def filtered(self, images: Images) -> Images:
-        return self.smooth(images).clamp(0, 1)
+    def apply(self, images: Images) -> Images:
+        return self.apply_surrogate(images).clamp(0, 1)
 
-    def smooth(self, images: Images) -> Images:
+    def apply_surrogate(self, images: Images) -> Images:
         height, width = images.shape[2:]
         reach, rim = self.window // 2, self.patch // 2
-        wide = bordered(images, reach + rim)
-        own = bordered(images, rim)
+        wide = pad_border(images, reach + rim)
+        own = pad_border(images, rim)
         total, weights = torch.zeros_like(images), torch.zeros_like(images[:, :1])
         for row, column in product(range(self.window), repeat=2):
             other = wide[..., row : row + height + 2 * rim, column : column + width + 2 * rim]
             apart = (own - other).square().mean(dim=1, keepdim=True)
-            weight = (-box_mean(apart, self.patch) / self.strength**2).exp()
+            weight = (-average_windows(apart, self.patch) / self.strength**2).exp()
             total = total + weight * other[..., rim : rim + height, rim : rim + width]
             weights = weights + weight
         return total / weights

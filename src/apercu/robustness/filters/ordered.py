@@ -12,14 +12,14 @@ from torch import Tensor
 
 from apercu.errors import ConfigError
 from apercu.robustness.filters.base import (
-    LATER,
+    ADDED_LATER,
     Channels,
     Filter,
     check_choice,
     check_whole,
 )
-from apercu.robustness.filters.grey import grey
-from apercu.robustness.filters.soft_round import soft_round
+from apercu.robustness.filters.grey import convert_to_grey
+from apercu.robustness.filters.soft_round import round_softly
 from apercu.types import Images
 
 SIZES = (2, 4, 8, 16)
@@ -44,7 +44,7 @@ class Bayer(Filter):
 
     bits: int = 1
     size: int = 8
-    channels: Channels = field(default="each", metadata=LATER)
+    channels: Channels = field(default="each", metadata=ADDED_LATER)
 
     def __post_init__(self) -> None:
         check_whole("bayer", 1, 4, bits=self.bits)
@@ -52,17 +52,19 @@ class Bayer(Filter):
         if self.size not in SIZES:
             raise ConfigError(f"bayer: size: expected 2, 4, 8 or 16, got {self.size}")
 
-    def filtered(self, images: Images) -> Images:
-        planes = planes_of(images, self.channels)
-        return dithered(planes, bayer_ranks(self.size), self.bits).expand_as(images).contiguous()
+    def apply(self, images: Images) -> Images:
+        planes = select_planes(images, self.channels)
+        return (
+            dither(planes, compute_bayer_ranks(self.size), self.bits).expand_as(images).contiguous()
+        )
 
-    def smooth(self, images: Images) -> Images:
-        planes = planes_of(images, self.channels)
-        return softly_dithered(planes, bayer_ranks(self.size), self.bits).expand_as(images)
+    def apply_surrogate(self, images: Images) -> Images:
+        planes = select_planes(images, self.channels)
+        return dither_softly(planes, compute_bayer_ranks(self.size), self.bits).expand_as(images)
 
 
 @lru_cache
-def bayer_ranks(size: int) -> Ranks:
+def compute_bayer_ranks(size: int) -> Ranks:
     """The matrix of a power of two, made of four of the next smaller.
 
     >>> bayer_ranks(2).tolist()
@@ -70,30 +72,30 @@ def bayer_ranks(size: int) -> Ranks:
     """
     if size == 1:
         return torch.zeros(1, 1, dtype=torch.long)
-    smaller = bayer_ranks(size // 2)
+    smaller = compute_bayer_ranks(size // 2)
     quarters = torch.tensor([[0, 2], [3, 1]])
     fine = torch.kron(torch.ones_like(quarters), 4 * smaller)
     return fine + torch.kron(quarters, torch.ones_like(smaller))
 
 
-def planes_of(images: Images, channels: Channels) -> Float[Tensor, "batch planes height width"]:
+def select_planes(images: Images, channels: Channels) -> Float[Tensor, "batch planes height width"]:
     """What is dithered: every channel, or one of grey."""
-    return grey(images) if channels == "grey" else images
+    return convert_to_grey(images) if channels == "grey" else images
 
 
-def dithered(images: Images, ranks: Ranks, bits: int) -> Images:
+def dither(images: Images, ranks: Ranks, bits: int) -> Images:
     """To one of the two levels around each pixel, so that the mean over the matrix is kept."""
     steps = 2**bits - 1
-    return (images * steps + 1 - _thresholds(images, ranks)).floor() / steps
+    return (images * steps + 1 - _tile_thresholds(images, ranks)).floor() / steps
 
 
-def softly_dithered(images: Images, ranks: Ranks, bits: int) -> Images:
+def dither_softly(images: Images, ranks: Ranks, bits: int) -> Images:
     """The same with soft steps at the same thresholds."""
     steps = 2**bits - 1
-    return soft_round(images * steps + 0.5 - _thresholds(images, ranks)) / steps
+    return round_softly(images * steps + 0.5 - _tile_thresholds(images, ranks)) / steps
 
 
-def _thresholds(images: Images, ranks: Ranks) -> Float[Tensor, "height width"]:
+def _tile_thresholds(images: Images, ranks: Ranks) -> Float[Tensor, "height width"]:
     """In (0, 1), repeated over the image from its upper left corner."""
     rows, columns = (torch.arange(length) % len(ranks) for length in images.shape[2:])
     return ((ranks[rows][:, columns] + 0.5) / ranks.numel()).to(images)

@@ -10,7 +10,7 @@ SHARPNESS = 5.0
 """Of the steps: the slope is 2.5 on an edge and 0.07 on a tread, so that it never vanishes."""
 
 
-def soft_round(values: Tensor) -> Tensor:
+def round_softly(values: Tensor) -> Tensor:
     """A staircase of tanh steps through every whole number (Agustsson & Theis 2020).
 
     >>> import torch

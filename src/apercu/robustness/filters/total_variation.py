@@ -16,9 +16,9 @@ from apercu.types import Images
 
 Dual: TypeAlias = Float[Tensor, "2 batch channels height width"]
 
-STEP = 0.25
+STEP_SIZE = 0.25
 """Of the projection; up to here it converges in practice."""
-KEPT = 7
+CHECKPOINT_STEPS = 7
 """Every so many steps the state is kept for the backward pass, which repeats the others."""
 
 
@@ -44,22 +44,22 @@ class TotalVariation(Filter):
         check_positive("total_variation", weight=self.weight)
         check_whole("total_variation", 1, 10_000, steps=self.steps)
 
-    def filtered(self, images: Images) -> Images:
-        return self.smooth(images).clamp(0, 1)
+    def apply(self, images: Images) -> Images:
+        return self.apply_surrogate(images).clamp(0, 1)
 
-    def smooth(self, images: Images) -> Images:
+    def apply_surrogate(self, images: Images) -> Images:
         dual = images.new_zeros(2, *images.shape)
-        for done in range(0, self.steps, KEPT):
-            count = min(KEPT, self.steps - done)
-            dual = checkpoint(self._walked, dual, images, count, use_reentrant=False)
+        for done in range(0, self.steps, CHECKPOINT_STEPS):
+            count = min(CHECKPOINT_STEPS, self.steps - done)
+            dual = checkpoint(self._project, dual, images, count, use_reentrant=False)
         return images - self.weight * _divergence(dual)
 
-    def _walked(self, dual: Dual, images: Images, steps: int) -> Dual:
+    def _project(self, dual: Dual, images: Images, steps: int) -> Dual:
         """So many steps of the projection."""
         for _ in range(steps):
             slope = _gradient(_divergence(dual) - images / self.weight)
             length = torch.linalg.vector_norm(slope, dim=0)
-            dual = (dual + STEP * slope) / (1 + STEP * length)
+            dual = (dual + STEP_SIZE * slope) / (1 + STEP_SIZE * length)
         return dual
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from apercu.robustness.detection.detectors.autoencoder import Autoencoder
-from apercu.robustness.detection.detectors.base import Detector, Strangeness
+from apercu.robustness.detection.detectors.base import AnomalyScore, Detector
 from apercu.robustness.detection.detectors.mahalanobis import Mahalanobis
 from apercu.robustness.detection.detectors.one_class_svm import OneClassSvm
 
@@ -14,4 +14,4 @@ DETECTORS: dict[str, type[Detector]] = {
 }
 """By the name that people type; each is called with its settings."""
 
-__all__ = ["DETECTORS", "Autoencoder", "Detector", "Mahalanobis", "OneClassSvm", "Strangeness"]
+__all__ = ["DETECTORS", "Autoencoder", "Detector", "Mahalanobis", "OneClassSvm", "AnomalyScore"]

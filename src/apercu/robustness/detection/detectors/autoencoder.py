@@ -10,7 +10,7 @@ from torch import Generator, nn
 
 from apercu.option_strings import MAX_SEED
 from apercu.robustness.attacks.base import check_count
-from apercu.robustness.detection.detectors.base import Detector, Features, Strangeness
+from apercu.robustness.detection.detectors.base import AnomalyScore, Detector, Features
 from apercu.robustness.filters.base import check_positive, check_whole
 from apercu.types import Scores
 
@@ -39,11 +39,11 @@ class Autoencoder(Detector):
         check_positive("autoencoder", rate=self.rate)
         check_whole("autoencoder", 0, MAX_SEED, seed=self.seed)
 
-    def fitted(self, usual: Features) -> Strangeness:
+    def fit_standardised(self, usual: Features) -> AnomalyScore:
         generator = Generator().manual_seed(self.seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            network = _network(usual.shape[1])
+            network = _build_network(usual.shape[1])
         optimiser = torch.optim.Adam(network.parameters(), self.rate)
         for _ in range(self.steps):
             chosen = torch.randint(len(usual), (BATCH,), generator=generator)
@@ -59,7 +59,7 @@ class Autoencoder(Detector):
         return strangeness
 
 
-def _network(features: int) -> nn.Sequential:
+def _build_network(features: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     before = features
     for width in WIDTHS:

@@ -13,12 +13,12 @@ from apercu.errors import ClassifierError, ImagesError
 from apercu.types import Scores
 
 Features: TypeAlias = Float[Tensor, "images features"]
-Strangeness: TypeAlias = Callable[[Features], Scores]
+AnomalyScore: TypeAlias = Callable[[Features], Scores]
 """How little features look like those of honest images, higher is stranger."""
 
-FEWEST = 20
+FEWEST_IMAGES = 20
 """Honest images that are needed to learn from."""
-SMALLEST = 1e-6
+SMALLEST_DEVIATION = 1e-6
 """Standard deviation below which a feature counts as constant."""
 
 
@@ -29,20 +29,20 @@ class Detector(ABC):
     def identity(self) -> str:
         return repr(self)
 
-    def fit(self, usual: Features) -> Strangeness:
+    def fit(self, usual: Features) -> AnomalyScore:
         """Fits to honest images; every feature counts in units of its standard deviation.
 
         Raises:
             ImagesError: there are too few images.
             ClassifierError: the `robust` extra is missing where it is needed.
         """
-        check_enough(len(usual), FEWEST)
-        centre, spread = usual.mean(0), usual.std(0).clamp(min=SMALLEST)
-        judge = self.fitted((usual - centre) / spread)
+        check_enough(len(usual), FEWEST_IMAGES)
+        centre, spread = usual.mean(0), usual.std(0).clamp(min=SMALLEST_DEVIATION)
+        judge = self.fit_standardised((usual - centre) / spread)
         return lambda features: judge((features - centre) / spread)
 
     @abstractmethod
-    def fitted(self, usual: Features) -> Strangeness:
+    def fit_standardised(self, usual: Features) -> AnomalyScore:
         """What `fit` does, with features that are standardised."""
 
 
@@ -54,6 +54,6 @@ def check_enough(count: int, least: int) -> None:
         )
 
 
-def missing(error: ImportError) -> ClassifierError:
+def make_missing_error(error: ImportError) -> ClassifierError:
     """What is said where scikit-learn is not installed."""
     return ClassifierError(f"detectors: {error.name} is missing; install apercu[robust]")

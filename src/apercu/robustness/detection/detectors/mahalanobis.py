@@ -7,7 +7,12 @@ from typing import final
 
 import torch
 
-from apercu.robustness.detection.detectors.base import Detector, Features, Strangeness, missing
+from apercu.robustness.detection.detectors.base import (
+    AnomalyScore,
+    Detector,
+    Features,
+    make_missing_error,
+)
 from apercu.types import Scores
 
 
@@ -19,11 +24,11 @@ class Mahalanobis(Detector):
     The covariance is shrunk after Ledoit and Wolf, so there may be more features than images.
     """
 
-    def fitted(self, usual: Features) -> Strangeness:
+    def fit_standardised(self, usual: Features) -> AnomalyScore:
         try:
             from sklearn.covariance import LedoitWolf
         except ImportError as error:
-            raise missing(error) from error
+            raise make_missing_error(error) from error
         found = LedoitWolf().fit(usual.double().numpy())
         centre = torch.from_numpy(found.location_)
         precision = torch.from_numpy(found.precision_)

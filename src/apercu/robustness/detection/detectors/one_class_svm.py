@@ -8,7 +8,12 @@ from typing import final
 import torch
 
 from apercu.errors import ConfigError
-from apercu.robustness.detection.detectors.base import Detector, Features, Strangeness, missing
+from apercu.robustness.detection.detectors.base import (
+    AnomalyScore,
+    Detector,
+    Features,
+    make_missing_error,
+)
 from apercu.types import Scores
 
 
@@ -29,11 +34,11 @@ class OneClassSvm(Detector):
                 f"one_class_svm: nu: expected a number between 0 and 1, got {self.nu:g}"
             )
 
-    def fitted(self, usual: Features) -> Strangeness:
+    def fit_standardised(self, usual: Features) -> AnomalyScore:
         try:
             from sklearn.svm import OneClassSVM
         except ImportError as error:
-            raise missing(error) from error
+            raise make_missing_error(error) from error
         found = OneClassSVM(nu=self.nu, gamma="scale").fit(usual.double().numpy())
 
         def strangeness(features: Features) -> Scores:
