@@ -46,7 +46,7 @@ def built(kind: str, settings: ExplainerSettings, classifier: Classifier) -> Any
         own = classifier if getattr(settings, "encoder", "") == "own" else None
         network = build_network(settings, passport, own, pretrained=False)
         if kind == "mask":
-            network.gate.open_at(0.5, 0.0)
+            network.gate.set_threshold(0.5, 0.0)
             layers = network.decoder.modules()  # the encoder may be the classifier's own
             for norm in (m for m in layers if isinstance(m, torch.nn.BatchNorm2d)):
                 norm.weight.data.uniform_(0.5, 1.5)

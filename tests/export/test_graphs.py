@@ -163,7 +163,7 @@ def test_a_black_box_cannot_be_joined(explainer_of, classifier) -> None:
     from apercu.classifiers import BlackBox, Classifier
 
     asked = BlackBox(lambda images: classifier.module(images).detach())
-    network = replace(classifier.network, answer=asked, differentiable=False)
+    network = replace(classifier.network, forward=asked, differentiable=False)
     closed = Classifier(network, spec="closed")
     explainer = explainer_of("mask", "small")
     with pytest.raises(ConfigError, match="closed does not show its layers"):

@@ -90,7 +90,7 @@ def reinitialise_classifier(
     known = classifier.network
     digest = digest_module(network, known.source, known.options)
     return Classifier(
-        replace(known, answer=network, digest=digest), spec=f"{classifier.spec}, anew"
+        replace(known, forward=network, digest=digest), spec=f"{classifier.spec}, anew"
     )
 
 

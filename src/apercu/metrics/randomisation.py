@@ -63,7 +63,7 @@ def randomise_weights(classifier: Classifier, seed: int = 0) -> Classifier:
             drawn = torch.randn(parameter.shape, generator=generator)
             parameter.copy_(drawn.to(parameter) * spread + mean)
     digest = f"{classifier.network.digest}, randomised with seed {seed}"
-    network = replace(classifier.network, answer=module, digest=digest)
+    network = replace(classifier.network, forward=module, digest=digest)
     return Classifier(network, spec=classifier.spec)
 
 
