@@ -13,9 +13,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from apercu.errors import RunError
 from apercu.explainers.run_folder import CONFIG, WEIGHTS
 from apercu.io import write_file
+from apercu.training.config import ConfigPresets, TrainingConfig
 from apercu.training.settings.gated import GatedSettings
-from apercu.training.settings.reading import ConfigPresets
-from apercu.training.settings.schedule import TrainingConfig
 
 ORDER = "order.json"
 OTHER_TRAININGS = {"defence": "stress train", "pretext": "pretrain"}

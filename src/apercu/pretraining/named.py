@@ -12,7 +12,7 @@ from apercu.option_strings import parse_named, parse_value, split_names
 from apercu.pretraining.heads import HEADS, Learner
 from apercu.pretraining.inputs import CatalogueJoin
 from apercu.pretraining.settings import PRETEXTS, PretrainSettings
-from apercu.training.settings.reading import ConfigPresets
+from apercu.training.config import ConfigPresets
 
 
 def parse_heads(text: str) -> dict[str, Learner]:

@@ -7,8 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from apercu.pretraining.pretexts import Adios, Contrastive, Magnitudes, Transformation
-from apercu.training.settings.reading import ConfigPresets
-from apercu.training.settings.schedule import Schedule, TrainingConfig
+from apercu.training.config import ConfigPresets, Schedule, TrainingConfig
 
 AnyPretext = Annotated[
     Magnitudes | Transformation | Adios | Contrastive, Field(discriminator="form")

@@ -14,9 +14,9 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from apercu.classifiers import Classifier
 from apercu.render import Tile
+from apercu.training.config import TrainingConfig
 from apercu.training.data import TargetFunction
 from apercu.training.degeneracy import DegenerateSolution
-from apercu.training.settings.schedule import TrainingConfig
 from apercu.types import Images, Scores
 
 RISING_FRACTION = 0.15  # share of the steps in which the learning rate rises

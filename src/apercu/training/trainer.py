@@ -24,6 +24,7 @@ from apercu.images import ImageSource
 from apercu.io import write_file
 from apercu.networks.gated import GatedNetwork
 from apercu.training.callbacks import BatchNormWarmup, DegeneracyWarning, SampleSheets
+from apercu.training.config import TrainingConfig
 from apercu.training.data import EndlessSampler, TrainingImages, split_held_out
 from apercu.training.embedding import BinaryEmbedding
 from apercu.training.module import TrainingModule
@@ -33,7 +34,6 @@ from apercu.training.phases import (
     train_ridge_embedding,
 )
 from apercu.training.settings.gated import GatedSettings
-from apercu.training.settings.schedule import TrainingConfig
 from apercu.training.weight_ema import WeightEma
 
 CHECKPOINTS, LAST, EMBEDDED = "checkpoints", "last.ckpt", "embedded.safetensors"

@@ -35,7 +35,7 @@ def read_settings(path: Path | None, typed: Mapping[str, Any]) -> StressSettings
     """
     from apercu.option_strings import split_names
     from apercu.robustness.plan import StressSettings
-    from apercu.training.settings.reading import ConfigPresets
+    from apercu.training.config import ConfigPresets
 
     family = ConfigPresets(StressSettings, {"standard": StressSettings()})
     known = {name: typed.get(name) for name in StressSettings.model_fields}

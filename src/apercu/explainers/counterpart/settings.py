@@ -8,9 +8,8 @@ from pydantic import Field, model_validator
 
 from apercu.explainers.counterpart.network import CounterpartShape
 from apercu.explainers.counterpart.objective import CounterpartObjective
+from apercu.training.config import ConfigPresets, Schedule
 from apercu.training.settings.gated import GatedSettings
-from apercu.training.settings.reading import ConfigPresets
-from apercu.training.settings.schedule import Schedule
 
 
 class CounterpartSchedule(Schedule):

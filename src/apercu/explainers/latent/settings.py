@@ -8,9 +8,8 @@ from pydantic import Field
 
 from apercu.explainers.latent.network import LatentShape
 from apercu.explainers.latent.paths import Lagrangian
-from apercu.training.settings.reading import ConfigPresets
+from apercu.training.config import ConfigPresets, Schedule
 from apercu.training.settings.gated import ExplainerSettings
-from apercu.training.settings.schedule import Schedule
 
 
 class LatentSchedule(Schedule):

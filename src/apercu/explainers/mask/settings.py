@@ -9,10 +9,9 @@ from pydantic import Discriminator, Field, Tag
 from apercu.explainers.mask.objectives import ExtentAndCore, Printed, Released
 from apercu.networks.decoder import DecoderShape
 from apercu.networks.shared_decoder import SharedShape
+from apercu.training.config import ConfigPresets, Schedule
 from apercu.training.embedding import BinaryEmbedding, RidgeEmbedding
 from apercu.training.settings.gated import GatedSettings
-from apercu.training.settings.reading import ConfigPresets
-from apercu.training.settings.schedule import Schedule
 
 
 class MaskSchedule(Schedule):

@@ -11,8 +11,7 @@ from apercu.robustness.defences.hybrid import Hybrid
 from apercu.robustness.defences.sinkhorn import Sinkhorn
 from apercu.robustness.defences.standard import Standard
 from apercu.training.augment import RandomViews
-from apercu.training.settings.reading import ConfigPresets
-from apercu.training.settings.schedule import Schedule, TrainingConfig
+from apercu.training.config import ConfigPresets, Schedule, TrainingConfig
 
 AnyDefence = Annotated[Standard | Hybrid | Adversarial | Sinkhorn, Field(discriminator="form")]
 
