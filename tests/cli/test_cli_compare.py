@@ -12,13 +12,6 @@ import pytest
 import apercu.methods
 import apercu.metrics
 from apercu.classifiers import open_classifier
-from apercu.cli.methods import (
-    METHODS,
-    SLOW_METHODS,
-    apply_seed,
-    find_allowed_methods,
-    parse_methods,
-)
 from apercu.errors import ConfigError, RunError
 from apercu.evaluation import METRICS
 from apercu.evaluation.formatting import COLUMNS
@@ -39,6 +32,13 @@ from apercu.methods import (
     SmoothGrad,
     TrainedMethod,
     TrueBox,
+)
+from apercu.methods.registry import (
+    METHODS,
+    SLOW_METHODS,
+    apply_seed,
+    find_allowed_methods,
+    parse_methods,
 )
 
 SPEC = "planted:size=32,images=8,classes=3,split=test"

@@ -6,7 +6,7 @@ from skimage.color import rgb2lab
 from skimage.measure import label
 from skimage.segmentation import slic
 
-from apercu.methods.fragments import _convert_to_lab, compute_superpixels
+from apercu.methods.superpixels import _convert_to_lab, compute_superpixels
 
 
 def picture(height: int = 60, width: int = 80) -> torch.Tensor:

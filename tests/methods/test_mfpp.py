@@ -6,8 +6,8 @@ import torch.nn.functional as F
 
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError
-from apercu.methods.fragments import compute_superpixels
 from apercu.methods.mfpp import Mfpp
+from apercu.methods.superpixels import compute_superpixels
 
 
 def literal_masks(image: torch.Tensor, mfpp: Mfpp) -> torch.Tensor:

@@ -69,13 +69,18 @@ def compare(
     Example: apercu compare --classifier timm/resnet50 --images val/ --explainer runs/a --out table
     """
     from apercu.classifiers import open_classifier
-    from apercu.cli.methods import apply_seed, check_methods, find_allowed_methods, parse_methods
     from apercu.evaluation import CompareSettings, load_finished
     from apercu.evaluation import compare as measure
     from apercu.evaluation.gallery import draw_gallery
     from apercu.evaluation.report import write_report, write_tables
     from apercu.evaluation.runs import open_runs
     from apercu.images import open_images
+    from apercu.methods.registry import (
+        apply_seed,
+        check_methods,
+        find_allowed_methods,
+        parse_methods,
+    )
 
     place = device.resolve()
     chosen = None

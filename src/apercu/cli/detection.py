@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from apercu.classifiers import Classifier
-from apercu.cli.methods import METHODS, parse_methods
 from apercu.errors import ConfigError, suggest_nearest
 from apercu.explainers.base import TrainedExplainer
 from apercu.methods import TrueBox
+from apercu.methods.registry import METHODS, parse_methods
 from apercu.option_strings import parse_named, split_names
 from apercu.robustness.detection import (
     DeepFeatures,

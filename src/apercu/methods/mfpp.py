@@ -14,7 +14,6 @@ from torch import Generator, Tensor
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError
 from apercu.methods.base import Method, Requirement
-from apercu.methods.fragments import compute_superpixels
 from apercu.methods.rise import (
     average_masks,
     build_interpolation,
@@ -22,6 +21,7 @@ from apercu.methods.rise import (
     check_sampling,
     split_into_batches,
 )
+from apercu.methods.superpixels import compute_superpixels
 from apercu.types import Images, Maps, Picture, Targets
 
 
