@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from apercu.explain.capture import build_secondary_capture
-from apercu.images.formats.dicom import Reference
+from apercu.images.formats.dicom import DicomReference
 from trials.callers import BOUNDARY, request
 from trials.pictures import encoded
 
@@ -45,7 +45,7 @@ def seeds(seed: int) -> dict[str, bytes]:
     found["npy, floats"] = _npy(np.float32(pixels / 255))
     found["FITS"] = _fits(pixels)
     found["FITS, gzip"] = gzip.compress(found["FITS"])
-    source = Reference("1.2", "1.2.840.10008.5.1.4.1.1.1", "1.2.3", None)
+    source = DicomReference("1.2", "1.2.840.10008.5.1.4.1.1.1", "1.2.3", None)
     found["DICOM"] = build_secondary_capture(Image.fromarray(pixels), source, "made to be damaged")
     return found
 

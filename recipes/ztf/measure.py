@@ -19,7 +19,7 @@ from torch import Tensor
 from apercu import open_classifier, open_images
 from apercu.evaluation.interval import bootstrap_interval
 from apercu.explainers.run_folder import open_run
-from apercu.images.stretch import NORMAL, above_sky
+from apercu.images.stretch import SIGMA_PER_MAD, subtract_sky
 from apercu.io import write_file, write_json
 from apercu.methods import (
     CentreBlob,
@@ -46,8 +46,12 @@ DIFFERENCE = 2
 
 def flux(picture: Picture) -> Float[Tensor, "height width"]:
     """Absolute counts of the difference image where they are above its noise, 0 elsewhere."""
-    counts = above_sky(picture)[DIFFERENCE].abs()
-    noise = NORMAL * counts[counts > 0].median() if (counts > 0).any() else counts.new_tensor(1.0)
+    counts = subtract_sky(picture)[DIFFERENCE].abs()
+    noise = (
+        SIGMA_PER_MAD * counts[counts > 0].median()
+        if (counts > 0).any()
+        else counts.new_tensor(1.0)
+    )
     return torch.where(counts > ABOVE * noise, counts, 0.0)
 
 

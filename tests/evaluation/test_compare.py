@@ -54,7 +54,7 @@ class Squares(ImageSource):
     """A bright square (class `bright`) or a dark one (`dark`) on grey, of known place."""
 
     count: int = COUNT
-    truth: bool = True
+    true_objects: bool = True
     labelled: bool = True
     name: ClassVar[str] = "squares"
     class_names: ClassVar[tuple[str, ...]] = ("dark", "bright")
@@ -76,8 +76,8 @@ class Squares(ImageSource):
             name=f"{index}.png",
             picture=picture,
             label=self.class_names[index % 2] if self.labelled else None,
-            boxes=maps.tight_boxes(region[None]) if self.truth else None,
-            region=region if self.truth else None,
+            boxes=maps.tight_boxes(region[None]) if self.true_objects else None,
+            region=region if self.true_objects else None,
         )
 
 
@@ -299,16 +299,18 @@ def test_several_true_boxes_score_their_mean(classifier: Classifier) -> None:
 
 def test_without_truth_only_what_needs_none_is_measured(classifier: Classifier) -> None:
     everything = replace(FAST, metrics=None, steps=4)
-    results = compare(classifier, Squares(truth=False), {"whole_box": WholeBox()}, everything)
+    results = compare(
+        classifier, Squares(true_objects=False), {"whole_box": WholeBox()}, everything
+    )
     needless = {name for name in UNNAMED if MEASURES[name].truth == "none"}
     assert {row.metric for row in results.rows} == needless
     wanted = replace(FAST, metrics=("localisation_error",))
     with pytest.raises(ImagesError, match="squares: localisation_error needs true boxes"):
-        compare(classifier, Squares(truth=False), {"whole_box": WholeBox()}, wanted)
+        compare(classifier, Squares(true_objects=False), {"whole_box": WholeBox()}, wanted)
     with pytest.raises(ImagesError, match="squares: true_box needs true boxes"):
         compare(
             classifier,
-            Squares(truth=False),
+            Squares(true_objects=False),
             {"true_box": TrueBox()},
             replace(FAST, metrics=("saliency_metric",)),
         )

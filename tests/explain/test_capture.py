@@ -15,7 +15,7 @@ from pydicom.data import get_testdata_file
 from typer.testing import CliRunner
 
 from apercu.cli.root import app
-from apercu.images.formats.dicom import read_reference
+from apercu.images.formats.dicom import read_dicom_reference
 from apercu.images.reader import read_picture
 
 SECRETS = (b"CompressedSamples", b"1CT1", b"JFK IMAGING")
@@ -73,9 +73,9 @@ def test_the_capture_validates(written: Path) -> None:
 
 def test_a_frame_is_referred_to_by_its_number(tmp_path: Path, film: Path) -> None:
     several = Path(str(get_testdata_file("SC_rgb_rle_2frame.dcm")))
-    second, only = read_reference(several, 1), read_reference(film)
+    second, only = read_dicom_reference(several, 1), read_dicom_reference(film)
     assert second is not None and second.frame == 1
     assert only is not None and only.frame is None
     plain = tmp_path / "a.png"
     plain.write_bytes(b"not read")
-    assert read_reference(plain) is None
+    assert read_dicom_reference(plain) is None

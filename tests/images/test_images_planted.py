@@ -12,8 +12,8 @@ import torch
 from apercu import maps
 from apercu.errors import ConfigError
 from apercu.images import Planted, open_images
-from apercu.images.planted.draws import Draws
-from apercu.images.planted.noise import joined
+from apercu.images.planted.draws import RandomStream
+from apercu.images.planted.noise import interpolate_grid
 from apercu.images.planted.patterns import PATTERNS
 
 EVERY = len(PATTERNS)
@@ -45,21 +45,21 @@ def test_the_same_bytes_on_every_machine(planted: Planted, expected: str) -> Non
 
 def test_uniform_numbers_are_the_bits_of_pcg64() -> None:
     expected = np.random.Generator(np.random.PCG64(np.random.SeedSequence((1, 2)))).random((2, 3))
-    assert np.array_equal(Draws(1, 2).uniform(2, 3), expected)
+    assert np.array_equal(RandomStream(1, 2).uniform(2, 3), expected)
 
 
 def test_directions_have_length_one_and_lean_nowhere() -> None:
-    draws = Draws(0)
-    ways = np.array([draws.direction() for _ in range(2000)])
+    draws = RandomStream(0)
+    ways = np.array([draws.unit_vector() for _ in range(2000)])
     np.testing.assert_allclose((ways**2).sum(axis=1), 1, rtol=1e-12)
     assert np.abs(ways.mean(axis=0)).max() < 0.05
 
 
 def test_noise_passes_through_its_knots() -> None:
-    lattice = Draws(0).uniform(2, 4, 4)
+    lattice = RandomStream(0).uniform(2, 4, 4)
     knots = np.arange(3.0)
-    np.testing.assert_allclose(joined(lattice, knots, knots), lattice[:, :3, :3])
-    middle = joined(lattice, np.array([0.5]), np.array([1.5]))[:, 0, 0]
+    np.testing.assert_allclose(interpolate_grid(lattice, knots, knots), lattice[:, :3, :3])
+    middle = interpolate_grid(lattice, np.array([0.5]), np.array([1.5]))[:, 0, 0]
     np.testing.assert_allclose(middle, lattice[:, :2, 1:3].mean(axis=(1, 2)))
 
 
@@ -91,12 +91,12 @@ def test_no_two_classes_draw_the_same() -> None:
 def test_the_region_is_where_the_object_is() -> None:
     """Wherever the class changes the picture, the region says so; everything else stays."""
     one, other = Planted(classes=EVERY, images=3), Planted(classes=EVERY, images=3)
-    from apercu.images.planted.scene import Style, paint
+    from apercu.images.planted.scene import SceneStyle, paint_scene
 
     for seed in range(20):
-        style = Style.of(0.5)
-        first, region = paint(Draws(seed), [0], (3, 64), style)
-        second, same = paint(Draws(seed), [1], (3, 64), style)
+        style = SceneStyle.from_difficulty(0.5)
+        first, region = paint_scene(RandomStream(seed), [0], (3, 64), style)
+        second, same = paint_scene(RandomStream(seed), [1], (3, 64), style)
         assert np.array_equal(region, same)
         changed = torch.from_numpy((first != second).any(axis=0))
         grown = torch.nn.functional.max_pool2d(torch.from_numpy(region).float(), 3, 1, 1)[0] > 0
@@ -109,7 +109,7 @@ def test_truth_box_and_sizes() -> None:
     planted = Planted(images=72, classes=EVERY)
     shares = []
     for index, item in enumerate(planted):
-        (truth,) = planted.truth(index)
+        (truth,) = planted.true_objects(index)
         assert item.region is not None and item.boxes is not None
         assert torch.equal(truth.region, item.region) and torch.equal(truth.box, item.boxes)
         assert torch.equal(item.boxes, maps.tight_boxes(item.region[None]))
@@ -122,7 +122,7 @@ def test_truth_box_and_sizes() -> None:
 def test_several_objects_are_of_different_classes_and_do_not_share_pixels() -> None:
     planted = Planted(objects=3, images=50)
     for index in range(50):
-        objects = planted.truth(index)
+        objects = planted.true_objects(index)
         assert len({thing.class_index for thing in objects}) == 3
         assert int(torch.stack([thing.region for thing in objects]).sum(dim=0).max()) <= 1
         assert all(bool(thing.region.any()) for thing in objects)

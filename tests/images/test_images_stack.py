@@ -78,7 +78,7 @@ def test_pixels_are_read_once_by_each_process(tmp_path: Path, monkeypatch) -> No
 
     def counted(path: Path, name: str) -> Any:
         calls.append(name)
-        return npz.load(path, name)
+        return npz.load_array(path, name)
 
     monkeypatch.setattr("apercu.images.stack.load", counted)
     with ThreadPoolExecutor(4) as pool:

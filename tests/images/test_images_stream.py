@@ -14,7 +14,7 @@ from torch import Tensor
 from apercu.errors import ImageError
 from apercu.images import Item, Planted, batches
 from apercu.images.source import ImageSource
-from apercu.images.stream import scale_region
+from apercu.images.stream import resize_region
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,9 @@ def test_boxes_and_regions_fit_the_prepared_images() -> None:
 def test_a_region_keeps_its_share_when_squashed() -> None:
     region = Planted(size=96)[3].region
     assert region is not None
-    small = scale_region(region, (48, 48))
+    small = resize_region(region, (48, 48))
     assert abs(float(small.float().mean() - region.float().mean())) < 0.01
-    assert torch.equal(scale_region(region, (96, 96)), region)
+    assert torch.equal(resize_region(region, (96, 96)), region)
 
 
 def test_chosen_indices() -> None:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from apercu.classifiers import InputSpec
 from apercu.classifiers.preprocessing import fit_image, normalise
 from apercu.errors import ImageError, ImagesError
-from apercu.images.stretch import Stretch, above_sky, measured
+from apercu.images.stretch import Stretch, measure_stretch, subtract_sky
 
 LOW, HIGH, NOISE = -10.0, 1000.0, 5.0
 
@@ -55,7 +55,7 @@ def test_measured_on_a_sample() -> None:
         picture = 200.0 * number + 3 * torch.randn(2, 32, 32, generator=generator)
         picture[0, 16, 16] += 900
         pictures.append(picture)
-    stretch = measured(pictures, "arcsinh")
+    stretch = measure_stretch(pictures, "arcsinh")
     assert stretch.noise == pytest.approx((3, 3), rel=0.1)
     assert stretch.high[0] == pytest.approx(900, abs=15)
     assert stretch.high[1] < 20
@@ -72,7 +72,7 @@ def test_counted_photons_where_most_pixels_have_none(kind: str, rate: float) -> 
     for picture in pictures:
         picture[0, 16, 16] += 500
         assert (picture == 0).float().mean() > 0.5
-    stretch = measured(pictures, kind)  # type: ignore[arg-type]
+    stretch = measure_stretch(pictures, kind)  # type: ignore[arg-type]
     assert stretch.noise == pytest.approx((1.4826, 1.4826))  # most pixels that have some have one
     shown = stretch(pictures[0])
     assert shown[0, 16, 16] == shown[0].max() > 0.99 and shown.min() == 0
@@ -85,16 +85,16 @@ def test_saturated_cores_and_blank_pictures_tell_no_noise() -> None:
     picture = 50 + 3 * torch.randn(1, 64, 64, generator=generator)
     holed = picture.clone()
     holed[:, :40] = math.nan
-    assert measured([holed], "arcsinh").noise == pytest.approx((3,), rel=0.1)
-    alone = measured([picture], "arcsinh")
-    assert measured([picture, *[torch.full((1, 64, 64), 9.0)] * 3], "arcsinh") == alone
+    assert measure_stretch([holed], "arcsinh").noise == pytest.approx((3,), rel=0.1)
+    alone = measure_stretch([picture], "arcsinh")
+    assert measure_stretch([picture, *[torch.full((1, 64, 64), 9.0)] * 3], "arcsinh") == alone
 
 
 def test_zscale_has_the_limits_of_astropy() -> None:
     visualization = pytest.importorskip("astropy.visualization")
     picture = 5 * torch.randn(1, 64, 64, generator=torch.Generator().manual_seed(0)) + 90
     picture[0, 30:34, 30:34] += 4000
-    stretch = measured([picture], "zscale")
+    stretch = measure_stretch([picture], "zscale")
     low, high = visualization.ZScaleInterval().get_limits((picture - picture.median()).numpy())
     assert (stretch.curve, stretch.low[0], stretch.high[0]) == (
         "linear",
@@ -105,11 +105,11 @@ def test_zscale_has_the_limits_of_astropy() -> None:
 
 def test_what_cannot_be_stretched() -> None:
     with pytest.raises(ImagesError, match="no images to measure"):
-        measured([], "log")
+        measure_stretch([], "log")
     with pytest.raises(ImagesError, match="band 2 is the same everywhere"):
         picture = torch.rand(2, 8, 8)
         picture[1] = 4
-        measured([picture], "arcsinh")
+        measure_stretch([picture], "arcsinh")
     with pytest.raises(ValidationError, match="each above its low"):
         Stretch(low=(1.0,), high=(0.0,), noise=(1.0,))
     with pytest.raises(ValidationError, match="each above 0"):
@@ -138,12 +138,12 @@ def test_counts_come_back_where_the_sky_stays(curve: str) -> None:
     )  # type: ignore[arg-type]
     counts = 3000 * torch.rand(2, 9, 9, generator=torch.Generator().manual_seed(0))
     counts[0, 0, 0] = math.nan
-    back = stretch.counts(stretch(counts)[None])[0]
+    back = stretch.to_counts(stretch(counts)[None])[0]
     assert back[0, 0, 0].abs() < 0.1
     torch.testing.assert_close(back[1], counts[1], rtol=1e-3, atol=0.1)
     above = Stretch(curve=curve, low=(-3e3,) * 2, high=(6e4,) * 2, noise=(20.0,) * 2)  # type: ignore[arg-type]
-    back = above.counts(above(counts)[None])[0]
-    torch.testing.assert_close(back, above_sky(counts), rtol=1e-3, atol=0.1)
+    back = above.to_counts(above(counts)[None])[0]
+    torch.testing.assert_close(back, subtract_sky(counts), rtol=1e-3, atol=0.1)
 
 
 def test_a_rule_for_counts_sees_them_behind_a_stretch() -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from apercu.errors import ConfigError, ImageError, ImagesError
 from apercu.images.catalogue import Catalogue
-from apercu.images.catalogue.cutouts import Fate, Objects, cut_out, objects_of
+from apercu.images.catalogue.cutouts import CatalogueObjects, CutoutStatus, cut_stamps, read_objects
 
 HEIGHT, WIDTH = 40, 60
 PIXELS = np.arange(HEIGHT * WIDTH, dtype=np.float32).reshape(HEIGHT, WIDTH)
@@ -36,15 +36,17 @@ def frame(path: Path, *bands: tuple[str, NDArray[Any], fits.Header | None]) -> P
     return path
 
 
-def cut(path: list[Path], objects: Objects, size: int) -> tuple[list[Fate], dict[int, Any]]:
+def cut(
+    path: list[Path], objects: CatalogueObjects, size: int
+) -> tuple[list[CutoutStatus], dict[int, Any]]:
     kept: dict[int, bytes] = {}
-    fates = cut_out(path, objects, size, kept.__setitem__)
+    fates = cut_stamps(path, objects, size, kept.__setitem__)
     return fates, {index: fits.open(io.BytesIO(data)) for index, data in kept.items()}
 
 
-def at(*places: tuple[float, float], in_pixels: bool = True) -> Objects:
+def at(*places: tuple[float, float], in_pixels: bool = True) -> CatalogueObjects:
     ids = tuple(f"o{number}" for number in range(len(places)))
-    return Objects(ids, np.array(places, dtype=float), in_pixels)
+    return CatalogueObjects(ids, np.array(places, dtype=float), in_pixels)
 
 
 def by_slice(x: int, y: int, size: int) -> NDArray[np.float32]:
@@ -63,7 +65,7 @@ def test_pixels_are_those_of_a_slice(tmp_path: Path) -> None:
     path = frame(tmp_path / "f.fits", ("A", PIXELS, None), ("B", PIXELS + 0.5, None))
     places = [(30.0, 20.0), (0.2, 20.4), (57.6, 38.0)]
     fates, stamps = cut([path], at(*places), 7)
-    assert fates == [Fate.CUT] * 3
+    assert fates == [CutoutStatus.CUT] * 3
     for index, (x, y) in enumerate([(30, 20), (0, 20), (58, 38)]):
         stamp = stamps[index]
         assert [hdu.header["EXTNAME"] for hdu in stamp] == ["A", "B"]
@@ -79,7 +81,7 @@ def test_places_on_the_sky_are_found_and_kept(tmp_path: Path) -> None:
     wanted = [(30, 20), (12, 31), (2, 2)]
     places = [tuple(map(float, WCS(header).all_pix2world(x, y, 0))) for x, y in wanted]
     fates, stamps = cut([path], at(*places, in_pixels=False), 9)
-    assert fates == [Fate.CUT] * 3
+    assert fates == [CutoutStatus.CUT] * 3
     for index, (x, y) in enumerate(wanted):
         for hdu in stamps[index]:
             np.testing.assert_array_equal(hdu.data, by_slice(x, y, 9))
@@ -125,7 +127,7 @@ def test_a_band_that_shows_another_part_of_the_sky_is_nan(tmp_path: Path) -> Non
     near, far = coordinates(), coordinates(ra=200.0)
     path = frame(tmp_path / "f.fits", ("A", PIXELS, near), ("B", PIXELS, far))
     fates, stamps = cut([path], at((10.0, 60.0), in_pixels=False), 5)
-    assert fates == [Fate.CUT] and np.isnan(stamps[0][1].data).all()
+    assert fates == [CutoutStatus.CUT] and np.isnan(stamps[0][1].data).all()
     assert stamps[0][1].data.shape == (5, 5) and not np.isnan(stamps[0][0].data).any()
 
 
@@ -135,7 +137,14 @@ def test_what_is_left_out_and_why(tmp_path: Path) -> None:
     path = frame(tmp_path / "f.fits", ("A", holed, None))
     places = [(10.0, 20.0), (19.0, 20.0), (20.0, 20.0), (60.0, 5.0), (-0.6, 5.0), (np.nan, 5.0)]
     fates, stamps = cut([path], at(*places), 5)
-    wanted = [Fate.CUT, Fate.CUT, Fate.MISSING, Fate.OUTSIDE, Fate.OUTSIDE, Fate.NOWHERE]
+    wanted = [
+        CutoutStatus.CUT,
+        CutoutStatus.CUT,
+        CutoutStatus.MISSING,
+        CutoutStatus.OUTSIDE,
+        CutoutStatus.OUTSIDE,
+        CutoutStatus.NOWHERE,
+    ]
     assert fates == wanted and set(stamps) == {0, 1}
     assert np.isnan(stamps[1][0].data).sum() == 10
 
@@ -147,7 +156,7 @@ def test_several_frames_and_the_first_that_shows_enough(tmp_path: Path) -> None:
     three = frame(tmp_path / "3.fits", ("A", PIXELS + 9000, coordinates(ra=200.0)))
     sky = at((10.0, 60.0), (200.0, 60.0), (100.0, 0.0), in_pixels=False)
     fates, stamps = cut([one, two, three, two], sky, 5)
-    assert fates == [Fate.CUT, Fate.CUT, Fate.OUTSIDE]
+    assert fates == [CutoutStatus.CUT, CutoutStatus.CUT, CutoutStatus.OUTSIDE]
     np.testing.assert_array_equal(stamps[0][0].data, by_slice(30, 20, 5))
     np.testing.assert_array_equal(stamps[1][0].data, by_slice(30, 20, 5) + 9000)
     with pytest.raises(ConfigError, match="x and y: expected one frame, got 2; give right asc"):
@@ -172,13 +181,13 @@ def test_objects_of_a_catalogue() -> None:
     known = table(
         ra=[99.0, 400.0], dec=[1.0, 1.0], X=[1.0, 5.5], Y=[2.0, -1.0], id=[7, 8], t=[3, 3]
     )
-    sky = objects_of(known, ("ra", "dec"), ids="id")
+    sky = read_objects(known, ("ra", "dec"), ids="id")
     assert sky.ids == ("7", "8")
-    np.testing.assert_array_equal(sky.places, [[99, 1], [np.nan, np.nan]])
-    pixels = objects_of(known, ("X", "Y"), in_pixels=True)
-    assert pixels.ids == ("0", "1") and pixels.places.tolist() == [[0, 1], [4.5, -2]]
+    np.testing.assert_array_equal(sky.positions, [[99, 1], [np.nan, np.nan]])
+    pixels = read_objects(known, ("X", "Y"), in_pixels=True)
+    assert pixels.ids == ("0", "1") and pixels.positions.tolist() == [[0, 1], [4.5, -2]]
     with pytest.raises(ConfigError, match="expected each t once, got 3 in rows 1 and 2"):
-        objects_of(known, ("ra", "dec"), ids="t")
+        read_objects(known, ("ra", "dec"), ids="t")
     gap = Catalogue(Path("c.csv"), {**known.columns, "g": np.array(["a", None], object)})
     with pytest.raises(ConfigError, match="expected an id in every row of g, got none in 1"):
-        objects_of(gap, ("ra", "dec"), ids="g")
+        read_objects(gap, ("ra", "dec"), ids="g")

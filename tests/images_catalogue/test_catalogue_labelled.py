@@ -11,7 +11,13 @@ import pytest
 
 from apercu.errors import ConfigError, ImagesError
 from apercu.images import batches, open_images
-from apercu.images.catalogue import Catalogue, LabelledImages, by_id, label_images, read_catalogue
+from apercu.images.catalogue import (
+    Catalogue,
+    LabelledImages,
+    label_images,
+    match_by_id,
+    read_catalogue,
+)
 
 
 @pytest.fixture
@@ -36,7 +42,7 @@ def catalogue(labels: Any, ids: Any = (14, 13, 12, 11)) -> Catalogue:
 )
 def test_classes_are_text(stack: Path, labels: Any, wanted: list[str]) -> None:
     source, known = open_images(stack, channels=1), catalogue(labels)
-    found = label_images(source, by_id(source.names, known, "id").rows, known, "kind")
+    found = label_images(source, match_by_id(source.names, known, "id").rows, known, "kind")
     assert found.names == tuple(item.name for item in found) == ("11", "12", "14")
     assert [item.label for item in found] == wanted[::-1]
     assert [float(item.picture[0, 0, 0]) for item in found] == [1, 2, 4]
@@ -64,7 +70,9 @@ def test_what_is_no_class(stack: Path) -> None:
 def test_real_alerts_by_a_column(apercu_data: Path) -> None:
     folder = apercu_data / "data" / "ztf"
     stack, known = open_images(folder / "alerts.npz"), read_catalogue(folder / "alerts.parquet")
-    found = label_images(stack, by_id(stack.names, known, "candid").rows, known, "is_asteroid")
+    found = label_images(
+        stack, match_by_id(stack.names, known, "candid").rows, known, "is_asteroid"
+    )
     assert len(found) == 1284 and found.class_names == ("False", "True")
     distances = known.numbers("ssdistnr")
     wanted = ["True" if 0 <= d <= 5 else "False" for d in distances]

@@ -14,7 +14,13 @@ from numpy.typing import NDArray
 
 from apercu.errors import ConfigError, ImagesError
 from apercu.images import open_images
-from apercu.images.catalogue import Catalogue, by_id, by_position, read_catalogue, sky_positions
+from apercu.images.catalogue import (
+    Catalogue,
+    match_by_id,
+    match_by_position,
+    read_catalogue,
+    read_sky_positions,
+)
 from apercu.images.folder import FolderImages
 
 
@@ -48,31 +54,31 @@ def haversine(ra: float, dec: float, other_ra: float, other_dec: float) -> float
     ],
 )
 def test_ids_compare_as_text(ids: list[Any], names: tuple[str, ...]) -> None:
-    found = by_id(names, catalogue(id=ids), "id")
+    found = match_by_id(names, catalogue(id=ids), "id")
     assert found.rows.tolist() == [1, 0, -1] and found.unused == 0
 
 
 def test_dots_that_belong_to_a_name_stay() -> None:
-    found = by_id(("J0042.7+41.fits",), catalogue(name=["J0042", "J0042.7+41", None]), "name")
+    found = match_by_id(("J0042.7+41.fits",), catalogue(name=["J0042", "J0042.7+41", None]), "name")
     assert found == (np.array([1]), 2)
 
 
 def test_long_ids_keep_their_digits() -> None:
     one, two = 2481397253415010029, 2481397253415010030
-    assert by_id((str(two), str(one)), catalogue(id=[one, two]), "id").rows.tolist() == [1, 0]
+    assert match_by_id((str(two), str(one)), catalogue(id=[one, two]), "id").rows.tolist() == [1, 0]
     with pytest.raises(ConfigError, match="id is stored as floats, which lose digits of long ids"):
-        by_id((str(one),), catalogue(id=[float(one), float(two)]), "id")
+        match_by_id((str(one),), catalogue(id=[float(one), float(two)]), "id")
 
 
 def test_ids_that_cannot_be() -> None:
     with pytest.raises(ConfigError, match="expected each id once, got 5 in rows 1 and 3; choose"):
-        by_id(("5",), catalogue(id=[5, 6, 5]), "id")
+        match_by_id(("5",), catalogue(id=[5, 6, 5]), "id")
     with pytest.raises(ConfigError, match="no column candid, got id"):
-        by_id(("5",), catalogue(id=[5]), "candid")
+        match_by_id(("5",), catalogue(id=[5]), "candid")
     message = r"c\.csv: matched 1 of 3 images \(by id\); are ids like the images' names, such as 5"
     with pytest.raises(ImagesError, match=message):
-        by_id(("5", "7", "8"), catalogue(id=[5, None, 6]), "id")
-    assert by_id(("5", "7"), catalogue(id=["5", None, "6"]), "id").rows.tolist() == [0, -1]
+        match_by_id(("5", "7", "8"), catalogue(id=[5, None, 6]), "id")
+    assert match_by_id(("5", "7"), catalogue(id=["5", None, "6"]), "id").rows.tolist() == [0, -1]
 
 
 ANGLES = st.tuples(st.floats(0, 360), st.one_of(st.floats(-90, 90), st.floats(89.9, 90)))
@@ -96,9 +102,9 @@ def test_the_nearest_row_on_the_great_circle(rows: Any, images: Any, radius: flo
     matched = sum(best < radius for best in wanted)
     if 2 * matched < len(shown):
         with pytest.raises(ImagesError, match=f"matched {matched} of {len(shown)} images"):
-            by_position(*places(*shown), table, radius)
+            match_by_position(*places(*shown), table, radius)
         return
-    found = by_position(*places(*shown), table, radius)
+    found = match_by_position(*places(*shown), table, radius)
     for best, line, row in zip(wanted, distances, found.rows.tolist(), strict=True):
         assert (row >= 0) == (best < radius)
         assert row < 0 or line[row] == pytest.approx(best, abs=1e-4)
@@ -108,34 +114,34 @@ def test_across_zero_and_over_the_poles() -> None:
     second = 1 / 3600
     table = catalogue(ra=[359.9999, 10.0, 0.0], dec=[0.0, 90 - second, -90.0])
     shown = places((0.0001, 0), (190.0, 90 - second), (77.0, -90 + second))
-    assert by_position(*shown, table, 2.1).rows.tolist() == [0, 1, 2]
+    assert match_by_position(*shown, table, 2.1).rows.tolist() == [0, 1, 2]
     with pytest.raises(ImagesError, match=r"matched 1 of 3 images \(by position within 0.8 arcsec"):
-        by_position(*shown, table, 0.8)
+        match_by_position(*shown, table, 0.8)
 
 
 def test_the_nearest_of_two_and_places_that_are_none() -> None:
     table = catalogue(ra=[10.0, 10.001, -999.0, None], dec=[5.0, 5.0, 5.0, 1.0], RA2=[1, 1, 1, 1])
     shown = places((10.0008, 5), (np.nan, np.nan), (10.0002, 5))
-    found = by_position(*shown, table, 10.0)
+    found = match_by_position(*shown, table, 10.0)
     assert found.rows.tolist() == [1, -1, 0] and found.unused == 2
     with pytest.raises(ImagesError, match="1 images have no position; is the radius right"):
-        by_position(*shown, table, 0.01)
+        match_by_position(*shown, table, 0.01)
     with pytest.raises(ConfigError, match="radius: expected arcseconds above 0, got 0"):
-        by_position(*shown, table, 0.0)
+        match_by_position(*shown, table, 0.0)
     with pytest.raises(ConfigError, match="no column RA, got ra, dec, RA2; did you mean"):
-        by_position(*shown, table, 1.0, ("RA", "dec"))
+        match_by_position(*shown, table, 1.0, ("RA", "dec"))
 
 
 def test_ninety_nine_degrees_are_a_place() -> None:
     table = catalogue(ra=[99.0], dec=[-9.0])
-    assert by_position(*places((99, -9)), table, 1.0).rows.tolist() == [0]
+    assert match_by_position(*places((99, -9)), table, 1.0).rows.tolist() == [0]
 
 
 def test_real_alerts_by_candid(apercu_data: Path) -> None:
     folder = apercu_data / "data" / "ztf"
     table = read_catalogue(folder / "alerts.parquet")
     stack = open_images(folder / "alerts.npz")
-    found = by_id(stack.names, table, "candid")
+    found = match_by_id(stack.names, table, "candid")
     assert found.rows.tolist() == list(range(1284)) and found.unused == 0
 
 
@@ -145,7 +151,7 @@ def test_real_stamps_by_position(apercu_data: Path) -> None:
     folder = apercu_data / "data" / "ztf"
     table, stamps = read_catalogue(folder / "alerts.parquet"), open_images(folder / "fits")
     assert isinstance(stamps, FolderImages)
-    found = by_position(*sky_positions(stamps), table, 1.5)
+    found = match_by_position(*read_sky_positions(stamps), table, 1.5)
     sky = np.stack([table.numbers("ra", missing=()), table.numbers("dec", missing=())], axis=1)
     headers = [fits.getheader(folder / "fits" / name) for name in stamps.names]
     assert (found.rows >= 0).all() and len(headers) == 60

@@ -13,8 +13,8 @@ from astropy.io import fits
 
 from apercu.errors import ConfigError, ImageError, ImagesError
 from apercu.images import open_images
-from apercu.images.catalogue import LabelledImages, sky_positions
-from apercu.images.catalogue.sky import celestial, pixels_of, place_of
+from apercu.images.catalogue import LabelledImages, read_sky_positions
+from apercu.images.catalogue.sky import pixel_to_sky, read_celestial_wcs, sky_to_pixels
 from apercu.images.chosen import ChosenImages
 from apercu.images.folder import FolderImages
 from apercu.pretraining.inputs import CatalogueJoin
@@ -46,25 +46,25 @@ def gnomonic(ra: float, dec: float, east: float, north: float) -> tuple[float, f
 
 @pytest.mark.parametrize(("ra", "dec"), [(0.001, 10.0), (150.0, -60.0), (10.0, 89.9)])
 def test_pixels_and_places_of_a_tan_projection(ra: float, dec: float) -> None:
-    wcs = celestial(tan_header(ra, dec, scale=1 / 60))
+    wcs = read_celestial_wcs(tan_header(ra, dec, scale=1 / 60))
     assert wcs is not None
     for x, y in ((10, 7), (0, 0), (20, 3)):
         wanted = gnomonic(ra, dec, -(x - 10) / 60, (y - 7) / 60)
-        assert place_of(wcs, float(x), float(y)) == pytest.approx(wanted, abs=1e-9)
-        back = pixels_of(wcs, np.array([wanted[0]]), np.array([wanted[1]]), (SIDE, SIDE))
+        assert pixel_to_sky(wcs, float(x), float(y)) == pytest.approx(wanted, abs=1e-9)
+        back = sky_to_pixels(wcs, np.array([wanted[0]]), np.array([wanted[1]]), (SIDE, SIDE))
         assert (back[0][0], back[1][0]) == pytest.approx((x, y), abs=1e-6)
 
 
 def test_places_behind_the_projection_are_nowhere() -> None:
-    wcs = celestial(tan_header(10.0, 20.0))
+    wcs = read_celestial_wcs(tan_header(10.0, 20.0))
     ra, dec = np.array([190.0, np.nan, 10.0, 12.5]), np.array([-20.0, 0.0, 20.0, 20.0])
-    x, y = pixels_of(wcs, ra, dec, (SIDE, SIDE))
+    x, y = sky_to_pixels(wcs, ra, dec, (SIDE, SIDE))
     assert np.isnan(x).tolist() == np.isnan(y).tolist() == [True, True, False, True]
 
 
 def test_other_systems_become_icrs() -> None:
     header = tan_header(0.0, 0.0, CTYPE1="GLON-TAN", CTYPE2="GLAT-TAN")
-    found = place_of(celestial(header), 10.0, 7.0)
+    found = pixel_to_sky(read_celestial_wcs(header), 10.0, 7.0)
     assert found == pytest.approx((266.40499, -28.93617), abs=1e-4)  # the centre of the Galaxy
 
 
@@ -89,7 +89,9 @@ def test_the_centre_by_coordinates_else_by_cards(tmp_path: Path) -> None:
     (tmp_path / "f.fits").write_bytes(b"SIMPLE  = damaged")
     np.save(tmp_path / "g.npy", np.zeros((4, 4)))
     seen: list[tuple[int, int]] = []
-    found = sky_positions(folder(tmp_path), progress=lambda done, total: seen.append((done, total)))
+    found = read_sky_positions(
+        folder(tmp_path), progress=lambda done, total: seen.append((done, total))
+    )
     centre = gnomonic(30.0, 40.0, 0.0, 3 / 3600)
     wanted = [centre, (3, -4.5), (7, 8), *[(np.nan, np.nan)] * 4]
     np.testing.assert_allclose(np.stack(found, axis=1), wanted, rtol=0, atol=1e-9)
@@ -101,25 +103,25 @@ def test_places_stay_with_their_images_after_some_were_left_out(tmp_path: Path) 
         stamp(tmp_path / f"{name}.fits", None, {"RA": 10.0 * number, "DEC": 1.0})
     whole = folder(tmp_path)
     chosen = ChosenImages(whole, (4, 1, 3))
-    assert sky_positions(chosen).ra.tolist() == [40, 10, 30]
+    assert read_sky_positions(chosen).ra.tolist() == [40, 10, 30]
     labelled = LabelledImages(chosen, (0, 2), ("star", "galaxy"))
-    assert sky_positions(labelled).ra.tolist() == [40, 30]
+    assert read_sky_positions(labelled).ra.tolist() == [40, 30]
     again = ChosenImages(labelled, (1,))
-    assert sky_positions(again).ra.tolist() == [30] and again.names == ("d.fits",)
+    assert read_sky_positions(again).ra.tolist() == [30] and again.names == ("d.fits",)
     (tmp_path / "c.csv").write_text("ra,dec,mag\n30,1,3.5\n40,1,4.5\n")
     shown, without = CatalogueJoin(tmp_path / "c.csv", ("mag",), None, 1.0)(chosen)
     assert shown.source.names == ("e.fits", "d.fits") and without == 1
     np.savez(tmp_path / "s.npz", images=np.zeros((2, 1, 4, 4), np.float32))
     stack = ChosenImages(open_images(tmp_path / "s.npz", channels=1), (1, 0))
     with pytest.raises(ImagesError, match=r"s\.npz: only a folder of FITS tells positions on the"):
-        sky_positions(stack)
+        read_sky_positions(stack)
     with pytest.raises(ConfigError, match="tells positions on the sky; say --id"):
         CatalogueJoin(tmp_path / "c.csv", ("mag",), None, 1.0)(stack)
 
 
 def test_other_cards(tmp_path: Path) -> None:
     stamp(tmp_path / "a.fits", None, {"RA": 1.0, "DEC": 2.0, "OBJRA": 5.0, "OBJDEC": 6.0})
-    found = sky_positions(folder(tmp_path), (("OBJRA", "OBJDEC"),))
+    found = read_sky_positions(folder(tmp_path), (("OBJRA", "OBJDEC"),))
     assert (found.ra.tolist(), found.dec.tolist()) == ([5.0], [6.0])
 
 
@@ -128,4 +130,4 @@ def test_without_astropy_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     source = folder(tmp_path)
     monkeypatch.setitem(sys.modules, "astropy.io.fits", None)
     with pytest.raises(ImageError, match=r"install apercu\[astro\]"):
-        sky_positions(source)
+        read_sky_positions(source)

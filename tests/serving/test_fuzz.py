@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from apercu.errors import ImageError
-from apercu.images.limits import at_most
-from apercu.images.reader import Asked, read_stored
+from apercu.images.limits import limit_pixels
+from apercu.images.reader import ReadOptions, read_stored
 
 QUIET = settings(
     deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
@@ -43,9 +43,9 @@ def files() -> dict[str, bytes]:
 def _dicom(pixels: np.ndarray) -> bytes:
     pytest.importorskip("pydicom")
     from apercu.explain.capture import build_secondary_capture
-    from apercu.images.formats.dicom import Reference
+    from apercu.images.formats.dicom import DicomReference
 
-    source = Reference("1.2", "1.2.840.10008.5.1.4.1.1.1", "1.2.3", None)
+    source = DicomReference("1.2", "1.2.840.10008.5.1.4.1.1.1", "1.2.3", None)
     return build_secondary_capture(Image.fromarray(pixels), source, "made for a test")
 
 
@@ -81,8 +81,8 @@ def _damaged(content: bytes, changes: list[tuple[int, int, bytes]]) -> bytes:
 def test_a_damaged_file_is_read_or_refused(files, kind, changes) -> None:
     content = _damaged(files[kind], changes)
     try:
-        with at_most(1_000_000):
-            picture = read_stored(content, Asked(3, 0, ())).picture
+        with limit_pixels(1_000_000):
+            picture = read_stored(content, ReadOptions(3, 0, ())).picture
     except ImageError as error:
         assert "\n" not in str(error)
     else:

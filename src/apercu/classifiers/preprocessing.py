@@ -64,7 +64,9 @@ def prepare_image(image: Picture, spec: InputSpec) -> Float[Tensor, "channels ro
 def normalise(images: Images, spec: InputSpec) -> Images:
     """Applies the rule of `spec`, or its mean and standard deviation; gradients flow through."""
     if spec.normalise == "l2_per_channel":
-        images = _zero_non_finite(images) if spec.stretch is None else spec.stretch.counts(images)
+        images = (
+            _zero_non_finite(images) if spec.stretch is None else spec.stretch.to_counts(images)
+        )
         norms = torch.linalg.vector_norm(images, dim=(2, 3), keepdim=True)
         return images / norms.clamp_min(_SMALLEST_NORM)
     if spec.mean is not None:

@@ -17,7 +17,7 @@ from apercu.cli.terminal import say, show_progress, warn
 from apercu.errors import ConfigError, ImagesError, InputError
 
 if TYPE_CHECKING:
-    from apercu.images.catalogue.cutouts import Fate
+    from apercu.images.catalogue.cutouts import CutoutStatus
 
 
 def cutouts(
@@ -60,14 +60,14 @@ def cutouts(
 
     Example: apercu cutouts frame.fits --catalogue objects.csv --id candid --label kind --out stamps
     """
-    from apercu.images.catalogue import classes, read_catalogue
-    from apercu.images.catalogue.cutouts import Fate, cut_out, objects_of
+    from apercu.images.catalogue import read_catalogue, read_classes
+    from apercu.images.catalogue.cutouts import CutoutStatus, cut_stamps, read_objects
     from apercu.io import check_writable, write_file
 
     columns, in_pixels = _columns((ra, dec), (x, y))
     table = read_catalogue(catalogue)
-    objects = objects_of(table, columns, in_pixels=in_pixels, ids=ids)
-    names = None if label is None else classes(table, label)
+    objects = read_objects(table, columns, in_pixels=in_pixels, ids=ids)
+    names = None if label is None else read_classes(table, label)
     files = _files(objects.ids)
     if label is None and (out / "labels.csv").exists():
         raise ConfigError(f"{out}: has a labels.csv already; give --label, or another folder")
@@ -75,7 +75,7 @@ def cutouts(
     kept = f"{out} holds the stamps that were cut; the same command makes all of them again"
     wrong: list[InputError] = []
     with on_interrupt(kept), show_progress() as report:
-        fates = cut_out(
+        fates = cut_stamps(
             frames,
             objects,
             size,
@@ -85,9 +85,9 @@ def cutouts(
         )
     for error in wrong:
         warn(str(error))
-    if Fate.CUT not in fates:
+    if CutoutStatus.CUT not in fates:
         raise ImagesError(f"{catalogue}: {_summary(fates)}; do frames and columns belong together?")
-    done = [index for index, fate in enumerate(fates) if fate is Fate.CUT]
+    done = [index for index, fate in enumerate(fates) if fate is CutoutStatus.CUT]
     said = ""
     if names is not None:
         known = [(files[index], names[index]) for index in done if names[index] is not None]
@@ -118,7 +118,7 @@ def _files(ids: tuple[str, ...]) -> tuple[str, ...]:
     return files
 
 
-def _summary(fates: list[Fate]) -> str:
+def _summary(fates: list[CutoutStatus]) -> str:
     """How many stamps, and why the others are none."""
     counts = Counter(fates)
     cut = next((count for fate, count in counts.items() if fate.name == "CUT"), 0)

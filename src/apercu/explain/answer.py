@@ -15,7 +15,7 @@ from torch import Tensor
 
 from apercu import maps, render
 from apercu.explain.capture import build_secondary_capture
-from apercu.images.formats.dicom import Reference
+from apercu.images.formats.dicom import DicomReference
 from apercu.images.stream import scale_boxes
 from apercu.io import write_file, write_map
 from apercu.types import Boxes, Picture
@@ -44,7 +44,7 @@ class MaskExplanation:
     title: str
     mask: Float[Tensor, "rows columns"]
     level: float
-    reference: Reference | None = None
+    reference: DicomReference | None = None
 
     @property
     def box(self) -> tuple[int, int, int, int] | None:

@@ -14,7 +14,7 @@ from apercu.explain.asked import TOP, ExplainOptions, TargetSelector
 from apercu.explain.pair import CounterpartExplanation
 from apercu.explainers.changing import CounterfactualExplainer
 from apercu.explainers.mask.explainer import MaskExplainer
-from apercu.images.formats.dicom import Reference
+from apercu.images.formats.dicom import DicomReference
 from apercu.types import Images, Logits, Picture
 
 
@@ -40,7 +40,9 @@ class MaskAnswers:
         self.several, self.count = asked.is_multiple, self.choice.count
         self.about = {"level": asked.level}
 
-    def __call__(self, picture: Picture, source: Reference | None) -> Iterator[MaskExplanation]:
+    def __call__(
+        self, picture: Picture, source: DicomReference | None
+    ) -> Iterator[MaskExplanation]:
         images = self.explainer.prepare(picture)[None]
         targets = self.choice(images)
         masks = self.explainer.attribute_classes(images, targets[None])[0].cpu()
@@ -85,7 +87,7 @@ class CounterpartAnswers:
 
     @torch.inference_mode()
     def __call__(
-        self, picture: Picture, source: Reference | None
+        self, picture: Picture, source: DicomReference | None
     ) -> Iterator[CounterpartExplanation]:
         images = self.explainer.prepare(picture)[None]
         answers = self._answers(images)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from apercu.images.formats.dicom import Reference
+from apercu.images.formats.dicom import DicomReference
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -26,7 +26,7 @@ EMPTY_FIELDS = (
 SERIES_NUMBER = 9901
 
 
-def build_secondary_capture(image: Image.Image, source: Reference, description: str) -> bytes:
+def build_secondary_capture(image: Image.Image, source: DicomReference, description: str) -> bytes:
     """A whole DICOM file: 8-bit RGB, derived from its source.
 
     Args:
@@ -57,8 +57,8 @@ def build_secondary_capture(image: Image.Image, source: Reference, description: 
     made.SeriesNumber, made.InstanceNumber = SERIES_NUMBER, 1
     made.SeriesDescription = "apercu"
     made.ImageType = ["DERIVED", "SECONDARY"]
-    if source.written_on:
-        made.BurnedInAnnotation = source.written_on
+    if source.burned_in_annotation:
+        made.BurnedInAnnotation = source.burned_in_annotation
     made.DerivationDescription = description[:1024]
     made.SourceImageSequence = [_make_reference_item(source)]
     made.DateOfSecondaryCapture = datetime.now(UTC).strftime("%Y%m%d")
@@ -68,12 +68,12 @@ def build_secondary_capture(image: Image.Image, source: Reference, description: 
     return buffer.getvalue()
 
 
-def _make_reference_item(source: Reference) -> Dataset:
+def _make_reference_item(source: DicomReference) -> Dataset:
     """The reference as an item of a sequence."""
     from pydicom import Dataset
 
     item = Dataset()
-    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = source.kind, source.instance
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = source.sop_class, source.instance
     if source.frame is not None:
         item.ReferencedFrameNumber = source.frame + 1
     return item

@@ -13,7 +13,7 @@ from torch import Tensor
 from apercu import render
 from apercu.explain.answer import class_slug
 from apercu.explain.capture import build_secondary_capture
-from apercu.images.formats.dicom import Reference
+from apercu.images.formats.dicom import DicomReference
 from apercu.io import write_file, write_map
 from apercu.types import Picture
 
@@ -39,7 +39,7 @@ class CounterpartExplanation:
     target: int
     strip: Float[Tensor, "steps channels height width"]
     probabilities: tuple[float, ...] = ()
-    reference: Reference | None = None
+    reference: DicomReference | None = None
 
     @property
     def difference(self) -> Picture:

@@ -11,7 +11,7 @@ import torch
 from apercu.classifiers import InputSpec
 from apercu.images import ImageSource, open_images
 from apercu.images.folder import FolderImages
-from apercu.images.formats.dicom import Reference
+from apercu.images.formats.dicom import DicomReference
 from apercu.types import Picture
 
 
@@ -36,10 +36,10 @@ class ImageRef:
         """Which image it is, where it is not read."""
         return f"image {self.index + 1} of {self.source.name}"
 
-    def find_reference(self) -> Reference | None:
+    def find_reference(self) -> DicomReference | None:
         """How a DICOM file refers to the image; None where it is no DICOM itself."""
         if isinstance(self.source, FolderImages):
-            return self.source.reference(self.index)
+            return self.source.dicom_reference(self.index)
         return None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from apercu.errors import ConfigError, ImageError, suggest_nearest
 
-MOST_BANDS = 12
+MAX_BANDS = 12
 
 
 def check_bands(bands: tuple[str, ...] | None, channels: int) -> None:
@@ -16,11 +16,11 @@ def check_bands(bands: tuple[str, ...] | None, channels: int) -> None:
             f"bands: expected {channels} names, one per channel, got {len(bands)} "
             f"({', '.join(bands)})"
         )
-    if not are_clear(bands):
+    if not is_unambiguous(bands):
         raise ConfigError(f"bands: expected each name once, got {', '.join(bands)}")
 
 
-def are_clear(names: tuple[str, ...]) -> bool:
+def is_unambiguous(names: tuple[str, ...]) -> bool:
     """Whether the names tell every band from the others.
 
     >>> are_clear(("g", "r")), are_clear(("g", "g")), are_clear(("g", ""))
@@ -29,8 +29,8 @@ def are_clear(names: tuple[str, ...]) -> bool:
     return all(names) and len(set(names)) == len(names) > 0
 
 
-def ordered(
-    names: tuple[str, ...], wanted: tuple[str, ...] | None, channels: int | None, file: str
+def order_bands(
+    names: tuple[str, ...], bands: tuple[str, ...] | None, channels: int | None, file: str
 ) -> list[int]:
     """Indices of the bands in the order of the channels; as they lie where no names are wanted.
 
@@ -42,10 +42,10 @@ def ordered(
     """
     shown = ", ".join(name or "unnamed" for name in names)
     picks = list(range(len(names)))
-    if wanted is not None:
+    if bands is not None:
         if not all(names):
-            raise ImageError(f"{file}: expected bands {', '.join(wanted)}, got {shown}; name them")
-        picks = [_place(names, band, file) for band in wanted]
+            raise ImageError(f"{file}: expected bands {', '.join(bands)}, got {shown}; name them")
+        picks = [_place(names, band, file) for band in bands]
     if channels not in (None, len(picks)):
         raise ImageError(
             f"{file}: expected {channels} bands, one per channel, got {len(picks)} ({shown}); "

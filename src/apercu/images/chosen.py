@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from apercu.images.source import ImageSource, Item, checked_index
+from apercu.images.source import ImageSource, Item, normalise_index
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,4 +35,4 @@ class ChosenImages(ImageSource):
         return len(self.indices)
 
     def __getitem__(self, index: int) -> Item:
-        return self.source[self.indices[checked_index(index, len(self))]]
+        return self.source[self.indices[normalise_index(index, len(self))]]

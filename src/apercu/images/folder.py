@@ -12,17 +12,17 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from apercu.errors import ImagesError
-from apercu.images.formats.dicom import Reference, read_reference
-from apercu.images.orientation import turn, turn_boxes
-from apercu.images.reader import Asked, Stored, read_picture, read_stored
-from apercu.images.source import ImageSource, Item, checked_index
+from apercu.images.formats.dicom import DicomReference, read_dicom_reference
+from apercu.images.orientation import turn_boxes, turn_picture
+from apercu.images.reader import ReadOptions, StoredPicture, read_picture, read_stored
+from apercu.images.source import ImageSource, Item, normalise_index
 from apercu.images.tables import BoxRow, Label
 from apercu.types import Boxes, Picture
 
-MASKS = "masks"
+MASKS_FOLDER = "masks"
 
 
-class Place(NamedTuple):
+class PictureLocation(NamedTuple):
     """Where a picture lies: the file relative to the folder, and its frame of how many."""
 
     file: str
@@ -44,7 +44,7 @@ class FolderImages(ImageSource):
     """Pictures of one folder; only names and table rows are held, never pixels."""
 
     path: Path
-    places: tuple[Place, ...] = field(repr=False)
+    locations: tuple[PictureLocation, ...] = field(repr=False)
     labels: tuple[Label, ...] | None = field(repr=False)
     boxes: Mapping[str, tuple[BoxRow, ...]] = field(repr=False)
     channels: int
@@ -69,36 +69,36 @@ class FolderImages(ImageSource):
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(place.name for place in self.places)
+        return tuple(place.name for place in self.locations)
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.locations)
 
     def __getitem__(self, index: int) -> Item:
-        index = checked_index(index, len(self))
-        place = self.places[index]
+        index = normalise_index(index, len(self))
+        place = self.locations[index]
         label = None if self.labels is None else self.labels[index]
         stored = self._stored(place)
         boxes = self._boxes(place.file, label, stored)
         return Item(place.name, stored.picture, label, boxes, self._region(place.file, stored))
 
     def picture(self, index: int) -> Picture:
-        return self._stored(self.places[checked_index(index, len(self))]).picture
+        return self._stored(self.locations[normalise_index(index, len(self))]).picture
 
-    def reference(self, index: int) -> Reference | None:
+    def dicom_reference(self, index: int) -> DicomReference | None:
         """How to refer to a DICOM image from another; None for what is no DICOM.
 
         Raises:
             ImageError: the file is damaged.
         """
-        place = self.places[checked_index(index, len(self))]
-        return read_reference(self.path / place.file, place.frame)
+        place = self.locations[normalise_index(index, len(self))]
+        return read_dicom_reference(self.path / place.file, place.frame)
 
-    def _stored(self, place: Place) -> Stored:
-        asked = Asked(self.channels, place.frame, self.bands)
+    def _stored(self, place: PictureLocation) -> StoredPicture:
+        asked = ReadOptions(self.channels, place.frame, self.bands)
         return read_stored(self.path / place.file, asked)
 
-    def _boxes(self, file: str, label: Label | None, stored: Stored) -> Boxes | None:
+    def _boxes(self, file: str, label: Label | None, stored: StoredPicture) -> Boxes | None:
         """The boxes of the label, cut off at the edges of the picture."""
         rows = [row for row in self.boxes.get(file, ()) if row.label in (None, label)]
         if not rows:
@@ -116,10 +116,10 @@ class FolderImages(ImageSource):
                 )
         return turn_boxes(inside, stored.orientation, stored.size)
 
-    def _region(self, file: str, stored: Stored) -> Bool[Tensor, "height width"] | None:
+    def _region(self, file: str, stored: StoredPicture) -> Bool[Tensor, "height width"] | None:
         """What is not black in masks/<file>.png, or masks/<stem>.png."""
         relative = PurePosixPath(file).with_suffix(".png")
-        places = (self.path / MASKS / relative, self.path / MASKS / relative.name)
+        places = (self.path / MASKS_FOLDER / relative, self.path / MASKS_FOLDER / relative.name)
         path = next((place for place in places if place.is_file()), None)
         if path is None:
             return None
@@ -130,4 +130,4 @@ class FolderImages(ImageSource):
                 f"{path}: expected {width} × {height} pixels (width × height) like {file}, "
                 f"got {columns} × {rows}"
             )
-        return turn(mask, stored.orientation)
+        return turn_picture(mask, stored.orientation)

@@ -8,19 +8,19 @@ from contextvars import ContextVar
 
 from apercu.errors import ImageError
 
-SMALLEST_SIDE = 2
+MIN_SIDE = 2
 """Pixels. On one line of pixels there is no place to point at."""
 
-LARGEST_AREA = 100_000_000
+MAX_PIXELS = 100_000_000
 """Pixels. A header may promise more than memory can hold."""
 
-_largest = ContextVar("largest area", default=LARGEST_AREA)
+_largest = ContextVar("largest area", default=MAX_PIXELS)
 
 
 @contextmanager
-def at_most(pixels: int) -> Iterator[None]:
+def limit_pixels(pixels: int) -> Iterator[None]:
     """Within it pictures may have so many pixels, or `LARGEST_AREA` where that is fewer."""
-    before = _largest.set(min(pixels, LARGEST_AREA))
+    before = _largest.set(min(pixels, MAX_PIXELS))
     try:
         yield
     finally:
@@ -29,9 +29,9 @@ def at_most(pixels: int) -> Iterator[None]:
 
 def check_size(name: str, height: int, width: int) -> None:
     """Raises ImageError for a picture whose sides are out of range."""
-    if min(height, width) < SMALLEST_SIDE:
+    if min(height, width) < MIN_SIDE:
         raise ImageError(
-            f"{name}: too small to explain, expected at least {SMALLEST_SIDE} × {SMALLEST_SIDE} "
+            f"{name}: too small to explain, expected at least {MIN_SIDE} × {MIN_SIDE} "
             f"pixels, got {width} × {height} (width × height)"
         )
     if height * width > (largest := _largest.get()):

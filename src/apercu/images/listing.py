@@ -8,10 +8,16 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from apercu.errors import ImageError, ImagesError
-from apercu.images.folder import MASKS, FolderImages, Place
-from apercu.images.formats.dicom import MAGIC, PREAMBLE, Heading, is_dicom, read_heading
+from apercu.images.folder import MASKS_FOLDER, FolderImages, PictureLocation
+from apercu.images.formats.dicom import (
+    DICOM_MAGIC,
+    PREAMBLE,
+    DicomHeading,
+    is_dicom,
+    read_dicom_heading,
+)
 from apercu.images.formats.dicom import SUFFIXES as DICOM_SUFFIXES
-from apercu.images.formats.fits import first_bands
+from apercu.images.formats.fits import find_first_band_names
 from apercu.images.names import ends_like
 from apercu.images.reader import SUFFIXES
 from apercu.images.tables import BoxRow, Label, read_boxes, read_labels
@@ -20,7 +26,7 @@ from apercu.images.tables import BoxRow, Label, read_boxes, read_labels
 def open_file(path: Path, channels: int, bands: tuple[str, ...] | None = None) -> FolderImages:
     """One picture as a source of one, or a file of several frames as a source of these."""
     places = tuple(_places(path.parent, (path.name,)))
-    bands = bands or first_bands(path.parent, (path.name,), channels)
+    bands = bands or find_first_band_names(path.parent, (path.name,), channels)
     return FolderImages(path.parent, places, None, {}, channels, bands, path.name)
 
 
@@ -50,22 +56,22 @@ def open_folder(path: Path, channels: int, bands: tuple[str, ...] | None = None)
     if labels is not None:
         known = dict(zip(files, labels, strict=True))
         labels = tuple(known[place.file] for place in places)
-    bands = bands or first_bands(path, files, channels)
+    bands = bands or find_first_band_names(path, files, channels)
     return FolderImages(path, places, labels, boxes, channels, bands)
 
 
-def _places(path: Path, files: Iterable[str]) -> Iterator[Place]:
+def _places(path: Path, files: Iterable[str]) -> Iterator[PictureLocation]:
     """Every picture of the files, frame by frame; of DICOM files the headings are read."""
     series: dict[str, set[tuple[int, int]]] = {}
     counts: Counter[str] = Counter()
     for file in files:
         heading = _heading(path / file)
         if heading is None:
-            yield Place(file)
+            yield PictureLocation(file)
             continue
         series.setdefault(heading.series, set()).add(heading.size)
         counts[heading.series] += 1
-        yield from (Place(file, frame, heading.frames) for frame in range(heading.frames))
+        yield from (PictureLocation(file, frame, heading.frames) for frame in range(heading.frames))
     sizes = set().union(*series.values())
     if len(series) > 1 and len(sizes) > 1 and max(counts.values()) > 1:
         raise ImagesError(
@@ -74,13 +80,13 @@ def _places(path: Path, files: Iterable[str]) -> Iterator[Place]:
         )
 
 
-def _heading(path: Path) -> Heading | None:
+def _heading(path: Path) -> DicomHeading | None:
     """The heading of a DICOM file; None for other files, and for what is told when it is read."""
     if path.suffix.lower() not in DICOM_SUFFIXES and not _is_nameless_dicom(path):
         return None
     try:
         with path.open("rb") as stream:
-            return read_heading(stream, str(path))
+            return read_dicom_heading(stream, str(path))
     except (ImageError, OSError):
         return None
 
@@ -91,7 +97,7 @@ def _is_nameless_dicom(path: Path) -> bool:
         return False
     try:
         with path.open("rb") as stream:
-            return is_dicom(stream.read(PREAMBLE + len(MAGIC)))
+            return is_dicom(stream.read(PREAMBLE + len(DICOM_MAGIC)))
     except OSError:
         return False
 
@@ -99,7 +105,7 @@ def _is_nameless_dicom(path: Path) -> bool:
 def _listed(path: Path) -> tuple[tuple[str, ...], tuple[Label, ...] | None]:
     """Files and labels of a folder without labels.csv."""
     plain, folders = _scan(path)
-    folders = [folder for folder in folders if folder != MASKS]
+    folders = [folder for folder in folders if folder != MASKS_FOLDER]
     inner = {folder: _scan(path / folder) for folder in folders}
     classes = {folder: files for folder, (files, _) in inner.items() if files}
     if plain and classes:

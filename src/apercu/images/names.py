@@ -14,7 +14,7 @@ def ends_like(name: str, suffixes: Iterable[str]) -> bool:
     return name.lower().endswith(tuple(suffixes))
 
 
-def printable(name: str) -> str:
+def escape_undecodable(name: str) -> str:
     r"""A name that UTF-8 can hold; bytes of a file's name that are none are written as escapes.
 
     >>> printable("café.jpg"), printable("caf\udce9.jpg")
@@ -23,7 +23,7 @@ def printable(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def stem(name: str, suffixes: Iterable[str]) -> str:
+def strip_suffix(name: str, suffixes: Iterable[str]) -> str:
     """A name without its folders and its suffix; dots that belong to the name stay.
 
     >>> stem("g/J0042.7+4116.fits.gz", [".fits", ".fits.gz"])

@@ -22,7 +22,7 @@ _TURNS: dict[int, tuple[bool, bool, bool]] = {
 }
 
 
-def turn(
+def turn_picture(
     picture: Shaped[Tensor, "*channels height width"], orientation: int
 ) -> Shaped[Tensor, "*channels rows columns"]:
     """The picture as EXIF wants it shown; an unknown orientation leaves it as it is."""

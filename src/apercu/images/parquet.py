@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from apercu.errors import ImageError, ImagesError
 from apercu.images.reader import read_picture
 from apercu.images.row_groups import RowGroups
-from apercu.images.source import ImageSource, Item, checked_index
+from apercu.images.source import ImageSource, Item, normalise_index
 
 Schema: TypeAlias = Any  # pyarrow.Schema; pyarrow is imported only when a Parquet file is opened
 
@@ -53,7 +53,7 @@ class ParquetImages(ImageSource):
         return self.starts[-1]
 
     def __getitem__(self, index: int) -> Item:
-        index = checked_index(index, len(self))
+        index = normalise_index(index, len(self))
         group = bisect_right(self.starts, index) - 1
         table, row = self.groups.read(group), index - self.starts[group]
         image_column, label_column = self.columns
@@ -100,7 +100,7 @@ def open_parquet(path: Path, channels: int) -> ParquetImages:
         starts.append(starts[-1] + count)
     if not starts[-1]:
         raise ImagesError(f"{path}: no images, the table has no rows")
-    image, label = image_column(path, schema), _label_column(schema)
+    image, label = find_image_column(path, schema), _label_column(schema)
     columns = (image,) if label is None else (image, label)
     classes = None if label is None else _class_names(schema, label)
     return ParquetImages(
@@ -108,7 +108,7 @@ def open_parquet(path: Path, channels: int) -> ParquetImages:
     )
 
 
-def image_column(path: str | Path, schema: Schema) -> str:
+def find_image_column(path: str | Path, schema: Schema) -> str:
     """The column of pictures; raises ImagesError where there is none."""
     for name in _IMAGE_COLUMNS:
         if name in schema.names:

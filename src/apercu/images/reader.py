@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from apercu.errors import ImageError
-from apercu.images.bands import ordered
-from apercu.images.formats.dicom import MAGIC as DICOM
+from apercu.images.bands import order_bands
+from apercu.images.formats.dicom import DICOM_MAGIC as DICOM
 from apercu.images.formats.dicom import PREAMBLE, decode_dicom, is_dicom
 from apercu.images.formats.dicom import SUFFIXES as DICOM_SUFFIXES
 from apercu.images.formats.fits import SUFFIXES as FITS_SUFFIXES
 from apercu.images.formats.fits import decode_fits
 from apercu.images.formats.fits_hdus import is_fits
-from apercu.images.formats.npy import MAGIC, decode_array
-from apercu.images.formats.pillow import decode
+from apercu.images.formats.npy import NPY_MAGIC, decode_npy
+from apercu.images.formats.pillow import decode_pillow
 from apercu.images.names import ends_like
-from apercu.images.orientation import UPRIGHT, turn
+from apercu.images.orientation import UPRIGHT, turn_picture
 from apercu.types import Picture
 
 SUFFIXES = frozenset(
@@ -36,7 +36,7 @@ LUMA = (0.299, 0.587, 0.114)
 _ROUNDING = 1e-6
 
 
-class Stored(NamedTuple):
+class StoredPicture(NamedTuple):
     """A picture, upright, and how it lay in its file: EXIF orientation, (height, width)."""
 
     picture: Picture
@@ -44,7 +44,7 @@ class Stored(NamedTuple):
     size: tuple[int, int]
 
 
-class Asked(NamedTuple):
+class ReadOptions(NamedTuple):
     """What the reader is asked for: channels (None, as the file has them), frame, FITS bands."""
 
     channels: int | None = 3
@@ -52,7 +52,7 @@ class Asked(NamedTuple):
     bands: tuple[str, ...] | None = None
 
 
-_PLAIN = Asked()
+_PLAIN = ReadOptions()
 
 
 def read_picture(
@@ -68,43 +68,43 @@ def read_picture(
     missing, no image, damaged, too small or too large, not finite, not in [0, 1], or of other
     channels.
     """
-    return read_stored(source, Asked(channels, frame)).picture
+    return read_stored(source, ReadOptions(channels, frame)).picture
 
 
-def read_stored(source: str | Path | bytes, asked: Asked = _PLAIN) -> Stored:
+def read_stored(source: str | Path | bytes, options: ReadOptions = _PLAIN) -> StoredPicture:
     """Like `read_picture`, with what is needed to follow boxes from the file to the picture."""
     if isinstance(source, bytes):
-        return _read(BytesIO(source), "image", asked)
+        return _read(BytesIO(source), "image", options)
     try:
         with Path(source).open("rb") as stream:
-            return _read(stream, str(source), asked)
+            return _read(stream, str(source), options)
     except OSError as error:
         raise ImageError(f"{source}: cannot be read ({error.strerror})") from error
 
 
-def _read(stream: BytesIO | BufferedReader, name: str, asked: Asked) -> Stored:
+def _read(stream: BytesIO | BufferedReader, name: str, asked: ReadOptions) -> StoredPicture:
     start = stream.read(PREAMBLE + len(DICOM))
     stream.seek(0)
     if is_fits(start) or ends_like(name, FITS_SUFFIXES):
         return _counts(stream, name, asked)
     if is_dicom(start) or Path(name).suffix.lower() in DICOM_SUFFIXES:
         array, stored, pending = decode_dicom(stream, name, asked.frame), UPRIGHT, UPRIGHT
-    elif start.startswith(MAGIC):
-        array, stored, pending = decode_array(stream, name), UPRIGHT, UPRIGHT
+    elif start.startswith(NPY_MAGIC):
+        array, stored, pending = decode_npy(stream, name), UPRIGHT, UPRIGHT
     else:
-        array, stored, pending = decode(stream, name)
-    picture = turn(_checked(array, name), pending)
+        array, stored, pending = decode_pillow(stream, name)
+    picture = turn_picture(_checked(array, name), pending)
     height, width = picture.shape[1:]
     size = (width, height) if stored >= 5 else (height, width)
-    return Stored(_convert(picture, asked.channels, name), stored, size)
+    return StoredPicture(_convert(picture, asked.channels, name), stored, size)
 
 
-def _counts(stream: BytesIO | BufferedReader, name: str, asked: Asked) -> Stored:
+def _counts(stream: BytesIO | BufferedReader, name: str, asked: ReadOptions) -> StoredPicture:
     """A FITS file's bands in the order asked for, raw counts as they are."""
     names, pixels = decode_fits(stream, name)
-    picks = ordered(names, asked.bands, asked.channels, name)
+    picks = order_bands(names, asked.bands, asked.channels, name)
     picture = torch.from_numpy(pixels[picks])
-    return Stored(picture, UPRIGHT, (picture.shape[1], picture.shape[2]))
+    return StoredPicture(picture, UPRIGHT, (picture.shape[1], picture.shape[2]))
 
 
 def _checked(array: NDArray[np.float32], name: str) -> Picture:

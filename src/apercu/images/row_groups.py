@@ -27,9 +27,9 @@ class RowGroups:
     """
 
     def __init__(
-        self, path: str | Path, columns: tuple[str, ...], place: FileSystem = None
+        self, path: str | Path, columns: tuple[str, ...], filesystem: FileSystem = None
     ) -> None:
-        self._path, self._columns, self._place = path, columns, place
+        self._path, self._columns, self._place = path, columns, filesystem
         self._forget()
 
     def __getstate__(self) -> tuple[str | Path, tuple[str, ...], FileSystem]:

@@ -69,7 +69,7 @@ class ImageSource(ABC):
         return (self[index] for index in range(len(self)))
 
 
-def checked_index(index: int, length: int) -> int:
+def normalise_index(index: int, length: int) -> int:
     """The index counted from the front; raises IndexError outside a source of that length."""
     if not -length <= index < length:
         raise IndexError(f"image {index} of a source of {length}")

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from apercu.errors import ImageError, ImagesError
 from apercu.images.formats.npy import FULL_SCALE
-from apercu.images.formats.npz import Promise, load, promised
+from apercu.images.formats.npz import ArrayHeader, load_array, read_array_headers
 from apercu.images.limits import check_size
-from apercu.images.source import ImageSource, Item, checked_index
+from apercu.images.source import ImageSource, Item, normalise_index
 
 ID_ARRAYS = ("id", "ids", "candid", "name", "names")
 """The first of these that an archive has names its pictures."""
@@ -25,7 +25,7 @@ ID_ARRAYS = ("id", "ids", "candid", "name", "names")
 _KINDS = ("u1", "b1", "u2", "f2", "f4", "f8")
 
 
-class Pixels:
+class LazyArray:
     """One array of an archive, read once per process when first asked for; pickles without it."""
 
     def __init__(self, path: Path, array: str) -> None:
@@ -39,13 +39,13 @@ class Pixels:
         self._process, self._lock = os.getpid(), threading.Lock()
         self._values: NDArray[Any] | None = None
 
-    def row(self, index: int) -> NDArray[Any]:
+    def read_row(self, index: int) -> NDArray[Any]:
         """Raises ImagesError when the archive is damaged."""
         if self._process != os.getpid():  # the lock may have been held when the process forked
             self._process, self._lock = os.getpid(), threading.Lock()
         with self._lock:
             if self._values is None:
-                self._values = load(self._path, self._array)
+                self._values = load_array(self._path, self._array)
             row: NDArray[Any] = self._values[index]
             return row
 
@@ -56,7 +56,7 @@ class StackImages(ImageSource):
 
     path: Path
     ids: tuple[str, ...] = field(repr=False)
-    pixels: Pixels = field(repr=False)
+    pixels: LazyArray = field(repr=False)
 
     @property
     def name(self) -> str:
@@ -78,8 +78,8 @@ class StackImages(ImageSource):
         return len(self.ids)
 
     def __getitem__(self, index: int) -> Item:
-        name = self.ids[checked_index(index, len(self))]
-        row = self.pixels.row(index)
+        name = self.ids[normalise_index(index, len(self))]
+        row = self.pixels.read_row(index)
         with np.errstate(over="ignore", invalid="ignore"):
             values = row.reshape(-1, *row.shape[-2:]).astype(np.float32)
         values /= np.float32(FULL_SCALE.get(row.dtype.str, 1.0))
@@ -96,7 +96,7 @@ def open_stack(path: Path, channels: int) -> StackImages:
     what is infinite becomes NaN. Raises ImagesError for an archive that is damaged or too large,
     that has no single array of pictures, or one of other channels.
     """
-    arrays = promised(path)
+    arrays = read_array_headers(path)
     array = _array(path, arrays)
     shape = arrays[array].shape
     check_size(str(path), *shape[-2:])
@@ -108,10 +108,10 @@ def open_stack(path: Path, channels: int) -> StackImages:
         )
     if not shape[0]:
         raise ImagesError(f"{path}: no images, {array} has no rows")
-    return StackImages(path, _ids(path, arrays, shape[0]), Pixels(path, array))
+    return StackImages(path, _ids(path, arrays, shape[0]), LazyArray(path, array))
 
 
-def _array(path: Path, arrays: Mapping[str, Promise]) -> str:
+def _array(path: Path, arrays: Mapping[str, ArrayHeader]) -> str:
     """Name of the array that holds the pictures."""
     found = [name for name, (shape, _) in arrays.items() if len(shape) in (3, 4)]
     if len(found) != 1:
@@ -129,7 +129,7 @@ def _array(path: Path, arrays: Mapping[str, Promise]) -> str:
     return found[0]
 
 
-def _ids(path: Path, arrays: Mapping[str, Promise], count: int) -> tuple[str, ...]:
+def _ids(path: Path, arrays: Mapping[str, ArrayHeader], count: int) -> tuple[str, ...]:
     """The ids of the rows as text, or the numbers of the rows where there are none.
 
     Raises ImagesError for ids that name a row twice.
@@ -148,7 +148,7 @@ def _ids(path: Path, arrays: Mapping[str, Promise], count: int) -> tuple[str, ..
 
 
 def _texts(path: Path, array: str) -> tuple[str, ...]:
-    values = load(path, array)
+    values = load_array(path, array)
     if values.dtype.kind == "S":
         values = np.char.decode(values, "utf-8", "replace")
     return tuple(str(value) for value in values.tolist())

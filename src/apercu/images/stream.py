@@ -19,7 +19,7 @@ from apercu.types import Boxes, Images, Picture
 
 THREADS = 4
 
-Prepare = Callable[[Picture], Float[Tensor, "channels height width"]]
+PrepareFn = Callable[[Picture], Float[Tensor, "channels height width"]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +53,7 @@ class _Prepared:
 
 def batches(
     source: ImageSource,
-    prepare: Prepare,
+    prepare: PrepareFn,
     size: int,
     *,
     indices: Iterable[int] | None = None,
@@ -80,7 +80,7 @@ def batches(
 
 def _prepared(
     source: ImageSource,
-    prepare: Prepare,
+    prepare: PrepareFn,
     indices: Iterable[int],
     skip: Callable[[ImageError], None] | None,
 ) -> Iterator[_Prepared]:
@@ -104,13 +104,13 @@ def _prepared(
         pool.shutdown(cancel_futures=True)
 
 
-def _prepare_one(source: ImageSource, prepare: Prepare, index: int) -> _Prepared:
+def _prepare_one(source: ImageSource, prepare: PrepareFn, index: int) -> _Prepared:
     item = source[index]
     image = prepare(item.picture)
     before = (item.picture.shape[1], item.picture.shape[2])
     after = (image.shape[1], image.shape[2])
     boxes = None if item.boxes is None else scale_boxes(item.boxes, before, after)
-    region = None if item.region is None else scale_region(item.region, after)
+    region = None if item.region is None else resize_region(item.region, after)
     return _Prepared(index, item.name, image, item.label, boxes, region, before)
 
 
@@ -124,7 +124,7 @@ def scale_boxes(boxes: Boxes, before: tuple[int, int], after: tuple[int, int]) -
     return boxes * boxes.new_tensor([across, down, across, down])
 
 
-def scale_region(
+def resize_region(
     region: Bool[Tensor, "height width"], after: tuple[int, int]
 ) -> Bool[Tensor, "rows columns"]:
     """A true mask squashed to another size: pixels at least half of which it covers."""

@@ -15,14 +15,14 @@ from torch import Tensor
 from apercu.errors import ImagesError
 from apercu.types import Images, Picture
 
-Curve: TypeAlias = Literal["arcsinh", "log", "linear"]
-Kind: TypeAlias = Literal["arcsinh", "log", "zscale"]
+StretchCurve: TypeAlias = Literal["arcsinh", "log", "linear"]
+StretchMethod: TypeAlias = Literal["arcsinh", "log", "zscale"]
 """How a stretch is measured; `zscale` is a linear one between the limits of IRAF's algorithm."""
 
-NORMAL = 1.4826
+SIGMA_PER_MAD = 1.4826
 """Standard deviations of a normal distribution per median absolute deviation."""
 
-FAINTEST, BRIGHTEST = 0.01, 0.99
+LOW_QUANTILE, HIGH_QUANTILE = 0.01, 0.99
 """Quantiles of the images' lowest and highest pixels that still lie within the stretch."""
 
 
@@ -38,7 +38,7 @@ class Stretch(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    curve: Curve = "arcsinh"
+    curve: StretchCurve = "arcsinh"
     low: tuple[float, ...]
     high: tuple[float, ...]
     noise: tuple[float, ...]
@@ -65,12 +65,12 @@ class Stretch(BaseModel):
         Args:
             picture: as many bands as the stretch has.
         """
-        counts = above_sky(picture) if self.sky else _known(picture).nan_to_num(0.0)
+        counts = subtract_sky(picture) if self.sky else _known(picture).nan_to_num(0.0)
         low, high, noise = self._ends(picture)
         bent, start, end = (self._bent(value, low, noise) for value in (counts, low, high))
         return ((bent - start) / (end - start)).clamp(0, 1)
 
-    def counts(self, images: Images) -> Images:
+    def to_counts(self, images: Images) -> Images:
         """From pixels back to counts, above the sky where it was taken away; slopes pass.
 
         What was outside of `low` and `high` stays at these ends.
@@ -98,7 +98,7 @@ class Stretch(BaseModel):
         return counts
 
 
-def measured(pictures: Iterable[Picture], kind: Kind) -> Stretch:
+def measure_stretch(pictures: Iterable[Picture], method: StretchMethod) -> Stretch:
     """The stretch that a sample of pictures asks for.
 
     Args:
@@ -111,9 +111,9 @@ def measured(pictures: Iterable[Picture], kind: Kind) -> Stretch:
     """
     lows, highs, noises = [], [], []
     for picture in pictures:
-        counts = above_sky(picture).flatten(1).numpy()
+        counts = subtract_sky(picture).flatten(1).numpy()
         noises.append([_noise(band) for band in counts])
-        ends = [_ends(band, kind) for band in counts]
+        ends = [_ends(band, method) for band in counts]
         lows.append([low for low, _ in ends])
         highs.append([high for _, high in ends])
     if not noises:
@@ -121,14 +121,14 @@ def measured(pictures: Iterable[Picture], kind: Kind) -> Stretch:
     flat = np.flatnonzero(np.isnan(noises).all(axis=0))
     if len(flat):
         raise ImagesError(f"stretch: band {flat[0] + 1} is the same everywhere; leave it out")
-    below, above = (0.5, 0.5) if kind == "zscale" else (FAINTEST, BRIGHTEST)
+    below, above = (0.5, 0.5) if method == "zscale" else (LOW_QUANTILE, HIGH_QUANTILE)
     low, high = np.nanquantile(lows, below, axis=0), np.nanquantile(highs, above, axis=0)
     noise = np.nanmedian(noises, axis=0)
-    curve: Curve = "linear" if kind == "zscale" else kind
+    curve: StretchCurve = "linear" if method == "zscale" else method
     return Stretch(curve=curve, low=_listed(low), high=_listed(high), noise=_listed(noise))
 
 
-def above_sky(picture: Picture) -> Float[Tensor, "channels height width"]:
+def subtract_sky(picture: Picture) -> Float[Tensor, "channels height width"]:
     """Counts above each band's median; 0 where they are no numbers."""
     known = _known(picture)
     sky = known.flatten(1).nanmedian(1).values.nan_to_num()
@@ -147,10 +147,10 @@ def _noise(counts: NDArray[np.float32]) -> float:
     away = np.abs(counts)
     if not away.any():
         return np.nan
-    return NORMAL * float(np.median(away) or np.median(away[away > 0]))
+    return SIGMA_PER_MAD * float(np.median(away) or np.median(away[away > 0]))
 
 
-def _ends(counts: NDArray[np.float32], kind: Kind) -> tuple[float, float]:
+def _ends(counts: NDArray[np.float32], kind: StretchMethod) -> tuple[float, float]:
     """Where one band begins and ends; NaN where all counts are the same."""
     least, most = float(counts.min()), float(counts.max())
     if least == most:

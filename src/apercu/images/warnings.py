@@ -10,7 +10,7 @@ from typing import Any, cast
 
 
 @contextmanager
-def without_remarks(package: str) -> Iterator[None]:
+def silence_warnings(package: str) -> Iterator[None]:
     """Silences warnings that come from the modules of a package.
 
     `warnings.catch_warnings` puts a whole list back when it ends, which another thread may have

@@ -48,7 +48,7 @@ class GraphEncoder(Encoder):
 
     def forward(self, images: Images) -> list[Tensor]:
         if self.stretch is not None and self.seen is not None:
-            counts = images if self.seen.stretch is None else self.seen.stretch.counts(images)
+            counts = images if self.seen.stretch is None else self.seen.stretch.to_counts(images)
             images = torch.stack([self.stretch(one) for one in counts])
         return list(self.network(self.classifier[0].normalise(images)).values())
 

@@ -13,15 +13,21 @@ import torch
 from apercu.classifiers import Classifier, InputSpec
 from apercu.errors import ConfigError, ImageError, ImagesError
 from apercu.images import ImageSource, batches
-from apercu.images.catalogue import Matched, by_id, by_position, read_catalogue, sky_positions
+from apercu.images.catalogue import (
+    CatalogueMatch,
+    match_by_id,
+    match_by_position,
+    read_catalogue,
+    read_sky_positions,
+)
 from apercu.images.chosen import ChosenImages
 from apercu.images.folder import FolderImages
-from apercu.images.stretch import Kind, measured
+from apercu.images.stretch import StretchMethod, measure_stretch
 from apercu.pretraining.targets import CatalogueValues
 from apercu.pretraining.train import PretrainImages
 from apercu.types import Picture
 
-StretchChoice: TypeAlias = Literal["auto", "none"] | Kind
+StretchChoice: TypeAlias = Literal["auto", "none"] | StretchMethod
 """`auto` is arcsinh for raw counts, and none for pictures in [0, 1]."""
 
 SAMPLED_IMAGES = 256
@@ -67,15 +73,15 @@ class CatalogueJoin:
             known
         )
 
-    def _match_rows(self, source: ImageSource) -> Matched:
+    def _match_rows(self, source: ImageSource) -> CatalogueMatch:
         catalogue = read_catalogue(self.catalogue)
         if self.id is not None:
-            return by_id(source.names, catalogue, self.id)
+            return match_by_id(source.names, catalogue, self.id)
         try:
-            sky = sky_positions(source)
+            sky = read_sky_positions(source)
         except ImagesError as error:
             raise ConfigError(f"{error}; say --id") from None
-        return by_position(*sky, catalogue, self.radius)
+        return match_by_position(*sky, catalogue, self.radius)
 
 
 @dataclass(frozen=True)
@@ -114,7 +120,7 @@ def choose_input(source: ImageSource, looks: InputOptions) -> InputSpec:
     kind = ("arcsinh" if raw else "none") if looks.stretching == "auto" else looks.stretching
     if raw and kind == "none":
         raise ImagesError(f"{source.name}: holds raw counts; choose a --stretch")
-    stretch = None if kind == "none" else measured(sample, kind)
+    stretch = None if kind == "none" else measure_stretch(sample, kind)
     if same and raw and looks.stretching == "auto" and same.stretch:
         stretch = same.stretch
     height, width = (looks.size or min(side, LARGEST_SIZE) for side in sample[0].shape[1:])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from apercu.errors import ConfigError, suggest_nearest
 from apercu.images import ImageSource
-from apercu.images.catalogue import by_id, label_images, read_catalogue
+from apercu.images.catalogue import label_images, match_by_id, read_catalogue
 from apercu.option_strings import parse_named, parse_value, split_names
 from apercu.pretraining.heads import HEADS, Learner
 from apercu.pretraining.inputs import CatalogueJoin
@@ -81,4 +81,6 @@ def parse_labels(
     if column is None or id is None:
         raise ConfigError("catalogue: expected --label and --id, columns of it")
     known = read_catalogue(catalogue)
-    return lambda source: label_images(source, by_id(source.names, known, id).rows, known, column)
+    return lambda source: label_images(
+        source, match_by_id(source.names, known, id).rows, known, column
+    )

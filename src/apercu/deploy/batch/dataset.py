@@ -15,8 +15,8 @@ from apercu.deploy.batch.remote_files import RemoteFiles
 from apercu.errors import ImageError
 from apercu.images import ImageSource, Planted
 from apercu.images.folder import FolderImages
-from apercu.images.formats.dicom import is_dicom, read_heading
-from apercu.images.reader import Asked, read_stored
+from apercu.images.formats.dicom import is_dicom, read_dicom_heading
+from apercu.images.reader import ReadOptions, read_stored
 from apercu.types import Picture
 
 
@@ -105,7 +105,7 @@ class SourceDataset(Dataset):
     def compute_digest(self) -> str:
         sha = hashlib.sha256()
         if isinstance(self.source, FolderImages):
-            for place in self.source.places:
+            for place in self.source.locations:
                 line = f"{place.name} {_measure_file(self.source.path / place.file)}\n"
                 sha.update(line.encode(errors="surrogateescape"))
             return sha.hexdigest()
@@ -136,7 +136,7 @@ class UrlDataset(Dataset):
 
     def __init__(self, place: RemoteFiles, input: InputSpec) -> None:
         self.files = place
-        self.reading_options = Asked(input.channels, bands=input.bands)
+        self.reading_options = ReadOptions(input.channels, bands=input.bands)
 
     def __len__(self) -> int:
         return len(self.files.files)
@@ -163,6 +163,6 @@ class UrlDataset(Dataset):
 
 def _check_single(content: bytes, name: str) -> None:
     """Raises ImageError for a DICOM file of several frames, which are listed in folders only."""
-    frames = read_heading(BytesIO(content), name).frames
+    frames = read_dicom_heading(BytesIO(content), name).frames
     if frames > 1:
         raise ImageError(f"expected one frame, got {frames}; copy the file into a folder")

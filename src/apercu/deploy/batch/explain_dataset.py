@@ -27,7 +27,7 @@ from apercu.deploy.export import graphs
 from apercu.deploy.inference import Engine
 from apercu.errors import RunError
 from apercu.explain.asked import TOP
-from apercu.images.names import printable
+from apercu.images.names import escape_undecodable
 from apercu.io import check_writable
 
 Progress: TypeAlias = Callable[[int, int], None]
@@ -100,7 +100,7 @@ class OpenBatch:
     def record(self) -> BatchRecord:
         """What the result depends on."""
         return BatchRecord(
-            images=printable(self.request.images),
+            images=escape_undecodable(self.request.images),
             count=len(self.dataset),
             sha256=self.dataset.compute_digest(),
             explainer=self.engine.about,

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, final
 from apercu.deploy.batch.dataset import Dataset
 from apercu.deploy.batch.remote_files import RemoteFiles, read_with_retries
 from apercu.errors import ImageError, ImagesError, UnreachableError
-from apercu.images.parquet import image_column
+from apercu.images.parquet import find_image_column
 from apercu.images.reader import read_picture
 from apercu.images.row_groups import RowGroups, Table
 from apercu.types import Picture
@@ -127,4 +127,4 @@ def _read_footer(place: RemoteFiles, file: str) -> Footer:
     starts = [0]
     for group in range(meta.num_row_groups):
         starts.append(starts[-1] + meta.row_group(group).num_rows)
-    return Footer(image_column(place.format_name(file), schema), tuple(starts))
+    return Footer(find_image_column(place.format_name(file), schema), tuple(starts))

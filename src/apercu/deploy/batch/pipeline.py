@@ -20,7 +20,7 @@ from apercu.deploy.batch.shard_writer import LoadedImage, ShardWriter
 from apercu.deploy.batch.work_folder import Plan, Unit, WorkFolder
 from apercu.deploy.inference import Answers, Engine
 from apercu.errors import InputError
-from apercu.images.names import printable
+from apercu.images.names import escape_undecodable
 
 AHEAD = 2
 """Units that are read before they are explained, and explained before they are written."""
@@ -127,13 +127,13 @@ class Pipeline:
     def _read_image(self, index: int) -> TimedRead:
         """One image, ready to be explained, or why it is not; and the seconds that took."""
         begun = time.perf_counter()
-        name = printable(self.images.name_of(index))
+        name = escape_undecodable(self.images.name_of(index))
         try:
             picture = self.images.read_picture(index)
             size = (picture.shape[1], picture.shape[2])
             seen = LoadedImage(index, name, size, self.engine.prepare(picture))
         except InputError as error:
-            reason = " ".join(printable(str(error)).split())
+            reason = " ".join(escape_undecodable(str(error)).split())
             seen = LoadedImage(index, name, error=reason[:LONGEST])
         return seen, time.perf_counter() - begun
 

@@ -11,8 +11,8 @@ from apercu import render
 from apercu.classifiers import InputSpec
 from apercu.classifiers.preprocessing import prepare_image
 from apercu.deploy.serving.orders import Order, Wanted
-from apercu.images.limits import at_most
-from apercu.images.reader import Asked, read_stored
+from apercu.images.limits import limit_pixels
+from apercu.images.reader import ReadOptions, read_stored
 
 LARGEST_SIDE = 1024
 """Pixels of a picture that is sent back."""
@@ -46,8 +46,8 @@ def see(order: Order, spec: InputSpec, pixels: int) -> Seen:
     Raises:
         ImageError: it is none, or not one that the explainer can take.
     """
-    asked = Asked(spec.channels, 0, spec.bands)
-    with at_most(pixels):
+    asked = ReadOptions(spec.channels, 0, spec.bands)
+    with limit_pixels(pixels):
         picture = read_stored(order.image, asked).picture
     shown = None
     if order.wanted.picture:

@@ -1,20 +1,20 @@
 """Tables of what is known about objects, and which image shows which of them."""
 
-from apercu.images.catalogue.labelled import LabelledImages, classes, label_images
-from apercu.images.catalogue.match import Matched, by_id, by_position
-from apercu.images.catalogue.positions import Sky, sky_positions
+from apercu.images.catalogue.labelled import LabelledImages, label_images, read_classes
+from apercu.images.catalogue.match import CatalogueMatch, match_by_id, match_by_position
+from apercu.images.catalogue.positions import SkyPositions, read_sky_positions
 from apercu.images.catalogue.read import read_catalogue
 from apercu.images.catalogue.table import Catalogue
 
 __all__ = [
     "Catalogue",
     "LabelledImages",
-    "Matched",
-    "Sky",
-    "by_id",
-    "by_position",
-    "classes",
+    "CatalogueMatch",
+    "SkyPositions",
+    "match_by_id",
+    "match_by_position",
+    "read_classes",
     "label_images",
     "read_catalogue",
-    "sky_positions",
+    "read_sky_positions",
 ]

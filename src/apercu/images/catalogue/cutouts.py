@@ -12,16 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apercu.errors import ConfigError, ImageError, ImagesError, InputError
-from apercu.images.catalogue.frames import Band, as_fits, cut, places_in, read_frame
-from apercu.images.catalogue.match import rows_by_id
-from apercu.images.catalogue.sky import Wcs, place_of
+from apercu.images.catalogue.frames import Band, cut_band, encode_fits, locate_in_bands, read_frame
+from apercu.images.catalogue.match import find_rows_by_id
+from apercu.images.catalogue.sky import Wcs, pixel_to_sky
 from apercu.images.catalogue.table import Catalogue
 
-LARGEST_SHARE = 0.5
+MAX_MISSING_FRACTION = 0.5
 """Of a stamp's pixels that may be missing."""
 
 
-class Fate(StrEnum):
+class CutoutStatus(StrEnum):
     """What became of an object."""
 
     CUT = "cut"
@@ -31,23 +31,23 @@ class Fate(StrEnum):
 
 
 @dataclass(frozen=True, eq=False)
-class Objects:
+class CatalogueObjects:
     """What to cut around."""
 
     ids: tuple[str, ...]
     """One for each object, all different."""
-    places: NDArray[np.float64] = field(repr=False)
+    positions: NDArray[np.float64] = field(repr=False)
     """Objects × 2: right ascension and declination in degrees, or x and y from 0; NaN unknown."""
     in_pixels: bool = False
 
 
-def objects_of(
+def read_objects(
     catalogue: Catalogue,
     columns: tuple[str, str],
     *,
     in_pixels: bool = False,
     ids: str | None = None,
-) -> Objects:
+) -> CatalogueObjects:
     """The objects of a catalogue.
 
     Args:
@@ -67,24 +67,24 @@ def objects_of(
         on_sky = (np.abs(places[:, 1]) <= 90) & (places[:, 0] >= -180) & (places[:, 0] <= 360)
         places[~on_sky] = np.nan
     if ids is None:
-        return Objects(tuple(map(str, range(len(catalogue)))), places, in_pixels)
-    rows = rows_by_id(catalogue, ids)
+        return CatalogueObjects(tuple(map(str, range(len(catalogue)))), places, in_pixels)
+    rows = find_rows_by_id(catalogue, ids)
     if len(rows) < len(catalogue):
         raise ConfigError(
             f"{catalogue.path}: expected an id in every row of {ids}, "
             f"got none in {len(catalogue) - len(rows)}"
         )
-    return Objects(tuple(rows), places, in_pixels)
+    return CatalogueObjects(tuple(rows), places, in_pixels)
 
 
-def cut_out(
+def cut_stamps(
     frames: Sequence[Path],
-    objects: Objects,
+    objects: CatalogueObjects,
     size: int,
     keep: Callable[[int, bytes], object],
     progress: Callable[[int, int], None] = lambda done, total: None,
     skip: Callable[[InputError], object] | None = None,
-) -> list[Fate]:
+) -> list[CutoutStatus]:
     """Cuts a stamp around each object from the first frame that shows enough of it.
 
     Args:
@@ -108,12 +108,16 @@ def cut_out(
         raise ConfigError(
             f"x and y: expected one frame, got {len(frames)}; give right ascension and declination"
         )
-    known = [bool(np.isfinite(place).all()) for place in objects.places]
-    fates = [Fate.OUTSIDE if one else Fate.NOWHERE for one in known]
+    known = [bool(np.isfinite(place).all()) for place in objects.positions]
+    fates = [CutoutStatus.OUTSIDE if one else CutoutStatus.NOWHERE for one in known]
     total = len(frames) * len(fates)
     wrong: list[InputError] = []
     for number, path in enumerate(frames):
-        waiting = [i for i, fate in enumerate(fates) if fate in (Fate.OUTSIDE, Fate.MISSING)]
+        waiting = [
+            i
+            for i, fate in enumerate(fates)
+            if fate in (CutoutStatus.OUTSIDE, CutoutStatus.MISSING)
+        ]
         try:
             shown = _shown(path, objects, waiting)
         except (ImageError, ImagesError) as error:
@@ -123,7 +127,7 @@ def cut_out(
             wrong.append(error)
             continue
         for index, stamp in _stamps(shown, objects, size):
-            fates[index] = Fate.MISSING if stamp is None else Fate.CUT
+            fates[index] = CutoutStatus.MISSING if stamp is None else CutoutStatus.CUT
             if stamp is not None:
                 keep(index, stamp)
             progress(number * len(fates) + index, total)
@@ -141,13 +145,15 @@ class _Shown(NamedTuple):
     pixels: list[NDArray[np.float64]]
 
 
-def _shown(path: Path, objects: Objects, waiting: list[int]) -> _Shown:
-    frame, places = read_frame(path), objects.places[waiting]
-    known = [places] * len(frame) if objects.in_pixels else places_in(frame, places, path)
+def _shown(path: Path, objects: CatalogueObjects, waiting: list[int]) -> _Shown:
+    frame, places = read_frame(path), objects.positions[waiting]
+    known = [places] * len(frame) if objects.in_pixels else locate_in_bands(frame, places, path)
     return _Shown(frame, waiting, known)
 
 
-def _stamps(shown: _Shown, objects: Objects, size: int) -> Iterator[tuple[int, bytes | None]]:
+def _stamps(
+    shown: _Shown, objects: CatalogueObjects, size: int
+) -> Iterator[tuple[int, bytes | None]]:
     """The objects inside a frame; None where too much of the stamp is missing."""
     frame, waiting, pixels = shown
     height, width = frame[0].pixels.shape[1:]
@@ -155,20 +161,20 @@ def _stamps(shown: _Shown, objects: Objects, size: int) -> Iterator[tuple[int, b
         x, y = pixels[0][number]
         if not (-0.5 <= x < width - 0.5 and -0.5 <= y < height - 0.5):
             continue
-        stamp = [cut(band, at[number], size) for band, at in zip(frame, pixels, strict=True)]
+        stamp = [cut_band(band, at[number], size) for band, at in zip(frame, pixels, strict=True)]
         missing = np.concatenate([np.isnan(band.pixels) for band in stamp]).mean()
-        if missing > LARGEST_SHARE:
+        if missing > MAX_MISSING_FRACTION:
             yield index, None
         else:
-            yield index, as_fits(stamp, _cards(objects, index, frame[0].wcs))
+            yield index, encode_fits(stamp, _cards(objects, index, frame[0].wcs))
 
 
-def _cards(objects: Objects, index: int, wcs: Wcs | None) -> dict[str, float | str]:
+def _cards(objects: CatalogueObjects, index: int, wcs: Wcs | None) -> dict[str, float | str]:
     """The object's id and place, as the stamp's header has them."""
     shown = "".join(letter if " " <= letter <= "~" else "?" for letter in objects.ids[index])
-    x, y = (float(number) for number in objects.places[index])
+    x, y = (float(number) for number in objects.positions[index])
     if objects.in_pixels and wcs is None:
         return {"OBJID": shown}
-    ra, dec = place_of(wcs, x, y) if objects.in_pixels else (x % 360, y)
+    ra, dec = pixel_to_sky(wcs, x, y) if objects.in_pixels else (x % 360, y)
     known = {"RA": ra, "DEC": dec} if np.isfinite(ra + dec) else {}
     return {"OBJID": shown, **known}

@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apercu.errors import ImageError, ImagesError
-from apercu.images.catalogue.sky import Wcs, celestial, pixels_of
-from apercu.images.formats.fits import planes
-from apercu.images.formats.fits_hdus import opened
-from apercu.images.warnings import without_remarks
+from apercu.images.catalogue.sky import Wcs, read_celestial_wcs, sky_to_pixels
+from apercu.images.formats.fits import read_planes
+from apercu.images.formats.fits_hdus import open_fits
+from apercu.images.warnings import silence_warnings
 
 if TYPE_CHECKING:
     from astropy.io.fits import Header
 
-KEPT = ("EXTNAME", "FILTER", "BAND", "BUNIT")
+KEPT_CARDS = ("EXTNAME", "FILTER", "BAND", "BUNIT")
 """Cards that a stamp takes from its frame, beside the coordinates."""
 
 
@@ -39,15 +39,16 @@ class Band(NamedTuple):
 def read_frame(path: Path) -> tuple[Band, ...]:
     """All images of a FITS file; raises ImageError like `read_picture`."""
     try:
-        with path.open("rb") as stream, opened(stream, str(path)) as parts:
+        with path.open("rb") as stream, open_fits(stream, str(path)) as parts:
             return tuple(
-                Band(hdu.header.copy(), celestial(hdu.header), planes(hdu)) for hdu in parts.images
+                Band(hdu.header.copy(), read_celestial_wcs(hdu.header), read_planes(hdu))
+                for hdu in parts.images
             )
     except OSError as error:
         raise ImageError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def places_in(
+def locate_in_bands(
     frame: tuple[Band, ...], places: NDArray[np.float64], path: Path
 ) -> list[NDArray[np.float64]]:
     """Places on the sky as x and y from 0 in each band; one without coordinates lies on the first.
@@ -65,19 +66,19 @@ def places_in(
         pixels = (
             found[0]
             if band.wcs is None
-            else np.stack(pixels_of(band.wcs, places[:, 0], places[:, 1], size), axis=1)
+            else np.stack(sky_to_pixels(band.wcs, places[:, 0], places[:, 1], size), axis=1)
         )
         found.append(pixels)
     return found
 
 
-def cut(band: Band, place: NDArray[np.float64], size: int) -> Band:
+def cut_band(band: Band, place: NDArray[np.float64], size: int) -> Band:
     """A square around x and y, NaN beyond the frame; it keeps its coordinates."""
     from astropy.nddata import Cutout2D, NoOverlapError
 
     cuts: list[NDArray[np.float32]] = []
     wcs = band.wcs
-    with without_remarks("astropy"):
+    with silence_warnings("astropy"):
         for plane in band.pixels:
             try:
                 one = Cutout2D(
@@ -90,15 +91,15 @@ def cut(band: Band, place: NDArray[np.float64], size: int) -> Band:
     return Band(band.header, wcs, np.stack(cuts))
 
 
-def as_fits(stamp: list[Band], cards: dict[str, float | str]) -> bytes:
+def encode_fits(stamp: list[Band], cards: dict[str, float | str]) -> bytes:
     """A FITS file of one image per band; `cards` go into its first header."""
     from astropy.io import fits
 
     parts: list[fits.PrimaryHDU | fits.ImageHDU] = []
-    with without_remarks("astropy"):
+    with silence_warnings("astropy"):
         for band in stamp:
             header = fits.Header() if band.wcs is None else band.wcs.to_header(relax=True)
-            header.update({card: band.header[card] for card in KEPT if card in band.header})
+            header.update({card: band.header[card] for card in KEPT_CARDS if card in band.header})
             if not parts:
                 header.update(cards)
             pixels = band.pixels[0] if len(band.pixels) == 1 else band.pixels

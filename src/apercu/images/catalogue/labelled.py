@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apercu.errors import ConfigError, ImagesError
-from apercu.images.catalogue.match import as_text
+from apercu.images.catalogue.match import normalise_id
 from apercu.images.catalogue.table import Catalogue
-from apercu.images.source import ImageSource, Item, checked_index
+from apercu.images.source import ImageSource, Item, normalise_index
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,7 +18,7 @@ class LabelledImages(ImageSource):
     """Those images of a source for which a label is known, in the order of the source."""
 
     source: ImageSource
-    picks: tuple[int, ...] = field(repr=False)
+    indices: tuple[int, ...] = field(repr=False)
     """Indices into the source."""
     labels: tuple[str, ...] = field(repr=False)
     """One for each pick."""
@@ -38,14 +38,14 @@ class LabelledImages(ImageSource):
     @property
     def names(self) -> tuple[str, ...]:
         names = self.source.names
-        return tuple(names[pick] for pick in self.picks)
+        return tuple(names[pick] for pick in self.indices)
 
     def __len__(self) -> int:
-        return len(self.picks)
+        return len(self.indices)
 
     def __getitem__(self, index: int) -> Item:
-        index = checked_index(index, len(self))
-        return replace(self.source[self.picks[index]], label=self.labels[index])
+        index = normalise_index(index, len(self))
+        return replace(self.source[self.indices[index]], label=self.labels[index])
 
 
 def label_images(
@@ -63,7 +63,7 @@ def label_images(
         ConfigError: there is no such column, or it holds fractions.
         ImagesError: no image has a label.
     """
-    names = classes(catalogue, column)
+    names = read_classes(catalogue, column)
     known = [(index, names[row]) for index, row in enumerate(rows.tolist()) if row >= 0]
     pairs = [(index, name) for index, name in known if name is not None]
     if not pairs:
@@ -71,7 +71,7 @@ def label_images(
     return LabelledImages(source, tuple(i for i, _ in pairs), tuple(name for _, name in pairs))
 
 
-def classes(catalogue: Catalogue, column: str) -> list[str | None]:
+def read_classes(catalogue: Catalogue, column: str) -> list[str | None]:
     """The class of each row as text, None where it is missing; raises ConfigError for fractions."""
     values = catalogue.column(column).tolist()
     for row, value in enumerate(values):
@@ -80,4 +80,4 @@ def classes(catalogue: Catalogue, column: str) -> list[str | None]:
                 f"{catalogue.path}: expected classes in column {column}, whole numbers, bools or "
                 f"text, got {value:g} in row {row + 1}"
             )
-    return [None if value is None or value != value else as_text(value) for value in values]
+    return [None if value is None or value != value else normalise_id(value) for value in values]

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from apercu.errors import ConfigError, ImagesError
 from apercu.images.catalogue.table import Catalogue
-from apercu.images.names import stem
+from apercu.images.names import strip_suffix
 from apercu.images.reader import SUFFIXES
 
 _EXACT = 2**53
 """Whole numbers up to here are exact as floats."""
 
 
-class Matched(NamedTuple):
+class CatalogueMatch(NamedTuple):
     """What was found.
 
     Attributes:
@@ -30,7 +30,7 @@ class Matched(NamedTuple):
     unused: int
 
 
-def by_id(names: Sequence[str], catalogue: Catalogue, column: str) -> Matched:
+def match_by_id(names: Sequence[str], catalogue: Catalogue, column: str) -> CatalogueMatch:
     """Matches images to rows by a column of ids.
 
     An image's id is its name without folders and suffix. Ids compare as text, whole numbers like
@@ -41,19 +41,21 @@ def by_id(names: Sequence[str], catalogue: Catalogue, column: str) -> Matched:
             cannot tell its ids apart.
         ImagesError: fewer than half of the images have a row.
     """
-    rows = rows_by_id(catalogue, column)
-    found = np.array([rows.get(as_text(stem(name, SUFFIXES)), -1) for name in names], dtype=np.intp)
+    rows = find_rows_by_id(catalogue, column)
+    found = np.array(
+        [rows.get(normalise_id(strip_suffix(name, SUFFIXES)), -1) for name in names], dtype=np.intp
+    )
     example = f"such as {next(iter(rows), 'nothing')} in the catalogue"
     return _checked(found, catalogue, f"by {column}", f"are ids like the images' names, {example}?")
 
 
-def by_position(
+def match_by_position(
     ra: NDArray[np.float64],
     dec: NDArray[np.float64],
     catalogue: Catalogue,
     radius_arcsec: float,
     columns: tuple[str, str] = ("ra", "dec"),
-) -> Matched:
+) -> CatalogueMatch:
     """Matches images to the nearest row within a radius on the sky.
 
     Args:
@@ -70,7 +72,9 @@ def by_position(
     if not radius_arcsec > 0:
         raise ConfigError(f"radius: expected arcseconds above 0, got {radius_arcsec:g}")
     rows = _nearest(
-        directions(ra, dec), sky_of(catalogue, columns), np.deg2rad(radius_arcsec / 3600)
+        unit_vectors(ra, dec),
+        read_unit_vectors(catalogue, columns),
+        np.deg2rad(radius_arcsec / 3600),
     )
     unknown = int(np.count_nonzero(~np.isfinite(ra + dec)))
     hint = f"{unknown} images have no position; " if unknown else ""
@@ -82,7 +86,7 @@ def by_position(
     )
 
 
-def rows_by_id(catalogue: Catalogue, column: str) -> dict[str, int]:
+def find_rows_by_id(catalogue: Catalogue, column: str) -> dict[str, int]:
     """The row of each id, in the order of the rows; rows without an id are left out.
 
     Raises:
@@ -112,11 +116,11 @@ def _identifiers(catalogue: Catalogue, column: str) -> list[str | None]:
                 f"{catalogue.path}: {column} is stored as floats, which lose digits of long ids; "
                 "store it as integers or text"
             )
-        return [as_text(value) if np.isfinite(value) else None for value in values.tolist()]
-    return [None if value is None else as_text(value) for value in values.tolist()]
+        return [normalise_id(value) if np.isfinite(value) else None for value in values.tolist()]
+    return [None if value is None else normalise_id(value) for value in values.tolist()]
 
 
-def as_text(value: object) -> str:
+def normalise_id(value: object) -> str:
     """An id as it is compared.
 
     >>> as_text(123), as_text("123.0"), as_text(" a1 ")
@@ -126,13 +130,13 @@ def as_text(value: object) -> str:
     return text.partition(".")[0] if re.fullmatch(r"-?\d+\.0+", text) else text
 
 
-def sky_of(catalogue: Catalogue, columns: tuple[str, str]) -> NDArray[np.float64]:
+def read_unit_vectors(catalogue: Catalogue, columns: tuple[str, str]) -> NDArray[np.float64]:
     """Unit vectors of the rows, NaN where the position is missing or none; raises ConfigError."""
     ra, dec = (catalogue.numbers(column, missing=()) for column in columns)
-    return directions(ra, dec)
+    return unit_vectors(ra, dec)
 
 
-def directions(ra: NDArray[np.float64], dec: NDArray[np.float64]) -> NDArray[np.float64]:
+def unit_vectors(ra: NDArray[np.float64], dec: NDArray[np.float64]) -> NDArray[np.float64]:
     """Unit vectors of places on the sky, rows × 3; NaN where there is none such."""
     known = (ra >= -180) & (ra <= 360) & (np.abs(dec) <= 90)
     longitude, latitude = (np.deg2rad(np.where(known, angle, np.nan)) for angle in (ra, dec))
@@ -163,10 +167,10 @@ def _nearest(
     return found
 
 
-def _checked(rows: NDArray[np.intp], catalogue: Catalogue, how: str, hint: str) -> Matched:
+def _checked(rows: NDArray[np.intp], catalogue: Catalogue, how: str, hint: str) -> CatalogueMatch:
     matched = int(np.count_nonzero(rows >= 0))
     if 2 * matched < len(rows):
         raise ImagesError(
             f"{catalogue.path}: matched {matched} of {len(rows)} images ({how}); {hint}"
         )
-    return Matched(rows, len(catalogue) - len(np.unique(rows[rows >= 0])))
+    return CatalogueMatch(rows, len(catalogue) - len(np.unique(rows[rows >= 0])))

@@ -11,33 +11,33 @@ from numpy.typing import NDArray
 
 from apercu.errors import ImageError, ImagesError
 from apercu.images.catalogue.labelled import LabelledImages
-from apercu.images.catalogue.sky import celestial, place_of
+from apercu.images.catalogue.sky import pixel_to_sky, read_celestial_wcs
 from apercu.images.chosen import ChosenImages
 from apercu.images.folder import FolderImages
 from apercu.images.formats.fits import SUFFIXES
-from apercu.images.formats.fits_hdus import need_astropy, opened
+from apercu.images.formats.fits_hdus import open_fits, require_astropy
 from apercu.images.names import ends_like
 from apercu.images.source import ImageSource
 
 if TYPE_CHECKING:
     from astropy.io.fits import Header
 
-CARDS = (("RA_OBJ", "DEC_OBJ"), ("RA", "DEC"))
+POSITION_CARDS = (("RA_OBJ", "DEC_OBJ"), ("RA", "DEC"))
 """Cards of the object's right ascension and declination in degrees, the first pair found."""
 
 
-class Sky(NamedTuple):
+class SkyPositions(NamedTuple):
     """Right ascension and declination of each image in degrees, NaN where not known."""
 
     ra: NDArray[np.float64]
     dec: NDArray[np.float64]
 
 
-def sky_positions(
+def read_sky_positions(
     source: ImageSource,
-    cards: tuple[tuple[str, str], ...] = CARDS,
+    cards: tuple[tuple[str, str], ...] = POSITION_CARDS,
     progress: Callable[[int, int], None] | None = None,
-) -> Sky:
+) -> SkyPositions:
     """The centre of each image on the sky, by its celestial coordinates, else by its cards.
 
     Args:
@@ -51,36 +51,38 @@ def sky_positions(
         ImagesError: the images are not those of a folder.
     """
     paths = _paths(source)
-    need_astropy(source.name)
+    require_astropy(source.name)
     places = np.full((len(paths), 2), np.nan)
     for index, path in enumerate(paths):
         if ends_like(path.name, SUFFIXES):
-            places[index] = position(path, cards)
+            places[index] = read_sky_position(path, cards)
         if progress is not None:
             progress(index + 1, len(paths))
-    return Sky(places[:, 0], places[:, 1])
+    return SkyPositions(places[:, 0], places[:, 1])
 
 
 def _paths(source: ImageSource) -> list[Path]:
     """The file of each image."""
     if isinstance(source, FolderImages):
-        return [source.path / place.file for place in source.places]
+        return [source.path / place.file for place in source.locations]
     if isinstance(source, ChosenImages | LabelledImages):
-        indices = source.indices if isinstance(source, ChosenImages) else source.picks
+        indices = source.indices if isinstance(source, ChosenImages) else source.indices
         paths = _paths(source.source)
         return [paths[index] for index in indices]
     raise ImagesError(f"{source.name}: only a folder of FITS tells positions on the sky")
 
 
-def position(path: Path, cards: tuple[tuple[str, str], ...] = CARDS) -> tuple[float, float]:
+def read_sky_position(
+    path: Path, cards: tuple[tuple[str, str], ...] = POSITION_CARDS
+) -> tuple[float, float]:
     """The same of one FITS file; NaN for one that is damaged, which is told when it is read."""
     try:
-        with path.open("rb") as stream, opened(stream, str(path)) as parts:
+        with path.open("rb") as stream, open_fits(stream, str(path)) as parts:
             first = parts.images[0]
-            wcs = celestial(first.header)
+            wcs = read_celestial_wcs(first.header)
             if wcs is not None:
                 height, width = first.shape[-2:]
-                return place_of(wcs, (width - 1) / 2, (height - 1) / 2)
+                return pixel_to_sky(wcs, (width - 1) / 2, (height - 1) / 2)
             return _by_cards((first.header, parts.primary), cards)
     except (ImageError, OSError):
         return float("nan"), float("nan")

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from apercu.errors import ImageError, ImagesError
 from apercu.images.catalogue.table import Catalogue
-from apercu.images.formats.fits_hdus import need_astropy
-from apercu.images.formats.gunzip import MAGIC as GZIP
-from apercu.images.formats.gunzip import unpacked
+from apercu.images.formats.fits_hdus import require_astropy
+from apercu.images.formats.gunzip import GZIP_MAGIC as GZIP
+from apercu.images.formats.gunzip import gunzip
 from apercu.images.names import ends_like
-from apercu.images.warnings import without_remarks
+from apercu.images.warnings import silence_warnings
 
 Columns: TypeAlias = Mapping[str, NDArray[Any]]
 
@@ -111,16 +111,16 @@ def _whole(values: Any) -> NDArray[Any]:
 
 def _read_fits(path: Path) -> Columns:
     """The first table; None where a value is masked, NaN among floats."""
-    need_astropy(str(path))
+    require_astropy(str(path))
     from astropy.io import fits
     from astropy.table import Table
 
-    with without_remarks("astropy"):
+    with silence_warnings("astropy"):
         try:
             with path.open("rb") as stream:
                 packed = stream.read(2) == GZIP
                 stream.seek(0)
-                plain = unpacked(stream, str(path), lambda start: None) if packed else stream
+                plain = gunzip(stream, str(path), lambda start: None) if packed else stream
                 with fits.open(plain, memmap=False) as file:
                     tables = [
                         hdu for hdu in file if isinstance(hdu, fits.BinTableHDU | fits.TableHDU)

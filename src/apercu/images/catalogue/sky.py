@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from apercu.images.warnings import without_remarks
+from apercu.images.warnings import silence_warnings
 
 if TYPE_CHECKING:
     from astropy.io.fits import Header
@@ -18,12 +18,12 @@ _MARGIN = 1.0
 """Degrees around a frame within which its projection is asked."""
 
 
-def celestial(header: Header) -> Wcs | None:
+def read_celestial_wcs(header: Header) -> Wcs | None:
     """The two sky axes of a header; None where it has none, or damaged ones."""
     from astropy.wcs import WCS
     from astropy.wcs.utils import wcs_to_celestial_frame
 
-    with without_remarks("astropy"):
+    with silence_warnings("astropy"):
         try:
             wcs = WCS(header)
             if not wcs.has_celestial:
@@ -34,9 +34,9 @@ def celestial(header: Header) -> Wcs | None:
             return None
 
 
-def place_of(wcs: Wcs, x: float, y: float) -> tuple[float, float]:
+def pixel_to_sky(wcs: Wcs, x: float, y: float) -> tuple[float, float]:
     """Right ascension and declination (ICRS, degrees) of a pixel from 0 on; NaN off the sky."""
-    with without_remarks("astropy"):
+    with silence_warnings("astropy"):
         try:
             place = wcs.pixel_to_world(x, y).icrs
         except Exception:  # whatever a header may say of coordinates
@@ -44,7 +44,7 @@ def place_of(wcs: Wcs, x: float, y: float) -> tuple[float, float]:
         return float(place.ra.deg), float(place.dec.deg)
 
 
-def pixels_of(
+def sky_to_pixels(
     wcs: Wcs, ra: NDArray[np.float64], dec: NDArray[np.float64], size: tuple[int, int]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Pixels, counted from 0, of places on the sky (ICRS, degrees).
@@ -62,7 +62,7 @@ def pixels_of(
 
     height, width = size
     x, y = np.full(len(ra), np.nan), np.full(len(ra), np.nan)
-    with without_remarks("astropy"):
+    with silence_warnings("astropy"):
         corners = wcs.pixel_to_world([0, 0, width, width], [0, height, 0, height]).icrs
         centre = wcs.pixel_to_world(width / 2, height / 2).icrs
         reach = np.nanmax(corners.separation(centre).deg) + _MARGIN

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from apercu.errors import ConfigError, suggest_nearest
 
-MISSING = (99.0, -99.0, -999.0, -9999.0)
+MISSING_VALUES = (99.0, -99.0, -999.0, -9999.0)
 """What surveys write where they know no number."""
 
 _NOTHING = frozenset(("", "nan", "na", "n/a", "null", "none", "--"))
@@ -42,7 +42,9 @@ class Catalogue:
             )
         return self.columns[name]
 
-    def numbers(self, name: str, missing: tuple[float, ...] = MISSING) -> NDArray[np.float64]:
+    def numbers(
+        self, name: str, missing: tuple[float, ...] = MISSING_VALUES
+    ) -> NDArray[np.float64]:
         """One column as numbers, NaN where it is empty, null, infinite, or one of `missing`.
 
         Raises:

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from apercu.errors import ImageError
 from apercu.images.limits import check_size
-from apercu.images.warnings import without_remarks
+from apercu.images.warnings import silence_warnings
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
 PREAMBLE = 128
-MAGIC = b"DICM"
+DICOM_MAGIC = b"DICM"
 """Stands behind the preamble of every DICOM file."""
 SUFFIXES = frozenset((".dcm", ".dicom"))
 
@@ -35,7 +35,7 @@ _GROUPS = {
 """Where enhanced files of many frames keep what others keep at the top."""
 
 
-class Heading(NamedTuple):
+class DicomHeading(NamedTuple):
     """What a folder must know of a file without decoding it.
 
     Attributes:
@@ -49,7 +49,7 @@ class Heading(NamedTuple):
     size: tuple[int, int]
 
 
-class Reference(NamedTuple):
+class DicomReference(NamedTuple):
     """How another file refers to one picture: by identifiers, which name nobody.
 
     Attributes:
@@ -61,10 +61,10 @@ class Reference(NamedTuple):
     """
 
     study: str
-    kind: str
+    sop_class: str
     instance: str
     frame: int | None
-    written_on: str = ""
+    burned_in_annotation: str = ""
 
 
 def is_dicom(start: bytes) -> bool:
@@ -73,26 +73,26 @@ def is_dicom(start: bytes) -> bool:
     >>> is_dicom(bytes(128) + b"DICM"), is_dicom(b"GIF89a")
     (True, False)
     """
-    return start[PREAMBLE : PREAMBLE + len(MAGIC)] == MAGIC
+    return start[PREAMBLE : PREAMBLE + len(DICOM_MAGIC)] == DICOM_MAGIC
 
 
-def read_heading(stream: BytesIO | BufferedReader, name: str) -> Heading:
+def read_dicom_heading(stream: BytesIO | BufferedReader, name: str) -> DicomHeading:
     """Frames, series and size; raises ImageError for a file that is damaged or has no pixels."""
-    with without_remarks("pydicom"):
+    with silence_warnings("pydicom"):
         dataset = _parsed(stream, name, pixels=False)
         size = _number(dataset, "Rows", name), _number(dataset, "Columns", name)
         frames = _number(dataset, "NumberOfFrames", name) or 1
-        return Heading(frames, _text(dataset, "SeriesInstanceUID", name), size)
+        return DicomHeading(frames, _text(dataset, "SeriesInstanceUID", name), size)
 
 
-def read_reference(path: Path, frame: int = 0) -> Reference | None:
+def read_dicom_reference(path: Path, frame: int = 0) -> DicomReference | None:
     """How to refer to a picture; None for files that are no DICOM or name no instance.
 
     Raises:
         ImageError: a DICOM file that is damaged.
     """
-    with path.open("rb") as stream, without_remarks("pydicom"):
-        start = stream.read(PREAMBLE + len(MAGIC))
+    with path.open("rb") as stream, silence_warnings("pydicom"):
+        start = stream.read(PREAMBLE + len(DICOM_MAGIC))
         stream.seek(0)
         if not is_dicom(start) and path.suffix.lower() not in SUFFIXES:
             return None
@@ -104,7 +104,7 @@ def read_reference(path: Path, frame: int = 0) -> Reference | None:
     if not (kind and instance):
         return None
     known = written_on if written_on in ("YES", "NO") else ""
-    return Reference(study, kind, instance, frame if several else None, known)
+    return DicomReference(study, kind, instance, frame if several else None, known)
 
 
 def decode_dicom(
@@ -121,7 +121,7 @@ def decode_dicom(
         ImageError: damaged, without pixels, of an unknown kind, too small or too large, compressed
             in a way whose codec is not installed, or without such a frame.
     """
-    with without_remarks("pydicom"):
+    with silence_warnings("pydicom"):
         dataset = _parsed(stream, name, pixels=True)
         kind = _kind(dataset, name)
         check_size(name, _number(dataset, "Rows", name), _number(dataset, "Columns", name))

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apercu.errors import ImageError
-from apercu.images.bands import are_clear
-from apercu.images.formats.fits_hdus import Hdu, depth, opened
+from apercu.images.bands import is_unambiguous
+from apercu.images.formats.fits_hdus import Hdu, count_planes, open_fits
 from apercu.images.names import ends_like
 
 SUFFIXES = frozenset((".fits", ".fit", ".fts", ".fz", ".fits.gz", ".fit.gz", ".fts.gz"))
@@ -25,7 +25,7 @@ _UNNAMED = frozenset(("", "PRIMARY", "COMPRESSED_IMAGE"))
 """What writers put where nobody named an extension."""
 
 
-class Planes(NamedTuple):
+class FitsPlanes(NamedTuple):
     """What a FITS file holds.
 
     Attributes:
@@ -37,7 +37,7 @@ class Planes(NamedTuple):
     pixels: NDArray[np.float32]
 
 
-def decode_fits(stream: BytesIO | BufferedReader, name: str) -> Planes:
+def decode_fits(stream: BytesIO | BufferedReader, name: str) -> FitsPlanes:
     """Every image in file order, compressed ones too; a cube gives its planes.
 
     BSCALE, BZERO and BLANK are applied. Infinite pixels and those at or above the card SATURATE of
@@ -47,33 +47,35 @@ def decode_fits(stream: BytesIO | BufferedReader, name: str) -> Planes:
         ImageError: damaged, cut short, without images, of several sizes or too many bands, too
             small or too large, or without any pixel that is known.
     """
-    with opened(stream, name) as parts:
-        pixels = np.concatenate([planes(hdu) for hdu in parts.images])
+    with open_fits(stream, name) as parts:
+        pixels = np.concatenate([read_planes(hdu) for hdu in parts.images])
         names = band_names(parts.images)
     if np.isnan(pixels).all():
         raise ImageError(f"{name}: expected pixels, got only NaN; leave this file out")
-    return Planes(names, pixels)
+    return FitsPlanes(names, pixels)
 
 
-def read_names(path: Path) -> tuple[str, ...]:
+def read_band_names(path: Path) -> tuple[str, ...]:
     """Names of a file's bands, from its headers alone; raises ImageError like `decode_fits`."""
     try:
-        with path.open("rb") as stream, opened(stream, str(path)) as parts:
+        with path.open("rb") as stream, open_fits(stream, str(path)) as parts:
             return band_names(parts.images)
     except OSError as error:
         raise ImageError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def first_bands(folder: Path, files: Iterable[str], channels: int) -> tuple[str, ...] | None:
+def find_first_band_names(
+    folder: Path, files: Iterable[str], channels: int
+) -> tuple[str, ...] | None:
     """Names of the first FITS file that clearly names as many bands; None where no file does."""
     for file in files:
         if not ends_like(file, SUFFIXES):
             continue
         try:
-            names = read_names(folder / file)
+            names = read_band_names(folder / file)
         except ImageError:  # told when it is read
             continue
-        if len(names) == channels and are_clear(names):
+        if len(names) == channels and is_unambiguous(names):
             return names
     return None
 
@@ -85,12 +87,12 @@ def band_names(hdus: list[Hdu]) -> tuple[str, ...]:
         cards = (hdu.header.get(card) for card in ("EXTNAME", "FILTER", "BAND"))
         words = (str(card).strip() for card in cards if isinstance(card, str | int | float))
         name = next((word for word in words if word not in _UNNAMED), "")
-        count = depth(hdu)
+        count = count_planes(hdu)
         names += [name] if count == 1 else [""] * count
     return tuple(names)
 
 
-def planes(hdu: Hdu) -> NDArray[np.float32]:
+def read_planes(hdu: Hdu) -> NDArray[np.float32]:
     """The pixels of one image: bands × height × width."""
     with np.errstate(all="ignore"):
         values: NDArray[np.float32] = (

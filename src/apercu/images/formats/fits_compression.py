@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from apercu.errors import ImageError
-from apercu.images.limits import LARGEST_AREA
+from apercu.images.limits import MAX_PIXELS
 
-SAFE = ("RICE_1", "RICE_ONE", "GZIP_1", "GZIP_2", "NOCOMPRESS")
+SAFE_COMPRESSIONS = ("RICE_1", "RICE_ONE", "GZIP_1", "GZIP_2", "NOCOMPRESS")
 """Hostile bytes make the decoders of the others write where they must not."""
 
 _ALLOWED = {"BLOCKSIZE": (16, 32), "BYTEPIX": (1, 2, 4, 8)}
 
 
-def check_packing(header: Mapping[str, Any], name: str) -> None:
+def check_compression(header: Mapping[str, Any], name: str) -> None:
     """Raises ImageError for a compression that cannot be opened safely.
 
     Args:
@@ -23,9 +23,9 @@ def check_packing(header: Mapping[str, Any], name: str) -> None:
         name: of the file.
     """
     kind = str(header["ZCMPTYPE"]).strip()
-    if kind not in SAFE:
+    if kind not in SAFE_COMPRESSIONS:
         raise ImageError(
-            f"{name}: compressed as {kind}, expected {', '.join(SAFE)}; unpack it first (funpack)"
+            f"{name}: compressed as {kind}, expected {', '.join(SAFE_COMPRESSIONS)}; unpack it first (funpack)"
         )
     for number in range(1, len(header)):
         if f"ZNAME{number}" not in header:
@@ -36,5 +36,5 @@ def check_packing(header: Mapping[str, Any], name: str) -> None:
     axes = range(1, int(header["ZNAXIS"]) + 1)
     rows = {1: header["ZNAXIS1"]}
     tile = [int(header.get(f"ZTILE{axis}", rows.get(axis, 1))) for axis in axes]
-    if min(tile) < 1 or math.prod(tile) > LARGEST_AREA:
+    if min(tile) < 1 or math.prod(tile) > MAX_PIXELS:
         raise ImageError(f"{name}: damaged, compressed in tiles of an impossible size")

@@ -12,23 +12,23 @@ from io import BufferedReader, BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from apercu.errors import ImageError
-from apercu.images.bands import MOST_BANDS
-from apercu.images.formats.fits_compression import check_packing
-from apercu.images.formats.gunzip import MAGIC as GZIP
-from apercu.images.formats.gunzip import unpacked
+from apercu.images.bands import MAX_BANDS
+from apercu.images.formats.fits_compression import check_compression
+from apercu.images.formats.gunzip import GZIP_MAGIC as GZIP
+from apercu.images.formats.gunzip import gunzip
 from apercu.images.limits import check_size
-from apercu.images.warnings import without_remarks
+from apercu.images.warnings import silence_warnings
 
 if TYPE_CHECKING:
     from astropy.io.fits import Header
 
 Hdu: TypeAlias = Any  # astropy's PrimaryHDU, ImageHDU or CompImageHDU, imported only when needed
 
-MAGIC = b"SIMPLE  ="
+FITS_MAGIC = b"SIMPLE  ="
 _BLOCK = 2880
 
 
-class Parts(NamedTuple):
+class FitsParts(NamedTuple):
     """What a FITS file is made of.
 
     Attributes:
@@ -46,10 +46,10 @@ def is_fits(start: bytes) -> bool:
     >>> is_fits(b"SIMPLE  =                    T"), is_fits(b"GIF89a")
     (True, False)
     """
-    return start.startswith((MAGIC, GZIP))
+    return start.startswith((FITS_MAGIC, GZIP))
 
 
-def need_astropy(name: str) -> None:
+def require_astropy(name: str) -> None:
     """Raises ImageError where the library for FITS files is not installed."""
     try:
         import astropy.io.fits  # noqa: F401
@@ -60,15 +60,15 @@ def need_astropy(name: str) -> None:
 
 
 @contextmanager
-def opened(stream: BytesIO | BufferedReader, name: str) -> Iterator[Parts]:
+def open_fits(stream: BytesIO | BufferedReader, name: str) -> Iterator[FitsParts]:
     """The images of a FITS file; pixels are read when they are asked for.
 
     Whatever else goes wrong inside, hostile bytes were the reason: it becomes an ImageError.
     """
-    need_astropy(name)
+    require_astropy(name)
     from astropy.io import fits
 
-    with without_remarks("astropy"):
+    with silence_warnings("astropy"):
         try:
             stream = _plain(stream, name)
             with fits.open(stream, memmap=False, uint=False) as file:
@@ -77,15 +77,15 @@ def opened(stream: BytesIO | BufferedReader, name: str) -> Iterator[Parts]:
                 for hdu in images:
                     if isinstance(hdu, fits.CompImageHDU):
                         stream.seek(hdu.fileinfo()["hdrLoc"])
-                        check_packing(fits.Header.fromfile(stream), name)
-                yield Parts(file[0].header, images)
+                        check_compression(fits.Header.fromfile(stream), name)
+                yield FitsParts(file[0].header, images)
         except ImageError:
             raise
         except Exception as error:
             raise ImageError(f"{name}: damaged or cut short ({type(error).__name__})") from error
 
 
-def depth(hdu: Hdu) -> int:
+def count_planes(hdu: Hdu) -> int:
     """How many planes an image holds."""
     return int(math.prod(hdu.shape[:-2]))
 
@@ -96,11 +96,11 @@ def _size(hdu: Hdu) -> tuple[int, int]:
 
 def _plain(stream: BytesIO | BufferedReader, name: str) -> BytesIO | BufferedReader:
     """The stream, unpacked where it is gzip'ed, once it is known to begin like FITS."""
-    start = stream.read(len(MAGIC))
+    start = stream.read(len(FITS_MAGIC))
     stream.seek(0)
     if start.startswith(GZIP):
-        return unpacked(stream, name, lambda first: _check_promise(first, name))
-    if start != MAGIC:
+        return gunzip(stream, name, lambda first: _check_promise(first, name))
+    if start != FITS_MAGIC:
         raise ImageError(f"{name}: no FITS file, or one that is damaged")
     return stream
 
@@ -109,7 +109,7 @@ def _check_promise(start: bytes, name: str) -> None:
     """Raises ImageError for what is no FITS, or whose first header promises too large an image."""
     from astropy.io import fits
 
-    if not start.startswith(MAGIC):
+    if not start.startswith(FITS_MAGIC):
         raise ImageError(f"{name}: gzip'ed, but no FITS file inside")
     header = fits.Header.fromfile(BytesIO(start))
     if int(header.get("NAXIS", 0)) >= 2:
@@ -137,8 +137,8 @@ def _images(file: Any, name: str) -> Iterator[Hdu]:
                 f"{name}: expected bands of one size, got {size[1]} × {size[0]} and "
                 f"{width} × {height} (width × height)"
             )
-        if count > MOST_BANDS:
-            raise ImageError(f"{name}: expected at most {MOST_BANDS} bands, got {count} or more")
+        if count > MAX_BANDS:
+            raise ImageError(f"{name}: expected at most {MAX_BANDS} bands, got {count} or more")
         yield hdu
     if not count:
         raise ImageError(f"{name}: a FITS file without images; choose one that has some")
@@ -153,7 +153,7 @@ def _check_shape(hdu: Hdu, number: int, name: str) -> int:
             "leave that HDU out"
         )
     check_size(name, *_size(hdu))
-    return depth(hdu)
+    return count_planes(hdu)
 
 
 def _check_whole(file: Any, stream: BytesIO | BufferedReader, name: str) -> None:

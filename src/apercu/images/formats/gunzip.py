@@ -10,24 +10,24 @@ from io import BufferedReader, BytesIO
 
 from apercu.errors import ImageError
 
-MAGIC = b"\x1f\x8b"
-LARGEST_BYTES = 1 << 30
+GZIP_MAGIC = b"\x1f\x8b"
+MAX_UNPACKED_BYTES = 1 << 30
 """What may come out. A few bytes of gzip may hold a thousand times as many."""
-FREE_BYTES, RATIO = 64 << 20, 100
+ALWAYS_ALLOWED_BYTES, MAX_RATIO = 64 << 20, 100
 """What may come out of any file; beyond it, how many times as many bytes as went in."""
 _STEP = 1 << 20
 
 
-def unpacked(
-    stream: BytesIO | BufferedReader, name: str, check: Callable[[bytes], None]
-) -> BytesIO:
+def gunzip(stream: BytesIO | BufferedReader, name: str, check: Callable[[bytes], None]) -> BytesIO:
     """All that was packed; `check` sees the first mebibyte before the rest is unpacked.
 
     Raises:
         ImageError: damaged, cut short, or larger than memory should hold.
     """
     whole = BytesIO()
-    largest = min(LARGEST_BYTES, max(FREE_BYTES, RATIO * stream.seek(0, os.SEEK_END)))
+    largest = min(
+        MAX_UNPACKED_BYTES, max(ALWAYS_ALLOWED_BYTES, MAX_RATIO * stream.seek(0, os.SEEK_END))
+    )
     stream.seek(0)
     try:
         with gzip.GzipFile(fileobj=stream) as packed:

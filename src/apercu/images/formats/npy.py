@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from apercu.errors import ImageError
 from apercu.images.limits import check_size
 
-MAGIC = b"\x93NUMPY"
+NPY_MAGIC = b"\x93NUMPY"
 
 _HEADER = re.compile(
     r"\{\s*'descr':\s*'(?P<dtype>[<>|=]?[a-zA-Z]\d{1,2})',"
@@ -27,7 +27,7 @@ FULL_SCALE = {"|u1": 255.0, "|b1": 1.0, "<u2": 65535.0, ">u2": 65535.0}
 """What integers are divided by, to lie in [0, 1]."""
 
 
-def decode_array(stream: BytesIO | BufferedReader, name: str) -> NDArray[np.float32]:
+def decode_npy(stream: BytesIO | BufferedReader, name: str) -> NDArray[np.float32]:
     """Reads height × width, channels × height × width or height × width × channels.
 
     Of three axes the shorter of the first and the last holds the channels; the first if they are
@@ -58,7 +58,7 @@ def _header(
     stream: BytesIO | BufferedReader, name: str
 ) -> tuple[np.dtype[np.generic], bool, tuple[int, ...]]:
     """Number type, Fortran order and shape, as the header of a `.npy` file states them."""
-    version = stream.read(len(MAGIC) + 2)[len(MAGIC) :]
+    version = stream.read(len(NPY_MAGIC) + 2)[len(NPY_MAGIC) :]
     width = 2 if version[:1] == b"\x01" else 4
     length = int.from_bytes(stream.read(width), "little")
     text = stream.read(min(length, 65536)).decode("latin-1")

@@ -14,43 +14,43 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from apercu.errors import ImagesError
-from apercu.images.warnings import without_remarks
+from apercu.images.warnings import silence_warnings
 
-LARGEST_BYTES = 8 << 30
+MAX_ARRAY_BYTES = 8 << 30
 """What one array may take in memory."""
-MOST_ARRAYS = 1000
+MAX_ARRAYS = 1000
 
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
-class Promise(NamedTuple):
+class ArrayHeader(NamedTuple):
     """What an archive says of one array, before it is read."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
 
 
-def promised(path: Path) -> dict[str, Promise]:
+def read_array_headers(path: Path) -> dict[str, ArrayHeader]:
     """The arrays of an archive by name, from their headers alone; objects are left out.
 
     Raises:
         ImagesError: no such archive, a damaged one, or one that promises more than it may.
     """
-    found: dict[str, Promise] = {}
+    found: dict[str, ArrayHeader] = {}
     with _opened(path) as archive:
         members = [info for info in archive.infolist() if info.filename.endswith(".npy")]
-        if len(members) > MOST_ARRAYS:
-            raise ImagesError(f"{path}: expected at most {MOST_ARRAYS} arrays, got {len(members)}")
+        if len(members) > MAX_ARRAYS:
+            raise ImagesError(f"{path}: expected at most {MAX_ARRAYS} arrays, got {len(members)}")
         for info in members:
             with archive.open(info) as stream:
                 promise = _promise(stream)
             if promise.dtype.hasobject:
                 continue
             size = math.prod(promise.shape) * promise.dtype.itemsize
-            if max(size, info.file_size) > LARGEST_BYTES:
+            if max(size, info.file_size) > MAX_ARRAY_BYTES:
                 raise ImagesError(
                     f"{path}: {info.filename} is too large, expected at most "
-                    f"{LARGEST_BYTES >> 30} GiB unpacked; split it"
+                    f"{MAX_ARRAY_BYTES >> 30} GiB unpacked; split it"
                 )
             if size > info.file_size:
                 raise ImagesError(f"{path}: damaged, {info.filename} is shorter than it says")
@@ -58,7 +58,7 @@ def promised(path: Path) -> dict[str, Promise]:
     return found
 
 
-def load(path: Path, name: str) -> NDArray[Any]:
+def load_array(path: Path, name: str) -> NDArray[Any]:
     """One array of an archive; raises ImagesError when it is damaged."""
     with _opened(path) as archive, archive.open(f"{name}.npy") as stream:
         values: NDArray[Any] = npy.read_array(stream, allow_pickle=False)
@@ -66,19 +66,19 @@ def load(path: Path, name: str) -> NDArray[Any]:
         return values
 
 
-def _promise(stream: Any) -> Promise:
+def _promise(stream: Any) -> ArrayHeader:
     version = npy.read_magic(stream)
     if version not in _HEADERS:
         raise ValueError(f"version {version}")
     shape, _, dtype = _HEADERS[version](stream)
-    return Promise(shape, dtype)
+    return ArrayHeader(shape, dtype)
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     """The archive; what hostile bytes do to it becomes an ImagesError."""
     try:
-        with without_remarks("numpy"), zipfile.ZipFile(path) as archive:
+        with silence_warnings("numpy"), zipfile.ZipFile(path) as archive:
             yield archive
     except ImagesError:
         raise

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from apercu.errors import ImageError
-from apercu.images.limits import LARGEST_AREA, check_size
+from apercu.images.limits import MAX_PIXELS, check_size
 from apercu.images.orientation import UPRIGHT
-from apercu.images.warnings import without_remarks
+from apercu.images.warnings import silence_warnings
 
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF")
 
@@ -21,7 +21,9 @@ _SIXTEEN_BIT = 65535
 _READY = {"1", "L", "RGB", "F"}
 
 
-def decode(stream: BytesIO | BufferedReader, name: str) -> tuple[NDArray[np.float32], int, int]:
+def decode_pillow(
+    stream: BytesIO | BufferedReader, name: str
+) -> tuple[NDArray[np.float32], int, int]:
     """Decodes the first frame: channels × height × width, and two EXIF orientations.
 
     The first orientation is the file's; the second is what is still to be done, since Pillow turns
@@ -29,7 +31,7 @@ def decode(stream: BytesIO | BufferedReader, name: str) -> tuple[NDArray[np.floa
     bands Pillow drops a fourth and refuses more. Raises ImageError for what is no picture, damaged,
     cut short, or out of the limits of `limits.py`.
     """
-    with without_remarks("PIL"):
+    with silence_warnings("PIL"):
         try:
             with Image.open(stream, formats=FORMATS) as image:
                 check_size(name, image.height, image.width)
@@ -41,7 +43,7 @@ def decode(stream: BytesIO | BufferedReader, name: str) -> tuple[NDArray[np.floa
             raise
         except Image.DecompressionBombError as error:
             raise ImageError(
-                f"{name}: too large, expected at most {LARGEST_AREA // 1_000_000} megapixels; "
+                f"{name}: too large, expected at most {MAX_PIXELS // 1_000_000} megapixels; "
                 "resize it first"
             ) from error
         except UnidentifiedImageError as error:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-class Draws:
+class RandomStream:
     """A stream of uniform numbers that belongs to one key."""
 
     def __init__(self, *key: int) -> None:
@@ -23,23 +23,23 @@ class Draws:
         raw: NDArray[np.uint64] = self._bits.random_raw(math.prod(shape))
         return (raw >> np.uint64(11)).astype(np.float64).reshape(shape) * 2.0**-53
 
-    def between(self, low: float, high: float) -> float:
+    def uniform_between(self, low: float, high: float) -> float:
         """One number in [low, high)."""
         return low + (high - low) * float(self.uniform(1)[0])
 
-    def below(self, count: int) -> int:
+    def integer_below(self, count: int) -> int:
         """One of 0 … count − 1."""
         return int(float(self.uniform(1)[0]) * count)
 
-    def sign(self) -> float:
+    def random_sign(self) -> float:
         """−1 or 1."""
-        return -1.0 if self.below(2) else 1.0
+        return -1.0 if self.integer_below(2) else 1.0
 
-    def direction(self) -> tuple[float, float]:
+    def unit_vector(self) -> tuple[float, float]:
         """A unit vector, by the rational parametrisation of the circle (no sine, no cosine)."""
-        t = self.between(-1.0, 1.0)
+        t = self.uniform_between(-1.0, 1.0)
         along, across = (1 - t * t) / (1 + t * t), 2 * t / (1 + t * t)
-        quarter = self.below(4)
+        quarter = self.integer_below(4)
         if quarter % 2:
             along, across = -across, along
         return (-along, -across) if quarter >= 2 else (along, across)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from apercu.images.planted.draws import Draws
+from apercu.images.planted.draws import RandomStream
 
 Field = NDArray[np.float64]
 
 
-def joined(lattice: Field, rows: Field, columns: Field) -> Field:
+def interpolate_grid(lattice: Field, rows: Field, columns: Field) -> Field:
     """The lattice (… × m × n) read at fractional rows and columns: … × rows × columns.
 
     Between knots the weights follow 3t² − 2t³, so that the slope has no corners.
@@ -23,7 +23,7 @@ def joined(lattice: Field, rows: Field, columns: Field) -> Field:
     return left + (lines[..., across + 1] - left) * right
 
 
-def scattered(lattice: Field, rows: Field, columns: Field) -> Field:
+def interpolate_points(lattice: Field, rows: Field, columns: Field) -> Field:
     """The lattice read at places that form no grid (the object is rotated)."""
     i, j = np.floor(rows).astype(np.intp), np.floor(columns).astype(np.intp)
     s, t = rows - i, columns - j
@@ -32,16 +32,16 @@ def scattered(lattice: Field, rows: Field, columns: Field) -> Field:
     return top * (1 - s) + (lattice[i + 1, j] * (1 - t) + lattice[i + 1, j + 1] * t) * s
 
 
-def octave(draws: Draws, channels: int, size: int, cells: float) -> Field:
+def draw_octave(draws: RandomStream, channels: int, size: int, cells: float) -> Field:
     """Noise in [−1, 1) whose grains are `size / cells` pixels wide: channels × size × size."""
     knots = int(cells) + 3
     lattice = 2 * draws.uniform(channels, knots, knots) - 1
     shift = draws.uniform(2)
     places = np.arange(size) * (cells / size)
-    return joined(lattice, places + shift[0], places + shift[1])
+    return interpolate_grid(lattice, places + shift[0], places + shift[1])
 
 
-def natural(draws: Draws, channels: int, size: int, finest: float) -> Field:
+def draw_natural_noise(draws: RandomStream, channels: int, size: int, finest: float) -> Field:
     """Octaves whose height falls with their frequency, as in photographs: about [−1, 1].
 
     `finest` is the size in pixels of the smallest grains.
@@ -49,7 +49,7 @@ def natural(draws: Draws, channels: int, size: int, finest: float) -> Field:
     total = np.zeros((channels, size, size))
     cells, height = 2.0, 0.5
     while size / cells >= finest:
-        total += height * octave(draws, channels, size, cells)
+        total += height * draw_octave(draws, channels, size, cells)
         cells, height = 2 * cells, 0.6 * height
     return total
 

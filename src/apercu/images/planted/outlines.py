@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from apercu.images.planted.draws import Draws
-from apercu.images.planted.noise import Field, scattered
+from apercu.images.planted.draws import RandomStream
+from apercu.images.planted.noise import Field, interpolate_points
 
 REACH = 1.3
 """No outline reaches farther from its centre, in radii."""
@@ -34,28 +34,28 @@ _CORNERS = {
 }
 
 
-def outline(draws: Draws, u: Field, v: Field) -> Field:
+def draw_outline(draws: RandomStream, u: Field, v: Field) -> Field:
     """An ellipse, a blob or a polygon of about the area of the unit disc."""
-    shape = draws.below(3)
+    shape = draws.integer_below(3)
     if shape == 0:
-        stretch = draws.between(0.85, 1.18)
+        stretch = draws.uniform_between(0.85, 1.18)
         return 1 - np.sqrt(u * u * (stretch * stretch) + v * v / (stretch * stretch))
     if shape == 1:
         return _blob(draws, u, v)
     return _polygon(draws, u, v)
 
 
-def _blob(draws: Draws, u: Field, v: Field) -> Field:
+def _blob(draws: RandomStream, u: Field, v: Field) -> Field:
     """A disc whose rim is moved in and out by one slow wave of noise."""
     lattice = 2 * draws.uniform(4, 4) - 1
     rows, columns = (np.clip((axis + REACH) / REACH, 0, 2.999) for axis in (v, u))
-    bulge = scattered(lattice, rows, columns)
+    bulge = interpolate_points(lattice, rows, columns)
     return 1 + 0.28 * bulge - np.sqrt(u * u + v * v)
 
 
-def _polygon(draws: Draws, u: Field, v: Field) -> Field:
+def _polygon(draws: RandomStream, u: Field, v: Field) -> Field:
     """Four to six sides, each at its own distance from the centre."""
-    sides = 4 + draws.below(3)
+    sides = 4 + draws.integer_below(3)
     distances = draws.uniform(sides) * 0.14 + 0.81
     inside = np.full(u.shape, REACH)
     for (x, y), distance in zip(_CORNERS[sides], distances, strict=True):

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apercu.images.planted.distractors import DISTRACTORS, Distractor
-from apercu.images.planted.draws import Draws
-from apercu.images.planted.noise import Field, natural
-from apercu.images.planted.outlines import REACH, outline
+from apercu.images.planted.draws import RandomStream
+from apercu.images.planted.noise import Field, draw_natural_noise
+from apercu.images.planted.outlines import REACH, draw_outline
 from apercu.images.planted.patterns import PATTERNS, Pattern
 
 _PATTERNS = tuple(PATTERNS.values())
@@ -22,7 +22,7 @@ _MUTED = 0.35  # how far hues stray from grey in the background
 _TRIES = 12
 
 
-class Style(NamedTuple):
+class SceneStyle(NamedTuple):
     """What `difficulty` changes; areas are shares of the picture."""
 
     smallest: float
@@ -32,7 +32,7 @@ class Style(NamedTuple):
     distractors: int
 
     @classmethod
-    def of(cls, difficulty: float) -> Style:
+    def from_difficulty(cls, difficulty: float) -> SceneStyle:
         """From 0, large and plain to see, to 1, small and faint among many distractors."""
         return cls(
             smallest=0.13 - 0.10 * difficulty,
@@ -43,7 +43,7 @@ class Style(NamedTuple):
         )
 
 
-class Place(NamedTuple):
+class ShapeLocation(NamedTuple):
     """Where a shape lies: centre (x, y) and radius in pixels."""
 
     x: float
@@ -55,8 +55,8 @@ Texture = Callable[[Field, Field, float], Field]
 """(u, v, size of a pixel) -> share of the first of two colours."""
 
 
-def paint(
-    draws: Draws, classes: list[int], shape: tuple[int, int], style: Style
+def paint_scene(
+    draws: RandomStream, classes: list[int], shape: tuple[int, int], style: SceneStyle
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Paints one object of each class: the picture, and the visible region of each object.
 
@@ -66,7 +66,7 @@ def paint(
     canvas = _background(draws, channels, size, style.background)
     places = _places(draws, (len(classes), style.distractors), size, style)
     for place in places[len(classes) :]:
-        kind = DISTRACTORS[draws.below(len(DISTRACTORS))]
+        kind = DISTRACTORS[draws.integer_below(len(DISTRACTORS))]
         _lay(canvas, draws, place, partial(_meaningless, kind, draws), style.contrast)
     regions = np.zeros((len(classes), size, size), dtype=bool)
     for index in reversed(range(len(classes))):  # the first object lies on top
@@ -78,34 +78,36 @@ def paint(
     return np.rint(np.clip(canvas + grain, 0, 1) * 255).astype(np.uint8), regions
 
 
-def _background(draws: Draws, channels: int, size: int, strength: float) -> Field:
+def _background(draws: RandomStream, channels: int, size: int, strength: float) -> Field:
     """A large gradient between two muted colours under noise with the spectrum of photographs."""
     tones = 0.25 + 0.5 * draws.uniform(2, 1) + _MUTED * (draws.uniform(2, channels) - 0.5)
-    x, y = draws.direction()
+    x, y = draws.unit_vector()
     axis = np.arange(size) / size - 0.5
     ramp = np.clip(0.5 + x * axis + y * axis[:, None], 0, 1)
-    light = natural(draws, 1, size, 2.0)
-    hue = natural(draws, channels, size, 12.0)
+    light = draw_natural_noise(draws, 1, size, 2.0)
+    hue = draw_natural_noise(draws, channels, size, 12.0)
     base = tones[0][:, None, None] * ramp + tones[1][:, None, None] * (1 - ramp)
     return base + strength * (light + _MUTED * hue)
 
 
-def _places(draws: Draws, counts: tuple[int, int], size: int, style: Style) -> list[Place]:
+def _places(
+    draws: RandomStream, counts: tuple[int, int], size: int, style: SceneStyle
+) -> list[ShapeLocation]:
     """Places for objects, then for distractors, that overlap as little as a few tries allow."""
-    found: list[Place] = []
+    found: list[ShapeLocation] = []
     objects, distractors = counts
     for crowd in (objects,) * objects + (1,) * distractors:
-        area = draws.between(style.smallest, style.largest) / max(1.0, crowd / 2)
+        area = draws.uniform_between(style.smallest, style.largest) / max(1.0, crowd / 2)
         radius = size * math.sqrt(area / math.pi)
         margin = min(1.05 * radius, size / 2)
         spots = (margin + draws.uniform(_TRIES, 2) * (size - 2 * margin)).tolist()
         rooms = [min([_gap(x, y, p) - radius for p in found] + [0.0]) for x, y in spots]
         x, y = spots[rooms.index(max(rooms))]
-        found.append(Place(x, y, radius))
+        found.append(ShapeLocation(x, y, radius))
     return found
 
 
-def _gap(x: float, y: float, place: Place) -> float:
+def _gap(x: float, y: float, place: ShapeLocation) -> float:
     across, down = x - place.x, y - place.y
     return math.sqrt(across * across + down * down) - place.radius
 
@@ -115,18 +117,18 @@ def _drawn(pattern: Pattern, u: Field, v: Field, pixel: float) -> Field:
     return np.clip(pattern(u, v) / pixel + 0.5, 0, 1)
 
 
-def _meaningless(kind: Distractor, draws: Draws, u: Field, v: Field, pixel: float) -> Field:
+def _meaningless(kind: Distractor, draws: RandomStream, u: Field, v: Field, pixel: float) -> Field:
     return kind(draws, u, v)
 
 
 def _lay(
-    canvas: Field, draws: Draws, place: Place, texture: Texture, contrast: float
+    canvas: Field, draws: RandomStream, place: ShapeLocation, texture: Texture, contrast: float
 ) -> NDArray[np.bool_]:
     """Lays one textured shape on the canvas; tells which pixels it covers by half or more."""
     size = canvas.shape[1]
     window, u, v = _coordinates(draws, place, size)
     pixel = 1 / place.radius
-    rim = outline(draws, u, v)
+    rim = draw_outline(draws, u, v)
     alpha = np.clip(rim / pixel + 0.5, 0, 1)
     shade = 0.7 + 0.3 * np.clip(rim * 5, 0, 1) + 0.1 * v
     first, second = _colours(draws, canvas.shape[0], contrast)
@@ -139,21 +141,23 @@ def _lay(
     return covered
 
 
-def _coordinates(draws: Draws, place: Place, size: int) -> tuple[tuple[slice, slice], Field, Field]:
+def _coordinates(
+    draws: RandomStream, place: ShapeLocation, size: int
+) -> tuple[tuple[slice, slice], Field, Field]:
     """The window around a place, and its pixels in the shape's own turned coordinates."""
     reach = REACH * place.radius + 1
     left, right = max(0, int(place.x - reach)), min(size, int(place.x + reach) + 1)
     top, bottom = max(0, int(place.y - reach)), min(size, int(place.y + reach) + 1)
-    along, across = draws.direction()
+    along, across = draws.unit_vector()
     x = (np.arange(left, right) + 0.5 - place.x) / place.radius
     y = ((np.arange(top, bottom) + 0.5 - place.y) / place.radius)[:, None]
     window = (slice(top, bottom), slice(left, right))
     return window, x * along + y * across, y * along - x * across
 
 
-def _colours(draws: Draws, channels: int, contrast: float) -> tuple[Field, Field]:
+def _colours(draws: RandomStream, channels: int, contrast: float) -> tuple[Field, Field]:
     """Two colours around a random middle, `contrast` to either side, either one the brighter."""
     middle = 0.3 + 0.4 * draws.uniform(channels)
     hue = 2 * draws.uniform(channels) - 1
-    offset = contrast * (draws.sign() * _LUMA + (1 - _LUMA) * hue)
+    offset = contrast * (draws.random_sign() * _LUMA + (1 - _LUMA) * hue)
     return np.clip(middle + offset, 0, 1), np.clip(middle - offset, 0, 1)

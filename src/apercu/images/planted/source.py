@@ -10,16 +10,16 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from apercu.errors import ConfigError, suggest_nearest
-from apercu.images.planted.draws import Draws
+from apercu.images.planted.draws import RandomStream
 from apercu.images.planted.patterns import PATTERNS
-from apercu.images.planted.scene import Style, paint
-from apercu.images.source import ImageSource, Item, checked_index
+from apercu.images.planted.scene import SceneStyle, paint_scene
+from apercu.images.source import ImageSource, Item, normalise_index
 from apercu.maps import tight_boxes
 from apercu.types import Boxes
 
 SPLITS = ("train", "test")
-SMALLEST_SIZE, LARGEST_SIZE = 32, 2048
-MOST_OBJECTS, MOST_CHANNELS = 4, 64
+MIN_SIZE, MAX_SIZE = 32, 2048
+MAX_OBJECTS, MAX_CHANNELS = 4, 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,10 +56,10 @@ class Planted(ImageSource):
         _within("classes", self.classes, 2, len(PATTERNS))
         _within("images", self.images, 1, 2**32)
         _within("seed", self.seed, 0, 2**63)
-        _within("size", self.size, SMALLEST_SIZE, LARGEST_SIZE)
+        _within("size", self.size, MIN_SIZE, MAX_SIZE)
         _within("difficulty", self.difficulty, 0, 1)
-        _within("objects", self.objects, 1, min(MOST_OBJECTS, self.classes))
-        _within("channels", self.channels, 1, MOST_CHANNELS)
+        _within("objects", self.objects, 1, min(MAX_OBJECTS, self.classes))
+        _within("channels", self.channels, 1, MAX_CHANNELS)
         if self.split not in SPLITS:
             raise ConfigError(
                 f"planted: expected split to be {' or '.join(SPLITS)}, got {self.split}"
@@ -86,7 +86,7 @@ class Planted(ImageSource):
         return self.images
 
     def __getitem__(self, index: int) -> Item:
-        index = checked_index(index, self.images)
+        index = normalise_index(index, self.images)
         picture, objects = self._paint(index)
         first = objects[0]
         label = self.class_names[first.class_index]
@@ -95,15 +95,15 @@ class Planted(ImageSource):
     def _name(self, index: int) -> str:
         return f"{self.split}-{index:06d}"
 
-    def truth(self, index: int) -> tuple[PlantedObject, ...]:
+    def true_objects(self, index: int) -> tuple[PlantedObject, ...]:
         """Every object of a picture, the one that gives the label first."""
-        return self._paint(checked_index(index, self.images))[1]
+        return self._paint(normalise_index(index, self.images))[1]
 
     def _paint(self, index: int) -> tuple[Tensor, tuple[PlantedObject, ...]]:
-        draws = Draws(self.seed, SPLITS.index(self.split), index)
+        draws = RandomStream(self.seed, SPLITS.index(self.split), index)
         classes = self._classes(draws, index)
-        style = Style.of(self.difficulty)
-        pixels, regions = paint(draws, classes, (self.channels, self.size), style)
+        style = SceneStyle.from_difficulty(self.difficulty)
+        pixels, regions = paint_scene(draws, classes, (self.channels, self.size), style)
         visible = torch.from_numpy(regions)
         around = tight_boxes(visible)
         objects = tuple(
@@ -112,11 +112,11 @@ class Planted(ImageSource):
         )
         return torch.from_numpy(pixels).float() / 255, objects
 
-    def _classes(self, draws: Draws, index: int) -> list[int]:
+    def _classes(self, draws: RandomStream, index: int) -> list[int]:
         """The label's class, rotated from block to block, and other classes for the others."""
         first = (index + index // self.classes) % self.classes
         others = [number for number in range(self.classes) if number != first]
-        chosen = [others.pop(draws.below(len(others))) for _ in range(self.objects - 1)]
+        chosen = [others.pop(draws.integer_below(len(others))) for _ in range(self.objects - 1)]
         return [first, *chosen]
 
 
