@@ -6,9 +6,19 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from apercu.evaluation.report.axes import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
-from apercu.evaluation.report.charts import ScatterPoint, draw_lines, draw_scatter
-from apercu.evaluation.report.learning import LearningPoint, draw_learning_curves
+from apercu.evaluation.report.charts import (
+    BOTTOM,
+    HEIGHT,
+    LEFT,
+    RIGHT,
+    TOP,
+    WIDTH,
+    LearningPoint,
+    ScatterPoint,
+    draw_learning_curves,
+    draw_lines,
+    draw_scatter,
+)
 
 POINTS = [
     ScatterPoint("slow", 1000.0, 0.2, False),

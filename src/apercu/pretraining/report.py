@@ -13,8 +13,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from apercu.evaluation.report import embed_image, render_style, render_template
-from apercu.evaluation.report.charts import MAX_COLOURS
-from apercu.evaluation.report.learning import LearningPoint, draw_learning_curves
+from apercu.evaluation.report.charts import MAX_COLOURS, LearningPoint, draw_learning_curves
 from apercu.io import write_file
 from apercu.pretraining.few_labels import LearningCurveRow
 
