@@ -26,7 +26,7 @@ from torchmetrics.functional.classification import binary_auroc
 
 from apercu import render
 from apercu.classifiers import Classifier, open_classifier
-from apercu.explainers.changing import CounterfactualExplainer, Counterparts
+from apercu.explainers.counterfactual import CounterfactualExplainer, Counterparts
 from apercu.explainers.run_folder import open_run
 from apercu.images import open_images
 

@@ -18,7 +18,7 @@ from apercu.explainers.latent.explainer import LatentExplainer
 from apercu.explainers.latent.settings import LATENT_PRESETS
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.explainers.mask.settings import MASK_PRESETS
-from apercu.training.settings.gated import ExplainerSettings
+from apercu.explainers.settings import ExplainerSettings
 
 FAMILIES = {"mask": MASK_PRESETS, "counterpart": COUNTERPART_PRESETS, "latent": LATENT_PRESETS}
 SMALL: dict[str, dict[str, Any]] = {

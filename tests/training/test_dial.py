@@ -8,7 +8,7 @@ import torch
 from apercu.explainers.mask.network import enlarge
 from apercu.explainers.mask.objectives import ExtentAndCore, MaskBatch
 from apercu.explainers.mask.objectives.base import edge_aware_roughness
-from apercu.explainers.mask.objectives.search import bounding_boxes, propose_boxes
+from apercu.explainers.mask.objectives.crop_search import bounding_boxes, propose_boxes
 from apercu.networks.decoder import Evidence
 
 SIZE, CLASSES = 12, 4

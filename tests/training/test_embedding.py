@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Generator
 
+from apercu.explainers.class_embedding import RidgeMoments, fit_ridge
 from apercu.networks.gate import ClassGate
 from apercu.training.degeneracy import COUNTERPARTS, LATENT, MASKS, DegeneracyMonitor
-from apercu.training.embedding import RidgeMoments, fit_ridge
 
 
 def _problem() -> tuple[torch.Tensor, torch.Tensor]:

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from apercu.explainers.mask.objectives import MaskBatch, Printed, Released
 from apercu.explainers.mask.objectives.base import area, margin, roughness
-from apercu.explainers.mask.objectives.search import bounding_boxes, pixel_votes, score_boxes
+from apercu.explainers.mask.objectives.crop_search import bounding_boxes, pixel_votes, score_boxes
 from apercu.networks.decoder import Evidence
 
 COUNT, SIDE, CLASSES = 3, 8, 4

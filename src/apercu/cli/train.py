@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     from apercu.classifiers import Classifier
     from apercu.explainers.base import TrainedExplainer
+    from apercu.explainers.settings import ExplainerSettings
     from apercu.images import ImageSource
-    from apercu.training.settings.gated import ExplainerSettings
     from apercu.training.trainer import Trainer
 
     S = TypeVar("S", bound=ExplainerSettings)
@@ -192,9 +192,9 @@ def _train(
     """Opens everything, begins or goes on with the run, and says how it went."""
     from apercu.classifiers import open_classifier
     from apercu.explainers.order import TrainingRecord
+    from apercu.explainers.settings import GatedSettings
     from apercu.explainers.train import build_untrained
     from apercu.images import open_images
-    from apercu.training.settings.gated import GatedSettings
     from apercu.training.trainer import Hardware, Trainer
 
     device, devices, precision = place

@@ -12,7 +12,7 @@ from apercu.errors import ConfigError, TargetError
 from apercu.explain.answer import MaskExplanation
 from apercu.explain.asked import TOP, ExplainOptions, TargetSelector
 from apercu.explain.pair import CounterpartExplanation
-from apercu.explainers.changing import CounterfactualExplainer
+from apercu.explainers.counterfactual import CounterfactualExplainer
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.images.formats.dicom import DicomReference
 from apercu.types import Images, Logits, Picture

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from apercu.explainers.classifier_info import ClassifierInfo
+from apercu.explainers.settings import ExplainerSettings
 from apercu.explainers.targets import Target
-from apercu.training.settings.gated import ExplainerSettings
 from apercu.types import Images, Logits, Maps, Picture
 
 N = TypeVar("N", bound=nn.Module)

@@ -13,11 +13,10 @@ from apercu.explainers.latent.network import LatentNetwork
 from apercu.explainers.latent.settings import LatentSettings
 from apercu.explainers.mask.network import MaskNetwork
 from apercu.explainers.mask.settings import MaskSettings
+from apercu.explainers.settings import ExplainerSettings, GatedSettings
 from apercu.networks.encoder import Encoder, SmallEncoder, TimmEncoder
 from apercu.networks.gated import GatedNetwork
 from apercu.networks.graph_encoder import GraphEncoder
-from apercu.training.settings.gated import GatedSettings
-from apercu.training.settings.gated import ExplainerSettings
 
 TIMM = "timm/"
 

@@ -8,7 +8,7 @@ from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.counterpart.settings import CounterpartSettings
 from apercu.explainers.latent.settings import LatentSettings
 from apercu.explainers.mask.settings import MaskSettings
-from apercu.training.settings.gated import ExplainerSettings
+from apercu.explainers.settings import ExplainerSettings
 
 _LINES: dict[str, tuple[str, Callable[[float], str]]] = {
     "training_images": ("training images, no labels used", "{:.0f}".format),

@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from apercu.errors import RunError
 from apercu.explainers.run_folder import CONFIG, WEIGHTS
+from apercu.explainers.settings import GatedSettings
 from apercu.io import write_file
 from apercu.training.config import ConfigPresets, TrainingConfig
-from apercu.training.settings.gated import GatedSettings
 
 ORDER = "order.json"
 OTHER_TRAININGS = {"defence": "stress train", "pretext": "pretrain"}

@@ -13,13 +13,14 @@ from torch import nn
 from apercu.classifiers import Classifier, open_classifier
 from apercu.errors import ClassifierError, RunError
 from apercu.explainers.build import TIMM, build_network
-from apercu.explainers.changing import CounterfactualExplainer
 from apercu.explainers.classifier_info import ClassifierInfo
+from apercu.explainers.counterfactual import CounterfactualExplainer
 from apercu.explainers.counterpart.explainer import CounterpartExplainer
 from apercu.explainers.counterpart.measure import measure_counterparts
 from apercu.explainers.counterpart.network import CounterpartNetwork
 from apercu.explainers.counterpart.settings import CounterpartSettings
 from apercu.explainers.counterpart.training import CounterpartTraining
+from apercu.explainers.embedding_training import shuffled_batches
 from apercu.explainers.latent.explainer import LatentExplainer
 from apercu.explainers.latent.network import LatentNetwork
 from apercu.explainers.latent.settings import LatentSettings
@@ -30,11 +31,10 @@ from apercu.explainers.mask.network import MaskNetwork
 from apercu.explainers.mask.settings import MaskSettings
 from apercu.explainers.mask.training import MaskTraining
 from apercu.explainers.run_folder import CLASSIFIER, CONFIG, WEIGHTS
+from apercu.explainers.settings import ExplainerSettings, GatedSettings
 from apercu.io import write_file
 from apercu.training.data import TrainingImages, split_held_out
 from apercu.training.module import TrainingModule
-from apercu.training.phases import shuffled_batches
-from apercu.training.settings.gated import ExplainerSettings, GatedSettings
 from apercu.training.trainer import Trainer
 
 

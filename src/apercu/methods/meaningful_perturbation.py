@@ -15,7 +15,7 @@ from apercu.errors import ConfigError, suggest_nearest
 from apercu.explainers.mask.network import combine_fields, enlarge
 from apercu.explainers.mask.objectives import ExtentAndCore, MaskBatch
 from apercu.explainers.mask.objectives.base import log_probability, roughness
-from apercu.explainers.mask.objectives.dial import SEARCHED_FRACTION
+from apercu.explainers.mask.objectives.extent_and_core import SEARCHED_FRACTION
 from apercu.methods.base import MapScale, Method, Requirement, require_gradients
 from apercu.networks.decoder import Evidence
 from apercu.removal import Blur

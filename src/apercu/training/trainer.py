@@ -20,20 +20,20 @@ from safetensors.torch import load_file, save
 from torch.utils.data import DataLoader
 
 from apercu.classifiers import Classifier
+from apercu.explainers.class_embedding import BinaryEmbedding
+from apercu.explainers.embedding_training import (
+    fit_ridge_embedding,
+    train_binary_embedding,
+    train_ridge_embedding,
+)
+from apercu.explainers.settings import GatedSettings
 from apercu.images import ImageSource
 from apercu.io import write_file
 from apercu.networks.gated import GatedNetwork
 from apercu.training.callbacks import BatchNormWarmup, DegeneracyWarning, SampleSheets
 from apercu.training.config import TrainingConfig
 from apercu.training.data import EndlessSampler, TrainingImages, split_held_out
-from apercu.training.embedding import BinaryEmbedding
 from apercu.training.module import TrainingModule
-from apercu.training.phases import (
-    fit_ridge_embedding,
-    train_binary_embedding,
-    train_ridge_embedding,
-)
-from apercu.training.settings.gated import GatedSettings
 from apercu.training.weight_ema import WeightEma
 
 CHECKPOINTS, LAST, EMBEDDED = "checkpoints", "last.ckpt", "embedded.safetensors"

@@ -16,7 +16,7 @@ from apercu.deploy.serving.facts import Facts
 from apercu.deploy.serving.orders import Wanted
 from apercu.deploy.serving.seen import Seen
 from apercu.errors import TargetError
-from apercu.explainers.changing import CounterfactualExplainer
+from apercu.explainers.counterfactual import CounterfactualExplainer
 from apercu.types import Images, Logits, Picture, Targets
 
 

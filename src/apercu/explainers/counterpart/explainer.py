@@ -6,7 +6,7 @@ from typing import TypeAlias, final
 
 from torch import Tensor
 
-from apercu.explainers.changing import CounterfactualExplainer, Counterparts
+from apercu.explainers.counterfactual import CounterfactualExplainer, Counterparts
 from apercu.explainers.counterpart.network import CounterpartNetwork
 from apercu.explainers.counterpart.objective import CounterpartBatch
 from apercu.explainers.counterpart.settings import CounterpartSettings

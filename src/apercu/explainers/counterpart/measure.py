@@ -10,7 +10,7 @@ from torch import Tensor
 
 from apercu.classifiers import Classifier
 from apercu.errors import ImagesError
-from apercu.explainers.changing import CounterfactualExplainer
+from apercu.explainers.counterfactual import CounterfactualExplainer
 from apercu.explainers.counterpart.objective import runner_up
 from apercu.explainers.counterpart.training import measure_difference
 from apercu.types import Images

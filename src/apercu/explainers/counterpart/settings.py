@@ -8,8 +8,8 @@ from pydantic import Field, model_validator
 
 from apercu.explainers.counterpart.network import CounterpartShape
 from apercu.explainers.counterpart.objective import CounterpartObjective
+from apercu.explainers.settings import GatedSettings
 from apercu.training.config import ConfigPresets, Schedule
-from apercu.training.settings.gated import GatedSettings
 
 
 class CounterpartSchedule(Schedule):

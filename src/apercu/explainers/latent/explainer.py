@@ -6,7 +6,7 @@ from typing import TypeAlias, final
 
 import torch
 
-from apercu.explainers.changing import CounterfactualExplainer, Counterparts
+from apercu.explainers.counterfactual import CounterfactualExplainer, Counterparts
 from apercu.explainers.latent.network import Codes, LatentNetwork
 from apercu.explainers.latent.settings import LatentSettings
 from apercu.types import Images, Logits, Targets

@@ -8,8 +8,8 @@ from pydantic import Field
 
 from apercu.explainers.latent.network import LatentShape
 from apercu.explainers.latent.paths import Lagrangian
+from apercu.explainers.settings import ExplainerSettings
 from apercu.training.config import ConfigPresets, Schedule
-from apercu.training.settings.gated import ExplainerSettings
 
 
 class LatentSchedule(Schedule):

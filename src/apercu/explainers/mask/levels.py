@@ -15,7 +15,7 @@ from torch import Tensor
 from apercu import maps
 from apercu.classifiers import Classifier
 from apercu.explainers.mask.explainer import MaskExplainer
-from apercu.explainers.mask.objectives.search import score_boxes
+from apercu.explainers.mask.objectives.crop_search import score_boxes
 from apercu.io import write_file
 from apercu.metrics.flipping import target_probability
 from apercu.removal import Blur

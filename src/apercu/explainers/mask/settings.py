@@ -6,12 +6,12 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Discriminator, Field, Tag
 
+from apercu.explainers.class_embedding import BinaryEmbedding, RidgeEmbedding
 from apercu.explainers.mask.objectives import ExtentAndCore, Printed, Released
+from apercu.explainers.settings import GatedSettings
 from apercu.networks.decoder import DecoderShape
 from apercu.networks.shared_decoder import SharedShape
 from apercu.training.config import ConfigPresets, Schedule
-from apercu.training.embedding import BinaryEmbedding, RidgeEmbedding
-from apercu.training.settings.gated import GatedSettings
 
 
 class MaskSchedule(Schedule):

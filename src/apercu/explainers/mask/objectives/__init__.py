@@ -1,7 +1,7 @@
 """What a mask is trained for: four terms, in the forms that were published and in our own."""
 
 from apercu.explainers.mask.objectives.base import MaskBatch, MaskObjective, Terms
-from apercu.explainers.mask.objectives.dial import ExtentAndCore
+from apercu.explainers.mask.objectives.extent_and_core import ExtentAndCore
 from apercu.explainers.mask.objectives.printed import Printed
 from apercu.explainers.mask.objectives.released import Released
 

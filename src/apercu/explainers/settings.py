@@ -6,8 +6,8 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
+from apercu.explainers.class_embedding import BinaryEmbedding, RidgeEmbedding
 from apercu.training.config import TrainingConfig
-from apercu.training.embedding import BinaryEmbedding, RidgeEmbedding
 
 
 class ExplainerSettings(TrainingConfig):

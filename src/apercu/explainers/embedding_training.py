@@ -15,10 +15,15 @@ from torch.utils.data import DataLoader
 
 from apercu.classifiers import Classifier
 from apercu.classifiers.distillation_data import DistillationData, compute_agreement, stack_images
+from apercu.explainers.class_embedding import (
+    BinaryEmbedding,
+    FeatureBatch,
+    RidgeEmbedding,
+    fit_ridge,
+)
 from apercu.networks.gated import GatedNetwork
 from apercu.training.augment import RandomViews
 from apercu.training.data import EndlessSampler, TrainingImages, cache_in_memory
-from apercu.training.embedding import BinaryEmbedding, FeatureBatch, RidgeEmbedding, fit_ridge
 from apercu.types import Images
 
 FORWARD_BATCH = 8  # images per request in the passes that need no gradient

@@ -19,7 +19,7 @@ from apercu.explainers.mask.objectives.base import (
     edge_aware_roughness,
     log_probability,
 )
-from apercu.explainers.mask.objectives.search import pixel_votes, propose_boxes, score_boxes
+from apercu.explainers.mask.objectives.crop_search import pixel_votes, propose_boxes, score_boxes
 from apercu.networks.decoder import Evidence
 from apercu.removal import Alternative
 from apercu.types import Images, Logits, LogOdds, Maps, Scores
