@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from apercu.metrics.area import mean_area
 from apercu.metrics.average_drop import average_drop, drop_in_deletion, increase
 from apercu.metrics.background_invariance import background_invariance
 from apercu.metrics.energy import energy
@@ -16,7 +15,7 @@ from apercu.metrics.pointing import pointing_game
 from apercu.metrics.randomisation import randomisation
 from apercu.metrics.road import RoadSettings, road
 from apercu.metrics.saliency import saliency_metric
-from apercu.metrics.sparsity import sparsity
+from apercu.metrics.sparsity import mean_area, sparsity
 from apercu.metrics.total_variation import total_variation
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""How focused a map is (Gomez et al. 2022)."""
+"""How much of the image a map claims."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import torch
 
 from apercu.maps import min_max_scale
 from apercu.types import Maps, Scores
+
+
+def mean_area(maps: Maps) -> Scores:
+    """The mean of each map: for a mask, the share of the image that it keeps."""
+    return maps.mean(dim=(1, 2))
 
 
 def sparsity(maps: Maps) -> Scores:
