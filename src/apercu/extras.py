@@ -1,0 +1,57 @@
+"""Optional packages: one place that says which extra of the installation brings them."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from apercu.errors import MissingExtraError
+
+EXTRAS: dict[str, tuple[str, ...]] = {
+    "astro": ("astropy",),
+    "export": ("onnx", "onnxscript", "onnxruntime"),
+    "fast": ("numba",),
+    "medical": ("pydicom",),
+    "plots": ("matplotlib",),
+    "robust": ("art", "sklearn"),
+    "scale": ("ray",),
+    "serve": ("starlette", "uvicorn", "python_multipart", "prometheus_client"),
+    "ssl": ("lightly",),
+    "tensorboard": ("tensorboard",),
+    "torchmetrics": ("torchmetrics",),
+    "video": ("av",),
+    "zarr": ("zarr",),
+}
+"""Extra → the modules that it installs."""
+
+
+def is_installed(extra: str) -> bool:
+    """Whether all modules of an extra can be imported.
+
+    >>> is_installed("no such extra")
+    Traceback (most recent call last):
+    KeyError: 'no such extra'
+    """
+    return not _find_missing(EXTRAS[extra])
+
+
+def require_extra(extra: str, purpose: str, *modules: str) -> None:
+    """Check that an extra is installed, before any work.
+
+    Args:
+        extra: name of the extra, as in `pip install 'apercu[video]'`.
+        purpose: what needs it, for the message: a verb, a format or an option.
+        modules: the modules that are needed, if not all of the extra.
+
+    Raises:
+        MissingExtraError: a module is not installed.
+    """
+    if missing := _find_missing(modules or EXTRAS[extra]):
+        is_are = "is" if len(missing) == 1 else "are"
+        raise MissingExtraError(
+            f"{purpose}: {', '.join(missing)} {is_are} not installed; "
+            f"pip install 'apercu[{extra}]'"
+        )
+
+
+def _find_missing(modules: tuple[str, ...]) -> list[str]:
+    return [name for name in modules if find_spec(name) is None]
