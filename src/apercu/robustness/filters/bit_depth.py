@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import final
 
 from apercu.robustness.filters.base import Filter, check_whole
-from apercu.robustness.filters.soft_round import round_softly
+from apercu.robustness.filters.pixel_ops import round_softly
 from apercu.types import Images
 
 

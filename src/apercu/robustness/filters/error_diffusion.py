@@ -14,9 +14,8 @@ from apercu.errors import ConfigError
 from apercu.robustness.filters import diffusion
 from apercu.robustness.filters.base import Channels, Filter, check_choice, check_whole
 from apercu.robustness.filters.diffusion import DiffusionKernel, Planes, diffuse_error
-from apercu.robustness.filters.eight_bit import to_bytes
 from apercu.robustness.filters.gaussian import blur
-from apercu.robustness.filters.grey import convert_bytes_to_grey, convert_to_grey
+from apercu.robustness.filters.pixel_ops import convert_bytes_to_grey, convert_to_grey, to_bytes
 from apercu.types import Images
 
 Scan: TypeAlias = Literal["raster", "serpentine"]

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from apercu.robustness.filters.base import Filter, check_between
-from apercu.robustness.filters.windows import pad_border
+from apercu.robustness.filters.pixel_ops import pad_border
 from apercu.types import Images
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from apercu.robustness.filters.base import Filter, check_whole
-from apercu.robustness.filters.eight_bit import from_bytes, to_bytes
+from apercu.robustness.filters.pixel_ops import from_bytes, to_bytes
 from apercu.robustness.filters.soft_jpeg import compress_softly
 from apercu.types import Images
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import final
 
 from apercu.robustness.filters.base import Filter, check_width
-from apercu.robustness.filters.windows import average_windows, extract_windows, pad_border
+from apercu.robustness.filters.pixel_ops import average_windows, extract_windows, pad_border
 from apercu.types import Images
 
 

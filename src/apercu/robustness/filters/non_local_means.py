@@ -9,7 +9,7 @@ from typing import final
 import torch
 
 from apercu.robustness.filters.base import Filter, check_between, check_width
-from apercu.robustness.filters.windows import average_windows, pad_border
+from apercu.robustness.filters.pixel_ops import average_windows, pad_border
 from apercu.types import Images
 
 

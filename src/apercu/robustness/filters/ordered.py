@@ -18,8 +18,7 @@ from apercu.robustness.filters.base import (
     check_choice,
     check_whole,
 )
-from apercu.robustness.filters.grey import convert_to_grey
-from apercu.robustness.filters.soft_round import round_softly
+from apercu.robustness.filters.pixel_ops import convert_to_grey, round_softly
 from apercu.types import Images
 
 SIZES = (2, 4, 8, 16)

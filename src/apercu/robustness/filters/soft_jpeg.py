@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from apercu.robustness.filters.soft_round import round_softly
+from apercu.robustness.filters.pixel_ops import round_softly
 from apercu.types import Images
 
 LUMA_TABLE = (
