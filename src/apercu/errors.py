@@ -7,6 +7,7 @@
     │   ├── ClassifierError     a classifier cannot be opened or does not fit
     │   ├── TargetError         no such class
     │   ├── ConfigError         a setting is misspelt or out of range
+    │   │   └── MissingExtraError   an optional package is not installed
     │   └── RunError            a run folder is incomplete or belongs to another classifier
     ├── OutputError             exit 2, status 507   results cannot be written
     └── UnreachableError        exit 1, status 503   a storage or a cluster does not answer now
@@ -52,6 +53,10 @@ class TargetError(InputError):
 
 class ConfigError(InputError):
     """A setting is misspelt or out of range."""
+
+
+class MissingExtraError(ConfigError):
+    """An optional package is not installed; the message says which extra brings it."""
 
 
 class RunError(InputError):

