@@ -59,16 +59,16 @@ def to_image(picture: Picture) -> Image.Image:
     """
     picture = stretch_to_visible(picture)
     shown = picture if len(picture) in (1, 3) else picture.mean(dim=0, keepdim=True)
-    return _image(shown.expand(3, -1, -1))
+    return _to_pil(shown.expand(3, -1, -1))
 
 
 def draw_overlay(picture: Picture, map: Float[Tensor, "rows columns"]) -> Image.Image:
     """A map in [0, 1] as heat over the picture, which stays visible (grey where it is cold)."""
     heat = map.detach().to("cpu", torch.float32).clamp(0, 1)
     heat = maps.resize_maps(heat[None], (picture.shape[1], picture.shape[2]))[0]
-    base = _grey(picture)
+    base = _to_grey(picture)
     alpha = HEAT_OPACITY * heat.sqrt()
-    return _image(base * (1 - alpha) + heat_colours(heat) * alpha)
+    return _to_pil(base * (1 - alpha) + heat_colours(heat) * alpha)
 
 
 def draw_difference(difference: Picture) -> Image.Image:
@@ -78,7 +78,7 @@ def draw_difference(difference: Picture) -> Image.Image:
     ends = torch.tensor([[int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)] for c in SIGNED_COLOURS])
     share = strength.abs()[None]
     ink = torch.where(strength[None] > 0, ends[1][:, None, None], ends[0][:, None, None])
-    return _image(0.5 * (1 - share) + ink * share)
+    return _to_pil(0.5 * (1 - share) + ink * share)
 
 
 def draw_masked(picture: Picture, mask: Float[Tensor, "rows columns"]) -> Image.Image:
@@ -86,7 +86,7 @@ def draw_masked(picture: Picture, mask: Float[Tensor, "rows columns"]) -> Image.
     keep = mask.detach().to("cpu", torch.float32).clamp(0, 1)
     keep = maps.resize_maps(keep[None], (picture.shape[1], picture.shape[2]))[0]
     full = torch.from_numpy(np.asarray(to_image(picture)) / 255.0).permute(2, 0, 1).float()
-    return _image(full * keep + REMOVED_BRIGHTNESS * _grey(picture) * (1 - keep))
+    return _to_pil(full * keep + REMOVED_BRIGHTNESS * _to_grey(picture) * (1 - keep))
 
 
 def draw_boxes(image: Image.Image, boxes: Boxes, colour: str = BOX_COLOUR) -> Image.Image:
@@ -112,7 +112,7 @@ class Tile:
 
 def draw_contact_sheet(rows: Sequence[Sequence[Tile]], side: int = 224) -> Image.Image:
     """Rows of pictures, each fitted into `side` pixels with its caption below."""
-    strips = [_strip(row, side) for row in rows if row]
+    strips = [_draw_strip(row, side) for row in rows if row]
     width = max((strip.width for strip in strips), default=1)
     sheet = Image.new("RGB", (width, sum(strip.height for strip in strips) + GAP), PAPER)
     top = GAP
@@ -122,7 +122,7 @@ def draw_contact_sheet(rows: Sequence[Sequence[Tile]], side: int = 224) -> Image
     return sheet
 
 
-def _strip(row: Sequence[Tile], side: int) -> Image.Image:
+def _draw_strip(row: Sequence[Tile], side: int) -> Image.Image:
     """One row of a contact sheet, as high as its highest picture and longest caption."""
     font = ImageFont.load_default(size=CAPTION)
     pictures = [fit_to_side(tile.image, side) for tile in row]
@@ -176,12 +176,12 @@ def save_image(path: Path, image: Image.Image) -> Path:
     return write_file(path, encode_image(image, format))
 
 
-def _grey(picture: Picture) -> Tensor:
+def _to_grey(picture: Picture) -> Tensor:
     luminance = np.asarray(to_image(picture).convert("L")) / 255.0
     return torch.from_numpy(luminance).float().expand(3, -1, -1)
 
 
-def _image(colour: Tensor) -> Image.Image:
+def _to_pil(colour: Tensor) -> Image.Image:
     """Red, green and blue in [0, 1] as a picture."""
     bytes_ = (colour.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
     return Image.fromarray(bytes_.permute(1, 2, 0).contiguous().numpy())

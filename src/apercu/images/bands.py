@@ -45,7 +45,7 @@ def order_bands(
     if bands is not None:
         if not all(names):
             raise ImageError(f"{file}: expected bands {', '.join(bands)}, got {shown}; name them")
-        picks = [_place(names, band, file) for band in bands]
+        picks = [_find_band(names, band, file) for band in bands]
     if channels not in (None, len(picks)):
         raise ImageError(
             f"{file}: expected {channels} bands, one per channel, got {len(picks)} ({shown}); "
@@ -54,7 +54,7 @@ def order_bands(
     return picks
 
 
-def _place(names: tuple[str, ...], band: str, file: str) -> int:
+def _find_band(names: tuple[str, ...], band: str, file: str) -> int:
     if band not in names:
         raise ImageError(
             f"{file}: lacks band {band}, has {', '.join(names)}{suggest_nearest(band, names)}"

@@ -78,12 +78,12 @@ class FolderImages(ImageSource):
         index = normalise_index(index, len(self))
         place = self.locations[index]
         label = None if self.labels is None else self.labels[index]
-        stored = self._stored(place)
-        boxes = self._boxes(place.file, label, stored)
-        return Item(place.name, stored.picture, label, boxes, self._region(place.file, stored))
+        stored = self._read_stored(place)
+        boxes = self._read_boxes(place.file, label, stored)
+        return Item(place.name, stored.picture, label, boxes, self._read_region(place.file, stored))
 
     def picture(self, index: int) -> Picture:
-        return self._stored(self.locations[normalise_index(index, len(self))]).picture
+        return self._read_stored(self.locations[normalise_index(index, len(self))]).picture
 
     def dicom_reference(self, index: int) -> DicomReference | None:
         """How to refer to a DICOM image from another; None for what is no DICOM.
@@ -94,11 +94,11 @@ class FolderImages(ImageSource):
         place = self.locations[normalise_index(index, len(self))]
         return read_dicom_reference(self.path / place.file, place.frame)
 
-    def _stored(self, place: PictureLocation) -> StoredPicture:
+    def _read_stored(self, place: PictureLocation) -> StoredPicture:
         asked = ReadOptions(self.channels, place.frame, self.bands)
         return read_stored(self.path / place.file, asked)
 
-    def _boxes(self, file: str, label: Label | None, stored: StoredPicture) -> Boxes | None:
+    def _read_boxes(self, file: str, label: Label | None, stored: StoredPicture) -> Boxes | None:
         """The boxes of the label, cut off at the edges of the picture."""
         rows = [row for row in self.boxes.get(file, ()) if row.label in (None, label)]
         if not rows:
@@ -116,7 +116,7 @@ class FolderImages(ImageSource):
                 )
         return turn_boxes(inside, stored.orientation, stored.size)
 
-    def _region(self, file: str, stored: StoredPicture) -> Bool[Tensor, "height width"] | None:
+    def _read_region(self, file: str, stored: StoredPicture) -> Bool[Tensor, "height width"] | None:
         """What is not black in masks/<file>.png, or masks/<stem>.png."""
         relative = PurePosixPath(file).with_suffix(".png")
         places = (self.path / MASKS_FOLDER / relative, self.path / MASKS_FOLDER / relative.name)

@@ -25,7 +25,7 @@ from apercu.images.tables import BoxRow, Label, read_boxes, read_labels
 
 def open_file(path: Path, channels: int, bands: tuple[str, ...] | None = None) -> FolderImages:
     """One picture as a source of one, or a file of several frames as a source of these."""
-    places = tuple(_places(path.parent, (path.name,)))
+    places = tuple(_find_pictures(path.parent, (path.name,)))
     bands = bands or find_first_band_names(path.parent, (path.name,), channels)
     return FolderImages(path.parent, places, None, {}, channels, bands, path.name)
 
@@ -45,14 +45,14 @@ def open_folder(path: Path, channels: int, bands: tuple[str, ...] | None = None)
         files, labels = tuple(table), tuple(table.values())
         _check_present(path / "labels.csv", files)
     else:
-        files, labels = _listed(path)
+        files, labels = _list_pictures(path)
     if not files:
-        raise ImagesError(f"{path}: no images, {_instead(path)}")
+        raise ImagesError(f"{path}: no images, {_suggest_instead(path)}")
     boxes: dict[str, tuple[BoxRow, ...]] = {}
     if (path / "boxes.csv").is_file():
         boxes = read_boxes(path / "boxes.csv", column)
         _check_present(path / "boxes.csv", boxes.keys() - set(files))
-    places = tuple(_places(path, files))
+    places = tuple(_find_pictures(path, files))
     if labels is not None:
         known = dict(zip(files, labels, strict=True))
         labels = tuple(known[place.file] for place in places)
@@ -60,12 +60,12 @@ def open_folder(path: Path, channels: int, bands: tuple[str, ...] | None = None)
     return FolderImages(path, places, labels, boxes, channels, bands)
 
 
-def _places(path: Path, files: Iterable[str]) -> Iterator[PictureLocation]:
+def _find_pictures(path: Path, files: Iterable[str]) -> Iterator[PictureLocation]:
     """Every picture of the files, frame by frame; of DICOM files the headings are read."""
     series: dict[str, set[tuple[int, int]]] = {}
     counts: Counter[str] = Counter()
     for file in files:
-        heading = _heading(path / file)
+        heading = _read_heading(path / file)
         if heading is None:
             yield PictureLocation(file)
             continue
@@ -80,9 +80,9 @@ def _places(path: Path, files: Iterable[str]) -> Iterator[PictureLocation]:
         )
 
 
-def _heading(path: Path) -> DicomHeading | None:
+def _read_heading(path: Path) -> DicomHeading | None:
     """The heading of a DICOM file; None for other files, and for what is told when it is read."""
-    if path.suffix.lower() not in DICOM_SUFFIXES and not _is_nameless_dicom(path):
+    if path.suffix.lower() not in DICOM_SUFFIXES and not _is_dicom_without_suffix(path):
         return None
     try:
         with path.open("rb") as stream:
@@ -91,7 +91,7 @@ def _heading(path: Path) -> DicomHeading | None:
         return None
 
 
-def _is_nameless_dicom(path: Path) -> bool:
+def _is_dicom_without_suffix(path: Path) -> bool:
     """Whether a file whose name does not tell is DICOM, as archives write them."""
     if ends_like(path.name, SUFFIXES):
         return False
@@ -102,7 +102,7 @@ def _is_nameless_dicom(path: Path) -> bool:
         return False
 
 
-def _listed(path: Path) -> tuple[tuple[str, ...], tuple[Label, ...] | None]:
+def _list_pictures(path: Path) -> tuple[tuple[str, ...], tuple[Label, ...] | None]:
     """Files and labels of a folder without labels.csv."""
     plain, folders = _scan(path)
     folders = [folder for folder in folders if folder != MASKS_FOLDER]
@@ -133,11 +133,13 @@ def _scan(path: Path) -> tuple[list[str], list[str]]:
     except OSError as error:
         raise ImagesError(f"{path}: cannot be listed ({error.strerror})") from error
     names = [name for name, is_dir in seen if not is_dir]
-    files = [name for name in names if ends_like(name, SUFFIXES) or _is_nameless_dicom(path / name)]
+    files = [
+        name for name in names if ends_like(name, SUFFIXES) or _is_dicom_without_suffix(path / name)
+    ]
     return files, [name for name, is_dir in seen if is_dir]
 
 
-def _instead(path: Path) -> str:
+def _suggest_instead(path: Path) -> str:
     """What to do about a folder without images."""
     tables = sorted([*path.rglob("*.parquet"), *path.rglob("*.npz")])
     if tables:

@@ -16,7 +16,7 @@ from apercu.images.source import ImageSource, Item, normalise_index
 Schema: TypeAlias = Any  # pyarrow.Schema; pyarrow is imported only when a Parquet file is opened
 
 _IMAGE_COLUMNS = ("image", "img")
-_SHOWN = 8  # columns that an error line names
+_MAX_COLUMNS_SHOWN = 8  # columns that an error line names
 _LABEL_COLUMNS = ("label", "labels", "fine_label", "class")
 
 
@@ -47,7 +47,7 @@ class ParquetImages(ImageSource):
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(map(_name, range(len(self))))
+        return tuple(map(_row_name, range(len(self))))
 
     def __len__(self) -> int:
         return self.starts[-1]
@@ -57,7 +57,7 @@ class ParquetImages(ImageSource):
         group = bisect_right(self.starts, index) - 1
         table, row = self.groups.read(group), index - self.starts[group]
         image_column, label_column = self.columns
-        name = _name(index)
+        name = _row_name(index)
         data = table[image_column][row].as_py()
         data = data.get("bytes") if isinstance(data, dict) else data
         if data is None:
@@ -66,17 +66,17 @@ class ParquetImages(ImageSource):
             picture = read_picture(data, channels=self.channels)
         except ImageError as error:
             raise ImageError(f"{self.path} {name}: {error}") from error
-        label = None if label_column is None else self._label(table[label_column][row].as_py())
+        label = None if label_column is None else self._read_label(table[label_column][row].as_py())
         return Item(name, picture, label, None, None)
 
-    def _label(self, value: Any) -> str | int | None:
+    def _read_label(self, value: Any) -> str | int | None:
         """The class name where the file tells it, else what is written."""
         if isinstance(value, int) and self.classes is not None and 0 <= value < len(self.classes):
             return self.classes[value]
         return value if value is None or isinstance(value, (int, str)) else str(value)
 
 
-def _name(row: int) -> str:
+def _row_name(row: int) -> str:
     return f"row-{row}"
 
 
@@ -100,9 +100,9 @@ def open_parquet(path: Path, channels: int) -> ParquetImages:
         starts.append(starts[-1] + count)
     if not starts[-1]:
         raise ImagesError(f"{path}: no images, the table has no rows")
-    image, label = find_image_column(path, schema), _label_column(schema)
+    image, label = find_image_column(path, schema), _find_label_column(schema)
     columns = (image,) if label is None else (image, label)
-    classes = None if label is None else _class_names(schema, label)
+    classes = None if label is None else _read_class_names(schema, label)
     return ParquetImages(
         path, tuple(starts), RowGroups(path, columns), (image, label), classes, channels
     )
@@ -117,15 +117,15 @@ def find_image_column(path: str | Path, schema: Schema) -> str:
                 return name
     raise ImagesError(
         f"{path}: expected a column image of struct<bytes, path> or binary, "
-        f"got {', '.join(schema.names[:_SHOWN])}{' …' * (len(schema.names) > _SHOWN)}"
+        f"got {', '.join(schema.names[:_MAX_COLUMNS_SHOWN])}{' …' * (len(schema.names) > _MAX_COLUMNS_SHOWN)}"
     )
 
 
-def _label_column(schema: Schema) -> str | None:
+def _find_label_column(schema: Schema) -> str | None:
     return next((name for name in _LABEL_COLUMNS if name in schema.names), None)
 
 
-def _class_names(schema: Schema, label: str) -> tuple[str, ...] | None:
+def _read_class_names(schema: Schema, label: str) -> tuple[str, ...] | None:
     """Names from the schema's Hugging Face metadata; None where there are none."""
     text = (schema.metadata or {}).get(b"huggingface")
     try:

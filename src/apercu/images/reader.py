@@ -52,7 +52,7 @@ class ReadOptions(NamedTuple):
     bands: tuple[str, ...] | None = None
 
 
-_PLAIN = ReadOptions()
+_DEFAULT_OPTIONS = ReadOptions()
 
 
 def read_picture(
@@ -71,7 +71,9 @@ def read_picture(
     return read_stored(source, ReadOptions(channels, frame)).picture
 
 
-def read_stored(source: str | Path | bytes, options: ReadOptions = _PLAIN) -> StoredPicture:
+def read_stored(
+    source: str | Path | bytes, options: ReadOptions = _DEFAULT_OPTIONS
+) -> StoredPicture:
     """Like `read_picture`, with what is needed to follow boxes from the file to the picture."""
     if isinstance(source, bytes):
         return _read(BytesIO(source), "image", options)
@@ -86,20 +88,20 @@ def _read(stream: BytesIO | BufferedReader, name: str, asked: ReadOptions) -> St
     start = stream.read(PREAMBLE + len(DICOM))
     stream.seek(0)
     if is_fits(start) or ends_like(name, FITS_SUFFIXES):
-        return _counts(stream, name, asked)
+        return _read_fits(stream, name, asked)
     if is_dicom(start) or Path(name).suffix.lower() in DICOM_SUFFIXES:
         array, stored, pending = decode_dicom(stream, name, asked.frame), UPRIGHT, UPRIGHT
     elif start.startswith(NPY_MAGIC):
         array, stored, pending = decode_npy(stream, name), UPRIGHT, UPRIGHT
     else:
         array, stored, pending = decode_pillow(stream, name)
-    picture = turn_picture(_checked(array, name), pending)
+    picture = turn_picture(_check_pixels(array, name), pending)
     height, width = picture.shape[1:]
     size = (width, height) if stored >= 5 else (height, width)
-    return StoredPicture(_convert(picture, asked.channels, name), stored, size)
+    return StoredPicture(_convert_channels(picture, asked.channels, name), stored, size)
 
 
-def _counts(stream: BytesIO | BufferedReader, name: str, asked: ReadOptions) -> StoredPicture:
+def _read_fits(stream: BytesIO | BufferedReader, name: str, asked: ReadOptions) -> StoredPicture:
     """A FITS file's bands in the order asked for, raw counts as they are."""
     names, pixels = decode_fits(stream, name)
     picks = order_bands(names, asked.bands, asked.channels, name)
@@ -107,7 +109,7 @@ def _counts(stream: BytesIO | BufferedReader, name: str, asked: ReadOptions) -> 
     return StoredPicture(picture, UPRIGHT, (picture.shape[1], picture.shape[2]))
 
 
-def _checked(array: NDArray[np.float32], name: str) -> Picture:
+def _check_pixels(array: NDArray[np.float32], name: str) -> Picture:
     """The array as a tensor of its own, once it is known to be finite and in [0, 1]."""
     low, high = float(array.min()), float(array.max())
     if not (np.isfinite(low) and np.isfinite(high)):
@@ -121,7 +123,7 @@ def _checked(array: NDArray[np.float32], name: str) -> Picture:
     return torch.from_numpy(np.ascontiguousarray(array)).clamp_(0, 1)
 
 
-def _convert(
+def _convert_channels(
     picture: Float[Tensor, "stored height width"], channels: int | None, name: str
 ) -> Picture:
     """Grey to RGB or RGB to grey; any other difference in channels is an error."""

@@ -30,19 +30,19 @@ class RowGroups:
         self, path: str | Path, columns: tuple[str, ...], filesystem: FileSystem = None
     ) -> None:
         self._path, self._columns, self._place = path, columns, filesystem
-        self._forget()
+        self._reset()
 
     def __getstate__(self) -> tuple[str | Path, tuple[str, ...], FileSystem]:
         return self._path, self._columns, self._place
 
     def __setstate__(self, state: tuple[str | Path, tuple[str, ...], FileSystem]) -> None:
         self._path, self._columns, self._place = state
-        self._forget()
+        self._reset()
 
     def read(self, group: int) -> Table:
         """Raises ImagesError when the file cannot be read any more."""
         if self._process != os.getpid():  # the lock may have been held when the process forked
-            self._forget()
+            self._reset()
         with self._lock:
             if group not in self._kept:
                 self._kept[group] = self._load(group)
@@ -51,7 +51,7 @@ class RowGroups:
                 self._kept.popitem(last=False)
             return self._kept[group]
 
-    def _forget(self) -> None:
+    def _reset(self) -> None:
         self._process, self._lock = os.getpid(), threading.Lock()
         self._kept: OrderedDict[int, Table] = OrderedDict()
 

@@ -22,7 +22,7 @@ from apercu.images.source import ImageSource, Item, normalise_index
 ID_ARRAYS = ("id", "ids", "candid", "name", "names")
 """The first of these that an archive has names its pictures."""
 
-_KINDS = ("u1", "b1", "u2", "f2", "f4", "f8")
+_PIXEL_TYPES = ("u1", "b1", "u2", "f2", "f4", "f8")
 
 
 class LazyArray:
@@ -97,31 +97,31 @@ def open_stack(path: Path, channels: int) -> StackImages:
     that has no single array of pictures, or one of other channels.
     """
     arrays = read_array_headers(path)
-    array = _array(path, arrays)
+    array = _find_image_array(path, arrays)
     shape = arrays[array].shape
     check_size(str(path), *shape[-2:])
     have = 1 if len(shape) == 3 else shape[1]
     if have != channels:
         raise ImagesError(
-            f"{path}: expected {channels} channels, got {have} in {array} ({_shown(shape)}); "
+            f"{path}: expected {channels} channels, got {have} in {array} ({_format_shape(shape)}); "
             "pictures of a stack are number × channels × height × width"
         )
     if not shape[0]:
         raise ImagesError(f"{path}: no images, {array} has no rows")
-    return StackImages(path, _ids(path, arrays, shape[0]), LazyArray(path, array))
+    return StackImages(path, _read_ids(path, arrays, shape[0]), LazyArray(path, array))
 
 
-def _array(path: Path, arrays: Mapping[str, ArrayHeader]) -> str:
+def _find_image_array(path: Path, arrays: Mapping[str, ArrayHeader]) -> str:
     """Name of the array that holds the pictures."""
     found = [name for name, (shape, _) in arrays.items() if len(shape) in (3, 4)]
     if len(found) != 1:
-        listed = ", ".join(f"{name} {_shown(shape)}" for name, (shape, _) in arrays.items())
+        listed = ", ".join(f"{name} {_format_shape(shape)}" for name, (shape, _) in arrays.items())
         raise ImagesError(
             f"{path}: expected one array of 3 or 4 axes, number × [channels ×] height × width, "
             f"got {len(found)} ({listed or 'no arrays'})"
         )
     dtype = arrays[found[0]].dtype
-    if dtype.str[1:] not in _KINDS:
+    if dtype.str[1:] not in _PIXEL_TYPES:
         raise ImagesError(
             f"{path}: expected {found[0]} to be float, uint8, uint16 or bool, got {dtype}; "
             "convert it"
@@ -129,7 +129,7 @@ def _array(path: Path, arrays: Mapping[str, ArrayHeader]) -> str:
     return found[0]
 
 
-def _ids(path: Path, arrays: Mapping[str, ArrayHeader], count: int) -> tuple[str, ...]:
+def _read_ids(path: Path, arrays: Mapping[str, ArrayHeader], count: int) -> tuple[str, ...]:
     """The ids of the rows as text, or the numbers of the rows where there are none.
 
     Raises ImagesError for ids that name a row twice.
@@ -138,21 +138,23 @@ def _ids(path: Path, arrays: Mapping[str, ArrayHeader], count: int) -> tuple[str
     fitting = [name for name in arrays if name in kinds and arrays[name].shape == (count,)]
     known = next((name for name in ID_ARRAYS if name in fitting), None)
     if known is not None:
-        ids = _texts(path, known)
+        ids = _read_texts(path, known)
         if len(set(ids)) < count:
             twice = next(one for one in ids if ids.count(one) > 1)
             raise ImagesError(f"{path}: expected each of {known} once, got {twice} several times")
         return ids
-    unique = [ids for ids in (_texts(path, name) for name in fitting) if len(set(ids)) == count]
+    unique = [
+        ids for ids in (_read_texts(path, name) for name in fitting) if len(set(ids)) == count
+    ]
     return unique[0] if len(unique) == 1 else tuple(map(str, range(count)))
 
 
-def _texts(path: Path, array: str) -> tuple[str, ...]:
+def _read_texts(path: Path, array: str) -> tuple[str, ...]:
     values = load_array(path, array)
     if values.dtype.kind == "S":
         values = np.char.decode(values, "utf-8", "replace")
     return tuple(str(value) for value in values.tolist())
 
 
-def _shown(shape: tuple[int, ...]) -> str:
+def _format_shape(shape: tuple[int, ...]) -> str:
     return " × ".join(map(str, shape))

@@ -41,7 +41,7 @@ class Batch:
 
 
 @dataclass(frozen=True, eq=False)
-class _Prepared:
+class _PreparedItem:
     index: int
     name: str
     image: Float[Tensor, "channels height width"]
@@ -65,7 +65,9 @@ def batches(
     there as its error and left out; without, the ImageError is raised. At most one batch and a few
     pictures are held at a time.
     """
-    rows = _prepared(source, prepare, range(len(source)) if indices is None else indices, skip)
+    rows = _prepare_in_order(
+        source, prepare, range(len(source)) if indices is None else indices, skip
+    )
     while batch := list(islice(rows, size)):
         yield Batch(
             tuple(row.index for row in batch),
@@ -78,15 +80,15 @@ def batches(
         )
 
 
-def _prepared(
+def _prepare_in_order(
     source: ImageSource,
     prepare: PrepareFn,
     indices: Iterable[int],
     skip: Callable[[ImageError], None] | None,
-) -> Iterator[_Prepared]:
+) -> Iterator[_PreparedItem]:
     """Keeps every thread busy with one image and one waiting, and hands results on in order."""
     pool = ThreadPoolExecutor(THREADS)
-    waiting: deque[Future[_Prepared]] = deque()
+    waiting: deque[Future[_PreparedItem]] = deque()
     left = iter(indices)
     try:
         while True:
@@ -104,14 +106,14 @@ def _prepared(
         pool.shutdown(cancel_futures=True)
 
 
-def _prepare_one(source: ImageSource, prepare: PrepareFn, index: int) -> _Prepared:
+def _prepare_one(source: ImageSource, prepare: PrepareFn, index: int) -> _PreparedItem:
     item = source[index]
     image = prepare(item.picture)
     before = (item.picture.shape[1], item.picture.shape[2])
     after = (image.shape[1], image.shape[2])
     boxes = None if item.boxes is None else scale_boxes(item.boxes, before, after)
     region = None if item.region is None else resize_region(item.region, after)
-    return _Prepared(index, item.name, image, item.label, boxes, region, before)
+    return _PreparedItem(index, item.name, image, item.label, boxes, region, before)
 
 
 def scale_boxes(boxes: Boxes, before: tuple[int, int], after: tuple[int, int]) -> Boxes:

@@ -46,7 +46,7 @@ class Stretch(BaseModel):
 
     @field_validator("high")
     @classmethod
-    def _above(cls, high: tuple[float, ...], info: Any) -> tuple[float, ...]:
+    def _check_high(cls, high: tuple[float, ...], info: Any) -> tuple[float, ...]:
         low = info.data.get("low", ())
         if len(high) != len(low) or not all(a < b for a, b in zip(low, high, strict=True)):
             raise ValueError("expected as many as low, each above its low")
@@ -54,7 +54,7 @@ class Stretch(BaseModel):
 
     @field_validator("noise")
     @classmethod
-    def _positive(cls, noise: tuple[float, ...], info: Any) -> tuple[float, ...]:
+    def _check_noise(cls, noise: tuple[float, ...], info: Any) -> tuple[float, ...]:
         if len(noise) != len(info.data.get("low", ())) or not all(one > 0 for one in noise):
             raise ValueError("expected as many as low, each above 0")
         return noise
@@ -65,9 +65,9 @@ class Stretch(BaseModel):
         Args:
             picture: as many bands as the stretch has.
         """
-        counts = subtract_sky(picture) if self.sky else _known(picture).nan_to_num(0.0)
-        low, high, noise = self._ends(picture)
-        bent, start, end = (self._bent(value, low, noise) for value in (counts, low, high))
+        counts = subtract_sky(picture) if self.sky else _mask_infinite(picture).nan_to_num(0.0)
+        low, high, noise = self._as_tensors(picture)
+        bent, start, end = (self._apply_curve(value, low, noise) for value in (counts, low, high))
         return ((bent - start) / (end - start)).clamp(0, 1)
 
     def to_counts(self, images: Images) -> Images:
@@ -75,8 +75,8 @@ class Stretch(BaseModel):
 
         What was outside of `low` and `high` stays at these ends.
         """
-        low, high, noise = self._ends(images)
-        start, end = self._bent(low, low, noise), self._bent(high, low, noise)
+        low, high, noise = self._as_tensors(images)
+        start, end = self._apply_curve(low, low, noise), self._apply_curve(high, low, noise)
         bent = start + images * (end - start)
         if self.curve == "arcsinh":
             return torch.sinh(bent) * noise
@@ -84,13 +84,13 @@ class Stretch(BaseModel):
             return torch.expm1(bent) * noise + low
         return bent
 
-    def _ends(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _as_tensors(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         low, high, noise = (
             like.new_tensor(values).view(-1, 1, 1) for values in (self.low, self.high, self.noise)
         )
         return low, high, noise
 
-    def _bent(self, counts: Tensor, low: Tensor, noise: Tensor) -> Tensor:
+    def _apply_curve(self, counts: Tensor, low: Tensor, noise: Tensor) -> Tensor:
         if self.curve == "arcsinh":
             return torch.asinh(counts / noise)
         if self.curve == "log":
@@ -112,8 +112,8 @@ def measure_stretch(pictures: Iterable[Picture], method: StretchMethod) -> Stret
     lows, highs, noises = [], [], []
     for picture in pictures:
         counts = subtract_sky(picture).flatten(1).numpy()
-        noises.append([_noise(band) for band in counts])
-        ends = [_ends(band, method) for band in counts]
+        noises.append([_estimate_noise(band) for band in counts])
+        ends = [_find_ends(band, method) for band in counts]
         lows.append([low for low, _ in ends])
         highs.append([high for _, high in ends])
     if not noises:
@@ -125,21 +125,23 @@ def measure_stretch(pictures: Iterable[Picture], method: StretchMethod) -> Stret
     low, high = np.nanquantile(lows, below, axis=0), np.nanquantile(highs, above, axis=0)
     noise = np.nanmedian(noises, axis=0)
     curve: StretchCurve = "linear" if method == "zscale" else method
-    return Stretch(curve=curve, low=_listed(low), high=_listed(high), noise=_listed(noise))
+    return Stretch(
+        curve=curve, low=_round_values(low), high=_round_values(high), noise=_round_values(noise)
+    )
 
 
 def subtract_sky(picture: Picture) -> Float[Tensor, "channels height width"]:
     """Counts above each band's median; 0 where they are no numbers."""
-    known = _known(picture)
+    known = _mask_infinite(picture)
     sky = known.flatten(1).nanmedian(1).values.nan_to_num()
     return (known - sky[:, None, None]).nan_to_num(0.0)
 
 
-def _known(picture: Picture) -> Picture:
+def _mask_infinite(picture: Picture) -> Picture:
     return torch.where(picture.isfinite(), picture, torch.nan)
 
 
-def _noise(counts: NDArray[np.float32]) -> float:
+def _estimate_noise(counts: NDArray[np.float32]) -> float:
     """One standard deviation of the sky; NaN where all counts are the same.
 
     Where most pixels lie at the sky itself, as where photons are counted, the others tell.
@@ -150,18 +152,18 @@ def _noise(counts: NDArray[np.float32]) -> float:
     return SIGMA_PER_MAD * float(np.median(away) or np.median(away[away > 0]))
 
 
-def _ends(counts: NDArray[np.float32], kind: StretchMethod) -> tuple[float, float]:
+def _find_ends(counts: NDArray[np.float32], kind: StretchMethod) -> tuple[float, float]:
     """Where one band begins and ends; NaN where all counts are the same."""
     least, most = float(counts.min()), float(counts.max())
     if least == most:
         return np.nan, np.nan
     if kind == "zscale":
-        low, high = _zscale(counts)
+        low, high = _compute_zscale(counts)
         return (low, high) if low < high else (least, most)
     return least, most
 
 
-def _zscale(counts: NDArray[np.float32]) -> tuple[float, float]:
+def _compute_zscale(counts: NDArray[np.float32]) -> tuple[float, float]:
     try:
         from astropy.visualization import ZScaleInterval
     except ImportError as error:
@@ -170,6 +172,6 @@ def _zscale(counts: NDArray[np.float32]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _listed(values: Any) -> tuple[float, ...]:
+def _round_values(values: Any) -> tuple[float, ...]:
     """To six digits, so that a card can be read."""
     return tuple(float(f"{value:.6g}") for value in values)

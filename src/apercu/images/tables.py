@@ -34,8 +34,8 @@ def read_labels(path: Path) -> tuple[str, dict[str, Label]]:
     twice, for an empty cell, and for a class index that is no whole number.
     """
     labels: dict[str, Label] = {}
-    columns, rows = _read(path)
-    _require(path, columns, ("file",))
+    columns, rows = _read_table(path)
+    _require_columns(path, columns, ("file",))
     column = next((name for name in LABEL_COLUMNS if name in columns), None)
     if column is None:
         hints = (suggest_nearest(found, LABEL_COLUMNS) for found in columns if found != "file")
@@ -44,10 +44,10 @@ def read_labels(path: Path) -> tuple[str, dict[str, Label]]:
             f"got {', '.join(columns)}{next(filter(None, hints), '')}"
         )
     for line, row in rows:
-        file = _cell(path, line, row, "file")
+        file = _read_cell(path, line, row, "file")
         if file in labels:
             raise ImagesError(f"{path} line {line}: {file} is listed twice, expected once")
-        labels[file] = _label(path, line, row, column)
+        labels[file] = _read_label(path, line, row, column)
     return column, labels
 
 
@@ -58,23 +58,23 @@ def read_boxes(path: Path, column: str | None) -> dict[str, tuple[BoxRow, ...]]:
     near edge is not below its far edge.
     """
     boxes: dict[str, tuple[BoxRow, ...]] = {}
-    columns, rows = _read(path)
-    _require(path, columns, ("file", *_CORNERS))
+    columns, rows = _read_table(path)
+    _require_columns(path, columns, ("file", *_CORNERS))
     for line, row in rows:
-        file = _cell(path, line, row, "file")
-        xmin, ymin, xmax, ymax = (_number(path, line, row, corner) for corner in _CORNERS)
+        file = _read_cell(path, line, row, "file")
+        xmin, ymin, xmax, ymax = (_read_number(path, line, row, corner) for corner in _CORNERS)
         if xmin >= xmax or ymin >= ymax:
             raise ImagesError(
                 f"{path} line {line}: expected xmin < xmax and ymin < ymax, "
                 f"got {xmin:g}, {ymin:g}, {xmax:g}, {ymax:g}"
             )
-        label = _label(path, line, row, column) if column and column in columns else None
+        label = _read_label(path, line, row, column) if column and column in columns else None
         box = BoxRow(line, label, (xmin, ymin, xmax, ymax))
         boxes[file] = (*boxes.get(file, ()), box)
     return boxes
 
 
-def _read(path: Path) -> tuple[list[str], Iterator[tuple[int, dict[str, str | None]]]]:
+def _read_table(path: Path) -> tuple[list[str], Iterator[tuple[int, dict[str, str | None]]]]:
     """The header, in lower case, and the rows with their line numbers, read once and whole."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
@@ -90,7 +90,7 @@ def _read(path: Path) -> tuple[list[str], Iterator[tuple[int, dict[str, str | No
     return columns, padded
 
 
-def _require(path: Path, columns: list[str], wanted: tuple[str, ...]) -> None:
+def _require_columns(path: Path, columns: list[str], wanted: tuple[str, ...]) -> None:
     missing = [name for name in wanted if name not in columns]
     if missing:
         raise ImagesError(
@@ -99,15 +99,15 @@ def _require(path: Path, columns: list[str], wanted: tuple[str, ...]) -> None:
         )
 
 
-def _cell(path: Path, line: int, row: dict[str, str | None], column: str) -> str:
+def _read_cell(path: Path, line: int, row: dict[str, str | None], column: str) -> str:
     value = (row[column] or "").strip()
     if not value:
         raise ImagesError(f"{path} line {line}: expected a {column}, got nothing")
     return value
 
 
-def _label(path: Path, line: int, row: dict[str, str | None], column: str) -> Label:
-    value = _cell(path, line, row, column)
+def _read_label(path: Path, line: int, row: dict[str, str | None], column: str) -> Label:
+    value = _read_cell(path, line, row, column)
     if column != INDEX_COLUMN:
         return value
     if not value.isdecimal():
@@ -115,8 +115,8 @@ def _label(path: Path, line: int, row: dict[str, str | None], column: str) -> La
     return int(value)
 
 
-def _number(path: Path, line: int, row: dict[str, str | None], column: str) -> float:
-    value = _cell(path, line, row, column)
+def _read_number(path: Path, line: int, row: dict[str, str | None], column: str) -> float:
+    value = _read_cell(path, line, row, column)
     try:
         number = float(value)
     except ValueError:

@@ -119,14 +119,14 @@ def cut_stamps(
             if fate in (CutoutStatus.OUTSIDE, CutoutStatus.MISSING)
         ]
         try:
-            shown = _shown(path, objects, waiting)
+            shown = _search_frame(path, objects, waiting)
         except (ImageError, ImagesError) as error:
             if skip is None or len(frames) == 1:
                 raise
             skip(error)
             wrong.append(error)
             continue
-        for index, stamp in _stamps(shown, objects, size):
+        for index, stamp in _cut_frame(shown, objects, size):
             fates[index] = CutoutStatus.MISSING if stamp is None else CutoutStatus.CUT
             if stamp is not None:
                 keep(index, stamp)
@@ -137,7 +137,7 @@ def cut_stamps(
     return fates
 
 
-class _Shown(NamedTuple):
+class _FrameSearch(NamedTuple):
     """A frame, which objects are looked for in it, and where they lie in each of its bands."""
 
     frame: tuple[Band, ...]
@@ -145,14 +145,14 @@ class _Shown(NamedTuple):
     pixels: list[NDArray[np.float64]]
 
 
-def _shown(path: Path, objects: CatalogueObjects, waiting: list[int]) -> _Shown:
+def _search_frame(path: Path, objects: CatalogueObjects, waiting: list[int]) -> _FrameSearch:
     frame, places = read_frame(path), objects.positions[waiting]
     known = [places] * len(frame) if objects.in_pixels else locate_in_bands(frame, places, path)
-    return _Shown(frame, waiting, known)
+    return _FrameSearch(frame, waiting, known)
 
 
-def _stamps(
-    shown: _Shown, objects: CatalogueObjects, size: int
+def _cut_frame(
+    shown: _FrameSearch, objects: CatalogueObjects, size: int
 ) -> Iterator[tuple[int, bytes | None]]:
     """The objects inside a frame; None where too much of the stamp is missing."""
     frame, waiting, pixels = shown
@@ -166,10 +166,10 @@ def _stamps(
         if missing > MAX_MISSING_FRACTION:
             yield index, None
         else:
-            yield index, encode_fits(stamp, _cards(objects, index, frame[0].wcs))
+            yield index, encode_fits(stamp, _header_cards(objects, index, frame[0].wcs))
 
 
-def _cards(objects: CatalogueObjects, index: int, wcs: Wcs | None) -> dict[str, float | str]:
+def _header_cards(objects: CatalogueObjects, index: int, wcs: Wcs | None) -> dict[str, float | str]:
     """The object's id and place, as the stamp's header has them."""
     shown = "".join(letter if " " <= letter <= "~" else "?" for letter in objects.ids[index])
     x, y = (float(number) for number in objects.positions[index])

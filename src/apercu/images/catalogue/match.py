@@ -14,7 +14,7 @@ from apercu.images.catalogue.table import Catalogue
 from apercu.images.names import strip_suffix
 from apercu.images.reader import SUFFIXES
 
-_EXACT = 2**53
+_MAX_EXACT_INTEGER = 2**53
 """Whole numbers up to here are exact as floats."""
 
 
@@ -46,7 +46,9 @@ def match_by_id(names: Sequence[str], catalogue: Catalogue, column: str) -> Cata
         [rows.get(normalise_id(strip_suffix(name, SUFFIXES)), -1) for name in names], dtype=np.intp
     )
     example = f"such as {next(iter(rows), 'nothing')} in the catalogue"
-    return _checked(found, catalogue, f"by {column}", f"are ids like the images' names, {example}?")
+    return _check_match(
+        found, catalogue, f"by {column}", f"are ids like the images' names, {example}?"
+    )
 
 
 def match_by_position(
@@ -71,14 +73,14 @@ def match_by_position(
     """
     if not radius_arcsec > 0:
         raise ConfigError(f"radius: expected arcseconds above 0, got {radius_arcsec:g}")
-    rows = _nearest(
+    rows = _find_nearest_rows(
         unit_vectors(ra, dec),
         read_unit_vectors(catalogue, columns),
         np.deg2rad(radius_arcsec / 3600),
     )
     unknown = int(np.count_nonzero(~np.isfinite(ra + dec)))
     hint = f"{unknown} images have no position; " if unknown else ""
-    return _checked(
+    return _check_match(
         rows,
         catalogue,
         f"by position within {radius_arcsec:g} arcsec",
@@ -94,7 +96,7 @@ def find_rows_by_id(catalogue: Catalogue, column: str) -> dict[str, int]:
             cannot tell its ids apart.
     """
     rows: dict[str, int] = {}
-    for row, key in enumerate(_identifiers(catalogue, column)):
+    for row, key in enumerate(_read_ids(catalogue, column)):
         if key is None:
             continue
         if key in rows:
@@ -106,12 +108,12 @@ def find_rows_by_id(catalogue: Catalogue, column: str) -> dict[str, int]:
     return rows
 
 
-def _identifiers(catalogue: Catalogue, column: str) -> list[str | None]:
+def _read_ids(catalogue: Catalogue, column: str) -> list[str | None]:
     """A column of ids as text, None where one is missing."""
     values = catalogue.column(column)
     if values.dtype.kind == "f":
         known = values[np.isfinite(values)]
-        if (np.abs(known) >= _EXACT).any():
+        if (np.abs(known) >= _MAX_EXACT_INTEGER).any():
             raise ConfigError(
                 f"{catalogue.path}: {column} is stored as floats, which lose digits of long ids; "
                 "store it as integers or text"
@@ -146,7 +148,7 @@ def unit_vectors(ra: NDArray[np.float64], dec: NDArray[np.float64]) -> NDArray[n
     )
 
 
-def _nearest(
+def _find_nearest_rows(
     images: NDArray[np.float64], rows: NDArray[np.float64], radius: float
 ) -> NDArray[np.intp]:
     """The nearest row within a radius in radians; only rows of about the same height are tried."""
@@ -167,7 +169,9 @@ def _nearest(
     return found
 
 
-def _checked(rows: NDArray[np.intp], catalogue: Catalogue, how: str, hint: str) -> CatalogueMatch:
+def _check_match(
+    rows: NDArray[np.intp], catalogue: Catalogue, how: str, hint: str
+) -> CatalogueMatch:
     matched = int(np.count_nonzero(rows >= 0))
     if 2 * matched < len(rows):
         raise ImagesError(

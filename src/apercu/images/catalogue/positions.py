@@ -50,7 +50,7 @@ def read_sky_positions(
         ImageError: astropy is not installed.
         ImagesError: the images are not those of a folder.
     """
-    paths = _paths(source)
+    paths = _find_paths(source)
     require_astropy(source.name)
     places = np.full((len(paths), 2), np.nan)
     for index, path in enumerate(paths):
@@ -61,13 +61,13 @@ def read_sky_positions(
     return SkyPositions(places[:, 0], places[:, 1])
 
 
-def _paths(source: ImageSource) -> list[Path]:
+def _find_paths(source: ImageSource) -> list[Path]:
     """The file of each image."""
     if isinstance(source, FolderImages):
         return [source.path / place.file for place in source.locations]
     if isinstance(source, ChosenImages | LabelledImages):
         indices = source.indices if isinstance(source, ChosenImages) else source.indices
-        paths = _paths(source.source)
+        paths = _find_paths(source.source)
         return [paths[index] for index in indices]
     raise ImagesError(f"{source.name}: only a folder of FITS tells positions on the sky")
 
@@ -83,12 +83,12 @@ def read_sky_position(
             if wcs is not None:
                 height, width = first.shape[-2:]
                 return pixel_to_sky(wcs, (width - 1) / 2, (height - 1) / 2)
-            return _by_cards((first.header, parts.primary), cards)
+            return _read_position_cards((first.header, parts.primary), cards)
     except (ImageError, OSError):
         return float("nan"), float("nan")
 
 
-def _by_cards(
+def _read_position_cards(
     headers: tuple[Header, ...], cards: tuple[tuple[str, str], ...]
 ) -> tuple[float, float]:
     for ra, dec in cards:

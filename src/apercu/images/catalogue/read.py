@@ -59,7 +59,9 @@ def _read_csv(path: Path) -> Columns:
             raise ImagesError(
                 f"{path} line {line}: expected {len(names)} cells like the header, got {len(cells)}"
             )
-    return {name: _texts([cells[place] for _, cells in rows]) for place, name in enumerate(names)}
+    return {
+        name: _strip_texts([cells[place] for _, cells in rows]) for place, name in enumerate(names)
+    }
 
 
 def _read_parquet(path: Path) -> Columns:
@@ -80,9 +82,9 @@ def _read_parquet(path: Path) -> Columns:
         if types.is_dictionary(values.type):
             values = values.cast(values.type.value_type)
         columns[name] = (
-            _texts(values.to_pylist())
+            _strip_texts(values.to_pylist())
             if types.is_string(values.type) or types.is_large_string(values.type)
-            else _whole(values)
+            else _to_objects(values)
             if values.null_count and not types.is_floating(values.type)
             else values.to_numpy()
         )
@@ -104,7 +106,7 @@ def _is_plain(kind: Any) -> bool:
     return any(test(kind) for test in tests)
 
 
-def _whole(values: Any) -> NDArray[Any]:
+def _to_objects(values: Any) -> NDArray[Any]:
     """Whole numbers or bools, of which some are missing: no digit may be lost to a float."""
     return np.array(values.to_pylist(), dtype=object)
 
@@ -129,7 +131,7 @@ def _read_fits(path: Path) -> Columns:
                         raise ImagesError(f"{path}: a FITS file without tables")
                     table = Table.read(tables[0])
                     return {
-                        name: _column(table[name])
+                        name: _convert_column(table[name])
                         for name in table.colnames
                         if table[name].ndim == 1
                     }
@@ -139,13 +141,15 @@ def _read_fits(path: Path) -> Columns:
             raise ImagesError(f"{path}: damaged or cut short ({type(error).__name__})") from error
 
 
-def _column(column: Any) -> NDArray[Any]:
+def _convert_column(column: Any) -> NDArray[Any]:
     """A column of an astropy table, without its mask."""
     mask = np.broadcast_to(np.ma.getmaskarray(column), column.shape)
     values = np.asarray(column)
     if values.dtype.kind in "US":
         texts = np.char.decode(values, "utf-8", "replace") if values.dtype.kind == "S" else values
-        return _texts([None if masked else text for text, masked in zip(texts, mask, strict=True)])
+        return _strip_texts(
+            [None if masked else text for text, masked in zip(texts, mask, strict=True)]
+        )
     if values.dtype.kind == "f":
         return np.where(mask, np.nan, values).astype(np.float64)
     if not mask.any():
@@ -155,7 +159,7 @@ def _column(column: Any) -> NDArray[Any]:
     )
 
 
-def _texts(values: list[Any]) -> NDArray[Any]:
+def _strip_texts(values: list[Any]) -> NDArray[Any]:
     """Text without the blanks around it; None where there is nothing."""
     stripped = [None if value is None else str(value).strip() or None for value in values]
     found = np.empty(len(stripped), dtype=object)

@@ -15,8 +15,8 @@ from apercu.errors import ConfigError, suggest_nearest
 MISSING_VALUES = (99.0, -99.0, -999.0, -9999.0)
 """What surveys write where they know no number."""
 
-_NOTHING = frozenset(("", "nan", "na", "n/a", "null", "none", "--"))
-_SHOWN = 8  # columns that an error line names
+_EMPTY_WORDS = frozenset(("", "nan", "na", "n/a", "null", "none", "--"))
+_MAX_COLUMNS_SHOWN = 8  # columns that an error line names
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,9 @@ class Catalogue:
             ConfigError: there is none of that name.
         """
         if name not in self.columns:
-            listed = ", ".join(list(self.columns)[:_SHOWN]) + " …" * (len(self.columns) > _SHOWN)
+            listed = ", ".join(list(self.columns)[:_MAX_COLUMNS_SHOWN]) + " …" * (
+                len(self.columns) > _MAX_COLUMNS_SHOWN
+            )
             raise ConfigError(
                 f"{self.path}: no column {name}, got {listed}{suggest_nearest(name, self.columns)}"
             )
@@ -52,14 +54,14 @@ class Catalogue:
         """
         values = self.column(name)
         if values.dtype.kind == "O":
-            numbers = np.array([self._number(name, row, v) for row, v in enumerate(values)])
+            numbers = np.array([self._parse_number(name, row, v) for row, v in enumerate(values)])
         else:
             numbers = values.astype(np.float64)
         numbers[np.isinf(numbers) | np.isin(numbers, missing)] = np.nan
         return numbers
 
-    def _number(self, name: str, row: int, value: object) -> float:
-        if value is None or str(value).casefold() in _NOTHING:
+    def _parse_number(self, name: str, row: int, value: object) -> float:
+        if value is None or str(value).casefold() in _EMPTY_WORDS:
             return float("nan")
         try:
             return float(value)  # type: ignore[arg-type]

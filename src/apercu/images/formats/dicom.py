@@ -27,7 +27,7 @@ SUFFIXES = frozenset((".dcm", ".dicom"))
 
 GREY = ("MONOCHROME1", "MONOCHROME2")
 COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "PALETTE COLOR")
-_PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+_PIXEL_ELEMENTS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _GROUPS = {
     "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept"),
     "FrameVOILUTSequence": ("WindowCenter", "WindowWidth", "VOILUTFunction"),
@@ -79,10 +79,10 @@ def is_dicom(start: bytes) -> bool:
 def read_dicom_heading(stream: BytesIO | BufferedReader, name: str) -> DicomHeading:
     """Frames, series and size; raises ImageError for a file that is damaged or has no pixels."""
     with silence_warnings("pydicom"):
-        dataset = _parsed(stream, name, pixels=False)
-        size = _number(dataset, "Rows", name), _number(dataset, "Columns", name)
-        frames = _number(dataset, "NumberOfFrames", name) or 1
-        return DicomHeading(frames, _text(dataset, "SeriesInstanceUID", name), size)
+        dataset = _parse_dataset(stream, name, pixels=False)
+        size = _read_count(dataset, "Rows", name), _read_count(dataset, "Columns", name)
+        frames = _read_count(dataset, "NumberOfFrames", name) or 1
+        return DicomHeading(frames, _read_text(dataset, "SeriesInstanceUID", name), size)
 
 
 def read_dicom_reference(path: Path, frame: int = 0) -> DicomReference | None:
@@ -96,11 +96,11 @@ def read_dicom_reference(path: Path, frame: int = 0) -> DicomReference | None:
         stream.seek(0)
         if not is_dicom(start) and path.suffix.lower() not in SUFFIXES:
             return None
-        dataset = _parsed(stream, str(path), pixels=False)
-        several = _number(dataset, "NumberOfFrames", str(path)) > 1
+        dataset = _parse_dataset(stream, str(path), pixels=False)
+        several = _read_count(dataset, "NumberOfFrames", str(path)) > 1
         words = ("StudyInstanceUID", "SOPClassUID", "SOPInstanceUID")
-        study, kind, instance = (_text(dataset, word, str(path)) for word in words)
-        written_on = _text(dataset, "BurnedInAnnotation", str(path))
+        study, kind, instance = (_read_text(dataset, word, str(path)) for word in words)
+        written_on = _read_text(dataset, "BurnedInAnnotation", str(path))
     if not (kind and instance):
         return None
     known = written_on if written_on in ("YES", "NO") else ""
@@ -122,24 +122,28 @@ def decode_dicom(
             in a way whose codec is not installed, or without such a frame.
     """
     with silence_warnings("pydicom"):
-        dataset = _parsed(stream, name, pixels=True)
-        kind = _kind(dataset, name)
-        check_size(name, _number(dataset, "Rows", name), _number(dataset, "Columns", name))
-        frames = _number(dataset, "NumberOfFrames", name) or 1
+        dataset = _parse_dataset(stream, name, pixels=True)
+        kind = _read_photometric_interpretation(dataset, name)
+        check_size(name, _read_count(dataset, "Rows", name), _read_count(dataset, "Columns", name))
+        frames = _read_count(dataset, "NumberOfFrames", name) or 1
         if not 0 <= frame < frames:
             raise ImageError(f"{name}: expected a frame below {frames}, got {frame}")
-        values = _values(dataset, name, frame)
-        _raise_groups(dataset, frame)
+        values = _decode_frame(dataset, name, frame)
+        _apply_functional_groups(dataset, frame)
         _check_transforms(dataset, name)
         try:
-            return _grey(values, dataset, kind) if kind in GREY else _colour(values, dataset, kind)
+            return (
+                _render_grey(values, dataset, kind)
+                if kind in GREY
+                else _render_colour(values, dataset, kind)
+            )
         except Exception as error:  # whatever hostile headers make a transform stumble over
             raise ImageError(
                 f"{name}: its transforms cannot be applied ({type(error).__name__})"
             ) from error
 
 
-def _parsed(stream: BytesIO | BufferedReader, name: str, *, pixels: bool) -> Dataset:
+def _parse_dataset(stream: BytesIO | BufferedReader, name: str, *, pixels: bool) -> Dataset:
     """The header, and with `pixels` all of the file."""
     try:
         from pydicom import dcmread
@@ -150,13 +154,13 @@ def _parsed(stream: BytesIO | BufferedReader, name: str, *, pixels: bool) -> Dat
         ) from error
     try:
         dataset = dcmread(stream, stop_before_pixels=not pixels, force=True)
-        _name_syntax(dataset)
+        _set_transfer_syntax(dataset)
     except Exception as error:  # whatever hostile bytes make a parser stumble over
         raise ImageError(f"{name}: damaged or cut short ({type(error).__name__})") from error
-    sides = _number(dataset, "Rows", name), _number(dataset, "Columns", name)
-    if all(sides) and (not pixels or any(word in dataset for word in _PIXELS)):
+    sides = _read_count(dataset, "Rows", name), _read_count(dataset, "Columns", name)
+    if all(sides) and (not pixels or any(word in dataset for word in _PIXEL_ELEMENTS)):
         return dataset
-    kind = UID(_text(dataset, "SOPClassUID", name))
+    kind = UID(_read_text(dataset, "SOPClassUID", name))
     if not kind:
         raise ImageError(f"{name}: no DICOM file, or one that is damaged or cut short")
     if "Image Storage" in kind.name:
@@ -165,7 +169,7 @@ def _parsed(stream: BytesIO | BufferedReader, name: str, *, pixels: bool) -> Dat
     raise ImageError(f"{name}: a DICOM file without pixels ({what}); choose one of an image")
 
 
-def _name_syntax(dataset: Dataset) -> None:
+def _set_transfer_syntax(dataset: Dataset) -> None:
     """Old files without a preamble do not say how they are written; the parser has found out."""
     from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
@@ -175,10 +179,10 @@ def _name_syntax(dataset: Dataset) -> None:
         dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
 
 
-def _kind(dataset: Dataset, name: str) -> str:
+def _read_photometric_interpretation(dataset: Dataset, name: str) -> str:
     """The photometric interpretation, once it agrees with the number of samples."""
-    kind = _text(dataset, "PhotometricInterpretation", name)
-    samples = _number(dataset, "SamplesPerPixel", name) or 1
+    kind = _read_text(dataset, "PhotometricInterpretation", name)
+    samples = _read_count(dataset, "SamplesPerPixel", name) or 1
     expected = {**dict.fromkeys(GREY, 1), **dict.fromkeys(COLOUR, 3), "PALETTE COLOR": 1}
     if kind not in expected:
         known = ", ".join((*GREY, *COLOUR))
@@ -192,7 +196,7 @@ def _kind(dataset: Dataset, name: str) -> str:
     return kind
 
 
-def _values(dataset: Dataset, name: str, frame: int) -> NDArray[Any]:
+def _decode_frame(dataset: Dataset, name: str, frame: int) -> NDArray[Any]:
     """Stored values of one frame: height × width, or height × width × 3 in RGB."""
     from pydicom.pixels.utils import pixel_array
 
@@ -226,7 +230,7 @@ def _check_codec(dataset: Dataset, name: str) -> None:
         )
 
 
-def _raise_groups(dataset: Dataset, frame: int) -> None:
+def _apply_functional_groups(dataset: Dataset, frame: int) -> None:
     """Puts a frame's own rescaling and window, or those of all frames, where others keep them."""
     places = (("SharedFunctionalGroupsSequence", 0), ("PerFrameFunctionalGroupsSequence", frame))
     for sequence, number in places:
@@ -245,24 +249,24 @@ def _check_transforms(dataset: Dataset, name: str) -> None:
     for word in ("RescaleSlope", "WindowWidth"):
         if dataset.get(word) is not None:
             try:
-                value = _first(dataset[word].value)
+                value = _first_number(dataset[word].value)
             except (TypeError, ValueError, IndexError) as error:
                 raise ImageError(f"{name}: damaged, {word} is no number") from error
             if not (value > 0 or (value < 0 and word == "RescaleSlope")):
                 raise ImageError(f"{name}: {word} is {value:g}, which shows nothing; correct it")
 
 
-def _grey(values: NDArray[Any], dataset: Dataset, kind: str) -> NDArray[np.float32]:
+def _render_grey(values: NDArray[Any], dataset: Dataset, kind: str) -> NDArray[np.float32]:
     from pydicom.pixels.processing import apply_modality_lut, apply_voi
 
-    padding = _padding(values, dataset)
+    padding = _find_padding(values, dataset)
     values = apply_modality_lut(values, dataset)
     tables = dataset.get("VOILUTSequence")
     if tables and tables[0].get("LUTData") is not None:
         bits = int(tables[0].LUTDescriptor[2])
         shown = apply_voi(values, dataset) / (2.0**bits - 1)
     elif dataset.get("WindowWidth") is not None and dataset.get("WindowCenter") is not None:
-        shown = _windowed(values.astype(np.float64), dataset)
+        shown = _apply_window(values.astype(np.float64), dataset)
     else:
         known = values[~padding] if not padding.all() else values
         low, high = float(known.min()), float(known.max())
@@ -274,7 +278,7 @@ def _grey(values: NDArray[Any], dataset: Dataset, kind: str) -> NDArray[np.float
     return shown[None].astype(np.float32)
 
 
-def _padding(values: NDArray[Any], dataset: Dataset) -> NDArray[np.bool_]:
+def _find_padding(values: NDArray[Any], dataset: Dataset) -> NDArray[np.bool_]:
     """Where the film ends and filling begins (Pixel Padding Value, with its range limit)."""
     one = dataset.get("PixelPaddingValue")
     if one is None:
@@ -285,9 +289,9 @@ def _padding(values: NDArray[Any], dataset: Dataset) -> NDArray[np.bool_]:
     return found
 
 
-def _windowed(values: NDArray[np.float64], dataset: Dataset) -> NDArray[np.float64]:
+def _apply_window(values: NDArray[np.float64], dataset: Dataset) -> NDArray[np.float64]:
     """The first window, to [0, 1]: DICOM PS3.3, C.11.2.1.2 and C.11.2.1.3."""
-    centre, width = (_first(dataset[word].value) for word in ("WindowCenter", "WindowWidth"))
+    centre, width = (_first_number(dataset[word].value) for word in ("WindowCenter", "WindowWidth"))
     function = str(dataset.get("VOILUTFunction") or "LINEAR")
     if function == "SIGMOID":
         return np.asarray(1 / (1 + np.exp(-4 * (values - centre) / width)))
@@ -296,7 +300,7 @@ def _windowed(values: NDArray[np.float64], dataset: Dataset) -> NDArray[np.float
     return (values - (centre - 0.5)) / max(width - 1, 1e-9) + 0.5
 
 
-def _first(value: Any) -> float:
+def _first_number(value: Any) -> float:
     """A number, or the first of several."""
     try:
         return float(value)
@@ -304,7 +308,7 @@ def _first(value: Any) -> float:
         return float(value[0])
 
 
-def _colour(values: NDArray[Any], dataset: Dataset, kind: str) -> NDArray[np.float32]:
+def _render_colour(values: NDArray[Any], dataset: Dataset, kind: str) -> NDArray[np.float32]:
     from pydicom.pixels.processing import apply_color_lut
 
     if kind == "PALETTE COLOR":
@@ -315,7 +319,7 @@ def _colour(values: NDArray[Any], dataset: Dataset, kind: str) -> NDArray[np.flo
     return np.moveaxis(values[..., :3], 2, 0).astype(np.float32) / np.float32(full)
 
 
-def _text(dataset: Dataset, word: str, name: str) -> str:
+def _read_text(dataset: Dataset, word: str, name: str) -> str:
     """A word of the header; empty where it says nothing. Damage shows when it is read."""
     try:
         return str(dataset.get(word) or "")
@@ -323,7 +327,7 @@ def _text(dataset: Dataset, word: str, name: str) -> str:
         raise ImageError(f"{name}: damaged, {word} cannot be read") from error
 
 
-def _number(dataset: Dataset, word: str, name: str) -> int:
+def _read_count(dataset: Dataset, word: str, name: str) -> int:
     """A whole number of the header; 0 where it says nothing. Damage shows when it is read."""
     try:
         return max(0, int(dataset.get(word) or 0))

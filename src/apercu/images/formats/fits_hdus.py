@@ -70,9 +70,9 @@ def open_fits(stream: BytesIO | BufferedReader, name: str) -> Iterator[FitsParts
 
     with silence_warnings("astropy"):
         try:
-            stream = _plain(stream, name)
+            stream = _gunzip_if_packed(stream, name)
             with fits.open(stream, memmap=False, uint=False) as file:
-                images = list(_images(file, name))
+                images = list(_find_image_hdus(file, name))
                 _check_whole(file, stream, name)
                 for hdu in images:
                     if isinstance(hdu, fits.CompImageHDU):
@@ -90,22 +90,22 @@ def count_planes(hdu: Hdu) -> int:
     return int(math.prod(hdu.shape[:-2]))
 
 
-def _size(hdu: Hdu) -> tuple[int, int]:
+def _height_width(hdu: Hdu) -> tuple[int, int]:
     return int(hdu.shape[-2]), int(hdu.shape[-1])
 
 
-def _plain(stream: BytesIO | BufferedReader, name: str) -> BytesIO | BufferedReader:
+def _gunzip_if_packed(stream: BytesIO | BufferedReader, name: str) -> BytesIO | BufferedReader:
     """The stream, unpacked where it is gzip'ed, once it is known to begin like FITS."""
     start = stream.read(len(FITS_MAGIC))
     stream.seek(0)
     if start.startswith(GZIP):
-        return gunzip(stream, name, lambda first: _check_promise(first, name))
+        return gunzip(stream, name, lambda first: _check_first_header(first, name))
     if start != FITS_MAGIC:
         raise ImageError(f"{name}: no FITS file, or one that is damaged")
     return stream
 
 
-def _check_promise(start: bytes, name: str) -> None:
+def _check_first_header(start: bytes, name: str) -> None:
     """Raises ImageError for what is no FITS, or whose first header promises too large an image."""
     from astropy.io import fits
 
@@ -116,7 +116,7 @@ def _check_promise(start: bytes, name: str) -> None:
         check_size(name, int(header["NAXIS2"]), int(header["NAXIS1"]))
 
 
-def _images(file: Any, name: str) -> Iterator[Hdu]:
+def _find_image_hdus(file: Any, name: str) -> Iterator[Hdu]:
     """The images among the parts of a file, once they are known to fit together."""
     from astropy.io import fits
 
@@ -130,7 +130,7 @@ def _images(file: Any, name: str) -> Iterator[Hdu]:
         if not hdu.shape:
             continue
         count += _check_shape(hdu, number, name)
-        height, width = _size(hdu)
+        height, width = _height_width(hdu)
         size = size or (height, width)
         if size != (height, width):
             raise ImageError(
@@ -152,7 +152,7 @@ def _check_shape(hdu: Hdu, number: int, name: str) -> int:
             f"{name}: expected an image of 2 or 3 axes, got {shape} in HDU {number}; "
             "leave that HDU out"
         )
-    check_size(name, *_size(hdu))
+    check_size(name, *_height_width(hdu))
     return count_planes(hdu)
 
 

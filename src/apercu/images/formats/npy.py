@@ -34,8 +34,8 @@ def decode_npy(stream: BytesIO | BufferedReader, name: str) -> NDArray[np.float3
     equal. uint8, uint16 and bool are scaled to [0, 1]; floats are taken as they are. Raises
     ImageError for anything else.
     """
-    dtype, fortran, shape = _header(stream, name)
-    height, width = _plane(shape, name)
+    dtype, fortran, shape = _read_header(stream, name)
+    height, width = _find_height_width(shape, name)
     check_size(name, height, width)
     expected = math.prod(shape) * dtype.itemsize
     start = stream.tell()
@@ -54,7 +54,7 @@ def decode_npy(stream: BytesIO | BufferedReader, name: str) -> NDArray[np.float3
     return pixels if shape[1:] == (height, width) else np.moveaxis(pixels, 2, 0)
 
 
-def _header(
+def _read_header(
     stream: BytesIO | BufferedReader, name: str
 ) -> tuple[np.dtype[np.generic], bool, tuple[int, ...]]:
     """Number type, Fortran order and shape, as the header of a `.npy` file states them."""
@@ -74,7 +74,7 @@ def _header(
     return np.dtype(code), match["fortran"] == "True", shape
 
 
-def _plane(shape: tuple[int, ...], name: str) -> tuple[int, int]:
+def _find_height_width(shape: tuple[int, ...], name: str) -> tuple[int, int]:
     """Height and width of an array of two or three axes."""
     if len(shape) == 2:
         return shape[0], shape[1]

@@ -37,13 +37,13 @@ def read_array_headers(path: Path) -> dict[str, ArrayHeader]:
         ImagesError: no such archive, a damaged one, or one that promises more than it may.
     """
     found: dict[str, ArrayHeader] = {}
-    with _opened(path) as archive:
+    with _open_archive(path) as archive:
         members = [info for info in archive.infolist() if info.filename.endswith(".npy")]
         if len(members) > MAX_ARRAYS:
             raise ImagesError(f"{path}: expected at most {MAX_ARRAYS} arrays, got {len(members)}")
         for info in members:
             with archive.open(info) as stream:
-                promise = _promise(stream)
+                promise = _read_array_header(stream)
             if promise.dtype.hasobject:
                 continue
             size = math.prod(promise.shape) * promise.dtype.itemsize
@@ -60,13 +60,13 @@ def read_array_headers(path: Path) -> dict[str, ArrayHeader]:
 
 def load_array(path: Path, name: str) -> NDArray[Any]:
     """One array of an archive; raises ImagesError when it is damaged."""
-    with _opened(path) as archive, archive.open(f"{name}.npy") as stream:
+    with _open_archive(path) as archive, archive.open(f"{name}.npy") as stream:
         values: NDArray[Any] = npy.read_array(stream, allow_pickle=False)
         stream.read(1)  # at the end of the member its checksum is compared
         return values
 
 
-def _promise(stream: Any) -> ArrayHeader:
+def _read_array_header(stream: Any) -> ArrayHeader:
     version = npy.read_magic(stream)
     if version not in _HEADERS:
         raise ValueError(f"version {version}")
@@ -75,7 +75,7 @@ def _promise(stream: Any) -> ArrayHeader:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+def _open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
     """The archive; what hostile bytes do to it becomes an ImagesError."""
     try:
         with silence_warnings("numpy"), zipfile.ZipFile(path) as archive:

@@ -17,8 +17,8 @@ from apercu.images.warnings import silence_warnings
 
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF")
 
-_SIXTEEN_BIT = 65535
-_READY = {"1", "L", "RGB", "F"}
+_MAX_SIXTEEN_BIT = 65535
+_DIRECT_MODES = {"1", "L", "RGB", "F"}
 
 
 def decode_pillow(
@@ -35,10 +35,10 @@ def decode_pillow(
         try:
             with Image.open(stream, formats=FORMATS) as image:
                 check_size(name, image.height, image.width)
-                turned_by_pillow = _orientation(image) if image.format == "TIFF" else UPRIGHT
+                turned_by_pillow = _read_orientation(image) if image.format == "TIFF" else UPRIGHT
                 image.load()
-                pending = _orientation(image)
-                return _pixels(image, name), max(turned_by_pillow, pending), pending
+                pending = _read_orientation(image)
+                return _read_pixels(image, name), max(turned_by_pillow, pending), pending
         except ImageError:
             raise
         except Image.DecompressionBombError as error:
@@ -57,13 +57,13 @@ def decode_pillow(
             raise ImageError(f"{name}: damaged or cut short ({reason})") from error
 
 
-def _pixels(image: Image.Image, name: str) -> NDArray[np.float32]:
+def _read_pixels(image: Image.Image, name: str) -> NDArray[np.float32]:
     """Channels × height × width; integers scaled to [0, 1], floats as they are."""
     if image.mode.startswith("I"):
-        return _sixteen_bit(np.asarray(image), name)
+        return _scale_sixteen_bit(np.asarray(image), name)
     if "transparency" in image.info or image.mode in {"LA", "La", "PA", "RGBA", "RGBa"}:
-        image = _over_white(image)
-    elif image.mode not in _READY:
+        image = _composite_over_white(image)
+    elif image.mode not in _DIRECT_MODES:
         image = image.convert("RGB")
     array = np.asarray(image)
     scale = 255.0 if array.dtype == np.uint8 else 1.0
@@ -73,17 +73,17 @@ def _pixels(image: Image.Image, name: str) -> NDArray[np.float32]:
     return pixels
 
 
-def _sixteen_bit(values: NDArray[Any], name: str) -> NDArray[np.float32]:
+def _scale_sixteen_bit(values: NDArray[Any], name: str) -> NDArray[np.float32]:
     """One grey channel of integers whose full scale is 65,535."""
     low, high = int(values.min()), int(values.max())
-    if low < 0 or high > _SIXTEEN_BIT:
+    if low < 0 or high > _MAX_SIXTEEN_BIT:
         raise ImageError(
-            f"{name}: expected integers of 16 bits, 0 to {_SIXTEEN_BIT}, got {low} to {high}"
+            f"{name}: expected integers of 16 bits, 0 to {_MAX_SIXTEEN_BIT}, got {low} to {high}"
         )
-    return values.astype(np.float32)[None] / np.float32(_SIXTEEN_BIT)
+    return values.astype(np.float32)[None] / np.float32(_MAX_SIXTEEN_BIT)
 
 
-def _over_white(image: Image.Image) -> Image.Image:
+def _composite_over_white(image: Image.Image) -> Image.Image:
     """What a white page shows through the transparent parts; grey stays grey."""
     grey = image.mode in {"1", "L", "LA", "La"}
     if image.mode == "La":
@@ -93,7 +93,7 @@ def _over_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(page, layer).convert("L" if grey else "RGB")
 
 
-def _orientation(image: Image.Image) -> int:
+def _read_orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8; damaged EXIF says nothing."""
     with suppress(Exception):
         value = image.getexif().get(ExifTags.Base.Orientation, UPRIGHT)

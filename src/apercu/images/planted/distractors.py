@@ -15,12 +15,12 @@ Distractor = Callable[[RandomStream, Field, Field], Field]
 
 def _speckle(draws: RandomStream, u: Field, v: Field) -> Field:
     """Fine grains without any order."""
-    return _noise(draws, u, v, 12)
+    return _value_noise(draws, u, v, 12)
 
 
 def _camouflage(draws: RandomStream, u: Field, v: Field) -> Field:
     """Two tones in irregular patches, as coarse and as sharp as the classes' patterns."""
-    return np.clip((_noise(draws, u, v, 6) - 0.5) * 8 + 0.5, 0, 1)
+    return np.clip((_value_noise(draws, u, v, 6) - 0.5) * 8 + 0.5, 0, 1)
 
 
 def _ramp(draws: RandomStream, u: Field, v: Field) -> Field:
@@ -41,7 +41,7 @@ def _plain(draws: RandomStream, u: Field, v: Field) -> Field:
 DISTRACTORS: tuple[Distractor, ...] = (_speckle, _camouflage, _ramp, _halves, _plain)
 
 
-def _noise(draws: RandomStream, u: Field, v: Field, knots: int) -> Field:
+def _value_noise(draws: RandomStream, u: Field, v: Field, knots: int) -> Field:
     """Value noise with so many knots across the object."""
     span = (knots - 1.001) / 2
     rows, columns = (np.clip((axis / REACH + 1) * span, 0, knots - 1.001) for axis in (v, u))

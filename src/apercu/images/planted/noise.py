@@ -15,8 +15,8 @@ def interpolate_grid(lattice: Field, rows: Field, columns: Field) -> Field:
 
     Between knots the weights follow 3t² − 2t³, so that the slope has no corners.
     """
-    down, below = _between(rows, lattice.shape[-2])
-    across, right = _between(columns, lattice.shape[-1])
+    down, below = _find_knots(rows, lattice.shape[-2])
+    across, right = _find_knots(columns, lattice.shape[-1])
     top = lattice[..., down, :]
     lines = top + (lattice[..., down + 1, :] - top) * below[:, None]
     left = lines[..., across]
@@ -54,7 +54,7 @@ def draw_natural_noise(draws: RandomStream, channels: int, size: int, finest: fl
     return total
 
 
-def _between(places: Field, knots: int) -> tuple[NDArray[np.intp], Field]:
+def _find_knots(places: Field, knots: int) -> tuple[NDArray[np.intp], Field]:
     """The knot before each place, and how far (smoothly) the place is on the way to the next."""
     before = np.minimum(np.floor(places), knots - 2).astype(np.intp)
     t = places - before

@@ -19,7 +19,7 @@ from apercu.images.planted.patterns import PATTERNS, Pattern
 _PATTERNS = tuple(PATTERNS.values())
 _LUMA = 0.75  # share of a texture's contrast that is brightness, the rest is hue
 _MUTED = 0.35  # how far hues stray from grey in the background
-_TRIES = 12
+_MAX_TRIES = 12
 
 
 class SceneStyle(NamedTuple):
@@ -63,22 +63,22 @@ def paint_scene(
     `shape` is (channels, size); the results are channels × size × size and objects × size × size.
     """
     channels, size = shape
-    canvas = _background(draws, channels, size, style.background)
-    places = _places(draws, (len(classes), style.distractors), size, style)
+    canvas = _paint_background(draws, channels, size, style.background)
+    places = _choose_locations(draws, (len(classes), style.distractors), size, style)
     for place in places[len(classes) :]:
         kind = DISTRACTORS[draws.integer_below(len(DISTRACTORS))]
-        _lay(canvas, draws, place, partial(_meaningless, kind, draws), style.contrast)
+        _paint_shape(canvas, draws, place, partial(_fill_distractor, kind, draws), style.contrast)
     regions = np.zeros((len(classes), size, size), dtype=bool)
     for index in reversed(range(len(classes))):  # the first object lies on top
-        pattern = partial(_drawn, _PATTERNS[classes[index]])
-        covered = _lay(canvas, draws, places[index], pattern, style.contrast)
+        pattern = partial(_soften_pattern, _PATTERNS[classes[index]])
+        covered = _paint_shape(canvas, draws, places[index], pattern, style.contrast)
         regions &= ~covered
         regions[index] = covered
     grain = 0.03 * (draws.uniform(channels, size, size) - 0.5)
     return np.rint(np.clip(canvas + grain, 0, 1) * 255).astype(np.uint8), regions
 
 
-def _background(draws: RandomStream, channels: int, size: int, strength: float) -> Field:
+def _paint_background(draws: RandomStream, channels: int, size: int, strength: float) -> Field:
     """A large gradient between two muted colours under noise with the spectrum of photographs."""
     tones = 0.25 + 0.5 * draws.uniform(2, 1) + _MUTED * (draws.uniform(2, channels) - 0.5)
     x, y = draws.unit_vector()
@@ -90,7 +90,7 @@ def _background(draws: RandomStream, channels: int, size: int, strength: float) 
     return base + strength * (light + _MUTED * hue)
 
 
-def _places(
+def _choose_locations(
     draws: RandomStream, counts: tuple[int, int], size: int, style: SceneStyle
 ) -> list[ShapeLocation]:
     """Places for objects, then for distractors, that overlap as little as a few tries allow."""
@@ -100,7 +100,7 @@ def _places(
         area = draws.uniform_between(style.smallest, style.largest) / max(1.0, crowd / 2)
         radius = size * math.sqrt(area / math.pi)
         margin = min(1.05 * radius, size / 2)
-        spots = (margin + draws.uniform(_TRIES, 2) * (size - 2 * margin)).tolist()
+        spots = (margin + draws.uniform(_MAX_TRIES, 2) * (size - 2 * margin)).tolist()
         rooms = [min([_gap(x, y, p) - radius for p in found] + [0.0]) for x, y in spots]
         x, y = spots[rooms.index(max(rooms))]
         found.append(ShapeLocation(x, y, radius))
@@ -112,26 +112,28 @@ def _gap(x: float, y: float, place: ShapeLocation) -> float:
     return math.sqrt(across * across + down * down) - place.radius
 
 
-def _drawn(pattern: Pattern, u: Field, v: Field, pixel: float) -> Field:
+def _soften_pattern(pattern: Pattern, u: Field, v: Field, pixel: float) -> Field:
     """A class's pattern with edges one pixel soft."""
     return np.clip(pattern(u, v) / pixel + 0.5, 0, 1)
 
 
-def _meaningless(kind: Distractor, draws: RandomStream, u: Field, v: Field, pixel: float) -> Field:
+def _fill_distractor(
+    kind: Distractor, draws: RandomStream, u: Field, v: Field, pixel: float
+) -> Field:
     return kind(draws, u, v)
 
 
-def _lay(
+def _paint_shape(
     canvas: Field, draws: RandomStream, place: ShapeLocation, texture: Texture, contrast: float
 ) -> NDArray[np.bool_]:
     """Lays one textured shape on the canvas; tells which pixels it covers by half or more."""
     size = canvas.shape[1]
-    window, u, v = _coordinates(draws, place, size)
+    window, u, v = _compute_coordinates(draws, place, size)
     pixel = 1 / place.radius
     rim = draw_outline(draws, u, v)
     alpha = np.clip(rim / pixel + 0.5, 0, 1)
     shade = 0.7 + 0.3 * np.clip(rim * 5, 0, 1) + 0.1 * v
-    first, second = _colours(draws, canvas.shape[0], contrast)
+    first, second = _choose_colours(draws, canvas.shape[0], contrast)
     share = texture(u, v, pixel)
     colour = (second[:, None, None] + (first - second)[:, None, None] * share) * shade
     part = canvas[:, window[0], window[1]]
@@ -141,7 +143,7 @@ def _lay(
     return covered
 
 
-def _coordinates(
+def _compute_coordinates(
     draws: RandomStream, place: ShapeLocation, size: int
 ) -> tuple[tuple[slice, slice], Field, Field]:
     """The window around a place, and its pixels in the shape's own turned coordinates."""
@@ -155,7 +157,7 @@ def _coordinates(
     return window, x * along + y * across, y * along - x * across
 
 
-def _colours(draws: RandomStream, channels: int, contrast: float) -> tuple[Field, Field]:
+def _choose_colours(draws: RandomStream, channels: int, contrast: float) -> tuple[Field, Field]:
     """Two colours around a random middle, `contrast` to either side, either one the brighter."""
     middle = 0.3 + 0.4 * draws.uniform(channels)
     hue = 2 * draws.uniform(channels) - 1

@@ -53,13 +53,13 @@ class Planted(ImageSource):
     channels: int = 3
 
     def __post_init__(self) -> None:
-        _within("classes", self.classes, 2, len(PATTERNS))
-        _within("images", self.images, 1, 2**32)
-        _within("seed", self.seed, 0, 2**63)
-        _within("size", self.size, MIN_SIZE, MAX_SIZE)
-        _within("difficulty", self.difficulty, 0, 1)
-        _within("objects", self.objects, 1, min(MAX_OBJECTS, self.classes))
-        _within("channels", self.channels, 1, MAX_CHANNELS)
+        _check_range("classes", self.classes, 2, len(PATTERNS))
+        _check_range("images", self.images, 1, 2**32)
+        _check_range("seed", self.seed, 0, 2**63)
+        _check_range("size", self.size, MIN_SIZE, MAX_SIZE)
+        _check_range("difficulty", self.difficulty, 0, 1)
+        _check_range("objects", self.objects, 1, min(MAX_OBJECTS, self.classes))
+        _check_range("channels", self.channels, 1, MAX_CHANNELS)
         if self.split not in SPLITS:
             raise ConfigError(
                 f"planted: expected split to be {' or '.join(SPLITS)}, got {self.split}"
@@ -80,28 +80,28 @@ class Planted(ImageSource):
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(map(self._name, range(self.images)))
+        return tuple(map(self._item_name, range(self.images)))
 
     def __len__(self) -> int:
         return self.images
 
     def __getitem__(self, index: int) -> Item:
         index = normalise_index(index, self.images)
-        picture, objects = self._paint(index)
+        picture, objects = self._paint_picture(index)
         first = objects[0]
         label = self.class_names[first.class_index]
-        return Item(self._name(index), picture, label, first.box, first.region)
+        return Item(self._item_name(index), picture, label, first.box, first.region)
 
-    def _name(self, index: int) -> str:
+    def _item_name(self, index: int) -> str:
         return f"{self.split}-{index:06d}"
 
     def true_objects(self, index: int) -> tuple[PlantedObject, ...]:
         """Every object of a picture, the one that gives the label first."""
-        return self._paint(normalise_index(index, self.images))[1]
+        return self._paint_picture(normalise_index(index, self.images))[1]
 
-    def _paint(self, index: int) -> tuple[Tensor, tuple[PlantedObject, ...]]:
+    def _paint_picture(self, index: int) -> tuple[Tensor, tuple[PlantedObject, ...]]:
         draws = RandomStream(self.seed, SPLITS.index(self.split), index)
-        classes = self._classes(draws, index)
+        classes = self._choose_classes(draws, index)
         style = SceneStyle.from_difficulty(self.difficulty)
         pixels, regions = paint_scene(draws, classes, (self.channels, self.size), style)
         visible = torch.from_numpy(regions)
@@ -112,7 +112,7 @@ class Planted(ImageSource):
         )
         return torch.from_numpy(pixels).float() / 255, objects
 
-    def _classes(self, draws: RandomStream, index: int) -> list[int]:
+    def _choose_classes(self, draws: RandomStream, index: int) -> list[int]:
         """The label's class, rotated from block to block, and other classes for the others."""
         first = (index + index // self.classes) % self.classes
         others = [number for number in range(self.classes) if number != first]
@@ -137,11 +137,11 @@ def open_planted(settings: str, *, channels: int = 3) -> Planted:
         if key in given or not equals:
             raise ConfigError(f"planted: expected {key}=VALUE once, got {settings}")
         given.add(key)
-        values[key] = _value(key, text, kinds)
+        values[key] = _parse_number(key, text, kinds)
     return Planted(**values)  # type: ignore[arg-type]
 
 
-def _value(key: str, text: str, kinds: Mapping[str, type]) -> int | float | str:
+def _parse_number(key: str, text: str, kinds: Mapping[str, type]) -> int | float | str:
     try:
         value: int | float | str = kinds[key](text)
     except ValueError as error:
@@ -150,6 +150,6 @@ def _value(key: str, text: str, kinds: Mapping[str, type]) -> int | float | str:
     return value
 
 
-def _within(key: str, value: int | float, low: int, high: int) -> None:
+def _check_range(key: str, value: int | float, low: int, high: int) -> None:
     if not low <= value <= high:
         raise ConfigError(f"planted: expected {key} from {low:g} to {high:g}, got {value:g}")
