@@ -78,7 +78,7 @@ def test_the_combined_graph_predicts_as_the_classifier_and_explains_what_it_sees
         if explainer.settings.explainer == "mask":
             expected = explainer.attribute(images, logits.argmax(1))
         else:
-            expected = explainer.counterparts(images, answers=logits).maps
+            expected = explainer.counterparts(images, logits=logits).maps
         torch.testing.assert_close(found["maps"], expected, **CLOSE)
         asked = of_file(folder / "combined.onnx", images, [1, 1, 1])["maps"]
         if explainer.settings.explainer == "mask":

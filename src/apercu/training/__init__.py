@@ -1,1 +1,1 @@
-"""Objectives and the fit of the trained explainers."""
+"""What all trainings share: the trainer, the base of their modules, data, settings, callbacks."""

@@ -1,4 +1,4 @@
-"""How long and how fast a training goes."""
+"""The settings of a training: its schedule, and how settings are read from files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from apercu.errors import ConfigError, suggest_nearest
 
 
 class Schedule(BaseModel):
-    """How long and how fast an explainer is trained.
+    """How long and how fast a training goes.
 
     Attributes:
         steps: optimisation steps.
@@ -35,10 +35,10 @@ class Schedule(BaseModel):
 
 
 class TrainingConfig(BaseModel):
-    """What every training can be told.
+    """The settings that every training has.
 
     Attributes:
-        schedule: how long.
+        schedule: how long and how fast it goes.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -50,11 +50,11 @@ S = TypeVar("S", bound=BaseModel)
 
 @dataclass(frozen=True)
 class ConfigPresets(Generic[S]):
-    """The settings of one kind of explainer.
+    """The settings of one kind of training, and the presets that they start from.
 
     Args:
-        model: what they are.
-        presets: ready ones by name, the default first.
+        model: the class of the settings.
+        presets: complete settings by name; the first one is the default.
     """
 
     model: type[S]
