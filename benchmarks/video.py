@@ -40,7 +40,7 @@ from apercu.deploy.video.reading import Frame
 from apercu.deploy.video.smoothing import Smoothing
 from apercu.deploy.video.steady import Steady
 from apercu.deploy.video.writing import Writer
-from apercu.evaluation.memory import track_peak_memory
+from apercu.evaluation.cost import track_peak_memory
 from apercu.images import open_images
 from apercu.networks.graph_encoder import EncoderWithHead
 from export import CPU, SIZE, Promise, untrained

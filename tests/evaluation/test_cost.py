@@ -13,7 +13,7 @@ from torch import nn
 
 from apercu.classifiers import Classifier, ClassifierCard, InputSpec, wrap_module
 from apercu.evaluation import cost as costs
-from apercu.evaluation import memory
+from apercu.evaluation import cost as memory
 from apercu.evaluation.cost import interquartile_range, measure_cost
 from apercu.methods import Occlusion, Rise, TrainedMethod
 
