@@ -8,12 +8,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from apercu.classifiers.checks import check_channels, check_images
 from apercu.classifiers.fingerprint import compute_fingerprint
 from apercu.classifiers.names import ClassNames
 from apercu.classifiers.network import Network
 from apercu.classifiers.outputs import convert_to_logits
-from apercu.classifiers.preprocessing import FitMode, fit_image, normalise
+from apercu.classifiers.preprocessing import (
+    FitMode,
+    check_channels,
+    check_images,
+    fit_image,
+    normalise,
+)
 from apercu.errors import ApercuError, ClassifierError
 from apercu.types import Images, Logits, Picture
 
