@@ -16,8 +16,8 @@ from apercu.robustness.filters import (
     Median,
     NonLocalMeans,
     TotalVariation,
-    soft_jpeg,
 )
+from apercu.robustness.filters import jpeg as soft_jpeg
 from apercu.robustness.filters.pixel_ops import round_softly
 
 
