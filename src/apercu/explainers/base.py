@@ -9,9 +9,9 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from apercu.classifiers.targets import Target
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.settings import ExplainerSettings
-from apercu.explainers.targets import Target
 from apercu.types import Images, Logits, Maps, Picture
 
 N = TypeVar("N", bound=nn.Module)

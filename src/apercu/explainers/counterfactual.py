@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from apercu.classifiers.targets import Target, resolve_targets
 from apercu.errors import TargetError
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.counterpart.objective import runner_up
 from apercu.explainers.settings import ExplainerSettings
-from apercu.explainers.targets import Target, resolve_targets
 from apercu.types import Images, Logits, Maps, Targets
 
 N = TypeVar("N", bound=nn.Module)

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from apercu import maps
+from apercu.classifiers.targets import Target, find_class_indices, resolve_targets
 from apercu.errors import ConfigError, TargetError
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.mask.network import MaskNetwork, enlarge
 from apercu.explainers.mask.settings import MaskSettings
-from apercu.explainers.targets import Target, find_class_indices, resolve_targets
 from apercu.types import Images, Logits, Maps, Regions, Targets
 
 
