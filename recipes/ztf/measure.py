@@ -17,7 +17,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from apercu import open_classifier, open_images
-from apercu.evaluation.interval import bootstrap_interval
 from apercu.explainers.run_folder import open_run
 from apercu.images.stretch import SIGMA_PER_MAD, subtract_sky
 from apercu.io import write_file, write_json
@@ -30,6 +29,7 @@ from apercu.methods import (
     Rise,
     SmoothGrad,
 )
+from apercu.statistics import bootstrap_interval
 from apercu.types import Maps, Picture, Scores
 
 STRONGEST, ABOVE = 0.1, 3.0

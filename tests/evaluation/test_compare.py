@@ -16,7 +16,6 @@ from apercu import maps
 from apercu.classifiers import Classifier, ClassifierCard, InputSpec, wrap_module
 from apercu.errors import ApercuError, ConfigError, ImagesError, OutputError, RunError
 from apercu.evaluation import CompareSettings, ComparisonResults, MetricRow, compare
-from apercu.evaluation.interval import bootstrap_interval
 from apercu.evaluation.measures import MEASURES
 from apercu.evaluation.sample import EvalBatch, draw_sample, split_indices
 from apercu.evaluation.scores import MetricInputs, compute_metric
@@ -45,6 +44,7 @@ from apercu.metrics import (
 )
 from apercu.metrics.flipping import compute_area, compute_calibration, make_deletion_and_insertion
 from apercu.metrics.max_sensitivity import SensitivityNoise
+from apercu.statistics import bootstrap_interval
 
 SIZE, COUNT = 32, 12
 

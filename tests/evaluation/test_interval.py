@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, norm
 
-from apercu.evaluation.interval import wilson_interval
+from apercu.statistics import wilson_interval
 
 
 @pytest.mark.parametrize(("right", "count"), [(0, 1), (0, 9), (9, 9), (3, 10), (149, 300)])

@@ -13,13 +13,13 @@ from torch import Tensor
 from apercu.classifiers import Classifier
 from apercu.errors import ApercuError, ImagesError
 from apercu.evaluation.cost import MAX_SECONDS, measure_cost
-from apercu.evaluation.interval import bootstrap_interval
 from apercu.evaluation.measures import MEASURES
 from apercu.evaluation.results import FIXED_THRESHOLD, Cost, MetricRow, fixed_threshold_name
 from apercu.evaluation.sample import EvalBatch, EvalSample, SampleRecord
 from apercu.evaluation.scores import MetricInputs, compute_metric
 from apercu.evaluation.settings import CompareSettings
 from apercu.methods import Explainer, TrueBox
+from apercu.statistics import bootstrap_interval
 from apercu.types import Maps
 
 Progress: TypeAlias = Callable[[str, int, int], None]

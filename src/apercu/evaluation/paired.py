@@ -9,8 +9,8 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Float
 
-from apercu.evaluation.interval import bootstrap_interval
 from apercu.evaluation.results import ComparisonResults
+from apercu.statistics import bootstrap_interval
 
 FLIPS = 10_000
 

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from apercu import maps, render
-from apercu.explain.capture import build_secondary_capture
+from apercu.explain.dicom_capture import build_secondary_capture
 from apercu.images.formats.dicom import DicomReference
 from apercu.images.stream import scale_boxes
 from apercu.io import write_file, write_map

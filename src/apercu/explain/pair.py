@@ -12,7 +12,7 @@ from torch import Tensor
 
 from apercu import render
 from apercu.explain.answer import class_slug
-from apercu.explain.capture import build_secondary_capture
+from apercu.explain.dicom_capture import build_secondary_capture
 from apercu.images.formats.dicom import DicomReference
 from apercu.io import write_file, write_map
 from apercu.types import Picture

@@ -8,12 +8,12 @@ from typing import TypeAlias
 import numpy as np
 from jaxtyping import Float
 
-from apercu.evaluation.interval import bootstrap_interval
 from apercu.robustness.measures import area_under_accuracy_curve, measure_correctness_at
 from apercu.robustness.named import find_objective_name
 from apercu.robustness.plan import Job, knowledge, norm_of
 from apercu.robustness.result_cache import AttackResult
 from apercu.robustness.rows import AccuracyCurve, StressRow
+from apercu.statistics import bootstrap_interval
 
 POINTS = 41
 """Points of the curve of an attack without budgets."""

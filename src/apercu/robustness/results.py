@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from apercu.evaluation.interval import NORMAL_QUANTILE, bootstrap_interval, wilson_interval
 from apercu.robustness.curves import compute_curves
 from apercu.robustness.false_security import find_false_security
 from apercu.robustness.named import NONE, find_objective_name
 from apercu.robustness.plan import Job, knowledge, norm_of
 from apercu.robustness.result_cache import AttackResult
 from apercu.robustness.rows import StressResults, StressRow
+from apercu.statistics import NORMAL_QUANTILE, bootstrap_interval, wilson_interval
 
 FRACTION_METRICS = ("top1", "top5", "success", "stayed")
 """Metrics that are shares of images."""

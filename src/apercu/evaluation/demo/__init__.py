@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from apercu.evaluation.demo.story import Demo
+from apercu.evaluation.demo_stages import Demo
 
 __all__ = ["Demo"]

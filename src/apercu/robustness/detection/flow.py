@@ -16,7 +16,6 @@ from safetensors.torch import load, save
 
 from apercu.classifiers import Classifier
 from apercu.classifiers.fingerprint import digest_module
-from apercu.evaluation.interval import wilson_interval
 from apercu.evaluation.sample import EvalSample, SampleRecord, draw_sample
 from apercu.images import ImageSource
 from apercu.io import write_file
@@ -30,6 +29,7 @@ from apercu.robustness.detection.detectors.base import (
 )
 from apercu.robustness.detection.features import FeatureExtractor
 from apercu.robustness.objectives import Untargeted
+from apercu.statistics import wilson_interval
 
 FALSE_ALARMS = 0.05
 """Share of honest images at which the share of detected attacks is told."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from apercu.classifiers import Classifier, open_classifier, save_classifier
 from apercu.errors import RunError
 from apercu.evaluation import CompareSettings, ComparisonResults, compare
-from apercu.evaluation.demo.classifier import ClassifierTraining, measure_accuracy, train_classifier
+from apercu.evaluation.demo_classifier import ClassifierTraining, measure_accuracy, train_classifier
 from apercu.evaluation.gallery import draw_gallery
 from apercu.evaluation.report import write_report, write_tables
 from apercu.evaluation.runs import wrap_trained
