@@ -192,7 +192,7 @@ def test_a_full_disk_is_one_line(apercu, tiny_run, photo, tmp_path, monkeypatch)
     def full(path: Path, content: bytes | str) -> Path:
         raise OutputError(f"{path}: cannot be written (No space left on device); free some space")
 
-    monkeypatch.setattr("apercu.render.write", full)
+    monkeypatch.setattr("apercu.render.write_file", full)
     said = apercu("explain", tiny_run, photo, "--out", tmp_path / "o")
     assert said.code == 2
     assert said.err.count("\n") == 1

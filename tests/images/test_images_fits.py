@@ -325,7 +325,7 @@ def test_bombs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     promised = by_hand(b"", *FLOATS, ("NAXIS1", "60000"), ("NAXIS2", "60000"))
     with pytest.raises(ImageError, match="at most 100 megapixels, got 60000 × 60000"):
         read_picture(gzip.compress(promised + bytes(1 << 24)))
-    monkeypatch.setattr(gzipped, "LARGEST_BYTES", 1 << 22)
+    monkeypatch.setattr(gzipped, "MAX_UNPACKED_BYTES", 1 << 22)
     with pytest.raises(ImageError, match="too large, expected at most 4 MiB unpacked"):
         read_picture(gzip.compress(named("A") + bytes(1 << 24)))
 

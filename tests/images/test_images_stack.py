@@ -80,7 +80,7 @@ def test_pixels_are_read_once_by_each_process(tmp_path: Path, monkeypatch) -> No
         calls.append(name)
         return npz.load_array(path, name)
 
-    monkeypatch.setattr("apercu.images.stack.load", counted)
+    monkeypatch.setattr("apercu.images.stack.load_array", counted)
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda index: float(source[index].picture[0, 0, 1]), range(4)))
     assert found == FLOATS[:, 0, 0, 1].tolist() and calls == ["stamps"]
@@ -126,7 +126,7 @@ def test_what_is_no_stack(tmp_path: Path, arrays: dict[str, Any], message: str) 
 def test_bombs_are_refused_by_their_promise(tmp_path: Path, monkeypatch) -> None:
     path = saved(tmp_path, x=np.zeros((4, 2, 300, 300)))
     assert path.stat().st_size < 10_000
-    monkeypatch.setattr(npz, "LARGEST_BYTES", 1 << 20)
+    monkeypatch.setattr(npz, "MAX_ARRAY_BYTES", 1 << 20)
     with pytest.raises(ImagesError, match=r"x\.npy is too large, expected at most 0 GiB unpacked"):
         open_images(path, channels=2)
     monkeypatch.undo()
