@@ -22,8 +22,8 @@ from apercu.classifiers import (
     open_classifier,
     save_classifier,
 )
+from apercu.classifiers.distillation import _distillation_loss
 from apercu.classifiers.distillation_data import DistillationData
-from apercu.classifiers.student import _distillation_loss
 from apercu.errors import ClassifierError, ConfigError, ImagesError
 
 SETTINGS = StudentSettings(steps=60, batch=32, lr=1e-2, width=4)

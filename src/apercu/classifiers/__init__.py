@@ -2,13 +2,12 @@
 
 from apercu.classifiers.card import ClassifierCard, InputSpec, read_card, write_card
 from apercu.classifiers.classifier import Classifier
-from apercu.classifiers.distillation import DistillationResult, distil
+from apercu.classifiers.distillation import DistillationResult, StudentSettings, distil
 from apercu.classifiers.names import ClassNames
 from apercu.classifiers.network import BlackBox, Network
 from apercu.classifiers.open import open_classifier
 from apercu.classifiers.save import save_classifier, wrap_module
 from apercu.classifiers.small_resnet import SmallResNet
-from apercu.classifiers.student import StudentSettings
 
 __all__ = [
     "BlackBox",
