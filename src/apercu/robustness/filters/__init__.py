@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from apercu.robustness.filters.base import Filter
+from apercu.robustness.filters.base import Backward, Filter, FilterLayer
 from apercu.robustness.filters.bit_depth import BitDepth
 from apercu.robustness.filters.blue_noise import BlueNoise
 from apercu.robustness.filters.error_diffusion import (
@@ -13,7 +13,6 @@ from apercu.robustness.filters.error_diffusion import (
 )
 from apercu.robustness.filters.gaussian import Gaussian
 from apercu.robustness.filters.jpeg import Jpeg
-from apercu.robustness.filters.layer import Backward, FilterLayer
 from apercu.robustness.filters.low_resolution import LowResolution
 from apercu.robustness.filters.median import Median
 from apercu.robustness.filters.non_local_means import NonLocalMeans
