@@ -14,7 +14,7 @@ from PIL import Image
 from apercu import MaskExplainer, open_classifier, read_picture
 from apercu.deploy.serving.orders import Order, Wanted
 from apercu.deploy.serving.worker import Work, Worker, open_answering
-from apercu.explain.answer import MaskExplanation
+from apercu.explain.explanation import MaskExplanation
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,8 @@ import torch
 
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError, TargetError
-from apercu.explain.answer import MaskExplanation
 from apercu.explain.asked import TOP, ExplainOptions, TargetSelector
-from apercu.explain.pair import CounterpartExplanation
+from apercu.explain.explanation import CounterpartExplanation, MaskExplanation
 from apercu.explainers.counterfactual import CounterfactualExplainer
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.images.formats.dicom import DicomReference

@@ -19,7 +19,7 @@ from torch import Tensor
 from apercu.deploy.batch.settings import BatchSettings
 from apercu.deploy.batch.work_folder import Plan, ShardRecord, Table, WorkFolder
 from apercu.deploy.inference import Answers
-from apercu.explain.answer import tight_box
+from apercu.explain.explanation import tight_box
 
 Schema: TypeAlias = Any
 

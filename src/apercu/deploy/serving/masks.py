@@ -15,7 +15,7 @@ from apercu.deploy.serving.answering import DIGITS, Answering, Known, Record, sh
 from apercu.deploy.serving.facts import Facts
 from apercu.deploy.serving.orders import Wanted
 from apercu.deploy.serving.seen import Seen
-from apercu.explain.answer import tight_box
+from apercu.explain.explanation import tight_box
 from apercu.types import Images, Logits, Targets
 
 
