@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from apercu.errors import ConfigError
-from apercu.robustness.filters import diffusion
+
 from apercu.robustness.filters.base import Channels, Filter, check_choice, check_whole
 from apercu.robustness.filters.diffusion import DiffusionKernel, Planes, diffuse_error
 from apercu.robustness.filters.gaussian import blur
@@ -57,7 +57,7 @@ class ErrorDiffusion(Filter):
         check_whole("error diffusion", 1, 4, bits=self.bits)
         check_choice("error diffusion", "scan", self.scan, get_args(Scan))
         check_choice("error diffusion", "channels", self.channels, get_args(Channels))
-        if not (diffusion.HAS_NUMBA or self._is_in_pillow):
+        if not (HAS_NUMBA or self._is_in_pillow):
             raise ConfigError(f"{self}: needs numba; pip install 'apercu[fast]'")
 
     @property
@@ -69,7 +69,7 @@ class ErrorDiffusion(Filter):
         if self.channels == "grey":
             pixels = convert_bytes_to_grey(to_bytes(pixels)) / 255
         planes = pixels.flatten(0, 1).contiguous()
-        if self._is_in_pillow and (len(planes) <= FEW_PLANES or not diffusion.HAS_NUMBA):
+        if self._is_in_pillow and (len(planes) <= FEW_PLANES or not HAS_NUMBA):
             found = _dither_with_pillow(planes)
         else:
             found = diffuse_error(planes, self.kernel, self.bits, self.scan == "serpentine")
