@@ -12,7 +12,7 @@ import torch
 
 from apercu.classifiers import Classifier, ClassifierCard, InputSpec, SmallResNet, wrap_module
 from apercu.classifiers.card import Output
-from apercu.classifiers.outputs import convert_to_logits, convert_to_logits_unchecked
+from apercu.classifiers.network import convert_to_logits, convert_to_logits_unchecked
 from apercu.deploy.export import ExportSettings, export
 from apercu.deploy.export.graphs import TOP
 from apercu.deploy.export.materials import Materials

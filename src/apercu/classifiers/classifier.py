@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from apercu.classifiers.fingerprint import compute_fingerprint
 from apercu.classifiers.names import ClassNames
-from apercu.classifiers.network import Network
-from apercu.classifiers.outputs import convert_to_logits
+from apercu.classifiers.network import Network, convert_to_logits
 from apercu.classifiers.preprocessing import (
     FitMode,
     check_channels,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from apercu.classifiers import Classifier, InputSpec
-from apercu.classifiers.outputs import convert_to_logits_unchecked
+from apercu.classifiers.network import convert_to_logits_unchecked
 from apercu.errors import ConfigError
 from apercu.networks.encoder import Encoder
 from apercu.types import Images, Logits

@@ -7,7 +7,7 @@ from typing import Any, final
 from torch import Tensor, nn
 
 from apercu.classifiers import Classifier
-from apercu.classifiers.outputs import convert_to_logits_unchecked
+from apercu.classifiers.network import convert_to_logits_unchecked
 from apercu.errors import ConfigError
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.networks.gated import GatedNetwork

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from apercu import render
 from apercu.classifiers import Classifier
-from apercu.classifiers.outputs import convert_to_logits
+from apercu.classifiers.network import convert_to_logits
 from apercu.classifiers.preprocessing import normalise
 from apercu.robustness.defences.base import DefenceBatch
 from apercu.robustness.defences.settings import DefenceSettings
