@@ -15,11 +15,10 @@ from apercu.robustness.filters import (
     ErrorDiffusion,
     FloydSteinberg,
     JarvisJudiceNinke,
-    diffusion,
 )
+from apercu.robustness.filters import error_diffusion as diffusion
 from apercu.robustness.filters.blue_noise import SIZE, compute_blue_noise_ranks
-from apercu.robustness.filters.diffusion import diffuse_error
-from apercu.robustness.filters.error_diffusion import FEW_PLANES
+from apercu.robustness.filters.error_diffusion import FEW_PLANES, diffuse_error
 from apercu.robustness.filters.ordered import compute_bayer_ranks
 
 SHARES: dict[type[ErrorDiffusion], tuple[int, dict[tuple[int, int], int]]] = {
