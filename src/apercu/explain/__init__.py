@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from apercu.explain.answering import CounterpartAnswers, MaskAnswers
-from apercu.explain.asked import ExplainOptions
 from apercu.explain.flow import ExplainRun
+from apercu.explain.options import CounterpartAnswers, ExplainOptions, MaskAnswers
 from apercu.explain.pick import ImageRef, select_images
 
 __all__ = [

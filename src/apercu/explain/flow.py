@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from apercu.errors import ImagesError, InputError, TargetError
-from apercu.explain.answering import CounterpartAnswers, MaskAnswers
+from apercu.explain.options import CounterpartAnswers, MaskAnswers
 from apercu.explain.pick import ImageRef
 from apercu.explain.sheets import SHEET_SIZE, ContactSheets
 from apercu.io import write_file

@@ -26,7 +26,7 @@ from apercu.deploy.batch.zarr_shards import ZarrShards
 from apercu.deploy.export import graphs
 from apercu.deploy.inference import Engine
 from apercu.errors import RunError
-from apercu.explain.asked import TOP
+from apercu.explain.options import TOP
 from apercu.images.names import escape_undecodable
 from apercu.io import check_writable
 

@@ -9,7 +9,7 @@ from typing import Final, Literal, TypeAlias
 
 from apercu.deploy.inference import Engine, open_engine
 from apercu.errors import ConfigError
-from apercu.explain.asked import TOP
+from apercu.explain.options import TOP
 
 Format: TypeAlias = Literal["parquet", "zarr"]
 MapEncoding: TypeAlias = Literal["png", "uint8", "float16"]

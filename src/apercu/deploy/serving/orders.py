@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias, get_args
 from apercu.classifiers import ClassNames
 from apercu.classifiers.targets import find_class_indices
 from apercu.errors import ConfigError, TargetError, suggest_nearest
-from apercu.explain.asked import TOP, ExplainOptions
+from apercu.explain.options import TOP, ExplainOptions
 
 Format: TypeAlias = Literal["png", "array", "both"]
 FORMATS: tuple[str, ...] = get_args(Format)
