@@ -22,7 +22,7 @@ from apercu.classifiers.card import ClassifierCard, InputSpec, describe_mistakes
 from apercu.classifiers.fingerprint import digest_module
 from apercu.classifiers.names import ClassNames
 from apercu.classifiers.network import BlackBox, Network
-from apercu.classifiers.weights import load_weights
+from apercu.classifiers.save import load_weights
 from apercu.errors import ClassifierError, suggest_nearest
 
 
