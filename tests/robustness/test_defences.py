@@ -25,7 +25,7 @@ from apercu.robustness.defences import (
     sinkhorn_divergence,
 )
 from apercu.robustness.defences.settings import DEFENCES
-from apercu.robustness.defences.step import DefenceTraining
+from apercu.robustness.defences.training import DefenceTraining
 from apercu.robustness.filters import BitDepth, FloydSteinberg
 from apercu.robustness.objectives import Untargeted
 from apercu.training.degeneracy import CLASSIFIERS, DegeneracyMonitor

@@ -52,7 +52,7 @@ def train(
     from apercu.explainers.order import TrainingRecord, find_settings, override_settings
     from apercu.images import open_images
     from apercu.robustness.defences.settings import DEFENCES
-    from apercu.robustness.defences.train import train_defence
+    from apercu.robustness.defences.training import train_defence
     from apercu.robustness.named import NONE
     from apercu.training.trainer import Hardware, Trainer
 
