@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from apercu.errors import ConfigError, ImageError, suggest_nearest
 
-MAX_BANDS = 12
-
 
 def check_bands(bands: tuple[str, ...] | None, channels: int) -> None:
     """Raises ConfigError for names that cannot be the channels: another number, empty, twice."""

@@ -12,7 +12,6 @@ from io import BufferedReader, BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from apercu.errors import ImageError
-from apercu.images.bands import MAX_BANDS
 from apercu.images.formats.fits_compression import check_compression
 from apercu.images.formats.gunzip import GZIP_MAGIC as GZIP
 from apercu.images.formats.gunzip import gunzip
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
 Hdu: TypeAlias = Any  # astropy's PrimaryHDU, ImageHDU or CompImageHDU, imported only when needed
 
 FITS_MAGIC = b"SIMPLE  ="
+MAX_BANDS = 12
+"""How many bands all images of one file may have together."""
 _BLOCK = 2880
 
 
