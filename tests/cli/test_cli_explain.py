@@ -12,8 +12,8 @@ from apercu import MaskExplainer, read_picture
 from apercu.classifiers import InputSpec
 from apercu.errors import OutputError
 from apercu.explain import ExplainOptions, ExplainRun, MaskAnswers, select_images
+from apercu.explain.explain_images import SHEET_SIZE
 from apercu.explain.explanation import MaskExplanation
-from apercu.explain.sheets import SHEET_SIZE
 
 SPEC = InputSpec(size=(32, 32))
 

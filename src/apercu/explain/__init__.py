@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from apercu.explain.flow import ExplainRun
+from apercu.explain.explain_images import ExplainRun, ImageRef, select_images
 from apercu.explain.options import CounterpartAnswers, ExplainOptions, MaskAnswers
-from apercu.explain.pick import ImageRef, select_images
 
 __all__ = [
     "ExplainOptions",

@@ -1,17 +1,123 @@
-"""Explains image after image into a folder; what cannot be read is told and left out."""
+"""Which images are explained: all that were named, or a seeded handful of them."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from apercu import render
+from apercu.classifiers import InputSpec
 from apercu.errors import ImagesError, InputError, TargetError
 from apercu.explain.options import CounterpartAnswers, MaskAnswers
-from apercu.explain.pick import ImageRef
-from apercu.explain.sheets import SHEET_SIZE, ContactSheets
+from apercu.images import ImageSource, open_images
+from apercu.images.folder import FolderImages
+from apercu.images.formats.dicom import DicomReference
 from apercu.io import write_file
+from apercu.types import Picture
+
+
+@dataclass(frozen=True)
+class ImageRef:
+    """One image of a source, not read yet."""
+
+    source: ImageSource
+    index: int
+
+    def read_image(self) -> tuple[str, Picture]:
+        """Name and picture.
+
+        Raises:
+            ImageError: it cannot be read.
+        """
+        item = self.source[self.index]
+        return item.name, item.picture
+
+    @property
+    def name(self) -> str:
+        """Which image it is, where it is not read."""
+        return f"image {self.index + 1} of {self.source.name}"
+
+    def find_reference(self) -> DicomReference | None:
+        """How a DICOM file refers to the image; None where it is no DICOM itself."""
+        if isinstance(self.source, FolderImages):
+            return self.source.dicom_reference(self.index)
+        return None
+
+
+def select_images(
+    specs: Sequence[str | Path], input: InputSpec, random: int | None = None, seed: int = 0
+) -> list[ImageRef]:
+    """All images of the sources, or `random` of them in their order.
+
+    Args:
+        specs: of the sources.
+        input: says how many channels there are, and how bands are called.
+        random: how many.
+        seed: of their draw.
+
+    Raises:
+        ImagesError: a file or folder is missing, or holds no images.
+    """
+    sources = [open_images(s, channels=input.channels, bands=input.bands) for s in specs]
+    every = [ImageRef(source, index) for source in sources for index in range(len(source))]
+    if random is None or random >= len(every):
+        return every
+    order = torch.randperm(len(every), generator=torch.Generator().manual_seed(seed))
+    return [every[place] for place in sorted(order[:random].tolist())]
+
+
+SHEET_SIZE, SHEET_COLUMNS, TILE_SIDE = 50, 2, 176
+"""Explanations per sheet and per row; pixels of a picture's longer side."""
+
+
+class ContactSheets:
+    """Collects tiles and writes `sheet.png`, or `sheet-001.png` … where one does not hold all.
+
+    Args:
+        folder: where sheets go.
+        expected: how many explanations will come.
+    """
+
+    def __init__(self, folder: Path, expected: int) -> None:
+        self.folder = folder
+        self.paged = expected > SHEET_SIZE
+        self.enabled = expected > 1
+        self.waiting: list[list[render.Tile]] = []
+        self.files: list[str] = []
+
+    def add(self, tiles: list[render.Tile]) -> None:
+        """Takes one explanation; a full page is written at once."""
+        if not self.enabled:
+            return
+        small = [
+            render.Tile(render.fit_to_side(tile.image, TILE_SIDE), tile.caption) for tile in tiles
+        ]
+        self.waiting.append(small)
+        if len(self.waiting) == SHEET_SIZE:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes what is waiting.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        if not self.waiting:
+            return
+        rows = [
+            [tile for tiles in self.waiting[start : start + SHEET_COLUMNS] for tile in tiles]
+            for start in range(0, len(self.waiting), SHEET_COLUMNS)
+        ]
+        name = f"sheet-{len(self.files) + 1:03d}.png" if self.paged else "sheet.png"
+        render.save_image(self.folder / name, render.draw_contact_sheet(rows, TILE_SIDE))
+        self.files.append(name)
+        self.waiting = []
+
 
 RECORD_FILE = "explain.json"
 
