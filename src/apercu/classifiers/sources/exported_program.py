@@ -13,7 +13,7 @@ from apercu.classifiers.card import ClassifierCard, InputSpec
 from apercu.classifiers.fingerprint import digest_file
 from apercu.classifiers.network import Network
 from apercu.classifiers.sources.archive import copy_checked_archive
-from apercu.classifiers.sources.onnx_input import resolve_input, run_in_fixed_batches
+from apercu.classifiers.sources.onnx import resolve_input, run_in_fixed_batches
 from apercu.errors import ClassifierError
 
 
