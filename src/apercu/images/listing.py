@@ -18,7 +18,7 @@ from apercu.images.formats.dicom import (
 )
 from apercu.images.formats.dicom import SUFFIXES as DICOM_SUFFIXES
 from apercu.images.formats.fits import find_first_band_names
-from apercu.images.names import ends_like
+from apercu.images.names import has_suffix
 from apercu.images.reader import SUFFIXES
 from apercu.images.tables import BoxRow, Label, read_boxes, read_labels
 
@@ -93,7 +93,7 @@ def _read_heading(path: Path) -> DicomHeading | None:
 
 def _is_dicom_without_suffix(path: Path) -> bool:
     """Whether a file whose name does not tell is DICOM, as archives write them."""
-    if ends_like(path.name, SUFFIXES):
+    if has_suffix(path.name, SUFFIXES):
         return False
     try:
         with path.open("rb") as stream:
@@ -134,7 +134,9 @@ def _scan(path: Path) -> tuple[list[str], list[str]]:
         raise ImagesError(f"{path}: cannot be listed ({error.strerror})") from error
     names = [name for name, is_dir in seen if not is_dir]
     files = [
-        name for name in names if ends_like(name, SUFFIXES) or _is_dicom_without_suffix(path / name)
+        name
+        for name in names
+        if has_suffix(name, SUFFIXES) or _is_dicom_without_suffix(path / name)
     ]
     return files, [name for name, is_dir in seen if is_dir]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 
-def ends_like(name: str, suffixes: Iterable[str]) -> bool:
+def has_suffix(name: str, suffixes: Iterable[str]) -> bool:
     """Whether a file's name ends in one of the suffixes, of which some have two parts.
 
     >>> ends_like("M31.FITS.gz", [".fits.gz"]), ends_like("M31.gz", [".fits.gz"])
@@ -30,5 +30,5 @@ def strip_suffix(name: str, suffixes: Iterable[str]) -> str:
     'J0042.7+4116'
     """
     last = name.rsplit("/", 1)[-1]
-    found = [len(suffix) for suffix in suffixes if ends_like(last, (suffix,))]
+    found = [len(suffix) for suffix in suffixes if has_suffix(last, (suffix,))]
     return last[: len(last) - max(found, default=0)]

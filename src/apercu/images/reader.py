@@ -22,7 +22,7 @@ from apercu.images.formats.fits import decode_fits
 from apercu.images.formats.fits_hdus import is_fits
 from apercu.images.formats.npy import NPY_MAGIC, decode_npy
 from apercu.images.formats.pillow import decode_pillow
-from apercu.images.names import ends_like
+from apercu.images.names import has_suffix
 from apercu.images.orientation import UPRIGHT, turn_picture
 from apercu.types import Picture
 
@@ -87,7 +87,7 @@ def read_stored(
 def _read(stream: BytesIO | BufferedReader, name: str, asked: ReadOptions) -> StoredPicture:
     start = stream.read(PREAMBLE + len(DICOM))
     stream.seek(0)
-    if is_fits(start) or ends_like(name, FITS_SUFFIXES):
+    if is_fits(start) or has_suffix(name, FITS_SUFFIXES):
         return _read_fits(stream, name, asked)
     if is_dicom(start) or Path(name).suffix.lower() in DICOM_SUFFIXES:
         array, stored, pending = decode_dicom(stream, name, asked.frame), UPRIGHT, UPRIGHT

@@ -1,7 +1,8 @@
-"""What a person sees of a training while it runs: warnings and sample pictures."""
+"""Callbacks of a training: warnings, sample sheets, the batch norm warm-up, and its time."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,14 @@ from apercu.training.degeneracy import DegeneracyMonitor, DegenerateSolution
 from apercu.training.module import TrainingModule
 
 SAMPLE_IMAGES = 6
+"""Images on a sample sheet."""
 
 
 class DegeneracyWarning(Callback):
-    """Says so, once per kind, when the training has settled in a trivial answer.
+    """Warns, once per kind, when the training has settled in a degenerate solution.
 
     Args:
-        trivial: what is looked for.
+        solution: the degenerate solution to look for.
         patience: steps before the first warning.
         say: receives the warning.
     """
@@ -34,6 +36,10 @@ class DegeneracyWarning(Callback):
         self.monitor = DegeneracyMonitor(solution, patience)
         self.say = say
         self.said: set[str] = set()
+
+    @property
+    def state_key(self) -> str:
+        return "TrivialWarning"  # its key in checkpoints, as 0.1.0 wrote it
 
     def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
         self.monitor.add({name: value.item() for name, value in module.figures.items()})
@@ -51,13 +57,14 @@ class DegeneracyWarning(Callback):
 
 
 class BatchNormWarmup(Callback):
-    """Training mode from the start, or from when every image could have been seen once.
+    """Keeps the network in evaluation mode for the first pass over the images.
 
-    Before, batch norms do not normalise, as they have no statistics of their own; resumed or not,
-    on every device alike. All measured masks were trained so; see docs/experiments.md.
+    In that pass batch norms do not normalise, as they have no statistics of their own yet. The mode
+    depends on the step alone, so it is the same for a resumed training and on every device. All
+    measured masks were trained so; see docs/experiments.md.
 
     Args:
-        images: how many are seen first; 0 for training mode from the start.
+        images: images of the first pass; 0 for training mode from the start.
     """
 
     def __init__(self, images: int) -> None:
@@ -69,14 +76,14 @@ class BatchNormWarmup(Callback):
 
 
 class SampleSheets(Callback):
-    """A contact sheet of the same few images, as they are explained now.
+    """Writes contact sheets of the same few images, as they are explained now.
 
-    After the first, the second, the fourth pass over the images, and so on, and at the end.
+    One after the first, the second, the fourth pass over the images, and so on, and one at the end.
 
     Args:
-        classifier: it prepares the pictures and names the classes.
+        classifier: prepares the pictures.
         source: the training images.
-        folder: where the sheets go.
+        folder: the folder of the sheets.
     """
 
     def __init__(self, classifier: Classifier, source: ImageSource, folder: Path) -> None:
@@ -86,18 +93,18 @@ class SampleSheets(Callback):
 
     def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
         batch = module.settings.schedule.batch * trainer.world_size
-        turn, done = divmod(trainer.global_step * batch, len(self.source))
+        passes, done = divmod(trainer.global_step * batch, len(self.source))
         last = trainer.global_step == trainer.max_steps
-        doubled = turn > 0 and turn & (turn - 1) == 0
+        doubled = passes > 0 and passes & (passes - 1) == 0
         if trainer.is_global_zero and ((done < batch and doubled) or last):
             before = module.network.training
             module.network.eval()
-            self.write_sheet(module, f"pass-{turn:04d}.png")
+            self.write_sheet(module, f"pass-{passes:04d}.png")
             module.network.train(before)
 
     @torch.no_grad()
     def write_sheet(self, module: TrainingModule, name: str) -> None:
-        """Writes one contact sheet under this name."""
+        """Write one contact sheet under this file name."""
         rows = []
         step = max(1, len(self.source) // SAMPLE_IMAGES)
         for index in range(0, min(len(self.source), SAMPLE_IMAGES * step), step):
@@ -107,4 +114,31 @@ class SampleSheets(Callback):
                 continue
             images = self.classifier.prepare(picture)[None].to(self.classifier.device)
             rows.append(module.sample_tiles(images))
-        render.save_image(self.folder / name, render.draw_contact_sheet(rows))
+        SAVE_PICTURE
+
+
+class TrainingTimer(Callback):
+    """Counts the seconds spent in training, over interruptions.
+
+    Args:
+        begun: when this process began, by `time.monotonic`.
+    """
+
+    def __init__(self, begun: float) -> None:
+        self.begun = begun
+        self.earlier_seconds = 0.0
+
+    @property
+    def state_key(self) -> str:
+        return "Clock"  # its key in checkpoints, as 0.1.0 wrote it
+
+    @property
+    def seconds(self) -> float:
+        """Seconds until now, those before the interruptions included."""
+        return self.earlier_seconds + time.monotonic() - self.begun
+
+    def state_dict(self) -> dict[str, float]:
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self.earlier_seconds = state["seconds"]

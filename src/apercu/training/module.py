@@ -1,8 +1,10 @@
-"""What the trainings of all explainers share, as Lightning runs them."""
+"""The base of every training: its network, its loss per step, its optimiser, as Lightning runs it."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -15,32 +17,34 @@ from torch.optim.lr_scheduler import OneCycleLR
 from apercu.classifiers import Classifier
 from apercu.render import Tile
 from apercu.training.config import TrainingConfig
-from apercu.training.data import TargetFunction
+from apercu.training.data import TargetFunction, TrainingImages
 from apercu.training.degeneracy import DegenerateSolution
 from apercu.types import Images, Scores
 
-RISING_FRACTION = 0.15  # share of the steps in which the learning rate rises
-MAX_GRADIENT_NORM = 1.0  # largest norm of the slopes of one group
+RISING_FRACTION = 0.15
+"""Fraction of the steps in which the learning rate rises."""
+MAX_GRADIENT_NORM = 1.0
+"""Largest norm of the gradients of one group of parameters; larger ones are scaled down."""
 
 
 class TrainingModule(LightningModule, ABC):
-    """One phase of training: a loss per step, and what a person should see of it.
+    """A training: the loss of each step, and what a person sees of it.
 
     Every random draw of a step comes from a generator that is seeded by the step, so a resumed
-    training goes on exactly where it was.
+    training continues exactly where it was.
 
     Args:
-        network: what is trained.
-        classifier: the black box, differentiable with respect to its images.
-        settings: they hold the schedule.
-        seed: of all draws.
+        network: the network that is trained.
+        classifier: the classifier, differentiable with respect to its images.
+        settings: the settings, which hold the schedule.
+        seed: seed of all draws.
 
     Attributes:
-        measured: figures of the last step.
-        trivial: the answers that would satisfy the loss and explain nothing.
-        still: whether batch norms do not normalise in the first pass over the images.
-        learns: what the names of the statistics begin with that are trained along.
-        wanted: what comes with each image of a batch; a batch is images alone where None.
+        figures: figures of the last step, by name.
+        degenerate: the solution that would satisfy the loss and be of no use.
+        warms_up_batchnorm: whether batch norms do not normalise in the first pass over the images.
+        trained_buffers: prefix of the names of the buffers that are trained with the parameters.
+        target_of: returns the target that comes with each image; None where a batch is images alone.
     """
 
     degenerate: ClassVar[DegenerateSolution]
@@ -60,17 +64,32 @@ class TrainingModule(LightningModule, ABC):
 
     @abstractmethod
     def training_step(self, batch: Any, batch_index: int) -> Tensor:
-        """The loss of a batch: images, or images and what is `wanted` of them."""
+        """Return the loss of a batch: images, or images and their targets."""
 
     @abstractmethod
     def sample_tiles(self, images: Images) -> list[Tile]:
-        """One image and how it is explained now."""
+        """Return the tiles that show one image and what the network makes of it now."""
+
+    def prepare_network(
+        self, images: TrainingImages, folder: Path, say: Callable[[str], None]
+    ) -> dict[str, float]:
+        """Prepare the network before the first step; called again when a training is resumed.
+
+        Args:
+            images: the training images.
+            folder: folder of the checkpoints, where a result can be kept for the next time.
+            say: receives one line of news at a time.
+
+        Returns:
+            What was measured, by name.
+        """
+        return {}
 
     def on_fit_start(self) -> None:
         self.classifier.to(self.device)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Parameters that have one peak learning rate, and whose slopes are clipped together."""
+        """Return groups of parameters that share a peak rate and whose gradients are clipped together."""
         trained = [p for p in self.parameters() if p.requires_grad]
         return [{"params": trained, "lr": self.settings.schedule.rate}]
 
@@ -88,15 +107,20 @@ class TrainingModule(LightningModule, ABC):
             clip_grad_norm_(group["params"], MAX_GRADIENT_NORM)
 
     def step_generator(self) -> Generator:
-        """Of this step's draws, on this rank."""
+        """Return the generator of this step's draws, on this rank."""
         ranks = self.trainer.world_size
         draw = (self.seed * 1_000_003 + self.global_step) * ranks + self.global_rank
         return torch.Generator().manual_seed(draw)
 
     def log_terms(self, terms: dict[str, Scores], figures: dict[str, Tensor]) -> None:
-        """Logs the mean of each term, their sum, and further figures; what is no number is not."""
+        """Log the mean of each term, their sum, and further figures; NaN and infinity are left out.
+
+        Args:
+            terms: weighted terms of the loss by name, one number per image.
+            figures: further figures by name, one number each.
+        """
         means = {f"term_{name}": values.detach().mean() for name, values in terms.items()}
         loss = torch.stack(list(means.values())).sum()
-        found = {**means, "loss": loss, **figures}
-        self.figures = {name: value for name, value in found.items() if value.isfinite()}
+        every = {**means, "loss": loss, **figures}
+        self.figures = {name: value for name, value in every.items() if value.isfinite()}
         self.log_dict(self.figures)

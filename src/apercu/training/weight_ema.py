@@ -16,14 +16,18 @@ class WeightEma(Callback):
     forgotten. The statistics of batch normalisation are averaged alike: they belong to the weights.
 
     Args:
-        decay: share of the old average that a step keeps.
-        learns: what the names of statistics begin with that belong to what is trained.
+        decay: fraction of the old average that a step keeps.
+        trained_buffers: prefix of the names of the buffers that are averaged with the parameters.
     """
 
     def __init__(self, decay: float, trained_buffers: str) -> None:
         self.decay = decay
         self.trained_buffers = trained_buffers
         self.average: dict[str, Tensor] = {}
+
+    @property
+    def state_key(self) -> str:
+        return "Averaging"  # its key in checkpoints, as 0.1.0 wrote it
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
@@ -36,7 +40,7 @@ class WeightEma(Callback):
                 self.average[name] = value.detach().clone()
 
     def copy_to(self, network: nn.Module) -> None:
-        """Gives the network the averaged weights."""
+        """Copy the averaged weights into a network."""
         network.load_state_dict(self.average, strict=False)
 
     def state_dict(self) -> dict[str, Any]:
@@ -50,7 +54,7 @@ class WeightEma(Callback):
 
 
 def _list_averaged(network: nn.Module, trained_buffers: str) -> list[tuple[str, Tensor]]:
-    """Parameters with gradients, and the statistics of batch normalisation that go with them."""
+    """Return names and values of parameters with gradients and of the buffers that go with them."""
     parameters = [(n, p) for n, p in network.named_parameters() if p.requires_grad]
     return parameters + [
         (name, buffer)

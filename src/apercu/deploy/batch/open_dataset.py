@@ -12,7 +12,7 @@ from apercu.deploy.batch.remote_files import RemoteFiles, is_url, list_files
 from apercu.deploy.batch.settings import BatchSettings
 from apercu.errors import ImagesError
 from apercu.images import open_images
-from apercu.images.names import ends_like
+from apercu.images.names import has_suffix
 from apercu.images.reader import SUFFIXES
 
 TABLES = (".parquet",)
@@ -38,7 +38,7 @@ def _open_all(spec: str, input: InputSpec) -> Dataset:
     path = Path(spec)
     if path.is_dir() and any(path.glob("*.parquet")) and not (path / "labels.csv").is_file():
         return _open_remote(list_files(spec), input)
-    if path.is_file() and ends_like(spec, TABLES):
+    if path.is_file() and has_suffix(spec, TABLES):
         return ParquetDataset(list_files(spec), input.channels)
     return SourceDataset(open_images(spec, channels=input.channels, bands=input.bands))
 
@@ -66,7 +66,7 @@ def _select_suffixes(
 ) -> RemoteFiles | None:
     """The files with such a suffix; None where there are none."""
     listed = zip(place.files, place.sizes, strict=True)
-    chosen = [(file, size) for file, size in listed if ends_like(file, suffixes)]
+    chosen = [(file, size) for file, size in listed if has_suffix(file, suffixes)]
     if not chosen:
         return None
     return replace(place, files=tuple(f for f, _ in chosen), sizes=tuple(s for _, s in chosen))

@@ -16,7 +16,7 @@ from apercu.images.chosen import ChosenImages
 from apercu.images.folder import FolderImages
 from apercu.images.formats.fits import SUFFIXES
 from apercu.images.formats.fits_hdus import open_fits, require_astropy
-from apercu.images.names import ends_like
+from apercu.images.names import has_suffix
 from apercu.images.source import ImageSource
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def read_sky_positions(
     require_astropy(source.name)
     places = np.full((len(paths), 2), np.nan)
     for index, path in enumerate(paths):
-        if ends_like(path.name, SUFFIXES):
+        if has_suffix(path.name, SUFFIXES):
             places[index] = read_sky_position(path, cards)
         if progress is not None:
             progress(index + 1, len(paths))

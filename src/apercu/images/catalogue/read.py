@@ -15,7 +15,7 @@ from apercu.images.catalogue.table import Catalogue
 from apercu.images.formats.fits_hdus import require_astropy
 from apercu.images.formats.gunzip import GZIP_MAGIC as GZIP
 from apercu.images.formats.gunzip import gunzip
-from apercu.images.names import ends_like
+from apercu.images.names import has_suffix
 from apercu.images.warnings import silence_warnings
 
 Columns: TypeAlias = Mapping[str, NDArray[Any]]
@@ -30,7 +30,7 @@ def read_catalogue(path: str | Path) -> Catalogue:
     """
     path = Path(path)
     reader = next(
-        (read for suffix, read in READERS.items() if ends_like(path.name, (suffix,))), None
+        (read for suffix, read in READERS.items() if has_suffix(path.name, (suffix,))), None
     )
     if reader is None:
         raise ImagesError(f"{path}: expected a catalogue that ends in {' '.join(READERS)}")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from apercu.errors import ImageError
 from apercu.images.bands import is_unambiguous
 from apercu.images.formats.fits_hdus import Hdu, count_planes, open_fits
-from apercu.images.names import ends_like
+from apercu.images.names import has_suffix
 
 SUFFIXES = frozenset((".fits", ".fit", ".fts", ".fz", ".fits.gz", ".fit.gz", ".fts.gz"))
 
@@ -69,7 +69,7 @@ def find_first_band_names(
 ) -> tuple[str, ...] | None:
     """Names of the first FITS file that clearly names as many bands; None where no file does."""
     for file in files:
-        if not ends_like(file, SUFFIXES):
+        if not has_suffix(file, SUFFIXES):
             continue
         try:
             names = read_band_names(folder / file)
