@@ -8,13 +8,13 @@ import torch
 from apercu.errors import ConfigError
 from apercu.robustness.attacks import Attack, Fgsm, IFgsm, Multiplicative, Pgd
 from apercu.robustness.attacks.base import compute_gradients
-from apercu.robustness.named import find_objective_name, parse_attack, parse_filter
 from apercu.robustness.objectives import (
     ExpectationOverTransforms,
     MapDistance,
     Untargeted,
     negative_margin,
 )
+from apercu.robustness.plan import find_objective_name, parse_attack, parse_filter
 
 IMAGES = 0.3 + 0.4 * torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 LABELS = torch.zeros(2).long()

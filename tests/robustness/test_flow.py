@@ -14,9 +14,8 @@ from apercu.images import open_images
 from apercu.robustness.attacks import DeepFool
 from apercu.robustness.flow import StressBenchmark
 from apercu.robustness.measures import compute_norms
-from apercu.robustness.named import parse_attack, parse_filter
 from apercu.robustness.objectives import MapDistance
-from apercu.robustness.plan import Job, StressPlan, find_test_filters
+from apercu.robustness.plan import Job, StressPlan, find_test_filters, parse_attack, parse_filter
 
 PLANTED = "planted:size=32,images=6,classes=3"
 

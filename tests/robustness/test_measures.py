@@ -69,8 +69,7 @@ def test_overlap_of_the_strongest_fifth() -> None:
 
 
 def test_every_attack_is_measured_in_the_norm_in_which_it_is_small() -> None:
-    from apercu.robustness.named import parse_attack
-    from apercu.robustness.plan import expand_budgets
+    from apercu.robustness.plan import expand_budgets, parse_attack
     from apercu.robustness.results import Job, norm_of
 
     names = {

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from apercu.robustness.named import NONE, parse_attack
-from apercu.robustness.plan import Job
+from apercu.robustness.plan import NONE, Job, parse_attack
 from apercu.robustness.report import choose_job_to_draw
 from apercu.robustness.result_cache import AttackResult
 from apercu.robustness.results import summarise

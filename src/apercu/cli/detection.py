@@ -19,7 +19,7 @@ from apercu.robustness.detection import (
 )
 from apercu.robustness.detection.detectors import DETECTORS
 from apercu.robustness.detection.features import StabilityFeatures
-from apercu.robustness.named import parse_filter
+from apercu.robustness.plan import parse_filter
 
 MAP, STABILITY = "map", "stability"
 TRAINED = (MAP, STABILITY)

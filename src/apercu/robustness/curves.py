@@ -9,8 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from apercu.robustness.measures import area_under_accuracy_curve, measure_correctness_at
-from apercu.robustness.named import find_objective_name
-from apercu.robustness.plan import Job, knowledge, norm_of
+from apercu.robustness.plan import Job, find_objective_name, knowledge, norm_of
 from apercu.robustness.result_cache import AttackResult
 from apercu.robustness.rows import AccuracyCurve, StressRow
 from apercu.statistics import bootstrap_interval

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple, TypeAlias
 
-from apercu.robustness.named import NONE, find_objective_name
-from apercu.robustness.plan import Job, bound_of, knowledge, norm_of
+from apercu.robustness.plan import NONE, Job, bound_of, find_objective_name, knowledge, norm_of
 from apercu.robustness.result_cache import AttackResult
 
 CLEAR_DIFFERENCE = 0.1

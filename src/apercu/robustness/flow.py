@@ -27,7 +27,6 @@ from apercu.robustness.bpda import (
 )
 from apercu.robustness.filters import Filter, FilterLayer
 from apercu.robustness.measures import compute_norms, overlap_of_strongest, rank_correlation
-from apercu.robustness.named import NONE, find_objective_name
 from apercu.robustness.objectives import (
     AttackObjective,
     BatchFlags,
@@ -38,7 +37,14 @@ from apercu.robustness.objectives import (
     cross_entropy,
     negative_margin,
 )
-from apercu.robustness.plan import Job, StressPlan, find_test_filters, plan_jobs
+from apercu.robustness.plan import (
+    NONE,
+    Job,
+    StressPlan,
+    find_objective_name,
+    find_test_filters,
+    plan_jobs,
+)
 from apercu.robustness.result_cache import AttackResult, ResultCache, make_cache_key
 from apercu.types import Images, Maps, Targets
 

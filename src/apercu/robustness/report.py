@@ -16,8 +16,7 @@ from apercu.evaluation.report import embed_image, render_style, render_template
 from apercu.evaluation.report.charts import MAX_COLOURS, draw_lines
 from apercu.io import write_file
 from apercu.robustness.flow import StressBenchmark
-from apercu.robustness.named import NONE
-from apercu.robustness.plan import Job, find_test_filters
+from apercu.robustness.plan import NONE, Job, find_test_filters
 from apercu.robustness.rows import StressResults, StressRow
 from apercu.types import Images, Targets
 

@@ -10,8 +10,7 @@ from jaxtyping import Float
 
 from apercu.robustness.curves import compute_curves
 from apercu.robustness.false_security import find_false_security
-from apercu.robustness.named import NONE, find_objective_name
-from apercu.robustness.plan import Job, knowledge, norm_of
+from apercu.robustness.plan import NONE, Job, find_objective_name, knowledge, norm_of
 from apercu.robustness.result_cache import AttackResult
 from apercu.robustness.rows import StressResults, StressRow
 from apercu.statistics import NORMAL_QUANTILE, bootstrap_interval, wilson_interval

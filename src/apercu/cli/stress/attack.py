@@ -87,8 +87,7 @@ def stress(
     from apercu.images import open_images
     from apercu.io import check_writable
     from apercu.robustness.flow import StressBenchmark
-    from apercu.robustness.named import parse_attack, parse_filter
-    from apercu.robustness.plan import StressPlan
+    from apercu.robustness.plan import StressPlan, parse_attack, parse_filter
     from apercu.robustness.report import write_report
     from apercu.robustness.results import summarise
 

@@ -117,7 +117,7 @@ def detect(
 def _parse_class_attacks(text: str, seed: int) -> dict[str, Attack]:
     from apercu.errors import ConfigError
     from apercu.option_strings import split_names
-    from apercu.robustness.named import find_objective_name, parse_attack
+    from apercu.robustness.plan import find_objective_name, parse_attack
 
     names = split_names(text, "attacks", ())
     if other := next((name for name in names if find_objective_name(name) != "class"), None):

@@ -24,7 +24,7 @@ def filter(
     from apercu import render
     from apercu.errors import ConfigError
     from apercu.images import read_picture
-    from apercu.robustness.named import parse_filter
+    from apercu.robustness.plan import parse_filter
 
     made = parse_filter(name)
     if made is None:

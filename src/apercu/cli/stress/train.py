@@ -53,7 +53,7 @@ def train(
     from apercu.images import open_images
     from apercu.robustness.defences.settings import DEFENCES
     from apercu.robustness.defences.training import train_defence
-    from apercu.robustness.named import NONE
+    from apercu.robustness.plan import NONE
     from apercu.training.trainer import Hardware, Trainer
 
     settings = override_settings(find_settings(out, config, DEFENCES), steps=steps, batch=batch)

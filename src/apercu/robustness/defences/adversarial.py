@@ -16,8 +16,8 @@ from apercu.robustness.defences.base import (
     FilterName,
     put_filter_in_front,
 )
-from apercu.robustness.named import NONE, parse_attack, parse_filter
 from apercu.robustness.objectives import Untargeted
+from apercu.robustness.plan import NONE, parse_attack, parse_filter
 from apercu.types import Images, Scores
 
 

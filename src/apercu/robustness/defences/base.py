@@ -12,8 +12,8 @@ from torch import Tensor
 
 from apercu.errors import ConfigError
 from apercu.robustness.filters import FilterLayer
-from apercu.robustness.named import NONE, find_objective_name, parse_attack, parse_filter
 from apercu.robustness.objectives import LogitsFn
+from apercu.robustness.plan import NONE, find_objective_name, parse_attack, parse_filter
 from apercu.types import Images, Logits, Scores, Targets
 
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Generator
 
 from apercu.robustness.defences.base import Defence, DefenceBatch, FilterName
-from apercu.robustness.named import NONE, parse_filter
+from apercu.robustness.plan import NONE, parse_filter
 from apercu.types import Images, Scores
 
 

@@ -22,7 +22,7 @@ from apercu.robustness.defences.base import (
     FilterName,
     put_filter_in_front,
 )
-from apercu.robustness.named import NONE
+from apercu.robustness.plan import NONE
 from apercu.types import Images, Scores
 
 
