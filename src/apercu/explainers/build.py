@@ -15,7 +15,7 @@ from apercu.explainers.mask.network import MaskNetwork
 from apercu.explainers.mask.settings import MaskSettings
 from apercu.explainers.settings import ExplainerSettings, GatedSettings
 from apercu.networks.encoder import Encoder, SmallEncoder, TimmEncoder
-from apercu.networks.gated import GatedNetwork
+from apercu.networks.gate import GatedNetwork
 from apercu.networks.graph_encoder import GraphEncoder
 
 TIMM = "timm/"

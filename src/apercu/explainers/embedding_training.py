@@ -21,7 +21,7 @@ from apercu.explainers.class_embedding import (
     RidgeEmbedding,
     fit_ridge,
 )
-from apercu.networks.gated import GatedNetwork
+from apercu.networks.gate import GatedNetwork
 from apercu.training.augment import RandomViews
 from apercu.training.data import EndlessSampler, TrainingImages, cache_in_memory
 from apercu.types import Images

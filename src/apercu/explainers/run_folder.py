@@ -34,7 +34,7 @@ from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.explainers.mask.network import MaskNetwork
 from apercu.explainers.mask.settings import MaskSettings
 from apercu.io import write_file
-from apercu.networks.gated import GatedNetwork
+from apercu.networks.gate import GatedNetwork
 from apercu.networks.graph_encoder import GraphEncoder
 
 CONFIG, CLASSIFIER, WEIGHTS, FACTS, CARD = (

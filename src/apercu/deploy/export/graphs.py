@@ -20,7 +20,7 @@ from apercu.explainers.counterpart.objective import (
 )
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.explainers.mask.network import MaskNetwork, enlarge
-from apercu.networks.gated import GatedNetwork
+from apercu.networks.gate import GatedNetwork
 from apercu.types import Images, Logits, Targets
 
 TOP = -1

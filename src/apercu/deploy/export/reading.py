@@ -10,7 +10,7 @@ from apercu.classifiers import Classifier
 from apercu.classifiers.network import convert_to_logits_unchecked
 from apercu.errors import ConfigError
 from apercu.explainers.classifier_info import ClassifierInfo
-from apercu.networks.gated import GatedNetwork
+from apercu.networks.gate import GatedNetwork
 from apercu.networks.graph_encoder import EncoderWithHead, GraphEncoder
 from apercu.types import Images, Logits
 

@@ -10,7 +10,7 @@ from apercu.classifiers import Classifier
 from apercu.deploy.export.reading import explained_classifier
 from apercu.errors import ConfigError
 from apercu.explainers.base import TrainedExplainer
-from apercu.networks.gated import GatedNetwork
+from apercu.networks.gate import GatedNetwork
 from apercu.networks.graph_encoder import EncoderWithHead, GraphEncoder
 from apercu.types import Images, Logits
 

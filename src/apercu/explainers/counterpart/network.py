@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from apercu.networks.decoder import DecoderShape, UpStep, compute_strides
 from apercu.networks.encoder import Encoder, build_conv_block
-from apercu.networks.gated import GatedNetwork
+from apercu.networks.gate import GatedNetwork
 from apercu.types import Images, Targets
 
 MAX_CHANGE = 0.5

@@ -13,8 +13,7 @@ from torch import Tensor
 from apercu.networks.decoder import Decoder, DecoderShape, Evidence, SharedFeatures
 from apercu.networks.diffusion import affinity_features, diffuse
 from apercu.networks.encoder import Encoder
-from apercu.networks.gate import GateKind
-from apercu.networks.gated import GatedNetwork
+from apercu.networks.gate import GatedNetwork, GateKind
 from apercu.networks.shared_decoder import SharedDecoder, SharedShape
 from apercu.types import Images, LogOdds, Maps, Targets
 
