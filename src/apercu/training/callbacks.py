@@ -114,7 +114,7 @@ class SampleSheets(Callback):
                 continue
             images = self.classifier.prepare(picture)[None].to(self.classifier.device)
             rows.append(module.sample_tiles(images))
-        SAVE_PICTURE
+        render.save_image(self.folder / name, render.draw_contact_sheet(rows))
 
 
 class TrainingTimer(Callback):

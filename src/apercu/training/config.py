@@ -61,23 +61,23 @@ class ConfigPresets(Generic[S]):
     presets: Mapping[str, S]
 
     def read(self, path: str | Path | None) -> S:
-        """Settings from a YAML file: a preset's name under `preset`, and what differs from it.
+        """Read settings from a YAML file: a preset's name under `preset`, and what differs from it.
 
         Args:
             path: the file, the name of a preset, or None for the default.
 
         Raises:
-            ConfigError: no such file or preset, or it holds mistakes; all are listed.
+            ConfigError: there is no such file or preset, or it holds mistakes; all are listed.
         """
         if path is None or str(path) in self.presets:
             return self.presets[str(path or self._default)]
         try:
             content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
-            known = (
-                f"; presets are {', '.join(self.presets)}{suggest_nearest(str(path), self.presets)}"
-            )
-            raise ConfigError(f"{path}: cannot read settings ({error}){known}") from None
+            raise ConfigError(
+                f"{path}: cannot read settings ({error}); presets are {', '.join(self.presets)}"
+                f"{suggest_nearest(str(path), self.presets)}"
+            ) from None
         except yaml.YAMLError as error:
             reason = " ".join(str(error).split())
             raise ConfigError(f"{path}: expected settings in YAML ({reason})") from None
@@ -86,7 +86,11 @@ class ConfigPresets(Generic[S]):
         return self.parse(content, str(path))
 
     def parse(self, content: dict[str, Any], where: str = "settings") -> S:
-        """Settings from a dictionary, laid over the preset that it names.
+        """Build settings from a dictionary, merged into the preset that it names.
+
+        Args:
+            content: settings by name, as YAML gives them.
+            where: where they are from, for errors.
 
         Raises:
             ConfigError: it names no known preset, or holds mistakes; all are listed.
@@ -111,7 +115,7 @@ class ConfigPresets(Generic[S]):
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Nested dictionaries merged; one of another `form` replaces instead."""
+    """Merge nested dictionaries; one of another `form` replaces the old one instead."""
     merged = dict(base)
     for key, value in changes.items():
         old = base.get(key)
@@ -123,20 +127,21 @@ def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def _list_mistakes(error: ValidationError, keys: set[str]) -> list[str]:
-    found = []
+    """Return one line for each mistake; a misspelt key gets the nearest of the keys."""
+    lines = []
     for mistake in error.errors(include_url=False):
         where = ".".join(str(part) for part in mistake["loc"])
         if not where:
-            found.append(mistake["msg"].removeprefix("Value error, "))
+            lines.append(mistake["msg"].removeprefix("Value error, "))
         elif mistake["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-            found.append(f"{where} is no setting{suggest_nearest(str(mistake['loc'][-1]), keys)}")
+            lines.append(f"{where} is no setting{suggest_nearest(str(mistake['loc'][-1]), keys)}")
         else:
-            found.append(f"{where}: {mistake['msg'].lower()}, got {mistake['input']!r}")
-    return found
+            lines.append(f"{where}: {mistake['msg'].lower()}, got {mistake['input']!r}")
+    return lines
 
 
 def _list_keys(kind: Any) -> Iterator[str]:
-    """Names of all settings, those of nested ones included."""
+    """Yield the names of all settings, those of nested ones included."""
     fields = getattr(kind, "model_fields", None) or getattr(kind, "__pydantic_fields__", None)
     if isinstance(kind, type) and fields is not None:
         for name, field in fields.items():

@@ -44,12 +44,14 @@ class Hardware:
         precision: precision of the numbers as Lightning names it: `32-true`, `bf16-mixed` or
             `16-mixed`.
         progress: whether to show a progress bar.
+        workers: processes of each device that read images; 0 reads them in the trainer's own.
     """
 
     device: str = "auto"
     devices: int = 1
     precision: Any = "32-true"
     progress: bool = False
+    workers: int = 1
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,7 @@ class Trainer:
             rank=lightning.global_rank,
             ranks=lightning.world_size,
         )
-        return DataLoader(images, batch, sampler=order, num_workers=WORKERS)
+        return DataLoader(images, batch, sampler=order, num_workers=self.hardware.workers)
 
     def _find_checkpoint(self) -> str | None:
         """Return the last checkpoint; where it has all steps, the fit only reads it."""
