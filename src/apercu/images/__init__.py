@@ -1,11 +1,11 @@
 """Bytes -> pictures: files, folders, Parquet, and the planted set."""
 
+from apercu.images.limits import value_range
 from apercu.images.opening import open_images
 from apercu.images.planted import Planted
 from apercu.images.reader import read_picture
 from apercu.images.source import ImageSource, Item
 from apercu.images.stream import Batch, batches
-from apercu.images.values import value_range
 
 __all__ = [
     "Batch",

@@ -6,7 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from jaxtyping import Float
+from torch import Tensor
+
 from apercu.errors import ImageError
+from apercu.types import Images
 
 MIN_SIDE = 2
 """Pixels. On one line of pixels there is no place to point at."""
@@ -39,3 +43,19 @@ def check_size(name: str, height: int, width: int) -> None:
             f"{name}: too large, expected at most {largest / 1_000_000:g} megapixels, "
             f"got {width} × {height} (width × height); resize it first"
         )
+
+
+def value_range(
+    images: Images,
+) -> tuple[Float[Tensor, "batch 1 1 1"], Float[Tensor, "batch 1 1 1"]]:
+    """The ends of each image's range: 0 and 1, or its own lowest and highest beyond them.
+
+    >>> import torch
+    >>> low, high = value_range(torch.tensor([0.2, 300.0]).view(1, 1, 1, 2))
+    >>> low.item(), high.item()
+    (0.0, 300.0)
+    """
+    dims = (1, 2, 3)
+    return images.amin(dims, keepdim=True).clamp(max=0), images.amax(dims, keepdim=True).clamp(
+        min=1
+    )
