@@ -121,7 +121,7 @@ def test_a_plan_says_it_all(
 
 def _attacks_made(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """The attacks of all tests of this classifier, each once."""
-    from apercu.robustness.flow import StressBenchmark
+    from apercu.robustness.benchmark import StressBenchmark
 
     made: list[object] = []
     attacked = StressBenchmark.run

@@ -24,7 +24,7 @@ from apercu.robustness.detection import (
     OneClassSvm,
     StabilityFeatures,
 )
-from apercu.robustness.detection.flow import (
+from apercu.robustness.detection.benchmark import (
     CalibratedDetector,
     auroc,
     cross_validated_scores,

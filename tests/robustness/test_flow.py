@@ -12,7 +12,7 @@ from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.run_folder import open_run
 from apercu.images import open_images
 from apercu.robustness.attacks import DeepFool
-from apercu.robustness.flow import StressBenchmark
+from apercu.robustness.benchmark import StressBenchmark
 from apercu.robustness.measures import compute_norms
 from apercu.robustness.objectives import MapDistance
 from apercu.robustness.plan import Job, StressPlan, find_test_filters, parse_attack, parse_filter

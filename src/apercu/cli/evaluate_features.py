@@ -55,8 +55,8 @@ def evaluate_features(
     from apercu.classifiers import open_classifier
     from apercu.evaluation.cost import describe_environment
     from apercu.io import check_writable, write_json
+    from apercu.pretraining.evaluate import FeatureEvaluation
     from apercu.pretraining.few_labels import FewLabelsProtocol
-    from apercu.pretraining.flow import FeatureEvaluation
     from apercu.pretraining.named import parse_fractions, parse_heads, parse_labels, parse_networks
     from apercu.pretraining.report import METRIC, write_report
 

@@ -15,7 +15,7 @@ from apercu import maps, render
 from apercu.evaluation.report import embed_image, render_style, render_template
 from apercu.evaluation.report.charts import MAX_COLOURS, draw_lines
 from apercu.io import write_file
-from apercu.robustness.flow import StressBenchmark
+from apercu.robustness.benchmark import StressBenchmark
 from apercu.robustness.plan import NONE, Job, find_test_filters
 from apercu.robustness.rows import StressResults, StressRow
 from apercu.types import Images, Targets

@@ -86,7 +86,7 @@ def stress(
     from apercu.explainers.run_folder import open_run
     from apercu.images import open_images
     from apercu.io import check_writable
-    from apercu.robustness.flow import StressBenchmark
+    from apercu.robustness.benchmark import StressBenchmark
     from apercu.robustness.plan import StressPlan, parse_attack, parse_filter
     from apercu.robustness.report import write_report
     from apercu.robustness.results import summarise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from apercu.robustness.detection.benchmark import DetectionBenchmark
 from apercu.robustness.detection.detectors import Autoencoder, Detector, Mahalanobis, OneClassSvm
 from apercu.robustness.detection.features import (
     DeepFeatures,
@@ -10,7 +11,6 @@ from apercu.robustness.detection.features import (
     MethodMapFeatures,
     StabilityFeatures,
 )
-from apercu.robustness.detection.flow import DetectionBenchmark
 
 __all__ = [
     "Autoencoder",

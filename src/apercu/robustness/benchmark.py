@@ -16,15 +16,15 @@ from apercu.evaluation.sample import EvalBatch, EvalSample, draw_sample
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.images import ImageSource
-from apercu.robustness.attacks import Attack
-from apercu.robustness.attacks.base import QueryCountingAttack, QueryCounts, compute_gradients
-from apercu.robustness.bpda import (
+from apercu.robustness.attack_runner import (
     BpdaMode,
     choose_better,
     find_bpda_modes,
     find_improvable,
     prefers_smaller_change,
 )
+from apercu.robustness.attacks import Attack
+from apercu.robustness.attacks.base import QueryCountingAttack, QueryCounts, compute_gradients
 from apercu.robustness.filters import Filter, FilterLayer
 from apercu.robustness.measures import compute_norms, overlap_of_strongest, rank_correlation
 from apercu.robustness.objectives import (
