@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
 
-from torch import Generator
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
 
 from apercu.types import Images, Maps
 
@@ -29,3 +33,122 @@ class Removal(ABC):
         keep = masks.unsqueeze(1)
         other = self.make_replacement(images, generator).detach()
         return images.detach() * keep + other * (1 - keep)
+
+
+@dataclass(frozen=True)
+class Blur(Removal):
+    """Evidence is blurred away (Dabkowski & Gal use σ = 10 on 224 pixels).
+
+    Args:
+        strength: standard deviation of the Gaussian as a share of the shorter side.
+    """
+
+    strength: float = 10 / 224
+
+    def make_replacement(self, images: Images, generator: Generator | None = None) -> Images:
+        height, width = images.shape[-2:]
+        rows, columns = (
+            _build_blur_matrix(length, self.strength * min(height, width)).to(images)
+            for length in (height, width)
+        )
+        return rows @ images @ columns.T
+
+
+def _build_blur_matrix(length: int, sigma: float) -> Tensor:
+    """The blur of one axis as a matrix: a Gaussian cut at 3 σ, edges reflected.
+
+    A separable blur is then two matrix products, fast on every device and exact for any σ.
+    """
+    reach = max(1, math.ceil(3 * sigma))
+    offsets = torch.arange(-reach, reach + 1)
+    kernel = torch.exp(-0.5 * (offsets / max(sigma, 1e-6)) ** 2)
+    sources = (torch.arange(length)[:, None] + offsets) % (2 * length)
+    sources = torch.minimum(sources, 2 * length - 1 - sources)
+    weights = torch.zeros(length, length)
+    return weights.scatter_add_(1, sources, (kernel / kernel.sum()).expand(length, -1))
+
+
+@dataclass(frozen=True)
+class BoxBlur(Removal):
+    """Evidence turns into the mean of a box around each pixel (Gomez et al. 2022).
+
+    The box is a fifth of the height wide, at least 9 pixels, and odd; beyond the edges it sees
+    one colour.
+
+    Args:
+        outside: that colour, a value in [0, 1] per channel.
+    """
+
+    outside: tuple[float, ...]
+
+    def make_replacement(self, images: Images, generator: Generator | None = None) -> Images:
+        side = max(images.shape[2] // 5, 9) | 1
+        colour = torch.tensor(self.outside).to(images)[:, None, None]
+        return F.avg_pool2d(images - colour, side, stride=1, padding=side // 2) + colour
+
+
+@dataclass(frozen=True)
+class Black(Removal):
+    """Evidence turns black (0 in [0, 1])."""
+
+    def make_replacement(self, images: Images, generator: Generator | None = None) -> Images:
+        return torch.zeros_like(images)
+
+
+@dataclass(frozen=True)
+class Flat(Removal):
+    """Evidence turns into one colour.
+
+    Args:
+        colour: a value in [0, 1] per channel.
+    """
+
+    colour: tuple[float, ...]
+
+    def make_replacement(self, images: Images, generator: Generator | None = None) -> Images:
+        return torch.tensor(self.colour).to(images)[:, None, None].expand_as(images)
+
+
+@dataclass(frozen=True)
+class Mean(Removal):
+    """Evidence turns into the image's mean colour."""
+
+    def make_replacement(self, images: Images, generator: Generator | None = None) -> Images:
+        return images.mean((2, 3), keepdim=True).expand_as(images)
+
+
+@dataclass(frozen=True)
+class Colour(Removal):
+    """One random colour per image, with Gaussian noise on it.
+
+    Args:
+        noise: standard deviation of the noise, in units of the [0, 1] range.
+    """
+
+    noise: float = 0.05
+
+    def make_replacement(self, images: Images, generator: Generator | None = None) -> Images:
+        colours = torch.rand(*images.shape[:2], 1, 1, generator=generator)
+        noise = torch.randn(images.shape, generator=generator)
+        return (colours + self.noise * noise).clamp(0, 1).to(images)
+
+
+@dataclass(frozen=True)
+class Alternative(Removal):
+    """The alternative image of Dabkowski & Gal: blurred, or one random colour with noise.
+
+    Args:
+        blur: what the blurred half receives.
+        colour: what the other half receives.
+        share: probability of the blur, per image.
+    """
+
+    blur: Blur = field(default_factory=Blur)
+    colour: Colour = field(default_factory=Colour)
+    share: float = 0.5
+
+    def make_replacement(self, images: Images, generator: Generator | None = None) -> Images:
+        draw: Tensor = torch.rand(len(images), 1, 1, 1, generator=generator)
+        blurred = self.blur.make_replacement(images)
+        coloured = self.colour.make_replacement(images, generator)
+        return torch.where(draw.to(images.device) < self.share, blurred, coloured)
