@@ -17,9 +17,9 @@ from PIL import Image
 
 import apercu.images as images
 from apercu.images import ImageSource, open_images
-from apercu.images.chosen import ChosenImages
 from apercu.images.folder import FolderImages
 from apercu.images.parquet import ParquetImages
+from apercu.images.source import ChosenImages
 from apercu.images.stack import StackImages
 
 

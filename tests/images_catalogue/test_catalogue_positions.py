@@ -15,8 +15,8 @@ from apercu.errors import ConfigError, ImageError, ImagesError
 from apercu.images import open_images
 from apercu.images.catalogue import LabelledImages, read_sky_positions
 from apercu.images.catalogue.sky import pixel_to_sky, read_celestial_wcs, sky_to_pixels
-from apercu.images.chosen import ChosenImages
 from apercu.images.folder import FolderImages
+from apercu.images.source import ChosenImages
 from apercu.pretraining.inputs import CatalogueJoin
 
 SIDE = 21

@@ -20,8 +20,8 @@ from apercu.images.catalogue import (
     read_catalogue,
     read_sky_positions,
 )
-from apercu.images.chosen import ChosenImages
 from apercu.images.folder import FolderImages
+from apercu.images.source import ChosenImages
 from apercu.images.stretch import StretchMethod, measure_stretch
 from apercu.pretraining.targets import CatalogueValues
 from apercu.pretraining.train import PretrainImages

@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 from apercu.errors import ImageError, ImagesError
 from apercu.images.catalogue.labelled import LabelledImages
 from apercu.images.catalogue.sky import pixel_to_sky, read_celestial_wcs
-from apercu.images.chosen import ChosenImages
 from apercu.images.folder import FolderImages
 from apercu.images.formats.fits import SUFFIXES
 from apercu.images.formats.fits_hdus import open_fits, require_astropy
 from apercu.images.names import has_suffix
-from apercu.images.source import ImageSource
+from apercu.images.source import ChosenImages, ImageSource
 
 if TYPE_CHECKING:
     from astropy.io.fits import Header
