@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from apercu import open_classifier
-from apercu.pretraining.step import PretrainTraining
+from apercu.pretraining.train import PretrainTraining
 
 BACKBONE = "timm/test_resnet"
 

@@ -26,7 +26,7 @@ from apercu.pretraining.pretexts.base import turn_randomly
 from apercu.pretraining.pretexts.transformation import warp
 from apercu.pretraining.pretexts.views import ViewPair
 from apercu.pretraining.settings import PRETEXTS
-from apercu.pretraining.step import feature_spread
+from apercu.pretraining.train import feature_spread
 
 SPEC = InputSpec(size=(24, 24), mean=(0.5,) * 3, std=(0.5,) * 3)
 
