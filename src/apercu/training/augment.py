@@ -1,4 +1,4 @@
-"""Random views of training images, drawn from a generator of their own."""
+"""Random views of training images."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from apercu.types import Images
 
 @dataclass(frozen=True)
 class RandomViews:
-    """Random crops, stretched to the full size, turned, and mirror images.
+    """Draws random crops, stretched to the full size, rotated and mirrored.
 
     Args:
-        smallest: smallest area of a crop, as a share of the image.
+        smallest: smallest area of a crop, as a fraction of the image.
         stretch: largest change of the aspect ratio, as a factor.
         whole: probability that an image is not cropped.
         mirror: probability of a horizontal flip.
@@ -33,7 +33,13 @@ class RandomViews:
     def __call__(
         self, images: Images, generator: Generator, size: tuple[int, int] | None = None
     ) -> Float[Tensor, "batch channels rows columns"]:
-        """One view per image, at `size` (height, width), the images' own when None."""
+        """Return one view per image.
+
+        Args:
+            images: any images.
+            generator: source of the draws.
+            size: height and width of the views in pixels; those of the images when None.
+        """
         count = len(images)
         area = self.smallest + (1 - self.smallest) * torch.rand(count, generator=generator)
         aspect = self.stretch ** (2 * torch.rand(count, generator=generator) - 1)
@@ -41,11 +47,11 @@ class RandomViews:
         whole = torch.rand(count, generator=generator) < self.whole
         sides = torch.where(whole[:, None], torch.ones_like(sides), sides)
         centres = sides / 2 + (1 - sides) * torch.rand(count, 2, generator=generator)
-        turns = None
+        rotations = None
         if self.turn:
-            turns = torch.deg2rad(self.turn * (2 * torch.rand(count, generator=generator) - 1))
+            rotations = torch.deg2rad(self.turn * (2 * torch.rand(count, generator=generator) - 1))
         boxes = torch.cat([centres - sides / 2, centres + sides / 2], 1)
-        views = crop(images, boxes, size, turns)
+        views = crop(images, boxes, size, rotations)
         mirrored = torch.rand(count, generator=generator) < self.mirror
         return torch.where(mirrored.to(images.device)[:, None, None, None], views.flip(3), views)
 

@@ -1,10 +1,10 @@
-"""Training images in an order that depends on seed and step alone, so that training can go on."""
+"""Training images in an order that depends on seed and step alone, so that training can resume."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -17,39 +17,38 @@ from apercu.images import ImageSource, Item
 from apercu.types import Picture
 
 MAX_UNUSABLE = 0.5
-"""Share of unreadable images above which training stops."""
+"""Fraction of unreadable images above which training stops."""
 
 MAX_HELD_OUT = 96
 """Images that are kept from training, at most; never more than a twentieth of all."""
-
 
 MAX_CACHED_BYTES = 512 << 20
 """Prepared images are kept in memory up to this size, and read again at every use above it."""
 
 
 TargetFunction: TypeAlias = Callable[[int, Item], Any]
-"""An image's place in its source, and the image → what a network should say of it."""
+"""From an index in the source and the image there to the target of a network."""
 
 
 @runtime_checkable
 class ImagePreparer(Protocol):
-    """A classifier, as far as the stream needs it."""
+    """What prepares pictures: a classifier, or anything else with this method."""
 
     def prepare(self, picture: Picture, fit: FitMode = "squash") -> Tensor: ...
 
 
 @dataclass(frozen=True)
 class LabelTarget:
-    """The class of each image, as wanted.
+    """Returns the class of each image from its label.
 
     Args:
-        names: whose `index_of` turns the labels of images into classes.
+        names: a classifier or names whose `index_of` turns labels into classes.
     """
 
     names: Any
 
-    def __call__(self, place: int, item: Item) -> int:
-        """Raises ImagesError for an image without a label."""
+    def __call__(self, index: int, item: Item) -> int:
+        """Return the class of an image; raises ImagesError where it has no label."""
         if item.label is None:
             raise ImagesError(f"{item.name}: has no label")
         return int(self.names.index_of(item.label))
@@ -59,13 +58,13 @@ class TrainingImages(Dataset[Any]):
     """Prepared images of a source by index; an unreadable one is replaced by its neighbour.
 
     Args:
-        source: where the pictures come from.
-        classifier: its door says how they are prepared.
-        indices: which of the source's images; all when None.
-        wanted: what comes with each image; images alone where None.
+        source: the source of the pictures.
+        classifier: prepares the pictures.
+        indices: indices of the images in the source; all when None.
+        target_of: returns the target that comes with each image; images alone where None.
 
     Attributes:
-        unusable: by index in the source, why an image had to be replaced; of this process alone.
+        unusable: by index in the source, why an image was replaced; in this process alone.
     """
 
     def __init__(
@@ -88,30 +87,42 @@ class TrainingImages(Dataset[Any]):
     def __getitem__(self, index: int) -> Any:
         tries, reason = max(1, int(MAX_UNUSABLE * len(self))), ""
         for offset in range(tries):
-            place = self.indices[(index + offset) % len(self)]
+            position = self.indices[(index + offset) % len(self)]
             try:
-                return self._read(place)
+                return self._read(position)
             except (ImageError, ImagesError) as error:
-                self.unusable[place] = reason = str(error)
+                self.unusable[position] = reason = str(error)
         raise ImagesError(
             f"{self.source.name}: {tries} images in a row cannot be used, the last because {reason}"
         )
 
-    def _read(self, place: int) -> Any:
-        item = self.source[place]
+    def _read(self, position: int) -> Any:
+        item = self.source[position]
         image = self.classifier.prepare(item.picture)
-        return image if self.target_of is None else (image, self.target_of(place, item))
+        return image if self.target_of is None else (image, self.target_of(position, item))
 
 
 def cache_in_memory(images: TrainingImages) -> PreparedImages:
-    """The same images, read once and kept when they take less than `KEPT_BYTES`."""
+    """Return the same images, read once and kept if they take less than `MAX_CACHED_BYTES`."""
     if not len(images) or images[0].nbytes * len(images) > MAX_CACHED_BYTES:
         return images
     return [images[index] for index in range(len(images))]
 
 
-def split_held_out(length: int, seed: int) -> tuple[list[int], list[int]]:
-    """Indices to train on, and those held out to measure what was trained.
+class Split(NamedTuple):
+    """Indices of images.
+
+    Attributes:
+        training: images to train on.
+        held_out: images kept from training, to measure what was trained.
+    """
+
+    training: list[int]
+    held_out: list[int]
+
+
+def split_held_out(length: int, seed: int) -> Split:
+    """Split so many images into those to train on and those held out.
 
     Raises:
         ImagesError: there are fewer than two images.
@@ -120,19 +131,19 @@ def split_held_out(length: int, seed: int) -> tuple[list[int], list[int]]:
         raise ImagesError(f"expected at least 2 images to train on, got {length}")
     order = torch.randperm(length, generator=torch.Generator().manual_seed(seed)).tolist()
     kept = max(1, min(MAX_HELD_OUT, length // 20))
-    return sorted(order[kept:]), sorted(order[:kept])
+    return Split(sorted(order[kept:]), sorted(order[:kept]))
 
 
 @dataclass(frozen=True)
 class EndlessSampler(Sampler[int]):
-    """Indices in shuffled passes, forever, starting anywhere; each rank sees its own share.
+    """Yields indices in shuffled passes, without end, from any start; each rank sees its own share.
 
     Args:
         length: number of images.
-        seed: of the shuffling.
-        start: how many indices of this rank have been used already.
-        rank: which process this is.
-        ranks: how many there are.
+        seed: seed of the shuffling.
+        start: indices of this rank that have been used already.
+        rank: number of this process, from 0.
+        ranks: number of processes.
     """
 
     length: int
@@ -143,11 +154,11 @@ class EndlessSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         position = self.start * self.ranks + self.rank
-        turn, order = -1, torch.empty(0)
+        shuffled, order = -1, torch.empty(0)
         while True:
-            if position // self.length != turn:
-                turn = position // self.length
-                generator = torch.Generator().manual_seed(self.seed * 1_000_003 + turn)
+            if position // self.length != shuffled:
+                shuffled = position // self.length
+                generator = torch.Generator().manual_seed(self.seed * 1_000_003 + shuffled)
                 order = torch.randperm(self.length, generator=generator)
             yield int(order[position % self.length])
             position += self.ranks
