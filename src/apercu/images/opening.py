@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from apercu.errors import ImagesError
+from apercu.errors import ImageError, ImagesError
 from apercu.images.bands import check_bands
-from apercu.images.listing import open_file, open_folder
+from apercu.images.folder import MASKS_FOLDER, FolderImages, PictureLocation
+from apercu.images.formats.dicom import (
+    DICOM_MAGIC,
+    PREAMBLE,
+    DicomHeading,
+    is_dicom,
+    read_dicom_heading,
+)
+from apercu.images.formats.dicom import SUFFIXES as DICOM_SUFFIXES
+from apercu.images.formats.fits import find_first_band_names
+from apercu.images.names import has_suffix
 from apercu.images.parquet import open_parquet
 from apercu.images.planted import open_planted
+from apercu.images.reader import SUFFIXES
 from apercu.images.source import ImageSource
 from apercu.images.stack import open_stack
+from apercu.images.tables import BoxRow, Label, read_boxes, read_labels
 
 _PLANTED = "planted"
 
@@ -41,3 +56,137 @@ def open_images(
     if path.suffix.lower() == ".npz":
         return open_stack(path, channels)
     return open_file(path, channels, bands)
+
+
+def open_file(path: Path, channels: int, bands: tuple[str, ...] | None = None) -> FolderImages:
+    """One picture as a source of one, or a file of several frames as a source of these."""
+    places = tuple(_find_pictures(path.parent, (path.name,)))
+    bands = bands or find_first_band_names(path.parent, (path.name,), channels)
+    return FolderImages(path.parent, places, None, {}, channels, bands, path.name)
+
+
+def open_folder(path: Path, channels: int, bands: tuple[str, ...] | None = None) -> FolderImages:
+    """Lists a folder: by its labels.csv, by one sub-folder per class, or as it lies.
+
+    boxes.csv and masks/ are in pixels of the stored pictures, before any EXIF rotation. A box
+    belongs to the label when boxes.csv repeats the label's column; otherwise every box counts.
+    Every frame of a DICOM file is a picture. FITS files give their bands in the order of `bands`,
+    or of the first that clearly names as many as `channels`. Raises ImagesError for an empty
+    folder, an unclear layout, tables that do not fit, or DICOM series of several sizes in one heap.
+    """
+    column, labels = None, None
+    if (path / "labels.csv").is_file():
+        column, table = read_labels(path / "labels.csv")
+        files, labels = tuple(table), tuple(table.values())
+        _check_present(path / "labels.csv", files)
+    else:
+        files, labels = _list_pictures(path)
+    if not files:
+        raise ImagesError(f"{path}: no images, {_suggest_instead(path)}")
+    boxes: dict[str, tuple[BoxRow, ...]] = {}
+    if (path / "boxes.csv").is_file():
+        boxes = read_boxes(path / "boxes.csv", column)
+        _check_present(path / "boxes.csv", boxes.keys() - set(files))
+    places = tuple(_find_pictures(path, files))
+    if labels is not None:
+        known = dict(zip(files, labels, strict=True))
+        labels = tuple(known[place.file] for place in places)
+    bands = bands or find_first_band_names(path, files, channels)
+    return FolderImages(path, places, labels, boxes, channels, bands)
+
+
+def _find_pictures(path: Path, files: Iterable[str]) -> Iterator[PictureLocation]:
+    """Every picture of the files, frame by frame; of DICOM files the headings are read."""
+    series: dict[str, set[tuple[int, int]]] = {}
+    counts: Counter[str] = Counter()
+    for file in files:
+        heading = _read_heading(path / file)
+        if heading is None:
+            yield PictureLocation(file)
+            continue
+        series.setdefault(heading.series, set()).add(heading.size)
+        counts[heading.series] += 1
+        yield from (PictureLocation(file, frame, heading.frames) for frame in range(heading.frames))
+    sizes = set().union(*series.values())
+    if len(series) > 1 and len(sizes) > 1 and max(counts.values()) > 1:
+        raise ImagesError(
+            f"{path}: holds slices of {len(series)} DICOM series in {len(sizes)} sizes; "
+            "give each series a folder of its own"
+        )
+
+
+def _read_heading(path: Path) -> DicomHeading | None:
+    """The heading of a DICOM file; None for other files, and for what is told when it is read."""
+    if path.suffix.lower() not in DICOM_SUFFIXES and not _is_dicom_without_suffix(path):
+        return None
+    try:
+        with path.open("rb") as stream:
+            return read_dicom_heading(stream, str(path))
+    except (ImageError, OSError):
+        return None
+
+
+def _is_dicom_without_suffix(path: Path) -> bool:
+    """Whether a file whose name does not tell is DICOM, as archives write them."""
+    if has_suffix(path.name, SUFFIXES):
+        return False
+    try:
+        with path.open("rb") as stream:
+            return is_dicom(stream.read(PREAMBLE + len(DICOM_MAGIC)))
+    except OSError:
+        return False
+
+
+def _list_pictures(path: Path) -> tuple[tuple[str, ...], tuple[Label, ...] | None]:
+    """Files and labels of a folder without labels.csv."""
+    plain, folders = _scan(path)
+    folders = [folder for folder in folders if folder != MASKS_FOLDER]
+    inner = {folder: _scan(path / folder) for folder in folders}
+    classes = {folder: files for folder, (files, _) in inner.items() if files}
+    if plain and classes:
+        raise ImagesError(
+            f"{path}: expected either images or one folder per class, got both "
+            f"({len(plain)} images, first {plain[0]}, and {len(classes)} folders of images)"
+        )
+    if plain:
+        return tuple(plain), None
+    deeper = next((folder for folder, (_, below) in inner.items() if below), None)
+    if not classes and deeper:
+        raise ImagesError(
+            f"{path}: no images here or one folder below; open a folder inside, "
+            f"such as {path / deeper}"
+        )
+    pairs = [(f"{label}/{file}", label) for label, files in classes.items() for file in files]
+    return tuple(file for file, _ in pairs), tuple(label for _, label in pairs)
+
+
+def _scan(path: Path) -> tuple[list[str], list[str]]:
+    """Names of the pictures and of the folders in a folder, sorted, hidden ones left out."""
+    try:
+        with os.scandir(path) as entries:
+            seen = sorted((e.name, e.is_dir()) for e in entries if not e.name.startswith("."))
+    except OSError as error:
+        raise ImagesError(f"{path}: cannot be listed ({error.strerror})") from error
+    names = [name for name, is_dir in seen if not is_dir]
+    files = [
+        name
+        for name in names
+        if has_suffix(name, SUFFIXES) or _is_dicom_without_suffix(path / name)
+    ]
+    return files, [name for name, is_dir in seen if is_dir]
+
+
+def _suggest_instead(path: Path) -> str:
+    """What to do about a folder without images."""
+    tables = sorted([*path.rglob("*.parquet"), *path.rglob("*.npz")])
+    if tables:
+        return f"but Parquet files or stacks; open one of them, such as {tables[0]}"
+    return f"expected files that end in {' '.join(sorted(SUFFIXES))}"
+
+
+def _check_present(table: Path, files: Iterable[str]) -> None:
+    missing = sorted(file for file in files if not (table.parent / file).is_file())
+    if missing:
+        raise ImagesError(
+            f"{table}: names files that do not exist, {len(missing)} in all, first {missing[0]}"
+        )
