@@ -23,8 +23,8 @@ from apercu.pretraining.pretexts import (
 )
 from apercu.pretraining.pretexts.adios import GradientReversal, Masker, hide_masked
 from apercu.pretraining.pretexts.base import turn_randomly
+from apercu.pretraining.pretexts.contrastive import ViewPair
 from apercu.pretraining.pretexts.transformation import warp
-from apercu.pretraining.pretexts.views import ViewPair
 from apercu.pretraining.settings import PRETEXTS
 from apercu.pretraining.train import feature_spread
 

@@ -15,8 +15,7 @@ from apercu import render
 from apercu.networks.decoder import DecoderShape, UpStep
 from apercu.networks.encoder import SmallEncoder
 from apercu.pretraining.pretexts.base import Pretext, PretextBatch, PretextNetwork, PretextSample
-from apercu.pretraining.pretexts.contrastive import build_projection, import_losses
-from apercu.pretraining.pretexts.views import ViewPair
+from apercu.pretraining.pretexts.contrastive import ViewPair, build_projection, import_losses
 from apercu.types import Images, Maps, Scores
 
 AREA_MARGIN = 1e-3
