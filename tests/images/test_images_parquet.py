@@ -17,7 +17,8 @@ import pytest
 from PIL import Image
 
 from apercu.errors import ImageError, ImagesError
-from apercu.images import open_images, row_groups
+from apercu.images import open_images
+from apercu.images import parquet as row_groups
 from apercu.images.parquet import ParquetImages
 
 NAMES = ["cat", "dog"]

@@ -11,9 +11,8 @@ from typing import Any, NamedTuple, final
 from apercu.deploy.batch.dataset import Dataset
 from apercu.deploy.batch.remote_files import RemoteFiles, read_with_retries
 from apercu.errors import ImageError, ImagesError, UnreachableError
-from apercu.images.parquet import find_image_column
+from apercu.images.parquet import RowGroups, Table, find_image_column
 from apercu.images.reader import read_picture
-from apercu.images.row_groups import RowGroups, Table
 from apercu.types import Picture
 
 OPEN = 2

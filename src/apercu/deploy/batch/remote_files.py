@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from apercu.errors import ImageError, ImagesError, UnreachableError
-from apercu.images.row_groups import FileSystem
+from apercu.images.parquet import FileSystem
 
 ATTEMPTS = 3
 PAUSE = 1.0
