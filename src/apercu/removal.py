@@ -1,4 +1,4 @@
-"""What every removal of evidence shares: a replacement image, mixed in where the mask is low."""
+"""How evidence is removed from images: one family for training, perturbation methods and metrics."""
 
 from __future__ import annotations
 
@@ -12,84 +12,38 @@ from torch import Generator, Tensor
 
 from apercu.types import Images, Maps
 
+__all__ = ["Alternative", "Black", "Blur", "BoxBlur", "Colour", "Flat", "Mean", "Removal"]
+
 
 class Removal(ABC):
-    """Takes evidence away by showing another image where the mask is 0."""
+    """Removes evidence by showing another image where the mask is 0."""
 
     @abstractmethod
     def make_replacement(self, images: Images, generator: Generator | None = None) -> Images:
-        """What stands where evidence was removed; a fresh draw per call when it is random.
+        """Return the image that is shown where evidence is removed.
 
         Args:
-            images: the images whose evidence is removed.
-            generator: source of the randomness, on the CPU; deterministic removals ignore it.
+            images: images whose evidence is removed, `batch × channels × height × width`.
+            generator: source of the randomness, on the CPU. Random removals draw anew at each
+                call; deterministic removals ignore it.
+
+        Returns:
+            Replacements, in the shape of the images.
         """
 
     def __call__(self, images: Images, masks: Maps, generator: Generator | None = None) -> Images:
-        """`images · masks + replacement · (1 − masks)`; gradients reach the masks only.
+        """Return `images · masks + replacement · (1 − masks)`; only the masks receive gradients.
 
-        The images and their replacement are detached, as in Dabkowski & Gal's code.
+        The images and their replacements are detached, as in Dabkowski & Gal's code.
         """
         keep = masks.unsqueeze(1)
-        other = self.make_replacement(images, generator).detach()
-        return images.detach() * keep + other * (1 - keep)
-
-
-@dataclass(frozen=True)
-class Blur(Removal):
-    """Evidence is blurred away (Dabkowski & Gal use σ = 10 on 224 pixels).
-
-    Args:
-        strength: standard deviation of the Gaussian as a share of the shorter side.
-    """
-
-    strength: float = 10 / 224
-
-    def make_replacement(self, images: Images, generator: Generator | None = None) -> Images:
-        height, width = images.shape[-2:]
-        rows, columns = (
-            _build_blur_matrix(length, self.strength * min(height, width)).to(images)
-            for length in (height, width)
-        )
-        return rows @ images @ columns.T
-
-
-def _build_blur_matrix(length: int, sigma: float) -> Tensor:
-    """The blur of one axis as a matrix: a Gaussian cut at 3 σ, edges reflected.
-
-    A separable blur is then two matrix products, fast on every device and exact for any σ.
-    """
-    reach = max(1, math.ceil(3 * sigma))
-    offsets = torch.arange(-reach, reach + 1)
-    kernel = torch.exp(-0.5 * (offsets / max(sigma, 1e-6)) ** 2)
-    sources = (torch.arange(length)[:, None] + offsets) % (2 * length)
-    sources = torch.minimum(sources, 2 * length - 1 - sources)
-    weights = torch.zeros(length, length)
-    return weights.scatter_add_(1, sources, (kernel / kernel.sum()).expand(length, -1))
-
-
-@dataclass(frozen=True)
-class BoxBlur(Removal):
-    """Evidence turns into the mean of a box around each pixel (Gomez et al. 2022).
-
-    The box is a fifth of the height wide, at least 9 pixels, and odd; beyond the edges it sees
-    one colour.
-
-    Args:
-        outside: that colour, a value in [0, 1] per channel.
-    """
-
-    outside: tuple[float, ...]
-
-    def make_replacement(self, images: Images, generator: Generator | None = None) -> Images:
-        side = max(images.shape[2] // 5, 9) | 1
-        colour = torch.tensor(self.outside).to(images)[:, None, None]
-        return F.avg_pool2d(images - colour, side, stride=1, padding=side // 2) + colour
+        replacement = self.make_replacement(images, generator).detach()
+        return images.detach() * keep + replacement * (1 - keep)
 
 
 @dataclass(frozen=True)
 class Black(Removal):
-    """Evidence turns black (0 in [0, 1])."""
+    """Evidence becomes black, 0 in [0, 1]."""
 
     def make_replacement(self, images: Images, generator: Generator | None = None) -> Images:
         return torch.zeros_like(images)
@@ -97,7 +51,7 @@ class Black(Removal):
 
 @dataclass(frozen=True)
 class Flat(Removal):
-    """Evidence turns into one colour.
+    """Evidence becomes one fixed colour.
 
     Args:
         colour: a value in [0, 1] per channel.
@@ -111,18 +65,56 @@ class Flat(Removal):
 
 @dataclass(frozen=True)
 class Mean(Removal):
-    """Evidence turns into the image's mean colour."""
+    """Evidence becomes the mean colour of its image."""
 
     def make_replacement(self, images: Images, generator: Generator | None = None) -> Images:
         return images.mean((2, 3), keepdim=True).expand_as(images)
 
 
 @dataclass(frozen=True)
-class Colour(Removal):
-    """One random colour per image, with Gaussian noise on it.
+class Blur(Removal):
+    """Evidence is blurred by a Gaussian (Dabkowski & Gal use σ = 10 on 224 pixels).
 
     Args:
-        noise: standard deviation of the noise, in units of the [0, 1] range.
+        strength: standard deviation of the Gaussian, as a fraction of the shorter side.
+    """
+
+    strength: float = 10 / 224
+
+    def make_replacement(self, images: Images, generator: Generator | None = None) -> Images:
+        height, width = images.shape[-2:]
+        rows, columns = (
+            _build_blur_matrix(length, self.strength * min(height, width)).to(images)
+            for length in (height, width)
+        )
+        return rows @ images @ columns.T
+
+
+@dataclass(frozen=True)
+class BoxBlur(Removal):
+    """Evidence becomes the mean of a box around each pixel (Gomez et al. 2022), for insertion.
+
+    The box is a fifth of the height wide, at least 9 pixels, and odd. Beyond the edges of the
+    image there is one colour.
+
+    Args:
+        outside: the colour beyond the edges, a value in [0, 1] per channel.
+    """
+
+    outside: tuple[float, ...]
+
+    def make_replacement(self, images: Images, generator: Generator | None = None) -> Images:
+        side = max(images.shape[2] // 5, 9) | 1
+        colour = torch.tensor(self.outside).to(images)[:, None, None]
+        return F.avg_pool2d(images - colour, side, stride=1, padding=side // 2) + colour
+
+
+@dataclass(frozen=True)
+class Colour(Removal):
+    """Evidence becomes one random colour per image, with Gaussian noise on it.
+
+    Args:
+        noise: standard deviation of the noise, in units of the range [0, 1].
     """
 
     noise: float = 0.05
@@ -135,11 +127,11 @@ class Colour(Removal):
 
 @dataclass(frozen=True)
 class Alternative(Removal):
-    """The alternative image of Dabkowski & Gal: blurred, or one random colour with noise.
+    """The alternative image of Dabkowski & Gal: the image blurred, or one random colour with noise.
 
     Args:
-        blur: what the blurred half receives.
-        colour: what the other half receives.
+        blur: the removal of the images that are blurred.
+        colour: the removal of the other images.
         share: probability of the blur, per image.
     """
 
@@ -152,3 +144,17 @@ class Alternative(Removal):
         blurred = self.blur.make_replacement(images)
         coloured = self.colour.make_replacement(images, generator)
         return torch.where(draw.to(images.device) < self.share, blurred, coloured)
+
+
+def _build_blur_matrix(length: int, sigma: float) -> Tensor:
+    """Return the blur of one axis as a matrix: a Gaussian cut at 3 σ, edges reflected.
+
+    A separable blur is then two matrix products, fast on every device and exact for any σ.
+    """
+    reach = max(1, math.ceil(3 * sigma))
+    offsets = torch.arange(-reach, reach + 1)
+    kernel = torch.exp(-0.5 * (offsets / max(sigma, 1e-6)) ** 2)
+    sources = (torch.arange(length)[:, None] + offsets) % (2 * length)
+    sources = torch.minimum(sources, 2 * length - 1 - sources)
+    weights = torch.zeros(length, length)
+    return weights.scatter_add_(1, sources, (kernel / kernel.sum()).expand(length, -1))
