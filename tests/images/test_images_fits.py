@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from apercu.errors import ConfigError, ImageError
 from apercu.images import open_images, read_picture
 from apercu.images.folder import FolderImages
-from apercu.images.formats import gunzip as gzipped
+from apercu.images.formats import fits_compression as gzipped
 from apercu.images.formats.fits import decode_fits
 
 RAMP = np.arange(30, dtype=np.float32).reshape(5, 6) - 7

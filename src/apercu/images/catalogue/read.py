@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from apercu.errors import ImageError, ImagesError
 from apercu.images.catalogue.table import Catalogue
+from apercu.images.formats.fits_compression import GZIP_MAGIC as GZIP
+from apercu.images.formats.fits_compression import gunzip
 from apercu.images.formats.fits_hdus import require_astropy
-from apercu.images.formats.gunzip import GZIP_MAGIC as GZIP
-from apercu.images.formats.gunzip import gunzip
 from apercu.images.names import has_suffix
 from apercu.images.warnings import silence_warnings
 

@@ -12,9 +12,8 @@ from io import BufferedReader, BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from apercu.errors import ImageError
-from apercu.images.formats.fits_compression import check_compression
-from apercu.images.formats.gunzip import GZIP_MAGIC as GZIP
-from apercu.images.formats.gunzip import gunzip
+from apercu.images.formats.fits_compression import GZIP_MAGIC as GZIP
+from apercu.images.formats.fits_compression import check_compression, gunzip
 from apercu.images.limits import check_size
 from apercu.images.warnings import silence_warnings
 
