@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from apercu.errors import ImageError, ImagesError
-from apercu.images.bands import check_bands
 from apercu.images.folder import MASKS_FOLDER, FolderImages, PictureLocation
 from apercu.images.formats.dicom import (
     DICOM_MAGIC,
@@ -18,7 +17,7 @@ from apercu.images.formats.dicom import (
     read_dicom_heading,
 )
 from apercu.images.formats.dicom import SUFFIXES as DICOM_SUFFIXES
-from apercu.images.formats.fits import find_first_band_names
+from apercu.images.formats.fits import check_bands, find_first_band_names
 from apercu.images.names import has_suffix
 from apercu.images.parquet import open_parquet
 from apercu.images.planted import open_planted

@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from apercu.errors import ImageError
-from apercu.images.bands import order_bands
 from apercu.images.formats.dicom import DICOM_MAGIC as DICOM
 from apercu.images.formats.dicom import PREAMBLE, decode_dicom, is_dicom
 from apercu.images.formats.dicom import SUFFIXES as DICOM_SUFFIXES
 from apercu.images.formats.fits import SUFFIXES as FITS_SUFFIXES
-from apercu.images.formats.fits import decode_fits
+from apercu.images.formats.fits import decode_fits, order_bands
 from apercu.images.formats.fits_hdus import is_fits
 from apercu.images.formats.npy import NPY_MAGIC, decode_npy
 from apercu.images.formats.pillow import decode_pillow
