@@ -1,4 +1,4 @@
-"""How evidence is removed from images: one family for training, perturbation methods and metrics."""
+"""How evidence is removed from images, in training, perturbation methods and metrics."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from apercu.types import Images, Maps
-
-__all__ = ["Alternative", "Black", "Blur", "BoxBlur", "Colour", "Flat", "Mean", "Removal"]
 
 
 class Removal(ABC):
