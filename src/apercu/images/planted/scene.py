@@ -10,11 +10,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from apercu.images.planted.distractors import DISTRACTORS, Distractor
 from apercu.images.planted.draws import RandomStream
 from apercu.images.planted.noise import Field, draw_natural_noise
 from apercu.images.planted.outlines import REACH, draw_outline
-from apercu.images.planted.patterns import PATTERNS, Pattern
+from apercu.images.planted.patterns import DISTRACTORS, PATTERNS, Distractor, Pattern
 
 _PATTERNS = tuple(PATTERNS.values())
 _LUMA = 0.75  # share of a texture's contrast that is brightness, the rest is hue
