@@ -12,8 +12,7 @@ import torch
 from apercu import maps
 from apercu.errors import ConfigError
 from apercu.images import Planted, open_images
-from apercu.images.planted.draws import RandomStream
-from apercu.images.planted.noise import interpolate_grid
+from apercu.images.planted.noise import RandomStream, interpolate_grid
 from apercu.images.planted.patterns import PATTERNS
 
 EVERY = len(PATTERNS)

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from apercu.images.planted.draws import RandomStream
-from apercu.images.planted.noise import Field, interpolate_points
+from apercu.images.planted.noise import Field, RandomStream, interpolate_points
 
 REACH = 1.3
 """No outline reaches farther from its centre, in radii."""

@@ -10,8 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from apercu.images.planted.draws import RandomStream
-from apercu.images.planted.noise import Field, interpolate_points
+from apercu.images.planted.noise import Field, RandomStream, interpolate_points
 from apercu.images.planted.outlines import REACH
 
 Pattern = Callable[[Field, Field], Field]

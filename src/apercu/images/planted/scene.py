@@ -10,8 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from apercu.images.planted.draws import RandomStream
-from apercu.images.planted.noise import Field, draw_natural_noise
+from apercu.images.planted.noise import Field, RandomStream, draw_natural_noise
 from apercu.images.planted.outlines import REACH, draw_outline
 from apercu.images.planted.patterns import DISTRACTORS, PATTERNS, Distractor, Pattern
 

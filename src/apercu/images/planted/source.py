@@ -10,7 +10,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from apercu.errors import ConfigError, suggest_nearest
-from apercu.images.planted.draws import RandomStream
+from apercu.images.planted.noise import RandomStream
 from apercu.images.planted.patterns import PATTERNS
 from apercu.images.planted.scene import SceneStyle, paint_scene
 from apercu.images.source import ImageSource, Item, normalise_index
