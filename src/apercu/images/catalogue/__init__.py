@@ -2,7 +2,7 @@
 
 from apercu.images.catalogue.labelled import LabelledImages, label_images, read_classes
 from apercu.images.catalogue.match import CatalogueMatch, match_by_id, match_by_position
-from apercu.images.catalogue.positions import SkyPositions, read_sky_positions
+from apercu.images.catalogue.sky import SkyPositions, read_sky_positions
 from apercu.images.catalogue.table import Catalogue, read_catalogue
 
 __all__ = [
