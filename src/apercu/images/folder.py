@@ -13,10 +13,10 @@ from torch import Tensor
 
 from apercu.errors import ImagesError
 from apercu.images.formats.dicom import DicomReference, read_dicom_reference
+from apercu.images.label_tables import BoxRow, Label
 from apercu.images.orientation import turn_boxes, turn_picture
 from apercu.images.reader import ReadOptions, StoredPicture, read_picture, read_stored
 from apercu.images.source import ImageSource, Item, normalise_index
-from apercu.images.tables import BoxRow, Label
 from apercu.types import Boxes, Picture
 
 MASKS_FOLDER = "masks"

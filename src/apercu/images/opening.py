@@ -18,13 +18,13 @@ from apercu.images.formats.dicom import (
 )
 from apercu.images.formats.dicom import SUFFIXES as DICOM_SUFFIXES
 from apercu.images.formats.fits import check_bands, find_first_band_names
+from apercu.images.label_tables import BoxRow, Label, read_boxes, read_labels
 from apercu.images.names import has_suffix
 from apercu.images.parquet import open_parquet
 from apercu.images.planted import open_planted
 from apercu.images.reader import SUFFIXES
 from apercu.images.source import ImageSource
 from apercu.images.stack import open_stack
-from apercu.images.tables import BoxRow, Label, read_boxes, read_labels
 
 _PLANTED = "planted"
 

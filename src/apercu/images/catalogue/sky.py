@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apercu.errors import ImageError, ImagesError
-from apercu.images.catalogue.labelled import LabelledImages
+from apercu.images.catalogue.labels import LabelledImages
 from apercu.images.folder import FolderImages
 from apercu.images.formats.fits import SUFFIXES
 from apercu.images.formats.fits_hdus import open_fits, require_astropy
