@@ -1,16 +1,16 @@
-"""What can go wrong, as one tree.
+"""All errors of the package, as one tree.
 
     ApercuError                 exit 1, status 500
-    ├── InputError              exit 2, status 422   the caller can mend it
-    │   ├── ImageError          a file is no image, or not one that fits
+    ├── InputError              exit 2, status 422   the caller can correct it
+    │   ├── ImageError          a file is not an image, or not one that can be used
     │   ├── ImagesError         a folder, table or Parquet file of images is wrong
     │   ├── ClassifierError     a classifier cannot be opened or does not fit
-    │   ├── TargetError         no such class
+    │   ├── TargetError         the classifier has no such class
     │   ├── ConfigError         a setting is misspelt or out of range
     │   │   └── MissingExtraError   an optional package is not installed
     │   └── RunError            a run folder is incomplete or belongs to another classifier
     ├── OutputError             exit 2, status 507   results cannot be written
-    └── UnreachableError        exit 1, status 503   a storage or a cluster does not answer now
+    └── UnreachableError        exit 1, status 503   a remote storage or a cluster cannot be reached now
 
 Each error is one line: what was wrong, what was expected, what to do.
 """
@@ -22,14 +22,14 @@ from collections.abc import Iterable
 
 
 class ApercuError(Exception):
-    """Root of the tree; knows how a command line and a server should answer."""
+    """Root of the tree, with the exit code of the command line and the HTTP status of the server."""
 
     exit_code = 1
     status = 500
 
 
 class InputError(ApercuError):
-    """Something the caller handed in is wrong."""
+    """Something that the caller passed in is wrong."""
 
     exit_code = 2
     status = 422
@@ -44,11 +44,11 @@ class ImagesError(InputError):
 
 
 class ClassifierError(InputError):
-    """A classifier cannot be opened, or does not fit what is asked of it."""
+    """A classifier cannot be opened, or does not fit the request."""
 
 
 class TargetError(InputError):
-    """There is no such class."""
+    """The classifier has no class of that name or index."""
 
 
 class ConfigError(InputError):
@@ -64,22 +64,29 @@ class RunError(InputError):
 
 
 class OutputError(ApercuError):
-    """Results cannot be written, because the disk is full or the folder is closed."""
+    """Results cannot be written, because the disk is full or the folder is read-only."""
 
     exit_code = 2
     status = 507
 
 
 class UnreachableError(ApercuError):
-    """A storage or a cluster does not answer now; the same command may succeed later."""
+    """A remote storage or a cluster cannot be reached now; the same command may succeed later."""
 
     status = 503
 
 
 def suggest_nearest(word: str, candidates: Iterable[str]) -> str:
-    """The tail of an error line that suggests the nearest known word, or nothing.
+    """Return the end of an error line that suggests the nearest candidate; empty if none is near.
 
-    >>> nearest("mobilnet", ["mobilenet", "resnet"])
+    Args:
+        word: The word that was not recognised.
+        candidates: The words that would have been valid.
+
+    Returns:
+        `; did you mean …?`, or an empty string.
+
+    >>> suggest_nearest("mobilnet", ["mobilenet", "resnet"])
     '; did you mean mobilenet?'
     """
     names = {name.casefold(): name for name in candidates}

@@ -1,4 +1,4 @@
-"""Writing results: a file is there whole, or not at all."""
+"""Write result files atomically: a file is complete, or it does not exist."""
 
 from __future__ import annotations
 
@@ -19,10 +19,17 @@ from apercu.errors import OutputError
 
 
 def write_file(path: Path, content: bytes | str) -> Path:
-    """Write a file (text as UTF-8) and the folders above it; readers never see half of it.
+    """Write a file and the folders above it; a reader never sees an incomplete file.
+
+    Args:
+        path: The file to write.
+        content: Its bytes, or its text, which is encoded as UTF-8.
+
+    Returns:
+        The path.
 
     Raises:
-        OutputError: the disk is full, or the folder cannot be written; an older file stays.
+        OutputError: the disk is full, or the folder is read-only; an older file is kept.
     """
     data = content.encode() if isinstance(content, str) else content
     part = path.with_name(f".{path.name}.{uuid4().hex}.part")
@@ -44,24 +51,24 @@ def write_file(path: Path, content: bytes | str) -> Path:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> Path:
-    """Write results as JSON, which knows no NaN; raises `OutputError`."""
+    """Write a mapping as JSON and return the path; NaN is refused; raises `OutputError`."""
     return write_file(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def check_writable(folder: Path) -> None:
-    """Makes a folder, and sees that a file can be written there, before long work.
+    """Create a folder and check that a file can be written there, before long work starts.
 
     Raises:
-        OutputError: it cannot.
+        OutputError: the folder cannot be created or written.
     """
-    above = next(one for one in (folder, *folder.absolute().parents) if one.exists())
-    if not above.is_dir():
-        raise OutputError(f"{folder}: expected a folder, but {above} is a file; choose another")
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise OutputError(f"{folder}: expected a folder, but {existing} is a file; choose another")
     write_file(folder / ".probe", b"").unlink()
 
 
 def write_map(path: Path, map: Float[Tensor, "height width"]) -> Path:
-    """Write one raw float map as NumPy's `.npy`; raises `OutputError`."""
+    """Write one float map as a NumPy `.npy` file and return the path; raises `OutputError`."""
     buffer = io.BytesIO()
     np.save(buffer, map.detach().cpu().numpy(), allow_pickle=False)
     return write_file(path, buffer.getvalue())

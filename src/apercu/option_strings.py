@@ -1,4 +1,4 @@
-"""Values with settings as they are typed: `a,b:key=value,key=value,c`."""
+"""Parse names with settings as they are typed: `a,b:key=value,key=value,c`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,24 @@ from apercu.errors import ConfigError, suggest_nearest
 T = TypeVar("T")
 
 MAX_SEED = 2**32 - 1
-"""The largest seed that every generator takes."""
+"""The largest seed that every random generator accepts."""
 
 
 def split_names(text: str, option: str, valid_names: Iterable[str]) -> list[str]:
-    """Names with their settings; a part with = but no name goes on with the one before.
+    """Split a list of names, each with its own settings.
+
+    A part with `=` but without a name is a further setting of the name before it.
+
+    Args:
+        text: The list as it was typed.
+        option: Name of the option, for error messages.
+        valid_names: The names that may be typed, for error messages.
+
+    Returns:
+        One text per name.
+
+    Raises:
+        ConfigError: the list is empty.
 
     >>> split_names("a,b:x=1,y=2,c", "methods", ())
     ['a', 'b:x=1,y=2', 'c']
@@ -35,11 +48,23 @@ def split_names(text: str, option: str, valid_names: Iterable[str]) -> list[str]
 
 
 def parse_settings(name: str, text: str, option: str) -> list[str]:
-    """The settings behind a name, each once."""
+    """Split the settings after a name into `key=value` texts, and check that no key is repeated.
+
+    Args:
+        name: The name that the settings belong to, for error messages.
+        text: `key=value,…`, or an empty text.
+        option: Name of the option, for error messages.
+
+    Returns:
+        One text per setting.
+
+    Raises:
+        ConfigError: a key is repeated.
+    """
     settings = text.split(",") if text else []
     keys = [setting.partition("=")[0] for setting in settings]
-    if twice := next((key for key in keys if keys.count(key) > 1), None):
-        raise ConfigError(f"{option}: {name} has {twice} twice, expected once")
+    if repeated := next((key for key in keys if keys.count(key) > 1), None):
+        raise ConfigError(f"{option}: {name} has {repeated} twice, expected once")
     return settings
 
 
@@ -51,53 +76,59 @@ def parse_named(
     seed: int | None = None,
     other_names: Sequence[str] = (),
 ) -> T:
-    """The value that a name with settings stands for.
+    """Build the object that a name with settings stands for.
 
     Args:
         text: `name`, or `name:key=value,…`.
-        kinds: what the names stand for.
-        what: the option, for messages.
-        seed: of what draws, unless the text says its own.
-        besides: other words that could have been typed, for messages.
+        classes: The class of each name.
+        option: Name of the option, for error messages.
+        seed: Seed of the object if it has one and the text gives none.
+        other_names: Further valid names that the caller handles, for error messages.
+
+    Returns:
+        An object of the class of that name.
 
     Raises:
-        ConfigError: the name or a setting is unknown, or a value does not fit.
+        ConfigError: the name or a setting is unknown, or a value has the wrong type.
     """
-    word, _, rest = text.partition(":")
-    if word not in classes:
-        known = (*other_names, *classes)
-        raise ConfigError(
-            f"{option}: expected some of {', '.join(known)}, got {word}{suggest_nearest(word, known)}"
-        )
-    values = parse_arguments(classes[word], word, parse_settings(word, rest, option), option)
-    if seed is not None and "seed" in signature(classes[word]).parameters:
+    name, _, rest = text.partition(":")
+    if name not in classes:
+        names = (*other_names, *classes)
+        suggestion = suggest_nearest(name, names)
+        raise ConfigError(f"{option}: expected some of {', '.join(names)}, got {name}{suggestion}")
+    values = parse_arguments(classes[name], name, parse_settings(name, rest, option), option)
+    if seed is not None and "seed" in signature(classes[name]).parameters:
         values.setdefault("seed", seed)
-    return classes[word](**values)
+    return classes[name](**values)
 
 
 def parse_arguments(
     target: Callable[..., Any], name: str, settings: Sequence[str], option: str
 ) -> dict[str, object]:
-    """What `kind` is called with.
+    """Parse settings as keyword arguments of a class or function.
 
     Args:
-        kind: a class or function with annotated parameters.
-        word: how it is named.
-        settings: each `key=value`.
-        what: the option, for messages.
+        target: A class or function with annotated parameters.
+        name: Its name as it was typed, for error messages.
+        settings: One `key=value` text per setting.
+        option: Name of the option, for error messages.
+
+    Returns:
+        The value of each parameter that is set.
 
     Raises:
-        ConfigError: a key is unknown, or a value does not fit.
+        ConfigError: a key is unknown, or a value has the wrong type.
     """
-    known = list(signature(target).parameters)
+    parameters = list(signature(target).parameters)
     hints = get_type_hints(target)
     values: dict[str, object] = {}
     for setting in settings:
         key, _, text = setting.partition("=")
-        if key not in known:
-            expected = ", ".join(known) or "none"
+        if key not in parameters:
+            expected = ", ".join(parameters) or "none"
+            suggestion = suggest_nearest(key, parameters)
             raise ConfigError(
-                f"{option}: {name} has no setting {key}, expected {expected}{suggest_nearest(key, known)}"
+                f"{option}: {name} has no setting {key}, expected {expected}{suggestion}"
             )
         try:
             values[key] = parse_value(hints[key], text)
@@ -109,10 +140,12 @@ def parse_arguments(
 
 
 def parse_value(hint: object, text: str) -> object:
-    """A word as the type that a setting has; raises ValueError with what was expected.
+    """Convert a text to an annotated type; raises ValueError that says what was expected.
 
-    >>> read(float, "8/255"), read(int | None, "3"), read(tuple[float, ...], "1/2")
-    (0.03137254901960784, 3, (1.0, 2.0))
+    >>> parse_value(float, "8/255"), parse_value(int | None, "3")
+    (0.03137254901960784, 3)
+    >>> parse_value(tuple[float, ...], "1/2")
+    (1.0, 2.0)
     """
     if get_origin(hint) is Literal:
         if text not in get_args(hint):
@@ -123,7 +156,7 @@ def parse_value(hint: object, text: str) -> object:
             return tuple(get_args(hint)[0](part) for part in text.split("/"))
         except ValueError:
             raise ValueError("numbers with / between them") from None
-    to = next(one for one in (get_args(hint) or (hint,)) if one is not type(None))
+    to = next(each for each in (get_args(hint) or (hint,)) if each is not type(None))
     if to is bool:
         if text not in ("true", "false"):
             raise ValueError("true or false")

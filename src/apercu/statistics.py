@@ -1,20 +1,32 @@
-"""How sure a mean is."""
+"""Intervals of means, fractions and medians; tests of paired differences; rank correlation."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import lru_cache
 from math import sqrt
 from statistics import NormalDist
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from jaxtyping import Float
+from torch import Tensor
+
+from apercu.maps import min_max_scale
+from apercu.types import Scores
 
 RESAMPLES = 2000
+"""Resampled means behind a bootstrap interval."""
 MAX_DRAWS = 1_000_000
+"""Values that are drawn at a time, to bound the memory."""
 NORMAL_QUANTILE = NormalDist().inv_cdf(0.975)
+FLIPS = 10_000
+"""Random signs of a sign-flip test."""
 
 
 def bootstrap_interval(values: Float[np.ndarray, " images"], seed: int) -> tuple[float, float]:
-    """The bootstrapped 95 % interval of the mean: percentiles of resampled means.
+    """Return the bootstrapped 95 % interval of the mean: percentiles of resampled means.
 
     The same seed and count draw the same images, so intervals of two rows can be compared.
     """
@@ -29,16 +41,89 @@ def bootstrap_interval(values: Float[np.ndarray, " images"], seed: int) -> tuple
 
 
 def wilson_interval(values: Float[np.ndarray, " images"]) -> tuple[float, float]:
-    """The 95 % interval of a share, by its score (Wilson 1927); for values that are 0 or 1.
+    """Return the 95 % score interval of a fraction (Wilson 1927), for values that are 0 or 1.
 
-    A share of 0 or 1 has an interval, too, which resampling does not see.
+    A fraction of 0 or 1 has an interval, too, which resampling does not see.
 
-    >>> low, high = share_interval(np.ones(10))
+    >>> low, high = wilson_interval(np.ones(10))
     >>> round(low, 3), high
     (0.722, 1.0)
     """
-    count, share = len(values), float(values.mean())
+    count, fraction = len(values), float(values.mean())
     weight = NORMAL_QUANTILE**2 / count
-    middle = (share + weight / 2) / (1 + weight)
-    reach = sqrt(weight * (share * (1 - share) + weight / 4)) / (1 + weight)
-    return max(0.0, min(share, middle - reach)), min(1.0, max(share, middle + reach))
+    middle = (fraction + weight / 2) / (1 + weight)
+    reach = sqrt(weight * (fraction * (1 - fraction) + weight / 4)) / (1 + weight)
+    return max(0.0, min(fraction, middle - reach)), min(1.0, max(fraction, middle + reach))
+
+
+def median_interval(values: Float[np.ndarray, " images"]) -> tuple[float, tuple[float, float]]:
+    """Return the median and its 95 % interval.
+
+    The ends are the values whose ranks lie as far from the middle as the fraction of values below
+    the median may lie from one half.
+    """
+    reach = min(0.5, NORMAL_QUANTILE / 2 / len(values) ** 0.5)
+    low, middle, high = np.quantile(values, [0.5 - reach, 0.5, 0.5 + reach])
+    return float(middle), (float(low), float(high))
+
+
+def sign_flip_test(differences: Float[np.ndarray, " images"], seed: int) -> float:
+    """Return the two-sided p value of a mean difference; never below 1 / 10,001.
+
+    If two explainers do equally well, each difference could as well have the other sign. The p
+    value is the fraction of random signs that give a mean at least as far from 0.
+    """
+    sums = np.abs(_draw_signs(len(differences), seed) @ differences.astype(np.float32))
+    rounding = 1e-5 * np.abs(differences).sum()
+    return (int((sums >= abs(differences.sum()) - rounding).sum()) + 1) / (FLIPS + 1)
+
+
+@lru_cache(maxsize=2)
+def _draw_signs(count: int, seed: int) -> Float[np.ndarray, "flips images"]:
+    draws = np.random.default_rng(seed).integers(0, 2, (FLIPS, count), dtype=np.int8)
+    return (2 * draws - 1).astype(np.float32)
+
+
+def adjust_holm(p: Mapping[str, float]) -> dict[str, float]:
+    """Return p values that keep the chance of even one false finding below the level (Holm 1979).
+
+    >>> adjust_holm({"a": 0.01, "b": 0.04, "c": 0.03})
+    {'a': 0.03, 'c': 0.06, 'b': 0.06}
+    """
+    adjusted: dict[str, float] = {}
+    highest = 0.0
+    for rank, name in enumerate(sorted(p, key=lambda name: p[name])):
+        highest = max(highest, min(1.0, p[name] * (len(p) - rank)))
+        adjusted[name] = highest
+    return adjusted
+
+
+def spearman(first: Float[Tensor, "batch n"], second: Float[Tensor, "batch n"]) -> Scores:
+    """Return the rank correlation, row by row; equal values share their mean rank.
+
+    It is 0 where a row is constant.
+    """
+    return correlate_rows(_rank_rows(first), _rank_rows(second))
+
+
+def correlate_rows(first: Float[Tensor, "batch n"], second: Float[Tensor, "batch n"]) -> Scores:
+    """Return Pearson's correlation, row by row; 0 where a row is constant."""
+    return (_standardise_rows(first) * _standardise_rows(second)).sum(dim=1).clamp(-1, 1)
+
+
+def _rank_rows(rows: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
+    """Return ascending ranks from 0; equal values get the mean of theirs."""
+    rows = rows.contiguous()
+    ordered = rows.sort(dim=1).values
+    first = torch.searchsorted(ordered, rows)
+    last = torch.searchsorted(ordered, rows, right=True) - 1
+    return (first + last).to(rows) / 2
+
+
+def _standardise_rows(rows: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
+    """Return centred rows of length 1; zeros for constant rows.
+
+    They are stretched to [0, 1] first, so that rounding cannot make a constant row vary.
+    """
+    stretched = min_max_scale(rows[:, None])[:, 0]
+    return F.normalize(stretched - stretched.mean(dim=1, keepdim=True), dim=1)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from apercu.evaluation import ComparisonKey, ComparisonResults
-from apercu.evaluation.paired import FLIPS, adjust_holm, compute_paired_differences, sign_flip_test
+from apercu.evaluation.ranking import compute_paired_differences
 from apercu.statistics import bootstrap_interval
 
 SUBJECT = ComparisonKey("timm/tiny", "f00d", "photographs", 8, "labels", "0", {})

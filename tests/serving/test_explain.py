@@ -162,7 +162,7 @@ def test_counterparts_are_the_explainers_own(serving, tiny_pair, png) -> None:
     record = call.explain(png, top="2", format="array").json()
     assert [one["index"] for one in record["answers"]] == others
     for answer in record["answers"]:
-        pair = explainer.counterparts(images, answer["index"], answers=logits)
+        pair = explainer.counterparts(images, answer["index"], logits=logits)
         assert np.abs(np.array(answer["map"]["array"]) - pair.maps[0].numpy()).max() < 1e-5
         shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(answer["adversarial"])))) / 255
         expected = pair.adversarial[0].permute(1, 2, 0).clamp(0, 1).numpy()

@@ -1,4 +1,4 @@
-"""The classifier card: everything that a classifier needs besides its weights, as one JSON file."""
+"""The classifier card: one JSON file with all that a classifier needs besides its weights."""
 
 from __future__ import annotations
 
@@ -13,19 +13,21 @@ from apercu.errors import ClassifierError, suggest_nearest
 from apercu.images.stretch import Stretch
 
 Output: TypeAlias = Literal["logits", "probabilities", "probability", "features"]
-"""What a network answers; `probability` is one number, that of the second of two classes, and
-`features` are those of a network that has learnt without classes."""
+"""What the numbers of a network mean.
 
+`probability` is one number, that of the second of two classes; `features` come from a network that
+was trained without classes.
+"""
 
 FILE_ENDINGS = (".pt2", ".onnx")
-"""Sources that are files."""
+"""Endings of the sources that are files."""
 
 
 class InputSpec(BaseModel):
     """What a classifier expects of its images, and how their pixels are normalised.
 
-    Without `mean`, `std` and `normalise` the pixels in [0, 1] are handed on as they are. Raw counts
-    need a `stretch`, or the rule `l2_per_channel`; with both the rule sees counts again.
+    Without `mean`, `std` and `normalise` the network receives pixels in [0, 1]. Raw counts need a
+    `stretch`, or the rule `l2_per_channel`; with both, the rule receives counts again.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -84,15 +86,15 @@ class InputSpec(BaseModel):
 
     @property
     def takes_raw_counts(self) -> bool:
-        """Whether images stay raw counts behind the door."""
+        """Whether the classifier takes raw counts instead of pixels in [0, 1]."""
         return self.normalise is not None and self.stretch is None
 
 
 class ClassifierCard(BaseModel):
-    """A classifier in words: where it comes from, its weights, its input, output and classes.
+    """The description of a classifier: its source, weights, input, output and classes.
 
-    An `input` that is given is complete; one that is absent is asked of the source. Paths in a
-    card file are relative to it; `read_card` resolves them.
+    An `input` that is given is complete; without one, the source says what it is. Paths in a card
+    file are relative to the file; `read_card` resolves them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -107,17 +109,24 @@ class ClassifierCard(BaseModel):
     @field_validator("classes", mode="before")
     @classmethod
     def _check_classes(cls, classes: object) -> object:
-        listed = isinstance(classes, list | tuple) and all(isinstance(c, str) for c in classes)
-        if classes is not None and not isinstance(classes, str) and not listed:
+        is_list = isinstance(classes, list | tuple) and all(isinstance(c, str) for c in classes)
+        if classes is not None and not isinstance(classes, str) and not is_list:
             raise ValueError("expected the name of a file or a list of names")
         return classes
 
 
 def read_card(path: str | Path) -> ClassifierCard:
-    """Reads a card, checks all of it, and makes its paths relative to the working directory.
+    """Read and check a card, and make its paths relative to the working directory.
+
+    Args:
+        path: path of the card file.
+
+    Returns:
+        The card, with resolved paths.
 
     Raises:
-        ClassifierError: the file is missing or no JSON, or it holds mistakes; all are listed.
+        ClassifierError: the file is missing or is no JSON, or it has mistakes, which are all
+            listed.
     """
     path = Path(path)
     try:
@@ -138,7 +147,7 @@ def read_card(path: str | Path) -> ClassifierCard:
 
 
 def write_card(card: ClassifierCard, path: str | Path) -> None:
-    """Writes a card as JSON; what is at its default is left out."""
+    """Write a card as JSON, without the values that are at their defaults."""
     Path(path).write_text(
         card.model_dump_json(indent=1, exclude_defaults=True, exclude_none=True) + "\n",
         encoding="utf-8",
@@ -146,6 +155,7 @@ def write_card(card: ClassifierCard, path: str | Path) -> None:
 
 
 def _resolve_paths(card: ClassifierCard, folder: Path) -> Iterator[tuple[str, str]]:
+    """Yield the keys of a card that hold paths, with the paths seen from its folder."""
     if card.source.endswith(FILE_ENDINGS):
         yield "source", str(folder / card.source)
     if card.weights is not None:
@@ -155,13 +165,13 @@ def _resolve_paths(card: ClassifierCard, folder: Path) -> Iterator[tuple[str, st
 
 
 def describe_mistakes(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
-    """One clause per mistake that pydantic found while it validated `model`."""
+    """Yield one clause per mistake that pydantic found while it validated `model`."""
     for mistake in error.errors(include_url=False):
         where = ".".join(str(part) for part in mistake["loc"])
         if mistake["type"] == "extra_forbidden":
-            known = InputSpec if len(mistake["loc"]) > 1 else model
+            owner = InputSpec if len(mistake["loc"]) > 1 else model
             word = str(mistake["loc"][-1])
-            yield f"{where} is no key of a card{suggest_nearest(word, known.model_fields)}"
+            yield f"{where} is no key of a card{suggest_nearest(word, owner.model_fields)}"
         elif mistake["type"] == "missing":
             yield f"{where} is missing"
         else:

@@ -1,4 +1,4 @@
-"""The door of the black box: images in [0, 1] go in, logits come out."""
+"""The image classifier as the rest of the package sees it: images in [0, 1] → logits."""
 
 from __future__ import annotations
 
@@ -24,18 +24,24 @@ from apercu.types import Images, Logits, Picture
 
 @final
 class Classifier:
-    """An image classifier behind one door, which checks, normalises, counts, and names classes.
+    """An image classifier that checks and normalises its images, and knows its class names.
 
-    The classifier is asked once when it is opened, so one that exists answers. Its parameters
-    receive no gradients; the images do where `differentiable` says so.
+    One grey image is classified at once, so that a network that does not work is refused here.
+    The network is put into evaluation mode, and its parameters receive no gradients; images do,
+    where `differentiable` is true.
 
     Args:
-        network: what a source opened.
-        spec: how the caller named it; the network's source where nothing else was typed.
+        network: the network that a source has opened.
+        spec: the text by which the caller named the classifier; the source of the network if None.
+
+    Attributes:
+        queries: number of images that were classified so far.
+        module: the network, where its layers can be reached by hooks; else None.
+        fingerprint: identity of weights, preprocessing and kind of output, a SHA-256.
 
     Raises:
-        ClassifierError: it cannot answer an image of its own size, or has another number of
-            classes than names.
+        ClassifierError: the network cannot classify an image of its own size, or the number of
+            class names is wrong.
     """
 
     def __init__(self, network: Network, *, spec: str | None = None) -> None:
@@ -58,12 +64,12 @@ class Classifier:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Readable names, in the order of the logits."""
+        """Readable names of the classes, in the order of the logits."""
         return self.names.names
 
     @property
     def identifiers(self) -> tuple[str, ...]:
-        """WordNet or other identifiers, in the order of the logits; else the names."""
+        """Identifiers of the classes (WordNet's, say), in the order of the logits; else names."""
         return self.names.identifiers
 
     @property
@@ -72,22 +78,28 @@ class Classifier:
         return self.module is not None
 
     def __call__(self, images: Tensor) -> Logits:
-        """Answers a batch of images, float batch × channels × height × width.
+        """Return the logits of a batch of images.
+
+        Args:
+            images: images at the classifier's size, `batch × channels × height × width`, float.
+
+        Returns:
+            Logits, `batch × classes`.
 
         Raises:
-            ClassifierError: another number of channels, another size, or gradients are wanted
+            ClassifierError: the number of channels or the size is wrong, or gradients are needed
                 that this classifier cannot give.
-            ImageError: pixels outside [0, 1] or not numbers; only a classifier with the
-                rule `l2_per_channel` takes raw counts.
+            ImageError: pixels are outside [0, 1] or not numbers. Only a classifier with the rule
+                `l2_per_channel` takes raw counts.
         """
         check_images(images, self.network.input)
         return self.compute_logits_unchecked(images)
 
     def compute_logits_unchecked(self, images: Images) -> Logits:
-        """The same for pixels of any value, where the mathematics of a method asks for them.
+        """Return the logits of images whose pixels may have any value, as some methods need it.
 
         Raises:
-            ClassifierError: gradients are wanted that this classifier cannot give.
+            ClassifierError: gradients are needed that this classifier cannot give.
         """
         if images.requires_grad and torch.is_grad_enabled() and not self.differentiable:
             raise ClassifierError(
@@ -100,31 +112,31 @@ class Classifier:
         )
 
     def compute_logits_at_any_size(self, images: Images) -> Logits:
-        """Answers images of another size than its own, unchecked and uncounted.
+        """Return the logits of images of another size, which are neither checked nor counted.
 
         Raises:
             ClassifierError: the classifier is a black box, whose size is fixed.
         """
         if self.module is None:
-            raise ClassifierError(f"classifier {self.spec} answers images of its own size only")
+            raise ClassifierError(f"classifier {self.spec} takes images of its own size only")
         return convert_to_logits(
             self.module(self.normalise(images)), self.network.output, count=len(images)
         )
 
     @property
     def zero_colour(self) -> tuple[float, ...]:
-        """The colour that its normalisation turns into 0; black where a rule normalises."""
+        """The colour that the normalisation turns into 0; black where a rule normalises."""
         spec = self.network.input
         if spec.mean is None:
             return (0.0,) * spec.channels
         return tuple(min(1.0, max(0.0, value)) for value in spec.mean)
 
     def predict_probabilities(self, images: Images) -> Float[Tensor, "batch classes"]:
-        """Softmax of the logits."""
+        """Return the softmax of the logits."""
         return self(images).softmax(dim=1)
 
     def normalise(self, images: Images) -> Images:
-        """What `module` receives for these images."""
+        """Return what `module` receives for these images."""
         normalised = normalise(images, self.network.input)
         if self.module is None:
             return normalised

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Float
 
 from apercu.evaluation.results import ComparisonResults
-from apercu.statistics import bootstrap_interval
-
-FLIPS = 10_000
-
+from apercu.statistics import adjust_holm, bootstrap_interval, sign_flip_test
 
 @dataclass(frozen=True)
 class PairedDifference:
@@ -52,33 +47,3 @@ def compute_paired_differences(
         )
         for name, values in differences.items()
     }
-
-
-def sign_flip_test(differences: Float[np.ndarray, " images"], seed: int) -> float:
-    """How often random signs give a mean at least as far from 0; never below 1 / 10,001.
-
-    If two explainers do equally well, each difference could as well have the other sign.
-    """
-    sums = np.abs(_draw_signs(len(differences), seed) @ differences.astype(np.float32))
-    rounding = 1e-5 * np.abs(differences).sum()
-    return (int((sums >= abs(differences.sum()) - rounding).sum()) + 1) / (FLIPS + 1)
-
-
-@lru_cache(maxsize=2)
-def _draw_signs(count: int, seed: int) -> Float[np.ndarray, "flips images"]:
-    draws = np.random.default_rng(seed).integers(0, 2, (FLIPS, count), dtype=np.int8)
-    return (2 * draws - 1).astype(np.float32)
-
-
-def adjust_holm(p: Mapping[str, float]) -> dict[str, float]:
-    """p values adjusted so that the chance of even one false finding stays below the level.
-
-    >>> holm({"a": 0.01, "b": 0.04, "c": 0.03})
-    {'a': 0.03, 'c': 0.06, 'b': 0.06}
-    """
-    adjusted: dict[str, float] = {}
-    highest = 0.0
-    for place, name in enumerate(sorted(p, key=lambda name: p[name])):
-        highest = max(highest, min(1.0, p[name] * (len(p) - place)))
-        adjusted[name] = highest
-    return adjusted

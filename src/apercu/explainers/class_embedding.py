@@ -1,14 +1,15 @@
-"""The class embedding, learned before the mask: how the classifier's answers show in features.
+"""The class embedding of mask and counterpart explainers: how each class shows in the features.
 
-Two ways. `Answers` fits all of the classifier's outputs at once by ridge regression: one answer
-per class and image is free supervision, where a single label per image starves the embedding.
-`Labels` is the published phase: tell real classes from fake ones by the mean activation.
+There are two ways to learn it, before the explainer itself. `RidgeEmbedding` fits all of the
+classifier's logits at once by ridge regression: they are free supervision for every class, where a
+single label per image is too little. `BinaryEmbedding` is the published phase: it tells real
+classes from fake ones by the mean activation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,20 +18,29 @@ from torch import Tensor
 from apercu.networks.gate import ClassGate
 from apercu.types import Logits
 
-FeatureBatch: TypeAlias = tuple[Tensor, Logits]
-"""Pooled features of some images, `batch × features`, and what the classifier answers."""
+
+class FeatureBatch(NamedTuple):
+    """Features of some images, and the classifier's logits.
+
+    Attributes:
+        pooled: pooled features, `batch × features`.
+        logits: the classifier's logits, `batch × classes`.
+    """
+
+    pooled: Tensor
+    logits: Logits
 
 
 class RidgeEmbedding(BaseModel):
     """Least squares from pooled features to the classifier's logits.
 
-    A frozen encoder leaves a linear problem, solved exactly. One that is trained learns the
-    answers together with the embedding, by gradient descent.
+    With a frozen encoder the problem is linear and is solved exactly. An encoder that is trained
+    learns the logits together with the embedding, by gradient descent.
 
     Attributes:
         penalties: weights of the ridge penalty, relative to the mean variance of a feature; the
-            one that answers best for held-out images is taken.
-        images: how many training images a frozen encoder is fitted on, at most.
+            one that predicts held-out images best is taken.
+        images: number of training images that a frozen encoder is fitted on, at most.
         steps: optimisation steps when the encoder is trained.
         batch: images per such step.
         rate: highest learning rate of such steps.
@@ -53,7 +63,7 @@ class BinaryEmbedding(BaseModel):
     Attributes:
         steps: optimisation steps.
         batch: images per step.
-        rate: highest learning rate, reached after a rise and annealed.
+        rate: highest learning rate, reached after a rise and then annealed.
         fakes: probability of a fake class.
     """
 
@@ -66,7 +76,7 @@ class BinaryEmbedding(BaseModel):
 
 
 class RidgeMoments:
-    """Sums over a stream of (pooled features, logits), enough to solve the regression."""
+    """Sums over a stream of pooled features and logits, enough to solve the regression."""
 
     def __init__(self, features: int, classes: int) -> None:
         self.count = 0
@@ -77,7 +87,7 @@ class RidgeMoments:
         self.squares = 0.0
 
     def add(self, features: Tensor, logits: Logits) -> None:
-        """Takes in one batch: `batch × features` and `batch × classes`."""
+        """Add one batch: `batch × features` and `batch × classes`."""
         features, logits = features.double().cpu(), logits.double().cpu()
         self.count += len(features)
         self.features += features.sum(0)
@@ -87,12 +97,12 @@ class RidgeMoments:
         self.squares += logits.square().mean(1).sum().item()
 
     def scale(self) -> tuple[float, float]:
-        """Mean and standard deviation of all logits, over images and classes."""
+        """Return the mean and the standard deviation of all logits, over images and classes."""
         mean = (self.logits / self.count).mean().item()
         return mean, max(self.squares / self.count - mean**2, 1e-12) ** 0.5
 
     def solve(self, penalty: float) -> tuple[Tensor, Tensor]:
-        """Embedding `classes × features` and bias `classes` of the least squares fit."""
+        """Return the embedding, `classes × features`, and the bias, `classes`, of the fit."""
         mean_features, mean_logits = self.features / self.count, self.logits / self.count
         covariance = self.gram / self.count - torch.outer(mean_features, mean_features)
         cross = self.cross / self.count - torch.outer(mean_features, mean_logits)
@@ -108,37 +118,37 @@ def fit_ridge(
     held_out: Iterable[FeatureBatch],
     penalties: Sequence[float],
 ) -> float:
-    """Sets the gate from the classifier's answers.
+    """Set the gate's embedding and bias by ridge regression to the classifier's logits.
 
     Args:
         gate: the gate to set.
-        fitted: what the embedding is fitted to.
-        held_out: what chooses the penalty; without any, the heaviest is taken.
-        penalties: see `Answers`.
+        training: batches that the embedding is fitted to.
+        held_out: batches that choose the penalty; without any, the heaviest is taken.
+        penalties: weights of the penalty to choose from, see `RidgeEmbedding`.
 
     Returns:
-        Share of held-out images for which embedding and classifier name the same class.
+        Fraction of held-out images for which embedding and classifier predict the same class.
     """
     moments: RidgeMoments | None = None
     for pooled, logits in training:
         moments = moments or RidgeMoments(pooled.shape[1], logits.shape[1])
         moments.add(pooled, logits)
     if moments is None:
-        raise ValueError("fit_answers: expected at least one batch of images")
-    chosen, share, least = moments.solve(max(penalties)), float("nan"), float("inf")
-    judges = [(pooled.cpu(), logits.cpu()) for pooled, logits in held_out]
-    if judges:
-        pooled, logits = (torch.cat(parts) for parts in zip(*judges, strict=True))
+        raise ValueError("fit_ridge: expected at least one batch of images")
+    best, agreement, least = moments.solve(max(penalties)), float("nan"), float("inf")
+    unseen = [(batch.pooled.cpu(), batch.logits.cpu()) for batch in held_out]
+    if unseen:
+        pooled, logits = (torch.cat(parts) for parts in zip(*unseen, strict=True))
         for penalty in penalties:
             embedding, bias = moments.solve(penalty)
-            answers = pooled @ embedding.T + bias
-            error = (answers - logits).square().mean().item()
+            predicted = pooled @ embedding.T + bias
+            error = (predicted - logits).square().mean().item()
             if error < least:
-                chosen, least = (embedding, bias), error
-                share = (answers.argmax(1) == logits.argmax(1)).float().mean().item()
-    embedding, bias = chosen
+                best, least = (embedding, bias), error
+                agreement = (predicted.argmax(1) == logits.argmax(1)).float().mean().item()
+    embedding, bias = best
     gate.set_logit_units(*moments.scale())
     with torch.no_grad():
         gate.embedding.copy_(embedding / gate.deviation)
         gate.bias.copy_((bias - gate.mean) / gate.deviation)
-    return share
+    return agreement

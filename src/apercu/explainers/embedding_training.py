@@ -1,13 +1,16 @@
-"""The embedding phase: before any mask is drawn, the gate learns what each class looks like."""
+"""The embedding phase: before the explainer itself is trained, its gate learns the classes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save
 from torch import Generator, Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import OneCycleLR
@@ -21,64 +24,114 @@ from apercu.explainers.class_embedding import (
     RidgeEmbedding,
     fit_ridge,
 )
+from apercu.io import write_file
 from apercu.networks.gate import GatedNetwork
 from apercu.training.augment import RandomViews
-from apercu.training.data import EndlessSampler, TrainingImages, cache_in_memory
+from apercu.training.data import (
+    FORWARD_BATCH,
+    EndlessSampler,
+    TrainingImages,
+    cache_in_memory,
+    shuffled_batches,
+)
 from apercu.types import Images
 
-FORWARD_BATCH = 8  # images per request in the passes that need no gradient
+EMBEDDED = "embedded.safetensors"
+"""File of the phase's result, beside the checkpoints."""
 
 MAX_HELD_OUT_IMAGES = 512
-"""Images that an encoder which learns does not see, at most; never more than a tenth of all."""
+"""Images that a trained encoder does not see, at most; never more than a tenth of all."""
 
 StepResult: TypeAlias = tuple[Tensor, Tensor]
-"""The loss of one step, and for each of its images whether it was answered right."""
+"""The loss of one step, and for each of its images whether it was predicted right."""
 
 
-def shuffled_batches(
-    images: TrainingImages, count: int, numbers: Iterable[int] | None = None
-) -> Iterator[Images]:
-    """Batches, all or some by number, of the first `count` images of a seeded shuffle."""
-    numbers = range(-(-min(count, len(images)) // FORWARD_BATCH)) if numbers is None else numbers
-    order = list(islice(EndlessSampler(len(images), seed=0), min(count, len(images))))
-    for number in numbers:
-        chosen = order[number * FORWARD_BATCH : (number + 1) * FORWARD_BATCH]
-        yield torch.stack([images[index] for index in chosen])
+@dataclass(frozen=True)
+class EmbeddingPhase:
+    """Trains the class embedding of a network, or reads the result of an earlier time.
 
-
-def split_batches(count: int) -> tuple[list[int], list[int]]:
-    """Numbers of the batches to fit on, and of those held out: every tenth, or the last of few.
-
-    >>> every_tenth(12 * BATCH), every_tenth(3 * BATCH), every_tenth(BATCH)
-    (([0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11], [9]), ([0, 1], [2]), ([0], []))
+    Args:
+        classifier: the classifier that teaches the classes.
+        images: the training images.
+        seed: seed of all draws.
+        folder: folder in which the result is kept, so that a resumed training reads it.
+        say: receives one line of news.
     """
-    numbers = range(-(-count // FORWARD_BATCH))
-    held_out = [n for n in numbers if n % 10 == 9] or list(numbers[1:][-1:])
-    return [n for n in numbers if n not in held_out], held_out
+
+    classifier: Classifier
+    images: TrainingImages
+    seed: int
+    folder: Path
+    say: Callable[[str], None] = field(repr=False)
+
+    def run(
+        self, network: GatedNetwork, settings: RidgeEmbedding | BinaryEmbedding
+    ) -> dict[str, float]:
+        """Train embedding and encoder in place, and freeze both.
+
+        Args:
+            network: the network, as it was built.
+            settings: how the embedding is learned.
+
+        Returns:
+            `embedding_agreement`, the fraction of images whose class the embedding predicts right.
+        """
+        path = self.folder / EMBEDDED
+        if path.is_file():
+            state = load_file(path)
+            agreement = float(state.pop("agreement").item())
+            network.load_state_dict(state, strict=False)
+        else:
+            agreement = self._train(network, settings)
+            state = network.state_without_frozen_encoder()
+            write_file(path, save(state | {"agreement": torch.tensor(agreement)}))
+        network.freeze_encoder()
+        return {"embedding_agreement": agreement}
+
+    def _train(self, network: GatedNetwork, settings: RidgeEmbedding | BinaryEmbedding) -> float:
+        if isinstance(settings, BinaryEmbedding):
+            accuracy = train_binary_embedding(
+                network, self.classifier, self.images, settings, self.seed
+            )
+            self.say(f"class embedding: tells real from fake classes in {accuracy:.1%} of cases")
+            return accuracy
+        if network.frozen:
+            agreement = fit_ridge_embedding(network, self.classifier, self.images, settings)
+        else:
+            agreement = train_ridge_embedding(
+                network, self.classifier, self.images, settings, self.seed
+            )
+        measured = agreement == agreement  # NaN where no image was held out
+        held_out = f"in {agreement:.1%} of cases" if measured else "(too few to hold some out)"
+        self.say(f"class embedding: names the classifier's top class {held_out}")
+        return agreement
 
 
 @torch.no_grad()
 def fit_ridge_embedding(
     network: GatedNetwork, classifier: Classifier, images: TrainingImages, settings: RidgeEmbedding
 ) -> float:
-    """The embedding from all of the classifier's answers; returns the held-out agreement.
+    """Fit the embedding to all of the classifier's logits; the encoder stays as it is.
 
-    The gate opens by the peaks on the images held out: on those that it was fitted to, an
+    The gate's threshold comes from the peaks on images held out: on those that it was fitted to, an
     embedding peaks higher than on any other.
+
+    Returns:
+        Fraction of held-out images for which embedding and classifier predict the same class.
     """
     network.eval()
     device, count = next(network.parameters()).device, min(settings.images, len(images))
     fitted, held_out = split_batches(count)
 
-    def asked(numbers: Iterable[int]) -> Iterator[FeatureBatch]:
+    def features(numbers: Iterable[int]) -> Iterator[FeatureBatch]:
         for batch in shuffled_batches(images, count, numbers):
             batch = batch.to(device)
-            yield network.encoder(batch)[-1].mean((2, 3)), classifier(batch)
+            yield FeatureBatch(network.encoder(batch)[-1].mean((2, 3)), classifier(batch))
 
-    share = fit_ridge(network.gate, asked(fitted), asked(held_out), settings.penalties)
-    judges = shuffled_batches(images, count, held_out or fitted)
-    network.gate.set_threshold(*_mean_peaks(network, classifier, judges))
-    return share
+    agreement = fit_ridge(network.gate, features(fitted), features(held_out), settings.penalties)
+    unseen = shuffled_batches(images, count, held_out or fitted)
+    network.gate.set_threshold(*_mean_peaks(network, classifier, unseen))
+    return agreement
 
 
 def train_ridge_embedding(
@@ -88,36 +141,39 @@ def train_ridge_embedding(
     settings: RidgeEmbedding,
     seed: int,
 ) -> float:
-    """Encoder and embedding from the answers, by descent; returns the held-out agreement.
+    """Train encoder and embedding to predict the classifier's logits, by gradient descent.
 
-    The classifier is asked once about each image and once about its mirror image. Both are then
-    seen shifted a little, which leaves the answers as they are.
+    The classifier predicts each image and its mirror image once. The network sees both shifted a
+    little, which leaves the logits as they are.
+
+    Returns:
+        Fraction of held-out images for which embedding and classifier predict the same class; NaN
+        where there are too few images to hold some out.
     """
-    device, kept = next(network.parameters()).device, cache_in_memory(images)
+    device, cached = next(network.parameters()).device, cache_in_memory(images)
     order = torch.tensor(list(islice(EndlessSampler(len(images), seed), len(images))))
     held_out = min(MAX_HELD_OUT_IMAGES, len(images) // 10)
-    lessons = DistillationData.query_teacher(classifier, kept, order[held_out:], settings.batch)
+    data = DistillationData.query_teacher(classifier, cached, order[held_out:], settings.batch)
     network.gate.set_logit_units(
-        lessons.teacher_logits.mean().item(), lessons.teacher_logits.std().item()
+        data.teacher_logits.mean().item(), data.teacher_logits.std().item()
     )
 
-    def outcomes() -> Iterator[StepResult]:
+    def predict(shown: Images) -> Tensor:
+        return network.gate.predict_logits(network.encode(shown)[-1])
+
+    def steps() -> Iterator[StepResult]:
         generator = torch.Generator().manual_seed(seed)
-        for views, logits in lessons.draw_batches(settings.batch, generator):
+        for views, logits in data.draw_batches(settings.batch, generator):
             logits = logits.to(device)
-            answers = network.gate.predict_logits(network.encode(views.to(device))[-1])
-            loss = F.mse_loss(answers, network.gate.standardise(logits))
-            yield loss, answers.argmax(1) == logits.argmax(1)
+            predicted = predict(views.to(device))
+            loss = F.mse_loss(predicted, network.gate.standardise(logits))
+            yield loss, predicted.argmax(1) == logits.argmax(1)
 
-    descend(network, settings, outcomes())
-    judged = torch.split(order[: max(held_out, FORWARD_BATCH)], FORWARD_BATCH)
-    judges = [stack_images(kept, chosen).to(device) for chosen in judged]
-    network.gate.set_threshold(*_mean_peaks(network, classifier, judges))
-    if not held_out:
-        return float("nan")
-    return compute_agreement(
-        lambda shown: network.gate.predict_logits(network.encode(shown)[-1]), classifier, judges
-    )
+    descend(network, settings, steps())
+    chunks = torch.split(order[: max(held_out, FORWARD_BATCH)], FORWARD_BATCH)
+    unseen = [stack_images(cached, indices).to(device) for indices in chunks]
+    network.gate.set_threshold(*_mean_peaks(network, classifier, unseen))
+    return compute_agreement(predict, classifier, unseen) if held_out else float("nan")
 
 
 def train_binary_embedding(
@@ -127,16 +183,19 @@ def train_binary_embedding(
     settings: BinaryEmbedding,
     seed: int,
 ) -> float:
-    """The published phase on single labels; returns the accuracy over its last tenth.
+    """Train encoder and embedding to tell real from fake classes, as published.
 
     The evidence that a class exists is its mean activation a: logits (−a/2, a/2), cross-entropy
     (the paper speaks of the maximum, the released code takes the mean).
+
+    Returns:
+        The accuracy over the last tenth of the steps.
     """
     device = next(network.parameters()).device
     order = EndlessSampler(len(images), seed)
     loader = DataLoader(images, settings.batch, sampler=order, num_workers=1)
 
-    def outcomes() -> Iterator[StepResult]:
+    def steps() -> Iterator[StepResult]:
         for step, batch in enumerate(loader):
             generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
             views = RandomViews()(batch.to(device), generator)
@@ -146,62 +205,78 @@ def train_binary_embedding(
             loss = F.binary_cross_entropy_with_logits(existence, real.float())
             yield loss, (existence > 0) == real
 
-    return descend(network, settings, outcomes())
+    return descend(network, settings, steps())
 
 
 def descend(
     network: GatedNetwork,
     settings: RidgeEmbedding | BinaryEmbedding,
-    outcomes: Iterable[StepResult],
+    results: Iterable[StepResult],
 ) -> float:
-    """Descends for as many steps as set; returns the last tenth's share of right answers.
+    """Descend for as many steps as set.
 
     Args:
-        network: what is trained.
-        settings: how long and how fast.
-        outcomes: endless, and lazy: each is computed after the step on the one before.
+        network: the network that is trained.
+        settings: number of steps and learning rate.
+        results: losses without end, each computed only when the step before has been taken.
+
+    Returns:
+        Fraction of images predicted right over the last tenth of the steps.
     """
     network.train()
     trained = [p for p in network.parameters() if p.requires_grad]
     optimiser = AdamW(trained, lr=settings.rate, weight_decay=1e-4)
     rate = OneCycleLR(optimiser, settings.rate, total_steps=settings.steps)
-    right = []
-    for loss, answered in islice(outcomes, settings.steps):
+    accuracies = []
+    for loss, right in islice(results, settings.steps):
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         rate.step()
-        right.append(answered.float().mean().item())
-    last = right[-max(1, len(right) // 10) :]
+        accuracies.append(right.float().mean().item())
+    last = accuracies[-max(1, len(accuracies) // 10) :]
     return sum(last) / len(last)
+
+
+def split_batches(count: int) -> tuple[list[int], list[int]]:
+    """Return numbers of batches to fit on, and of those held out: every tenth, or the last of few.
+
+    >>> split_batches(12 * FORWARD_BATCH)
+    ([0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11], [9])
+    >>> split_batches(3 * FORWARD_BATCH), split_batches(FORWARD_BATCH)
+    (([0, 1], [2]), ([0], []))
+    """
+    numbers = range(-(-count // FORWARD_BATCH))
+    held_out = [n for n in numbers if n % 10 == 9] or list(numbers[1:][-1:])
+    return [n for n in numbers if n not in held_out], held_out
 
 
 @torch.no_grad()
 def _mean_peaks(
-    network: GatedNetwork, classifier: Classifier, shown: Iterable[Images]
+    network: GatedNetwork, classifier: Classifier, batches: Iterable[Images]
 ) -> tuple[float, float]:
-    """Mean highest activation of the classifier's top class, and of any other."""
+    """Return the mean highest activation of the classifier's top class, and of any other class."""
     network.eval()
     present: list[Tensor] = []
     absent: list[Tensor] = []
     generator = torch.Generator().manual_seed(0)
-    for batch in shown:
+    for batch in batches:
         batch = batch.to(classifier.device)
         deepest, top = network.encode(batch)[-1], classifier(batch).argmax(1)
         shift = torch.randint(1, len(classifier.classes), top.shape, generator=generator)
         other = (top + shift.to(top.device)) % len(classifier.classes)
-        for found, targets in ((present, top), (absent, other)):
-            found.append(network.gate.compute_activation(deepest, targets).amax((1, 2, 3)))
+        for peaks, targets in ((present, top), (absent, other)):
+            peaks.append(network.gate.compute_activation(deepest, targets).amax((1, 2, 3)))
     return torch.cat(present).mean().item(), torch.cat(absent).mean().item()
 
 
 @torch.no_grad()
 def _draw_targets(
-    classifier: Classifier, images: Images, fakes: float, generator: Generator
+    classifier: Classifier, images: Images, negative_rate: float, generator: Generator
 ) -> tuple[Tensor, Tensor]:
-    """Targets, the top class or a fake one, and which of them are real."""
-    true = classifier(images).argmax(1)
+    """Draw targets, the top class or a fake one, and return which of them are real."""
+    top = classifier(images).argmax(1)
     shift = torch.randint(1, len(classifier.classes), (len(images),), generator=generator)
-    real = torch.rand(len(images), generator=generator) >= fakes
-    real, shift = real.to(true.device), shift.to(true.device)
-    return torch.where(real, true, (true + shift) % len(classifier.classes)), real
+    real = torch.rand(len(images), generator=generator) >= negative_rate
+    real, shift = real.to(top.device), shift.to(top.device)
+    return torch.where(real, top, (top + shift) % len(classifier.classes)), real

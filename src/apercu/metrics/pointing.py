@@ -1,4 +1,4 @@
-"""The pointing game (Zhang et al. 2018, Excitation Backprop): is the map's peak on the object?"""
+"""The pointing game (Zhang et al. 2018): is the highest pixel of the map on the object?"""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from apercu.maps import fill_boxes
+from apercu.metrics.record import Metric
 from apercu.types import Maps, Regions, Scores
 
 Truths: TypeAlias = Regions | Float[Tensor, "batch truths 4"]
@@ -17,20 +18,22 @@ Truths: TypeAlias = Regions | Float[Tensor, "batch truths 4"]
 
 
 def pointing_game(maps: Maps, truths: Truths, tolerance: int = 0) -> Scores:
-    """1 where the highest pixel of a map lies on the object, else 0; higher is better.
+    """Return 1 where the highest pixel of a map lies on the object, else 0; higher is better.
 
     A peak within `tolerance` pixels of the object counts (Zhang et al. allow 15 on photographs).
-    Equal peaks count by the share of them that hits, so a constant map scores the object's share
-    of the image. An image without truth scores 0.
+    Equal peaks count by the fraction of them that hits, so a constant map scores the object's
+    fraction of the image. An image without truth scores 0.
     """
-    target = _widen_regions(true_regions(truths, (maps.shape[1], maps.shape[2])), tolerance)
+    objects = _widen_regions(true_regions(truths, (maps.shape[1], maps.shape[2])), tolerance)
     peaks = maps == maps.amax(dim=(1, 2), keepdim=True)
-    return (peaks & target).sum(dim=(1, 2)) / peaks.sum(dim=(1, 2))
+    return (peaks & objects).sum(dim=(1, 2)) / peaks.sum(dim=(1, 2))
 
 
 def true_regions(truths: Truths, size: tuple[int, int]) -> Regions:
-    """The pixels of a (height, width) image that belong to the truth: masks as they are, or all
-    that any of the boxes touches."""
+    """Return the true pixels of an image of (height, width).
+
+    Masks are returned as they are; of boxes, every pixel that one of them touches is true.
+    """
     if truths.dtype == torch.bool:
         return truths
     inside = fill_boxes(truths.flatten(0, 1), size)
@@ -38,9 +41,9 @@ def true_regions(truths: Truths, size: tuple[int, int]) -> Regions:
 
 
 def _widen_regions(regions: Regions, radius: int) -> Regions:
-    """All pixels whose centre is at most `reach` from that of a pixel of the region.
+    """Return all pixels whose centre is at most `radius` from the centre of a pixel of the region.
 
-    Line by line of the disc, each line as a difference of running counts.
+    The disc is added row by row, each row as a difference of running counts.
     """
     if not radius:
         return regions
@@ -55,3 +58,14 @@ def _widen_regions(regions: Regions, radius: int) -> Regions:
         first, last = max(0, down), height + min(0, down)
         wide[:, first:last] |= near[:, first - down : last - down]
     return wide
+
+
+POINTING_GAME = Metric(
+    name="pointing_game",
+    function=pointing_game,
+    takes=("maps", "objects"),
+    better="higher",
+    title="Pointing game",
+    phrase="the pointing game",
+    meaning="images whose highest pixel lies on the object",
+)

@@ -1,20 +1,22 @@
-"""How rough a map is: the l1 average total variation of SmoothTaylor (Goh et al. 2020)."""
+"""Total variation: how rough a map is, as in SmoothTaylor (Goh et al. 2020)."""
 
 from __future__ import annotations
 
 import torch
 
+from apercu.metrics.record import Metric
 from apercu.types import Maps, Scores
 
 FULL_STRENGTH = 0.99
-"""Share of the pixels that are at most as strong as what counts as full strength."""
+"""The quantile of a map's absolute values that counts as full strength."""
 
 
 def total_variation(maps: Maps) -> Scores:
-    """Absolute differences of neighbours across and down, summed, per pixel; lower is smoother.
+    """Return the absolute differences of neighbouring pixels, summed, per pixel; lower is smoother.
 
-    Of the map's absolute values, clipped at their 99th percentile (at their highest where that is
-    0) and divided by it; the first scale only of the paper's pyramid. A constant map scores 0.
+    The map's absolute values are divided by their 99th percentile (by their maximum where that is
+    0) and clipped at 1. Of the paper's pyramid only the first scale is used. A constant map scores
+    0.
     """
     sizes = maps.abs()
     full = sizes.flatten(1).quantile(FULL_STRENGTH, dim=1)
@@ -23,3 +25,15 @@ def total_variation(maps: Maps) -> Scores:
     across = stretched.diff(dim=2).abs().sum(dim=(1, 2))
     down = stretched.diff(dim=1).abs().sum(dim=(1, 2))
     return (across + down) / maps[0].numel()
+
+
+TOTAL_VARIATION = Metric(
+    name="total_variation",
+    function=total_variation,
+    takes=("maps",),
+    better="lower",
+    title="Total variation",
+    phrase="total variation",
+    meaning="mean difference of neighbouring pixels",
+    decimals=4,
+)

@@ -62,14 +62,14 @@ def crop(
     size: tuple[int, int] | None = None,
     rotations: Float[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, "batch channels rows columns"]:
-    """Each image's box, stretched bilinearly.
+    """Cut each image's box out and stretch it bilinearly.
 
     Args:
         images: any images.
-        boxes: `batch × 4`, xmin, ymin, xmax, ymax as shares of the image's sides; what lies
+        boxes: `batch × 4`, xmin, ymin, xmax, ymax as fractions of the image's sides; what lies
             outside repeats the border.
-        size: height and width of the answer, those of the images when None.
-        turns: radians by which each box is turned about its centre; None turns none.
+        size: height and width of the result in pixels; those of the images when None.
+        rotations: radians by which each box is rotated about its centre; none when None.
     """
     low, high = boxes[:, :2].to(images), boxes[:, 2:].to(images)
     transforms = torch.zeros(len(images), 2, 3, device=images.device, dtype=images.dtype)
@@ -79,8 +79,8 @@ def crop(
     else:
         height, width = images.shape[2:]
         cos, sin = rotations.to(images).cos(), rotations.to(images).sin()
-        turned = torch.stack([cos, -sin * height / width, sin * width / height, cos], 1)
-        transforms[:, :, :2] = turned.view(-1, 2, 2) * (high - low)[:, None]
+        rotation = torch.stack([cos, -sin * height / width, sin * width / height, cos], 1)
+        transforms[:, :, :2] = rotation.view(-1, 2, 2) * (high - low)[:, None]
     shape = [*images.shape[:2], *(size or images.shape[2:])]
     grid = F.affine_grid(transforms, shape, align_corners=False)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import torch
@@ -14,7 +15,7 @@ from apercu.classifiers.distillation_data import PreparedImages
 from apercu.classifiers.preprocessing import FitMode
 from apercu.errors import ImageError, ImagesError
 from apercu.images import ImageSource, Item
-from apercu.types import Picture
+from apercu.types import Images, Picture
 
 MAX_UNUSABLE = 0.5
 """Fraction of unreadable images above which training stops."""
@@ -25,6 +26,9 @@ MAX_HELD_OUT = 96
 MAX_CACHED_BYTES = 512 << 20
 """Prepared images are kept in memory up to this size, and read again at every use above it."""
 
+
+FORWARD_BATCH = 8
+"""Images that go through a network together where no gradient is needed."""
 
 TargetFunction: TypeAlias = Callable[[int, Item], Any]
 """From an index in the source and the image there to the target of a network."""
@@ -107,6 +111,24 @@ def cache_in_memory(images: TrainingImages) -> PreparedImages:
     if not len(images) or images[0].nbytes * len(images) > MAX_CACHED_BYTES:
         return images
     return [images[index] for index in range(len(images))]
+
+
+def shuffled_batches(
+    images: TrainingImages, count: int, numbers: Iterable[int] | None = None
+) -> Iterator[Images]:
+    """Yield batches of the first `count` images of a seeded shuffle.
+
+    Args:
+        images: images without targets.
+        count: number of images that are used, at most all.
+        numbers: numbers of the batches, from 0; all when None.
+    """
+    count = min(count, len(images))
+    numbers = range(-(-count // FORWARD_BATCH)) if numbers is None else numbers
+    order = list(islice(EndlessSampler(len(images), seed=0), count))
+    for number in numbers:
+        indices = order[number * FORWARD_BATCH : (number + 1) * FORWARD_BATCH]
+        yield torch.stack([images[index] for index in indices])
 
 
 class Split(NamedTuple):

@@ -1,11 +1,12 @@
-"""Fewer levels per channel (feature squeezing, Xu et al. 2018)."""
+"""Bit depth: fewer levels per channel (feature squeezing, Xu et al. 2018)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import final
 
-from apercu.robustness.filters.base import Filter, check_whole
+from apercu.robustness.checks import check_whole
+from apercu.robustness.filters.base import Filter
 from apercu.robustness.filters.pixel_ops import round_softly
 from apercu.types import Images
 
@@ -13,10 +14,10 @@ from apercu.types import Images
 @final
 @dataclass(frozen=True)
 class BitDepth(Filter):
-    """Every pixel goes to the nearest of 2^bits even levels; `smooth` is a soft staircase.
+    """Rounds every pixel to the nearest of 2^bits even levels; the surrogate is a soft staircase.
 
     Args:
-        bits: of each channel, 1 to 8.
+        bits: Bits of each channel, 1 to 8.
 
     Raises:
         ConfigError: a setting is out of range.

@@ -1,4 +1,4 @@
-"""Dithering with blue noise: thresholds without structure that the eye, or a network, could see."""
+"""Dithering with blue noise: the thresholds have no structure that an eye or a network could see."""
 
 from __future__ import annotations
 
@@ -9,20 +9,15 @@ from typing import final, get_args
 import numpy as np
 import torch
 
-from apercu.robustness.filters.base import (
-    ADDED_LATER,
-    Channels,
-    Filter,
-    check_choice,
-    check_whole,
-)
+from apercu.robustness.checks import check_choice, check_whole
+from apercu.robustness.filters.base import ADDED_LATER, Channels, Filter
 from apercu.robustness.filters.ordered import Ranks, dither, dither_softly, select_planes
 from apercu.types import Images
 
 SIZE, SIGMA = 64, 1.5
-"""Side of the matrix, and the width of the Gaussian by which a place feels its neighbours."""
-FIRST = 10
-"""One place in so many is bright in the pattern to start from."""
+"""Side of the matrix, and width of the Gaussian that measures how dense bright pixels lie."""
+INITIAL_SPACING = 10
+"""One pixel in so many is bright in the initial pattern."""
 
 
 @final
@@ -31,9 +26,9 @@ class BlueNoise(Filter):
     """Dithers with a void-and-cluster matrix of 64 × 64 (Ulichney 1993).
 
     Args:
-        bits: of each channel, 1 to 4.
-        seed: of the matrix.
-        channels: what is a plane.
+        bits: Bits of each channel, 1 to 4.
+        seed: Seed of the matrix.
+        channels: Whether each channel is dithered, or the grey image.
 
     Raises:
         ConfigError: a setting is out of range.
@@ -59,15 +54,16 @@ class BlueNoise(Filter):
 
 @lru_cache
 def compute_blue_noise_ranks(seed: int) -> Ranks:
-    """Ranks by void-and-cluster.
+    """Compute the ranks of the pixels of the matrix by void-and-cluster.
 
-    An even pattern of few bright places is made first. Taken away from its tightest clusters, they
-    are ranked backwards; put into the largest voids, all others are ranked forwards. Ulichney's
-    third phase, the clusters of the dark places, picks the same: on a torus their density is a
-    constant less that of the bright.
+    An even pattern of few bright pixels is made first. These are removed one by one, always from
+    the tightest cluster, and ranked backwards. All others are added to the pattern one by one,
+    always in the largest void, and ranked forwards. Ulichney's third phase, which removes the dark
+    pixels from their clusters, picks the same ones: on a torus their density is a constant less
+    that of the bright pixels.
     """
     pattern = _Pattern(seed)
-    pattern.even_out()
+    pattern.balance_pattern()
     start, count = pattern.copy(), int(pattern.bright.sum())
     ranks = np.empty(SIZE * SIZE, dtype=np.int64)
     for rank in reversed(range(count)):
@@ -78,17 +74,17 @@ def compute_blue_noise_ranks(seed: int) -> Ranks:
 
 
 class _Pattern:
-    """Bright places on a torus, and how dense they lie around each place."""
+    """Bright pixels on a torus, and how dense they lie around each pixel."""
 
     def __init__(self, seed: int) -> None:
-        places = np.random.default_rng(seed).permutation(SIZE * SIZE)
+        pixels = np.random.default_rng(seed).permutation(SIZE * SIZE)
         distances = np.minimum(np.arange(SIZE), SIZE - np.arange(SIZE))
         bell = np.exp(-0.5 * (distances / SIGMA) ** 2)
         self.bells = np.tile(np.outer(bell, bell), (2, 2))
         self.bright = np.zeros(SIZE * SIZE, dtype=bool)
         self.density = np.zeros((SIZE, SIZE))
-        for place in places[: SIZE * SIZE // FIRST]:
-            self.flip_pixel(int(place))
+        for pixel in pixels[: SIZE * SIZE // INITIAL_SPACING]:
+            self.flip_pixel(int(pixel))
 
     def copy(self) -> _Pattern:
         twin = object.__new__(_Pattern)
@@ -96,24 +92,24 @@ class _Pattern:
         twin.density = self.density.copy()
         return twin
 
-    def flip_pixel(self, place: int) -> int:
-        """Turns a place bright or dark, and returns it."""
-        row, column = divmod(place, SIZE)
+    def flip_pixel(self, pixel: int) -> int:
+        """Turn a pixel bright or dark, and return its index."""
+        row, column = divmod(pixel, SIZE)
         bell = self.bells[SIZE - row : 2 * SIZE - row, SIZE - column : 2 * SIZE - column]
-        self.density += -bell if self.bright[place] else bell
-        self.bright[place] = not self.bright[place]
-        return place
+        self.density += -bell if self.bright[pixel] else bell
+        self.bright[pixel] = not self.bright[pixel]
+        return pixel
 
     def find_tightest_cluster(self) -> int:
-        """The bright place in the densest company."""
+        """Return the bright pixel whose neighbourhood is densest."""
         return int(np.where(self.bright, self.density.ravel(), -np.inf).argmax())
 
     def find_largest_void(self) -> int:
-        """The dark place farthest from the bright ones."""
+        """Return the dark pixel whose neighbourhood is emptiest."""
         return int(np.where(self.bright, np.inf, self.density.ravel()).argmin())
 
-    def even_out(self) -> None:
-        """Moves the tightest cluster into the largest void until it is where it came from."""
+    def balance_pattern(self) -> None:
+        """Move pixels from the tightest cluster to the largest void, until one returns to its place."""
         while self.flip_pixel(self.find_tightest_cluster()) != self.flip_pixel(
             self.find_largest_void()
         ):

@@ -1,4 +1,4 @@
-"""Gaussian blur."""
+"""Gaussian blur of each channel."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import final
 import torch
 import torch.nn.functional as F
 
-from apercu.robustness.filters.base import Filter, check_between
+from apercu.robustness.checks import check_between
+from apercu.robustness.filters.base import Filter
 from apercu.robustness.filters.pixel_ops import pad_border
 from apercu.types import Images
 
@@ -17,10 +18,10 @@ from apercu.types import Images
 @final
 @dataclass(frozen=True)
 class Gaussian(Filter):
-    """Each channel by itself, borders repeated; `smooth` is the blur itself.
+    """Blurs each channel by itself, with repeated borders; the surrogate is the blur itself.
 
     Args:
-        sigma: standard deviation in pixels, 0.001 to 100; the kernel ends at three of them.
+        sigma: Standard deviation in pixels, 0.001 to 100; the kernel ends at three of them.
 
     Raises:
         ConfigError: a setting is out of range.
@@ -39,7 +40,7 @@ class Gaussian(Filter):
 
 
 def blur(images: Images, sigma: float) -> Images:
-    """Convolved with a Gaussian of `sigma` pixels, rows first, then columns."""
+    """Convolve images with a Gaussian of `sigma` pixels, rows first, then columns."""
     reach = ceil(3 * sigma)
     offsets = torch.arange(-reach, reach + 1).to(images)
     kernel = torch.softmax(-0.5 * (offsets / sigma) ** 2, dim=0)

@@ -1,4 +1,4 @@
-"""JPEG, there and back."""
+"""JPEG compression, and a differentiable surrogate of it (Shin & Song 2017)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from apercu.robustness.filters.base import Filter, check_whole
+from apercu.robustness.checks import check_whole
+from apercu.robustness.filters.base import Filter
 from apercu.robustness.filters.pixel_ops import from_bytes, round_softly, to_bytes
 from apercu.types import Images
 
@@ -22,12 +23,13 @@ from apercu.types import Images
 @final
 @dataclass(frozen=True)
 class Jpeg(Filter):
-    """Saved and opened by Pillow; three channels are RGB, any others are files by themselves.
+    """Compresses images as JPEG with Pillow, and decompresses them.
 
-    `smooth` is the same transform with a soft rounding of its coefficients.
+    Three channels are RGB; any other channels are compressed one by one. The surrogate is the same
+    transform with a soft rounding of its coefficients.
 
     Args:
-        quality: 1 to 95.
+        quality: Quality of the compression, 1 to 95.
 
     Raises:
         ConfigError: a setting is out of range.
@@ -40,16 +42,16 @@ class Jpeg(Filter):
 
     def apply(self, images: Images) -> Images:
         pixels = to_bytes(images).cpu()
-        return from_bytes(torch.stack([self._compress_image(one) for one in pixels]), images)
+        return from_bytes(torch.stack([self._compress_image(image) for image in pixels]), images)
 
     def apply_surrogate(self, images: Images) -> Images:
         return compress_softly(images, self.quality)
 
     def _compress_image(self, pixels: Tensor) -> Tensor:
-        """One image of bytes, channels first."""
+        """Compress one image of bytes, channels first."""
         if len(pixels) == 3:
-            opened = self._compress_picture(Image.fromarray(pixels.permute(1, 2, 0).numpy()))
-            return opened.permute(2, 0, 1)
+            compressed = self._compress_picture(Image.fromarray(pixels.permute(1, 2, 0).numpy()))
+            return compressed.permute(2, 0, 1)
         return torch.stack(
             [self._compress_picture(Image.fromarray(plane.numpy())) for plane in pixels]
         )
@@ -78,20 +80,22 @@ CHROMA_TABLE = (
     (47, 66, 99, 99, 99, 99, 99, 99),
     *((99,) * 8,) * 4,
 )
-"""Steps of the coefficients at quality 50 (ITU-T T.81, annex K)."""
+"""Quantisation steps of the coefficients at quality 50 (ITU-T T.81, annex K)."""
 YCC = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
 """Luma and two colour differences of RGB (JFIF 1.02)."""
 
 
 def compress_softly(images: Images, quality: int) -> Images:
-    """As `Jpeg` treats channels: three are RGB with halved colours, any others are grey."""
+    """Compress images as `Jpeg` does, but with gradients.
+
+    Three channels are RGB, and their colours have half the resolution; any others are grey."""
     levels = 255 * images - 128
     if images.shape[1] != 3:
         return (_quantise_blocks(levels, _scale_table(LUMA_TABLE, quality)) + 128) / 255
     height, width = images.shape[2:]
     matrix = torch.tensor(YCC).to(images)
-    both = torch.einsum("ij,bjhw->bihw", matrix, levels)
-    luma, colours = both[:, :1], both[:, 1:]
+    luma_and_colours = torch.einsum("ij,bjhw->bihw", matrix, levels)
+    luma, colours = luma_and_colours[:, :1], luma_and_colours[:, 1:]
     luma = _quantise_blocks(luma, _scale_table(LUMA_TABLE, quality))
     halves = F.avg_pool2d(_pad_to_multiple(colours, 2), 2)
     halves = _quantise_blocks(halves, _scale_table(CHROMA_TABLE, quality))
@@ -101,25 +105,25 @@ def compress_softly(images: Images, quality: int) -> Images:
 
 
 def _quantise_blocks(planes: Images, table: Float[Tensor, "8 8"]) -> Images:
-    """Blocks of 8 × 8 to cosines, rounded softly to the steps of the table, and back."""
+    """Round the cosine coefficients of blocks of 8 × 8 softly to the steps of the table."""
     batch, channels, height, width = planes.shape
-    filled = _pad_to_multiple(planes, 8)
-    rows, columns = filled.shape[2] // 8, filled.shape[3] // 8
-    blocks = filled.view(batch, channels, rows, 8, columns, 8).transpose(3, 4)
-    cosines, steps = _cosine_transform().to(planes), table.to(planes)
-    kept = round_softly(cosines @ blocks @ cosines.T / steps) * steps
-    whole = (cosines.T @ kept @ cosines).transpose(3, 4).reshape(filled.shape)
+    padded = _pad_to_multiple(planes, 8)
+    rows, columns = padded.shape[2] // 8, padded.shape[3] // 8
+    blocks = padded.view(batch, channels, rows, 8, columns, 8).transpose(3, 4)
+    cosines, steps = _make_cosine_transform().to(planes), table.to(planes)
+    rounded = round_softly(cosines @ blocks @ cosines.T / steps) * steps
+    whole = (cosines.T @ rounded @ cosines).transpose(3, 4).reshape(padded.shape)
     return whole[..., :height, :width]
 
 
 def _scale_table(base: tuple[tuple[int, ...], ...], quality: int) -> Float[Tensor, "8 8"]:
-    """The steps at a quality, as the Independent JPEG Group scales them."""
+    """Scale a table to a quality, as the Independent JPEG Group does it."""
     percent = 5000 // quality if quality < 50 else 200 - 2 * quality
     return ((torch.tensor(base) * percent + 50) // 100).clamp(1, 255).float()
 
 
-def _cosine_transform() -> Float[Tensor, "8 8"]:
-    """The orthonormal cosine transform of eight samples."""
+def _make_cosine_transform() -> Float[Tensor, "8 8"]:
+    """Return the matrix of the orthonormal cosine transform of eight samples."""
     waves = torch.arange(8.0)
     matrix = torch.cos((2 * waves[None] + 1) * waves[:, None] * pi / 16) / 2
     matrix[0] /= 2**0.5
@@ -127,6 +131,6 @@ def _cosine_transform() -> Float[Tensor, "8 8"]:
 
 
 def _pad_to_multiple(planes: Images, multiple: int) -> Float[Tensor, "batch channels tall wide"]:
-    """With the last row and column repeated until the sides are multiples."""
+    """Repeat the last row and column until the sides are multiples of a number."""
     down, across = (-length % multiple for length in planes.shape[2:])
     return F.pad(planes, (0, across, 0, down), mode="replicate")

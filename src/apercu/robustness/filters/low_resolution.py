@@ -7,17 +7,18 @@ from typing import final
 
 import torch.nn.functional as F
 
-from apercu.robustness.filters.base import Filter, check_whole
+from apercu.robustness.checks import check_whole
+from apercu.robustness.filters.base import Filter
 from apercu.types import Images
 
 
 @final
 @dataclass(frozen=True)
 class LowResolution(Filter):
-    """Averaged over areas, and enlarged bilinearly again; `smooth` is the filter itself.
+    """Averages over areas, and enlarges bilinearly again; the surrogate is the filter itself.
 
     Args:
-        factor: by how much each side becomes shorter; never below one pixel.
+        factor: Factor by which each side becomes shorter; never below one pixel.
 
     Raises:
         ConfigError: a setting is out of range.

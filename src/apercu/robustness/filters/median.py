@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
-from apercu.robustness.filters.base import Filter, check_width
+from apercu.robustness.checks import check_width
+from apercu.robustness.filters.base import Filter
 from apercu.robustness.filters.pixel_ops import average_windows, extract_windows, pad_border
 from apercu.types import Images
 
@@ -13,10 +14,12 @@ from apercu.types import Images
 @final
 @dataclass(frozen=True)
 class Median(Filter):
-    """Each channel by itself, borders repeated; `smooth` is the mean of the same square.
+    """Takes the median of a square in each channel; the surrogate is the mean of the same square.
+
+    Borders are repeated.
 
     Args:
-        width: of the square in pixels, odd, at most 25.
+        width: Width of the square in pixels, odd, at most 25.
 
     Raises:
         ConfigError: a setting is out of range.

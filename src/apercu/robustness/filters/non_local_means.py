@@ -8,7 +8,8 @@ from typing import final
 
 import torch
 
-from apercu.robustness.filters.base import Filter, check_between, check_width
+from apercu.robustness.checks import check_between, check_width
+from apercu.robustness.filters.base import Filter
 from apercu.robustness.filters.pixel_ops import average_windows, pad_border
 from apercu.types import Images
 
@@ -16,14 +17,15 @@ from apercu.types import Images
 @final
 @dataclass(frozen=True)
 class NonLocalMeans(Filter):
-    """Weights exp(−d² / strength²), d² the mean squared difference of two patches (Buades 2005).
+    """Averages pixels with weights exp(−d² / strength²) (Buades 2005).
 
-    One weight for all channels, borders repeated. `smooth` is the filter itself.
+    d² is the mean squared difference of the patches around two pixels. All channels have the same
+    weight; borders are repeated. The surrogate is the filter itself.
 
     Args:
-        strength: in pixel values, 0.001 to 10; more is smoother.
-        window: width in pixels of the square that is searched, odd, at most 25.
-        patch: width in pixels of what is compared, odd, at most 25.
+        strength: Strength in pixel values, 0.001 to 10; more is smoother.
+        window: Width in pixels of the square that is searched, odd, at most 25.
+        patch: Width in pixels of the patches that are compared, odd, at most 25.
 
     Raises:
         ConfigError: a setting is out of range.
@@ -43,13 +45,13 @@ class NonLocalMeans(Filter):
     def apply_surrogate(self, images: Images) -> Images:
         height, width = images.shape[2:]
         reach, rim = self.window // 2, self.patch // 2
-        wide = pad_border(images, reach + rim)
+        padded = pad_border(images, reach + rim)
         own = pad_border(images, rim)
         total, weights = torch.zeros_like(images), torch.zeros_like(images[:, :1])
         for row, column in product(range(self.window), repeat=2):
-            other = wide[..., row : row + height + 2 * rim, column : column + width + 2 * rim]
-            apart = (own - other).square().mean(dim=1, keepdim=True)
-            weight = (-average_windows(apart, self.patch) / self.strength**2).exp()
+            other = padded[..., row : row + height + 2 * rim, column : column + width + 2 * rim]
+            distance = (own - other).square().mean(dim=1, keepdim=True)
+            weight = (-average_windows(distance, self.patch) / self.strength**2).exp()
             total = total + weight * other[..., rim : rim + height, rim : rim + width]
             weights = weights + weight
         return total / weights

@@ -1,4 +1,4 @@
-"""Ordered dithering: every pixel meets the threshold of its place in a matrix that repeats."""
+"""Ordered dithering: each pixel is compared with the threshold at its place in a repeated matrix."""
 
 from __future__ import annotations
 
@@ -11,20 +11,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from apercu.errors import ConfigError
-from apercu.robustness.filters.base import (
-    ADDED_LATER,
-    Channels,
-    Filter,
-    check_choice,
-    check_whole,
-)
+from apercu.robustness.checks import check_choice, check_whole
+from apercu.robustness.filters.base import ADDED_LATER, Channels, Filter
 from apercu.robustness.filters.pixel_ops import convert_to_grey, round_softly
 from apercu.types import Images
 
 SIZES = (2, 4, 8, 16)
 
 Ranks = Int[Tensor, "size size"]
-"""Every number from 0 to size² − 1 once; the place of 0 is the first that turns bright."""
+"""Every number from 0 to size² − 1 once; the pixel of rank 0 turns bright first."""
 
 
 @final
@@ -33,9 +28,9 @@ class Bayer(Filter):
     """Dithers with the matrix of Bayer (1973).
 
     Args:
-        bits: of each channel, 1 to 4.
-        size: of the matrix, 2, 4, 8 or 16.
-        channels: what is a plane.
+        bits: Bits of each channel, 1 to 4.
+        size: Side of the matrix, 2, 4, 8 or 16.
+        channels: Whether each channel is dithered, or the grey image.
 
     Raises:
         ConfigError: a setting is out of range.
@@ -64,7 +59,7 @@ class Bayer(Filter):
 
 @lru_cache
 def compute_bayer_ranks(size: int) -> Ranks:
-    """The matrix of a power of two, made of four of the next smaller.
+    """Compute the ranks of a Bayer matrix; its side is a power of two.
 
     >>> bayer_ranks(2).tolist()
     [[0, 2], [3, 1]]
@@ -78,23 +73,23 @@ def compute_bayer_ranks(size: int) -> Ranks:
 
 
 def select_planes(images: Images, channels: Channels) -> Float[Tensor, "batch planes height width"]:
-    """What is dithered: every channel, or one of grey."""
+    """Return the planes that are dithered: every channel, or one grey plane."""
     return convert_to_grey(images) if channels == "grey" else images
 
 
 def dither(images: Images, ranks: Ranks, bits: int) -> Images:
-    """To one of the two levels around each pixel, so that the mean over the matrix is kept."""
+    """Round each pixel to one of the two levels around it, so that the mean over the matrix is kept."""
     steps = 2**bits - 1
     return (images * steps + 1 - _tile_thresholds(images, ranks)).floor() / steps
 
 
 def dither_softly(images: Images, ranks: Ranks, bits: int) -> Images:
-    """The same with soft steps at the same thresholds."""
+    """Dither with soft steps at the same thresholds, which have gradients."""
     steps = 2**bits - 1
     return round_softly(images * steps + 0.5 - _tile_thresholds(images, ranks)) / steps
 
 
 def _tile_thresholds(images: Images, ranks: Ranks) -> Float[Tensor, "height width"]:
-    """In (0, 1), repeated over the image from its upper left corner."""
+    """Return thresholds in (0, 1), repeated over the image from its upper left corner."""
     rows, columns = (torch.arange(length) % len(ranks) for length in images.shape[2:])
     return ((ranks[rows][:, columns] + 0.5) / ranks.numel()).to(images)

@@ -1,4 +1,4 @@
-"""Pixels as the whole numbers that files hold."""
+"""Operations on pixels that several filters share: bytes, rounding, grey, neighbourhoods."""
 
 from __future__ import annotations
 
@@ -11,30 +11,35 @@ from torch import Tensor
 
 from apercu.types import Images
 
+SHARPNESS = 5.0
+"""Sharpness of the soft steps: the slope is 2.5 on an edge and 0.07 between two, never 0."""
+LUMA_WEIGHTS = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in the luma (ITU-R BT.601)."""
+LUMA_BYTES = (19595, 38470, 7471)
+"""The same weights in 65536ths, as in Pillow's mode L."""
+
 
 def to_bytes(images: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
-    """The nearest of 0, 1 / 255, … 1 to each pixel, as a byte.
+    """Round each pixel to the nearest of 0, 1 / 255, … 1, and return it as a byte.
 
-    >>> eight_bit(torch.tensor([0.0, 0.5, 1.0])).tolist()
+    >>> to_bytes(torch.tensor([0.0, 0.5, 1.0])).tolist()
     [0, 128, 255]
     """
     return images.detach().float().mul(255).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def from_bytes(pixels: UInt8[Tensor, "batch channels height width"], like: Images) -> Images:
-    """Back to [0, 1], with the device and type of the images that they were."""
+    """Return bytes as values in [0, 1], with the device and type of the images `like`."""
     return (pixels / 255).to(like)
 
 
-SHARPNESS = 5.0
-"""Of the steps: the slope is 2.5 on an edge and 0.07 on a tread, so that it never vanishes."""
-
-
 def round_softly(values: Tensor) -> Tensor:
-    """A staircase of tanh steps through every whole number (Agustsson & Theis 2020).
+    """Round by a staircase of tanh steps, which has gradients (Agustsson & Theis 2020).
+
+    Whole numbers and their halves stay as they are.
 
     >>> import torch
-    >>> soft_round(torch.tensor([0.0, 0.5, 1.0, 2.0])).tolist()
+    >>> round_softly(torch.tensor([0.0, 0.5, 1.0, 2.0])).tolist()
     [0.0, 0.5, 1.0, 2.0]
     """
     below = values.floor()
@@ -42,14 +47,8 @@ def round_softly(values: Tensor) -> Tensor:
     return below + 0.5 + 0.5 * within
 
 
-LUMA_WEIGHTS = (0.299, 0.587, 0.114)
-"""Of RGB (ITU-R BT.601)."""
-LUMA_BYTES = (19595, 38470, 7471)
-"""The same in 65536ths, as Pillow's mode L has it."""
-
-
 def convert_to_grey(images: Images) -> Float[Tensor, "batch 1 height width"]:
-    """Luma of three channels, the mean of any other number."""
+    """Return the luma of three channels, or the mean of any other number of channels."""
     if images.shape[1] != 3:
         return images.mean(dim=1, keepdim=True)
     weights = torch.tensor(LUMA_WEIGHTS).to(images)
@@ -59,7 +58,7 @@ def convert_to_grey(images: Images) -> Float[Tensor, "batch 1 height width"]:
 def convert_bytes_to_grey(
     pixels: UInt8[Tensor, "batch channels height width"],
 ) -> UInt8[Tensor, "batch 1 height width"]:
-    """The same of bytes, rounded to such; three channels as Pillow does."""
+    """Return the grey value of bytes, rounded to bytes; three channels as Pillow does it."""
     if pixels.shape[1] != 3:
         return pixels.float().mean(dim=1, keepdim=True).round().to(torch.uint8)
     weights = torch.tensor(LUMA_BYTES).view(3, 1, 1)
@@ -68,18 +67,18 @@ def convert_bytes_to_grey(
 
 
 def pad_border(images: Images, reach: int) -> Float[Tensor, "batch channels tall wide"]:
-    """The images with their outermost pixels repeated `reach` times on all four sides."""
+    """Repeat the outermost pixels of images `reach` times on all four sides."""
     return F.pad(images, (reach,) * 4, mode="replicate")
 
 
 def extract_windows(
     images: Images, width: int
 ) -> Float[Tensor, "batch channels height width neighbours"]:
-    """The square of odd `width` around every pixel, row by row."""
-    wide = pad_border(images, width // 2)
-    return wide.unfold(2, width, 1).unfold(3, width, 1).flatten(4)
+    """Return the square of odd `width` around every pixel, row by row; borders are repeated."""
+    padded = pad_border(images, width // 2)
+    return padded.unfold(2, width, 1).unfold(3, width, 1).flatten(4)
 
 
 def average_windows(images: Images, width: int) -> Float[Tensor, "batch channels low narrow"]:
-    """Mean of the square of odd `width` around every pixel that has a whole one."""
+    """Return the mean of the square of odd `width` around every pixel that has a whole one."""
     return F.avg_pool2d(images, width, stride=1)

@@ -1,4 +1,4 @@
-"""Total variation denoising: the nearest image that is smooth but for its edges."""
+"""Total variation denoising: the nearest image that is smooth except at its edges."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from apercu.robustness.filters.base import Filter, check_positive, check_whole
+from apercu.robustness.checks import check_positive, check_whole
+from apercu.robustness.filters.base import Filter
 from apercu.types import Images
 
 Dual: TypeAlias = Float[Tensor, "2 batch channels height width"]
 
 STEP_SIZE = 0.25
-"""Of the projection; up to here it converges in practice."""
+"""Step size of the projection; up to this value it converges in practice."""
 CHECKPOINT_STEPS = 7
-"""Every so many steps the state is kept for the backward pass, which repeats the others."""
+"""Steps between two states that are kept for the backward pass, which repeats the others."""
 
 
 @final
@@ -27,11 +28,11 @@ CHECKPOINT_STEPS = 7
 class TotalVariation(Filter):
     """Minimises ‖u − image‖² / 2 + weight · TV(u) by the dual projection of Chambolle (2004).
 
-    Each channel by itself. `smooth` is the filter itself, step by step.
+    Each channel is filtered by itself. The surrogate is the filter itself, step by step.
 
     Args:
-        weight: of the variation; more is smoother.
-        steps: of the projection.
+        weight: Weight of the variation; more is smoother.
+        steps: Steps of the projection.
 
     Raises:
         ConfigError: a setting is out of range.
@@ -52,24 +53,24 @@ class TotalVariation(Filter):
         for done in range(0, self.steps, CHECKPOINT_STEPS):
             count = min(CHECKPOINT_STEPS, self.steps - done)
             dual = checkpoint(self._project, dual, images, count, use_reentrant=False)
-        return images - self.weight * _divergence(dual)
+        return images - self.weight * _compute_divergence(dual)
 
     def _project(self, dual: Dual, images: Images, steps: int) -> Dual:
-        """So many steps of the projection."""
+        """Run `steps` steps of the projection."""
         for _ in range(steps):
-            slope = _gradient(_divergence(dual) - images / self.weight)
+            slope = _compute_gradient(_compute_divergence(dual) - images / self.weight)
             length = torch.linalg.vector_norm(slope, dim=0)
             dual = (dual + STEP_SIZE * slope) / (1 + STEP_SIZE * length)
         return dual
 
 
-def _gradient(images: Images) -> Dual:
-    """Differences to the pixel below and to the right, 0 at the far borders."""
+def _compute_gradient(images: Images) -> Dual:
+    """Return the differences to the pixel below and to the right, 0 at the far borders."""
     down = F.pad(images.diff(dim=2), (0, 0, 0, 1))
     return torch.stack([down, F.pad(images.diff(dim=3), (0, 1))])
 
 
-def _divergence(dual: Dual) -> Images:
-    """Minus the adjoint of the gradient; the far borders of `dual` are 0."""
+def _compute_divergence(dual: Dual) -> Images:
+    """Return minus the adjoint of the gradient; the far borders of `dual` are 0."""
     down, across = dual
     return F.pad(down, (0, 0, 1, 0)).diff(dim=2) + F.pad(across, (1, 0)).diff(dim=3)
