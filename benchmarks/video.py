@@ -30,7 +30,7 @@ from apercu.classifiers import ClassNames, InputSpec
 from apercu.deploy.export.graphs import CombinedGraph, MaskGraph
 from apercu.deploy.export.onnx_graph import Traceable, session, write_onnx
 from apercu.deploy.export.precision import converted
-from apercu.deploy.inference import About, Engine
+from apercu.deploy.inference import ExplainerInfo, InferenceEngine
 from apercu.deploy.inference.onnx_predictor import OnnxEngine
 from apercu.deploy.video import VideoSettings, explain_video, open_video
 from apercu.deploy.video.drawing import Drawing
@@ -87,7 +87,7 @@ class Bench:
         folder: for what is written.
     """
 
-    engine: Engine
+    engine: InferenceEngine
     clip: Path
     folder: Path
 
@@ -161,9 +161,9 @@ def written_graphs(folder: Path) -> dict[str, Path]:
     return {"float32": exact, "int8-static": small}
 
 
-def engine_of(graph: Path, threads: int) -> Engine:
+def engine_of(graph: Path, threads: int) -> InferenceEngine:
     running = session(graph, threads, spin=False)
-    about = About(
+    about = ExplainerInfo(
         runtime="onnxruntime", run="", classifier="", fingerprint="", read_by="classifier"
     )
     names = ClassNames.make_numbered(running.get_outputs()[0].shape[1])
@@ -205,7 +205,7 @@ def tone(number: int) -> av.AudioFrame:
     return frame
 
 
-def memory(engine: Engine, folder: Path) -> Promise:
+def memory(engine: InferenceEngine, folder: Path) -> Promise:
     """Most memory that a long clip takes over that of a short one, above what was there before."""
     found = []
     for seconds in (SHORT, LONG):

@@ -11,13 +11,13 @@ import torch
 
 from apercu import MaskExplainer, open_classifier
 from apercu.deploy.export.describing import digest_of_run
-from apercu.deploy.inference import Engine, open_engine
+from apercu.deploy.inference import InferenceEngine, open_engine
 from apercu.deploy.inference.onnx_predictor import OnnxEngine
 from apercu.deploy.inference.torch_predictor import TorchEngine
 
 
 @pytest.fixture(params=[TorchEngine, OnnxEngine])
-def engine(request, tiny_run: Path, tiny_card: Path, tiny_export: Path) -> Engine:
+def engine(request, tiny_run: Path, tiny_card: Path, tiny_export: Path) -> InferenceEngine:
     kind = request.param
     found = open_engine(tiny_run, tiny_card) if kind is TorchEngine else open_engine(tiny_export)
     assert isinstance(found, kind)

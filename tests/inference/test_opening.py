@@ -61,10 +61,10 @@ def test_a_graph_for_many_classes_is_missed_when_it_is_needed(damaged) -> None:
     (damaged / "classes.onnx").unlink()
     engine, images = open_engine(damaged), torch.rand(1, 3, 32, 32)
     seen = engine(images).targets
-    _, found = engine.read(images)
-    assert engine.masks(found, seen[None]).shape == (1, 1, 32, 32)
+    _, found = engine.predict_logits(images)
+    assert engine.compute_masks(found, seen[None]).shape == (1, 1, 32, 32)
     with pytest.raises(RunError, match=r"classes\.onnx: missing, damaged, or not what expl"):
-        engine.masks(found, 1 - seen[None])
+        engine.compute_masks(found, 1 - seen[None])
 
 
 def test_an_export_of_another_kind_is_told(damaged) -> None:

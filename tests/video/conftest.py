@@ -18,7 +18,7 @@ from PIL import Image
 
 from apercu.classifiers import ClassNames, InputSpec
 from apercu.deploy.export.graphs import TOP
-from apercu.deploy.inference import About, Answers, Engine
+from apercu.deploy.inference import ExplainedBatch, ExplainerInfo, InferenceEngine
 from apercu.types import Images, Targets
 
 RATE, SOUND = 25, 48_000
@@ -26,7 +26,7 @@ RATE, SOUND = 25, 48_000
 
 @final
 @dataclass(frozen=True, eq=False)
-class KnownEngine(Engine):
+class KnownEngine(InferenceEngine):
     """The map is the brightness of the image; class 1 is seen in what is bright, else class 0.
 
     Attributes:
@@ -37,22 +37,22 @@ class KnownEngine(Engine):
     asked: list[int] = field(default_factory=list)
     pause: float = 0.0
 
-    def read(
-        self, images: Images, first: Targets | None = None
+    def predict_logits(
+        self, images: Images, targets: Targets | None = None
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         found = self(images)
         return found.probabilities.log(), [found.maps]
 
-    def masks(self, found: list[torch.Tensor], targets: torch.Tensor) -> torch.Tensor:
-        return found[0][:, None].expand(-1, targets.shape[1], -1, -1)
+    def compute_masks(self, features: list[torch.Tensor], targets: torch.Tensor) -> torch.Tensor:
+        return features[0][:, None].expand(-1, targets.shape[1], -1, -1)
 
-    def __call__(self, images: Images, target: int = TOP) -> Answers:
+    def __call__(self, images: Images, target: int = TOP) -> ExplainedBatch:
         self.asked.append(target)
         time.sleep(self.pause)
         bright = images.numpy().mean(dtype=np.float32)
         probabilities = torch.tensor([[1 - bright, bright]])
         targets = probabilities.argmax(1) if target == TOP else torch.tensor([target])
-        return Answers(images.mean(1), targets, probabilities)
+        return ExplainedBatch(images.mean(1), targets, probabilities)
 
 
 @pytest.fixture(scope="session")
@@ -150,5 +150,7 @@ def player() -> Player:
 
 @pytest.fixture
 def engine() -> KnownEngine:
-    about = About(runtime="known", run="", classifier="", fingerprint="", read_by="classifier")
+    about = ExplainerInfo(
+        runtime="known", run="", classifier="", fingerprint="", read_by="classifier"
+    )
     return KnownEngine(about, InputSpec(size=(32, 32)), ClassNames.of(("night, dark", "day")))

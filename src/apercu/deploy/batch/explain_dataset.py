@@ -24,7 +24,7 @@ from apercu.deploy.batch.shard_writer import RowBuilder, ShardWriter
 from apercu.deploy.batch.work_folder import Plan, ShardRecord, WorkFolder
 from apercu.deploy.batch.zarr_shards import ZarrShards
 from apercu.deploy.export import graphs
-from apercu.deploy.inference import Engine
+from apercu.deploy.inference import InferenceEngine
 from apercu.errors import RunError
 from apercu.explain.options import TOP
 from apercu.images.names import escape_undecodable
@@ -78,7 +78,7 @@ class OpenBatch:
     """
 
     request: BatchRequest
-    engine: Engine
+    engine: InferenceEngine
     target: int
     dataset: Dataset
 

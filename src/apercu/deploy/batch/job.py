@@ -8,7 +8,7 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from apercu.deploy.batch.settings import BatchSettings
-from apercu.deploy.inference import About
+from apercu.deploy.inference import ExplainerInfo
 from apercu.errors import ConfigError, RunError
 from apercu.io import write_file
 
@@ -33,7 +33,7 @@ class BatchRecord(BaseModel):
     images: str
     count: int
     sha256: str
-    explainer: About
+    explainer: ExplainerInfo
     settings: BatchSettings
 
     def begin(self, out: Path) -> None:

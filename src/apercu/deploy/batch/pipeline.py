@@ -18,7 +18,7 @@ from apercu.deploy.batch.dataset import Dataset
 from apercu.deploy.batch.settings import Workers
 from apercu.deploy.batch.shard_writer import LoadedImage, ShardWriter
 from apercu.deploy.batch.work_folder import Plan, Unit, WorkFolder
-from apercu.deploy.inference import Answers, Engine
+from apercu.deploy.inference import ExplainedBatch, InferenceEngine
 from apercu.errors import InputError
 from apercu.images.names import escape_undecodable
 
@@ -70,7 +70,7 @@ class Pipeline:
     """
 
     images: Dataset
-    engine: Engine
+    engine: InferenceEngine
     target: int
     shard_writer: ShardWriter
     workers: Workers
@@ -142,7 +142,7 @@ class Pipeline:
         self.times.read += sum(seconds for _, seconds in found)
         return [seen for seen, _ in found]
 
-    def _explain_images(self, seen: list[LoadedImage]) -> Answers | None:
+    def _explain_images(self, seen: list[LoadedImage]) -> ExplainedBatch | None:
         images = [one.image for one in seen if one.image is not None]
         if not images:
             return None
@@ -151,7 +151,9 @@ class Pipeline:
         self.times.explain += time.perf_counter() - begun
         return answers
 
-    def _write_unit(self, unit: Unit, images: list[LoadedImage], answers: Answers | None) -> int:
+    def _write_unit(
+        self, unit: Unit, images: list[LoadedImage], answers: ExplainedBatch | None
+    ) -> int:
         """Keeps a unit's rows, and the shard with its last one; how many images that makes."""
         begun = time.perf_counter()
         if images:

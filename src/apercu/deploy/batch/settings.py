@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
-from apercu.deploy.inference import Engine, open_engine
+from apercu.deploy.inference import InferenceEngine, open_engine
 from apercu.errors import ConfigError
 from apercu.explain.options import TOP
 
@@ -89,6 +89,6 @@ class ExplainerRef:
     run: Path
     classifier: str | None = None
 
-    def open(self, device: str = "cpu") -> Engine:
+    def open(self, device: str = "cpu") -> InferenceEngine:
         """Opens it, as `open_engine` does."""
         return open_engine(self.run, self.classifier, device)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from apercu.deploy.batch.settings import BatchSettings
 from apercu.deploy.batch.work_folder import Plan, ShardRecord, Table, WorkFolder
-from apercu.deploy.inference import Answers
+from apercu.deploy.inference import ExplainedBatch
 from apercu.explain.explanation import tight_box
 
 Schema: TypeAlias = Any
@@ -90,7 +90,7 @@ class RowBuilder:
     classes: tuple[str, ...]
     size: tuple[int, int]
 
-    def build_table(self, images: Sequence[LoadedImage], answers: Answers | None) -> Table:
+    def build_table(self, images: Sequence[LoadedImage], answers: ExplainedBatch | None) -> Table:
         """A row for each image; those with an error have no answer.
 
         Args:
@@ -103,9 +103,14 @@ class RowBuilder:
         rows = [self._build_row(one, None if one.image is None else next(found)) for one in images]
         return pa.Table.from_pylist(rows, build_schema(self.settings, self.size))
 
-    def _list_maps(self, answers: Answers) -> list[tuple[Tensor, int, float]]:
+    def _list_maps(self, answers: ExplainedBatch) -> list[tuple[Tensor, int, float]]:
         return list(
-            zip(answers.maps, answers.targets.tolist(), answers.shares.tolist(), strict=True)
+            zip(
+                answers.maps,
+                answers.targets.tolist(),
+                answers.target_probabilities.tolist(),
+                strict=True,
+            )
         )
 
     def _build_row(

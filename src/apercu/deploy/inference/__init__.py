@@ -1,7 +1,14 @@
 """Mask explainers that also predict, at work: a run in PyTorch, an export in ONNX Runtime."""
 
 from apercu.deploy.inference.opening import is_export, open_engine
-from apercu.deploy.inference.predictor import About, Answers, Engine
-from apercu.deploy.inference.reading import Reading
+from apercu.deploy.inference.predictor import ExplainedBatch, ExplainerInfo, InferenceEngine
+from apercu.deploy.inference.reading import Predictor
 
-__all__ = ["About", "Answers", "Engine", "Reading", "is_export", "open_engine"]
+__all__ = [
+    "ExplainerInfo",
+    "ExplainedBatch",
+    "InferenceEngine",
+    "Predictor",
+    "is_export",
+    "open_engine",
+]

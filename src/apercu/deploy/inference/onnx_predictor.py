@@ -17,18 +17,21 @@ from apercu.classifiers.fingerprint import digest_file
 from apercu.deploy.export.graphs import TOP
 from apercu.deploy.export.manifest import MANIFEST, InputFit, Manifest, read_manifest
 from apercu.deploy.export.onnx_graph import answered, session
-from apercu.deploy.inference.predictor import About, Answers, Engine
+from apercu.deploy.inference.predictor import ExplainedBatch, ExplainerInfo, InferenceEngine
 from apercu.errors import RunError
 from apercu.types import Images, Logits, Targets
 
 COMBINED, CLASSES = "combined", "classes"
-WORDS = {COMBINED: "a graph that predicts, too", CLASSES: "a graph for many classes of an image"}
+GRAPH_ROLES = {
+    COMBINED: "a graph that predicts, too",
+    CLASSES: "a graph for many classes of an image",
+}
 """The roles of the graphs that are run, and what they are."""
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class OnnxEngine(Engine):
+class OnnxEngine(InferenceEngine):
     """A graph that predicts and explains at once, on the CPU, and one for further classes.
 
     Attributes:
@@ -37,11 +40,11 @@ class OnnxEngine(Engine):
             RunError where that is damaged.
     """
 
-    running: Any
-    several: Callable[[], Any]
+    session: Any
+    open_classes_session: Callable[[], Any]
 
     @classmethod
-    def of(cls, folder: Path, *, spin: bool = True) -> OnnxEngine:
+    def from_explainer(cls, folder: Path, *, spin: bool = True) -> OnnxEngine:
         """That of a folder that `apercu export` wrote.
 
         Args:
@@ -55,8 +58,8 @@ class OnnxEngine(Engine):
         manifest = read_manifest(folder)
         if manifest.kind != "mask":
             raise RunError(f"{folder}: expected an export of masks, got one of {manifest.kind}s")
-        path = _checked(folder, manifest, COMBINED)
-        about = About(
+        path = _find_graph(folder, manifest, COMBINED)
+        about = ExplainerInfo(
             runtime="onnxruntime",
             run=manifest.files[COMBINED].sha256,
             classifier=manifest.classifier,
@@ -68,47 +71,55 @@ class OnnxEngine(Engine):
 
         @cache
         def several() -> Any:
-            return session(_checked(folder, manifest, CLASSES), spin=spin)
+            return session(_find_graph(folder, manifest, CLASSES), spin=spin)
 
-        return cls(about, _input(manifest.input), names, session(path, spin=spin), several)
+        return cls(
+            about, _build_input_spec(manifest.input), names, session(path, spin=spin), several
+        )
 
-    def read(self, images: Images, first: Targets | None = None) -> tuple[Logits, list[Tensor]]:
-        found = self._answers(images, torch.full((len(images),), TOP) if first is None else first)
+    def predict_logits(
+        self, images: Images, targets: Targets | None = None
+    ) -> tuple[Logits, list[Tensor]]:
+        found = self._run_session(
+            images, torch.full((len(images),), TOP) if targets is None else targets
+        )
         return found.probabilities.log(), [images, found.maps, found.targets]
 
-    def masks(
-        self, found: list[Tensor], targets: Int[Tensor, "batch classes"]
+    def compute_masks(
+        self, features: list[Tensor], targets: Int[Tensor, "batch classes"]
     ) -> Float[Tensor, "batch classes height width"]:
-        images, maps, first = found
+        images, maps, first = features
         made = maps[:, None].repeat(1, targets.shape[1], 1, 1)
         for image, rows, asked, known in zip(images, made, targets, first, strict=True):
             others = asked != known
             if others.any():
-                rows[others] = answered(self.several(), image[None], asked[others])["maps"]
+                rows[others] = answered(self.open_classes_session(), image[None], asked[others])[
+                    "maps"
+                ]
         return made
 
-    def __call__(self, images: Images, target: int = TOP) -> Answers:
-        return self._answers(images, torch.full((len(images),), target))
+    def __call__(self, images: Images, target: int = TOP) -> ExplainedBatch:
+        return self._run_session(images, torch.full((len(images),), target))
 
-    def _answers(self, images: Images, asked: Targets) -> Answers:
+    def _run_session(self, images: Images, asked: Targets) -> ExplainedBatch:
         """Of one class per image; `TOP` is the one seen most."""
-        found = answered(self.running, images, asked)
+        found = answered(self.session, images, asked)
         probabilities = found["probabilities"]
         targets = torch.where(asked == TOP, probabilities.argmax(1), asked)
-        return Answers(found["maps"], targets, probabilities)
+        return ExplainedBatch(found["maps"], targets, probabilities)
 
 
-def _input(fit: InputFit) -> InputSpec:
+def _build_input_spec(fit: InputFit) -> InputSpec:
     """What the graph's images look like; it normalises pixels itself."""
     counts = "l2_per_channel" if fit.range == "counts" else None
     return InputSpec(channels=fit.channels, size=fit.size, normalise=counts, bands=fit.bands)
 
 
-def _checked(folder: Path, manifest: Manifest, role: str) -> Path:
+def _find_graph(folder: Path, manifest: Manifest, role: str) -> Path:
     """A graph, once it is known to be the one that was exported."""
     if role not in manifest.files:
         raise RunError(
-            f"{folder}: expected {WORDS[role]}, found no {role}.onnx; export again"
+            f"{folder}: expected {GRAPH_ROLES[role]}, found no {role}.onnx; export again"
             + " with --combined" * (role == COMBINED)
         )
     path = folder / manifest.files[role].file

@@ -7,7 +7,7 @@ from pathlib import Path
 from apercu.classifiers import open_classifier
 from apercu.deploy.export.manifest import MANIFEST
 from apercu.deploy.inference.onnx_predictor import OnnxEngine
-from apercu.deploy.inference.predictor import Engine
+from apercu.deploy.inference.predictor import InferenceEngine
 from apercu.deploy.inference.torch_predictor import TorchEngine
 from apercu.errors import ConfigError
 from apercu.explainers.mask.explainer import MaskExplainer
@@ -21,7 +21,7 @@ def is_export(run: Path) -> bool:
 
 def open_engine(
     run: Path, classifier: str | Path | None = None, device: str = "cpu", *, spin: bool = True
-) -> Engine:
+) -> InferenceEngine:
     """Opens a run folder, or a folder that `apercu export` wrote.
 
     Args:
@@ -38,14 +38,14 @@ def open_engine(
         ConfigError: an export is given a classifier, which it holds, or a GPU.
     """
     if is_export(run):
-        _check_alone(run, classifier, device)
-        return OnnxEngine.of(run, spin=spin)
+        _check_export_options(run, classifier, device)
+        return OnnxEngine.from_explainer(run, spin=spin)
     explainer = load_run(run, MaskExplainer).to(device)
     opened = None if classifier is None else open_classifier(classifier, device=device)
-    return TorchEngine.of(explainer, opened)
+    return TorchEngine.from_explainer(explainer, opened)
 
 
-def _check_alone(run: Path, classifier: str | Path | None, device: str) -> None:
+def _check_export_options(run: Path, classifier: str | Path | None, device: str) -> None:
     """Raises ConfigError where an export is given what only a run takes."""
     if classifier is not None:
         raise ConfigError(f"classifier: {run} is an export and predicts itself; leave it out")

@@ -16,7 +16,7 @@ from apercu.types import Images, Logits, Maps, Picture, Scores, Targets
 
 
 @dataclass(frozen=True, eq=False)
-class Answers:
+class ExplainedBatch:
     """Of a batch of images, on the CPU.
 
     Attributes:
@@ -30,12 +30,12 @@ class Answers:
     probabilities: Float[Tensor, "batch classes"]
 
     @property
-    def shares(self) -> Scores:
+    def target_probabilities(self) -> Scores:
         """Probability of the class of each map."""
         return self.probabilities.gather(1, self.targets[:, None])[:, 0]
 
 
-class About(BaseModel):
+class ExplainerInfo(BaseModel):
     """Who explains.
 
     Attributes:
@@ -57,7 +57,7 @@ class About(BaseModel):
 
 
 @dataclass(frozen=True, eq=False)
-class Engine(ABC):
+class InferenceEngine(ABC):
     """A mask explainer that also predicts.
 
     Attributes:
@@ -66,7 +66,7 @@ class Engine(ABC):
         names: of the classes.
     """
 
-    about: About
+    about: ExplainerInfo
     input: InputSpec
     names: ClassNames
 
@@ -79,7 +79,9 @@ class Engine(ABC):
         return prepare_image(picture, self.input)
 
     @abstractmethod
-    def read(self, images: Images, first: Targets | None = None) -> tuple[Logits, list[Tensor]]:
+    def predict_logits(
+        self, images: Images, targets: Targets | None = None
+    ) -> tuple[Logits, list[Tensor]]:
         """How strongly each class is seen in prepared images, and what `masks` needs of them; each
         by itself, along the first axis.
 
@@ -89,8 +91,8 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def masks(
-        self, found: list[Tensor], targets: Int[Tensor, "batch classes"]
+    def compute_masks(
+        self, features: list[Tensor], targets: Int[Tensor, "batch classes"]
     ) -> Float[Tensor, "batch classes height width"]:
         """Masks in [0, 1] of several classes per image.
 
@@ -100,7 +102,7 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def __call__(self, images: Images, target: int = TOP) -> Answers:
+    def __call__(self, images: Images, target: int = TOP) -> ExplainedBatch:
         """Explains prepared images.
 
         Args:

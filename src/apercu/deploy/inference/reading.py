@@ -15,7 +15,7 @@ from apercu.networks.graph_encoder import EncoderWithHead, GraphEncoder
 from apercu.types import Images, Logits
 
 
-class Reading:
+class Predictor:
     """Answers for images, and the features that they were read from where both come at once.
 
     Args:
@@ -38,14 +38,16 @@ class Reading:
         if classifier is None and self.network is not None:
             classifier = explained_classifier(self.network, explainer.classifier_info)
         self.classifier = classifier
-        self.by = "explainer" if classifier is None else "classifier"
-        self._at_once = None if self.network is None else _answering(self.network, classifier)
+        self.source = "explainer" if classifier is None else "classifier"
+        self._encoder_with_head = (
+            None if self.network is None else _build_encoder_with_head(self.network, classifier)
+        )
 
     def __call__(self, images: Images) -> tuple[Logits, list[Tensor]]:
         """Answers, and the features of an explainer with an encoder (else none)."""
         images = images.to(self.explainer.device)
-        if self._at_once is not None:
-            answers, features = self._at_once(images)
+        if self._encoder_with_head is not None:
+            answers, features = self._encoder_with_head(images)
             return answers, features
         features = [] if self.network is None else self.network.encode(images)
         if self.classifier is not None:
@@ -56,17 +58,19 @@ class Reading:
             answers = self.explainer.predict_logits(images)
         return answers, features
 
-    def to(self, device: str) -> Reading:
+    def to(self, device: str) -> Predictor:
         """Moves everything that computes."""
         self.explainer.to(device)
         if self.classifier is not None:
             self.classifier.to(device)
-        if self._at_once is not None:
-            self._at_once.to(device)
+        if self._encoder_with_head is not None:
+            self._encoder_with_head.to(device)
         return self
 
 
-def _answering(network: GatedNetwork, classifier: Classifier | None) -> nn.Module | None:
+def _build_encoder_with_head(
+    network: GatedNetwork, classifier: Classifier | None
+) -> nn.Module | None:
     """The encoder with its head on, where the encoder is the classifier itself."""
     encoder = network.encoder
     if classifier is None or not isinstance(encoder, GraphEncoder):

@@ -12,15 +12,15 @@ from torch import Tensor
 from apercu.classifiers import Classifier
 from apercu.deploy.export.describing import digest_of_run
 from apercu.deploy.export.graphs import TOP
-from apercu.deploy.inference.predictor import About, Answers, Engine
-from apercu.deploy.inference.reading import Reading
+from apercu.deploy.inference.predictor import ExplainedBatch, ExplainerInfo, InferenceEngine
+from apercu.deploy.inference.reading import Predictor
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.types import Images, Logits, Targets
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class TorchEngine(Engine):
+class TorchEngine(InferenceEngine):
     """A trained explainer, which predicts itself where nobody hands its classifier in.
 
     Attributes:
@@ -29,10 +29,12 @@ class TorchEngine(Engine):
     """
 
     explainer: MaskExplainer
-    reading: Reading
+    predictor: Predictor
 
     @classmethod
-    def of(cls, explainer: MaskExplainer, classifier: Classifier | None = None) -> TorchEngine:
+    def from_explainer(
+        cls, explainer: MaskExplainer, classifier: Classifier | None = None
+    ) -> TorchEngine:
         """That of an explainer, on its device.
 
         Args:
@@ -43,30 +45,32 @@ class TorchEngine(Engine):
             RunError: the explainer was trained for another classifier.
         """
         passport = explainer.classifier_info
-        reading = Reading(explainer, classifier).to(str(explainer.device))
-        about = About(
+        reading = Predictor(explainer, classifier).to(str(explainer.device))
+        about = ExplainerInfo(
             runtime="torch",
             run=digest_of_run(explainer),
             classifier=passport.spec,
             fingerprint=passport.fingerprint,
-            read_by=reading.by,
+            read_by=reading.source,
         )
         return cls(about, passport.input, passport.names, explainer, reading)
 
     @torch.inference_mode()
-    def read(self, images: Images, first: Targets | None = None) -> tuple[Logits, list[Tensor]]:
-        return self.reading(images)
+    def predict_logits(
+        self, images: Images, targets: Targets | None = None
+    ) -> tuple[Logits, list[Tensor]]:
+        return self.predictor(images)
 
-    def masks(
-        self, found: list[Tensor], targets: Int[Tensor, "batch classes"]
+    def compute_masks(
+        self, features: list[Tensor], targets: Int[Tensor, "batch classes"]
     ) -> Float[Tensor, "batch classes height width"]:
-        return self.explainer.decode_classes(found, targets)
+        return self.explainer.decode_classes(features, targets)
 
     @torch.inference_mode()
-    def __call__(self, images: Images, target: int = TOP) -> Answers:
-        answers, features = self.read(images)
+    def __call__(self, images: Images, target: int = TOP) -> ExplainedBatch:
+        answers, features = self.predict_logits(images)
         seen = answers.argmax(1)
         targets = seen if target == TOP else torch.full_like(seen, target)
-        maps = self.masks(features, targets[:, None])[:, 0]
+        maps = self.compute_masks(features, targets[:, None])[:, 0]
         probabilities = answers.softmax(1)
-        return Answers(maps.float().cpu(), targets.cpu(), probabilities.float().cpu())
+        return ExplainedBatch(maps.float().cpu(), targets.cpu(), probabilities.float().cpu())

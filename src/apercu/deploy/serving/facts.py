@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from apercu.classifiers import ClassNames, InputSpec
-from apercu.deploy.inference import Engine, Reading
+from apercu.deploy.inference import InferenceEngine, Predictor
 from apercu.explainers.base import TrainedExplainer
 
 
@@ -29,14 +29,14 @@ class Facts:
     read_by: str
 
     @classmethod
-    def of_engine(cls, engine: Engine) -> Facts:
+    def of_engine(cls, engine: InferenceEngine) -> Facts:
         """Those of an engine, which explains by masks."""
         about = engine.about
         return cls("mask", about.classifier, engine.names, engine.input, about.read_by)
 
     @classmethod
-    def of_explainer(cls, explainer: TrainedExplainer[Any, Any], reading: Reading) -> Facts:
+    def of_explainer(cls, explainer: TrainedExplainer[Any, Any], reading: Predictor) -> Facts:
         """Those of an explainer that PyTorch runs."""
         passport = explainer.classifier_info
         kind = explainer.settings.explainer
-        return cls(kind, passport.spec, passport.names, passport.input, reading.by)
+        return cls(kind, passport.spec, passport.names, passport.input, reading.source)

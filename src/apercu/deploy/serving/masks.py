@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from apercu.deploy.export.graphs import TOP
-from apercu.deploy.inference import Engine
+from apercu.deploy.inference import InferenceEngine
 from apercu.deploy.serving.answering import DIGITS, Answering, Known, Record, shown_map
 from apercu.deploy.serving.facts import Facts
 from apercu.deploy.serving.orders import Wanted
@@ -27,13 +27,13 @@ class MaskAnswering(Answering):
         engine: of a run, or of an export.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: InferenceEngine) -> None:
         super().__init__(Facts.of_engine(engine))
         self.engine = engine
 
     def read(self, images: Images, batch: Sequence[Seen]) -> tuple[Logits, list[Tensor]]:
         first = [(*seen.wanted.targets, TOP)[0] for seen in batch]
-        return self.engine.read(images, torch.tensor(first))
+        return self.engine.predict_logits(images, torch.tensor(first))
 
     def choose(self, wanted: Wanted, answers: Float[Tensor, " classes"]) -> Targets:
         if wanted.targets:
@@ -41,7 +41,7 @@ class MaskAnswering(Answering):
         return answers.topk(min(wanted.top, len(answers))).indices
 
     def explain(self, known: Known) -> list[list[Record]]:
-        masks = self.engine.masks(known.features, known.targets).cpu()
+        masks = self.engine.compute_masks(known.features, known.targets).cpu()
         found = []
         for seen, targets, several in zip(known.seen, known.targets.tolist(), masks, strict=True):
             wanted = seen.wanted

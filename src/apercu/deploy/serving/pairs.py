@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from apercu import render
-from apercu.deploy.inference import Reading
+from apercu.deploy.inference import Predictor
 from apercu.deploy.serving.answering import DIGITS, Answering, Known, Record, shown_map, text64
 from apercu.deploy.serving.facts import Facts
 from apercu.deploy.serving.orders import Wanted
@@ -29,7 +29,7 @@ class PairAnswering(Answering):
         explainer: the same one.
     """
 
-    def __init__(self, reading: Reading, explainer: CounterfactualExplainer[Any, Any]) -> None:
+    def __init__(self, reading: Predictor, explainer: CounterfactualExplainer[Any, Any]) -> None:
         super().__init__(Facts.of_explainer(explainer, reading))
         self.reading = reading
         self.explainer = explainer

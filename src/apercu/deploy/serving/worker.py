@@ -118,7 +118,7 @@ def open_answering(work: Work, device: str = "cpu") -> Answering:
         ConfigError: an export is given a classifier, which it holds, or a GPU.
     """
     from apercu.classifiers import open_classifier
-    from apercu.deploy.inference import Reading, is_export, open_engine
+    from apercu.deploy.inference import Predictor, is_export, open_engine
     from apercu.deploy.inference.torch_predictor import TorchEngine
     from apercu.deploy.serving.masks import MaskAnswering
     from apercu.deploy.serving.pairs import PairAnswering
@@ -130,8 +130,8 @@ def open_answering(work: Work, device: str = "cpu") -> Answering:
     explainer = open_run(work.run).to(device)
     opened = None if work.classifier is None else open_classifier(work.classifier, device=device)
     if isinstance(explainer, MaskExplainer):
-        return MaskAnswering(TorchEngine.of(explainer, opened))
-    return PairAnswering(Reading(explainer, opened).to(device), explainer)
+        return MaskAnswering(TorchEngine.from_explainer(explainer, opened))
+    return PairAnswering(Predictor(explainer, opened).to(device), explainer)
 
 
 def _keep_quiet() -> None:

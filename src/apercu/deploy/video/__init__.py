@@ -1,13 +1,13 @@
 """Overlay videos: what a classifier looks at, frame by frame, in constant memory."""
 
-from apercu.deploy.inference import Engine
+from apercu.deploy.inference import InferenceEngine
 from apercu.deploy.video.flow import Summary, VideoSettings, explain_video
 from apercu.deploy.video.opening import open_engine
 from apercu.deploy.video.places import open_video
 from apercu.deploy.video.reading import Source
 
 __all__ = [
-    "Engine",
+    "InferenceEngine",
     "Source",
     "Summary",
     "VideoSettings",

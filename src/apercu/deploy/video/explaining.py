@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from apercu.deploy.inference import Engine
+from apercu.deploy.inference import InferenceEngine
 from apercu.deploy.video.flicker import FlickerMeter
 from apercu.deploy.video.motion import Grey, Motion, grey_of, motion
 from apercu.deploy.video.picture import image_of
@@ -43,7 +43,7 @@ class Explaining:
         smoothing: of the maps.
     """
 
-    def __init__(self, engine: Engine, steady: Steady, smoothing: Smoothing) -> None:
+    def __init__(self, engine: InferenceEngine, steady: Steady, smoothing: Smoothing) -> None:
         self.engine, self.steady, self.smoothing = engine, steady, smoothing
         self.meter = FlickerMeter()
         self.explained = 0

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
-from apercu.deploy.inference import Engine
+from apercu.deploy.inference import InferenceEngine
 from apercu.deploy.video.drawing import Drawing
 from apercu.deploy.video.explaining import Explaining, Shown
 from apercu.deploy.video.flicker import Flicker
@@ -87,7 +87,7 @@ class Summary:
 
 
 def explain_video(
-    engine: Engine,
+    engine: InferenceEngine,
     source: Source,
     out: Path,
     settings: VideoSettings,

@@ -6,14 +6,16 @@ from pathlib import Path
 
 from apercu.classifiers import InputSpec
 from apercu.deploy import inference as engines
-from apercu.deploy.inference import Engine
+from apercu.deploy.inference import InferenceEngine
 from apercu.errors import RunError
 
 CHANNELS = (1, 3)
 """What can be made of the pictures of a video: grey, or colours."""
 
 
-def open_engine(run: Path, classifier: str | Path | None = None, device: str = "cpu") -> Engine:
+def open_engine(
+    run: Path, classifier: str | Path | None = None, device: str = "cpu"
+) -> InferenceEngine:
     """Opens a run or an export, whose threads leave the cores to other work when they rest.
 
     Args:
