@@ -145,25 +145,32 @@ class Classifier:
     def prepare(
         self, image: Picture, fit: FitMode = "squash"
     ) -> Float[Tensor, "channels rows columns"]:
-        """Brings a stored picture to `size`; `crop` keeps its aspect and cuts the centre.
+        """Resize a stored image to `size`.
+
+        Args:
+            image: a stored image, `channels × height × width`.
+            fit: `squash` takes the whole image; `crop` keeps its aspect and cuts out the centre.
+
+        Returns:
+            The image at the classifier's size, `channels × rows × columns`.
 
         Raises:
-            ClassifierError: the picture has another number of channels.
-            ImageError: it holds raw counts, and the classifier knows no stretch.
+            ClassifierError: the image has another number of channels.
+            ImageError: it holds raw counts, and the classifier has no stretch.
         """
         check_channels(image.shape[0], self.network.input)
         return fit_image(image, self.network.input, fit)
 
     def index_of(self, word: str | int) -> int:
-        """The index of a class, by name, synonym, identifier or index; case does not matter.
+        """Return the index of a class by its name, synonym, identifier or index, in any case.
 
         Raises:
-            TargetError: no class is called so, or several are.
+            TargetError: no class has this name, or several have it.
         """
         return self.names.index_of(word)
 
     def to(self, device: str | torch.device) -> Classifier:
-        """Moves the network; a black box that lives on the CPU takes images from any device."""
+        """Move the network to a device; a black box stays on the CPU and takes images from any."""
         if torch.device(device) != self.device:
             self.device = torch.device(device)
             self._forward.to(self.device)
@@ -174,22 +181,23 @@ class Classifier:
         return f"Classifier({self.spec}, {size}, {len(self.classes)} classes)"
 
     def _count_classes(self) -> int:
-        """Asks about one grey image; not counted as a query."""
+        """Classify one grey image, which does not count as a query, and count its logits."""
         grey = torch.full((1, self.channels, *self.size), 0.5, device=self.device)
         try:
             with torch.no_grad():
-                answer = self._forward(self.normalise(grey))
-            return convert_to_logits(answer, self.network.output, count=1).shape[1]
+                raw = self._forward(self.normalise(grey))
+            return convert_to_logits(raw, self.network.output, count=1).shape[1]
         except ApercuError:
             raise
         except Exception as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ClassifierError(
-                f"classifier {self.spec} cannot answer an image of "
+                f"classifier {self.spec} cannot classify an image of "
                 f"{'×'.join(map(str, grey.shape[1:]))}: {reason}; check its input"
             ) from error
 
     def _resolve_names(self, count: int) -> ClassNames:
+        """Return the network's class names, or numbered ones, and check how many there are."""
         kind = "feature" if self.network.output == "features" else "class"
         names = self.network.names or ClassNames.make_numbered(count, kind)
         if len(names.names) != count:

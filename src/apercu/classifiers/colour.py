@@ -1,4 +1,4 @@
-"""Grey images for networks that were trained on colours (Morra et al. 2020)."""
+"""A network for grey images on top of one that was trained on colours (Morra et al. 2020)."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from torch import nn
 from apercu.types import Images, Logits
 
 FEATURES = 16
+"""Channels between the two convolutions of the colouring."""
 
 
 class Coloured(nn.Module):
-    """A learned colouring of grey images, and any timm model that takes three channels.
+    """A learned colouring of grey images, followed by any timm model that takes three channels.
 
-    A card names it `apercu.classifiers.colour:Coloured`. Before training, all three channels are
-    the grey image itself. (The paper's modules are deeper, and colour at a smaller size.)
+    Its name in a card is `apercu.classifiers.colour:Coloured`. Before training, all three channels
+    are the grey image itself. (The modules of the paper are deeper, and work at a smaller size.)
 
     Args:
-        backbone: name of the model as timm knows it.
-        options: of the model, as for `timm.create_model`.
+        backbone: name of the timm model.
+        options: options of the model, as for `timm.create_model`.
     """
 
     def __init__(self, backbone: str, **options: Any) -> None:
@@ -36,5 +37,6 @@ class Coloured(nn.Module):
         self.backbone: nn.Module = timm.create_model(backbone, **options)
 
     def forward(self, images: Images) -> Logits:
+        """Return the logits of grey images, `batch × 1 × height × width`."""
         logits: Logits = self.backbone(images + self.colours(images))
         return logits

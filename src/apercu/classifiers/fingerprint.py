@@ -14,16 +14,24 @@ from torch import nn
 from apercu.classifiers.card import InputSpec, Output
 
 _COUNTERS = "num_batches_tracked"
-"""Buffers that change no answer; files with and without them hold the same network."""
+"""Buffers that change no output; files with and without them hold the same network."""
 
-_LATER = ("bands", "stretch")
-"""Keys that fingerprints of networks without them do not know."""
+_OPTIONAL_KEYS = ("bands", "stretch")
+"""Keys of the input that are left out where they have no value, as in older fingerprints."""
 
 
 def digest_module(module: nn.Module, source: str, options: Mapping[str, Any]) -> str:
-    """SHA-256 over the weights' bytes in the order of their names, and what they were built into.
+    """Return the SHA-256 of a module's weights, in the order of their names, and of its source.
 
     The values count as the module holds them: a float16 file and its float32 copy are the same.
+
+    Args:
+        module: the network.
+        source: source of the network, as in a card.
+        options: options with which the source built it.
+
+    Returns:
+        64 hexadecimal digits.
     """
     sha = hashlib.sha256(f"{source} {json.dumps(options, sort_keys=True, default=str)}".encode())
     for name, weight in sorted(module.state_dict().items()):
@@ -34,13 +42,13 @@ def digest_module(module: nn.Module, source: str, options: Mapping[str, Any]) ->
 
 
 def digest_file(path: str | Path) -> str:
-    """SHA-256 over a file's bytes."""
+    """Return the SHA-256 of the bytes of a file."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def compute_fingerprint(digest: str, input: InputSpec, output: Output) -> str:
-    """Joins the identity of the weights with the preprocessing and the kind of output."""
-    pixels = {k: v for k, v in input.model_dump(mode="json").items() if v or k not in _LATER}
-    described = json.dumps([digest, pixels, output], sort_keys=True)
-    return hashlib.sha256(described.encode()).hexdigest()
+    """Return the SHA-256 of a network's digest with its preprocessing and its kind of output."""
+    pixels = {k: v for k, v in input.model_dump(mode="json").items() if v or k not in _OPTIONAL_KEYS}
+    description = json.dumps([digest, pixels, output], sort_keys=True)
+    return hashlib.sha256(description.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Class names: read from a file, made up when there are none, and looked up by what people type."""
+"""Class names: read from a file, or numbered, and found by the words that people type."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from apercu.errors import ClassifierError, TargetError, suggest_nearest
 
 @dataclass(frozen=True)
 class ClassNames:
-    """Readable names, and identifiers (WordNet's, say) where a classifier has them.
+    """Readable names of classes, and identifiers (WordNet's, say) where a classifier has them.
 
     Args:
-        names: one per class; a comma separates synonyms, as in `tench, Tinca tinca`.
-        identifiers: one per class; the names themselves where there are no others.
+        names: one name per class; a comma separates synonyms, as in `tench, Tinca tinca`.
+        identifiers: one identifier per class; the names themselves where there are no others.
     """
 
     names: tuple[str, ...]
@@ -24,20 +24,21 @@ class ClassNames:
 
     @classmethod
     def of(cls, names: Iterable[str], identifiers: Iterable[str] | None = None) -> ClassNames:
+        """Return class names with these identifiers, or without identifiers of their own."""
         names = tuple(names)
         return cls(names, names if identifiers is None else tuple(identifiers))
 
     @classmethod
     def make_numbered(cls, count: int, kind: str = "class") -> ClassNames:
-        """`class 0`, `class 1` …, for a classifier that brings no names."""
+        """Return `class 0`, `class 1` …, for a classifier that has no names."""
         return cls.of(f"{kind} {index}" for index in range(count))
 
     @classmethod
     def read(cls, path: str | Path) -> ClassNames:
-        """Reads one class per line, `name` or `identifier<TAB>name`, in the order of the logits.
+        """Read one class per line, `name` or `identifier<TAB>name`, in the order of the logits.
 
         Raises:
-            ClassifierError: the file is missing, no text, empty, or only some lines have a tab.
+            ClassifierError: the file is missing, no text or empty, or only some lines have a tab.
         """
         try:
             lines = Path(path).read_text(encoding="utf-8").splitlines()
@@ -53,30 +54,30 @@ class ClassNames:
         return cls.of((row[-1].strip() for row in rows), (row[0].strip() for row in rows))
 
     def write(self, path: str | Path) -> None:
-        """Writes `identifier<TAB>name`, one class per line."""
+        """Write `identifier<TAB>name`, one class per line."""
         rows = zip(self.identifiers, self.names, strict=True)
         Path(path).write_text("".join(f"{i}\t{n}\n" for i, n in rows), encoding="utf-8")
 
     @property
     def plain(self) -> bool:
-        """Whether the names are all there is."""
+        """Whether there are no identifiers besides the names."""
         return self.identifiers == self.names
 
     def index_of(self, word: str | int) -> int:
-        """The index of a class, by name, synonym, identifier or index; case does not matter.
+        """Return the index of a class by its name, synonym, identifier or index, in any case.
 
-        A name wins over an index, so that the digit classifier's class "3" is found.
+        A name has priority over an index, so that the class "3" of a digit classifier is found.
 
         Raises:
-            TargetError: no class is called so, or several are.
+            TargetError: no class has this name, or several have it.
         """
         if isinstance(word, int):
             return self._check_index(word)
-        found = self._find_by_name(word)
-        if len(found) == 1:
-            return found[0]
-        if found:
-            indices = ", ".join(map(str, found))
+        matches = self._find_by_name(word)
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            indices = ", ".join(map(str, matches))
             raise TargetError(f"target: {word!r} names the classes {indices}; give the index")
         if re.fullmatch(r"-?[0-9]{1,9}", word.strip()):
             return self._check_index(int(word))
@@ -88,11 +89,11 @@ class ClassNames:
         raise TargetError(f"target: no class is called {word!r}{suggest_nearest(word, known)}")
 
     def _find_by_name(self, word: str) -> list[int]:
-        """Classes whose whole name or identifier fits, else those with such a synonym."""
-        wanted = word.strip().casefold()
+        """Return the classes with this whole name or identifier, else those with this synonym."""
+        folded = word.strip().casefold()
         pairs = list(enumerate(zip(self.names, self.identifiers, strict=True)))
-        exact = [i for i, pair in pairs if wanted in (pair[0].casefold(), pair[1].casefold())]
-        return exact or [i for i, (name, _) in pairs if wanted in _split_synonyms(name.casefold())]
+        exact = [i for i, pair in pairs if folded in (pair[0].casefold(), pair[1].casefold())]
+        return exact or [i for i, (name, _) in pairs if folded in _split_synonyms(name.casefold())]
 
     def _check_index(self, index: int) -> int:
         if not 0 <= index < len(self.names):

@@ -167,3 +167,76 @@ def _read_status(name: str) -> float:
     """A line of the process's status, in bytes."""
     lines = STATUS.read_text().splitlines()
     return next(float(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
+
+
+@dataclass(frozen=True)
+class CostComparison:
+    """The cost of one explainer beside the trained ones.
+
+    Attributes:
+        cost: the cost as it was measured.
+        break_even: the number of images after which each trained explainer has taken less time.
+    """
+
+    cost: Cost
+    break_even: Mapping[str, int]
+
+
+def compare_costs(results: ComparisonResults) -> list[CostComparison]:
+    """Return all costs, each with the images after which each trained explainer is ahead.
+
+    A trained explainer is ahead where its training and its time per image sum up to less than the
+    other's time, see `equalise_costs`. It is left out where the other one is as fast, or needs
+    training too.
+    """
+    trained = {name for name, needs in results.needs.items() if "training" in needs}
+    comparisons = []
+    equalised = equalise_costs(results)
+    for cost, other in zip(results.cost, equalised, strict=True):
+        faster = [
+            own
+            for own in equalised
+            if own.explainer in trained
+            and (own.batch, own.device) == (cost.batch, cost.device)
+            and own.ms_per_image < other.ms_per_image
+        ]
+        ahead = {own.explainer: _count_break_even(own, other) for own in faster}
+        comparisons.append(CostComparison(cost, {} if cost.explainer in trained else ahead))
+    return comparisons
+
+
+def equalise_costs(results: ComparisonResults) -> list[Cost]:
+    """Return the costs as if the machine had been equally busy all the time.
+
+    A method is timed by turns with the classifier, but hours may lie between two methods. So each
+    takes its own number of forwards, times the median forward of that batch.
+    """
+    forwards: dict[tuple[str, int], list[float]] = {}
+    for cost in results.cost:
+        forward = cost.ms_per_image / cost.classifier_forwards
+        forwards.setdefault((cost.device, cost.batch), []).append(forward)
+    return [
+        replace(
+            cost,
+            ms_per_image=(
+                cost.classifier_forwards * statistics.median(forwards[cost.device, cost.batch])
+            ),
+        )
+        for cost in results.cost
+    ]
+
+
+def format_break_even(ahead: Mapping[str, int]) -> str:
+    """Return numbers of images as text; of several trained explainers, each with its name.
+
+    >>> format_break_even({"mask": 1200}), format_break_even({"a": 1200, "b": 7})
+    ('1,200', 'a 1,200, b 7')
+    """
+    if len(ahead) == 1:
+        return f"{next(iter(ahead.values())):,}"
+    return ", ".join(f"{name} {count:,}" for name, count in ahead.items())
+
+
+def _count_break_even(trained: Cost, other: Cost) -> int:
+    seconds = trained.training_seconds - other.training_seconds
+    return max(0, ceil(1000 * seconds / (other.ms_per_image - trained.ms_per_image)))

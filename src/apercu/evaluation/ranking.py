@@ -1,34 +1,136 @@
-"""Rows as a table for people: order, verdicts, and where each interval lies."""
+"""The ranking of a comparison: order of the explainers, verdicts, and texts of the cells."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from math import ceil
-from statistics import median
-from typing import Any
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+from jaxtyping import Float
 
 from apercu.evaluation.formatting import COLUMNS, format_value
-from apercu.evaluation.paired import PairedDifference, compute_paired_differences
 from apercu.evaluation.results import (
     ComparisonResults,
-    Cost,
     MetricRow,
     fixed_threshold_name,
     is_fixed_threshold,
 )
 from apercu.methods import TrueBox
+from apercu.statistics import adjust_holm, bootstrap_interval, sign_flip_test
 
 SIGNIFICANCE = 0.05
 """Adjusted p below which two explainers are said to differ."""
 
-
 MAIN_METRICS = ("saliency_metric", "localisation_error", "pointing_game", "iauc", "iou", "dauc")
-"""The metrics that a headline speaks of, and that are drawn against cost, most telling first."""
+"""The metrics that a headline names and that are drawn against cost, most important first."""
+
+Verdict: TypeAlias = Literal["better", "worse", "even"]
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """How much one explainer's score exceeds another's on the images that both have.
+
+    Attributes:
+        difference: the mean over the images.
+        ci95: its bootstrapped interval.
+        p: the two-sided p value of a sign-flip test, adjusted for all comparisons of this metric
+            (Holm 1979).
+        n: the number of images.
+    """
+
+    difference: float
+    ci95: tuple[float, float]
+    p: float
+    n: int
+
+
+@dataclass(frozen=True)
+class RankingCell:
+    """One value of the ranking as it is shown.
+
+    Attributes:
+        value: the text of the value.
+        interval: the text of its 95 % interval.
+        threshold: the threshold that its maps were cut at, where there is one.
+        threshold_from: where that threshold comes from.
+        best: whether the value is the best of its column.
+        left: the start of the interval on the column's scale, in per cent.
+        width: the width of the interval on that scale, in per cent.
+        point: the place of the value on that scale, in per cent.
+        paired: the difference from the best trained explainer.
+        verdict: what that difference means.
+    """
+
+    value: str
+    interval: str
+    threshold: float | None
+    threshold_from: str | None
+    best: bool
+    left: float
+    width: float
+    point: float
+    paired: PairedDifference | None
+    verdict: Verdict | None
+
+
+@dataclass(frozen=True)
+class RankingRow:
+    """One explainer in the ranking.
+
+    Attributes:
+        name: the explainer's name.
+        knows_truth: whether it is given the true boxes.
+        at_fixed_threshold: whether it is the second row of an explainer, at the fixed threshold.
+        cells: the values by metric.
+    """
+
+    name: str
+    knows_truth: bool
+    at_fixed_threshold: bool
+    cells: Mapping[str, RankingCell]
+
+
+def build_ranking(results: ComparisonResults) -> list[RankingRow]:
+    """Return the rows of the table, best mean rank first.
+
+    What knows the truth comes last, without a rank. A row at the fixed threshold stands below the
+    one that it varies, and does not compete.
+    """
+    cells = {(row.explainer, row.metric): row for row in results.rows}
+    ranks = _rank_explainers(results)
+    ranked = sorted(ranks, key=lambda name: _mean_rank(ranks[name]))
+    fixed = {row.explainer for row in results.rows if is_fixed_threshold(row.explainer)}
+    order = [
+        name
+        for plain in ranked
+        for name in (plain, fixed_threshold_name(plain))
+        if name == plain or name in fixed
+    ]
+    reference = find_best_trained(results)
+    seed = int(results.key.settings.get("seed", 0))
+    pairs = {
+        metric: compute_paired_differences(results, metric, reference, seed) if reference else {}
+        for metric in COLUMNS
+    }
+    return [
+        RankingRow(
+            name=name,
+            knows_truth=not ranks.get(name, [0]),
+            at_fixed_threshold=name in fixed,
+            cells={
+                metric: _build_cell(results, cells[name, metric], pairs[metric].get(name))
+                for metric in COLUMNS
+                if (name, metric) in cells
+            },
+        )
+        for name in order
+    ]
 
 
 def write_headline(results: ComparisonResults) -> str:
-    """Who is first on the main metrics that were measured, in a sentence."""
+    """Return a sentence that says which explainer is first on the main metrics."""
     metrics = list_metrics(results)
     return name_winners(
         results, [metric for metric in metrics if metric in MAIN_METRICS] or metrics
@@ -36,38 +138,34 @@ def write_headline(results: ComparisonResults) -> str:
 
 
 def name_winners(results: ComparisonResults, metrics: Sequence[str]) -> str:
-    """Who is first on what, in a sentence; who is first together is named together."""
-    found: dict[str, list[str]] = {}
+    """Return a sentence that says which explainer is first on each metric; ties are named together."""
+    winners: dict[str, list[str]] = {}
     for metric in metrics:
-        column, rivals = COLUMNS[metric], _list_contenders(results, metric)
-        if rivals:
-            best = rivals[0].value
-            names = _join_words([row.explainer for row in rivals if row.value == best])
-            found.setdefault(names, []).append(f"{column.words} ({format_value(column, best)})")
-    parts = [f"First on {_join_words(words)}: {names}" for names, words in found.items()]
+        column, contenders = COLUMNS[metric], _list_contenders(results, metric)
+        if contenders:
+            best = contenders[0].value
+            names = _join_words([row.explainer for row in contenders if row.value == best])
+            words = f"{column.words} ({format_value(column, best)})"
+            winners.setdefault(names, []).append(words)
+    parts = [f"First on {_join_words(words)}: {names}" for names, words in winners.items()]
     return ". ".join(parts or ["Nothing was measured"]) + "."
 
 
-def _join_words(words: Sequence[str]) -> str:
-    *some, last = words
-    return f"{', '.join(some)} and {last}" if some else last
-
-
 def list_metrics(results: ComparisonResults) -> list[str]:
-    """The metrics that any row has, in the order of the columns."""
+    """Return the metrics that any row has, in the order of the columns."""
     return [metric for metric in COLUMNS if any(row.metric == metric for row in results.rows)]
 
 
 def count_images(results: ComparisonResults) -> dict[str, int]:
-    """On how many images each metric was reported, without those that chose thresholds."""
+    """Return on how many images each metric is reported, without those that chose thresholds."""
     return {
         metric: max(row.n for row in results.rows if row.metric == metric)
         for metric in list_metrics(results)
     }
 
 
-def best_trained(results: ComparisonResults) -> str | None:
-    """The trained explainer of the best mean rank: the one that the others are held against."""
+def find_best_trained(results: ComparisonResults) -> str | None:
+    """Return the trained explainer with the best mean rank: the others are compared with it."""
     ranks = _rank_explainers(results)
     return min(
         list_trained(results), key=lambda name: _mean_rank(ranks.get(name, ())), default=None
@@ -75,171 +173,120 @@ def best_trained(results: ComparisonResults) -> str | None:
 
 
 def list_trained(results: ComparisonResults) -> list[str]:
-    """Names of the explainers that were trained."""
-    return [name for name, words in results.needs.items() if "training" in words]
+    """Return the names of the explainers that need training."""
+    return [name for name, needs in results.needs.items() if "training" in needs]
 
 
 def sort_needs(results: ComparisonResults) -> dict[str, tuple[str, ...]]:
-    """What each explainer takes, those with the fewest needs first."""
+    """Return what each explainer needs, those with the fewest needs first."""
     return dict(sorted(results.needs.items(), key=lambda pair: len(pair[1])))
 
 
-def compare_costs(results: ComparisonResults) -> list[dict[str, Any]]:
-    """Costs, each with the number of images after which each trained explainer is ahead.
+def find_direction(results: ComparisonResults, metric: str) -> str:
+    """Return whether `lower` or `higher` values of a metric are better."""
+    return next(row.better for row in results.rows if row.metric == metric)
 
-    That is where its training and its time per image are less than the other's time alone, as
-    `evened` has it; left out where the other is as fast, or was trained too.
+
+def is_true_box(results: ComparisonResults, explainer: str) -> bool:
+    """Whether an explainer is given the true boxes, and so does not compete."""
+    return results.explainers.get(explainer) == TrueBox().identity
+
+
+def compute_paired_differences(
+    results: ComparisonResults, metric: str, reference: str, seed: int = 0
+) -> dict[str, PairedDifference]:
+    """Return the difference of every explainer from a reference on one metric.
+
+    The true boxes are compared like the others. An explainer that has no image in common with the
+    reference is left out.
+
+    Args:
+        results: the scores of each image.
+        metric: the metric in question.
+        reference: the explainer that the others are compared with.
+        seed: the seed of the interval and of the test.
+
+    Returns:
+        The differences by explainer.
     """
-    ours, found = list_trained(results), []
-    even = equalise_costs(results)
-    for cost, other in zip(results.cost, even, strict=True):
-        rivals = [
-            own
-            for own in even
-            if own.explainer in ours and (own.batch, own.device) == (cost.batch, cost.device)
-        ]
-        ahead = {
-            own.explainer: _count_break_even(own, other)
-            for own in rivals
-            if cost.explainer not in ours and own.ms_per_image < other.ms_per_image
-        }
-        found.append({"cost": cost, "break_even": ahead})
-    return found
-
-
-def equalise_costs(results: ComparisonResults) -> list[Cost]:
-    """The costs as if the machine had been equally busy throughout.
-
-    A method is timed by turns with the classifier, but hours may lie between two methods. So each
-    takes its own number of forwards, times the median forward of that batch.
-    """
-    forwards: dict[tuple[str, int], list[float]] = {}
-    for cost in results.cost:
-        one = cost.ms_per_image / cost.classifier_forwards
-        forwards.setdefault((cost.device, cost.batch), []).append(one)
-    return [
-        replace(
-            cost,
-            ms_per_image=cost.classifier_forwards * median(forwards[cost.device, cost.batch]),
+    of_reference = results.scores.get((reference, metric), {})
+    differences: dict[str, Float[np.ndarray, " images"]] = {}
+    for (explainer, measured), scores in results.scores.items():
+        shared = [image for image in scores if image in of_reference]
+        if measured == metric and explainer != reference and shared:
+            differences[explainer] = np.array([scores[i] - of_reference[i] for i in shared])
+    p = adjust_holm({name: sign_flip_test(values, seed) for name, values in differences.items()})
+    return {
+        name: PairedDifference(
+            float(values.mean()), bootstrap_interval(values, seed), p[name], len(values)
         )
-        for cost in results.cost
-    ]
-
-
-def format_break_even(ahead: Mapping[str, int]) -> str:
-    """Numbers of images; of several trained explainers, each with its name.
-
-    >>> break_even_text({"mask": 1200}), break_even_text({"a": 1200, "b": 7})
-    ('1,200', 'a 1,200, b 7')
-    """
-    if len(ahead) == 1:
-        return f"{next(iter(ahead.values())):,}"
-    return ", ".join(f"{name} {count:,}" for name, count in ahead.items())
-
-
-def _count_break_even(trained: Cost, other: Cost) -> int:
-    seconds = trained.training_seconds - other.training_seconds
-    return max(0, ceil(1000 * seconds / (other.ms_per_image - trained.ms_per_image)))
-
-
-def _rank_explainers(results: ComparisonResults) -> dict[str, list[int]]:
-    """Places of each row's explainer, metric by metric, among those that are not told the truth."""
-    ranks: dict[str, list[int]] = {
-        row.explainer: [] for row in results.rows if not is_fixed_threshold(row.explainer)
+        for name, values in differences.items()
     }
-    for metric in COLUMNS:
-        rivals = _list_contenders(results, metric)
-        for row in rivals:
-            ranks[row.explainer].append(sum(_sort_key(one) < _sort_key(row) for one in rivals))
-    return ranks
-
-
-def build_ranking(results: ComparisonResults) -> list[dict[str, Any]]:
-    """Table rows, best mean rank first; what knows the truth comes last, without a rank.
-
-    A row at the fixed threshold stands below the one it varies, and takes part in no contest.
-    """
-    cells = {(row.explainer, row.metric): row for row in results.rows}
-    ranks = _rank_explainers(results)
-    ranked = sorted(ranks, key=lambda name: _mean_rank(ranks[name]))
-    variants = {row.explainer for row in results.rows if is_fixed_threshold(row.explainer)}
-    order = [
-        each
-        for n in ranked
-        for each in (n, fixed_threshold_name(n))
-        if each == n or each in variants
-    ]
-    reference = best_trained(results)
-    seed = int(results.key.settings.get("seed", 0))
-    pairs = {
-        metric: compute_paired_differences(results, metric, reference, seed) if reference else {}
-        for metric in COLUMNS
-    }
-    return [
-        {
-            "name": name,
-            "told": not ranks.get(name, [0]),
-            "variant": name in variants,
-            "cells": {
-                metric: _build_cell(results, cells[name, metric], pairs[metric].get(name))
-                for metric in COLUMNS
-                if (name, metric) in cells
-            },
-        }
-        for name in order
-    ]
 
 
 def _build_cell(
     results: ComparisonResults, row: MetricRow, pair: PairedDifference | None
-) -> dict[str, Any]:
-    """Words for a value, where its interval lies on the column's scale in per cent, and whether it
-    differs from the best trained explainer's."""
+) -> RankingCell:
+    """Return the texts of a value, and where its interval lies on the scale of its column."""
     column = COLUMNS[row.metric]
     others = [other for other in results.rows if other.metric == row.metric]
     low = min(other.ci95[0] for other in others)
     span = max(other.ci95[1] for other in others) - low or 1.0
     best = _list_contenders(results, row.metric)[0] if _is_contender(results, row) else None
-    return {
-        "value": format_value(column, row.value),
-        "interval": " to ".join(format_value(column, end) for end in row.ci95),
-        "threshold": row.threshold,
-        "threshold_from": row.threshold_from,
-        "best": best is not None and row.value == best.value,
-        "left": 100 * (row.ci95[0] - low) / span,
-        "width": 100 * (row.ci95[1] - row.ci95[0]) / span,
-        "point": 100 * (row.value - low) / span,
-        "paired": pair,
-        "verdict": None if pair is None else _decide_verdict(row, pair),
-    }
+    return RankingCell(
+        value=format_value(column, row.value),
+        interval=" to ".join(format_value(column, end) for end in row.ci95),
+        threshold=row.threshold,
+        threshold_from=row.threshold_from,
+        best=best is not None and row.value == best.value,
+        left=100 * (row.ci95[0] - low) / span,
+        width=100 * (row.ci95[1] - row.ci95[0]) / span,
+        point=100 * (row.value - low) / span,
+        paired=pair,
+        verdict=None if pair is None else _decide_verdict(row, pair),
+    )
 
 
-def _decide_verdict(row: MetricRow, pair: PairedDifference) -> str:
-    """`better`, `worse` or `even`, as seen from the row."""
+def _decide_verdict(row: MetricRow, pair: PairedDifference) -> Verdict:
+    """Return what a difference from the reference says about the row."""
     if pair.p >= SIGNIFICANCE:
         return "even"
     return "better" if (pair.difference < 0) == (row.better == "lower") else "worse"
 
 
+def _rank_explainers(results: ComparisonResults) -> dict[str, list[int]]:
+    """Return the ranks of each explainer, metric by metric, among those that compete."""
+    ranks: dict[str, list[int]] = {
+        row.explainer: [] for row in results.rows if not is_fixed_threshold(row.explainer)
+    }
+    for metric in COLUMNS:
+        contenders = _list_contenders(results, metric)
+        for row in contenders:
+            better = sum(_sort_key(other) < _sort_key(row) for other in contenders)
+            ranks[row.explainer].append(better)
+    return ranks
+
+
 def _list_contenders(results: ComparisonResults, metric: str) -> list[MetricRow]:
-    """Rows of a metric that take part in the contest, best first."""
+    """Return the rows of a metric that compete, best first."""
     rows = [row for row in results.rows if row.metric == metric and _is_contender(results, row)]
     return sorted(rows, key=_sort_key)
 
 
-def find_direction(results: ComparisonResults, metric: str) -> str:
-    return next(row.better for row in results.rows if row.metric == metric)
+def _is_contender(results: ComparisonResults, row: MetricRow) -> bool:
+    """Whether a row competes: not given the truth, and no explainer's second row."""
+    return not is_true_box(results, row.explainer) and not is_fixed_threshold(row.explainer)
 
 
 def _sort_key(row: MetricRow) -> float:
+    """Return a number that is lower for better rows."""
     return row.value if row.better == "lower" else -row.value
-
-
-def _is_contender(results: ComparisonResults, row: MetricRow) -> bool:
-    """Whether a row is a rival: not told the truth, and no explainer's second row."""
-    told = results.explainers.get(row.explainer) == TrueBox().cache_key
-    return not told and not is_fixed_threshold(row.explainer)
 
 
 def _mean_rank(ranks: Sequence[int]) -> float:
     return sum(ranks) / len(ranks) if ranks else float("inf")
+
+
+def _join_words(words: Sequence[str]) -> str:
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
