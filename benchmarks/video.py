@@ -31,7 +31,7 @@ from apercu.deploy.export.graphs import CombinedGraph, MaskGraph
 from apercu.deploy.export.onnx_graph import Traceable, session, write_onnx
 from apercu.deploy.export.precision import converted
 from apercu.deploy.inference import ExplainerInfo, InferenceEngine
-from apercu.deploy.inference.onnx_predictor import OnnxEngine
+from apercu.deploy.inference.onnx_engine import OnnxEngine
 from apercu.deploy.video import VideoSettings, explain_video, open_video
 from apercu.deploy.video.drawing import Drawing
 from apercu.deploy.video.explaining import Explaining, Shown

@@ -16,7 +16,7 @@ import pytest
 from apercu.deploy.batch import Workers, explain_dataset
 from apercu.deploy.batch.lock import lock_folder
 from apercu.deploy.batch.work_folder import Plan, WorkFolder
-from apercu.deploy.inference.torch_predictor import TorchEngine
+from apercu.deploy.inference.torch_engine import TorchEngine
 from apercu.errors import RunError
 
 from .conftest import COUNT, bytes_of
@@ -25,7 +25,7 @@ SLOWED = """
 import sys, time
 from pathlib import Path
 from apercu.cli import main
-from apercu.deploy.inference.torch_predictor import TorchEngine
+from apercu.deploy.inference.torch_engine import TorchEngine
 
 answer = TorchEngine.__call__
 def slowly(self, images, target):

@@ -12,8 +12,8 @@ import torch
 from apercu import MaskExplainer, open_classifier
 from apercu.deploy.export.describing import digest_of_run
 from apercu.deploy.inference import InferenceEngine, open_engine
-from apercu.deploy.inference.onnx_predictor import OnnxEngine
-from apercu.deploy.inference.torch_predictor import TorchEngine
+from apercu.deploy.inference.onnx_engine import OnnxEngine
+from apercu.deploy.inference.torch_engine import TorchEngine
 
 
 @pytest.fixture(params=[TorchEngine, OnnxEngine])

@@ -1,7 +1,7 @@
 """Mask explainers that also predict, at work: a run in PyTorch, an export in ONNX Runtime."""
 
-from apercu.deploy.inference.opening import is_export, open_engine
-from apercu.deploy.inference.predictor import ExplainedBatch, ExplainerInfo, InferenceEngine
+from apercu.deploy.inference.engine import ExplainedBatch, ExplainerInfo, InferenceEngine
+from apercu.deploy.inference.open_engine import is_export, open_engine
 from apercu.deploy.inference.reading import Predictor
 
 __all__ = [

@@ -119,7 +119,7 @@ def open_answering(work: Work, device: str = "cpu") -> Answering:
     """
     from apercu.classifiers import open_classifier
     from apercu.deploy.inference import Predictor, is_export, open_engine
-    from apercu.deploy.inference.torch_predictor import TorchEngine
+    from apercu.deploy.inference.torch_engine import TorchEngine
     from apercu.deploy.serving.masks import MaskAnswering
     from apercu.deploy.serving.pairs import PairAnswering
     from apercu.explainers.mask.explainer import MaskExplainer

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from apercu.classifiers import open_classifier
 from apercu.deploy.export.manifest import MANIFEST
-from apercu.deploy.inference.onnx_predictor import OnnxEngine
-from apercu.deploy.inference.predictor import InferenceEngine
-from apercu.deploy.inference.torch_predictor import TorchEngine
+from apercu.deploy.inference.engine import InferenceEngine
+from apercu.deploy.inference.onnx_engine import OnnxEngine
+from apercu.deploy.inference.torch_engine import TorchEngine
 from apercu.errors import ConfigError
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.explainers.run_folder import load_run
