@@ -1,55 +1,78 @@
-"""What the classifier thinks of the image seen through its map (Chattopadhay et al. 2018).
+"""Average drop, increase and drop in deletion (Chattopadhay et al. 2018, Jung & Oh 2021).
 
-The map is stretched to [0, 1] and multiplied with the image. A constant map has nothing to show:
-it becomes black.
+The map is stretched to [0, 1] and multiplied with the image, and the classifier's probability is
+compared with that of the whole image. A constant map is stretched to 0: the image becomes black.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from apercu.maps import min_max_scale
 from apercu.metrics.flipping import target_probability
+from apercu.metrics.record import Metric
 from apercu.removal import Black
-from apercu.types import Images, Logits, Maps, Scores, Targets
-
-Ask = Callable[[Images], Logits]
+from apercu.types import Images, LogitsFn, Maps, Scores, Targets
 
 
-def average_drop(classifier: Ask, images: Images, targets: Targets, maps: Maps) -> Scores:
-    """Share of the target's probability that is lost through the map, 0 to 1; lower is better."""
-    whole, seen = _compute_probabilities(classifier, images, targets, min_max_scale(maps))
-    return _divide_safely((whole - seen).clamp(min=0), whole)
+def average_drop(classifier: LogitsFn, images: Images, targets: Targets, maps: Maps) -> Scores:
+    """Return the fraction of the target's probability that is lost; lower is better.
 
-
-def increase(classifier: Ask, images: Images, targets: Targets, maps: Maps) -> Scores:
-    """1 where the target's probability is larger through the map, else 0; higher is better."""
-    whole, seen = _compute_probabilities(classifier, images, targets, min_max_scale(maps))
-    return (seen > whole).to(seen.dtype)
-
-
-def drop_in_deletion(classifier: Ask, images: Images, targets: Targets, maps: Maps) -> Scores:
-    """Share of the target's probability that is lost without what the map shows; higher is better.
-
-    Below 0 where the probability grows (Jung & Oh 2021). For a constant map nothing is taken away
-    and the score is 0.
+    The image is multiplied with the map. The scores lie between 0 and 1.
     """
-    whole, left = _compute_probabilities(classifier, images, targets, 1 - min_max_scale(maps))
-    return _divide_safely(whole - left, whole)
+    whole, masked = _compute_probabilities(classifier, images, targets, min_max_scale(maps))
+    return _divide_safely((whole - masked).clamp(min=0), whole)
+
+
+def increase(classifier: LogitsFn, images: Images, targets: Targets, maps: Maps) -> Scores:
+    """Return 1 where the target's probability grows, else 0; higher is better.
+
+    The image is multiplied with the map.
+    """
+    whole, masked = _compute_probabilities(classifier, images, targets, min_max_scale(maps))
+    return (masked > whole).to(masked.dtype)
+
+
+def drop_in_deletion(classifier: LogitsFn, images: Images, targets: Targets, maps: Maps) -> Scores:
+    """Return the fraction of the probability that is lost without the evidence; higher is better.
+
+    The image is multiplied with 1 − map. The score is negative where the probability grows. For a
+    constant map nothing is removed and the score is 0.
+    """
+    whole, remaining = _compute_probabilities(classifier, images, targets, 1 - min_max_scale(maps))
+    return _divide_safely(whole - remaining, whole)
 
 
 def _compute_probabilities(
-    classifier: Ask, images: Images, targets: Targets, masks: Maps
+    classifier: LogitsFn, images: Images, targets: Targets, masks: Maps
 ) -> tuple[Tensor, Tensor]:
-    """Of the target: for the image, and for what the mask keeps of it."""
+    """Return the target's probability for the image, and for the image times the mask."""
     with torch.no_grad():
         whole = target_probability(classifier, images, targets)
         return whole, target_probability(classifier, Black()(images, masks), targets)
 
 
 def _divide_safely(part: Tensor, whole: Tensor) -> Tensor:
-    """The quotient; 0 where there was nothing to lose."""
+    """Return the quotient, or 0 where the probability was 0 already."""
     return torch.where(whole > 0, part / whole.where(whole > 0, 1), 0)
+
+
+AVERAGE_DROP = Metric(
+    name="average_drop",
+    function=average_drop,
+    takes=("classifier", "images", "targets", "maps"),
+    better="lower",
+    title="Average drop",
+    phrase="average drop",
+    meaning="share of the probability lost when seen through the map",
+)
+INCREASE = Metric(
+    name="increase",
+    function=increase,
+    takes=("classifier", "images", "targets", "maps"),
+    better="higher",
+    title="Increase",
+    phrase="increase",
+    meaning="images whose probability grows when seen through the map",
+)

@@ -1,4 +1,4 @@
-"""Maximal sensitivity (Yeh et al. 2019): how far does a map move when the image hardly does?"""
+"""Maximal sensitivity (Yeh et al. 2019): how much does a map change under small noise?"""
 
 from __future__ import annotations
 
@@ -10,15 +10,21 @@ import torch
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError
 from apercu.images import value_range
+from apercu.metrics.record import Metric
 from apercu.types import Images, Maps, Scores, Targets
 
 
 @dataclass(frozen=True)
 class SensitivityNoise:
-    """Uniform noise of at most `radius`, a share of the range of values, drawn several times.
+    """Uniform noise that is drawn several times.
+
+    Attributes:
+        radius: the largest change of a pixel, as a fraction of the range of values.
+        draws: the number of noisy copies of each image.
+        seed: the seed of the noise.
 
     Raises:
-        ConfigError: a radius that is not positive, or no draws.
+        ConfigError: the radius is not positive, or draws is below 1.
     """
 
     radius: float = 0.02
@@ -42,22 +48,56 @@ def max_sensitivity(
     *,
     before: Maps | None = None,
 ) -> Scores:
-    """The largest ‖map of noisy image − map‖ / ‖map‖ over the draws; lower is better.
+    """Return the largest ‖map of noisy image − map‖ / ‖map‖ over the draws; lower is better.
 
     The noise is the same for every image, in units of its range: [0, 1], or wider where it holds
-    raw counts; noisy images stay within. A map of zeros scores 0 where it stays so, else 1.
-    `before` are the maps of the images where they are known already.
+    raw counts. Noisy images stay within that range. A map of zeros scores 0 if it stays zero,
+    else 1.
+
+    Args:
+        explainer: a function of classifier, images and targets that gives maps.
+        classifier: the classifier that is explained.
+        images: images, `batch × channels × height × width`.
+        targets: one class index per image.
+        noise: the noise; the default noise when None.
+        before: the maps of the images, where they are known already.
+
+    Returns:
+        One score per image.
     """
     noise = noise or SensitivityNoise()
     generator = torch.Generator().manual_seed(noise.seed)
     if before is None:
         before = explainer(classifier, images, targets).detach()
     low, high = value_range(images)
-    moved = torch.zeros_like(before[:, 0, 0])
+    largest = torch.zeros_like(before[:, 0, 0])
     for _ in range(noise.draws):
-        drawn = noise.radius * (2 * torch.rand(images.shape[1:], generator=generator) - 1)
-        noisy = (images + (high - low) * drawn.to(images)).clamp(low, high)
-        change = explainer(classifier, noisy, targets).detach() - before
-        moved = moved.maximum(change.flatten(1).norm(dim=1))
+        change = noise.radius * (2 * torch.rand(images.shape[1:], generator=generator) - 1)
+        noisy = (images + (high - low) * change.to(images)).clamp(low, high)
+        difference = explainer(classifier, noisy, targets).detach() - before
+        largest = largest.maximum(difference.flatten(1).norm(dim=1))
     size = before.flatten(1).norm(dim=1)
-    return torch.where(size > 0, moved / size.where(size > 0, 1), (moved > 0).to(moved))
+    return torch.where(size > 0, largest / size.where(size > 0, 1), (largest > 0).to(largest))
+
+
+def _score_with_seed(
+    explainer: Callable[[Classifier, Images, Targets], Maps],
+    classifier: Classifier,
+    images: Images,
+    targets: Targets,
+    maps: Maps,
+    seed: int,
+) -> Scores:
+    noise = SensitivityNoise(seed=seed)
+    return max_sensitivity(explainer, classifier, images, targets, noise, before=maps)
+
+
+MAX_SENSITIVITY = Metric(
+    name="max_sensitivity",
+    function=_score_with_seed,
+    takes=("explain_again", "classifier", "images", "targets", "maps", "seed"),
+    better="lower",
+    title="Sensitivity",
+    phrase="sensitivity",
+    meaning="largest change of the map under small noise",
+)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from apercu.classifiers import Classifier
 from apercu.errors import ClassifierError
 from apercu.metrics.ncc import correlate_rows
+from apercu.metrics.record import Metric
 from apercu.types import Images, Maps, Scores, Targets
 
 
@@ -79,3 +80,25 @@ def _rank_rows(rows: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
     first = torch.searchsorted(ordered, rows)
     last = torch.searchsorted(ordered, rows, right=True) - 1
     return (first + last).to(rows) / 2
+
+
+def _score_with_seed(
+    explainer: Callable[[Classifier, Images, Targets], Maps],
+    classifier: Classifier,
+    images: Images,
+    targets: Targets,
+    maps: Maps,
+    seed: int,
+) -> Scores:
+    return randomisation(explainer, classifier, images, targets, seed, before=maps)
+
+
+RANDOMISATION = Metric(
+    name="randomisation",
+    function=_score_with_seed,
+    takes=("explain_again", "classifier", "images", "targets", "maps", "seed"),
+    better="lower",
+    title="Randomisation",
+    phrase="randomisation",
+    meaning="rank correlation that survives random weights in the classifier",
+)

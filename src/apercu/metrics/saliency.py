@@ -1,26 +1,27 @@
-"""The saliency metric of Dabkowski & Gal (2017), section 4: small crops that say it all."""
+"""The saliency metric of Dabkowski & Gal (2017), section 4: small crops that keep the class."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from apercu.types import Boxes, Images, Logits, Scores, Targets
+from apercu.metrics.record import LevelBoxes, LevelScores, Metric
+from apercu.types import Boxes, Images, LogitsFn, Scores, Targets
 
 MIN_AREA = 0.05
+"""Smaller crops than this fraction of the image are not rewarded."""
 
 
 def saliency_metric(
-    classifier: Callable[[Images], Logits], images: Images, targets: Targets, boxes: Boxes
+    classifier: LogitsFn, images: Images, targets: Targets, boxes: Boxes
 ) -> Scores:
-    """log max(a, 0.05) − log p, in nats; lower is better.
+    """Return log max(a, 0.05) − log p, in nats; lower is better.
 
-    a is the box's share of the image, p the probability of the target once the crop is enlarged
-    to the classifier's input (bilinear, aspect not kept). Edges between pixels move outwards.
-    An empty box counts as the whole image, so no method gains by answering nothing.
+    a is the area of the box as a fraction of the image, and p is the probability of the target
+    when the crop is enlarged to the classifier's input (bilinear, without keeping its aspect).
+    Edges between pixels move outwards. An empty box counts as the whole image, so no method gains
+    by an empty map.
     """
     height, width = images.shape[-2:]
     edges = snap_to_pixels(boxes, (height, width))
@@ -34,8 +35,36 @@ def saliency_metric(
     return area.clamp(min=MIN_AREA).log() - log_p.gather(1, targets[:, None])[:, 0]
 
 
+def score_boxes_of_levels(
+    classifier: LogitsFn, images: Images, targets: Targets, boxes: LevelBoxes
+) -> LevelScores:
+    """Return the saliency metric of several boxes per image; equal boxes are computed once.
+
+    Args:
+        classifier: the classifier that is explained.
+        images: images in [0, 1], `batch × channels × height × width`.
+        targets: one class index per image.
+        boxes: boxes in pixels, `levels × batch × 4`.
+
+    Returns:
+        One score per box, `levels × batch`.
+    """
+    levels, count = boxes.shape[:2]
+    image_index = torch.arange(count, device=boxes.device).expand(levels, count)
+    keys = torch.cat((image_index[..., None].to(boxes), boxes), dim=2).flatten(0, 1)
+    unique, inverse = torch.unique(keys, dim=0, return_inverse=True)
+    scores = []
+    for rows in torch.split(unique, count):
+        index = rows[:, 0].long()
+        scores.append(saliency_metric(classifier, images[index], targets[index], rows[:, 1:]))
+    return torch.cat(scores)[inverse].view(levels, count)
+
+
 def snap_to_pixels(boxes: Boxes, size: tuple[int, int]) -> Tensor:
-    """Boxes on the pixel grid inside (height, width), as integers; empty ones become the whole."""
+    """Return boxes on the pixel grid inside (height, width), as integers.
+
+    Empty boxes become the whole image.
+    """
     height, width = size
     low = boxes[:, :2].floor().clamp(min=0)
     limit = boxes.new_tensor([width, height])
@@ -46,7 +75,18 @@ def snap_to_pixels(boxes: Boxes, size: tuple[int, int]) -> Tensor:
 
 
 def _crop_and_enlarge(image: Tensor, box: Tensor) -> Tensor:
-    """The part of one image inside a box of whole pixels, enlarged to the image's own size."""
+    """Return the part of one image inside a box of whole pixels, enlarged to the image's size."""
     left, top, right, bottom = box.tolist()
     part = image[None, :, top:bottom, left:right]
     return F.interpolate(part, size=image.shape[1:], mode="bilinear", align_corners=False)[0]
+
+
+SALIENCY_METRIC = Metric(
+    name="saliency_metric",
+    function=score_boxes_of_levels,
+    takes=("classifier", "images", "targets", "boxes"),
+    better="lower",
+    title="Saliency metric",
+    phrase="the saliency metric",
+    meaning="log area − log probability of the crop around the evidence, in nats",
+)
