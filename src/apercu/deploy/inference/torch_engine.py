@@ -13,7 +13,7 @@ from apercu.classifiers import Classifier
 from apercu.deploy.export.describing import digest_of_run
 from apercu.deploy.export.graphs import TOP
 from apercu.deploy.inference.engine import ExplainedBatch, ExplainerInfo, InferenceEngine
-from apercu.deploy.inference.reading import Predictor
+from apercu.deploy.inference.predictor import Predictor
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.types import Images, Logits, Targets
 
