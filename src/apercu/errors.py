@@ -10,7 +10,7 @@
     │   │   └── MissingExtraError   an optional package is not installed
     │   └── RunError            a run folder is incomplete or belongs to another classifier
     ├── OutputError             exit 2, status 507   results cannot be written
-    └── UnreachableError        exit 1, status 503   a remote storage or a cluster cannot be reached now
+    └── UnreachableError        exit 1, status 503   a storage or a cluster cannot be reached now
 
 Each error is one line: what was wrong, what was expected, what to do.
 """
@@ -22,7 +22,7 @@ from collections.abc import Iterable
 
 
 class ApercuError(Exception):
-    """Root of the tree, with the exit code of the command line and the HTTP status of the server."""
+    """Root of the tree; holds the exit code of the command line and the server's HTTP status."""
 
     exit_code = 1
     status = 500

@@ -1,4 +1,4 @@
-"""Pictures for people; the only file that knows colours."""
+"""Draw pictures for people: overlays, masks, boxes, contact sheets. All colours are here."""
 
 from __future__ import annotations
 
@@ -19,51 +19,73 @@ from apercu.io import write_file
 from apercu.types import Boxes, Picture
 
 HEAT_COLOURS = ("#14103a", "#5b1a7c", "#bb3760", "#f3872f", "#fdf5a9")
-"""Evidence from none to all; lightness rises evenly, so it reads in grey too."""
+"""Colours from no evidence to full evidence; lightness rises evenly, so that it reads in grey."""
 SERIES_COLOURS = ("#0d7a5f", "#c2410c", "#4f46e5", "#8a7a00", "#0891d1", "#b0187c")
-"""Curves of a chart, the first for what is ours; dark enough for paper, light enough for ink."""
+"""Colours of the curves of a chart, the first for our explainer; clear on light and on dark."""
 SIGNED_COLOURS = ("#4fb3ff", "#ffb02e")
-"""What was taken away, and what was added."""
+"""Colours of what was removed and of what was added."""
 BOX_COLOUR, BOX_EDGE_COLOUR = "#37e6c3", "#0b0b0b"
 PAPER, INK = "#ffffff", "#1c1c1c"
 HEAT_OPACITY = 0.7
+"""Opacity of the heat where a map is 1."""
 REMOVED_BRIGHTNESS = 0.3
-CAPTION, LINE_HEIGHT, GAP = 13, 17, 6
+"""Brightness of what a mask removes, as a fraction."""
+CAPTION_SIZE, LINE_HEIGHT, GAP = 13, 17, 6
+"""Pixels on a contact sheet."""
 TOLERANCE = 1e-3
-"""How far rounding may carry a pixel out of [0, 1]."""
+"""How far outside of [0, 1] rounding may move a pixel."""
 BELOW_SKY = 3.0
-"""Noise below the sky that is still told from black."""
+"""How far below the sky black lies, in units of the noise."""
 
 
 def stretch_to_visible(picture: Picture) -> Picture:
-    """The picture itself; raw counts from a little below the sky (the median) to the brightest.
+    """Scale raw counts to [0, 1] for display; a picture in [0, 1] is returned as it is.
 
-    They are bent by arcsinh in units of each band's own noise; what is no number becomes sky.
+    Counts go from a little below the sky (the median) to the brightest pixel, by arcsinh in units
+    of each band's own noise; NaN and infinite pixels become sky.
+
+    Args:
+        picture: Pixels in [0, 1], or raw counts, `channels × height × width`.
+
+    Returns:
+        A picture in [0, 1] of the same shape.
     """
     picture = picture.detach().to("cpu", torch.float32)
-    known = torch.where(picture.isfinite(), picture, torch.nan)
-    if known.isfinite().all() and known.min() >= -TOLERANCE and known.max() <= 1 + TOLERANCE:
+    finite = picture.isfinite()
+    if finite.all() and picture.min() >= -TOLERANCE and picture.max() <= 1 + TOLERANCE:
         return picture
-    counts = known.flatten(1)
+    counts = torch.where(finite, picture, torch.nan).flatten(1)
     counts = (counts - counts.nanmedian(1, keepdim=True).values.nan_to_num()).nan_to_num()
     noise = counts.abs().median(1, keepdim=True).values.clamp(min=1e-6)
-    bent, low = torch.asinh(counts / noise), float(np.arcsinh(-BELOW_SKY))
-    high = bent.amax(1, keepdim=True).clamp(min=1.0)
-    return ((bent - low) / (high - low)).clamp(0, 1).view_as(picture)
+    scaled, low = torch.asinh(counts / noise), float(np.arcsinh(-BELOW_SKY))
+    high = scaled.amax(1, keepdim=True).clamp(min=1.0)
+    return ((scaled - low) / (high - low)).clamp(0, 1).view_as(picture)
 
 
 def to_image(picture: Picture) -> Image.Image:
-    """One channel as grey, three as red, green and blue, any other number as their mean in grey.
+    """Convert a picture to a PIL image; raw counts are scaled by `stretch_to_visible`.
 
-    Raw counts are shown as `visible` does.
+    Args:
+        picture: One channel (grey), three (RGB), or any other number, of which the mean is shown.
+
+    Returns:
+        An RGB image of the same height and width.
     """
     picture = stretch_to_visible(picture)
-    shown = picture if len(picture) in (1, 3) else picture.mean(dim=0, keepdim=True)
-    return _to_pil(shown.expand(3, -1, -1))
+    colour = picture if len(picture) in (1, 3) else picture.mean(dim=0, keepdim=True)
+    return _to_pil(colour.expand(3, -1, -1))
 
 
 def draw_overlay(picture: Picture, map: Float[Tensor, "rows columns"]) -> Image.Image:
-    """A map in [0, 1] as heat over the picture, which stays visible (grey where it is cold)."""
+    """Draw a map as heat over the grey picture.
+
+    Args:
+        picture: The picture, `channels × height × width`.
+        map: A map in [0, 1], resized to the picture.
+
+    Returns:
+        An RGB image of the picture's height and width.
+    """
     heat = map.detach().to("cpu", torch.float32).clamp(0, 1)
     heat = maps.resize_maps(heat[None], (picture.shape[1], picture.shape[2]))[0]
     base = _to_grey(picture)
@@ -72,17 +94,32 @@ def draw_overlay(picture: Picture, map: Float[Tensor, "rows columns"]) -> Image.
 
 
 def draw_difference(difference: Picture) -> Image.Image:
-    """What was added, warm, and what was taken away, cold; grey where nothing changed."""
+    """Draw a difference of two pictures: added warm, removed cold, unchanged grey.
+
+    Args:
+        difference: Signed pixels, `channels × height × width`; scaled by the largest.
+
+    Returns:
+        An RGB image of the same height and width.
+    """
     mean = difference.detach().to("cpu", torch.float32).mean(0)
     strength = mean / mean.abs().max().clamp(min=1e-6)
     ends = torch.tensor([[int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)] for c in SIGNED_COLOURS])
-    share = strength.abs()[None]
-    ink = torch.where(strength[None] > 0, ends[1][:, None, None], ends[0][:, None, None])
-    return _to_pil(0.5 * (1 - share) + ink * share)
+    opacity = strength.abs()[None]
+    colour = torch.where(strength[None] > 0, ends[1][:, None, None], ends[0][:, None, None])
+    return _to_pil(0.5 * (1 - opacity) + colour * opacity)
 
 
 def draw_masked(picture: Picture, mask: Float[Tensor, "rows columns"]) -> Image.Image:
-    """What a mask keeps, in colour; the rest dark and grey. Give `1 - mask` for what it removes."""
+    """Draw what a mask keeps in colour, and the rest dark and grey.
+
+    Args:
+        picture: The picture, `channels × height × width`.
+        mask: A mask in [0, 1], resized to the picture; `1 - mask` shows what is removed.
+
+    Returns:
+        An RGB image of the picture's height and width.
+    """
     keep = mask.detach().to("cpu", torch.float32).clamp(0, 1)
     keep = maps.resize_maps(keep[None], (picture.shape[1], picture.shape[2]))[0]
     full = torch.from_numpy(np.asarray(to_image(picture)) / 255.0).permute(2, 0, 1).float()
@@ -90,28 +127,45 @@ def draw_masked(picture: Picture, mask: Float[Tensor, "rows columns"]) -> Image.
 
 
 def draw_boxes(image: Image.Image, boxes: Boxes, colour: str = BOX_COLOUR) -> Image.Image:
-    """A copy with outlines of the boxes (pixels of this image); empty ones are left out."""
-    drawn = image.copy()
-    pen = ImageDraw.Draw(drawn)
+    """Draw the outlines of boxes on a copy of an image; empty boxes are left out.
+
+    Args:
+        image: The image.
+        boxes: Boxes in pixels of the image, `boxes × 4`.
+        colour: Colour of the outlines, `#rrggbb`.
+
+    Returns:
+        A new image.
+    """
+    copy = image.copy()
+    pen = ImageDraw.Draw(copy)
     width = max(1, round(min(image.size) / 112))
     for left, top, right, bottom in boxes.tolist():
         if right > left and bottom > top:
-            around = (left - 1, top - 1, right, bottom)
-            pen.rectangle(around, outline=BOX_EDGE_COLOUR, width=width + 2)
+            outer = (left - 1, top - 1, right, bottom)
+            pen.rectangle(outer, outline=BOX_EDGE_COLOUR, width=width + 2)
             pen.rectangle((left, top, right - 1, bottom - 1), outline=colour, width=width)
-    return drawn
+    return copy
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One picture of a contact sheet and the words below it."""
+    """One image of a contact sheet, and its caption."""
 
     image: Image.Image
     caption: str
 
 
 def draw_contact_sheet(rows: Sequence[Sequence[Tile]], side: int = 224) -> Image.Image:
-    """Rows of pictures, each fitted into `side` pixels with its caption below."""
+    """Draw rows of images, each with its caption below.
+
+    Args:
+        rows: The tiles of each row; empty rows are left out.
+        side: Longer side of each image in pixels.
+
+    Returns:
+        One RGB image.
+    """
     strips = [_draw_strip(row, side) for row in rows if row]
     width = max((strip.width for strip in strips), default=1)
     sheet = Image.new("RGB", (width, sum(strip.height for strip in strips) + GAP), PAPER)
@@ -123,49 +177,58 @@ def draw_contact_sheet(rows: Sequence[Sequence[Tile]], side: int = 224) -> Image
 
 
 def _draw_strip(row: Sequence[Tile], side: int) -> Image.Image:
-    """One row of a contact sheet, as high as its highest picture and longest caption."""
-    font = ImageFont.load_default(size=CAPTION)
-    pictures = [fit_to_side(tile.image, side) for tile in row]
-    high = max(picture.height for picture in pictures)
+    """Draw one row of a contact sheet, as high as its highest image and longest caption."""
+    font = ImageFont.load_default(size=CAPTION_SIZE)
+    images = [fit_to_side(tile.image, side) for tile in row]
+    height = max(image.height for image in images)
     lines = max(tile.caption.count("\n") + 1 for tile in row)
-    size = (len(row) * (side + GAP) + GAP, high + lines * LINE_HEIGHT + 2 * GAP)
+    size = (len(row) * (side + GAP) + GAP, height + lines * LINE_HEIGHT + 2 * GAP)
     strip = Image.new("RGB", size, PAPER)
     pen = ImageDraw.Draw(strip)
-    for place, (tile, picture) in enumerate(zip(row, pictures, strict=True)):
-        left = GAP + place * (side + GAP)
-        strip.paste(picture, (left + (side - picture.width) // 2, high - picture.height))
+    for index, (tile, image) in enumerate(zip(row, images, strict=True)):
+        left = GAP + index * (side + GAP)
+        strip.paste(image, (left + (side - image.width) // 2, height - image.height))
         for number, line in enumerate(tile.caption.split("\n")):
-            below = (left, high + 3 + number * LINE_HEIGHT)
-            pen.text(below, shorten(line, font, side), fill=INK, font=font)
+            corner = (left, height + 3 + number * LINE_HEIGHT)
+            pen.text(corner, shorten(line, font, side), fill=INK, font=font)
     return strip
 
 
 def fit_to_side(image: Image.Image, side: int) -> Image.Image:
-    """The picture scaled until its longer side is `side`; enlarged pixels stay visible."""
+    """Scale an image so that its longer side is `side` pixels; enlarged pixels stay sharp."""
     scale = side / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    way = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
-    return image.convert("RGB").resize(size, way)
+    resampling = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
+    return image.convert("RGB").resize(size, resampling)
 
 
 def heat_colours(values: Float[Tensor, "height width"]) -> Float[Tensor, "3 height width"]:
-    """The heat colours of values in [0, 1]."""
+    """Return the colours of a heat map, `3 × height × width`, of values in [0, 1]."""
     stops = torch.tensor([[int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)] for c in HEAT_COLOURS])
-    place = values * (len(stops) - 1)
-    low = place.floor().long().clamp(max=len(stops) - 2)
-    part = (place - low)[..., None]
-    return (stops[low] * (1 - part) + stops[low + 1] * part).permute(2, 0, 1)
+    position = values * (len(stops) - 1)
+    low = position.floor().long().clamp(max=len(stops) - 2)
+    weight = (position - low)[..., None]
+    return (stops[low] * (1 - weight) + stops[low + 1] * weight).permute(2, 0, 1)
 
 
 def encode_image(image: Image.Image, format: str = "PNG", *, fast: bool = False) -> bytes:
-    """The file of a picture, as bytes; a `fast` PNG is a quarter larger in a third of the time."""
+    """Encode an image as the bytes of a file.
+
+    Args:
+        image: The image.
+        format: `PNG` or `JPEG`.
+        fast: Whether to write a PNG a quarter larger in a third of the time.
+
+    Returns:
+        The bytes of the file.
+    """
     buffer = io.BytesIO()
     image.save(buffer, format=format, quality=88, compress_level=1 if fast else 6)
     return buffer.getvalue()
 
 
 def save_image(path: Path, image: Image.Image) -> Path:
-    """Write a picture whole or not at all.
+    """Write an image file completely or not at all, and return its path.
 
     Raises:
         OutputError: the name ends in neither .png nor .jpg, or the file cannot be written.
@@ -177,18 +240,19 @@ def save_image(path: Path, image: Image.Image) -> Path:
 
 
 def _to_grey(picture: Picture) -> Tensor:
+    """Return the luminance of a picture in three equal channels, `3 × height × width`."""
     luminance = np.asarray(to_image(picture).convert("L")) / 255.0
     return torch.from_numpy(luminance).float().expand(3, -1, -1)
 
 
 def _to_pil(colour: Tensor) -> Image.Image:
-    """Red, green and blue in [0, 1] as a picture."""
+    """Convert red, green and blue in [0, 1], `3 × height × width`, to an image."""
     bytes_ = (colour.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
     return Image.fromarray(bytes_.permute(1, 2, 0).contiguous().numpy())
 
 
 def shorten(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """The text, cut until it fits."""
+    """Cut a text, and end it with an ellipsis, so that it fits a width in pixels."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(f"{text}…") > width:
