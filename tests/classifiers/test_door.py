@@ -142,11 +142,11 @@ def test_probabilities_become_logits_whose_softmax_gives_them_back() -> None:
 @pytest.mark.parametrize(
     ("answer", "output", "match"),
     [
-        (lambda x: (x,), "logits", "one tensor as its answer, got tuple"),
+        (lambda x: (x,), "logits", "one tensor as its output, got tuple"),
         (lambda x: x, "logits", "expected 1 × classes numbers .* got 1 × 3 × 4 × 5"),
         (lambda x: x.flatten(1), "probability", "expected 1 × 1 numbers"),
         (lambda x: x.flatten(1) * 100, "probabilities", r"probabilities in \[0, 1\]"),
-        (lambda x: x.view(7), "logits", "cannot answer an image of 3×4×5: .*; check its input"),
+        (lambda x: x.view(7), "logits", "cannot classify an image of 3×4×5: .*; check its input"),
     ],
 )
 def test_networks_that_do_not_answer_as_said(answer: Any, output: Any, match: str) -> None:

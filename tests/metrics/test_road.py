@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from apercu.errors import ConfigError
-from apercu.metrics.road import RoadSettings, impute, road
+from apercu.metrics.imputation import impute
+from apercu.metrics.road import RoadSettings, road
 
 OFFSETS = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0)]
 

@@ -96,25 +96,20 @@ def test_the_headline_names_the_first_but_not_what_knows_the_truth(
 
 def test_the_table_is_ordered_by_mean_rank_with_references_last(results: ComparisonResults) -> None:
     table = build_ranking(results)
-    assert [line["name"] for line in table] == ["mask", "cam", "true_box"]
-    assert [line["told"] for line in table] == [False, False, True]
+    assert [line.name for line in table] == ["mask", "cam", "true_box"]
+    assert [line.knows_truth for line in table] == [False, False, True]
     best = {
-        (line["name"], metric)
-        for line in table
-        for metric, cell in line["cells"].items()
-        if cell["best"]
+        (line.name, metric) for line in table for metric, cell in line.cells.items() if cell.best
     }
     assert best == {("mask", m) for m in ("saliency_metric", "localisation_error", "iou")}
 
 
 def test_intervals_lie_on_one_scale_per_column(results: ComparisonResults) -> None:
     cells = {
-        line["name"]: line["cells"]["iou"]
-        for line in build_ranking(results)
-        if line["name"] != "true_box"
+        line.name: line.cells["iou"] for line in build_ranking(results) if line.name != "true_box"
     }
-    assert (cells["cam"]["left"], cells["cam"]["point"]) == pytest.approx((0, 20))
-    assert cells["mask"]["left"] + cells["mask"]["width"] == pytest.approx(100)
+    assert (cells["cam"].left, cells["cam"].point) == pytest.approx((0, 20))
+    assert cells["mask"].left + cells["mask"].width == pytest.approx(100)
 
 
 def test_the_page_holds_its_numbers_and_words(

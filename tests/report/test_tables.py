@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from apercu.evaluation import ComparisonKey, ComparisonResults, Cost, Invocation, MetricRow
+from apercu.evaluation.cost import compare_costs, equalise_costs
 from apercu.evaluation.ranking import (
-    best_trained,
     build_ranking,
-    compare_costs,
-    equalise_costs,
+    compute_paired_differences,
+    find_best_trained,
     name_winners,
     sort_needs,
 )
@@ -63,17 +63,17 @@ def results() -> ComparisonResults:
 
 
 def test_the_best_trained_explainer_is_the_one_of_the_best_rank(results: ComparisonResults) -> None:
-    assert best_trained(results) == "mask"
-    assert best_trained(replace(results, needs={"cam": ("layers",)})) is None
+    assert find_best_trained(results) == "mask"
+    assert find_best_trained(replace(results, needs={"cam": ("layers",)})) is None
 
 
 def test_marks_say_who_differs_from_it(results: ComparisonResults) -> None:
-    verdicts = {line["name"]: line["cells"]["iou"]["verdict"] for line in build_ranking(results)}
+    verdicts = {line.name: line.cells["iou"].verdict for line in build_ranking(results)}
     assert verdicts["mask"] is None
     assert verdicts["cam"] == verdicts["mask:run=b"] == "worse"
     assert verdicts["even"] == "even"
     lower = replace(results, rows=tuple(replace(row, better="lower") for row in results.rows))
-    assert {line["name"]: line["cells"]["iou"]["verdict"] for line in build_ranking(lower)}[
+    assert {line.name: line.cells["iou"].verdict for line in build_ranking(lower)}[
         "cam"
     ] == "better"
 
@@ -81,7 +81,7 @@ def test_marks_say_who_differs_from_it(results: ComparisonResults) -> None:
 def test_a_second_row_stands_below_the_first_and_takes_part_in_no_contest(
     results: ComparisonResults,
 ) -> None:
-    names = [line["name"] for line in build_ranking(results)]
+    names = [line.name for line in build_ranking(results)]
     assert names == ["mask", "mask:threshold=0.5", "even", "mask:run=b", "cam"]
     better = replace(
         results,
@@ -91,23 +91,25 @@ def test_a_second_row_stands_below_the_first_and_takes_part_in_no_contest(
         ),
     )
     assert name_winners(better, ["iou"]) == name_winners(results, ["iou"])
-    cells = {line["name"]: line["cells"]["iou"] for line in build_ranking(better)}
-    assert cells["mask"]["best"] and not cells["mask:threshold=0.5"]["best"]
+    cells = {line.name: line.cells["iou"] for line in build_ranking(better)}
+    assert cells["mask"].best and not cells["mask:threshold=0.5"].best
 
 
 def test_equal_values_share_a_place(results: ComparisonResults) -> None:
     equal = replace(results, rows=tuple(replace(row, value=0.5) for row in results.rows))
     assert name_winners(equal, ["iou"]) == "First on IoU (0.500): mask, mask:run=b, cam and even."
-    assert all(line["cells"]["iou"]["best"] for line in build_ranking(equal) if not line["variant"])
+    assert all(
+        line.cells["iou"].best for line in build_ranking(equal) if not line.at_fixed_threshold
+    )
 
 
 def test_training_pays_once_the_time_that_each_image_saves_adds_up(
     results: ComparisonResults,
 ) -> None:
-    after = {line["cost"].explainer: line["break_even"] for line in compare_costs(results)}
+    after = {line.cost.explainer: line.break_even for line in compare_costs(results)}
     assert after == {"mask": {}, "cam": {}, "even": {"mask": 40_000}}
     elsewhere = (replace(results.cost[0], device="cuda"), *results.cost[1:])
-    assert not any(line["break_even"] for line in compare_costs(replace(results, cost=elsewhere)))
+    assert not any(line.break_even for line in compare_costs(replace(results, cost=elsewhere)))
 
 
 def test_a_busy_machine_does_not_decide_when_training_pays(results: ComparisonResults) -> None:
@@ -115,7 +117,7 @@ def test_a_busy_machine_does_not_decide_when_training_pays(results: ComparisonRe
     slowed = replace(results.cost[2], ms_per_image=75.0)
     busy = replace(results, cost=(*results.cost[:2], slowed))
     assert [round(one.ms_per_image, 6) for one in equalise_costs(busy)] == [10.0, 5.0, 25.0]
-    assert [line["break_even"] for line in compare_costs(busy)] == [{}, {}, {"mask": 40_000}]
+    assert [line.break_even for line in compare_costs(busy)] == [{}, {}, {"mask": 40_000}]
     assert "| even | cpu, 1 | 75.0, one call |" in format_markdown(busy)
 
 

@@ -1,12 +1,12 @@
-"""The door of the black box: any image classifier, shown to the rest as one kind of thing."""
+"""Image classifiers from any source, which the rest of the package sees as one kind of object."""
 
 from apercu.classifiers.card import ClassifierCard, InputSpec, read_card, write_card
 from apercu.classifiers.classifier import Classifier
 from apercu.classifiers.distillation import DistillationResult, StudentSettings, distil
 from apercu.classifiers.names import ClassNames
 from apercu.classifiers.network import BlackBox, Network
-from apercu.classifiers.open import open_classifier
-from apercu.classifiers.save import save_classifier, wrap_module
+from apercu.classifiers.open import open_classifier, wrap_module
+from apercu.classifiers.save import save_classifier
 from apercu.classifiers.small_resnet import SmallResNet
 
 __all__ = [
@@ -19,10 +19,10 @@ __all__ = [
     "Network",
     "SmallResNet",
     "StudentSettings",
-    "wrap_module",
     "distil",
     "open_classifier",
     "read_card",
     "save_classifier",
+    "wrap_module",
     "write_card",
 ]

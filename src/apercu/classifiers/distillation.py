@@ -1,4 +1,4 @@
-"""Distilling a classifier that can only be asked into one that can be climbed."""
+"""Distillation: a student gives gradients for a classifier that can only be queried."""
 
 from __future__ import annotations
 
@@ -22,70 +22,23 @@ from apercu.classifiers.distillation_data import (
     compute_agreement,
     stack_images,
 )
+from apercu.classifiers.open import wrap_module
 from apercu.classifiers.preprocessing import normalise
-from apercu.classifiers.save import wrap_module
 from apercu.classifiers.small_resnet import SmallResNet
 from apercu.errors import ClassifierError, ConfigError, ImagesError
 from apercu.types import Logits
 
 _FEWEST_IMAGES = 20
+_WEIGHT_DECAY = 0.02
+_WARM_UP = 0.2
+"""Fraction of the steps over which the learning rate rises."""
 
 
 class DistillationResult(NamedTuple):
-    """A student, and how often its top class is the teacher's on images held out."""
+    """A student, and how often its predicted class is the teacher's, on held-out images."""
 
     student: Classifier
     agreement: float
-
-
-def distil(
-    teacher: Classifier,
-    images: PreparedImages,
-    settings: StudentSettings | None = None,
-    on_step: Callable[[int, float], None] | None = None,
-) -> DistillationResult:
-    """Trains a small network to answer like a classifier that can only be asked.
-
-    The teacher is asked about each image and about its mirror image; the student sees shifted
-    copies and matches the softened answers (Hinton et al. 2015). The same settings, images and
-    number of threads give the same student.
-
-    Args:
-        teacher: any classifier; its gradients are not used.
-        images: unlabelled, prepared by the teacher.
-        settings: of the training; the defaults when None.
-        on_step: told the number of steps done and the loss.
-
-    Raises:
-        ImagesError: too few images to train on and to hold out.
-        ClassifierError: the student agrees with the teacher less often than the floor.
-    """
-    settings = settings or StudentSettings()
-    if len(images) < _FEWEST_IMAGES:
-        raise ImagesError(
-            f"images: expected at least {_FEWEST_IMAGES} to distil a student, got {len(images)}"
-        )
-    generator = Generator().manual_seed(settings.seed)
-    order = torch.randperm(len(images), generator=generator)
-    held = order[: max(1, round(settings.held_out * len(images)))]
-    lessons = DistillationData.query_teacher(teacher, images, order[len(held) :], settings.batch)
-    student = train_student(teacher, lessons, settings, generator, on_step)
-    shown = (
-        stack_images(images, chosen).to(teacher.device)
-        for chosen in torch.split(held, settings.batch)
-    )
-    share = compute_agreement(teacher, student, shown)
-    if share < settings.floor:
-        raise ClassifierError(
-            f"student: agrees with {teacher.spec} on {share:.1%} of {len(held)} held-out "
-            f"images, below the floor of {settings.floor:.1%}; give it more images or more "
-            "steps, or lower the floor"
-        )
-    return DistillationResult(student, share)
-
-
-_WEIGHT_DECAY = 0.02
-_WARM_UP = 0.2
 
 
 @dataclass(frozen=True)
@@ -95,12 +48,12 @@ class StudentSettings:
     Args:
         steps: gradient steps; the learning rate rises and falls once within them.
         batch: images per step.
-        lr: the highest learning rate (AdamW).
+        lr: highest learning rate (AdamW).
         width: channels of the student's stem.
-        temperature: softens both answers before they are compared.
-        held_out: share of the images kept to measure the agreement.
-        floor: the least agreement that is accepted.
-        seed: of the first weights, the split, the order and the augmentation.
+        temperature: temperature by which both logits are divided before they are compared.
+        held_out: fraction of the images on which the agreement is measured.
+        floor: smallest agreement that is accepted.
+        seed: seed of the first weights, the split, the order and the augmentation.
     """
 
     steps: int = 16000
@@ -121,6 +74,55 @@ class StudentSettings:
             raise ConfigError("student: expected held_out between 0 and 1, and floor in [0, 1]")
 
 
+def distil(
+    teacher: Classifier,
+    images: PreparedImages,
+    settings: StudentSettings | None = None,
+    on_step: Callable[[int, float], None] | None = None,
+) -> DistillationResult:
+    """Train a small network to predict what another classifier predicts.
+
+    The teacher is queried with each image and with its mirror image; the student learns from
+    shifted copies to match the softened logits (Hinton et al. 2015). The same settings, images and
+    number of threads give the same student.
+
+    Args:
+        teacher: any classifier; its gradients are not used.
+        images: unlabelled images, prepared by the teacher.
+        settings: settings of the training; the defaults if None.
+        on_step: called after each step with the number of steps so far and the loss.
+
+    Returns:
+        The student, and its agreement with the teacher.
+
+    Raises:
+        ImagesError: there are too few images to train on and to hold out.
+        ClassifierError: the student agrees with the teacher less often than the floor.
+    """
+    settings = settings or StudentSettings()
+    if len(images) < _FEWEST_IMAGES:
+        raise ImagesError(
+            f"images: expected at least {_FEWEST_IMAGES} to distil a student, got {len(images)}"
+        )
+    generator = Generator().manual_seed(settings.seed)
+    order = torch.randperm(len(images), generator=generator)
+    held_out = order[: max(1, round(settings.held_out * len(images)))]
+    data = DistillationData.query_teacher(teacher, images, order[len(held_out) :], settings.batch)
+    student = train_student(teacher, data, settings, generator, on_step)
+    batches = (
+        stack_images(images, indices).to(teacher.device)
+        for indices in torch.split(held_out, settings.batch)
+    )
+    agreement = compute_agreement(teacher, student, batches)
+    if agreement < settings.floor:
+        raise ClassifierError(
+            f"student: agrees with {teacher.spec} on {agreement:.1%} of {len(held_out)} held-out "
+            f"images, below the floor of {settings.floor:.1%}; give it more images or more "
+            "steps, or lower the floor"
+        )
+    return DistillationResult(student, agreement)
+
+
 def train_student(
     teacher: Classifier,
     data: DistillationData,
@@ -128,14 +130,17 @@ def train_student(
     generator: Generator,
     on_step: Callable[[int, float], None] | None,
 ) -> Classifier:
-    """Trains a `SmallResNet` on a teacher's lessons, on the teacher's device.
+    """Train a `SmallResNet` on a teacher's logits, on the teacher's device.
 
     Args:
-        teacher: says input and classes; it is not asked.
-        lessons: its answers.
-        settings: of the training.
-        generator: of the order and the augmentation.
-        on_step: told the number of steps done and the loss.
+        teacher: the classifier whose input and classes the student takes; it is not queried.
+        data: the images and the teacher's logits.
+        settings: settings of the training.
+        generator: source of the randomness of order and augmentation.
+        on_step: called after each step with the number of steps so far and the loss.
+
+    Returns:
+        The student.
     """
     card = _make_card(teacher, settings)
     with torch.random.fork_rng(devices=[]):
@@ -145,10 +150,10 @@ def train_student(
     optimiser = AdamW(module.parameters(), lr=settings.lr, weight_decay=_WEIGHT_DECAY)
     schedule = LambdaLR(optimiser, lambda step: _learning_rate_factor((step + 1) / settings.steps))
     batches = islice(data.draw_batches(settings.batch, generator), settings.steps)
-    for step, (images, answers) in enumerate(batches, start=1):
-        shown = normalise(images.to(teacher.device), teacher.network.input)
-        logits = module(shown.contiguous(memory_format=torch.channels_last))
-        loss = _distillation_loss(logits, answers.to(teacher.device), settings.temperature)
+    for step, (images, teacher_logits) in enumerate(batches, start=1):
+        normalised = normalise(images.to(teacher.device), teacher.network.input)
+        logits = module(normalised.contiguous(memory_format=torch.channels_last))
+        loss = _distillation_loss(logits, teacher_logits.to(teacher.device), settings.temperature)
         optimiser.zero_grad()
         torch.autograd.backward(loss)
         optimiser.step()
@@ -159,7 +164,7 @@ def train_student(
 
 
 def _learning_rate_factor(progress: float) -> float:
-    """Linear up to 1 during the warm-up, then down to 0 along a cosine."""
+    """Return a factor that rises linearly to 1 in the warm-up, then falls to 0 along a cosine."""
     if progress < _WARM_UP:
         return progress / _WARM_UP
     return 0.5 * (1 + math.cos(math.pi * (progress - _WARM_UP) / (1 - _WARM_UP)))
@@ -179,7 +184,7 @@ def _make_card(teacher: Classifier, settings: StudentSettings) -> ClassifierCard
 
 
 def _distillation_loss(student: Logits, teacher: Logits, temperature: float) -> Tensor:
-    """Kullback-Leibler divergence of the softened answers, in the scale of the plain ones."""
+    """Return the Kullback-Leibler divergence of the softened logits, on the scale of the logits."""
     divergence = F.kl_div(
         F.log_softmax(student / temperature, dim=1),
         F.log_softmax(teacher / temperature, dim=1),

@@ -1,4 +1,4 @@
-"""What a teacher says about the training images, as endless batches for its student."""
+"""The logits of a teacher for the training images, as endless batches for its student."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from apercu.classifiers.classifier import Classifier
 from apercu.types import Images, Logits
 
 _SHIFT = 1 / 10
-"""Pictures move by at most this share of their shorter side."""
+"""Largest shift of an image, as a fraction of its shorter side."""
 
 
 @runtime_checkable
 class PreparedImages(Protocol):
-    """Images that the teacher's `prepare` has brought to size; a list of tensors is one."""
+    """Images at the size of the teacher, from its `prepare`; a list of tensors is one."""
 
     def __len__(self) -> int: ...
 
@@ -29,36 +29,52 @@ class PreparedImages(Protocol):
 
 @dataclass(frozen=True)
 class DistillationData:
-    """Images with the teacher's answers to them and to their mirror images.
+    """Images with the teacher's logits for them and for their mirror images.
 
     Args:
-        images: all of them.
-        indices: which ones are taught.
-        answers: logits, first of the images as they are, then of their mirror images.
+        images: all images at the size of the teacher.
+        indices: indices of the images that the student learns from.
+        teacher_logits: logits of the teacher, first for the images as they are, then for their
+            mirror images, `2 × indices × classes`.
     """
 
     images: PreparedImages
-    indices: Int[Tensor, " taught"]
-    teacher_logits: Float[Tensor, "2 taught classes"]
+    indices: Int[Tensor, " train"]
+    teacher_logits: Float[Tensor, "2 train classes"]
 
     @classmethod
     def query_teacher(
         cls, teacher: Classifier, images: PreparedImages, indices: Tensor, batch: int
     ) -> DistillationData:
-        """Asks the teacher twice per image."""
+        """Compute the teacher's logits, twice per image.
+
+        Args:
+            teacher: the classifier that is distilled.
+            images: all images at the size of the teacher.
+            indices: indices of the images that the student learns from.
+            batch: images per call of the teacher.
+
+        Returns:
+            The images with their logits, which are on the CPU.
+        """
+        plain, mirrored = [], []
         with torch.no_grad():
-            pairs = [
-                (teacher(shown), teacher(shown.flip(3)))
-                for chosen in torch.split(indices, batch)
-                for shown in [stack_images(images, chosen).to(teacher.device)]
-            ]
-        answers = torch.stack([torch.cat(logits) for logits in zip(*pairs, strict=True)])
-        return cls(images, indices, answers.cpu())
+            for some in torch.split(indices, batch):
+                stacked = stack_images(images, some).to(teacher.device)
+                plain.append(teacher(stacked))
+                mirrored.append(teacher(stacked.flip(3)))
+        logits = torch.stack([torch.cat(plain), torch.cat(mirrored)])
+        return cls(images, indices, logits.cpu())
 
     def draw_batches(self, size: int, generator: Generator) -> Iterator[tuple[Images, Logits]]:
-        """Endless batches in a fresh order per epoch; half mirrored, all shifted a little.
+        """Yield endless batches of images and logits: half mirrored, all shifted a little.
 
-        Every batch is full, but for fewer images than that.
+        The order of the images is new in each epoch. Every batch is full, unless there are fewer
+        images than one batch takes.
+
+        Args:
+            size: images per batch.
+            generator: source of the randomness, on the CPU.
         """
         size = min(size, len(self.indices))
         waiting = torch.empty(0, dtype=torch.long)
@@ -66,29 +82,29 @@ class DistillationData:
             if len(waiting) < size:
                 order = torch.randperm(len(self.indices), generator=generator)
                 waiting = torch.cat((waiting, order))
-            chosen, waiting = waiting[:size], waiting[size:]
-            shown = stack_images(self.images, self.indices[chosen])
+            rows, waiting = waiting[:size], waiting[size:]
+            images = stack_images(self.images, self.indices[rows])
             mirrored = torch.rand(size, generator=generator) < 0.5
-            shown = torch.where(mirrored[:, None, None, None], shown.flip(3), shown)
-            yield _shift_randomly(shown, generator), self.teacher_logits[mirrored.long(), chosen]
+            images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+            yield _shift_randomly(images, generator), self.teacher_logits[mirrored.long(), rows]
 
 
 @torch.no_grad()
 def compute_agreement(
     first: Callable[[Images], Logits], second: Callable[[Images], Logits], batches: Iterable[Images]
 ) -> float:
-    """Share of the images for which both name the same class."""
-    agreed = [first(images).argmax(1) == second(images).argmax(1) for images in batches]
-    return torch.cat(agreed).float().mean().item()
+    """Return the fraction of the images for which both predict the same class."""
+    same = [first(images).argmax(1) == second(images).argmax(1) for images in batches]
+    return torch.cat(same).float().mean().item()
 
 
 def stack_images(images: PreparedImages, indices: Tensor) -> Images:
-    """One batch of the chosen images."""
+    """Return one batch of the images with these indices."""
     return torch.stack([images[index] for index in indices.tolist()])
 
 
 def _shift_randomly(images: Images, generator: Generator) -> Images:
-    """Moves the batch by one random offset, its edges repeated."""
+    """Shift the batch by one random offset; its edges are repeated."""
     height, width = images.shape[2:]
     reach = max(1, round(min(height, width) * _SHIFT))
     padded = F.pad(images, (reach, reach, reach, reach), mode="replicate")

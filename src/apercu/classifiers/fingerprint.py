@@ -49,6 +49,8 @@ def digest_file(path: str | Path) -> str:
 
 def compute_fingerprint(digest: str, input: InputSpec, output: Output) -> str:
     """Return the SHA-256 of a network's digest with its preprocessing and its kind of output."""
-    pixels = {k: v for k, v in input.model_dump(mode="json").items() if v or k not in _OPTIONAL_KEYS}
+    pixels = {
+        k: v for k, v in input.model_dump(mode="json").items() if v or k not in _OPTIONAL_KEYS
+    }
     description = json.dumps([digest, pixels, output], sort_keys=True)
     return hashlib.sha256(description.encode()).hexdigest()

@@ -81,12 +81,9 @@ class ClassNames:
             raise TargetError(f"target: {word!r} names the classes {indices}; give the index")
         if re.fullmatch(r"-?[0-9]{1,9}", word.strip()):
             return self._check_index(int(word))
-        known = [
-            *self.names,
-            *self.identifiers,
-            *(s for n in self.names for s in _split_synonyms(n)),
-        ]
-        raise TargetError(f"target: no class is called {word!r}{suggest_nearest(word, known)}")
+        synonyms = (synonym for name in self.names for synonym in _split_synonyms(name))
+        suggestion = suggest_nearest(word, [*self.names, *self.identifiers, *synonyms])
+        raise TargetError(f"target: no class is called {word!r}{suggestion}")
 
     def _find_by_name(self, word: str) -> list[int]:
         """Return the classes with this whole name or identifier, else those with this synonym."""

@@ -1,4 +1,4 @@
-"""What a source of classifiers hands to the door."""
+"""What the source of a classifier hands over, and how its outputs become logits."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from apercu.classifiers.names import ClassNames
 from apercu.errors import ClassifierError
 from apercu.types import Logits
 
+_SMALLEST_PROBABILITY = 1e-12
+
 
 @runtime_checkable
 class ForwardFn(Protocol):
-    """Normalised images → the network's raw output; an `nn.Module` is one."""
+    """Normalised images → the raw output of a network; an `nn.Module` is one."""
 
     def __call__(self, images: Tensor, /) -> Any: ...
 
@@ -26,16 +28,17 @@ class ForwardFn(Protocol):
 
 @dataclass(frozen=True)
 class Network:
-    """A network with all that the door must know about it.
+    """A network, with all that a `Classifier` must know about it.
 
     Args:
-        source: where it comes from, as in a card.
-        answer: the network; an `nn.Module` counts as open: its layers may be looked at.
-        digest: identity of its weights and structure, from `fingerprint`.
+        source: source of the network, as in a card.
+        forward: function from normalised images to raw outputs; if it is an `nn.Module`, methods
+            may look at its layers.
+        digest: identity of its weights and structure, from `digest_module` or `digest_file`.
         input: what it expects of its images.
         output: what its numbers mean.
-        names: of its classes; None where it brings none.
-        options: what it was built with.
+        names: class names; None where it has none.
+        options: options with which the source built it.
         differentiable: whether gradients reach the images.
     """
 
@@ -49,16 +52,16 @@ class Network:
     differentiable: bool = True
 
     def with_names(self, names: ClassNames) -> Network:
-        """The same network with these class names."""
+        """Return the same network with these class names."""
         return replace(self, names=names)
 
 
 @dataclass(frozen=True)
 class BlackBox:
-    """A function on the CPU that answers without gradients.
+    """A function on the CPU that gives no gradients.
 
     Args:
-        ask: images on the CPU → answers on the CPU.
+        function: images on the CPU → raw outputs on the CPU.
     """
 
     function: Callable[[Tensor], Tensor]
@@ -67,34 +70,34 @@ class BlackBox:
         return self.function(images.detach().cpu()).to(images.device)
 
     def to(self, device: torch.device) -> BlackBox:
-        """Itself: it stays on the CPU, its answers follow the images."""
+        """Return itself: it stays on the CPU; its outputs follow the images."""
         return self
 
 
-_SMALLEST = 1e-12
-
-
 def convert_to_logits(raw: object, output: Output, count: int) -> Logits:
-    """Turns a network's answer into logits whose softmax is what the network meant.
+    """Return logits whose softmax is what the network meant.
 
     Args:
-        answer: batch × classes; for `probability` batch × 1 or batch.
+        raw: output of the network, `batch × classes`; for `probability` `batch × 1` or `batch`.
         output: what the numbers mean.
-        images: how many were asked about.
+        count: number of images that were classified.
+
+    Returns:
+        Logits, `batch × classes`.
 
     Raises:
-        ClassifierError: the answer has another form, or a probability leaves [0, 1].
+        ClassifierError: the output has another form, or a probability is outside [0, 1].
     """
     if not isinstance(raw, Tensor):
         raise ClassifierError(
-            f"classifier: expected one tensor as its answer, got {type(raw).__name__}"
+            f"classifier: expected one tensor as its output, got {type(raw).__name__}"
         )
     if output == "probability" and raw.ndim == 1:
         raw = raw.unsqueeze(1)
     columns = 1 if output == "probability" else None
     if raw.ndim != 2 or len(raw) != count or columns not in (None, raw.shape[1]):
         raise ClassifierError(
-            f"classifier: expected {count} × {columns or 'classes'} numbers as its answer "
+            f"classifier: expected {count} × {columns or 'classes'} numbers as its output "
             f"({output}), got {' × '.join(map(str, raw.shape))}"
         )
     if output in ("probabilities", "probability"):
@@ -103,14 +106,14 @@ def convert_to_logits(raw: object, output: Output, count: int) -> Logits:
 
 
 def convert_to_logits_unchecked(raw: Tensor, output: Output) -> Logits:
-    """The same without a look at the values, so that it can be traced."""
+    """Return the same logits without a check of the values, so that it can be traced."""
     raw = raw.float()
     if output in ("logits", "features"):
         return raw
     if output == "probabilities":
-        return raw.clamp_min(_SMALLEST).log()
+        return raw.clamp_min(_SMALLEST_PROBABILITY).log()
     below_one = 1 - torch.finfo(raw.dtype).eps / 2
-    positive = raw.view(-1, 1).clamp(_SMALLEST, below_one)
+    positive = raw.view(-1, 1).clamp(_SMALLEST_PROBABILITY, below_one)
     return torch.cat((torch.log1p(-positive), positive.log()), dim=1)
 
 

@@ -1,4 +1,4 @@
-"""From what people type to a classifier that answers."""
+"""Every way to a classifier: by what people type, or from a module in memory."""
 
 from __future__ import annotations
 
@@ -6,26 +6,31 @@ import re
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from apercu.classifiers.card import FILE_ENDINGS, ClassifierCard, read_card
 from apercu.classifiers.classifier import Classifier
 from apercu.classifiers.names import ClassNames
 from apercu.classifiers.network import Network
+from apercu.classifiers.sources.module import open_module
 from apercu.errors import ClassifierError, suggest_nearest
 
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 def open_classifier(spec: str | Path, *, device: str | torch.device = "cpu") -> Classifier:
-    """Opens a classifier by its SPEC, and asks it once.
+    """Open a classifier by its SPEC, and classify one grey image to see that it works.
 
     Args:
         spec: `timm/NAME`, `torchvision/NAME`, `FILE.pt2`, `FILE.onnx`,
             `package.module:factory`, or `CARD.json`, a classifier card.
-        device: where it shall answer.
+        device: device on which it shall run.
+
+    Returns:
+        The classifier.
 
     Raises:
-        ClassifierError: it cannot be opened, or does not answer images of its own size.
+        ClassifierError: it cannot be opened, or cannot classify images of its own size.
     """
     text = str(spec)
     card = read_card(text) if text.endswith(".json") else ClassifierCard(source=text)
@@ -35,6 +40,27 @@ def open_classifier(spec: str | Path, *, device: str | torch.device = "cpu") -> 
     if names is not None:
         network = network.with_names(names)
     return Classifier(network, spec=text).to(device)
+
+
+def wrap_module(
+    module: nn.Module, card: ClassifierCard, names: ClassNames | None = None
+) -> Classifier:
+    """Make a classifier of a module; it is put into evaluation mode and its parameters frozen.
+
+    Args:
+        module: network from normalised images to the output that the card names.
+        card: description of the module, with `input`; its `source` and `options` say how to build
+            such a module again, and its `classes` are a list. The weights are the module's.
+        names: class names; those of the card if None.
+
+    Returns:
+        The classifier.
+
+    Raises:
+        ClassifierError: the card has no `input` or names a file of classes, or the module cannot
+            classify such images.
+    """
+    return Classifier(open_module(module, card, names))
 
 
 def _open_network(card: ClassifierCard, class_count: int | None) -> Network:

@@ -1,4 +1,4 @@
-"""From stored pictures to what a network receives: fitting and normalising."""
+"""From stored images to what a network receives: checking, resizing and normalising."""
 
 from __future__ import annotations
 
@@ -14,21 +14,29 @@ from apercu.errors import ClassifierError, ImageError
 from apercu.types import Images, Picture
 
 FitMode: TypeAlias = Literal["squash", "crop"]
-"""How a picture takes the classifier's size: whole and squashed, or its centre."""
+"""How an image is brought to the classifier's size: all of it, squashed, or its centre."""
 
 _SMALLEST_NORM = 1e-12
+_PIXEL_TOLERANCE = 1e-3
+"""How far outside [0, 1] rounding may bring a pixel."""
 
 
 def fit_image(
     image: Picture, spec: InputSpec, fit: FitMode = "squash"
 ) -> Float[Tensor, "channels rows columns"]:
-    """Resizes a picture to `spec.size`, bilinear with antialiasing.
+    """Resize an image to `spec.size`, bilinear with antialiasing.
 
-    `squash` shows the whole picture and does not keep its aspect; `crop` brings the short side to
-    `spec.resize` and cuts the centre, as classifiers are usually evaluated.
+    Args:
+        image: a stored image, `channels × height × width`.
+        spec: what the classifier expects.
+        fit: `squash` takes the whole image and changes its aspect; `crop` brings the short side
+            to `spec.resize` and cuts out the centre, as classifiers are usually evaluated.
+
+    Returns:
+        The image at `spec.size`, `channels × rows × columns`.
 
     Raises:
-        ImageError: the picture holds raw counts, and nothing says how they become pixels.
+        ImageError: the image holds raw counts, and there is no rule that makes them pixels.
     """
     if spec.stretch is not None:
         image = spec.stretch(image)
@@ -41,17 +49,17 @@ def fit_image(
         return _resize(image, (height, width))
     short = spec.resize or max(height, width)
     sides = image.shape[1:]
-    grown = _resize(image, tuple(short * side // min(sides) for side in sides))
-    top, left = round((grown.shape[1] - height) / 2), round((grown.shape[2] - width) / 2)
-    return grown[:, top : top + height, left : left + width]
+    resized = _resize(image, tuple(short * side // min(sides) for side in sides))
+    top, left = round((resized.shape[1] - height) / 2), round((resized.shape[2] - width) / 2)
+    return resized[:, top : top + height, left : left + width]
 
 
 def prepare_image(image: Picture, spec: InputSpec) -> Float[Tensor, "channels rows columns"]:
-    """A picture as an explainer takes it: whole, squashed to the classifier's size.
+    """Return an image as an explainer takes it: all of it, squashed to the classifier's size.
 
     Raises:
-        ImageError: it has another number of channels, or holds raw counts, and nothing says how
-            they become pixels.
+        ImageError: the image has another number of channels, or holds raw counts and there is no
+            rule that makes them pixels.
     """
     if image.shape[0] != spec.channels:
         raise ImageError(
@@ -61,7 +69,7 @@ def prepare_image(image: Picture, spec: InputSpec) -> Float[Tensor, "channels ro
 
 
 def normalise(images: Images, spec: InputSpec) -> Images:
-    """Applies the rule of `spec`, or its mean and standard deviation; gradients flow through."""
+    """Apply the rule of `spec`, or its mean and standard deviation; gradients flow through."""
     if spec.normalise == "l2_per_channel":
         images = (
             _zero_non_finite(images) if spec.stretch is None else spec.stretch.to_counts(images)
@@ -75,27 +83,13 @@ def normalise(images: Images, spec: InputSpec) -> Images:
     return images
 
 
-def _resize(image: Picture, size: tuple[int, ...]) -> Float[Tensor, "channels rows columns"]:
-    if image.shape[1:] == size:
-        return image
-    return F.interpolate(image[None], size, mode="bilinear", antialias=True)[0]
-
-
-def _zero_non_finite(values: Tensor) -> Tensor:
-    return torch.where(values.isfinite(), values, torch.zeros_like(values))
-
-
-_PIXEL_TOLERANCE = 1e-3
-"""How far rounding may carry a pixel out of [0, 1]."""
-
-
 def check_images(images: Tensor, spec: InputSpec) -> None:
-    """Refuses images that a classifier cannot take.
+    """Refuse images that a classifier cannot take.
 
     Raises:
-        ImageError: no batch of floats, or pixels outside [0, 1] or not numbers; the range of raw
-            counts (`l2_per_channel`) is not looked at.
-        ClassifierError: another number of channels, or another size.
+        ImageError: the images are no batch of floats, or their pixels are outside [0, 1] or not
+            numbers; the range of raw counts (`l2_per_channel`) is not checked.
+        ClassifierError: the number of channels or the size is wrong.
     """
     if images.ndim != 4 or not images.is_floating_point() or len(images) == 0:
         raise ImageError(
@@ -113,10 +107,10 @@ def check_images(images: Tensor, spec: InputSpec) -> None:
 
 
 def check_channels(channels: int, spec: InputSpec) -> None:
-    """Refuses another number of channels.
+    """Refuse a wrong number of channels.
 
     Raises:
-        ClassifierError: it is another.
+        ClassifierError: the classifier expects another number.
     """
     if channels != spec.channels:
         raise ClassifierError(
@@ -126,11 +120,21 @@ def check_channels(channels: int, spec: InputSpec) -> None:
 
 
 def check_range(images: Tensor, advice: str = "") -> None:
-    """Refuses pixels outside [0, 1] or not numbers.
+    """Refuse pixels that are outside [0, 1] or not numbers.
 
     Raises:
-        ImageError: there are any.
+        ImageError: there are such pixels; the message ends with the advice.
     """
     low, high = (bound.item() for bound in images.aminmax())
     if not (low >= -_PIXEL_TOLERANCE and high <= 1 + _PIXEL_TOLERANCE):  # also refuses NaN
         raise ImageError(f"images: expected pixels in [0, 1], got [{low:.4g}, {high:.4g}]{advice}")
+
+
+def _resize(image: Picture, size: tuple[int, ...]) -> Float[Tensor, "channels rows columns"]:
+    if image.shape[1:] == size:
+        return image
+    return F.interpolate(image[None], size, mode="bilinear", antialias=True)[0]
+
+
+def _zero_non_finite(values: Tensor) -> Tensor:
+    return torch.where(values.isfinite(), values, torch.zeros_like(values))

@@ -1,4 +1,4 @@
-"""A classifier's network as something to train: a copy, or with all weights drawn anew."""
+"""A classifier's network as something to train: a copy, or one with new random weights."""
 
 from __future__ import annotations
 
@@ -20,95 +20,112 @@ from apercu.types import Images
 def copy_trainable(
     classifier: Classifier, *, reinitialise: bool = False, seed: int = 0
 ) -> nn.Module:
-    """A copy of the classifier's network whose parameters take gradients.
+    """Return a copy of the classifier's network whose parameters take gradients.
 
     Args:
-        classifier: stays as it is.
-        anew: whether all weights are drawn anew, as its layers draw them.
-        seed: of these draws.
+        classifier: the classifier, which is not changed.
+        reinitialise: whether all weights are drawn anew, each by the rule of its layer.
+        seed: seed of the new weights.
+
+    Returns:
+        The network, in evaluation mode.
 
     Raises:
-        ClassifierError: the classifier is a black box, or an exported program.
+        ClassifierError: the classifier is a black box or an exported program, or a layer has no
+            rule for new weights.
     """
     if classifier.module is None or classifier.network.source.endswith(".pt2"):
         raise ClassifierError(
             f"{classifier.spec}: only a classifier from timm, torchvision or a Python function "
             "can be trained further"
         )
-    network = copy.deepcopy(classifier.module).requires_grad_(True)
+    module = copy.deepcopy(classifier.module).requires_grad_(True)
     if reinitialise:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            left = _reset_parameters(network)
-            if left and classifier.network.source.startswith(TIMM_PREFIX):
-                known = classifier.network
-                classes = 0 if known.output == "features" else len(classifier.classes)
-                options = {"in_chans": classifier.channels, "num_classes": classes}
-                options |= {**known.options, "pretrained": False}
-                fresh = create_model(known.source.removeprefix(TIMM_PREFIX), options).state_dict()
-                network.load_state_dict({name: fresh[name] for name in left}, strict=False)
-            elif left:
-                raise ClassifierError(
-                    f"{classifier.spec}: {left[0]} cannot be drawn anew; its module has no "
-                    "reset_parameters"
-                )
-    return network
-
-
-def _reset_parameters(network: nn.Module) -> list[str]:
-    """Draws the parameters of all layers that can; names of those that are left as they were."""
-    left = []
-    for name, module in network.named_modules():
-        reset = getattr(module, "reset_parameters", None)
-        if callable(reset):
-            reset()
-            continue
-        own = module.named_parameters(recurse=False)
-        left += [f"{name}.{one}" if name else one for one, _ in own]
-    return left
+            _reinitialise_module(module, classifier)
+    return module
 
 
 def reinitialise_classifier(
     classifier: Classifier, batches: Iterable[Images], seed: int = 0
 ) -> Classifier:
-    """The same classifier with all weights drawn anew, and statistics of some images.
+    """Return the same classifier with new random weights, and batch statistics of some images.
 
-    Without them its batch norms would let the features die away or grow from layer to layer.
+    Without these statistics the features would vanish or grow from layer to layer.
 
     Args:
-        classifier: stays as it is.
-        shown: batches of images, of which batch norms take their means and variances.
-        seed: of the weights.
+        classifier: the classifier, which is not changed.
+        batches: batches of images from which batch norms take their means and variances.
+        seed: seed of the new weights.
+
+    Returns:
+        The new classifier.
 
     Raises:
-        ClassifierError: as for `trainable`.
+        ClassifierError: as for `copy_trainable`.
     """
-    network = copy_trainable(classifier, reinitialise=True, seed=seed)
+    module = copy_trainable(classifier, reinitialise=True, seed=seed)
     recalibrate_batchnorm(
-        network, (classifier.normalise(images.to(classifier.device)) for images in batches)
+        module, (classifier.normalise(images.to(classifier.device)) for images in batches)
     )
-    known = classifier.network
-    digest = digest_module(network, known.source, known.options)
+    network = classifier.network
+    digest = digest_module(module, network.source, network.options)
     return Classifier(
-        replace(known, forward=network, digest=digest), spec=f"{classifier.spec}, anew"
+        replace(network, forward=module, digest=digest), spec=f"{classifier.spec}, anew"
     )
 
 
 @torch.no_grad()
 def recalibrate_batchnorm(network: nn.Module, batches: Iterable[Images]) -> None:
-    """Gives batch norms the means and variances of some normalised images; ends in inference.
+    """Give batch norms the means and variances of some images, and end in evaluation mode.
 
-    What they have gathered while weights changed belongs to weights that are no more.
+    The statistics that they gathered while the weights changed belong to older weights.
+
+    Args:
+        network: the network, which is changed.
+        batches: batches of normalised images.
     """
     norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
     network.eval()
-    usual = [norm.momentum for norm in norms]
+    momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # the mean over all batches
         norm.train()
     for images in batches:
         network(images)
-    for norm, momentum in zip(norms, usual, strict=True):
+    for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     network.eval()
+
+
+def _reinitialise_module(module: nn.Module, classifier: Classifier) -> None:
+    """Draw all weights anew; those without a rule come from a new network of timm."""
+    remaining = _reset_parameters(module)
+    if not remaining:
+        return
+    network = classifier.network
+    if not network.source.startswith(TIMM_PREFIX):
+        raise ClassifierError(
+            f"{classifier.spec}: {remaining[0]} cannot be reinitialised; its module has no "
+            "reset_parameters"
+        )
+    classes = 0 if network.output == "features" else len(classifier.classes)
+    options = {"in_chans": classifier.channels, "num_classes": classes}
+    options |= {**network.options, "pretrained": False}
+    fresh = create_model(network.source.removeprefix(TIMM_PREFIX), options).state_dict()
+    module.load_state_dict({name: fresh[name] for name in remaining}, strict=False)
+
+
+def _reset_parameters(network: nn.Module) -> list[str]:
+    """Reset the layers that can; return the names of the parameters that are unchanged."""
+    remaining = []
+    for name, module in network.named_modules():
+        reset = getattr(module, "reset_parameters", None)
+        if callable(reset):
+            reset()
+            continue
+        own = module.named_parameters(recurse=False)
+        remaining += [f"{name}.{key}" if name else key for key, _ in own]
+    return remaining

@@ -1,4 +1,4 @@
-"""Classifiers that live in memory: a module behind the door, and from there to a folder."""
+"""Classifiers to a folder, and weights from a file."""
 
 from __future__ import annotations
 
@@ -11,9 +11,6 @@ from torch import Tensor, nn
 
 from apercu.classifiers.card import ClassifierCard, write_card
 from apercu.classifiers.classifier import Classifier
-from apercu.classifiers.fingerprint import digest_module
-from apercu.classifiers.names import ClassNames
-from apercu.classifiers.network import Network
 from apercu.errors import ClassifierError, OutputError
 
 CARD_FILE = "card.json"
@@ -21,45 +18,18 @@ WEIGHTS_FILE = "weights.safetensors"
 CLASSES_FILE = "classes.txt"
 
 
-def wrap_module(
-    module: nn.Module, card: ClassifierCard, names: ClassNames | None = None
-) -> Classifier:
-    """Puts a module behind the door; it is switched to inference and its parameters frozen.
+def save_classifier(classifier: Classifier, folder: str | Path) -> Path:
+    """Write `card.json` and the files that it names into a folder, the card last.
 
     Args:
-        module: normalised images → the card's output.
-        card: needs `input`; its `source` and `options` say how to build such a module again,
-            its `classes` are listed. The weights are the module's.
-        names: of the classes; the card's where None.
+        classifier: a classifier whose module can be reached.
+        folder: folder to write to; it is created.
+
+    Returns:
+        The path of the card.
 
     Raises:
-        ClassifierError: the card says no input or names a file of classes, or the module does
-            not answer such images.
-    """
-    if card.input is None or isinstance(card.classes, str):
-        raise ClassifierError(
-            f"classifier {card.source}: a module in memory needs a card with `input`, and with "
-            "`classes` as a list if it has names"
-        )
-    if names is None and card.classes is not None:
-        names = ClassNames.of(card.classes)
-    network = Network(
-        source=card.source,
-        forward=module,
-        digest=digest_module(module, card.source, card.options),
-        input=card.input,
-        output=card.output,
-        names=names,
-        options=card.options,
-    )
-    return Classifier(network)
-
-
-def save_classifier(classifier: Classifier, folder: str | Path) -> Path:
-    """Writes `card.json` and what it refers to into a folder, the card last; returns its path.
-
-    Raises:
-        ClassifierError: the classifier is a black box: its weights are not at hand.
+        ClassifierError: the classifier is a black box, whose weights cannot be reached.
         OutputError: the folder cannot be written.
     """
     if classifier.module is None:
@@ -88,17 +58,17 @@ def save_classifier(classifier: Classifier, folder: str | Path) -> Path:
 
 
 def _choose_classes_entry(classifier: Classifier) -> str | tuple[str, ...] | None:
-    """The classes as a card lists them; features have no names."""
+    """Return the classes as a card lists them; features have no names."""
     if classifier.network.output == "features":
         return None
     return classifier.classes if classifier.names.plain else CLASSES_FILE
 
 
 def load_weights(module: nn.Module, path: str | Path) -> None:
-    """Copies a safetensors file into a module; half precision is cast to the module's own.
+    """Copy the weights of a safetensors file into a module, in the module's own precision.
 
     Raises:
-        ClassifierError: the file is missing or of another format, or its tensors do not fit.
+        ClassifierError: the file is missing or has another format, or its tensors do not fit.
     """
     path = Path(path)
     if not path.is_file():
@@ -110,13 +80,13 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
             f"weights {path}: expected a safetensors file ({error}); "
             "save the state_dict with safetensors.torch.save_file"
         ) from None
-    wanted = module.state_dict()
-    if problems := _find_problems(wanted, stored):
+    if problems := _find_problems(module.state_dict(), stored):
         raise ClassifierError(f"weights {path}: {'; '.join(problems)}")
     module.load_state_dict(stored, strict=False)
 
 
 def _find_problems(expected: dict[str, Tensor], stored: dict[str, Tensor]) -> list[str]:
+    """Return one clause per kind of difference between two sets of weights."""
     missing = [k for k in expected if k not in stored and not k.endswith("num_batches_tracked")]
     extra = [key for key in stored if key not in expected]
     misshaped = [

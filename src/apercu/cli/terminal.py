@@ -80,21 +80,21 @@ def show_ranking(results: ComparisonResults) -> None:
     lines, metrics = build_ranking(results), list_metrics(results)
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("explainer", no_wrap=True)
-    left = console.width - max((len(line["name"]) for line in lines), default=0)
+    left = console.width - max((len(line.name) for line in lines), default=0)
     shown = metrics[: max(1, left // (METRIC_WIDTH + 2))]
     for metric in shown:
         arrow = "↓" if find_direction(results, metric) == "lower" else "↑"
         title = f"{COLUMNS[metric].title} {arrow}"
         table.add_column(title, justify="right", width=METRIC_WIDTH)
     for line in lines:
-        cells = [line["cells"].get(metric) for metric in shown]
-        values = ["" if cell is None else cell["value"] for cell in cells]
+        cells = [line.cells.get(metric) for metric in shown]
+        values = ["" if cell is None else cell.value for cell in cells]
         marked = [
-            f"[bold green]{value}[/]" if cell and cell["best"] else value
+            f"[bold green]{value}[/]" if cell and cell.best else value
             for value, cell in zip(values, cells, strict=True)
         ]
-        dim = line["told"] or line["variant"]
-        table.add_row(line["name"], *marked, style="dim" if dim else "")
+        dim = line.knows_truth or line.at_fixed_threshold
+        table.add_row(line.name, *marked, style="dim" if dim else "")
     console.print(table)
     if shown != metrics:
         say(f"{len(metrics) - len(shown)} more metrics in the report")

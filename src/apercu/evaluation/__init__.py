@@ -9,12 +9,12 @@ from apercu.evaluation.settings import CompareSettings
 
 __all__ = [
     "METRICS",
-    "Invocation",
     "CompareSettings",
-    "Cost",
-    "ComparisonResults",
-    "MetricRow",
     "ComparisonKey",
+    "ComparisonResults",
+    "Cost",
+    "Invocation",
+    "MetricRow",
     "compare",
     "load_finished",
 ]

@@ -1,4 +1,4 @@
-"""What an explanation costs: time (warmed up, synchronised, median), queries, memory."""
+"""What explanations cost: time (warmed up, synchronised, median), queries, memory; compared."""
 
 from __future__ import annotations
 
@@ -7,26 +7,29 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from apercu.classifiers import Classifier
-from apercu.evaluation.results import Cost
+from apercu.evaluation.results import ComparisonResults, Cost
 from apercu.methods import Explainer
 from apercu.types import Images, Targets
 
-CPU_INFO = Path("/proc/cpuinfo")
 LIBRARIES = ("torch", "torchvision", "timm", "captum", "numpy")
-"""Whose versions may change a figure."""
+"""Libraries whose versions may change a figure."""
 MAX_SECONDS = 60.0
 """Seconds for which one figure is measured; the call that exceeds them is the last."""
+CPU_INFO = Path("/proc/cpuinfo")
+STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+MEGABYTE = 1e6
 
 
 def measure_cost(
@@ -36,7 +39,18 @@ def measure_cost(
     inputs: tuple[Images, Targets],
     repeats: int,
 ) -> Cost:
-    """Time one batch, and one classifier forward of the same batch beside it."""
+    """Measure one batch, and one classifier forward of the same batch beside it.
+
+    Args:
+        name: the name of the explainer in the results.
+        explainer: what is measured.
+        classifier: the classifier that it explains.
+        inputs: images and targets of one batch.
+        repeats: the number of calls; fewer where they would take more than `MAX_SECONDS`.
+
+    Returns:
+        The medians over the calls.
+    """
     images, targets = inputs
 
     def forward() -> object:
@@ -47,25 +61,26 @@ def measure_cost(
         return explainer(classifier, images, targets)
 
     forward()
-    before, started = classifier.queries, time.perf_counter()
+    queries_before, start = classifier.queries, time.perf_counter()
     with track_peak_memory(images.device) as memory:
         first = _time_call(explain, images.device)
-    queries = classifier.queries - before
-    own: list[float] = []
-    its: list[float] = []
-    while len(own) < repeats and time.perf_counter() - started < MAX_SECONDS:
-        its.append(_time_call(forward, images.device) / len(images))
-        own.append(_time_call(explain, images.device) / len(images))
-    if not own:  # warming up is nothing to a call that takes so long
-        its, own = [_time_call(forward, images.device) / len(images)], [first / len(images)]
-    median = statistics.median(own)
+    queries = classifier.queries - queries_before
+    explainer_times: list[float] = []
+    forward_times: list[float] = []
+    while len(explainer_times) < repeats and time.perf_counter() - start < MAX_SECONDS:
+        forward_times.append(_time_call(forward, images.device) / len(images))
+        explainer_times.append(_time_call(explain, images.device) / len(images))
+    if not explainer_times:  # a call that takes so long needs no warming up
+        forward_times = [_time_call(forward, images.device) / len(images)]
+        explainer_times = [first / len(images)]
+    median = statistics.median(explainer_times)
     return Cost(
         explainer=name,
         device=images.device.type,
         batch=len(images),
         ms_per_image=median,
-        iqr=interquartile_range(own),
-        classifier_forwards=median / statistics.median(its),
+        iqr=interquartile_range(explainer_times),
+        classifier_forwards=median / statistics.median(forward_times),
         training_seconds=explainer.training_seconds,
         queries=queries / len(images),
         peak_mb=memory.peak_mb,
@@ -73,9 +88,9 @@ def measure_cost(
 
 
 def interquartile_range(values: Sequence[float]) -> float | None:
-    """The interquartile range; None of a single value.
+    """Return the interquartile range; None of a single value.
 
-    >>> spread([1.0, 2.0, 3.0, 4.0, 5.0])
+    >>> interquartile_range([1.0, 2.0, 3.0, 4.0, 5.0])
     2.0
     """
     if len(values) < 2:
@@ -84,61 +99,19 @@ def interquartile_range(values: Sequence[float]) -> float | None:
     return high - low
 
 
-def describe_environment(seed: int, device: torch.device) -> dict[str, Any]:
-    """Where and with what a comparison ran."""
-    about = {
-        "apercu": version("apercu"),
-        "python": platform.python_version(),
-        **{name: version(name) for name in LIBRARIES},
-        "machine": find_processor_name(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "device": device.type,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seed": seed,
-    }
-    if device.type == "cuda":
-        about["gpu"] = torch.cuda.get_device_name(device)
-    return about
-
-
-def find_processor_name() -> str:
-    """The processor's name where the system tells it (Linux), else its architecture."""
-    lines = CPU_INFO.read_text(encoding="utf-8").splitlines() if CPU_INFO.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def _time_call(call: Callable[[], object], device: torch.device) -> float:
-    _synchronise(device)
-    start = time.perf_counter()
-    call()
-    _synchronise(device)
-    return (time.perf_counter() - start) * 1000
-
-
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-MEGABYTE = 1e6
-
-
 @dataclass
 class PeakMemory:
-    """Filled in when the block of `peak_memory` ends; None where the machine does not tell."""
+    """The result of `track_peak_memory`, set when its block ends; None where it is unknown."""
 
     peak_mb: float | None = None
 
 
 @contextmanager
 def track_peak_memory(device: torch.device) -> Iterator[PeakMemory]:
-    """The most memory that is taken inside the block, above what was taken when it began.
+    """Measure the most memory that is taken inside the block, above what was taken at its start.
 
-    On a GPU that is allocated memory. On the CPU it is the process's resident memory as Linux
-    counts it, after what is free was given back; other systems do not tell.
+    On a GPU that is allocated memory. On the CPU it is the resident memory of the process as Linux
+    counts it, after free memory was given back; on other systems it is unknown.
     """
     memory = PeakMemory()
     if device.type == "cuda":
@@ -153,20 +126,29 @@ def track_peak_memory(device: torch.device) -> Iterator[PeakMemory]:
         memory.peak_mb = (_read_status("VmHWM") - resident) / MEGABYTE
 
 
-def _reset_peak() -> float | None:
-    """Forgets the highest resident memory so far and returns the present one, in bytes."""
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-        RESET.write_text("5")
-        return _read_status("VmRSS")
-    except (OSError, AttributeError):
-        return None
+def describe_environment(seed: int, device: torch.device) -> dict[str, Any]:
+    """Return the machine, the versions, the date and the seed of a comparison."""
+    environment = {
+        "apercu": version("apercu"),
+        "python": platform.python_version(),
+        **{name: version(name) for name in LIBRARIES},
+        "machine": find_processor_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": device.type,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seed": seed,
+    }
+    if device.type == "cuda":
+        environment["gpu"] = torch.cuda.get_device_name(device)
+    return environment
 
 
-def _read_status(name: str) -> float:
-    """A line of the process's status, in bytes."""
-    lines = STATUS.read_text().splitlines()
-    return next(float(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
+def find_processor_name() -> str:
+    """Return the processor's name where the system gives it (Linux), else its architecture."""
+    lines = CPU_INFO.read_text(encoding="utf-8").splitlines() if CPU_INFO.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 @dataclass(frozen=True)
@@ -235,6 +217,36 @@ def format_break_even(ahead: Mapping[str, int]) -> str:
     if len(ahead) == 1:
         return f"{next(iter(ahead.values())):,}"
     return ", ".join(f"{name} {count:,}" for name, count in ahead.items())
+
+
+def _time_call(call: Callable[[], object], device: torch.device) -> float:
+    """Return the milliseconds that a call takes."""
+    _synchronise(device)
+    start = time.perf_counter()
+    call()
+    _synchronise(device)
+    return (time.perf_counter() - start) * 1000
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _reset_peak() -> float | None:
+    """Reset the highest resident memory so far, and return the present one in bytes."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+        RESET.write_text("5")
+        return _read_status("VmRSS")
+    except (OSError, AttributeError):
+        return None
+
+
+def _read_status(name: str) -> float:
+    """Return a line of the process's status, in bytes."""
+    lines = STATUS.read_text().splitlines()
+    return next(float(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
 def _count_break_even(trained: Cost, other: Cost) -> int:

@@ -138,7 +138,7 @@ def write_headline(results: ComparisonResults) -> str:
 
 
 def name_winners(results: ComparisonResults, metrics: Sequence[str]) -> str:
-    """Return a sentence that says which explainer is first on each metric; ties are named together."""
+    """Return a sentence that says which explainer is first on which metrics; ties share a place."""
     winners: dict[str, list[str]] = {}
     for metric in metrics:
         column, contenders = COLUMNS[metric], _list_contenders(results, metric)
@@ -189,7 +189,7 @@ def find_direction(results: ComparisonResults, metric: str) -> str:
 
 def is_true_box(results: ComparisonResults, explainer: str) -> bool:
     """Whether an explainer is given the true boxes, and so does not compete."""
-    return results.explainers.get(explainer) == TrueBox().identity
+    return results.explainers.get(explainer) == TrueBox().cache_key
 
 
 def compute_paired_differences(

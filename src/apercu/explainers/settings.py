@@ -1,27 +1,44 @@
-"""What the explainers that look through an encoder and a class embedding can be told."""
+"""The settings that explainers share: those of all, and those of explainers with an encoder."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
+from apercu.errors import ConfigError
 from apercu.explainers.class_embedding import BinaryEmbedding, RidgeEmbedding
 from apercu.training.config import TrainingConfig
 
+SMALL, OWN, TIMM = "small", "own", "timm/"
+"""Encoders: from scratch, the classifier's own layers, and the prefix of timm's names."""
+
 
 class ExplainerSettings(TrainingConfig):
-    """What every trained explainer can be told.
+    """The settings that every trained explainer has.
 
     Attributes:
-        explainer: the kind.
+        explainer: the kind of the explainer.
     """
 
     explainer: str
 
+    @property
+    def uses_own_layers(self) -> bool:
+        """Whether the network is built on the classifier's own layers."""
+        return False
+
+    def with_encoder(self, encoder: str) -> Self:
+        """Return the settings with another encoder.
+
+        Raises:
+            ConfigError: the explainer has no encoder to choose.
+        """
+        raise ConfigError(f"encoder: a {self.explainer} explainer has none to choose; leave it out")
+
 
 class GatedSettings(ExplainerSettings):
-    """Where features come from, and how the classes are learned.
+    """The settings of explainers with an encoder and a class embedding.
 
     Attributes:
         encoder: `own` (the classifier's backbone), `small` (from scratch), `timm/NAME` with
@@ -30,17 +47,27 @@ class GatedSettings(ExplainerSettings):
         embedding: how the class embedding is learned.
     """
 
-    encoder: str = "own"
+    encoder: str = OWN
     frozen: bool = True
     embedding: Annotated[RidgeEmbedding | BinaryEmbedding, Field(discriminator="form")] = (
         RidgeEmbedding()
     )
 
+    @property
+    def uses_own_layers(self) -> bool:
+        """Whether the network is built on the classifier's own layers."""
+        return self.encoder == OWN
+
+    def with_encoder(self, encoder: str) -> Self:
+        """Return the settings with another encoder; `small` is trained, as it starts from nothing."""
+        scratch = encoder == SMALL or (encoder.startswith(TIMM) and not self.frozen)
+        return self.model_copy(update={"encoder": encoder, "frozen": not scratch})
+
     @model_validator(mode="after")
     def _check_encoder(self) -> GatedSettings:
-        if self.encoder == "small" and self.frozen:
+        if self.encoder == SMALL and self.frozen:
             raise ValueError("a `small` encoder starts from nothing, so set frozen: false")
-        if not self.frozen and self.encoder != "small" and not self.encoder.startswith("timm/"):
+        if not self.frozen and self.encoder != SMALL and not self.encoder.startswith(TIMM):
             raise ValueError(
                 f"the encoder `{self.encoder}` is a classifier's own, so set frozen: true"
             )

@@ -1,4 +1,4 @@
-"""Bytes -> pictures: files, folders, Parquet, and the planted set."""
+"""Sources of images: files, folders, Parquet files, `.npz` stacks, and the planted set."""
 
 from apercu.images.limits import value_range
 from apercu.images.opening import open_images

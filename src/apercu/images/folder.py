@@ -1,4 +1,4 @@
-"""Pictures of a folder as a source, with labels, boxes and regions."""
+"""Pictures of a folder as a source, with their labels, boxes and regions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,13 @@ MASKS_FOLDER = "masks"
 
 
 class PictureLocation(NamedTuple):
-    """Where a picture lies: the file relative to the folder, and its frame of how many."""
+    """Where a picture of a folder is stored.
+
+    Attributes:
+        file: Path of the file relative to the folder.
+        frame: Index of the frame in the file.
+        frames: Number of frames in the file.
+    """
 
     file: str
     frame: int = 0
@@ -31,9 +37,9 @@ class PictureLocation(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The file, with the frame counted from 1 where there are several.
+        """The path of the file; in files of several frames with the frame, counted from 1.
 
-        >>> Place("a.png").name, Place("scan.dcm", 2, 40).name
+        >>> PictureLocation("a.png").name, PictureLocation("scan.dcm", 2, 40).name
         ('a.png', 'scan.dcm#3')
         """
         return self.file if self.frames == 1 else f"{self.file}#{self.frame + 1}"
@@ -41,7 +47,7 @@ class PictureLocation(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class FolderImages(ImageSource):
-    """Pictures of one folder; only names and table rows are held, never pixels."""
+    """Pictures of one folder; names and table rows are in memory, pixels are not."""
 
     path: Path
     locations: tuple[PictureLocation, ...] = field(repr=False)
@@ -49,9 +55,9 @@ class FolderImages(ImageSource):
     boxes: Mapping[str, tuple[BoxRow, ...]] = field(repr=False)
     channels: int
     bands: tuple[str, ...] | None = None
-    """Names of the channels of FITS files; None where they come as they lie."""
+    """Names of the channels in FITS files; None keeps the order of the bands in the file."""
     file: str = ""
-    """The only file that was asked for; none where the whole folder was."""
+    """The file, where a single one was opened; empty for the whole folder."""
 
     @property
     def name(self) -> str:
@@ -59,7 +65,7 @@ class FolderImages(ImageSource):
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        """The distinct labels in alphabetical order; None for indices, which name nothing."""
+        """The distinct labels in alphabetical order; None if the labels are indices."""
         names = {label for label in self.labels or () if isinstance(label, str)}
         return tuple(sorted(names)) or None
 
@@ -69,37 +75,39 @@ class FolderImages(ImageSource):
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(place.name for place in self.locations)
+        return tuple(location.name for location in self.locations)
 
     def __len__(self) -> int:
         return len(self.locations)
 
     def __getitem__(self, index: int) -> Item:
         index = normalise_index(index, len(self))
-        place = self.locations[index]
+        location = self.locations[index]
         label = None if self.labels is None else self.labels[index]
-        stored = self._read_stored(place)
-        boxes = self._read_boxes(place.file, label, stored)
-        return Item(place.name, stored.picture, label, boxes, self._read_region(place.file, stored))
+        stored = self._read_stored(location)
+        boxes = self._read_boxes(location.file, label, stored)
+        region = self._read_region(location.file, stored)
+        return Item(location.name, stored.picture, label, boxes, region)
 
     def picture(self, index: int) -> Picture:
         return self._read_stored(self.locations[normalise_index(index, len(self))]).picture
 
     def dicom_reference(self, index: int) -> DicomReference | None:
-        """How to refer to a DICOM image from another; None for what is no DICOM.
+        """Return the identifiers by which another file refers to a DICOM image; None for others.
 
         Raises:
             ImageError: the file is damaged.
         """
-        place = self.locations[normalise_index(index, len(self))]
-        return read_dicom_reference(self.path / place.file, place.frame)
+        location = self.locations[normalise_index(index, len(self))]
+        return read_dicom_reference(self.path / location.file, location.frame)
 
-    def _read_stored(self, place: PictureLocation) -> StoredPicture:
-        asked = ReadOptions(self.channels, place.frame, self.bands)
-        return read_stored(self.path / place.file, asked)
+    def _read_stored(self, location: PictureLocation) -> StoredPicture:
+        """Read a picture with its stored size and orientation."""
+        options = ReadOptions(self.channels, location.frame, self.bands)
+        return read_stored(self.path / location.file, options)
 
     def _read_boxes(self, file: str, label: Label | None, stored: StoredPicture) -> Boxes | None:
-        """The boxes of the label, cut off at the edges of the picture."""
+        """Return the boxes of the label, clipped to the picture, `boxes × 4`; None if there are none."""
         rows = [row for row in self.boxes.get(file, ()) if row.label in (None, label)]
         if not rows:
             return None
@@ -117,10 +125,11 @@ class FolderImages(ImageSource):
         return turn_boxes(inside, stored.orientation, stored.size)
 
     def _read_region(self, file: str, stored: StoredPicture) -> Bool[Tensor, "height width"] | None:
-        """What is not black in masks/<file>.png, or masks/<stem>.png."""
+        """Read masks/<path>.png or masks/<stem>.png, True where it is not black; None if absent."""
         relative = PurePosixPath(file).with_suffix(".png")
-        places = (self.path / MASKS_FOLDER / relative, self.path / MASKS_FOLDER / relative.name)
-        path = next((place for place in places if place.is_file()), None)
+        masks = self.path / MASKS_FOLDER
+        paths = (masks / relative, masks / relative.name)
+        path = next((path for path in paths if path.is_file()), None)
         if path is None:
             return None
         mask = read_picture(path, channels=None).amax(dim=0) > 0

@@ -1,4 +1,4 @@
-"""How small and how large a picture may be; checked from the header, before anything is decoded."""
+"""Limits of the size of a picture, checked before it is decoded, and the range of pixel values."""
 
 from __future__ import annotations
 
@@ -13,32 +13,38 @@ from apercu.errors import ImageError
 from apercu.types import Images
 
 MIN_SIDE = 2
-"""Pixels. On one line of pixels there is no place to point at."""
+"""Smallest height and width in pixels; a map of one row or column explains nothing."""
 
 MAX_PIXELS = 100_000_000
-"""Pixels. A header may promise more than memory can hold."""
+"""Largest height × width; a damaged header may ask for more than fits in memory."""
 
-_largest = ContextVar("largest area", default=MAX_PIXELS)
+_max_pixels = ContextVar("max_pixels", default=MAX_PIXELS)
 
 
 @contextmanager
 def limit_pixels(pixels: int) -> Iterator[None]:
-    """Within it pictures may have so many pixels, or `LARGEST_AREA` where that is fewer."""
-    before = _largest.set(min(pixels, MAX_PIXELS))
+    """Lower the largest height × width within a `with` block; it never exceeds `MAX_PIXELS`."""
+    before = _max_pixels.set(min(pixels, MAX_PIXELS))
     try:
         yield
     finally:
-        _largest.reset(before)
+        _max_pixels.reset(before)
 
 
 def check_size(name: str, height: int, width: int) -> None:
-    """Raises ImageError for a picture whose sides are out of range."""
+    """Raise ImageError if a picture is too small or too large.
+
+    Args:
+        name: Name of the file, for the error message.
+        height: Height in pixels.
+        width: Width in pixels.
+    """
     if min(height, width) < MIN_SIDE:
         raise ImageError(
             f"{name}: too small to explain, expected at least {MIN_SIDE} × {MIN_SIDE} "
             f"pixels, got {width} × {height} (width × height)"
         )
-    if height * width > (largest := _largest.get()):
+    if height * width > (largest := _max_pixels.get()):
         raise ImageError(
             f"{name}: too large, expected at most {largest / 1_000_000:g} megapixels, "
             f"got {width} × {height} (width × height); resize it first"
@@ -48,14 +54,20 @@ def check_size(name: str, height: int, width: int) -> None:
 def value_range(
     images: Images,
 ) -> tuple[Float[Tensor, "batch 1 1 1"], Float[Tensor, "batch 1 1 1"]]:
-    """The ends of each image's range: 0 and 1, or its own lowest and highest beyond them.
+    """Return the lowest and highest value that each image may take.
+
+    That is 0 and 1, or the image's own extremes where they lie outside (raw counts).
+
+    Args:
+        images: Images, `batch × channels × height × width`.
+
+    Returns:
+        The lowest and the highest values, each `batch × 1 × 1 × 1`.
 
     >>> import torch
     >>> low, high = value_range(torch.tensor([0.2, 300.0]).view(1, 1, 1, 2))
     >>> low.item(), high.item()
     (0.0, 300.0)
     """
-    dims = (1, 2, 3)
-    return images.amin(dims, keepdim=True).clamp(max=0), images.amax(dims, keepdim=True).clamp(
-        min=1
-    )
+    lowest, highest = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
+    return lowest.clamp(max=0), highest.clamp(min=1)

@@ -1,4 +1,4 @@
-"""A specification of images -> ImageSource."""
+"""`open_images`: find the source that a specification names, and list folders of images."""
 
 from __future__ import annotations
 
@@ -32,14 +32,22 @@ _PLANTED = "planted"
 def open_images(
     spec: str | Path, *, channels: int = 3, bands: tuple[str, ...] | None = None
 ) -> ImageSource:
-    """Opens a folder, a picture, a Parquet file, a stack (`.npz`), or the planted set by its name.
+    """Open a folder, a picture, a Parquet file, a stack (`.npz`), or the planted set as a source.
 
-    `planted` and `planted:classes=6,seed=3,…` (the fields of `Planted`) are generated; a folder of
-    that name is `./planted`. Every picture comes with `channels` channels. `bands` names them in
-    FITS files, whose bands may lie in any order; without it the first file that clearly names as
-    many does, and where none does bands stay as they lie. Raises ImagesError for what is not there
-    or holds no images, ConfigError for a misspelt setting of the planted set or names that cannot
-    be channels.
+    Args:
+        spec: Path of the folder or file; or `planted`, or `planted:classes=6,seed=3,…` with the
+            fields of `Planted`. A folder named `planted` is opened as `./planted`.
+        channels: Channels of every picture.
+        bands: Names of the channels in FITS files, whose bands may be stored in any order. None
+            takes the names of the first file that names as many bands as there are channels,
+            each by a different name; if no file does, bands keep their order.
+
+    Returns:
+        The images.
+
+    Raises:
+        ImagesError: there is no such file or folder, or it holds no images.
+        ConfigError: a setting of the planted set is misspelt, or the bands cannot be channels.
     """
     check_bands(bands, channels)
     kind, _, settings = str(spec).partition(":")
@@ -58,20 +66,39 @@ def open_images(
 
 
 def open_file(path: Path, channels: int, bands: tuple[str, ...] | None = None) -> FolderImages:
-    """One picture as a source of one, or a file of several frames as a source of these."""
-    places = tuple(_find_pictures(path.parent, (path.name,)))
+    """Open one file as a source of one picture, or of all its frames.
+
+    Args:
+        path: The file.
+        channels: Channels of every picture.
+        bands: Names of the channels in a FITS file; None as in `open_images`.
+
+    Returns:
+        The pictures of the file.
+    """
+    locations = tuple(_find_pictures(path.parent, (path.name,)))
     bands = bands or find_first_band_names(path.parent, (path.name,), channels)
-    return FolderImages(path.parent, places, None, {}, channels, bands, path.name)
+    return FolderImages(path.parent, locations, None, {}, channels, bands, path.name)
 
 
 def open_folder(path: Path, channels: int, bands: tuple[str, ...] | None = None) -> FolderImages:
-    """Lists a folder: by its labels.csv, by one sub-folder per class, or as it lies.
+    """Open a folder: by its labels.csv, by one sub-folder per class, or without labels.
 
-    boxes.csv and masks/ are in pixels of the stored pictures, before any EXIF rotation. A box
-    belongs to the label when boxes.csv repeats the label's column; otherwise every box counts.
-    Every frame of a DICOM file is a picture. FITS files give their bands in the order of `bands`,
-    or of the first that clearly names as many as `channels`. Raises ImagesError for an empty
-    folder, an unclear layout, tables that do not fit, or DICOM series of several sizes in one heap.
+    boxes.csv and masks/ are in pixels of the stored pictures, before any EXIF rotation. If
+    boxes.csv repeats the label column, only the boxes of an image's label are used; otherwise all.
+    Every frame of a DICOM file is a picture.
+
+    Args:
+        path: The folder.
+        channels: Channels of every picture.
+        bands: Names of the channels in FITS files; None as in `open_images`.
+
+    Returns:
+        The pictures of the folder.
+
+    Raises:
+        ImagesError: the folder is empty or has an unclear layout, a table does not fit, or the
+            folder mixes DICOM series of several sizes.
     """
     column, labels = None, None
     if (path / "labels.csv").is_file():
@@ -86,16 +113,16 @@ def open_folder(path: Path, channels: int, bands: tuple[str, ...] | None = None)
     if (path / "boxes.csv").is_file():
         boxes = read_boxes(path / "boxes.csv", column)
         _check_present(path / "boxes.csv", boxes.keys() - set(files))
-    places = tuple(_find_pictures(path, files))
+    locations = tuple(_find_pictures(path, files))
     if labels is not None:
-        known = dict(zip(files, labels, strict=True))
-        labels = tuple(known[place.file] for place in places)
+        label_of_file = dict(zip(files, labels, strict=True))
+        labels = tuple(label_of_file[location.file] for location in locations)
     bands = bands or find_first_band_names(path, files, channels)
-    return FolderImages(path, places, labels, boxes, channels, bands)
+    return FolderImages(path, locations, labels, boxes, channels, bands)
 
 
 def _find_pictures(path: Path, files: Iterable[str]) -> Iterator[PictureLocation]:
-    """Every picture of the files, frame by frame; of DICOM files the headings are read."""
+    """Yield the location of every picture of the files; DICOM headings tell how many frames."""
     series: dict[str, set[tuple[int, int]]] = {}
     counts: Counter[str] = Counter()
     for file in files:
@@ -115,7 +142,7 @@ def _find_pictures(path: Path, files: Iterable[str]) -> Iterator[PictureLocation
 
 
 def _read_heading(path: Path) -> DicomHeading | None:
-    """The heading of a DICOM file; None for other files, and for what is told when it is read."""
+    """Read the heading of a DICOM file; None for other files and for damaged ones."""
     if path.suffix.lower() not in DICOM_SUFFIXES and not _is_dicom_without_suffix(path):
         return None
     try:
@@ -126,7 +153,7 @@ def _read_heading(path: Path) -> DicomHeading | None:
 
 
 def _is_dicom_without_suffix(path: Path) -> bool:
-    """Whether a file whose name does not tell is DICOM, as archives write them."""
+    """Return whether a file without a known suffix is DICOM, as hospital archives write them."""
     if has_suffix(path.name, SUFFIXES):
         return False
     try:
@@ -137,7 +164,7 @@ def _is_dicom_without_suffix(path: Path) -> bool:
 
 
 def _list_pictures(path: Path) -> tuple[tuple[str, ...], tuple[Label, ...] | None]:
-    """Files and labels of a folder without labels.csv."""
+    """List the files of a folder without labels.csv, and their labels if it has sub-folders."""
     plain, folders = _scan(path)
     folders = [folder for folder in folders if folder != MASKS_FOLDER]
     inner = {folder: _scan(path / folder) for folder in folders}
@@ -149,7 +176,7 @@ def _list_pictures(path: Path) -> tuple[tuple[str, ...], tuple[Label, ...] | Non
         )
     if plain:
         return tuple(plain), None
-    deeper = next((folder for folder, (_, below) in inner.items() if below), None)
+    deeper = next((folder for folder, (_, folders) in inner.items() if folders), None)
     if not classes and deeper:
         raise ImagesError(
             f"{path}: no images here or one folder below; open a folder inside, "
@@ -160,23 +187,23 @@ def _list_pictures(path: Path) -> tuple[tuple[str, ...], tuple[Label, ...] | Non
 
 
 def _scan(path: Path) -> tuple[list[str], list[str]]:
-    """Names of the pictures and of the folders in a folder, sorted, hidden ones left out."""
+    """List the names of the pictures and of the folders in a folder, sorted, without hidden ones."""
     try:
         with os.scandir(path) as entries:
-            seen = sorted((e.name, e.is_dir()) for e in entries if not e.name.startswith("."))
+            listing = sorted((e.name, e.is_dir()) for e in entries if not e.name.startswith("."))
     except OSError as error:
         raise ImagesError(f"{path}: cannot be listed ({error.strerror})") from error
-    names = [name for name, is_dir in seen if not is_dir]
+    names = [name for name, is_dir in listing if not is_dir]
     files = [
         name
         for name in names
         if has_suffix(name, SUFFIXES) or _is_dicom_without_suffix(path / name)
     ]
-    return files, [name for name, is_dir in seen if is_dir]
+    return files, [name for name, is_dir in listing if is_dir]
 
 
 def _suggest_instead(path: Path) -> str:
-    """What to do about a folder without images."""
+    """Return the end of the error message for a folder without images."""
     tables = sorted([*path.rglob("*.parquet"), *path.rglob("*.npz")])
     if tables:
         return f"but Parquet files or stacks; open one of them, such as {tables[0]}"
@@ -184,6 +211,7 @@ def _suggest_instead(path: Path) -> str:
 
 
 def _check_present(table: Path, files: Iterable[str]) -> None:
+    """Raise ImagesError if a table names files that do not exist."""
     missing = sorted(file for file in files if not (table.parent / file).is_file())
     if missing:
         raise ImagesError(

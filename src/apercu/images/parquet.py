@@ -1,4 +1,4 @@
-"""Hugging Face's image layout in Parquet, one row group in memory at a time."""
+"""Images in a Parquet file, in the layout of Hugging Face, read one row group at a time."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import threading
 from bisect import bisect_right
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,22 +17,27 @@ from apercu.images.reader import read_picture
 from apercu.images.source import ImageSource, Item, normalise_index
 
 Schema: TypeAlias = Any  # pyarrow.Schema; pyarrow is imported only when a Parquet file is opened
+Table: TypeAlias = Any  # pyarrow.Table
+FileSystem: TypeAlias = Any  # pyarrow.fs.FileSystem
+
+KEPT_BYTES = 64 << 20
+"""Bytes of row groups kept in memory for random access; the newest row group is always kept."""
 
 _IMAGE_COLUMNS = ("image", "img")
-_MAX_COLUMNS_SHOWN = 8  # columns that an error line names
 _LABEL_COLUMNS = ("label", "labels", "fine_label", "class")
+_MAX_COLUMNS_SHOWN = 8  # in an error message
 
 
 @dataclass(frozen=True, eq=False)
 class ParquetImages(ImageSource):
-    """Rows of a Parquet file: a picture's bytes, and perhaps a label."""
+    """The rows of a Parquet file as images, with a label if there is a column of labels."""
 
     path: Path
     starts: tuple[int, ...] = field(repr=False)
-    """First row of each row group, and one past the last row."""
+    """Index of the first row of each row group, and one past the last row."""
     groups: RowGroups = field(repr=False)
     columns: tuple[str, str | None]
-    """Names of the image column and the label column."""
+    """Names of the image column and of the label column."""
     classes: tuple[str, ...] | None = field(repr=False)
     channels: int
 
@@ -72,34 +78,42 @@ class ParquetImages(ImageSource):
         return Item(name, picture, label, None, None)
 
     def _read_label(self, value: Any) -> str | int | None:
-        """The class name where the file tells it, else what is written."""
+        """Return the class name if the file has names, otherwise the value of the cell."""
         if isinstance(value, int) and self.classes is not None and 0 <= value < len(self.classes):
             return self.classes[value]
         return value if value is None or isinstance(value, (int, str)) else str(value)
 
 
 def _row_name(row: int) -> str:
+    """Return the name of the image in a row."""
     return f"row-{row}"
 
 
 def open_parquet(path: Path, channels: int) -> ParquetImages:
-    """Opens a Parquet file by its footer; no picture is read yet.
+    """Open a Parquet file by its footer; no picture is read yet.
 
-    Raises ImagesError for what is no Parquet file, has no rows, or no column of pictures.
+    Args:
+        path: The Parquet file.
+        channels: Channels of every picture; grey and RGB are converted.
+
+    Returns:
+        The images of the file.
+
+    Raises:
+        ImagesError: the file is not a Parquet file, has no rows, or no column of pictures.
     """
     import pyarrow as pa
     from pyarrow.parquet import ParquetFile
 
     try:
         with ParquetFile(path) as file:
-            schema, meta = file.schema_arrow, file.metadata
-            rows = [meta.row_group(group).num_rows for group in range(meta.num_row_groups)]
+            schema, metadata = file.schema_arrow, file.metadata
+            groups = range(metadata.num_row_groups)
+            counts = [metadata.row_group(group).num_rows for group in groups]
     except (OSError, pa.ArrowException) as error:
         reason = " ".join(str(error).split())
         raise ImagesError(f"{path}: not a Parquet file that can be read ({reason})") from error
-    starts = [0]
-    for count in rows:
-        starts.append(starts[-1] + count)
+    starts = [0, *accumulate(counts)]
     if not starts[-1]:
         raise ImagesError(f"{path}: no images, the table has no rows")
     image, label = find_image_column(path, schema), _find_label_column(schema)
@@ -111,24 +125,26 @@ def open_parquet(path: Path, channels: int) -> ParquetImages:
 
 
 def find_image_column(path: str | Path, schema: Schema) -> str:
-    """The column of pictures; raises ImagesError where there is none."""
+    """Return the name of the column of pictures; raises ImagesError if there is none."""
     for name in _IMAGE_COLUMNS:
         if name in schema.names:
-            kind = str(schema.field(name).type)
-            if kind in {"binary", "large_binary"} or kind.startswith("struct<bytes: "):
+            data_type = str(schema.field(name).type)
+            if data_type in {"binary", "large_binary"} or data_type.startswith("struct<bytes: "):
                 return name
+    names = ", ".join(schema.names[:_MAX_COLUMNS_SHOWN])
+    more = " …" if len(schema.names) > _MAX_COLUMNS_SHOWN else ""
     raise ImagesError(
-        f"{path}: expected a column image of struct<bytes, path> or binary, "
-        f"got {', '.join(schema.names[:_MAX_COLUMNS_SHOWN])}{' …' * (len(schema.names) > _MAX_COLUMNS_SHOWN)}"
+        f"{path}: expected a column image of struct<bytes, path> or binary, got {names}{more}"
     )
 
 
 def _find_label_column(schema: Schema) -> str | None:
+    """Return the name of the column of labels; None if there is none."""
     return next((name for name in _LABEL_COLUMNS if name in schema.names), None)
 
 
 def _read_class_names(schema: Schema, label: str) -> tuple[str, ...] | None:
-    """Names from the schema's Hugging Face metadata; None where there are none."""
+    """Read the class names from the Hugging Face metadata of the schema; None if absent."""
     text = (schema.metadata or {}).get(b"huggingface")
     try:
         names = json.loads(text)["info"]["features"][label]["names"] if text else None
@@ -137,57 +153,54 @@ def _read_class_names(schema: Schema, label: str) -> tuple[str, ...] | None:
     return tuple(str(name) for name in names) if isinstance(names, list) else None
 
 
-Table: TypeAlias = Any  # pyarrow.Table; pyarrow is imported only when a Parquet file is read
-FileSystem: TypeAlias = Any  # pyarrow.fs.FileSystem
-
-KEPT_BYTES = 64 << 20
-"""Compressed pictures kept for random access; the newest row group always stays."""
-
-
 class RowGroups:
-    """Row groups of a file, the newest ones kept; each process and pickle starts with none.
+    """Row groups of a Parquet file, of which the newest are kept in memory.
+
+    A copy in another process, or from a pickle, starts with no row group in memory.
 
     Args:
-        path: of the file.
-        columns: that are read.
-        place: the file system that it lies on; this machine's where None.
+        path: The Parquet file.
+        columns: Names of the columns to read.
+        filesystem: The file system of the path; None for the local one.
     """
 
     def __init__(
         self, path: str | Path, columns: tuple[str, ...], filesystem: FileSystem = None
     ) -> None:
-        self._path, self._columns, self._place = path, columns, filesystem
+        self._path, self._columns, self._filesystem = path, columns, filesystem
         self._reset()
 
     def __getstate__(self) -> tuple[str | Path, tuple[str, ...], FileSystem]:
-        return self._path, self._columns, self._place
+        return self._path, self._columns, self._filesystem
 
     def __setstate__(self, state: tuple[str | Path, tuple[str, ...], FileSystem]) -> None:
-        self._path, self._columns, self._place = state
+        self._path, self._columns, self._filesystem = state
         self._reset()
 
     def read(self, group: int) -> Table:
-        """Raises ImagesError when the file cannot be read any more."""
+        """Return one row group as a table; raises ImagesError if the file cannot be read."""
         if self._process != os.getpid():  # the lock may have been held when the process forked
             self._reset()
         with self._lock:
             if group not in self._kept:
-                self._kept[group] = self._load(group)
+                self._kept[group] = self._read_group(group)
             self._kept.move_to_end(group)
             while len(self._kept) > 1 and sum(t.nbytes for t in self._kept.values()) > KEPT_BYTES:
                 self._kept.popitem(last=False)
             return self._kept[group]
 
     def _reset(self) -> None:
+        """Make a new lock, and drop the row groups in memory."""
         self._process, self._lock = os.getpid(), threading.Lock()
         self._kept: OrderedDict[int, Table] = OrderedDict()
 
-    def _load(self, group: int) -> Table:
+    def _read_group(self, group: int) -> Table:
+        """Read one row group from the file."""
         import pyarrow as pa
         from pyarrow.parquet import ParquetFile
 
         try:
-            with ParquetFile(self._path, filesystem=self._place) as file:
+            with ParquetFile(self._path, filesystem=self._filesystem) as file:
                 return file.read_row_group(group, columns=self._columns, use_threads=False)
         except (OSError, pa.ArrowException) as error:
             reason = " ".join(str(error).split())

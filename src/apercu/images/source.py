@@ -1,4 +1,4 @@
-"""What every set of images is: a length, and an item for each index."""
+"""`ImageSource`, the interface of every set of images: a length, and an item for each index."""
 
 from __future__ import annotations
 
@@ -14,46 +14,47 @@ from apercu.types import Boxes, Picture
 
 @dataclass(frozen=True, eq=False)
 class Item:
-    """One image of a source, with what is known about it."""
+    """One image of a source with its label, boxes and region."""
 
     name: str
-    """Path relative to the source, or the row's name; unique in the source."""
+    """Path relative to the source, or name of the row; unique in the source."""
     picture: Picture
-    """As stored, upright, in [0, 1]; raw counts, NaN where unknown, from FITS and stacks."""
+    """The image at its stored size, upright, in [0, 1]; raw counts, with NaN, from FITS and stacks."""
     label: str | int | None
-    """Folder name, class name, or class index as written."""
+    """Name of the class or of its folder, or the class index; None if there is no label."""
     boxes: Boxes | None
-    """Pixels of `picture`; None where nobody drew one."""
+    """True boxes in pixels of `picture`, `boxes × 4`; None if there are none."""
     region: Bool[Tensor, "height width"] | None
-    """The true mask, at the size of `picture`."""
+    """True mask at the size of `picture`; None if there is none."""
 
 
 class ImageSource(ABC):
-    """Images one at a time, in any order; pickles, and opens its files only in `__getitem__`.
+    """A set of images that are read one at a time, in any order.
 
-    `__getitem__` may be called from several threads and after a fork. It raises ImageError for an
-    image that cannot be read, so that a caller may skip it, and IndexError past the end.
+    A source can be pickled; it opens its files only in `__getitem__`, which may be called from
+    several threads and after a fork. `__getitem__` raises ImageError for an image that cannot be
+    read, so that a caller may skip it, and IndexError past the end.
     """
 
     @property
     @abstractmethod
     def name(self) -> str:
-        """What `open_images` was given."""
+        """The specification that `open_images` was called with."""
 
     @property
     @abstractmethod
     def class_names(self) -> tuple[str, ...] | None:
-        """The classes in the order of their indices, where the source knows them."""
+        """Class names in the order of their indices; None if the source does not have them."""
 
     @property
     @abstractmethod
     def labelled(self) -> bool:
-        """Does every item have a label?"""
+        """Whether every item has a label."""
 
     @property
     @abstractmethod
     def names(self) -> tuple[str, ...]:
-        """Every item's name, in order; no picture is read."""
+        """The name of every item in order; no picture is read."""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -62,7 +63,7 @@ class ImageSource(ABC):
     def __getitem__(self, index: int) -> Item: ...
 
     def picture(self, index: int) -> Picture:
-        """One image alone; where boxes and masks lie in files of their own, these are not read."""
+        """Return one picture without reading its boxes and its region."""
         return self[index].picture
 
     def __iter__(self) -> Iterator[Item]:
@@ -70,7 +71,7 @@ class ImageSource(ABC):
 
 
 def normalise_index(index: int, length: int) -> int:
-    """The index counted from the front; raises IndexError outside a source of that length."""
+    """Return an index counted from the front; raises IndexError if it is out of range."""
     if not -length <= index < length:
         raise IndexError(f"image {index} of a source of {length}")
     return index % length
@@ -78,7 +79,7 @@ def normalise_index(index: int, length: int) -> int:
 
 @dataclass(frozen=True, eq=False)
 class ChosenImages(ImageSource):
-    """The images of a source at some of its indices, in this order."""
+    """The images of a source at chosen indices, in the order of the indices."""
 
     source: ImageSource
     indices: tuple[int, ...] = field(repr=False)

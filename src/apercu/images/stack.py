@@ -1,4 +1,4 @@
-"""Pictures stacked in one array of an `.npz` file, with their ids beside it."""
+"""Images stacked in one array of an `.npz` file, with an array of their ids."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from apercu.images.limits import check_size
 from apercu.images.source import ImageSource, Item, normalise_index
 
 ID_ARRAYS = ("id", "ids", "candid", "name", "names")
-"""The first of these that an archive has names its pictures."""
+"""Names of arrays that may hold the ids; the first that an archive has is used."""
 
 _PIXEL_TYPES = ("u1", "b1", "u2", "f2", "f4", "f8")
 
 
 class LazyArray:
-    """One array of an archive, read once per process when first asked for; pickles without it."""
+    """One array of an archive, read at the first access of each process; a pickle leaves it out."""
 
     def __init__(self, path: Path, array: str) -> None:
         self.__setstate__((path, array))
@@ -40,7 +40,7 @@ class LazyArray:
         self._values: NDArray[Any] | None = None
 
     def read_row(self, index: int) -> NDArray[Any]:
-        """Raises ImagesError when the archive is damaged."""
+        """Return one row of the array; raises ImagesError if the archive is damaged."""
         if self._process != os.getpid():  # the lock may have been held when the process forked
             self._process, self._lock = os.getpid(), threading.Lock()
         with self._lock:
@@ -52,7 +52,7 @@ class LazyArray:
 
 @dataclass(frozen=True, eq=False)
 class StackImages(ImageSource):
-    """Rows of an array, number × [channels ×] height × width."""
+    """The rows of an array, `images × [channels ×] height × width`, as images."""
 
     path: Path
     ids: tuple[str, ...] = field(repr=False)
@@ -90,71 +90,89 @@ class StackImages(ImageSource):
 
 
 def open_stack(path: Path, channels: int) -> StackImages:
-    """Opens an archive by its headers and reads the ids; no picture is read yet.
+    """Open an archive by its headers and read the ids; no picture is read yet.
 
-    uint8, uint16 and bool are scaled to [0, 1]; floats are taken as they are, raw counts too, and
-    what is infinite becomes NaN. Raises ImagesError for an archive that is damaged or too large,
-    that has no single array of pictures, or one of other channels.
+    uint8, uint16 and bool are scaled to [0, 1]; floats are kept, raw counts too, and infinite
+    pixels become NaN.
+
+    Args:
+        path: The `.npz` file.
+        channels: Channels that the pictures must have.
+
+    Returns:
+        The images of the archive.
+
+    Raises:
+        ImagesError: the archive is damaged or too large, it has no single array of pictures, or
+            the pictures have other channels.
     """
     arrays = read_array_headers(path)
-    array = _find_image_array(path, arrays)
-    shape = arrays[array].shape
+    name = _find_image_array(path, arrays)
+    shape = arrays[name].shape
     check_size(str(path), *shape[-2:])
-    have = 1 if len(shape) == 3 else shape[1]
-    if have != channels:
+    stored = 1 if len(shape) == 3 else shape[1]
+    if stored != channels:
         raise ImagesError(
-            f"{path}: expected {channels} channels, got {have} in {array} ({_format_shape(shape)}); "
-            "pictures of a stack are number × channels × height × width"
+            f"{path}: expected {channels} channels, got {stored} in {name} "
+            f"({_format_shape(shape)}); pictures of a stack are number × channels × height × width"
         )
     if not shape[0]:
-        raise ImagesError(f"{path}: no images, {array} has no rows")
-    return StackImages(path, _read_ids(path, arrays, shape[0]), LazyArray(path, array))
+        raise ImagesError(f"{path}: no images, {name} has no rows")
+    return StackImages(path, _read_ids(path, arrays, shape[0]), LazyArray(path, name))
 
 
 def _find_image_array(path: Path, arrays: Mapping[str, ArrayHeader]) -> str:
-    """Name of the array that holds the pictures."""
-    found = [name for name, (shape, _) in arrays.items() if len(shape) in (3, 4)]
-    if len(found) != 1:
-        listed = ", ".join(f"{name} {_format_shape(shape)}" for name, (shape, _) in arrays.items())
+    """Return the name of the array that holds the pictures."""
+    names = [name for name, (shape, _) in arrays.items() if len(shape) in (3, 4)]
+    if len(names) != 1:
+        shapes = ", ".join(f"{name} {_format_shape(shape)}" for name, (shape, _) in arrays.items())
         raise ImagesError(
             f"{path}: expected one array of 3 or 4 axes, number × [channels ×] height × width, "
-            f"got {len(found)} ({listed or 'no arrays'})"
+            f"got {len(names)} ({shapes or 'no arrays'})"
         )
-    dtype = arrays[found[0]].dtype
+    (name,) = names
+    dtype = arrays[name].dtype
     if dtype.str[1:] not in _PIXEL_TYPES:
         raise ImagesError(
-            f"{path}: expected {found[0]} to be float, uint8, uint16 or bool, got {dtype}; "
-            "convert it"
+            f"{path}: expected {name} to be float, uint8, uint16 or bool, got {dtype}; convert it"
         )
-    return found[0]
+    return name
 
 
 def _read_ids(path: Path, arrays: Mapping[str, ArrayHeader], count: int) -> tuple[str, ...]:
-    """The ids of the rows as text, or the numbers of the rows where there are none.
+    """Read the ids of the rows as text; the numbers of the rows if there is no array of ids.
 
-    Raises ImagesError for ids that name a row twice.
+    Raises ImagesError if an id is repeated.
     """
-    kinds = {name for name, (_, dtype) in arrays.items() if dtype.kind in "iuUS"}
-    fitting = [name for name in arrays if name in kinds and arrays[name].shape == (count,)]
-    known = next((name for name in ID_ARRAYS if name in fitting), None)
-    if known is not None:
-        ids = _read_texts(path, known)
-        if len(set(ids)) < count:
-            twice = next(one for one in ids if ids.count(one) > 1)
-            raise ImagesError(f"{path}: expected each of {known} once, got {twice} several times")
-        return ids
-    unique = [
-        ids for ids in (_read_texts(path, name) for name in fitting) if len(set(ids)) == count
+    candidates = [
+        name
+        for name, (shape, dtype) in arrays.items()
+        if dtype.kind in "iuUS" and shape == (count,)
     ]
+    name = next((name for name in ID_ARRAYS if name in candidates), None)
+    if name is not None:
+        ids = _read_texts(path, name)
+        if len(set(ids)) < count:
+            repeated = next(text for text in ids if ids.count(text) > 1)
+            raise ImagesError(f"{path}: expected each of {name} once, got {repeated} several times")
+        return ids
+    columns = [_read_texts(path, name) for name in candidates]
+    unique = [ids for ids in columns if len(set(ids)) == count]
     return unique[0] if len(unique) == 1 else tuple(map(str, range(count)))
 
 
-def _read_texts(path: Path, array: str) -> tuple[str, ...]:
-    values = load_array(path, array)
+def _read_texts(path: Path, name: str) -> tuple[str, ...]:
+    """Read an array of an archive as texts."""
+    values = load_array(path, name)
     if values.dtype.kind == "S":
         values = np.char.decode(values, "utf-8", "replace")
     return tuple(str(value) for value in values.tolist())
 
 
 def _format_shape(shape: tuple[int, ...]) -> str:
+    """Format a shape for an error message.
+
+    >>> _format_shape((8, 3, 64, 64))
+    '8 × 3 × 64 × 64'
+    """
     return " × ".join(map(str, shape))

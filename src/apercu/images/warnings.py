@@ -1,4 +1,4 @@
-"""Silence for one library's warnings, in any number of threads at once."""
+"""Silence the warnings of one library, safely in several threads."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any, cast
 
 @contextmanager
 def silence_warnings(package: str) -> Iterator[None]:
-    """Silences warnings that come from the modules of a package.
+    """Silence the warnings that come from the modules of a package, within a `with` block.
 
-    `warnings.catch_warnings` puts a whole list back when it ends, which another thread may have
-    changed meanwhile; this adds one entry and takes one entry away.
+    `warnings.catch_warnings` restores the whole list of filters when it ends, although another
+    thread may have changed it; this adds one filter and removes the same one.
     """
     filters = cast("list[Any]", warnings.filters)
     entry = ("ignore", None, Warning, re.compile(rf"{re.escape(package)}\."), 0)

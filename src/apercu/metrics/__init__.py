@@ -1,4 +1,8 @@
-"""Metrics: pure functions to one score per image; means are taken once, by `apercu.evaluation`."""
+"""Metrics: pure functions to one score per image, one file each.
+
+`apercu.metrics.get(name)` returns what is known of a metric. Means over images are computed once,
+by `apercu.evaluation`.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +17,17 @@ from apercu.metrics.ncc import ncc
 from apercu.metrics.percentile_iou import iou_at_area, iou_over_percentiles
 from apercu.metrics.pointing import pointing_game
 from apercu.metrics.randomisation import randomisation
+from apercu.metrics.record import Metric
+from apercu.metrics.registry import get, names
 from apercu.metrics.road import RoadSettings, road
 from apercu.metrics.saliency import saliency_metric
 from apercu.metrics.sparsity import mean_area, sparsity
 from apercu.metrics.total_variation import total_variation
 
 __all__ = [
-    "FlippingCurves",
     "Flipping",
+    "FlippingCurves",
+    "Metric",
     "RoadSettings",
     "average_drop",
     "background_invariance",
@@ -30,6 +37,7 @@ __all__ = [
     "drop_in_deletion",
     "energy",
     "flip_pixels",
+    "get",
     "iauc",
     "ic",
     "increase",
@@ -39,6 +47,7 @@ __all__ = [
     "localisation_error",
     "max_sensitivity",
     "mean_area",
+    "names",
     "ncc",
     "pointing_game",
     "randomisation",

@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 
 from apercu.metrics.energy import energy
-from apercu.metrics.road import impute
+from apercu.metrics.imputation import impute
 from apercu.metrics.record import Metric
 from apercu.types import Images, Maps, Regions, Scores
 

@@ -1,12 +1,12 @@
 """Deletion and insertion (Petsiuk et al. 2018, RISE) and their calibration (Gomez et al. 2022).
 
-A map's pixels are flipped, highest first, from the image to nothing or from a blurred image to the
-image, while the classifier is watched. One pass gives `Curves`; scores are read off them.
+A map's pixels are flipped, highest first, from the image to a plain colour or from a blurred image
+to the image. The classifier's probabilities on the way are `FlippingCurves`, from which all scores
+are computed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,16 +17,21 @@ from torch import Tensor
 from apercu.errors import ConfigError
 from apercu.maps import min_max_scale
 from apercu.metrics.ncc import correlate_rows
+from apercu.metrics.record import Metric
 from apercu.removal import Black, BoxBlur, Flat, Removal
-from apercu.types import Images, Logits, Maps, Scores, Targets
+from apercu.types import Images, LogitsFn, Maps, Scores, Targets
 
 
 @dataclass(frozen=True)
 class Flipping:
-    """How pixels are flipped, in `steps` equal steps (at most one per pixel).
+    """How pixels are flipped.
 
-    Deletion goes from the image to its `removal`; with `insert`, from there to the image. Without
-    `cumulative` each step flips its own pixels only. `batch` flipped images are answered at once.
+    Attributes:
+        removal: what replaces a pixel that is removed.
+        insert: False to go from the image to the removed one, True for the way back.
+        cumulative: False if each step flips its own pixels only.
+        steps: the number of equal steps, at most one per pixel.
+        batch: the number of flipped images that the classifier receives at once.
 
     Raises:
         ConfigError: fewer than 2 steps, or a batch below 1.
@@ -47,102 +52,103 @@ class Flipping:
 
 
 DELETION: Final = Flipping(Black())
-"""To black, as in RISE."""
+"""Deletion to black, as in RISE."""
 
 
 def make_deletion_and_insertion(zero: tuple[float, ...]) -> tuple[Flipping, Flipping]:
-    """Deletion and insertion as Gomez et al. run them.
+    """Return deletion and insertion as Gomez et al. (2022) run them.
 
     Args:
-        zero: the colour in [0, 1] that normalisation turns into 0: what deletion leaves behind,
-            and what the box blur of insertion sees beyond the edges.
+        zero: the colour in [0, 1] that normalisation turns into 0. Deletion leaves it behind, and
+            the box blur of insertion continues the image with it beyond the edges.
+
+    Returns:
+        The settings of deletion and of insertion.
     """
     return Flipping(Flat(zero)), Flipping(BoxBlur(zero), insert=True)
 
 
 @dataclass(frozen=True, eq=False)
 class FlippingCurves:
-    """What the classifier said while pixels were flipped.
+    """The probability of the target while pixels are flipped.
 
     Point k of K lies at k/K of the pixels; point 0 is before the first step.
     """
 
     flipping: Flipping
     probabilities: Float[Tensor, "batch points"]
-    """Of the target."""
+    """The probability of the target at each point."""
     saliency: Float[Tensor, "batch steps"]
-    """Mean of the map, stretched to [0, 1], over the pixels of each step."""
+    """The mean of the map, stretched to [0, 1], over the pixels of each step."""
 
 
 def flip_pixels(
-    classifier: Callable[[Images], Logits],
+    classifier: LogitsFn,
     images: Images,
     targets: Targets,
     maps: Maps,
     flipping: Flipping = DELETION,
 ) -> FlippingCurves:
-    """Flips the pixels of every image and asks about all steps in large batches.
+    """Flip the pixels of every image and compute the probabilities of all steps in large batches.
 
     Equal values flip row by row. Step k of K ends after k/K of the pixels, rounded down.
     """
     count, pixels = len(images), maps[0].numel()
     steps = min(flipping.steps, pixels)
     ends = torch.arange(steps + 1, device=maps.device) * pixels // steps
-    turn = torch.searchsorted(ends, rank_pixels(maps), right=True)  # 1 … steps
+    pixel_step = torch.searchsorted(ends, rank_pixels(maps), right=True)  # 1 … steps
     start, end = images, flipping.removal.make_replacement(images)
     if flipping.insert:
         start, end = end, start
-    found = []
+    parts = []
     with torch.no_grad():
         values = min_max_scale(maps).flatten(1)
-        sums = values.new_zeros(count, steps).scatter_add_(1, turn.flatten(1) - 1, values)
+        sums = values.new_zeros(count, steps).scatter_add_(1, pixel_step.flatten(1) - 1, values)
         pairs = torch.arange(count * (steps + 1), device=maps.device)
         for pair in torch.split(pairs, flipping.batch):
             image, step = pair // (steps + 1), pair % (steps + 1)
-            now, own = turn[image, None], step[:, None, None, None]
-            flipped = now <= own if flipping.cumulative else now == own
-            shown = torch.where(flipped, end[image], start[image])
-            found.append(target_probability(classifier, shown, targets[image]))
-    probabilities = torch.cat(found).view(count, steps + 1)
+            flip_at, now = pixel_step[image, None], step[:, None, None, None]
+            is_flipped = flip_at <= now if flipping.cumulative else flip_at == now
+            mixed = torch.where(is_flipped, end[image], start[image])
+            parts.append(target_probability(classifier, mixed, targets[image]))
+    probabilities = torch.cat(parts).view(count, steps + 1)
     return FlippingCurves(flipping, probabilities, sums / ends.diff())
 
 
-def target_probability(
-    classifier: Callable[[Images], Logits], images: Images, targets: Targets
-) -> Scores:
-    """Of each image's target, by softmax."""
+def target_probability(classifier: LogitsFn, images: Images, targets: Targets) -> Scores:
+    """Return the softmax probability of each image's target."""
     return classifier(images).softmax(dim=1).gather(1, targets[:, None])[:, 0]
 
 
 def rank_pixels(maps: Maps) -> Int[Tensor, "batch height width"]:
-    """The place of each pixel in descending order, from 0; equal values row by row."""
+    """Return the rank of each pixel in descending order, from 0; equal values row by row."""
     order = maps.flatten(1).argsort(dim=1, descending=True, stable=True)
-    places = torch.arange(order.shape[1], device=maps.device).expand_as(order)
-    return torch.empty_like(order).scatter_(1, order, places).view_as(maps)
+    ranks = torch.arange(order.shape[1], device=maps.device).expand_as(order)
+    return torch.empty_like(order).scatter_(1, order, ranks).view_as(maps)
 
 
 def dauc(deletion: FlippingCurves) -> Scores:
-    """Area under the deletion curve, 0 to 1; lower is better."""
+    """Return the area under the deletion curve, 0 to 1; lower is better."""
     return compute_area(deletion)
 
 
 def iauc(insertion: FlippingCurves) -> Scores:
-    """Area under the insertion curve, 0 to 1; higher is better."""
+    """Return the area under the insertion curve, 0 to 1; higher is better."""
     return compute_area(insertion)
 
 
 def dc(deletion: FlippingCurves) -> Scores:
-    """Deletion's calibration, −1 to 1; higher is better."""
+    """Return the calibration of deletion, −1 to 1; higher is better."""
     return compute_calibration(deletion)
 
 
 def ic(insertion: FlippingCurves) -> Scores:
-    """Insertion's calibration, −1 to 1; higher is better."""
+    """Return the calibration of insertion, −1 to 1; higher is better."""
     return compute_calibration(insertion)
 
 
 def compute_area(curves: FlippingCurves) -> Scores:
-    """Trapezoid area under the probabilities, over shares of pixels from 0 to 1.
+    """Return the area under the probabilities, by trapezoids, over fractions of pixels from 0 to 1.
 
     Without accumulation the first point, where nothing is flipped, is left out.
     """
@@ -153,12 +159,91 @@ def compute_area(curves: FlippingCurves) -> Scores:
 
 
 def compute_calibration(curves: FlippingCurves) -> Scores:
-    """Pearson's correlation, over steps, of their saliency and what each does to the probability.
+    """Return Pearson's correlation of the saliency and the effect of each step.
 
-    That is the fall by deletion and the rise by insertion, against the step before or, without
-    accumulation, against the untouched image. 0 where the map or the effects are constant.
+    The effect is the fall of the probability by deletion and the rise by insertion, against the
+    step before or, without accumulation, against the original image. The score is 0 where the map
+    or the effects are constant.
     """
     after = curves.probabilities[:, 1:]
     before = curves.probabilities[:, : -1 if curves.flipping.cumulative else 1]
     effects = after - before if curves.flipping.insert else before - after
     return correlate_rows(effects, curves.saliency)
+
+
+DAUC = Metric(
+    name="dauc",
+    function=dauc,
+    takes=("deletion",),
+    better="lower",
+    title="DAUC",
+    phrase="DAUC",
+    meaning="area under the probability as the highest pixels turn mean colour",
+)
+IAUC = Metric(
+    name="iauc",
+    function=iauc,
+    takes=("insertion",),
+    better="higher",
+    title="IAUC",
+    phrase="IAUC",
+    meaning="area under the probability as they return to a blurred image",
+)
+DC = Metric(
+    name="dc",
+    function=dc,
+    takes=("deletion",),
+    better="higher",
+    title="DC",
+    phrase="DC",
+    meaning="correlation of the map with what each deletion takes away",
+)
+IC = Metric(
+    name="ic",
+    function=ic,
+    takes=("insertion",),
+    better="higher",
+    title="IC",
+    phrase="IC",
+    meaning="correlation of the map with what each insertion brings",
+)
+DAUC_NC = Metric(
+    name="dauc_nc",
+    function=dauc,
+    takes=("single_step_deletion",),
+    better="lower",
+    title="DAUC-nc",
+    phrase="DAUC-nc",
+    meaning="as DAUC, each step on its own",
+    by_name_only=True,
+)
+IAUC_NC = Metric(
+    name="iauc_nc",
+    function=iauc,
+    takes=("single_step_insertion",),
+    better="higher",
+    title="IAUC-nc",
+    phrase="IAUC-nc",
+    meaning="as IAUC, each step on its own",
+    by_name_only=True,
+)
+DC_NC = Metric(
+    name="dc_nc",
+    function=dc,
+    takes=("single_step_deletion",),
+    better="higher",
+    title="DC-nc",
+    phrase="DC-nc",
+    meaning="as DC, each step on its own",
+    by_name_only=True,
+)
+IC_NC = Metric(
+    name="ic_nc",
+    function=ic,
+    takes=("single_step_insertion",),
+    better="higher",
+    title="IC-nc",
+    phrase="IC-nc",
+    meaning="as IC, each step on its own",
+    by_name_only=True,
+)

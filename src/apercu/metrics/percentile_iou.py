@@ -1,4 +1,4 @@
-"""IoU of the truth with a map's highest pixels (localisation metrics of Charachon et al. 2021)."""
+"""IoU of the object with a map's highest pixels (Charachon et al. 2021)."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def iou_at_area(maps: Maps, truths: Regions) -> Scores:
 
 
 def iou_over_percentiles(maps: Maps, truths: Regions) -> Scores:
-    """Return the mean IoU of the object with the map above each of its percentiles; higher is better.
+    """Return the mean IoU of the object with the map above each of its percentiles.
 
-    The region at percentile q holds all values of at least q (linear between values). A constant
-    map is kept whole at every percentile and scores the object's fraction of the image. An image
-    without truth scores 0.
+    Higher is better. The region at percentile q holds all values of at least q (linear between
+    values). A constant map is kept whole at every percentile and scores the object's fraction of
+    the image. An image without truth scores 0.
     """
     flat, true = maps.flatten(1), truths.flatten(1)
     values, order = flat.sort(dim=1)

@@ -1,4 +1,4 @@
-"""The sanity check of Adebayo et al. (2018): a map must die with the classifier's weights."""
+"""Randomisation (Adebayo et al. 2018): a map must change when the weights become random."""
 
 from __future__ import annotations
 
@@ -26,12 +26,23 @@ def randomisation(
     *,
     before: Maps | None = None,
 ) -> Scores:
-    """How much of each map survives when all weights are random, 0 to 1; lower is better.
+    """Return how much of each map remains when all weights are random, 0 to 1; lower is better.
 
-    Spearman's rank correlation of the maps before and after, without its sign: a map turned
-    upside down has not died either. A map that does not change at all scores 1, be it constant;
-    else one that is constant before or after scores 0. The classifier is not touched. `before` are
-    the maps of the untouched classifier where they are known already.
+    The score is the absolute value of Spearman's rank correlation of the maps before and after: an
+    inverted map still depends on nothing that was learnt. A map that does not change at all scores
+    1, also when it is constant; otherwise a map that is constant before or after scores 0. The
+    classifier itself is not changed.
+
+    Args:
+        explainer: a function of classifier, images and targets that gives maps.
+        classifier: the classifier that is explained.
+        images: images, `batch × channels × height × width`.
+        targets: one class index per image.
+        seed: the seed of the random weights.
+        before: the maps of the original classifier, where they are known already.
+
+    Returns:
+        One score per image.
 
     Raises:
         ClassifierError: the weights cannot be reached.
@@ -39,14 +50,15 @@ def randomisation(
     if before is None:
         before = explainer(classifier, images, targets).detach()
     after = explainer(randomise_weights(classifier, seed), images, targets).detach()
-    unmoved = (before == after).flatten(1).all(dim=1)
-    return torch.where(unmoved, 1.0, spearman(before.flatten(1), after.flatten(1)).abs())
+    unchanged = (before == after).flatten(1).all(dim=1)
+    return torch.where(unchanged, 1.0, spearman(before.flatten(1), after.flatten(1)).abs())
 
 
 def randomise_weights(classifier: Classifier, seed: int = 0) -> Classifier:
-    """A copy whose every parameter is drawn anew, normal with that parameter's mean and spread.
+    """Return a copy of a classifier with random weights.
 
-    What is counted rather than learned (running statistics) stays.
+    Each parameter is drawn from a normal distribution with the mean and the standard deviation of
+    that parameter. Running statistics stay.
 
     Raises:
         ClassifierError: the weights cannot be reached.
@@ -60,21 +72,24 @@ def randomise_weights(classifier: Classifier, seed: int = 0) -> Classifier:
     module: nn.Module = copy.deepcopy(classifier.module)
     with torch.no_grad():
         for parameter in module.parameters():
-            spread, mean = torch.std_mean(parameter, correction=0)
-            drawn = torch.randn(parameter.shape, generator=generator)
-            parameter.copy_(drawn.to(parameter) * spread + mean)
+            std, mean = torch.std_mean(parameter, correction=0)
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(noise.to(parameter) * std + mean)
     digest = f"{classifier.network.digest}, randomised with seed {seed}"
     network = replace(classifier.network, forward=module, digest=digest)
     return Classifier(network, spec=classifier.spec)
 
 
 def spearman(one: Float[Tensor, "batch n"], other: Float[Tensor, "batch n"]) -> Scores:
-    """Rank correlation, row by row, equal values sharing their mean rank; 0 for constant rows."""
+    """Return Spearman's rank correlation, row by row; 0 for constant rows.
+
+    Equal values share their mean rank.
+    """
     return correlate_rows(_rank_rows(one), _rank_rows(other))
 
 
 def _rank_rows(rows: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
-    """Places in ascending order; equal values get the mean of theirs."""
+    """Return the ranks of the values in each row; equal values get their mean rank."""
     rows = rows.contiguous()
     ordered = rows.sort(dim=1).values
     first = torch.searchsorted(ordered, rows)

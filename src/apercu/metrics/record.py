@@ -103,7 +103,8 @@ class Metric:
     def format_value(self, value: float) -> str:
         """Return a value as people read it.
 
-        >>> Metric("hits", len, ("maps",), "higher", "Hits", "hits", "", True, 1).format_value(0.344)
+        >>> metric = Metric("hits", len, (), "higher", "Hits", "hits", "hits", True, decimals=1)
+        >>> metric.format_value(0.344)
         '34.4\\xa0%'
         """
         scale, unit = (100, "\u00a0%") if self.percent else (1, "")

@@ -13,9 +13,7 @@ MIN_AREA = 0.05
 """Smaller crops than this fraction of the image are not rewarded."""
 
 
-def saliency_metric(
-    classifier: LogitsFn, images: Images, targets: Targets, boxes: Boxes
-) -> Scores:
+def saliency_metric(classifier: LogitsFn, images: Images, targets: Targets, boxes: Boxes) -> Scores:
     """Return log max(a, 0.05) − log p, in nats; lower is better.
 
     a is the area of the box as a fraction of the image, and p is the probability of the target

@@ -11,9 +11,9 @@ from apercu.robustness.objectives import AttackObjective, BatchFlags
 from apercu.robustness.plan import Job, bound_of, norm_of
 from apercu.types import Images
 
-BpdaMode: TypeAlias = Literal["straight", "smooth"]
+BpdaMode: TypeAlias = Literal["straight_through", "surrogate"]
 
-BPDA_MODES: tuple[BpdaMode, ...] = ("straight", "smooth")
+BPDA_MODES: tuple[BpdaMode, ...] = ("straight_through", "surrogate")
 """What an attacker tries who knows of a filter: no gradient hides behind either of them alone."""
 
 

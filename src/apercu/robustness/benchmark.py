@@ -142,7 +142,7 @@ class StressBenchmark:
         """The images of a job, and how many decisions were asked for where that is counted."""
         if isinstance(job.attack, QueryCountingAttack):
             return job.attack.attack_and_count(
-                self._build_objective(job, "straight", images, labels), images
+                self._build_objective(job, "straight_through", images, labels), images
             )
         if job.attack is None:
             return images, None
@@ -203,7 +203,7 @@ class StressBenchmark:
     def _build_logits_fn(
         self,
         behind: Filter | None,
-        backward: BpdaMode = "straight",
+        backward: BpdaMode = "straight_through",
         classifier: Classifier | None = None,
     ) -> LogitsFn:
         asked = classifier or self.classifier

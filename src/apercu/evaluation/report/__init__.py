@@ -16,8 +16,8 @@ __all__ = [
     "PICTURE_SIDE",
     "GalleryImage",
     "embed_image",
-    "render_template",
     "render_style",
+    "render_template",
     "write_report",
     "write_tables",
 ]

@@ -1,4 +1,4 @@
-"""The frame of a chart: axes with round numbers, and places of values in the drawing."""
+"""Charts as SVG inside a page; the page's style sheet gives them their colours."""
 
 from __future__ import annotations
 
@@ -6,103 +6,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from math import ceil, floor, log10
-from typing import NamedTuple
 
 WIDTH, HEIGHT = 420, 320
+"""Size of a drawing."""
 LEFT, RIGHT, TOP, BOTTOM = 46, 22, 26, 40
-
-
-@dataclass(frozen=True)
-class ChartFrame:
-    """From values to places in the drawing; x may be logarithmic."""
-
-    x: tuple[float, float]
-    y: tuple[float, float]
-    log: bool = False
-
-    def x_position(self, value: float) -> float:
-        low, high = (log10(end) for end in self.x) if self.log else self.x
-        share = ((log10(value) if self.log else value) - low) / (high - low)
-        return LEFT + share * (WIDTH - LEFT - RIGHT)
-
-    def y_position(self, value: float) -> float:
-        share = (value - self.y[0]) / (self.y[1] - self.y[0])
-        return HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)
-
-
-def build_svg(parts: Sequence[str], label: str) -> str:
-    """A drawing of parts, with a name for those who cannot see it."""
-    return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">'
-        f"{''.join(parts)}</svg>"
-    )
-
-
-def draw_axes(frame: ChartFrame, x_title: str, y_title: str) -> str:
-    """Both axes with their grid and titles."""
-    bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
-    parts = [f'<path class="axis" d="M{LEFT},{TOP}V{bottom}H{right}"/>']
-    for value in _choose_ticks(*frame.y):
-        y = frame.y_position(value)
-        parts.append(f'<path class="grid" d="M{LEFT},{y:.1f}H{right}"/>')
-        parts.append(
-            f'<text x="{LEFT - 5}" y="{y + 4:.1f}" text-anchor="end">{_format_number(value)}</text>'
-        )
-    for value in _list_decades(*frame.x) if frame.log else _choose_ticks(*frame.x):
-        x = frame.x_position(value)
-        parts.append(f'<path class="grid" d="M{x:.1f},{TOP}V{bottom}"/>')
-        parts.append(
-            f'<text x="{x:.1f}" y="{bottom + 15}" text-anchor="middle">{_format_number(value)}</text>'
-        )
-    middle = (LEFT + right) / 2
-    parts.append(
-        f'<text class="title" x="{middle}" y="{HEIGHT - 7}" text-anchor="middle">'
-        f"{escape(x_title)}</text>"
-    )
-    parts.append(f'<text class="title" x="4" y="14">{escape(y_title)}</text>')
-    return "".join(parts)
-
-
-def _choose_ticks(low: float, high: float) -> list[float]:
-    """Four to eight round values within the ends."""
-    rough = (high - low) / 5
-    size = 10.0 ** floor(log10(rough))
-    step = next(size * nice for nice in (1, 2, 2.5, 5, 10) if size * nice >= rough)
-    return [step * n for n in range(ceil(low / step), floor(high / step) + 1)]
-
-
-def _list_decades(low: float, high: float) -> list[float]:
-    """Powers of ten within the ends, of few also their double and half.
-
-    >>> _decades(1.0, 1000.0), _decades(30.0, 400.0)
-    ([1.0, 10.0, 100.0, 1000.0], [50.0, 100.0, 200.0])
-    """
-    powers = [10.0**n for n in range(floor(log10(low)), ceil(log10(high)) + 1)]
-    inside = [power for power in powers if low <= power <= high]
-    if len(inside) > 2:
-        return inside
-    return [power * n for power in powers for n in (1, 2, 5) if low <= power * n <= high]
-
-
-def _format_number(value: float) -> str:
-    """As short as it can be, with a true minus.
-
-    >>> [_number(value) for value in (-0.25, 0.30000000000000004, 1000.0, 0.01)]
-    ['−0.25', '0.3', '1,000', '0.01']
-    """
-    return f"{round(value, 6):,g}".replace("-", "−")
-
-
+"""Margins around the axes."""
 LETTER_WIDTH, LINE_HEIGHT = 6.2, 12.0
-"""Width and height of a letter of a label, in pixels of the drawing."""
+"""Width and height of a letter of a label."""
 BOLD_FACTOR = 1.15
 """How much wider the letters of a marked label are."""
 MAX_COLOURS = 6
 """Curves that get a colour of their own; the others are grey."""
 
 
-class ScatterPoint(NamedTuple):
-    """One explainer in a scatter plot; a marked one keeps its label whatever it covers."""
+@dataclass(frozen=True)
+class ScatterPoint:
+    """One explainer in a scatter plot; a marked one always keeps its label."""
 
     name: str
     x: float
@@ -110,8 +29,40 @@ class ScatterPoint(NamedTuple):
     marked: bool
 
 
-class Rect(NamedTuple):
-    """Where something is drawn."""
+@dataclass(frozen=True)
+class LearningPoint:
+    """One point of a learning curve: a value and its interval at a number of labels."""
+
+    labels: int
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class ChartFrame:
+    """The ranges of both axes, and where values lie in the drawing; x may be logarithmic."""
+
+    x_range: tuple[float, float]
+    y_range: tuple[float, float]
+    log: bool = False
+
+    def x_position(self, value: float) -> float:
+        """Return the distance of a value from the left edge of the drawing."""
+        low, high = (log10(end) for end in self.x_range) if self.log else self.x_range
+        fraction = ((log10(value) if self.log else value) - low) / (high - low)
+        return LEFT + fraction * (WIDTH - LEFT - RIGHT)
+
+    def y_position(self, value: float) -> float:
+        """Return the distance of a value from the upper edge of the drawing."""
+        low, high = self.y_range
+        fraction = (value - low) / (high - low)
+        return HEIGHT - BOTTOM - fraction * (HEIGHT - TOP - BOTTOM)
+
+
+@dataclass(frozen=True)
+class Rect:
+    """The area that a part of the drawing covers."""
 
     left: float
     top: float
@@ -119,15 +70,16 @@ class Rect(NamedTuple):
     bottom: float
 
     def overlaps(self, other: Rect) -> bool:
+        """Whether two areas have more than an edge in common."""
         apart = self.right <= other.left or other.right <= self.left
         return not (apart or self.bottom <= other.top or other.bottom <= self.top)
 
 
 def draw_scatter(points: Sequence[ScatterPoint], x_title: str, y_title: str) -> str:
-    """Points by name, x on a logarithmic axis.
+    """Return a scatter plot with names, x on a logarithmic axis.
 
-    Labels keep out of each other's way; one that finds no room is seen only when pointed at. The
-    first points choose first.
+    Labels do not overlap. Marked points are placed first, then the others in their order. A label
+    without room is left out; its name still appears when the mouse is over the point.
     """
     exponents = [log10(point.x) for point in points]
     values = [point.y for point in points]
@@ -160,15 +112,18 @@ def draw_lines(
     y_title: str = "probability of the class",
     x_end: float = 100.0,
 ) -> str:
-    """Curves at equal steps from 0 to `last`; a legend names the coloured ones.
+    """Return curves at equal steps from 0 to `x_end`.
 
     Args:
-        curves: by name; the first are drawn on top.
-        coloured: names by colour; the others are grey.
-        marked: names that are drawn thick.
-        title: of the x axis.
-        height: title of the y axis.
-        last: where the x axis ends.
+        curves: the values of each curve by name; the first curves are drawn on top.
+        coloured: the names that have a colour, in the order of the colours; the others are grey.
+        marked: the names that are drawn thick.
+        x_title: the title of the x axis.
+        y_title: the title of the y axis.
+        x_end: the value at the end of the x axis.
+
+    Returns:
+        The chart as SVG.
     """
     highest = max(max(curve) for curve in curves.values())
     frame = ChartFrame((0.0, x_end), (0.0, max(highest * 1.05, 1e-3)))
@@ -188,15 +143,84 @@ def draw_lines(
     return build_svg(parts, x_title)
 
 
+def draw_learning_curves(
+    curves: Mapping[str, Sequence[LearningPoint]], coloured: Sequence[str], y_title: str
+) -> str:
+    """Return curves over a logarithmic number of labels, each point with its interval.
+
+    Args:
+        curves: the points of each curve by name, in the order of their labels.
+        coloured: the names that have a colour, in the order of the colours; the others are grey.
+        y_title: the title of the y axis.
+
+    Returns:
+        The chart as SVG.
+    """
+    points = [point for curve in curves.values() for point in curve]
+    fewest, most = min(point.labels for point in points), max(point.labels for point in points)
+    lowest, highest = min(point.low for point in points), max(point.high for point in points)
+    margin = 0.05 * (highest - lowest) or 0.05
+    frame = ChartFrame((fewest / 1.2, most * 1.2), (lowest - margin, highest + margin), log=True)
+    parts = [draw_axes(frame, "labels", y_title)]
+    for name, curve in curves.items():
+        colour = f"s{coloured.index(name)}" if name in coloured else "rest"
+        places = [(frame.x_position(float(point.labels)), point) for point in curve]
+        path = " ".join(f"{x:.1f},{frame.y_position(point.value):.1f}" for x, point in places)
+        parts.append(
+            f'<polyline class="{colour} marked" points="{path}">'
+            f"<title>{escape(name)}</title></polyline>"
+        )
+        parts += [
+            f'<path class="{colour}" d="M{x:.1f},{frame.y_position(point.low):.1f}'
+            f'V{frame.y_position(point.high):.1f}"/>'
+            for x, point in places
+        ]
+    return build_svg(parts, f"{y_title} against labels")
+
+
+def build_svg(parts: Sequence[str], label: str) -> str:
+    """Return a drawing of parts, with a label for screen readers."""
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">'
+        f"{''.join(parts)}</svg>"
+    )
+
+
+def draw_axes(frame: ChartFrame, x_title: str, y_title: str) -> str:
+    """Return both axes with their grid and titles."""
+    bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
+    parts = [f'<path class="axis" d="M{LEFT},{TOP}V{bottom}H{right}"/>']
+    for value in _choose_ticks(*frame.y_range):
+        y = frame.y_position(value)
+        parts.append(f'<path class="grid" d="M{LEFT},{y:.1f}H{right}"/>')
+        parts.append(
+            f'<text x="{LEFT - 5}" y="{y + 4:.1f}" text-anchor="end">{_format_number(value)}</text>'
+        )
+    for value in _list_decades(*frame.x_range) if frame.log else _choose_ticks(*frame.x_range):
+        x = frame.x_position(value)
+        parts.append(f'<path class="grid" d="M{x:.1f},{TOP}V{bottom}"/>')
+        parts.append(
+            f'<text x="{x:.1f}" y="{bottom + 15}" text-anchor="middle">'
+            f"{_format_number(value)}</text>"
+        )
+    middle = (LEFT + right) / 2
+    parts.append(
+        f'<text class="title" x="{middle}" y="{HEIGHT - 7}" text-anchor="middle">'
+        f"{escape(x_title)}</text>"
+    )
+    parts.append(f'<text class="title" x="4" y="14">{escape(y_title)}</text>')
+    return "".join(parts)
+
+
 def _marker_rect(x: float, y: float) -> Rect:
-    """What a point itself covers."""
+    """Return the area that the circle of a point covers."""
     return Rect(x - 4, y - 4, x + 4, y + 4)
 
 
 def _place_label(point: ScatterPoint, x: float, y: float, taken: list[Rect]) -> str:
-    """The label right or left of its point, a little above or below, where there is room.
+    """Return the label right or left of its point, where there is room, or no label.
 
-    The place is added to `taken`.
+    Its area is added to `taken`.
     """
     wide = LETTER_WIDTH * len(point.name) * (BOLD_FACTOR if point.marked else 1)
     for rise in (0, -1, 1):
@@ -205,7 +229,7 @@ def _place_label(point: ScatterPoint, x: float, y: float, taken: list[Rect]) -> 
             rect = Rect(left, middle - 6, left + wide, middle + 6)
             inside = rect.left >= LEFT and rect.right <= WIDTH and rect.top >= TOP - 8
             free = not any(rect.overlaps(other) for other in taken if other != _marker_rect(x, y))
-            if point.marked and not inside:  # moved into the drawing
+            if point.marked and not inside:  # move it into the drawing
                 left = min(max(left, LEFT), max(LEFT, WIDTH - wide))
                 rect = Rect(left, middle - 6, left + wide, middle + 6)
             if point.marked or (inside and free):
@@ -218,42 +242,31 @@ def _place_label(point: ScatterPoint, x: float, y: float, taken: list[Rect]) -> 
     return ""
 
 
-class LearningPoint(NamedTuple):
-    """One point of a curve."""
+def _choose_ticks(low: float, high: float) -> list[float]:
+    """Return four to eight round values within the ends."""
+    rough = (high - low) / 5
+    size = 10.0 ** floor(log10(rough))
+    step = next(size * nice for nice in (1, 2, 2.5, 5, 10) if size * nice >= rough)
+    return [step * n for n in range(ceil(low / step), floor(high / step) + 1)]
 
-    labels: int
-    value: float
-    low: float
-    high: float
 
+def _list_decades(low: float, high: float) -> list[float]:
+    """Return the powers of ten within the ends; of few powers also their double and fivefold.
 
-def draw_learning_curves(
-    curves: Mapping[str, Sequence[LearningPoint]], coloured: Sequence[str], y_title: str
-) -> str:
-    """Curves over a logarithmic number of labels, each with its interval as upright lines.
-
-    Args:
-        curves: stops by name, in the order of their labels.
-        coloured: names by colour.
-        title: of the y axis.
+    >>> _list_decades(1.0, 1000.0), _list_decades(30.0, 400.0)
+    ([1.0, 10.0, 100.0, 1000.0], [50.0, 100.0, 200.0])
     """
-    stops = [stop for curve in curves.values() for stop in curve]
-    fewest, most = min(stop.labels for stop in stops), max(stop.labels for stop in stops)
-    floor, ceiling = min(stop.low for stop in stops), max(stop.high for stop in stops)
-    margin = 0.05 * (ceiling - floor) or 0.05
-    frame = ChartFrame((fewest / 1.2, most * 1.2), (floor - margin, ceiling + margin), log=True)
-    parts = [draw_axes(frame, "labels", y_title)]
-    for name, curve in curves.items():
-        colour = f"s{coloured.index(name)}" if name in coloured else "rest"
-        places = [(frame.x_position(float(stop.labels)), stop) for stop in curve]
-        path = " ".join(f"{x:.1f},{frame.y_position(stop.value):.1f}" for x, stop in places)
-        parts.append(
-            f'<polyline class="{colour} marked" points="{path}">'
-            f"<title>{escape(name)}</title></polyline>"
-        )
-        parts += [
-            f'<path class="{colour}" d="M{x:.1f},{frame.y_position(stop.low):.1f}'
-            f'V{frame.y_position(stop.high):.1f}"/>'
-            for x, stop in places
-        ]
-    return build_svg(parts, f"{y_title} against labels")
+    powers = [10.0**n for n in range(floor(log10(low)), ceil(log10(high)) + 1)]
+    inside = [power for power in powers if low <= power <= high]
+    if len(inside) > 2:
+        return inside
+    return [power * n for power in powers for n in (1, 2, 5) if low <= power * n <= high]
+
+
+def _format_number(value: float) -> str:
+    """Return a number in its shortest form, with a true minus sign.
+
+    >>> [_format_number(value) for value in (-0.25, 0.30000000000000004, 1000.0, 0.01)]
+    ['−0.25', '0.3', '1,000', '0.01']
+    """
+    return f"{round(value, 6):,g}".replace("-", "−")

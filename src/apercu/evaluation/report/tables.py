@@ -4,53 +4,58 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from apercu.evaluation import ComparisonResults
+from apercu.evaluation.cost import compare_costs, format_break_even
 from apercu.evaluation.formatting import COLUMNS, format_milliseconds
 from apercu.evaluation.measures import cuts
 from apercu.evaluation.ranking import (
+    RankingCell,
     build_ranking,
-    compare_costs,
     count_images,
     find_direction,
-    format_break_even,
     list_metrics,
 )
-from apercu.evaluation.results import Cost
+from apercu.evaluation.results import ComparisonResults, Cost
 from apercu.io import write_file
 
 CSV_HEADER = (
     *("explainer", "metric", "better", "value", "low", "high", "n", "threshold"),
     *("difference", "difference_low", "difference_high", "p", "reason"),
 )
-"""Of the CSV file; differences are those from the best trained explainer, and reasons why an
-explainer could not be measured."""
+"""Columns of the CSV file.
+
+Differences are those from the best trained explainer; `reason` says why an explainer could not be
+measured.
+"""
 MARKDOWN_FILE, CSV_FILE = "table.md", "table.csv"
 
 
 def write_tables(results: ComparisonResults, folder: Path) -> None:
-    """Writes `table.md` and `table.csv`; raises `OutputError`."""
+    """Write `table.md` and `table.csv`.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
     write_file(folder / MARKDOWN_FILE, format_markdown(results))
     write_file(folder / CSV_FILE, format_csv(results))
 
 
 def format_markdown(results: ComparisonResults) -> str:
-    """Where the figures come from, the ranking, the costs, and what could not be measured."""
-    subject, about = results.key, results.environment
+    """Return the origin of the figures, the ranking, the costs, and what could not be measured."""
+    key, environment = results.key, results.environment
     parts = [
         *(f"`{call.command}`" for call in results.calls),
-        f"{subject.limit} images of {subject.images}, classifier {subject.classifier} "
-        f"({subject.fingerprint[:12]}); "
-        + ", ".join(f"{name} {value}" for name, value in about.items() if name != "date")
-        + f"; {str(about.get('date', ''))[:10]}. Mean (95 % interval) on "
+        f"{key.limit} images of {key.images}, classifier {key.classifier} "
+        f"({key.fingerprint[:12]}); "
+        + ", ".join(f"{name} {value}" for name, value in environment.items() if name != "date")
+        + f"; {str(environment.get('date', ''))[:10]}. Mean (95 % interval) on "
         f"{max(count_images(results).values(), default=0)} of them"
         + (", with the threshold that the others chose" if cuts(list_metrics(results)) else "")
         + "; ▲ better and ▼ worse than the best trained "
         "explainer on the same images (sign-flip test, Holm-adjusted p < 0.05).",
-        _format_ranking(results),
+        format_ranking(results),
     ]
     if results.cost:
         parts.append(_format_costs(results))
@@ -58,31 +63,28 @@ def format_markdown(results: ComparisonResults) -> str:
 
 
 def format_csv(results: ComparisonResults) -> str:
-    """One line per row, with its difference from the best trained explainer, and per failure."""
+    """Return a line per row and per failure, with differences from the best trained explainer."""
     buffer = io.StringIO()
     table = csv.writer(buffer, lineterminator="\n")
     table.writerow(CSV_HEADER)
-    cells = {(line["name"], metric): cell for line, metric, cell in _iterate_cells(results)}
+    cells = {
+        (line.name, metric): cell
+        for line in build_ranking(results)
+        for metric, cell in line.cells.items()
+    }
     for row in results.rows:
-        pair = cells[row.explainer, row.metric]["paired"]
-        against = ("", "", "", "") if pair is None else (pair.difference, *pair.ci95, pair.p)
+        pair = cells[row.explainer, row.metric].paired
+        difference = ("", "", "", "") if pair is None else (pair.difference, *pair.ci95, pair.p)
         threshold = "" if row.threshold is None else row.threshold
-        about = (row.explainer, row.metric, row.better)
-        table.writerow((*about, row.value, *row.ci95, row.n, threshold, *against, ""))
+        names = (row.explainer, row.metric, row.better)
+        table.writerow((*names, row.value, *row.ci95, row.n, threshold, *difference, ""))
     blank = [""] * (len(CSV_HEADER) - 2)
     table.writerows((name, *blank, reason) for name, reason in results.failed.items())
     return buffer.getvalue()
 
 
-def _iterate_cells(
-    results: ComparisonResults,
-) -> Iterator[tuple[dict[str, Any], str, dict[str, Any]]]:
-    for line in build_ranking(results):
-        for metric, cell in line["cells"].items():
-            yield line, metric, cell
-
-
-def _format_ranking(results: ComparisonResults) -> str:
+def format_ranking(results: ComparisonResults) -> str:
+    """Return the ranking alone as a Markdown table."""
     metrics = list_metrics(results)
     arrows = {
         metric: "↓" if find_direction(results, metric) == "lower" else "↑" for metric in metrics
@@ -90,35 +92,41 @@ def _format_ranking(results: ComparisonResults) -> str:
     counts = count_images(results)
     most = max(counts.values(), default=0)
     fewer = {metric: f" ({n} images)" for metric, n in counts.items() if n < most}
-    head = ["explainer"]
-    head += [f"{COLUMNS[m].title} {arrows[m]}{fewer.get(m, '')}" for m in metrics]
+    header = ["explainer"]
+    header += [f"{COLUMNS[m].title} {arrows[m]}{fewer.get(m, '')}" for m in metrics]
     lines = []
     for row in build_ranking(results):
-        texts = [row["name"] + (" (told the truth)" if row["told"] else "")]
+        texts = [row.name + (" (told the truth)" if row.knows_truth else "")]
         for metric in metrics:
-            cell = row["cells"].get(metric)
+            cell = row.cells.get(metric)
             texts.append("" if cell is None else _format_cell(cell))
         lines.append(texts)
     blank = [""] * (len(metrics) - 1)
     lines += [[name, f"not measured: {why}", *blank] for name, why in results.failed.items()]
-    return _format_table(head, lines)
+    return _format_table(header, lines)
 
 
-def _format_cell(cell: dict[str, object]) -> str:
-    value = f"**{cell['value']}**" if cell["best"] else f"{cell['value']}"
-    threshold = "" if cell["threshold"] is None else f" at {cell['threshold']}"
-    verdict = {"better": " ▲", "worse": " ▼"}.get(str(cell["verdict"]), "")
-    return f"{value}{verdict} ({cell['interval']}){threshold}"
+def format_duration(cost: Cost) -> str:
+    """Return the median and half the interquartile range; a single call has no range."""
+    median = format_milliseconds(cost.ms_per_image)
+    return f"{median} ± {format_milliseconds(cost.iqr / 2)}" if cost.iqr else f"{median}, one call"
+
+
+def _format_cell(cell: RankingCell) -> str:
+    value = f"**{cell.value}**" if cell.best else cell.value
+    threshold = "" if cell.threshold is None else f" at {cell.threshold}"
+    mark = {"better": " ▲", "worse": " ▼"}.get(str(cell.verdict), "")
+    return f"{value}{mark} ({cell.interval}){threshold}"
 
 
 def _format_costs(results: ComparisonResults) -> str:
-    head = ["explainer", "batch", "ms per image", "forwards", "queries", "MB", "training s"]
-    found = compare_costs(results)
-    if any(line["break_even"] for line in found):
-        head.append("images until training pays")
+    header = ["explainer", "batch", "ms per image", "forwards", "queries", "MB", "training s"]
+    comparisons = compare_costs(results)
+    if any(line.break_even for line in comparisons):
+        header.append("images until training pays")
     lines = []
-    for line in found:
-        cost = line["cost"]
+    for line in comparisons:
+        cost = line.cost
         texts = [
             cost.explainer,
             f"{cost.device}, {cost.batch}",
@@ -127,19 +135,13 @@ def _format_costs(results: ComparisonResults) -> str:
             f"{cost.queries:g}",
             "" if cost.peak_mb is None else f"{cost.peak_mb:.0f}",
             f"{cost.training_seconds:.0f}",
-            format_break_even(line["break_even"]),
+            format_break_even(line.break_even),
         ]
-        lines.append(texts[: len(head)])
-    return _format_table(head, lines)
+        lines.append(texts[: len(header)])
+    return _format_table(header, lines)
 
 
-def format_duration(cost: Cost) -> str:
-    """Median and half the interquartile range; what was called but once has none."""
-    median = format_milliseconds(cost.ms_per_image)
-    return f"{median} ± {format_milliseconds(cost.iqr / 2)}" if cost.iqr else f"{median}, one call"
-
-
-def _format_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rule = ["---"] * len(head)
-    rows = ([cell.replace("|", "\\|") for cell in cells] for cells in (head, rule, *lines))
+def _format_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rule = ["---"] * len(header)
+    rows = ([cell.replace("|", "\\|") for cell in cells] for cells in (header, rule, *lines))
     return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)

@@ -1,4 +1,4 @@
-"""Attacks: images that a classifier gets wrong, as close to the honest ones as it takes."""
+"""Attacks: they change clean images as little as possible until a classifier gets them wrong."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ATTACKS: dict[str, type[Attack]] = {
     "hop_skip_jump": HopSkipJump,
     "square": Square,
 }
-"""By the name that people type; each is called with its settings."""
+"""Attack classes by the names that people type."""
 
 __all__ = [
     "ATTACKS",

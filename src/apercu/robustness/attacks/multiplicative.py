@@ -13,30 +13,29 @@ from apercu.robustness.attacks.base import (
     Access,
     Attack,
     Norm,
-    check_count,
-    check_pace,
     choose_start,
     compute_gradients,
     compute_lengths,
 )
+from apercu.robustness.checks import check_count, check_pace
 from apercu.robustness.objectives import AttackObjective
 from apercu.types import Images
 
 SMALLEST_VALUE = 1e-3
-"""Values below count as this, so that black can be multiplied, too."""
+"""Values below this one are raised to it, so that black can be multiplied, too."""
 
 
 @final
 @dataclass(frozen=True)
 class Multiplicative(Attack):
-    """Climbs by factors: x ← x · α^sign(g), or x · α^(g/|g|).
+    """Multiplies pixels by factors: x ← x · α^sign(g), or x · α^(g/|g|), with the gradient g.
 
     Args:
         ratio: largest factor by which a value grows or shrinks, above 1. For `l2` the factor
             whose logarithm is the root mean squared logarithm of all factors of an image.
-        steps: how many.
-        pace: a step as a share of the largest change, both as logarithms.
-        norm: of the logarithms of the factors.
+        steps: number of steps.
+        pace: length of a step, as a fraction of the largest change, both as logarithms.
+        norm: norm of the logarithms of the factors.
     """
 
     ratio: float = 1.1
@@ -52,21 +51,21 @@ class Multiplicative(Attack):
         check_count(self.steps, "mult: steps")
         check_pace(self.pace, "mult")
 
-    def __call__(self, aim: AttackObjective, images: Images) -> Images:
+    def __call__(self, objective: AttackObjective, images: Images) -> Images:
         base, reach = images.clamp(min=SMALLEST_VALUE), math.log(self.ratio)
         radius = reach * images[0].numel() ** 0.5
         factors = torch.zeros_like(images)  # as logarithms
-        moved = choose_start(aim, images)
-        for turn in range(self.steps):
-            found, _ = compute_gradients(aim, moved, clean=None if turn else images)
+        attacked = choose_start(objective, images)
+        for number in range(self.steps):
+            gradients, _ = compute_gradients(objective, attacked, clean=None if number else images)
             if self.norm == "linf":
-                factors = factors + self.pace * reach * found.sign()
+                factors = factors + self.pace * reach * gradients.sign()
                 factors = factors.clamp(-reach, reach)
             else:
-                step = found / compute_lengths(found).clamp(min=1e-30)
+                step = gradients / compute_lengths(gradients).clamp(min=1e-30)
                 factors = factors + self.pace * radius * step
                 factors = factors * (radius / compute_lengths(factors).clamp(min=1e-12)).clamp(
                     max=1
                 )
-            moved = torch.where(factors == 0, images, base * factors.exp()).clamp(0, 1)
-        return moved
+            attacked = torch.where(factors == 0, images, base * factors.exp()).clamp(0, 1)
+        return attacked

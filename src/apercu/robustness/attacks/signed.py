@@ -14,14 +14,11 @@ from apercu.robustness.attacks.base import (
     Access,
     Attack,
     Norm,
-    check_budget,
-    check_count,
-    check_pace,
     choose_start,
     compute_gradients,
     compute_lengths,
 )
-from apercu.robustness.filters.base import check_whole
+from apercu.robustness.checks import check_budget, check_count, check_pace, check_whole
 from apercu.robustness.objectives import AttackObjective
 from apercu.types import Images, Scores
 
@@ -29,7 +26,7 @@ from apercu.types import Images, Scores
 @final
 @dataclass(frozen=True)
 class Fgsm(Attack):
-    """One step along the sign of the gradient (Goodfellow et al. 2015).
+    """Takes one step along the sign of the gradient (Goodfellow et al. 2015).
 
     Args:
         epsilon: largest change of a value, in units of the range [0, 1].
@@ -42,20 +39,20 @@ class Fgsm(Attack):
     def __post_init__(self) -> None:
         check_budget(self.epsilon, "fgsm")
 
-    def __call__(self, aim: AttackObjective, images: Images) -> Images:
-        found, _ = compute_gradients(aim, choose_start(aim, images), clean=images)
-        return (images + self.epsilon * found.sign()).clamp(0, 1)
+    def __call__(self, objective: AttackObjective, images: Images) -> Images:
+        gradients, _ = compute_gradients(objective, choose_start(objective, images), clean=images)
+        return (images + self.epsilon * gradients.sign()).clamp(0, 1)
 
 
 @final
 @dataclass(frozen=True)
 class IFgsm(Attack):
-    """FGSM in small steps, without a random start (Kurakin et al. 2017).
+    """Repeats FGSM in small steps, without a random start (Kurakin et al. 2017).
 
     Args:
         epsilon: largest change of a value, in units of the range [0, 1].
-        steps: how many.
-        pace: length of a step, as a share of epsilon.
+        steps: number of steps.
+        pace: length of a step, as a fraction of epsilon.
     """
 
     epsilon: float = 8 / 255
@@ -69,27 +66,27 @@ class IFgsm(Attack):
         check_count(self.steps, "i_fgsm: steps")
         check_pace(self.pace, "i_fgsm")
 
-    def __call__(self, aim: AttackObjective, images: Images) -> Images:
-        return _ascend_in_box(aim, images, choose_start(aim, images), self)
+    def __call__(self, objective: AttackObjective, images: Images) -> Images:
+        return _ascend_in_box(objective, images, choose_start(objective, images), self)
 
 
 @final
 @dataclass(frozen=True)
 class Pgd(Attack):
-    """Projected gradient ascent from a random start (Madry et al. 2018).
+    """Projects gradient ascent from a random start onto a ball (Madry et al. 2018).
 
-    Of several restarts each image keeps the one that arrived, or else the one with the highest
-    score. The start is the same for every image.
+    Of several restarts each image keeps one that is adversarial, or else the one with the highest
+    score. The random start is the same for every image.
 
     Args:
         epsilon: radius in units of the range [0, 1]: the largest change of a value for `linf`, for
             `l2` the root of the mean squared change of a value, so that a radius means the same
             at any size.
-        steps: per restart.
-        pace: length of a step, as a share of epsilon.
-        norm: of the ball.
-        restarts: how many starts.
-        seed: of the starts.
+        steps: number of steps of a restart.
+        pace: length of a step, as a fraction of epsilon.
+        norm: norm of the ball.
+        restarts: number of random starts.
+        seed: seed of the random starts.
     """
 
     epsilon: float = 8 / 255
@@ -108,35 +105,37 @@ class Pgd(Attack):
         check_count(self.restarts, "pgd: restarts")
         check_whole("pgd", 0, MAX_SEED, seed=self.seed)
 
-    def __call__(self, aim: AttackObjective, images: Images) -> Images:
+    def __call__(self, objective: AttackObjective, images: Images) -> Images:
         generator = torch.Generator().manual_seed(self.seed)
-        best, merit = images, torch.full((len(images),), -torch.inf, device=images.device)
+        best, best_scores = images, torch.full((len(images),), -torch.inf, device=images.device)
         for _ in range(self.restarts):
             start = self._draw_start(images, generator)
             if self.norm == "linf":
-                found = _ascend_in_box(aim, images, start, self)
+                attacked = _ascend_in_box(objective, images, start, self)
             else:
-                found = self._ascend_in_ball(aim, images, start)
+                attacked = self._ascend_in_ball(objective, images, start)
             if self.restarts == 1:
-                return found
+                return attacked
             with torch.no_grad():
-                reached: Scores = aim.score(found).nan_to_num(torch.inf)
-            reached = torch.where(aim.is_adversarial(found), torch.inf, reached)
-            better = (reached > merit)[:, None, None, None]
-            best, merit = torch.where(better, found, best), torch.maximum(merit, reached)
+                scores: Scores = objective.score(attacked).nan_to_num(torch.inf)
+            scores = torch.where(objective.is_adversarial(attacked), torch.inf, scores)
+            better = (scores > best_scores)[:, None, None, None]
+            best = torch.where(better, attacked, best)
+            best_scores = torch.maximum(best_scores, scores)
         return best
 
     def _compute_radius(self, images: Images) -> float:
-        """Of the Euclidean ball, as a length."""
+        """Compute the radius of the Euclidean ball, as a length."""
         return float(self.epsilon * images[0].numel() ** 0.5)
 
     def _draw_start(self, images: Images, generator: Generator) -> Images:
+        """Draw a start within the ball around each image; the noise is the same for all."""
         shape = images.shape[1:]
         if self.norm == "linf":
             noise = self.epsilon * (2 * torch.rand(shape, generator=generator) - 1)
         else:
             noise = torch.randn(shape, generator=generator)
-            share = torch.rand((), generator=generator) ** (1 / noise.numel())
+            fraction = torch.rand((), generator=generator) ** (1 / noise.numel())
             noise = (
                 F.normalize(noise.flatten(), dim=0).view(shape)
                 * share
@@ -144,24 +143,25 @@ class Pgd(Attack):
             )
         return (images + noise.to(images)).clamp(0, 1)
 
-    def _ascend_in_ball(self, aim: AttackObjective, images: Images, start: Images) -> Images:
-        radius, moved = self._compute_radius(images), start
+    def _ascend_in_ball(self, objective: AttackObjective, images: Images, start: Images) -> Images:
+        """Step along the gradient, and stay in the Euclidean ball around the images."""
+        radius, attacked = self._compute_radius(images), start
         for step in range(self.steps):
-            found, _ = compute_gradients(aim, moved, clean=None if step else images)
-            ahead = found / compute_lengths(found).clamp(min=1e-30)
-            change = moved + self.pace * radius * ahead - images
+            gradients, _ = compute_gradients(objective, attacked, clean=None if step else images)
+            direction = gradients / compute_lengths(gradients).clamp(min=1e-30)
+            change = attacked + self.pace * radius * direction - images
             change = change * (radius / compute_lengths(change).clamp(min=1e-12)).clamp(max=1)
-            moved = (images + change).clamp(0, 1)
-        return moved
+            attacked = (images + change).clamp(0, 1)
+        return attacked
 
 
 def _ascend_in_box(
-    aim: AttackObjective, images: Images, start: Images, settings: IFgsm | Pgd
+    objective: AttackObjective, images: Images, start: Images, settings: IFgsm | Pgd
 ) -> Images:
-    """Steps along the sign of the gradient, kept in the box around the images."""
-    epsilon, moved = settings.epsilon, start
+    """Step along the sign of the gradient, and stay in the box around the images."""
+    epsilon, attacked = settings.epsilon, start
     for step in range(settings.steps):
-        found, _ = compute_gradients(aim, moved, clean=None if step else images)
-        moved = moved + settings.pace * epsilon * found.sign()
-        moved = torch.clamp(moved, images - epsilon, images + epsilon).clamp(0, 1)
-    return moved
+        gradients, _ = compute_gradients(objective, attacked, clean=None if step else images)
+        attacked = attacked + settings.pace * epsilon * gradients.sign()
+        attacked = torch.clamp(attacked, images - epsilon, images + epsilon).clamp(0, 1)
+    return attacked

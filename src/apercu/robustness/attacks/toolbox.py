@@ -1,4 +1,4 @@
-"""Attacks of the Adversarial Robustness Toolbox, in our terms; with the `robust` extra."""
+"""Attacks of the Adversarial Robustness Toolbox, which the `robust` extra installs."""
 
 from __future__ import annotations
 
@@ -12,16 +12,8 @@ from torch import nn
 
 from apercu.errors import ClassifierError, ConfigError
 from apercu.option_strings import MAX_SEED
-from apercu.robustness.attacks.base import (
-    Access,
-    Attack,
-    Norm,
-    check_budget,
-    check_count,
-    check_gradients,
-    check_not_negative,
-)
-from apercu.robustness.filters.base import check_whole
+from apercu.robustness.attacks.base import Access, Attack, Norm, check_gradients
+from apercu.robustness.checks import check_budget, check_count, check_not_negative, check_whole
 from apercu.robustness.objectives import AttackObjective, LogitsFn, Targeted, Untargeted
 from apercu.types import Images, Logits
 
@@ -29,12 +21,12 @@ from apercu.types import Images, Logits
 @final
 @dataclass(frozen=True)
 class CarliniWagner(Attack):
-    """The smallest change in the Euclidean norm, by optimisation (Carlini and Wagner 2017).
+    """Optimises the smallest change in the Euclidean norm (Carlini and Wagner 2017).
 
     Args:
-        steps: of one optimisation.
-        searches: how many weights of the change are tried.
-        confidence: by how much the other class's logit should lead.
+        steps: number of steps of one optimisation.
+        searches: number of weights of the change that are tried.
+        confidence: margin by which the logit of the other class should lead.
     """
 
     steps: int = 20
@@ -47,8 +39,8 @@ class CarliniWagner(Attack):
         check_count(self.searches, "carlini_wagner: searches")
         check_not_negative(self.confidence, "carlini_wagner: confidence")
 
-    def __call__(self, aim: AttackObjective, images: Images) -> Images:
-        def made(evasion: Any, classifier: Any, targeted: bool) -> Any:
+    def __call__(self, objective: AttackObjective, images: Images) -> Images:
+        def build(evasion: Any, classifier: Any, targeted: bool) -> Any:
             return evasion.CarliniL2Method(
                 classifier,
                 confidence=self.confidence,
@@ -59,24 +51,24 @@ class CarliniWagner(Attack):
                 verbose=False,
             )
 
-        check_gradients(aim, images)
-        return _run_toolbox_attack(made, aim, images)
+        check_gradients(objective, images)
+        return _run_toolbox_attack(build, objective, images)
 
 
 @final
 @dataclass(frozen=True)
 class AutoAttack(Attack):
-    """Auto-PGD on two losses, DeepFool and Square, one after the other (Croce and Hein 2020).
+    """Runs Auto-PGD on two losses, DeepFool and Square, in this order (Croce and Hein 2020).
 
-    Each next one is made of what the last ones left. The published settings are 100 steps, five
+    Each attack only gets the images that the earlier ones left right. The published settings are 100 steps, five
     restarts and 5,000 queries.
 
     Args:
         epsilon: largest change of a value, in units of the range [0, 1].
-        steps: of each attack that follows gradients.
-        restarts: of the same.
-        queries: of Square.
-        seed: of the random searches.
+        steps: number of steps of each attack that follows gradients.
+        restarts: number of restarts of the same attacks.
+        queries: number of queries of Square.
+        seed: seed of the random searches.
     """
 
     epsilon: float = 8 / 255
@@ -93,8 +85,8 @@ class AutoAttack(Attack):
             check_count(getattr(self, name), f"auto_attack: {name}")
         check_whole("auto_attack", 0, MAX_SEED, seed=self.seed)
 
-    def __call__(self, aim: AttackObjective, images: Images) -> Images:
-        def made(evasion: Any, classifier: Any, targeted: bool) -> Any:
+    def __call__(self, objective: AttackObjective, images: Images) -> Images:
+        def build(evasion: Any, classifier: Any, targeted: bool) -> Any:
             if targeted:
                 raise ConfigError("auto_attack: climbs away from a class, not towards one")
             batch = {"batch_size": len(images)}
@@ -127,20 +119,20 @@ class AutoAttack(Attack):
             )
             return evasion.AutoAttack(classifier, eps=self.epsilon, attacks=parts, **batch)
 
-        check_gradients(aim, images)
-        return _run_toolbox_attack(made, aim, images, self.seed)
+        check_gradients(objective, images)
+        return _run_toolbox_attack(build, objective, images, self.seed)
 
 
 @final
 @dataclass(frozen=True)
 class HopSkipJump(Attack):
-    """Walks along the boundary of the decision, seen by its answers alone (Chen et al. 2020).
+    """Walks along the decision boundary, which it finds from decisions alone (Chen et al. 2020).
 
     Args:
-        steps: along the boundary.
-        queries: decisions asked for in each, at most.
-        norm: in which the change becomes small.
-        seed: of all draws.
+        steps: number of steps along the boundary.
+        queries: largest number of queries in each step.
+        norm: norm in which the change becomes small.
+        seed: seed of all draws.
     """
 
     steps: int = 10
@@ -155,8 +147,8 @@ class HopSkipJump(Attack):
         check_count(self.queries, "hop_skip_jump: queries")
         check_whole("hop_skip_jump", 0, MAX_SEED, seed=self.seed)
 
-    def __call__(self, aim: AttackObjective, images: Images) -> Images:
-        def made(evasion: Any, classifier: Any, targeted: bool) -> Any:
+    def __call__(self, objective: AttackObjective, images: Images) -> Images:
+        def build(evasion: Any, classifier: Any, targeted: bool) -> Any:
             return evasion.HopSkipJump(
                 classifier,
                 targeted=targeted,
@@ -168,20 +160,20 @@ class HopSkipJump(Attack):
                 verbose=False,
             )
 
-        return _run_toolbox_attack(made, aim, images, self.seed)
+        return _run_toolbox_attack(build, objective, images, self.seed)
 
 
 @final
 @dataclass(frozen=True)
 class Square(Attack):
-    """Squares of changed colour at random places, kept where they help (Andriushchenko et al.).
+    """Changes the colour of squares at random places, and keeps what helps (Andriushchenko et al.).
 
-    It asks for logits and needs no gradients.
+    It needs logits and no gradients.
 
     Args:
         epsilon: largest change of a value, in units of the range [0, 1].
-        queries: per image, at most.
-        seed: of all draws.
+        queries: largest number of queries per image.
+        seed: seed of all draws.
     """
 
     epsilon: float = 8 / 255
@@ -195,8 +187,8 @@ class Square(Attack):
         check_count(self.queries, "square: queries")
         check_whole("square", 0, MAX_SEED, seed=self.seed)
 
-    def __call__(self, aim: AttackObjective, images: Images) -> Images:
-        def made(evasion: Any, classifier: Any, targeted: bool) -> Any:
+    def __call__(self, objective: AttackObjective, images: Images) -> Images:
+        def build(evasion: Any, classifier: Any, targeted: bool) -> Any:
             if targeted:
                 raise ConfigError("square: climbs away from a class, not towards one")
             return evasion.SquareAttack(
@@ -207,29 +199,42 @@ class Square(Attack):
                 verbose=False,
             )
 
-        return _run_toolbox_attack(made, aim, images, self.seed)
+        return _run_toolbox_attack(build, objective, images, self.seed)
 
 
 class _LogitsModule(nn.Module):
-    """What an attack climbs, as the toolbox expects a network."""
+    """The logits that an attack queries, as a module that the toolbox accepts."""
 
-    def __init__(self, answer: LogitsFn) -> None:
+    def __init__(self, logits_fn: LogitsFn) -> None:
         super().__init__()
-        self.answer = answer
+        self.logits_fn = logits_fn
         self.device_follower = nn.Parameter(torch.zeros(0))
 
     def forward(self, images: Images) -> Logits:
-        return self.answer(images.float().clamp(0, 1))  # some attacks work in double precision
+        return self.logits_fn(images.float().clamp(0, 1))  # some attacks work in double precision
 
 
 def _run_toolbox_attack(
-    made: Callable[[Any, Any, bool], Any], aim: AttackObjective, images: Images, seed: int = 0
+    build: Callable[[Any, Any, bool], Any],
+    objective: AttackObjective,
+    images: Images,
+    seed: int = 0,
 ) -> Images:
-    """Runs one of the toolbox's attacks; numpy's and torch's global draws are as they were after.
+    """Run one of the toolbox's attacks; the global generators of numpy and torch are restored after.
+
+    Args:
+        build: makes the attack from the toolbox's module of attacks, its classifier, and whether
+            the attack is targeted.
+        objective: classes to leave or to reach.
+        images: clean images in [0, 1].
+        seed: seed of the global generators during the attack.
+
+    Returns:
+        Attacked images of the same shape.
 
     Raises:
         ClassifierError: the toolbox is not installed.
-        ConfigError: the aim is no class.
+        ConfigError: the objective is not about classes.
     """
     try:
         from art.attacks import evasion
@@ -238,26 +243,26 @@ def _run_toolbox_attack(
         raise ClassifierError(
             "attacks: this one needs the Adversarial Robustness Toolbox; install apercu[robust]"
         ) from error
-    if not isinstance(aim, Untargeted | Targeted):
+    if not isinstance(objective, Untargeted | Targeted):
         raise ConfigError("attacks: this one climbs classes only; expected Untargeted or Targeted")
-    labels = aim.labels if isinstance(aim, Untargeted) else aim.targets
+    labels = objective.labels if isinstance(objective, Untargeted) else objective.targets
     with torch.no_grad():
-        classes = aim.logits_fn(images[:1]).shape[1]
+        classes = objective.logits_fn(images[:1]).shape[1]
     classifier = PyTorchClassifier(
-        model=_LogitsModule(aim.logits_fn),
+        model=_LogitsModule(objective.logits_fn),
         loss=nn.CrossEntropyLoss(),
         input_shape=tuple(images.shape[1:]),
         nb_classes=classes,
         clip_values=(0.0, 1.0),
         device_type="gpu" if images.is_cuda else "cpu",
     )
-    attack = made(evasion, classifier, isinstance(aim, Targeted))
+    attack = build(evasion, classifier, isinstance(objective, Targeted))
     before = np.random.get_state()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         np.random.seed(seed)
         try:
-            found = attack.generate(images.cpu().numpy(), labels.cpu().numpy())
+            attacked = attack.generate(images.cpu().numpy(), labels.cpu().numpy())
         finally:
             np.random.set_state(before)
-    return torch.from_numpy(np.asarray(found)).to(images).clamp(0, 1)
+    return torch.from_numpy(np.asarray(attacked)).to(images).clamp(0, 1)

@@ -11,8 +11,8 @@ from apercu.robustness.defences.standard import Standard
 __all__ = [
     "Adversarial",
     "Defence",
-    "Hybrid",
     "DefenceBatch",
+    "Hybrid",
     "Sinkhorn",
     "Standard",
     "sinkhorn_divergence",

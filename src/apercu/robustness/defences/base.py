@@ -73,7 +73,7 @@ def put_filter_in_front(name: str, answer: LogitsFn) -> LogitsFn:
     filter = parse_filter(name)
     if filter is None:
         return answer
-    layer = FilterLayer(filter, "straight")
+    layer = FilterLayer(filter, "straight_through")
     return lambda images: answer(layer(images))
 
 

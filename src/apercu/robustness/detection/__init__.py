@@ -15,12 +15,12 @@ from apercu.robustness.detection.features import (
 __all__ = [
     "Autoencoder",
     "DeepFeatures",
+    "DetectionBenchmark",
     "Detector",
     "FeatureExtractor",
     "Mahalanobis",
-    "MethodMapFeatures",
     "MapFeatures",
-    "StabilityFeatures",
+    "MethodMapFeatures",
     "OneClassSvm",
-    "DetectionBenchmark",
+    "StabilityFeatures",
 ]

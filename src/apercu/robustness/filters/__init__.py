@@ -1,8 +1,8 @@
-"""Input filters as a defence, one file each, and as a layer in front of a classifier."""
+"""Input filters that defend a classifier, and a filter as a layer in front of a classifier."""
 
 from __future__ import annotations
 
-from apercu.robustness.filters.base import Backward, Filter, FilterLayer
+from apercu.robustness.filters.base import BpdaMode, Filter, FilterLayer
 from apercu.robustness.filters.bit_depth import BitDepth
 from apercu.robustness.filters.blue_noise import BlueNoise
 from apercu.robustness.filters.error_diffusion import (
@@ -33,15 +33,15 @@ FILTERS: dict[str, type[Filter]] = {
     "non_local_means": NonLocalMeans,
     "low_resolution": LowResolution,
 }
-"""By the name that people type; each is called with its settings."""
+"""Filter classes by the names that people type."""
 
 __all__ = [
     "FILTERS",
     "Atkinson",
-    "Backward",
     "Bayer",
     "BitDepth",
     "BlueNoise",
+    "BpdaMode",
     "ErrorDiffusion",
     "Filter",
     "FilterLayer",

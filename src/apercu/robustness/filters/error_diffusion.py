@@ -1,4 +1,7 @@
-"""The compiled loop of error diffusion, in Pillow's arithmetic, many planes side by side."""
+"""Halftones by error diffusion: the rounding error of a pixel is passed on to its neighbours.
+
+The loop is compiled, works in Pillow's arithmetic, and treats many planes side by side.
+"""
 
 from __future__ import annotations
 
@@ -19,24 +22,32 @@ from PIL import Image
 from torch import Tensor
 
 from apercu.errors import ConfigError
-from apercu.robustness.filters.base import Channels, Filter, check_choice, check_whole
+from apercu.robustness.checks import check_choice, check_whole
+from apercu.robustness.filters.base import Channels, Filter
 from apercu.robustness.filters.gaussian import blur
 from apercu.robustness.filters.pixel_ops import convert_bytes_to_grey, convert_to_grey, to_bytes
 from apercu.types import Images
 
 LANES = 32
-"""Planes that one loop treats side by side: two of the widest registers, so that neither waits."""
+"""Planes that one loop treats side by side: they fill two of the widest registers."""
+FEW_PLANES = 10
+"""Largest number of planes for which Pillow is quicker than a loop over 32; the bits are the same."""
 HAS_NUMBA = find_spec("numba") is not None
+
+Scan: TypeAlias = Literal["raster", "serpentine"]
+"""Every row from the left, or every second row from the right."""
 
 Planes: TypeAlias = Float[Tensor, "planes height width"]
 """Values in [0, 1], float32, on the CPU."""
 
 
 class DiffusionKernel(NamedTuple):
-    """Where an error goes, in parts of `whole`.
+    """The weights with which an error is passed on.
 
-    `ahead` has the next two pixels of the scan; `below` the two next rows, each from two pixels
-    behind to two ahead.
+    Attributes:
+        ahead: weights of the next two pixels of the scan.
+        below: weights of the next two rows, each from two pixels behind to two pixels ahead.
+        divisor: number by which all weights are divided.
     """
 
     ahead: tuple[int, int]
@@ -44,126 +55,20 @@ class DiffusionKernel(NamedTuple):
     divisor: int
 
 
-def diffuse_error(planes: Planes, spread: DiffusionKernel, bits: int, serpentine: bool) -> Planes:
-    """Each plane, rounded to 8 bits, at 2^bits even levels that are 8-bit values themselves.
-
-    What neighbours owe a pixel is divided by `whole`, cut to a whole number and added; the
-    value is held in [0, 255] and goes to level (value · (2^bits − 1) + 126) // 255, the nearest,
-    but for 128 of two levels, which goes dark as in Pillow. Torch's threads share the planes.
-    """
-    work, found = _compile_loop(), torch.empty_like(planes)
-    settings = (
-        np.array(spread.ahead, np.float32),
-        np.array(spread.below, np.float32),
-        # A touch more than 1 / whole: multiples of `whole` stay whole when they are cut.
-        np.nextafter(np.float32(1 / spread.divisor), np.float32(1)),
-        np.float32(2**bits - 1),
-        serpentine,
-    )
-    groups = ceil(len(planes) / LANES)
-    size = ceil(len(planes) / groups)
-    pairs = zip(torch.split(planes, size), torch.split(found, size), strict=True)
-    calls = [partial(work, some.numpy(), into.numpy(), *settings) for some, into in pairs]
-    threads = min(torch.get_num_threads(), groups)
-    with ThreadPoolExecutor(threads) as pool:
-        others = [pool.submit(_run_all, calls[turn::threads]) for turn in range(1, threads)]
-        _run_all(calls[::threads])
-        for other in others:
-            other.result()
-    return found
-
-
-def _run_all(calls: Sequence[Callable[[], None]]) -> None:
-    for call in calls:
-        call()
-
-
-@lru_cache
-def _compile_loop() -> Callable[..., None]:
-    """`_diffuse` as machine code, kept on disk where a folder can be written."""
-    import numba
-
-    source = inspect.unwrap(_diffuse_lanes)
-    compiler = partial(numba.njit, nogil=True, error_model="numpy")
-    try:
-        return compiler(cache=True)(source)
-    except RuntimeError:
-        return compiler()(source)
-
-
-def _diffuse_lanes(planes, found, ahead, below, part, steps, serpentine):  # type: ignore[no-untyped-def]
-    """Up to LANES planes in lockstep, pixel by pixel; float32 holds nothing but whole numbers.
-
-    What earlier rows owe is summed for a whole row; only what the last two pixels owe is left for
-    the scan.
-    """
-    count, rows, columns = planes.shape
-    width, rim = columns * LANES, 2 * LANES
-    errors = np.zeros((3, width + 2 * rim), np.float32)
-    sums, pixels = np.zeros(width, np.float32), np.zeros(width, np.float32)
-    last, before = np.zeros(LANES, np.float32), np.zeros(LANES, np.float32)
-    near, far, black, white = ahead[0], ahead[1], np.float32(0), np.float32(255)
-    scale, gap, tie = steps / white, white / steps, np.float32(126.5 / 255)
-    for y in range(rows):
-        for lane in range(count):
-            for x in range(columns):
-                pixels[x * LANES + lane] = planes[lane, y, x]
-        for at in range(width):
-            pixels[at] = np.rint(pixels[at] * white)
-        sums[:] = 0
-        for up in range(1, 3):
-            mirrored = serpentine and (y - up) % 2 == 1
-            for place in range(5):
-                share = below[up - 1, place]
-                if share != 0:
-                    start = (place if mirrored else 4 - place) * LANES
-                    row = errors[(y - up) % 3, start : start + width]
-                    for at in range(width):
-                        sums[at] += share * row[at]
-        last[:] = 0
-        before[:] = 0
-        backwards = serpentine and y % 2 == 1
-        for turn in range(columns):
-            start = (columns - 1 - turn if backwards else turn) * LANES
-            own, owed = pixels[start : start + LANES], sums[start : start + LANES]
-            kept = errors[y % 3, start + rim : start + rim + LANES]
-            for lane in range(LANES):
-                debt = owed[lane] + far * before[lane] + near * last[lane]
-                value = own[lane] + np.trunc(debt * part)
-                value = value if value > black else black
-                value = value if value < white else white
-                level = np.rint(np.trunc(value * scale + tie) * gap)
-                own[lane] = level
-                before[lane] = last[lane]
-                last[lane] = value - level
-                kept[lane] = value - level
-        for at in range(width):
-            pixels[at] = pixels[at] / white
-        for lane in range(count):
-            for x in range(columns):
-                found[lane, y, x] = pixels[x * LANES + lane]
-
-
-Scan: TypeAlias = Literal["raster", "serpentine"]
-"""Every row from the left, or every second one from the right."""
-
-FEW_PLANES = 10
-"""Up to so many planes Pillow is quicker than a loop made for 32; the bits are the same."""
-
-
 @dataclass(frozen=True)
 class ErrorDiffusion(Filter):
-    """Works on whole numbers, in Pillow's arithmetic: images are rounded to 8 bits first.
+    """Passes the rounding error of each pixel on to its neighbours, in Pillow's arithmetic.
 
-    A pixel takes its share of the errors around it, cut to a whole number, is held in [0, 255] and
-    goes to the nearest of 2^bits even levels. Runs on the CPU, with numba on torch's number of
-    threads; without it, there is only what Pillow can: floyd_steinberg, raster, 1 bit. `smooth` is
-    what the eye sees of a halftone, the image under a narrow blur.
+    Images are rounded to 8 bits first. A pixel receives its part of the errors around it, cut to a
+    whole number; the sum is clamped to [0, 255] and rounded to the nearest of 2^bits even levels.
+    Runs on the CPU, with numba on torch's number of threads; without numba only Pillow's own
+    halftone is possible: floyd_steinberg, raster, 1 bit. The surrogate is what the eye sees of a
+    halftone: the image under a narrow blur.
 
     Args:
-        bits: of each channel, 1 to 4.
+        bits: bits of each channel, 1 to 4.
         scan: order of the pixels.
-        channels: what is a plane.
+        channels: whether each channel is halftoned, or the grey image.
 
     Raises:
         ConfigError: a setting is out of range, or needs numba, which is not installed.
@@ -177,7 +82,7 @@ class ErrorDiffusion(Filter):
     @property
     @abstractmethod
     def kernel(self) -> DiffusionKernel:
-        """Where an error goes."""
+        """The weights with which an error is passed on."""
 
     def __post_init__(self) -> None:
         check_whole("error diffusion", 1, 4, bits=self.bits)
@@ -196,20 +101,23 @@ class ErrorDiffusion(Filter):
             pixels = convert_bytes_to_grey(to_bytes(pixels)) / 255
         planes = pixels.flatten(0, 1).contiguous()
         if self._is_in_pillow and (len(planes) <= FEW_PLANES or not HAS_NUMBA):
-            found = _dither_with_pillow(planes)
+            halftones = _dither_with_pillow(planes)
         else:
-            found = diffuse_error(planes, self.kernel, self.bits, self.scan == "serpentine")
-        return found.view(pixels.shape).to(images).expand_as(images).contiguous()
+            halftones = diffuse_error(planes, self.kernel, self.bits, self.scan == "serpentine")
+        return halftones.view(pixels.shape).to(images).expand_as(images).contiguous()
 
     def apply_surrogate(self, images: Images) -> Images:
-        seen = convert_to_grey(images) if self.channels == "grey" else images
-        return blur(seen, self.BLUR).expand_as(images)
+        planes = convert_to_grey(images) if self.channels == "grey" else images
+        return blur(planes, self.BLUR).expand_as(images)
 
 
 @final
 @dataclass(frozen=True)
 class FloydSteinberg(ErrorDiffusion):
-    """Four neighbours (Floyd & Steinberg 1976); at 1 bit in raster order the bits of Pillow."""
+    """Passes errors on to four neighbours (Floyd & Steinberg 1976).
+
+    At 1 bit in raster order the bits are those of Pillow.
+    """
 
     @property
     def kernel(self) -> DiffusionKernel:
@@ -219,7 +127,7 @@ class FloydSteinberg(ErrorDiffusion):
 @final
 @dataclass(frozen=True)
 class JarvisJudiceNinke(ErrorDiffusion):
-    """Twelve neighbours (Jarvis, Judice & Ninke 1976)."""
+    """Passes errors on to twelve neighbours (Jarvis, Judice & Ninke 1976)."""
 
     @property
     def kernel(self) -> DiffusionKernel:
@@ -229,7 +137,7 @@ class JarvisJudiceNinke(ErrorDiffusion):
 @final
 @dataclass(frozen=True)
 class Atkinson(ErrorDiffusion):
-    """Six neighbours, and a quarter of the error is dropped (Atkinson, as in HyperScan, 1987)."""
+    """Passes three quarters of an error on to six neighbours (Atkinson, as in HyperScan, 1987)."""
 
     @property
     def kernel(self) -> DiffusionKernel:
@@ -237,8 +145,110 @@ class Atkinson(ErrorDiffusion):
 
 
 def _dither_with_pillow(planes: Planes) -> Planes:
-    """Floyd–Steinberg of 1 bit in raster order, by Pillow."""
-    dither = Image.Dither.FLOYDSTEINBERG
-    bytes_ = to_bytes(planes).numpy()
-    found = [np.array(Image.fromarray(plane).convert("1", dither=dither)) for plane in bytes_]
-    return torch.from_numpy(np.stack(found)).float()
+    """Return Floyd–Steinberg halftones of 1 bit in raster order, made by Pillow."""
+    mode = Image.Dither.FLOYDSTEINBERG
+    pixels = to_bytes(planes).numpy()
+    halftones = [np.array(Image.fromarray(plane).convert("1", dither=mode)) for plane in pixels]
+    return torch.from_numpy(np.stack(halftones)).float()
+
+
+def diffuse_error(planes: Planes, kernel: DiffusionKernel, bits: int, serpentine: bool) -> Planes:
+    """Halftone each plane to 2^bits even levels, which are 8-bit values themselves.
+
+    Planes are rounded to 8 bits. The weighted errors that a pixel receives are summed, divided by
+    the kernel's divisor, cut to a whole number and added. The value is clamped to [0, 255] and
+    goes to level (value · (2^bits − 1) + 126) // 255, the nearest one; only 128 of two levels
+    turns dark, as in Pillow. Torch's threads share the planes.
+    """
+    loop, halftones = _compile_loop(), torch.empty_like(planes)
+    settings = (
+        np.array(kernel.ahead, np.float32),
+        np.array(kernel.below, np.float32),
+        # Slightly more than 1 / divisor: multiples of the divisor stay whole when they are cut.
+        np.nextafter(np.float32(1 / kernel.divisor), np.float32(1)),
+        np.float32(2**bits - 1),
+        serpentine,
+    )
+    groups = ceil(len(planes) / LANES)
+    size = ceil(len(planes) / groups)
+    pairs = zip(torch.split(planes, size), torch.split(halftones, size), strict=True)
+    calls = [partial(loop, some.numpy(), out.numpy(), *settings) for some, out in pairs]
+    threads = min(torch.get_num_threads(), groups)
+    with ThreadPoolExecutor(threads) as pool:
+        others = [pool.submit(_run_all, calls[turn::threads]) for turn in range(1, threads)]
+        _run_all(calls[::threads])
+        for other in others:
+            other.result()
+    return halftones
+
+
+def _run_all(calls: Sequence[Callable[[], None]]) -> None:
+    """Run the calls one after the other."""
+    for call in calls:
+        call()
+
+
+@lru_cache
+def _compile_loop() -> Callable[..., None]:
+    """Compile `_diffuse_lanes`; the machine code is kept on disk where a folder can be written."""
+    import numba
+
+    source = inspect.unwrap(_diffuse_lanes)
+    compiler = partial(numba.njit, nogil=True, error_model="numpy")
+    try:
+        return compiler(cache=True)(source)
+    except RuntimeError:
+        return compiler()(source)
+
+
+def _diffuse_lanes(planes, halftones, ahead, below, inverse, steps, serpentine):  # type: ignore[no-untyped-def]
+    """Halftone up to LANES planes in lockstep, pixel by pixel; all float32 values are whole numbers.
+
+    The errors of earlier rows are summed for a whole row; only those of the last two pixels are
+    left for the scan.
+    """
+    count, rows, columns = planes.shape
+    width, rim = columns * LANES, 2 * LANES
+    errors = np.zeros((3, width + 2 * rim), np.float32)
+    sums, pixels = np.zeros(width, np.float32), np.zeros(width, np.float32)
+    last, before = np.zeros(LANES, np.float32), np.zeros(LANES, np.float32)
+    near, far, black, white = ahead[0], ahead[1], np.float32(0), np.float32(255)
+    scale, gap, tie = steps / white, white / steps, np.float32(126.5 / 255)
+    for y in range(rows):
+        for lane in range(count):
+            for x in range(columns):
+                pixels[x * LANES + lane] = planes[lane, y, x]
+        for i in range(width):
+            pixels[i] = np.rint(pixels[i] * white)
+        sums[:] = 0
+        for up in range(1, 3):
+            mirrored = serpentine and (y - up) % 2 == 1
+            for offset in range(5):
+                weight = below[up - 1, offset]
+                if weight != 0:
+                    start = (offset if mirrored else 4 - offset) * LANES
+                    row = errors[(y - up) % 3, start : start + width]
+                    for i in range(width):
+                        sums[i] += weight * row[i]
+        last[:] = 0
+        before[:] = 0
+        backwards = serpentine and y % 2 == 1
+        for step in range(columns):
+            start = (columns - 1 - step if backwards else step) * LANES
+            own, incoming = pixels[start : start + LANES], sums[start : start + LANES]
+            stored = errors[y % 3, start + rim : start + rim + LANES]
+            for lane in range(LANES):
+                error = incoming[lane] + far * before[lane] + near * last[lane]
+                value = own[lane] + np.trunc(error * inverse)
+                value = value if value > black else black
+                value = value if value < white else white
+                level = np.rint(np.trunc(value * scale + tie) * gap)
+                own[lane] = level
+                before[lane] = last[lane]
+                last[lane] = value - level
+                stored[lane] = value - level
+        for i in range(width):
+            pixels[i] = pixels[i] / white
+        for lane in range(count):
+            for x in range(columns):
+                halftones[lane, y, x] = pixels[x * LANES + lane]

@@ -14,4 +14,4 @@ DETECTORS: dict[str, type[Detector]] = {
 }
 """By the name that people type; each is called with its settings."""
 
-__all__ = ["DETECTORS", "Autoencoder", "Detector", "Mahalanobis", "OneClassSvm", "AnomalyScore"]
+__all__ = ["DETECTORS", "AnomalyScore", "Autoencoder", "Detector", "Mahalanobis", "OneClassSvm"]

@@ -9,9 +9,8 @@ import torch
 from torch import Generator, nn
 
 from apercu.option_strings import MAX_SEED
-from apercu.robustness.attacks.base import check_count
+from apercu.robustness.checks import check_count, check_positive, check_whole
 from apercu.robustness.detection.detectors.base import AnomalyScore, Detector, Features
-from apercu.robustness.filters.base import check_positive, check_whole
 from apercu.types import Scores
 
 WIDTHS = (100, 50, 25, 50, 100)

@@ -1,0 +1,74 @@
+"""The record of the counterpart explainer: how it is built, trained, measured and described."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from apercu.classifiers import Classifier
+from apercu.explainers.classifier_info import ClassifierInfo
+from apercu.explainers.counterfactual import measure_on_held_out
+from apercu.explainers.counterpart.explainer import CounterpartExplainer
+from apercu.explainers.counterpart.network import CounterpartNetwork
+from apercu.explainers.counterpart.settings import COUNTERPART_PRESETS, CounterpartSettings
+from apercu.explainers.encoder import build_encoder, check_resolution, open_backbone
+from apercu.explainers.kind import CardText, ExplainerKind
+
+if TYPE_CHECKING:
+    from apercu.explainers.counterpart.training import CounterpartTraining
+
+
+def build_counterpart_network(
+    settings: CounterpartSettings,
+    classifier_info: ClassifierInfo,
+    backbone: Classifier | None = None,
+    *,
+    pretrained: bool = True,
+) -> CounterpartNetwork:
+    """Build the untrained network that the settings describe.
+
+    Args:
+        settings: they name the encoder and the generators.
+        classifier_info: the explained classifier.
+        backbone: the classifier whose layers become the encoder, where the settings name one.
+        pretrained: whether timm fetches weights.
+
+    Raises:
+        ConfigError: the encoder cannot be built, or changes would be coarser than its deepest map.
+    """
+    encoder = build_encoder(settings, classifier_info, backbone, pretrained=pretrained)
+    shape = settings.generators
+    check_resolution("generators.resolution", shape.resolution, encoder)
+    classes, channels = len(classifier_info.classes), classifier_info.input.channels
+    return CounterpartNetwork(encoder, classes, channels, shape, frozen=settings.frozen)
+
+
+def build_training(
+    network: CounterpartNetwork, classifier: Classifier, settings: CounterpartSettings, seed: int
+) -> CounterpartTraining:
+    """Build the training module; imported late, as only trainings need Lightning."""
+    from apercu.explainers.counterpart.training import CounterpartTraining
+
+    return CounterpartTraining(network, classifier, settings, seed)
+
+
+def describe(settings: CounterpartSettings) -> CardText:
+    """Return what the card of a run says."""
+    return CardText(
+        "Counterpart explainer",
+        f"Encoder `{settings.encoder}`, stable images from `{settings.objective.stable}`",
+        "Use: `apercu explain RUN IMAGE --out counterparts`.",
+    )
+
+
+COUNTERPART = ExplainerKind(
+    name="counterpart",
+    presets=COUNTERPART_PRESETS,
+    explainer=CounterpartExplainer,
+    build_network=build_counterpart_network,
+    build_training=build_training,
+    describe=describe,
+    measure=measure_on_held_out,
+    open_backbone=open_backbone,
+    min_classes=2,
+)

@@ -1,0 +1,74 @@
+"""The encoder of an explainer: from its settings to a network."""
+
+from __future__ import annotations
+
+from apercu.classifiers import Classifier, open_classifier
+from apercu.errors import ConfigError
+from apercu.explainers.classifier_info import ClassifierInfo
+from apercu.explainers.settings import OWN, SMALL, TIMM, GatedSettings
+from apercu.networks.encoder import Encoder, SmallEncoder, TimmEncoder
+from apercu.networks.graph_encoder import GraphEncoder
+
+
+def open_backbone(settings: GatedSettings, classifier: Classifier) -> Classifier | None:
+    """Return the classifier whose layers become the encoder, or None where the settings want none.
+
+    Args:
+        settings: they name the encoder.
+        classifier: the classifier to explain, or its student.
+
+    Raises:
+        ClassifierError: the settings name a classifier that cannot be opened.
+    """
+    if settings.encoder == OWN:
+        return classifier
+    if settings.encoder == SMALL or settings.encoder.startswith(TIMM):
+        return None
+    return open_classifier(settings.encoder)
+
+
+def build_encoder(
+    settings: GatedSettings,
+    classifier_info: ClassifierInfo,
+    backbone: Classifier | None,
+    *,
+    pretrained: bool = True,
+) -> Encoder:
+    """Build the encoder that the settings name.
+
+    Args:
+        settings: they name the encoder.
+        classifier_info: the explained classifier, for the number of channels.
+        backbone: the open classifier whose layers are used, where the settings name one.
+        pretrained: whether timm fetches weights for a `timm/NAME`.
+
+    Raises:
+        ConfigError: the encoder cannot be built, or takes another number of channels.
+    """
+    channels = classifier_info.input.channels
+    if backbone is not None:
+        if backbone.channels != channels:
+            raise ConfigError(
+                f"encoder: {backbone.spec} takes {backbone.channels} channels, "
+                f"the classifier {channels}"
+            )
+        return GraphEncoder(backbone, classifier_info.input)
+    if settings.encoder == SMALL:
+        return SmallEncoder(channels)
+    return TimmEncoder(settings.encoder.removeprefix(TIMM), channels, pretrained=pretrained)
+
+
+def check_resolution(setting: str, resolution: int, encoder: Encoder) -> None:
+    """Raise ConfigError unless an output is finer than the encoder's deepest features.
+
+    Args:
+        setting: name of the setting, for the error.
+        resolution: pixels of the image per cell of the output.
+        encoder: the encoder.
+    """
+    deepest = encoder.strides[-1]
+    if resolution >= deepest or resolution & (resolution - 1):
+        raise ConfigError(
+            f"{setting}: expected a power of two below {deepest}, the stride of the "
+            f"encoder's deepest map, got {resolution}"
+        )

@@ -1,0 +1,118 @@
+"""What one kind of trained explainer is: a record of everything that differs between the kinds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import nn
+
+from apercu.classifiers import Classifier
+from apercu.errors import ClassifierError
+from apercu.explainers.base import TrainedExplainer
+from apercu.explainers.classifier_info import ClassifierInfo
+from apercu.training.config import ConfigPresets
+from apercu.training.data import TrainingImages
+
+
+@dataclass(frozen=True)
+class CardText:
+    """What the card of a run says about its kind, for people to read.
+
+    Attributes:
+        title: name of the kind.
+        training: how it was trained, as the beginning of a sentence.
+        usage: how it is used.
+    """
+
+    title: str
+    training: str
+    usage: str
+
+
+class BuildNetwork(Protocol):
+    """Builds the untrained network that settings describe.
+
+    Args:
+        settings: the settings of the kind.
+        classifier_info: the explained classifier.
+        backbone: the classifier whose layers become the encoder, if the settings want one.
+        pretrained: whether pretrained weights are fetched.
+
+    Raises:
+        ConfigError: the network cannot be built so.
+    """
+
+    def __call__(
+        self,
+        settings: Any,
+        classifier_info: ClassifierInfo,
+        backbone: Classifier | None = None,
+        *,
+        pretrained: bool = True,
+    ) -> nn.Module: ...
+
+
+class Measure(Protocol):
+    """Measures a trained explainer on images held out, and may write figures into its run folder.
+
+    Args:
+        explainer: the trained explainer.
+        classifier: the explained classifier itself, not its student.
+        images: the images held out.
+        run: the run folder.
+        seed: seed of all draws.
+
+    Returns:
+        What was measured, by name.
+    """
+
+    def __call__(
+        self,
+        explainer: Any,
+        classifier: Classifier,
+        images: TrainingImages,
+        run: Path,
+        seed: int,
+    ) -> dict[str, float]: ...
+
+
+@dataclass(frozen=True)
+class ExplainerKind:
+    """One kind of trained explainer.
+
+    Args:
+        name: the kind as people type it.
+        presets: the class of its settings, and ready settings by name.
+        explainer: the class of the explainer.
+        build_network: builds its untrained network.
+        build_training: builds its training module, from network, classifier, settings and seed.
+        describe: returns what the card says, from the settings.
+        measure: measures it after training.
+        open_backbone: returns the classifier whose layers become the encoder, or None, from the
+            settings and the classifier to explain or its student.
+        needs_gradients: whether its training needs the classifier's gradients; a classifier without
+            is replaced by a student.
+        min_classes: the fewest classes of a classifier that it can explain.
+    """
+
+    name: str
+    presets: ConfigPresets[Any]
+    explainer: type[TrainedExplainer[Any, Any]]
+    build_network: BuildNetwork
+    build_training: Callable[[Any, Classifier, Any, int], Any]
+    describe: Callable[[Any], CardText]
+    measure: Measure
+    open_backbone: Callable[[Any, Classifier], Classifier | None]
+    needs_gradients: bool = True
+    min_classes: int = 1
+
+    def check_classifier(self, classifier: Classifier) -> None:
+        """Raise ClassifierError for a classifier with too few classes."""
+        if len(classifier.classes) < self.min_classes:
+            raise ClassifierError(
+                f"{classifier.spec}: expected at least {self.min_classes} classes to change "
+                f"between, got {len(classifier.classes)}"
+            )

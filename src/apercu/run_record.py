@@ -1,0 +1,165 @@
+"""What the result in a folder was begun with, so that it is only continued in the same way.
+
+Every verb that fills a folder over a long time asks the same question: was something begun here, and
+with the same settings? `RunRecord` answers it, and keeps a second process out of the folder.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from apercu.errors import ConfigError, RunError
+from apercu.io import write_file
+
+LOCK = ".lock"
+"""File whose lock a process holds while it works in a folder; the system releases it on a crash."""
+
+
+class RunState(Enum):
+    """What a folder holds when work in it begins."""
+
+    NEW = "new"
+    RESUMED = "resumed"
+    FINISHED = "finished"
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """Everything that the result in a folder depends on.
+
+    Args:
+        folder: the folder of the result.
+        parts: what it depends on, by the name of the JSON file that holds it.
+        noun: the result in error messages, such as `training`.
+        finished_by: file that exists when the result is complete; None where nothing tells.
+        on_request: whether begun work is only continued on request, and finished work never begun
+            again. Else both are simply taken up.
+        ignored: names, with dots between the levels, of what may differ.
+    """
+
+    folder: Path
+    parts: Mapping[str, BaseModel]
+    noun: str
+    finished_by: str | None = None
+    on_request: bool = False
+    ignored: frozenset[str] = frozenset()
+
+    @contextmanager
+    def begin(self, *, resume: bool = True) -> Iterator[RunState]:
+        """Begin or continue the work, and keep other processes out of the folder until it ends.
+
+        A process that Lightning started beside the first one takes part without the lock, and
+        neither writes nor checks anything.
+
+        Args:
+            resume: whether begun work may be continued, where that needs a request.
+
+        Raises:
+            RunError: the folder holds other work, or work that is not to be continued, or another
+                process works there.
+            OutputError: the folder cannot be written.
+        """
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            yield RunState.RESUMED
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with lock_folder(self.folder):
+            state = self._check(resume=resume)
+            for name, part in self.parts.items():
+                if not (self.folder / name).is_file():
+                    write_file(self.folder / name, part.model_dump_json(indent=1) + "\n")
+            yield state
+
+    def _check(self, *, resume: bool) -> RunState:
+        """Return what the folder holds; raises RunError where it cannot be continued."""
+        finished = self.finished_by is not None and (self.folder / self.finished_by).is_file()
+        if not any((self.folder / name).is_file() for name in self.parts):
+            return RunState.NEW
+        if self.on_request and finished:
+            raise RunError(f"{self.folder}: holds a finished {self.noun}; choose another --out")
+        if self.on_request and not resume:
+            raise RunError(
+                f"{self.folder}: a {self.noun} was begun here; continue it with --resume, or "
+                "choose another --out"
+            )
+        for name, part in self.parts.items():
+            if (self.folder / name).is_file():
+                self._compare(read_part(self.folder / name, type(part)), part)
+        return RunState.FINISHED if finished else RunState.RESUMED
+
+    def _compare(self, before: BaseModel, now: BaseModel) -> None:
+        """Raise RunError with the first value that is another now."""
+        earlier, current = (_flatten(part.model_dump(mode="json")) for part in (before, now))
+        for name in (*current, *(name for name in earlier if name not in current)):
+            if name not in self.ignored and earlier.get(name) != current.get(name):
+                raise RunError(
+                    f"{self.folder}: the {self.noun} begun here had {name} "
+                    f"{_show(earlier.get(name))}, now {_show(current.get(name))}; use the same, or "
+                    "choose another --out"
+                )
+
+
+def read_part(path: Path, model: type[BaseModel]) -> BaseModel:
+    """Read one file of a record.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    try:
+        return model.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError, ConfigError) as error:
+        raise RunError(f"{path}: cannot be read; choose another --out") from error
+
+
+@contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Keep other processes of this machine out of a folder; the lock ends with the process.
+
+    Raises:
+        RunError: another process works there.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows has no such lock
+        yield
+        return
+    handle = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RunError(
+                f"{folder}: another apercu process works here; wait for it, or choose another --out"
+            ) from error
+        yield
+    finally:
+        os.close(handle)
+
+
+def _flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested values by their names with dots between the levels.
+
+    >>> _flatten({"seed": 0, "schedule": {"steps": 2}})
+    {'seed': 0, 'schedule.steps': 2}
+    """
+    flat: dict[str, Any] = {}
+    for name, value in content.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _show(value: Any) -> str:
+    """Return a value for an error line: shortened where it is long, such as a list or a digest."""
+    text = "nothing" if value is None else str(value)
+    return text if len(text) <= 40 else f"{text[:37]}…"
