@@ -29,7 +29,7 @@ from torch import nn
 
 from apercu.classifiers import Classifier
 from apercu.deploy.export.graphs import ClassesGraph, CombinedGraph, MaskGraph
-from apercu.deploy.export.onnx_graph import Traceable, session, write_onnx
+from apercu.deploy.export.onnx_graph import Traceable, open_session, write_onnx
 from apercu.deploy.export.precision import converted
 from apercu.explainers.build import build_gated_network
 from apercu.explainers.classifier_info import ClassifierInfo
@@ -133,7 +133,7 @@ class Bench:
 
     def call(self, name: str, targets: Sequence[int] | None = None) -> partial[object]:
         """One answer of a graph."""
-        running = session(self.folder / f"{name}.onnx", self.threads)
+        running = open_session(self.folder / f"{name}.onnx", self.threads)
         generator = np.random.default_rng(0)
         batch = self.batch if targets is None else 1
         given = {"images": generator.random((batch, 3, SIZE, SIZE), np.float32)}

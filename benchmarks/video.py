@@ -28,7 +28,7 @@ from timing import opened
 
 from apercu.classifiers import ClassNames, InputSpec
 from apercu.deploy.export.graphs import CombinedGraph, MaskGraph
-from apercu.deploy.export.onnx_graph import Traceable, session, write_onnx
+from apercu.deploy.export.onnx_graph import Traceable, open_session, write_onnx
 from apercu.deploy.export.precision import converted
 from apercu.deploy.inference import ExplainerInfo, InferenceEngine
 from apercu.deploy.inference.onnx_engine import OnnxEngine
@@ -162,7 +162,7 @@ def written_graphs(folder: Path) -> dict[str, Path]:
 
 
 def engine_of(graph: Path, threads: int) -> InferenceEngine:
-    running = session(graph, threads, spin=False)
+    running = open_session(graph, threads, spin=False)
     about = ExplainerInfo(
         runtime="onnxruntime", run="", classifier="", fingerprint="", read_by="classifier"
     )

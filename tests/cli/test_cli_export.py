@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from apercu import MaskExplainer
-from apercu.deploy.export.onnx_graph import answered, session
+from apercu.deploy.export.onnx_graph import open_session, run_session
 
 PLANTED = "planted:size=32,images=12,classes=3,difficulty=0"
 
@@ -26,7 +26,7 @@ def test_a_run_is_exported_and_its_figures_are_told(apercu, tiny_run, tiny_card,
     assert not (out / "kserve.yaml").exists()
     assert said.out.splitlines()[-1] == f"exported: {out}"
     images = torch.rand(2, 3, 32, 32)
-    found = answered(session(out / "explainer.onnx"), images, torch.tensor([1, 2]))["maps"]
+    found = run_session(open_session(out / "explainer.onnx"), images, torch.tensor([1, 2]))["maps"]
     expected = MaskExplainer.from_pretrained(tiny_run).attribute(images, [1, 2])
     np.testing.assert_allclose(found, expected, atol=1e-4)
 

@@ -8,10 +8,10 @@ import torch
 
 from apercu.classifiers import InputSpec
 from apercu.deploy.export import ExportSettings, export, read_manifest
-from apercu.deploy.export.check import BATCHES, class_trials, trials
-from apercu.deploy.export.check import check as compare
-from apercu.deploy.export.describing import digest_of_run
-from apercu.deploy.export.materials import Shown
+from apercu.deploy.export.check import BATCHES, make_class_trials, make_trials
+from apercu.deploy.export.check import check_outputs as compare
+from apercu.deploy.export.describing import digest_run
+from apercu.deploy.export.materials import ImageSubset
 from apercu.deploy.export.onnx_graph import Traceable, write_onnx
 from apercu.errors import ApercuError, ConfigError, ImageError, RunError
 from apercu.explainers.classifier_info import ClassifierInfo
@@ -68,7 +68,7 @@ def test_a_jump_of_the_map_is_left_out_and_counted() -> None:
 
 def test_trials_are_of_several_sizes_and_all_kinds_of_targets() -> None:
     real = torch.rand(4, 3, 8, 8)
-    found = list(trials((3, 8, 8), 5, real))
+    found = list(make_trials((3, 8, 8), 5, real))
     assert [len(images) for images, _ in found] == [*BATCHES, 1, 4, 4]
     targets = torch.cat([some for _, some in found])
     assert targets.min() == -1 and 0 < targets.max() < 5
@@ -76,7 +76,7 @@ def test_trials_are_of_several_sizes_and_all_kinds_of_targets() -> None:
 
 
 def test_many_classes_are_asked_of_single_images() -> None:
-    found = list(class_trials(trials((3, 8, 8), 5), 5))
+    found = list(make_class_trials(make_trials((3, 8, 8), 5), 5))
     assert {len(images) for images, _ in found} == {1}
     assert {1, 2, 3, 4, 5, 7} == {len(targets) for _, targets in found}
 
@@ -129,7 +129,7 @@ def test_settings_are_checked(shapes_unchecked) -> None:
 
 
 def test_lower_precision_needs_images(explainer_of, tmp_path) -> None:
-    from apercu.deploy.export.materials import Materials
+    from apercu.deploy.export.materials import ExportInputs
 
     explainer = explainer_of("mask", "light")
     with pytest.raises(ConfigError, match="what int8 loses is measured; give --images"):
@@ -140,10 +140,10 @@ def test_lower_precision_needs_images(explainer_of, tmp_path) -> None:
             explainer,
             tmp_path,
             ExportSettings(precision="int8-static"),
-            Materials(images=images),
+            ExportInputs(images=images),
         )
     with pytest.raises(ConfigError, match="calibrate: fp32 learns nothing from images"):
-        export(explainer, tmp_path, ExportSettings(), Materials(calibration=images))
+        export(explainer, tmp_path, ExportSettings(), ExportInputs(calibration=images))
     with pytest.raises(ConfigError, match="limit: there are no images"):
         export(explainer, tmp_path, ExportSettings(limit=4))
 
@@ -152,16 +152,16 @@ def test_images_are_drawn_and_unreadable_ones_left_out(classifier, tmp_path) -> 
     from PIL import Image
 
     passport = ClassifierInfo.from_classifier(classifier)
-    shown = Shown(open_images(PLANTED), 5, 0)
-    assert sum(map(len, shown.batches(passport))) == 5
-    assert shown.boxed
+    shown = ImageSubset(open_images(PLANTED), 5, 0)
+    assert sum(map(len, shown.iterate_batches(passport))) == 5
+    assert shown.has_boxes
     (tmp_path / "bad.png").write_bytes(b"no image")
     Image.new("RGB", (40, 40)).save(tmp_path / "good.png")
-    half = Shown(open_images(tmp_path), None, 0)
-    assert sum(map(len, half.batches(passport))) == 1
+    half = ImageSubset(open_images(tmp_path), None, 0)
+    assert sum(map(len, half.iterate_batches(passport))) == 1
     (tmp_path / "good.png").unlink()
     with pytest.raises(ImageError, match="not an image"):
-        list(Shown(open_images(tmp_path), None, 0).batches(passport))
+        list(ImageSubset(open_images(tmp_path), None, 0).iterate_batches(passport))
 
 
 def test_the_manifest_tells_what_was_exported(light, classifier) -> None:
@@ -176,14 +176,14 @@ def test_the_manifest_tells_what_was_exported(light, classifier) -> None:
     assert found.files["combined"].outputs == {"probabilities": (3,), "maps": (32, 32)}
     assert all(0 <= file.difference <= 1e-3 for file in found.files.values())
     assert found.files["explainer"].images == sum(BATCHES) + 1
-    assert found.run == digest_of_run(explainer)
+    assert found.run == digest_run(explainer)
 
 
 def test_the_digest_of_a_run_depends_on_its_weights(explainer_of) -> None:
     one, other = explainer_of("mask", "light"), explainer_of("mask", "light")
-    assert digest_of_run(one) == digest_of_run(other)
+    assert digest_run(one) == digest_run(other)
     other.network.gate.bias.data[0] += 1
-    assert digest_of_run(one) != digest_of_run(other)
+    assert digest_run(one) != digest_run(other)
 
 
 def test_a_missing_or_damaged_manifest_is_one_line(tmp_path) -> None:

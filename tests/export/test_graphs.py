@@ -15,8 +15,8 @@ from apercu.classifiers.card import Output
 from apercu.classifiers.network import convert_to_logits, convert_to_logits_unchecked
 from apercu.deploy.export import ExportSettings, export
 from apercu.deploy.export.graphs import TOP
-from apercu.deploy.export.materials import Materials
-from apercu.deploy.export.onnx_graph import answered, session
+from apercu.deploy.export.materials import ExportInputs
+from apercu.deploy.export.onnx_graph import open_session, run_session
 from apercu.deploy.export.reading import reading
 from apercu.errors import ConfigError, RunError
 from apercu.explainers.classifier_info import ClassifierInfo
@@ -32,7 +32,7 @@ CLOSE = {"atol": 1e-4, "rtol": 0.0}
 
 
 def of_file(path: Path, images: torch.Tensor, targets: Any) -> dict[str, torch.Tensor]:
-    return answered(session(path), images, torch.as_tensor(targets))
+    return run_session(open_session(path), images, torch.as_tensor(targets))
 
 
 @pytest.mark.parametrize(("kind", "preset"), PRESETS)
@@ -105,7 +105,7 @@ def test_another_encoder_gets_the_prediction_from_the_given_classifier(
     assert any("no combined graph: combined: the explainer looks through" in line for line in said)
     with pytest.raises(ConfigError, match="give --classifier"):
         export(explainer, tmp_path / "must", ExportSettings(combined=True))
-    export(explainer, tmp_path / "both", ExportSettings(), Materials(classifier))
+    export(explainer, tmp_path / "both", ExportSettings(), ExportInputs(classifier))
     found = of_file(tmp_path / "both" / "combined.onnx", images, [TOP] * 3)
     logits = classifier(images)
     torch.testing.assert_close(found["probabilities"], logits.softmax(1), **CLOSE)
@@ -117,7 +117,7 @@ def test_another_classifier_is_refused(explainer_of, tmp_path) -> None:
     card = ClassifierCard(source="other", input=InputSpec(size=(32, 32)), classes=tuple("abc"))
     other = wrap_module(SmallResNet(3, 3, (32, 32), 4), card)
     with pytest.raises(RunError, match=r"trained for .* not for other"):
-        export(explainer_of("mask", "small"), tmp_path, ExportSettings(), Materials(other))
+        export(explainer_of("mask", "small"), tmp_path, ExportSettings(), ExportInputs(other))
 
 
 def test_a_latent_explainer_is_no_graph(explainer_of, tmp_path) -> None:

@@ -13,9 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from apercu.deploy.export import ExportSettings, export, read_manifest
 from apercu.deploy.export.half import halve
-from apercu.deploy.export.loss import region_iou
-from apercu.deploy.export.materials import BATCH, Materials
-from apercu.deploy.export.onnx_graph import answered, session
+from apercu.deploy.export.loss import compute_region_iou
+from apercu.deploy.export.materials import BATCH, ExportInputs
+from apercu.deploy.export.onnx_graph import open_session, run_session
 from apercu.deploy.export.precision import converted
 from apercu.errors import ConfigError
 from apercu.images import open_images
@@ -36,14 +36,14 @@ def lower(light, source, tmp_path_factory) -> dict[str, Path]:
         found[precision] = tmp_path_factory.mktemp(precision)
         settings = ExportSettings(precision=precision)
         calibration = source if precision == "int8-static" else None
-        shown = Materials(images=source, calibration=calibration)
+        shown = ExportInputs(images=source, calibration=calibration)
         export(light[0], found[precision], settings, shown)
     return found
 
 
 def _top_maps(folder: Path, images: torch.Tensor) -> torch.Tensor:
     asked = torch.full((len(images),), -1)
-    return answered(session(folder / "explainer.onnx"), images, asked)["maps"]
+    return run_session(open_session(folder / "explainer.onnx"), images, asked)["maps"]
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8", "int8-static"])
@@ -58,7 +58,7 @@ def test_the_loss_is_that_of_the_written_graphs(light, lower, source, precision:
     assert manifest.precision == precision and loss is not None
     assert loss.n == len(images)
     assert loss.mean_difference == pytest.approx((exact - made).abs().mean().item(), abs=1e-5)
-    assert loss.iou == pytest.approx(region_iou(exact, made).mean().item(), abs=1e-4)
+    assert loss.iou == pytest.approx(compute_region_iou(exact, made).mean().item(), abs=1e-4)
     assert loss.mean_difference > 0
     assert set(loss.scores) == {"saliency_metric", "localisation_error"}
     for score in loss.scores.values():
@@ -95,19 +95,21 @@ def test_every_graph_is_measured(light, lower, source) -> None:
 
 def _tops(folder: Path, images: torch.Tensor) -> torch.Tensor:
     asked = torch.full((len(images),), -1)
-    return answered(session(folder / "combined.onnx"), images, asked)["probabilities"].argmax(1)
+    return run_session(open_session(folder / "combined.onnx"), images, asked)[
+        "probabilities"
+    ].argmax(1)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8", "int8-static"])
 def test_inputs_and_outputs_stay_as_they_are(light, lower, images, precision: str) -> None:
     for name in ("explainer.onnx", "combined.onnx"):
-        exact, made = (session(folder / name) for folder in (light[1], lower[precision]))
+        exact, made = (open_session(folder / name) for folder in (light[1], lower[precision]))
         for kind in ("get_inputs", "get_outputs"):
             one, other = (getattr(running, kind)() for running in (exact, made))
             assert [(i.name, i.type, i.shape) for i in one] == [
                 (i.name, i.type, i.shape) for i in other
             ]
-        found = answered(made, images, torch.tensor([0, 1, 2]))["maps"]
+        found = run_session(made, images, torch.tensor([0, 1, 2]))["maps"]
         assert found.isfinite().all() and found.amin() >= 0 and found.amax() <= 1
 
 
@@ -165,7 +167,7 @@ def test_only_what_lies_between_weights_is_halved(tmp_path) -> None:
     assert sum(node.op_type == "Cast" for node in model.graph.node) == 2
     onnx.save(model, tmp_path / "half.onnx")
     counts = np.full((1, 1, 2, 2), 5e5, np.float32)  # more than float16 can hold
-    (found,) = session(tmp_path / "half.onnx").run(None, {"x": counts})
+    (found,) = open_session(tmp_path / "half.onnx").run(None, {"x": counts})
     np.testing.assert_allclose(found, 0.5 + 0.99999, atol=1e-6)
 
 
@@ -181,7 +183,9 @@ def test_weights_that_are_turned_first_are_halved_too(tmp_path) -> None:
     kinds = {w.name: w.data_type for w in model.graph.initializer}
     assert kinds["w2_half"] == TensorProto.FLOAT16 and "w2" not in kinds
     onnx.save(model, tmp_path / "half.onnx")
-    (found,) = session(tmp_path / "half.onnx").run(None, {"x": np.ones((1, 1, 2, 2), np.float32)})
+    (found,) = open_session(tmp_path / "half.onnx").run(
+        None, {"x": np.ones((1, 1, 2, 2), np.float32)}
+    )
     np.testing.assert_allclose(found, 0.99999 + 1e-6, atol=1e-6)
 
 
@@ -197,7 +201,7 @@ def test_a_graph_that_ends_in_weights_cannot_be_halved(tmp_path) -> None:
 def test_regions_that_are_empty_in_both_are_the_same() -> None:
     one = torch.tensor([[[0.1, 0.2]], [[0.9, 0.1]], [[0.9, 0.9]]])
     other = torch.tensor([[[0.0, 0.4]], [[0.1, 0.1]], [[0.9, 0.1]]])
-    assert region_iou(one, other).tolist() == [1, 0, 0.5]
+    assert compute_region_iou(one, other).tolist() == [1, 0, 0.5]
 
 
 def test_without_the_classifier_the_yardstick_is_not_measured(
@@ -208,7 +212,7 @@ def test_without_the_classifier_the_yardstick_is_not_measured(
         explainer_of("mask", "small"),
         tmp_path,
         ExportSettings(precision="fp16", limit=4),
-        Materials(images=source),
+        ExportInputs(images=source),
         said.append,
     )
     loss = read_manifest(tmp_path).files["explainer"].loss

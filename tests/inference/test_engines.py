@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from apercu import MaskExplainer, open_classifier
-from apercu.deploy.export.describing import digest_of_run
+from apercu.deploy.export.describing import digest_run
 from apercu.deploy.inference import InferenceEngine, open_engine
 from apercu.deploy.inference.onnx_engine import OnnxEngine
 from apercu.deploy.inference.torch_engine import TorchEngine
@@ -95,7 +95,7 @@ def test_each_tells_who_explains(tiny_run, tiny_card, tiny_export) -> None:
     assert open_engine(tiny_run, tiny_card).about.model_dump() == {
         **both,
         "runtime": "torch",
-        "run": digest_of_run(explainer),
+        "run": digest_run(explainer),
     }
     assert open_engine(tiny_export).about.model_dump() == {
         **both,

@@ -68,7 +68,7 @@ def export(
     from apercu.classifiers import open_classifier
     from apercu.deploy.export import FORMATS, PRECISIONS, ExportSettings
     from apercu.deploy.export import export as write
-    from apercu.deploy.export.materials import Materials
+    from apercu.deploy.export.materials import ExportInputs
     from apercu.deploy.export.settings import check_known
     from apercu.explainers.run_folder import open_run
     from apercu.images import open_images
@@ -87,5 +87,5 @@ def export(
     )
     opened = None if classifier is None else open_classifier(classifier)
     with on_interrupt("what is written is not complete; the same command writes it again"):
-        write(explainer, out, settings, Materials(opened, shown, calibration), say)
+        write(explainer, out, settings, ExportInputs(opened, shown, calibration), say)
     say(f"exported: {out}")

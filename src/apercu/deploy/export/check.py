@@ -16,15 +16,15 @@ from apercu.types import Images, Targets
 LIMIT = 1e-3
 """Largest difference of any number that a graph may have from PyTorch's."""
 BATCHES = (1, 2, 5)
-SHAKE = 1e-5
+JUMP_NOISE = 1e-5
 """A map may jump where a pixel moves by so little; there no two programs agree."""
 
-Asked: TypeAlias = tuple[Images, Targets]
-Answering: TypeAlias = Callable[[Tensor, Tensor], dict[str, Tensor]]
+TrialInputs: TypeAlias = tuple[Images, Targets]
+GraphFn: TypeAlias = Callable[[Tensor, Tensor], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
-class Checked:
+class GraphCheck:
     """How far an exported graph is from PyTorch.
 
     Attributes:
@@ -38,20 +38,20 @@ class Checked:
     jumps: int = 0
 
 
-def check(answering: Answering, exact: Answering, asked: Iterable[Asked]) -> Checked:
+def check_outputs(graph: GraphFn, exact: GraphFn, inputs: Iterable[TrialInputs]) -> GraphCheck:
     """Compares answers with those of PyTorch.
 
     Raises:
         ApercuError: they differ by more than `LIMIT`.
     """
     worst, where, images, jumps = 0.0, "", 0, 0
-    for one in asked:
-        expected, found = exact(*one), answering(*one)
+    for one in inputs:
+        expected, found = exact(*one), graph(*one)
         images += len(one[0])
         for name, values in expected.items():
             difference = (found[name].float() - values).abs()
             if difference.amax() > LIMIT:
-                jumping = _jumps(exact, one, name)
+                jumping = _find_jumps(exact, one, name)
                 jumps += int(jumping.sum())
                 difference = torch.where(jumping, 0.0, difference)
             if not difference.amax() <= worst:  # NaN counts as worse, too
@@ -61,10 +61,12 @@ def check(answering: Answering, exact: Answering, asked: Iterable[Asked]) -> Che
             f"export: {where} differ from PyTorch's by {worst:.3g}, expected at most {LIMIT:g}; "
             "nothing was exported, try other versions of onnxscript and onnxruntime"
         )
-    return Checked(worst, images, jumps)
+    return GraphCheck(worst, images, jumps)
 
 
-def trials(shape: Sequence[int], classes: int, real: Images | None = None) -> Iterator[Asked]:
+def make_trials(
+    shape: Sequence[int], classes: int, real: Images | None = None
+) -> Iterator[TrialInputs]:
     """What is asked: batches of several sizes of noise, a flat image, and real images.
 
     Args:
@@ -82,7 +84,7 @@ def trials(shape: Sequence[int], classes: int, real: Images | None = None) -> It
         yield real, torch.randint(0, classes, (len(real),), generator=generator)
 
 
-def class_trials(asked: Iterable[Asked], classes: int) -> Iterator[Asked]:
+def make_class_trials(trials: Iterable[TrialInputs], classes: int) -> Iterator[TrialInputs]:
     """Of each batch the first image alone, for as many targets as the batch has images, and more.
 
     Args:
@@ -90,19 +92,19 @@ def class_trials(asked: Iterable[Asked], classes: int) -> Iterator[Asked]:
         classes: how many there are.
     """
     generator = torch.Generator().manual_seed(3)
-    for images, targets in asked:
+    for images, targets in trials:
         others = torch.randint(0, classes, (2,), generator=generator)
         yield images[:1], targets
         yield images[:1], torch.cat([targets, others])
 
 
-def _jumps(exact: Answering, asked: Asked, name: str) -> Tensor:
+def _find_jumps(exact: GraphFn, asked: TrialInputs, name: str) -> Tensor:
     """Where PyTorch's own answer moves by more than the limit for images that hardly do."""
     images, targets = asked
     generator = torch.Generator().manual_seed(2)
     expected = exact(*asked)[name]
     moved = torch.zeros_like(expected, dtype=torch.bool)
     for _ in range(4):
-        noise = SHAKE * torch.randn(images.shape, generator=generator)
+        noise = JUMP_NOISE * torch.randn(images.shape, generator=generator)
         moved |= (exact(images + noise, targets)[name] - expected).abs() > LIMIT
     return moved

@@ -8,14 +8,16 @@ from typing import Any
 
 import apercu
 from apercu.classifiers.fingerprint import digest_file
-from apercu.deploy.export.check import Checked
+from apercu.deploy.export.check import GraphCheck
 from apercu.deploy.export.manifest import GraphFile, InputFit, Loss, Manifest
 from apercu.deploy.export.onnx_graph import Traceable
 from apercu.deploy.export.settings import Precision
 from apercu.explainers.base import TrainedExplainer
 
 
-def described(path: Path, graph: Traceable, checked: Checked, precision: Precision) -> GraphFile:
+def describe_graph(
+    path: Path, graph: Traceable, checked: GraphCheck, precision: Precision
+) -> GraphFile:
     """An entry of the manifest."""
     shapes = {name: tuple(values.shape[1:]) for name, values in graph(*graph.inputs).items()}
     return GraphFile(
@@ -29,7 +31,7 @@ def described(path: Path, graph: Traceable, checked: Checked, precision: Precisi
     )
 
 
-def manifest_of(
+def build_manifest(
     explainer: TrainedExplainer[Any, Any], precision: Precision, files: dict[str, GraphFile]
 ) -> Manifest:
     """The manifest of an explainer's files."""
@@ -40,7 +42,7 @@ def manifest_of(
         kind=explainer.settings.explainer,
         classifier=passport.spec,
         fingerprint=passport.fingerprint,
-        run=digest_of_run(explainer),
+        run=digest_run(explainer),
         input=InputFit(channels=spec.channels, size=spec.size, range=values, bands=spec.bands),
         classes=passport.classes,
         identifiers=passport.identifiers,
@@ -49,7 +51,7 @@ def manifest_of(
     )
 
 
-def digest_of_run(explainer: TrainedExplainer[Any, Any]) -> str:
+def digest_run(explainer: TrainedExplainer[Any, Any]) -> str:
     """SHA-256 over what was trained and how."""
     sha = hashlib.sha256(explainer.settings.model_dump_json().encode())
     for name, weights in sorted(explainer.network.state_dict().items()):
@@ -57,7 +59,7 @@ def digest_of_run(explainer: TrainedExplainer[Any, Any]) -> str:
     return sha.hexdigest()
 
 
-def told(name: str, checked: Checked) -> str:
+def describe_difference(name: str, checked: GraphCheck) -> str:
     """The line that says how far a file is from PyTorch."""
     jumps = f", {checked.jumps} pixels on a jump left out" * bool(checked.jumps)
     return (
@@ -65,7 +67,7 @@ def told(name: str, checked: Checked) -> str:
     )
 
 
-def told_loss(name: str, precision: Precision, loss: Loss) -> list[str]:
+def describe_loss(name: str, precision: Precision, loss: Loss) -> list[str]:
     """The lines that say what a lower precision costs."""
     agreement = "" if loss.agreement is None else f", {loss.agreement:.1%} keep their class"
     return [

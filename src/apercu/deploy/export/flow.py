@@ -12,13 +12,30 @@ import torch
 from torch import Tensor
 
 from apercu.classifiers import Classifier
-from apercu.deploy.export.check import Answering, Checked, check, class_trials, trials
-from apercu.deploy.export.describing import described, manifest_of, told, told_loss
-from apercu.deploy.export.graphs import ClassesGraph, CombinedGraph, Explaining, MaskGraph, graph_of
-from apercu.deploy.export.loss import measured_loss, yardstick
+from apercu.deploy.export.check import (
+    GraphCheck,
+    GraphFn,
+    check_outputs,
+    make_class_trials,
+    make_trials,
+)
+from apercu.deploy.export.describing import (
+    build_manifest,
+    describe_difference,
+    describe_graph,
+    describe_loss,
+)
+from apercu.deploy.export.graphs import (
+    ClassesGraph,
+    CombinedGraph,
+    ExportableExplainer,
+    MaskGraph,
+    graph_of,
+)
+from apercu.deploy.export.loss import measure_loss, measure_quality
 from apercu.deploy.export.manifest import MANIFEST, GraphFile, Loss, Manifest
-from apercu.deploy.export.materials import Materials, Shown
-from apercu.deploy.export.onnx_graph import Traceable, answered, session, write_onnx
+from apercu.deploy.export.materials import ExportInputs, ImageSubset
+from apercu.deploy.export.onnx_graph import Traceable, open_session, run_session, write_onnx
 from apercu.deploy.export.precision import converted
 from apercu.deploy.export.program import open_program, write_program
 from apercu.deploy.export.reading import explained_classifier, reading
@@ -41,7 +58,7 @@ def export(
     explainer: TrainedExplainer[Any, Any],
     out: Path,
     settings: ExportSettings,
-    materials: Materials | None = None,
+    inputs: ExportInputs | None = None,
     say: Say = lambda line: None,
 ) -> Manifest:
     """Writes an explainer as files that run without this package.
@@ -52,7 +69,7 @@ def export(
         ApercuError: a file answers otherwise than PyTorch.
         OutputError: the folder cannot be written.
     """
-    job = Export(explainer.to("cpu"), settings, materials or Materials(), say)
+    job = Export(explainer.to("cpu"), settings, inputs or ExportInputs(), say)
     check_writable(out)
     with tempfile.TemporaryDirectory() as exact:
         return job(out, Path(exact))
@@ -75,7 +92,7 @@ class Export:
         self,
         explainer: TrainedExplainer[Any, Any],
         settings: ExportSettings,
-        materials: Materials,
+        materials: ExportInputs,
         say: Say,
     ) -> None:
         self.explainer, self.passport = explainer, explainer.classifier_info
@@ -101,29 +118,31 @@ class Export:
             )
         if settings.limit is not None and materials.images is None:
             raise ConfigError("limit: there are no images to draw from; give --images")
-        self.graphs = dict(self._graphs(graph_of(explainer)))
+        self.graphs = dict(self._build_graphs(graph_of(explainer)))
 
     def __call__(self, out: Path, exact: Path) -> Manifest:
         """All files, once every graph is known to answer as PyTorch does.
 
         Those of single precision, which the others are made from, go to a folder apart.
         """
-        checks = {role: self._written(graph, exact / role) for role, graph in self.graphs.items()}
+        checks = {
+            role: self._write_graph(graph, exact / role) for role, graph in self.graphs.items()
+        }
         files = {}
         for role, graph in self.graphs.items():
-            path = self._converted(exact / role, out / f"{role}.onnx", graph)
-            files[role] = described(path, graph, checks[role], self.settings.precision)
-            loss = self._loss(role, exact / role, path)
+            path = self._convert_graph(exact / role, out / f"{role}.onnx", graph)
+            files[role] = describe_graph(path, graph, checks[role], self.settings.precision)
+            loss = self._measure_loss(role, exact / role, path)
             files[role] = files[role].model_copy(update={"loss": loss})
         if "torch" in self.settings.formats:
-            files["program"] = self._program(out / "explainer.pt2")
-        manifest = manifest_of(self.explainer, self.settings.precision, files)
+            files["program"] = self._write_program(out / "explainer.pt2")
+        manifest = build_manifest(self.explainer, self.settings.precision, files)
         if self.settings.triton:
             write_repository(manifest, out, service="kserve" in self.settings.formats)
         write_file(out / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
         return manifest
 
-    def _graphs(self, explaining: Explaining) -> Iterator[tuple[str, Traceable]]:
+    def _build_graphs(self, explaining: ExportableExplainer) -> Iterator[tuple[str, Traceable]]:
         spec = self.passport.input
         yield "explainer", Traceable.of(explaining, explaining.outputs, spec)
         if isinstance(explaining, MaskGraph):
@@ -142,58 +161,62 @@ class Export:
         combined = CombinedGraph(explaining, read)
         yield "combined", Traceable.of(combined, combined.outputs, spec)
 
-    def _written(self, graph: Traceable, path: Path) -> Checked:
+    def _write_graph(self, graph: Traceable, path: Path) -> GraphCheck:
         write_onnx(graph, path)
-        return self._checked(f"{path.name}.onnx", partial(answered, session(path)), graph)
+        return self._check_graph(
+            f"{path.name}.onnx", partial(run_session, open_session(path)), graph
+        )
 
-    def _checked(self, name: str, answering: Answering, graph: Traceable) -> Checked:
+    def _check_graph(self, name: str, answering: GraphFn, graph: Traceable) -> GraphCheck:
         """Compares with PyTorch, and tells the figure."""
         classes = len(self.passport.classes)
-        asked = trials(graph.inputs[0].shape[1:], classes, self._real)
-        checked = check(answering, graph, class_trials(asked, classes) if graph.singly else asked)
-        self.say(told(name, checked))
+        asked = make_trials(graph.inputs[0].shape[1:], classes, self._real_images)
+        checked = check_outputs(
+            answering, graph, make_class_trials(asked, classes) if graph.singly else asked
+        )
+        self.say(describe_difference(name, checked))
         return checked
 
-    def _converted(self, exact: Path, path: Path, graph: Traceable) -> Path:
+    def _convert_graph(self, exact: Path, path: Path, graph: Traceable) -> Path:
         shown = self._calibration
         if graph.singly:
             shown = [image for images in shown for image in torch.split(images, 1)]
         return converted(exact, self.settings.precision, path, shown)
 
-    def _program(self, path: Path) -> GraphFile:
+    def _write_program(self, path: Path) -> GraphFile:
         graph = self.graphs["explainer"]
         write_program(graph, path)
-        checked = self._checked(path.name, open_program(path, graph.outputs), graph)
-        return described(path, graph, checked, "fp32")
+        checked = self._check_graph(path.name, open_program(path, graph.outputs), graph)
+        return describe_graph(path, graph, checked, "fp32")
 
-    def _loss(self, role: str, exact: Path, exported: Path) -> Loss | None:
-        shown = self._shown(self.materials.images)
+    def _measure_loss(self, role: str, exact: Path, exported: Path) -> Loss | None:
+        shown = self._select_images(self.materials.images)
         if self.settings.precision == "fp32" or shown is None:
             return None
-        loss = measured_loss(exact, exported, shown, self.passport)
+        loss = measure_loss(exact, exported, shown, self.passport)
         classifier = self._classifier
         if role == "explainer" and classifier is None:
             self.say("yardstick not measured: it asks the classifier; give --classifier")
         elif role == "explainer" and classifier is not None:
             kind: MapScale = "mask" if isinstance(self.explainer, MaskExplainer) else "map"
-            scores = yardstick(classifier, shown, (exact, exported), kind)
+            scores = measure_quality(classifier, shown, (exact, exported), kind)
             loss = loss.model_copy(update={"scores": scores})
-        for line in told_loss(exported.name, self.settings.precision, loss):
+        for line in describe_loss(exported.name, self.settings.precision, loss):
             self.say(line)
         return loss
 
     @cached_property
-    def _real(self) -> Tensor | None:
+    def _real_images(self) -> Tensor | None:
         """Some images to check with."""
-        shown = self._shown(self.materials.images)
-        return None if shown is None else next(shown.batches(self.passport))
+        shown = self._select_images(self.materials.images)
+        return None if shown is None else next(shown.iterate_batches(self.passport))
 
     @cached_property
     def _calibration(self) -> list[Tensor]:
-        calibration = self._shown(self.materials.calibration, CALIBRATED)
+        calibration = self._select_images(self.materials.calibration, CALIBRATED)
         if calibration is None or self.settings.precision != "int8-static":
             return []
-        return list(calibration.batches(self.passport))
+        return list(calibration.iterate_batches(self.passport))
 
     @property
     def _classifier(self) -> Classifier | None:
@@ -201,7 +224,9 @@ class Export:
         own = explained_classifier(self.explainer.network, self.passport)
         return self.materials.classifier or own
 
-    def _shown(self, source: ImageSource | None, limit: int | None = None) -> Shown | None:
+    def _select_images(
+        self, source: ImageSource | None, limit: int | None = None
+    ) -> ImageSubset | None:
         if source is None:
             return None
-        return Shown(source, limit or self.settings.limit, self.settings.seed)
+        return ImageSubset(source, limit or self.settings.limit, self.settings.seed)

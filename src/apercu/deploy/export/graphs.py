@@ -27,7 +27,7 @@ TOP = -1
 """The target that stands for the class seen most."""
 
 
-class Explaining(nn.Module, ABC):
+class ExportableExplainer(nn.Module, ABC):
     """Images in [0, 1] and one target per image → maps, all of it fit to be traced.
 
     Attributes:
@@ -59,7 +59,7 @@ class Explaining(nn.Module, ABC):
 
 
 @final
-class MaskGraph(Explaining):
+class MaskGraph(ExportableExplainer):
     """`MaskExplainer.attribute`."""
 
     outputs = ("maps",)
@@ -94,7 +94,7 @@ class ClassesGraph(nn.Module):
 
 
 @final
-class CounterpartGraph(Explaining):
+class CounterpartGraph(ExportableExplainer):
     """`CounterpartExplainer.attribute`, and the two images that its maps are the difference of."""
 
     outputs = ("maps", "stable", "adversarial")
@@ -125,7 +125,7 @@ class CombinedGraph(nn.Module):
         read: the classifier's logits, and the encoder's feature maps.
     """
 
-    def __init__(self, explaining: Explaining, read: nn.Module) -> None:
+    def __init__(self, explaining: ExportableExplainer, read: nn.Module) -> None:
         super().__init__()
         self.explaining = explaining
         self.read = read
@@ -136,7 +136,7 @@ class CombinedGraph(nn.Module):
         return logits.softmax(1), *self.explaining.explained(images, features, logits, targets)
 
 
-def graph_of(explainer: TrainedExplainer) -> Explaining:  # type: ignore[type-arg]
+def graph_of(explainer: TrainedExplainer) -> ExportableExplainer:  # type: ignore[type-arg]
     """The graph of a trained explainer.
 
     Raises:

@@ -11,8 +11,8 @@ from torch import Tensor
 from apercu.classifiers import Classifier
 from apercu.deploy.export.graphs import TOP
 from apercu.deploy.export.manifest import Loss, Score
-from apercu.deploy.export.materials import Shown
-from apercu.deploy.export.onnx_graph import answered, session
+from apercu.deploy.export.materials import ImageSubset
+from apercu.deploy.export.onnx_graph import open_session, run_session
 from apercu.errors import ApercuError
 from apercu.evaluation import CompareSettings, compare
 from apercu.explainers.classifier_info import ClassifierInfo
@@ -25,23 +25,23 @@ LEVEL = 0.5
 EXACT, EXPORTED = "exact", "exported"
 
 
-def measured_loss(exact: Path, exported: Path, shown: Shown, passport: ClassifierInfo) -> Loss:
+def measure_loss(exact: Path, exported: Path, shown: ImageSubset, passport: ClassifierInfo) -> Loss:
     """How far the answers of one graph are from another's, for the class seen most.
 
     Raises:
         ImageError: none of the images can be read.
     """
-    sessions = session(exact), session(exported)
+    sessions = open_session(exact), open_session(exported)
     singly = sessions[0].get_inputs()[0].shape[0] == 1
     differences: list[Tensor] = []
     overlaps: list[Scores] = []
     agreements: list[Tensor] = []
-    for batch in shown.batches(passport):
+    for batch in shown.iterate_batches(passport):
         for some in torch.split(batch, 1 if singly else len(batch)):
             targets = torch.full((len(some),), TOP)
-            one, other = (answered(running, some, targets) for running in sessions)
+            one, other = (run_session(running, some, targets) for running in sessions)
             differences.append((one["maps"] - other["maps"]).abs().mean((1, 2)))
-            overlaps.append(region_iou(one["maps"], other["maps"]))
+            overlaps.append(compute_region_iou(one["maps"], other["maps"]))
             if "probabilities" in one:
                 tops = [found["probabilities"].argmax(1) for found in (one, other)]
                 agreements.append((tops[0] == tops[1]).float())
@@ -55,15 +55,15 @@ def measured_loss(exact: Path, exported: Path, shown: Shown, passport: Classifie
     )
 
 
-def region_iou(one: Maps, other: Maps) -> Scores:
+def compute_region_iou(one: Maps, other: Maps) -> Scores:
     """Overlap of the regions at level 0.5; two empty ones are the same."""
     first, second = one >= LEVEL, other >= LEVEL
     empty = ~(first | second).flatten(1).any(1)
     return torch.where(empty, 1.0, iou(first, second))
 
 
-def yardstick(
-    classifier: Classifier, shown: Shown, graphs: tuple[Path, Path], kind: MapScale
+def measure_quality(
+    classifier: Classifier, shown: ImageSubset, graphs: tuple[Path, Path], kind: MapScale
 ) -> dict[str, Score]:
     """The metrics that a comparison ranks by, of both graphs on the same images.
 
@@ -80,10 +80,10 @@ def yardstick(
         ImagesError: there are fewer than two images.
         ApercuError: one of the graphs cannot be measured.
     """
-    metrics = ("saliency_metric", "localisation_error") if shown.boxed else ("saliency_metric",)
+    metrics = ("saliency_metric", "localisation_error") if shown.has_boxes else ("saliency_metric",)
     settings = CompareSettings(metrics, shown.limit, shown.seed, repeats=1, cost_batches=(1,))
     explainers = {
-        name: TrainedMethod(_maps_of(session(path)), name, 0.0, kind)
+        name: TrainedMethod(_make_attribute(open_session(path)), name, 0.0, kind)
         for name, path in zip((EXACT, EXPORTED), graphs, strict=True)
     }
     found = compare(classifier, shown.source, explainers, settings)
@@ -100,8 +100,8 @@ def yardstick(
     }
 
 
-def _maps_of(running: Any) -> Any:
+def _make_attribute(running: Any) -> Any:
     def attribute(images: Images, targets: Targets) -> Maps:
-        return answered(running, images, targets)["maps"]
+        return run_session(running, images, targets)["maps"]
 
     return attribute

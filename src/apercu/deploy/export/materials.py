@@ -18,7 +18,7 @@ _LOOKED_AT = 16
 
 
 @dataclass(frozen=True)
-class Shown:
+class ImageSubset:
     """Images to measure on, or to learn ranges from.
 
     Args:
@@ -31,7 +31,7 @@ class Shown:
     limit: int | None
     seed: int
 
-    def batches(self, passport: ClassifierInfo) -> Iterator[Images]:
+    def iterate_batches(self, passport: ClassifierInfo) -> Iterator[Images]:
         """The images as the explainer takes them; those that cannot be read are left out.
 
         Raises:
@@ -48,14 +48,14 @@ class Shown:
             raise unread[0] if unread else ImageError(f"{self.source.name}: holds no image")
 
     @property
-    def boxed(self) -> bool:
+    def has_boxes(self) -> bool:
         """Whether some of the first images have boxes."""
         first = range(min(_LOOKED_AT, len(self.source)))
         return any(self.source[index].boxes is not None for index in first)
 
 
 @dataclass(frozen=True)
-class Materials:
+class ExportInputs:
     """What an export may use besides the run.
 
     Attributes:

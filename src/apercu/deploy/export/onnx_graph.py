@@ -92,7 +92,7 @@ def write_onnx(traceable: Traceable, path: Path) -> Path:
     return write_file(path, model.SerializeToString(deterministic=True))
 
 
-def session(path: Path, threads: int | None = None, *, spin: bool = True) -> Any:
+def open_session(path: Path, threads: int | None = None, *, spin: bool = True) -> Any:
     """An ONNX Runtime session on the CPU.
 
     Args:
@@ -113,7 +113,7 @@ def session(path: Path, threads: int | None = None, *, spin: bool = True) -> Any
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def answered(running: Any, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
+def run_session(running: Any, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
     """What a session answers, by name."""
     names = [output.name for output in running.get_outputs()]
     given = (images.float().contiguous().numpy(), targets.numpy())

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from apercu.classifiers.sources.archive import copy_checked_archive
-from apercu.deploy.export.check import Answering
+from apercu.deploy.export.check import GraphFn
 from apercu.deploy.export.onnx_graph import Traceable, not_traced, quiet
 from apercu.io import write_file
 
@@ -36,7 +36,7 @@ def write_program(traceable: Traceable, path: Path) -> Path:
     return write_file(path, buffer.getvalue())
 
 
-def open_program(path: Path, names: Sequence[str]) -> Answering:
+def open_program(path: Path, names: Sequence[str]) -> GraphFn:
     """What a program answers, by name, once its archive was found free of foreign calls.
 
     Raises:

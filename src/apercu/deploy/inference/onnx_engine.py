@@ -16,7 +16,7 @@ from apercu.classifiers import ClassNames, InputSpec
 from apercu.classifiers.fingerprint import digest_file
 from apercu.deploy.export.graphs import TOP
 from apercu.deploy.export.manifest import MANIFEST, InputFit, Manifest, read_manifest
-from apercu.deploy.export.onnx_graph import answered, session
+from apercu.deploy.export.onnx_graph import open_session, run_session
 from apercu.deploy.inference.engine import ExplainedBatch, ExplainerInfo, InferenceEngine
 from apercu.errors import RunError
 from apercu.types import Images, Logits, Targets
@@ -71,10 +71,10 @@ class OnnxEngine(InferenceEngine):
 
         @cache
         def several() -> Any:
-            return session(_find_graph(folder, manifest, CLASSES), spin=spin)
+            return open_session(_find_graph(folder, manifest, CLASSES), spin=spin)
 
         return cls(
-            about, _build_input_spec(manifest.input), names, session(path, spin=spin), several
+            about, _build_input_spec(manifest.input), names, open_session(path, spin=spin), several
         )
 
     def predict_logits(
@@ -93,7 +93,7 @@ class OnnxEngine(InferenceEngine):
         for image, rows, asked, known in zip(images, made, targets, first, strict=True):
             others = asked != known
             if others.any():
-                rows[others] = answered(self.open_classes_session(), image[None], asked[others])[
+                rows[others] = run_session(self.open_classes_session(), image[None], asked[others])[
                     "maps"
                 ]
         return made
@@ -103,7 +103,7 @@ class OnnxEngine(InferenceEngine):
 
     def _run_session(self, images: Images, asked: Targets) -> ExplainedBatch:
         """Of one class per image; `TOP` is the one seen most."""
-        found = answered(self.session, images, asked)
+        found = run_session(self.session, images, asked)
         probabilities = found["probabilities"]
         targets = torch.where(asked == TOP, probabilities.argmax(1), asked)
         return ExplainedBatch(found["maps"], targets, probabilities)

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from apercu.classifiers import Classifier
-from apercu.deploy.export.describing import digest_of_run
+from apercu.deploy.export.describing import digest_run
 from apercu.deploy.export.graphs import TOP
 from apercu.deploy.inference.engine import ExplainedBatch, ExplainerInfo, InferenceEngine
 from apercu.deploy.inference.predictor import Predictor
@@ -48,7 +48,7 @@ class TorchEngine(InferenceEngine):
         reading = Predictor(explainer, classifier).to(str(explainer.device))
         about = ExplainerInfo(
             runtime="torch",
-            run=digest_of_run(explainer),
+            run=digest_run(explainer),
             classifier=passport.spec,
             fingerprint=passport.fingerprint,
             read_by=reading.source,
