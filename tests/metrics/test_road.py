@@ -118,8 +118,8 @@ def test_a_constant_map_on_a_constant_image_scores_zero() -> None:
 @pytest.mark.parametrize(
     ("setting", "match"),
     [
-        ({"shares": ()}, r"shares in \(0, 1\), got \(\)"),
-        ({"shares": (0.5, 1.0)}, r"shares in \(0, 1\), got \(0.5, 1.0\)"),
+        ({"fractions": ()}, r"fractions in \(0, 1\), got \(\)"),
+        ({"fractions": (0.5, 1.0)}, r"fractions in \(0, 1\), got \(0.5, 1.0\)"),
         ({"noise": -0.1}, "noise of at least 0"),
         ({"batch": 0}, "a batch of at least 1"),
     ],
