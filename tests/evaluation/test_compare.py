@@ -44,7 +44,6 @@ from apercu.metrics import (
 )
 from apercu.metrics.flipping import compute_area, compute_calibration, make_deletion_and_insertion
 from apercu.metrics.max_sensitivity import SensitivityNoise
-from apercu.statistics import bootstrap_interval
 
 SIZE, COUNT = 32, 12
 
@@ -717,15 +716,6 @@ def test_a_trained_explainer_is_compared_like_a_method(classifier: Classifier) -
     )
     plain = compare(classifier, Squares(), {"mask": Contrast()}, FAST)
     assert compare(classifier, Squares(), {"mask": trained}, FAST).rows == plain.rows
-
-
-def test_the_interval_is_the_normal_one_for_many_values() -> None:
-    values = np.random.default_rng(0).normal(3.0, 2.0, 4000)
-    low, high = bootstrap_interval(values, seed=0)
-    half = 1.96 * values.std() / np.sqrt(4000)
-    assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.006)
-    assert bootstrap_interval(values, seed=0) == (low, high)
-    assert bootstrap_interval(np.array([2.0]), seed=0) == (2.0, 2.0)
 
 
 def test_the_background_does_not_depend_on_who_shares_the_batch(classifier: Classifier) -> None:

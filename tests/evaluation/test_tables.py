@@ -20,6 +20,7 @@ from apercu.evaluation.ranking import (
 )
 from apercu.evaluation.report import write_tables
 from apercu.evaluation.report.tables import format_markdown
+from apercu.statistics import bootstrap_interval
 
 SUBJECT = ComparisonKey("timm/tiny", "f00d" * 16, "photographs", 80, "labels", "0", {})
 IMAGES = [f"{n}.png" for n in range(40)]
@@ -160,3 +161,30 @@ def test_the_spreadsheet_has_one_line_per_row(results: ComparisonResults, tmp_pa
     own, its = (np.array(list(results.scores[name, "iou"].values())) for name in ("cam", "mask"))
     assert float(lines["cam"]["difference"]) == pytest.approx((own - its).mean())
     assert float(lines["cam"]["p"]) < 0.05 < float(lines["even"]["p"])
+
+
+def _results(scores: dict[str, dict[str, float]]) -> ComparisonResults:
+    by_row = {(name, "iou"): values for name, values in scores.items()}
+    return ComparisonResults(SUBJECT, environment={}, scores=by_row)
+
+
+def test_only_images_that_both_have_are_compared() -> None:
+    found = compute_paired_differences(
+        _results(
+            {
+                "mask": {"a": 0.5, "b": 0.7, "c": 0.9},
+                "cam": {"b": 0.4, "c": 0.5, "d": 0.0},
+                "edges": {"d": 1.0},
+            }
+        ),
+        "iou",
+        "mask",
+    )
+    assert set(found) == {"cam"}
+    assert found["cam"].n == 2
+    assert found["cam"].difference == pytest.approx(-0.35)
+    assert found["cam"].ci95 == bootstrap_interval(np.array([0.4 - 0.7, 0.5 - 0.9]), 0)
+
+
+def test_a_metric_that_the_reference_lacks_has_no_differences() -> None:
+    assert compute_paired_differences(_results({"cam": {"a": 1.0}}), "iou", "mask") == {}
