@@ -28,7 +28,8 @@ from apercu.robustness.defences.settings import DEFENCES
 from apercu.robustness.defences.training import DefenceTraining
 from apercu.robustness.filters import BitDepth, FloydSteinberg
 from apercu.robustness.objectives import Untargeted
-from apercu.training.degeneracy import CLASSIFIERS, DegeneracyMonitor
+from apercu.robustness.defences.training import DEGENERATE
+from apercu.training.degeneracy import DegeneracyMonitor
 
 IMAGES = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 WEIGHTS = torch.randn(192, 3, generator=torch.Generator().manual_seed(1)) / 8
@@ -176,10 +177,10 @@ def test_scratch_forgets_and_the_mode_of_layers_is_restored(tiny_card: Path) -> 
 
 
 def test_a_network_that_answers_one_class_is_told() -> None:
-    watch = DegeneracyMonitor(CLASSIFIERS, patience=3)
+    watch = DegeneracyMonitor(DEGENERATE, patience=3)
     for _ in range(3):
         watch.add({"classes": 0.1})
     assert "few of the classes (0.10" in str(watch.warning())
-    healthy = DegeneracyMonitor(CLASSIFIERS, patience=1)
+    healthy = DegeneracyMonitor(DEGENERATE, patience=1)
     healthy.add({"classes": 0.9})
     assert healthy.warning() is None

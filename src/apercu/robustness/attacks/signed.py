@@ -138,7 +138,7 @@ class Pgd(Attack):
             fraction = torch.rand((), generator=generator) ** (1 / noise.numel())
             noise = (
                 F.normalize(noise.flatten(), dim=0).view(shape)
-                * share
+                * fraction
                 * self._compute_radius(images)
             )
         return (images + noise.to(images)).clamp(0, 1)

@@ -1,4 +1,4 @@
-"""What a classifier can be trained for, so that attacks find less: one file each."""
+"""Defences: losses with which a classifier is trained so that attacks succeed less often."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adversarial training, also behind a filter."""
+"""Adversarial training, bare or behind a filter."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from apercu.types import Images, Scores
 
 @final
 class Adversarial(Defence):
-    """Images that an attack has just made against the network itself (Madry et al. 2018).
+    """Trains with images that an attack makes against the network at each step (Madry et al. 2018).
 
-    Behind a halftone, through which the attack goes, it is that of Lo and Patel (2021).
+    Behind a halftone, through which the attack goes, it is the defence of Lo and Patel (2021).
 
     Attributes:
-        attack: such as `pgd:epsilon=8/255,steps=7`.
-        behind: the filter that stands in front of the network, also when it is used.
-        honest: share of the loss that honest images have, behind the same filter.
+        attack: the attack, such as `pgd:epsilon=8/255,steps=7`.
+        behind: the filter in front of the network, also when it is used.
+        honest: fraction of the loss that clean images have, behind the same filter.
     """
 
     form: Literal["adversarial"] = "adversarial"
@@ -45,36 +45,44 @@ class Adversarial(Defence):
     def prepare_clean(self, images: Images) -> Images:
         return filter_images(self.behind, images)
 
-    def compute_losses(self, lesson: DefenceBatch) -> dict[str, Scores]:
-        answer = put_filter_in_front(self.behind, lesson.training_logits)
-        attacked = answer(attack_batch(self.attack, self.behind, lesson))
-        terms = {"attacked": (1 - self.honest) * lesson.compute_loss(attacked)}
+    def compute_losses(self, batch: DefenceBatch) -> dict[str, Scores]:
+        logits_fn = put_filter_in_front(self.behind, batch.training_logits)
+        attacked = logits_fn(attack_batch(self.attack, self.behind, batch))
+        terms = {"attacked": (1 - self.honest) * batch.compute_loss(attacked)}
         if self.honest:
-            terms["honest"] = self.honest * lesson.compute_loss(answer(lesson.images))
+            terms["honest"] = self.honest * batch.compute_loss(logits_fn(batch.images))
         return terms
 
-    def make_hard_images(self, lesson: DefenceBatch) -> Images:
-        return attack_and_filter_batch(self.attack, self.behind, lesson)
+    def make_hard_images(self, batch: DefenceBatch) -> Images:
+        return attack_and_filter_batch(self.attack, self.behind, batch)
 
 
-def attack_batch(attack: str, behind: str, lesson: DefenceBatch) -> Images:
-    """Images that an attack makes against the network behind a filter, from this step's seed."""
-    made: Attack = parse_attack(attack)
-    if hasattr(made, "seed"):
-        made = replace(made, seed=lesson.seed)  # type: ignore[type-var]
-    return made(
-        Untargeted(put_filter_in_front(behind, lesson.inference_logits), lesson.labels),
-        lesson.images,
+def attack_batch(attack: str, behind: str, batch: DefenceBatch) -> Images:
+    """Attack a network behind a filter.
+
+    Args:
+        attack: name of the attack; it draws from the batch's seed.
+        behind: name of the filter.
+        batch: the network and clean images.
+
+    Returns:
+        Adversarial images, before they are filtered."""
+    parsed: Attack = parse_attack(attack)
+    if hasattr(parsed, "seed"):
+        parsed = replace(parsed, seed=batch.seed)  # type: ignore[type-var]
+    return parsed(
+        Untargeted(put_filter_in_front(behind, batch.inference_logits), batch.labels),
+        batch.images,
     )
 
 
-def attack_and_filter_batch(attack: str, behind: str, lesson: DefenceBatch) -> Images:
-    """The same images behind the filter, as the network receives them."""
-    return filter_images(behind, attack_batch(attack, behind, lesson))
+def attack_and_filter_batch(attack: str, behind: str, batch: DefenceBatch) -> Images:
+    """Attack a network behind a filter; return the images after the filter, as the network gets them."""
+    return filter_images(behind, attack_batch(attack, behind, batch))
 
 
 @torch.no_grad()
 def filter_images(behind: str, images: Images) -> Images:
-    """Images as they come out of a filter; the same ones for none."""
+    """Filter images; return them as they are for the filter `none`."""
     filter = parse_filter(behind)
     return images if filter is None else filter(images)

@@ -1,8 +1,9 @@
-"""What every defence is: terms of a loss, and images that should be answered as the honest ones."""
+"""The base class of defences: terms of a loss, and the images that a defence is for."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -19,14 +20,14 @@ from apercu.types import Images, Logits, Scores, Targets
 
 @dataclass(frozen=True)
 class DefenceBatch:
-    """One batch.
+    """A batch of images with the network that learns from it.
 
     Args:
-        learns: the network as it is trained, images → logits.
-        judges: the same network as it will be used: its statistics stand still.
-        images: honest ones.
-        wanted: probabilities that the network should give them.
-        seed: of every draw.
+        training_logits: the network in training mode, images → logits.
+        inference_logits: the same network in inference mode, whose statistics do not change.
+        images: clean images in [0, 1].
+        target_probabilities: probabilities that the network should give them, `batch × classes`.
+        seed: seed of every draw.
     """
 
     training_logits: LogitsFn
@@ -37,47 +38,48 @@ class DefenceBatch:
 
     @property
     def labels(self) -> Targets:
-        """The class of each image."""
+        """The class of each image: the one with the highest target probability."""
         return self.target_probabilities.argmax(1)
 
     def compute_loss(self, logits: Logits) -> Scores:
-        """Cross-entropy of an answer with what is wanted."""
+        """Compute the cross-entropy of each image's logits with its target probabilities."""
         return -(self.target_probabilities * logits.log_softmax(1)).sum(1)
 
 
 class Defence(BaseModel, ABC):
-    """Teaches a network by a loss of its own; prints as its own settings."""
+    """Trains a network with a loss of its own; prints as its own settings."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     @abstractmethod
-    def compute_losses(self, lesson: DefenceBatch) -> dict[str, Scores]:
-        """Named parts of the loss, one number per image; the loss is the mean of their sum."""
+    def compute_losses(self, batch: DefenceBatch) -> dict[str, Scores]:
+        """Compute the named terms of the loss, one number per image; the loss is the mean of their sum."""
 
     @property
     def test_filters(self) -> tuple[str, ...]:
-        """Filters that stand in front of the network when it is used, one at a time."""
+        """Names of the filters behind which the network is used, one at a time."""
         return (NONE,)
 
     def prepare_clean(self, images: Images) -> Images:
-        """Honest images as the network receives them; no gradients."""
+        """Return clean images as the network receives them, without gradients."""
         return images
 
     @abstractmethod
-    def make_hard_images(self, lesson: DefenceBatch) -> Images:
-        """The images as the network receives them when it needs its defence; no gradients."""
+    def make_hard_images(self, batch: DefenceBatch) -> Images:
+        """Return the images that the defence is for, as the network receives them, without gradients."""
 
 
-def put_filter_in_front(name: str, answer: LogitsFn) -> LogitsFn:
-    """A network behind a filter, through which gradients go as if it was not there."""
+def put_filter_in_front(name: str, logits_fn: LogitsFn) -> LogitsFn:
+    """Put a filter in front of a network; gradients pass it as if it was not there."""
     filter = parse_filter(name)
     if filter is None:
-        return answer
+        return logits_fn
     layer = FilterLayer(filter, "straight_through")
-    return lambda images: answer(layer(images))
+    return lambda images: logits_fn(layer(images))
 
 
 def _check_attack(text: str) -> str:
+    """Return the text if it names an attack on the class."""
     if find_objective_name(text) != "class":
         raise ValueError(
             f"attacks: {text}: a network learns from attacks on the class, such as pgd"
@@ -86,13 +88,14 @@ def _check_attack(text: str) -> str:
 
 
 def _check_filter(text: str) -> str:
+    """Return the text if it names a filter."""
     return _check_parses(parse_filter, text)
 
 
-def _check_parses(read: object, text: str) -> str:
-    """The text, if it can be read; pydantic wants a ValueError."""
+def _check_parses(parse: Callable[[str], object], text: str) -> str:
+    """Return the text if it can be parsed; pydantic expects a ValueError."""
     try:
-        read(text)  # type: ignore[operator]
+        parse(text)
     except ConfigError as error:
         raise ValueError(str(error)) from None
     return text

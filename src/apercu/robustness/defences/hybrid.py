@@ -1,4 +1,4 @@
-"""Hybrid training: every image also in another representation."""
+"""Hybrid training: each image also in another representation, such as a halftone."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from apercu.types import Images, Scores
 
 @final
 class Hybrid(Defence):
-    """Honest images beside their copies in other representations, half and half.
+    """Trains with clean images and with their copies in other representations, half and half.
 
-    Halftones are those of Huang et al. (2020), low resolution and strong compression those of
-    Liao and Huang (2020).
+    Halftones follow Huang et al. (2020), low resolution and strong compression
+    follow Liao and Huang (2020).
 
     Attributes:
-        representations: filters; each image is drawn one of them.
+        representations: filters; one of them is drawn for each image.
     """
 
     form: Literal["hybrid"] = "hybrid"
@@ -31,21 +31,21 @@ class Hybrid(Defence):
     def test_filters(self) -> tuple[str, ...]:
         return (NONE, *self.representations)
 
-    def compute_losses(self, lesson: DefenceBatch) -> dict[str, Scores]:
-        shown = torch.cat([lesson.images, self.make_hard_images(lesson)])
-        honest, represented = lesson.training_logits(shown).chunk(2)
+    def compute_losses(self, batch: DefenceBatch) -> dict[str, Scores]:
+        images = torch.cat([batch.images, self.make_hard_images(batch)])
+        clean, represented = batch.training_logits(images).chunk(2)
         return {
-            "honest": lesson.compute_loss(honest) / 2,
-            "represented": lesson.compute_loss(represented) / 2,
+            "honest": batch.compute_loss(clean) / 2,
+            "represented": batch.compute_loss(represented) / 2,
         }
 
     @torch.no_grad()
-    def make_hard_images(self, lesson: DefenceBatch) -> Images:
-        images, generator = lesson.images, Generator().manual_seed(lesson.seed)
+    def make_hard_images(self, batch: DefenceBatch) -> Images:
+        images, generator = batch.images, Generator().manual_seed(batch.seed)
         drawn = torch.randint(len(self.representations), (len(images),), generator=generator)
-        shown = images.clone()
+        filtered = images.clone()
         for number, name in enumerate(self.representations):
             filter, rows = parse_filter(name), drawn.to(images.device) == number
             if filter is not None and rows.any():
-                shown[rows] = filter(images[rows])
-        return shown
+                filtered[rows] = filter(images[rows])
+        return filtered

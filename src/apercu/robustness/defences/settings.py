@@ -1,4 +1,4 @@
-"""What a training against attacks can be told, and the presets."""
+"""The settings of a training with a defence, and the presets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ AnyDefence = Annotated[Standard | Hybrid | Adversarial | Sinkhorn, Field(discrim
 
 
 class DefenceSchedule(Schedule):
-    """How long and how fast a classifier is trained."""
+    """The length and the pace of the training of a classifier."""
 
     steps: int = Field(1000, ge=1)
     batch: int = Field(24, ge=2)
@@ -29,13 +29,14 @@ class DefenceSettings(TrainingConfig):
     """Everything that distinguishes one training against attacks from another.
 
     Attributes:
-        defence: the loss.
-        wanted: what the images should be answered: their `labels`, or the `answers` of the
-            undefended classifier, which needs no labels.
-        scratch: whether all weights are drawn anew, or the classifier's own are the start. Only
-            then batch norms learn their statistics; those of small batches spoil learnt features.
+        defence: the defence, which computes the loss.
+        wanted: the targets: `labels`, or `answers`, the probabilities that the undefended
+            classifier gives, which needs no labels.
+        scratch: whether all weights are reinitialised; otherwise the classifier's own are the
+            start. Only from scratch do batch norms learn their statistics, because those of small
+            batches spoil learnt features.
         views: random views of the images.
-        schedule: how long.
+        schedule: the length and the pace.
     """
 
     defence: AnyDefence = Hybrid()

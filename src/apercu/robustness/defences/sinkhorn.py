@@ -1,4 +1,4 @@
-"""Sinkhorn adversarial training: the answers to attacked images move as a cloud."""
+"""Sinkhorn adversarial training: the logits of attacked images stay close to clean ones as a set."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from apercu.types import Images, Scores
 
 @final
 class Sinkhorn(Defence):
-    """Cross-entropy of attacked images, and how far their answers lie from those of the honest.
+    """Trains with attacked images, and keeps their logits near those of clean images.
 
     The distance is the Sinkhorn divergence between the two batches of logits (Bouniot et al. 2021).
 
     Attributes:
-        attack: such as `pgd:epsilon=8/255,steps=7`.
-        behind: the filter that stands in front of the network, also when it is used.
-        weight: of the divergence.
-        blur: regularisation of the transport, in squared units of a logit.
-        rounds: most iterations of one transport.
+        attack: the attack, such as `pgd:epsilon=8/255,steps=7`.
+        behind: the filter in front of the network, also when it is used.
+        weight: weight of the divergence.
+        blur: strength of the regularisation, in squared units of a logit.
+        rounds: largest number of iterations of one transport.
     """
 
     form: Literal["sinkhorn"] = "sinkhorn"
@@ -54,18 +54,18 @@ class Sinkhorn(Defence):
     def prepare_clean(self, images: Images) -> Images:
         return filter_images(self.behind, images)
 
-    def compute_losses(self, lesson: DefenceBatch) -> dict[str, Scores]:
-        answer = put_filter_in_front(self.behind, lesson.training_logits)
-        shown = torch.cat([lesson.images, attack_batch(self.attack, self.behind, lesson)])
-        honest, attacked = answer(shown).chunk(2)
-        far = sinkhorn_divergence(honest, attacked, self.blur, self.rounds)
+    def compute_losses(self, batch: DefenceBatch) -> dict[str, Scores]:
+        logits_fn = put_filter_in_front(self.behind, batch.training_logits)
+        images = torch.cat([batch.images, attack_batch(self.attack, self.behind, batch)])
+        clean, attacked = logits_fn(images).chunk(2)
+        divergence = sinkhorn_divergence(clean, attacked, self.blur, self.rounds)
         return {
-            "attacked": lesson.compute_loss(attacked),
-            "transport": self.weight * far.expand(len(honest)),
+            "attacked": batch.compute_loss(attacked),
+            "transport": self.weight * divergence.expand(len(clean)),
         }
 
-    def make_hard_images(self, lesson: DefenceBatch) -> Images:
-        return attack_and_filter_batch(self.attack, self.behind, lesson)
+    def make_hard_images(self, batch: DefenceBatch) -> Images:
+        return attack_and_filter_batch(self.attack, self.behind, batch)
 
 
 def sinkhorn_divergence(
@@ -75,30 +75,36 @@ def sinkhorn_divergence(
     rounds: int,
     threshold: float = 0.1,
 ) -> Float[Tensor, ""]:
-    """Transport cost between two clouds of points, less that within each of them.
+    """Compute the transport cost between two sets of points, less the cost within each of them.
 
-    The cost is the squared distance, regularised by the entropy of the plan times `blur`; 0 for
-    equal clouds.
+    The cost is the squared distance, regularised by the entropy of the plan times `blur`. The
+    divergence is 0 for equal sets.
 
     Args:
-        first: one point per row, all with the same mass.
-        second: likewise.
+        first: points, one per row, all with the same mass.
+        second: points, one per row, all with the same mass.
         blur: strength of the regularisation, in units of the cost.
-        rounds: most iterations.
+        rounds: largest number of iterations.
         threshold: mean change of the potentials below which the iterations end.
+
+    Returns:
+        The divergence, one number.
     """
     across = _compute_transport_cost(first, second, blur, rounds, threshold)
-    within = [_compute_transport_cost(one, one, blur, rounds, threshold) for one in (first, second)]
+    within = [
+        _compute_transport_cost(points, points, blur, rounds, threshold)
+        for points in (first, second)
+    ]
     return across - sum(within) / 2
 
 
 def _compute_transport_cost(
     first: Tensor, second: Tensor, blur: float, rounds: int, threshold: float
 ) -> Float[Tensor, ""]:
-    """Value of the dual at the potentials that Sinkhorn's iterations reach.
+    """Compute the dual cost at the potentials that Sinkhorn's iterations reach.
 
-    Its slope with respect to the points is that of the plan held fixed, as it should be at the
-    optimum, so the iterations themselves are not differentiated.
+    Its gradient with respect to the points is that of a fixed plan, as it is at the optimum, so
+    the iterations themselves are not differentiated.
     """
     cost = (first[:, None] - second[None]).square().sum(2)
     mass = (-math.log(len(first)), -math.log(len(second)))

@@ -1,4 +1,4 @@
-"""No defence: what the others are compared with."""
+"""Training without a defence, with which the defences are compared."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from apercu.types import Images, Scores
 
 @final
 class Standard(Defence):
-    """Honest images alone."""
+    """Trains with clean images alone."""
 
     form: Literal["standard"] = "standard"
 
-    def compute_losses(self, lesson: DefenceBatch) -> dict[str, Scores]:
-        return {"honest": lesson.compute_loss(lesson.training_logits(lesson.images))}
+    def compute_losses(self, batch: DefenceBatch) -> dict[str, Scores]:
+        return {"honest": batch.compute_loss(batch.training_logits(batch.images))}
 
-    def make_hard_images(self, lesson: DefenceBatch) -> Images:
-        return lesson.images
+    def make_hard_images(self, batch: DefenceBatch) -> Images:
+        return batch.images

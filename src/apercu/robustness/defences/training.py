@@ -1,9 +1,9 @@
-"""One training step of a classifier against attacks, as Lightning runs it."""
+"""The training of a classifier with a defence: its steps, and its run folder with a card."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -27,24 +27,42 @@ from apercu.io import write_file
 from apercu.robustness.defences.base import DefenceBatch
 from apercu.robustness.defences.settings import DefenceSettings
 from apercu.training.data import LabelTarget, TrainingImages, split_held_out
-from apercu.training.degeneracy import CLASSIFIERS, DegenerateSolution
+from apercu.training.degeneracy import DegenerateSolution
 from apercu.training.module import TrainingModule
 from apercu.training.trainer import Trainer
 from apercu.types import Images, Logits
 
+CONFIG, FACTS = "config.json", "facts.json"
+FEW_CLASSES = 0.35
+"""Fraction of the classes of a batch below which a network predicts too few of them."""
+
+
+def _describe_few_classes(means: Mapping[str, float]) -> str | None:
+    """Describe a network that predicts few of the classes, whatever the image is."""
+    if means["classes"] < FEW_CLASSES:
+        return (
+            f"the network answers few of the classes ({means['classes']:.2f} of those there are); "
+            "lower the rate, or the budget of the attack"
+        )
+    return None
+
+
+DEGENERATE = DegenerateSolution(("classes",), ("classes",), _describe_few_classes)
+"""A classifier that predicts few of the classes."""
+
 
 @final
 class DefenceTraining(TrainingModule):
-    """A network learns a defence; what it should answer, labels or the classifier say.
+    """The training of a network with a defence, towards labels or the classifier's probabilities.
 
     Args:
-        network: what is trained, of the classifier's own structure.
-        classifier: the undefended one.
-        settings: defence and schedule.
-        seed: of all draws.
+        network: the network that is trained; it has the classifier's own structure.
+        classifier: the undefended classifier.
+        settings: the defence and the schedule.
+        seed: seed of all draws.
     """
 
-    degenerate: ClassVar[DegenerateSolution] = CLASSIFIERS
+    degenerate: ClassVar[DegenerateSolution] = DEGENERATE
     trained_buffers: ClassVar[str] = ""
 
     def __init__(
@@ -62,51 +80,60 @@ class DefenceTraining(TrainingModule):
         seed = int(torch.randint(2**31, (), generator=generator))
         if not self.settings.scratch:
             freeze_batchnorm(self.network)
-        lesson = self.make_batch(images, labels, seed)
-        terms = self.settings.defence.compute_losses(lesson)
+        defence_batch = self.make_batch(images, labels, seed)
+        terms = self.settings.defence.compute_losses(defence_batch)
         with torch.no_grad():
-            seen = self.compute_inference_logits(images).argmax(1)
-        classes = len(set(seen.tolist())) / len(set(lesson.labels.tolist()))
-        right = (seen == lesson.labels).float().mean()
-        self.log_terms(terms, {"right": right, "classes": torch.tensor(classes)})
+            predicted = self.compute_inference_logits(images).argmax(1)
+        classes = len(set(predicted.tolist())) / len(set(defence_batch.labels.tolist()))
+        correct = (predicted == defence_batch.labels).float().mean()
+        self.log_terms(terms, {"right": correct, "classes": torch.tensor(classes)})
         return torch.stack(list(terms.values())).sum(0).mean()
 
     def make_batch(self, images: Images, labels: Tensor | None, seed: int) -> DefenceBatch:
-        """What a batch teaches."""
+        """Make a batch for the defence.
+
+        Args:
+            images: clean images in [0, 1], `batch × channels × height × width`.
+            labels: class indices; None to take the probabilities of the undefended classifier.
+            seed: seed of every draw of the batch.
+
+        Returns:
+            The images with the probabilities that the network should give them.
+        """
         if labels is None:
             with torch.no_grad():
-                wanted = self.classifier.predict_probabilities(images)
+                targets = self.classifier.predict_probabilities(images)
         else:
-            wanted = F.one_hot(labels, len(self.classifier.classes)).to(images)
+            targets = F.one_hot(labels, len(self.classifier.classes)).to(images)
         return DefenceBatch(
-            self.compute_logits, self.compute_inference_logits, images, wanted, seed
+            self.compute_logits, self.compute_inference_logits, images, targets, seed
         )
 
     def compute_logits(self, images: Images) -> Logits:
-        """The network in the mode that it is in."""
-        known = self.classifier.network
-        shown = normalise(images, known.input).contiguous(memory_format=torch.channels_last)
-        return convert_to_logits(self.network(shown), known.output, count=len(images))
+        """Compute the logits of the network in its present mode, `batch × classes`."""
+        network = self.classifier.network
+        inputs = normalise(images, network.input).contiguous(memory_format=torch.channels_last)
+        return convert_to_logits(self.network(inputs), network.output, count=len(images))
 
     def compute_inference_logits(self, images: Images) -> Logits:
-        """The network as it will be used."""
+        """Compute the logits of the network in inference mode, `batch × classes`."""
         with _inference_mode(self.network):
             return self.compute_logits(images)
 
     @torch.no_grad()
     def sample_tiles(self, images: Images) -> list[render.Tile]:
-        lesson = self.make_batch(images, None, self.seed)
+        batch = self.make_batch(images, None, self.seed)
         tiles = []
-        for shown in (images, self.settings.defence.make_hard_images(lesson)):
-            sure, top = self.compute_inference_logits(shown).softmax(1)[0].max(0)
+        for inputs in (images, self.settings.defence.make_hard_images(batch)):
+            probability, top = self.compute_inference_logits(inputs).softmax(1)[0].max(0)
             title = self.classifier.classes[int(top)].partition(",")[0]
-            picture = render.to_image(shown[0].cpu())
-            tiles.append(render.Tile(picture, f"{title} {sure:.2f}"))
+            picture = render.to_image(inputs[0].cpu())
+            tiles.append(render.Tile(picture, f"{title} {probability:.2f}"))
         return tiles
 
 
 def freeze_batchnorm(network: nn.Module) -> None:
-    """Batch norms keep their statistics."""
+    """Put batch norms in inference mode, so that their statistics do not change."""
     for module in network.modules():
         if isinstance(module, _BatchNorm):
             module.eval()
@@ -114,49 +141,46 @@ def freeze_batchnorm(network: nn.Module) -> None:
 
 @contextmanager
 def _inference_mode(network: nn.Module) -> Iterator[None]:
-    """The network in inference, its modules as they were afterwards."""
-    learning = [module for module in network.modules() if module.training]
+    """Put a network in inference mode, and restore the mode of each of its modules afterwards."""
+    in_training = [module for module in network.modules() if module.training]
     network.eval()
     try:
         yield
     finally:
-        for module in learning:
+        for module in in_training:
             module.training = True
-
-
-CONFIG, FACTS = "config.json", "facts.json"
 
 
 def train_defence(
     settings: DefenceSettings, trainer: Trainer
 ) -> tuple[Classifier, dict[str, float]]:
-    """Trains a copy of the fit's classifier and leaves it in the run folder.
+    """Train a copy of the trainer's classifier with a defence, and save it in the run folder.
 
     Args:
-        settings: what is trained.
-        fit: of which classifier, on which images, where.
+        settings: the defence and the schedule.
+        trainer: the classifier, the images and the run folder.
 
     Returns:
-        The defended classifier; what was measured on images held out, before and after: how often
-        honest images, and those that the defence is for, are answered as wanted.
+        The defended classifier, and what was measured on images that were held out, before and
+        after the training: how often the targets of clean images, and of those that the defence is
+        for, are predicted.
 
     Raises:
         ClassifierError: the classifier cannot be trained further.
-        ImagesError: labels are wanted, and there are none.
-        RunError: the folder holds a training of other settings.
+        ImagesError: the settings need labels, and there are none.
+        RunError: the folder holds a training with other settings.
     """
     network = copy_trainable(trainer.classifier, reinitialise=settings.scratch, seed=trainer.seed)
     if settings.wanted == "labels" and not trainer.source.labelled:
         raise ImagesError(f"{trainer.source.name}: has no labels; set wanted: answers")
-    _claim(trainer.run / CONFIG, settings)
+    _check_or_store_settings(trainer.run / CONFIG, settings)
     training = DefenceTraining(network, trainer.classifier, settings, trainer.seed)
-    facts = {
-        f"{name}_before": value for name, value in _measure_agreement(training, trainer).items()
-    }
-    facts |= trainer(training) | _measure_agreement(training, trainer)
-    known = trainer.classifier.network
-    digest = digest_module(network, known.source, known.options)
-    defended = Classifier(replace(known, forward=network, digest=digest))
+    before = _measure_agreement(training, trainer)
+    facts = {f"{name}_before": value for name, value in before.items()}
+    facts |= trainer.fit(training) | _measure_agreement(training, trainer)
+    undefended = trainer.classifier.network
+    digest = digest_module(network, undefended.source, undefended.options)
+    defended = Classifier(replace(undefended, forward=network, digest=digest))
     if trainer.is_main_process:
         save_classifier(defended, trainer.run)
         write_file(trainer.run / FACTS, json.dumps(facts, indent=1) + "\n")
@@ -165,34 +189,33 @@ def train_defence(
 
 @torch.no_grad()
 def _measure_agreement(training: DefenceTraining, trainer: Trainer) -> dict[str, float]:
-    """On images held out: how often the network answers as wanted."""
-    held_out = split_held_out(len(trainer.source), trainer.seed)[1]
+    """Measure on images that were held out how often the network predicts the target.
+
+    The keys are `honest` for clean images, and `hard` for those that the defence is for.
+    """
+    held_out = split_held_out(len(trainer.source), trainer.seed).held_out
     images = TrainingImages(
         trainer.source, trainer.classifier, held_out, target_of=training.target_of
     )
-    right: dict[str, list[bool]] = {"honest": [], "hard": []}
-    device = trainer.classifier.device
+    correct: dict[str, list[bool]] = {"honest": [], "hard": []}
+    defence, device = training.settings.defence, trainer.classifier.device
     training.network.to(device)
-    for batch in DataLoader(images, training.settings.schedule.batch):
-        pictures, labels = (batch, None) if training.target_of is None else batch
-        pictures = pictures.to(device)
+    for loaded in DataLoader(images, training.settings.schedule.batch):
+        clean, labels = (loaded, None) if training.target_of is None else loaded
+        clean = clean.to(device)
         labels = None if labels is None else labels.to(device)
-        lesson, defence = (
-            training.make_batch(pictures, labels, trainer.seed),
-            training.settings.defence,
-        )
-        for name, shown in (
-            ("honest", defence.prepare_clean(pictures)),
-            ("hard", defence.make_hard_images(lesson)),
+        batch = training.make_batch(clean, labels, trainer.seed)
+        for name, inputs in (
+            ("honest", defence.prepare_clean(clean)),
+            ("hard", defence.make_hard_images(batch)),
         ):
-            right[name] += (
-                training.compute_inference_logits(shown).argmax(1) == lesson.labels
-            ).tolist()
-    return {name: sum(found) / len(found) for name, found in right.items()}
+            predicted = training.compute_inference_logits(inputs).argmax(1)
+            correct[name] += (predicted == batch.labels).tolist()
+    return {name: sum(values) / len(values) for name, values in correct.items()}
 
 
-def _claim(path: Path, settings: DefenceSettings) -> None:
-    """Writes down what is trained here, or checks that it is what was begun."""
+def _check_or_store_settings(path: Path, settings: DefenceSettings) -> None:
+    """Store the settings of a new training, or check that they are those of the one begun before."""
     if not path.is_file():
         write_file(path, settings.model_dump_json(indent=1))
         return
