@@ -1,4 +1,4 @@
-"""A small residual network: the student of a black box, and the demo's classifier."""
+"""A small residual network: the student of a black box, and the classifier of the demo."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from torch import Tensor, nn
 
 from apercu.types import Images, Logits
 
-_FULL_DETAIL = 64
-"""Images up to this size enter the residual blocks without being shrunk first."""
+_FULL_SIZE = 64
+"""Images up to this size enter the residual blocks without being shrunk first, pixels."""
 
 
 class SmallResNet(nn.Module):
-    """Three residual blocks (He et al. 2016) at falling detail, mean over positions, linear head.
+    """Three residual blocks (He et al. 2016), a mean over all positions, and a linear head.
 
     Args:
-        channels: of the images.
+        channels: channels of the images.
         classes: number of logits.
         size: height and width of the images; larger ones are halved in the stem, once for every
             doubling beyond 64 pixels.
-        width: channels of the stem; each block has twice as many at half the detail.
+        width: channels of the stem; each block has twice as many at half the resolution.
     """
 
     def __init__(self, channels: int, classes: int, size: Sequence[int], width: int) -> None:
         super().__init__()
-        halvings = max(0, math.ceil(math.log2(max(size) / _FULL_DETAIL)))
+        halvings = max(0, math.ceil(math.log2(max(size) / _FULL_SIZE)))
         self.stem = nn.Sequential(
             _build_conv_block(channels, width, stride=2 if halvings else 1),
             *(_build_conv_block(width, width, stride=2) for _ in range(halvings - 1)),
@@ -40,8 +40,9 @@ class SmallResNet(nn.Module):
         )
         self.head = nn.Linear(8 * width, classes)
 
-    @no_type_check  # torch.fx walks through it with stand-ins that are no tensors
+    @no_type_check  # torch.fx calls it with proxies, which are no tensors
     def forward(self, images: Images) -> Logits:
+        """Return the logits of normalised images."""
         features: Tensor = self.blocks(self.stem(images))
         logits: Tensor = self.head(features.mean((2, 3)))
         return logits

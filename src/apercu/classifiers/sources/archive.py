@@ -1,8 +1,8 @@
-"""Reads an exported program's archive before torch does, and refuses what could run code.
+"""A check of the archive of an exported program, which refuses what could run code.
 
 `torch.export.load` unpickles some parts of an archive, evaluates the text of symbolic sizes, and
-looks functions up by any dotted name. Here only tensors stored as bytes, calls of tensor
-operators and plain arithmetic of sizes pass; what was checked is what torch receives.
+calls functions by any dotted name. Only tensors stored as bytes, calls of tensor operators and
+plain arithmetic of sizes are allowed here. torch receives a copy of what was checked.
 """
 
 from __future__ import annotations
@@ -36,7 +36,13 @@ _SIZE_SYNTAX = (
 
 
 def copy_checked_archive(path: Path) -> io.BytesIO:
-    """A copy of an exported program that holds only what was checked; sample inputs are left out.
+    """Return a copy of an exported program that holds only checked entries, no sample inputs.
+
+    Args:
+        path: path of the `.pt2` file.
+
+    Returns:
+        The copy, in memory.
 
     Raises:
         ClassifierError: the file is no such archive, or loading it could run code.
@@ -78,15 +84,15 @@ def _check_entry(path: Path, name: str, content: bytes) -> None:
                 raise _refusal(path, f"the size {value!r}")
 
 
-def _check_payloads(path: Path, listed: dict[str, Any]) -> None:
-    for name, payload in listed["config"].items():
-        tensor = payload["path_name"].startswith(("weight_", "tensor_"))
-        if payload["use_pickle"] or not tensor:
+def _check_payloads(path: Path, listing: dict[str, Any]) -> None:
+    for name, payload in listing["config"].items():
+        is_tensor = payload["path_name"].startswith(("weight_", "tensor_"))
+        if payload["use_pickle"] or not is_tensor:
             raise _refusal(path, f"{name} in a pickle")
 
 
 def _walk_strings(tree: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Every text of a JSON tree, with the key it stands under."""
+    """Yield every text of a JSON tree, with the key to which it belongs."""
     if isinstance(tree, str):
         yield key, tree
     elif isinstance(tree, list):
@@ -119,6 +125,7 @@ def _is_plain(node: ast.AST) -> bool:
 
 
 def _refusal(path: Path, what: str) -> ClassifierError:
+    """Return the error for an archive that holds something unsafe."""
     return ClassifierError(
         f"{path}: refused, it holds {what}, which could run code; "
         "export the plain network again, or use ONNX"

@@ -1,4 +1,4 @@
-"""Programs written by `torch.export.save`: differentiable, but without layers to look at."""
+"""Programs written by `torch.export.save`: they give gradients, but show no layers."""
 
 from __future__ import annotations
 
@@ -18,12 +18,19 @@ from apercu.errors import ClassifierError
 
 
 def open_exported(card: ClassifierCard) -> Network:
-    """Opens a `.pt2` file, after its archive was found free of pickles and foreign calls.
+    """Open a `.pt2` file, after a check that its archive has no pickles and no unknown calls.
 
-    The network is in inference form already, and is never switched to it.
+    The network is in the mode in which it was exported, and stays in it.
+
+    Args:
+        card: description of the classifier; its source is the file.
+
+    Returns:
+        The network.
 
     Raises:
-        ClassifierError: the file is missing, refused, from another torch, or takes no images.
+        ClassifierError: the file is missing or refused, comes from another version of torch, or
+            takes no images.
     """
     path = Path(card.source)
     if not path.is_file():
@@ -48,7 +55,7 @@ def open_exported(card: ClassifierCard) -> Network:
 
 
 class _ExportedNetwork:
-    """Calls an exported program on any device."""
+    """An exported program that runs on any device, in batches that its graph allows."""
 
     def __init__(self, program: ExportedProgram, fixed_batch: int | None) -> None:
         self._program = program

@@ -1,10 +1,10 @@
-"""Classifiers that a Python function makes: `package.module:factory`.
+"""Classifiers that a Python function builds: `package.module:factory`.
 
-The factory is called with the card's options. It returns an `nn.Module`, or any callable that
-takes images and answers without gradients. What the card does not say is read from attributes of
-what it returned: `input` (an `InputSpec` or a dictionary like a card's; needed),
-`classes` (a sequence of names), `output` and, for a plain callable, `fingerprint` (a text that
-changes with its weights; else the factory's name and its options stand for them).
+The factory is called with the card's options. It returns an `nn.Module`, or any callable from
+images to outputs, which gives no gradients. What the card does not say is read from attributes of
+the returned object: `input` (an `InputSpec` or a dictionary like a card's; needed), `classes`
+(a sequence of names), `output` and, for a plain callable, `fingerprint` (a text that changes with
+its weights; without it, the name of the factory and its options are the identity).
 """
 
 from __future__ import annotations
@@ -27,35 +27,41 @@ from apercu.errors import ClassifierError, suggest_nearest
 
 
 def open_factory(card: ClassifierCard) -> Network:
-    """Calls the factory and reads what it says about its classifier.
+    """Call the factory and read what it says about its classifier.
+
+    Args:
+        card: description of the classifier; its source names the factory.
+
+    Returns:
+        The network.
 
     Raises:
-        ClassifierError: no such module or factory, it fails, it returns no callable, or neither
-            it nor the card says what the images are like.
+        ClassifierError: there is no such module or factory, it fails or returns no callable, or
+            neither it nor the card has an `input`.
     """
     try:
-        made = _import_factory(card.source)(**card.options)
+        built = _import_factory(card.source)(**card.options)
     except ClassifierError:
         raise
     except Exception as error:
         raise ClassifierError(f"classifier {card.source}: the factory fails: {error!r}") from error
-    is_module = isinstance(made, nn.Module)
-    if not callable(made):
+    is_module = isinstance(built, nn.Module)
+    if not callable(built):
         raise ClassifierError(
             f"classifier {card.source}: expected an nn.Module or a callable from the factory, "
-            f"got {type(made).__name__}"
+            f"got {type(built).__name__}"
         )
     if card.weights is not None:
         if not is_module:
             raise ClassifierError(f"classifier {card.source}: a plain callable takes no weights")
-        load_weights(made, card.weights)
-    classes = getattr(made, "classes", None)
+        load_weights(built, card.weights)
+    classes = getattr(built, "classes", None)
     return Network(
         source=card.source,
-        forward=made if is_module else BlackBox(made),
-        digest=_compute_digest(made, card),
-        input=card.input or _read_input_attribute(made, card.source),
-        output=getattr(made, "output", card.output),
+        forward=built if is_module else BlackBox(built),
+        digest=_compute_digest(built, card),
+        input=card.input or _read_input_attribute(built, card.source),
+        output=getattr(built, "output", card.output),
         names=None if classes is None else ClassNames.of(map(str, classes)),
         options=card.options,
         differentiable=is_module,
@@ -82,24 +88,23 @@ def _import_factory(source: str) -> Callable[..., Any]:
     return factory
 
 
-def _compute_digest(made: Any, card: ClassifierCard) -> str:
-    if isinstance(made, nn.Module):
-        return digest_module(made, card.source, card.options)
-    stated = getattr(made, "fingerprint", "")
-    described = json.dumps([card.source, card.options, str(stated)], sort_keys=True, default=str)
-    return hashlib.sha256(described.encode()).hexdigest()
+def _compute_digest(built: Any, card: ClassifierCard) -> str:
+    if isinstance(built, nn.Module):
+        return digest_module(built, card.source, card.options)
+    value = getattr(built, "fingerprint", "")
+    description = json.dumps([card.source, card.options, str(value)], sort_keys=True, default=str)
+    return hashlib.sha256(description.encode()).hexdigest()
 
 
-def _read_input_attribute(made: Any, source: str) -> InputSpec:
-    stated = getattr(made, "input", None)
-    if stated is None:
+def _read_input_attribute(built: Any, source: str) -> InputSpec:
+    value = getattr(built, "input", None)
+    if value is None:
         raise ClassifierError(
             f"classifier {source}: it does not say what its images are like; give it an "
             "attribute `input`, or write a classifier card with `input`"
         )
     try:
-        return InputSpec.model_validate(stated)
+        return InputSpec.model_validate(value)
     except ValidationError as error:
-        raise ClassifierError(
-            f"classifier {source}: its attribute input: {'; '.join(describe_mistakes(error, InputSpec))}"
-        ) from None
+        mistakes = "; ".join(describe_mistakes(error, InputSpec))
+        raise ClassifierError(f"classifier {source}: its attribute input: {mistakes}") from None

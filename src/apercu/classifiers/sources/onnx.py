@@ -1,4 +1,4 @@
-"""ONNX files, answered by onnxruntime on the CPU: no gradients, no layers."""
+"""ONNX files, run by onnxruntime on the CPU: they give no gradients and show no layers."""
 
 from __future__ import annotations
 
@@ -16,11 +16,17 @@ from apercu.errors import ClassifierError
 
 
 def open_onnx(card: ClassifierCard) -> Network:
-    """Opens an `.onnx` file with one input, the images, and its classes as the first output.
+    """Open an `.onnx` file with one input, the images, and the classes as its first output.
+
+    Args:
+        card: description of the classifier; its source is the file.
+
+    Returns:
+        The network.
 
     Raises:
-        ClassifierError: onnxruntime is not installed, the file is missing or broken, or it
-            takes no float images.
+        ClassifierError: onnxruntime is not installed, or the file is missing or broken, or takes
+            no float images.
     """
     path = Path(card.source)
     if not path.is_file():
@@ -33,13 +39,13 @@ def open_onnx(card: ClassifierCard) -> Network:
     shape = [side if isinstance(side, int) else None for side in inputs[0].shape]
     spec, fixed = resolve_input(shape, card)
 
-    def ask(images: Tensor) -> Tensor:
-        fed = {inputs[0].name: images.float().contiguous().numpy()}
-        return torch.from_numpy(session.run(None, fed)[0])
+    def run(images: Tensor) -> Tensor:
+        feed = {inputs[0].name: images.float().contiguous().numpy()}
+        return torch.from_numpy(session.run(None, feed)[0])
 
     return Network(
         source=card.source,
-        forward=BlackBox(lambda images: run_in_fixed_batches(ask, images, fixed)),
+        forward=BlackBox(lambda images: run_in_fixed_batches(run, images, fixed)),
         digest=digest_file(path),
         input=spec,
         output=card.output,
@@ -47,37 +53,21 @@ def open_onnx(card: ClassifierCard) -> Network:
     )
 
 
-def _open_session(path: Path) -> Any:
-    try:
-        import onnxruntime
-    except ImportError:
-        raise ClassifierError(
-            f"classifier {path}: ONNX files need onnxruntime; pip install 'apercu[export]'"
-        ) from None
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
-    options.add_session_config_entry(
-        "session.force_spinning_stop", "1"
-    )  # cores are for others then
-    try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ClassifierError(f"classifier {path}: not a usable ONNX file ({reason})") from None
-
-
 def resolve_input(
     shape: Sequence[int | None], card: ClassifierCard
 ) -> tuple[InputSpec, int | None]:
-    """The card's input, else the graph's; and the batch size where the graph fixes it to one.
+    """Return the input of a graph file as its card or the graph itself says.
 
     Args:
-        shape: of the graph's input; None where an axis may have any length.
-        card: says channels and size where the graph leaves them open.
+        shape: shape of the graph's input; None where an axis may have any length.
+        card: description of the classifier, which says channels and size where the graph does not.
+
+    Returns:
+        The input, and the batch size where the graph fixes it (to one), else None.
 
     Raises:
-        ClassifierError: no images fit, the card says otherwise, or nobody says the size.
+        ClassifierError: the graph takes no images, card and graph disagree, or neither says the
+            size.
     """
     name = f"classifier {card.source}"
     if len(shape) != 4 or shape[0] not in (None, 1):
@@ -86,10 +76,11 @@ def resolve_input(
             f"got {_format_shape(shape)}; export it with a dynamic batch"
         )
     if card.input is not None:
-        wanted = (card.input.channels, *card.input.size)
-        if any(s not in (None, w) for s, w in zip(shape[1:], wanted, strict=True)):
+        stated = (card.input.channels, *card.input.size)
+        if any(side not in (None, s) for side, s in zip(shape[1:], stated, strict=True)):
             raise ClassifierError(
-                f"{name}: its card says {_format_shape(wanted)}, the file takes {_format_shape(shape[1:])}"
+                f"{name}: its card says {_format_shape(stated)}, "
+                f"the file takes {_format_shape(shape[1:])}"
             )
         return card.input, shape[0]
     channels, height, width = shape[1:]
@@ -103,10 +94,29 @@ def resolve_input(
 def run_in_fixed_batches(
     function: Callable[[Tensor], Any], images: Tensor, fixed_batch: int | None
 ) -> Any:
-    """Asks for all images at once, or one by one where the graph fixes the batch to one."""
+    """Run a graph on all images at once, or one by one where it fixes the batch to one."""
     if fixed_batch is None or len(images) == fixed_batch:
         return function(images)
     return torch.cat([function(image) for image in torch.split(images, fixed_batch)])
+
+
+def _open_session(path: Path) -> Any:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise ClassifierError(
+            f"classifier {path}: ONNX files need onnxruntime; pip install 'apercu[export]'"
+        ) from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    # between two calls the cores are free for other work
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ClassifierError(f"classifier {path}: not a usable ONNX file ({reason})") from None
 
 
 def _format_shape(shape: Sequence[int | None]) -> str:

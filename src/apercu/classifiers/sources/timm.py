@@ -1,4 +1,4 @@
-"""Classifiers of timm by name."""
+"""Classifiers of timm, by name: `timm/NAME`."""
 
 from __future__ import annotations
 
@@ -22,14 +22,17 @@ _REACH_SECONDS = 5
 
 
 def open_timm(card: ClassifierCard, class_count: int | None) -> Network:
-    """Builds `timm/NAME`, with the card's weights or timm's own, which it may download.
+    """Build `timm/NAME`, with the card's weights or with timm's own, which may be downloaded.
 
     Args:
-        card: its options go to `timm.create_model`.
-        class_count: how many classes the card names, if it does.
+        card: description of the classifier; its options go to `timm.create_model`.
+        class_count: number of classes that the card names, or None.
+
+    Returns:
+        The network.
 
     Raises:
-        ClassifierError: no such model or option, or its weights cannot be downloaded.
+        ClassifierError: there is no such model or option, or its weights cannot be downloaded.
     """
     name = card.source.removeprefix(TIMM_PREFIX)
     _check_name(name)
@@ -57,7 +60,11 @@ def open_timm(card: ClassifierCard, class_count: int | None) -> Network:
 
 
 def create_model(name: str, options: Mapping[str, Any]) -> Any:
-    """timm's model of that name; raises ClassifierError for what timm does not know."""
+    """Return timm's model of a name.
+
+    Raises:
+        ClassifierError: timm has no such model, or refuses the options.
+    """
     import timm
 
     _check_name(name)
@@ -77,7 +84,7 @@ def _check_name(name: str) -> None:
 
 
 def _create_pretrained(name: str, options: Mapping[str, Any]) -> Any:
-    """Weights from the local cache of the Hugging Face hub, else downloaded."""
+    """Return a model with weights from the local cache of the Hugging Face hub, or downloaded."""
     import timm
     from huggingface_hub import try_to_load_from_cache
 
@@ -87,9 +94,9 @@ def _create_pretrained(name: str, options: Mapping[str, Any]) -> Any:
             f"classifier timm/{name}: timm has no pretrained weights for it; "
             "write a classifier card with `weights`"
         )
-    kept = config.hf_hub_id and try_to_load_from_cache(config.hf_hub_id, "model.safetensors")
-    if isinstance(kept, str):
-        options = {**options, "pretrained_cfg_overlay": {"file": kept}}
+    cached = config.hf_hub_id and try_to_load_from_cache(config.hf_hub_id, "model.safetensors")
+    if isinstance(cached, str):
+        options = {**options, "pretrained_cfg_overlay": {"file": cached}}
     elif not _is_reachable("https://huggingface.co" if config.hf_hub_id else str(config.url)):
         raise _download_error(name, "the hub does not answer")
     try:
@@ -99,7 +106,7 @@ def _create_pretrained(name: str, options: Mapping[str, Any]) -> Any:
 
 
 def _is_reachable(url: str) -> bool:
-    """Asks once and briefly, where the hub's own client would try again for a minute."""
+    """Try one short request, because the hub's own client would repeat it for a minute."""
     request = urllib.request.Request(url, method="HEAD")
     try:
         urllib.request.urlopen(request, timeout=_REACH_SECONDS).close()

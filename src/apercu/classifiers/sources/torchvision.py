@@ -1,4 +1,4 @@
-"""Classifiers of torchvision by name."""
+"""Classifiers of torchvision, by name: `torchvision/NAME`."""
 
 from __future__ import annotations
 
@@ -13,22 +13,26 @@ from apercu.errors import ClassifierError, suggest_nearest
 
 
 def open_torchvision(card: ClassifierCard, class_count: int | None) -> Network:
-    """Builds `torchvision/NAME`, with the card's weights or torchvision's own (downloaded).
+    """Build `torchvision/NAME`, with the card's weights or with torchvision's (downloaded).
 
     Args:
-        card: its options go to the model's builder.
-        class_count: how many classes the card names, if it does.
+        card: description of the classifier; its options go to the model's builder.
+        class_count: number of classes that the card names, or None.
+
+    Returns:
+        The network.
 
     Raises:
-        ClassifierError: no such model or option, or its weights cannot be downloaded.
+        ClassifierError: there is no such model or option, or its weights cannot be downloaded.
     """
     from torchvision import models
 
     name = card.source.removeprefix("torchvision/")
-    known = models.list_models(module=models)
-    if name not in known:
+    names = models.list_models(module=models)
+    if name not in names:
+        suggestion = suggest_nearest(name, names)
         raise ClassifierError(
-            f"classifier {card.source}: torchvision has no such classifier{suggest_nearest(name, known)}"
+            f"classifier {card.source}: torchvision has no such classifier{suggestion}"
         )
     preset = models.get_model_weights(name).DEFAULT
     options = dict(card.options)
