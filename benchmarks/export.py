@@ -30,7 +30,7 @@ from torch import nn
 from apercu.classifiers import Classifier
 from apercu.deploy.export.graphs import ClassesGraph, CombinedGraph, MaskGraph
 from apercu.deploy.export.onnx_graph import Traceable, open_session, write_onnx
-from apercu.deploy.export.precision import converted
+from apercu.deploy.export.precision import convert_graph
 from apercu.explainers.build import build_gated_network
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.mask.explainer import MaskExplainer
@@ -115,14 +115,14 @@ class Bench:
                 self._write(graph, f"{name}_{preset}_{kind}.onnx", explainer.classifier_info)
 
     def _write(self, graph: nn.Module, file: str, passport: ClassifierInfo) -> None:
-        make = Traceable.of_classes if isinstance(graph, ClassesGraph) else Traceable.of
+        make = Traceable.for_classes if isinstance(graph, ClassesGraph) else Traceable.for_images
         write_onnx(make(graph, graph.outputs, passport.input), self.folder / file)
 
     def quantised(self, name: str) -> None:
         """`NAME_int8.onnx` from `NAME.onnx`."""
         exact, made = (self.folder / f"{file}.onnx" for file in (name, f"{name}_int8"))
         noise = torch.rand(8, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
-        converted(exact, "int8-static", made, list(noise.split(4)))
+        convert_graph(exact, "int8-static", made, list(noise.split(4)))
 
     def turns(self, calls: Mapping[str, Call]) -> Rounds:
         """All calls by turns; their seconds are told."""

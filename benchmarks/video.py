@@ -29,17 +29,17 @@ from timing import opened
 from apercu.classifiers import ClassNames, InputSpec
 from apercu.deploy.export.graphs import CombinedGraph, MaskGraph
 from apercu.deploy.export.onnx_graph import Traceable, open_session, write_onnx
-from apercu.deploy.export.precision import converted
+from apercu.deploy.export.precision import convert_graph
 from apercu.deploy.inference import ExplainerInfo, InferenceEngine
 from apercu.deploy.inference.onnx_engine import OnnxEngine
 from apercu.deploy.video import VideoSettings, explain_video, open_video
-from apercu.deploy.video.drawing import Drawing
-from apercu.deploy.video.explaining import Explaining, Shown
+from apercu.deploy.video.drawing import FrameOverlay
+from apercu.deploy.video.explaining import FrameExplainer, OverlayContent
 from apercu.deploy.video.formats import FORMATS
-from apercu.deploy.video.reading import Frame
-from apercu.deploy.video.smoothing import Smoothing
-from apercu.deploy.video.steady import Steady
-from apercu.deploy.video.writing import Writer
+from apercu.deploy.video.reading import VideoPicture
+from apercu.deploy.video.smoothing import MapSmoother
+from apercu.deploy.video.steady import StableClass
+from apercu.deploy.video.writing import VideoWriter
 from apercu.evaluation.cost import track_peak_memory
 from apercu.images import open_images
 from apercu.networks.graph_encoder import EncoderWithHead
@@ -111,14 +111,14 @@ class Bench:
     def stages(self) -> None:
         """Processor time of each stage alone, per frame."""
         source = open_video(str(self.clip))
-        frames: list[Frame] = []
-        explaining = Explaining(self.engine, Steady(), Smoothing(0.2))
-        drawing = Drawing(source.look)
-        shown: list[Shown] = []
+        frames: list[VideoPicture] = []
+        explaining = FrameExplainer(self.engine, StableClass(), MapSmoother(0.2))
+        drawing = FrameOverlay(source.look)
+        shown: list[OverlayContent] = []
         drawn: list[av.VideoFrame] = []
 
         def decode() -> None:
-            items = (item for item in source.items() if isinstance(item, Frame))
+            items = (item for item in source.read_items() if isinstance(item, VideoPicture))
             frames.extend(item for item, _ in zip(items, range(SAMPLE), strict=False))
 
         def explain() -> None:
@@ -130,9 +130,9 @@ class Bench:
 
         def encode() -> None:
             out = self.folder / "stage.mp4"
-            with Writer(out, FORMATS[".mp4"], source) as writer:
+            with VideoWriter(out, FORMATS[".mp4"], source) as writer:
                 for picture in drawn:
-                    writer.frame(picture)
+                    writer.write_frame(picture)
             out.unlink()
 
         taken = {stage.__name__: timed(stage) for stage in (decode, explain, draw, encode)}
@@ -155,9 +155,9 @@ def written_graphs(folder: Path) -> dict[str, Path]:
     read = EncoderWithHead(explainer.network.encoder)
     graph = CombinedGraph(MaskGraph(explainer.network), read)
     spec = explainer.classifier_info.input
-    exact = write_onnx(Traceable.of(graph, graph.outputs, spec), folder / "float32.onnx")
+    exact = write_onnx(Traceable.for_images(graph, graph.outputs, spec), folder / "float32.onnx")
     noise = torch.rand(8, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
-    small = converted(exact, "int8-static", folder / "int8.onnx", list(noise.split(4)))
+    small = convert_graph(exact, "int8-static", folder / "int8.onnx", list(noise.split(4)))
     return {"float32": exact, "int8-static": small}
 
 

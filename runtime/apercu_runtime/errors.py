@@ -46,7 +46,7 @@ class RunError(InputError):
     """An exported folder is incomplete, damaged, or of another version."""
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def suggest_nearest(word: str, known: Iterable[str]) -> str:
     """The tail of an error line that suggests the nearest known word, or nothing."""
     names = {name.casefold(): name for name in known}
     close = difflib.get_close_matches(word.casefold(), names, n=1, cutoff=0.6)

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from apercu_runtime.errors import ConfigError, ImageError, RunError, TargetError
 from apercu_runtime.manifest import Manifest, read_manifest
 from apercu_runtime.names import Target
-from apercu_runtime.pictures import Source, fitted, picture
+from apercu_runtime.pictures import Source, read_picture, resize_picture
 
 Values: TypeAlias = NDArray[np.float32]
 
@@ -35,7 +35,7 @@ class Explainer:
     def __init__(self, manifest: Manifest, graph: str, threads: int | None) -> None:
         self.manifest = manifest
         self._threads = threads
-        self._session = _session(manifest, graph, threads)
+        self._session = _open_session(manifest, graph, threads)
         self._outputs = [output.name for output in self._session.get_outputs()]
 
     @classmethod
@@ -96,7 +96,7 @@ class Explainer:
         """
         if isinstance(targets, str) or not isinstance(targets, Iterable):
             raise TargetError(f"targets: expected a list of classes, got {targets!r}")
-        images, asked = self._checked(inputs), self.manifest.names.indices(targets)
+        images, asked = self._check_images(inputs), self.manifest.names.find_indices(targets)
         if not len(asked):
             raise TargetError("targets: expected at least one class, got none")
         found = [
@@ -107,7 +107,7 @@ class Explainer:
 
     @cached_property
     def _classes_session(self) -> Any:
-        return _session(self.manifest, CLASSES, self._threads)
+        return _open_session(self.manifest, CLASSES, self._threads)
 
     def outputs(self, inputs: ArrayLike, target: Target = None) -> dict[str, Values]:
         """All that the graph answers, by name.
@@ -120,8 +120,8 @@ class Explainer:
             ImageError: the images have another size or number of channels.
             TargetError: there is no such class, or not one target per image.
         """
-        images = self._checked(inputs)
-        targets = self.manifest.names.per_image(target, len(images))
+        images = self._check_images(inputs)
+        targets = self.manifest.names.resolve_targets(target, len(images))
         found = self._session.run(self._outputs, {"images": images, "targets": targets})
         return dict(zip(self._outputs, found, strict=True))
 
@@ -131,12 +131,12 @@ class Explainer:
         Raises:
             ImageError: it is no image, or has other channels.
         """
-        pixels = picture(image, self.manifest.channels)
+        pixels = read_picture(image, self.manifest.channels)
         if self.manifest.counts:
             pixels = np.where(np.isfinite(pixels), pixels, np.float32(0))
-        return fitted(pixels, self.manifest.size)
+        return resize_picture(pixels, self.manifest.size)
 
-    def _checked(self, inputs: ArrayLike) -> Values:
+    def _check_images(self, inputs: ArrayLike) -> Values:
         images = np.ascontiguousarray(inputs, np.float32)
         expected = (self.manifest.channels, *self.manifest.size)
         if images.ndim != 4 or images.shape[1:] != expected or not len(images):
@@ -154,10 +154,10 @@ class Explainer:
         return f"Explainer({self.manifest.folder}, {len(self.classes)} classes)"
 
 
-def _session(manifest: Manifest, graph: str, threads: int | None) -> Any:
+def _open_session(manifest: Manifest, graph: str, threads: int | None) -> Any:
     import onnxruntime
 
-    content = manifest.graph(graph)
+    content = manifest.read_graph(graph)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.add_session_config_entry(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from apercu_runtime.errors import ConfigError, RunError, nearest
+from apercu_runtime.errors import ConfigError, RunError, suggest_nearest
 from apercu_runtime.names import ClassNames
 
 MANIFEST = "explainer.json"
@@ -41,7 +41,7 @@ class Manifest:
     names: ClassNames
     files: Mapping[str, tuple[str, str]]
 
-    def graph(self, role: str) -> bytes:
+    def read_graph(self, role: str) -> bytes:
         """The bytes of a graph, once they are known to be those that were exported.
 
         Raises:
@@ -51,7 +51,7 @@ class Manifest:
         known = [name for name in self.files if name != PROGRAM]
         if role not in known:
             raise ConfigError(
-                f"graph: expected one of {', '.join(known)}, got {role}{nearest(role, known)}"
+                f"graph: expected one of {', '.join(known)}, got {role}{suggest_nearest(role, known)}"
             )
         name, expected = self.files[role]
         path = self.folder / name
@@ -89,12 +89,12 @@ def read_manifest(folder: str | Path) -> Manifest:
             "apercu that wrote it, or export again"
         )
     try:
-        return _manifest(Path(folder), content)
+        return _parse_manifest(Path(folder), content)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunError(f"{path}: damaged ({type(error).__name__}: {error}); export again") from None
 
 
-def _manifest(folder: Path, content: dict[str, Any]) -> Manifest:
+def _parse_manifest(folder: Path, content: dict[str, Any]) -> Manifest:
     height, width = content["input"]["size"]
     names = ClassNames(tuple(content["classes"]), tuple(content["identifiers"]))
     if len(names.names) != len(names.identifiers):

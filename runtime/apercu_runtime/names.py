@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from apercu_runtime.errors import TargetError, nearest
+from apercu_runtime.errors import TargetError, suggest_nearest
 
 TOP = -1
 """What a graph takes for the class seen most."""
@@ -32,7 +32,7 @@ class ClassNames:
     names: tuple[str, ...]
     identifiers: tuple[str, ...]
 
-    def per_image(self, target: Target, count: int) -> NDArray[np.int64]:
+    def resolve_targets(self, target: Target, count: int) -> NDArray[np.int64]:
         """One class per image.
 
         Raises:
@@ -46,9 +46,9 @@ class ClassNames:
         words: list[object] = [target] * count if single else list(target)  # type: ignore[arg-type]
         if len(words) != count:
             raise TargetError(f"target: expected one class or {count}, got {len(words)}")
-        return self.indices(words)
+        return self.find_indices(words)
 
-    def indices(self, words: Iterable[object]) -> NDArray[np.int64]:
+    def find_indices(self, words: Iterable[object]) -> NDArray[np.int64]:
         """Classes by name, identifier or index; whatever counts as a whole number is an index.
 
         Raises:
@@ -58,10 +58,10 @@ class ClassNames:
         for word in words:
             if not isinstance(word, str | Integral) or isinstance(word, bool):
                 raise TargetError(f"target: expected a class name or index, got {word!r}")
-            found.append(self.index_of(word if isinstance(word, str) else int(word)))
+            found.append(self.find_index(word if isinstance(word, str) else int(word)))
         return np.array(found, dtype=np.int64)
 
-    def index_of(self, word: str | int) -> int:
+    def find_index(self, word: str | int) -> int:
         """The index of a class, by name, synonym, identifier or index; case does not matter.
 
         A name wins over an index, so that the digit classifier's class "3" is found.
@@ -79,15 +79,19 @@ class ClassNames:
             raise TargetError(f"target: {word!r} names the classes {indices}; give the index")
         if re.fullmatch(r"-?[0-9]{1,9}", word.strip()):
             return self._check_index(int(word))
-        known = [*self.names, *self.identifiers, *(s for n in self.names for s in _synonyms(n))]
-        raise TargetError(f"target: no class is called {word!r}{nearest(word, known)}")
+        known = [
+            *self.names,
+            *self.identifiers,
+            *(s for n in self.names for s in _split_synonyms(n)),
+        ]
+        raise TargetError(f"target: no class is called {word!r}{suggest_nearest(word, known)}")
 
     def _find_by_name(self, word: str) -> list[int]:
         """Classes whose whole name or identifier fits, else those with such a synonym."""
         wanted = word.strip().casefold()
         pairs = list(enumerate(zip(self.names, self.identifiers, strict=True)))
         exact = [i for i, pair in pairs if wanted in (pair[0].casefold(), pair[1].casefold())]
-        return exact or [i for i, (name, _) in pairs if wanted in _synonyms(name.casefold())]
+        return exact or [i for i, (name, _) in pairs if wanted in _split_synonyms(name.casefold())]
 
     def _check_index(self, index: int) -> int:
         if not 0 <= index < len(self.names):
@@ -97,5 +101,5 @@ class ClassNames:
         return index
 
 
-def _synonyms(name: str) -> list[str]:
+def _split_synonyms(name: str) -> list[str]:
     return [synonym.strip() for synonym in name.split(",")]

@@ -28,7 +28,7 @@ SMALLEST_SIDE, LARGEST_AREA = 2, 100_000_000
 Pixels: TypeAlias = NDArray[np.float32]
 
 
-def picture(source: Source, channels: int) -> Pixels:
+def read_picture(source: Source, channels: int) -> Pixels:
     """A picture with the channels asked for, upright, transparency laid over white.
 
     Grey becomes RGB, or RGB grey (BT.601 luma).
@@ -37,11 +37,11 @@ def picture(source: Source, channels: int) -> Pixels:
         ImageError: it is missing, no image, damaged, too small or too large, or has other channels.
     """
     if isinstance(source, np.ndarray):
-        return _with_channels(_of_array(source), channels, "image")
+        return _match_channels(_convert_array(source), channels, "image")
     if isinstance(source, Image.Image):
-        return _with_channels(_of_image(source), channels, "image")
+        return _match_channels(_convert_image(source), channels, "image")
     name = "image" if isinstance(source, bytes) else str(source)
-    return _with_channels(_read(source, name), channels, name)
+    return _match_channels(_read_image(source, name), channels, name)
 
 
 def check_size(name: str, height: int, width: int) -> None:
@@ -58,7 +58,7 @@ def check_size(name: str, height: int, width: int) -> None:
         )
 
 
-def fitted(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+def resize_picture(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     """The whole picture, squashed to (height, width), bilinear with antialiasing."""
     if pixels.shape[1:] == size:
         return pixels
@@ -70,7 +70,7 @@ def fitted(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     return np.stack([np.asarray(plane) for plane in planes])
 
 
-def _read(source: str | Path | bytes, name: str) -> Pixels:
+def _read_image(source: str | Path | bytes, name: str) -> Pixels:
     try:
         content = source if isinstance(source, bytes) else Path(source).read_bytes()
     except OSError as error:
@@ -79,7 +79,7 @@ def _read(source: str | Path | bytes, name: str) -> Pixels:
         with Image.open(BytesIO(content), formats=FORMATS) as image:
             check_size(name, image.height, image.width)
             image.load()
-            return _of_image(image)
+            return _convert_image(image)
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
@@ -95,18 +95,18 @@ def _read(source: str | Path | bytes, name: str) -> Pixels:
         raise ImageError(f"{name}: damaged or cut short ({reason})") from error
 
 
-def _of_image(image: Image.Image) -> Pixels:
+def _convert_image(image: Image.Image) -> Pixels:
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         return np.asarray(image).astype(np.float32)[None] / np.float32(_SIXTEEN_BIT)
     if "transparency" in image.info or image.mode in {"LA", "La", "PA", "RGBA", "RGBa"}:
-        image = _over_white(image)
+        image = _lay_over_white(image)
     elif image.mode not in _READY:
         image = image.convert("RGB")
-    return _of_array(np.asarray(image), image.mode)
+    return _convert_array(np.asarray(image), image.mode)
 
 
-def _over_white(image: Image.Image) -> Image.Image:
+def _lay_over_white(image: Image.Image) -> Image.Image:
     """What a white page shows through the transparent parts; grey stays grey."""
     grey = image.mode in {"1", "L", "LA", "La"}
     if image.mode == "La":
@@ -116,7 +116,7 @@ def _over_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(page, layer).convert("L" if grey else "RGB")
 
 
-def _of_array(array: NDArray[Any], mode: str = "") -> Pixels:
+def _convert_array(array: NDArray[Any], mode: str = "") -> Pixels:
     """Bytes are height × width (× channels), as Pillow and OpenCV have them; floats as apercu."""
     if array.dtype in (np.uint8, np.bool_) and array.ndim in (2, 3):
         planes = array[None] if array.ndim == 2 else np.moveaxis(array, 2, 0)
@@ -130,7 +130,7 @@ def _of_array(array: NDArray[Any], mode: str = "") -> Pixels:
     )
 
 
-def _with_channels(pixels: Pixels, channels: int, name: str) -> Pixels:
+def _match_channels(pixels: Pixels, channels: int, name: str) -> Pixels:
     check_size(name, *pixels.shape[1:])
     have = len(pixels)
     if have == channels:

@@ -17,15 +17,15 @@ BIRDS = ClassNames.of(["tench, Tinca tinca", "crane", "Crane", "hen"], ["n1", "n
     [("hen", 3), ("HEN ", 3), ("tench", 0), ("Tinca tinca", 0), ("N2", 1), ("2", 2), (2, 2)],
 )
 def test_names_synonyms_identifiers_and_indices(word: str | int, index: int) -> None:
-    assert BIRDS.index_of(word) == index
+    assert BIRDS.find_index(word) == index
 
 
 def test_a_digits_name_wins_over_its_index() -> None:
-    assert ClassNames.of(["3", "1", "0"]).index_of("0") == 2
+    assert ClassNames.of(["3", "1", "0"]).find_index("0") == 2
 
 
 def test_a_whole_name_wins_over_a_synonym() -> None:
-    assert ClassNames.of(["crane, bird", "crane"]).index_of("crane") == 1
+    assert ClassNames.of(["crane, bird", "crane"]).find_index("crane") == 1
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_a_whole_name_wins_over_a_synonym() -> None:
 )
 def test_what_is_no_class(word: str | int, match: str) -> None:
     with pytest.raises(TargetError, match=match):
-        BIRDS.index_of(word)
+        BIRDS.find_index(word)
 
 
 def test_files_hold_names_or_identifiers_and_names(tmp_path: Path) -> None:

@@ -93,16 +93,16 @@ def test_a_camera_that_is_not_there_is_told(apercu, tiny_run, tmp_path) -> None:
 
 
 def test_ctrl_c_says_what_is_kept(apercu, tiny_run, walk, tmp_path, monkeypatch) -> None:
-    from apercu.deploy.video.explaining import Explaining
+    from apercu.deploy.video.explaining import FrameExplainer
 
-    explain, count = Explaining.__call__, iter(range(99))
+    explain, count = FrameExplainer.__call__, iter(range(99))
 
-    def press(self: Explaining, frame: object) -> object:
+    def press(self: FrameExplainer, frame: object) -> object:
         if next(count) == 12:
             raise KeyboardInterrupt
         return explain(self, frame)
 
-    monkeypatch.setattr(Explaining, "__call__", press)
+    monkeypatch.setattr(FrameExplainer, "__call__", press)
     said = apercu("video", tiny_run, walk, tmp_path / "seen.mp4")
     assert said.code == 130
     assert said.err == (
@@ -117,17 +117,17 @@ def test_ctrl_c_says_what_is_kept(apercu, tiny_run, walk, tmp_path, monkeypatch)
 def test_a_second_signal_does_not_disturb_the_end(
     apercu, tiny_run, walk, tmp_path, monkeypatch, first: int, second: int
 ) -> None:
-    from apercu.deploy.video.explaining import Explaining
-    from apercu.deploy.video.writing import Writer
+    from apercu.deploy.video.explaining import FrameExplainer
+    from apercu.deploy.video.writing import VideoWriter
 
-    explain, leave, count = Explaining.__call__, Writer.__exit__, iter(range(99))
+    explain, leave, count = FrameExplainer.__call__, VideoWriter.__exit__, iter(range(99))
 
-    def press(self: Explaining, frame: object) -> object:
+    def press(self: FrameExplainer, frame: object) -> object:
         if next(count) == 12:
             signal.raise_signal(first)
         return explain(self, frame)
 
-    def again(self: Writer, *given: object) -> None:
+    def again(self: VideoWriter, *given: object) -> None:
         signal.raise_signal(second)
         leave(self, *given)
         signal.raise_signal(second)
@@ -135,8 +135,8 @@ def test_a_second_signal_does_not_disturb_the_end(
     def killed(*given: object) -> None:
         raise AssertionError("SIGTERM would have killed the process")
 
-    monkeypatch.setattr(Explaining, "__call__", press)
-    monkeypatch.setattr(Writer, "__exit__", again)
+    monkeypatch.setattr(FrameExplainer, "__call__", press)
+    monkeypatch.setattr(VideoWriter, "__exit__", again)
     before = signal.signal(signal.SIGTERM, killed)
     try:
         said = apercu("video", tiny_run, walk, tmp_path / "seen.mp4")
@@ -156,11 +156,11 @@ def test_the_class_shown_is_the_one_seen_most(apercu, tiny_run, walk, tmp_path) 
     """The maps of `--target top` are those of the class that the explainer names."""
     from apercu import MaskExplainer
     from apercu.deploy.video import open_video
-    from apercu.deploy.video.picture import image_of
+    from apercu.deploy.video.picture import prepare_image
 
-    frame = next(open_video(str(walk)).items())
+    frame = next(open_video(str(walk)).read_items())
     explainer = MaskExplainer.from_pretrained(tiny_run)
-    images = torch.from_numpy(image_of(frame.picture, (32, 32), 3))[None]
+    images = torch.from_numpy(prepare_image(frame.picture, (32, 32), 3))[None]
     name = explainer.classifier_info.classes[int(explainer.predict(images))].partition(",")[0]
     for target in ("top", name):
         said = apercu(

@@ -113,7 +113,7 @@ class _Fixed(torch.nn.Module):
 
 
 def test_a_graph_of_a_fixed_batch_is_refused(tmp_path) -> None:
-    traceable = Traceable.of(_Fixed(), ("maps",), InputSpec(size=(8, 8)))
+    traceable = Traceable.for_images(_Fixed(), ("maps",), InputSpec(size=(8, 8)))
     with pytest.raises(ConfigError, match="cannot be traced"):
         write_onnx(traceable, tmp_path / "fixed.onnx")
 

@@ -15,7 +15,7 @@ import yaml
 
 from apercu.deploy.export import read_manifest
 from apercu.deploy.export.program import open_program
-from apercu.deploy.export.triton import model_config, service_name
+from apercu.deploy.export.triton import format_model_config, make_service_name
 from apercu.errors import ClassifierError
 
 TYPES = {onnx.TensorProto.FLOAT: "TYPE_FP32", onnx.TensorProto.INT64: "TYPE_INT64"}
@@ -86,7 +86,7 @@ def test_the_repository_holds_the_exported_graphs(light) -> None:
 
 def test_counterparts_are_outputs_too(pair) -> None:
     manifest = read_manifest(pair[1])
-    config = parsed(model_config("explainer", manifest.files["explainer"], manifest))
+    config = parsed(format_model_config("explainer", manifest.files["explainer"], manifest))
     assert [one["name"] for one in config["output"]] == ["maps", "stable", "adversarial"]
     assert [one["dims"] for one in config["output"]] == [[32, 32], [3, 32, 32], [3, 32, 32]]
     assert not (pair[1] / "triton").exists()
@@ -106,9 +106,11 @@ def test_the_service_runs_triton_on_the_repository(light) -> None:
 
 
 def test_names_are_such_as_kubernetes_takes() -> None:
-    assert service_name("Mobile_Net v2.") == "mobile-net-v2"
-    assert service_name("…") == "apercu"
-    assert len(service_name("a-" * 60)) <= 63 and not service_name("a-" * 60).endswith("-")
+    assert make_service_name("Mobile_Net v2.") == "mobile-net-v2"
+    assert make_service_name("…") == "apercu"
+    assert len(make_service_name("a-" * 60)) <= 63 and not make_service_name("a-" * 60).endswith(
+        "-"
+    )
 
 
 def test_the_program_answers_as_pytorch_on_any_batch(light, images) -> None:

@@ -17,7 +17,7 @@ from apercu.deploy.export import ExportSettings, export
 from apercu.deploy.export.graphs import TOP
 from apercu.deploy.export.materials import ExportInputs
 from apercu.deploy.export.onnx_graph import open_session, run_session
-from apercu.deploy.export.reading import reading
+from apercu.deploy.export.reading import build_predictor
 from apercu.errors import ConfigError, RunError
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.counterpart.settings import COUNTERPART_PRESETS
@@ -167,7 +167,7 @@ def test_a_black_box_cannot_be_joined(explainer_of, classifier) -> None:
     closed = Classifier(network, spec="closed")
     explainer = explainer_of("mask", "small")
     with pytest.raises(ConfigError, match="closed does not show its layers"):
-        reading(explainer.network, ClassifierInfo.from_classifier(closed), closed)
+        build_predictor(explainer.network, ClassifierInfo.from_classifier(closed), closed)
 
 
 @pytest.mark.parametrize("output", get_args(Output))

@@ -16,7 +16,7 @@ from apercu.deploy.export.half import halve
 from apercu.deploy.export.loss import compute_region_iou
 from apercu.deploy.export.materials import BATCH, ExportInputs
 from apercu.deploy.export.onnx_graph import open_session, run_session
-from apercu.deploy.export.precision import converted
+from apercu.deploy.export.precision import convert_graph
 from apercu.errors import ConfigError
 from apercu.images import open_images
 
@@ -195,7 +195,7 @@ def test_a_graph_that_ends_in_weights_cannot_be_halved(tmp_path) -> None:
     model.graph.node[-1].output[0] = "y"
     onnx.save(model, tmp_path / "exact.onnx")
     with pytest.raises(ConfigError, match=r"cannot convert this graph to fp16 \(y comes straight"):
-        converted(tmp_path / "exact.onnx", "fp16", tmp_path / "half.onnx", [])
+        convert_graph(tmp_path / "exact.onnx", "fp16", tmp_path / "half.onnx", [])
 
 
 def test_regions_that_are_empty_in_both_are_the_same() -> None:

@@ -11,24 +11,24 @@ from av import VideoFrame
 from PIL import ImageColor
 
 from apercu import render
-from apercu.deploy.video.drawing import Drawing
-from apercu.deploy.video.explaining import Shown
-from apercu.deploy.video.heat import Heat
-from apercu.deploy.video.label import Label
-from apercu.deploy.video.matrix import BT601, BT709, BT2020, Matrix
-from apercu.deploy.video.picture import Look, plane
+from apercu.deploy.video.drawing import FrameOverlay
+from apercu.deploy.video.explaining import OverlayContent
+from apercu.deploy.video.heat import HeatOverlay
+from apercu.deploy.video.label import Caption
+from apercu.deploy.video.matrix import BT601, BT709, BT2020, ColourMatrix
+from apercu.deploy.video.picture import FrameFormat, view_plane
 
 SIZE = (256, 144)
 
 
-def frame_of(pixels: np.ndarray, matrix: Matrix) -> VideoFrame:
+def frame_of(pixels: np.ndarray, matrix: ColourMatrix) -> VideoFrame:
     rgb = VideoFrame.from_ndarray(np.ascontiguousarray(pixels), "rgb24")
     frame = rgb.reformat(format="yuv420p", dst_colorspace=matrix.scaler)
     frame.colorspace, frame.pts, frame.time_base = matrix.tag, 7, Fraction(1, 50)
     return frame
 
 
-def rgb_of(frame: VideoFrame, matrix: Matrix) -> np.ndarray:
+def rgb_of(frame: VideoFrame, matrix: ColourMatrix) -> np.ndarray:
     shown = frame.reformat(format="rgb24", src_colorspace=matrix.scaler)
     return shown.to_ndarray().astype(int)
 
@@ -41,9 +41,9 @@ def map_() -> np.ndarray:
 
 
 @pytest.mark.parametrize("matrix", [BT601, BT709, BT2020], ids=["601", "709", "2020"])
-def test_the_heat_is_that_of_explain(scene, map_, matrix: Matrix) -> None:
+def test_the_heat_is_that_of_explain(scene, map_, matrix: ColourMatrix) -> None:
     pixels = scene[:144, :256]
-    drawn = rgb_of(Heat(map_, SIZE, matrix).over(frame_of(pixels, matrix)), matrix)
+    drawn = rgb_of(HeatOverlay(map_, SIZE, matrix).draw_over(frame_of(pixels, matrix)), matrix)
     picture = torch.from_numpy(pixels / 255.0).permute(2, 0, 1).float()
     expected = np.asarray(render.draw_overlay(picture, torch.from_numpy(map_ / 255.0).float()))
     if matrix is BT601:  # whose grey is Pillow's
@@ -56,30 +56,30 @@ def test_the_heat_is_that_of_explain(scene, map_, matrix: Matrix) -> None:
 
 def test_what_is_cold_is_the_picture_in_grey(scene) -> None:
     frame = frame_of(scene[:144, :256], BT601)
-    drawn = Heat(np.zeros((8, 8), np.uint8), SIZE, BT601).over(frame)
-    np.testing.assert_array_equal(plane(drawn, 0), plane(frame, 0))
-    assert (plane(drawn, 1) == 128).all()
-    assert (plane(drawn, 2) == 128).all()
+    drawn = HeatOverlay(np.zeros((8, 8), np.uint8), SIZE, BT601).draw_over(frame)
+    np.testing.assert_array_equal(view_plane(drawn, 0), view_plane(frame, 0))
+    assert (view_plane(drawn, 1) == 128).all()
+    assert (view_plane(drawn, 2) == 128).all()
 
 
 def test_the_frame_below_is_not_touched(scene) -> None:
     frame = frame_of(scene[:144, :256], BT601)
-    before = [plane(frame, number).copy() for number in range(3)]
-    look = Look(SIZE, Fraction(1), BT601)
-    drawn = Drawing(look)(frame, Shown(np.full((8, 8), 255, np.uint8), "day", 0.5))
+    before = [view_plane(frame, number).copy() for number in range(3)]
+    look = FrameFormat(SIZE, Fraction(1), BT601)
+    drawn = FrameOverlay(look)(frame, OverlayContent(np.full((8, 8), 255, np.uint8), "day", 0.5))
     for number in range(3):
-        np.testing.assert_array_equal(plane(frame, number), before[number])
+        np.testing.assert_array_equal(view_plane(frame, number), before[number])
     assert (drawn.pts, drawn.time_base) == (7, Fraction(1, 50))
 
 
 def test_the_heat_of_a_map_is_made_once(scene, monkeypatch) -> None:
     made = []
     monkeypatch.setattr(
-        "apercu.deploy.video.drawing.Heat", lambda *given: made.append(given) or Heat(*given)
+        "apercu.deploy.video.drawing.Heat", lambda *given: made.append(given) or HeatOverlay(*given)
     )
-    drawing = Drawing(Look(SIZE, Fraction(1), BT601))
+    drawing = FrameOverlay(FrameFormat(SIZE, Fraction(1), BT601))
     frame = frame_of(scene[:144, :256], BT601)
-    first, second = (Shown(np.zeros((8, 8), np.uint8), "day", 0.5) for _ in range(2))
+    first, second = (OverlayContent(np.zeros((8, 8), np.uint8), "day", 0.5) for _ in range(2))
     for shown in (first, first, second, second):
         drawing(frame, shown)
     assert len(made) == 2
@@ -88,9 +88,9 @@ def test_the_heat_of_a_map_is_made_once(scene, monkeypatch) -> None:
 @pytest.mark.parametrize("probability", [0.0, 0.25, 0.5, 1.0])
 @pytest.mark.parametrize("size", [(1280, 720), (640, 360), (128, 96)])
 def test_the_bar_is_as_long_as_the_class_is_probable(size, probability: float) -> None:
-    label = Label(size, BT709)
+    label = Caption(size, BT709)
     frame = frame_of(np.full((*size[::-1], 3), 128, np.uint8), BT709)
-    label.draw(frame, "day", probability)
+    label.draw_on(frame, "day", probability)
     left, top, right, bottom = label.track
     row = rgb_of(frame, BT709)[(top + bottom) // 2]
     ink = np.array(ImageColor.getrgb(render.BOX_COLOUR))
@@ -103,20 +103,22 @@ def test_the_bar_is_as_long_as_the_class_is_probable(size, probability: float) -
 @pytest.mark.parametrize("size", [(2, 2), (16, 1600), (1600, 16), (58, 400)])
 def test_a_picture_without_room_has_heat_but_no_label(size, map_) -> None:
     frame = frame_of(np.full((*size[::-1], 3), 128, np.uint8), BT601)
-    drawn = Drawing(Look(size, Fraction(1), BT601))(frame, Shown(map_, "day", 1.0))
-    expected = Heat(map_, size, BT601).over(frame)
+    drawn = FrameOverlay(FrameFormat(size, Fraction(1), BT601))(
+        frame, OverlayContent(map_, "day", 1.0)
+    )
+    expected = HeatOverlay(map_, size, BT601).draw_over(frame)
     for number in range(3):
-        np.testing.assert_array_equal(plane(drawn, number), plane(expected, number))
+        np.testing.assert_array_equal(view_plane(drawn, number), view_plane(expected, number))
 
 
 @pytest.mark.parametrize("size", [(60, 48), (200, 1600)])
 def test_a_small_or_slim_picture_has_a_small_label(size) -> None:
     frame = frame_of(np.full((*size[::-1], 3), 128, np.uint8), BT601)
-    before = plane(frame, 0).copy()
-    label = Label(size, BT601)
-    label.draw(frame, "a name that is too long", 1.0)
+    before = view_plane(frame, 0).copy()
+    label = Caption(size, BT601)
+    label.draw_on(frame, "a name that is too long", 1.0)
     left, top, right, bottom = label.box
-    changed = np.argwhere(plane(frame, 0) != before)
+    changed = np.argwhere(view_plane(frame, 0) != before)
     assert changed.min(0).tolist() == [top, left]
     assert (changed.max(0) + 1).tolist() == [bottom, right]
 
@@ -124,22 +126,22 @@ def test_a_small_or_slim_picture_has_a_small_label(size) -> None:
 def test_the_label_keeps_to_its_panel() -> None:
     size = (640, 360)
     frame = frame_of(np.full((360, 640, 3), 128, np.uint8), BT601)
-    before = plane(frame, 0).copy()
-    label = Label(size, BT601)
-    label.draw(frame, "a name that is far too long to be shown in a panel of this width", 0.5)
+    before = view_plane(frame, 0).copy()
+    label = Caption(size, BT601)
+    label.draw_on(frame, "a name that is far too long to be shown in a panel of this width", 0.5)
     left, top, right, bottom = label.box
-    changed = np.argwhere(plane(frame, 0) != before)
+    changed = np.argwhere(view_plane(frame, 0) != before)
     assert changed.min(0).tolist() == [top, left]
     assert (changed.max(0) + 1).tolist() == [bottom, right]
 
 
 def test_the_name_is_the_first_synonym_and_large_enough() -> None:
-    label = Label((1280, 720), BT601)
+    label = Caption((1280, 720), BT601)
     shown = {}
     for title in ("tabby, tabby cat", "tabby", "lynx"):
         frame = frame_of(np.zeros((720, 1280, 3), np.uint8), BT601)
-        label.draw(frame, title, 0.5)
-        shown[title] = plane(frame, 0).copy()
+        label.draw_on(frame, title, 0.5)
+        shown[title] = view_plane(frame, 0).copy()
     np.testing.assert_array_equal(shown["tabby, tabby cat"], shown["tabby"])  # the first synonym
     assert (shown["tabby"] != shown["lynx"]).any()
     left, top, right, _ = label.box
@@ -150,12 +152,12 @@ def test_the_name_is_the_first_synonym_and_large_enough() -> None:
 
 
 @pytest.mark.parametrize("matrix", [BT601, BT709, BT2020], ids=["601", "709", "2020"])
-def test_colours_become_planes_as_ffmpeg_makes_them(matrix: Matrix) -> None:
+def test_colours_become_planes_as_ffmpeg_makes_them(matrix: ColourMatrix) -> None:
     colours = np.array(
         [ImageColor.getrgb(one) for one in (*render.HEAT_COLOURS, render.BOX_COLOUR)], np.uint8
     )
     expected = []
     for colour in colours:
         flat = frame_of(np.broadcast_to(colour, (16, 16, 3)), matrix)
-        expected.append([int(plane(flat, number)[2, 2]) for number in range(3)])
-    np.testing.assert_allclose(matrix.planes(colours / 255.0), expected, atol=1.5)
+        expected.append([int(view_plane(flat, number)[2, 2]) for number in range(3)])
+    np.testing.assert_allclose(matrix.convert_to_planes(colours / 255.0), expected, atol=1.5)

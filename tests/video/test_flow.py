@@ -162,8 +162,8 @@ def test_a_full_disk_is_told(clip, engine, tmp_path, monkeypatch) -> None:
 
     source = open_video(str(clip(levels(*[90] * 25))))
 
-    class Full(writing.Writer):  # type: ignore[misc]
-        def frame(self, picture: object) -> None:
+    class Full(writing.VideoWriter):  # type: ignore[misc]
+        def write_frame(self, picture: object) -> None:
             raise OutputError("out.mp4: cannot be written (No space left on device)")
 
     monkeypatch.setattr("apercu.deploy.video.flow.Writer", Full)

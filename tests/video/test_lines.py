@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import pytest
 from av import VideoFrame
 
-from apercu.deploy.video.lines import Line, ahead, behind
-from apercu.deploy.video.live import newest_frame, paced
-from apercu.deploy.video.reading import Frame, Sound
+from apercu.deploy.video.lines import BoundedQueue, run_consumer, run_producer
+from apercu.deploy.video.live import make_live_queue, pace_items
+from apercu.deploy.video.reading import AudioPacket, VideoPicture
 
 BLANK = VideoFrame(16, 16, "yuv420p")
 
@@ -24,7 +24,7 @@ def test_items_come_in_order_and_the_maker_never_runs_far_ahead() -> None:
             made.append(number)
             yield number
 
-    with ahead(make(), Line[int](3)) as items:
+    with run_producer(make(), BoundedQueue[int](3)) as items:
         taken = []
         for item in items:
             time.sleep(0.001)
@@ -39,15 +39,18 @@ def test_what_the_maker_raises_comes_after_what_it_made() -> None:
         raise ValueError("broken")
 
     taken = []
-    with pytest.raises(ValueError, match="broken"), ahead(make(), Line[int](3)) as items:
+    with (
+        pytest.raises(ValueError, match="broken"),
+        run_producer(make(), BoundedQueue[int](3)) as items,
+    ):
         taken.extend(items)
-    with ahead(make(), Line[int](3)) as items:
+    with run_producer(make(), BoundedQueue[int](3)) as items:
         assert next(items) == 1
 
 
 def test_the_maker_stops_when_nobody_takes_any_more() -> None:
     before = threading.active_count()
-    with ahead(iter(range(10**9)), Line[int](3)) as items:
+    with run_producer(iter(range(10**9)), BoundedQueue[int](3)) as items:
         assert next(items) == 0
     assert threading.active_count() == before
 
@@ -59,7 +62,7 @@ def test_all_that_was_left_is_done_at_the_end_also_after_ctrl_c() -> None:
         time.sleep(0.002)
         done.append(item)
 
-    with pytest.raises(KeyboardInterrupt), behind(work, Line[int](20)) as leave:
+    with pytest.raises(KeyboardInterrupt), run_consumer(work, BoundedQueue[int](20)) as leave:
         for item in range(20):
             leave(item)
         raise KeyboardInterrupt
@@ -70,20 +73,26 @@ def test_what_the_worker_raises_is_raised_where_items_are_left() -> None:
     def work(item: int) -> None:
         raise ValueError(f"no room for {item}")
 
-    with pytest.raises(ValueError, match="no room for 0"), behind(work, Line[int](1)) as leave:
+    with (
+        pytest.raises(ValueError, match="no room for 0"),
+        run_consumer(work, BoundedQueue[int](1)) as leave,
+    ):
         for item in range(100):
             leave(item)
-    with pytest.raises(ValueError, match="no room for 7"), behind(work, Line[int](1)) as leave:
+    with (
+        pytest.raises(ValueError, match="no room for 7"),
+        run_consumer(work, BoundedQueue[int](1)) as leave,
+    ):
         leave(7)
 
 
 def test_the_newest_frame_replaces_one_that_waits_and_sounds_stay() -> None:
-    line = newest_frame()
-    frames = [Frame(BLANK, second) for second in (0.0, 1.0, 2.0)]
-    sounds = [Sound(None, second) for second in (0.0, 1.0)]
+    line = make_live_queue()
+    frames = [VideoPicture(BLANK, second) for second in (0.0, 1.0, 2.0)]
+    sounds = [AudioPacket(None, second) for second in (0.0, 1.0)]
     for item in (frames[0], sounds[0], frames[1], sounds[1], frames[2]):
-        assert line.put(item)
-    line.end()
+        assert line.put_item(item)
+    line.finish()
     assert list(line) == [*sounds, frames[2]]
     assert line.dropped == 2
 
@@ -95,16 +104,16 @@ def test_a_file_plays_at_its_own_pace() -> None:
         waits.append(seconds)
         now[0] += seconds
 
-    def items() -> Iterator[Frame | Sound]:
+    def items() -> Iterator[VideoPicture | AudioPacket]:
         for second in (5.0, 5.5, 6.5, 6.75):
-            yield Sound(None, second)
-            yield Frame(BLANK, second)
+            yield AudioPacket(None, second)
+            yield VideoPicture(BLANK, second)
             now[0] += 0.375  # the work of each step
 
     shown = [
         (now[0], one.seconds)
-        for one in paced(items(), lambda: now[0], sleep)
-        if isinstance(one, Frame)
+        for one in pace_items(items(), lambda: now[0], sleep)
+        if isinstance(one, VideoPicture)
     ]
     assert shown == [(100.0, 5.0), (100.5, 5.5), (101.5, 6.5), (101.875, 6.75)]  # late, no wait
     assert waits == [0.125, 0.625]

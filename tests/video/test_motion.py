@@ -7,7 +7,7 @@ import pytest
 from av import VideoFrame
 from PIL import Image
 
-from apercu.deploy.video.motion import CUT, SIDE, grey_of, motion, moved
+from apercu.deploy.video.motion import CUT, SIDE, estimate_motion, shift_values, shrink_to_grey
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +27,10 @@ def cut_out(world: np.ndarray, down: int, right: int) -> np.ndarray:
 
 @pytest.mark.parametrize(("down", "right"), [(0, 0), (3, -5), (-12, 8), (1, 0), (20, 20)])
 def test_a_known_motion_is_found(world, down: int, right: int) -> None:
-    found = motion(cut_out(world, 0, 0), cut_out(world, -down, -right))
+    found = estimate_motion(cut_out(world, 0, 0), cut_out(world, -down, -right))
     assert (found.down * SIDE, found.right * SIDE) == pytest.approx((down, right), abs=0.3)
     assert found.change < 0.05  # what came in at the edge
-    assert not found.cut
+    assert not found.is_scene_cut
 
 
 def test_parts_of_a_pixel_are_found(world) -> None:
@@ -40,23 +40,23 @@ def test_parts_of_a_pixel_are_found(world) -> None:
         box = (240 + right, 240, 240 + right + 4 * SIDE, 240 + 4 * SIDE)
         return np.asarray(large.crop(box).reduce(4))
 
-    found = motion(reduced(0), reduced(-6))
+    found = estimate_motion(reduced(0), reduced(-6))
     assert found.right * SIDE == pytest.approx(1.5, abs=0.3)
     assert found.down * SIDE == pytest.approx(0, abs=0.2)
 
 
 def test_another_scene_is_a_cut_and_a_flat_one_stands_still(world) -> None:
-    assert motion(cut_out(world, 0, 0), 1 - cut_out(world, 9, 30)).change > CUT / 4
+    assert estimate_motion(cut_out(world, 0, 0), 1 - cut_out(world, 9, 30)).change > CUT / 4
     dark, light = (np.full((SIDE, SIDE), level, np.float32) for level in (0.2, 0.6))
-    assert motion(dark, light).cut
-    still = motion(dark, dark)
+    assert estimate_motion(dark, light).is_scene_cut
+    still = estimate_motion(dark, dark)
     assert (still.down, still.right, still.change) == (0.0, 0.0, 0.0)
 
 
 def test_noise_is_not_taken_for_motion() -> None:
     generator = np.random.default_rng(2)
     first, second = generator.random((2, SIDE, SIDE), np.float32)
-    found = motion(first, second)
+    found = estimate_motion(first, second)
     assert found.change <= abs(first - second).mean() + 1e-6
 
 
@@ -72,14 +72,14 @@ def test_values_move_as_written_out(down: float, right: float) -> None:
             corners = values[top : top + 2, left : left + 2]
             weights = np.outer((1 - up, up), (1 - side, side))
             expected[row, column] = (corners * weights).sum()
-    np.testing.assert_allclose(moved(values, down, right), expected, atol=1e-6)
+    np.testing.assert_allclose(shift_values(values, down, right), expected, atol=1e-6)
 
 
 def test_the_brightness_of_a_picture_is_reduced_whole() -> None:
     pixels = np.zeros((96, 128, 3), np.uint8)
     pixels[:, 64:] = 255
     frame = VideoFrame.from_ndarray(pixels, "rgb24").reformat(format="yuv420p")
-    grey = grey_of(frame)
+    grey = shrink_to_grey(frame)
     assert grey.shape == (SIDE, SIDE)
     assert grey[:, : SIDE // 2 - 2].max() < 0.1
     assert grey[:, SIDE // 2 + 2 :].min() > 0.9

@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from apercu.deploy.video import open_video
-from apercu.deploy.video.picture import image_of, plane
-from apercu.deploy.video.reading import Frame, Sound, Source
+from apercu.deploy.video.picture import prepare_image, view_plane
+from apercu.deploy.video.reading import AudioPacket, VideoPicture, VideoSource
 from apercu.errors import ImageError
 
 RED, BLUE, GREEN = (200, 30, 30), (30, 30, 200), (30, 160, 60)
@@ -30,11 +30,11 @@ def halves(left: tuple[int, ...], right: tuple[int, ...], size=(64, 48)) -> np.n
     return picture
 
 
-def frames(path) -> list[Frame]:
-    return [item for item in open_video(str(path)).items() if isinstance(item, Frame)]
+def frames(path) -> list[VideoPicture]:
+    return [item for item in open_video(str(path)).read_items() if isinstance(item, VideoPicture)]
 
 
-def rgb(frame: Frame) -> np.ndarray:
+def rgb(frame: VideoPicture) -> np.ndarray:
     return frame.picture.to_ndarray(format="rgb24").astype(int)
 
 
@@ -42,7 +42,7 @@ def rgb(frame: Frame) -> np.ndarray:
 def test_a_turned_video_is_upright(clip, rotation: int) -> None:
     path = clip([halves(RED, BLUE)] * 2, rotation=rotation)
     source = open_video(str(path))
-    shown = rgb(next(source.items()))
+    shown = rgb(next(source.read_items()))
     assert source.look.size == ((64, 48) if rotation == 180 else (48, 64))
     expected = np.rot90(halves(RED, BLUE), {90: 1, -90: -1, 180: 2}[rotation])
     np.testing.assert_allclose(shown[::16, ::16], expected[::16, ::16], atol=8)
@@ -121,7 +121,7 @@ def test_every_format_looks_the_same(clip, codec: str, pixels: str) -> None:
     frame = frames(clip([picture] * 2, "in.mkv", codec=codec, pixels=pixels))[0]
     assert frame.picture.format.name == "yuv420p"
     np.testing.assert_allclose(rgb(frame)[4::16, 4::16], picture[4::16, 4::16], atol=6)
-    assert plane(frame.picture, 0).max() <= 235
+    assert view_plane(frame.picture, 0).max() <= 235
 
 
 def test_what_is_transparent_lies_over_white(clip) -> None:
@@ -140,8 +140,11 @@ def test_sound_and_pictures_stay_together(clip) -> None:
     path = clip([halves(RED, BLUE)] * 25, "in.ts", sound="aac")
     with av.open(str(path)) as container:
         begins = [Fraction(s.start_time) * s.time_base for s in container.streams]
-    items = list(open_video(str(path)).items())
-    first = [next(i.seconds for i in items if isinstance(i, kind)) for kind in (Frame, Sound)]
+    items = list(open_video(str(path)).read_items())
+    first = [
+        next(i.seconds for i in items if isinstance(i, kind))
+        for kind in (VideoPicture, AudioPacket)
+    ]
     assert first[1] - first[0] == pytest.approx(float(begins[1] - begins[0]), abs=1e-3)
     assert min(first) == pytest.approx(0, abs=1e-3)
 
@@ -161,7 +164,7 @@ def test_an_explainer_sees_what_the_still_shows(clip, scene) -> None:
     from apercu.classifiers.preprocessing import fit_image
 
     still = scene[:180, :320]
-    found = image_of(frames(clip([still] * 2, pixels="yuv444p"))[0].picture, (32, 24), 3)
+    found = prepare_image(frames(clip([still] * 2, pixels="yuv444p"))[0].picture, (32, 24), 3)
     picture = torch.from_numpy(still / 255.0).permute(2, 0, 1).float()
     expected = fit_image(picture, InputSpec(size=(32, 24)), "squash")
     assert abs(found - expected.numpy()).mean() < 0.01
@@ -170,7 +173,7 @@ def test_an_explainer_sees_what_the_still_shows(clip, scene) -> None:
 
 
 def test_grey_is_brightness(clip) -> None:
-    found = image_of(frames(clip([halves(RED, (255, 255, 255))] * 2))[0].picture, (8, 8), 1)
+    found = prepare_image(frames(clip([halves(RED, (255, 255, 255))] * 2))[0].picture, (8, 8), 1)
     assert found.shape == (1, 8, 8)
     assert found[0, 4, 7] == pytest.approx(1.0, abs=0.01)
     assert found[0, 4, 0] == pytest.approx((0.299 * 200 + 0.701 * 30) / 255, abs=0.03)
@@ -219,7 +222,10 @@ def test_a_video_cut_short_is_told(clip, scene, share: float, says: str, sound: 
     whole = path.read_bytes()
     path.write_bytes(whole[: round(len(whole) * share)])
     source = open_video(str(path))
-    assert len([item for item in source.items() if isinstance(item, Frame)]) <= 100 * share + 25
+    assert (
+        len([item for item in source.read_items() if isinstance(item, VideoPicture)])
+        <= 100 * share + 25
+    )
     assert re.match(says, source.broken), source.broken
 
 
@@ -228,7 +234,7 @@ def test_a_video_cut_short_is_told(clip, scene, share: float, says: str, sound: 
 def test_a_long_last_frame_or_a_late_start_is_no_cut(clip, ending: str, begins: int) -> None:
     times = [begins, begins + 1, begins + 5]
     source = open_video(str(clip([halves(RED, BLUE)] * 3, f"in.{ending}", times=times, lasts=125)))
-    assert sum(isinstance(item, Frame) for item in source.items()) == 3
+    assert sum(isinstance(item, VideoPicture) for item in source.read_items()) == 3
     assert source.broken == ""
 
 
@@ -256,7 +262,7 @@ class Breaking:
 def test_a_source_that_breaks_off_is_read_so_far_and_says_why(clip) -> None:
     path = clip([halves(RED, BLUE)] * 40)
     with av.open(str(path)) as container:
-        source = Source("camera", Breaking(container, 30), True)
-        found = sum(isinstance(item, Frame) for item in source.items())
+        source = VideoSource("camera", Breaking(container, 30), True)
+        found = sum(isinstance(item, VideoPicture) for item in source.read_items())
     assert 20 < found <= 30
     assert source.broken == "no answer within 10 seconds"

@@ -167,7 +167,7 @@ class Classifier:
         Raises:
             TargetError: no class has this name, or several have it.
         """
-        return self.names.index_of(word)
+        return self.names.find_index(word)
 
     def to(self, device: str | torch.device) -> Classifier:
         """Move the network to a device; a black box stays on the CPU and takes images from any."""

@@ -63,7 +63,7 @@ class ClassNames:
         """Whether there are no identifiers besides the names."""
         return self.identifiers == self.names
 
-    def index_of(self, word: str | int) -> int:
+    def find_index(self, word: str | int) -> int:
         """Return the index of a class by its name, synonym, identifier or index, in any case.
 
         A name has priority over an index, so that the class "3" of a digit classifier is found.

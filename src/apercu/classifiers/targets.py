@@ -1,31 +1,44 @@
-"""Classes as a person names them → indices, one per image."""
+"""Targets: the classes that a user asks about, resolved to one index per image."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from numbers import Integral
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from apercu.classifiers import ClassNames
+from apercu.classifiers.names import ClassNames
 from apercu.errors import TargetError
 from apercu.types import Targets
 
-Target: TypeAlias = int | str | Sequence[int | str] | Tensor | None
-"""A class for all images (index, name or identifier), one per image, or None for the top class."""
+Target: TypeAlias = int | str | Sequence[int | str] | Tensor | NDArray[Any] | None
+"""One class for all images (its index, name or identifier), one class per image, or None for the
+predicted class of each image."""
 
 
 def resolve_targets(
-    names: ClassNames, target: int | str | Sequence[int | str] | Tensor, count: int
+    names: ClassNames,
+    target: int | str | Sequence[int | str] | Tensor | NDArray[Any],
+    count: int,
 ) -> Targets:
-    """One class per image.
+    """Return the index of one class per image.
+
+    Args:
+        names: the classes of the classifier.
+        target: one class for all images, or one class per image.
+        count: the number of images.
+
+    Returns:
+        Class indices, one per image.
 
     Raises:
         TargetError: there is no such class, or not one target per image.
     """
-    if isinstance(target, Tensor):
+    if isinstance(target, Tensor | np.ndarray):
         target = target.tolist()
     single = isinstance(target, str) or not isinstance(target, Iterable)
     words: list[object] = [target] * count if single else list(target)  # type: ignore[arg-type]
@@ -34,16 +47,18 @@ def resolve_targets(
     return find_class_indices(names, words)
 
 
+find_index
+
+
 def find_class_indices(names: ClassNames, words: Iterable[object]) -> Targets:
-    """Classes by name, identifier or index; whatever counts as a whole number is an index.
+    """Return the indices of classes that are given by name, identifier or index.
 
     Raises:
         TargetError: there is no such class.
     """
-    found = []
+    indices = []
     for word in words:
         if not isinstance(word, str | Integral) or isinstance(word, bool):
             raise TargetError(f"target: expected a class name or index, got {word!r}")
-        exact = word if isinstance(word, str) else int(word)
-        found.append(names.index_of(exact))
-    return torch.tensor(found)
+        indices.append(names.index_of(word if isinstance(word, str) else int(word)))
+    return torch.tensor(indices)

@@ -13,7 +13,7 @@ from apercu.cli.stopping import stopping
 from apercu.cli.terminal import say, show_progress, warn
 
 if TYPE_CHECKING:
-    from apercu.deploy.video import Source, Summary
+    from apercu.deploy.video import VideoSource, VideoSummary
 
 
 def video(
@@ -85,10 +85,10 @@ def video(
 
     check_installed()
     from apercu.deploy.video import VideoSettings, explain_video, open_engine, open_video
-    from apercu.deploy.video.formats import format_of
+    from apercu.deploy.video.formats import find_format
 
     settings = VideoSettings(target, smoothing, every, seconds)
-    format_of(out)
+    find_format(out)
     engine = open_engine(run, classifier, device.resolve_for(run))
     read = open_video(source, live=live)
     with stopping():
@@ -97,7 +97,7 @@ def video(
         _print_outcome(read, done, out)
 
 
-def _print_outcome(read: Source, done: Summary, out: Path) -> None:
+def _print_outcome(read: VideoSource, done: VideoSummary, out: Path) -> None:
     """What was done; raises where it was ended early."""
     for line in find_losses(read, done):
         warn(line)
@@ -110,7 +110,7 @@ def _print_outcome(read: Source, done: Summary, out: Path) -> None:
     say(f"written: {out}")
 
 
-def describe_outcome(done: Summary, live: bool) -> list[str]:
+def describe_outcome(done: VideoSummary, live: bool) -> list[str]:
     """What was done, in lines."""
     rate = done.frames / done.took
     lines = [f"{done.frames} frames, {done.seconds:.1f} s, at {rate:.1f} frames per second"]
@@ -123,7 +123,7 @@ def describe_outcome(done: Summary, live: bool) -> list[str]:
     return lines
 
 
-def find_losses(source: Source, done: Summary) -> list[str]:
+def find_losses(source: VideoSource, done: VideoSummary) -> list[str]:
     """What of the source is not in the result."""
     found = {
         "stream(s) of subtitles left out": source.subtitles,

@@ -69,7 +69,7 @@ class TargetSelector:
         if classifier is not None:
             passport.check_classifier(classifier)
         named = asked.target not in (TOP, ALL)
-        self.fixed = passport.names.index_of(asked.target) if named else None
+        self.fixed = passport.names.find_index(asked.target) if named else None
         self.count = min(asked.top, len(passport.classes)) if asked.is_multiple else 1
         self.explainer = explainer
         self.classifier = classifier
@@ -148,7 +148,7 @@ class CounterpartAnswers:
         self.explainer = explainer
         self.classifier = classifier
         named = not asked.is_multiple and asked.target != TOP
-        self.fixed = passport.names.index_of(asked.target) if named else None
+        self.fixed = passport.names.find_index(asked.target) if named else None
         self.several = asked.is_multiple
         self.count = min(asked.top, len(passport.classes) - 1) if asked.is_multiple else 1
         self.about: dict[str, float] = {}

@@ -61,7 +61,7 @@ class BatchRequest:
         """
         with _limit_threads(self.workers.threads):
             engine, asked = self.explainer.open(self.workers.device), self.settings.target
-        target = graphs.TOP if asked == TOP else engine.names.index_of(asked)
+        target = graphs.TOP if asked == TOP else engine.names.find_index(asked)
         dataset = open_dataset(self.images, engine.input, self.settings)
         return OpenBatch(self, engine, target, dataset)
 

@@ -30,15 +30,15 @@ from apercu.deploy.export.graphs import (
     CombinedGraph,
     ExportableExplainer,
     MaskGraph,
-    graph_of,
+    build_graph,
 )
 from apercu.deploy.export.loss import measure_loss, measure_quality
 from apercu.deploy.export.manifest import MANIFEST, GraphFile, Loss, Manifest
 from apercu.deploy.export.materials import ExportInputs, ImageSubset
 from apercu.deploy.export.onnx_graph import Traceable, open_session, run_session, write_onnx
-from apercu.deploy.export.precision import converted
+from apercu.deploy.export.precision import convert_graph
 from apercu.deploy.export.program import open_program, write_program
-from apercu.deploy.export.reading import explained_classifier, reading
+from apercu.deploy.export.reading import build_predictor, find_explained_classifier
 from apercu.deploy.export.settings import ExportSettings
 from apercu.deploy.export.triton import write_repository
 from apercu.errors import ConfigError
@@ -118,7 +118,7 @@ class Export:
             )
         if settings.limit is not None and materials.images is None:
             raise ConfigError("limit: there are no images to draw from; give --images")
-        self.graphs = dict(self._build_graphs(graph_of(explainer)))
+        self.graphs = dict(self._build_graphs(build_graph(explainer)))
 
     def __call__(self, out: Path, exact: Path) -> Manifest:
         """All files, once every graph is known to answer as PyTorch does.
@@ -144,22 +144,22 @@ class Export:
 
     def _build_graphs(self, explaining: ExportableExplainer) -> Iterator[tuple[str, Traceable]]:
         spec = self.passport.input
-        yield "explainer", Traceable.of(explaining, explaining.outputs, spec)
+        yield "explainer", Traceable.for_images(explaining, explaining.outputs, spec)
         if isinstance(explaining, MaskGraph):
             classes = ClassesGraph(explaining.network)
-            yield "classes", Traceable.of_classes(classes, classes.outputs, spec)
+            yield "classes", Traceable.for_classes(classes, classes.outputs, spec)
         if self.settings.combined is False:
             return
         network = self.explainer.network
         try:
-            read = reading(network, self.passport, self.materials.classifier)
+            read = build_predictor(network, self.passport, self.materials.classifier)
         except ConfigError as error:
             if self.settings.combined:
                 raise
             self.say(f"no combined graph: {error}")
             return
         combined = CombinedGraph(explaining, read)
-        yield "combined", Traceable.of(combined, combined.outputs, spec)
+        yield "combined", Traceable.for_images(combined, combined.outputs, spec)
 
     def _write_graph(self, graph: Traceable, path: Path) -> GraphCheck:
         write_onnx(graph, path)
@@ -167,21 +167,21 @@ class Export:
             f"{path.name}.onnx", partial(run_session, open_session(path)), graph
         )
 
-    def _check_graph(self, name: str, answering: GraphFn, graph: Traceable) -> GraphCheck:
+    def _check_graph(self, name: str, run: GraphFn, graph: Traceable) -> GraphCheck:
         """Compares with PyTorch, and tells the figure."""
         classes = len(self.passport.classes)
         asked = make_trials(graph.inputs[0].shape[1:], classes, self._real_images)
         checked = check_outputs(
-            answering, graph, make_class_trials(asked, classes) if graph.singly else asked
+            run, graph, make_class_trials(asked, classes) if graph.takes_one_image else asked
         )
         self.say(describe_difference(name, checked))
         return checked
 
     def _convert_graph(self, exact: Path, path: Path, graph: Traceable) -> Path:
         shown = self._calibration
-        if graph.singly:
+        if graph.takes_one_image:
             shown = [image for images in shown for image in torch.split(images, 1)]
-        return converted(exact, self.settings.precision, path, shown)
+        return convert_graph(exact, self.settings.precision, path, shown)
 
     def _write_program(self, path: Path) -> GraphFile:
         graph = self.graphs["explainer"]
@@ -221,7 +221,7 @@ class Export:
     @property
     def _classifier(self) -> Classifier | None:
         """The explained one, wherever it comes from."""
-        own = explained_classifier(self.explainer.network, self.passport)
+        own = find_explained_classifier(self.explainer.network, self.passport)
         return self.materials.classifier or own
 
     def _select_images(

@@ -40,12 +40,12 @@ class ExportableExplainer(nn.Module, ABC):
 
     def forward(self, images: Images, targets: Targets) -> tuple[Tensor, ...]:
         features = self.network.encode(images)
-        return self.explained(
+        return self.explain(
             images, features, self.network.gate.predict_logits(features[-1]), targets
         )
 
     @abstractmethod
-    def explained(
+    def explain(
         self, images: Images, features: list[Tensor], answers: Logits, targets: Targets
     ) -> tuple[Tensor, ...]:
         """The outputs.
@@ -68,7 +68,7 @@ class MaskGraph(ExportableExplainer):
         super().__init__()
         self.network: MaskNetwork = network
 
-    def explained(
+    def explain(
         self, images: Images, features: list[Tensor], answers: Logits, targets: Targets
     ) -> tuple[Tensor, ...]:
         asked = torch.where(targets < 0, answers.argmax(1), targets)
@@ -104,7 +104,7 @@ class CounterpartGraph(ExportableExplainer):
         self.network: CounterpartNetwork = network
         self.objective = objective
 
-    def explained(
+    def explain(
         self, images: Images, features: list[Tensor], answers: Logits, targets: Targets
     ) -> tuple[Tensor, ...]:
         seen = answers.argmax(1)
@@ -133,10 +133,10 @@ class CombinedGraph(nn.Module):
 
     def forward(self, images: Images, targets: Targets) -> tuple[Tensor, ...]:
         logits, features = self.read(images)
-        return logits.softmax(1), *self.explaining.explained(images, features, logits, targets)
+        return logits.softmax(1), *self.explaining.explain(images, features, logits, targets)
 
 
-def graph_of(explainer: TrainedExplainer) -> ExportableExplainer:  # type: ignore[type-arg]
+def build_graph(explainer: TrainedExplainer) -> ExportableExplainer:  # type: ignore[type-arg]
     """The graph of a trained explainer.
 
     Raises:

@@ -24,15 +24,15 @@ def halve(model: Any) -> None:
     Args:
         model: with the types of its tensors inferred.
     """
-    inner, graph = middle(model.graph), model.graph
-    turning = _Turning(graph)
+    inner, graph = find_middle_nodes(model.graph), model.graph
+    turning = _CastTable(graph)
     nodes = []
     for node in graph.node:
         fixed = FLOAT_ALWAYS.get(node.op_type, ())
         for place, name in enumerate(node.input):
             half = node.name in inner and place not in fixed
-            node.input[place] = turning.as_half(name) if half else turning.as_float(name)
-        nodes += [*turning.taken(), node]
+            node.input[place] = turning.cast_to_half(name) if half else turning.cast_to_float(name)
+        nodes += [*turning.list_casts(), node]
         if node.name in inner:
             turning.made += [name for name in node.output if name in turning.floats]
     for output in graph.output:
@@ -46,7 +46,7 @@ def halve(model: Any) -> None:
     graph.initializer.extend(kept)
 
 
-class _Turning:
+class _CastTable:
     """Which tensors are float32 or float16, and the casts between them."""
 
     def __init__(self, graph: Any) -> None:
@@ -62,12 +62,12 @@ class _Turning:
         self._known: set[str] = set()
         self._casts: list[Any] = []
 
-    def as_half(self, name: str) -> str:
+    def cast_to_half(self, name: str) -> str:
         """The name of a tensor in half precision."""
         if name not in self.floats or name in self.made:
             return name
         if name not in self.weights:
-            return self._cast(name, f"{name}_half")
+            return self._add_cast(name, f"{name}_half")
         if (half := f"{name}_half") not in self._known:
             from onnx import numpy_helper
 
@@ -78,16 +78,16 @@ class _Turning:
             self._known.add(half)
         return half
 
-    def as_float(self, name: str) -> str:
+    def cast_to_float(self, name: str) -> str:
         """The name of a tensor in single precision."""
-        return self._cast(name, f"{name}_single") if name in self.made else name
+        return self._add_cast(name, f"{name}_single") if name in self.made else name
 
-    def taken(self) -> list[Any]:
+    def list_casts(self) -> list[Any]:
         """The casts that are needed now."""
         casts, self._casts = self._casts, []
         return casts
 
-    def _cast(self, name: str, to: str) -> str:
+    def _add_cast(self, name: str, to: str) -> str:
         from onnx import TensorProto, helper
 
         if to not in self._known:
@@ -97,9 +97,9 @@ class _Turning:
         return to
 
 
-def middle(graph: Any) -> set[str]:
+def find_middle_nodes(graph: Any) -> set[str]:
     """Names of the nodes that come after some weights and before some others, or hold them."""
-    weights, below = _of_weights(graph)
+    weights, below = _find_weights(graph)
     weighed = {
         node.name for node in graph.node if node.op_type in WEIGHED and weights & set(node.input)
     }
@@ -118,7 +118,7 @@ def middle(graph: Any) -> set[str]:
     return found
 
 
-def _of_weights(graph: Any) -> tuple[set[str], set[str]]:
+def _find_weights(graph: Any) -> tuple[set[str], set[str]]:
     """Names of all weights, also of those that are turned first, and of the nodes that do so."""
     known = {one.name for one in graph.initializer}
     weights = {one.name for one in graph.initializer if len(one.dims) > 1}

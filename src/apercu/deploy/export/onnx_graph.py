@@ -39,23 +39,23 @@ class Traceable:
     shapes: tuple[dict[int, Any], dict[int, Any]]
 
     @classmethod
-    def of(cls, graph: nn.Module, outputs: Sequence[str], spec: InputSpec) -> Traceable:
+    def for_images(cls, graph: nn.Module, outputs: Sequence[str], spec: InputSpec) -> Traceable:
         """A graph that takes any number of images, and a target for each."""
-        images = torch.rand(_SAMPLE, spec.channels, *spec.size, generator=_generator())
+        images = torch.rand(_SAMPLE, spec.channels, *spec.size, generator=_make_generator())
         batch = torch.export.Dim("batch", min=1)
         inputs = images, torch.arange(_SAMPLE) - 1
         return cls(graph.eval(), tuple(outputs), inputs, ({0: batch}, {0: batch}))
 
     @classmethod
-    def of_classes(cls, graph: nn.Module, outputs: Sequence[str], spec: InputSpec) -> Traceable:
+    def for_classes(cls, graph: nn.Module, outputs: Sequence[str], spec: InputSpec) -> Traceable:
         """A graph that takes one image, and any number of targets for it."""
-        images = torch.rand(1, spec.channels, *spec.size, generator=_generator())
+        images = torch.rand(1, spec.channels, *spec.size, generator=_make_generator())
         classes = torch.export.Dim("classes", min=1)
         inputs = images, torch.arange(_SAMPLE) - 1
         return cls(graph.eval(), tuple(outputs), inputs, ({}, {0: classes}))
 
     @property
-    def singly(self) -> bool:
+    def takes_one_image(self) -> bool:
         """Whether it takes one image at a time."""
         return not self.shapes[0]
 
@@ -74,7 +74,7 @@ def write_onnx(traceable: Traceable, path: Path) -> Path:
     """
     need_onnx()
     try:
-        with torch.no_grad(), quiet():
+        with torch.no_grad(), silence_exporter():
             program = torch.onnx.export(
                 traceable.graph,
                 traceable.inputs,
@@ -85,10 +85,10 @@ def write_onnx(traceable: Traceable, path: Path) -> Path:
                 verbose=False,
             )
     except Exception as error:
-        raise not_traced(error) from error
+        raise describe_trace_failure(error) from error
     model = cast(Any, program).model_proto
     _check_axes(model, traceable)
-    _strip(model)
+    _strip_debug_info(model)
     return write_file(path, model.SerializeToString(deterministic=True))
 
 
@@ -134,7 +134,7 @@ def need_onnx() -> None:
     del onnx, onnxruntime, onnxscript
 
 
-def not_traced(error: Exception) -> ConfigError:
+def describe_trace_failure(error: Exception) -> ConfigError:
     """What is said where a network cannot be traced."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     reason = lines[0][:200] if lines else type(error).__name__
@@ -145,7 +145,7 @@ def not_traced(error: Exception) -> ConfigError:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def silence_exporter() -> Iterator[None]:
     """Keeps the exporter's remarks back."""
     loggers = [logging.getLogger(name) for name in (None, "torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
@@ -164,10 +164,10 @@ def _check_axes(model: Any, traceable: Traceable) -> None:
     """Raises ConfigError where an axis has been fixed to the sample's length."""
     for value, free in zip(model.graph.input, traceable.shapes, strict=True):
         if free and not value.type.tensor_type.shape.dim[0].dim_param:
-            raise not_traced(ValueError(f"it takes {_SAMPLE} {value.name} only"))
+            raise describe_trace_failure(ValueError(f"it takes {_SAMPLE} {value.name} only"))
 
 
-def _strip(model: Any) -> None:
+def _strip_debug_info(model: Any) -> None:
     """Takes out where in the source each node came from, and shapes that a reader infers."""
     del model.graph.value_info[:]
     for node in model.graph.node:
@@ -175,5 +175,5 @@ def _strip(model: Any) -> None:
         node.doc_string = ""
 
 
-def _generator() -> torch.Generator:
+def _make_generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)

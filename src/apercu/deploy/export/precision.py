@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from apercu.deploy.export.half import halve, middle
-from apercu.deploy.export.onnx_graph import INPUTS, quiet
+from apercu.deploy.export.half import find_middle_nodes, halve
+from apercu.deploy.export.onnx_graph import INPUTS, silence_exporter
 from apercu.deploy.export.settings import Precision
 from apercu.errors import ConfigError
 from apercu.io import write_file
@@ -18,7 +18,7 @@ from apercu.io import write_file
 QUANTISED = ["Conv", "Gemm"]
 
 
-def converted(exact: Path, precision: Precision, path: Path, shown: list[Tensor]) -> Path:
+def convert_graph(exact: Path, precision: Precision, path: Path, images: list[Tensor]) -> Path:
     """Writes a graph of another precision.
 
     Args:
@@ -34,14 +34,14 @@ def converted(exact: Path, precision: Precision, path: Path, shown: list[Tensor]
     if precision == "fp32":
         return write_file(path, exact.read_bytes())
     try:
-        with quiet(), tempfile.TemporaryDirectory() as folder:
+        with silence_exporter(), tempfile.TemporaryDirectory() as folder:
             made = Path(folder) / path.name
             if precision == "fp16":
                 _halve(exact, made)
             elif precision == "int8":
                 _quantise(exact, made)
             else:
-                _calibrate(exact, made, shown)
+                _calibrate(exact, made, images)
             return write_file(path, made.read_bytes())
     except (RuntimeError, ValueError, TypeError, KeyError, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0][:200]
@@ -84,11 +84,11 @@ def _calibrate(exact: Path, made: Path, shown: list[Tensor]) -> None:
     )
 
     graph = onnx.load(exact).graph
-    inner = middle(graph)
+    inner = find_middle_nodes(graph)
     quantize_static(
         exact,
         made,
-        _Reader(shown),
+        _CalibrationReader(shown),
         quant_format=QuantFormat.QDQ,
         nodes_to_exclude=[node.name for node in graph.node if node.name not in inner],
         per_channel=True,
@@ -98,7 +98,7 @@ def _calibrate(exact: Path, made: Path, shown: list[Tensor]) -> None:
     )
 
 
-class _Reader:
+class _CalibrationReader:
     """Hands calibration images to onnxruntime, one batch at a time."""
 
     def __init__(self, shown: list[Tensor]) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from apercu.classifiers.sources.archive import copy_checked_archive
 from apercu.deploy.export.check import GraphFn
-from apercu.deploy.export.onnx_graph import Traceable, not_traced, quiet
+from apercu.deploy.export.onnx_graph import Traceable, describe_trace_failure, silence_exporter
 from apercu.io import write_file
 
 
@@ -24,7 +24,7 @@ def write_program(traceable: Traceable, path: Path) -> Path:
     """
     buffer = io.BytesIO()
     try:
-        with torch.no_grad(), quiet():
+        with torch.no_grad(), silence_exporter():
             program = torch.export.export(
                 traceable.graph, traceable.inputs, dynamic_shapes=traceable.shapes
             )
@@ -32,7 +32,7 @@ def write_program(traceable: Traceable, path: Path) -> Path:
                 node.meta.pop("stack_trace", None)
             torch.export.save(program, buffer)
     except Exception as error:
-        raise not_traced(error) from error
+        raise describe_trace_failure(error) from error
     return write_file(path, buffer.getvalue())
 
 
@@ -42,7 +42,7 @@ def open_program(path: Path, names: Sequence[str]) -> GraphFn:
     Raises:
         ClassifierError: loading it could run code.
     """
-    with quiet():
+    with silence_exporter():
         module = torch.export.load(copy_checked_archive(path)).module(check_guards=False)
 
     def answering(images: Tensor, targets: Tensor) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from apercu.types import Images, Logits
 
 
 @final
-class Apart(nn.Module):
+class SeparatePredictor(nn.Module):
     """A classifier and another network's encoder, a pass of each.
 
     Args:
@@ -39,7 +39,7 @@ class Apart(nn.Module):
         )
 
 
-def reading(
+def build_predictor(
     network: GatedNetwork, passport: ClassifierInfo, classifier: Classifier | None
 ) -> nn.Module:
     """Images → the explained classifier's logits and the explainer's feature maps.
@@ -69,10 +69,10 @@ def reading(
             f"combined: {classifier.spec} does not show its layers, so it cannot be exported "
             "again; run it beside the explainer, with --no-combined"
         )
-    return Apart(classifier, network)
+    return SeparatePredictor(classifier, network)
 
 
-def explained_classifier(network: GatedNetwork, passport: ClassifierInfo) -> Classifier | None:
+def find_explained_classifier(network: GatedNetwork, passport: ClassifierInfo) -> Classifier | None:
     """The explained classifier, where the explainer carries it as its encoder."""
     encoder = network.encoder
     if isinstance(encoder, GraphEncoder):

@@ -34,12 +34,12 @@ def write_repository(manifest: Manifest, out: Path, *, service: bool) -> None:
         if role in manifest.files:
             graph, model = manifest.files[role], out / REPOSITORY / role
             write_file(model / "1" / "model.onnx", (out / graph.file).read_bytes())
-            write_file(model / "config.pbtxt", model_config(role, graph, manifest))
+            write_file(model / "config.pbtxt", format_model_config(role, graph, manifest))
     if service:
-        write_file(out / SERVICE, service_manifest(out.resolve().name))
+        write_file(out / SERVICE, format_service_manifest(out.resolve().name))
 
 
-def model_config(name: str, graph: GraphFile, manifest: Manifest) -> str:
+def format_model_config(name: str, graph: GraphFile, manifest: Manifest) -> str:
     """`config.pbtxt` of one graph; the batch is Triton's own first axis."""
     images = (manifest.input.channels, *manifest.input.size)
     lines = [
@@ -47,25 +47,25 @@ def model_config(name: str, graph: GraphFile, manifest: Manifest) -> str:
         'backend: "onnxruntime"',
         f"max_batch_size: {LARGEST_BATCH}",
         "input [",
-        _tensor("images", "TYPE_FP32", images) + ",",
-        _tensor("targets", "TYPE_INT64", ()),
+        _format_tensor("images", "TYPE_FP32", images) + ",",
+        _format_tensor("targets", "TYPE_INT64", ()),
         "]",
         "output [",
-        ",\n".join(_tensor(name, "TYPE_FP32", dims) for name, dims in graph.outputs.items()),
+        ",\n".join(_format_tensor(name, "TYPE_FP32", dims) for name, dims in graph.outputs.items()),
         "]",
         f"dynamic_batching {{ max_queue_delay_microseconds: {DELAY} }}",
     ]
     return "\n".join(lines) + "\n"
 
 
-def _tensor(name: str, kind: str, dims: Sequence[int]) -> str:
+def _format_tensor(name: str, kind: str, dims: Sequence[int]) -> str:
     """One input or output; a number per image is sent as a list of one."""
     shape = ", ".join(map(str, dims)) or "1"
     reshape = "" if dims else " reshape { shape: [ ] }"
     return f'  {{ name: "{name}" data_type: {kind} dims: [ {shape} ]{reshape} }}'
 
 
-def service_manifest(name: str) -> str:
+def format_service_manifest(name: str) -> str:
     """An `InferenceService` that runs Triton on the repository.
 
     `storageUri` is where a cluster finds the folder `triton`; it is the one line to be set.
@@ -74,13 +74,13 @@ def service_manifest(name: str) -> str:
     content = {
         "apiVersion": "serving.kserve.io/v1beta1",
         "kind": "InferenceService",
-        "metadata": {"name": service_name(name)},
+        "metadata": {"name": make_service_name(name)},
         "spec": {
             "predictor": {
                 "model": {
                     "modelFormat": {"name": "triton"},
                     "protocolVersion": "v2",
-                    "storageUri": f"pvc://models/{service_name(name)}/{REPOSITORY}",
+                    "storageUri": f"pvc://models/{make_service_name(name)}/{REPOSITORY}",
                     "resources": {"requests": dict(resources), "limits": dict(resources)},
                 }
             }
@@ -89,7 +89,7 @@ def service_manifest(name: str) -> str:
     return yaml.safe_dump(content, sort_keys=False)
 
 
-def service_name(name: str) -> str:
+def make_service_name(name: str) -> str:
     """A name as Kubernetes takes it: lower case, digits and dashes, at most 63 letters.
 
     >>> service_name("Mobile_Net v2.")

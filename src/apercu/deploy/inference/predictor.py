@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from apercu.classifiers import Classifier
-from apercu.deploy.export.reading import explained_classifier
+from apercu.deploy.export.reading import find_explained_classifier
 from apercu.errors import ConfigError
 from apercu.explainers.base import TrainedExplainer
 from apercu.networks.gate import GatedNetwork
@@ -36,7 +36,7 @@ class Predictor:
         network = explainer.network
         self.network = network if isinstance(network, GatedNetwork) else None
         if classifier is None and self.network is not None:
-            classifier = explained_classifier(self.network, explainer.classifier_info)
+            classifier = find_explained_classifier(self.network, explainer.classifier_info)
         self.classifier = classifier
         self.source = "explainer" if classifier is None else "classifier"
         self._encoder_with_head = (

@@ -1,15 +1,15 @@
 """Overlay videos: what a classifier looks at, frame by frame, in constant memory."""
 
 from apercu.deploy.inference import InferenceEngine
-from apercu.deploy.video.flow import Summary, VideoSettings, explain_video
+from apercu.deploy.video.flow import VideoSettings, VideoSummary, explain_video
 from apercu.deploy.video.opening import open_engine
 from apercu.deploy.video.places import open_video
-from apercu.deploy.video.reading import Source
+from apercu.deploy.video.reading import VideoSource
 
 __all__ = [
     "InferenceEngine",
-    "Source",
-    "Summary",
+    "VideoSource",
+    "VideoSummary",
     "VideoSettings",
     "explain_video",
     "open_engine",

@@ -6,29 +6,29 @@ from typing import final
 
 from av import VideoFrame
 
-from apercu.deploy.video.explaining import Shown
-from apercu.deploy.video.heat import Heat
-from apercu.deploy.video.label import Label
-from apercu.deploy.video.picture import Look
+from apercu.deploy.video.explaining import OverlayContent
+from apercu.deploy.video.heat import HeatOverlay
+from apercu.deploy.video.label import Caption
+from apercu.deploy.video.picture import FrameFormat
 
 
 @final
-class Drawing:
+class FrameOverlay:
     """Draws over frames; the heat of a map is made once, for all frames that show it.
 
     Args:
         look: of the frames.
     """
 
-    def __init__(self, look: Look) -> None:
+    def __init__(self, look: FrameFormat) -> None:
         self.look = look
-        self._label = Label(look.size, look.matrix)
-        self._last: tuple[Shown, Heat] | None = None
+        self._label = Caption(look.size, look.matrix)
+        self._last: tuple[OverlayContent, HeatOverlay] | None = None
 
-    def __call__(self, picture: VideoFrame, shown: Shown) -> VideoFrame:
+    def __call__(self, picture: VideoFrame, shown: OverlayContent) -> VideoFrame:
         """A new picture: heat, class and probability over the old one."""
         if self._last is None or self._last[0] is not shown:
-            self._last = shown, Heat(shown.heat, self.look.size, self.look.matrix)
-        drawn = self._last[1].over(picture)
-        self._label.draw(drawn, shown.title, shown.probability)
+            self._last = shown, HeatOverlay(shown.heat, self.look.size, self.look.matrix)
+        drawn = self._last[1].draw_over(picture)
+        self._label.draw_on(drawn, shown.title, shown.probability)
         return drawn

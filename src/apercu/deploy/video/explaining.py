@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 
 from apercu.deploy.inference import InferenceEngine
 from apercu.deploy.video.flicker import FlickerMeter
-from apercu.deploy.video.motion import Grey, Motion, grey_of, motion
-from apercu.deploy.video.picture import image_of
-from apercu.deploy.video.reading import Frame
-from apercu.deploy.video.smoothing import Smoothing
-from apercu.deploy.video.steady import Steady
+from apercu.deploy.video.motion import Grey, Motion, estimate_motion, shrink_to_grey
+from apercu.deploy.video.picture import prepare_image
+from apercu.deploy.video.reading import VideoPicture
+from apercu.deploy.video.smoothing import MapSmoother
+from apercu.deploy.video.steady import StableClass
 
 
 @dataclass(frozen=True, eq=False)
-class Shown:
+class OverlayContent:
     """What is drawn over a frame.
 
     Attributes:
@@ -34,7 +34,7 @@ class Shown:
 
 
 @final
-class Explaining:
+class FrameExplainer:
     """Explains one frame after the other.
 
     Args:
@@ -43,7 +43,9 @@ class Explaining:
         smoothing: of the maps.
     """
 
-    def __init__(self, engine: InferenceEngine, steady: Steady, smoothing: Smoothing) -> None:
+    def __init__(
+        self, engine: InferenceEngine, steady: StableClass, smoothing: MapSmoother
+    ) -> None:
         self.engine, self.steady, self.smoothing = engine, steady, smoothing
         self.meter = FlickerMeter()
         self.explained = 0
@@ -51,28 +53,28 @@ class Explaining:
         self._class: int | None = None
         self._seconds = 0.0
 
-    def __call__(self, frame: Frame) -> Shown:
-        since = self._motion(frame)
+    def __call__(self, frame: VideoPicture) -> OverlayContent:
+        since = self._estimate_motion(frame)
         if since is None:
-            self.steady.forget()
+            self.steady.reset()
         passed, self._seconds = frame.seconds - self._seconds, frame.seconds
         spec = self.engine.input
-        image = image_of(frame.picture, spec.size, spec.channels)
-        answers = self.engine(torch.from_numpy(image)[None], self.steady.wanted)
+        image = prepare_image(frame.picture, spec.size, spec.channels)
+        answers = self.engine(torch.from_numpy(image)[None], self.steady.next_target)
         raw = answers.maps[0].numpy()
-        index, probability = self.steady.see(answers.probabilities[0].numpy(), passed)
+        index, probability = self.steady.update(answers.probabilities[0].numpy(), passed)
         if index != self._class:  # the map of another class is no earlier state of this one
             since, self._class = None, index
         map = self.smoothing(raw, since, passed)
         self.meter.add(raw, map, since)
         self.explained += 1
         heat = (map * 255 + 0.5).clip(0, 255).astype(np.uint8)
-        return Shown(heat, self.engine.names.names[index], probability)
+        return OverlayContent(heat, self.engine.names.names[index], probability)
 
-    def _motion(self, frame: Frame) -> Motion | None:
+    def _estimate_motion(self, frame: VideoPicture) -> Motion | None:
         """Since the frame before; None where there is none, or a scene begins."""
-        before, self._grey = self._grey, grey_of(frame.picture)
+        before, self._grey = self._grey, shrink_to_grey(frame.picture)
         if before is None:
             return None
-        found = motion(before, self._grey)
-        return None if found.cut else found
+        found = estimate_motion(before, self._grey)
+        return None if found.is_scene_cut else found

@@ -8,10 +8,10 @@ from typing import final
 import numpy as np
 
 from apercu.deploy.video.motion import Motion
-from apercu.deploy.video.smoothing import Values, following
+from apercu.deploy.video.smoothing import Values, move_map
 
 
-def flicker(before: Values, now: Values, since: Motion) -> float:
+def compute_flicker(before: Values, now: Values, since: Motion) -> float:
     """Mean absolute change of a map that the motion of the picture does not explain.
 
     Args:
@@ -19,10 +19,10 @@ def flicker(before: Values, now: Values, since: Motion) -> float:
         now: map of this frame.
         since: how the picture moved between them.
     """
-    return change(following(before, since), now)
+    return compute_change(move_map(before, since), now)
 
 
-def change(first: Values, second: Values) -> float:
+def compute_change(first: Values, second: Values) -> float:
     """Mean absolute difference of two maps."""
     return float(np.abs(first - second).mean())
 
@@ -56,15 +56,15 @@ class FlickerMeter:
     def add(self, raw: Values, shown: Values, since: Motion | None) -> None:
         """Takes the maps of a frame; without a motion they are not compared with those before."""
         if self._last is not None and since is not None:
-            self._raw += flicker(self._last[0], raw, since)
-            self._shown += flicker(self._last[1], shown, since)
+            self._raw += compute_flicker(self._last[0], raw, since)
+            self._shown += compute_flicker(self._last[1], shown, since)
             self._pairs += 1
         self._last = raw, shown
-        self._lag += change(raw, shown)
+        self._lag += compute_change(raw, shown)
         self._maps += 1
 
     @property
-    def found(self) -> Flicker | None:
+    def summarise(self) -> Flicker | None:
         """What was measured; None without a pair."""
         if not self._pairs:
             return None

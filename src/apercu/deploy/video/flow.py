@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import TypeAlias
 
 from apercu.deploy.inference import InferenceEngine
-from apercu.deploy.video.drawing import Drawing
-from apercu.deploy.video.explaining import Explaining, Shown
+from apercu.deploy.video.drawing import FrameOverlay
+from apercu.deploy.video.explaining import FrameExplainer, OverlayContent
 from apercu.deploy.video.flicker import Flicker
-from apercu.deploy.video.formats import format_of
-from apercu.deploy.video.lines import Line, ahead, behind
-from apercu.deploy.video.live import newest_frame, paced
-from apercu.deploy.video.reading import Frame, Item, Sound, Source
-from apercu.deploy.video.smoothing import Smoothing
-from apercu.deploy.video.sound import Track
-from apercu.deploy.video.steady import Steady
-from apercu.deploy.video.writing import Writer
+from apercu.deploy.video.formats import find_format
+from apercu.deploy.video.lines import BoundedQueue, run_consumer, run_producer
+from apercu.deploy.video.live import make_live_queue, pace_items
+from apercu.deploy.video.reading import AudioPacket, Item, VideoPicture, VideoSource
+from apercu.deploy.video.smoothing import MapSmoother
+from apercu.deploy.video.sound import AudioTrack
+from apercu.deploy.video.steady import StableClass
+from apercu.deploy.video.writing import VideoWriter
 from apercu.errors import ConfigError
 
 TOP = "top"
@@ -29,7 +29,7 @@ WAITING = 8
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with how many frames are written, and how many there are, about."""
-_Done: TypeAlias = Sound | tuple[Frame, Shown]
+_Done: TypeAlias = AudioPacket | tuple[VideoPicture, OverlayContent]
 """What is ready to be written."""
 
 
@@ -60,7 +60,7 @@ class VideoSettings:
 
 
 @dataclass(frozen=True)
-class Summary:
+class VideoSummary:
     """What was done.
 
     Attributes:
@@ -88,11 +88,11 @@ class Summary:
 
 def explain_video(
     engine: InferenceEngine,
-    source: Source,
+    source: VideoSource,
     out: Path,
     settings: VideoSettings,
     progress: Progress = lambda done, total: None,
-) -> Summary:
+) -> VideoSummary:
     """Writes the video with overlays; Ctrl-C ends it early, and leaves a file that plays.
 
     Memory does not grow with the length of the video. From a live source the newest frame is
@@ -109,77 +109,83 @@ def explain_video(
         TargetError: there is no such class.
         OutputError: the file cannot be written, or exists.
     """
-    fixed = None if settings.target == TOP else engine.names.index_of(settings.target)
-    explaining = Explaining(engine, Steady(fixed), Smoothing(settings.smoothing))
-    work = _Work(explaining, source, settings, progress)
+    fixed = None if settings.target == TOP else engine.names.find_index(settings.target)
+    explaining = FrameExplainer(engine, StableClass(fixed), MapSmoother(settings.smoothing))
+    work = VideoPipeline(explaining, source, settings, progress)
     start, stopped = time.perf_counter(), False
-    tracks: tuple[Track, ...] = ()
+    tracks: tuple[AudioTrack, ...] = ()
     try:
-        with Writer(out, format_of(out), source) as writer:
+        with VideoWriter(out, find_format(out), source) as writer:
             tracks = tuple(writer.tracks.values())
             work.run(writer)
     except KeyboardInterrupt:
         stopped = True
-    return Summary(
+    return VideoSummary(
         work.frames,
         work.seconds,
         explaining.explained,
         work.coming.dropped,
         stopped,
         time.perf_counter() - start,
-        explaining.meter.found,
+        explaining.meter.summarise,
         tuple(map(str, tracks)),
         sum(track.damaged for track in tracks),
     )
 
 
-class _Work:
+class VideoPipeline:
     """The way of the items through the threads, and what is counted on it."""
 
     def __init__(
-        self, explaining: Explaining, source: Source, settings: VideoSettings, progress: Progress
+        self,
+        explaining: FrameExplainer,
+        source: VideoSource,
+        settings: VideoSettings,
+        progress: Progress,
     ) -> None:
         self.explaining, self.source = explaining, source
         self.settings, self.progress = settings, progress
-        self.coming: Line[Item] = newest_frame() if source.live else Line(WAITING)
-        self.leaving: Line[_Done] = Line(1 if source.live else WAITING)
+        self.coming: BoundedQueue[Item] = (
+            make_live_queue() if source.live else BoundedQueue(WAITING)
+        )
+        self.leaving: BoundedQueue[_Done] = BoundedQueue(1 if source.live else WAITING)
         self.frames, self.seconds = 0, 0.0
-        self._drawing = Drawing(source.look)
+        self._drawing = FrameOverlay(source.look)
 
-    def run(self, writer: Writer) -> None:
+    def run(self, writer: VideoWriter) -> None:
         """Every item, to the end."""
-        items = self.source.items()
+        items = self.source.read_items()
         if self.source.live and self.source.is_file:
-            items = paced(items)
+            items = pace_items(items)
         with (
-            behind(partial(self._write, writer), self.leaving) as leave,
-            ahead(items, self.coming) as coming,
+            run_consumer(partial(self._write, writer), self.leaving) as leave,
+            run_producer(items, self.coming) as coming,
         ):
-            for done in self._explained(coming):
+            for done in self._explain_frames(coming):
                 leave(done)
 
-    def _explained(self, items: Iterator[Item]) -> Iterator[_Done]:
+    def _explain_frames(self, items: Iterator[Item]) -> Iterator[_Done]:
         taken, shown = 0, None
         for item in items:
-            if isinstance(item, Frame):
-                if self._past(item.seconds):
+            if isinstance(item, VideoPicture):
+                if self._is_past_end(item.seconds):
                     return
                 if shown is None or taken % self.settings.every == 0:
                     shown = self.explaining(item)
                 taken += 1
                 yield item, shown
-            elif not self._past(item.seconds):
+            elif not self._is_past_end(item.seconds):
                 yield item
 
-    def _past(self, seconds: float) -> bool:
+    def _is_past_end(self, seconds: float) -> bool:
         return self.settings.seconds is not None and seconds >= self.settings.seconds
 
-    def _write(self, writer: Writer, done: _Done) -> None:
+    def _write(self, writer: VideoWriter, done: _Done) -> None:
         """Draws and encodes a frame, or copies a sound."""
-        if isinstance(done, Sound):
-            writer.sound(done.packet)
+        if isinstance(done, AudioPacket):
+            writer.write_audio(done.packet)
             return
         frame, shown = done
-        writer.frame(self._drawing(frame.picture, shown))
+        writer.write_frame(self._drawing(frame.picture, shown))
         self.frames, self.seconds = self.frames + 1, frame.seconds
         self.progress(self.frames, max(self.frames, self.source.frames))

@@ -11,7 +11,7 @@ from apercu.errors import ConfigError, OutputError, suggest_nearest
 
 
 @dataclass(frozen=True)
-class Format:
+class OutputFormat:
     """A kind of file.
 
     Attributes:
@@ -33,14 +33,14 @@ _VP9 = (
     (("lag-in-frames", "0"),),
 )
 FORMATS = {
-    ".mp4": Format("mp4", *_H264),
-    ".mov": Format("mov", *_H264),
-    ".mkv": Format("matroska", *_H264),
-    ".webm": Format("webm", *_VP9),
+    ".mp4": OutputFormat("mp4", *_H264),
+    ".mov": OutputFormat("mov", *_H264),
+    ".mkv": OutputFormat("matroska", *_H264),
+    ".webm": OutputFormat("webm", *_VP9),
 }
 
 
-def format_of(out: Path) -> Format:
+def find_format(out: Path) -> OutputFormat:
     """The format of a file to be written, which must not be there yet.
 
     Raises:

@@ -12,8 +12,8 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from apercu import render
 from apercu.deploy.video.heat import GREY
-from apercu.deploy.video.matrix import Matrix
-from apercu.deploy.video.picture import Plane, plane
+from apercu.deploy.video.matrix import ColourMatrix
+from apercu.deploy.video.picture import Plane, view_plane
 
 ROWS = 24
 """Lines of text that a picture is high."""
@@ -31,7 +31,7 @@ BLACK, WHITE = 16, 235
 
 
 @final
-class Label:
+class Caption:
     """Draws the panel at the lower left of pictures of one size; nothing where it has no room.
 
     Args:
@@ -42,19 +42,19 @@ class Label:
         fits: whether there is room for it.
     """
 
-    def __init__(self, size: tuple[int, int], matrix: Matrix) -> None:
+    def __init__(self, size: tuple[int, int], matrix: ColourMatrix) -> None:
         width, height = size
         self.text = max(SMALLEST, round(min(height / ROWS, width / COLUMNS)))
         gap = self.text // 2
         self.gap = gap
-        self.bar = max(2, even(self.text // 3))
+        self.bar = max(2, round_down_to_even(self.text // 3))
         across = min(width - 2 * gap, max(round(width * WIDE), 12 * self.text))
         down = 2 * self.text + self.bar + gap
-        self.right, self.bottom = even(gap + across), even(height - gap)
-        self.left, self.top = even(gap), even(self.bottom - down)
+        self.right, self.bottom = round_down_to_even(gap + across), round_down_to_even(height - gap)
+        self.left, self.top = round_down_to_even(gap), round_down_to_even(self.bottom - down)
         self.fits = across >= NARROWEST * self.text and self.top >= 0
         ink = np.array(ImageColor.getrgb(render.BOX_COLOUR)) / 255
-        self.ink = [int(value) for value in np.rint(matrix.planes(ink))]
+        self.ink = [int(value) for value in np.rint(matrix.convert_to_planes(ink))]
 
     @property
     def box(self) -> tuple[int, int, int, int]:
@@ -64,34 +64,39 @@ class Label:
     @property
     def track(self) -> tuple[int, int, int, int]:
         """Left, top, right and bottom of the whole bar."""
-        bottom = even(self.bottom - self.gap)
-        return even(self.left + self.gap), bottom - self.bar, even(self.right - self.gap), bottom
+        bottom = round_down_to_even(self.bottom - self.gap)
+        return (
+            round_down_to_even(self.left + self.gap),
+            bottom - self.bar,
+            round_down_to_even(self.right - self.gap),
+            bottom,
+        )
 
-    def draw(self, picture: VideoFrame, title: str, probability: float) -> None:
+    def draw_on(self, picture: VideoFrame, title: str, probability: float) -> None:
         """Draws on a picture itself."""
         if not self.fits:
             return
-        bright, cold, warm = (plane(picture, number) for number in range(3))
-        self._panel(bright, title, f"{probability:.0%}")
+        bright, cold, warm = (view_plane(picture, number) for number in range(3))
+        self._draw_panel(bright, title, f"{probability:.0%}")
         left, top, right, bottom = (side // 2 for side in self.box)
         for colour in (cold, warm):
             colour[top:bottom, left:right] = GREY
         left, top, right, bottom = self.track
-        end = even(left + round(probability * (right - left)))
+        end = round_down_to_even(left + round(probability * (right - left)))
         bright[top:bottom, left:right] = BLACK + (WHITE - BLACK) // 4
         bright[top:bottom, left:end] = self.ink[0]
         for colour, value in zip((cold, warm), self.ink[1:], strict=True):
             colour[top // 2 : bottom // 2, left // 2 : end // 2] = value
 
-    def _panel(self, bright: Plane, title: str, number: str) -> None:
+    def _draw_panel(self, bright: Plane, title: str, number: str) -> None:
         left, top, right, bottom = self.box
-        ink = written(title, number, (right - left, bottom - top), (self.text, self.gap))
+        ink = draw_text(title, number, (right - left, bottom - top), (self.text, self.gap))
         below = BLACK + DARK * (bright[top:bottom, left:right].astype(np.float32) - BLACK)
         bright[top:bottom, left:right] = np.rint(below + ink * (WHITE - below))
 
 
 @lru_cache(maxsize=256)
-def written(
+def draw_text(
     title: str, number: str, size: tuple[int, int], pen: tuple[int, int]
 ) -> NDArray[np.float32]:
     """A name at the left and a number at the right of a panel, 1 where there is ink.
@@ -112,6 +117,6 @@ def written(
     return np.asarray(image, np.float32) / np.float32(255)
 
 
-def even(value: int) -> int:
+def round_down_to_even(value: int) -> int:
     """The next even number below: colour comes in blocks of two by two."""
     return value // 2 * 2

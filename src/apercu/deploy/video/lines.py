@@ -14,7 +14,7 @@ PATIENCE = 2.0
 """Seconds for a reader to notice that nobody takes any more; one that hangs on a camera cannot."""
 
 
-class Line(Generic[T]):
+class BoundedQueue(Generic[T]):
     """Items on their way from one thread to another.
 
     Args:
@@ -32,11 +32,11 @@ class Line(Generic[T]):
         self._ended = self._stopped = False
         self._error: BaseException | None = None
 
-    def put(self, item: T) -> bool:
+    def put_item(self, item: T) -> bool:
         """Gives an item; False where nobody takes any more."""
         with self._changed:
             if self.newest(item):
-                self._drop()
+                self._drop_oldest()
             else:
                 self._changed.wait_for(lambda: self._stopped or len(self._items) < self.capacity)
             if self._stopped:
@@ -45,13 +45,13 @@ class Line(Generic[T]):
             self._changed.notify_all()
             return True
 
-    def end(self, error: BaseException | None = None) -> None:
+    def finish(self, error: BaseException | None = None) -> None:
         """Nothing more will be given; the taker gets what waits, then the error."""
         with self._changed:
             self._ended, self._error = True, error
             self._changed.notify_all()
 
-    def stop(self) -> None:
+    def close(self) -> None:
         """Nothing more will be taken."""
         with self._changed:
             self._stopped = True
@@ -70,37 +70,37 @@ class Line(Generic[T]):
                 self._changed.notify_all()
             yield item
 
-    def _drop(self) -> None:
+    def _drop_oldest(self) -> None:
         kept = [item for item in self._items if not self.newest(item)]
         self.dropped += len(self._items) - len(kept)
         self._items = deque(kept)
 
 
 @contextmanager
-def ahead(items: Iterable[T], line: Line[T]) -> Iterator[Iterator[T]]:
+def run_producer(items: Iterable[T], line: BoundedQueue[T]) -> Iterator[Iterator[T]]:
     """The items, made by a thread that runs ahead of who takes them; what it raises comes along."""
 
     def make() -> None:
         error = None
         try:
             for item in items:
-                if not line.put(item):
+                if not line.put_item(item):
                     break
         except BaseException as raised:
             error = raised
-        line.end(error)
+        line.finish(error)
 
     thread = threading.Thread(target=make, daemon=True)
     thread.start()
     try:
         yield iter(line)
     finally:
-        line.stop()
+        line.close()
         thread.join(PATIENCE)
 
 
 @contextmanager
-def behind(work: Callable[[T], None], line: Line[T]) -> Iterator[Callable[[T], None]]:
+def run_consumer(work: Callable[[T], None], line: BoundedQueue[T]) -> Iterator[Callable[[T], None]]:
     """A function that leaves items to a thread; all are done at the end, also after Ctrl-C.
 
     What the thread raises is raised by the function, or at the end.
@@ -113,10 +113,10 @@ def behind(work: Callable[[T], None], line: Line[T]) -> Iterator[Callable[[T], N
                 work(item)
         except BaseException as error:
             failed.append(error)
-            line.stop()
+            line.close()
 
     def give(item: T) -> None:
-        if not line.put(item):
+        if not line.put_item(item):
             raise failed[0]
 
     thread = threading.Thread(target=do, daemon=True)
@@ -124,7 +124,7 @@ def behind(work: Callable[[T], None], line: Line[T]) -> Iterator[Callable[[T], N
     try:
         yield give
     finally:
-        line.end()
+        line.finish()
         thread.join()
     if failed:
         raise failed[0]

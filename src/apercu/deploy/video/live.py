@@ -5,19 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-from apercu.deploy.video.lines import Line
-from apercu.deploy.video.reading import Frame, Item
+from apercu.deploy.video.lines import BoundedQueue
+from apercu.deploy.video.reading import Item, VideoPicture
 
 SOUNDS = 512
 """Packets of sound that wait beside the newest frame, at most."""
 
 
-def newest_frame() -> Line[Item]:
+def make_live_queue() -> BoundedQueue[Item]:
     """A line in which one frame waits, the newest; no sound is dropped."""
-    return Line(SOUNDS, lambda item: isinstance(item, Frame))
+    return BoundedQueue(SOUNDS, lambda item: isinstance(item, VideoPicture))
 
 
-def paced(
+def pace_items(
     items: Iterable[Item],
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
@@ -25,7 +25,7 @@ def paced(
     """The items of a file, each frame no sooner than it would be shown."""
     start = None
     for item in items:
-        if isinstance(item, Frame):
+        if isinstance(item, VideoPicture):
             now = clock()
             start = now - item.seconds if start is None else start
             if (wait := start + item.seconds - now) > 0:

@@ -13,7 +13,7 @@ HIGH = 720
 
 
 @dataclass(frozen=True)
-class Matrix:
+class ColourMatrix:
     """The weights of one standard, and its numbers.
 
     Attributes:
@@ -28,7 +28,7 @@ class Matrix:
     scaler: int
     tag: int
 
-    def planes(self, rgb: NDArray[np.float64]) -> NDArray[np.float64]:
+    def convert_to_planes(self, rgb: NDArray[np.float64]) -> NDArray[np.float64]:
         """Colours in [0, 1], `… × 3`, as Y, Cb, Cr of limited range (16 to 235, or 240)."""
         red, green, blue = np.moveaxis(rgb, -1, 0)
         bright = self.red * red + (1 - self.red - self.blue) * green + self.blue * blue
@@ -37,12 +37,12 @@ class Matrix:
         return np.stack((16 + 219 * bright, 128 + 224 * cold, 128 + 224 * warm), -1)
 
 
-BT601 = Matrix(0.299, 0.114, 5, 6)
-BT709 = Matrix(0.2126, 0.0722, 1, 1)
-BT2020 = Matrix(0.2627, 0.0593, 9, 9)
+BT601 = ColourMatrix(0.299, 0.114, 5, 6)
+BT709 = ColourMatrix(0.2126, 0.0722, 1, 1)
+BT2020 = ColourMatrix(0.2627, 0.0593, 9, 9)
 _TAGS = {1: BT709, 5: BT601, 6: BT601, 9: BT2020, 10: BT2020}
 
 
-def matrix_of(frame: VideoFrame) -> Matrix:
+def find_matrix(frame: VideoFrame) -> ColourMatrix:
     """The standard of a decoded frame: what it says, else what players take for its height."""
     return _TAGS.get(int(frame.colorspace), BT709 if frame.height >= HIGH else BT601)

@@ -9,7 +9,7 @@ import numpy as np
 from av import VideoFrame
 from numpy.typing import NDArray
 
-from apercu.deploy.video.picture import plane
+from apercu.deploy.video.picture import view_plane
 
 SIDE = 128
 """Pixels of the square that motion is sought in."""
@@ -35,31 +35,31 @@ class Motion:
     change: float = 0.0
 
     @property
-    def cut(self) -> bool:
+    def is_scene_cut(self) -> bool:
         """Whether another scene has begun."""
         return self.change > CUT
 
 
-def grey_of(picture: VideoFrame) -> Grey:
+def shrink_to_grey(picture: VideoFrame) -> Grey:
     """The brightness of a picture as a small square, in [0, 1]."""
     small = picture.reformat(width=SIDE, height=SIDE, format="gray", interpolation="BILINEAR")
-    return plane(small, 0).astype(np.float32) / np.float32(255)
+    return view_plane(small, 0).astype(np.float32) / np.float32(255)
 
 
-def motion(before: Grey, now: Grey) -> Motion:
+def estimate_motion(before: Grey, now: Grey) -> Motion:
     """How far the picture moved, by phase correlation; not at all where that explains it better."""
     still = Motion(change=float(np.abs(now - before).mean()))
-    down, right = _peak(before, now)
-    left = float(np.abs(now - moved(before, down * SIDE, right * SIDE)).mean())
+    down, right = _find_peak(before, now)
+    left = float(np.abs(now - shift_values(before, down * SIDE, right * SIDE)).mean())
     return Motion(down, right, left) if left < still.change else still
 
 
-def moved(values: Grey, down: float, right: float) -> Grey:
+def shift_values(values: Grey, down: float, right: float) -> Grey:
     """Values moved by so many rows and columns, interpolated; what comes in repeats the edge."""
-    return _along(_along(values, down, 0), right, 1)
+    return _shift_along(_shift_along(values, down, 0), right, 1)
 
 
-def _along(values: Grey, by: float, axis: int) -> Grey:
+def _shift_along(values: Grey, by: float, axis: int) -> Grey:
     count = values.shape[axis]
     places = np.clip(np.arange(count) - by, 0, count - 1)
     low = np.minimum(places.astype(np.intp), count - 2)
@@ -68,17 +68,17 @@ def _along(values: Grey, by: float, axis: int) -> Grey:
     return np.take(values, low, axis) * (1 - part) + np.take(values, low + 1, axis) * part
 
 
-def _peak(before: Grey, now: Grey) -> tuple[float, float]:
+def _find_peak(before: Grey, now: Grey) -> tuple[float, float]:
     """Where the phase correlation is highest, as shares, to a fraction of a pixel."""
     spectra = [np.fft.rfft2((one - one.mean()) * _WINDOW) for one in (before, now)]
     cross = spectra[1] * np.conj(spectra[0])
     phases = cross / np.maximum(np.abs(cross), 1e-9)
     found = np.fft.irfft2(phases, s=(SIDE, SIDE)).astype(np.float32)
     row, column = np.unravel_index(int(found.argmax()), found.shape)
-    return _refined(found[:, column], int(row)), _refined(found[row], int(column))
+    return _refine_peak(found[:, column], int(row)), _refine_peak(found[row], int(column))
 
 
-def _refined(line: NDArray[np.float32], place: int) -> float:
+def _refine_peak(line: NDArray[np.float32], place: int) -> float:
     """The top of a parabola through the highest value and its neighbours, as a signed share."""
     low, top, high = line[place - 1], line[place], line[(place + 1) % SIDE]
     bend = low - 2 * top + high

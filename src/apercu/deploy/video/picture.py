@@ -11,7 +11,7 @@ from av import VideoFrame
 from av.video.reformatter import Interpolation
 from numpy.typing import NDArray
 
-from apercu.deploy.video.matrix import Matrix, matrix_of
+from apercu.deploy.video.matrix import ColourMatrix, find_matrix
 
 PLANAR = "yuv420p"
 """Full brightness, colour at half the size, 8 bits: what every player takes."""
@@ -24,7 +24,7 @@ Plane: TypeAlias = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Look:
+class FrameFormat:
     """What all upright pictures of a video have in common.
 
     Attributes:
@@ -35,25 +35,25 @@ class Look:
 
     size: tuple[int, int]
     pixel: Fraction
-    matrix: Matrix
+    matrix: ColourMatrix
 
     @classmethod
-    def of(cls, frame: VideoFrame, pixel: Fraction | None) -> Look:
+    def from_frame(cls, frame: VideoFrame, pixel: Fraction | None) -> FrameFormat:
         """That of a video, known by a decoded frame and the shape of the stream's pixels."""
         width, height, pixel = frame.width, frame.height, pixel or Fraction(1)
         if frame.rotation % 180:
             width, height, pixel = height, width, 1 / pixel
-        return cls((width + width % 2, height + height % 2), pixel, matrix_of(frame))
+        return cls((width + width % 2, height + height % 2), pixel, find_matrix(frame))
 
 
-def plane(picture: VideoFrame, number: int) -> Plane:
+def view_plane(picture: VideoFrame, number: int) -> Plane:
     """A plane of a picture, as a view: rows × columns."""
     one: Any = picture.planes[number]
     rows = np.frombuffer(one, np.uint8).reshape(-1, one.line_size)
     return rows[: one.height, : one.width]
 
 
-def upright(frame: VideoFrame, look: Look) -> VideoFrame:
+def make_upright(frame: VideoFrame, look: FrameFormat) -> VideoFrame:
     """A decoded frame of any format as `PLANAR`, upright and opaque, of limited range.
 
     Transparency is laid over white. An odd side is stretched by one pixel.
@@ -62,28 +62,28 @@ def upright(frame: VideoFrame, look: Look) -> VideoFrame:
         frame: with the rotation and the mirror that its file asks for.
         look: of the result.
     """
-    turns, flip = round(frame.rotation / QUARTER) % 4, mirrored(frame)
+    turns, flip = round(frame.rotation / QUARTER) % 4, is_mirrored(frame)
     width, height = look.size[::-1] if turns % 2 else look.size
     if any(component.is_alpha for component in frame.format.components):
-        frame = _over_white(frame)
+        frame = _lay_over_white(frame)
     fits = (frame.format.name, frame.width, frame.height) == (PLANAR, width, height)
     if not fits or frame.color_range == FULL_RANGE:
         frame = frame.reformat(
             width=width,
             height=height,
             format=PLANAR,
-            src_colorspace=matrix_of(frame).scaler,
+            src_colorspace=find_matrix(frame).scaler,
             dst_colorspace=look.matrix.scaler,
             dst_color_range=VIDEO_RANGE,
             interpolation="BICUBIC",
         )
     if turns or flip:
-        frame = _turned(frame, turns, flip)
+        frame = _rotate(frame, turns, flip)
     frame.colorspace = look.matrix.tag
     return frame
 
 
-def mirrored(frame: VideoFrame) -> bool:
+def is_mirrored(frame: VideoFrame) -> bool:
     """Whether its file asks for a mirror: it is turned once it has been flipped top to bottom."""
     found: Any = frame.side_data.get("DISPLAYMATRIX")
     if found is None:
@@ -92,7 +92,7 @@ def mirrored(frame: VideoFrame) -> bool:
     return bool(right * below < down * across)
 
 
-def image_of(picture: VideoFrame, size: tuple[int, int], channels: int) -> NDArray[np.float32]:
+def prepare_image(picture: VideoFrame, size: tuple[int, int], channels: int) -> NDArray[np.float32]:
     """A picture as an explainer takes it: whole, squashed, in [0, 1].
 
     Args:
@@ -104,7 +104,7 @@ def image_of(picture: VideoFrame, size: tuple[int, int], channels: int) -> NDArr
         width=size[1],
         height=size[0],
         format="rgb24" if channels == 3 else "gray",
-        src_colorspace=matrix_of(picture).scaler,
+        src_colorspace=find_matrix(picture).scaler,
         dst_color_range=FULL_RANGE,
         interpolation=EXACT,
     )
@@ -112,26 +112,28 @@ def image_of(picture: VideoFrame, size: tuple[int, int], channels: int) -> NDArr
     return np.ascontiguousarray(pixels, np.float32) / np.float32(255)
 
 
-def timed(picture: VideoFrame, other: VideoFrame) -> None:
+def copy_timing(picture: VideoFrame, other: VideoFrame) -> None:
     """Shows a picture when another was to be shown, and for as long."""
     picture.pts, picture.time_base = other.pts, other.time_base
     picture.duration = other.duration
 
 
-def _over_white(frame: VideoFrame) -> VideoFrame:
-    pixels = frame.reformat(format="rgba", src_colorspace=matrix_of(frame).scaler).to_ndarray()
+def _lay_over_white(frame: VideoFrame) -> VideoFrame:
+    pixels = frame.reformat(format="rgba", src_colorspace=find_matrix(frame).scaler).to_ndarray()
     cover = pixels[..., 3:].astype(np.uint16)
     mixed = (pixels[..., :3] * cover + 255 * (255 - cover) + 127) // 255
     opaque = VideoFrame.from_ndarray(mixed.astype(np.uint8), "rgb24")
-    timed(opaque, frame)
+    copy_timing(opaque, frame)
     return opaque
 
 
-def _turned(picture: VideoFrame, turns: int, flip: bool) -> VideoFrame:
+def _rotate(picture: VideoFrame, turns: int, flip: bool) -> VideoFrame:
     """Flipped top to bottom where asked, then turned anticlockwise by quarters."""
     width, height = picture.width, picture.height
     turned = VideoFrame(*((height, width) if turns % 2 else (width, height)), PLANAR)
     for number in range(3):
-        plane(turned, number)[:] = np.rot90(plane(picture, number)[:: -1 if flip else 1], turns)
-    timed(turned, picture)
+        view_plane(turned, number)[:] = np.rot90(
+            view_plane(picture, number)[:: -1 if flip else 1], turns
+        )
+    copy_timing(turned, picture)
     return turned

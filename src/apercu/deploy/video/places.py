@@ -6,7 +6,7 @@ from pathlib import Path
 
 import av
 
-from apercu.deploy.video.reading import WAIT, Source, reason
+from apercu.deploy.video.reading import WAIT, VideoSource, describe_error
 from apercu.errors import ImageError
 
 CAMERA, CAMERA_FORMAT = "/dev/video", "v4l2"
@@ -22,7 +22,7 @@ def is_live(name: str) -> bool:
     return name.startswith((CAMERA, *RTSP))
 
 
-def open_video(name: str, *, live: bool = False) -> Source:
+def open_video(name: str, *, live: bool = False) -> VideoSource:
     """Opens a file, a camera (`/dev/video0`) or an address (RTSP, HTTP, TCP …).
 
     Raises:
@@ -39,10 +39,10 @@ def open_video(name: str, *, live: bool = False) -> Source:
             timeout=WAIT if address else None,
         )
     except (av.error.FFmpegError, ValueError) as error:
-        raise ImageError(f"{name}: expected a video ({reason(error)})") from error
+        raise ImageError(f"{name}: expected a video ({describe_error(error)})") from error
     kind = container.format.name
     if kind == TEXT:
         raise ImageError(f"{name}: expected a video, got text")
     if kind == PICTURE or kind.endswith(PICTURES):
         raise ImageError(f"{name}: expected a video, got a picture; see apercu explain")
-    return Source(name, container, live or is_live(name))
+    return VideoSource(name, container, live or is_live(name))

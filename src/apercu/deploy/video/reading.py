@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, final
 import av
 from av import VideoFrame
 
-from apercu.deploy.video.picture import Look, upright
+from apercu.deploy.video.picture import FrameFormat, make_upright
 from apercu.errors import ImageError
 
 RATE = Fraction(25)
@@ -24,7 +24,7 @@ SHORT = 1
 
 
 @dataclass(frozen=True, eq=False)
-class Frame:
+class VideoPicture:
     """A picture of the video.
 
     Attributes:
@@ -37,7 +37,7 @@ class Frame:
 
 
 @dataclass(frozen=True, eq=False)
-class Sound:
+class AudioPacket:
     """A packet of sound as it was encoded, whose time counts from the start.
 
     Attributes:
@@ -49,11 +49,11 @@ class Sound:
     seconds: float
 
 
-Item: TypeAlias = Frame | Sound
+Item: TypeAlias = VideoPicture | AudioPacket
 
 
 @final
-class Source:
+class VideoSource:
     """An opened video.
 
     Args:
@@ -81,7 +81,7 @@ class Source:
         self.damaged = self.standing = 0
         self.broken = ""
         self._container = container
-        self.stream = _moving(name, container)
+        self.stream = _find_video_stream(name, container)
         self.stream.thread_type = "SLICE" if live else "AUTO"
         heard = container.streams.audio
         self.sounds = tuple(one for one in heard if one.codec_context is not None)
@@ -93,16 +93,16 @@ class Source:
         start = container.start_time
         self._origin = None if start is None else start * MICROSECOND
         self._untimed = 0
-        self._items = self._watched()
-        self._look: Look | None = None
+        self._items = self._check_length()
+        self._look: FrameFormat | None = None
         self._head: list[Item] = []
         for item in self._items:
             self._head.append(item)
-            if isinstance(item, Frame):
+            if isinstance(item, VideoPicture):
                 break
         if self._look is None:
             raise ImageError(f"{name}: expected a video, but not one frame of it can be decoded")
-        self.look: Look = self._look
+        self.look: FrameFormat = self._look
 
     @property
     def rate(self) -> Fraction:
@@ -119,16 +119,16 @@ class Source:
         """Whether it comes as fast as it is read."""
         return Path(self.name.removeprefix("file:")).is_file()
 
-    def items(self) -> Iterator[Item]:
+    def read_items(self) -> Iterator[Item]:
         """All frames and sounds, once; packets need the source to be kept until they are used."""
         while self._head:
             yield self._head.pop(0)
         yield from self._items
 
-    def _watched(self) -> Iterator[Item]:
+    def _check_length(self) -> Iterator[Item]:
         """The items; at the end, whether it came before the container says."""
-        for item in self._decoded():
-            timed: Any = item.picture if isinstance(item, Frame) else item.packet
+        for item in self._decode_items():
+            timed: Any = item.picture if isinstance(item, VideoPicture) else item.packet
             lasts = float((timed.duration or 0) * timed.time_base)
             self._reached = max(self._reached, item.seconds + lasts)
             yield item
@@ -136,33 +136,33 @@ class Source:
         if not self.broken and self._reached + start < self._length - SHORT:
             self.broken = f"after {self._reached:.1f} of {float(self._length):.1f} seconds"
 
-    def _decoded(self) -> Iterator[Item]:
+    def _decode_items(self) -> Iterator[Item]:
         last = None
-        for packet in self._packets():
+        for packet in self._read_packets():
             if packet.stream is not self.stream:
                 if packet.dts is not None:
-                    yield self._sound(packet)
+                    yield self._wrap_audio(packet)
                 continue
-            for frame in self._frames(packet):
+            for frame in self._decode_frames(packet):
                 if last is not None and frame.pts <= last:
                     self.standing += 1
                     continue
                 last = frame.pts
-                yield Frame(frame, float(frame.pts * frame.time_base))
+                yield VideoPicture(frame, float(frame.pts * frame.time_base))
 
-    def _packets(self) -> Iterator[Any]:
+    def _read_packets(self) -> Iterator[Any]:
         packets = self._container.demux(self.stream, *self.sounds)
         while True:
             try:
                 packet = next(packets, None)
             except av.error.FFmpegError as error:
-                self.broken = reason(error)
+                self.broken = describe_error(error)
                 return
             if packet is None:
                 return
             yield packet
 
-    def _frames(self, packet: Any) -> Iterator[Any]:
+    def _decode_frames(self, packet: Any) -> Iterator[Any]:
         try:
             decoded = packet.decode()
         except av.error.FFmpegError:
@@ -170,30 +170,30 @@ class Source:
             return
         for frame in decoded:
             if self._look is None:
-                self._look = Look.of(frame, self.stream.sample_aspect_ratio)
+                self._look = FrameFormat.from_frame(frame, self.stream.sample_aspect_ratio)
             if frame.pts is None:
                 frame.pts, frame.time_base = self._untimed, 1 / self.rate
                 frame.duration = 1
                 self._untimed += 1
-            picture: Any = upright(frame, self._look)
-            picture.pts -= self._start(picture)
+            picture: Any = make_upright(frame, self._look)
+            picture.pts -= self._find_start(picture)
             yield picture
 
-    def _sound(self, packet: Any) -> Sound:
-        start = self._start(packet)
+    def _wrap_audio(self, packet: Any) -> AudioPacket:
+        start = self._find_start(packet)
         packet.dts -= start
         if packet.pts is not None:
             packet.pts -= start
-        return Sound(packet, float(packet.dts * packet.time_base))
+        return AudioPacket(packet, float(packet.dts * packet.time_base))
 
-    def _start(self, timed: Any) -> int:
+    def _find_start(self, timed: Any) -> int:
         """When the video starts, in the units of a frame or packet."""
         if self._origin is None:
             self._origin = timed.pts * timed.time_base
         return round(self._origin / timed.time_base)
 
 
-def _moving(name: str, container: Any) -> Any:
+def _find_video_stream(name: str, container: Any) -> Any:
     """The first stream of moving pictures; the cover of a song is none."""
     cover = av.stream.Disposition.attached_pic
     for stream in container.streams.video:
@@ -202,7 +202,7 @@ def _moving(name: str, container: Any) -> Any:
     raise ImageError(f"{name}: expected a video, found no stream of moving pictures")
 
 
-def reason(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """What FFmpeg says, in a few words."""
     if isinstance(error, av.error.ExitError):
         return f"no answer within {WAIT:g} seconds"

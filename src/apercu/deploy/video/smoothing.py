@@ -7,7 +7,7 @@ from typing import TypeAlias, final
 import numpy as np
 from numpy.typing import NDArray
 
-from apercu.deploy.video.motion import Motion, moved
+from apercu.deploy.video.motion import Motion, shift_values
 from apercu.errors import ConfigError
 
 Values: TypeAlias = NDArray[np.float32]
@@ -15,7 +15,7 @@ Values: TypeAlias = NDArray[np.float32]
 
 
 @final
-class Smoothing:
+class MapSmoother:
     """A running mean of maps, in which a map counts half after so many seconds.
 
     Args:
@@ -41,14 +41,14 @@ class Smoothing:
         """
         if self.half_life and self._mean is not None and since is not None:
             kept = np.float32(0.5 ** (seconds / self.half_life))
-            map = kept * following(self._mean, since) + (1 - kept) * map
+            map = kept * move_map(self._mean, since) + (1 - kept) * map
         self._mean = map
         return map
 
 
-def following(map: Values, since: Motion) -> Values:
+def move_map(map: Values, since: Motion) -> Values:
     """A map moved as the picture has moved."""
     if not (since.down or since.right):
         return map
     height, width = map.shape
-    return moved(map, since.down * height, since.right * width)
+    return shift_values(map, since.down * height, since.right * width)

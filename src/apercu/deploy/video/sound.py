@@ -12,7 +12,7 @@ OPUS_RATE = 48_000
 
 
 @final
-class Track:
+class AudioTrack:
     """A stream of sound on its way into a file.
 
     Args:
@@ -41,21 +41,21 @@ class Track:
     def __str__(self) -> str:
         return f"{self._read} copied" if self.copied else f"{self._read} encoded as {self.codec}"
 
-    def packets(self, packet: Any) -> Iterator[Any]:
+    def convert_packet(self, packet: Any) -> Iterator[Any]:
         """What is written for a packet that was read."""
         if self.copied:
             packet.stream = self._stream
             yield packet
             return
-        for frame in self._frames(packet):
+        for frame in self._decode_packet(packet):
             yield from self._stream.encode(frame)
 
-    def rest(self) -> Iterator[Any]:
+    def flush(self) -> Iterator[Any]:
         """What is written at the end."""
         if not self.copied:
             yield from self._stream.encode(None)
 
-    def _frames(self, packet: Any) -> list[Any]:
+    def _decode_packet(self, packet: Any) -> list[Any]:
         """What a packet holds; nothing where it is damaged, which is counted."""
         try:
             return list(packet.decode())

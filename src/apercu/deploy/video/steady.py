@@ -16,7 +16,7 @@ LEAD = 1.25
 
 
 @final
-class Steady:
+class StableClass:
     """The class that is shown, and mean probabilities over the last moments.
 
     Args:
@@ -29,15 +29,15 @@ class Steady:
         self._mean: NDArray[np.float64] | None = None
 
     @property
-    def wanted(self) -> int:
+    def next_target(self) -> int:
         """The class to explain in the next frame; `TOP` while none is shown."""
         return TOP if self._shown is None else self._shown
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Another scene begins."""
         self._shown, self._mean = self.fixed, None
 
-    def see(self, probabilities: NDArray[np.float32], seconds: float) -> tuple[int, float]:
+    def update(self, probabilities: NDArray[np.float32], seconds: float) -> tuple[int, float]:
         """Takes the answer for a frame: the class that was explained, and its mean probability.
 
         Args:

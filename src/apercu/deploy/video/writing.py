@@ -14,16 +14,16 @@ import av
 from av import VideoFrame
 from av.codec.context import Flags
 
-from apercu.deploy.video.formats import Format
+from apercu.deploy.video.formats import OutputFormat
 from apercu.deploy.video.picture import PLANAR, VIDEO_RANGE
-from apercu.deploy.video.reading import Source
-from apercu.deploy.video.sound import Track
+from apercu.deploy.video.reading import VideoSource
+from apercu.deploy.video.sound import AudioTrack
 from apercu.errors import OutputError
 from apercu.io import check_writable
 
 
 @final
-class Writer:
+class VideoWriter:
     """A video that is written; `with` finishes it, and gives it its name.
 
     What was written when Ctrl-C is pressed is kept and plays; without a frame, or after an error,
@@ -41,33 +41,33 @@ class Writer:
         OutputError: it cannot be written.
     """
 
-    def __init__(self, out: Path, format: Format, source: Source) -> None:
+    def __init__(self, out: Path, format: OutputFormat, source: VideoSource) -> None:
         check_writable(out.parent)
         self.out = out
         self._part = out.with_name(f".{out.name}.{os.getpid()}.part")
         try:
             self._container = av.open(str(self._part), "w", format=format.container)
         except av.error.FFmpegError as error:
-            raise self._error(error) from error
-        self._video = self._stream(format, source)
+            raise self._describe_error(error) from error
+        self._video = self._add_stream(format, source)
         self._begun = False
         self._start = self._end = Fraction(0)
         self._decoded: Fraction | None = None
-        self.tracks = {one.index: Track(one, self._container) for one in source.sounds}
+        self.tracks = {one.index: AudioTrack(one, self._container) for one in source.sounds}
 
-    def frame(self, picture: VideoFrame) -> None:
+    def write_frame(self, picture: VideoFrame) -> None:
         """Encodes a picture."""
         timed: Any = picture
         if not self._begun:
             self._begun, self._start = True, timed.pts * timed.time_base
         self._end = (timed.pts + timed.duration) * timed.time_base
-        self._write(self._noted(self._video.encode(picture)))
+        self._write(self._note_start(self._video.encode(picture)))
 
-    def sound(self, packet: Any) -> None:
+    def write_audio(self, packet: Any) -> None:
         """Copies a packet of sound, or encodes it again."""
-        self._write(self.tracks[packet.stream.index].packets(packet))
+        self._write(self.tracks[packet.stream.index].convert_packet(packet))
 
-    def __enter__(self) -> Writer:
+    def __enter__(self) -> VideoWriter:
         return self
 
     def __exit__(
@@ -86,25 +86,25 @@ class Writer:
                 self._part.unlink()
 
     def _finish(self) -> None:
-        rest = self._noted(self._video.encode(None))
+        rest = self._note_start(self._video.encode(None))
         if rest:
-            self._lengthen(rest[-1])
+            self._extend_last_packet(rest[-1])
         self._write(rest)
         for track in self.tracks.values():
-            self._write(track.rest())
+            self._write(track.flush())
         try:
             self._container.close()
             self._part.replace(self.out)
         except OSError as error:
-            raise self._error(error) from error
+            raise self._describe_error(error) from error
 
-    def _noted(self, packets: list[Any]) -> list[Any]:
+    def _note_start(self, packets: list[Any]) -> list[Any]:
         """The packets; when the first of all is decoded is kept."""
         if packets and self._decoded is None:
             self._decoded = packets[0].dts * packets[0].time_base
         return packets
 
-    def _lengthen(self, last: Any) -> None:
+    def _extend_last_packet(self, last: Any) -> None:
         """Lets the last packet end with the video: it need not hold the last frame that is shown.
 
         MP4 adds up how long packets last in the order in which they are decoded.
@@ -117,9 +117,9 @@ class Writer:
             for packet in packets:
                 self._container.mux_one(packet)
         except av.error.FFmpegError as error:
-            raise self._error(error) from error
+            raise self._describe_error(error) from error
 
-    def _stream(self, format: Format, source: Source) -> Any:
+    def _add_stream(self, format: OutputFormat, source: VideoSource) -> Any:
         options = dict(format.options + (format.live if source.live else ()))
         stream: Any = self._container.add_stream(format.encoder, rate=source.rate, options=options)
         coding, read = stream.codec_context, source.stream.codec_context
@@ -132,6 +132,6 @@ class Writer:
         coding.color_primaries, coding.color_trc = read.color_primaries, read.color_trc
         return stream
 
-    def _error(self, error: Exception) -> OutputError:
+    def _describe_error(self, error: Exception) -> OutputError:
         reason = getattr(error, "strerror", None) or str(error)
         return OutputError(f"{self.out}: cannot be written ({reason})")
