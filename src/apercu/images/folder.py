@@ -107,7 +107,7 @@ class FolderImages(ImageSource):
         return read_stored(self.path / location.file, options)
 
     def _read_boxes(self, file: str, label: Label | None, stored: StoredPicture) -> Boxes | None:
-        """Return the boxes of the label, clipped to the picture, `boxes × 4`; None if there are none."""
+        """Return the boxes of the label, clipped to the picture, `boxes × 4`, or None."""
         rows = [row for row in self.boxes.get(file, ()) if row.label in (None, label)]
         if not rows:
             return None

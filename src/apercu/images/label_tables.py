@@ -1,10 +1,11 @@
-"""labels.csv and boxes.csv -> rows that are known to be sound, each with its line."""
+"""Read labels.csv and boxes.csv, and check every row."""
 
 from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -14,13 +15,19 @@ Label: TypeAlias = str | int
 
 INDEX_COLUMN = "class_index"
 LABEL_COLUMNS = (INDEX_COLUMN, "class", "label", "name", "finding", "wnid")
-"""The first of these that labels.csv has gives the labels."""
+"""Names of columns that may hold the labels; the first that labels.csv has is used."""
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 class BoxRow(NamedTuple):
-    """One line of boxes.csv; `label` is None where the table does not say what is framed."""
+    """One row of boxes.csv.
+
+    Attributes:
+        line: Line of the row in the file.
+        label: Label of the box; None if the table has no column of labels.
+        corners: The box as xmin, ymin, xmax, ymax in pixels of the stored picture.
+    """
 
     line: int
     label: Label | None
@@ -28,99 +35,137 @@ class BoxRow(NamedTuple):
 
 
 def read_labels(path: Path) -> tuple[str, dict[str, Label]]:
-    """The column that holds the labels, and the label of each file, in the order of the table.
+    """Read the label of each file from labels.csv.
 
-    Raises ImagesError for a table without `file` or without any label column, for a file listed
-    twice, for an empty cell, and for a class index that is no whole number.
+    Returns:
+        The name of the label column, and the label of each file in the order of the table.
+
+    Raises:
+        ImagesError: there is no column `file` or no label column, a file is listed twice, a cell
+            is empty, or a class index is not a whole number.
     """
     labels: dict[str, Label] = {}
-    columns, rows = _read_table(path)
-    _require_columns(path, columns, ("file",))
-    column = next((name for name in LABEL_COLUMNS if name in columns), None)
+    table = _read_table(path)
+    table.require_columns("file")
+    column = next((name for name in LABEL_COLUMNS if name in table.columns), None)
     if column is None:
-        hints = (suggest_nearest(found, LABEL_COLUMNS) for found in columns if found != "file")
+        others = [name for name in table.columns if name != "file"]
+        suggestions = (suggest_nearest(name, LABEL_COLUMNS) for name in others)
         raise ImagesError(
             f"{path}: expected a column of labels ({', '.join(LABEL_COLUMNS)}), "
-            f"got {', '.join(columns)}{next(filter(None, hints), '')}"
+            f"got {', '.join(table.columns)}{next(filter(None, suggestions), '')}"
         )
-    for line, row in rows:
-        file = _read_cell(path, line, row, "file")
+    for row in table.rows:
+        file = row.read_text("file")
         if file in labels:
-            raise ImagesError(f"{path} line {line}: {file} is listed twice, expected once")
-        labels[file] = _read_label(path, line, row, column)
+            raise ImagesError(f"{row.location}: {file} is listed twice, expected once")
+        labels[file] = row.read_label(column)
     return column, labels
 
 
 def read_boxes(path: Path, column: str | None) -> dict[str, tuple[BoxRow, ...]]:
-    """The boxes of each file; with `column`, labelled by it where boxes.csv has that column too.
+    """Read the boxes of each file from boxes.csv.
 
-    Raises ImagesError for a missing column, a corner that is no finite number, and a box whose
-    near edge is not below its far edge.
+    Args:
+        path: The table.
+        column: Name of the label column, which boxes.csv may have too; None if there are no labels.
+
+    Returns:
+        The rows of each file.
+
+    Raises:
+        ImagesError: a column is missing, a corner is not a finite number, or a box is empty.
     """
     boxes: dict[str, tuple[BoxRow, ...]] = {}
-    columns, rows = _read_table(path)
-    _require_columns(path, columns, ("file", *_CORNERS))
-    for line, row in rows:
-        file = _read_cell(path, line, row, "file")
-        xmin, ymin, xmax, ymax = (_read_number(path, line, row, corner) for corner in _CORNERS)
+    table = _read_table(path)
+    table.require_columns("file", *_CORNERS)
+    for row in table.rows:
+        file = row.read_text("file")
+        xmin, ymin, xmax, ymax = (row.read_number(corner) for corner in _CORNERS)
         if xmin >= xmax or ymin >= ymax:
             raise ImagesError(
-                f"{path} line {line}: expected xmin < xmax and ymin < ymax, "
+                f"{row.location}: expected xmin < xmax and ymin < ymax, "
                 f"got {xmin:g}, {ymin:g}, {xmax:g}, {ymax:g}"
             )
-        label = _read_label(path, line, row, column) if column and column in columns else None
-        box = BoxRow(line, label, (xmin, ymin, xmax, ymax))
+        label = row.read_label(column) if column and column in table.columns else None
+        box = BoxRow(row.line, label, (xmin, ymin, xmax, ymax))
         boxes[file] = (*boxes.get(file, ()), box)
     return boxes
 
 
-def _read_table(path: Path) -> tuple[list[str], Iterator[tuple[int, dict[str, str | None]]]]:
-    """The header, in lower case, and the rows with their line numbers, read once and whole."""
+@dataclass(frozen=True)
+class _Row:
+    """One row of a CSV table; each `read_` method raises ImagesError if the cell is wrong."""
+
+    path: Path
+    line: int
+    cells: Mapping[str, str]
+
+    @property
+    def location(self) -> str:
+        """File and line, for error messages."""
+        return f"{self.path} line {self.line}"
+
+    def read_text(self, column: str) -> str:
+        """Return a cell, which must not be empty."""
+        value = self.cells[column].strip()
+        if not value:
+            raise ImagesError(f"{self.location}: expected a {column}, got nothing")
+        return value
+
+    def read_label(self, column: str) -> Label:
+        """Return a class index, or a class name, depending on the column."""
+        value = self.read_text(column)
+        if column != INDEX_COLUMN:
+            return value
+        if not value.isdecimal():
+            raise ImagesError(
+                f"{self.location}: expected a class_index from 0 upwards, got {value}"
+            )
+        return int(value)
+
+    def read_number(self, column: str) -> float:
+        """Return a finite number."""
+        value = self.read_text(column)
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number):
+            raise ImagesError(f"{self.location}: expected a number for {column}, got {value}")
+        return number
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A CSV table; names of columns are in lower case."""
+
+    path: Path
+    columns: list[str]
+    rows: Iterator[_Row]
+
+    def require_columns(self, *names: str) -> None:
+        """Raise ImagesError if a column is missing."""
+        missing = next((name for name in names if name not in self.columns), None)
+        if missing is not None:
+            raise ImagesError(
+                f"{self.path}: expected a column {missing}, "
+                f"got {', '.join(self.columns) or 'an empty file'}"
+                f"{suggest_nearest(missing, self.columns)}"
+            )
+
+
+def _read_table(path: Path) -> _Table:
+    """Read a CSV table in UTF-8; missing cells at the end of a row are empty."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
             lines = csv.reader(stream)
             columns = [name.strip().lower() for name in next(lines, [])]
-            rows = [(lines.line_num, cells) for cells in lines if cells]
+            numbered = [(lines.line_num, cells) for cells in lines if cells]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ImagesError(f"{path}: cannot be read as a CSV table in UTF-8 ({error})") from error
-    padded = (
-        (line, dict(zip(columns, [*cells, *([None] * len(columns))], strict=False)))
-        for line, cells in rows
+    rows = (
+        _Row(path, line, dict(zip(columns, cells + [""] * len(columns), strict=False)))
+        for line, cells in numbered
     )
-    return columns, padded
-
-
-def _require_columns(path: Path, columns: list[str], wanted: tuple[str, ...]) -> None:
-    missing = [name for name in wanted if name not in columns]
-    if missing:
-        raise ImagesError(
-            f"{path}: expected a column {missing[0]}, got {', '.join(columns) or 'an empty file'}"
-            f"{suggest_nearest(missing[0], columns)}"
-        )
-
-
-def _read_cell(path: Path, line: int, row: dict[str, str | None], column: str) -> str:
-    value = (row[column] or "").strip()
-    if not value:
-        raise ImagesError(f"{path} line {line}: expected a {column}, got nothing")
-    return value
-
-
-def _read_label(path: Path, line: int, row: dict[str, str | None], column: str) -> Label:
-    value = _read_cell(path, line, row, column)
-    if column != INDEX_COLUMN:
-        return value
-    if not value.isdecimal():
-        raise ImagesError(f"{path} line {line}: expected a class_index from 0 upwards, got {value}")
-    return int(value)
-
-
-def _read_number(path: Path, line: int, row: dict[str, str | None], column: str) -> float:
-    value = _read_cell(path, line, row, column)
-    try:
-        number = float(value)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise ImagesError(f"{path} line {line}: expected a number for {column}, got {value}")
-    return number
+    return _Table(path, columns, rows)

@@ -187,7 +187,7 @@ def _list_pictures(path: Path) -> tuple[tuple[str, ...], tuple[Label, ...] | Non
 
 
 def _scan(path: Path) -> tuple[list[str], list[str]]:
-    """List the names of the pictures and of the folders in a folder, sorted, without hidden ones."""
+    """List the pictures and the sub-folders of a folder by name, sorted, without hidden ones."""
     try:
         with os.scandir(path) as entries:
             listing = sorted((e.name, e.is_dir()) for e in entries if not e.name.startswith("."))

@@ -1,4 +1,4 @@
-"""One file, or its bytes -> Picture: decoded, checked, upright, with the channels asked for."""
+"""`read_picture`: decode a file, check its pixels, turn it upright, and convert its channels."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from apercu.errors import ImageError
-from apercu.images.formats.dicom import DICOM_MAGIC as DICOM
-from apercu.images.formats.dicom import PREAMBLE, decode_dicom, is_dicom
+from apercu.images.formats.dicom import DICOM_MAGIC, PREAMBLE, decode_dicom, is_dicom
 from apercu.images.formats.dicom import SUFFIXES as DICOM_SUFFIXES
 from apercu.images.formats.fits import SUFFIXES as FITS_SUFFIXES
 from apercu.images.formats.fits import decode_fits, order_bands
 from apercu.images.formats.fits_hdus import is_fits
 from apercu.images.formats.npy import NPY_MAGIC, decode_npy
-from apercu.images.formats.pillow import decode_pillow
+from apercu.images.formats.pillow import DecodedPicture, decode_pillow
 from apercu.images.names import has_suffix
 from apercu.images.orientation import UPRIGHT, turn_picture
 from apercu.types import Picture
@@ -28,15 +27,22 @@ from apercu.types import Picture
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".npy")
 ) | (DICOM_SUFFIXES | FITS_SUFFIXES)
-"""Names, in lower case, by which a folder's pictures are known; inside a file its bytes decide."""
+"""Suffixes of the pictures in a folder, in lower case; the bytes of a file decide its format."""
 
 LUMA = (0.299, 0.587, 0.114)
-"""What red, green and blue add to brightness (ITU-R BT.601)."""
+"""Weights of red, green and blue in the luminance (ITU-R BT.601)."""
+
 _ROUNDING = 1e-6
 
 
 class StoredPicture(NamedTuple):
-    """A picture, upright, and how it lay in its file: EXIF orientation, (height, width)."""
+    """An upright picture, and how it is stored in its file.
+
+    Attributes:
+        picture: The picture, `channels × height × width`.
+        orientation: EXIF orientation of the file, 1 to 8.
+        size: The (height, width) in the file, before it is turned upright.
+    """
 
     picture: Picture
     orientation: int
@@ -44,7 +50,13 @@ class StoredPicture(NamedTuple):
 
 
 class ReadOptions(NamedTuple):
-    """What the reader is asked for: channels (None, as the file has them), frame, FITS bands."""
+    """How to read a file.
+
+    Attributes:
+        channels: Channels of the picture; None keeps those of the file.
+        frame: Index of the frame in a DICOM file.
+        bands: Names of the channels in a FITS file; None keeps the order of the bands.
+    """
 
     channels: int | None = 3
     frame: int = 0
@@ -57,15 +69,24 @@ _DEFAULT_OPTIONS = ReadOptions()
 def read_picture(
     source: str | Path | bytes, *, channels: int | None = 3, frame: int = 0
 ) -> Picture:
-    """Reads JPEG, PNG, TIFF, WebP, BMP, GIF (first frame), `.npy`, DICOM (any frame) or FITS.
+    """Read JPEG, PNG, TIFF, WebP, BMP, GIF (first frame), `.npy`, DICOM or FITS.
 
-    Channels × height × width, values in [0, 1]: 8 and 16 bits are scaled, floats must lie there
-    already, DICOM goes through its own window. EXIF rotation is
-    applied, transparency is laid over white. With `channels` grey becomes RGB or RGB grey (BT.601
-    luma) where asked; None keeps what the file has. FITS alone gives raw counts, outside [0, 1]
-    and NaN where nothing is known, its bands as they are. Raises ImageError for a file that is
-    missing, no image, damaged, too small or too large, not finite, not in [0, 1], or of other
-    channels.
+    8 and 16 bits are scaled to [0, 1], floats must be in [0, 1] already, and DICOM goes through
+    its own window. EXIF rotation is applied, and transparency is composited over white. FITS gives
+    raw counts, with NaN where nothing is known.
+
+    Args:
+        source: Path of the file, or its bytes.
+        channels: Channels of the picture: grey is repeated as RGB, RGB becomes grey (BT.601
+            luma), the bands of FITS are not converted. None keeps the channels of the file.
+        frame: Index of the frame in a DICOM file.
+
+    Returns:
+        A picture, `channels × height × width`, in [0, 1] (FITS: raw counts).
+
+    Raises:
+        ImageError: the file is missing, not an image, damaged, too small or too large, not
+            finite, not in [0, 1], or of other channels.
     """
     return read_stored(source, ReadOptions(channels, frame)).picture
 
@@ -73,7 +94,20 @@ def read_picture(
 def read_stored(
     source: str | Path | bytes, options: ReadOptions = _DEFAULT_OPTIONS
 ) -> StoredPicture:
-    """Like `read_picture`, with what is needed to follow boxes from the file to the picture."""
+    """Read a picture as `read_picture` does, with its stored orientation and size.
+
+    Boxes that were drawn on the stored picture need these two to be turned with it.
+
+    Args:
+        source: Path of the file, or its bytes.
+        options: How to read the file.
+
+    Returns:
+        The picture, its orientation and its stored size.
+
+    Raises:
+        ImageError: as in `read_picture`.
+    """
     if isinstance(source, bytes):
         return _read(BytesIO(source), "image", options)
     try:
@@ -83,38 +117,40 @@ def read_stored(
         raise ImageError(f"{source}: cannot be read ({error.strerror})") from error
 
 
-def _read(stream: BytesIO | BufferedReader, name: str, asked: ReadOptions) -> StoredPicture:
-    start = stream.read(PREAMBLE + len(DICOM))
+def _read(stream: BytesIO | BufferedReader, name: str, options: ReadOptions) -> StoredPicture:
+    """Choose the decoder by the first bytes, and by the suffix where the bytes do not tell."""
+    start = stream.read(PREAMBLE + len(DICOM_MAGIC))
     stream.seek(0)
     if is_fits(start) or has_suffix(name, FITS_SUFFIXES):
-        return _read_fits(stream, name, asked)
+        return _read_fits(stream, name, options)
     if is_dicom(start) or Path(name).suffix.lower() in DICOM_SUFFIXES:
-        array, stored, pending = decode_dicom(stream, name, asked.frame), UPRIGHT, UPRIGHT
+        decoded = DecodedPicture(decode_dicom(stream, name, options.frame))
     elif start.startswith(NPY_MAGIC):
-        array, stored, pending = decode_npy(stream, name), UPRIGHT, UPRIGHT
+        decoded = DecodedPicture(decode_npy(stream, name))
     else:
-        array, stored, pending = decode_pillow(stream, name)
-    picture = turn_picture(_check_pixels(array, name), pending)
+        decoded = decode_pillow(stream, name)
+    picture = turn_picture(_check_pixels(decoded.pixels, name), decoded.pending)
     height, width = picture.shape[1:]
-    size = (width, height) if stored >= 5 else (height, width)
-    return StoredPicture(_convert_channels(picture, asked.channels, name), stored, size)
+    size = (width, height) if decoded.orientation >= 5 else (height, width)
+    picture = _convert_channels(picture, options.channels, name)
+    return StoredPicture(picture, decoded.orientation, size)
 
 
-def _read_fits(stream: BytesIO | BufferedReader, name: str, asked: ReadOptions) -> StoredPicture:
-    """A FITS file's bands in the order asked for, raw counts as they are."""
+def _read_fits(stream: BytesIO | BufferedReader, name: str, options: ReadOptions) -> StoredPicture:
+    """Read the bands of a FITS file as raw counts, in the order of `options.bands`."""
     names, pixels = decode_fits(stream, name)
-    picks = order_bands(names, asked.bands, asked.channels, name)
-    picture = torch.from_numpy(pixels[picks])
+    indices = order_bands(names, options.bands, options.channels, name)
+    picture = torch.from_numpy(pixels[indices])
     return StoredPicture(picture, UPRIGHT, (picture.shape[1], picture.shape[2]))
 
 
 def _check_pixels(array: NDArray[np.float32], name: str) -> Picture:
-    """The array as a tensor of its own, once it is known to be finite and in [0, 1]."""
+    """Copy the pixels to a tensor; raise ImageError if they are not finite or not in [0, 1]."""
     low, high = float(array.min()), float(array.max())
     if not (np.isfinite(low) and np.isfinite(high)):
-        wrong = int(np.count_nonzero(~np.isfinite(array)))
+        count = int(np.count_nonzero(~np.isfinite(array)))
         raise ImageError(
-            f"{name}: expected finite pixels, got {wrong} that are NaN or infinite; "
+            f"{name}: expected finite pixels, got {count} that are NaN or infinite; "
             "replace them before"
         )
     if low < -_ROUNDING or high > 1 + _ROUNDING:
@@ -125,15 +161,15 @@ def _check_pixels(array: NDArray[np.float32], name: str) -> Picture:
 def _convert_channels(
     picture: Float[Tensor, "stored height width"], channels: int | None, name: str
 ) -> Picture:
-    """Grey to RGB or RGB to grey; any other difference in channels is an error."""
-    have = picture.shape[0]
-    if channels is None or channels == have:
+    """Convert grey to RGB or RGB to grey; raise ImageError for any other change of channels."""
+    stored = picture.shape[0]
+    if channels is None or channels == stored:
         return picture
-    if (have, channels) == (1, 3):
+    if (stored, channels) == (1, 3):
         return picture.repeat(3, 1, 1)
-    if (have, channels) == (3, 1):
+    if (stored, channels) == (3, 1):
         weights = torch.tensor(LUMA)[:, None, None]
         return (picture * weights).sum(0, keepdim=True).clamp_(0, 1)
     raise ImageError(
-        f"{name}: expected {channels} channels, got {have}; only grey and RGB can be converted"
+        f"{name}: expected {channels} channels, got {stored}; only grey and RGB can be converted"
     )

@@ -19,7 +19,7 @@ class Item:
     name: str
     """Path relative to the source, or name of the row; unique in the source."""
     picture: Picture
-    """The image at its stored size, upright, in [0, 1]; raw counts, with NaN, from FITS and stacks."""
+    """The image at its stored size, upright, in [0, 1]; FITS and stacks give raw counts and NaN."""
     label: str | int | None
     """Name of the class or of its folder, or the class index; None if there is no label."""
     boxes: Boxes | None

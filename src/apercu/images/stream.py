@@ -1,4 +1,4 @@
-"""ImageSource -> batches, decoded by a few threads, a bounded number of pictures in memory."""
+"""`batches`: read the images of a source in batches, with a few threads and bounded memory."""
 
 from __future__ import annotations
 
@@ -18,15 +18,18 @@ from apercu.images.source import ImageSource
 from apercu.types import Boxes, Images, Picture
 
 THREADS = 4
+"""Threads that decode and prepare images."""
 
 PrepareFn = Callable[[Picture], Float[Tensor, "channels height width"]]
+"""Converts a picture to the size of the classifier's input."""
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Prepared images and what is known of them; boxes and regions fit `images`.
+    """Prepared images with their labels, boxes and regions.
 
-    The fit assumes that `prepare` squashed the whole picture, as methods and metrics want it.
+    Boxes and regions are scaled to `images`, under the assumption that the whole picture was
+    squashed to the input size, without a crop.
     """
 
     indices: tuple[int, ...]
@@ -35,13 +38,15 @@ class Batch:
     labels: tuple[str | int | None, ...]
     boxes: tuple[Float[Tensor, "_ 4"] | None, ...]
     regions: tuple[Bool[Tensor, "height width"] | None, ...]
-    """Of one size, that of `images`."""
+    """True masks at the size of `images`; None for an image without one."""
     sizes: tuple[tuple[int, int], ...]
     """(height, width) of each picture before it was prepared."""
 
 
 @dataclass(frozen=True, eq=False)
 class _PreparedItem:
+    """One image of a batch."""
+
     index: int
     name: str
     image: Float[Tensor, "channels height width"]
@@ -59,24 +64,33 @@ def batches(
     indices: Iterable[int] | None = None,
     skip: Callable[[ImageError], None] | None = None,
 ) -> Iterator[Batch]:
-    """Yields batches of `size` images in order; the last one may be smaller, none is empty.
+    """Yield the images of a source in batches; at most one batch and a few pictures are in memory.
 
-    `indices` chooses and orders the images. With `skip` an image that cannot be read is handed
-    there as its error and left out; without, the ImageError is raised. At most one batch and a few
-    pictures are held at a time.
+    Args:
+        source: The images.
+        prepare: Converts a picture to the size of the classifier's input.
+        size: Images per batch; the last batch may be smaller.
+        indices: Indices of the images to read, in this order; None reads all.
+        skip: Called with the error of each image that cannot be read, which is then left out;
+            None raises the error.
+
+    Yields:
+        The batches, none of which is empty.
+
+    Raises:
+        ImageError: an image cannot be read, and `skip` is None.
     """
-    rows = _prepare_in_order(
-        source, prepare, range(len(source)) if indices is None else indices, skip
-    )
-    while batch := list(islice(rows, size)):
+    order = range(len(source)) if indices is None else indices
+    items = _prepare_in_order(source, prepare, order, skip)
+    while batch := list(islice(items, size)):
         yield Batch(
-            tuple(row.index for row in batch),
-            tuple(row.name for row in batch),
-            torch.stack([row.image for row in batch]),
-            tuple(row.label for row in batch),
-            tuple(row.boxes for row in batch),
-            tuple(row.region for row in batch),
-            tuple(row.size for row in batch),
+            tuple(item.index for item in batch),
+            tuple(item.name for item in batch),
+            torch.stack([item.image for item in batch]),
+            tuple(item.label for item in batch),
+            tuple(item.boxes for item in batch),
+            tuple(item.region for item in batch),
+            tuple(item.size for item in batch),
         )
 
 
@@ -86,13 +100,13 @@ def _prepare_in_order(
     indices: Iterable[int],
     skip: Callable[[ImageError], None] | None,
 ) -> Iterator[_PreparedItem]:
-    """Keeps every thread busy with one image and one waiting, and hands results on in order."""
+    """Prepare images in threads, with two images per thread in work or waiting, and keep order."""
     pool = ThreadPoolExecutor(THREADS)
     waiting: deque[Future[_PreparedItem]] = deque()
-    left = iter(indices)
+    remaining = iter(indices)
     try:
         while True:
-            for index in islice(left, 2 * THREADS - len(waiting)):
+            for index in islice(remaining, 2 * THREADS - len(waiting)):
                 waiting.append(pool.submit(_prepare_one, source, prepare, index))
             if not waiting:
                 return
@@ -107,6 +121,7 @@ def _prepare_in_order(
 
 
 def _prepare_one(source: ImageSource, prepare: PrepareFn, index: int) -> _PreparedItem:
+    """Read and prepare one image, and scale its boxes and its region."""
     item = source[index]
     image = prepare(item.picture)
     before = (item.picture.shape[1], item.picture.shape[2])
@@ -117,22 +132,30 @@ def _prepare_one(source: ImageSource, prepare: PrepareFn, index: int) -> _Prepar
 
 
 def scale_boxes(boxes: Boxes, before: tuple[int, int], after: tuple[int, int]) -> Boxes:
-    """Boxes of a picture squashed from one (height, width) to another.
+    """Scale boxes with their picture.
+
+    Args:
+        boxes: Boxes in pixels of the picture, `boxes × 4`.
+        before: The (height, width) of the picture.
+        after: The (height, width) that it is squashed to.
+
+    Returns:
+        Boxes in pixels of the squashed picture, `boxes × 4`.
 
     >>> scale_boxes(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), (4, 4), (8, 2))
     tensor([[0.5000, 4.0000, 1.5000, 8.0000]])
     """
-    across, down = after[1] / before[1], after[0] / before[0]
-    return boxes * boxes.new_tensor([across, down, across, down])
+    x, y = after[1] / before[1], after[0] / before[0]
+    return boxes * boxes.new_tensor([x, y, x, y])
 
 
 def resize_region(
     region: Bool[Tensor, "height width"], after: tuple[int, int]
 ) -> Bool[Tensor, "rows columns"]:
-    """A true mask squashed to another size: pixels at least half of which it covers."""
+    """Resize a true mask to a (height, width): True where it covers at least half of a pixel."""
     if tuple(region.shape) == after:
         return region
-    share = F.interpolate(
+    coverage = F.interpolate(
         region[None, None].float(), size=after, mode="bilinear", align_corners=False, antialias=True
     )
-    return share[0, 0] >= 0.5
+    return coverage[0, 0] >= 0.5

@@ -1,10 +1,10 @@
-"""Bytes of the usual picture formats -> array, by Pillow."""
+"""Decode the common picture formats with Pillow."""
 
 from __future__ import annotations
 
 from contextlib import suppress
 from io import BufferedReader, BytesIO
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,15 +21,35 @@ _MAX_SIXTEEN_BIT = 65535
 _DIRECT_MODES = {"1", "L", "RGB", "F"}
 
 
-def decode_pillow(
-    stream: BytesIO | BufferedReader, name: str
-) -> tuple[NDArray[np.float32], int, int]:
-    """Decodes the first frame: channels × height × width, and two EXIF orientations.
+class DecodedPicture(NamedTuple):
+    """Pixels of a file before they are turned upright.
 
-    The first orientation is the file's; the second is what is still to be done, since Pillow turns
-    TIFF by itself. Transparency is laid over white, CMYK and palettes become RGB, of a TIFF's extra
-    bands Pillow drops a fourth and refuses more. Raises ImageError for what is no picture, damaged,
-    cut short, or out of the limits of `limits.py`.
+    Attributes:
+        pixels: The pixels, `channels × height × width`; integers are scaled to [0, 1].
+        orientation: EXIF orientation of the file, 1 to 8.
+        pending: The orientation that is still to be applied; Pillow turns TIFF files by itself.
+    """
+
+    pixels: NDArray[np.float32]
+    orientation: int = UPRIGHT
+    pending: int = UPRIGHT
+
+
+def decode_pillow(stream: BytesIO | BufferedReader, name: str) -> DecodedPicture:
+    """Decode the first frame of a picture.
+
+    Transparency is composited over white, and CMYK and palettes become RGB. Of the extra bands of
+    a TIFF file Pillow drops a fourth and refuses more.
+
+    Args:
+        stream: The bytes of the file.
+        name: Name of the file, for error messages.
+
+    Returns:
+        The pixels and the EXIF orientation.
+
+    Raises:
+        ImageError: the file is not a picture, damaged, cut short, too small or too large.
     """
     with silence_warnings("PIL"):
         try:
@@ -38,7 +58,8 @@ def decode_pillow(
                 turned_by_pillow = _read_orientation(image) if image.format == "TIFF" else UPRIGHT
                 image.load()
                 pending = _read_orientation(image)
-                return _read_pixels(image, name), max(turned_by_pillow, pending), pending
+                orientation = max(turned_by_pillow, pending)
+                return DecodedPicture(_read_pixels(image, name), orientation, pending)
         except ImageError:
             raise
         except Image.DecompressionBombError as error:
@@ -52,13 +73,13 @@ def decode_pillow(
                 f"{name}: not an image, expected {known}, DICOM, FITS, "
                 "or .npy for any number of channels"
             ) from error
-        except Exception as error:  # whatever hostile bytes make a decoder stumble over
+        except Exception as error:  # hostile bytes may raise anything
             reason = " ".join(str(error).split())
             raise ImageError(f"{name}: damaged or cut short ({reason})") from error
 
 
 def _read_pixels(image: Image.Image, name: str) -> NDArray[np.float32]:
-    """Channels × height × width; integers scaled to [0, 1], floats as they are."""
+    """Convert an image to an array, `channels × height × width`; integers are scaled to [0, 1]."""
     if image.mode.startswith("I"):
         return _scale_sixteen_bit(np.asarray(image), name)
     if "transparency" in image.info or image.mode in {"LA", "La", "PA", "RGBA", "RGBa"}:
@@ -67,14 +88,14 @@ def _read_pixels(image: Image.Image, name: str) -> NDArray[np.float32]:
         image = image.convert("RGB")
     array = np.asarray(image)
     scale = 255.0 if array.dtype == np.uint8 else 1.0
-    planes = array[None] if array.ndim == 2 else np.moveaxis(array, 2, 0)
-    pixels = planes.astype(np.float32, order="C")
+    channels_first = array[None] if array.ndim == 2 else np.moveaxis(array, 2, 0)
+    pixels = channels_first.astype(np.float32, order="C")
     pixels /= np.float32(scale)
     return pixels
 
 
 def _scale_sixteen_bit(values: NDArray[Any], name: str) -> NDArray[np.float32]:
-    """One grey channel of integers whose full scale is 65,535."""
+    """Scale one channel of 16-bit integers to [0, 1]; raise ImageError if there are wider ones."""
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > _MAX_SIXTEEN_BIT:
         raise ImageError(
@@ -84,17 +105,16 @@ def _scale_sixteen_bit(values: NDArray[Any], name: str) -> NDArray[np.float32]:
 
 
 def _composite_over_white(image: Image.Image) -> Image.Image:
-    """What a white page shows through the transparent parts; grey stays grey."""
+    """Composite a transparent image over white; grey stays grey."""
     grey = image.mode in {"1", "L", "LA", "La"}
     if image.mode == "La":
         image = image.convert("LA")
-    layer = image.convert("RGBA")
-    page = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(page, layer).convert("L" if grey else "RGB")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image.convert("RGBA")).convert("L" if grey else "RGB")
 
 
 def _read_orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; damaged EXIF says nothing."""
+    """Read the EXIF orientation, 1 to 8; damaged EXIF counts as upright."""
     with suppress(Exception):
         value = image.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
         if isinstance(value, int) and 1 <= value <= 8:
