@@ -68,46 +68,6 @@ def as_module(classifier: Classifier) -> nn.Module:
     return ClassifierModule(classifier).eval()
 
 
-@dataclass(frozen=True, eq=False)
-class BoundMethod:
-    """A method and the classifier that it asks, with captum's `attribute`.
-
-    Example:
-        >>> from apercu.methods import GradCam
-        >>> grad_cam = Attribution(GradCam(), classifier)  # doctest: +SKIP
-        >>> maps = grad_cam.attribute(images, target=281)  # doctest: +SKIP
-    """
-
-    method: Explainer
-    classifier: Classifier
-
-    def attribute(self, inputs: Images, target: int | Tensor | None = None) -> Maps:
-        """One map per image, at the size of the images.
-
-        Args:
-            inputs: images in [0, 1] at the classifier's size.
-            target: a class index for all images, one per image, or None for the top class of each.
-
-        Raises:
-            ClassifierError: the classifier does not allow what the method needs.
-            TargetError: there is no such class, or not one target per image.
-        """
-        inputs = inputs.to(self.classifier.device)
-        if target is None:
-            with torch.no_grad():
-                targets = self.classifier(inputs).argmax(dim=1)
-        else:
-            targets = torch.as_tensor(target, device=inputs.device)
-            if targets.shape not in ((), (len(inputs),)):
-                raise TargetError(
-                    f"target: expected one class or {len(inputs)}, got {targets.numel()}"
-                )
-            targets = targets.expand(len(inputs))
-            for index in set(targets.tolist()):
-                self.classifier.index_of(index)
-        return self.method(self.classifier, inputs, targets)
-
-
 class MeanScore(Metric):
     """Any of our metrics as a `torchmetrics.Metric`: the mean over all images, on all processes.
 

@@ -9,6 +9,7 @@ import typer
 
 from apercu.cli.options import DebugOption, Device, DeviceOption
 from apercu.cli.terminal import say
+from apercu.extras import require_extra
 
 
 def serve(
@@ -61,11 +62,15 @@ def serve(
 
     Example: apercu serve runs/mobilenet --port 8000
     """
-    from apercu.deploy.serving.extra import check_installed
-
-    check_installed()
+    require_extra("serve", "serve")
     from apercu.deploy.serving.server import serve as run_server
-    from apercu.deploy.serving.settings import MEGA, Crew, Limits, ServeSettings, read_token
+    from apercu.deploy.serving.settings import (
+        MEGA,
+        Limits,
+        ServeSettings,
+        WorkerConfig,
+        read_token,
+    )
 
     settings = ServeSettings(
         run,
@@ -74,6 +79,6 @@ def serve(
         port,
         None if token_file is None else read_token(token_file),
         Limits(round(max_body * MEGA), round(max_pixels * MEGA), queue, per_caller, deadline),
-        Crew(workers, batch, device.resolve_for(run)),
+        WorkerConfig(workers, batch, device.resolve_for(run)),
     )
     run_server(settings, say)

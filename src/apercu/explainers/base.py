@@ -1,18 +1,19 @@
-"""What every trained explainer is: a network, the passport of its classifier, a run folder."""
+"""The base of every trained explainer: a network, its classifier's identity, a run folder."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from apercu.classifiers.targets import Target
 from apercu.explainers.classifier_info import ClassifierInfo
+from apercu.explainers.inputs import ImagesLike, batch_images
 from apercu.explainers.settings import ExplainerSettings
-from apercu.types import Images, Logits, Maps, Picture
+from apercu.types import Images, Logits, Maps, Picture, Targets
 
 N = TypeVar("N", bound=nn.Module)
 S = TypeVar("S", bound=ExplainerSettings)
@@ -20,14 +21,25 @@ E = TypeVar("E", bound="TrainedExplainer")  # type: ignore[type-arg]
 
 
 class TrainedExplainer(ABC, Generic[N, S]):
-    """An explainer that was trained for one classifier, which it needs no more.
+    """An explainer that was trained for one classifier, and no longer needs it.
+
+    Wherever images are taken, they are a tensor of images in [0, 1] at the classifier's size, or
+    numpy arrays, Pillow images or lists of pictures of any size; see `apercu.explainers.inputs`.
 
     Args:
         network: the trained network.
-        passport: the classifier that it was trained for.
-        settings: how it was trained.
+        classifier_info: identity, input and classes of the classifier.
+        settings: the settings of the training.
         facts: what was measured in training, by name.
+
+    Attributes:
+        kind: name of the kind of explainer, as people type it.
+        makes_masks: whether its maps are masks in [0, 1] with a level, rather than differences of
+            two images.
     """
+
+    kind: ClassVar[str]
+    makes_masks: ClassVar[bool] = False
 
     def __init__(
         self, network: N, classifier_info: ClassifierInfo, settings: S, facts: dict[str, float]
@@ -39,12 +51,47 @@ class TrainedExplainer(ABC, Generic[N, S]):
         self.device = torch.device("cpu")
 
     @abstractmethod
-    def attribute(self, inputs: Images, target: Target = None) -> Maps:
-        """One map per image, at the size of the images."""
+    def attribute(self, inputs: ImagesLike, target: Target = None) -> Maps:
+        """Return one map per image, at the size of the images.
+
+        Args:
+            inputs: the images.
+            target: one class for all images or one for each; None takes the class that the
+                explainer itself predicts.
+
+        Raises:
+            ImageError: the images have another size or number of channels.
+            TargetError: there is no such class, or not one target per image.
+        """
+
+    @abstractmethod
+    def predict_logits(self, inputs: ImagesLike) -> Logits:
+        """Return the explainer's own estimate of the classifier's logits, `batch × classes`.
+
+        Raises:
+            ImageError: the images have another size or number of channels.
+        """
+
+    def __call__(self, inputs: ImagesLike, target: Target = None) -> Maps:
+        """Return one map per image; see `attribute`."""
+        return self.attribute(inputs, target)
+
+    def predict(self, inputs: ImagesLike) -> Targets:
+        """Return the class that the explainer itself predicts for each image.
+
+        Raises:
+            ImageError: the images have another size or number of channels.
+        """
+        return self.predict_logits(inputs).argmax(1)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Readable names of the classes."""
+        return self.classifier_info.classes
 
     @classmethod
     def from_pretrained(cls: type[E], run: str | Path, *, device: str | torch.device = "cpu") -> E:
-        """Opens a run folder.
+        """Open a run folder.
 
         Raises:
             RunError: the folder is no run of this kind, or its training has not finished.
@@ -54,7 +101,7 @@ class TrainedExplainer(ABC, Generic[N, S]):
         return load_run(run, cls).to(device)
 
     def save_pretrained(self, run: str | Path) -> None:
-        """Writes a run folder that `from_pretrained` opens.
+        """Write a run folder that `from_pretrained` opens.
 
         Raises:
             OutputError: the folder cannot be written.
@@ -64,22 +111,20 @@ class TrainedExplainer(ABC, Generic[N, S]):
         save_run(self, run)
 
     def to(self: E, device: str | torch.device) -> E:
-        """Moves the network."""
+        """Move the network to a device, and return the explainer."""
         self.device = torch.device(device)
         self.network.to(self.device)
         return self
 
     def prepare(self, picture: Picture) -> Tensor:
-        """A picture of any size as the explainer takes it: whole, squashed."""
+        """Return a picture of any size as the explainer takes it: all of it, squashed."""
         return self.classifier_info.prepare(picture)
 
-    @abstractmethod
-    def predict_logits(self, inputs: Images) -> Logits:
-        """How strongly the explainer itself reads each class, `batch × classes`.
-
-        Raises:
-            ImageError: the images have another size or number of channels.
-        """
-
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.classifier_info.spec}, {len(self.classifier_info.classes)} classes)"
+        return f"{type(self).__name__}({self.classifier_info.spec}, {len(self.classes)} classes)"
+
+    def _prepare_batch(self, inputs: ImagesLike) -> Images:
+        """Return images as a checked batch on the explainer's device."""
+        images = batch_images(inputs, self.classifier_info)
+        self.classifier_info.check_images(images)
+        return images.to(self.device)

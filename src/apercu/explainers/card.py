@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from apercu.explainers.classifier_info import ClassifierInfo
-from apercu.explainers.counterpart.settings import CounterpartSettings
-from apercu.explainers.latent.settings import LatentSettings
-from apercu.explainers.mask.settings import MaskSettings
+from apercu.explainers.kind import CardText
 from apercu.explainers.settings import ExplainerSettings
 
 _LINES: dict[str, tuple[str, Callable[[float], str]]] = {
@@ -32,53 +30,39 @@ _LINES: dict[str, tuple[str, Callable[[float], str]]] = {
 
 
 def render_card(
-    classifier_info: ClassifierInfo, settings: ExplainerSettings, facts: Mapping[str, float]
+    classifier_info: ClassifierInfo,
+    settings: ExplainerSettings,
+    text: CardText,
+    facts: Mapping[str, float],
 ) -> str:
-    """Markdown: the classifier, the kind of explainer, and a table of the known facts."""
-    title, how, use = _describe(settings)
+    """Return the card as Markdown: the classifier, the kind of explainer, and a table of facts.
+
+    Args:
+        classifier_info: the explained classifier.
+        settings: the settings of the training.
+        text: what is said of the kind.
+        facts: what was measured, by name.
+    """
     rows = [
-        f"| {words} | {shown(facts[name])} |"
-        for name, (words, shown) in _LINES.items()
+        f"| {words} | {format_value(facts[name])} |"
+        for name, (words, format_value) in _LINES.items()
         if name in facts
     ]
     size = " × ".join(map(str, classifier_info.input.size))
     return "\n".join(
         [
-            f"# {title} of {classifier_info.spec}",
+            f"# {text.title} of {classifier_info.spec}",
             "",
-            f"Answers {classifier_info.input.channels}-channel images of {size} pixels for each of "
-            f"{len(classifier_info.classes)} classes. Classifier's fingerprint: `{classifier_info.fingerprint}`.",
-            f"{how}, {settings.schedule.batch} images per step.",
+            f"Explains {classifier_info.input.channels}-channel images of {size} pixels for each of "
+            f"{len(classifier_info.classes)} classes. Classifier's fingerprint: "
+            f"`{classifier_info.fingerprint}`.",
+            f"{text.training}, {settings.schedule.batch} images per step.",
             "",
             "| figure | value |",
             "|---|---|",
             *rows,
             "",
-            use,
+            text.usage,
             "",
         ]
     )
-
-
-def _describe(settings: ExplainerSettings) -> tuple[str, str, str]:
-    """What it is, how it was trained, how it is used."""
-    if isinstance(settings, MaskSettings):
-        return (
-            "Mask explainer",
-            f"Encoder `{settings.encoder}`, objective `{settings.objective.form}`",
-            "`dial.csv` and `dial.png` show area against kept and removed probability by level.\n"
-            "Use: `apercu explain RUN IMAGE --out maps`.",
-        )
-    if isinstance(settings, CounterpartSettings):
-        return (
-            "Counterpart explainer",
-            f"Encoder `{settings.encoder}`, stable images from `{settings.objective.stable}`",
-            "Use: `apercu explain RUN IMAGE --out counterparts`.",
-        )
-    if isinstance(settings, LatentSettings):
-        return (
-            "Latent explainer",
-            f"Codes of {settings.shape.code} numbers for pictures of {settings.shape.side} pixels",
-            "Use: `apercu explain RUN IMAGE --out paths`.",
-        )
-    raise TypeError(f"run_card: no explainer is known by {type(settings).__name__}")

@@ -1,39 +1,46 @@
-"""Explainers that change an image until the classifier changes its mind."""
+"""Explainers that change an image until the classifier changes its decision."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from apercu.classifiers import Classifier
 from apercu.classifiers.targets import Target, resolve_targets
-from apercu.errors import TargetError
+from apercu.errors import ImagesError, TargetError
 from apercu.explainers.base import TrainedExplainer
-from apercu.explainers.counterpart.objective import runner_up
+from apercu.explainers.inputs import ImagesLike
 from apercu.explainers.settings import ExplainerSettings
-from apercu.types import Images, Logits, Maps, Targets
+from apercu.training.data import TrainingImages, shuffled_batches
+from apercu.types import Images, Logits, Maps, Scores, Targets
 
 N = TypeVar("N", bound=nn.Module)
 S = TypeVar("S", bound=ExplainerSettings)
+C = TypeVar("C")
 
 STRIP_LENGTH = 7
 """Pictures of a strip, both ends included."""
+STRONG_FRACTION = 0.25
+"""Fraction of its peak above which a difference counts as being there."""
 
 
 @dataclass(frozen=True, eq=False)
 class Counterparts:
-    """From images that are seen as they are to images that are seen as something else.
+    """Two images for each image: one that is predicted as the image is, and one that is not.
 
     Attributes:
-        stable: seen as the image is seen; the image itself, or close to it.
-        adversarial: seen as what is wanted, or meant to be.
-        seen: the class of the stable ones.
-        wanted: the class of the adversarial ones.
-        between: pictures on the way from one to the other, in order, without either.
+        stable: images that are predicted as the image is: the image itself, or close to it.
+        adversarial: images that are meant to be predicted as the target.
+        predicted: the class of each stable image.
+        target: the class that each adversarial image is meant to have.
+        between: images on the way from stable to adversarial, in order, without the two.
     """
 
     stable: Images
@@ -44,92 +51,205 @@ class Counterparts:
 
     @property
     def difference(self) -> Images:
-        """What the adversarial images have more, or less, than the stable ones."""
+        """The adversarial images minus the stable ones."""
         return self.adversarial - self.stable
 
     @property
     def maps(self) -> Maps:
-        """How much each pixel changes: the mean over the channels."""
+        """How much each pixel changes: the mean over the channels of the absolute difference."""
         return self.difference.abs().mean(1)
 
     @property
     def strip(self) -> Float[Tensor, "steps batch channels height width"]:
-        """All from stable to adversarial; the straight way where no other is known."""
+        """All images from stable to adversarial, interpolated linearly where no others are known."""
         if self.between is not None:
             return torch.stack([self.stable, *self.between, self.adversarial])
-        shares = torch.linspace(0, 1, STRIP_LENGTH).tolist()
-        return torch.stack([torch.lerp(self.stable, self.adversarial, share) for share in shares])
+        fractions = torch.linspace(0, 1, STRIP_LENGTH).tolist()
+        return torch.stack([torch.lerp(self.stable, self.adversarial, f) for f in fractions])
 
 
-class CounterfactualExplainer(TrainedExplainer[N, S], ABC):
-    """A trained explainer that shows an image as another class; it needs its classifier no more."""
+@dataclass(frozen=True, eq=False)
+class Reading(Generic[C]):
+    """What a network reads from images before it changes them.
+
+    Attributes:
+        images: the images.
+        codes: features or codes of the images.
+        logits: the network's estimate of the classifier's logits.
+    """
+
+    images: Images
+    codes: C
+    logits: Logits
+
+
+class CounterfactualExplainer(TrainedExplainer[N, S], ABC, Generic[N, S, C]):
+    """A trained explainer that shows an image as another class."""
 
     @torch.inference_mode()
-    def attribute(self, inputs: Images, target: Target = None) -> Maps:
-        """How much each pixel would have to change for the class to be lost, or gained.
+    def attribute(self, inputs: ImagesLike, target: Target = None) -> Maps:
+        """Return how much each pixel would have to change for the class to be lost, or gained.
 
         Args:
-            inputs: images in [0, 1] at the classifier's size.
-            target: the class in question; None takes what the explainer reads as the top class.
-                In an image that is read as it, it is lost to the runner-up; else it is gained.
+            inputs: the images.
+            target: the class in question; None takes the class that the explainer predicts. An
+                image that is predicted as it loses it to the runner-up; any other image gains it.
 
         Raises:
             ImageError: the images have another size or number of channels.
             TargetError: there is no such class, or not one target per image.
         """
-        known, answers = self._read_checked(inputs)
-        seen = answers.argmax(1)
-        wanted = second = runner_up(answers, seen)
+        reading = self._read(self._prepare_batch(inputs))
+        predicted = reading.logits.argmax(1)
+        targets = second = runner_up(reading.logits, predicted)
         if target is not None:
-            asked = resolve_targets(self.classifier_info.names, target, len(inputs)).to(self.device)
-            wanted = torch.where(asked == seen, second, asked)
-        return self._generate(known, answers, wanted).maps
+            resolved = self._resolve_targets(target, len(predicted))
+            targets = torch.where(resolved == predicted, second, resolved)
+        return self._generate(reading, reading.logits, targets).maps
 
     @torch.inference_mode()
     def counterparts(
-        self, inputs: Images, target: Target = None, *, logits: Logits | None = None
+        self, inputs: ImagesLike, target: Target = None, *, logits: Logits | None = None
     ) -> Counterparts:
-        """Each image as it is seen, and as it would be seen as something else.
+        """Return each image as it is predicted, and as it would be predicted as another class.
 
         Args:
-            inputs: images in [0, 1] at the classifier's size.
-            target: the class that the adversarial ones should have; None takes the runner-up.
-            answers: what the classifier answers, where it has been asked; else the explainer
-                reads it itself.
+            inputs: the images.
+            target: the class that the adversarial images should have; None takes the runner-up.
+            logits: the classifier's logits, where they are known; else the explainer's own estimate
+                is used.
 
         Raises:
             ImageError: the images have another size or number of channels.
-            TargetError: there is no such class, not one target per image, or an image is seen as
-                its target already.
+            TargetError: there is no such class, not one target per image, or an image is predicted
+                as its target already.
         """
-        known, read = self._read_checked(inputs)
-        logits = read if logits is None else logits.to(self.device)
-        seen = logits.argmax(1)
+        reading = self._read(self._prepare_batch(inputs))
+        logits = reading.logits if logits is None else logits.to(self.device)
+        predicted = logits.argmax(1)
         if target is None:
-            return self._generate(known, logits, runner_up(logits, seen))
-        wanted = resolve_targets(self.classifier_info.names, target, len(inputs)).to(self.device)
-        if (same := (wanted == seen).nonzero()).numel():
-            name = self.classifier_info.classes[int(seen[same[0, 0]])]
+            return self._generate(reading, logits, runner_up(logits, predicted))
+        targets = self._resolve_targets(target, len(predicted))
+        if (same := (targets == predicted).nonzero()).numel():
+            name = self.classes[int(predicted[same[0, 0]])]
             raise TargetError(f"target: the image is seen as {name} already; choose another class")
-        return self._generate(known, logits, wanted)
+        return self._generate(reading, logits, targets)
 
     @torch.inference_mode()
-    def predict_logits(self, inputs: Images) -> Logits:
-        """How strongly the explainer itself reads each class, `batch × classes`.
+    def predict_logits(self, inputs: ImagesLike) -> Logits:
+        """Return the explainer's own estimate of the classifier's logits, `batch × classes`.
 
         Raises:
             ImageError: the images have another size or number of channels.
         """
-        return self._read_checked(inputs)[1]
+        return self._read(self._prepare_batch(inputs)).logits
 
-    def _read_checked(self, inputs: Images) -> tuple[Any, Logits]:
-        self.classifier_info.check_images(inputs)
-        return self._read(inputs.to(self.device))
-
-    @abstractmethod
-    def _read(self, images: Images) -> tuple[Any, Logits]:
-        """What `_made` needs to know of the images, and what the classifier would answer."""
+    def _resolve_targets(
+        self, target: int | str | Sequence[int | str] | Tensor, count: int
+    ) -> Targets:
+        return resolve_targets(self.classifier_info.names, target, count).to(self.device)
 
     @abstractmethod
-    def _generate(self, encoded: Any, logits: Logits, targets: Targets) -> Counterparts:
-        """Counterparts of images that the classifier answers so, as the wanted classes."""
+    def _read(self, images: Images) -> Reading[C]:
+        """Return what `_generate` needs to know of the images, and estimated logits."""
+
+    @abstractmethod
+    def _generate(self, reading: Reading[C], logits: Logits, targets: Targets) -> Counterparts:
+        """Return the counterparts of images with these logits, as the target classes."""
+
+
+def runner_up(logits: Logits, predicted: Targets) -> Targets:
+    """Return the class with the highest logit besides the predicted one, for each image."""
+    return exclude_class(logits, predicted).argmax(1)
+
+
+def exclude_class(logits: Logits, predicted: Targets) -> Logits:
+    """Return logits in which that of each image's predicted class is −∞."""
+    return logits.scatter(1, predicted[:, None], -torch.inf)
+
+
+@torch.inference_mode()
+def measure_counterparts(
+    explainer: CounterfactualExplainer[Any, Any, Any],
+    classifier: Classifier,
+    batches: Iterable[Images],
+) -> dict[str, float]:
+    """Measure how often counterparts do to the classifier what they are meant to.
+
+    Args:
+        explainer: the explainer.
+        classifier: the explained classifier.
+        batches: images in [0, 1] at the classifier's size.
+
+    Returns:
+        Fractions of images whose stable counterpart keeps the decision (`kept`), and whose
+        adversarial one is predicted as the runner-up (`flipped`); see also `measure_difference`.
+
+    Raises:
+        ImagesError: there are no images.
+    """
+    rows: list[dict[str, Tensor]] = []
+    for images in batches:
+        images = images.to(classifier.device)
+        logits = classifier(images)
+        predicted = logits.argmax(1)
+        targets = runner_up(logits, predicted)
+        pair = explainer.counterparts(images, targets, logits=logits)
+        rows += [
+            {
+                "kept": (classifier(pair.stable).argmax(1) == predicted).float().mean(),
+                "flipped": (classifier(pair.adversarial).argmax(1) == targets).float().mean(),
+                **measure_difference(pair.maps),
+                "weight": torch.tensor(float(len(images))),
+            }
+        ]
+    if not rows:
+        raise ImagesError("counterparts: expected at least one image to measure them on")
+    weights = torch.stack([row.pop("weight") for row in rows])
+    fractions = weights / weights.sum()
+    return {
+        name: float(torch.stack([row[name].cpu() for row in rows]) @ fractions) for name in rows[0]
+    }
+
+
+def measure_difference(difference: Maps) -> dict[str, Tensor]:
+    """Measure the size of differences between two images.
+
+    Args:
+        difference: the absolute difference of each pixel.
+
+    Returns:
+        Means over images of the mean (`change`), of the largest value (`peak`), and of the fraction
+        of the pixels where the difference is strong (`spread`).
+    """
+    peak = difference.amax((1, 2))
+    strong = difference > STRONG_FRACTION * peak[:, None, None]
+    scores: dict[str, Scores] = {
+        "change": difference.mean((1, 2)),
+        "peak": peak,
+        "spread": strong.float().mean((1, 2)),
+    }
+    return {name: values.mean() for name, values in scores.items()}
+
+
+def measure_on_held_out(
+    explainer: CounterfactualExplainer[Any, Any, Any],
+    classifier: Classifier,
+    images: TrainingImages,
+    run: Path,
+    seed: int,
+) -> dict[str, float]:
+    """Measure the counterparts of images held out from training.
+
+    Args:
+        explainer: the trained explainer.
+        classifier: the explained classifier itself, not its student.
+        images: the images held out.
+        run: not used; nothing is written.
+        seed: not used; nothing is drawn.
+
+    Returns:
+        What was measured, by name.
+    """
+    facts = measure_counterparts(explainer, classifier, shuffled_batches(images, len(images)))
+    return {**facts, "measured_images": float(len(images))}

@@ -47,7 +47,7 @@ class Augmented(Wrapper):
                 f"got {self.degrees}, {self.zoom} and {self.shift}"
             )
 
-    def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
+    def compute_maps(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         images = images.detach()
         total = self.method(classifier, images, targets)
         seen = torch.ones_like(total)

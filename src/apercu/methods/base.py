@@ -1,14 +1,29 @@
-"""What every method is: a frozen value that asks a classifier for its evidence."""
+"""What every method is: a frozen value that is called with a classifier, images and targets."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol, TypeAlias, final, runtime_checkable
+from typing import (
+    Any,
+    ClassVar,
+    Literal,
+    Never,
+    Protocol,
+    TypeAlias,
+    final,
+    runtime_checkable,
+)
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from apercu.classifiers import Classifier
-from apercu.errors import ClassifierError
+from apercu.classifiers.checks import check_images
+from apercu.classifiers.targets import Target, resolve_targets
+from apercu.errors import ClassifierError, ConfigError, ImageError
 from apercu.types import Images, Maps, Targets
 
 MapScale: TypeAlias = Literal["map", "mask", "box"]
@@ -16,13 +31,16 @@ MapScale: TypeAlias = Literal["map", "mask", "box"]
 before it is thresholded), `mask` in [0, 1] as it is, `box` exactly 0 or 1."""
 
 Requirement: TypeAlias = Literal["gradients", "layers", "queries", "training", "truth"]
-"""What an explanation takes: derivatives of the classifier, sight of its layers, many answers,
-a training beforehand, or the truth itself."""
+"""What an explanation needs: gradients of the classifier, access to its layers, many forward
+passes, a training beforehand, or the truth itself."""
+
+ImageBatch: TypeAlias = Tensor | NDArray[Any]
+"""Images in [0, 1] at the classifier's size, `batch × channels × height × width`, float."""
 
 
 @runtime_checkable
 class Explainer(Protocol):
-    """What can be compared: every `Method`, and a trained explainer as `Trained`."""
+    """What can be compared: a method, or a trained explainer as `TrainedMethod`."""
 
     @property
     def map_scale(self) -> MapScale: ...
@@ -32,7 +50,7 @@ class Explainer(Protocol):
 
     @property
     def cache_key(self) -> str:
-        """Equal only for explainers that give the same maps."""
+        """A text that is equal only for explainers that give the same maps."""
 
     @property
     def training_seconds(self) -> float: ...
@@ -40,59 +58,144 @@ class Explainer(Protocol):
     def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps: ...
 
 
-class Method(ABC):
-    """Explains by asking the classifier; needs no training; prints as its own settings."""
-
-    map_scale: ClassVar[MapScale] = "map"
-    needs: ClassVar[tuple[Requirement, ...]]
-    training_seconds: ClassVar[float] = 0.0
+class _BaseMethod(ABC):
+    """What methods and wrappers share: images and targets are checked in one place."""
 
     @property
     def cache_key(self) -> str:
+        """A text that is equal only for explainers that give the same maps."""
         return repr(self)
 
+    @final
+    def __call__(
+        self, classifier: Classifier, images: ImageBatch, targets: Target = None
+    ) -> Maps:
+        """Return the evidence for each image's target.
+
+        Args:
+            classifier: the classifier that is explained.
+            images: images in [0, 1] at the classifier's size, `batch × channels × height × width`.
+            targets: one class for all images or one per image, as indices or names. None stands
+                for the class that the classifier predicts.
+
+        Returns:
+            One map per image, `batch × height × width`, at the size of the images.
+
+        Raises:
+            ClassifierError: the classifier does not allow what the method needs.
+            ConfigError: the first argument is no classifier.
+            ImageError: the images are not in [0, 1], or have another shape.
+            TargetError: there is no such class, or not one target per image.
+        """
+        if not isinstance(classifier, Classifier):
+            raise ConfigError(
+                f"{type(self).__name__}: expected a Classifier first, got "
+                f"{type(classifier).__name__}; {_describe_use(self)}"
+            )
+        images = _check_batch(classifier, images)
+        return self.compute_maps(classifier, images, _choose_targets(classifier, images, targets))
+
     @abstractmethod
-    def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
-        """Evidence for each image's target, at the size of the images.
+    def compute_maps(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
+        """Return the evidence for each image's target; images and targets are checked already.
 
         Raises:
             ClassifierError: the classifier does not allow what the method needs.
         """
 
+    @final
+    def bind(self, classifier: Classifier) -> BoundMethod:
+        """Return this method together with a classifier, with captum's `attribute`."""
+        return BoundMethod(self, classifier)
 
-class Wrapper(ABC):
-    """Changes what another explainer is shown, or its maps; prints with the explainer inside."""
+    @final
+    def attribute(self, *inputs: object, **settings: object) -> Never:
+        """Refuse the call, because a method holds no classifier.
+
+        Raises:
+            ConfigError: always; its message names the calls that work.
+        """
+        raise ConfigError(f"{type(self).__name__} holds no classifier; {_describe_use(self)}")
+
+
+class Method(_BaseMethod):
+    """A method that queries the classifier. It needs no training and prints as its settings."""
+
+    map_scale: ClassVar[MapScale] = "map"
+    needs: ClassVar[tuple[Requirement, ...]]
+    training_seconds: ClassVar[float] = 0.0
+
+
+class Wrapper(_BaseMethod):
+    """Changes the images that another explainer receives, or its maps."""
 
     method: Explainer
 
     @property
     def map_scale(self) -> MapScale:
-        """A mean of boxes, or a blurred box, is a mask."""
+        """`map` or `mask`; a mean of boxes, or a blurred box, is a mask."""
         return "map" if self.method.map_scale == "map" else "mask"
 
     @property
     def needs(self) -> tuple[Requirement, ...]:
+        """What the explainer inside needs."""
         return self.method.needs
 
     @property
-    def cache_key(self) -> str:
-        return repr(self)
-
-    @property
     def training_seconds(self) -> float:
+        """The training time of the explainer inside."""
         return self.method.training_seconds
-
-    @abstractmethod
-    def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
-        """Evidence for each image's target, at the size of the images."""
 
 
 @final
-@dataclass(frozen=True)
-class TrainedMethod:
-    """A trained explainer among the methods: it needs no classifier any more.
+@dataclass(frozen=True, eq=False)
+class BoundMethod:
+    """A method and the classifier that it explains, with captum's `attribute`.
 
-    `identity` says which weights answer (a fingerprint), so that old results can be reused.
+    Example:
+        >>> from apercu.methods import GradCam
+        >>> grad_cam = GradCam().bind(classifier)  # doctest: +SKIP
+        >>> maps = grad_cam.attribute(images, target=281)  # doctest: +SKIP
+    """
+
+    method: Explainer
+    classifier: Classifier
+
+    def attribute(self, inputs: ImageBatch, target: Target = None) -> Maps:
+        """Return one map per image, at the size of the images.
+
+        Args:
+            inputs: images in [0, 1] at the classifier's size, `batch × channels × height × width`.
+            target: one class for all images or one per image, as indices or names. None stands
+                for the class that the classifier predicts.
+
+        Returns:
+            One map per image, `batch × height × width`.
+
+        Raises:
+            ClassifierError: the classifier does not allow what the method needs.
+            ImageError: the images are not in [0, 1], or have another shape.
+            TargetError: there is no such class, or not one target per image.
+        """
+        images = _check_batch(self.classifier, inputs)
+        targets = _choose_targets(self.classifier, images, target)
+        return self.method(self.classifier, images, targets)
+
+    def __call__(self, inputs: ImageBatch, target: Target = None) -> Maps:
+        """Return one map per image, as `attribute` does."""
+        return self.attribute(inputs, target)
+
+
+@final
+@dataclass(frozen=True, repr=False)
+class TrainedMethod:
+    """A trained explainer among the methods; it needs no classifier.
+
+    Attributes:
+        attribute: a function of images and targets that gives maps.
+        cache_key: a text with the fingerprint of the weights, so that old results can be reused.
+        training_seconds: the time that the training took.
+        map_scale: how the values of its maps are read.
     """
 
     attribute: Callable[[Images, Targets], Maps] = field(repr=False)
@@ -102,13 +205,58 @@ class TrainedMethod:
     needs: ClassVar[tuple[Requirement, ...]] = ("training",)
 
     def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
+        """Return one map per image; the classifier is not used."""
         return self.attribute(images, targets)
+
+    def __repr__(self) -> str:
+        """Return the text that stored results hold as the cache key of a wrapped explainer."""
+        return (
+            f"Trained(identity={self.cache_key!r}, training_seconds={self.training_seconds!r}, "
+            f"kind={self.map_scale!r})"
+        )
 
 
 def require_gradients(classifier: Classifier, method: str) -> None:
-    """Raises `ClassifierError` for a classifier that can only be asked."""
+    """Refuse a classifier that gives no gradients.
+
+    Raises:
+        ClassifierError: the classifier gives no gradients.
+    """
     if not classifier.differentiable:
         raise ClassifierError(
-            f"{method} needs a classifier with gradients; {classifier.spec} is asked only: "
-            "choose a method that asks, such as occlusion, or a trained explainer"
+            f"{method} needs a classifier with gradients, and {classifier.spec} gives none: "
+            "choose a method that only queries, such as occlusion, or a trained explainer"
         )
+
+
+def _check_batch(classifier: Classifier, images: ImageBatch) -> Images:
+    """Return the images as a tensor on the classifier's device."""
+    if not isinstance(images, Tensor):
+        try:
+            images = torch.as_tensor(images)
+        except (TypeError, ValueError, RuntimeError):
+            raise ImageError(
+                "images: expected a float tensor or array, batch × channels × height × width, got "
+                f"{type(images).__name__}; classifier.prepare() makes one image ready"
+            ) from None
+        if images.is_floating_point():
+            images = images.float()
+    check_images(images, classifier.network.input)
+    return images.to(classifier.device)
+
+
+def _choose_targets(classifier: Classifier, images: Images, target: Target) -> Targets:
+    """Return one class index per image; the predicted classes when no target is given."""
+    if target is None:
+        with torch.no_grad():
+            return classifier(images).argmax(dim=1)
+    return resolve_targets(classifier.names, target, len(images)).to(images.device)
+
+
+def _describe_use(method: _BaseMethod) -> str:
+    """Return the end of an error line that shows how a method is called."""
+    name = type(method).__name__
+    return (
+        f"call {name}()(classifier, images, target) or {name}().bind(classifier), with a "
+        "classifier from apercu.open_classifier"
+    )

@@ -28,7 +28,7 @@ class Cam(Method):
 
     needs: ClassVar[tuple[Requirement, ...]] = ("layers",)
 
-    def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
+    def compute_maps(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         names = find_target_layers(classifier, images)
         head = get_layer(classifier, names.head)
         seen: dict[str, Tensor] = {}

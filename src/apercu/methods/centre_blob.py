@@ -32,7 +32,7 @@ class CentreBlob(Method):
         if not self.width > 0:
             raise ConfigError(f"centre_blob: expected width above 0, got {self.width}")
 
-    def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
+    def compute_maps(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         down, across = (self._compute_profile(length) for length in images.shape[2:])
         blob = (down[:, None] * across[None, :]).to(images)
         return blob.repeat(len(images), 1, 1)

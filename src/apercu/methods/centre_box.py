@@ -32,7 +32,7 @@ class CentreBox(Method):
         if not 0 < self.area <= 1:
             raise ConfigError(f"centre_box: expected area in (0, 1], got {self.area}")
 
-    def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
+    def compute_maps(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         height, width = images.shape[2:]
         high, wide = (ceil(length * sqrt(self.area)) for length in (height, width))
         top, left = (height - high) // 2, (width - wide) // 2

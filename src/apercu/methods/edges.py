@@ -26,7 +26,7 @@ class Edges(Method):
 
     needs: ClassVar[tuple[Requirement, ...]] = ()
 
-    def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
+    def compute_maps(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         images = images.detach()
         channels = images.shape[1]
         shares = LUMA if channels == 3 else (1 / channels,) * channels

@@ -55,7 +55,7 @@ class ExcitationBackprop(Method):
     layer: str | None = None
     contrastive: bool = False
 
-    def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
+    def compute_maps(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         require_gradients(classifier, "excitation_backprop")
         maps = self._compute_winning_probabilities(classifier, images, targets, ExcitationRules())
         if self.contrastive:

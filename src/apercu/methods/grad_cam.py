@@ -24,7 +24,7 @@ class GradCam(Method):
     needs: ClassVar[tuple[Requirement, ...]] = ("gradients", "layers")
     layer: str | None = None
 
-    def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
+    def compute_maps(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         require_gradients(classifier, "grad_cam")
         layer = get_layer(classifier, self.layer or find_target_layers(classifier, images).features)
         passed = layer_gradients(classifier, [layer], images, targets)[-1]

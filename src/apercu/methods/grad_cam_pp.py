@@ -26,7 +26,7 @@ class GradCamPlusPlus(Method):
     needs: ClassVar[tuple[Requirement, ...]] = ("gradients", "layers")
     layer: str | None = None
 
-    def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
+    def compute_maps(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         require_gradients(classifier, "grad_cam_pp")
         layer = get_layer(classifier, self.layer or find_target_layers(classifier, images).features)
         passed = layer_gradients(classifier, [layer], images, targets)[-1]

@@ -19,7 +19,7 @@ class Gradient(Method):
 
     needs: ClassVar[tuple[Requirement, ...]] = ("gradients",)
 
-    def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
+    def compute_maps(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         from captum.attr import Saliency
 
         require_gradients(classifier, "gradient")

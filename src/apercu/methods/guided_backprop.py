@@ -30,7 +30,7 @@ class GuidedBackprop(Method):
 
     needs: ClassVar[tuple[Requirement, ...]] = ("gradients",)
 
-    def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
+    def compute_maps(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         require_gradients(classifier, "guided_backprop")
         with GuidedGradients(RELUS) as guided:
             found = compute_input_gradients(classifier, images, targets)

@@ -37,10 +37,10 @@ class GuidedIntegratedGradients(Method):
     def __post_init__(self) -> None:
         self._make_unguided()
 
-    def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
+    def compute_maps(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         require_gradients(classifier, "guided_integrated_gradients")
         with GuidedGradients(RELUS | _POOLS) as guided:
-            maps = self._make_unguided()(classifier, images, targets)
+            maps = self._make_unguided().compute_maps(classifier, images, targets)
         guided.check_applied(classifier, "guided_integrated_gradients")
         return maps
 

@@ -22,7 +22,7 @@ class InputXGradient(Method):
 
     needs: ClassVar[tuple[Requirement, ...]] = ("gradients",)
 
-    def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
+    def compute_maps(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         from captum.attr import InputXGradient as Captum
 
         require_gradients(classifier, "input_x_gradient")

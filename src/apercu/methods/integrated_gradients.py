@@ -36,7 +36,7 @@ class IntegratedGradients(Method):
                 f"got {self.steps} and {self.batch}"
             )
 
-    def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
+    def compute_maps(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         from captum.attr import IntegratedGradients as Captum
 
         require_gradients(classifier, "integrated_gradients")

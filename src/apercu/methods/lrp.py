@@ -53,7 +53,7 @@ class Lrp(Method):
                 f"got gamma {self.gamma} and epsilon {self.epsilon}"
             )
 
-    def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
+    def compute_maps(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         require_gradients(classifier, "lrp")
         parts = (torch.split(values, MAX_BATCH) for values in (images, targets))
         return torch.cat([self._propagate(classifier, *some) for some in zip(*parts, strict=True)])

@@ -69,7 +69,7 @@ class MeaningfulPerturbation(Method):
                 f"got steps {self.steps}, cells {self.cells}, rate {self.rate}"
             )
 
-    def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
+    def compute_maps(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         require_gradients(classifier, "meaningful_perturbation")
         images = images.detach()
         if self.aim != "full":

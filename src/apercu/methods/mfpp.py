@@ -63,7 +63,7 @@ class Mfpp(Method):
         if not self.magnify >= 1:
             raise ConfigError(f"mfpp: expected magnify of at least 1, got {self.magnify}")
 
-    def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
+    def compute_maps(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         maps = [
             average_masks(classifier, image, target, self._draw_masks(image), self.tolerance)
             for image, target in zip(images, targets, strict=True)

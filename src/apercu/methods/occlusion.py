@@ -44,7 +44,7 @@ class Occlusion(Method):
         if self.batch < 1:
             raise ConfigError(f"occlusion: expected batch of at least 1, got {self.batch}")
 
-    def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
+    def compute_maps(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         patches = self._place_patches((images.shape[2], images.shape[3])).to(images.device)
         plain = Mean().make_replacement(images)
         count = len(images)

@@ -37,7 +37,7 @@ class RandomMap(Method):
         if self.grid is not None and self.grid < 1:
             raise ConfigError(f"random: expected grid of at least 1, got {self.grid}")
 
-    def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
+    def compute_maps(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         size = (images.shape[2], images.shape[3])
         cells = size if self.grid is None else (self.grid, self.grid)
         draws = [

@@ -50,7 +50,7 @@ class Rise(Method):
         check_counts("rise", masks=self.masks, cells=self.cells, batch=self.batch)
         check_sampling("rise", self.keep, self.tolerance)
 
-    def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
+    def compute_maps(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         size = (images.shape[2], images.shape[3])
         maps = [
             average_masks(classifier, image, target, self._draw_masks(size, images), self.tolerance)

@@ -40,7 +40,7 @@ class SmoothGrad(Method):
     def __post_init__(self) -> None:
         self._make_copies()
 
-    def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
+    def compute_maps(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         def ask(clean: Images, noisy: Images, targets: Targets) -> Images:
             return compute_input_gradients(classifier, noisy, targets)
 

@@ -32,7 +32,7 @@ class SmoothTaylor(Method):
     def __post_init__(self) -> None:
         self._make_roots()
 
-    def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
+    def compute_maps(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         def ask(clean: Images, roots: Images, targets: Targets) -> Images:
             return (clean - roots) * compute_input_gradients(classifier, roots, targets)
 

@@ -31,6 +31,6 @@ class Smoothed(Wrapper):
         if not 0 < self.sigma < inf:
             raise ConfigError(f"smoothed: expected finite sigma above 0, got {self.sigma}")
 
-    def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
+    def compute_maps(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         maps = self.method(classifier, images, targets)
         return Blur(self.sigma).make_replacement(maps[:, None])[:, 0]

@@ -18,5 +18,5 @@ class WholeBox(Method):
     needs: ClassVar[tuple[Requirement, ...]] = ()
     map_scale: ClassVar[MapScale] = "box"
 
-    def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
+    def compute_maps(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         return images.new_ones(len(images), *images.shape[2:])

@@ -30,7 +30,7 @@ class ZoomCam(Method):
     needs: ClassVar[tuple[Requirement, ...]] = ("gradients", "layers")
     layers: tuple[str, ...] | None = None
 
-    def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
+    def compute_maps(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         require_gradients(classifier, "zoom_cam")
         size = (images.shape[2], images.shape[3])
         names = self.layers or _list_activations(classifier, images)

@@ -1,4 +1,4 @@
-"""What an attack climbs, and when it has arrived."""
+"""Objectives of attacks: a score that an attack maximises, and when an image is adversarial."""
 
 from __future__ import annotations
 
@@ -17,45 +17,45 @@ from apercu.robustness.measures import rank_correlation
 from apercu.types import Images, Logits, Maps, Scores, Targets
 
 LogitsFn: TypeAlias = Callable[[Images], Logits]
-"""A classifier, with or without a filter in front of it."""
+"""Images → logits: a classifier, with or without a filter in front of it."""
 
 BatchFlags: TypeAlias = Bool[Tensor, " batch"]
 
 TARGET_MARGIN = 1.0
-"""By how much the logit of a class should lead while its map is moved."""
+"""Margin that the logit of a class should keep while its map is moved."""
 MARGIN_WEIGHT = 10.0
-"""How much more a logit that falls short counts than a map that stays."""
+"""Weight of a margin that is too small, relative to the distance of the maps."""
 
 
 class AttackObjective(ABC):
-    """A number per image that an attack makes larger; batches keep their order.
+    """A score per image that an attack maximises; the images of a batch keep their order.
 
     Attributes:
-        flat: whether it is lowest at the honest images, where it has no slope then.
+        stationary_at_clean: whether the score is lowest at the clean images, where it has no gradient.
     """
 
     stationary_at_clean: ClassVar[bool] = False
 
     @abstractmethod
     def score(self, images: Images) -> Scores:
-        """What is climbed."""
+        """Compute the score of each image, which an attack maximises."""
 
     @abstractmethod
     def is_adversarial(self, images: Images) -> BatchFlags:
-        """Whether each image does what was wanted."""
+        """Return for each image whether it is adversarial."""
 
 
 def cross_entropy(logits: Logits, labels: Targets) -> Scores:
-    """Of each answer with its class."""
+    """Compute the cross-entropy of the logits of each image with its class."""
     return F.cross_entropy(logits, labels, reduction="none")
 
 
 def negative_margin(logits: Logits, labels: Targets) -> Scores:
-    """By how much the logit of a class is below the best of the others.
+    """Compute by how much the logit of a class is below the highest logit of the others.
 
     In float32 the cross-entropy of a class that leads by about 17 no longer depends on the logit
-    of that class, and by about 104 on none; this difference depends on both throughout (objective
-    6 of Carlini & Wagner 2017, which climb it for that reason).
+    of that class, and of a class that leads by about 104 on no logit at all. This difference always
+    depends on both logits (objective 6 of Carlini & Wagner 2017, who maximise it for this reason).
     """
     return -margin(logits, labels)
 
@@ -63,12 +63,12 @@ def negative_margin(logits: Logits, labels: Targets) -> Scores:
 @final
 @dataclass(frozen=True, eq=False)
 class Untargeted(AttackObjective):
-    """Any class but the true one.
+    """Any class except the true one: maximises a loss of the true class.
 
     Args:
         answer: images → logits.
-        labels: the true classes.
-        loss: of an answer, for the attacks that climb any aim.
+        labels: class indices of the true classes.
+        loss: loss of the logits and labels, for the attacks that maximise any objective.
     """
 
     logits_fn: LogitsFn
@@ -86,11 +86,11 @@ class Untargeted(AttackObjective):
 @final
 @dataclass(frozen=True, eq=False)
 class Targeted(AttackObjective):
-    """One class in particular: climbs its log-probability.
+    """One class in particular: maximises its log-probability.
 
     Args:
         answer: images → logits.
-        wanted: the classes to be seen.
+        targets: class indices that the classifier should predict.
     """
 
     logits_fn: LogitsFn
@@ -107,13 +107,13 @@ class Targeted(AttackObjective):
 @final
 @dataclass(frozen=True, eq=False)
 class MapDistance(AttackObjective):
-    """The class stays and its map moves: climbs one less their correlation.
+    """Another map for the same class: maximises one minus the correlation of the maps.
 
     Args:
         answer: images → logits.
-        explain: images → maps for their classes, with gradients.
-        labels: the classes that are seen, and stay.
-        honest: the maps of the honest images.
+        explain: images → maps of their classes, with gradients.
+        labels: class indices of the predicted classes, which should stay.
+        clean_maps: maps of the clean images.
     """
 
     stationary_at_clean: ClassVar[bool] = True
@@ -125,12 +125,12 @@ class MapDistance(AttackObjective):
 
     def score(self, images: Images) -> Scores:
         logits = self.logits_fn(images)
-        short = F.relu(TARGET_MARGIN - margin(logits, self.labels))
-        return 1 - _correlate_maps(self.explain(images), self.clean_maps) - MARGIN_WEIGHT * short
+        shortfall = F.relu(TARGET_MARGIN - margin(logits, self.labels))
+        return 1 - _correlate_maps(self.explain(images), self.clean_maps) - MARGIN_WEIGHT * shortfall
 
     @torch.no_grad()
     def is_adversarial(self, images: Images) -> BatchFlags:
-        """Whether the class is still seen, and the map has nothing in common with the honest."""
+        """Whether the class is still predicted, and the map does not correlate with the clean map."""
         moved = rank_correlation(self.clean_maps, self.explain(images)) <= 0
         return moved & (self.logits_fn(images).argmax(1) == self.labels)
 
@@ -138,15 +138,15 @@ class MapDistance(AttackObjective):
 @final
 @dataclass(frozen=True, eq=False)
 class ExpectationOverTransforms(AttackObjective):
-    """Another aim, expected over noise on the image (Athalye et al. 2018).
+    """Another objective, averaged over noise on the image (Athalye et al. 2018).
 
-    A slope that only one exact image has, such as that of a staircase, is averaged away.
+    This averages away gradients that only one exact image has, such as those of a staircase.
 
     Args:
-        aim: what is climbed.
-        copies: how many noisy copies.
+        objective: the objective that is averaged.
+        copies: number of noisy copies.
         noise: standard deviation of the noise, in units of the range [0, 1].
-        seed: of the noise, which is the same for every image and every step.
+        seed: seed of the noise, which is the same for every image and every step.
     """
 
     objective: AttackObjective
@@ -157,15 +157,15 @@ class ExpectationOverTransforms(AttackObjective):
     def score(self, images: Images) -> Scores:
         generator = torch.Generator().manual_seed(self.seed)
         draws = torch.randn((self.copies, *images.shape[1:]), generator=generator).to(images)
-        shown = ((images + self.noise * draw).clamp(0, 1) for draw in draws)
-        return torch.stack([self.objective.score(one) for one in shown]).mean(0)
+        noisy = ((images + self.noise * draw).clamp(0, 1) for draw in draws)
+        return torch.stack([self.objective.score(copy) for copy in noisy]).mean(0)
 
     def is_adversarial(self, images: Images) -> BatchFlags:
         return self.objective.is_adversarial(images)
 
 
 def _correlate_maps(first: Maps, second: Maps) -> Scores:
-    """Pearson's correlation of the pixels of two maps of the same image."""
+    """Compute Pearson's correlation of the pixels of two maps of the same image."""
     one, other = (
         values.flatten(1) - values.flatten(1).mean(1, keepdim=True) for values in (first, second)
     )

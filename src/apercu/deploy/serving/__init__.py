@@ -1,1 +1,1 @@
-"""An explainer behind HTTP: LitServe's batching and workers, a guard in front, a page at `/`."""
+"""An explainer behind HTTP: a web process, worker processes that explain, and a page."""

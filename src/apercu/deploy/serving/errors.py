@@ -2,17 +2,17 @@
 
 ApercuError
 ├── InputError
-│   ├── RequestError    400   the body is no form and no JSON object
-│   ├── TokenError      401   the token is missing or wrong
-│   ├── UnknownError    404   there is nothing at this address
-│   ├── TooLargeError   413   the body is larger than is allowed
-│   ├── MediaError      415   the body is of a kind that is not read
-│   └── GoneError       499   the caller hung up; nobody reads it, but it is counted
-└── RefusedError        503   nothing is wrong with the request; send it again
-    ├── CrowdError      429   one address has as many images here as it may
-    ├── BusyError       503   all places are taken
-    ├── LostError       503   the worker that had the image stopped
-    └── LateError       504   no answer within the deadline
+│   ├── BadRequestError           400   the body is neither a form nor a JSON object
+│   ├── TokenError                401   the token is missing or wrong
+│   ├── NotFoundError             404   there is nothing at this address
+│   ├── TooLargeError             413   the body is larger than is allowed
+│   ├── UnsupportedMediaError     415   the body has a type that is not read
+│   └── ClientDisconnectedError   499   the client disconnected; it is counted, nobody reads it
+└── UnavailableError              503   nothing is wrong with the request; send it again
+    ├── TooManyRequestsError      429   one address has as many images here as it may
+    ├── BusyError                 503   all places are taken
+    ├── WorkerLostError           503   the worker that had the image stopped
+    └── DeadlineExceededError     504   no answer within the deadline
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from __future__ import annotations
 from apercu.errors import ApercuError, InputError
 
 
-class RequestError(InputError):
+class BadRequestError(InputError):
     """The body is neither a form nor a JSON object."""
 
     status = 400
@@ -32,7 +32,7 @@ class TokenError(InputError):
     status = 401
 
 
-class UnknownError(InputError):
+class NotFoundError(InputError):
     """There is nothing at this address."""
 
     status = 404
@@ -44,41 +44,41 @@ class TooLargeError(InputError):
     status = 413
 
 
-class MediaError(InputError):
-    """The body is of a kind that is not read."""
+class UnsupportedMediaError(InputError):
+    """The body has a type that is not read."""
 
     status = 415
 
 
-class GoneError(InputError):
-    """The caller hung up before there was an answer."""
+class ClientDisconnectedError(InputError):
+    """The client disconnected before there was an answer."""
 
     status = 499
 
 
-class RefusedError(ApercuError):
+class UnavailableError(ApercuError):
     """Nothing is wrong with the request, but it is not answered now."""
 
     status = 503
     retry_after = 1
-    """Seconds after which it makes sense to ask again."""
+    """Seconds after which it makes sense to send the request again."""
 
 
-class CrowdError(RefusedError):
+class TooManyRequestsError(UnavailableError):
     """One address has as many images here as it may."""
 
     status = 429
 
 
-class BusyError(RefusedError):
+class BusyError(UnavailableError):
     """All places are taken."""
 
 
-class LostError(RefusedError):
+class WorkerLostError(UnavailableError):
     """The worker that had the image stopped."""
 
 
-class LateError(RefusedError):
-    """No answer within the deadline."""
+class DeadlineExceededError(UnavailableError):
+    """There was no answer within the deadline."""
 
     status = 504

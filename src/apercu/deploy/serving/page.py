@@ -1,18 +1,19 @@
-"""The page: plain files of this package, which ask no other address for anything."""
+"""The page: plain files of this package, which load nothing from other addresses."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import final
 
-from fastapi import FastAPI
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
-from apercu.deploy.serving.about import About
-from apercu.deploy.serving.errors import UnknownError
+from apercu.deploy.serving.errors import NotFoundError
+from apercu.deploy.serving.served_explainer import ServedExplainer
 
 FOLDER = Path(__file__).parent / "web"
-KINDS = {
+MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -22,50 +23,55 @@ KINDS = {
 
 @final
 class Page:
-    """Its files, held in memory, and the example images.
+    """The files of the page, held in memory, and the example images.
 
     Args:
-        about: the explainer that is shown.
+        served: the explainer that the page shows.
     """
 
-    def __init__(self, about: About) -> None:
-        self.about = about
+    def __init__(self, served: ServedExplainer) -> None:
+        self.served = served
         self.files = {
-            path.name: (path.read_bytes(), KINDS[path.suffix])
+            path.name: (path.read_bytes(), MEDIA_TYPES[path.suffix])
             for path in FOLDER.iterdir()
-            if path.suffix in KINDS
+            if path.suffix in MEDIA_TYPES
         }
 
-    def add_to(self, app: FastAPI) -> None:
-        """Registers its addresses, which are no part of the OpenAPI document."""
-        for address, endpoint in (
-            ("/", self.index),
-            ("/favicon.svg", self.icon),
-            ("/page/{name}", self.file),
-            ("/page.json", self.served),
-            ("/examples/{number}.png", self.example),
-        ):
-            app.add_api_route(address, endpoint, methods=["GET"], include_in_schema=False)
+    def routes(self) -> list[Route]:
+        """Return the addresses of the page, which are no part of the OpenAPI document."""
+        return [
+            Route("/", self.send_index),
+            Route("/favicon.svg", self.send_icon),
+            Route("/page/{name}", self.send_file),
+            Route("/page.json", self.send_description),
+            Route("/examples/{number}.png", self.send_example),
+        ]
 
-    async def index(self) -> Response:
-        return self._found("index.html")
+    async def send_index(self, request: Request) -> Response:
+        """Send the page itself."""
+        return self._send("index.html")
 
-    async def icon(self) -> Response:
-        return self._found("favicon.svg")
+    async def send_icon(self, request: Request) -> Response:
+        """Send the icon of the page."""
+        return self._send("favicon.svg")
 
-    async def file(self, name: str) -> Response:
-        return self._found(name)
+    async def send_file(self, request: Request) -> Response:
+        """Send a script or style sheet."""
+        return self._send(request.path_params["name"])
 
-    async def served(self) -> Response:
-        return JSONResponse(self.about.record())
+    async def send_description(self, request: Request) -> Response:
+        """Send what the page needs to know of the explainer."""
+        return JSONResponse(self.served.describe())
 
-    async def example(self, number: str) -> Response:
-        if not number.isdecimal() or int(number[:4]) >= len(self.about.examples):
-            raise UnknownError(f"example: there are {len(self.about.examples)}, from 0 on")
-        return Response(self.about.examples[int(number)], media_type="image/png")
+    async def send_example(self, request: Request) -> Response:
+        """Send one of the example images."""
+        number, examples = request.path_params["number"], self.served.examples
+        if not number.isdecimal() or len(number) > 4 or int(number) >= len(examples):
+            raise NotFoundError(f"example: there are {len(examples)}, from 0 on")
+        return Response(examples[int(number)], media_type="image/png")
 
-    def _found(self, name: str) -> Response:
+    def _send(self, name: str) -> Response:
         if name not in self.files:
-            raise UnknownError("address: there is nothing here; see /openapi.json")
-        content, kind = self.files[name]
-        return Response(content, media_type=kind, headers={"Cache-Control": "no-cache"})
+            raise NotFoundError("address: there is nothing here; see /openapi.json")
+        content, media_type = self.files[name]
+        return Response(content, media_type=media_type, headers={"Cache-Control": "no-cache"})

@@ -1,23 +1,24 @@
-"""What /openapi.json says about bodies and answers; FastAPI finds the addresses by itself."""
+"""The OpenAPI document of a server, which /openapi.json sends."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
-from apercu.deploy.serving.body import MOST_INSTANCES
-from apercu.deploy.serving.orders import FORMATS, MOST_CLASSES
-from apercu.deploy.serving.problems import MEDIA_TYPE
+from apercu.deploy.serving.requests import MAP_FORMATS, MAX_CLASSES, MAX_INSTANCES, MAX_NAME
+from apercu.deploy.serving.responses import PROBLEM_JSON
+from apercu.deploy.serving.security import OPEN_PATHS
 
-_TARGET = {"oneOf": [{"type": "string", "maxLength": 200}, {"type": "integer", "minimum": 0}]}
-_WANTED: dict[str, Any] = {
+Schema: TypeAlias = dict[str, Any]
+_TARGET = {"oneOf": [{"type": "string", "maxLength": MAX_NAME}, {"type": "integer", "minimum": 0}]}
+_OPTIONS: Schema = {
     "target": {
         "description": "`top`, or a class by name, identifier or index, or several of them.",
-        "oneOf": [*_TARGET["oneOf"], {"type": "array", "items": _TARGET, "maxItems": MOST_CLASSES}],
+        "oneOf": [*_TARGET["oneOf"], {"type": "array", "items": _TARGET, "maxItems": MAX_CLASSES}],
     },
     "top": {
         "type": "integer",
         "minimum": 1,
-        "maximum": MOST_CLASSES,
+        "maximum": MAX_CLASSES,
         "description": "How many of the classes seen most, where target is `top`.",
     },
     "level": {
@@ -26,10 +27,10 @@ _WANTED: dict[str, Any] = {
         "exclusiveMaximum": 1,
         "description": "Where masks are cut for the box.",
     },
-    "format": {"type": "string", "enum": list(FORMATS), "description": "Of the maps."},
+    "format": {"type": "string", "enum": list(MAP_FORMATS), "description": "Of the maps."},
     "picture": {"type": "boolean", "description": "Send the picture back as a JPEG, too."},
 }
-_CLASS: dict[str, Any] = {
+_CLASS: Schema = {
     "class": {"type": "string"},
     "index": {"type": "integer"},
     "probability": {"type": "number"},
@@ -84,28 +85,31 @@ _PROBLEM = {
 }
 _REFUSED = {
     "description": "What was wrong, what was expected, what to do.",
-    "content": {MEDIA_TYPE: {"schema": _PROBLEM}},
+    "content": {PROBLEM_JSON: {"schema": _PROBLEM}},
 }
 _ALWAYS = ("400", "401", "405", "408", "413", "431", "500")
 """What any address may answer."""
 _STATUSES = (*_ALWAYS, "404", "415", "422", "429", "503", "504")
 
 
-def _json(schema: dict[str, Any]) -> dict[str, Any]:
+_TEXT: Schema = {"text/plain": {"schema": {"type": "string"}}}
+
+
+def _json(schema: Schema) -> Schema:
     return {"application/json": {"schema": schema}}
 
 
-def _responses(schema: dict[str, Any]) -> dict[str, Any]:
+def _responses(schema: Schema) -> Schema:
     answered = {"200": {"description": "Explained.", "content": _json(schema)}}
     return answered | dict.fromkeys(_STATUSES, _REFUSED)
 
 
 _SENT = {"type": "object", "required": ["image"], "additionalProperties": False}
-_FORM = {**_SENT, "properties": {"image": {"type": "string", "format": "binary"}, **_WANTED}}
-_OBJECT = {**_SENT, "properties": {"image": _BASE64, **_WANTED}}
+_FORM = {**_SENT, "properties": {"image": {"type": "string", "format": "binary"}, **_OPTIONS}}
+_OBJECT = {**_SENT, "properties": {"image": _BASE64, **_OPTIONS}}
 _INSTANCE = {
     **_SENT,
-    "properties": {"image": {"type": "object", "properties": {"b64": _BASE64}}, **_WANTED},
+    "properties": {"image": {"type": "object", "properties": {"b64": _BASE64}}, **_OPTIONS},
 }
 _MANY = {
     "type": "object",
@@ -114,27 +118,79 @@ _MANY = {
         "instances": {
             "type": "array",
             "minItems": 1,
-            "maxItems": MOST_INSTANCES,
+            "maxItems": MAX_INSTANCES,
             "items": _INSTANCE,
         }
     },
 }
 
-EXPLAIN: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {"multipart/form-data": {"schema": _FORM}, **_json(_OBJECT)},
-    },
-    "responses": _responses(_RECORD),
-}
-INSTANCES: dict[str, Any] = {
-    "requestBody": {"required": True, "content": _json(_MANY)},
-    "responses": _responses({"type": "object"}),
-}
-PLAIN: dict[str, Any] = {"responses": dict.fromkeys((*_ALWAYS, "404"), _REFUSED)}
-HEALTH: dict[str, Any] = {
-    "responses": {
-        **{status: told for status, told in PLAIN["responses"].items() if status != "401"},
-        "503": {"description": "No worker is ready.", "content": {"text/plain": {}}},
+_NAME = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
+_BEARER = "HTTPBearer"
+
+
+def describe_server(name: str, *, locked: bool) -> Schema:
+    """Return the OpenAPI document of a server.
+
+    Args:
+        name: of the explainer.
+        locked: whether clients must send a token.
+    """
+    model = "/v1/models/{name}"
+    paths: dict[str, dict[str, Schema]] = {
+        "/v1/explain": {
+            "post": {
+                "summary": "Explain one image.",
+                "requestBody": {
+                    "required": True,
+                    "content": {"multipart/form-data": {"schema": _FORM}, **_json(_OBJECT)},
+                },
+                "responses": _responses(_RECORD),
+            }
+        },
+        f"{model}:predict": {
+            "post": _instances("Predict the classes of several images (KServe, protocol 1).")
+        },
+        f"{model}:explain": {"post": _instances("Explain several images (KServe, protocol 1).")},
+        "/v1/models": {"get": _plain("Name the explainer that is served.", _json({}))},
+        model: {
+            "get": _plain("Describe the explainer that is served.", _json({}))
+            | {"parameters": [_NAME]}
+        },
+        "/healthz": {"get": _health()},
+        "/metrics": {"get": _plain("Counters for Prometheus.", _TEXT)},
     }
-}
+    for path, operations in paths.items():
+        for method, operation in operations.items():
+            words = path.replace("{", "").replace("}", "").replace(":", "/").strip("/")
+            operation["operationId"] = f"{method}_{words.replace('/', '_')}"
+            if locked and path not in OPEN_PATHS:
+                operation["security"] = [{_BEARER: []}]
+    schemes = {"securitySchemes": {_BEARER: {"type": "http", "scheme": "bearer"}}}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": f"apercu: {name}", "version": "1"},
+        "paths": paths,
+        "components": schemes if locked else {},
+    }
+
+
+def _instances(summary: str) -> Schema:
+    return {
+        "summary": summary,
+        "parameters": [_NAME],
+        "requestBody": {"required": True, "content": _json(_MANY)},
+        "responses": _responses({"type": "object"}),
+    }
+
+
+def _plain(summary: str, content: Schema) -> Schema:
+    success = {"200": {"description": "Success.", "content": content}}
+    return {"summary": summary, "responses": success | dict.fromkeys((*_ALWAYS, "404"), _REFUSED)}
+
+
+def _health() -> Schema:
+    operation = _plain("Say whether a worker is ready.", _TEXT)
+    responses = operation["responses"]
+    del responses["401"]
+    responses["503"] = {"description": "No worker is ready.", "content": _TEXT}
+    return operation

@@ -1,107 +1,173 @@
-"""The whole server: LitServe's queue and workers, this package's addresses, an orderly end."""
+"""The whole server: the web process, its worker processes, and an orderly end."""
 
 from __future__ import annotations
 
+import asyncio
 import socket
-import threading
-import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import final
 
-import torch
-from litserve import LitServer
+import uvicorn
 
-from apercu.deploy.inference import is_export
-from apercu.deploy.serving.about import About
-from apercu.deploy.serving.desk import LitDesk
-from apercu.deploy.serving.guard import Guard
-from apercu.deploy.serving.life import LOOK, Life, check_port
-from apercu.deploy.serving.metrics import Metrics
-from apercu.deploy.serving.page import Page
-from apercu.deploy.serving.places import Door
-from apercu.deploy.serving.routes import Routes
+from apercu.deploy.serving.app import Service, build_app
+from apercu.deploy.serving.http_protocol import HttpProtocol
+from apercu.deploy.serving.pool import SIGNALS, WorkerPool
 from apercu.deploy.serving.settings import ServeSettings
-from apercu.deploy.serving.wire import Wire
-from apercu.deploy.serving.worker import Work, Worker, open_answering
-
-KEPT = ("/openapi.json",)
-"""LitServe's and FastAPI's own addresses that stay; their documentation page loads from afar."""
+from apercu.deploy.serving.worker import WorkerSetup
+from apercu.errors import ConfigError
 
 
 def serve(settings: ServeSettings, say: Callable[[str], None]) -> None:
-    """Serves until SIGTERM or Ctrl-C, and then finishes what is in flight.
+    """Serve until SIGTERM or Ctrl-C, and then finish the requests that have arrived.
 
     Args:
         settings: of the server.
-        say: told in one line when it is ready.
+        say: is told in one line when the server is ready, and when a worker is replaced.
 
     Raises:
         RunError: the run cannot be opened.
         ConfigError: the port is taken.
-        ApercuError: a process ended by itself.
+        ApercuError: a worker ended before it was ready.
     """
-    check_port(settings.host, settings.port)
-    threads = max(1, torch.get_num_threads() // settings.crew.workers)
-    work = Work(settings.run, settings.classifier, settings.limits.pixels, threads)
-    device = settings.crew.device if is_export(settings.run) else "cpu"  # workers have the GPU
-    about = About.of(open_answering(work, device).facts, settings.run)
-    worker = Worker(work, settings.crew.batch)
-    server = build(settings, worker, about)
 
-    def greet() -> None:
-        with suppress(OSError):  # where nothing can be said
-            say(_address(settings))
+    def report(line: str) -> None:
+        with suppress(OSError):  # nothing can be written
+            say(line)
 
-    with Life(server, worker.gathering.closed).lived():
-        threading.Thread(target=greet, daemon=True).start()
-        server.run(
-            host=settings.host,
-            port=settings.port,
-            num_api_servers=1,
+    with (
+        bind_socket(settings.host, settings.port) as listening,
+        asyncio.Runner(loop_factory=_new_event_loop) as runner,
+    ):
+        runner.run(Server(settings, report).run(listening))
+
+
+def bind_socket(host: str, port: int) -> socket.socket:
+    """Return a socket that is bound to a port, but does not listen yet.
+
+    Raises:
+        ConfigError: the port is taken.
+    """
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((host, port))
+    except OSError as error:
+        bound.close()
+        raise ConfigError(
+            f"port {port}: cannot be bound to ({error.strerror}); choose another with --port"
+        ) from error
+    return bound
+
+
+@final
+class HttpServer(uvicorn.Server):
+    """Uvicorn's server, which leaves signals to `Server` and tells when it listens."""
+
+    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self.on_started = on_started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen."""
+        await super().startup(sockets)
+        self.on_started()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals as they are."""
+        yield
+
+
+@final
+@dataclass
+class Server:
+    """A server from the start of its workers to its end.
+
+    Args:
+        settings: of the server.
+        report: is told in one line what happens.
+    """
+
+    settings: ServeSettings
+    report: Callable[[str], None]
+    _loading: asyncio.Task[None] | None = field(default=None, init=False)
+    _http: HttpServer | None = field(default=None, init=False)
+
+    async def run(self, listening: socket.socket) -> None:
+        """Load the workers, then answer requests on a socket, until a signal comes."""
+        loop = asyncio.get_running_loop()
+        for number in SIGNALS:
+            loop.add_signal_handler(number, self._end)
+        setups = plan_workers(self.settings)
+        pool = WorkerPool(setups, self.settings.limits.deadline, self.report)
+        self._loading = asyncio.create_task(self._load(pool))
+        try:
+            with suppress(asyncio.CancelledError):  # by a signal, while workers are loaded
+                await self._loading
+            if self._http is not None:
+                await self._http.serve([listening])
+        finally:
+            await pool.close()
+
+    async def _load(self, pool: WorkerPool) -> None:
+        served = await pool.start()
+        settings, limits = self.settings, self.settings.limits
+        capacity = limits.queue + len(pool.setups) * settings.workers.batch
+        config = uvicorn.Config(
+            build_app(Service(served, pool, limits, capacity, settings.token)),
+            http=HttpProtocol,
+            ws="none",
+            lifespan="off",
             log_level="error",
-            generate_client_file=False,
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            http=Wire,
-            ws="none",
+            timeout_graceful_shutdown=max(1, round(limits.deadline)),
         )
+        self._http = HttpServer(config, self._greet)
+
+    def _greet(self) -> None:
+        host = self.settings.host if self.settings.host != "0.0.0.0" else "127.0.0.1"
+        address = f"http://{f'[{host}]' if ':' in host else host}:{self.settings.port}/"
+        self.report(f"serving {self.settings.run}: {address} (Ctrl-C ends it)")
+
+    def _end(self) -> None:
+        """End at once while workers are loaded; after that, finish what has arrived."""
+        if self._http is not None:
+            self._http.should_exit = True
+        elif self._loading is not None:
+            self._loading.cancel()
 
 
-def build(settings: ServeSettings, worker: Worker, about: About) -> LitServer:
-    """LitServe with the addresses of this package in the place of its own."""
-    limits, crew = settings.limits, settings.crew
-    metrics = Metrics()
-    guard = {"token": settings.token, "body": limits.body, "metrics": metrics}
-    server = LitServer(
-        worker,
-        accelerator=crew.device,
-        workers_per_device=crew.workers,
-        timeout=limits.deadline,
-        restart_workers=True,
-        middlewares=[(Guard, guard)],
-    )
-    workers = len(server.devices) * crew.workers
-    door = Door(limits.queue + workers * crew.batch, limits.each)
-    worker.hire(workers, door.queue.most)
-    server.monitor_internal = LOOK
-    server.uvicorn_graceful_timeout = max(1, round(limits.deadline))
-    app = server.app
-    app.title, app.version = f"apercu: {about.name}", "1"
-    app.router.routes[:] = [r for r in app.router.routes if getattr(r, "path", "") in KEPT]
-    app.user_middleware[:] = [one for one in app.user_middleware if one.cls is Guard]
-    app.router.redirect_slashes = False
-    desk, locked = LitDesk(server, worker), settings.token is not None
-    Routes(about, desk, door, limits.deadline, metrics, locked=locked).add_to(app)
-    Page(about).add_to(app)
-    return server
+def plan_workers(settings: ServeSettings) -> list[WorkerSetup]:
+    """Return the setup of each worker; on a machine with GPUs, each of them has all workers."""
+    import torch
+
+    workers = settings.workers
+    devices = [workers.device]
+    if workers.device == "cuda":
+        devices = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    threads = max(1, torch.get_num_threads() // workers.workers)
+    return [
+        WorkerSetup(
+            settings.run,
+            settings.classifier,
+            settings.limits.pixels,
+            workers.batch,
+            threads,
+            device,
+        )
+        for device in devices
+        for _ in range(workers.workers)
+    ]
 
 
-def _address(settings: ServeSettings) -> str:
-    """Waits until the server listens, and says where."""
-    host = "127.0.0.1" if settings.host == "0.0.0.0" else settings.host
-    while True:
-        with suppress(OSError), socket.create_connection((host, settings.port), LOOK):
-            shown = f"[{host}]" if ":" in host else host
-            return f"serving {settings.run}: http://{shown}:{settings.port}/ (Ctrl-C ends it)"
-        time.sleep(LOOK)
+def _new_event_loop() -> asyncio.AbstractEventLoop:
+    """Return an event loop of uvloop, which takes less time, where that is installed."""
+    try:
+        from uvloop import new_event_loop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return new_event_loop()

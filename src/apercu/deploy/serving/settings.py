@@ -1,4 +1,4 @@
-"""How a server is set up."""
+"""The settings of a server."""
 
 from __future__ import annotations
 
@@ -9,32 +9,33 @@ from apercu.errors import ConfigError
 
 MEGA = 1_000_000
 HOSTS = ("127.0.0.1", "0.0.0.0", "::")
-"""This machine alone, every address of it, every address with IPv6."""
-SHORTEST_TOKEN = 16
+"""This machine alone, all its IPv4 addresses, all its addresses."""
+MIN_TOKEN = 16
+"""Letters of a token."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one caller, and all of them together, may ask for.
+    """What one client, and all of them together, may ask for.
 
     Args:
         body: bytes of a request.
         pixels: of one picture.
         queue: images that may wait.
-        each: images that one address may have here; None lets it have as many as there is room for.
+        per_client: images that one address may have here at a time; None sets no limit.
         deadline: seconds from the first byte of a request to its answer.
     """
 
     body: int = 32 * MEGA
     pixels: int = 50 * MEGA
     queue: int = 64
-    each: int | None = None
+    per_client: int | None = None
     deadline: float = 30.0
 
 
 @dataclass(frozen=True)
-class Crew:
-    """Who works.
+class WorkerConfig:
+    """The processes that explain.
 
     Args:
         workers: processes, each with the whole explainer; on a machine with GPUs, on each of them.
@@ -49,19 +50,19 @@ class Crew:
 
 @dataclass(frozen=True)
 class ServeSettings:
-    """A whole server.
+    """All settings of a server.
 
     Args:
         run: folder of a trained explainer, or of its export.
-        classifier: SPEC of the explained classifier, where it is asked as well.
+        classifier: SPEC of the explained classifier, if it is to predict itself.
         host: one of `HOSTS`.
         port: from 1024 on.
-        token: what callers must show; None lets everyone in.
+        token: bearer token that clients must send; None lets everyone in.
         limits: of requests.
-        crew: who works.
+        workers: the processes that explain.
 
     Raises:
-        ConfigError: a host that cannot be bound to.
+        ConfigError: the host is none of `HOSTS`.
     """
 
     run: Path
@@ -70,7 +71,7 @@ class ServeSettings:
     port: int = 8000
     token: bytes | None = field(default=None, repr=False)
     limits: Limits = field(default_factory=Limits)
-    crew: Crew = field(default_factory=Crew)
+    workers: WorkerConfig = field(default_factory=WorkerConfig)
 
     def __post_init__(self) -> None:
         if self.host not in HOSTS:
@@ -78,19 +79,19 @@ class ServeSettings:
 
 
 def read_token(path: Path) -> bytes:
-    """The first line of a file.
+    """Read a bearer token: the first line of a file.
 
     Raises:
-        ConfigError: there is no such file, or what it holds is too short to be a secret.
+        ConfigError: the file cannot be read, or its first line is too short to be a secret.
     """
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
     token = lines[0].strip() if lines else b""
-    if len(token) < SHORTEST_TOKEN or not token.isascii() or b" " in token:
+    if len(token) < MIN_TOKEN or not token.isascii() or b" " in token:
         raise ConfigError(
-            f"{path}: expected a token of at least {SHORTEST_TOKEN} ASCII letters without spaces "
+            f"{path}: expected a token of at least {MIN_TOKEN} ASCII letters without spaces "
             "on the first line"
         )
     return token

@@ -1,116 +1,60 @@
-"""A worker: a process with the whole explainer, which LitServe hands batches of orders."""
+"""A worker process: it loads the explainer, and explains images in batches."""
 
-# no `from __future__ import annotations`: LitServe looks at the types themselves
+from __future__ import annotations
 
-import ctypes
 import json
 import logging
 import os
-import signal
+import pickle
+import sys
+import threading
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing.sharedctypes import RawArray
 from pathlib import Path
-from typing import final
+from queue import Empty, SimpleQueue
+from socket import socket
+from typing import TYPE_CHECKING, final
 
-from litserve import LitAPI
-
-from apercu.deploy.serving.answering import Answering, Record
-from apercu.deploy.serving.gathering import Gathering
-from apercu.deploy.serving.orders import Made, Order
-from apercu.deploy.serving.problems import problem
-from apercu.deploy.serving.seen import Seen, see
-from apercu.deploy.serving.slips import Slips
+from apercu.deploy.serving.channel import Message, MessageKind, read_message
+from apercu.deploy.serving.requests import ExplainRequest
+from apercu.deploy.serving.responses import ExplainResponse, describe_error
 from apercu.errors import ApercuError
 
-ADDRESS = "/v1/explain"
+if TYPE_CHECKING:
+    from apercu.deploy.serving.batch_explainer import BatchExplainer, Explained, PreparedImage
+
+HELPERS = 2
+"""Threads that decode images and encode responses while the network computes."""
+SWITCH_INTERVAL = 0.0005
+"""Seconds after which a Python thread lets another one run: the network must not wait for long."""
 
 
 @dataclass(frozen=True)
-class Work:
-    """What a worker opens, and what it may read.
+class WorkerSetup:
+    """What a worker loads, and how it computes.
 
     Args:
         run: folder of a trained explainer, or of its export.
         classifier: SPEC of the explained classifier.
-        pixels: of one picture.
-        threads: that PyTorch computes with on the CPU.
+        max_pixels: of one picture.
+        batch: images that are explained together, at most.
+        threads: of PyTorch on the CPU.
+        device: of PyTorch.
     """
 
     run: Path
-    classifier: str | None
-    pixels: int
-    threads: int
+    classifier: str | None = None
+    max_pixels: int = 50_000_000
+    batch: int = 8
+    threads: int = 1
+    device: str = "cpu"
 
 
-@final
-class Worker(LitAPI):
-    """Reads images, explains them together, writes JSON.
-
-    Args:
-        work: what it opens.
-        batch: images that it takes together, at most.
-    """
-
-    def __init__(self, work: Work, batch: int) -> None:
-        self.gathering = Gathering()
-        super().__init__(max_batch_size=batch, api_path=ADDRESS, loop=self.gathering)
-        self.work = work
-        self.pids: ctypes.Array[ctypes.c_int] = RawArray("i", 1)
-        """Of the workers by their number, for the web process to see which of them live."""
-        self.slips = self.gathering.slips = Slips(1)
-
-    def hire(self, workers: int, orders: int) -> None:
-        """Says how many there will be, and how many orders at a time, before the first starts."""
-        self.pids = RawArray("i", workers)
-        self.slips = self.gathering.slips = Slips(orders)
-
-    def setup(self, device: str) -> None:
-        """Opens everything, in the worker's own process."""
-        import torch
-
-        for one in (signal.SIGINT, signal.SIGTERM):  # it serves as long as the web process does
-            signal.signal(one, signal.SIG_IGN)
-        _keep_quiet()
-        torch.set_num_threads(self.work.threads)
-        self.answering = open_answering(self.work, device)
-        self.answering.warm_up()
-        self.pids[int(os.environ["LITSERVE_WORKER_ID"])] = os.getpid()
-
-    def decode_request(self, request: Order) -> Seen | Made:
-        """An image ready to be explained, or the problem with it; one must not spoil a batch."""
-        try:
-            return see(request, self.answering.facts.input, self.work.pixels)
-        except Exception as error:
-            return problem(error)
-
-    def predict(self, x: Sequence[Seen | Made]) -> list[Made]:
-        """An answer for each."""
-        seen = [one for one in x if isinstance(one, Seen)]
-        records = iter(self.answering(seen) if seen else [])
-        made = [one if isinstance(one, Made) else answer(next(records)) for one in x]
-        return [
-            Made(one.status, one.body, 0 if place else len(x)) for place, one in enumerate(made)
-        ]
-
-    def encode_response(self, output: Made) -> Made:
-        """As it is."""
-        return output
-
-
-def answer(record: Record | ApercuError) -> Made:
-    """A record, or the problem in its place, as JSON."""
-    if isinstance(record, ApercuError):
-        return problem(record)
-    try:
-        return Made(200, json.dumps(record, allow_nan=False).encode())
-    except ValueError as error:  # NaN in a map
-        return problem(error)
-
-
-def open_answering(work: Work, device: str = "cpu") -> Answering:
-    """Opens the explainer, and the classifier where one is given.
+def open_explainer(setup: WorkerSetup) -> BatchExplainer:
+    """Open the explainer, and the classifier if one is given.
 
     Raises:
         RunError: the run or export cannot be opened, or was trained for another classifier.
@@ -120,22 +64,201 @@ def open_answering(work: Work, device: str = "cpu") -> Answering:
     from apercu.classifiers import open_classifier
     from apercu.deploy.inference import Predictor, is_export, open_engine
     from apercu.deploy.inference.torch_engine import TorchEngine
-    from apercu.deploy.serving.masks import MaskAnswering
-    from apercu.deploy.serving.pairs import PairAnswering
+    from apercu.deploy.serving.batch_explainer import CounterpartBatchExplainer, MaskBatchExplainer
     from apercu.explainers.mask.explainer import MaskExplainer
     from apercu.explainers.run_folder import open_run
 
-    if is_export(work.run):
-        return MaskAnswering(open_engine(work.run, work.classifier, device, spin=False))
-    explainer = open_run(work.run).to(device)
-    opened = None if work.classifier is None else open_classifier(work.classifier, device=device)
+    name, device = setup.run.resolve().name or "explainer", setup.device
+    if is_export(setup.run):
+        engine = open_engine(setup.run, setup.classifier, device, spin=False)
+        return MaskBatchExplainer(name, engine)
+    explainer = open_run(setup.run).to(device)
+    classifier = None
+    if setup.classifier is not None:
+        classifier = open_classifier(setup.classifier, device=device)
     if isinstance(explainer, MaskExplainer):
-        return MaskAnswering(TorchEngine.from_explainer(explainer, opened))
-    return PairAnswering(Predictor(explainer, opened).to(device), explainer)
+        return MaskBatchExplainer(name, TorchEngine.from_explainer(explainer, classifier))
+    return CounterpartBatchExplainer(name, Predictor(explainer, classifier).to(device), explainer)
 
 
-def _keep_quiet() -> None:
-    """Keeps remarks about callers' images out of the log."""
-    warnings.simplefilter("ignore")
+@final
+class ImageWorker:
+    """The steps from a request to its response: decode the image, explain it, write JSON.
+
+    Args:
+        explainer: explains batches.
+        max_pixels: of one picture.
+    """
+
+    def __init__(self, explainer: BatchExplainer, max_pixels: int) -> None:
+        self.explainer = explainer
+        self.max_pixels = max_pixels
+
+    def prepare(self, request: ExplainRequest) -> PreparedImage | ExplainResponse:
+        """Decode an image, or return the problem with it: one must not spoil a batch."""
+        from apercu.deploy.serving.batch_explainer import PreparedImage
+
+        try:
+            return PreparedImage.of(request, self.explainer.served.input, self.max_pixels)
+        except Exception as error:
+            return describe_error(error)
+
+    def explain(
+        self, batch: Sequence[PreparedImage | ExplainResponse]
+    ) -> list[Explained | ExplainResponse]:
+        """Explain the images of a batch; responses among them stay as they are."""
+        images = [one for one in batch if not isinstance(one, ExplainResponse)]
+        try:
+            results = iter(self.explainer(images) if images else [])
+        except Exception as error:
+            problem = describe_error(error)
+            return [one if isinstance(one, ExplainResponse) else problem for one in batch]
+        explained: list[Explained | ExplainResponse] = []
+        for one in batch:
+            result = one if isinstance(one, ExplainResponse) else next(results)
+            explained.append(describe_error(result) if isinstance(result, ApercuError) else result)
+        return explained
+
+    def write(self, explained: Explained | ExplainResponse) -> ExplainResponse:
+        """Write the response to an image."""
+        if isinstance(explained, ExplainResponse):
+            return explained
+        try:
+            record = self.explainer.write(explained)
+            return ExplainResponse(200, json.dumps(record, allow_nan=False).encode())
+        except Exception as error:  # NaN in a map
+            return describe_error(error)
+
+
+@dataclass(frozen=True, eq=False)
+class _Arrival:
+    """An image that has arrived, and is being decoded."""
+
+    number: int
+    prepared: Future[PreparedImage | ExplainResponse]
+
+
+@final
+class BatchingLoop:
+    """Explains images as they arrive: waits for the first, and takes all that are there with it.
+
+    Images are decoded, and responses are encoded, in threads while the network computes.
+
+    Args:
+        connection: to the web process.
+        setup: of the worker.
+    """
+
+    worker: ImageWorker
+
+    def __init__(self, connection: socket, setup: WorkerSetup) -> None:
+        self.setup = setup
+        self._connection = connection
+        self._sending = threading.Lock()
+        self._arrivals: SimpleQueue[_Arrival] = SimpleQueue()
+        self._cancelled: set[int] = set()
+        self._last = 0
+        self._helpers = ThreadPoolExecutor(HELPERS, "helper", _compute_alone)
+
+    def load(self) -> None:
+        """Open everything, and tell the web process.
+
+        Raises:
+            ApercuError: something cannot be opened; the web process is told, too.
+        """
+        threading.Thread(target=self._receive, daemon=True).start()
+        try:
+            explainer = open_explainer(self.setup)
+            explainer.warm_up()
+        except ApercuError as error:
+            self._send(Message(MessageKind.FAILED, content=pickle.dumps(error)))
+            raise
+        self.worker = ImageWorker(explainer, self.setup.max_pixels)
+        self._send(Message(MessageKind.READY, content=pickle.dumps(explainer.served)))
+
+    def run(self) -> None:
+        """Explain batches until the process ends."""
+        while True:
+            arrivals = self._take()
+            batch = [arrival.prepared.result() for arrival in arrivals]
+            for place, explained in enumerate(self.worker.explain(batch)):
+                number, size = arrivals[place].number, 0 if place else len(batch)
+                self._helpers.submit(self._respond, number, explained, size)
+
+    def _take(self) -> list[_Arrival]:
+        """Wait for an image, and return it with all others that are there."""
+        taken: list[_Arrival] = []
+        while not taken:
+            arrivals = [self._arrivals.get()]
+            with suppress(Empty):
+                while len(arrivals) < self.setup.batch:
+                    arrivals.append(self._arrivals.get_nowait())
+            messages = []
+            for arrival in arrivals:
+                self._last = arrival.number
+                is_cancelled = arrival.number in self._cancelled
+                kind = MessageKind.DROPPED if is_cancelled else MessageKind.BEGUN
+                messages.append(Message(kind, arrival.number))
+                if is_cancelled:
+                    self._cancelled.discard(arrival.number)
+                else:
+                    taken.append(arrival)
+            self._send(*messages)
+        return taken
+
+    def _receive(self) -> None:
+        """Take in messages until the web process closes the connection; then end the process."""
+        with self._connection.makefile("rb") as stream:
+            while (message := read_message(stream)) is not None:
+                if message.kind == MessageKind.EXPLAIN:
+                    prepared = self._helpers.submit(self._prepare, message)
+                    self._arrivals.put(_Arrival(message.number, prepared))
+                elif message.number > self._last:
+                    self._cancelled.add(message.number)
+        os._exit(0)
+
+    def _prepare(self, message: Message) -> PreparedImage | ExplainResponse:
+        if message.number in self._cancelled:
+            return ExplainResponse(499, b"")
+        request = ExplainRequest(message.content, pickle.loads(message.options))
+        return self.worker.prepare(request)
+
+    def _respond(self, number: int, explained: Explained | ExplainResponse, batch: int) -> None:
+        response = self.worker.write(explained)
+        self._send(
+            Message(
+                MessageKind.RESPONSE, number, response.body, status=response.status, batch=batch
+            )
+        )
+
+    def _send(self, *messages: Message) -> None:
+        content = b"".join(message.pack() for message in messages)
+        try:
+            with self._sending:
+                self._connection.sendall(content)
+        except OSError:  # the web process is gone
+            os._exit(1)
+
+
+def run_worker(connection: socket, setup: WorkerSetup) -> None:
+    """Work until the web process closes the connection. This is the whole worker process."""
+    import torch
+
+    warnings.simplefilter("ignore")  # about images of clients: nothing of them goes into a log
     logging.disable(logging.WARNING)
     logging.getLogger("pydicom").disabled = True
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    torch.set_num_threads(setup.threads)
+    loop = BatchingLoop(connection, setup)
+    try:
+        loop.load()
+    except ApercuError:
+        return
+    loop.run()
+
+
+def _compute_alone() -> None:
+    """Let PyTorch compute in this thread without further ones: those belong to the network."""
+    import torch
+
+    torch.set_num_threads(1)

@@ -1,23 +1,25 @@
-"""The counterpart explainer: how an image would have to change to be seen as something else."""
+"""The counterpart explainer: how an image would have to change to be predicted as another class."""
 
 from __future__ import annotations
 
-from typing import TypeAlias, final
+from typing import ClassVar, TypeAlias, final
 
 from torch import Tensor
 
-from apercu.explainers.counterfactual import CounterfactualExplainer, Counterparts
+from apercu.explainers.counterfactual import CounterfactualExplainer, Counterparts, Reading
 from apercu.explainers.counterpart.network import CounterpartNetwork
 from apercu.explainers.counterpart.objective import CounterpartBatch
 from apercu.explainers.counterpart.settings import CounterpartSettings
 from apercu.types import Images, Logits, Targets
 
-Encoded: TypeAlias = tuple[Images, list[Tensor]]
-"""Images and their features."""
+Features: TypeAlias = list[Tensor]
+"""Feature maps, finest first."""
 
 
 @final
-class CounterpartExplainer(CounterfactualExplainer[CounterpartNetwork, CounterpartSettings]):
+class CounterpartExplainer(
+    CounterfactualExplainer[CounterpartNetwork, CounterpartSettings, Features]
+):
     """Two generators, one forward pass (Charachon et al. 2020).
 
     Example:
@@ -25,14 +27,17 @@ class CounterpartExplainer(CounterfactualExplainer[CounterpartNetwork, Counterpa
         >>> pair = explainer.counterparts(images, target="normal")  # doctest: +SKIP
     """
 
-    def _read(self, images: Images) -> tuple[Encoded, Logits]:
-        features = self.network.encode(images)
-        return (images, features), self.network.gate.predict_logits(features[-1])
+    kind: ClassVar[str] = "counterpart"
 
-    def _generate(self, encoded: Encoded, logits: Logits, targets: Targets) -> Counterparts:
-        images, features = encoded
-        seen = logits.argmax(1)
-        pair = self.network.generate(images, features, seen, targets)
-        asked = CounterpartBatch(images, seen, targets)
-        stable = self.settings.objective.select_stable(asked, pair, self.network)
-        return Counterparts(stable, pair.adversarial, seen, targets)
+    def _read(self, images: Images) -> Reading[Features]:
+        features = self.network.encode(images)
+        return Reading(images, features, self.network.gate.predict_logits(features[-1]))
+
+    def _generate(
+        self, reading: Reading[Features], logits: Logits, targets: Targets
+    ) -> Counterparts:
+        predicted = logits.argmax(1)
+        pair = self.network.generate(reading.images, reading.codes, predicted, targets)
+        batch = CounterpartBatch(reading.images, predicted, targets)
+        stable = self.settings.objective.select_stable(batch, pair, self.network)
+        return Counterparts(stable, pair.adversarial, predicted, targets)

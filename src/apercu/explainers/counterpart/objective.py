@@ -126,13 +126,3 @@ def total_variation(difference: Tensor) -> Scores:
     """Total variation: mean absolute difference of neighbours, down and across."""
     down = difference.diff(dim=2).abs().mean((1, 2, 3))
     return down + difference.diff(dim=3).abs().mean((1, 2, 3))
-
-
-def runner_up(logits: Logits, predicted: Targets) -> Targets:
-    """The class that is seen most after this one."""
-    return exclude_class(logits, predicted).argmax(1)
-
-
-def exclude_class(logits: Logits, predicted: Targets) -> Logits:
-    """The logits of all other classes; that of this one becomes −∞."""
-    return logits.scatter(1, predicted[:, None], -torch.inf)

@@ -15,8 +15,9 @@ from apercu.explainers.counterpart.discriminator import (
     generator_loss,
     randomly_perturb,
 )
+from apercu.explainers.counterfactual import exclude_class, measure_difference, runner_up
 from apercu.explainers.counterpart.network import CounterpartNetwork, CounterpartPair
-from apercu.explainers.counterpart.objective import CounterpartBatch, exclude_class, runner_up
+from apercu.explainers.counterpart.objective import CounterpartBatch
 from apercu.explainers.counterpart.settings import CounterpartSettings
 from apercu.training.augment import RandomViews
 from apercu.training.degeneracy import COUNTERPARTS, DegenerateSolution
@@ -27,8 +28,6 @@ MAX_ROTATION = 7.0
 """Largest rotation of a training image, in degrees."""
 DISCRIMINATOR_RATE = 0.25
 """Learning rate of the discriminator, as a share of the generators'."""
-STRONG_FRACTION = 0.25
-"""Share of its peak above which a difference counts as being there."""
 
 
 @final
@@ -134,15 +133,3 @@ class CounterpartTraining(TrainingModule):
         return measure_difference(difference) | {
             "flipped": (decided == batch.targets).float().mean()
         }
-
-
-def measure_difference(difference: Tensor) -> dict[str, Tensor]:
-    """Mean, mean largest value, and mean share of the pixels where a difference is strong."""
-    peak = difference.amax((1, 2))
-    strong = difference > STRONG_FRACTION * peak[:, None, None]
-    scores: dict[str, Scores] = {
-        "change": difference.mean((1, 2)),
-        "peak": peak,
-        "spread": strong.float().mean((1, 2)),
-    }
-    return {name: values.mean() for name, values in scores.items()}

@@ -2,43 +2,44 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias, final
+from typing import ClassVar, final
 
 import torch
 
-from apercu.explainers.counterfactual import CounterfactualExplainer, Counterparts
+from apercu.explainers.counterfactual import CounterfactualExplainer, Counterparts, Reading
 from apercu.explainers.latent.network import Codes, LatentNetwork
 from apercu.explainers.latent.settings import LatentSettings
 from apercu.types import Images, Logits, Targets
 
-Encoded: TypeAlias = tuple[Images, Codes]
-"""Images and their codes."""
-
 
 @final
-class LatentExplainer(CounterfactualExplainer[LatentNetwork, LatentSettings]):
+class LatentExplainer(CounterfactualExplainer[LatentNetwork, LatentSettings, Codes]):
     """Images between two decisions, after Ojeda-Marin et al. (2020).
 
-    The classifier was only evaluated in training, so it may be any. A path is descended on, which
-    costs no forward pass of the classifier, but more time than one.
+    The training needs the classifier's logits only, so the classifier may be any. A path is found
+    by gradient descent, which needs no forward pass of the classifier, but more time than one.
 
     Example:
         >>> explainer = LatentExplainer.from_pretrained("runs/path")  # doctest: +SKIP
         >>> strip = explainer.counterparts(images, target="normal").strip  # doctest: +SKIP
     """
 
-    def _read(self, images: Images) -> tuple[Encoded, Logits]:
-        codes = self.network.encode(images)[0]
-        return (images, codes), self.network.read(codes)
+    kind: ClassVar[str] = "latent"
 
-    def _generate(self, encoded: Encoded, logits: Logits, targets: Targets) -> Counterparts:
+    def _read(self, images: Images) -> Reading[Codes]:
+        codes = self.network.encode(images)[0]
+        return Reading(images, codes, self.network.read(codes))
+
+    def _generate(self, reading: Reading[Codes], logits: Logits, targets: Targets) -> Counterparts:
         with torch.inference_mode(mode=False):
-            images, codes, start, asked = (values.clone() for values in (*encoded, logits, targets))
+            images, codes, start, targets_here = (
+                values.clone() for values in (reading.images, reading.codes, logits, targets)
+            )
             with torch.no_grad():
                 before = self.network.logit_shift(codes)
             path, _ = self.settings.path.find_path(
-                codes, lambda passed: start + self.network.logit_shift(passed) - before, asked
+                codes, lambda moved: start + self.network.logit_shift(moved) - before, targets_here
             )
             with torch.no_grad():
-                moved = [self.network.move(images, codes, passed) for passed in path[1:]]
-        return Counterparts(images, moved[-1], logits.argmax(1), targets, tuple(moved[:-1]))
+                steps = [self.network.move(images, codes, point) for point in path[1:]]
+        return Counterparts(images, steps[-1], logits.argmax(1), targets, tuple(steps[:-1]))

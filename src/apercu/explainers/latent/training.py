@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from apercu import render
 from apercu.classifiers import Classifier
-from apercu.explainers.counterpart.objective import runner_up
+from apercu.explainers.counterfactual import runner_up
 from apercu.explainers.latent.network import Codes, LatentNetwork
 from apercu.explainers.latent.settings import LatentSettings
 from apercu.training.augment import RandomViews

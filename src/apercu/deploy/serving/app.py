@@ -1,0 +1,271 @@
+"""The addresses of a server, as a Starlette application."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar, final
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from apercu.deploy.serving.errors import (
+    ClientDisconnectedError,
+    DeadlineExceededError,
+    NotFoundError,
+)
+from apercu.deploy.serving.limits import AdmissionControl
+from apercu.deploy.serving.metrics import CONTENT_TYPE, Metrics
+from apercu.deploy.serving.page import Page
+from apercu.deploy.serving.requests import ExplainRequest, parse_body, parse_instances
+from apercu.deploy.serving.responses import JSON, ExplainResponse, handle_error, to_http
+from apercu.deploy.serving.schema import describe_server
+from apercu.deploy.serving.security import SecurityMiddleware, byte_counter
+from apercu.deploy.serving.served_explainer import ServedExplainer
+from apercu.deploy.serving.settings import Limits
+from apercu.errors import ApercuError
+
+T = TypeVar("T")
+
+
+class WorkerClient(ABC):
+    """What the addresses need of the workers."""
+
+    @abstractmethod
+    async def explain(self, requests: Sequence[ExplainRequest]) -> list[ExplainResponse]:
+        """Explain images. When the call is cancelled, no worker begins with them any more.
+
+        Raises:
+            WorkerLostError: the worker that had one of them stopped.
+        """
+
+    @abstractmethod
+    def waiting(self) -> int:
+        """Return the number of images that no worker has begun with."""
+
+    @abstractmethod
+    def ready_workers(self) -> int:
+        """Return the number of workers that are ready."""
+
+    @abstractmethod
+    def replaced_workers(self) -> int:
+        """Return how often a worker was replaced."""
+
+
+@dataclass(frozen=True, eq=False)
+class Service:
+    """What the endpoints share.
+
+    Args:
+        served: the explainer, as clients see it.
+        client: explains.
+        limits: of requests.
+        capacity: images that wait or are being explained.
+        token: bearer token that clients must send; None lets everyone in.
+    """
+
+    served: ServedExplainer
+    client: WorkerClient
+    limits: Limits
+    capacity: int
+    token: bytes | None = None
+
+
+def build_app(service: Service) -> Starlette:
+    """Return the application with all addresses, its middleware and its error handlers."""
+    metrics = Metrics()
+    endpoints = Endpoints(service, metrics)
+    app = Starlette(
+        routes=[*endpoints.routes(), *Page(service.served).routes()],
+        middleware=[
+            Middleware(
+                SecurityMiddleware,
+                token=service.token,
+                max_body=service.limits.body,
+                metrics=metrics,
+            )
+        ],
+        exception_handlers={ApercuError: handle_error, HTTPException: handle_error},
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+@final
+class Endpoints:
+    """The endpoints of one explainer.
+
+    Args:
+        service: what they share.
+        metrics: of the server.
+    """
+
+    def __init__(self, service: Service, metrics: Metrics) -> None:
+        self.served = service.served
+        self.client = service.client
+        self.deadline = service.limits.deadline
+        self.admission = AdmissionControl(service.capacity, service.limits.per_client)
+        self.metrics = metrics
+        document = describe_server(self.served.name, locked=service.token is not None)
+        self.document = json.dumps(document).encode()
+        client, queue = self.client, self.admission.queue
+        metrics.add_gauge("apercu_queue_images", "Images that wait.", client.waiting)
+        metrics.add_gauge("apercu_images", "Images that wait or are in work.", lambda: queue.taken)
+        metrics.add_gauge("apercu_workers_ready", "Workers that are ready.", client.ready_workers)
+        metrics.add_gauge(
+            "apercu_workers_replaced", "Workers that were replaced.", client.replaced_workers
+        )
+
+    def routes(self) -> list[Route]:
+        """Return the routes of all addresses but those of the page."""
+        model = "/v1/models/{name}"
+        return [
+            Route("/v1/explain", self.explain, methods=["POST"]),
+            Route(f"{model}:predict", self.predict, methods=["POST"]),
+            Route(f"{model}:explain", self.explain_instances, methods=["POST"]),
+            Route("/v1/models", self.list_models),
+            Route(model, self.describe_model),
+            Route("/healthz", self.check_health),
+            Route("/metrics", self.send_metrics),
+            Route("/openapi.json", self.send_document),
+        ]
+
+    async def explain(self, request: Request) -> Response:
+        """Explain one image."""
+        with self.admission.clients.take(_client_address(request)):
+            async with self._deadline():
+                body = await self._read_body(request)
+                names = self.served.names
+                explain_request = parse_body(_content_type(request), body, names)
+                [response] = await self._run(request, [explain_request])
+        return to_http(response)
+
+    async def predict(self, request: Request) -> Response:
+        """Predict the classes of several images (KServe, protocol 1)."""
+        return await self._explain_several(request, "predictions")
+
+    async def explain_instances(self, request: Request) -> Response:
+        """Explain several images (KServe, protocol 1)."""
+        return await self._explain_several(request, "explanations")
+
+    async def list_models(self, request: Request) -> Response:
+        """Name the explainer that is served."""
+        return JSONResponse({"models": [self.served.name]})
+
+    async def describe_model(self, request: Request) -> Response:
+        """Describe the explainer: classes, size of maps, whether a worker is ready."""
+        self._check_model(request)
+        is_ready = self.client.ready_workers() > 0
+        return JSONResponse(self.served.describe() | {"ready": is_ready})
+
+    async def check_health(self, request: Request) -> Response:
+        """Answer 200 if a worker is ready, else 503."""
+        if self.client.ready_workers():
+            return PlainTextResponse("ok\n")
+        return PlainTextResponse("not ready\n", 503)
+
+    async def send_metrics(self, request: Request) -> Response:
+        """Send the counters for Prometheus."""
+        return Response(self.metrics.render(), media_type=CONTENT_TYPE)
+
+    async def send_document(self, request: Request) -> Response:
+        """Send the OpenAPI document."""
+        return Response(self.document, media_type=JSON)
+
+    async def _explain_several(self, request: Request, key: str) -> Response:
+        self._check_model(request)
+        clients, address = self.admission.clients, _client_address(request)
+        with clients.take(address):
+            async with self._deadline():
+                requests = parse_instances(
+                    _content_type(request),
+                    await self._read_body(request),
+                    self.served.names,
+                    maps=key == "explanations",
+                )
+                with clients.take(address, len(requests) - 1):
+                    responses = await self._run(request, requests)
+        for response in responses:
+            if response.status != 200:
+                return to_http(response)
+        bodies = b", ".join(response.body for response in responses)
+        return to_http(ExplainResponse(200, b'{"%s": [%s]}' % (key.encode(), bodies)))
+
+    async def _read_body(self, request: Request) -> bytes:
+        async with self.admission.upload(byte_counter(request)):
+            try:
+                return await request.body()
+            except ClientDisconnect as error:
+                raise ClientDisconnectedError("body: cut short, the client disconnected") from error
+
+    async def _run(
+        self, request: Request, requests: Sequence[ExplainRequest]
+    ) -> list[ExplainResponse]:
+        with self.admission.queue.take(len(requests)):
+            responses = await run_until_disconnect(request, self.client.explain(requests))
+        for response in responses:
+            if response.batch:
+                self.metrics.batches.observe(response.batch)
+        return responses
+
+    def _check_model(self, request: Request) -> None:
+        name = request.path_params["name"]
+        if name != self.served.name:
+            raise NotFoundError(f"model: {name[:80]!r} is not served here, {self.served.name!r} is")
+
+    @asynccontextmanager
+    async def _deadline(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(self.deadline):
+                yield
+        except TimeoutError:
+            raise DeadlineExceededError(
+                f"no answer within {self.deadline:g} s; send the image again later, or a smaller "
+                "one"
+            ) from None
+
+
+async def run_until_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine for as long as the client of a request is connected.
+
+    Args:
+        request: whose body has been read.
+        work: the coroutine; it is cancelled when the client disconnects.
+
+    Raises:
+        ClientDisconnectedError: the client disconnected first.
+    """
+    running = asyncio.ensure_future(work)
+    disconnect = asyncio.ensure_future(_wait_for_disconnect(request))
+    try:
+        await asyncio.wait((running, disconnect), return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            return running.result()
+        raise ClientDisconnectedError(
+            "connection: the client disconnected before there was an answer"
+        )
+    finally:
+        for task in (running, disconnect):
+            task.cancel()
+        await asyncio.gather(running, disconnect, return_exceptions=True)
+
+
+async def _wait_for_disconnect(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _client_address(request: Request) -> str:
+    return request.client.host if request.client is not None else ""
+
+
+def _content_type(request: Request) -> str:
+    return request.headers.get("content-type", "")

@@ -1,0 +1,380 @@
+"""Prepared images → explanations as JSON records: masks, or counterparts."""
+
+from __future__ import annotations
+
+import base64
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from PIL import Image
+from torch import Tensor
+
+from apercu import render
+from apercu.classifiers import InputSpec
+from apercu.classifiers.preprocessing import prepare_image
+from apercu.deploy.export.graphs import TOP
+from apercu.deploy.inference import InferenceEngine, Predictor
+from apercu.deploy.serving.requests import ExplainRequest, MapFormat, RequestOptions
+from apercu.deploy.serving.served_explainer import Record, ServedExplainer, make_examples
+from apercu.errors import ApercuError, TargetError
+from apercu.explain.explanation import tight_box
+from apercu.explainers.counterfactual import CounterfactualExplainer
+from apercu.images.limits import limit_pixels
+from apercu.images.reader import ReadOptions, read_stored
+from apercu.types import Images, Logits, Picture, Targets
+
+TOP_CLASSES = 5
+"""Classes that every response names, with their probabilities."""
+MAX_SIDE = 1024
+"""Pixels of a picture that is sent back."""
+DIGITS = 6
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedImage:
+    """An image of a request, decoded.
+
+    Args:
+        image: as the explainer takes it, `channels × height × width`.
+        size: height and width of the picture that was sent.
+        options: how it is to be explained.
+        picture: a JPEG of it, if that is to be sent back.
+    """
+
+    image: Float[Tensor, "channels height width"]
+    size: tuple[int, int]
+    options: RequestOptions
+    picture: bytes | None = None
+
+    @classmethod
+    def of(cls, request: ExplainRequest, spec: InputSpec, max_pixels: int) -> PreparedImage:
+        """Decode the image of a request; its bytes are not kept.
+
+        Args:
+            request: with the image.
+            spec: what the explainer's images look like.
+            max_pixels: of the picture.
+
+        Raises:
+            ImageError: the bytes are no image, or none that the explainer can take.
+        """
+        with limit_pixels(max_pixels):
+            picture = read_stored(request.image, ReadOptions(spec.channels, 0, spec.bands)).picture
+        jpeg = None
+        if request.options.picture:
+            image = render.to_image(picture)
+            image.thumbnail((MAX_SIDE, MAX_SIDE))
+            jpeg = render.encode_image(image, "JPEG")
+        height, width = picture.shape[1:]
+        return cls(prepare_image(picture, spec), (height, width), request.options, jpeg)
+
+
+@dataclass(frozen=True, eq=False)
+class TargetGroup:
+    """Images with the same number of targets.
+
+    Args:
+        images: as the explainer takes them.
+        options: how each is to be explained.
+        sizes: height and width of each picture.
+        logits: of each image.
+        features: what `read` returned besides the logits, one row per image.
+        targets: class indices.
+    """
+
+    images: Images
+    options: Sequence[RequestOptions]
+    sizes: Sequence[tuple[int, int]]
+    logits: Logits
+    features: list[Tensor]
+    targets: Int[Tensor, "batch targets"]
+
+
+@dataclass(frozen=True, eq=False)
+class TargetExplanation:
+    """The explanation of one target of an image, on the CPU.
+
+    Args:
+        map: in [0, 1].
+        fields: figures of its record.
+        strip: counterparts, from the similar to the adversarial image; None for masks.
+    """
+
+    map: Float[Tensor, "height width"]
+    fields: Record
+    strip: Images | None = None
+
+    def write(self, format: MapFormat) -> Record:
+        """Return its record, with the map and the images encoded."""
+        record = self.fields | {"map": encode_map(self.map, format)}
+        if self.strip is None:
+            return record
+        strip = [encode_picture(picture) for picture in self.strip]
+        return record | {"similar": strip[0], "adversarial": strip[-1], "strip": strip}
+
+
+@dataclass(frozen=True, eq=False)
+class Explained:
+    """An explained image, whose record is not yet written.
+
+    Args:
+        prepared: the image.
+        probabilities: of all classes.
+        targets: class indices.
+        explanations: one for each target.
+    """
+
+    prepared: PreparedImage
+    probabilities: Float[Tensor, " classes"]
+    targets: Sequence[int] = ()
+    explanations: Sequence[TargetExplanation] = ()
+
+
+class BatchExplainer(ABC):
+    """Explains a batch of images.
+
+    Args:
+        served: the explainer, as clients see it.
+    """
+
+    def __init__(self, served: ServedExplainer) -> None:
+        self.served = served
+        self.classes = served.names.names
+
+    @torch.inference_mode()
+    def __call__(self, batch: Sequence[PreparedImage]) -> list[Explained | ApercuError]:
+        """Explain a batch: one result per image, or the error in its place."""
+        images = torch.stack([prepared.image for prepared in batch])
+        logits, features = self.read(images, [prepared.options for prepared in batch])
+        images = images.to(logits.device)
+        probabilities = logits.softmax(1).cpu()
+        results: list[Explained | ApercuError] = []
+        groups: dict[int, list[tuple[int, Targets]]] = {}
+        for row, prepared in enumerate(batch):
+            results.append(Explained(prepared, probabilities[row]))
+            if prepared.options.format is None:
+                continue
+            try:
+                targets = self.select_targets(prepared.options, logits[row].cpu())
+                groups.setdefault(len(targets), []).append((row, targets))
+            except TargetError as error:
+                results[row] = error
+        for group in groups.values():
+            rows = [row for row, _ in group]
+            stacked = torch.stack([targets for _, targets in group])
+            explanations = self.explain(
+                TargetGroup(
+                    images[rows],
+                    [batch[row].options for row in rows],
+                    [batch[row].size for row in rows],
+                    logits[rows],
+                    [values[rows] for values in features],
+                    stacked.to(images.device),
+                )
+            )
+            for row, targets, several in zip(rows, stacked.tolist(), explanations, strict=True):
+                results[row] = Explained(batch[row], probabilities[row], targets, several)
+        return results
+
+    def warm_up(self) -> None:
+        """Explain one grey image, so that the first client does not wait for what loads late."""
+        spec = self.served.input
+        options = RequestOptions(top=min(2, len(self.classes)))
+        grey = torch.full((spec.channels, *spec.size), 0.5)
+        self([PreparedImage(grey, spec.size, options)])
+
+    def write(self, explained: Explained) -> Record:
+        """Return the record of an explained image, as JSON can hold it."""
+        prepared = explained.prepared
+        count = min(max(TOP_CLASSES, prepared.options.top), len(self.classes))
+        top = explained.probabilities.topk(count).indices.tolist()
+        height, width = prepared.size
+        record: Record = {
+            "explainer": self.served.kind,
+            "read_by": self.served.read_by,
+            "size": {"width": width, "height": height},
+            "top": [self._name(index, explained) for index in top],
+        }
+        if prepared.picture is not None:
+            record["picture"] = to_base64(prepared.picture)
+        if prepared.options.format is not None:
+            record["answers"] = [
+                self._name(index, explained) | explanation.write(prepared.options.format)
+                for index, explanation in zip(
+                    explained.targets, explained.explanations, strict=True
+                )
+            ]
+        return record
+
+    @abstractmethod
+    def read(
+        self, images: Images, options: Sequence[RequestOptions]
+    ) -> tuple[Logits, list[Tensor]]:
+        """Compute the logits, and what `explain` needs to know of each image.
+
+        Args:
+            images: of the batch, as the explainer takes them.
+            options: how each is to be explained.
+        """
+
+    @abstractmethod
+    def select_targets(self, options: RequestOptions, logits: Float[Tensor, " classes"]) -> Targets:
+        """Select the classes to explain in an image.
+
+        Raises:
+            TargetError: a class that was asked for cannot be explained in this image.
+        """
+
+    @abstractmethod
+    def explain(self, group: TargetGroup) -> list[list[TargetExplanation]]:
+        """Explain each target of each image."""
+
+    def _name(self, index: int, explained: Explained) -> Record:
+        probability = round(float(explained.probabilities[index]), DIGITS)
+        return {"class": self.classes[index], "index": index, "probability": probability}
+
+
+@final
+class MaskBatchExplainer(BatchExplainer):
+    """Explains by masks: a map for each target, and the box around it.
+
+    Args:
+        name: of the run folder.
+        engine: of a run, or of an export.
+    """
+
+    def __init__(self, name: str, engine: InferenceEngine) -> None:
+        about = engine.about
+        super().__init__(
+            ServedExplainer(
+                name,
+                "mask",
+                about.classifier,
+                engine.names,
+                engine.input,
+                about.read_by,
+                make_examples(engine.input),
+            )
+        )
+        self.engine = engine
+
+    def read(
+        self, images: Images, options: Sequence[RequestOptions]
+    ) -> tuple[Logits, list[Tensor]]:
+        first = [(*one.targets, TOP)[0] for one in options]
+        return self.engine.predict_logits(images, torch.tensor(first))
+
+    def select_targets(self, options: RequestOptions, logits: Float[Tensor, " classes"]) -> Targets:
+        if options.targets:
+            return torch.tensor(options.targets)
+        return logits.topk(min(options.top, len(logits))).indices
+
+    def explain(self, group: TargetGroup) -> list[list[TargetExplanation]]:
+        masks = self.engine.compute_masks(group.features, group.targets).cpu()
+        return [
+            [
+                TargetExplanation(
+                    mask,
+                    {
+                        "box": tight_box(mask, options.level, size),
+                        "area": round(float(mask.mean()), DIGITS),
+                    },
+                )
+                for mask in masks_of_image
+            ]
+            for options, size, masks_of_image in zip(group.options, group.sizes, masks, strict=True)
+        ]
+
+
+@final
+class CounterpartBatchExplainer(BatchExplainer):
+    """Explains by counterparts: a similar and an adversarial image, and where they differ.
+
+    Args:
+        name: of the run folder.
+        predictor: predicts.
+        explainer: makes the counterparts.
+    """
+
+    def __init__(
+        self, name: str, predictor: Predictor, explainer: CounterfactualExplainer[Any, Any]
+    ) -> None:
+        info = explainer.classifier_info
+        super().__init__(
+            ServedExplainer(
+                name,
+                explainer.settings.explainer,
+                info.spec,
+                info.names,
+                info.input,
+                predictor.source,
+                make_examples(info.input),
+            )
+        )
+        self.predictor = predictor
+        self.explainer = explainer
+
+    def read(
+        self, images: Images, options: Sequence[RequestOptions]
+    ) -> tuple[Logits, list[Tensor]]:
+        return self.predictor(images)
+
+    def select_targets(self, options: RequestOptions, logits: Float[Tensor, " classes"]) -> Targets:
+        predicted, *others = logits.argsort(descending=True).tolist()
+        if predicted in options.targets:
+            raise TargetError(
+                f"target: the image is seen as {self.classes[predicted]} already; choose another "
+                "class"
+            )
+        return torch.tensor(options.targets or others[: options.top])
+
+    def explain(self, group: TargetGroup) -> list[list[TargetExplanation]]:
+        count = group.targets.shape[1]
+        pairs = self.explainer.counterparts(
+            group.images.repeat_interleave(count, 0),
+            group.targets.flatten(),
+            logits=group.logits.repeat_interleave(count, 0),
+        )
+        strips = pairs.strip
+        explanations = []
+        for row in range(len(pairs.maps)):
+            target = int(pairs.target[row])
+            fields: Record = {
+                "seen": self.classes[int(pairs.predicted[row])],
+                "change": round(float(pairs.maps[row].mean()), DIGITS),
+            }
+            if self.predictor.classifier is not None:
+                strip = strips[:, row]
+                probabilities = self.predictor.classifier(strip).softmax(1)[:, target]
+                fields["probabilities"] = [round(p, DIGITS) for p in probabilities.tolist()]
+            explanations.append(
+                TargetExplanation(pairs.maps[row].cpu(), fields, strips[:, row].cpu())
+            )
+        return [explanations[first : first + count] for first in range(0, len(explanations), count)]
+
+
+def encode_map(map: Float[Tensor, "height width"], format: MapFormat) -> Record:
+    """Return a map in [0, 1] as a grey PNG, as rows of numbers, or as both."""
+    values = map.numpy()
+    record: Record = {}
+    if format != "array":
+        grey = Image.fromarray((values.clip(0, 1) * 255).round().astype(np.uint8))
+        record["png"] = to_base64(render.encode_image(grey, fast=True))
+    if format != "png":
+        record["array"] = values.astype(np.float64).round(DIGITS).tolist()
+    return record
+
+
+def encode_picture(picture: Picture) -> str:
+    """Return a picture as a PNG in base64."""
+    return to_base64(render.encode_image(render.to_image(picture)))
+
+
+def to_base64(content: bytes) -> str:
+    """Return bytes in base64, as JSON can hold them."""
+    return base64.b64encode(content).decode()

@@ -1,0 +1,87 @@
+"""Responses: JSON of a worker, or a problem as `application/problem+json` (RFC 9457)."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from http import HTTPStatus
+from http.client import responses
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from apercu.deploy.serving.errors import TokenError, UnavailableError
+from apercu.errors import ApercuError
+
+JSON, PROBLEM_JSON = "application/json", "application/problem+json"
+MAX_DETAIL = 500
+"""Letters of the detail of a problem."""
+
+
+@dataclass(frozen=True)
+class ExplainResponse:
+    """The answer to one `ExplainRequest`.
+
+    Args:
+        status: HTTP status.
+        body: JSON.
+        batch: number of images in the batch, in the response of its first image; else 0.
+    """
+
+    status: int
+    body: bytes
+    batch: int = 0
+
+
+def make_problem(status: int, detail: str) -> ExplainResponse:
+    """Return the problem of a status, in words."""
+    content = {
+        "type": "about:blank",
+        "title": responses.get(status, "Client Disconnected"),
+        "status": status,
+        "detail": detail if len(detail) <= MAX_DETAIL else f"{detail[:MAX_DETAIL]}…",
+    }
+    return ExplainResponse(status, json.dumps(content).encode())
+
+
+def describe_error(error: Exception) -> ExplainResponse:
+    """Return the problem that describes an error.
+
+    Of an error that should not happen only the type is told, here and on stderr: its message may
+    hold something of the image.
+    """
+    if isinstance(error, ApercuError):
+        return make_problem(error.status, " ".join(str(error).split()))
+    name = type(error).__name__
+    with suppress(OSError):  # a full disk must not cost the answer, too
+        print(f"error: {name} while an image was explained", file=sys.stderr, flush=True)  # noqa: T201
+    return make_problem(500, f"{name}; this should not happen: report it")
+
+
+def to_http(response: ExplainResponse, headers: dict[str, str] | None = None) -> Response:
+    """Return a response as Starlette sends it."""
+    media_type = JSON if response.status == HTTPStatus.OK else PROBLEM_JSON
+    return Response(response.body, response.status, headers, media_type)
+
+
+def refuse(error: Exception) -> Response:
+    """Return the HTTP response to a request that failed."""
+    headers = {}
+    if isinstance(error, UnavailableError):
+        headers["Retry-After"] = str(error.retry_after)
+    if isinstance(error, TokenError):
+        headers["WWW-Authenticate"] = "Bearer"
+    return to_http(describe_error(error), headers)
+
+
+async def handle_error(request: Request, error: Exception) -> Response:
+    """Answer a request whose endpoint raised an error; Starlette calls this."""
+    if isinstance(error, HTTPException):
+        detail = error.detail
+        if error.status_code == HTTPStatus.NOT_FOUND:
+            detail = "address: there is nothing here; see /openapi.json"
+        return to_http(make_problem(error.status_code, detail), dict(error.headers or {}))
+    return refuse(error)

@@ -1,0 +1,119 @@
+"""The checks before every address: the token, the size of the body; and headers of responses."""
+
+from __future__ import annotations
+
+import hmac
+import time
+from typing import final
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from apercu.deploy.serving.errors import TokenError, TooLargeError
+from apercu.deploy.serving.limits import ByteCounter
+from apercu.deploy.serving.metrics import Metrics
+from apercu.deploy.serving.responses import refuse
+
+OPEN_PATHS = ("/", "/healthz", "/page/page.css", "/favicon.svg")
+"""Addresses that show nothing of the model and need no token; so do the scripts of the page."""
+CONTENT_POLICY = "; ".join(
+    (
+        *("default-src 'none'", "script-src 'self'", "style-src 'self'", "connect-src 'self'"),
+        *("img-src 'self' blob: data:", "media-src 'self' blob:", "base-uri 'none'"),
+        *("form-action 'none'", "frame-ancestors 'none'"),
+    )
+)
+HEADERS = {
+    "Content-Security-Policy": CONTENT_POLICY,
+    "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+_ARRIVED = "apercu.arrived"
+"""Key of a request's scope: how many bytes of its body have arrived."""
+
+
+@final
+class SecurityMiddleware:
+    """ASGI middleware that checks, completes and counts every request.
+
+    Args:
+        app: the application behind it.
+        token: bearer token that clients must send; None lets everyone in.
+        max_body: bytes of a request.
+        metrics: counts the responses.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, token: bytes | None, max_body: int, metrics: Metrics
+    ) -> None:
+        self.app = app
+        self.token = token
+        self.max_body = max_body
+        self.metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started, status = time.perf_counter(), 0
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        try:
+            self._check(scope)
+            await self.app(scope, self._count_bytes(scope, receive), send_with_headers)
+        except Exception as error:
+            if status:
+                raise  # half a response was sent already
+            await refuse(error)(scope, receive, send_with_headers)
+        finally:
+            path = getattr(scope.get("route"), "path", "other")
+            self.metrics.count_request(path, status, time.perf_counter() - started)
+
+    def _check(self, scope: Scope) -> None:
+        headers = Headers(scope=scope)
+        if self.token is not None and not _is_open(scope["path"]):
+            scheme, _, token = headers.get("authorization", "").partition(" ")
+            is_right = hmac.compare_digest(token.strip().encode(), self.token)
+            if scheme.lower() != "bearer" or not is_right:
+                raise TokenError("token: expected Authorization: Bearer with the server's token")
+        length = headers.get("content-length", "0")
+        if length.isdecimal() and int(length[:20]) > self.max_body:
+            raise self._too_large()
+
+    def _count_bytes(self, scope: Scope, receive: Receive) -> Receive:
+        """Return a `receive` that counts the bytes of the body, and refuses too many."""
+        scope[_ARRIVED] = 0
+
+        async def receive_counted() -> Message:
+            message = await receive()
+            scope[_ARRIVED] += len(message.get("body", b""))
+            if scope[_ARRIVED] > self.max_body:
+                raise self._too_large()
+            return message
+
+        return receive_counted
+
+    def _too_large(self) -> TooLargeError:
+        megabytes = self.max_body / 1e6
+        return TooLargeError(f"body: expected at most {megabytes:g} MB; send a smaller image")
+
+
+def byte_counter(request: Request) -> ByteCounter:
+    """Return a function that tells how many bytes of a request's body have arrived."""
+    return lambda: int(request.scope[_ARRIVED])
+
+
+def _is_open(path: str) -> bool:
+    return path in OPEN_PATHS or (path.startswith("/page/") and path.endswith(".js"))

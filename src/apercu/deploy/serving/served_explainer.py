@@ -1,0 +1,64 @@
+"""The explainer that a server serves, as clients see it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from apercu import render
+from apercu.classifiers import ClassNames, InputSpec
+from apercu.deploy.serving.requests import MAX_CLASSES
+from apercu.images.planted import Planted
+
+EXAMPLES, MAX_EXAMPLE, MIN_EXAMPLE = 6, 224, 64
+"""Generated images on the page; pixels of their sides."""
+Record: TypeAlias = dict[str, Any]
+"""A JSON object."""
+
+
+@dataclass(frozen=True, eq=False)
+class ServedExplainer:
+    """The explainer that a server serves, as clients see it.
+
+    Args:
+        name: of the run folder; part of addresses.
+        kind: `mask`, `counterpart`, `latent`.
+        classifier: SPEC of the explained classifier.
+        names: of the classes.
+        input: what the classifier's images look like.
+        read_by: `classifier` or `explainer`: which of them predicts.
+        examples: PNG files for the page.
+    """
+
+    name: str
+    kind: str
+    classifier: str
+    names: ClassNames
+    input: InputSpec
+    read_by: str
+    examples: tuple[bytes, ...] = ()
+
+    def describe(self) -> Record:
+        """Return the description that the page and the KServe addresses show."""
+        height, width = self.input.size
+        return {
+            "name": self.name,
+            "explainer": self.kind,
+            "classifier": self.classifier,
+            "map_size": {"width": width, "height": height},
+            "classes": list(self.names.names),
+            "most_classes": MAX_CLASSES,
+            "examples": len(self.examples),
+            "heat": list(render.HEAT_COLOURS),
+        }
+
+
+def make_examples(spec: InputSpec) -> tuple[bytes, ...]:
+    """Generate images for the page: none for classifiers of other channels than grey or colour."""
+    if spec.channels not in (1, 3) or spec.raw:
+        return ()
+    side = min(max(*spec.size, MIN_EXAMPLE), MAX_EXAMPLE)
+    planted = Planted(images=EXAMPLES, size=side, objects=2, split="test", channels=spec.channels)
+    return tuple(
+        render.encode_image(render.to_image(planted[number].picture)) for number in range(EXAMPLES)
+    )
