@@ -15,7 +15,7 @@ from torch import nn
 from apercu import maps
 from apercu.classifiers import Classifier, ClassifierCard, InputSpec, wrap_module
 from apercu.errors import ApercuError, ConfigError, ImagesError, OutputError, RunError
-from apercu.evaluation import CompareSettings, ComparisonResults, MetricRow, compare
+from apercu.evaluation import CompareSettings, ComparisonResults, MetricRow, run_comparison
 from apercu.evaluation.measures import MEASURES
 from apercu.evaluation.sample import EvalBatch, draw_sample, split_indices
 from apercu.evaluation.scores import MetricInputs, compute_metric
@@ -140,7 +140,7 @@ def shown(
 
 def test_values_are_the_literal_means_over_the_test_half(classifier: Classifier) -> None:
     explainers = {"mask": Contrast(), "centre_box": CentreBox(), "true_box": TrueBox()}
-    rows = rows_of(compare(classifier, Squares(), explainers, FAST))
+    rows = rows_of(run_comparison(classifier, Squares(), explainers, FAST))
     _, test = split_indices(COUNT, None, 0)
     saliency, error, overlap = [], [], []
     for index in test:
@@ -173,7 +173,7 @@ def test_values_are_the_literal_means_over_the_test_half(classifier: Classifier)
 
 def test_the_threshold_comes_from_the_tune_half_and_is_told(classifier: Classifier) -> None:
     faint = Contrast(scale=0.3)
-    rows = rows_of(compare(classifier, Squares(), {"mask": faint}, FAST))
+    rows = rows_of(run_comparison(classifier, Squares(), {"mask": faint}, FAST))
     row = rows["mask", "localisation_error"]
     assert row.value == 0
     assert row.threshold is not None
@@ -185,7 +185,7 @@ def test_the_threshold_comes_from_the_tune_half_and_is_told(classifier: Classifi
 
 def test_the_best_of_the_grid_is_taken_for_each_metric(classifier: Classifier) -> None:
     explainer = Contrast(scale=0.7)
-    rows = rows_of(compare(classifier, Squares(), {"mask": explainer}, FAST))
+    rows = rows_of(run_comparison(classifier, Squares(), {"mask": explainer}, FAST))
     sample = draw_sample(classifier, Squares(), None, 0)
     (trial,) = sample.read_batches(classifier, sample.tune, 100)
     one = shown(classifier, trial, explainer(classifier, trial.images, trial.targets), explainer)
@@ -243,18 +243,18 @@ def test_the_half_that_chooses_is_not_the_half_that_is_reported() -> None:
 
 def test_where_nothing_is_cut_all_images_are_reported(classifier: Classifier) -> None:
     settings = replace(FAST, metrics=("ncc", "pointing_game"), limit=None)
-    rows = rows_of(compare(classifier, Squares(), {"mask": Contrast()}, settings))
+    rows = rows_of(run_comparison(classifier, Squares(), {"mask": Contrast()}, settings))
     assert {row.n for row in rows.values()} == {COUNT}
     tune, test = split_indices(101, 10, 3)
     assert split_indices(101, 10, 3, halves=False) == ([], sorted(tune + test))
     cut = replace(settings, metrics=("ncc", "iou"))
-    rows = rows_of(compare(classifier, Squares(), {"mask": Contrast()}, cut))
+    rows = rows_of(run_comparison(classifier, Squares(), {"mask": Contrast()}, cut))
     assert {row.n for row in rows.values()} == {COUNT - COUNT // 2}
 
 
 def test_maps_are_stretched_and_masks_are_not(classifier: Classifier) -> None:
     faint = {"map": Contrast("map", 0.01), "mask": Contrast("mask", 0.01)}
-    rows = rows_of(compare(classifier, Squares(), faint, FAST))
+    rows = rows_of(run_comparison(classifier, Squares(), faint, FAST))
     assert rows["map", "iou"].value > 0.9
     assert rows["mask", "iou"].value == 0
     assert ("map:threshold=0.5", "iou") not in rows
@@ -298,16 +298,16 @@ def test_several_true_boxes_score_their_mean(classifier: Classifier) -> None:
 
 def test_without_truth_only_what_needs_none_is_measured(classifier: Classifier) -> None:
     everything = replace(FAST, metrics=None, steps=4)
-    results = compare(
+    results = run_comparison(
         classifier, Squares(true_objects=False), {"whole_box": WholeBox()}, everything
     )
     needless = {name for name in UNNAMED if MEASURES[name].truth == "none"}
     assert {row.metric for row in results.rows} == needless
     wanted = replace(FAST, metrics=("localisation_error",))
     with pytest.raises(ImagesError, match="squares: localisation_error needs true boxes"):
-        compare(classifier, Squares(true_objects=False), {"whole_box": WholeBox()}, wanted)
+        run_comparison(classifier, Squares(true_objects=False), {"whole_box": WholeBox()}, wanted)
     with pytest.raises(ImagesError, match="squares: true_box needs true boxes"):
-        compare(
+        run_comparison(
             classifier,
             Squares(true_objects=False),
             {"true_box": TrueBox()},
@@ -318,7 +318,7 @@ def test_without_truth_only_what_needs_none_is_measured(classifier: Classifier) 
 def test_metrics_of_whole_maps_are_those_of_the_package(classifier: Classifier) -> None:
     settings = replace(FAST, metrics=None, steps=5)
     explainers = {"mask": Contrast(), "true_box": TrueBox()}
-    rows = rows_of(compare(classifier, Squares(), explainers, settings))
+    rows = rows_of(run_comparison(classifier, Squares(), explainers, settings))
     assert {metric for _, metric in rows} == UNNAMED
     again = {name for name, measure in MEASURES.items() if measure.again}
     assert {metric for name, metric in rows if name == "true_box"} == UNNAMED - again
@@ -359,7 +359,7 @@ class Signed(Contrast):
 
 def test_evidence_against_the_class_is_no_evidence(classifier: Classifier) -> None:
     wanted = replace(FAST, metrics=("energy",))
-    rows = rows_of(compare(classifier, Squares(), {"signed": Signed()}, wanted))
+    rows = rows_of(run_comparison(classifier, Squares(), {"signed": Signed()}, wanted))
     assert rows["signed", "energy"].value > 0.95
 
 
@@ -378,7 +378,7 @@ def test_metrics_read_off_one_curve_flip_it_once(classifier: Classifier) -> None
 def test_metrics_that_must_be_named_are_those_of_the_package(classifier: Classifier) -> None:
     named = tuple(set(MEASURES) - UNNAMED)
     settings = replace(FAST, metrics=named, steps=5)
-    rows = rows_of(compare(classifier, Squares(), {"mask": Contrast()}, settings))
+    rows = rows_of(run_comparison(classifier, Squares(), {"mask": Contrast()}, settings))
     sample = draw_sample(classifier, Squares(), None, 0, halves=False)
     (trial,) = sample.read_batches(classifier, sample.test, COUNT)
     masks = Contrast()(classifier, trial.images, trial.targets)
@@ -411,7 +411,7 @@ def test_objects_are_masks_where_there_are_and_boxes_elsewhere(classifier: Class
 
 
 def test_without_labels_the_top_class_is_the_target(classifier: Classifier) -> None:
-    results = compare(classifier, Squares(labelled=False), {"whole_box": WholeBox()}, FAST)
+    results = run_comparison(classifier, Squares(labelled=False), {"whole_box": WholeBox()}, FAST)
     assert results.key.targets == "top"
     assert rows_of(results)["whole_box", "saliency_metric"].value < -log(0.5)
 
@@ -429,7 +429,7 @@ def test_wrong_settings_are_one_line() -> None:
 
 def test_one_image_is_too_few(classifier: Classifier) -> None:
     with pytest.raises(ImagesError, match="expected at least 2 images"):
-        compare(classifier, Squares(count=1), {"whole_box": WholeBox()}, FAST)
+        run_comparison(classifier, Squares(count=1), {"whole_box": WholeBox()}, FAST)
 
 
 @dataclass(frozen=True)
@@ -451,7 +451,7 @@ class Broken:
 
 def test_nan_is_an_error_and_never_a_mean(classifier: Classifier) -> None:
     with pytest.raises(ApercuError, match=r"broken: expected finite maps, got NaN .* for \d+\.png"):
-        compare(classifier, Squares(), {"broken": Broken()}, FAST)
+        run_comparison(classifier, Squares(), {"broken": Broken()}, FAST)
 
 
 @dataclass(frozen=True)
@@ -473,19 +473,19 @@ def test_a_fault_becomes_a_reason_and_stays_while_others_are_added(
     classifier: Classifier, tmp_path: Path
 ) -> None:
     explainers = {"greedy": Greedy(), "whole_box": WholeBox()}
-    results = compare(classifier, Squares(), explainers, FAST, out=tmp_path)
+    results = run_comparison(classifier, Squares(), explainers, FAST, out=tmp_path)
     why = "greedy: RuntimeError (out of memory); leave it out, or mend it"
     assert results.failed == {"greedy": why}
     assert set(results.explainers) == {"whole_box"}
     turned = replace(FAST, metrics=CUT[::-1])
-    later = compare(classifier, Squares(), {"centre_box": CentreBox()}, turned, out=tmp_path)
+    later = run_comparison(classifier, Squares(), {"centre_box": CentreBox()}, turned, out=tmp_path)
     assert later.failed == {"greedy": why}
     assert set(later.explainers) == {"whole_box", "centre_box"}
 
 
 def test_rows_stay_when_only_the_cost_cannot_be_measured(classifier: Classifier) -> None:
     settings = replace(FAST, cost_batches=(1, 5))
-    results = compare(classifier, Squares(), {"greedy": Greedy(most=4)}, settings)
+    results = run_comparison(classifier, Squares(), {"greedy": Greedy(most=4)}, settings)
     assert {row.metric for row in results.rows} == set(CUT)
     assert [cost.batch for cost in results.cost] == [1]
     assert results.failed["cost of greedy"].startswith(
@@ -498,17 +498,17 @@ def test_finished_explainers_are_kept_and_not_asked_again(
 ) -> None:
     mask = Contrast()
     both = {"mask": mask, "broken": Broken("later")}
-    assert compare(classifier, Squares(), both, FAST, out=tmp_path).rows
+    assert run_comparison(classifier, Squares(), both, FAST, out=tmp_path).rows
     kept = ComparisonResults.load(tmp_path)
     assert list(kept.explainers) == ["mask"]
     assert kept.failed["broken"].startswith("broken: expected finite maps, got NaN")
     mask.asked.clear()
     explainers = {"whole_box": WholeBox(), "mask": mask}
-    results = compare(classifier, Squares(), explainers, FAST, out=tmp_path)
+    results = run_comparison(classifier, Squares(), explainers, FAST, out=tmp_path)
     assert mask.asked == []
     assert list(results.explainers) == ["whole_box", "mask"]
     assert set(kept.rows) < set(results.rows)
-    assert compare(classifier, Squares(), explainers, FAST).rows == results.rows
+    assert run_comparison(classifier, Squares(), explainers, FAST).rows == results.rows
     assert ComparisonResults.load(tmp_path).rows == results.rows
     assert ComparisonResults.load(tmp_path).scores == results.scores
 
@@ -516,8 +516,8 @@ def test_finished_explainers_are_kept_and_not_asked_again(
 def test_rows_of_methods_that_are_not_asked_for_again_stay(
     classifier: Classifier, tmp_path: Path
 ) -> None:
-    compare(classifier, Squares(), {"mask": Contrast()}, FAST, out=tmp_path)
-    results = compare(
+    run_comparison(classifier, Squares(), {"mask": Contrast()}, FAST, out=tmp_path)
+    results = run_comparison(
         classifier, Squares(), {"centre_box": CentreBox()}, FAST, out=tmp_path, command="again"
     )
     assert list(results.explainers) == ["centre_box", "mask"]
@@ -532,9 +532,9 @@ def test_rows_of_methods_that_are_not_asked_for_again_stay(
 def test_an_explainer_under_a_new_name_takes_the_place_of_its_old_one(
     classifier: Classifier, tmp_path: Path
 ) -> None:
-    first = compare(classifier, Squares(), {"mask": Contrast()}, FAST, out=tmp_path)
+    first = run_comparison(classifier, Squares(), {"mask": Contrast()}, FAST, out=tmp_path)
     both = {"mask:run=a": Contrast(), "mask:run=b": Contrast(scale=0.9)}
-    results = compare(classifier, Squares(), both, FAST, out=tmp_path)
+    results = run_comparison(classifier, Squares(), both, FAST, out=tmp_path)
     assert list(results.explainers) == list(both)
     assert not both["mask:run=a"].asked and both["mask:run=b"].asked
     assert [call.explainers for call in results.calls] == [("mask:run=a",), ("mask:run=b",)]
@@ -548,12 +548,12 @@ def test_of_twins_one_is_renamed_and_a_name_may_change_hands(
     classifier: Classifier, tmp_path: Path
 ) -> None:
     twins = {"a": Contrast(), "b": Contrast()}
-    compare(classifier, Squares(), twins, FAST, out=tmp_path)
+    run_comparison(classifier, Squares(), twins, FAST, out=tmp_path)
     third = Contrast()
-    results = compare(classifier, Squares(), {"c": third}, FAST, out=tmp_path)
+    results = run_comparison(classifier, Squares(), {"c": third}, FAST, out=tmp_path)
     assert not third.asked and set(results.explainers) == {"b", "c"}
     moved, new = Contrast(), Contrast(scale=0.9)
-    results = compare(classifier, Squares(), {"c": new, "b": moved}, FAST, out=tmp_path)
+    results = run_comparison(classifier, Squares(), {"c": new, "b": moved}, FAST, out=tmp_path)
     assert new.asked and not moved.asked
     assert results.explainers == {"c": new.cache_key, "b": moved.cache_key}
 
@@ -576,13 +576,13 @@ def test_costs_that_failed_are_measured_by_the_next_call(
 ) -> None:
     settings = replace(FAST, cost_batches=(1, 7), repeats=1)
     one = Costly()
-    results = compare(classifier, Squares(), {"mask": one}, settings, out=tmp_path)
+    results = run_comparison(classifier, Squares(), {"mask": one}, settings, out=tmp_path)
     assert [cost.batch for cost in results.cost] == [1]
     assert results.failed == {
         "cost of mask": "cost of mask: RuntimeError (no room); leave it out, or mend it"
     }
     one.broken = False
-    results = compare(classifier, Squares(), {"mask": one}, settings, out=tmp_path)
+    results = run_comparison(classifier, Squares(), {"mask": one}, settings, out=tmp_path)
     assert [cost.batch for cost in results.cost] == [1, 7]
     assert not results.failed
 
@@ -592,7 +592,7 @@ def test_rows_are_kept_when_interrupted_in_the_costs(
 ) -> None:
     settings = replace(FAST, cost_batches=(7,), repeats=1)
     with pytest.raises(KeyboardInterrupt):
-        compare(classifier, Squares(), {"mask": Costly(scale=0.5)}, settings, out=tmp_path)
+        run_comparison(classifier, Squares(), {"mask": Costly(scale=0.5)}, settings, out=tmp_path)
     assert {row.explainer for row in ComparisonResults.load(tmp_path).rows} >= {"mask"}
 
 
@@ -600,10 +600,10 @@ def test_an_explainer_that_is_another_one_now_is_measured_again(
     classifier: Classifier, tmp_path: Path
 ) -> None:
     mask = Contrast()
-    compare(classifier, Squares(), {"mask": mask}, FAST, out=tmp_path)
+    run_comparison(classifier, Squares(), {"mask": mask}, FAST, out=tmp_path)
     mask.asked.clear()
     mask.scale = 0.9
-    compare(classifier, Squares(), {"mask": mask}, FAST, out=tmp_path)
+    run_comparison(classifier, Squares(), {"mask": mask}, FAST, out=tmp_path)
     assert mask.asked
 
 
@@ -612,7 +612,7 @@ def test_another_comparison_does_not_overwrite_the_first(
     change: str, classifier: Classifier, tmp_path: Path
 ) -> None:
     mask, source, settings = Contrast(), Squares(), FAST
-    compare(classifier, source, {"mask": mask}, settings, out=tmp_path)
+    run_comparison(classifier, source, {"mask": mask}, settings, out=tmp_path)
     before = (tmp_path / "results.json").read_text()
     if change == "seed":
         settings = replace(FAST, seed=1)
@@ -630,14 +630,14 @@ def test_another_comparison_does_not_overwrite_the_first(
             ),
         )
     with pytest.raises(RunError, match=r"holds a comparison with .*; choose another --out"):
-        compare(classifier, source, {"mask": mask}, settings, out=tmp_path)
+        run_comparison(classifier, source, {"mask": mask}, settings, out=tmp_path)
     assert (tmp_path / "results.json").read_text() == before
 
 
 def test_a_full_disk_loses_nothing_that_was_written(
     classifier: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compare(classifier, Squares(), {"mask": Contrast()}, FAST, out=tmp_path)
+    run_comparison(classifier, Squares(), {"mask": Contrast()}, FAST, out=tmp_path)
     before = (tmp_path / "results.json").read_text()
 
     def full(descriptor: int) -> None:
@@ -646,14 +646,14 @@ def test_a_full_disk_loses_nothing_that_was_written(
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OutputError, match="No space left"):
         explainers = {"mask": Contrast(), "whole_box": WholeBox()}
-        compare(classifier, Squares(), explainers, FAST, out=tmp_path)
+        run_comparison(classifier, Squares(), explainers, FAST, out=tmp_path)
     assert (tmp_path / "results.json").read_text() == before
 
 
 def test_the_files_say_what_was_measured(classifier: Classifier, tmp_path: Path) -> None:
     settings = CompareSettings(metrics=CUT, batch=4, repeats=2, cost_batches=(1, 3))
     explainers = {"mask": Contrast(), "gradient": Gradient(), "centre_box": CentreBox()}
-    compare(classifier, Squares(), explainers, settings, out=tmp_path)
+    run_comparison(classifier, Squares(), explainers, settings, out=tmp_path)
     found = json.loads((tmp_path / "results.json").read_text())
     assert found["classifier"] == "tests:brightness"
     assert (found["fingerprint"], found["limit"]) == (classifier.fingerprint, COUNT)
@@ -680,7 +680,7 @@ def test_files_of_another_kind_are_refused_in_words(tmp_path: Path) -> None:
 def test_mean_curves_and_what_each_needs_are_kept(classifier: Classifier, tmp_path: Path) -> None:
     settings = replace(FAST, metrics=("dauc", "saliency_metric"), steps=5)
     explainers = {"mask": Contrast(), "true_box": TrueBox()}
-    results = compare(classifier, Squares(), explainers, settings, out=tmp_path)
+    results = run_comparison(classifier, Squares(), explainers, settings, out=tmp_path)
     sample = draw_sample(classifier, Squares(), None, 0)
     (trial,) = sample.read_batches(classifier, sample.test, COUNT)
     masks = Contrast()(classifier, trial.images, trial.targets)
@@ -700,7 +700,7 @@ def test_mean_curves_and_what_each_needs_are_kept(classifier: Classifier, tmp_pa
 
 def test_progress_counts_all_images_of_each_explainer(classifier: Classifier) -> None:
     seen: list[tuple[str, int, int]] = []
-    compare(
+    run_comparison(
         classifier,
         Squares(),
         {"mask": Contrast()},
@@ -714,14 +714,16 @@ def test_a_trained_explainer_is_compared_like_a_method(classifier: Classifier) -
     trained = TrainedMethod(
         lambda images, targets: Contrast()(classifier, images, targets), "w1", 5.0
     )
-    plain = compare(classifier, Squares(), {"mask": Contrast()}, FAST)
-    assert compare(classifier, Squares(), {"mask": trained}, FAST).rows == plain.rows
+    plain = run_comparison(classifier, Squares(), {"mask": Contrast()}, FAST)
+    assert run_comparison(classifier, Squares(), {"mask": trained}, FAST).rows == plain.rows
 
 
 def test_the_background_does_not_depend_on_who_shares_the_batch(classifier: Classifier) -> None:
     wanted = replace(FAST, metrics=("background_invariance",))
     found = [
-        compare(classifier, Squares(), {"mask": Leaning()}, replace(wanted, batch=batch)).scores
+        run_comparison(
+            classifier, Squares(), {"mask": Leaning()}, replace(wanted, batch=batch)
+        ).scores
         for batch in (1, 4, 100)
     ]
     assert found[0] == found[1] == found[2]
@@ -753,6 +755,6 @@ class Lost(Contrast):
 def test_maps_of_no_numbers_score_nothing_when_asked_again(classifier: Classifier) -> None:
     wanted = replace(FAST, metrics=("randomisation",))
     both = {"mask": Contrast(), "lost": Lost()}
-    results = compare(classifier, Squares(), both, wanted)
+    results = run_comparison(classifier, Squares(), both, wanted)
     assert "expected finite maps when asked again" in results.failed["lost"]
     assert set(results.explainers) == {"mask"}

@@ -21,7 +21,7 @@ from apercu.evaluation import (
     Cost,
     Invocation,
     MetricRow,
-    compare,
+    run_comparison,
 )
 from apercu.evaluation.gallery import draw_gallery
 from apercu.evaluation.ranking import build_ranking, write_headline
@@ -193,7 +193,7 @@ def test_the_gallery_shows_reported_images_under_every_map(classifier: Classifie
     }
     metrics = ("saliency_metric", "localisation_error", "iou")
     settings = CompareSettings(metrics, limit=12, batch=4, cost_batches=(), thresholds=(0.5,))
-    results = compare(classifier, source, explainers, settings)
+    results = run_comparison(classifier, source, explainers, settings)
     shots = draw_gallery(classifier, source, explainers, results, count=3)
     test = {source[index].name for index in split_indices(20, 12, 0)[1]}
     assert len({shot.name for shot in shots} & test) == 3
@@ -218,7 +218,7 @@ def test_a_view_is_drawn_once_and_shown_without_its_explainer(
 
     explainers = {"mask": TrainedMethod(attribute, "m", 1.0), "centre_box": CentreBox()}
     settings = CompareSettings(("pointing_game",), limit=8, batch=4, cost_batches=())
-    results = compare(classifier, source, explainers, settings)
+    results = run_comparison(classifier, source, explainers, settings)
     first = draw_gallery(classifier, source, explainers, results, count=2, out=tmp_path)
     asked.clear()
     others = {"centre_box": CentreBox()}

@@ -70,7 +70,7 @@ def compare(
     """
     from apercu.classifiers import open_classifier
     from apercu.evaluation import CompareSettings, load_finished
-    from apercu.evaluation import compare as measure
+    from apercu.evaluation import run_comparison as measure
     from apercu.evaluation.gallery import draw_gallery
     from apercu.evaluation.report import write_report, write_tables
     from apercu.evaluation.runs import open_runs

@@ -27,7 +27,7 @@ from apercu.io import check_writable
 from apercu.methods import Explainer, TrueBox
 
 
-def compare(
+def run_comparison(
     classifier: Classifier,
     source: ImageSource,
     explainers: Mapping[str, Explainer | TrueBox],

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from apercu.classifiers import Classifier, open_classifier, save_classifier
 from apercu.errors import RunError
-from apercu.evaluation import CompareSettings, ComparisonResults, compare
+from apercu.evaluation import CompareSettings, ComparisonResults, run_comparison
 from apercu.evaluation.demo_classifier import ClassifierTraining, measure_accuracy, train_classifier
 from apercu.evaluation.gallery import draw_gallery
 from apercu.evaluation.report import write_report, write_tables
@@ -78,7 +78,7 @@ class Demo:
         test = Planted(images=TEST_IMAGES, seed=self.seed, split="test")
         explainers = {"mask": wrap_trained(explainer, classifier), **OPPONENTS}
         settings = CompareSettings(METRICS, seed=self.seed)
-        results = compare(
+        results = run_comparison(
             classifier,
             test,
             explainers,

@@ -14,7 +14,7 @@ from apercu.deploy.export.manifest import Loss, Score
 from apercu.deploy.export.materials import ImageSubset
 from apercu.deploy.export.onnx_graph import open_session, run_session
 from apercu.errors import ApercuError
-from apercu.evaluation import CompareSettings, compare
+from apercu.evaluation import CompareSettings, run_comparison
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.methods import TrainedMethod
 from apercu.methods.base import MapScale
@@ -86,7 +86,7 @@ def measure_quality(
         name: TrainedMethod(_make_attribute(open_session(path)), name, 0.0, kind)
         for name, path in zip((EXACT, EXPORTED), graphs, strict=True)
     }
-    found = compare(classifier, shown.source, explainers, settings)
+    found = run_comparison(classifier, shown.source, explainers, settings)
     for reason in found.failed.values():
         raise ApercuError(reason)
     rows = {(row.explainer, row.metric): row for row in found.rows}
