@@ -1,4 +1,4 @@
-"""A server's addresses in this process, with a desk that works at once."""
+"""The addresses of a server in this process, with workers that answer at once."""
 
 from __future__ import annotations
 
@@ -16,56 +16,62 @@ import numpy as np
 import pytest
 import torch
 import uvicorn
-from fastapi import FastAPI
 from PIL import Image
+from starlette.applications import Starlette
 
 from apercu.classifiers import open_classifier
-from apercu.deploy.serving.about import About
-from apercu.deploy.serving.desk import Desk
-from apercu.deploy.serving.guard import Guard
-from apercu.deploy.serving.metrics import Metrics
-from apercu.deploy.serving.orders import Made, Order
-from apercu.deploy.serving.page import Page
-from apercu.deploy.serving.places import Door
-from apercu.deploy.serving.routes import Routes
-from apercu.deploy.serving.wire import Wire
-from apercu.deploy.serving.worker import Work, Worker, open_answering
+from apercu.deploy.serving.app import Service, WorkerClient, build_app
+from apercu.deploy.serving.http_protocol import HttpProtocol
+from apercu.deploy.serving.requests import ExplainRequest
+from apercu.deploy.serving.responses import ExplainResponse
+from apercu.deploy.serving.settings import Limits
+from apercu.deploy.serving.worker import ImageWorker, WorkerSetup, open_explainer
 from apercu.explainers.build import build_network
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.counterpart.explainer import CounterpartExplainer
 from apercu.explainers.counterpart.settings import COUNTERPART_PRESETS
 
 
-class InlineDesk(Desk):
-    """Does what LitServe's worker does, in this process, as slowly as is asked."""
+def respond(worker: ImageWorker, requests: Sequence[ExplainRequest]) -> list[ExplainResponse]:
+    """Return the responses of a worker to a batch."""
+    prepared = [worker.prepare(request) for request in requests]
+    return [worker.write(explained) for explained in worker.explain(prepared)]
 
-    def __init__(self, worker: Worker, seconds: float = 0) -> None:
+
+class InlineClient(WorkerClient):
+    """Does what a worker process does, in this process, as slowly as is asked."""
+
+    def __init__(self, worker: ImageWorker, seconds: float = 0) -> None:
         self.worker = worker
         self.seconds = seconds
 
-    async def ask(self, orders: Sequence[Order]) -> list[Made]:
+    async def explain(self, requests: Sequence[ExplainRequest]) -> list[ExplainResponse]:
         await asyncio.sleep(self.seconds)
-        return self.worker.predict([self.worker.decode_request(order) for order in orders])
+        first, *others = respond(self.worker, requests)
+        return [ExplainResponse(first.status, first.body, len(requests)), *others]
 
     def waiting(self) -> int:
         return 0
 
-    def ready(self) -> bool:
-        return True
+    def ready_workers(self) -> int:
+        return 1
+
+    def replaced_workers(self) -> int:
+        return 0
 
 
 class Caller:
-    """Asks the addresses of an app, without a network."""
+    """Calls the addresses of an app, without a network."""
 
-    def __init__(self, app: FastAPI) -> None:
+    def __init__(self, app: Starlette) -> None:
         self.app = app
 
     def __call__(self, method: str, path: str, **sent: Any) -> httpx.Response:
-        async def ask() -> httpx.Response:
+        async def request() -> httpx.Response:
             async with self.client() as client:
                 return await client.request(method, path, **sent)
 
-        return asyncio.run(ask())
+        return asyncio.run(request())
 
     def client(self) -> httpx.AsyncClient:
         transport = httpx.ASGITransport(self.app)
@@ -75,37 +81,36 @@ class Caller:
         return self("POST", "/v1/explain", files={"image": image}, data=fields)
 
 
-@pytest.fixture(scope="session")
-def worker(tiny_run: Path) -> Worker:
-    work = Work(tiny_run, None, 1_000_000, 1)
-    made = Worker(work, 8)
-    made.answering = open_answering(work)
-    return made
+def open_worker(run: Path, classifier: str | None = None) -> ImageWorker:
+    setup = WorkerSetup(run, classifier, 1_000_000)
+    return ImageWorker(open_explainer(setup), setup.max_pixels)
 
 
 @pytest.fixture(scope="session")
-def serving(worker: Worker) -> Callable[..., Caller]:
+def worker(tiny_run: Path) -> ImageWorker:
+    return open_worker(tiny_run)
+
+
+@pytest.fixture(scope="session")
+def serving(worker: ImageWorker) -> Callable[..., Caller]:
     """Builds the addresses; `token`, `body`, `places`, `each`, `deadline` and `seconds` of work."""
 
-    def build(**limits: Any) -> Caller:
-        at_work = limits.get("worker", worker)
-        metrics = Metrics()
-        desk = InlineDesk(at_work, limits.get("seconds", 0.0))
-        door = Door(limits.get("places", 8), limits.get("each"))
-        about = About.of(at_work.answering.facts, at_work.work.run)
-        app = FastAPI(
-            openapi_url="/openapi.json", docs_url=None, redoc_url=None, redirect_slashes=False
+    def build(**given: Any) -> Caller:
+        at_work = given.get("worker", worker)
+        limits = Limits(
+            given.get("body", 1_000_000),
+            at_work.max_pixels,
+            per_client=given.get("each"),
+            deadline=given.get("deadline", 30.0),
         )
-        app.add_middleware(
-            Guard,
-            token=limits.get("token"),
-            body=limits.get("body", 1_000_000),
-            metrics=metrics,
+        service = Service(
+            at_work.explainer.served,
+            InlineClient(at_work, given.get("seconds", 0.0)),
+            limits,
+            given.get("places", 8),
+            given.get("token"),
         )
-        deadline, locked = limits.get("deadline", 30.0), "token" in limits
-        Routes(about, desk, door, deadline, metrics, locked=locked).add_to(app)
-        Page(about).add_to(app)
-        return Caller(app)
+        return Caller(build_app(service))
 
     return build
 
@@ -128,7 +133,7 @@ def png(pixels: np.ndarray) -> bytes:
 
 
 @pytest.fixture(scope="session")
-def tiny_pair(tiny_card: Path, tmp_path_factory: pytest.TempPathFactory) -> Worker:
+def tiny_pair(tiny_card: Path, tmp_path_factory: pytest.TempPathFactory) -> ImageWorker:
     """A worker with a counterpart explainer of random weights, and its classifier."""
     classifier = open_classifier(tiny_card)
     settings = COUNTERPART_PRESETS.parse({"generators": {"width": 16, "resolution": 4}})
@@ -140,10 +145,7 @@ def tiny_pair(tiny_card: Path, tmp_path_factory: pytest.TempPathFactory) -> Work
             head.last.weight.data.normal_(0, 3)
     run = tmp_path_factory.mktemp("runs") / "pair"
     CounterpartExplainer(network, passport, settings, {}).save_pretrained(run)
-    work = Work(run, str(tiny_card), 1_000_000, 1)
-    made = Worker(work, 8)
-    made.answering = open_answering(work)
-    return made
+    return open_worker(run, str(tiny_card))
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +163,7 @@ def listen(serving: Callable[..., Any]) -> Iterator[Callable[..., str]]:
             log_level="error",
             lifespan="off",
             ws="none",
-            http=Wire,
+            http=HttpProtocol,
             server_header=False,
             proxy_headers=False,
         )
