@@ -93,7 +93,7 @@ def test_a_camera_that_is_not_there_is_told(apercu, tiny_run, tmp_path) -> None:
 
 
 def test_ctrl_c_says_what_is_kept(apercu, tiny_run, walk, tmp_path, monkeypatch) -> None:
-    from apercu.deploy.video.explaining import FrameExplainer
+    from apercu.deploy.video.frame_explainer import FrameExplainer
 
     explain, count = FrameExplainer.__call__, iter(range(99))
 
@@ -117,7 +117,7 @@ def test_ctrl_c_says_what_is_kept(apercu, tiny_run, walk, tmp_path, monkeypatch)
 def test_a_second_signal_does_not_disturb_the_end(
     apercu, tiny_run, walk, tmp_path, monkeypatch, first: int, second: int
 ) -> None:
-    from apercu.deploy.video.explaining import FrameExplainer
+    from apercu.deploy.video.frame_explainer import FrameExplainer
     from apercu.deploy.video.writing import VideoWriter
 
     explain, leave, count = FrameExplainer.__call__, VideoWriter.__exit__, iter(range(99))

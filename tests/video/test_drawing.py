@@ -12,7 +12,7 @@ from PIL import ImageColor
 
 from apercu import render
 from apercu.deploy.video.drawing import FrameOverlay
-from apercu.deploy.video.explaining import OverlayContent
+from apercu.deploy.video.frame_explainer import OverlayContent
 from apercu.deploy.video.heat import HeatOverlay
 from apercu.deploy.video.label import Caption
 from apercu.deploy.video.matrix import BT601, BT709, BT2020, ColourMatrix

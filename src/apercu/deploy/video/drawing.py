@@ -6,7 +6,7 @@ from typing import final
 
 from av import VideoFrame
 
-from apercu.deploy.video.explaining import OverlayContent
+from apercu.deploy.video.frame_explainer import OverlayContent
 from apercu.deploy.video.heat import HeatOverlay
 from apercu.deploy.video.label import Caption
 from apercu.deploy.video.picture import FrameFormat
