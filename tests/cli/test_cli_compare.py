@@ -217,7 +217,7 @@ def test_a_trailing_comma_is_no_metric(apercu, tiny_card, tmp_path) -> None:
 
 
 def test_a_run_of_another_classifier(tiny_card, tiny_run) -> None:
-    from apercu.evaluation.runs import open_runs
+    from apercu.evaluation.open_explainers import open_runs
 
     other = open_classifier(tiny_card)
     other.fingerprint = "0" * 64

@@ -526,7 +526,7 @@ def test_rows_of_methods_that_are_not_asked_for_again_stay(
         "centre_box",
     }
     made = [(call.command, call.explainers) for call in ComparisonResults.load(tmp_path).calls]
-    assert made == [("apercu.evaluation.compare(…)", ("mask",)), ("again", ("centre_box",))]
+    assert made == [("apercu.evaluation.comparison(…)", ("mask",)), ("again", ("centre_box",))]
 
 
 def test_an_explainer_under_a_new_name_takes_the_place_of_its_old_one(

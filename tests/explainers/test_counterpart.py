@@ -14,7 +14,7 @@ import torch
 from apercu import open_classifier, open_images
 from apercu.classifiers import Classifier, ClassifierCard, InputSpec, SmallResNet, wrap_module
 from apercu.errors import ClassifierError, ConfigError, RunError, TargetError
-from apercu.evaluation.runs import open_runs
+from apercu.evaluation.open_explainers import open_runs
 from apercu.explainers.counterpart.explainer import CounterpartExplainer
 from apercu.explainers.counterpart.network import MAX_CHANGE, CounterpartNetwork, CounterpartShape
 from apercu.explainers.counterpart.settings import COUNTERPART_PRESETS, CounterpartSettings

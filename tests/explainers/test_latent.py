@@ -13,7 +13,7 @@ import torch
 from apercu import open_classifier, open_images
 from apercu.classifiers import Classifier, ClassifierCard, InputSpec, SmallResNet, wrap_module
 from apercu.errors import ClassifierError, ConfigError, RunError, TargetError
-from apercu.evaluation.runs import open_runs
+from apercu.evaluation.open_explainers import open_runs
 from apercu.explainers.latent.explainer import LatentExplainer
 from apercu.explainers.latent.settings import LATENT_PRESETS, LatentSettings
 from apercu.explainers.latent.training import LatentTraining

@@ -72,8 +72,8 @@ def compare(
     from apercu.evaluation import CompareSettings, load_finished
     from apercu.evaluation import run_comparison as measure
     from apercu.evaluation.gallery import draw_gallery
+    from apercu.evaluation.open_explainers import open_runs
     from apercu.evaluation.report import write_report, write_tables
-    from apercu.evaluation.runs import open_runs
     from apercu.images import open_images
     from apercu.methods.registry import (
         apply_seed,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from apercu.evaluation.compare import load_finished, run_comparison
+from apercu.evaluation.comparison import load_finished, run_comparison
 from apercu.evaluation.measures import METRICS
 from apercu.evaluation.results import ComparisonKey, ComparisonResults, Cost, Invocation, MetricRow
 from apercu.evaluation.settings import CompareSettings

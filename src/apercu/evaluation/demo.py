@@ -12,8 +12,8 @@ from apercu.errors import RunError
 from apercu.evaluation import CompareSettings, ComparisonResults, run_comparison
 from apercu.evaluation.demo_classifier import ClassifierTraining, measure_accuracy, train_classifier
 from apercu.evaluation.gallery import draw_gallery
+from apercu.evaluation.open_explainers import wrap_trained
 from apercu.evaluation.report import write_report, write_tables
-from apercu.evaluation.runs import wrap_trained
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.explainers.mask.settings import MASK_PRESETS
 from apercu.explainers.run_folder import WEIGHTS

@@ -35,7 +35,7 @@ def run_comparison(
     *,
     out: Path | None = None,
     progress: Progress = ignore_progress,
-    command: str = "apercu.evaluation.compare(…)",
+    command: str = "apercu.evaluation.comparison(…)",
 ) -> ComparisonResults:
     """Measure every explainer on the same images, in constant memory.
 
