@@ -36,8 +36,8 @@ from apercu.deploy.video import VideoSettings, explain_video, open_video
 from apercu.deploy.video.drawing import FrameOverlay
 from apercu.deploy.video.formats import FORMATS
 from apercu.deploy.video.frame_explainer import FrameExplainer, OverlayContent, StableClass
+from apercu.deploy.video.motion import MapSmoother
 from apercu.deploy.video.reading import VideoPicture
-from apercu.deploy.video.smoothing import MapSmoother
 from apercu.deploy.video.writing import VideoWriter
 from apercu.evaluation.cost import track_peak_memory
 from apercu.images import open_images

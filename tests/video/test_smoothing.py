@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 
 from apercu.deploy.export.graphs import TOP
-from apercu.deploy.video.flicker import FlickerMeter, compute_flicker
 from apercu.deploy.video.frame_explainer import HALF_LIFE, LEAD, StableClass
-from apercu.deploy.video.motion import Motion, shift_values
-from apercu.deploy.video.smoothing import MapSmoother
+from apercu.deploy.video.motion import (
+    FlickerMeter,
+    MapSmoother,
+    Motion,
+    compute_flicker,
+    shift_values,
+)
 from apercu.errors import ConfigError
 
 STILL = Motion()

@@ -11,11 +11,16 @@ from numpy.typing import NDArray
 
 from apercu.deploy.export.graphs import TOP
 from apercu.deploy.inference import InferenceEngine
-from apercu.deploy.video.flicker import FlickerMeter
-from apercu.deploy.video.motion import Grey, Motion, estimate_motion, shrink_to_grey
+from apercu.deploy.video.motion import (
+    FlickerMeter,
+    Grey,
+    MapSmoother,
+    Motion,
+    estimate_motion,
+    shrink_to_grey,
+)
 from apercu.deploy.video.picture import prepare_image
 from apercu.deploy.video.reading import VideoPicture
-from apercu.deploy.video.smoothing import MapSmoother
 
 HALF_LIFE = 0.4
 """Seconds after which a frame counts half in the mean probabilities."""

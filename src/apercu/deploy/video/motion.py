@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, final
 
 import numpy as np
 from av import VideoFrame
 from numpy.typing import NDArray
 
 from apercu.deploy.video.picture import view_plane
+from apercu.errors import ConfigError
 
 SIDE = 128
 """Pixels of the square that motion is sought in."""
@@ -84,3 +85,108 @@ def _refine_peak(line: NDArray[np.float32], place: int) -> float:
     bend = low - 2 * top + high
     exact = place + (0.5 * (low - high) / bend if bend < 0 else 0.0)
     return float((exact - SIDE if exact > SIDE / 2 else exact) / SIDE)
+
+
+Values: TypeAlias = NDArray[np.float32]
+"""A map: height × width, in [0, 1]."""
+
+
+@final
+class MapSmoother:
+    """A running mean of maps, in which a map counts half after so many seconds.
+
+    Args:
+        half_life: in seconds; 0 leaves the maps as they are.
+
+    Raises:
+        ConfigError: it is negative or no number.
+    """
+
+    def __init__(self, half_life: float) -> None:
+        if not 0 <= half_life < float("inf"):
+            raise ConfigError(f"smoothing: expected seconds, 0 or more, got {half_life}")
+        self.half_life = half_life
+        self._mean: Values | None = None
+
+    def __call__(self, map: Values, since: Motion | None, seconds: float) -> Values:
+        """The mean, once it holds this map.
+
+        Args:
+            map: of this frame.
+            since: how the picture moved since the map before; None begins anew.
+            seconds: since then.
+        """
+        if self.half_life and self._mean is not None and since is not None:
+            kept = np.float32(0.5 ** (seconds / self.half_life))
+            map = kept * move_map(self._mean, since) + (1 - kept) * map
+        self._mean = map
+        return map
+
+
+def move_map(map: Values, since: Motion) -> Values:
+    """A map moved as the picture has moved."""
+    if not (since.down or since.right):
+        return map
+    height, width = map.shape
+    return shift_values(map, since.down * height, since.right * width)
+
+
+def compute_flicker(before: Values, now: Values, since: Motion) -> float:
+    """Mean absolute change of a map that the motion of the picture does not explain.
+
+    Args:
+        before: map of the frame explained before.
+        now: map of this frame.
+        since: how the picture moved between them.
+    """
+    return compute_change(move_map(before, since), now)
+
+
+def compute_change(first: Values, second: Values) -> float:
+    """Mean absolute difference of two maps."""
+    return float(np.abs(first - second).mean())
+
+
+@dataclass(frozen=True)
+class Flicker:
+    """Means over a video.
+
+    Attributes:
+        raw: flicker of the maps as they come.
+        shown: flicker of the maps that are shown.
+        lag: mean absolute difference of the two maps of a frame.
+        pairs: successive maps that were compared: of one scene and of one class.
+    """
+
+    raw: float
+    shown: float
+    lag: float
+    pairs: int
+
+
+@final
+class FlickerMeter:
+    """Adds up the flicker of a video; keeps the last maps only."""
+
+    def __init__(self) -> None:
+        self._last: tuple[Values, Values] | None = None
+        self._raw = self._shown = self._lag = 0.0
+        self._pairs = self._maps = 0
+
+    def add(self, raw: Values, shown: Values, since: Motion | None) -> None:
+        """Takes the maps of a frame; without a motion they are not compared with those before."""
+        if self._last is not None and since is not None:
+            self._raw += compute_flicker(self._last[0], raw, since)
+            self._shown += compute_flicker(self._last[1], shown, since)
+            self._pairs += 1
+        self._last = raw, shown
+        self._lag += compute_change(raw, shown)
+        self._maps += 1
+
+    @property
+    def summarise(self) -> Flicker | None:
+        """What was measured; None without a pair."""
+        if not self._pairs:
+            return None
+        raw, shown = self._raw / self._pairs, self._shown / self._pairs
+        return Flicker(raw, shown, self._lag / self._maps, self._pairs)
