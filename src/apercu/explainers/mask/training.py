@@ -1,7 +1,9 @@
-"""One training step of the mask explainer, as Lightning runs it."""
+"""The training of the mask explainer: the loss of each step, as Lightning runs it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import ClassVar, final
 
 import torch
@@ -10,28 +12,53 @@ from torch import Generator, Tensor
 
 from apercu import render
 from apercu.classifiers import Classifier
+from apercu.explainers.embedding_training import EmbeddingPhase
 from apercu.explainers.mask.network import MaskNetwork
 from apercu.explainers.mask.objectives import MaskBatch
 from apercu.explainers.mask.settings import MaskSettings
 from apercu.networks.decoder import Evidence
 from apercu.training.augment import RandomViews
-from apercu.training.degeneracy import MASKS, DegenerateSolution
+from apercu.training.data import TrainingImages
+from apercu.training.degeneracy import DegenerateSolution
 from apercu.training.module import TrainingModule
 from apercu.types import Images, Logits
+
+MIN_AREA, MAX_AREA = 0.01, 0.95
+"""Mean areas below and above which masks count as empty and full."""
+MAX_FAKE_RATIO = 0.8
+"""Mean area of masks of fake classes, relative to true ones, above which they ignore the class."""
+
+
+def _describe_masks(means: Mapping[str, float]) -> str | None:
+    """Return one line where masks are empty, are full, or ignore the class."""
+    true, fake = means["area_true"], means.get("area_fake")
+    if true < MIN_AREA:
+        return f"masks are empty (mean area {true:.3f}); lower the weight of the area"
+    if true > MAX_AREA:
+        return f"masks are full (mean area {true:.3f}); raise the weight of the area"
+    if fake is not None and fake > MAX_FAKE_RATIO * true:
+        return (
+            f"masks ignore the class (mean area {true:.2f} for true, {fake:.2f} for fake "
+            "classes); gate the skip connections or train longer"
+        )
+    return None
+
+
+DEGENERATE_MASKS = DegenerateSolution(("area_true", "area_fake"), ("area_true",), _describe_masks)
 
 
 @final
 class MaskTraining(TrainingModule):
-    """The mask phase: targets are the classifier's own answers, or fake classes.
+    """Trains masks of the class that the classifier predicts, or of a fake class.
 
     Args:
-        network: the masking network, settled.
-        classifier: the black box, differentiable with respect to its images.
-        settings: objective and schedule.
-        seed: of all draws.
+        network: the mask network.
+        classifier: the classifier, differentiable with respect to its images.
+        settings: the objective and the schedule.
+        seed: seed of all draws.
     """
 
-    degenerate: ClassVar[DegenerateSolution] = MASKS
+    degenerate: ClassVar[DegenerateSolution] = DEGENERATE_MASKS
     warms_up_batchnorm: ClassVar[bool] = True
 
     def __init__(
@@ -44,47 +71,47 @@ class MaskTraining(TrainingModule):
         side = settings.schedule.side
         self.shrinks = classifier.module is not None and side < min(classifier.size)
 
+    def prepare_network(
+        self, images: TrainingImages, folder: Path, say: Callable[[str], None]
+    ) -> dict[str, float]:
+        phase = EmbeddingPhase(self.classifier, images, self.seed, folder, say)
+        return phase.run(self.network, self.settings.embedding)
+
     def training_step(self, images: Images, batch_index: int) -> Tensor:
         generator = self.step_generator()
         images = self.views(images, generator)
         with torch.no_grad():
             logits = self.classifier(images)
-            question = self._draw_batch(self._shrink(images), logits, generator)
-        evidence = self.network.evidence(self.network.encode(images), question.targets)
+            batch = self._draw_batch(self._shrink(images), logits, generator)
+        evidence = self.network.compute_evidence(self.network.encode(images), batch.targets)
         evidence = Evidence(evidence.extent.float(), evidence.core.float())
-        judge = self.classifier.compute_logits_at_any_size if self.shrinks else self.classifier
-        terms = self.settings.objective.terms(judge, question, evidence, generator)
-        self.log_terms(terms, self._measure_areas(question, evidence.extent))
+        classifier = self.classifier.at_any_size if self.shrinks else self.classifier
+        terms = self.settings.objective.terms(classifier, batch, evidence, generator)
+        self.log_terms(terms, self._measure_areas(batch, evidence.extent))
         return torch.stack(list(terms.values())).sum(0).mean()
 
     @torch.no_grad()
     def sample_tiles(self, images: Images) -> list[render.Tile]:
-        top = self.classifier(images).argmax(1)
-        mask = self.network(images, top)[0].sigmoid().cpu()
-        title, image = self.classifier.classes[int(top)].partition(",")[0], images[0].cpu()
-        return [
-            render.Tile(render.to_image(image), title),
-            render.Tile(render.draw_overlay(image, mask), f"area {mask.mean():.2f}"),
-            render.Tile(render.draw_masked(image, mask), "kept"),
-        ]
+        TILES
 
     def _shrink(self, images: Images) -> Images:
-        """The images as the classifier judges masks of them: smaller costs less."""
+        """Return the images at the size at which the classifier judges masks: smaller costs less."""
         if not self.shrinks:
             return images
         side = self.settings.schedule.side
         return F.interpolate(images, (side, side), mode="bilinear", antialias=True)
 
     def _draw_batch(self, images: Images, logits: Logits, generator: Generator) -> MaskBatch:
-        """The classifier's top class, or with the set probability a class it does not see."""
-        true, classes = logits.argmax(1), logits.shape[1]
+        """Take each image's predicted class, or with the set probability a fake one."""
+        predicted, classes = logits.argmax(1), logits.shape[1]
         shift = torch.randint(1, classes, (len(images),), generator=generator)
         fake = torch.rand(len(images), generator=generator) < self.settings.schedule.fakes
         real = ~fake.to(images.device)
-        targets = torch.where(real, true, (true + shift.to(images.device)) % classes)
-        return MaskBatch(images, targets, real, true)
+        others = (predicted + shift.to(images.device)) % classes
+        return MaskBatch(images, torch.where(real, predicted, others), real, predicted)
 
     def _measure_areas(self, batch: MaskBatch, extent: Tensor) -> dict[str, Tensor]:
-        masks, real = extent.detach().sigmoid().mean((1, 2)), batch.real
-        fake = {} if bool(real.all()) else {"area_fake": masks[~real].mean()}
-        return {"area_true": masks[real].mean(), **fake}
+        """Return the mean areas of the masks of true and of fake classes."""
+        areas, real = extent.detach().sigmoid().mean((1, 2)), batch.real
+        fake = {} if bool(real.all()) else {"area_fake": areas[~real].mean()}
+        return {"area_true": areas[real].mean(), **fake}
