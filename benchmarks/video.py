@@ -33,10 +33,10 @@ from apercu.deploy.export.precision import convert_graph
 from apercu.deploy.inference import ExplainerInfo, InferenceEngine
 from apercu.deploy.inference.onnx_engine import OnnxEngine
 from apercu.deploy.video import VideoSettings, explain_video, open_video
-from apercu.deploy.video.drawing import FrameOverlay
 from apercu.deploy.video.formats import FORMATS
 from apercu.deploy.video.frame_explainer import FrameExplainer, OverlayContent, StableClass
 from apercu.deploy.video.motion import MapSmoother
+from apercu.deploy.video.overlay import FrameOverlay
 from apercu.deploy.video.reading import VideoPicture
 from apercu.deploy.video.writing import VideoWriter
 from apercu.evaluation.cost import track_peak_memory

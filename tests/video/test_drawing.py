@@ -11,11 +11,9 @@ from av import VideoFrame
 from PIL import ImageColor
 
 from apercu import render
-from apercu.deploy.video.drawing import FrameOverlay
 from apercu.deploy.video.frame_explainer import OverlayContent
-from apercu.deploy.video.heat import HeatOverlay
-from apercu.deploy.video.label import Caption
 from apercu.deploy.video.matrix import BT601, BT709, BT2020, ColourMatrix
+from apercu.deploy.video.overlay import Caption, FrameOverlay, HeatOverlay
 from apercu.deploy.video.picture import FrameFormat, view_plane
 
 SIZE = (256, 144)
@@ -75,7 +73,7 @@ def test_the_frame_below_is_not_touched(scene) -> None:
 def test_the_heat_of_a_map_is_made_once(scene, monkeypatch) -> None:
     made = []
     monkeypatch.setattr(
-        "apercu.deploy.video.drawing.Heat", lambda *given: made.append(given) or HeatOverlay(*given)
+        "apercu.deploy.video.overlay.Heat", lambda *given: made.append(given) or HeatOverlay(*given)
     )
     drawing = FrameOverlay(FrameFormat(SIZE, Fraction(1), BT601))
     frame = frame_of(scene[:144, :256], BT601)
