@@ -1,9 +1,11 @@
-"""Our explainers and metrics in the shapes that captum, Quantus and torchmetrics know."""
+"""Our explainers and metrics in the form that Quantus, foolbox and torchmetrics expect.
+
+For captum's form see `apercu.methods.BoundMethod`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,34 +15,41 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from apercu.classifiers import Classifier
-from apercu.errors import ConfigError, TargetError
+from apercu.errors import ConfigError
 from apercu.explainers.base import TrainedExplainer
-from apercu.methods import Explainer
-from apercu.types import Images, Logits, Maps, Scores
+from apercu.methods import BoundMethod, Explainer
+from apercu.types import Images, Logits, Scores
 
 
 def explain_func(
     explainer: TrainedExplainer[Any, Any] | Explainer, classifier: Classifier | None = None
 ) -> Callable[..., NDArray[np.float32]]:
-    """An `explain_func` for Quantus: (model, inputs, targets) → `batch × 1 × height × width`.
+    """Return an `explain_func` for Quantus.
 
-    Quantus' inputs must be images in [0, 1]; the model it passes is not looked at, since a trained
-    explainer needs none and a method asks `classifier`. What Quantus finds by changing the model's
-    weights therefore means nothing here; `apercu.metrics.randomisation` does that.
+    The inputs of Quantus must be images in [0, 1]. The model that Quantus passes is not used: a
+    trained explainer needs none, and a method queries `classifier`. What Quantus measures by
+    changing the weights of the model is therefore meaningless here; use
+    `apercu.metrics.randomisation` for that.
 
     Args:
         explainer: a trained explainer, or any method.
-        classifier: whom a method asks.
+        classifier: the classifier that a method explains.
+
+    Returns:
+        A function of model, inputs and targets to maps, `batch × 1 × height × width`.
 
     Raises:
-        ConfigError: a method without a classifier.
+        ConfigError: a method is given without a classifier.
     """
     if isinstance(explainer, TrainedExplainer):
         attribute: Callable[[Tensor, Tensor], Tensor] = explainer.attribute
     elif classifier is not None:
         attribute = BoundMethod(explainer, classifier).attribute
     else:
-        raise ConfigError(f"explain_func: {explainer!r} needs the classifier it asks")
+        raise ConfigError(
+            f"explain_func: {explainer!r} needs the classifier that it explains; "
+            "pass it as the second argument"
+        )
 
     def explain(model: Any, inputs: Any, targets: Any, **_: Any) -> NDArray[np.float32]:
         images = torch.as_tensor(inputs, dtype=torch.float32)
@@ -51,7 +60,7 @@ def explain_func(
 
 
 class ClassifierModule(nn.Module):
-    """A classifier as the module that other libraries expect: images in [0, 1] → logits."""
+    """A classifier as a PyTorch module, from images in [0, 1] to logits."""
 
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
@@ -59,20 +68,25 @@ class ClassifierModule(nn.Module):
         self.device_follower = nn.Parameter(torch.zeros(0, device=classifier.device))
 
     def forward(self, images: Images) -> Logits:
+        """Return the logits of images, whose pixels are clamped to [0, 1]."""
         return self.classifier(images.clamp(0, 1))
 
 
 def as_module(classifier: Classifier) -> nn.Module:
-    """For foolbox's `PyTorchModel(…, bounds=(0, 1))` and the Adversarial Robustness Toolbox's
-    `PyTorchClassifier(…, clip_values=(0, 1))`; normalisation stays behind the door."""
+    """Return a classifier as the module that attack libraries expect.
+
+    It fits foolbox's `PyTorchModel(…, bounds=(0, 1))` and the Adversarial Robustness Toolbox's
+    `PyTorchClassifier(…, clip_values=(0, 1))`. The classifier normalises the images itself.
+    """
     return ClassifierModule(classifier).eval()
 
 
 class MeanScore(Metric):
-    """Any of our metrics as a `torchmetrics.Metric`: the mean over all images, on all processes.
+    """Any of our metrics as a `torchmetrics.Metric`: the mean over all images of all processes.
 
     Args:
-        metric: a function of `apercu.metrics`, anything → one score per image.
+        metric: a function of `apercu.metrics` that returns one score per image.
+        settings: the settings of `torchmetrics.Metric`.
 
     Example:
         >>> from apercu.metrics import box_iou
@@ -94,11 +108,11 @@ class MeanScore(Metric):
         self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, *arguments: Any, **settings: Any) -> None:
-        """Takes in one batch, given to the metric as it is."""
+        """Add one batch; the arguments are passed to the metric as they are."""
         scores = self.metric(*arguments, **settings)
         self.total += scores.detach().double().sum()
         self.count += scores.numel()
 
     def compute(self) -> Tensor:
-        """The mean over all images so far."""
+        """Return the mean over all images so far."""
         return self.total / self.count

@@ -1,9 +1,20 @@
-"""Methods that query the classifier, one file each, and the baselines of every table."""
+"""Methods that query the classifier, one file each, and the baselines of every table.
+
+`apercu.methods.get("rise:masks=400")` returns a method by its name.
+"""
 
 from __future__ import annotations
 
 from apercu.methods.augmented import Augmented
-from apercu.methods.base import Explainer, MapScale, Method, Requirement, TrainedMethod, Wrapper
+from apercu.methods.base import (
+    BoundMethod,
+    Explainer,
+    MapScale,
+    Method,
+    Requirement,
+    TrainedMethod,
+    Wrapper,
+)
 from apercu.methods.cam import Cam
 from apercu.methods.centre_blob import CentreBlob
 from apercu.methods.centre_box import CentreBox
@@ -21,6 +32,7 @@ from apercu.methods.meaningful_perturbation import MeaningfulPerturbation
 from apercu.methods.mfpp import Mfpp
 from apercu.methods.occlusion import Occlusion
 from apercu.methods.random_map import RandomMap
+from apercu.methods.registry import get, names
 from apercu.methods.rise import Rise
 from apercu.methods.smooth_grad import SmoothGrad
 from apercu.methods.smooth_taylor import SmoothTaylor
@@ -31,6 +43,7 @@ from apercu.methods.zoom_cam import ZoomCam
 
 __all__ = [
     "Augmented",
+    "BoundMethod",
     "Cam",
     "CentreBlob",
     "CentreBox",
@@ -44,14 +57,14 @@ __all__ = [
     "GuidedIntegratedGradients",
     "InputXGradient",
     "IntegratedGradients",
-    "MapScale",
     "Lrp",
+    "MapScale",
     "MeaningfulPerturbation",
     "Method",
     "Mfpp",
-    "Requirement",
     "Occlusion",
     "RandomMap",
+    "Requirement",
     "Rise",
     "SmoothGrad",
     "SmoothTaylor",
@@ -61,4 +74,6 @@ __all__ = [
     "WholeBox",
     "Wrapper",
     "ZoomCam",
+    "get",
+    "names",
 ]

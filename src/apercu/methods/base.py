@@ -67,9 +67,7 @@ class _BaseMethod(ABC):
         return repr(self)
 
     @final
-    def __call__(
-        self, classifier: Classifier, images: ImageBatch, targets: Target = None
-    ) -> Maps:
+    def __call__(self, classifier: Classifier, images: ImageBatch, targets: Target = None) -> Maps:
         """Return the evidence for each image's target.
 
         Args:
@@ -123,6 +121,9 @@ class Method(_BaseMethod):
 
     map_scale: ClassVar[MapScale] = "map"
     needs: ClassVar[tuple[Requirement, ...]]
+    slow: ClassVar[bool] = False
+    """Whether it takes more than a hundred forward passes per image, so that a comparison measures
+    it only when it is named."""
     training_seconds: ClassVar[float] = 0.0
 
 

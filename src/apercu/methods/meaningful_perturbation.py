@@ -50,6 +50,7 @@ class MeaningfulPerturbation(Method):
     """
 
     needs: ClassVar[tuple[Requirement, ...]] = ("gradients",)
+    slow: ClassVar[bool] = True
     map_scale: ClassVar[MapScale] = "mask"
     aim: PerturbationAim = "destroying"
     steps: int = 300

@@ -48,6 +48,7 @@ class Mfpp(Method):
     """
 
     needs: ClassVar[tuple[Requirement, ...]] = ("queries",)
+    slow: ClassVar[bool] = True
     masks: int = 4000
     levels: tuple[int, ...] = (50, 100, 200, 400, 800)
     keep: float = 0.5

@@ -39,6 +39,7 @@ class Rise(Method):
     """
 
     needs: ClassVar[tuple[Requirement, ...]] = ("queries",)
+    slow: ClassVar[bool] = True
     masks: int = 4000
     cells: int = 7
     keep: float = 0.5

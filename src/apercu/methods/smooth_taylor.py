@@ -24,6 +24,7 @@ class SmoothTaylor(Method):
     """
 
     needs: ClassVar[tuple[Requirement, ...]] = ("gradients",)
+    slow: ClassVar[bool] = True
     samples: int = 150
     noise: float = 0.11
     seed: int = 0

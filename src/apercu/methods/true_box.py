@@ -23,6 +23,7 @@ class TrueBox:
 
     needs: ClassVar[tuple[Requirement, ...]] = ("truth",)
     map_scale: ClassVar[str] = "truth"
+    slow: ClassVar[bool] = False
     training_seconds: ClassVar[float] = 0.0
 
     @property
