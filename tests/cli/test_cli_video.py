@@ -156,7 +156,7 @@ def test_the_class_shown_is_the_one_seen_most(apercu, tiny_run, walk, tmp_path) 
     """The maps of `--target top` are those of the class that the explainer names."""
     from apercu import MaskExplainer
     from apercu.deploy.video import open_video
-    from apercu.deploy.video.picture import prepare_image
+    from apercu.deploy.video.frames import prepare_image
 
     frame = next(open_video(str(walk)).read_items())
     explainer = MaskExplainer.from_pretrained(tiny_run)

@@ -12,9 +12,8 @@ from PIL import ImageColor
 
 from apercu import render
 from apercu.deploy.video.frame_explainer import OverlayContent
-from apercu.deploy.video.matrix import BT601, BT709, BT2020, ColourMatrix
+from apercu.deploy.video.frames import BT601, BT709, BT2020, ColourMatrix, FrameFormat, view_plane
 from apercu.deploy.video.overlay import Caption, FrameOverlay, HeatOverlay
-from apercu.deploy.video.picture import FrameFormat, view_plane
 
 SIZE = (256, 144)
 

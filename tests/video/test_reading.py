@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from apercu.deploy.video import open_video
-from apercu.deploy.video.picture import prepare_image, view_plane
+from apercu.deploy.video.frames import prepare_image, view_plane
 from apercu.deploy.video.reading import AudioPacket, VideoPicture, VideoSource
 from apercu.errors import ImageError
 

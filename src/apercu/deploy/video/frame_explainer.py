@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from apercu.deploy.export.graphs import TOP
 from apercu.deploy.inference import InferenceEngine
+from apercu.deploy.video.frames import prepare_image
 from apercu.deploy.video.motion import (
     FlickerMeter,
     Grey,
@@ -19,7 +20,6 @@ from apercu.deploy.video.motion import (
     estimate_motion,
     shrink_to_grey,
 )
-from apercu.deploy.video.picture import prepare_image
 from apercu.deploy.video.reading import VideoPicture
 
 HALF_LIFE = 0.4

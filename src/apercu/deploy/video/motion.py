@@ -9,7 +9,7 @@ import numpy as np
 from av import VideoFrame
 from numpy.typing import NDArray
 
-from apercu.deploy.video.picture import view_plane
+from apercu.deploy.video.frames import view_plane
 from apercu.errors import ConfigError
 
 SIDE = 128

@@ -13,8 +13,14 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from apercu import render
 from apercu.deploy.video.frame_explainer import OverlayContent
-from apercu.deploy.video.matrix import ColourMatrix
-from apercu.deploy.video.picture import PLANAR, FrameFormat, Plane, copy_timing, view_plane
+from apercu.deploy.video.frames import (
+    PLANAR,
+    ColourMatrix,
+    FrameFormat,
+    Plane,
+    copy_timing,
+    view_plane,
+)
 
 LEVELS = 256
 GREY = 128

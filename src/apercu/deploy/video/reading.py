@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, final
 import av
 from av import VideoFrame
 
-from apercu.deploy.video.picture import FrameFormat, make_upright
+from apercu.deploy.video.frames import FrameFormat, make_upright
 from apercu.errors import ImageError
 
 RATE = Fraction(25)

@@ -15,7 +15,7 @@ from av import VideoFrame
 from av.codec.context import Flags
 
 from apercu.deploy.video.formats import OutputFormat
-from apercu.deploy.video.picture import PLANAR, VIDEO_RANGE
+from apercu.deploy.video.frames import PLANAR, VIDEO_RANGE
 from apercu.deploy.video.reading import VideoSource
 from apercu.deploy.video.sound import AudioTrack
 from apercu.errors import OutputError
