@@ -1,4 +1,4 @@
-"""How much callers may take up, and what happens to the order of one who hangs up."""
+"""Limits on what clients may take up, and what happens to the images of one who disconnects."""
 
 from __future__ import annotations
 
@@ -6,25 +6,23 @@ import asyncio
 import base64
 import socket
 import time
-from queue import Queue
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from litserve.transport.base import MessageTransport
-from litserve.utils import LitAPIStatus
 
-from apercu.deploy.serving.errors import BusyError, CrowdError, GoneError, TooLargeError
-from apercu.deploy.serving.gathering import Gathering
-from apercu.deploy.serving.orders import Order, Wanted
-from apercu.deploy.serving.places import Callers, Door, Places
-from apercu.deploy.serving.presence import while_there
-from apercu.deploy.serving.readers import Readers
-from apercu.deploy.serving.slips import Slip, Slips
+from apercu.deploy.serving.app import run_until_disconnect
+from apercu.deploy.serving.errors import (
+    BusyError,
+    ClientDisconnectedError,
+    TooLargeError,
+    TooManyRequestsError,
+)
+from apercu.deploy.serving.limits import AdmissionControl, PerClientLimit, QueueSlots, UploadSlots
 
 
 def test_places_are_given_back() -> None:
-    places = Places("queue", 3)
+    places = QueueSlots(3)
     with pytest.raises(KeyError), places.take(2):
         assert places.taken == 2
         places.check()
@@ -37,38 +35,38 @@ def test_places_are_given_back() -> None:
 
 
 def test_each_address_has_its_share() -> None:
-    callers = Callers(2)
+    callers = PerClientLimit(2)
     with callers.take("a"), callers.take("b", 2):
-        with pytest.raises(CrowdError, match="at most 2 images at a time from one address"):
+        with pytest.raises(TooManyRequestsError, match="at most 2 images at a time from one address"):
             callers.take("b").__enter__()
         with callers.take("a"):
             assert callers.held == {"a": 2, "b": 2}
     assert not callers.held
     with pytest.raises(TooLargeError, match="at most 2 images in a request, got 3"):
         callers.take("a", 3).__enter__()
-    with Callers(None).take("a", 10_000):
+    with PerClientLimit(None).take("a", 10_000):
         pass
 
 
 def test_who_is_read_takes_no_place_in_the_queue() -> None:
     async def ask() -> None:
-        door = Door(1)
-        async with door.read(lambda: 0):
-            assert (door.readers.taken, door.queue.taken) == (1, 0)
-            with pytest.raises(BusyError, match="door: all 1 places"):
-                async with door.read(lambda: 0):
+        admission = AdmissionControl(1)
+        async with admission.upload(lambda: 0):
+            assert (admission.uploads.taken, admission.queue.taken) == (1, 0)
+            with pytest.raises(BusyError, match="uploads: all 1 places"):
+                async with admission.upload(lambda: 0):
                     pass
-        with door.queue.take(), pytest.raises(BusyError, match="queue: all 1 places"):
-            async with door.read(lambda: 0):
+        with admission.queue.take(), pytest.raises(BusyError, match="queue: all 1 places"):
+            async with admission.upload(lambda: 0):
                 pass
-        assert door.readers.taken == 0
+        assert admission.uploads.taken == 0
 
     asyncio.run(ask())
 
 
 def test_the_slowest_body_gives_its_place_up(monkeypatch) -> None:
-    monkeypatch.setattr("apercu.deploy.serving.readers.GRACE", 0.01)
-    readers, told = Readers(2), []
+    monkeypatch.setattr("apercu.deploy.serving.limits.UPLOAD_GRACE", 0.01)
+    readers, told = UploadSlots(2), []
 
     async def read(name: str, come: int, seconds: float) -> None:
         try:
@@ -76,7 +74,7 @@ def test_the_slowest_body_gives_its_place_up(monkeypatch) -> None:
                 await asyncio.sleep(seconds)
                 told.append(f"{name} is read")
         except BusyError as error:
-            told.append(f"{name}: {str(error)[:28]}")
+            told.append(f"{name}: {str(error)[:31]}")
 
     async def crowd() -> None:
         others = [asyncio.create_task(read(*one)) for one in (("b", 5, 0.2), ("a", 2, 60))]
@@ -86,14 +84,14 @@ def test_the_slowest_body_gives_its_place_up(monkeypatch) -> None:
         assert readers.taken == 0
 
     asyncio.run(crowd())
-    assert told == ["c is read", "a: door: others wanted to be re", "b is read"]
+    assert told == ["c is read", "a: uploads: this body came too slo", "b is read"]
 
 
 def test_no_body_is_given_up_for_another_that_is_no_faster() -> None:
     """Many honest callers on slow lines: who is being read is read to the end."""
 
     async def crowd() -> tuple[int, int]:
-        readers, bodies = Readers(4), []
+        readers, bodies = UploadSlots(4), []
 
         async def read() -> bool:
             begun = asyncio.get_running_loop().time()
@@ -117,7 +115,7 @@ def test_no_body_is_given_up_for_another_that_is_no_faster() -> None:
 
 def test_a_deadline_is_no_lack_of_room() -> None:
     async def ask() -> None:
-        readers = Readers(1)
+        readers = UploadSlots(1)
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.01), readers.take(lambda: 0):
                 await asyncio.sleep(60)
@@ -142,7 +140,7 @@ def test_slow_callers_shut_nobody_out(listen, png) -> None:
         lines[1].settimeout(20)
         said = lines[1].recv(4096)
         assert said.startswith(b"HTTP/1.1 503") and b"retry-after: 1" in said
-        assert b"others wanted to be read while this body came too slowly" in said
+        assert b"this body came too slowly while others waited to be read" in said
         lines[0].setblocking(False)
         with pytest.raises(BlockingIOError):
             lines[0].recv(1)
@@ -191,9 +189,9 @@ def test_work_is_cancelled_with_its_caller() -> None:
         finally:
             ended.append("ended")
 
-    assert asyncio.run(while_there(_Request(60), work(0.01))) == "done"
-    with pytest.raises(GoneError, match="the caller hung up"):
-        asyncio.run(while_there(_Request(0.01), work(600)))
+    assert asyncio.run(run_until_disconnect(_Request(60), work(0.01))) == "done"
+    with pytest.raises(ClientDisconnectedError, match="the client disconnected"):
+        asyncio.run(run_until_disconnect(_Request(0.01), work(600)))
     assert ended == ["ended"] * 2
 
 
@@ -202,7 +200,7 @@ def test_errors_of_the_work_are_told() -> None:
         raise BusyError("full")
 
     with pytest.raises(BusyError, match="full"):
-        asyncio.run(while_there(_Request(5), work()))
+        asyncio.run(run_until_disconnect(_Request(5), work()))
 
 
 def test_who_hangs_up_leaves_the_queue(listen, png) -> None:
@@ -226,46 +224,3 @@ def _until(true) -> None:
     while not true():
         assert time.monotonic() < end, "nothing happened"
         time.sleep(0.02)
-
-
-def test_slips_hold_as_long_as_their_order() -> None:
-    slips = Slips(2)
-    with slips.take() as one:
-        with slips.take() as other:
-            assert slips.hold(one) and slips.hold(other)
-            assert one.place != other.place
-        assert slips.hold(one) and not slips.hold(other)
-        with slips.take() as third:
-            assert third.place == other.place
-            assert slips.hold(third) and not slips.hold(other)
-    assert not slips.hold(one)
-
-
-class _Transport(MessageTransport):
-    """Keeps what a worker says."""
-
-    def __init__(self) -> None:
-        self.said: list[tuple[str, object]] = []
-
-    def send(self, item, consumer_id: int) -> None:
-        self.said.append((item[0], item[1][1]))
-
-    async def areceive(self, timeout=None, consumer_id=None) -> dict:
-        return {}
-
-    def close(self) -> None:
-        pass
-
-
-def test_nothing_is_begun_for_who_has_gone(worker, monkeypatch) -> None:
-    monkeypatch.setattr(worker, "max_batch_size", 2)
-    gathering, transport, queue = Gathering(), _Transport(), Queue()
-    gathering.slips, gathering._restart_workers = Slips(4), True
-    order = Order(b"", Wanted())
-    with gathering.slips.take() as kept, gathering.slips.take() as also:
-        for name, slip in (("a", kept), ("gone", Slip(3, 99)), ("b", also), ("c", kept)):
-            queue.put((0, name, time.monotonic(), (slip, order)))
-        taken, refused = gathering.get_batch_requests(worker, queue, transport)
-    assert ([name for _, name, _ in taken], refused) == (["a", "b"], [])
-    assert transport.said == [("a", LitAPIStatus.START), ("b", LitAPIStatus.START)]
-    assert queue.qsize() == 1  # no more than a batch

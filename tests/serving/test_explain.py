@@ -12,8 +12,7 @@ import torch
 from PIL import Image
 
 from apercu import MaskExplainer, open_classifier, read_picture
-from apercu.deploy.serving.orders import Order, Wanted
-from apercu.deploy.serving.worker import Work, Worker, open_answering
+from apercu.deploy.serving.requests import ExplainRequest, RequestOptions
 from apercu.explain.explanation import MaskExplanation
 
 
@@ -53,7 +52,7 @@ def test_the_classes_seen_most_come_first_with_their_probabilities(call, explain
 
 
 def test_the_classifier_says_what_it_sees(serving, tiny_run, tiny_card, png) -> None:
-    record = serving(worker=_at_work(tiny_run, str(tiny_card))).explain(png).json()
+    record = serving(worker=open_worker(tiny_run, str(tiny_card))).explain(png).json()
     classifier = open_classifier(tiny_card)
     shares = classifier.predict_probabilities(classifier.prepare(read_picture(png))[None])[0]
     assert record["read_by"] == "classifier"
@@ -61,15 +60,9 @@ def test_the_classifier_says_what_it_sees(serving, tiny_run, tiny_card, png) -> 
     assert record["top"][0]["probability"] == pytest.approx(float(shares.max()), abs=1e-5)
 
 
-def _at_work(*given) -> Worker:
-    asked = Worker(Work(*given, 1_000_000, 1), 8)
-    asked.answering = open_answering(asked.work)
-    return asked
-
-
 def test_an_export_answers_as_its_run_does(serving, tiny_run, tiny_card, tiny_export, png) -> None:
-    asked = _at_work(tiny_export, None)
-    call, served = serving(worker=_at_work(tiny_run, str(tiny_card))), serving(worker=asked)
+    worker = open_worker(tiny_export)
+    call, served = serving(worker=open_worker(tiny_run, str(tiny_card))), serving(worker=worker)
     for fields in ({}, {"top": "3"}, {"target": ["rings", "0"]}):
         expected = call.explain(png, format="array", **fields).json()
         found = served.explain(png, format="array", **fields).json()
@@ -79,7 +72,8 @@ def test_an_export_answers_as_its_run_does(serving, tiny_run, tiny_card, tiny_ex
             assert one["probability"] == pytest.approx(other["probability"], abs=1e-4)
             maps = (np.array(answer["map"]["array"]) for answer in (one, other))
             np.testing.assert_allclose(*maps, atol=1e-3)
-    told = asked.predict([asked.decode_request(Order(png, Wanted(top=n))) for n in (1, 2, 3)])
+    requests = [ExplainRequest(png, RequestOptions(top=n)) for n in (1, 2, 3)]
+    told = respond(worker, requests)
     assert [len(json.loads(one.body)["answers"]) for one in told] == [1, 2, 3]
 
 
@@ -123,14 +117,15 @@ def _dicom(pixels: np.ndarray) -> bytes:
 
 
 def test_orders_of_different_sizes_share_a_batch(worker, png, explainer) -> None:
-    from apercu.deploy.serving.orders import Order, Wanted
-
-    asked = [Wanted(top=2), Wanted((1,)), Wanted(format=None), Wanted((2, 0), format="array")]
-    seen = [worker.decode_request(Order(png, one)) for one in asked]
-    broken = worker.decode_request(Order(b"no image", Wanted()))
-    made = worker.predict([*seen, broken])
+    options = [
+        RequestOptions(top=2),
+        RequestOptions((1,)),
+        RequestOptions(format=None),
+        RequestOptions((2, 0), format="array"),
+    ]
+    requests = [ExplainRequest(png, one) for one in options]
+    made = respond(worker, [*requests, ExplainRequest(b"no image")])
     assert [one.status for one in made] == [200, 200, 200, 200, 422]
-    assert [one.batch for one in made] == [5, 0, 0, 0, 0]
     records = [json.loads(one.body) for one in made]
     assert [len(record.get("answers", ())) for record in records] == [2, 1, 0, 2, 0]
     image = explainer.prepare(read_picture(png))[None]
@@ -154,8 +149,8 @@ def test_kserve_predicts_and_explains(call, png, tiny_run) -> None:
 
 def test_counterparts_are_the_explainers_own(serving, tiny_pair, png) -> None:
     call = serving(worker=tiny_pair)
-    explainer = tiny_pair.answering.explainer
-    classifier = tiny_pair.answering.reading.classifier
+    explainer = tiny_pair.explainer.explainer
+    classifier = tiny_pair.explainer.predictor.classifier
     images = explainer.prepare(read_picture(png))[None]
     logits = classifier(images)
     seen, *others = logits[0].argsort(descending=True).tolist()

@@ -20,8 +20,8 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 
-from apercu.deploy.serving import guard, wire
-from apercu.deploy.serving.guard import OPEN
+from apercu.deploy.serving import http_protocol, security
+from apercu.deploy.serving.security import OPEN_PATHS
 
 HEAD = b"POST /v1/explain HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 
@@ -136,7 +136,7 @@ def test_a_body_does_not_count_as_the_next_head(port) -> None:
 
 
 def test_a_slow_head_is_hung_up_on(port, monkeypatch) -> None:
-    monkeypatch.setattr(wire, "PATIENCE", 0.3)
+    monkeypatch.setattr(http_protocol, "HEAD_TIMEOUT", 0.3)
     said = _said(port, *[bytes([one]) for one in HEAD], pause=0.02)
     assert _problem(said) == (408, "head: expected all header lines within 0.3 s")
     assert _said(port) == said  # who says nothing at all is told the same
@@ -147,7 +147,7 @@ def test_a_slow_head_is_hung_up_on(port, monkeypatch) -> None:
 
 
 def test_a_slow_body_ends_at_the_deadline(listen, monkeypatch) -> None:
-    monkeypatch.setattr(wire, "PATIENCE", 1.0)
+    monkeypatch.setattr(http_protocol, "HEAD_TIMEOUT", 1.0)
     port = urlsplit(listen(deadline=0.5, places=1)).port
     said = _said(port, HEAD + b"Content-Length: 500\r\n\r\n", *[b"{"] * 400, pause=0.01, seconds=9)
     assert said.startswith(b"HTTP/1.1 504")
@@ -297,8 +297,8 @@ def test_the_token_is_wanted_everywhere_else(serving, monkeypatch) -> None:
         compared.append((one, other))
         return right(one, other)
 
-    monkeypatch.setattr(guard.hmac, "compare_digest", compare)
-    paths = {getattr(route, "path", "") for route in call.app.routes} - set(OPEN)
+    monkeypatch.setattr(security.hmac, "compare_digest", compare)
+    paths = {getattr(route, "path", "") for route in call.app.routes} - set(OPEN_PATHS)
     assert {"/v1/explain", "/metrics", "/openapi.json", "/page.json"} <= paths
     for path in (*paths, "/nothing", "/HEALTHZ", "/healthz/", "/page/page.css/", "/page/x"):
         address = path.replace("{name}", "tiny").replace("{number}", "0")
