@@ -37,7 +37,7 @@ from apercu.deploy.video.formats import FORMATS
 from apercu.deploy.video.frame_explainer import FrameExplainer, OverlayContent, StableClass
 from apercu.deploy.video.motion import MapSmoother
 from apercu.deploy.video.overlay import FrameOverlay
-from apercu.deploy.video.reading import VideoPicture
+from apercu.deploy.video.source import VideoPicture
 from apercu.deploy.video.writing import VideoWriter
 from apercu.evaluation.cost import track_peak_memory
 from apercu.images import open_images

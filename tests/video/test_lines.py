@@ -11,7 +11,7 @@ from av import VideoFrame
 
 from apercu.deploy.video.lines import BoundedQueue, run_consumer, run_producer
 from apercu.deploy.video.live import make_live_queue, pace_items
-from apercu.deploy.video.reading import AudioPacket, VideoPicture
+from apercu.deploy.video.source import AudioPacket, VideoPicture
 
 BLANK = VideoFrame(16, 16, "yuv420p")
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from apercu.deploy.video import open_video
 from apercu.deploy.video.frames import prepare_image, view_plane
-from apercu.deploy.video.reading import AudioPacket, VideoPicture, VideoSource
+from apercu.deploy.video.source import AudioPacket, VideoPicture, VideoSource
 from apercu.errors import ImageError
 
 RED, BLUE, GREEN = (200, 30, 30), (30, 30, 200), (30, 160, 60)

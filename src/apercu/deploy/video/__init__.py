@@ -3,8 +3,7 @@
 from apercu.deploy.inference import InferenceEngine
 from apercu.deploy.video.flow import VideoSettings, VideoSummary, explain_video
 from apercu.deploy.video.opening import open_engine
-from apercu.deploy.video.places import open_video
-from apercu.deploy.video.reading import VideoSource
+from apercu.deploy.video.source import VideoSource, open_video
 
 __all__ = [
     "InferenceEngine",

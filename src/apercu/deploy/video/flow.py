@@ -16,8 +16,8 @@ from apercu.deploy.video.lines import BoundedQueue, run_consumer, run_producer
 from apercu.deploy.video.live import make_live_queue, pace_items
 from apercu.deploy.video.motion import Flicker, MapSmoother
 from apercu.deploy.video.overlay import FrameOverlay
-from apercu.deploy.video.reading import AudioPacket, Item, VideoPicture, VideoSource
 from apercu.deploy.video.sound import AudioTrack
+from apercu.deploy.video.source import AudioPacket, Item, VideoPicture, VideoSource
 from apercu.deploy.video.writing import VideoWriter
 from apercu.errors import ConfigError
 

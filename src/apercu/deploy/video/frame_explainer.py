@@ -20,7 +20,7 @@ from apercu.deploy.video.motion import (
     estimate_motion,
     shrink_to_grey,
 )
-from apercu.deploy.video.reading import VideoPicture
+from apercu.deploy.video.source import VideoPicture
 
 HALF_LIFE = 0.4
 """Seconds after which a frame counts half in the mean probabilities."""

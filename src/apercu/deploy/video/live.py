@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 from apercu.deploy.video.lines import BoundedQueue
-from apercu.deploy.video.reading import Item, VideoPicture
+from apercu.deploy.video.source import Item, VideoPicture
 
 SOUNDS = 512
 """Packets of sound that wait beside the newest frame, at most."""

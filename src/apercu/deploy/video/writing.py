@@ -16,8 +16,8 @@ from av.codec.context import Flags
 
 from apercu.deploy.video.formats import OutputFormat
 from apercu.deploy.video.frames import PLANAR, VIDEO_RANGE
-from apercu.deploy.video.reading import VideoSource
 from apercu.deploy.video.sound import AudioTrack
+from apercu.deploy.video.source import VideoSource
 from apercu.errors import OutputError
 from apercu.io import check_writable
 
