@@ -33,12 +33,11 @@ from apercu.deploy.export.precision import convert_graph
 from apercu.deploy.inference import ExplainerInfo, InferenceEngine
 from apercu.deploy.inference.onnx_engine import OnnxEngine
 from apercu.deploy.video import VideoSettings, explain_video, open_video
-from apercu.deploy.video.formats import FORMATS
 from apercu.deploy.video.frame_explainer import FrameExplainer, OverlayContent, StableClass
 from apercu.deploy.video.motion import MapSmoother
 from apercu.deploy.video.overlay import FrameOverlay
 from apercu.deploy.video.source import VideoPicture
-from apercu.deploy.video.writing import VideoWriter
+from apercu.deploy.video.writer import FORMATS, VideoWriter
 from apercu.evaluation.cost import track_peak_memory
 from apercu.images import open_images
 from apercu.networks.graph_encoder import EncoderWithHead

@@ -118,7 +118,7 @@ def test_a_second_signal_does_not_disturb_the_end(
     apercu, tiny_run, walk, tmp_path, monkeypatch, first: int, second: int
 ) -> None:
     from apercu.deploy.video.frame_explainer import FrameExplainer
-    from apercu.deploy.video.writing import VideoWriter
+    from apercu.deploy.video.writer import VideoWriter
 
     explain, leave, count = FrameExplainer.__call__, VideoWriter.__exit__, iter(range(99))
 

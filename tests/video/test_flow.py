@@ -158,7 +158,7 @@ def test_nothing_is_left_after_an_error(clip, engine, tmp_path, monkeypatch) -> 
 
 
 def test_a_full_disk_is_told(clip, engine, tmp_path, monkeypatch) -> None:
-    from apercu.deploy.video import writing
+    from apercu.deploy.video import writer as writing
 
     source = open_video(str(clip(levels(*[90] * 25))))
 

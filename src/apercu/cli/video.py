@@ -85,7 +85,7 @@ def video(
 
     check_installed()
     from apercu.deploy.video import VideoSettings, explain_video, open_engine, open_video
-    from apercu.deploy.video.formats import find_format
+    from apercu.deploy.video.writer import find_format
 
     settings = VideoSettings(target, smoothing, every, seconds)
     find_format(out)

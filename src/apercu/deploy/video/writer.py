@@ -1,10 +1,11 @@
-"""Frames and sounds → a file that plays, also when it is ended early."""
+"""Which kinds of files are written, known by the ending of their names."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -14,12 +15,121 @@ import av
 from av import VideoFrame
 from av.codec.context import Flags
 
-from apercu.deploy.video.formats import OutputFormat
 from apercu.deploy.video.frames import PLANAR, VIDEO_RANGE
-from apercu.deploy.video.sound import AudioTrack
 from apercu.deploy.video.source import VideoSource
-from apercu.errors import OutputError
+from apercu.errors import ConfigError, OutputError, suggest_nearest
 from apercu.io import check_writable
+
+
+@dataclass(frozen=True)
+class OutputFormat:
+    """A kind of file.
+
+    Attributes:
+        container: as FFmpeg calls it.
+        encoder: of its pictures.
+        options: of that encoder, from a file and from what is live.
+    """
+
+    container: str
+    encoder: str
+    options: tuple[tuple[str, str], ...]
+    live: tuple[tuple[str, str], ...]
+
+
+_H264 = ("libx264", (("preset", "veryfast"), ("crf", "21")), (("tune", "zerolatency"),))
+_VP9 = (
+    "libvpx-vp9",
+    (("deadline", "realtime"), ("cpu-used", "8"), ("row-mt", "1"), ("crf", "32"), ("b", "0")),
+    (("lag-in-frames", "0"),),
+)
+FORMATS = {
+    ".mp4": OutputFormat("mp4", *_H264),
+    ".mov": OutputFormat("mov", *_H264),
+    ".mkv": OutputFormat("matroska", *_H264),
+    ".webm": OutputFormat("webm", *_VP9),
+}
+
+
+def find_format(out: Path) -> OutputFormat:
+    """The format of a file to be written, which must not be there yet.
+
+    Raises:
+        OutputError: its name has no ending that is known, or the file exists.
+        ConfigError: this PyAV cannot encode for it.
+    """
+    found = FORMATS.get(out.suffix.lower())
+    if found is None:
+        *others, last = FORMATS
+        raise OutputError(
+            f"{out}: expected a name that ends in {', '.join(others)} or {last}"
+            f"{suggest_nearest(out.suffix, FORMATS) if out.suffix else ''}"
+        )
+    if out.exists():
+        raise OutputError(f"{out}: exists already; remove it, or choose another name")
+    if found.encoder not in av.codecs_available:
+        raise ConfigError(
+            f"video: this PyAV was built without {found.encoder}; pip install 'apercu[video]' "
+            "brings one that has it"
+        )
+    return found
+
+
+OPUS_RATE = 48_000
+"""The only rate of sound that Opus knows."""
+
+
+@final
+class AudioTrack:
+    """A stream of sound on its way into a file.
+
+    Args:
+        source: the stream that is read.
+        container: that is written.
+
+    Attributes:
+        copied: whether it stays as it was encoded.
+        codec: what it is written as.
+        damaged: packets that could not be decoded, so far.
+    """
+
+    def __init__(self, source: Any, container: Any) -> None:
+        codec = source.codec_context.codec.canonical_name
+        self._read = codec
+        self.damaged = 0
+        self.copied = codec in container.supported_codecs
+        self.codec = codec if self.copied else container.default_audio_codec
+        if self.copied:
+            self._stream = container.add_stream_from_template(source)
+        else:
+            rate = OPUS_RATE if self.codec == "opus" else source.codec_context.sample_rate
+            self._stream = container.add_stream(self.codec, rate=rate)
+            self._stream.codec_context.layout = source.codec_context.layout
+
+    def __str__(self) -> str:
+        return f"{self._read} copied" if self.copied else f"{self._read} encoded as {self.codec}"
+
+    def convert_packet(self, packet: Any) -> Iterator[Any]:
+        """What is written for a packet that was read."""
+        if self.copied:
+            packet.stream = self._stream
+            yield packet
+            return
+        for frame in self._decode_packet(packet):
+            yield from self._stream.encode(frame)
+
+    def flush(self) -> Iterator[Any]:
+        """What is written at the end."""
+        if not self.copied:
+            yield from self._stream.encode(None)
+
+    def _decode_packet(self, packet: Any) -> list[Any]:
+        """What a packet holds; nothing where it is damaged, which is counted."""
+        try:
+            return list(packet.decode())
+        except av.error.FFmpegError:
+            self.damaged += 1
+            return []
 
 
 @final
