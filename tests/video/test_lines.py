@@ -9,8 +9,13 @@ from collections.abc import Iterator
 import pytest
 from av import VideoFrame
 
-from apercu.deploy.video.lines import BoundedQueue, run_consumer, run_producer
-from apercu.deploy.video.live import make_live_queue, pace_items
+from apercu.deploy.video.queues import (
+    BoundedQueue,
+    make_live_queue,
+    pace_items,
+    run_consumer,
+    run_producer,
+)
 from apercu.deploy.video.source import AudioPacket, VideoPicture
 
 BLANK = VideoFrame(16, 16, "yuv420p")

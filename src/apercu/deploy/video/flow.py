@@ -11,10 +11,15 @@ from typing import TypeAlias
 
 from apercu.deploy.inference import InferenceEngine
 from apercu.deploy.video.frame_explainer import FrameExplainer, OverlayContent, StableClass
-from apercu.deploy.video.lines import BoundedQueue, run_consumer, run_producer
-from apercu.deploy.video.live import make_live_queue, pace_items
 from apercu.deploy.video.motion import Flicker, MapSmoother
 from apercu.deploy.video.overlay import FrameOverlay
+from apercu.deploy.video.queues import (
+    BoundedQueue,
+    make_live_queue,
+    pace_items,
+    run_consumer,
+    run_producer,
+)
 from apercu.deploy.video.source import AudioPacket, Item, VideoPicture, VideoSource
 from apercu.deploy.video.writer import AudioTrack, VideoWriter, find_format
 from apercu.errors import ConfigError

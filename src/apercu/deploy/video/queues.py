@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Generic, TypeVar
+
+from apercu.deploy.video.source import Item, VideoPicture
 
 T = TypeVar("T")
 
@@ -128,3 +131,28 @@ def run_consumer(work: Callable[[T], None], line: BoundedQueue[T]) -> Iterator[C
         thread.join()
     if failed:
         raise failed[0]
+
+
+SOUNDS = 512
+"""Packets of sound that wait beside the newest frame, at most."""
+
+
+def make_live_queue() -> BoundedQueue[Item]:
+    """A line in which one frame waits, the newest; no sound is dropped."""
+    return BoundedQueue(SOUNDS, lambda item: isinstance(item, VideoPicture))
+
+
+def pace_items(
+    items: Iterable[Item],
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Iterator[Item]:
+    """The items of a file, each frame no sooner than it would be shown."""
+    start = None
+    for item in items:
+        if isinstance(item, VideoPicture):
+            now = clock()
+            start = now - item.seconds if start is None else start
+            if (wait := start + item.seconds - now) > 0:
+                sleep(wait)
+        yield item
