@@ -1,8 +1,12 @@
 """Overlay videos: what a classifier looks at, frame by frame, in constant memory."""
 
 from apercu.deploy.inference import InferenceEngine
-from apercu.deploy.video.flow import VideoSettings, VideoSummary, explain_video
-from apercu.deploy.video.opening import open_engine
+from apercu.deploy.video.explain_video import (
+    VideoSettings,
+    VideoSummary,
+    explain_video,
+    open_engine,
+)
 from apercu.deploy.video.source import VideoSource, open_video
 
 __all__ = [
