@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from apercu.classifiers import Classifier
-from apercu.classifiers.checks import check_images
+from apercu.classifiers.preprocessing import check_images
 from apercu.classifiers.targets import Target, resolve_targets
 from apercu.errors import ClassifierError, ConfigError, ImageError
 from apercu.types import Images, Maps, Targets

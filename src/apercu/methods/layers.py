@@ -61,7 +61,8 @@ def get_layer(classifier: Classifier, name: str) -> nn.Module:
     layers = dict(get_open_module(classifier).named_modules())
     if name not in layers:
         raise ClassifierError(
-            f"layer: {classifier.spec} has no layer {name!r}{suggest_nearest(name, filter(None, layers))}"
+            f"layer: {classifier.spec} has no layer {name!r}"
+            f"{suggest_nearest(name, filter(None, layers))}"
         )
     return layers[name]
 

@@ -90,7 +90,8 @@ def get(text: str) -> Explainer | TrueBox:
     GradCam(layer=None)
 
     Args:
-        text: `NAME` or `NAME:KEY=VALUE,KEY=VALUE`. `augmented=8` and `smoothed=0.03` wrap any method.
+        text: `NAME` or `NAME:KEY=VALUE,KEY=VALUE`. The settings `augmented=8` and `smoothed=0.03`
+            wrap any method.
 
     Returns:
         The method, which is called with a classifier, images and targets.

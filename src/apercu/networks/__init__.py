@@ -1,1 +1,1 @@
-"""The trained networks: encoders, the class gate, the U-Net's decoder."""
+"""The blocks that trained networks share: encoders, the class gate, the decoders of a U-Net."""

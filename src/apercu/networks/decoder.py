@@ -1,4 +1,4 @@
-"""The U-Net's way up: doubled resolution, a gated skip connection, residual blocks."""
+"""The decoder of the U-Net: doubled resolution, gated skip connections, residual blocks."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from apercu.networks.encoder import build_conv_block
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a network says about classes of images, as log-odds of keeping.
+    """The evidence for one class per image, as log-odds of keeping.
 
     Attributes:
-        extent: where there is any evidence.
-        core: the crop that suffices; the same field where a network has only one.
+        extent: log-odds that there is any evidence, `batch × rows × columns`.
+        core: log-odds of the crop that suffices, in the same shape; the same tensor where a
+            network has only one.
     """
 
     extent: Tensor
@@ -29,11 +30,11 @@ class Evidence:
 
 @dataclass(frozen=True)
 class SharedFeatures:
-    """What a decoder makes of an image's features before it is told of a class.
+    """The part of a decoder's work on an image that is the same for all classes.
 
     Attributes:
-        deepest: of the deepest map.
-        finer: of the others, by their stride.
+        deepest: features from the deepest map, `batch × channels × height × width`.
+        finer: features from the other maps, by their stride.
     """
 
     deepest: Tensor
@@ -42,18 +43,18 @@ class SharedFeatures:
 
 @dataclass(frozen=True)
 class DecoderShape:
-    """How large the decoder is and what its blocks are made of.
+    """The size of the decoder and the kind of its blocks.
 
     Args:
         width: channels after the first block; each further block has half of them.
         blocks: residual blocks after each doubling of the resolution.
         residual: `bottleneck` as in ResNet-50, on the whole skip connection; or `compact`, two
-            3 × 3 convolutions on a skip connection first brought to the block's width.
+            3 × 3 convolutions on a skip connection that is first projected to the block's width.
         upsampling: `transposed` convolution (paper) or `pixel_shuffle` (released code).
-        gate: `everywhere`, the relative gate weighs every skip connection and starts the mask; or
-            `deepest`, the published one weighs the deepest map alone.
+        gate: `everywhere`: the relative gate weighs every skip connection and is the first mask;
+            `deepest`: the published gate weighs only the deepest map.
         resolution: pixels of the image per cell of the mask.
-        form: the kind.
+        form: kind of the decoder in settings files.
     """
 
     width: Annotated[int, Field(ge=1)] = 96
@@ -66,7 +67,7 @@ class DecoderShape:
 
 
 def compute_strides(stride: int, resolution: int) -> list[int]:
-    """The strides of a way up, coarsest first: half of the deepest one, and so on."""
+    """Return the strides of the decoder's steps, coarsest first, from half of the deepest one."""
     strides = []
     while stride > resolution:
         stride //= 2
@@ -75,11 +76,11 @@ def compute_strides(stride: int, resolution: int) -> list[int]:
 
 
 class Decoder(nn.Module):
-    """Gated features, coarsest to finest, to the two channels whose share is the mask.
+    """A decoder from gated features, coarsest to finest, to pairs of channels whose ratio is a mask.
 
     Args:
         channels: channels of the encoder's feature maps, finest first.
-        strides: their strides.
+        strides: strides of the encoder's feature maps, finest first.
         shape: size and kind of the blocks.
     """
 
@@ -105,25 +106,28 @@ class Decoder(nn.Module):
             nn.init.ones_(cast(Tensor, self.head.bias))
 
     def forward(self, skips: dict[int, Tensor], deepest: Tensor, gate: Tensor) -> Evidence:
-        """Extent and core, at the mask's resolution, `batch × rows × columns`.
+        """Return the evidence at the mask's resolution.
 
-        Many gates may go with the features of one image.
+        The features of one image may have many gates.
 
         Args:
             skips: feature maps by stride, without the deepest.
-            deepest: the deepest feature map.
-            gate: the class gate on it, `batch × 1 × height × width`.
+            deepest: deepest feature map, `batch × channels × height × width`.
+            gate: class gate on the deepest map, `batch × 1 × height × width`.
+
+        Returns:
+            Extent and core, `batch × rows × columns`.
         """
         return self.apply_gate(self.compute_shared_features(skips, deepest), gate)
 
     def compute_shared_features(self, skips: dict[int, Tensor], deepest: Tensor) -> SharedFeatures:
-        """The projections, which no class has a part in."""
+        """Return the projections of the feature maps, which do not depend on the class."""
         steps = dict(zip(self.strides, self.steps, strict=True))
-        finer = {at: cast(UpStep, steps[at]).narrow(skips[at]) for at in steps if at in skips}
+        finer = {s: cast(UpStep, steps[s]).narrow(skips[s]) for s in steps if s in skips}
         return SharedFeatures(self.deepest(deepest), finer)
 
     def apply_gate(self, shared: SharedFeatures, gate: Tensor) -> Evidence:
-        """What `forward` gives, for a gate on features that are prepared."""
+        """Return what `forward` returns, from features that are computed already."""
         features = torch.cat([shared.deepest * gate, gate], 1)
         for step, stride in zip(self.steps, self.strides, strict=True):
             features = cast(UpStep, step).forward_projected(
@@ -135,7 +139,7 @@ class Decoder(nn.Module):
 
 
 def compute_evidence(channels: Tensor) -> Evidence:
-    """Two or four channels as log-odds: of each pair the share of the first."""
+    """Return two or four channels as evidence: of each pair the log-odds of the first."""
     logs = torch.log(channels.abs() + 1e-3)
     extent = logs[:, 0] - logs[:, 1]
     return Evidence(extent, logs[:, 2] - logs[:, 3] if logs.shape[1] > 2 else extent)
@@ -143,12 +147,12 @@ def compute_evidence(channels: Tensor) -> Evidence:
 
 @torch.no_grad()
 def initialise_as_gate(head: nn.Conv2d) -> None:
-    """The first masks are the gate itself, the head's last input: the extent where it has 0.4 of
-    its peak, the core where it has 0.65.
+    """Set the head's weights so that the first masks are the gate, which is its last input.
 
-    A mask that begins with what the class embedding knows is selective from the first step;
-    one that begins blank must first find out, and tends to ignore the class. (Class activation
-    maps localise best at 0.4 of their peak; cropped at 0.6 to 0.7 they convince best.)
+    The first extent is where the gate has 0.4 of its peak, the first core where it has 0.65. A
+    mask that starts from the class embedding is selective from the first step; one that starts
+    blank tends to ignore the class. (Class activation maps localise best at 0.4 of their peak;
+    crops at 0.6 to 0.7 of it are the most convincing to a classifier.)
     """
     head.weight.mul_(0.2)
     head.weight[:, -1, 0, 0] = torch.tensor([1.5, -0.95, 1.0, -1.42])
@@ -156,7 +160,14 @@ def initialise_as_gate(head: nn.Conv2d) -> None:
 
 
 class UpStep(nn.Module):
-    """One doubling of the resolution."""
+    """One doubling of the resolution, with an optional skip connection.
+
+    Args:
+        inputs: channels of the coarser features.
+        skip: channels of the skip connection; 0 without one.
+        outputs: channels of the finer features.
+        shape: size and kind of the blocks.
+    """
 
     def __init__(self, inputs: int, skip: int, outputs: int, shape: DecoderShape) -> None:
         super().__init__()
@@ -171,13 +182,13 @@ class UpStep(nn.Module):
         )
 
     def forward(self, features: Tensor, skip: Tensor | None, gate: Tensor | None) -> Tensor:
-        """Twice the resolution, joined with a skip connection."""
+        """Return features at twice the resolution, joined with a skip connection."""
         return self.forward_projected(features, None if skip is None else self.narrow(skip), gate)
 
     def forward_projected(
         self, features: Tensor, skip: Tensor | None, gate: Tensor | None
     ) -> Tensor:
-        """The same with a skip connection that went through `narrow`."""
+        """Return the same from a skip connection that was projected by `narrow` already."""
         features = self.upsample(features)
         size = features.shape[2:] if skip is None else skip.shape[2:]
         if features.shape[2:] != size:
@@ -186,20 +197,20 @@ class UpStep(nn.Module):
         if skip is not None:
             joined.append(skip)
         if self.gated and gate is not None:
-            opened = upsample_bilinear(gate, size)
-            joined = [features, *(part * opened for part in joined[1:]), opened]
+            fine_gate = upsample_bilinear(gate, size)
+            joined = [features, *(part * fine_gate for part in joined[1:]), fine_gate]
         elif skip is not None:
             joined[1] = joined[1].expand(features.shape[0], -1, -1, -1)
         return self.residual(torch.cat(joined, 1))
 
 
 def upsample_bilinear(gate: Tensor, size: torch.Size) -> Tensor:
-    """The gate at the resolution of finer features."""
+    """Return a map at the resolution of finer features, by bilinear interpolation."""
     return F.interpolate(gate, tuple(size), mode="bilinear", align_corners=False)
 
 
 class Residual(nn.Module):
-    """ReLU of a stack of convolutions plus its input, projected where the widths differ."""
+    """ReLU of a stack of convolutions plus its input, which is projected if the widths differ."""
 
     def __init__(self, inputs: int, outputs: int, stack: nn.Sequential) -> None:
         super().__init__()
@@ -207,11 +218,12 @@ class Residual(nn.Module):
         self.shortcut = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
 
     def forward(self, features: Tensor) -> Tensor:
+        """Return features of the same resolution, with `outputs` channels."""
         return F.relu(self.stack(features) + self.shortcut(features))
 
 
-def build_bottleneck(inputs: int, outputs: int) -> Residual:  # noqa: N802 (a constructor)
-    """ResNet's bottleneck: 1 × 1 to a quarter, 3 × 3, 1 × 1 back."""
+def build_bottleneck(inputs: int, outputs: int) -> Residual:
+    """Build the bottleneck of ResNet: 1 × 1 to a quarter, 3 × 3, 1 × 1 back."""
     inner = max(1, outputs // 4)
     return Residual(
         inputs,
@@ -225,8 +237,8 @@ def build_bottleneck(inputs: int, outputs: int) -> Residual:  # noqa: N802 (a co
     )
 
 
-def build_compact(inputs: int, outputs: int) -> Residual:  # noqa: N802 (a constructor)
-    """Two 3 × 3 convolutions."""
+def build_compact(inputs: int, outputs: int) -> Residual:
+    """Build a residual block of two 3 × 3 convolutions."""
     return Residual(
         inputs,
         outputs,

@@ -1,4 +1,4 @@
-"""Evidence spread over positions that look alike to the encoder."""
+"""Diffusion of class evidence over positions whose features are similar."""
 
 from __future__ import annotations
 
@@ -7,27 +7,30 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
-DIFFUSION_STEPS = 3  # steps of the random walk
-MIN_ROWS = 14  # least number of rows of the map that the walk is taken on
+DIFFUSION_STEPS = 3
+"""Steps of the random walk."""
+
+MIN_ROWS = 14
+"""Smallest number of rows of the feature map on which the walk is done."""
 
 
 def diffuse(maps: Tensor, features: Tensor) -> Tensor:
-    """Half the maps themselves, half the maps after a random walk among alike positions.
+    """Return the mean of the maps and the same maps after a random walk among similar positions.
 
-    A class activation is high where a class is told from others, the head of a bird more than its
-    wings. Features know what else belongs to the bird. Each step of the walk replaces a position's
-    value by the mean over all positions, weighed by the cosine of their centred features (negative
-    ones count as 0): the affinity that TokenCut (Wang et al. 2022) cuts and whose first component
-    deep descriptor transforming (Wei et al. 2017) takes. The result is stretched back to the
-    range of the maps.
+    A class activation is high where a class differs from others: on the head of a bird more than
+    on its wings. The features show what else belongs to the bird. Each step of the walk replaces
+    the value at a position by the mean over all positions, weighted by the cosine of their centred
+    features (negative ones count as 0). TokenCut (Wang et al. 2022) cuts the same affinity, and
+    deep descriptor transforming (Wei et al. 2017) takes its first component. The result is
+    rescaled to the range of the maps.
 
     Args:
-        maps: any number per image, `batch × maps × rows × columns`, not negative.
-        ground: features to walk on, `batch × channels × height × width`, at most a few hundred
-            positions.
+        maps: non-negative maps, any number per image, `batch × maps × rows × columns`.
+        features: features that say which positions are similar, `batch × channels × height ×
+            width`, with at most a few hundred positions.
 
     Returns:
-        As large as the finer of the two.
+        Diffused maps, as large as the finer of the two, `batch × maps × rows × columns`.
     """
     coarse = _resize_like(maps, features)
     values = coarse.flatten(2).transpose(1, 2)
@@ -35,23 +38,23 @@ def diffuse(maps: Tensor, features: Tensor) -> Tensor:
     for _ in range(DIFFUSION_STEPS):
         values = weights @ values
     low, high = values.amin(1, keepdim=True), values.amax(1, keepdim=True)
-    walked = (values - low) / (high - low).clamp(min=1e-6) * coarse.amax((2, 3))[:, None]
-    walked = walked.transpose(1, 2).reshape(coarse.shape)
+    diffused = (values - low) / (high - low).clamp(min=1e-6) * coarse.amax((2, 3))[:, None]
+    diffused = diffused.transpose(1, 2).reshape(coarse.shape)
     if maps.shape[2] < features.shape[2]:
-        return (coarse + walked) / 2
-    return (maps + _resize_like(walked, maps)) / 2
+        return (coarse + diffused) / 2
+    return (maps + _resize_like(diffused, maps)) / 2
 
 
 def _compute_affinity(features: Tensor) -> Tensor:
-    """How alike every two positions are, each row summing to 1, `batch × places × places`."""
+    """Return how similar two positions are, rows that sum to 1, `batch × positions × positions`."""
     centred = features - features.mean((2, 3), keepdim=True)
     directions = F.normalize(centred.flatten(2).transpose(1, 2), dim=2)
-    alike = (directions @ directions.transpose(1, 2)).clamp(min=0)
-    return alike / alike.sum(2, keepdim=True).clamp(min=1e-6)
+    cosines = (directions @ directions.transpose(1, 2)).clamp(min=0)
+    return cosines / cosines.sum(2, keepdim=True).clamp(min=1e-6)
 
 
 def _resize_like(maps: Tensor, like: Tensor) -> Tensor:
-    """At the size of another tensor: means of cells when smaller, bilinear when larger."""
+    """Resize maps to the size of another tensor: means of cells if smaller, bilinear if larger."""
     size = (like.shape[2], like.shape[3])
     if maps.shape[2] > size[0]:
         return F.interpolate(maps, size, mode="area")

@@ -1,4 +1,4 @@
-"""What the mask explainer sees of an image: feature maps at several strides."""
+"""Encoders: images → feature maps at several strides."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from apercu.types import Images
 
 
 class Encoder(nn.Module, ABC):
-    """Images in [0, 1] → feature maps, finest first; it owns its normalisation.
+    """A network from images in [0, 1] to feature maps, which normalises the images itself.
 
     Attributes:
-        channels: channels of each feature map.
+        channels: channels of each feature map, finest map first.
         strides: pixels of the image per cell of each feature map, rounded to a power of two.
     """
 
@@ -26,14 +26,14 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, images: Images) -> list[Tensor]:
-        """Feature maps, each `batch × channels[i] × height[i] × width[i]`."""
+        """Return feature maps, finest first, each `batch × channels[i] × height[i] × width[i]`."""
 
 
 class SmallEncoder(Encoder):
-    """The from-scratch encoder of the paper's CIFAR-10 section.
+    """The encoder that the paper trains from scratch on CIFAR-10 (Dabkowski & Gal 2017, section 5).
 
-    Downsampling blocks of five 3 × 3 convolutions each (Dabkowski & Gal 2017, section 5);
-    the first convolution of a block halves the resolution, and widths double per block.
+    Each block has five 3 × 3 convolutions. The first one halves the resolution; each block has
+    twice as many channels as the one before.
 
     Args:
         image_channels: channels of the images.
@@ -55,23 +55,23 @@ class SmallEncoder(Encoder):
         )
 
     def forward(self, images: Images) -> list[Tensor]:
-        features, found = 2 * images - 1, []
+        features, maps = 2 * images - 1, []
         for block in self.blocks:
             features = block(features)
-            found.append(features)
-        return found
+            maps.append(features)
+        return maps
 
 
 class TimmEncoder(Encoder):
     """Any timm model in its `features_only` form.
 
-    Maps coarser or finer than the U-Net's range are dropped, and of maps with equal stride the
-    last is kept, so vision transformers give one map.
+    Maps with strides below 4 or above 32 are dropped. Of maps with the same stride the last one
+    stays, so a vision transformer gives one map.
 
     Args:
-        name: model name as timm knows it.
+        name: name of the timm model.
         image_channels: channels of the images.
-        pretrained: ask timm for its weights.
+        pretrained: whether timm loads its pretrained weights.
     """
 
     network: Any
@@ -103,13 +103,13 @@ class TimmEncoder(Encoder):
     def forward(self, images: Images) -> list[Tensor]:
         features = self.network((images - self.mean) / self.std)
         maps = [features[i] for i in self.map_indices]
-        if maps[-1].shape[1] != self.channels[-1]:  # some timm models answer channels last
+        if maps[-1].shape[1] != self.channels[-1]:  # some timm models return channels last
             maps = [features.permute(0, 3, 1, 2) for features in maps]
         return maps
 
 
 def build_conv_block(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> nn.Sequential:
-    """Convolution, batch normalisation, ReLU."""
+    """Build a convolution with batch normalisation and ReLU."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False),
         nn.BatchNorm2d(outputs),
@@ -118,6 +118,6 @@ def build_conv_block(inputs: int, outputs: int, size: int = 3, stride: int = 1) 
 
 
 def _repeat_per_channel(values: Sequence[float], channels: int) -> Tensor:
-    """Statistics for any number of channels: timm repeats the three of ImageNet likewise."""
+    """Repeat statistics for any number of channels, as timm does with the three of ImageNet."""
     repeated = [values[i % len(values)] for i in range(channels)]
     return torch.tensor(repeated)[:, None, None]

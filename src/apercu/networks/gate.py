@@ -1,4 +1,4 @@
-"""The class gate: where in the deepest features the asked class could be."""
+"""The class gate: where in the deepest features the target class could be."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ GateKind: TypeAlias = Literal["relative", "published"]
 
 
 class ClassGate(nn.Module):
-    """Activation of the asked class at each position, and the gate it opens.
+    """The activation of the target class at each position, and the gate that it opens.
 
-    Dabkowski & Gal 2017, section 4.1: activation X_ij · C_s with a learned embedding C. With a
-    bias it estimates the class's logit, in units of the spread of all logits (`mean`,
-    `deviation`).
+    Dabkowski & Gal 2017, section 4.1: the activation is X_ij · C_s with a learned embedding C. Here
+    it has a bias as well, and estimates the logit of the class in standard units of all logits
+    (`mean`, `deviation`).
 
-    The `published` gate is σ(activation). It saturates over most of an image that shows the
-    class. The `relative` one is the activation as a share of its peak, times σ(peak − threshold):
-    it keeps the order of the positions, and stays shut for a class that peaks nowhere.
+    The `published` gate is σ(activation), which saturates over most of an image that shows the
+    class. The `relative` gate is the activation divided by its peak, times σ(peak − threshold): it
+    keeps the order of the positions, and stays closed for a class that has no peak.
 
     Args:
         classes: number of classes.
         channels: channels of the deepest feature map.
-        kind: see above.
+        kind: kind of the gate, `relative` or `published`.
     """
 
     mean: Tensor
@@ -46,16 +46,16 @@ class ClassGate(nn.Module):
         self.register_buffer("deviation", torch.tensor(1.0))
 
     def compute_activation(self, features: Tensor, targets: Targets) -> Tensor:
-        """Class evidence per position, `batch × 1 × height × width`.
+        """Return the activation of the target class per position, `batch × 1 × height × width`.
 
-        Many targets may go with the features of one image.
+        The features of one image may have many targets.
         """
         maps = self.embedding[targets][:, None] @ features.flatten(2)
         maps = maps + self.bias[targets][:, None, None]
         return maps.reshape(maps.shape[0], 1, *features.shape[2:])
 
     def forward(self, features: Tensor, targets: Targets) -> Tensor:
-        """The gate in [0, 1], `batch × 1 × height × width`."""
+        """Return the gate in [0, 1], `batch × 1 × height × width`."""
         activation = self.compute_activation(features, targets)
         if self.kind == "published":
             return torch.sigmoid(self.sharpness * (activation - self.threshold))
@@ -64,39 +64,43 @@ class ClassGate(nn.Module):
         return present * F.relu(activation) / peak.clamp(min=1e-3)
 
     def predict_logits(self, features: Tensor) -> Logits:
-        """The embedding's own estimate of the classifier's standardised logits, all at once."""
+        """Return the embedding's estimate of the classifier's standardised logits of all classes."""
         return features.mean((2, 3)) @ self.embedding.T + self.bias
 
     def standardise(self, logits: Logits) -> Logits:
-        """Logits of the classifier in the units of the activations."""
+        """Return logits of the classifier in the units of the activations."""
         return (logits - self.mean) / self.deviation
 
     @torch.no_grad()
     def set_logit_units(self, mean: float, deviation: float) -> None:
-        """The mean and the standard deviation of all logits, over images and classes."""
+        """Set the mean and the standard deviation of all logits, over images and classes."""
         self.mean.fill_(mean)
         self.deviation.fill_(deviation)
 
     @torch.no_grad()
     def set_threshold(self, present: float, absent: float) -> None:
-        """Half open a sixth of the way from an absent class's typical peak to a present one's.
+        """Set the threshold a sixth of the way from the peak of absent classes to that of present.
 
-        So low because a class that is there may be one that the classifier does not name.
+        It is so low because the image may show a class that the classifier does not predict.
+
+        Args:
+            present: typical peak of the activation of a class that is in the image.
+            absent: typical peak of the activation of a class that is not.
         """
-        way = max(present - absent, 1e-3)
-        self.threshold.fill_(absent + way / 6)
-        self.sharpness.fill_(12 / way)
+        distance = max(present - absent, 1e-3)
+        self.threshold.fill_(absent + distance / 6)
+        self.sharpness.fill_(12 / distance)
 
 
 class GatedNetwork(nn.Module, ABC):
-    """Encoder and class gate; a decoder of its own kind makes explanations of them.
+    """An encoder and a class gate; subclasses add a decoder that makes explanations of them.
 
     Args:
-        encoder: where features come from.
-        classes: number of classes the gate knows.
-        kind: of the gate.
-        frozen: whether the encoder stays as it is (in evaluation mode and without gradients) from
-            the start, or from when it is settled.
+        encoder: encoder of the images.
+        classes: number of classes of the gate.
+        gate_kind: kind of the gate, `relative` or `published`.
+        frozen: whether the encoder is frozen from the start (in evaluation mode, without
+            gradients); else from the call of `freeze_encoder`.
     """
 
     def __init__(
@@ -111,7 +115,7 @@ class GatedNetwork(nn.Module, ABC):
             encoder.requires_grad_(False)
 
     def state_without_frozen_encoder(self) -> dict[str, Tensor]:
-        """The state without a frozen encoder, which training leaves as it was."""
+        """Return the weights, without those of an encoder that is frozen from the start."""
         return {
             name: tensor.contiguous().cpu()
             for name, tensor in self.state_dict().items()
@@ -119,26 +123,26 @@ class GatedNetwork(nn.Module, ABC):
         }
 
     def freeze_encoder(self) -> None:
-        """Ends the embedding phase: encoder and class embedding learn no more.
+        """End the training of the encoder and of the class embedding.
 
-        Masks teach them to forget the classes; see docs/experiments.md.
+        Training masks makes them forget the classes; see docs/experiments.md.
         """
         self.encoder_frozen = True
         for part in (self.encoder, self.gate.embedding, self.gate.bias):
             part.requires_grad_(False)
 
     def train(self, mode: bool = True) -> GatedNetwork:
-        """Training mode; a settled encoder stays in evaluation mode."""
+        """Set training mode; a frozen encoder stays in evaluation mode."""
         super().train(mode)
         if self.encoder_frozen:
             self.encoder.eval()
         return self
 
     def encode(self, images: Images) -> list[Tensor]:
-        """Feature maps, finest first; one call serves any number of classes.
+        """Return feature maps, finest first; one call is enough for any number of classes.
 
-        A settled encoder passes on slopes only to images that ask for them.
+        A frozen encoder computes gradients only for images that require them.
         """
-        learns = not self.encoder_frozen or images.requires_grad
-        with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
+        needs_gradients = not self.encoder_frozen or images.requires_grad
+        with torch.set_grad_enabled(torch.is_grad_enabled() and needs_gradients):
             return self.encoder(images)
