@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from apercu import MaskExplainer, open_classifier
-from apercu.deploy.export.describing import digest_run
+from apercu.deploy.export.manifest import digest_run
 from apercu.deploy.inference import InferenceEngine, open_engine
 from apercu.deploy.inference.onnx_engine import OnnxEngine
 from apercu.deploy.inference.torch_engine import TorchEngine

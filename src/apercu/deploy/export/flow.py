@@ -19,12 +19,6 @@ from apercu.deploy.export.check import (
     make_class_trials,
     make_trials,
 )
-from apercu.deploy.export.describing import (
-    build_manifest,
-    describe_difference,
-    describe_graph,
-    describe_loss,
-)
 from apercu.deploy.export.graphs import (
     ClassesGraph,
     CombinedGraph,
@@ -33,7 +27,16 @@ from apercu.deploy.export.graphs import (
     build_graph,
 )
 from apercu.deploy.export.loss import measure_loss, measure_quality
-from apercu.deploy.export.manifest import MANIFEST, GraphFile, Loss, Manifest
+from apercu.deploy.export.manifest import (
+    MANIFEST,
+    GraphFile,
+    Loss,
+    Manifest,
+    build_manifest,
+    describe_difference,
+    describe_graph,
+    describe_loss,
+)
 from apercu.deploy.export.materials import ExportInputs, ImageSubset
 from apercu.deploy.export.onnx_graph import Traceable, open_session, run_session, write_onnx
 from apercu.deploy.export.precision import convert_graph

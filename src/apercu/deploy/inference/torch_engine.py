@@ -10,8 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from apercu.classifiers import Classifier
-from apercu.deploy.export.describing import digest_run
 from apercu.deploy.export.graphs import TOP
+from apercu.deploy.export.manifest import digest_run
 from apercu.deploy.inference.engine import ExplainedBatch, ExplainerInfo, InferenceEngine
 from apercu.deploy.inference.predictor import Predictor
 from apercu.explainers.mask.explainer import MaskExplainer
