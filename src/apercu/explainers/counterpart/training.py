@@ -1,7 +1,9 @@
-"""One training step of the counterpart explainer, as Lightning runs it."""
+"""The training of the counterpart explainer: the loss of each step, as Lightning runs it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar, final
 
 import torch
@@ -9,39 +11,68 @@ from torch import Generator, Tensor
 
 from apercu import render
 from apercu.classifiers import Classifier
+from apercu.explainers.counterfactual import exclude_class, measure_difference, runner_up
 from apercu.explainers.counterpart.discriminator import (
     Discriminator,
     discriminator_loss,
     generator_loss,
     randomly_perturb,
 )
-from apercu.explainers.counterfactual import exclude_class, measure_difference, runner_up
 from apercu.explainers.counterpart.network import CounterpartNetwork, CounterpartPair
 from apercu.explainers.counterpart.objective import CounterpartBatch
 from apercu.explainers.counterpart.settings import CounterpartSettings
+from apercu.explainers.embedding_training import EmbeddingPhase
 from apercu.training.augment import RandomViews
-from apercu.training.degeneracy import COUNTERPARTS, DegenerateSolution
+from apercu.training.data import TrainingImages
+from apercu.training.degeneracy import DegenerateSolution
 from apercu.training.module import TrainingModule
-from apercu.types import Images, Logits, Scores
+from apercu.types import Images, Logits
 
 MAX_ROTATION = 7.0
 """Largest rotation of a training image, in degrees."""
 DISCRIMINATOR_RATE = 0.25
-"""Learning rate of the discriminator, as a share of the generators'."""
+"""Learning rate of the discriminator, relative to that of the generators."""
+
+MIN_CHANGE, MIN_FLIPPED, MIN_PEAK, MAX_SPREAD = 0.002, 0.5, 0.05, 0.6
+"""Mean difference, fraction of flipped decisions, largest difference and spread that are healthy."""
+FIGURES = ("flipped", "change", "peak", "spread")
+
+
+def _describe_counterparts(means: Mapping[str, float]) -> str | None:
+    """Return one line where counterparts are the same, keep the decision, or differ everywhere."""
+    flipped, change = means["flipped"], means["change"]
+    if change < MIN_CHANGE:
+        return f"both counterparts are the same (mean difference {change:.4f}); raise flip"
+    if flipped < MIN_FLIPPED:
+        return f"adversarial images keep the decision (flipped {flipped:.2f}); raise flip"
+    if means["peak"] < MIN_PEAK:
+        return (
+            f"adversarial images are invisible noise (largest difference {means['peak']:.3f}); "
+            "coarsen the resolution or raise plausibility"
+        )
+    if means["spread"] > MAX_SPREAD:
+        return (
+            f"the difference is everywhere (on {means['spread']:.2f} of the image); "
+            "raise scarcity or closeness"
+        )
+    return None
+
+
+DEGENERATE_COUNTERPARTS = DegenerateSolution(FIGURES, FIGURES, _describe_counterparts)
 
 
 @final
 class CounterpartTraining(TrainingModule):
-    """Decisions are the classifier's own; what is wanted is drawn from what it sees besides.
+    """Trains pairs of images; targets are drawn from the classifier's other classes.
 
     Args:
-        network: the generators, settled.
-        classifier: the black box, differentiable with respect to its images.
-        settings: objective and schedule.
-        seed: of all draws.
+        network: the generators.
+        classifier: the classifier, differentiable with respect to its images.
+        settings: the objective and the schedule.
+        seed: seed of all draws.
     """
 
-    degenerate: ClassVar[DegenerateSolution] = COUNTERPARTS
+    degenerate: ClassVar[DegenerateSolution] = DEGENERATE_COUNTERPARTS
 
     def __init__(
         self,
@@ -54,82 +85,88 @@ class CounterpartTraining(TrainingModule):
         self.network: CounterpartNetwork
         self.settings: CounterpartSettings
         self.views = RandomViews(smallest=0.7, stretch=1.15, turn=MAX_ROTATION)
-        contested = settings.objective.plausibility > 0
+        adversarial = settings.objective.plausibility > 0
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            judge = Discriminator(classifier.channels, len(classifier.classes))
-            self.discriminator = judge if contested else None
+            discriminator = Discriminator(classifier.channels, len(classifier.classes))
+            self.discriminator = discriminator if adversarial else None
+
+    def prepare_network(
+        self, images: TrainingImages, folder: Path, say: Callable[[str], None]
+    ) -> dict[str, float]:
+        phase = EmbeddingPhase(self.classifier, images, self.seed, folder, say)
+        return phase.run(self.network, self.settings.embedding)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         generators, *_ = super().parameter_groups()
         if self.discriminator is None:
             return [generators]
-        judges = list(self.discriminator.parameters())
-        theirs = {id(values) for values in judges}
-        generators["params"] = [p for p in generators["params"] if id(p) not in theirs]
-        return [generators, {"params": judges, "lr": DISCRIMINATOR_RATE * generators["lr"]}]
+        parameters = list(self.discriminator.parameters())
+        own = {id(values) for values in parameters}
+        generators["params"] = [p for p in generators["params"] if id(p) not in own]
+        return [generators, {"params": parameters, "lr": DISCRIMINATOR_RATE * generators["lr"]}]
 
     def training_step(self, images: Images, batch_index: int) -> Tensor:
         generator, objective = self.step_generator(), self.settings.objective
         images = self.views(images, generator)
         with torch.no_grad():
-            asked = self._draw_batch(images, self.classifier(images), generator)
-        weather = int(torch.randint(2**31, (1,), generator=generator))
+            batch = self._draw_batch(images, self.classifier(images), generator)
+        seed = int(torch.randint(2**31, (1,), generator=generator))
 
-        def judge(shown: Images) -> Logits:
+        def classify(shown: Images) -> Logits:
             if self.settings.weathered:
-                shown = randomly_perturb(shown, Generator().manual_seed(weather))
+                shown = randomly_perturb(shown, Generator().manual_seed(seed))
             return self.classifier(shown)
 
-        pair = self.network(images, asked.predicted, asked.targets)
-        terms = dict(objective.terms(asked, pair, self.network, judge))
+        pair = self.network(images, batch.predicted, batch.targets)
+        terms = dict(objective.terms(batch, pair, self.network, classify))
         if self.discriminator is not None:
-            made = pair.adversarial, asked.targets
-            terms["plausibility"] = objective.plausibility * generator_loss(
-                self.discriminator, *made
-            )
+            generated, targets = pair.adversarial, batch.targets
+            realism = generator_loss(self.discriminator, generated, targets)
+            terms["plausibility"] = objective.plausibility * realism
             terms["mistaken"] = discriminator_loss(
-                self.discriminator, images, asked.predicted, *made
+                self.discriminator, images, batch.predicted, generated, targets
             )
-        self.log_terms(terms, self._measure(asked, pair))
+        self.log_terms(terms, self._measure(batch, pair))
         return torch.stack(list(terms.values())).sum(0).mean()
 
     @torch.no_grad()
     def sample_tiles(self, images: Images) -> list[render.Tile]:
         logits = self.classifier(images)
-        seen = logits.argmax(1)
-        wanted = runner_up(logits, seen)
-        pair = self.network(images, seen, wanted)
-        asked = CounterpartBatch(images, seen, wanted)
-        stable = self.settings.objective.select_stable(asked, pair, self.network)
-        named = [self.classifier.classes[int(one)].partition(",")[0] for one in (seen, wanted)]
-        shares = [
-            self.classifier(shown).softmax(1)[0, wanted].item()
+        predicted = logits.argmax(1)
+        targets = runner_up(logits, predicted)
+        pair = self.network(images, predicted, targets)
+        batch = CounterpartBatch(images, predicted, targets)
+        stable = self.settings.objective.select_stable(batch, pair, self.network)
+        before, after = (
+            self.classifier.classes[int(index)].partition(",")[0] for index in (predicted, targets)
+        )
+        low, high = (
+            self.classifier(shown).softmax(1)[0, targets].item()
             for shown in (stable, pair.adversarial)
-        ]
+        )
         difference = (pair.adversarial - stable)[0].cpu()
         return [
-            render.Tile(render.to_image(images[0].cpu()), f"seen as {named[0]}"),
-            render.Tile(render.to_image(stable[0].cpu()), f"{named[1]} {shares[0]:.2f}"),
-            render.Tile(render.to_image(pair.adversarial[0].cpu()), f"{named[1]} {shares[1]:.2f}"),
+            render.Tile(render.to_image(images[0].cpu()), f"seen as {before}"),
+            render.Tile(render.to_image(stable[0].cpu()), f"{after} {low:.2f}"),
+            render.Tile(render.to_image(pair.adversarial[0].cpu()), f"{after} {high:.2f}"),
             render.Tile(
                 render.draw_difference(difference), f"at most {difference.abs().max():.2f}"
             ),
         ]
 
     def _draw_batch(self, images: Images, logits: Logits, generator: Generator) -> CounterpartBatch:
-        """What is wanted is drawn with the classifier's probabilities of the other classes."""
-        seen = logits.argmax(1)
-        drawn = (
-            exclude_class(logits, seen).softmax(1).cpu().multinomial(1, generator=generator)[:, 0]
-        )
-        return CounterpartBatch(images, seen, drawn.to(seen.device))
+        """Draw targets with the classifier's probabilities of the other classes."""
+        predicted = logits.argmax(1)
+        others = exclude_class(logits, predicted).softmax(1).cpu()
+        targets = others.multinomial(1, generator=generator)[:, 0]
+        return CounterpartBatch(images, predicted, targets.to(predicted.device))
 
     @torch.no_grad()
     def _measure(self, batch: CounterpartBatch, pair: CounterpartPair) -> dict[str, Tensor]:
+        """Return how often decisions are flipped, and how large the differences are."""
         decided = self.classifier(pair.adversarial).argmax(1)
         stable = self.settings.objective.select_stable(batch, pair, self.network)
         difference = (pair.adversarial - stable).abs().mean(1)
-        return measure_difference(difference) | {
-            "flipped": (decided == batch.targets).float().mean()
-        }
+        flipped = (decided == batch.targets).float().mean()
+        return measure_difference(difference) | {"flipped": flipped}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, final
 
 import torch
@@ -14,7 +15,7 @@ from apercu.explainers.counterfactual import runner_up
 from apercu.explainers.latent.network import Codes, LatentNetwork
 from apercu.explainers.latent.settings import LatentSettings
 from apercu.training.augment import RandomViews
-from apercu.training.degeneracy import LATENT, DegenerateSolution
+from apercu.training.degeneracy import DegenerateSolution
 from apercu.training.module import TrainingModule
 from apercu.types import Images, Logits, Scores, Targets
 
@@ -22,6 +23,28 @@ MAX_WALK_STEPS, WALK_STEP = 12, 0.6
 """Most steps that a walk takes towards another decision, and their length."""
 MIXED_EVERY = 4
 """One image in so many is mixed with another, rather than walked."""
+
+
+MIN_TOLD, MAX_MISREAD = 0.1, 1.0
+"""Fraction of the images' variance in their codes, and error of the readers, that are healthy."""
+FIGURES = ("told", "misread")
+
+
+def _describe_codes(means: Mapping[str, float]) -> str | None:
+    """Return one line where codes say nothing of their images, or readers are worse than nothing."""
+    if means["told"] < MIN_TOLD:
+        return (
+            f"codes tell little of their images ({means['told']:.2f} of the variance); lower noise"
+        )
+    if means["misread"] > MAX_MISREAD:
+        return (
+            "the classifier's answers cannot be read from the codes (error "
+            f"{means['misread']:.2f} of the change); enlarge shape.side, or train on"
+        )
+    return None
+
+
+DEGENERATE_CODES = DegenerateSolution(FIGURES, FIGURES, _describe_codes)
 
 
 @final
@@ -38,7 +61,7 @@ class LatentTraining(TrainingModule):
         seed: of all draws.
     """
 
-    degenerate: ClassVar[DegenerateSolution] = LATENT
+    degenerate: ClassVar[DegenerateSolution] = DEGENERATE_CODES
 
     def __init__(
         self, network: LatentNetwork, classifier: Classifier, settings: LatentSettings, seed: int

@@ -83,16 +83,23 @@ class MaskTraining(TrainingModule):
         with torch.no_grad():
             logits = self.classifier(images)
             batch = self._draw_batch(self._shrink(images), logits, generator)
-        evidence = self.network.compute_evidence(self.network.encode(images), batch.targets)
+        evidence = self.network.evidence(self.network.encode(images), batch.targets)
         evidence = Evidence(evidence.extent.float(), evidence.core.float())
-        classifier = self.classifier.at_any_size if self.shrinks else self.classifier
+        classifier = self.classifier.compute_logits_at_any_size if self.shrinks else self.classifier
         terms = self.settings.objective.terms(classifier, batch, evidence, generator)
         self.log_terms(terms, self._measure_areas(batch, evidence.extent))
         return torch.stack(list(terms.values())).sum(0).mean()
 
     @torch.no_grad()
     def sample_tiles(self, images: Images) -> list[render.Tile]:
-        TILES
+        top = self.classifier(images).argmax(1)
+        mask = self.network(images, top)[0].sigmoid().cpu()
+        title, image = self.classifier.classes[int(top)].partition(",")[0], images[0].cpu()
+        return [
+            render.Tile(render.to_image(image), title),
+            render.Tile(render.draw_overlay(image, mask), f"area {mask.mean():.2f}"),
+            render.Tile(render.draw_masked(image, mask), "kept"),
+        ]
 
     def _shrink(self, images: Images) -> Images:
         """Return the images at the size at which the classifier judges masks: smaller costs less."""
