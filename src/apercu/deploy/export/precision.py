@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
-from apercu.deploy.export.half import find_middle_nodes, halve
 from apercu.deploy.export.onnx_graph import INPUTS, silence_exporter
 from apercu.deploy.export.settings import Precision
 from apercu.errors import ConfigError
@@ -110,3 +110,128 @@ class _CalibrationReader:
             return None
         targets = images.new_full((len(images),), -1).long()
         return dict(zip(INPUTS, (images.numpy(), targets.numpy()), strict=True))
+
+
+WEIGHED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+"""Operators that hold weights."""
+EXACT = ("Cast", "CastLike", "Constant", "ConstantOfShape", "Range", "Shape", "Size")
+"""Operators whose type is their own affair."""
+FLOAT_ALWAYS = {"Resize": (1, 2)}
+"""Inputs that have to be float32, by operator."""
+
+
+def halve(model: Any) -> None:
+    """Turns the middle of a float32 graph into float16, in place.
+
+    What comes before the weights normalises, possibly counts beyond what 16 bits hold; what comes
+    after makes masks of log-odds, where 0.9999 and 1 are far apart. Both stay, as do the graph's
+    inputs and outputs.
+
+    Args:
+        model: with the types of its tensors inferred.
+    """
+    inner, graph = find_middle_nodes(model.graph), model.graph
+    turning = _CastTable(graph)
+    nodes = []
+    for node in graph.node:
+        fixed = FLOAT_ALWAYS.get(node.op_type, ())
+        for place, name in enumerate(node.input):
+            half = node.name in inner and place not in fixed
+            node.input[place] = turning.cast_to_half(name) if half else turning.cast_to_float(name)
+        nodes += [*turning.list_casts(), node]
+        if node.name in inner:
+            turning.made += [name for name in node.output if name in turning.floats]
+    for output in graph.output:
+        if output.name in turning.made:
+            raise ValueError(f"{output.name} comes straight from weights")
+    del graph.value_info[:], graph.node[:]
+    graph.node.extend(nodes)
+    unused = set(turning.weights).difference(*(node.input for node in nodes))
+    kept = [weights for weights in graph.initializer if weights.name not in unused]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+
+
+class _CastTable:
+    """Which tensors are float32 or float16, and the casts between them."""
+
+    def __init__(self, graph: Any) -> None:
+        from onnx import TensorProto
+
+        self.graph = graph
+        described = [*graph.input, *graph.output, *graph.value_info]
+        single = TensorProto.FLOAT
+        types = {one.name: one.type.tensor_type.elem_type for one in described}
+        self.weights = {w.name: w for w in graph.initializer if w.data_type == single}
+        self.floats = {n for n, kind in types.items() if kind == single} | set(self.weights)
+        self.made: list[str] = []
+        self._known: set[str] = set()
+        self._casts: list[Any] = []
+
+    def cast_to_half(self, name: str) -> str:
+        """The name of a tensor in half precision."""
+        if name not in self.floats or name in self.made:
+            return name
+        if name not in self.weights:
+            return self._add_cast(name, f"{name}_half")
+        if (half := f"{name}_half") not in self._known:
+            from onnx import numpy_helper
+
+            values = numpy_helper.to_array(self.weights[name])
+            limits = np.finfo(np.float16)
+            values = values.clip(limits.min, limits.max).astype(np.float16)
+            self.graph.initializer.append(numpy_helper.from_array(values, half))
+            self._known.add(half)
+        return half
+
+    def cast_to_float(self, name: str) -> str:
+        """The name of a tensor in single precision."""
+        return self._add_cast(name, f"{name}_single") if name in self.made else name
+
+    def list_casts(self) -> list[Any]:
+        """The casts that are needed now."""
+        casts, self._casts = self._casts, []
+        return casts
+
+    def _add_cast(self, name: str, to: str) -> str:
+        from onnx import TensorProto, helper
+
+        if to not in self._known:
+            kind = TensorProto.FLOAT16 if to.endswith("_half") else TensorProto.FLOAT
+            self._casts.append(helper.make_node("Cast", [name], [to], name=f"cast_{to}", to=kind))
+            self._known.add(to)
+        return to
+
+
+def find_middle_nodes(graph: Any) -> set[str]:
+    """Names of the nodes that come after some weights and before some others, or hold them."""
+    weights, below = _find_weights(graph)
+    weighed = {
+        node.name for node in graph.node if node.op_type in WEIGHED and weights & set(node.input)
+    }
+    after: set[str] = set()
+    for node in graph.node:
+        if node.name in weighed or after & set(node.input):
+            after |= set(node.output)
+            below.add(node.name)
+    before: set[str] = set()
+    found: set[str] = set()
+    for node in reversed(graph.node):
+        if node.name in weighed or before & set(node.output):
+            before |= set(node.input)
+            if node.name in below and node.op_type not in EXACT:
+                found.add(node.name)
+    return found
+
+
+def _find_weights(graph: Any) -> tuple[set[str], set[str]]:
+    """Names of all weights, also of those that are turned first, and of the nodes that do so."""
+    known = {one.name for one in graph.initializer}
+    weights = {one.name for one in graph.initializer if len(one.dims) > 1}
+    turning = set()
+    for node in graph.node:
+        if weights & set(node.input) and known.issuperset(node.input):
+            known |= set(node.output)
+            weights |= set(node.output)
+            turning.add(node.name)
+    return weights, turning
