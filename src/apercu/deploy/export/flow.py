@@ -25,6 +25,8 @@ from apercu.deploy.export.graphs import (
     ExportableExplainer,
     MaskGraph,
     build_graph,
+    build_predictor,
+    find_explained_classifier,
 )
 from apercu.deploy.export.loss import measure_loss, measure_quality
 from apercu.deploy.export.manifest import (
@@ -41,7 +43,6 @@ from apercu.deploy.export.materials import ExportInputs, ImageSubset
 from apercu.deploy.export.onnx_graph import Traceable, open_session, run_session, write_onnx
 from apercu.deploy.export.precision import convert_graph
 from apercu.deploy.export.program import open_program, write_program
-from apercu.deploy.export.reading import build_predictor, find_explained_classifier
 from apercu.deploy.export.settings import ExportSettings
 from apercu.deploy.export.triton import write_repository
 from apercu.errors import ConfigError

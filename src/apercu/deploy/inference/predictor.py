@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from apercu.classifiers import Classifier
-from apercu.deploy.export.reading import find_explained_classifier
+from apercu.deploy.export.graphs import find_explained_classifier
 from apercu.errors import ConfigError
 from apercu.explainers.base import TrainedExplainer
 from apercu.networks.gate import GatedNetwork
