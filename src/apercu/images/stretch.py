@@ -1,4 +1,4 @@
-"""Raw counts → [0, 1], the same way for every image: what is far apart comes near, NaN is sky."""
+"""`Stretch`: scale the raw counts of astronomical images to [0, 1], the same way for every image."""
 
 from __future__ import annotations
 
@@ -16,25 +16,27 @@ from apercu.errors import ImagesError
 from apercu.types import Images, Picture
 
 StretchCurve: TypeAlias = Literal["arcsinh", "log", "linear"]
+"""Curve from counts to pixels."""
 StretchMethod: TypeAlias = Literal["arcsinh", "log", "zscale"]
-"""How a stretch is measured; `zscale` is a linear one between the limits of IRAF's algorithm."""
+"""How a stretch is measured; `zscale` is linear between the limits of IRAF's algorithm."""
 
 SIGMA_PER_MAD = 1.4826
 """Standard deviations of a normal distribution per median absolute deviation."""
 
 LOW_QUANTILE, HIGH_QUANTILE = 0.01, 0.99
-"""Quantiles of the images' lowest and highest pixels that still lie within the stretch."""
+"""Quantiles, over the images, of the lowest and of the highest pixel of each image."""
 
 
 class Stretch(BaseModel):
-    """A curve from `low` to `high`, for each band after its sky (the median) is taken away.
+    """A curve from counts to pixels in [0, 1] for each band.
 
     Attributes:
-        curve: `linear`, `log` of the distance from `low`, or `arcsinh`, linear near 0.
-        low: counts that become 0, per band.
-        high: counts that become 1, per band.
-        noise: counts where the curve bends, per band.
-        sky: whether the sky is taken away; without, counts can be told from pixels again.
+        curve: `linear`, `log` of the distance from `low`, or `arcsinh`, which is linear near 0.
+        low: Counts that become 0, one per band.
+        high: Counts that become 1, one per band.
+        noise: Counts at which the curve bends, one per band.
+        sky: Whether the sky (the median of the band) is subtracted first. Without it the original
+            counts can be computed from pixels.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,6 +49,7 @@ class Stretch(BaseModel):
     @field_validator("high")
     @classmethod
     def _check_high(cls, high: tuple[float, ...], info: Any) -> tuple[float, ...]:
+        """Raise ValueError if a band's `high` is not above its `low`."""
         low = info.data.get("low", ())
         if len(high) != len(low) or not all(a < b for a, b in zip(low, high, strict=True)):
             raise ValueError("expected as many as low, each above its low")
@@ -55,42 +58,55 @@ class Stretch(BaseModel):
     @field_validator("noise")
     @classmethod
     def _check_noise(cls, noise: tuple[float, ...], info: Any) -> tuple[float, ...]:
-        if len(noise) != len(info.data.get("low", ())) or not all(one > 0 for one in noise):
+        """Raise ValueError if the noise of a band is not above 0."""
+        if len(noise) != len(info.data.get("low", ())) or not all(value > 0 for value in noise):
             raise ValueError("expected as many as low, each above 0")
         return noise
 
     def __call__(self, picture: Picture) -> Picture:
-        """Brings counts to [0, 1]; pixels that are no numbers become sky, or 0 counts.
+        """Scale counts to [0, 1]; NaN and infinite pixels become sky, or 0 counts.
 
         Args:
-            picture: as many bands as the stretch has.
+            picture: Raw counts, `bands × height × width`, with as many bands as the stretch.
+
+        Returns:
+            A picture in [0, 1] of the same shape.
         """
         counts = subtract_sky(picture) if self.sky else _mask_infinite(picture).nan_to_num(0.0)
         low, high, noise = self._as_tensors(picture)
-        bent, start, end = (self._apply_curve(value, low, noise) for value in (counts, low, high))
-        return ((bent - start) / (end - start)).clamp(0, 1)
+        scaled, start, end = (self._apply_curve(value, low, noise) for value in (counts, low, high))
+        return ((scaled - start) / (end - start)).clamp(0, 1)
 
     def to_counts(self, images: Images) -> Images:
-        """From pixels back to counts, above the sky where it was taken away; slopes pass.
+        """Convert pixels back to counts; gradients flow through.
 
-        What was outside of `low` and `high` stays at these ends.
+        Counts are above the sky where it was subtracted. Counts that were outside of `low` and
+        `high` come back as `low` and `high`.
+
+        Args:
+            images: Pixels in [0, 1], `batch × bands × height × width`.
+
+        Returns:
+            Counts of the same shape.
         """
         low, high, noise = self._as_tensors(images)
         start, end = self._apply_curve(low, low, noise), self._apply_curve(high, low, noise)
-        bent = start + images * (end - start)
+        scaled = start + images * (end - start)
         if self.curve == "arcsinh":
-            return torch.sinh(bent) * noise
+            return torch.sinh(scaled) * noise
         if self.curve == "log":
-            return torch.expm1(bent) * noise + low
-        return bent
+            return torch.expm1(scaled) * noise + low
+        return scaled
 
     def _as_tensors(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return low, high and noise, each `bands × 1 × 1`."""
         low, high, noise = (
             like.new_tensor(values).view(-1, 1, 1) for values in (self.low, self.high, self.noise)
         )
         return low, high, noise
 
     def _apply_curve(self, counts: Tensor, low: Tensor, noise: Tensor) -> Tensor:
+        """Apply the curve to counts, before they are scaled to [0, 1]."""
         if self.curve == "arcsinh":
             return torch.asinh(counts / noise)
         if self.curve == "log":
@@ -99,12 +115,15 @@ class Stretch(BaseModel):
 
 
 def measure_stretch(pictures: Iterable[Picture], method: StretchMethod) -> Stretch:
-    """The stretch that a sample of pictures asks for.
+    """Measure a stretch on a sample of pictures.
 
     Args:
-        pictures: raw counts, all with the same number of bands.
-        kind: `arcsinh` and `log` reach from the faintest to the brightest pixels, `zscale`
-            (which needs the `astro` extra) shows the sky and what is little brighter.
+        pictures: Raw counts, `bands × height × width`, all with the same number of bands.
+        method: `arcsinh` and `log` reach from the faintest to the brightest pixels; `zscale`
+            (which needs the `astro` extra) shows the sky and what is slightly brighter.
+
+    Returns:
+        The stretch.
 
     Raises:
         ImagesError: there are no pictures, or a band is the same everywhere.
@@ -131,39 +150,41 @@ def measure_stretch(pictures: Iterable[Picture], method: StretchMethod) -> Stret
 
 
 def subtract_sky(picture: Picture) -> Float[Tensor, "channels height width"]:
-    """Counts above each band's median; 0 where they are no numbers."""
-    known = _mask_infinite(picture)
-    sky = known.flatten(1).nanmedian(1).values.nan_to_num()
-    return (known - sky[:, None, None]).nan_to_num(0.0)
+    """Subtract the median of each band; NaN and infinite pixels become 0."""
+    counts = _mask_infinite(picture)
+    sky = counts.flatten(1).nanmedian(1).values.nan_to_num()
+    return (counts - sky[:, None, None]).nan_to_num(0.0)
 
 
 def _mask_infinite(picture: Picture) -> Picture:
+    """Replace infinite pixels by NaN."""
     return torch.where(picture.isfinite(), picture, torch.nan)
 
 
 def _estimate_noise(counts: NDArray[np.float32]) -> float:
-    """One standard deviation of the sky; NaN where all counts are the same.
+    """Return one standard deviation of the sky; NaN if all counts are the same.
 
-    Where most pixels lie at the sky itself, as where photons are counted, the others tell.
+    If most pixels are exactly at the sky, as in photon counts, only the others are used.
     """
-    away = np.abs(counts)
-    if not away.any():
+    distances = np.abs(counts)
+    if not distances.any():
         return np.nan
-    return SIGMA_PER_MAD * float(np.median(away) or np.median(away[away > 0]))
+    return SIGMA_PER_MAD * float(np.median(distances) or np.median(distances[distances > 0]))
 
 
-def _find_ends(counts: NDArray[np.float32], kind: StretchMethod) -> tuple[float, float]:
-    """Where one band begins and ends; NaN where all counts are the same."""
-    least, most = float(counts.min()), float(counts.max())
-    if least == most:
+def _find_ends(counts: NDArray[np.float32], method: StretchMethod) -> tuple[float, float]:
+    """Return the counts of one band that become 0 and 1; NaN if all counts are the same."""
+    lowest, highest = float(counts.min()), float(counts.max())
+    if lowest == highest:
         return np.nan, np.nan
-    if kind == "zscale":
+    if method == "zscale":
         low, high = _compute_zscale(counts)
-        return (low, high) if low < high else (least, most)
-    return least, most
+        return (low, high) if low < high else (lowest, highest)
+    return lowest, highest
 
 
 def _compute_zscale(counts: NDArray[np.float32]) -> tuple[float, float]:
+    """Compute the limits of IRAF's zscale algorithm."""
     try:
         from astropy.visualization import ZScaleInterval
     except ImportError as error:
@@ -173,5 +194,5 @@ def _compute_zscale(counts: NDArray[np.float32]) -> tuple[float, float]:
 
 
 def _round_values(values: Any) -> tuple[float, ...]:
-    """To six digits, so that a card can be read."""
+    """Round to six digits, so that a card is easy to read."""
     return tuple(float(f"{value:.6g}") for value in values)

@@ -1,1 +1,1 @@
-"""Formats."""
+"""Decoders of picture files, one module per format."""

@@ -1,6 +1,6 @@
-"""FITS bytes -> planes in raw counts, and the names of their bands; with the `astro` extra.
+"""Decode FITS images to raw counts, and order their bands by name; needs the `astro` extra.
 
-Rows come as the file has them, the first one first.
+Rows keep the order of the file: the first row is at the top.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from apercu.images.names import has_suffix
 SUFFIXES = frozenset((".fits", ".fit", ".fts", ".fz", ".fits.gz", ".fit.gz", ".fts.gz"))
 
 _UNNAMED = frozenset(("", "PRIMARY", "COMPRESSED_IMAGE"))
-"""What writers put where nobody named an extension."""
+"""Values of EXTNAME that programs write when the extension has no name."""
 
 
 class FitsPlanes(NamedTuple):
-    """What a FITS file holds.
+    """The bands of a FITS file.
 
     Attributes:
-        names: of each band; empty where the file names none.
-        pixels: bands × height × width in raw counts, NaN where nothing is known.
+        names: Name of each band; empty if the file has none.
+        pixels: Raw counts, `bands × height × width`, NaN where nothing is known.
     """
 
     names: tuple[str, ...]
@@ -37,14 +37,21 @@ class FitsPlanes(NamedTuple):
 
 
 def decode_fits(stream: BytesIO | BufferedReader, name: str) -> FitsPlanes:
-    """Every image in file order, compressed ones too; a cube gives its planes.
+    """Decode all images of a FITS file in file order, compressed ones too; a cube gives its planes.
 
-    BSCALE, BZERO and BLANK are applied. Infinite pixels and those at or above the card SATURATE of
-    their own header become NaN.
+    BSCALE, BZERO and BLANK are applied. Infinite pixels, and pixels at or above the card SATURATE
+    of their header, become NaN.
+
+    Args:
+        stream: The bytes of the file.
+        name: Name of the file, for error messages.
+
+    Returns:
+        The bands and their names.
 
     Raises:
-        ImageError: damaged, cut short, without images, of several sizes or too many bands, too
-            small or too large, or without any pixel that is known.
+        ImageError: the file is damaged, cut short, too small or too large, has no images, images
+            of several sizes or too many bands, or all its pixels are NaN.
     """
     with open_fits(stream, name) as parts:
         pixels = np.concatenate([read_planes(hdu) for hdu in parts.images])
@@ -55,7 +62,7 @@ def decode_fits(stream: BytesIO | BufferedReader, name: str) -> FitsPlanes:
 
 
 def read_band_names(path: Path) -> tuple[str, ...]:
-    """Names of a file's bands, from its headers alone; raises ImageError like `decode_fits`."""
+    """Read the names of the bands from the headers; raises ImageError like `decode_fits`."""
     try:
         with path.open("rb") as stream, open_fits(stream, str(path)) as parts:
             return band_names(parts.images)
@@ -66,13 +73,22 @@ def read_band_names(path: Path) -> tuple[str, ...]:
 def find_first_band_names(
     folder: Path, files: Iterable[str], channels: int
 ) -> tuple[str, ...] | None:
-    """Names of the first FITS file that clearly names as many bands; None where no file does."""
+    """Find the band names of the first FITS file that can give the order of the channels.
+
+    Args:
+        folder: The folder of the files.
+        files: Paths relative to the folder; those that are not FITS are skipped.
+        channels: Number of bands that the file must have, each with a different name.
+
+    Returns:
+        The names of the bands; None if no file fits.
+    """
     for file in files:
         if not has_suffix(file, SUFFIXES):
             continue
         try:
             names = read_band_names(folder / file)
-        except ImageError:  # told when it is read
+        except ImageError:  # raised again when the picture is read
             continue
         if len(names) == channels and is_unambiguous(names):
             return names
@@ -80,19 +96,19 @@ def find_first_band_names(
 
 
 def band_names(hdus: list[Hdu]) -> tuple[str, ...]:
-    """EXTNAME, else FILTER, else BAND; the planes of a cube have no names."""
+    """Return the name of each band: EXTNAME, else FILTER, else BAND; planes of a cube have none."""
     names: list[str] = []
     for hdu in hdus:
-        cards = (hdu.header.get(card) for card in ("EXTNAME", "FILTER", "BAND"))
-        words = (str(card).strip() for card in cards if isinstance(card, str | int | float))
-        name = next((word for word in words if word not in _UNNAMED), "")
+        values = (hdu.header.get(card) for card in ("EXTNAME", "FILTER", "BAND"))
+        texts = (str(value).strip() for value in values if isinstance(value, str | int | float))
+        name = next((text for text in texts if text not in _UNNAMED), "")
         count = count_planes(hdu)
         names += [name] if count == 1 else [""] * count
     return tuple(names)
 
 
 def read_planes(hdu: Hdu) -> NDArray[np.float32]:
-    """The pixels of one image: bands × height × width."""
+    """Read the raw counts of one image, `bands × height × width`; saturated pixels become NaN."""
     with np.errstate(all="ignore"):
         values: NDArray[np.float32] = (
             np.asarray(hdu.data).reshape(-1, *hdu.shape[-2:]).astype(np.float32)
@@ -105,7 +121,12 @@ def read_planes(hdu: Hdu) -> NDArray[np.float32]:
 
 
 def check_bands(bands: tuple[str, ...] | None, channels: int) -> None:
-    """Raises ConfigError for names that cannot be the channels: another number, empty, twice."""
+    """Raise ConfigError if names cannot be the channels: a wrong number, empty, or repeated.
+
+    Args:
+        bands: Names of the bands; None is always valid.
+        channels: Number of channels.
+    """
     if bands is None:
         return
     if len(bands) != channels:
@@ -118,9 +139,9 @@ def check_bands(bands: tuple[str, ...] | None, channels: int) -> None:
 
 
 def is_unambiguous(names: tuple[str, ...]) -> bool:
-    """Whether the names tell every band from the others.
+    """Return whether every band has a name, and no name is repeated.
 
-    >>> are_clear(("g", "r")), are_clear(("g", "g")), are_clear(("g", ""))
+    >>> is_unambiguous(("g", "r")), is_unambiguous(("g", "g")), is_unambiguous(("g", ""))
     (True, False, False)
     """
     return all(names) and len(set(names)) == len(names) > 0
@@ -129,29 +150,39 @@ def is_unambiguous(names: tuple[str, ...]) -> bool:
 def order_bands(
     names: tuple[str, ...], bands: tuple[str, ...] | None, channels: int | None, file: str
 ) -> list[int]:
-    """Indices of the bands in the order of the channels; as they lie where no names are wanted.
+    """Find the index of each channel's band in a file.
 
-    Raises ImageError for a file that lacks a wanted band, names it twice or leaves a band without
-    a name, and for another number of bands than channels.
+    Args:
+        names: Names of the bands in the file.
+        bands: Names of the bands in the order of the channels; None keeps the order of the file.
+        channels: Number of channels; None accepts any.
+        file: Name of the file, for error messages.
 
-    >>> ordered(("r", "g", "i"), ("g", "r"), 2, "a.fits")
+    Returns:
+        One index per channel.
+
+    Raises:
+        ImageError: a band is missing, repeated or has no name, or the number of bands is wrong.
+
+    >>> order_bands(("r", "g", "i"), ("g", "r"), 2, "a.fits")
     [1, 0]
     """
-    shown = ", ".join(name or "unnamed" for name in names)
-    picks = list(range(len(names)))
+    listed = ", ".join(name or "unnamed" for name in names)
+    indices = list(range(len(names)))
     if bands is not None:
         if not all(names):
-            raise ImageError(f"{file}: expected bands {', '.join(bands)}, got {shown}; name them")
-        picks = [_find_band(names, band, file) for band in bands]
-    if channels not in (None, len(picks)):
+            raise ImageError(f"{file}: expected bands {', '.join(bands)}, got {listed}; name them")
+        indices = [_find_band(names, band, file) for band in bands]
+    if channels not in (None, len(indices)):
         raise ImageError(
-            f"{file}: expected {channels} bands, one per channel, got {len(picks)} ({shown}); "
+            f"{file}: expected {channels} bands, one per channel, got {len(indices)} ({listed}); "
             "bands are not converted"
         )
-    return picks
+    return indices
 
 
 def _find_band(names: tuple[str, ...], band: str, file: str) -> int:
+    """Return the index of a band; raise ImageError if it is missing or repeated."""
     if band not in names:
         raise ImageError(
             f"{file}: lacks band {band}, has {', '.join(names)}{suggest_nearest(band, names)}"

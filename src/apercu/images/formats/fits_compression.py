@@ -1,4 +1,4 @@
-"""What a compressed FITS image says of its compression, checked before C code believes it."""
+"""Compressed FITS: gzip'ed files, and compressed images inside, checked before they are unpacked."""
 
 from __future__ import annotations
 
@@ -14,29 +14,38 @@ from apercu.errors import ImageError
 from apercu.images.limits import MAX_PIXELS
 
 SAFE_COMPRESSIONS = ("RICE_1", "RICE_ONE", "GZIP_1", "GZIP_2", "NOCOMPRESS")
-"""Hostile bytes make the decoders of the others write where they must not."""
+"""Compressions of images that are read; hostile bytes make other decoders corrupt memory."""
 
-_ALLOWED = {"BLOCKSIZE": (16, 32), "BYTEPIX": (1, 2, 4, 8)}
+GZIP_MAGIC = b"\x1f\x8b"
+MAX_UNPACKED_BYTES = 1 << 30
+"""Largest size of an unpacked file; a gzip file can grow by a factor of a thousand."""
+ALWAYS_ALLOWED_BYTES, MAX_RATIO = 64 << 20, 100
+"""An unpacked file may have so many bytes; beyond that, so many times the bytes of the gzip file."""
+
+_STEP = 1 << 20
+_ALLOWED_PARAMETERS = {"BLOCKSIZE": (16, 32), "BYTEPIX": (1, 2, 4, 8)}
 
 
 def check_compression(header: Mapping[str, Any], name: str) -> None:
-    """Raises ImageError for a compression that cannot be opened safely.
+    """Raise ImageError if a compressed image cannot be unpacked safely.
 
     Args:
-        header: of the table that holds the compressed image.
-        name: of the file.
+        header: Header of the table that holds the compressed image.
+        name: Name of the file, for error messages.
     """
     kind = str(header["ZCMPTYPE"]).strip()
     if kind not in SAFE_COMPRESSIONS:
         raise ImageError(
-            f"{name}: compressed as {kind}, expected {', '.join(SAFE_COMPRESSIONS)}; unpack it first (funpack)"
+            f"{name}: compressed as {kind}, expected {', '.join(SAFE_COMPRESSIONS)}; "
+            "unpack it first (funpack)"
         )
     for number in range(1, len(header)):
         if f"ZNAME{number}" not in header:
             break
-        word, value = str(header[f"ZNAME{number}"]).strip(), header.get(f"ZVAL{number}")
-        if word in _ALLOWED and not (type(value) is int and value in _ALLOWED[word]):
-            raise ImageError(f"{name}: damaged, {word} of its compression is {value}")
+        parameter, value = str(header[f"ZNAME{number}"]).strip(), header.get(f"ZVAL{number}")
+        allowed = _ALLOWED_PARAMETERS.get(parameter)
+        if allowed is not None and not (type(value) is int and value in allowed):
+            raise ImageError(f"{name}: damaged, {parameter} of its compression is {value}")
     axes = range(1, int(header["ZNAXIS"]) + 1)
     rows = {1: header["ZNAXIS1"]}
     tile = [int(header.get(f"ZTILE{axis}", rows.get(axis, 1))) for axis in axes]
@@ -44,37 +53,36 @@ def check_compression(header: Mapping[str, Any], name: str) -> None:
         raise ImageError(f"{name}: damaged, compressed in tiles of an impossible size")
 
 
-GZIP_MAGIC = b"\x1f\x8b"
-MAX_UNPACKED_BYTES = 1 << 30
-"""What may come out. A few bytes of gzip may hold a thousand times as many."""
-ALWAYS_ALLOWED_BYTES, MAX_RATIO = 64 << 20, 100
-"""What may come out of any file; beyond it, how many times as many bytes as went in."""
-_STEP = 1 << 20
-
-
 def gunzip(stream: BytesIO | BufferedReader, name: str, check: Callable[[bytes], None]) -> BytesIO:
-    """All that was packed; `check` sees the first mebibyte before the rest is unpacked.
+    """Unpack a gzip'ed file into memory.
+
+    Args:
+        stream: The gzip'ed bytes.
+        name: Name of the file, for error messages.
+        check: Called with the first mebibyte before the rest is unpacked; it may raise.
+
+    Returns:
+        The unpacked bytes.
 
     Raises:
-        ImageError: damaged, cut short, or larger than memory should hold.
+        ImageError: the file is damaged, cut short, or too large.
     """
-    whole = BytesIO()
-    largest = min(
-        MAX_UNPACKED_BYTES, max(ALWAYS_ALLOWED_BYTES, MAX_RATIO * stream.seek(0, os.SEEK_END))
-    )
+    unpacked = BytesIO()
+    packed_bytes = stream.seek(0, os.SEEK_END)
+    limit = min(MAX_UNPACKED_BYTES, max(ALWAYS_ALLOWED_BYTES, MAX_RATIO * packed_bytes))
     stream.seek(0)
     try:
         with gzip.GzipFile(fileobj=stream) as packed:
             while step := packed.read(_STEP):
-                if not whole.tell():
+                if not unpacked.tell():
                     check(step)
-                whole.write(step)
-                if whole.tell() > largest:
+                unpacked.write(step)
+                if unpacked.tell() > limit:
                     raise ImageError(
-                        f"{name}: too large, expected at most {largest >> 20} MiB unpacked; "
+                        f"{name}: too large, expected at most {limit >> 20} MiB unpacked; "
                         "unpack it first"
                     )
     except (OSError, EOFError, zlib.error) as error:
         raise ImageError(f"{name}: damaged or cut short (gzip)") from error
-    whole.seek(0)
-    return whole
+    unpacked.seek(0)
+    return unpacked

@@ -1,6 +1,6 @@
-"""FITS bytes -> the images of the file, checked by their headers before any pixel is read.
+"""Open FITS files and check their headers before any pixel is read.
 
-Nothing that a header refers to is followed.
+References from a header to other files are not followed.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from io import BufferedReader, BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from apercu.errors import ImageError
-from apercu.images.formats.fits_compression import GZIP_MAGIC as GZIP
-from apercu.images.formats.fits_compression import check_compression, gunzip
+from apercu.images.formats.fits_compression import GZIP_MAGIC, check_compression, gunzip
 from apercu.images.limits import check_size
 from apercu.images.warnings import silence_warnings
 
@@ -24,16 +23,17 @@ Hdu: TypeAlias = Any  # astropy's PrimaryHDU, ImageHDU or CompImageHDU, imported
 
 FITS_MAGIC = b"SIMPLE  ="
 MAX_BANDS = 12
-"""How many bands all images of one file may have together."""
-_BLOCK = 2880
+"""Largest number of bands in one file."""
+
+_BLOCK = 2880  # bytes
 
 
 class FitsParts(NamedTuple):
-    """What a FITS file is made of.
+    """The parts of an open FITS file.
 
     Attributes:
-        primary: the first header.
-        images: everything with pixels, in file order, of one size.
+        primary: The first header.
+        images: The HDUs with pixels, in file order, all of one size.
     """
 
     primary: Header
@@ -41,16 +41,16 @@ class FitsParts(NamedTuple):
 
 
 def is_fits(start: bytes) -> bool:
-    """Whether a file that begins so is a FITS file, or one that is gzip'ed.
+    """Return whether a file that starts with these bytes is a FITS file or a gzip file.
 
     >>> is_fits(b"SIMPLE  =                    T"), is_fits(b"GIF89a")
     (True, False)
     """
-    return start.startswith((FITS_MAGIC, GZIP))
+    return start.startswith((FITS_MAGIC, GZIP_MAGIC))
 
 
 def require_astropy(name: str) -> None:
-    """Raises ImageError where the library for FITS files is not installed."""
+    """Raise ImageError, with the name of the file, if astropy is not installed."""
     try:
         import astropy.io.fits  # noqa: F401
     except ImportError as error:
@@ -61,9 +61,18 @@ def require_astropy(name: str) -> None:
 
 @contextmanager
 def open_fits(stream: BytesIO | BufferedReader, name: str) -> Iterator[FitsParts]:
-    """The images of a FITS file; pixels are read when they are asked for.
+    """Open a FITS file within a `with` block; pixels are read when they are accessed.
 
-    Whatever else goes wrong inside, hostile bytes were the reason: it becomes an ImageError.
+    Args:
+        stream: The bytes of the file, perhaps gzip'ed.
+        name: Name of the file, for error messages.
+
+    Yields:
+        The first header, and the HDUs with pixels.
+
+    Raises:
+        ImageError: the file is damaged, cut short, or has no images that fit together. Any other
+            exception within the block becomes an ImageError too, because hostile bytes cause it.
     """
     require_astropy(name)
     from astropy.io import fits
@@ -86,19 +95,20 @@ def open_fits(stream: BytesIO | BufferedReader, name: str) -> Iterator[FitsParts
 
 
 def count_planes(hdu: Hdu) -> int:
-    """How many planes an image holds."""
+    """Return how many planes an image has."""
     return int(math.prod(hdu.shape[:-2]))
 
 
 def _height_width(hdu: Hdu) -> tuple[int, int]:
+    """Return the height and width of an image."""
     return int(hdu.shape[-2]), int(hdu.shape[-1])
 
 
 def _gunzip_if_packed(stream: BytesIO | BufferedReader, name: str) -> BytesIO | BufferedReader:
-    """The stream, unpacked where it is gzip'ed, once it is known to begin like FITS."""
+    """Unpack a gzip'ed stream; raise ImageError if it does not start like a FITS file."""
     start = stream.read(len(FITS_MAGIC))
     stream.seek(0)
-    if start.startswith(GZIP):
+    if start.startswith(GZIP_MAGIC):
         return gunzip(stream, name, lambda first: _check_first_header(first, name))
     if start != FITS_MAGIC:
         raise ImageError(f"{name}: no FITS file, or one that is damaged")
@@ -106,7 +116,7 @@ def _gunzip_if_packed(stream: BytesIO | BufferedReader, name: str) -> BytesIO | 
 
 
 def _check_first_header(start: bytes, name: str) -> None:
-    """Raises ImageError for what is no FITS, or whose first header promises too large an image."""
+    """Raise ImageError if the unpacked bytes are not FITS, or start with too large an image."""
     from astropy.io import fits
 
     if not start.startswith(FITS_MAGIC):
@@ -117,7 +127,7 @@ def _check_first_header(start: bytes, name: str) -> None:
 
 
 def _find_image_hdus(file: Any, name: str) -> Iterator[Hdu]:
-    """The images among the parts of a file, once they are known to fit together."""
+    """Yield the HDUs with pixels; raise ImageError if they do not fit together."""
     from astropy.io import fits
 
     size: tuple[int, int] | None = None
@@ -145,7 +155,7 @@ def _find_image_hdus(file: Any, name: str) -> Iterator[Hdu]:
 
 
 def _check_shape(hdu: Hdu, number: int, name: str) -> int:
-    """How many bands an image holds; raises ImageError for one that is no stack of planes."""
+    """Return how many bands an image has; raise ImageError if it is not a stack of planes."""
     if len(hdu.shape) < 2 or math.prod(hdu.shape[:-3]) != 1:
         shape = " × ".join(str(side) for side in hdu.shape)
         raise ImageError(
@@ -157,11 +167,11 @@ def _check_shape(hdu: Hdu, number: int, name: str) -> int:
 
 
 def _check_whole(file: Any, stream: BytesIO | BufferedReader, name: str) -> None:
-    """Raises ImageError for a file that ends before its last part, or goes on behind it."""
+    """Raise ImageError if a file ends before its last HDU, or has a damaged HDU after it."""
     last = file[-1].fileinfo()
     end = last["datLoc"] + last["datSpan"]
     length = stream.seek(0, 2)
-    if length <= end - _BLOCK:  # some writers leave out what fills the last block
+    if length <= end - _BLOCK:  # some writers leave out the padding of the last block
         raise ImageError(f"{name}: cut short, expected {end} bytes, got {length}")
     stream.seek(end)
     if stream.read(8) == b"XTENSION":
