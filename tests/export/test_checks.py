@@ -11,8 +11,8 @@ from apercu.deploy.export import ExportSettings, export, read_manifest
 from apercu.deploy.export.check import BATCHES, make_class_trials, make_trials
 from apercu.deploy.export.check import check_outputs as compare
 from apercu.deploy.export.manifest import digest_run
-from apercu.deploy.export.materials import ImageSubset
 from apercu.deploy.export.onnx_graph import Traceable, write_onnx
+from apercu.deploy.export.settings import ImageSubset
 from apercu.errors import ApercuError, ConfigError, ImageError, RunError
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.images import open_images
@@ -129,7 +129,7 @@ def test_settings_are_checked(shapes_unchecked) -> None:
 
 
 def test_lower_precision_needs_images(explainer_of, tmp_path) -> None:
-    from apercu.deploy.export.materials import ExportInputs
+    from apercu.deploy.export.settings import ExportInputs
 
     explainer = explainer_of("mask", "light")
     with pytest.raises(ConfigError, match="what int8 loses is measured; give --images"):

@@ -68,8 +68,7 @@ def export(
     from apercu.classifiers import open_classifier
     from apercu.deploy.export import FORMATS, PRECISIONS, ExportSettings
     from apercu.deploy.export import export as write
-    from apercu.deploy.export.materials import ExportInputs
-    from apercu.deploy.export.settings import check_known
+    from apercu.deploy.export.settings import ExportInputs, check_known
     from apercu.explainers.run_folder import open_run
     from apercu.images import open_images
     from apercu.option_strings import split_names
