@@ -39,9 +39,15 @@ from apercu.deploy.export.manifest import (
     describe_graph,
     describe_loss,
 )
-from apercu.deploy.export.onnx_graph import Traceable, open_session, run_session, write_onnx
+from apercu.deploy.export.onnx_graph import (
+    Traceable,
+    open_program,
+    open_session,
+    run_session,
+    write_onnx,
+    write_program,
+)
 from apercu.deploy.export.precision import convert_graph
-from apercu.deploy.export.program import open_program, write_program
 from apercu.deploy.export.settings import ExportInputs, ExportSettings, ImageSubset
 from apercu.deploy.export.triton import write_repository
 from apercu.errors import ConfigError
