@@ -12,7 +12,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from apercu.deploy.export import ExportSettings, export, read_manifest
-from apercu.deploy.export.loss import compute_region_iou
+from apercu.deploy.export.check import compute_region_iou
 from apercu.deploy.export.onnx_graph import open_session, run_session
 from apercu.deploy.export.precision import convert_graph, halve
 from apercu.deploy.export.settings import BATCH, ExportInputs

@@ -18,6 +18,8 @@ from apercu.deploy.export.check import (
     check_outputs,
     make_class_trials,
     make_trials,
+    measure_loss,
+    measure_quality,
 )
 from apercu.deploy.export.graphs import (
     ClassesGraph,
@@ -28,7 +30,6 @@ from apercu.deploy.export.graphs import (
     build_predictor,
     find_explained_classifier,
 )
-from apercu.deploy.export.loss import measure_loss, measure_quality
 from apercu.deploy.export.manifest import (
     MANIFEST,
     GraphFile,
