@@ -1,115 +1,183 @@
-"""Accuracy against the size of the change that was reached, and the area under it."""
+"""Curves of the accuracy over the size of the change, and the areas under them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TypeAlias
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
 
-from apercu.robustness.measures import area_under_accuracy_curve, measure_correctness_at
-from apercu.robustness.plan import Job, find_objective_name, knowledge, norm_of
+from apercu.robustness.plan import Job
 from apercu.robustness.result_cache import AttackResult
-from apercu.robustness.rows import AccuracyCurve, StressRow
-from apercu.statistics import bootstrap_interval
 
 POINTS = 41
 """Points of the curve of an attack without budgets."""
 NEARLY_ALL = 0.98
-"""Such a curve ends where so many of the images that can be fooled are."""
+"""Such a curve ends at the size that fools this fraction of the images that can be fooled."""
+ROUNDING = 1e-6
+"""A change that is larger than a budget by this, or less, is within the budget."""
 
-CurveKey: TypeAlias = tuple[str, str, str]
-"""Attack, filter and knowledge."""
-KeyedResults: TypeAlias = list[tuple[Job, AttackResult]]
+JobResult: TypeAlias = tuple[Job, AttackResult]
+
+
+class CurveKey(NamedTuple):
+    """The attack, filter and knowledge that the points of one curve have in common."""
+
+    attack: str
+    filter: str
+    knowledge: str
+
+
+@dataclass(frozen=True)
+class AccuracyCurve:
+    """The accuracy over the mean size of the change in a norm; the first size is 0.
+
+    For an attack without budgets the accuracy is the fraction of images that need a larger change.
+    """
+
+    attack: str
+    filter: str
+    knowledge: str
+    norm: str
+    sizes: tuple[float, ...]
+    accuracy: tuple[float, ...]
+
+
+class CurveWithAreas(NamedTuple):
+    """A curve, and what each image contributes to the area under it."""
+
+    curve: AccuracyCurve
+    areas: Float[np.ndarray, " images"]
+
+
+def measure_correctness_at(
+    smallest: Float[np.ndarray, " images"], budgets: Sequence[float]
+) -> Float[np.ndarray, "budgets images"]:
+    """Measure which images stay correct at each budget (Šircelj and Skočaj 2020).
+
+    The means over the images are an accuracy-perturbation curve.
+
+    Args:
+        smallest: norm of the smallest change that fools, for each image; 0 where the clean image is
+            wrong already, infinity where no such change was found.
+        budgets: norms at which the accuracy is measured.
+
+    Returns:
+        1 where an image needs more than a budget, else 0.
+    """
+    return (smallest[None, :] > np.asarray(budgets)[:, None] + ROUNDING).astype(float)
+
+
+def area_under_accuracy_curve(
+    correct: Float[np.ndarray, "sizes images"], sizes: Sequence[float]
+) -> Float[np.ndarray, " images"]:
+    """Compute what each image adds to the area under the accuracy curve (Bouniot et al. 2021).
+
+    The mean is (1 / e_max) ∫ accuracy(e) de from 0 to e_max by the trapezoid rule, from the
+    accuracy on clean images at 0 through the accuracy at every size.
+
+    Args:
+        correct: 1 where an image is correct at a size.
+        sizes: norms, ascending, the first 0.
+
+    Returns:
+        One number in [0, 1] per image.
+    """
+    return np.trapezoid(correct, np.asarray(sizes), axis=0) / sizes[-1]
 
 
 def compute_curves(
-    found: Mapping[Job, AttackResult], honest: AttackResult, seed: int
-) -> tuple[list[AccuracyCurve], list[StressRow]]:
-    """One curve per attack, filter and knowledge, over all budgets, and the area under it.
+    results: Mapping[Job, AttackResult], clean: AttackResult
+) -> list[CurveWithAreas]:
+    """Compute one curve per attack, filter and knowledge, over all budgets.
 
     The curves of an attack end at the same size, so that their areas can be compared.
+
+    Args:
+        results: result of every job.
+        clean: result for the clean images.
+
+    Returns:
+        Curves in the order of the jobs, with the areas under them.
     """
-    groups: dict[CurveKey, KeyedResults] = {}
-    for job, verdicts in found.items():
-        if job.attack is not None and find_objective_name(job.name) != "map":
-            for behind in verdicts.top1:
-                groups.setdefault((job.name, behind, knowledge(job)), []).append((job, verdicts))
-    curves, areas = [], []
-    for case, members in groups.items():
-        end = _find_largest_size(case[0], groups, honest)
-        if members[0][0].epsilon is None:
+    groups: dict[CurveKey, list[JobResult]] = {}
+    for job, result in results.items():
+        if job.attack is not None and job.objective != "map":
+            for name in result.top1:
+                key = CurveKey(job.name, name, job.knowledge)
+                groups.setdefault(key, []).append((job, result))
+    curves = []
+    for key, members in groups.items():
+        end = _find_largest_size(key.attack, groups, clean)
+        job = members[0][0]
+        if job.epsilon is None:
             sizes = np.linspace(0, end, POINTS).tolist()
-            right = measure_correctness_at(_find_smallest_sizes(case, members, honest), sizes)
+            correct = measure_correctness_at(_find_smallest_sizes(key, members, clean), sizes)
         else:
-            sizes, right = _measure_at_budgets(case, members, honest, end)
-        shares = area_under_accuracy_curve(right, sizes)
-        accuracy = tuple(right.mean(1).tolist())
-        curves.append(AccuracyCurve(*case, norm_of(members[0][0]), tuple(sizes), accuracy))
-        kind = case[0], None, case[1], case[2], "auac"
-        value, ends = float(shares.mean()), bootstrap_interval(shares, seed)
-        areas.append(StressRow(*kind, value, ends, len(shares), "higher"))
-    return curves, areas
+            sizes, correct = _measure_at_budgets(key, members, clean, end)
+        accuracy = tuple(correct.mean(1).tolist())
+        curve = AccuracyCurve(*key, job.norm, tuple(sizes), accuracy)
+        curves.append(CurveWithAreas(curve, area_under_accuracy_curve(correct, sizes)))
+    return curves
 
 
 def _measure_at_budgets(
-    case: CurveKey, members: KeyedResults, honest: AttackResult, end: float
+    key: CurveKey, members: Sequence[JobResult], clean: AttackResult, end: float
 ) -> tuple[list[float], Float[np.ndarray, "sizes images"]]:
-    """Who is right at each size that was reached, ascending; the honest images are those at 0.
+    """Measure which images are correct at each mean size, ascending; clean images are at size 0.
 
-    An attacker who is allowed `end` and has not gone so far does no better there.
+    An attack with a budget of `end` whose changes stay smaller does no better there.
     """
     points = [
-        (_measure_mean_size(case, one, honest), one[1].measure_correctness(case[1]))
-        for one in members
+        (_measure_mean_size(key, member, clean), member[1].measure_correctness(key.filter))
+        for member in members
     ]
     points = [
-        (0.0, honest.measure_correctness(case[1])),
+        (0.0, clean.measure_correctness(key.filter)),
         *sorted(points, key=lambda point: point[0]),
     ]
     if points[-1][0] < end:
         points.append((end, points[-1][1]))
-    sizes, right = zip(*points, strict=True)
-    return list(sizes), np.stack(right)
+    sizes, correct = zip(*points, strict=True)
+    return list(sizes), np.stack(correct)
 
 
-def _measure_mean_size(
-    case: CurveKey, member: tuple[Job, AttackResult], honest: AttackResult
-) -> float:
-    """Mean size of the change of the images that had been right."""
-    job, verdicts = member
-    before = honest.measure_correctness(case[1]) > 0
-    sizes = verdicts.get_values(norm_of(job))
+def _measure_mean_size(key: CurveKey, member: JobResult, clean: AttackResult) -> float:
+    """Measure the mean size of the change of the images that were correct before."""
+    job, result = member
+    before = clean.measure_correctness(key.filter) > 0
+    sizes = result.get_values(job.norm)
     return float(sizes[before].mean() if before.any() else sizes.mean())
 
 
 def _find_smallest_sizes(
-    case: CurveKey, members: KeyedResults, honest: AttackResult
+    key: CurveKey, members: Sequence[JobResult], clean: AttackResult
 ) -> Float[np.ndarray, " images"]:
-    """The size of the change where it fools, else infinity; 0 where nothing has to be changed."""
-    ((job, verdicts),) = members
-    sizes = np.where(
-        verdicts.measure_correctness(case[1]) > 0, np.inf, verdicts.get_values(norm_of(job))
-    )
-    return np.where(honest.measure_correctness(case[1]) > 0, sizes, 0.0)
+    """Find the size of the change that fools each image: 0 without a change, infinity for none."""
+    ((job, result),) = members
+    fooled = result.measure_correctness(key.filter) <= 0
+    sizes = np.where(fooled, result.get_values(job.norm), np.inf)
+    return np.where(clean.measure_correctness(key.filter) > 0, sizes, 0.0)
 
 
 def _find_largest_size(
-    attack: str, groups: Mapping[CurveKey, KeyedResults], honest: AttackResult
+    attack: str, groups: Mapping[CurveKey, Sequence[JobResult]], clean: AttackResult
 ) -> float:
-    """Where all curves of an attack end."""
+    """Find the size at which all curves of an attack end."""
     ends: list[float] = []
-    for case, members in groups.items():
-        if case[0] != attack:
+    for key, members in groups.items():
+        if key.attack != attack:
             continue
         if members[0][0].epsilon is None:
-            ends.append(_find_typical_size(_find_smallest_sizes(case, members, honest)))
+            ends.append(_find_typical_size(_find_smallest_sizes(key, members, clean)))
         else:
-            ends += [_measure_mean_size(case, one, honest) for one in members]
+            ends += [_measure_mean_size(key, member, clean) for member in members]
     return max(ends) or 1.0
 
 
 def _find_typical_size(smallest: Float[np.ndarray, " images"]) -> float:
+    """Find the size that fools nearly all of the images that can be fooled."""
     finite = smallest[np.isfinite(smallest) & (smallest > 0)]
     return float(np.quantile(finite, NEARLY_ALL)) if len(finite) else 0.0

@@ -1,20 +1,25 @@
-"""Attacks and filters by the names that people type."""
+"""The plan of a stress test: attacks and filters by their names, and the jobs that they make."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
-from typing import Annotated, Literal, NamedTuple, TypeAlias
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
-from apercu.errors import ConfigError
+from apercu.classifiers import Classifier
+from apercu.errors import ClassifierError, ConfigError
 from apercu.option_strings import MAX_SEED, parse_named, parse_value, split_names
 from apercu.robustness.attacks import ATTACKS, Attack
 from apercu.robustness.filters import FILTERS, Filter
+from apercu.training.config import ConfigPresets
 
 NONE = "none"
 """Name of no filter, and of no attack."""
+WITHOUT_GRADIENTS = "sparse_evo"
+"""Attack that replaces the default attacks where a classifier has no gradients."""
 
 ObjectiveName: TypeAlias = Literal["class", "map", "expected", "margin"]
 
@@ -23,56 +28,113 @@ OBJECTIVE_PREFIXES: dict[str, ObjectiveName] = {
     "eot_": "expected",
     "margin_": "margin",
 }
-"""What stands before the name of an attack that climbs something else than the class."""
+"""Prefixes of the names of attacks, for other objectives than the loss of the class."""
+
+AttackerKnowledge: TypeAlias = Literal["naive", "adaptive"]
+"""Whether the attacker knows of the filter."""
 
 
 def find_objective_name(text: str) -> ObjectiveName:
-    """What an attack of that name climbs: `class`, `map`, `expected` (the class, over noise), or
-    `margin` (the class, by the lead of another)."""
+    """Find the objective of an attack from its name.
+
+    `class` is the loss of the class, `map` the distance of the map, `expected` the loss of the
+    class averaged over noise, and `margin` the margin of the class.
+    """
     return next(
-        (aim for prefix, aim in OBJECTIVE_PREFIXES.items() if text.startswith(prefix)), "class"
+        (name for prefix, name in OBJECTIVE_PREFIXES.items() if text.startswith(prefix)), "class"
     )
 
 
 def parse_attack(text: str, seed: int = 0) -> Attack:
-    """Such as `pgd:steps=20`, or `map_pgd`; draws from `seed` unless it says its own.
+    """Parse the name of an attack, such as `pgd:steps=20` or `map_pgd`.
+
+    Args:
+        text: name with settings.
+        seed: seed of the attack, unless its settings have one.
+
+    Returns:
+        The attack; a prefix only chooses its objective.
 
     Raises:
-        ConfigError: no such attack or setting, or one that cannot climb what is asked.
+        ConfigError: there is no such attack or setting, or it cannot follow the objective.
     """
-    prefix = next((one for one in OBJECTIVE_PREFIXES if text.startswith(one)), "")
+    prefix = next((prefix for prefix in OBJECTIVE_PREFIXES if text.startswith(prefix)), "")
     bare = text.removeprefix(prefix)
     if prefix and bare.startswith(tuple(OBJECTIVE_PREFIXES)):
         raise ConfigError(
             f"attacks: {text}: expected one of {', '.join(OBJECTIVE_PREFIXES)} before a name"
         )
-    made = parse_named(bare, ATTACKS, "attacks", seed=seed)
-    if prefix and made.needs != "gradients":
+    attack = parse_named(bare, ATTACKS, "attacks", seed=seed)
+    if prefix and attack.needs != "gradients":
         raise ConfigError(
             f"attacks: {text} has no gradients to climb; expected such as {prefix}pgd"
         )
-    if prefix and not made.any_objective:
+    if prefix and not attack.any_objective:
         raise ConfigError(f"attacks: {text} has its own aim; expected such as {prefix}pgd")
-    return made
+    return attack
 
 
 def parse_filter(text: str) -> Filter | None:
-    """Such as `jpeg:quality=75`; None for `none`.
+    """Parse the name of a filter, such as `jpeg:quality=75`; return None for `none`.
 
     Raises:
-        ConfigError: no such filter or setting.
+        ConfigError: there is no such filter or setting.
     """
     if text == NONE:
         return None
     return parse_named(text, FILTERS, "filters", other_names=(NONE,))
 
 
-AttackerKnowledge = Literal["naive", "adaptive"]
-"""Whether the attacker knows of the filter."""
+def parse_epsilons(text: str) -> list[float]:
+    """Parse budgets such as `2/255,4/255`, in units of the range of a pixel.
+
+    Raises:
+        ConfigError: a word is not a number, or not above 0 and up to 1.
+    """
+    return [_parse_epsilon(word) for word in split_names(text, "epsilons", ())]
+
+
+def _parse_epsilon(word: str) -> float:
+    try:
+        epsilon = float(str(parse_value(float, word)))
+    except ValueError:
+        raise ConfigError(f"epsilons: expected a number such as 8/255, got {word!r}") from None
+    if not 0 < epsilon <= 1:
+        raise ConfigError(
+            f"epsilons: expected numbers above 0 and up to 1 (8/255 is 0.0314), got {word}"
+        )
+    return epsilon
+
+
+def adapt_attacks(
+    names: Sequence[str], classifier: Classifier, *, chosen: bool
+) -> tuple[str, ...]:
+    """Adapt a list of attacks to a classifier that may have no gradients.
+
+    Args:
+        names: names of the attacks.
+        classifier: classifier that is attacked.
+        chosen: whether a person chose the attacks; default attacks are replaced instead.
+
+    Returns:
+        The names that the classifier allows.
+
+    Raises:
+        ClassifierError: an attack that was chosen needs gradients, and there are none.
+    """
+    failing = [name for name in names if parse_attack(name).needs != "decisions"]
+    if classifier.differentiable or not failing:
+        return tuple(names)
+    if chosen:
+        raise ClassifierError(
+            f"attacks: {', '.join(failing)} need gradients, and {classifier.spec} has none; "
+            f"use {WITHOUT_GRADIENTS}"
+        )
+    return (WITHOUT_GRADIENTS,)
 
 
 def _parse_number(value: object) -> object:
-    """A fraction as it is typed, such as 8/255, as a number."""
+    """Parse a fraction such as 8/255 as a number."""
     try:
         return parse_value(float, value) if isinstance(value, str) else value
     except ValueError:
@@ -83,18 +145,18 @@ Epsilon = Annotated[float, BeforeValidator(_parse_number), Field(gt=0, le=1)]
 
 
 class StressPlan(BaseModel):
-    """Attacks and filters by their names with settings, as they are typed.
+    """The attacks and filters of a stress test, by their names with settings.
 
     Attributes:
-        attacks: such as `pgd:steps=20`; one with an epsilon of its own is made at that alone.
-            `map_pgd` keeps the class and moves the map, `eot_pgd` expects over noise,
-            `margin_pgd` climbs the difference of two logits.
-        filters: such as `jpeg:quality=75`, or `none`.
+        attacks: names such as `pgd:steps=20`; one with an epsilon of its own runs with that budget
+            alone. `map_pgd` keeps the class and moves the map, `eot_pgd` averages over noise,
+            `margin_pgd` maximises the difference of two logits.
+        filters: names such as `jpeg:quality=75`, or `none`.
         epsilons: budgets in units of the range of a pixel, such as 8/255.
-        knowledge: attackers that know the classifier alone, and those that know the filter, too.
-        limit: only so many of the images, drawn at random.
-        batch: images that are attacked together.
-        seed: of all draws.
+        knowledge: `naive` attackers know the classifier alone, `adaptive` ones the filter, too.
+        limit: largest number of images, drawn at random.
+        batch: number of images that are attacked together.
+        seed: seed of all draws.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -109,7 +171,7 @@ class StressPlan(BaseModel):
     @field_validator("attacks", "filters", "epsilons", "knowledge", mode="before")
     @classmethod
     def _split_text(cls, value: object) -> object:
-        """One or more, as they are typed, where a file has no list."""
+        """Split one or more values where a file has no list."""
         if isinstance(value, str):
             return split_names(value, "names", ()) if value.strip(", ") else ()
         return (value,) if isinstance(value, int | float) else value
@@ -125,11 +187,11 @@ class StressPlan(BaseModel):
 
 
 class StressSettings(StressPlan):
-    """A plan, and what it is done with, as they are typed.
+    """A plan with the classifier, images and explainer that it is run with.
 
     Attributes:
-        classifier, images: SPEC of each.
-        explainer: a run folder.
+        classifier, images: SPEC of the classifier, and of the images.
+        explainer: run folder of a trained explainer.
         surrogate: SPEC of another classifier.
     """
 
@@ -140,19 +202,46 @@ class StressSettings(StressPlan):
 
     @property
     def plan(self) -> StressPlan:
-        """What is asked, whatever it is done with."""
+        """The plan alone."""
         return StressPlan(**self.model_dump(include=set(StressPlan.model_fields)))
 
 
+def read_stress_settings(path: Path | None, options: Mapping[str, Any]) -> StressSettings:
+    """Read the settings of a stress test from a YAML file, and let options override them.
+
+    Args:
+        path: YAML file; None for the defaults.
+        options: values by the names of settings; None, and other names, are left out. Lists may be
+            text such as `fgsm,pgd`.
+
+    Returns:
+        The settings.
+
+    Raises:
+        ConfigError: the file or an option has mistakes; all of them are listed.
+    """
+    presets = ConfigPresets(StressSettings, {"standard": StressSettings()})
+    values = {name: options.get(name) for name in StressSettings.model_fields}
+    changes = {name: value for name, value in values.items() if value is not None}
+    for name in ("attacks", "filters", "knowledge"):
+        if isinstance(changes.get(name), str):
+            changes[name] = split_names(changes[name], name, ())
+    if isinstance(changes.get("epsilons"), str):
+        changes["epsilons"] = parse_epsilons(changes["epsilons"])
+    if "explainer" in changes:
+        changes["explainer"] = str(changes["explainer"])
+    return presets.parse({**presets.read(path).model_dump(), **changes}, "stress")
+
+
 class Job(NamedTuple):
-    """One attack against one target: the bare classifier, or it behind a filter.
+    """One attack on one target: the bare classifier, or the classifier behind a filter.
 
     Attributes:
-        name: of the attack, as typed; `none` for the honest images.
-        epsilon: its budget; None where it has none.
-        attack: None for the honest images.
-        behind: name of the filter that the attacker knows of; None where of none.
-        elsewhere: whether it is made against another classifier, and only shown to this one.
+        name: name of the attack with settings; `none` for the clean images.
+        epsilon: budget of the attack; None where it has none.
+        attack: the attack; None for the clean images.
+        known_filter: name of the filter that the attacker knows of; None where there is none.
+        on_surrogate: whether another classifier is attacked, and this one only tested.
     """
 
     name: str
@@ -161,80 +250,113 @@ class Job(NamedTuple):
     known_filter: str | None
     on_surrogate: bool = False
 
+    @property
+    def cache_key(self) -> str:
+        """The job as the file names of the result cache have it, with names that never change."""
+        return (
+            f"Job(name={self.name!r}, epsilon={self.epsilon!r}, attack={self.attack!r}, "
+            f"behind={self.known_filter!r}, elsewhere={self.on_surrogate!r})"
+        )
 
-def knowledge(job: Job) -> str:
-    """What the attacker knows: the bare classifier, the filter before it, or another classifier."""
-    if job.on_surrogate:
-        return "transfer"
-    return "naive" if job.known_filter is None else "adaptive"
+    @property
+    def objective(self) -> ObjectiveName:
+        """The name of the objective that the attack maximises."""
+        return find_objective_name(self.name)
 
+    @property
+    def knowledge(self) -> str:
+        """What the attacker knows: the bare classifier, the filter too, or another classifier."""
+        if self.on_surrogate:
+            return "transfer"
+        return "naive" if self.known_filter is None else "adaptive"
 
-def norm_of(job: Job) -> str:
-    """The norm in which an attack is small."""
-    bound = getattr(job.attack, "norm", "linf" if job.epsilon is not None else "l2")
-    return str(bound)
+    @property
+    def norm(self) -> str:
+        """The norm in which the attack makes small changes."""
+        default = "linf" if self.epsilon is not None else "l2"
+        return str(getattr(self.attack, "norm", default))
 
+    @property
+    def bound(self) -> float | None:
+        """The largest change: the budget, or the ratio of an attack that multiplies.
 
-def bound_of(job: Job) -> float | None:
-    """How far an attack may go: its budget, or the ratio of one that multiplies; None for one that
-    looks for the smallest change."""
-    ratio: float | None = getattr(job.attack, "ratio", None)
-    return ratio if job.epsilon is None else job.epsilon
+        None for an attack that looks for the smallest change.
+        """
+        ratio: float | None = getattr(self.attack, "ratio", None)
+        return ratio if self.epsilon is None else self.epsilon
 
 
 def plan_jobs(
     plan: StressPlan,
-    attacks: dict[str, Attack],
-    filters: dict[str, Filter | None],
+    attacks: Mapping[str, Attack],
+    filters: Mapping[str, Filter | None],
     *,
     surrogate: bool = False,
 ) -> list[Job]:
-    """All that has to be done, the honest images first; `surrogate`: also against another one."""
-    made = [Job(NONE, None, None, None)]
-    behind = [name for name, one in filters.items() if one is not None]
-    for (name, budget), at in expand_budgets(attacks, plan.epsilons).items():
-        made.append(Job(name, budget, at, None))
+    """Plan all jobs of a stress test, the clean images first.
+
+    Args:
+        plan: budgets and knowledge of the attacker.
+        attacks: attacks by name.
+        filters: filters by name; None is no filter.
+        surrogate: whether another classifier is attacked, too.
+
+    Returns:
+        The jobs in the order in which they run.
+    """
+    jobs = [Job(NONE, None, None, None)]
+    filter_names = [name for name, filter in filters.items() if filter is not None]
+    for (name, budget), attack in expand_budgets(attacks, plan.epsilons).items():
+        jobs.append(Job(name, budget, attack, None))
         if find_objective_name(name) == "map":
             continue
         if "adaptive" in plan.knowledge:
-            made += [Job(name, budget, at, known) for known in behind]
+            jobs += [Job(name, budget, attack, filter_name) for filter_name in filter_names]
         if surrogate:
-            made.append(Job(name, budget, at, None, on_surrogate=True))
+            jobs.append(Job(name, budget, attack, None, on_surrogate=True))
     if "naive" not in plan.knowledge and None not in filters.values():
-        made = [job for job in made if not _is_naive(job)]
-    return made
+        jobs = [job for job in jobs if not _is_naive(job)]
+    return jobs
 
 
 def expand_budgets(
     attacks: Mapping[str, Attack], epsilons: Sequence[float]
 ) -> dict[tuple[str, float | None], Attack]:
-    """Every attack at every budget; one whose name has an epsilon at that alone; one without
-    budgets once, under None."""
-    made: dict[tuple[str, float | None], Attack] = {}
+    """Combine every attack with every budget.
+
+    Args:
+        attacks: attacks by name.
+        epsilons: budgets. An attack whose name has an epsilon runs with that budget alone; one
+            without budgets runs once.
+
+    Returns:
+        Attacks by name and budget; the budget is None for an attack without budgets.
+    """
+    expanded: dict[tuple[str, float | None], Attack] = {}
     for name, attack in attacks.items():
         budgets: list[float | None] = [None]
         if any(field.name == "epsilon" for field in fields(attack)):  # type: ignore[arg-type]
-            typed = "epsilon=" in name
-            budgets = [attack.epsilon] if typed else list(epsilons)  # type: ignore[attr-defined]
+            own = "epsilon=" in name
+            budgets = [attack.epsilon] if own else list(epsilons)  # type: ignore[attr-defined]
         for budget in budgets:
-            at = attack if budget is None else replace(attack, epsilon=budget)  # type: ignore[type-var]
-            made[name, budget] = at
-    return made
+            bounded = attack if budget is None else replace(attack, epsilon=budget)  # type: ignore[type-var]
+            expanded[name, budget] = bounded
+    return expanded
 
 
 def _is_naive(job: Job) -> bool:
-    """Whether a job only serves those who do not know of a filter."""
-    itself = (
-        job.known_filter is None and not job.on_surrogate and find_objective_name(job.name) != "map"
-    )
-    return job.attack is not None and itself
+    """Whether a job only serves attackers who do not know of a filter."""
+    on_classifier = job.known_filter is None and not job.on_surrogate and job.objective != "map"
+    return job.attack is not None and on_classifier
 
 
-def find_test_filters(job: Job, filters: dict[str, Filter | None], plan: StressPlan) -> list[str]:
-    """Names of the filters behind which a job's images are shown to the classifier."""
+def find_test_filters(
+    job: Job, filters: Mapping[str, Filter | None], plan: StressPlan
+) -> list[str]:
+    """Find the names of the filters behind which the classifier is tested with a job's images."""
     if job.known_filter is not None:
         return [job.known_filter]
-    always = job.attack is None or job.on_surrogate or find_objective_name(job.name) == "map"
+    always = job.attack is None or job.on_surrogate or job.objective == "map"
     if always or "naive" in plan.knowledge:
         return list(filters)
-    return [name for name, one in filters.items() if one is None]
+    return [name for name, filter in filters.items() if filter is None]

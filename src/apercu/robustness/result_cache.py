@@ -1,4 +1,4 @@
-"""What one job found of every image, kept as a file, so that no attack is made twice."""
+"""The result of a job for every image, stored in a file so that no attack is made twice."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ FOLDER = "cells"
 
 
 class AttackResult(BaseModel):
-    """Every image of the sample, in its order.
+    """The result of one job for every image of the sample, in its order.
 
     Attributes:
-        top1: behind each filter, whether the true class is seen.
-        top5: whether it is among the five that are seen most.
+        top1: behind each filter, whether the true class is predicted.
+        top5: behind each filter, whether the true class is among the five most probable ones.
         linf, l2, l0: size of the change, see `apercu.robustness.measures.compute_norms`.
-        rank_correlation: of the maps before and after; empty without an explainer.
-        overlap: of the same maps.
-        queries: decisions that were asked for; empty where an attack does not count them.
-        stuck: whether the attack did not arrive, and the honest image has no slope to climb; empty
-            for an attack that climbs none.
+        rank_correlation: rank correlation of the maps before and after; empty without an explainer.
+        overlap: IoU of the strongest parts of the same maps.
+        queries: number of queries; empty where an attack does not count them.
+        stuck: whether the attack failed and the clean image has no gradient to follow; empty for an
+            attack that does not follow gradients.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -43,58 +43,59 @@ class AttackResult(BaseModel):
     stuck: list[bool] = []
 
     def get_values(self, name: str) -> Float[np.ndarray, " images"]:
-        """One of the lists of numbers."""
+        """Return one of the lists of numbers as an array."""
         return np.asarray(getattr(self, name), dtype=float)
 
     def measure_correctness(
-        self, behind: str, metric: str = "top1"
+        self, filter_name: str, metric: str = "top1"
     ) -> Float[np.ndarray, " images"]:
-        """1 where the classifier is right behind a filter."""
-        return np.asarray(getattr(self, metric)[behind], dtype=float)
+        """Return 1 where the classifier is correct behind a filter, else 0."""
+        return np.asarray(getattr(self, metric)[filter_name], dtype=float)
 
 
 @dataclass(frozen=True)
 class ResultCache:
-    """The finished jobs of a folder.
+    """The results of the finished jobs in a folder.
 
     Args:
-        folder: where they are kept.
-        subject: what they all depend on: classifier, images, explainer.
+        folder: folder of the cache.
+        subject: text on everything that all results depend on: classifier, images, explainer.
     """
 
     folder: Path
     subject: str
 
     def load(self, key: str) -> AttackResult | None:
-        """What was found before; None where nothing was, or it cannot be read."""
+        """Load the result of a job; None where there is no result, or it cannot be read."""
         try:
-            return AttackResult.model_validate_json(
-                self._make_path(key).read_text(encoding="utf-8")
-            )
+            return AttackResult.model_validate_json(self._make_path(key).read_text("utf-8"))
         except (OSError, ValidationError):
             return None
 
-    def save(self, key: str, found: AttackResult) -> None:
-        """Keeps what was found.
+    def save(self, key: str, result: AttackResult) -> None:
+        """Save the result of a job.
 
         Raises:
             OutputError: the folder cannot be written.
         """
-        write_file(self._make_path(key), json.dumps(found.model_dump()))
+        write_file(self._make_path(key), json.dumps(result.model_dump()))
 
     def _make_path(self, key: str) -> Path:
         digest = hashlib.sha256(f"{self.subject}\n{key}".encode()).hexdigest()[:20]
         return self.folder / FOLDER / f"{digest}.json"
 
 
-def make_cache_key(value: object) -> str:
-    """A frozen value as it prints, without settings that are later than cells and have their
-    default (see `apercu.robustness.filters.base.ADDED_LATER`)."""
+def format_cache_key(value: object) -> str:
+    """Format a frozen value as it prints, without settings that were added later.
+
+    Such settings (see `apercu.robustness.filters.base.ADDED_LATER`) are left out where they have
+    their default, so that results from before stay valid.
+    """
     if not is_dataclass(value):
         return repr(value)
-    shown = [
-        f"{one.name}={getattr(value, one.name)!r}"
-        for one in fields(value)
-        if not (one.metadata == ADDED_LATER and getattr(value, one.name) == one.default)
+    settings = [
+        f"{field.name}={getattr(value, field.name)!r}"
+        for field in fields(value)
+        if not (field.metadata == ADDED_LATER and getattr(value, field.name) == field.default)
     ]
-    return f"{type(value).__qualname__}({', '.join(shown)})"
+    return f"{type(value).__qualname__}({', '.join(settings)})"
