@@ -29,8 +29,8 @@ from torch import nn
 
 from apercu.classifiers import Classifier
 from apercu.deploy.export.graphs import ClassesGraph, CombinedGraph, MaskGraph
-from apercu.deploy.export.onnx_graph import Traceable, open_session, write_onnx
 from apercu.deploy.export.precision import convert_graph
+from apercu.deploy.export.tracing import Traceable, open_session, write_onnx
 from apercu.explainers.build import build_gated_network
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.mask.explainer import MaskExplainer

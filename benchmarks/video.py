@@ -28,8 +28,8 @@ from timing import opened
 
 from apercu.classifiers import ClassNames, InputSpec
 from apercu.deploy.export.graphs import CombinedGraph, MaskGraph
-from apercu.deploy.export.onnx_graph import Traceable, open_session, write_onnx
 from apercu.deploy.export.precision import convert_graph
+from apercu.deploy.export.tracing import Traceable, open_session, write_onnx
 from apercu.deploy.inference import ExplainerInfo, InferenceEngine
 from apercu.deploy.inference.onnx_engine import OnnxEngine
 from apercu.deploy.video import VideoSettings, explain_video, open_video

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from apercu import MaskExplainer
-from apercu.deploy.export.onnx_graph import open_session, run_session
+from apercu.deploy.export.tracing import open_session, run_session
 
 PLANTED = "planted:size=32,images=12,classes=3,difficulty=0"
 

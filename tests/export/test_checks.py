@@ -8,11 +8,11 @@ import torch
 
 from apercu.classifiers import InputSpec
 from apercu.deploy.export import ExportSettings, export, read_manifest
-from apercu.deploy.export.check import BATCHES, make_class_trials, make_trials
-from apercu.deploy.export.check import check_outputs as compare
+from apercu.deploy.export.checks import BATCHES, make_class_trials, make_trials
+from apercu.deploy.export.checks import check_outputs as compare
 from apercu.deploy.export.manifest import digest_run
-from apercu.deploy.export.onnx_graph import Traceable, write_onnx
 from apercu.deploy.export.settings import ImageSubset
+from apercu.deploy.export.tracing import Traceable, write_onnx
 from apercu.errors import ApercuError, ConfigError, ImageError, RunError
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.images import open_images

@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from apercu.deploy.export import read_manifest
-from apercu.deploy.export.onnx_graph import open_program
+from apercu.deploy.export.tracing import open_program
 from apercu.deploy.export.triton import format_model_config, make_service_name
 from apercu.errors import ClassifierError
 

@@ -15,8 +15,8 @@ from apercu.classifiers.card import Output
 from apercu.classifiers.network import convert_to_logits, convert_to_logits_unchecked
 from apercu.deploy.export import ExportSettings, export
 from apercu.deploy.export.graphs import TOP, build_predictor
-from apercu.deploy.export.onnx_graph import open_session, run_session
 from apercu.deploy.export.settings import ExportInputs
+from apercu.deploy.export.tracing import open_session, run_session
 from apercu.errors import ConfigError, RunError
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.counterpart.settings import COUNTERPART_PRESETS

@@ -12,10 +12,10 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from apercu.deploy.export import ExportSettings, export, read_manifest
-from apercu.deploy.export.check import compute_region_iou
-from apercu.deploy.export.onnx_graph import open_session, run_session
+from apercu.deploy.export.checks import compute_region_iou
 from apercu.deploy.export.precision import convert_graph, halve
 from apercu.deploy.export.settings import BATCH, ExportInputs
+from apercu.deploy.export.tracing import open_session, run_session
 from apercu.errors import ConfigError
 from apercu.images import open_images
 

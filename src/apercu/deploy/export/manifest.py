@@ -10,9 +10,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 import apercu
 from apercu.classifiers.fingerprint import digest_file
-from apercu.deploy.export.check import GraphCheck
-from apercu.deploy.export.onnx_graph import Traceable
+from apercu.deploy.export.checks import GraphCheck
 from apercu.deploy.export.settings import Precision
+from apercu.deploy.export.tracing import Traceable
 from apercu.errors import RunError
 from apercu.explainers.base import TrainedExplainer
 
@@ -69,7 +69,7 @@ class GraphFile(_Strict):
         outputs: names and shapes of what it answers, without the batch.
         difference: the largest one from PyTorch, of the float32 graph that it was made from.
         images: how many that was checked on.
-        jumps: numbers left out of that check, see `apercu.deploy.export.check`.
+        jumps: numbers left out of that check, see `apercu.deploy.export.checks`.
         loss: of a lower precision.
     """
 

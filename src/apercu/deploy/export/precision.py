@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from apercu.deploy.export.onnx_graph import INPUTS, silence_exporter
 from apercu.deploy.export.settings import Precision
+from apercu.deploy.export.tracing import INPUTS, silence_exporter
 from apercu.errors import ConfigError
 from apercu.io import write_file
 

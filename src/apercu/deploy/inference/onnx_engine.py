@@ -16,7 +16,7 @@ from apercu.classifiers import ClassNames, InputSpec
 from apercu.classifiers.fingerprint import digest_file
 from apercu.deploy.export.graphs import TOP
 from apercu.deploy.export.manifest import MANIFEST, InputFit, Manifest, read_manifest
-from apercu.deploy.export.onnx_graph import open_session, run_session
+from apercu.deploy.export.tracing import open_session, run_session
 from apercu.deploy.inference.engine import ExplainedBatch, ExplainerInfo, InferenceEngine
 from apercu.errors import RunError
 from apercu.types import Images, Logits, Targets

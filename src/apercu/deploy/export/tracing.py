@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from apercu.classifiers import InputSpec
 from apercu.classifiers.sources.archive import copy_checked_archive
-from apercu.deploy.export.check import GraphFn
+from apercu.deploy.export.checks import GraphFn
 from apercu.errors import ConfigError
 from apercu.io import write_file
 

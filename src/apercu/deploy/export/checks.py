@@ -13,8 +13,8 @@ from torch import Tensor
 from apercu.classifiers import Classifier
 from apercu.deploy.export.graphs import TOP
 from apercu.deploy.export.manifest import Loss, Score
-from apercu.deploy.export.onnx_graph import open_session, run_session
 from apercu.deploy.export.settings import ImageSubset
+from apercu.deploy.export.tracing import open_session, run_session
 from apercu.errors import ApercuError
 from apercu.evaluation import CompareSettings, run_comparison
 from apercu.explainers.classifier_info import ClassifierInfo

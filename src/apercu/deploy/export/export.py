@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from apercu.classifiers import Classifier
-from apercu.deploy.export.check import (
+from apercu.deploy.export.checks import (
     GraphCheck,
     GraphFn,
     check_outputs,
@@ -40,7 +40,9 @@ from apercu.deploy.export.manifest import (
     describe_graph,
     describe_loss,
 )
-from apercu.deploy.export.onnx_graph import (
+from apercu.deploy.export.precision import convert_graph
+from apercu.deploy.export.settings import ExportInputs, ExportSettings, ImageSubset
+from apercu.deploy.export.tracing import (
     Traceable,
     open_program,
     open_session,
@@ -48,8 +50,6 @@ from apercu.deploy.export.onnx_graph import (
     write_onnx,
     write_program,
 )
-from apercu.deploy.export.precision import convert_graph
-from apercu.deploy.export.settings import ExportInputs, ExportSettings, ImageSubset
 from apercu.deploy.export.triton import write_repository
 from apercu.errors import ConfigError
 from apercu.explainers.base import TrainedExplainer
