@@ -152,7 +152,7 @@ class _Twice(torch.nn.Module):
 def test_a_classifier_that_ends_elsewhere_has_no_joint_pass() -> None:
     card = ClassifierCard(source="twice", input=InputSpec(size=(32, 32)))
     classifier = wrap_module(_Twice(), card)
-    with pytest.raises(ConfigError, match="its answer is not that of its last layer"):
+    with pytest.raises(ConfigError, match="its output is not that of its last layer"):
         EncoderWithHead(GraphEncoder(classifier))
 
 

@@ -183,5 +183,5 @@ def test_an_encoder_sees_counts_with_its_own_stretch(tiny_card) -> None:
     for one, two, three in zip(expected, found, straight, strict=True):
         torch.testing.assert_close(two, one, atol=2e-3, rtol=1e-2)
         torch.testing.assert_close(three, one)
-    with pytest.raises(ConfigError, match="wants raw counts"):
+    with pytest.raises(ConfigError, match="needs raw counts"):
         GraphEncoder(wants_counts, known.input)

@@ -45,6 +45,24 @@ def diffuse(maps: Tensor, features: Tensor) -> Tensor:
     return (maps + _resize_like(diffused, maps)) / 2
 
 
+def affinity_features(features: Sequence[Tensor]) -> Tensor:
+    """Return the feature map for the diffusion: the coarsest with at least `MIN_ROWS` rows.
+
+    If it has more than one and a half times as many rows, it is averaged down, so that the walk is
+    cheap. If even the finest map has fewer rows, it is returned.
+
+    Args:
+        features: feature maps of an encoder, finest first.
+
+    Returns:
+        One feature map, `batch × channels × height × width`.
+    """
+    candidates = [map for map in features if min(map.shape[2:]) >= MIN_ROWS] or [features[0]]
+    coarsest = candidates[-1]
+    factor = max(1, round(min(coarsest.shape[2:]) / MIN_ROWS))
+    return F.avg_pool2d(coarsest, factor) if factor > 1 else coarsest
+
+
 def _compute_affinity(features: Tensor) -> Tensor:
     """Return how similar two positions are, rows that sum to 1, `batch × positions × positions`."""
     centred = features - features.mean((2, 3), keepdim=True)
@@ -59,15 +77,3 @@ def _resize_like(maps: Tensor, like: Tensor) -> Tensor:
     if maps.shape[2] > size[0]:
         return F.interpolate(maps, size, mode="area")
     return F.interpolate(maps, size, mode="bilinear", align_corners=False)
-
-
-def affinity_features(features: Sequence[Tensor]) -> Tensor:
-    """Of an encoder's feature maps, finest first, the coarsest with at least `GRID` rows.
-
-    Where it has more than one and a half times as many it is averaged down, so that the walk stays
-    cheap. An encoder whose finest map has fewer rows gives that one.
-    """
-    fine = [map for map in features if min(map.shape[2:]) >= MIN_ROWS] or [features[0]]
-    ground = fine[-1]
-    factor = max(1, round(min(ground.shape[2:]) / MIN_ROWS))
-    return F.avg_pool2d(ground, factor) if factor > 1 else ground

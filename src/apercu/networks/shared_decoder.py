@@ -1,4 +1,4 @@
-"""A way up that all classes of an image share: each class chooses from features made once."""
+"""A decoder that computes most features once per image, and little for each class."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from apercu.networks.encoder import build_conv_block
 
 @dataclass(frozen=True)
 class SharedShape:
-    """How large the shared decoder is.
+    """The size of the shared decoder.
 
     Args:
         width: channels of the shared features at the mask's resolution; coarser ones have twice
             as many.
-        filters: features that each class makes of them.
+        filters: features that are computed of them for each class.
         resolution: pixels of the image per cell of the mask.
-        form: the kind.
+        form: kind of the decoder in settings files.
     """
 
     width: Annotated[int, Field(ge=1)] = 16
@@ -41,17 +41,17 @@ class SharedShape:
 
 
 class SharedDecoder(nn.Module):
-    """Features to a feature pyramid (Lin et al. 2017), and from its finest map to evidence.
+    """A feature pyramid (Lin et al. 2017), with evidence for each class from its finest map.
 
-    What a class adds is little: the mean of the deepest features where its gate is open writes the
+    The work per class is small: the mean of the deepest features where its gate is open gives the
     weights of a 1 × 1 convolution (as each instance does in CondInst, Tian et al. 2020), whose
-    answer, with the gate, gives the evidence. So a hundred classes of an image cost little more
+    output, with the gate, gives the evidence. So a hundred classes of an image cost little more
     than one.
 
     Args:
         channels: channels of the encoder's feature maps, finest first.
-        strides: their strides.
-        shape: see there.
+        strides: strides of the encoder's feature maps, finest first.
+        shape: size of the decoder.
     """
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], shape: SharedShape) -> None:
@@ -72,47 +72,57 @@ class SharedDecoder(nn.Module):
         initialise_as_gate(self.head)
 
     def forward(self, skips: dict[int, Tensor], deepest: Tensor, gate: Tensor) -> Evidence:
-        """Extent and core, at the mask's resolution, `batch × rows × columns`.
+        """Return the evidence at the mask's resolution.
 
-        Many gates may go with the features of one image.
+        The features of one image may have many gates.
 
         Args:
             skips: feature maps by stride, without the deepest.
-            deepest: the deepest feature map.
-            gate: the class gate on it, `batch × 1 × height × width`.
+            deepest: deepest feature map, `batch × channels × height × width`.
+            gate: class gate on the deepest map, `batch × 1 × height × width`.
+
+        Returns:
+            Extent and core, `batch × rows × columns`.
         """
         return self.apply_gate(self.compute_shared_features(skips, deepest), gate)
 
     def compute_shared_features(self, skips: dict[int, Tensor], deepest: Tensor) -> SharedFeatures:
-        """Nearly all of the work: the keys, and the finest features."""
+        """Return the keys and the finest features, which are nearly all of the work."""
         features = keys = self.keys(deepest)
         for step, stride in zip(self.steps, self.strides, strict=True):
             features = step(features, skips.get(stride))
         return SharedFeatures(keys, {self.shape.resolution: features})
 
     def apply_gate(self, shared: SharedFeatures, gate: Tensor) -> Evidence:
-        """What `forward` gives, for a gate on features that are prepared."""
+        """Return what `forward` returns, from features that are computed already."""
         keys, features = shared.deepest, shared.finer[self.shape.resolution]
-        opened = upsample_bilinear(gate, features.shape[2:])
-        chosen = self._apply_class_filters(features, opened, self._pool_keys(keys, gate))
-        return compute_evidence(self.head(torch.cat([chosen, chosen * opened, opened], 1)))
+        fine_gate = upsample_bilinear(gate, features.shape[2:])
+        filtered = self._apply_class_filters(features, fine_gate, self._pool_keys(keys, gate))
+        inputs = torch.cat([filtered, filtered * fine_gate, fine_gate], 1)
+        return compute_evidence(self.head(inputs))
 
     def _pool_keys(self, keys: Tensor, gate: Tensor) -> Tensor:
-        """What is seen where the gate is open, one row per gate."""
-        share = gate.flatten(2) / gate.sum((2, 3))[:, None].clamp(min=1e-3)
-        return (share @ keys.flatten(2).transpose(1, 2)).squeeze(1)
+        """Return the mean of the keys, weighted by the gate, one row per gate."""
+        weights = gate.flatten(2) / gate.sum((2, 3))[:, None].clamp(min=1e-3)
+        return (weights @ keys.flatten(2).transpose(1, 2)).squeeze(1)
 
-    def _apply_class_filters(self, features: Tensor, opened: Tensor, asked: Tensor) -> Tensor:
-        """The 1 × 1 convolution that each class writes itself, of the features and its gate."""
+    def _apply_class_filters(self, features: Tensor, gate: Tensor, keys: Tensor) -> Tensor:
+        """Apply to features and gate the 1 × 1 convolution whose weights come from the keys."""
         width, filters = self.shape.width, self.shape.filters
-        written = self.filters(asked).reshape(-1, filters, width + 2) / width**0.5
-        flat = written[:, :, :width] @ features.flatten(2)
-        flat = flat + written[:, :, width, None] * opened.flatten(2) + written[:, :, width + 1 :]
+        weights = self.filters(keys).reshape(-1, filters, width + 2) / width**0.5
+        flat = weights[:, :, :width] @ features.flatten(2)
+        flat = flat + weights[:, :, width, None] * gate.flatten(2) + weights[:, :, width + 1 :]
         return F.relu(flat).reshape(-1, filters, *features.shape[2:])
 
 
 class PyramidStep(nn.Module):
-    """One doubling of the resolution: what comes from below plus the skip connection, smoothed."""
+    """One doubling of the resolution: coarser features plus a skip connection, smoothed.
+
+    Args:
+        inputs: channels of the coarser features.
+        skip: channels of the skip connection; 0 without one.
+        outputs: channels of the finer features.
+    """
 
     def __init__(self, inputs: int, skip: int, outputs: int) -> None:
         super().__init__()
@@ -121,6 +131,7 @@ class PyramidStep(nn.Module):
         self.smooth = build_conv_block(outputs, outputs)
 
     def forward(self, features: Tensor, skip: Tensor | None) -> Tensor:
+        """Return features at twice the resolution, joined with a skip connection."""
         features = self.below(features)
         if skip is None or self.narrow is None:
             size = torch.Size([2 * side for side in features.shape[2:]])
