@@ -1,4 +1,4 @@
-"""`Stretch`: scale the raw counts of astronomical images to [0, 1], the same way for every image."""
+"""`Stretch`: scale raw counts of astronomical images to [0, 1], in the same way for each image."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""DICOM bytes -> array, as a reading room shows it; with the `medical` extra (pydicom).
+"""Decode DICOM images as a radiologist's viewer shows them; needs the `medical` extra (pydicom).
 
-Of the header only what shapes the pixels is read. Errors name the file and never quote the header,
-or the library, which might quote it: they end up in logs.
+Only the parts of the header that shape the pixels are read. Errors name the file and never quote
+the header, or a message of the library that may quote it, because errors end up in logs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 PREAMBLE = 128
 DICOM_MAGIC = b"DICM"
-"""Stands behind the preamble of every DICOM file."""
+"""Bytes that follow the preamble of every DICOM file."""
 SUFFIXES = frozenset((".dcm", ".dicom"))
 
 GREY = ("MONOCHROME1", "MONOCHROME2")
@@ -32,16 +32,16 @@ _GROUPS = {
     "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept"),
     "FrameVOILUTSequence": ("WindowCenter", "WindowWidth", "VOILUTFunction"),
 }
-"""Where enhanced files of many frames keep what others keep at the top."""
+"""Functional groups in which files of many frames store these elements, for each frame."""
 
 
 class DicomHeading(NamedTuple):
-    """What a folder must know of a file without decoding it.
+    """The parts of a header that are needed to list a folder.
 
     Attributes:
-        frames: how many pictures it holds.
-        series: identifier of the examination's series; empty where the file has none.
-        size: height and width.
+        frames: Number of pictures in the file.
+        series: Identifier of the series of the examination; empty if the file has none.
+        size: The (height, width) in pixels.
     """
 
     frames: int
@@ -50,14 +50,14 @@ class DicomHeading(NamedTuple):
 
 
 class DicomReference(NamedTuple):
-    """How another file refers to one picture: by identifiers, which name nobody.
+    """The identifiers by which another file refers to a picture; they do not name the patient.
 
     Attributes:
-        study: identifier of the study; empty where the file has none.
-        kind: identifier of the class of objects that the file is one of.
-        instance: identifier of the file's content.
-        frame: counted from 0; None in a file of one picture.
-        written_on: `YES` where words are part of the picture, `NO` where not, else empty.
+        study: Identifier of the study; empty if the file has none.
+        sop_class: Identifier of the kind of DICOM object.
+        instance: Identifier of the object.
+        frame: Index of the frame; None in a file of one picture.
+        burned_in_annotation: `YES` if text is part of the picture, `NO` if not, else empty.
     """
 
     study: str
@@ -68,7 +68,7 @@ class DicomReference(NamedTuple):
 
 
 def is_dicom(start: bytes) -> bool:
-    """Whether a file that begins so is a DICOM file.
+    """Return whether a file that starts with these bytes is a DICOM file.
 
     >>> is_dicom(bytes(128) + b"DICM"), is_dicom(b"GIF89a")
     (True, False)
@@ -77,7 +77,7 @@ def is_dicom(start: bytes) -> bool:
 
 
 def read_dicom_heading(stream: BytesIO | BufferedReader, name: str) -> DicomHeading:
-    """Frames, series and size; raises ImageError for a file that is damaged or has no pixels."""
+    """Read the heading; raises ImageError if the file is damaged or has no pixels."""
     with silence_warnings("pydicom"):
         dataset = _parse_dataset(stream, name, pixels=False)
         size = _read_count(dataset, "Rows", name), _read_count(dataset, "Columns", name)
@@ -86,10 +86,17 @@ def read_dicom_heading(stream: BytesIO | BufferedReader, name: str) -> DicomHead
 
 
 def read_dicom_reference(path: Path, frame: int = 0) -> DicomReference | None:
-    """How to refer to a picture; None for files that are no DICOM or name no instance.
+    """Read the identifiers of a picture.
+
+    Args:
+        path: The file.
+        frame: Index of the frame.
+
+    Returns:
+        The identifiers; None if the file is not DICOM or has no identifiers.
 
     Raises:
-        ImageError: a DICOM file that is damaged.
+        ImageError: a DICOM file is damaged.
     """
     with path.open("rb") as stream, silence_warnings("pydicom"):
         start = stream.read(PREAMBLE + len(DICOM_MAGIC))
@@ -98,28 +105,38 @@ def read_dicom_reference(path: Path, frame: int = 0) -> DicomReference | None:
             return None
         dataset = _parse_dataset(stream, str(path), pixels=False)
         several = _read_count(dataset, "NumberOfFrames", str(path)) > 1
-        words = ("StudyInstanceUID", "SOPClassUID", "SOPInstanceUID")
-        study, kind, instance = (_read_text(dataset, word, str(path)) for word in words)
-        written_on = _read_text(dataset, "BurnedInAnnotation", str(path))
-    if not (kind and instance):
+        study = _read_text(dataset, "StudyInstanceUID", str(path))
+        sop_class = _read_text(dataset, "SOPClassUID", str(path))
+        instance = _read_text(dataset, "SOPInstanceUID", str(path))
+        burned_in = _read_text(dataset, "BurnedInAnnotation", str(path))
+    if not (sop_class and instance):
         return None
-    known = written_on if written_on in ("YES", "NO") else ""
-    return DicomReference(study, kind, instance, frame if several else None, known)
+    if burned_in not in ("YES", "NO"):
+        burned_in = ""
+    return DicomReference(study, sop_class, instance, frame if several else None, burned_in)
 
 
 def decode_dicom(
     stream: BytesIO | BufferedReader, name: str, frame: int = 0
 ) -> NDArray[np.float32]:
-    """One frame, channels × height × width in [0, 1].
+    """Decode one frame.
 
-    Grey goes through the modality transform (rescale or table) and the first VOI transform (table
-    or window, linear, exact or sigmoid); without one, from the lowest to the highest value that is
-    no padding. MONOCHROME1 is turned over, so that bright is dense everywhere. Palettes and YBR
-    become RGB.
+    Grey goes through the modality transform (rescale or table) and the first VOI transform (table,
+    or window: linear, exact or sigmoid). Without a VOI transform it is scaled from the lowest to
+    the highest value, padding excluded. MONOCHROME1 is inverted, so that dense tissue is bright in
+    every file. Palettes and YBR become RGB.
+
+    Args:
+        stream: The bytes of the file.
+        name: Name of the file, for error messages.
+        frame: Index of the frame.
+
+    Returns:
+        Pixels in [0, 1], `channels × height × width`.
 
     Raises:
-        ImageError: damaged, without pixels, of an unknown kind, too small or too large, compressed
-            in a way whose codec is not installed, or without such a frame.
+        ImageError: the file is damaged, has no pixels, is of an unknown kind, too small or too
+            large, needs a codec that is not installed, or has no such frame.
     """
     with silence_warnings("pydicom"):
         dataset = _parse_dataset(stream, name, pixels=True)
@@ -137,14 +154,14 @@ def decode_dicom(
                 if kind in GREY
                 else _render_colour(values, dataset, kind)
             )
-        except Exception as error:  # whatever hostile headers make a transform stumble over
+        except Exception as error:  # hostile headers may raise anything
             raise ImageError(
                 f"{name}: its transforms cannot be applied ({type(error).__name__})"
             ) from error
 
 
 def _parse_dataset(stream: BytesIO | BufferedReader, name: str, *, pixels: bool) -> Dataset:
-    """The header, and with `pixels` all of the file."""
+    """Parse the header, or the whole file if `pixels`; raise ImageError if it is no image."""
     try:
         from pydicom import dcmread
         from pydicom.uid import UID
@@ -155,22 +172,24 @@ def _parse_dataset(stream: BytesIO | BufferedReader, name: str, *, pixels: bool)
     try:
         dataset = dcmread(stream, stop_before_pixels=not pixels, force=True)
         _set_transfer_syntax(dataset)
-    except Exception as error:  # whatever hostile bytes make a parser stumble over
+    except Exception as error:  # hostile bytes may raise anything
         raise ImageError(f"{name}: damaged or cut short ({type(error).__name__})") from error
     sides = _read_count(dataset, "Rows", name), _read_count(dataset, "Columns", name)
-    if all(sides) and (not pixels or any(word in dataset for word in _PIXEL_ELEMENTS)):
+    if all(sides) and (not pixels or any(keyword in dataset for keyword in _PIXEL_ELEMENTS)):
         return dataset
-    kind = UID(_read_text(dataset, "SOPClassUID", name))
-    if not kind:
+    sop_class = UID(_read_text(dataset, "SOPClassUID", name))
+    if not sop_class:
         raise ImageError(f"{name}: no DICOM file, or one that is damaged or cut short")
-    if "Image Storage" in kind.name:
-        raise ImageError(f"{name}: damaged or cut short, an image without pixels ({kind.name})")
-    what = "unknown kind" if kind.name == kind else kind.name
-    raise ImageError(f"{name}: a DICOM file without pixels ({what}); choose one of an image")
+    if "Image Storage" in sop_class.name:
+        raise ImageError(
+            f"{name}: damaged or cut short, an image without pixels ({sop_class.name})"
+        )
+    title = "unknown kind" if sop_class.name == sop_class else sop_class.name
+    raise ImageError(f"{name}: a DICOM file without pixels ({title}); choose one of an image")
 
 
 def _set_transfer_syntax(dataset: Dataset) -> None:
-    """Old files without a preamble do not say how they are written; the parser has found out."""
+    """Set the transfer syntax of old files that do not state it, as the parser has found it."""
     from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
     if "TransferSyntaxUID" not in dataset.file_meta:
@@ -180,14 +199,14 @@ def _set_transfer_syntax(dataset: Dataset) -> None:
 
 
 def _read_photometric_interpretation(dataset: Dataset, name: str) -> str:
-    """The photometric interpretation, once it agrees with the number of samples."""
+    """Read the photometric interpretation, and check that it agrees with the number of samples."""
     kind = _read_text(dataset, "PhotometricInterpretation", name)
     samples = _read_count(dataset, "SamplesPerPixel", name) or 1
     expected = {**dict.fromkeys(GREY, 1), **dict.fromkeys(COLOUR, 3), "PALETTE COLOR": 1}
     if kind not in expected:
-        known = ", ".join((*GREY, *COLOUR))
+        interpretations = ", ".join((*GREY, *COLOUR))
         raise ImageError(
-            f"{name}: expected a photometric interpretation of {known}; got another, or none"
+    """Read the photometric interpretation; raise ImageError if it does not fit the samples."""
         )
     if samples != expected[kind]:
         raise ImageError(
@@ -197,19 +216,19 @@ def _read_photometric_interpretation(dataset: Dataset, name: str) -> str:
 
 
 def _decode_frame(dataset: Dataset, name: str, frame: int) -> NDArray[Any]:
-    """Stored values of one frame: height × width, or height × width × 3 in RGB."""
+    """Decode the stored values of a frame, `height × width`, or `height × width × 3` in RGB."""
     from pydicom.pixels.utils import pixel_array
 
     _check_codec(dataset, name)
     try:
-        found: NDArray[Any] = pixel_array(dataset, index=frame)
-        return found
-    except Exception as error:  # whatever hostile bytes do to a codec
+        values: NDArray[Any] = pixel_array(dataset, index=frame)
+        return values
+    except Exception as error:  # hostile bytes make a codec raise anything
         raise ImageError(f"{name}: damaged or cut short ({type(error).__name__})") from error
 
 
 def _check_codec(dataset: Dataset, name: str) -> None:
-    """Raises ImageError for a compression that nothing here can open, and says what could."""
+    """Raise ImageError if no installed codec reads the compression, and name one that does."""
     from pydicom.pixels.decoders.base import get_decoder
     from pydicom.uid import UID
 
@@ -224,39 +243,40 @@ def _check_codec(dataset: Dataset, name: str) -> None:
         ) from None
     if not decoder.is_available:
         missing = decoder.missing_dependencies
-        wanted = " or ".join(each.partition(" - requires ")[2] or each for each in missing)
+        packages = " or ".join(each.partition(" - requires ")[2] or each for each in missing)
         raise ImageError(
-            f"{name}: compressed as {syntax.name}, which needs a codec; install {wanted}"
+            f"{name}: compressed as {syntax.name}, which needs a codec; install {packages}"
         )
 
 
 def _apply_functional_groups(dataset: Dataset, frame: int) -> None:
-    """Puts a frame's own rescaling and window, or those of all frames, where others keep them."""
-    places = (("SharedFunctionalGroupsSequence", 0), ("PerFrameFunctionalGroupsSequence", frame))
-    for sequence, number in places:
+    """Copy the rescaling and the window of a frame from its functional groups to the top level."""
+    sequences = (("SharedFunctionalGroupsSequence", 0), ("PerFrameFunctionalGroupsSequence", frame))
+    for sequence, number in sequences:
         items = dataset.get(sequence) or ()
         if number >= len(items):
             continue
-        for group, words in _GROUPS.items():
+        for group, keywords in _GROUPS.items():
             for item in (items[number].get(group) or ())[:1]:
-                for word in words:
-                    if word in item:
-                        dataset[word] = item[word]
+                for keyword in keywords:
+                    if keyword in item:
+                        dataset[keyword] = item[keyword]
 
 
 def _check_transforms(dataset: Dataset, name: str) -> None:
-    """Raises ImageError for a rescaling or a window in which everything would be the same."""
-    for word in ("RescaleSlope", "WindowWidth"):
-        if dataset.get(word) is not None:
+    """Raise ImageError for a rescaling or a window that would make all pixels the same."""
+    for keyword in ("RescaleSlope", "WindowWidth"):
+        if dataset.get(keyword) is not None:
             try:
-                value = _first_number(dataset[word].value)
+                value = _first_number(dataset[keyword].value)
             except (TypeError, ValueError, IndexError) as error:
-                raise ImageError(f"{name}: damaged, {word} is no number") from error
-            if not (value > 0 or (value < 0 and word == "RescaleSlope")):
-                raise ImageError(f"{name}: {word} is {value:g}, which shows nothing; correct it")
+                raise ImageError(f"{name}: damaged, {keyword} is no number") from error
+            if not (value > 0 or (value < 0 and keyword == "RescaleSlope")):
+                raise ImageError(f"{name}: {keyword} is {value:g}, which shows nothing; correct it")
 
 
 def _render_grey(values: NDArray[Any], dataset: Dataset, kind: str) -> NDArray[np.float32]:
+    """Apply the transforms of a grey frame; returns pixels in [0, 1], `1 × height × width`."""
     from pydicom.pixels.processing import apply_modality_lut, apply_voi
 
     padding = _find_padding(values, dataset)
@@ -264,34 +284,35 @@ def _render_grey(values: NDArray[Any], dataset: Dataset, kind: str) -> NDArray[n
     tables = dataset.get("VOILUTSequence")
     if tables and tables[0].get("LUTData") is not None:
         bits = int(tables[0].LUTDescriptor[2])
-        shown = apply_voi(values, dataset) / (2.0**bits - 1)
+        pixels = apply_voi(values, dataset) / (2.0**bits - 1)
     elif dataset.get("WindowWidth") is not None and dataset.get("WindowCenter") is not None:
-        shown = _apply_window(values.astype(np.float64), dataset)
+        pixels = _apply_window(values.astype(np.float64), dataset)
     else:
-        known = values[~padding] if not padding.all() else values
-        low, high = float(known.min()), float(known.max())
-        shown = (values - low) / (high - low or 1.0)
-    shown = np.clip(shown, 0, 1)
-    shown[padding] = 0
+        inside = values[~padding] if not padding.all() else values
+        low, high = float(inside.min()), float(inside.max())
+        pixels = (values - low) / (high - low or 1.0)
+    pixels = np.clip(pixels, 0, 1)
+    pixels[padding] = 0
     if kind == "MONOCHROME1":
-        shown = np.where(padding, 0, 1 - shown)
-    return shown[None].astype(np.float32)
+        pixels = np.where(padding, 0, 1 - pixels)
+    return pixels[None].astype(np.float32)
 
 
 def _find_padding(values: NDArray[Any], dataset: Dataset) -> NDArray[np.bool_]:
-    """Where the film ends and filling begins (Pixel Padding Value, with its range limit)."""
-    one = dataset.get("PixelPaddingValue")
-    if one is None:
+    """Return True where a pixel is padding (Pixel Padding Value, with its range limit)."""
+    value = dataset.get("PixelPaddingValue")
+    if value is None:
         return np.zeros(values.shape, bool)
-    other = dataset.get("PixelPaddingRangeLimit")
-    low, high = sorted((int(one), int(one if other is None else other)))
-    found: NDArray[np.bool_] = (values >= low) & (values <= high)
-    return found
+    limit = dataset.get("PixelPaddingRangeLimit")
+    low, high = sorted((int(value), int(value if limit is None else limit)))
+    padding: NDArray[np.bool_] = (values >= low) & (values <= high)
+    return padding
 
 
 def _apply_window(values: NDArray[np.float64], dataset: Dataset) -> NDArray[np.float64]:
-    """The first window, to [0, 1]: DICOM PS3.3, C.11.2.1.2 and C.11.2.1.3."""
-    centre, width = (_first_number(dataset[word].value) for word in ("WindowCenter", "WindowWidth"))
+    """Apply the first window, to [0, 1]: DICOM PS3.3, C.11.2.1.2 and C.11.2.1.3."""
+    centre = _first_number(dataset["WindowCenter"].value)
+    width = _first_number(dataset["WindowWidth"].value)
     function = str(dataset.get("VOILUTFunction") or "LINEAR")
     if function == "SIGMOID":
         return np.asarray(1 / (1 + np.exp(-4 * (values - centre) / width)))
@@ -301,7 +322,7 @@ def _apply_window(values: NDArray[np.float64], dataset: Dataset) -> NDArray[np.f
 
 
 def _first_number(value: Any) -> float:
-    """A number, or the first of several."""
+    """Return a number, or the first of several."""
     try:
         return float(value)
     except TypeError:
@@ -309,27 +330,28 @@ def _first_number(value: Any) -> float:
 
 
 def _render_colour(values: NDArray[Any], dataset: Dataset, kind: str) -> NDArray[np.float32]:
+    """Convert a colour frame to RGB in [0, 1], `3 × height × width`."""
     from pydicom.pixels.processing import apply_color_lut
 
     if kind == "PALETTE COLOR":
         values = apply_color_lut(values, dataset)
-        full = float(np.iinfo(values.dtype).max)
+        full_scale = float(np.iinfo(values.dtype).max)
     else:
-        full = 2.0 ** int(dataset.BitsStored) - 1
-    return np.moveaxis(values[..., :3], 2, 0).astype(np.float32) / np.float32(full)
+        full_scale = 2.0 ** int(dataset.BitsStored) - 1
+    return np.moveaxis(values[..., :3], 2, 0).astype(np.float32) / np.float32(full_scale)
 
 
-def _read_text(dataset: Dataset, word: str, name: str) -> str:
-    """A word of the header; empty where it says nothing. Damage shows when it is read."""
+def _read_text(dataset: Dataset, keyword: str, name: str) -> str:
+    """Return a text of the header, empty if it is absent; raise ImageError if it is damaged."""
     try:
-        return str(dataset.get(word) or "")
-    except Exception as error:  # a value of an unknown kind, of rubbish
-        raise ImageError(f"{name}: damaged, {word} cannot be read") from error
+        return str(dataset.get(keyword) or "")
+    except Exception as error:  # pydicom parses a value at its first access
+        raise ImageError(f"{name}: damaged, {keyword} cannot be read") from error
 
 
-def _read_count(dataset: Dataset, word: str, name: str) -> int:
-    """A whole number of the header; 0 where it says nothing. Damage shows when it is read."""
+def _read_count(dataset: Dataset, keyword: str, name: str) -> int:
+    """Return a whole number of the header, 0 if it is absent; raise ImageError if damaged."""
     try:
-        return max(0, int(dataset.get(word) or 0))
-    except Exception as error:  # a word of another kind, of several values, of rubbish
-        raise ImageError(f"{name}: damaged, {word} is no whole number") from error
+        return max(0, int(dataset.get(keyword) or 0))
+    except Exception as error:  # pydicom parses a value at its first access
+        raise ImageError(f"{name}: damaged, {keyword} is no whole number") from error

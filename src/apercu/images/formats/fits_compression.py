@@ -1,4 +1,4 @@
-"""Compressed FITS: gzip'ed files, and compressed images inside, checked before they are unpacked."""
+"""Compressed FITS: gzip'ed files, and compressed images that are checked before they are read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GZIP_MAGIC = b"\x1f\x8b"
 MAX_UNPACKED_BYTES = 1 << 30
 """Largest size of an unpacked file; a gzip file can grow by a factor of a thousand."""
 ALWAYS_ALLOWED_BYTES, MAX_RATIO = 64 << 20, 100
-"""An unpacked file may have so many bytes; beyond that, so many times the bytes of the gzip file."""
+"""An unpacked file may have so many bytes, or so many times the bytes of the gzip file."""
 
 _STEP = 1 << 20
 _ALLOWED_PARAMETERS = {"BLOCKSIZE": (16, 32), "BYTEPIX": (1, 2, 4, 8)}

@@ -1,4 +1,4 @@
-"""`.npz` archives of plain arrays: what they promise, and the arrays, never a pickle."""
+"""Read `.npz` archives of plain arrays: headers first, then single arrays, never a pickle."""
 
 from __future__ import annotations
 
@@ -17,56 +17,66 @@ from apercu.errors import ImagesError
 from apercu.images.warnings import silence_warnings
 
 MAX_ARRAY_BYTES = 8 << 30
-"""What one array may take in memory."""
+"""Largest size of one array in memory."""
 MAX_ARRAYS = 1000
+"""Largest number of arrays in one archive."""
 
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
 class ArrayHeader(NamedTuple):
-    """What an archive says of one array, before it is read."""
+    """Shape and type of one array of an archive, known before it is read."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
 
 
 def read_array_headers(path: Path) -> dict[str, ArrayHeader]:
-    """The arrays of an archive by name, from their headers alone; objects are left out.
+    """Read the headers of an archive; arrays of objects are left out.
+
+    Args:
+        path: The `.npz` file.
+
+    Returns:
+        The header of each array by name.
 
     Raises:
-        ImagesError: no such archive, a damaged one, or one that promises more than it may.
+        ImagesError: the archive is missing, damaged, or too large.
     """
-    found: dict[str, ArrayHeader] = {}
+    headers: dict[str, ArrayHeader] = {}
     with _open_archive(path) as archive:
         members = [info for info in archive.infolist() if info.filename.endswith(".npy")]
         if len(members) > MAX_ARRAYS:
             raise ImagesError(f"{path}: expected at most {MAX_ARRAYS} arrays, got {len(members)}")
         for info in members:
             with archive.open(info) as stream:
-                promise = _read_array_header(stream)
-            if promise.dtype.hasobject:
+                header = _read_array_header(stream)
+            if header.dtype.hasobject:
                 continue
-            size = math.prod(promise.shape) * promise.dtype.itemsize
+            size = math.prod(header.shape) * header.dtype.itemsize
             if max(size, info.file_size) > MAX_ARRAY_BYTES:
                 raise ImagesError(
                     f"{path}: {info.filename} is too large, expected at most "
                     f"{MAX_ARRAY_BYTES >> 30} GiB unpacked; split it"
                 )
             if size > info.file_size:
-                raise ImagesError(f"{path}: damaged, {info.filename} is shorter than it says")
-            found[info.filename.removesuffix(".npy")] = promise
-    return found
+                raise ImagesError(
+                    f"{path}: damaged, {info.filename} is shorter than its header says"
+                )
+            headers[info.filename.removesuffix(".npy")] = header
+    return headers
 
 
 def load_array(path: Path, name: str) -> NDArray[Any]:
-    """One array of an archive; raises ImagesError when it is damaged."""
+    """Read one array of an archive by name; raises ImagesError if it is damaged."""
     with _open_archive(path) as archive, archive.open(f"{name}.npy") as stream:
         values: NDArray[Any] = npy.read_array(stream, allow_pickle=False)
-        stream.read(1)  # at the end of the member its checksum is compared
+        stream.read(1)  # the checksum is compared at the end of the member
         return values
 
 
 def _read_array_header(stream: Any) -> ArrayHeader:
+    """Read the header of one array; raise ValueError for an unknown version of the format."""
     version = npy.read_magic(stream)
     if version not in _HEADERS:
         raise ValueError(f"version {version}")
@@ -76,7 +86,7 @@ def _read_array_header(stream: Any) -> ArrayHeader:
 
 @contextmanager
 def _open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
-    """The archive; what hostile bytes do to it becomes an ImagesError."""
+    """Open an archive within a `with` block; any exception inside becomes an ImagesError."""
     try:
         with silence_warnings("numpy"), zipfile.ZipFile(path) as archive:
             yield archive
@@ -86,7 +96,7 @@ def _open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
         raise ImagesError(f"{path}: larger than memory can hold; split it") from error
     except OSError as error:
         raise ImagesError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except Exception as error:  # whatever hostile bytes make zipfile and zlib stumble over
+    except Exception as error:  # hostile bytes make zipfile and zlib raise anything
         raise ImagesError(
             f"{path}: damaged, or no .npz archive of plain arrays ({type(error).__name__})"
         ) from error
