@@ -31,9 +31,9 @@ from apercu.classifiers import Classifier
 from apercu.deploy.export.graphs import ClassesGraph, CombinedGraph, MaskGraph
 from apercu.deploy.export.precision import convert_graph
 from apercu.deploy.export.tracing import Traceable, open_session, write_onnx
-from apercu.explainers.build import build_gated_network
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.mask.explainer import MaskExplainer
+from apercu.explainers.mask.kind import build_mask_network
 from apercu.explainers.mask.settings import MASK_PRESETS
 from apercu.networks.graph_encoder import EncoderWithHead, GraphEncoder
 
@@ -203,8 +203,8 @@ def many(bench: Bench, preset: str) -> list[Promise]:
 def untrained(classifier: Classifier, preset: str) -> MaskExplainer:
     """The explainer of a preset."""
     settings, passport = MASK_PRESETS.presets[preset], ClassifierInfo.from_classifier(classifier)
-    network = build_gated_network(settings, GraphEncoder(classifier), passport)
-    return MaskExplainer(network, passport, settings, {})  # type: ignore[arg-type]
+    network = build_mask_network(settings, passport, classifier)
+    return MaskExplainer(network, passport, settings, {})
 
 
 if __name__ == "__main__":

@@ -25,11 +25,10 @@ from timing import Call, by_turns, ratio
 from torch import nn
 
 from apercu.classifiers import Classifier, ClassifierCard, InputSpec, wrap_module
-from apercu.explainers.build import build_network
 from apercu.explainers.classifier_info import ClassifierInfo
+from apercu.explainers.mask.kind import build_mask_network
 from apercu.explainers.mask.settings import MASK_PRESETS
 from apercu.methods import GradCam, Gradient, IntegratedGradients, Rise
-from apercu.networks.graph_encoder import GraphEncoder
 
 SIZE, REPEATS, RISE_MASKS, RISE_ASKED = 224, 7, 4000, 200
 UNIT = "ResNet-50 forward"
@@ -123,11 +122,8 @@ def imagenet(name: str) -> Classifier:
 
 def light(classifier: Classifier) -> nn.Module:
     """The `light` explainer of a classifier, untrained."""
-    network = build_network(
-        MASK_PRESETS.presets["light"],
-        GraphEncoder(classifier),
-        ClassifierInfo.from_classifier(classifier),
-    )
+    classifier_info = ClassifierInfo.from_classifier(classifier)
+    network = build_mask_network(MASK_PRESETS.presets["light"], classifier_info, classifier)
     return network.eval().to(memory_format=torch.channels_last)
 
 

@@ -60,8 +60,10 @@ def tiny_card(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_run(tiny_card: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A mask explainer of `tiny_card`, trained for two steps."""
-    from apercu import Hardware, Trainer, open_classifier, open_images, train_mask
+    from apercu import open_classifier, open_images
     from apercu.explainers.mask.settings import MASK_PRESETS
+    from apercu.explainers.train import train_explainer
+    from apercu.training.trainer import Hardware, Trainer
 
     settings = MASK_PRESETS.parse(
         {
@@ -73,7 +75,7 @@ def tiny_run(tiny_card: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     classifier, run = open_classifier(tiny_card), tmp_path_factory.mktemp("runs") / "tiny"
     fit = Trainer(classifier, open_images(PLANTED), run, Hardware("cpu"), say=lambda line: None)
-    train_mask(settings, fit, classifier)
+    train_explainer(settings, fit, classifier)
     return run
 
 

@@ -24,7 +24,7 @@ from apercu.cli.root import app
 from apercu.explainers.counterpart.settings import COUNTERPART_PRESETS
 from apercu.explainers.latent.settings import LATENT_PRESETS
 from apercu.explainers.mask.settings import MASK_PRESETS
-from apercu.explainers.run_folder import open_run
+from apercu.explainers.run_folder import load_explainer
 from apercu.pretraining.settings import PRETEXTS
 from apercu.robustness.defences.settings import DEFENCES
 from apercu.robustness.plan import StressSettings
@@ -42,7 +42,7 @@ FAMILIES = {
 
 def asked(run: str, images: Tensor) -> dict[str, Tensor]:
     """Everything that an explainer says of images, by name."""
-    explainer = open_run(run)
+    explainer = load_explainer(run)
     found = {"answers": explainer.predict_logits(images)}
     for target in (None, 1, "rings"):
         found[f"maps of {target or 'top'}"] = explainer.attribute(images, target)

@@ -1,4 +1,4 @@
-"""What Quantus and torchmetrics get from us."""
+"""Explainers and metrics in the form of Quantus, foolbox and torchmetrics."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from apercu import MaskExplainer, open_classifier
-from apercu.errors import ConfigError, TargetError
-from apercu.interop import BoundMethod, MeanScore, as_module, explain_func
+from apercu.errors import ConfigError
+from apercu.interop import MeanScore, as_module, explain_func
 from apercu.methods import Gradient
 from apercu.metrics import box_iou, mean_area
 
 
-def test_explain_func_answers_as_quantus_asks(tiny_run: Path) -> None:
+def test_explain_func_gives_what_quantus_expects(tiny_run: Path) -> None:
     explainer = MaskExplainer.from_pretrained(tiny_run)
     inputs, targets = np.random.default_rng(0).random((2, 3, 32, 32)), np.array([0, 2])
     maps = explain_func(explainer)(model=None, inputs=inputs, targets=targets, device="cpu")
@@ -32,21 +32,6 @@ def test_explain_func_of_a_method_needs_the_classifier(tiny_card: Path) -> None:
     np.testing.assert_allclose(maps[:, 0], Gradient()(classifier, images, targets).numpy())
     with pytest.raises(ConfigError, match="needs the classifier"):
         explain_func(Gradient())
-
-
-def test_any_method_attributes_as_captum_does(tiny_card: Path) -> None:
-    classifier = open_classifier(tiny_card)
-    images, targets = torch.rand(2, 3, 32, 32), torch.tensor([0, 2])
-    gradient = BoundMethod(Gradient(), classifier)
-    expected = Gradient()(classifier, images, targets)
-    torch.testing.assert_close(gradient.attribute(images, targets), expected)
-    torch.testing.assert_close(gradient.attribute(images, target=2)[1], expected[1])
-    top = Gradient()(classifier, images, classifier(images).argmax(dim=1))
-    torch.testing.assert_close(gradient.attribute(images), top)
-    with pytest.raises(TargetError, match="expected one class or 2, got 3"):
-        gradient.attribute(images, torch.tensor([0, 1, 2]))
-    with pytest.raises(TargetError, match="99"):
-        gradient.attribute(images, 99)
 
 
 def test_mean_score_is_the_mean_over_batches_of_any_size() -> None:

@@ -27,7 +27,7 @@ from torchmetrics.functional.classification import binary_auroc
 from apercu import render
 from apercu.classifiers import Classifier, open_classifier
 from apercu.explainers.counterfactual import CounterfactualExplainer, Counterparts
-from apercu.explainers.run_folder import open_run
+from apercu.explainers.run_folder import load_explainer
 from apercu.images import open_images
 
 PART = 32
@@ -43,7 +43,7 @@ def main() -> None:
     words.add_argument("--seed", type=int, default=0)
     asked = words.parse_args()
     classifier = open_classifier(asked.classifier)
-    explainer = open_run(asked.run)
+    explainer = load_explainer(asked.run)
     if not isinstance(explainer, CounterfactualExplainer):
         raise SystemExit(f"error: {asked.run}: expected counterparts or latent paths")
     spec = explainer.classifier_info.input

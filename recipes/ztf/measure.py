@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from apercu import open_classifier, open_images
-from apercu.explainers.run_folder import open_run
+from apercu.explainers.run_folder import load_explainer
 from apercu.images.stretch import SIGMA_PER_MAD, subtract_sky
 from apercu.io import write_file, write_json
 from apercu.methods import (
@@ -75,7 +75,7 @@ def main(run: Path, limit: int) -> None:
     targets = answers.argmax(1)
     found: dict[str, Scores] = {}
     for name in ("mask", "counterpart"):
-        explainer = open_run(run / name)
+        explainer = load_explainer(run / name)
         found[name] = on_flux(explainer.attribute(images, targets), light)
     for name, method in METHODS.items():
         parts = zip(images.split(8), targets.split(8), strict=True)

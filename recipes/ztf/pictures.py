@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from apercu import open_classifier, open_images, render
-from apercu.explainers.run_folder import open_run
+from apercu.explainers.run_folder import load_explainer
 from apercu.methods import Occlusion, Rise
 
 BANDS = ("science", "template", "difference")
@@ -27,7 +27,7 @@ def main(run: Path, numbers: list[int]) -> None:
     """Draws the sheet."""
     classifier = open_classifier(run / "braai.json")
     source = open_images(run / "data" / "test.npz", channels=3)
-    mask, counterpart = open_run(run / "mask"), open_run(run / "counterpart")
+    mask, counterpart = load_explainer(run / "mask"), load_explainer(run / "counterpart")
     if not numbers:
         every = torch.stack([classifier.prepare(item.picture) for item in source])
         order = classifier.predict_probabilities(every)[:, 1].argsort().tolist()

@@ -16,14 +16,13 @@ if TYPE_CHECKING:
     from apercu.classifiers import open_classifier as open_classifier
     from apercu.explainers.counterpart.explainer import CounterpartExplainer as CounterpartExplainer
     from apercu.explainers.counterpart.settings import CounterpartSettings as CounterpartSettings
+    from apercu.explainers.latent.explainer import LatentExplainer as LatentExplainer
     from apercu.explainers.mask.explainer import MaskExplainer as MaskExplainer
     from apercu.explainers.mask.settings import MaskSettings as MaskSettings
-    from apercu.explainers.train import train_counterpart as train_counterpart
-    from apercu.explainers.train import train_mask as train_mask
+    from apercu.explainers.run_folder import load_explainer as load_explainer
+    from apercu.explainers.train import train as train
     from apercu.images import open_images as open_images
     from apercu.images import read_picture as read_picture
-    from apercu.training.trainer import Hardware as Hardware
-    from apercu.training.trainer import Trainer as Trainer
 
 __version__ = "0.1.0"
 
@@ -31,16 +30,15 @@ _HOMES = {
     "Classifier": "apercu.classifiers",
     "CounterpartExplainer": "apercu.explainers.counterpart.explainer",
     "CounterpartSettings": "apercu.explainers.counterpart.settings",
-    "Hardware": "apercu.training.trainer",
-    "Trainer": "apercu.training.trainer",
+    "LatentExplainer": "apercu.explainers.latent.explainer",
     "MaskExplainer": "apercu.explainers.mask.explainer",
     "MaskSettings": "apercu.explainers.mask.settings",
     "distil": "apercu.classifiers",
     "open_classifier": "apercu.classifiers",
     "open_images": "apercu.images",
     "read_picture": "apercu.images",
-    "train_counterpart": "apercu.explainers.train",
-    "train_mask": "apercu.explainers.train",
+    "load_explainer": "apercu.explainers.run_folder",
+    "train": "apercu.explainers.train",
 }
 """Where each public name lives."""
 

@@ -36,7 +36,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def _changed(plain: Path, path: Path, entry: str, change: Callable[[bytes], bytes]) -> Path:
+def _change_entry(plain: Path, path: Path, entry: str, change: Callable[[bytes], bytes]) -> Path:
     changed = 0
     with zipfile.ZipFile(plain) as old, zipfile.ZipFile(path, "w") as new:
         for name in old.namelist():
@@ -47,7 +47,7 @@ def _changed(plain: Path, path: Path, entry: str, change: Callable[[bytes], byte
     return path
 
 
-def _replaced(old: str, new: str) -> Callable[[bytes], bytes]:
+def _replace(old: str, new: str) -> Callable[[bytes], bytes]:
     def change(content: bytes) -> bytes:
         assert old.encode() in content
         return content.replace(old.encode(), new.encode())
@@ -61,7 +61,7 @@ def test_a_plain_program_opens(plain: Path) -> None:
 
 def test_a_pickle_among_the_sample_inputs_is_never_loaded(plain: Path, tmp_path: Path) -> None:
     trace = tmp_path / "ran"
-    path = _changed(
+    path = _change_entry(
         plain,
         tmp_path / "bomb.pt2",
         "data/sample_inputs/model.pt",
@@ -88,10 +88,10 @@ def test_a_pickle_among_the_sample_inputs_is_never_loaded(plain: Path, tmp_path:
         ("model_weights_config.json", "weight_0", "opaque_obj_0", "in a pickle"),
     ],
 )
-def test_what_could_run_code_is_refused(
+def test_archives_that_could_run_code_are_refused(
     plain: Path, tmp_path: Path, entry: str, old: str, new: str, match: str
 ) -> None:
-    path = _changed(plain, tmp_path / "bad.pt2", entry, _replaced(old, new))
+    path = _change_entry(plain, tmp_path / "bad.pt2", entry, _replace(old, new))
     with pytest.raises(ClassifierError, match=f"refused, .*{match}"):
         copy_checked_archive(path)
 

@@ -1,4 +1,4 @@
-"""Cards: what is read, and that every mistake is told at once."""
+"""Cards: what is read, and that all mistakes are reported at once."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ GOOD: dict[str, Any] = {
 }
 
 
-def _written(folder: Path, content: object) -> Path:
+def _write(folder: Path, content: object) -> Path:
     path = folder / "card.json"
     path.write_text(content if isinstance(content, str) else json.dumps(content))
     return path
 
 
 def test_a_card_is_read_with_its_paths_resolved(tmp_path: Path) -> None:
-    card = read_card(_written(tmp_path, {**GOOD, "weights": "a/w.safetensors"}))
+    card = read_card(_write(tmp_path, {**GOOD, "weights": "a/w.safetensors"}))
     assert card.source == str(tmp_path / "net.onnx")
     assert card.weights == str(tmp_path / "a/w.safetensors")
     assert card.input == InputSpec(channels=1, size=(8, 6), resize=9, mean=(0.5,), std=(0.25,))
@@ -34,18 +34,18 @@ def test_a_card_is_read_with_its_paths_resolved(tmp_path: Path) -> None:
 
 
 def test_a_name_is_no_path(tmp_path: Path) -> None:
-    card = read_card(_written(tmp_path, {"source": "timm/resnet18", "classes": "names.txt"}))
+    card = read_card(_write(tmp_path, {"source": "timm/resnet18", "classes": "names.txt"}))
     assert card.source == "timm/resnet18"
     assert card.classes == str(tmp_path / "names.txt")
 
 
-def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+def test_a_written_card_is_read_again(tmp_path: Path) -> None:
     card = ClassifierCard.model_validate({**GOOD, "source": "a.b:make", "options": {"width": 3}})
     write_card(card, tmp_path / "card.json")
     assert read_card(tmp_path / "card.json") == card
 
 
-def test_every_mistake_is_told_at_once_with_the_nearest_key(tmp_path: Path) -> None:
+def test_all_mistakes_are_reported_at_once_with_the_nearest_keys(tmp_path: Path) -> None:
     wrong = {
         "sorce": "x",
         "input": {"sise": [8, 6], "channels": 0, "normalise": "l3"},
@@ -53,8 +53,8 @@ def test_every_mistake_is_told_at_once_with_the_nearest_key(tmp_path: Path) -> N
         "classes": 7,
     }
     with pytest.raises(ClassifierError) as caught:
-        read_card(_written(tmp_path, wrong))
-    told = str(caught.value)
+        read_card(_write(tmp_path, wrong))
+    message = str(caught.value)
     for clause in (
         "sorce is no key of a card; did you mean source?",
         "source is missing",
@@ -66,8 +66,8 @@ def test_every_mistake_is_told_at_once_with_the_nearest_key(tmp_path: Path) -> N
         "got 'logit'",
         "classes: expected the name of a file or a list of names, got 7",
     ):
-        assert clause in told
-    assert "\n" not in told
+        assert clause in message
+    assert "\n" not in message
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_inputs_that_contradict_themselves(
     tmp_path: Path, change: dict[str, Any], match: str
 ) -> None:
     with pytest.raises(ClassifierError, match=match):
-        read_card(_written(tmp_path, {"source": "a.b:c", "input": change}))
+        read_card(_write(tmp_path, {"source": "a.b:c", "input": change}))
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_inputs_that_contradict_themselves(
 )
 def test_files_that_are_no_card(tmp_path: Path, content: str, match: str) -> None:
     with pytest.raises(ClassifierError, match=match):
-        read_card(_written(tmp_path, content))
+        read_card(_write(tmp_path, content))
 
 
 def test_no_card(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A coloured classifier: grey before training, a card that opens, layers that can be looked at."""
+"""The colouring network: grey before training, a card that opens, layers that are exposed."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def test_its_card_opens_and_explains(tmp_path: Path) -> None:
     spec = InputSpec(channels=1, size=(32, 32), mean=(0.5,), std=(0.5,))
     source = "apercu.classifiers.colour:Coloured"
     card = ClassifierCard(source=source, options=OPTIONS, input=spec, classes=("well", "ill"))
-    made = wrap_module(network, card)
-    save_classifier(made, tmp_path)
+    classifier = wrap_module(network, card)
+    save_classifier(classifier, tmp_path)
     opened = open_classifier(tmp_path / "card.json")
     images = torch.rand(2, 1, 32, 32)
-    torch.testing.assert_close(opened(images), made(images))
-    assert opened.fingerprint == made.fingerprint
+    torch.testing.assert_close(opened(images), classifier(images))
+    assert opened.fingerprint == classifier.fingerprint
     assert Gradient()(opened, images, torch.tensor([0, 1])).abs().sum() > 0
 
 

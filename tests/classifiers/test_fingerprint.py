@@ -18,15 +18,17 @@ def _module(seed: int = 0) -> nn.Module:
         return nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 2))
 
 
-def _print(module: nn.Module, output: Any = "logits", options: Any = None, **changes: Any) -> str:
+def _fingerprint(
+    module: nn.Module, output: Any = "logits", options: Any = None, **changes: Any
+) -> str:
     spec = InputSpec(**{"channels": 1, "size": (4, 4), "mean": (0.5,), **changes})
     card = ClassifierCard(source="a.b:c", options=options or {}, input=spec, output=output)
     return wrap_module(module, card).fingerprint
 
 
 def test_the_same_weights_and_preprocessing_give_the_same() -> None:
-    assert _print(_module()) == _print(_module())
-    assert len(_print(_module())) == 64
+    assert _fingerprint(_module()) == _fingerprint(_module())
+    assert len(_fingerprint(_module())) == 64
 
 
 def test_memory_layout_and_counters_do_not_count() -> None:
@@ -35,23 +37,23 @@ def test_memory_layout_and_counters_do_not_count() -> None:
     assert digest_module(module, "", {}) == digest_module(_module(), "", {})
 
 
-def test_whatever_changes_answers_changes_it() -> None:
+def test_any_change_of_the_outputs_changes_it() -> None:
     one_weight, statistics = _module(), _module()
     with torch.no_grad():
         one_weight[0].weight[1, 0, 2, 2] += 1e-6  # type: ignore[union-attr, index]
         statistics[1].running_mean[0] = 1e-6  # type: ignore[union-attr, index]
-    prints = {
-        _print(_module()),
-        _print(one_weight),
-        _print(statistics),
-        _print(_module(), mean=(0.25,)),
-        _print(_module(), std=(0.5,)),
-        _print(_module(), resize=5),
-        _print(_module(), mean=None, normalise="l2_per_channel"),
-        _print(_module().append(nn.Softmax(1)), "probabilities"),
-        _print(_module(), options={"pad_type": "same"}),
+    fingerprints = {
+        _fingerprint(_module()),
+        _fingerprint(one_weight),
+        _fingerprint(statistics),
+        _fingerprint(_module(), mean=(0.25,)),
+        _fingerprint(_module(), std=(0.5,)),
+        _fingerprint(_module(), resize=5),
+        _fingerprint(_module(), mean=None, normalise="l2_per_channel"),
+        _fingerprint(_module().append(nn.Softmax(1)), "probabilities"),
+        _fingerprint(_module(), options={"pad_type": "same"}),
     }
-    assert len(prints) == 9
+    assert len(fingerprints) == 9
 
 
 def test_a_renamed_weight_is_another_network() -> None:

@@ -1,4 +1,4 @@
-"""What people may type for a class."""
+"""The words that people may type for a class."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def test_names_synonyms_identifiers_and_indices(word: str | int, index: int) -> 
     assert BIRDS.find_index(word) == index
 
 
-def test_a_digits_name_wins_over_its_index() -> None:
+def test_the_name_of_a_digit_has_priority_over_an_index() -> None:
     assert ClassNames.of(["3", "1", "0"]).find_index("0") == 2
 
 
-def test_a_whole_name_wins_over_a_synonym() -> None:
+def test_a_whole_name_has_priority_over_a_synonym() -> None:
     assert ClassNames.of(["crane, bird", "crane"]).find_index("crane") == 1
 
 
@@ -42,7 +42,7 @@ def test_a_whole_name_wins_over_a_synonym() -> None:
         (-1, "from 0 to 3, got -1"),
     ],
 )
-def test_what_is_no_class(word: str | int, match: str) -> None:
+def test_words_that_name_no_class(word: str | int, match: str) -> None:
     with pytest.raises(TargetError, match=match):
         BIRDS.find_index(word)
 

@@ -33,15 +33,15 @@ def _photograph(source: Path | io.BytesIO) -> Tensor:
 
 
 @pytest.mark.parametrize("card", CARDS)
-def test_every_card_opens_and_keeps_the_doors_promises(card: str) -> None:
+def test_every_card_opens_and_gives_logits_as_documented(card: str) -> None:
     classifier = open_classifier(ROOT / "models" / card)
     images = torch.rand(16, classifier.channels, *classifier.size, generator=_seeded())
-    kept = images.clone()
+    before = images.clone()
     logits = classifier(images)
     assert logits.shape == (16, len(classifier.classes)) and logits.dtype == torch.float32
     assert logits.isfinite().all() and not logits.requires_grad
     assert classifier.queries == 16
-    assert torch.equal(images, kept)
+    assert torch.equal(images, before)
     singles = torch.cat([classifier(image[None]) for image in images[:3]])
     torch.testing.assert_close(singles, logits[:3], atol=1e-3, rtol=1e-3)
     assert classifier.index_of(classifier.classes[1]) == 1
@@ -58,13 +58,15 @@ def test_gradients_are_the_bare_networks(name: str) -> None:
     images = torch.rand(1, 3, 224, 224, generator=_seeded()).requires_grad_()
     mean, std = classifier.network.input.mean, classifier.network.input.std
     normalised = (images - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
-    (wanted,) = torch.autograd.grad(classifier.module(normalised)[0, 7], images)
-    (got,) = torch.autograd.grad(classifier(images)[0, 7], images)
-    torch.testing.assert_close(got, wanted, atol=1e-5 * float(wanted.abs().max()), rtol=1e-3)
+    (expected,) = torch.autograd.grad(classifier.module(normalised)[0, 7], images)
+    (gradient,) = torch.autograd.grad(classifier(images)[0, 7], images)
+    torch.testing.assert_close(
+        gradient, expected, atol=1e-5 * float(expected.abs().max()), rtol=1e-3
+    )
 
 
 @pytest.mark.parametrize("name", ["resnet20_cifar10", "braai_ztf"])
-def test_exported_and_onnx_answers_agree(name: str) -> None:
+def test_exported_and_onnx_probabilities_agree(name: str) -> None:
     exported, onnx = _open(f"{name}.pt2"), _open(f"{name}.onnx")
     images = torch.rand(16, exported.channels, *exported.size, generator=_seeded())
     torch.testing.assert_close(
@@ -81,11 +83,11 @@ def test_real_and_bogus_alerts_as_their_catalogue_says() -> None:
     stamps = np.load(ROOT / "data/ztf/alerts.npz")["stamps"].astype(np.float32)
     table = parquet.read_table(ROOT / "data/ztf/alerts.parquet", columns=["drb"])
     scores = np.array(table["drb"].to_pylist(), dtype=float)
-    known = np.flatnonzero(np.isfinite(scores))
+    rated = np.flatnonzero(np.isfinite(scores))
     classifier = _open("braai_ztf.onnx")
-    answers = classifier.predict_probabilities(torch.from_numpy(stamps[known]))[:, 1].numpy()
-    assert np.corrcoef(answers, scores[known])[0, 1] == pytest.approx(0.85, abs=0.01)
-    assert np.median(np.abs(answers - scores[known])) < 0.001
+    predicted = classifier.predict_probabilities(torch.from_numpy(stamps[rated]))[:, 1].numpy()
+    assert np.corrcoef(predicted, scores[rated])[0, 1] == pytest.approx(0.85, abs=0.01)
+    assert np.median(np.abs(predicted - scores[rated])) < 0.001
 
 
 def test_accuracy_on_small_photographs() -> None:

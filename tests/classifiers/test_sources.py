@@ -1,4 +1,4 @@
-"""Every kind of SPEC, opened from small files and functions made here."""
+"""Every kind of SPEC, opened from small files and functions of this test."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def open_module(classes=3):
     module.input = {"channels": 2, "size": [6, 5]}
     return module
 
-class Asked:
+class Chance:
     input = {"channels": 2, "size": [6, 5]}
     classes = ("no", "yes")
     output = "probability"
     def __call__(self, images):
         return images.mean((1, 2, 3))
 
-def closed(): return Asked()
+def closed(): return Chance()
 def wrong_input():
     module = open_module()
     module.input = {"channels": 2, "sise": [6, 5]}
@@ -99,7 +99,7 @@ def factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("batch", [torch.export.Dim.AUTO, 1])
-def test_an_exported_program_answers_and_gives_the_networks_gradients(
+def test_an_exported_program_gives_logits_and_gradients_of_its_network(
     tmp_path: Path, batch: Any
 ) -> None:
     module = _module()
@@ -115,7 +115,7 @@ def test_an_exported_program_answers_and_gives_the_networks_gradients(
 
 
 @pytest.mark.parametrize("batch", ["n", 1])
-def test_onnx_answers_without_gradients(tmp_path: Path, batch: Any) -> None:
+def test_onnx_gives_logits_without_gradients(tmp_path: Path, batch: Any) -> None:
     module = _module()
     classifier = open_classifier(_export_onnx(module, tmp_path / "net.onnx", batch))
     torch.testing.assert_close(classifier(_images()), module(_images()), atol=1e-5, rtol=0)
@@ -173,7 +173,7 @@ def test_onnx_files_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.usefixtures("factories")
-def test_a_factorys_module_is_open_and_takes_options_and_weights(tmp_path: Path) -> None:
+def test_a_module_from_a_factory_shows_layers_and_takes_options_and_weights(tmp_path: Path) -> None:
     classifier = open_classifier("my_nets:open_module")
     assert classifier.exposes_layers and len(classifier.classes) == 3
     weights = {"1.weight": torch.ones(2, 60).half(), "1.bias": torch.zeros(2)}
@@ -187,7 +187,7 @@ def test_a_factorys_module_is_open_and_takes_options_and_weights(tmp_path: Path)
 
 
 @pytest.mark.usefixtures("factories")
-def test_a_factorys_callable_is_a_black_box() -> None:
+def test_a_callable_from_a_factory_is_a_black_box() -> None:
     classifier = open_classifier("my_nets:closed")
     chance = _images().mean((1, 2, 3))
     torch.testing.assert_close(classifier.predict_probabilities(_images())[:, 1], chance)
@@ -259,7 +259,7 @@ def test_timm_options_that_do_not_fit(tmp_path: Path, options: Any, match: str) 
         open_classifier(_timm_card(tmp_path, options=options))
 
 
-def test_weights_that_do_not_fit_are_told_in_one_line(tmp_path: Path) -> None:
+def test_weights_that_do_not_fit_are_refused_in_one_line(tmp_path: Path) -> None:
     card = _timm_card(tmp_path)
     (tmp_path / "w.safetensors").unlink()
     with pytest.raises(ClassifierError, match="no such file"):
@@ -332,7 +332,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
         save_classifier(wrap_module(_module(), card), tmp_path / "file")
 
 
-def test_moving_an_exported_program_keeps_its_answers(tmp_path: Path) -> None:
+def test_moving_an_exported_program_keeps_its_logits(tmp_path: Path) -> None:
     classifier = open_classifier(_export_pt2(_module(), tmp_path / "net.pt2"))
     before = classifier(_images())
     classifier.network.forward.to(torch.device("cpu"))

@@ -35,7 +35,6 @@ from apercu.methods import (
 )
 from apercu.methods.registry import (
     METHODS,
-    SLOW_METHODS,
     apply_seed,
     find_allowed_methods,
     parse_methods,
@@ -113,7 +112,7 @@ def test_the_seed_reaches_what_draws_at_random_unless_one_was_typed() -> None:
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("true_box:augmented=4", "true_box is told the truth and cannot be augmented"),
+        ("true_box:augmented=4", "true_box knows the truth and cannot be augmented"),
         ("gradient:augmented=few", "expected a number for gradient:augmented, got 'few'"),
         ("gradient:augmented=0", "augmented: expected copies of at least 1, got 0"),
         ("mask:augmented=4", "expected some of .*, got mask"),
@@ -140,12 +139,12 @@ def test_misspelt_methods(text: str, match: str) -> None:
 def test_only_what_a_black_box_allows(tiny_card: Path) -> None:
     open_ = open_classifier(tiny_card)
     found = find_allowed_methods(open_, Planted(size=32))
-    assert list(found) == [name for name in METHODS if name not in SLOW_METHODS]
+    assert list(found) == [name for name in METHODS if not METHODS[name].slow]
     black = open_classifier(tiny_card)
     black.module, black.differentiable = None, False
     found = find_allowed_methods(black, Planted(size=32))
     inside = {"gradients", "layers"}
-    asking = [n for n in METHODS if n not in SLOW_METHODS and not inside & set(METHODS[n]().needs)]
+    asking = [n for n, kind in METHODS.items() if not kind.slow and not inside & set(kind().needs)]
     assert list(found) == asking and "occlusion" in asking and "gradient" not in asking
     assert found["centre_box"] == CentreBox()
 

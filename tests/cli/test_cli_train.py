@@ -11,7 +11,6 @@ import yaml
 from apercu.classifiers import StudentSettings, open_classifier
 from apercu.errors import ClassifierError
 from apercu.explainers.mask.settings import MASK_PRESETS
-from apercu.explainers.order import override_settings
 from apercu.explainers.student import distil_student
 from apercu.images import open_images
 
@@ -52,14 +51,14 @@ def test_a_begun_training_goes_on_only_when_asked_and_as_it_was(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("apercu.explainers.train.measure_masks", stopped)
+        patch.setattr("apercu.explainers.mask.levels.measure_levels", stopped)
         said = apercu(*command, "--steps", "2")
     assert said.code == 130
     kept = "keeps what was done; go on with the same command and --resume"
     assert said.err == f"error: interrupted; {tmp_path / 'run'} {kept}\n"
-    assert "go on with --resume" in apercu(*command, "--steps", "2").err
+    assert "continue it with --resume" in apercu(*command, "--steps", "2").err
     assert "had seed 0, now seed 1" in apercu(*command, "--resume", "--seed", "1").err
-    assert "had other settings" in apercu(*command, "--resume", "--steps", "3").err
+    assert "had schedule.steps 2, now 3" in apercu(*command, "--resume", "--steps", "3").err
     plain = [word for word in command if word != "--config"]
     plain.remove(tmp_path / "settings.yaml")
     said = apercu(*plain, "--resume")
@@ -87,11 +86,11 @@ def test_a_preset_that_does_not_exist(apercu, tiny_card, tmp_path) -> None:
 
 def test_overrides() -> None:
     light = MASK_PRESETS.presets["light"]
-    assert override_settings(light) == light
-    longer = override_settings(light, steps=7, encoder="small")
+    assert light.with_schedule() == light
+    longer = light.with_schedule(steps=7).with_encoder("small")
     assert (longer.schedule.steps, longer.schedule.batch) == (7, light.schedule.batch)
     assert (longer.encoder, longer.frozen) == ("small", False)
-    assert override_settings(light, encoder="timm/resnet18").frozen
+    assert light.with_encoder("timm/resnet18").frozen
 
 
 class Answering:
@@ -131,11 +130,11 @@ def test_a_black_box_is_trained_for_through_its_student(
     apercu, command, tmp_path, monkeypatch
 ) -> None:
     settings = StudentSettings(steps=5, width=4, floor=0.0)
-    monkeypatch.setattr("apercu.classifiers.StudentSettings", lambda seed: settings)
+    monkeypatch.setattr("apercu.explainers.train.StudentSettings", lambda: settings)
     command[command.index("--classifier") + 1] = f"{__name__}:Answering"
     said = apercu(*command, "--steps", "2")
     assert (said.code, said.err) == (0, "")
-    assert "a student learns to answer like it" in said.out
+    assert "a student learns to predict like it" in said.out
     facts = json.loads((tmp_path / "run" / "facts.json").read_text())
     assert 0 <= facts["student_agreement"] <= 1
     passport = json.loads((tmp_path / "run" / "classifier.json").read_text())

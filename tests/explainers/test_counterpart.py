@@ -20,8 +20,8 @@ from apercu.explainers.counterpart.network import MAX_CHANGE, CounterpartNetwork
 from apercu.explainers.counterpart.settings import COUNTERPART_PRESETS, CounterpartSettings
 from apercu.explainers.counterpart.training import CounterpartTraining
 from apercu.explainers.mask.explainer import MaskExplainer
-from apercu.explainers.run_folder import open_run
-from apercu.explainers.train import build_untrained, train_counterpart
+from apercu.explainers.run_folder import load_explainer
+from apercu.explainers.train import build_network, train_explainer
 from apercu.networks.graph_encoder import GraphEncoder
 from apercu.training.trainer import Hardware, Trainer
 
@@ -47,7 +47,7 @@ def run(tiny_card: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "counterpart"
     classifier = open_classifier(tiny_card)
     fit = Trainer(classifier, open_images(PLANTED), folder, Hardware("cpu"), say=lambda line: None)
-    train_counterpart(settings(), fit, classifier)
+    train_explainer(settings(), fit, classifier)
     return folder
 
 
@@ -66,7 +66,7 @@ def moved(network: CounterpartNetwork) -> CounterpartNetwork:
 
 
 def test_untrained_generators_change_nothing(classifier: Classifier, images: torch.Tensor) -> None:
-    network = build_untrained(settings(), classifier, 0).eval()
+    network = build_network(settings(), classifier, 0).eval()
     with torch.no_grad():
         pair = network(images, torch.tensor([0, 1, 2]), torch.tensor([1, 2, 0]))
     assert torch.equal(pair.similar, images) and torch.equal(pair.adversarial, images)
@@ -79,7 +79,7 @@ def test_generators_depend_on_both_classes_and_reach_no_further(
     scarcity = 0.3 * shape.get("places", True)
     generators = {"width": 16, "resolution": 4, **shape}
     whole = settings(generators=generators, objective={"scarcity": scarcity})
-    network = moved(build_untrained(whole, classifier, 0)).eval()  # type: ignore[arg-type]
+    network = moved(build_network(whole, classifier, 0)).eval()  # type: ignore[arg-type]
     targets = torch.tensor([0, 1, 2])
     with torch.no_grad():
         one = network(images, targets, targets.roll(1))
@@ -97,7 +97,7 @@ def test_generators_depend_on_both_classes_and_reach_no_further(
 
 def test_a_separate_body_is_another_one(classifier: Classifier, images: torch.Tensor) -> None:
     apart = settings(generators={"width": 16, "resolution": 4, "separate": True})
-    network = moved(build_untrained(apart, classifier, 0)).eval()  # type: ignore[arg-type]
+    network = moved(build_network(apart, classifier, 0)).eval()  # type: ignore[arg-type]
     targets = torch.tensor([0, 1, 2])
     with torch.no_grad():
         before = network(images, targets, targets.roll(1))
@@ -109,7 +109,7 @@ def test_a_separate_body_is_another_one(classifier: Classifier, images: torch.Te
 
 def test_a_training_leaves_a_run_that_opens_again(run: Path, images: torch.Tensor) -> None:
     explainer = CounterpartExplainer.from_pretrained(run)
-    again = open_run(run)
+    again = load_explainer(run)
     assert isinstance(again, CounterpartExplainer)
     assert torch.equal(explainer.attribute(images), again.attribute(images))
     facts = json.loads((run / "facts.json").read_text())
@@ -162,7 +162,7 @@ def test_published_presets_train_too(preset: str, classifier: Classifier, tmp_pa
     fit = Trainer(
         classifier, open_images(PLANTED), tmp_path, Hardware("cpu"), say=lambda line: None
     )
-    explainer = train_counterpart(COUNTERPART_PRESETS.parse(changes), fit, classifier)
+    explainer = train_explainer(COUNTERPART_PRESETS.parse(changes), fit, classifier)
     again = CounterpartExplainer.from_pretrained(tmp_path)
     shown = torch.rand(2, 3, 32, 32)
     torch.testing.assert_close(again.attribute(shown), explainer.attribute(shown))
@@ -201,7 +201,7 @@ def test_a_training_goes_on_where_it_was(classifier: Classifier, tmp_path: Path)
         fit = Trainer(classifier, source, run, Hardware("cpu"), say=lambda line: None)
         if steps < 14:
             fit_until(fit, whole, steps)
-        return train_counterpart(whole, fit, classifier)
+        return train_explainer(whole, fit, classifier)
 
     def fit_until(fit: Trainer, whole: CounterpartSettings, steps: int) -> None:
         from apercu.explainers.counterpart.training import CounterpartTraining
@@ -216,7 +216,7 @@ def test_a_training_goes_on_where_it_was(classifier: Classifier, tmp_path: Path)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(CounterpartTraining, "training_step", stops)
             with pytest.raises(InterruptedError):
-                train_counterpart(whole, fit, classifier)
+                train_explainer(whole, fit, classifier)
 
     whole, resumed = train("whole", 14), train("resumed", 9)
     state = resumed.network.state_without_frozen_encoder()
@@ -233,7 +233,7 @@ def test_one_class_is_not_enough(classifier: Classifier, tmp_path: Path) -> None
     card = ClassifierCard(source="tests:one", options=options, input=spec, classes=("one",))
     single = wrap_module(network, card)
     with pytest.raises(ClassifierError, match="tests:one: expected at least 2 classes"):
-        train_counterpart(settings(), fit, single)
+        train_explainer(settings(), fit, single)
 
 
 def test_settings_that_do_not_fit(classifier: Classifier) -> None:
@@ -244,7 +244,7 @@ def test_settings_that_do_not_fit(classifier: Classifier) -> None:
     with pytest.raises(ConfigError, match="set similarity and keep to 0"):
         settings(objective={"stable": "itself"})
     with pytest.raises(ConfigError, match=r"generators.resolution: expected a power of two below"):
-        build_untrained(settings(generators={"resolution": 3}), classifier, 0)
+        build_network(settings(generators={"resolution": 3}), classifier, 0)
 
 
 def test_it_can_be_compared_as_a_map(run: Path, classifier: Classifier) -> None:
@@ -319,7 +319,7 @@ def test_nothing_of_the_classifier_learns(classifier: Classifier, tmp_path: Path
     fit = Trainer(
         classifier, open_images(PLANTED), tmp_path, Hardware("cpu"), say=lambda line: None
     )
-    explainer = train_counterpart(whole, fit, classifier)
+    explainer = train_explainer(whole, fit, classifier)
     for name, value in classifier.module.state_dict().items():  # type: ignore[union-attr]
         assert torch.equal(value, before[name]), name
     assert explainer.network.encoder is not None

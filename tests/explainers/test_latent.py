@@ -17,8 +17,8 @@ from apercu.evaluation.open_explainers import open_runs
 from apercu.explainers.latent.explainer import LatentExplainer
 from apercu.explainers.latent.settings import LATENT_PRESETS, LatentSettings
 from apercu.explainers.latent.training import LatentTraining
-from apercu.explainers.run_folder import open_run
-from apercu.explainers.train import train_latent
+from apercu.explainers.run_folder import load_explainer
+from apercu.explainers.train import train_explainer
 from apercu.training.trainer import Hardware, Trainer
 
 PLANTED = "planted:size=32,images=24,classes=3,difficulty=0"
@@ -45,7 +45,7 @@ def classifier(tiny_card: Path) -> Classifier:
 @pytest.fixture(scope="module")
 def run(tiny_card: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, classifier = tmp_path_factory.mktemp("runs") / "latent", open_classifier(tiny_card)
-    train_latent(settings(), fit(classifier, folder), classifier)
+    train_explainer(settings(), fit(classifier, folder), classifier)
     return folder
 
 
@@ -55,7 +55,7 @@ def images() -> torch.Tensor:
 
 
 def test_a_training_leaves_a_run_that_opens_again(run: Path, images: torch.Tensor) -> None:
-    explainer, again = LatentExplainer.from_pretrained(run), open_run(run)
+    explainer, again = LatentExplainer.from_pretrained(run), load_explainer(run)
     assert isinstance(again, LatentExplainer)
     assert torch.equal(explainer.attribute(images), again.attribute(images))
     facts = json.loads((run / "facts.json").read_text())
@@ -112,9 +112,9 @@ def test_a_training_goes_on_where_it_was(classifier: Classifier, tmp_path: Path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LatentTraining, "training_step", stops)
         with pytest.raises(InterruptedError):
-            train_latent(whole, fit(classifier, tmp_path / "resumed"), classifier)
-    resumed = train_latent(whole, fit(classifier, tmp_path / "resumed"), classifier)
-    straight = train_latent(whole, fit(classifier, tmp_path / "straight"), classifier)
+            train_explainer(whole, fit(classifier, tmp_path / "resumed"), classifier)
+    resumed = train_explainer(whole, fit(classifier, tmp_path / "resumed"), classifier)
+    straight = train_explainer(whole, fit(classifier, tmp_path / "straight"), classifier)
     state = resumed.network.state_dict()
     for name, value in straight.network.state_dict().items():
         torch.testing.assert_close(value, state[name], msg=name)
@@ -129,7 +129,7 @@ def test_the_classifier_is_only_asked(classifier: Classifier, tmp_path: Path) ->
     input, classes = classifier.network.input, classifier.classes
     card = ClassifierCard(source="tests:asked", input=input, classes=classes)
     asked = wrap_module(Asked(3, 3, (32, 32), width=4), card)
-    explainer = train_latent(settings(), fit(asked, tmp_path), asked)
+    explainer = train_explainer(settings(), fit(asked, tmp_path), asked)
     assert explainer.facts["steps"] == 3
 
 
@@ -138,13 +138,13 @@ def test_what_does_not_fit(classifier: Classifier, tmp_path: Path, run: Path) ->
     card = ClassifierCard(source="tests:one", options=options, input=spec, classes=("one",))
     single = wrap_module(SmallResNet(3, 1, (32, 32), width=4), card)
     with pytest.raises(ClassifierError, match="tests:one: expected at least 2 classes"):
-        train_latent(settings(), fit(single, tmp_path), single)
+        train_explainer(settings(), fit(single, tmp_path), single)
     with pytest.raises(ConfigError, match=r"shape.side: .*multiple of 16"):
         settings(shape={"side": 40})
     with pytest.raises(ConfigError, match=r"shape.sides is no setting.*side"):
         settings(shape={"sides": 32})
     with pytest.raises(RunError, match="holds a finished training"):
-        train_latent(settings(), fit(classifier, run), classifier)
+        train_explainer(settings(), fit(classifier, run), classifier)
 
 
 def test_it_can_be_compared_as_a_map(run: Path, classifier: Classifier) -> None:

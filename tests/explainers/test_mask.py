@@ -8,12 +8,11 @@ import torch
 
 from apercu.classifiers import ClassifierCard, InputSpec, SmallResNet, wrap_module
 from apercu.errors import ConfigError, ImageError, RunError, TargetError
-from apercu.explainers.build import build_gated_network
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.mask.explainer import MaskExplainer
+from apercu.explainers.mask.kind import build_mask_network
 from apercu.explainers.mask.levels import measure_absent_area, measure_levels, write_level_curve
 from apercu.explainers.mask.settings import MASK_PRESETS
-from apercu.networks.graph_encoder import GraphEncoder
 
 CLASSES = ("cat", "dog", "bird", "fish")
 
@@ -33,8 +32,7 @@ def classifier():
 @pytest.fixture
 def explainer(classifier):
     settings = MASK_PRESETS.parse({"decoder": {"width": 16, "resolution": 2}})
-    encoder = GraphEncoder(classifier)
-    network = build_gated_network(settings, encoder, ClassifierInfo.from_classifier(classifier))
+    network = build_mask_network(settings, ClassifierInfo.from_classifier(classifier), classifier)
     network.gate.set_threshold(1.0, 0.0)
     return MaskExplainer(
         network, ClassifierInfo.from_classifier(classifier), settings, {"steps": 0.0}

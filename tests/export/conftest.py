@@ -10,14 +10,11 @@ import pytest
 import torch
 
 from apercu.classifiers import Classifier, open_classifier
-from apercu.explainers.build import build_network
 from apercu.explainers.classifier_info import ClassifierInfo
-from apercu.explainers.counterpart.explainer import CounterpartExplainer
 from apercu.explainers.counterpart.settings import COUNTERPART_PRESETS
-from apercu.explainers.latent.explainer import LatentExplainer
 from apercu.explainers.latent.settings import LATENT_PRESETS
-from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.explainers.mask.settings import MASK_PRESETS
+from apercu.explainers.registry import KINDS
 from apercu.explainers.settings import ExplainerSettings
 
 FAMILIES = {"mask": MASK_PRESETS, "counterpart": COUNTERPART_PRESETS, "latent": LATENT_PRESETS}
@@ -44,7 +41,7 @@ def built(kind: str, settings: ExplainerSettings, classifier: Classifier) -> Any
     with torch.random.fork_rng():
         torch.manual_seed(0)
         own = classifier if getattr(settings, "encoder", "") == "own" else None
-        network = build_network(settings, passport, own, pretrained=False)
+        network = KINDS[kind].build_network(settings, passport, own, pretrained=False)
         if kind == "mask":
             network.gate.set_threshold(0.5, 0.0)
             layers = network.decoder.modules()  # the encoder may be the classifier's own
@@ -53,8 +50,7 @@ def built(kind: str, settings: ExplainerSettings, classifier: Classifier) -> Any
         if kind == "counterpart":
             for head in (network.decoder.similar, network.decoder.adversarial):
                 head.last.weight.data.normal_(0, 3)
-    kinds = {"mask": MaskExplainer, "counterpart": CounterpartExplainer, "latent": LatentExplainer}
-    return kinds[kind](network, passport, settings, {})
+    return KINDS[kind].explainer(network, passport, settings, {})
 
 
 @pytest.fixture(scope="session")

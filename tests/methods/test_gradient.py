@@ -33,6 +33,6 @@ def test_a_black_box_is_refused_in_words(
 ) -> None:
     with pytest.raises(
         ClassifierError,
-        match="gradient needs a classifier with gradients; tests:asked is asked only",
+        match="gradient needs a classifier with gradients, and tests:asked gives none",
     ):
         Gradient()(black_box, images, targets)

@@ -21,7 +21,7 @@ from apercu.networks.graph_encoder import GraphEncoder
 from apercu.networks.shared_decoder import SharedDecoder, SharedShape
 
 
-def small_classifier(size: int = 32):
+def make_small_classifier(size: int = 32):
     torch.manual_seed(0)
     card = ClassifierCard(
         source="apercu.classifiers.small_resnet:SmallResNet",
@@ -65,32 +65,30 @@ def test_a_mask_begins_as_its_gate(kind, shape):
     nn.init.zeros_(decoder.head.weight[:, :-1])
     ramp = torch.linspace(0, 1, 9).reshape(1, 1, 3, 3)
     evidence = decoder({4: torch.zeros(1, 8, 3, 3)}, torch.zeros(1, 8, 3, 3), ramp)
-    for field, share in ((evidence.extent, 0.4), (evidence.core, 0.65)):
+    for field, fraction in ((evidence.extent, 0.4), (evidence.core, 0.65)):
         flat = field.flatten()
         assert (flat.diff() > 0).all()
-        place = int(share * 8)  # the ramp has nine positions
-        assert flat[place] < 0.1 and flat[place + 1] > 0.1
+        index = int(fraction * 8)  # the ramp has nine positions
+        assert flat[index] < 0.1 and flat[index + 1] > 0.1
 
 
-def test_the_dial_is_the_extent_up_to_a_half_and_the_core_above():
+def test_a_combined_mask_is_the_extent_up_to_a_half_and_the_core_above():
     torch.manual_seed(0)
     extent, core = torch.rand(2, 2, 9, 9)
     masks = combine_fields(extent, core).sigmoid()
     for level in (0.1, 0.3, 0.499):
         assert torch.equal(masks >= level, extent >= level)
-    for one, other, mask in zip(extent, core, masks, strict=True):
-        peak = other[one > 0.5].max()
+    for wide, narrow, mask in zip(extent, core, masks, strict=True):
+        peak = narrow[wide > 0.5].max()
         for level in (0.61, 0.7, 0.839):
-            inside = (other >= (0.5 + (level - 0.6) / 0.8) * peak) & (one > 0.5)
+            inside = (narrow >= (0.5 + (level - 0.6) / 0.8) * peak) & (wide > 0.5)
             assert torch.equal(mask >= level, inside)
-        share = torch.where(one > 0.5, other / peak, 0)
-        shares = torch.where(share > CORE_PEAK_FRACTION, one, 0)
-        lowest = one[share > CORE_PEAK_FRACTION].min()
-        inner = (shares - lowest).clamp(min=0) / (shares.max() - lowest)
-        wanted = 0.84 + 0.16 * inner * ((share - CORE_PEAK_FRACTION).clamp(min=0) / 0.2).sqrt()
-        torch.testing.assert_close(
-            mask[share > CORE_PEAK_FRACTION], wanted[share > CORE_PEAK_FRACTION], atol=2e-4, rtol=0
-        )
+        fraction = torch.where(wide > 0.5, narrow / peak, 0)
+        top = fraction > CORE_PEAK_FRACTION
+        lowest = wide[top].min()
+        inner = (torch.where(top, wide, 0) - lowest).clamp(min=0) / (wide[top].max() - lowest)
+        expected = 0.84 + 0.16 * inner * ((fraction - CORE_PEAK_FRACTION).clamp(min=0) / 0.2).sqrt()
+        torch.testing.assert_close(mask[top], expected[top], atol=2e-4, rtol=0)
 
 
 def test_a_faint_core_counts_like_a_strong_one_and_none_outside_the_extent():
@@ -112,7 +110,7 @@ def test_a_published_decoder_has_one_field():
 @pytest.mark.parametrize("upsampling", ["transposed", "pixel_shuffle"])
 @pytest.mark.parametrize("residual", ["bottleneck", "compact"])
 @pytest.mark.parametrize("gate", ["everywhere", "deepest"])
-def test_every_decoder_answers_at_its_resolution(upsampling, residual, gate):
+def test_every_decoder_gives_masks_at_its_resolution(upsampling, residual, gate):
     shape = DecoderShape(16, 2, residual, upsampling, gate, resolution=2)
     network = MaskNetwork(SmallEncoder(3, width=8), 5, shape, frozen=False)
     images = torch.rand(2, 3, 32, 32)
@@ -122,7 +120,7 @@ def test_every_decoder_answers_at_its_resolution(upsampling, residual, gate):
 
 
 def test_graph_encoder_is_the_classifier_up_to_its_pooling():
-    classifier = small_classifier()
+    classifier = make_small_classifier()
     encoder = GraphEncoder(classifier)
     images = torch.rand(2, 3, 32, 32)
     deepest = encoder(images)[-1]
@@ -133,7 +131,7 @@ def test_graph_encoder_is_the_classifier_up_to_its_pooling():
 
 
 def test_graph_encoder_refuses_a_classifier_that_shows_no_layers():
-    classifier = small_classifier()
+    classifier = make_small_classifier()
     classifier.module = None
     with pytest.raises(ConfigError, match="does not show its layers; name another encoder"):
         GraphEncoder(classifier)
@@ -144,10 +142,10 @@ def test_timm_encoder_gives_timms_features():
     images = torch.rand(1, 3, 64, 64)
     plain = timm.create_model("resnet10t", features_only=True).eval()
     plain.load_state_dict(encoder.network.state_dict())
-    wanted = plain((images - encoder.mean) / encoder.std)[1:]
+    expected = plain((images - encoder.mean) / encoder.std)[1:]
     assert encoder.strides == (4, 8, 16, 32)
-    for found, expected in zip(encoder(images), wanted, strict=True):
-        torch.testing.assert_close(found, expected)
+    for features, plain_features in zip(encoder(images), expected, strict=True):
+        torch.testing.assert_close(features, plain_features)
 
 
 def test_timm_encoder_names_what_does_not_exist():
@@ -167,21 +165,24 @@ def test_a_frozen_encoder_stays_as_it_is():
     assert not any(name.startswith("encoder.") for name in network.state_without_frozen_encoder())
 
 
-def test_an_encoder_sees_counts_with_its_own_stretch(tiny_card) -> None:
-    """Images behind the door of one classifier are told apart again, and stretched for another."""
-    known = open_classifier(tiny_card).network
+def test_an_encoder_takes_counts_with_its_own_stretch(tiny_card) -> None:
+    """Images stretched for one classifier become counts, and are stretched for another."""
+    network = open_classifier(tiny_card).network
     own = Stretch(low=(-50.0,) * 3, high=(4000.0,) * 3, noise=(5.0,) * 3)
     other = Stretch(low=(-100.0,) * 3, high=(9000.0,) * 3, noise=(30.0,) * 3, sky=False)
-    spec = known.input.model_copy(update={"stretch": own})
-    wants_counts = Classifier(replace(known, input=spec))
+    spec = network.input.model_copy(update={"stretch": own})
+    classifier = Classifier(replace(network, input=spec))
     counts = 300 + 2000 * torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) ** 3
-    expected = GraphEncoder(wants_counts)(torch.stack([own(one) for one in counts]))
-    seen = spec.model_copy(update={"stretch": other})
-    found = GraphEncoder(wants_counts, seen)(torch.stack([other(one) for one in counts]))
-    raw = known.input.model_copy(update={"normalise": "l2_per_channel", "mean": None, "std": None})
-    straight = GraphEncoder(wants_counts, raw)(counts)
-    for one, two, three in zip(expected, found, straight, strict=True):
-        torch.testing.assert_close(two, one, atol=2e-3, rtol=1e-2)
-        torch.testing.assert_close(three, one)
+    expected = GraphEncoder(classifier)(torch.stack([own(image) for image in counts]))
+    image_spec = spec.model_copy(update={"stretch": other})
+    stretched = torch.stack([other(image) for image in counts])
+    converted = GraphEncoder(classifier, image_spec)(stretched)
+    raw = network.input.model_copy(
+        update={"normalise": "l2_per_channel", "mean": None, "std": None}
+    )
+    from_counts = GraphEncoder(classifier, raw)(counts)
+    for features, again, direct in zip(expected, converted, from_counts, strict=True):
+        torch.testing.assert_close(again, features, atol=2e-3, rtol=1e-2)
+        torch.testing.assert_close(direct, features)
     with pytest.raises(ConfigError, match="needs raw counts"):
-        GraphEncoder(wants_counts, known.input)
+        GraphEncoder(classifier, network.input)

@@ -1,4 +1,4 @@
-"""The shared decoder against a literal version; a class costs no second pass of the features."""
+"""The shared decoder against a literal version; more classes need no more passes of features."""
 
 from __future__ import annotations
 
@@ -14,92 +14,94 @@ from apercu.networks.shared_decoder import SharedDecoder, SharedShape
 SHAPE = SharedShape(width=4, filters=3, resolution=2)
 
 
-def network(shape: SharedShape = SHAPE) -> MaskNetwork:
+def make_network(shape: SharedShape = SHAPE) -> MaskNetwork:
     torch.manual_seed(0)
-    made = MaskNetwork(SmallEncoder(3, width=8), 5, shape, frozen=False).eval()
-    for parameter in made.parameters():
+    network = MaskNetwork(SmallEncoder(3, width=8), 5, shape, frozen=False).eval()
+    for parameter in network.parameters():
         nn.init.normal_(parameter, std=0.3)
-    return made
+    return network
 
 
-def test_evidence_is_what_each_class_makes_of_the_shared_features():
-    decoder = network().decoder
+def test_evidence_is_the_class_filter_on_the_shared_features():
+    decoder = make_network().decoder
     deepest = torch.randn(2, 32, 4, 4)
     skips = {2: torch.randn(2, 8, 16, 16), 4: torch.randn(2, 16, 8, 8)}
     gate = torch.rand(2, 1, 4, 4)
-    found = decoder(skips, deepest, gate)
+    evidence = decoder(skips, deepest, gate)
     for i in range(2):
         keys = features = decoder.keys(deepest[i : i + 1])
         for step, stride in zip(decoder.steps, (4, 2), strict=True):
             skip = skips[stride][i : i + 1]
             up = F.interpolate(step.below(features), skip.shape[2:], mode="bilinear")
             features = step.smooth(up + step.narrow(skip))
-        opened = F.interpolate(gate[i : i + 1], (16, 16), mode="bilinear")
-        asked = (keys * gate[i]).sum((0, 2, 3)) / gate[i].sum()
-        written = decoder.filters(asked).reshape(3, 6) / 2  # the root of the width
+        fine_gate = F.interpolate(gate[i : i + 1], (16, 16), mode="bilinear")
+        mean_key = (keys * gate[i]).sum((0, 2, 3)) / gate[i].sum()
+        weights_of_class = decoder.filters(mean_key).reshape(3, 6) / 2  # the root of the width
         hidden = []
-        for *weights, of_gate, bias in written:
-            total = of_gate * opened[0, 0] + bias
+        for *weights, gate_weight, bias in weights_of_class:
+            total = gate_weight * fine_gate[0, 0] + bias
             for weight, channel in zip(weights, features[0], strict=True):
                 total = total + weight * channel
             hidden.append(total.relu())
-        rows = torch.stack([*hidden, *(one * opened[0, 0] for one in hidden), opened[0, 0]])
+        rows = torch.stack(
+            [*hidden, *(channel * fine_gate[0, 0] for channel in hidden), fine_gate[0, 0]]
+        )
         a, b, c, d = (
             torch.einsum("oi,ihw->ohw", decoder.head.weight[:, :, 0, 0], rows)
             + (decoder.head.bias[:, None, None])
         )
-        logs = [(one.abs() + 1e-3).log() for one in (a, b, c, d)]
-        torch.testing.assert_close(found.extent[i], logs[0] - logs[1], atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(found.core[i], logs[2] - logs[3], atol=1e-4, rtol=1e-4)
+        logs = [(channel.abs() + 1e-3).log() for channel in (a, b, c, d)]
+        torch.testing.assert_close(evidence.extent[i], logs[0] - logs[1], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(evidence.core[i], logs[2] - logs[3], atol=1e-4, rtol=1e-4)
 
 
 def test_classes_of_an_image_share_one_pass_of_its_features(monkeypatch):
-    made = network()
-    features = made.encode(torch.rand(1, 3, 32, 32))
+    network = make_network()
+    features = network.encode(torch.rand(1, 3, 32, 32))
     classes = torch.tensor([4, 0, 3, 3, 1])
-    singly = torch.cat([made.decode(features, one[None]) for one in classes])
+    singly = torch.cat([network.decode(features, target[None]) for target in classes])
     passes = []
-    made.decoder.keys.register_forward_hook(lambda *_: passes.append(1))
-    many = made.decode_many(features, classes)
+    network.decoder.keys.register_forward_hook(lambda *_: passes.append(1))
+    many = network.decode_many(features, classes)
     assert len(passes) == 1
     torch.testing.assert_close(many, singly, atol=1e-4, rtol=1e-4)
     assert (many[0] - many[1]).abs().max() > 0.1  # the class is not ignored
-    together = made.decode_classes(features, classes[None])
+    together = network.decode_classes(features, classes[None])
     torch.testing.assert_close(together[0], many)
 
 
 def test_several_images_share_passes_and_so_do_parts_of_many_classes(monkeypatch):
     monkeypatch.setattr("apercu.explainers.mask.network.CLASSES_PER_PASS", 2)
-    made, passes = network(), []
-    made.decoder.keys.register_forward_hook(lambda *_: passes.append(1))
+    network, passes = make_network(), []
+    network.decoder.keys.register_forward_hook(lambda *_: passes.append(1))
     images, classes = torch.rand(3, 3, 32, 32), torch.tensor([[4, 0, 2], [1, 1, 3], [0, 2, 4]])
-    features = made.encode(images)
-    several = made.decode_classes(features, classes)
+    features = network.encode(images)
+    several = network.decode_classes(features, classes)
     assert len(passes) == 1
-    one = [values[:1] for values in features]
-    many = made.decode_classes(one, torch.tensor([[4, 0, 2, 1, 3]]))
+    first = [maps[:1] for maps in features]
+    many = network.decode_classes(first, torch.tensor([[4, 0, 2, 1, 3]]))
     assert len(passes) == 2
     torch.testing.assert_close(many[:, :3], several[:1], atol=1e-4, rtol=1e-4)
-    for place, column in enumerate(classes.unbind(1)):
-        singly = made.decode(features, column)
-        torch.testing.assert_close(several[:, place], singly, atol=1e-4, rtol=1e-4)
+    for index, column in enumerate(classes.unbind(1)):
+        singly = network.decode(features, column)
+        torch.testing.assert_close(several[:, index], singly, atol=1e-4, rtol=1e-4)
 
 
-def test_a_closed_gate_asks_for_nothing():
-    decoder = network().decoder
+def test_a_closed_gate_gives_finite_evidence():
+    decoder = make_network().decoder
     skips = {2: torch.randn(1, 8, 16, 16), 4: torch.randn(1, 16, 8, 8)}
     closed = decoder(skips, torch.randn(1, 32, 4, 4), torch.zeros(1, 1, 4, 4))
     assert closed.extent.isfinite().all()
 
 
 @pytest.mark.parametrize("resolution", [1, 2, 4])
-def test_it_answers_at_its_resolution(resolution):
+def test_evidence_is_at_the_resolution_of_the_decoder(resolution):
     """Stride 1 has no skip connection; stride 4 passes by the finest one."""
-    made = network(SharedShape(width=4, resolution=resolution))
+    network = make_network(SharedShape(width=4, resolution=resolution))
     rows = 32 // resolution
-    found = made.evidence(made.encode(torch.rand(2, 3, 32, 32)), torch.tensor([0, 4]))
-    assert found.extent.shape == found.core.shape == (2, rows, rows)
-    assert made(torch.rand(2, 3, 32, 32), torch.tensor([0, 4])).shape == (2, 32, 32)
+    evidence = network.evidence(network.encode(torch.rand(2, 3, 32, 32)), torch.tensor([0, 4]))
+    assert evidence.extent.shape == evidence.core.shape == (2, rows, rows)
+    assert network(torch.rand(2, 3, 32, 32), torch.tensor([0, 4])).shape == (2, 32, 32)
 
 
 def test_coarser_features_are_twice_as_wide():

@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 from apercu import open_classifier
 from apercu.cli.detection import parse_extractors
 from apercu.errors import ConfigError, ImagesError
-from apercu.explainers.run_folder import open_run
+from apercu.explainers.run_folder import load_explainer
 from apercu.methods import Cam
 from apercu.robustness.detection import (
     Autoencoder,
@@ -105,7 +105,7 @@ def test_no_accuracy_is_certain() -> None:
 
 
 def test_looks(tiny_card: Path, tiny_run: Path) -> None:
-    classifier, explainer = open_classifier(tiny_card), open_run(tiny_run)
+    classifier, explainer = open_classifier(tiny_card), load_explainer(tiny_run)
     images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(4))
     looks = (
         MapFeatures(classifier, explainer),
@@ -126,7 +126,7 @@ def test_looks(tiny_card: Path, tiny_run: Path) -> None:
 
 
 def test_what_a_map_should_stand_is_named(tiny_card: Path, tiny_run: Path) -> None:
-    classifier, explainer = open_classifier(str(tiny_card)), open_run(tiny_run)
+    classifier, explainer = open_classifier(str(tiny_card)), load_explainer(tiny_run)
     named = parse_extractors("stability,stability:jpeg:quality=30,cam", classifier, explainer)
     filters = [look.filter for look in named.values() if isinstance(look, StabilityFeatures)]
     assert filters == [Jpeg(75), Jpeg(30)]

@@ -9,7 +9,7 @@ import torch
 
 from apercu import open_classifier
 from apercu.explainers.base import TrainedExplainer
-from apercu.explainers.run_folder import open_run
+from apercu.explainers.run_folder import load_explainer
 from apercu.images import open_images
 from apercu.robustness.attacks import DeepFool
 from apercu.robustness.benchmark import StressBenchmark
@@ -81,7 +81,7 @@ def test_an_attack_on_a_map_is_shown_behind_filters_to_those_who_know_them(
     tiny_card: Path, tiny_run: Path
 ) -> None:
     settings: dict[str, Any] = {"epsilons": (0.1,), "knowledge": ("adaptive",)}
-    made = bench(tiny_card, "map_fgsm", "jpeg", open_run(tiny_run), **settings)
+    made = bench(tiny_card, "map_fgsm", "jpeg", load_explainer(tiny_run), **settings)
     assert [find_test_filters(job, dict(made.filters), made.plan) for job in made.jobs] == [
         ["jpeg"]
     ] * 2
@@ -112,7 +112,7 @@ def test_images_without_a_slope_are_noted(tiny_card: Path) -> None:
 def test_another_explainer_of_the_same_classifier_is_another_subject(
     tiny_card: Path, tiny_run: Path
 ) -> None:
-    first, second = open_run(tiny_run), open_run(tiny_run)
+    first, second = load_explainer(tiny_run), load_explainer(tiny_run)
     assert bench(tiny_card, "pgd", explainer=first).cache_subject == (
         bench(tiny_card, "pgd", explainer=second).cache_subject
     )
@@ -124,7 +124,7 @@ def test_another_explainer_of_the_same_classifier_is_another_subject(
 
 
 def test_who_moves_a_map_keeps_the_class_that_is_seen(tiny_card: Path, tiny_run: Path) -> None:
-    made = bench(tiny_card, "map_pgd", explainer=open_run(tiny_run), epsilons=(0.1,))
+    made = bench(tiny_card, "map_pgd", explainer=load_explainer(tiny_run), epsilons=(0.1,))
     (trial,) = made.sample.read_batches(made.classifier, made.sample.test, 6)
     with torch.no_grad():
         seen = made.classifier(trial.images).argmax(1)

@@ -26,16 +26,20 @@ from apercu.deploy.serving.requests import ExplainRequest
 from apercu.deploy.serving.responses import ExplainResponse
 from apercu.deploy.serving.settings import Limits
 from apercu.deploy.serving.worker import ImageWorker, WorkerSetup, open_explainer
-from apercu.explainers.build import build_network
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.counterpart.explainer import CounterpartExplainer
+from apercu.explainers.counterpart.kind import build_counterpart_network
 from apercu.explainers.counterpart.settings import COUNTERPART_PRESETS
 
 
-def respond(worker: ImageWorker, requests: Sequence[ExplainRequest]) -> list[ExplainResponse]:
-    """Return the responses of a worker to a batch."""
+def _respond(worker: ImageWorker, requests: Sequence[ExplainRequest]) -> list[ExplainResponse]:
     prepared = [worker.prepare(request) for request in requests]
     return [worker.write(explained) for explained in worker.explain(prepared)]
+
+
+def _open_worker(run: Path, classifier: str | None = None) -> ImageWorker:
+    setup = WorkerSetup(run, classifier, 1_000_000)
+    return ImageWorker(open_explainer(setup), setup.max_pixels)
 
 
 class InlineClient(WorkerClient):
@@ -47,7 +51,7 @@ class InlineClient(WorkerClient):
 
     async def explain(self, requests: Sequence[ExplainRequest]) -> list[ExplainResponse]:
         await asyncio.sleep(self.seconds)
-        first, *others = respond(self.worker, requests)
+        first, *others = _respond(self.worker, requests)
         return [ExplainResponse(first.status, first.body, len(requests)), *others]
 
     def waiting(self) -> int:
@@ -81,14 +85,21 @@ class Caller:
         return self("POST", "/v1/explain", files={"image": image}, data=fields)
 
 
-def open_worker(run: Path, classifier: str | None = None) -> ImageWorker:
-    setup = WorkerSetup(run, classifier, 1_000_000)
-    return ImageWorker(open_explainer(setup), setup.max_pixels)
+@pytest.fixture(scope="session")
+def respond() -> Callable[..., list[ExplainResponse]]:
+    """Returns the responses of a worker to a batch."""
+    return _respond
+
+
+@pytest.fixture(scope="session")
+def open_worker() -> Callable[..., ImageWorker]:
+    """Opens what a worker process of a run folder opens."""
+    return _open_worker
 
 
 @pytest.fixture(scope="session")
 def worker(tiny_run: Path) -> ImageWorker:
-    return open_worker(tiny_run)
+    return _open_worker(tiny_run)
 
 
 @pytest.fixture(scope="session")
@@ -140,12 +151,12 @@ def tiny_pair(tiny_card: Path, tmp_path_factory: pytest.TempPathFactory) -> Imag
     passport = ClassifierInfo.from_classifier(classifier)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = build_network(settings, passport, classifier, pretrained=False)
+        network = build_counterpart_network(settings, passport, classifier, pretrained=False)
         for head in (network.decoder.similar, network.decoder.adversarial):
             head.last.weight.data.normal_(0, 3)
     run = tmp_path_factory.mktemp("runs") / "pair"
     CounterpartExplainer(network, passport, settings, {}).save_pretrained(run)
-    return open_worker(run, str(tiny_card))
+    return _open_worker(run, str(tiny_card))
 
 
 @pytest.fixture(scope="module")

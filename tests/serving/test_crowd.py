@@ -37,7 +37,9 @@ def test_places_are_given_back() -> None:
 def test_each_address_has_its_share() -> None:
     callers = PerClientLimit(2)
     with callers.take("a"), callers.take("b", 2):
-        with pytest.raises(TooManyRequestsError, match="at most 2 images at a time from one address"):
+        with pytest.raises(
+            TooManyRequestsError, match="at most 2 images at a time from one address"
+        ):
             callers.take("b").__enter__()
         with callers.take("a"):
             assert callers.held == {"a": 2, "b": 2}

@@ -51,7 +51,7 @@ def test_the_classes_seen_most_come_first_with_their_probabilities(call, explain
     assert "array" not in record["answers"][0]["map"]
 
 
-def test_the_classifier_says_what_it_sees(serving, tiny_run, tiny_card, png) -> None:
+def test_the_classifier_says_what_it_sees(serving, open_worker, tiny_run, tiny_card, png) -> None:
     record = serving(worker=open_worker(tiny_run, str(tiny_card))).explain(png).json()
     classifier = open_classifier(tiny_card)
     shares = classifier.predict_probabilities(classifier.prepare(read_picture(png))[None])[0]
@@ -60,7 +60,9 @@ def test_the_classifier_says_what_it_sees(serving, tiny_run, tiny_card, png) -> 
     assert record["top"][0]["probability"] == pytest.approx(float(shares.max()), abs=1e-5)
 
 
-def test_an_export_answers_as_its_run_does(serving, tiny_run, tiny_card, tiny_export, png) -> None:
+def test_an_export_answers_as_its_run_does(
+    serving, open_worker, respond, tiny_run, tiny_card, tiny_export, png
+) -> None:
     worker = open_worker(tiny_export)
     call, served = serving(worker=open_worker(tiny_run, str(tiny_card))), serving(worker=worker)
     for fields in ({}, {"top": "3"}, {"target": ["rings", "0"]}):
@@ -116,7 +118,7 @@ def _dicom(pixels: np.ndarray) -> bytes:
     return build_secondary_capture(Image.fromarray(pixels), source, "made for a test")
 
 
-def test_orders_of_different_sizes_share_a_batch(worker, png, explainer) -> None:
+def test_requests_for_several_classes_share_a_batch(worker, respond, png, explainer) -> None:
     options = [
         RequestOptions(top=2),
         RequestOptions((1,)),

@@ -1,4 +1,4 @@
-"""The whole server, in its own processes: LitServe's workers, signals, what dies on the way."""
+"""The whole server, in its own processes: workers, signals, what dies or freezes on the way."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Running:
         return httpx.post(address, files={"image": image}, data=fields, timeout=PATIENCE)
 
     def worker(self) -> int:
-        """Process id of the worker, which alone was spawned and not forked."""
+        """Process id of the worker."""
         for pid in _children(self.process.pid):
             if "multiprocessing.spawn" in Path(f"/proc/{pid}/cmdline").read_text():
                 return pid
@@ -231,31 +231,32 @@ def test_a_worker_that_dies_is_replaced(start, png, large) -> None:
     assert server.end()[0] == 0
 
 
+def test_a_worker_that_freezes_is_replaced(start, png) -> None:
+    server = start("--deadline", "1")
+    before = server.worker()
+    os.kill(before, signal.SIGSTOP)
+    refused = server.explain(png)
+    assert refused.status_code == 504
+    server.until(lambda: httpx.get(f"{server.url}/healthz").status_code == 503)
+    server.until(lambda: httpx.get(f"{server.url}/healthz").status_code == 200)
+    assert server.worker() not in (0, before)
+    assert server.explain(png).status_code == 200
+    assert "apercu_workers_replaced 1.0" in httpx.get(f"{server.url}/metrics").text.splitlines()
+    code, said = server.end()
+    assert code == 0
+    assert said.endswith("\na worker answered nothing for 5 s; another one is started\n")
+    assert not _runs(Path(f"/proc/{before}"))
+
+
 @pytest.mark.slow
-def test_a_web_process_that_dies_ends_the_server(start) -> None:
-    server = start()
-    [web] = [pid for pid in _children(server.process.pid) if _listens(pid)]
-    os.kill(web, signal.SIGKILL)
-    said = server.said()
-    assert server.process.returncode == 1
-    assert "error: the web process ended by itself; start the server again" in said
-
-
-def _listens(pid: int) -> bool:
-    """Whether a process was forked after the manager, which is the first of the forked ones."""
-    commands = Path(f"/proc/{pid}/cmdline").read_text()
-    parent = os.getppid()
-    forked = "multiprocessing" not in commands and pid != parent
-    return forked and b"uvloop" in Path(f"/proc/{pid}/maps").read_bytes()
-
-
-@pytest.mark.slow
-def test_a_server_that_is_killed_leaves_no_process(start) -> None:
+def test_a_web_process_that_is_killed_leaves_no_process(start) -> None:
     server = start()
     left = _tree(server)
-    assert len(left) == 4  # the manager of the queue, its tracker, the worker, the web process
+    assert len(left) == 2  # the worker, and the tracker of multiprocessing
     server.process.kill()
     server.said()
+    assert server.process.returncode != 0
+    assert not _alive(server)
     _check_gone(left)
 
 

@@ -1,4 +1,4 @@
-"""Removals against torchvision and against what they promise."""
+"""Removals against torchvision and against their documentation."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def test_blur_is_torchvisions_in_the_interior() -> None:
     sigma = 10 / 224 * 48
     reach = 7  # what three sigma need
     expected = gaussian_blur(IMAGES, [2 * reach + 1] * 2, [sigma] * 2)
-    found = Blur().make_replacement(IMAGES)
+    blurred = Blur().make_replacement(IMAGES)
     inner = (..., slice(reach, -reach), slice(reach, -reach))
-    torch.testing.assert_close(found[inner], expected[inner], rtol=0, atol=2e-4)
+    torch.testing.assert_close(blurred[inner], expected[inner], rtol=0, atol=2e-4)
 
 
-def test_blur_keeps_what_is_even_up_to_the_edge() -> None:
+def test_blur_leaves_an_even_image_unchanged_up_to_the_edge() -> None:
     even = torch.full((1, 3, 20, 30), 0.3)
     torch.testing.assert_close(Blur(strength=0.2).make_replacement(even), even)
 
@@ -42,7 +42,7 @@ def test_full_masks_keep_and_empty_masks_remove(removal: Removal) -> None:
 
 
 @pytest.mark.parametrize("removal", RANDOM, ids=repr)
-def test_every_call_draws_afresh_and_a_seed_repeats_it(removal: Removal) -> None:
+def test_every_call_draws_anew_and_a_seed_repeats_it(removal: Removal) -> None:
     images, generator = IMAGES.repeat(10, 1, 1, 1), Generator().manual_seed(3)
     first, second = (removal.make_replacement(images, generator) for _ in range(2))
     assert not torch.equal(first, second)
@@ -53,20 +53,20 @@ def test_every_call_draws_afresh_and_a_seed_repeats_it(removal: Removal) -> None
 
 
 def test_colour_is_one_colour_with_noise() -> None:
-    found = Colour(noise=0.02).make_replacement(
+    replacement = Colour(noise=0.02).make_replacement(
         torch.zeros(200, 3, 8, 8), Generator().manual_seed(0)
     )
-    middle = found[((found > 0.1) & (found < 0.9)).all(dim=(1, 2, 3))]
+    middle = replacement[((replacement > 0.1) & (replacement < 0.9)).all(dim=(1, 2, 3))]
     assert middle.std(dim=(2, 3)).mean().item() == pytest.approx(0.02, rel=0.1)
     assert middle.mean(dim=(2, 3)).std().item() > 0.15
 
 
 def test_half_of_the_alternatives_are_blurred() -> None:
     many = IMAGES[:1].expand(400, -1, -1, -1)[:, :, :8, :8]
-    found = Alternative().make_replacement(many, Generator().manual_seed(0))
+    replacement = Alternative().make_replacement(many, Generator().manual_seed(0))
     blurred = Blur().make_replacement(many)
-    share = (found == blurred).all(dim=(1, 2, 3)).float().mean().item()
-    assert share == pytest.approx(0.5, abs=0.08)
+    fraction = (replacement == blurred).all(dim=(1, 2, 3)).float().mean().item()
+    assert fraction == pytest.approx(0.5, abs=0.08)
 
 
 def test_gradients_reach_the_masks_only() -> None:

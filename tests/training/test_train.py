@@ -13,10 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from apercu import Hardware, MaskExplainer, Trainer, open_classifier, open_images, train_mask
+from apercu import MaskExplainer, open_classifier, open_images
 from apercu.errors import ConfigError, RunError
 from apercu.explainers.mask.settings import MASK_PRESETS, MaskSettings
+from apercu.explainers.train import train_explainer
 from apercu.images import ImageSource
+from apercu.training.trainer import Hardware, Trainer
 
 SPEC = "planted:size=32,images=24,classes=3,difficulty=0"
 STEPS, KILLED, SAVED = 6, 5, 2
@@ -29,19 +31,21 @@ SETTINGS = {
 
 VICTIM = f"""
 import os, signal, sys
-from apercu.training import module
-note = module.MaskTraining.note
+from apercu.explainers.mask.training import MaskTraining
+log_terms = MaskTraining.log_terms
 def die(self, *args):
     if self.global_step == {KILLED}:
         os.kill(os.getpid(), signal.SIGKILL)
-    note(self, *args)
-module.MaskTraining.note = die
+    log_terms(self, *args)
+MaskTraining.log_terms = die
 from pathlib import Path
-from apercu import Fit, Machine, open_classifier, open_images, train_mask
+from apercu import open_classifier, open_images
+from apercu.explainers.train import train_explainer
+from apercu.training.trainer import Hardware, Trainer
 from apercu.explainers.mask.settings import MASK_PRESETS
 classifier = open_classifier(sys.argv[1])
-fit = Fit(classifier, open_images("{SPEC}"), Path(sys.argv[2]), Machine("cpu"))
-train_mask(MASK_PRESETS.parse({SETTINGS!r}), fit, classifier)
+trainer = Trainer(classifier, open_images("{SPEC}"), Path(sys.argv[2]), Hardware("cpu"))
+train_explainer(MASK_PRESETS.parse({SETTINGS!r}), trainer, classifier)
 """
 
 
@@ -50,7 +54,7 @@ def _train(card: Path, run: Path, *, settings: dict | None = None, seed: int = 0
     fit = Trainer(
         classifier, open_images(SPEC), run, Hardware("cpu"), seed=seed, say=lambda line: None
     )
-    return train_mask(MASK_PRESETS.parse(settings or SETTINGS), fit, classifier)
+    return train_explainer(MASK_PRESETS.parse(settings or SETTINGS), fit, classifier)
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +206,7 @@ def test_labels_are_never_looked_at(tiny_card: Path, tmp_path: Path, whole: Path
     fit = Trainer(
         classifier, Unlabelled(), tmp_path / "run", Hardware("cpu"), say=lambda line: None
     )
-    train_mask(MASK_PRESETS.parse(SETTINGS), fit, classifier)
+    train_explainer(MASK_PRESETS.parse(SETTINGS), fit, classifier)
     _assert_equal(tmp_path / "run", whole)
 
 
@@ -266,7 +270,7 @@ def test_every_objective_trains_in_mixed_precision(
     machine = Hardware("cpu", precision="bf16-mixed")
     fit = Trainer(classifier, open_images(SPEC), tmp_path / "run", machine, say=lambda line: None)
     settings = {**SETTINGS, "objective": {"form": form}, "schedule": {"steps": 2, "batch": 4}}
-    train_mask(MASK_PRESETS.parse(settings), fit, classifier)
+    train_explainer(MASK_PRESETS.parse(settings), fit, classifier)
     assert all(weights.isfinite().all() for weights in _weights(tmp_path / "run").values())
 
 
@@ -299,7 +303,9 @@ def test_unusable_images_are_counted(tiny_card: Path, tmp_path: Path) -> None:
     fit = Trainer(
         classifier, open_images(folder), tmp_path / "run", Hardware("cpu"), say=heard.append
     )
-    train_mask(MASK_PRESETS.parse({**SETTINGS, "encoder": "own", "frozen": True}), fit, classifier)
+    train_explainer(
+        MASK_PRESETS.parse({**SETTINGS, "encoder": "own", "frozen": True}), fit, classifier
+    )
     assert any("warning: 1 images cannot be used" in line and "05.png" in line for line in heard)
 
 

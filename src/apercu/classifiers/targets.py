@@ -47,9 +47,6 @@ def resolve_targets(
     return find_class_indices(names, words)
 
 
-find_index
-
-
 def find_class_indices(names: ClassNames, words: Iterable[object]) -> Targets:
     """Return the indices of classes that are given by name, identifier or index.
 
@@ -60,5 +57,5 @@ def find_class_indices(names: ClassNames, words: Iterable[object]) -> Targets:
     for word in words:
         if not isinstance(word, str | Integral) or isinstance(word, bool):
             raise TargetError(f"target: expected a class name or index, got {word!r}")
-        indices.append(names.index_of(word if isinstance(word, str) else int(word)))
+        indices.append(names.find_index(word if isinstance(word, str) else int(word)))
     return torch.tensor(indices)

@@ -69,11 +69,11 @@ def explain(
         select_images,
     )
     from apercu.explainers.mask.explainer import MaskExplainer
-    from apercu.explainers.run_folder import open_run
+    from apercu.explainers.run_folder import load_explainer
 
     place = device.resolve()
     asked = ExplainOptions(target, top, level)
-    explainer = open_run(run).to(place)
+    explainer = load_explainer(run).to(place)
     opened = None if classifier is None else open_classifier(classifier, device=place)
     answering = (
         MaskAnswers(explainer, asked, opened)

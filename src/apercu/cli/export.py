@@ -69,7 +69,7 @@ def export(
     from apercu.deploy.export import FORMATS, PRECISIONS, ExportSettings
     from apercu.deploy.export import export as write
     from apercu.deploy.export.settings import ExportInputs, check_known
-    from apercu.explainers.run_folder import open_run
+    from apercu.explainers.run_folder import load_explainer
     from apercu.images import open_images
     from apercu.option_strings import split_names
 
@@ -78,7 +78,7 @@ def export(
     )
     known = check_known(precision, PRECISIONS, "precision")
     settings = ExportSettings(formats, known, combined, limit, seed)
-    explainer = open_run(run)
+    explainer = load_explainer(run)
     channels = explainer.classifier_info.input.channels
     shown, calibration = (
         None if spec is None else open_images(spec, channels=channels)

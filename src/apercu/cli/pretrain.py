@@ -82,17 +82,16 @@ def pretrain(
 
     Example: apercu pretrain transformation --images films/ --backbone timm/resnet18 --out films
     """
-    from apercu.explainers.order import TrainingRecord, find_settings, override_settings
     from apercu.images import open_images
     from apercu.pretraining.backbone import open_backbone, read_input
     from apercu.pretraining.inputs import InputOptions, choose_input
     from apercu.pretraining.named import find_pretext_settings, parse_join
     from apercu.pretraining.train import pretrain as train
+    from apercu.training.record import find_settings
     from apercu.training.trainer import Hardware, Trainer
 
-    settings = override_settings(
-        find_settings(out, config, find_pretext_settings(pretext)), steps=steps, batch=batch
-    )
+    settings = find_settings(out, config, find_pretext_settings(pretext))
+    settings = settings.with_schedule(steps=steps, batch=batch)
     join = parse_join(catalogue, target, id, radius)
     source = open_images(images, channels=channels)
     looks = InputOptions(channels, size, stretch, read_input(backbone))
@@ -103,17 +102,9 @@ def pretrain(
         if test is not None:
             others = open_images(test, channels=channels, bands=opened.bands)
             further = [_read_images(others, opened, settings, join, shown)]
-        TrainingRecord(
-            classifier=opened.fingerprint,
-            images=source.name,
-            count=len(shown.source),
-            seed=seed,
-            devices=devices,
-            wanted=shown.digest,
-        ).begin(out, resume=resume)
         machine = Hardware(device.resolve(), devices, progress=is_terminal())
         fit = Trainer(opened, shown.source, out, machine, seed, say)
-        _, facts = train(settings, fit, shown, *further)
+        _, facts = train(settings, fit, shown, *further, resume=resume)
     if fit.is_main_process:
         _print_summary(out, facts)
 

@@ -1,4 +1,4 @@
-"""The comparison: explainers × metrics on the same images, saved as it goes."""
+"""The comparison: explainers × metrics on the same images, saved as it proceeds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from apercu.classifiers import Classifier
 from apercu.errors import ApercuError, ClassifierError, ImagesError, RunError
 from apercu.evaluation.cost import describe_environment
 from apercu.evaluation.evaluator import Evaluator, Progress, has_ground_truth, ignore_progress
-from apercu.evaluation.measures import MEASURES, METRICS, cuts
 from apercu.evaluation.results import (
     RESULTS_FILE,
     ComparisonKey,
@@ -25,6 +24,7 @@ from apercu.evaluation.settings import CompareSettings
 from apercu.images import ImageSource
 from apercu.io import check_writable
 from apercu.methods import Explainer, TrueBox
+from apercu.metrics.registry import METRICS, need_threshold
 
 
 def run_comparison(
@@ -35,126 +35,151 @@ def run_comparison(
     *,
     out: Path | None = None,
     progress: Progress = ignore_progress,
-    command: str = "apercu.evaluation.comparison(…)",
+    command: str = "apercu.compare(…)",
 ) -> ComparisonResults:
     """Measure every explainer on the same images, in constant memory.
 
     One half of the images chooses each explainer's best threshold per metric, and all rows are
     reported on the other half; on all images where no metric needs a threshold. With `out`, results
-    are saved after each explainer, and what earlier calls finished there stays, unless an explainer
-    of the same name is another one now; one that has another name now keeps its rows under that.
+    are saved after each explainer, and the results of earlier calls stay, unless an explainer of
+    the same name is another one now. An explainer that has another name now keeps its rows.
 
-    An explainer that cannot be measured becomes a reason in `failed`, and the others go on.
-    `command` is what a reader types to measure the same again.
+    An explainer that cannot be measured is listed in `failed` with its reason; the others go on.
+
+    Args:
+        classifier: the classifier that is explained.
+        source: the images.
+        explainers: the explainers by their names.
+        settings: the metrics, the images and the steps.
+        out: the folder of the results.
+        progress: is called with the images that are done.
+        command: the command that measures the same again.
+
+    Returns:
+        All results, those of earlier calls in the same folder included.
 
     Raises:
         RunError: `out` holds a comparison of another classifier, other images or other settings.
         OutputError: `out` cannot be written.
         ImagesError: the images do not have the truth that a metric needs.
-        ClassifierError: randomisation was asked for, and the classifier hides its weights.
-        ApercuError: none of the explainers could be measured; the first one's reason.
+        ClassifierError: randomisation is named, and the classifier hides its weights.
+        ApercuError: none of the explainers could be measured; the reason of the first one.
     """
     if out is not None:
         check_writable(out)
-    halves = cuts(settings.metrics or METRICS)
+    halves = need_threshold(settings.metrics or METRICS)
     sample = draw_sample(classifier, source, settings.limit, settings.seed, halves=halves)
     metrics = _choose_metrics(classifier, sample, settings)
-    bench = Evaluator(classifier, sample, metrics, settings, progress)
-    call = Invocation(command, describe_environment(settings.seed, classifier.device))
-    results = _load_earlier(_build_key(bench), call.environment, out)
-    asked = {name: one.cache_key for name, one in explainers.items()}
-    results = results.rename(asked)
-    others = {name: one for name, one in results.explainers.items() if name not in asked}
-    study = Comparison(bench, results.select({**asked, **others}), {**asked, **others}, out, call)
-    missing = {n: one for n, one in explainers.items() if n not in study.results.explainers}
+    evaluator = Evaluator(classifier, sample, metrics, settings, progress)
+    invocation = Invocation(command, describe_environment(settings.seed, classifier.device))
+    cache_keys = {name: explainer.cache_key for name, explainer in explainers.items()}
+    results = _load_earlier(_build_key(evaluator), invocation.environment, out).rename(cache_keys)
+    others = {name: key for name, key in results.explainers.items() if name not in cache_keys}
+    comparison = Comparison(evaluator, results, {**cache_keys, **others}, out, invocation)
+    missing = {
+        name: explainer
+        for name, explainer in explainers.items()
+        if name not in comparison.results.explainers
+    }
     for name, explainer in missing.items():
-        study.attempt(name, partial(bench.dry_run, name, explainer))
+        comparison.attempt(name, partial(evaluator.dry_run, name, explainer))
     for name, explainer in explainers.items():
-        if name in missing and name not in study.failures:
-            study.attempt(name, partial(study.add_rows, name, explainer))
-            study.save()  # before costs, in which it may be interrupted
-        if name in study.results.explainers and not study.has_cost(name):
-            study.attempt(f"cost of {name}", partial(study.add_costs, name, explainer))
-            study.save()
-    study.save()
-    if study.failures and not study.results.explainers:
-        raise next(iter(study.failures.values()))
-    return study.results
+        if name in missing and name not in comparison.failures:
+            comparison.attempt(name, partial(comparison.add_rows, name, explainer))
+            comparison.save()  # before costs, in which it may be interrupted
+        if name in comparison.results.explainers and not comparison.has_cost(name):
+            comparison.attempt(f"cost of {name}", partial(comparison.add_costs, name, explainer))
+            comparison.save()
+    comparison.save()
+    if comparison.failures and not comparison.results.explainers:
+        raise next(iter(comparison.failures.values()))
+    return comparison.results
 
 
 def load_finished(
     out: Path, classifier: Classifier, source: ImageSource
 ) -> ComparisonResults | None:
-    """What a comparison of this classifier on these images has finished; None without one.
+    """Return the finished results of this classifier on these images; None without any.
 
-    Raises `RunError` when it is damaged.
+    Raises:
+        RunError: the files are damaged.
     """
     if not (out / RESULTS_FILE).is_file():
         return None
-    found = ComparisonResults.load(out)
-    same = found.key.fingerprint == classifier.fingerprint
-    return found if same and found.key.images == source.name else None
+    results = ComparisonResults.load(out)
+    same = results.key.fingerprint == classifier.fingerprint
+    return results if same and results.key.images == source.name else None
 
 
 class Comparison:
-    """A comparison under way: what is known, what went wrong, and where it is kept."""
+    """A comparison in progress: its results so far, its failures, and where they are saved.
+
+    Args:
+        evaluator: measures the explainers.
+        results: the results of earlier calls.
+        cache_keys: the cache keys of all explainers whose results are kept, by name.
+        out: the folder of the results.
+        invocation: the present call.
+    """
 
     def __init__(
         self,
         evaluator: Evaluator,
         results: ComparisonResults,
-        identities: Mapping[str, str],
+        cache_keys: Mapping[str, str],
         out: Path | None,
         invocation: Invocation,
     ) -> None:
         self.evaluator = evaluator
-        self.results = results
-        self.identities = identities
+        self.results = results.select(cache_keys)
+        self.cache_keys = cache_keys
         self.out = out
         self.invocation = invocation
-        self.earlier = results
+        self.earlier = self.results
         self.failures: dict[str, ApercuError] = {}
         self.attempted: set[str] = set()
 
     def attempt(self, name: str, step: Callable[[], None]) -> None:
-        """Takes a step; what goes wrong is noted, and the others go on."""
+        """Run a step; an error is noted, and the others go on."""
         self.attempted.add(name)
         try:
             step()
-        except Exception as error:  # whatever one does, the others go on
+        except Exception as error:  # whatever one explainer does, the others go on
             self.failures[name] = _wrap_error(name, error)
 
     def add_rows(self, name: str, explainer: Explainer | TrueBox) -> None:
-        """Adds the rows of one explainer."""
-        found, results = self.evaluator.evaluate(name, explainer), self.results
-        self.invocation = replace(self.invocation, explainers=(*self.invocation.explainers, name))
+        """Measure one explainer and add its rows."""
+        measured, results = self.evaluator.evaluate(name, explainer), self.results
+        finished = (*self.invocation.explainers, name)
+        self.invocation = replace(self.invocation, explainers=finished)
+        curves = {name: measured.curves} if measured.curves else {}
         self.results = replace(
             results,
             environment=self.invocation.environment,
             explainers={**results.explainers, name: explainer.cache_key},
-            rows=(*results.rows, *found.rows),
-            scores={**results.scores, **found.scores},
+            rows=(*results.rows, *measured.rows),
+            scores={**results.scores, **measured.scores},
             needs={**results.needs, name: explainer.needs},
-            curves={**results.curves, **({name: found.curves} if found.curves else {})},
+            curves={**results.curves, **curves},
             calls=(*self.earlier.calls, self.invocation),
-        ).select(self.identities)
+        ).select(self.cache_keys)
 
     def has_cost(self, name: str) -> bool:
         """Whether costs are known, and nothing went wrong when they were measured."""
-        known = any(cost.explainer == name for cost in self.results.cost)
-        return known and f"cost of {name}" not in self.earlier.failed
+        is_known = any(cost.explainer == name for cost in self.results.cost)
+        return is_known and f"cost of {name}" not in self.earlier.failed
 
     def add_costs(self, name: str, explainer: Explainer | TrueBox) -> None:
-        """Adds the costs of one explainer, batch by batch."""
+        """Measure the costs of one explainer and add them, batch by batch."""
         others = [cost for cost in self.results.cost if cost.explainer != name]
-        found: list[Cost] = []
+        own: list[Cost] = []
         for cost in self.evaluator.measure_costs(name, explainer):
-            found.append(cost)
-            both = replace(self.results, cost=(*others, *found))
-            self.results = both.select(self.identities)
+            own.append(cost)
+            together = replace(self.results, cost=(*others, *own))
+            self.results = together.select(self.cache_keys)
 
     def save(self) -> None:
-        """What is known now, with the reasons of what is not."""
+        """Save the results so far, with the reasons of all failures."""
         earlier = {
             name: reason
             for name, reason in self.earlier.failed.items()
@@ -167,7 +192,7 @@ class Comparison:
 
 
 def _wrap_error(name: str, error: Exception) -> ApercuError:
-    """The error as one of ours, in one line; running out of memory and the like become one."""
+    """Return an error as an `ApercuError` of one line."""
     if isinstance(error, ApercuError):
         return error
     first = next(iter(str(error).splitlines()), "")
@@ -177,22 +202,23 @@ def _wrap_error(name: str, error: Exception) -> ApercuError:
 def _choose_metrics(
     classifier: Classifier, sample: EvalSample, settings: CompareSettings
 ) -> tuple[str, ...]:
-    """The metrics that were asked for, or all that are possible and need not be named.
+    """Return the metrics that are named, or else all that are possible.
 
-    Possible is what both halves know the truth for, and randomisation where weights can be reached.
+    A metric is possible if its truth is known in both halves; randomisation, if the weights can be
+    reached. Some are measured by name only.
     """
 
-    def allowed(metric: str) -> bool:
+    def is_possible(metric: str) -> bool:
         return all(
-            any(has_ground_truth(entry, metric) for entry in part)
-            for part in (sample.tune, sample.test)
-            if part
+            any(has_ground_truth(record, metric) for record in half)
+            for half in (sample.tune, sample.test)
+            if half
         )
 
     for metric in settings.metrics or ():
-        if not allowed(metric):
+        if not is_possible(metric):
             truth = {"region": "true masks", "boxes": "true boxes"}.get(
-                MEASURES[metric].truth, "true boxes or masks"
+                METRICS[metric].truth, "true boxes or masks"
             )
             raise ImagesError(
                 f"{sample.source.name}: {metric} needs {truth} in both halves of the images; "
@@ -205,10 +231,10 @@ def _choose_metrics(
         )
     if settings.metrics:
         return tuple(metric for metric in METRICS if metric in settings.metrics)
-    left_out = {metric for metric in METRICS if MEASURES[metric].named}
+    left_out = {name for name, metric in METRICS.items() if metric.by_name_only}
     if classifier.module is None:
         left_out.add("randomisation")
-    return tuple(metric for metric in METRICS if metric not in left_out and allowed(metric))
+    return tuple(metric for metric in METRICS if metric not in left_out and is_possible(metric))
 
 
 def _build_key(evaluator: Evaluator) -> ComparisonKey:
@@ -228,7 +254,7 @@ def _build_key(evaluator: Evaluator) -> ComparisonKey:
 def _load_earlier(
     key: ComparisonKey, environment: Mapping[str, object], out: Path | None
 ) -> ComparisonResults:
-    """Earlier results of the same subject, or none yet."""
+    """Return earlier results of the same comparison, or empty ones."""
     if out is None or not (out / RESULTS_FILE).is_file():
         return ComparisonResults(key, environment)
     earlier = ComparisonResults.load(out)

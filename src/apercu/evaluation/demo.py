@@ -17,7 +17,7 @@ from apercu.evaluation.report import write_report, write_tables
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.explainers.mask.settings import MASK_PRESETS
 from apercu.explainers.run_folder import WEIGHTS
-from apercu.explainers.train import train_mask
+from apercu.explainers.train import train_explainer
 from apercu.images import Planted
 from apercu.io import write_file
 from apercu.methods import (
@@ -131,6 +131,6 @@ class Demo:
             return MaskExplainer.from_pretrained(run, device=self.device)
         source = Planted(images=TRAIN_IMAGES, seed=self.seed)
         fit = Trainer(classifier, source, run, Hardware(self.device), self.seed, self.say)
-        explainer = train_mask(MASK_SETTINGS, fit, classifier).to(self.device)
+        explainer = train_explainer(MASK_SETTINGS, fit, classifier).to(self.device)
         self.say(f"mask explainer: trained in {explainer.facts['training_seconds']:.0f} s")
         return explainer

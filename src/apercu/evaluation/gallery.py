@@ -1,4 +1,4 @@
-"""The same images under every explainer, as pictures for a report; drawn once, then kept."""
+"""The same images under every explainer, as pictures for a report; drawn once and kept."""
 
 from __future__ import annotations
 
@@ -12,20 +12,70 @@ from PIL import Image
 
 from apercu import maps, render
 from apercu.classifiers import Classifier
-from apercu.evaluation import ComparisonResults
 from apercu.evaluation.evaluator import Progress, ignore_progress
-from apercu.evaluation.measures import cuts
 from apercu.evaluation.report import PICTURE_SIDE, GalleryImage
+from apercu.evaluation.results import FIXED_THRESHOLD, ComparisonResults
 from apercu.evaluation.sample import split_indices
 from apercu.images import ImageSource, Item
 from apercu.images.stream import scale_boxes
 from apercu.methods import Explainer, TrueBox
-from apercu.methods.base import MapScale
-from apercu.types import Picture
+from apercu.metrics.registry import need_threshold
 
 GALLERY_FOLDER = "gallery"
-"""Where a comparison's folder keeps them."""
+"""Folder inside that of a comparison, for the drawings."""
 BOX_METRICS = ("localisation_error", "iou", "saliency_metric")
+"""Metrics whose threshold is good for boxes, the best one first."""
+
+
+@dataclass(frozen=True)
+class ExplainerView:
+    """How one explainer is shown.
+
+    Attributes:
+        name: the name of the explainer.
+        cache_key: the text that is equal only for explainers that give the same maps.
+        threshold: where its maps are cut for boxes.
+        explainer: the explainer itself; None to show only what was drawn before.
+    """
+
+    name: str
+    cache_key: str
+    threshold: float
+    explainer: Explainer | None
+
+
+@dataclass(frozen=True)
+class DrawingCache:
+    """Drawings on disk, named by what they show.
+
+    Attributes:
+        folder: the folder of the drawings; None keeps nothing.
+        fingerprint: the digest of the classifier's weights.
+    """
+
+    folder: Path | None
+    fingerprint: str
+
+    def load_or_draw(
+        self,
+        view: ExplainerView,
+        item: Item,
+        target: int,
+        draw: Callable[[Explainer], Image.Image],
+    ) -> Image.Image | None:
+        """Return the kept drawing, or a new one; None where there is none and no explainer."""
+        content = (self.fingerprint, item.name, target, view.cache_key, view.threshold)
+        name = sha256(repr(content).encode()).hexdigest()[:20]
+        path = None if self.folder is None else self.folder / f"{name}.png"
+        if path is not None and path.is_file():
+            with Image.open(path) as drawing:
+                return drawing.convert("RGB")
+        if view.explainer is None:
+            return None
+        drawing = render.fit_to_side(draw(view.explainer), PICTURE_SIDE)
+        if path is not None:
+            render.save_image(path, drawing)
+        return drawing
 
 
 def draw_gallery(
@@ -37,85 +87,66 @@ def draw_gallery(
     out: Path | None = None,
     progress: Progress = ignore_progress,
 ) -> tuple[GalleryImage, ...]:
-    """Pictures of `count` of the reported images, spread evenly, not chosen.
+    """Draw some of the reported images, spread evenly and not chosen, under every explainer.
 
     The image shows its true boxes; each explainer's overlay shows the box at its own threshold.
-    With `out`, the comparison's folder, nothing is drawn twice, and what earlier calls have drawn
-    of explainers that are not given now is shown too.
+
+    Args:
+        classifier: the classifier that is explained.
+        source: the images of the comparison.
+        explainers: the explainers by name; drawings of others are shown where they are kept.
+        results: the results of the comparison.
+        count: the number of images.
+        out: the folder of the comparison, where drawings are kept; None keeps nothing.
+        progress: is called with the images that are done.
+
+    Returns:
+        The images with one drawing per explainer.
     """
     settings = results.key.settings
-    halves = cuts(settings["metrics"])
+    halves = need_threshold(settings["metrics"])
     _, test = split_indices(len(source), settings["limit"], settings["seed"], halves=halves)
     step = max(1, len(test) // max(1, count))
-    able = {name: one for name, one in explainers.items() if not isinstance(one, TrueBox)}
     views = [
-        _ExplainerView(name, identity, _find_threshold(results, name), able.get(name))
-        for name, identity in results.explainers.items()
+        ExplainerView(name, cache_key, _find_threshold(results, name), _get(explainers, name))
+        for name, cache_key in results.explainers.items()
     ]
-    album = _DrawingCache(None if out is None else out / GALLERY_FOLDER, classifier.fingerprint)
-    chosen, shots = test[::step][:count], []
-    for done, index in enumerate(chosen, start=1):
-        shots.append(_show_image(classifier, source[index], views, album))
-        progress("pictures", done, len(chosen))
-    return tuple(shots)
+    cache = DrawingCache(None if out is None else out / GALLERY_FOLDER, classifier.fingerprint)
+    indices, images = test[::step][:count], []
+    for done, index in enumerate(indices, start=1):
+        images.append(_draw_image(classifier, source[index], views, cache))
+        progress("pictures", done, len(indices))
+    return tuple(images)
 
 
-@dataclass(frozen=True)
-class _ExplainerView:
-    """How one explainer is shown; without it, only as it was drawn before."""
-
-    name: str
-    identity: str
-    threshold: float
-    explainer: Explainer | None
+def _get(explainers: Mapping[str, Explainer | TrueBox], name: str) -> Explainer | None:
+    """Return an explainer that can draw maps: the true boxes are shown on the image itself."""
+    explainer = explainers.get(name)
+    return None if isinstance(explainer, TrueBox) else explainer
 
 
-@dataclass(frozen=True)
-class _DrawingCache:
-    """Drawings by what they show; None keeps nothing."""
-
-    folder: Path | None
-    fingerprint: str
-
-    def load_or_draw(
-        self,
-        view: _ExplainerView,
-        item: Item,
-        target: int,
-        draw: Callable[[Explainer], Image.Image],
-    ) -> Image.Image | None:
-        """The drawing as it was kept, or a new one; None where the explainer is not at hand."""
-        shown = (self.fingerprint, item.name, target, view.identity, view.threshold)
-        name = sha256(repr(shown).encode()).hexdigest()[:20]
-        path = None if self.folder is None else self.folder / f"{name}.png"
-        if path is not None and path.is_file():
-            with Image.open(path) as kept:
-                return kept.convert("RGB")
-        if view.explainer is None:
-            return None
-        drawing = render.fit_to_side(draw(view.explainer), PICTURE_SIDE)
-        if path is not None:
-            render.save_image(path, drawing)
-        return drawing
-
-
-def _show_image(
-    classifier: Classifier, item: Item, views: Sequence[_ExplainerView], cache: _DrawingCache
+def _draw_image(
+    classifier: Classifier, item: Item, views: Sequence[ExplainerView], cache: DrawingCache
 ) -> GalleryImage:
     images = classifier.prepare(item.picture)[None].to(classifier.device)
     with torch.no_grad():
         probabilities = classifier(images).softmax(dim=1)[0]
-    top = int(probabilities.argmax())
-    target = top if item.label is None else classifier.index_of(item.label)
+    predicted = int(probabilities.argmax())
+    target = predicted if item.label is None else classifier.index_of(item.label)
     caption = f"{classifier.classes[target]} ({float(probabilities[target]):.0%})"
-    if top != target:
-        caption += f", seen as {classifier.classes[top]} ({float(probabilities[top]):.0%})"
+    if predicted != target:
+        name, probability = classifier.classes[predicted], float(probabilities[predicted])
+        caption += f", seen as {name} ({probability:.0%})"
     drawings = {}
     for view in views:
 
         def draw(explainer: Explainer, threshold: float = view.threshold) -> Image.Image:
             found = explainer(classifier, images, torch.tensor([target], device=images.device))
-            return _draw_map(item.picture, explainer.map_scale, found, threshold)
+            unit = maps.min_max_scale(found) if explainer.map_scale == "map" else found
+            box = maps.tight_boxes(maps.find_regions(unit, threshold)).cpu()
+            before, after = (unit.shape[1], unit.shape[2]), item.picture.shape[1:]
+            overlay = render.draw_overlay(item.picture, unit[0])
+            return render.draw_boxes(overlay, scale_boxes(box, before, (after[0], after[1])))
 
         drawing = cache.load_or_draw(view, item, target, draw)
         if drawing is not None:
@@ -126,18 +157,10 @@ def _show_image(
     return GalleryImage(item.name, caption, picture, drawings)
 
 
-def _draw_map(
-    picture: Picture, kind: MapScale, found: torch.Tensor, threshold: float
-) -> Image.Image:
-    shown = maps.min_max_scale(found) if kind == "map" else found
-    box = maps.tight_boxes(maps.find_regions(shown, threshold)).cpu()
-    before, after = (shown.shape[1], shown.shape[2]), (picture.shape[1], picture.shape[2])
-    overlay = render.draw_overlay(picture, shown[0])
-    return render.draw_boxes(overlay, scale_boxes(box, before, after))
-
-
 def _find_threshold(results: ComparisonResults, explainer: str) -> float:
-    """The threshold that was chosen for boxes, or for what else was measured."""
+    """Return the threshold that was chosen for boxes, or else the fixed one."""
     chosen = {row.metric: row.threshold for row in results.rows if row.explainer == explainer}
-    found = [value for metric in BOX_METRICS if (value := chosen.get(metric)) is not None]
-    return float(found[0]) if found else 0.5
+    for metric in BOX_METRICS:
+        if (threshold := chosen.get(metric)) is not None:
+            return float(threshold)
+    return FIXED_THRESHOLD

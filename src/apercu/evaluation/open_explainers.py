@@ -10,7 +10,7 @@ from typing import Any
 from apercu.classifiers import Classifier
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.mask.explainer import MaskExplainer
-from apercu.explainers.run_folder import open_run
+from apercu.explainers.run_folder import load_explainer
 from apercu.methods import TrainedMethod
 
 
@@ -40,7 +40,7 @@ def open_runs(runs: Sequence[Path], classifier: Classifier) -> dict[str, Trained
     Raises:
         RunError: one is no finished run, or was trained for another classifier.
     """
-    opened = [open_run(run).to(classifier.device) for run in runs]
+    opened = [load_explainer(run).to(classifier.device) for run in runs]
     names = _name_runs(runs, [_get_kind(explainer) for explainer in opened])
     return {
         name: wrap_trained(explainer, classifier)

@@ -9,7 +9,6 @@ from typing import Literal, TypeAlias
 import numpy as np
 from jaxtyping import Float
 
-from apercu.evaluation.formatting import COLUMNS, format_value
 from apercu.evaluation.results import (
     ComparisonResults,
     MetricRow,
@@ -17,6 +16,7 @@ from apercu.evaluation.results import (
     is_fixed_threshold,
 )
 from apercu.methods import TrueBox
+from apercu.metrics.registry import METRICS
 from apercu.statistics import adjust_holm, bootstrap_interval, sign_flip_test
 
 SIGNIFICANCE = 0.05
@@ -112,7 +112,7 @@ def build_ranking(results: ComparisonResults) -> list[RankingRow]:
     seed = int(results.key.settings.get("seed", 0))
     pairs = {
         metric: compute_paired_differences(results, metric, reference, seed) if reference else {}
-        for metric in COLUMNS
+        for metric in METRICS
     }
     return [
         RankingRow(
@@ -121,7 +121,7 @@ def build_ranking(results: ComparisonResults) -> list[RankingRow]:
             at_fixed_threshold=name in fixed,
             cells={
                 metric: _build_cell(results, cells[name, metric], pairs[metric].get(name))
-                for metric in COLUMNS
+                for metric in METRICS
                 if (name, metric) in cells
             },
         )
@@ -141,11 +141,11 @@ def name_winners(results: ComparisonResults, metrics: Sequence[str]) -> str:
     """Return a sentence that says which explainer is first on which metrics; ties share a place."""
     winners: dict[str, list[str]] = {}
     for metric in metrics:
-        column, contenders = COLUMNS[metric], _list_contenders(results, metric)
+        record, contenders = METRICS[metric], _list_contenders(results, metric)
         if contenders:
             best = contenders[0].value
             names = _join_words([row.explainer for row in contenders if row.value == best])
-            words = f"{column.words} ({format_value(column, best)})"
+            words = f"{record.phrase} ({record.format_value(best)})"
             winners.setdefault(names, []).append(words)
     parts = [f"First on {_join_words(words)}: {names}" for names, words in winners.items()]
     return ". ".join(parts or ["Nothing was measured"]) + "."
@@ -153,7 +153,7 @@ def name_winners(results: ComparisonResults, metrics: Sequence[str]) -> str:
 
 def list_metrics(results: ComparisonResults) -> list[str]:
     """Return the metrics that any row has, in the order of the columns."""
-    return [metric for metric in COLUMNS if any(row.metric == metric for row in results.rows)]
+    return [metric for metric in METRICS if any(row.metric == metric for row in results.rows)]
 
 
 def count_images(results: ComparisonResults) -> dict[str, int]:
@@ -228,14 +228,14 @@ def _build_cell(
     results: ComparisonResults, row: MetricRow, pair: PairedDifference | None
 ) -> RankingCell:
     """Return the texts of a value, and where its interval lies on the scale of its column."""
-    column = COLUMNS[row.metric]
+    metric = METRICS[row.metric]
     others = [other for other in results.rows if other.metric == row.metric]
     low = min(other.ci95[0] for other in others)
     span = max(other.ci95[1] for other in others) - low or 1.0
     best = _list_contenders(results, row.metric)[0] if _is_contender(results, row) else None
     return RankingCell(
-        value=format_value(column, row.value),
-        interval=" to ".join(format_value(column, end) for end in row.ci95),
+        value=metric.format_value(row.value),
+        interval=" to ".join(metric.format_value(end) for end in row.ci95),
         threshold=row.threshold,
         threshold_from=row.threshold_from,
         best=best is not None and row.value == best.value,
@@ -259,7 +259,7 @@ def _rank_explainers(results: ComparisonResults) -> dict[str, list[int]]:
     ranks: dict[str, list[int]] = {
         row.explainer: [] for row in results.rows if not is_fixed_threshold(row.explainer)
     }
-    for metric in COLUMNS:
+    for metric in METRICS:
         contenders = _list_contenders(results, metric)
         for row in contenders:
             better = sum(_sort_key(other) < _sort_key(row) for other in contenders)

@@ -1,4 +1,4 @@
-"""What a comparison found: rows, costs, and each image's score; as JSON and CSV."""
+"""The results of a comparison: rows, costs, and each image's score; as JSON and CSV."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from apercu.errors import RunError
 from apercu.io import write_file, write_json
+
+if TYPE_CHECKING:
+    from apercu.evaluation.ranking import RankingRow
 
 RESULTS_FILE, SCORES_FILE = "results.json", "scores.csv"
 FIXED_THRESHOLD = 0.5
 """Where a mask is cut when no threshold is chosen for it."""
 
 
-def fixed_threshold_name(explainer: str) -> str:
-    """The name of an explainer's row at the fixed threshold.
-
-    >>> variant("mask"), variant("mask:area=2")
-    ('mask:threshold=0.5', 'mask:area=2,threshold=0.5')
-    """
-    return f"{explainer}{',' if ':' in explainer else ':'}threshold={FIXED_THRESHOLD}"
-
-
-def is_fixed_threshold(explainer: str) -> bool:
-    """Whether a row is an explainer's second one, at the fixed threshold."""
-    return explainer.endswith(f"threshold={FIXED_THRESHOLD}")
-
-
 @dataclass(frozen=True)
 class MetricRow:
-    """One measured value: the mean over n images, with a bootstrapped 95 % interval."""
+    """One measured value: the mean over n images, with a bootstrapped 95 % interval.
+
+    Attributes:
+        explainer: the name of the explainer.
+        metric: the name of the metric.
+        value: the mean.
+        ci95: the ends of the interval.
+        n: the number of images.
+        better: `lower` or `higher`.
+        threshold: where maps are cut, for a metric of regions.
+        threshold_from: where that threshold comes from.
+    """
 
     explainer: str
     metric: str
@@ -48,16 +48,20 @@ class MetricRow:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one image costs in batches of one size.
+    """The cost of one image in batches of one size.
 
     Attributes:
-        ms_per_image: median time.
-        iqr: interquartile range of that time, in ms; None of a single call.
-        classifier_forwards: that time over the time of one classifier forward of the same batch.
-        training_seconds: spent once, before the first image.
-        queries: answers asked of the classifier, per image.
-        peak_mb: memory that one call takes on top of what was there, in MB; None where it cannot
-            be told.
+        explainer: the name of the explainer.
+        device: the device, `cpu` or `cuda`.
+        batch: the number of images in a batch.
+        ms_per_image: the median time.
+        iqr: the interquartile range of that time, in ms; None of a single call.
+        classifier_forwards: that time divided by the time of one classifier forward of the same
+            batch.
+        training_seconds: the time that is spent once, before the first image.
+        queries: the number of images that the classifier computes per explained image.
+        peak_mb: the memory that one call takes on top of what was there, in MB; None where it is
+            unknown.
     """
 
     explainer: str
@@ -73,22 +77,36 @@ class Cost:
 
 @dataclass(frozen=True)
 class ComparisonKey:
-    """What was measured; rows belong together only when this is equal."""
+    """What is measured; rows belong together only when their keys are equal.
+
+    Attributes:
+        classifier: the classifier's name.
+        fingerprint: the digest of its weights.
+        images: the name of the source.
+        limit: the number of images, both halves together.
+        targets: `labels` for the images' labels, `top` for the classifier's top class.
+        sample: the digest of the images.
+        settings: the settings of the comparison.
+    """
 
     classifier: str
     fingerprint: str
     images: str
     limit: int
-    """Images used, both halves together."""
     targets: str
-    """`labels` of the images, or the classifier's `top` class."""
     sample: str
     settings: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Invocation:
-    """One call that measured something: what was typed, where it ran, and what it finished."""
+    """One call that measured something.
+
+    Attributes:
+        command: the command as it was typed.
+        environment: the machine, the versions and the seed.
+        explainers: the explainers that this call finished.
+    """
 
     command: str
     environment: Mapping[str, Any]
@@ -97,82 +115,105 @@ class Invocation:
 
 @dataclass(frozen=True)
 class ComparisonResults:
-    """All rows of a comparison. `scores` maps (explainer, metric) to a value per image name."""
+    """All rows of a comparison, in a notebook a table.
+
+    Attributes:
+        key: what is measured.
+        environment: the machine, the versions and the seed of the last call.
+        explainers: the cache key of each finished explainer by its name.
+        rows: the measured values.
+        cost: the measured costs.
+        scores: a value per image name, by explainer and metric.
+        failed: the reason why an explainer could not be measured, by its name.
+        needs: what each finished explainer needs, see `apercu.methods.Requirement`.
+        curves: the mean probabilities of `deletion` and `insertion` at equal fractions of pixels,
+            by explainer.
+        calls: all calls that the rows come from, the first one first.
+    """
 
     key: ComparisonKey
     environment: Mapping[str, Any]
     explainers: Mapping[str, str] = field(default_factory=dict)
-    """Name of each finished explainer and its identity."""
     rows: tuple[MetricRow, ...] = ()
     cost: tuple[Cost, ...] = ()
     scores: Mapping[tuple[str, str], Mapping[str, float]] = field(default_factory=dict, repr=False)
     failed: Mapping[str, str] = field(default_factory=dict)
-    """Name of each explainer that could not be measured, and why."""
     needs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Name of each finished explainer and what it takes, see `apercu.methods.Need`."""
     curves: Mapping[str, Mapping[str, tuple[float, ...]]] = field(default_factory=dict, repr=False)
-    """By explainer: mean probabilities of `deletion` and `insertion`, at equal shares of pixels."""
     calls: tuple[Invocation, ...] = ()
-    """All calls that the rows come from, the first one first."""
 
-    def save(self, folder: Path) -> None:
-        """Write `scores.csv`, then `results.json`; raises `OutputError`."""
-        write_file(folder / SCORES_FILE, _format_scores(self.scores))
-        write_json(folder / RESULTS_FILE, self.to_json())
+    def table(self) -> list[RankingRow]:
+        """Return the ranking: one row per explainer, best first, with the texts of its values."""
+        from apercu.evaluation.ranking import build_ranking
 
-    def rename(self, identities: Mapping[str, str]) -> ComparisonResults:
-        """The same, with what has one of these identities under the name that it has here."""
-        new = {
-            next(old for old, known in self.explainers.items() if known == identity): name
-            for name, identity in identities.items()
-            if name not in self.explainers
-            and identity in self.explainers.values()
-            and identity not in {identities.get(old) for old in self.explainers}
-        }
+        return build_ranking(self)
 
-        def of(name: str) -> str:
-            plain = next((old for old in new if name == fixed_threshold_name(old)), None)
-            return new.get(name, name) if plain is None else fixed_threshold_name(new[plain])
+    def to_markdown(self) -> str:
+        """Return the ranking and the costs as Markdown."""
+        from apercu.evaluation.report.tables import format_markdown
 
-        return replace(
-            self,
-            explainers={of(name): one for name, one in self.explainers.items()},
-            rows=tuple(replace(row, explainer=of(row.explainer)) for row in self.rows),
-            cost=tuple(replace(cost, explainer=of(cost.explainer)) for cost in self.cost),
-            scores={(of(name), metric): one for (name, metric), one in self.scores.items()},
-            needs={of(name): words for name, words in self.needs.items()},
-            curves={of(name): made for name, made in self.curves.items()},
-            calls=tuple(
-                replace(call, explainers=tuple(map(of, call.explainers))) for call in self.calls
-            ),
-        )
+        return format_markdown(self)
 
-    def select(self, identities: Mapping[str, str]) -> ComparisonResults:
-        """What is here of these explainers (name and identity), in their order."""
-        mine = {
-            name: [r for r in self.rows if r.explainer in _list_row_names(name)]
-            for name in identities
-        }
-        kept = [
-            name
-            for name, identity in identities.items()
-            if self.explainers.get(name) == identity
-            and all((row.explainer, row.metric) in self.scores for row in mine[name])
-        ]
-        rows = [row for name in kept for row in mine[name]]
-        return replace(
-            self,
-            explainers={name: self.explainers[name] for name in kept},
-            rows=tuple(rows),
-            cost=tuple(one for name in kept for one in self.cost if one.explainer == name),
-            scores={(r.explainer, r.metric): self.scores[r.explainer, r.metric] for r in rows},
-            needs={name: self.needs[name] for name in kept},
-            curves={name: self.curves[name] for name in kept if name in self.curves},
-            calls=_select_invocations(self.calls, kept),
-        )
+    def __str__(self) -> str:
+        """Return the ranking as plain text, and which explainer is first."""
+        from apercu.evaluation.report.tables import format_text
+
+        return format_text(self)
+
+    def _repr_html_(self) -> str:
+        """Return the ranking as a table for notebooks."""
+        from apercu.evaluation.report.tables import format_html
+
+        return format_html(self)
+
+    def save(self, folder: str | Path) -> None:
+        """Write `scores.csv`, then `results.json`.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        write_file(Path(folder) / SCORES_FILE, _format_scores(self.scores))
+        write_json(Path(folder) / RESULTS_FILE, self.to_json())
+
+    @staticmethod
+    def load(folder: str | Path) -> ComparisonResults:
+        """Read what `save` wrote.
+
+        Raises:
+            RunError: the files are missing, damaged, or of another kind.
+        """
+        path = Path(folder) / RESULTS_FILE
+        try:
+            content = json.loads(path.read_text())
+            names = ComparisonKey.__dataclass_fields__
+            return ComparisonResults(
+                key=ComparisonKey(**{name: content[name] for name in names}),
+                environment=content["environment"],
+                explainers=content["explainers"],
+                failed=content["failed"],
+                needs={name: tuple(needs) for name, needs in content["needs"].items()},
+                curves={
+                    name: {kind: tuple(points) for kind, points in curves.items()}
+                    for name, curves in content["curves"].items()
+                },
+                rows=tuple(
+                    MetricRow(**{**row, "ci95": tuple(row["ci95"])}) for row in content["rows"]
+                ),
+                cost=tuple(Cost(**cost) for cost in content["cost"]),
+                scores=_parse_scores((Path(folder) / SCORES_FILE).read_text()),
+                calls=tuple(
+                    Invocation(**{**call, "explainers": tuple(call["explainers"])})
+                    for call in content["calls"]
+                ),
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(
+                f"{path}: cannot be read as results ({error}); "
+                "choose the folder of a comparison, or a new one"
+            ) from error
 
     def to_json(self) -> dict[str, Any]:
-        """The content of `results.json`; thresholds appear only in rows that have one."""
+        """Return the content of `results.json`; thresholds appear only in rows that have one."""
         return {
             **asdict(self.key),
             "rows": [
@@ -188,50 +229,91 @@ class ComparisonResults:
             "calls": [asdict(call) for call in self.calls],
         }
 
-    @staticmethod
-    def load(folder: Path) -> ComparisonResults:
-        """Read what `save` wrote.
+    def rename(self, cache_keys: Mapping[str, str]) -> ComparisonResults:
+        """Return the same results under new names.
 
-        Raises:
-            RunError: the files are missing, damaged, or of another kind.
+        Args:
+            cache_keys: the cache keys by the new names; an explainer here that has one of them gets
+                its name.
         """
-        try:
-            found = json.loads((folder / RESULTS_FILE).read_text())
-            return ComparisonResults(
-                key=ComparisonKey(
-                    **{name: found[name] for name in ComparisonKey.__dataclass_fields__}
-                ),
-                environment=found["environment"],
-                explainers=found["explainers"],
-                failed=found["failed"],
-                needs={name: tuple(words) for name, words in found["needs"].items()},
-                curves={
-                    name: {kind: tuple(points) for kind, points in curves.items()}
-                    for name, curves in found["curves"].items()
-                },
-                rows=tuple(
-                    MetricRow(**{**row, "ci95": tuple(row["ci95"])}) for row in found["rows"]
-                ),
-                cost=tuple(Cost(**cost) for cost in found["cost"]),
-                scores=_parse_scores((folder / SCORES_FILE).read_text()),
-                calls=tuple(
-                    Invocation(**{**call, "explainers": tuple(call["explainers"])})
-                    for call in found["calls"]
-                ),
-            )
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RunError(
-                f"{folder / RESULTS_FILE}: cannot be read as results ({error}); "
-                "choose the folder of a comparison, or a new one"
-            ) from error
+        new_names = {
+            next(old for old, key in self.explainers.items() if key == cache_key): name
+            for name, cache_key in cache_keys.items()
+            if name not in self.explainers
+            and cache_key in self.explainers.values()
+            and cache_key not in {cache_keys.get(old) for old in self.explainers}
+        }
+
+        def find_name(name: str) -> str:
+            plain = next((old for old in new_names if name == fixed_threshold_name(old)), None)
+            if plain is not None:
+                return fixed_threshold_name(new_names[plain])
+            return new_names.get(name, name)
+
+        return replace(
+            self,
+            explainers={find_name(name): key for name, key in self.explainers.items()},
+            rows=tuple(replace(row, explainer=find_name(row.explainer)) for row in self.rows),
+            cost=tuple(replace(cost, explainer=find_name(cost.explainer)) for cost in self.cost),
+            scores={
+                (find_name(name), metric): values for (name, metric), values in self.scores.items()
+            },
+            needs={find_name(name): needs for name, needs in self.needs.items()},
+            curves={find_name(name): curves for name, curves in self.curves.items()},
+            calls=tuple(
+                replace(call, explainers=tuple(map(find_name, call.explainers)))
+                for call in self.calls
+            ),
+        )
+
+    def select(self, cache_keys: Mapping[str, str]) -> ComparisonResults:
+        """Return the results of some explainers, by name and cache key, in their order."""
+        rows_of = {
+            name: [row for row in self.rows if row.explainer in _list_row_names(name)]
+            for name in cache_keys
+        }
+        kept = [
+            name
+            for name, cache_key in cache_keys.items()
+            if self.explainers.get(name) == cache_key
+            and all((row.explainer, row.metric) in self.scores for row in rows_of[name])
+        ]
+        rows = [row for name in kept for row in rows_of[name]]
+        return replace(
+            self,
+            explainers={name: self.explainers[name] for name in kept},
+            rows=tuple(rows),
+            cost=tuple(cost for name in kept for cost in self.cost if cost.explainer == name),
+            scores={(r.explainer, r.metric): self.scores[r.explainer, r.metric] for r in rows},
+            needs={name: self.needs[name] for name in kept},
+            curves={name: self.curves[name] for name in kept if name in self.curves},
+            calls=_select_invocations(self.calls, kept),
+        )
 
 
-def _select_invocations(calls: Sequence[Invocation], kept: Sequence[str]) -> tuple[Invocation, ...]:
-    """The calls that some kept rows come from, with what they finished of those."""
-    found = [
-        replace(call, explainers=tuple(n for n in call.explainers if n in kept)) for call in calls
+def fixed_threshold_name(explainer: str) -> str:
+    """Return the name of an explainer's row at the fixed threshold.
+
+    >>> fixed_threshold_name("mask"), fixed_threshold_name("mask:area=2")
+    ('mask:threshold=0.5', 'mask:area=2,threshold=0.5')
+    """
+    return f"{explainer}{',' if ':' in explainer else ':'}threshold={FIXED_THRESHOLD}"
+
+
+def is_fixed_threshold(explainer: str) -> bool:
+    """Whether a row is an explainer's second one, at the fixed threshold."""
+    return explainer.endswith(f"threshold={FIXED_THRESHOLD}")
+
+
+def _select_invocations(
+    calls: Sequence[Invocation], kept: Sequence[str]
+) -> tuple[Invocation, ...]:
+    """Return the calls that some kept rows come from, with what they finished of those."""
+    selected = [
+        replace(call, explainers=tuple(name for name in call.explainers if name in kept))
+        for call in calls
     ]
-    return tuple(call for call in found if call.explainers)
+    return tuple(call for call in selected if call.explainers)
 
 
 def _list_row_names(explainer: str) -> tuple[str, str]:

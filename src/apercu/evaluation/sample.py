@@ -1,4 +1,4 @@
-"""The images of a comparison: which, with what targets and truths, in what halves."""
+"""The images of a comparison: their targets, what is known of them, and the two halves."""
 
 from __future__ import annotations
 
@@ -19,7 +19,15 @@ from apercu.types import Images, Regions, Targets
 
 @dataclass(frozen=True)
 class SampleRecord:
-    """What is remembered of one image between passes."""
+    """What is remembered of one image between passes.
+
+    Attributes:
+        index: the place of the image in its source.
+        name: the name of the image.
+        target: the index of the class that is explained.
+        has_boxes: whether true boxes are known.
+        has_region: whether a true mask is known.
+    """
 
     index: int
     name: str
@@ -41,19 +49,25 @@ class SampleRecord:
 
 @dataclass(frozen=True, eq=False)
 class EvalBatch:
-    """Some images at the classifier's size, and what is true of them there."""
+    """Some images at the classifier's size, with the truth at the same size.
+
+    Attributes:
+        records: what is remembered of each image.
+        images: images in [0, 1], `batch × channels × height × width`.
+        targets: the class that each image is explained for.
+        true_boxes: true boxes in pixels, padded with empty ones; all empty where none is known.
+        regions: true masks; empty where none is known.
+    """
 
     records: Sequence[SampleRecord]
     images: Images
     targets: Targets
     true_boxes: Float[Tensor, "batch truths 4"]
-    """True boxes; filled up with empty ones, also for an image that has none."""
     regions: Regions
-    """True masks; empty for an image that has none."""
 
     @property
     def objects(self) -> Regions:
-        """The true mask where there is one, else the pixels of the true boxes."""
+        """The true mask where it is known, else the pixels of the true boxes."""
         boxed = true_regions(self.true_boxes, (self.images.shape[2], self.images.shape[3]))
         masked = self.regions.flatten(1).any(dim=1)[:, None, None]
         return torch.where(masked, self.regions, boxed)
@@ -61,24 +75,30 @@ class EvalBatch:
 
 @dataclass(frozen=True, eq=False)
 class EvalSample:
-    """The chosen images: some to choose thresholds on, the others to report."""
+    """The chosen images: one half to choose thresholds, the other half to report.
+
+    Attributes:
+        source: the source of the images.
+        tune: the images that choose thresholds.
+        test: the images that are reported.
+        digest: a text that is equal only for the same images, targets and truths in the same
+            halves.
+    """
 
     source: ImageSource
     tune: tuple[SampleRecord, ...]
     test: tuple[SampleRecord, ...]
     digest: str
-    """Equal only for the same images, targets and truths in the same halves."""
 
     def read_batches(
         self, classifier: Classifier, records: Sequence[SampleRecord], batch_size: int
     ) -> Iterator[EvalBatch]:
-        """Read the images again, a few at a time."""
-        indices = [entry.index for entry in records]
-        found = batches(self.source, classifier.prepare, batch_size, indices=indices)
-        for number, batch in enumerate(found):
-            yield _make_batch(
-                batch, records[number * batch_size :][: len(batch.names)], classifier.device
-            )
+        """Read images again, some at a time, so that a sample of any size fits in memory."""
+        indices = [record.index for record in records]
+        read = batches(self.source, classifier.prepare, batch_size, indices=indices)
+        for number, batch in enumerate(read):
+            of_batch = records[number * batch_size :][: len(batch.names)]
+            yield _make_batch(batch, of_batch, classifier.device)
 
 
 def draw_sample(
@@ -103,24 +123,33 @@ def draw_sample(
         raise ImagesError(
             f"{source.name}: expected at least 2 images (half choose thresholds), got {len(source)}"
         )
-    parts = split_indices(len(source), limit, seed, halves=halves)
+    tune, test = split_indices(len(source), limit, seed, halves=halves)
     digest = hashlib.sha256()
-    entries: list[SampleRecord] = []
-    for batch in batches(source, classifier.prepare, 16, indices=parts[0] + parts[1]):
-        entries += _make_records(batch, _find_targets(classifier, source, batch))
-        for entry, content in zip(entries[-len(batch.names) :], _pack_contents(batch), strict=True):
-            digest.update(entry.digest_text.encode() + content)
-    tune, test = tuple(entries[: len(parts[0])]), tuple(entries[len(parts[0]) :])
-    return EvalSample(source, tune, test, digest.hexdigest())
+    records: list[SampleRecord] = []
+    for batch in batches(source, classifier.prepare, 16, indices=tune + test):
+        new = _make_records(batch, _find_targets(classifier, source, batch))
+        for record, content in zip(new, _pack_contents(batch), strict=True):
+            digest.update(record.digest_text.encode() + content)
+        records += new
+    count = len(tune)
+    return EvalSample(source, tuple(records[:count]), tuple(records[count:]), digest.hexdigest())
 
 
 def split_indices(
     length: int, limit: int | None, seed: int, *, halves: bool = True
 ) -> tuple[list[int], list[int]]:
-    """Which images choose thresholds and which are reported: two random halves, each in order.
+    """Split the indices of images at random into those that choose thresholds and the others.
 
     A limited sample takes from each half, so its images are in the same halves as without a limit.
-    Without `halves` the first part is empty, and the second holds the images of both.
+
+    Args:
+        length: the number of images in the source.
+        limit: the number of images in both halves together; None for all.
+        seed: the seed of the split.
+        halves: False to leave the first half empty and to put all indices into the second.
+
+    Returns:
+        The ascending indices of both halves.
     """
     order = torch.randperm(length, generator=torch.Generator().manual_seed(seed)).tolist()
     tune, test = order[: length // 2], order[length // 2 :]
@@ -138,10 +167,11 @@ def _find_targets(classifier: Classifier, source: ImageSource, batch: Batch) -> 
 
 
 def _make_records(batch: Batch, targets: Sequence[int]) -> list[SampleRecord]:
-    truths = zip(batch.boxes, batch.regions, strict=True)
-    known = [(_has_any(boxes), _has_any(region)) for boxes, region in truths]
-    rows = zip(batch.indices, batch.names, targets, known, strict=True)
-    return [SampleRecord(index, name, target, *truth) for index, name, target, truth in rows]
+    rows = zip(batch.indices, batch.names, targets, batch.boxes, batch.regions, strict=True)
+    return [
+        SampleRecord(index, name, target, _has_any(boxes), _has_any(region))
+        for index, name, target, boxes, region in rows
+    ]
 
 
 def _has_any(truth: Tensor | None) -> bool:
@@ -149,24 +179,24 @@ def _has_any(truth: Tensor | None) -> bool:
 
 
 def _pack_contents(batch: Batch) -> Iterator[bytes]:
-    """All that the scores of each image depend on, besides its entry."""
+    """Yield, per image, all bytes that its scores depend on besides its record."""
     for tensors in zip(batch.images, batch.boxes, batch.regions, strict=True):
         yield b"".join(t.contiguous().numpy().tobytes() for t in tensors if t is not None)
 
 
 def _make_batch(batch: Batch, records: Sequence[SampleRecord], device: torch.device) -> EvalBatch:
     most = max(1, *(0 if boxes is None else len(boxes) for boxes in batch.boxes))
-    truths = torch.zeros(len(records), most, 4)
+    true_boxes = torch.zeros(len(records), most, 4)
     regions = torch.zeros(len(records), *batch.images.shape[2:], dtype=torch.bool)
     for row, (boxes, region) in enumerate(zip(batch.boxes, batch.regions, strict=True)):
         if boxes is not None:
-            truths[row, : len(boxes)] = boxes
+            true_boxes[row, : len(boxes)] = boxes
         if region is not None:
             regions[row] = region
     return EvalBatch(
         records=records,
         images=batch.images.to(device),
-        targets=torch.tensor([entry.target for entry in records], device=device),
-        true_boxes=truths.to(device),
+        targets=torch.tensor([record.target for record in records], device=device),
+        true_boxes=true_boxes.to(device),
         regions=regions.to(device),
     )

@@ -1,23 +1,29 @@
-"""What a comparison is asked to do."""
+"""The settings of a comparison."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from apercu.errors import ConfigError, suggest_nearest
-from apercu.evaluation.measures import METRICS
+from apercu.metrics.registry import METRICS
 
 
 @dataclass(frozen=True)
 class CompareSettings:
     """Typed settings, checked when they are made.
 
-    `metrics` None means all that classifier and images allow; `limit` None all images; `batch`
-    images are explained at a time; deletion and insertion take `steps` steps; costs are the median
-    of up to `repeats` calls at each of `cost_batches`.
+    Attributes:
+        metrics: the names of the metrics; None for all that classifier and images allow.
+        limit: the number of images, drawn at random; None for all.
+        seed: the seed of every draw.
+        batch: the number of images that are explained at a time.
+        thresholds: the thresholds in (0, 1) from which the best one is chosen.
+        steps: the number of steps of deletion and insertion.
+        repeats: the number of calls whose median is the cost, at most.
+        cost_batches: the batch sizes at which costs are measured.
 
     Raises:
-        ConfigError: a metric is unknown, or a number out of range.
+        ConfigError: a metric is unknown, or a number is out of range.
     """
 
     metrics: tuple[str, ...] | None = None

@@ -103,7 +103,9 @@ def save_run(explainer: TrainedExplainer[Any, Any], run: str | Path) -> None:
     write_file(folder / CLASSIFIER, explainer.classifier_info.model_dump_json(indent=1).encode())
     write_file(folder / FACTS, json.dumps(explainer.facts, indent=1).encode())
     text = KINDS[explainer.kind].describe(settings)
-    write_file(folder / CARD, render_card(explainer.classifier_info, settings, text, explainer.facts))
+    write_file(
+        folder / CARD, render_card(explainer.classifier_info, settings, text, explainer.facts)
+    )
     encoder = getattr(network, "encoder", None)
     if isinstance(encoder, GraphEncoder):
         save_classifier(encoder.classifier[0], folder / ENCODER)

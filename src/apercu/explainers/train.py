@@ -2,235 +2,241 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from math import isfinite
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ValidationError
 from torch import nn
 
-from apercu.classifiers import Classifier, open_classifier
-from apercu.errors import ClassifierError, RunError
-from apercu.explainers.build import TIMM, build_network
+from apercu.classifiers import Classifier, StudentSettings, open_classifier
+from apercu.errors import ConfigError
+from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.classifier_info import ClassifierInfo
-from apercu.explainers.counterfactual import CounterfactualExplainer
-from apercu.explainers.counterpart.explainer import CounterpartExplainer
-from apercu.explainers.counterpart.measure import measure_counterparts
-from apercu.explainers.counterpart.network import CounterpartNetwork
-from apercu.explainers.counterpart.settings import CounterpartSettings
-from apercu.explainers.counterpart.training import CounterpartTraining
-from apercu.explainers.embedding_training import shuffled_batches
-from apercu.explainers.latent.explainer import LatentExplainer
-from apercu.explainers.latent.network import LatentNetwork
-from apercu.explainers.latent.settings import LatentSettings
-from apercu.explainers.latent.training import LatentTraining
-from apercu.explainers.mask.explainer import MaskExplainer
-from apercu.explainers.mask.levels import measure_absent_area, measure_levels, write_level_curve
-from apercu.explainers.mask.network import MaskNetwork
-from apercu.explainers.mask.settings import MaskSettings
-from apercu.explainers.mask.training import MaskTraining
-from apercu.explainers.run_folder import CLASSIFIER, CONFIG, WEIGHTS
-from apercu.explainers.settings import ExplainerSettings, GatedSettings
-from apercu.io import write_file
+from apercu.explainers.kind import ExplainerKind
+from apercu.explainers.registry import find_kind
+from apercu.explainers.settings import ExplainerSettings
+from apercu.explainers.student import distil_student
+from apercu.images import ImageSource, open_images
+from apercu.run_record import RunRecord
 from apercu.training.data import TrainingImages, split_held_out
-from apercu.training.module import TrainingModule
-from apercu.training.trainer import Trainer
+from apercu.training.record import find_settings
+from apercu.training.trainer import Hardware, Trainer
+
+PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+"""Precisions of the numbers, and what Lightning calls them."""
 
 
-def build_untrained(settings: ExplainerSettings, classifier: Classifier, seed: int) -> nn.Module:
-    """The untrained network of an explainer.
+def train(
+    classifier: Classifier | str | Path,
+    images: ImageSource | str | Path,
+    out: str | Path,
+    *,
+    kind: str = "mask",
+    config: ExplainerSettings | Mapping[str, Any] | str | Path | None = None,
+    steps: int | None = None,
+    batch: int | None = None,
+    encoder: str | None = None,
+    resume: bool = False,
+    seed: int = 0,
+    device: str = "auto",
+    devices: int = 1,
+    precision: str = "32",
+    workers: int = 1,
+    student: StudentSettings | None = None,
+    progress: bool = False,
+    report: Callable[[str, int, int], None] | None = None,
+    say: Callable[[str], None] = print,
+) -> TrainedExplainer[Any, Any]:
+    """Train an explainer for a classifier, and leave it in a run folder.
+
+    No labels are used: the classifier itself teaches the explainer. A classifier without gradients
+    is replaced by a student, which is distilled first, where the kind of explainer needs gradients.
+
+    Args:
+        classifier: the classifier, or its SPEC.
+        images: the training images, or where they are.
+        out: the run folder.
+        kind: `mask`, `counterpart` or `latent`.
+        config: settings, a dictionary of them, a YAML file, or the name of a preset; None takes
+            the default, or for a begun training its own settings.
+        steps: optimisation steps, where they differ from the settings.
+        batch: images per step and device, where they differ from the settings.
+        encoder: encoder, where it differs from the settings.
+        resume: whether to continue a training that was begun in the folder.
+        seed: seed of every draw.
+        device: `auto`, `cpu` or `cuda`.
+        devices: number of devices that share the work.
+        precision: precision of the numbers: `32`, `bf16` or `16`.
+        workers: processes of each device that read images.
+        student: how a student is distilled; the seed is that of the training.
+        progress: whether to show a progress bar of the training.
+        report: called with what is done besides, how much of it, and how much in all.
+        say: receives one line of news at a time.
+
+    Returns:
+        The trained explainer.
+
+    Raises:
+        InputError: the classifier, the images or the settings are wrong, or do not fit each other.
+        RunError: the folder holds a finished training, one of other settings, or one that was begun
+            and is not to be continued.
+        OutputError: the folder cannot be written.
+    """
+    run, chosen = Path(out), find_kind(kind)
+    settings = _choose_settings(run, config, chosen).with_schedule(steps=steps, batch=batch)
+    if encoder is not None:
+        settings = settings.with_encoder(encoder)
+    hardware = _choose_hardware(device, devices, precision, workers, progress)
+    if not isinstance(classifier, Classifier):
+        classifier = open_classifier(classifier)
+    if not isinstance(images, ImageSource):
+        images = open_images(images, channels=classifier.channels, bands=classifier.bands)
+    needs_student = chosen.needs_gradients and not classifier.differentiable
+    built = None
+    if not (needs_student and settings.uses_own_layers):  # else the student has the layers
+        built = build_network(
+            settings, classifier, seed
+        )  # finds mistakes before anything is written
+    trainer = Trainer(classifier, images, run, hardware, seed, say)
+    facts = {}
+    with _record(trainer, classifier, settings).begin(resume=resume):
+        if needs_student:
+            distillation = replace(student or StudentSettings(), seed=seed)
+            taught, facts = _distil(trainer, distillation, report)
+            trainer = replace(trainer, classifier=taught)
+        network = built or build_network(settings, trainer.classifier, seed)
+        return _fit(network, settings, trainer, classifier, facts)
+
+
+def train_explainer(
+    settings: ExplainerSettings, trainer: Trainer, classifier: Classifier | None = None
+) -> TrainedExplainer[Any, Any]:
+    """Train an explainer with a trainer that is set up, and leave it in the trainer's run folder.
+
+    A begun training is continued. On several devices the first process measures and writes; the
+    others end with the fit.
+
+    Args:
+        settings: the settings of the explainer, which say its kind.
+        trainer: images, run folder and hardware; its classifier has gradients where the kind needs
+            them.
+        classifier: the explained classifier, where the trainer's is its student.
+
+    Raises:
+        ClassifierError: the classifier has too few classes.
+        ConfigError: the encoder does not fit the classifier.
+        RunError: the folder holds a finished training, or one of other settings.
+    """
+    explained = trainer.classifier if classifier is None else classifier
+    network = build_network(settings, trainer.classifier, trainer.seed)
+    with _record(trainer, explained, settings).begin():
+        return _fit(network, settings, trainer, explained, {})
+
+
+def build_network(settings: ExplainerSettings, classifier: Classifier, seed: int) -> nn.Module:
+    """Build the untrained network of an explainer.
 
     Args:
         settings: they name the explainer, its encoder and its decoder.
-        classifier: the one to explain, or its student; `own` takes its layers.
-        seed: of the first weights.
+        classifier: the classifier to explain, or its student; the encoder `own` takes its layers.
+        seed: seed of the first weights.
 
     Raises:
+        ClassifierError: the classifier has too few classes.
         ConfigError: the encoder cannot be built, or does not fit the classifier.
     """
-    if isinstance(settings, CounterpartSettings | LatentSettings):
-        check_classes(classifier)
-    backbone, passport = (
-        _open_backbone(settings, classifier),
-        ClassifierInfo.from_classifier(classifier),
-    )
+    kind = find_kind(settings.explainer)
+    kind.check_classifier(classifier)
+    backbone = kind.open_backbone(settings, classifier)
+    classifier_info = ClassifierInfo.from_classifier(classifier)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return build_network(settings, passport, backbone)
+        return kind.build_network(settings, classifier_info, backbone)
 
 
-def train_mask(
-    settings: MaskSettings,
+def _fit(
+    network: nn.Module,
+    settings: ExplainerSettings,
     trainer: Trainer,
     classifier: Classifier,
-    network: nn.Module | None = None,
-) -> MaskExplainer:
-    """Trains a mask explainer and leaves it in the run folder.
+    facts: Mapping[str, float],
+) -> TrainedExplainer[Any, Any]:
+    """Fit, measure and save an explainer; the classifier itself measures it, not its student."""
+    kind = find_kind(settings.explainer)
+    classifier_info = ClassifierInfo.from_classifier(classifier)
+    explainer = kind.explainer(network, classifier_info, settings, {})
+    measured = trainer.fit(kind.build_training(network, trainer.classifier, settings, trainer.seed))
+    explainer.facts |= {name: value for name, value in measured.items() if isfinite(value)}
+    if trainer.is_main_process:
+        held_out = split_held_out(len(trainer.source), trainer.seed).held_out
+        images = TrainingImages(trainer.source, classifier, held_out)
+        explainer.to(classifier.device)
+        explainer.facts |= kind.measure(explainer, classifier, images, trainer.run, trainer.seed)
+        explainer.facts |= facts
+        explainer.save_pretrained(trainer.run)
+    return explainer
 
-    On several devices the first process measures and writes; the others end with the fit.
 
-    Args:
-        settings: what is trained.
-        fit: on which images, where, for how long; its classifier has gradients.
-        classifier: whose explainer it is; differs from `fit.classifier` when that is a student.
-        network: from `new_network`, where that was made before anything was written.
-
-    Raises:
-        ConfigError: the encoder does not fit the classifier.
-        RunError: the folder holds a finished training, or one of other settings.
-    """
-    passport = ClassifierInfo.from_classifier(classifier)
-    network = cast(
-        MaskNetwork, network or build_untrained(settings, trainer.classifier, trainer.seed)
+def _record(trainer: Trainer, classifier: Classifier, settings: ExplainerSettings) -> RunRecord:
+    """Return the record of what the explainer depends on."""
+    return trainer.record(
+        settings,
+        fingerprint=classifier.fingerprint,
+        classifier=ClassifierInfo.from_classifier(classifier),
     )
-    _record_settings(trainer.run, settings, passport)
-    explainer = MaskExplainer(network, passport, settings, {})
-    facts = trainer(MaskTraining(network, trainer.classifier, settings, trainer.seed))
-    explainer.facts |= {name: value for name, value in facts.items() if isfinite(value)}
-    if not trainer.is_main_process:
-        return explainer
-    explainer.facts |= measure_masks(explainer, trainer, classifier)
-    explainer.save_pretrained(trainer.run)
-    return explainer
 
 
-def train_counterpart(
-    settings: CounterpartSettings,
-    trainer: Trainer,
-    classifier: Classifier,
-    network: nn.Module | None = None,
-) -> CounterpartExplainer:
-    """Trains a counterpart explainer and leaves it in the run folder; see `train_mask`.
+def _choose_settings(
+    run: Path,
+    config: ExplainerSettings | Mapping[str, Any] | str | Path | None,
+    kind: ExplainerKind,
+) -> ExplainerSettings:
+    """Return the settings in whatever form they were given.
 
     Raises:
-        ClassifierError: the classifier has a single class.
-        ConfigError: the encoder does not fit the classifier.
-        RunError: the folder holds a finished training, or one of other settings.
+        ConfigError: they hold mistakes, or are those of another kind.
+        RunError: the folder holds a training of another kind.
     """
-    check_classes(classifier)
-    passport = ClassifierInfo.from_classifier(classifier)
-    made = network or build_untrained(settings, trainer.classifier, trainer.seed)
-    generators = cast(CounterpartNetwork, made)
-    _record_settings(trainer.run, settings, passport)
-    explainer = CounterpartExplainer(generators, passport, settings, {})
-    training = CounterpartTraining(generators, trainer.classifier, settings, trainer.seed)
-    _train_counterfactual(explainer, classifier, trainer, training)
-    return explainer
-
-
-def train_latent(
-    settings: LatentSettings,
-    trainer: Trainer,
-    classifier: Classifier,
-    network: nn.Module | None = None,
-) -> LatentExplainer:
-    """Trains a latent explainer and leaves it in the run folder; see `train_mask`.
-
-    The classifier is asked and never looked into, so it needs no gradients and no student.
-
-    Raises:
-        ClassifierError: the classifier has a single class.
-        RunError: the folder holds a finished training, or one of other settings.
-    """
-    check_classes(classifier)
-    passport = ClassifierInfo.from_classifier(classifier)
-    coder = cast(LatentNetwork, network or build_untrained(settings, classifier, trainer.seed))
-    _record_settings(trainer.run, settings, passport)
-    explainer = LatentExplainer(coder, passport, settings, {})
-    _train_counterfactual(
-        explainer, classifier, trainer, LatentTraining(coder, classifier, settings, trainer.seed)
-    )
-    return explainer
-
-
-def _train_counterfactual(
-    explainer: CounterfactualExplainer[Any, Any],
-    classifier: Classifier,
-    trainer: Trainer,
-    training: TrainingModule,
-) -> None:
-    """Fits an explainer that changes images, measures it on images held out, and saves it."""
-    facts = trainer(training)
-    explainer.facts |= {name: value for name, value in facts.items() if isfinite(value)}
-    if not trainer.is_main_process:
-        return
-    held_out = split_held_out(len(trainer.source), trainer.seed)[1]
-    images = TrainingImages(trainer.source, classifier, held_out)
-    explainer.to(classifier.device)
-    shown = shuffled_batches(images, len(images))
-    explainer.facts |= measure_counterparts(explainer, classifier, shown)
-    explainer.facts["measured_images"] = float(len(images))
-    explainer.save_pretrained(trainer.run)
-
-
-def measure_masks(
-    explainer: MaskExplainer, trainer: Trainer, classifier: Classifier
-) -> dict[str, float]:
-    """Writes the dial's curve beside the run, and returns what the run's facts should say.
-
-    All on images that were kept from training, and by the classifier itself, not its student.
-    """
-    held_out = split_held_out(len(trainer.source), trainer.seed)[1]
-    images = TrainingImages(trainer.source, classifier, held_out)
-    explainer.to(classifier.device)
-    points = measure_levels(explainer, classifier, shuffled_batches(images, len(images)))
-    write_level_curve(points, trainer.run)
-    middle = min(points, key=lambda point: abs(point.level - 0.5))
-    best = min(points, key=lambda point: point.saliency_metric)
-    return {
-        "area_true": middle.area,
-        "area_absent": measure_absent_area(
-            explainer, shuffled_batches(images, len(images)), trainer.seed
-        ),
-        "measured_images": float(len(images)),
-        "kept_probability": middle.kept,
-        "removed_probability": middle.removed,
-        "saliency_metric": best.saliency_metric,
-        "saliency_level": best.level,
-    }
-
-
-def check_classes(classifier: Classifier) -> None:
-    """Raises ClassifierError for a classifier that has nothing to change into."""
-    if len(classifier.classes) < 2:
-        raise ClassifierError(
-            f"{classifier.spec}: expected at least 2 classes to change between, got 1"
+    if isinstance(config, Mapping):
+        return kind.presets.parse(dict(config))
+    if not isinstance(config, ExplainerSettings):
+        return find_settings(run, config, kind.presets)
+    if config.explainer != kind.name:
+        raise ConfigError(
+            f"config: settings of a {config.explainer} explainer; pass kind={config.explainer!r}"
         )
+    return config
 
 
-def _open_backbone(settings: ExplainerSettings, classifier: Classifier) -> Classifier | None:
-    """The classifier whose layers become the encoder, if the settings want one."""
-    if not isinstance(settings, GatedSettings):
-        return None
-    if settings.encoder == "own":
-        return classifier
-    if settings.encoder == "small" or settings.encoder.startswith(TIMM):
-        return None
-    return open_classifier(settings.encoder)
+def _choose_hardware(
+    device: str, devices: int, precision: str, workers: int, progress: bool
+) -> Hardware:
+    """Return the hardware; raises ConfigError where it is not there."""
+    if precision not in PRECISIONS:
+        raise ConfigError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision}")
+    cuda = torch.cuda.is_available()
+    if device not in ("auto", "cpu", "cuda") or (device == "cuda" and not cuda):
+        raise ConfigError(f"device: expected auto, cpu, or cuda where torch sees it, got {device}")
+    chosen = "cuda" if cuda and device != "cpu" else "cpu"
+    return Hardware(chosen, devices, PRECISIONS[precision], progress, workers)
 
 
-def _record_settings(
-    run: Path, settings: ExplainerSettings, classifier_info: ClassifierInfo
-) -> None:
-    """Writes down what is trained here, or checks that it is what was begun."""
-    if (run / WEIGHTS).is_file():
-        raise RunError(f"{run}: holds a finished training; choose another --out")
-    plan: dict[str, ExplainerSettings | ClassifierInfo] = {
-        CONFIG: settings,
-        CLASSIFIER: classifier_info,
-    }
-    for name, content in plan.items():
-        path = run / name
-        if not path.is_file():
-            write_file(path, content.model_dump_json(indent=1))
-        elif _read_stored(path, type(content)) != content:
-            raise RunError(f"{path}: the training begun here had other settings; use those")
+def _distil(
+    trainer: Trainer,
+    settings: StudentSettings,
+    report: Callable[[str, int, int], None] | None,
+) -> tuple[Classifier, dict[str, float]]:
+    """Return the student of the trainer's classifier, and what was measured of it."""
+    classifier = trainer.classifier
+    trainer.say(f"{classifier.spec} gives no gradients; a student learns to predict like it")
 
+    def on_step(done: int, loss: float) -> None:
+        if report is not None:
+            report("student", done, settings.steps)
 
-def _read_stored(path: Path, kind: type[BaseModel]) -> BaseModel:
-    """What a begun training wrote down; raises RunError where it is damaged."""
-    try:
-        return kind.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, ValidationError) as error:
-        raise RunError(f"{path}: cannot be read; choose another --out") from error
+    student, agreement = distil_student(classifier, trainer.source, trainer.run, settings, on_step)
+    trainer.say(f"student: agrees with the classifier on {agreement:.1%} of held-out images")
+    return student, {"student_agreement": agreement}

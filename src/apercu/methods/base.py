@@ -85,11 +85,7 @@ class _BaseMethod(ABC):
             ImageError: the images are not in [0, 1], or have another shape.
             TargetError: there is no such class, or not one target per image.
         """
-        if not isinstance(classifier, Classifier):
-            raise ConfigError(
-                f"{type(self).__name__}: expected a Classifier first, got "
-                f"{type(classifier).__name__}; {_describe_use(self)}"
-            )
+        _check_classifier(self, classifier)
         images = _check_batch(classifier, images)
         return self.compute_maps(classifier, images, _choose_targets(classifier, images, targets))
 
@@ -103,7 +99,12 @@ class _BaseMethod(ABC):
 
     @final
     def bind(self, classifier: Classifier) -> BoundMethod:
-        """Return this method together with a classifier, with captum's `attribute`."""
+        """Return this method together with a classifier, with captum's `attribute`.
+
+        Raises:
+            ConfigError: the argument is no classifier.
+        """
+        _check_classifier(self, classifier)
         return BoundMethod(self, classifier)
 
     @final
@@ -149,7 +150,7 @@ class Wrapper(_BaseMethod):
 
 
 @final
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class BoundMethod:
     """A method and the classifier that it explains, with captum's `attribute`.
 
@@ -227,6 +228,14 @@ def require_gradients(classifier: Classifier, method: str) -> None:
         raise ClassifierError(
             f"{method} needs a classifier with gradients, and {classifier.spec} gives none: "
             "choose a method that only queries, such as occlusion, or a trained explainer"
+        )
+
+
+def _check_classifier(method: _BaseMethod, classifier: object) -> None:
+    if not isinstance(classifier, Classifier):
+        raise ConfigError(
+            f"{type(method).__name__}: expected a Classifier first, got "
+            f"{type(classifier).__name__}; {_describe_use(method)}"
         )
 
 

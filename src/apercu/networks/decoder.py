@@ -76,7 +76,7 @@ def compute_strides(stride: int, resolution: int) -> list[int]:
 
 
 class Decoder(nn.Module):
-    """A decoder from gated features, coarsest to finest, to pairs of channels whose ratio is a mask.
+    """A decoder from gated features, coarsest to finest, to the channels of the evidence.
 
     Args:
         channels: channels of the encoder's feature maps, finest first.

@@ -64,7 +64,7 @@ class ClassGate(nn.Module):
         return present * F.relu(activation) / peak.clamp(min=1e-3)
 
     def predict_logits(self, features: Tensor) -> Logits:
-        """Return the embedding's estimate of the classifier's standardised logits of all classes."""
+        """Return the embedding's estimate of the standardised logits of the classifier."""
         return features.mean((2, 3)) @ self.embedding.T + self.bias
 
     def standardise(self, logits: Logits) -> Logits:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, ClassVar, final
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from pydantic import ValidationError
 from torch import Generator, Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -20,7 +18,6 @@ from apercu import render
 from apercu.classifiers import Classifier, save_classifier
 from apercu.classifiers.fingerprint import digest_module
 from apercu.classifiers.reinitialise import copy_trainable
-from apercu.errors import RunError
 from apercu.images import ImageSource
 from apercu.io import write_file
 from apercu.pretraining.pretexts import PretextBatch, PretextNetwork, PretextSample
@@ -28,10 +25,26 @@ from apercu.pretraining.pretexts.base import Features
 from apercu.pretraining.settings import PretrainSettings
 from apercu.pretraining.targets import CatalogueValues
 from apercu.training.data import TargetFunction, TrainingImages, split_held_out
-from apercu.training.degeneracy import FEATURES, DegenerateSolution
+from apercu.training.degeneracy import DegenerateSolution
 from apercu.training.module import TrainingModule
 from apercu.training.trainer import Trainer
 from apercu.types import Images
+
+MIN_SPREAD = 0.02
+"""Spread of the features below which they count as the same for all images."""
+
+
+def _describe_features(means: Mapping[str, float]) -> str | None:
+    """Return one line where every image has the same features."""
+    if means["spread"] < MIN_SPREAD:
+        return (
+            f"features are the same for all images (spread {means['spread']:.3f}); lower the rate, "
+            "or enlarge the batch"
+        )
+    return None
+
+
+DEGENERATE_FEATURES = DegenerateSolution(("spread",), ("spread",), _describe_features)
 
 
 @final
@@ -46,7 +59,7 @@ class PretrainTraining(TrainingModule):
         wanted: what comes with each image; None where the pretext needs images alone.
     """
 
-    degenerate: ClassVar[DegenerateSolution] = FEATURES
+    degenerate: ClassVar[DegenerateSolution] = DEGENERATE_FEATURES
     trained_buffers: ClassVar[str] = ""
 
     def __init__(
@@ -93,7 +106,7 @@ def feature_spread(features: Features) -> Tensor:
     return unit.std(0, unbiased=False).mean() * unit.shape[1] ** 0.5
 
 
-CONFIG, FACTS = "config.json", "facts.json"
+FACTS = "facts.json"
 SAMPLED_IMAGES = 256
 """Images from which the parts of a pretext take what they begin with."""
 
@@ -135,6 +148,8 @@ def pretrain(
     trainer: Trainer,
     shown: PretrainImages,
     test: PretrainImages | None = None,
+    *,
+    resume: bool = True,
 ) -> tuple[Classifier, dict[str, float]]:
     """Trains a copy of the fit's backbone and leaves it in the run folder.
 
@@ -143,6 +158,7 @@ def pretrain(
         fit: of which backbone, on which images, where.
         shown: the fit's images, and what comes with them.
         test: further images to measure on.
+        resume: whether to continue a training that was begun in the folder.
 
     Returns:
         The backbone, which answers features; errors on images held out, and on those of `test`,
@@ -152,28 +168,30 @@ def pretrain(
         ClassifierError: the backbone cannot be trained.
         RunError: the folder holds a pretraining with other settings.
     """
-    _claim(trainer.run / CONFIG, settings)
-    backbone = copy_trainable(trainer.classifier, seed=trainer.seed)
-    learnt, held_out = split_held_out(len(trainer.source), trainer.seed)
-    sample = _draw_sample(shown, trainer.classifier, learnt)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(trainer.seed)
-        made = nn.ModuleDict(settings.pretext.build_parts(sample))
-    network = PretextNetwork(backbone, trainer.classifier.network.input, made)
-    training = PretrainTraining(network, trainer.classifier, settings, trainer.seed, shown.targets)
-    facts = trainer(training)
-    usual = None if sample.targets is None else sample.targets.nanmedian(0).values
-    facts |= {
-        f"held_out_{k}": v for k, v in measure_errors(training, shown, usual, held_out).items()
-    }
-    if test is not None:
-        facts |= {f"test_{k}": v for k, v in measure_errors(training, test, usual).items()}
-    known = trainer.classifier.network
-    digest = digest_module(backbone, known.source, known.options)
-    learned = Classifier(replace(known, forward=backbone, digest=digest))
-    if trainer.is_main_process:
-        save_classifier(learned, trainer.run)
-        write_file(trainer.run / FACTS, json.dumps(facts, indent=1) + "\n")
+    with trainer.record(settings, targets=shown.digest).begin(resume=resume):
+        backbone = copy_trainable(trainer.classifier, seed=trainer.seed)
+        learnt, held_out = split_held_out(len(trainer.source), trainer.seed)
+        sample = _draw_sample(shown, trainer.classifier, learnt)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(trainer.seed)
+            made = nn.ModuleDict(settings.pretext.build_parts(sample))
+        network = PretextNetwork(backbone, trainer.classifier.network.input, made)
+        training = PretrainTraining(
+            network, trainer.classifier, settings, trainer.seed, shown.targets
+        )
+        facts = trainer.fit(training)
+        usual = None if sample.targets is None else sample.targets.nanmedian(0).values
+        facts |= {
+            f"held_out_{k}": v for k, v in measure_errors(training, shown, usual, held_out).items()
+        }
+        if test is not None:
+            facts |= {f"test_{k}": v for k, v in measure_errors(training, test, usual).items()}
+        known = trainer.classifier.network
+        digest = digest_module(backbone, known.source, known.options)
+        learned = Classifier(replace(known, forward=backbone, digest=digest))
+        if trainer.is_main_process:
+            save_classifier(learned, trainer.run)
+            write_file(trainer.run / FACTS, json.dumps(facts, indent=1) + "\n")
     return learned, facts
 
 
@@ -224,18 +242,3 @@ def _draw_sample(
         return PretextSample(torch.stack(read[:8]), features, None)
     pictures, found = zip(*read, strict=True)
     return PretextSample(torch.stack(pictures[:8]), features, torch.stack(found))
-
-
-def _claim(path: Path, settings: PretrainSettings) -> None:
-    """Writes down what is trained here, or checks that it is what was begun."""
-    if not path.is_file():
-        write_file(path, settings.model_dump_json(indent=1))
-    elif _read_config(path) != settings:
-        raise RunError(f"{path}: the training begun here had other settings; use those")
-
-
-def _read_config(path: Path) -> PretrainSettings:
-    try:
-        return PretrainSettings.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValidationError) as error:
-        raise RunError(f"{path}: cannot be read; choose another --out") from error

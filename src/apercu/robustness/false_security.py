@@ -1,11 +1,11 @@
-"""Cases that look safe, and are not: the attacker did not know enough, or was weak."""
+"""Warnings of false security: accuracies that a stronger or better informed attack would lower."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple, TypeAlias
 
-from apercu.robustness.plan import NONE, Job, bound_of, find_objective_name, knowledge, norm_of
+from apercu.robustness.plan import NONE, Job
 from apercu.robustness.result_cache import AttackResult
 
 CLEAR_DIFFERENCE = 0.1
@@ -13,113 +13,119 @@ CLEAR_DIFFERENCE = 0.1
 
 
 class AttackCase(NamedTuple):
-    """An attack, and what the classifier is shown behind."""
+    """An attack, and the filter behind which the classifier is tested with its images."""
 
     job: Job
     filter: str
 
     @property
     def comparison_key(self) -> tuple[float | None, str, str, str]:
-        """What two attacks have in common that can be compared: bound, norm, filter, knowledge."""
-        return bound_of(self.job), norm_of(self.job), self.filter, knowledge(self.job)
+        """Bound, norm, filter and knowledge: equal for attacks that can be compared."""
+        return self.job.bound, self.job.norm, self.filter, self.job.knowledge
 
     def __str__(self) -> str:
         epsilon = self.job.epsilon
-        at = "" if epsilon is None else f" at {255 * epsilon:g}/255"
-        return f"{self.job.name}{at} ({knowledge(self.job)})"
+        budget = "" if epsilon is None else f" at {255 * epsilon:g}/255"
+        return f"{self.job.name}{budget} ({self.job.knowledge})"
 
 
 Accuracies: TypeAlias = dict[AttackCase, float]
 
 
-def find_false_security(found: Mapping[Job, AttackResult]) -> Iterator[str]:
-    """One line for every accuracy that another attacker shows to be too good."""
-    right: Accuracies = {
-        AttackCase(job, behind): float(verdicts.measure_correctness(behind).mean())
-        for job, verdicts in found.items()
-        for behind in verdicts.top1
-        if find_objective_name(job.name) != "map"
+def find_false_security(results: Mapping[Job, AttackResult]) -> Iterator[str]:
+    """Yield one warning for every accuracy that another attack shows to be too high."""
+    accuracies: Accuracies = {
+        AttackCase(job, name): float(result.measure_correctness(name).mean())
+        for job, result in results.items()
+        for name in result.top1
+        if job.objective != "map"
     }
-    yield from _find_vanishing_gradients(found)
-    yield from _find_naive_only_filters(right)
-    yield from _find_stronger_transfers(right)
-    yield from _find_weaker_attacks(right)
+    yield from _find_vanishing_gradients(results)
+    yield from _find_naive_only_filters(accuracies)
+    yield from _find_stronger_transfers(accuracies)
+    yield from _find_weaker_attacks(accuracies)
 
 
-def _find_vanishing_gradients(found: Mapping[Job, AttackResult]) -> Iterator[str]:
-    """Attacks that had nothing to climb: an answer so sure, or so coarse, that it has no slope."""
-    for job, verdicts in found.items():
-        if count := sum(verdicts.stuck):
+def _find_vanishing_gradients(results: Mapping[Job, AttackResult]) -> Iterator[str]:
+    """Find attacks without a gradient to follow: the logits are too certain, or too coarse."""
+    for job, result in results.items():
+        if count := sum(result.stuck):
             case = AttackCase(job, job.known_filter or NONE)
             margin = f"margin_{job.name}"
-            other = f"climb the margin ({margin}), or " if _lacks_attack(found, job, margin) else ""
+            hint = f"climb the margin ({margin}), or " if _lacks(results, job, margin) else ""
             yield (
-                f"{_describe_filter(case)}{case} finds no slope at {count} of {len(verdicts.stuck)} images "
-                f"and does not fool with them; {other}ask for decisions alone (sparse_evo, square)"
+                f"{_describe_filter(case)}{case} finds no gradient at {count} of "
+                f"{len(result.stuck)} images and does not fool with them; {hint}use an attack "
+                "that needs decisions alone (sparse_evo, square)"
             )
 
 
-def _lacks_attack(found: Mapping[Job, AttackResult], job: Job, name: str) -> bool:
-    """Whether a job climbs the class, and no other of that name was done."""
-    return find_objective_name(job.name) == "class" and all(other.name != name for other in found)
+def _lacks(results: Mapping[Job, AttackResult], job: Job, name: str) -> bool:
+    """Whether a job follows the loss of the class, and no job with the name was run."""
+    return job.objective == "class" and all(other.name != name for other in results)
 
 
-def _find_naive_only_filters(right: Accuracies) -> Iterator[str]:
-    """Filters that win only against those who do not know of them.
+def _find_naive_only_filters(accuracies: Accuracies) -> Iterator[str]:
+    """Find filters that only help against attackers who do not know of them.
 
     Where the bare classifier was not attacked, the naive attacker is compared with the adaptive
-    one alone.
+    attacker alone.
     """
-    honest = {case.filter: value for case, value in right.items() if case.job.name == NONE}
-    for case, value in right.items():
+    clean = {case.filter: value for case, value in accuracies.items() if case.job.name == NONE}
+    for case, value in accuracies.items():
         job = case.job
-        if job.attack is None or case.filter == NONE or knowledge(job) != "naive":
+        if job.attack is None or case.filter == NONE or job.knowledge != "naive":
             continue
-        bare = right.get(AttackCase(job, NONE))
-        knowing = right.get(AttackCase(job._replace(behind=case.filter), case.filter))
-        if knowing is None or not _is_clear(value, max(bare or 0.0, knowing)):
+        bare = accuracies.get(AttackCase(job, NONE))
+        adaptive_job = job._replace(known_filter=case.filter)
+        adaptive = accuracies.get(AttackCase(adaptive_job, case.filter))
+        if adaptive is None or not _is_clear(value, max(bare or 0.0, adaptive)):
             continue
         yield (
             f"{case.filter} wins only against an attacker who does not know of it: {case} leaves "
-            f"{value:.1%} right of {honest[case.filter]:.1%}, through the filter {knowing:.1%}"
+            f"{value:.1%} right of {clean[case.filter]:.1%}, through the filter {adaptive:.1%}"
         )
 
 
-def _find_stronger_transfers(right: Accuracies) -> Iterator[str]:
-    """Attacks of the classifier itself that leave more than the same made against another."""
-    for case, value in right.items():
+def _find_stronger_transfers(accuracies: Accuracies) -> Iterator[str]:
+    """Find attacks on the classifier itself that are weaker than the same attack on the surrogate."""
+    for case, value in accuracies.items():
         if not case.job.on_surrogate:
             continue
-        behind = None if case.filter == NONE else case.filter
-        straight = AttackCase(case.job._replace(elsewhere=False, behind=behind), case.filter)
-        if _is_clear(right.get(straight, 0.0), value):
-            yield _describe_weaker_attack(straight, right[straight], case, value)
+        known = None if case.filter == NONE else case.filter
+        direct_job = case.job._replace(on_surrogate=False, known_filter=known)
+        direct = AttackCase(direct_job, case.filter)
+        if _is_clear(accuracies.get(direct, 0.0), value):
+            yield _describe_weaker_attack(direct, accuracies[direct], case, value)
 
 
-def _find_weaker_attacks(right: Accuracies) -> Iterator[str]:
-    """Attacks that leave more than the strongest of their like."""
+def _find_weaker_attacks(accuracies: Accuracies) -> Iterator[str]:
+    """Find attacks that are weaker than the strongest comparable one."""
     strongest: dict[object, AttackCase] = {}
-    for case, value in right.items():
+    for case, value in accuracies.items():
         if case.job.attack is not None:
             best = strongest.setdefault(case.comparison_key, case)
-            if value < right[best]:
+            if value < accuracies[best]:
                 strongest[case.comparison_key] = case
-    for case, value in right.items():
+    for case, value in accuracies.items():
         best = strongest.get(case.comparison_key, case) if case.job.attack is not None else case
-        if _is_clear(value, right[best]):
-            yield _describe_weaker_attack(case, value, best, right[best])
+        if _is_clear(value, accuracies[best]):
+            yield _describe_weaker_attack(case, value, best, accuracies[best])
 
 
-def _is_clear(more: float, less: float) -> bool:
-    return round(more - less, 9) >= CLEAR_DIFFERENCE
+def _is_clear(higher: float, lower: float) -> bool:
+    return round(higher - lower, 9) >= CLEAR_DIFFERENCE
 
 
 def _describe_weaker_attack(
-    weaker: AttackCase, more: float, stronger: AttackCase, less: float
+    weaker: AttackCase, higher: float, stronger: AttackCase, lower: float
 ) -> str:
-    return f"{_describe_filter(weaker)}{weaker} flatters: it leaves {more:.1%} right, {stronger} {less:.1%}"
+    return (
+        f"{_describe_filter(weaker)}{weaker} flatters: it leaves {higher:.1%} right, "
+        f"{stronger} {lower:.1%}"
+    )
 
 
 def _describe_filter(case: AttackCase) -> str:
-    """Before a sentence about a case."""
+    """Describe the filter of a case, as the beginning of a sentence."""
     return "" if case.filter == NONE else f"behind {case.filter} "

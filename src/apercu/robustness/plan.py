@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
@@ -96,7 +96,7 @@ def parse_epsilons(text: str) -> list[float]:
 
 def _parse_epsilon(word: str) -> float:
     try:
-        epsilon = float(str(parse_value(float, word)))
+        epsilon = cast(float, parse_value(float, word))
     except ValueError:
         raise ConfigError(f"epsilons: expected a number such as 8/255, got {word!r}") from None
     if not 0 < epsilon <= 1:

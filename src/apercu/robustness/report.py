@@ -1,4 +1,4 @@
-"""A stress test as one HTML file that opens offline: tables, curves, attacked images."""
+"""The report of a stress test: one HTML file that opens offline."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ from markupsafe import Markup
 from PIL import Image
 
 from apercu import maps, render
+from apercu.classifiers import Classifier
 from apercu.evaluation.report import embed_image, render_style, render_template
 from apercu.evaluation.report.charts import MAX_COLOURS, draw_lines
 from apercu.io import write_file
 from apercu.robustness.benchmark import StressBenchmark
 from apercu.robustness.plan import NONE, Job, find_test_filters
-from apercu.robustness.rows import StressResults, StressRow
+from apercu.robustness.results import StressResults, StressRow
 from apercu.types import Images, Targets
 
 REPORT = "report.html"
 DRAWN_IMAGES = 4
-"""Images whose attack is drawn."""
+"""Number of images whose attack is drawn."""
 STEPS = 41
 """Points of a drawn curve, which is straight between two measured sizes."""
 ENLARGED = 10
-"""How much a change is enlarged to be seen."""
+"""Factor by which a change is enlarged to be visible."""
 STRIP_SIZE = 1100
 """Longer side of the drawing, in pixels."""
 NORMS = {
     "linf": "largest change of a value",
     "l2": "root mean square change of a value",
-    "l0": "share of the pixels that differ",
+    "l0": "fraction of the pixels that differ",
 }
 
 
@@ -40,24 +41,32 @@ MAP_METRICS = ("stayed", "map_rank_correlation", "map_iou")
 
 
 class ReportLine(NamedTuple):
-    """One line of the table: an attack at a budget, and its cells by filter and knowledge."""
+    """One line of the table: an attack at a budget, with a cell per filter and knowledge."""
 
     attack: str
     budget: str
     cells: tuple[str, ...]
 
 
-def write_report(results: StressResults, bench: StressBenchmark, folder: Path) -> Path:
-    """Writes `report.html`.
+def write_report(results: StressResults, benchmark: StressBenchmark, folder: Path) -> Path:
+    """Write `report.html`.
+
+    Args:
+        results: results of the stress test.
+        benchmark: benchmark that made them, to draw some images.
+        folder: folder of the report.
+
+    Returns:
+        The path of the report.
 
     Raises:
         OutputError: the folder cannot be written.
     """
     columns = [
-        (name, knows)
-        for name in bench.filters
-        for knows in ("naive", "adaptive", "transfer")
-        if any((row.filter, row.knowledge) == (name, knows) for row in results.rows)
+        (name, knowledge)
+        for name in benchmark.filters
+        for knowledge in ("naive", "adaptive", "transfer")
+        if any((row.filter, row.knowledge) == (name, knowledge) for row in results.rows)
     ]
     page = render_template(
         (files("apercu.robustness") / "stress.html").read_text(),
@@ -73,7 +82,7 @@ def write_report(results: StressResults, bench: StressBenchmark, folder: Path) -
         asked=[row for row in results.rows if row.metric.startswith("queries")],
         moved=[row for row in results.rows if row.metric in MAP_METRICS and _is_bare(row)],
         curves=_draw_curves(results),
-        strip=embed_image(_draw_strip(bench), STRIP_SIZE),
+        strip=embed_image(_draw_strip(benchmark), STRIP_SIZE),
         percent=format_percent,
         budget=format_budget,
         enlarged=ENLARGED,
@@ -82,9 +91,9 @@ def write_report(results: StressResults, bench: StressBenchmark, folder: Path) -
 
 
 def format_percent(row: StressRow) -> str:
-    """A value with its interval, in %.
+    """Format a value with its interval, in %.
 
-    >>> percent(Row("pgd", None, "none", "naive", "top1", 0.5, (0.4, 0.6), 10, "higher"))
+    >>> format_percent(StressRow("pgd", None, "none", "naive", "top1", 0.5, (0.4, 0.6), 10, "higher"))
     '50.0 (40.0 to 60.0)'
     """
     low, high = (100 * end for end in row.ci95)
@@ -92,9 +101,9 @@ def format_percent(row: StressRow) -> str:
 
 
 def format_budget(epsilon: float | None) -> str:
-    """A budget in steps of 8 bit.
+    """Format a budget in steps of 8 bit.
 
-    >>> budget(8 / 255), budget(None)
+    >>> format_budget(8 / 255), format_budget(None)
     ('8/255', '')
     """
     return "" if epsilon is None else f"{255 * epsilon:g}/255"
@@ -105,7 +114,7 @@ def _is_bare(row: StressRow) -> bool:
 
 
 def _count_wrong(results: StressResults) -> list[str]:
-    """Behind each filter, how many images are wrong before any attack."""
+    """Count behind each filter how many images are wrong before any attack."""
     return [
         f"{row.filter} {row.n - round(row.n * row.value)} of {row.n}"
         for row in results.rows
@@ -114,102 +123,105 @@ def _count_wrong(results: StressResults) -> list[str]:
 
 
 def _make_lines(results: StressResults, columns: list[tuple[str, str]]) -> Iterator[ReportLine]:
-    """Top-1 and top-5 of every attack, in the order in which they were made."""
-    found = {
+    """Make the lines with top-1 and top-5 of every attack, in the order in which they ran."""
+    by_key = {
         (row.attack, row.epsilon, row.filter, row.knowledge, row.metric): row
         for row in results.rows
     }
     for attack, epsilon in dict.fromkeys((row.attack, row.epsilon) for row in results.rows):
         cells = []
-        for behind, knows in columns:
-            kinds = [
-                found.get((attack, epsilon, behind, knows, metric)) for metric in ("top1", "top5")
+        for filter_name, knowledge in columns:
+            found = [
+                by_key.get((attack, epsilon, filter_name, knowledge, metric)) for metric in ("top1", "top5")
             ]
-            shown = [format_percent(row) for row in kinds if row is not None]
-            cells.append(" · ".join(shown))
+            percentages = [format_percent(row) for row in found if row is not None]
+            cells.append(" · ".join(percentages))
         if any(cells):
             yield ReportLine(attack, format_budget(epsilon), tuple(cells))
 
 
 def _draw_curves(results: StressResults) -> list[dict[str, Any]]:
-    """One drawing per attack and norm: every filter and knowledge."""
-    drawn = []
+    """Draw one chart per attack, with a curve for every filter and knowledge."""
+    charts = []
     for attack in dict.fromkeys(curve.attack for curve in results.curves):
-        mine = [curve for curve in results.curves if curve.attack == attack]
-        found = {
+        curves = [curve for curve in results.curves if curve.attack == attack]
+        named = {
             curve.filter
             if curve.knowledge == "naive"
             else f"{curve.filter}, {curve.knowledge}": curve
-            for curve in mine
+            for curve in curves
         }
-        names = list(found)[:MAX_COLOURS]
-        last = max(curve.sizes[-1] for curve in mine)
-        scale = 255 if mine[0].norm != "l0" else 100
+        names = list(named)[:MAX_COLOURS]
+        last = max(curve.sizes[-1] for curve in curves)
+        scale = 255 if curves[0].norm != "l0" else 100
         unit = "1/255" if scale == 255 else "%"
         steps = np.linspace(0, last, STEPS)
         drawing = draw_lines(
-            {n: np.interp(steps, c.sizes, c.accuracy).tolist() for n, c in found.items()},
+            {n: np.interp(steps, c.sizes, c.accuracy).tolist() for n, c in named.items()},
             names,
             [name for name in names if name.endswith("adaptive")],
-            f"{NORMS[mine[0].norm]}, {unit}",
+            f"{NORMS[curves[0].norm]}, {unit}",
             y_title="accuracy",
             x_end=scale * last,
         )
-        drawn.append({"title": attack, "names": names, "drawing": Markup(drawing)})
-    return drawn
+        charts.append({"title": attack, "names": names, "drawing": Markup(drawing)})
+    return charts
 
 
-def _draw_strip(bench: StressBenchmark) -> Image.Image:
-    """Image, change, filtered, and maps before and after, by the job that is drawn."""
-    job, device = choose_job_to_draw(bench.jobs), bench.classifier.device
-    size = bench.plan.batch  # an attack that looks at its neighbours needs the same ones again
-    trial = next(bench.sample.read_batches(bench.classifier, bench.sample.test[:size], size))
-    images, targets = trial.images.to(device), trial.targets.to(device)
-    attacked = bench.make_images(job, images, targets)
+def _draw_strip(benchmark: StressBenchmark) -> Image.Image:
+    """Draw image, change, filtered images, and maps before and after, for one job."""
+    job, device = choose_job_to_draw(benchmark.jobs), benchmark.classifier.device
+    size = benchmark.plan.batch  # an attack that uses the whole batch needs the same batch again
+    batch = next(benchmark.sample.read_batches(benchmark.classifier, benchmark.sample.test[:size], size))
+    images, targets = batch.images.to(device), batch.targets.to(device)
+    attacked = benchmark.make_images(job, images, targets)
     rows = [
-        list(_draw_tiles(bench, job, images[[one]], attacked[[one]], targets[[one]]))
-        for one in range(min(DRAWN_IMAGES, len(images)))
+        list(_draw_tiles(benchmark, job, images[[row]], attacked[[row]], targets[[row]]))
+        for row in range(min(DRAWN_IMAGES, len(images)))
     ]
     return render.draw_contact_sheet(rows, 160)
 
 
-def choose_job_to_draw(found: Sequence[Job]) -> Job:
-    """The attack on the classifier itself with the largest budget, bare if there is one, else
-    behind a filter; honest images where there is none.
+def choose_job_to_draw(jobs: Sequence[Job]) -> Job:
+    """Choose the attack on the classifier itself with the largest budget.
 
-    It is made once more, so one that climbs comes before one that asks a thousand times.
+    Attacks on the bare classifier come before those behind a filter. The attack runs once more, so
+    one that follows gradients comes before one that needs a thousand queries. Without attacks it
+    is the job of the clean images.
     """
-    own = [job for job in found if not job.on_surrogate]
-    own.reverse()  # of equal ones the last
+    own = [job for job in jobs if not job.on_surrogate]
+    own.reverse()  # the last one of equal jobs is chosen
 
-    def merit(job: Job) -> tuple[bool, bool, float, bool]:
-        climbs = job.attack is not None and job.attack.any_objective
-        return job.attack is not None, job.known_filter is None, job.epsilon or 0.0, climbs
+    def sort_key(job: Job) -> tuple[bool, bool, float, bool]:
+        follows_gradients = job.attack is not None and job.attack.any_objective
+        return job.attack is not None, job.known_filter is None, job.epsilon or 0.0, follows_gradients
 
-    return max(own, key=merit)
+    return max(own, key=sort_key)
 
 
 def _draw_tiles(
-    bench: StressBenchmark, job: Job, images: Images, attacked: Images, targets: Targets
+    benchmark: StressBenchmark, job: Job, images: Images, attacked: Images, targets: Targets
 ) -> Iterator[render.Tile]:
-    classifier, explainer = bench.classifier, bench.explainer
-    named = [
-        classifier.classes[int(classifier(shown).argmax())].partition(",")[0]
-        for shown in (images, attacked)
-    ]
-    yield render.Tile(render.to_image(images[0].cpu()), named[0])
-    yield render.Tile(render.to_image(attacked[0].cpu()), named[1])
+    """Draw the tiles of one image: each argument holds one image, or one class."""
+    classifier, explainer = benchmark.classifier, benchmark.explainer
+    for inputs in (images, attacked):
+        yield render.Tile(render.to_image(inputs[0].cpu()), _name_class(classifier, inputs))
     change = ((attacked - images) * ENLARGED)[0].cpu()
     through = f" through {job.known_filter}" if job.known_filter else ""
     caption = f"{job.name} {format_budget(job.epsilon)}{through}"
     yield render.Tile(render.draw_difference(change), f"{caption}\n{ENLARGED}-fold")
-    for name in find_test_filters(job, dict(bench.filters), bench.plan):
-        one = bench.filters[name]
-        if one is not None:
-            filtered = one(attacked)
-            seen = classifier.classes[int(classifier(filtered).argmax())].partition(",")[0]
-            yield render.Tile(render.to_image(filtered[0].cpu()), f"{name}: {seen}")
+    for name in find_test_filters(job, benchmark.filters, benchmark.plan):
+        filter = benchmark.filters[name]
+        if filter is not None:
+            filtered = filter(attacked)
+            title = f"{name}: {_name_class(classifier, filtered)}"
+            yield render.Tile(render.to_image(filtered[0].cpu()), title)
     if explainer is not None:
-        for shown, caption in ((images, "map before"), (attacked, "map after")):
-            found = maps.min_max_scale(explainer.attribute(shown, targets)).cpu()
-            yield render.Tile(render.draw_overlay(shown[0].cpu(), found[0]), caption)
+        for inputs, title in ((images, "map before"), (attacked, "map after")):
+            scaled = maps.min_max_scale(explainer.attribute(inputs, targets)).cpu()
+            yield render.Tile(render.draw_overlay(inputs[0].cpu(), scaled[0]), title)
+
+
+def _name_class(classifier: Classifier, images: Images) -> str:
+    """Return the short name of the class that is predicted for the first image."""
+    return classifier.classes[int(classifier(images[:1]).argmax())].partition(",")[0]

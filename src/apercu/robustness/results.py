@@ -1,86 +1,167 @@
-"""From the verdicts on every image to rows, curves and warnings."""
+"""The results of a stress test: rows with intervals, curves and warnings, as they are stored."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from apercu.robustness.curves import compute_curves
+from apercu.io import write_json
+from apercu.robustness.curves import AccuracyCurve, compute_curves
 from apercu.robustness.false_security import find_false_security
-from apercu.robustness.plan import NONE, Job, find_objective_name, knowledge, norm_of
+from apercu.robustness.plan import NONE, Job
 from apercu.robustness.result_cache import AttackResult
-from apercu.robustness.rows import StressResults, StressRow
-from apercu.statistics import NORMAL_QUANTILE, bootstrap_interval, wilson_interval
+from apercu.statistics import bootstrap_interval, median_interval, wilson_interval
 
+RESULTS = "results.json"
 FRACTION_METRICS = ("top1", "top5", "success", "stayed")
-"""Metrics that are shares of images."""
+"""Metrics that are fractions of images."""
 LOWER_IS_BETTER = ("success",)
-"""Metrics of which less is better."""
+"""Metrics of which a lower value is better."""
+
+
+@dataclass(frozen=True)
+class StressRow:
+    """One measured value: the mean over n images, with its 95 % interval.
+
+    Intervals of fractions are Wilson's, the others are bootstrapped. Except `top1`, `top5` and
+    `auac`, all rows are about images that were correct behind this filter before the attack.
+
+    Attributes:
+        attack: name of the attack; `none` for the clean images.
+        epsilon: budget, in units of the range of a pixel; None where there is none, or several.
+        filter: name of the filter behind which the classifier was tested.
+        knowledge: `naive`, `adaptive` or `transfer`.
+        metric: `top1`, `top5`: accuracy. `success`: fraction of the images that are wrong now.
+            `stayed`: for an attack on the map, fraction of those whose class stayed. `auac`: area
+            under the accuracy-perturbation curve. `norm`: size of the change. `queries`,
+            `queries_median`: number of queries. `map_rank_correlation`, `map_iou`: similarity of
+            the maps before and after, for an attack on the map where the class stayed.
+        value: mean, or median for `queries_median`.
+        ci95: both ends of the interval.
+        n: number of images.
+        better: `higher` or `lower`.
+    """
+
+    attack: str
+    epsilon: float | None
+    filter: str
+    knowledge: str
+    metric: str
+    value: float
+    ci95: tuple[float, float]
+    n: int
+    better: str
+
+
+@dataclass(frozen=True)
+class StressResults:
+    """All results of a stress test.
+
+    Args:
+        about: what was tested: classifier, images, plan, command.
+        rows: measured values.
+        curves: accuracy curves.
+        warnings: warnings of false security.
+        environment: versions and machine.
+    """
+
+    about: Mapping[str, Any]
+    rows: tuple[StressRow, ...]
+    curves: tuple[AccuracyCurve, ...] = ()
+    warnings: tuple[str, ...] = ()
+    environment: Mapping[str, Any] = field(default_factory=dict)
+
+    def save(self, folder: Path) -> None:
+        """Write `results.json`; raises `OutputError`."""
+        content = {
+            **self.about,
+            "rows": [asdict(row) for row in self.rows],
+            "curves": [asdict(curve) for curve in self.curves],
+            "warnings": list(self.warnings),
+            "environment": dict(self.environment),
+        }
+        write_json(folder / RESULTS, content)
 
 
 def summarise(
-    found: Mapping[Job, AttackResult],
+    results: Mapping[Job, AttackResult],
     about: Mapping[str, Any],
     environment: Mapping[str, Any],
     seed: int,
 ) -> StressResults:
-    """Means, curves, and which filters win only against those who do not know of them."""
-    honest = next(verdicts for job, verdicts in found.items() if job.name == NONE)
+    """Summarise the results of all jobs as rows, curves and warnings.
+
+    Args:
+        results: result of every job; one of them is for the clean images.
+        about: what was tested, stored as it is.
+        environment: versions and machine, stored as they are.
+        seed: seed of the bootstrap.
+
+    Returns:
+        The results as they are stored.
+    """
+    clean = next(result for job, result in results.items() if job.name == NONE)
     rows: list[StressRow] = []
-    for job, verdicts in found.items():
-        for behind in verdicts.top1:
-            case = job.name, job.epsilon, behind, knowledge(job)
-            for metric, values in _measure_job(job, verdicts, honest, behind):
-                rows.append(_make_row(case, metric, values, seed))
-    curves, areas = compute_curves(found, honest, seed)
-    told = tuple(find_false_security(found))
-    return StressResults(about, (*rows, *areas), tuple(curves), told, environment)
+    for job, result in results.items():
+        for name in result.top1:
+            for metric, values in _measure_job(job, result, clean, name):
+                rows.append(_make_row(job, name, metric, values, seed))
+    curves = compute_curves(results, clean)
+    for curve, areas in curves:
+        area, interval = float(areas.mean()), bootstrap_interval(areas, seed)
+        key = curve.attack, None, curve.filter, curve.knowledge, "auac"
+        rows.append(StressRow(*key, area, interval, len(areas), "higher"))
+    warnings = tuple(find_false_security(results))
+    return StressResults(
+        about, tuple(rows), tuple(curve for curve, _ in curves), warnings, environment
+    )
 
 
 def _measure_job(
-    job: Job, found: AttackResult, honest: AttackResult, behind: str
+    job: Job, result: AttackResult, clean: AttackResult, filter_name: str
 ) -> Iterator[tuple[str, Float[np.ndarray, " images"]]]:
-    """Every metric of a job behind a filter, with its values; none without images."""
-    yield "top1", found.measure_correctness(behind)
-    yield "top5", found.measure_correctness(behind, "top5")
-    before = honest.measure_correctness(behind) > 0
+    """Yield every metric of a job behind a filter that has images, with its values."""
+    yield "top1", result.measure_correctness(filter_name)
+    yield "top5", result.measure_correctness(filter_name, "top5")
+    before = clean.measure_correctness(filter_name) > 0
     if job.attack is None or not before.any():
         return
-    moves = find_objective_name(job.name) == "map"
-    still = found.measure_correctness(behind)[before]
-    yield ("stayed", still) if moves else ("success", 1 - still)
-    yield "norm", found.get_values(norm_of(job))[before]
-    if len(asked := found.get_values("queries")):
-        yield "queries", asked[before]
-        yield "queries_median", asked[before]
-    seen = before & (found.measure_correctness(behind) > 0) if moves else before
-    for metric, kept in (("map_rank_correlation", "rank_correlation"), ("map_iou", "overlap")):
-        if len(values := found.get_values(kept)) and seen.any():
-            yield metric, values[seen]
+    on_map = job.objective == "map"
+    correct = result.measure_correctness(filter_name)[before]
+    yield ("stayed", correct) if on_map else ("success", 1 - correct)
+    yield "norm", result.get_values(job.norm)[before]
+    if len(queries := result.get_values("queries")):
+        yield "queries", queries[before]
+        yield "queries_median", queries[before]
+    compared = before & (result.measure_correctness(filter_name) > 0) if on_map else before
+    for metric, name in (("map_rank_correlation", "rank_correlation"), ("map_iou", "overlap")):
+        if len(values := result.get_values(name)) and compared.any():
+            yield metric, values[compared]
 
 
 def _make_row(
-    case: tuple[str, float | None, str, str],
-    metric: str,
-    values: Float[np.ndarray, " images"],
-    seed: int,
+    job: Job, filter_name: str, metric: str, values: Float[np.ndarray, " images"], seed: int
 ) -> StressRow:
-    better, value = "lower" if metric in LOWER_IS_BETTER else "higher", float(values.mean())
+    value = float(values.mean())
     if metric == "queries_median":
-        value, ends = _estimate_median(values)
+        value, interval = median_interval(values)
     elif metric in FRACTION_METRICS:
-        ends = wilson_interval(values)
+        interval = wilson_interval(values)
     else:
-        ends = bootstrap_interval(values, seed)
-    return StressRow(*case, metric, value, ends, len(values), better)
-
-
-def _estimate_median(values: Float[np.ndarray, " images"]) -> tuple[float, tuple[float, float]]:
-    """The median, and the values between which it lies: those whose ranks are as far from the
-    middle as the share below the median may be from one half."""
-    reach = min(0.5, NORMAL_QUANTILE / 2 / len(values) ** 0.5)
-    low, middle, high = np.quantile(values, [0.5 - reach, 0.5, 0.5 + reach])
-    return float(middle), (float(low), float(high))
+        interval = bootstrap_interval(values, seed)
+    return StressRow(
+        attack=job.name,
+        epsilon=job.epsilon,
+        filter=filter_name,
+        knowledge=job.knowledge,
+        metric=metric,
+        value=value,
+        ci95=interval,
+        n=len(values),
+        better="lower" if metric in LOWER_IS_BETTER else "higher",
+    )

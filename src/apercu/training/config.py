@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar, get_args
@@ -11,7 +10,7 @@ from typing import Any, Generic, Self, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from apercu.errors import ConfigError, RunError, suggest_nearest
+from apercu.errors import ConfigError, suggest_nearest
 
 CONFIG = "config.json"
 """File of a run folder that holds the settings."""
@@ -56,7 +55,6 @@ class TrainingConfig(BaseModel):
 
 
 S = TypeVar("S", bound=BaseModel)
-T = TypeVar("T", bound=TrainingConfig)
 
 
 @dataclass(frozen=True)
@@ -164,53 +162,3 @@ def _list_keys(kind: Any) -> Iterator[str]:
         return
     for part in get_args(kind):
         yield from _list_keys(part)
-
-
-OTHER_TRAININGS = {"defence": "stress train", "pretext": "pretrain"}
-"""Keys that only the settings of other trainings than explainers have, and the verbs of those."""
-
-
-def find_settings(run: Path, config: str | Path | None, presets: ConfigPresets[T]) -> T:
-    """Return the settings in a file or preset; without one, those of a training begun in the folder.
-
-    Args:
-        run: the run folder.
-        config: the file, the name of a preset, or None.
-        presets: the settings of the kind of training that is asked for.
-
-    Raises:
-        ConfigError: there are no such settings, or they hold mistakes.
-        RunError: the folder holds a training of another kind, or its settings are damaged.
-    """
-    stored = run / CONFIG
-    _check_kind(stored, presets)
-    if config is not None or not stored.is_file():
-        return presets.read(config)
-    try:
-        return presets.model.model_validate_json(stored.read_text(encoding="utf-8"))
-    except (OSError, ValidationError) as error:
-        raise RunError(f"{stored}: the run folder is damaged; choose another --out") from error
-
-
-def _check_kind(stored: Path, presets: ConfigPresets[Any]) -> None:
-    """Raise RunError for a folder that holds a training of another kind."""
-    try:
-        content = json.loads(stored.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return  # nothing was begun, or it is damaged, which is said where it is read
-    fields = presets.model.model_fields
-    kind = fields["explainer"].default if "explainer" in fields else _find_other_kind(fields)
-    held = kind
-    if isinstance(content, dict):
-        held = _find_other_kind(content) or content.get("explainer", "mask")
-    if held != kind:
-        verb = OTHER_TRAININGS.get(str(held), f"train {held}")
-        raise RunError(
-            f"{stored.parent}: holds a {held} training; use `apercu {verb}`, or choose "
-            "another --out"
-        )
-
-
-def _find_other_kind(keys: Iterable[str]) -> str | None:
-    """Return which of the other trainings has these settings."""
-    return next((kind for kind in OTHER_TRAININGS if kind in keys), None)

@@ -16,10 +16,12 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch import Trainer as LightningTrainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from pydantic import BaseModel
 from torch.utils.data import DataLoader
 
 from apercu.classifiers import Classifier
 from apercu.images import ImageSource
+from apercu.run_record import RunRecord
 from apercu.training.callbacks import (
     BatchNormWarmup,
     DegeneracyWarning,
@@ -29,6 +31,7 @@ from apercu.training.callbacks import (
 from apercu.training.config import TrainingConfig
 from apercu.training.data import EndlessSampler, TrainingImages, split_held_out
 from apercu.training.module import TrainingModule
+from apercu.training.record import TrainingOrder, record_training
 from apercu.training.weight_ema import WeightEma
 
 CHECKPOINTS, LAST = "checkpoints", "last.ckpt"
@@ -79,6 +82,33 @@ class Trainer:
         """Whether a person started this process, not Lightning beside another one."""
         return is_main_process()
 
+    def record(
+        self,
+        settings: TrainingConfig,
+        *,
+        fingerprint: str | None = None,
+        targets: str = "",
+        **parts: BaseModel,
+    ) -> RunRecord:
+        """Return the record of the training in the run folder, to begin it with.
+
+        Args:
+            settings: the settings of the training.
+            fingerprint: fingerprint of the classifier; that of this trainer's when None.
+            targets: digest of the targets that come with the images, where there are any.
+            parts: what the result depends on besides, by the stem of its JSON file.
+        """
+        order = TrainingOrder(
+            classifier=fingerprint or self.classifier.fingerprint,
+            images=self.source.name,
+            count=len(self.source),
+            seed=self.seed,
+            devices=self.hardware.devices,
+            precision=self.hardware.precision,
+            wanted=targets,
+        )
+        return record_training(self.run, order, settings, **parts)
+
     def fit(self, module: TrainingModule) -> dict[str, float]:
         """Train a network in place, from the last checkpoint if there is one.
 
@@ -94,9 +124,7 @@ class Trainer:
         begun = time.monotonic()
         network, settings = module.network, module.settings
         training = split_held_out(len(self.source), self.seed).training
-        images = TrainingImages(
-            self.source, self.classifier, training, target_of=module.target_of
-        )
+        images = TrainingImages(self.source, self.classifier, training, target_of=module.target_of)
         facts = module.prepare_network(images, self.run / CHECKPOINTS, self.say)
         self._warn_of_unusable(images)
         timer = TrainingTimer(begun)

@@ -83,7 +83,7 @@ def stress(
     from apercu.classifiers import open_classifier
     from apercu.errors import ConfigError
     from apercu.evaluation.cost import describe_environment
-    from apercu.explainers.run_folder import open_run
+    from apercu.explainers.run_folder import load_explainer
     from apercu.images import open_images
     from apercu.io import check_writable
     from apercu.robustness.benchmark import StressBenchmark
@@ -104,7 +104,7 @@ def stress(
         named_attacks = choose_decision_attacks(named_attacks, opened, asked.seed, usual=usual)
         asked = asked.model_copy(update={"attacks": tuple(named_attacks)})
     source = open_images(str(order.images), channels=opened.channels, bands=opened.bands)
-    watched = open_run(Path(order.explainer)).to(opened.device) if order.explainer else None
+    watched = load_explainer(Path(order.explainer)).to(opened.device) if order.explainer else None
     other = open_classifier(order.surrogate, device=device.resolve()) if order.surrogate else None
     about: dict[str, Any] = {
         "classifier": opened.spec,

@@ -69,7 +69,7 @@ def detect(
     from apercu.classifiers import open_classifier
     from apercu.cli.detection import parse_detectors, parse_extractors
     from apercu.evaluation.cost import describe_environment
-    from apercu.explainers.run_folder import open_run
+    from apercu.explainers.run_folder import load_explainer
     from apercu.images import open_images
     from apercu.io import check_writable, write_json
     from apercu.robustness.detection import DetectionBenchmark
@@ -81,7 +81,7 @@ def detect(
         _parse_class_attacks(DEFAULT_ATTACKS if attacks is None else attacks, seed),
     )
     opened = open_classifier(classifier, device=device.resolve())
-    watched = None if explainer is None else open_run(explainer).to(opened.device)
+    watched = None if explainer is None else load_explainer(explainer).to(opened.device)
     seen = parse_extractors(looks, opened, watched)
     if not opened.differentiable:
         named = choose_decision_attacks(named, opened, seed, usual=attacks is None)

@@ -48,24 +48,20 @@ def train(
     Example: apercu stress train --classifier timm/resnet50 --images photos/ --out runs/hybrid
     """
     from apercu.classifiers import open_classifier
-    from apercu.classifiers.reinitialise import copy_trainable
-    from apercu.explainers.order import TrainingRecord, find_settings, override_settings
     from apercu.images import open_images
     from apercu.robustness.defences.settings import DEFENCES
     from apercu.robustness.defences.training import train_defence
     from apercu.robustness.plan import NONE
+    from apercu.training.record import find_settings
     from apercu.training.trainer import Hardware, Trainer
 
-    settings = override_settings(find_settings(out, config, DEFENCES), steps=steps, batch=batch)
+    settings = find_settings(out, config, DEFENCES).with_schedule(steps=steps, batch=batch)
     opened = open_classifier(classifier)
     source = open_images(images, channels=opened.channels, bands=opened.bands)
-    copy_trainable(opened)
-    TrainingRecord(
-        classifier=opened.fingerprint, images=source.name, count=len(source), seed=seed
-    ).begin(out, resume=resume)
     machine = Hardware(device.resolve(), progress=is_terminal())
     with on_interrupt(f"{out} keeps what was done; go on with the same command and --resume"):
-        _, facts = train_defence(settings, Trainer(opened, source, out, machine, seed, say))
+        trainer = Trainer(opened, source, out, machine, seed, say)
+        _, facts = train_defence(settings, trainer, resume=resume)
     say(f"trained in {facts['training_seconds'] / 60:.1f} min, {facts['steps']:.0f} steps: {out}")
     for name, told in (("honest", "honest images"), ("hard", "what the defence is for")):
         say(f"answered as wanted, {told}: {facts[f'{name}_before']:.1%}, now {facts[name]:.1%}")

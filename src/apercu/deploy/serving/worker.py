@@ -9,7 +9,7 @@ import pickle
 import sys
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -66,13 +66,13 @@ def open_explainer(setup: WorkerSetup) -> BatchExplainer:
     from apercu.deploy.inference.torch_engine import TorchEngine
     from apercu.deploy.serving.batch_explainer import CounterpartBatchExplainer, MaskBatchExplainer
     from apercu.explainers.mask.explainer import MaskExplainer
-    from apercu.explainers.run_folder import open_run
+    from apercu.explainers.run_folder import load_explainer
 
     name, device = setup.run.resolve().name or "explainer", setup.device
     if is_export(setup.run):
         engine = open_engine(setup.run, setup.classifier, device, spin=False)
         return MaskBatchExplainer(name, engine)
-    explainer = open_run(setup.run).to(device)
+    explainer = load_explainer(setup.run).to(device)
     classifier = None
     if setup.classifier is not None:
         classifier = open_classifier(setup.classifier, device=device)
@@ -131,7 +131,7 @@ class ImageWorker:
 
 
 @dataclass(frozen=True, eq=False)
-class _Arrival:
+class Arrival:
     """An image that has arrived, and is being decoded."""
 
     number: int
@@ -147,15 +147,19 @@ class BatchingLoop:
     Args:
         connection: to the web process.
         setup: of the worker.
+        on_closed: is called when the web process has closed the connection.
     """
 
     worker: ImageWorker
 
-    def __init__(self, connection: socket, setup: WorkerSetup) -> None:
+    def __init__(
+        self, connection: socket, setup: WorkerSetup, on_closed: Callable[[], None]
+    ) -> None:
         self.setup = setup
+        self._on_closed = on_closed
         self._connection = connection
         self._sending = threading.Lock()
-        self._arrivals: SimpleQueue[_Arrival] = SimpleQueue()
+        self._arrivals: SimpleQueue[Arrival] = SimpleQueue()
         self._cancelled: set[int] = set()
         self._last = 0
         self._helpers = ThreadPoolExecutor(HELPERS, "helper", _compute_alone)
@@ -166,7 +170,7 @@ class BatchingLoop:
         Raises:
             ApercuError: something cannot be opened; the web process is told, too.
         """
-        threading.Thread(target=self._receive, daemon=True).start()
+        threading.Thread(target=self.receive, daemon=True).start()
         try:
             explainer = open_explainer(self.setup)
             explainer.warm_up()
@@ -179,15 +183,15 @@ class BatchingLoop:
     def run(self) -> None:
         """Explain batches until the process ends."""
         while True:
-            arrivals = self._take()
-            batch = [arrival.prepared.result() for arrival in arrivals]
-            for place, explained in enumerate(self.worker.explain(batch)):
-                number, size = arrivals[place].number, 0 if place else len(batch)
-                self._helpers.submit(self._respond, number, explained, size)
+            self.answer(self.take())
 
-    def _take(self) -> list[_Arrival]:
+    def waiting(self) -> int:
+        """Return the number of images that have arrived and are not yet taken."""
+        return self._arrivals.qsize()
+
+    def take(self) -> list[Arrival]:
         """Wait for an image, and return it with all others that are there."""
-        taken: list[_Arrival] = []
+        taken: list[Arrival] = []
         while not taken:
             arrivals = [self._arrivals.get()]
             with suppress(Empty):
@@ -206,16 +210,24 @@ class BatchingLoop:
             self._send(*messages)
         return taken
 
-    def _receive(self) -> None:
-        """Take in messages until the web process closes the connection; then end the process."""
+    def answer(self, batch: Sequence[Arrival]) -> None:
+        """Explain a batch; a helper writes and sends the responses."""
+        results = self.worker.explain([arrival.prepared.result() for arrival in batch])
+        size = len(batch)
+        for arrival, explained in zip(batch, results, strict=True):
+            self._helpers.submit(self._respond, arrival.number, explained, size)
+            size = 0
+
+    def receive(self) -> None:
+        """Take in messages until the web process closes the connection."""
         with self._connection.makefile("rb") as stream:
             while (message := read_message(stream)) is not None:
                 if message.kind == MessageKind.EXPLAIN:
                     prepared = self._helpers.submit(self._prepare, message)
-                    self._arrivals.put(_Arrival(message.number, prepared))
+                    self._arrivals.put(Arrival(message.number, prepared))
                 elif message.number > self._last:
                     self._cancelled.add(message.number)
-        os._exit(0)
+        self._on_closed()
 
     def _prepare(self, message: Message) -> PreparedImage | ExplainResponse:
         if message.number in self._cancelled:
@@ -249,7 +261,7 @@ def run_worker(connection: socket, setup: WorkerSetup) -> None:
     logging.getLogger("pydicom").disabled = True
     sys.setswitchinterval(SWITCH_INTERVAL)
     torch.set_num_threads(setup.threads)
-    loop = BatchingLoop(connection, setup)
+    loop = BatchingLoop(connection, setup, lambda: os._exit(0))
     try:
         loop.load()
     except ApercuError:

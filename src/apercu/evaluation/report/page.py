@@ -16,8 +16,6 @@ from PIL import Image
 
 from apercu import render
 from apercu.evaluation.cost import compare_costs, equalise_costs, format_break_even
-from apercu.evaluation.formatting import COLUMNS
-from apercu.evaluation.measures import cuts
 from apercu.evaluation.ranking import (
     MAIN_METRICS,
     build_ranking,
@@ -36,6 +34,7 @@ from apercu.evaluation.report.tables import format_duration
 from apercu.evaluation.results import ComparisonResults
 from apercu.io import write_file
 from apercu.methods import Requirement
+from apercu.metrics.registry import METRICS, need_threshold
 
 PICTURE_SIDE = 240
 """Longest side of a picture of the gallery, in pixels."""
@@ -95,7 +94,7 @@ def write_report(results: ComparisonResults, images: Sequence[GalleryImage], pat
         headline=write_headline(results),
         also=name_winners(results, [name for name in metrics if name not in MAIN_METRICS]),
         reference=find_best_trained(results),
-        columns=[(name, COLUMNS[name], find_direction(results, name)) for name in metrics],
+        columns=[(name, METRICS[name], find_direction(results, name)) for name in metrics],
         table=build_ranking(results),
         plots=_draw_cost_plots(results),
         curves=_draw_curves(results),
@@ -105,7 +104,7 @@ def write_report(results: ComparisonResults, images: Sequence[GalleryImage], pat
         images=[_embed_pictures(image) for image in images],
         format_duration=format_duration,
         image_counts=count_images(results),
-        halves=cuts(metrics),
+        halves=need_threshold(metrics),
         format_break_even=format_break_even,
         allow_line_breaks=_allow_line_breaks,
     )
@@ -147,7 +146,7 @@ def _draw_cost_plots(results: ComparisonResults) -> list[Markup]:
         ]
         if len(points) > 1:
             arrow = "↓" if find_direction(results, metric) == "lower" else "↑"
-            title = f"{COLUMNS[metric].title} {arrow}"
+            title = f"{METRICS[metric].title} {arrow}"
             plots.append(Markup(draw_scatter(points, f"ms per image, batch {smallest}", title)))
     return plots[:MAX_PLOTS]
 

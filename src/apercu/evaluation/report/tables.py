@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from apercu.evaluation.cost import compare_costs, format_break_even
-from apercu.evaluation.formatting import COLUMNS, format_milliseconds
-from apercu.evaluation.measures import cuts
 from apercu.evaluation.ranking import (
     RankingCell,
     build_ranking,
@@ -19,6 +18,7 @@ from apercu.evaluation.ranking import (
 )
 from apercu.evaluation.results import ComparisonResults, Cost
 from apercu.io import write_file
+from apercu.metrics.registry import METRICS, need_threshold
 
 CSV_HEADER = (
     *("explainer", "metric", "better", "value", "low", "high", "n", "threshold"),
@@ -52,7 +52,7 @@ def format_markdown(results: ComparisonResults) -> str:
         + ", ".join(f"{name} {value}" for name, value in environment.items() if name != "date")
         + f"; {str(environment.get('date', ''))[:10]}. Mean (95 % interval) on "
         f"{max(count_images(results).values(), default=0)} of them"
-        + (", with the threshold that the others chose" if cuts(list_metrics(results)) else "")
+        + (", with the threshold that the others chose" if need_threshold(list_metrics(results)) else "")
         + "; ▲ better and ▼ worse than the best trained "
         "explainer on the same images (sign-flip test, Holm-adjusted p < 0.05).",
         format_ranking(results),
@@ -93,7 +93,7 @@ def format_ranking(results: ComparisonResults) -> str:
     most = max(counts.values(), default=0)
     fewer = {metric: f" ({n} images)" for metric, n in counts.items() if n < most}
     header = ["explainer"]
-    header += [f"{COLUMNS[m].title} {arrows[m]}{fewer.get(m, '')}" for m in metrics]
+    header += [f"{METRICS[m].title} {arrows[m]}{fewer.get(m, '')}" for m in metrics]
     lines = []
     for row in build_ranking(results):
         texts = [row.name + (" (told the truth)" if row.knows_truth else "")]
@@ -110,6 +110,18 @@ def format_duration(cost: Cost) -> str:
     """Return the median and half the interquartile range; a single call has no range."""
     median = format_milliseconds(cost.ms_per_image)
     return f"{median} ± {format_milliseconds(cost.iqr / 2)}" if cost.iqr else f"{median}, one call"
+
+
+def format_milliseconds(milliseconds: float) -> str:
+    """Return three significant digits, never with an exponent.
+
+    >>> [format_milliseconds(value) for value in (0.01234, 7.5, 147.3, 5237.2)]
+    ['0.0123', '7.50', '147', '5240']
+    """
+    if milliseconds <= 0:
+        return "0"
+    magnitude = math.floor(math.log10(milliseconds))
+    return f"{round(milliseconds, 2 - magnitude):.{max(0, 2 - magnitude)}f}"
 
 
 def _format_cell(cell: RankingCell) -> str:

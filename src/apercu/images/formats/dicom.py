@@ -199,14 +199,15 @@ def _set_transfer_syntax(dataset: Dataset) -> None:
 
 
 def _read_photometric_interpretation(dataset: Dataset, name: str) -> str:
-    """Read the photometric interpretation, and check that it agrees with the number of samples."""
+    """Read the photometric interpretation; raise ImageError if it does not fit the samples."""
     kind = _read_text(dataset, "PhotometricInterpretation", name)
     samples = _read_count(dataset, "SamplesPerPixel", name) or 1
     expected = {**dict.fromkeys(GREY, 1), **dict.fromkeys(COLOUR, 3), "PALETTE COLOR": 1}
     if kind not in expected:
         interpretations = ", ".join((*GREY, *COLOUR))
         raise ImageError(
-    """Read the photometric interpretation; raise ImageError if it does not fit the samples."""
+            f"{name}: expected a photometric interpretation of {interpretations}; "
+            "got another, or none"
         )
     if samples != expected[kind]:
         raise ImageError(

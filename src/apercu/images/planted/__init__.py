@@ -1,4 +1,4 @@
-"""The planted set: generated pictures of which it is known where the evidence lies."""
+"""The planted set: generated pictures whose true evidence is known."""
 
 from apercu.images.planted.source import Planted, PlantedObject, open_planted
 

@@ -1,8 +1,7 @@
-"""The planted set: generated pictures of which it is known where the evidence lies."""
+"""`Planted`: a source of generated pictures whose true evidence is known."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 import torch
@@ -24,7 +23,13 @@ MAX_OBJECTS, MAX_CHANNELS = 4, 64
 
 @dataclass(frozen=True, eq=False)
 class PlantedObject:
-    """One object of a picture: its class, the pixels where it can be seen, the box around them."""
+    """One object of a picture.
+
+    Attributes:
+        class_index: Index of its class.
+        region: Pixels where it is visible, `height × width`.
+        box: Tight box of the region, `1 × 4`.
+    """
 
     class_index: int
     region: Bool[Tensor, "height width"]
@@ -33,13 +38,15 @@ class PlantedObject:
 
 @dataclass(frozen=True)
 class Planted(ImageSource):
-    """Patterned objects in natural-looking scenes; each picture is computed when asked for.
+    """Patterned objects in natural-looking scenes; each picture is computed when it is read.
 
-    A class is a pattern, at any place, size, orientation and in any colours; shapes that mean
-    nothing share the objects' outlines and colours. The same fields give the same bytes on every
-    machine. An item's label is the class name of its first object; `truth` tells all of them.
-    Classes are balanced in every run of `classes` pictures. Raises ConfigError for a field out of
-    range.
+    A class is a pattern, in any location, size, rotation and colours. Distractors share the
+    outlines and colours of the objects. The same fields give the same bytes on every machine. The
+    label of an item is the class name of its first object; `true_objects` returns all objects.
+    Every block of `classes` pictures has each class once.
+
+    Raises:
+        ConfigError: a field is out of range.
     """
 
     classes: int = 6
@@ -47,7 +54,7 @@ class Planted(ImageSource):
     seed: int = 0
     size: int = 64
     difficulty: float = 0.5
-    """0, large and plain to see, to 1, small and faint among many distractors."""
+    """From 0, large objects with high contrast, to 1, small faint ones among many distractors."""
     split: str = "train"
     objects: int = 1
     channels: int = 3
@@ -93,63 +100,71 @@ class Planted(ImageSource):
         return Item(self._item_name(index), picture, label, first.box, first.region)
 
     def _item_name(self, index: int) -> str:
+        """Return the name of one picture."""
         return f"{self.split}-{index:06d}"
 
     def true_objects(self, index: int) -> tuple[PlantedObject, ...]:
-        """Every object of a picture, the one that gives the label first."""
+        """Return the objects of a picture; the first one gives the label."""
         return self._paint_picture(normalise_index(index, self.images))[1]
 
     def _paint_picture(self, index: int) -> tuple[Tensor, tuple[PlantedObject, ...]]:
-        draws = RandomStream(self.seed, SPLITS.index(self.split), index)
-        classes = self._choose_classes(draws, index)
+        """Paint one picture; returns it, `channels × size × size`, and its objects."""
+        random = RandomStream(self.seed, SPLITS.index(self.split), index)
+        classes = self._choose_classes(random, index)
         style = SceneStyle.from_difficulty(self.difficulty)
-        pixels, regions = paint_scene(draws, classes, (self.channels, self.size), style)
+        pixels, regions = paint_scene(random, classes, (self.channels, self.size), style)
         visible = torch.from_numpy(regions)
-        around = tight_boxes(visible)
-        objects = tuple(
-            PlantedObject(class_index, visible[i], around[i : i + 1])
-            for i, class_index in enumerate(classes)
-        )
+        boxes = tight_boxes(visible)[:, None]
+        objects = tuple(map(PlantedObject, classes, visible, boxes))
         return torch.from_numpy(pixels).float() / 255, objects
 
-    def _choose_classes(self, draws: RandomStream, index: int) -> list[int]:
-        """The label's class, rotated from block to block, and other classes for the others."""
+    def _choose_classes(self, random: RandomStream, index: int) -> list[int]:
+        """Choose the class of each object: the label, rotated from block to block, then others."""
         first = (index + index // self.classes) % self.classes
         others = [number for number in range(self.classes) if number != first]
-        chosen = [others.pop(draws.integer_below(len(others))) for _ in range(self.objects - 1)]
+        chosen = [others.pop(random.integer_below(len(others))) for _ in range(self.objects - 1)]
         return [first, *chosen]
 
 
 def open_planted(settings: str, *, channels: int = 3) -> Planted:
-    """Reads `key=value,key=value` as the fields of `Planted`; nothing gives the defaults.
+    """Open the planted set by its settings.
 
-    Raises ConfigError for an unknown key (suggesting the nearest), one given twice, and a value
-    that is no number.
+    Args:
+        settings: Fields of `Planted` as `key=value,key=value`; empty for the defaults.
+        channels: Channels of every picture, unless the settings say otherwise.
+
+    Returns:
+        The planted set.
+
+    Raises:
+        ConfigError: a key is unknown or repeated, or a value is not a number or out of range.
     """
-    kinds = {field.name: type(field.default) for field in fields(Planted)}
+    types = {field.name: type(field.default) for field in fields(Planted)}
     values: dict[str, int | float | str] = {"channels": channels}
-    given: set[str] = set()
+    keys: set[str] = set()
     for setting in filter(None, (part.strip() for part in settings.split(","))):
         key, equals, text = (part.strip() for part in setting.partition("="))
-        if key not in kinds:
-            hint = suggest_nearest(key, kinds) or f"; expected one of {', '.join(kinds)}"
+        if key not in types:
+            hint = suggest_nearest(key, types) or f"; expected one of {', '.join(types)}"
             raise ConfigError(f"planted: no setting {key}{hint}")
-        if key in given or not equals:
+        if key in keys or not equals:
             raise ConfigError(f"planted: expected {key}=VALUE once, got {settings}")
-        given.add(key)
-        values[key] = _parse_number(key, text, kinds)
+        keys.add(key)
+        values[key] = _parse_number(key, text, types[key])
     return Planted(**values)  # type: ignore[arg-type]
 
 
-def _parse_number(key: str, text: str, kinds: Mapping[str, type]) -> int | float | str:
+def _parse_number(key: str, text: str, to: type) -> int | float | str:
+    """Convert the value of a setting; raise ConfigError if it is not of the type."""
     try:
-        value: int | float | str = kinds[key](text)
+        value: int | float | str = to(text)
     except ValueError as error:
-        kind = "a whole number" if kinds[key] is int else "a number"
-        raise ConfigError(f"planted: expected {kind} for {key}, got {text}") from error
+        expected = "a whole number" if to is int else "a number"
+        raise ConfigError(f"planted: expected {expected} for {key}, got {text}") from error
     return value
 
 
 def _check_range(key: str, value: int | float, low: int, high: int) -> None:
+    """Raise ConfigError if a field is out of range."""
     if not low <= value <= high:
         raise ConfigError(f"planted: expected {key} from {low:g} to {high:g}, got {value:g}")

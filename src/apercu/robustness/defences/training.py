@@ -6,12 +6,10 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, ClassVar, final
 
 import torch
 import torch.nn.functional as F
-from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
@@ -22,7 +20,7 @@ from apercu.classifiers.fingerprint import digest_module
 from apercu.classifiers.network import convert_to_logits
 from apercu.classifiers.preprocessing import normalise
 from apercu.classifiers.reinitialise import copy_trainable
-from apercu.errors import ImagesError, RunError
+from apercu.errors import ImagesError
 from apercu.io import write_file
 from apercu.robustness.defences.base import DefenceBatch
 from apercu.robustness.defences.settings import DefenceSettings
@@ -32,7 +30,7 @@ from apercu.training.module import TrainingModule
 from apercu.training.trainer import Trainer
 from apercu.types import Images, Logits
 
-CONFIG, FACTS = "config.json", "facts.json"
+FACTS = "facts.json"
 FEW_CLASSES = 0.35
 """Fraction of the classes of a batch below which a network predicts too few of them."""
 
@@ -152,13 +150,14 @@ def _inference_mode(network: nn.Module) -> Iterator[None]:
 
 
 def train_defence(
-    settings: DefenceSettings, trainer: Trainer
+    settings: DefenceSettings, trainer: Trainer, *, resume: bool = True
 ) -> tuple[Classifier, dict[str, float]]:
     """Train a copy of the trainer's classifier with a defence, and save it in the run folder.
 
     Args:
         settings: the defence and the schedule.
         trainer: the classifier, the images and the run folder.
+        resume: whether to continue a training that was begun in the folder.
 
     Returns:
         The defended classifier, and what was measured on images that were held out, before and
@@ -173,17 +172,17 @@ def train_defence(
     network = copy_trainable(trainer.classifier, reinitialise=settings.scratch, seed=trainer.seed)
     if settings.wanted == "labels" and not trainer.source.labelled:
         raise ImagesError(f"{trainer.source.name}: has no labels; set wanted: answers")
-    _check_or_store_settings(trainer.run / CONFIG, settings)
-    training = DefenceTraining(network, trainer.classifier, settings, trainer.seed)
-    before = _measure_agreement(training, trainer)
-    facts = {f"{name}_before": value for name, value in before.items()}
-    facts |= trainer.fit(training) | _measure_agreement(training, trainer)
-    undefended = trainer.classifier.network
-    digest = digest_module(network, undefended.source, undefended.options)
-    defended = Classifier(replace(undefended, forward=network, digest=digest))
-    if trainer.is_main_process:
-        save_classifier(defended, trainer.run)
-        write_file(trainer.run / FACTS, json.dumps(facts, indent=1) + "\n")
+    with trainer.record(settings).begin(resume=resume):
+        training = DefenceTraining(network, trainer.classifier, settings, trainer.seed)
+        before = _measure_agreement(training, trainer)
+        facts = {f"{name}_before": value for name, value in before.items()}
+        facts |= trainer.fit(training) | _measure_agreement(training, trainer)
+        undefended = trainer.classifier.network
+        digest = digest_module(network, undefended.source, undefended.options)
+        defended = Classifier(replace(undefended, forward=network, digest=digest))
+        if trainer.is_main_process:
+            save_classifier(defended, trainer.run)
+            write_file(trainer.run / FACTS, json.dumps(facts, indent=1) + "\n")
     return defended, facts
 
 
@@ -212,16 +211,3 @@ def _measure_agreement(training: DefenceTraining, trainer: Trainer) -> dict[str,
             predicted = training.compute_inference_logits(inputs).argmax(1)
             correct[name] += (predicted == batch.labels).tolist()
     return {name: sum(values) / len(values) for name, values in correct.items()}
-
-
-def _check_or_store_settings(path: Path, settings: DefenceSettings) -> None:
-    """Store the settings of a new training, or check that they are those of the one begun before."""
-    if not path.is_file():
-        write_file(path, settings.model_dump_json(indent=1))
-        return
-    try:
-        begun = DefenceSettings.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValidationError) as error:
-        raise RunError(f"{path}: cannot be read; choose another --out") from error
-    if begun != settings:
-        raise RunError(f"{path}: the training begun here had other settings; use those")

@@ -1,4 +1,4 @@
-"""The door: what it refuses, how it counts, and that it answers like the bare network."""
+"""The classifier: what it refuses, how it counts, and that its logits are the bare network's."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from apercu.errors import ClassifierError, ImageError, TargetError
 SPEC = InputSpec(size=(4, 5), mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
 
 
-def _linear(classes: int = 4) -> nn.Module:
+def _make_linear(classes: int = 4) -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Flatten(), nn.Linear(60, classes))
 
 
-def _door(answer: Any = None, **changes: Any) -> Classifier:
+def _open(forward: Any = None, **changes: Any) -> Classifier:
     settings: dict[str, Any] = {"source": "test", "digest": "0", "input": SPEC, **changes}
-    return Classifier(Network(forward=answer or _linear(), **settings))
+    return Classifier(Network(forward=forward or _make_linear(), **settings))
 
 
 def _images(batch: int = 2) -> Tensor:
     return torch.rand(batch, 3, 4, 5, generator=torch.Generator().manual_seed(2))
 
 
-def test_it_answers_like_the_network_behind_its_normalisation() -> None:
-    module = _linear()
+def test_logits_are_those_of_the_network_on_normalised_images() -> None:
+    module = _make_linear()
     images = _images()
     normalised = (images - torch.tensor(SPEC.mean)[:, None, None]) / torch.tensor(SPEC.std)[
         :, None, None
     ]
-    torch.testing.assert_close(_door(module)(images), module(normalised))
-    torch.testing.assert_close(_door(module).normalise(images), normalised)
+    torch.testing.assert_close(_open(module)(images), module(normalised))
+    torch.testing.assert_close(_open(module).normalise(images), normalised)
 
 
 def test_gradients_reach_the_images_but_not_the_parameters() -> None:
-    module = _linear()
-    classifier = _door(module)
+    module = _make_linear()
+    classifier = _open(module)
     images = _images().requires_grad_()
     classifier(images)[:, 1].sum().backward()
     weights = module[1].weight[1].view(3, 4, 5)  # type: ignore[union-attr, index]
@@ -50,14 +50,14 @@ def test_gradients_reach_the_images_but_not_the_parameters() -> None:
 
 
 def test_an_open_network_is_switched_to_inference() -> None:
-    module = nn.Sequential(_linear(), nn.Dropout(0.9))
-    classifier = _door(module)
+    module = nn.Sequential(_make_linear(), nn.Dropout(0.9))
+    classifier = _open(module)
     assert not module.training
     assert torch.equal(classifier(_images()), classifier(_images()))
 
 
-def test_queries_count_images_that_were_answered() -> None:
-    classifier = _door()
+def test_queries_count_classified_images() -> None:
+    classifier = _open()
     assert classifier.queries == 0
     classifier(_images(3))
     classifier.predict_probabilities(_images(2))
@@ -81,46 +81,46 @@ def test_queries_count_images_that_were_answered() -> None:
 )
 def test_images_that_do_not_fit(images: Tensor, error: type[Exception], match: str) -> None:
     with pytest.raises(error, match=match):
-        _door()(images)
+        _open()(images)
 
 
 def test_one_nan_pixel_is_enough() -> None:
     images = _images()
     images[1, 2, 3, 4] = float("nan")
     with pytest.raises(ImageError, match="nan"):
-        _door()(images)
+        _open()(images)
 
 
 def test_raw_counts_pass_where_the_rule_says_so() -> None:
-    classifier = _door(input=InputSpec(size=(4, 5), normalise="l2_per_channel"))
+    classifier = _open(input=InputSpec(size=(4, 5), normalise="l2_per_channel"))
     counts = _images() * 50000
     counts[0, 0, 0, 0] = float("nan")
     assert classifier(counts).isfinite().all()
 
 
-def test_a_picture_of_other_channels_cannot_be_prepared() -> None:
+def test_an_image_with_other_channels_cannot_be_prepared() -> None:
     with pytest.raises(ClassifierError, match="expects 3 channels, images have 1"):
-        _door().prepare(torch.rand(1, 9, 9))
+        _open().prepare(torch.rand(1, 9, 9))
 
 
-def test_a_black_box_answers_without_gradients_and_says_so() -> None:
-    module = _linear()
-    classifier = _door(BlackBox(module), differentiable=False)
+def test_a_black_box_gives_logits_but_no_gradients() -> None:
+    module = _make_linear()
+    classifier = _open(BlackBox(module), differentiable=False)
     images = _images().requires_grad_()
     assert classifier.module is None and not classifier.exposes_layers
     with pytest.raises(ClassifierError, match="gives no gradients; distil a student"):
         classifier(images)
     with torch.no_grad():
-        torch.testing.assert_close(classifier(images), _door(module)(images))
+        torch.testing.assert_close(classifier(images), _open(module)(images))
 
 
 def test_probability_of_the_second_class_becomes_two_logits() -> None:
     chances = torch.tensor([0.0, 1e-6, 0.25, 1.0])
 
-    def ask(images: Tensor) -> Tensor:
+    def predict(images: Tensor) -> Tensor:
         return chances[: len(images), None]
 
-    classifier = _door(BlackBox(ask), output="probability", differentiable=False)
+    classifier = _open(BlackBox(predict), output="probability", differentiable=False)
     logits = classifier(_images(4))
     torch.testing.assert_close(logits[1:3, 1], chances[1:3].log())
     torch.testing.assert_close(logits[1:3, 0], torch.log1p(-chances[1:3]))
@@ -130,7 +130,7 @@ def test_probability_of_the_second_class_becomes_two_logits() -> None:
 
 def test_probabilities_become_logits_whose_softmax_gives_them_back() -> None:
     chances = torch.tensor([[0.7, 0.3, 0.0], [0.2, 0.2, 0.6]])
-    classifier = _door(
+    classifier = _open(
         BlackBox(lambda images: chances[: len(images)]),
         output="probabilities",
         differentiable=False,
@@ -140,7 +140,7 @@ def test_probabilities_become_logits_whose_softmax_gives_them_back() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "output", "match"),
+    ("forward", "output", "match"),
     [
         (lambda x: (x,), "logits", "one tensor as its output, got tuple"),
         (lambda x: x, "logits", "expected 1 × classes numbers .* got 1 × 3 × 4 × 5"),
@@ -149,32 +149,32 @@ def test_probabilities_become_logits_whose_softmax_gives_them_back() -> None:
         (lambda x: x.view(7), "logits", "cannot classify an image of 3×4×5: .*; check its input"),
     ],
 )
-def test_networks_that_do_not_answer_as_said(answer: Any, output: Any, match: str) -> None:
+def test_networks_whose_output_is_not_as_described(forward: Any, output: Any, match: str) -> None:
     class Wrong(nn.Module):
         def forward(self, images: Tensor) -> Any:
-            return answer(images)
+            return forward(images)
 
     with pytest.raises(ClassifierError, match=match):
-        _door(Wrong(), output=output)
+        _open(Wrong(), output=output)
 
 
 def test_class_names() -> None:
-    assert _door().classes == ("class 0", "class 1", "class 2", "class 3")
-    named = _door(names=ClassNames.of("abcd", ["n0", "n1", "n2", "n3"]))
-    assert named.index_of("C") == named.index_of("n2") == named.index_of(2) == 2
-    assert named.identifiers == ("n0", "n1", "n2", "n3")
+    assert _open().classes == ("class 0", "class 1", "class 2", "class 3")
+    classifier = _open(names=ClassNames.of("abcd", ["n0", "n1", "n2", "n3"]))
+    assert classifier.index_of("C") == classifier.index_of("n2") == classifier.index_of(2) == 2
+    assert classifier.identifiers == ("n0", "n1", "n2", "n3")
     with pytest.raises(TargetError, match="no class"):
-        named.index_of("e")
+        classifier.index_of("e")
     with pytest.raises(ClassifierError, match="has 4 classes, but 3 names"):
-        _door(names=ClassNames.of("abc"))
+        _open(names=ClassNames.of("abc"))
 
 
-def test_opening_and_asking_leave_the_images_and_the_global_randomness_alone() -> None:
+def test_opening_and_classifying_change_neither_images_nor_global_randomness() -> None:
     state = torch.get_rng_state()
     images = _images()
-    kept = images.clone()
-    module = _linear()
+    before = images.clone()
+    module = _make_linear()
     torch.set_rng_state(state)
-    _door(module)(images)
-    assert torch.equal(images, kept)
+    _open(module)(images)
+    assert torch.equal(images, before)
     assert torch.equal(torch.get_rng_state(), state)

@@ -1,4 +1,4 @@
-"""Students: they learn a teacher that only answers, and are refused where they do not."""
+"""Students learn from a teacher without gradients, and are refused where they disagree."""
 
 from __future__ import annotations
 
@@ -46,67 +46,71 @@ def _teacher() -> Classifier:
     )
 
 
-def _tinted(count: int) -> list[Tensor]:
+def _make_tinted_images(count: int) -> list[Tensor]:
     generator = torch.Generator().manual_seed(5)
     tints = torch.rand(count, 3, 1, 1, generator=generator)
     return list((tints + 0.2 * torch.rand(count, 3, 8, 8, generator=generator)).clamp(0, 1))
 
 
-def test_a_student_learns_what_its_teacher_answers_and_can_be_climbed() -> None:
+def test_a_student_learns_the_logits_of_its_teacher_and_gives_gradients() -> None:
     teacher = _teacher()
     losses: list[float] = []
     student, agreement = distil(
-        teacher, _tinted(300), SETTINGS, lambda step, loss: losses.append(loss)
+        teacher, _make_tinted_images(300), SETTINGS, lambda step, loss: losses.append(loss)
     )
     assert agreement >= 0.8
     assert student.classes == teacher.classes and student.size == teacher.size
     assert len(losses) == 60 and sum(losses[-10:]) < 0.3 * sum(losses[:10])
-    images = torch.stack(_tinted(4)).requires_grad_()
+    images = torch.stack(_make_tinted_images(4)).requires_grad_()
     (gradient,) = torch.autograd.grad(student(images)[:, 1].sum(), images)
     assert gradient[:, 1].sum() > gradient[:, 0].sum()
 
 
-def test_the_agreement_is_measured_on_images_the_student_has_not_seen() -> None:
-    images = _tinted(300)
+def test_the_agreement_is_measured_on_held_out_images() -> None:
+    images = _make_tinted_images(300)
     student, agreement = distil(_teacher(), images, SETTINGS)
     order = torch.randperm(300, generator=torch.Generator().manual_seed(0))
-    held = torch.stack([images[i] for i in order[:30].tolist()])
-    same = student(held).argmax(1) == _brightest_colour(held).argmax(1)
+    held_out = torch.stack([images[i] for i in order[:30].tolist()])
+    same = student(held_out).argmax(1) == _brightest_colour(held_out).argmax(1)
     assert agreement == pytest.approx(same.float().mean().item())
 
 
-def test_the_teacher_is_asked_twice_per_lesson_and_once_per_held_out_image() -> None:
+def test_the_teacher_is_queried_twice_per_training_image_and_once_per_held_out_image() -> None:
     teacher = _teacher()
-    distil(teacher, _tinted(40), StudentSettings(steps=2, batch=8, width=2, floor=0.0))
+    distil(teacher, _make_tinted_images(40), StudentSettings(steps=2, batch=8, width=2, floor=0.0))
     assert teacher.queries == 2 * 36 + 4
 
 
 def test_the_same_seed_gives_the_same_student() -> None:
     few = {"steps": 5, "batch": 8, "width": 2, "floor": 0.0}
-    state = torch.get_rng_state()
-    prints = [
-        distil(_teacher(), _tinted(40), StudentSettings(**few, seed=seed)).student.fingerprint
+    images, state = _make_tinted_images(40), torch.get_rng_state()
+    fingerprints = [
+        distil(
+            _teacher(), _make_tinted_images(40), StudentSettings(**few, seed=seed)
+        ).student.fingerprint
         for seed in (1, 1, 2)
     ]
-    assert prints[0] == prints[1] != prints[2]
+    assert fingerprints[0] == fingerprints[1] != fingerprints[2]
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_a_student_below_the_floor_is_refused() -> None:
     settings = StudentSettings(steps=1, batch=8, width=2, floor=1.0)
     with pytest.raises(ClassifierError, match=r"on \d+\.\d% of 4 held-out .* floor of 100\.0%"):
-        distil(_teacher(), _tinted(40), settings)
+        distil(_teacher(), _make_tinted_images(40), settings)
 
 
 def test_a_student_can_be_saved(tmp_path: Path) -> None:
-    student = distil(_teacher(), _tinted(40), StudentSettings(steps=2, width=2, floor=0.0)).student
+    student = distil(
+        _teacher(), _make_tinted_images(40), StudentSettings(steps=2, width=2, floor=0.0)
+    ).student
     again = open_classifier(save_classifier(student, tmp_path))
     assert again.fingerprint == student.fingerprint
-    images = torch.stack(_tinted(3))
+    images = torch.stack(_make_tinted_images(3))
     assert torch.equal(again(images), student(images))
 
 
-def test_lessons_are_the_teachers_answers_to_what_is_shown() -> None:
+def test_batches_hold_the_logits_of_the_teacher_for_their_images() -> None:
     def leaning(images: Tensor) -> Tensor:  # which half is brighter: mirrors differ
         return torch.stack((images[..., :4].mean((1, 2, 3)), images[..., 4:].mean((1, 2, 3))), 1)
 
@@ -121,16 +125,16 @@ def test_lessons_are_the_teachers_answers_to_what_is_shown() -> None:
     )
     ramp = torch.linspace(0, 1, 8).expand(3, 8, 8)
     images = [ramp * (1 + i) / 20 for i in range(20)]
-    lessons = DistillationData.query_teacher(teacher, images, torch.arange(3, 20), batch=5)
-    batches = list(islice(lessons.draw_batches(6, torch.Generator().manual_seed(0)), 12))
-    for shown, answers in batches:
-        assert torch.equal(leaning(shown).argmax(1), answers.argmax(1))
-    assert {len(set(answers.argmax(1).tolist())) for _, answers in batches} == {2}
-    epoch = torch.cat([answers.max(1).values for _, answers in batches])[:17]
+    data = DistillationData.query_teacher(teacher, images, torch.arange(3, 20), batch=5)
+    batches = list(islice(data.draw_batches(6, torch.Generator().manual_seed(0)), 12))
+    for images, logits in batches:
+        assert torch.equal(leaning(images).argmax(1), logits.argmax(1))
+    assert {len(set(logits.argmax(1).tolist())) for _, logits in batches} == {2}
+    epoch = torch.cat([logits.max(1).values for _, logits in batches])[:17]
     assert len(epoch.unique()) == 17
 
 
-def test_the_difference_is_the_divergence_by_its_formula() -> None:
+def test_the_loss_is_the_divergence_by_its_formula() -> None:
     student, teacher = torch.randn(3, 4), torch.randn(3, 4)
     p, q = (teacher / 2).softmax(1), (student / 2).softmax(1)
     expected = 4 * (p * (p / q).log()).sum(1).mean()
@@ -140,7 +144,7 @@ def test_the_difference_is_the_divergence_by_its_formula() -> None:
 
 def test_too_few_images() -> None:
     with pytest.raises(ImagesError, match="at least 20 to distil a student, got 19"):
-        distil(_teacher(), _tinted(19))
+        distil(_teacher(), _make_tinted_images(19))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,110 @@
+"""What a training was begun with: the record in its run folder, and the settings that are there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from apercu.errors import RunError
+from apercu.run_record import RunRecord
+from apercu.training.config import CONFIG, ConfigPresets, TrainingConfig
+
+ORDER, WEIGHTS = "order.json", "weights.safetensors"
+"""Files of a run folder: what the settings do not say, and the weights, which are written last."""
+
+T = TypeVar("T", bound=TrainingConfig)
+
+OTHER_TRAININGS = {"defence": "stress train", "pretext": "pretrain"}
+"""Keys that only the settings of other trainings than explainers have, and the verbs of those."""
+
+
+class TrainingOrder(BaseModel):
+    """What the settings do not say, but the result of a training depends on.
+
+    Attributes:
+        classifier: fingerprint of the classifier.
+        images: name of the training images.
+        count: number of the images.
+        seed: seed of every draw.
+        devices: number of devices that share the work.
+        precision: precision of the numbers.
+        wanted: digest of the targets that come with the images, where there are any.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    classifier: str
+    images: str
+    count: int
+    seed: int
+    devices: int = 1
+    precision: str = "32-true"
+    wanted: str = ""
+
+
+def record_training(
+    run: Path, order: TrainingOrder, settings: TrainingConfig, **parts: BaseModel
+) -> RunRecord:
+    """Return the record of a training, whose `begin` checks and locks the run folder.
+
+    Args:
+        run: the run folder.
+        order: what the result depends on besides the settings.
+        settings: the settings.
+        parts: further parts by the stem of their JSON file.
+    """
+    files: Mapping[str, BaseModel] = {
+        ORDER: order,
+        CONFIG: settings,
+        **{f"{name}.json": part for name, part in parts.items()},
+    }
+    return RunRecord(run, files, "training", finished_by=WEIGHTS, on_request=True)
+
+
+def find_settings(run: Path, config: str | Path | None, presets: ConfigPresets[T]) -> T:
+    """Return the settings in a file or preset; without one, those of a training begun in the folder.
+
+    Args:
+        run: the run folder.
+        config: the file, the name of a preset, or None.
+        presets: the settings of the kind of training that is asked for.
+
+    Raises:
+        ConfigError: there are no such settings, or they hold mistakes.
+        RunError: the folder holds a training of another kind, or its settings are damaged.
+    """
+    stored = run / CONFIG
+    _check_kind(stored, presets)
+    if config is not None or not stored.is_file():
+        return presets.read(config)
+    try:
+        return presets.model.model_validate_json(stored.read_text(encoding="utf-8"))
+    except (OSError, ValidationError) as error:
+        raise RunError(f"{stored}: the run folder is damaged; choose another --out") from error
+
+
+def _check_kind(stored: Path, presets: ConfigPresets[Any]) -> None:
+    """Raise RunError for a folder that holds a training of another kind."""
+    try:
+        content = json.loads(stored.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return  # nothing was begun, or it is damaged, which is said where it is read
+    fields = presets.model.model_fields
+    kind = fields["explainer"].default if "explainer" in fields else _find_other_kind(fields)
+    held = kind
+    if isinstance(content, dict):
+        held = _find_other_kind(content) or content.get("explainer", "mask")
+    if held != kind:
+        verb = OTHER_TRAININGS.get(str(held), f"train {held}")
+        raise RunError(
+            f"{stored.parent}: holds a {held} training; use `apercu {verb}`, or choose "
+            "another --out"
+        )
+
+
+def _find_other_kind(keys: Iterable[str]) -> str | None:
+    """Return which of the other trainings has these settings."""
+    return next((kind for kind in OTHER_TRAININGS if kind in keys), None)
