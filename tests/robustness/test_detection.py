@@ -10,7 +10,6 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from apercu import open_classifier
-from apercu.cli.detection import parse_extractors
 from apercu.errors import ConfigError, ImagesError
 from apercu.explainers.run_folder import load_explainer
 from apercu.methods import Cam
@@ -30,6 +29,7 @@ from apercu.robustness.detection.benchmark import (
     cross_validated_scores,
     make_rows,
 )
+from apercu.robustness.detection.option_strings import parse_extractors
 from apercu.robustness.filters import BitDepth, Jpeg
 
 USUAL = torch.randn(400, 6, generator=torch.Generator().manual_seed(0)) * torch.arange(1, 7)

@@ -67,12 +67,12 @@ def detect(
     Example: apercu stress detect --classifier timm/resnet50 --images val/ --explainer run --out out
     """
     from apercu.classifiers import open_classifier
-    from apercu.cli.detection import parse_detectors, parse_extractors
     from apercu.evaluation.cost import describe_environment
     from apercu.explainers.run_folder import load_explainer
     from apercu.images import open_images
     from apercu.io import check_writable, write_json
     from apercu.robustness.detection import DetectionBenchmark
+    from apercu.robustness.detection.option_strings import parse_detectors, parse_extractors
     from apercu.robustness.plan import expand_budgets
 
     made = parse_detectors(detectors, seed)
