@@ -11,7 +11,6 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-
 FloatArray = NDArray[np.float64]
 
 
@@ -39,7 +38,7 @@ class RandomStream:
         return -1.0 if self.integer_below(2) else 1.0
 
     def unit_vector(self) -> tuple[float, float]:
-        """Return a unit vector, by the rational parametrisation of the circle (no sine or cosine)."""
+        """Return a unit vector, by the rational parametrisation of the circle."""
         t = self.uniform_between(-1.0, 1.0)
         along, across = (1 - t * t) / (1 + t * t), 2 * t / (1 + t * t)
         quarter = self.integer_below(4)

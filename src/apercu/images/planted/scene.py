@@ -96,7 +96,7 @@ def paint_scene(
 def _paint_background(
     random: RandomStream, channels: int, size: int, strength: float
 ) -> FloatArray:
-    """Paint a gradient between two muted colours, with noise that has the spectrum of photographs."""
+    """Paint a gradient of two muted colours, with noise that has the spectrum of photographs."""
     tones = 0.25 + 0.5 * random.uniform(2, 1) + _SATURATION * (random.uniform(2, channels) - 0.5)
     x, y = random.unit_vector()
     axis = np.arange(size) / size - 0.5
