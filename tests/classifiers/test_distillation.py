@@ -85,9 +85,7 @@ def test_the_same_seed_gives_the_same_student() -> None:
     few = {"steps": 5, "batch": 8, "width": 2, "floor": 0.0}
     images, state = _make_tinted_images(40), torch.get_rng_state()
     fingerprints = [
-        distil(
-            _teacher(), _make_tinted_images(40), StudentSettings(**few, seed=seed)
-        ).student.fingerprint
+        distil(_teacher(), images, StudentSettings(**few, seed=seed)).student.fingerprint
         for seed in (1, 1, 2)
     ]
     assert fingerprints[0] == fingerprints[1] != fingerprints[2]
@@ -101,9 +99,8 @@ def test_a_student_below_the_floor_is_refused() -> None:
 
 
 def test_a_student_can_be_saved(tmp_path: Path) -> None:
-    student = distil(
-        _teacher(), _make_tinted_images(40), StudentSettings(steps=2, width=2, floor=0.0)
-    ).student
+    settings = StudentSettings(steps=2, width=2, floor=0.0)
+    student = distil(_teacher(), _make_tinted_images(40), settings).student
     again = open_classifier(save_classifier(student, tmp_path))
     assert again.fingerprint == student.fingerprint
     images = torch.stack(_make_tinted_images(3))
