@@ -74,8 +74,8 @@ def test_no_target_stands_for_the_predicted_class(
 
 def test_each_image_has_its_own_target(classifier: Classifier, images: torch.Tensor) -> None:
     both = Gradient()(classifier, images, ["rings", 0])
-    assert torch.equal(both[:1], Gradient()(classifier, images[:1], 2))
-    assert torch.equal(both[1:], Gradient()(classifier, images[1:], 0))
+    torch.testing.assert_close(both[:1], Gradient()(classifier, images[:1], 2))
+    torch.testing.assert_close(both[1:], Gradient()(classifier, images[1:], 0))
 
 
 def test_images_may_be_a_numpy_array(classifier: Classifier, images: torch.Tensor) -> None:
@@ -109,12 +109,15 @@ def test_a_wrong_target_is_one_clear_line(
 @pytest.mark.usefixtures("shapes_unchecked")
 def test_wrong_images_are_one_clear_line(classifier: Classifier, images: torch.Tensor) -> None:
     with pytest.raises(ImageError, match=r"expected pixels in \[0, 1\]"):
-        WholeBox()(classifier, images * 255, 0)
-    with pytest.raises(ImageError, match="expected float batch × channels × height × width"):
-        WholeBox()(classifier, (images * 255).byte(), 0)
+        Gradient()(classifier, images * 255, 0)
     with pytest.raises(ClassifierError, match="images of 32×32 pixels, got 16×32"):
-        WholeBox()(classifier, images[:, :, ::2], 0)
-    with pytest.raises(ImageError, match=r"got str; classifier.prepare\(\)"):
+        Gradient()(classifier, images[:, :, ::2], 0)
+    expected = "expected float batch × channels × height × width, got"
+    with pytest.raises(ImageError, match=f"{expected} uint8 2 × 3 × 32 × 32; classifier.prepare"):
+        WholeBox()(classifier, (images * 255).byte(), 0)
+    with pytest.raises(ImageError, match=f"{expected} float32 3 × 32 × 32; "):
+        WholeBox()(classifier, images[0], 0)
+    with pytest.raises(ImageError, match=f"{expected} str ; "):
         WholeBox()(classifier, "cat.jpg", 0)  # type: ignore[arg-type]
 
 

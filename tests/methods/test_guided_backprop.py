@@ -103,7 +103,7 @@ def test_nothing_is_guided_afterwards_or_after_an_error(
     GuidedBackprop()(classifier, images, targets)
     assert torch.equal(Gradient()(classifier, images, targets), expected)
     with pytest.raises(RuntimeError, match="out of bounds"):
-        GuidedBackprop()(classifier, images, targets + 9)
+        GuidedBackprop().compute_maps(classifier, images, targets + 9)
     assert torch.equal(Gradient()(classifier, images, targets), expected)
 
 

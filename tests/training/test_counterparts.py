@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from apercu.explainers.counterfactual import STRONG_FRACTION, measure_difference, runner_up
 from apercu.explainers.counterpart.discriminator import (
     Discriminator,
     discriminator_loss,
@@ -18,10 +19,8 @@ from apercu.explainers.counterpart.objective import (
     CounterpartBatch,
     CounterpartObjective,
     distance,
-    runner_up,
     total_variation,
 )
-from apercu.explainers.counterpart.training import STRONG_FRACTION, measure_difference
 
 GENERATOR = torch.Generator().manual_seed(3)
 IMAGES = torch.rand(2, 1, 6, 5, generator=GENERATOR)

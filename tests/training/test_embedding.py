@@ -8,8 +8,11 @@ import torch
 from torch import Generator
 
 from apercu.explainers.class_embedding import RidgeMoments, fit_ridge
+from apercu.explainers.counterpart.training import DEGENERATE_COUNTERPARTS
+from apercu.explainers.latent.training import DEGENERATE_CODES
+from apercu.explainers.mask.training import DEGENERATE_MASKS
 from apercu.networks.gate import ClassGate
-from apercu.training.degeneracy import COUNTERPARTS, LATENT, MASKS, DegeneracyMonitor
+from apercu.training.degeneracy import DegeneracyMonitor
 
 
 def _problem() -> tuple[torch.Tensor, torch.Tensor]:
@@ -78,7 +81,7 @@ def test_no_batch_is_an_error() -> None:
 
 
 def _watch(true: float, fake: float | None, steps: int = 10) -> str | None:
-    watch = DegeneracyMonitor(MASKS, patience=10)
+    watch = DegeneracyMonitor(DEGENERATE_MASKS, patience=10)
     for _ in range(steps):
         watch.add({"area_true": true} | ({} if fake is None else {"area_fake": fake}))
     return watch.warning()
@@ -113,7 +116,7 @@ def test_sound_masks_and_early_steps_are_not_told() -> None:
     ],
 )
 def test_trivial_counterparts_are_told(odd: dict[str, float], says: str) -> None:
-    watch = DegeneracyMonitor(COUNTERPARTS, patience=1)
+    watch = DegeneracyMonitor(DEGENERATE_COUNTERPARTS, patience=1)
     watch.add({"flipped": 0.97, "change": 0.02, "peak": 0.3, "spread": 0.2, **odd})
     assert str(watch.warning()).startswith(says)
 
@@ -127,13 +130,13 @@ def test_trivial_counterparts_are_told(odd: dict[str, float], says: str) -> None
     ],
 )
 def test_useless_codes_are_told(odd: dict[str, float], says: str) -> None:
-    watch = DegeneracyMonitor(LATENT, patience=1)
+    watch = DegeneracyMonitor(DEGENERATE_CODES, patience=1)
     watch.add({"told": 0.7, "misread": 0.4, **odd})
     assert str(watch.warning()).startswith(says)
 
 
 def test_one_odd_step_is_not_a_trend() -> None:
-    watch = DegeneracyMonitor(MASKS, patience=1)
+    watch = DegeneracyMonitor(DEGENERATE_MASKS, patience=1)
     for _ in range(20):
         watch.add({"area_true": 0.3, "area_fake": 0.02})
     watch.add({"area_true": 0.0, "area_fake": 0.9})

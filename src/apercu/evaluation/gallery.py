@@ -68,8 +68,8 @@ class DrawingCache:
         name = sha256(repr(content).encode()).hexdigest()[:20]
         path = None if self.folder is None else self.folder / f"{name}.png"
         if path is not None and path.is_file():
-            with Image.open(path) as drawing:
-                return drawing.convert("RGB")
+            with Image.open(path) as kept:
+                return kept.convert("RGB")
         if view.explainer is None:
             return None
         drawing = render.fit_to_side(draw(view.explainer), PICTURE_SIDE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import (
     Any,
@@ -21,7 +22,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from apercu.classifiers import Classifier
-from apercu.classifiers.preprocessing import check_images
 from apercu.classifiers.targets import Target, resolve_targets
 from apercu.errors import ClassifierError, ConfigError, ImageError
 from apercu.types import Images, Maps, Targets
@@ -240,19 +240,24 @@ def _check_classifier(method: _BaseMethod, classifier: object) -> None:
 
 
 def _check_batch(classifier: Classifier, images: ImageBatch) -> Images:
-    """Return the images as a tensor on the classifier's device."""
+    """Return the images as a tensor on the classifier's device.
+
+    Their size and values are checked when the classifier receives them; the baselines that never
+    call it take images of any size.
+    """
+    batch: object = images
     if not isinstance(images, Tensor):
-        try:
-            images = torch.as_tensor(images)
-        except (TypeError, ValueError, RuntimeError):
-            raise ImageError(
-                "images: expected a float tensor or array, batch × channels × height × width, got "
-                f"{type(images).__name__}; classifier.prepare() makes one image ready"
-            ) from None
-        if images.is_floating_point():
-            images = images.float()
-    check_images(images, classifier.network.input)
-    return images.to(classifier.device)
+        with suppress(TypeError, ValueError, RuntimeError):
+            batch = torch.as_tensor(images)
+            batch = batch.float() if batch.is_floating_point() else batch
+    if not isinstance(batch, Tensor) or batch.ndim != 4 or not batch.is_floating_point():
+        shape = " × ".join(map(str, getattr(batch, "shape", ())))
+        raise ImageError(
+            "images: expected float batch × channels × height × width, got "
+            f"{str(getattr(batch, 'dtype', type(batch).__name__)).removeprefix('torch.')} {shape}"
+            "; classifier.prepare() makes one image ready, and torch.stack a batch of them"
+        )
+    return batch.to(classifier.device)
 
 
 def _choose_targets(classifier: Classifier, images: Images, target: Target) -> Targets:

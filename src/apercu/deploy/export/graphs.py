@@ -14,13 +14,10 @@ from apercu.classifiers.network import convert_to_logits_unchecked
 from apercu.errors import ConfigError
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.classifier_info import ClassifierInfo
+from apercu.explainers.counterfactual import runner_up
 from apercu.explainers.counterpart.explainer import CounterpartExplainer
 from apercu.explainers.counterpart.network import CounterpartNetwork
-from apercu.explainers.counterpart.objective import (
-    CounterpartBatch,
-    CounterpartObjective,
-    runner_up,
-)
+from apercu.explainers.counterpart.objective import CounterpartBatch, CounterpartObjective
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.explainers.mask.network import MaskNetwork, enlarge
 from apercu.networks.gate import GatedNetwork

@@ -1,4 +1,4 @@
-"""What a detector sees of an image: its map, how the map stands filtering, or deep features."""
+"""Features that detectors use: the map of an image, its stability, or deep features."""
 
 from __future__ import annotations
 
@@ -21,53 +21,53 @@ from apercu.robustness.measures import rank_correlation
 from apercu.types import Images, Maps, Scores
 
 TOP_CLASSES = 5
-"""Classes, of those that the classifier is surest of, whose evidence is looked at."""
+"""Number of the most probable classes whose logits are features."""
 MAP_SIDE = 7
-"""The map of a method is averaged over so many rows and columns."""
+"""Rows and columns over which the map of a method is averaged."""
 
 
 class FeatureExtractor(ABC):
-    """Images → numbers; the class is the one that the classifier sees in them."""
+    """Computes features of images; maps are those of the predicted class."""
 
     @abstractmethod
     def __call__(self, images: Images) -> Features:
-        """One line per image, on the CPU."""
+        """Compute the features, one row per image, on the CPU."""
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class MapFeatures(FeatureExtractor):
-    """The trained explainer's map of the class that is seen, and how it reads the first classes.
+    """The trained explainer's map of the predicted class, and its logits of the top classes.
 
-    Two passes of the explainer's encoder, one for the map and one for the reading.
+    They take two passes of the explainer's encoder: one for the map, one for the logits.
 
     Args:
-        classifier: says which classes it sees.
-        explainer: trained for it.
+        classifier: classifier that predicts the classes.
+        explainer: explainer that was trained for the classifier.
     """
 
     classifier: Classifier
     explainer: TrainedExplainer[Any, Any]
 
     def __call__(self, images: Images) -> Features:
-        first = find_top_classes(self.classifier, images)
-        maps = self.explainer.attribute(images, first[:, 0])
-        read = self.explainer.predict_logits(images).gather(1, first)
-        return torch.cat([_summarise_maps(maps), read], 1).cpu()
+        top = find_top_classes(self.classifier, images)
+        maps = self.explainer.attribute(images, top[:, 0])
+        logits = self.explainer.predict_logits(images).gather(1, top)
+        return torch.cat([_summarise_maps(maps), logits], 1).cpu()
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class StabilityFeatures(FeatureExtractor):
-    """How the map, and what the explainer reads, change when the image is filtered a little.
+    """How the map and the explainer's logits change when the image is filtered mildly.
 
-    An attack aims at one exact image, an explanation of what is there does not. It costs twice
-    what `MapSeen` does.
+    An attack only works for one exact image; the explanation of a real object is stable. These
+    features cost twice as much as `MapFeatures`.
 
     Args:
-        classifier: says which classes it sees, in the image before it is filtered.
-        explainer: trained for it.
-        filter: a mild one.
+        classifier: classifier that predicts the classes, before the image is filtered.
+        explainer: explainer that was trained for the classifier.
+        filter: mild filter.
     """
 
     classifier: Classifier
@@ -75,50 +75,50 @@ class StabilityFeatures(FeatureExtractor):
     filter: Filter = Jpeg(75)  # noqa: RUF009 a frozen value
 
     def __call__(self, images: Images) -> Features:
-        first = find_top_classes(self.classifier, images)
+        top = find_top_classes(self.classifier, images)
         filtered = self.filter(images)
-        maps = [self.explainer.attribute(shown, first[:, 0]) for shown in (images, filtered)]
-        read = [
-            self.explainer.predict_logits(shown).gather(1, first) for shown in (images, filtered)
+        maps = [self.explainer.attribute(inputs, top[:, 0]) for inputs in (images, filtered)]
+        logits = [
+            self.explainer.predict_logits(inputs).gather(1, top) for inputs in (images, filtered)
         ]
-        moved = torch.stack(
+        change = torch.stack(
             [
-                rank_correlation(*(_coarsen(one, 2 * MAP_SIDE) for one in maps)),
+                rank_correlation(*(_coarsen(map, 2 * MAP_SIDE) for map in maps)),
                 (maps[0] - maps[1]).abs().mean((1, 2)),
             ],
             1,
         )
         return torch.cat(
-            [moved, _summarise_maps(maps[0]) - _summarise_maps(maps[1]), read[0] - read[1]], 1
+            [moved, _summarise_maps(maps[0]) - _summarise_maps(maps[1]), logits[0] - logits[1]], 1
         ).cpu()
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class MethodMapFeatures(FeatureExtractor):
-    """The map of a method that queries the classifier: its values from the highest to the lowest.
+    """The sorted values of the map of a method that queries the classifier.
 
     Args:
-        classifier: whom the method asks.
-        method: such as CAM.
+        classifier: classifier that the method explains.
+        method: method such as CAM.
     """
 
     classifier: Classifier
     method: Explainer
 
     def __call__(self, images: Images) -> Features:
-        seen = find_top_classes(self.classifier, images)[:, 0]
-        maps = self.method(self.classifier, images, seen)
+        predicted = find_top_classes(self.classifier, images)[:, 0]
+        maps = self.method(self.classifier, images, predicted)
         return _coarsen(maps, MAP_SIDE).flatten(1).sort(1, descending=True).values.cpu()
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class DeepFeatures(FeatureExtractor):
-    """The classifier's last features, averaged over places (Rippel et al. 2020).
+    """The classifier's last features, averaged over the image (Rippel et al. 2020).
 
     Args:
-        classifier: one that shows its layers.
+        classifier: classifier whose layers are accessible.
     """
 
     classifier: Classifier
@@ -129,17 +129,18 @@ class DeepFeatures(FeatureExtractor):
 
 @torch.no_grad()
 def find_top_classes(classifier: Classifier, images: Images) -> Tensor:
-    """Indices of the classes seen first, the surest first, `batch × classes`."""
+    """Find the most probable classes of each image, in descending order, `batch × classes`."""
     logits = classifier(images)
     return logits.topk(min(TOP_CLASSES, logits.shape[1]), dim=1).indices
 
 
 def _summarise_maps(maps: Maps) -> Features:
-    """Mean, highest, spread and upper tenth of each map."""
+    """Compute mean, maximum, standard deviation and upper decile of each map."""
     flat = maps.flatten(1)
     upper: Scores = flat.quantile(0.9, dim=1)
     return torch.stack([flat.mean(1), flat.amax(1), flat.std(1), upper], 1)
 
 
 def _coarsen(maps: Maps, side: int) -> Float[Tensor, "batch rows columns"]:
+    """Average maps over a grid of `side × side` cells."""
     return F.adaptive_avg_pool2d(maps[:, None], side)[:, 0]

@@ -1,4 +1,4 @@
-"""What tells the strange from the usual, having seen the usual alone: one file each."""
+"""Detectors that learn from clean images alone, and score how unusual others are."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ DETECTORS: dict[str, type[Detector]] = {
     "one_class_svm": OneClassSvm,
     "mahalanobis": Mahalanobis,
 }
-"""By the name that people type; each is called with its settings."""
+"""Detector classes by the names that people type."""
 
 __all__ = ["DETECTORS", "AnomalyScore", "Autoencoder", "Detector", "Mahalanobis", "OneClassSvm"]

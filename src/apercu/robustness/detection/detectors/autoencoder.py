@@ -1,4 +1,4 @@
-"""What a narrow network cannot draw again."""
+"""A detector by the reconstruction error of a narrow network."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from apercu.robustness.detection.detectors.base import AnomalyScore, Detector, F
 from apercu.types import Scores
 
 WIDTHS = (100, 50, 25, 50, 100)
-"""Of the layers between features and features (Watson and Al Moubayed 2021)."""
+"""Widths of the hidden layers (Watson and Al Moubayed 2021)."""
 BATCH = 64
 
 
 @final
 @dataclass(frozen=True)
 class Autoencoder(Detector):
-    """Squared error of a reconstruction through 25 numbers (Watson and Al Moubayed 2021).
+    """Scores the squared error of a reconstruction from 25 numbers (Watson and Al Moubayed 2021).
 
     Args:
-        steps: of training with Adam.
+        steps: number of steps of training with Adam.
         rate: learning rate.
-        seed: of the first weights and the batches.
+        seed: seed of the initial weights and the batches.
     """
 
     steps: int = 600
@@ -38,27 +38,28 @@ class Autoencoder(Detector):
         check_positive("autoencoder", rate=self.rate)
         check_whole("autoencoder", 0, MAX_SEED, seed=self.seed)
 
-    def fit_standardised(self, usual: Features) -> AnomalyScore:
+    def fit_standardised(self, clean: Features) -> AnomalyScore:
         generator = Generator().manual_seed(self.seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            network = _build_network(usual.shape[1])
+            network = _build_network(clean.shape[1])
         optimiser = torch.optim.Adam(network.parameters(), self.rate)
         for _ in range(self.steps):
-            chosen = torch.randint(len(usual), (BATCH,), generator=generator)
-            loss = (network(usual[chosen]) - usual[chosen]).square().mean()
+            chosen = torch.randint(len(clean), (BATCH,), generator=generator)
+            loss = (network(clean[chosen]) - clean[chosen]).square().mean()
             optimiser.zero_grad()
             torch.autograd.backward(loss)
             optimiser.step()
 
         @torch.no_grad()
-        def strangeness(features: Features) -> Scores:
+        def score_anomaly(features: Features) -> Scores:
             return (network(features) - features).square().mean(1)
 
-        return strangeness
+        return score_anomaly
 
 
 def _build_network(features: int) -> nn.Sequential:
+    """Build the network from a number of features to as many features."""
     layers: list[nn.Module] = []
     before = features
     for width in WIDTHS:

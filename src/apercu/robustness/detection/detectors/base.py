@@ -1,4 +1,4 @@
-"""What every detector is: a frozen value that is fitted to features of honest images."""
+"""The base class of detectors, which learn the features of clean images."""
 
 from __future__ import annotations
 
@@ -14,36 +14,40 @@ from apercu.types import Scores
 
 Features: TypeAlias = Float[Tensor, "images features"]
 AnomalyScore: TypeAlias = Callable[[Features], Scores]
-"""How little features look like those of honest images, higher is stranger."""
+"""Features → one score per image; a higher score is less like the features of clean images."""
 
 FEWEST_IMAGES = 20
-"""Honest images that are needed to learn from."""
+"""Smallest number of clean images to fit a detector to."""
 SMALLEST_DEVIATION = 1e-6
 """Standard deviation below which a feature counts as constant."""
 
 
 class Detector(ABC):
-    """Learns what is usual; prints as its own settings."""
+    """Learns the features of clean images; prints as its own settings."""
 
-    @property
-    def identity(self) -> str:
-        return repr(self)
+    def fit(self, clean: Features) -> AnomalyScore:
+        """Fit the detector to features of clean images.
 
-    def fit(self, usual: Features) -> AnomalyScore:
-        """Fits to honest images; every feature counts in units of its standard deviation.
+        Every feature counts in units of its standard deviation.
+
+        Args:
+            clean: features of clean images, `images × features`.
+
+        Returns:
+            The function that scores any features.
 
         Raises:
             ImagesError: there are too few images.
             ClassifierError: the `robust` extra is missing where it is needed.
         """
-        check_enough(len(usual), FEWEST_IMAGES)
-        centre, spread = usual.mean(0), usual.std(0).clamp(min=SMALLEST_DEVIATION)
-        judge = self.fit_standardised((usual - centre) / spread)
-        return lambda features: judge((features - centre) / spread)
+        check_enough(len(clean), FEWEST_IMAGES)
+        centre, spread = clean.mean(0), clean.std(0).clamp(min=SMALLEST_DEVIATION)
+        score = self.fit_standardised((clean - centre) / spread)
+        return lambda features: score((features - centre) / spread)
 
     @abstractmethod
-    def fit_standardised(self, usual: Features) -> AnomalyScore:
-        """What `fit` does, with features that are standardised."""
+    def fit_standardised(self, clean: Features) -> AnomalyScore:
+        """Fit the detector to standardised features of clean images; see `fit`."""
 
 
 def check_enough(count: int, least: int) -> None:
@@ -55,5 +59,5 @@ def check_enough(count: int, least: int) -> None:
 
 
 def make_missing_error(error: ImportError) -> ClassifierError:
-    """What is said where scikit-learn is not installed."""
+    """Make the error for a missing scikit-learn."""
     return ClassifierError(f"detectors: {error.name} is missing; install apercu[robust]")

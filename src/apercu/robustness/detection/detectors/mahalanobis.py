@@ -1,4 +1,4 @@
-"""The distance from the mean, in units of how honest images vary."""
+"""A detector by the Mahalanobis distance from the mean of clean images."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from apercu.types import Scores
 @final
 @dataclass(frozen=True)
 class Mahalanobis(Detector):
-    """Squared Mahalanobis distance under a Gaussian (Rippel et al. 2020).
+    """Scores the squared Mahalanobis distance under a Gaussian (Rippel et al. 2020).
 
     The covariance is shrunk after Ledoit and Wolf, so there may be more features than images.
     """
 
-    def fit_standardised(self, usual: Features) -> AnomalyScore:
+    def fit_standardised(self, clean: Features) -> AnomalyScore:
         try:
             from sklearn.covariance import LedoitWolf
         except ImportError as error:
             raise make_missing_error(error) from error
-        found = LedoitWolf().fit(usual.double().numpy())
-        centre = torch.from_numpy(found.location_)
-        precision = torch.from_numpy(found.precision_)
+        estimate = LedoitWolf().fit(clean.double().numpy())
+        centre = torch.from_numpy(estimate.location_)
+        precision = torch.from_numpy(estimate.precision_)
 
-        def strangeness(features: Features) -> Scores:
-            away = features.double() - centre
-            return torch.einsum("ij,jk,ik->i", away, precision, away).float()
+        def score_anomaly(features: Features) -> Scores:
+            difference = features.double() - centre
+            return torch.einsum("ij,jk,ik->i", difference, precision, difference).float()
 
-        return strangeness
+        return score_anomaly

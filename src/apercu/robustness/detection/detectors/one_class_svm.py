@@ -1,4 +1,4 @@
-"""The outside of a region that holds most honest images."""
+"""A detector by the distance from a region that holds most clean images."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from apercu.types import Scores
 @final
 @dataclass(frozen=True)
 class OneClassSvm(Detector):
-    """One-class support vector machine with a Gaussian kernel (Schölkopf et al. 2001).
+    """Scores with a one-class support vector machine and a Gaussian kernel (Schölkopf et al. 2001).
 
     Args:
-        nu: share of the honest images that may lie outside.
+        nu: fraction of the clean images that may lie outside.
     """
 
     nu: float = 0.1
@@ -34,14 +34,14 @@ class OneClassSvm(Detector):
                 f"one_class_svm: nu: expected a number between 0 and 1, got {self.nu:g}"
             )
 
-    def fit_standardised(self, usual: Features) -> AnomalyScore:
+    def fit_standardised(self, clean: Features) -> AnomalyScore:
         try:
             from sklearn.svm import OneClassSVM
         except ImportError as error:
             raise make_missing_error(error) from error
-        found = OneClassSVM(nu=self.nu, gamma="scale").fit(usual.double().numpy())
+        svm = OneClassSVM(nu=self.nu, gamma="scale").fit(clean.double().numpy())
 
-        def strangeness(features: Features) -> Scores:
-            return -torch.from_numpy(found.score_samples(features.double().numpy())).float()
+        def score_anomaly(features: Features) -> Scores:
+            return -torch.from_numpy(svm.score_samples(features.double().numpy())).float()
 
-        return strangeness
+        return score_anomaly

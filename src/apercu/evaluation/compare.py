@@ -1,0 +1,126 @@
+"""`apercu.compare`: open what is named, measure it, and write the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from apercu.classifiers import Classifier, open_classifier
+from apercu.evaluation.comparison import load_finished, run_comparison
+from apercu.evaluation.evaluator import Progress, ignore_progress
+from apercu.evaluation.gallery import draw_gallery
+from apercu.evaluation.open_explainers import ExplainerLike, check_names, open_explainers
+from apercu.evaluation.report import write_report, write_tables
+from apercu.evaluation.results import ComparisonResults
+from apercu.evaluation.settings import CompareSettings
+from apercu.images import ImageSource, open_images
+from apercu.methods import Explainer, TrueBox
+
+REPORT_FILE = "report.html"
+
+
+def compare(
+    classifier: Classifier | str | Path,
+    images: ImageSource | str | Path,
+    explainers: Mapping[str, ExplainerLike] | Sequence[str | Path] | None = None,
+    out: str | Path | None = None,
+    *,
+    methods: str | None = None,
+    metrics: str | Sequence[str] | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    steps: int = 196,
+    device: str | torch.device = "cpu",
+    progress: Progress = ignore_progress,
+    command: str = "apercu.compare(…)",
+) -> ComparisonResults:
+    """Measure explainers on the same images, as `apercu compare` does.
+
+    One half of the images chooses thresholds and the other half is reported; all images are
+    reported where no metric needs a threshold. An explainer that cannot be measured is listed in
+    `failed` with its reason, and the others go on.
+
+    >>> import apercu
+    >>> results = apercu.compare(classifier, "planted:images=4,size=32", {
+    ...     "centre": apercu.methods.get("centre_box"),
+    ...     "bright": lambda classifier, images, targets: images.mean(1),
+    ... }, metrics="pointing_game,energy")
+    >>> [row.name for row in results.table()]  # the best one first
+    ['centre', 'bright']
+
+    Args:
+        classifier: a classifier, or what `apercu.open_classifier` opens.
+        images: a source of images, or what `apercu.open_images` opens.
+        explainers: explainers by the names of their rows: trained explainers, their run folders,
+            methods, names of methods such as `rise:masks=500`, or any function of classifier,
+            images and targets to maps. Or a sequence of run folders and names of methods. None for
+            all quick methods that classifier and images allow.
+        out: the folder for `report.html`, `table.md`, `table.csv`, `results.json` and `scores.csv`,
+            which are also written of what is finished when it is interrupted. What is there already
+            of the same comparison is not measured again. None writes nothing.
+        methods: further methods by name, `a,b:key=value`; `quick` for all quick ones. Settings may
+            wrap any explainer by its name, `mine:smoothed=0.05`.
+        metrics: names of metrics; None for all that classifier and images allow, but those that
+            are measured by name only.
+        limit: the number of images, drawn at random; None for all.
+        seed: the seed of every draw.
+        steps: the number of steps of deletion and insertion.
+        device: the device of a classifier that is opened here.
+        progress: is called with what is done, how much of it, and how much in all.
+        command: the command that the report names.
+
+    Returns:
+        The results; a table in a notebook and as text.
+
+    Raises:
+        ConfigError: a method, a metric or a number is wrong.
+        ClassifierError: the classifier cannot be opened, or hides the weights that a metric needs.
+        ImagesError: the images are missing, or lack the truth that a metric needs.
+        RunError: an explainer was trained for another classifier, or `out` holds another
+            comparison.
+        OutputError: `out` cannot be written.
+        ApercuError: none of the explainers could be measured; the reason of the first one.
+    """
+    settings = CompareSettings(_split_metrics(metrics), limit, seed, steps=steps)
+    check_names(explainers, methods)
+    if not isinstance(classifier, Classifier):
+        classifier = open_classifier(classifier, device=device)
+    if not isinstance(images, ImageSource):
+        images = open_images(images, channels=classifier.channels, bands=classifier.bands)
+    opened = open_explainers(explainers, methods, classifier, images, seed)
+    folder = None if out is None else Path(out)
+    try:
+        results = run_comparison(
+            classifier, images, opened, settings, out=folder, progress=progress, command=command
+        )
+        if folder is not None:
+            _write_all(results, opened, classifier, images, folder, progress)
+    except KeyboardInterrupt:
+        finished = None if folder is None else load_finished(folder, classifier, images)
+        if finished is not None and folder is not None:  # without any further maps
+            _write_all(finished, {}, classifier, images, folder, progress)
+        raise
+    return results
+
+
+def _write_all(
+    results: ComparisonResults,
+    explainers: Mapping[str, Explainer | TrueBox],
+    classifier: Classifier,
+    source: ImageSource,
+    out: Path,
+    progress: Progress,
+) -> None:
+    """Write the report with its gallery, and the tables."""
+    drawn = draw_gallery(classifier, source, explainers, results, out=out, progress=progress)
+    write_report(results, drawn, out / REPORT_FILE)
+    write_tables(results, out)
+
+
+def _split_metrics(metrics: str | Sequence[str] | None) -> tuple[str, ...] | None:
+    if metrics is None:
+        return None
+    names = metrics.split(",") if isinstance(metrics, str) else metrics
+    return tuple(filter(None, (name.strip() for name in names)))
