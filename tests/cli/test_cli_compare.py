@@ -13,9 +13,6 @@ import apercu.methods
 import apercu.metrics
 from apercu.classifiers import open_classifier
 from apercu.errors import ConfigError, RunError
-from apercu.evaluation import METRICS
-from apercu.evaluation.formatting import COLUMNS
-from apercu.evaluation.measures import MEASURES
 from apercu.evaluation.scores import MAP_METRICS, REGION_METRICS
 from apercu.images import Planted
 from apercu.methods import (
