@@ -16,7 +16,6 @@ from apercu import maps
 from apercu.classifiers import Classifier, ClassifierCard, InputSpec, wrap_module
 from apercu.errors import ApercuError, ConfigError, ImagesError, OutputError, RunError
 from apercu.evaluation import CompareSettings, ComparisonResults, MetricRow, run_comparison
-from apercu.evaluation.measures import MEASURES
 from apercu.evaluation.sample import EvalBatch, draw_sample, split_indices
 from apercu.evaluation.scores import MetricInputs, compute_metric
 from apercu.images import ImageSource, Item
@@ -44,6 +43,7 @@ from apercu.metrics import (
 )
 from apercu.metrics.flipping import compute_area, compute_calibration, make_deletion_and_insertion
 from apercu.metrics.max_sensitivity import SensitivityNoise
+from apercu.metrics.registry import METRICS
 
 SIZE, COUNT = 32, 12
 
@@ -120,7 +120,7 @@ class Contrast:
         return (images - 0.5).abs().mean(dim=1) * 2 * self.scale
 
 
-UNNAMED = {name for name, measure in MEASURES.items() if not measure.named}
+UNNAMED = {name for name, metric in METRICS.items() if not metric.by_name_only}
 CUT = ("saliency_metric", "localisation_error", "iou")
 FAST = CompareSettings(metrics=CUT, batch=4, cost_batches=())
 
@@ -191,7 +191,7 @@ def test_the_best_of_the_grid_is_taken_for_each_metric(classifier: Classifier) -
     one = shown(classifier, trial, explainer(classifier, trial.images, trial.targets), explainer)
     for metric, best in (("saliency_metric", min), ("localisation_error", min), ("iou", max)):
         means = {
-            threshold: compute_metric(metric, one, [threshold]).double().mean().item()
+            threshold: compute_metric(METRICS[metric], one, [threshold]).double().mean().item()
             for threshold in FAST.thresholds
         }
         chosen = rows["mask", metric].threshold
@@ -226,7 +226,10 @@ def test_the_seed_reaches_the_draws_of_every_metric(classifier: Classifier) -> N
         made = explainer(classifier, *asked)
         for seed in (0, 7):
             one = MetricInputs(explainer, classifier, trial, made, steps=5, seed=seed)
-            assert torch.equal(compute_metric(metric, one, ())[0], of(seed)), (metric, seed)
+            assert torch.equal(compute_metric(METRICS[metric], one, ())[0], of(seed)), (
+                metric,
+                seed,
+            )
     assert not torch.equal(expected["road"](0), expected["road"](7))
     assert not torch.equal(expected["max_sensitivity"](0), expected["max_sensitivity"](7))
 
@@ -266,7 +269,7 @@ def test_the_saliency_metric_at_many_thresholds_is_the_one_of_each(classifier: C
     found = torch.rand(trial.images.shape[0], 8, 8, generator=torch.Generator().manual_seed(0))
     found = maps.resize_maps(found, (SIZE, SIZE))
     levels = (0.1, 0.11, 0.5, 0.8, 0.99)
-    together = compute_metric("saliency_metric", shown(classifier, trial, found), levels)
+    together = compute_metric(METRICS["saliency_metric"], shown(classifier, trial, found), levels)
     for threshold, scores in zip(levels, together, strict=True):
         boxes = maps.tight_boxes(found >= threshold)
         literal = saliency_metric(classifier, trial.images, trial.targets, boxes)
@@ -279,7 +282,9 @@ def test_equal_boxes_are_asked_once(classifier: Classifier) -> None:
     before = classifier.queries
     crisp = torch.zeros(4, SIZE, SIZE)
     crisp[:, 4:20, 4:20] = 1
-    compute_metric("saliency_metric", shown(classifier, trial, crisp), (0.1, 0.2, 0.3, 0.9))
+    compute_metric(
+        METRICS["saliency_metric"], shown(classifier, trial, crisp), (0.1, 0.2, 0.3, 0.9)
+    )
     assert classifier.queries - before == 4
 
 
@@ -291,7 +296,7 @@ def test_several_true_boxes_score_their_mean(classifier: Classifier) -> None:
     targets = torch.tensor([0, 1])
     trial = EvalBatch((), images, targets, truths, torch.zeros(2, SIZE, SIZE, dtype=torch.bool))
     boxed = shown(classifier, trial, TrueBox()(images, truths), TrueBox())
-    found = compute_metric("saliency_metric", boxed, (0.5,))
+    found = compute_metric(METRICS["saliency_metric"], boxed, (0.5,))
     one, two = (saliency_metric(classifier, images, targets, truths[:, k]) for k in (0, 1))
     torch.testing.assert_close(found, torch.stack([(one[0] + two[0]) / 2, one[1]])[None])
 
@@ -301,7 +306,7 @@ def test_without_truth_only_what_needs_none_is_measured(classifier: Classifier) 
     results = run_comparison(
         classifier, Squares(true_objects=False), {"whole_box": WholeBox()}, everything
     )
-    needless = {name for name in UNNAMED if MEASURES[name].truth == "none"}
+    needless = {name for name in UNNAMED if METRICS[name].truth == "none"}
     assert {row.metric for row in results.rows} == needless
     wanted = replace(FAST, metrics=("localisation_error",))
     with pytest.raises(ImagesError, match="squares: localisation_error needs true boxes"):
@@ -320,7 +325,7 @@ def test_metrics_of_whole_maps_are_those_of_the_package(classifier: Classifier) 
     explainers = {"mask": Contrast(), "true_box": TrueBox()}
     rows = rows_of(run_comparison(classifier, Squares(), explainers, settings))
     assert {metric for _, metric in rows} == UNNAMED
-    again = {name for name, measure in MEASURES.items() if measure.again}
+    again = {name for name, metric in METRICS.items() if metric.explains_again}
     assert {metric for name, metric in rows if name == "true_box"} == UNNAMED - again
     sample = draw_sample(classifier, Squares(), None, 0)
     (trial,) = sample.read_batches(classifier, sample.test, COUNT)
@@ -341,7 +346,7 @@ def test_metrics_of_whole_maps_are_those_of_the_package(classifier: Classifier) 
     }
     for metric, scores in expected.items():
         row = rows["mask", metric]
-        assert (row.n, row.threshold, row.better) == (6, None, MEASURES[metric].better)
+        assert (row.n, row.threshold, row.better) == (6, None, METRICS[metric].better)
         assert row.value == pytest.approx(scores.mean().item(), abs=1e-5), metric
 
 
@@ -370,13 +375,13 @@ def test_metrics_read_off_one_curve_flip_it_once(classifier: Classifier) -> None
     one = shown(classifier, trial, found)
     for metrics, points in {("dauc", "dc"): 6, ("iauc", "ic"): 6, ("dauc_nc", "dc_nc"): 6}.items():
         before = classifier.queries
-        values = [compute_metric(metric, one, (0.5,)) for metric in metrics]
+        values = [compute_metric(METRICS[metric], one, (0.5,)) for metric in metrics]
         assert classifier.queries - before == 4 * points
         assert not torch.equal(*values)
 
 
 def test_metrics_that_must_be_named_are_those_of_the_package(classifier: Classifier) -> None:
-    named = tuple(set(MEASURES) - UNNAMED)
+    named = tuple(set(METRICS) - UNNAMED)
     settings = replace(FAST, metrics=named, steps=5)
     rows = rows_of(run_comparison(classifier, Squares(), {"mask": Contrast()}, settings))
     sample = draw_sample(classifier, Squares(), None, 0, halves=False)
@@ -526,7 +531,7 @@ def test_rows_of_methods_that_are_not_asked_for_again_stay(
         "centre_box",
     }
     made = [(call.command, call.explainers) for call in ComparisonResults.load(tmp_path).calls]
-    assert made == [("apercu.evaluation.comparison(…)", ("mask",)), ("again", ("centre_box",))]
+    assert made == [("apercu.compare(…)", ("mask",)), ("again", ("centre_box",))]
 
 
 def test_an_explainer_under_a_new_name_takes_the_place_of_its_old_one(

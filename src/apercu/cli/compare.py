@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -20,10 +19,6 @@ from apercu.cli.options import (
     SeedOption,
 )
 from apercu.cli.terminal import say, show_progress, show_ranking
-
-if TYPE_CHECKING:
-    from apercu.evaluation import ComparisonResults
-    from apercu.methods import Explainer, TrueBox
 
 
 def compare(
@@ -68,50 +63,24 @@ def compare(
 
     Example: apercu compare --classifier timm/resnet50 --images val/ --explainer runs/a --out table
     """
-    from apercu.classifiers import open_classifier
-    from apercu.evaluation import CompareSettings, load_finished
-    from apercu.evaluation import run_comparison as measure
-    from apercu.evaluation.gallery import draw_gallery
-    from apercu.evaluation.open_explainers import open_runs
-    from apercu.evaluation.report import write_report, write_tables
-    from apercu.images import open_images
-    from apercu.methods.registry import (
-        apply_seed,
-        check_methods,
-        find_allowed_methods,
-        parse_methods,
-    )
+    from apercu.evaluation import compare as run_compare
+    from apercu.evaluation.open_explainers import QUICK
 
-    place = device.resolve()
-    chosen = None
-    if metrics is not None:
-        chosen = tuple(filter(None, (name.strip() for name in metrics.split(","))))
-    settings = CompareSettings(chosen, limit, seed, steps=steps)
-    if methods is not None:  # mistakes are told before anything is opened
-        check_methods(methods) if explainer else parse_methods(methods)
-    opened = open_classifier(classifier, device=place)
-    source = open_images(images, channels=opened.channels, bands=opened.bands)
-    runs = open_runs(explainer or [], opened)
-    named = None if methods is None else parse_methods(methods, runs)
-    chosen_methods = find_allowed_methods(opened, source) if named is None else named
-    everything = {**runs, **apply_seed(chosen_methods, seed)}
     kept = f"{out} keeps the finished rows; the same command measures the rest"
-    command = shlex.join(["apercu", *read_arguments()])
-
-    def show(results: ComparisonResults, explainers: Mapping[str, Explainer | TrueBox]) -> None:
-        shots = draw_gallery(opened, source, explainers, results, out=out, progress=report)
-        write_report(results, shots, out / "report.html")
-        write_tables(results, out)
-
     with on_interrupt(kept), show_progress(lines=True) as report:
-        try:
-            results = measure(
-                opened, source, everything, settings, out=out, progress=report, command=command
-            )
-            show(results, everything)
-        except KeyboardInterrupt:
-            if (finished := load_finished(out, opened, source)) is not None:
-                show(finished, {})  # what has been drawn of them, without asking any more
-            raise
+        results = run_compare(
+            classifier,
+            images,
+            explainer or [],
+            out,
+            methods=QUICK if methods is None else methods,
+            metrics=metrics,
+            limit=limit,
+            seed=seed,
+            steps=steps,
+            device=device.resolve(),
+            progress=report,
+            command=shlex.join(["apercu", *read_arguments()]),
+        )
     show_ranking(results)
     say(f"report: {out / 'report.html'}")

@@ -32,6 +32,6 @@ def demo(
     place = device.resolve()
     kept = f"{out} keeps what was finished; the same command makes the rest"
     with on_interrupt(kept), show_progress() as report:
-        results, page = Demo(out, seed, place, report, say)()
-    show_ranking(results)
-    say(f"report: {page}")
+        results = Demo(out, seed, place, report, say).run()
+    show_ranking(results.comparison)
+    say(f"report: {results.report}")

@@ -68,13 +68,13 @@ def show_ranking(results: ComparisonResults) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from apercu.evaluation.formatting import COLUMNS
     from apercu.evaluation.ranking import (
         build_ranking,
         find_direction,
         list_metrics,
         write_headline,
     )
+    from apercu.metrics.registry import METRICS
 
     console = Console()
     lines, metrics = build_ranking(results), list_metrics(results)
@@ -84,7 +84,7 @@ def show_ranking(results: ComparisonResults) -> None:
     shown = metrics[: max(1, left // (METRIC_WIDTH + 2))]
     for metric in shown:
         arrow = "↓" if find_direction(results, metric) == "lower" else "↑"
-        title = f"{COLUMNS[metric].title} {arrow}"
+        title = f"{METRICS[metric].title} {arrow}"
         table.add_column(title, justify="right", width=METRIC_WIDTH)
     for line in lines:
         cells = [line.cells.get(metric) for metric in shown]

@@ -1,4 +1,4 @@
-"""The stages of the demo; a finished stage is reused."""
+"""The demo on planted images: a classifier, its explainer, and how it compares."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from pathlib import Path
 
 from apercu.classifiers import Classifier, open_classifier, save_classifier
 from apercu.errors import RunError
-from apercu.evaluation import CompareSettings, ComparisonResults, run_comparison
+from apercu.evaluation.comparison import run_comparison
 from apercu.evaluation.demo_classifier import ClassifierTraining, measure_accuracy, train_classifier
 from apercu.evaluation.gallery import draw_gallery
 from apercu.evaluation.open_explainers import wrap_trained
 from apercu.evaluation.report import write_report, write_tables
+from apercu.evaluation.results import ComparisonResults
+from apercu.evaluation.settings import CompareSettings
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.explainers.mask.settings import MASK_PRESETS
 from apercu.explainers.run_folder import WEIGHTS
@@ -35,7 +37,7 @@ TRAIN_IMAGES, TEST_IMAGES = 2000, 200
 """Training images, and test images that are compared (half of them choose thresholds)."""
 CLASSIFIER_TRAINING = ClassifierTraining()
 MASK_SETTINGS = MASK_PRESETS.parse({"preset": "light", "schedule": {"steps": 300, "batch": 32}})
-OPPONENTS: dict[str, Explainer | TrueBox] = {
+METHODS: dict[str, Explainer | TrueBox] = {
     "gradient": Gradient(),
     "grad_cam": GradCam(),
     "occlusion": Occlusion(),
@@ -48,14 +50,22 @@ PLAN, CARD, FACTS, RUN = "demo.json", "classifier/card.json", "classifier/facts.
 
 
 @dataclass(frozen=True)
-class Demo:
-    """One demo in a folder, called to run it.
+class DemoResults:
+    """What a demo leaves behind: the results of its comparison, and the report."""
 
-    Args:
+    comparison: ComparisonResults
+    report: Path
+
+
+@dataclass(frozen=True)
+class Demo:
+    """One demo in a folder; a finished stage is reused.
+
+    Attributes:
         out: the folder.
-        seed: of the images and of every draw.
+        seed: the seed of the images and of every draw.
         device: `cpu` or `cuda`.
-        progress: told what is done, how much of it, how much in all.
+        progress: is called with what is done, how much of it, and how much in all.
         say: receives one line of news at a time.
     """
 
@@ -65,8 +75,8 @@ class Demo:
     progress: Callable[[str, int, int], None] = field(repr=False)
     say: Callable[[str], None] = field(repr=False)
 
-    def __call__(self) -> tuple[ComparisonResults, Path]:
-        """All stages; returns the results and the report.
+    def run(self) -> DemoResults:
+        """Run all stages.
 
         Raises:
             RunError: the folder holds a demo with another seed or other settings.
@@ -76,23 +86,22 @@ class Demo:
         classifier = self._prepare_classifier()
         explainer = self._prepare_explainer(classifier)
         test = Planted(images=TEST_IMAGES, seed=self.seed, split="test")
-        explainers = {"mask": wrap_trained(explainer, classifier), **OPPONENTS}
-        settings = CompareSettings(METRICS, seed=self.seed)
+        explainers = {"mask": wrap_trained(explainer, classifier), **METHODS}
         results = run_comparison(
             classifier,
             test,
             explainers,
-            settings,
+            CompareSettings(METRICS, seed=self.seed),
             out=self.out,
             progress=self.progress,
             command=f"apercu demo --seed {self.seed}",
         )
-        shots = draw_gallery(classifier, test, explainers, results, progress=self.progress)
+        images = draw_gallery(classifier, test, explainers, results, progress=self.progress)
         write_tables(results, self.out)
-        return results, write_report(results, shots, self.out / "report.html")
+        return DemoResults(results, write_report(results, images, self.out / "report.html"))
 
     def _write_plan(self) -> None:
-        """Notes the plan down, or checks that the folder was begun with the same."""
+        """Write the plan, or check that the folder was begun with the same one."""
         plan = {
             "seed": self.seed,
             "images": TRAIN_IMAGES,
@@ -106,31 +115,32 @@ class Demo:
         write_file(path, text)
 
     def _prepare_classifier(self) -> Classifier:
+        """Train the classifier, or open the trained one."""
         if (self.out / FACTS).is_file():
             classifier = open_classifier(self.out / CARD, device=self.device)
-            share = json.loads((self.out / FACTS).read_text(encoding="utf-8"))["accuracy"]
+            accuracy = json.loads((self.out / FACTS).read_text(encoding="utf-8"))["accuracy"]
         else:
-            train = Planted(images=TRAIN_IMAGES, seed=self.seed)
             classifier = train_classifier(
-                train,
+                Planted(images=TRAIN_IMAGES, seed=self.seed),
                 CLASSIFIER_TRAINING,
                 self.device,
-                lambda n, of: self.progress("classifier", n, of),
+                lambda done, total: self.progress("classifier", done, total),
             )
-            share = measure_accuracy(
-                classifier, Planted(images=TEST_IMAGES, seed=self.seed, split="test")
-            )
+            test = Planted(images=TEST_IMAGES, seed=self.seed, split="test")
+            accuracy = measure_accuracy(classifier, test)
             save_classifier(classifier, (self.out / CARD).parent)
-            write_file(self.out / FACTS, json.dumps({"accuracy": share}) + "\n")
-        self.say(f"classifier: names {share:.1%} of {TEST_IMAGES} test images")
+            write_file(self.out / FACTS, json.dumps({"accuracy": accuracy}) + "\n")
+        self.say(f"classifier: names {accuracy:.1%} of {TEST_IMAGES} test images")
         return classifier
 
     def _prepare_explainer(self, classifier: Classifier) -> MaskExplainer:
+        """Train the explainer, or open the trained one."""
         run = self.out / RUN
         if (run / WEIGHTS).is_file():
             return MaskExplainer.from_pretrained(run, device=self.device)
         source = Planted(images=TRAIN_IMAGES, seed=self.seed)
-        fit = Trainer(classifier, source, run, Hardware(self.device), self.seed, self.say)
-        explainer = train_explainer(MASK_SETTINGS, fit, classifier).to(self.device)
+        trainer = Trainer(classifier, source, run, Hardware(self.device), self.seed, self.say)
+        train_explainer(MASK_SETTINGS, trainer, classifier)
+        explainer = MaskExplainer.from_pretrained(run, device=self.device)
         self.say(f"mask explainer: trained in {explainer.facts['training_seconds']:.0f} s")
         return explainer

@@ -1,4 +1,4 @@
-"""A small classifier of a labelled source, trained until it deserves to be explained."""
+"""A small classifier of planted images, trained well enough to be explained."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ SOURCE = "apercu.classifiers.small_resnet:SmallResNet"
 
 @dataclass(frozen=True)
 class ClassifierTraining:
-    """How the classifier is trained.
+    """The settings of the training.
 
-    Args:
-        epochs: passes over the images.
-        batch: images per step.
-        rate: highest learning rate of AdamW, reached after a rise and annealed.
-        width: channels of the network's stem.
-        zoomed: probability that an image is zoomed towards its object.
+    Attributes:
+        epochs: the number of passes over the images.
+        batch: the number of images per step.
+        rate: the highest learning rate of AdamW, in a one-cycle schedule.
+        width: the number of channels of the network's stem.
+        zoomed: the probability that an image is zoomed towards its object.
         tightness: how often a zoomed image is cut close to its object; at 1 every distance
             between the object and the image's edge is equally likely.
-        seed: of the first weights, the order and the views.
+        seed: the seed of the first weights, the order and the views.
     """
 
     epochs: int = 8
@@ -49,55 +49,64 @@ class ClassifierTraining:
     seed: int = 0
 
 
-def train_classifier(
-    source: Planted, training: ClassifierTraining, device: str, progress: Callable[[int, int], None]
-) -> Classifier:
-    """A `SmallResNet` that names the class of the first object.
-
-    Args:
-        source: training images.
-        lessons: how long and how fast.
-        device: where to compute.
-        progress: told the steps done, and how many there are.
-    """
-    lesson = load_images(source)
-    network = _build_network(source, training).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    total = training.epochs * (len(lesson.images) // training.batch)
-    optimiser = AdamW(network.parameters(), training.rate, weight_decay=0.02)
-    rate = OneCycleLR(optimiser, training.rate, total_steps=total)
-    network.train()
-    for step, chosen in zip(range(total), _iterate_batches(lesson, training), strict=False):
-        shown, wanted = (tensor.to(device) for tensor in chosen)
-        shown = (shown - 0.5).contiguous(memory_format=torch.channels_last) * 2
-        loss = F.cross_entropy(network(shown), wanted)
-        optimiser.zero_grad()
-        torch.autograd.backward(loss)
-        optimiser.step()
-        rate.step()
-        progress(step + 1, total)
-    return wrap_module(network.cpu(), _build_card(source, training)).to(device)
-
-
-def measure_accuracy(classifier: Classifier, source: Planted) -> float:
-    """Share of the images whose class is named."""
-    test = load_images(source)
-    with torch.no_grad():
-        parts = torch.split(test.images, 100)
-        found = torch.cat([classifier(part.to(classifier.device)) for part in parts])
-    return float((found.argmax(1).cpu() == test.targets).float().mean())
-
-
 @dataclass(frozen=True, eq=False)
 class LoadedImages:
-    """A set in memory; boxes around the first objects, as shares of the image's sides."""
+    """A set in memory.
+
+    Attributes:
+        images: images in [0, 1].
+        targets: the class of the first object of each image.
+        boxes: the box around that object, as fractions of the image's sides.
+    """
 
     images: Images
     targets: Targets
     boxes: Boxes
 
 
+def train_classifier(
+    source: Planted, training: ClassifierTraining, device: str, progress: Callable[[int, int], None]
+) -> Classifier:
+    """Train a `SmallResNet` that names the class of the first object.
+
+    Args:
+        source: the training images.
+        training: the settings of the training.
+        device: the device that computes.
+        progress: is called with the steps that are done, and the steps in all.
+
+    Returns:
+        The classifier, on the device.
+    """
+    loaded = load_images(source)
+    network = _build_network(source, training).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    total = training.epochs * (len(loaded.images) // training.batch)
+    optimiser = AdamW(network.parameters(), training.rate, weight_decay=0.02)
+    schedule = OneCycleLR(optimiser, training.rate, total_steps=total)
+    network.train()
+    for step, batch in zip(range(total), _iterate_batches(loaded, training), strict=False):
+        images, targets = (tensor.to(device) for tensor in batch)
+        images = (images - 0.5).contiguous(memory_format=torch.channels_last) * 2
+        loss = F.cross_entropy(network(images), targets)
+        optimiser.zero_grad()
+        torch.autograd.backward(loss)
+        optimiser.step()
+        schedule.step()
+        progress(step + 1, total)
+    return wrap_module(network.cpu(), _build_card(source, training)).to(device)
+
+
+def measure_accuracy(classifier: Classifier, source: Planted) -> float:
+    """Return the fraction of the images whose class is predicted."""
+    test = load_images(source)
+    with torch.no_grad():
+        parts = torch.split(test.images, 100)
+        logits = torch.cat([classifier(part.to(classifier.device)) for part in parts])
+    return float((logits.argmax(1).cpu() == test.targets).float().mean())
+
+
 def load_images(source: Planted) -> LoadedImages:
-    """All images of a set."""
+    """Load all images of a set into memory."""
     items, names = list(source), source.class_names
     return LoadedImages(
         torch.stack([item.picture for item in items]),
@@ -109,25 +118,25 @@ def load_images(source: Planted) -> LoadedImages:
 def _iterate_batches(
     loaded: LoadedImages, training: ClassifierTraining
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless batches in a fresh order per epoch, mirrored and zoomed at random.
+    """Yield batches without end, in a new order per epoch, mirrored and zoomed at random.
 
-    A zoomed image still holds the whole object, so the classifier knows objects of every size.
+    A zoomed image still holds the whole object, so the classifier learns objects of every size.
     """
     generator = Generator().manual_seed(training.seed)
+    whole = torch.tensor([0.0, 0.0, 1.0, 1.0])
     while True:
         order = torch.randperm(len(loaded.images), generator=generator)
-        for chosen in torch.split(order, training.batch):
-            if len(chosen) < training.batch:
+        for rows in torch.split(order, training.batch):
+            if len(rows) < training.batch:
                 continue
-            draws = torch.rand(len(chosen), 6, generator=generator)
-            near, far = loaded.boxes[chosen, :2], loaded.boxes[chosen, 2:]
-            drawn = draws[:, :4] ** (1 / training.tightness)
-            zoomed = torch.cat([near * drawn[:, :2], 1 - (1 - far) * drawn[:, 2:]], 1)
-            whole = torch.tensor([0.0, 0.0, 1.0, 1.0])
-            places = torch.where(draws[:, 4:5] < training.zoomed, zoomed, whole)
-            shown = crop(loaded.images[chosen], places)
-            mirrored = draws[:, 5, None, None, None] < 0.5
-            yield torch.where(mirrored, shown.flip(3), shown), loaded.targets[chosen]
+            draws = torch.rand(len(rows), 6, generator=generator)
+            near, far = loaded.boxes[rows, :2], loaded.boxes[rows, 2:]
+            distances = draws[:, :4] ** (1 / training.tightness)
+            zoomed = torch.cat([near * distances[:, :2], 1 - (1 - far) * distances[:, 2:]], 1)
+            boxes = torch.where(draws[:, 4:5] < training.zoomed, zoomed, whole)
+            views = crop(loaded.images[rows], boxes)
+            is_mirrored = draws[:, 5, None, None, None] < 0.5
+            yield torch.where(is_mirrored, views.flip(3), views), loaded.targets[rows]
 
 
 def _build_network(source: Planted, training: ClassifierTraining) -> SmallResNet:

@@ -89,10 +89,10 @@ def open_explainers(
     if explainers is None or isinstance(explainers, Mapping):
         named = dict(explainers or {})
     else:
-        named = _name_all(explainers)
+        named = _name_all(explainers, classifier)
     opened: dict[str, Explainer | TrueBox] = {}
     for name, explainer in named.items():
-        is_name = isinstance(explainer, str) and is_method_name(explainer)
+        is_name = isinstance(explainer, str) and not _is_run(explainer)
         ready = open_explainer(explainer, classifier)
         opened |= apply_seed({name: ready}, seed) if is_name else {name: ready}
     if methods == QUICK or (methods is None and not named):
@@ -127,7 +127,7 @@ def open_explainer(explainer: ExplainerLike, classifier: Classifier) -> Explaine
         RunError: a folder is no finished run, or was trained for another classifier.
         ConfigError: there is no such method, or it is no explainer.
     """
-    if isinstance(explainer, str) and is_method_name(explainer):
+    if isinstance(explainer, str) and not _is_run(explainer):
         return get_method(explainer)
     if isinstance(explainer, str | Path):
         return wrap_trained(load_explainer(explainer, classifier.device), classifier)
@@ -143,11 +143,6 @@ def open_explainer(explainer: ExplainerLike, classifier: Classifier) -> Explaine
     )
 
 
-def is_method_name(text: str) -> bool:
-    """Whether a text names a method rather than a run folder."""
-    return text.partition(":")[0] in method_names()
-
-
 def wrap_trained(explainer: TrainedExplainer[Any, Any], classifier: Classifier) -> TrainedMethod:
     """Return a trained explainer as a method.
 
@@ -159,15 +154,27 @@ def wrap_trained(explainer: TrainedExplainer[Any, Any], classifier: Classifier) 
     for name, weights in sorted(explainer.network.state_dict().items()):
         digest.update(name.encode())
         digest.update(weights.detach().cpu().contiguous().view(-1).numpy().tobytes())
+
+    def attribute(images: Images, targets: Targets) -> Maps:
+        return explainer.attribute(images, targets).to(images.device)
+
     return TrainedMethod(
-        attribute=explainer.attribute,
+        attribute=attribute,
         cache_key=f"{explainer.kind} {digest.hexdigest()}",
         training_seconds=explainer.facts.get("training_seconds", 0.0),
         map_scale="mask" if explainer.makes_masks else "map",
     )
 
 
-def _name_all(explainers: Sequence[ExplainerLike]) -> dict[str, ExplainerLike]:
+def _is_run(text: str) -> bool:
+    """Whether a text names a trained explainer rather than a method."""
+    name = text.partition(":")[0]
+    return name not in method_names() and (name == "ready" or "/" in text or Path(text).exists())
+
+
+def _name_all(
+    explainers: Sequence[ExplainerLike], classifier: Classifier
+) -> dict[str, ExplainerLike]:
     """Return the explainers of a sequence by the names of their rows.
 
     A method is named as it is typed. A trained explainer is named by its kind or, where several
@@ -176,10 +183,10 @@ def _name_all(explainers: Sequence[ExplainerLike]) -> dict[str, ExplainerLike]:
     named: dict[str, ExplainerLike] = {}
     runs: list[tuple[Path, TrainedExplainer[Any, Any]]] = []
     for explainer in explainers:
-        if isinstance(explainer, str) and is_method_name(explainer):
+        if isinstance(explainer, str) and not _is_run(explainer):
             named[explainer] = explainer
         elif isinstance(explainer, str | Path):
-            runs.append((Path(explainer), load_explainer(explainer)))
+            runs.append((Path(explainer), load_explainer(explainer, classifier.device)))
         else:
             raise ConfigError(
                 "explainers: expected run folders and names of methods, got "

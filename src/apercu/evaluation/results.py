@@ -305,9 +305,7 @@ def is_fixed_threshold(explainer: str) -> bool:
     return explainer.endswith(f"threshold={FIXED_THRESHOLD}")
 
 
-def _select_invocations(
-    calls: Sequence[Invocation], kept: Sequence[str]
-) -> tuple[Invocation, ...]:
+def _select_invocations(calls: Sequence[Invocation], kept: Sequence[str]) -> tuple[Invocation, ...]:
     """Return the calls that some kept rows come from, with what they finished of those."""
     selected = [
         replace(call, explainers=tuple(name for name in call.explainers if name in kept))

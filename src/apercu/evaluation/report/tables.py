@@ -6,6 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 
 from apercu.evaluation.cost import compare_costs, format_break_even
@@ -15,6 +16,7 @@ from apercu.evaluation.ranking import (
     count_images,
     find_direction,
     list_metrics,
+    write_headline,
 )
 from apercu.evaluation.results import ComparisonResults, Cost
 from apercu.io import write_file
@@ -52,7 +54,11 @@ def format_markdown(results: ComparisonResults) -> str:
         + ", ".join(f"{name} {value}" for name, value in environment.items() if name != "date")
         + f"; {str(environment.get('date', ''))[:10]}. Mean (95 % interval) on "
         f"{max(count_images(results).values(), default=0)} of them"
-        + (", with the threshold that the others chose" if need_threshold(list_metrics(results)) else "")
+        + (
+            ", with the threshold that the others chose"
+            if need_threshold(list_metrics(results))
+            else ""
+        )
         + "; ▲ better and ▼ worse than the best trained "
         "explainer on the same images (sign-flip test, Holm-adjusted p < 0.05).",
         format_ranking(results),
@@ -106,6 +112,52 @@ def format_ranking(results: ComparisonResults) -> str:
     return _format_table(header, lines)
 
 
+def format_text(results: ComparisonResults) -> str:
+    """Return the ranking as plain text, and which explainer is first."""
+    metrics, ranking = list_metrics(results), build_ranking(results)
+    lines = [["explainer", *(METRICS[metric].title for metric in metrics)]]
+    for row in ranking:
+        cells = [row.cells.get(metric) for metric in metrics]
+        lines.append([row.name, *("" if cell is None else cell.value for cell in cells)])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    table = [
+        "  ".join(
+            text.rjust(width) if column else text.ljust(width)
+            for column, (text, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]
+    failed = [f"not measured: {name} ({reason})" for name, reason in results.failed.items()]
+    return "\n".join([*table, *failed, write_headline(results)])
+
+
+def format_html(results: ComparisonResults) -> str:
+    """Return the ranking as an HTML table, for notebooks."""
+    metrics = list_metrics(results)
+    arrows = {
+        metric: "↓" if find_direction(results, metric) == "lower" else "↑" for metric in metrics
+    }
+    heads = "".join(
+        f'<th title="{escape(METRICS[metric].meaning)}">'
+        f"{escape(METRICS[metric].title)} {arrows[metric]}</th>"
+        for metric in metrics
+    )
+    body = ""
+    for row in build_ranking(results):
+        cells = [row.cells.get(metric) for metric in metrics]
+        values = "".join("<td></td>" if cell is None else _format_html_cell(cell) for cell in cells)
+        body += f"<tr><th>{escape(row.name)}</th>{values}</tr>"
+    for name, reason in results.failed.items():
+        body += (
+            f"<tr><th>{escape(name)}</th>"
+            f'<td colspan="{len(metrics)}">not measured: {escape(reason)}</td></tr>'
+        )
+    return (
+        f"<table><thead><tr><th>explainer</th>{heads}</tr></thead><tbody>{body}</tbody></table>"
+        f"<p>{escape(write_headline(results))}</p>"
+    )
+
+
 def format_duration(cost: Cost) -> str:
     """Return the median and half the interquartile range; a single call has no range."""
     median = format_milliseconds(cost.ms_per_image)
@@ -129,6 +181,12 @@ def _format_cell(cell: RankingCell) -> str:
     threshold = "" if cell.threshold is None else f" at {cell.threshold}"
     mark = {"better": " ▲", "worse": " ▼"}.get(str(cell.verdict), "")
     return f"{value}{mark} ({cell.interval}){threshold}"
+
+
+def _format_html_cell(cell: RankingCell) -> str:
+    value = f"<b>{cell.value}</b>" if cell.best else cell.value
+    mark = {"better": " ▲", "worse": " ▼"}.get(str(cell.verdict), "")
+    return f"<td>{value}{mark}<br><small>{cell.interval}</small></td>"
 
 
 def _format_costs(results: ComparisonResults) -> str:
