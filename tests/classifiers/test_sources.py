@@ -23,8 +23,10 @@ from apercu.classifiers import (
     save_classifier,
     wrap_module,
 )
+from apercu.classifiers.fingerprint import FORMER_FACTORIES
 from apercu.errors import ClassifierError, OutputError
 
+GOLDEN = Path(__file__).parents[1] / "golden"
 SIZE = (6, 5)
 FACTORY = """
 import torch
@@ -193,6 +195,25 @@ def test_a_callable_from_a_factory_is_a_black_box() -> None:
     torch.testing.assert_close(classifier.predict_probabilities(_images())[:, 1], chance)
     assert classifier.classes == ("no", "yes")
     assert not classifier.differentiable
+
+
+def test_former_names_of_factories_open_with_the_same_fingerprint(tmp_path: Path) -> None:
+    options = {"channels": 2, "classes": 3, "size": list(SIZE), "width": 4}
+    spec = {"channels": 2, "size": list(SIZE)}
+    for former, present in FORMER_FACTORIES.items():
+        fingerprints = []
+        for source in (former, present):
+            path = tmp_path / "card.json"
+            path.write_text(json.dumps({"source": source, "options": options, "input": spec}))
+            torch.manual_seed(0)
+            fingerprints.append(open_classifier(path).fingerprint)
+        assert fingerprints[0] == fingerprints[1]
+
+
+def test_a_card_of_an_older_version_has_the_fingerprint_of_that_version() -> None:
+    classifier = open_classifier(GOLDEN / "classifier" / "card.json")
+    expected = json.loads((GOLDEN / "runs/mask-own/classifier.json").read_text())["fingerprint"]
+    assert classifier.fingerprint == expected
 
 
 @pytest.mark.usefixtures("factories")

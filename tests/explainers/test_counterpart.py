@@ -14,7 +14,7 @@ import torch
 from apercu import open_classifier, open_images
 from apercu.classifiers import Classifier, ClassifierCard, InputSpec, SmallResNet, wrap_module
 from apercu.errors import ClassifierError, ConfigError, RunError, TargetError
-from apercu.evaluation.open_explainers import open_runs
+from apercu.evaluation.open_explainers import open_explainers
 from apercu.explainers.counterpart.explainer import CounterpartExplainer
 from apercu.explainers.counterpart.network import MAX_CHANGE, CounterpartNetwork, CounterpartShape
 from apercu.explainers.counterpart.settings import COUNTERPART_PRESETS, CounterpartSettings
@@ -248,7 +248,7 @@ def test_settings_that_do_not_fit(classifier: Classifier) -> None:
 
 
 def test_it_can_be_compared_as_a_map(run: Path, classifier: Classifier) -> None:
-    found = open_runs([run], classifier)
+    found = open_explainers([run], None, classifier, open_images(PLANTED))
     assert list(found) == ["counterpart"]
     assert found["counterpart"].map_scale == "map"
     assert found["counterpart"].cache_key.startswith("counterpart ")

@@ -13,7 +13,7 @@ import torch
 from apercu import open_classifier, open_images
 from apercu.classifiers import Classifier, ClassifierCard, InputSpec, SmallResNet, wrap_module
 from apercu.errors import ClassifierError, ConfigError, RunError, TargetError
-from apercu.evaluation.open_explainers import open_runs
+from apercu.evaluation.open_explainers import open_explainers
 from apercu.explainers.latent.explainer import LatentExplainer
 from apercu.explainers.latent.settings import LATENT_PRESETS, LatentSettings
 from apercu.explainers.latent.training import LatentTraining
@@ -148,7 +148,7 @@ def test_what_does_not_fit(classifier: Classifier, tmp_path: Path, run: Path) ->
 
 
 def test_it_can_be_compared_as_a_map(run: Path, classifier: Classifier) -> None:
-    found = open_runs([run], classifier)
+    found = open_explainers([run], None, classifier, open_images(PLANTED))
     assert list(found) == ["latent"] and found["latent"].map_scale == "map"
 
 

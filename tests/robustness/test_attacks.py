@@ -45,7 +45,7 @@ def linear(images: torch.Tensor) -> torch.Tensor:
     return torch.stack([torch.zeros_like(score), score], 1)
 
 
-def aim() -> Untargeted:
+def objective() -> Untargeted:
     return Untargeted(linear, linear(IMAGES).argmax(1))
 
 
@@ -67,31 +67,31 @@ def images() -> torch.Tensor:
 
 def test_fgsm_and_its_kin_end_in_the_corner_of_a_linear_classifier_s_box() -> None:
     corner = IMAGES + 0.05 * uphill().sign()
-    torch.testing.assert_close(Fgsm(0.05)(aim(), IMAGES), corner)
-    torch.testing.assert_close(IFgsm(0.05, steps=4)(aim(), IMAGES), corner)
-    torch.testing.assert_close(Pgd(0.05, steps=9)(aim(), IMAGES), corner)
+    torch.testing.assert_close(Fgsm(0.05)(objective(), IMAGES), corner)
+    torch.testing.assert_close(IFgsm(0.05, steps=4)(objective(), IMAGES), corner)
+    torch.testing.assert_close(Pgd(0.05, steps=9)(objective(), IMAGES), corner)
 
 
 def test_pgd_in_a_ball_ends_where_the_gradient_meets_it() -> None:
-    found = Pgd(0.02, steps=40, norm="l2")(aim(), IMAGES)
+    found = Pgd(0.02, steps=40, norm="l2")(objective(), IMAGES)
     direction = uphill() / WEIGHTS.norm()
     expected = IMAGES + 0.02 * math.sqrt(48) * direction
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
 
 
 def test_deepfool_goes_as_far_as_a_linear_boundary() -> None:
-    found = DeepFool(overshoot=0.02)(aim(), IMAGES)
+    found = DeepFool(overshoot=0.02)(objective(), IMAGES)
     gap = linear(IMAGES)[:, 1].abs()
     distance = (found - IMAGES).flatten(1).norm(dim=1)
     torch.testing.assert_close(distance, 1.02 * (gap + 1e-4) / WEIGHTS.norm(), rtol=1e-3, atol=0)
-    assert aim().is_adversarial(found).all()
+    assert objective().is_adversarial(found).all()
 
 
 def test_multiplied_pixels_end_at_the_ratio() -> None:
-    found = Multiplicative(1.1, steps=8)(aim(), IMAGES)
+    found = Multiplicative(1.1, steps=8)(objective(), IMAGES)
     expected = IMAGES * torch.where(uphill() > 0, 1.1, 1 / 1.1)
     torch.testing.assert_close(found, expected.clamp(0, 1))
-    ball = Multiplicative(1.1, steps=8, norm="l2")(aim(), IMAGES)
+    ball = Multiplicative(1.1, steps=8, norm="l2")(objective(), IMAGES)
     root = (ball / IMAGES).log().flatten(1).square().mean(1).sqrt()
     torch.testing.assert_close(root, torch.full_like(root, math.log(1.1)), rtol=1e-3, atol=0)
 
@@ -229,10 +229,10 @@ def test_nothing_is_done_within_no_budget(classifier: Classifier, images: torch.
         (lambda: SparseEvo(population=2), "sparse_evo: population"),
         (
             lambda: SparseEvo(initial=2.0),
-            "sparse_evo: initial: expected a share from 0 to 1, got 2",
+            "sparse_evo: initial: expected a fraction from 0 to 1, got 2",
         ),
-        (lambda: SparseEvo(mutation=-0.1), "sparse_evo: mutation: expected a share from 0 to 1"),
-        (lambda: SparseEvo(crossover=math.nan), "sparse_evo: crossover: expected a share from"),
+        (lambda: SparseEvo(mutation=-0.1), "sparse_evo: mutation: expected a fraction from 0 to 1"),
+        (lambda: SparseEvo(crossover=math.nan), "sparse_evo: crossover: expected a fraction from"),
     ],
 )
 def test_budgets_that_cannot_be(made, says: str) -> None:  # type: ignore[no-untyped-def]

@@ -25,10 +25,9 @@ from apercu.robustness.defences import (
     sinkhorn_divergence,
 )
 from apercu.robustness.defences.settings import DEFENCES
-from apercu.robustness.defences.training import DefenceTraining
+from apercu.robustness.defences.training import DEGENERATE, DefenceTraining
 from apercu.robustness.filters import BitDepth, FloydSteinberg
 from apercu.robustness.objectives import Untargeted
-from apercu.robustness.defences.training import DEGENERATE
 from apercu.training.degeneracy import DegeneracyMonitor
 
 IMAGES = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -22,7 +22,7 @@ def weights() -> torch.Tensor:
     return torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("backward", ["straight", "smooth"])
+@pytest.mark.parametrize("backward", ["straight_through", "surrogate"])
 @every_filter
 def test_forward_is_exactly_the_filter(name: str, backward: Any, images: torch.Tensor) -> None:
     layer = FilterLayer(FILTERS[name](), backward)
@@ -35,33 +35,35 @@ def test_forward_is_exactly_the_filter(name: str, backward: Any, images: torch.T
 def test_straight_passes_gradients_through(
     name: str, images: torch.Tensor, weights: torch.Tensor
 ) -> None:
-    layer = FilterLayer(FILTERS[name](), "straight")
-    (slope,) = torch.autograd.grad((layer(images) * weights).sum(), images)
-    assert torch.equal(slope, weights)
+    layer = FilterLayer(FILTERS[name](), "straight_through")
+    (gradients,) = torch.autograd.grad((layer(images) * weights).sum(), images)
+    assert torch.equal(gradients, weights)
 
 
 @every_filter
 def test_smooth_has_the_gradient_of_the_stand_in(
     name: str, images: torch.Tensor, weights: torch.Tensor
 ) -> None:
-    layer = FilterLayer(FILTERS[name](), "smooth")
-    (slope,) = torch.autograd.grad((layer(images) * weights).sum(), images)
+    layer = FilterLayer(FILTERS[name](), "surrogate")
+    (gradients,) = torch.autograd.grad((layer(images) * weights).sum(), images)
     (expected,) = torch.autograd.grad(
         (FILTERS[name]().apply_surrogate(images) * weights).sum(), images
     )
-    torch.testing.assert_close(slope, expected)
-    assert not torch.equal(slope, weights)
+    torch.testing.assert_close(gradients, expected)
+    assert not torch.equal(gradients, weights)
 
 
 def test_stands_in_front_of_any_module(images: torch.Tensor) -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 2))
-    whole = nn.Sequential(FilterLayer(Jpeg(30), "straight"), network)
+    whole = nn.Sequential(FilterLayer(Jpeg(30), "straight_through"), network)
     assert torch.equal(whole(images), network(Jpeg(30)(images)))
-    assert "Jpeg(quality=30), backward=straight" in repr(whole)
+    assert "Jpeg(quality=30), backward=straight_through" in repr(whole)
     assert not list(whole[0].parameters())
 
 
 def test_another_backward_pass_is_refused(shapes_unchecked: None) -> None:
-    with pytest.raises(ConfigError, match="backward: expected straight or smooth, got back"):
+    with pytest.raises(
+        ConfigError, match="backward: expected straight_through or surrogate, got back"
+    ):
         FilterLayer(Jpeg(), "back")  # type: ignore[arg-type]

@@ -15,8 +15,8 @@ from apercu.robustness.filters import (
     ErrorDiffusion,
     FloydSteinberg,
     JarvisJudiceNinke,
+    error_diffusion,
 )
-from apercu.robustness.filters import error_diffusion as diffusion
 from apercu.robustness.filters.blue_noise import SIZE, compute_blue_noise_ranks
 from apercu.robustness.filters.error_diffusion import FEW_PLANES, diffuse_error
 from apercu.robustness.filters.ordered import compute_bayer_ranks
@@ -83,7 +83,7 @@ def literal(plane: np.ndarray, kind: type[ErrorDiffusion], bits: int, serpentine
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
 def test_floyd_steinberg_has_the_bits_of_pillow(height: int, width: int) -> None:
-    planes = bytes_of(diffusion.LANES + 5, height, width)
+    planes = bytes_of(error_diffusion.LANES + 5, height, width)
     assert torch.equal(FloydSteinberg()(images_of(planes)), by_pillow(planes))
 
 
@@ -141,14 +141,14 @@ def test_grey_of_other_channels_is_their_mean() -> None:
 
 @pytest.fixture
 def numba_missing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(diffusion, "COMPILED", False)
-    monkeypatch.setattr(diffusion, "_compiled", None)
+    monkeypatch.setattr(error_diffusion, "HAS_NUMBA", False)
+    monkeypatch.setattr(error_diffusion, "_compile_loop", None)
     yield
 
 
 @pytest.mark.usefixtures("numba_missing")
 def test_without_numba_floyd_steinberg_has_the_same_bits() -> None:
-    planes = bytes_of(diffusion.LANES + 5, 21, 34)
+    planes = bytes_of(error_diffusion.LANES + 5, 21, 34)
     assert torch.equal(FloydSteinberg()(images_of(planes)), by_pillow(planes))
 
 
@@ -162,7 +162,7 @@ def test_without_numba_other_settings_are_refused(settings: dict) -> None:
 
 
 def test_threads_do_not_change_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    images = images_of(bytes_of(3 * diffusion.LANES, 9, 16))
+    images = images_of(bytes_of(3 * error_diffusion.LANES, 9, 16))
     found = []
     for threads in (1, 3):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)

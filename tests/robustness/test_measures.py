@@ -1,4 +1,4 @@
-"""Curves and their area by numeric integration, correlations by scipy."""
+"""Areas under curves against numeric integration, correlations against scipy."""
 
 from __future__ import annotations
 
@@ -8,32 +8,28 @@ import torch
 from scipy.integrate import trapezoid
 from scipy.stats import spearmanr
 
-from apercu.robustness.measures import (
-    area_under_accuracy_curve,
-    compute_norms,
-    measure_correctness_at,
-    overlap_of_strongest,
-    rank_correlation,
-)
+from apercu.robustness.curves import area_under_accuracy_curve, measure_correctness_at
+from apercu.robustness.measures import compute_norms, overlap_of_strongest, rank_correlation
+from apercu.robustness.plan import Job, expand_budgets, parse_attack
 
 
-def test_the_area_is_that_of_trapezia_from_the_honest_accuracy() -> None:
-    right = np.array([[1, 1, 1, 0], [1, 1, 0, 0], [1, 0, 0, 0]], dtype=float)
+def test_the_area_is_that_of_trapezia_from_the_clean_accuracy() -> None:
+    correct = np.array([[1, 1, 1, 0], [1, 1, 0, 0], [1, 0, 0, 0]], dtype=float)
     budgets = [0.0, 0.01, 0.04]
     by_hand = ((0.75 + 0.5) / 2 * 0.01 + (0.5 + 0.25) / 2 * 0.03) / 0.04
-    shares = area_under_accuracy_curve(right, budgets)
-    assert shares.mean() == pytest.approx(by_hand)
-    assert shares.mean() == pytest.approx(trapezoid(right.mean(1), budgets) / 0.04)
-    assert shares[0] == pytest.approx(1) and shares[3] == 0
+    areas = area_under_accuracy_curve(correct, budgets)
+    assert areas.mean() == pytest.approx(by_hand)
+    assert areas.mean() == pytest.approx(trapezoid(correct.mean(1), budgets) / 0.04)
+    assert areas[0] == pytest.approx(1) and areas[3] == 0
 
 
 def test_the_area_of_a_fine_curve_is_its_integral() -> None:
     smallest = np.array([0.0, 0.01, 0.02, 0.02, 0.5, np.inf])
     budgets = np.linspace(0, 0.03, 3001).tolist()
-    right = measure_correctness_at(smallest, budgets)
-    assert right[0].mean() == pytest.approx(5 / 6) and right[-1].mean() == pytest.approx(2 / 6)
+    correct = measure_correctness_at(smallest, budgets)
+    assert correct[0].mean() == pytest.approx(5 / 6) and correct[-1].mean() == pytest.approx(2 / 6)
     exact = np.minimum(smallest, 0.03) / 0.03
-    assert area_under_accuracy_curve(right, budgets).tolist() == pytest.approx(
+    assert area_under_accuracy_curve(correct, budgets).tolist() == pytest.approx(
         exact.tolist(), abs=1e-3
     )
 
@@ -42,13 +38,13 @@ def test_norms_by_hand() -> None:
     images = torch.zeros(1, 3, 2, 2)
     attacked = images.clone()
     attacked[0, 0, 0, 0], attacked[0, 1, 0, 0] = 0.3, -0.4
-    found = {name: values.item() for name, values in compute_norms(images, attacked).items()}
-    assert found["linf"] == pytest.approx(0.4)
-    assert found["l2"] == pytest.approx((0.25 / 12) ** 0.5)
-    assert found["l0"] == 0.25
+    norms = {name: values.item() for name, values in compute_norms(images, attacked).items()}
+    assert norms["linf"] == pytest.approx(0.4)
+    assert norms["l2"] == pytest.approx((0.25 / 12) ** 0.5)
+    assert norms["l0"] == 0.25
 
 
-def test_correlations_of_ranks_are_scipy_s() -> None:
+def test_rank_correlations_are_those_of_scipy() -> None:
     generator = torch.Generator().manual_seed(0)
     before = (5 * torch.rand(3, 8, 9, generator=generator)).round()
     after = before + (4 * torch.rand(3, 8, 9, generator=generator)).round()
@@ -68,10 +64,7 @@ def test_overlap_of_the_strongest_fifth() -> None:
     assert overlap_of_strongest(before, after).item() == pytest.approx(1 / 3)
 
 
-def test_every_attack_is_measured_in_the_norm_in_which_it_is_small() -> None:
-    from apercu.robustness.plan import expand_budgets, parse_attack
-    from apercu.robustness.results import Job, norm_of
-
+def test_the_norm_of_every_attack() -> None:
     names = {
         "pgd": "linf",
         "pgd:norm=l2": "l2",
@@ -85,5 +78,5 @@ def test_every_attack_is_measured_in_the_norm_in_which_it_is_small() -> None:
         "sparse_evo": "l0",
     }
     cases = expand_budgets({name: parse_attack(name) for name in names}, (8 / 255,))
-    found = {name: norm_of(Job(name, budget, at, None)) for (name, budget), at in cases.items()}
-    assert found == names
+    norms = {name: Job(name, budget, attack, None).norm for (name, budget), attack in cases.items()}
+    assert norms == names

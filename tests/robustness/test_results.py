@@ -1,4 +1,4 @@
-"""From verdicts to rows, curves and warnings, by hand."""
+"""Rows, curves and warnings from results that are written by hand."""
 
 from __future__ import annotations
 
@@ -10,48 +10,50 @@ import pytest
 from apercu.robustness.plan import NONE, Job, parse_attack
 from apercu.robustness.report import choose_job_to_draw
 from apercu.robustness.result_cache import AttackResult
-from apercu.robustness.results import summarise
-from apercu.robustness.rows import StressResults, StressRow
+from apercu.robustness.results import StressResults, StressRow, summarise
 
-HONEST = Job(NONE, None, None, None)
+CLEAN = Job(NONE, None, None, None)
 
 
 def job(
-    name: str, epsilon: float | None = None, behind: str | None = None, elsewhere: bool = False
+    name: str,
+    epsilon: float | None = None,
+    known_filter: str | None = None,
+    on_surrogate: bool = False,
 ) -> Job:
-    return Job(name, epsilon, parse_attack(name), behind, elsewhere)
+    return Job(name, epsilon, parse_attack(name), known_filter, on_surrogate)
 
 
-def verdicts(right: dict[str, Sequence[int]], **numbers: list[float]) -> AttackResult:
-    shown = {name: [bool(one) for one in values] for name, values in right.items()}
-    count = len(next(iter(shown.values())))
+def attack_result(correct: dict[str, Sequence[int]], **numbers: list[float]) -> AttackResult:
+    flags = {name: [bool(value) for value in values] for name, values in correct.items()}
+    count = len(next(iter(flags.values())))
     sizes = {name: [0.1] * count for name in ("linf", "l2", "l0")}
-    return AttackResult(top1=shown, top5=shown, **{**sizes, **numbers})
+    return AttackResult(top1=flags, top5=flags, **{**sizes, **numbers})
 
 
-def summary(found: dict[Job, AttackResult]) -> StressResults:
-    return summarise(found, {}, {}, 0)
+def summary(results: dict[Job, AttackResult]) -> StressResults:
+    return summarise(results, {}, {}, 0)
 
 
-def row_of(results: StressResults, job: Job, metric: str, behind: str = NONE) -> StressRow:
+def row_of(results: StressResults, job: Job, metric: str, filter: str = NONE) -> StressRow:
     (row,) = (
         row
         for row in results.rows
         if (row.attack, row.epsilon, row.filter, row.metric)
-        == (job.name, job.epsilon, behind, metric)
+        == (job.name, job.epsilon, filter, metric)
     )
     return row
 
 
 def test_images_that_were_wrong_before_are_not_averaged() -> None:
     attack = job("sparse_evo")
-    found = verdicts(
+    found = attack_result(
         {NONE: [1, 0, 0, 0]},
         l0=[0.2, 0.4, 0.6, 9.0],
         rank_correlation=[0.5, 0.3, 0.1, -9.0],
         queries=[10.0, 20.0, 60.0, 900.0],
     )
-    results = summary({HONEST: verdicts({NONE: [1, 1, 1, 0]}), attack: found})
+    results = summary({CLEAN: attack_result({NONE: [1, 1, 1, 0]}), attack: found})
     for metric, value in (
         ("norm", 0.4),
         ("map_rank_correlation", 0.3),
@@ -63,86 +65,88 @@ def test_images_that_were_wrong_before_are_not_averaged() -> None:
         assert (row.value, row.n) == (pytest.approx(value), 3), metric
         assert row.ci95[0] <= row.value <= row.ci95[1]
     assert row_of(results, attack, "top1").n == 4
-    none = summary({HONEST: verdicts({NONE: [0, 0]}), attack: verdicts({NONE: [0, 0]})})
+    none = summary({CLEAN: attack_result({NONE: [0, 0]}), attack: attack_result({NONE: [0, 0]})})
     assert {row.metric for row in none.rows} == {"top1", "top5", "auac"}
 
 
 def test_a_map_counts_where_the_class_stayed() -> None:
     attack = job("map_pgd", 0.1)
-    found = verdicts({NONE: [1, 1, 0, 1]}, rank_correlation=[0.2, 0.4, -1.0, -1.0])
-    results = summary({HONEST: verdicts({NONE: [1, 1, 1, 0]}), attack: found})
+    found = attack_result({NONE: [1, 1, 0, 1]}, rank_correlation=[0.2, 0.4, -1.0, -1.0])
+    results = summary({CLEAN: attack_result({NONE: [1, 1, 1, 0]}), attack: found})
     moved, stayed = (row_of(results, attack, one) for one in ("map_rank_correlation", "stayed"))
     assert (moved.value, moved.n) == (pytest.approx(0.3), 2)
     assert (stayed.value, stayed.n) == (pytest.approx(2 / 3), 3)
     assert not results.curves
     assert "success" not in {row.metric for row in results.rows}
-    lost = verdicts({NONE: [0, 0]}, rank_correlation=[0.2, 0.4])
-    left = summary({HONEST: verdicts({NONE: [1, 1]}), attack: lost})
+    lost = attack_result({NONE: [0, 0]}, rank_correlation=[0.2, 0.4])
+    left = summary({CLEAN: attack_result({NONE: [1, 1]}), attack: lost})
     assert row_of(left, attack, "stayed").value == 0
     assert "map_rank_correlation" not in {row.metric for row in left.rows}
 
 
-def test_no_share_is_certain() -> None:
+def test_no_fraction_is_certain() -> None:
     attack = job("fgsm", 0.1)
-    results = summary({HONEST: verdicts({NONE: [1] * 8}), attack: verdicts({NONE: [0] * 8})})
+    results = summary(
+        {CLEAN: attack_result({NONE: [1] * 8}), attack: attack_result({NONE: [0] * 8})}
+    )
     for metric, ends in (("top1", (0, 0.324)), ("success", (0.676, 1))):
         assert row_of(results, attack, metric).ci95 == pytest.approx(ends, abs=1e-3)
-    assert row_of(results, HONEST, "top5").ci95 == pytest.approx((0.676, 1), abs=1e-3)
+    assert row_of(results, CLEAN, "top5").ci95 == pytest.approx((0.676, 1), abs=1e-3)
 
 
-def test_curves_begin_at_the_honest_accuracy() -> None:
+def test_curves_begin_at_the_clean_accuracy() -> None:
     attacks = [job("pgd", epsilon) for epsilon in (0.02, 0.04)]
-    right = [1, 1, 1, 1, 0], [1, 1, 0, 0, 0], [0, 0, 0, 0, 0]
-    shown = [
-        verdicts({NONE: one}, linf=[size] * 5)
-        for one, size in zip(right, (0.0, 0.02, 0.04), strict=True)
+    correct = [1, 1, 1, 1, 0], [1, 1, 0, 0, 0], [0, 0, 0, 0, 0]
+    results_by_size = [
+        attack_result({NONE: one}, linf=[size] * 5)
+        for one, size in zip(correct, (0.0, 0.02, 0.04), strict=True)
     ]
-    results = summary(dict(zip([HONEST, *attacks], shown, strict=True)))
+    results = summary(dict(zip([CLEAN, *attacks], results_by_size, strict=True)))
     (curve,) = results.curves
     assert curve.sizes == pytest.approx((0.0, 0.02, 0.04))
     assert curve.accuracy == pytest.approx((0.8, 0.4, 0.0))
     assert row_of(results, job("pgd"), "auac").value == pytest.approx(0.4)
-    (single,) = summary({HONEST: shown[0], attacks[1]: shown[2]}).curves
+    (single,) = summary({CLEAN: results_by_size[0], attacks[1]: results_by_size[2]}).curves
     assert single.sizes == pytest.approx((0.0, 0.04))
     assert single.accuracy == pytest.approx((0.8, 0.0))
 
 
-def test_curves_are_against_the_size_that_was_reached() -> None:
-    bare, behind = job("pgd", 0.1), job("pgd", 0.1, behind="jpeg")
-    honest = verdicts({NONE: [1, 1, 0], "jpeg": [1, 1, 0]})
-    short = verdicts({NONE: [1, 0, 0]}, linf=[0.0, 0.04, 9.0])  # the last was wrong before
-    far = verdicts({"jpeg": [0, 0, 0]}, linf=[0.1, 0.1, 9.0])
-    curves = summary({HONEST: honest, bare: short, behind: far}).curves
+def test_curves_are_over_the_size_of_the_changes() -> None:
+    bare, behind = job("pgd", 0.1), job("pgd", 0.1, known_filter="jpeg")
+    clean = attack_result({NONE: [1, 1, 0], "jpeg": [1, 1, 0]})
+    short = attack_result({NONE: [1, 0, 0]}, linf=[0.0, 0.04, 9.0])  # the last was wrong before
+    far = attack_result({"jpeg": [0, 0, 0]}, linf=[0.1, 0.1, 9.0])
+    curves = summary({CLEAN: clean, bare: short, behind: far}).curves
     found = {curve.knowledge: curve for curve in curves}
-    assert found["naive"].sizes == pytest.approx((0, 0.02, 0.1))  # who could go on, does no better
+    assert found["naive"].sizes == pytest.approx((0, 0.02, 0.1))  # a larger budget does no better
     assert found["naive"].accuracy == pytest.approx((2 / 3, 1 / 3, 1 / 3))
     assert found["adaptive"].sizes == pytest.approx((0, 0.1))
 
 
-def test_an_attack_that_has_nothing_to_climb_is_told() -> None:
+def test_an_attack_without_gradients_is_warned_of() -> None:
     attack = job("pgd", 8 / 255)
-    found = {HONEST: verdicts({NONE: [1, 1]}), attack: verdicts({NONE: [1, 0]})}
+    found = {CLEAN: attack_result({NONE: [1, 1]}), attack: attack_result({NONE: [1, 0]})}
     assert not summary(found).warnings
     found[attack].stuck.extend([True, False])
     (line,) = summary(found).warnings
-    assert line.startswith("pgd at 8/255 (naive) finds no slope at 1 of 2 images")
-    assert "; climb the margin (margin_pgd), or ask for decisions alone" in line
-    found[job("margin_pgd", 8 / 255)] = verdicts({NONE: [1, 0]}, stuck=[1, 0])
+    assert line.startswith("pgd at 8/255 (naive) finds no gradient at 1 of 2 images")
+    assert "; climb the margin (margin_pgd), or use an attack that needs decisions alone" in line
+    found[job("margin_pgd", 8 / 255)] = attack_result({NONE: [1, 0]}, stuck=[1, 0])
     for line in summary(found).warnings:
-        assert "and does not fool with them; ask for decisions alone" in line
-    knowing = job("pgd", 8 / 255, behind="jpeg")
-    found = {HONEST: verdicts({"jpeg": [1, 1]}), knowing: verdicts({"jpeg": [1, 0]})}
+        assert "and does not fool with them; use an attack that needs decisions alone" in line
+    knowing = job("pgd", 8 / 255, known_filter="jpeg")
+    found = {CLEAN: attack_result({"jpeg": [1, 1]}), knowing: attack_result({"jpeg": [1, 0]})}
     found[knowing].stuck.extend([True, False])
     (line,) = summary(found).warnings
-    assert line.startswith("behind jpeg pgd at 8/255 (adaptive) finds no slope at 1 of 2")
+    assert line.startswith("behind jpeg pgd at 8/255 (adaptive) finds no gradient at 1 of 2")
 
 
 def test_the_smallest_changes_have_a_curve_and_an_area_too() -> None:
-    bare, behind = job("deepfool"), job("deepfool", behind="jpeg")
-    honest = verdicts({NONE: [1, 1, 1, 0], "jpeg": [1, 1, 1, 0]})
-    naive = verdicts({NONE: [0, 0, 1, 0], "jpeg": [1, 1, 1, 0]}, l2=[0.1, 0.2, 0.9, 0.0])
-    knowing = verdicts({"jpeg": [0, 0, 0, 0]}, l2=[0.2, 0.3, 0.4, 0.0])
-    results = summary({HONEST: honest, bare: naive, behind: knowing})
+    bare, behind = job("deepfool"), job("deepfool", known_filter="jpeg")
+    clean = attack_result({NONE: [1, 1, 1, 0], "jpeg": [1, 1, 1, 0]})
+    naive = attack_result({NONE: [0, 0, 1, 0], "jpeg": [1, 1, 1, 0]}, l2=[0.1, 0.2, 0.9, 0.0])
+    knowing = attack_result({"jpeg": [0, 0, 0, 0]}, l2=[0.2, 0.3, 0.4, 0.0])
+    results = summary({CLEAN: clean, bare: naive, behind: knowing})
     curves = {(one.filter, one.knowledge): one for one in results.curves}
     assert len({one.sizes[-1] for one in curves.values()}) == 1  # areas that can be compared
     for one in curves.values():
@@ -153,20 +157,20 @@ def test_the_smallest_changes_have_a_curve_and_an_area_too() -> None:
     assert 0 < areas["adaptive"] < areas["naive"] < 0.75 + 1e-9
 
 
-SHARES = [1] * 8 + [0] * 2
+EIGHT_OF_TEN = [1] * 8 + [0] * 2
 
 
-def test_every_attack_that_another_leaves_behind_is_told() -> None:
+def test_every_attack_that_is_weaker_than_another_is_warned_of() -> None:
     found = {
-        HONEST: verdicts({NONE: [1] * 10}),
-        job("fgsm", 0.1): verdicts({NONE: SHARES}),
-        job("pgd:steps=50", 0.1): verdicts({NONE: [1] * 7 + [0] * 3}),
-        job("square", 0.1): verdicts({NONE: [1] * 1 + [0] * 9}),
-        job("pgd:norm=l2", 0.1): verdicts({NONE: SHARES}),
-        job("pgd", 0.2): verdicts({NONE: [0] * 10}),
-        job("map_pgd", 0.1): verdicts({NONE: [0] * 10}),
-        job("mult"): verdicts({NONE: SHARES}),
-        job("mult:ratio=2"): verdicts({NONE: [0] * 10}),
+        CLEAN: attack_result({NONE: [1] * 10}),
+        job("fgsm", 0.1): attack_result({NONE: EIGHT_OF_TEN}),
+        job("pgd:steps=50", 0.1): attack_result({NONE: [1] * 7 + [0] * 3}),
+        job("square", 0.1): attack_result({NONE: [1] * 1 + [0] * 9}),
+        job("pgd:norm=l2", 0.1): attack_result({NONE: EIGHT_OF_TEN}),
+        job("pgd", 0.2): attack_result({NONE: [0] * 10}),
+        job("map_pgd", 0.1): attack_result({NONE: [0] * 10}),
+        job("mult"): attack_result({NONE: EIGHT_OF_TEN}),
+        job("mult:ratio=2"): attack_result({NONE: [0] * 10}),
     }
     assert summary(found).warnings == (
         "fgsm at 25.5/255 (naive) flatters: it leaves 80.0% right, "
@@ -176,11 +180,11 @@ def test_every_attack_that_another_leaves_behind_is_told() -> None:
     )
 
 
-def test_images_made_elsewhere_show_hidden_gradients() -> None:
+def test_images_made_against_a_surrogate_show_hidden_gradients() -> None:
     found = {
-        HONEST: verdicts({"jpeg": [1] * 10}),
-        job("pgd", 0.1, "jpeg"): verdicts({"jpeg": SHARES}),
-        job("pgd", 0.1, elsewhere=True): verdicts({"jpeg": [0] * 10}),
+        CLEAN: attack_result({"jpeg": [1] * 10}),
+        job("pgd", 0.1, "jpeg"): attack_result({"jpeg": EIGHT_OF_TEN}),
+        job("pgd", 0.1, on_surrogate=True): attack_result({"jpeg": [0] * 10}),
     }
     assert summary(found).warnings == (
         "behind jpeg pgd at 25.5/255 (adaptive) flatters: it leaves 80.0% right, "
@@ -192,23 +196,23 @@ def test_images_made_elsewhere_show_hidden_gradients() -> None:
 def test_a_filter_that_wins_against_the_naive_alone(bare: bool) -> None:
     also = {NONE: [0] * 10} if bare else {}
     found = {
-        HONEST: verdicts({NONE: [1] * 10, "jpeg": [1] * 10}),
-        job("pgd", 0.1): verdicts({**also, "jpeg": SHARES}),
-        job("pgd", 0.1, "jpeg"): verdicts({"jpeg": [1] + [0] * 9}),
+        CLEAN: attack_result({NONE: [1] * 10, "jpeg": [1] * 10}),
+        job("pgd", 0.1): attack_result({**also, "jpeg": EIGHT_OF_TEN}),
+        job("pgd", 0.1, "jpeg"): attack_result({"jpeg": [1] + [0] * 9}),
     }
     assert summary(found).warnings == (
         "jpeg wins only against an attacker who does not know of it: pgd at 25.5/255 (naive) "
         "leaves 80.0% right of 100.0%, through the filter 10.0%",
     )
-    found[job("pgd", 0.1, "jpeg")] = verdicts({"jpeg": SHARES})
+    found[job("pgd", 0.1, "jpeg")] = attack_result({"jpeg": EIGHT_OF_TEN})
     assert not summary(found).warnings
 
 
-def test_what_is_drawn_is_an_attack_on_the_classifier_itself() -> None:
+def test_an_attack_on_the_classifier_itself_is_drawn() -> None:
     naive = [job("fgsm", 0.1), job("pgd", 0.2), job("pgd", 0.1)]
     adaptive = [job("pgd", epsilon, "jpeg") for epsilon in (0.2, 0.3)]
-    other = job("pgd", 0.9, elsewhere=True)
-    assert choose_job_to_draw([HONEST, *naive, *adaptive, other]) == naive[1]
-    assert choose_job_to_draw([HONEST, *adaptive, other]) == adaptive[1]
-    assert choose_job_to_draw([HONEST, other]) == HONEST
-    assert choose_job_to_draw([HONEST, naive[1], job("square", 0.2)]) == naive[1]  # a quick one
+    other = job("pgd", 0.9, on_surrogate=True)
+    assert choose_job_to_draw([CLEAN, *naive, *adaptive, other]) == naive[1]
+    assert choose_job_to_draw([CLEAN, *adaptive, other]) == adaptive[1]
+    assert choose_job_to_draw([CLEAN, other]) == CLEAN
+    assert choose_job_to_draw([CLEAN, naive[1], job("square", 0.2)]) == naive[1]  # a quick one

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Generator
 
-from apercu.explainers.class_embedding import RidgeMoments, fit_ridge
+from apercu.explainers.class_embedding import FeatureBatch, RidgeMoments, fit_ridge
 from apercu.explainers.counterpart.training import DEGENERATE_COUNTERPARTS
 from apercu.explainers.latent.training import DEGENERATE_CODES
 from apercu.explainers.mask.training import DEGENERATE_MASKS
@@ -40,16 +40,14 @@ def test_ridge_is_numpys_least_squares_with_a_penalty() -> None:
     assert (mean, deviation) == pytest.approx((y.mean(), y.std()), rel=1e-6)
 
 
-def _asked(
-    features: torch.Tensor, logits: torch.Tensor, rows: range
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    return [(features[i : i + 10], logits[i : i + 10]) for i in rows[::10]]
+def _batches(features: torch.Tensor, logits: torch.Tensor, rows: range) -> list[FeatureBatch]:
+    return [FeatureBatch(features[i : i + 10], logits[i : i + 10]) for i in rows[::10]]
 
 
 def test_the_gate_answers_like_the_classifier() -> None:
     features, logits = _problem()
     gate = ClassGate(4, 6)
-    parts = (_asked(features, logits, range(start, end)) for start, end in ((0, 180), (180, 200)))
+    parts = (_batches(features, logits, range(start, end)) for start, end in ((0, 180), (180, 200)))
     assert fit_ridge(gate, *parts, (1e-6,)) > 0.9
     found = gate.predict_logits(features[:, :, None, None])
     torch.testing.assert_close(found, gate.standardise(logits), rtol=0, atol=0.15)
@@ -60,7 +58,7 @@ def test_the_penalty_is_the_one_that_answers_best_for_images_held_out() -> None:
     features = torch.randn(80, 50, generator=generator)
     signal = features @ torch.randn(50, 4, generator=generator) / 7
     logits = signal + 2 * torch.randn(80, 4, generator=generator)
-    fitted, held_out = (_asked(features, logits, rows) for rows in (range(60), range(60, 80)))
+    fitted, held_out = (_batches(features, logits, rows) for rows in (range(60), range(60, 80)))
     errors = {}
     for penalty in (1e-4, 0.1, 1.0, 1e4):
         gate = ClassGate(4, 50)

@@ -16,6 +16,15 @@ from apercu.classifiers.card import InputSpec, Output
 _COUNTERS = "num_batches_tracked"
 """Buffers that change no output; files with and without them hold the same network."""
 
+FORMER_FACTORIES = {
+    "apercu.classifiers.small:SmallResNet": "apercu.classifiers.small_resnet:SmallResNet",
+}
+"""Former names of factories of this package → their present names.
+
+Cards with a former name open as before. Fingerprints always hold the former name, so that the same
+weights have the same fingerprint as in files of older versions.
+"""
+
 _OPTIONAL_KEYS = ("bands", "stretch")
 """Keys of the input that are left out where they have no value, as in older fingerprints."""
 
@@ -33,7 +42,8 @@ def digest_module(module: nn.Module, source: str, options: Mapping[str, Any]) ->
     Returns:
         64 hexadecimal digits.
     """
-    sha = hashlib.sha256(f"{source} {json.dumps(options, sort_keys=True, default=str)}".encode())
+    former = {present: former for former, present in FORMER_FACTORIES.items()}.get(source, source)
+    sha = hashlib.sha256(f"{former} {json.dumps(options, sort_keys=True, default=str)}".encode())
     for name, weight in sorted(module.state_dict().items()):
         if not name.endswith(_COUNTERS):
             sha.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())

@@ -138,7 +138,7 @@ class MetricInputs:
 
     @property
     def _flippings(self) -> tuple[Flipping, Flipping]:
-        return make_deletion_and_insertion(self.classifier.zero)
+        return make_deletion_and_insertion(self.classifier.zero_colour)
 
     def _flip_pixels(self, flipping: Flipping) -> FlippingCurves:
         flipping = replace(flipping, steps=self.steps)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
 
@@ -32,6 +32,7 @@ class CardText:
     usage: str
 
 
+@runtime_checkable
 class BuildNetwork(Protocol):
     """Builds the untrained network that settings describe.
 
@@ -55,6 +56,7 @@ class BuildNetwork(Protocol):
     ) -> nn.Module: ...
 
 
+@runtime_checkable
 class Measure(Protocol):
     """Measures a trained explainer on images held out, and may write figures into its run folder.
 

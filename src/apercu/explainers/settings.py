@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -12,6 +12,10 @@ from apercu.training.config import TrainingConfig
 
 SMALL, OWN, TIMM = "small", "own", "timm/"
 """Encoders: from scratch, the classifier's own layers, and the prefix of timm's names."""
+
+
+E = TypeVar("E", bound="ExplainerSettings")
+G = TypeVar("G", bound="GatedSettings")
 
 
 class ExplainerSettings(TrainingConfig):
@@ -28,7 +32,7 @@ class ExplainerSettings(TrainingConfig):
         """Whether the network is built on the classifier's own layers."""
         return False
 
-    def with_encoder(self, encoder: str) -> Self:
+    def with_encoder(self: E, encoder: str) -> E:
         """Return the settings with another encoder.
 
         Raises:
@@ -58,7 +62,7 @@ class GatedSettings(ExplainerSettings):
         """Whether the network is built on the classifier's own layers."""
         return self.encoder == OWN
 
-    def with_encoder(self, encoder: str) -> Self:
+    def with_encoder(self: G, encoder: str) -> G:
         """Return the settings with another encoder; `small` is trained, as it starts from nothing."""
         scratch = encoder == SMALL or (encoder.startswith(TIMM) and not self.frozen)
         return self.model_copy(update={"encoder": encoder, "frozen": not scratch})

@@ -1,1 +1,60 @@
-"""How fast a classifier breaks, and whether anything helps."""
+"""How fast a classifier breaks, whether a filter or a defence helps, and whether attacks are found.
+
+The names below are imported when they are first used. `run_stress_test`, `train_defence` and
+`detect_attacks` do what `apercu stress`, `apercu stress train` and `apercu stress detect` do.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from apercu.robustness.attacks import Attack as Attack
+    from apercu.robustness.defences.settings import DefenceSettings as DefenceSettings
+    from apercu.robustness.defences.training import train_defence as train_defence
+    from apercu.robustness.detection.benchmark import DetectionBenchmark as DetectionBenchmark
+    from apercu.robustness.detection.benchmark import detect_attacks as detect_attacks
+    from apercu.robustness.detection.option_strings import parse_detectors as parse_detectors
+    from apercu.robustness.detection.option_strings import parse_extractors as parse_extractors
+    from apercu.robustness.filters import Filter as Filter
+    from apercu.robustness.filters import FilterLayer as FilterLayer
+    from apercu.robustness.plan import StressPlan as StressPlan
+    from apercu.robustness.plan import expand_budgets as expand_budgets
+    from apercu.robustness.plan import parse_attack as parse_attack
+    from apercu.robustness.plan import parse_filter as parse_filter
+    from apercu.robustness.results import StressResults as StressResults
+    from apercu.robustness.stress import run_stress_test as run_stress_test
+
+_HOMES = {
+    "Attack": "attacks",
+    "DefenceSettings": "defences.settings",
+    "DetectionBenchmark": "detection.benchmark",
+    "Filter": "filters",
+    "FilterLayer": "filters",
+    "StressPlan": "plan",
+    "StressResults": "results",
+    "detect_attacks": "detection.benchmark",
+    "expand_budgets": "plan",
+    "parse_attack": "plan",
+    "parse_detectors": "detection.option_strings",
+    "parse_extractors": "detection.option_strings",
+    "parse_filter": "plan",
+    "run_stress_test": "stress",
+    "train_defence": "defences.training",
+}
+"""The module of each public name."""
+
+__all__ = [*_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'apercu.robustness' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"apercu.robustness.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -136,9 +136,7 @@ class AttackRunner:
                 best = best.index_put((improvable,), better)
         return best, None
 
-    def find_stuck(
-        self, job: Job, images: Images, labels: Targets, attacked: Images
-    ) -> BatchFlags:
+    def find_stuck(self, job: Job, images: Images, labels: Targets, attacked: Images) -> BatchFlags:
         """Find the images whose attack failed because they have no gradient to follow.
 
         Args:

@@ -141,9 +141,7 @@ class StressBenchmark:
     def _run_job(self, job: Job, progress: ProgressFn) -> AttackResult:
         """Attack all images of the sample, and test the classifier with them."""
         names = self._find_filters(job)
-        result = AttackResult(
-            top1={name: [] for name in names}, top5={name: [] for name in names}
-        )
+        result = AttackResult(top1={name: [] for name in names}, top5={name: [] for name in names})
         words = [job.name, *([] if job.epsilon is None else [f"{255 * job.epsilon:g}/255"])]
         words += ["through", job.known_filter] if job.known_filter else []
         title = " ".join([*words, *(["on the surrogate"] if job.on_surrogate else [])])

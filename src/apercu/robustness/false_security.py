@@ -88,7 +88,7 @@ def _find_naive_only_filters(accuracies: Accuracies) -> Iterator[str]:
 
 
 def _find_stronger_transfers(accuracies: Accuracies) -> Iterator[str]:
-    """Find attacks on the classifier itself that are weaker than the same attack on the surrogate."""
+    """Find attacks on the classifier that are weaker than the same attack on the surrogate."""
     for case, value in accuracies.items():
         if not case.job.on_surrogate:
             continue

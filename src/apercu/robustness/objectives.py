@@ -31,7 +31,7 @@ class AttackObjective(ABC):
     """A score per image that an attack maximises; the images of a batch keep their order.
 
     Attributes:
-        stationary_at_clean: whether the score is lowest at the clean images, where it has no gradient.
+        stationary_at_clean: whether the score is lowest at the clean images, without a gradient.
     """
 
     stationary_at_clean: ClassVar[bool] = False
@@ -66,7 +66,7 @@ class Untargeted(AttackObjective):
     """Any class except the true one: maximises a loss of the true class.
 
     Args:
-        answer: images → logits.
+        logits_fn: images → logits.
         labels: class indices of the true classes.
         loss: loss of the logits and labels, for the attacks that maximise any objective.
     """
@@ -89,7 +89,7 @@ class Targeted(AttackObjective):
     """One class in particular: maximises its log-probability.
 
     Args:
-        answer: images → logits.
+        logits_fn: images → logits.
         targets: class indices that the classifier should predict.
     """
 
@@ -110,7 +110,7 @@ class MapDistance(AttackObjective):
     """Another map for the same class: maximises one minus the correlation of the maps.
 
     Args:
-        answer: images → logits.
+        logits_fn: images → logits.
         explain: images → maps of their classes, with gradients.
         labels: class indices of the predicted classes, which should stay.
         clean_maps: maps of the clean images.
@@ -126,11 +126,13 @@ class MapDistance(AttackObjective):
     def score(self, images: Images) -> Scores:
         logits = self.logits_fn(images)
         shortfall = F.relu(TARGET_MARGIN - margin(logits, self.labels))
-        return 1 - _correlate_maps(self.explain(images), self.clean_maps) - MARGIN_WEIGHT * shortfall
+        return (
+            1 - _correlate_maps(self.explain(images), self.clean_maps) - MARGIN_WEIGHT * shortfall
+        )
 
     @torch.no_grad()
     def is_adversarial(self, images: Images) -> BatchFlags:
-        """Whether the class is still predicted, and the map does not correlate with the clean map."""
+        """Whether the class is still predicted, and the map does not correlate with before."""
         moved = rank_correlation(self.clean_maps, self.explain(images)) <= 0
         return moved & (self.logits_fn(images).argmax(1) == self.labels)
 

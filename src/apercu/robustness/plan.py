@@ -106,9 +106,7 @@ def _parse_epsilon(word: str) -> float:
     return epsilon
 
 
-def adapt_attacks(
-    names: Sequence[str], classifier: Classifier, *, chosen: bool
-) -> tuple[str, ...]:
+def adapt_attacks(names: Sequence[str], classifier: Classifier, *, chosen: bool) -> tuple[str, ...]:
     """Adapt a list of attacks to a classifier that may have no gradients.
 
     Args:

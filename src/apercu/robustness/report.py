@@ -93,7 +93,8 @@ def write_report(results: StressResults, benchmark: StressBenchmark, folder: Pat
 def format_percent(row: StressRow) -> str:
     """Format a value with its interval, in %.
 
-    >>> format_percent(StressRow("pgd", None, "none", "naive", "top1", 0.5, (0.4, 0.6), 10, "higher"))
+    >>> key = "pgd", None, "none", "naive", "top1"
+    >>> format_percent(StressRow(*key, 0.5, (0.4, 0.6), 10, "higher"))
     '50.0 (40.0 to 60.0)'
     """
     low, high = (100 * end for end in row.ci95)
@@ -132,7 +133,8 @@ def _make_lines(results: StressResults, columns: list[tuple[str, str]]) -> Itera
         cells = []
         for filter_name, knowledge in columns:
             found = [
-                by_key.get((attack, epsilon, filter_name, knowledge, metric)) for metric in ("top1", "top5")
+                by_key.get((attack, epsilon, filter_name, knowledge, metric))
+                for metric in ("top1", "top5")
             ]
             percentages = [format_percent(row) for row in found if row is not None]
             cells.append(" · ".join(percentages))
@@ -172,7 +174,9 @@ def _draw_strip(benchmark: StressBenchmark) -> Image.Image:
     """Draw image, change, filtered images, and maps before and after, for one job."""
     job, device = choose_job_to_draw(benchmark.jobs), benchmark.classifier.device
     size = benchmark.plan.batch  # an attack that uses the whole batch needs the same batch again
-    batch = next(benchmark.sample.read_batches(benchmark.classifier, benchmark.sample.test[:size], size))
+    batch = next(
+        benchmark.sample.read_batches(benchmark.classifier, benchmark.sample.test[:size], size)
+    )
     images, targets = batch.images.to(device), batch.targets.to(device)
     attacked = benchmark.make_images(job, images, targets)
     rows = [
@@ -194,7 +198,12 @@ def choose_job_to_draw(jobs: Sequence[Job]) -> Job:
 
     def sort_key(job: Job) -> tuple[bool, bool, float, bool]:
         follows_gradients = job.attack is not None and job.attack.any_objective
-        return job.attack is not None, job.known_filter is None, job.epsilon or 0.0, follows_gradients
+        return (
+            job.attack is not None,
+            job.known_filter is None,
+            job.epsilon or 0.0,
+            follows_gradients,
+        )
 
     return max(own, key=sort_key)
 

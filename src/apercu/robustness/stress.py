@@ -16,12 +16,14 @@ from apercu.robustness.plan import StressPlan, parse_attack, parse_filter
 from apercu.robustness.report import write_report
 from apercu.robustness.results import StressResults, summarise
 
+DEFAULT_PLAN = StressPlan()
+
 
 def run_stress_test(
     classifier: Classifier,
     source: ImageSource,
     out: Path,
-    plan: StressPlan = StressPlan(),
+    plan: StressPlan = DEFAULT_PLAN,
     *,
     explainer: TrainedExplainer[Any, Any] | None = None,
     surrogate: Classifier | None = None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Self, TypeVar, get_args
+from typing import Any, Generic, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -14,6 +14,10 @@ from apercu.errors import ConfigError, suggest_nearest
 
 CONFIG = "config.json"
 """File of a run folder that holds the settings."""
+
+
+S = TypeVar("S", bound=BaseModel)
+C = TypeVar("C", bound="TrainingConfig")
 
 
 class Schedule(BaseModel):
@@ -47,14 +51,11 @@ class TrainingConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     schedule: Schedule = Schedule()
 
-    def with_schedule(self, *, steps: int | None = None, batch: int | None = None) -> Self:
+    def with_schedule(self: C, *, steps: int | None = None, batch: int | None = None) -> C:
         """Return the settings with another number of steps or images; None leaves it as it is."""
         changes = {"steps": steps, "batch": batch}
         schedule = {name: value for name, value in changes.items() if value is not None}
         return self.model_copy(update={"schedule": self.schedule.model_copy(update=schedule)})
-
-
-S = TypeVar("S", bound=BaseModel)
 
 
 @dataclass(frozen=True)

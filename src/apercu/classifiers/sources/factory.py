@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from apercu.classifiers.card import ClassifierCard, InputSpec, describe_mistakes
-from apercu.classifiers.fingerprint import digest_module
+from apercu.classifiers.fingerprint import FORMER_FACTORIES, digest_module
 from apercu.classifiers.names import ClassNames
 from apercu.classifiers.network import BlackBox, Network
 from apercu.classifiers.save import load_weights
@@ -69,7 +69,8 @@ def open_factory(card: ClassifierCard) -> Network:
 
 
 def _import_factory(source: str) -> Callable[..., Any]:
-    name, _, attribute = source.partition(":")
+    """Import the factory that a source names, by its present or a former name."""
+    name, _, attribute = FORMER_FACTORIES.get(source, source).partition(":")
     try:
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from apercu.cli.exit_codes import on_interrupt, read_arguments
 from apercu.cli.options import Context, DebugOption, Device, DeviceOption
-from apercu.cli.stress.decisions import choose_decision_attacks
-from apercu.cli.stress.order import check_no_options, read_settings
 from apercu.cli.terminal import say, show_progress, warn
 from apercu.option_strings import MAX_SEED
 
@@ -82,48 +80,68 @@ def stress(
         return
     from apercu.classifiers import open_classifier
     from apercu.errors import ConfigError
-    from apercu.evaluation.cost import describe_environment
-    from apercu.explainers.run_folder import load_explainer
+    from apercu.explainers.run_folder import open_run
     from apercu.images import open_images
     from apercu.io import check_writable
-    from apercu.robustness.benchmark import StressBenchmark
-    from apercu.robustness.plan import StressPlan, parse_attack, parse_filter
-    from apercu.robustness.report import write_report
-    from apercu.robustness.results import summarise
+    from apercu.robustness.plan import (
+        StressPlan,
+        adapt_attacks,
+        parse_attack,
+        parse_filter,
+        read_stress_settings,
+    )
+    from apercu.robustness.stress import run_stress_test
 
-    order = read_settings(plan, context.params)
-    for name, value in {"classifier": order.classifier, "images": order.images, "out": out}.items():
+    settings = read_stress_settings(plan, context.params)
+    required = {"classifier": settings.classifier, "images": settings.images, "out": out}
+    for name, value in required.items():
         if value is None:
             raise ConfigError(f"--{name} is missing; see apercu stress --help")
-    asked, folder = order.plan, Path(str(out))
-    named_filters = {name: parse_filter(name) for name in asked.filters}
-    named_attacks = {name: parse_attack(name, asked.seed) for name in asked.attacks}
-    opened = open_classifier(str(order.classifier), device=device.resolve())
-    if not opened.differentiable:
-        usual = asked.attacks == StressPlan().attacks and attacks is None
-        named_attacks = choose_decision_attacks(named_attacks, opened, asked.seed, usual=usual)
-        asked = asked.model_copy(update={"attacks": tuple(named_attacks)})
-    source = open_images(str(order.images), channels=opened.channels, bands=opened.bands)
-    watched = load_explainer(Path(order.explainer)).to(opened.device) if order.explainer else None
-    other = open_classifier(order.surrogate, device=device.resolve()) if order.surrogate else None
-    about: dict[str, Any] = {
-        "classifier": opened.spec,
-        "fingerprint": opened.fingerprint,
-        "images": source.name,
-        "targets": "labels" if source.labelled else "top",
-        "plan": asked.model_dump(mode="json"),
-        "command": shlex.join(["apercu", *read_arguments()]),
-    }
+    test_plan, folder = settings.plan, Path(str(out))
+    for name in test_plan.filters:
+        parse_filter(name)
+    for name in test_plan.attacks:
+        parse_attack(name)
+    opened = open_classifier(str(settings.classifier), device=device.resolve())
+    chosen = test_plan.attacks != StressPlan().attacks or attacks is not None
+    allowed = adapt_attacks(test_plan.attacks, opened, chosen=chosen)
+    if allowed != test_plan.attacks:
+        warn(f"{opened.spec} has no gradients, so it is attacked by its decisions alone")
+        test_plan = test_plan.model_copy(update={"attacks": allowed})
+    source = open_images(str(settings.images), channels=opened.channels, bands=opened.bands)
+    run = None
+    if settings.explainer:
+        run = open_run(Path(settings.explainer)).to(opened.device)
+    other = None
+    if settings.surrogate:
+        other = open_classifier(settings.surrogate, device=device.resolve())
     check_writable(folder)
-    with on_interrupt(f"{folder} keeps what is finished; the same command does the rest"):
-        bench = StressBenchmark(opened, source, asked, named_attacks, named_filters, watched, other)
-        with show_progress(lines=True) as report:
-            found = bench.run(folder, report)
-        about["limit"] = len(bench.sample.test)
-        made_on = describe_environment(asked.seed, opened.device)
-        results = summarise(found, about, made_on, asked.seed)
-        results.save(folder)
-        write_report(results, bench, folder)
+    kept = on_interrupt(f"{folder} keeps what is finished; the same command does the rest")
+    with kept, show_progress(lines=True) as report:
+        results = run_stress_test(
+            opened,
+            source,
+            folder,
+            test_plan,
+            explainer=run,
+            surrogate=other,
+            progress=report,
+            command=shlex.join(["apercu", *read_arguments()]),
+        )
     for line in results.warnings:
         warn(line)
     say(f"report: {folder / 'report.html'}")
+
+
+def check_no_options(context: Context) -> None:
+    """Raises ConfigError for options before a subcommand, which does not receive them."""
+    from apercu.errors import ConfigError
+
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if name != "debug" and source is not None and source.name == "COMMANDLINE":
+            command = context.invoked_subcommand
+            raise ConfigError(
+                f"--{name} stands before {command} and does not reach it; "
+                f"write apercu stress {command} … --{name}"
+            )

@@ -1,10 +1,10 @@
-"""`apercu stress detect`: tampered images told from honest ones."""
+"""`apercu stress detect`: finds attacked images by their explanations."""
 
 from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -17,15 +17,10 @@ from apercu.cli.options import (
     ImagesOption,
     SeedOption,
 )
-from apercu.cli.stress.budgets import parse_epsilons
-from apercu.cli.stress.decisions import choose_decision_attacks
 from apercu.cli.terminal import say, show_progress, warn
 
-if TYPE_CHECKING:
-    from apercu.robustness.attacks import Attack
-
 DEFAULT_ATTACKS = "fgsm,pgd"
-"""Attacks of a classifier with gradients, where none are chosen."""
+"""Attacks where none are chosen, for a classifier with gradients."""
 
 
 def detect(
@@ -67,41 +62,40 @@ def detect(
     Example: apercu stress detect --classifier timm/resnet50 --images val/ --explainer run --out out
     """
     from apercu.classifiers import open_classifier
-    from apercu.evaluation.cost import describe_environment
-    from apercu.explainers.run_folder import load_explainer
+    from apercu.explainers.run_folder import open_run
     from apercu.images import open_images
-    from apercu.io import check_writable, write_json
-    from apercu.robustness.detection import DetectionBenchmark
-    from apercu.robustness.detection.option_strings import parse_detectors, parse_extractors
-    from apercu.robustness.plan import expand_budgets
-
-    made = parse_detectors(detectors, seed)
-    budgets, named = (
-        parse_epsilons(epsilons),
-        _parse_class_attacks(DEFAULT_ATTACKS if attacks is None else attacks, seed),
+    from apercu.io import check_writable
+    from apercu.robustness.detection.benchmark import DetectionBenchmark, detect_attacks
+    from apercu.robustness.detection.option_strings import (
+        parse_class_attacks,
+        parse_detectors,
+        parse_extractors,
     )
+    from apercu.robustness.plan import adapt_attacks, expand_budgets, parse_attack, parse_epsilons
+
+    parsed_detectors, budgets = parse_detectors(detectors, seed), parse_epsilons(epsilons)
+    named = parse_class_attacks(DEFAULT_ATTACKS if attacks is None else attacks, seed)
     opened = open_classifier(classifier, device=device.resolve())
-    watched = None if explainer is None else load_explainer(explainer).to(opened.device)
-    seen = parse_extractors(looks, opened, watched)
-    if not opened.differentiable:
-        named = choose_decision_attacks(named, opened, seed, usual=attacks is None)
+    run = None if explainer is None else open_run(explainer).to(opened.device)
+    extractors = parse_extractors(looks, opened, run)
+    allowed = adapt_attacks(tuple(named), opened, chosen=attacks is not None)
+    if allowed != tuple(named):
+        warn(f"{opened.spec} has no gradients, so it is attacked by its decisions alone")
+        named = {name: parse_attack(name, seed) for name in allowed}
     cases = expand_budgets(named, budgets)
     source = open_images(images, channels=opened.channels, bands=opened.bands)
     check_writable(out)
     with on_interrupt(f"{out} keeps what is finished; the same command does the rest"):
-        watch = DetectionBenchmark(opened, source, seen, made, cases, limit, seed)
+        benchmark = DetectionBenchmark(
+            opened, source, extractors, parsed_detectors, cases, limit, seed
+        )
         with show_progress(lines=True) as report:
-            rows = watch.run(out, report)
-    content = {
-        "classifier": opened.spec,
-        "fingerprint": opened.fingerprint,
-        "images": source.name,
-        "learnt_from": len(watch.sample.tune),
-        "command": shlex.join(["apercu", *read_arguments()]),
-        "rows": [row._asdict() for row in rows],
-        "environment": describe_environment(seed, opened.device),
-    }
-    path = write_json(out / "detection.json", content)
+            rows = detect_attacks(
+                benchmark,
+                out,
+                progress=report,
+                command=shlex.join(["apercu", *read_arguments()]),
+            )
     for name, epsilon in cases.keys() - {(row.attack, row.epsilon) for row in rows}:
         warn(f"{name} fools the classifier with none of the images" + _format_budget(epsilon))
     for row in rows:
@@ -111,19 +105,9 @@ def detect(
                 f"{row.attack}{_format_budget(row.epsilon)}, {row.look}, {row.detector}: "
                 f"AUROC {row.value:.3f} ({low:.3f} to {high:.3f})"
             )
-    say(f"rows: {path}")
-
-
-def _parse_class_attacks(text: str, seed: int) -> dict[str, Attack]:
-    from apercu.errors import ConfigError
-    from apercu.option_strings import split_names
-    from apercu.robustness.plan import find_objective_name, parse_attack
-
-    names = split_names(text, "attacks", ())
-    if other := next((name for name in names if find_objective_name(name) != "class"), None):
-        raise ConfigError(f"attacks: {other} is for apercu stress; expected attacks on the class")
-    return {name: parse_attack(name, seed) for name in names}
+    say(f"rows: {out / 'detection.json'}")
 
 
 def _format_budget(epsilon: float | None) -> str:
+    """Format a budget in steps of 8 bit, as the end of a phrase."""
     return "" if epsilon is None else f" at {255 * epsilon:g}/255"

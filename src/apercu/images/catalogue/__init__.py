@@ -1,4 +1,4 @@
-"""Tables of what is known about objects, and which image shows which of them."""
+"""Catalogues: read them, match their rows to images, and label images by them."""
 
 from apercu.images.catalogue.labels import LabelledImages, label_images, read_classes
 from apercu.images.catalogue.match import CatalogueMatch, match_by_id, match_by_position
@@ -7,13 +7,13 @@ from apercu.images.catalogue.table import Catalogue, read_catalogue
 
 __all__ = [
     "Catalogue",
-    "LabelledImages",
     "CatalogueMatch",
+    "LabelledImages",
     "SkyPositions",
+    "label_images",
     "match_by_id",
     "match_by_position",
-    "read_classes",
-    "label_images",
     "read_catalogue",
+    "read_classes",
     "read_sky_positions",
 ]

@@ -1,4 +1,4 @@
-"""Stamps around the objects of a catalogue, cut from frames; with the `astro` extra."""
+"""Cut stamps around the objects of a catalogue from frames; needs the `astro` extra."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from apercu.images.catalogue.sky import Wcs, pixel_to_sky
 from apercu.images.catalogue.table import Catalogue
 
 MAX_MISSING_FRACTION = 0.5
-"""Of a stamp's pixels that may be missing."""
+"""Largest fraction of the pixels of a stamp that may be missing."""
 
 
 class CutoutStatus(StrEnum):
-    """What became of an object."""
+    """Whether an object was cut, or why not."""
 
     CUT = "cut"
     OUTSIDE = "outside"
@@ -32,13 +32,14 @@ class CutoutStatus(StrEnum):
 
 @dataclass(frozen=True, eq=False)
 class CatalogueObjects:
-    """What to cut around."""
+    """The objects to cut around."""
 
     ids: tuple[str, ...]
-    """One for each object, all different."""
+    """Id of each object, all different."""
     positions: NDArray[np.float64] = field(repr=False)
-    """Objects × 2: right ascension and declination in degrees, or x and y from 0; NaN unknown."""
+    """Right ascension and declination in degrees, or x and y from 0, `objects × 2`; or NaN."""
     in_pixels: bool = False
+    """Whether the positions are x and y in pixels."""
 
 
 def read_objects(
@@ -48,33 +49,36 @@ def read_objects(
     in_pixels: bool = False,
     ids: str | None = None,
 ) -> CatalogueObjects:
-    """The objects of a catalogue.
+    """Read the objects of a catalogue.
 
     Args:
-        catalogue: a row for each object.
-        columns: of right ascension and declination in degrees, or of x and y, where the centre of
-            the first pixel is 1, 1 as in FITS.
-        in_pixels: whether they are x and y.
-        ids: column of the ids; None takes the number of the row.
+        catalogue: A catalogue with one row per object.
+        columns: Names of the columns of right ascension and declination in degrees, or of x and
+            y, where the centre of the first pixel is 1, 1 as in FITS.
+        in_pixels: Whether the columns are x and y.
+        ids: Name of the column of ids; None takes the index of the row.
+
+    Returns:
+        The objects.
 
     Raises:
         ConfigError: there is no such column, or an id is missing or stands in two rows.
     """
-    places = np.stack([catalogue.numbers(column, missing=()) for column in columns], axis=1)
+    positions = np.stack([catalogue.numbers(column, missing=()) for column in columns], axis=1)
     if in_pixels:
-        places = places - 1
+        positions = positions - 1
     else:
-        on_sky = (np.abs(places[:, 1]) <= 90) & (places[:, 0] >= -180) & (places[:, 0] <= 360)
-        places[~on_sky] = np.nan
+        ra, dec = positions.T
+        positions[~((np.abs(dec) <= 90) & (ra >= -180) & (ra <= 360))] = np.nan
     if ids is None:
-        return CatalogueObjects(tuple(map(str, range(len(catalogue)))), places, in_pixels)
+        return CatalogueObjects(tuple(map(str, range(len(catalogue)))), positions, in_pixels)
     rows = find_rows_by_id(catalogue, ids)
     if len(rows) < len(catalogue):
         raise ConfigError(
             f"{catalogue.path}: expected an id in every row of {ids}, "
             f"got none in {len(catalogue) - len(rows)}"
         )
-    return CatalogueObjects(tuple(rows), places, in_pixels)
+    return CatalogueObjects(tuple(rows), positions, in_pixels)
 
 
 def cut_stamps(
@@ -85,83 +89,97 @@ def cut_stamps(
     progress: Callable[[int, int], None] = lambda done, total: None,
     skip: Callable[[InputError], object] | None = None,
 ) -> list[CutoutStatus]:
-    """Cuts a stamp around each object from the first frame that shows enough of it.
+    """Cut a stamp around each object from the first frame that has enough of its pixels.
 
     Args:
-        frames: FITS files, each with an image for each band.
-        objects: what to cut around.
-        size: side of a stamp in pixels.
-        keep: given the index of an object and its stamp as a FITS file.
-        progress: told how many objects of how many have been looked for in all frames.
-        skip: told why one of several frames cannot be used; None stops at the first.
+        frames: FITS files, each with one image per band.
+        objects: The objects to cut around.
+        size: Side of a stamp in pixels.
+        keep: Called with the index of an object and its stamp as the bytes of a FITS file.
+        progress: Called with the number of objects that are done, over all frames, and the total.
+        skip: Called with the error of a frame that cannot be used, if there are several; None
+            raises the error.
 
     Returns:
-        What became of each object.
+        The status of each object.
 
     Raises:
         ImageError: a frame is damaged.
         ImagesError: a frame has no celestial coordinates, and the objects are on the sky; or none
             of several frames can be used.
-        ConfigError: x and y of several frames.
+        ConfigError: the objects are in pixels, and there are several frames.
     """
     if objects.in_pixels and len(frames) != 1:
         raise ConfigError(
             f"x and y: expected one frame, got {len(frames)}; give right ascension and declination"
         )
-    known = [bool(np.isfinite(place).all()) for place in objects.positions]
-    fates = [CutoutStatus.OUTSIDE if one else CutoutStatus.NOWHERE for one in known]
-    total = len(frames) * len(fates)
-    wrong: list[InputError] = []
+    statuses = [
+        CutoutStatus.OUTSIDE if has_position else CutoutStatus.NOWHERE
+        for has_position in np.isfinite(objects.positions).all(axis=1)
+    ]
+    total = len(frames) * len(statuses)
+    errors: list[InputError] = []
     for number, path in enumerate(frames):
-        waiting = [
-            i
-            for i, fate in enumerate(fates)
-            if fate in (CutoutStatus.OUTSIDE, CutoutStatus.MISSING)
+        indices = [
+            index
+            for index, status in enumerate(statuses)
+            if status in (CutoutStatus.OUTSIDE, CutoutStatus.MISSING)
         ]
         try:
-            shown = _search_frame(path, objects, waiting)
+            search = _search_frame(path, objects, indices)
         except (ImageError, ImagesError) as error:
             if skip is None or len(frames) == 1:
                 raise
             skip(error)
-            wrong.append(error)
+            errors.append(error)
             continue
-        for index, stamp in _cut_frame(shown, objects, size):
-            fates[index] = CutoutStatus.MISSING if stamp is None else CutoutStatus.CUT
+        for index, stamp in _cut_frame(search, objects, size):
+            statuses[index] = CutoutStatus.MISSING if stamp is None else CutoutStatus.CUT
             if stamp is not None:
                 keep(index, stamp)
-            progress(number * len(fates) + index, total)
+            progress(number * len(statuses) + index, total)
     progress(total, total)
-    if wrong and len(wrong) == len(frames):
-        raise ImagesError(f"none of {len(frames)} frames can be used, the first because {wrong[0]}")
-    return fates
+    if errors and len(errors) == len(frames):
+        raise ImagesError(
+            f"none of {len(frames)} frames can be used, the first because {errors[0]}"
+        )
+    return statuses
 
 
 class _FrameSearch(NamedTuple):
-    """A frame, which objects are looked for in it, and where they lie in each of its bands."""
+    """A frame, and the objects to look for in it.
+
+    Attributes:
+        frame: The bands.
+        indices: Index of each object that has no stamp yet.
+        pixels: Column and row of each of them, `objects × 2`, for each band.
+    """
 
     frame: tuple[Band, ...]
-    waiting: list[int]
+    indices: list[int]
     pixels: list[NDArray[np.float64]]
 
 
-def _search_frame(path: Path, objects: CatalogueObjects, waiting: list[int]) -> _FrameSearch:
-    frame, places = read_frame(path), objects.positions[waiting]
-    known = [places] * len(frame) if objects.in_pixels else locate_in_bands(frame, places, path)
-    return _FrameSearch(frame, waiting, known)
+def _search_frame(path: Path, objects: CatalogueObjects, indices: list[int]) -> _FrameSearch:
+    """Read a frame, and convert the positions of objects to its pixels."""
+    frame, positions = read_frame(path), objects.positions[indices]
+    if objects.in_pixels:
+        return _FrameSearch(frame, indices, [positions] * len(frame))
+    return _FrameSearch(frame, indices, locate_in_bands(frame, positions, path))
 
 
 def _cut_frame(
-    shown: _FrameSearch, objects: CatalogueObjects, size: int
+    search: _FrameSearch, objects: CatalogueObjects, size: int
 ) -> Iterator[tuple[int, bytes | None]]:
-    """The objects inside a frame; None where too much of the stamp is missing."""
-    frame, waiting, pixels = shown
+    """Yield the index and the stamp of each object in a frame; None if too much is missing."""
+    frame, indices, pixels = search
     height, width = frame[0].pixels.shape[1:]
-    for number, index in enumerate(waiting):
+    for number, index in enumerate(indices):
         x, y = pixels[0][number]
         if not (-0.5 <= x < width - 0.5 and -0.5 <= y < height - 0.5):
             continue
-        stamp = [cut_band(band, at[number], size) for band, at in zip(frame, pixels, strict=True)]
+        bands = zip(frame, pixels, strict=True)
+        stamp = [cut_band(band, centres[number], size) for band, centres in bands]
         missing = np.concatenate([np.isnan(band.pixels) for band in stamp]).mean()
         if missing > MAX_MISSING_FRACTION:
             yield index, None
@@ -170,11 +188,11 @@ def _cut_frame(
 
 
 def _header_cards(objects: CatalogueObjects, index: int, wcs: Wcs | None) -> dict[str, float | str]:
-    """The object's id and place, as the stamp's header has them."""
-    shown = "".join(letter if " " <= letter <= "~" else "?" for letter in objects.ids[index])
+    """Return the cards with the id and the sky position of an object."""
+    object_id = "".join(letter if " " <= letter <= "~" else "?" for letter in objects.ids[index])
     x, y = (float(number) for number in objects.positions[index])
     if objects.in_pixels and wcs is None:
-        return {"OBJID": shown}
+        return {"OBJID": object_id}
     ra, dec = pixel_to_sky(wcs, x, y) if objects.in_pixels else (x % 360, y)
-    known = {"RA": ra, "DEC": dec} if np.isfinite(ra + dec) else {}
-    return {"OBJID": shown, **known}
+    position = {"RA": ra, "DEC": dec} if np.isfinite(ra + dec) else {}
+    return {"OBJID": object_id, **position}

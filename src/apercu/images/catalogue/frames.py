@@ -1,4 +1,4 @@
-"""Large FITS frames, and stamps that are cut from their bands."""
+"""Read large FITS frames, and cut stamps from their bands."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from astropy.io.fits import Header
 
 KEPT_CARDS = ("EXTNAME", "FILTER", "BAND", "BUNIT")
-"""Cards that a stamp takes from its frame, beside the coordinates."""
+"""Cards that are copied from a frame to its stamps, besides the coordinates."""
 
 
 class Band(NamedTuple):
-    """One image of a frame, or of a stamp.
+    """One image of a frame or of a stamp.
 
     Attributes:
-        header: as it was read.
-        wcs: the two axes of the sky; None where the header has none.
-        pixels: planes × height × width, NaN where nothing is known.
+        header: The header of the frame.
+        wcs: The two sky axes; None if the header has none.
+        pixels: Raw counts, `planes × height × width`, NaN where nothing is known.
     """
 
     header: Header
@@ -37,7 +37,7 @@ class Band(NamedTuple):
 
 
 def read_frame(path: Path) -> tuple[Band, ...]:
-    """All images of a FITS file; raises ImageError like `read_picture`."""
+    """Read all images of a FITS file; raises ImageError like `read_picture`."""
     try:
         with path.open("rb") as stream, open_fits(stream, str(path)) as parts:
             return tuple(
@@ -49,9 +49,17 @@ def read_frame(path: Path) -> tuple[Band, ...]:
 
 
 def locate_in_bands(
-    frame: tuple[Band, ...], places: NDArray[np.float64], path: Path
+    frame: tuple[Band, ...], positions: NDArray[np.float64], path: Path
 ) -> list[NDArray[np.float64]]:
-    """Places on the sky as x and y from 0 in each band; one without coordinates lies on the first.
+    """Convert sky positions to pixels of each band.
+
+    Args:
+        frame: The bands; a band without coordinates takes the pixels of the first.
+        positions: Right ascension and declination in degrees, `objects × 2`.
+        path: The file of the frame, for error messages.
+
+    Returns:
+        Columns and rows from 0, `objects × 2`, for each band.
 
     Raises:
         ImagesError: the first band has no celestial coordinates.
@@ -60,39 +68,55 @@ def locate_in_bands(
         raise ImagesError(
             f"{path}: has no celestial coordinates; say where objects are by --x and --y"
         )
-    found: list[NDArray[np.float64]] = []
+    pixels: list[NDArray[np.float64]] = []
     for band in frame:
+        if band.wcs is None:
+            pixels.append(pixels[0])
+            continue
         size = band.pixels.shape[1], band.pixels.shape[2]
-        pixels = (
-            found[0]
-            if band.wcs is None
-            else np.stack(sky_to_pixels(band.wcs, places[:, 0], places[:, 1], size), axis=1)
-        )
-        found.append(pixels)
-    return found
+        x, y = sky_to_pixels(band.wcs, positions[:, 0], positions[:, 1], size)
+        pixels.append(np.stack((x, y), axis=1))
+    return pixels
 
 
-def cut_band(band: Band, place: NDArray[np.float64], size: int) -> Band:
-    """A square around x and y, NaN beyond the frame; it keeps its coordinates."""
+def cut_band(band: Band, centre: NDArray[np.float64], size: int) -> Band:
+    """Cut a square from a band.
+
+    Args:
+        band: The band of a frame.
+        centre: Column and row of the centre, from 0.
+        size: Side of the square in pixels.
+
+    Returns:
+        The square with its coordinates; NaN beyond the frame.
+    """
     from astropy.nddata import Cutout2D, NoOverlapError
 
-    cuts: list[NDArray[np.float32]] = []
+    planes: list[NDArray[np.float32]] = []
     wcs = band.wcs
     with silence_warnings("astropy"):
         for plane in band.pixels:
             try:
-                one = Cutout2D(
-                    plane, tuple(place), size, wcs=band.wcs, mode="partial", fill_value=np.nan
+                cutout = Cutout2D(
+                    plane, tuple(centre), size, wcs=band.wcs, mode="partial", fill_value=np.nan
                 )
             except (NoOverlapError, ValueError):  # this band shows another part of the sky
                 return Band(band.header, None, np.full((1, size, size), np.nan, np.float32))
-            cuts.append(one.data)
-            wcs = one.wcs
-    return Band(band.header, wcs, np.stack(cuts))
+            planes.append(cutout.data)
+            wcs = cutout.wcs
+    return Band(band.header, wcs, np.stack(planes))
 
 
 def encode_fits(stamp: list[Band], cards: dict[str, float | str]) -> bytes:
-    """A FITS file of one image per band; `cards` go into its first header."""
+    """Encode a stamp as a FITS file with one image per band.
+
+    Args:
+        stamp: The bands.
+        cards: Further cards of the first header.
+
+    Returns:
+        The bytes of the file.
+    """
     from astropy.io import fits
 
     parts: list[fits.PrimaryHDU | fits.ImageHDU] = []

@@ -1,4 +1,4 @@
-"""Images whose class a catalogue knows."""
+"""Label images by a column of a catalogue."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from apercu.images.source import ImageSource, Item, normalise_index
 
 @dataclass(frozen=True, eq=False)
 class LabelledImages(ImageSource):
-    """Those images of a source for which a label is known, in the order of the source."""
+    """The images of a source that have a label in a catalogue, in the order of the source."""
 
     source: ImageSource
     indices: tuple[int, ...] = field(repr=False)
-    """Indices into the source."""
+    """Index of each image in the source."""
     labels: tuple[str, ...] = field(repr=False)
-    """One for each pick."""
+    """Label of each image."""
 
     @property
     def name(self) -> str:
@@ -51,28 +51,32 @@ class LabelledImages(ImageSource):
 def label_images(
     source: ImageSource, rows: NDArray[np.intp], catalogue: Catalogue, column: str
 ) -> LabelledImages:
-    """Labels images by a column of whole numbers, bools or text; the others are left out.
+    """Label images by a column of whole numbers, bools or text.
 
     Args:
-        source: the images.
-        rows: of the catalogue for each image, −1 where there is none (`by_id`, `by_position`).
-        catalogue: which knows the classes.
-        column: with the class of each row.
+        source: The images.
+        rows: Index of the row of each image, −1 where there is none, as `match_by_id` and
+            `match_by_position` return them.
+        catalogue: The catalogue of the rows.
+        column: Name of the column with the class of each row.
+
+    Returns:
+        The images that have a label.
 
     Raises:
         ConfigError: there is no such column, or it holds fractions.
         ImagesError: no image has a label.
     """
     names = read_classes(catalogue, column)
-    known = [(index, names[row]) for index, row in enumerate(rows.tolist()) if row >= 0]
-    pairs = [(index, name) for index, name in known if name is not None]
+    matched = [(index, names[row]) for index, row in enumerate(rows.tolist()) if row >= 0]
+    pairs = [(index, name) for index, name in matched if name is not None]
     if not pairs:
         raise ImagesError(f"{catalogue.path}: no image of {source.name} has a {column}")
     return LabelledImages(source, tuple(i for i, _ in pairs), tuple(name for _, name in pairs))
 
 
 def read_classes(catalogue: Catalogue, column: str) -> list[str | None]:
-    """The class of each row as text, None where it is missing; raises ConfigError for fractions."""
+    """Read the class of each row as text, None where missing; raises ConfigError for fractions."""
     values = catalogue.column(column).tolist()
     for row, value in enumerate(values):
         if isinstance(value, float) and np.isfinite(value) and not value.is_integer():

@@ -1,4 +1,4 @@
-"""Which row of a catalogue belongs to which image: by an id, or by a place on the sky."""
+"""Match the rows of a catalogue to images, by an id or by the position on the sky."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from apercu.images.names import strip_suffix
 from apercu.images.reader import SUFFIXES
 
 _MAX_EXACT_INTEGER = 2**53
-"""Whole numbers up to here are exact as floats."""
+"""Whole numbers below this one are exact as floats."""
 
 
 class CatalogueMatch(NamedTuple):
-    """What was found.
+    """Which row of a catalogue belongs to which image.
 
     Attributes:
-        rows: of the catalogue, one for each image; −1 where there is none.
-        unused: how many rows of the catalogue belong to no image.
+        rows: Index of the row of each image; −1 where there is none.
+        unused: Number of rows of the catalogue that belong to no image.
     """
 
     rows: NDArray[np.intp]
@@ -31,10 +31,17 @@ class CatalogueMatch(NamedTuple):
 
 
 def match_by_id(names: Sequence[str], catalogue: Catalogue, column: str) -> CatalogueMatch:
-    """Matches images to rows by a column of ids.
+    """Match images to rows by a column of ids.
 
-    An image's id is its name without folders and suffix. Ids compare as text, whole numbers like
-    their digits.
+    Ids are compared as text, and whole numbers by their digits.
+
+    Args:
+        names: Names of the images; without folders and suffix they are the ids.
+        catalogue: The catalogue.
+        column: Name of the column of ids.
+
+    Returns:
+        The row of each image.
 
     Raises:
         ConfigError: there is no such column, an id stands in two rows, or the column's floats
@@ -42,12 +49,11 @@ def match_by_id(names: Sequence[str], catalogue: Catalogue, column: str) -> Cata
         ImagesError: fewer than half of the images have a row.
     """
     rows = find_rows_by_id(catalogue, column)
-    found = np.array(
-        [rows.get(normalise_id(strip_suffix(name, SUFFIXES)), -1) for name in names], dtype=np.intp
-    )
+    ids = [normalise_id(strip_suffix(name, SUFFIXES)) for name in names]
+    indices = np.array([rows.get(key, -1) for key in ids], dtype=np.intp)
     example = f"such as {next(iter(rows), 'nothing')} in the catalogue"
     return _check_match(
-        found, catalogue, f"by {column}", f"are ids like the images' names, {example}?"
+        indices, catalogue, f"by {column}", f"are ids like the images' names, {example}?"
     )
 
 
@@ -58,14 +64,17 @@ def match_by_position(
     radius_arcsec: float,
     columns: tuple[str, str] = ("ra", "dec"),
 ) -> CatalogueMatch:
-    """Matches images to the nearest row within a radius on the sky.
+    """Match images to the nearest row within a radius on the sky.
 
     Args:
-        ra: right ascension of each image in degrees, NaN where it is not known.
-        dec: declination of each image in degrees.
-        catalogue: with positions in degrees.
-        radius_arcsec: of the circle around each image.
-        columns: names of right ascension and declination in the catalogue.
+        ra: Right ascension of each image in degrees; NaN where it is unknown.
+        dec: Declination of each image in degrees.
+        catalogue: A catalogue with positions in degrees.
+        radius_arcsec: Largest distance of a row from its image in arcseconds.
+        columns: Names of the columns of right ascension and declination.
+
+    Returns:
+        The row of each image.
 
     Raises:
         ConfigError: there are no such columns, or the radius is not above 0.
@@ -89,7 +98,7 @@ def match_by_position(
 
 
 def find_rows_by_id(catalogue: Catalogue, column: str) -> dict[str, int]:
-    """The row of each id, in the order of the rows; rows without an id are left out.
+    """Return the row of each id, in the order of the rows; rows without an id are left out.
 
     Raises:
         ConfigError: there is no such column, an id stands in two rows, or the column's floats
@@ -109,11 +118,11 @@ def find_rows_by_id(catalogue: Catalogue, column: str) -> dict[str, int]:
 
 
 def _read_ids(catalogue: Catalogue, column: str) -> list[str | None]:
-    """A column of ids as text, None where one is missing."""
+    """Read a column of ids as text; None where one is missing."""
     values = catalogue.column(column)
     if values.dtype.kind == "f":
-        known = values[np.isfinite(values)]
-        if (np.abs(known) >= _MAX_EXACT_INTEGER).any():
+        finite = values[np.isfinite(values)]
+        if (np.abs(finite) >= _MAX_EXACT_INTEGER).any():
             raise ConfigError(
                 f"{catalogue.path}: {column} is stored as floats, which lose digits of long ids; "
                 "store it as integers or text"
@@ -123,9 +132,9 @@ def _read_ids(catalogue: Catalogue, column: str) -> list[str | None]:
 
 
 def normalise_id(value: object) -> str:
-    """An id as it is compared.
+    """Return an id as the text by which it is compared.
 
-    >>> as_text(123), as_text("123.0"), as_text(" a1 ")
+    >>> normalise_id(123), normalise_id("123.0"), normalise_id(" a1 ")
     ('123', '123', 'a1')
     """
     text = str(value).strip()
@@ -133,31 +142,29 @@ def normalise_id(value: object) -> str:
 
 
 def read_unit_vectors(catalogue: Catalogue, columns: tuple[str, str]) -> NDArray[np.float64]:
-    """Unit vectors of the rows, NaN where the position is missing or none; raises ConfigError."""
+    """Read the positions of the rows as unit vectors, `rows × 3`; NaN where one is missing."""
     ra, dec = (catalogue.numbers(column, missing=()) for column in columns)
     return unit_vectors(ra, dec)
 
 
 def unit_vectors(ra: NDArray[np.float64], dec: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Unit vectors of places on the sky, rows × 3; NaN where there is none such."""
-    known = (ra >= -180) & (ra <= 360) & (np.abs(dec) <= 90)
-    longitude, latitude = (np.deg2rad(np.where(known, angle, np.nan)) for angle in (ra, dec))
-    across = np.cos(latitude)
-    return np.stack(
-        [across * np.cos(longitude), across * np.sin(longitude), np.sin(latitude)], axis=1
-    )
+    """Return unit vectors of sky positions in degrees, `rows × 3`; NaN for invalid positions."""
+    valid = (ra >= -180) & (ra <= 360) & (np.abs(dec) <= 90)
+    longitude, latitude = (np.deg2rad(np.where(valid, angle, np.nan)) for angle in (ra, dec))
+    x, y = np.cos(latitude) * np.cos(longitude), np.cos(latitude) * np.sin(longitude)
+    return np.stack([x, y, np.sin(latitude)], axis=1)
 
 
 def _find_nearest_rows(
     images: NDArray[np.float64], rows: NDArray[np.float64], radius: float
 ) -> NDArray[np.intp]:
-    """The nearest row within a radius in radians; only rows of about the same height are tried."""
-    reach = 2 * np.sin(min(radius, np.pi) / 2)  # the straight line between two directions
+    """Find the nearest row within a radius in radians, among rows of about the same height."""
+    reach = 2 * np.sin(min(radius, np.pi) / 2)  # length of the chord between two unit vectors
     order = np.argsort(rows[:, 2], kind="stable")  # NaN last
     heights = rows[order, 2]
     first = np.searchsorted(heights, images[:, 2] - reach - 1e-12)
     last = np.searchsorted(heights, images[:, 2] + reach + 1e-12, side="right")
-    found = np.full(len(images), -1, dtype=np.intp)
+    nearest = np.full(len(images), -1, dtype=np.intp)
     for index in np.flatnonzero(np.isfinite(images).all(axis=1)):
         near = order[first[index] : last[index]]
         if not len(near):
@@ -165,13 +172,14 @@ def _find_nearest_rows(
         lengths = np.linalg.norm(rows[near] - images[index], axis=1)
         best = int(np.argmin(lengths))
         if lengths[best] <= reach:
-            found[index] = near[best]
-    return found
+            nearest[index] = near[best]
+    return nearest
 
 
 def _check_match(
     rows: NDArray[np.intp], catalogue: Catalogue, how: str, hint: str
 ) -> CatalogueMatch:
+    """Build the match; raise ImagesError if fewer than half of the images have a row."""
     matched = int(np.count_nonzero(rows >= 0))
     if 2 * matched < len(rows):
         raise ImagesError(

@@ -1,4 +1,4 @@
-"""Pixels of an image and places on the sky, by the celestial coordinates of a FITS header."""
+"""Convert between pixels and positions on the sky, and read the sky positions of FITS images."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ from apercu.images.warnings import silence_warnings
 if TYPE_CHECKING:
     from astropy.io.fits import Header
 
-
 Wcs: TypeAlias = Any  # astropy.wcs.WCS, imported only when needed
 
-_MARGIN = 1.0
-"""Degrees around a frame within which its projection is asked."""
+POSITION_CARDS = (("RA_OBJ", "DEC_OBJ"), ("RA", "DEC"))
+"""Pairs of cards with right ascension and declination in degrees; the first pair is used."""
+
+_MARGIN = 1.0  # degrees around a frame in which its projection is trusted
 
 
 def read_celestial_wcs(header: Header) -> Wcs | None:
-    """The two sky axes of a header; None where it has none, or damaged ones."""
+    """Read the two sky axes of a header; None if it has none, or damaged ones."""
     from astropy.wcs import WCS
     from astropy.wcs.utils import wcs_to_celestial_frame
 
@@ -45,28 +46,38 @@ def read_celestial_wcs(header: Header) -> Wcs | None:
 
 
 def pixel_to_sky(wcs: Wcs, x: float, y: float) -> tuple[float, float]:
-    """Right ascension and declination (ICRS, degrees) of a pixel from 0 on; NaN off the sky."""
+    """Convert a pixel to a position on the sky.
+
+    Args:
+        wcs: The coordinates of the image.
+        x: Column, where the centre of the first pixel is 0.
+        y: Row, where the centre of the first pixel is 0.
+
+    Returns:
+        Right ascension and declination (ICRS) in degrees; NaN outside of the projection.
+    """
     with silence_warnings("astropy"):
         try:
-            place = wcs.pixel_to_world(x, y).icrs
+            position = wcs.pixel_to_world(x, y).icrs
         except Exception:  # whatever a header may say of coordinates
             return float("nan"), float("nan")
-        return float(place.ra.deg), float(place.dec.deg)
+        return float(position.ra.deg), float(position.dec.deg)
 
 
 def sky_to_pixels(
     wcs: Wcs, ra: NDArray[np.float64], dec: NDArray[np.float64], size: tuple[int, int]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Pixels, counted from 0, of places on the sky (ICRS, degrees).
+    """Convert positions on the sky to pixels of a frame.
 
     Args:
-        wcs: of the frame.
-        ra: right ascension.
-        dec: declination.
-        size: height and width of the frame.
+        wcs: The coordinates of the frame.
+        ra: Right ascension (ICRS) of each position in degrees.
+        dec: Declination (ICRS) of each position in degrees.
+        size: The (height, width) of the frame.
 
     Returns:
-        x and y; NaN far away, where a projection may show another part of the sky.
+        Columns and rows, counted from 0; NaN far outside of the frame, where the projection may
+        repeat other parts of the sky.
     """
     from astropy.coordinates import SkyCoord
 
@@ -76,19 +87,15 @@ def sky_to_pixels(
         corners = wcs.pixel_to_world([0, 0, width, width], [0, height, 0, height]).icrs
         centre = wcs.pixel_to_world(width / 2, height / 2).icrs
         reach = np.nanmax(corners.separation(centre).deg) + _MARGIN
-        places = SkyCoord(np.nan_to_num(ra), np.nan_to_num(dec), unit="deg")
-        near = np.isfinite(ra + dec) & (places.separation(centre).deg <= reach)
+        positions = SkyCoord(np.nan_to_num(ra), np.nan_to_num(dec), unit="deg")
+        near = np.isfinite(ra + dec) & (positions.separation(centre).deg <= reach)
         if near.any():
-            x[near], y[near] = wcs.world_to_pixel(places[near])
+            x[near], y[near] = wcs.world_to_pixel(positions[near])
     return x, y
 
 
-POSITION_CARDS = (("RA_OBJ", "DEC_OBJ"), ("RA", "DEC"))
-"""Cards of the object's right ascension and declination in degrees, the first pair found."""
-
-
 class SkyPositions(NamedTuple):
-    """Right ascension and declination of each image in degrees, NaN where not known."""
+    """Right ascension and declination of each image in degrees; NaN where they are unknown."""
 
     ra: NDArray[np.float64]
     dec: NDArray[np.float64]
@@ -99,13 +106,18 @@ def read_sky_positions(
     cards: tuple[tuple[str, str], ...] = POSITION_CARDS,
     progress: Callable[[int, int], None] | None = None,
 ) -> SkyPositions:
-    """The centre of each image on the sky, by its celestial coordinates, else by its cards.
+    """Read the sky position of the centre of each image from the headers.
+
+    Celestial coordinates are used if the header has them, otherwise a pair of cards.
 
     Args:
-        source: a folder, or some of its images, chosen or labelled; those that are no FITS,
-            damaged, or tell no place are NaN.
-        cards: names of two cards with degrees, tried in this order.
-        progress: told how many images of how many are done.
+        source: A folder, or some of its images. Images that are not FITS, are damaged, or have no
+            position are NaN.
+        cards: Pairs of cards with degrees, tried in this order.
+        progress: Called with the number of images that are done, and their total.
+
+    Returns:
+        The positions, one per image.
 
     Raises:
         ImageError: astropy is not installed.
@@ -113,30 +125,37 @@ def read_sky_positions(
     """
     paths = _find_paths(source)
     require_astropy(source.name)
-    places = np.full((len(paths), 2), np.nan)
+    positions = np.full((len(paths), 2), np.nan)
     for index, path in enumerate(paths):
         if has_suffix(path.name, SUFFIXES):
-            places[index] = read_sky_position(path, cards)
+            positions[index] = read_sky_position(path, cards)
         if progress is not None:
             progress(index + 1, len(paths))
-    return SkyPositions(places[:, 0], places[:, 1])
+    return SkyPositions(positions[:, 0], positions[:, 1])
 
 
 def _find_paths(source: ImageSource) -> list[Path]:
-    """The file of each image."""
+    """Return the file of each image; raise ImagesError for other sources than folders."""
     if isinstance(source, FolderImages):
-        return [source.path / place.file for place in source.locations]
+        return [source.path / location.file for location in source.locations]
     if isinstance(source, ChosenImages | LabelledImages):
-        indices = source.indices if isinstance(source, ChosenImages) else source.indices
         paths = _find_paths(source.source)
-        return [paths[index] for index in indices]
+        return [paths[index] for index in source.indices]
     raise ImagesError(f"{source.name}: only a folder of FITS tells positions on the sky")
 
 
 def read_sky_position(
     path: Path, cards: tuple[tuple[str, str], ...] = POSITION_CARDS
 ) -> tuple[float, float]:
-    """The same of one FITS file; NaN for one that is damaged, which is told when it is read."""
+    """Read the sky position of the centre of one FITS image.
+
+    Args:
+        path: The file.
+        cards: Pairs of cards with degrees, tried in this order.
+
+    Returns:
+        Right ascension and declination in degrees; NaN if unknown, or if the file is damaged.
+    """
     try:
         with path.open("rb") as stream, open_fits(stream, str(path)) as parts:
             first = parts.images[0]
@@ -152,9 +171,10 @@ def read_sky_position(
 def _read_position_cards(
     headers: tuple[Header, ...], cards: tuple[tuple[str, str], ...]
 ) -> tuple[float, float]:
+    """Return the first pair of cards that are numbers, in degrees; NaN if there is none."""
     for ra, dec in cards:
         for header in headers:
-            found = header.get(ra), header.get(dec)
-            if all(isinstance(one, float | int) and not isinstance(one, bool) for one in found):
-                return float(found[0]), float(found[1])
+            pair = header.get(ra), header.get(dec)
+            if all(isinstance(card, float | int) and not isinstance(card, bool) for card in pair):
+                return float(pair[0]), float(pair[1])
     return float("nan"), float("nan")

@@ -1,4 +1,4 @@
-"""What a catalogue is: named columns of one length."""
+"""`Catalogue`: named columns of one length, read from CSV, Parquet or FITS tables."""
 
 from __future__ import annotations
 
@@ -12,22 +12,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apercu.errors import ConfigError, ImageError, ImagesError, suggest_nearest
-from apercu.images.formats.fits_compression import GZIP_MAGIC as GZIP
-from apercu.images.formats.fits_compression import gunzip
+from apercu.images.formats.fits_compression import GZIP_MAGIC, gunzip
 from apercu.images.formats.fits_hdus import require_astropy
 from apercu.images.names import has_suffix
 from apercu.images.warnings import silence_warnings
 
 MISSING_VALUES = (99.0, -99.0, -999.0, -9999.0)
-"""What surveys write where they know no number."""
+"""Numbers that surveys write for an unknown value."""
 
 _EMPTY_WORDS = frozenset(("", "nan", "na", "n/a", "null", "none", "--"))
-_MAX_COLUMNS_SHOWN = 8  # columns that an error line names
+_MAX_COLUMNS_SHOWN = 8  # in an error message
+
+Columns: TypeAlias = Mapping[str, NDArray[Any]]
+"""Arrays of one length by name."""
 
 
 @dataclass(frozen=True, eq=False)
 class Catalogue:
-    """Columns of a table; None, or NaN among floats, where a value is missing."""
+    """The columns of a table; a missing value is NaN in a column of floats, and None in others."""
 
     path: Path
     columns: Mapping[str, NDArray[Any]] = field(repr=False)
@@ -36,37 +38,45 @@ class Catalogue:
         return len(next(iter(self.columns.values())))
 
     def column(self, name: str) -> NDArray[Any]:
-        """One column as it was read.
+        """Return one column as it was read.
 
         Raises:
-            ConfigError: there is none of that name.
+            ConfigError: there is no such column.
         """
         if name not in self.columns:
-            listed = ", ".join(list(self.columns)[:_MAX_COLUMNS_SHOWN]) + " …" * (
-                len(self.columns) > _MAX_COLUMNS_SHOWN
-            )
-            raise ConfigError(
-                f"{self.path}: no column {name}, got {listed}{suggest_nearest(name, self.columns)}"
-            )
+            names = ", ".join(list(self.columns)[:_MAX_COLUMNS_SHOWN])
+            more = " …" if len(self.columns) > _MAX_COLUMNS_SHOWN else ""
+            suggestion = suggest_nearest(name, self.columns)
+            raise ConfigError(f"{self.path}: no column {name}, got {names}{more}{suggestion}")
         return self.columns[name]
 
     def numbers(
         self, name: str, missing: tuple[float, ...] = MISSING_VALUES
     ) -> NDArray[np.float64]:
-        """One column as numbers, NaN where it is empty, null, infinite, or one of `missing`.
+        """Return one column as numbers.
+
+        Args:
+            name: Name of the column.
+            missing: Numbers that stand for an unknown value.
+
+        Returns:
+            One number per row; NaN where it is empty, null, infinite, or one of `missing`.
 
         Raises:
-            ConfigError: there is no such column, or it holds something else.
+            ConfigError: there is no such column, or a value is not a number.
         """
         values = self.column(name)
         if values.dtype.kind == "O":
-            numbers = np.array([self._parse_number(name, row, v) for row, v in enumerate(values)])
+            numbers = np.array(
+                [self._parse_number(name, row, value) for row, value in enumerate(values)]
+            )
         else:
             numbers = values.astype(np.float64)
         numbers[np.isinf(numbers) | np.isin(numbers, missing)] = np.nan
         return numbers
 
     def _parse_number(self, name: str, row: int, value: object) -> float:
+        """Convert one cell to a number, NaN if it is empty; raise ConfigError for other texts."""
         if value is None or str(value).casefold() in _EMPTY_WORDS:
             return float("nan")
         try:
@@ -77,20 +87,23 @@ class Catalogue:
             ) from error
 
 
-Columns: TypeAlias = Mapping[str, NDArray[Any]]
-
-
 def read_catalogue(path: str | Path) -> Catalogue:
-    """Reads a table by its suffix: `.csv` in UTF-8 with a header, `.parquet`, or FITS.
+    """Read a table: `.csv` in UTF-8 with a header, `.parquet`, or the first table of a FITS file.
 
-    Of a FITS file the first table counts. Columns of several values per row, of bytes or of dates
-    are left out. Raises ImagesError for a file that is missing, damaged or of another kind, and for
-    a table without rows.
+    Columns with several values per row, with bytes or with dates are left out.
+
+    Args:
+        path: The file; its suffix tells the format.
+
+    Returns:
+        The catalogue.
+
+    Raises:
+        ImagesError: the file is missing, damaged, of another format, or a table without rows.
     """
     path = Path(path)
-    reader = next(
-        (read for suffix, read in READERS.items() if has_suffix(path.name, (suffix,))), None
-    )
+    readers = (READERS[suffix] for suffix in READERS if has_suffix(path.name, (suffix,)))
+    reader = next(readers, None)
     if reader is None:
         raise ImagesError(f"{path}: expected a catalogue that ends in {' '.join(READERS)}")
     if not path.is_file():
@@ -102,7 +115,7 @@ def read_catalogue(path: str | Path) -> Catalogue:
 
 
 def _read_csv(path: Path) -> Columns:
-    """Every column as text, None where a cell is empty."""
+    """Read every column as text; None where a cell is empty."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
             lines = csv.reader(stream)
@@ -110,51 +123,51 @@ def _read_csv(path: Path) -> Columns:
             rows = [(lines.line_num, cells) for cells in lines if cells]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ImagesError(f"{path}: cannot be read as a CSV table in UTF-8 ({error})") from error
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise ImagesError(f"{path}: expected each column once, got {twice or 'no name'} twice")
+    repeated = next((name for name in names if names.count(name) > 1), None)
+    if repeated is not None:
+        raise ImagesError(f"{path}: expected each column once, got {repeated or 'no name'} twice")
     for line, cells in rows:
         if len(cells) != len(names):
             raise ImagesError(
                 f"{path} line {line}: expected {len(names)} cells like the header, got {len(cells)}"
             )
     return {
-        name: _strip_texts([cells[place] for _, cells in rows]) for place, name in enumerate(names)
+        name: _strip_texts([cells[index] for _, cells in rows]) for index, name in enumerate(names)
     }
 
 
 def _read_parquet(path: Path) -> Columns:
-    """Numbers, bools and text; None where a value is missing, NaN among floats."""
+    """Read columns of numbers, bools and text; a missing value is None, or NaN among floats."""
     import pyarrow as pa
     from pyarrow import parquet, types
 
     try:
         schema = parquet.read_schema(path)
-        plain = [field.name for field in schema if _is_plain(field.type)]
-        table = parquet.read_table(path, columns=plain)
+        names = [field.name for field in schema if _is_plain(field.type)]
+        table = parquet.read_table(path, columns=names)
     except (OSError, pa.ArrowException) as error:
         reason = " ".join(str(error).split())
         raise ImagesError(f"{path}: not a Parquet file that can be read ({reason})") from error
     columns: dict[str, NDArray[Any]] = {}
-    for name in plain:
+    for name in names:
         values = table[name]
         if types.is_dictionary(values.type):
             values = values.cast(values.type.value_type)
-        columns[name] = (
-            _strip_texts(values.to_pylist())
-            if types.is_string(values.type) or types.is_large_string(values.type)
-            else _to_objects(values)
-            if values.null_count and not types.is_floating(values.type)
-            else values.to_numpy()
-        )
+        if types.is_string(values.type) or types.is_large_string(values.type):
+            columns[name] = _strip_texts(values.to_pylist())
+        elif values.null_count and not types.is_floating(values.type):
+            columns[name] = np.array(values.to_pylist(), dtype=object)  # floats would lose digits
+        else:
+            columns[name] = values.to_numpy()
     return columns
 
 
-def _is_plain(kind: Any) -> bool:
+def _is_plain(data_type: Any) -> bool:
+    """Return whether an Arrow type is one of numbers, bools or text."""
     from pyarrow import types
 
-    if types.is_dictionary(kind):
-        kind = kind.value_type
+    if types.is_dictionary(data_type):
+        data_type = data_type.value_type
     tests: tuple[Callable[[Any], bool], ...] = (
         types.is_integer,
         types.is_floating,
@@ -162,16 +175,11 @@ def _is_plain(kind: Any) -> bool:
         types.is_string,
         types.is_large_string,
     )
-    return any(test(kind) for test in tests)
-
-
-def _to_objects(values: Any) -> NDArray[Any]:
-    """Whole numbers or bools, of which some are missing: no digit may be lost to a float."""
-    return np.array(values.to_pylist(), dtype=object)
+    return any(test(data_type) for test in tests)
 
 
 def _read_fits(path: Path) -> Columns:
-    """The first table; None where a value is masked, NaN among floats."""
+    """Read the first table; a masked value is None, or NaN among floats."""
     require_astropy(str(path))
     from astropy.io import fits
     from astropy.table import Table
@@ -179,10 +187,10 @@ def _read_fits(path: Path) -> Columns:
     with silence_warnings("astropy"):
         try:
             with path.open("rb") as stream:
-                packed = stream.read(2) == GZIP
+                is_gzip = stream.read(2) == GZIP_MAGIC
                 stream.seek(0)
-                plain = gunzip(stream, str(path), lambda start: None) if packed else stream
-                with fits.open(plain, memmap=False) as file:
+                content = gunzip(stream, str(path), lambda start: None) if is_gzip else stream
+                with fits.open(content, memmap=False) as file:
                     tables = [
                         hdu for hdu in file if isinstance(hdu, fits.BinTableHDU | fits.TableHDU)
                     ]
@@ -196,12 +204,12 @@ def _read_fits(path: Path) -> Columns:
                     }
         except (ImagesError, ImageError):
             raise
-        except Exception as error:  # whatever hostile bytes make astropy stumble over
+        except Exception as error:  # hostile bytes make astropy raise anything
             raise ImagesError(f"{path}: damaged or cut short ({type(error).__name__})") from error
 
 
 def _convert_column(column: Any) -> NDArray[Any]:
-    """A column of an astropy table, without its mask."""
+    """Convert a masked column of an astropy table to an array."""
     mask = np.broadcast_to(np.ma.getmaskarray(column), column.shape)
     values = np.asarray(column)
     if values.dtype.kind in "US":
@@ -213,17 +221,15 @@ def _convert_column(column: Any) -> NDArray[Any]:
         return np.where(mask, np.nan, values).astype(np.float64)
     if not mask.any():
         return values.astype(values.dtype.newbyteorder("="))
-    return np.array(
-        [None if m else v.item() for v, m in zip(values, mask, strict=True)], dtype=object
-    )
+    pairs = zip(values, mask, strict=True)
+    return np.array([None if masked else value.item() for value, masked in pairs], dtype=object)
 
 
 def _strip_texts(values: list[Any]) -> NDArray[Any]:
-    """Text without the blanks around it; None where there is nothing."""
-    stripped = [None if value is None else str(value).strip() or None for value in values]
-    found = np.empty(len(stripped), dtype=object)
-    found[:] = stripped
-    return found
+    """Return texts without the blanks around them; None where a text is empty."""
+    texts = np.empty(len(values), dtype=object)
+    texts[:] = [None if value is None else str(value).strip() or None for value in values]
+    return texts
 
 
 READERS: dict[str, Callable[[Path], Columns]] = {
@@ -234,4 +240,4 @@ READERS: dict[str, Callable[[Path], Columns]] = {
     ".fts": _read_fits,
     ".fits.gz": _read_fits,
 }
-"""By suffix."""
+"""The reader of each suffix."""

@@ -58,7 +58,7 @@ class DeepFool(Attack):
 
 
 def _find_boundary_step(objective: Untargeted, images: Images, rivals: Tensor) -> Images:
-    """Find the shortest step to a boundary with one of the rival classes, by the linearised logits."""
+    """Find the shortest step to a boundary with a rival class, by the linearised logits."""
     leaf = images.detach().requires_grad_()
     with torch.enable_grad():
         logits = objective.logits_fn(leaf)

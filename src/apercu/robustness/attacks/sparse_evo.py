@@ -136,7 +136,7 @@ class _Population:
         self.fitness = torch.where(adversarial, whole, self.fitness)
 
     def replace_worst(self, adversarial: BatchFlags, member: Tensor, age: Tensor) -> None:
-        """Insert members that are adversarial; later ones replace the worst one if they are nearer."""
+        """Insert adversarial members; later ones replace the worst one if they are nearer."""
         distance = torch.where(adversarial, self.compute_distance(member), torch.inf)
         size = len(self.fitness)
         index = torch.where(age < size, age.clamp(0, size - 1), self.fitness.argmax(0))

@@ -60,8 +60,8 @@ class CarliniWagner(Attack):
 class AutoAttack(Attack):
     """Runs Auto-PGD on two losses, DeepFool and Square, in this order (Croce and Hein 2020).
 
-    Each attack only gets the images that the earlier ones left right. The published settings are 100 steps, five
-    restarts and 5,000 queries.
+    Each attack only gets the images that the earlier ones left right. The published settings are
+    100 steps, five restarts and 5,000 queries.
 
     Args:
         epsilon: largest change of a value, in units of the range [0, 1].
@@ -220,7 +220,7 @@ def _run_toolbox_attack(
     images: Images,
     seed: int = 0,
 ) -> Images:
-    """Run one of the toolbox's attacks; the global generators of numpy and torch are restored after.
+    """Run an attack of the toolbox; the global generators of numpy and torch are restored after.
 
     Args:
         build: makes the attack from the toolbox's module of attacks, its classifier, and whether

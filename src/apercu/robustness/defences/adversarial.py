@@ -77,7 +77,7 @@ def attack_batch(attack: str, behind: str, batch: DefenceBatch) -> Images:
 
 
 def attack_and_filter_batch(attack: str, behind: str, batch: DefenceBatch) -> Images:
-    """Attack a network behind a filter; return the images after the filter, as the network gets them."""
+    """Attack a network behind a filter; return the images as they are after the filter."""
     return filter_images(behind, attack_batch(attack, behind, batch))
 
 

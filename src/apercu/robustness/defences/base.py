@@ -53,7 +53,7 @@ class Defence(BaseModel, ABC):
 
     @abstractmethod
     def compute_losses(self, batch: DefenceBatch) -> dict[str, Scores]:
-        """Compute the named terms of the loss, one number per image; the loss is the mean of their sum."""
+        """Compute the terms of the loss by name, one number per image; their sum is averaged."""
 
     @property
     def test_filters(self) -> tuple[str, ...]:
@@ -66,7 +66,7 @@ class Defence(BaseModel, ABC):
 
     @abstractmethod
     def make_hard_images(self, batch: DefenceBatch) -> Images:
-        """Return the images that the defence is for, as the network receives them, without gradients."""
+        """Return the images that the defence is for, as the network receives them; no gradients."""
 
 
 def put_filter_in_front(name: str, logits_fn: LogitsFn) -> LogitsFn:

@@ -1,4 +1,4 @@
-"""Sinkhorn adversarial training: the logits of attacked images stay close to clean ones as a set."""
+"""Sinkhorn adversarial training: logits of attacked images stay close to clean ones as a set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tampered images told from honest ones by what an explainer, or the classifier, makes of them."""
+"""Detection of attacked images by the features of an explainer, or of the classifier."""
 
 from __future__ import annotations
 

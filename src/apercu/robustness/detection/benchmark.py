@@ -1,4 +1,4 @@
-"""Detectors fitted to honest images, and put before attacks that they have never seen."""
+"""The benchmark of detectors, which are fitted to clean images and tested with unknown attacks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -16,64 +16,51 @@ from safetensors.torch import load, save
 
 from apercu.classifiers import Classifier
 from apercu.classifiers.fingerprint import digest_module
+from apercu.evaluation.cost import describe_environment
 from apercu.evaluation.sample import EvalSample, SampleRecord, draw_sample
 from apercu.images import ImageSource
-from apercu.io import write_file
+from apercu.io import check_writable, write_file, write_json
 from apercu.robustness.attacks import Attack
-from apercu.robustness.detection.detectors import Detector
-from apercu.robustness.detection.detectors.base import (
-    FEWEST_IMAGES,
-    AnomalyScore,
-    Features,
-    check_enough,
+from apercu.robustness.detection.calibration import (
+    FALSE_ALARMS,
+    FOLDS,
+    CalibratedDetector,
+    auroc,
+    bootstrap_auroc,
 )
+from apercu.robustness.detection.detectors import Detector
+from apercu.robustness.detection.detectors.base import FEWEST_IMAGES, Features, check_enough
 from apercu.robustness.detection.features import FeatureExtractor
 from apercu.robustness.objectives import Untargeted
 from apercu.statistics import wilson_interval
 
-FALSE_ALARMS = 0.05
-"""Share of honest images at which the share of detected attacks is told."""
-FOLDS = 3
-"""Parts of the images to learn from, each judged by what the others teach."""
+RESULTS = "detection.json"
+FOLDER = "looks"
+"""Folder in which the features are kept."""
+TRAINING_TITLE, CLEAN_TITLE = "to learn from", "honest"
+"""Titles of the clean images; the names of the files in `FOLDER` depend on them."""
 BATCH = 16
-RESAMPLES = 1000
 
-Progress: TypeAlias = Callable[[str, int, int], None]
-
-
-class CalibratedDetector(NamedTuple):
-    """A fitted detector, and what it makes of honest images.
-
-    Attributes:
-        strangeness: of any features.
-        honest: strangeness of the honest images of the test.
-        threshold: above which an image counts as attacked; 5 % of the images to learn from exceed
-            it, see `unlearnt`.
-    """
-
-    score_anomaly: AnomalyScore
-    clean_scores: Float[np.ndarray, " images"]
-    threshold: float
-
-    @classmethod
-    def fit(
-        cls, detector: Detector, usual: Features, honest: Float[torch.Tensor, "others features"]
-    ) -> CalibratedDetector:
-        """Fits a detector to features of honest images, and shows it others."""
-        strangeness = detector.fit(usual)
-        threshold = np.quantile(cross_validated_scores(usual, detector), 1 - FALSE_ALARMS)
-        return cls(strangeness, strangeness(honest).double().numpy(), float(threshold))
+ProgressFn: TypeAlias = Callable[[str, int, int], None]
+"""Receives a title, the number of finished images, and the number of all images."""
+AttackKey: TypeAlias = tuple[str, float | None]
+"""Name and budget of an attack."""
 
 
 class DetectionRow(NamedTuple):
-    """How well a detector tells one attack from honest images.
+    """How well a detector separates one attack from clean images.
 
     Attributes:
-        metric: `auroc`; `detected`, the share of attacks at 5 % false alarms among the honest
-            images of the test; `accuracy`, of calling both, at the threshold that 5 % of the
-            images to learn from exceed (see `unlearnt`), attacks and honest images counting the
-            same.
-        n: attacked images, those that fool.
+        attack: name of the attack.
+        epsilon: budget of the attack; None where it has none.
+        look: name of the features.
+        detector: name of the detector.
+        metric: `auroc`; `detected`, the fraction of attacks that are detected at 5 % false alarms
+            among the clean test images; `accuracy`, at the threshold that 5 % of the training
+            images exceed, where attacked and clean images count the same.
+        value: value of the metric.
+        ci95: both ends of its 95 % interval.
+        n: number of attacked images, only those that fool the classifier.
     """
 
     attack: str
@@ -89,48 +76,56 @@ class DetectionRow(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class DetectionBenchmark:
-    """What is watched for.
+    """A classifier, images, attacks, and the features and detectors that should find the attacks.
 
-    Half of the images teach what is usual, the other half is shown honest and attacked.
+    Detectors learn from one half of the images, and are tested with the other half, clean and
+    attacked.
 
     Args:
-        classifier: the one that is attacked, towards any class but the one it sees.
-        source: honest images; labels are not looked at.
-        looks: by name.
-        detectors: by name.
-        attacks: by name and budget; never shown to a detector before.
-        limit: only so many of the images.
-        seed: of the halves.
+        classifier: classifier that is attacked, towards any class but the predicted one.
+        source: clean images; labels are not used.
+        extractors: feature extractors by name.
+        detectors: detectors by name.
+        attacks: attacks by name and budget; detectors never learn from them.
+        limit: largest number of images.
+        seed: seed of the halves.
     """
 
     classifier: Classifier
     source: ImageSource
     extractors: Mapping[str, FeatureExtractor]
     detectors: Mapping[str, Detector]
-    attacks: Mapping[tuple[str, float | None], Attack]
+    attacks: Mapping[AttackKey, Attack]
     limit: int | None = None
     seed: int = 0
     sample: EvalSample = field(init=False)
 
     def __post_init__(self) -> None:
-        found = draw_sample(self.classifier, self.source, self.limit, self.seed)
-        check_enough(len(found.tune), FEWEST_IMAGES * FOLDS // (FOLDS - 1))
-        object.__setattr__(self, "sample", found)
+        sample = draw_sample(self.classifier, self.source, self.limit, self.seed)
+        check_enough(len(sample.tune), FEWEST_IMAGES * FOLDS // (FOLDS - 1))
+        object.__setattr__(self, "sample", sample)
 
-    def run(self, folder: Path, progress: Progress) -> list[DetectionRow]:
-        """Looks at everything that was not looked at before in this folder; then rows.
+    def run(self, folder: Path, progress: ProgressFn) -> list[DetectionRow]:
+        """Compute all features that are not in a folder yet, and measure the detectors.
+
+        Args:
+            folder: folder in which features are kept.
+            progress: receives a title and how many images are finished.
+
+        Returns:
+            Three rows for each attack that fools, feature extractor and detector.
 
         Raises:
-            ClassifierError: an attack or a look needs what the classifier does not give.
+            ClassifierError: an attack or extractor needs what the classifier does not give.
             ImagesError: there are too few images.
             OutputError: the folder cannot be written.
         """
-        usual = self._extract_features("to learn from", None, self.sample.tune, folder, progress)
-        honest = self._extract_features("honest", None, self.sample.test, folder, progress)
+        training = self._extract_features(TRAINING_TITLE, None, self.sample.tune, folder, progress)
+        clean = self._extract_features(CLEAN_TITLE, None, self.sample.test, folder, progress)
         fitted = {
-            (look, name): CalibratedDetector.fit(made, usual[look], honest[look])
+            (look, name): CalibratedDetector.fit(detector, training[look], clean[look])
             for look in self.extractors
-            for name, made in self.detectors.items()
+            for name, detector in self.detectors.items()
         }
         rows: list[DetectionRow] = []
         for (name, epsilon), attack in self.attacks.items():
@@ -139,134 +134,133 @@ class DetectionBenchmark:
             fooled = attacked["fooled"].bool()
             if not fooled.any():
                 continue
-            for (look, detector), judge in fitted.items():
-                case = name, epsilon, look, detector
-                rows += make_rows(case, judge, attacked[look][fooled], self.seed)
+            for (look, detector_name), calibrated in fitted.items():
+                key = name, epsilon, look, detector_name
+                rows += make_rows(key, calibrated, attacked[look][fooled], self.seed)
         return rows
 
     def _extract_features(
         self,
         title: str,
         attack: Attack | None,
-        entries: tuple[SampleRecord, ...],
+        records: tuple[SampleRecord, ...],
         folder: Path,
-        progress: Progress,
+        progress: ProgressFn,
     ) -> dict[str, torch.Tensor]:
-        """What every look sees of some images, and whether each fools the classifier."""
-        subject = (
-            self.classifier.fingerprint,
-            self.sample.digest,
-            title,
-            attack,
-            *self._describe_extractors(),
-        )
+        """Compute or load all features of some images, and whether each fools the classifier."""
+        names = self._describe_extractors()
+        subject = (self.classifier.fingerprint, self.sample.digest, title, attack, *names)
         digest = hashlib.sha256(f"{subject}".encode()).hexdigest()[:20]
-        path = folder / "looks" / f"{digest}.safetensors"
+        path = folder / FOLDER / f"{digest}.safetensors"
         try:
             return load(path.read_bytes())
         except (OSError, SafetensorError):
             pass
-        found: dict[str, list[torch.Tensor]] = {name: [] for name in (*self.extractors, "fooled")}
-        done = 0
-        for trial in self.sample.read_batches(self.classifier, entries, BATCH):
-            images = trial.images
+        parts: dict[str, list[torch.Tensor]] = {name: [] for name in (*self.extractors, "fooled")}
+        count = 0
+        for batch in self.sample.read_batches(self.classifier, records, BATCH):
+            images = batch.images
             with torch.no_grad():
-                seen = self.classifier(images).argmax(1)
-            aim = Untargeted(self.classifier, seen)
-            shown = images if attack is None else attack(aim, images)
-            shown = (255 * shown).round() / 255  # as a file would hold it
-            found["fooled"].append(aim.is_adversarial(shown).cpu())
-            for name, look in self.extractors.items():
-                found[name].append(look(shown))
-            done += len(trial.records)
-            progress(title, done, len(entries))
-        looked = {name: torch.cat(parts).contiguous() for name, parts in found.items()}
-        write_file(path, save(looked))
-        return looked
+                predicted = self.classifier(images).argmax(1)
+            objective = Untargeted(self.classifier, predicted)
+            attacked = images if attack is None else attack(objective, images)
+            attacked = (255 * attacked).round() / 255  # as a file would hold them
+            parts["fooled"].append(objective.is_adversarial(attacked).cpu())
+            for name, extractor in self.extractors.items():
+                parts[name].append(extractor(attacked))
+            count += len(batch.records)
+            progress(title, count, len(records))
+        features = {name: torch.cat(tensors).contiguous() for name, tensors in parts.items()}
+        write_file(path, save(features))
+        return features
 
     def _describe_extractors(self) -> list[str]:
-        """The looks, and the weights of the explainer behind each."""
-        named = []
-        for name, look in self.extractors.items():
-            explainer = getattr(look, "explainer", None)
-            named.append(name)
+        """Describe the extractors by name, and by the weights of the explainer behind each."""
+        descriptions = []
+        for name, extractor in self.extractors.items():
+            explainer = getattr(extractor, "explainer", None)
+            descriptions.append(name)
             if explainer is not None:
-                named.append(digest_module(explainer.network, name, {}))
-        return named
+                descriptions.append(digest_module(explainer.network, name, {}))
+        return descriptions
 
 
 def make_rows(
-    case: tuple[str, float | None, str, str],
-    judge: CalibratedDetector,
+    key: tuple[str, float | None, str, str],
+    calibrated: CalibratedDetector,
     attacked: Features,
     seed: int,
 ) -> list[DetectionRow]:
-    """AUROC, detection and accuracy of one fitted detector before one attack.
+    """Measure AUROC, detection rate and accuracy of one detector for one attack.
 
     Args:
-        case: attack, budget, look and detector.
-        judge: the detector.
-        attacked: features of the images that fool.
-        seed: of the intervals.
+        key: names of attack, budget, features and detector.
+        calibrated: fitted detector.
+        attacked: features of the attacked images that fool, `images × features`.
+        seed: seed of the bootstrap.
+
+    Returns:
+        One row for each of the three metrics.
     """
-    honest, count = judge.clean_scores, len(attacked)
-    strange = judge.score_anomaly(attacked).double().numpy()
-    caught = (strange > np.quantile(honest, 1 - FALSE_ALARMS)).astype(float)
-    share = (strange > judge.threshold).astype(float)
-    alarms = (honest > judge.threshold).astype(float)
-    ends = _bootstrap_auroc(honest, strange, seed)
+    clean, count = calibrated.clean_scores, len(attacked)
+    scores = calibrated.score_anomaly(attacked).double().numpy()
+    detected = (scores > np.quantile(clean, 1 - FALSE_ALARMS)).astype(float)
+    above = (scores > calibrated.threshold).astype(float)
+    false_alarms = (clean > calibrated.threshold).astype(float)
+    interval = bootstrap_auroc(clean, scores, seed)
     return [
-        DetectionRow(*case, "auroc", auroc(honest, strange), ends, count),
-        DetectionRow(*case, "detected", float(caught.mean()), wilson_interval(caught), count),
-        DetectionRow(*case, "accuracy", *_estimate_accuracy(share, 1 - alarms), count),
+        DetectionRow(*key, "auroc", auroc(clean, scores), interval, count),
+        DetectionRow(*key, "detected", float(detected.mean()), wilson_interval(detected), count),
+        DetectionRow(*key, "accuracy", *_estimate_accuracy(above, 1 - false_alarms), count),
     ]
 
 
 def _estimate_accuracy(
-    attacks: Float[np.ndarray, " attacks"], honest: Float[np.ndarray, " images"]
+    attacks: Float[np.ndarray, " attacks"], clean: Float[np.ndarray, " images"]
 ) -> tuple[float, tuple[float, float]]:
-    """The mean of two shares, with the interval that theirs give it (Newcombe 1998)."""
-    shares, ends = zip(
-        *((one.mean(), wilson_interval(one)) for one in (attacks, honest)), strict=True
+    """Return the mean of two fractions, with an interval from those of both (Newcombe 1998)."""
+    fractions, intervals = zip(
+        *((values.mean(), wilson_interval(values)) for values in (attacks, clean)), strict=True
     )
-    mean = float(np.mean(shares))
-    below, above = np.linalg.norm(np.array(ends) - np.array(shares)[:, None], axis=0) / 2
+    mean = float(np.mean(fractions))
+    distances = np.array(intervals) - np.array(fractions)[:, None]
+    below, above = np.linalg.norm(distances, axis=0) / 2
     return mean, (mean - float(below), mean + float(above))
 
 
-def cross_validated_scores(usual: Features, detector: Detector) -> Float[np.ndarray, " images"]:
-    """How strange honest images are to a detector that has learnt from others like them.
+def detect_attacks(
+    benchmark: DetectionBenchmark,
+    out: Path,
+    *,
+    progress: ProgressFn = lambda title, count, total: None,
+    command: str = "",
+) -> list[DetectionRow]:
+    """Run a benchmark of detectors, and write `detection.json`.
 
-    Every third is judged by what the other two thirds teach; fitted to all of them, a detector
-    finds each too usual, and a threshold of that gives too many alarms.
+    Args:
+        benchmark: classifier, images, attacks, features and detectors.
+        out: folder of the results; features that are there already are not computed again.
+        progress: receives a title, the number of finished images, and that of all.
+        command: command line that the results name.
+
+    Returns:
+        The rows of the results; attacks that fool with no image have none.
+
+    Raises:
+        ClassifierError: an attack or extractor needs what the classifier does not give.
+        OutputError: the folder cannot be written.
     """
-    thirds = torch.arange(len(usual)) % FOLDS
-    found = np.zeros(len(usual))
-    for third in range(FOLDS):
-        judge = detector.fit(usual[thirds != third])
-        found[(thirds == third).numpy()] = judge(usual[thirds == third]).double().numpy()
-    return found
-
-
-def auroc(honest: Float[np.ndarray, " images"], attacked: Float[np.ndarray, " attacks"]) -> float:
-    """Probability that an attacked image is stranger than an honest one; ties count half.
-
-    >>> auroc(np.array([0.0, 1.0]), np.array([1.0, 2.0]))
-    0.875
-    """
-    order = np.sort(honest)
-    below = np.searchsorted(order, attacked, "left") + np.searchsorted(order, attacked, "right")
-    return float(below.mean() / 2 / len(honest))
-
-
-def _bootstrap_auroc(
-    honest: Float[np.ndarray, " images"], attacked: Float[np.ndarray, " attacks"], seed: int
-) -> tuple[float, float]:
-    """Bootstrapped 95 % interval of the AUROC."""
-    generator = np.random.default_rng(seed)
-    areas = [
-        auroc(generator.choice(honest, len(honest)), generator.choice(attacked, len(attacked)))
-        for _ in range(RESAMPLES)
-    ]
-    low, high = np.quantile(areas, [0.025, 0.975])
-    return float(low), float(high)
+    check_writable(out)
+    rows = benchmark.run(out, progress)
+    classifier = benchmark.classifier
+    content: dict[str, Any] = {
+        "classifier": classifier.spec,
+        "fingerprint": classifier.fingerprint,
+        "images": benchmark.source.name,
+        "learnt_from": len(benchmark.sample.tune),
+        "command": command,
+        "rows": [row._asdict() for row in rows],
+        "environment": describe_environment(benchmark.seed, classifier.device),
+    }
+    write_json(out / RESULTS, content)
+    return rows

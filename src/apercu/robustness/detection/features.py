@@ -89,7 +89,7 @@ class StabilityFeatures(FeatureExtractor):
             1,
         )
         return torch.cat(
-            [moved, _summarise_maps(maps[0]) - _summarise_maps(maps[1]), logits[0] - logits[1]], 1
+            [change, _summarise_maps(maps[0]) - _summarise_maps(maps[1]), logits[0] - logits[1]], 1
         ).cpu()
 
 

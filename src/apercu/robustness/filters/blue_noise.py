@@ -1,4 +1,4 @@
-"""Dithering with blue noise: the thresholds have no structure that an eye or a network could see."""
+"""Dithering with blue noise: thresholds without structure that an eye or a network could see."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class _Pattern:
         return int(np.where(self.bright, np.inf, self.density.ravel()).argmin())
 
     def balance_pattern(self) -> None:
-        """Move pixels from the tightest cluster to the largest void, until one returns to its place."""
+        """Move pixels from the tightest cluster to the largest void, until one would return."""
         while self.flip_pixel(self.find_tightest_cluster()) != self.flip_pixel(
             self.find_largest_void()
         ):

@@ -31,7 +31,7 @@ from apercu.types import Images
 LANES = 32
 """Planes that one loop treats side by side: they fill two of the widest registers."""
 FEW_PLANES = 10
-"""Largest number of planes for which Pillow is quicker than a loop over 32; the bits are the same."""
+"""Largest number of planes for which Pillow is quicker than the loop; the bits are the same."""
 HAS_NUMBA = find_spec("numba") is not None
 
 Scan: TypeAlias = Literal["raster", "serpentine"]
@@ -202,7 +202,7 @@ def _compile_loop() -> Callable[..., None]:
 
 
 def _diffuse_lanes(planes, halftones, ahead, below, inverse, steps, serpentine):  # type: ignore[no-untyped-def]
-    """Halftone up to LANES planes in lockstep, pixel by pixel; all float32 values are whole numbers.
+    """Halftone up to LANES planes in lockstep, pixel by pixel; all values are whole numbers.
 
     The errors of earlier rows are summed for a whole row; only those of the last two pixels are
     left for the scan.

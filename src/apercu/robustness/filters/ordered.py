@@ -1,4 +1,4 @@
-"""Ordered dithering: each pixel is compared with the threshold at its place in a repeated matrix."""
+"""Ordered dithering: each pixel is compared with a threshold of a repeated matrix."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Bayer(Filter):
 def compute_bayer_ranks(size: int) -> Ranks:
     """Compute the ranks of a Bayer matrix; its side is a power of two.
 
-    >>> bayer_ranks(2).tolist()
+    >>> compute_bayer_ranks(2).tolist()
     [[0, 2], [3, 1]]
     """
     if size == 1:
@@ -78,7 +78,7 @@ def select_planes(images: Images, channels: Channels) -> Float[Tensor, "batch pl
 
 
 def dither(images: Images, ranks: Ranks, bits: int) -> Images:
-    """Round each pixel to one of the two levels around it, so that the mean over the matrix is kept."""
+    """Round each pixel to one of its two levels, so that the mean over the matrix is kept."""
     steps = 2**bits - 1
     return (images * steps + 1 - _tile_thresholds(images, ranks)).floor() / steps
 

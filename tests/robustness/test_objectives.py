@@ -1,4 +1,4 @@
-"""What is climbed: the map while the class stays, and a class over noise."""
+"""Objectives: the distance of maps while the class stays, averages over noise, the margin."""
 
 from __future__ import annotations
 
@@ -32,56 +32,56 @@ def by_pixel(images: torch.Tensor) -> torch.Tensor:
 
 def test_a_map_moves_and_the_class_stays() -> None:
     dark = IMAGES - 0.1
-    aim = MapDistance(by_brightness, by_pixel, LABELS, by_pixel(dark))
-    torch.testing.assert_close(aim.score(dark), torch.zeros(2), atol=1e-4, rtol=0)
-    assert not aim.is_adversarial(dark).any()
-    found = Pgd(0.3, steps=40, pace=0.1)(aim, dark)
-    assert aim.is_adversarial(found).all()
+    objective = MapDistance(by_brightness, by_pixel, LABELS, by_pixel(dark))
+    torch.testing.assert_close(objective.score(dark), torch.zeros(2), atol=1e-4, rtol=0)
+    assert not objective.is_adversarial(dark).any()
+    found = Pgd(0.3, steps=40, pace=0.1)(objective, dark)
+    assert objective.is_adversarial(found).all()
     assert (by_brightness(found).argmax(1) == 0).all()
     bright = 1 - dark  # its map is the opposite, but so is its class
-    assert not aim.is_adversarial(bright).any()
-    assert (aim.score(bright) < 0).all()
+    assert not objective.is_adversarial(bright).any()
+    assert (objective.score(bright) < 0).all()
 
 
 @pytest.mark.parametrize("attack", [Fgsm(0.05), IFgsm(0.05), Multiplicative(1.2)], ids=repr)
-def test_without_a_random_start_a_map_is_moved_by_its_slope(attack: Attack) -> None:
-    """Where maps are their own, their correlation is highest: its slope is rounding alone."""
+def test_without_a_random_start_a_map_is_moved_by_its_gradient(attack: Attack) -> None:
+    """At the clean images the correlation is highest: its gradient is only rounding."""
     dark, smooth = IMAGES - 0.15, torch.nn.AvgPool2d(3, stride=1, padding=1)
     found, scores = [], []
-    for scale in (1.0, 0.3):  # which correlations do not see, but roundings do
+    for scale in (1.0, 0.3):  # correlations do not depend on it, but roundings do
 
         def explain(images: torch.Tensor, scale: float = scale) -> torch.Tensor:
             return scale * smooth(images)[:, 0]
 
-        aim = MapDistance(by_brightness, explain, LABELS, explain(dark))
-        found.append(attack(aim, dark))
-        scores.append(aim.score(found[-1]))
-        assert torch.equal(attack(aim, dark), found[-1])
+        objective = MapDistance(by_brightness, explain, LABELS, explain(dark))
+        found.append(attack(objective, dark))
+        scores.append(objective.score(found[-1]))
+        assert torch.equal(attack(objective, dark), found[-1])
     alike = (found[0] - dark).sign() == (found[1] - dark).sign()
     assert alike.float().mean() > 0.97
-    assert (scores[0] > 0.7 * aim.score(Pgd(0.05, steps=20)(aim, dark))).all()
+    assert (scores[0] > 0.7 * objective.score(Pgd(0.05, steps=20)(objective, dark))).all()
     if isinstance(attack, Fgsm | IFgsm):
         assert (found[0] - dark).abs().max() <= attack.epsilon + 1e-6
 
 
 def test_a_map_that_stays_in_place_is_worth_less_than_a_lost_class() -> None:
-    aim = MapDistance(by_brightness, by_pixel, LABELS, by_pixel(IMAGES))
+    objective = MapDistance(by_brightness, by_pixel, LABELS, by_pixel(IMAGES))
     kept, lost = IMAGES - 0.2, IMAGES + 0.2
-    assert (aim.score(kept) > aim.score(lost)).all()
+    assert (objective.score(kept) > objective.score(lost)).all()
 
 
-def test_noise_shows_a_slope_that_a_staircase_hides() -> None:
+def test_noise_shows_a_gradient_that_a_staircase_hides() -> None:
     def stairs(images: torch.Tensor) -> torch.Tensor:
-        """Steps of 1/8, whose own slope is nothing but 8 × (x mod 1/8) turned around."""
+        """Steps of 1/8, whose gradient has the wrong sign."""
         level = (8 * images).floor() / 8
         teeth = -(images - level)
         return by_brightness(level.detach() + teeth)
 
-    aim = Untargeted(stairs, LABELS)
+    objective = Untargeted(stairs, LABELS)
     leaf = IMAGES.clone().requires_grad_()
-    aim.score(leaf).sum().backward()
+    objective.score(leaf).sum().backward()
     assert (leaf.grad < 0).all()  # type: ignore[operator]
-    expected = ExpectationOverTransforms(aim, copies=64, noise=0.1)
+    expected = ExpectationOverTransforms(objective, copies=64, noise=0.1)
     values = [expected.score(IMAGES + shift).mean() for shift in (-0.1, 0.0, 0.1)]
     assert values[0] < values[1] < values[2]
     assert torch.equal(expected.score(IMAGES), expected.score(IMAGES))
@@ -89,9 +89,9 @@ def test_noise_shows_a_slope_that_a_staircase_hides() -> None:
     torch.testing.assert_close(alone.score(IMAGES[:1]), expected.score(IMAGES)[:1])
 
 
-def test_a_margin_has_a_slope_where_the_class_is_certain() -> None:
+def test_a_margin_has_a_gradient_where_the_class_is_certain() -> None:
     def certain(images: torch.Tensor) -> torch.Tensor:
-        """So sure of the first class that the probability of the other rounds to 0."""
+        """The first class with so much certainty that the probability of the other rounds to 0."""
         return 10 * by_brightness(images)
 
     dark = IMAGES - 0.25
@@ -105,7 +105,7 @@ def test_a_margin_has_a_slope_where_the_class_is_certain() -> None:
     assert steep.is_adversarial(attack(steep, dark - 0.05)).all()
 
 
-def test_a_class_lags_behind_the_best_of_the_others() -> None:
+def test_negative_margin_by_hand() -> None:
     logits = torch.tensor([[3.0, 1.0, 2.5], [0.0, -1.0, 4.0]])
     torch.testing.assert_close(
         negative_margin(logits, torch.tensor([0, 2])), torch.tensor([-0.5, -4.0])
@@ -115,9 +115,9 @@ def test_a_class_lags_behind_the_best_of_the_others() -> None:
     )
 
 
-def test_names_say_what_is_climbed() -> None:
+def test_names_say_the_objective() -> None:
     names = ("pgd", "map_pgd:steps=3", "eot_fgsm", "margin_pgd")
-    assert [find_objective_name(one) for one in names] == ["class", "map", "expected", "margin"]
+    assert [find_objective_name(name) for name in names] == ["class", "map", "expected", "margin"]
     assert parse_attack("map_pgd:steps=3", 7) == Pgd(steps=3, seed=7)
     assert parse_attack("pgd:seed=2", 7) == Pgd(seed=2)
     assert parse_filter("none") is None
@@ -131,7 +131,7 @@ def test_names_say_what_is_climbed() -> None:
     ):
         prefix = name.partition("_")[0]
         with pytest.raises(
-            ConfigError, match=f"{name} has its own aim; expected such as {prefix}_pgd"
+            ConfigError, match=f"{name} has its own objective; expected such as {prefix}_pgd"
         ):
             parse_attack(name)
     with pytest.raises(ConfigError, match="eot_margin_pgd: expected one of map_, eot_, margin_"):
