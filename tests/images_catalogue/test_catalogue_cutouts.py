@@ -143,7 +143,7 @@ def test_what_is_left_out_and_why(tmp_path: Path) -> None:
         CutoutStatus.MISSING,
         CutoutStatus.OUTSIDE,
         CutoutStatus.OUTSIDE,
-        CutoutStatus.NOWHERE,
+        CutoutStatus.UNKNOWN_POSITION,
     ]
     assert fates == wanted and set(stamps) == {0, 1}
     assert np.isnan(stamps[1][0].data).sum() == 10

@@ -27,7 +27,7 @@ class CutoutStatus(StrEnum):
     CUT = "cut"
     OUTSIDE = "outside"
     MISSING = "mostly without pixels"
-    NOWHERE = "without a position"
+    UNKNOWN_POSITION = "without a position"
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +114,7 @@ def cut_stamps(
             f"x and y: expected one frame, got {len(frames)}; give right ascension and declination"
         )
     statuses = [
-        CutoutStatus.OUTSIDE if has_position else CutoutStatus.NOWHERE
+        CutoutStatus.OUTSIDE if has_position else CutoutStatus.UNKNOWN_POSITION
         for has_position in np.isfinite(objects.positions).all(axis=1)
     ]
     total = len(frames) * len(statuses)
