@@ -70,7 +70,7 @@ def parse_attack(text: str, seed: int = 0) -> Attack:
             f"attacks: {text} has no gradients to climb; expected such as {prefix}pgd"
         )
     if prefix and not attack.any_objective:
-        raise ConfigError(f"attacks: {text} has its own aim; expected such as {prefix}pgd")
+        raise ConfigError(f"attacks: {text} has its own objective; expected such as {prefix}pgd")
     return attack
 
 
