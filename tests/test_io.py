@@ -34,14 +34,14 @@ def test_a_full_disk_keeps_the_old_file_and_leaves_no_part(
     assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
 
 
-def test_a_file_in_the_way_of_a_folder_is_one_line(tmp_path: Path) -> None:
+def test_a_file_instead_of_a_folder_gives_one_line(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
     with pytest.raises(OutputError, match="cannot be written") as caught:
         write_file(tmp_path / "out" / "results.json", "{}")
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_in_the_place_of_the_folder_is_named_before_long_work(tmp_path: Path) -> None:
+def test_a_file_instead_of_the_folder_is_refused_before_long_work(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
     for folder in (tmp_path / "out", tmp_path / "out" / "deeper"):
         words = f"{folder}: expected a folder, but {tmp_path / 'out'} is a file; choose another"

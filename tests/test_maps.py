@@ -26,14 +26,14 @@ def test_regions_include_the_threshold_itself() -> None:
 
 
 def slow_box(region: torch.Tensor) -> list[float]:
-    places = region.nonzero().tolist()
-    if not places:
+    positions = region.nonzero().tolist()
+    if not positions:
         return [0, 0, 0, 0]
-    ys, xs = [y for y, _ in places], [x for _, x in places]
+    ys, xs = [y for y, _ in positions], [x for _, x in positions]
     return [min(xs), min(ys), max(xs) + 1, max(ys) + 1]
 
 
-def test_boxes_are_the_literal_extent() -> None:
+def test_tight_boxes_are_the_literal_extent() -> None:
     generator = torch.Generator().manual_seed(0)
     density = torch.tensor([0.0, 0.01, 0.03, 0.1, 1.0]).repeat(20)[:, None, None]
     some = torch.rand(100, 9, 13, generator=generator) < density
@@ -46,26 +46,26 @@ def test_box_of_one_corner_pixel() -> None:
     assert maps.tight_boxes(region).tolist() == [[5, 3, 6, 4]]
 
 
-def test_fill_is_the_inverse_of_boxes() -> None:
+def test_fill_boxes_is_the_inverse_of_tight_boxes() -> None:
     some = torch.tensor([[1.0, 2, 4, 3], [0, 0, 0, 0], [0, 0, 6, 5]])
     filled = maps.fill_boxes(some, (5, 6))
     assert filled.sum(dim=(1, 2)).tolist() == [3, 0, 30]
     assert torch.equal(maps.tight_boxes(filled), some)
 
 
-def test_fill_takes_every_pixel_that_is_touched() -> None:
+def test_fill_boxes_takes_every_pixel_that_is_touched() -> None:
     filled = maps.fill_boxes(torch.tensor([[0.9, 1.0, 2.1, 2.0]]), (3, 4))
     assert maps.tight_boxes(filled).tolist() == [[0, 1, 3, 2]]
 
 
-def test_min_max_is_per_map_and_constant_maps_become_zeros() -> None:
+def test_min_max_scale_is_per_map_and_constant_maps_become_zeros() -> None:
     given = torch.tensor([[[-2.0, 0.0, 2.0]], [[5.0, 5.0, 5.0]], [[1.0, 3.0, 2.0]]])
     expected = torch.tensor([[[0.0, 0.5, 1.0]], [[0.0, 0.0, 0.0]], [[0.0, 1.0, 0.5]]])
     torch.testing.assert_close(maps.min_max_scale(given), expected)
 
 
 @pytest.mark.parametrize("shift", [0.0, 100.0])
-def test_min_max_forgets_offset_and_scale(shift: float) -> None:
+def test_min_max_scale_removes_offset_and_scale(shift: float) -> None:
     given = torch.rand(3, 4, 4)
     torch.testing.assert_close(
         maps.min_max_scale(3 * given + shift), maps.min_max_scale(given), atol=1e-4, rtol=0

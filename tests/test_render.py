@@ -59,21 +59,21 @@ def test_overlay_shows_evidence_where_it_is(picture: torch.Tensor) -> None:
     assert set((changed.max(axis=2) > 8).nonzero()[1]) == set(range(20, 25))
 
 
-def test_mask_image_keeps_colour_inside_and_darkens_outside(picture: torch.Tensor) -> None:
+def test_draw_masked_keeps_colour_inside_and_darkens_outside(picture: torch.Tensor) -> None:
     mask = torch.zeros(20, 30)
     mask[:, :15] = 1
-    shown, whole = pixels(render.draw_masked(picture, mask)), pixels(render.to_image(picture))
-    assert np.abs(shown[:, :15] - whole[:, :15]).max() <= 1
-    outside = shown[:, 15:]
+    masked, whole = pixels(render.draw_masked(picture, mask)), pixels(render.to_image(picture))
+    assert np.abs(masked[:, :15] - whole[:, :15]).max() <= 1
+    outside = masked[:, 15:]
     assert (outside.max(axis=2) == outside.min(axis=2)).all(), "grey"
     assert outside.mean() < 0.4 * whole[:, 15:].mean()
 
 
 def test_mask_and_its_inverse_show_complementary_halves(picture: torch.Tensor) -> None:
     mask = (torch.rand(20, 30, generator=torch.Generator().manual_seed(0)) > 0.5).float()
-    one, other = render.draw_masked(picture, mask), render.draw_masked(picture, 1 - mask)
+    kept, removed = render.draw_masked(picture, mask), render.draw_masked(picture, 1 - mask)
     inside = mask.bool().numpy()
-    assert (pixels(one)[inside] >= pixels(other)[inside]).all(axis=1).mean() > 0.7
+    assert (pixels(kept)[inside] >= pixels(removed)[inside]).all(axis=1).mean() > 0.7
 
 
 def test_boxes_are_drawn_on_their_pixels_and_on_a_copy() -> None:
@@ -86,7 +86,7 @@ def test_boxes_are_drawn_on_their_pixels_and_on_a_copy() -> None:
     assert (pixels(blank) == 128).all()
 
 
-def test_contact_sheet_has_a_place_for_each_tile_and_its_words() -> None:
+def test_contact_sheet_has_each_tile_and_its_caption() -> None:
     tile = render.Tile(Image.new("RGB", (64, 32), "#ff0000"), "a caption")
     blank = render.Tile(Image.new("RGB", (64, 32), "#ff0000"), "")
     sheet = render.draw_contact_sheet([[tile, tile], [tile]])
@@ -116,7 +116,7 @@ def test_saved_pictures_open_again(tmp_path: Path, name: str, format: str) -> No
     assert np.abs(pixels(opened) - pixels(image)).max() <= 3
 
 
-def test_an_unknown_ending_says_which_are_known(tmp_path: Path) -> None:
+def test_an_unknown_suffix_is_refused_with_the_valid_ones(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"ends in \.png or \.jpg"):
         render.save_image(tmp_path / "a.docx", Image.new("RGB", (8, 6)))
 
@@ -126,15 +126,15 @@ def test_encoded_bytes_are_a_file() -> None:
     assert Image.open(io.BytesIO(data)).format == "JPEG"
 
 
-def test_raw_counts_are_shown_and_pictures_stay_as_they_are() -> None:
+def test_raw_counts_are_stretched_and_pictures_are_unchanged() -> None:
     picture = torch.rand(3, 8, 8)
     assert torch.equal(render.stretch_to_visible(picture), picture)
     counts = 500 + 4 * torch.randn(1, 30, 30, generator=torch.Generator().manual_seed(0))
     counts[0, 10, 10], counts[0, 20, 20] = 40_000, 900
     counts[0, 0, :5] = torch.nan
-    seen = render.stretch_to_visible(counts)[0]
-    assert seen[10, 10] == 1
-    assert seen.median() < seen[20, 20] < 1
-    assert 0 < seen[0, 0] == seen[0, 4] < seen[20, 20]
-    assert seen.min() >= 0
+    visible = render.stretch_to_visible(counts)[0]
+    assert visible[10, 10] == 1
+    assert visible.median() < visible[20, 20] < 1
+    assert 0 < visible[0, 0] == visible[0, 4] < visible[20, 20]
+    assert visible.min() >= 0
     assert render.to_image(counts).getpixel((10, 10)) == (255, 255, 255)

@@ -1,4 +1,4 @@
-"""DICOM as it comes: windows, palettes, frames, codecs, and damage told in one line."""
+"""DICOM: windows, palettes, frames, codecs, and one-line errors for damaged files."""
 
 from __future__ import annotations
 
@@ -24,45 +24,45 @@ from apercu.images.reader import read_picture
 
 RAMP = np.arange(0, 4096, 64, dtype=np.uint16).reshape(8, 8)
 SAMPLES = Path(pydicom.__file__).parent / "data" / "test_files"
-"""Real files of many makers, which pydicom brings along."""
+"""Real files of many manufacturers that are installed with pydicom."""
 
 
-def dataset(values: NDArray[np.uint16], **tags: object) -> FileDataset:
+def make_dataset(values: NDArray[np.uint16], **tags: object) -> FileDataset:
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1.1"
     meta.MediaStorageSOPInstanceUID = generate_uid()
-    made = FileDataset("film.dcm", {}, file_meta=meta, preamble=bytes(128))
-    made.SOPClassUID = meta.MediaStorageSOPClassUID
-    made.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
-    made.SeriesInstanceUID = "1.2.3"
-    made.PatientName = "Secret^Name"
+    file = FileDataset("film.dcm", {}, file_meta=meta, preamble=bytes(128))
+    file.SOPClassUID = meta.MediaStorageSOPClassUID
+    file.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
+    file.SeriesInstanceUID = "1.2.3"
+    file.PatientName = "Secret^Name"
     frames = values.shape[0] if values.ndim == 3 else 1
-    made.Rows, made.Columns = values.shape[-2:]
+    file.Rows, file.Columns = values.shape[-2:]
     if frames > 1:
-        made.NumberOfFrames = frames
-    made.SamplesPerPixel, made.PhotometricInterpretation = 1, "MONOCHROME2"
-    made.BitsAllocated, made.BitsStored, made.HighBit = 16, 12, 11
-    made.PixelRepresentation = 0
-    made.PixelData = values.tobytes()
+        file.NumberOfFrames = frames
+    file.SamplesPerPixel, file.PhotometricInterpretation = 1, "MONOCHROME2"
+    file.BitsAllocated, file.BitsStored, file.HighBit = 16, 12, 11
+    file.PixelRepresentation = 0
+    file.PixelData = values.tobytes()
     for word, value in tags.items():
-        setattr(made, word, value)
-    return made
+        setattr(file, word, value)
+    return file
 
 
-def written(made: FileDataset, path: Path | None = None) -> bytes:
+def encode_dicom(file: FileDataset, path: Path | None = None) -> bytes:
     buffer = BytesIO()
-    made.save_as(buffer, enforce_file_format=True)
+    file.save_as(buffer, enforce_file_format=True)
     if path is not None:
         path.write_bytes(buffer.getvalue())
     return buffer.getvalue()
 
 
-def read(values: NDArray[np.uint16] = RAMP, **tags: object) -> NDArray[np.float32]:
-    return read_picture(written(dataset(values, **tags)), channels=1)[0].numpy()
+def read_grey(values: NDArray[np.uint16] = RAMP, **tags: object) -> NDArray[np.float32]:
+    return read_picture(encode_dicom(make_dataset(values, **tags)), channels=1)[0].numpy()
 
 
-def linear(value: float, centre: float, width: float) -> float:
+def linear_window(value: float, centre: float, width: float) -> float:
     """The pseudo-code of PS3.3, C.11.2.1.2, with 0 and 1 as lowest and highest output."""
     if value <= centre - 0.5 - (width - 1) / 2:
         return 0.0
@@ -71,110 +71,112 @@ def linear(value: float, centre: float, width: float) -> float:
     return (value - (centre - 0.5)) / (width - 1) + 0.5
 
 
-def test_a_linear_window_is_the_standard_s() -> None:
-    found = read(WindowCenter=2000, WindowWidth=1500)
-    wanted = [linear(float(value), 2000, 1500) for value in RAMP.ravel()]
-    np.testing.assert_allclose(found.ravel(), wanted, atol=1e-6)
-    pydicom_s = apply_windowing(RAMP, dataset(RAMP, WindowCenter=2000, WindowWidth=1500)) / 4095
-    np.testing.assert_allclose(found, pydicom_s, atol=1e-3)
+def test_a_linear_window_follows_the_standard() -> None:
+    actual = read_grey(WindowCenter=2000, WindowWidth=1500)
+    expected = [linear_window(float(value), 2000, 1500) for value in RAMP.ravel()]
+    np.testing.assert_allclose(actual.ravel(), expected, atol=1e-6)
+    pydicom_s = (
+        apply_windowing(RAMP, make_dataset(RAMP, WindowCenter=2000, WindowWidth=1500)) / 4095
+    )
+    np.testing.assert_allclose(actual, pydicom_s, atol=1e-3)
 
 
 def test_exact_and_sigmoid_windows() -> None:
-    exact = read(WindowCenter=2000, WindowWidth=1000, VOILUTFunction="LINEAR_EXACT")
+    exact = read_grey(WindowCenter=2000, WindowWidth=1000, VOILUTFunction="LINEAR_EXACT")
     np.testing.assert_allclose(exact, np.clip((RAMP - 2000.0) / 1000 + 0.5, 0, 1), atol=1e-6)
-    sigmoid = read(WindowCenter=2000, WindowWidth=1000, VOILUTFunction="SIGMOID")
-    wanted = [1 / (1 + exp(-4 * (float(value) - 2000) / 1000)) for value in RAMP.ravel()]
-    np.testing.assert_allclose(sigmoid.ravel(), wanted, atol=1e-6)
+    sigmoid = read_grey(WindowCenter=2000, WindowWidth=1000, VOILUTFunction="SIGMOID")
+    expected = [1 / (1 + exp(-4 * (float(value) - 2000) / 1000)) for value in RAMP.ravel()]
+    np.testing.assert_allclose(sigmoid.ravel(), expected, atol=1e-6)
 
 
-def test_of_several_windows_the_first_one_counts() -> None:
-    both = read(WindowCenter=[2000, 100], WindowWidth=[1500, 50])
-    np.testing.assert_array_equal(both, read(WindowCenter=2000, WindowWidth=1500))
+def test_the_first_of_several_windows_is_used() -> None:
+    both = read_grey(WindowCenter=[2000, 100], WindowWidth=[1500, 50])
+    np.testing.assert_array_equal(both, read_grey(WindowCenter=2000, WindowWidth=1500))
 
 
 def test_the_window_is_in_rescaled_units() -> None:
-    found = read(RescaleSlope=2, RescaleIntercept=-1024, WindowCenter=1000, WindowWidth=3000)
-    wanted = [linear(2 * float(value) - 1024, 1000, 3000) for value in RAMP.ravel()]
-    np.testing.assert_allclose(found.ravel(), wanted, atol=1e-6)
+    actual = read_grey(RescaleSlope=2, RescaleIntercept=-1024, WindowCenter=1000, WindowWidth=3000)
+    expected = [linear_window(2 * float(value) - 1024, 1000, 3000) for value in RAMP.ravel()]
+    np.testing.assert_allclose(actual.ravel(), expected, atol=1e-6)
 
 
-def test_a_table_counts_before_a_window() -> None:
+def test_a_table_takes_precedence_over_a_window() -> None:
     table = pydicom.Dataset()
     table.LUTDescriptor, table.LUTData = [4096, 0, 8], list(range(255, -1, -1)) * 16
     table["LUTDescriptor"].VR = table["LUTData"].VR = "US"
-    found = read(VOILUTSequence=Sequence([table]), WindowCenter=5, WindowWidth=2)
-    np.testing.assert_allclose(found, (255 - RAMP % 256) / 255, atol=1e-6)
+    actual = read_grey(VOILUTSequence=Sequence([table]), WindowCenter=5, WindowWidth=2)
+    np.testing.assert_allclose(actual, (255 - RAMP % 256) / 255, atol=1e-6)
 
 
-def test_without_a_window_all_values_but_the_padding_are_shown() -> None:
-    np.testing.assert_allclose(read(), RAMP / RAMP.max(), atol=1e-6)
+def test_without_a_window_values_are_scaled_without_the_padding() -> None:
+    np.testing.assert_allclose(read_grey(), RAMP / RAMP.max(), atol=1e-6)
     padded = RAMP.copy()
     padded[0] = 4095
-    found = read(padded, PixelPaddingValue=4095)
-    assert (found[0] == 0).all()
+    actual = read_grey(padded, PixelPaddingValue=4095)
+    assert (actual[0] == 0).all()
     rest = RAMP[1:].astype(float)
-    np.testing.assert_allclose(found[1:], (rest - rest.min()) / np.ptp(rest), atol=1e-6)
+    np.testing.assert_allclose(actual[1:], (rest - rest.min()) / np.ptp(rest), atol=1e-6)
 
 
-def test_monochrome1_is_turned_over_but_for_its_padding() -> None:
+def test_monochrome1_is_inverted_except_for_its_padding() -> None:
     window = {"WindowCenter": 2000, "WindowWidth": 1500}
-    turned = read(PhotometricInterpretation="MONOCHROME1", **window)
-    np.testing.assert_allclose(turned, 1 - read(**window), atol=1e-6)
-    padded = read(PhotometricInterpretation="MONOCHROME1", PixelPaddingValue=0, **window)
+    turned = read_grey(PhotometricInterpretation="MONOCHROME1", **window)
+    np.testing.assert_allclose(turned, 1 - read_grey(**window), atol=1e-6)
+    padded = read_grey(PhotometricInterpretation="MONOCHROME1", PixelPaddingValue=0, **window)
     assert padded[0, 0] == 0 and turned[0, 0] == 1
 
 
-def test_a_constant_film_is_read() -> None:
-    assert (read(np.full((4, 4), 7, np.uint16)) == 0).all()
+def test_a_constant_image_is_read() -> None:
+    assert (read_grey(np.full((4, 4), 7, np.uint16)) == 0).all()
 
 
-def test_grey_reaches_a_classifier_of_colours() -> None:
-    picture = read_picture(written(dataset(RAMP)), channels=3)
+def test_grey_becomes_rgb_for_three_channels() -> None:
+    picture = read_picture(encode_dicom(make_dataset(RAMP)), channels=3)
     assert picture.shape == (3, 8, 8)
     assert (picture[0] == picture[2]).all()
 
 
 def test_palettes_and_colours() -> None:
     path = SAMPLES / "examples_palette.dcm"
-    made = pydicom.dcmread(path)
-    wanted = apply_color_lut(made.pixel_array, made)
-    found = read_picture(path).numpy()
-    scale = np.iinfo(wanted.dtype).max
-    np.testing.assert_allclose(found, np.moveaxis(wanted, 2, 0) / scale, atol=1e-6)
+    file = pydicom.dcmread(path)
+    expected = apply_color_lut(file.pixel_array, file)
+    actual = read_picture(path).numpy()
+    scale = np.iinfo(expected.dtype).max
+    np.testing.assert_allclose(actual, np.moveaxis(expected, 2, 0) / scale, atol=1e-6)
     path = SAMPLES / "SC_rgb_rle_16bit.dcm"
-    wanted = pydicom.dcmread(path).pixel_array / 65535
-    np.testing.assert_allclose(read_picture(path).numpy(), np.moveaxis(wanted, 2, 0), atol=1e-6)
+    expected = pydicom.dcmread(path).pixel_array / 65535
+    np.testing.assert_allclose(read_picture(path).numpy(), np.moveaxis(expected, 2, 0), atol=1e-6)
 
 
 def test_every_frame_is_a_picture(tmp_path: Path) -> None:
-    written(dataset(np.stack([RAMP, RAMP.T, RAMP[::-1]])), tmp_path / "scan.dcm")
+    encode_dicom(make_dataset(np.stack([RAMP, RAMP.T, RAMP[::-1]])), tmp_path / "scan.dcm")
     for source in (open_images(tmp_path), open_images(tmp_path / "scan.dcm")):
         assert [item.name for item in source] == ["scan.dcm#1", "scan.dcm#2", "scan.dcm#3"]
-        wanted = RAMP.T / RAMP.max()
-        np.testing.assert_allclose(source[1].picture[0].numpy(), wanted, atol=1e-6)
+        expected = RAMP.T / RAMP.max()
+        np.testing.assert_allclose(source[1].picture[0].numpy(), expected, atol=1e-6)
     with pytest.raises(ImageError, match="expected a frame below 3, got 3"):
         read_picture(tmp_path / "scan.dcm", frame=3)
 
 
-def test_a_label_holds_for_every_frame(tmp_path: Path) -> None:
-    written(dataset(np.stack([RAMP, RAMP.T])), tmp_path / "scan.dcm")
+def test_every_frame_has_the_label_of_its_file(tmp_path: Path) -> None:
+    encode_dicom(make_dataset(np.stack([RAMP, RAMP.T])), tmp_path / "scan.dcm")
     (tmp_path / "labels.csv").write_text("file,label\nscan.dcm,ill\n")
     assert [item.label for item in open_images(tmp_path)] == ["ill", "ill"]
 
 
-def test_slices_of_several_series_in_one_heap_are_refused(tmp_path: Path) -> None:
+def test_a_folder_with_slices_of_several_series_is_refused(tmp_path: Path) -> None:
     for number, series in enumerate(("1.2.3", "1.2.3", "1.2.4")):
         values = RAMP if series == "1.2.3" else RAMP[:4]
         path = tmp_path / f"{number}.dcm"
-        written(dataset(np.ascontiguousarray(values), SeriesInstanceUID=series), path)
+        encode_dicom(make_dataset(np.ascontiguousarray(values), SeriesInstanceUID=series), path)
     with pytest.raises(ImagesError, match="slices of 2 DICOM series in 2 sizes; give each series"):
         open_images(tmp_path)
-    (tmp_path / "0.dcm").unlink()  # one film each of two patients is no heap
+    (tmp_path / "0.dcm").unlink()  # one image each of two patients is allowed
     assert len(open_images(tmp_path)) == 2
 
 
 @pytest.mark.parametrize(
-    ("tags", "words"),
+    ("tags", "message"),
     [
         ({"PhotometricInterpretation": "RGB"}, "expected 3 samples per pixel with RGB, got 1"),
         ({"PhotometricInterpretation": "HSV"}, "expected a photometric interpretation of MONO"),
@@ -184,13 +186,13 @@ def test_slices_of_several_series_in_one_heap_are_refused(tmp_path: Path) -> Non
         ({"Rows": 1, "Columns": 64}, "too small to explain"),
     ],
 )
-def test_headers_that_do_not_fit(tags: dict[str, object], words: str) -> None:
-    with pytest.raises(ImageError, match=words) as caught:
-        read(**tags)
+def test_inconsistent_headers_are_refused(tags: dict[str, object], message: str) -> None:
+    with pytest.raises(ImageError, match=message) as caught:
+        read_grey(**tags)
     assert "\n" not in str(caught.value)
 
 
-def test_a_report_has_no_pixels_and_a_codec_is_named() -> None:
+def test_files_without_pixels_and_missing_codecs_are_refused() -> None:
     with pytest.raises(ImageError, match=r"without pixels \(Comprehensive SR Storage\)"):
         read_picture(SAMPLES / "test-SR.dcm")
     with pytest.raises(ImageError, match=r"JPEG-LS Lossless.*needs a codec; install .*pyjpegls"):
@@ -202,20 +204,20 @@ def test_a_report_has_no_pixels_and_a_codec_is_named() -> None:
 
 
 @pytest.mark.parametrize("name", ["liver_1frame", "MR_small_RLE", "JPEG2000", "SC_rgb_jpeg_dcmtk"])
-def test_files_of_many_makers_are_read(name: str) -> None:
+def test_files_of_many_manufacturers_are_read(name: str) -> None:
     picture = read_picture(SAMPLES / f"{name}.dcm")
     assert picture.std() > 0.05
 
 
-WHOLE = written(dataset(RAMP, WindowCenter=2000, WindowWidth=1500, RescaleSlope=1))
+WHOLE = encode_dicom(make_dataset(RAMP, WindowCenter=2000, WindowWidth=1500, RescaleSlope=1))
 
 
 @given(st.data())
-def test_damage_is_one_line_that_names_no_patient(data: st.DataObject) -> None:
+def test_errors_of_damaged_files_are_one_line_without_the_patient(data: st.DataObject) -> None:
     content = bytearray(WHOLE[: data.draw(st.integers(132, len(WHOLE)))])
     for _ in range(data.draw(st.integers(0, 4))):
-        place = data.draw(st.integers(132, max(132, len(content) - 1)))
-        content[place : place + 1] = bytes([data.draw(st.integers(0, 255))])
+        offset = data.draw(st.integers(132, max(132, len(content) - 1)))
+        content[offset : offset + 1] = bytes([data.draw(st.integers(0, 255))])
     try:
         picture = read_picture(bytes(content), channels=None)
     except ApercuError as error:
@@ -225,18 +227,18 @@ def test_damage_is_one_line_that_names_no_patient(data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tags", "words"),
+    ("tags", "message"),
     [
         ({"WindowWidth": 0, "WindowCenter": 9}, "WindowWidth is 0, which shows nothing"),
         ({"RescaleSlope": 0, "RescaleIntercept": 0}, "RescaleSlope is 0, which shows nothing"),
     ],
 )
-def test_transforms_that_show_nothing_are_refused(tags: dict[str, object], words: str) -> None:
-    with pytest.raises(ImageError, match=words):
-        read(**tags)
+def test_transforms_that_show_nothing_are_refused(tags: dict[str, object], message: str) -> None:
+    with pytest.raises(ImageError, match=message):
+        read_grey(**tags)
 
 
-def test_what_is_cut_short_is_told_from_what_has_no_pixels() -> None:
+def test_truncated_files_differ_from_files_without_pixels() -> None:
     whole = (SAMPLES / "SC_rgb_jpeg_dcmtk.dcm").read_bytes()
     with pytest.raises(ImageError, match="no DICOM file, or one that is damaged or cut short"):
         read_picture(whole[: len(whole) - len(whole) // 3])
@@ -248,19 +250,19 @@ def test_what_is_cut_short_is_told_from_what_has_no_pixels() -> None:
         read_picture(damaged)
 
 
-def test_a_compression_that_cannot_be_read_is_told() -> None:
-    made = dataset(RAMP)
-    made.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.102"
-    made.PixelData = encapsulate([RAMP.tobytes()])
+def test_unreadable_compressions_are_refused() -> None:
+    file = make_dataset(RAMP)
+    file.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.102"
+    file.PixelData = encapsulate([RAMP.tobytes()])
     with pytest.raises(ImageError, match=r"MPEG-4 .* which pydicom does not read"):
-        read_picture(written(made))
+        read_picture(encode_dicom(file))
     private = WHOLE.replace(b"1.2.840.10008.1.2.1", b"1.2.840.99999.1.2.1", 1)
     with pytest.raises(ImageError, match="a transfer syntax that no standard knows"):
         read_picture(private)
 
 
-def groups(**tags: object) -> pydicom.Dataset:
-    """Functional groups with one window and one rescaling."""
+def make_groups(**tags: object) -> pydicom.Dataset:
+    """Build functional groups with one window and one rescaling."""
     window, rescale, item = pydicom.Dataset(), pydicom.Dataset(), pydicom.Dataset()
     window.WindowCenter, window.WindowWidth = tags["centre"], tags["width"]
     rescale.RescaleSlope, rescale.RescaleIntercept = 1, 0
@@ -269,23 +271,23 @@ def groups(**tags: object) -> pydicom.Dataset:
     return item
 
 
-def test_enhanced_files_keep_windows_in_groups(tmp_path: Path) -> None:
+def test_windows_of_functional_groups_are_applied(tmp_path: Path) -> None:
     frames = np.stack([RAMP, RAMP])
-    shared = {"SharedFunctionalGroupsSequence": Sequence([groups(centre=2000, width=1500)])}
-    written(dataset(frames, **shared), tmp_path / "shared.dcm")
-    alone = read(WindowCenter=2000, WindowWidth=1500)
+    shared = {"SharedFunctionalGroupsSequence": Sequence([make_groups(centre=2000, width=1500)])}
+    encode_dicom(make_dataset(frames, **shared), tmp_path / "shared.dcm")
+    alone = read_grey(WindowCenter=2000, WindowWidth=1500)
     for frame in range(2):
-        found = read_picture(tmp_path / "shared.dcm", channels=1, frame=frame)[0].numpy()
-        assert np.array_equal(found, alone)
-    own = Sequence([groups(centre=2000, width=1500), groups(centre=500, width=800)])
-    written(dataset(frames, PerFrameFunctionalGroupsSequence=own), tmp_path / "own.dcm")
+        actual = read_picture(tmp_path / "shared.dcm", channels=1, frame=frame)[0].numpy()
+        assert np.array_equal(actual, alone)
+    own = Sequence([make_groups(centre=2000, width=1500), make_groups(centre=500, width=800)])
+    encode_dicom(make_dataset(frames, PerFrameFunctionalGroupsSequence=own), tmp_path / "own.dcm")
     second = read_picture(tmp_path / "own.dcm", channels=1, frame=1)[0].numpy()
-    assert np.array_equal(second, read(WindowCenter=500, WindowWidth=800))
+    assert np.array_equal(second, read_grey(WindowCenter=500, WindowWidth=800))
 
 
-def test_files_of_an_archive_have_no_suffix(tmp_path: Path) -> None:
-    written(dataset(np.stack([RAMP] * 3)), tmp_path / "IM0001")
-    written(dataset(RAMP), tmp_path / "1.2.840.1")
+def test_files_without_a_suffix_are_recognised(tmp_path: Path) -> None:
+    encode_dicom(make_dataset(np.stack([RAMP] * 3)), tmp_path / "IM0001")
+    encode_dicom(make_dataset(RAMP), tmp_path / "1.2.840.1")
     (tmp_path / "DICOMDIR.txt").write_text("no picture")
     source = open_images(tmp_path, channels=1)
     assert [item.name for item in source] == ["1.2.840.1", "IM0001#1", "IM0001#2", "IM0001#3"]

@@ -1,4 +1,4 @@
-"""FITS as it comes: scaling, blanks, bands by name, cubes, compression, and damage told plainly."""
+"""FITS: scaling, blanks, bands by name, cubes, compression, and errors for damaged files."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from numpy.typing import NDArray
 from apercu.errors import ConfigError, ImageError
 from apercu.images import open_images, read_picture
 from apercu.images.folder import FolderImages
-from apercu.images.formats import fits_compression as gzipped
+from apercu.images.formats import fits_compression
 from apercu.images.formats.fits import decode_fits
 
 RAMP = np.arange(30, dtype=np.float32).reshape(5, 6) - 7
 BANDS = ("SCIENCE", "TEMPLATE", "DIFFERENCE")
 
 
-def card(word: str, value: str) -> bytes:
+def format_card(word: str, value: str) -> bytes:
     return f"{word:<8}= {value:>20}".ljust(80).encode()
 
 
-def by_hand(body: bytes, *cards: tuple[str, str]) -> bytes:
+def encode_by_hand(body: bytes, *cards: tuple[str, str]) -> bytes:
     """A file written letter by letter, as the FITS standard 4.0 has it, section 4.4.1."""
-    header = b"".join(card(*pair) for pair in (("SIMPLE", "T"), *cards)) + b"END".ljust(80)
+    header = b"".join(format_card(*pair) for pair in (("SIMPLE", "T"), *cards)) + b"END".ljust(80)
     return header.ljust(-len(header) // 2880 * -2880) + body.ljust(
         -len(body) // 2880 * -2880, b"\0"
     )
 
 
-def written(*hdus: Any) -> bytes:
+def encode_hdus(*hdus: Any) -> bytes:
     first = hdus[0] if isinstance(hdus[0], fits.PrimaryHDU) else fits.PrimaryHDU()
     rest = hdus[1:] if hdus[0] is first else hdus
     stream = io.BytesIO()
@@ -47,9 +47,11 @@ def written(*hdus: Any) -> bytes:
     return stream.getvalue()
 
 
-def named(*names: str, values: NDArray[Any] = RAMP) -> bytes:
+def encode_bands(*names: str, values: NDArray[Any] = RAMP) -> bytes:
     """Band k holds the ramp, plus 100 k."""
-    return written(*(fits.ImageHDU(values + 100 * k, name=name) for k, name in enumerate(names)))
+    return encode_hdus(
+        *(fits.ImageHDU(values + 100 * k, name=name) for k, name in enumerate(names))
+    )
 
 
 def read(data: bytes) -> NDArray[np.float32]:
@@ -61,77 +63,77 @@ COUNTS = np.array([[-32768, -1, 0], [1, 2, 32767]], ">i2")
 
 
 def test_integers_are_scaled_as_the_standard_says() -> None:
-    plain = read(by_hand(COUNTS.tobytes(), *INT16))
+    plain = read(encode_by_hand(COUNTS.tobytes(), *INT16))
     np.testing.assert_array_equal(plain, COUNTS[None].astype(np.float32))
-    scaled = read(by_hand(COUNTS.tobytes(), *INT16, ("BSCALE", "0.5"), ("BZERO", "10")))
+    scaled = read(encode_by_hand(COUNTS.tobytes(), *INT16, ("BSCALE", "0.5"), ("BZERO", "10")))
     np.testing.assert_array_equal(scaled, COUNTS[None] * np.float32(0.5) + 10)
-    unsigned = read(by_hand(COUNTS.tobytes(), *INT16, ("BZERO", "32768")))
+    unsigned = read(encode_by_hand(COUNTS.tobytes(), *INT16, ("BZERO", "32768")))
     np.testing.assert_array_equal(unsigned[0], [[0, 32767, 32768], [32769, 32770, 65535]])
 
 
 @pytest.mark.parametrize("extra", [(), (("BZERO", "32768"),), (("BSCALE", "2.0"),)], ids=str)
 def test_blank_is_nan(extra: tuple[tuple[str, str], ...]) -> None:
-    found = read(by_hand(COUNTS.tobytes(), *INT16, ("BLANK", "-1"), *extra))
-    assert np.isnan(found).tolist() == [[[False, True, False], [False, False, False]]]
+    actual = read(encode_by_hand(COUNTS.tobytes(), *INT16, ("BLANK", "-1"), *extra))
+    assert np.isnan(actual).tolist() == [[[False, True, False], [False, False, False]]]
 
 
 def test_bytes_and_floats_of_both_widths() -> None:
     header = (("NAXIS", "2"), ("NAXIS1", "3"), ("NAXIS2", "2"))
     for code, kind in ((8, ">u1"), (32, ">i4"), (64, ">i8"), (-32, ">f4"), (-64, ">f8")):
         values = np.array([[0, 1, 2], [3, 100, 200]], kind)
-        found = read(by_hand(values.tobytes(), ("BITPIX", str(code)), *header))
-        assert found.dtype == np.float32
-        np.testing.assert_array_equal(found, values[None])
+        actual = read(encode_by_hand(values.tobytes(), ("BITPIX", str(code)), *header))
+        assert actual.dtype == np.float32
+        np.testing.assert_array_equal(actual, values[None])
 
 
 def test_rows_stay_in_the_order_of_the_file() -> None:
-    np.testing.assert_array_equal(read(written(fits.PrimaryHDU(RAMP))), RAMP[None])
+    np.testing.assert_array_equal(read(encode_hdus(fits.PrimaryHDU(RAMP))), RAMP[None])
 
 
-def test_what_is_infinite_or_saturated_is_nan_and_nan_stays() -> None:
+def test_infinite_and_saturated_pixels_become_nan() -> None:
     values = RAMP.copy()
     values[0, :3] = np.nan, np.inf, -np.inf
     hdu = fits.PrimaryHDU(values)
     hdu.header["SATURATE"] = 20.0
-    found = read(written(hdu))[0]
-    wanted = values >= 20
-    wanted[0, :3] = True
-    np.testing.assert_array_equal(np.isnan(found), wanted)
-    assert found[4, 2] == 19 and values[4, 3] == 20
+    actual = read(encode_hdus(hdu))[0]
+    expected = values >= 20
+    expected[0, :3] = True
+    np.testing.assert_array_equal(np.isnan(actual), expected)
+    assert actual[4, 2] == 19 and values[4, 3] == 20
 
 
 @pytest.mark.parametrize("limit", ["0", "-1.0", "T", "1E300", "'high'", ""])
-def test_a_saturation_that_means_nothing(limit: str) -> None:
-    data = by_hand(COUNTS.tobytes(), *INT16, ("SATURATE", limit))
+def test_invalid_saturation_cards_are_ignored(limit: str) -> None:
+    data = encode_by_hand(COUNTS.tobytes(), *INT16, ("SATURATE", limit))
     assert not np.isnan(read(data)).any()
 
 
-def test_saturation_holds_for_its_own_band_only() -> None:
+def test_saturation_applies_to_its_own_band_only() -> None:
     bands = [fits.ImageHDU(RAMP, name=name) for name in ("A", "B")]
     bands[0].header["SATURATE"] = 10
-    found = read(written(*bands))
-    assert np.isnan(found[0]).sum() == (RAMP >= 10).sum() > 0 and not np.isnan(found[1]).any()
+    actual = read(encode_hdus(*bands))
+    assert np.isnan(actual[0]).sum() == (RAMP >= 10).sum() > 0 and not np.isnan(actual[1]).any()
 
 
 def test_a_cube_gives_its_planes_and_axes_of_one_are_dropped() -> None:
     cube = np.stack([RAMP, RAMP + 1, RAMP + 2])
-    np.testing.assert_array_equal(read(written(fits.PrimaryHDU(cube))), cube)
-    np.testing.assert_array_equal(read(written(fits.PrimaryHDU(cube[None]))), cube)
-    np.testing.assert_array_equal(read(written(fits.PrimaryHDU(RAMP[None, None]))), RAMP[None])
+    np.testing.assert_array_equal(read(encode_hdus(fits.PrimaryHDU(cube))), cube)
+    np.testing.assert_array_equal(read(encode_hdus(fits.PrimaryHDU(cube[None]))), cube)
+    np.testing.assert_array_equal(read(encode_hdus(fits.PrimaryHDU(RAMP[None, None]))), RAMP[None])
 
 
 @pytest.mark.parametrize("kind", ["RICE_1", "GZIP_1", "GZIP_2"])
 def test_compressed_images(kind: str) -> None:
     values = np.arange(32 * 40, dtype=np.int16).reshape(32, 40)
-    found = read(written(fits.CompImageHDU(values, compression_type=kind)))
-    np.testing.assert_array_equal(found, values[None])
+    actual = read(encode_hdus(fits.CompImageHDU(values, compression_type=kind)))
+    np.testing.assert_array_equal(actual, values[None])
 
 
 @pytest.mark.parametrize("kind", ["PLIO_1", "HCOMPRESS_1"])
 def test_compressions_that_are_not_safe_are_refused(kind: str) -> None:
     values = np.arange(32 * 40, dtype=np.int16).reshape(32, 40)
     with pytest.raises(ImageError, match=f"compressed as {kind}, expected RICE_1, .* unpack it"):
-        read(written(fits.CompImageHDU(values, compression_type=kind)))
+        read(encode_hdus(fits.CompImageHDU(values, compression_type=kind)))
 
 
 @pytest.mark.parametrize(
@@ -143,18 +145,18 @@ def test_compressions_that_are_not_safe_are_refused(kind: str) -> None:
         (b"ZTILE2  =                    1", b"ZTILE2  =             40000000", "impossible size"),
     ],
 )
-def test_what_c_code_would_believe_is_checked(old: bytes, new: bytes, message: str) -> None:
+def test_parameters_of_compressed_images_are_checked(old: bytes, new: bytes, message: str) -> None:
     values = np.arange(32 * 40, dtype=np.int16).reshape(32, 40)
-    data = written(fits.CompImageHDU(values, compression_type="RICE_1"))
+    data = encode_hdus(fits.CompImageHDU(values, compression_type="RICE_1"))
     assert data.count(old) == 1
     with pytest.raises(ImageError, match=message):
         read(data.replace(old, new))
 
 
-def test_tables_are_passed_over() -> None:
+def test_tables_are_skipped() -> None:
     table = fits.BinTableHDU.from_columns([fits.Column("a", "J", array=np.arange(3))])
-    found = decode_fits(io.BytesIO(written(table, fits.ImageHDU(RAMP, name="X"))), "a.fits")
-    assert found.names == ("X",) and found.pixels.shape == (1, 5, 6)
+    actual = decode_fits(io.BytesIO(encode_hdus(table, fits.ImageHDU(RAMP, name="X"))), "a.fits")
+    assert actual.names == ("X",) and actual.pixels.shape == (1, 5, 6)
 
 
 def test_names_of_bands() -> None:
@@ -165,26 +167,26 @@ def test_names_of_bands() -> None:
     packed = fits.CompImageHDU(RAMP.astype(np.int16))
     empty = fits.ImageHDU(RAMP)
     empty.header["FILTER"], empty.header["BAND"] = None, 4
-    data = written(filtered, both, silent, cube, packed, empty)
+    data = encode_hdus(filtered, both, silent, cube, packed, empty)
     assert decode_fits(io.BytesIO(data), "a").names == ("g", "SCI", "", "", "", "", "4")
 
 
 def test_grey_and_colour_are_not_converted() -> None:
     with pytest.raises(ImageError, match=r"expected 3 bands, one per channel, got 1 \(unnamed\)"):
-        read_picture(written(fits.PrimaryHDU(RAMP)), channels=3)
+        read_picture(encode_hdus(fits.PrimaryHDU(RAMP)), channels=3)
     with pytest.raises(ImageError, match=r"expected 1 bands, .* got 3 \(SCIENCE, TEMPLATE, DIFF"):
-        read_picture(named(*BANDS), channels=1)
+        read_picture(encode_bands(*BANDS), channels=1)
 
 
-def put(path: Path, data: bytes) -> Path:
+def write_file(path: Path, data: bytes) -> Path:
     path.write_bytes(data)
     return path
 
 
 def test_bands_come_in_the_order_of_the_first_file(tmp_path: Path) -> None:
-    put(tmp_path / "a.fits", named(*BANDS))
-    put(tmp_path / "b.fit", named(*reversed(BANDS)))
-    put(tmp_path / "c.fits.gz", gzip.compress(named("EXTRA", *BANDS)))
+    write_file(tmp_path / "a.fits", encode_bands(*BANDS))
+    write_file(tmp_path / "b.fit", encode_bands(*reversed(BANDS)))
+    write_file(tmp_path / "c.fits.gz", gzip.compress(encode_bands("EXTRA", *BANDS)))
     source = open_images(tmp_path)
     assert isinstance(source, FolderImages) and source.bands == BANDS
     assert [item.name for item in source] == ["a.fits", "b.fit", "c.fits.gz"]
@@ -196,22 +198,22 @@ def test_bands_come_in_the_order_of_the_first_file(tmp_path: Path) -> None:
     ]
 
 
-def test_bands_come_in_the_order_asked_for(tmp_path: Path) -> None:
-    put(tmp_path / "a.fits", named(*BANDS))
-    two = open_images(tmp_path, channels=2, bands=("DIFFERENCE", "SCIENCE"))
-    assert (two[0].picture[:, 0, 0] + 7).tolist() == [200, 0]
-    one = open_images(tmp_path / "a.fits", channels=1, bands=("TEMPLATE",))
-    assert (one[0].picture[:, 0, 0] + 7).tolist() == [100]
+def test_bands_come_in_the_requested_order(tmp_path: Path) -> None:
+    write_file(tmp_path / "a.fits", encode_bands(*BANDS))
+    pair = open_images(tmp_path, channels=2, bands=("DIFFERENCE", "SCIENCE"))
+    assert (pair[0].picture[:, 0, 0] + 7).tolist() == [200, 0]
+    single = open_images(tmp_path / "a.fits", channels=1, bands=("TEMPLATE",))
+    assert (single[0].picture[:, 0, 0] + 7).tolist() == [100]
     with pytest.raises(ConfigError, match=r"bands: expected 3 names, one per channel, got 1 \(g\)"):
         open_images(tmp_path, bands=("g",))
     with pytest.raises(ConfigError, match="bands: expected each name once, got g, r, g"):
         open_images(tmp_path, bands=("g", "r", "g"))
 
 
-def test_a_band_that_is_lacking_is_named(tmp_path: Path) -> None:
-    put(tmp_path / "a.fits", named("g", "r"))
-    put(tmp_path / "b.fits", named("g", "i"))
-    put(tmp_path / "c.fits", named("g", "r", "r"))
+def test_missing_and_repeated_bands_are_named(tmp_path: Path) -> None:
+    write_file(tmp_path / "a.fits", encode_bands("g", "r"))
+    write_file(tmp_path / "b.fits", encode_bands("g", "i"))
+    write_file(tmp_path / "c.fits", encode_bands("g", "r", "r"))
     source = open_images(tmp_path, channels=2)
     assert source[0].picture.shape == (2, 5, 6)
     with pytest.raises(ImageError, match=r"b\.fits: lacks band R, has G, I"):
@@ -220,36 +222,41 @@ def test_a_band_that_is_lacking_is_named(tmp_path: Path) -> None:
         source[2]
 
 
-def test_bands_without_names_stay_as_they_lie(tmp_path: Path) -> None:
-    put(tmp_path / "a.fits", written(fits.PrimaryHDU(RAMP), fits.ImageHDU(RAMP + 100)))
+def test_bands_without_names_keep_the_order_of_the_file(tmp_path: Path) -> None:
+    write_file(tmp_path / "a.fits", encode_hdus(fits.PrimaryHDU(RAMP), fits.ImageHDU(RAMP + 100)))
     source = open_images(tmp_path, channels=2)
     assert source.bands is None and source[0].picture[1, 0, 0] == 93  # type: ignore[attr-defined]
-    asked = open_images(tmp_path, channels=2, bands=("r", "g"))
+    reordered = open_images(tmp_path, channels=2, bands=("r", "g"))
     with pytest.raises(ImageError, match=r"a\.fits: expected bands r, g, got unnamed, unnamed"):
-        asked[0]
+        reordered[0]
     with pytest.raises(ImageError, match=r"a\.fits: expected 3 bands, .* got 2 \(unnamed, unnam"):
         open_images(tmp_path, channels=3)[0]
 
 
-UNNAMED = written(fits.PrimaryHDU(np.stack([RAMP] * 3)))
+UNNAMED = encode_hdus(fits.PrimaryHDU(np.stack([RAMP] * 3)))
 
 
 @pytest.mark.parametrize(
     ("first", "message"),
     [
-        (named(*BANDS)[:-4000], "damaged"),
+        (encode_bands(*BANDS)[:-4000], "damaged"),
         (UNNAMED, "expected bands SCIENCE, TEMPLATE, DIFFERENCE, got unnamed, unnamed, unnamed"),
-        (named("SCIENCE", "", "TEMPLATE"), "expected bands .*, got SCIENCE, unnamed, TEMPLATE"),
-        (named("TEMPLATE"), "lacks band SCIENCE, has TEMPLATE"),
-        (named("G", "R", "R"), "lacks band SCIENCE, has G, R, R"),
+        (
+            encode_bands("SCIENCE", "", "TEMPLATE"),
+            "expected bands .*, got SCIENCE, unnamed, TEMPLATE",
+        ),
+        (encode_bands("TEMPLATE"), "lacks band SCIENCE, has TEMPLATE"),
+        (encode_bands("G", "R", "R"), "lacks band SCIENCE, has G, R, R"),
     ],
     ids=["damaged", "unnamed", "half named", "fewer", "twice"],
 )
-def test_the_first_clear_file_gives_the_order(tmp_path: Path, first: bytes, message: str) -> None:
-    put(tmp_path / "a.fits", first)
-    put(tmp_path / "b.fits", named(*BANDS))
-    put(tmp_path / "c.fits", named(*reversed(BANDS)))
-    put(tmp_path / "d.fits", named("G", "R", "I"))
+def test_the_first_unambiguous_file_gives_the_order(
+    tmp_path: Path, first: bytes, message: str
+) -> None:
+    write_file(tmp_path / "a.fits", first)
+    write_file(tmp_path / "b.fits", encode_bands(*BANDS))
+    write_file(tmp_path / "c.fits", encode_bands(*reversed(BANDS)))
+    write_file(tmp_path / "d.fits", encode_bands("G", "R", "I"))
     source = open_images(tmp_path)
     assert isinstance(source, FolderImages) and source.bands == BANDS
     with pytest.raises(ImageError, match=rf"a\.fits: .*{message}") as caught:
@@ -261,9 +268,9 @@ def test_the_first_clear_file_gives_the_order(tmp_path: Path, first: bytes, mess
         source[3]
 
 
-def test_folders_of_several_kinds_keep_their_rules(tmp_path: Path) -> None:
+def test_folders_may_mix_fits_and_other_formats(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.full((4, 4), 0.5))
-    put(tmp_path / "b.FITS", named(*BANDS, values=RAMP * 1000))
+    write_file(tmp_path / "b.FITS", encode_bands(*BANDS, values=RAMP * 1000))
     array, stamp = open_images(tmp_path)
     assert array.picture.shape == (3, 4, 4) and stamp.picture.max() > 1
 
@@ -275,35 +282,41 @@ FLOATS = (("BITPIX", "-32"), ("NAXIS", "2"))
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (written(fits.PrimaryHDU()), "a FITS file without images; choose one"),
-        (by_hand(b"", ("BITPIX", "8"), ("NAXIS", "0")), "without images"),
-        (written(fits.PrimaryHDU(RAMP * np.nan)), "expected pixels, got only NaN"),
-        (written(fits.PrimaryHDU(RAMP[0])), r"expected an image of 2 or 3 axes, got 6 in HDU 0"),
-        (written(fits.PrimaryHDU(np.zeros((2, 3, 4, 5)))), "axes, got 2 × 3 × 4 × 5 in HDU 0"),
-        (written(fits.PrimaryHDU(RAMP[:1])), "at least 2 × 2 pixels, got 6 × 1"),
-        (written(fits.PrimaryHDU(np.zeros((13, 4, 4)))), "at most 12 bands, got 13"),
+        (encode_hdus(fits.PrimaryHDU()), "a FITS file without images; choose one"),
+        (encode_by_hand(b"", ("BITPIX", "8"), ("NAXIS", "0")), "without images"),
+        (encode_hdus(fits.PrimaryHDU(RAMP * np.nan)), "expected pixels, got only NaN"),
         (
-            written(fits.PrimaryHDU(RAMP), fits.ImageHDU(RAMP.T)),
+            encode_hdus(fits.PrimaryHDU(RAMP[0])),
+            r"expected an image of 2 or 3 axes, got 6 in HDU 0",
+        ),
+        (encode_hdus(fits.PrimaryHDU(np.zeros((2, 3, 4, 5)))), "axes, got 2 × 3 × 4 × 5 in HDU 0"),
+        (encode_hdus(fits.PrimaryHDU(RAMP[:1])), "at least 2 × 2 pixels, got 6 × 1"),
+        (encode_hdus(fits.PrimaryHDU(np.zeros((13, 4, 4)))), "at most 12 bands, got 13"),
+        (
+            encode_hdus(fits.PrimaryHDU(RAMP), fits.ImageHDU(RAMP.T)),
             r"bands of one size, got 6 × 5 and 5 × 6 \(width × height\)",
         ),
-        (by_hand(b"", *FLOATS, ("NAXIS1", "60000"), ("NAXIS2", "60000")), "at most 100 megapixels"),
         (
-            by_hand(b"", *FLOATS, ("NAXIS1", "600"), ("NAXIS2", "600")),
+            encode_by_hand(b"", *FLOATS, ("NAXIS1", "60000"), ("NAXIS2", "60000")),
+            "at most 100 megapixels",
+        ),
+        (
+            encode_by_hand(b"", *FLOATS, ("NAXIS1", "600"), ("NAXIS2", "600")),
             "cut short, expected 1442880",
         ),
-        (by_hand(b"", *FLOATS, ("NAXIS1", "0"), ("NAXIS2", "9")), "too small|damaged"),
-        (by_hand(b"", ("BITPIX", "7"), *INT16[1:]), "damaged|unknown|cut short"),
-        (by_hand(b"", ("BITPIX", "16"), ("NAXIS", "2")), "damaged"),
+        (encode_by_hand(b"", *FLOATS, ("NAXIS1", "0"), ("NAXIS2", "9")), "too small|damaged"),
+        (encode_by_hand(b"", ("BITPIX", "7"), *INT16[1:]), "damaged|unknown|cut short"),
+        (encode_by_hand(b"", ("BITPIX", "16"), ("NAXIS", "2")), "damaged"),
         (
-            by_hand(b"\0" * 99, ("BITPIX", "8"), ("NAXIS", "1"), ("NAXIS1", "0"), *GROUPS),
+            encode_by_hand(b"\0" * 99, ("BITPIX", "8"), ("NAXIS", "1"), ("NAXIS1", "0"), *GROUPS),
             "no image",
         ),
-        (named(*BANDS)[:-2880], "cut short"),
-        (named(*BANDS)[:-4000], "damaged, the header of HDU 3 cannot be read"),
+        (encode_bands(*BANDS)[:-2880], "cut short"),
+        (encode_bands(*BANDS)[:-4000], "damaged, the header of HDU 3 cannot be read"),
         (b"SIMPLE  =", "damaged or cut short"),
         (b"SIMPLE  = F".ljust(2880), "damaged"),
         (gzip.compress(b"text"), "gzip'ed, but no FITS file inside"),
-        (gzip.compress(named("A"))[:-20], r"damaged or cut short \(gzip\)"),
+        (gzip.compress(encode_bands("A"))[:-20], r"damaged or cut short \(gzip\)"),
         (b"\x1f\x8b\x08", "damaged or cut short"),
     ],
 )
@@ -313,27 +326,27 @@ def test_bad_bytes(data: bytes, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_only_says_it_is_fits_is_named(tmp_path: Path) -> None:
-    path = put(tmp_path / "a.fits", b"not so")
+def test_errors_name_the_file(tmp_path: Path) -> None:
+    path = write_file(tmp_path / "a.fits", b"not so")
     with pytest.raises(ImageError, match=r"a\.fits: no FITS file, or one that is damaged"):
         read_picture(path)
     with pytest.raises(ImageError, match=r"gone\.fits: cannot be read \(No such file"):
         read_picture(tmp_path / "gone.fits")
 
 
-def test_bombs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    promised = by_hand(b"", *FLOATS, ("NAXIS1", "60000"), ("NAXIS2", "60000"))
+def test_files_that_unpack_to_too_much_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    large_header = encode_by_hand(b"", *FLOATS, ("NAXIS1", "60000"), ("NAXIS2", "60000"))
     with pytest.raises(ImageError, match="at most 100 megapixels, got 60000 × 60000"):
-        read_picture(gzip.compress(promised + bytes(1 << 24)))
-    monkeypatch.setattr(gzipped, "MAX_UNPACKED_BYTES", 1 << 22)
+        read_picture(gzip.compress(large_header + bytes(1 << 24)))
+    monkeypatch.setattr(fits_compression, "MAX_UNPACKED_BYTES", 1 << 22)
     with pytest.raises(ImageError, match="too large, expected at most 4 MiB unpacked"):
-        read_picture(gzip.compress(named("A") + bytes(1 << 24)))
+        read_picture(gzip.compress(encode_bands("A") + bytes(1 << 24)))
 
 
 def test_without_astropy_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "astropy.io.fits", None)
     with pytest.raises(ImageError, match=r"which needs astropy; install apercu\[astro\]"):
-        read_picture(named("A"))
+        read_picture(encode_bands("A"))
 
 
 def _seeds() -> list[bytes]:
@@ -342,10 +355,14 @@ def _seeds() -> list[bytes]:
     scaled = fits.PrimaryHDU(values)
     scaled.header["BLANK"], scaled.header["BSCALE"], scaled.header["BZERO"] = 7, 0.5, 100
     kinds = ("RICE_1", "GZIP_1", "GZIP_2")
-    plain = [written(scaled), named(*BANDS), written(fits.PrimaryHDU(np.stack([RAMP] * 3)))]
-    packed = [written(fits.CompImageHDU(values, compression_type=kind)) for kind in kinds]
+    plain = [
+        encode_hdus(scaled),
+        encode_bands(*BANDS),
+        encode_hdus(fits.PrimaryHDU(np.stack([RAMP] * 3))),
+    ]
+    packed = [encode_hdus(fits.CompImageHDU(values, compression_type=kind)) for kind in kinds]
     floats = fits.CompImageHDU(generator.normal(size=(16, 12)).astype(np.float32))
-    return [*plain, *packed, written(floats), gzip.compress(plain[0])]
+    return [*plain, *packed, encode_hdus(floats), gzip.compress(plain[0])]
 
 
 SEEDS = _seeds()
@@ -368,7 +385,7 @@ def check(data: bytes) -> bool:
     return True
 
 
-def test_the_seeds_themselves_are_read() -> None:
+def test_unchanged_files_are_read() -> None:
     assert [check(seed) for seed in SEEDS] == [True] * len(SEEDS)
 
 
@@ -378,26 +395,30 @@ DIGITS = st.lists(st.tuples(st.integers(0, 90), st.sampled_from("0123456789-. TF
 
 @BUDGET
 @given(st.sampled_from(SEEDS), CHANGES, st.floats(0, 1))
-def test_mutated(seed: bytes, changes: list[tuple[float, int]], kept: float) -> None:
+def test_mutated_bytes_are_read_or_refused(
+    seed: bytes, changes: list[tuple[float, int]], kept: float
+) -> None:
     data = bytearray(seed)
-    for place, value in changes:
-        data[int(place * (len(data) - 1))] = value
+    for position, value in changes:
+        data[int(position * (len(data) - 1))] = value
     check(bytes(data[: int(len(data) * min(1.0, 2 * kept))]))
 
 
 @BUDGET
 @given(st.sampled_from(SEEDS), DIGITS, st.sampled_from([0, 2880]))
-def test_mutated_cards(seed: bytes, changes: list[tuple[int, str]], start: int) -> None:
+def test_mutated_cards_are_read_or_refused(
+    seed: bytes, changes: list[tuple[int, str]], start: int
+) -> None:
     data = bytearray(seed)
-    for place, letter in changes:
-        line, column = divmod(place, 3)
+    for position, letter in changes:
+        line, column = divmod(position, 3)
         at = start + 80 * line + 27 + column
         if at < len(data):
             data[at] = ord(letter)
     check(bytes(data))
 
 
-def test_real_stamps_are_those_of_the_stack(apercu_data: Path) -> None:
+def test_real_stamps_equal_those_of_the_stack(apercu_data: Path) -> None:
     folder = apercu_data / "data" / "ztf"
     stamps, stack = open_images(folder / "fits"), open_images(folder / "alerts.npz")
     assert isinstance(stamps, FolderImages) and stamps.bands == BANDS

@@ -89,7 +89,7 @@ def test_labels_of_a_spreadsheet_with_a_byte_order_mark(tmp_path: Path) -> None:
     assert open_images(tmp_path)[0].label == "chien"
 
 
-def test_boxes_belong_to_the_label_and_are_cut_at_the_edge(tmp_path: Path) -> None:
+def test_boxes_of_the_label_are_clipped_to_the_picture(tmp_path: Path) -> None:
     draw(tmp_path / "a.png")
     draw(tmp_path / "b.png")
     table(tmp_path / "labels.csv", "file,class_index", "a.png,3", "b.png,4")
@@ -105,7 +105,7 @@ def test_boxes_belong_to_the_label_and_are_cut_at_the_edge(tmp_path: Path) -> No
     assert source[0].boxes.tolist() == [[1.5, 2, 8, 9], [15, 0, 20, 4]]
 
 
-def test_boxes_without_a_common_column_all_count(tmp_path: Path) -> None:
+def test_all_boxes_are_used_without_a_common_column(tmp_path: Path) -> None:
     draw(tmp_path / "a.png")
     table(tmp_path / "labels.csv", "file,finding", "a.png,ill")
     table(tmp_path / "boxes.csv", "file,label,xmin,ymin,xmax,ymax", "a.png,opacity,1,2,3,4")
@@ -114,7 +114,7 @@ def test_boxes_without_a_common_column_all_count(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_boxes_and_masks_turn_with_the_picture(tmp_path: Path, orientation: int) -> None:
+def test_boxes_and_masks_are_turned_with_the_picture(tmp_path: Path, orientation: int) -> None:
     stored = np.zeros((10, 20, 3), np.uint8)
     stored[2:5, 3:9] = 255
     exif = Image.Exif()
@@ -159,7 +159,7 @@ def test_one_bad_image_is_named_and_the_others_are_read(tmp_path: Path) -> None:
         source[1]
 
 
-def test_a_source_pickles(tmp_path: Path) -> None:
+def test_a_source_can_be_pickled(tmp_path: Path) -> None:
     draw(tmp_path / "a.png")
     source = pickle.loads(pickle.dumps(open_images(tmp_path)))
     assert source[0].picture.shape == (3, 10, 20)
@@ -207,13 +207,13 @@ def test_bad_tables(tmp_path: Path, labels: list[str], boxes: list[str], message
     assert "\n" not in str(caught.value)
 
 
-def test_a_table_that_is_no_text(tmp_path: Path) -> None:
+def test_a_table_that_is_not_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_bytes(b"\xff\xfe\x00file")
     with pytest.raises(ImagesError, match="cannot be read as a CSV table in UTF-8"):
         open_images(tmp_path)
 
 
-def test_layouts_that_are_unclear(tmp_path: Path) -> None:
+def test_unclear_layouts_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ImagesError, match="no images, expected files that end in"):
         open_images(tmp_path)
     draw(tmp_path / "train" / "cat" / "a.png")
@@ -228,7 +228,7 @@ def test_layouts_that_are_unclear(tmp_path: Path) -> None:
         open_images(tmp_path / "rows")
 
 
-def test_nothing_there(tmp_path: Path) -> None:
+def test_missing_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ImagesError, match="nowhere: no such file or folder of images") as caught:
         open_images(tmp_path / "nowhere")
     assert isinstance(caught.value, ApercuError) and caught.value.exit_code == 2

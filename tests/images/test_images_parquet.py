@@ -17,8 +17,7 @@ import pytest
 from PIL import Image
 
 from apercu.errors import ImageError, ImagesError
-from apercu.images import open_images
-from apercu.images import parquet as row_groups
+from apercu.images import open_images, parquet
 from apercu.images.parquet import ParquetImages
 
 NAMES = ["cat", "dog"]
@@ -30,21 +29,23 @@ def png(value: int) -> bytes:
     return stream.getvalue()
 
 
-def write(path: Path, images: list[Any], labels: list[Any] | None, names: Any = NAMES) -> Path:
+def write_table(
+    path: Path, images: list[Any], labels: list[Any] | None, names: Any = NAMES
+) -> Path:
     columns = {"image": images} | ({} if labels is None else {"label": labels})
     features = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
     metadata = {"huggingface": json.dumps({"info": {"features": features}})}
-    shown = pa.table(columns).replace_schema_metadata(metadata if names else None)
-    pq.write_table(shown, path, row_group_size=3)
+    table = pa.table(columns).replace_schema_metadata(metadata if names else None)
+    pq.write_table(table, path, row_group_size=3)
     return path
 
 
-def rows(count: int) -> list[dict[str, Any]]:
+def make_rows(count: int) -> list[dict[str, Any]]:
     return [{"bytes": png(index), "path": f"{index}.png"} for index in range(count)]
 
 
 def test_names_labels_and_order(tmp_path: Path) -> None:
-    source = open_images(write(tmp_path / "x.parquet", rows(8), [0, 1] * 4))
+    source = open_images(write_table(tmp_path / "x.parquet", make_rows(8), [0, 1] * 4))
     assert (len(source), source.class_names, source.labelled) == (8, ("cat", "dog"), True)
     values = [round(float(item.picture[0, 0, 0]) * 255) for item in source]
     assert values == list(range(8))
@@ -55,19 +56,21 @@ def test_names_labels_and_order(tmp_path: Path) -> None:
         source[8]
 
 
-def test_without_names_the_index_as_written(tmp_path: Path) -> None:
-    source = open_images(write(tmp_path / "x.parquet", rows(2), [5, None], names=None), channels=1)
+def test_without_class_names_labels_are_indices(tmp_path: Path) -> None:
+    source = open_images(
+        write_table(tmp_path / "x.parquet", make_rows(2), [5, None], names=None), channels=1
+    )
     assert (source[0].label, source[1].label, source.class_names) == (5, None, None)
 
 
 def test_plain_bytes_without_labels(tmp_path: Path) -> None:
-    source = open_images(write(tmp_path / "x.parquet", [png(9)], None))
+    source = open_images(write_table(tmp_path / "x.parquet", [png(9)], None))
     assert (source.labelled, source[0].label) == (False, None)
 
 
-def test_only_so_many_bytes_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(row_groups, "KEPT_BYTES", 1)
-    source = open_images(write(tmp_path / "x.parquet", rows(9), [0] * 9))
+def test_a_limited_number_of_bytes_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet, "KEPT_BYTES", 1)
+    source = open_images(write_table(tmp_path / "x.parquet", make_rows(9), [0] * 9))
     assert isinstance(source, ParquetImages)
     for index in (0, 8, 4):
         assert source[index].name == f"row-{index}"
@@ -75,24 +78,24 @@ def test_only_so_many_bytes_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_threads_forks_and_pickles(tmp_path: Path) -> None:
-    source = open_images(write(tmp_path / "x.parquet", rows(30), [0] * 30))
+    source = open_images(write_table(tmp_path / "x.parquet", make_rows(30), [0] * 30))
 
-    def value(index: int) -> int:
+    def read_value(index: int) -> int:
         return round(float(source[index].picture[0, 0, 0]) * 255)
 
     with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(value, range(30))) == list(range(30))
+        assert list(pool.map(read_value, range(30))) == list(range(30))
     again = pickle.loads(pickle.dumps(source))
     assert not again.groups._kept and again[29].name == "row-29"
     groups = source.groups  # type: ignore[attr-defined]
     groups._process = os.getpid() + 1  # as it looks to the child of a fork,
     groups._lock.acquire()  # while another thread of the parent was reading
-    assert value(12) == 12
+    assert read_value(12) == 12
 
 
 def test_bad_rows(tmp_path: Path) -> None:
     images = [{"bytes": None, "path": "a"}, {"bytes": b"text", "path": "b"}]
-    source = open_images(write(tmp_path / "x.parquet", images, [0, 0]))
+    source = open_images(write_table(tmp_path / "x.parquet", images, [0, 0]))
     with pytest.raises(ImageError, match=r"x.parquet row-0: expected the picture's bytes"):
         source[0]
     with pytest.raises(ImageError, match=r"x.parquet row-1: image: not an image"):
@@ -104,13 +107,13 @@ def test_bad_files(tmp_path: Path) -> None:
     path.write_bytes(b"PAR1 and nothing")
     with pytest.raises(ImagesError, match="not a Parquet file that can be read"):
         open_images(path)
-    write(path, [], [])
+    write_table(path, [], [])
     with pytest.raises(ImagesError, match="no images, the table has no rows"):
         open_images(path)
     pq.write_table(pa.table({f"c{n}": [1] for n in range(20)}), path)
     with pytest.raises(ImagesError, match=r"expected a column image .* got c0, .*c7 …$"):
         open_images(path)
-    source = open_images(write(path, rows(3), [0, 1, 0]))
+    source = open_images(write_table(path, make_rows(3), [0, 1, 0]))
     data = bytearray(path.read_bytes())
     data[4:200] = bytes(196)
     path.write_bytes(data)

@@ -47,11 +47,11 @@ def test_uniform_numbers_are_the_bits_of_pcg64() -> None:
     assert np.array_equal(RandomStream(1, 2).uniform(2, 3), expected)
 
 
-def test_directions_have_length_one_and_lean_nowhere() -> None:
-    draws = RandomStream(0)
-    ways = np.array([draws.unit_vector() for _ in range(2000)])
-    np.testing.assert_allclose((ways**2).sum(axis=1), 1, rtol=1e-12)
-    assert np.abs(ways.mean(axis=0)).max() < 0.05
+def test_unit_vectors_have_length_one_and_no_preferred_direction() -> None:
+    random = RandomStream(0)
+    vectors = np.array([random.unit_vector() for _ in range(2000)])
+    np.testing.assert_allclose((vectors**2).sum(axis=1), 1, rtol=1e-12)
+    assert np.abs(vectors.mean(axis=0)).max() < 0.05
 
 
 def test_noise_passes_through_its_knots() -> None:
@@ -77,19 +77,19 @@ def test_patterns_by_hand() -> None:
     assert at("squares", 0.4, 0.55) == at("squares", -0.55, 0.1)
 
 
-def test_no_two_classes_draw_the_same() -> None:
+def test_patterns_of_two_classes_differ() -> None:
     axis = np.linspace(-1, 1, 40)
     u, v = np.meshgrid(axis, axis)
-    drawn = [pattern(u, v) > 0 for pattern in PATTERNS.values()]
-    for i, one in enumerate(drawn):
-        assert 0.1 < one.mean() < 0.9
-        for other in drawn[:i]:
-            assert 0.15 < (one != other).mean() < 0.85
+    patterns = [pattern(u, v) > 0 for pattern in PATTERNS.values()]
+    for i, first in enumerate(patterns):
+        assert 0.1 < first.mean() < 0.9
+        for second in patterns[:i]:
+            assert 0.15 < (first != second).mean() < 0.85
 
 
-def test_the_region_is_where_the_object_is() -> None:
+def test_the_region_covers_the_object() -> None:
     """Wherever the class changes the picture, the region says so; everything else stays."""
-    one, other = Planted(classes=EVERY, images=3), Planted(classes=EVERY, images=3)
+    first, second = Planted(classes=EVERY, images=3), Planted(classes=EVERY, images=3)
     from apercu.images.planted.scene import SceneStyle, paint_scene
 
     for seed in range(20):
@@ -101,10 +101,10 @@ def test_the_region_is_where_the_object_is() -> None:
         grown = torch.nn.functional.max_pool2d(torch.from_numpy(region).float(), 3, 1, 1)[0] > 0
         assert not (changed & ~grown).any()
         assert (changed & torch.from_numpy(region[0])).sum() > 0.3 * region.sum()
-    assert digest(one) == digest(other)
+    assert digest(first) == digest(second)
 
 
-def test_truth_box_and_sizes() -> None:
+def test_true_objects_boxes_and_sizes() -> None:
     planted = Planted(images=72, classes=EVERY)
     shares = []
     for index, item in enumerate(planted):
@@ -134,7 +134,7 @@ def test_classes_are_balanced_and_not_tied_to_the_parity_of_the_index() -> None:
     assert {labels[::2].count(name) for name in set(labels)} == {12}
 
 
-def test_colour_does_not_tell_the_class() -> None:
+def test_colour_does_not_predict_the_class() -> None:
     """Mean colours of objects are no farther apart between classes than chance has them."""
     planted = Planted(images=180)
     means, labels = [], []
@@ -149,8 +149,8 @@ def test_colour_does_not_tell_the_class() -> None:
 
 def test_splits_seeds_and_difficulties_differ() -> None:
     sets = [
-        Planted(images=2, **other)
-        for other in ({}, {"split": "test"}, {"seed": 1}, {"difficulty": 0.6})
+        Planted(images=2, **fields)
+        for fields in ({}, {"split": "test"}, {"seed": 1}, {"difficulty": 0.6})
     ]
     assert len({digest(planted) for planted in sets}) == 4
     areas = [
@@ -160,7 +160,7 @@ def test_splits_seeds_and_difficulties_differ() -> None:
     assert areas[0] > areas[1] > areas[2]
 
 
-def test_any_order_and_pickles() -> None:
+def test_items_in_any_order_and_after_pickling() -> None:
     planted = pickle.loads(pickle.dumps(Planted(images=10)))
     late = planted[7].picture
     assert [item.name for item in planted][7] == "train-000007"
@@ -169,7 +169,7 @@ def test_any_order_and_pickles() -> None:
         planted[10]
 
 
-def test_by_name() -> None:
+def test_open_images_reads_the_settings() -> None:
     assert open_images("planted") == Planted()
     spec = "planted:classes=4, images=20,seed=3,split=test,size=48,difficulty=0.2"
     source = open_images(spec, channels=1)

@@ -22,20 +22,20 @@ GREY = np.array([[0, 51, 102], [153, 204, 255]], dtype=np.uint8)
 COLOUR = np.stack([GREY, GREY[::-1], 255 - GREY], axis=-1)
 
 
-def encoded(array: Any, mode: str | None = None, form: str = "PNG", **options: Any) -> bytes:
+def encode(array: Any, mode: str | None = None, form: str = "PNG", **options: Any) -> bytes:
     stream = io.BytesIO()
     image = array if isinstance(array, Image.Image) else Image.fromarray(array)
     (image.convert(mode) if mode else image).save(stream, form, **options)
     return stream.getvalue()
 
 
-def npy(array: np.ndarray) -> bytes:
+def encode_npy(array: np.ndarray) -> bytes:
     stream = io.BytesIO()
     np.save(stream, array)
     return stream.getvalue()
 
 
-def same(picture: torch.Tensor, expected: Any, tolerance: float = 1e-6) -> None:
+def assert_close(picture: torch.Tensor, expected: Any, tolerance: float = 1e-6) -> None:
     torch.testing.assert_close(
         picture, torch.as_tensor(np.asarray(expected), dtype=torch.float32), rtol=0, atol=tolerance
     )
@@ -43,9 +43,9 @@ def same(picture: torch.Tensor, expected: Any, tolerance: float = 1e-6) -> None:
 
 @pytest.mark.parametrize("form", ["PNG", "TIFF", "BMP", "GIF"])
 def test_grey_stays_grey_or_becomes_three(form: str) -> None:
-    data = encoded(GREY, form=form)
-    same(read_picture(data, channels=1), GREY[None] / 255)
-    same(read_picture(data, channels=3), np.stack([GREY] * 3) / 255)
+    data = encode(GREY, form=form)
+    assert_close(read_picture(data, channels=1), GREY[None] / 255)
+    assert_close(read_picture(data, channels=3), np.stack([GREY] * 3) / 255)
 
 
 @pytest.mark.parametrize(
@@ -53,12 +53,14 @@ def test_grey_stays_grey_or_becomes_three(form: str) -> None:
     [("PNG", {}), ("TIFF", {"compression": "tiff_lzw"}), ("BMP", {}), ("WEBP", {"lossless": True})],
 )
 def test_colour_is_channels_first(form: str, options: dict[str, Any]) -> None:
-    same(read_picture(encoded(COLOUR, form=form, **options)), COLOUR.transpose(2, 0, 1) / 255)
+    assert_close(
+        read_picture(encode(COLOUR, form=form, **options)), COLOUR.transpose(2, 0, 1) / 255
+    )
 
 
 def test_jpeg_of_one_tone() -> None:
-    data = encoded(np.full((16, 16, 3), (200, 100, 50), np.uint8), form="JPEG", quality=95)
-    same(
+    data = encode(np.full((16, 16, 3), (200, 100, 50), np.uint8), form="JPEG", quality=95)
+    assert_close(
         read_picture(data),
         np.full((16, 16), 1) * np.array([200, 100, 50])[:, None, None] / 255,
         0.01,
@@ -67,65 +69,67 @@ def test_jpeg_of_one_tone() -> None:
 
 def test_luma_of_primaries() -> None:
     primaries = np.eye(3, dtype=np.uint8)[:2] * 255
-    data = encoded(primaries[None].repeat(2, axis=0))
-    same(read_picture(data, channels=1), [[[0.299, 0.587], [0.299, 0.587]]])
+    data = encode(primaries[None].repeat(2, axis=0))
+    assert_close(read_picture(data, channels=1), [[[0.299, 0.587], [0.299, 0.587]]])
 
 
 def test_one_bit() -> None:
     bits = Image.fromarray(GREY).point(lambda value: 255 * (value > 120)).convert("1")
-    same(read_picture(encoded(bits), channels=None), [[[0, 0, 0], [1, 1, 1]]])
+    assert_close(read_picture(encode(bits), channels=None), [[[0, 0, 0], [1, 1, 1]]])
 
 
 def test_palette_gives_its_colours() -> None:
     image = Image.new("P", (2, 2))
     image.putpalette([255, 0, 0, 0, 0, 255])
     image.putdata([0, 1, 1, 0])
-    same(read_picture(encoded(image)), [[[1, 0], [0, 1]], [[0, 0], [0, 0]], [[0, 1], [1, 0]]])
+    assert_close(
+        read_picture(encode(image)), [[[1, 0], [0, 1]], [[0, 0], [0, 0]], [[0, 1], [1, 0]]]
+    )
 
 
-def test_palette_with_transparency_lies_over_white() -> None:
+def test_palette_with_transparency_is_composited_over_white() -> None:
     image = Image.new("P", (2, 2))
     image.putpalette([255, 0, 0, 0, 0, 255])
     image.putdata([0, 1, 1, 0])
-    picture = read_picture(encoded(image, transparency=bytes([0, 255])))
-    same(picture, [[[1, 0], [0, 1]], [[1, 0], [0, 1]], [[1, 1], [1, 1]]])
+    picture = read_picture(encode(image, transparency=bytes([0, 255])))
+    assert_close(picture, [[[1, 0], [0, 1]], [[1, 0], [0, 1]], [[1, 1], [1, 1]]])
 
 
-def test_alpha_lies_over_white() -> None:
+def test_alpha_is_composited_over_white() -> None:
     image = Image.new("RGBA", (2, 2), (0, 0, 0, 255))
     image.putpixel((0, 0), (0, 0, 0, 0))
     image.putpixel((1, 0), (255, 0, 0, 51))
     expected = np.zeros((3, 2, 2))
     expected[:, 0, 0] = 1
     expected[:, 0, 1] = (1, 0.8, 0.8)
-    same(read_picture(encoded(image)), expected)
+    assert_close(read_picture(encode(image)), expected)
     grey = Image.merge("LA", [Image.new("L", (2, 2), 0), Image.new("L", (2, 2), 51)])
-    same(read_picture(encoded(grey), channels=None), np.full((1, 2, 2), 0.8))
+    assert_close(read_picture(encode(grey), channels=None), np.full((1, 2, 2), 0.8))
 
 
 def test_cmyk_becomes_colour() -> None:
     image = Image.new("CMYK", (4, 4), (0, 255, 255, 0))
-    same(read_picture(encoded(image, form="TIFF"), channels=None)[:, 0, 0], [1, 0, 0])
+    assert_close(read_picture(encode(image, form="TIFF"), channels=None)[:, 0, 0], [1, 0, 0])
 
 
 @pytest.mark.parametrize("form", ["PNG", "TIFF"])
 def test_sixteen_bits(form: str) -> None:
     values = np.array([[0, 65535], [256, 32768]], dtype=np.uint16)
-    same(read_picture(encoded(values, form=form), channels=1), values[None] / 65535)
+    assert_close(read_picture(encode(values, form=form), channels=1), values[None] / 65535)
 
 
 def test_integers_of_32_bits() -> None:
     values = np.array([[0, 65535], [256, 32768]], dtype=np.int32)
-    same(read_picture(encoded(values, form="TIFF"), channels=1), values[None] / 65535)
+    assert_close(read_picture(encode(values, form="TIFF"), channels=1), values[None] / 65535)
     with pytest.raises(ImageError, match=r"integers of 16 bits, 0 to 65535, got 0 to 131070"):
-        read_picture(encoded(values * 2, form="TIFF"))
+        read_picture(encode(values * 2, form="TIFF"))
 
 
 def test_float_tiff() -> None:
     values = np.array([[0, 0.25], [0.5, 1]], dtype=np.float32)
-    same(read_picture(encoded(values, form="TIFF"), channels=1), values[None])
+    assert_close(read_picture(encode(values, form="TIFF"), channels=1), values[None])
     with pytest.raises(ImageError, match=r"expected pixels in \[0, 1\], got \[0, 255\]"):
-        read_picture(encoded(values * 255, form="TIFF"))
+        read_picture(encode(values * 255, form="TIFF"))
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "WEBP"])
@@ -135,11 +139,11 @@ def test_exif_rotation(form: str, orientation: int) -> None:
     corner[:8, :8] = 255
     exif = Image.Exif()
     exif[0x0112] = orientation
-    data = encoded(corner, form=form, exif=exif)
+    data = encode(corner, form=form, exif=exif)
     with Image.open(io.BytesIO(data)) as image:
         upright = np.asarray(ImageOps.exif_transpose(image))
     stored = read_stored(data)
-    same(stored.picture, upright.transpose(2, 0, 1) / 255, 0.01)
+    assert_close(stored.picture, upright.transpose(2, 0, 1) / 255, 0.01)
     assert (stored.orientation, stored.size) == (orientation, (16, 32))
 
 
@@ -162,13 +166,17 @@ def test_exif_rotation(form: str, orientation: int) -> None:
     ],
 )
 def test_arrays(array: np.ndarray, expected: np.ndarray) -> None:
-    same(read_picture(npy(array), channels=None), expected, 1e-3 if array.itemsize == 2 else 1e-6)
+    assert_close(
+        read_picture(encode_npy(array), channels=None),
+        expected,
+        1e-3 if array.itemsize == 2 else 1e-6,
+    )
 
 
 def test_arrays_of_twelve_channels_from_a_file(tmp_path: Path) -> None:
     cube = np.random.default_rng(0).random((12, 20, 30))
     np.save(tmp_path / "cube.npy", cube)
-    same(read_picture(tmp_path / "cube.npy", channels=12), cube)
+    assert_close(read_picture(tmp_path / "cube.npy", channels=12), cube)
     with pytest.raises(ImageError, match=r"cube.npy: expected 3 channels, got 12"):
         read_picture(tmp_path / "cube.npy")
 
@@ -178,24 +186,24 @@ def test_arrays_of_twelve_channels_from_a_file(tmp_path: Path) -> None:
     [
         (b"", "not an image"),
         (b"hello, this is text", "not an image, expected JPEG, PNG"),
-        (npy(np.full((4, 4), np.nan)), "expected finite pixels, got 16"),
-        (npy(np.array([[0, np.inf], [0, 1]])), "expected finite pixels, got 1 "),
-        (npy(np.array([[0, 1e300], [0, 1]])), "expected finite pixels, got 1 "),
-        (npy(np.full((4, 4), 2.0)), r"\[0, 1\], got \[2, 2\]"),
-        (npy(np.full((4, 4), 2)), "dtype <i8"),
-        (npy(np.zeros((4, 4), complex)), "dtype <c16"),
-        (npy(np.zeros(4)), r"got shape \(4,\)"),
-        (npy(np.zeros((2, 3, 4, 5))), r"got shape \(2, 3, 4, 5\)"),
-        (npy(np.zeros((4, 0, 4))), r"got shape \(4, 0, 4\)"),
-        (npy(np.zeros((4, 4)))[:-1], "cut short, expected 128 bytes of pixels, got 127"),
-        (npy(np.array([{}, {}])), "dtype|not a .npy array"),
-        (npy(np.zeros((1, 9)))[:40], "damaged, or not a .npy array"),
-        (encoded(GREY)[:-30], "damaged or cut short"),
-        (encoded(np.zeros((64, 64, 3), np.uint8), form="JPEG")[:-200], "damaged or cut short"),
-        (encoded(COLOUR, form="BMP")[:-4], "damaged or cut short"),
-        (encoded(GREY[:1, :1]), r"at least 2 × 2 pixels, got 1 × 1"),
-        (encoded(GREY[:1]), r"at least 2 × 2 pixels, got 3 × 1 \(width × height\)"),
-        (npy(np.zeros((1, 1))), "at least 2 × 2"),
+        (encode_npy(np.full((4, 4), np.nan)), "expected finite pixels, got 16"),
+        (encode_npy(np.array([[0, np.inf], [0, 1]])), "expected finite pixels, got 1 "),
+        (encode_npy(np.array([[0, 1e300], [0, 1]])), "expected finite pixels, got 1 "),
+        (encode_npy(np.full((4, 4), 2.0)), r"\[0, 1\], got \[2, 2\]"),
+        (encode_npy(np.full((4, 4), 2)), "dtype <i8"),
+        (encode_npy(np.zeros((4, 4), complex)), "dtype <c16"),
+        (encode_npy(np.zeros(4)), r"got shape \(4,\)"),
+        (encode_npy(np.zeros((2, 3, 4, 5))), r"got shape \(2, 3, 4, 5\)"),
+        (encode_npy(np.zeros((4, 0, 4))), r"got shape \(4, 0, 4\)"),
+        (encode_npy(np.zeros((4, 4)))[:-1], "cut short, expected 128 bytes of pixels, got 127"),
+        (encode_npy(np.array([{}, {}])), "dtype|not a .npy array"),
+        (encode_npy(np.zeros((1, 9)))[:40], "damaged, or not a .npy array"),
+        (encode(GREY)[:-30], "damaged or cut short"),
+        (encode(np.zeros((64, 64, 3), np.uint8), form="JPEG")[:-200], "damaged or cut short"),
+        (encode(COLOUR, form="BMP")[:-4], "damaged or cut short"),
+        (encode(GREY[:1, :1]), r"at least 2 × 2 pixels, got 1 × 1"),
+        (encode(GREY[:1]), r"at least 2 × 2 pixels, got 3 × 1 \(width × height\)"),
+        (encode_npy(np.zeros((1, 1))), "at least 2 × 2"),
     ],
 )
 def test_bad_bytes(data: bytes, message: str) -> None:
@@ -215,25 +223,25 @@ def png_header(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize(("width", "height"), [(60_000, 60_000), (10_001, 10_000), (9_999, 10_002)])
-def test_promised_sizes_are_refused_before_decoding(width: int, height: int) -> None:
+def test_too_large_sizes_are_refused_before_decoding(width: int, height: int) -> None:
     with pytest.raises(ImageError, match="too large, expected at most 100 megapixels"):
         read_picture(png_header(width, height))
 
 
-def test_promised_sizes_of_arrays() -> None:
-    header = npy(np.zeros((2, 2))).replace(b"(2, 2), }       ", b"(60000, 60000), }")
+def test_too_large_arrays_are_refused() -> None:
+    header = encode_npy(np.zeros((2, 2))).replace(b"(2, 2), }       ", b"(60000, 60000), }")
     with pytest.raises(ImageError, match=r"got 60000 × 60000"):
         read_picture(header)
 
 
-def test_a_size_just_allowed_gives_no_remark() -> None:
+def test_the_largest_size_gives_no_warning() -> None:
     with pytest.raises(ImageError, match="damaged or cut short"):
         read_picture(png_header(10_000, 10_000))  # Pillow alone would warn of a bomb
 
 
-def test_filters_of_warnings_are_left_as_they_were() -> None:
+def test_warning_filters_are_restored() -> None:
     before = list(warnings.filters)
-    read_picture(encoded(GREY))
+    read_picture(encode(GREY))
     with pytest.raises(ImageError):
         read_picture(b"no")
     assert list(warnings.filters) == before
@@ -246,8 +254,8 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
         read_picture(tmp_path)
 
 
-def test_a_file_is_named_in_its_error(tmp_path: Path) -> None:
+def test_errors_name_the_file(tmp_path: Path) -> None:
     path = tmp_path / "torn.jpg"
-    path.write_bytes(encoded(COLOUR, form="JPEG")[:100])
+    path.write_bytes(encode(COLOUR, form="JPEG")[:100])
     with pytest.raises(ImageError, match=r"torn\.jpg: "):
         read_picture(path)

@@ -24,7 +24,7 @@ from apercu.images.stack import StackImages
 FLOATS = np.arange(4 * 2 * 3 * 5, dtype=np.float32).reshape(4, 2, 3, 5) * 8
 
 
-def saved(path: Path, **arrays: Any) -> Path:
+def save_stack(path: Path, **arrays: Any) -> Path:
     np.savez_compressed(path / "s.npz", **arrays)
     return path / "s.npz"
 
@@ -32,13 +32,13 @@ def saved(path: Path, **arrays: Any) -> Path:
 def test_rows_are_raw_counts_and_nan_where_nothing_is_known(tmp_path: Path) -> None:
     values = FLOATS.astype(np.float16)
     values[1, 0, 0, :3] = np.nan, np.inf, -np.inf
-    source = open_images(saved(tmp_path, stamps=values), channels=2)
+    source = open_images(save_stack(tmp_path, stamps=values), channels=2)
     assert (len(source), source.labelled, source.class_names) == (4, False, None)
     np.testing.assert_array_equal(source[3].picture.numpy(), FLOATS[3])
     np.testing.assert_array_equal(source[-1].picture.numpy(), FLOATS[3])
-    found = source[1].picture.numpy()
-    assert np.isnan(found[0, 0]).tolist() == [True, True, True, False, False]
-    np.testing.assert_array_equal(found[1], FLOATS[1, 1])
+    actual = source[1].picture.numpy()
+    assert np.isnan(actual[0, 0]).tolist() == [True, True, True, False, False]
+    np.testing.assert_array_equal(actual[1], FLOATS[1, 1])
     assert values[1, 0, 0, 1] == np.inf
     with pytest.raises(IndexError, match="image 4 of a source of 4"):
         source[4]
@@ -49,8 +49,8 @@ def test_rows_are_raw_counts_and_nan_where_nothing_is_known(tmp_path: Path) -> N
 )
 def test_integers_are_scaled_and_floats_are_not(tmp_path: Path, kind: str, full: int) -> None:
     values = np.array([[[0, 1], [100, 255]]]).astype(kind)
-    found = open_images(saved(tmp_path, x=values), channels=1)[0].picture.numpy()
-    np.testing.assert_allclose(found, np.array([[[0, 1], [100, 255]]]) / full, rtol=1e-6)
+    actual = open_images(save_stack(tmp_path, x=values), channels=1)[0].picture.numpy()
+    np.testing.assert_allclose(actual, np.array([[[0, 1], [100, 255]]]) / full, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -66,24 +66,24 @@ def test_integers_are_scaled_and_floats_are_not(tmp_path: Path, kind: str, full:
     ],
 )
 def test_ids(tmp_path: Path, arrays: dict[str, Any], names: tuple[str, ...]) -> None:
-    source = open_images(saved(tmp_path, stamps=FLOATS, **arrays), channels=2)
+    source = open_images(save_stack(tmp_path, stamps=FLOATS, **arrays), channels=2)
     assert source.names == names == tuple(item.name for item in source)
 
 
 def test_pixels_are_read_once_by_each_process(tmp_path: Path, monkeypatch) -> None:
-    path = saved(tmp_path, stamps=FLOATS, id=np.arange(4))
+    path = save_stack(tmp_path, stamps=FLOATS, id=np.arange(4))
     source = open_images(path, channels=2)
     assert isinstance(source, StackImages) and source.pixels._values is None
     calls: list[str] = []
 
-    def counted(path: Path, name: str) -> Any:
+    def load_and_count(path: Path, name: str) -> Any:
         calls.append(name)
         return npz.load_array(path, name)
 
-    monkeypatch.setattr("apercu.images.stack.load_array", counted)
+    monkeypatch.setattr("apercu.images.stack.load_array", load_and_count)
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda index: float(source[index].picture[0, 0, 1]), range(4)))
-    assert found == FLOATS[:, 0, 0, 1].tolist() and calls == ["stamps"]
+        actual = list(pool.map(lambda index: float(source[index].picture[0, 0, 1]), range(4)))
+    assert actual == FLOATS[:, 0, 0, 1].tolist() and calls == ["stamps"]
     again = pickle.loads(pickle.dumps(source))
     assert again.pixels._values is None and len(pickle.dumps(source)) < 2000
     assert again[2].name == "2"
@@ -92,10 +92,10 @@ def test_pixels_are_read_once_by_each_process(tmp_path: Path, monkeypatch) -> No
     assert source[1].name == "1" and calls == ["stamps", "stamps"]
 
 
-def test_a_row_of_nothing_is_named(tmp_path: Path) -> None:
+def test_a_row_without_pixels_is_refused(tmp_path: Path) -> None:
     values = FLOATS.copy()
     values[2] = np.nan
-    source = open_images(saved(tmp_path, x=values, id=np.array(list("abcd"))), channels=2)
+    source = open_images(save_stack(tmp_path, x=values, id=np.array(list("abcd"))), channels=2)
     with pytest.raises(ImageError, match=r"s\.npz c: expected pixels, got only NaN"):
         source[2]
     assert source[3].name == "d"
@@ -116,15 +116,15 @@ def test_a_row_of_nothing_is_named(tmp_path: Path) -> None:
         ({"x": FLOATS, "id": np.array([1, 2, 2, 3])}, "expected each of id once, got 2 several"),
     ],
 )
-def test_what_is_no_stack(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
-    path = saved(tmp_path, **arrays)
+def test_other_archives_are_refused(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
+    path = save_stack(tmp_path, **arrays)
     with pytest.raises(InputError, match=message) as caught:
         open_images(path, channels=2)
     assert "\n" not in str(caught.value)
 
 
-def test_bombs_are_refused_by_their_promise(tmp_path: Path, monkeypatch) -> None:
-    path = saved(tmp_path, x=np.zeros((4, 2, 300, 300)))
+def test_too_large_archives_are_refused_by_their_headers(tmp_path: Path, monkeypatch) -> None:
+    path = save_stack(tmp_path, x=np.zeros((4, 2, 300, 300)))
     assert path.stat().st_size < 10_000
     monkeypatch.setattr(npz, "MAX_ARRAY_BYTES", 1 << 20)
     with pytest.raises(ImagesError, match=r"x\.npy is too large, expected at most 0 GiB unpacked"):
@@ -138,8 +138,8 @@ def test_bombs_are_refused_by_their_promise(tmp_path: Path, monkeypatch) -> None
         open_images(path, channels=2)
 
 
-def test_damage_is_told_in_one_line(tmp_path: Path) -> None:
-    path = saved(tmp_path, x=FLOATS)
+def test_damaged_archives_give_one_line(tmp_path: Path) -> None:
+    path = save_stack(tmp_path, x=FLOATS)
     whole = path.read_bytes()
     path.write_bytes(b"PK nothing")
     with pytest.raises(ImagesError, match=r"damaged, or no \.npz archive .* \(BadZipFile\)"):
@@ -160,11 +160,13 @@ def test_damage_is_told_in_one_line(tmp_path: Path) -> None:
     max_examples=200, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
 @given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=8), st.floats(0.4, 1))
-def test_mutated(tmp_path: Path, changes: list[tuple[float, int]], kept: float) -> None:
-    path = saved(tmp_path, x=FLOATS, id=np.array(list("abcd")))
+def test_mutated_bytes_are_read_or_refused(
+    tmp_path: Path, changes: list[tuple[float, int]], kept: float
+) -> None:
+    path = save_stack(tmp_path, x=FLOATS, id=np.array(list("abcd")))
     data = bytearray(path.read_bytes())
-    for place, value in changes:
-        data[int(place * (len(data) - 1))] = value
+    for position, value in changes:
+        data[int(position * (len(data) - 1))] = value
     path.write_bytes(data[: int(len(data) * min(1.0, 1.5 * kept))])
     with warnings.catch_warnings():
         warnings.simplefilter("error")

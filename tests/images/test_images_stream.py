@@ -18,7 +18,7 @@ from apercu.images.stream import resize_region
 
 
 @dataclass(frozen=True)
-class Counted(ImageSource):
+class NumberedImages(ImageSource):
     """Pictures that tell their index; some cannot be read; early ones are slow."""
 
     length: int
@@ -49,24 +49,24 @@ def squash(picture: Tensor) -> Tensor:
 
 
 def test_order_and_sizes() -> None:
-    found = list(batches(Counted(23), squash, 5))
-    assert [len(batch.names) for batch in found] == [5, 5, 5, 5, 3]
-    assert [index for batch in found for index in batch.indices] == list(range(23))
-    assert [label for batch in found for label in batch.labels] == list(range(23))
-    pixels = torch.cat([batch.images for batch in found])
+    actual = list(batches(NumberedImages(23), squash, 5))
+    assert [len(batch.names) for batch in actual] == [5, 5, 5, 5, 3]
+    assert [index for batch in actual for index in batch.indices] == list(range(23))
+    assert [label for batch in actual for label in batch.labels] == list(range(23))
+    pixels = torch.cat([batch.images for batch in actual])
     assert pixels.shape == (23, 1, 2, 2)
     torch.testing.assert_close(pixels[:, 0, 0, 0], torch.arange(23) / 100)
 
 
 def test_boxes_and_regions_fit_the_prepared_images() -> None:
-    (batch,) = batches(Counted(1), squash, 5)
+    (batch,) = batches(NumberedImages(1), squash, 5)
     assert batch.sizes == ((4, 8),)
     assert batch.boxes[0] is not None and batch.regions[0] is not None
     assert batch.boxes[0].tolist() == [[1, 0, 2, 1]]
     assert batch.regions[0].tolist() == [[False, True], [False, False]]
 
 
-def test_a_region_keeps_its_share_when_squashed() -> None:
+def test_a_region_keeps_its_area_when_squashed() -> None:
     region = Planted(size=96)[3].region
     assert region is not None
     small = resize_region(region, (48, 48))
@@ -75,28 +75,28 @@ def test_a_region_keeps_its_share_when_squashed() -> None:
 
 
 def test_chosen_indices() -> None:
-    found = list(batches(Counted(9), squash, 2, indices=[8, 1, 5]))
-    assert [batch.indices for batch in found] == [(8, 1), (5,)]
+    actual = list(batches(NumberedImages(9), squash, 2, indices=[8, 1, 5]))
+    assert [batch.indices for batch in actual] == [(8, 1), (5,)]
 
 
-def test_unreadable_images_stop_or_are_skipped() -> None:
-    source = Counted(10, unreadable=(2, 9))
+def test_unreadable_images_raise_or_are_skipped() -> None:
+    source = NumberedImages(10, unreadable=(2, 9))
     with pytest.raises(ImageError, match="2: not an image"):
         list(batches(source, squash, 4))
     skipped: list[ImageError] = []
-    found = list(batches(source, squash, 4, skip=skipped.append))
-    assert [batch.indices for batch in found] == [(0, 1, 3, 4), (5, 6, 7, 8)]
+    actual = list(batches(source, squash, 4, skip=skipped.append))
+    assert [batch.indices for batch in actual] == [(0, 1, 3, 4), (5, 6, 7, 8)]
     assert [str(error) for error in skipped] == ["2: not an image", "9: not an image"]
 
 
 def test_reading_does_not_run_ahead() -> None:
     read: set[int] = set()
 
-    def note(picture: Tensor) -> Tensor:
+    def prepare_and_note(picture: Tensor) -> Tensor:
         read.add(round(float(picture[0, 0, 0]) * 100))
         return squash(picture)
 
-    stream = batches(Counted(90), note, 4)
+    stream = batches(NumberedImages(90), prepare_and_note, 4)
     next(stream)
     time.sleep(0.1)
     assert len(read) <= 4 + 8

@@ -16,7 +16,7 @@ from apercu.images.stretch import Stretch, measure_stretch, subtract_sky
 LOW, HIGH, NOISE = -10.0, 1000.0, 5.0
 
 
-def _bent(curve: str, counts: float) -> float:
+def apply_curve(curve: str, counts: float) -> float:
     """The three curves as a formula of one number."""
     if curve == "arcsinh":
         return math.asinh(counts / NOISE)
@@ -31,21 +31,23 @@ def test_each_curve_is_its_formula_above_the_sky(curve: str) -> None:
     sky = 340.0
     counts = torch.full((1, 5, 5), sky)
     counts[0, 0, :4] = torch.tensor([sky + 70, sky + HIGH, sky + 5000, sky - 40])
-    found = stretch(counts)[0]
-    span = _bent(curve, HIGH) - _bent(curve, LOW)
-    for got, count in ((found[0, 0], 70.0), (found[2, 2], 0.0)):
-        assert got.item() == pytest.approx((_bent(curve, count) - _bent(curve, LOW)) / span)
-    assert found[0, 1:4].tolist() == pytest.approx([1, 1, 0])
+    actual = stretch(counts)[0]
+    span = apply_curve(curve, HIGH) - apply_curve(curve, LOW)
+    for value, count in ((actual[0, 0], 70.0), (actual[2, 2], 0.0)):
+        assert value.item() == pytest.approx(
+            (apply_curve(curve, count) - apply_curve(curve, LOW)) / span
+        )
+    assert actual[0, 1:4].tolist() == pytest.approx([1, 1, 0])
 
 
-def test_what_is_no_number_becomes_sky_and_a_band_is_alone() -> None:
+def test_nan_becomes_sky_and_bands_are_independent() -> None:
     stretch = Stretch(low=(-10.0, -1.0), high=(100.0, 10.0), noise=(5.0, 0.5))
     counts = torch.tensor([[[7.0, 7.0, math.nan], [7.0, math.inf, 50.0]]]).repeat(2, 1, 1)
     counts[1] = math.nan
-    found = stretch(counts)
-    assert found[0, 0, 2] == found[0, 1, 1] == found[0, 0, 0]
-    assert found[1].unique().numel() == 1
-    assert found[0, 1, 2] > found[0, 0, 0]
+    actual = stretch(counts)
+    assert actual[0, 0, 2] == actual[0, 1, 1] == actual[0, 0, 0]
+    assert actual[1].unique().numel() == 1
+    assert actual[0, 1, 2] > actual[0, 0, 0]
 
 
 def test_measured_on_a_sample() -> None:
@@ -64,7 +66,7 @@ def test_measured_on_a_sample() -> None:
 
 @pytest.mark.parametrize("kind", ["arcsinh", "log", "zscale"])
 @pytest.mark.parametrize("rate", [0.02, 0.3])
-def test_counted_photons_where_most_pixels_have_none(kind: str, rate: float) -> None:
+def test_photon_counts_with_mostly_empty_pixels(kind: str, rate: float) -> None:
     if kind == "zscale":
         pytest.importorskip("astropy.visualization")
     generator = torch.Generator().manual_seed(0)
@@ -74,13 +76,13 @@ def test_counted_photons_where_most_pixels_have_none(kind: str, rate: float) -> 
         assert (picture == 0).float().mean() > 0.5
     stretch = measure_stretch(pictures, kind)  # type: ignore[arg-type]
     assert stretch.noise == pytest.approx((1.4826, 1.4826))  # most pixels that have some have one
-    shown = stretch(pictures[0])
-    assert shown[0, 16, 16] == shown[0].max() > 0.99 and shown.min() == 0
-    one = shown[0][pictures[0][0] == 1]
-    assert (one > shown[0].min()).all()
+    stretched = stretch(pictures[0])
+    assert stretched[0, 16, 16] == stretched[0].max() > 0.99 and stretched.min() == 0
+    one = stretched[0][pictures[0][0] == 1]
+    assert (one > stretched[0].min()).all()
 
 
-def test_saturated_cores_and_blank_pictures_tell_no_noise() -> None:
+def test_saturated_cores_and_blank_pictures_do_not_change_the_noise() -> None:
     generator = torch.Generator().manual_seed(0)
     picture = 50 + 3 * torch.randn(1, 64, 64, generator=generator)
     holed = picture.clone()
@@ -103,7 +105,7 @@ def test_zscale_has_the_limits_of_astropy() -> None:
     )
 
 
-def test_what_cannot_be_stretched() -> None:
+def test_invalid_stretches_are_refused() -> None:
     with pytest.raises(ImagesError, match="no images to measure"):
         measure_stretch([], "log")
     with pytest.raises(ImagesError, match="band 2 is the same everywhere"):
@@ -116,7 +118,7 @@ def test_what_cannot_be_stretched() -> None:
         Stretch(low=(1.0,), high=(2.0,), noise=(0.0,))
 
 
-def test_the_door_stretches_before_it_resizes_and_refuses_counts_without_a_stretch() -> None:
+def test_classifiers_stretch_before_they_resize_and_refuse_counts_without_a_stretch() -> None:
     stretch = Stretch(low=(-5.0,) * 3, high=(500.0,) * 3, noise=(2.0,) * 3)
     counts = 100 + 400 * torch.rand(3, 20, 20, generator=torch.Generator().manual_seed(1))
     small = fit_image(counts, InputSpec(size=(10, 10), stretch=stretch))
@@ -132,7 +134,7 @@ def test_the_door_stretches_before_it_resizes_and_refuses_counts_without_a_stret
 
 
 @pytest.mark.parametrize("curve", ["arcsinh", "log", "linear"])
-def test_counts_come_back_where_the_sky_stays(curve: str) -> None:
+def test_counts_are_recovered_if_the_sky_is_kept(curve: str) -> None:
     stretch = Stretch(
         curve=curve, low=(-300.0, -10.0), high=(6e4, 4e3), noise=(20.0, 2.0), sky=False
     )  # type: ignore[arg-type]
@@ -146,7 +148,7 @@ def test_counts_come_back_where_the_sky_stays(curve: str) -> None:
     torch.testing.assert_close(back, subtract_sky(counts), rtol=1e-3, atol=0.1)
 
 
-def test_a_rule_for_counts_sees_them_behind_a_stretch() -> None:
+def test_a_normalisation_of_counts_receives_counts_after_a_stretch() -> None:
     stretch = Stretch(low=(-500.0,) * 3, high=(6e4,) * 3, noise=(30.0,) * 3, sky=False)
     plain = InputSpec(size=(9, 9), normalise="l2_per_channel")
     both = InputSpec(size=(9, 9), normalise="l2_per_channel", stretch=stretch)

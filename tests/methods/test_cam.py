@@ -82,5 +82,5 @@ def test_other_endings_are_refused_in_words(
 def test_a_black_box_is_refused_in_words(
     black_box: Classifier, images: torch.Tensor, targets: torch.Tensor
 ) -> None:
-    with pytest.raises(ClassifierError, match="tests:asked shows its answers only"):
+    with pytest.raises(ClassifierError, match="tests:asked exposes no layers"):
         Cam()(black_box, images, targets)

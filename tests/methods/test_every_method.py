@@ -148,7 +148,7 @@ class TestEvery:
             assert method(black_box, images, targets).isfinite().all()
         monkeypatch.setattr(Classifier, "exposes_layers", False)
         if "layers" in method.needs:
-            with pytest.raises(ClassifierError, match="shows its answers only"):
+            with pytest.raises(ClassifierError, match="exposes no layers"):
                 method(residual, images, targets)
         else:
             method(residual, images, targets)

@@ -141,5 +141,5 @@ class TestRefusals:
     def test_a_layer_that_gives_no_map(
         self, residual: Classifier, images: torch.Tensor, targets: torch.Tensor
     ) -> None:
-        with pytest.raises(ClassifierError, match="no map of features passed"):
+        with pytest.raises(ClassifierError, match="gives no feature map in"):
             ExcitationBackprop(layer="head")(residual, images, targets)

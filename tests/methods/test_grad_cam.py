@@ -159,5 +159,5 @@ class Vector(nn.Module):
 def test_a_network_without_places_is_refused_in_words(
     opened: Callable[[nn.Module], Classifier], images: torch.Tensor, targets: torch.Tensor
 ) -> None:
-    with pytest.raises(ClassifierError, match="no map of features or tokens of places"):
+    with pytest.raises(ClassifierError, match="no feature map or tokens"):
         GradCam()(opened(Vector(images[0].numel())), images, targets)

@@ -135,7 +135,7 @@ def test_a_layer_of_tokens_can_be_named(
 def test_a_layer_without_places_is_refused_in_words(
     residual: Classifier, images: torch.Tensor, targets: torch.Tensor
 ) -> None:
-    with pytest.raises(ClassifierError, match="tests:network gives no map of features there"):
+    with pytest.raises(ClassifierError, match="tests:network gives no feature map there"):
         GradCamPlusPlus("head")(residual, images, targets)
 
 

@@ -1,4 +1,4 @@
-"""Detectors against closed forms and another library's pieces, and what looks look at."""
+"""Detectors against closed forms and another library's parts; what the features depend on."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from apercu.robustness.detection import (
     OneClassSvm,
     StabilityFeatures,
 )
-from apercu.robustness.detection.benchmark import (
+from apercu.robustness.detection.benchmark import make_rows
+from apercu.robustness.detection.calibration import (
     CalibratedDetector,
     auroc,
     cross_validated_scores,
-    make_rows,
 )
 from apercu.robustness.detection.option_strings import parse_extractors
 from apercu.robustness.filters import BitDepth, Jpeg

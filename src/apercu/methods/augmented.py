@@ -1,4 +1,4 @@
-"""A wrapper: explain turned, enlarged, moved and mirrored copies, and bring the maps back."""
+"""A wrapper: the mean map over rotated, scaled, shifted and mirrored copies of the image."""
 
 from __future__ import annotations
 
@@ -22,10 +22,17 @@ from apercu.types import Images, Maps, Targets
 class Augmented(Wrapper):
     """The mean map over random copies of the image; the first copy is the image itself.
 
-    Each copy is turned by up to `degrees` either way, enlarged or made smaller by up to the factor
-    `zoom`, moved by up to `shift` of each side, and mirrored left to right half of the time. A
-    pixel's mean is taken over the copies that saw it, so that the borders do not fade. What a copy
-    shows from beyond the border is the image reflected. All images receive the same motions.
+    Each map is moved back before the mean is taken. The mean of a pixel is taken over the copies
+    that contain it, so that the borders do not fade. Beyond its border a copy shows the image
+    reflected. All images receive the same transforms.
+
+    Attributes:
+        method: the explainer of each copy.
+        copies: the number of copies, with the image itself.
+        seed: the seed of the transforms.
+        degrees: the largest rotation to either side.
+        zoom: the largest factor by which a copy is enlarged or reduced.
+        shift: the largest shift, as a fraction of each side.
 
     Raises:
         ConfigError: a number is out of range.
@@ -50,22 +57,25 @@ class Augmented(Wrapper):
     def compute_maps(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         images = images.detach()
         total = self.method(classifier, images, targets)
-        seen = torch.ones_like(total)
-        for motion in self._draw_motions((images.shape[2], images.shape[3])):
-            copy = _warp(images, motion, "reflection")
-            back = torch.linalg.inv(motion)
+        counts = torch.ones_like(total)
+        for transform in self._draw_transforms((images.shape[2], images.shape[3])):
+            copy = _warp(images, transform, "reflection")
+            inverse = torch.linalg.inv(transform)
             maps = self.method(classifier, copy, targets)
-            total = total + _warp(maps[:, None], back, "zeros")[:, 0]
-            seen = seen + _warp(torch.ones_like(maps)[:, None], back, "zeros")[:, 0]
-        return total / seen
+            total = total + _warp(maps[:, None], inverse, "zeros")[:, 0]
+            counts = counts + _warp(torch.ones_like(maps)[:, None], inverse, "zeros")[:, 0]
+        return total / counts
 
-    def _draw_motions(self, size: tuple[int, int]) -> Float[Tensor, "motions 3 3"]:
-        """From places of each copy but the first to places of the image, half a side being 1."""
+    def _draw_transforms(self, size: tuple[int, int]) -> Float[Tensor, "transforms 3 3"]:
+        """Return the transforms of all copies but the first.
+
+        Each maps positions in the copy to positions in the image; half a side has length 1.
+        """
         generator = torch.Generator().manual_seed(self.seed)
         draws = torch.rand(self.copies - 1, 5, generator=generator, dtype=torch.float64) * 2 - 1
-        turn, grow, right, down, mirror = draws.T
-        angle = torch.deg2rad(turn * self.degrees)
-        scale = torch.exp(-grow * log(self.zoom))
+        rotation, growth, right, down, mirror = draws.T
+        angle = torch.deg2rad(rotation * self.degrees)
+        scale = torch.exp(-growth * log(self.zoom))
         cos, sin = scale * angle.cos(), scale * angle.sin()
         flip = torch.where(mirror < 0, -1.0, 1.0).to(cos)
         aspect = size[0] / size[1]
@@ -78,11 +88,11 @@ class Augmented(Wrapper):
         return torch.stack(rows, dim=1)
 
 
-def _warp(images: Images, motion: Float[Tensor, "3 3"], beyond: str) -> Images:
-    """Each place takes the value of the place that the motion sends it to, bilinear."""
+def _warp(images: Images, transform: Float[Tensor, "3 3"], padding: str) -> Images:
+    """Return the images sampled where the transform maps each position, bilinear."""
     grid = F.affine_grid(
-        motion[None, :2].to(images).expand(len(images), -1, -1),
+        transform[None, :2].to(images).expand(len(images), -1, -1),
         list(images.shape),
         align_corners=False,
     )
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode=beyond, align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode=padding, align_corners=False)

@@ -20,59 +20,59 @@ from apercu.types import Images, Maps, Targets
 @final
 @dataclass(frozen=True)
 class Cam(Method):
-    """Σ weight × feature, for classifiers whose scores are linear in the last map of features.
+    """Σ weight × feature, for classifiers whose logits are linear in the last feature map.
 
-    Two endings allow it: a mean over all places and then a linear layer, or a 1 × 1 convolution
-    to the classes and then a mean (SqueezeNet).
+    Two architectures allow it: a mean over all positions and then a linear layer, or a 1 × 1
+    convolution to the classes and then a mean (SqueezeNet).
     """
 
     needs: ClassVar[tuple[Requirement, ...]] = ("layers",)
 
     def compute_maps(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
-        names = find_target_layers(classifier, images)
-        head = get_layer(classifier, names.head)
-        seen: dict[str, Tensor] = {}
+        layers = find_target_layers(classifier, images)
+        head = get_layer(classifier, layers.head)
+        outputs: dict[str, Tensor] = {}
 
         def keep_features(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            seen["features"] = output.clone()
+            outputs["features"] = output.clone()
 
         def keep_input(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            seen["pooled"] = inputs[0].clone()
+            outputs["pooled"] = inputs[0].clone()
 
         with (
             torch.no_grad(),
-            attach_hook(get_layer(classifier, names.features), keep_features),
+            attach_hook(get_layer(classifier, layers.features), keep_features),
             attach_hook(head, keep_input),
         ):
             logits = classifier(images)
             weights = _read_class_weights(head, logits.shape[1])
         size = (images.shape[2], images.shape[3])
-        features = _find_linear_features(seen["features"], seen["pooled"], size)
+        features = _find_linear_features(outputs["features"], outputs["pooled"], size)
         if weights is None or features is None or weights.shape[1] != features.shape[1]:
             raise ClassifierError(
-                "cam needs a classifier that ends in a mean over all places and one linear layer; "
-                f"{classifier.spec} ends otherwise: choose grad_cam"
+                "cam needs a classifier that ends in a mean over all positions and one linear "
+                f"layer; {classifier.spec} ends otherwise: choose grad_cam"
             )
         maps = torch.einsum("bc,bchw->bhw", weights[targets], features)
         return resize_maps(maps, size)
 
 
 def _read_class_weights(head: nn.Module, classes: int) -> Tensor | None:
-    """The final layer as (classes, channels), when it is a plain linear map to all classes."""
+    """Return the final layer as `classes × channels`; None if it is not linear."""
     weight = head.weight
     if not isinstance(weight, Tensor) or weight.shape[0] != classes:
         return None
-    plain = weight.shape[2:].numel() == 1
-    return weight.detach().flatten(1) if plain else None
+    is_linear = weight.shape[2:].numel() == 1
+    return weight.detach().flatten(1) if is_linear else None
 
 
-def _find_linear_features(features: Tensor, given: Tensor, size: tuple[int, int]) -> Tensor | None:
-    """The map of features whose mean (before or after weighting) makes the scores, if any."""
-    if is_feature_map(given.shape):
-        return given
-    places = convert_to_map(features, size)
-    if places is None:
+def _find_linear_features(features: Tensor, pooled: Tensor, size: tuple[int, int]) -> Tensor | None:
+    """Return the feature map whose mean, before or after weighting, gives the logits, if any."""
+    if is_feature_map(pooled.shape):
+        return pooled
+    feature_map = convert_to_map(features, size)
+    if feature_map is None:
         return None
-    features, mean, pooled = places, places.mean(dim=(2, 3)), given.flatten(1)
-    same = mean.shape == pooled.shape and torch.allclose(mean, pooled, rtol=1e-3, atol=1e-4)
-    return features if same else None
+    mean, pooled = feature_map.mean(dim=(2, 3)), pooled.flatten(1)
+    is_mean = mean.shape == pooled.shape and torch.allclose(mean, pooled, rtol=1e-3, atol=1e-4)
+    return feature_map if is_mean else None

@@ -1,4 +1,4 @@
-"""The centre blob: on many films and photographs, what matters is near the middle."""
+"""The centre blob, a baseline: on many films and photographs the evidence is near the centre."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from apercu.types import Images, Maps, Targets
 @final
 @dataclass(frozen=True)
 class CentreBlob(Method):
-    """A Gaussian in the middle of the image, 1 at its peak; no method should do worse than it.
+    """A Gaussian in the middle of the image, 1 at its peak; no method should score worse.
 
-    Args:
-        width: standard deviation, as a share of each half side.
+    Attributes:
+        width: the standard deviation, as a fraction of half of each side.
 
     Raises:
-        ConfigError: a width that is not positive.
+        ConfigError: the width is not positive.
     """
 
     needs: ClassVar[tuple[Requirement, ...]] = ()
@@ -38,5 +38,6 @@ class CentreBlob(Method):
         return blob.repeat(len(images), 1, 1)
 
     def _compute_profile(self, length: int) -> torch.Tensor:
-        places = (torch.arange(length) + 0.5) / length * 2 - 1
-        return torch.exp(-((places / self.width) ** 2) / 2)
+        """Return the Gaussian along one side of the image."""
+        positions = (torch.arange(length) + 0.5) / length * 2 - 1
+        return torch.exp(-((positions / self.width) ** 2) / 2)

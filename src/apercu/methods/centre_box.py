@@ -1,4 +1,4 @@
-"""The centre box: photographers put the object in the middle."""
+"""The centre box, a baseline: photographers put the object in the middle."""
 
 from __future__ import annotations
 
@@ -18,10 +18,16 @@ from apercu.types import Images, Maps, Targets
 @final
 @dataclass(frozen=True)
 class CentreBox(Method):
-    """1 in a centred rectangle with the image's aspect and this share of its area, else 0.
+    """1 in a centred rectangle with the image's aspect, 0 elsewhere.
 
-    Whole pixels, rounded up: a box of less than half the area would miss objects that fill the
-    image (IoU > 0.5 is asked), and the baseline would look worse than it is.
+    The sides are rounded up to whole pixels: a box of less than half the area would miss objects
+    that fill the image (IoU > 0.5 is required), and the baseline would look worse than it is.
+
+    Attributes:
+        area: the area of the rectangle, as a fraction of the image.
+
+    Raises:
+        ConfigError: the area is not in (0, 1].
     """
 
     needs: ClassVar[tuple[Requirement, ...]] = ()

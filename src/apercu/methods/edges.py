@@ -19,9 +19,9 @@ _SOBEL = ((-1.0, 0.0, 1.0), (-2.0, 0.0, 2.0), (-1.0, 0.0, 1.0))
 @final
 @dataclass(frozen=True)
 class Edges(Method):
-    """The slope of the luminance per pixel, by Sobel's filter; the border repeats itself.
+    """The gradient magnitude of the luminance, by Sobel's filter; the border is replicated.
 
-    Three channels are taken for red, green and blue; of other numbers the mean is taken.
+    Three channels are read as red, green and blue; of any other number the mean is taken.
     """
 
     needs: ClassVar[tuple[Requirement, ...]] = ()
@@ -29,9 +29,9 @@ class Edges(Method):
     def compute_maps(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         images = images.detach()
         channels = images.shape[1]
-        shares = LUMA if channels == 3 else (1 / channels,) * channels
-        grey = (images * images.new_tensor(shares)[:, None, None]).sum(dim=1, keepdim=True)
+        weights = LUMA if channels == 3 else (1 / channels,) * channels
+        grey = (images * images.new_tensor(weights)[:, None, None]).sum(dim=1, keepdim=True)
         across = images.new_tensor(_SOBEL) / 8
         filters = torch.stack((across, across.T))[:, None]
-        slopes = F.conv2d(F.pad(grey, (1, 1, 1, 1), mode="replicate"), filters)
-        return torch.linalg.vector_norm(slopes, dim=1)
+        gradients = F.conv2d(F.pad(grey, (1, 1, 1, 1), mode="replicate"), filters)
+        return torch.linalg.vector_norm(gradients, dim=1)

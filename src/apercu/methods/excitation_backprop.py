@@ -1,4 +1,4 @@
-"""Excitation backprop: which neuron won, asked from the class down (Zhang et al. 2016)."""
+"""Excitation backprop: winning probabilities, from the class down (Zhang et al. 2016)."""
 
 from __future__ import annotations
 
@@ -33,22 +33,23 @@ from apercu.methods.relevance import (
 from apercu.types import Images, Maps, Targets
 
 FINER_RATIO = 1.5
-"""How much taller than the last map of features the one is that is shown."""
+"""The map that is shown is at least this much higher than the last feature map."""
 
 
 @final
 @dataclass(frozen=True)
 class ExcitationBackprop(Method):
-    """The probability that each place of a layer won, given that the target did.
+    """The probability that each position of a layer wins, given that the target wins.
 
-    A winner's probability is shared among the positive inputs that excited it, as
-    input × positive weight; batch norms are folded into the layer before. Negative inputs excite
-    nothing, in sums too, so that networks with linear bottlenecks can be asked.
+    The probability of a winner is divided among the positive inputs that excite it, in proportion
+    to input × positive weight. Batch norms are folded into the layer before. Negative inputs excite
+    nothing, also in sums, so that networks with linear bottlenecks work.
 
-    Args:
-        layer: where to stop; without it, the last stage finer than the last map of features.
-        contrastive: subtract what won given everything but the target, the last layer's weights
-            negated; what is below 0 is cut.
+    Attributes:
+        layer: the layer whose positions are shown. By default it is the last stage that is finer
+            than the last feature map.
+        contrastive: whether the probabilities given all other classes are subtracted, with the last
+            layer's weights negated. Negative differences become 0.
     """
 
     needs: ClassVar[tuple[Requirement, ...]] = ("gradients", "layers")
@@ -72,37 +73,37 @@ class ExcitationBackprop(Method):
     def _compute_winning_probabilities(
         self, classifier: Classifier, images: Images, targets: Targets, rules: ExcitationRules
     ) -> Float[Tensor, "batch rows columns"]:
-        """Probabilities at the stopping layer, summed over its channels."""
+        """Return the probabilities at the chosen layer, summed over its channels."""
         stops = [get_layer(classifier, self.layer)] if self.layer else list_stages(classifier)
-        passed: list[Tensor] = []
+        outputs: list[Tensor] = []
 
         def keep(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             if isinstance(output, Tensor) and output.requires_grad and is_feature_map(output.shape):
-                passed.append(output)
+                outputs.append(output)
 
         inside = classifier.normalise(images.detach()).requires_grad_()
         with ExitStack() as hooks:
             for stop in stops:
                 hooks.enter_context(attach_hook(stop, keep))
             logits = forward_with_rules(classifier, images, inside, rules)
-        if not passed:
+        if not outputs:
             raise ClassifierError(
-                f"excitation_backprop: no map of features passed in {classifier.spec}; name "
+                f"excitation_backprop: the layer gives no feature map in {classifier.spec}; name "
                 "another layer, or choose a method that needs none, such as occlusion"
             )
-        shown = _select_finer_map(passed)
-        own = logits.gather(1, targets[:, None])
-        given = torch.where(own == 0, 0.0, 1 / torch.where(own == 0, 1.0, own)).detach()
-        (slopes,) = torch.autograd.grad((own * given).sum(), shown)
-        return (shown * slopes).sum(dim=1).detach()
+        feature_map = _select_finer_map(outputs)
+        logit = logits.gather(1, targets[:, None])
+        scale = torch.where(logit == 0, 0.0, 1 / torch.where(logit == 0, 1.0, logit)).detach()
+        (gradients,) = torch.autograd.grad((logit * scale).sum(), feature_map)
+        return (feature_map * gradients).sum(dim=1).detach()
 
 
 @final
 class ExcitationRules(RelevanceRules):
-    """The marginal winning probability of every value.
+    """Rules that give the marginal winning probability of every value.
 
     Args:
-        negated: weights of the layer that asks for everything but the target.
+        negated: the weights of the last layer, if all classes but the target should win.
     """
 
     def __init__(self, negated: Tensor | None = None) -> None:
@@ -114,7 +115,7 @@ class ExcitationRules(RelevanceRules):
         return layer.apply(layer.inputs.clamp(min=0), weight.clamp(min=0))
 
     def handle_other(self, func: Operation, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        """Sums of two maps share among their positive terms."""
+        """Divide the relevance of a sum of two maps among their positive terms."""
         maps = [a for a in args[:2] if isinstance(a, Tensor) and a.requires_grad]
         if get_operation_name(func) != "add" or len(maps) < 2:
             return func(*args, **options)
@@ -123,7 +124,7 @@ class ExcitationRules(RelevanceRules):
 
 
 def list_stages(classifier: Classifier) -> list[nn.Module]:
-    """The parts of a network that follow one another, those of its sequences included."""
+    """Return the parts of a network in their order, with the parts of its sequences."""
     return list(_iterate_stages(get_open_module(classifier)))
 
 
@@ -135,6 +136,7 @@ def _iterate_stages(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def _select_finer_map(maps: list[Tensor]) -> Tensor:
-    """The last map that is clearly finer than the very last one, or the first of equals."""
-    finer = [one for one in maps if one.shape[2] >= FINER_RATIO * maps[-1].shape[2]]
+    """Return the last map that is clearly finer than the last one, or else the first map."""
+    limit = FINER_RATIO * maps[-1].shape[2]
+    finer = [feature_map for feature_map in maps if feature_map.shape[2] >= limit]
     return finer[-1] if finer else maps[0]

@@ -15,10 +15,11 @@ from apercu.types import Images, Maps, Targets
 @final
 @dataclass(frozen=True)
 class GradCam(Method):
-    """Channels weighted by their mean derivative, summed, cut at 0, enlarged.
+    """Channels weighted by their mean gradient, summed, clipped at 0, enlarged.
 
-    `layer` names a layer of the classifier's network; without it the last map of
-    features (or tokens) is found by watching one image pass.
+    Attributes:
+        layer: a layer of the classifier's network. By default it is the last feature map (or the
+            last tokens), which is found by tracing one image.
     """
 
     needs: ClassVar[tuple[Requirement, ...]] = ("gradients", "layers")
@@ -27,7 +28,7 @@ class GradCam(Method):
     def compute_maps(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         require_gradients(classifier, "grad_cam")
         layer = get_layer(classifier, self.layer or find_target_layers(classifier, images).features)
-        passed = layer_gradients(classifier, [layer], images, targets)[-1]
-        weights = passed.gradients.mean(dim=(2, 3), keepdim=True)
-        coarse = (weights * passed.features).sum(dim=1).clamp(min=0)
+        at_layer = layer_gradients(classifier, [layer], images, targets)[-1]
+        weights = at_layer.gradients.mean(dim=(2, 3), keepdim=True)
+        coarse = (weights * at_layer.features).sum(dim=1).clamp(min=0)
         return resize_maps(coarse, (images.shape[2], images.shape[3]))

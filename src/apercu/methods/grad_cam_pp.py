@@ -1,4 +1,4 @@
-"""Grad-CAM++: Grad-CAM that weighs every place of a channel (Chattopadhay et al. 2018)."""
+"""Grad-CAM++: Grad-CAM that weights every position of a channel (Chattopadhay et al. 2018)."""
 
 from __future__ import annotations
 
@@ -17,10 +17,14 @@ from apercu.types import Images, Maps, Targets
 @final
 @dataclass(frozen=True)
 class GradCamPlusPlus(Method):
-    """Channels weighted by their positive slopes, places that share a channel less; cut at 0.
+    """Channels weighted by their positive gradients, summed, clipped at 0, enlarged.
 
-    The weights are those of the score exp(logit), whose second and third derivatives by a feature
-    are powers of its first where the network is piecewise linear. `layer` is as in Grad-CAM.
+    Where several positions of a channel are active, each of them counts less. The weights are those
+    of the score exp(logit), whose second and third derivatives by a feature are powers of the first
+    where the network is piecewise linear.
+
+    Attributes:
+        layer: a layer of the classifier's network, as in `GradCam`.
     """
 
     needs: ClassVar[tuple[Requirement, ...]] = ("gradients", "layers")
@@ -29,11 +33,12 @@ class GradCamPlusPlus(Method):
     def compute_maps(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         require_gradients(classifier, "grad_cam_pp")
         layer = get_layer(classifier, self.layer or find_target_layers(classifier, images).features)
-        passed = layer_gradients(classifier, [layer], images, targets)[-1]
-        features, slopes = passed.features, passed.gradients
+        at_layer = layer_gradients(classifier, [layer], images, targets)[-1]
+        features, gradients = at_layer.features, at_layer.gradients
         sums = features.sum(dim=(2, 3), keepdim=True)
-        shared = 2 + sums * slopes  # slope² / (2 slope² + sums slope³), where slope is not 0
-        shares = slopes.clamp(min=0) / torch.where(shared == 0, 1, shared)
-        weights = shares.sum(dim=(2, 3), keepdim=True)
+        # the paper's factor is g² / (2 g² + Σf g³), which is 1 / (2 + Σf g) where g is not 0
+        divisor = 2 + sums * gradients
+        weighted = gradients.clamp(min=0) / torch.where(divisor == 0, 1, divisor)
+        weights = weighted.sum(dim=(2, 3), keepdim=True)
         coarse = (weights * features).sum(dim=1).clamp(min=0)
         return resize_maps(coarse, (images.shape[2], images.shape[3]))

@@ -25,5 +25,5 @@ class Gradient(Method):
         require_gradients(classifier, "gradient")
         with torch.enable_grad():
             inputs = images.detach().requires_grad_()
-            slopes = Saliency(classifier).attribute(inputs, target=targets, abs=True)
-        return slopes.detach().amax(dim=1)
+            gradients = Saliency(classifier).attribute(inputs, target=targets, abs=True)
+        return gradients.detach().amax(dim=1)

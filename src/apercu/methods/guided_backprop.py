@@ -1,4 +1,4 @@
-"""Guided backprop: every ReLU lets only positive slopes back (Springenberg et al. 2015)."""
+"""Guided backprop: every ReLU passes only positive gradients back (Springenberg et al. 2015)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from apercu.methods.smooth_grad import compute_input_gradients
 from apercu.types import Images, Maps, Targets
 
 RELUS = frozenset({"relu", "relu_", "relu6", "hardtanh", "hardtanh_"})
-"""Names of the functions behind ReLU and ReLU6, be they layers or called in `forward`."""
+"""The functions behind ReLU and ReLU6, whether they are layers or called in `forward`."""
 
 
 @final
@@ -24,7 +24,7 @@ RELUS = frozenset({"relu", "relu_", "relu6", "hardtanh", "hardtanh_"})
 class GuidedBackprop(Method):
     """The largest absolute guided derivative of the target's logit over the channels.
 
-    Reaches ReLUs that are layers (in place or not), that `forward` calls as functions, and those
+    It guides ReLUs that are layers (in place or not), that `forward` calls as functions, and those
     of exported programs.
     """
 
@@ -33,19 +33,19 @@ class GuidedBackprop(Method):
     def compute_maps(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         require_gradients(classifier, "guided_backprop")
         with GuidedGradients(RELUS) as guided:
-            found = compute_input_gradients(classifier, images, targets)
+            gradients = compute_input_gradients(classifier, images, targets)
         guided.check_applied(classifier, "guided_backprop")
-        return found.abs().amax(dim=1)
+        return gradients.abs().amax(dim=1)
 
 
 class GuidedGradients(TorchFunctionMode):
-    """Within the block, the named functions let only positive slopes back; nothing is left over.
+    """Within the `with` block, the named functions pass only positive gradients back.
 
-    Functions are caught as they are called, which no hook on layers can do; what is attached
-    belongs to the graph of the pass and goes with it.
+    Calls of functions are intercepted, which no hook on layers can do. The hooks on tensors belong
+    to the graph of one pass, so nothing remains afterwards.
 
     Args:
-        names: of functions of torch.
+        names: the names of functions of torch.
     """
 
     def __init__(self, names: frozenset[str]) -> None:
@@ -61,19 +61,23 @@ class GuidedGradients(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        answer = func(*args, **kwargs)
+        result = func(*args, **kwargs)
         name = getattr(func, "__name__", "").partition(".")[0]
         if name in self._names and not (
             name.startswith("hardtanh") and _get_lower_bound(args, kwargs) != 0
         ):
-            output = answer[0] if isinstance(answer, tuple) else answer
+            output = result[0] if isinstance(result, tuple) else result
             if output.requires_grad:
                 self._guided_count += 1
                 output.register_hook(_clamp_gradient)
-        return answer
+        return result
 
     def check_applied(self, classifier: Classifier, method: str) -> None:
-        """Raises `ClassifierError` when nothing was met to be guided."""
+        """Check that at least one function was guided.
+
+        Raises:
+            ClassifierError: the classifier called none of the functions.
+        """
         if not self._guided_count:
             raise ClassifierError(
                 f"{method} needs a classifier with ReLU or ReLU6; {classifier.spec} has none that "
@@ -81,10 +85,10 @@ class GuidedGradients(TorchFunctionMode):
             )
 
 
-def _clamp_gradient(slope: Tensor) -> Tensor:
-    return slope.clamp(min=0)
+def _clamp_gradient(gradient: Tensor) -> Tensor:
+    return gradient.clamp(min=0)
 
 
 def _get_lower_bound(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> float:
-    """Where a hardtanh cuts from below."""
+    """Return the lower bound of a hardtanh."""
     return kwargs.get("min_val", args[1] if len(args) > 1 else -1.0)

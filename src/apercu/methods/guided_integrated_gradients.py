@@ -24,10 +24,14 @@ _POOLS = frozenset(
 class GuidedIntegratedGradients(Method):
     """Integrated gradients whose derivatives pass ReLU and max pooling only where positive.
 
-    The way is that of `IntegratedGradients`, from black; the sum of a map means nothing here.
+    The path is that of `IntegratedGradients`, from black; the sum of a map has no meaning here.
+
+    Attributes:
+        steps: the number of points on the path.
+        batch: the number of images that the classifier receives at once.
 
     Raises:
-        ConfigError: steps or batch below 1.
+        ConfigError: steps or batch is below 1.
     """
 
     needs: ClassVar[tuple[Requirement, ...]] = ("gradients",)

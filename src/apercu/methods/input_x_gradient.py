@@ -1,4 +1,4 @@
-"""Input × gradient: each pixel's share of a linearised logit (Shrikumar et al. 2016)."""
+"""Input × gradient: each pixel's part of a linearised logit (Shrikumar et al. 2016)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from apercu.types import Images, Maps, Targets
 class InputXGradient(Method):
     """Pixel × derivative of the target's logit, summed over the channels (captum).
 
-    Pixels are those of the image in [0, 1], so that black pixels have no share.
+    Pixels are those of the image in [0, 1], so that black pixels receive no evidence.
     """
 
     needs: ClassVar[tuple[Requirement, ...]] = ("gradients",)
@@ -28,5 +28,5 @@ class InputXGradient(Method):
         require_gradients(classifier, "input_x_gradient")
         with torch.enable_grad():
             inputs = images.detach().requires_grad_()
-            shares = Captum(classifier).attribute(inputs, target=targets)
-        return shares.detach().sum(dim=1)
+            attributions = Captum(classifier).attribute(inputs, target=targets)
+        return attributions.detach().sum(dim=1)

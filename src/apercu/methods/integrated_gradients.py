@@ -1,4 +1,4 @@
-"""Integrated gradients: input × gradient along the way from black (Sundararajan et al. 2017)."""
+"""Integrated gradients: input × gradient along the path from black (Sundararajan et al. 2017)."""
 
 from __future__ import annotations
 
@@ -16,13 +16,17 @@ from apercu.types import Images, Maps, Targets
 @final
 @dataclass(frozen=True)
 class IntegratedGradients(Method):
-    """Pixel × mean derivative on the straight way from black, summed over the channels (captum).
+    """Pixel × mean derivative on the straight path from black, summed over the channels (captum).
 
-    The values of a map sum up to the logit of the image less that of black, but for the error of
-    Gauss-Legendre integration with so many `steps`; `batch` steps are answered at a time.
+    The values of a map sum up to the logit of the image minus that of black, except for the error
+    of the Gauss-Legendre integration.
+
+    Attributes:
+        steps: the number of points on the path.
+        batch: the number of images that the classifier receives at once.
 
     Raises:
-        ConfigError: steps or batch below 1.
+        ConfigError: steps or batch is below 1.
     """
 
     needs: ClassVar[tuple[Requirement, ...]] = ("gradients",)
@@ -41,15 +45,15 @@ class IntegratedGradients(Method):
 
         require_gradients(classifier, "integrated_gradients")
         captum = Captum(classifier)
-        shares = []
+        attributions = []
         with torch.enable_grad():
             parts = (torch.split(whole, self.batch) for whole in (images.detach(), targets))
             for inputs, classes in zip(*parts, strict=True):
-                found = captum.attribute(
+                attribution = captum.attribute(
                     inputs,
                     target=classes,
                     n_steps=self.steps,
                     internal_batch_size=self.batch,
                 )
-                shares.append(found.detach())
-        return torch.cat(shares).sum(dim=1)
+                attributions.append(attribution.detach())
+        return torch.cat(attributions).sum(dim=1)

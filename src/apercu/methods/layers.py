@@ -1,4 +1,4 @@
-"""Looking inside an open classifier: the last feature map and the layer that scores it."""
+"""The layers of an open classifier: the last feature map, and the layer that gives the logits."""
 
 from __future__ import annotations
 
@@ -20,13 +20,22 @@ Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]
 
 
 @dataclass(frozen=True)
+class _LayerCall:
+    """One call of a layer: its name, the layer, and the shape of its output."""
+
+    name: str
+    layer: nn.Module
+    shape: torch.Size
+
+
+@dataclass(frozen=True)
 class TargetLayers:
-    """Names of two layers of a classifier's network."""
+    """The names of two layers of a classifier's network."""
 
     features: str
-    """The layer that gives the last map of features, or the last tokens whose places count."""
+    """The layer that gives the last feature map, or the last tokens whose positions matter."""
     head: str
-    """The linear or convolutional layer that turns features into scores of classes."""
+    """The linear or convolutional layer that turns features into logits."""
 
 
 SCORING_LAYERS = (nn.Linear, nn.Conv2d)
@@ -35,10 +44,10 @@ _target_layers: WeakKeyDictionary[nn.Module, TargetLayers] = WeakKeyDictionary()
 
 
 def find_target_layers(classifier: Classifier, images: Images) -> TargetLayers:
-    """Find both layers by watching one image pass, once for each network.
+    """Find both layers by tracing one image; the result is kept for each network.
 
     Raises:
-        ClassifierError: no convolutional map of features comes before the scores.
+        ClassifierError: no feature map comes before the logits.
     """
     module = get_open_module(classifier)
     if module not in _target_layers:
@@ -47,17 +56,25 @@ def find_target_layers(classifier: Classifier, images: Images) -> TargetLayers:
 
 
 def get_open_module(classifier: Classifier) -> nn.Module:
-    """The network of a classifier whose layers are open, or a `ClassifierError`."""
+    """Return the network of a classifier whose layers are open.
+
+    Raises:
+        ClassifierError: the classifier does not expose its layers.
+    """
     if classifier.module is None or not classifier.exposes_layers:
         raise ClassifierError(
-            f"layers: {classifier.spec} shows its answers only; choose a method that asks, "
+            f"layers: {classifier.spec} exposes no layers; choose a method that only queries, "
             "such as occlusion, or a trained explainer"
         )
     return classifier.module
 
 
 def get_layer(classifier: Classifier, name: str) -> nn.Module:
-    """One layer by its name, or a `ClassifierError` that suggests the nearest."""
+    """Return one layer by its name.
+
+    Raises:
+        ClassifierError: there is no such layer; the message suggests the nearest name.
+    """
     layers = dict(get_open_module(classifier).named_modules())
     if name not in layers:
         raise ClassifierError(
@@ -69,7 +86,7 @@ def get_layer(classifier: Classifier, name: str) -> nn.Module:
 
 @contextmanager
 def attach_hook(module: nn.Module, hook: Hook) -> Iterator[None]:
-    """See (module, inputs, output) of a layer; the hook ends with the block."""
+    """Call a hook with (module, inputs, output) of a layer within the `with` block."""
     handle = module.register_forward_hook(hook)
     try:
         yield
@@ -81,26 +98,26 @@ def attach_hook(module: nn.Module, hook: Hook) -> Iterator[None]:
 def compute_deep_features(
     classifier: Classifier, images: Images
 ) -> Float[Tensor, "batch features"]:
-    """What the layer that scores classes receives, averaged over places where it has any.
+    """Return the input of the layer that gives the logits, averaged over positions.
 
-    A network that answers features has no such layer; they are its answer.
+    A network whose output is features has no such layer; its output is returned.
 
     Raises:
-        ClassifierError: the classifier does not show its layers.
+        ClassifierError: the classifier does not expose its layers.
     """
     if classifier.network.output == "features":
         return classifier(images)
-    kept: list[Tensor] = []
+    head_inputs: list[Tensor] = []
     head = get_layer(classifier, find_target_layers(classifier, images).head)
-    with attach_hook(head, lambda _module, inputs, _output: kept.append(inputs[0])):
+    with attach_hook(head, lambda _module, inputs, _output: head_inputs.append(inputs[0])):
         classifier(images)
-    features = kept[0]
+    features = head_inputs[0]
     return features.mean((2, 3)) if features.ndim == 4 else features.flatten(1)
 
 
 @dataclass(frozen=True)
 class LayerGradients:
-    """A layer, the map of features it gave, and the slopes of the target's logit by them."""
+    """A layer, its feature map, and the gradients of the target's logit by the features."""
 
     layer: nn.Module
     features: Float[Tensor, "batch channels rows columns"]
@@ -110,104 +127,110 @@ class LayerGradients:
 def layer_gradients(
     classifier: Classifier, layers: Sequence[nn.Module], images: Images, targets: Targets
 ) -> list[LayerGradients]:
-    """What one pass gave at each of these layers, in the order of their completion.
+    """Return the features and gradients of these layers in one pass, in the order of their calls.
 
-    A layer that is called twice is there twice; outputs without places are left out.
+    A layer that is called twice appears twice; outputs without positions are left out.
+
+    Args:
+        classifier: an open, differentiable classifier.
+        layers: layers of its network.
+        images: images in [0, 1], `batch × channels × height × width`.
+        targets: one class index per image.
+
+    Returns:
+        The feature maps and their gradients, at least one.
 
     Raises:
-        ClassifierError: no layer gave a map of features that the target's logit depends on.
+        ClassifierError: no layer gives a feature map that the target's logit depends on.
     """
     size = (images.shape[2], images.shape[3])
-    kept: list[tuple[nn.Module, Tensor]] = []
+    outputs: list[tuple[nn.Module, Tensor]] = []
 
     def keep(layer: nn.Module, inputs: tuple[Tensor, ...], output: object) -> Tensor | None:
         if not isinstance(output, Tensor) or len(output) != len(images):
-            return None  # patches of images are no maps of them
+            return None  # an output of patches is no feature map of the images
         if convert_to_map(output, size) is None:
             return None
-        if not output.requires_grad:  # the graph begins here: nothing before it is remembered
+        if not output.requires_grad:  # the graph begins here, so nothing before it is stored
             output = output.detach().requires_grad_()
-        kept.append((layer, output))
-        return output.clone()  # what comes next may write into it
+        outputs.append((layer, output))
+        return output.clone()  # the next operation may be in place
 
     with ExitStack() as hooks, torch.enable_grad():
         for layer in layers:
             hooks.callback(layer.register_forward_hook(keep).remove)
         logits = classifier(images.detach())
         score = logits.gather(1, targets[:, None]).sum()
-        outputs = [output for _, output in kept]
-        slopes = torch.autograd.grad(score, outputs, allow_unused=True) if outputs else ()
-    found = []
-    for (layer, output), slope in zip(kept, slopes, strict=True):
-        if slope is None:
+        inputs = [output for _, output in outputs]
+        gradients = torch.autograd.grad(score, inputs, allow_unused=True) if inputs else ()
+    results = []
+    for (layer, output), gradient in zip(outputs, gradients, strict=True):
+        if gradient is None:
             continue
-        features, weights = convert_to_map(output.detach(), size), convert_to_map(slope, size)
-        if features is not None and weights is not None:
-            found.append(LayerGradients(layer, features, weights))
-    if not found:
+        features = convert_to_map(output.detach(), size)
+        feature_gradients = convert_to_map(gradient, size)
+        if features is not None and feature_gradients is not None:
+            results.append(LayerGradients(layer, features, feature_gradients))
+    if not results:
         raise ClassifierError(
-            f"layer: {classifier.spec} gives no map of features there that its scores depend on; "
+            f"layer: {classifier.spec} gives no feature map there that its logits depend on; "
             "name an earlier layer"
         )
-    return found
+    return results
 
 
 def _trace_layers(classifier: Classifier, image: Images) -> TargetLayers:
-    """The last scoring layer, and the last map of features that was complete before it."""
-    passed: list[tuple[str, nn.Module, torch.Size]] = []
+    """Return the last classification layer, and the last feature map before it."""
+    calls: list[_LayerCall] = []
     handles = []
 
-    def note(name: str) -> Hook:
+    def make_hook(name: str) -> Hook:
         def hook(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             if isinstance(output, Tensor):
-                passed.append((name, layer, output.shape))
+                calls.append(_LayerCall(name, layer, output.shape))
 
         return hook
 
     try:
         for name, layer in get_open_module(classifier).named_modules():
             if name:
-                handles.append(layer.register_forward_hook(note(name)))
+                handles.append(layer.register_forward_hook(make_hook(name)))
         with torch.no_grad():
             classifier(image)
     finally:
         for handle in handles:
             handle.remove()
-    return _choose_layers(classifier, image, passed)
+    return _choose_layers(classifier, image, calls)
 
 
-def _choose_layers(
-    classifier: Classifier, image: Images, passed: list[tuple[str, nn.Module, torch.Size]]
-) -> TargetLayers:
-    """The two layers among those that passed, in the order of their completion."""
-    scoring = [i for i, (_, layer, _) in enumerate(passed) if isinstance(layer, SCORING_LAYERS)]
-    head = scoring[-1] if scoring else 0
-    name, layer, _ = passed[head]
-    maps = [i for i in range(head) if is_feature_map(passed[i][2])]
-    features = passed[maps[-1]][0] if maps else None
-    if isinstance(layer, nn.Linear) and _has_token_ending(passed[:head], maps, layer.in_features):
-        features = find_last_spatial_layer(
-            classifier, get_open_module(classifier), image, layer.in_features
-        )
+def _choose_layers(classifier: Classifier, image: Images, calls: list[_LayerCall]) -> TargetLayers:
+    """Return the two layers, given all layers in the order in which they finished."""
+    scoring = [i for i, call in enumerate(calls) if isinstance(call.layer, SCORING_LAYERS)]
+    last = scoring[-1] if scoring else 0
+    head = calls[last]
+    maps = [i for i in range(last) if is_feature_map(calls[i].shape)]
+    features = calls[maps[-1]].name if maps else None
+    channels = head.layer.in_features if isinstance(head.layer, nn.Linear) else None
+    if channels is not None and _has_token_ending(calls[:last], maps, channels):
+        module = get_open_module(classifier)
+        features = find_last_spatial_layer(classifier, module, image, channels)
     if features is None:
         raise ClassifierError(
-            f"layers: {classifier.spec} has no map of features or tokens of places before its "
-            "scores; choose a method that needs none, such as gradient or occlusion"
+            f"layers: {classifier.spec} has no feature map or tokens before its "
+            "logits; choose a method that needs none, such as gradient or occlusion"
         )
-    return TargetLayers(features, head=name)
+    return TargetLayers(features, head=head.name)
 
 
-def _has_token_ending(
-    passed: list[tuple[str, nn.Module, torch.Size]], maps: list[int], channels: int
-) -> bool:
-    """Whether the last places come as tokens, or as maps whose channels are last."""
+def _has_token_ending(calls: list[_LayerCall], maps: list[int], channels: int) -> bool:
+    """Return whether the last features are tokens, or maps whose channels are last."""
     if not maps:
         return True
-    shape = passed[maps[-1]][2]
-    tokens_follow = any(len(later) == 3 for _, _, later in passed[maps[-1] :])
+    shape = calls[maps[-1]].shape
+    tokens_follow = any(len(call.shape) == 3 for call in calls[maps[-1] :])
     return tokens_follow or shape[3] == channels != shape[1]
 
 
 def is_feature_map(shape: torch.Size) -> bool:
-    """Batch, channels, height, width, and more than one place."""
+    """Return whether a shape is batch, channels, height, width, with more than one position."""
     return len(shape) == 4 and shape[2] * shape[3] > 1

@@ -1,4 +1,4 @@
-"""LRP: the logit handed back layer by layer, shared by contribution (Bach et al. 2015)."""
+"""LRP: the logit is propagated back layer by layer, by contribution (Bach et al. 2015)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from apercu.methods.relevance import (
 from apercu.types import Images, Maps, Targets
 
 MAX_BATCH = 16
-"""Images whose activations are held."""
+"""The number of images whose activations are stored at once."""
 
 
 @final
@@ -30,13 +30,13 @@ MAX_BATCH = 16
 class Lrp(Method):
     """The composite of ε, γ and box (Montavon et al. 2019), summed over the channels.
 
-    Linear layers share by ε. Convolutions share by γ, in favour of what agrees with their output.
-    The first one shares by box, within black and white. Batch norms are folded into the layer
-    before; sums share by size.
+    Linear layers follow the ε rule. Convolutions follow the γ rule, in favour of contributions with
+    the sign of the output. The first convolution follows the box rule, between black and white.
+    Batch norms are folded into the layer before; sums divide relevance in proportion to their terms.
 
-    Args:
-        gamma: how much more weight agreement has.
-        epsilon: added to the size of an output before its relevance is divided by it.
+    Attributes:
+        gamma: the additional weight of contributions with the sign of the output.
+        epsilon: a number added to the size of an output before its relevance is divided by it.
 
     Raises:
         ConfigError: a setting is out of range.
@@ -56,7 +56,7 @@ class Lrp(Method):
     def compute_maps(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         require_gradients(classifier, "lrp")
         parts = (torch.split(values, MAX_BATCH) for values in (images, targets))
-        return torch.cat([self._propagate(classifier, *some) for some in zip(*parts, strict=True)])
+        return torch.cat([self._propagate(classifier, *part) for part in zip(*parts, strict=True)])
 
     @torch.enable_grad()
     def _propagate(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
@@ -65,19 +65,20 @@ class Lrp(Method):
         high = torch.maximum(inside, classifier.normalise(torch.ones_like(images)))
         box = [bound.requires_grad_() for bound in (inside, low, high)]
         logits = forward_with_rules(classifier, images, inside, CompositeRules(self, box))
-        own = logits.gather(1, targets[:, None]).sum()
-        slopes = torch.autograd.grad(own, box, allow_unused=True)
-        parts = [end * slope for end, slope in zip(box, slopes, strict=True) if slope is not None]
+        logit = logits.gather(1, targets[:, None]).sum()
+        gradients = torch.autograd.grad(logit, box, allow_unused=True)
+        pairs = zip(box, gradients, strict=True)
+        parts = [bound * gradient for bound, gradient in pairs if gradient is not None]
         return torch.stack(parts).sum(dim=(0, 2)).detach()
 
 
 @final
 class CompositeRules(RelevanceRules):
-    """Which rule each layer follows.
+    """The ε, γ and box rules, each for its layers.
 
     Args:
-        settings: of the rules.
-        box: the network's input, and its lowest and highest possible values.
+        settings: the settings of the rules.
+        box: the network's input, and the lowest and highest possible input.
     """
 
     def __init__(self, settings: Lrp, box: Sequence[Tensor]) -> None:
@@ -86,7 +87,7 @@ class CompositeRules(RelevanceRules):
         self._box = list(box)
 
     def handle_other(self, func: Operation, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        """Where the network pads its input itself, the bounds are padded with it."""
+        """Pad the bounds too, where the network pads its input itself."""
         if get_operation_name(func) == "pad" and args[0] is self._box[0]:
             self._box = [func(bound, *args[1:], **options) for bound in self._box]
             return self._box[0]
@@ -94,25 +95,27 @@ class CompositeRules(RelevanceRules):
 
     def compute_surrogate(self, layer: AffineLayer, output: Tensor) -> Tensor:
         if layer.weight.ndim == 2:
-            whole = layer.apply(layer.inputs, layer.weight, layer.bias)
-            return whole + self._settings.epsilon * torch.where(output < 0, -1.0, 1.0)
+            total = layer.apply(layer.inputs, layer.weight, layer.bias)
+            return total + self._settings.epsilon * torch.where(output < 0, -1.0, 1.0)
         if layer.inputs is self._box[0]:
             return _compute_box_surrogate(layer, self._box)
         return _compute_gamma_surrogate(layer, output, self._settings.gamma)
 
 
 def _compute_box_surrogate(layer: AffineLayer, box: Sequence[Tensor]) -> Tensor:
-    """Σ (x − low) w⁺ + (x − high) w⁻, no part of which is negative."""
+    """Return Σ (x − low) w⁺ + (x − high) w⁻, whose terms are never negative."""
     inside, low, high = box
-    raised, lowered = layer.weight.clamp(min=0), layer.weight.clamp(max=0)
-    return layer.apply(inside, layer.weight) - layer.apply(low, raised) - layer.apply(high, lowered)
+    positive, negative = layer.weight.clamp(min=0), layer.weight.clamp(max=0)
+    return (
+        layer.apply(inside, layer.weight) - layer.apply(low, positive) - layer.apply(high, negative)
+    )
 
 
 def _compute_gamma_surrogate(layer: AffineLayer, output: Tensor, gamma: float) -> Tensor:
-    """z + γ · (the contributions to z of its own sign)."""
-    raised, lowered = layer.weight.clamp(min=0), layer.weight.clamp(max=0)
+    """Return z + γ · (the contributions to z with its own sign)."""
+    positive, negative = layer.weight.clamp(min=0), layer.weight.clamp(max=0)
     bias = None if layer.bias is None else layer.bias.clamp(min=0)
-    whole = layer.apply(layer.inputs, layer.weight, layer.bias)
-    up = layer.apply(layer.inputs.clamp(min=0), raised, bias)
-    up = up + layer.apply(layer.inputs.clamp(max=0), lowered)
-    return whole + gamma * torch.where(output > 0, up, whole - up)
+    total = layer.apply(layer.inputs, layer.weight, layer.bias)
+    raising = layer.apply(layer.inputs.clamp(min=0), positive, bias)
+    raising = raising + layer.apply(layer.inputs.clamp(max=0), negative)
+    return total + gamma * torch.where(output > 0, raising, total - raising)

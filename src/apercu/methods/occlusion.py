@@ -1,4 +1,4 @@
-"""Occlusion: slide a plain patch over the image and see what is missed (Zeiler & Fergus 2014)."""
+"""Occlusion: cover a part of the image and measure the loss (Zeiler & Fergus 2014)."""
 
 from __future__ import annotations
 
@@ -21,13 +21,17 @@ from apercu.types import Images, Maps, Targets
 @final
 @dataclass(frozen=True)
 class Occlusion(Method):
-    """The fall of the target's logit under a patch, averaged over all patches on a pixel.
+    """The drop of the target's logit under a patch, averaged over all patches on a pixel.
 
-    The patch has the image's mean colour. `window` and `stride` are shares of the image's height
-    and width; `batch` occluded images are answered at a time.
+    The patch has the mean colour of the image.
+
+    Attributes:
+        window: the sides of the patch, as a fraction of the image's height and width.
+        stride: the steps between patches, as a fraction of the image's height and width.
+        batch: the number of occluded images that the classifier receives at once.
 
     Raises:
-        ConfigError: window or stride is out of range.
+        ConfigError: window, stride or batch is out of range.
     """
 
     needs: ClassVar[tuple[Requirement, ...]] = ("queries",)
@@ -46,29 +50,29 @@ class Occlusion(Method):
 
     def compute_maps(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         patches = self._place_patches((images.shape[2], images.shape[3])).to(images.device)
-        plain = Mean().make_replacement(images)
+        filling = Mean().make_replacement(images)
         count = len(images)
-        left = []
+        logits = []
         with torch.no_grad():
             whole = classifier(images).gather(1, targets[:, None])[:, 0]
             pairs = torch.arange(len(patches) * count, device=images.device)
             for index in torch.split(pairs, self.batch):
-                place, image = index // count, index % count
-                hidden = torch.where(patches[place, None], plain[image], images[image])
-                left.append(classifier(hidden).gather(1, targets[image, None])[:, 0])
-        falls = whole - torch.cat(left).view(len(patches), count)
-        weights = patches.to(falls)
-        return torch.einsum("pb,phw->bhw", falls, weights) / weights.sum(dim=0)
+                patch, image = index // count, index % count
+                occluded = torch.where(patches[patch, None], filling[image], images[image])
+                logits.append(classifier(occluded).gather(1, targets[image, None])[:, 0])
+        drops = whole - torch.cat(logits).view(len(patches), count)
+        weights = patches.to(drops)
+        return torch.einsum("pb,phw->bhw", drops, weights) / weights.sum(dim=0)
 
     def _place_patches(self, size: tuple[int, int]) -> Bool[Tensor, "patches height width"]:
-        """Where each patch lies; the last of a line may reach over the image's edge."""
-        lines = []
+        """Return the pixels of each patch; the last patch of a row may leave the image."""
+        spans = []
         for length in size:
             window, stride = (
                 max(1, round(self.window * length)),
                 max(1, round(self.stride * length)),
             )
             starts = torch.arange(ceil((length - window) / stride) + 1) * stride
-            place = torch.arange(length)
-            lines.append((place >= starts[:, None]) & (place < starts[:, None] + window))
-        return torch.stack([down[:, None] & across for down, across in product(*lines)])
+            position = torch.arange(length)
+            spans.append((position >= starts[:, None]) & (position < starts[:, None] + window))
+        return torch.stack([down[:, None] & across for down, across in product(*spans)])

@@ -1,4 +1,4 @@
-"""A random map: what a method must at least beat."""
+"""A random map, a baseline: every method should score better."""
 
 from __future__ import annotations
 
@@ -22,11 +22,15 @@ from apercu.types import Images, Maps, Targets
 class RandomMap(Method):
     """Uniform numbers in [0, 1], drawn from the image's content and the seed.
 
-    An image has the same map in any batch. Every pixel has a number of its own, or with `grid`
-    so many rows and columns have one, enlarged to a smooth map.
+    An image has the same map in any batch.
+
+    Attributes:
+        seed: the seed of the numbers.
+        grid: the number of rows and columns of a coarse grid of numbers, which is enlarged to a
+            smooth map. By default every pixel has a number of its own.
 
     Raises:
-        ConfigError: a grid without cells.
+        ConfigError: the grid is below 1.
     """
 
     needs: ClassVar[tuple[Requirement, ...]] = ()

@@ -1,4 +1,4 @@
-"""Handing relevance back through an open network: its answers stay, its slopes follow rules."""
+"""Relevance propagation: the logits of a network stay the same, its gradients follow rules."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ PRODUCTS = {
     "mm",
     "mul",
 }
-"""Known where one factor is a constant, a gate or a weight."""
+"""Products are supported where one factor is a constant, a gate or a weight."""
 NONLINEAR = {"__rdiv", "__rpow", "cos", "exp", "log", "logsumexp", "norm", "normalize", "pow"}
 NONLINEAR |= {"reciprocal", "rsqrt", "sin", "sqrt", "square"}
-"""Neither linear nor an activation: value × slope would not add up."""
+"""Operations that are neither linear nor activations: value × gradient would not add up."""
 
 
 @dataclass(frozen=True)
 class AffineLayer:
-    """A convolution or linear layer at work; the batch norm that follows is folded in."""
+    """One call of a convolution or linear layer; a batch norm that follows is folded in."""
 
     function: Callable[[Tensor, Tensor, Tensor | None], Tensor]
     inputs: Tensor
@@ -52,22 +52,22 @@ class AffineLayer:
     bias: Tensor | None
 
     def apply(self, inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """What it would give for other inputs and weights."""
+        """Return the output for other inputs and weights."""
         return self.function(inputs, weight, bias)
 
     def fold_batch_norm(self, mean: Tensor, scale: Tensor, shift: Tensor) -> AffineLayer:
-        """This layer and then `(output − mean) · scale + shift`."""
+        """Return this layer followed by `(output − mean) · scale + shift`."""
         weight = self.weight * scale.view(-1, *[1] * (self.weight.ndim - 1))
         bias = -mean if self.bias is None else self.bias - mean
         return AffineLayer(self.function, self.inputs, weight, bias * scale + shift)
 
 
 class RelevanceRules(TorchFunctionMode, ABC):
-    """Watches a network's operations; value × slope becomes the relevance of every value.
+    """Replaces the gradients of a network's operations, so that value × gradient is relevance.
 
-    Convolutions and linear layers share by `flow`, activations pass relevance on, gates are taken
-    for constants, and what is only moved, averaged or picked shares as its slopes do. No hook is
-    set: leaving the `with` block ends it.
+    Convolutions and linear layers divide relevance by `compute_surrogate`. Activations pass it on,
+    gates count as constants, and operations that only move, average or select values keep their
+    gradients. The rules apply within the `with` block; no hook is set.
     """
 
     def __init__(self) -> None:
@@ -77,10 +77,10 @@ class RelevanceRules(TorchFunctionMode, ABC):
 
     @abstractmethod
     def compute_surrogate(self, layer: AffineLayer, output: Tensor) -> Tensor:
-        """The sum whose parts share the relevance of a layer's output."""
+        """Return the sum whose terms divide the relevance of a layer's output among them."""
 
     def handle_other(self, func: Operation, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        """Any operation that is no layer, activation or gate."""
+        """Compute an operation that is no layer, activation or gate."""
         return func(*args, **options)
 
     def __torch_function__(
@@ -95,7 +95,7 @@ class RelevanceRules(TorchFunctionMode, ABC):
             name in PRODUCTS | NONLINEAR and not _is_linear(name, args, options)
         ):
             raise ClassifierError(
-                f"relevance: {name} has no rule here, only convolutional networks are known; "
+                f"relevance: {name} has no rule here, only convolutional networks are supported; "
                 "choose a method that needs no layers, such as gradient or occlusion"
             )
         if name in ("conv2d", "linear"):
@@ -149,48 +149,55 @@ class RelevanceRules(TorchFunctionMode, ABC):
 
 
 def _is_linear(name: str, args: tuple[Any, ...], options: Mapping[str, Any]) -> bool:
-    """Whether relevance flows through none of the operands, or through one factor alone."""
+    """Return whether relevance flows through no operand, or through one factor alone."""
     operands = [*args, *options.values()]
-    flowing = sum(isinstance(one, Tensor) and one.requires_grad for one in operands)
-    return flowing <= (name in PRODUCTS and name != "addcdiv")
+    relevant = sum(isinstance(value, Tensor) and value.requires_grad for value in operands)
+    return relevant <= (name in PRODUCTS and name != "addcdiv")
 
 
 def redirect_relevance(value: Tensor, surrogate: Tensor) -> Tensor:
-    """`value`, whose relevance is shared by the parts of the sum `flow`; none where that is 0."""
-    known = surrogate.detach()
-    share = torch.where(known == 0, 0.0, value / torch.where(known == 0, 1.0, known))
-    return value.detach() + (surrogate - known) * share
+    """Return `value` with the gradients of `surrogate`, scaled to the same relevance.
+
+    The terms of the sum `surrogate` divide the relevance of `value` among them. Where the sum is 0,
+    no relevance flows.
+    """
+    total = surrogate.detach()
+    scale = torch.where(total == 0, 0.0, value / torch.where(total == 0, 1.0, total))
+    return value.detach() + (surrogate - total) * scale
 
 
 def get_operation_name(func: Operation) -> str:
-    """`relu` for torch.relu, Tensor.relu_ and functional.relu alike."""
+    """Return one name for all forms: `relu` for torch.relu, Tensor.relu_ and functional.relu."""
     return str(getattr(func, "__name__", "")).rstrip("_")
 
 
 def forward_with_rules(
     classifier: Classifier, images: Images, inside: Tensor, rules: RelevanceRules
 ) -> Logits:
-    """The classifier's answers, with slopes that follow the rules.
+    """Return the classifier's logits, with gradients that follow the rules.
 
     Args:
-        classifier: an open convolutional network.
-        images: in [0, 1].
-        inside: the same, normalised, where slopes are wanted.
-        rules: see there.
+        classifier: a classifier with an open convolutional network.
+        images: images in [0, 1], `batch × channels × height × width`.
+        inside: the normalised images, by which gradients are computed.
+        rules: the rules of all operations.
+
+    Returns:
+        The logits, `batch × classes`.
 
     Raises:
-        ClassifierError: the network is not open, or does more than the rules can follow.
+        ClassifierError: the network is not open, or has operations that no rule covers.
     """
     network = get_open_module(classifier)
     with torch.no_grad():
         expected = classifier(images)
     with torch.enable_grad(), rules:
-        answers = network(inside)
+        logits = network(inside)
     classifier.queries += len(inside)
-    same = answers.shape == expected.shape and torch.allclose(answers, expected, 1e-2, 1e-2)
-    if not (same and answers.requires_grad and rules.layer_count):
+    is_same = logits.shape == expected.shape and torch.allclose(logits, expected, 1e-2, 1e-2)
+    if not (is_same and logits.requires_grad and rules.layer_count):
         raise ClassifierError(
             f"relevance: the layers of {classifier.spec} cannot be followed to its logits; choose "
             "a method that needs no layers, such as gradient or occlusion"
         )
-    return answers
+    return logits

@@ -15,17 +15,22 @@ from apercu.methods.base import Method, Requirement, require_gradients
 from apercu.types import Images, Maps, Targets
 
 PixelFunction: TypeAlias = Callable[[Images, Images, Targets], Images]
-"""Clean images, their noisy copies, targets → one value per pixel and channel."""
+"""A function of clean images, their noisy copies and targets to one value per pixel and channel."""
 
 
 @final
 @dataclass(frozen=True)
 class SmoothGrad(Method):
-    """The largest absolute mean derivative over the channels, the mean taken over noisy copies.
+    """The largest absolute mean derivative over the channels; the mean is over noisy copies.
 
-    Noise is Gaussian, its standard deviation a share of each image's range, which copies may leave:
-    cut off at its ends, dark and bright pixels would have noise of a mean other than 0. `batch`
-    copies are answered at a time.
+    The noise is Gaussian. Noisy copies may leave the image's range: if they were clipped, the noise
+    of dark and bright pixels would have a mean other than 0.
+
+    Attributes:
+        samples: the number of noisy copies.
+        noise: the standard deviation of the noise, as a fraction of each image's range.
+        seed: the seed of the noise.
+        batch: the number of noisy copies that the classifier receives at once.
 
     Raises:
         ConfigError: samples, noise or batch is out of range.
@@ -41,11 +46,11 @@ class SmoothGrad(Method):
         self._make_copies()
 
     def compute_maps(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
-        def ask(clean: Images, noisy: Images, targets: Targets) -> Images:
+        def compute_gradients(clean: Images, noisy: Images, targets: Targets) -> Images:
             return compute_input_gradients(classifier, noisy, targets)
 
         require_gradients(classifier, "smooth_grad")
-        return self._make_copies().average(ask, images, targets).abs().amax(dim=1)
+        return self._make_copies().average(compute_gradients, images, targets).abs().amax(dim=1)
 
     def _make_copies(self) -> NoisyCopies:
         return NoisyCopies(self.samples, self.noise, self.seed, self.batch)
@@ -53,9 +58,15 @@ class SmoothGrad(Method):
 
 @dataclass(frozen=True)
 class NoisyCopies:
-    """Noisy copies of images; the noise depends on the seed (and device) alone.
+    """Noisy copies of images, whose noise depends only on the seed and the device.
 
-    Every image receives the same noise, so it does not matter which others come with it.
+    Every image receives the same noise, so a batch gives the same maps as its single images.
+
+    Attributes:
+        samples: the number of noisy copies of each image.
+        noise: the standard deviation of the noise, as a fraction of each image's range.
+        seed: the seed of the noise.
+        batch: the number of noisy copies at a time.
 
     Raises:
         ConfigError: a number is out of range.
@@ -75,28 +86,30 @@ class NoisyCopies:
         if not 0 < self.noise < inf:
             raise ConfigError(f"noisy copies: expected finite noise above 0, got {self.noise}")
 
-    def average(self, ask: PixelFunction, images: Images, targets: Targets) -> Images:
-        """The mean of an answer over all copies of each image, asked in batches."""
+    def average(self, function: PixelFunction, images: Images, targets: Targets) -> Images:
+        """Return the mean of a function over all noisy copies of each image."""
         parts = (torch.split(whole, self.batch) for whole in (images.detach(), targets))
-        return torch.cat([self._average_batch(ask, *pair) for pair in zip(*parts, strict=True)])
+        return torch.cat(
+            [self._average_batch(function, *pair) for pair in zip(*parts, strict=True)]
+        )
 
-    def _average_batch(self, ask: PixelFunction, images: Images, targets: Targets) -> Images:
-        reach = images.amax(dim=(1, 2, 3), keepdim=True) - images.amin(dim=(1, 2, 3), keepdim=True)
+    def _average_batch(self, function: PixelFunction, images: Images, targets: Targets) -> Images:
+        ranges = images.amax(dim=(1, 2, 3), keepdim=True) - images.amin(dim=(1, 2, 3), keepdim=True)
         total = torch.zeros_like(images)
         for draws in self._draw_noise(images):
-            noisy = (images + self.noise * reach * draws[:, None]).flatten(0, 1)
+            noisy = (images + self.noise * ranges * draws[:, None]).flatten(0, 1)
             clean = images.repeat(len(draws), 1, 1, 1)
-            answers = ask(clean, noisy, targets.repeat(len(draws)))
-            total += answers.view(len(draws), *images.shape).sum(dim=0)
+            values = function(clean, noisy, targets.repeat(len(draws)))
+            total += values.view(len(draws), *images.shape).sum(dim=0)
         return total / self.samples
 
     def _draw_noise(self, images: Images) -> Iterator[Images]:
-        """Noise of one standard deviation, as many draws at a time as the batch has room for."""
+        """Return noise of standard deviation 1, as many draws at a time as fit into a batch."""
         generator = torch.Generator(images.device).manual_seed(self.seed)
-        together = max(1, self.batch // len(images))
-        for first in range(0, self.samples, together):
-            count = min(together, self.samples - first)
-            # one by one: a draw must not depend on how many are made at a time
+        at_once = max(1, self.batch // len(images))
+        for first in range(0, self.samples, at_once):
+            count = min(at_once, self.samples - first)
+            # one by one, so that a draw does not depend on the size of the batch
             yield torch.stack(
                 [
                     torch.randn(images.shape[1:], generator=generator, device=images.device)
@@ -106,7 +119,7 @@ class NoisyCopies:
 
 
 def compute_input_gradients(classifier: Classifier, images: Images, targets: Targets) -> Images:
-    """The derivative of each target's logit by every pixel and channel (captum)."""
+    """Return the gradient of each target's logit by every pixel and channel (captum)."""
     from captum.attr import Saliency
 
     with torch.enable_grad():

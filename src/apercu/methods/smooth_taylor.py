@@ -16,8 +16,14 @@ from apercu.types import Images, Maps, Targets
 class SmoothTaylor(Method):
     """Mean of (pixel − root) × derivative at the root, summed over the channels.
 
-    Roots are noisy copies as in SmoothGrad: `noise` is a share of each image's range. The default
-    is the paper's σ = 0.5 after ImageNet's normalisation.
+    Roots are noisy copies, as in SmoothGrad. The default noise is the paper's σ = 0.5 after
+    ImageNet's normalisation.
+
+    Attributes:
+        samples: the number of roots.
+        noise: the standard deviation of the noise, as a fraction of each image's range.
+        seed: the seed of the noise.
+        batch: the number of noisy copies that the classifier receives at once.
 
     Raises:
         ConfigError: samples, noise or batch is out of range.
@@ -34,11 +40,11 @@ class SmoothTaylor(Method):
         self._make_roots()
 
     def compute_maps(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
-        def ask(clean: Images, roots: Images, targets: Targets) -> Images:
+        def compute_terms(clean: Images, roots: Images, targets: Targets) -> Images:
             return (clean - roots) * compute_input_gradients(classifier, roots, targets)
 
         require_gradients(classifier, "smooth_taylor")
-        return self._make_roots().average(ask, images, targets).sum(dim=1)
+        return self._make_roots().average(compute_terms, images, targets).sum(dim=1)
 
     def _make_roots(self) -> NoisyCopies:
         return NoisyCopies(self.samples, self.noise, self.seed, self.batch)

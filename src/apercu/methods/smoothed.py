@@ -1,4 +1,4 @@
-"""A wrapper: the blurred map."""
+"""A wrapper: the map of another explainer, blurred."""
 
 from __future__ import annotations
 
@@ -16,9 +16,13 @@ from apercu.types import Images, Maps, Targets
 @final
 @dataclass(frozen=True)
 class Smoothed(Wrapper):
-    """A Gaussian blur of the map; `sigma` is a share of the image's shorter side.
+    """A Gaussian blur of the map.
 
     The border is reflected, so that a map neither fades nor loses evidence there.
+
+    Attributes:
+        method: the explainer whose maps are blurred.
+        sigma: the standard deviation, as a fraction of the image's shorter side.
 
     Raises:
         ConfigError: sigma is not above 0.

@@ -13,22 +13,25 @@ from apercu.removal import Blur
 from apercu.types import Picture
 
 ITERATIONS = 10
-"""How often pixels choose their fragment anew; more changes next to nothing."""
+"""The number of k-means steps; more of them change almost nothing."""
 
 
 def compute_superpixels(
     picture: Picture, count: int, compactness: float = 10.0, sigma: float = 1.0
 ) -> Int[Tensor, "height width"]:
-    """Number each pixel's fragment, 0, 1, …; every fragment is connected.
+    """Divide an image into superpixels with the numbers 0, 1, …; each of them is connected.
 
-    Fragments start as a grid and move by k-means over colour (CIELAB for three channels) and
-    place; a pixel chooses among the nine of its neighbourhood.
+    Superpixels start as a grid and move by k-means over colour (CIELAB for three channels) and
+    position. A pixel chooses among the nine superpixels around it.
 
     Args:
-        picture: values in [0, 1], any number of channels.
-        count: about how many fragments.
-        compactness: weight of the distance in place against that in colour.
-        sigma: standard deviation of the blur before, in pixels.
+        picture: an image in [0, 1], `channels × height × width`, any number of channels.
+        count: the approximate number of superpixels.
+        compactness: the weight of the distance in position against that in colour.
+        sigma: the standard deviation of the blur before, in pixels.
+
+    Returns:
+        The number of each pixel's superpixel, `height × width`.
     """
     height, width = picture.shape[1:]
     step = sqrt(height * width / count)
@@ -45,7 +48,7 @@ def compute_superpixels(
 
 
 def _convert_to_lab(picture: Picture) -> Float[Tensor, "channels height width"]:
-    """CIELAB under D65 for three channels; else the values on the range of its lightness."""
+    """Return CIELAB under D65 for three channels; otherwise the values on the range of L*."""
     if len(picture) != 3:
         return 100 * picture
     low = picture <= 0.04045
@@ -66,19 +69,22 @@ def _convert_to_lab(picture: Picture) -> Float[Tensor, "channels height width"]:
 def _find_neighbour_cells(
     size: tuple[int, int], grid: tuple[int, int]
 ) -> Int[Tensor, "nine pixels"]:
-    """For each pixel the cells of the grid around its own, which is the fifth; −1 is outside."""
+    """Return the grid cells around each pixel's own, which is the fifth; −1 is outside."""
     own = [torch.arange(n) * cells // n for n, cells in zip(size, grid, strict=True)]
-    found = []
+    neighbours = []
     for down in (-1, 0, 1):
         for across in (-1, 0, 1):
             row, column = own[0][:, None] + down, own[1] + across
             inside = (row >= 0) & (row < grid[0]) & (column >= 0) & (column < grid[1])
-            found.append(torch.where(inside, row * grid[1] + column, -1).flatten())
-    return torch.stack(found)
+            neighbours.append(torch.where(inside, row * grid[1] + column, -1).flatten())
+    return torch.stack(neighbours)
 
 
 def _compute_centres(features: Tensor, labels: Tensor, count: int) -> Tensor:
-    """Mean features of each fragment; summed in float64, where the order leaves no trace."""
+    """Return the mean features of each superpixel.
+
+    Sums are in float64, where their order makes no difference.
+    """
     sums = torch.zeros(count, features.shape[1], dtype=torch.float64, device=features.device)
     sums.index_add_(0, labels, features.double())
     sizes = labels.bincount(minlength=count).clamp(min=1)
@@ -86,13 +92,13 @@ def _compute_centres(features: Tensor, labels: Tensor, count: int) -> Tensor:
 
 
 def _assign_pixels(features: Tensor, centres: Tensor, near: Tensor) -> Tensor:
-    """The nearest of the nearby fragments, for each pixel."""
+    """Return the nearest of the neighbouring superpixels, for each pixel."""
     distances = (features - centres[near]).square().sum(dim=2)
     return near.gather(0, distances.where(near >= 0, torch.inf).argmin(dim=0)[None])[0]
 
 
 def _connect_superpixels(labels: Int[Tensor, "height width"]) -> Int[Tensor, "height width"]:
-    """Keep each fragment's largest piece; the other pieces join what lies beside them."""
+    """Keep the largest piece of each superpixel; the other pieces join their neighbours."""
     pieces = _label_pieces(labels).flatten()
     flat, pixels = labels.flatten(), labels.numel()
     rank = pieces.bincount(minlength=pixels)[pieces] * pixels + pieces
@@ -104,21 +110,21 @@ def _connect_superpixels(labels: Int[Tensor, "height width"]) -> Int[Tensor, "he
 
 
 def _label_pieces(labels: Int[Tensor, "height width"]) -> Int[Tensor, "height width"]:
-    """The largest pixel number in each connected piece."""
+    """Return the largest pixel number in each connected piece."""
     numbers = torch.arange(labels.numel(), device=labels.device).view_as(labels)
-    alike = _stack_neighbours(labels) == labels
+    is_same = _stack_neighbours(labels) == labels
     while True:
-        grown = torch.maximum(numbers, _stack_neighbours(numbers).where(alike, -1).amax(dim=0))
-        grown = grown.flatten()[grown]
-        if torch.equal(grown, numbers):
-            return grown
-        numbers = grown
+        spread = torch.maximum(numbers, _stack_neighbours(numbers).where(is_same, -1).amax(dim=0))
+        spread = spread.flatten()[spread]
+        if torch.equal(spread, numbers):
+            return spread
+        numbers = spread
 
 
 def _stack_neighbours(values: Int[Tensor, "height width"]) -> Int[Tensor, "four height width"]:
-    """What lies above, below, left and right of each pixel; −1 outside the image."""
-    framed = F.pad(values, (1, 1, 1, 1), value=-1)
+    """Return the values above, below, left and right of each pixel; −1 outside the image."""
+    padded = F.pad(values, (1, 1, 1, 1), value=-1)
     inner = slice(1, -1)
     return torch.stack(
-        (framed[:-2, inner], framed[2:, inner], framed[inner, :-2], framed[inner, 2:])
+        (padded[:-2, inner], padded[2:, inner], padded[inner, :-2], padded[inner, 2:])
     )

@@ -1,4 +1,4 @@
-"""Maps of features out of layers that give tokens, as in vision transformers."""
+"""Feature maps from layers that give tokens, as in vision transformers."""
 
 from __future__ import annotations
 
@@ -12,20 +12,23 @@ from apercu.classifiers import Classifier
 from apercu.types import Images
 
 MAX_EXTRA_TOKENS = 16
-"""How many tokens may come before those of places: class, distillation, registers."""
+"""The largest number of tokens without a position (class, distillation, registers)."""
 
 
 def convert_to_map(
     features: Tensor, size: tuple[int, int]
 ) -> Float[Tensor, "batch channels rows columns"] | None:
-    """What a layer gave, as a map of features; None where it has no places.
+    """Return the output of a layer as a feature map, or None when it has no positions.
 
-    Known are maps with channels first or last (Swin), and sequences of tokens (batch × tokens ×
-    channels) row by row, after up to `EXTRA_TOKENS` that belong to no place.
+    Outputs can be maps with the channels first or last (Swin), or sequences of tokens (`batch ×
+    tokens × channels`) row by row, after up to `MAX_EXTRA_TOKENS` without a position.
 
     Args:
-        features: output of a layer.
-        size: height and width of the images.
+        features: the output of a layer.
+        size: the height and width of the images.
+
+    Returns:
+        The feature map, `batch × channels × rows × columns`, or None.
     """
     if features.ndim == 4:
         first, last = features.shape[2:], features.shape[1:3]
@@ -36,25 +39,29 @@ def convert_to_map(
     if grid is None:
         return None
     rows, columns = grid
-    places = features[:, -rows * columns :].movedim(2, 1)
-    return places.reshape(*places.shape[:2], rows, columns)
+    positions = features[:, -rows * columns :].movedim(2, 1)
+    return positions.reshape(*positions.shape[:2], rows, columns)
 
 
 def find_last_spatial_layer(
     classifier: Classifier, module: nn.Module, image: Images, channels: int
 ) -> str | None:
-    """The last layer whose places all still count for the scores, or None.
+    """Return the last layer of which every position influences the logits, or None.
 
-    After the last attention of a vision transformer only its class token counts; the layer before
-    is the one to look at.
+    After the last attention of a vision transformer only its class token has an influence, so the
+    layer before the attention is chosen.
 
     Args:
-        module: the network of an open, differentiable classifier.
-        image: one.
-        channels: how many the layer has, those that the scoring layer takes.
+        classifier: an open, differentiable classifier.
+        module: the network of the classifier.
+        image: a batch of one image.
+        channels: the number of channels that the classification layer takes.
+
+    Returns:
+        The name of the layer, or None.
     """
     size = (image.shape[2], image.shape[3])
-    passed: list[tuple[str, Tensor]] = []
+    outputs: list[tuple[str, Tensor]] = []
     with ExitStack() as hooks, torch.enable_grad():
         for name, layer in module.named_modules():
 
@@ -62,26 +69,26 @@ def find_last_spatial_layer(
                 layer: nn.Module, inputs: tuple[Tensor, ...], output: object, name: str = name
             ) -> None:
                 if isinstance(output, Tensor) and output.requires_grad:
-                    passed.append((name, output))
+                    outputs.append((name, output))
 
             hooks.callback(layer.register_forward_hook(keep).remove)
         score = classifier(image.detach().requires_grad_()).amax()
-    slopes = torch.autograd.grad(score, [output for _, output in passed], allow_unused=True)
-    for (name, _), slope in zip(reversed(passed), reversed(slopes), strict=True):
-        maps = None if slope is None else convert_to_map(slope, size)
+    gradients = torch.autograd.grad(score, [output for _, output in outputs], allow_unused=True)
+    for (name, _), gradient in zip(reversed(outputs), reversed(gradients), strict=True):
+        maps = None if gradient is None else convert_to_map(gradient, size)
         if maps is not None and maps.shape[1] == channels and maps.any(dim=1).all():
             return name
     return None
 
 
 def _measure_skew(grid: torch.Size, size: tuple[int, int]) -> float:
-    """How far a grid's aspect is from the image's, 1 for none."""
+    """Return the ratio of a grid's aspect to the image's; it is 1 or larger."""
     aspect = grid[0] * size[1] / (grid[1] * size[0])
     return max(aspect, 1 / aspect)
 
 
 def _find_grid(tokens: int, size: tuple[int, int]) -> tuple[int, int] | None:
-    """Rows and columns of whole square patches that leave the fewest tokens without a place."""
+    """Return the rows and columns of square patches that leave the fewest tokens over."""
     sides = (side for side in range(1, min(size) + 1) if size[0] % side == size[1] % side == 0)
     grids = {
         rows * columns: (rows, columns)

@@ -1,4 +1,4 @@
-"""The true boxes as an explanation: what perfect localisation would score."""
+"""The true boxes as an explanation: the score of a perfect localisation."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from apercu.types import Images, Maps
 @final
 @dataclass(frozen=True)
 class TrueBox:
-    """A baseline that is told the truth, so it is no `Method`: it takes boxes, not targets.
+    """A reference that knows the truth. It is no `Method`, because it takes boxes, not targets.
 
-    Boxes are pixels of the images; an image with fewer than others is filled up with empty ones.
+    Boxes are in pixels of the images. An image with fewer boxes than others is filled up with empty
+    ones.
     """
 
     needs: ClassVar[tuple[Requirement, ...]] = ("truth",)
@@ -28,10 +29,11 @@ class TrueBox:
 
     @property
     def cache_key(self) -> str:
+        """A text that is equal only for explainers that give the same maps."""
         return repr(self)
 
     def __call__(self, images: Images, truths: Float[Tensor, "batch truths 4"]) -> Maps:
-        """1 inside any of an image's true boxes, else 0."""
+        """Return maps that are 1 inside any of an image's true boxes, else 0."""
         size = (images.shape[2], images.shape[3])
         filled = fill_boxes(truths.flatten(0, 1), size).view(*truths.shape[:2], *size)
         return filled.any(dim=1).to(images)

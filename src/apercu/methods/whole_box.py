@@ -1,4 +1,4 @@
-"""The whole image as its own explanation: what any method must beat."""
+"""The whole image as its own explanation, a baseline: every method should score better."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from apercu.types import Images, Maps, Targets
 @final
 @dataclass(frozen=True)
 class WholeBox(Method):
-    """1 everywhere."""
+    """A map that is 1 everywhere."""
 
     needs: ClassVar[tuple[Requirement, ...]] = ()
     map_scale: ClassVar[MapScale] = "box"

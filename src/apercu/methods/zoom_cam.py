@@ -1,4 +1,4 @@
-"""Zoom-CAM: slope × feature of every layer, the strongest at each pixel (Shi et al. 2020)."""
+"""Zoom-CAM: gradient × feature of every layer, the maximum at each pixel (Shi et al. 2020)."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ _ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.Hardswish, nn.ELU, nn.Le
 @final
 @dataclass(frozen=True)
 class ZoomCam(Method):
-    """The maximum over layers of Σ slope × feature, cut at 0, stretched to [0, 1], enlarged.
+    """The maximum over layers of Σ gradient × feature, clipped at 0, stretched to [0, 1], enlarged.
 
-    `layers` names layers of the classifier's network; without it they are all activations up to
-    the last map of features, and that map itself. Activations that are called as functions are
-    not seen: name the blocks that end in them.
+    Attributes:
+        layers: layers of the classifier's network. By default they are all activations up to the
+            last feature map, and that map itself. Activations that are called as functions are
+            not found; name the blocks that end in them.
     """
 
     needs: ClassVar[tuple[Requirement, ...]] = ("gradients", "layers")
@@ -36,18 +37,18 @@ class ZoomCam(Method):
         names = self.layers or _list_activations(classifier, images)
         layers = list({get_layer(classifier, name): None for name in names})
         last = layers[-1] if self.layers is None else None
-        found = layer_gradients(classifier, layers, images, targets)
-        while last is not None and found[-1].layer is not last:
-            found.pop()
-        strongest = images.new_zeros(len(images), *size)
-        for one in found:
-            coarse = min_max_scale((one.features * one.gradients).sum(dim=1).clamp(min=0))
-            strongest = torch.maximum(strongest, resize_maps(coarse, size))
-        return strongest
+        at_layers = layer_gradients(classifier, layers, images, targets)
+        while last is not None and at_layers[-1].layer is not last:
+            at_layers.pop()
+        maximum = images.new_zeros(len(images), *size)
+        for at_layer in at_layers:
+            coarse = min_max_scale((at_layer.features * at_layer.gradients).sum(dim=1).clamp(min=0))
+            maximum = torch.maximum(maximum, resize_maps(coarse, size))
+        return maximum
 
 
 def _list_activations(classifier: Classifier, images: Images) -> tuple[str, ...]:
-    """All activations, and at the end the last map of features, after which none is asked for."""
+    """Return the names of all activations, and at the end the name of the last feature map."""
     module, last = get_open_module(classifier), find_target_layers(classifier, images).features
     layers = module.named_modules()
     names = [name for name, layer in layers if isinstance(layer, _ACTIVATIONS) and name != last]

@@ -68,9 +68,9 @@ def decode_pillow(stream: BytesIO | BufferedReader, name: str) -> DecodedPicture
                 "resize it first"
             ) from error
         except UnidentifiedImageError as error:
-            known = ", ".join(FORMATS)
+            formats = ", ".join(FORMATS)
             raise ImageError(
-                f"{name}: not an image, expected {known}, DICOM, FITS, "
+                f"{name}: not an image, expected {formats}, DICOM, FITS, "
                 "or .npy for any number of channels"
             ) from error
         except Exception as error:  # hostile bytes may raise anything

@@ -22,13 +22,13 @@ from apercu.images.catalogue import Catalogue, read_catalogue
 LONG = 2481397253415010029
 
 
-def csv(path: Path) -> Path:
+def write_csv(path: Path) -> Path:
     lines = ("candid,mag, kind ,flag", f"{LONG},17.5,star,True", "2,,  ,False", "3,99,galaxy,")
     (path / "c.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path / "c.csv"
 
 
-def parquet(path: Path) -> Path:
+def write_parquet(path: Path) -> Path:
     columns: dict[str, Any] = {
         "candid": pa.array([LONG, 2, 3]),
         "mag": pa.array([17.5, None, 99.0]),
@@ -41,7 +41,7 @@ def parquet(path: Path) -> Path:
     return path / "c.parquet"
 
 
-def table(path: Path) -> Path:
+def write_fits(path: Path) -> Path:
     columns = {
         "candid": np.array([LONG, 2, 3]),
         "mag": np.array([17.5, np.nan, 99]),
@@ -53,20 +53,20 @@ def table(path: Path) -> Path:
     return path / "c.fits"
 
 
-@pytest.mark.parametrize("make", [csv, parquet, table])
+@pytest.mark.parametrize("make", [write_csv, write_parquet, write_fits])
 def test_values_and_what_is_missing(make: Any, tmp_path: Path) -> None:
-    found = read_catalogue(make(tmp_path))
-    assert isinstance(found, Catalogue) and len(found) == 3
-    assert set(found.columns) == {"candid", "mag", "kind", "flag"}
-    assert [int(value) for value in found.column("candid")] == [LONG, 2, 3]
-    np.testing.assert_array_equal(found.numbers("mag"), [17.5, np.nan, np.nan])
-    np.testing.assert_array_equal(found.numbers("mag", missing=()), [17.5, np.nan, 99])
-    assert found.column("kind").tolist() == ["star", None, "galaxy"]
-    flags = found.column("flag").tolist()
+    catalogue = read_catalogue(make(tmp_path))
+    assert isinstance(catalogue, Catalogue) and len(catalogue) == 3
+    assert set(catalogue.columns) == {"candid", "mag", "kind", "flag"}
+    assert [int(value) for value in catalogue.column("candid")] == [LONG, 2, 3]
+    np.testing.assert_array_equal(catalogue.numbers("mag"), [17.5, np.nan, np.nan])
+    np.testing.assert_array_equal(catalogue.numbers("mag", missing=()), [17.5, np.nan, 99])
+    assert catalogue.column("kind").tolist() == ["star", None, "galaxy"]
+    flags = catalogue.column("flag").tolist()
     assert flags[2] is None and str(flags[0]) in ("True", "1")
 
 
-def test_numbers_that_mean_nothing(tmp_path: Path) -> None:
+def test_missing_value_numbers_become_nan(tmp_path: Path) -> None:
     written = [
         "99",
         "99.0",
@@ -83,8 +83,8 @@ def test_numbers_that_mean_nothing(tmp_path: Path) -> None:
     ]
     path = tmp_path / "a.csv"
     path.write_text("x,y\n" + "\n".join(f"{text},1" for text in written))
-    found = read_catalogue(path).numbers("x")
-    assert np.isnan(found[:9]).all() and found[9:].tolist() == [99.99, 999, 9]
+    numbers = read_catalogue(path).numbers("x")
+    assert np.isnan(numbers[:9]).all() and numbers[9:].tolist() == [99.99, 999, 9]
     pq.write_table(
         pa.table({"x": pa.array([99, None, -999, 5], pa.int32())}), tmp_path / "a.parquet"
     )
@@ -98,18 +98,18 @@ def test_infinite_numbers_are_missing(tmp_path: Path) -> None:
     pq.write_table(pa.table({"x": floats}), tmp_path / "a.parquet")
     for name in ("a.csv", "a.parquet"):
         for missing in ((99.0,), ()):
-            found = read_catalogue(tmp_path / name).numbers("x", missing=missing)
-            np.testing.assert_array_equal(found, [np.nan, np.nan, np.nan, 7])
+            numbers = read_catalogue(tmp_path / name).numbers("x", missing=missing)
+            np.testing.assert_array_equal(numbers, [np.nan, np.nan, np.nan, 7])
 
 
-def test_columns_that_are_not_there_or_hold_words(tmp_path: Path) -> None:
-    found = read_catalogue(csv(tmp_path))
+def test_missing_columns_and_columns_of_text_are_refused(tmp_path: Path) -> None:
+    catalogue = read_catalogue(write_csv(tmp_path))
     with pytest.raises(
         ConfigError, match=r"c\.csv: no column candd, got candid, mag, kind, flag; did"
     ):
-        found.column("candd")
+        catalogue.column("candd")
     with pytest.raises(ConfigError, match="expected numbers in column kind, got star in row 1"):
-        found.numbers("kind")
+        catalogue.numbers("kind")
 
 
 def test_scaled_and_gzip_ed_fits_tables(tmp_path: Path) -> None:
@@ -120,9 +120,9 @@ def test_scaled_and_gzip_ed_fits_tables(tmp_path: Path) -> None:
     fits.setval(tmp_path / "a.fits", "TZERO1", value=10.0, ext=1)
     (tmp_path / "a.fits.gz").write_bytes(gzip.compress((tmp_path / "a.fits").read_bytes()))
     for name in ("a.fits", "a.fits.gz"):
-        found = read_catalogue(tmp_path / name)
-        np.testing.assert_array_equal(found.numbers("x"), [10.5, 11, 6.5])
-        assert found.column("y").tolist() == [4, None, 6]
+        catalogue = read_catalogue(tmp_path / name)
+        np.testing.assert_array_equal(catalogue.numbers("x"), [10.5, 11, 6.5])
+        assert catalogue.column("y").tolist() == [4, None, 6]
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_bad_files(tmp_path: Path, name: str, data: bytes, message: str) -> None
     assert "\n" not in str(caught.value)
 
 
-def test_nothing_there_and_images_only(tmp_path: Path) -> None:
+def test_missing_files_and_files_without_tables_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ImagesError, match=r"gone\.csv: no such catalogue"):
         read_catalogue(tmp_path / "gone.csv")
     fits.PrimaryHDU(np.ones((4, 4))).writeto(tmp_path / "a.fits")
@@ -160,15 +160,17 @@ def test_nothing_there_and_images_only(tmp_path: Path) -> None:
     max_examples=200, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
 @given(
-    st.sampled_from([csv, parquet, table]),
+    st.sampled_from([write_csv, write_parquet, write_fits]),
     st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=6),
     st.floats(0.3, 1),
 )
-def test_mutated(tmp_path_factory: Any, make: Any, changes: Any, kept: float) -> None:
+def test_mutated_bytes_are_read_or_refused(
+    tmp_path_factory: Any, make: Any, changes: Any, kept: float
+) -> None:
     path = make(tmp_path_factory.mktemp("mutated"))
     data = bytearray(path.read_bytes())
-    for place, value in changes:
-        data[int(place * (len(data) - 1))] = value
+    for position, value in changes:
+        data[int(position * (len(data) - 1))] = value
     path.write_bytes(data[: int(len(data) * min(1.0, 1.5 * kept))])
     with warnings.catch_warnings():
         warnings.simplefilter("error")

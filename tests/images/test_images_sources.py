@@ -1,4 +1,4 @@
-"""Every source tells the names of its items without reading one."""
+"""Every source lists the names of its items without reading one."""
 
 from __future__ import annotations
 
@@ -17,52 +17,54 @@ from PIL import Image
 
 import apercu.images as images
 from apercu.images import ImageSource, open_images
+from apercu.images.catalogue import LabelledImages
 from apercu.images.folder import FolderImages
 from apercu.images.parquet import ParquetImages
 from apercu.images.source import ChosenImages
 from apercu.images.stack import StackImages
 
 
-def _folder(path: Path) -> Path:
+def make_folder(path: Path) -> Path:
     for name in ("b", "a"):
         np.save(path / f"{name}.npy", np.full((4, 4), 0.5))
     return path
 
 
-def _parquet(path: Path) -> Path:
+def make_parquet(path: Path) -> Path:
     stream = io.BytesIO()
     Image.new("RGB", (4, 4)).save(stream, "PNG")
     pq.write_table(pa.table({"image": [stream.getvalue()] * 3}), path / "x.parquet")
     return path / "x.parquet"
 
 
-def _stack(path: Path) -> Path:
+def make_stack(path: Path) -> Path:
     np.savez(path / "x.npz", x=np.ones((3, 3, 4, 4)), id=np.array([5, 3, 4]))
     return path / "x.npz"
 
 
-MADE: dict[type, tuple[Callable[[Path], Any], tuple[str, ...]]] = {
-    FolderImages: (_folder, ("a.npy", "b.npy")),
-    ParquetImages: (_parquet, ("row-0", "row-1", "row-2")),
+EXAMPLES: dict[type, tuple[Callable[[Path], Any], tuple[str, ...]]] = {
+    FolderImages: (make_folder, ("a.npy", "b.npy")),
+    ParquetImages: (make_parquet, ("row-0", "row-1", "row-2")),
     images.Planted: (
         lambda path: "planted:images=2,size=32,split=test",
         ("test-000000", "test-000001"),
     ),
-    StackImages: (_stack, ("5", "3", "4")),
+    StackImages: (make_stack, ("5", "3", "4")),
 }
 
 
-def test_every_source_is_here() -> None:
-    found = {
-        kind
-        for kind in ImageSource.__subclasses__()
-        if kind.__module__.startswith("apercu.images") and not inspect.isabstract(kind)
+def test_every_source_has_an_example() -> None:
+    classes = {
+        source_class
+        for source_class in ImageSource.__subclasses__()
+        if source_class.__module__.startswith("apercu.images")
+        and not inspect.isabstract(source_class)
     }
-    assert found == {*MADE, ChosenImages}
+    assert classes == {*EXAMPLES, ChosenImages, LabelledImages}
 
 
-def test_chosen_images_are_those_of_their_indices(tmp_path: Path) -> None:
-    source = open_images(_stack(tmp_path))
+def test_chosen_images_follow_their_indices(tmp_path: Path) -> None:
+    source = open_images(make_stack(tmp_path))
     some = ChosenImages(source, (2, 0))
     again = ChosenImages(some, (1,))
     assert (some.names, again.names) == (("4", "5"), ("5",))
@@ -73,13 +75,13 @@ def test_chosen_images_are_those_of_their_indices(tmp_path: Path) -> None:
         some[2]
 
 
-@pytest.mark.parametrize("kind", MADE, ids=lambda kind: kind.__name__)
-def test_names_are_those_of_the_items(kind: type, tmp_path: Path, monkeypatch) -> None:
-    make, names = MADE[kind]
+@pytest.mark.parametrize("source_class", EXAMPLES, ids=lambda source_class: source_class.__name__)
+def test_names_equal_those_of_the_items(source_class: type, tmp_path: Path, monkeypatch) -> None:
+    make, names = EXAMPLES[source_class]
     source = open_images(make(tmp_path))
-    assert type(source) is kind
+    assert type(source) is source_class
     with monkeypatch.context() as patch:
-        patch.delattr(kind, "__getitem__")
+        patch.delattr(source_class, "__getitem__")
         assert source.names == names
     assert tuple(item.name for item in source) == names
     assert len(set(names)) == len(source) == len(names)
