@@ -42,9 +42,9 @@ def batch_images(images: ImagesLike, classifier_info: ClassifierInfo) -> Tensor:
     if isinstance(images, np.ndarray) and images.ndim == 4:
         pictures = [convert_array(picture) for picture in images]
     elif isinstance(images, Sequence) and not isinstance(images, str | bytes):
-        pictures = [_convert(picture, classifier_info.input.channels) for picture in images]
+        pictures = [convert_picture(picture, classifier_info.input.channels) for picture in images]
     else:
-        pictures = [_convert(images, classifier_info.input.channels)]
+        pictures = [convert_picture(images, classifier_info.input.channels)]
     if not pictures:
         raise ImageError("images: expected at least one, got an empty list")
     return torch.stack([classifier_info.prepare(picture) for picture in pictures])
@@ -71,7 +71,7 @@ def convert_array(array: NDArray[Any]) -> Picture:
     return values.float() / 255 if array.dtype == np.uint8 else values.float()
 
 
-def _convert(picture: Any, channels: int) -> Picture:
+def convert_picture(picture: Any, channels: int) -> Picture:
     """Return one picture of a list as floats, `channels × height × width`."""
     if isinstance(picture, Image.Image):
         mode = {1: "L", 3: "RGB"}.get(channels, picture.mode)
