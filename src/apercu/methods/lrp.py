@@ -32,7 +32,8 @@ class Lrp(Method):
 
     Linear layers follow the ε rule. Convolutions follow the γ rule, in favour of contributions with
     the sign of the output. The first convolution follows the box rule, between black and white.
-    Batch norms are folded into the layer before; sums divide relevance in proportion to their terms.
+    Batch norms are folded into the layer before. Sums divide relevance in proportion to their
+    terms.
 
     Attributes:
         gamma: the additional weight of contributions with the sign of the output.
