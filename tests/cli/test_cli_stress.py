@@ -41,14 +41,14 @@ def test_rows_and_page(apercu, tiny_card: Path, tiny_run: Path, tmp_path: Path) 
         assert 0 <= rows[attack, None, "none", "naive", "auac"]["value"] <= 1
     assert "none" in {row["attack"] for row in found["rows"]}
     page = (tmp_path / "report.html").read_text()
-    wrong = sum(not right for right in _right(found))
+    wrong = sum(not correct for correct in _list_correct(found))
     assert f"Wrong before any attack: none {wrong} of 6" in page
     assert "Success of the attacks" in page
     assert "under attack" in page and "<script" not in page and "http" not in page.split("<pre>")[0]
 
 
-def _right(found: dict) -> list[bool]:
-    """Which honest images are right, as many as the rows say."""
+def _list_correct(found: dict) -> list[bool]:
+    """Return which clean images are right, as many as the rows say."""
     (row,) = (
         row
         for row in found["rows"]
@@ -57,7 +57,7 @@ def _right(found: dict) -> list[bool]:
     return [number < round(row["value"] * row["n"]) for number in range(row["n"])]
 
 
-def test_what_is_done_is_not_done_again(
+def test_results_are_not_computed_twice(
     apercu, tiny_card: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from apercu.robustness.attacks import Fgsm
@@ -89,7 +89,7 @@ def test_a_plan_in_yaml(apercu, tiny_card: Path, tmp_path: Path) -> None:
     assert said.code == 2 and "attack is no setting" in said.err and "attacks" in said.err
 
 
-def test_a_plan_says_it_all(
+def test_a_plan_may_hold_every_setting(
     apercu, tiny_card: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from apercu.robustness.attacks import Pgd
@@ -119,8 +119,8 @@ def test_a_plan_says_it_all(
     assert wrong.code == 2 and "expected a number such as 8/255, got '8/0'" in wrong.err
 
 
-def _attacks_made(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """The attacks of all tests of this classifier, each once."""
+def _note_attacks(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Note the attacks of all stress tests that run."""
     from apercu.robustness.benchmark import StressBenchmark
 
     made: list[object] = []
@@ -134,11 +134,11 @@ def _attacks_made(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     return made
 
 
-def test_a_classifier_that_is_only_asked(
+def test_a_classifier_without_gradients(
     apercu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ("stress", "--classifier", "tests_stress:asked", "--images", PLANTED)
-    seeds = _attacks_made(monkeypatch)
+    seeds = _note_attacks(monkeypatch)
     with pytest.MonkeyPatch.context() as patch:
         (tmp_path / "tests_stress.py").write_text(ASKED)
         patch.syspath_prepend(str(tmp_path))
@@ -194,8 +194,8 @@ def asked():
         (("--attacks", "fgsm,fgsm"), "expected each once"),
         (("--attacks", "pgd:epsilon=0"), "pgd: epsilon: expected a number above 0"),
         (("--attacks", "pgd:pace=nan"), "pgd: pace: expected a number above 0, got nan"),
-        (("--attacks", "fgsm,map_deepfool"), "map_deepfool has its own aim"),
-        (("--attacks", "eot_auto_attack"), "eot_auto_attack has its own aim"),
+        (("--attacks", "fgsm,map_deepfool"), "map_deepfool has its own objective"),
+        (("--attacks", "eot_auto_attack"), "eot_auto_attack has its own objective"),
         (
             ("--attacks", "square:seed=-1"),
             "square: seed: expected a whole number from 0 to 4,294,967,295",
@@ -205,7 +205,7 @@ def asked():
         (("--filters", "gaussian:sigma=1000"), "sigma: expected a number from 0.001 to 100"),
     ],
 )
-def test_what_is_refused(apercu, tiny_card, tmp_path, words, says) -> None:
+def test_mistakes_are_refused(apercu, tiny_card, tmp_path, words, says) -> None:
     said = apercu(
         *("stress", "--classifier", tiny_card, "--images", PLANTED, "--out", tmp_path), *words
     )
@@ -216,7 +216,7 @@ def test_what_is_refused(apercu, tiny_card, tmp_path, words, says) -> None:
     assert re.search(says, said.err), said.err
 
 
-def test_what_is_missing(apercu, tmp_path: Path) -> None:
+def test_missing_options_are_named(apercu, tmp_path: Path) -> None:
     said = apercu("stress", "--images", PLANTED, "--out", tmp_path)
     assert said.code == 2 and "--classifier is missing" in said.err
     said = apercu("stress", "--classifier", "x.pt2", "--out", tmp_path)
@@ -254,10 +254,11 @@ def test_a_defended_classifier_is_a_spec(apercu, tiny_card: Path, tmp_path: Path
     words = ("stress", "train", "--classifier", tiny_card, "--images", PLANTED, "--out", out)
     said = apercu(*words, "--steps", "2", "--batch", "3")
     assert said.code == 0, said.err
-    assert "answered as wanted, what the defence is for" in said.out
+    assert "target predicted, images that the defence is for" in said.out
     defended = open_classifier(out / "card.json")
-    honest = open_classifier(tiny_card)
-    assert defended.fingerprint != honest.fingerprint and defended.classes == honest.classes
+    undefended = open_classifier(tiny_card)
+    assert defended.fingerprint != undefended.fingerprint
+    assert defended.classes == undefended.classes
     assert (out / "samples").is_dir() and (out / "facts.json").is_file()
     again = apercu(*words, "--steps", "2", "--batch", "3")
     assert again.code == 2 and "holds a finished training" in again.err
@@ -274,7 +275,7 @@ def test_a_defended_classifier_is_a_spec(apercu, tiny_card: Path, tmp_path: Path
         ("schedule: {rat: 1}", PLANTED, "schedule.rat is no setting; did you mean rate?"),
     ],
 )
-def test_trainings_that_cannot_be(
+def test_impossible_trainings_are_refused(
     apercu, tiny_card: Path, tmp_path: Path, config: str, images: str, line: str
 ) -> None:
     file = tmp_path / "settings.yaml"
@@ -289,7 +290,7 @@ def test_trainings_that_cannot_be(
     assert said.code == 2 and line in said.err and said.err.count("\n") == 1
 
 
-def test_maps_that_move_and_images_made_elsewhere(
+def test_attacks_on_maps_and_on_a_surrogate(
     apercu, tiny_card: Path, tiny_run: Path, tmp_path: Path
 ) -> None:
     words = ("stress", "--classifier", tiny_card, "--images", PLANTED, "--epsilons", "8/255")
@@ -314,7 +315,7 @@ WATCHED = "planted:size=32,images=60,classes=3"
 LOOKS = "map,stability,stability:median,deep,cam"
 
 
-def test_attacks_are_told_from_honest_images(
+def test_attacks_are_detected(
     apercu, tiny_card: Path, tiny_run: Path, tmp_path: Path
 ) -> None:
     words = ("stress", "detect", "--classifier", tiny_card, "--images", WATCHED)
@@ -332,7 +333,7 @@ def test_attacks_are_told_from_honest_images(
                     assert 0 <= row["ci95"][0] <= row["value"] <= row["ci95"][1] <= 1
 
 
-def test_an_attack_that_fools_nothing_is_told(apercu, tiny_card: Path, tmp_path: Path) -> None:
+def test_an_attack_that_never_fools_is_warned_of(apercu, tiny_card: Path, tmp_path: Path) -> None:
     words = ("stress", "detect", "--classifier", tiny_card, "--images", WATCHED, "--out", tmp_path)
     said = apercu(*words, "--attacks", "fgsm", "--epsilons", "1/25500", "--looks", "deep")
     assert said.code == 0, said.err
@@ -346,15 +347,15 @@ def test_an_attack_that_fools_nothing_is_told(apercu, tiny_card: Path, tmp_path:
         (("--looks", "map"), "looks: map needs a trained explainer; give --explainer"),
         (("--looks", "stability:median"), "looks: stability needs a trained explainer"),
         (("--looks", "depe"), "did you mean deep"),
-        (("--looks", "true_box"), "true_box is told the truth"),
+        (("--looks", "true_box"), "true_box shows the true box"),
         (("--detectors", "svm"), "detectors: expected some of autoencoder, one_class_svm"),
         (("--detectors", "autoencoder:rate=-1"), "rate: expected a number above 0, got -1"),
         (("--attacks", "map_pgd"), "map_pgd is for apercu stress"),
         (("--epsilons", "9"), "epsilons: expected numbers above 0 and up to 1"),
-        (("--limit", "6"), "expected at least 30 honest ones to learn from, got 3"),
+        (("--limit", "6"), "expected at least 30 clean images to learn from, got 3"),
     ],
 )
-def test_detections_that_cannot_be(
+def test_impossible_detections_are_refused(
     apercu, tiny_card: Path, tmp_path: Path, extra: tuple[str, ...], line: str
 ) -> None:
     words = ("stress", "detect", "--classifier", tiny_card, "--images", WATCHED)

@@ -79,7 +79,7 @@ def write_report(results: StressResults, benchmark: StressBenchmark, folder: Pat
         areas=[row for row in results.rows if row.metric == "auac"],
         wrong=_count_wrong(results),
         success=[row for row in results.rows if row.metric == "success"],
-        asked=[row for row in results.rows if row.metric.startswith("queries")],
+        queries=[row for row in results.rows if row.metric.startswith("queries")],
         moved=[row for row in results.rows if row.metric in MAP_METRICS and _is_bare(row)],
         curves=_draw_curves(results),
         strip=embed_image(_draw_strip(benchmark), STRIP_SIZE),

@@ -1,4 +1,4 @@
-"""`apercu stress`: how fast a classifier breaks, and whether a filter in front of it helps."""
+"""`apercu stress`: how fast a classifier breaks, and whether a filter or a defence helps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`apercu stress` itself: every attack at every budget, bare and behind each filter."""
+"""`apercu stress` itself: runs every attack at every budget, bare and behind each filter."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def stress(
             metavar="A,B:KEY=VALUE,…",
             help="fgsm, i_fgsm, pgd, mult, deepfool, carlini_wagner, auto_attack; sparse_evo, "
             "hop_skip_jump, square; pgd:norm=l2,restarts=3 …; "
-            "map_pgd moves the map, eot_pgd expects over noise, margin_pgd climbs the margin.",
+            "map_pgd moves the map, eot_pgd averages over noise, margin_pgd follows the margin.",
         ),
     ] = None,
     filters: Annotated[
@@ -48,7 +48,7 @@ def stress(
     ] = None,
     surrogate: Annotated[
         str | None,
-        typer.Option(metavar="SPEC", help="Also show it images made against another classifier."),
+        typer.Option(metavar="SPEC", help="Also test it with images made against another classifier."),
     ] = None,
     plan: Annotated[
         Path | None,
@@ -63,7 +63,7 @@ def stress(
     batch: Annotated[int | None, typer.Option(min=1, help="Images attacked together.")] = None,
     seed: Annotated[
         int | None,
-        typer.Option("--seed", min=0, max=MAX_SEED, help="Of every random draw; 0 without a plan."),
+        typer.Option("--seed", min=0, max=MAX_SEED, help="Seed of every random draw; 0 without a plan."),
     ] = None,
     device: DeviceOption = Device.AUTO,
     debug: DebugOption = False,
@@ -71,7 +71,7 @@ def stress(
     """Attack a classifier: each attack at each budget, bare and behind each filter.
 
     A naive attacker knows the classifier alone; an adaptive one attacks through the filter.
-    Writes results.json and report.html. What is there of the same test is not done again.
+    Writes results.json and report.html. Results that are there already are not computed again.
 
     Example: apercu stress --classifier timm/resnet50 --images val/ --filters none,jpeg --out stress
     """

@@ -38,7 +38,7 @@ def detect(
         ),
     ] = None,
     detectors: Annotated[
-        str, typer.Option(metavar="A,B:KEY=VALUE,…", help="Fitted to honest images alone.")
+        str, typer.Option(metavar="A,B:KEY=VALUE,…", help="Fitted to clean images alone.")
     ] = "autoencoder,one_class_svm,mahalanobis",
     attacks: Annotated[
         str | None,
@@ -54,10 +54,10 @@ def detect(
     device: DeviceOption = Device.AUTO,
     debug: DebugOption = False,
 ) -> None:
-    """Tell tampered images from honest ones by their explanations.
+    """Detect attacked images by their explanations.
 
-    Half of the images teach what is usual; the other half is shown honest and attacked. No detector
-    ever learns from an attack. Writes detection.json.
+    Detectors learn from one half of the images, and are tested with the other half, clean and
+    attacked. No detector ever learns from an attack. Writes detection.json.
 
     Example: apercu stress detect --classifier timm/resnet50 --images val/ --explainer run --out out
     """

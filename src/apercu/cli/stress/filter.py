@@ -1,4 +1,4 @@
-"""`apercu stress filter`: one input filter on a picture."""
+"""`apercu stress filter`: applies an input filter to a picture."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def filter(
     from apercu.images import read_picture
     from apercu.robustness.plan import parse_filter
 
-    made = parse_filter(name)
-    if made is None:
+    parsed = parse_filter(name)
+    if parsed is None:
         raise ConfigError("filters: none changes nothing; name a filter")
     if out.suffix.lower() != ".png":
         raise ConfigError(f"{out}: expected a name that ends in .png, which keeps every bit")
     picture = read_picture(image)
-    render.save_image(out, render.to_image(made(picture[None])[0]))
-    say(f"{made}: {out}")
+    render.save_image(out, render.to_image(parsed(picture[None])[0]))
+    say(f"{parsed}: {out}")

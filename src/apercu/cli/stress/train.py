@@ -1,4 +1,4 @@
-"""`apercu stress train`: a classifier that has learnt a defence."""
+"""`apercu stress train`: trains a classifier with a defence."""
 
 from __future__ import annotations
 
@@ -58,13 +58,14 @@ def train(
     settings = find_settings(out, config, DEFENCES).with_schedule(steps=steps, batch=batch)
     opened = open_classifier(classifier)
     source = open_images(images, channels=opened.channels, bands=opened.bands)
-    machine = Hardware(device.resolve(), progress=is_terminal())
+    hardware = Hardware(device.resolve(), progress=is_terminal())
     with on_interrupt(f"{out} keeps what was done; go on with the same command and --resume"):
-        trainer = Trainer(opened, source, out, machine, seed, say)
+        trainer = Trainer(opened, source, out, hardware, seed, say)
         _, facts = train_defence(settings, trainer, resume=resume)
     say(f"trained in {facts['training_seconds'] / 60:.1f} min, {facts['steps']:.0f} steps: {out}")
-    for name, told in (("honest", "honest images"), ("hard", "what the defence is for")):
-        say(f"answered as wanted, {told}: {facts[f'{name}_before']:.1%}, now {facts[name]:.1%}")
+    for name, title in (("honest", "clean images"), ("hard", "images that the defence is for")):
+        before, after = facts[f"{name}_before"], facts[name]
+        say(f"target predicted, {title}: {before:.1%}, now {after:.1%}")
     filters = ",".join(settings.defence.test_filters)
-    behind = "" if filters == NONE else f"--filters {filters} "
-    say(f"next: apercu stress --classifier {out / 'card.json'} {behind}--images … --out stress")
+    option = "" if filters == NONE else f"--filters {filters} "
+    say(f"next: apercu stress --classifier {out / 'card.json'} {option}--images … --out stress")

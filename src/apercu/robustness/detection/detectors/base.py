@@ -54,7 +54,7 @@ def check_enough(count: int, least: int) -> None:
     """Raises ImagesError for too few images to learn from."""
     if count < least:
         raise ImagesError(
-            f"images: expected at least {least} honest ones to learn from, got {count}"
+            f"images: expected at least {least} clean images to learn from, got {count}"
         )
 
 
