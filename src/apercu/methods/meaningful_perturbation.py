@@ -23,27 +23,27 @@ from apercu.types import Images, LogOdds, Maps, Scores, Targets
 
 PerturbationAim: TypeAlias = Literal["destroying", "sufficient", "full"]
 FieldLoss: TypeAlias = Callable[..., Scores]
-"""Fields of log-odds → one number per image."""
+"""A function of fields of log-odds to one number per image."""
 
 AREA_WEIGHT, SMOOTHNESS_WEIGHT = 1e-3, 1e-2
-"""Weights of the sums over all cells, as the paper sets them for localisation."""
+"""The weights of the sums over all cells, as in the paper's localisation experiment."""
 MASK_BLUR, MAX_SHIFT = Blur(5 / 224), 4 / 224
-"""Blur of the enlarged mask, and largest shift of what the classifier sees, as shares."""
+"""The blur of the enlarged mask, and the largest shift of an image, as fractions of its side."""
 
 
 @final
 @dataclass(frozen=True)
 class MeaningfulPerturbation(Method):
-    """A coarse mask, fitted with Adam by asking the classifier with gradients at every step.
+    """A coarse mask that is fitted to each image with Adam and the classifier's gradients.
 
-    Args:
-        aim: `destroying`, the smallest region whose blur takes the class away; `sufficient`, the
-            smallest one that keeps it when all else is blurred; `full`, the objective that the
-            mask explainer learns, so that its single pass can be held against the fit.
-        steps: of Adam.
-        cells: of the mask, along each side.
-        rate: of learning, on log-odds, which start at 0.
-        seed: of the shifts, and of what `full` draws.
+    Attributes:
+        aim: `destroying` finds the smallest region whose blur removes the class; `sufficient` finds
+            the smallest region that keeps the class when all else is blurred; `full` fits the
+            objective of the mask explainer, so that its single pass can be compared with a fit.
+        steps: the number of steps of Adam.
+        cells: the number of cells along each side of the mask.
+        rate: the learning rate of the log-odds, which start at 0.
+        seed: the seed of the shifts, and of the random numbers of `full`.
 
     Raises:
         ConfigError: a setting is unknown or out of range.
@@ -78,17 +78,16 @@ class MeaningfulPerturbation(Method):
                 self._build_region_loss(classifier, images, targets), images, count=1
             )
             return upsample_mask(fields, images)
-        alone = zip(
-            torch.split(images, 1), torch.split(targets, 1), strict=True
-        )  # what one draws, none shares
+        # one by one, so that the random numbers of an image do not depend on its batch
+        singles = zip(torch.split(images, 1), torch.split(targets, 1), strict=True)
         masks = [
-            self._fit_extent_and_core(self._build_explainer_loss(classifier, *one), one[0])
-            for one in alone
+            self._fit_extent_and_core(self._build_explainer_loss(classifier, image, target), image)
+            for image, target in singles
         ]
         return torch.cat(masks)
 
     def _fit(self, loss: FieldLoss, images: Images, count: int) -> list[LogOdds]:
-        """So many fields of log-odds after all steps; images do not touch one another."""
+        """Return `count` fields of log-odds after all steps; images do not influence each other."""
         shape = (count, len(images), self.cells, self.cells)
         fields = images.new_zeros(shape, requires_grad=True)
         adam = torch.optim.Adam([fields], lr=self.rate)
@@ -101,49 +100,53 @@ class MeaningfulPerturbation(Method):
     def _build_region_loss(
         self, classifier: Classifier, images: Images, targets: Targets
     ) -> FieldLoss:
-        """The loss of the smallest region that destroys, or keeps, the class."""
+        """Return the loss of the smallest region that destroys, or keeps, the class."""
         generator = Generator().manual_seed(self.seed)
         blurred, destroys = Blur().make_replacement(images), self.aim == "destroying"
 
         def loss(*fields: LogOdds) -> Scores:
             cells, masks = fields[0].sigmoid(), upsample_mask(fields[0], images)
             keep = (1 - masks if destroys else masks)[:, None]
-            seen = shift_randomly(images * keep + blurred * (1 - keep), generator)
-            probability = log_probability(classifier(seen), targets).exp()
-            size = AREA_WEIGHT * cells.sum(dim=(1, 2)) + SMOOTHNESS_WEIGHT * roughness(cells)
-            return size + (probability if destroys else -probability)
+            masked = shift_randomly(images * keep + blurred * (1 - keep), generator)
+            probability = log_probability(classifier(masked), targets).exp()
+            penalty = AREA_WEIGHT * cells.sum(dim=(1, 2)) + SMOOTHNESS_WEIGHT * roughness(cells)
+            return penalty + (probability if destroys else -probability)
 
         return loss
 
     def _build_explainer_loss(
         self, classifier: Classifier, image: Images, target: Targets
     ) -> FieldLoss:
-        """The loss that a mask explainer is trained with; one image alone is always searched."""
+        """Return the loss of the mask explainer's training for one image.
+
+        A training step tries crops for a fraction of its images. A single image is always tried, so
+        that term is scaled by the fraction.
+        """
         generator = Generator().manual_seed(self.seed)
         objective = ExtentAndCore(sufficient=SEARCHED_FRACTION * ExtentAndCore().sufficient)
-        question = MaskBatch(image, target, torch.ones_like(target, dtype=torch.bool), target)
+        batch = MaskBatch(image, target, torch.ones_like(target, dtype=torch.bool), target)
 
         def loss(*fields: LogOdds) -> Scores:
-            terms = objective.terms(classifier, question, Evidence(*fields), generator)
+            terms = objective.terms(classifier, batch, Evidence(*fields), generator)
             return torch.stack(list(terms.values())).sum(dim=0)
 
         return loss
 
     def _fit_extent_and_core(self, loss: FieldLoss, image: Images) -> Maps:
-        """Extent and core, fitted and joined to one mask as the mask explainer joins them."""
+        """Fit extent and core, and return them as one mask, as the mask explainer does."""
         extent, core = self._fit(loss, image, count=2)
         return enlarge(combine_fields(extent.sigmoid(), core.sigmoid()), image.shape[2:]).sigmoid()
 
 
 def upsample_mask(log_odds: LogOdds, images: Images) -> Maps:
-    """The mask at the size of the images, enlarged and blurred."""
+    """Return the mask at the size of the images, enlarged and blurred."""
     masks = enlarge(log_odds.sigmoid(), images.shape[2:])
     return MASK_BLUR.make_replacement(masks[:, None])[:, 0]
 
 
 def shift_randomly(images: Images, generator: Generator) -> Images:
-    """All images moved by the same few pixels, the border repeated."""
-    most = max(1, round(MAX_SHIFT * min(images.shape[2:])))
-    top, left = torch.randint(2 * most + 1, (2,), generator=generator).tolist()
-    framed = F.pad(images, (most, most, most, most), mode="replicate")
-    return framed[:, :, top : top + images.shape[2], left : left + images.shape[3]]
+    """Return all images shifted by the same few pixels; the border is repeated."""
+    limit = max(1, round(MAX_SHIFT * min(images.shape[2:])))
+    top, left = torch.randint(2 * limit + 1, (2,), generator=generator).tolist()
+    padded = F.pad(images, (limit, limit, limit, limit), mode="replicate")
+    return padded[:, :, top : top + images.shape[2], left : left + images.shape[3]]

@@ -1,4 +1,4 @@
-"""MFPP: RISE with fragments of the image, from coarse to fine, for cells (Yang et al. 2020)."""
+"""MFPP: RISE with superpixels of the image, from coarse to fine (Yang et al. 2020)."""
 
 from __future__ import annotations
 
@@ -28,20 +28,21 @@ from apercu.types import Images, Maps, Picture, Targets
 @final
 @dataclass(frozen=True)
 class Mfpp(Method):
-    """Masks of SLIC fragments, each weighted by the probability of the target that it leaves.
+    """The mean of masks of SLIC superpixels, each weighted by the target's probability.
 
-    As in the authors' code a mask is magnified and cut out at random, so its fragments keep their
-    shapes but not their places; with a magnification of 1 they stay where they are. The weight is
-    RISE's softmax (theirs is the logit's sigmoid), so that only the masks differ.
+    As in the authors' code a mask is magnified and cropped at random, so its superpixels keep their
+    shapes but not their positions; with a magnification of 1 they keep both. The weight is the
+    softmax probability, as in RISE (the authors use the sigmoid of the logit), so that the two
+    methods differ in their masks only.
 
-    Args:
-        masks: asked for each image, at most; every level of fragments has the same share.
-        levels: about how many fragments each level has.
-        keep: probability that a fragment is on.
-        magnify: of the masks before they are cut to the image's size.
-        batch: masked images answered at a time.
-        seed: of the masks.
-        tolerance: stops early, as in `Rise`.
+    Attributes:
+        masks: the largest number of masks for each image, the same number for every level.
+        levels: the approximate number of superpixels of each level.
+        keep: the probability that a superpixel is on.
+        magnify: the magnification of the masks before they are cropped.
+        batch: the number of masked images that the classifier receives at once.
+        seed: the seed of the masks.
+        tolerance: the difference at which an image is finished, as in `Rise`.
 
     Raises:
         ConfigError: a setting is out of range.
@@ -72,13 +73,13 @@ class Mfpp(Method):
         return torch.stack(maps)
 
     def _draw_masks(self, image: Picture) -> Iterator[Maps]:
-        """All masks of one image, some at a time; level after level, mask by mask."""
+        """Return all masks of one image in batches; successive masks have successive levels."""
         labels = torch.stack([compute_superpixels(image, count) for count in self.levels])
-        most = int(labels.max()) + 1
+        superpixels = int(labels.max()) + 1
         generator = Generator().manual_seed(self.seed)
         done = 0
         for count in split_into_batches(self.masks, self.batch):
-            draws = torch.rand(count, most + 2, generator=generator)
+            draws = torch.rand(count, superpixels + 2, generator=generator)
             levels = (torch.arange(done, done + count) % len(labels)).to(image.device)
             states = (draws[:, :-2] < self.keep).to(image)
             yield self._magnify_masks(labels, levels, states, draws[:, -2:])
@@ -88,36 +89,36 @@ class Mfpp(Method):
         self,
         labels: Int[Tensor, "levels height width"],
         levels: Int[Tensor, " batch"],
-        states: Float[Tensor, "batch fragments"],
+        states: Float[Tensor, "batch superpixels"],
         draws: Float[Tensor, "batch 2"],
     ) -> Maps:
-        """Masks from the states of their fragments; only the part that is cut out is looked up."""
+        """Return masks from the states of their superpixels; only the cropped part is computed."""
         size = (labels.shape[1], labels.shape[2])
         rows, columns = (
             self._sample_positions(draw, length).to(states)
             for draw, length in zip(draws.unbind(dim=1), size, strict=True)
         )
-        down, across = (self._find_span(places) for places in (rows, columns))
-        shown = labels[levels[:, None, None], down[:, :, None], across[:, None, :]]
-        lit = states.gather(1, shown.flatten(1)).view(shown.shape)
+        down, across = (self._find_span(positions) for positions in (rows, columns))
+        cropped = labels[levels[:, None, None], down[:, :, None], across[:, None, :]]
+        on = states.gather(1, cropped.flatten(1)).view(cropped.shape)
         above, left = (
-            build_interpolation(places - span[:, :1], span.shape[1])
-            for places, span in ((rows, down), (columns, across))
+            build_interpolation(positions - span[:, :1], span.shape[1])
+            for positions, span in ((rows, down), (columns, across))
         )
-        return above @ lit @ left.mT
+        return above @ on @ left.mT
 
     def _sample_positions(
         self, draws: Float[Tensor, " batch"], length: int
     ) -> Float[Tensor, "batch length"]:
-        """Where each pixel lies in the mask before it was magnified, repeated at the border."""
+        """Return the position of each pixel in the mask before magnification, within its border."""
         large = round(self.magnify * length)
         shifts = (draws * (large - length + 1)).floor()
-        places = (torch.arange(length) + shifts[:, None] + 0.5) * (length / large) - 0.5
-        return places.clamp(0, length - 1)
+        positions = (torch.arange(length) + shifts[:, None] + 0.5) * (length / large) - 0.5
+        return positions.clamp(0, length - 1)
 
-    def _find_span(self, places: Float[Tensor, "batch length"]) -> Int[Tensor, "batch span"]:
-        """The lines of the unmagnified mask that each row of places lies among."""
-        length = places.shape[1]
+    def _find_span(self, positions: Float[Tensor, "batch length"]) -> Int[Tensor, "batch span"]:
+        """Return the rows of the unmagnified mask that surround each row of positions."""
+        length = positions.shape[1]
         reach = min(length, ceil((length - 1) * length / round(self.magnify * length)) + 2)
-        first = places[:, 0].floor().long().clamp(max=length - reach)
-        return first[:, None] + torch.arange(reach, device=places.device)
+        first = positions[:, 0].floor().long().clamp(max=length - reach)
+        return first[:, None] + torch.arange(reach, device=positions.device)

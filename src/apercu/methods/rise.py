@@ -1,4 +1,4 @@
-"""RISE: hide random cells of a grid and see when the class stays (Petsiuk et al. 2018)."""
+"""RISE: random cells of a grid are hidden from the classifier (Petsiuk et al. 2018)."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ from apercu.types import Images, Maps, Picture, Targets
 @final
 @dataclass(frozen=True)
 class Rise(Method):
-    """Masks, each weighted by the probability of the target that it leaves: Σ p(x·M) M / (N·keep).
+    """The mean of random masks, each weighted by the target's probability: Σ p(x·M) M / (N·keep).
 
-    A mask is a grid of cells that are on or off, enlarged bilinearly and cut out at random; what
-    it hides turns black. All images meet the same masks, whatever the batch.
+    A mask is a grid of cells that are on or off, enlarged bilinearly and cropped at random. Hidden
+    pixels are black. All images receive the same masks, whatever the batch.
 
-    Args:
-        masks: asked for each image, at most.
-        cells: of the grid, along each side.
-        keep: probability that a cell is on.
-        batch: masked images answered at a time.
-        seed: of the masks.
-        tolerance: stop an image once the maps of its even and its odd batches differ by less than
-            this share of their contrast; 0 never stops. The classifier counts what was asked.
+    Attributes:
+        masks: the largest number of masks for each image.
+        cells: the number of cells along each side of the grid.
+        keep: the probability that a cell is on.
+        batch: the number of masked images that the classifier receives at once.
+        seed: the seed of the masks.
+        tolerance: an image is finished once the maps of its even and its odd batches differ by less
+            than this fraction of their contrast; 0 always computes all masks. The classifier
+            counts the masks that were computed.
 
     Raises:
         ConfigError: a setting is out of range.
@@ -60,7 +61,7 @@ class Rise(Method):
         return torch.stack(maps) / self.keep
 
     def _draw_masks(self, size: tuple[int, int], like: Tensor) -> Iterator[Maps]:
-        """All masks, some at a time, on the device of `like`; the draws are the CPU's."""
+        """Return all masks in batches on the device of `like`; random numbers come from the CPU."""
         generator = Generator().manual_seed(self.seed)
         sides = torch.tensor([ceil(length / self.cells) for length in size])
         for count in split_into_batches(self.masks, self.batch):
@@ -74,7 +75,7 @@ class Rise(Method):
             yield rows @ grids @ columns.mT
 
     def _locate_pixels(self, shifts: Tensor, length: int) -> Float[Tensor, "batch length"]:
-        """Where pixels lie in the grid, whose enlargement has one cell more than the image."""
+        """Return the positions of pixels in the grid, which is one cell larger than the image."""
         large = (self.cells + 1) * ceil(length / self.cells)
         pixels = torch.arange(length, device=shifts.device) + shifts[:, None]
         return (pixels + 0.5) * (self.cells / large) - 0.5
@@ -87,46 +88,60 @@ def average_masks(
     masks: Iterable[Maps],
     tolerance: float,
 ) -> Float[Tensor, "height width"]:
-    """Mean of the masks, each weighted by the target's probability under it.
+    """Return the mean of the masks, each weighted by the target's probability under it.
 
-    One matrix product per batch; no more than one batch of masked images is held.
+    Only one batch of masked images is in memory.
 
     Args:
-        classifier: it is asked for each mask.
-        image: what the masks hide in part.
+        classifier: the classifier that receives the masked images.
+        image: one image in [0, 1], `channels × height × width`.
         target: one class index.
-        masks: in batches, on the device of the image.
-        tolerance: as in `Rise`.
+        masks: batches of masks on the device of the image, `batch × height × width`.
+        tolerance: the difference at which the mean is final, as in `Rise`.
+
+    Returns:
+        The weighted mean, `height × width`.
     """
     sums = image.new_zeros(2, image.shape[1] * image.shape[2])
     counts = [0, 0]
     column = int(target)
     with torch.no_grad():
-        for turn, some in enumerate(masks):
-            probabilities = classifier(image * some[:, None]).softmax(dim=1)
-            sums[turn % 2].addmv_(some.flatten(1).T, probabilities[:, column])
-            counts[turn % 2] += len(some)
+        for turn, batch in enumerate(masks):
+            probabilities = classifier(image * batch[:, None]).softmax(dim=1)
+            sums[turn % 2].addmv_(batch.flatten(1).T, probabilities[:, column])
+            counts[turn % 2] += len(batch)
             if tolerance and turn and _has_converged(sums, counts, tolerance):
                 break
     return sums.sum(dim=0).view(image.shape[1:]) / sum(counts)
 
 
 def _has_converged(sums: Tensor, counts: list[int], tolerance: float) -> bool:
-    """Whether two maps of separate masks agree: half their difference is the error of the mean."""
+    """Return whether two maps of separate masks agree.
+
+    Half of their difference estimates the error of the mean.
+    """
     even, odd = (total / count for total, count in zip(sums, counts, strict=True))
     return bool((even - odd).std() <= tolerance * (even + odd).std())
 
 
 def build_interpolation(
-    places: Float[Tensor, "batch length"], cells: int
+    positions: Float[Tensor, "batch length"], cells: int
 ) -> Float[Tensor, "batch length cells"]:
-    """Bilinear enlargement of one axis as matrices; the border is repeated."""
-    within = places.clamp(0, cells - 1)
-    return (1 - (within[..., None] - torch.arange(cells).to(places)).abs()).relu()
+    """Return matrices that enlarge one axis bilinearly; the border is repeated.
+
+    Args:
+        positions: the position of each pixel among the cells.
+        cells: the number of cells along the axis.
+
+    Returns:
+        The weight of each cell for each pixel, `batch × length × cells`.
+    """
+    inside = positions.clamp(0, cells - 1)
+    return (1 - (inside[..., None] - torch.arange(cells).to(positions)).abs()).relu()
 
 
 def split_into_batches(total: int, most: int) -> Iterator[int]:
-    """Batch sizes that make up a total.
+    """Return the batch sizes that make up a total.
 
     >>> list(parts(5, 2))
     [2, 2, 1]
@@ -136,14 +151,22 @@ def split_into_batches(total: int, most: int) -> Iterator[int]:
 
 
 def check_counts(method: str, **counts: int) -> None:
-    """Raises `ConfigError` for a count below 1."""
+    """Refuse a count below 1.
+
+    Raises:
+        ConfigError: a count is below 1.
+    """
     for name, count in counts.items():
         if count < 1:
             raise ConfigError(f"{method}: expected {name} of at least 1, got {count}")
 
 
 def check_sampling(method: str, keep: float, tolerance: float) -> None:
-    """Raises `ConfigError` for no probability, or a tolerance below 0."""
+    """Refuse a probability outside (0, 1) and a tolerance below 0.
+
+    Raises:
+        ConfigError: one of them is out of range.
+    """
     if not 0 < keep < 1:
         raise ConfigError(f"{method}: expected keep in (0, 1), got {keep}")
     if not tolerance >= 0:
