@@ -1,4 +1,4 @@
-"""The planted set: the same bytes everywhere, and a truth that is true."""
+"""The planted set: the same bytes on every machine, and regions that cover the objects."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from apercu.errors import ConfigError
 from apercu.images import Planted, open_images
 from apercu.images.planted.noise import RandomStream, interpolate_grid
 from apercu.images.planted.patterns import PATTERNS
+from apercu.images.planted.scene import SceneStyle, paint_scene
 
 EVERY = len(PATTERNS)
 
@@ -88,10 +89,7 @@ def test_patterns_of_two_classes_differ() -> None:
 
 
 def test_the_region_covers_the_object() -> None:
-    """Wherever the class changes the picture, the region says so; everything else stays."""
-    first, second = Planted(classes=EVERY, images=3), Planted(classes=EVERY, images=3)
-    from apercu.images.planted.scene import SceneStyle, paint_scene
-
+    """Another class changes the picture inside of the region only."""
     for seed in range(20):
         style = SceneStyle.from_difficulty(0.5)
         first, region = paint_scene(RandomStream(seed), [0], (3, 64), style)
@@ -101,7 +99,8 @@ def test_the_region_covers_the_object() -> None:
         grown = torch.nn.functional.max_pool2d(torch.from_numpy(region).float(), 3, 1, 1)[0] > 0
         assert not (changed & ~grown).any()
         assert (changed & torch.from_numpy(region[0])).sum() > 0.3 * region.sum()
-    assert digest(first) == digest(second)
+    planted, again = Planted(classes=EVERY, images=3), Planted(classes=EVERY, images=3)
+    assert digest(planted) == digest(again)
 
 
 def test_true_objects_boxes_and_sizes() -> None:

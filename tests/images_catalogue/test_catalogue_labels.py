@@ -1,4 +1,4 @@
-"""Images restricted to those whose class is known."""
+"""Images that have a label in a catalogue."""
 
 from __future__ import annotations
 

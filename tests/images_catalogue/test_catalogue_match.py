@@ -105,7 +105,7 @@ def test_the_nearest_row_on_the_great_circle(rows: Any, images: Any, radius: flo
         return
     matched = sum(best < radius for best in nearest)
     if 2 * matched < len(positions):
-        with pytest.raises(ImagesError, match=f"matched {matched} of {len(shown)} images"):
+        with pytest.raises(ImagesError, match=f"matched {matched} of {len(positions)} images"):
             match_by_position(*split_pairs(*positions), table, radius)
         return
     match = match_by_position(*split_pairs(*positions), table, radius)

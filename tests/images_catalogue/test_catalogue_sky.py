@@ -1,4 +1,4 @@
-"""Places of images by known projections and by cards."""
+"""Sky positions of images, by known projections and by cards."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def read_array_headers(path: Path) -> dict[str, ArrayHeader]:
                 )
             if size > info.file_size:
                 raise ImagesError(
-                    f"{path}: damaged, {info.filename} is shorter than its header says"
+                    f"{path}: damaged, {info.filename} is shorter than it says"
                 )
             headers[info.filename.removesuffix(".npy")] = header
     return headers
