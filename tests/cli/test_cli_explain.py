@@ -11,9 +11,15 @@ from PIL import Image
 from apercu import MaskExplainer, read_picture
 from apercu.classifiers import InputSpec
 from apercu.errors import OutputError
-from apercu.explain import ExplainOptions, ExplainRun, MaskAnswers, select_images
+from apercu.explain import (
+    ExplainOptions,
+    ExplainRun,
+    MaskExplanation,
+    NamedClass,
+    StoredImage,
+    select_images,
+)
 from apercu.explain.explain_images import SHEET_SIZE
-from apercu.explain.explanation import MaskExplanation
 
 SPEC = InputSpec(size=(32, 32))
 
@@ -160,30 +166,23 @@ def test_random_images_are_a_seeded_choice(tmp_path: Path) -> None:
 
 
 def test_sheets_have_pages(tiny_run, tmp_path: Path) -> None:
-    explaining = ExplainRun(
-        MaskAnswers(MaskExplainer.from_pretrained(tiny_run), ExplainOptions()), tmp_path
-    )
-    explaining(
-        select_images([f"planted:size=32,images={SHEET_SIZE + 1}"], SPEC),
-        lambda done, total: None,
-        print,
-    )
+    run = ExplainRun(MaskExplainer.from_pretrained(tiny_run), ExplainOptions())
+    refs = select_images([f"planted:size=32,images={SHEET_SIZE + 1}"], SPEC)
+    run.write(refs, tmp_path, lambda done, total: None, print)
     assert _read(tmp_path)["sheets"] == ["sheet-001.png", "sheet-002.png"]
     heights = [read_picture(tmp_path / name).shape[1] for name in _read(tmp_path)["sheets"]]
     assert heights[0] > 10 * heights[1]
 
 
 def test_what_is_finished_is_kept_when_it_ends_early(tiny_run, tmp_path: Path) -> None:
-    explaining = ExplainRun(
-        MaskAnswers(MaskExplainer.from_pretrained(tiny_run), ExplainOptions()), tmp_path
-    )
+    run = ExplainRun(MaskExplainer.from_pretrained(tiny_run), ExplainOptions())
 
     def stop(done: int, total: int) -> None:
         if done == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        explaining(select_images(["planted:size=32,images=5"], SPEC), stop, print)
+        run.write(select_images(["planted:size=32,images=5"], SPEC), tmp_path, stop, print)
     assert len(_read(tmp_path)["images"]) == 2
     assert (tmp_path / "sheet.png").is_file()
 
@@ -202,16 +201,14 @@ def test_a_full_disk_is_one_line(apercu, tiny_run, photo, tmp_path, monkeypatch)
 def test_the_box_is_in_pixels_of_the_stored_picture() -> None:
     mask = torch.zeros(4, 4)
     mask[1, 2] = 0.9
-    answer = MaskExplanation(torch.rand(3, 8, 20), 0, "a", mask, 0.5)
-    assert answer.box == (10, 2, 15, 4)
-    assert answer.draw_views()["crop"].size == (5, 2)
-    nothing = MaskExplanation(torch.rand(3, 8, 20), 0, "a", mask, 0.95)
-    assert nothing.box is None
-    assert "crop" not in nothing.draw_views()
+    stored = StoredImage(torch.rand(3, 8, 20))
+    explanation = MaskExplanation(stored, NamedClass(0, "a"), mask, 0.5)
+    assert explanation.box == (10, 2, 15, 4)
+    assert explanation.draw_views()["crop"].size == (5, 2)
+    empty = MaskExplanation(stored, NamedClass(0, "a"), mask, 0.95)
+    assert empty.box is None and empty.crop() is None
+    assert "crop" not in empty.draw_views()
 
 
 def test_the_file_name_of_a_class_is_plain() -> None:
-    answer = MaskExplanation(
-        torch.rand(3, 4, 4), 7, "Crème / brûlée, dessert", torch.zeros(4, 4), 0.5
-    )
-    assert answer.slug == "7-crème-brûlée"
+    assert NamedClass(7, "Crème / brûlée, dessert").slug == "7-crème-brûlée"

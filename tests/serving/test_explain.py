@@ -13,7 +13,7 @@ from PIL import Image
 
 from apercu import MaskExplainer, open_classifier, read_picture
 from apercu.deploy.serving.requests import ExplainRequest, RequestOptions
-from apercu.explain.explanation import MaskExplanation
+from apercu.explain.explanation import tight_box
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def test_the_map_is_the_explainers_own(call, explainer, png) -> None:
     assert np.abs(np.array(answer["map"]["array"]) - expected.numpy()).max() < 2e-6
     assert np.abs(_map(answer) / 255 - expected.numpy()).max() <= 0.51 / 255
     assert (answer["class"], answer["index"]) == ("dots", 1)
-    box = MaskExplanation(picture, 1, "dots", expected, 0.4).box
+    box = tight_box(expected, 0.4, (40, 48))
     assert answer["box"] == (None if box is None else list(box))
     assert answered.json()["size"] == {"width": 48, "height": 40}
 

@@ -61,28 +61,15 @@ def explain(
     Example: apercu explain runs/mobilenet photos/ --target tabby --out maps
     """
     from apercu.classifiers import open_classifier
-    from apercu.explain import (
-        CounterpartAnswers,
-        ExplainOptions,
-        ExplainRun,
-        MaskAnswers,
-        select_images,
-    )
-    from apercu.explainers.mask.explainer import MaskExplainer
+    from apercu.explain import ExplainOptions, ExplainRun, select_images
     from apercu.explainers.run_folder import load_explainer
 
-    place = device.resolve()
-    asked = ExplainOptions(target, top, level)
-    explainer = load_explainer(run).to(place)
-    opened = None if classifier is None else open_classifier(classifier, device=place)
-    answering = (
-        MaskAnswers(explainer, asked, opened)
-        if isinstance(explainer, MaskExplainer)
-        else CounterpartAnswers(explainer, asked, opened)
-    )
-    explaining = ExplainRun(answering, out)
-    picks = select_images(images, explainer.classifier_info.input, random, seed)
+    options = ExplainOptions(target, top, level)
+    explainer = load_explainer(run, device.resolve())
+    opened = None if classifier is None else open_classifier(classifier, device=explainer.device)
+    explain_run = ExplainRun(explainer, options, opened)
+    refs = select_images(images, explainer.classifier_info.input, random, seed)
     kept = f"{out} holds what was finished; the same command makes the rest"
     with on_interrupt(kept), show_progress() as report:
-        explaining(picks, lambda done, total: report("images", done, total), warn)
-    say(f"{len(picks)} image{'s' * (len(picks) != 1)} explained: {out}")
+        explain_run.write(refs, out, lambda done, total: report("images", done, total), warn)
+    say(f"{len(refs)} image{'s' * (len(refs) != 1)} explained: {out}")

@@ -1,15 +1,23 @@
-"""Explanations as files: overlays, masks, raw maps, crops, contact sheets."""
+"""Explanations of images: their numbers, their pictures, and the files that hold both."""
 
 from __future__ import annotations
 
-from apercu.explain.explain_images import ExplainRun, ImageRef, select_images
-from apercu.explain.options import CounterpartAnswers, ExplainOptions, MaskAnswers
+from apercu.explain.counterpart_explanation import CounterpartExplanation
+from apercu.explain.explain_images import ExplainRun, ImageRef, explain_image, select_images
+from apercu.explain.explanation import Explanation, NamedClass, StoredImage
+from apercu.explain.mask_explanation import MaskExplanation
+from apercu.explain.options import ExplainOptions, TargetSelector
 
 __all__ = [
+    "CounterpartExplanation",
     "ExplainOptions",
-    "CounterpartAnswers",
     "ExplainRun",
-    "MaskAnswers",
+    "Explanation",
     "ImageRef",
+    "MaskExplanation",
+    "NamedClass",
+    "StoredImage",
+    "TargetSelector",
+    "explain_image",
     "select_images",
 ]

@@ -1,24 +1,87 @@
-"""Which images are explained: all that were named, or a seeded handful of them."""
+"""Explain one image, or image after image into a folder."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
 
 from apercu import render
-from apercu.classifiers import InputSpec
-from apercu.errors import ImagesError, InputError, TargetError
-from apercu.explain.options import CounterpartAnswers, MaskAnswers
+from apercu.classifiers import Classifier, InputSpec
+from apercu.errors import ImageError, ImagesError, InputError, TargetError
+from apercu.explain.counterpart_explanation import CounterpartExplanation, explain_counterparts
+from apercu.explain.explanation import StoredImage, describe_image, write_record
+from apercu.explain.mask_explanation import MaskExplanation, explain_masks
+from apercu.explain.options import ExplainOptions, TargetSelector
+from apercu.explainers.base import TrainedExplainer
+from apercu.explainers.counterfactual import CounterfactualExplainer
+from apercu.explainers.inputs import convert_picture
+from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.images import ImageSource, open_images
 from apercu.images.folder import FolderImages
-from apercu.images.formats.dicom import DicomReference
-from apercu.io import write_file
-from apercu.types import Picture
+
+AnyExplainer: TypeAlias = TrainedExplainer[Any, Any]
+AnyExplanation: TypeAlias = MaskExplanation | CounterpartExplanation
+ImageLike: TypeAlias = str | Path | Image.Image | NDArray[Any] | Tensor
+"""A file, a Pillow image, an array `height × width × channels`, or a tensor with channels first."""
+
+SHEET_SIZE, SHEET_COLUMNS, TILE_SIDE = 50, 2, 176
+"""Explanations per sheet and per row; pixels of a picture's longer side."""
+
+
+def explain_image(
+    explainer: AnyExplainer,
+    image: ImageLike,
+    target: int | str | None = None,
+    *,
+    level: float = 0.5,
+    classifier: Classifier | None = None,
+) -> AnyExplanation:
+    """Explain one image; `TrainedExplainer.explain` calls this.
+
+    Args:
+        explainer: a trained explainer of any kind.
+        image: a file, a Pillow image, an array `height × width × channels` (uint8, or floats in
+            [0, 1]), or a tensor `channels × height × width`, of any size.
+        target: the class to explain by name or index; None for the predicted one. With counterparts
+            it is the class to change into; None for the runner-up.
+        level: where a mask is cut for its box, in (0, 1).
+        classifier: predicts the classes and their probabilities; without it the explainer
+            predicts the class itself, and no probability is known.
+
+    Returns:
+        A `MaskExplanation` or a `CounterpartExplanation`.
+
+    Raises:
+        ImageError: the image cannot be read, or has another number of channels.
+        TargetError: there is no such class, or the image is predicted as it already.
+        RunError: the explainer was trained for another classifier.
+        ConfigError: the level is not between 0 and 1, or counterparts are given one.
+    """
+    if target == "all":
+        raise TargetError("target: expected one class, got 'all'; explain each class by itself")
+    options = ExplainOptions("top" if target is None else target, level=level)
+    run = ExplainRun(explainer, options, classifier)
+    stored = _read_image(image, explainer.classifier_info.input)
+    return next(run.explain(stored))
+
+
+def _read_image(image: ImageLike, input: InputSpec) -> StoredImage:
+    """Read one image, whatever it is."""
+    if isinstance(image, str | Path):
+        refs = select_images([image], input)
+        if len(refs) != 1:
+            raise ImageError(f"{image}: expected one image, got {len(refs)}; name a single file")
+        return refs[0].read_image()
+    if isinstance(image, Tensor) and image.ndim == 4 and len(image) == 1:
+        image = image[0]
+    return StoredImage(convert_picture(image, input.channels))
 
 
 @dataclass(frozen=True)
@@ -28,81 +91,200 @@ class ImageRef:
     source: ImageSource
     index: int
 
-    def read_image(self) -> tuple[str, Picture]:
-        """Name and picture.
+    @property
+    def name(self) -> str:
+        """A name for the image before it is read."""
+        return f"image {self.index + 1} of {self.source.name}"
+
+    def read_image(self) -> StoredImage:
+        """Read the image.
 
         Raises:
             ImageError: it cannot be read.
         """
         item = self.source[self.index]
-        return item.name, item.picture
-
-    @property
-    def name(self) -> str:
-        """Which image it is, where it is not read."""
-        return f"image {self.index + 1} of {self.source.name}"
-
-    def find_reference(self) -> DicomReference | None:
-        """How a DICOM file refers to the image; None where it is no DICOM itself."""
-        if isinstance(self.source, FolderImages):
-            return self.source.dicom_reference(self.index)
-        return None
+        is_folder = isinstance(self.source, FolderImages)
+        reference = self.source.dicom_reference(self.index) if is_folder else None
+        return StoredImage(item.picture, item.name, self.source.name, reference)
 
 
 def select_images(
     specs: Sequence[str | Path], input: InputSpec, random: int | None = None, seed: int = 0
 ) -> list[ImageRef]:
-    """All images of the sources, or `random` of them in their order.
+    """Return all images of some sources, or some of them at random.
 
     Args:
-        specs: of the sources.
-        input: says how many channels there are, and how bands are called.
-        random: how many.
-        seed: of their draw.
+        specs: images, folders or Parquet files.
+        input: the number of channels and the names of the bands.
+        random: the number of images that are drawn; None for all.
+        seed: the seed of the draw.
+
+    Returns:
+        The images, in the order of the sources.
 
     Raises:
         ImagesError: a file or folder is missing, or holds no images.
     """
-    sources = [open_images(s, channels=input.channels, bands=input.bands) for s in specs]
-    every = [ImageRef(source, index) for source in sources for index in range(len(source))]
-    if random is None or random >= len(every):
-        return every
-    order = torch.randperm(len(every), generator=torch.Generator().manual_seed(seed))
-    return [every[place] for place in sorted(order[:random].tolist())]
+    sources = [open_images(spec, channels=input.channels, bands=input.bands) for spec in specs]
+    refs = [ImageRef(source, index) for source in sources for index in range(len(source))]
+    if random is None or random >= len(refs):
+        return refs
+    order = torch.randperm(len(refs), generator=torch.Generator().manual_seed(seed))
+    return [refs[index] for index in sorted(order[:random].tolist())]
 
 
-SHEET_SIZE, SHEET_COLUMNS, TILE_SIDE = 50, 2, 176
-"""Explanations per sheet and per row; pixels of a picture's longer side."""
+class ExplainRun:
+    """One explainer and what it explains.
+
+    Args:
+        explainer: a trained explainer of any kind.
+        options: what is explained in every image.
+        classifier: predicts the classes and their probabilities, where it is given.
+
+    Raises:
+        RunError: the explainer was trained for another classifier.
+        TargetError: there is no such class.
+        ConfigError: a level is given for an explainer that makes no masks.
+    """
+
+    def __init__(
+        self,
+        explainer: AnyExplainer,
+        options: ExplainOptions,
+        classifier: Classifier | None = None,
+    ) -> None:
+        self.explainer = explainer
+        self.options = options
+        self.selector = TargetSelector(explainer, options, classifier)
+        info = explainer.classifier_info
+        self.record: dict[str, Any] = {
+            "classifier": info.spec,
+            "fingerprint": info.fingerprint,
+            **({"level": options.level} if explainer.makes_masks else {}),
+            "map_size": list(info.input.size),
+        }
+
+    def explain(self, stored: StoredImage) -> Iterator[AnyExplanation]:
+        """Yield the explanations of one image, one for each selected class."""
+        if self.explainer.makes_masks:
+            masks = cast(MaskExplainer, self.explainer)
+            yield from explain_masks(masks, stored, self.selector, self.options.level, self.record)
+        else:
+            changing = cast(CounterfactualExplainer[Any, Any, Any], self.explainer)
+            yield from explain_counterparts(changing, stored, self.selector, self.record)
+
+    def write(
+        self,
+        refs: Sequence[ImageRef],
+        out: Path,
+        progress: Callable[[int, int], None],
+        warn: Callable[[str], None],
+    ) -> None:
+        """Write the files of each image, contact sheets, and `explain.json`.
+
+        Args:
+            refs: the images.
+            out: the folder that is written.
+            progress: is called with the images that are done, and the images in all.
+            warn: receives one line about each image that cannot be explained.
+
+        Raises:
+            ImageError: the only image cannot be read.
+            ImagesError: some images could not be explained; the others are finished.
+            OutputError: the folder cannot be written.
+        """
+        writer = _FolderWriter(self, out, len(refs) * self.selector.count)
+        failed = 0
+        try:
+            for done, ref in enumerate(refs, start=1):
+                try:
+                    writer.add(ref.read_image())
+                except InputError as error:
+                    if len(refs) == 1:
+                        raise
+                    failed += 1
+                    names_no_file = isinstance(error, TargetError)
+                    warn(f"{ref.name}: {error}" if names_no_file else str(error))
+                if done % SHEET_SIZE == 0:
+                    writer.write_record()
+                progress(done, len(refs))
+        finally:
+            writer.finish()
+        if failed:
+            raise ImagesError(
+                f"{failed} of {len(refs)} images could not be explained; the others are in {out}"
+            )
+
+
+class _FolderWriter:
+    """Writes the explanations of a run into a folder."""
+
+    def __init__(self, run: ExplainRun, out: Path, expected: int) -> None:
+        self.run = run
+        self.out = out
+        self.sheets = ContactSheets(out, expected)
+        self.stems: set[str] = set()
+        self.images: list[dict[str, Any]] = []
+
+    def add(self, stored: StoredImage) -> None:
+        """Explain one image and write its files."""
+        stem, records = self._choose_stem(stored.name), []
+        for explanation in self.run.explain(stored):
+            slug = f".{explanation.target.slug}" if self.run.options.is_multiple else ""
+            records.append(explanation.write_files(self.out, f"{stem}{slug}"))
+            self.sheets.add(explanation.make_tiles(stem))
+        self.images.append(describe_image(stored, records))
+
+    def write_record(self) -> None:
+        """Write `explain.json` about all images so far."""
+        write_record(self.out, self.run.record, self.images, self.sheets.files)
+
+    def finish(self) -> None:
+        """Write what is finished: the record first, for a full disk may lack room for a sheet."""
+        if self.images:
+            self.write_record()
+            self.sheets.flush()
+            self.write_record()
+
+    def _choose_stem(self, name: str) -> str:
+        """Return the file's name without its ending, with a number where it is taken already."""
+        first = Path(name).stem
+        stem, number = first, 2
+        while stem.casefold() in self.stems:
+            stem, number = f"{first}-{number}", number + 1
+        self.stems.add(stem.casefold())
+        return stem
 
 
 class ContactSheets:
     """Collects tiles and writes `sheet.png`, or `sheet-001.png` … where one does not hold all.
 
+    A full sheet is written at once, so that a folder of any size fits in memory.
+
     Args:
-        folder: where sheets go.
-        expected: how many explanations will come.
+        folder: the folder of the sheets.
+        expected: the number of explanations that will come; a single one gets no sheet.
     """
 
     def __init__(self, folder: Path, expected: int) -> None:
         self.folder = folder
-        self.paged = expected > SHEET_SIZE
+        self.numbered = expected > SHEET_SIZE
         self.enabled = expected > 1
         self.waiting: list[list[render.Tile]] = []
         self.files: list[str] = []
 
     def add(self, tiles: list[render.Tile]) -> None:
-        """Takes one explanation; a full page is written at once."""
+        """Add one explanation."""
         if not self.enabled:
             return
-        small = [
-            render.Tile(render.fit_to_side(tile.image, TILE_SIDE), tile.caption) for tile in tiles
-        ]
-        self.waiting.append(small)
+        self.waiting.append(
+            [render.Tile(render.fit_to_side(tile.image, TILE_SIDE), tile.caption) for tile in tiles]
+        )
         if len(self.waiting) == SHEET_SIZE:
             self.flush()
 
     def flush(self) -> None:
-        """Writes what is waiting.
+        """Write the tiles that are waiting.
 
         Raises:
             OutputError: the folder cannot be written.
@@ -113,102 +295,7 @@ class ContactSheets:
             [tile for tiles in self.waiting[start : start + SHEET_COLUMNS] for tile in tiles]
             for start in range(0, len(self.waiting), SHEET_COLUMNS)
         ]
-        name = f"sheet-{len(self.files) + 1:03d}.png" if self.paged else "sheet.png"
+        name = f"sheet-{len(self.files) + 1:03d}.png" if self.numbered else "sheet.png"
         render.save_image(self.folder / name, render.draw_contact_sheet(rows, TILE_SIDE))
         self.files.append(name)
         self.waiting = []
-
-
-RECORD_FILE = "explain.json"
-
-
-class ExplainRun:
-    """One explainer at work on a list of images.
-
-    Args:
-        answering: what is asked of whom.
-        out: the folder that is written.
-    """
-
-    def __init__(self, answering: MaskAnswers | CounterpartAnswers, out: Path) -> None:
-        self.answering = answering
-        self.out = out
-        self.stems: set[str] = set()
-        self.records: list[dict[str, Any]] = []
-
-    def __call__(
-        self,
-        picks: Sequence[ImageRef],
-        progress: Callable[[int, int], None],
-        warn: Callable[[str], None],
-    ) -> None:
-        """Writes the files of each image, contact sheets, and `explain.json`.
-
-        Args:
-            picks: the images.
-            progress: told how many are done, and how many there are.
-            warn: told in one line about each image that cannot be read.
-
-        Raises:
-            ImageError: the only image cannot be read.
-            ImagesError: some images could not be explained; the others are finished.
-            OutputError: the folder cannot be written.
-        """
-        sheets = ContactSheets(self.out, len(picks) * self.answering.count)
-        failed = 0
-        try:
-            for done, chosen in enumerate(picks, start=1):
-                try:
-                    self._explain_image(chosen, sheets)
-                except InputError as error:
-                    if len(picks) == 1:
-                        raise
-                    failed += 1
-                    named = isinstance(error, TargetError)  # others name the file themselves
-                    warn(f"{chosen.name}: {error}" if named else str(error))
-                if done % SHEET_SIZE == 0:
-                    self._write_record(sheets.files)
-                progress(done, len(picks))
-        finally:
-            if self.records:  # first what is finished; a full disk may have no room for a sheet
-                self._write_record(sheets.files)
-                sheets.flush()
-                self._write_record(sheets.files)
-        if failed:
-            raise ImagesError(
-                f"{failed} of {len(picks)} images could not be explained; "
-                f"the others are in {self.out}"
-            )
-
-    def _explain_image(self, chosen: ImageRef, sheets: ContactSheets) -> None:
-        name, picture = chosen.read_image()
-        stem, answers = self._choose_stem(name), []
-        for answer in self.answering(picture, chosen.find_reference()):
-            place = f"{stem}.{answer.slug}" if self.answering.several else stem
-            answers.append(answer.save(self.out, place))
-            sheets.add(answer.make_tiles(stem))
-        height, width = picture.shape[1:]
-        size = {"width": width, "height": height}
-        about = {"image": name, "source": chosen.source.name}
-        self.records.append({**about, **size, "answers": answers})
-
-    def _choose_stem(self, name: str) -> str:
-        """The file's name without its ending, numbered where another image has it already."""
-        first = Path(name).stem
-        stem, number = first, 2
-        while stem.casefold() in self.stems:
-            stem, number = f"{first}-{number}", number + 1
-        self.stems.add(stem.casefold())
-        return stem
-
-    def _write_record(self, sheets: Sequence[str]) -> None:
-        passport = self.answering.explainer.classifier_info
-        content = {
-            "classifier": passport.spec,
-            "fingerprint": passport.fingerprint,
-            **self.answering.about,
-            "map_size": list(passport.input.size),
-            "sheets": list(sheets),
-            "images": self.records,
-        }
-        write_file(self.out / RECORD_FILE, json.dumps(content, indent=1, ensure_ascii=False) + "\n")

@@ -1,12 +1,15 @@
-"""One explanation, and the files that show it."""
+"""One explanation: the image, the class, the map, and the files that show it."""
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -18,138 +21,203 @@ from apercu.explain.dicom_capture import build_secondary_capture
 from apercu.images.formats.dicom import DicomReference
 from apercu.images.stream import scale_boxes
 from apercu.io import write_file, write_map
-from apercu.types import Boxes, Picture
+from apercu.types import Picture
 
-CAPTURED_VIEW = "overlay"
-"""The picture that goes back into an archive of DICOM images."""
+RECORD_FILE = "explain.json"
 LARGEST_SIDE = 1600
-"""Pixels; larger pictures are shown smaller, except the crop."""
+"""Pixels; larger pictures are drawn smaller, except the crop."""
 
 
-@dataclass(frozen=True, eq=False)
-class MaskExplanation:
-    """The mask of one class on one picture.
+@dataclass(frozen=True)
+class NamedClass:
+    """One class of the classifier.
 
-    Args:
-        picture: as stored, upright.
-        target: index of the class.
-        title: its name.
-        mask: in [0, 1], at the explainer's size.
-        level: where the mask is cut.
-        source: how to refer to a picture that is DICOM.
+    Attributes:
+        index: its index.
+        name: its name, with all synonyms.
     """
 
-    image: Picture
-    target: int
-    title: str
-    mask: Float[Tensor, "rows columns"]
-    level: float
-    reference: DicomReference | None = None
+    index: int
+    name: str
 
     @property
-    def box(self) -> tuple[int, int, int, int] | None:
-        """The tightest box at the level, in whole pixels of the picture; None where none is."""
-        return tight_box(self.mask, self.level, _get_size(self.image))
+    def short_name(self) -> str:
+        """The first synonym."""
+        return self.name.partition(",")[0]
 
     @property
     def slug(self) -> str:
-        """Index and name of the class, as part of a file name."""
-        return class_slug(self.target, self.title)
+        """Index and name, as part of a file name.
 
+        >>> NamedClass(281, "tabby, tabby cat").slug
+        '281-tabby'
+        """
+        name = re.sub(r"[^\w]+", "-", self.short_name).strip("-").lower()
+        return f"{self.index}-{name[:40]}"
+
+
+@dataclass(frozen=True, eq=False)
+class StoredImage:
+    """One image before it is prepared for an explainer.
+
+    Attributes:
+        picture: the image as stored, upright, `channels × height × width`.
+        name: its name, from which those of the written files are made.
+        source: where it comes from.
+        reference: how another DICOM file refers to it, where it is DICOM.
+    """
+
+    picture: Picture
+    name: str = "image"
+    source: str = "memory"
+    reference: DicomReference | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation(ABC):
+    """What an explainer shows of one image and one class; in a notebook a picture.
+
+    Attributes:
+        stored: the image, with its name and source.
+        target: the class that is explained.
+        predicted: the class that the classifier predicts, or else the explainer.
+        probability: the classifier's probability of the target; None where no classifier is given.
+        explainer_record: what `explain.json` says about the explainer.
+    """
+
+    stored: StoredImage
+    target: NamedClass
+    predicted: NamedClass | None = field(default=None, kw_only=True)
+    probability: float | None = field(default=None, kw_only=True)
+    explainer_record: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+
+    captured_view: ClassVar[str]
+    """The view that goes back into an archive of DICOM images."""
+
+    @property
+    def image(self) -> Picture:
+        """The image as stored, upright, `channels × height × width`."""
+        return self.stored.picture
+
+    @property
+    @abstractmethod
+    def map(self) -> Float[Tensor, "height width"]:
+        """The raw map at the explainer's size."""
+
+    @property
+    @abstractmethod
+    def capture_description(self) -> str:
+        """How the captured view was made, in a sentence that names no patient."""
+
+    @abstractmethod
+    def overlay(self) -> Image.Image:
+        """Draw the map as heat over the image."""
+
+    @abstractmethod
     def draw_views(self) -> dict[str, Image.Image]:
-        """Overlay with the box, what is kept, what is removed, and the crop if there is one."""
-        shown = _shrink(self.image)
-        views = {
-            "overlay": render.draw_boxes(
-                render.draw_overlay(shown, self.mask), self._scale_box(shown)
-            ),
-            "mask": render.draw_masked(shown, self.mask),
-            "removed": render.draw_masked(shown, 1 - self.mask),
-        }
-        if self.box is not None:
-            left, top, right, bottom = self.box
-            views["crop"] = render.to_image(self.image[:, top:bottom, left:right])
-        return views
+        """Draw all pictures that are written, by the words in their file names."""
 
-    def save(self, folder: Path, stem: str) -> dict[str, Any]:
-        """Writes every file, and returns what `explain.json` says about them.
+    @abstractmethod
+    def make_tiles(self, name: str) -> list[render.Tile]:
+        """Make the pictures of a contact sheet.
+
+        Args:
+            name: the caption of the image itself.
+        """
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """Return what `explain.json` says about this explanation, without its files."""
+
+    def sheet(self) -> Image.Image:
+        """Draw the image and what explains it, side by side with captions."""
+        return render.draw_contact_sheet([self.make_tiles(Path(self.stored.name).stem)])
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the map, all pictures and `explain.json`, as `apercu explain` does.
+
+        Other images that `explain.json` lists already of the same classifier stay in it.
+
+        Returns:
+            The folder.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        folder = Path(folder)
+        entry = describe_image(self.stored, [self.write_files(folder, Path(self.stored.name).stem)])
+        write_record(folder, self.explainer_record, [*_read_others(folder, self), entry])
+        return folder
+
+    def write_files(self, folder: Path, stem: str) -> dict[str, Any]:
+        """Write the map and all pictures.
+
+        Args:
+            folder: the folder of the files.
+            stem: the beginning of their names.
+
+        Returns:
+            What `explain.json` says about them.
 
         Raises:
             OutputError: the folder cannot be written.
         """
         files = {"map": f"{stem}.map.npy"}
-        write_map(folder / files["map"], self.mask)
-        for kind, image in self.draw_views().items():
-            files[kind] = f"{stem}.{kind}.png"
-            render.save_image(folder / files[kind], image)
-            if kind == CAPTURED_VIEW and self.reference is not None:
-                files["capture"] = f"{stem}.{kind}.dcm"
-                about = f"apercu: evidence for {self.title}, mask level {self.level:g}"
-                write_file(
-                    folder / files["capture"], build_secondary_capture(image, self.reference, about)
+        write_map(folder / files["map"], self.map)
+        for view, image in self.draw_views().items():
+            files[view] = f"{stem}.{view}.png"
+            render.save_image(folder / files[view], image)
+            if view == self.captured_view and self.stored.reference is not None:
+                files["capture"] = f"{stem}.{view}.dcm"
+                capture = build_secondary_capture(
+                    image, self.stored.reference, self.capture_description
                 )
-        return {
-            "target": self.target,
-            "class": self.title,
-            "box": None if self.box is None else list(self.box),
-            "area": round(float(self.mask.mean()), 6),
-            "files": files,
-        }
+                write_file(folder / files["capture"], capture)
+        return {**self.describe(), "files": files}
 
-    def make_tiles(self, name: str) -> list[render.Tile]:
-        """Picture, overlay and what is kept, for a contact sheet."""
-        shown = _shrink(self.image, 2 * 224)
-        overlay = render.draw_overlay(shown, self.mask)
-        return [
-            render.Tile(render.to_image(shown), name),
-            render.Tile(
-                render.draw_boxes(overlay, self._scale_box(shown)), self.title.partition(",")[0]
-            ),
-            render.Tile(
-                render.draw_masked(shown, self.mask), f"mean area {float(self.mask.mean()):.3f}"
-            ),
-        ]
+    def _repr_png_(self) -> bytes:
+        """Return the sheet, for notebooks."""
+        return render.encode_image(self.sheet())
 
-    def _scale_box(self, shown: Picture) -> Boxes:
-        boxes = maps.tight_boxes(maps.find_regions(self.mask[None], self.level))
-        return scale_boxes(boxes, _get_size(self.mask), _get_size(shown))
+    def __repr__(self) -> str:
+        parts = [repr(self.stored.name), f"target={self.target.short_name!r}"]
+        if self.predicted is not None:
+            parts.append(f"predicted={self.predicted.short_name!r}")
+        if self.probability is not None:
+            parts.append(f"probability={self.probability:.2f}")
+        return f"{type(self).__name__}({', '.join(parts)})"
 
 
 def tight_box(
-    mask: Float[Tensor, "rows columns"], level: float, size: tuple[int, int]
+    mask: Float[Tensor, "height width"], level: float, size: tuple[int, int]
 ) -> tuple[int, int, int, int] | None:
-    """The tightest box around what reaches the level, in whole pixels of a picture; None if none.
+    """Return the tightest box around the pixels that reach a level; None if there are none.
 
     Args:
-        mask: in [0, 1].
+        mask: a mask in [0, 1].
         level: where it is cut.
-        size: height and width of the picture.
+        size: the height and width of the picture.
+
+    Returns:
+        xmin, ymin, xmax and ymax in whole pixels of the picture.
     """
     region = maps.find_regions(mask[None], level)
     if not region.any():
         return None
-    edges = scale_boxes(maps.tight_boxes(region), _get_size(mask), size)[0].tolist()
+    edges = scale_boxes(maps.tight_boxes(region), get_size(mask), size)[0].tolist()
     left, top = (math.floor(edge + 1e-4) for edge in edges[:2])
     right, bottom = (math.ceil(edge - 1e-4) for edge in edges[2:])
     return left, top, right, bottom
 
 
-def class_slug(target: int, title: str) -> str:
-    """Index and name of a class, as part of a file name.
-
-    >>> slug(281, "tabby, tabby cat")
-    '281-tabby'
-    """
-    name = re.sub(r"[^\w]+", "-", title.partition(",")[0]).strip("-").lower()
-    return f"{target}-{name[:40]}"
-
-
-def _get_size(values: Tensor) -> tuple[int, int]:
+def get_size(values: Tensor) -> tuple[int, int]:
+    """Return the height and width of a picture or a map."""
     return values.shape[-2], values.shape[-1]
 
 
-def _shrink(picture: Picture, side: int = LARGEST_SIDE) -> Picture:
-    height, width = _get_size(picture)
+def shrink_picture(picture: Picture, side: int = LARGEST_SIDE) -> Picture:
+    """Return a picture whose longer side has at most `side` pixels."""
+    height, width = get_size(picture)
     scale = side / max(height, width)
     if scale >= 1:
         return picture
@@ -157,99 +225,50 @@ def _shrink(picture: Picture, side: int = LARGEST_SIDE) -> Picture:
     return F.interpolate(picture[None], size, mode="bilinear", antialias=True)[0]
 
 
-CAPTURED_PAIR_VIEW = "adversarial"
-"""The picture that goes back into an archive of DICOM images."""
-
-
-@dataclass(frozen=True, eq=False)
-class CounterpartExplanation:
-    """How one picture would have to change to be seen as another class.
+def describe_image(stored: StoredImage, explanations: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return what `explain.json` says about one image.
 
     Args:
-        image: as the explainer takes it.
-        names: the class it is seen as, and the class that is wanted.
-        wanted: index of the latter.
-        strip: pictures from the stable counterpart to the adversarial one.
-        shares: the wanted class's probability in each of them; empty where nobody was asked.
-        source: how to refer to a picture that is DICOM.
+        stored: the image.
+        explanations: what it says about each explanation of the image.
     """
+    height, width = get_size(stored.picture)
+    return {
+        "image": stored.name,
+        "source": stored.source,
+        "width": width,
+        "height": height,
+        "answers": list(explanations),
+    }
 
-    image: Picture
-    names: tuple[str, str]
-    target: int
-    strip: Float[Tensor, "steps channels height width"]
-    probabilities: tuple[float, ...] = ()
-    reference: DicomReference | None = None
 
-    @property
-    def difference(self) -> Picture:
-        """What the adversarial picture has more, or less, than the stable one."""
-        return self.strip[-1] - self.strip[0]
+def write_record(
+    folder: Path,
+    explainer_record: Mapping[str, Any],
+    images: Sequence[Mapping[str, Any]],
+    sheets: Sequence[str] = (),
+) -> None:
+    """Write `explain.json`.
 
-    @property
-    def slug(self) -> str:
-        """Index and name of the wanted class, as part of a file name."""
-        return class_slug(self.target, self.names[1])
+    Args:
+        folder: the folder of the files.
+        explainer_record: what it says about the explainer.
+        images: what it says about each image.
+        sheets: the names of the contact sheets.
 
-    def draw_views(self) -> dict[str, Image.Image]:
-        """Input, both counterparts, what was added and taken away, the strip between them."""
-        return {
-            "input": render.to_image(self.image),
-            "similar": render.to_image(self.strip[0]),
-            "adversarial": render.to_image(self.strip[-1]),
-            "difference": render.draw_difference(self.difference),
-            "strip": render.draw_contact_sheet([self._make_step_tiles()]),
-        }
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    content = {**explainer_record, "sheets": list(sheets), "images": list(images)}
+    write_file(folder / RECORD_FILE, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
-    def save(self, folder: Path, stem: str) -> dict[str, Any]:
-        """Writes every file, and returns what `explain.json` says about them.
 
-        Raises:
-            OutputError: the folder cannot be written.
-        """
-        files = {"map": f"{stem}.map.npy"}
-        write_map(folder / files["map"], self.difference.abs().mean(0))
-        for kind, image in self.draw_views().items():
-            files[kind] = f"{stem}.{kind}.png"
-            render.save_image(folder / files[kind], image)
-            if kind == CAPTURED_PAIR_VIEW and self.reference is not None:
-                files["capture"] = f"{stem}.{kind}.dcm"
-                about = f"apercu: generated, NOT ACQUIRED; changed to be seen as {self.names[1]}"
-                write_file(
-                    folder / files["capture"], build_secondary_capture(image, self.reference, about)
-                )
-        about_pair = {
-            "seen": self.names[0],
-            "target": self.target,
-            "class": self.names[1],
-            "change": round(float(self.difference.abs().mean()), 6),
-            "files": files,
-        }
-        if self.probabilities:
-            about_pair["probabilities"] = [round(share, 6) for share in self.probabilities]
-        return about_pair
-
-    def make_tiles(self, name: str) -> list[render.Tile]:
-        """Picture, both counterparts and their difference, for a contact sheet."""
-        first, last = (
-            f" {self.probabilities[end]:.2f}" if self.probabilities else "" for end in (0, -1)
-        )
-        short = self.names[1].partition(",")[0]
-        return [
-            render.Tile(render.to_image(self.image), name),
-            render.Tile(render.to_image(self.strip[0]), f"similar: {short}{first}"),
-            render.Tile(render.to_image(self.strip[-1]), f"adversarial: {short}{last}"),
-            render.Tile(
-                render.draw_difference(self.difference),
-                f"at most {float(self.difference.abs().max()):.2f}",
-            ),
-        ]
-
-    def _make_step_tiles(self) -> list[render.Tile]:
-        shares = [f"{share:.2f}" for share in self.probabilities]
-        last = len(self.strip) - 1
-        captions = shares or [f"{number} of {last}" for number in range(len(self.strip))]
-        return [
-            render.Tile(render.to_image(picture), caption)
-            for picture, caption in zip(self.strip, captions, strict=True)
-        ]
+def _read_others(folder: Path, explanation: Explanation) -> list[Any]:
+    """Return what `explain.json` says about other images of the same explainer."""
+    try:
+        content = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+        same = content["fingerprint"] == explanation.explainer_record.get("fingerprint")
+        images = [entry for entry in content["images"] if entry["image"] != explanation.stored.name]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return images if same else []

@@ -1,39 +1,35 @@
-"""What is asked about every image: which classes, and where masks are cut."""
+"""What an explanation shows: the classes of an image, and where masks are cut."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from apercu.classifiers import Classifier
-from apercu.errors import ConfigError, TargetError
-from apercu.explain.explanation import CounterpartExplanation, MaskExplanation
-from apercu.explainers.counterfactual import CounterfactualExplainer
-from apercu.explainers.mask.explainer import MaskExplainer
-from apercu.images.formats.dicom import DicomReference
-from apercu.types import Images, Logits, Picture
+from apercu.errors import ConfigError
+from apercu.explainers.base import TrainedExplainer
+from apercu.types import Images, Logits
 
 TOP, ALL = "top", "all"
 
 
 @dataclass(frozen=True)
 class ExplainOptions:
-    """What is asked about every image.
+    """What is explained in every image.
 
-    Args:
-        target: `top`, `all`, or a class by name, identifier or index.
-        top: `all` means every class up to this many, else this many that are seen most.
-        level: where the mask is cut for boxes and crops, in (0, 1).
+    Attributes:
+        target: `top`, `all`, or a class by name, identifier or index. With counterparts it is the
+            class to change into, and `top` is the runner-up.
+        top: the largest number of classes that `all` shows, the ones predicted most first.
+        level: where masks are cut for boxes and crops, in (0, 1).
 
     Raises:
         ConfigError: a number is out of range.
     """
 
-    target: str = TOP
+    target: str | int = TOP
     top: int = 20
     level: float = 0.5
 
@@ -45,140 +41,65 @@ class ExplainOptions:
 
     @property
     def is_multiple(self) -> bool:
-        """Whether an image may have more than one answer."""
+        """Whether an image may have more than one explanation."""
         return self.target == ALL
 
 
 class TargetSelector:
-    """Which classes are explained in an image.
+    """Selects the classes that are explained in an image.
 
     Args:
-        explainer: it reads the image's classes itself where no classifier does.
-        asked: what is asked.
-        classifier: names the classes that it sees most.
+        explainer: a trained explainer; it predicts the classes itself where no classifier does.
+        options: what is explained.
+        classifier: predicts the classes where it is given.
 
     Raises:
         RunError: the explainer was trained for another classifier.
         TargetError: there is no such class.
-    """
-
-    def __init__(
-        self, explainer: MaskExplainer, asked: ExplainOptions, classifier: Classifier | None
-    ) -> None:
-        passport = explainer.classifier_info
-        if classifier is not None:
-            passport.check_classifier(classifier)
-        named = asked.target not in (TOP, ALL)
-        self.fixed = passport.names.find_index(asked.target) if named else None
-        self.count = min(asked.top, len(passport.classes)) if asked.is_multiple else 1
-        self.explainer = explainer
-        self.classifier = classifier
-
-    @torch.inference_mode()
-    def __call__(self, images: Images) -> Tensor:
-        """Indices of the classes of one image, the one seen most first."""
-        if self.fixed is not None:
-            return torch.tensor([self.fixed])
-        if self.classifier is not None:
-            logits = self.classifier(images.to(self.classifier.device))
-        else:
-            logits = self.explainer.predict_logits(images)
-        return logits[0].topk(self.count).indices.cpu()
-
-
-class MaskAnswers:
-    """Masks of one or several classes.
-
-    Args:
-        explainer: a trained mask explainer.
-        asked: what is asked.
-        classifier: names the top classes where it is given; else the explainer does.
-
-    Raises:
-        RunError: the explainer was trained for another classifier.
-        TargetError: there is no such class.
-    """
-
-    def __init__(
-        self, explainer: MaskExplainer, asked: ExplainOptions, classifier: Classifier | None = None
-    ) -> None:
-        self.explainer = explainer
-        self.asked = asked
-        self.choice = TargetSelector(explainer, asked, classifier)
-        self.several, self.count = asked.is_multiple, self.choice.count
-        self.about = {"level": asked.level}
-
-    def __call__(
-        self, picture: Picture, source: DicomReference | None
-    ) -> Iterator[MaskExplanation]:
-        images = self.explainer.prepare(picture)[None]
-        targets = self.choice(images)
-        masks = self.explainer.attribute_classes(images, targets[None])[0].cpu()
-        for target, mask in zip(targets.tolist(), masks, strict=True):
-            title = self.explainer.classifier_info.classes[target]
-            yield MaskExplanation(picture, target, title, mask, self.asked.level, source)
-
-
-class CounterpartAnswers:
-    """Counterparts for the runner-up, for a class by name, or for all classes but the one seen.
-
-    Args:
-        explainer: a trained explainer that changes images.
-        asked: what is asked; `top` is the runner-up.
-        classifier: says what it sees, and how sure it is of each picture of a strip; without it
-            the explainer reads the class itself, and the strips have no probabilities.
-
-    Raises:
-        RunError: the explainer was trained for another classifier.
-        TargetError: there is no such class.
-        ConfigError: a level is asked for, which is a mask's.
+        ConfigError: a level is given for an explainer that makes no masks.
     """
 
     def __init__(
         self,
-        explainer: CounterfactualExplainer[Any, Any],
-        asked: ExplainOptions,
+        explainer: TrainedExplainer[Any, Any],
+        options: ExplainOptions,
         classifier: Classifier | None = None,
     ) -> None:
-        passport = explainer.classifier_info
+        info = explainer.classifier_info
         if classifier is not None:
-            passport.check_classifier(classifier)
-        if asked.level != ExplainOptions.level:
+            info.check_classifier(classifier)
+        if not explainer.makes_masks and options.level != ExplainOptions.level:
             raise ConfigError("level: counterparts are not cut at a level; leave it out")
         self.explainer = explainer
         self.classifier = classifier
-        named = not asked.is_multiple and asked.target != TOP
-        self.fixed = passport.names.find_index(asked.target) if named else None
-        self.several = asked.is_multiple
-        self.count = min(asked.top, len(passport.classes) - 1) if asked.is_multiple else 1
-        self.about: dict[str, float] = {}
+        is_named = options.target not in (TOP, ALL)
+        self.index = info.names.find_index(options.target) if is_named else None
+        available = len(info.classes) if explainer.makes_masks else len(info.classes) - 1
+        self.count = min(options.top, available) if options.is_multiple else 1
 
     @torch.inference_mode()
-    def __call__(
-        self, picture: Picture, source: DicomReference | None
-    ) -> Iterator[CounterpartExplanation]:
-        images = self.explainer.prepare(picture)[None]
-        answers = self._answers(images)
-        seen, *others = answers[0].argsort(descending=True).tolist()
-        wanted = others[: self.count] if self.fixed is None else [self.fixed]
-        classes = self.explainer.classifier_info.classes
-        if seen in wanted:
-            raise TargetError(
-                f"target: the image is seen as {classes[seen]} already; choose another class"
-            )
-        for target in wanted:
-            strip = self.explainer.counterparts(images, target, logits=answers).strip[:, 0]
-            shares = self._shares(strip, target)
-            names = classes[seen], classes[target]
-            yield CounterpartExplanation(images[0], names, target, strip.cpu(), shares, source)
-
-    def _answers(self, images: Images) -> Logits:
+    def predict_logits(self, images: Images) -> Logits:
+        """Return the classifier's logits, or else the explainer's own estimate, on the CPU."""
         if self.classifier is None:
             return self.explainer.predict_logits(images).cpu()
         return self.classifier(images.to(self.classifier.device)).cpu()
 
-    def _shares(self, strip: Images, target: int) -> tuple[float, ...]:
+    def predict_probabilities(self, images: Images, target: int) -> tuple[float, ...]:
+        """Return the probability of a class in each image; empty where no classifier is given."""
         if self.classifier is None:
             return ()
-        answers = self.classifier(strip.to(self.classifier.device))
-        return tuple(answers.softmax(1)[:, target].tolist())
+        with torch.inference_mode():
+            logits = self.classifier(images.to(self.classifier.device))
+        return tuple(logits.softmax(1)[:, target].tolist())
+
+    def select_most_predicted(self, logits: Logits) -> list[int]:
+        """Return the classes of one image, `1 × classes`, the one predicted most first."""
+        if self.index is not None:
+            return [self.index]
+        return [int(index) for index in logits[0].topk(self.count).indices]
+
+    def select_others(self, logits: Logits) -> list[int]:
+        """Return the classes of one image without the predicted one, in the same order."""
+        if self.index is not None:
+            return [self.index]
+        return [int(index) for index in logits[0].argsort(descending=True)[1 : self.count + 1]]

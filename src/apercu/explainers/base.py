@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,11 @@ from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.inputs import ImagesLike, batch_images
 from apercu.explainers.settings import ExplainerSettings
 from apercu.types import Images, Logits, Maps, Picture, Targets
+
+if TYPE_CHECKING:
+    from apercu.classifiers import Classifier
+    from apercu.explain import CounterpartExplanation, MaskExplanation
+    from apercu.explain.explain_images import ImageLike
 
 N = TypeVar("N", bound=nn.Module)
 S = TypeVar("S", bound=ExplainerSettings)
@@ -83,6 +88,37 @@ class TrainedExplainer(ABC, Generic[N, S]):
             ImageError: the images have another size or number of channels.
         """
         return self.predict_logits(inputs).argmax(1)
+
+    def explain(
+        self,
+        image: ImageLike,
+        target: int | str | None = None,
+        *,
+        level: float = 0.5,
+        classifier: Classifier | None = None,
+    ) -> MaskExplanation | CounterpartExplanation:
+        """Explain one image of any size: its map, its box, pictures of both, and files.
+
+        Args:
+            image: a file, a Pillow image, an array `height × width × channels`, or a tensor
+                `channels × height × width`.
+            target: the class to explain by name or index; None for the predicted one. With
+                counterparts it is the class to change into; None for the runner-up.
+            level: where a mask is cut for its box, in (0, 1).
+            classifier: predicts the classes and their probabilities, where it is given.
+
+        Returns:
+            The explanation; a notebook shows it as a picture.
+
+        Raises:
+            ImageError: the image cannot be read, or has another number of channels.
+            TargetError: there is no such class, or the image is predicted as it already.
+            RunError: the explainer was trained for another classifier.
+            ConfigError: the level is not between 0 and 1, or counterparts are given one.
+        """
+        from apercu.explain import explain_image
+
+        return explain_image(self, image, target, level=level, classifier=classifier)
 
     @property
     def classes(self) -> tuple[str, ...]:

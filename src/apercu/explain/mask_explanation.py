@@ -1,0 +1,144 @@
+"""The explanation of a mask explainer: the evidence for one class, as a mask."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor, tensor
+
+from apercu import maps, render
+from apercu.explain.explanation import (
+    Explanation,
+    NamedClass,
+    StoredImage,
+    get_size,
+    shrink_picture,
+    tight_box,
+)
+from apercu.explain.options import TargetSelector
+from apercu.explainers.mask.explainer import MaskExplainer
+from apercu.images.stream import scale_boxes
+from apercu.types import Boxes, Picture
+
+
+@final
+@dataclass(frozen=True, eq=False, repr=False)
+class MaskExplanation(Explanation):
+    """The mask of one class on one image.
+
+    Attributes:
+        mask: the mask in [0, 1] at the explainer's size, `height × width`; 1 keeps.
+        level: where the mask is cut for the box and the crop.
+    """
+
+    mask: Float[Tensor, "height width"]
+    level: float = 0.5
+
+    captured_view: ClassVar[str] = "overlay"
+
+    @property
+    def map(self) -> Float[Tensor, "height width"]:
+        """The mask."""
+        return self.mask
+
+    @property
+    def box(self) -> tuple[int, int, int, int] | None:
+        """xmin, ymin, xmax and ymax of the tightest box at the level, in pixels of the image.
+
+        It is None where no pixel reaches the level.
+        """
+        return tight_box(self.mask, self.level, get_size(self.image))
+
+    @property
+    def capture_description(self) -> str:
+        """How the overlay was made."""
+        return f"apercu: evidence for {self.target.name}, mask level {self.level:g}"
+
+    def overlay(self) -> Image.Image:
+        """Draw the mask as heat over the image, with the box."""
+        return self._draw_overlay(shrink_picture(self.image))
+
+    def kept(self) -> Image.Image:
+        """Draw what the mask keeps; the rest is dark and grey."""
+        return render.draw_masked(shrink_picture(self.image), self.mask)
+
+    def removed(self) -> Image.Image:
+        """Draw what the mask removes; the rest is dark and grey."""
+        return render.draw_masked(shrink_picture(self.image), 1 - self.mask)
+
+    def crop(self) -> Image.Image | None:
+        """Draw the part of the image inside the box; None where there is no box."""
+        if self.box is None:
+            return None
+        left, top, right, bottom = self.box
+        return render.to_image(self.image[:, top:bottom, left:right])
+
+    def draw_views(self) -> dict[str, Image.Image]:
+        """Draw the overlay, what is kept, what is removed, and the crop if there is one."""
+        views = {"overlay": self.overlay(), "mask": self.kept(), "removed": self.removed()}
+        crop = self.crop()
+        return views if crop is None else {**views, "crop": crop}
+
+    def make_tiles(self, name: str) -> list[render.Tile]:
+        """Make image, overlay and what is kept, for a contact sheet."""
+        small = shrink_picture(self.image, 2 * 224)
+        area = f"mean area {float(self.mask.mean()):.3f}"
+        return [
+            render.Tile(render.to_image(small), name),
+            render.Tile(self._draw_overlay(small), self.target.short_name),
+            render.Tile(render.draw_masked(small, self.mask), area),
+        ]
+
+    def describe(self) -> dict[str, Any]:
+        """Return what `explain.json` says about the mask."""
+        return {
+            "target": self.target.index,
+            "class": self.target.name,
+            "box": None if self.box is None else list(self.box),
+            "area": round(float(self.mask.mean()), 6),
+        }
+
+    def _draw_overlay(self, picture: Picture) -> Image.Image:
+        return render.draw_boxes(render.draw_overlay(picture, self.mask), self._scale_box(picture))
+
+    def _scale_box(self, picture: Picture) -> Boxes:
+        boxes = maps.tight_boxes(maps.find_regions(self.mask[None], self.level))
+        return scale_boxes(boxes, get_size(self.mask), get_size(picture))
+
+
+def explain_masks(
+    explainer: MaskExplainer,
+    stored: StoredImage,
+    selector: TargetSelector,
+    level: float,
+    explainer_record: dict[str, Any],
+) -> Iterator[MaskExplanation]:
+    """Yield one mask for each selected class of an image, for one pass of the encoder.
+
+    Args:
+        explainer: a trained mask explainer.
+        stored: the image.
+        selector: selects the classes.
+        level: where masks are cut for boxes and crops.
+        explainer_record: what `explain.json` says about the explainer.
+    """
+    images = explainer.prepare(stored.picture)[None]
+    logits = selector.predict_logits(images)
+    targets = selector.select_most_predicted(logits)
+    classes, predicted = explainer.classes, int(logits[0].argmax())
+    masks = explainer.attribute_classes(images, tensor([targets]))[0].cpu()
+    for target, mask in zip(targets, masks, strict=True):
+        probabilities = selector.predict_probabilities(images, target)
+        yield MaskExplanation(
+            stored,
+            NamedClass(target, classes[target]),
+            mask,
+            level,
+            predicted=NamedClass(predicted, classes[predicted]),
+            probability=probabilities[0] if probabilities else None,
+            explainer_record=explainer_record,
+        )

@@ -1,0 +1,181 @@
+"""Explanations in Python: the same numbers and files as the command line, for every input."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from apercu import MaskExplainer, open_classifier, read_picture
+from apercu.classifiers import Classifier
+from apercu.errors import ConfigError, ImageError, TargetError
+from apercu.explain import CounterpartExplanation, MaskExplanation
+from apercu.explainers.base import TrainedExplainer
+from apercu.explainers.classifier_info import ClassifierInfo
+from apercu.explainers.counterpart.settings import COUNTERPART_PRESETS
+from apercu.explainers.latent.settings import LATENT_PRESETS
+from apercu.explainers.registry import KINDS
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "photos" / "cat.png"
+    path.parent.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def classifier(tiny_card: Path) -> Classifier:
+    return open_classifier(tiny_card)
+
+
+@pytest.fixture(scope="module")
+def explainer(tiny_run: Path) -> MaskExplainer:
+    return MaskExplainer.from_pretrained(tiny_run)
+
+
+@pytest.fixture(scope="module", params=["counterpart", "latent"])
+def changing(request: pytest.FixtureRequest, classifier: Classifier) -> TrainedExplainer[Any, Any]:
+    """An untrained explainer of each kind that changes images, whose changes are visible."""
+    settings = {
+        "counterpart": COUNTERPART_PRESETS.parse({"generators": {"width": 16, "resolution": 4}}),
+        "latent": LATENT_PRESETS.parse(
+            {"shape": {"side": 32, "code": 8, "width": 8, "reader": 16}}
+        ),
+    }[request.param]
+    info = ClassifierInfo.from_classifier(classifier)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network: Any = KINDS[request.param].build_network(settings, info, None, pretrained=False)
+        if request.param == "counterpart":
+            for head in (network.decoder.similar, network.decoder.adversarial):
+                head.last.weight.data.normal_(0, 3)
+    return KINDS[request.param].explainer(network, info, settings, {})
+
+
+def test_every_form_of_an_image_has_the_same_explanation(
+    explainer: MaskExplainer, photo: Path
+) -> None:
+    picture, image = read_picture(photo), Image.open(photo)
+    expected = explainer.attribute(explainer.prepare(picture)[None], "dots")[0]
+    forms: list[Any] = [photo, str(photo), image, np.asarray(image), picture, picture[None]]
+    forms.append(np.asarray(image).astype(np.float32) / 255)
+    for form in forms:
+        shown = explainer.explain(form, target="dots")
+        assert isinstance(shown, MaskExplanation)
+        torch.testing.assert_close(shown.mask, expected, msg=type(form).__name__)
+        assert torch.equal(shown.image, picture)
+        assert (shown.target.index, shown.target.name) == (1, "dots")
+    assert explainer.explain(photo, target=1).target.name == "dots"
+
+
+def test_the_class_is_the_predicted_one_and_the_classifier_knows_its_probability(
+    explainer: MaskExplainer, classifier: Classifier, photo: Path
+) -> None:
+    images = explainer.prepare(read_picture(photo))[None]
+    own = explainer.explain(photo)
+    assert own.target == own.predicted and own.target.index == int(explainer.predict(images))
+    assert own.probability is None
+    of_classifier = explainer.explain(photo, target="rings", classifier=classifier)
+    probabilities = classifier(images).softmax(1)[0]
+    assert of_classifier.predicted is not None
+    assert of_classifier.predicted.index == int(probabilities.argmax())
+    assert of_classifier.probability == pytest.approx(float(probabilities[2]))
+
+
+def test_the_pictures_fit_the_mask_and_the_box(explainer: MaskExplainer, photo: Path) -> None:
+    shown = explainer.explain(photo, level=0.3)
+    assert isinstance(shown, MaskExplanation)
+    assert shown.mask.shape == (32, 32) and torch.equal(shown.map, shown.mask)
+    assert shown.overlay().size == shown.kept().size == shown.removed().size == (60, 40)
+    if shown.box is not None:
+        xmin, ymin, xmax, ymax = shown.box
+        assert 0 <= xmin < xmax <= 60 and 0 <= ymin < ymax <= 40
+        crop = shown.crop()
+        assert crop is not None and crop.size == (xmax - xmin, ymax - ymin)
+    assert shown._repr_png_().startswith(b"\x89PNG")
+    assert repr(shown).startswith("MaskExplanation('cat.png', target='")
+
+
+def test_saving_writes_the_files_of_the_command_line(
+    apercu: Callable[..., Any],
+    explainer: MaskExplainer,
+    tiny_run: Path,
+    photo: Path,
+    tmp_path: Path,
+) -> None:
+    apercu("explain", tiny_run, photo, "--target", "dots", "--out", tmp_path / "command")
+    explainer.explain(photo, target="dots").save(tmp_path / "python")
+    names = {path.name for path in (tmp_path / "command").iterdir()}
+    assert names == {path.name for path in (tmp_path / "python").iterdir()}
+    for name in names:
+        assert (tmp_path / "command" / name).read_bytes() == (
+            tmp_path / "python" / name
+        ).read_bytes(), name
+
+
+def test_several_explanations_share_a_folder(
+    explainer: MaskExplainer, photo: Path, tmp_path: Path
+) -> None:
+    other = photo.with_name("dog.png")
+    other.write_bytes(photo.read_bytes())
+    for path in (photo, other, photo):
+        explainer.explain(path).save(tmp_path / "o")
+    images = json.loads((tmp_path / "o" / "explain.json").read_text())["images"]
+    assert [entry["image"] for entry in images] == ["dog.png", "cat.png"]
+
+
+def test_counterparts_show_the_image_as_the_runner_up(
+    changing: TrainedExplainer[Any, Any], classifier: Classifier, photo: Path, tmp_path: Path
+) -> None:
+    shown = changing.explain(photo, classifier=classifier)
+    assert isinstance(shown, CounterpartExplanation)
+    images = changing.prepare(read_picture(photo))[None]
+    logits = classifier(images)
+    predicted, runner_up = logits[0].argsort(descending=True)[:2].tolist()
+    assert shown.predicted is not None
+    assert (shown.predicted.index, shown.target.index) == (predicted, runner_up)
+    pair = changing.counterparts(images, runner_up, logits=logits)  # type: ignore[attr-defined]
+    torch.testing.assert_close(shown.stable, pair.stable[0])
+    torch.testing.assert_close(shown.adversarial, pair.adversarial[0])
+    torch.testing.assert_close(shown.map, pair.maps[0])
+    assert torch.equal(shown.similar, shown.stable) and shown.mask.shape == (32, 32)
+    expected = classifier(shown.strip).softmax(1)[:, runner_up]
+    assert shown.probabilities == pytest.approx(expected.tolist(), abs=1e-6)
+    assert shown.probability == pytest.approx(float(logits.softmax(1)[0, runner_up]))
+    shown.save(tmp_path / "o")
+    [image] = json.loads((tmp_path / "o" / "explain.json").read_text())["images"]
+    [record] = image["answers"]
+    assert set(record["files"]) >= {"map", "similar", "adversarial", "difference", "strip"}
+    assert (image["width"], image["height"]) == (60, 40)
+    assert shown._repr_png_().startswith(b"\x89PNG") and shown.overlay().size == (32, 32)
+
+
+def test_what_cannot_be_explained_is_refused(
+    explainer: MaskExplainer, changing: TrainedExplainer[Any, Any], photo: Path
+) -> None:
+    with pytest.raises(TargetError, match="no class is called 'dotts'; did you mean dots"):
+        explainer.explain(photo, target="dotts")
+    with pytest.raises(TargetError, match="expected one class, got 'all'"):
+        explainer.explain(photo, target="all")
+    with pytest.raises(ConfigError, match="level: expected a number above 0"):
+        explainer.explain(photo, level=1.0)
+    photo.with_name("dog.png").write_bytes(photo.read_bytes())
+    with pytest.raises(ImageError, match="expected one image, got 2"):
+        explainer.explain(photo.parent)
+    with pytest.raises(ImageError, match="expected tensors, numpy arrays or Pillow images"):
+        explainer.explain(3)  # type: ignore[arg-type]
+    predicted = changing.explain(photo).predicted
+    assert predicted is not None
+    with pytest.raises(TargetError, match="already; choose another class"):
+        changing.explain(photo, target=predicted.index)
+    with pytest.raises(ConfigError, match="counterparts are not cut at a level"):
+        changing.explain(photo, level=0.3)
