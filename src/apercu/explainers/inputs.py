@@ -67,7 +67,7 @@ def convert_array(array: NDArray[Any]) -> Picture:
         )
     if array.dtype != np.uint8 and not np.issubdtype(array.dtype, np.floating):
         raise ImageError(f"images: expected uint8 or floats in [0, 1], got {array.dtype}")
-    values = torch.from_numpy(np.ascontiguousarray(np.atleast_3d(array))).permute(2, 0, 1)
+    values = torch.from_numpy(np.array(np.atleast_3d(array), order="C")).permute(2, 0, 1)
     return values.float() / 255 if array.dtype == np.uint8 else values.float()
 
 
