@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -21,6 +22,11 @@ from apercu.io import write_file
 
 LOCK = ".lock"
 """File whose lock a process holds while it works in a folder; the system releases it on a crash."""
+
+
+_LOCKED: set[Path] = set()
+"""Folders that are locked by this process, as its own locks do not stop it."""
+_GUARD = Lock()
 
 
 class RunState(Enum):
@@ -121,27 +127,44 @@ def read_part(path: Path, model: type[BaseModel]) -> BaseModel:
 
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Keep other processes of this machine out of a folder; the lock ends with the process.
+    """Keep other processes of this machine, and other calls of this one, out of a folder.
+
+    The system releases the lock when the process ends, even if it is killed and processes that it
+    started live on.
 
     Raises:
-        RunError: another process works there.
+        RunError: another process or call works there.
     """
+    path = folder.resolve()
+    busy = RunError(
+        f"{folder}: another apercu process works here; wait for it, or choose another --out"
+    )
+    with _GUARD:
+        if path in _LOCKED:
+            raise busy
+        _LOCKED.add(path)
+    handle = os.open(path / LOCK, os.O_CREAT | os.O_RDWR, 0o644)
     try:
-        import fcntl
-    except ImportError:  # Windows has no such lock
-        yield
-        return
-    handle = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR, 0o644)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise RunError(
-                f"{folder}: another apercu process works here; wait for it, or choose another --out"
-            ) from error
+        if not _try_lock(handle):
+            raise busy
         yield
     finally:
         os.close(handle)
+        with _GUARD:
+            _LOCKED.discard(path)
+
+
+def _try_lock(handle: int) -> bool:
+    """Lock an open file for this process; return whether no other process holds the lock."""
+    try:
+        import fcntl
+    except ImportError:  # Windows has no such lock
+        return True
+    try:
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock, forks do not inherit it
+    except OSError:
+        return False
+    return True
 
 
 def _flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

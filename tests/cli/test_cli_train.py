@@ -57,7 +57,7 @@ def test_a_begun_training_goes_on_only_when_asked_and_as_it_was(
     kept = "keeps what was done; go on with the same command and --resume"
     assert said.err == f"error: interrupted; {tmp_path / 'run'} {kept}\n"
     assert "continue it with --resume" in apercu(*command, "--steps", "2").err
-    assert "had seed 0, now seed 1" in apercu(*command, "--resume", "--seed", "1").err
+    assert "had seed 0, now 1" in apercu(*command, "--resume", "--seed", "1").err
     assert "had schedule.steps 2, now 3" in apercu(*command, "--resume", "--steps", "3").err
     plain = [word for word in command if word != "--config"]
     plain.remove(tmp_path / "settings.yaml")

@@ -92,7 +92,7 @@ def test_generators_depend_on_both_classes_and_reach_no_further(
         assert made.min() >= 0 and made.max() <= 1
         assert (made - images).abs().max() <= 1.3 * MAX_CHANGE  # bicubic enlargement overshoots
     if not shape.get("places", True):
-        assert torch.equal(one.places, torch.ones_like(one.places))
+        assert torch.equal(one.change_masks, torch.ones_like(one.change_masks))
 
 
 def test_a_separate_body_is_another_one(classifier: Classifier, images: torch.Tensor) -> None:

@@ -55,7 +55,7 @@ def test_targets_may_be_names_indices_and_tensors(explainer, images):
     torch.testing.assert_close(explainer.attribute(images, ["cat", "Bird", "dog"]), by_index)
     torch.testing.assert_close(explainer.attribute(images, torch.tensor([0, 2, 1])), by_index)
     own = explainer.attribute(images)
-    torch.testing.assert_close(own, explainer.attribute(images, explainer.top(images)))
+    torch.testing.assert_close(own, explainer.attribute(images, explainer.predict(images)))
 
 
 def test_the_mask_depends_on_the_class(explainer, images):
@@ -83,7 +83,7 @@ def test_a_run_folder_gives_the_same_masks(explainer, images, tmp_path):
     explainer.save_pretrained(tmp_path / "run")
     again = MaskExplainer.from_pretrained(tmp_path / "run")
     torch.testing.assert_close(again.attribute(images, 2), explainer.attribute(images, 2))
-    assert again.classifier_info == explainer.passport and again.facts == explainer.facts
+    assert again.classifier_info == explainer.classifier_info and again.facts == explainer.facts
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_damaged_facts_are_refused(explainer, tmp_path, content):
 
 
 def test_another_classifier_is_refused(explainer, classifier):
-    explainer.passport.check_classifier(classifier)
+    explainer.classifier_info.check_classifier(classifier)
     with torch.no_grad():
         classifier.module.head.bias.add_(1)
     other = wrap_module(
@@ -155,7 +155,7 @@ def test_another_classifier_is_refused(explainer, classifier):
         ClassifierCard(source="other", input=classifier.network.input, classes=CLASSES),
     )
     with pytest.raises(RunError, match=r"trained for .* not for other"):
-        explainer.passport.check_classifier(other)
+        explainer.classifier_info.check_classifier(other)
 
 
 def test_the_dial_measures_what_its_levels_keep(explainer, classifier, images, tmp_path):

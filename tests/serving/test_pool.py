@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -72,7 +73,7 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
         monkeypatch.setattr(pool_module, "RESTART_PAUSE", 0.02)
 
         async def main() -> None:
-            setup = WorkerSetup(None, batch=batch)  # type: ignore[arg-type]
+            setup = WorkerSetup(Path("run"), batch=batch)
             pool = WorkerPool([setup] * workers, 30.0, reported.append)
             try:
                 async with asyncio.timeout(20):
@@ -274,7 +275,7 @@ def test_the_loop_takes_what_is_there_up_to_a_batch(worker, png) -> None:
     ours, theirs = socket.socketpair()
     closed = threading.Event()
     with ours:
-        loop = BatchingLoop(theirs, WorkerSetup(None, batch=2), closed.set)  # type: ignore[arg-type]
+        loop = BatchingLoop(theirs, WorkerSetup(Path("run"), batch=2), closed.set)
         loop.worker = worker
         options = pickle.dumps(RequestOptions())
         explain = [Message(MessageKind.EXPLAIN, n, png, options) for n in (1, 2, 3, 4)]

@@ -53,7 +53,7 @@ def test_real_classes_pay_every_term_and_half_of_them_try_crops(question, eviden
 
 
 def test_a_batch_of_fakes_alone_has_a_loss(question, evidence):
-    fakes = MaskBatch(question.images, question.targets, torch.zeros(3).bool(), question.true)
+    fakes = MaskBatch(question.images, question.targets, torch.zeros(3).bool(), question.predicted)
     terms = ExtentAndCore().terms(classifier, fakes, evidence, drawn())
     assert terms["area"].gt(0).all() and terms["smoothness"].eq(0).all()
 

@@ -51,6 +51,17 @@ def digest_module(module: nn.Module, source: str, options: Mapping[str, Any]) ->
     return sha.hexdigest()
 
 
+def digest_function(function: object, source: str, options: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of the source of a function, and of its attribute `fingerprint`.
+
+    The attribute is a text that changes with the weights. A function without it is identified by
+    its source and options alone.
+    """
+    text = str(getattr(function, "fingerprint", ""))
+    description = json.dumps([source, options, text], sort_keys=True, default=str)
+    return hashlib.sha256(description.encode()).hexdigest()
+
+
 def digest_file(path: str | Path) -> str:
     """Return the SHA-256 of the bytes of a file."""
     with Path(path).open("rb") as file:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -61,13 +62,16 @@ class BlackBox:
     """A function on the CPU that gives no gradients.
 
     Args:
-        function: images on the CPU → raw outputs on the CPU.
+        function: images on the CPU → raw outputs on the CPU, a tensor or a numpy array.
     """
 
-    function: Callable[[Tensor], Tensor]
+    function: Callable[[Tensor], Any]
 
-    def __call__(self, images: Tensor) -> Tensor:
-        return self.function(images.detach().cpu()).to(images.device)
+    def __call__(self, images: Tensor) -> Any:
+        raw = self.function(images.detach().cpu())
+        if isinstance(raw, np.ndarray):
+            raw = torch.from_numpy(raw)
+        return raw.to(images.device) if isinstance(raw, Tensor) else raw
 
     def to(self, device: torch.device) -> BlackBox:
         """Return itself: it stays on the CPU; its outputs follow the images."""
@@ -90,7 +94,8 @@ def convert_to_logits(raw: object, output: Output, count: int) -> Logits:
     """
     if not isinstance(raw, Tensor):
         raise ClassifierError(
-            f"classifier: expected one tensor as its output, got {type(raw).__name__}"
+            f"classifier: expected one tensor as its output, got {type(raw).__name__}; "
+            "wrap it in a module that returns the tensor"
         )
     if output == "probability" and raw.ndim == 1:
         raw = raw.unsqueeze(1)

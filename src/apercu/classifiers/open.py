@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -12,34 +14,90 @@ from apercu.classifiers.card import FILE_ENDINGS, ClassifierCard, read_card
 from apercu.classifiers.classifier import Classifier
 from apercu.classifiers.names import ClassNames
 from apercu.classifiers.network import Network
-from apercu.classifiers.sources.module import open_module
+from apercu.classifiers.sources.module import IN_MEMORY, open_in_memory, open_module
 from apercu.errors import ClassifierError, suggest_nearest
+
+PerChannel: TypeAlias = float | int | Sequence[float | int]
+"""A number for each channel, or one for all."""
 
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
-def open_classifier(spec: str | Path, *, device: str | torch.device = "cpu") -> Classifier:
-    """Open a classifier by its SPEC, and classify one grey image to see that it works.
+def open_classifier(
+    source: str | Path | Callable[..., Any],
+    *,
+    device: str | torch.device | None = None,
+    size: int | Sequence[int] | None = None,
+    mean: PerChannel | None = None,
+    std: PerChannel | None = None,
+    classes: Sequence[str] | str | Path | None = None,
+    channels: int | None = None,
+    output: str | None = None,
+    resize: int | None = None,
+    copy: bool | None = None,
+) -> Classifier:
+    """Open a classifier, and classify one grey image to see that it works.
+
+    A classifier is a SPEC, or a network in memory: an `nn.Module`, or a function from images to
+    logits, which runs on the CPU and gives no gradients. The other arguments than `device` describe
+    a network in memory, and are refused with a SPEC, which has a description of its own.
+
+    Of a module a copy is used, in float32 and in evaluation mode, so that the module itself keeps
+    its mode, its gradients and its weights, and later training does not change the classifier.
 
     Args:
-        spec: `timm/NAME`, `torchvision/NAME`, `FILE.pt2`, `FILE.onnx`,
-            `package.module:factory`, or `CARD.json`, a classifier card.
-        device: device on which it shall run.
+        source: `timm/NAME`, `torchvision/NAME`, `FILE.pt2`, `FILE.onnx`,
+            `package.module:factory`, `CARD.json` (a classifier card), a module or a function.
+        device: device on which it shall run; by default the CPU for a SPEC, and for a module the
+            device where it is.
+        size: height and width of the images in pixels, or one number for both. Without it, the
+            input is read from the attribute `input` of the network (as in a card), or from the
+            configuration that models of timm carry; the arguments below have priority over it.
+        mean: mean of each channel, or of all, which is subtracted from pixels in [0, 1]. If `mean`
+            and `std` are None and a size is given, the network receives pixels in [0, 1].
+        std: standard deviation of each channel, or of all, by which pixels are divided.
+        classes: names of the classes in the order of the logits, or a file with one name per line;
+            by default the attribute `classes` of the network, or numbers.
+        channels: number of channels, 3 by default.
+        output: what the numbers of the network mean, `logits` by default.
+        resize: length of the short side before a centre crop, pixels.
+        copy: whether to use a copy of a module, as is the default. The module itself would be put
+            into evaluation mode, and its parameters frozen.
 
     Returns:
         The classifier.
 
     Raises:
-        ClassifierError: it cannot be opened, or cannot classify images of its own size.
+        ClassifierError: it cannot be opened, cannot classify images of its own size, or is not
+            described well.
+
+    Example:
+        >>> from torch import nn
+        >>> network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2))
+        >>> open_classifier(network, size=8, mean=0.5, std=0.5, classes=["cat", "dog"])
+        Classifier(memory/Sequential, 3×8×8, 2 classes)
     """
-    text = str(spec)
-    card = read_card(text) if text.endswith(".json") else ClassifierCard(source=text)
-    names = _read_names(card)
-    with torch.random.fork_rng(devices=[]):
-        network = _open_network(card, None if names is None else len(names.names))
-    if names is not None:
-        network = network.with_names(names)
-    return Classifier(network, spec=text).to(device)
+    arguments = {
+        "size": size,
+        "mean": mean,
+        "std": std,
+        "classes": classes,
+        "channels": channels,
+        "output": output,
+        "resize": resize,
+        "copy": copy,
+    }
+    description = {key: value for key, value in arguments.items() if value is not None}
+    if isinstance(source, str | Path):
+        return _open_spec(str(source), description).to(device or "cpu")
+    if isinstance(source, Classifier) or not callable(source):
+        raise ClassifierError(
+            "classifier: expected a SPEC, a module or a function from images to logits, got a "
+            f"{type(source).__name__}"
+        )
+    make_copy = description.pop("copy", True)
+    classifier = Classifier(open_in_memory(source, description, make_copy=make_copy))
+    return classifier if device is None else classifier.to(device)
 
 
 def wrap_module(
@@ -61,6 +119,23 @@ def wrap_module(
             classify such images.
     """
     return Classifier(open_module(module, card, names))
+
+
+def _open_spec(spec: str, description: Mapping[str, Any]) -> Classifier:
+    """Open a classifier by its SPEC; a description besides is refused."""
+    if description:
+        words = ", ".join(description)
+        raise ClassifierError(
+            f"classifier {spec}: {words} can be given for a module in memory only; write a "
+            "classifier card to describe a SPEC"
+        )
+    card = read_card(spec) if spec.endswith(".json") else ClassifierCard(source=spec)
+    names = _read_names(card)
+    with torch.random.fork_rng(devices=[]):
+        network = _open_network(card, None if names is None else len(names.names))
+    if names is not None:
+        network = network.with_names(names)
+    return Classifier(network, spec=spec)
 
 
 def _open_network(card: ClassifierCard, class_count: int | None) -> Network:
@@ -98,6 +173,8 @@ def _read_names(card: ClassifierCard) -> ClassNames | None:
 def _unknown_source_error(source: str) -> ClassifierError:
     if source.endswith((".pth", ".pt", ".ckpt", ".safetensors", ".bin")):
         hint = "; weights alone are no network: write a card with `source` and `weights`"
+    elif source.startswith(IN_MEMORY):
+        hint = "; it was a module in memory: pass the module, or save it by save_classifier"
     else:
         hint = suggest_nearest(source.partition("/")[0], ("timm", "torchvision"))
     return ClassifierError(

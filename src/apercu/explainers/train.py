@@ -94,6 +94,7 @@ def train(
         classifier = open_classifier(classifier)
     if not isinstance(images, ImageSource):
         images = open_images(images, channels=classifier.channels, bands=classifier.bands)
+    chosen.check_classifier(classifier)
     needs_student = chosen.needs_gradients and not classifier.differentiable
     built = None
     if not (needs_student and settings.uses_own_layers):  # else the student has the layers
@@ -131,6 +132,7 @@ def train_explainer(
         RunError: the folder holds a finished training, or one of other settings.
     """
     explained = trainer.classifier if classifier is None else classifier
+    find_kind(settings.explainer).check_classifier(explained)
     network = build_network(settings, trainer.classifier, trainer.seed)
     with _record(trainer, explained, settings).begin():
         return _fit(network, settings, trainer, explained, {})
@@ -145,11 +147,9 @@ def build_network(settings: ExplainerSettings, classifier: Classifier, seed: int
         seed: seed of the first weights.
 
     Raises:
-        ClassifierError: the classifier has too few classes.
         ConfigError: the encoder cannot be built, or does not fit the classifier.
     """
     kind = find_kind(settings.explainer)
-    kind.check_classifier(classifier)
     backbone = kind.open_backbone(settings, classifier)
     classifier_info = ClassifierInfo.from_classifier(classifier)
     with torch.random.fork_rng(devices=[]):

@@ -1,23 +1,26 @@
-"""Networks × heads × shares of the labels → rows and pictures; what is finished is kept."""
+"""The evaluation of features where labels are few: networks, heads and fractions of the labels."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from PIL import Image
 
 from apercu.classifiers import Classifier
-from apercu.errors import RunError
+from apercu.errors import ConfigError, RunError
+from apercu.evaluation.cost import describe_environment
 from apercu.images import ImageSource, open_images
-from apercu.io import write_json
+from apercu.images.catalogue import label_images, match_by_id, read_catalogue
+from apercu.io import check_writable, write_json
 from apercu.pretraining.few_labels import (
     FewLabelsProtocol,
     LearningCurveRow,
-    Progress,
+    ProgressFn,
     extract_labelled_features,
     measure_curve,
     reinitialise,
@@ -25,41 +28,59 @@ from apercu.pretraining.few_labels import (
 from apercu.pretraining.heads import LabelledFeatures, Learner
 from apercu.pretraining.inputs import find_readable
 from apercu.pretraining.pca_plot import draw_pca_plot
+from apercu.pretraining.report import write_report
 from apercu.render import SERIES_COLOURS
 
+RESULTS = "features.json"
 CURVES = "curves"
+"""Folder in which finished curves are kept."""
+
+
+class EvaluatedFeatures(NamedTuple):
+    """The results of an evaluation.
+
+    Attributes:
+        rows: points of the learning curves.
+        plots: picture of each network's features, by the name of the network.
+        class_names: names of the classes, in the order of their indices.
+    """
+
+    rows: list[LearningCurveRow]
+    plots: dict[str, Image.Image]
+    class_names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class FeatureEvaluation:
-    """What is evaluated, and on what.
+    """The networks, images and protocol of an evaluation of features.
 
     Args:
-        networks: by name.
-        images: specification of those to learn from.
-        test: of those to measure on.
-        labels: gives a source its classes.
-        protocol: heads, shares, draws.
-        anew: whether each network is also tried with its weights drawn anew.
+        networks: networks by name.
+        images: SPEC of the images to learn from.
+        test: SPEC of the images to measure on.
+        add_labels: gives the images of a source their classes.
+        protocol: heads, fractions and draws.
+        reinitialised: whether each network is also evaluated with new weights.
         say: receives one line of news at a time.
     """
 
     networks: Mapping[str, Classifier]
     images: str
     test: str
-    labels: Callable[[ImageSource], ImageSource]
+    add_labels: Callable[[ImageSource], ImageSource]
     protocol: FewLabelsProtocol
-    anew: bool
+    reinitialised: bool
     say: Callable[[str], None] = field(repr=False)
 
-    def run(
-        self, folder: Path, report: Progress
-    ) -> tuple[list[LearningCurveRow], dict[str, Image.Image], tuple[str, ...]]:
-        """Rows, a picture of each network's features, and the names of the classes.
+    def run(self, folder: Path, progress: ProgressFn) -> EvaluatedFeatures:
+        """Measure all learning curves that are not in a folder yet.
 
         Args:
-            folder: where finished curves are kept.
-            report: told how much is done.
+            folder: folder in which finished curves are kept.
+            progress: receives how much is finished.
+
+        Returns:
+            Rows, a picture of each network's features, and the names of the classes.
 
         Raises:
             ImagesError: images have no labels, or most cannot be read.
@@ -68,67 +89,75 @@ class FeatureEvaluation:
         if self.images == self.test:
             self.say("warning: measured on the images that are learnt from; say another --test")
         rows: list[LearningCurveRow] = []
-        planes: dict[str, Image.Image] = {}
-        names: tuple[str, ...] = ()
+        plots: dict[str, Image.Image] = {}
+        class_names: tuple[str, ...] = ()
         for name, classifier in self.networks.items():
             sources = [
-                self._open_images(spec, classifier, report) for spec in (self.images, self.test)
+                self._open_images(spec, classifier, progress) for spec in (self.images, self.test)
             ]
-            names = sources[0].class_names or tuple(
+            class_names = sources[0].class_names or tuple(
                 dict.fromkeys(str(item.label) for item in sources[0])
             )
             starts = {name: classifier}
-            if self.anew:
-                drawn = reinitialise(classifier, sources[0], self.protocol.seed)
-                starts[f"{name}, anew"] = drawn
-            for start, one in starts.items():
-                learn, shown = (
-                    extract_labelled_features(one, source, names, report) for source in sources
+            if self.reinitialised:
+                fresh = reinitialise(classifier, sources[0], self.protocol.seed)
+                starts[f"{name}, anew"] = fresh
+            for start, network in starts.items():
+                training, test = (
+                    extract_labelled_features(network, source, class_names, progress)
+                    for source in sources
                 )
-                for head, learner in self.protocol.heads.items():
-                    made = self._measure_or_load(
-                        folder, (start, one), (head, learner), (learn, shown), report
-                    )
-                    rows += made
-                planes[start] = draw_pca_plot(shown, SERIES_COLOURS)
-        return rows, planes, names
+                for head_name, head in self.protocol.heads.items():
+                    cell = _Cell(start, network, head_name, head, training, test)
+                    rows += self._measure_or_load(folder, cell, progress)
+                plots[start] = draw_pca_plot(test, SERIES_COLOURS)
+        return EvaluatedFeatures(rows, plots, class_names)
 
-    def _open_images(self, spec: str, classifier: Classifier, report: Progress) -> ImageSource:
-        """The labelled images that can be read."""
+    def _open_images(self, spec: str, classifier: Classifier, progress: ProgressFn) -> ImageSource:
+        """Open the labelled images that can be read."""
         source = open_images(spec, channels=classifier.channels, bands=classifier.bands)
-        every = self.labels(source)
-        usable, wrong = find_readable(every, classifier, lambda *done: report(spec, *done))
-        for error in wrong:
+        labelled = self.add_labels(source)
+        usable, errors = find_readable(
+            labelled, classifier, lambda count, total: progress(spec, count, total)
+        )
+        for error in errors:
             self.say(f"left out: {error}")
         self.say(f"{spec}: {len(usable)} of {len(source)} images have a class and can be read")
         return usable
 
     def _measure_or_load(
-        self,
-        folder: Path,
-        start: tuple[str, Classifier],
-        head: tuple[str, Learner],
-        sets: tuple[LabelledFeatures, LabelledFeatures],
-        report: Progress,
+        self, folder: Path, cell: _Cell, progress: ProgressFn
     ) -> list[LearningCurveRow]:
-        """One head's curve on one network, from the folder where it is finished."""
-        asked = replace(self.protocol, heads={head[0]: head[1]})
-        draws = (asked.fractions, asked.draws, asked.seed)
-        parts = [start[1].fingerprint, head[1].cache_key, repr(draws), *map(_digest_set, sets)]
+        """Measure one head's curve on one network, or load it where it is finished."""
+        protocol = replace(self.protocol, heads={cell.head_name: cell.head})
+        draws = (protocol.fractions, protocol.draws, protocol.seed)
+        digests = _digest_set(cell.training), _digest_set(cell.test)
+        parts = [cell.network.fingerprint, cell.head.cache_key, repr(draws), *digests]
         key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
         path = folder / CURVES / f"{key}.json"
         if path.is_file():
-            found = _read_rows(path)
-            return [row._replace(start=start[0], head=head[0]) for row in found]
-        rows = measure_curve(start[0], *sets, asked, report)
+            rows = _read_rows(path)
+            return [row._replace(start=cell.start, head=cell.head_name) for row in rows]
+        rows = measure_curve(cell.start, cell.training, cell.test, protocol, progress)
         write_json(path, {"rows": [row._asdict() for row in rows]})
         return rows
 
 
-def _digest_set(known: LabelledFeatures) -> str:
-    """Of the features and classes of a set, which change with its images."""
-    sha = hashlib.sha256(known.labels.numpy().tobytes())
-    sha.update(known.features.double().mul(1e4).round().long().numpy().tobytes())
+class _Cell(NamedTuple):
+    """One network and one head, with the features that the head learns from and is tested on."""
+
+    start: str
+    network: Classifier
+    head_name: str
+    head: Learner
+    training: LabelledFeatures
+    test: LabelledFeatures
+
+
+def _digest_set(labelled: LabelledFeatures) -> str:
+    """Digest the features and classes of a set, which change with its images."""
+    sha = hashlib.sha256(labelled.labels.numpy().tobytes())
+    sha.update(labelled.features.double().mul(1e4).round().long().numpy().tobytes())
     return sha.hexdigest()
 
 
@@ -138,3 +167,89 @@ def _read_rows(path: Path) -> list[LearningCurveRow]:
         return [LearningCurveRow(**{**row, "ci95": tuple(row["ci95"])}) for row in rows]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path}: cannot be read; delete it") from error
+
+
+def evaluate_features(
+    evaluation: FeatureEvaluation,
+    out: Path,
+    *,
+    progress: ProgressFn = lambda title, count, total: None,
+    command: str = "",
+) -> list[LearningCurveRow]:
+    """Run an evaluation, and write `features.json`, `table.md` and `report.html`.
+
+    Args:
+        evaluation: networks, images and protocol.
+        out: folder of the results; curves that are there already are not measured again.
+        progress: receives a title, the number of finished parts, and that of all.
+        command: command line that the results and the report name.
+
+    Returns:
+        The points of all learning curves.
+
+    Raises:
+        ImagesError: images have no labels, or most cannot be read.
+        ClassifierError: a network does not show its layers.
+        OutputError: the folder cannot be written.
+    """
+    check_writable(out)
+    rows, plots, class_names = evaluation.run(out, progress)
+    networks = evaluation.networks
+    content: dict[str, Any] = {
+        "images": evaluation.images,
+        "test": evaluation.test,
+        "classes": class_names,
+        "networks": {name: network.fingerprint for name, network in networks.items()},
+        "command": command,
+        "environment": describe_environment(
+            evaluation.protocol.seed, next(iter(networks.values())).device
+        ),
+    }
+    write_json(out / RESULTS, {**content, "rows": [row._asdict() for row in rows]})
+    write_report(rows, plots, content, out)
+    return rows
+
+
+def parse_networks(texts: Sequence[str]) -> dict[str, str]:
+    """Parse `NAME=SPEC` of each network; return SPECs by name.
+
+    Raises:
+        ConfigError: a text has another form, or a name occurs twice.
+    """
+    specs: dict[str, str] = {}
+    for text in texts:
+        name, equals, spec = text.partition("=")
+        if not (name and equals and spec):
+            raise ConfigError(f"network: expected NAME=SPEC, got {text!r}")
+        if name in specs:
+            raise ConfigError(f"network: expected each name once, got {name} twice")
+        specs[name] = spec
+    return specs
+
+
+def parse_labels(
+    catalogue: Path | None, column: str | None, id: str | None
+) -> Callable[[ImageSource], ImageSource]:
+    """Parse where images get their classes from.
+
+    Args:
+        catalogue: table with classes; None where the images have labels.
+        column: column of the classes.
+        id: column of the images' names.
+
+    Returns:
+        A function that gives the images of a source their classes.
+
+    Raises:
+        ConfigError: a part of what is needed is missing.
+    """
+    if catalogue is None:
+        if column is not None or id is not None:
+            raise ConfigError("catalogue: --label and --id name its columns; say --catalogue")
+        return lambda source: source
+    if column is None or id is None:
+        raise ConfigError("catalogue: expected --label and --id, columns of it")
+    table = read_catalogue(catalogue)
+    return lambda source: label_images(
+        source, match_by_id(source.names, table, id).rows, table, column
+    )

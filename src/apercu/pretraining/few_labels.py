@@ -1,4 +1,4 @@
-"""How much features are worth where labels are few: heads, shares of the labels, draws of them."""
+"""Learning curves where labels are few: heads that learn from random fractions of the labels."""
 
 from __future__ import annotations
 
@@ -17,16 +17,19 @@ from apercu.classifiers.reinitialise import reinitialise_classifier
 from apercu.errors import ConfigError, ImagesError
 from apercu.images import ImageSource, batches
 from apercu.methods.layers import compute_deep_features
+from apercu.option_strings import parse_value, split_names
 from apercu.pretraining.heads import LabelledFeatures, Learner
 from apercu.pretraining.heads.base import Labels
 from apercu.training.data import TrainingImages, cache_in_memory
 
 BATCH = 32
 RESAMPLES = 1000
+"""Number of resamples of a bootstrap interval."""
 RECALIBRATION_IMAGES = 128
-"""Images from which a network that is drawn anew takes the statistics of its batch norms."""
+"""Images from which a reinitialised network takes the statistics of its batch norms."""
 
-Progress: TypeAlias = Callable[[str, int, int], None]
+ProgressFn: TypeAlias = Callable[[str, int, int], None]
+"""Receives a title, the number of finished parts, and the number of all parts."""
 
 
 class LearningCurveRow(NamedTuple):
@@ -34,10 +37,14 @@ class LearningCurveRow(NamedTuple):
 
     Attributes:
         start: name of the network whose features are used.
-        metric: `accuracy`, or `balanced_accuracy`, the mean of the classes' own accuracies.
-        labels: how many were learnt from.
-        ci95: over the images of the test and the draws, resampled together.
-        n: images of the test.
+        head: name of the head.
+        fraction: fraction of the labels.
+        labels: number of labels.
+        metric: `accuracy`, or `balanced_accuracy`, the mean of the accuracies of the classes.
+        value: value of the metric.
+        ci95: both ends of its 95 % interval, over test images and draws that are resampled together.
+        draws: number of draws of the labels.
+        n: number of test images.
     """
 
     start: str
@@ -54,16 +61,16 @@ class LearningCurveRow(NamedTuple):
 
 @dataclass(frozen=True)
 class FewLabelsProtocol:
-    """What is tried.
+    """The heads, fractions of the labels and draws of an evaluation.
 
     Args:
-        heads: what learns, by name.
-        fractions: shares of the labels, above 0 and up to 1.
-        draws: of the labelled images, for each share.
-        seed: of the draws.
+        heads: heads by name.
+        fractions: fractions of the labels, above 0 and up to 1.
+        draws: number of draws of the labelled images, for each fraction.
+        seed: seed of the draws.
 
     Raises:
-        ConfigError: a share or number that cannot be.
+        ConfigError: a fraction or number is out of range.
     """
 
     heads: Mapping[str, Learner]
@@ -72,37 +79,58 @@ class FewLabelsProtocol:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not self.fractions or not all(0 < share <= 1 for share in self.fractions):
-            raise ConfigError("fractions: expected shares above 0 and up to 1")
+        if not self.fractions or not all(0 < fraction <= 1 for fraction in self.fractions):
+            raise ConfigError("fractions: expected fractions above 0 and up to 1")
         if self.draws < 1:
             raise ConfigError(f"draws: expected at least 1, got {self.draws}")
 
 
-def extract_labelled_features(
-    classifier: Classifier, source: ImageSource, names: Sequence[str], progress: Progress
-) -> LabelledFeatures:
-    """Features of all images of a labelled source.
-
-    Args:
-        classifier: whose last features are taken.
-        source: labelled.
-        names: the classes, in the order of their indices.
-        progress: told how many images are done.
+def parse_fractions(text: str) -> tuple[float, ...]:
+    """Parse fractions such as `0.01,1/20`.
 
     Raises:
-        ImagesError: an image has no label, or one that is no class.
-        ClassifierError: the classifier shows no layers.
+        ConfigError: a word is not a number.
+    """
+    fractions = []
+    for word in split_names(text, "fractions", ()):
+        try:
+            fractions.append(float(parse_value(float, word)))  # type: ignore[arg-type]
+        except ValueError:
+            raise ConfigError(f"fractions: expected numbers such as 0.05, got {word!r}") from None
+    return tuple(fractions)
+
+
+def extract_labelled_features(
+    classifier: Classifier,
+    source: ImageSource,
+    class_names: Sequence[str],
+    progress: ProgressFn,
+) -> LabelledFeatures:
+    """Extract the features of all images of a labelled source.
+
+    Args:
+        classifier: network whose last features are taken.
+        source: labelled images.
+        class_names: names of the classes, in the order of their indices.
+        progress: receives how many images are finished.
+
+    Returns:
+        Features, class indices, and the images themselves.
+
+    Raises:
+        ImagesError: an image has no label, or one that is not a class.
+        ClassifierError: the classifier does not show its layers.
     """
     if not source.labelled:
         raise ImagesError(f"{source.name}: has no labels; use folders per class, or labels.csv")
-    places = {name: index for index, name in enumerate(names)}
+    indices = {name: index for index, name in enumerate(class_names)}
     features: list[torch.Tensor] = []
     labels: list[int] = []
     for batch in batches(source, classifier.prepare, BATCH):
         for label in batch.labels:
-            if str(label) not in places:
+            if str(label) not in indices:
                 raise ImagesError(f"{source.name}: {label} is no class of the images to learn from")
-            labels.append(places[str(label)])
+            labels.append(indices[str(label)])
         features.append(compute_deep_features(classifier, batch.images.to(classifier.device)).cpu())
         progress(source.name, len(labels), len(source))
     images = cache_in_memory(TrainingImages(source, classifier))
@@ -110,82 +138,93 @@ def extract_labelled_features(
 
 
 def reinitialise(classifier: Classifier, source: ImageSource, seed: int) -> Classifier:
-    """The same network with weights drawn anew, and statistics of images from all over the set.
+    """Return the same network with new weights, and batch-norm statistics from all over a source.
 
     Raises:
         ClassifierError: the classifier is a black box.
     """
     spread = range(0, len(source), max(1, len(source) // RECALIBRATION_IMAGES))
-    size = -(-len(spread) // max(1, len(spread) // BATCH))  # of about equal batches, none of one
-    shown = batches(source, classifier.prepare, size, indices=spread)
-    return reinitialise_classifier(classifier, (batch.images for batch in shown), seed)
+    size = -(-len(spread) // max(1, len(spread) // BATCH))  # nearly equal batches, none of one
+    loaded = batches(source, classifier.prepare, size, indices=spread)
+    return reinitialise_classifier(classifier, (batch.images for batch in loaded), seed)
 
 
 def draw_labels(labels: Labels, fraction: float, seed: int) -> list[int]:
-    """Indices of a share of the labels of every class, at least one each.
+    """Draw the indices of a fraction of the labels of every class, at least one each.
 
-    Smaller shares of the same seed are within larger ones.
+    Smaller fractions of the same seed are parts of larger ones.
     """
     generator = Generator().manual_seed(seed)
     chosen: list[int] = []
-    for one in sorted(set(labels.tolist())):
-        places = torch.where(labels == one)[0]
-        order = places[torch.randperm(len(places), generator=generator)]
-        chosen += order[: max(1, round(fraction * len(places)))].tolist()
+    for label in sorted(set(labels.tolist())):
+        indices = torch.where(labels == label)[0]
+        order = indices[torch.randperm(len(indices), generator=generator)]
+        chosen += order[: max(1, round(fraction * len(indices)))].tolist()
     return sorted(chosen)
 
 
 def measure_curve(
     start: str,
-    learn: LabelledFeatures,
+    training: LabelledFeatures,
     test: LabelledFeatures,
     protocol: FewLabelsProtocol,
-    progress: Progress,
+    progress: ProgressFn,
 ) -> list[LearningCurveRow]:
-    """The learning curve of every head on one network."""
+    """Measure the learning curve of every head on one network.
+
+    Args:
+        start: name of the network.
+        training: features and labels to learn from.
+        test: features and labels to measure on.
+        protocol: heads, fractions and draws.
+        progress: receives how many points are finished.
+
+    Returns:
+        Two rows for each head and fraction.
+    """
     rows: list[LearningCurveRow] = []
-    done = 0
+    finished = 0
     for name, head in protocol.heads.items():
         for fraction in protocol.fractions:
-            right, count = [], 0
+            correct, count = [], 0
             for draw in range(protocol.draws):
-                chosen = draw_labels(learn.labels, fraction, protocol.seed * 1_000_003 + draw)
+                chosen = draw_labels(training.labels, fraction, protocol.seed * 1_000_003 + draw)
                 count = len(chosen)
-                right.append(head.predict(learn, chosen, test, draw) == test.labels)
-            rows += _make_rows(
-                (start, name, fraction, count), torch.stack(right), test.labels, protocol
-            )
-            done += 1
-            progress(start, done, len(protocol.heads) * len(protocol.fractions))
+                correct.append(head.predict(training, chosen, test, draw) == test.labels)
+            key = start, name, fraction, count
+            rows += _make_rows(key, torch.stack(correct), test.labels, protocol)
+            finished += 1
+            progress(start, finished, len(protocol.heads) * len(protocol.fractions))
     return rows
 
 
 def _make_rows(
-    case: tuple[str, str, float, int],
-    right: Bool[torch.Tensor, "draws images"],
+    key: tuple[str, str, float, int],
+    correct: Bool[torch.Tensor, "draws images"],
     labels: Labels,
     protocol: FewLabelsProtocol,
 ) -> list[LearningCurveRow]:
-    hits = right.numpy().astype(float)
-    every = [np.arange(len(labels))]
-    by_class = [torch.where(labels == one)[0].numpy() for one in set(labels.tolist())]
+    """Make the rows of one point: accuracy and balanced accuracy."""
+    hits = correct.numpy().astype(float)
+    all_images = [np.arange(len(labels))]
+    by_class = [torch.where(labels == label)[0].numpy() for label in set(labels.tolist())]
     rows = []
-    for metric, groups in (("accuracy", every), ("balanced_accuracy", by_class)):
+    for metric, groups in (("accuracy", all_images), ("balanced_accuracy", by_class)):
         value = np.mean([hits[:, group].mean() for group in groups])
-        ends = _bootstrap_interval(hits, groups, protocol.seed)
-        rows.append(LearningCurveRow(*case, metric, float(value), ends, *hits.shape))
+        interval = _bootstrap_interval(hits, groups, protocol.seed)
+        rows.append(LearningCurveRow(*key, metric, float(value), interval, *hits.shape))
     return rows
 
 
 def _bootstrap_interval(
     hits: NDArray[np.float64], groups: Sequence[NDArray[np.int64]], seed: int
 ) -> tuple[float, float]:
-    """95 % of the mean over groups of images, draws and the images of each group resampled."""
+    """Return the 95 % interval of the mean over groups; draws and images are resampled."""
     generator = np.random.default_rng(seed)
     means = []
     for _ in range(RESAMPLES):
         draws = generator.integers(0, len(hits), len(hits))
-        drawn = [group[generator.integers(0, len(group), len(group))] for group in groups]
-        means.append(np.mean([hits[np.ix_(draws, images)].mean() for images in drawn]))
+        resampled = [group[generator.integers(0, len(group), len(group))] for group in groups]
+        means.append(np.mean([hits[np.ix_(draws, images)].mean() for images in resampled]))
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)

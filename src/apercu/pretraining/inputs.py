@@ -1,11 +1,11 @@
-"""From what people type to what a pretraining needs: readable images, and what comes with them."""
+"""The images of a pretraining: how they are prepared, which can be read, and their targets."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -23,8 +23,9 @@ from apercu.images.catalogue import (
 from apercu.images.folder import FolderImages
 from apercu.images.source import ChosenImages
 from apercu.images.stretch import StretchMethod, measure_stretch
-from apercu.pretraining.targets import CatalogueValues
-from apercu.pretraining.train import PretrainImages
+from apercu.pretraining.pretexts import Magnitudes
+from apercu.pretraining.settings import AnyPretext
+from apercu.pretraining.targets import CatalogueValues, PretrainImages, fit_brightness
 from apercu.types import Picture
 
 StretchChoice: TypeAlias = Literal["auto", "none"] | StretchMethod
@@ -33,19 +34,19 @@ StretchChoice: TypeAlias = Literal["auto", "none"] | StretchMethod
 SAMPLED_IMAGES = 256
 """Images on which a stretch is measured."""
 LARGEST_SIZE = 224
-"""Pixels of the longer side that images have where nobody says a size."""
+"""Largest side of the images in pixels where no size is given."""
 BATCH = 64
 
 
 @dataclass(frozen=True)
 class CatalogueJoin:
-    """Which columns of a catalogue belong to images, and how rows are found.
+    """The columns of a catalogue that hold magnitudes, and how its rows are matched with images.
 
     Args:
         catalogue: CSV, Parquet or FITS table.
-        columns: of magnitudes.
+        columns: names of the columns of magnitudes.
         id: column of the images' names; None to match positions on the sky.
-        radius: of that match, arc seconds.
+        radius: radius of a match by position, in arc seconds.
     """
 
     catalogue: Path
@@ -54,24 +55,28 @@ class CatalogueJoin:
     radius: float
 
     def __call__(self, source: ImageSource) -> tuple[PretrainImages, int]:
-        """The images that have at least one of the magnitudes, and how many have none.
+        """Find the images that have at least one magnitude, and count those that have none.
+
+        Args:
+            source: images.
+
+        Returns:
+            The images with their magnitudes, and the number of images without any.
 
         Raises:
             ConfigError: the catalogue lacks a column.
-            ImagesError: it cannot be read, or most images are not in it.
+            ImagesError: the catalogue cannot be read, or most images are not in it.
         """
         catalogue = read_catalogue(self.catalogue)
         columns = [catalogue.numbers(name) for name in self.columns]
         rows = self._match_rows(source).rows
         values = np.stack(columns, 1)[rows]
-        known = np.flatnonzero((rows >= 0) & np.isfinite(values).any(1))
-        if not len(known):
+        matched = np.flatnonzero((rows >= 0) & np.isfinite(values).any(1))
+        if not len(matched):
             raise ImagesError(f"{catalogue.path}: no image of {source.name} has a magnitude")
-        chosen = ChosenImages(source, tuple(known.tolist()))
-        found = torch.from_numpy(values[known]).float()
-        return PretrainImages(chosen, CatalogueValues(found), self.columns), len(source) - len(
-            known
-        )
+        chosen = ChosenImages(source, tuple(matched.tolist()))
+        magnitudes = CatalogueValues(torch.from_numpy(values[matched]).float())
+        return PretrainImages(chosen, magnitudes, self.columns), len(source) - len(matched)
 
     def _match_rows(self, source: ImageSource) -> CatalogueMatch:
         catalogue = read_catalogue(self.catalogue)
@@ -84,80 +89,172 @@ class CatalogueJoin:
         return match_by_position(*sky, catalogue, self.radius)
 
 
-@dataclass(frozen=True)
-class InputOptions:
-    """How images shall look to a network.
+def parse_join(
+    catalogue: Path | None, columns: str | None, id: str | None, radius: float
+) -> CatalogueJoin | None:
+    """Parse how a catalogue is joined with images.
 
     Args:
-        channels: how many bands they have.
-        size: side in pixels; that of the first image, if None, or `LARGEST` if that is larger.
-        stretching: what becomes of raw counts.
-        known: what the network that is the start expects; its normalisation is kept where the
-            number of bands is the same, and its stretch where `stretching` is `auto`.
+        catalogue: CSV, Parquet or FITS table; None for no catalogue.
+        columns: names of the columns of magnitudes, such as `magr,magi`.
+        id: column of the images' names; None to match positions on the sky.
+        radius: radius of a match by position, in arc seconds.
+
+    Returns:
+        The join; None without a catalogue.
+
+    Raises:
+        ConfigError: a part of what is needed is missing.
+    """
+    if catalogue is None:
+        if columns is not None or id is not None:
+            raise ConfigError("catalogue: --target and --id name its columns; say --catalogue")
+        return None
+    if columns is None:
+        raise ConfigError("target: expected columns of magnitudes, such as --target magr,magi")
+    names = tuple(word.strip() for word in columns.split(",") if word.strip())
+    if not names:
+        raise ConfigError(f"target: expected columns of magnitudes, got {columns!r}")
+    return CatalogueJoin(catalogue, names, id, radius)
+
+
+@dataclass(frozen=True)
+class InputOptions:
+    """Options for the images of a network.
+
+    Args:
+        channels: number of bands.
+        size: side in pixels; None for the side of the first image, up to `LARGEST_SIZE`.
+        stretching: conversion of raw counts to pixels.
+        start: input of the network that is the start. Its normalisation is kept where the number of
+            bands is the same, and its stretch where `stretching` is `auto`.
     """
 
     channels: int
     size: int | None = None
     stretching: StretchChoice = "auto"
-    known: InputSpec | None = None
+    start: InputSpec | None = None
 
 
-def choose_input(source: ImageSource, looks: InputOptions) -> InputSpec:
-    """What a network shall expect of images like these.
+def choose_input(source: ImageSource, options: InputOptions) -> InputSpec:
+    """Choose how a network's images are prepared, from a sample of them.
 
     Args:
-        source: of which some are looked at.
-        looks: as far as it is asked for.
+        source: images.
+        options: options that are given.
+
+    Returns:
+        The size, bands, normalisation and stretch of the images.
 
     Raises:
-        ImagesError: none can be read, or they hold raw counts that nothing shall stretch.
+        ImagesError: no image can be read, or they hold raw counts that may not be stretched.
     """
-    sample, channels = list(sample_pictures(source)), looks.channels
+    sample, channels = list(sample_pictures(source)), options.channels
     if not sample:
         raise ImagesError(f"{source.name}: none of the first images can be read")
-    raw = any(not _is_pixels(picture) for picture in sample)
-    same = looks.known if looks.known and looks.known.channels == channels else None
-    kind = ("arcsinh" if raw else "none") if looks.stretching == "auto" else looks.stretching
-    if raw and kind == "none":
+    raw = any(not _is_in_unit_range(picture) for picture in sample)
+    start = options.start if options.start and options.start.channels == channels else None
+    method = options.stretching
+    if method == "auto":
+        method = "arcsinh" if raw else "none"
+    if raw and method == "none":
         raise ImagesError(f"{source.name}: holds raw counts; choose a --stretch")
-    stretch = None if kind == "none" else measure_stretch(sample, kind)
-    if same and raw and looks.stretching == "auto" and same.stretch:
-        stretch = same.stretch
-    height, width = (looks.size or min(side, LARGEST_SIZE) for side in sample[0].shape[1:])
+    stretch = None if method == "none" else measure_stretch(sample, method)
+    if start and raw and options.stretching == "auto" and start.stretch:
+        stretch = start.stretch
+    height, width = (options.size or min(side, LARGEST_SIZE) for side in sample[0].shape[1:])
     return InputSpec(
         channels=channels,
         size=(height, width),
-        mean=same.mean if same else (0.5,) * channels,
-        std=same.std if same else (0.25,) * channels,
+        mean=start.mean if start else (0.5,) * channels,
+        std=start.std if start else (0.25,) * channels,
         bands=source.bands if isinstance(source, FolderImages) else None,
         stretch=stretch,
     )
 
 
+class ReadableImages(NamedTuple):
+    """The images of a source that can be used, and the errors of the others."""
+
+    source: ImageSource
+    errors: list[ImageError]
+
+
 def find_readable(
-    source: ImageSource, backbone: Classifier, report: Callable[[int, int], None]
-) -> tuple[ImageSource, list[ImageError]]:
-    """The images that can be used, after a look at all of them, and what is wrong with the others.
+    source: ImageSource, backbone: Classifier, progress: Callable[[int, int], None]
+) -> ReadableImages:
+    """Find the images that can be used, by reading all of them.
+
+    Args:
+        source: images.
+        backbone: network that prepares the images.
+        progress: receives the number of finished images, and that of all.
+
+    Returns:
+        The images that can be used, and the errors of the others.
 
     Raises:
-        ImagesError: most of them cannot be used.
+        ImagesError: most of the images cannot be used.
     """
-    wrong: list[ImageError] = []
-    good: list[int] = []
-    for batch in batches(source, backbone.prepare, BATCH, skip=wrong.append):
-        good += batch.indices
-        report(len(good) + len(wrong), len(source))
-    report(len(source), len(source))
-    if len(wrong) > len(good):
+    errors: list[ImageError] = []
+    readable: list[int] = []
+    for batch in batches(source, backbone.prepare, BATCH, skip=errors.append):
+        readable += batch.indices
+        progress(len(readable) + len(errors), len(source))
+    progress(len(source), len(source))
+    if len(errors) > len(readable):
         raise ImagesError(
-            f"{source.name}: {len(wrong)} of {len(source)} images cannot be used, the first "
-            f"because {wrong[0]}"
+            f"{source.name}: {len(errors)} of {len(source)} images cannot be used, the first "
+            f"because {errors[0]}"
         )
-    return (ChosenImages(source, tuple(good)) if wrong else source), wrong
+    usable = ChosenImages(source, tuple(readable)) if errors else source
+    return ReadableImages(usable, errors)
+
+
+def add_targets(
+    source: ImageSource,
+    pretext: AnyPretext,
+    join: CatalogueJoin | None = None,
+    *,
+    like: PretrainImages | None = None,
+    say: Callable[[str], None] = print,
+) -> PretrainImages:
+    """Add the targets that a pretext needs to images.
+
+    Magnitudes come from a catalogue, or are measured in the images; the other pretexts need no
+    targets.
+
+    Args:
+        source: images that can be read.
+        pretext: pretext.
+        join: catalogue, and how it is joined with the images.
+        like: other images, whose measurement of magnitudes is used for these, too.
+        say: receives one line of news at a time.
+
+    Returns:
+        The images with their targets.
+
+    Raises:
+        ConfigError: there is a catalogue, and the pretext needs none.
+        ImagesError: no image has a magnitude.
+    """
+    if not isinstance(pretext, Magnitudes):
+        if join is not None:
+            raise ConfigError(f"catalogue: {pretext.form} needs none; leave it out")
+        return PretrainImages(source)
+    if join is not None:
+        images, missing = join(source)
+        if missing:
+            say(f"{source.name}: {missing} images have no magnitude in {join.catalogue}")
+        return images
+    if like is not None:
+        return PretrainImages(source, like.targets)
+    brightness = fit_brightness(sample_pictures(source), pretext.radius, pretext.faintest)
+    return PretrainImages(source, brightness)
 
 
 def sample_pictures(source: ImageSource) -> Iterable[Picture]:
-    """Some pictures from all over the source; those that cannot be read are left out."""
+    """Yield some pictures from all over the source; those that cannot be read are left out."""
     for index in range(0, len(source), max(1, len(source) // SAMPLED_IMAGES)):
         try:
             yield source[index].picture
@@ -165,5 +262,6 @@ def sample_pictures(source: ImageSource) -> Iterable[Picture]:
             continue
 
 
-def _is_pixels(picture: Picture) -> bool:
+def _is_in_unit_range(picture: Picture) -> bool:
+    """Whether all values are finite and in [0, 1]."""
     return bool(picture.isfinite().all()) and 0 <= float(picture.min()) <= float(picture.max()) <= 1

@@ -1,4 +1,4 @@
-"""Learning curves as one HTML file that opens offline, with pictures of the features."""
+"""The report of an evaluation of features: one HTML file that opens offline, and a table."""
 
 from __future__ import annotations
 
@@ -22,11 +22,16 @@ METRIC = "balanced_accuracy"
 
 
 class LabelSaving(NamedTuple):
-    """How many labels one start needs to be as good as another is with more.
+    """The number of labels with which one network is as good as another with more labels.
 
     Attributes:
-        needed: labels, interpolated along the curve.
-        at_most: whether its first stop is already as good.
+        head: name of the head.
+        start: name of the network that needs fewer labels.
+        other: name of the network that needs more.
+        value: balanced accuracy of both.
+        labels: number of labels of the other network.
+        needed: number of labels of the network, interpolated along its curve.
+        at_most: whether the first point of its curve is already as good.
     """
 
     head: str
@@ -39,59 +44,65 @@ class LabelSaving(NamedTuple):
 
 
 def find_savings(rows: Sequence[LearningCurveRow]) -> list[LabelSaving]:
-    """Every start against every other, head by head.
+    """Compare every network with every other one, for each head.
 
-    At the most labels of the other for which the start needs fewer.
+    The comparison is at the largest number of labels of the other for which the network needs
+    fewer.
     """
-    found = []
+    savings = []
     curves = _group_curves(rows)
     for head, starts in curves.items():
-        for start, stops in starts.items():
-            for other, theirs in starts.items():
+        for start, points in starts.items():
+            for other, other_points in starts.items():
                 if other == start:
                     continue
-                for stop in reversed(theirs):
-                    needed = interpolate_labels(stop.value, stops)
-                    if needed < stop.labels:
-                        at_most = needed <= stops[0].labels
-                        saving = (head, start, other, stop.value, stop.labels, needed, at_most)
-                        found.append(LabelSaving(*saving))
+                for point in reversed(other_points):
+                    needed = interpolate_labels(point.value, points)
+                    if needed < point.labels:
+                        at_most = needed <= points[0].labels
+                        key = (head, start, other, point.value, point.labels, needed, at_most)
+                        savings.append(LabelSaving(*key))
                         break
-    return found
+    return savings
 
 
-def interpolate_labels(value: float, stops: Sequence[LearningPoint]) -> float:
-    """Labels at which a curve first reaches a value, between two stops along the logarithm.
+def interpolate_labels(value: float, points: Sequence[LearningPoint]) -> float:
+    """Interpolate the number of labels at which a curve first reaches a value.
 
-    Infinite where it never does.
+    The interpolation is linear in the logarithm of the labels; infinity where it never does.
 
-    >>> stops = [Stop(10, 0.5, 0.5, 0.5), Stop(1000, 0.9, 0.9, 0.9)]
-    >>> round(labels_for(0.7, stops)), labels_for(0.4, stops), labels_for(0.95, stops)
-    (100, 10.0, inf)
+    >>> points = [LearningPoint(10, 0.5, 0.5, 0.5), LearningPoint(1000, 0.9, 0.9, 0.9)]
+    >>> [round(interpolate_labels(value, points)) for value in (0.7, 0.4)]
+    [100, 10]
+    >>> interpolate_labels(0.95, points)
+    inf
     """
-    if stops[0].value >= value:
-        return float(stops[0].labels)
-    for before, after in pairwise(stops):
+    if points[0].value >= value:
+        return float(points[0].labels)
+    for before, after in pairwise(points):
         if after.value >= value:
-            share = (value - before.value) / (after.value - before.value)
+            fraction = (value - before.value) / (after.value - before.value)
             low, high = math.log(before.labels), math.log(after.labels)
-            return math.exp(low + share * (high - low))
+            return math.exp(low + fraction * (high - low))
     return math.inf
 
 
 def write_report(
     rows: Sequence[LearningCurveRow],
-    planes: Mapping[str, Image.Image],
+    plots: Mapping[str, Image.Image],
     content: Mapping[str, Any],
     folder: Path,
 ) -> Path:
-    """Writes `report.html`, and its table as `table.md`.
+    """Write `report.html`, and its table as `table.md`.
 
     Args:
-        rows: of all networks and heads.
-        planes: pictures of the features by network.
-        content: what `features.json` says besides the rows.
-        folder: where it goes.
+        rows: rows of all networks and heads.
+        plots: pictures of the features by the name of the network.
+        content: content of `features.json` besides the rows.
+        folder: folder of the report.
+
+    Returns:
+        The path of the report.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -114,14 +125,14 @@ def write_report(
         counts=counts,
         table=list(_make_table(rows, counts)),
         savings=find_savings(rows),
-        planes={name: embed_image(picture, picture.width) for name, picture in planes.items()},
+        plots={name: embed_image(picture, picture.width) for name, picture in plots.items()},
     )
     write_file(folder / TABLE, format_markdown(rows))
     return write_file(folder / REPORT, page)
 
 
 def format_markdown(rows: Sequence[LearningCurveRow]) -> str:
-    """Balanced accuracy in %, networks and heads against numbers of labels."""
+    """Format balanced accuracies in % as a Markdown table over the number of labels."""
     counts = sorted({row.labels for row in rows})
     lines = [
         f"| features, head | {' | '.join(f'{count:,} labels' for count in counts)} |",
@@ -133,33 +144,34 @@ def format_markdown(rows: Sequence[LearningCurveRow]) -> str:
 
 
 def _group_curves(rows: Iterable[LearningCurveRow]) -> dict[str, dict[str, list[LearningPoint]]]:
-    """Stops by head and start, in the order of their labels."""
+    """Group the points by head and network, in the order of their labels."""
     curves: dict[str, dict[str, list[LearningPoint]]] = {}
     for row in rows:
         if row.metric == METRIC:
-            stop = LearningPoint(row.labels, row.value, *row.ci95)
-            curves.setdefault(row.head, {}).setdefault(row.start, []).append(stop)
+            point = LearningPoint(row.labels, row.value, *row.ci95)
+            curves.setdefault(row.head, {}).setdefault(row.start, []).append(point)
     for starts in curves.values():
-        for stops in starts.values():
-            stops.sort()
+        for points in starts.values():
+            points.sort()
     return curves
 
 
 def _make_table(
     rows: Sequence[LearningCurveRow], counts: Sequence[int]
 ) -> Iterable[tuple[str, str, list[str]]]:
+    """Yield the lines of the table: network, head, and a cell per number of labels."""
     for head, starts in _group_curves(rows).items():
-        for start, stops in starts.items():
-            known = {stop.labels: stop for stop in stops}
-            yield start, head, [_format_cell(known.get(count)) for count in counts]
+        for start, points in starts.items():
+            by_count = {point.labels: point for point in points}
+            yield start, head, [_format_cell(by_count.get(count)) for count in counts]
 
 
-def _format_cell(stop: LearningPoint | None) -> str:
-    """A value with its interval, in %.
+def _format_cell(point: LearningPoint | None) -> str:
+    """Format a value with its interval, in %.
 
-    >>> _cell(Stop(10, 0.5, 0.4, 0.61))
+    >>> _format_cell(LearningPoint(10, 0.5, 0.4, 0.61))
     '50.0 (40 to 61)'
     """
-    if stop is None:
+    if point is None:
         return ""
-    return f"{100 * stop.value:.1f} ({100 * stop.low:.0f} to {100 * stop.high:.0f})"
+    return f"{100 * point.value:.1f} ({100 * point.low:.0f} to {100 * point.high:.0f})"

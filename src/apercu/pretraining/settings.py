@@ -1,4 +1,4 @@
-"""What a pretraining can be told, and the presets."""
+"""The settings of a pretraining, and the presets."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from apercu.errors import ConfigError, suggest_nearest
 from apercu.pretraining.pretexts import Adios, Contrastive, Magnitudes, Transformation
 from apercu.training.config import ConfigPresets, Schedule, TrainingConfig
 
@@ -15,7 +16,7 @@ AnyPretext = Annotated[
 
 
 class PretrainSchedule(Schedule):
-    """How long and how fast a backbone is pretrained."""
+    """The length and the pace of the pretraining of a backbone."""
 
     steps: int = Field(2000, ge=1)
     batch: int = Field(64, ge=2)
@@ -29,8 +30,8 @@ class PretrainSettings(TrainingConfig):
     """Everything that distinguishes one pretraining from another.
 
     Attributes:
-        pretext: what is learnt.
-        schedule: how long.
+        pretext: the pretext, which computes the loss.
+        schedule: the length and the pace.
     """
 
     pretext: AnyPretext = Magnitudes()
@@ -46,3 +47,17 @@ PRETEXTS = ConfigPresets(
         "contrastive": PretrainSettings(pretext=Contrastive()),
     },
 )
+
+
+def find_pretext_presets(name: str) -> ConfigPresets[PretrainSettings]:
+    """Find the settings of one pretext by its name.
+
+    Raises:
+        ConfigError: there is no such pretext.
+    """
+    if name not in PRETEXTS.presets:
+        raise ConfigError(
+            f"pretext: expected one of {', '.join(PRETEXTS.presets)}, got {name}"
+            f"{suggest_nearest(name, PRETEXTS.presets)}"
+        )
+    return ConfigPresets(PretrainSettings, {name: PRETEXTS.presets[name]})

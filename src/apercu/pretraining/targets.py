@@ -1,92 +1,148 @@
-"""What comes with an image where nobody has labelled it: catalogue entries, or its brightness."""
+"""Targets of images without labels: magnitudes from a catalogue, or from the image itself."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from apercu.errors import ImagesError
-from apercu.images import Item
+from apercu.images import ImageSource, Item
 from apercu.types import Picture
 
 ZERO_POINT = 25.0
-"""Magnitude of one count, where no catalogue says more; only differences are learnt."""
+"""Magnitude of one count without a catalogue; only differences of magnitudes are learnt."""
 
 MISSING_FRACTION = 0.1
-"""Share of an aperture's pixels that may be no numbers."""
+"""Fraction of the pixels of an aperture that may be missing."""
 
 CENTRE_FRACTION = 1 / 3
-"""Share of the radius within which none may be."""
+"""Fraction of the radius within which no pixel may be missing."""
 
 
 @dataclass(frozen=True, eq=False)
 class CatalogueValues:
-    """Rows of a table, one for each image of a source."""
+    """Values from a catalogue.
+
+    Args:
+        values: one row for each image of a source, `images × columns`.
+    """
 
     values: Float[Tensor, "images columns"] = field(repr=False)
 
-    def __call__(self, place: int, item: Item) -> Float[Tensor, " columns"]:
-        return self.values[place]
+    def __call__(self, index: int, item: Item) -> Float[Tensor, " columns"]:
+        return self.values[index]
+
+    @property
+    def digest_text(self) -> str:
+        """The text for a digest; run folders hold such digests, so it never changes."""
+        return "Listed()"
 
 
 @dataclass(frozen=True)
 class Brightness:
-    """Magnitudes of an image's centre, one per band.
+    """Measures the magnitudes of an image's centre, one per band.
 
     Args:
-        radius: of the aperture, pixels of the stored image.
+        radius: radius of the aperture, in pixels of the stored image.
         zero: magnitude of one count.
     """
 
     radius: float
     zero: float = ZERO_POINT
 
-    def __call__(self, place: int, item: Item) -> Float[Tensor, " bands"]:
+    def __call__(self, index: int, item: Item) -> Float[Tensor, " bands"]:
         return measure_magnitudes(item.picture, self.radius) + self.zero
+
+    @property
+    def digest_text(self) -> str:
+        """The text for a digest; run folders hold such digests, so it never changes."""
+        return f"Brightness(radius={self.radius!r}, zero={self.zero!r})"
+
+
+MagnitudeTargets: TypeAlias = CatalogueValues | Brightness
+"""From an index in the source and the image there to its magnitudes."""
+
+
+@dataclass(frozen=True)
+class PretrainImages:
+    """Images, and the targets that come with them.
+
+    Args:
+        source: images.
+        targets: returns the target of each image; None where the pretext needs images alone.
+        columns: names of the values of a target, for reports.
+    """
+
+    source: ImageSource
+    targets: MagnitudeTargets | None = None
+    columns: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """A digest of the targets and of the images' names; empty without targets."""
+        if self.targets is None:
+            return ""
+        text = f"({self.columns!r}, {self.source.names!r}, {self.targets.digest_text})"
+        values = b""
+        if isinstance(self.targets, CatalogueValues):
+            values = self.targets.values.numpy().tobytes()
+        return hashlib.sha256(text.encode() + values).hexdigest()[:16]
+
+    def name_value(self, index: int) -> str:
+        """Return the name of a value of the targets; its number from 1 where it has no name."""
+        return self.columns[index] if index < len(self.columns) else str(index + 1)
 
 
 def fit_brightness(sample: Iterable[Picture], radius: float, faintest: float) -> Brightness:
-    """The measurement for images like these, whatever the unit of their counts.
+    """Fit the measurement of magnitudes to images, whatever the unit of their counts is.
 
     Args:
-        sample: some of the images.
-        radius: of the aperture, pixels.
-        faintest: magnitude that a network can still say; where the median of the sample is not
-            well within 0 and it, one count gets another magnitude than `ZERO`.
+        sample: some of the images, `channels × height × width` each.
+        radius: radius of the aperture, in pixels.
+        faintest: magnitude that a network can still predict. Where the median of the sample is not
+            well between 0 and this magnitude, one count gets another magnitude than `ZERO_POINT`.
+
+    Returns:
+        The measurement.
 
     Raises:
         ImagesError: no image has anything above its sky.
     """
-    found = torch.cat([measure_magnitudes(picture, radius) for picture in sample])
-    usual = float(found.nanmedian()) if len(found) else float("nan")
-    if usual != usual:
+    magnitudes = torch.cat([measure_magnitudes(picture, radius) for picture in sample])
+    median = float(magnitudes.nanmedian()) if len(magnitudes) else float("nan")
+    if median != median:
         raise ImagesError(f"magnitudes: nothing lies above the sky within {radius:g} pixels")
-    within = 0.2 * faintest <= usual + ZERO_POINT <= 0.9 * faintest
-    return Brightness(radius, ZERO_POINT if within else 2 * faintest / 3 - usual)
+    is_typical = 0.2 * faintest <= median + ZERO_POINT <= 0.9 * faintest
+    return Brightness(radius, ZERO_POINT if is_typical else 2 * faintest / 3 - median)
 
 
 def measure_magnitudes(picture: Picture, radius: float) -> Float[Tensor, " bands"]:
-    """−2.5 log₁₀ of what lies above the sky within a circle around the centre.
+    """Measure −2.5 log₁₀ of the flux above the sky, within a circle around the centre.
 
-    The sky is the median of the band. NaN where too much is missing, most of all in the middle,
-    where saturation makes bright stars faint, or nothing is above the sky.
+    The sky is the median of the band.
 
     Args:
-        picture: one image; pixels that are no numbers count as sky.
-        radius: pixels; a pixel counts whose centre lies inside.
+        picture: one image, `channels × height × width`; missing pixels count as sky.
+        radius: radius of the circle, in pixels; a pixel counts if its centre lies inside.
+
+    Returns:
+        One magnitude per band. NaN where too many pixels are missing, or any near the centre, where
+        saturation makes bright stars faint, and where nothing is above the sky.
     """
     height, width = picture.shape[1:]
     down = torch.arange(height) - (height - 1) / 2
     across = torch.arange(width) - (width - 1) / 2
-    far = (down[:, None].square() + across.square()).sqrt()
-    known = torch.where(picture.isfinite(), picture, torch.nan)
-    sky = known.flatten(1).nanmedian(1).values
-    counts = (known - sky[:, None, None])[:, far <= radius].double()
+    distance = (down[:, None].square() + across.square()).sqrt()
+    finite = torch.where(picture.isfinite(), picture, torch.nan)
+    sky = finite.flatten(1).nanmedian(1).values
+    counts = (finite - sky[:, None, None])[:, distance <= radius].double()
     flux = counts.nansum(1)
     useless = (counts.isnan().float().mean(1) > MISSING_FRACTION) | ~(flux > 0)
-    useless |= known[:, far <= CENTRE_FRACTION * radius].isnan().any(1)
+    useless |= finite[:, distance <= CENTRE_FRACTION * radius].isnan().any(1)
     return torch.where(useless, torch.nan, -2.5 * flux.log10()).float()

@@ -9,20 +9,18 @@ its weights; without it, the name of the factory and its options are the identit
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import json
 from collections.abc import Callable
 from typing import Any
 
-from pydantic import ValidationError
 from torch import nn
 
-from apercu.classifiers.card import ClassifierCard, InputSpec, describe_mistakes
-from apercu.classifiers.fingerprint import FORMER_FACTORIES, digest_module
+from apercu.classifiers.card import ClassifierCard
+from apercu.classifiers.fingerprint import FORMER_FACTORIES
 from apercu.classifiers.names import ClassNames
-from apercu.classifiers.network import BlackBox, Network
+from apercu.classifiers.network import Network
 from apercu.classifiers.save import load_weights
+from apercu.classifiers.sources.module import open_module, read_input_attribute
 from apercu.errors import ClassifierError, suggest_nearest
 
 
@@ -45,27 +43,26 @@ def open_factory(card: ClassifierCard) -> Network:
         raise
     except Exception as error:
         raise ClassifierError(f"classifier {card.source}: the factory fails: {error!r}") from error
-    is_module = isinstance(built, nn.Module)
     if not callable(built):
         raise ClassifierError(
             f"classifier {card.source}: expected an nn.Module or a callable from the factory, "
             f"got {type(built).__name__}"
         )
     if card.weights is not None:
-        if not is_module:
+        if not isinstance(built, nn.Module):
             raise ClassifierError(f"classifier {card.source}: a plain callable takes no weights")
         load_weights(built, card.weights)
+    spec = card.input or read_input_attribute(built, card.source)
+    if spec is None:
+        raise ClassifierError(
+            f"classifier {card.source}: it does not say what its images are like; give it an "
+            "attribute `input`, or write a classifier card with `input`"
+        )
     classes = getattr(built, "classes", None)
-    return Network(
-        source=card.source,
-        forward=built if is_module else BlackBox(built),
-        digest=_compute_digest(built, card),
-        input=card.input or _read_input_attribute(built, card.source),
-        output=getattr(built, "output", card.output),
-        names=None if classes is None else ClassNames.of(map(str, classes)),
-        options=card.options,
-        differentiable=is_module,
-    )
+    names = None if classes is None else ClassNames.of(map(str, classes))
+    output = getattr(built, "output", card.output)
+    changes = {"input": spec, "output": output, "classes": None}
+    return open_module(built, card.model_copy(update=changes), names)
 
 
 def _import_factory(source: str) -> Callable[..., Any]:
@@ -87,25 +84,3 @@ def _import_factory(source: str) -> Callable[..., Any]:
     if not callable(factory):
         raise ClassifierError(f"classifier {source}: {attribute} cannot be called")
     return factory
-
-
-def _compute_digest(built: Any, card: ClassifierCard) -> str:
-    if isinstance(built, nn.Module):
-        return digest_module(built, card.source, card.options)
-    value = getattr(built, "fingerprint", "")
-    description = json.dumps([card.source, card.options, str(value)], sort_keys=True, default=str)
-    return hashlib.sha256(description.encode()).hexdigest()
-
-
-def _read_input_attribute(built: Any, source: str) -> InputSpec:
-    value = getattr(built, "input", None)
-    if value is None:
-        raise ClassifierError(
-            f"classifier {source}: it does not say what its images are like; give it an "
-            "attribute `input`, or write a classifier card with `input`"
-        )
-    try:
-        return InputSpec.model_validate(value)
-    except ValidationError as error:
-        mistakes = "; ".join(describe_mistakes(error, InputSpec))
-        raise ClassifierError(f"classifier {source}: its attribute input: {mistakes}") from None

@@ -52,7 +52,7 @@ def open_timm(card: ClassifierCard, class_count: int | None) -> Network:
         source=card.source,
         forward=module,
         digest=digest_module(module, card.source, card.options),
-        input=card.input or _read_input(module.pretrained_cfg),
+        input=card.input or read_input(module.pretrained_cfg),
         output=card.output,
         names=None if card.weights else _read_imagenet_names(module),
         options=card.options,
@@ -73,6 +73,18 @@ def create_model(name: str, options: Mapping[str, Any]) -> Any:
     except (TypeError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ClassifierError(f"classifier timm/{name}: {reason}; check its options") from error
+
+
+def read_input(config: Mapping[str, Any]) -> InputSpec:
+    """Return the input of a model from the configuration that timm gives it."""
+    channels, height, width = config["input_size"]
+    return InputSpec(
+        channels=channels,
+        size=(height, width),
+        resize=max(height, width, math.floor(min(height, width) / config.get("crop_pct", 1.0))),
+        mean=config["mean"],
+        std=config["std"],
+    )
 
 
 def _check_name(name: str) -> None:
@@ -121,17 +133,6 @@ def _download_error(name: str, reason: str) -> ClassifierError:
     return ClassifierError(
         f"classifier timm/{name}: its pretrained weights cannot be downloaded ({reason}); "
         "write a classifier card with `weights`, a safetensors file"
-    )
-
-
-def _read_input(config: Mapping[str, Any]) -> InputSpec:
-    channels, height, width = config["input_size"]
-    return InputSpec(
-        channels=channels,
-        size=(height, width),
-        resize=max(height, width, math.floor(min(height, width) / config.get("crop_pct", 1.0))),
-        mean=config["mean"],
-        std=config["std"],
     )
 
 

@@ -1,4 +1,4 @@
-"""Who judges counterparts in training: the classifier in any weather, and a discriminator."""
+"""The discriminator of counterparts, and the random perturbation before the classifier."""
 
 from __future__ import annotations
 
@@ -10,38 +10,41 @@ from torch import Generator, Tensor, nn
 from apercu.types import Images, Scores, Targets
 
 MIN_SCALE, NOISE_DEVIATION, MAX_SHIFT = 0.5, 0.03, 2
-"""Coarsest detail as a share of the side; deviation of the noise; pixels of the shift."""
+"""Smallest scale of the blur; standard deviation of the noise; pixels of the shift."""
 
 
 def randomly_perturb(images: Images, generator: Generator) -> Images:
-    """Each image a little blurred, shifted and noisy: a change that matters survives that.
+    """Return each image a little blurred, shifted and noisy: a change that matters survives that.
 
-    The same weather for an image and its counterparts needs a generator in the same state.
+    Args:
+        images: images in [0, 1].
+        generator: source of the draws; a generator in the same state gives the same perturbation.
     """
     height, width = images.shape[2:]
     blur, noise = torch.rand(2, len(images), 1, 1, 1, generator=generator).to(images)
     shifts = torch.randint(-MAX_SHIFT, MAX_SHIFT + 1, (2,), generator=generator).tolist()
     small = F.interpolate(images, scale_factor=MIN_SCALE, mode="bilinear", antialias=True)
     coarse = F.interpolate(small, size=(height, width), mode="bilinear", align_corners=False)
-    seen = torch.lerp(images, coarse, blur)
-    seen = F.pad(seen, (MAX_SHIFT,) * 4, mode="replicate")
+    perturbed = torch.lerp(images, coarse, blur)
+    perturbed = F.pad(perturbed, (MAX_SHIFT,) * 4, mode="replicate")
     down, right = (MAX_SHIFT + shift for shift in shifts)
-    seen = seen[:, :, down : down + height, right : right + width]
+    perturbed = perturbed[:, :, down : down + height, right : right + width]
     grain = torch.randn(images.shape, generator=generator).to(images)
-    return (seen + NOISE_DEVIATION * noise * grain).clamp(0, 1)
+    return (perturbed + NOISE_DEVIATION * noise * grain).clamp(0, 1)
 
 
 class Discriminator(nn.Module):
-    """Real images seen as a class, or counterparts meant to be, patch by patch.
+    """Tells real images of a class from generated ones, patch by patch.
 
-    Strided convolutions with LeakyReLU and no normalisation, widths of Charachon et al. 2021, whose
-    two discriminators become one that is told the class: a patch's score is a class's own direction
-    in its features, added to what all classes share (Miyato and Koyama 2018).
+    Strided convolutions with LeakyReLU and no normalisation, with the widths of Charachon et al.
+    2021. Their two discriminators become one that knows the class: the score of a patch is a linear
+    function of its features for each class, added to one that all classes share (Miyato and Koyama
+    2018).
 
     Args:
-        channels: of the images.
-        classes: number of them.
-        widths: of the convolutions, each of which halves the resolution.
+        channels: channels of the images.
+        classes: number of classes.
+        widths: channels of the convolutions, each of which halves the resolution.
     """
 
     def __init__(self, channels: int, classes: int, widths: tuple[int, ...] = (32, 64, 96)) -> None:
@@ -56,21 +59,22 @@ class Discriminator(nn.Module):
         nn.init.zeros_(self.own.weight)
 
     def forward(self, images: Images, targets: Targets) -> Float[Tensor, "batch rows columns"]:
-        found = self.layers(2 * images - 1)
-        return self.shared(found)[:, 0] + torch.einsum("bcij,bc->bij", found, self.own(targets))
+        features = self.layers(2 * images - 1)
+        own = torch.einsum("bcij,bc->bij", features, self.own(targets))
+        return self.shared(features)[:, 0] + own
 
 
 def discriminator_loss(
     discriminator: nn.Module, real: Images, predicted: Targets, generated: Images, targets: Targets
 ) -> Scores:
-    """How badly the discriminator tells real images from made ones; teaches it alone."""
+    """Return how badly the discriminator tells real from generated images; trains it alone."""
     on_real = discriminator(real, predicted).flatten(1)
-    on_made = discriminator(generated.detach(), targets).flatten(1)
-    return F.softplus(-on_real).mean(1) + F.softplus(on_made).mean(1)
+    on_generated = discriminator(generated.detach(), targets).flatten(1)
+    return F.softplus(-on_real).mean(1) + F.softplus(on_generated).mean(1)
 
 
 def generator_loss(discriminator: nn.Module, generated: Images, targets: Targets) -> Scores:
-    """How clearly the discriminator sees that images are made; teaches who made them alone."""
-    judge = {name: values.detach() for name, values in discriminator.named_parameters()}
-    found = torch.func.functional_call(discriminator, judge, (generated, targets))
-    return F.softplus(-found.flatten(1)).mean(1)
+    """Return how clearly the discriminator recognises generated images; trains the generator alone."""
+    fixed = {name: values.detach() for name, values in discriminator.named_parameters()}
+    scores = torch.func.functional_call(discriminator, fixed, (generated, targets))
+    return F.softplus(-scores.flatten(1)).mean(1)

@@ -1,4 +1,4 @@
-"""The generators of Charachon et al.: one body, and a head for each of two images."""
+"""The generators of Charachon et al.: one body, and one head for each of the two images."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from apercu.networks.gate import GatedNetwork
 from apercu.types import Images, Targets
 
 MAX_CHANGE = 0.5
-"""Largest value of a change, in units of the range [0, 1], before it is enlarged."""
+"""Largest value of a change, for pixels in [0, 1], before it is enlarged."""
 INITIAL_LOG_ODDS = -2.0
-"""Log-odds of a place being changed, before training."""
+"""Log-odds that a cell is changed, before training."""
 
 
 @dataclass(frozen=True)
 class CounterpartShape:
-    """How large the generators are, and what they can change.
+    """Size of the generators, and what they can change.
 
     Args:
         width: channels after the first block; each further block has half of them.
         blocks: residual blocks after each doubling of the resolution.
         resolution: pixels of the image per cell of a change: the coarser, the less texture.
-        separate: a body of its own for each of the two images.
-        places: whether a change is made of what is changed and of where, each a channel of its own.
+        separate: whether each of the two images has a body of its own.
+        places: whether a mask of its own, in a further channel, says where a change is.
     """
 
     width: Annotated[int, Field(ge=1)] = 96
@@ -46,15 +46,16 @@ class Change:
     """What is added to an image, at the generators' resolution.
 
     Attributes:
-        values: `batch × channels × rows × columns`, what is added.
-        places: `batch × 1 × rows × columns` in [0, 1], where; 1 everywhere without places.
+        values: values that are added, `batch × channels × rows × columns`.
+        masks: where they are added, `batch × 1 × rows × columns` in [0, 1]; 1 everywhere where the
+            shape has no `places`.
     """
 
     values: Float[Tensor, "batch channels rows columns"]
     masks: Float[Tensor, "batch 1 rows columns"]
 
     def __call__(self, images: Images) -> Images:
-        """The changed images, within [0, 1]."""
+        """Return the changed images, within [0, 1]."""
         size = tuple(images.shape[-2:])
         added = F.interpolate(self.values, size, mode="bicubic", align_corners=False)
         return (images + added).clamp(0, 1)
@@ -65,9 +66,9 @@ class CounterpartPair:
     """The two counterparts of some images.
 
     Attributes:
-        similar: seen as what the image is seen as.
-        adversarial: seen as the target.
-        places: where the adversarial ones were changed, see `Change`.
+        similar: images that are meant to be predicted as the images are.
+        adversarial: images that are meant to be predicted as the targets.
+        change_masks: where the adversarial images were changed, see `Change`.
     """
 
     similar: Images
@@ -77,12 +78,12 @@ class CounterpartPair:
 
 @final
 class CounterpartNetwork(GatedNetwork):
-    """Images, the class each is seen as and the class it should be seen as → two counterparts.
+    """Makes two counterparts of images from their predicted classes and the target classes.
 
     Args:
-        encoder: where features come from.
-        classes: number of classes the gate knows.
-        channels: of the images.
+        encoder: the encoder of the features.
+        classes: number of classes that the gate knows.
+        channels: channels of the images.
         shape: size and kind of the bodies and heads.
         frozen: see `GatedNetwork`.
     """
@@ -104,31 +105,32 @@ class CounterpartNetwork(GatedNetwork):
     def generate(
         self, images: Images, features: list[Tensor], predicted: Targets, targets: Targets
     ) -> CounterpartPair:
-        """Both counterparts.
+        """Return both counterparts of each image.
 
         Args:
-            images: in [0, 1].
-            features: what `encode` makes of them.
-            seen: what each image is seen as.
-            wanted: what its adversarial counterpart should be seen as.
+            images: images in [0, 1].
+            features: feature maps that `encode` returned, finest first.
+            predicted: class that each image is predicted as.
+            targets: class that its adversarial counterpart should be predicted as.
         """
         deepest = features[-1]
-        asked = [self.gate.compute_activation(deepest, targets) for targets in (predicted, targets)]
-        start = torch.cat([deepest, *asked], 1)
+        before = self.gate.compute_activation(deepest, predicted)
+        after = self.gate.compute_activation(deepest, targets)
+        start = torch.cat([deepest, before, after], 1)
         similar, adversarial = self.decoder(start, features)
-        return CounterpartPair(similar(images), adversarial(images), adversarial.places)
+        return CounterpartPair(similar(images), adversarial(images), adversarial.masks)
 
     def forward(self, images: Images, predicted: Targets, targets: Targets) -> CounterpartPair:
         return self.generate(images, self.encode(images), predicted, targets)
 
 
 class Heads(nn.Module):
-    """Bodies and heads: features → the two changes.
+    """Bodies and heads: from features to the two changes.
 
     Args:
-        encoder: whose features they take.
-        channels: of the images.
-        shape: of the network.
+        encoder: the encoder of the features.
+        channels: channels of the images.
+        shape: size and kind of the network.
     """
 
     def __init__(self, encoder: Encoder, channels: int, shape: CounterpartShape) -> None:
@@ -139,17 +141,17 @@ class Heads(nn.Module):
         self.adversarial = Head(self.body.width, channels, shape)
 
     def forward(self, start: Tensor, features: list[Tensor]) -> tuple[Change, Change]:
-        found = self.body(start, features)
-        other = found if self.other is None else self.other(start, features)
-        return self.similar(found), self.adversarial(other)
+        shared = self.body(start, features)
+        other = shared if self.other is None else self.other(start, features)
+        return self.similar(shared), self.adversarial(other)
 
 
 class Body(nn.Module):
     """The U-Net's way up, from the deepest features to the generators' resolution.
 
     Args:
-        encoder: whose features it takes.
-        shape: of the network.
+        encoder: the encoder of the features.
+        shape: size and kind of the network.
     """
 
     def __init__(self, encoder: Encoder, shape: CounterpartShape) -> None:
@@ -167,20 +169,20 @@ class Body(nn.Module):
             self.width = outputs
 
     def forward(self, start: Tensor, features: list[Tensor]) -> Tensor:
-        found = self.deepest(start)
+        decoded = self.deepest(start)
         for step, stride in zip(self.steps, self.strides, strict=True):
-            place = self.finer.get(stride)
-            found = step(found, None if place is None else features[place], None)
-        return found
+            index = self.finer.get(stride)
+            decoded = step(decoded, None if index is None else features[index], None)
+        return decoded
 
 
 class Head(nn.Module):
-    """Features → a change; the first one changes nothing.
+    """From features to a change; before training it changes nothing.
 
     Args:
         width: channels of the features.
-        channels: of the images.
-        shape: of the network.
+        channels: channels of the images.
+        shape: size and kind of the network.
     """
 
     def __init__(self, width: int, channels: int, shape: CounterpartShape) -> None:
@@ -189,14 +191,14 @@ class Head(nn.Module):
         self.last = nn.Conv2d(16, channels + shape.places, 1)
         self.channels = channels
         nn.init.zeros_(self.last.weight)
-        started = torch.zeros(channels + shape.places)
-        started[channels:] = INITIAL_LOG_ODDS
-        self.last.bias = nn.Parameter(started)
+        bias = torch.zeros(channels + shape.places)
+        bias[channels:] = INITIAL_LOG_ODDS
+        self.last.bias = nn.Parameter(bias)
 
     def forward(self, features: Tensor) -> Change:
-        found = self.last(self.before(features))
-        values = MAX_CHANGE * found[:, : self.channels].tanh()
-        if found.shape[1] == self.channels:
+        output = self.last(self.before(features))
+        values = MAX_CHANGE * output[:, : self.channels].tanh()
+        if output.shape[1] == self.channels:
             return Change(values, torch.ones_like(values[:, :1]))
-        places = found[:, self.channels :].sigmoid()
-        return Change(values * places, places)
+        masks = output[:, self.channels :].sigmoid()
+        return Change(values * masks, masks)

@@ -1,4 +1,4 @@
-"""What counterparts are trained for (Charachon et al. 2020, and 2021 for CyCE and SyCE)."""
+"""The objective of counterparts (Charachon et al. 2020, and 2021 for CyCE and SyCE)."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from apercu.types import Images, Logits, Scores, Targets
 
 Terms: TypeAlias = Mapping[str, Scores]
 GenerateFunction: TypeAlias = Callable[[Images, Targets, Targets], CounterpartPair]
-"""Images, what they are seen as, what they should be seen as → counterparts."""
+"""From images, their predicted classes and the target classes to counterparts."""
 
 
 @dataclass(frozen=True, eq=False)
 class CounterpartBatch:
-    """What a step asks for.
+    """One training batch.
 
     Attributes:
-        images: in [0, 1].
-        seen: the classes that the classifier sees in them.
-        wanted: the classes that it should see in their adversarial counterparts.
+        images: images in [0, 1].
+        predicted: classes that the classifier predicts for them.
+        targets: classes that it should predict for their adversarial counterparts.
     """
 
     images: Images
@@ -34,21 +34,21 @@ class CounterpartBatch:
 
 
 class CounterpartObjective(BaseModel):
-    """Weights of the terms.
+    """The weighted terms of the loss.
 
     Attributes:
-        stable: what the adversarial image is compared with: the `similar` head's image, the
-            generator applied `twice` (SyCE), or the image `itself` (CyCE).
-        similarity: of the L1 and L2 distance of the stable image from the image.
-        closeness: of the same distance between the stable and the adversarial image.
-        keep: of the cross-entropy of the stable image with what the image is seen as.
-        flip: of the cross-entropy of the adversarial image with what is wanted.
-        cycle: of the distance of the image from its adversarial image's adversarial image.
-        cycle_keep: of the cross-entropy of that one with what the image is seen as.
-        smoothness: of the total variation of the difference.
-        scarcity: of the mean of the places that are changed.
-        plausibility: of what a discriminator that knows the class finds wrong with the adversarial
-            image.
+        stable: image that the adversarial image is compared with: that of the `similar` head, of
+            the generator applied `twice` (SyCE), or the image `itself` (CyCE).
+        similarity: weight of the L1 and L2 distance of the stable image from the image.
+        closeness: weight of the same distance between the stable and the adversarial image.
+        keep: weight of the cross-entropy of the stable image with the predicted class.
+        flip: weight of the cross-entropy of the adversarial image with the target.
+        cycle: weight of the distance of the image from its adversarial image's adversarial image.
+        cycle_keep: weight of the cross-entropy of that image with the predicted class.
+        smoothness: weight of the total variation of the difference.
+        scarcity: weight of the mean of the masks of the change.
+        plausibility: weight of the loss that a discriminator, which knows the class, gives the
+            adversarial image.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -70,28 +70,28 @@ class CounterpartObjective(BaseModel):
         generate: GenerateFunction,
         classifier: Callable[[Images], Logits],
     ) -> Terms:
-        """The weighted terms of each image, without the discriminator's.
+        """Return the weighted terms, one number per image each, without the discriminator's.
 
         Args:
-            asked: the images and classes of the step.
-            pair: their counterparts.
-            generate: makes further ones, where the settings want a cycle.
-            classifier: judges them.
+            batch: the images and classes of the step.
+            pair: the counterparts of the images.
+            generate: makes further counterparts, where the settings need them.
+            classifier: from images in [0, 1] to logits, with gradients.
         """
-        images, seen, wanted = batch.images, batch.predicted, batch.targets
+        images, predicted, targets = batch.images, batch.predicted, batch.targets
         adversarial = pair.adversarial
         stable = self.select_stable(batch, pair, generate)
         terms = {
             "closeness": self.closeness * distance(stable, adversarial),
-            "flip": self.flip * cross_entropy(classifier, adversarial, wanted),
+            "flip": self.flip * cross_entropy(classifier, adversarial, targets),
         }
         if self.stable != "itself":
             terms["similarity"] = self.similarity * distance(images, stable)
-            terms["keep"] = self.keep * cross_entropy(classifier, stable, seen)
+            terms["keep"] = self.keep * cross_entropy(classifier, stable, predicted)
         if self.cycle or self.cycle_keep:
-            back = generate(adversarial, wanted, seen).adversarial
+            back = generate(adversarial, targets, predicted).adversarial
             terms["cycle"] = self.cycle * distance(images, back)
-            terms["cycle_keep"] = self.cycle_keep * cross_entropy(classifier, back, seen)
+            terms["cycle_keep"] = self.cycle_keep * cross_entropy(classifier, back, predicted)
         if self.smoothness:
             terms["smoothness"] = self.smoothness * total_variation(adversarial - stable)
         if self.scarcity:
@@ -101,7 +101,7 @@ class CounterpartObjective(BaseModel):
     def select_stable(
         self, batch: CounterpartBatch, pair: CounterpartPair, generate: GenerateFunction
     ) -> Images:
-        """What the adversarial images are compared with."""
+        """Return the images that the adversarial ones are compared with."""
         if self.stable == "similar":
             return pair.similar
         if self.stable == "twice":
@@ -110,7 +110,7 @@ class CounterpartObjective(BaseModel):
 
 
 def distance(one: Images, other: Images) -> Scores:
-    """Mean absolute plus mean squared difference."""
+    """Return the mean absolute plus the mean squared difference of each pair of images."""
     difference = one - other
     return (difference.abs() + difference.square()).mean((1, 2, 3))
 
@@ -118,10 +118,11 @@ def distance(one: Images, other: Images) -> Scores:
 def cross_entropy(
     classifier: Callable[[Images], Logits], images: Images, targets: Targets
 ) -> Scores:
+    """Return the cross-entropy of each image's logits with its target."""
     return F.cross_entropy(classifier(images), targets, reduction="none")
 
 
 def total_variation(difference: Tensor) -> Scores:
-    """Total variation: mean absolute difference of neighbours, down and across."""
+    """Return the total variation: the mean absolute difference of neighbours, down and across."""
     down = difference.diff(dim=2).abs().mean((1, 2, 3))
     return down + difference.diff(dim=3).abs().mean((1, 2, 3))

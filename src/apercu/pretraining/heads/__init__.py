@@ -1,4 +1,4 @@
-"""What learns from few labels: one file each."""
+"""Heads that learn from few labels: one file each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HEADS: dict[str, type[Learner]] = {
     "nearest": Nearest,
     "fine_tuning": FineTuning,
 }
-"""By the name that people type; each is called with its settings."""
+"""Head classes by the names that people type."""
 
 __all__ = [
     "HEADS",

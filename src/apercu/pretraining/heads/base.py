@@ -1,4 +1,4 @@
-"""What learns from labels: frozen values; heads look at features alone."""
+"""The base classes of heads: learners of classes from few labels."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ ClassPredictor: TypeAlias = Callable[[Features], Targets]
 """Features → class indices."""
 
 SMALLEST_DEVIATION = 1e-6
-"""Standard deviation below which a feature counts as constant, and tells nothing."""
+"""Standard deviation below which a feature counts as constant, and is ignored."""
 
 
 @dataclass(frozen=True, eq=False)
 class LabelledFeatures:
-    """Images of one set as one network sees them, and their classes.
+    """The features that one network computes for a set of images, and their classes.
 
     Args:
-        features: of the network.
-        labels: class indices.
-        images: prepared for the network; needed to train it further.
-        classifier: the network.
+        features: features of the network, `images × features`.
+        labels: class indices, one per image.
+        images: prepared images; needed to train the network further.
+        classifier: network that computed the features.
     """
 
     features: Features
@@ -50,62 +50,79 @@ class Learner(ABC):
 
     @property
     def cache_key(self) -> str:
+        """The settings as text, on which the names of stored results depend."""
         return repr(self)
 
     @abstractmethod
     def predict(
-        self, learn: LabelledFeatures, chosen: Sequence[int], test: LabelledFeatures, seed: int
+        self,
+        training: LabelledFeatures,
+        chosen: Sequence[int],
+        test: LabelledFeatures,
+        seed: int,
     ) -> Targets:
-        """What it says of the images of a test.
+        """Learn from some labelled images, and predict the classes of test images.
 
         Args:
-            learn: all labelled images.
-            chosen: the indices of those that may be learnt from.
-            test: images whose classes are not looked at.
-            seed: of every draw.
+            training: all labelled images.
+            chosen: indices of the images that may be learnt from.
+            test: test images; their labels are not used.
+            seed: seed of every draw.
+
+        Returns:
+            Class indices, one per test image.
         """
 
 
-def count_classes(learn: LabelledFeatures, test: LabelledFeatures) -> int:
-    """How many classes there are in both sets."""
-    return int(max(learn.labels.max(), test.labels.max())) + 1
+def count_classes(training: LabelledFeatures, test: LabelledFeatures) -> int:
+    """Count the classes of both sets together."""
+    return int(max(training.labels.max(), test.labels.max())) + 1
 
 
 class FeatureHead(Learner, ABC):
     """Learns from features, in units of their standard deviation."""
 
     def predict(
-        self, learn: LabelledFeatures, chosen: Sequence[int], test: LabelledFeatures, seed: int
+        self,
+        training: LabelledFeatures,
+        chosen: Sequence[int],
+        test: LabelledFeatures,
+        seed: int,
     ) -> Targets:
         rows = list(chosen)
-        features, labels = learn.features[rows], learn.labels[rows]
-        return self.fit(features, labels, count_classes(learn, test), seed)(test.features)
+        features, labels = training.features[rows], training.labels[rows]
+        return self.fit(features, labels, count_classes(training, test), seed)(test.features)
 
     def fit(self, features: Features, labels: Labels, classes: int, seed: int) -> ClassPredictor:
-        """Learns from labelled features, in units of their standard deviation.
+        """Learn from labelled features, in units of their standard deviation.
 
         Args:
-            features: of the labelled images.
+            features: features of the labelled images, `images × features`.
             labels: class indices below `classes`; a class may have none.
-            classes: how many there are.
-            seed: of every draw.
+            classes: number of classes.
+            seed: seed of every draw.
+
+        Returns:
+            The function features → class indices.
         """
         centre, spread = features.mean(0), features.std(0, unbiased=False)
         spread = torch.where(spread < SMALLEST_DEVIATION, torch.inf, spread)
-        reads = self.train_network((features - centre) / spread, labels, classes, seed)
-        return lambda shown: reads((shown - centre) / spread)
+        predict = self.fit_standardised((features - centre) / spread, labels, classes, seed)
+        return lambda new: predict((new - centre) / spread)
 
     @abstractmethod
-    def train_network(
+    def fit_standardised(
         self, features: Features, labels: Labels, classes: int, seed: int
     ) -> ClassPredictor:
-        """What `fit` does, with features that are standardised."""
+        """Learn from standardised features; see `fit`."""
 
 
 def compute_class_weights(labels: Labels, classes: int) -> Float[Tensor, " classes"]:
-    """Of each class, so that the classes that occur have the same share; their labels' mean is 1.
+    """Compute a weight for each class, so that all classes that occur count the same.
 
-    >>> weights(torch.tensor([0, 0, 0, 1]), 3)
+    The mean over the labels is 1.
+
+    >>> compute_class_weights(torch.tensor([0, 0, 0, 1]), 3)
     tensor([0.6667, 2.0000, 0.0000])
     """
     counts = labels.bincount(minlength=classes).float()

@@ -1,4 +1,4 @@
-"""A small hidden layer."""
+"""A head with a small hidden layer."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ BATCH = 32
 @final
 @dataclass(frozen=True)
 class Dense(FeatureHead):
-    """A hidden layer of a few units (Martinazzo et al. 2020), trained by Adam.
+    """Trains a hidden layer of a few units with Adam (Martinazzo et al. 2020).
 
     Args:
-        width: of the hidden layer.
-        steps: batches of 32.
-        rate: learning rate, which falls to 0 along a cosine.
+        width: width of the hidden layer.
+        steps: number of batches of 32.
+        rate: initial learning rate, which falls to 0 along a cosine.
         decay: weight decay.
     """
 
@@ -43,7 +43,7 @@ class Dense(FeatureHead):
         if min(self.width, self.steps) < 1:
             raise ConfigError("dense: expected width and steps of at least 1")
 
-    def train_network(
+    def fit_standardised(
         self, features: Features, labels: Labels, classes: int, seed: int
     ) -> ClassPredictor:
         generator = Generator().manual_seed(seed)
@@ -54,19 +54,19 @@ class Dense(FeatureHead):
             )
         optimiser = torch.optim.AdamW(network.parameters(), self.rate, weight_decay=self.decay)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, self.steps)
-        counts = compute_class_weights(labels, classes)
+        weights = compute_class_weights(labels, classes)
         for _ in range(self.steps):
             chosen = torch.randint(len(features), (BATCH,), generator=generator)
-            each = F.cross_entropy(network(features[chosen]), labels[chosen], reduction="none")
-            loss = (counts[labels[chosen]] * each).mean()
+            losses = F.cross_entropy(network(features[chosen]), labels[chosen], reduction="none")
+            loss = (weights[labels[chosen]] * losses).mean()
             optimiser.zero_grad()
             torch.autograd.backward(loss)
             optimiser.step()
             schedule.step()
 
         @torch.no_grad()
-        def reads(shown: Features) -> Targets:
-            logits: torch.Tensor = network(shown)
+        def predict(new: Features) -> Targets:
+            logits: torch.Tensor = network(new)
             return logits.argmax(1)
 
-        return reads
+        return predict

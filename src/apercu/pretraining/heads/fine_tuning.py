@@ -1,4 +1,4 @@
-"""All weights go on learning; of a network drawn anew this is supervised learning from scratch."""
+"""A head that trains all weights further; with new weights, supervised learning from scratch."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from apercu.pretraining.pretexts.base import turn_randomly
 from apercu.types import Targets
 
 RECALIBRATION_IMAGES = 512
-"""Images from which batch norms take their statistics in the end."""
+"""Images from which batch norms take their statistics after the training."""
 
 
 @final
 @dataclass(frozen=True)
 class FineTuning(Learner):
-    """A new last layer, and all layers trained by AdamW with a rate that rises and falls.
+    """Replaces the last layer, and trains all layers by AdamW with a rate that rises and falls.
 
     Args:
-        steps: batches.
-        batch: images of each, drawn with replacement.
+        steps: number of batches.
+        batch: number of images of a batch, drawn with replacement.
         rate: highest learning rate.
         decay: weight decay.
         turned: whether images are turned by right angles and mirrored.
@@ -53,18 +53,22 @@ class FineTuning(Learner):
             raise ConfigError("fine_tuning: expected steps and batch of at least 1")
 
     def predict(
-        self, learn: LabelledFeatures, chosen: Sequence[int], test: LabelledFeatures, seed: int
+        self,
+        training: LabelledFeatures,
+        chosen: Sequence[int],
+        test: LabelledFeatures,
+        seed: int,
     ) -> Targets:
-        if learn.classifier is None or learn.images is None or test.images is None:
+        if training.classifier is None or training.images is None or test.images is None:
             raise ConfigError("fine_tuning: expected images beside their features")
-        classes, device = count_classes(learn, test), learn.classifier.device
+        classes, device = count_classes(training, test), training.classifier.device
         network = self.train_network(
-            learn.classifier, learn.images, (chosen, learn.labels), classes, seed
+            training.classifier, training.images, chosen, training.labels, classes, seed
         )
         with torch.no_grad():
             logits = [
                 network(
-                    learn.classifier.normalise(stack_images(test.images, rows).to(device))
+                    training.classifier.normalise(stack_images(test.images, rows).to(device))
                 ).cpu()
                 for rows in torch.split(torch.arange(len(test.labels)), self.batch)
             ]
@@ -74,7 +78,8 @@ class FineTuning(Learner):
         self,
         classifier: Classifier,
         images: PreparedImages,
-        known: tuple[Sequence[int], Labels],
+        chosen: Sequence[int],
+        labels: Labels,
         classes: int,
         seed: int,
     ) -> nn.Module:
@@ -83,7 +88,7 @@ class FineTuning(Learner):
         Args:
             classifier: stays as it is.
             images: all that there are.
-            known: the indices of those to learn from, and the classes of all.
+            known: the indices of those to training from, and the classes of all.
             classes: how many there are.
             seed: of every draw.
 
@@ -91,14 +96,14 @@ class FineTuning(Learner):
             ClassifierError: the classifier cannot be trained.
         """
         generator, device = Generator().manual_seed(seed), classifier.device
-        rows, labels = torch.tensor(list(known[0])), known[1]
+        rows = torch.tensor(list(chosen))
         network = replace_head(classifier, images[0], classes, seed).to(device).train()
-        counts = compute_class_weights(labels[rows], classes).to(device)
+        weights = compute_class_weights(labels[rows], classes).to(device)
         optimiser = torch.optim.AdamW(network.parameters(), self.rate, weight_decay=self.decay)
         rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, self.rate, self.steps + 1)
         for _ in range(self.steps):
             drawn = rows[torch.randint(len(rows), (self.batch,), generator=generator)]
-            shown = stack_images(images, drawn)
+            inputs = stack_images(images, drawn)
             if self.turned:
                 shown = turn_randomly(shown, generator)
             logits = network(classifier.normalise(shown.to(device)))

@@ -1,4 +1,4 @@
-"""One layer, to the end."""
+"""A head with one linear layer, optimised to convergence."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from apercu.pretraining.heads.base import (
 from apercu.types import Targets
 
 MOST_STEPS = 100
-"""Of L-BFGS, at most."""
+"""Largest number of steps of L-BFGS."""
 
 
 @final
 @dataclass(frozen=True)
 class Linear(FeatureHead):
-    """Multinomial logistic regression with an L2 penalty, solved by L-BFGS from zero.
+    """Solves multinomial logistic regression with an L2 penalty by L-BFGS from zero.
 
     Args:
-        penalty: of the squared weights, as scikit-learn's 1 / C, per sum over all labels.
+        penalty: penalty of the squared weights, as scikit-learn's 1 / C, for the sum over all labels.
     """
 
     penalty: float = 1.0
@@ -38,30 +38,30 @@ class Linear(FeatureHead):
         if not self.penalty >= 0:
             raise ConfigError(f"linear: penalty: expected a number from 0, got {self.penalty:g}")
 
-    def train_network(
+    def fit_standardised(
         self, features: Features, labels: Labels, classes: int, seed: int
     ) -> ClassPredictor:
-        known = features.double()
-        weight = torch.zeros(known.shape[1], classes, dtype=torch.double, requires_grad=True)
+        inputs = features.double()
+        weight = torch.zeros(inputs.shape[1], classes, dtype=torch.double, requires_grad=True)
         bias = torch.zeros(classes, dtype=torch.double, requires_grad=True)
-        counts = compute_class_weights(labels, classes).double()
-        absent = torch.where(counts > 0, 0.0, -torch.inf)
+        weights = compute_class_weights(labels, classes).double()
+        absent = torch.where(weights > 0, 0.0, -torch.inf)
         optimiser = torch.optim.LBFGS(
             [weight, bias], max_iter=MOST_STEPS, tolerance_grad=1e-7, line_search_fn="strong_wolfe"
         )
 
-        def loss() -> Tensor:
+        def compute_loss() -> Tensor:
             optimiser.zero_grad()
-            logits = known @ weight + bias + absent
-            each = F.cross_entropy(logits, labels, weight=counts, reduction="sum")
-            found = (each + self.penalty * weight.square().sum() / 2) / len(known)
-            torch.autograd.backward(found)
-            return found
+            logits = inputs @ weight + bias + absent
+            total = F.cross_entropy(logits, labels, weight=weights, reduction="sum")
+            loss = (total + self.penalty * weight.square().sum() / 2) / len(inputs)
+            torch.autograd.backward(loss)
+            return loss
 
-        optimiser.step(loss)  # type: ignore[no-untyped-call]
+        optimiser.step(compute_loss)  # type: ignore[no-untyped-call]
 
         @torch.no_grad()
-        def reads(shown: Features) -> Targets:
-            return (shown.double() @ weight + bias + absent).argmax(1)
+        def predict(new: Features) -> Targets:
+            return (new.double() @ weight + bias + absent).argmax(1)
 
-        return reads
+        return predict

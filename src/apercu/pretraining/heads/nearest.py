@@ -1,4 +1,4 @@
-"""What the most similar labelled images are."""
+"""A head that predicts the class of the most similar labelled images."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from apercu.types import Targets
 @final
 @dataclass(frozen=True)
 class Nearest(FeatureHead):
-    """The class with the largest weight among the most similar, by the angle of the features.
+    """Predicts the class with the largest weight among the neighbours by the angle of features.
 
     Args:
-        neighbours: how many vote; never more than the rarest class has labels, or all of them
-            would vote for it.
+        neighbours: number of neighbours; never more than the rarest class has labels, which
+            would lose every vote otherwise.
     """
 
     neighbours: int = 10
@@ -35,17 +35,17 @@ class Nearest(FeatureHead):
         if self.neighbours < 1:
             raise ConfigError(f"nearest: neighbours: expected at least 1, got {self.neighbours}")
 
-    def train_network(
+    def fit_standardised(
         self, features: Features, labels: Labels, classes: int, seed: int
     ) -> ClassPredictor:
-        known, counts = F.normalize(features, dim=1), compute_class_weights(labels, classes)
-        votes = F.one_hot(labels, classes) * counts
-        found = labels.bincount()
-        rarest = int(found[found > 0].min())
+        training, weights = F.normalize(features, dim=1), compute_class_weights(labels, classes)
+        votes = F.one_hot(labels, classes) * weights
+        counts = labels.bincount()
+        rarest = int(counts[counts > 0].min())
 
-        def reads(shown: Features) -> Targets:
-            alike = F.normalize(shown, dim=1) @ known.T
-            chosen = alike.topk(min(self.neighbours, rarest), dim=1).indices
+        def predict(new: Features) -> Targets:
+            similarity = F.normalize(new, dim=1) @ training.T
+            chosen = similarity.topk(min(self.neighbours, rarest), dim=1).indices
             return votes[chosen].sum(1).argmax(1)
 
-        return torch.no_grad()(reads)
+        return torch.no_grad()(predict)

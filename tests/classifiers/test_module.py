@@ -1,0 +1,223 @@
+"""Modules and functions in memory become classifiers."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+import apercu
+from apercu import open_classifier
+from apercu.classifiers import InputSpec
+from apercu.classifiers.sources.module import open_in_memory
+from apercu.errors import ClassifierError
+
+SIZE = (6, 5)
+
+
+def _make_module(channels: int = 3, classes: int = 4) -> nn.Module:
+    torch.manual_seed(3)
+    return nn.Sequential(
+        nn.Conv2d(channels, 4, 3, padding=1),
+        nn.BatchNorm2d(4),
+        nn.Dropout(0.5),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, classes),
+    )
+
+
+def _make_images(channels: int = 3, size: tuple[int, int] = SIZE) -> Tensor:
+    return torch.rand(2, channels, *size, generator=torch.Generator().manual_seed(1))
+
+
+def test_logits_are_those_of_the_module_on_normalised_images() -> None:
+    module, images = _make_module().eval(), _make_images()
+    mean, std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+    classifier = apercu.open_classifier(module, size=SIZE, mean=mean, std=std, classes=[*"abcd"])
+    normalised = (images - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+    torch.testing.assert_close(classifier(images), module(normalised))
+    assert classifier.classes == ("a", "b", "c", "d")
+    assert (classifier.size, classifier.channels, classifier.spec) == (SIZE, 3, "memory/Sequential")
+    assert classifier.differentiable and classifier.exposes_layers
+
+
+def test_without_mean_and_std_the_module_receives_the_pixels() -> None:
+    module, images = _make_module(), _make_images(size=(8, 8))
+    classifier = open_classifier(module, size=8)
+    torch.testing.assert_close(classifier(images), module.eval()(images))
+    assert classifier.classes == ("class 0", "class 1", "class 2", "class 3")
+
+
+def test_one_number_is_the_mean_of_all_channels() -> None:
+    classifier = open_classifier(_make_module(2), size=SIZE, mean=0.5, std=2, channels=2)
+    spec = InputSpec(channels=2, size=SIZE, mean=(0.5, 0.5), std=(2, 2))
+    assert classifier.network.input == spec
+
+
+def test_the_module_itself_is_not_changed_and_does_not_change_the_classifier() -> None:
+    module, images = _make_module(), _make_images()
+    module[0].requires_grad_(False)
+    module[1].eval()
+    module(images).sum().backward()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    modes = [part.training for part in module.modules()]
+    classifier = open_classifier(module, size=SIZE)
+    logits, fingerprint = classifier(images), classifier.fingerprint
+    assert [part.training for part in module.modules()] == modes
+    assert [p.requires_grad for p in module.parameters()] == [False] * 2 + [True] * 4
+    assert module[5].weight.grad is not None  # type: ignore[union-attr]
+    for name, value in module.state_dict().items():
+        assert torch.equal(value, before[name]) and value.stride() == before[name].stride()
+    with torch.no_grad():
+        module[5].bias += 1  # type: ignore[operator]
+    assert torch.equal(classifier(images), logits)
+    assert open_classifier(module, size=SIZE).fingerprint != fingerprint
+
+
+def test_without_a_copy_the_module_itself_is_frozen() -> None:
+    module = _make_module()
+    classifier = open_classifier(module, size=SIZE, copy=False)
+    assert classifier.module is module
+    assert not module.training and not any(p.requires_grad for p in module.parameters())
+
+
+def test_the_fingerprint_is_of_weights_and_preprocessing() -> None:
+    fingerprints = [
+        open_classifier(_make_module(), size=SIZE).fingerprint,
+        open_classifier(_make_module().eval(), size=SIZE, classes=[*"abcd"]).fingerprint,
+        open_classifier(torch.compile(_make_module()), size=SIZE).fingerprint,
+        open_classifier(_make_module(), size=SIZE, mean=0.5).fingerprint,
+    ]
+    assert fingerprints[0] == fingerprints[1] == fingerprints[2] != fingerprints[3]
+
+
+def test_half_precision_is_computed_in_single_precision() -> None:
+    classifier = open_classifier(_make_module().half(), size=SIZE)
+    assert classifier(_make_images()).dtype == torch.float32
+
+
+def test_a_model_of_timm_brings_its_input() -> None:
+    module = timm.create_model("test_resnet", num_classes=3)
+    classifier = open_classifier(module)
+    config = module.pretrained_cfg
+    assert (classifier.channels, *classifier.size) == config["input_size"]
+    assert classifier.network.input.mean == config["mean"]
+    assert open_classifier(module, mean=0.5).network.input.mean == (0.5,) * 3
+    assert open_classifier(module, size=64).network.input == InputSpec(size=(64, 64))
+
+
+def test_attributes_describe_a_module_but_layers_of_the_same_name_do_not() -> None:
+    module: Any = _make_module(1)
+    module.input = {"channels": 1, "size": [6, 5], "mean": [0.5]}
+    module.classes = [*"abcd"]
+    classifier = open_classifier(module)
+    assert classifier.network.input == InputSpec(channels=1, size=SIZE, mean=(0.5,))
+    assert classifier.classes == ("a", "b", "c", "d")
+
+    class Layers(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.input, self.output, self.classes = nn.Flatten(), nn.Linear(90, 2), 2
+
+        def forward(self, images: Tensor) -> Tensor:
+            logits: Tensor = self.output(self.input(images))
+            return logits
+
+    assert len(open_classifier(Layers(), size=SIZE).classes) == 2
+    with pytest.raises(ClassifierError, match="size of its images is missing"):
+        open_classifier(Layers())
+
+
+def test_class_names_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("n0\tant\nn1\tbee\nn2\tcat\nn3\tdog\n")
+    classifier = open_classifier(_make_module(), size=SIZE, classes=tmp_path / "names.txt")
+    assert (classifier.classes[2], classifier.identifiers[2]) == ("cat", "n2")
+
+
+def test_a_function_is_a_black_box() -> None:
+    def brightness(images: Tensor) -> np.ndarray:
+        assert not images.requires_grad
+        return images.mean((2, 3)).numpy()
+
+    classifier = open_classifier(brightness, size=SIZE, output="probabilities")
+    images = _make_images()
+    torch.testing.assert_close(classifier(images), images.mean((2, 3)).log())
+    assert not classifier.differentiable and not classifier.exposes_layers
+    assert classifier.spec == "memory/brightness"
+    brightness.fingerprint = "second version"  # type: ignore[attr-defined]
+    again = open_classifier(brightness, size=SIZE, output="probabilities")
+    assert again.fingerprint != classifier.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({}, "size of its images is missing; pass it in pixels, such as size=224"),
+        ({"size": 0}, "size: both sides must be at least 1 pixel"),
+        ({"size": SIZE, "mean": [0.5]}, r"mean: expected 3 values, one per channel, got \[0.5\]"),
+        ({"size": SIZE, "std": 0}, "std: every number must be above 0"),
+        ({"size": SIZE, "resize": 3}, "resize: must be at least as large as size"),
+        ({"size": SIZE, "classes": ["a"]}, "has 4 classes, but 1 names"),
+        ({"size": SIZE, "classes": "no.txt"}, "No such file"),
+        ({"size": SIZE, "output": "logit"}, "output: input should be 'logits'"),
+        ({"size": SIZE, "channels": 1}, "cannot classify an image of 1×6×5: .*; check its input"),
+    ],
+)
+def test_descriptions_that_do_not_fit_are_one_short_line(
+    arguments: dict[str, Any], match: str
+) -> None:
+    with pytest.raises(ClassifierError, match=match) as caught:
+        open_classifier(_make_module(), **arguments)
+    message = str(caught.value)
+    assert message.startswith("classifier memory/Sequential") or "classes no.txt" in message
+    assert "\n" not in message and len(message) < 250
+
+
+def test_a_description_is_refused_with_a_spec() -> None:
+    match = "timm/resnet18: size, mean can be given for a module in memory only; write a .* card"
+    with pytest.raises(ClassifierError, match=match):
+        open_classifier("timm/resnet18", size=224, mean=0.5)
+    with pytest.raises(ClassifierError, match="pass the module, or save it by save_classifier"):
+        open_classifier("memory/Sequential")
+
+
+@pytest.mark.parametrize(
+    ("description", "match"),
+    [
+        ({"size": "large"}, "size: .* got 'large'"),
+        ({"size": SIZE, "classes": 4}, "classes: expected the name of a file or a list of names"),
+    ],
+)
+def test_descriptions_of_other_types_are_refused(description: dict[str, Any], match: str) -> None:
+    with pytest.raises(ClassifierError, match=f"memory/Sequential: {match}"):
+        open_in_memory(_make_module(), description)
+
+
+def test_a_classifier_is_no_module() -> None:
+    classifier = open_classifier(_make_module(), size=SIZE)
+    with pytest.raises(ClassifierError, match=r"a module or a function .* got a Classifier"):
+        open_classifier(classifier, size=SIZE)
+
+
+def test_a_module_without_a_tensor_as_output_is_told_what_to_do() -> None:
+    class Wrapped(nn.Module):
+        def forward(self, images: Tensor) -> dict[str, Tensor]:
+            return {"logits": images.mean((2, 3))}
+
+    with pytest.raises(ClassifierError, match="got dict; wrap it in a module that returns the"):
+        open_classifier(Wrapped(), size=SIZE)
+
+
+def test_a_module_that_cannot_be_copied() -> None:
+    module: Any = _make_module()
+    module.lock = threading.Lock()
+    with pytest.raises(ClassifierError, match=r"cannot be copied \(.*lock.*\); pass copy=False"):
+        open_classifier(module, size=SIZE)
+    assert open_classifier(module, size=SIZE, copy=False).module is module
