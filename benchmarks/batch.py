@@ -33,7 +33,7 @@ from PIL import Image
 from timing import opened
 
 from apercu.classifiers import Classifier, ClassifierCard, InputSpec, SmallResNet, wrap_module
-from apercu.deploy.batch import BatchRequest, BatchSettings, ExplainerRef, Workers, explain_dataset
+from apercu.deploy.batch import BatchRequest, BatchSettings, ExplainerRef, Workers, run_batch
 from apercu.deploy.batch.explain_dataset import OpenBatch
 from export import SIZE, Promise, untrained
 
@@ -83,7 +83,7 @@ def speed(folder: Path, count: int, repeats: int, threads: int) -> Promise:
             at_work.engine(prepared(at_work, start))
         in_a_row = time.perf_counter()
         out = folder / f"maps-{turn}"
-        outcome = explain_dataset(
+        outcome = run_batch(
             BatchRequest(order.explainer, order.images, out, settings, crew), lambda *_: None
         )
         if turn:  # the first one warms up
@@ -95,7 +95,7 @@ def speed(folder: Path, count: int, repeats: int, threads: int) -> Promise:
         print(f"  {name:<10} {middle:8.1f} images per second ± {(high - low) / 2:.1f}")
     busy = outcome.times
     print(
-        f"  of {busy.wall:.1f} s: reading {busy.read:.1f} s on {busy.workers} threads, "
+        f"  of {busy.wall:.1f} s: reading {busy.read:.1f} s on {busy.readers} threads, "
         f"explaining {busy.explain:.1f} s, writing {busy.write:.1f} s"
     )
     ratios = {
@@ -132,7 +132,7 @@ def peak(run: Path, photos: Path) -> int:
         workers=Workers(2, 1),
     )
     held = [0.0]
-    explain_dataset(order, lambda done, total: held.append(resident()))
+    run_batch(order, lambda done, total: held.append(resident()))
     print(max(held))
     return 0
 

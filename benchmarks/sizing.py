@@ -21,7 +21,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from apercu.deploy.batch import BatchRequest, BatchSettings, ExplainerRef, Workers, explain_dataset
+from apercu.deploy.batch import BatchRequest, BatchSettings, ExplainerRef, Workers, run_batch
 from apercu.deploy.batch.settings import MAPS
 
 HOUR, DAY = 3600, 86400
@@ -136,9 +136,7 @@ def measure(run: Path, images: str, limit: int) -> Measured:
             order = BatchRequest(
                 ExplainerRef(run), images, Path(folder), settings, Workers(threads=1)
             )
-            outcome = explain_dataset(
-                order, lambda *_, kept=clock: kept.append(time.process_time())
-            )
+            outcome = run_batch(order, lambda *_, kept=clock: kept.append(time.process_time()))
         found, wall = outcome.manifest, outcome.times.wall
         row[map] = found["bytes"] / (found["images"] - found["errors"])
         seconds = seconds or [wall, clock[-1] - clock[0]]

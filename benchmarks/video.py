@@ -97,7 +97,7 @@ class Bench:
             start = time.process_time()
             done = explain_video(self.engine, open_video(str(self.clip)), out, VideoSettings())
             busy.append((time.process_time() - start) / done.frames)
-            rates.append(done.frames / done.took)
+            rates.append(done.frames / done.wall_seconds)
             out.unlink()
         print(
             f"{name}: {', '.join(f'{rate:.1f}' for rate in rates)} frames per second; "
@@ -111,7 +111,7 @@ class Bench:
         source = open_video(str(self.clip))
         frames: list[VideoPicture] = []
         explaining = FrameExplainer(self.engine, StableClass(), MapSmoother(0.2))
-        drawing = FrameOverlay(source.look)
+        drawing = FrameOverlay(source.frame_format)
         shown: list[OverlayContent] = []
         drawn: list[av.VideoFrame] = []
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from apercu.deploy.batch import BatchRequest, BatchSettings, ExplainerRef, Workers, explain_dataset
+from apercu.deploy.batch import BatchRequest, BatchSettings, ExplainerRef, Workers, run_batch
 
 COUNT = 23
 
@@ -54,7 +54,7 @@ def order(tiny_run: Path, photos: Path, tmp_path: Path) -> Callable[..., BatchRe
             ExplainerRef(asked.pop("run", tiny_run)),
             str(asked.pop("images", photos)),
             asked.pop("out", tmp_path / "maps"),
-            workers=asked.pop("crew", Workers(workers=2, threads=1)),
+            workers=asked.pop("crew", Workers(readers=2, threads=1)),
             settings=BatchSettings(**{"shard": 10, "batch": 4, **asked}),
         )
 
@@ -67,7 +67,7 @@ def explained(order: Callable[..., BatchRequest]) -> Callable[..., Path]:
 
     def run(**asked: Any) -> Path:
         asked_for = order(**asked)
-        explain_dataset(asked_for, lambda done, total: None)
+        run_batch(asked_for, lambda done, total: None)
         return asked_for.out
 
     return run

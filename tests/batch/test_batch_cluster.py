@@ -17,8 +17,8 @@ from apercu.deploy.batch import (
     BatchSettings,
     ExplainerRef,
     Workers,
-    explain_dataset,
     ray_cluster,
+    run_batch,
 )
 from apercu.deploy.batch.ray_cluster import (
     RayCluster,
@@ -41,7 +41,7 @@ SCRIPT = Path(__file__).parent / "two_nodes.py"
 def test_a_node_dies_and_nothing_is_lost_or_double(tiny_run, tmp_path) -> None:
     settings = BatchSettings(shard=8, batch=2)
     order = BatchRequest(ExplainerRef(tiny_run), PLANTED, tmp_path / "one", settings, Workers(1, 1))
-    explain_dataset(order, lambda done, total: None)
+    run_batch(order, lambda done, total: None)
     command = [sys.executable, SCRIPT, tiny_run, PLANTED, tmp_path / "two", "8", "2"]
     environment = {
         **os.environ,
@@ -70,7 +70,7 @@ def test_a_shard_is_the_same_function_of_its_order(order, explained, tmp_path) -
             )
         return opened.work([], done)
 
-    explain_dataset(asked, lambda done, total: None, way)
+    run_batch(asked, lambda done, total: None, way)
     assert bytes_of(asked.out) == whole
 
 
@@ -92,7 +92,7 @@ def test_a_cleared_shard_is_no_error_when_it_is_finished(order, monkeypatch) -> 
             _explain_shard({"shard": shard}, make_paths_absolute(opened.order))
         return opened.work([], done)
 
-    outcome = explain_dataset(asked, lambda done, total: None, way)
+    outcome = run_batch(asked, lambda done, total: None, way)
     assert outcome.manifest["images"] == COUNT
 
 
@@ -100,13 +100,13 @@ def test_a_cluster_is_asked_for_its_machines_before_it_is_given_work(order, monk
     cluster = SimpleNamespace(nodes=lambda: NODES)  # Ray's data would be missed
     monkeypatch.setattr(ray_cluster, "_connected", lambda address: nullcontext(cluster))
     with pytest.raises(ConfigError, match="the largest machine, 4"):
-        explain_dataset(order(crew=Workers(1, 9)), lambda done, total: None, RayCluster("auto"))
+        run_batch(order(crew=Workers(1, 9)), lambda done, total: None, RayCluster("auto"))
 
 
 def test_a_missing_shard_is_no_finished_result(order) -> None:
     asked = order()
     with pytest.raises(Exception, match="2 shards are missing"):
-        explain_dataset(
+        run_batch(
             asked, lambda done, total: None, lambda opened, *_: opened.explain_shards([1], print)
         )
     assert not (asked.out / "manifest.json").exists()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from apercu.deploy.batch import Workers, explain_dataset
+from apercu.deploy.batch import Workers, run_batch
 from apercu.deploy.batch.lock import lock_folder
 from apercu.deploy.batch.work_folder import Plan, WorkFolder
 from apercu.deploy.inference.torch_engine import TorchEngine
@@ -77,7 +77,7 @@ def test_killed_and_begun_again_it_leaves_the_same_bytes(
     assert 0 < kept < COUNT
     assert not (out / "manifest.json").exists()
     asked = _counted(monkeypatch)
-    outcome = explain_dataset(order(out=out, batch=2), lambda done, total: None)
+    outcome = run_batch(order(out=out, batch=2), lambda done, total: None)
     assert outcome.explained == COUNT - kept
     assert asked["images"] <= outcome.explained
     assert bytes_of(out) == bytes_of(whole)
@@ -86,7 +86,7 @@ def test_killed_and_begun_again_it_leaves_the_same_bytes(
 def _kept(out: Path) -> int:
     """Images whose rows are on the disk."""
     desk, plan = WorkFolder(out), Plan(COUNT, 10, 2)
-    left = [shard for shard in range(plan.shards) if desk.read_record(shard) is None]
+    left = [shard for shard in range(plan.shard_count) if desk.read_record(shard) is None]
     units = [unit for shard in left for unit in plan.split_into_units(shard)]
     return COUNT - sum(len(unit) for unit in units if not desk.has_unit(unit))
 
@@ -116,7 +116,7 @@ def test_what_a_killed_process_was_writing_is_swept_away(order, explained, tmp_p
 def test_a_finished_result_is_left_as_it_is(explained, order, monkeypatch) -> None:
     before = bytes_of(explained())
     asked = _counted(monkeypatch)
-    outcome = explain_dataset(order(), lambda done, total: None)
+    outcome = run_batch(order(), lambda done, total: None)
     assert (outcome.explained, asked["images"]) == (0, 0)
     assert outcome.manifest["images"] == COUNT
     assert bytes_of(order().out) == before
@@ -127,7 +127,7 @@ def test_a_finished_result_that_lacks_a_file_is_told(harm, explained, order) -> 
     explained()
     harm(order().out / "maps" / "00000001.parquet")
     with pytest.raises(RunError, match=r"00000001\.parquet: missing or damaged, though manifest"):
-        explain_dataset(order(), lambda done, total: None)
+        run_batch(order(), lambda done, total: None)
 
 
 def test_what_is_written_halfway_is_written_again(explained, order, tmp_path, monkeypatch) -> None:
@@ -151,10 +151,10 @@ def test_what_is_written_halfway_is_written_again(explained, order, tmp_path, mo
         asked = order(out=out)
         if step < 10:
             with pytest.raises(KeyboardInterrupt):
-                explain_dataset(asked, lambda done, total: None)
+                run_batch(asked, lambda done, total: None)
         monkeypatch.setattr(WorkFolder, "keep", keep)
         monkeypatch.setattr(WorkFolder, "finish", finish)
-        explain_dataset(asked, lambda done, total: None)
+        run_batch(asked, lambda done, total: None)
         assert bytes_of(out) == whole, step
 
 
@@ -172,7 +172,7 @@ def test_what_is_written_halfway_is_written_again(explained, order, tmp_path, mo
 def test_other_settings_are_refused(explained, order, other, words) -> None:
     explained()
     with pytest.raises(RunError, match=words):
-        explain_dataset(order(**other), lambda done, total: None)
+        run_batch(order(**other), lambda done, total: None)
 
 
 def test_another_explainer_is_refused(explained, order, tiny_run, tmp_path) -> None:
@@ -186,53 +186,53 @@ def test_another_explainer_is_refused(explained, order, tiny_run, tmp_path) -> N
     save_file({k: v + (v.dtype.is_floating_point) for k, v in weights.items()}, other / "w")
     (other / "w").replace(other / "weights.safetensors")
     with pytest.raises(RunError, match=r"had explainer run .* now"):
-        explain_dataset(order(run=other), lambda done, total: None)
+        run_batch(order(run=other), lambda done, total: None)
 
 
 def test_other_images_are_refused(order, photos, tmp_path) -> None:
     import shutil
 
     copy = shutil.copytree(photos, tmp_path / "copy")
-    explain_dataset(order(images=copy), lambda done, total: None)
-    explain_dataset(order(images=photos), lambda done, total: None)  # the same ones, elsewhere
+    run_batch(order(images=copy), lambda done, total: None)
+    run_batch(order(images=photos), lambda done, total: None)  # the same ones, elsewhere
     (copy / "000.png").write_bytes(b"another")
     with pytest.raises(RunError, match=r"had images .* now"):
-        explain_dataset(order(images=copy), lambda done, total: None)
+        run_batch(order(images=copy), lambda done, total: None)
     (copy / "000.png").unlink()
     with pytest.raises(RunError, match=f"had count {COUNT}, now {COUNT - 1}"):
-        explain_dataset(order(images=copy), lambda done, total: None)
+        run_batch(order(images=copy), lambda done, total: None)
 
 
 @pytest.mark.parametrize("other", ["size=64", "size=32,seed=1", "size=32,difficulty=0.1"])
 def test_another_planted_set_is_refused(order, other) -> None:
-    explain_dataset(order(images="planted:size=32,images=5"), lambda done, total: None)
-    explain_dataset(order(images="planted:images=5,seed=0,size=32"), lambda done, total: None)
+    run_batch(order(images="planted:size=32,images=5"), lambda done, total: None)
+    run_batch(order(images="planted:images=5,seed=0,size=32"), lambda done, total: None)
     with pytest.raises(RunError, match=r"had images .* now"):
-        explain_dataset(order(images=f"planted:images=5,{other}"), lambda done, total: None)
+        run_batch(order(images=f"planted:images=5,{other}"), lambda done, total: None)
 
 
 def test_two_commands_do_not_work_on_one_result(order) -> None:
     asked = order()
     asked.out.mkdir()
     with lock_folder(asked.out), pytest.raises(RunError, match="another apercu batch works here"):
-        explain_dataset(asked, lambda done, total: None)
-    explain_dataset(asked, lambda done, total: None)
+        run_batch(asked, lambda done, total: None)
+    run_batch(asked, lambda done, total: None)
 
 
 def test_a_damaged_record_or_unit_is_named(order, monkeypatch) -> None:
-    asked = order(crew=Workers(workers=1, threads=1))
+    asked = order(crew=Workers(readers=1, threads=1))
     finish = WorkFolder.finish_shard
     monkeypatch.setattr(
         WorkFolder, "finish", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt)
     )
     with pytest.raises(KeyboardInterrupt):
-        explain_dataset(asked, lambda done, total: None)
+        run_batch(asked, lambda done, total: None)
     monkeypatch.setattr(WorkFolder, "finish", finish)
     part = sorted(asked.out.glob("_work/*/*.arrow"))[0]
     content = part.read_bytes()
     part.write_bytes(content[: len(content) // 2])
     with pytest.raises(RunError, match=r"000000.arrow: damaged; delete it"):
-        explain_dataset(asked, lambda done, total: None)
+        run_batch(asked, lambda done, total: None)
     part.unlink()
-    explain_dataset(asked, lambda done, total: None)
+    run_batch(asked, lambda done, total: None)
     assert (asked.out / "manifest.json").is_file()

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from apercu import MaskExplainer, maps, read_picture
-from apercu.deploy.batch import BatchSettings, Workers, explain_dataset
+from apercu.deploy.batch import BatchSettings, Workers, run_batch
 from apercu.errors import ConfigError
 
 from .conftest import COUNT, bytes_of, encoded, rows_of
@@ -107,8 +107,8 @@ def test_the_manifest_counts_and_signs_every_shard(explained, tiny_run) -> None:
 
 
 def test_the_rows_depend_neither_on_workers_nor_on_shards(explained, tmp_path) -> None:
-    one = explained(out=tmp_path / "one", crew=Workers(workers=1, threads=1))
-    many = explained(out=tmp_path / "many", crew=Workers(workers=8, threads=1))
+    one = explained(out=tmp_path / "one", crew=Workers(readers=1, threads=1))
+    many = explained(out=tmp_path / "many", crew=Workers(readers=8, threads=1))
     assert bytes_of(one) == bytes_of(many)
     wide = explained(out=tmp_path / "wide", shard=20)
     assert rows_of(wide) == rows_of(one)
@@ -144,7 +144,7 @@ def test_names_that_are_not_utf8_are_escaped(order, tmp_path) -> None:
     (folder / os.fsdecode(b"a\xff.png")).write_bytes(b"no picture")
     (folder / os.fsdecode(b"b\xff.png")).write_bytes(encoded(1))
     asked = order(images=folder)
-    explain_dataset(asked, lambda done, total: None)
+    run_batch(asked, lambda done, total: None)
     damaged, whole = rows_of(asked.out)
     assert (damaged["id"], whole["id"], whole["error"]) == ("a\\xff.png", "b\\xff.png", None)
     assert "a\\xff.png: not an image" in damaged["error"]
@@ -181,14 +181,14 @@ def test_settings_that_cannot_be_are_refused(asked, words) -> None:
 
 
 def test_a_device_has_no_part_in_a_result(order, tmp_path: Path) -> None:
-    assert order(crew=Workers(device="cpu")).open().job == order(crew=Workers(workers=3)).open().job
+    assert order(crew=Workers(device="cpu")).open().job == order(crew=Workers(readers=3)).open().job
 
 
 def test_threads_are_those_of_before(order) -> None:
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        explain_dataset(order(crew=Workers(threads=1)), lambda *far: None)
+        run_batch(order(crew=Workers(threads=1)), lambda *far: None)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)

@@ -59,7 +59,7 @@ def test_tables_give_their_rows_in_order_of_name_and_row(tmp_path) -> None:
     for spec in (tmp_path / "set", f"file://{tmp_path / 'set'}"):
         found = opened(spec)
         same(found, [encoded(seed) for seed in range(9)])
-        names = [found.name_of(index) for index in (0, 5, 6, 8)]
+        names = [found.get_name(index) for index in (0, 5, 6, 8)]
         rows = ("a.parquet#row-0", "a.parquet#row-5", "b/1.parquet#row-0", "b/1.parquet#row-2")
         assert tuple(names) == rows
 
@@ -84,7 +84,7 @@ def test_one_table_is_named_as_everywhere_else(tmp_path) -> None:
     path = write_table(tmp_path / "one.parquet", range(5))
     found = opened(path)
     same(found, [encoded(seed) for seed in range(5)])
-    assert [found.name_of(index) for index in range(5)] == list(open_images(path).names)
+    assert [found.get_name(index) for index in range(5)] == list(open_images(path).names)
     assert found.compute_digest() == opened(f"file://{path}").compute_digest()
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import zarr
 
-from apercu.deploy.batch import explain_dataset
+from apercu.deploy.batch import run_batch
 from apercu.deploy.batch.work_folder import WorkFolder
 from apercu.deploy.batch.zarr_shards import FILL_VALUES
 
@@ -65,8 +65,8 @@ def test_arrays_are_gone_on_with(explained, order, tmp_path, monkeypatch) -> Non
 
         monkeypatch.setattr(WorkFolder, "finish", ending)
         with pytest.raises(KeyboardInterrupt):
-            explain_dataset(order(out=out, **asked), lambda done, total: None)
+            run_batch(order(out=out, **asked), lambda done, total: None)
         monkeypatch.setattr(WorkFolder, "finish", finish)
         (out / "maps.zarr" / "map" / "c" / "0.0123.partial").write_bytes(b"half")
-        explain_dataset(order(out=out, **asked), lambda done, total: None)
+        run_batch(order(out=out, **asked), lambda done, total: None)
         assert bytes_of(out) == whole

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ray.cluster_utils import Cluster
 
-from apercu.deploy.batch import BatchRequest, BatchSettings, ExplainerRef, Workers, explain_dataset
+from apercu.deploy.batch import BatchRequest, BatchSettings, ExplainerRef, Workers, run_batch
 from apercu.deploy.batch.ray_cluster import RayCluster
 
 STORE = 200 << 20
@@ -30,7 +30,7 @@ def main() -> int:
     progress: list[int] = []
     way = RayCluster(cluster.address)
     try:
-        outcome = explain_dataset(order, lambda done, total: progress.append(done), way)
+        outcome = run_batch(order, lambda done, total: progress.append(done), way)
     finally:
         cluster.shutdown()
     told = (outcome.explained, progress[-1], progress == sorted(progress))

@@ -8,7 +8,7 @@ import torch
 
 from apercu.classifiers import InputSpec
 from apercu.deploy.export import ExportSettings, export, read_manifest
-from apercu.deploy.export.checks import BATCHES, make_class_trials, make_trials
+from apercu.deploy.export.checks import BATCH_SIZES, make_class_trials, make_trials
 from apercu.deploy.export.checks import check_outputs as compare
 from apercu.deploy.export.manifest import digest_run
 from apercu.deploy.export.settings import ImageSubset
@@ -69,7 +69,7 @@ def test_a_jump_of_the_map_is_left_out_and_counted() -> None:
 def test_trials_are_of_several_sizes_and_all_kinds_of_targets() -> None:
     real = torch.rand(4, 3, 8, 8)
     found = list(make_trials((3, 8, 8), 5, real))
-    assert [len(images) for images, _ in found] == [*BATCHES, 1, 4, 4]
+    assert [len(images) for images, _ in found] == [*BATCH_SIZES, 1, 4, 4]
     targets = torch.cat([some for _, some in found])
     assert targets.min() == -1 and 0 < targets.max() < 5
     assert torch.equal(found[-1][0], real)
@@ -175,7 +175,7 @@ def test_the_manifest_tells_what_was_exported(light, classifier) -> None:
     assert set(found.files) == {"explainer", "combined", "classes", "program"}
     assert found.files["combined"].outputs == {"probabilities": (3,), "maps": (32, 32)}
     assert all(0 <= file.difference <= 1e-3 for file in found.files.values())
-    assert found.files["explainer"].images == sum(BATCHES) + 1
+    assert found.files["explainer"].images == sum(BATCH_SIZES) + 1
     assert found.run == digest_run(explainer)
 
 

@@ -13,8 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from apercu.deploy.export import ExportSettings, export, read_manifest
 from apercu.deploy.export.checks import compute_region_iou
-from apercu.deploy.export.precision import convert_graph, halve
-from apercu.deploy.export.settings import BATCH, ExportInputs
+from apercu.deploy.export.precision import convert_graph, convert_to_half
+from apercu.deploy.export.settings import BATCH_SIZE, ExportInputs
 from apercu.deploy.export.tracing import open_session, run_session
 from apercu.errors import ConfigError
 from apercu.images import open_images
@@ -51,7 +51,7 @@ def test_the_loss_is_that_of_the_written_graphs(light, lower, source, precision:
     loss = manifest.files["explainer"].loss
     images = torch.stack([light[0].prepare(item.picture) for item in source])
     exact, made = (
-        torch.cat([_top_maps(folder, some) for some in images.split(BATCH)])
+        torch.cat([_top_maps(folder, some) for some in images.split(BATCH_SIZE)])
         for folder in (light[1], lower[precision])
     )
     assert manifest.precision == precision and loss is not None
@@ -85,7 +85,7 @@ def test_every_graph_is_measured(light, lower, source) -> None:
         assert not files["combined"].loss.scores
     images = torch.stack([light[0].prepare(item.picture) for item in source])
     exact, made = (
-        torch.cat([_tops(folder, some) for some in images.split(BATCH)])
+        torch.cat([_tops(folder, some) for some in images.split(BATCH_SIZE)])
         for folder in (light[1], lower["int8-static"])
     )
     agreement = read_manifest(lower["int8-static"]).files["combined"].loss.agreement
@@ -157,7 +157,7 @@ def two_layers() -> onnx.ModelProto:
 
 def test_only_what_lies_between_weights_is_halved(tmp_path) -> None:
     model = two_layers()
-    halve(model)
+    convert_to_half(model)
     onnx.checker.check_model(model, full_check=True)
     kinds = {w.name: w.data_type for w in model.graph.initializer}
     assert kinds["w1_half"] == kinds["w2_half"] == TensorProto.FLOAT16
@@ -178,7 +178,7 @@ def test_weights_that_are_turned_first_are_halved_too(tmp_path) -> None:
     )
     conv.input[1] = "turned"
     model = onnx.shape_inference.infer_shapes(model)
-    halve(model)
+    convert_to_half(model)
     kinds = {w.name: w.data_type for w in model.graph.initializer}
     assert kinds["w2_half"] == TensorProto.FLOAT16 and "w2" not in kinds
     onnx.save(model, tmp_path / "half.onnx")

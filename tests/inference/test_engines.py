@@ -80,7 +80,7 @@ def test_without_the_classifier_the_explainer_predicts(tiny_run, images) -> None
     engine = open_engine(tiny_run)
     expected = explainer.predict_logits(images).softmax(1)
     np.testing.assert_allclose(engine(images).probabilities, expected, atol=1e-5)
-    assert engine.about.read_by == "explainer"
+    assert engine.info.read_by == "explainer"
 
 
 def test_each_tells_who_explains(tiny_run, tiny_card, tiny_export) -> None:
@@ -92,12 +92,12 @@ def test_each_tells_who_explains(tiny_run, tiny_card, tiny_export) -> None:
         "read_by": "classifier",
         "precision": "fp32",
     }
-    assert open_engine(tiny_run, tiny_card).about.model_dump() == {
+    assert open_engine(tiny_run, tiny_card).info.model_dump() == {
         **both,
         "runtime": "torch",
         "run": digest_run(explainer),
     }
-    assert open_engine(tiny_export).about.model_dump() == {
+    assert open_engine(tiny_export).info.model_dump() == {
         **both,
         "runtime": "onnxruntime",
         "run": manifest["files"]["combined"]["sha256"],

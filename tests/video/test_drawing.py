@@ -20,13 +20,13 @@ SIZE = (256, 144)
 
 def frame_of(pixels: np.ndarray, matrix: ColourMatrix) -> VideoFrame:
     rgb = VideoFrame.from_ndarray(np.ascontiguousarray(pixels), "rgb24")
-    frame = rgb.reformat(format="yuv420p", dst_colorspace=matrix.scaler)
-    frame.colorspace, frame.pts, frame.time_base = matrix.tag, 7, Fraction(1, 50)
+    frame = rgb.reformat(format="yuv420p", dst_colorspace=matrix.swscale_id)
+    frame.colorspace, frame.pts, frame.time_base = matrix.h273_id, 7, Fraction(1, 50)
     return frame
 
 
 def rgb_of(frame: VideoFrame, matrix: ColourMatrix) -> np.ndarray:
-    shown = frame.reformat(format="rgb24", src_colorspace=matrix.scaler)
+    shown = frame.reformat(format="rgb24", src_colorspace=matrix.swscale_id)
     return shown.to_ndarray().astype(int)
 
 

@@ -49,7 +49,7 @@ def test_sound_is_copied_bit_by_bit(clip, player, engine, tmp_path) -> None:
     source = clip(levels(*[90] * 25), sound="aac")
     done = explain_video(engine, open_video(str(source)), tmp_path / "out.mp4", VideoSettings())
     assert player.sounds(tmp_path / "out.mp4") == player.sounds(source)
-    assert done.sounds == ("aac copied",)
+    assert done.audio == ("aac copied",)
 
 
 def test_sound_that_the_container_refuses_is_encoded_again(clip, player, engine, tmp_path) -> None:
@@ -57,7 +57,7 @@ def test_sound_that_the_container_refuses_is_encoded_again(clip, player, engine,
     out = tmp_path / "out.webm"
     done = explain_video(engine, open_video(str(source)), out, VideoSettings())
     codec, packets = player.sounds(out)
-    assert done.sounds == ("aac encoded as opus",)
+    assert done.audio == ("aac encoded as opus",)
     assert codec == "opus"
     assert len(packets) * 0.02 == pytest.approx(1.0, abs=0.1)
 
@@ -74,7 +74,7 @@ def test_damaged_sound_is_passed_over_and_counted(
     source.write_bytes(whole)
     out = tmp_path / f"out.{ending}"
     done = explain_video(engine, open_video(str(source)), out, VideoSettings())
-    assert (done.frames, done.damaged) == (25, left)
+    assert (done.frames, done.damaged_audio) == (25, left)
     assert len(player.sounds(out)[1]) > 40
 
 
@@ -82,9 +82,9 @@ def test_sound_of_an_unknown_codec_is_left_out(clip, player, engine, tmp_path) -
     path = clip(levels(*[90] * 25), "in.mkv", sound="aac")
     path.write_bytes(path.read_bytes().replace(b"A_AAC", b"A_XYZ"))
     source = open_video(str(path))
-    assert (source.sounds, source.unknown) == ((), 1)
+    assert (source.audio_streams, source.unknown_audio) == ((), 1)
     done = explain_video(engine, source, tmp_path / "out.mp4", VideoSettings())
-    assert (done.frames, done.sounds) == (25, ())
+    assert (done.frames, done.audio) == (25, ())
 
 
 def test_one_frame_of_so_many_is_explained(clip, player, engine, tmp_path) -> None:
@@ -185,7 +185,7 @@ def test_live_drops_what_comes_while_a_frame_is_in_work(clip, player, engine, tm
     done = explain_video(replace(engine, pause=0.2), source, out, VideoSettings())
     assert done.frames + done.dropped == 25
     assert 3 <= done.frames <= 14
-    assert 0.9 <= done.took < 4  # its own pace; every frame would take five seconds
+    assert 0.9 <= done.wall_seconds < 4  # its own pace; every frame would take five seconds
     assert len(player.times(out)) == done.frames
     assert player.times(out)[-1] > 0.5
     assert player.sounds(out)[1] == player.sounds(Path(source.name))[1]

@@ -96,7 +96,7 @@ def test_the_newest_frame_replaces_one_that_waits_and_sounds_stay() -> None:
     frames = [VideoPicture(BLANK, second) for second in (0.0, 1.0, 2.0)]
     sounds = [AudioPacket(None, second) for second in (0.0, 1.0)]
     for item in (frames[0], sounds[0], frames[1], sounds[1], frames[2]):
-        assert line.put_item(item)
+        assert line.put(item)
     line.finish()
     assert list(line) == [*sounds, frames[2]]
     assert line.dropped == 2

@@ -34,11 +34,11 @@ def test_the_options_exist(capsys) -> None:
 
 def test_the_numbers_are_those_of_the_code() -> None:
     told = " ".join(MANUAL.split())
-    assert f"a half-life of {steady.HALF_LIFE} seconds" in told
-    assert f"{steady.LEAD} times that of the present one" in told
-    assert f"more than {motion.CUT} of the range" in told
-    assert f"at {motion.SIDE} × {motion.SIDE}" in told
-    assert (flow.WAITING, reading.WAIT) == (8, 10)
+    assert f"a half-life of {steady.CLASS_HALF_LIFE} seconds" in told
+    assert f"{steady.SWITCH_RATIO} times that of the present one" in told
+    assert f"more than {motion.SCENE_CUT_CHANGE} of the range" in told
+    assert f"at {motion.MOTION_SIDE} × {motion.MOTION_SIDE}" in told
+    assert (flow.WAITING, reading.TIMEOUT) == (8, 10)
     assert "at most eight frames wait" in told
     assert "nothing for ten seconds" in told
     for suffix in formats.FORMATS:

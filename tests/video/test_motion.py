@@ -7,7 +7,13 @@ import pytest
 from av import VideoFrame
 from PIL import Image
 
-from apercu.deploy.video.motion import CUT, SIDE, estimate_motion, shift_values, shrink_to_grey
+from apercu.deploy.video.motion import (
+    MOTION_SIDE,
+    SCENE_CUT_CHANGE,
+    estimate_motion,
+    shift_values,
+    shrink_to_grey,
+)
 
 
 @pytest.fixture(scope="module")
@@ -22,13 +28,15 @@ def world() -> np.ndarray:
 
 
 def cut_out(world: np.ndarray, down: int, right: int) -> np.ndarray:
-    return world[60 + down : 60 + down + SIDE, 60 + right : 60 + right + SIDE]
+    return world[60 + down : 60 + down + MOTION_SIDE, 60 + right : 60 + right + MOTION_SIDE]
 
 
 @pytest.mark.parametrize(("down", "right"), [(0, 0), (3, -5), (-12, 8), (1, 0), (20, 20)])
 def test_a_known_motion_is_found(world, down: int, right: int) -> None:
     found = estimate_motion(cut_out(world, 0, 0), cut_out(world, -down, -right))
-    assert (found.down * SIDE, found.right * SIDE) == pytest.approx((down, right), abs=0.3)
+    assert (found.down * MOTION_SIDE, found.right * MOTION_SIDE) == pytest.approx(
+        (down, right), abs=0.3
+    )
     assert found.change < 0.05  # what came in at the edge
     assert not found.is_scene_cut
 
@@ -37,17 +45,20 @@ def test_parts_of_a_pixel_are_found(world) -> None:
     large = Image.fromarray(world).resize((1280, 1280), Image.Resampling.BICUBIC)
 
     def reduced(right: int) -> np.ndarray:
-        box = (240 + right, 240, 240 + right + 4 * SIDE, 240 + 4 * SIDE)
+        box = (240 + right, 240, 240 + right + 4 * MOTION_SIDE, 240 + 4 * MOTION_SIDE)
         return np.asarray(large.crop(box).reduce(4))
 
     found = estimate_motion(reduced(0), reduced(-6))
-    assert found.right * SIDE == pytest.approx(1.5, abs=0.3)
-    assert found.down * SIDE == pytest.approx(0, abs=0.2)
+    assert found.right * MOTION_SIDE == pytest.approx(1.5, abs=0.3)
+    assert found.down * MOTION_SIDE == pytest.approx(0, abs=0.2)
 
 
 def test_another_scene_is_a_cut_and_a_flat_one_stands_still(world) -> None:
-    assert estimate_motion(cut_out(world, 0, 0), 1 - cut_out(world, 9, 30)).change > CUT / 4
-    dark, light = (np.full((SIDE, SIDE), level, np.float32) for level in (0.2, 0.6))
+    assert (
+        estimate_motion(cut_out(world, 0, 0), 1 - cut_out(world, 9, 30)).change
+        > SCENE_CUT_CHANGE / 4
+    )
+    dark, light = (np.full((MOTION_SIDE, MOTION_SIDE), level, np.float32) for level in (0.2, 0.6))
     assert estimate_motion(dark, light).is_scene_cut
     still = estimate_motion(dark, dark)
     assert (still.down, still.right, still.change) == (0.0, 0.0, 0.0)
@@ -55,7 +66,7 @@ def test_another_scene_is_a_cut_and_a_flat_one_stands_still(world) -> None:
 
 def test_noise_is_not_taken_for_motion() -> None:
     generator = np.random.default_rng(2)
-    first, second = generator.random((2, SIDE, SIDE), np.float32)
+    first, second = generator.random((2, MOTION_SIDE, MOTION_SIDE), np.float32)
     found = estimate_motion(first, second)
     assert found.change <= abs(first - second).mean() + 1e-6
 
@@ -80,6 +91,6 @@ def test_the_brightness_of_a_picture_is_reduced_whole() -> None:
     pixels[:, 64:] = 255
     frame = VideoFrame.from_ndarray(pixels, "rgb24").reformat(format="yuv420p")
     grey = shrink_to_grey(frame)
-    assert grey.shape == (SIDE, SIDE)
-    assert grey[:, : SIDE // 2 - 2].max() < 0.1
-    assert grey[:, SIDE // 2 + 2 :].min() > 0.9
+    assert grey.shape == (MOTION_SIDE, MOTION_SIDE)
+    assert grey[:, : MOTION_SIDE // 2 - 2].max() < 0.1
+    assert grey[:, MOTION_SIDE // 2 + 2 :].min() > 0.9

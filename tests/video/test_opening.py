@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from apercu.deploy.inference import open_engine as opened
-from apercu.deploy.video import open_engine
+from apercu.deploy.video import open_video_engine
 from apercu.errors import RunError
 
 
 def test_threads_of_an_export_do_not_spin(tiny_export) -> None:
-    options = open_engine(tiny_export).running.get_session_options()
+    options = open_video_engine(tiny_export).running.get_session_options()
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
 
 
@@ -31,4 +31,4 @@ def test_images_that_no_video_has_are_told(tiny_export, tmp_path, input: dict, w
     path.write_text(json.dumps({**json.loads(path.read_text()), "input": input}))
     assert opened(copy).input.channels == input["channels"]
     with pytest.raises(RunError, match=words):
-        open_engine(copy)
+        open_video_engine(copy)

@@ -43,7 +43,7 @@ def test_a_turned_video_is_upright(clip, rotation: int) -> None:
     path = clip([halves(RED, BLUE)] * 2, rotation=rotation)
     source = open_video(str(path))
     shown = rgb(next(source.read_items()))
-    assert source.look.size == ((64, 48) if rotation == 180 else (48, 64))
+    assert source.frame_format.size == ((64, 48) if rotation == 180 else (48, 64))
     expected = np.rot90(halves(RED, BLUE), {90: 1, -90: -1, 180: 2}[rotation])
     np.testing.assert_allclose(shown[::16, ::16], expected[::16, ::16], atol=8)
 
@@ -226,7 +226,7 @@ def test_a_video_cut_short_is_told(clip, scene, share: float, says: str, sound: 
         len([item for item in source.read_items() if isinstance(item, VideoPicture)])
         <= 100 * share + 25
     )
-    assert re.match(says, source.broken), source.broken
+    assert re.match(says, source.early_end), source.early_end
 
 
 @pytest.mark.parametrize("ending", ["mp4", "mkv", "ts"])
@@ -235,7 +235,7 @@ def test_a_long_last_frame_or_a_late_start_is_no_cut(clip, ending: str, begins: 
     times = [begins, begins + 1, begins + 5]
     source = open_video(str(clip([halves(RED, BLUE)] * 3, f"in.{ending}", times=times, lasts=125)))
     assert sum(isinstance(item, VideoPicture) for item in source.read_items()) == 3
-    assert source.broken == ""
+    assert source.early_end == ""
 
 
 def test_a_file_may_be_named_by_its_address(clip) -> None:
@@ -265,4 +265,4 @@ def test_a_source_that_breaks_off_is_read_so_far_and_says_why(clip) -> None:
         source = VideoSource("camera", Breaking(container, 30), True)
         found = sum(isinstance(item, VideoPicture) for item in source.read_items())
     assert 20 < found <= 30
-    assert source.broken == "no answer within 10 seconds"
+    assert source.early_end == "no answer within 10 seconds"

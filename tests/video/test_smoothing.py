@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from apercu.deploy.export.graphs import TOP
-from apercu.deploy.video.frame_explainer import HALF_LIFE, LEAD, StableClass
+from apercu.deploy.video.frame_explainer import CLASS_HALF_LIFE, SWITCH_RATIO, StableClass
 from apercu.deploy.video.motion import (
     FlickerMeter,
     MapSmoother,
@@ -78,21 +78,21 @@ def test_the_meter_adds_up_what_can_be_compared(maps) -> None:
     raw, shown = maps, maps * np.float32(0.5)
     for number in range(6):
         meter.add(raw[number], shown[number], None if number in (0, 3) else STILL)
-    found = meter.summarise
+    found = meter.summary
     pairs = [(0, 1), (1, 2), (3, 4), (4, 5)]  # 3 begins another scene
     expected = np.mean([abs(raw[a] - raw[b]).mean() for a, b in pairs])
     assert found is not None
     assert found.pairs == 4
     assert found.raw == pytest.approx(expected, rel=1e-5)
-    assert found.shown == pytest.approx(expected / 2, rel=1e-5)
+    assert found.smoothed == pytest.approx(expected / 2, rel=1e-5)
     assert found.lag == pytest.approx(abs(raw - shown).mean(), rel=1e-5)
 
 
 def test_without_a_pair_nothing_is_measured(maps) -> None:
     meter = FlickerMeter()
-    assert meter.summarise is None
+    assert meter.summary is None
     meter.add(maps[0], maps[0], None)
-    assert meter.summarise is None
+    assert meter.summary is None
 
 
 def test_smoothing_lowers_the_flicker_of_noise_as_theory_says(maps) -> None:
@@ -103,10 +103,10 @@ def test_smoothing_lowers_the_flicker_of_noise_as_theory_says(maps) -> None:
         raw = generator.normal(0.5, 0.1, (8, 10)).astype(np.float32)
         since = STILL if number else None
         meter.add(raw, smoothing(raw, since, 0.1), since)
-    found = meter.summarise
+    found = meter.summary
     assert found is not None
     variance = 2 * (1 - kept) ** 3 / (1 - kept**2)  # of a step of the filter, noise of 1
-    assert found.shown / found.raw == pytest.approx((variance / 2) ** 0.5, rel=0.08)
+    assert found.smoothed / found.raw == pytest.approx((variance / 2) ** 0.5, rel=0.08)
 
 
 def probabilities(*values: float) -> np.ndarray:
@@ -126,8 +126,8 @@ def test_the_class_does_not_change_from_frame_to_frame() -> None:
 def test_another_class_is_shown_once_its_mean_leads() -> None:
     steady, mean = StableClass(), np.array([0.9, 0.1])
     steady.update(probabilities(0.9, 0.1), 0.0)
-    kept, frames = 0.5 ** (0.04 / HALF_LIFE), 0
-    while mean[1] <= LEAD * mean[0]:
+    kept, frames = 0.5 ** (0.04 / CLASS_HALF_LIFE), 0
+    while mean[1] <= SWITCH_RATIO * mean[0]:
         mean = kept * mean + (1 - kept) * np.array([0.1, 0.9])
         frames += 1
     shown = [steady.update(probabilities(0.1, 0.9), 0.04) for _ in range(frames + 1)]

@@ -98,24 +98,24 @@ def batch(
         BatchSettings,
         ExplainerRef,
         Workers,
-        explain_dataset,
+        run_batch,
     )
     from apercu.deploy.batch.ray_cluster import RayCluster
-    from apercu.deploy.export.settings import check_known
+    from apercu.deploy.export.settings import check_choice
 
-    known = check_known(format, FORMATS, "format")
+    known = check_choice(format, FORMATS, "format")
     stored = map or ("uint8" if known == "zarr" else "png")
     settings = BatchSettings(
-        target, level, known, check_known(stored, MAPS, "map"), shard, batch, limit, seed
+        target, level, known, check_choice(stored, MAPS, "map"), shard, batch, limit, seed
     )
-    usual = Workers() if cluster is None else Workers(workers=2, threads=1)
+    usual = Workers() if cluster is None else Workers(readers=2, threads=1)
     place = device.resolve_for(run)
-    crew = Workers(workers or usual.workers, threads or usual.threads, place)
+    crew = Workers(workers or usual.readers, threads or usual.threads, place)
     order = BatchRequest(ExplainerRef(run, classifier), images, out, settings, crew)
     way = None if cluster is None else RayCluster(cluster)
     kept = f"{out} holds what was finished; the same command makes the rest"
     with on_interrupt(kept), show_progress() as report:
-        outcome = explain_dataset(order, lambda done, total: report("images", done, total), way)
+        outcome = run_batch(order, lambda done, total: report("images", done, total), way)
     for line in _describe_summary(outcome, out):
         say(line)
 
@@ -125,7 +125,7 @@ def _describe_summary(outcome: BatchSummary, out: Path) -> list[str]:
     found, busy = outcome.manifest, outcome.times
     lines = []
     if busy.wall:
-        reading = busy.read / busy.workers
+        reading = busy.read / busy.readers
         shares = (
             f"{name} {seconds / busy.wall:.0%}"
             for name, seconds in (

@@ -64,11 +64,11 @@ def cutouts(
     from apercu.images.catalogue.cutouts import CutoutStatus, cut_stamps, read_objects
     from apercu.io import check_writable, write_file
 
-    columns, in_pixels = _columns((ra, dec), (x, y))
+    columns, in_pixels = _choose_columns((ra, dec), (x, y))
     table = read_catalogue(catalogue)
     objects = read_objects(table, columns, in_pixels=in_pixels, ids=ids)
     names = None if label is None else read_classes(table, label)
-    files = _files(objects.ids)
+    files = _make_file_names(objects.ids)
     if label is None and (out / "labels.csv").exists():
         raise ConfigError(f"{out}: has a labels.csv already; give --label, or another folder")
     check_writable(out)
@@ -86,19 +86,21 @@ def cutouts(
     for error in wrong:
         warn(str(error))
     if CutoutStatus.CUT not in fates:
-        raise ImagesError(f"{catalogue}: {_summary(fates)}; do frames and columns belong together?")
+        raise ImagesError(
+            f"{catalogue}: {_describe_statuses(fates)}; do frames and columns belong together?"
+        )
     done = [index for index, fate in enumerate(fates) if fate is CutoutStatus.CUT]
     said = ""
     if names is not None:
         known = [(files[index], names[index]) for index in done if names[index] is not None]
-        write_file(out / "labels.csv", _table(known))
+        write_file(out / "labels.csv", _format_labels(known))
         said = f", {len(known)} of them in labels.csv" if len(known) < len(done) else ", labelled"
     if wrong:
         said += f", {len(wrong)} of {len(frames)} frames left out"
-    say(f"{_summary(fates)}{said}: {out}")
+    say(f"{_describe_statuses(fates)}{said}: {out}")
 
 
-def _columns(
+def _choose_columns(
     sky: tuple[str | None, str | None], pixels: tuple[str | None, str | None]
 ) -> tuple[tuple[str, str], bool]:
     """The two columns of the places, and whether they are pixels."""
@@ -109,7 +111,7 @@ def _columns(
     return (sky[0] or "ra", sky[1] or "dec"), False
 
 
-def _files(ids: tuple[str, ...]) -> tuple[str, ...]:
+def _make_file_names(ids: tuple[str, ...]) -> tuple[str, ...]:
     """A file name for each id; raises ConfigError where two ids would give one."""
     files = tuple("_" * (one[:1] == ".") + re.sub(r"[^\w.+-]", "_", one) + ".fits" for one in ids)
     name, times = Counter(file.casefold() for file in files).most_common(1)[0]
@@ -118,7 +120,7 @@ def _files(ids: tuple[str, ...]) -> tuple[str, ...]:
     return files
 
 
-def _summary(fates: list[CutoutStatus]) -> str:
+def _describe_statuses(fates: list[CutoutStatus]) -> str:
     """How many stamps, and why the others are none."""
     counts = Counter(fates)
     cut = next((count for fate, count in counts.items() if fate.name == "CUT"), 0)
@@ -129,7 +131,7 @@ def _summary(fates: list[CutoutStatus]) -> str:
     )
 
 
-def _table(rows: list[tuple[str, str | None]]) -> str:
+def _format_labels(rows: list[tuple[str, str | None]]) -> str:
     stream = io.StringIO()
     csv.writer(stream, lineterminator="\n").writerows([("file", "class"), *rows])
     return stream.getvalue()

@@ -68,15 +68,15 @@ def export(
     from apercu.classifiers import open_classifier
     from apercu.deploy.export import FORMATS, PRECISIONS, ExportSettings
     from apercu.deploy.export import export as write
-    from apercu.deploy.export.settings import ExportInputs, check_known
+    from apercu.deploy.export.settings import ExportInputs, check_choice
     from apercu.explainers.run_folder import load_explainer
     from apercu.images import open_images
     from apercu.option_strings import split_names
 
     formats = tuple(
-        check_known(word, FORMATS, "format") for word in split_names(format, "format", FORMATS)
+        check_choice(word, FORMATS, "format") for word in split_names(format, "format", FORMATS)
     )
-    known = check_known(precision, PRECISIONS, "precision")
+    known = check_choice(precision, PRECISIONS, "precision")
     settings = ExportSettings(formats, known, combined, limit, seed)
     explainer = load_explainer(run)
     channels = explainer.classifier_info.input.channels

@@ -7,19 +7,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-ENDING = (signal.SIGINT, signal.SIGTERM)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
-def stopping() -> Iterator[None]:
+def graceful_signals() -> Iterator[None]:
     """Within it the first of both signals raises `KeyboardInterrupt`, and the next are ignored."""
 
     def end(number: int, frame: FrameType | None) -> None:
-        for one in ENDING:
+        for one in STOP_SIGNALS:
             signal.signal(one, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    before = {one: signal.signal(one, end) for one in ENDING}
+    before = {one: signal.signal(one, end) for one in STOP_SIGNALS}
     try:
         yield
     finally:

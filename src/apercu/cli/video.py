@@ -9,7 +9,7 @@ import typer
 
 from apercu.cli.exit_codes import StoppedError
 from apercu.cli.options import DebugOption, Device, DeviceOption
-from apercu.cli.stopping import stopping
+from apercu.cli.stopping import graceful_signals
 from apercu.cli.terminal import say, show_progress, warn
 
 if TYPE_CHECKING:
@@ -84,14 +84,14 @@ def video(
     from apercu.deploy.video.extra import check_installed
 
     check_installed()
-    from apercu.deploy.video import VideoSettings, explain_video, open_engine, open_video
+    from apercu.deploy.video import VideoSettings, explain_video, open_video, open_video_engine
     from apercu.deploy.video.writer import find_format
 
     settings = VideoSettings(target, smoothing, every, seconds)
     find_format(out)
-    engine = open_engine(run, classifier, device.resolve_for(run))
+    engine = open_video_engine(run, classifier, device.resolve_for(run))
     read = open_video(source, live=live)
-    with stopping():
+    with graceful_signals():
         with show_progress() as report:
             done = explain_video(engine, read, out, settings, lambda *far: report("frames", *far))
         _print_outcome(read, done, out)
@@ -112,13 +112,13 @@ def _print_outcome(read: VideoSource, done: VideoSummary, out: Path) -> None:
 
 def describe_outcome(done: VideoSummary, live: bool) -> list[str]:
     """What was done, in lines."""
-    rate = done.frames / done.took
+    rate = done.frames / done.wall_seconds
     lines = [f"{done.frames} frames, {done.seconds:.1f} s, at {rate:.1f} frames per second"]
     if live:
         lines.append(f"dropped: {done.dropped} frames that came while another was in work")
-    lines += [f"sound: {sound}" for sound in done.sounds]
+    lines += [f"sound: {sound}" for sound in done.audio]
     if (found := done.flicker) is not None:
-        calm = f", {found.shown:.4f} as shown; maps lag by {found.lag:.4f}" * (found.lag > 0)
+        calm = f", {found.smoothed:.4f} as shown; maps lag by {found.lag:.4f}" * (found.lag > 0)
         lines.append(f"flicker: {found.raw:.4f} as the maps come{calm}")
     return lines
 
@@ -126,12 +126,12 @@ def describe_outcome(done: VideoSummary, live: bool) -> list[str]:
 def find_losses(source: VideoSource, done: VideoSummary) -> list[str]:
     """What of the source is not in the result."""
     found = {
-        "stream(s) of subtitles left out": source.subtitles,
-        "stream(s) of sound left out, whose codec is unknown": source.unknown,
-        "packet(s) could not be decoded": source.damaged + done.damaged,
+        "stream(s) of subtitles left out": source.subtitle_streams,
+        "stream(s) of sound left out, whose codec is unknown": source.unknown_audio,
+        "packet(s) could not be decoded": source.damaged_packets + done.damaged_audio,
         "frame(s) left out whose time did not advance": source.standing,
     }
     lines = [f"{source.name}: {count} {words}" for words, count in found.items() if count]
-    if source.broken:
-        lines.append(f"{source.name}: ended early ({source.broken})")
+    if source.early_end:
+        lines.append(f"{source.name}: ended early ({source.early_end})")
     return lines

@@ -1,6 +1,6 @@
 """Maps of whole data sets: sharded tables or arrays with a manifest, resumable to the batch."""
 
-from apercu.deploy.batch.explain_dataset import BatchRequest, BatchSummary, explain_dataset
+from apercu.deploy.batch.explain_dataset import BatchRequest, BatchSummary, run_batch
 from apercu.deploy.batch.settings import FORMATS, MAPS, BatchSettings, ExplainerRef, Workers
 
 __all__ = [
@@ -11,5 +11,5 @@ __all__ = [
     "BatchRequest",
     "BatchSummary",
     "ExplainerRef",
-    "explain_dataset",
+    "run_batch",
 ]

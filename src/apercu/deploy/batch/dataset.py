@@ -27,7 +27,7 @@ class Dataset(ABC):
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def name_of(self, index: int) -> str:
+    def get_name(self, index: int) -> str:
         """What an image is called in the data set, whether it can be read or not."""
 
     @abstractmethod
@@ -71,8 +71,8 @@ class RandomSubset(Dataset):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def name_of(self, index: int) -> str:
-        return self.images.name_of(self.indices[index])
+    def get_name(self, index: int) -> str:
+        return self.images.get_name(self.indices[index])
 
     def read_picture(self, index: int) -> Picture:
         return self.images.read_picture(self.indices[index])
@@ -96,7 +96,7 @@ class SourceDataset(Dataset):
     def __len__(self) -> int:
         return len(self.names)
 
-    def name_of(self, index: int) -> str:
+    def get_name(self, index: int) -> str:
         return self.names[index]
 
     def read_picture(self, index: int) -> Picture:
@@ -134,18 +134,18 @@ class UrlDataset(Dataset):
         input: says how many channels there are, and how bands are called.
     """
 
-    def __init__(self, place: RemoteFiles, input: InputSpec) -> None:
-        self.files = place
+    def __init__(self, files: RemoteFiles, input: InputSpec) -> None:
+        self.files = files
         self.reading_options = ReadOptions(input.channels, bands=input.bands)
 
     def __len__(self) -> int:
-        return len(self.files.files)
+        return len(self.files.paths)
 
-    def name_of(self, index: int) -> str:
-        return self.files.files[index]
+    def get_name(self, index: int) -> str:
+        return self.files.paths[index]
 
     def read_picture(self, index: int) -> Picture:
-        name = self.name_of(index)
+        name = self.get_name(index)
         content = self.files.read_file(name)
         try:
             if is_dicom(content):
@@ -156,7 +156,7 @@ class UrlDataset(Dataset):
 
     def compute_digest(self) -> str:
         sha = hashlib.sha256()
-        for name, size in zip(self.files.files, self.files.sizes, strict=True):
+        for name, size in zip(self.files.paths, self.files.sizes, strict=True):
             sha.update(f"{name} {size}\n".encode())
         return sha.hexdigest()
 

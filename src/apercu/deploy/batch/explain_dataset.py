@@ -18,7 +18,7 @@ from apercu.deploy.batch.lock import lock_folder
 from apercu.deploy.batch.manifest import MANIFEST, read_finished, write_failures, write_manifest
 from apercu.deploy.batch.open_dataset import open_dataset
 from apercu.deploy.batch.parquet_shards import ParquetShards
-from apercu.deploy.batch.pipeline import OnProgress, Pipeline, StageTimes
+from apercu.deploy.batch.pipeline import OnFinished, Pipeline, StageTimes
 from apercu.deploy.batch.settings import BatchSettings, ExplainerRef, Workers
 from apercu.deploy.batch.shard_writer import RowBuilder, ShardWriter
 from apercu.deploy.batch.work_folder import Plan, ShardRecord, WorkFolder
@@ -103,19 +103,19 @@ class OpenBatch:
             images=escape_undecodable(self.request.images),
             count=len(self.dataset),
             sha256=self.dataset.compute_digest(),
-            explainer=self.engine.about,
+            explainer=self.engine.info,
             settings=self.request.settings,
         )
 
-    def explain_shards(self, shards: Iterable[int], done: OnProgress) -> StageTimes:
+    def explain_shards(self, shards: Iterable[int], on_finished: OnFinished) -> StageTimes:
         """Explains what is missing of some shards, and writes them."""
         crew = self.request.workers
         pipeline = Pipeline(self.dataset, self.engine, self.target, self.shard_writer, crew)
         with _limit_threads(crew.threads):
-            return pipeline(shards, done)
+            return pipeline(shards, on_finished)
 
 
-Executor: TypeAlias = Callable[[OpenBatch, Sequence[int], OnProgress], StageTimes]
+Executor: TypeAlias = Callable[[OpenBatch, Sequence[int], OnFinished], StageTimes]
 """Does the work of some shards: on this machine, or on a cluster."""
 
 
@@ -136,7 +136,7 @@ class BatchSummary:
     times: StageTimes
 
 
-def explain_dataset(
+def run_batch(
     request: BatchRequest, progress: Progress, executor: Executor | None = None
 ) -> BatchSummary:
     """Explains a data set; what an earlier attempt has finished is kept.
@@ -161,27 +161,27 @@ def explain_dataset(
         return _explain_missing(opened, progress, executor or OpenBatch.explain_shards)
 
 
-def _explain_missing(opened: OpenBatch, progress: Progress, way: Executor) -> BatchSummary:
+def _explain_missing(opened: OpenBatch, progress: Progress, executor: Executor) -> BatchSummary:
     desk, plan = WorkFolder(opened.request.out), opened.plan
     opened.shard_writer.prepare_output()
-    left = [shard for shard in range(plan.shards) if desk.read_record(shard) is None]
-    there = plan.images - sum(desk.count_missing(plan, shard) for shard in left)
+    left = [shard for shard in range(plan.shard_count) if desk.read_record(shard) is None]
+    there = plan.image_count - sum(desk.count_missing(plan, shard) for shard in left)
     finished = there
-    progress(finished, plan.images)
+    progress(finished, plan.image_count)
 
     def done(more: int) -> None:
         nonlocal finished
         finished += more
-        progress(finished, plan.images)
+        progress(finished, plan.image_count)
 
     begun = time.perf_counter()
-    busy = way(opened, left, done)
+    busy = executor(opened, left, done)
     seconds = time.perf_counter() - begun
     records = _read_records(desk, plan)
     write_failures(opened.request.out, opened.shard_writer, records)
     manifest = write_manifest(opened.request.out, opened.record, records)
     desk.clear()
-    return BatchSummary(manifest, plan.images - there, seconds, busy)
+    return BatchSummary(manifest, plan.image_count - there, seconds, busy)
 
 
 @contextmanager
@@ -195,12 +195,12 @@ def _limit_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _read_records(desk: WorkFolder, plan: Plan) -> list[ShardRecord]:
+def _read_records(work_folder: WorkFolder, plan: Plan) -> list[ShardRecord]:
     """Of all shards, in order."""
-    records = [desk.read_record(shard) for shard in range(plan.shards)]
+    records = [work_folder.read_record(shard) for shard in range(plan.shard_count)]
     found = [record for record in records if record is not None]
-    if len(found) < plan.shards:
+    if len(found) < plan.shard_count:
         raise RunError(
-            f"{desk.out}: {plan.shards - len(found)} shards are missing; run the same again"
+            f"{work_folder.out}: {plan.shard_count - len(found)} shards are missing; run the same again"
         )
     return found

@@ -12,7 +12,7 @@ from apercu.deploy.inference import ExplainerInfo
 from apercu.errors import ConfigError, RunError
 from apercu.io import write_file
 
-JOB = "job.json"
+RECORD_FILE = "job.json"
 VERSION: Final = 1
 
 
@@ -43,7 +43,7 @@ class BatchRecord(BaseModel):
             RunError: other maps were begun here.
             OutputError: the folder cannot be written.
         """
-        path = out / JOB
+        path = out / RECORD_FILE
         if not path.is_file():
             write_file(path, self.model_dump_json(indent=1) + "\n")
             return

@@ -19,17 +19,19 @@ from apercu.errors import RunError
 from apercu.io import write_file, write_json
 
 MANIFEST = "manifest.json"
-FAILURES = "errors.csv"
+ERRORS_FILE = "errors.csv"
 PACKAGES = ("torch", "onnxruntime", "numpy", "pillow", "pyarrow", "zarr")
 
 
-def write_manifest(out: Path, job: BatchRecord, records: Sequence[ShardRecord]) -> dict[str, Any]:
+def write_manifest(
+    out: Path, record: BatchRecord, records: Sequence[ShardRecord]
+) -> dict[str, Any]:
     """Writes the manifest, whose being there means that everything is.
 
     Raises:
         OutputError: the folder cannot be written.
     """
-    told = job.model_dump(mode="json")
+    told = record.model_dump(mode="json")
     content = {
         "version": told["version"],
         "apercu": apercu.__version__,
@@ -67,7 +69,7 @@ def read_finished(out: Path) -> dict[str, Any]:
     return content
 
 
-def write_failures(out: Path, sealing: ShardWriter, records: Sequence[ShardRecord]) -> None:
+def write_failures(out: Path, shard_writer: ShardWriter, records: Sequence[ShardRecord]) -> None:
     """Writes a line for each image that could not be read.
 
     Raises:
@@ -78,8 +80,8 @@ def write_failures(out: Path, sealing: ShardWriter, records: Sequence[ShardRecor
     lines.writerow(("index", "id", "error"))
     for record in records:
         if record.errors:
-            lines.writerows(sealing.read_failures(record))
-    write_file(out / FAILURES, text.getvalue())
+            lines.writerows(shard_writer.read_failures(record))
+    write_file(out / ERRORS_FILE, text.getvalue())
 
 
 def _find_versions() -> dict[str, str]:

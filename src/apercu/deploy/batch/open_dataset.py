@@ -15,7 +15,7 @@ from apercu.images import open_images
 from apercu.images.names import has_suffix
 from apercu.images.reader import SUFFIXES
 
-TABLES = (".parquet",)
+TABLE_SUFFIXES = (".parquet",)
 
 
 def open_dataset(spec: str, input: InputSpec, settings: BatchSettings) -> Dataset:
@@ -38,35 +38,35 @@ def _open_all(spec: str, input: InputSpec) -> Dataset:
     path = Path(spec)
     if path.is_dir() and any(path.glob("*.parquet")) and not (path / "labels.csv").is_file():
         return _open_remote(list_files(spec), input)
-    if path.is_file() and has_suffix(spec, TABLES):
+    if path.is_file() and has_suffix(spec, TABLE_SUFFIXES):
         return ParquetDataset(list_files(spec), input.channels)
     return SourceDataset(open_images(spec, channels=input.channels, bands=input.bands))
 
 
-def _open_remote(place: RemoteFiles, input: InputSpec) -> Dataset:
+def _open_remote(files: RemoteFiles, input: InputSpec) -> Dataset:
     """Pictures, or the rows of tables."""
-    pictures, tables = _select_suffixes(place, SUFFIXES), _select_suffixes(place, TABLES)
+    pictures, tables = _select_suffixes(files, SUFFIXES), _select_suffixes(files, TABLE_SUFFIXES)
     if pictures and tables:
         raise ImagesError(
-            f"{place.url}: expected either pictures or Parquet files, got both (such as "
-            f"{pictures.files[0]} and {tables.files[0]}); give each a folder of its own"
+            f"{files.url}: expected either pictures or Parquet files, got both (such as "
+            f"{pictures.paths[0]} and {tables.paths[0]}); give each a folder of its own"
         )
     if pictures:
         return UrlDataset(pictures, input)
     if tables:
         return ParquetDataset(tables, input.channels)
     raise ImagesError(
-        f"{place.url}: no images, expected files that end in {' '.join(sorted(SUFFIXES))} "
+        f"{files.url}: no images, expected files that end in {' '.join(sorted(SUFFIXES))} "
         "or .parquet"
     )
 
 
 def _select_suffixes(
-    place: RemoteFiles, suffixes: frozenset[str] | tuple[str, ...]
+    files: RemoteFiles, suffixes: frozenset[str] | tuple[str, ...]
 ) -> RemoteFiles | None:
     """The files with such a suffix; None where there are none."""
-    listed = zip(place.files, place.sizes, strict=True)
+    listed = zip(files.paths, files.sizes, strict=True)
     chosen = [(file, size) for file, size in listed if has_suffix(file, suffixes)]
     if not chosen:
         return None
-    return replace(place, files=tuple(f for f, _ in chosen), sizes=tuple(s for _, s in chosen))
+    return replace(files, files=tuple(f for f, _ in chosen), sizes=tuple(s for _, s in chosen))

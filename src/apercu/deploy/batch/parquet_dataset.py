@@ -15,7 +15,7 @@ from apercu.images.parquet import RowGroups, Table, find_image_column
 from apercu.images.reader import read_picture
 from apercu.types import Picture
 
-OPEN = 2
+MAX_OPEN_FILES = 2
 """Files whose row groups are kept; threads at the border of two read from both."""
 
 
@@ -39,24 +39,24 @@ class ParquetDataset(Dataset):
         UnreachableError: the storage does not answer.
     """
 
-    def __init__(self, place: RemoteFiles, channels: int) -> None:
-        self.files = place
+    def __init__(self, files: RemoteFiles, channels: int) -> None:
+        self.files = files
         self.channels = channels
-        self.footers = [_read_footer(place, file) for file in place.files]
+        self.footers = [_read_footer(files, file) for file in files.paths]
         self.starts = [0]
         for footer in self.footers:
             self.starts.append(self.starts[-1] + footer.starts[-1])
         if not self.starts[-1]:
-            raise ImagesError(f"{place.url}: no images, the tables have no rows")
+            raise ImagesError(f"{files.url}: no images, the tables have no rows")
         self._open_files: OrderedDict[int, RowGroups] = OrderedDict()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return self.starts[-1]
 
-    def name_of(self, index: int) -> str:
+    def get_name(self, index: int) -> str:
         file, row = self._locate_row(index)
-        return f"row-{row}" if len(self.footers) == 1 else f"{self.files.files[file]}#row-{row}"
+        return f"row-{row}" if len(self.footers) == 1 else f"{self.files.paths[file]}#row-{row}"
 
     def read_picture(self, index: int) -> Picture:
         file, row = self._locate_row(index)
@@ -65,7 +65,7 @@ class ParquetDataset(Dataset):
         table = self._read_row_group(file, group)
         data = table[footer.column][row - footer.starts[group]].as_py()
         data = data.get("bytes") if isinstance(data, dict) else data
-        name = self.name_of(index)
+        name = self.get_name(index)
         if data is None:
             raise ImageError(f"{name}: expected the picture's bytes, got nothing")
         try:
@@ -75,7 +75,7 @@ class ParquetDataset(Dataset):
 
     def compute_digest(self) -> str:
         sha = hashlib.sha256()
-        listed = zip(self.files.files, self.files.sizes, self.footers, strict=True)
+        listed = zip(self.files.paths, self.files.sizes, self.footers, strict=True)
         for file, size, footer in listed:
             sha.update(f"{file} {size} {footer.starts[-1]}\n".encode())
         return sha.hexdigest()
@@ -97,33 +97,33 @@ class ParquetDataset(Dataset):
         with self._lock:
             if file not in self._open_files:
                 path, columns = (
-                    self.files.full_path(self.files.files[file]),
+                    self.files.full_path(self.files.paths[file]),
                     self.footers[file].column,
                 )
-                self._open_files[file] = RowGroups(path, (columns,), self.files.system)
+                self._open_files[file] = RowGroups(path, (columns,), self.files.file_system)
             self._open_files.move_to_end(file)
-            while len(self._open_files) > OPEN:
+            while len(self._open_files) > MAX_OPEN_FILES:
                 self._open_files.popitem(last=False)
             return self._open_files[file]
 
 
-def _read_footer(place: RemoteFiles, file: str) -> Footer:
+def _read_footer(files: RemoteFiles, path: str) -> Footer:
     """What a file says of itself; only its end is read."""
     import pyarrow as pa
     from pyarrow.parquet import ParquetFile
 
     def read() -> Any:
         try:
-            with ParquetFile(place.full_path(file), filesystem=place.system) as opened:
+            with ParquetFile(files.full_path(path), filesystem=files.file_system) as opened:
                 return opened.schema_arrow, opened.metadata
         except pa.ArrowInvalid as error:
             reason = " ".join(str(error).split())
             raise ImagesError(
-                f"{place.format_name(file)}: not a Parquet file that can be read ({reason})"
+                f"{files.format_name(path)}: not a Parquet file that can be read ({reason})"
             ) from error
 
-    schema, meta = read_with_retries(place.format_name(file), read)
+    schema, meta = read_with_retries(files.format_name(path), read)
     starts = [0]
     for group in range(meta.num_row_groups):
         starts.append(starts[-1] + meta.row_group(group).num_rows)
-    return Footer(find_image_column(place.format_name(file), schema), tuple(starts))
+    return Footer(find_image_column(files.format_name(path), schema), tuple(starts))

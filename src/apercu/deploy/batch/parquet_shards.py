@@ -15,8 +15,8 @@ from apercu.deploy.batch.shard_writer import ShardWriter, Table, build_schema
 from apercu.deploy.batch.work_folder import ShardRecord, WorkFolder
 from apercu.errors import OutputError
 
-FOLDER = "maps"
-GROUP = 256
+MAPS_FOLDER = "maps"
+MIN_ROW_GROUP = 256
 """Rows of a row group, at least; what is in memory while a shard is written."""
 
 
@@ -27,14 +27,14 @@ class ParquetShards(ShardWriter):
 
     def prepare_output(self) -> None:
         try:
-            (self.out / FOLDER).mkdir(parents=True, exist_ok=True)
-            for part in (self.out / FOLDER).glob(".*.part"):
+            (self.out / MAPS_FOLDER).mkdir(parents=True, exist_ok=True)
+            for part in (self.out / MAPS_FOLDER).glob(".*.part"):
                 part.unlink()  # of a process that was killed
         except OSError as error:
-            raise _describe_failure(self.out / FOLDER, error) from error
+            raise _describe_failure(self.out / MAPS_FOLDER, error) from error
 
     def write_shard(self, shard: int) -> ShardRecord:
-        name = f"{FOLDER}/{shard:08}.parquet"
+        name = f"{MAPS_FOLDER}/{shard:08}.parquet"
         path = self.out / name
         part = path.with_name(f".{path.name}.{uuid4().hex}.part")  # process ids recur on a cluster
         rows = self.plan.rows(shard)
@@ -67,7 +67,7 @@ class ParquetShards(ShardWriter):
         """Writes a shard's rows; how many of them are errors."""
         import pyarrow.parquet as pq
 
-        columns = build_schema(self.columns.settings, self.columns.size)
+        columns = build_schema(self.row_builder.settings, self.row_builder.size)
         plain = ["index", "id", "map", "probability"]
         encoded = [name for name in columns.names if name not in plain]
         errors = 0
@@ -90,7 +90,7 @@ def _merge_tables(tables: Iterable[Table]) -> Iterator[Table]:
     waiting: list[Table] = []
     for table in tables:
         waiting.append(table)
-        if sum(one.num_rows for one in waiting) >= GROUP:
+        if sum(one.num_rows for one in waiting) >= MIN_ROW_GROUP:
             yield pa.concat_tables(waiting)
             waiting = []
     if waiting:

@@ -22,12 +22,12 @@ from apercu.deploy.inference import ExplainedBatch, InferenceEngine
 from apercu.errors import InputError
 from apercu.images.names import escape_undecodable
 
-AHEAD = 2
+UNITS_AHEAD = 2
 """Units that are read before they are explained, and explained before they are written."""
-LONGEST = 500
+MAX_ERROR_LENGTH = 500
 """Letters of an error that a row keeps."""
 
-OnProgress: TypeAlias = Callable[[int], None]
+OnFinished: TypeAlias = Callable[[int], None]
 """Told how many more images are finished."""
 TimedRead: TypeAlias = tuple[LoadedImage, float]
 
@@ -48,12 +48,12 @@ class StageTimes:
     explain: float = 0.0
     write: float = 0.0
     wall: float = 0.0
-    workers: int = 1
+    readers: int = 1
 
     @property
     def slowest(self) -> str:
         """The stage that sets the pace."""
-        loads = {"reading": self.read / self.workers, "writing": self.write}
+        loads = {"reading": self.read / self.readers, "writing": self.write}
         return max({"explaining": self.explain, **loads}.items(), key=lambda one: one[1])[0]
 
 
@@ -76,19 +76,21 @@ class Pipeline:
     workers: Workers
     times: StageTimes = field(default_factory=StageTimes)
 
-    def __call__(self, shards: Iterable[int], done: OnProgress) -> StageTimes:
+    def __call__(self, shards: Iterable[int], on_finished: OnFinished) -> StageTimes:
         """Explains what is missing of some shards and writes them, in this order.
 
         Raises:
             OutputError: the result cannot be written.
             UnreachableError: images cannot be reached now.
         """
-        self.times = StageTimes(workers=self.workers.workers)
+        self.times = StageTimes(readers=self.workers.readers)
         begun = time.perf_counter()
-        readers = ThreadPoolExecutor(self.workers.workers, "read", lower_priority)
+        readers = ThreadPoolExecutor(self.workers.readers, "read", lower_priority)
         writer = ThreadPoolExecutor(1, "write", lower_priority)
         try:
-            self._process_units(_list_units(self.shard_writer.plan, shards), readers, writer, done)
+            self._process_units(
+                _list_units(self.shard_writer.plan, shards), readers, writer, on_finished
+            )
         finally:
             readers.shutdown(cancel_futures=True)
             writer.shutdown(cancel_futures=True)
@@ -100,12 +102,12 @@ class Pipeline:
         units: Iterator[Unit],
         readers: ThreadPoolExecutor,
         writer: ThreadPoolExecutor,
-        done: OnProgress,
+        on_finished: OnFinished,
     ) -> None:
         desk = WorkFolder(self.shard_writer.out)
         reading: deque[tuple[Unit, list[Future[TimedRead]]]] = deque()
         writing: deque[Future[int]] = deque()
-        ahead = AHEAD + self.workers.workers // self.shard_writer.plan.batch
+        ahead = UNITS_AHEAD + self.workers.readers // self.shard_writer.plan.batch_size
         more = True
         while more or reading:
             while more and len(reading) < ahead:
@@ -119,22 +121,22 @@ class Pipeline:
                 seen = self._collect_images(futures)
                 answers = self._explain_images(seen)
                 writing.append(writer.submit(self._write_unit, unit, seen, answers))
-            while len(writing) > AHEAD:
-                done(writing.popleft().result())
+            while len(writing) > UNITS_AHEAD:
+                on_finished(writing.popleft().result())
         while writing:
-            done(writing.popleft().result())
+            on_finished(writing.popleft().result())
 
     def _read_image(self, index: int) -> TimedRead:
         """One image, ready to be explained, or why it is not; and the seconds that took."""
         begun = time.perf_counter()
-        name = escape_undecodable(self.images.name_of(index))
+        name = escape_undecodable(self.images.get_name(index))
         try:
             picture = self.images.read_picture(index)
             size = (picture.shape[1], picture.shape[2])
             seen = LoadedImage(index, name, size, self.engine.prepare(picture))
         except InputError as error:
             reason = " ".join(escape_undecodable(str(error)).split())
-            seen = LoadedImage(index, name, error=reason[:LONGEST])
+            seen = LoadedImage(index, name, error=reason[:MAX_ERROR_LENGTH])
         return seen, time.perf_counter() - begun
 
     def _collect_images(self, futures: list[Future[TimedRead]]) -> list[LoadedImage]:
@@ -142,8 +144,8 @@ class Pipeline:
         self.times.read += sum(seconds for _, seconds in found)
         return [seen for seen, _ in found]
 
-    def _explain_images(self, seen: list[LoadedImage]) -> ExplainedBatch | None:
-        images = [one.image for one in seen if one.image is not None]
+    def _explain_images(self, images: list[LoadedImage]) -> ExplainedBatch | None:
+        images = [one.image for one in images if one.image is not None]
         if not images:
             return None
         begun = time.perf_counter()
@@ -152,13 +154,13 @@ class Pipeline:
         return answers
 
     def _write_unit(
-        self, unit: Unit, images: list[LoadedImage], answers: ExplainedBatch | None
+        self, unit: Unit, images: list[LoadedImage], explained: ExplainedBatch | None
     ) -> int:
         """Keeps a unit's rows, and the shard with its last one; how many images that makes."""
         begun = time.perf_counter()
         if images:
             WorkFolder(self.shard_writer.out).write_unit(
-                unit, self.shard_writer.columns.build_table(images, answers)
+                unit, self.shard_writer.row_builder.build_table(images, explained)
             )
         if unit.stop == self.shard_writer.plan.rows(unit.shard).stop:
             self.shard_writer(unit.shard)

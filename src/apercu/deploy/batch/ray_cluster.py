@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from apercu.deploy.batch.explain_dataset import BatchRequest, OpenBatch
-from apercu.deploy.batch.pipeline import OnProgress, StageTimes
+from apercu.deploy.batch.pipeline import OnFinished, StageTimes
 from apercu.deploy.batch.settings import Workers
 from apercu.deploy.batch.work_folder import WorkFolder
 from apercu.errors import ApercuError, ConfigError, RunError, UnreachableError
 
 LOCAL = "local"
-OBJECT_STORE = 200 << 20
+OBJECT_STORE_BYTES = 200 << 20
 """Bytes for what tasks hand on, on a cluster that is started here: a few numbers per shard."""
 STAGES = ("read", "explain", "write")
 
@@ -35,7 +35,9 @@ class RayCluster:
 
     address: str
 
-    def __call__(self, opened: OpenBatch, shards: Sequence[int], done: OnProgress) -> StageTimes:
+    def __call__(
+        self, opened: OpenBatch, shards: Sequence[int], on_finished: OnFinished
+    ) -> StageTimes:
         """Explains what is missing of some shards, and writes them.
 
         Raises:
@@ -48,7 +50,7 @@ class RayCluster:
         desk, plan = WorkFolder(opened.request.out), opened.plan
         missing = {shard: desk.count_missing(plan, shard) for shard in shards}
         order = make_paths_absolute(opened.request)
-        busy = StageTimes(workers=order.workers.workers)
+        busy = StageTimes(readers=order.workers.readers)
         with _connect_to_cluster(self.address) as ray:
             check_resources(ray.nodes(), order.workers)
             started = ray.data.from_items(
@@ -60,27 +62,29 @@ class RayCluster:
                 num_gpus=int(order.workers.device == "cuda"),
             )
             for row in _iterate_rows(started):
-                done(missing[row["shard"]])
+                on_finished(missing[row["shard"]])
                 for name in (*STAGES, "wall"):
                     setattr(busy, name, getattr(busy, name) + row[name])
         return busy
 
 
-def make_paths_absolute(order: BatchRequest) -> BatchRequest:
+def make_paths_absolute(request: BatchRequest) -> BatchRequest:
     """The order with paths that mean the same on every machine."""
-    images = str(Path(order.images).absolute()) if Path(order.images).exists() else order.images
-    who = replace(order.explainer, run=order.explainer.run.absolute())
-    return replace(order, who=who, images=images, out=order.out.absolute())
+    images = (
+        str(Path(request.images).absolute()) if Path(request.images).exists() else request.images
+    )
+    who = replace(request.explainer, run=request.explainer.run.absolute())
+    return replace(request, who=who, images=images, out=request.out.absolute())
 
 
-def _explain_shard(row: dict[str, Any], order: BatchRequest) -> dict[str, Any]:
+def _explain_shard(row: dict[str, Any], request: BatchRequest) -> dict[str, Any]:
     """Explains one shard on some machine; one that is finished already is left as it is."""
     shard = int(row["shard"])
-    desk = WorkFolder(order.out)
+    desk = WorkFolder(request.out)
     busy = StageTimes()
     if desk.read_record(shard) is None:
         try:
-            busy = _open_once(order).explain_shards([shard], lambda more: None)
+            busy = _open_once(request).explain_shards([shard], lambda more: None)
         except RunError:  # another machine, given up for lost, has cleared the units away
             if desk.read_record(shard) is None:
                 raise
@@ -88,9 +92,9 @@ def _explain_shard(row: dict[str, Any], order: BatchRequest) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=1)
-def _open_once(order: BatchRequest) -> OpenBatch:
+def _open_once(request: BatchRequest) -> OpenBatch:
     """What a worker process has opened already for the shard before."""
-    return order.open()
+    return request.open()
 
 
 @contextmanager
@@ -105,7 +109,7 @@ def _connect_to_cluster(address: str) -> Iterator[Any]:
     except ImportError:
         raise ConfigError("cluster: ray is not installed; pip install 'apercu[scale]'") from None
     check_listening(address)
-    own: dict[str, Any] = {"object_store_memory": OBJECT_STORE, "include_dashboard": False}
+    own: dict[str, Any] = {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
     try:
         ray.init(
             address,
@@ -125,12 +129,12 @@ def _connect_to_cluster(address: str) -> Iterator[Any]:
         ray.shutdown()
 
 
-def _iterate_rows(started: Any) -> Iterator[dict[str, Any]]:
+def _iterate_rows(results: Any) -> Iterator[dict[str, Any]]:
     """What the tasks return, as it comes; their own errors as they were raised there."""
     from ray.exceptions import RayError
 
     try:
-        yield from started.iter_rows()
+        yield from results.iter_rows()
     except RayError as error:
         raise _find_cause(error) from error
 

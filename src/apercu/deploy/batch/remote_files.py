@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 from apercu.errors import ImageError, ImagesError, UnreachableError
 from apercu.images.parquet import FileSystem
 
-ATTEMPTS = 3
-PAUSE = 1.0
+MAX_ATTEMPTS = 3
+RETRY_PAUSE = 1.0
 """Seconds before a storage that did not answer is asked again; twice as long the next time."""
-SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs", "file")
+URL_SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs", "file")
 
 R = TypeVar("R")
 
@@ -33,9 +33,9 @@ class RemoteFiles:
     """
 
     url: str
-    system: FileSystem = field(repr=False)
+    file_system: FileSystem = field(repr=False)
     root: str
-    files: tuple[str, ...] = field(repr=False)
+    paths: tuple[str, ...] = field(repr=False)
     sizes: tuple[int, ...] = field(repr=False)
     single: bool = False
 
@@ -61,7 +61,7 @@ class RemoteFiles:
         """
 
         def whole() -> bytes:
-            with self.system.open_input_file(self.full_path(file)) as stream:
+            with self.file_system.open_input_file(self.full_path(file)) as stream:
                 content: bytes = stream.read()
                 return content
 
@@ -75,15 +75,15 @@ def read_with_retries(name: str, read: Callable[[], R]) -> R:
         ImageError: there is no such file, or it is closed.
         UnreachableError: it does not answer.
     """
-    for attempt in range(ATTEMPTS):
+    for attempt in range(MAX_ATTEMPTS):
         try:
             return read()
         except (FileNotFoundError, PermissionError) as error:
             raise ImageError(f"{name}: cannot be read ({type(error).__name__})") from error
         except OSError as error:
             failed = error
-        if attempt + 1 < ATTEMPTS:
-            time.sleep(PAUSE * 2**attempt)
+        if attempt + 1 < MAX_ATTEMPTS:
+            time.sleep(RETRY_PAUSE * 2**attempt)
     reason = " ".join(str(failed).split())
     raise UnreachableError(
         f"{name}: the storage does not answer ({reason[:200]}); run the same command again"
@@ -110,8 +110,8 @@ def list_files(spec: str) -> RemoteFiles:
     import pyarrow as pa
     from pyarrow import fs
 
-    if is_url(spec) and spec.partition(":")[0] not in SCHEMES:
-        raise ImagesError(f"{spec}: expected a URL of {', '.join(SCHEMES)}")
+    if is_url(spec) and spec.partition(":")[0] not in URL_SCHEMES:
+        raise ImagesError(f"{spec}: expected a URL of {', '.join(URL_SCHEMES)}")
     if is_url(spec) and not spec.partition("://")[2].partition("?")[0].strip("/"):
         raise ImagesError(f"{spec}: expected a bucket or a folder after it")
     try:

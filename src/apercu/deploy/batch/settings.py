@@ -72,7 +72,7 @@ class Workers:
         device: `cpu` or `cuda`.
     """
 
-    workers: int = field(default_factory=lambda: min(8, _count_cores()))
+    readers: int = field(default_factory=lambda: min(8, _count_cores()))
     threads: int = field(default_factory=lambda: max(1, _count_cores() - 1))
     device: str = "cpu"
 

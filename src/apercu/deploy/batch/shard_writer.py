@@ -90,7 +90,7 @@ class RowBuilder:
     classes: tuple[str, ...]
     size: tuple[int, int]
 
-    def build_table(self, images: Sequence[LoadedImage], answers: ExplainedBatch | None) -> Table:
+    def build_table(self, images: Sequence[LoadedImage], explained: ExplainedBatch | None) -> Table:
         """A row for each image; those with an error have no answer.
 
         Args:
@@ -99,28 +99,28 @@ class RowBuilder:
         """
         import pyarrow as pa
 
-        found = iter(() if answers is None else self._list_maps(answers))
+        found = iter(() if explained is None else self._list_maps(explained))
         rows = [self._build_row(one, None if one.image is None else next(found)) for one in images]
         return pa.Table.from_pylist(rows, build_schema(self.settings, self.size))
 
-    def _list_maps(self, answers: ExplainedBatch) -> list[tuple[Tensor, int, float]]:
+    def _list_maps(self, explained: ExplainedBatch) -> list[tuple[Tensor, int, float]]:
         return list(
             zip(
-                answers.maps,
-                answers.targets.tolist(),
-                answers.target_probabilities.tolist(),
+                explained.maps,
+                explained.targets.tolist(),
+                explained.target_probabilities.tolist(),
                 strict=True,
             )
         )
 
     def _build_row(
-        self, seen: LoadedImage, found: tuple[Tensor, int, float] | None
+        self, image: LoadedImage, explained: tuple[Tensor, int, float] | None
     ) -> dict[str, Any]:
-        row: dict[str, Any] = {"index": seen.index, "id": seen.name, "error": seen.error}
-        if found is None or seen.size is None:
+        row: dict[str, Any] = {"index": image.index, "id": image.name, "error": image.error}
+        if explained is None or image.size is None:
             return row
-        (mask, target, share), (height, width) = found, seen.size
-        box = tight_box(mask, self.settings.level, seen.size) or (None,) * len(CORNERS)
+        (mask, target, share), (height, width) = explained, image.size
+        box = tight_box(mask, self.settings.level, image.size) or (None,) * len(CORNERS)
         return {
             **row,
             **{"width": width, "height": height},
@@ -130,12 +130,12 @@ class RowBuilder:
         }
 
 
-def _encode_map(values: NDArray[np.float32], kind: str) -> bytes:
+def _encode_map(values: NDArray[np.float32], encoding: str) -> bytes:
     """A map in [0, 1] as bytes."""
-    if kind == "float16":
+    if encoding == "float16":
         return values.astype("<f2").tobytes()
     grey = (values.clip(0, 1) * 255).round().astype(np.uint8)
-    if kind == "uint8":
+    if encoding == "uint8":
         return grey.tobytes()
     buffer = io.BytesIO()
     Image.fromarray(grey).save(buffer, "PNG", compress_level=_PNG_LEVEL)
@@ -154,7 +154,7 @@ class ShardWriter(ABC):
 
     out: Path
     plan: Plan
-    columns: RowBuilder
+    row_builder: RowBuilder
 
     @abstractmethod
     def prepare_output(self) -> None:

@@ -44,14 +44,14 @@ class Plan:
         batch: images per unit.
     """
 
-    images: int
-    shard: int
-    batch: int
+    image_count: int
+    shard_size: int
+    batch_size: int
 
     @property
-    def shards(self) -> int:
+    def shard_count(self) -> int:
         """How many there are."""
-        return -(-self.images // self.shard)
+        return -(-self.image_count // self.shard_size)
 
     def rows(self, shard: int) -> range:
         """The images of a shard.
@@ -59,7 +59,7 @@ class Plan:
         >>> Plan(25, 10, 4).rows(2)
         range(20, 25)
         """
-        return range(shard * self.shard, min((shard + 1) * self.shard, self.images))
+        return range(shard * self.shard_size, min((shard + 1) * self.shard_size, self.image_count))
 
     def split_into_units(self, shard: int) -> Iterator[Unit]:
         """The units of a shard, in order.
@@ -68,13 +68,13 @@ class Plan:
         [4, 4, 2]
         """
         rows = self.rows(shard)
-        for number, start in enumerate(range(rows.start, rows.stop, self.batch)):
-            yield Unit(shard, number, start, min(start + self.batch, rows.stop))
+        for number, start in enumerate(range(rows.start, rows.stop, self.batch_size)):
+            yield Unit(shard, number, start, min(start + self.batch_size, rows.stop))
 
 
 Table: TypeAlias = Any  # pyarrow.Table; pyarrow is imported only when rows are made
 
-WORK = "_work"
+WORK_FOLDER = "_work"
 
 
 class ShardRecord(BaseModel):
@@ -177,13 +177,13 @@ class WorkFolder:
 
     def clear(self) -> None:
         """Everything is finished."""
-        shutil.rmtree(self.out / WORK, ignore_errors=True)
+        shutil.rmtree(self.out / WORK_FOLDER, ignore_errors=True)
 
     def _record_path(self, shard: int) -> Path:
-        return self.out / WORK / f"{shard:08}.json"
+        return self.out / WORK_FOLDER / f"{shard:08}.json"
 
     def _shard_folder(self, shard: int) -> Path:
-        return self.out / WORK / f"{shard:08}"
+        return self.out / WORK_FOLDER / f"{shard:08}"
 
     def _unit_path(self, unit: Unit) -> Path:
         return self._shard_folder(unit.shard) / f"{unit.number:06}.arrow"

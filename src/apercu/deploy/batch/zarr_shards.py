@@ -31,7 +31,7 @@ FILL_VALUES: dict[str, Any] = {
     "error": "",
 }
 """What stands for nothing, where an image could not be read or its map has no box."""
-TYPES: dict[str, Any] = {"index": np.int64, "probability": np.float32, "id": str, "class": str}
+DTYPES: dict[str, Any] = {"index": np.int64, "probability": np.float32, "id": str, "class": str}
 
 
 @final
@@ -46,15 +46,15 @@ class ZarrShards(ShardWriter):
             raise ConfigError("format: zarr is not installed; pip install 'apercu[zarr]'") from None
         desk, path = WorkFolder(self.out), self.out / STORE
         try:
-            if any(desk.read_record(shard) is not None for shard in range(self.plan.shards)):
+            if any(desk.read_record(shard) is not None for shard in range(self.plan.shard_count)):
                 for part in path.rglob("*.partial"):
                     part.unlink()  # of a process that was killed
                 return
             shutil.rmtree(path, ignore_errors=True)
             group = zarr.create_group(path, zarr_format=3)
             for name, missing in FILL_VALUES.items():
-                shape, chunk = (self.plan.images,), (self.plan.shard,)
-                size = self.columns.size if name == "map" else ()
+                shape, chunk = (self.plan.image_count,), (self.plan.shard_size,)
+                size = self.row_builder.size if name == "map" else ()
                 group.create_array(
                     name,
                     shape=shape + size,
@@ -111,14 +111,14 @@ class ZarrShards(ShardWriter):
 
     def _find_dtype(self, name: str) -> Any:
         if name == "map":
-            return np.dtype(self.columns.settings.map)
-        return TYPES.get(name, str if name == "error" else np.int32)
+            return np.dtype(self.row_builder.settings.map)
+        return DTYPES.get(name, str if name == "error" else np.int32)
 
     def _build_column(self, table: Table, name: str) -> NDArray[Any]:
         """A column as an array, with what stands for nothing."""
         values = table[name].to_pylist()
         if name == "map":
-            return _decode_maps(values, self._find_dtype(name), self.columns.size)
+            return _decode_maps(values, self._find_dtype(name), self.row_builder.size)
         filled = [FILL_VALUES[name] if value is None else value for value in values]
         kind = self._find_dtype(name)
         return np.array(filled, dtype=np.dtypes.StringDType() if kind is str else kind)
@@ -130,12 +130,12 @@ class ZarrShards(ShardWriter):
         )
 
 
-def _decode_maps(values: Sequence[bytes | None], kind: Any, size: tuple[int, int]) -> NDArray[Any]:
+def _decode_maps(values: Sequence[bytes | None], dtype: Any, size: tuple[int, int]) -> NDArray[Any]:
     """Maps as bytes → one array, zeros where there is none."""
-    found = np.zeros((len(values), *size), kind)
+    found = np.zeros((len(values), *size), dtype)
     for row, value in enumerate(values):
         if value is not None:
-            found[row] = np.frombuffer(value, kind).reshape(size)
+            found[row] = np.frombuffer(value, dtype).reshape(size)
     return found
 
 

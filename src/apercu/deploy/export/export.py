@@ -18,7 +18,7 @@ from apercu.deploy.export.checks import (
     check_outputs,
     make_class_trials,
     make_trials,
-    measure_loss,
+    measure_precision_loss,
     measure_quality,
 )
 from apercu.deploy.export.graphs import (
@@ -33,8 +33,8 @@ from apercu.deploy.export.graphs import (
 from apercu.deploy.export.manifest import (
     MANIFEST,
     GraphFile,
-    Loss,
     Manifest,
+    PrecisionLoss,
     build_manifest,
     describe_difference,
     describe_graph,
@@ -58,7 +58,7 @@ from apercu.images import ImageSource
 from apercu.io import check_writable, write_file
 from apercu.methods.base import MapScale
 
-CALIBRATED = 64
+MAX_CALIBRATION_IMAGES = 64
 """Images that the ranges of activations are learnt from, at most."""
 
 Say = Callable[[str], None]
@@ -79,13 +79,13 @@ def export(
         ApercuError: a file answers otherwise than PyTorch.
         OutputError: the folder cannot be written.
     """
-    job = Export(explainer.to("cpu"), settings, inputs or ExportInputs(), say)
+    job = ExportRun(explainer.to("cpu"), settings, inputs or ExportInputs(), say)
     check_writable(out)
     with tempfile.TemporaryDirectory() as exact:
         return job(out, Path(exact))
 
 
-class Export:
+class ExportRun:
     """An export under way.
 
     Args:
@@ -102,31 +102,31 @@ class Export:
         self,
         explainer: TrainedExplainer[Any, Any],
         settings: ExportSettings,
-        materials: ExportInputs,
+        inputs: ExportInputs,
         say: Say,
     ) -> None:
         self.explainer, self.passport = explainer, explainer.classifier_info
-        self.settings, self.materials, self.say = settings, materials, say
+        self.settings, self.materials, self.say = settings, inputs, say
         if self.passport.input.stretch is not None:
             raise ConfigError(
                 "export: its classifier stretches raw counts, which the runtime cannot do; "
                 "explain them with PyTorch"
             )
-        if settings.precision != "fp32" and materials.images is None:
+        if settings.precision != "fp32" and inputs.images is None:
             raise ConfigError(
                 f"precision: what {settings.precision} loses is measured; give --images"
             )
-        if settings.precision == "int8-static" and materials.calibration is None:
+        if settings.precision == "int8-static" and inputs.calibration is None:
             raise ConfigError(
                 "precision: int8-static learns the ranges of activations from images; "
                 "give --calibrate"
             )
-        if settings.precision != "int8-static" and materials.calibration is not None:
+        if settings.precision != "int8-static" and inputs.calibration is not None:
             raise ConfigError(
                 f"calibrate: {settings.precision} learns nothing from images, int8-static does; "
                 "leave it out or give --precision int8-static"
             )
-        if settings.limit is not None and materials.images is None:
+        if settings.limit is not None and inputs.images is None:
             raise ConfigError("limit: there are no images to draw from; give --images")
         self.graphs = dict(self._build_graphs(build_graph(explainer)))
 
@@ -152,11 +152,11 @@ class Export:
         write_file(out / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
         return manifest
 
-    def _build_graphs(self, explaining: ExportableExplainer) -> Iterator[tuple[str, Traceable]]:
+    def _build_graphs(self, exportable: ExportableExplainer) -> Iterator[tuple[str, Traceable]]:
         spec = self.passport.input
-        yield "explainer", Traceable.for_images(explaining, explaining.outputs, spec)
-        if isinstance(explaining, MaskGraph):
-            classes = ClassesGraph(explaining.network)
+        yield "explainer", Traceable.for_images(exportable, exportable.outputs, spec)
+        if isinstance(exportable, MaskGraph):
+            classes = ClassesGraph(exportable.network)
             yield "classes", Traceable.for_classes(classes, classes.outputs, spec)
         if self.settings.combined is False:
             return
@@ -168,7 +168,7 @@ class Export:
                 raise
             self.say(f"no combined graph: {error}")
             return
-        combined = CombinedGraph(explaining, read)
+        combined = CombinedGraph(exportable, read)
         yield "combined", Traceable.for_images(combined, combined.outputs, spec)
 
     def _write_graph(self, graph: Traceable, path: Path) -> GraphCheck:
@@ -199,11 +199,11 @@ class Export:
         checked = self._check_graph(path.name, open_program(path, graph.outputs), graph)
         return describe_graph(path, graph, checked, "fp32")
 
-    def _measure_loss(self, role: str, exact: Path, exported: Path) -> Loss | None:
+    def _measure_loss(self, role: str, exact: Path, exported: Path) -> PrecisionLoss | None:
         shown = self._select_images(self.materials.images)
         if self.settings.precision == "fp32" or shown is None:
             return None
-        loss = measure_loss(exact, exported, shown, self.passport)
+        loss = measure_precision_loss(exact, exported, shown, self.passport)
         classifier = self._classifier
         if role == "explainer" and classifier is None:
             self.say("yardstick not measured: it asks the classifier; give --classifier")
@@ -223,7 +223,7 @@ class Export:
 
     @cached_property
     def _calibration(self) -> list[Tensor]:
-        calibration = self._select_images(self.materials.calibration, CALIBRATED)
+        calibration = self._select_images(self.materials.calibration, MAX_CALIBRATION_IMAGES)
         if calibration is None or self.settings.precision != "int8-static":
             return []
         return list(calibration.iterate_batches(self.passport))

@@ -47,7 +47,7 @@ class ExportableExplainer(nn.Module, ABC):
 
     @abstractmethod
     def explain(
-        self, images: Images, features: list[Tensor], answers: Logits, targets: Targets
+        self, images: Images, features: list[Tensor], logits: Logits, targets: Targets
     ) -> tuple[Tensor, ...]:
         """The outputs.
 
@@ -70,9 +70,9 @@ class MaskGraph(ExportableExplainer):
         self.network: MaskNetwork = network
 
     def explain(
-        self, images: Images, features: list[Tensor], answers: Logits, targets: Targets
+        self, images: Images, features: list[Tensor], logits: Logits, targets: Targets
     ) -> tuple[Tensor, ...]:
-        asked = torch.where(targets < 0, answers.argmax(1), targets)
+        asked = torch.where(targets < 0, logits.argmax(1), targets)
         log_odds = self.network.decode(features, asked)
         return (enlarge(log_odds, images.shape[-2:]).sigmoid(),)
 
@@ -106,10 +106,10 @@ class CounterpartGraph(ExportableExplainer):
         self.objective = objective
 
     def explain(
-        self, images: Images, features: list[Tensor], answers: Logits, targets: Targets
+        self, images: Images, features: list[Tensor], logits: Logits, targets: Targets
     ) -> tuple[Tensor, ...]:
-        seen = answers.argmax(1)
-        wanted = torch.where((targets < 0) | (targets == seen), runner_up(answers, seen), targets)
+        seen = logits.argmax(1)
+        wanted = torch.where((targets < 0) | (targets == seen), runner_up(logits, seen), targets)
         pair = self.network.generate(images, features, seen, wanted)
         stable = self.objective.select_stable(
             CounterpartBatch(images, seen, wanted), pair, self.network
@@ -126,15 +126,15 @@ class CombinedGraph(nn.Module):
         read: the classifier's logits, and the encoder's feature maps.
     """
 
-    def __init__(self, explaining: ExportableExplainer, read: nn.Module) -> None:
+    def __init__(self, explainer: ExportableExplainer, predictor: nn.Module) -> None:
         super().__init__()
-        self.explaining = explaining
-        self.read = read
-        self.outputs = ("probabilities", *explaining.outputs)
+        self.explainer = explainer
+        self.predictor = predictor
+        self.outputs = ("probabilities", *explainer.outputs)
 
     def forward(self, images: Images, targets: Targets) -> tuple[Tensor, ...]:
-        logits, features = self.read(images)
-        return logits.softmax(1), *self.explaining.explain(images, features, logits, targets)
+        logits, features = self.predictor(images)
+        return logits.softmax(1), *self.explainer.explain(images, features, logits, targets)
 
 
 def build_graph(explainer: TrainedExplainer) -> ExportableExplainer:  # type: ignore[type-arg]
@@ -178,7 +178,7 @@ class SeparatePredictor(nn.Module):
 
 
 def build_predictor(
-    network: GatedNetwork, passport: ClassifierInfo, classifier: Classifier | None
+    network: GatedNetwork, classifier_info: ClassifierInfo, classifier: Classifier | None
 ) -> nn.Module:
     """Images → the explained classifier's logits and the explainer's feature maps.
 
@@ -193,15 +193,15 @@ def build_predictor(
     """
     encoder = network.encoder
     if isinstance(encoder, GraphEncoder) and (
-        encoder.classifier[0].fingerprint == passport.fingerprint
+        encoder.classifier[0].fingerprint == classifier_info.fingerprint
     ):
         return EncoderWithHead(encoder)
     if classifier is None:
         raise ConfigError(
             f"combined: the explainer looks through an encoder of its own; give --classifier "
-            f"{passport.spec} to join its prediction, or --no-combined"
+            f"{classifier_info.spec} to join its prediction, or --no-combined"
         )
-    passport.check_classifier(classifier)
+    classifier_info.check_classifier(classifier)
     if classifier.module is None:
         raise ConfigError(
             f"combined: {classifier.spec} does not show its layers, so it cannot be exported "
@@ -210,10 +210,12 @@ def build_predictor(
     return SeparatePredictor(classifier, network)
 
 
-def find_explained_classifier(network: GatedNetwork, passport: ClassifierInfo) -> Classifier | None:
+def find_explained_classifier(
+    network: GatedNetwork, classifier_info: ClassifierInfo
+) -> Classifier | None:
     """The explained classifier, where the explainer carries it as its encoder."""
     encoder = network.encoder
     if isinstance(encoder, GraphEncoder):
         own = encoder.classifier[0]
-        return own if own.fingerprint == passport.fingerprint else None
+        return own if own.fingerprint == classifier_info.fingerprint else None
     return None

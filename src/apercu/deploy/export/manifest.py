@@ -21,11 +21,11 @@ VERSION: Final = 1
 """Of the manifest; a runtime refuses others."""
 
 
-class _Strict(BaseModel):
+class _ManifestModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Score(_Strict):
+class ScorePair(_ManifestModel):
     """One metric of the yardstick, of the exact and of the exported explainer.
 
     Attributes:
@@ -39,7 +39,7 @@ class Score(_Strict):
     n: int
 
 
-class Loss(_Strict):
+class PrecisionLoss(_ManifestModel):
     """What a lower precision costs.
 
     Attributes:
@@ -56,10 +56,10 @@ class Loss(_Strict):
     mean_difference: float
     iou: float
     agreement: float | None = None
-    scores: dict[str, Score] = {}
+    scores: dict[str, ScorePair] = {}
 
 
-class GraphFile(_Strict):
+class GraphFile(_ManifestModel):
     """One exported file.
 
     Attributes:
@@ -80,10 +80,10 @@ class GraphFile(_Strict):
     difference: float
     images: int
     jumps: int = 0
-    loss: Loss | None = None
+    loss: PrecisionLoss | None = None
 
 
-class InputFit(_Strict):
+class InputFormat(_ManifestModel):
     """How a picture becomes an input.
 
     Attributes:
@@ -101,7 +101,7 @@ class InputFit(_Strict):
     bands: tuple[str, ...] | None = None
 
 
-class Manifest(_Strict):
+class Manifest(_ManifestModel):
     """All of it.
 
     Attributes:
@@ -124,7 +124,7 @@ class Manifest(_Strict):
     classifier: str
     fingerprint: str
     run: str
-    input: InputFit
+    input: InputFormat
     classes: tuple[str, ...]
     identifiers: tuple[str, ...]
     precision: Precision
@@ -147,7 +147,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def describe_graph(
-    path: Path, graph: Traceable, checked: GraphCheck, precision: Precision
+    path: Path, graph: Traceable, check: GraphCheck, precision: Precision
 ) -> GraphFile:
     """An entry of the manifest."""
     shapes = {name: tuple(values.shape[1:]) for name, values in graph(*graph.inputs).items()}
@@ -156,9 +156,9 @@ def describe_graph(
         sha256=digest_file(path),
         precision=precision,
         outputs=shapes,
-        difference=checked.difference,
-        images=checked.images,
-        jumps=checked.jumps,
+        difference=check.difference,
+        images=check.images,
+        jumps=check.jumps,
     )
 
 
@@ -174,7 +174,7 @@ def build_manifest(
         classifier=passport.spec,
         fingerprint=passport.fingerprint,
         run=digest_run(explainer),
-        input=InputFit(channels=spec.channels, size=spec.size, range=values, bands=spec.bands),
+        input=InputFormat(channels=spec.channels, size=spec.size, range=values, bands=spec.bands),
         classes=passport.classes,
         identifiers=passport.identifiers,
         precision=precision,
@@ -190,15 +190,13 @@ def digest_run(explainer: TrainedExplainer[Any, Any]) -> str:
     return sha.hexdigest()
 
 
-def describe_difference(name: str, checked: GraphCheck) -> str:
+def describe_difference(name: str, check: GraphCheck) -> str:
     """The line that says how far a file is from PyTorch."""
-    jumps = f", {checked.jumps} pixels on a jump left out" * bool(checked.jumps)
-    return (
-        f"{name}: at most {checked.difference:.2g} from PyTorch on {checked.images} images{jumps}"
-    )
+    jumps = f", {check.jumps} pixels on a jump left out" * bool(check.jumps)
+    return f"{name}: at most {check.difference:.2g} from PyTorch on {check.images} images{jumps}"
 
 
-def describe_loss(name: str, precision: Precision, loss: Loss) -> list[str]:
+def describe_loss(name: str, precision: Precision, loss: PrecisionLoss) -> list[str]:
     """The lines that say what a lower precision costs."""
     agreement = "" if loss.agreement is None else f", {loss.agreement:.1%} keep their class"
     return [

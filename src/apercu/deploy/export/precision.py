@@ -15,10 +15,10 @@ from apercu.deploy.export.tracing import INPUTS, silence_exporter
 from apercu.errors import ConfigError
 from apercu.io import write_file
 
-QUANTISED = ["Conv", "Gemm"]
+QUANTISED_OPERATORS = ["Conv", "Gemm"]
 
 
-def convert_graph(exact: Path, precision: Precision, path: Path, images: list[Tensor]) -> Path:
+def convert_graph(exact: Path, precision: Precision, path: Path, calibration: list[Tensor]) -> Path:
     """Writes a graph of another precision.
 
     Args:
@@ -37,11 +37,11 @@ def convert_graph(exact: Path, precision: Precision, path: Path, images: list[Te
         with silence_exporter(), tempfile.TemporaryDirectory() as folder:
             made = Path(folder) / path.name
             if precision == "fp16":
-                _halve(exact, made)
+                _write_half(exact, made)
             elif precision == "int8":
-                _quantise(exact, made)
+                _write_dynamic_int8(exact, made)
             else:
-                _calibrate(exact, made, images)
+                _write_static_int8(exact, made, calibration)
             return write_file(path, made.read_bytes())
     except (RuntimeError, ValueError, TypeError, KeyError, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0][:200]
@@ -51,25 +51,29 @@ def convert_graph(exact: Path, precision: Precision, path: Path, images: list[Te
         ) from error
 
 
-def _halve(exact: Path, made: Path) -> None:
+def _write_half(exact: Path, path: Path) -> None:
     import onnx
 
     model = onnx.shape_inference.infer_shapes(onnx.load(exact))
-    halve(model)
+    convert_to_half(model)
     onnx.checker.check_model(model)
-    onnx.save(model, made)
+    onnx.save(model, path)
 
 
-def _quantise(exact: Path, made: Path) -> None:
+def _write_dynamic_int8(exact: Path, path: Path) -> None:
     """8-bit weights; the range of activations is found anew for every image."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     quantize_dynamic(
-        exact, made, op_types_to_quantize=QUANTISED, weight_type=QuantType.QUInt8, per_channel=True
+        exact,
+        path,
+        op_types_to_quantize=QUANTISED_OPERATORS,
+        weight_type=QuantType.QUInt8,
+        per_channel=True,
     )
 
 
-def _calibrate(exact: Path, made: Path, shown: list[Tensor]) -> None:
+def _write_static_int8(exact: Path, path: Path, batches: list[Tensor]) -> None:
     """8-bit weights and activations between the first weights and the last.
 
     Their ranges are those seen in the images. All operators there are turned: one left out between
@@ -87,8 +91,8 @@ def _calibrate(exact: Path, made: Path, shown: list[Tensor]) -> None:
     inner = find_middle_nodes(graph)
     quantize_static(
         exact,
-        made,
-        _CalibrationReader(shown),
+        path,
+        _CalibrationReader(batches),
         quant_format=QuantFormat.QDQ,
         nodes_to_exclude=[node.name for node in graph.node if node.name not in inner],
         per_channel=True,
@@ -101,8 +105,8 @@ def _calibrate(exact: Path, made: Path, shown: list[Tensor]) -> None:
 class _CalibrationReader:
     """Hands calibration images to onnxruntime, one batch at a time."""
 
-    def __init__(self, shown: list[Tensor]) -> None:
-        self.left: Iterator[Tensor] = iter(shown)
+    def __init__(self, batches: list[Tensor]) -> None:
+        self.left: Iterator[Tensor] = iter(batches)
 
     def get_next(self) -> dict[str, Any] | None:
         images = next(self.left, None)
@@ -112,15 +116,15 @@ class _CalibrationReader:
         return dict(zip(INPUTS, (images.numpy(), targets.numpy()), strict=True))
 
 
-WEIGHED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+WEIGHTED_OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """Operators that hold weights."""
-EXACT = ("Cast", "CastLike", "Constant", "ConstantOfShape", "Range", "Shape", "Size")
+UNTYPED_OPERATORS = ("Cast", "CastLike", "Constant", "ConstantOfShape", "Range", "Shape", "Size")
 """Operators whose type is their own affair."""
-FLOAT_ALWAYS = {"Resize": (1, 2)}
+FLOAT_INPUTS = {"Resize": (1, 2)}
 """Inputs that have to be float32, by operator."""
 
 
-def halve(model: Any) -> None:
+def convert_to_half(model: Any) -> None:
     """Turns the middle of a float32 graph into float16, in place.
 
     What comes before the weights normalises, possibly counts beyond what 16 bits hold; what comes
@@ -134,15 +138,15 @@ def halve(model: Any) -> None:
     turning = _CastTable(graph)
     nodes = []
     for node in graph.node:
-        fixed = FLOAT_ALWAYS.get(node.op_type, ())
+        fixed = FLOAT_INPUTS.get(node.op_type, ())
         for place, name in enumerate(node.input):
             half = node.name in inner and place not in fixed
             node.input[place] = turning.cast_to_half(name) if half else turning.cast_to_float(name)
-        nodes += [*turning.list_casts(), node]
+        nodes += [*turning.take_casts(), node]
         if node.name in inner:
-            turning.made += [name for name in node.output if name in turning.floats]
+            turning.halves += [name for name in node.output if name in turning.floats]
     for output in graph.output:
-        if output.name in turning.made:
+        if output.name in turning.halves:
             raise ValueError(f"{output.name} comes straight from weights")
     del graph.value_info[:], graph.node[:]
     graph.node.extend(nodes)
@@ -164,13 +168,13 @@ class _CastTable:
         types = {one.name: one.type.tensor_type.elem_type for one in described}
         self.weights = {w.name: w for w in graph.initializer if w.data_type == single}
         self.floats = {n for n, kind in types.items() if kind == single} | set(self.weights)
-        self.made: list[str] = []
+        self.halves: list[str] = []
         self._known: set[str] = set()
         self._casts: list[Any] = []
 
     def cast_to_half(self, name: str) -> str:
         """The name of a tensor in half precision."""
-        if name not in self.floats or name in self.made:
+        if name not in self.floats or name in self.halves:
             return name
         if name not in self.weights:
             return self._add_cast(name, f"{name}_half")
@@ -186,9 +190,9 @@ class _CastTable:
 
     def cast_to_float(self, name: str) -> str:
         """The name of a tensor in single precision."""
-        return self._add_cast(name, f"{name}_single") if name in self.made else name
+        return self._add_cast(name, f"{name}_single") if name in self.halves else name
 
-    def list_casts(self) -> list[Any]:
+    def take_casts(self) -> list[Any]:
         """The casts that are needed now."""
         casts, self._casts = self._casts, []
         return casts
@@ -207,7 +211,9 @@ def find_middle_nodes(graph: Any) -> set[str]:
     """Names of the nodes that come after some weights and before some others, or hold them."""
     weights, below = _find_weights(graph)
     weighed = {
-        node.name for node in graph.node if node.op_type in WEIGHED and weights & set(node.input)
+        node.name
+        for node in graph.node
+        if node.op_type in WEIGHTED_OPERATORS and weights & set(node.input)
     }
     after: set[str] = set()
     for node in graph.node:
@@ -219,7 +225,7 @@ def find_middle_nodes(graph: Any) -> set[str]:
     for node in reversed(graph.node):
         if node.name in weighed or before & set(node.output):
             before |= set(node.input)
-            if node.name in below and node.op_type not in EXACT:
+            if node.name in below and node.op_type not in UNTYPED_OPERATORS:
                 found.add(node.name)
     return found
 

@@ -41,8 +41,8 @@ class ExportSettings:
 
     def __post_init__(self) -> None:
         for word in self.formats:
-            check_known(word, FORMATS, "format")
-        check_known(self.precision, PRECISIONS, "precision")
+            check_choice(word, FORMATS, "format")
+        check_choice(self.precision, PRECISIONS, "precision")
         if self.limit is not None and self.limit < 2:
             raise ConfigError(f"limit: expected at least 2 images, got {self.limit}")
 
@@ -52,22 +52,22 @@ class ExportSettings:
         return bool({"triton", "kserve"} & set(self.formats))
 
 
-def check_known(word: str, known: Sequence[W], what: str) -> W:
+def check_choice(value: str, choices: Sequence[W], name: str) -> W:
     """The word as one of the known ones.
 
     Raises:
         ConfigError: it is none of them.
     """
-    for one in known:
-        if word == one:
+    for one in choices:
+        if value == one:
             return one
     raise ConfigError(
-        f"{what}: expected one of {', '.join(known)}, got {word}{suggest_nearest(word, known)}"
+        f"{name}: expected one of {', '.join(choices)}, got {value}{suggest_nearest(value, choices)}"
     )
 
 
-BATCH = 8
-_LOOKED_AT = 16
+BATCH_SIZE = 8
+_INSPECTED_IMAGES = 16
 """Images that say whether a source knows boxes."""
 
 
@@ -85,7 +85,7 @@ class ImageSubset:
     limit: int | None
     seed: int
 
-    def iterate_batches(self, passport: ClassifierInfo) -> Iterator[Images]:
+    def iterate_batches(self, classifier_info: ClassifierInfo) -> Iterator[Images]:
         """The images as the explainer takes them; those that cannot be read are left out.
 
         Raises:
@@ -93,7 +93,9 @@ class ImageSubset:
         """
         chosen = split_indices(len(self.source), self.limit, self.seed, halves=False)[1]
         unread: list[ImageError] = []
-        found = batches(self.source, passport.prepare, BATCH, indices=chosen, skip=unread.append)
+        found = batches(
+            self.source, classifier_info.prepare, BATCH_SIZE, indices=chosen, skip=unread.append
+        )
         count = 0
         for batch in found:
             count += 1
@@ -104,7 +106,7 @@ class ImageSubset:
     @property
     def has_boxes(self) -> bool:
         """Whether some of the first images have boxes."""
-        first = range(min(_LOOKED_AT, len(self.source)))
+        first = range(min(_INSPECTED_IMAGES, len(self.source)))
         return any(self.source[index].boxes is not None for index in first)
 
 

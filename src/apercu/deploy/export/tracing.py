@@ -21,7 +21,7 @@ from apercu.errors import ConfigError
 from apercu.io import write_file
 
 INPUTS = ("images", "targets")
-_SAMPLE = 2
+_SAMPLE_SIZE = 2
 """Images that a graph is traced with: one would be taken for a constant."""
 
 
@@ -36,36 +36,36 @@ class Traceable:
         shapes: which of their axes may have any length, and what that is called.
     """
 
-    graph: nn.Module
+    module: nn.Module
     outputs: tuple[str, ...]
     inputs: tuple[Tensor, Tensor]
-    shapes: tuple[dict[int, Any], dict[int, Any]]
+    dynamic_axes: tuple[dict[int, Any], dict[int, Any]]
 
     @classmethod
-    def for_images(cls, graph: nn.Module, outputs: Sequence[str], spec: InputSpec) -> Traceable:
+    def for_images(cls, module: nn.Module, outputs: Sequence[str], spec: InputSpec) -> Traceable:
         """A graph that takes any number of images, and a target for each."""
-        images = torch.rand(_SAMPLE, spec.channels, *spec.size, generator=_make_generator())
+        images = torch.rand(_SAMPLE_SIZE, spec.channels, *spec.size, generator=_make_generator())
         batch = torch.export.Dim("batch", min=1)
-        inputs = images, torch.arange(_SAMPLE) - 1
-        return cls(graph.eval(), tuple(outputs), inputs, ({0: batch}, {0: batch}))
+        inputs = images, torch.arange(_SAMPLE_SIZE) - 1
+        return cls(module.eval(), tuple(outputs), inputs, ({0: batch}, {0: batch}))
 
     @classmethod
-    def for_classes(cls, graph: nn.Module, outputs: Sequence[str], spec: InputSpec) -> Traceable:
+    def for_classes(cls, module: nn.Module, outputs: Sequence[str], spec: InputSpec) -> Traceable:
         """A graph that takes one image, and any number of targets for it."""
         images = torch.rand(1, spec.channels, *spec.size, generator=_make_generator())
         classes = torch.export.Dim("classes", min=1)
-        inputs = images, torch.arange(_SAMPLE) - 1
-        return cls(graph.eval(), tuple(outputs), inputs, ({}, {0: classes}))
+        inputs = images, torch.arange(_SAMPLE_SIZE) - 1
+        return cls(module.eval(), tuple(outputs), inputs, ({}, {0: classes}))
 
     @property
     def takes_one_image(self) -> bool:
         """Whether it takes one image at a time."""
-        return not self.shapes[0]
+        return not self.dynamic_axes[0]
 
     @torch.inference_mode()
     def __call__(self, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """What PyTorch answers, by name."""
-        return dict(zip(self.outputs, self.graph(images, targets), strict=True))
+        return dict(zip(self.outputs, self.module(images, targets), strict=True))
 
 
 def write_onnx(traceable: Traceable, path: Path) -> Path:
@@ -79,11 +79,11 @@ def write_onnx(traceable: Traceable, path: Path) -> Path:
     try:
         with torch.no_grad(), silence_exporter():
             program = torch.onnx.export(
-                traceable.graph,
+                traceable.module,
                 traceable.inputs,
                 input_names=list(INPUTS),
                 output_names=list(traceable.outputs),
-                dynamic_shapes=traceable.shapes,
+                dynamic_shapes=traceable.dynamic_axes,
                 dynamo=True,
                 verbose=False,
             )
@@ -116,11 +116,11 @@ def open_session(path: Path, threads: int | None = None, *, spin: bool = True) -
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def run_session(running: Any, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
+def run_session(session: Any, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
     """What a session answers, by name."""
-    names = [output.name for output in running.get_outputs()]
+    names = [output.name for output in session.get_outputs()]
     given = (images.float().contiguous().numpy(), targets.numpy())
-    found = running.run(names, dict(zip(INPUTS, given, strict=True)))
+    found = session.run(names, dict(zip(INPUTS, given, strict=True)))
     return {name: torch.from_numpy(values) for name, values in zip(names, found, strict=True)}
 
 
@@ -165,9 +165,9 @@ def silence_exporter() -> Iterator[None]:
 
 def _check_axes(model: Any, traceable: Traceable) -> None:
     """Raises ConfigError where an axis has been fixed to the sample's length."""
-    for value, free in zip(model.graph.input, traceable.shapes, strict=True):
+    for value, free in zip(model.graph.input, traceable.dynamic_axes, strict=True):
         if free and not value.type.tensor_type.shape.dim[0].dim_param:
-            raise describe_trace_failure(ValueError(f"it takes {_SAMPLE} {value.name} only"))
+            raise describe_trace_failure(ValueError(f"it takes {_SAMPLE_SIZE} {value.name} only"))
 
 
 def _strip_debug_info(model: Any) -> None:
@@ -193,7 +193,7 @@ def write_program(traceable: Traceable, path: Path) -> Path:
     try:
         with torch.no_grad(), silence_exporter():
             program = torch.export.export(
-                traceable.graph, traceable.inputs, dynamic_shapes=traceable.shapes
+                traceable.module, traceable.inputs, dynamic_shapes=traceable.dynamic_axes
             )
             for node in program.graph.nodes:  # where in the source it came from
                 node.meta.pop("stack_trace", None)

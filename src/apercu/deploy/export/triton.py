@@ -12,10 +12,10 @@ from apercu.deploy.export.manifest import GraphFile, Manifest
 from apercu.io import write_file
 
 REPOSITORY, SERVICE = "triton", "kserve.yaml"
-ROLES = ("explainer", "combined")
+MODEL_ROLES = ("explainer", "combined")
 """Graphs that take batches, each a model of the repository."""
-LARGEST_BATCH = 32
-DELAY = 2000
+MAX_BATCH = 32
+MAX_QUEUE_DELAY = 2000
 """Microseconds that a request waits for others to be answered with it."""
 
 
@@ -30,7 +30,7 @@ def write_repository(manifest: Manifest, out: Path, *, service: bool) -> None:
     Raises:
         OutputError: the folder cannot be written.
     """
-    for role in ROLES:
+    for role in MODEL_ROLES:
         if role in manifest.files:
             graph, model = manifest.files[role], out / REPOSITORY / role
             write_file(model / "1" / "model.onnx", (out / graph.file).read_bytes())
@@ -45,7 +45,7 @@ def format_model_config(name: str, graph: GraphFile, manifest: Manifest) -> str:
     lines = [
         f'name: "{name}"',
         'backend: "onnxruntime"',
-        f"max_batch_size: {LARGEST_BATCH}",
+        f"max_batch_size: {MAX_BATCH}",
         "input [",
         _format_tensor("images", "TYPE_FP32", images) + ",",
         _format_tensor("targets", "TYPE_INT64", ()),
@@ -53,7 +53,7 @@ def format_model_config(name: str, graph: GraphFile, manifest: Manifest) -> str:
         "output [",
         ",\n".join(_format_tensor(name, "TYPE_FP32", dims) for name, dims in graph.outputs.items()),
         "]",
-        f"dynamic_batching {{ max_queue_delay_microseconds: {DELAY} }}",
+        f"dynamic_batching {{ max_queue_delay_microseconds: {MAX_QUEUE_DELAY} }}",
     ]
     return "\n".join(lines) + "\n"
 

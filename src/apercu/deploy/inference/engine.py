@@ -66,7 +66,7 @@ class InferenceEngine(ABC):
         names: of the classes.
     """
 
-    about: ExplainerInfo
+    info: ExplainerInfo
     input: InputSpec
     names: ClassNames
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from apercu.classifiers import ClassNames, InputSpec
 from apercu.classifiers.fingerprint import digest_file
 from apercu.deploy.export.graphs import TOP
-from apercu.deploy.export.manifest import MANIFEST, InputFit, Manifest, read_manifest
+from apercu.deploy.export.manifest import MANIFEST, InputFormat, Manifest, read_manifest
 from apercu.deploy.export.tracing import open_session, run_session
 from apercu.deploy.inference.engine import ExplainedBatch, ExplainerInfo, InferenceEngine
 from apercu.errors import RunError
@@ -44,7 +44,7 @@ class OnnxEngine(InferenceEngine):
     open_classes_session: Callable[[], Any]
 
     @classmethod
-    def from_explainer(cls, folder: Path, *, spin: bool = True) -> OnnxEngine:
+    def from_export(cls, folder: Path, *, spin: bool = True) -> OnnxEngine:
         """That of a folder that `apercu export` wrote.
 
         Args:
@@ -101,18 +101,23 @@ class OnnxEngine(InferenceEngine):
     def __call__(self, images: Images, target: int = TOP) -> ExplainedBatch:
         return self._run_session(images, torch.full((len(images),), target))
 
-    def _run_session(self, images: Images, asked: Targets) -> ExplainedBatch:
+    def _run_session(self, images: Images, targets: Targets) -> ExplainedBatch:
         """Of one class per image; `TOP` is the one seen most."""
-        found = run_session(self.session, images, asked)
+        found = run_session(self.session, images, targets)
         probabilities = found["probabilities"]
-        targets = torch.where(asked == TOP, probabilities.argmax(1), asked)
+        targets = torch.where(targets == TOP, probabilities.argmax(1), targets)
         return ExplainedBatch(found["maps"], targets, probabilities)
 
 
-def _build_input_spec(fit: InputFit) -> InputSpec:
+def _build_input_spec(input_format: InputFormat) -> InputSpec:
     """What the graph's images look like; it normalises pixels itself."""
-    counts = "l2_per_channel" if fit.range == "counts" else None
-    return InputSpec(channels=fit.channels, size=fit.size, normalise=counts, bands=fit.bands)
+    counts = "l2_per_channel" if input_format.range == "counts" else None
+    return InputSpec(
+        channels=input_format.channels,
+        size=input_format.size,
+        normalise=counts,
+        bands=input_format.bands,
+    )
 
 
 def _find_graph(folder: Path, manifest: Manifest, role: str) -> Path:

@@ -39,10 +39,10 @@ def open_engine(
     """
     if is_export(run):
         _check_export_options(run, classifier, device)
-        return OnnxEngine.from_explainer(run, spin=spin)
+        return OnnxEngine.from_export(run, spin=spin)
     explainer = load_run(run, MaskExplainer).to(device)
     opened = None if classifier is None else open_classifier(classifier, device=device)
-    return TorchEngine.from_explainer(explainer, opened)
+    return TorchEngine.from_export(explainer, opened)
 
 
 def _check_export_options(run: Path, classifier: str | Path | None, device: str) -> None:

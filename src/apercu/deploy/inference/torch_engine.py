@@ -103,7 +103,7 @@ class TorchEngine(InferenceEngine):
     predictor: Predictor
 
     @classmethod
-    def from_explainer(
+    def from_export(
         cls, explainer: MaskExplainer, classifier: Classifier | None = None
     ) -> TorchEngine:
         """That of an explainer, on its device.

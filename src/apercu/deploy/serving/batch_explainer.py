@@ -249,7 +249,7 @@ class MaskBatchExplainer(BatchExplainer):
     """
 
     def __init__(self, name: str, engine: InferenceEngine) -> None:
-        about = engine.about
+        about = engine.info
         super().__init__(
             ServedExplainer(
                 name,

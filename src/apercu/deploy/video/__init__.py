@@ -5,7 +5,7 @@ from apercu.deploy.video.explain_video import (
     VideoSettings,
     VideoSummary,
     explain_video,
-    open_engine,
+    open_video_engine,
 )
 from apercu.deploy.video.source import VideoSource, open_video
 
@@ -15,6 +15,6 @@ __all__ = [
     "VideoSummary",
     "VideoSettings",
     "explain_video",
-    "open_engine",
+    "open_video_engine",
     "open_video",
 ]

@@ -22,7 +22,7 @@ from apercu.deploy.video.queues import (
     run_consumer,
     run_producer,
 )
-from apercu.deploy.video.source import AudioPacket, Item, VideoPicture, VideoSource
+from apercu.deploy.video.source import AudioPacket, VideoItem, VideoPicture, VideoSource
 from apercu.deploy.video.writer import AudioTrack, VideoWriter, find_format
 from apercu.errors import ConfigError, RunError
 
@@ -30,7 +30,7 @@ CHANNELS = (1, 3)
 """What can be made of the pictures of a video: grey, or colours."""
 
 
-def open_engine(
+def open_video_engine(
     run: Path, classifier: str | Path | None = None, device: str = "cpu"
 ) -> InferenceEngine:
     """Opens a run or an export, whose threads leave the cores to other work when they rest.
@@ -57,12 +57,12 @@ def _check_input(run: Path, spec: InputSpec) -> None:
 
 
 TOP = "top"
-WAITING = 8
+QUEUE_SIZE = 8
 """Frames and sounds that wait between two threads, at most."""
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with how many frames are written, and how many there are, about."""
-_Done: TypeAlias = AudioPacket | tuple[VideoPicture, OverlayContent]
+_WrittenItem: TypeAlias = AudioPacket | tuple[VideoPicture, OverlayContent]
 """What is ready to be written."""
 
 
@@ -113,10 +113,10 @@ class VideoSummary:
     explained: int
     dropped: int
     stopped: bool
-    took: float
+    wall_seconds: float
     flicker: Flicker | None
-    sounds: tuple[str, ...]
-    damaged: int
+    audio: tuple[str, ...]
+    damaged_audio: int
 
 
 def explain_video(
@@ -157,12 +157,12 @@ def explain_video(
         work.frames,
         work.seconds,
         explaining.explained,
-        work.coming.dropped,
+        work.incoming.dropped,
         stopped,
         time.perf_counter() - start,
-        explaining.meter.summarise,
+        explaining.meter.summary,
         tuple(map(str, tracks)),
-        sum(track.damaged for track in tracks),
+        sum(track.damaged_packets for track in tracks),
     )
 
 
@@ -171,19 +171,19 @@ class VideoPipeline:
 
     def __init__(
         self,
-        explaining: FrameExplainer,
+        frame_explainer: FrameExplainer,
         source: VideoSource,
         settings: VideoSettings,
         progress: Progress,
     ) -> None:
-        self.explaining, self.source = explaining, source
+        self.explaining, self.source = frame_explainer, source
         self.settings, self.progress = settings, progress
-        self.coming: BoundedQueue[Item] = (
-            make_live_queue() if source.live else BoundedQueue(WAITING)
+        self.incoming: BoundedQueue[VideoItem] = (
+            make_live_queue() if source.live else BoundedQueue(QUEUE_SIZE)
         )
-        self.leaving: BoundedQueue[_Done] = BoundedQueue(1 if source.live else WAITING)
+        self.outgoing: BoundedQueue[_WrittenItem] = BoundedQueue(1 if source.live else QUEUE_SIZE)
         self.frames, self.seconds = 0, 0.0
-        self._drawing = FrameOverlay(source.look)
+        self._overlay = FrameOverlay(source.frame_format)
 
     def run(self, writer: VideoWriter) -> None:
         """Every item, to the end."""
@@ -191,13 +191,13 @@ class VideoPipeline:
         if self.source.live and self.source.is_file:
             items = pace_items(items)
         with (
-            run_consumer(partial(self._write, writer), self.leaving) as leave,
-            run_producer(items, self.coming) as coming,
+            run_consumer(partial(self._write, writer), self.outgoing) as leave,
+            run_producer(items, self.incoming) as coming,
         ):
             for done in self._explain_frames(coming):
                 leave(done)
 
-    def _explain_frames(self, items: Iterator[Item]) -> Iterator[_Done]:
+    def _explain_frames(self, items: Iterator[VideoItem]) -> Iterator[_WrittenItem]:
         taken, shown = 0, None
         for item in items:
             if isinstance(item, VideoPicture):
@@ -213,12 +213,12 @@ class VideoPipeline:
     def _is_past_end(self, seconds: float) -> bool:
         return self.settings.seconds is not None and seconds >= self.settings.seconds
 
-    def _write(self, writer: VideoWriter, done: _Done) -> None:
+    def _write(self, writer: VideoWriter, item: _WrittenItem) -> None:
         """Draws and encodes a frame, or copies a sound."""
-        if isinstance(done, AudioPacket):
-            writer.write_audio(done.packet)
+        if isinstance(item, AudioPacket):
+            writer.write_audio(item.packet)
             return
-        frame, shown = done
-        writer.write_frame(self._drawing(frame.picture, shown))
+        frame, shown = item
+        writer.write_frame(self._overlay(frame.picture, shown))
         self.frames, self.seconds = self.frames + 1, frame.seconds
         self.progress(self.frames, max(self.frames, self.source.frames))

@@ -22,9 +22,9 @@ from apercu.deploy.video.motion import (
 )
 from apercu.deploy.video.source import VideoPicture
 
-HALF_LIFE = 0.4
+CLASS_HALF_LIFE = 0.4
 """Seconds after which a frame counts half in the mean probabilities."""
-LEAD = 1.25
+SWITCH_RATIO = 1.25
 """How many times as probable another class must be, in the mean, to be shown instead."""
 
 
@@ -38,17 +38,17 @@ class StableClass:
 
     def __init__(self, fixed: int | None = None) -> None:
         self.fixed = fixed
-        self._shown = fixed
+        self._current = fixed
         self._mean: NDArray[np.float64] | None = None
 
     @property
     def next_target(self) -> int:
         """The class to explain in the next frame; `TOP` while none is shown."""
-        return TOP if self._shown is None else self._shown
+        return TOP if self._current is None else self._current
 
     def reset(self) -> None:
         """Another scene begins."""
-        self._shown, self._mean = self.fixed, None
+        self._current, self._mean = self.fixed, None
 
     def update(self, probabilities: NDArray[np.float32], seconds: float) -> tuple[int, float]:
         """Takes the answer for a frame: the class that was explained, and its mean probability.
@@ -60,13 +60,13 @@ class StableClass:
         if self._mean is None:
             self._mean = probabilities.astype(np.float64)
         else:
-            kept = 0.5 ** (seconds / HALF_LIFE)
+            kept = 0.5 ** (seconds / CLASS_HALF_LIFE)
             self._mean = kept * self._mean + (1 - kept) * probabilities
         best = int(self._mean.argmax())
-        explained = best if self._shown is None else self._shown
-        leads = self._mean[best] > LEAD * self._mean[explained]
+        explained = best if self._current is None else self._current
+        leads = self._mean[best] > SWITCH_RATIO * self._mean[explained]
         if self.fixed is None:
-            self._shown = best if leads else explained
+            self._current = best if leads else explained
         return explained, float(self._mean[explained])
 
 
@@ -81,7 +81,7 @@ class OverlayContent:
     """
 
     heat: NDArray[np.uint8]
-    title: str
+    class_name: str
     probability: float
 
 
@@ -96,9 +96,9 @@ class FrameExplainer:
     """
 
     def __init__(
-        self, engine: InferenceEngine, steady: StableClass, smoothing: MapSmoother
+        self, engine: InferenceEngine, stable_class: StableClass, smoother: MapSmoother
     ) -> None:
-        self.engine, self.steady, self.smoothing = engine, steady, smoothing
+        self.engine, self.steady, self.smoothing = engine, stable_class, smoother
         self.meter = FlickerMeter()
         self.explained = 0
         self._grey: Grey | None = None

@@ -11,7 +11,7 @@ from av import VideoFrame
 from av.video.reformatter import Interpolation
 from numpy.typing import NDArray
 
-HIGH = 720
+HD_HEIGHT = 720
 """Rows from which a video that does not say is taken for high definition, as players do."""
 
 
@@ -28,8 +28,8 @@ class ColourMatrix:
 
     red: float
     blue: float
-    scaler: int
-    tag: int
+    swscale_id: int
+    h273_id: int
 
     def convert_to_planes(self, rgb: NDArray[np.float64]) -> NDArray[np.float64]:
         """Colours in [0, 1], `… × 3`, as Y, Cb, Cr of limited range (16 to 235, or 240)."""
@@ -43,19 +43,21 @@ class ColourMatrix:
 BT601 = ColourMatrix(0.299, 0.114, 5, 6)
 BT709 = ColourMatrix(0.2126, 0.0722, 1, 1)
 BT2020 = ColourMatrix(0.2627, 0.0593, 9, 9)
-_TAGS = {1: BT709, 5: BT601, 6: BT601, 9: BT2020, 10: BT2020}
+_MATRICES = {1: BT709, 5: BT601, 6: BT601, 9: BT2020, 10: BT2020}
 
 
 def find_matrix(frame: VideoFrame) -> ColourMatrix:
     """The standard of a decoded frame: what it says, else what players take for its height."""
-    return _TAGS.get(int(frame.colorspace), BT709 if frame.height >= HIGH else BT601)
+    return _MATRICES.get(int(frame.colorspace), BT709 if frame.height >= HD_HEIGHT else BT601)
 
 
-PLANAR = "yuv420p"
+PIXEL_FORMAT = "yuv420p"
 """Full brightness, colour at half the size, 8 bits: what every player takes."""
 VIDEO_RANGE, FULL_RANGE = 1, 2
-QUARTER = 90
-EXACT = int(Interpolation.BILINEAR | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND)
+QUARTER_TURN = 90
+EXACT_SCALING = int(
+    Interpolation.BILINEAR | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
+)
 """How a picture is made small; without the second flag its colours would be half as fine."""
 
 Plane: TypeAlias = NDArray[np.uint8]
@@ -72,26 +74,26 @@ class FrameFormat:
     """
 
     size: tuple[int, int]
-    pixel: Fraction
+    pixel_aspect: Fraction
     matrix: ColourMatrix
 
     @classmethod
-    def from_frame(cls, frame: VideoFrame, pixel: Fraction | None) -> FrameFormat:
+    def from_frame(cls, frame: VideoFrame, pixel_aspect: Fraction | None) -> FrameFormat:
         """That of a video, known by a decoded frame and the shape of the stream's pixels."""
-        width, height, pixel = frame.width, frame.height, pixel or Fraction(1)
+        width, height, pixel_aspect = frame.width, frame.height, pixel_aspect or Fraction(1)
         if frame.rotation % 180:
-            width, height, pixel = height, width, 1 / pixel
-        return cls((width + width % 2, height + height % 2), pixel, find_matrix(frame))
+            width, height, pixel_aspect = height, width, 1 / pixel_aspect
+        return cls((width + width % 2, height + height % 2), pixel_aspect, find_matrix(frame))
 
 
-def view_plane(picture: VideoFrame, number: int) -> Plane:
+def view_plane(picture: VideoFrame, index: int) -> Plane:
     """A plane of a picture, as a view: rows × columns."""
-    one: Any = picture.planes[number]
+    one: Any = picture.planes[index]
     rows = np.frombuffer(one, np.uint8).reshape(-1, one.line_size)
     return rows[: one.height, : one.width]
 
 
-def make_upright(frame: VideoFrame, look: FrameFormat) -> VideoFrame:
+def make_upright(frame: VideoFrame, frame_format: FrameFormat) -> VideoFrame:
     """A decoded frame of any format as `PLANAR`, upright and opaque, of limited range.
 
     Transparency is laid over white. An odd side is stretched by one pixel.
@@ -100,24 +102,24 @@ def make_upright(frame: VideoFrame, look: FrameFormat) -> VideoFrame:
         frame: with the rotation and the mirror that its file asks for.
         look: of the result.
     """
-    turns, flip = round(frame.rotation / QUARTER) % 4, is_mirrored(frame)
-    width, height = look.size[::-1] if turns % 2 else look.size
+    turns, flip = round(frame.rotation / QUARTER_TURN) % 4, is_mirrored(frame)
+    width, height = frame_format.size[::-1] if turns % 2 else frame_format.size
     if any(component.is_alpha for component in frame.format.components):
         frame = _lay_over_white(frame)
-    fits = (frame.format.name, frame.width, frame.height) == (PLANAR, width, height)
+    fits = (frame.format.name, frame.width, frame.height) == (PIXEL_FORMAT, width, height)
     if not fits or frame.color_range == FULL_RANGE:
         frame = frame.reformat(
             width=width,
             height=height,
-            format=PLANAR,
-            src_colorspace=find_matrix(frame).scaler,
-            dst_colorspace=look.matrix.scaler,
+            format=PIXEL_FORMAT,
+            src_colorspace=find_matrix(frame).swscale_id,
+            dst_colorspace=frame_format.matrix.swscale_id,
             dst_color_range=VIDEO_RANGE,
             interpolation="BICUBIC",
         )
     if turns or flip:
         frame = _rotate(frame, turns, flip)
-    frame.colorspace = look.matrix.tag
+    frame.colorspace = frame_format.matrix.h273_id
     return frame
 
 
@@ -142,9 +144,9 @@ def prepare_image(picture: VideoFrame, size: tuple[int, int], channels: int) -> 
         width=size[1],
         height=size[0],
         format="rgb24" if channels == 3 else "gray",
-        src_colorspace=find_matrix(picture).scaler,
+        src_colorspace=find_matrix(picture).swscale_id,
         dst_color_range=FULL_RANGE,
-        interpolation=EXACT,
+        interpolation=EXACT_SCALING,
     )
     pixels = small.to_ndarray().reshape(*size, channels).transpose(2, 0, 1)
     return np.ascontiguousarray(pixels, np.float32) / np.float32(255)
@@ -157,7 +159,9 @@ def copy_timing(picture: VideoFrame, other: VideoFrame) -> None:
 
 
 def _lay_over_white(frame: VideoFrame) -> VideoFrame:
-    pixels = frame.reformat(format="rgba", src_colorspace=find_matrix(frame).scaler).to_ndarray()
+    pixels = frame.reformat(
+        format="rgba", src_colorspace=find_matrix(frame).swscale_id
+    ).to_ndarray()
     cover = pixels[..., 3:].astype(np.uint16)
     mixed = (pixels[..., :3] * cover + 255 * (255 - cover) + 127) // 255
     opaque = VideoFrame.from_ndarray(mixed.astype(np.uint8), "rgb24")
@@ -168,7 +172,7 @@ def _lay_over_white(frame: VideoFrame) -> VideoFrame:
 def _rotate(picture: VideoFrame, turns: int, flip: bool) -> VideoFrame:
     """Flipped top to bottom where asked, then turned anticlockwise by quarters."""
     width, height = picture.width, picture.height
-    turned = VideoFrame(*((height, width) if turns % 2 else (width, height)), PLANAR)
+    turned = VideoFrame(*((height, width) if turns % 2 else (width, height)), PIXEL_FORMAT)
     for number in range(3):
         view_plane(turned, number)[:] = np.rot90(
             view_plane(picture, number)[:: -1 if flip else 1], turns

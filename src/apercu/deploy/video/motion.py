@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from apercu.deploy.video.frames import view_plane
 from apercu.errors import ConfigError
 
-SIDE = 128
+MOTION_SIDE = 128
 """Pixels of the square that motion is sought in."""
-CUT = 0.15
+SCENE_CUT_CHANGE = 0.15
 """Mean change of brightness, motion taken out, from which a frame begins another scene."""
 
 Grey: TypeAlias = NDArray[np.float32]
-_WINDOW = np.outer(np.hanning(SIDE), np.hanning(SIDE)).astype(np.float32)
+_WINDOW = np.outer(np.hanning(MOTION_SIDE), np.hanning(MOTION_SIDE)).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -38,20 +38,24 @@ class Motion:
     @property
     def is_scene_cut(self) -> bool:
         """Whether another scene has begun."""
-        return self.change > CUT
+        return self.change > SCENE_CUT_CHANGE
 
 
 def shrink_to_grey(picture: VideoFrame) -> Grey:
     """The brightness of a picture as a small square, in [0, 1]."""
-    small = picture.reformat(width=SIDE, height=SIDE, format="gray", interpolation="BILINEAR")
+    small = picture.reformat(
+        width=MOTION_SIDE, height=MOTION_SIDE, format="gray", interpolation="BILINEAR"
+    )
     return view_plane(small, 0).astype(np.float32) / np.float32(255)
 
 
-def estimate_motion(before: Grey, now: Grey) -> Motion:
+def estimate_motion(previous: Grey, current: Grey) -> Motion:
     """How far the picture moved, by phase correlation; not at all where that explains it better."""
-    still = Motion(change=float(np.abs(now - before).mean()))
-    down, right = _find_peak(before, now)
-    left = float(np.abs(now - shift_values(before, down * SIDE, right * SIDE)).mean())
+    still = Motion(change=float(np.abs(current - previous).mean()))
+    down, right = _find_peak(previous, current)
+    left = float(
+        np.abs(current - shift_values(previous, down * MOTION_SIDE, right * MOTION_SIDE)).mean()
+    )
     return Motion(down, right, left) if left < still.change else still
 
 
@@ -69,25 +73,25 @@ def _shift_along(values: Grey, by: float, axis: int) -> Grey:
     return np.take(values, low, axis) * (1 - part) + np.take(values, low + 1, axis) * part
 
 
-def _find_peak(before: Grey, now: Grey) -> tuple[float, float]:
+def _find_peak(previous: Grey, current: Grey) -> tuple[float, float]:
     """Where the phase correlation is highest, as shares, to a fraction of a pixel."""
-    spectra = [np.fft.rfft2((one - one.mean()) * _WINDOW) for one in (before, now)]
+    spectra = [np.fft.rfft2((one - one.mean()) * _WINDOW) for one in (previous, current)]
     cross = spectra[1] * np.conj(spectra[0])
     phases = cross / np.maximum(np.abs(cross), 1e-9)
-    found = np.fft.irfft2(phases, s=(SIDE, SIDE)).astype(np.float32)
+    found = np.fft.irfft2(phases, s=(MOTION_SIDE, MOTION_SIDE)).astype(np.float32)
     row, column = np.unravel_index(int(found.argmax()), found.shape)
     return _refine_peak(found[:, column], int(row)), _refine_peak(found[row], int(column))
 
 
-def _refine_peak(line: NDArray[np.float32], place: int) -> float:
+def _refine_peak(values: NDArray[np.float32], index: int) -> float:
     """The top of a parabola through the highest value and its neighbours, as a signed share."""
-    low, top, high = line[place - 1], line[place], line[(place + 1) % SIDE]
+    low, top, high = values[index - 1], values[index], values[(index + 1) % MOTION_SIDE]
     bend = low - 2 * top + high
-    exact = place + (0.5 * (low - high) / bend if bend < 0 else 0.0)
-    return float((exact - SIDE if exact > SIDE / 2 else exact) / SIDE)
+    exact = index + (0.5 * (low - high) / bend if bend < 0 else 0.0)
+    return float((exact - MOTION_SIDE if exact > MOTION_SIDE / 2 else exact) / MOTION_SIDE)
 
 
-Values: TypeAlias = NDArray[np.float32]
+MapValues: TypeAlias = NDArray[np.float32]
 """A map: height × width, in [0, 1]."""
 
 
@@ -106,9 +110,9 @@ class MapSmoother:
         if not 0 <= half_life < float("inf"):
             raise ConfigError(f"smoothing: expected seconds, 0 or more, got {half_life}")
         self.half_life = half_life
-        self._mean: Values | None = None
+        self._mean: MapValues | None = None
 
-    def __call__(self, map: Values, since: Motion | None, seconds: float) -> Values:
+    def __call__(self, map: MapValues, motion: Motion | None, seconds: float) -> MapValues:
         """The mean, once it holds this map.
 
         Args:
@@ -116,22 +120,22 @@ class MapSmoother:
             since: how the picture moved since the map before; None begins anew.
             seconds: since then.
         """
-        if self.half_life and self._mean is not None and since is not None:
+        if self.half_life and self._mean is not None and motion is not None:
             kept = np.float32(0.5 ** (seconds / self.half_life))
-            map = kept * move_map(self._mean, since) + (1 - kept) * map
+            map = kept * move_map(self._mean, motion) + (1 - kept) * map
         self._mean = map
         return map
 
 
-def move_map(map: Values, since: Motion) -> Values:
+def move_map(map: MapValues, motion: Motion) -> MapValues:
     """A map moved as the picture has moved."""
-    if not (since.down or since.right):
+    if not (motion.down or motion.right):
         return map
     height, width = map.shape
-    return shift_values(map, since.down * height, since.right * width)
+    return shift_values(map, motion.down * height, motion.right * width)
 
 
-def compute_flicker(before: Values, now: Values, since: Motion) -> float:
+def compute_flicker(previous: MapValues, current: MapValues, motion: Motion) -> float:
     """Mean absolute change of a map that the motion of the picture does not explain.
 
     Args:
@@ -139,10 +143,10 @@ def compute_flicker(before: Values, now: Values, since: Motion) -> float:
         now: map of this frame.
         since: how the picture moved between them.
     """
-    return compute_change(move_map(before, since), now)
+    return compute_change(move_map(previous, motion), current)
 
 
-def compute_change(first: Values, second: Values) -> float:
+def compute_change(first: MapValues, second: MapValues) -> float:
     """Mean absolute difference of two maps."""
     return float(np.abs(first - second).mean())
 
@@ -159,7 +163,7 @@ class Flicker:
     """
 
     raw: float
-    shown: float
+    smoothed: float
     lag: float
     pairs: int
 
@@ -169,22 +173,22 @@ class FlickerMeter:
     """Adds up the flicker of a video; keeps the last maps only."""
 
     def __init__(self) -> None:
-        self._last: tuple[Values, Values] | None = None
+        self._previous: tuple[MapValues, MapValues] | None = None
         self._raw = self._shown = self._lag = 0.0
         self._pairs = self._maps = 0
 
-    def add(self, raw: Values, shown: Values, since: Motion | None) -> None:
+    def add(self, raw: MapValues, smoothed: MapValues, motion: Motion | None) -> None:
         """Takes the maps of a frame; without a motion they are not compared with those before."""
-        if self._last is not None and since is not None:
-            self._raw += compute_flicker(self._last[0], raw, since)
-            self._shown += compute_flicker(self._last[1], shown, since)
+        if self._previous is not None and motion is not None:
+            self._raw += compute_flicker(self._previous[0], raw, motion)
+            self._shown += compute_flicker(self._previous[1], smoothed, motion)
             self._pairs += 1
-        self._last = raw, shown
-        self._lag += compute_change(raw, shown)
+        self._previous = raw, smoothed
+        self._lag += compute_change(raw, smoothed)
         self._maps += 1
 
     @property
-    def summarise(self) -> Flicker | None:
+    def summary(self) -> Flicker | None:
         """What was measured; None without a pair."""
         if not self._pairs:
             return None

@@ -14,7 +14,7 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 from apercu import render
 from apercu.deploy.video.frame_explainer import OverlayContent
 from apercu.deploy.video.frames import (
-    PLANAR,
+    PIXEL_FORMAT,
     ColourMatrix,
     FrameFormat,
     Plane,
@@ -23,7 +23,7 @@ from apercu.deploy.video.frames import (
 )
 
 LEVELS = 256
-GREY = 128
+NEUTRAL_COLOUR = 128
 """A colour difference of none."""
 
 
@@ -46,7 +46,7 @@ class HeatOverlay:
 
     def draw_over(self, picture: VideoFrame) -> VideoFrame:
         """A new picture: heat where the map is high, grey where it is low, as `render.overlay`."""
-        drawn = VideoFrame(picture.width, picture.height, PLANAR)
+        drawn = VideoFrame(picture.width, picture.height, PIXEL_FORMAT)
         copy_timing(drawn, picture)
         drawn.colorspace = picture.colorspace
         below = Image.fromarray(view_plane(picture, 0))
@@ -63,7 +63,7 @@ def build_tables(matrix: ColourMatrix) -> tuple[list[int], ...]:
     rgb: NDArray[np.float64] = render.heat_colours(heat[None])[:, 0].T.double().numpy()
     bright, cold, warm = np.moveaxis(matrix.convert_to_planes(rgb), -1, 0)
     cover = render.HEAT_OPACITY * heat.sqrt().double().numpy()
-    colours = [GREY + cover * (one - GREY) for one in (cold, warm)]
+    colours = [NEUTRAL_COLOUR + cover * (one - NEUTRAL_COLOUR) for one in (cold, warm)]
     rounded = [np.rint(one).astype(int).tolist() for one in (bright, 255 * cover, *colours)]
     return tuple(rounded)
 
@@ -75,17 +75,17 @@ def _enlarge_map(map: Plane, size: tuple[int, int]) -> Image.Image:
     return Image.fromarray(view_plane(large, 0))
 
 
-ROWS = 24
+TEXT_ROWS = 24
 """Lines of text that a picture is high."""
-COLUMNS = 8
+TEXT_COLUMNS = 8
 """Heights of text that a picture is wide, at least."""
-NARROWEST = 4
+MIN_PANEL_WIDTH = 4
 """Heights of text that a panel is wide, at least: below that, its number has no room."""
-SMALLEST = 12
+MIN_TEXT_HEIGHT = 12
 """Pixels of text that can still be read."""
-WIDE = 0.4
+PANEL_WIDTH = 0.4
 """Share of the width that the panel takes, at least."""
-DARK = 0.3
+PANEL_BRIGHTNESS = 0.3
 """What is left of the picture's brightness below the panel."""
 BLACK, WHITE = 16, 235
 
@@ -104,15 +104,17 @@ class Caption:
 
     def __init__(self, size: tuple[int, int], matrix: ColourMatrix) -> None:
         width, height = size
-        self.text = max(SMALLEST, round(min(height / ROWS, width / COLUMNS)))
-        gap = self.text // 2
+        self.text_height = max(
+            MIN_TEXT_HEIGHT, round(min(height / TEXT_ROWS, width / TEXT_COLUMNS))
+        )
+        gap = self.text_height // 2
         self.gap = gap
-        self.bar = max(2, round_down_to_even(self.text // 3))
-        across = min(width - 2 * gap, max(round(width * WIDE), 12 * self.text))
-        down = 2 * self.text + self.bar + gap
+        self.bar_height = max(2, round_down_to_even(self.text_height // 3))
+        across = min(width - 2 * gap, max(round(width * PANEL_WIDTH), 12 * self.text_height))
+        down = 2 * self.text_height + self.bar_height + gap
         self.right, self.bottom = round_down_to_even(gap + across), round_down_to_even(height - gap)
         self.left, self.top = round_down_to_even(gap), round_down_to_even(self.bottom - down)
-        self.fits = across >= NARROWEST * self.text and self.top >= 0
+        self.fits = across >= MIN_PANEL_WIDTH * self.text_height and self.top >= 0
         ink = np.array(ImageColor.getrgb(render.BOX_COLOUR)) / 255
         self.ink = [int(value) for value in np.rint(matrix.convert_to_planes(ink))]
 
@@ -127,20 +129,20 @@ class Caption:
         bottom = round_down_to_even(self.bottom - self.gap)
         return (
             round_down_to_even(self.left + self.gap),
-            bottom - self.bar,
+            bottom - self.bar_height,
             round_down_to_even(self.right - self.gap),
             bottom,
         )
 
-    def draw_on(self, picture: VideoFrame, title: str, probability: float) -> None:
+    def draw_on(self, picture: VideoFrame, class_name: str, probability: float) -> None:
         """Draws on a picture itself."""
         if not self.fits:
             return
         bright, cold, warm = (view_plane(picture, number) for number in range(3))
-        self._draw_panel(bright, title, f"{probability:.0%}")
+        self._draw_panel(bright, class_name, f"{probability:.0%}")
         left, top, right, bottom = (side // 2 for side in self.box)
         for colour in (cold, warm):
-            colour[top:bottom, left:right] = GREY
+            colour[top:bottom, left:right] = NEUTRAL_COLOUR
         left, top, right, bottom = self.track
         end = round_down_to_even(left + round(probability * (right - left)))
         bright[top:bottom, left:right] = BLACK + (WHITE - BLACK) // 4
@@ -150,14 +152,16 @@ class Caption:
 
     def _draw_panel(self, bright: Plane, title: str, number: str) -> None:
         left, top, right, bottom = self.box
-        ink = draw_text(title, number, (right - left, bottom - top), (self.text, self.gap))
-        below = BLACK + DARK * (bright[top:bottom, left:right].astype(np.float32) - BLACK)
+        ink = draw_text(title, number, (right - left, bottom - top), (self.text_height, self.gap))
+        below = BLACK + PANEL_BRIGHTNESS * (
+            bright[top:bottom, left:right].astype(np.float32) - BLACK
+        )
         bright[top:bottom, left:right] = np.rint(below + ink * (WHITE - below))
 
 
 @lru_cache(maxsize=256)
 def draw_text(
-    title: str, number: str, size: tuple[int, int], pen: tuple[int, int]
+    title: str, value: str, size: tuple[int, int], pen: tuple[int, int]
 ) -> NDArray[np.float32]:
     """A name at the left and a number at the right of a panel, 1 where there is ink.
 
@@ -171,9 +175,9 @@ def draw_text(
     image = Image.new("L", size)
     font = ImageFont.load_default(size=height)
     draw = ImageDraw.Draw(image)
-    room = int(size[0] - 3 * gap - font.getlength(number))
+    room = int(size[0] - 3 * gap - font.getlength(value))
     draw.text((gap, gap // 2), render.shorten(title.partition(",")[0], font, room), 255, font)
-    draw.text((size[0] - gap, gap // 2), number, 255, font, anchor="ra")
+    draw.text((size[0] - gap, gap // 2), value, 255, font, anchor="ra")
     return np.asarray(image, np.float32) / np.float32(255)
 
 
@@ -190,15 +194,18 @@ class FrameOverlay:
         look: of the frames.
     """
 
-    def __init__(self, look: FrameFormat) -> None:
-        self.look = look
-        self._label = Caption(look.size, look.matrix)
-        self._last: tuple[OverlayContent, HeatOverlay] | None = None
+    def __init__(self, frame_format: FrameFormat) -> None:
+        self.frame_format = frame_format
+        self._caption = Caption(frame_format.size, frame_format.matrix)
+        self._previous: tuple[OverlayContent, HeatOverlay] | None = None
 
-    def __call__(self, picture: VideoFrame, shown: OverlayContent) -> VideoFrame:
+    def __call__(self, picture: VideoFrame, content: OverlayContent) -> VideoFrame:
         """A new picture: heat, class and probability over the old one."""
-        if self._last is None or self._last[0] is not shown:
-            self._last = shown, HeatOverlay(shown.heat, self.look.size, self.look.matrix)
-        drawn = self._last[1].draw_over(picture)
-        self._label.draw_on(drawn, shown.title, shown.probability)
+        if self._previous is None or self._previous[0] is not content:
+            self._previous = (
+                content,
+                HeatOverlay(content.heat, self.frame_format.size, self.frame_format.matrix),
+            )
+        drawn = self._previous[1].draw_over(picture)
+        self._caption.draw_on(drawn, content.class_name, content.probability)
         return drawn

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
-from apercu.deploy.video.source import Item, VideoPicture
+from apercu.deploy.video.source import VideoItem, VideoPicture
 
 T = TypeVar("T")
 
-PATIENCE = 2.0
+JOIN_TIMEOUT = 2.0
 """Seconds for a reader to notice that nobody takes any more; one that hangs on a camera cannot."""
 
 
@@ -26,19 +26,21 @@ class BoundedQueue(Generic[T]):
             has not been taken yet, which is dropped.
     """
 
-    def __init__(self, capacity: int, newest: Callable[[T], bool] = lambda item: False) -> None:
+    def __init__(
+        self, capacity: int, is_droppable: Callable[[T], bool] = lambda item: False
+    ) -> None:
         self.capacity = capacity
-        self.newest = newest
+        self.is_droppable = is_droppable
         self.dropped = 0
         self._items: deque[T] = deque()
         self._changed = threading.Condition()
         self._ended = self._stopped = False
         self._error: BaseException | None = None
 
-    def put_item(self, item: T) -> bool:
+    def put(self, item: T) -> bool:
         """Gives an item; False where nobody takes any more."""
         with self._changed:
-            if self.newest(item):
+            if self.is_droppable(item):
                 self._drop_oldest()
             else:
                 self._changed.wait_for(lambda: self._stopped or len(self._items) < self.capacity)
@@ -74,36 +76,38 @@ class BoundedQueue(Generic[T]):
             yield item
 
     def _drop_oldest(self) -> None:
-        kept = [item for item in self._items if not self.newest(item)]
+        kept = [item for item in self._items if not self.is_droppable(item)]
         self.dropped += len(self._items) - len(kept)
         self._items = deque(kept)
 
 
 @contextmanager
-def run_producer(items: Iterable[T], line: BoundedQueue[T]) -> Iterator[Iterator[T]]:
+def run_producer(items: Iterable[T], queue: BoundedQueue[T]) -> Iterator[Iterator[T]]:
     """The items, made by a thread that runs ahead of who takes them; what it raises comes along."""
 
     def make() -> None:
         error = None
         try:
             for item in items:
-                if not line.put_item(item):
+                if not queue.put(item):
                     break
         except BaseException as raised:
             error = raised
-        line.finish(error)
+        queue.finish(error)
 
     thread = threading.Thread(target=make, daemon=True)
     thread.start()
     try:
-        yield iter(line)
+        yield iter(queue)
     finally:
-        line.close()
-        thread.join(PATIENCE)
+        queue.close()
+        thread.join(JOIN_TIMEOUT)
 
 
 @contextmanager
-def run_consumer(work: Callable[[T], None], line: BoundedQueue[T]) -> Iterator[Callable[[T], None]]:
+def run_consumer(
+    consume: Callable[[T], None], queue: BoundedQueue[T]
+) -> Iterator[Callable[[T], None]]:
     """A function that leaves items to a thread; all are done at the end, also after Ctrl-C.
 
     What the thread raises is raised by the function, or at the end.
@@ -112,14 +116,14 @@ def run_consumer(work: Callable[[T], None], line: BoundedQueue[T]) -> Iterator[C
 
     def do() -> None:
         try:
-            for item in line:
-                work(item)
+            for item in queue:
+                consume(item)
         except BaseException as error:
             failed.append(error)
-            line.close()
+            queue.close()
 
     def give(item: T) -> None:
-        if not line.put_item(item):
+        if not queue.put(item):
             raise failed[0]
 
     thread = threading.Thread(target=do, daemon=True)
@@ -127,26 +131,26 @@ def run_consumer(work: Callable[[T], None], line: BoundedQueue[T]) -> Iterator[C
     try:
         yield give
     finally:
-        line.finish()
+        queue.finish()
         thread.join()
     if failed:
         raise failed[0]
 
 
-SOUNDS = 512
+MAX_WAITING_AUDIO = 512
 """Packets of sound that wait beside the newest frame, at most."""
 
 
-def make_live_queue() -> BoundedQueue[Item]:
+def make_live_queue() -> BoundedQueue[VideoItem]:
     """A line in which one frame waits, the newest; no sound is dropped."""
-    return BoundedQueue(SOUNDS, lambda item: isinstance(item, VideoPicture))
+    return BoundedQueue(MAX_WAITING_AUDIO, lambda item: isinstance(item, VideoPicture))
 
 
 def pace_items(
-    items: Iterable[Item],
+    items: Iterable[VideoItem],
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
-) -> Iterator[Item]:
+) -> Iterator[VideoItem]:
     """The items of a file, each frame no sooner than it would be shown."""
     start = None
     for item in items:

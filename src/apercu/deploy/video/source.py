@@ -14,12 +14,12 @@ from av import VideoFrame
 from apercu.deploy.video.frames import FrameFormat, make_upright
 from apercu.errors import ImageError
 
-RATE = Fraction(25)
+DEFAULT_RATE = Fraction(25)
 """Frames per second where nothing says."""
-WAIT = 10.0
+TIMEOUT = 10.0
 """Seconds for an address to answer, or to go on."""
 MICROSECOND = Fraction(1, 1_000_000)
-SHORT = 1
+LENGTH_TOLERANCE = 1
 """Seconds by which a video may end before it says."""
 
 
@@ -49,7 +49,7 @@ class AudioPacket:
     seconds: float
 
 
-Item: TypeAlias = VideoPicture | AudioPacket
+VideoItem: TypeAlias = VideoPicture | AudioPacket
 
 
 @final
@@ -78,15 +78,15 @@ class VideoSource:
 
     def __init__(self, name: str, container: Any, live: bool) -> None:
         self.name, self.live = name, live
-        self.damaged = self.standing = 0
-        self.broken = ""
+        self.damaged_packets = self.standing = 0
+        self.early_end = ""
         self._container = container
         self.stream = _find_video_stream(name, container)
         self.stream.thread_type = "SLICE" if live else "AUTO"
         heard = container.streams.audio
-        self.sounds = tuple(one for one in heard if one.codec_context is not None)
-        self.unknown = len(heard) - len(self.sounds)
-        self.subtitles = len(container.streams.subtitles)
+        self.audio_streams = tuple(one for one in heard if one.codec_context is not None)
+        self.unknown_audio = len(heard) - len(self.audio_streams)
+        self.subtitle_streams = len(container.streams.subtitles)
         length = max(0, container.duration or 0) * MICROSECOND
         self._length, self._reached = length, 0.0
         self.frames = self.stream.frames or round(self.rate * length)
@@ -94,20 +94,20 @@ class VideoSource:
         self._origin = None if start is None else start * MICROSECOND
         self._untimed = 0
         self._items = self._check_length()
-        self._look: FrameFormat | None = None
-        self._head: list[Item] = []
+        self._frame_format: FrameFormat | None = None
+        self._head: list[VideoItem] = []
         for item in self._items:
             self._head.append(item)
             if isinstance(item, VideoPicture):
                 break
-        if self._look is None:
+        if self._frame_format is None:
             raise ImageError(f"{name}: expected a video, but not one frame of it can be decoded")
-        self.look: FrameFormat = self._look
+        self.frame_format: FrameFormat = self._frame_format
 
     @property
     def rate(self) -> Fraction:
         """Frames per second, about."""
-        return self.stream.average_rate or self.stream.guessed_rate or RATE
+        return self.stream.average_rate or self.stream.guessed_rate or DEFAULT_RATE
 
     @property
     def time_base(self) -> Fraction:
@@ -119,13 +119,13 @@ class VideoSource:
         """Whether it comes as fast as it is read."""
         return Path(self.name.removeprefix("file:")).is_file()
 
-    def read_items(self) -> Iterator[Item]:
+    def read_items(self) -> Iterator[VideoItem]:
         """All frames and sounds, once; packets need the source to be kept until they are used."""
         while self._head:
             yield self._head.pop(0)
         yield from self._items
 
-    def _check_length(self) -> Iterator[Item]:
+    def _check_length(self) -> Iterator[VideoItem]:
         """The items; at the end, whether it came before the container says."""
         for item in self._decode_items():
             timed: Any = item.picture if isinstance(item, VideoPicture) else item.packet
@@ -133,10 +133,10 @@ class VideoSource:
             self._reached = max(self._reached, item.seconds + lasts)
             yield item
         start = max(0, self._origin or 0)  # Matroska counts it in, others do not
-        if not self.broken and self._reached + start < self._length - SHORT:
-            self.broken = f"after {self._reached:.1f} of {float(self._length):.1f} seconds"
+        if not self.early_end and self._reached + start < self._length - LENGTH_TOLERANCE:
+            self.early_end = f"after {self._reached:.1f} of {float(self._length):.1f} seconds"
 
-    def _decode_items(self) -> Iterator[Item]:
+    def _decode_items(self) -> Iterator[VideoItem]:
         last = None
         for packet in self._read_packets():
             if packet.stream is not self.stream:
@@ -151,12 +151,12 @@ class VideoSource:
                 yield VideoPicture(frame, float(frame.pts * frame.time_base))
 
     def _read_packets(self) -> Iterator[Any]:
-        packets = self._container.demux(self.stream, *self.sounds)
+        packets = self._container.demux(self.stream, *self.audio_streams)
         while True:
             try:
                 packet = next(packets, None)
             except av.error.FFmpegError as error:
-                self.broken = describe_error(error)
+                self.early_end = describe_error(error)
                 return
             if packet is None:
                 return
@@ -166,16 +166,16 @@ class VideoSource:
         try:
             decoded = packet.decode()
         except av.error.FFmpegError:
-            self.damaged += 1
+            self.damaged_packets += 1
             return
         for frame in decoded:
-            if self._look is None:
-                self._look = FrameFormat.from_frame(frame, self.stream.sample_aspect_ratio)
+            if self._frame_format is None:
+                self._frame_format = FrameFormat.from_frame(frame, self.stream.sample_aspect_ratio)
             if frame.pts is None:
                 frame.pts, frame.time_base = self._untimed, 1 / self.rate
                 frame.duration = 1
                 self._untimed += 1
-            picture: Any = make_upright(frame, self._look)
+            picture: Any = make_upright(frame, self._frame_format)
             picture.pts -= self._find_start(picture)
             yield picture
 
@@ -205,21 +205,21 @@ def _find_video_stream(name: str, container: Any) -> Any:
 def describe_error(error: Exception) -> str:
     """What FFmpeg says, in a few words."""
     if isinstance(error, av.error.ExitError):
-        return f"no answer within {WAIT:g} seconds"
+        return f"no answer within {TIMEOUT:g} seconds"
     return str(getattr(error, "strerror", None) or error)
 
 
-CAMERA, CAMERA_FORMAT = "/dev/video", "v4l2"
-RTSP = ("rtsp://", "rtsps://")
-PICTURE, PICTURES = "image2", "_pipe"
+CAMERA_PREFIX, CAMERA_FORMAT = "/dev/video", "v4l2"
+RTSP_PREFIXES = ("rtsp://", "rtsps://")
+PICTURE_FORMAT, PICTURE_FORMAT_ENDING = "image2", "_pipe"
 """How FFmpeg calls containers of single pictures, or how these names end."""
-TEXT = "tty"
+TEXT_FORMAT = "tty"
 """What FFmpeg would draw letter by letter."""
 
 
 def is_live(name: str) -> bool:
     """Whether it can only be watched as it comes: a camera, or an RTSP address."""
-    return name.startswith((CAMERA, *RTSP))
+    return name.startswith((CAMERA_PREFIX, *RTSP_PREFIXES))
 
 
 def open_video(name: str, *, live: bool = False) -> VideoSource:
@@ -234,15 +234,15 @@ def open_video(name: str, *, live: bool = False) -> VideoSource:
     try:
         container = av.open(
             name,
-            format=CAMERA_FORMAT if name.startswith(CAMERA) else None,
-            options={"rtsp_transport": "tcp"} if name.startswith(RTSP) else {},
-            timeout=WAIT if address else None,
+            format=CAMERA_FORMAT if name.startswith(CAMERA_PREFIX) else None,
+            options={"rtsp_transport": "tcp"} if name.startswith(RTSP_PREFIXES) else {},
+            timeout=TIMEOUT if address else None,
         )
     except (av.error.FFmpegError, ValueError) as error:
         raise ImageError(f"{name}: expected a video ({describe_error(error)})") from error
     kind = container.format.name
-    if kind == TEXT:
+    if kind == TEXT_FORMAT:
         raise ImageError(f"{name}: expected a video, got text")
-    if kind == PICTURE or kind.endswith(PICTURES):
+    if kind == PICTURE_FORMAT or kind.endswith(PICTURE_FORMAT_ENDING):
         raise ImageError(f"{name}: expected a video, got a picture; see apercu explain")
     return VideoSource(name, container, live or is_live(name))

@@ -15,7 +15,7 @@ import av
 from av import VideoFrame
 from av.codec.context import Flags
 
-from apercu.deploy.video.frames import PLANAR, VIDEO_RANGE
+from apercu.deploy.video.frames import PIXEL_FORMAT, VIDEO_RANGE
 from apercu.deploy.video.source import VideoSource
 from apercu.errors import ConfigError, OutputError, suggest_nearest
 from apercu.io import check_writable
@@ -96,7 +96,7 @@ class AudioTrack:
     def __init__(self, source: Any, container: Any) -> None:
         codec = source.codec_context.codec.canonical_name
         self._read = codec
-        self.damaged = 0
+        self.damaged_packets = 0
         self.copied = codec in container.supported_codecs
         self.codec = codec if self.copied else container.default_audio_codec
         if self.copied:
@@ -128,7 +128,7 @@ class AudioTrack:
         try:
             return list(packet.decode())
         except av.error.FFmpegError:
-            self.damaged += 1
+            self.damaged_packets += 1
             return []
 
 
@@ -163,7 +163,7 @@ class VideoWriter:
         self._begun = False
         self._start = self._end = Fraction(0)
         self._decoded: Fraction | None = None
-        self.tracks = {one.index: AudioTrack(one, self._container) for one in source.sounds}
+        self.tracks = {one.index: AudioTrack(one, self._container) for one in source.audio_streams}
 
     def write_frame(self, picture: VideoFrame) -> None:
         """Encodes a picture."""
@@ -233,12 +233,12 @@ class VideoWriter:
         options = dict(format.options + (format.live if source.live else ()))
         stream: Any = self._container.add_stream(format.encoder, rate=source.rate, options=options)
         coding, read = stream.codec_context, source.stream.codec_context
-        coding.width, coding.height = source.look.size
-        coding.pix_fmt, coding.color_range = PLANAR, VIDEO_RANGE
+        coding.width, coding.height = source.frame_format.size
+        coding.pix_fmt, coding.color_range = PIXEL_FORMAT, VIDEO_RANGE
         coding.time_base = source.time_base
         coding.flags |= Flags.frame_duration
-        coding.sample_aspect_ratio = source.look.pixel
-        coding.colorspace = source.look.matrix.tag
+        coding.sample_aspect_ratio = source.frame_format.pixel_aspect
+        coding.colorspace = source.frame_format.matrix.h273_id
         coding.color_primaries, coding.color_trc = read.color_primaries, read.color_trc
         return stream
 
