@@ -1,4 +1,4 @@
-"""Learning curves for people: labels saved, images at the place of their features."""
+"""The report of an evaluation: labels saved, the table, images at their features."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_labels_saved_at_equal_accuracy() -> None:
     assert (sooner.needed, sooner.at_most) == (10, True)
 
 
-def test_a_start_that_falls_behind_in_the_end_has_saved_labels_before() -> None:
+def test_a_network_that_falls_behind_has_saved_labels_before() -> None:
     good, bad = (
         [_row(name, n, value) for n, value in zip((10, 100, 1000), values, strict=True)]
         for name, values in (("good", (0.7, 0.85, 0.9)), ("bad", (0.5, 0.8, 0.95)))
@@ -54,16 +54,16 @@ def test_principal_directions_are_those_of_largest_variance() -> None:
     mixing = torch.linalg.qr(torch.randn(8, 8, generator=generator)).Q[:2]
     features = hidden @ mixing + 0.01 * torch.randn(300, 8, generator=generator)
     features = (features - features.mean(0)) / features.std(0, unbiased=False)
-    found = project_on_principal_components(features)
+    projected = project_on_principal_components(features)
     values = torch.linalg.svdvals(features.double())
-    torch.testing.assert_close(found.double().norm(dim=0), values[:2], rtol=1e-4, atol=0)
-    assert (found[:, 0] @ found[:, 1]).abs() < 1e-2 * found.norm() ** 2
+    torch.testing.assert_close(projected.double().norm(dim=0), values[:2], rtol=1e-4, atol=0)
+    assert (projected[:, 0] @ projected[:, 1]).abs() < 1e-2 * projected.norm() ** 2
     torch.testing.assert_close(
-        project_on_principal_components(features.flip(0)).flip(0), found, atol=1e-3, rtol=0
+        project_on_principal_components(features.flip(0)).flip(0), projected, atol=1e-3, rtol=0
     )
 
 
-def test_images_are_drawn_where_their_features_are() -> None:
+def test_images_are_drawn_at_their_features() -> None:
     features = torch.tensor([[0.0, 0.0], [10.0, 1.0], [20.0, -1.0], [30.0, 0.0]])
     shades = torch.linspace(0, 1, 4)
     images = [torch.full((3, 8, 8), float(shade)) for shade in shades]

@@ -1,4 +1,4 @@
-"""Learning curves: which labels are drawn, what is counted, what is refused."""
+"""Learning curves: the drawn labels, the accuracies and their intervals, refused settings."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from apercu.classifiers.reinitialise import copy_trainable, reinitialise_classif
 from apercu.errors import ConfigError
 from apercu.images import open_images
 from apercu.pretraining.backbone import open_backbone
+from apercu.pretraining.evaluate import parse_networks
 from apercu.pretraining.few_labels import (
     FewLabelsProtocol,
     draw_labels,
     measure_curve,
+    parse_fractions,
     reinitialise,
 )
 from apercu.pretraining.heads import LabelledFeatures, Linear, Nearest
-from apercu.pretraining.named import parse_fractions, parse_networks
 
 LABELS = torch.tensor([0] * 50 + [1] * 20 + [2] * 5)
 
 
-def test_every_class_keeps_its_share_and_at_least_one() -> None:
+def test_every_class_keeps_its_fraction_and_at_least_one() -> None:
     assert LABELS[draw_labels(LABELS, 0.01, 0)].tolist() == [0, 1, 2]
     assert LABELS[draw_labels(LABELS, 0.2, 0)].bincount().tolist() == [10, 4, 1]
     assert draw_labels(LABELS, 1.0, 0) == list(range(75))
@@ -34,12 +35,13 @@ def test_every_class_keeps_its_share_and_at_least_one() -> None:
 
 
 def test_classes_count_the_same_in_the_balanced_accuracy() -> None:
-    """One feature tells class 0 from the others; 1 and 2 look alike, so one of them is lost."""
+    """One feature separates class 0 from the others; 1 and 2 are the same, so one of them is lost."""
     features = torch.stack([(LABELS == 0).float(), torch.zeros(75)], 1)
-    known = LabelledFeatures(features, LABELS)
+    labelled = LabelledFeatures(features, LABELS)
     protocol = FewLabelsProtocol({"nearest": Nearest(1)}, (1.0,), draws=2)
     rows = {
-        row.metric: row for row in measure_curve("plain", known, known, protocol, lambda *_: None)
+        row.metric: row
+        for row in measure_curve("plain", labelled, labelled, protocol, lambda *_: None)
     }
     balanced = rows["balanced_accuracy"]
     assert balanced.value == pytest.approx(2 / 3)
@@ -51,11 +53,11 @@ def test_classes_count_the_same_in_the_balanced_accuracy() -> None:
 
 def test_the_interval_of_a_balanced_accuracy_is_that_of_each_class() -> None:
     """Right on all of one class and on none of the other: chance, whatever is resampled."""
-    learn = LabelledFeatures(torch.zeros(20, 1), torch.arange(2).repeat(10))
+    training = LabelledFeatures(torch.zeros(20, 1), torch.arange(2).repeat(10))
     test = LabelledFeatures(torch.zeros(30, 1), torch.tensor([0] * 28 + [1] * 2))
     protocol = FewLabelsProtocol({"nearest": Nearest(1)}, (1.0,), draws=3)
     rows = {
-        row.metric: row for row in measure_curve("blind", learn, test, protocol, lambda *_: None)
+        row.metric: row for row in measure_curve("blind", training, test, protocol, lambda *_: None)
     }
     assert rows["balanced_accuracy"].value == 0.5
     assert rows["balanced_accuracy"].ci95 == (0.5, 0.5)
@@ -63,33 +65,33 @@ def test_the_interval_of_a_balanced_accuracy_is_that_of_each_class() -> None:
     assert low < rows["accuracy"].value < high <= 1
 
 
-def test_more_labels_are_better_where_they_tell_something() -> None:
+def test_more_labels_are_better_where_features_depend_on_them() -> None:
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(2).repeat(200)
     features = torch.randn(400, 20, generator=generator) + 0.5 * labels[:, None]
-    learn = LabelledFeatures(features[:200], labels[:200])
+    training = LabelledFeatures(features[:200], labels[:200])
     test = LabelledFeatures(features[200:], labels[200:])
     protocol = FewLabelsProtocol({"linear": Linear(penalty=10.0)}, (0.02, 1.0), draws=4)
-    rows = measure_curve("plain", learn, test, protocol, lambda *_: None)
+    rows = measure_curve("plain", training, test, protocol, lambda *_: None)
     few, all_ = (row.value for row in rows if row.metric == "accuracy")
     assert few + 0.1 < all_
 
 
-def test_weights_drawn_anew(tiny_card: Path) -> None:
-    honest = open_classifier(tiny_card)
-    shown = [torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))]
-    one, same, other = (reinitialise_classifier(honest, shown, seed) for seed in (0, 0, 1))
-    assert one.fingerprint == same.fingerprint != other.fingerprint != honest.fingerprint
-    assert one.classes == honest.classes
+def test_reinitialised_weights(tiny_card: Path) -> None:
+    trained = open_classifier(tiny_card)
+    images = [torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))]
+    one, same, other = (reinitialise_classifier(trained, images, seed) for seed in (0, 0, 1))
+    assert one.fingerprint == same.fingerprint != other.fingerprint != trained.fingerprint
+    assert one.classes == trained.classes
     norm = next(m for m in one.module.modules() if isinstance(m, torch.nn.BatchNorm2d))  # type: ignore[union-attr]
     seen: list[torch.Tensor] = []
     handle = norm.register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0]))
-    one(shown[0])
+    one(images[0])
     handle.remove()
     torch.testing.assert_close(norm.running_mean, seen[0].mean((0, 2, 3)))
 
 
-def test_a_remainder_of_one_image_settles_with_the_others() -> None:
+def test_a_remainder_of_one_image_joins_a_batch() -> None:
     card = {"channels": 3, "classes": 2, "size": (32, 32), "width": 4}
     network = SmallResNet(**card)
     spec = InputSpec(size=(32, 32))
@@ -99,8 +101,8 @@ def test_a_remainder_of_one_image_settles_with_the_others() -> None:
 
 
 @pytest.mark.parametrize("name", ["test_vit", "test_convnext", "test_resnet"])
-def test_nothing_learnt_is_left(name: str) -> None:
-    """Tokens, positions and scales of layers are no layers, and are drawn anew as well."""
+def test_every_parameter_is_reinitialised(name: str) -> None:
+    """Tokens, positions and scales are no layers, and are reinitialised as well."""
     backbone = open_backbone(f"timm/{name}", InputSpec(size=(160, 160)), 0)
     assert backbone.module is not None
     with torch.no_grad():

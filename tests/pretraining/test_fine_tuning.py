@@ -1,4 +1,4 @@
-"""Fine-tuning: a new head on a copy, statistics that belong to the weights, learnt from few."""
+"""Fine-tuning: a new last layer on a copy, learnt from the chosen labels; backbones."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ def _bright_or_dark(count: int) -> tuple[list[torch.Tensor], torch.Tensor]:
     return list(0.5 * noise + 0.4 * labels[:, None, None, None]), labels
 
 
-def test_it_learns_from_the_chosen_alone(tiny_card: Path) -> None:
+def test_only_chosen_labels_are_learnt(tiny_card: Path) -> None:
     classifier = open_classifier(tiny_card)
     weights = {k: v.clone() for k, v in classifier.module.state_dict().items()}  # type: ignore[union-attr]
     images, labels = _bright_or_dark(40)
     wrong = labels.clone()
-    wrong[20:] = 1 - wrong[20:]  # half of the labels lie; they are not chosen
-    learn = LabelledFeatures(torch.zeros(40, 1), wrong, images, classifier)
+    wrong[20:] = 1 - wrong[20:]  # half of the labels are wrong; they are not chosen
+    training = LabelledFeatures(torch.zeros(40, 1), wrong, images, classifier)
     test = LabelledFeatures(torch.zeros(40, 1), labels, images, classifier)
     tuning = FineTuning(steps=40, batch=8, rate=3e-3)
-    answers = tuning.predict(learn, range(20), test, seed=0)
-    assert (answers == labels).float().mean() > 0.9
-    assert torch.equal(answers, tuning.predict(learn, range(20), test, seed=0))
+    predicted = tuning.predict(training, range(20), test, seed=0)
+    assert (predicted == labels).float().mean() > 0.9
+    assert torch.equal(predicted, tuning.predict(training, range(20), test, seed=0))
     for name, weight in classifier.module.state_dict().items():  # type: ignore[union-attr]
         assert torch.equal(weight, weights[name])
 
 
 def test_features_alone_are_not_enough() -> None:
-    known = LabelledFeatures(torch.zeros(4, 1), torch.tensor([0, 1, 0, 1]))
+    labelled = LabelledFeatures(torch.zeros(4, 1), torch.tensor([0, 1, 0, 1]))
     with pytest.raises(ConfigError, match="expected images beside"):
-        FineTuning().predict(known, [0, 1], known, 0)
+        FineTuning().predict(labelled, [0, 1], labelled, 0)
     with pytest.raises(ConfigError, match="steps and batch of at least 1"):
         FineTuning(steps=0)
 
@@ -57,7 +57,7 @@ def test_a_new_head_for_classifiers_and_for_features(tiny_card: Path) -> None:
         assert all(parameter.requires_grad for parameter in network.parameters())
 
 
-def test_a_backbone_is_drawn_by_its_seed_and_takes_any_number_of_bands() -> None:
+def test_a_backbone_depends_on_its_seed_and_takes_any_number_of_bands() -> None:
     many = InputSpec(channels=12, size=(32, 32))
     one, same, other = (open_backbone("timm/test_resnet", many, seed) for seed in (0, 0, 1))
     assert one.fingerprint == same.fingerprint != other.fingerprint
@@ -67,7 +67,7 @@ def test_a_backbone_is_drawn_by_its_seed_and_takes_any_number_of_bands() -> None
         open_backbone("torchvision/resnet18", many, 0)
 
 
-def test_grey_images_mean_the_same_to_an_inflated_layer() -> None:
+def test_an_inflated_layer_gives_the_same_for_grey_images() -> None:
     layer, wide = nn.Conv2d(3, 4, 3, bias=False), nn.Conv2d(5, 4, 3, bias=False)
     with torch.no_grad():
         wide.weight.copy_(inflate(layer.weight, 5))

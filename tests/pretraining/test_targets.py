@@ -19,22 +19,22 @@ from apercu.pretraining.targets import (
 
 
 def _disc(flux: float, sky: float = 50.0) -> torch.Tensor:
-    """A source of one pixel in the centre of two bands, the second ten times as bright."""
+    """A source of one pixel in the centre of two bands; the second is ten times as bright."""
     picture = torch.full((2, 21, 21), sky)
     picture[:, 10, 10] += torch.tensor([flux, 10 * flux])
     return picture
 
 
-def test_a_magnitude_is_the_logarithm_of_what_lies_above_the_sky() -> None:
-    found = measure_magnitudes(_disc(400.0), 4.0)
-    assert found.tolist() == pytest.approx([-2.5 * math.log10(400), -2.5 * math.log10(4000)])
+def test_a_magnitude_is_the_logarithm_of_the_flux_above_the_sky() -> None:
+    magnitudes = measure_magnitudes(_disc(400.0), 4.0)
+    assert magnitudes.tolist() == pytest.approx([-2.5 * math.log10(400), -2.5 * math.log10(4000)])
     beside = _disc(400.0)
     beside[:, 2, 2] += 1e6  # out of the aperture
-    torch.testing.assert_close(measure_magnitudes(beside, 4.0), found)
-    assert measure_magnitudes(beside, 12.0)[0] < found[0] - 5
+    torch.testing.assert_close(measure_magnitudes(beside, 4.0), magnitudes)
+    assert measure_magnitudes(beside, 12.0)[0] < magnitudes[0] - 5
 
 
-def test_what_cannot_be_measured_is_missing() -> None:
+def test_useless_apertures_give_nan() -> None:
     dark = _disc(400.0)
     dark[0, 10, 10] = 0
     assert measure_magnitudes(dark, 4.0).isnan().tolist() == [True, False]
@@ -52,19 +52,21 @@ def test_what_cannot_be_measured_is_missing() -> None:
 def test_any_unit_of_counts_can_be_regressed(unit: float) -> None:
     pictures = [_disc(flux) * unit for flux in (100.0, 400.0, 1600.0)]
     measure = fit_brightness(pictures, 4.0, 30.0)
-    found = torch.stack([measure(0, Item("", p, None, None, None)) for p in pictures])
-    assert found.min() > 0 and found.max() < 30
-    assert (found[0] - found[1]).tolist() == pytest.approx([2.5 * math.log10(4)] * 2, abs=1e-3)
+    magnitudes = torch.stack([measure(0, Item("", p, None, None, None)) for p in pictures])
+    assert magnitudes.min() > 0 and magnitudes.max() < 30
+    assert (magnitudes[0] - magnitudes[1]).tolist() == pytest.approx(
+        [2.5 * math.log10(4)] * 2, abs=1e-3
+    )
     if unit == 1:
         assert measure == Brightness(4.0, ZERO_POINT)
 
 
-def test_nothing_to_measure() -> None:
+def test_empty_images_are_refused() -> None:
     with pytest.raises(ImagesError, match="nothing lies above the sky"):
         fit_brightness([torch.ones(1, 9, 9)], 3.0, 30.0)
 
 
-def test_rows_of_a_table_belong_to_places() -> None:
+def test_rows_of_a_table_belong_to_indices() -> None:
     values = torch.arange(6.0).view(3, 2)
     item = Item("", torch.ones(1, 2, 2), None, None, None)
     assert CatalogueValues(values)(1, item).tolist() == [2, 3]

@@ -1,4 +1,4 @@
-"""`apercu evaluate-features`: what a network's features are worth where labels are few."""
+"""`apercu evaluate-features`: evaluates the features of networks where labels are few."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from apercu.cli.terminal import say, show_progress
 def evaluate_features(
     network: Annotated[
         list[str],
-        typer.Option(metavar="NAME=SPEC", help="A network that shows its layers; may be repeated."),
+        typer.Option(
+            metavar="NAME=SPEC", help="A network with accessible layers; may be repeated."
+        ),
     ],
     images: Annotated[str, typer.Option(metavar="DIR", help="Labelled images to learn from.")],
     test: Annotated[str, typer.Option(metavar="DIR", help="Labelled images to measure on.")],
@@ -31,55 +33,49 @@ def evaluate_features(
         str | None, typer.Option(metavar="COLUMN", help="Column of the images' names.")
     ] = None,
     heads: Annotated[
-        str, typer.Option(metavar="A,B:KEY=VALUE,…", help="What learns from the features.")
+        str, typer.Option(metavar="A,B:KEY=VALUE,…", help="Heads that learn from the features.")
     ] = "linear,dense,nearest",
     fractions: Annotated[
-        str, typer.Option(metavar="F,F", help="Shares of the labels.")
+        str, typer.Option(metavar="F,F", help="Fractions of the labels.")
     ] = "0.01,0.05,0.1,0.25,0.5,1",
-    draws: Annotated[int, typer.Option(min=1, help="Draws of the labels for each share.")] = 5,
+    draws: Annotated[int, typer.Option(min=1, help="Draws of the labels for each fraction.")] = 5,
     anew: Annotated[
-        bool, typer.Option("--anew", help="Also each network with its weights drawn anew.")
+        bool, typer.Option("--anew", help="Also evaluate each network with new weights.")
     ] = False,
     seed: SeedOption = 0,
     device: DeviceOption = Device.AUTO,
     debug: DebugOption = False,
 ) -> None:
-    """Learning curves where labels are few: on features that stand still, or with all layers.
+    """Measure learning curves where labels are few: on fixed features, or with all layers.
 
-    linear, dense (a small hidden layer) and nearest (neighbours) look at features; fine_tuning
+    linear, dense (a small hidden layer) and nearest (neighbours) learn from features; fine_tuning
     trains all layers further. Every class keeps at least one label, and classes count the same.
     Writes features.json and report.html.
 
     Example: apercu evaluate-features --network a=timm/resnet18 --images train/ --test test/ --out o
     """
     from apercu.classifiers import open_classifier
-    from apercu.evaluation.cost import describe_environment
-    from apercu.io import check_writable, write_json
-    from apercu.pretraining.evaluate import FeatureEvaluation
-    from apercu.pretraining.few_labels import FewLabelsProtocol
-    from apercu.pretraining.named import parse_fractions, parse_heads, parse_labels, parse_networks
-    from apercu.pretraining.report import METRIC, write_report
+    from apercu.io import check_writable
+    from apercu.pretraining.evaluate import FeatureEvaluation, parse_labels, parse_networks
+    from apercu.pretraining.evaluate import evaluate_features as evaluate
+    from apercu.pretraining.few_labels import FewLabelsProtocol, parse_fractions
+    from apercu.pretraining.heads import parse_heads
+    from apercu.pretraining.report import METRIC
 
-    labels = parse_labels(catalogue, label, id)
+    add_labels = parse_labels(catalogue, label, id)
     protocol = FewLabelsProtocol(parse_heads(heads), parse_fractions(fractions), draws, seed)
     specs = parse_networks(network)
     opened = {name: open_classifier(spec, device=device.resolve()) for name, spec in specs.items()}
     check_writable(out)
     with on_interrupt(f"{out} keeps what is finished; the same command does the rest"):
-        evaluation = FeatureEvaluation(opened, images, test, labels, protocol, anew, say)
+        evaluation = FeatureEvaluation(opened, images, test, add_labels, protocol, anew, say)
         with show_progress(lines=True) as report:
-            rows, planes, names = evaluation.run(out, report)
-    content = {
-        "images": images,
-        "test": test,
-        "classes": names,
-        "networks": {name: one.fingerprint for name, one in opened.items()},
-        "command": shlex.join(["apercu", *read_arguments()]),
-        "environment": describe_environment(seed, next(iter(opened.values())).device),
-    }
-    listed = [row._asdict() for row in rows]
-    write_json(out / "features.json", {**content, "rows": listed})
-    path = write_report(rows, planes, content, out)
+            rows = evaluate(
+                evaluation,
+                out,
+                progress=report,
+                command=shlex.join(["apercu", *read_arguments()]),
+            )
     for row in rows:
         if row.metric == METRIC:
             low, high = row.ci95
@@ -87,4 +83,4 @@ def evaluate_features(
                 f"{row.start}, {row.head}, {row.labels} labels: balanced accuracy {row.value:.1%} "
                 f"({low:.1%} to {high:.1%})"
             )
-    say(f"report: {path}")
+    say(f"report: {out / 'report.html'}")

@@ -1,9 +1,9 @@
-"""`apercu pretrain`: a network learns from images that nobody has labelled."""
+"""`apercu pretrain`: pretrains a network on images without labels."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -21,13 +21,6 @@ from apercu.cli.options import (
 )
 from apercu.cli.terminal import is_terminal, say, show_progress, warn
 
-if TYPE_CHECKING:
-    from apercu.classifiers import Classifier
-    from apercu.images import ImageSource
-    from apercu.pretraining.inputs import CatalogueJoin
-    from apercu.pretraining.settings import PretrainSettings
-    from apercu.pretraining.train import PretrainImages
-
 
 def pretrain(
     pretext: Annotated[
@@ -37,7 +30,8 @@ def pretrain(
     images: ImagesOption,
     out: RunOption,
     backbone: Annotated[
-        str, typer.Option(metavar="SPEC", help="timm/NAME, drawn anew, or CARD.json to begin with.")
+        str,
+        typer.Option(metavar="SPEC", help="timm/NAME with new weights, or CARD.json as the start."),
     ] = "timm/resnet18",
     catalogue: Annotated[
         Path | None, typer.Option(metavar="FILE", help="CSV, Parquet or FITS table.")
@@ -46,9 +40,14 @@ def pretrain(
         str | None, typer.Option(metavar="A,B", help="Columns of magnitudes in the catalogue.")
     ] = None,
     id: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="Names of the images; else by position.")
+        str | None,
+        typer.Option(
+            metavar="COLUMN", help="Column of the images' names; else matched by position."
+        ),
     ] = None,
-    radius: Annotated[float, typer.Option(help="Of a match by position, arc seconds.")] = 2.0,
+    radius: Annotated[
+        float, typer.Option(help="Radius of a match by position, arc seconds.")
+    ] = 2.0,
     test: Annotated[
         str | None, typer.Option(metavar="DIR", help="Further images to measure on.")
     ] = None,
@@ -75,85 +74,42 @@ def pretrain(
     device: DeviceOption = Device.AUTO,
     debug: DebugOption = False,
 ) -> None:
-    """Pretrain a network without labels: by brightness, by how images were turned, by likeness.
+    """Pretrain a network without labels: by brightness, transformations, or similarity.
 
-    Leaves card.json in the run folder, a SPEC whose answers are features, and its weights in
-    timm's own naming.
+    Leaves card.json in the run folder, a SPEC whose logits are features, and its weights with
+    timm's own names.
 
     Example: apercu pretrain transformation --images films/ --backbone timm/resnet18 --out films
     """
-    from apercu.images import open_images
-    from apercu.pretraining.backbone import open_backbone, read_input
-    from apercu.pretraining.inputs import InputOptions, choose_input
-    from apercu.pretraining.named import find_pretext_settings, parse_join
+    from apercu.pretraining.inputs import InputOptions, parse_join
+    from apercu.pretraining.pretrain import NewsReceiver, PretrainInputs, prepare_pretraining
+    from apercu.pretraining.settings import find_pretext_presets
     from apercu.pretraining.train import pretrain as train
     from apercu.training.record import find_settings
     from apercu.training.trainer import Hardware, Trainer
 
-    settings = find_settings(out, config, find_pretext_settings(pretext))
+    settings = find_settings(out, config, find_pretext_presets(pretext))
     settings = settings.with_schedule(steps=steps, batch=batch)
     join = parse_join(catalogue, target, id, radius)
-    source = open_images(images, channels=channels)
-    looks = InputOptions(channels, size, stretch, read_input(backbone))
-    opened = open_backbone(backbone, choose_input(source, looks), seed, first)
+    options = InputOptions(channels, size, stretch)
+    inputs = PretrainInputs(images, backbone, options, first, join, test)
     with on_interrupt(f"{out} keeps what was done; go on with the same command and --resume"):
-        shown = _read_images(source, opened, settings, join)
-        further = []
-        if test is not None:
-            others = open_images(test, channels=channels, bands=opened.bands)
-            further = [_read_images(others, opened, settings, join, shown)]
-        machine = Hardware(device.resolve(), devices, progress=is_terminal())
-        fit = Trainer(opened, shown.source, out, machine, seed, say)
-        _, facts = train(settings, fit, shown, *further, resume=resume)
-    if fit.is_main_process:
+        with show_progress() as report:
+            news = NewsReceiver(say, warn, lambda count, total: report("images", count, total))
+            prepared = prepare_pretraining(settings, inputs, seed, news)
+        hardware = Hardware(device.resolve(), devices, progress=is_terminal())
+        trainer = Trainer(prepared.backbone, prepared.images.source, out, hardware, seed, say)
+        _, facts = train(settings, trainer, prepared.images, prepared.test, resume=resume)
+    if trainer.is_main_process:
         _print_summary(out, facts)
 
 
-def _read_images(
-    source: ImageSource,
-    backbone: Classifier,
-    settings: PretrainSettings,
-    join: CatalogueJoin | None,
-    like: PretrainImages | None = None,
-) -> PretrainImages:
-    """The images that can be read, and what the pretext wants to come with them."""
-    from apercu.errors import ConfigError
-    from apercu.pretraining.inputs import find_readable, sample_pictures
-    from apercu.pretraining.pretexts import Magnitudes
-    from apercu.pretraining.targets import fit_brightness
-    from apercu.pretraining.train import PretrainImages
-
-    with show_progress() as report:
-        usable, wrong = find_readable(source, backbone, lambda *count: report("images", *count))
-    for error in wrong:
-        warn(str(error))
-    say(
-        f"{source.name}: {len(usable)} of {len(source)} images can be read"
-        + (f", {len(wrong)} are left out" if wrong else "")
-    )
-    pretext = settings.pretext
-    if not isinstance(pretext, Magnitudes):
-        if join is not None:
-            raise ConfigError(f"catalogue: {pretext.form} needs none; leave it out")
-        return PretrainImages(usable)
-    if join is not None:
-        shown, without = join(usable)
-        if without:
-            say(f"{source.name}: {without} images have no magnitude in {join.catalogue}")
-        return shown
-    if like is not None:
-        return PretrainImages(usable, like.targets)
-    return PretrainImages(
-        usable, fit_brightness(sample_pictures(usable), pretext.radius, pretext.faintest)
-    )
-
-
 def _print_summary(out: Path, facts: dict[str, float]) -> None:
-    """Where the run is, how long it took, and how far off it is."""
+    """Print where the run is, how long it took, and the errors that were measured."""
     say(f"trained in {facts['training_seconds'] / 60:.1f} min, {facts['steps']:.0f} steps: {out}")
-    for begin, words in (("held_out_", "images held out"), ("test_", "the test")):
-        found = {k.removeprefix(begin): v for k, v in facts.items() if k.startswith(begin)}
-        if found:
-            errors = ", ".join(f"{name} {value:.3f}" for name, value in found.items())
-            say(f"mean error on {words}: {errors}")
+    for prefix, title in (("held_out_", "images held out"), ("test_", "the test")):
+        errors = {k.removeprefix(prefix): v for k, v in facts.items() if k.startswith(prefix)}
+        if errors:
+            values = ", ".join(f"{name} {value:.3f}" for name, value in errors.items())
+            say(f"mean error on {title}: {values}")
     say(f"next: apercu evaluate-features --network pretrained={out / 'card.json'} …")

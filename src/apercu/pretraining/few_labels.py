@@ -42,7 +42,7 @@ class LearningCurveRow(NamedTuple):
         labels: number of labels.
         metric: `accuracy`, or `balanced_accuracy`, the mean of the accuracies of the classes.
         value: value of the metric.
-        ci95: both ends of its 95 % interval, over test images and draws that are resampled together.
+        ci95: both ends of its 95 % interval, over resampled test images and draws.
         draws: number of draws of the labels.
         n: number of test images.
     """

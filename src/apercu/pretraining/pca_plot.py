@@ -13,7 +13,7 @@ from apercu.errors import ConfigError
 from apercu.pretraining.heads.base import Features, LabelledFeatures
 
 SIDE, THUMBNAIL, EDGE = 900, 44, 3
-"""Side of the plot, of an image in it, and width of the frame in the colour of its class; pixels."""
+"""Pixels of the plot's side, of an image's side, and of the frame in the colour of its class."""
 OUTER_FRACTION = 0.03
 """Fraction of the images at each end of an axis that are drawn at the end itself."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from apercu.classifiers import Classifier
 from apercu.images import ImageSource, open_images
@@ -21,12 +22,31 @@ from apercu.pretraining.targets import PretrainImages
 from apercu.pretraining.train import pretrain
 from apercu.training.trainer import Hardware, Trainer
 
-DEFAULT_BACKBONE = "timm/resnet18"
+
+@dataclass(frozen=True)
+class PretrainInputs:
+    """The backbone and the images of a pretraining, by their names, and how they are prepared.
+
+    Args:
+        images: SPEC of the images.
+        backbone: `timm/NAME` for new weights, or the card of a network that is the start.
+        options: options for the images; `start` is read from the backbone.
+        first: what happens to the first layer of a card with another number of bands.
+        join: catalogue of magnitudes, and how it is joined with the images.
+        test: SPEC of further images to measure on.
+    """
+
+    images: str
+    backbone: str = "timm/resnet18"
+    options: InputOptions = InputOptions(3)  # noqa: RUF009 a frozen value
+    first: FirstLayer = "inflate"
+    join: CatalogueJoin | None = None
+    test: str | None = None
 
 
 @dataclass(frozen=True)
-class PretrainOutput:
-    """Receives the news of a pretraining.
+class NewsReceiver:
+    """Receives the news while images are prepared.
 
     Args:
         say: receives one line of news at a time.
@@ -39,36 +59,32 @@ class PretrainOutput:
     progress: Callable[[int, int], None] = field(default=lambda count, total: None, repr=False)
 
 
+class PreparedPretraining(NamedTuple):
+    """What a pretraining starts from: backbone, images with targets, and further test images."""
+
+    backbone: Classifier
+    images: PretrainImages
+    test: PretrainImages | None
+
+
 def pretrain_backbone(
     settings: PretrainSettings,
-    images: str,
+    inputs: PretrainInputs,
     run: Path,
     *,
-    backbone: str = DEFAULT_BACKBONE,
-    options: InputOptions = InputOptions(3),  # noqa: B008 a frozen value
-    first: FirstLayer = "inflate",
-    join: CatalogueJoin | None = None,
-    test: str | None = None,
-    hardware: Hardware = Hardware(),  # noqa: B008 a frozen value
+    hardware: Hardware | None = None,
     seed: int = 0,
     resume: bool = True,
-    output: PretrainOutput = PretrainOutput(),  # noqa: B008 a frozen value
 ) -> tuple[Classifier, dict[str, float]]:
     """Pretrain a backbone on images without labels, and save it in a run folder.
 
     Args:
         settings: pretext and schedule.
-        images: SPEC of the images.
+        inputs: names of the backbone and of the images.
         run: run folder, which gets a card and the weights.
-        backbone: `timm/NAME` for new weights, or the card of a network that is the start.
-        options: how images are prepared; its `start` is read from the backbone.
-        first: what happens to the first layer of a card with another number of bands.
-        join: catalogue of magnitudes, and how it is joined with the images.
-        test: SPEC of further images to measure on.
-        hardware: where it runs.
+        hardware: where it runs; any device when None.
         seed: seed of every draw.
         resume: whether to continue a training that was begun in the folder.
-        output: receives the news.
 
     Returns:
         The backbone, whose logits are features, and what was measured, as for `pretrain`.
@@ -78,49 +94,59 @@ def pretrain_backbone(
         ImagesError: most images cannot be read.
         RunError: the folder holds another training.
     """
-    source = open_images(images, channels=options.channels)
-    options = replace(options, start=read_input(backbone))
-    opened = open_backbone(backbone, choose_input(source, options), seed, first)
-    prepared = prepare_images(source, opened, settings, join, output=output)
-    further = None
-    if test is not None:
-        others = open_images(test, channels=options.channels, bands=opened.bands)
-        further = prepare_images(others, opened, settings, join, like=prepared, output=output)
-    trainer = Trainer(opened, prepared.source, run, hardware, seed, output.say)
-    return pretrain(settings, trainer, prepared, further, resume=resume)
+    prepared = prepare_pretraining(settings, inputs, seed)
+    trainer = Trainer(prepared.backbone, prepared.images.source, run, hardware or Hardware(), seed)
+    return pretrain(settings, trainer, prepared.images, prepared.test, resume=resume)
 
 
-def prepare_images(
+def prepare_pretraining(
+    settings: PretrainSettings,
+    inputs: PretrainInputs,
+    seed: int = 0,
+    news: NewsReceiver | None = None,
+) -> PreparedPretraining:
+    """Open the backbone and the images of a pretraining.
+
+    Args:
+        settings: pretext and schedule.
+        inputs: names of the backbone and of the images.
+        seed: seed of new weights.
+        news: receives the news; they are printed when None.
+
+    Returns:
+        The backbone, and the images that can be read, with their targets.
+
+    Raises:
+        ConfigError: the backbone is not from timm, or the pretext needs no catalogue.
+        ImagesError: most images cannot be read.
+    """
+    news = news or NewsReceiver()
+    channels = inputs.options.channels
+    source = open_images(inputs.images, channels=channels)
+    options = replace(inputs.options, start=read_input(inputs.backbone))
+    backbone = open_backbone(inputs.backbone, choose_input(source, options), seed, inputs.first)
+    images = _prepare_images(source, backbone, settings, inputs.join, None, news)
+    test = None
+    if inputs.test is not None:
+        others = open_images(inputs.test, channels=channels, bands=backbone.bands)
+        test = _prepare_images(others, backbone, settings, inputs.join, images, news)
+    return PreparedPretraining(backbone, images, test)
+
+
+def _prepare_images(
     source: ImageSource,
     backbone: Classifier,
     settings: PretrainSettings,
-    join: CatalogueJoin | None = None,
-    *,
-    like: PretrainImages | None = None,
-    output: PretrainOutput = PretrainOutput(),  # noqa: B008 a frozen value
+    join: CatalogueJoin | None,
+    like: PretrainImages | None,
+    news: NewsReceiver,
 ) -> PretrainImages:
-    """Leave out the images that cannot be read, and add the targets that the pretext needs.
-
-    Args:
-        source: images.
-        backbone: network that prepares the images.
-        settings: settings with the pretext.
-        join: catalogue of magnitudes, and how it is joined with the images.
-        like: other images, whose measurement of magnitudes is used for these, too.
-        output: receives the news.
-
-    Returns:
-        The images with their targets.
-
-    Raises:
-        ConfigError: there is a catalogue, and the pretext needs none.
-        ImagesError: most images cannot be read.
-    """
-    usable, errors = find_readable(source, backbone, output.progress)
+    """Leave out images that cannot be read, and add the targets that the pretext needs."""
+    usable, errors = find_readable(source, backbone, news.progress)
     for error in errors:
-        output.warn(str(error))
-    output.say(
+        news.warn(str(error))
+    news.say(
         f"{source.name}: {len(usable)} of {len(source)} images can be read"
         + (f", {len(errors)} are left out" if errors else "")
     )
-    return add_targets(usable, settings.pretext, join, like=like, say=output.say)
+    return add_targets(usable, settings.pretext, join, like=like, say=news.say)

@@ -48,7 +48,9 @@ def stress(
     ] = None,
     surrogate: Annotated[
         str | None,
-        typer.Option(metavar="SPEC", help="Also test it with images made against another classifier."),
+        typer.Option(
+            metavar="SPEC", help="Also test it with images made against another classifier."
+        ),
     ] = None,
     plan: Annotated[
         Path | None,
@@ -63,7 +65,9 @@ def stress(
     batch: Annotated[int | None, typer.Option(min=1, help="Images attacked together.")] = None,
     seed: Annotated[
         int | None,
-        typer.Option("--seed", min=0, max=MAX_SEED, help="Seed of every random draw; 0 without a plan."),
+        typer.Option(
+            "--seed", min=0, max=MAX_SEED, help="Seed of every random draw; 0 without a plan."
+        ),
     ] = None,
     device: DeviceOption = Device.AUTO,
     debug: DebugOption = False,
@@ -80,7 +84,7 @@ def stress(
         return
     from apercu.classifiers import open_classifier
     from apercu.errors import ConfigError
-    from apercu.explainers.run_folder import open_run
+    from apercu.explainers.run_folder import load_explainer
     from apercu.images import open_images
     from apercu.io import check_writable
     from apercu.robustness.plan import (
@@ -111,7 +115,7 @@ def stress(
     source = open_images(str(settings.images), channels=opened.channels, bands=opened.bands)
     run = None
     if settings.explainer:
-        run = open_run(Path(settings.explainer)).to(opened.device)
+        run = load_explainer(Path(settings.explainer)).to(opened.device)
     other = None
     if settings.surrogate:
         other = open_classifier(settings.surrogate, device=device.resolve())

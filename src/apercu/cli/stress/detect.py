@@ -62,7 +62,7 @@ def detect(
     Example: apercu stress detect --classifier timm/resnet50 --images val/ --explainer run --out out
     """
     from apercu.classifiers import open_classifier
-    from apercu.explainers.run_folder import open_run
+    from apercu.explainers.run_folder import load_explainer
     from apercu.images import open_images
     from apercu.io import check_writable
     from apercu.robustness.detection.benchmark import DetectionBenchmark, detect_attacks
@@ -76,7 +76,7 @@ def detect(
     parsed_detectors, budgets = parse_detectors(detectors, seed), parse_epsilons(epsilons)
     named = parse_class_attacks(DEFAULT_ATTACKS if attacks is None else attacks, seed)
     opened = open_classifier(classifier, device=device.resolve())
-    run = None if explainer is None else open_run(explainer).to(opened.device)
+    run = None if explainer is None else load_explainer(explainer).to(opened.device)
     extractors = parse_extractors(looks, opened, run)
     allowed = adapt_attacks(tuple(named), opened, chosen=attacks is not None)
     if allowed != tuple(named):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from apercu.option_strings import parse_named, split_names
 from apercu.pretraining.heads.base import ClassPredictor, FeatureHead, LabelledFeatures, Learner
 from apercu.pretraining.heads.dense import Dense
 from apercu.pretraining.heads.fine_tuning import FineTuning
@@ -18,12 +19,22 @@ HEADS: dict[str, type[Learner]] = {
 
 __all__ = [
     "HEADS",
+    "ClassPredictor",
     "Dense",
-    "FineTuning",
     "FeatureHead",
+    "FineTuning",
     "LabelledFeatures",
     "Learner",
     "Linear",
     "Nearest",
-    "ClassPredictor",
+    "parse_heads",
 ]
+
+
+def parse_heads(text: str) -> dict[str, Learner]:
+    """Parse the names of heads with settings, such as `linear,dense:width=20`.
+
+    Raises:
+        ConfigError: there is no such head or setting.
+    """
+    return {name: parse_named(name, HEADS, "heads") for name in split_names(text, "heads", HEADS)}

@@ -83,14 +83,18 @@ class FineTuning(Learner):
         classes: int,
         seed: int,
     ) -> nn.Module:
-        """A copy of the classifier's network with a new head, trained; normalised images → logits.
+        """Train a copy of the classifier's network with a new last layer.
 
         Args:
-            classifier: stays as it is.
-            images: all that there are.
-            known: the indices of those to training from, and the classes of all.
-            classes: how many there are.
-            seed: of every draw.
+            classifier: network, which does not change.
+            images: all prepared images.
+            chosen: indices of the images to learn from.
+            labels: class indices of all images.
+            classes: number of classes.
+            seed: seed of every draw.
+
+        Returns:
+            The trained network, normalised images → logits.
 
         Raises:
             ClassifierError: the classifier cannot be trained.
@@ -103,28 +107,37 @@ class FineTuning(Learner):
         rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, self.rate, self.steps + 1)
         for _ in range(self.steps):
             drawn = rows[torch.randint(len(rows), (self.batch,), generator=generator)]
-            inputs = stack_images(images, drawn)
+            batch = stack_images(images, drawn)
             if self.turned:
-                shown = turn_randomly(shown, generator)
-            logits = network(classifier.normalise(shown.to(device)))
-            wanted = labels[drawn].to(device)
-            each = F.cross_entropy(logits, wanted, reduction="none")
+                batch = turn_randomly(batch, generator)
+            logits = network(classifier.normalise(batch.to(device)))
+            targets = labels[drawn].to(device)
+            losses = F.cross_entropy(logits, targets, reduction="none")
             optimiser.zero_grad()
-            torch.autograd.backward((counts[wanted] * each).mean())
+            torch.autograd.backward((weights[targets] * losses).mean())
             optimiser.step()
             rate.step()
-        seen = rows[torch.randperm(len(rows), generator=generator)[:RECALIBRATION_IMAGES]]
-        parts = seen.tensor_split(max(1, len(seen) // self.batch))
-        shown_again = (stack_images(images, part).to(device) for part in parts)
-        recalibrate_batchnorm(network, (classifier.normalise(shown) for shown in shown_again))
+        used = rows[torch.randperm(len(rows), generator=generator)[:RECALIBRATION_IMAGES]]
+        parts = used.tensor_split(max(1, len(used) // self.batch))
+        batches = (stack_images(images, part).to(device) for part in parts)
+        recalibrate_batchnorm(network, (classifier.normalise(batch) for batch in batches))
         return network
 
 
 def replace_head(classifier: Classifier, image: torch.Tensor, classes: int, seed: int) -> nn.Module:
-    """A copy of a classifier's network whose last layer is new.
+    """Copy a classifier's network, and replace its last layer.
+
+    Args:
+        classifier: network, which does not change.
+        image: one prepared image, with which the last layer is found.
+        classes: number of classes.
+        seed: seed of the new layer.
+
+    Returns:
+        The copy, normalised images → logits.
 
     Raises:
-        ClassifierError: it cannot be trained, or its last layer cannot be replaced.
+        ClassifierError: the network cannot be trained, or its last layer cannot be replaced.
     """
     network = copy_trainable(classifier)
     with torch.random.fork_rng(devices=[]):

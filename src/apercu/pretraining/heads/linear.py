@@ -29,7 +29,7 @@ class Linear(FeatureHead):
     """Solves multinomial logistic regression with an L2 penalty by L-BFGS from zero.
 
     Args:
-        penalty: penalty of the squared weights, as scikit-learn's 1 / C, for the sum over all labels.
+        penalty: penalty of the squared weights; scikit-learn's 1 / C.
     """
 
     penalty: float = 1.0

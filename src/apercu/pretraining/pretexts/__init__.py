@@ -1,4 +1,4 @@
-"""What a network can learn from images alone: one file each."""
+"""Pretexts: losses that need images alone, without labels; one file each."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from apercu.pretraining.pretexts.transformation import Transformation
 __all__ = [
     "Adios",
     "Contrastive",
-    "PretextBatch",
     "Magnitudes",
     "Pretext",
+    "PretextBatch",
     "PretextNetwork",
     "PretextSample",
     "Transformation",

@@ -1,4 +1,4 @@
-"""Views of one image are alike, even if an adversary hides what matters of one of them."""
+"""ADIOS: views of one image have similar features, even if an adversary hides parts of one."""
 
 from __future__ import annotations
 
@@ -19,24 +19,25 @@ from apercu.pretraining.pretexts.contrastive import ViewPair, build_projection, 
 from apercu.types import Images, Maps, Scores
 
 AREA_MARGIN = 1e-3
-"""Share by which areas are kept from 0 and 1, where the cost is infinite; slopes stay."""
+"""Distance of areas from 0 and 1, where the cost is infinite; gradients stay."""
 
 
 @final
 class Adios(Pretext):
-    """Joint embedding of a view and of another with parts hidden (Shi et al. 2022), by NT-Xent.
+    """Embeds a view, and another one with parts hidden, by NT-Xent (Shi et al. 2022).
 
-    A U-Net of the mask explainer's blocks divides each image into masks, a share of every pixel
-    for each. The backbone learns to see what is left as the whole; the U-Net learns, by the
-    reversed slopes, to hide what makes that hard, and not to hide nothing or everything.
+    A U-Net of the mask explainer's blocks divides each image into masks, which add up to one at
+    every pixel. The backbone learns to give the same features to what is left as to the whole. The
+    U-Net learns, by reversed gradients, to hide what makes this difficult, but neither nothing nor
+    everything.
 
     Attributes:
-        masks: into how many parts images are divided.
+        masks: number of parts into which images are divided.
         sparsity: weight of 1 / sin(π · area of a mask).
-        adversary: how much stronger the U-Net's slopes are than the backbone's.
-        views: how the two views of an image are drawn.
-        width: of the projection that the loss sees.
-        base: channels of the U-Net's first block.
+        adversary: factor of the U-Net's gradients, relative to the backbone's.
+        views: random draw of the two views of an image.
+        width: width of the projection that the loss receives.
+        base: number of channels of the U-Net's first block.
     """
 
     form: Literal["adios"] = "adios"
@@ -54,39 +55,39 @@ class Adios(Pretext):
             "masker": Masker(sample.images.shape[1], self.masks, self.base),
         }
 
-    def compute_losses(self, network: PretextNetwork, lesson: PretextBatch) -> dict[str, Scores]:
-        whole, shown = self.views(lesson.images, lesson.generator)
-        masks = network.parts["masker"](shown)
+    def compute_losses(self, network: PretextNetwork, batch: PretextBatch) -> dict[str, Scores]:
+        whole, view = self.views(batch.images, batch.generator)
+        masks = network.parts["masker"](view)
         hidden = [
-            hide_masked(shown, GradientReversal.apply(mask, self.adversary))
+            hide_masked(view, GradientReversal.apply(mask, self.adversary))
             for mask in masks.unbind(1)
         ]
         projected = network.parts["projection"](network(torch.cat([whole, *hidden])))
         one, *others = projected.chunk(1 + self.masks)
         loss = import_losses()["nt_xent"]()
-        apart = torch.stack([loss(one, other) for other in others]).mean()
+        distance = torch.stack([loss(one, other) for other in others]).mean()
         area = AREA_MARGIN + (1 - 2 * AREA_MARGIN) * masks.mean((2, 3))
         return {
-            "apart": apart.expand(len(whole)),
+            "apart": distance.expand(len(whole)),
             "sparsity": self.sparsity * (1 / torch.sin(math.pi * area)).mean(1),
         }
 
-    def measure_errors(self, network: PretextNetwork, lesson: PretextBatch) -> dict[str, Scores]:
-        """How often another image of the batch is nearer than the image with a part hidden."""
-        whole, shown = self.views(lesson.images, lesson.generator)
-        masks = network.parts["masker"](shown)
+    def measure_errors(self, network: PretextNetwork, batch: PretextBatch) -> dict[str, Scores]:
+        """Measure how often another image is nearer than the one with a part hidden."""
+        whole, view = self.views(batch.images, batch.generator)
+        masks = network.parts["masker"](view)
         project = network.parts["projection"]
         one = F.normalize(project(network(whole)), dim=1)
         wrong = []
         for mask in masks.unbind(1):
-            other = F.normalize(project(network(hide_masked(shown, mask))), dim=1)
+            other = F.normalize(project(network(hide_masked(view, mask))), dim=1)
             wrong.append((one @ other.T).argmax(1) != torch.arange(len(one), device=one.device))
         largest = masks.mean((2, 3)).amax(1)
         return {"mistaken": torch.stack(wrong).float().mean(0), "largest_mask": largest}
 
-    def tiles(self, network: PretextNetwork, lesson: PretextBatch) -> list[render.Tile]:
-        image = lesson.images[0].cpu()
-        masks = network.parts["masker"](lesson.images[:1])[0].cpu()
+    def sample_tiles(self, network: PretextNetwork, batch: PretextBatch) -> list[render.Tile]:
+        image = batch.images[0].cpu()
+        masks = network.parts["masker"](batch.images[:1])[0].cpu()
         return [
             render.Tile(render.to_image(image), "image"),
             *(render.Tile(render.draw_overlay(image, m), f"area {m.mean():.2f}") for m in masks),
@@ -94,12 +95,12 @@ class Adios(Pretext):
 
 
 class Masker(nn.Module):
-    """Images → masks that add up to one everywhere.
+    """Computes masks that add up to one at every pixel.
 
     Args:
-        channels: of the images.
-        masks: how many.
-        base: channels of the first block; each of the three has twice those before.
+        channels: number of channels of the images.
+        masks: number of masks.
+        base: number of channels of the first of three blocks; each has twice those before.
     """
 
     def __init__(self, channels: int, masks: int, base: int) -> None:
@@ -121,13 +122,13 @@ class Masker(nn.Module):
 
 
 def hide_masked(images: Images, mask: Maps) -> Images:
-    """Images whose masked pixels fade to the image's mean colour."""
+    """Fade the masked pixels of images to the image's mean colour."""
     colour = images.mean((2, 3), keepdim=True)
     return torch.lerp(images, colour, mask.unsqueeze(1))
 
 
 class GradientReversal(torch.autograd.Function):
-    """The same values, with slopes that are turned round on their way back."""
+    """The identity, which reverses gradients in the backward pass."""
 
     @staticmethod
     def forward(context: Any, values: Tensor, factor: float) -> Tensor:
@@ -135,5 +136,5 @@ class GradientReversal(torch.autograd.Function):
         return values.view_as(values)
 
     @staticmethod
-    def backward(context: Any, *slopes: Tensor) -> tuple[Tensor, None]:
-        return -context.factor * slopes[0], None
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return -context.factor * gradients[0], None

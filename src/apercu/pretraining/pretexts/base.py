@@ -1,4 +1,4 @@
-"""What every pretext is: parts beside the backbone, and a loss that needs no labels."""
+"""The base class of pretexts: parts beside the backbone, and a loss that needs no labels."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from apercu.types import Images, Scores
 
 Features: TypeAlias = Float[Tensor, "batch features"]
 PretextTargets: TypeAlias = Float[Tensor, "batch values"]
-"""What is to be regressed, NaN where it is missing."""
+"""Values for a regression; NaN where a value is missing."""
 
 
 class PretextNetwork(nn.Module):
-    """A backbone, and what a pretext needs beside it, both in training.
+    """A backbone, and the parts that a pretext trains with it.
 
     Args:
         backbone: normalised images → features.
-        input: what the backbone expects.
-        parts: by name; their statistics and weights are dropped in the end.
+        input: size and normalisation of the backbone's images.
+        parts: parts by name; only the backbone is kept after the training.
     """
 
     def __init__(self, backbone: nn.Module, input: InputSpec, parts: nn.ModuleDict) -> None:
@@ -38,20 +38,20 @@ class PretextNetwork(nn.Module):
         self.parts = parts
 
     def forward(self, images: Images) -> Features:
-        """Features of images in [0, 1]."""
-        shown = normalise(images, self.input).contiguous(memory_format=torch.channels_last)
-        features: Tensor = self.backbone(shown)
+        """Compute the features of images in [0, 1], `batch × features`."""
+        inputs = normalise(images, self.input).contiguous(memory_format=torch.channels_last)
+        features: Tensor = self.backbone(inputs)
         return features
 
 
 @dataclass(frozen=True)
 class PretextBatch:
-    """One batch.
+    """A batch of images, their targets, and the generator of every draw.
 
     Args:
-        images: in [0, 1].
-        found: what the catalogue or a measurement says of them; None where nothing is wanted.
-        generator: of every draw.
+        images: images in [0, 1].
+        targets: values from a catalogue or a measurement, `batch × values`; None for no targets.
+        generator: generator of every draw.
     """
 
     images: Images
@@ -61,12 +61,12 @@ class PretextBatch:
 
 @dataclass(frozen=True)
 class PretextSample:
-    """What the parts of a pretext are made for.
+    """A sample of the images, from which the parts of a pretext are built.
 
     Args:
-        images: a few, in [0, 1].
-        features: how many the backbone gives.
-        found: what is wanted of a sample of all images; None where nothing is.
+        images: a few images in [0, 1].
+        features: number of features of the backbone.
+        targets: targets of a sample of all images, `sample × values`; None for no targets.
     """
 
     images: Images
@@ -75,35 +75,35 @@ class PretextSample:
 
 
 class Pretext(BaseModel, ABC):
-    """Teaches a backbone by targets that come for free; prints as its own settings."""
+    """Trains a backbone with targets that need no labels; prints as its own settings."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     @abstractmethod
     def build_parts(self, sample: PretextSample) -> dict[str, nn.Module]:
-        """What is trained along with the backbone."""
+        """Build the parts that are trained with the backbone, by name."""
 
     @abstractmethod
-    def compute_losses(self, network: PretextNetwork, lesson: PretextBatch) -> dict[str, Scores]:
-        """Named parts of the loss, one number per image; the loss is the mean of their sum."""
+    def compute_losses(self, network: PretextNetwork, batch: PretextBatch) -> dict[str, Scores]:
+        """Compute the terms of the loss by name, one number per image; their sum is averaged."""
 
     @abstractmethod
-    def measure_errors(self, network: PretextNetwork, lesson: PretextBatch) -> dict[str, Scores]:
-        """How far off the network is, in units that a person knows; NaN where nothing is known.
+    def measure_errors(self, network: PretextNetwork, batch: PretextBatch) -> dict[str, Scores]:
+        """Measure the errors of the network by name, in familiar units; NaN for missing targets.
 
-        A name that is a number is the place of a value that was wanted.
+        A name that is a number is the index of a value of the targets.
         """
 
     @abstractmethod
-    def tiles(self, network: PretextNetwork, lesson: PretextBatch) -> list[Tile]:
-        """The first image, and what the network makes of it."""
+    def sample_tiles(self, network: PretextNetwork, batch: PretextBatch) -> list[Tile]:
+        """Return tiles that show the first image, and what the network makes of it."""
 
 
 ViewFn: TypeAlias = Callable[[Images, Generator], Images]
 
 
 def turn_randomly(images: Images, generator: Generator) -> Images:
-    """Each image in one of its eight positions: turned by right angles, mirrored or not."""
+    """Turn each image by a random right angle, and mirror it or not."""
     turns = torch.randint(4, (len(images),), generator=generator)
     mirrored = torch.rand(len(images), generator=generator) < 0.5
     return torch.stack(

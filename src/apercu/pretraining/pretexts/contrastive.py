@@ -23,11 +23,11 @@ from apercu.types import Images, Scores
 
 
 class ViewPair(BaseModel):
-    """How two views are drawn: crop, position, brightness, blur, noise.
+    """Draws two random views of an image: crop, orientation, brightness, blur, noise.
 
     Attributes:
         crops: random crops, stretched to the full size.
-        turned: whether views are turned by right angles as well, as in the sky.
+        turned: whether views are also turned by right angles, as in images of the sky.
         brightness: largest change of brightness and of contrast, either way.
         blur: probability of a blur of one pixel.
         noise: standard deviation of noise.
@@ -58,12 +58,12 @@ class ViewPair(BaseModel):
 
 @final
 class Contrastive(Pretext):
-    """Joint embedding of two random views, by a loss of lightly's (the `ssl` extra).
+    """Embeds two random views by a loss of lightly's (the `ssl` extra).
 
     Attributes:
         loss: `nt_xent` (SimCLR), `vicreg` or `barlow_twins`.
-        views: how the two views of an image are drawn.
-        width: of the projection that the loss sees; the backbone's features are kept before it.
+        views: random draw of the two views of an image.
+        width: width of the projection that the loss receives; only the features before it are kept.
     """
 
     form: Literal["contrastive"] = "contrastive"
@@ -72,36 +72,34 @@ class Contrastive(Pretext):
     width: int = Field(128, ge=2)
 
     def build_parts(self, sample: PretextSample) -> dict[str, nn.Module]:
-        import_losses()  # said before the first step that it is missing
+        import_losses()  # fails before the first step where lightly is missing
         return {"projection": build_projection(sample.features, self.width)}
 
-    def compute_losses(self, network: PretextNetwork, lesson: PretextBatch) -> dict[str, Scores]:
-        loss: Tensor = import_losses()[self.loss]()(*self._project_views(network, lesson))
-        return {self.loss: loss.expand(len(lesson.images))}
+    def compute_losses(self, network: PretextNetwork, batch: PretextBatch) -> dict[str, Scores]:
+        loss: Tensor = import_losses()[self.loss]()(*self._project_views(network, batch))
+        return {self.loss: loss.expand(len(batch.images))}
 
-    def measure_errors(self, network: PretextNetwork, lesson: PretextBatch) -> dict[str, Scores]:
-        """How often another image of the batch is nearer than the image's other view."""
+    def measure_errors(self, network: PretextNetwork, batch: PretextBatch) -> dict[str, Scores]:
+        """Measure how often another image of the batch is nearer than the image's other view."""
         one, other = (
-            nn.functional.normalize(z, dim=1) for z in self._project_views(network, lesson)
+            nn.functional.normalize(z, dim=1) for z in self._project_views(network, batch)
         )
         nearest = (one @ other.T).argmax(1)
         wrong = nearest != torch.arange(len(one), device=nearest.device)
         return {"mistaken": wrong.float()}
 
-    def tiles(self, network: PretextNetwork, lesson: PretextBatch) -> list[render.Tile]:
-        pair = self.views(lesson.images[:1], lesson.generator)
+    def sample_tiles(self, network: PretextNetwork, batch: PretextBatch) -> list[render.Tile]:
+        pair = self.views(batch.images[:1], batch.generator)
         return [render.Tile(render.to_image(view[0].cpu()), "view") for view in pair]
 
-    def _project_views(
-        self, network: PretextNetwork, lesson: PretextBatch
-    ) -> tuple[Tensor, Tensor]:
-        views = torch.cat(self.views(lesson.images, lesson.generator))
+    def _project_views(self, network: PretextNetwork, batch: PretextBatch) -> tuple[Tensor, Tensor]:
+        views = torch.cat(self.views(batch.images, batch.generator))
         one, other = network.parts["projection"](network(views)).chunk(2)
         return one, other
 
 
 def build_projection(features: int, width: int) -> nn.Sequential:
-    """The small network between features and loss."""
+    """Build the small network between features and loss."""
     return nn.Sequential(
         nn.Linear(features, features),
         nn.BatchNorm1d(features),
@@ -111,7 +109,7 @@ def build_projection(features: int, width: int) -> nn.Sequential:
 
 
 def import_losses() -> dict[str, Any]:
-    """lightly's losses by name; raises ConfigError where it is not installed."""
+    """Import lightly's losses by name; raises ConfigError where lightly is not installed."""
     try:
         from lightly.loss import BarlowTwinsLoss, NTXentLoss, VICRegLoss
     except ImportError as error:
