@@ -1,4 +1,4 @@
-"""The examples of the README run, and what it names exists."""
+"""The examples of the README and of the guide run, and what they name exists."""
 
 from __future__ import annotations
 
@@ -14,23 +14,27 @@ from PIL import Image
 from apercu.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/guide.md")}
 
 
-def _blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+def find_blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", PAGES[page], re.MULTILINE | re.DOTALL)
 
 
-def _commands(program: str) -> list[list[str]]:
-    lines = [line for block in _blocks("sh") for line in block.splitlines()]
+def find_commands(program: str) -> list[list[str]]:
+    lines = [
+        line for page in PAGES for block in find_blocks(page, "sh") for line in block.splitlines()
+    ]
     words = [shlex.split(part, comments=True) for line in lines for part in line.split("&&")]
-    inline = [shlex.split(code) for code in re.findall(r"`([^`\n]+)`", README)]
-    return [command for command in words + inline if command[:1] == [program]]
+    inline = [
+        shlex.split(code) for page in PAGES for code in re.findall(r"`([^`\n]+)`", PAGES[page])
+    ]
+    return [one for one in words + inline if one[:1] == [program] and "VERB" not in one]
 
 
 @pytest.fixture
-def folder(tiny_run: Path, tiny_card: Path, tmp_path: Path, monkeypatch) -> Path:
-    """A working directory as the README imagines it, with small things in the places of big."""
+def folder(tiny_run: Path, tmp_path: Path, monkeypatch) -> Path:
+    """A working directory as the pages imagine it, with small things in the places of big ones."""
     shutil.copytree(tiny_run, tmp_path / "runs" / "mobilenet")
     (tmp_path / "photos").mkdir()
     generator = np.random.default_rng(0)
@@ -41,7 +45,9 @@ def folder(tiny_run: Path, tiny_card: Path, tmp_path: Path, monkeypatch) -> Path
     return tmp_path
 
 
-def test_the_python_blocks_run(folder: Path, tiny_card: Path, monkeypatch) -> None:
+@pytest.fixture
+def small_package(tiny_card: Path, monkeypatch) -> None:
+    """The package with a tiny classifier in place of MobileNetV2, and tiny settings."""
     import apercu
     from apercu.explainers.mask.settings import MASK_PRESETS
 
@@ -53,18 +59,33 @@ def test_the_python_blocks_run(folder: Path, tiny_card: Path, monkeypatch) -> No
     }
     opened = apercu.open_classifier(tiny_card)
     monkeypatch.setitem(vars(apercu), "open_classifier", lambda spec: opened)
-    monkeypatch.setitem(vars(apercu), "read_settings", lambda name: MASK_PRESETS.parse(small))
-    explaining, training = _blocks("python")
+    monkeypatch.setattr(type(MASK_PRESETS), "read", lambda presets, name: presets.parse(small))
+
+
+def test_the_python_block_of_the_readme_runs(folder: Path, small_package: None) -> None:
+    (block,) = find_blocks("README.md", "python")
+    exec(block.replace('"tabby"', "1"), {})
+    assert (folder / "runs" / "mine" / "weights.safetensors").is_file()
+    assert list((folder / "maps").glob("*overlay*"))
+
+
+def test_the_python_blocks_of_the_guide_run(folder: Path, small_package: None, capsys) -> None:
     names: dict[str, object] = {}
-    exec(explaining, names)
-    masks, region, classes = (names[name] for name in ("masks", "region", "classes"))
-    assert masks.shape == region.shape == (1, 32, 32)
-    assert classes.shape == (1,)
-    exec(training, names)
+    for block in find_blocks("docs/guide.md", "python"):
+        exec(block, names)
+    maps, region, predicted = (names[name] for name in ("maps", "region", "predicted"))
+    assert maps.shape == region.shape == (1, 32, 32)
+    assert predicted.shape == (1,)
+    assert (folder / "overlay.png").is_file()
     assert (folder / "runs" / "mobilenet-2" / "weights.safetensors").is_file()
+    assert "grad_cam" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", _commands("apercu"), ids=" ".join)
+def test_the_readme_is_short() -> None:
+    assert len(PAGES["README.md"].split()) <= 600
+
+
+@pytest.mark.parametrize("command", find_commands("apercu"), ids=" ".join)
 def test_the_commands_are_understood(command: list[str], capsys) -> None:
     verb = [word for word in command[1:3] if not word.startswith("-") and "/" not in word]
     with pytest.raises(SystemExit, match="0"):
@@ -76,20 +97,22 @@ def test_the_commands_are_understood(command: list[str], capsys) -> None:
 
 
 def test_the_readme_names_the_main_commands() -> None:
-    verbs = {command[1] for command in _commands("apercu")}
+    verbs = {command[1] for command in find_commands("apercu")}
     assert {"train", "explain", "compare"} <= verbs
 
 
 def test_the_make_targets_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    used = {word for command in _commands("make") for word in command[1:]}
+    used = {word for command in find_commands("make") for word in command[1:]}
     assert used
     assert used <= targets
 
 
-def test_the_links_lead_somewhere() -> None:
-    links = re.findall(r"\]\(([^)#]+)\)", README)
+@pytest.mark.parametrize("page", ["README.md", "docs/guide.md", "docs/architecture.md"])
+def test_the_links_lead_somewhere(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)#]+)\)", text)
     local = [link for link in links if not link.startswith("http")]
     assert local
     for link in local:
-        assert (ROOT / link).exists(), link
+        assert ((ROOT / page).parent / link).exists(), link
