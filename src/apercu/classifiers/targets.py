@@ -15,16 +15,13 @@ from apercu.classifiers.names import ClassNames
 from apercu.errors import TargetError
 from apercu.types import Targets
 
-Target: TypeAlias = int | str | Sequence[int | str] | Tensor | NDArray[Any] | None
-"""One class for all images (its index, name or identifier), one class per image, or None for the
-predicted class of each image."""
+ClassChoice: TypeAlias = int | str | Sequence[int | str] | Tensor | NDArray[Any]
+"""One class for all images (its index, name or identifier), or one class per image."""
+Target: TypeAlias = ClassChoice | None
+"""A choice of classes, or None for the predicted class of each image."""
 
 
-def resolve_targets(
-    names: ClassNames,
-    target: int | str | Sequence[int | str] | Tensor | NDArray[Any],
-    count: int,
-) -> Targets:
+def resolve_targets(names: ClassNames, target: ClassChoice, count: int) -> Targets:
     """Return the index of one class per image.
 
     Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from apercu.classifiers import Classifier
-from apercu.classifiers.targets import Target, resolve_targets
+from apercu.classifiers.targets import ClassChoice, Target, resolve_targets
 from apercu.errors import ImagesError, TargetError
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.inputs import ImagesLike
@@ -144,9 +144,7 @@ class CounterfactualExplainer(TrainedExplainer[N, S], ABC, Generic[N, S, C]):
         """
         return self._read(self._prepare_batch(inputs)).logits
 
-    def _resolve_targets(
-        self, target: int | str | Sequence[int | str] | Tensor, count: int
-    ) -> Targets:
+    def _resolve_targets(self, target: ClassChoice, count: int) -> Targets:
         return resolve_targets(self.classifier_info.names, target, count).to(self.device)
 
     @abstractmethod

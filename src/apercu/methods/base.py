@@ -13,6 +13,7 @@ from typing import (
     Never,
     Protocol,
     TypeAlias,
+    cast,
     final,
     runtime_checkable,
 )
@@ -105,7 +106,7 @@ class _BaseMethod(ABC):
             ConfigError: the argument is no classifier.
         """
         _check_classifier(self, classifier)
-        return BoundMethod(self, classifier)
+        return BoundMethod(cast("Explainer", self), classifier)
 
     @final
     def attribute(self, *inputs: object, **settings: object) -> Never:
