@@ -114,8 +114,8 @@ def cut_stamps(
             f"x and y: expected one frame, got {len(frames)}; give right ascension and declination"
         )
     statuses = [
-        CutoutStatus.OUTSIDE if has_position else CutoutStatus.UNKNOWN_POSITION
-        for has_position in np.isfinite(objects.positions).all(axis=1)
+        CutoutStatus.OUTSIDE if np.isfinite(position).all() else CutoutStatus.UNKNOWN_POSITION
+        for position in objects.positions
     ]
     total = len(frames) * len(statuses)
     errors: list[InputError] = []

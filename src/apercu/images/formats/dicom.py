@@ -119,7 +119,7 @@ def read_dicom_reference(path: Path, frame: int = 0) -> DicomReference | None:
 def decode_dicom(
     stream: BytesIO | BufferedReader, name: str, frame: int = 0
 ) -> NDArray[np.float32]:
-    """Decode one frame.
+    """Decode one frame as a viewer shows it.
 
     Grey goes through the modality transform (rescale or table) and the first VOI transform (table,
     or window: linear, exact or sigmoid). Without a VOI transform it is scaled from the lowest to

@@ -60,9 +60,7 @@ def read_array_headers(path: Path) -> dict[str, ArrayHeader]:
                     f"{MAX_ARRAY_BYTES >> 30} GiB unpacked; split it"
                 )
             if size > info.file_size:
-                raise ImagesError(
-                    f"{path}: damaged, {info.filename} is shorter than it says"
-                )
+                raise ImagesError(f"{path}: damaged, {info.filename} is shorter than it says")
             headers[info.filename.removesuffix(".npy")] = header
     return headers
 
