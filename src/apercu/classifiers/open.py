@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -77,7 +77,7 @@ def open_classifier(
         >>> open_classifier(network, size=8, mean=0.5, std=0.5, classes=["cat", "dog"])
         Classifier(memory/Sequential, 3×8×8, 2 classes)
     """
-    arguments = {
+    arguments: dict[str, object] = {
         "size": size,
         "mean": mean,
         "std": std,
@@ -85,18 +85,18 @@ def open_classifier(
         "channels": channels,
         "output": output,
         "resize": resize,
-        "copy": copy,
     }
     description = {key: value for key, value in arguments.items() if value is not None}
     if isinstance(source, str | Path):
-        return _open_spec(str(source), description).to(device or "cpu")
+        words = [*description, *(["copy"] if copy is not None else [])]
+        return _open_spec(str(source), words).to(device or "cpu")
     if isinstance(source, Classifier) or not callable(source):
         raise ClassifierError(
             "classifier: expected a SPEC, a module or a function from images to logits, got a "
             f"{type(source).__name__}"
         )
-    make_copy = description.pop("copy", True)
-    classifier = Classifier(open_in_memory(source, description, make_copy=make_copy))
+    network = open_in_memory(source, description, make_copy=copy is not False)
+    classifier = Classifier(network)
     return classifier if device is None else classifier.to(device)
 
 
@@ -121,12 +121,11 @@ def wrap_module(
     return Classifier(open_module(module, card, names))
 
 
-def _open_spec(spec: str, description: Mapping[str, Any]) -> Classifier:
-    """Open a classifier by its SPEC; a description besides is refused."""
-    if description:
-        words = ", ".join(description)
+def _open_spec(spec: str, words: Sequence[str]) -> Classifier:
+    """Open a classifier by its SPEC; words that describe a module are refused."""
+    if words:
         raise ClassifierError(
-            f"classifier {spec}: {words} can be given for a module in memory only; write a "
+            f"classifier {spec}: {', '.join(words)} can be given for a module in memory only; write a "
             "classifier card to describe a SPEC"
         )
     card = read_card(spec) if spec.endswith(".json") else ClassifierCard(source=spec)

@@ -13,7 +13,7 @@ from torch import nn
 from apercu.classifiers.card import ClassifierCard, InputSpec, describe_mistakes
 from apercu.classifiers.fingerprint import digest_function, digest_module
 from apercu.classifiers.names import ClassNames
-from apercu.classifiers.network import BlackBox, Network
+from apercu.classifiers.network import BlackBox, ForwardFn, Network
 from apercu.classifiers.sources.timm import read_input
 from apercu.errors import ClassifierError
 
@@ -51,17 +51,20 @@ def open_module(
         )
     if names is None and card.classes is not None:
         names = ClassNames.of(card.classes)
-    is_module = isinstance(forward, nn.Module)
-    digest = digest_module if is_module else digest_function
+    network: ForwardFn
+    if isinstance(forward, nn.Module):
+        network, digest = forward, digest_module(forward, card.source, card.options)
+    else:
+        network, digest = BlackBox(forward), digest_function(forward, card.source, card.options)
     return Network(
         source=card.source,
-        forward=forward if is_module else BlackBox(forward),
-        digest=digest(forward, card.source, card.options),
+        forward=network,
+        digest=digest,
         input=card.input,
         output=card.output,
         names=names,
         options=card.options,
-        differentiable=is_module,
+        differentiable=isinstance(forward, nn.Module),
     )
 
 
