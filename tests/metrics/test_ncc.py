@@ -5,7 +5,8 @@ from statistics import fmean, pstdev
 import pytest
 import torch
 
-from apercu.metrics.ncc import correlate_rows, ncc
+from apercu.metrics.ncc import ncc
+from apercu.statistics import correlate_rows
 
 
 def slow_ncc(map: torch.Tensor, truth: torch.Tensor) -> float:

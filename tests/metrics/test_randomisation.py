@@ -9,7 +9,8 @@ import torch
 from apercu.classifiers import BlackBox, Classifier, InputSpec, Network, open_classifier
 from apercu.errors import ClassifierError
 from apercu.methods import CentreBox, Gradient
-from apercu.metrics.randomisation import randomisation, randomise_weights, spearman
+from apercu.metrics.randomisation import randomisation, randomise_weights
+from apercu.statistics import spearman
 
 
 def slow_spearman(one: list[float], other: list[float]) -> float:
@@ -64,7 +65,7 @@ def test_is_the_rank_correlation_with_the_map_of_a_randomised_copy(
     assert (found < 0.5).all()
 
 
-def test_what_ignores_the_classifier_survives_even_upside_down(
+def test_a_map_that_ignores_the_classifier_survives_even_when_inverted(
     classifier: Classifier, images: torch.Tensor
 ) -> None:
     assert randomisation(CentreBox(), classifier, images, TARGETS).tolist() == pytest.approx(
@@ -78,7 +79,7 @@ def test_what_ignores_the_classifier_survives_even_upside_down(
     assert randomisation(turned, classifier, images, TARGETS).tolist() == pytest.approx([1] * 4)
 
 
-def test_a_map_that_dies_scores_zero_and_one_that_never_lived_scores_one(
+def test_a_map_that_becomes_constant_scores_zero_and_an_unchanged_one_scores_one(
     classifier: Classifier, images: torch.Tensor
 ) -> None:
     def dying(asked: Classifier, images: torch.Tensor, __: torch.Tensor) -> torch.Tensor:
@@ -91,7 +92,7 @@ def test_a_map_that_dies_scores_zero_and_one_that_never_lived_scores_one(
     assert randomisation(flat, classifier, images, TARGETS).tolist() == [1] * 4
 
 
-def test_the_classifier_comes_back_unharmed(classifier: Classifier, images: torch.Tensor) -> None:
+def test_the_classifier_is_not_changed(classifier: Classifier, images: torch.Tensor) -> None:
     module = classifier.module
     assert module is not None
     weights, answers = copy.deepcopy(module.state_dict()), classifier(images)
@@ -105,7 +106,7 @@ def test_the_classifier_comes_back_unharmed(classifier: Classifier, images: torc
     assert torch.equal(classifier(images), answers)
 
 
-def test_every_varying_parameter_is_drawn_anew_with_its_own_mean_and_spread(
+def test_every_varying_parameter_is_randomised_with_its_own_mean_and_deviation(
     classifier: Classifier, images: torch.Tensor
 ) -> None:
     copied = randomise_weights(classifier, 1)

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from apercu.errors import ConfigError
 from apercu.maps import min_max_scale
-from apercu.metrics.ncc import correlate_rows
 from apercu.metrics.record import Metric
 from apercu.removal import Black, BoxBlur, Flat, Removal
+from apercu.statistics import correlate_rows
 from apercu.types import Images, LogitsFn, Maps, Scores, Targets
 
 

@@ -7,13 +7,12 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from apercu.classifiers import Classifier
 from apercu.errors import ClassifierError
-from apercu.metrics.ncc import correlate_rows
 from apercu.metrics.record import Metric
+from apercu.statistics import spearman
 from apercu.types import Images, Maps, Scores, Targets
 
 
@@ -78,23 +77,6 @@ def randomise_weights(classifier: Classifier, seed: int = 0) -> Classifier:
     digest = f"{classifier.network.digest}, randomised with seed {seed}"
     network = replace(classifier.network, forward=module, digest=digest)
     return Classifier(network, spec=classifier.spec)
-
-
-def spearman(one: Float[Tensor, "batch n"], other: Float[Tensor, "batch n"]) -> Scores:
-    """Return Spearman's rank correlation, row by row; 0 for constant rows.
-
-    Equal values share their mean rank.
-    """
-    return correlate_rows(_rank_rows(one), _rank_rows(other))
-
-
-def _rank_rows(rows: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
-    """Return the ranks of the values in each row; equal values get their mean rank."""
-    rows = rows.contiguous()
-    ordered = rows.sort(dim=1).values
-    first = torch.searchsorted(ordered, rows)
-    last = torch.searchsorted(ordered, rows, right=True) - 1
-    return (first + last).to(rows) / 2
 
 
 def _score_with_seed(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
+from apercu.statistics import spearman
 from apercu.types import Images, Maps, Scores
 
 STRONGEST = 0.2
@@ -37,10 +37,7 @@ def rank_correlation(before: Maps, after: Maps) -> Scores:
 
     Equal values share their rank. The correlation is 0 where one of the maps is constant.
     """
-    first, second = (_rank_values(values.flatten(1)) for values in (before, after))
-    first, second = (values - values.mean(1, keepdim=True) for values in (first, second))
-    lengths = first.norm(dim=1) * second.norm(dim=1)
-    return torch.where(lengths > 0, (first * second).sum(1) / lengths.clamp(min=1e-12), 0.0)
+    return spearman(before.flatten(1), after.flatten(1))
 
 
 def overlap_of_strongest(before: Maps, after: Maps) -> Scores:
@@ -54,13 +51,3 @@ def overlap_of_strongest(before: Maps, after: Maps) -> Scores:
     both = (strongest[0] & strongest[1]).sum(1)
     either = (strongest[0] | strongest[1]).sum(1)
     return both / either
-
-
-def _rank_values(values: Tensor) -> Tensor:
-    """Rank the values of each row in double precision; equal values get their mean rank."""
-    rows = []
-    for row in values:
-        _, indices, counts = row.unique(return_inverse=True, return_counts=True)
-        last = counts.cumsum(0).double()
-        rows.append((last - (counts.double() - 1) / 2)[indices])
-    return torch.stack(rows).float()
