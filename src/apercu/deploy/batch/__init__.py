@@ -1,15 +1,19 @@
-"""Maps of whole data sets: sharded tables or arrays with a manifest, resumable to the batch."""
+"""Explanations of whole data sets: sharded tables or arrays with a manifest, resumable at any time."""
 
-from apercu.deploy.batch.explain_dataset import BatchRequest, BatchSummary, run_batch
-from apercu.deploy.batch.settings import FORMATS, MAPS, BatchSettings, ExplainerRef, Workers
+from __future__ import annotations
+
+from apercu.deploy.batch.explain_dataset import BatchSummary, explain_dataset, run_batch
+from apercu.deploy.batch.request import BatchRequest, ExplainerRef
+from apercu.deploy.batch.settings import FORMATS, MAPS, BatchSettings, Workers
 
 __all__ = [
     "FORMATS",
     "MAPS",
-    "BatchSettings",
-    "Workers",
     "BatchRequest",
+    "BatchSettings",
     "BatchSummary",
     "ExplainerRef",
+    "Workers",
+    "explain_dataset",
     "run_batch",
 ]

@@ -1,4 +1,4 @@
-"""What a data set is: a number of images, in an order, each with a name."""
+"""Data sets: a number of images in an order, each with a name, from files, sources or URLs."""
 
 from __future__ import annotations
 
@@ -21,41 +21,45 @@ from apercu.types import Picture
 
 
 class Dataset(ABC):
-    """Images one at a time, in any order and from several threads; no picture is kept."""
+    """Images that are read one at a time, in any order and from several threads.
+
+    No picture is kept in memory.
+    """
 
     @abstractmethod
     def __len__(self) -> int: ...
 
     @abstractmethod
     def get_name(self, index: int) -> str:
-        """What an image is called in the data set, whether it can be read or not."""
+        """Return the name of an image in the data set, whether it can be read or not."""
 
     @abstractmethod
     def read_picture(self, index: int) -> Picture:
-        """An image as it was stored, upright.
+        """Read an image as it was stored, upright, `channels × height × width`.
 
         Raises:
-            InputError: it cannot be read, and will not be the next time.
-            UnreachableError: where it lies cannot be reached now.
+            InputError: the image cannot be read, neither now nor the next time.
+            UnreachableError: the storage cannot be reached now.
         """
 
     @abstractmethod
     def compute_digest(self) -> str:
-        """SHA-256 over the names and sizes of all files, or over how images are generated.
+        """Return the SHA-256 over the names and sizes of all files, or over how images are generated.
 
-        Another one means other images.
+        Another digest means other images.
         """
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class RandomSubset(Dataset):
-    """Some images of a data set, in its order.
+    """Some images of a data set, drawn at random, in its order.
 
-    Args:
-        images: of which they are drawn.
-        limit: how many, at most.
-        seed: of the draw.
+    Attributes:
+        images: the whole data set.
+        limit: the largest number of images that are drawn.
+        seed: the seed of the draw.
+        indices: the positions of the drawn images in the data set.
     """
 
     images: Dataset
@@ -83,10 +87,10 @@ class RandomSubset(Dataset):
 
 @final
 class SourceDataset(Dataset):
-    """Images of a source; names are held.
+    """The images of a source; their names are kept in memory.
 
     Args:
-        source: of the images.
+        source: a source of images.
     """
 
     def __init__(self, source: ImageSource) -> None:
@@ -105,8 +109,9 @@ class SourceDataset(Dataset):
     def compute_digest(self) -> str:
         sha = hashlib.sha256()
         if isinstance(self.source, FolderImages):
-            for place in self.source.locations:
-                line = f"{place.name} {_measure_file(self.source.path / place.file)}\n"
+            for location in self.source.locations:
+                size = _measure_file(self.source.path / location.file)
+                line = f"{location.name} {size}\n"
                 sha.update(line.encode(errors="surrogateescape"))
             return sha.hexdigest()
         if isinstance(self.source, Planted):  # its name holds every setting
@@ -118,7 +123,7 @@ class SourceDataset(Dataset):
 
 
 def _measure_file(path: Path) -> int:
-    """Bytes of a file; 0 where there is none, which is told when it is read."""
+    """Return the bytes of a file; 0 if it is missing, which is reported when it is read."""
     try:
         return path.stat().st_size
     except OSError:
@@ -162,7 +167,7 @@ class UrlDataset(Dataset):
 
 
 def _check_single(content: bytes, name: str) -> None:
-    """Raises ImageError for a DICOM file of several frames, which are listed in folders only."""
+    """Raise ImageError for a DICOM file of several frames, which are listed in folders only."""
     frames = read_dicom_heading(BytesIO(content), name).frames
     if frames > 1:
         raise ImageError(f"expected one frame, got {frames}; copy the file into a folder")

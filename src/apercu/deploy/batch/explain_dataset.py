@@ -1,133 +1,43 @@
-"""The whole of it: a data set in, maps with a manifest out."""
+"""`apercu.explain_dataset`: explain a whole data set into shards with a manifest."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import torch
-
-from apercu.deploy.batch.dataset import Dataset
-from apercu.deploy.batch.job import BatchRecord
-from apercu.deploy.batch.lock import lock_folder
+from apercu.classifiers import Classifier
 from apercu.deploy.batch.manifest import MANIFEST, read_finished, write_failures, write_manifest
-from apercu.deploy.batch.open_dataset import open_dataset
-from apercu.deploy.batch.parquet_shards import ParquetShards
-from apercu.deploy.batch.pipeline import OnFinished, Pipeline, StageTimes
-from apercu.deploy.batch.settings import BatchSettings, ExplainerRef, Workers
-from apercu.deploy.batch.shard_writer import RowBuilder, ShardWriter
+from apercu.deploy.batch.pipeline import StageTimes
+from apercu.deploy.batch.ray_cluster import RayCluster
+from apercu.deploy.batch.request import BatchRequest, Executor, ExplainerRef, OpenBatch
+from apercu.deploy.batch.settings import FORMATS, MAPS, RECORD_FILE, BatchSettings, Workers
 from apercu.deploy.batch.work_folder import Plan, ShardRecord, WorkFolder
-from apercu.deploy.batch.zarr_shards import ZarrShards
-from apercu.deploy.export import graphs
-from apercu.deploy.inference import InferenceEngine
+from apercu.deploy.export.settings import check_choice
 from apercu.errors import RunError
 from apercu.explain.options import TOP
-from apercu.images.names import escape_undecodable
+from apercu.explainers.mask.explainer import MaskExplainer
+from apercu.extras import require_extra
 from apercu.io import check_writable
+from apercu.run_record import RunRecord
 
 Progress: TypeAlias = Callable[[int, int], None]
-"""Told how many images are finished, and how many there are."""
-
-
-@dataclass(frozen=True)
-class BatchRequest:
-    """A command as it was typed; every machine opens what it names by itself.
-
-    Args:
-        who: explains.
-        images: a folder, a file, or a URL.
-        out: folder of the result.
-        settings: what is asked.
-        crew: who works on each machine.
-    """
-
-    explainer: ExplainerRef
-    images: str
-    out: Path
-    settings: BatchSettings = field(default_factory=BatchSettings)
-    workers: Workers = field(default_factory=Workers)
-
-    def open(self) -> OpenBatch:
-        """Opens the explainer and the data set.
-
-        Raises:
-            InputError: one of them is wrong.
-            UnreachableError: the images cannot be reached now.
-        """
-        with _limit_threads(self.workers.threads):
-            engine, asked = self.explainer.open(self.workers.device), self.settings.target
-        target = graphs.TOP if asked == TOP else engine.names.find_index(asked)
-        dataset = open_dataset(self.images, engine.input, self.settings)
-        return OpenBatch(self, engine, target, dataset)
-
-
-@dataclass(frozen=True, eq=False)
-class OpenBatch:
-    """An order with everything that it names.
-
-    Attributes:
-        order: as it was typed.
-        engine: explains.
-        target: what it is asked, a class or the one seen most.
-        dataset: the images.
-    """
-
-    request: BatchRequest
-    engine: InferenceEngine
-    target: int
-    dataset: Dataset
-
-    @cached_property
-    def plan(self) -> Plan:
-        """Which images belong together."""
-        settings = self.request.settings
-        return Plan(len(self.dataset), settings.shard, settings.batch)
-
-    @cached_property
-    def shard_writer(self) -> ShardWriter:
-        """How shards are written."""
-        settings, engine = self.request.settings, self.engine
-        columns = RowBuilder(settings, engine.names.names, engine.input.size)
-        kind = ZarrShards if settings.format == "zarr" else ParquetShards
-        return kind(self.request.out, self.plan, columns)
-
-    @cached_property
-    def record(self) -> BatchRecord:
-        """What the result depends on."""
-        return BatchRecord(
-            images=escape_undecodable(self.request.images),
-            count=len(self.dataset),
-            sha256=self.dataset.compute_digest(),
-            explainer=self.engine.info,
-            settings=self.request.settings,
-        )
-
-    def explain_shards(self, shards: Iterable[int], on_finished: OnFinished) -> StageTimes:
-        """Explains what is missing of some shards, and writes them."""
-        crew = self.request.workers
-        pipeline = Pipeline(self.dataset, self.engine, self.target, self.shard_writer, crew)
-        with _limit_threads(crew.threads):
-            return pipeline(shards, on_finished)
-
-
-Executor: TypeAlias = Callable[[OpenBatch, Sequence[int], OnFinished], StageTimes]
-"""Does the work of some shards: on this machine, or on a cluster."""
+"""Called with the number of finished images, and the number of all."""
+CLUSTER_WORKERS = Workers(readers=2, threads=1)
+"""The threads of each task on a cluster."""
 
 
 @dataclass(frozen=True)
 class BatchSummary:
-    """What came of it.
+    """The result of a batch, and what it took.
 
     Attributes:
-        manifest: of the result.
-        explained: images that this command worked on; the others were there already.
-        seconds: from the first image to the last.
-        busy: seconds of each stage, of all machines together.
+        manifest: the content of `manifest.json`.
+        explained: the number of images that this call explained; the others were there already.
+        seconds: the time from the first image to the last.
+        times: the seconds that each stage worked, of all machines together.
     """
 
     manifest: dict[str, Any]
@@ -136,71 +46,168 @@ class BatchSummary:
     times: StageTimes
 
 
+def explain_dataset(
+    explainer: str | Path | MaskExplainer,
+    images: str | Path,
+    out: str | Path,
+    *,
+    target: str | int = TOP,
+    level: float = 0.5,
+    format: str = "parquet",
+    map: str | None = None,
+    shard: int = 1000,
+    batch: int = 16,
+    limit: int | None = None,
+    seed: int = 0,
+    classifier: str | Path | Classifier | None = None,
+    device: str = "cpu",
+    workers: int | None = None,
+    threads: int | None = None,
+    cluster: str | None = None,
+    progress: Progress = lambda count, total: None,
+) -> BatchSummary:
+    """Explain a whole data set into sharded Parquet or Zarr, as `apercu batch` does.
+
+    There is a row for each image, in the order of the source: name, size, class, probability, box
+    and map. An image that cannot be read gets a row with an error, and a line in `errors.csv`.
+    Stopped at any time, even killed, the same call continues where it stood. `manifest.json` is
+    written last.
+
+    >>> import apercu
+    >>> summary = apercu.explain_dataset(  # doctest: +SKIP
+    ...     "runs/mobilenet", "photos/", "maps", limit=1000
+    ... )
+    >>> summary.explained, summary.manifest["errors"]  # doctest: +SKIP
+    (1000, 0)
+
+    Args:
+        explainer: the folder of a trained mask explainer or of its export, or a mask explainer.
+        images: a folder of pictures or of Parquet files, a Parquet file, a stack, or a URL of one.
+        out: the folder of the result.
+        target: `top` for the class predicted most, or a class by name, identifier or index.
+        level: where masks are cut for boxes, in (0, 1).
+        format: `parquet` or `zarr`.
+        map: how a map is stored, `png`, `uint8` or `float16`; None for PNG in Parquet and uint8
+            in Zarr.
+        shard: the number of images in each file, or in each chunk.
+        batch: the number of images that are explained together.
+        limit: the number of images, drawn at random; None for all.
+        seed: the seed of the draw.
+        classifier: the explained classifier or its SPEC, if it predicts the classes and the
+            explainer does not hold it.
+        device: where the explainer computes, `cpu` or `cuda`.
+        workers: the number of threads that read and decode; None for a number that fits.
+        threads: the number of threads that explain on the CPU; None for a number that fits.
+        cluster: the address of a Ray cluster that shares the work, `auto`, `local` or `HOST:PORT`;
+            its machines all see the explainer, the images and the folder of the result.
+        progress: is called with the number of finished images, and the number of all.
+
+    Returns:
+        The manifest of the result, and what it took.
+
+    Raises:
+        InputError: the explainer, the images or the settings are wrong, or others than those that
+            the result was begun with.
+        MissingExtraError: a package for the format or the cluster is not installed.
+        OutputError: the result cannot be written.
+        UnreachableError: the images or the cluster cannot be reached now.
+    """
+    shard_format = check_choice(format, FORMATS, "format")
+    encoding = map or ("uint8" if shard_format == "zarr" else "png")
+    if shard_format == "zarr":
+        require_extra("zarr", "format")
+    if cluster is not None:
+        require_extra("scale", "cluster")
+    settings = BatchSettings(
+        str(target),
+        level,
+        shard_format,
+        check_choice(encoding, MAPS, "map"),
+        shard,
+        batch,
+        limit,
+        seed,
+    )
+    usual = Workers() if cluster is None else CLUSTER_WORKERS
+    request = BatchRequest(
+        ExplainerRef(
+            explainer if isinstance(explainer, MaskExplainer) else Path(explainer),
+            str(classifier) if isinstance(classifier, Path) else classifier,
+        ),
+        str(images),
+        Path(out),
+        settings,
+        Workers(workers or usual.readers, threads or usual.threads, device),
+    )
+    return run_batch(request, progress, None if cluster is None else RayCluster(cluster))
+
+
 def run_batch(
     request: BatchRequest, progress: Progress, executor: Executor | None = None
 ) -> BatchSummary:
-    """Explains a data set; what an earlier attempt has finished is kept.
+    """Explain a data set; what an earlier attempt finished is kept.
 
     Args:
-        order: what is asked.
-        progress: told how many images are finished, and how many there are.
-        way: who does the work; this process where None.
+        request: what is explained, and how.
+        progress: is called with the number of finished images, and the number of all.
+        executor: does the work of the shards; this process if None.
+
+    Returns:
+        The manifest of the result, and what it took.
 
     Raises:
         InputError: the explainer, the images or the settings are wrong, or others than those that
             the result was begun with.
         OutputError: the result cannot be written.
-        UnreachableError: images, or the cluster, cannot be reached now.
+        UnreachableError: the images or the cluster cannot be reached now.
     """
     opened = request.open()
     check_writable(request.out)
-    with lock_folder(request.out):
-        opened.record.begin(request.out)
+    record = RunRecord(
+        request.out,
+        {RECORD_FILE: opened.record},
+        "batch",
+        ignored=frozenset({"images"}),
+    )
+    with record.begin():
         if (request.out / MANIFEST).is_file():
             return BatchSummary(read_finished(request.out), 0, 0.0, StageTimes())
         return _explain_missing(opened, progress, executor or OpenBatch.explain_shards)
 
 
 def _explain_missing(opened: OpenBatch, progress: Progress, executor: Executor) -> BatchSummary:
-    desk, plan = WorkFolder(opened.request.out), opened.plan
+    """Explain what is missing of a result, and write its manifest."""
+    work_folder, plan = WorkFolder(opened.request.out), opened.plan
     opened.shard_writer.prepare_output()
-    left = [shard for shard in range(plan.shard_count) if desk.read_record(shard) is None]
-    there = plan.image_count - sum(desk.count_missing(plan, shard) for shard in left)
-    finished = there
+    unfinished = [
+        shard for shard in range(plan.shard_count) if work_folder.read_record(shard) is None
+    ]
+    missing = sum(work_folder.count_missing(plan, shard) for shard in unfinished)
+    finished = plan.image_count - missing
     progress(finished, plan.image_count)
 
-    def done(more: int) -> None:
+    def count_finished(more: int) -> None:
         nonlocal finished
         finished += more
         progress(finished, plan.image_count)
 
-    begun = time.perf_counter()
-    busy = executor(opened, left, done)
-    seconds = time.perf_counter() - begun
-    records = _read_records(desk, plan)
+    start = time.perf_counter()
+    times = executor(opened, unfinished, count_finished)
+    seconds = time.perf_counter() - start
+    records = _read_records(work_folder, plan)
     write_failures(opened.request.out, opened.shard_writer, records)
     manifest = write_manifest(opened.request.out, opened.record, records)
-    desk.clear()
-    return BatchSummary(manifest, plan.image_count - there, seconds, busy)
-
-
-@contextmanager
-def _limit_threads(count: int) -> Iterator[None]:
-    """Within it so many threads explain, in torch and in what is opened."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    work_folder.clear()
+    return BatchSummary(manifest, missing, seconds, times)
 
 
 def _read_records(work_folder: WorkFolder, plan: Plan) -> list[ShardRecord]:
-    """Of all shards, in order."""
+    """Read the records of all shards, in order; raise RunError where one is missing."""
     records = [work_folder.read_record(shard) for shard in range(plan.shard_count)]
-    found = [record for record in records if record is not None]
-    if len(found) < plan.shard_count:
+    present = [record for record in records if record is not None]
+    if len(present) < plan.shard_count:
         raise RunError(
-            f"{work_folder.out}: {plan.shard_count - len(found)} shards are missing; run the same again"
+            f"{work_folder.out}: {plan.shard_count - len(present)} shards are missing; run the "
+            "same again"
         )
-    return found
+    return present

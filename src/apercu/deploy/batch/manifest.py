@@ -1,4 +1,4 @@
-"""`manifest.json` and `errors.csv`: what a finished result says of itself."""
+"""`manifest.json` and `errors.csv`: what a finished result holds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import apercu
-from apercu.deploy.batch.job import BatchRecord
+from apercu.deploy.batch.settings import BatchRecord
 from apercu.deploy.batch.shard_writer import ShardWriter
 from apercu.deploy.batch.work_folder import ShardRecord
 from apercu.errors import RunError
@@ -26,51 +26,64 @@ PACKAGES = ("torch", "onnxruntime", "numpy", "pillow", "pyarrow", "zarr")
 def write_manifest(
     out: Path, record: BatchRecord, records: Sequence[ShardRecord]
 ) -> dict[str, Any]:
-    """Writes the manifest, whose being there means that everything is.
+    """Write the manifest; where it exists, the result is complete.
+
+    Args:
+        out: the folder of the result.
+        record: what the result depends on.
+        records: the records of all shards, in order.
+
+    Returns:
+        The content of the manifest.
 
     Raises:
         OutputError: the folder cannot be written.
     """
-    told = record.model_dump(mode="json")
+    begun = record.model_dump(mode="json")
     content = {
-        "version": told["version"],
+        "version": begun["version"],
         "apercu": apercu.__version__,
-        "source": {name: told[name] for name in ("images", "count", "sha256")},
-        "explainer": told["explainer"],
-        "settings": told["settings"],
-        "images": sum(record.rows for record in records),
-        "errors": sum(record.errors for record in records),
-        "bytes": sum(record.bytes for record in records),
+        "source": {name: begun[name] for name in ("images", "count", "sha256")},
+        "explainer": begun["explainer"],
+        "settings": begun["settings"],
+        "images": sum(shard.rows for shard in records),
+        "errors": sum(shard.errors for shard in records),
+        "bytes": sum(shard.bytes for shard in records),
         "versions": {"python": platform.python_version(), **_find_versions()},
-        "shards": [record.model_dump() for record in records],
+        "shards": [shard.model_dump() for shard in records],
     }
     write_json(out / MANIFEST, content)
     return content
 
 
 def read_finished(out: Path) -> dict[str, Any]:
-    """The manifest of a result whose shards are there, those that are files whole.
+    """Read the manifest of a finished result, and check that the files of its shards are there.
 
     Raises:
-        RunError: it is damaged, or tells of a file that is not there.
+        RunError: the manifest is damaged, or lists a file that is missing or incomplete.
     """
     try:
         content: dict[str, Any] = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
-        shards = [ShardRecord.model_validate(one) for one in content["shards"]]
+        shards = [ShardRecord.model_validate(entry) for entry in content["shards"]]
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise RunError(f"{out / MANIFEST}: damaged; delete it and choose another --out") from error
     for shard in shards:
         path = out / shard.file
         if not path.exists() or (path.is_file() and path.stat().st_size != shard.bytes):
             raise RunError(
-                f"{path}: missing or damaged, though {MANIFEST} tells of it; delete {out} and run "
+                f"{path}: missing or damaged, though {MANIFEST} lists it; delete {out} and run "
                 "the same again"
             )
     return content
 
 
 def write_failures(out: Path, shard_writer: ShardWriter, records: Sequence[ShardRecord]) -> None:
-    """Writes a line for each image that could not be read.
+    """Write `errors.csv`, with a line for each image that could not be read.
+
+    Args:
+        out: the folder of the result.
+        shard_writer: reads the errors of a shard.
+        records: the records of all shards, in order.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -85,11 +98,11 @@ def write_failures(out: Path, shard_writer: ShardWriter, records: Sequence[Shard
 
 
 def _find_versions() -> dict[str, str]:
-    """Of the packages that numbers and bytes depend on, where they are installed."""
-    found = {}
+    """Return the versions of the installed packages that numbers and bytes depend on."""
+    versions = {}
     for name in PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions

@@ -1,4 +1,4 @@
-"""Images as they are typed → a data set."""
+"""Open a data set by the name of a folder, a file or a URL."""
 
 from __future__ import annotations
 
@@ -19,13 +19,21 @@ TABLE_SUFFIXES = (".parquet",)
 
 
 def open_dataset(spec: str, input: InputSpec, settings: BatchSettings) -> Dataset:
-    """Opens images by what is typed, and draws some of them where only some are asked for.
+    """Open images by their name, and draw some of them at random where the settings have a limit.
 
     A folder or a URL that holds Parquet files is one data set of all their rows.
 
+    Args:
+        spec: a folder, a file, or a URL.
+        input: the number of channels and the names of the bands.
+        settings: the limit and the seed of the draw.
+
+    Returns:
+        The data set.
+
     Raises:
-        ImagesError: there is nothing of that name, or nothing that can be explained, or there are
-            pictures beside Parquet files and no labels.csv tells which files are meant.
+        ImagesError: the name leads to nothing, or to nothing that can be explained, or there are
+            pictures beside Parquet files and no labels.csv says which files are meant.
         UnreachableError: the storage does not answer.
     """
     images = _open_all(spec, input)
@@ -44,7 +52,7 @@ def _open_all(spec: str, input: InputSpec) -> Dataset:
 
 
 def _open_remote(files: RemoteFiles, input: InputSpec) -> Dataset:
-    """Pictures, or the rows of tables."""
+    """Return a data set of pictures, or of the rows of tables."""
     pictures, tables = _select_suffixes(files, SUFFIXES), _select_suffixes(files, TABLE_SUFFIXES)
     if pictures and tables:
         raise ImagesError(
@@ -64,9 +72,12 @@ def _open_remote(files: RemoteFiles, input: InputSpec) -> Dataset:
 def _select_suffixes(
     files: RemoteFiles, suffixes: frozenset[str] | tuple[str, ...]
 ) -> RemoteFiles | None:
-    """The files with such a suffix; None where there are none."""
-    listed = zip(files.paths, files.sizes, strict=True)
-    chosen = [(file, size) for file, size in listed if has_suffix(file, suffixes)]
+    """Return the files with one of the suffixes; None if there are none."""
+    chosen = [index for index, path in enumerate(files.paths) if has_suffix(path, suffixes)]
     if not chosen:
         return None
-    return replace(files, files=tuple(f for f, _ in chosen), sizes=tuple(s for _, s in chosen))
+    return replace(
+        files,
+        paths=tuple(files.paths[index] for index in chosen),
+        sizes=tuple(files.sizes[index] for index in chosen),
+    )

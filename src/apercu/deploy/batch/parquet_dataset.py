@@ -1,4 +1,4 @@
-"""Rows of Parquet files with pictures, on a disk or behind a URL; no name is held."""
+"""Data sets of the rows of Parquet files with pictures, on a disk or behind a URL."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import hashlib
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from typing import Any, NamedTuple, final
+from dataclasses import dataclass
+from typing import Any, final
 
 from apercu.deploy.batch.dataset import Dataset
 from apercu.deploy.batch.remote_files import RemoteFiles, read_with_retries
@@ -16,11 +17,17 @@ from apercu.images.reader import read_picture
 from apercu.types import Picture
 
 MAX_OPEN_FILES = 2
-"""Files whose row groups are kept; threads at the border of two read from both."""
+"""Number of files whose row groups are kept; threads at the border of two files read from both."""
 
 
-class Footer(NamedTuple):
-    """What a file's footer tells: its image column and the first row of each row group."""
+@dataclass(frozen=True)
+class Footer:
+    """What the footer of a Parquet file says.
+
+    Attributes:
+        column: the name of the column with the images.
+        starts: the first row of each row group, and the number of all rows.
+    """
 
     column: str
     starts: tuple[int, ...]
@@ -76,12 +83,12 @@ class ParquetDataset(Dataset):
     def compute_digest(self) -> str:
         sha = hashlib.sha256()
         listed = zip(self.files.paths, self.files.sizes, self.footers, strict=True)
-        for file, size, footer in listed:
-            sha.update(f"{file} {size} {footer.starts[-1]}\n".encode())
+        for path, size, footer in listed:
+            sha.update(f"{path} {size} {footer.starts[-1]}\n".encode())
         return sha.hexdigest()
 
     def _locate_row(self, index: int) -> tuple[int, int]:
-        """The file that holds an image, and its row there."""
+        """Return the index of the file that holds an image, and its row there."""
         file = bisect_right(self.starts, index) - 1
         return file, index - self.starts[file]
 
@@ -108,7 +115,7 @@ class ParquetDataset(Dataset):
 
 
 def _read_footer(files: RemoteFiles, path: str) -> Footer:
-    """What a file says of itself; only its end is read."""
+    """Read the footer of a Parquet file; only the end of the file is read."""
     import pyarrow as pa
     from pyarrow.parquet import ParquetFile
 
@@ -122,8 +129,8 @@ def _read_footer(files: RemoteFiles, path: str) -> Footer:
                 f"{files.format_name(path)}: not a Parquet file that can be read ({reason})"
             ) from error
 
-    schema, meta = read_with_retries(files.format_name(path), read)
+    schema, metadata = read_with_retries(files.format_name(path), read)
     starts = [0]
-    for group in range(meta.num_row_groups):
-        starts.append(starts[-1] + meta.row_group(group).num_rows)
+    for group in range(metadata.num_row_groups):
+        starts.append(starts[-1] + metadata.row_group(group).num_rows)
     return Footer(find_image_column(files.format_name(path), schema), tuple(starts))

@@ -17,13 +17,13 @@ from apercu.errors import OutputError
 
 MAPS_FOLDER = "maps"
 MIN_ROW_GROUP = 256
-"""Rows of a row group, at least; what is in memory while a shard is written."""
+"""Smallest number of rows in a row group; they are in memory while a shard is written."""
 
 
 @final
 @dataclass(frozen=True)
 class ParquetShards(ShardWriter):
-    """`maps/00000003.parquet`, each shard a file that is there whole or not at all."""
+    """Writes each shard as a file, `maps/00000003.parquet`, which is there whole or not at all."""
 
     def prepare_output(self) -> None:
         try:
@@ -41,7 +41,7 @@ class ParquetShards(ShardWriter):
         try:
             errors = self._write_rows(shard, part)
             part.replace(path)
-            bytes = path.stat().st_size
+            size = path.stat().st_size
         except OSError as error:
             with contextlib.suppress(OSError):
                 part.unlink()
@@ -52,7 +52,7 @@ class ParquetShards(ShardWriter):
             first=rows.start,
             rows=len(rows),
             errors=errors,
-            bytes=bytes,
+            bytes=size,
             sha256=digest_file(path),
         )
 
@@ -64,16 +64,16 @@ class ParquetShards(ShardWriter):
         return [(row["index"], row["id"], row["error"]) for row in rows]
 
     def _write_rows(self, shard: int, path: Path) -> int:
-        """Writes a shard's rows; how many of them are errors."""
+        """Write the rows of a shard, and return how many of them are errors."""
         import pyarrow.parquet as pq
 
-        columns = build_schema(self.row_builder.settings, self.row_builder.size)
+        schema = build_schema(self.row_builder.settings, self.row_builder.size)
         plain = ["index", "id", "map", "probability"]
-        encoded = [name for name in columns.names if name not in plain]
+        encoded = [name for name in schema.names if name not in plain]
         errors = 0
         with path.open("wb") as file:
             with pq.ParquetWriter(
-                file, columns, compression="zstd", use_dictionary=encoded
+                file, schema, compression="zstd", use_dictionary=encoded
             ) as writer:
                 for table in _merge_tables(WorkFolder(self.out).read_units(self.plan, shard)):
                     errors += table.num_rows - table["error"].null_count
@@ -84,13 +84,13 @@ class ParquetShards(ShardWriter):
 
 
 def _merge_tables(tables: Iterable[Table]) -> Iterator[Table]:
-    """Tables with enough rows for a row group; the last one may be smaller."""
+    """Yield tables with enough rows for a row group; the last one may be smaller."""
     import pyarrow as pa
 
     waiting: list[Table] = []
     for table in tables:
         waiting.append(table)
-        if sum(one.num_rows for one in waiting) >= MIN_ROW_GROUP:
+        if sum(part.num_rows for part in waiting) >= MIN_ROW_GROUP:
             yield pa.concat_tables(waiting)
             waiting = []
     if waiting:

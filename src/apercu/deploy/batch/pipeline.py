@@ -1,4 +1,4 @@
-"""Reading, explaining and writing at the same time, so that the slowest of them sets the pace."""
+"""Read, explain and write at the same time; the slowest of the three stages sets the pace."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ from apercu.errors import InputError
 from apercu.images.names import escape_undecodable
 
 UNITS_AHEAD = 2
-"""Units that are read before they are explained, and explained before they are written."""
+"""Number of units that wait between reading and explaining, and between explaining and writing."""
 MAX_ERROR_LENGTH = 500
-"""Letters of an error that a row keeps."""
+"""Number of characters of an error that a row keeps."""
 
 OnFinished: TypeAlias = Callable[[int], None]
-"""Told how many more images are finished."""
+"""Called with the number of further images that are finished."""
 TimedRead: TypeAlias = tuple[LoadedImage, float]
+"""An image, and the seconds that it took to read it."""
 
 
 @dataclass
@@ -54,19 +55,20 @@ class StageTimes:
     def slowest(self) -> str:
         """The stage that sets the pace."""
         loads = {"reading": self.read / self.readers, "writing": self.write}
-        return max({"explaining": self.explain, **loads}.items(), key=lambda one: one[1])[0]
+        return max({"explaining": self.explain, **loads}.items(), key=lambda load: load[1])[0]
 
 
 @dataclass(eq=False)
 class Pipeline:
     """Three stages with a bounded number of images between them.
 
-    Args:
-        images: that are read.
-        engine: explains them.
-        target: what it is asked, a class or the one seen most.
-        sealing: how shards are written.
-        crew: how many threads read.
+    Attributes:
+        images: the data set.
+        engine: the explainer.
+        target: the index of the class to explain, or `TOP` for the class predicted most.
+        shard_writer: writes the shards.
+        workers: the number of threads that read.
+        times: the seconds that each stage has worked in this run.
     """
 
     images: Dataset
@@ -76,15 +78,22 @@ class Pipeline:
     workers: Workers
     times: StageTimes = field(default_factory=StageTimes)
 
-    def __call__(self, shards: Iterable[int], on_finished: OnFinished) -> StageTimes:
-        """Explains what is missing of some shards and writes them, in this order.
+    def run(self, shards: Iterable[int], on_finished: OnFinished) -> StageTimes:
+        """Explain what is missing of some shards and write them, in this order.
+
+        Args:
+            shards: the numbers of the shards.
+            on_finished: is called with the number of further images that are finished.
+
+        Returns:
+            The seconds that each stage worked.
 
         Raises:
             OutputError: the result cannot be written.
             UnreachableError: images cannot be reached now.
         """
         self.times = StageTimes(readers=self.workers.readers)
-        begun = time.perf_counter()
+        start = time.perf_counter()
         readers = ThreadPoolExecutor(self.workers.readers, "read", lower_priority)
         writer = ThreadPoolExecutor(1, "write", lower_priority)
         try:
@@ -94,7 +103,7 @@ class Pipeline:
         finally:
             readers.shutdown(cancel_futures=True)
             writer.shutdown(cancel_futures=True)
-        self.times.wall = time.perf_counter() - begun
+        self.times.wall = time.perf_counter() - start
         return self.times
 
     def _process_units(
@@ -104,7 +113,7 @@ class Pipeline:
         writer: ThreadPoolExecutor,
         on_finished: OnFinished,
     ) -> None:
-        desk = WorkFolder(self.shard_writer.out)
+        work_folder = WorkFolder(self.shard_writer.out)
         reading: deque[tuple[Unit, list[Future[TimedRead]]]] = deque()
         writing: deque[Future[int]] = deque()
         ahead = UNITS_AHEAD + self.workers.readers // self.shard_writer.plan.batch_size
@@ -114,65 +123,66 @@ class Pipeline:
                 unit = next(units, None)
                 more = unit is not None
                 if unit is not None:
-                    rows = () if desk.has_unit(unit) else range(unit.start, unit.stop)
+                    rows = () if work_folder.has_unit(unit) else range(unit.start, unit.stop)
                     reading.append((unit, [readers.submit(self._read_image, row) for row in rows]))
             if reading:
                 unit, futures = reading.popleft()
-                seen = self._collect_images(futures)
-                answers = self._explain_images(seen)
-                writing.append(writer.submit(self._write_unit, unit, seen, answers))
+                images = self._collect_images(futures)
+                explained = self._explain_images(images)
+                writing.append(writer.submit(self._write_unit, unit, images, explained))
             while len(writing) > UNITS_AHEAD:
                 on_finished(writing.popleft().result())
         while writing:
             on_finished(writing.popleft().result())
 
     def _read_image(self, index: int) -> TimedRead:
-        """One image, ready to be explained, or why it is not; and the seconds that took."""
-        begun = time.perf_counter()
+        """Read one image, and prepare it for the explainer or note why it cannot be read."""
+        start = time.perf_counter()
         name = escape_undecodable(self.images.get_name(index))
         try:
             picture = self.images.read_picture(index)
             size = (picture.shape[1], picture.shape[2])
-            seen = LoadedImage(index, name, size, self.engine.prepare(picture))
+            image = LoadedImage(index, name, size, self.engine.prepare(picture))
         except InputError as error:
             reason = " ".join(escape_undecodable(str(error)).split())
-            seen = LoadedImage(index, name, error=reason[:MAX_ERROR_LENGTH])
-        return seen, time.perf_counter() - begun
+            image = LoadedImage(index, name, error=reason[:MAX_ERROR_LENGTH])
+        return image, time.perf_counter() - start
 
     def _collect_images(self, futures: list[Future[TimedRead]]) -> list[LoadedImage]:
-        found = [future.result() for future in futures]
-        self.times.read += sum(seconds for _, seconds in found)
-        return [seen for seen, _ in found]
+        results = [future.result() for future in futures]
+        self.times.read += sum(seconds for _, seconds in results)
+        return [image for image, _ in results]
 
     def _explain_images(self, images: list[LoadedImage]) -> ExplainedBatch | None:
-        images = [one.image for one in images if one.image is not None]
-        if not images:
+        readable = [image.image for image in images if image.image is not None]
+        if not readable:
             return None
-        begun = time.perf_counter()
-        answers = self.engine(torch.stack(images), self.target)
-        self.times.explain += time.perf_counter() - begun
-        return answers
+        start = time.perf_counter()
+        explained = self.engine(torch.stack(readable), self.target)
+        self.times.explain += time.perf_counter() - start
+        return explained
 
     def _write_unit(
         self, unit: Unit, images: list[LoadedImage], explained: ExplainedBatch | None
     ) -> int:
-        """Keeps a unit's rows, and the shard with its last one; how many images that makes."""
-        begun = time.perf_counter()
+        """Write the rows of a unit, and the shard after its last unit; return the number of images."""
+        start = time.perf_counter()
         if images:
             WorkFolder(self.shard_writer.out).write_unit(
                 unit, self.shard_writer.row_builder.build_table(images, explained)
             )
         if unit.stop == self.shard_writer.plan.rows(unit.shard).stop:
-            self.shard_writer(unit.shard)
-        self.times.write += time.perf_counter() - begun
+            self.shard_writer.finish_shard(unit.shard)
+        self.times.write += time.perf_counter() - start
         return len(images)
 
 
 def lower_priority() -> None:
-    """Lets the thread that explains go first where cores are few; Linux knows such threads."""
+    """Lower the priority of this thread, so that the one that explains goes first; Linux only."""
     if sys.platform == "linux":
-        own = threading.get_native_id()
-        os.setpriority(os.PRIO_PROCESS, own, min(19, os.getpriority(os.PRIO_PROCESS, own) + 5))
+        thread = threading.get_native_id()
+        priority = os.getpriority(os.PRIO_PROCESS, thread)
+        os.setpriority(os.PRIO_PROCESS, thread, min(19, priority + 5))
 
 
 def _list_units(plan: Plan, shards: Iterable[int]) -> Iterator[Unit]:

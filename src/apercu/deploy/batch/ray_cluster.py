@@ -1,4 +1,4 @@
-"""The same work on a Ray cluster: Ray Data hands out shards, and hands lost ones out again."""
+"""A batch on a Ray cluster: Ray Data distributes shards, and distributes lost ones again."""
 
 from __future__ import annotations
 
@@ -12,25 +12,28 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from apercu.deploy.batch.explain_dataset import BatchRequest, OpenBatch
 from apercu.deploy.batch.pipeline import OnFinished, StageTimes
+from apercu.deploy.batch.request import BatchRequest, OpenBatch
 from apercu.deploy.batch.settings import Workers
 from apercu.deploy.batch.work_folder import WorkFolder
 from apercu.errors import ApercuError, ConfigError, RunError, UnreachableError
+from apercu.extras import require_extra
 
 LOCAL = "local"
 OBJECT_STORE_BYTES = 200 << 20
-"""Bytes for what tasks hand on, on a cluster that is started here: a few numbers per shard."""
+"""Memory for results of tasks on a cluster that is started here: a few numbers per shard."""
 STAGES = ("read", "explain", "write")
+CONNECT_SECONDS = 5.0
+"""Seconds within which an address must answer."""
 
 
 @dataclass(frozen=True)
 class RayCluster:
-    """Machines that share the work, each of which sees RUN, the images and the result.
+    """An executor whose machines share the work; each sees RUN, the images and the result.
 
-    Args:
-        address: of the cluster; `auto` finds the one that this machine belongs to, `local` starts
-            one here.
+    Attributes:
+        address: the address of the cluster; `auto` finds the one that this machine belongs to,
+            `local` starts one here.
     """
 
     address: str
@@ -38,34 +41,42 @@ class RayCluster:
     def __call__(
         self, opened: OpenBatch, shards: Sequence[int], on_finished: OnFinished
     ) -> StageTimes:
-        """Explains what is missing of some shards, and writes them.
+        """Explain what is missing of some shards, and write them.
+
+        Args:
+            opened: the batch.
+            shards: the numbers of the shards.
+            on_finished: is called with the number of further images that are finished.
+
+        Returns:
+            The seconds that each stage worked, of all machines together.
 
         Raises:
             ConfigError: Ray is not installed, or no machine has the cores or the GPU of a task.
             UnreachableError: the cluster cannot be reached.
-            ApercuError: what went wrong on a machine.
+            ApercuError: an error that a machine met.
         """
         if not shards:
             return StageTimes()
-        desk, plan = WorkFolder(opened.request.out), opened.plan
-        missing = {shard: desk.count_missing(plan, shard) for shard in shards}
-        order = make_paths_absolute(opened.request)
-        busy = StageTimes(readers=order.workers.readers)
+        work_folder, plan = WorkFolder(opened.request.out), opened.plan
+        missing = {shard: work_folder.count_missing(plan, shard) for shard in shards}
+        request = make_paths_absolute(opened.request)
+        times = StageTimes(readers=request.workers.readers)
         with _connect_to_cluster(self.address) as ray:
-            check_resources(ray.nodes(), order.workers)
-            started = ray.data.from_items(
+            check_resources(ray.nodes(), request.workers)
+            results = ray.data.from_items(
                 [{"shard": shard} for shard in shards], override_num_blocks=len(shards)
             ).map(
                 _explain_shard,
-                fn_kwargs={"order": order},
-                num_cpus=order.workers.threads,
-                num_gpus=int(order.workers.device == "cuda"),
+                fn_kwargs={"request": request},
+                num_cpus=request.workers.threads,
+                num_gpus=int(request.workers.device == "cuda"),
             )
-            for row in _iterate_rows(started):
+            for row in _iterate_rows(results):
                 on_finished(missing[row["shard"]])
                 for name in (*STAGES, "wall"):
-                    setattr(busy, name, getattr(busy, name) + row[name])
-        return busy
+                    setattr(times, name, getattr(times, name) + row[name])
+        return times
 
 
 def make_paths_absolute(request: BatchRequest) -> BatchRequest:
@@ -78,44 +89,43 @@ def make_paths_absolute(request: BatchRequest) -> BatchRequest:
 
 
 def _explain_shard(row: dict[str, Any], request: BatchRequest) -> dict[str, Any]:
-    """Explains one shard on some machine; one that is finished already is left as it is."""
+    """Explain one shard on some machine; a finished one is left as it is."""
     shard = int(row["shard"])
-    desk = WorkFolder(request.out)
-    busy = StageTimes()
-    if desk.read_record(shard) is None:
+    work_folder = WorkFolder(request.out)
+    times = StageTimes()
+    if work_folder.read_record(shard) is None:
         try:
-            busy = _open_once(request).explain_shards([shard], lambda more: None)
-        except RunError:  # another machine, given up for lost, has cleared the units away
-            if desk.read_record(shard) is None:
+            times = _open_once(request).explain_shards([shard], lambda more: None)
+        except RunError:  # a machine that was taken for lost has finished it and removed the units
+            if work_folder.read_record(shard) is None:
                 raise
-    return {"shard": shard, "wall": busy.wall, **{name: getattr(busy, name) for name in STAGES}}
+    return {"shard": shard, "wall": times.wall, **{name: getattr(times, name) for name in STAGES}}
 
 
 @lru_cache(maxsize=1)
 def _open_once(request: BatchRequest) -> OpenBatch:
-    """What a worker process has opened already for the shard before."""
+    """Return the opened batch, which a worker process keeps from shard to shard."""
     return request.open()
 
 
 @contextmanager
 def _connect_to_cluster(address: str) -> Iterator[Any]:
-    """Ray, connected to a cluster and quiet."""
+    """Yield Ray, connected to a cluster and quiet."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if address == LOCAL:  # else the tasks wait for whatever else this machine does
         os.environ.setdefault("RAY_worker_niceness", "0")
-    try:
-        import ray
-        import ray.data
-    except ImportError:
-        raise ConfigError("cluster: ray is not installed; pip install 'apercu[scale]'") from None
+    require_extra("scale", "cluster")
+    import ray
+    import ray.data
+
     check_listening(address)
-    own: dict[str, Any] = {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
+    local: dict[str, Any] = {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
     try:
         ray.init(
             address,
             log_to_driver=False,
             logging_level=logging.ERROR,
-            **(own if address == LOCAL else {}),
+            **(local if address == LOCAL else {}),
         )
     except (ConnectionError, RuntimeError, ValueError, AssertionError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -130,7 +140,7 @@ def _connect_to_cluster(address: str) -> Iterator[Any]:
 
 
 def _iterate_rows(results: Any) -> Iterator[dict[str, Any]]:
-    """What the tasks return, as it comes; their own errors as they were raised there."""
+    """Yield what the tasks return, as it comes; raise their errors as they were raised there."""
     from ray.exceptions import RayError
 
     try:
@@ -140,27 +150,23 @@ def _iterate_rows(results: Any) -> Iterator[dict[str, Any]]:
 
 
 def _find_cause(error: BaseException) -> ApercuError:
-    """Ours among the causes of an error, or one that tells that the cluster gave up."""
+    """Return the first apercu error among the causes of an error, or an UnreachableError."""
     waiting: list[BaseException | None] = [error]
     while waiting:
-        one = waiting.pop()
-        if isinstance(one, ApercuError):
-            return one
-        if one is not None:
-            waiting += [one.__cause__, getattr(one, "cause", None)]
+        cause = waiting.pop()
+        if isinstance(cause, ApercuError):
+            return cause
+        if cause is not None:
+            waiting += [cause.__cause__, getattr(cause, "cause", None)]
     reason = " ".join(str(error).split())[-300:]
     return UnreachableError(f"cluster: a shard could not be finished ({reason})")
 
 
-CONNECT_SECONDS = 5.0
-"""Seconds until something must answer."""
-
-
 def check_listening(address: str) -> None:
-    """Sees that something listens at HOST:PORT; other addresses are left to Ray.
+    """Check that something listens at HOST:PORT; Ray checks other addresses.
 
     Raises:
-        UnreachableError: nothing does.
+        UnreachableError: nothing listens there.
     """
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if not (host and port.isdecimal()):
@@ -173,21 +179,21 @@ def check_listening(address: str) -> None:
 
 
 def check_resources(nodes: Iterable[Mapping[str, Any]], workers: Workers) -> None:
-    """Sees that a task fits on one of the machines, busy or not.
+    """Check that a task fits on one of the machines, busy or not.
 
     Args:
-        nodes: as `ray.nodes()` describes them.
-        crew: whose threads and device each task needs.
+        nodes: the machines, as `ray.nodes()` describes them.
+        workers: the threads and the device that each task needs.
 
     Raises:
-        ConfigError: it fits on none; Ray would wait for such a machine without a word.
+        ConfigError: it fits on none; Ray would wait for such a machine without a message.
     """
-    rooms = [node["Resources"] for node in nodes if node["Alive"]]
+    resources = [node["Resources"] for node in nodes if node["Alive"]]
     if workers.device == "cuda":
-        rooms = [room for room in rooms if room.get("GPU", 0) >= 1]
-        if not rooms:
+        resources = [free for free in resources if free.get("GPU", 0) >= 1]
+        if not resources:
             raise ConfigError("cluster: no machine has a GPU; use --device cpu")
-    cores = int(max((room.get("CPU", 0) for room in rooms), default=0))
+    cores = int(max((free.get("CPU", 0) for free in resources), default=0))
     if cores < workers.threads:
         raise ConfigError(
             f"cluster: expected at most the cores of the largest machine, {cores}, as --threads, "

@@ -1,4 +1,4 @@
-"""Where files lie: a folder or a URL, listed."""
+"""Files below a folder or a URL: list them, and read them with retries."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from apercu.images.parquet import FileSystem
 
 MAX_ATTEMPTS = 3
 RETRY_PAUSE = 1.0
-"""Seconds before a storage that did not answer is asked again; twice as long the next time."""
+"""Seconds before a storage that did not answer is tried again; they double with each attempt."""
 URL_SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs", "file")
 
 R = TypeVar("R")
@@ -24,12 +24,12 @@ class RemoteFiles:
     """Files below one folder of a file system, or a single file.
 
     Attributes:
-        url: as it was typed.
-        system: that they lie on.
+        url: the folder or file as the caller named it.
+        file_system: the file system of the files.
         root: the folder, as the file system names it.
-        files: relative to it, in the order of their names.
-        sizes: of the files, bytes.
-        single: the URL names the file itself, not a folder.
+        paths: the files relative to the folder, in the order of their names.
+        sizes: the sizes of the files in bytes.
+        single: whether the URL names the file itself, not a folder.
     """
 
     url: str
@@ -41,39 +41,46 @@ class RemoteFiles:
 
     @property
     def is_remote(self) -> bool:
-        """Whether reading may fail today and succeed tomorrow."""
+        """Whether the files are on a storage that may be out of reach for a while."""
         return is_url(self.url) and not self.url.startswith("file:")
 
     def full_path(self, file: str) -> str:
-        """A file as the file system names it."""
+        """Return the path of a file as the file system names it."""
         return f"{self.root}/{file}"
 
     def format_name(self, file: str) -> str:
-        """A file as it is named in errors; once only where it was typed itself."""
+        """Return the name of a file for errors: the URL and the file, or only the URL of a single file."""
         return self.url if self.single else f"{self.url} {file}"
 
     def read_file(self, file: str) -> bytes:
-        """A file's bytes.
+        """Read the bytes of a file, with retries.
 
         Raises:
-            ImageError: it is not there, or closed.
+            ImageError: the file is missing, or access is denied.
             UnreachableError: the storage does not answer.
         """
 
-        def whole() -> bytes:
+        def read() -> bytes:
             with self.file_system.open_input_file(self.full_path(file)) as stream:
                 content: bytes = stream.read()
                 return content
 
-        return read_with_retries(self.format_name(file), whole)
+        return read_with_retries(self.format_name(file), read)
 
 
 def read_with_retries(name: str, read: Callable[[], R]) -> R:
-    """What a storage answers, asked a few times.
+    """Return what a function reads from a storage; it is called a few times if it fails.
+
+    Args:
+        name: the file, for error messages.
+        read: reads the file; may raise OSError.
+
+    Returns:
+        The result of `read`.
 
     Raises:
-        ImageError: there is no such file, or it is closed.
-        UnreachableError: it does not answer.
+        ImageError: the file is missing, or access is denied.
+        UnreachableError: the storage does not answer.
     """
     for attempt in range(MAX_ATTEMPTS):
         try:
@@ -91,7 +98,7 @@ def read_with_retries(name: str, read: Callable[[], R]) -> R:
 
 
 def is_url(spec: str) -> bool:
-    """Whether images are named by a URL.
+    """Return whether images are named by a URL.
 
     >>> is_url("s3://bucket/photos"), is_url("photos/"), is_url("planted:size=32")
     (True, False, False)
@@ -101,10 +108,16 @@ def is_url(spec: str) -> bool:
 
 
 def list_files(spec: str) -> RemoteFiles:
-    """Lists a folder, or finds a file, wherever it lies.
+    """List the files below a folder, or find a single file, on this machine or behind a URL.
+
+    Args:
+        spec: a path or a URL.
+
+    Returns:
+        The visible files, in the order of their names.
 
     Raises:
-        ImagesError: there is nothing of that name, or no such kind of URL.
+        ImagesError: nothing has this name, or the kind of URL is unknown.
         UnreachableError: the storage does not answer.
     """
     import pyarrow as pa
@@ -116,8 +129,8 @@ def list_files(spec: str) -> RemoteFiles:
         raise ImagesError(f"{spec}: expected a bucket or a folder after it")
     try:
         system, path = fs.FileSystem.from_uri(spec if is_url(spec) else str(Path(spec).absolute()))
-        found = system.get_file_info(path)
-        if found.type == fs.FileType.Directory:
+        info = system.get_file_info(path)
+        if info.type == fs.FileType.Directory:
             below = system.get_file_info(fs.FileSelector(path, recursive=True))
             return _select_visible(spec, system, path, below)
     except UnicodeDecodeError as error:
@@ -130,17 +143,17 @@ def list_files(spec: str) -> RemoteFiles:
         raise UnreachableError(
             f"{spec}: the storage does not answer ({_format_reason(error)})"
         ) from error
-    if found.type == fs.FileType.NotFound:
+    if info.type == fs.FileType.NotFound:
         raise ImagesError(f"{spec}: no such file or folder of images")
     root, _, name = path.rpartition("/")
-    return RemoteFiles(spec, system, root, (name,), (found.size,), single=True)
+    return RemoteFiles(spec, system, root, (name,), (info.size,), single=True)
 
 
 def _select_visible(spec: str, system: FileSystem, root: str, below: list[Any]) -> RemoteFiles:
-    """The files that are not hidden, by name."""
-    files = sorted((one.path[len(root) :].lstrip("/"), one.size) for one in below if one.is_file)
-    shown = [(name, size) for name, size in files if not _is_hidden(name)]
-    return RemoteFiles(spec, system, root, tuple(n for n, _ in shown), tuple(s for _, s in shown))
+    """Return the files that are not hidden, in the order of their names."""
+    sizes = {info.path[len(root) :].lstrip("/"): info.size for info in below if info.is_file}
+    paths = sorted(path for path in sizes if not _is_hidden(path))
+    return RemoteFiles(spec, system, root, tuple(paths), tuple(sizes[path] for path in paths))
 
 
 def _is_hidden(name: str) -> bool:

@@ -1,35 +1,40 @@
-"""What is asked of a data set, and who works on it."""
+"""Settings of a batch, what its result depends on, and how many threads work on it."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias, get_args
 
-from apercu.deploy.inference import InferenceEngine, open_engine
+from pydantic import BaseModel, ConfigDict
+
+from apercu.deploy.inference import ExplainerInfo
 from apercu.errors import ConfigError
 from apercu.explain.options import TOP
 
 Format: TypeAlias = Literal["parquet", "zarr"]
 MapEncoding: TypeAlias = Literal["png", "uint8", "float16"]
-FORMATS: Final[tuple[Format, ...]] = ("parquet", "zarr")
-MAPS: Final[tuple[MapEncoding, ...]] = ("png", "uint8", "float16")
+FORMATS: Final[tuple[Format, ...]] = get_args(Format)
+MAPS: Final[tuple[MapEncoding, ...]] = get_args(MapEncoding)
+RECORD_FILE = "job.json"
+"""File that says what the result in a folder was begun with."""
+VERSION: Final = 1
+"""Version of the result's layout."""
 
 
 @dataclass(frozen=True)
 class BatchSettings:
-    """What is asked; everything that the result depends on besides the run and the images.
+    """Everything that the result depends on besides the explainer and the images.
 
-    Args:
-        target: `top`, or a class by name, identifier or index.
+    Attributes:
+        target: `top` for the class predicted most, or a class by name, identifier or index.
         level: where masks are cut for boxes, in (0, 1).
-        format: of the shards.
+        format: the format of the shards.
         map: how a map is stored; arrays hold no PNG.
-        shard: images in each file, or in each chunk.
-        batch: images that are explained together.
-        limit: only so many of the images, drawn at random.
-        seed: of that draw.
+        shard: the number of images in each file, or in each chunk.
+        batch: the number of images that are explained together.
+        limit: the number of images, drawn at random; None for all.
+        seed: the seed of the draw.
 
     Raises:
         ConfigError: a value is out of range, or does not fit another.
@@ -58,37 +63,41 @@ class BatchSettings:
                 raise ConfigError(f"{name}: expected at least 1, got {value}")
 
 
+class BatchRecord(BaseModel):
+    """Everything that the rows depend on; written when a batch begins.
+
+    Attributes:
+        version: the version of the result's layout.
+        images: the data set as the caller named it; only what it holds must stay the same.
+        count: the number of images.
+        sha256: a digest over the names and sizes of all files, or over how images are generated.
+        explainer: the explainer.
+        settings: the settings.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    version: Literal[1] = VERSION
+    images: str
+    count: int
+    sha256: str
+    explainer: ExplainerInfo
+    settings: BatchSettings
+
+
 def _count_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
 class Workers:
-    """Who works; no row depends on it, but for the rounding of the last digit.
+    """The threads of one machine; rows depend on them only by the rounding of the last digit.
 
-    Args:
-        workers: threads that read and decode.
-        threads: that explain, on the CPU; one core is left for reading and writing.
-        device: `cpu` or `cuda`.
+    Attributes:
+        readers: the number of threads that read and decode images.
+        threads: the number of threads that explain on the CPU; one core is left for the others.
+        device: where the explainer computes, `cpu` or `cuda`.
     """
 
     readers: int = field(default_factory=lambda: min(8, _count_cores()))
     threads: int = field(default_factory=lambda: max(1, _count_cores() - 1))
     device: str = "cpu"
-
-
-@dataclass(frozen=True)
-class ExplainerRef:
-    """An explainer as it is named on a command line.
-
-    Args:
-        run: folder of a trained explainer, or one that `apercu export` wrote.
-        classifier: SPEC of the explained classifier, where the explainer does not carry it.
-    """
-
-    run: Path
-    classifier: str | None = None
-
-    def open(self, device: str = "cpu") -> InferenceEngine:
-        """Opens it, as `open_engine` does."""
-        return open_engine(self.run, self.classifier, device)

@@ -1,4 +1,4 @@
-"""Images and what was answered → rows of an Arrow table."""
+"""Rows of explained images as Arrow tables, and the interface that writes them as shards."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Schema: TypeAlias = Any
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _PNG_LEVEL = 3
-"""Of compression: a fifth larger than at 9, in a fifteenth of the time."""
+"""Level of compression: files are a fifth larger than at 9, in a fifteenth of the time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,11 +33,11 @@ class LoadedImage:
     """An image that was read, or the reason why it was not.
 
     Attributes:
-        index: its row in the result.
-        name: in the data set.
-        size: height and width as stored.
-        image: ready to be explained.
-        error: one line, where it could not be read.
+        index: the row of the image in the result.
+        name: the name of the image in the data set.
+        size: the stored height and width.
+        image: the image, prepared for the explainer.
+        error: one line that says why it could not be read.
     """
 
     index: int
@@ -48,11 +48,14 @@ class LoadedImage:
 
 
 def build_schema(settings: BatchSettings, size: tuple[int, int]) -> Schema:
-    """Columns of every shard.
+    """Return the Arrow schema of every shard.
 
     Args:
-        settings: how maps are stored.
-        size: of the maps.
+        settings: the settings, which say how maps are stored.
+        size: the height and width of the maps.
+
+    Returns:
+        A `pyarrow.Schema`.
     """
     import pyarrow as pa
 
@@ -78,12 +81,12 @@ def build_schema(settings: BatchSettings, size: tuple[int, int]) -> Schema:
 
 @dataclass(frozen=True)
 class RowBuilder:
-    """Builds rows.
+    """Builds the rows of explained images.
 
     Attributes:
-        settings: how maps are cut and stored.
-        classes: readable names.
-        size: of the maps.
+        settings: the settings, which say how maps are cut and stored.
+        classes: the names of the classes.
+        size: the height and width of the maps.
     """
 
     settings: BatchSettings
@@ -91,19 +94,26 @@ class RowBuilder:
     size: tuple[int, int]
 
     def build_table(self, images: Sequence[LoadedImage], explained: ExplainedBatch | None) -> Table:
-        """A row for each image; those with an error have no answer.
+        """Build a table with a row for each image; images with an error have no map.
 
         Args:
-            seen: in the order of the rows.
-            answers: of those that were read, in their order; None where none was.
+            images: the images in the order of the rows.
+            explained: the explanations of the images that were read, in their order; None if
+                none was.
+
+        Returns:
+            A `pyarrow.Table`.
         """
         import pyarrow as pa
 
-        found = iter(() if explained is None else self._list_maps(explained))
-        rows = [self._build_row(one, None if one.image is None else next(found)) for one in images]
+        maps = iter(() if explained is None else self._list_maps(explained))
+        rows = [
+            self._build_row(image, None if image.image is None else next(maps)) for image in images
+        ]
         return pa.Table.from_pylist(rows, build_schema(self.settings, self.size))
 
     def _list_maps(self, explained: ExplainedBatch) -> list[tuple[Tensor, int, float]]:
+        """Return map, target and probability of each image."""
         return list(
             zip(
                 explained.maps,
@@ -119,19 +129,19 @@ class RowBuilder:
         row: dict[str, Any] = {"index": image.index, "id": image.name, "error": image.error}
         if explained is None or image.size is None:
             return row
-        (mask, target, share), (height, width) = explained, image.size
+        (mask, target, probability), (height, width) = explained, image.size
         box = tight_box(mask, self.settings.level, image.size) or (None,) * len(CORNERS)
         return {
             **row,
             **{"width": width, "height": height},
-            **{"target": target, "class": self.classes[target], "probability": share},
+            **{"target": target, "class": self.classes[target], "probability": probability},
             **dict(zip(CORNERS, box, strict=True)),
             "map": _encode_map(mask.numpy(), self.settings.map),
         }
 
 
 def _encode_map(values: NDArray[np.float32], encoding: str) -> bytes:
-    """A map in [0, 1] as bytes."""
+    """Return a map in [0, 1] as bytes."""
     if encoding == "float16":
         return values.astype("<f2").tobytes()
     grey = (values.clip(0, 1) * 255).round().astype(np.uint8)
@@ -144,12 +154,12 @@ def _encode_map(values: NDArray[np.float32], encoding: str) -> bytes:
 
 @dataclass(frozen=True)
 class ShardWriter(ABC):
-    """Writes finished shards; doing it twice leaves the same bytes.
+    """Writes finished shards; a shard that is written twice has the same bytes.
 
     Attributes:
-        out: folder of the result.
-        plan: what belongs to each shard.
-        columns: of the rows.
+        out: the folder of the result.
+        plan: which images belong to each shard.
+        row_builder: builds the rows.
     """
 
     out: Path
@@ -158,7 +168,7 @@ class ShardWriter(ABC):
 
     @abstractmethod
     def prepare_output(self) -> None:
-        """Prepares what the shards share, before the first of them.
+        """Prepare what the shards share, before the first of them is written.
 
         Raises:
             OutputError: the folder cannot be written.
@@ -166,20 +176,22 @@ class ShardWriter(ABC):
 
     @abstractmethod
     def write_shard(self, shard: int) -> ShardRecord:
-        """Writes a shard whose units are all kept.
+        """Write a shard whose units are all explained.
+
+        Returns:
+            The record of the shard.
 
         Raises:
             OutputError: the folder cannot be written.
-            RunError: a kept unit is damaged.
+            RunError: a unit is damaged.
         """
 
     @abstractmethod
     def read_failures(self, record: ShardRecord) -> list[tuple[int, str, str]]:
-        """Index, name and error of the images of a shard that could not be read."""
+        """Return index, name and error of each image of a shard that could not be read."""
 
-    def __call__(self, shard: int) -> ShardRecord:
-        """Writes a shard, notes that it is finished and clears its units away."""
-        desk = WorkFolder(self.out)
+    def finish_shard(self, shard: int) -> ShardRecord:
+        """Write a shard, record that it is finished and remove its units."""
         record = self.write_shard(shard)
-        desk.finish_shard(record)
+        WorkFolder(self.out).finish_shard(record)
         return record

@@ -1,4 +1,4 @@
-"""Which images belong together: shards of the result, and units that are explained at once."""
+"""Units of work, and the folder that keeps the finished ones until their shard is complete."""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from apercu.errors import RunError
 from apercu.io import write_file
 
+Table: TypeAlias = Any  # pyarrow.Table; pyarrow is imported only when rows are built
+WORK_FOLDER = "_work"
+
 
 @dataclass(frozen=True)
 class Unit:
     """Images that are explained together: the smallest work that is kept or done again.
 
     Attributes:
-        shard: that they belong to.
-        number: in that shard.
-        start: the first image.
-        stop: one past the last image.
+        shard: the number of their shard.
+        number: the number of the unit in that shard.
+        start: the index of the first image.
+        stop: the index after the last image.
     """
 
     shard: int
@@ -36,12 +39,12 @@ class Unit:
 
 @dataclass(frozen=True)
 class Plan:
-    """Images, cut into shards and units in the order of the source, the same in every attempt.
+    """How images are divided into shards and units, in their order; the same in every attempt.
 
     Attributes:
-        images: how many there are.
-        shard: images per shard.
-        batch: images per unit.
+        image_count: the number of images.
+        shard_size: the number of images per shard.
+        batch_size: the number of images per unit.
     """
 
     image_count: int
@@ -50,11 +53,11 @@ class Plan:
 
     @property
     def shard_count(self) -> int:
-        """How many there are."""
+        """The number of shards."""
         return -(-self.image_count // self.shard_size)
 
     def rows(self, shard: int) -> range:
-        """The images of a shard.
+        """Return the indices of the images of a shard.
 
         >>> Plan(25, 10, 4).rows(2)
         range(20, 25)
@@ -62,9 +65,9 @@ class Plan:
         return range(shard * self.shard_size, min((shard + 1) * self.shard_size, self.image_count))
 
     def split_into_units(self, shard: int) -> Iterator[Unit]:
-        """The units of a shard, in order.
+        """Yield the units of a shard, in order.
 
-        >>> [len(unit) for unit in Plan(25, 10, 4).units(0)]
+        >>> [len(unit) for unit in Plan(25, 10, 4).split_into_units(0)]
         [4, 4, 2]
         """
         rows = self.rows(shard)
@@ -72,22 +75,17 @@ class Plan:
             yield Unit(shard, number, start, min(start + self.batch_size, rows.stop))
 
 
-Table: TypeAlias = Any  # pyarrow.Table; pyarrow is imported only when rows are made
-
-WORK_FOLDER = "_work"
-
-
 class ShardRecord(BaseModel):
-    """What is known of a finished shard.
+    """The record of a finished shard.
 
     Attributes:
-        file: where it is, relative to the result.
-        shard: its number.
-        first: index of its first row.
-        rows: how many there are.
-        errors: rows of images that could not be read.
-        bytes: on the disk.
-        sha256: of these bytes.
+        file: the path of the shard, relative to the folder of the result.
+        shard: the number of the shard.
+        first: the index of the first row.
+        rows: the number of rows.
+        errors: the number of images that could not be read.
+        bytes: the number of bytes on the disk.
+        sha256: the digest of these bytes.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -102,24 +100,24 @@ class ShardRecord(BaseModel):
 
 @dataclass(frozen=True)
 class WorkFolder:
-    """The folder of what is not finished; a file is there whole, or not at all.
+    """The folder of unfinished work; each file is there whole, or not at all.
 
     Attributes:
-        out: of the result.
+        out: the folder of the result.
     """
 
     out: Path
 
     def has_unit(self, unit: Unit) -> bool:
-        """Whether a unit is explained."""
+        """Return whether a unit is explained."""
         return self._unit_path(unit).is_file()
 
     def count_missing(self, plan: Plan, shard: int) -> int:
-        """Images of an unfinished shard that are not explained."""
+        """Return the number of images of an unfinished shard that are not explained."""
         return sum(len(unit) for unit in plan.split_into_units(shard) if not self.has_unit(unit))
 
     def write_unit(self, unit: Unit, table: Table) -> None:
-        """Keeps the rows of a unit.
+        """Write the rows of a unit.
 
         Raises:
             OutputError: the folder cannot be written.
@@ -132,7 +130,7 @@ class WorkFolder:
         write_file(self._unit_path(unit), sink.getvalue().to_pybytes())
 
     def read_units(self, plan: Plan, shard: int) -> Iterator[Table]:
-        """The rows of a shard's units, in order.
+        """Yield the rows of each unit of a shard, in order.
 
         Raises:
             RunError: a file is damaged.
@@ -153,7 +151,7 @@ class WorkFolder:
             yield table
 
     def finish_shard(self, record: ShardRecord) -> None:
-        """Keeps a shard's record, and clears its units away.
+        """Write the record of a shard, and remove its units.
 
         Raises:
             OutputError: the folder cannot be written.
@@ -162,7 +160,7 @@ class WorkFolder:
         shutil.rmtree(self._shard_folder(record.shard), ignore_errors=True)
 
     def read_record(self, shard: int) -> ShardRecord | None:
-        """What is known of a finished shard; None where it is not.
+        """Read the record of a shard; None if the shard is not finished.
 
         Raises:
             RunError: the record is damaged.
@@ -176,7 +174,7 @@ class WorkFolder:
             raise RunError(f"{path}: damaged; delete it and run the same again") from error
 
     def clear(self) -> None:
-        """Everything is finished."""
+        """Remove the folder, once everything is finished."""
         shutil.rmtree(self.out / WORK_FOLDER, ignore_errors=True)
 
     def _record_path(self, shard: int) -> Path:

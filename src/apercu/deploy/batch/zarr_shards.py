@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from apercu.deploy.batch.shard_writer import CORNERS, ShardWriter, Table
 from apercu.deploy.batch.work_folder import ShardRecord, WorkFolder
-from apercu.errors import ConfigError, OutputError
+from apercu.errors import OutputError
+from apercu.extras import require_extra
 
 STORE = "maps.zarr"
 FILL_VALUES: dict[str, Any] = {
@@ -30,29 +31,29 @@ FILL_VALUES: dict[str, Any] = {
     "map": 0,
     "error": "",
 }
-"""What stands for nothing, where an image could not be read or its map has no box."""
+"""Values of the columns where an image could not be read or its map has no box."""
 DTYPES: dict[str, Any] = {"index": np.int64, "probability": np.float32, "id": str, "class": str}
 
 
 @final
 @dataclass(frozen=True)
 class ZarrShards(ShardWriter):
-    """`maps.zarr`, version 3, where each shard is one chunk of every array."""
+    """Writes `maps.zarr`, version 3, where each shard is one chunk of every array."""
 
     def prepare_output(self) -> None:
+        require_extra("zarr", "format")
+        import zarr
+
+        work_folder, path = WorkFolder(self.out), self.out / STORE
+        shards = range(self.plan.shard_count)
         try:
-            import zarr
-        except ImportError:
-            raise ConfigError("format: zarr is not installed; pip install 'apercu[zarr]'") from None
-        desk, path = WorkFolder(self.out), self.out / STORE
-        try:
-            if any(desk.read_record(shard) is not None for shard in range(self.plan.shard_count)):
+            if any(work_folder.read_record(shard) is not None for shard in shards):
                 for part in path.rglob("*.partial"):
                     part.unlink()  # of a process that was killed
                 return
             shutil.rmtree(path, ignore_errors=True)
             group = zarr.create_group(path, zarr_format=3)
-            for name, missing in FILL_VALUES.items():
+            for name, fill_value in FILL_VALUES.items():
                 shape, chunk = (self.plan.image_count,), (self.plan.shard_size,)
                 size = self.row_builder.size if name == "map" else ()
                 group.create_array(
@@ -60,7 +61,7 @@ class ZarrShards(ShardWriter):
                     shape=shape + size,
                     chunks=chunk + size,
                     dtype=self._find_dtype(name),
-                    fill_value=missing,
+                    fill_value=fill_value,
                     dimension_names=("image", "row", "column")[: 1 + len(size)],
                 )
         except OSError as error:
@@ -99,14 +100,13 @@ class ZarrShards(ShardWriter):
         group: Any = zarr.open_group(self.out / STORE, mode="r")
         rows = slice(record.first, record.first + record.rows)
         names, errors = group["id"][rows], group["error"][rows]
-        found = enumerate(zip(names, errors, strict=True), start=record.first)
-        return [(index, str(name), str(error)) for index, (name, error) in found if error]
+        pairs = enumerate(zip(names, errors, strict=True), start=record.first)
+        return [(index, str(name), str(error)) for index, (name, error) in pairs if error]
 
     def _list_chunks(self, shard: int) -> list[Path]:
-        """Files of a shard, in the order of the columns; a chunk of nothing but zeros has none."""
-        folders = {name: self.out / STORE / name / "c" for name in FILL_VALUES}
-        ends = {name: f"{shard}/0/0" if name == "map" else f"{shard}" for name in FILL_VALUES}
-        paths = [folders[name] / ends[name] for name in FILL_VALUES]
+        """Return the files of a shard, in the order of the columns; a chunk of zeros has no file."""
+        chunks = {name: f"{shard}/0/0" if name == "map" else f"{shard}" for name in FILL_VALUES}
+        paths = [self.out / STORE / name / "c" / chunk for name, chunk in chunks.items()]
         return [path for path in paths if path.is_file()]
 
     def _find_dtype(self, name: str) -> Any:
@@ -115,13 +115,13 @@ class ZarrShards(ShardWriter):
         return DTYPES.get(name, str if name == "error" else np.int32)
 
     def _build_column(self, table: Table, name: str) -> NDArray[Any]:
-        """A column as an array, with what stands for nothing."""
+        """Return a column as an array, with fill values where there is nothing."""
         values = table[name].to_pylist()
         if name == "map":
             return _decode_maps(values, self._find_dtype(name), self.row_builder.size)
         filled = [FILL_VALUES[name] if value is None else value for value in values]
-        kind = self._find_dtype(name)
-        return np.array(filled, dtype=np.dtypes.StringDType() if kind is str else kind)
+        dtype = self._find_dtype(name)
+        return np.array(filled, dtype=np.dtypes.StringDType() if dtype is str else dtype)
 
     def _describe_failure(self, error: OSError) -> OutputError:
         return OutputError(
@@ -131,16 +131,16 @@ class ZarrShards(ShardWriter):
 
 
 def _decode_maps(values: Sequence[bytes | None], dtype: Any, size: tuple[int, int]) -> NDArray[Any]:
-    """Maps as bytes → one array, zeros where there is none."""
-    found = np.zeros((len(values), *size), dtype)
+    """Decode maps into one array, with zeros where there is none."""
+    maps = np.zeros((len(values), *size), dtype)
     for row, value in enumerate(values):
         if value is not None:
-            found[row] = np.frombuffer(value, dtype).reshape(size)
-    return found
+            maps[row] = np.frombuffer(value, dtype).reshape(size)
+    return maps
 
 
 def _sync_files(files: Sequence[Path]) -> None:
-    """Waits until files are on the disk."""
+    """Wait until files are on the disk."""
     for file in files:
         with file.open("rb") as stream:
             os.fsync(stream.fileno())

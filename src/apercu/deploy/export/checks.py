@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -12,9 +11,9 @@ from torch import Tensor
 
 from apercu.classifiers import Classifier
 from apercu.deploy.export.graphs import TOP
-from apercu.deploy.export.manifest import PrecisionLoss, ScorePair
+from apercu.deploy.export.manifest import GraphCheck, PrecisionLoss, ScorePair
 from apercu.deploy.export.settings import ImageSubset
-from apercu.deploy.export.tracing import open_session, run_session
+from apercu.deploy.export.tracing import GraphFn, open_session, run_session
 from apercu.errors import ApercuError
 from apercu.evaluation import CompareSettings, run_comparison
 from apercu.explainers.classifier_info import ClassifierInfo
@@ -30,22 +29,6 @@ JUMP_NOISE = 1e-5
 """A map may jump where a pixel moves by so little; there no two programs agree."""
 
 Trial: TypeAlias = tuple[Images, Targets]
-GraphFn: TypeAlias = Callable[[Tensor, Tensor], dict[str, Tensor]]
-
-
-@dataclass(frozen=True)
-class GraphCheck:
-    """How far an exported graph is from PyTorch.
-
-    Attributes:
-        difference: the largest of any number of its answers.
-        images: how many were asked about.
-        jumps: numbers left out, since PyTorch's own jump there when the image moves by `SHAKE`.
-    """
-
-    difference: float
-    images: int
-    jumps: int = 0
 
 
 def check_outputs(exported: GraphFn, reference: GraphFn, trials: Iterable[Trial]) -> GraphCheck:

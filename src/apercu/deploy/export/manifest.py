@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -10,7 +11,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 import apercu
 from apercu.classifiers.fingerprint import digest_file
-from apercu.deploy.export.checks import GraphCheck
 from apercu.deploy.export.settings import Precision
 from apercu.deploy.export.tracing import Traceable
 from apercu.errors import RunError
@@ -23,6 +23,22 @@ VERSION: Final = 1
 
 class _ManifestModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+@dataclass(frozen=True)
+class GraphCheck:
+    """How far the outputs of an exported graph are from those of PyTorch.
+
+    Attributes:
+        difference: the largest absolute difference of any number in its outputs.
+        images: the number of images that the graph was checked on.
+        jumps: the number of pixels left out, since PyTorch's own map jumps there when the image
+            moves by `JUMP_NOISE`.
+    """
+
+    difference: float
+    images: int
+    jumps: int = 0
 
 
 class ScorePair(_ManifestModel):

@@ -5,21 +5,22 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 
 from apercu.classifiers import InputSpec
 from apercu.classifiers.sources.archive import copy_checked_archive
-from apercu.deploy.export.checks import GraphFn
 from apercu.errors import ConfigError
 from apercu.io import write_file
 
+GraphFn: TypeAlias = Callable[[Tensor, Tensor], dict[str, Tensor]]
+"""A function from images and targets to the outputs of a graph, by name."""
 INPUTS = ("images", "targets")
 _SAMPLE_SIZE = 2
 """Images that a graph is traced with: one would be taken for a constant."""

@@ -55,7 +55,7 @@ class ServedExplainer:
 
 def make_examples(spec: InputSpec) -> tuple[bytes, ...]:
     """Generate images for the page: none for classifiers of other channels than grey or colour."""
-    if spec.channels not in (1, 3) or spec.raw:
+    if spec.channels not in (1, 3) or spec.takes_raw_counts:
         return ()
     side = min(max(*spec.size, MIN_EXAMPLE), MAX_EXAMPLE)
     planted = Planted(images=EXAMPLES, size=side, objects=2, split="test", channels=spec.channels)
