@@ -25,7 +25,7 @@ def open_module(module: nn.Module, *, mean: float = 0.0, std: float = 1.0) -> Cl
 
 
 class Residual(nn.Module):
-    """Two stages, a functional ReLU in the second, the mean over all places, a linear layer."""
+    """Two stages, a functional ReLU in the second, the mean over all positions, a linear layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,14 +66,14 @@ def targets() -> torch.Tensor:
 
 @pytest.fixture
 def residual() -> Classifier:
-    """Mean over all places, then a linear layer."""
+    """Mean over all positions, then a linear layer."""
     torch.manual_seed(0)
     return open_module(Residual(), mean=0.5, std=0.25)
 
 
 @pytest.fixture
 def squeezed() -> Classifier:
-    """A 1 × 1 convolution to the classes, cut at 0, then the mean over all places."""
+    """A 1 × 1 convolution to the classes, clipped at 0, then the mean over all positions."""
     torch.manual_seed(0)
     scores = nn.Conv2d(8, CLASSES, 1)
     nn.init.constant_(scores.bias, 0.3)  # type: ignore[arg-type]
@@ -98,8 +98,8 @@ def linear() -> Classifier:
     return open_module(nn.Sequential(nn.Flatten(), flat), mean=0.5, std=0.25)
 
 
-class Asked:
-    """What ONNX files and plain functions are: answers without gradients or layers."""
+class QueriesOnly:
+    """Logits without gradients or layers, as ONNX files and plain functions give them."""
 
     def __init__(self, classifier: Classifier) -> None:
         self._classifier = classifier
@@ -114,7 +114,7 @@ def black_box(residual: Classifier) -> Classifier:
     spec = InputSpec(channels=3, size=SIZE)
     network = Network(
         source="tests:asked",
-        forward=BlackBox(Asked(residual)),
+        forward=BlackBox(QueriesOnly(residual)),
         digest="0",
         input=spec,
         differentiable=False,

@@ -13,14 +13,14 @@ from apercu.methods.augmented import Augmented
 TARGETS = torch.tensor([0])
 
 
-def watching(seen: list[torch.Tensor]) -> TrainedMethod:
-    """An explainer whose map is the first channel of what it is shown."""
+def make_recording_explainer(received: list[torch.Tensor]) -> TrainedMethod:
+    """An explainer whose map is the first channel of its images."""
 
     def attribute(images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        seen.append(images)
+        received.append(images)
         return images[:, 0]
 
-    return TrainedMethod(attribute, "watching", 60.0)
+    return TrainedMethod(attribute, "recording", 60.0)
 
 
 def blob(row: float, column: float, size: tuple[int, int] = (96, 144)) -> torch.Tensor:
@@ -31,7 +31,7 @@ def blob(row: float, column: float, size: tuple[int, int] = (96, 144)) -> torch.
 
 
 def centre(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean place of a spot's pixels (row, column from the centre), and their covariance."""
+    """Mean position of a spot's pixels (row, column from the centre), and their covariance."""
     height, width = image.shape
     rows = torch.arange(height) - (height - 1) / 2
     columns = torch.arange(width) - (width - 1) / 2
@@ -48,20 +48,22 @@ def draws(method: Augmented) -> torch.Tensor:
     return torch.rand(shape, generator=generator, dtype=torch.float64).float() * 2 - 1
 
 
-def test_copies_are_turned_enlarged_moved_and_mirrored_without_being_squeezed(
+def test_copies_are_rotated_scaled_shifted_and_mirrored_without_distortion(
     residual: Classifier,
 ) -> None:
-    """The spot of each copy stays round, and lies where geometry says."""
-    seen: list[torch.Tensor] = []
-    method = Augmented(watching(seen), copies=12, degrees=40.0, zoom=1.5, shift=0.05)
+    """The spot of each copy stays round and lies at the computed position."""
+    received: list[torch.Tensor] = []
+    method = Augmented(
+        make_recording_explainer(received), copies=12, degrees=40.0, zoom=1.5, shift=0.05
+    )
     image = blob(44, 80)
     method(residual, image, TARGETS)
-    assert len(seen) == 12
-    assert torch.equal(seen[0], image)
+    assert len(received) == 12
+    assert torch.equal(received[0], image)
     start, _ = centre(image[0, 0])
     mirrored = set()
     for copy, (turn, grow, right, down, mirror) in zip(
-        seen[1:], draws(method).tolist(), strict=True
+        received[1:], draws(method).tolist(), strict=True
     ):
         angle, scale = math.radians(turn * 40), 1.5**grow
         flip = -1 if mirror < 0 else 1
@@ -77,9 +79,11 @@ def test_copies_are_turned_enlarged_moved_and_mirrored_without_being_squeezed(
     assert mirrored == {-1, 1}
 
 
-def test_maps_come_back_to_where_they_belong(residual: Classifier) -> None:
+def test_maps_are_moved_back(residual: Classifier) -> None:
     image = blob(44, 80)
-    found = Augmented(watching([]), copies=12, degrees=40.0, zoom=1.5)(residual, image, TARGETS)
+    found = Augmented(make_recording_explainer([]), copies=12, degrees=40.0, zoom=1.5)(
+        residual, image, TARGETS
+    )
     torch.testing.assert_close(found, image[:, 0], atol=0.06, rtol=0)
 
 
@@ -96,9 +100,9 @@ def test_mirrored_copies_average_a_map_with_its_mirrored_twin(
 
 
 def test_borders_do_not_fade(residual: Classifier) -> None:
-    """A mean over the copies that saw a pixel, be they many or few."""
+    """The mean of a pixel is taken over the copies that contain it."""
     flat = torch.full((1, 3, 24, 32), 0.7)
-    method = Augmented(watching([]), copies=8, degrees=90.0, zoom=2.0, shift=0.5)
+    method = Augmented(make_recording_explainer([]), copies=8, degrees=90.0, zoom=2.0, shift=0.5)
     torch.testing.assert_close(method(residual, flat, TARGETS), flat[:, 0])
 
 
@@ -109,7 +113,7 @@ def test_one_copy_is_the_image_itself(
     assert torch.equal(found, Gradient()(residual, images, targets))
 
 
-def test_the_seed_draws_the_motions(
+def test_the_seed_draws_the_transforms(
     residual: Classifier, images: torch.Tensor, targets: torch.Tensor
 ) -> None:
     before = residual.queries
@@ -118,8 +122,8 @@ def test_the_seed_draws_the_motions(
     assert not torch.allclose(first, second, atol=1e-4)
 
 
-def test_is_an_explainer_that_takes_after_what_it_wraps() -> None:
-    trained = Augmented(watching([]))
+def test_a_wrapper_has_the_needs_and_the_scale_of_its_explainer() -> None:
+    trained = Augmented(make_recording_explainer([]))
     assert isinstance(trained, Explainer)
     assert (trained.map_scale, trained.training_seconds) == ("mask", 60.0)
     assert (Augmented(Gradient()).map_scale, Augmented(CentreBox()).map_scale) == ("map", "mask")

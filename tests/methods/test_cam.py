@@ -32,7 +32,7 @@ def test_is_weights_times_features_before_a_mean(
 def test_its_mean_is_the_logit_without_the_bias(
     residual: Classifier, images: torch.Tensor, targets: torch.Tensor
 ) -> None:
-    """The mean over the coarse places; bilinear by whole factors keeps it but for the edges."""
+    """The mean over the coarse positions; bilinear enlargement keeps it except at the edges."""
     assert residual.module is not None
     logits = residual(images)[range(3), targets] - residual.module.head.bias[targets]
     means = Cam()(residual, images, targets).mean(dim=(1, 2))
@@ -66,7 +66,7 @@ def test_works_without_gradients_anywhere(
     ],
     ids=["max", "hidden", "flat"],
 )
-def test_other_endings_are_refused_in_words(
+def test_other_endings_are_refused(
     ending: list[nn.Module],
     opened: Callable[[nn.Module], Classifier],
     images: torch.Tensor,
@@ -79,7 +79,7 @@ def test_other_endings_are_refused_in_words(
         Cam()(opened(network), images, targets)
 
 
-def test_a_black_box_is_refused_in_words(
+def test_a_black_box_is_refused(
     black_box: Classifier, images: torch.Tensor, targets: torch.Tensor
 ) -> None:
     with pytest.raises(ClassifierError, match="tests:asked exposes no layers"):

@@ -13,7 +13,7 @@ from apercu.methods.edges import Edges
 def test_equals_scikit_image(
     residual: Classifier, images: torch.Tensor, targets: torch.Tensor
 ) -> None:
-    """Which divides by the root of two, and has luminance weights of another standard."""
+    """scikit-image divides by the root of two, and has luminance weights of another standard."""
     grey = images[:, :1].expand(-1, 3, -1, -1)
     found = Edges()(residual, grey, targets)
     for edges, image in zip(found, grey, strict=True):
@@ -21,7 +21,7 @@ def test_equals_scikit_image(
         torch.testing.assert_close(edges.double(), expected / math.sqrt(2), atol=1e-6, rtol=1e-4)
 
 
-def test_of_a_ramp_is_its_slope_times_the_luminance(
+def test_of_a_ramp_is_its_gradient_times_the_luminance(
     residual: Classifier, targets: torch.Tensor
 ) -> None:
     down, across = torch.arange(24.0)[:, None] / 100, torch.arange(32.0) / 100

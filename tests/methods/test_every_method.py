@@ -1,4 +1,4 @@
-"""What every method owes its caller, whatever it computes."""
+"""What every method must do, whatever it computes."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ def dense(layer: nn.Conv2d, shape: torch.Size) -> torch.Tensor:
 
 
 def shared(p: torch.Tensor, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-    """Zhang et al., equation 5: each winner's probability, shared among what excited it."""
+    """Zhang et al., equation 5: each winner's probability, divided among its inputs."""
     found = torch.zeros_like(x)
     for winner, row in zip(p, w, strict=True):
         excited = x.clamp(min=0) * row.clamp(min=0)
@@ -78,7 +78,7 @@ def test_contrastive_subtracts_what_wins_with_the_last_weights_negated(
 def test_the_logit_itself_changes_nothing(
     residual: Classifier, images: torch.Tensor, targets: torch.Tensor
 ) -> None:
-    """Who won is given: a class with a negative logit is asked like any other."""
+    """The winner is given: a class with a negative logit is explained like any other."""
     first = ExcitationBackprop()(residual, images, targets)
     residual.module.head.bias.sub_(5.0)  # type: ignore[union-attr, operator]
     assert residual(images).max() < 0
@@ -118,7 +118,7 @@ def _enlargement(length: int, cells: int) -> torch.Tensor:
     return resize_maps(torch.eye(cells)[:, None], (1, length))[:, 0].T
 
 
-def test_without_a_finer_stage_the_first_map_is_shown(
+def test_without_a_finer_stage_the_first_map_is_used(
     squeezed: Classifier, images: torch.Tensor, targets: torch.Tensor
 ) -> None:
     found = ExcitationBackprop()(squeezed, images, targets)

@@ -63,7 +63,7 @@ def test_a_layer_can_be_named(
     assert not torch.allclose(found, GradCam()(residual, images, targets))
 
 
-def test_equals_cam_cut_at_zero_for_a_mean_and_a_linear_layer(
+def test_equals_cam_clipped_at_zero_for_a_mean_and_a_linear_layer(
     residual: Classifier, images: torch.Tensor, targets: torch.Tensor
 ) -> None:
     places = 6 * 8
@@ -82,7 +82,7 @@ def test_a_misspelt_layer_suggests_the_nearest(
         GradCam(layer="stage.1")(residual, images, targets)
 
 
-def test_a_black_box_is_refused_in_words(
+def test_a_black_box_is_refused(
     black_box: Classifier, images: torch.Tensor, targets: torch.Tensor
 ) -> None:
     with pytest.raises(ClassifierError, match="grad_cam needs a classifier with gradients"):
@@ -117,7 +117,7 @@ class ChannelsLast(nn.Module):
 
 
 @pytest.mark.parametrize("network", [Patches, ChannelsLast])
-def test_tokens_and_channels_that_come_last_are_maps_of_features(
+def test_tokens_and_channels_that_come_last_are_feature_maps(
     network: type[nn.Module],
     opened: Callable[[nn.Module], Classifier],
     images: torch.Tensor,
@@ -145,7 +145,7 @@ def test_tokens_and_channels_that_come_last_are_maps_of_features(
 
 
 class Vector(nn.Module):
-    """Layers on all pixels at once: nothing in it has a place."""
+    """Layers on all pixels at once: no layer has positions."""
 
     def __init__(self, pixels: int) -> None:
         super().__init__()
@@ -156,7 +156,7 @@ class Vector(nn.Module):
         return self.head(self.hidden(images.flatten(1)))
 
 
-def test_a_network_without_places_is_refused_in_words(
+def test_a_network_without_positions_is_refused(
     opened: Callable[[nn.Module], Classifier], images: torch.Tensor, targets: torch.Tensor
 ) -> None:
     with pytest.raises(ClassifierError, match="no feature map or tokens"):

@@ -35,7 +35,7 @@ def literal(features: torch.Tensor, rest: nn.Module, target: int) -> torch.Tenso
 
 
 class Rest(nn.Module):
-    """A smooth bend and a linear layer, so that slopes differ from place to place."""
+    """A smooth nonlinearity and a linear layer, so that gradients differ between positions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ def test_is_the_literal_formula_on_the_last_features(
 def test_of_a_mean_and_a_linear_layer_is_a_sum_of_supporting_channels(
     residual: Classifier, images: torch.Tensor, targets: torch.Tensor
 ) -> None:
-    """All places share alike: a weight above 0 counts as weight / (2 + mean · weight)."""
+    """All positions are equal: a weight above 0 counts as weight / (2 + mean · weight)."""
     network = residual.module
     assert network is not None
     with torch.no_grad():
@@ -132,7 +132,7 @@ def test_a_layer_of_tokens_can_be_named(
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
 
 
-def test_a_layer_without_places_is_refused_in_words(
+def test_a_layer_without_positions_is_refused(
     residual: Classifier, images: torch.Tensor, targets: torch.Tensor
 ) -> None:
     with pytest.raises(ClassifierError, match="tests:network gives no feature map there"):
@@ -146,7 +146,7 @@ def test_a_misspelt_layer_suggests_the_nearest(
         GradCamPlusPlus(layer="stage.1")(residual, images, targets)
 
 
-def test_a_black_box_is_refused_in_words(
+def test_a_black_box_is_refused(
     black_box: Classifier, images: torch.Tensor, targets: torch.Tensor
 ) -> None:
     with pytest.raises(ClassifierError, match="grad_cam_pp needs a classifier with gradients"):

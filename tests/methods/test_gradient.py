@@ -18,7 +18,7 @@ def test_of_a_linear_model_is_its_largest_weight(
     )
 
 
-def test_is_the_slope_of_the_logit(
+def test_is_the_gradient_of_the_logit(
     residual: Classifier, images: torch.Tensor, targets: torch.Tensor
 ) -> None:
     inputs = images.clone().requires_grad_()
@@ -28,7 +28,7 @@ def test_is_the_slope_of_the_logit(
     )
 
 
-def test_a_black_box_is_refused_in_words(
+def test_a_black_box_is_refused(
     black_box: Classifier, images: torch.Tensor, targets: torch.Tensor
 ) -> None:
     with pytest.raises(

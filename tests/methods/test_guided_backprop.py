@@ -69,7 +69,7 @@ def test_every_relu_is_reached(
     torch.testing.assert_close(found, expected)
 
 
-def test_of_one_hidden_layer_sums_open_units_that_speak_for_the_class(
+def test_of_one_hidden_layer_sums_open_units_that_support_the_class(
     opened: Opened, images: torch.Tensor, targets: torch.Tensor
 ) -> None:
     torch.manual_seed(0)
@@ -108,14 +108,14 @@ def test_nothing_is_guided_afterwards_or_after_an_error(
 
 
 @pytest.mark.parametrize("other", [nn.Hardtanh(), nn.GELU(), nn.Identity()], ids=str)
-def test_a_classifier_without_relu_is_refused_in_words(
+def test_a_classifier_without_relu_is_refused(
     other: nn.Module, opened: Opened, images: torch.Tensor, targets: torch.Tensor
 ) -> None:
     with pytest.raises(ClassifierError, match="ReLU or ReLU6; tests:network has none"):
         GuidedBackprop()(opened(Network(other)), images, targets)
 
 
-def test_a_black_box_is_refused_in_words(
+def test_a_black_box_is_refused(
     black_box: Classifier, images: torch.Tensor, targets: torch.Tensor
 ) -> None:
     with pytest.raises(ClassifierError, match="guided_backprop needs a classifier with gradients"):

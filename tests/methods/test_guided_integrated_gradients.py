@@ -34,7 +34,7 @@ class Pooled(nn.Module):
 
 
 def literal(network: Pooled, image: torch.Tensor, target: int, steps: int) -> torch.Tensor:
-    """Kwon et al., backwards by hand: slopes pass pooling and ReLU only where positive."""
+    """Kwon et al., backwards by hand: gradients pass pooling and ReLU only where positive."""
     nodes, weights = np.polynomial.legendre.leggauss(steps)
     total = torch.zeros_like(image)
     for node, weight in zip((1 + nodes) / 2, weights / 2, strict=True):
@@ -80,7 +80,7 @@ def test_pooling_alone_is_guided(
     images: torch.Tensor,
     targets: torch.Tensor,
 ) -> None:
-    """Without a ReLU, what passes is what a head of positive weights would send."""
+    """Without a ReLU, the gradients are those of a head with positive weights only."""
 
     def first(features: torch.Tensor) -> torch.Tensor:
         answer = pool(features)
@@ -94,7 +94,7 @@ def test_pooling_alone_is_guided(
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
 
 
-def test_a_classifier_without_relu_is_refused_in_words(
+def test_a_classifier_without_relu_is_refused(
     linear: Classifier, images: torch.Tensor, targets: torch.Tensor
 ) -> None:
     with pytest.raises(
@@ -108,7 +108,7 @@ def test_no_steps_are_refused() -> None:
         GuidedIntegratedGradients(steps=0)
 
 
-def test_a_black_box_is_refused_in_words(
+def test_a_black_box_is_refused(
     black_box: Classifier, images: torch.Tensor, targets: torch.Tensor
 ) -> None:
     with pytest.raises(ClassifierError, match=r"guided_integrated_gradients needs .* gradients"):

@@ -18,7 +18,7 @@ def test_of_a_linear_model_is_weight_times_pixel(
     )
 
 
-def test_is_the_signed_slope_times_the_pixel(
+def test_is_the_signed_gradient_times_the_pixel(
     residual: Classifier, images: torch.Tensor, targets: torch.Tensor
 ) -> None:
     inputs = images.clone().requires_grad_()
@@ -28,7 +28,7 @@ def test_is_the_signed_slope_times_the_pixel(
     torch.testing.assert_close(found, (slopes * images).sum(dim=1), atol=1e-6, rtol=1e-5)
 
 
-def test_a_black_box_is_refused_in_words(
+def test_a_black_box_is_refused(
     black_box: Classifier, images: torch.Tensor, targets: torch.Tensor
 ) -> None:
     with pytest.raises(ClassifierError, match="input_x_gradient needs a classifier with gradients"):

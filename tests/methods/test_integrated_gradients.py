@@ -12,7 +12,7 @@ from apercu.methods.input_x_gradient import InputXGradient
 from apercu.methods.integrated_gradients import IntegratedGradients
 
 
-def test_is_the_mean_slope_on_the_way_from_black(
+def test_is_the_mean_gradient_on_the_path_from_black(
     residual: Classifier, images: torch.Tensor, targets: torch.Tensor
 ) -> None:
     """Literal: the midpoint rule, one step at a time."""
@@ -27,7 +27,7 @@ def test_is_the_mean_slope_on_the_way_from_black(
     torch.testing.assert_close(found, expected, atol=5e-4, rtol=1e-2)
 
 
-def test_sums_up_to_the_logit_less_that_of_black(
+def test_sums_up_to_the_logit_minus_that_of_black(
     residual: Classifier, images: torch.Tensor, targets: torch.Tensor
 ) -> None:
     rise = (residual(images) - residual(torch.zeros_like(images)))[range(3), targets]
@@ -39,7 +39,7 @@ def test_sums_up_to_the_logit_less_that_of_black(
 def test_of_one_hidden_layer_counts_each_unit_while_it_is_open(
     opened: Callable[[nn.Module], Classifier], images: torch.Tensor, targets: torch.Tensor
 ) -> None:
-    """A unit max(0, w·x − b) is open on the last 1 − b / (w·x) of the way."""
+    """A unit max(0, w·x − b) is active on the last 1 − b / (w·x) of the path."""
     torch.manual_seed(0)
     hidden, scores = nn.Linear(3 * 24 * 32, 5), nn.Linear(5, 4)
     with torch.no_grad():
@@ -57,7 +57,7 @@ def test_of_one_hidden_layer_counts_each_unit_while_it_is_open(
 
 
 @pytest.mark.parametrize("batch", [1, 2, 7, 1000])
-def test_the_batch_changes_only_how_many_are_answered_at_a_time(
+def test_the_batch_changes_only_how_many_are_computed_at_once(
     batch: int, residual: Classifier, images: torch.Tensor, targets: torch.Tensor
 ) -> None:
     expected = IntegratedGradients(steps=10)(residual, images, targets)
@@ -73,7 +73,7 @@ def test_no_steps_are_refused(steps: int, batch: int) -> None:
         IntegratedGradients(steps, batch)
 
 
-def test_a_black_box_is_refused_in_words(
+def test_a_black_box_is_refused(
     black_box: Classifier, images: torch.Tensor, targets: torch.Tensor
 ) -> None:
     with pytest.raises(ClassifierError, match="integrated_gradients needs a classifier with grad"):

@@ -161,7 +161,7 @@ def test_box_explains_black_pixels_where_the_network_pads_its_input_too(
     assert (found != 0).float().mean() > 0.9
 
 
-def test_epsilon_keeps_back_what_hardly_matters(
+def test_epsilon_absorbs_small_contributions(
     linear: Classifier, images: torch.Tensor, targets: torch.Tensor
 ) -> None:
     ratio = Lrp(epsilon=1.0)(linear, images, targets) / Lrp(epsilon=0.0)(linear, images, targets)
@@ -169,7 +169,7 @@ def test_epsilon_keeps_back_what_hardly_matters(
     torch.testing.assert_close(ratio, (logits / (logits + 1)).expand_as(ratio), atol=1e-3, rtol=0)
 
 
-def test_a_gate_is_taken_for_a_constant(
+def test_a_gate_counts_as_a_constant(
     opened: Callable[[nn.Module], Classifier], images: torch.Tensor, targets: torch.Tensor
 ) -> None:
     class Gated(nn.Module):

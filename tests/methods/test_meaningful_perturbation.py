@@ -31,7 +31,7 @@ def adam(
 def literal(
     classifier: Classifier, image: torch.Tensor, target: int, aim: PerturbationAim, steps: int
 ) -> torch.Tensor:
-    """Fong & Vedaldi's game for one image of 24 × 32, written out."""
+    """Fong & Vedaldi's optimisation for one image of 24 × 32, written out."""
     generator = torch.Generator().manual_seed(0)
     soften, blurred = Blur(5 / 224).make_replacement, Blur(10 / 224).make_replacement(image[None])
 
@@ -58,7 +58,7 @@ def literal(
 
 
 @pytest.mark.parametrize("aim", ["destroying", "sufficient"])
-def test_is_the_literal_game(
+def test_is_the_literal_optimisation(
     aim: PerturbationAim, residual: Classifier, images: torch.Tensor, targets: torch.Tensor
 ) -> None:
     residual.module.head.weight.mul_(100)  # type: ignore[union-attr, operator]
@@ -115,7 +115,7 @@ def test_finds_the_spot_that_makes_the_class(
         assert classifier(Blur()(image, 1 - mask[None])).softmax(dim=1)[0, 0] < 0.5
 
 
-def test_the_seed_moves_what_is_seen(
+def test_the_seed_changes_the_shifts(
     residual: Classifier, images: torch.Tensor, targets: torch.Tensor
 ) -> None:
     for aim in ("destroying", "full"):
@@ -128,7 +128,7 @@ def test_the_seed_moves_what_is_seen(
 
 
 @pytest.mark.parametrize(("aim", "asked"), [("destroying", 1), ("sufficient", 1), ("full", 7)])
-def test_asks_once_a_step_or_seven_times_for_the_full_objective(
+def test_queries_once_a_step_or_seven_times_for_the_full_objective(
     aim: PerturbationAim,
     asked: int,
     residual: Classifier,

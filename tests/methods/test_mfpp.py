@@ -11,7 +11,7 @@ from apercu.methods.superpixels import compute_superpixels
 
 
 def literal_masks(image: torch.Tensor, mfpp: Mfpp) -> torch.Tensor:
-    """Every mask enlarged as a whole, then cut out, one at a time."""
+    """Every mask is enlarged as a whole, then cropped, one at a time."""
     height, width = image.shape[1:]
     large = [round(mfpp.magnify * side) for side in (height, width)]
     labels = [compute_superpixels(image, count) for count in mfpp.levels]
@@ -36,7 +36,7 @@ VARIANTS = [
 
 
 @pytest.mark.parametrize("mfpp", VARIANTS)
-def test_masks_are_fragments_magnified_and_cut_out(mfpp: Mfpp, images: torch.Tensor) -> None:
+def test_masks_are_superpixels_magnified_and_cropped(mfpp: Mfpp, images: torch.Tensor) -> None:
     found = torch.cat(list(mfpp._draw_masks(images[0])))
     torch.testing.assert_close(found, literal_masks(images[0], mfpp), atol=1e-5, rtol=0)
 
@@ -53,7 +53,7 @@ def test_is_the_mean_of_the_masks_weighted_by_the_class(
         torch.testing.assert_close(found[index], expected.detach(), atol=1e-5, rtol=1e-4)
 
 
-def test_unmagnified_masks_are_constant_on_every_fragment(images: torch.Tensor) -> None:
+def test_unmagnified_masks_are_constant_on_every_superpixel(images: torch.Tensor) -> None:
     mfpp = Mfpp(masks=10, levels=(8, 30), magnify=1.0)
     masks = torch.cat(list(mfpp._draw_masks(images[0])))
     assert set(masks.round(decimals=5).unique().tolist()) == {0.0, 1.0}
@@ -75,7 +75,7 @@ def test_a_batch_of_images_has_a_mask_of_its_own_image_each(
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-6, rtol=1e-5)
 
 
-def test_stops_early_when_the_map_has_settled(
+def test_stops_early_when_the_map_has_converged(
     residual: Classifier, images: torch.Tensor, targets: torch.Tensor
 ) -> None:
     before = residual.queries

@@ -33,7 +33,7 @@ def test_equals_captum(
     torch.testing.assert_close(found, expected[:, 0].detach(), atol=1e-5, rtol=1e-4)
 
 
-def test_of_a_linear_model_is_the_mean_fall_of_the_patches(
+def test_of_a_linear_model_is_the_mean_drop_of_the_patches(
     linear: Classifier, images: torch.Tensor, targets: torch.Tensor
 ) -> None:
     assert linear.module is not None
@@ -47,14 +47,14 @@ def test_of_a_linear_model_is_the_mean_fall_of_the_patches(
             torch.testing.assert_close(found[:, down, across], expected, atol=1e-4, rtol=1e-4)
 
 
-def test_the_batch_changes_only_how_many_are_answered_at_a_time(
+def test_the_batch_changes_only_how_many_are_computed_at_once(
     black_box: Classifier, images: torch.Tensor, targets: torch.Tensor
 ) -> None:
     many, few = (Occlusion(batch=size)(black_box, images, targets) for size in (1000, 7))
     torch.testing.assert_close(many, few, atol=1e-5, rtol=1e-5)
 
 
-def test_asks_once_for_the_image_and_once_for_each_patch(
+def test_queries_once_for_the_image_and_once_for_each_patch(
     residual: Classifier, images: torch.Tensor, targets: torch.Tensor
 ) -> None:
     before = residual.queries

@@ -50,7 +50,7 @@ def test_a_grid_makes_it_smooth(
     torch.testing.assert_close(one, one[:, :1, :1].expand_as(one))
 
 
-def test_asks_nothing(residual: Classifier, images: torch.Tensor, targets: torch.Tensor) -> None:
+def test_queries_nothing(residual: Classifier, images: torch.Tensor, targets: torch.Tensor) -> None:
     before = residual.queries
     RandomMap()(residual, images, targets)
     assert residual.queries == before

@@ -62,8 +62,8 @@ def spot(opened: Callable[[nn.Module], Classifier]) -> Classifier:
 BRIGHT, FIRST = torch.full((1, 3, 24, 32), 0.8), torch.tensor([0])
 
 
-def test_finds_the_only_place_that_counts(spot: Classifier) -> None:
-    """The map is then the mean product of each pixel's mask with that of the place."""
+def test_finds_the_only_position_that_counts(spot: Classifier) -> None:
+    """The map is then the mean product of each pixel's mask with that of the position."""
     rise = Rise(masks=4000, batch=500)
     found = rise(spot, BRIGHT, FIRST)[0]
     masks = torch.cat(list(rise._draw_masks((24, 32), BRIGHT)))
@@ -74,7 +74,7 @@ def test_finds_the_only_place_that_counts(spot: Classifier) -> None:
     assert found[0, 0].item() == pytest.approx(1.6 * 0.25, abs=0.03)
 
 
-def test_masks_keep_the_asked_share_everywhere(images: torch.Tensor) -> None:
+def test_masks_keep_the_requested_fraction_everywhere(images: torch.Tensor) -> None:
     for keep in (0.2, 0.7):
         masks = torch.cat(list(Rise(masks=3000, keep=keep)._draw_masks((24, 32), images)))
         assert masks.min() >= 0
@@ -82,14 +82,14 @@ def test_masks_keep_the_asked_share_everywhere(images: torch.Tensor) -> None:
         assert (masks.mean(dim=0) - keep).abs().max() < 0.05
 
 
-def test_the_batch_changes_only_how_many_are_answered_at_a_time(
+def test_the_batch_changes_only_how_many_are_computed_at_once(
     black_box: Classifier, images: torch.Tensor, targets: torch.Tensor
 ) -> None:
     many, few = (Rise(masks=50, batch=size)(black_box, images, targets) for size in (1000, 7))
     torch.testing.assert_close(many, few, atol=1e-6, rtol=1e-5)
 
 
-def test_asks_once_for_each_mask(
+def test_queries_once_for_each_mask(
     residual: Classifier, images: torch.Tensor, targets: torch.Tensor
 ) -> None:
     before = residual.queries
@@ -98,7 +98,7 @@ def test_asks_once_for_each_mask(
 
 
 class TestTolerance:
-    def test_a_lower_one_asks_for_more_and_comes_closer(self, spot: Classifier) -> None:
+    def test_a_lower_tolerance_queries_more_and_is_more_exact(self, spot: Classifier) -> None:
         whole = Rise(masks=8000, batch=500)(spot, BRIGHT, FIRST)
         asked, errors = [], []
         for tolerance in (0.4, 0.18):
@@ -123,7 +123,7 @@ class TestTolerance:
         assert sum(each) == asked
         assert each[0] < each[1] == 3000  # the noise of the masks themselves hides little contrast
 
-    def test_a_map_of_zeros_has_settled_at_once(self, spot: Classifier) -> None:
+    def test_a_map_of_zeros_has_converged_at_once(self, spot: Classifier) -> None:
         before = spot.queries
         Rise(masks=2000, batch=10, tolerance=1e-3)(spot, torch.zeros_like(BRIGHT), FIRST)
         assert spot.queries - before == 20

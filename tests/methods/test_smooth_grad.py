@@ -48,7 +48,7 @@ def test_with_little_noise_is_the_gradient(
 
 
 @pytest.mark.parametrize("batch", [1, 2, 4, 100])
-def test_the_batch_changes_only_how_many_are_answered_at_a_time(
+def test_the_batch_changes_only_how_many_are_computed_at_once(
     batch: int, residual: Classifier, images: torch.Tensor, targets: torch.Tensor
 ) -> None:
     before = residual.queries
@@ -58,7 +58,7 @@ def test_the_batch_changes_only_how_many_are_answered_at_a_time(
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
 
 
-def test_noise_is_a_share_of_the_range(targets: torch.Tensor) -> None:
+def test_noise_is_a_fraction_of_the_range(targets: torch.Tensor) -> None:
     images = torch.full((3, 3, 24, 32), 0.4)
     images[0, 0, 0, :2] = torch.tensor([0.0, 0.8])
     images[1, 0, 0, :2] = torch.tensor([0.3, 0.5])
@@ -87,7 +87,7 @@ def test_settings_out_of_range_are_refused(settings: dict[str, float]) -> None:
         SmoothGrad(**settings)  # type: ignore[arg-type]
 
 
-def test_a_black_box_is_refused_in_words(
+def test_a_black_box_is_refused(
     black_box: Classifier, images: torch.Tensor, targets: torch.Tensor
 ) -> None:
     with pytest.raises(ClassifierError, match="smooth_grad needs a classifier with gradients"):

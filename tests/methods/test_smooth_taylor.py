@@ -70,7 +70,7 @@ def test_settings_out_of_range_are_refused() -> None:
         SmoothTaylor(noise=-1.0)
 
 
-def test_a_black_box_is_refused_in_words(
+def test_a_black_box_is_refused(
     black_box: Classifier, images: torch.Tensor, targets: torch.Tensor
 ) -> None:
     with pytest.raises(ClassifierError, match="smooth_taylor needs a classifier with gradients"):

@@ -28,7 +28,7 @@ def test_no_evidence_is_lost_at_the_border(residual: Classifier, targets: torch.
     assert found.amax() < 0.2
 
 
-def test_is_an_explainer_that_takes_after_what_it_wraps() -> None:
+def test_a_wrapper_has_the_needs_and_the_scale_of_its_explainer() -> None:
     trained = Smoothed(TrainedMethod(lambda images, targets: images[:, 0], "abc", 60.0))
     assert isinstance(trained, Explainer)
     assert (trained.map_scale, trained.training_seconds) == ("mask", 60.0)

@@ -10,7 +10,7 @@ from apercu.methods.superpixels import _convert_to_lab, compute_superpixels
 
 
 def picture(height: int = 60, width: int = 80) -> torch.Tensor:
-    """Blobs of colour with soft noise: has edges to follow."""
+    """Blobs of colour with soft noise, so that there are edges to follow."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(1, 3, 6, 8, generator=generator)
     blobs = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic")[0]
@@ -22,7 +22,7 @@ def pieces(region: torch.Tensor) -> int:
 
 
 def variance_inside(image: torch.Tensor, labels: torch.Tensor) -> float:
-    """Mean squared distance of each pixel's colour from the mean of its fragment."""
+    """Mean squared distance of each pixel's colour from the mean of its superpixel."""
     total = 0.0
     for index in labels.unique():
         colours = image[:, labels == index]
@@ -32,7 +32,7 @@ def variance_inside(image: torch.Tensor, labels: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("count", [1, 12, 50, 200])
 @pytest.mark.parametrize("channels", [1, 3, 5])
-def test_fragments_are_numbered_connected_and_about_as_many_as_asked(
+def test_superpixels_are_numbered_connected_and_about_as_many_as_requested(
     count: int, channels: int
 ) -> None:
     image = torch.cat((picture(), picture().flip(1)))[:channels]
@@ -51,7 +51,7 @@ def test_colours_are_those_of_cielab() -> None:
 
 
 @pytest.mark.parametrize("count", [30, 150])
-def test_hold_colour_together_as_well_as_scikit_image(count: int) -> None:
+def test_separate_colours_as_well_as_scikit_image(count: int) -> None:
     image = picture()
     array = image.permute(1, 2, 0).double().numpy()
     theirs = torch.from_numpy(slic(array, n_segments=count, compactness=10, sigma=1, start_label=0))
@@ -61,7 +61,7 @@ def test_hold_colour_together_as_well_as_scikit_image(count: int) -> None:
 
 
 def test_agree_with_scikit_image_where_the_image_leaves_no_choice() -> None:
-    """Four flat quarters: every fragment must stay inside one of them."""
+    """Four flat quarters: every superpixel must stay inside one of them."""
     image = torch.zeros(3, 40, 40)
     image[0, :, 20:], image[1, 22:] = 1.0, 1.0
     quarters = (torch.arange(40) >= 22)[:, None] * 2 + (torch.arange(40) >= 20)
@@ -78,7 +78,7 @@ def test_a_high_compactness_gives_the_grid() -> None:
     assert torch.equal(labels, rows[:, None] * 4 + rows)
 
 
-def test_an_island_joins_what_lies_around_it() -> None:
+def test_an_island_joins_its_surroundings() -> None:
     image = torch.zeros(3, 40, 40)
     image[:, :, 20:] = 1.0
     image[:, 9:11, 29:31] = 0.0
@@ -88,5 +88,5 @@ def test_an_island_joins_what_lies_around_it() -> None:
         assert pieces(labels == index) == 1
 
 
-def test_the_same_image_gives_the_same_fragments() -> None:
+def test_the_same_image_gives_the_same_superpixels() -> None:
     assert torch.equal(compute_superpixels(picture(), 50), compute_superpixels(picture(), 50))

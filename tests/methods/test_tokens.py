@@ -16,7 +16,7 @@ Opened = Callable[[nn.Module], Classifier]
 @pytest.mark.parametrize(
     ("size", "grid"), [((224, 224), (14, 14)), ((24, 32), (3, 4)), ((48, 80), (3, 5))]
 )
-def test_tokens_are_places_row_by_row_after_the_others(
+def test_tokens_are_positions_row_by_row_after_the_others(
     extra: int, size: tuple[int, int], grid: tuple[int, int]
 ) -> None:
     places = torch.rand(2, 7, *grid)
@@ -42,12 +42,12 @@ def test_channels_that_come_last_are_brought_forward() -> None:
 
 
 @pytest.mark.parametrize("shape", [(2, 8), (2, 8, 1, 1), (2, 1, 8), (2, 180, 8)])
-def test_what_has_no_places_is_no_map(shape: tuple[int, ...]) -> None:
+def test_an_output_without_positions_is_no_map(shape: tuple[int, ...]) -> None:
     assert convert_to_map(torch.rand(shape), (224, 224)) is None
 
 
 class Transformer(nn.Module):
-    """Patches, two blocks of attention, scores of the class token or of the mean over places."""
+    """Patches, two blocks of attention, logits of the class token or of the mean over positions."""
 
     def __init__(self, *, mean: bool) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class ChannelsLast(nn.Module):
     ],
     ids=["class token", "mean of tokens", "channels last", "convolution", "linear"],
 )
-def test_the_last_places_that_count_are_found(
+def test_the_last_positions_that_matter_are_found(
     network: nn.Module, expected: str | None, opened: Opened, images: torch.Tensor
 ) -> None:
     classifier = opened(network)

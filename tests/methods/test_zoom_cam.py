@@ -103,7 +103,7 @@ def test_a_misspelt_layer_suggests_the_nearest(
         ZoomCam(("stages", "stage.1"))(residual, images, targets)
 
 
-def test_a_black_box_is_refused_in_words(
+def test_a_black_box_is_refused(
     black_box: Classifier, images: torch.Tensor, targets: torch.Tensor
 ) -> None:
     with pytest.raises(ClassifierError, match="zoom_cam needs a classifier with gradients"):

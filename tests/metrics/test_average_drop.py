@@ -43,7 +43,7 @@ def test_rising_and_falling_scores(
 
 
 def test_random_scores_rise_as_often_as_they_fall() -> None:
-    """The authors of the check drew a few and saw about 0.6."""
+    """The authors of the check drew a few images and measured about 0.6."""
     generator = torch.Generator().manual_seed(2)
     whole, masked = torch.rand(2, 2000, generator=generator)
     images = torch.ones(2000, 1, 2, 2)
@@ -55,7 +55,7 @@ def test_random_scores_rise_as_often_as_they_fall() -> None:
     torch.testing.assert_close(average_drop(*given), torch.tensor(literal), atol=1e-4, rtol=1e-3)
 
 
-def test_the_stretched_map_keeps_and_its_opposite_takes_away() -> None:
+def test_the_stretched_map_keeps_and_its_inverse_removes() -> None:
     shown = []
 
     def ask(images: torch.Tensor) -> torch.Tensor:
@@ -71,7 +71,7 @@ def test_the_stretched_map_keeps_and_its_opposite_takes_away() -> None:
         torch.testing.assert_close(shown, [images, images * mask])
 
 
-def test_a_constant_map_shows_nothing_and_what_was_impossible_cannot_drop() -> None:
+def test_a_constant_map_gives_black_and_a_probability_of_zero_cannot_drop() -> None:
     constant = torch.full((4, 5, 5), 0.7)
     given = IMAGES, targets(IMAGES), constant
     assert average_drop(Says(four(0.5), four(0.0)), *given).tolist() == [1] * 4

@@ -19,7 +19,7 @@ OBJECT[:, :2, :2] = True
 
 
 def on_object(share: float) -> torch.Tensor:
-    """A map with this share of its mass on the object."""
+    """A map with this fraction of its mass on the object."""
     return torch.where(OBJECT, share / 4, (1 - share) / 12)
 
 
@@ -27,7 +27,7 @@ def on_object(share: float) -> torch.Tensor:
     ("first", "then", "expected"),
     [(0.8, 0.8, 0), (0.8, 0.2, 0.75), (0.8, 0.0, 1), (0.2, 0.8, 0), (0.0, 0.0, 1), (0.0, 1.0, 1)],
 )
-def test_is_the_share_that_leaves(first: float, then: float, expected: float) -> None:
+def test_is_the_fraction_that_leaves(first: float, then: float, expected: float) -> None:
     score = background_invariance(on_object(first), 7 * on_object(then), OBJECT)
     assert score.item() == pytest.approx(expected, abs=1e-6)
 
@@ -39,7 +39,7 @@ def test_defined_for_constant_maps_and_without_truth() -> None:
     assert background_invariance(ones, ones, nothing).item() == 1
 
 
-def test_objects_stay_and_backgrounds_come_without_theirs(tiny_card: Path) -> None:
+def test_objects_stay_and_new_backgrounds_have_no_objects(tiny_card: Path) -> None:
     classifier = open_classifier(tiny_card)
     source = open_images("planted:size=32,images=6,classes=3,difficulty=0")
     for batch in batches(source, classifier.prepare, 6):

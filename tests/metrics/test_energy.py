@@ -12,7 +12,7 @@ def slow_energy(map: torch.Tensor, truth: torch.Tensor) -> float:
     return sum(value for value, true in pairs if value > 0 and true) / total
 
 
-def test_is_the_literal_share_of_positive_values() -> None:
+def test_is_the_literal_fraction_of_positive_values() -> None:
     generator = torch.Generator().manual_seed(4)
     maps = torch.randn(20, 5, 6, generator=generator)
     truths = torch.rand(20, 5, 6, generator=generator) < 0.4

@@ -50,7 +50,7 @@ def run(ask: Ask, maps: torch.Tensor, flipping: Flipping) -> FlippingCurves:
     return flip_pixels(ask, white, torch.zeros(count, dtype=torch.long), maps, flipping)
 
 
-def test_a_score_of_the_share_that_is_left_has_an_area_of_one_half() -> None:
+def test_a_score_of_the_fraction_that_is_left_has_an_area_of_one_half() -> None:
     maps = torch.rand(2, 56, 56, generator=torch.Generator().manual_seed(1))
     deletion = run(says(brightness), maps, DELETION)
     assert deletion.probabilities.shape == (2, 197)
@@ -77,7 +77,7 @@ def test_random_scores_are_not_calibrated() -> None:
 
 
 @pytest.mark.parametrize("cumulative", [True, False])
-def test_a_map_that_tells_what_each_pixel_does_is_perfectly_calibrated(cumulative: bool) -> None:
+def test_a_map_of_the_effects_is_perfectly_calibrated(cumulative: bool) -> None:
     worth = torch.rand(1, 1, 4, 4, generator=torch.Generator().manual_seed(3))
     ask = says(lambda images: (images * worth).sum(dim=(1, 2, 3)) / worth.sum())
     maps = 3 * worth[0] - 1
@@ -136,7 +136,7 @@ def test_saliency_is_the_mean_of_the_stretched_map_over_each_step() -> None:
     assert found.saliency[0].tolist() == pytest.approx(literal)
 
 
-def test_a_batch_equals_its_singles_and_each_image_is_asked_for_its_own_target() -> None:
+def test_a_batch_equals_its_singles_and_each_image_has_its_own_target() -> None:
     generator = torch.Generator().manual_seed(5)
     images, maps = torch.rand(3, 2, 8, 8, generator=generator), torch.rand(3, 8, 8)
     weights = torch.randn(2 * 8 * 8, 3, generator=generator)
@@ -162,7 +162,9 @@ def test_a_constant_map_is_not_calibrated(value: float) -> None:
     assert dauc(found).item() == pytest.approx(0.5, abs=0.01)
 
 
-def test_no_more_images_than_batch_are_asked_at_once_and_tiny_maps_take_a_step_per_pixel() -> None:
+def test_no_more_images_than_batch_are_computed_at_once_and_tiny_maps_take_a_step_per_pixel() -> (
+    None
+):
     sizes = []
 
     def ask(images: torch.Tensor) -> torch.Tensor:
@@ -180,7 +182,7 @@ def test_impossible_settings_are_refused(setting: dict[str, int]) -> None:
         replace(DELETION, **setting)
 
 
-def test_what_is_flipped_to_is_the_authors_in_normalised_images() -> None:
+def test_the_replacement_is_the_authors_in_normalised_images() -> None:
     """Deletion to 0, and a box of 45 pixels at 224 padded with zeros, both after normalisation."""
     mean, std = torch.tensor([0.5, 0.4, 0.3])[:, None, None], 0.25
     images = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))

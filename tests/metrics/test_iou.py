@@ -12,7 +12,7 @@ def test_iou_counts_pixels() -> None:
     assert iou(one, other).tolist() == [pytest.approx(1 / 3), 0, 1]
 
 
-def test_mean_area_is_the_share_that_a_mask_keeps() -> None:
+def test_mean_area_is_the_fraction_that_a_mask_keeps() -> None:
     masks = torch.zeros(2, 4, 4)
     masks[0, :2] = 1
     masks[1] = 0.25

@@ -35,7 +35,7 @@ def test_one_true_box_out_of_several_is_enough() -> None:
     assert localisation_error(boxes, truths).tolist() == [0, 1, 0]
 
 
-def test_exactly_half_is_not_found() -> None:
+def test_exactly_half_is_a_miss() -> None:
     truths = torch.tensor([[[0.0, 0, 10, 20]], [[0, 0, 10, 19]]])
     boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 10]])
     assert localisation_error(boxes, truths).tolist() == [1, 0]

@@ -61,7 +61,9 @@ def test_noise_stays_within_its_radius_and_the_range_of_images(
     assert not torch.equal(seen[1], seen[2])
 
 
-def test_what_ignores_the_image_does_not_move(classifier: Classifier, images: torch.Tensor) -> None:
+def test_a_map_that_ignores_the_image_does_not_change(
+    classifier: Classifier, images: torch.Tensor
+) -> None:
     assert max_sensitivity(CentreBox(), classifier, images, TARGETS).tolist() == [0] * 3
 
 
@@ -83,7 +85,7 @@ def test_impossible_settings_are_refused(setting: dict[str, float]) -> None:
         SensitivityNoise(**setting)  # type: ignore[arg-type]
 
 
-def test_raw_counts_move_by_a_share_of_their_range(
+def test_raw_counts_change_by_a_fraction_of_their_range(
     classifier: Classifier, images: torch.Tensor
 ) -> None:
     def brightness(_: Classifier, images: torch.Tensor, __: torch.Tensor) -> torch.Tensor:

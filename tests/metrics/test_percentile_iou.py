@@ -58,7 +58,7 @@ def test_equal_values_overlap_the_truth_as_a_fair_draw_does_on_average() -> None
     assert iou_at_area(map[None], truth[None]).item() == pytest.approx(mean / (6 - mean))
 
 
-def test_no_place_is_favoured() -> None:
+def test_no_position_is_favoured() -> None:
     truths = torch.zeros(2, 4, 4, dtype=torch.bool)
     truths[0, 0], truths[1, 3] = True, True
     chance = (4 * 4 / 16) / (8 - 4 * 4 / 16)

@@ -28,7 +28,7 @@ def test_is_the_literal_count_of_peaks_near_the_object(tolerance: int) -> None:
     torch.testing.assert_close(pointing_game(maps, truths, tolerance), torch.tensor(literal))
 
 
-def test_tied_peaks_count_by_share_and_a_constant_map_scores_chance() -> None:
+def test_tied_peaks_count_by_fraction_and_a_constant_map_scores_chance() -> None:
     maps = torch.zeros(2, 4, 4)
     maps[0, 0, 0] = maps[0, 3, 3] = 1
     truths = torch.zeros(2, 4, 4, dtype=torch.bool)

@@ -13,7 +13,7 @@ SIZE = 20
 
 
 class Sure:
-    """Gives the same probability of class 1 for everything, and remembers what it was shown."""
+    """Gives the same probability of class 1 for all images, and records them."""
 
     def __init__(self, probability: float) -> None:
         self.logits = torch.tensor([1 - probability, probability]).log()
@@ -65,7 +65,7 @@ def test_edges_between_pixels_move_outwards() -> None:
     assert snap_to_pixels(boxes, (10, 12)).tolist() == [[1, 2, 4, 4], [0, 0, 12, 2], [0, 0, 12, 10]]
 
 
-def test_each_image_is_asked_for_its_own_target() -> None:
+def test_each_image_has_its_own_target() -> None:
     images, boxes = torch.rand(2, 3, SIZE, SIZE), torch.zeros(2, 4)
     found = saliency_metric(Sure(0.8), images, torch.tensor([0, 1]), boxes)
     torch.testing.assert_close(found, -torch.tensor([0.2, 0.8]).log())
