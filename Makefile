@@ -6,7 +6,7 @@ READY := .venv/.ready
 RIVALS := .venv/.rivals
 RUN := runs/mobilenetv2
 
-.PHONY: help setup demo test test-slow test-gpu check format bench reliability audit docs clean
+.PHONY: help setup demo test test-slow test-gpu check format house bench reliability audit docs clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,6 +41,9 @@ check: $(READY) ## lint, format, types
 format: $(READY) ## put the code into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+house: $(READY) ## names, docstrings, files and imports of the package in figures
+	$(BIN)/python tests/house.py
 
 bench: $(RIVALS) ## start-up, speed and memory, beside what people use now
 	$(BIN)/python benchmarks/speed.py --out docs/speed.json

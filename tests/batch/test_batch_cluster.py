@@ -1,4 +1,4 @@
-"""A cluster leaves the same result as one machine, also when a machine dies on the way."""
+"""A cluster writes the same result as one machine, even if a machine dies during the work."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from apercu.deploy.batch.ray_cluster import (
     check_resources,
     make_paths_absolute,
 )
-from apercu.errors import ConfigError, OutputError, UnreachableError
+from apercu.errors import ConfigError, OutputError, RunError, UnreachableError
 
-from .conftest import COUNT, bytes_of
+from .conftest import COUNT, read_files
 
 IMAGES = 64
 PLANTED = f"planted:size=512,images={IMAGES},classes=3"
@@ -38,10 +38,10 @@ SCRIPT = Path(__file__).parent / "two_nodes.py"
 
 
 @pytest.mark.slow
-def test_a_node_dies_and_nothing_is_lost_or_double(tiny_run, tmp_path) -> None:
+def test_nothing_is_lost_or_doubled_when_a_node_dies(tiny_run, tmp_path) -> None:
     settings = BatchSettings(shard=8, batch=2)
     order = BatchRequest(ExplainerRef(tiny_run), PLANTED, tmp_path / "one", settings, Workers(1, 1))
-    run_batch(order, lambda done, total: None)
+    run_batch(make_request, lambda done, total: None)
     command = [sys.executable, SCRIPT, tiny_run, PLANTED, tmp_path / "two", "8", "2"]
     environment = {
         **os.environ,
@@ -55,64 +55,64 @@ def test_a_node_dies_and_nothing_is_lost_or_double(tiny_run, tmp_path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     assert "killed while 2 shards were begun" in done.stdout
     assert f"finished {(IMAGES, IMAGES, True)}" in done.stdout
-    assert bytes_of(tmp_path / "two") == bytes_of(tmp_path / "one")
+    assert read_files(tmp_path / "two") == read_files(tmp_path / "one")
 
 
-def test_a_shard_is_the_same_function_of_its_order(order, explained, tmp_path) -> None:
-    whole = bytes_of(explained(out=tmp_path / "whole"))
-    asked = order(out=tmp_path / "shards")
+def test_shards_explained_in_any_order_are_the_same(make_request, explain, tmp_path) -> None:
+    whole = read_files(explain(out=tmp_path / "whole"))
+    asked = make_request(out=tmp_path / "shards")
 
     def way(opened, shards, done):
-        for shard in (*shards[::-1], shards[0]):  # in any order, one of them twice
+        for shard in (*shards[::-1], shards[0]):  # in any make_request, one of them twice
             assert (
-                _explain_shard({"shard": shard}, make_paths_absolute(opened.order))["shard"]
+                _explain_shard({"shard": shard}, make_paths_absolute(opened.make_request))["shard"]
                 == shard
             )
         return opened.work([], done)
 
     run_batch(asked, lambda done, total: None, way)
-    assert bytes_of(asked.out) == whole
+    assert read_files(asked.out) == whole
 
 
-def test_a_cleared_shard_is_no_error_when_it_is_finished(order, monkeypatch) -> None:
+def test_removed_units_of_a_finished_shard_are_no_error(make_request, monkeypatch) -> None:
     from apercu.deploy.batch.work_folder import WorkFolder
 
-    asked = order()
+    asked = make_request()
     tables = WorkFolder.read_units
 
     def twice(self, plan, shard):
         """Another machine finishes the shard between the last unit and the sealing of it."""
-        monkeypatch.setattr(WorkFolder, "tables", tables)
+        monkeypatch.setattr(WorkFolder, "read_units", tables)
         asked.open().work([shard], lambda more: None)
         return tables(self, plan, shard)
 
     def way(opened, shards, done):
-        monkeypatch.setattr(WorkFolder, "tables", twice)
+        monkeypatch.setattr(WorkFolder, "read_units", twice)
         for shard in shards:
-            _explain_shard({"shard": shard}, make_paths_absolute(opened.order))
+            _explain_shard({"shard": shard}, make_paths_absolute(opened.make_request))
         return opened.work([], done)
 
-    outcome = run_batch(asked, lambda done, total: None, way)
-    assert outcome.manifest["images"] == COUNT
+    summary = run_batch(asked, lambda done, total: None, way)
+    assert summary.manifest["images"] == COUNT
 
 
-def test_a_cluster_is_asked_for_its_machines_before_it_is_given_work(order, monkeypatch) -> None:
+def test_resources_are_checked_before_the_work(make_request, monkeypatch) -> None:
     cluster = SimpleNamespace(nodes=lambda: NODES)  # Ray's data would be missed
-    monkeypatch.setattr(ray_cluster, "_connected", lambda address: nullcontext(cluster))
+    monkeypatch.setattr(ray_cluster, "_connect_to_cluster", lambda address: nullcontext(cluster))
     with pytest.raises(ConfigError, match="the largest machine, 4"):
-        run_batch(order(crew=Workers(1, 9)), lambda done, total: None, RayCluster("auto"))
+        run_batch(make_request(workers=Workers(1, 9)), lambda done, total: None, RayCluster("auto"))
 
 
-def test_a_missing_shard_is_no_finished_result(order) -> None:
-    asked = order()
-    with pytest.raises(Exception, match="2 shards are missing"):
+def test_a_missing_shard_is_an_error(make_request) -> None:
+    request = make_request()
+    with pytest.raises(RunError, match="2 shards are missing"):
         run_batch(
-            asked, lambda done, total: None, lambda opened, *_: opened.explain_shards([1], print)
+            request, lambda count, total: None, lambda opened, *_: opened.explain_shards([1], print)
         )
-    assert not (asked.out / "manifest.json").exists()
+    assert not (request.out / "manifest.json").exists()
 
 
-def test_the_error_of_a_machine_is_told_as_it_was_raised() -> None:
+def test_the_error_of_a_machine_is_raised_again() -> None:
     ours = OutputError("maps: cannot be written")
     outer = RuntimeError("task failed")
     outer.__cause__ = ours
@@ -124,7 +124,7 @@ def test_the_error_of_a_machine_is_told_as_it_was_raised() -> None:
 
 
 @pytest.mark.parametrize("form", ["127.0.0.1:{}", "ray://localhost:{}"])
-def test_an_address_where_nothing_listens_is_told_at_once(form) -> None:
+def test_an_address_where_nothing_listens_is_refused(form) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = form.format(server.getsockname()[1])
         check_listening(address)
@@ -133,7 +133,7 @@ def test_an_address_where_nothing_listens_is_told_at_once(form) -> None:
 
 
 @pytest.mark.parametrize("address", ["auto", "local", "nonsense://", "host:door"])
-def test_other_addresses_are_left_to_ray(address) -> None:
+def test_other_addresses_are_checked_by_ray(address) -> None:
     check_listening(address)
 
 
@@ -144,13 +144,13 @@ NODES = [
 ]
 
 
-@pytest.mark.parametrize("crew", [Workers(1, 4), Workers(1, 2, "cuda")])
-def test_a_task_that_fits_on_a_machine_is_begun(crew) -> None:
-    check_resources(NODES, crew)
+@pytest.mark.parametrize("workers", [Workers(1, 4), Workers(1, 2, "cuda")])
+def test_a_task_that_fits_on_a_machine_is_accepted(workers) -> None:
+    check_resources(NODES, workers)
 
 
 @pytest.mark.parametrize(
-    ("nodes", "crew", "words"),
+    ("nodes", "workers", "words"),
     [
         (NODES, Workers(1, 5), "the largest machine, 4, as --threads, got 5"),
         (NODES, Workers(1, 3, "cuda"), "the largest machine, 2, as --threads, got 3"),
@@ -158,6 +158,6 @@ def test_a_task_that_fits_on_a_machine_is_begun(crew) -> None:
         ([], Workers(1, 1), "the largest machine, 0, as --threads, got 1"),
     ],
 )
-def test_a_task_that_fits_on_no_machine_is_refused(nodes, crew, words) -> None:
+def test_a_task_that_fits_on_no_machine_is_refused(nodes, workers, words) -> None:
     with pytest.raises(ConfigError, match=words):
-        check_resources(nodes, crew)
+        check_resources(nodes, workers)

@@ -1,4 +1,4 @@
-"""Explains on a Ray cluster of two nodes on this machine, one of which dies on the way.
+"""Explain on a Ray cluster of two nodes on this machine, one of which dies on the way.
 
 python two_nodes.py RUN IMAGES OUT SHARD BATCH
 """
@@ -13,7 +13,6 @@ from pathlib import Path
 from ray.cluster_utils import Cluster
 
 from apercu.deploy.batch import BatchRequest, BatchSettings, ExplainerRef, Workers, run_batch
-from apercu.deploy.batch.ray_cluster import RayCluster
 
 STORE = 200 << 20
 
@@ -21,25 +20,24 @@ STORE = 200 << 20
 def main() -> int:
     run, images, out, shard, batch = sys.argv[1:]
     settings = BatchSettings(shard=int(shard), batch=int(batch))
-    order = BatchRequest(ExplainerRef(Path(run)), images, Path(out), settings, Workers(1, 1))
+    request = BatchRequest(ExplainerRef(Path(run)), images, Path(out), settings, Workers(1, 1))
     size = {"num_cpus": 1, "object_store_memory": STORE}
     cluster = Cluster(initialize_head=True, head_node_args={**size, "include_dashboard": False})
     doomed = cluster.add_node(**size)
-    killer = threading.Thread(target=kill, args=(cluster, doomed, order.out), daemon=True)
+    killer = threading.Thread(target=kill, args=(cluster, doomed, request.out), daemon=True)
     killer.start()
     progress: list[int] = []
-    way = RayCluster(cluster.address)
     try:
-        outcome = run_batch(order, lambda done, total: progress.append(done), way)
+        summary = run_batch(make_request, lambda done, total: progress.append(done), way)
     finally:
         cluster.shutdown()
-    told = (outcome.explained, progress[-1], progress == sorted(progress))
-    sys.stdout.write(f"finished {told}\n")
+    counts = (summary.explain, progress[-1], progress == sorted(progress))
+    sys.stdout.write(f"finished {counts}\n")
     return 0
 
 
 def kill(cluster: Cluster, doomed: object, out: Path) -> None:
-    """Takes a node away as soon as both have begun a shard."""
+    """Remove a node as soon as both have begun a shard."""
     while len({part.parent for part in out.glob("_work/*/*.arrow")}) < 2:
         time.sleep(0.01)
     begun = sorted({part.parent.name for part in out.glob("_work/*/*.arrow")})

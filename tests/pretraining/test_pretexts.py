@@ -1,4 +1,4 @@
-"""Pretexts: what they ask for is what was done to the images, and it can be learnt."""
+"""Pretexts: their targets are what was done to the images, and they can be learnt."""
 
 from __future__ import annotations
 
@@ -39,28 +39,28 @@ def _images(count: int = 6) -> Tensor:
     return torch.rand(count, 3, 24, 24, generator=_generator())
 
 
-def _network(pretext: Pretext, found: Tensor | None = None) -> PretextNetwork:
+def _network(pretext: Pretext, targets: Tensor | None = None) -> PretextNetwork:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         backbone = nn.Sequential(
             nn.Conv2d(3, 8, 5, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(3), nn.Flatten()
         )
-        parts = pretext.build_parts(PretextSample(_images(), 72, found))
+        parts = pretext.build_parts(PretextSample(_images(), 72, targets))
     return PretextNetwork(backbone, SPEC, nn.ModuleDict(parts))
 
 
-def _found() -> Tensor:
+def _magnitudes() -> Tensor:
     return 14 + 8 * torch.rand(6, 2, generator=_generator())
 
 
 @pytest.mark.parametrize("name", PRETEXTS.presets)
 def test_every_pretext(name: str) -> None:
     pretext = PRETEXTS.presets[name].pretext
-    found = _found() if name == "magnitudes" else None
-    network, images = _network(pretext, found), _images()
+    targets = _magnitudes() if name == "magnitudes" else None
+    network, images = _network(pretext, targets), _images()
     before = images.clone()
-    terms = pretext.compute_losses(network, PretextBatch(images, found, _generator()))
-    again = pretext.compute_losses(network, PretextBatch(images, found, _generator()))
+    terms = pretext.compute_losses(network, PretextBatch(images, targets, _generator()))
+    again = pretext.compute_losses(network, PretextBatch(images, targets, _generator()))
     for term, value in terms.items():
         assert value.shape == (6,)
         assert value.isfinite().all()
@@ -72,58 +72,58 @@ def test_every_pretext(name: str) -> None:
     assert torch.equal(images, before)
     network.eval()
     with torch.no_grad():
-        errors = pretext.measure_errors(network, PretextBatch(images, found, _generator()))
+        errors = pretext.measure_errors(network, PretextBatch(images, targets, _generator()))
         assert all(value.shape == (6,) for value in errors.values())
-        assert pretext.tiles(network, PretextBatch(images[:1], None, _generator()))
+        assert pretext.sample_tiles(network, PretextBatch(images[:1], None, _generator()))
 
 
-def test_missing_magnitudes_count_nothing() -> None:
-    pretext, found = Magnitudes(turned=False), _found()
-    network = _network(pretext, found)
-    known = found.clone()
+def test_missing_magnitudes_do_not_count() -> None:
+    pretext, targets = Magnitudes(turned=False), _magnitudes()
+    network = _network(pretext, targets)
+    known = targets.clone()
     known[2, 1] = math.nan
     terms = pretext.compute_losses(network, PretextBatch(_images(), known, _generator()))[
         "magnitude"
     ]
     share = network.parts["head"](network(_images()))
-    off = (30 * share.clamp(0, 1) - found).abs()
+    off = (30 * share.clamp(0, 1) - targets).abs()
     off[2, 1] = 0
     torch.testing.assert_close(terms.mean(), off.sum() / 11)
     torch.autograd.backward(terms.sum())
     assert all(p.grad.isfinite().all() for p in network.parameters() if p.grad is not None)
 
 
-def test_a_saturated_magnitude_is_heard() -> None:
-    """Brighter than 0: the answer stays 0, the slopes do not."""
+def test_a_saturated_magnitude_has_gradients() -> None:
+    """Brighter than 0: the prediction is 0, the gradients are not."""
     pretext = Magnitudes()
-    network = _network(pretext, _found())
+    network = _network(pretext, _magnitudes())
     head = network.parts["head"]
     with torch.no_grad():
         head.bias.fill_(-3)
-    found = _found()
-    terms = pretext.compute_losses(network, PretextBatch(_images(), found, _generator()))[
+    targets = _magnitudes()
+    terms = pretext.compute_losses(network, PretextBatch(_images(), targets, _generator()))[
         "magnitude"
     ]
-    torch.testing.assert_close(terms, found.mean(1))
+    torch.testing.assert_close(terms, targets.mean(1))
     torch.autograd.backward(terms.sum())
     assert (head.bias.grad < 0).all()
 
 
 def test_dropout_is_drawn_from_the_seed_and_off_in_measurements() -> None:
     pretext = Magnitudes(dropout=0.5, turned=False)
-    network, found = _network(pretext, _found()), _found()
+    network, targets = _network(pretext, _magnitudes()), _magnitudes()
     once, again = (
-        pretext.compute_losses(network, PretextBatch(_images(), found, _generator()))["magnitude"]
+        pretext.compute_losses(network, PretextBatch(_images(), targets, _generator()))["magnitude"]
         for _ in range(2)
     )
     assert torch.equal(once, again)
     whole = Magnitudes(turned=False)
     assert not torch.equal(
         once,
-        whole.compute_losses(network, PretextBatch(_images(), found, _generator()))["magnitude"],
+        whole.compute_losses(network, PretextBatch(_images(), targets, _generator()))["magnitude"],
     )
     errors = [
-        p.measure_errors(network, PretextBatch(_images(), found, _generator()))["0"]
+        p.measure_errors(network, PretextBatch(_images(), targets, _generator()))["0"]
         for p in (pretext, whole)
     ]
     assert torch.equal(*errors)
@@ -151,8 +151,8 @@ def test_magnitudes_need_some() -> None:
 def test_an_angle_is_counter_clockwise(turns: int) -> None:
     images, angle = _images(), turns * math.pi / 2
     row = torch.tensor([math.cos(angle), math.sin(angle), 0.0, 0.0, 0.0])
-    found = warp(images, row.repeat(6, 1), 0.2, 1.5)
-    torch.testing.assert_close(found, images.rot90(turns, (2, 3)), atol=1e-4, rtol=0)
+    targets = warp(images, row.repeat(6, 1), 0.2, 1.5)
+    torch.testing.assert_close(targets, images.rot90(turns, (2, 3)), atol=1e-4, rtol=0)
 
 
 def test_translation_and_scale() -> None:

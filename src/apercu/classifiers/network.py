@@ -15,6 +15,9 @@ from apercu.classifiers.names import ClassNames
 from apercu.errors import ClassifierError
 from apercu.types import Logits
 
+IN_MEMORY = "memory/"
+"""Beginning of the source of networks that no SPEC can build again."""
+
 _SMALLEST_PROBABILITY = 1e-12
 
 
@@ -51,6 +54,11 @@ class Network:
     names: ClassNames | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     differentiable: bool = True
+
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether no SPEC can build the network again."""
+        return self.source.startswith(IN_MEMORY)
 
     def with_names(self, names: ClassNames) -> Network:
         """Return the same network with these class names."""

@@ -13,8 +13,8 @@ from torch import nn
 from apercu.classifiers.card import FILE_ENDINGS, ClassifierCard, read_card
 from apercu.classifiers.classifier import Classifier
 from apercu.classifiers.names import ClassNames
-from apercu.classifiers.network import Network
-from apercu.classifiers.sources.module import IN_MEMORY, open_in_memory, open_module
+from apercu.classifiers.network import IN_MEMORY, Network
+from apercu.classifiers.sources.module import open_in_memory, open_module
 from apercu.errors import ClassifierError, suggest_nearest
 
 PerChannel: TypeAlias = float | int | Sequence[float | int]
@@ -125,8 +125,8 @@ def _open_spec(spec: str, words: Sequence[str]) -> Classifier:
     """Open a classifier by its SPEC; words that describe a module are refused."""
     if words:
         raise ClassifierError(
-            f"classifier {spec}: {', '.join(words)} can be given for a module in memory only; write a "
-            "classifier card to describe a SPEC"
+            f"classifier {spec}: {', '.join(words)} can be given for a module in memory only; "
+            "write a classifier card to describe a SPEC"
         )
     card = read_card(spec) if spec.endswith(".json") else ClassifierCard(source=spec)
     names = _read_names(card)

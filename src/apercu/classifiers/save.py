@@ -2,59 +2,128 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from apercu.classifiers.card import ClassifierCard, write_card
 from apercu.classifiers.classifier import Classifier
+from apercu.classifiers.sources.exported_program import (
+    ExportedNetwork,
+    ProgramOptions,
+    export_module,
+    serialise_program,
+)
 from apercu.errors import ClassifierError, OutputError
+from apercu.io import write_file
 
 CARD_FILE = "card.json"
 WEIGHTS_FILE = "weights.safetensors"
+PROGRAM_FILE = "classifier.pt2"
 CLASSES_FILE = "classes.txt"
 
 
 def save_classifier(classifier: Classifier, folder: str | Path) -> Path:
     """Write `card.json` and the files that it names into a folder, the card last.
 
+    A network from a SPEC is written as its weights, a module in memory as an exported program. The
+    classifier of the card has the same fingerprint.
+
     Args:
-        classifier: a classifier whose module can be reached.
+        classifier: a classifier whose weights can be reached.
         folder: folder to write to; it is created.
 
     Returns:
         The path of the card.
 
     Raises:
-        ClassifierError: the classifier is a black box, whose weights cannot be reached.
+        ClassifierError: the classifier is a black box, whose weights cannot be reached, or
+            torch.export cannot trace it.
         OutputError: the folder cannot be written.
     """
-    if classifier.module is None:
+    network, module = classifier.network, classifier.module
+    if isinstance(network.forward, ExportedNetwork):
+        return save_program(
+            classifier, network.forward.program, folder, strides=network.forward.strides
+        )
+    if module is None:
         raise ClassifierError(f"classifier {classifier.spec}: only open networks can be saved")
+    if network.is_in_memory:
+        return save_program(
+            classifier, export_module(module, network.input, network.source), folder
+        )
+    weights = {k: v.contiguous().cpu() for k, v in module.state_dict().items()}
+    path = Path(folder) / WEIGHTS_FILE
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(weights, path)
+    except (OSError, SafetensorError) as error:
+        raise _write_error(folder, error) from error
+    content = {"source": network.source, "options": dict(network.options), "weights": WEIGHTS_FILE}
+    return _write_card(classifier, content, folder)
+
+
+def save_program(
+    classifier: Classifier,
+    program: ExportedProgram,
+    folder: str | Path,
+    *,
+    strides: tuple[int, ...] = (),
+) -> Path:
+    """Write a classifier as an exported program with its card, which keeps its fingerprint.
+
+    Args:
+        classifier: the classifier.
+        program: program from normalised images to the output of the network, and feature maps.
+        folder: folder to write to; it is created.
+        strides: strides of the feature maps, finest first.
+
+    Returns:
+        The path of the card.
+
+    Raises:
+        ClassifierError: the program calls operators that cannot be opened again.
+        OutputError: the folder cannot be written.
+    """
+    content = serialise_program(program, classifier.spec)
+    write_file(Path(folder) / PROGRAM_FILE, content)
+    options = ProgramOptions(
+        digest=classifier.network.digest,
+        sha256=hashlib.sha256(content).hexdigest(),
+        strides=strides,
+    )
+    card = {"source": PROGRAM_FILE, "options": options.model_dump(mode="json")}
+    return _write_card(classifier, card, folder)
+
+
+def _write_card(classifier: Classifier, content: Mapping[str, Any], folder: str | Path) -> Path:
+    """Write the card of a classifier, and a file of its classes where they have identifiers."""
     network = classifier.network
     card = ClassifierCard(
-        source=network.source,
-        options=dict(network.options),
-        weights=WEIGHTS_FILE,
+        **content,
         input=network.input,
         output=network.output,
         classes=_choose_classes_entry(classifier),
     )
-    weights = {k: v.contiguous().cpu() for k, v in classifier.module.state_dict().items()}
     path = Path(folder) / CARD_FILE
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(weights, path.with_name(WEIGHTS_FILE))
         if card.classes == CLASSES_FILE:
             classifier.names.write(path.with_name(CLASSES_FILE))
         write_card(card, path)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise OutputError(f"{folder}: cannot be written ({reason})") from error
+    except OSError as error:
+        raise _write_error(folder, error) from error
     return path
+
+
+def _write_error(folder: str | Path, error: Exception) -> OutputError:
+    reason = getattr(error, "strerror", None) or error
+    return OutputError(f"{folder}: cannot be written ({reason})")
 
 
 def _choose_classes_entry(classifier: Classifier) -> str | tuple[str, ...] | None:

@@ -24,7 +24,7 @@ REPORT_FILE = "report.html"
 def compare(
     classifier: Classifier | str | Path,
     images: ImageSource | str | Path,
-    explainers: Mapping[str, ExplainerLike] | Sequence[str | Path] | None = None,
+    explainers: Mapping[str, ExplainerLike] | Sequence[ExplainerLike] | None = None,
     out: str | Path | None = None,
     *,
     methods: str | None = None,
@@ -42,11 +42,17 @@ def compare(
     reported where no metric needs a threshold. An explainer that cannot be measured is listed in
     `failed` with its reason, and the others go on.
 
-    >>> import apercu
-    >>> results = apercu.compare(classifier, "planted:images=4,size=32", {
-    ...     "centre": apercu.methods.get("centre_box"),
-    ...     "bright": lambda classifier, images, targets: images.mean(1),
-    ... }, metrics="pointing_game,energy")
+    >>> from torch import nn
+    >>> from apercu.classifiers import ClassifierCard, InputSpec, wrap_module
+    >>> from apercu.methods import CentreBox
+    >>> module = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    >>> names = open_images("planted:classes=3").class_names
+    >>> card = ClassifierCard(source="mean", input=InputSpec(size=(32, 32)), classes=names)
+    >>> explainers = {"centre": CentreBox(), "bright": lambda model, images, targets: images.mean(1)}
+    >>> results = compare(
+    ...     wrap_module(module, card), "planted:images=6,size=32,classes=3", explainers,
+    ...     metrics="sparsity",
+    ... )
     >>> [row.name for row in results.table()]  # the best one first
     ['centre', 'bright']
 

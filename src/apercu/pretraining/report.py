@@ -152,7 +152,7 @@ def _group_curves(rows: Iterable[LearningCurveRow]) -> dict[str, dict[str, list[
             curves.setdefault(row.head, {}).setdefault(row.start, []).append(point)
     for starts in curves.values():
         for points in starts.values():
-            points.sort()
+            points.sort(key=lambda point: point.labels)
     return curves
 
 

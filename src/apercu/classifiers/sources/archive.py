@@ -35,11 +35,12 @@ _SIZE_SYNTAX = (
 )
 
 
-def copy_checked_archive(path: Path) -> io.BytesIO:
+def copy_checked_archive(path: Path | str, content: bytes | None = None) -> io.BytesIO:
     """Return a copy of an exported program that holds only checked entries, no sample inputs.
 
     Args:
-        path: path of the `.pt2` file.
+        path: path of the `.pt2` file, or a name for what is in memory.
+        content: bytes of the file; read from the path if None.
 
     Returns:
         The copy, in memory.
@@ -49,7 +50,8 @@ def copy_checked_archive(path: Path) -> io.BytesIO:
     """
     copy = io.BytesIO()
     try:
-        with zipfile.ZipFile(path) as archive, zipfile.ZipFile(copy, "w") as out:
+        source = path if content is None else io.BytesIO(content)
+        with zipfile.ZipFile(source) as archive, zipfile.ZipFile(copy, "w") as out:
             for name in archive.namelist():
                 inner = name.partition("/")[2]
                 if inner.startswith("data/sample_inputs/"):
@@ -66,7 +68,7 @@ def copy_checked_archive(path: Path) -> io.BytesIO:
     return copy
 
 
-def _check_entry(path: Path, name: str, content: bytes) -> None:
+def _check_entry(path: Path | str, name: str, content: bytes) -> None:
     if name.startswith("data/aotinductor/"):
         raise ClassifierError(f"{path}: holds compiled code; save it with torch.export.save")
     if name.startswith(("data/weights/", "data/constants/")):
@@ -84,7 +86,7 @@ def _check_entry(path: Path, name: str, content: bytes) -> None:
                 raise _refusal(path, f"the size {value!r}")
 
 
-def _check_payloads(path: Path, listing: dict[str, Any]) -> None:
+def _check_payloads(path: Path | str, listing: dict[str, Any]) -> None:
     for name, payload in listing["config"].items():
         is_tensor = payload["path_name"].startswith(("weight_", "tensor_"))
         if payload["use_pickle"] or not is_tensor:
@@ -124,7 +126,7 @@ def _is_plain(node: ast.AST) -> bool:
     return not isinstance(word, str) or bool(_SIZE_WORD.fullmatch(word))
 
 
-def _refusal(path: Path, what: str) -> ClassifierError:
+def _refusal(path: Path | str, what: str) -> ClassifierError:
     """Return the error for an archive that holds something unsafe."""
     return ClassifierError(
         f"{path}: refused, it holds {what}, which could run code; "

@@ -1,13 +1,23 @@
-"""Programs written by `torch.export.save`: they give gradients, but show no layers."""
+"""Programs written by `torch.export.save`: they give gradients, but show no layers.
+
+A program may return feature maps after its logits, so that it can be an encoder. Then the options
+of its card hold their `strides`. A program that was exported from another classifier has the
+fingerprint of that one: the options hold its `digest`, and the `sha256` of the file.
+"""
 
 from __future__ import annotations
 
+import copy
+import io
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.export import ExportedProgram
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.export.passes import move_to_device_pass
 
 from apercu.classifiers.card import ClassifierCard, InputSpec
 from apercu.classifiers.fingerprint import digest_file
@@ -15,6 +25,55 @@ from apercu.classifiers.network import Network
 from apercu.classifiers.sources.archive import copy_checked_archive
 from apercu.classifiers.sources.onnx import resolve_input, run_in_fixed_batches
 from apercu.errors import ClassifierError
+
+
+class ProgramOptions(BaseModel):
+    """The options of a card whose source is an exported program.
+
+    Attributes:
+        digest: identity of the network that was exported; that of the file if None.
+        sha256: SHA-256 of the file for which the digest holds.
+        strides: strides of the feature maps that the program returns after its logits, finest
+            first.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    digest: str | None = None
+    sha256: str | None = None
+    strides: tuple[int, ...] = ()
+
+
+class ExportedNetwork:
+    """An exported program that runs on any device, in batches that its graph allows.
+
+    Args:
+        program: the program.
+        fixed_batch: number of images per call, if the graph fixes it.
+        strides: strides of the feature maps that follow the logits.
+    """
+
+    def __init__(
+        self, program: ExportedProgram, fixed_batch: int | None, strides: tuple[int, ...] = ()
+    ) -> None:
+        self.program = program
+        self.strides = strides
+        self.device = torch.device("cpu")
+        self._fixed_batch = fixed_batch
+        self.module = _build_module(program)
+
+    def __call__(self, images: Tensor) -> Any:
+        return self.run(images)[0] if self.strides else self.run(images)
+
+    def run(self, images: Tensor) -> Any:
+        """Return all outputs of the program for normalised images."""
+        return run_in_fixed_batches(self.module, images, self._fixed_batch)
+
+    def to(self, device: torch.device) -> None:
+        """Move the program to a device."""
+        self.program = move_to_device_pass(self.program, device)
+        self.module = _build_module(self.program)
+        self.device = torch.device(device)
 
 
 def open_exported(card: ClassifierCard) -> Network:
@@ -29,12 +88,17 @@ def open_exported(card: ClassifierCard) -> Network:
         The network.
 
     Raises:
-        ClassifierError: the file is missing or refused, comes from another version of torch, or
-            takes no images.
+        ClassifierError: the file is missing or refused, is not the one that its card describes,
+            comes from another version of torch, or takes no images.
     """
     path = Path(card.source)
     if not path.is_file():
         raise ClassifierError(f"classifier {path}: no such file")
+    options, digest = _read_options(card), digest_file(path)
+    if options.sha256 not in (None, digest):
+        raise ClassifierError(
+            f"classifier {path}: the file is not the one that its card describes; save it again"
+        )
     archive = copy_checked_archive(path)
     try:
         program = torch.export.load(archive)
@@ -47,29 +111,75 @@ def open_exported(card: ClassifierCard) -> Network:
     spec, fixed = _read_input(program, card)
     return Network(
         source=card.source,
-        forward=_ExportedNetwork(program, fixed),
-        digest=digest_file(path),
+        forward=ExportedNetwork(program, fixed, options.strides),
+        digest=(options.sha256 and options.digest) or digest,
         input=spec,
         output=card.output,
     )
 
 
-class _ExportedNetwork:
-    """An exported program that runs on any device, in batches that its graph allows."""
+def export_module(module: nn.Module, spec: InputSpec, source: str) -> ExportedProgram:
+    """Export a module, for batches of any size if it allows them, else for one image at a time.
 
-    def __init__(self, program: ExportedProgram, fixed_batch: int | None) -> None:
-        self._program = program
-        self._fixed_batch = fixed_batch
-        self._module: Any = program.module(check_guards=False).requires_grad_(False)
+    Args:
+        module: network from normalised images to a tensor, or to a tuple of tensors.
+        spec: what the network expects of its images.
+        source: source of the network, for the error.
 
-    def __call__(self, images: Tensor) -> Tensor:
-        return run_in_fixed_batches(self._module, images, self._fixed_batch)
+    Returns:
+        The program, on the CPU.
 
-    def to(self, device: torch.device) -> None:
-        from torch.export.passes import move_to_device_pass
+    Raises:
+        ClassifierError: torch.export cannot trace the module.
+    """
+    images = torch.full((2, spec.channels, *spec.size), 0.5)
+    batch = Dim("batch", min=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            module = copy.deepcopy(module).cpu().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+            try:
+                program = torch.export.export(module, (images,), dynamic_shapes=({0: batch},))
+            except Exception:
+                program = torch.export.export(module, (images[:1],))
+        except Exception as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ClassifierError(
+                f"classifier {source}: torch.export cannot trace it ({reason}); put the code that "
+                "builds it into a function, and open package.module:function"
+            ) from error
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # paths of source files
+    return program
 
-        self._program = move_to_device_pass(self._program, device)
-        self._module = self._program.module(check_guards=False).requires_grad_(False)
+
+def serialise_program(program: ExportedProgram, source: str) -> bytes:
+    """Return the bytes of a `.pt2` file, which `open_exported` accepts.
+
+    Raises:
+        ClassifierError: the program calls operators that cannot be opened again.
+    """
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.export.save(move_to_device_pass(program, "cpu"), buffer)
+    return copy_checked_archive(f"classifier {source}", buffer.getvalue()).getvalue()
+
+
+def _read_options(card: ClassifierCard) -> ProgramOptions:
+    try:
+        return ProgramOptions.model_validate(card.options)
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise ClassifierError(f"classifier {card.source}: its options.{where} is wrong") from None
+
+
+def _build_module(program: ExportedProgram) -> Any:
+    """Return the program as a frozen module, whose mode cannot be changed."""
+    module = program.module(check_guards=False).requires_grad_(False)
+    for name in ("train", "eval"):  # the methods of an exported module raise errors
+        vars(module).pop(name, None)
+    return module
 
 
 def _read_input(program: ExportedProgram, card: ClassifierCard) -> tuple[InputSpec, int | None]:

@@ -13,14 +13,11 @@ from torch import nn
 from apercu.classifiers.card import ClassifierCard, InputSpec, describe_mistakes
 from apercu.classifiers.fingerprint import digest_function, digest_module
 from apercu.classifiers.names import ClassNames
-from apercu.classifiers.network import BlackBox, ForwardFn, Network
+from apercu.classifiers.network import IN_MEMORY, BlackBox, ForwardFn, Network
 from apercu.classifiers.sources.timm import read_input
 from apercu.errors import ClassifierError
 
 M = TypeVar("M", bound=BaseModel)
-
-IN_MEMORY = "memory/"
-"""Beginning of the source of networks that no SPEC can build again."""
 
 _INPUT_KEYS = ("channels", "size", "resize", "mean", "std")
 """Keys of the input that a caller may describe."""

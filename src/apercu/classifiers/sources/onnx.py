@@ -97,7 +97,10 @@ def run_in_fixed_batches(
     """Run a graph on all images at once, or one by one where it fixes the batch to one."""
     if fixed_batch is None or len(images) == fixed_batch:
         return function(images)
-    return torch.cat([function(image) for image in torch.split(images, fixed_batch)])
+    outputs = [function(image) for image in torch.split(images, fixed_batch)]
+    if isinstance(outputs[0], tuple):
+        return tuple(torch.cat(parts) for parts in zip(*outputs, strict=True))
+    return torch.cat(outputs)
 
 
 def _open_session(path: Path) -> Any:

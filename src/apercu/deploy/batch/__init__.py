@@ -1,4 +1,4 @@
-"""Explanations of whole data sets: sharded tables or arrays with a manifest, resumable at any time."""
+"""Explanations of whole data sets: sharded tables or arrays with a manifest, resumable."""
 
 from __future__ import annotations
 

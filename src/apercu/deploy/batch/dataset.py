@@ -44,7 +44,7 @@ class Dataset(ABC):
 
     @abstractmethod
     def compute_digest(self) -> str:
-        """Return the SHA-256 over the names and sizes of all files, or over how images are generated.
+        """Return a SHA-256 over the names and sizes of all files, or over how images are made.
 
         Another digest means other images.
         """
@@ -132,11 +132,11 @@ def _measure_file(path: Path) -> int:
 
 @final
 class UrlDataset(Dataset):
-    """One picture per file, at any depth of folders; names are held.
+    """One picture per file, at any depth of folders; the names are kept in memory.
 
     Args:
-        place: the files.
-        input: says how many channels there are, and how bands are called.
+        files: the listed files.
+        input: the number of channels and the names of the bands.
     """
 
     def __init__(self, files: RemoteFiles, input: InputSpec) -> None:

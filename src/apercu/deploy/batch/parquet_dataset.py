@@ -35,14 +35,16 @@ class Footer:
 
 @final
 class ParquetDataset(Dataset):
-    """Rows of one or several Parquet files in Hugging Face's layout, in the order of their names.
+    """The rows of Parquet files in Hugging Face's layout, in the order of the files' names.
+
+    No name of a row is kept in memory.
 
     Args:
-        place: the files.
-        channels: of every picture.
+        files: the listed files.
+        channels: the number of channels of every picture.
 
     Raises:
-        ImagesError: a file is no Parquet file, or has no column of pictures.
+        ImagesError: a file is not a Parquet file, or has no column of pictures.
         UnreachableError: the storage does not answer.
     """
 

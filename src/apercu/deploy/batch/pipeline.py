@@ -35,14 +35,14 @@ TimedRead: TypeAlias = tuple[LoadedImage, float]
 
 @dataclass
 class StageTimes:
-    """Seconds that each stage worked.
+    """The seconds that each stage worked.
 
     Attributes:
-        read: of all threads together.
-        explain: of the one that explains.
-        write: of the one that writes.
-        wall: from the beginning to the end; added up where several machines work.
-        workers: threads that read.
+        read: the seconds of all reading threads together.
+        explain: the seconds of the thread that explains.
+        write: the seconds of the thread that writes.
+        wall: the seconds from the beginning to the end, added up over all machines.
+        readers: the number of threads that read.
     """
 
     read: float = 0.0
@@ -165,7 +165,7 @@ class Pipeline:
     def _write_unit(
         self, unit: Unit, images: list[LoadedImage], explained: ExplainedBatch | None
     ) -> int:
-        """Write the rows of a unit, and the shard after its last unit; return the number of images."""
+        """Write a unit, and the shard after its last unit; return the number of new images."""
         start = time.perf_counter()
         if images:
             WorkFolder(self.shard_writer.out).write_unit(

@@ -80,12 +80,24 @@ class RayCluster:
 
 
 def make_paths_absolute(request: BatchRequest) -> BatchRequest:
-    """The order with paths that mean the same on every machine."""
-    images = (
-        str(Path(request.images).absolute()) if Path(request.images).exists() else request.images
+    """Return a request with paths that mean the same on every machine.
+
+    Raises:
+        ConfigError: the explainer is an object, which the machines cannot open by themselves.
+    """
+    ref = request.explainer
+    if not isinstance(ref.run, Path) or isinstance(ref.classifier, Classifier):
+        raise ConfigError(
+            "cluster: every machine opens the explainer by itself; give the path of its run and "
+            "the SPEC of its classifier"
+        )
+    images = Path(request.images)
+    return replace(
+        request,
+        explainer=replace(ref, run=ref.run.absolute()),
+        images=str(images.absolute()) if images.exists() else request.images,
+        out=request.out.absolute(),
     )
-    who = replace(request.explainer, run=request.explainer.run.absolute())
-    return replace(request, who=who, images=images, out=request.out.absolute())
 
 
 def _explain_shard(row: dict[str, Any], request: BatchRequest) -> dict[str, Any]:

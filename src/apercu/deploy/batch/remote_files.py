@@ -49,7 +49,7 @@ class RemoteFiles:
         return f"{self.root}/{file}"
 
     def format_name(self, file: str) -> str:
-        """Return the name of a file for errors: the URL and the file, or only the URL of a single file."""
+        """Return the name of a file for errors; only the URL if it names the file itself."""
         return self.url if self.single else f"{self.url} {file}"
 
     def read_file(self, file: str) -> bytes:

@@ -104,7 +104,7 @@ class ZarrShards(ShardWriter):
         return [(index, str(name), str(error)) for index, (name, error) in pairs if error]
 
     def _list_chunks(self, shard: int) -> list[Path]:
-        """Return the files of a shard, in the order of the columns; a chunk of zeros has no file."""
+        """Return the files of a shard, in the order of the columns; a chunk of zeros has none."""
         chunks = {name: f"{shard}/0/0" if name == "map" else f"{shard}" for name in FILL_VALUES}
         paths = [self.out / STORE / name / "c" / chunk for name, chunk in chunks.items()]
         return [path for path in paths if path.is_file()]

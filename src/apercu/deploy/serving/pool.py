@@ -127,13 +127,13 @@ class WorkerProcess(asyncio.Protocol):
             self._transport.write(Message(MessageKind.CANCEL, ticket.number).pack())
 
     def kill(self) -> None:
-        """End the process at once; its connection ends with it."""
-        self._process.kill()
-
-    async def close(self) -> None:
-        """End the process at once, and wait until it has ended."""
+        """End the process and its connection at once."""
+        self.gone.set()
         self._transport.abort()
         self._process.kill()
+
+    async def join(self) -> None:
+        """Wait until the process has ended."""
         await asyncio.to_thread(self._process.join)
 
     def data_received(self, data: bytes) -> None:
@@ -209,7 +209,9 @@ class WorkerPool(WorkerClient):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for worker in self._workers.values():
-            await worker.close()
+            worker.kill()
+        for worker in self._workers.values():
+            await worker.join()
 
     async def explain(self, requests: Sequence[ExplainRequest]) -> list[ExplainResponse]:
         tickets = [self._submit(request) for request in requests]
@@ -279,20 +281,19 @@ class WorkerPool(WorkerClient):
                 pause = min(2 * pause, MAX_RESTART_PAUSE)
             self._replaced += 1
             self.report(f"a worker {reason}; another one is started")
-            if self._workers.pop(place, None) is not None:
-                closing = asyncio.create_task(worker.close())
+            if self._workers.get(place) is worker:
+                worker.kill()
                 self._take_back(worker)
-                await closing
+                await worker.join()
 
     async def _watch(self, worker: WorkerProcess) -> str:
-        """Wait until a worker is gone, and return the reason; kill it if it answers nothing."""
+        """Wait until a worker is gone, or answers nothing although it has work; return the reason."""
         while True:
             try:
                 await asyncio.wait_for(worker.gone.wait(), CHECK_INTERVAL)
                 return "stopped"
             except TimeoutError:
                 if worker.silence() > self.max_silence:
-                    worker.kill()
                     return f"answered nothing for {self.max_silence:g} s"
 
     def _take_back(self, worker: WorkerProcess) -> None:
