@@ -17,12 +17,12 @@ from torchmetrics import Metric
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError
 from apercu.explainers.base import TrainedExplainer
-from apercu.methods import BoundMethod, Explainer
+from apercu.methods import BoundMethod, MapExplainer
 from apercu.types import Images, Logits, Scores
 
 
 def explain_func(
-    explainer: TrainedExplainer[Any, Any] | Explainer, classifier: Classifier | None = None
+    explainer: TrainedExplainer[Any, Any] | MapExplainer, classifier: Classifier | None = None
 ) -> Callable[..., NDArray[np.float32]]:
     """Return an `explain_func` for Quantus.
 

@@ -21,8 +21,8 @@ from apercu.evaluation.scores import MetricInputs, compute_metric
 from apercu.images import ImageSource, Item
 from apercu.methods import (
     CentreBox,
-    Explainer,
     Gradient,
+    MapExplainer,
     Requirement,
     TrainedMethod,
     TrueBox,
@@ -133,7 +133,7 @@ def shown(
     classifier: Classifier,
     trial: EvalBatch,
     found: torch.Tensor,
-    explainer: Explainer | TrueBox | None = None,
+    explainer: MapExplainer | TrueBox | None = None,
 ) -> MetricInputs:
     return MetricInputs(explainer or Contrast(), classifier, trial, found, steps=5)
 

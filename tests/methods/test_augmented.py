@@ -7,7 +7,7 @@ import torch
 
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError
-from apercu.methods import CentreBox, Explainer, Gradient, TrainedMethod
+from apercu.methods import CentreBox, Gradient, MapExplainer, TrainedMethod
 from apercu.methods.augmented import Augmented
 
 TARGETS = torch.tensor([0])
@@ -124,7 +124,7 @@ def test_the_seed_draws_the_transforms(
 
 def test_a_wrapper_has_the_needs_and_the_scale_of_its_explainer() -> None:
     trained = Augmented(make_recording_explainer([]))
-    assert isinstance(trained, Explainer)
+    assert isinstance(trained, MapExplainer)
     assert (trained.map_scale, trained.training_seconds) == ("mask", 60.0)
     assert (Augmented(Gradient()).map_scale, Augmented(CentreBox()).map_scale) == ("map", "mask")
     assert Augmented(Gradient(), 4).cache_key == (

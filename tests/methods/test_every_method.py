@@ -12,7 +12,7 @@ from torch import nn
 from apercu import methods
 from apercu.classifiers import Classifier
 from apercu.errors import ClassifierError
-from apercu.methods import Explainer, Method, Wrapper
+from apercu.methods import MapExplainer, Method, Wrapper
 
 EVERY: list[Method | Wrapper] = [
     methods.Augmented(methods.GradCam(), copies=3),
@@ -125,7 +125,7 @@ class TestEvery:
         assert method == again
         assert hash(method) == hash(again)
         assert method.cache_key == repr(method)
-        assert isinstance(method, Explainer)
+        assert isinstance(method, MapExplainer)
         with pytest.raises(AttributeError, match="cannot assign"):
             method.map_scale = "mask"  # type: ignore[misc]
 

@@ -6,7 +6,7 @@ from scipy.ndimage import gaussian_filter
 
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError
-from apercu.methods import CentreBox, Explainer, Gradient, TrainedMethod
+from apercu.methods import CentreBox, Gradient, MapExplainer, TrainedMethod
 from apercu.methods.smoothed import Smoothed
 
 
@@ -30,7 +30,7 @@ def test_no_evidence_is_lost_at_the_border(residual: Classifier, targets: torch.
 
 def test_a_wrapper_has_the_needs_and_the_scale_of_its_explainer() -> None:
     trained = Smoothed(TrainedMethod(lambda images, targets: images[:, 0], "abc", 60.0))
-    assert isinstance(trained, Explainer)
+    assert isinstance(trained, MapExplainer)
     assert (trained.map_scale, trained.training_seconds) == ("mask", 60.0)
     assert (Smoothed(Gradient()).map_scale, Smoothed(CentreBox()).map_scale) == ("map", "mask")
     assert Smoothed(Gradient()).cache_key == "Smoothed(method=Gradient(), sigma=0.03)"

@@ -13,7 +13,7 @@ import apercu.metrics
 from apercu.errors import ConfigError
 from apercu.metrics import Metric
 from apercu.metrics.record import MetricInput
-from apercu.metrics.registry import METRICS, need_threshold
+from apercu.metrics.registry import METRICS, is_threshold_needed
 
 
 def find_records() -> Iterator[Metric]:
@@ -60,7 +60,7 @@ def test_what_a_metric_needs_follows_from_what_it_takes() -> None:
         "ncc": "any",
         "background_invariance": "region",
     }
-    assert need_threshold(["dauc", "iou"]) and not need_threshold(["dauc", "energy"])
+    assert is_threshold_needed(["dauc", "iou"]) and not is_threshold_needed(["dauc", "energy"])
 
 
 def test_a_metric_by_name() -> None:

@@ -16,7 +16,7 @@ from apercu.evaluation.report import write_report, write_tables
 from apercu.evaluation.results import ComparisonResults
 from apercu.evaluation.settings import CompareSettings
 from apercu.images import ImageSource, open_images
-from apercu.methods import Explainer, TrueBox
+from apercu.methods import MapExplainer, TrueBox
 
 REPORT_FILE = "report.html"
 
@@ -113,7 +113,7 @@ def compare(
 
 def _write_all(
     results: ComparisonResults,
-    explainers: Mapping[str, Explainer | TrueBox],
+    explainers: Mapping[str, MapExplainer | TrueBox],
     classifier: Classifier,
     source: ImageSource,
     out: Path,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
 from apercu.classifiers import Classifier
-from apercu.errors import ApercuError, ClassifierError, ImagesError, RunError
+from apercu.errors import ApercuError, ClassifierError, ImagesError
 from apercu.evaluation.cost import describe_environment
 from apercu.evaluation.evaluator import Evaluator, Progress, has_ground_truth, ignore_progress
 from apercu.evaluation.results import (
@@ -23,14 +24,15 @@ from apercu.evaluation.sample import EvalSample, draw_sample
 from apercu.evaluation.settings import CompareSettings
 from apercu.images import ImageSource
 from apercu.io import check_writable
-from apercu.methods import Explainer, TrueBox
-from apercu.metrics.registry import METRICS, need_threshold
+from apercu.methods import MapExplainer, TrueBox
+from apercu.metrics.registry import METRICS, is_threshold_needed
+from apercu.run_record import RunRecord
 
 
 def run_comparison(
     classifier: Classifier,
     source: ImageSource,
-    explainers: Mapping[str, Explainer | TrueBox],
+    explainers: Mapping[str, MapExplainer | TrueBox],
     settings: CompareSettings,
     *,
     out: Path | None = None,
@@ -67,33 +69,38 @@ def run_comparison(
     """
     if out is not None:
         check_writable(out)
-    halves = need_threshold(settings.metrics or METRICS)
-    sample = draw_sample(classifier, source, settings.limit, settings.seed, halves=halves)
-    metrics = _choose_metrics(classifier, sample, settings)
-    evaluator = Evaluator(classifier, sample, metrics, settings, progress)
-    invocation = Invocation(command, describe_environment(settings.seed, classifier.device))
-    cache_keys = {name: explainer.cache_key for name, explainer in explainers.items()}
-    results = _load_earlier(_build_key(evaluator), invocation.environment, out).rename(cache_keys)
-    others = {name: key for name, key in results.explainers.items() if name not in cache_keys}
-    comparison = Comparison(evaluator, results, {**cache_keys, **others}, out, invocation)
-    missing = {
-        name: explainer
-        for name, explainer in explainers.items()
-        if name not in comparison.results.explainers
-    }
-    for name, explainer in missing.items():
-        comparison.attempt(name, partial(evaluator.dry_run, name, explainer))
-    for name, explainer in explainers.items():
-        if name in missing and name not in comparison.failures:
-            comparison.attempt(name, partial(comparison.add_rows, name, explainer))
-            comparison.save()  # before costs, in which it may be interrupted
-        if name in comparison.results.explainers and not comparison.has_cost(name):
-            comparison.attempt(f"cost of {name}", partial(comparison.add_costs, name, explainer))
-            comparison.save()
-    comparison.save()
-    if comparison.failures and not comparison.results.explainers:
-        raise next(iter(comparison.failures.values()))
-    return comparison.results
+    with nullcontext() if out is None else RunRecord(out, {}, "comparison").begin():
+        halves = is_threshold_needed(settings.metrics or METRICS)
+        sample = draw_sample(classifier, source, settings.limit, settings.seed, halves=halves)
+        metrics = _choose_metrics(classifier, sample, settings)
+        evaluator = Evaluator(classifier, sample, metrics, settings, progress)
+        invocation = Invocation(command, describe_environment(settings.seed, classifier.device))
+        cache_keys = {name: explainer.cache_key for name, explainer in explainers.items()}
+        results = _load_earlier(_build_key(evaluator), invocation.environment, out).rename(
+            cache_keys
+        )
+        others = {name: key for name, key in results.explainers.items() if name not in cache_keys}
+        comparison = Comparison(evaluator, results, {**cache_keys, **others}, out, invocation)
+        missing = {
+            name: explainer
+            for name, explainer in explainers.items()
+            if name not in comparison.results.explainers
+        }
+        for name, explainer in missing.items():
+            comparison.attempt(name, partial(evaluator.dry_run, name, explainer))
+        for name, explainer in explainers.items():
+            if name in missing and name not in comparison.failures:
+                comparison.attempt(name, partial(comparison.add_rows, name, explainer))
+                comparison.save()  # before costs, in which it may be interrupted
+            if name in comparison.results.explainers and not comparison.has_cost(name):
+                comparison.attempt(
+                    f"cost of {name}", partial(comparison.add_costs, name, explainer)
+                )
+                comparison.save()
+        comparison.save()
+        if comparison.failures and not comparison.results.explainers:
+            raise next(iter(comparison.failures.values()))
+        return comparison.results
 
 
 def load_finished(
@@ -147,7 +154,7 @@ class Comparison:
         except Exception as error:  # whatever one explainer does, the others go on
             self.failures[name] = _wrap_error(name, error)
 
-    def add_rows(self, name: str, explainer: Explainer | TrueBox) -> None:
+    def add_rows(self, name: str, explainer: MapExplainer | TrueBox) -> None:
         """Measure one explainer and add its rows."""
         measured, results = self.evaluator.evaluate(name, explainer), self.results
         finished = (*self.invocation.explainers, name)
@@ -169,7 +176,7 @@ class Comparison:
         is_known = any(cost.explainer == name for cost in self.results.cost)
         return is_known and f"cost of {name}" not in self.earlier.failed
 
-    def add_costs(self, name: str, explainer: Explainer | TrueBox) -> None:
+    def add_costs(self, name: str, explainer: MapExplainer | TrueBox) -> None:
         """Measure the costs of one explainer and add them, batch by batch."""
         others = [cost for cost in self.results.cost if cost.explainer != name]
         own: list[Cost] = []
@@ -258,16 +265,5 @@ def _load_earlier(
     if out is None or not (out / RESULTS_FILE).is_file():
         return ComparisonResults(key, environment)
     earlier = ComparisonResults.load(out)
-    before, now = _flatten_key(earlier.key), _flatten_key(key)
-    for name in now:
-        if before.get(name) != now[name]:
-            raise RunError(
-                f"{out}: holds a comparison with {name} {before.get(name)}, this one has "
-                f"{now[name]}; choose another --out"
-            )
+    RunRecord(out, {}, "comparison").compare(asdict(earlier.key), asdict(key))
     return earlier
-
-
-def _flatten_key(key: ComparisonKey) -> dict[str, object]:
-    content = asdict(key)
-    return content | content.pop("settings")

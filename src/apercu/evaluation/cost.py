@@ -20,7 +20,7 @@ import torch
 
 from apercu.classifiers import Classifier
 from apercu.evaluation.results import ComparisonResults, Cost
-from apercu.methods import Explainer
+from apercu.methods import MapExplainer
 from apercu.types import Images, Targets
 
 LIBRARIES = ("torch", "torchvision", "timm", "captum", "numpy")
@@ -34,7 +34,7 @@ MEGABYTE = 1e6
 
 def measure_cost(
     name: str,
-    explainer: Explainer,
+    explainer: MapExplainer,
     classifier: Classifier,
     inputs: tuple[Images, Targets],
     repeats: int,

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from apercu.classifiers import Classifier, open_classifier, save_classifier
-from apercu.errors import RunError
 from apercu.evaluation.comparison import run_comparison
 from apercu.evaluation.demo_classifier import ClassifierTraining, measure_accuracy, train_classifier
 from apercu.evaluation.gallery import draw_gallery
@@ -24,9 +23,9 @@ from apercu.images import Planted
 from apercu.io import write_file
 from apercu.methods import (
     CentreBox,
-    Explainer,
     GradCam,
     Gradient,
+    MapExplainer,
     Occlusion,
     TrueBox,
     WholeBox,
@@ -37,7 +36,7 @@ TRAIN_IMAGES, TEST_IMAGES = 2000, 200
 """Training images, and test images that are compared (half of them choose thresholds)."""
 CLASSIFIER_TRAINING = ClassifierTraining()
 MASK_SETTINGS = MASK_PRESETS.parse({"preset": "light", "schedule": {"steps": 300, "batch": 32}})
-METHODS: dict[str, Explainer | TrueBox] = {
+METHODS: dict[str, MapExplainer | TrueBox] = {
     "gradient": Gradient(),
     "grad_cam": GradCam(),
     "occlusion": Occlusion(),
@@ -82,9 +81,9 @@ class Demo:
             RunError: the folder holds a demo with another seed or other settings.
             OutputError: the folder cannot be written.
         """
-        self._write_plan()
-        classifier = self._prepare_classifier()
-        explainer = self._prepare_explainer(classifier)
+        with self._record().begin():
+            classifier = self._prepare_classifier()
+            explainer = self._prepare_explainer(classifier)
         test = Planted(images=TEST_IMAGES, seed=self.seed, split="test")
         explainers = {"mask": wrap_trained(explainer, classifier), **METHODS}
         results = run_comparison(
@@ -100,19 +99,16 @@ class Demo:
         write_tables(results, self.out)
         return DemoResults(results, write_report(results, images, self.out / "report.html"))
 
-    def _write_plan(self) -> None:
-        """Write the plan, or check that the folder was begun with the same one."""
-        plan = {
-            "seed": self.seed,
-            "images": TRAIN_IMAGES,
-            "tested": TEST_IMAGES,
-            "lessons": asdict(CLASSIFIER_TRAINING),
-            "mask": MASK_SETTINGS.model_dump(mode="json"),
-        }
-        text, path = json.dumps(plan, indent=1) + "\n", self.out / PLAN
-        if path.is_file() and path.read_text(encoding="utf-8") != text:
-            raise RunError(f"{self.out}: holds a demo with other settings; choose another --out")
-        write_file(path, text)
+    def _record(self) -> RunRecord:
+        """Return the record of what the demo depends on."""
+        plan = DemoPlan(
+            seed=self.seed,
+            images=TRAIN_IMAGES,
+            tested=TEST_IMAGES,
+            lessons=asdict(CLASSIFIER_TRAINING),
+            mask=MASK_SETTINGS.model_dump(mode="json"),
+        )
+        return RunRecord(self.out, {PLAN: plan}, "demo")
 
     def _prepare_classifier(self) -> Classifier:
         """Train the classifier, or open the trained one."""

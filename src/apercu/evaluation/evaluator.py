@@ -17,7 +17,7 @@ from apercu.evaluation.results import FIXED_THRESHOLD, Cost, MetricRow, fixed_th
 from apercu.evaluation.sample import EvalBatch, EvalSample, SampleRecord
 from apercu.evaluation.scores import MetricInputs, compute_metric
 from apercu.evaluation.settings import CompareSettings
-from apercu.methods import Explainer, TrueBox
+from apercu.methods import MapExplainer, TrueBox
 from apercu.metrics.registry import METRICS
 from apercu.statistics import bootstrap_interval
 from apercu.types import Maps
@@ -93,7 +93,7 @@ class Evaluator:
         masked = [record for record in self.sample.test if record.has_region][:2]
         return next(self.sample.read_batches(self.classifier, masked, 2), None) if masked else None
 
-    def dry_run(self, name: str, explainer: Explainer | TrueBox) -> None:
+    def dry_run(self, name: str, explainer: MapExplainer | TrueBox) -> None:
         """Explain one image, so that what cannot work fails before hours of work.
 
         Raises:
@@ -109,7 +109,7 @@ class Evaluator:
         for batch in self.sample.read_batches(self.classifier, self.sample.test[:1], 1):
             self._compute_maps(name, explainer, batch)
 
-    def evaluate(self, name: str, explainer: Explainer | TrueBox) -> ExplainerScores:
+    def evaluate(self, name: str, explainer: MapExplainer | TrueBox) -> ExplainerScores:
         """Measure one explainer on the test half, at the thresholds that the tune half chooses."""
         chosen: dict[str, tuple[ChosenThreshold, ...]] = dict.fromkeys(
             self._select_metrics(explainer), (ChosenThreshold(FIXED_THRESHOLD),)
@@ -134,7 +134,7 @@ class Evaluator:
                 rows.append(self._make_row(row_name, metric, values, threshold))
         return ExplainerScores(rows, scores, measured.curves)
 
-    def measure_costs(self, name: str, explainer: Explainer | TrueBox) -> Iterator[Cost]:
+    def measure_costs(self, name: str, explainer: MapExplainer | TrueBox) -> Iterator[Cost]:
         """Measure time, queries and memory at every batch size, smallest first.
 
         Boxes that need nothing cost nothing and are left out, and so is a batch that would take
@@ -171,7 +171,7 @@ class Evaluator:
         )
 
     def _choose_thresholds(
-        self, name: str, explainer: Explainer | TrueBox
+        self, name: str, explainer: MapExplainer | TrueBox
     ) -> dict[str, ChosenThreshold]:
         """Return the best threshold of each metric on the tune half."""
         thresholded = [metric for metric in self.metrics if METRICS[metric].thresholded]
@@ -190,7 +190,7 @@ class Evaluator:
     def _compute_scores(
         self,
         name: str,
-        explainer: Explainer | TrueBox,
+        explainer: MapExplainer | TrueBox,
         records: Sequence[SampleRecord],
         thresholds: Mapping[str, Sequence[float]],
     ) -> LevelledScores:
@@ -222,12 +222,12 @@ class Evaluator:
             {kind: tuple(torch.cat(part).mean(dim=0).tolist()) for kind, part in curves.items()},
         )
 
-    def _select_metrics(self, explainer: Explainer | TrueBox) -> list[str]:
+    def _select_metrics(self, explainer: MapExplainer | TrueBox) -> list[str]:
         """Return the metrics of this explainer: true boxes cannot give further maps."""
         only_once = isinstance(explainer, TrueBox)
         return [name for name in self.metrics if not (only_once and METRICS[name].explains_again)]
 
-    def _compute_maps(self, name: str, explainer: Explainer | TrueBox, batch: EvalBatch) -> Maps:
+    def _compute_maps(self, name: str, explainer: MapExplainer | TrueBox, batch: EvalBatch) -> Maps:
         """Return maps as the explainer gives them."""
         if isinstance(explainer, TrueBox):
             return explainer(batch.images, batch.true_boxes)

@@ -18,8 +18,8 @@ from apercu.evaluation.results import FIXED_THRESHOLD, ComparisonResults
 from apercu.evaluation.sample import split_indices
 from apercu.images import ImageSource, Item
 from apercu.images.stream import scale_boxes
-from apercu.methods import Explainer, TrueBox
-from apercu.metrics.registry import need_threshold
+from apercu.methods import MapExplainer, TrueBox
+from apercu.metrics.registry import is_threshold_needed
 
 GALLERY_FOLDER = "gallery"
 """Folder inside that of a comparison, for the drawings."""
@@ -41,7 +41,7 @@ class ExplainerView:
     name: str
     cache_key: str
     threshold: float
-    explainer: Explainer | None
+    explainer: MapExplainer | None
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class DrawingCache:
         view: ExplainerView,
         item: Item,
         target: int,
-        draw: Callable[[Explainer], Image.Image],
+        draw: Callable[[MapExplainer], Image.Image],
     ) -> Image.Image | None:
         """Return the kept drawing, or a new one; None where there is none and no explainer."""
         content = (self.fingerprint, item.name, target, view.cache_key, view.threshold)
@@ -81,7 +81,7 @@ class DrawingCache:
 def draw_gallery(
     classifier: Classifier,
     source: ImageSource,
-    explainers: Mapping[str, Explainer | TrueBox],
+    explainers: Mapping[str, MapExplainer | TrueBox],
     results: ComparisonResults,
     count: int = 6,
     out: Path | None = None,
@@ -104,7 +104,7 @@ def draw_gallery(
         The images with one drawing per explainer.
     """
     settings = results.key.settings
-    halves = need_threshold(settings["metrics"])
+    halves = is_threshold_needed(settings["metrics"])
     _, test = split_indices(len(source), settings["limit"], settings["seed"], halves=halves)
     step = max(1, len(test) // max(1, count))
     views = [
@@ -119,7 +119,7 @@ def draw_gallery(
     return tuple(images)
 
 
-def _get(explainers: Mapping[str, Explainer | TrueBox], name: str) -> Explainer | None:
+def _get(explainers: Mapping[str, MapExplainer | TrueBox], name: str) -> MapExplainer | None:
     """Return an explainer that can draw maps: the true boxes are shown on the image itself."""
     explainer = explainers.get(name)
     return None if isinstance(explainer, TrueBox) else explainer
@@ -140,7 +140,7 @@ def _draw_image(
     drawings = {}
     for view in views:
 
-        def draw(explainer: Explainer, threshold: float = view.threshold) -> Image.Image:
+        def draw(explainer: MapExplainer, threshold: float = view.threshold) -> Image.Image:
             found = explainer(classifier, images, torch.tensor([target], device=images.device))
             unit = maps.min_max_scale(found) if explainer.map_scale == "map" else found
             box = maps.tight_boxes(maps.find_regions(unit, threshold)).cpu()

@@ -14,7 +14,7 @@ from apercu.errors import ConfigError
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.run_folder import load_explainer
 from apercu.images import ImageSource
-from apercu.methods import Explainer, MapScale, Requirement, TrainedMethod, TrueBox
+from apercu.methods import MapExplainer, MapScale, Requirement, TrainedMethod, TrueBox
 from apercu.methods.registry import (
     apply_seed,
     check_methods,
@@ -29,7 +29,7 @@ MapFunction: TypeAlias = Callable[[Classifier, Images, Targets], Maps]
 """A function of classifier, images and targets to maps, `batch × height × width`."""
 
 ExplainerLike: TypeAlias = (
-    TrainedExplainer[Any, Any] | Explainer | TrueBox | MapFunction | str | Path
+    TrainedExplainer[Any, Any] | MapExplainer | TrueBox | MapFunction | str | Path
 )
 """A trained explainer or its run folder; a method or its name with settings; or a function."""
 
@@ -67,7 +67,7 @@ def open_explainers(
     classifier: Classifier,
     source: ImageSource,
     seed: int = 0,
-) -> dict[str, Explainer | TrueBox]:
+) -> dict[str, MapExplainer | TrueBox]:
     """Open everything that is compared, by the names of its rows.
 
     Args:
@@ -90,7 +90,7 @@ def open_explainers(
         named = dict(explainers or {})
     else:
         named = _name_all(explainers, classifier)
-    opened: dict[str, Explainer | TrueBox] = {}
+    opened: dict[str, MapExplainer | TrueBox] = {}
     for name, explainer in named.items():
         is_name = isinstance(explainer, str) and not _is_run(explainer)
         ready = open_explainer(explainer, classifier)
@@ -115,7 +115,7 @@ def check_names(
         check_methods(str(methods)) if explainers else parse_methods(str(methods))
 
 
-def open_explainer(explainer: ExplainerLike, classifier: Classifier) -> Explainer | TrueBox:
+def open_explainer(explainer: ExplainerLike, classifier: Classifier) -> MapExplainer | TrueBox:
     """Return an explainer as a comparison takes it.
 
     Args:
@@ -133,7 +133,7 @@ def open_explainer(explainer: ExplainerLike, classifier: Classifier) -> Explaine
         return wrap_trained(load_explainer(explainer, classifier.device), classifier)
     if isinstance(explainer, TrainedExplainer):
         return wrap_trained(explainer, classifier)
-    if isinstance(explainer, Explainer | TrueBox):
+    if isinstance(explainer, MapExplainer | TrueBox):
         return explainer
     if callable(explainer):
         return FunctionExplainer(explainer)

@@ -15,7 +15,7 @@ from apercu.classifiers import Classifier
 from apercu.errors import ApercuError
 from apercu.evaluation.sample import EvalBatch
 from apercu.maps import find_regions, min_max_scale, tight_boxes
-from apercu.methods import Explainer, TrueBox
+from apercu.methods import MapExplainer, TrueBox
 from apercu.metrics.background_invariance import remove_objects, replace_background
 from apercu.metrics.flipping import (
     Flipping,
@@ -47,7 +47,7 @@ class MetricInputs:
         backgrounds: two images with masks, on whose background others are shown.
     """
 
-    explainer: Explainer | TrueBox
+    explainer: MapExplainer | TrueBox
     classifier: Classifier
     batch: EvalBatch
     maps: Maps
@@ -129,7 +129,7 @@ class MetricInputs:
         Raises:
             ApercuError: a map holds NaN or infinity, which would score well by chance.
         """
-        maps = cast(Explainer, self.explainer)(classifier, images, targets).detach()
+        maps = cast(MapExplainer, self.explainer)(classifier, images, targets).detach()
         if not maps.isfinite().all():
             raise ApercuError(
                 f"{self.explainer}: expected finite maps when asked again, got NaN or infinity"

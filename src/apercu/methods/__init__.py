@@ -8,7 +8,7 @@ from __future__ import annotations
 from apercu.methods.augmented import Augmented
 from apercu.methods.base import (
     BoundMethod,
-    Explainer,
+    MapExplainer,
     MapScale,
     Method,
     Requirement,
@@ -49,7 +49,7 @@ __all__ = [
     "CentreBox",
     "Edges",
     "ExcitationBackprop",
-    "Explainer",
+    "MapExplainer",
     "GradCam",
     "GradCamPlusPlus",
     "Gradient",

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError
-from apercu.methods.base import Explainer, Wrapper
+from apercu.methods.base import MapExplainer, Wrapper
 from apercu.types import Images, Maps, Targets
 
 
@@ -38,7 +38,7 @@ class Augmented(Wrapper):
         ConfigError: a number is out of range.
     """
 
-    method: Explainer
+    method: MapExplainer
     copies: int = 8
     seed: int = 0
     degrees: float = 15.0

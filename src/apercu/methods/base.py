@@ -40,7 +40,7 @@ ImageBatch: TypeAlias = Tensor | NDArray[Any]
 
 
 @runtime_checkable
-class Explainer(Protocol):
+class MapExplainer(Protocol):
     """What can be compared: a method, or a trained explainer as `TrainedMethod`."""
 
     @property
@@ -106,7 +106,7 @@ class _BaseMethod(ABC):
             ConfigError: the argument is no classifier.
         """
         _check_classifier(self, classifier)
-        return BoundMethod(cast("Explainer", self), classifier)
+        return BoundMethod(cast("MapExplainer", self), classifier)
 
     @final
     def attribute(self, *inputs: object, **settings: object) -> Never:
@@ -132,7 +132,7 @@ class Method(_BaseMethod):
 class Wrapper(_BaseMethod):
     """Changes the images that another explainer receives, or its maps."""
 
-    method: Explainer
+    method: MapExplainer
 
     @property
     def map_scale(self) -> MapScale:
@@ -161,7 +161,7 @@ class BoundMethod:
         >>> maps = grad_cam.attribute(images, target=281)  # doctest: +SKIP
     """
 
-    method: Explainer
+    method: MapExplainer
     classifier: Classifier
 
     def attribute(self, inputs: ImageBatch, target: Target = None) -> Maps:

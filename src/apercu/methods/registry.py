@@ -12,7 +12,7 @@ from apercu.classifiers import Classifier
 from apercu.errors import ClassifierError, ConfigError, suggest_nearest
 from apercu.images import ImageSource
 from apercu.methods.augmented import Augmented
-from apercu.methods.base import Explainer, Method, Wrapper
+from apercu.methods.base import MapExplainer, Method, Wrapper
 from apercu.methods.cam import Cam
 from apercu.methods.centre_blob import CentreBlob
 from apercu.methods.centre_box import CentreBox
@@ -67,7 +67,7 @@ METHODS: Final[Mapping[str, type[NamedMethod]]] = {
     "edges": Edges,
 }
 
-WRAPPERS: Final[Mapping[str, Callable[[Explainer, str], Explainer]]] = {
+WRAPPERS: Final[Mapping[str, Callable[[MapExplainer, str], MapExplainer]]] = {
     "augmented": lambda method, copies: Augmented(method, int(copies)),
     "smoothed": lambda method, sigma: Smoothed(method, float(sigma)),
 }
@@ -81,7 +81,7 @@ def names() -> tuple[str, ...]:
     return tuple(METHODS)
 
 
-def get(text: str) -> Explainer | TrueBox:
+def get(text: str) -> MapExplainer | TrueBox:
     """Return a method by its name, with settings if some are given.
 
     >>> get("grad_cam")
@@ -103,8 +103,8 @@ def get(text: str) -> Explainer | TrueBox:
 
 
 def parse_methods(
-    text: str, runs: Mapping[str, Explainer] | None = None
-) -> dict[str, Explainer | TrueBox]:
+    text: str, runs: Mapping[str, MapExplainer] | None = None
+) -> dict[str, MapExplainer | TrueBox]:
     """Return the methods of a list such as `a,b:key=value,key=value,c`.
 
     Args:
@@ -132,13 +132,13 @@ def check_methods(text: str) -> None:
 
 
 def apply_seed(
-    explainers: Mapping[str, Explainer | TrueBox], seed: int
-) -> dict[str, Explainer | TrueBox]:
+    explainers: Mapping[str, MapExplainer | TrueBox], seed: int
+) -> dict[str, MapExplainer | TrueBox]:
     """Return the same explainers with this seed, where they are random and no seed was typed."""
     return {
         name: explainer
         if "seed=" in name
-        else cast(Explainer | TrueBox, _replace_seed(explainer, seed))
+        else cast(MapExplainer | TrueBox, _replace_seed(explainer, seed))
         for name, explainer in explainers.items()
     }
 
@@ -165,7 +165,7 @@ def find_allowed_methods(classifier: Classifier, source: ImageSource) -> dict[st
     return allowed
 
 
-def _parse_method(text: str, runs: Mapping[str, Explainer]) -> Explainer | TrueBox:
+def _parse_method(text: str, runs: Mapping[str, MapExplainer]) -> MapExplainer | TrueBox:
     """Return the method of a name with settings, within the wrappers among the settings."""
     name, _, rest = text.partition(":")
     settings = parse_settings(name, rest, "methods")

@@ -8,7 +8,7 @@ from typing import final
 
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError
-from apercu.methods.base import Explainer, Wrapper
+from apercu.methods.base import MapExplainer, Wrapper
 from apercu.removal import Blur
 from apercu.types import Images, Maps, Targets
 
@@ -28,7 +28,7 @@ class Smoothed(Wrapper):
         ConfigError: sigma is not above 0.
     """
 
-    method: Explainer
+    method: MapExplainer
     sigma: float = 0.03
 
     def __post_init__(self) -> None:

@@ -74,6 +74,6 @@ def names() -> tuple[str, ...]:
     return tuple(METRICS)
 
 
-def need_threshold(metrics: Iterable[str]) -> bool:
+def is_threshold_needed(metrics: Iterable[str]) -> bool:
     """Return whether any of the named metrics judges the region above a threshold."""
     return any(METRICS[name].thresholded for name in metrics)

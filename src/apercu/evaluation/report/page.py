@@ -34,7 +34,7 @@ from apercu.evaluation.report.tables import format_duration
 from apercu.evaluation.results import ComparisonResults
 from apercu.io import write_file
 from apercu.methods import Requirement
-from apercu.metrics.registry import METRICS, need_threshold
+from apercu.metrics.registry import METRICS, is_threshold_needed
 
 PICTURE_SIDE = 240
 """Longest side of a picture of the gallery, in pixels."""
@@ -104,7 +104,7 @@ def write_report(results: ComparisonResults, images: Sequence[GalleryImage], pat
         images=[_embed_pictures(image) for image in images],
         format_duration=format_duration,
         image_counts=count_images(results),
-        halves=need_threshold(metrics),
+        halves=is_threshold_needed(metrics),
         format_break_even=format_break_even,
         allow_line_breaks=_allow_line_breaks,
     )

@@ -20,7 +20,7 @@ from apercu.evaluation.ranking import (
 )
 from apercu.evaluation.results import ComparisonResults, Cost
 from apercu.io import write_file
-from apercu.metrics.registry import METRICS, need_threshold
+from apercu.metrics.registry import METRICS, is_threshold_needed
 
 CSV_HEADER = (
     *("explainer", "metric", "better", "value", "low", "high", "n", "threshold"),
@@ -56,7 +56,7 @@ def format_markdown(results: ComparisonResults) -> str:
         f"{max(count_images(results).values(), default=0)} of them"
         + (
             ", with the threshold that the others chose"
-            if need_threshold(list_metrics(results))
+            if is_threshold_needed(list_metrics(results))
             else ""
         )
         + "; ▲ better and ▼ worse than the best trained "

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from apercu.classifiers import Classifier
 from apercu.explainers.base import TrainedExplainer
-from apercu.methods import Explainer
+from apercu.methods import MapExplainer
 from apercu.methods.layers import compute_deep_features
 from apercu.robustness.detection.detectors.base import Features
 from apercu.robustness.filters import Filter, Jpeg
@@ -104,7 +104,7 @@ class MethodMapFeatures(FeatureExtractor):
     """
 
     classifier: Classifier
-    method: Explainer
+    method: MapExplainer
 
     def __call__(self, images: Images) -> Features:
         predicted = find_top_classes(self.classifier, images)[:, 0]
