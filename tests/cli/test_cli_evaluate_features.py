@@ -41,7 +41,7 @@ def test_the_command(apercu, tiny_card: Path, folders: Path) -> None:
     [
         (("--network", "tiny"), "network: expected NAME=SPEC, got 'tiny'"),
         (("--heads", "liner"), "did you mean linear"),
-        (("--fractions", "0,1"), "fractions: expected shares above 0 and up to 1"),
+        (("--fractions", "0,1"), "fractions: expected fractions above 0 and up to 1"),
         (("--fractions", "some"), "fractions: expected numbers such as 0.05, got 'some'"),
         (("--test", "plain"), "has no labels; use folders per class, or labels.csv"),
         (("--test", "other"), "cat is no class of the images to learn from"),
