@@ -40,8 +40,10 @@ SCRIPT = Path(__file__).parent / "two_nodes.py"
 @pytest.mark.slow
 def test_nothing_is_lost_or_doubled_when_a_node_dies(tiny_run, tmp_path) -> None:
     settings = BatchSettings(shard=8, batch=2)
-    order = BatchRequest(ExplainerRef(tiny_run), PLANTED, tmp_path / "one", settings, Workers(1, 1))
-    run_batch(make_request, lambda done, total: None)
+    request = BatchRequest(
+        ExplainerRef(tiny_run), PLANTED, tmp_path / "one", settings, Workers(1, 1)
+    )
+    run_batch(request, lambda done, total: None)
     command = [sys.executable, SCRIPT, tiny_run, PLANTED, tmp_path / "two", "8", "2"]
     environment = {
         **os.environ,
@@ -65,7 +67,7 @@ def test_shards_explained_in_any_order_are_the_same(make_request, explain, tmp_p
     def way(opened, shards, done):
         for shard in (*shards[::-1], shards[0]):  # in any make_request, one of them twice
             assert (
-                _explain_shard({"shard": shard}, make_paths_absolute(opened.make_request))["shard"]
+                _explain_shard({"shard": shard}, make_paths_absolute(opened.order))["shard"]
                 == shard
             )
         return opened.work([], done)
@@ -77,22 +79,22 @@ def test_shards_explained_in_any_order_are_the_same(make_request, explain, tmp_p
 def test_removed_units_of_a_finished_shard_are_no_error(make_request, monkeypatch) -> None:
     from apercu.deploy.batch.work_folder import WorkFolder
 
-    asked = make_request()
-    tables = WorkFolder.read_units
+    request = make_request()
+    read_units = WorkFolder.read_units
 
-    def twice(self, plan, shard):
-        """Another machine finishes the shard between the last unit and the sealing of it."""
-        monkeypatch.setattr(WorkFolder, "read_units", tables)
-        asked.open().work([shard], lambda more: None)
-        return tables(self, plan, shard)
+    def finish_first(self, plan, shard):
+        """Another machine finishes the shard after its last unit and before it is written."""
+        monkeypatch.setattr(WorkFolder, "read_units", read_units)
+        request.open().explain_shards([shard], lambda more: None)
+        return read_units(self, plan, shard)
 
-    def way(opened, shards, done):
-        monkeypatch.setattr(WorkFolder, "read_units", twice)
+    def execute(opened, shards, on_finished):
+        monkeypatch.setattr(WorkFolder, "read_units", finish_first)
         for shard in shards:
-            _explain_shard({"shard": shard}, make_paths_absolute(opened.make_request))
-        return opened.work([], done)
+            _explain_shard({"shard": shard}, make_paths_absolute(opened.request))
+        return opened.explain_shards([], on_finished)
 
-    summary = run_batch(asked, lambda done, total: None, way)
+    summary = run_batch(request, lambda count, total: None, execute)
     assert summary.manifest["images"] == COUNT
 
 

@@ -79,7 +79,7 @@ def test_killed_and_started_again_it_writes_the_same_bytes(
     counts = _count_explained(monkeypatch)
     summary = run_batch(make_request(out=out, batch=2), lambda done, total: None)
     assert summary.explained == COUNT - kept
-    assert counts["images"] <= summary.explain
+    assert counts["images"] <= summary.explained
     assert read_files(out) == read_files(whole)
 
 
@@ -117,7 +117,7 @@ def test_a_finished_result_is_not_changed(explain, make_request, monkeypatch) ->
     before = read_files(explain())
     counts = _count_explained(monkeypatch)
     summary = run_batch(make_request(), lambda done, total: None)
-    assert (summary.explain, counts["images"]) == (0, 0)
+    assert (summary.explained, counts["images"]) == (0, 0)
     assert summary.manifest["images"] == COUNT
     assert read_files(make_request().out) == before
 

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "benchmarks" / "sizing.py"
 
 
-def sized(*words: str) -> list[str]:
+def run_sizing(*words: str) -> list[str]:
     done = subprocess.run(
         [sys.executable, str(SCRIPT), *words], capture_output=True, text=True, cwd=ROOT, check=True
     )
@@ -20,7 +20,7 @@ def sized(*words: str) -> list[str]:
 
 def test_the_page_holds_what_its_figures_give() -> None:
     page = (ROOT / "docs" / "sizing.md").read_text(encoding="utf-8")
-    for line in sized():
+    for line in run_sizing():
         assert line in page
 
 
@@ -30,7 +30,7 @@ def test_the_tables_follow_the_formulae(tmp_path) -> None:
         "row": {"png": 1000.0},
     }
     (tmp_path / "m.json").write_text(json.dumps(figures))
-    lines = sized(
+    lines = run_sizing(
         *("--measured", str(tmp_path / "m.json"), "--plan", "1000000", "--machine", "box=4"),
         *("--euro-per-core-hour", "0.5", "--rate", "G=1000,3", "--euro-per-terabyte-month", "9"),
     )
@@ -44,7 +44,7 @@ def test_the_tables_follow_the_formulae(tmp_path) -> None:
 
 def test_the_measured_figures_are_kept(tiny_run, tmp_path) -> None:
     words = ("--run", str(tiny_run), "--images", "planted:size=32,images=20,classes=3")
-    sized(*words, "--out", str(tmp_path / "m.json"))
+    run_sizing(*words, "--out", str(tmp_path / "m.json"))
     kept = json.loads((tmp_path / "m.json").read_text())
     assert kept["images"] == 20
     assert 0 < kept["row"]["uint8"] < kept["row"]["float16"]

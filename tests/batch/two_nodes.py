@@ -28,10 +28,12 @@ def main() -> int:
     killer.start()
     progress: list[int] = []
     try:
-        summary = run_batch(make_request, lambda done, total: progress.append(done), way)
+        summary = run_batch(
+            request, lambda count, total: progress.append(count), RayCluster(cluster.address)
+        )
     finally:
         cluster.shutdown()
-    counts = (summary.explain, progress[-1], progress == sorted(progress))
+    counts = (summary.explained, progress[-1], progress == sorted(progress))
     sys.stdout.write(f"finished {counts}\n")
     return 0
 

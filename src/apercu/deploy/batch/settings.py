@@ -69,19 +69,19 @@ class BatchRecord(BaseModel):
     Attributes:
         version: the version of the result's layout.
         images: the data set as the caller named it; only what it holds must stay the same.
+        settings: the settings; where several parts differ, an error names the first of them.
+        explainer: the explainer.
         count: the number of images.
         sha256: a digest over the names and sizes of all files, or over how images are generated.
-        explainer: the explainer.
-        settings: the settings.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     version: Literal[1] = VERSION
     images: str
+    settings: BatchSettings
+    explainer: ExplainerInfo
     count: int
     sha256: str
-    explainer: ExplainerInfo
-    settings: BatchSettings
 
 
 def _count_cores() -> int:
