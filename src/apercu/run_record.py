@@ -98,18 +98,27 @@ class RunRecord:
             )
         for name, part in self.parts.items():
             if (self.folder / name).is_file():
-                self._compare(read_part(self.folder / name, type(part)), part)
+                before = read_part(self.folder / name, type(part))
+                self.compare(before.model_dump(mode="json"), part.model_dump(mode="json"))
         return RunState.FINISHED if finished else RunState.RESUMED
 
-    def _compare(self, before: BaseModel, now: BaseModel) -> None:
-        """Raise RunError with the first value that is another now."""
-        earlier, current = (_flatten(part.model_dump(mode="json")) for part in (before, now))
-        for name in (*current, *(name for name in earlier if name not in current)):
-            if name not in self.ignored and earlier.get(name) != current.get(name):
+    def compare(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        """Compare what the result depends on, as JSON gives it.
+
+        Args:
+            before: values of the work that the folder holds, by name; they may be nested.
+            now: values of the work that begins.
+
+        Raises:
+            RunError: a value is another one now; the message names the first.
+        """
+        earlier = _flatten(before)
+        for name, value in _flatten(now).items():
+            if name not in self.ignored and earlier.get(name) != value:
                 raise RunError(
                     f"{self.folder}: the {self.noun} begun here had {name} "
-                    f"{_show(earlier.get(name))}, now {_show(current.get(name))}; use the same, or "
-                    "choose another --out"
+                    f"{_show(earlier.get(name))}, now {_show(value)}; use the same, or choose "
+                    "another --out"
                 )
 
 

@@ -634,7 +634,9 @@ def test_another_comparison_does_not_overwrite_the_first(
                 classes=("dark", "bright"),
             ),
         )
-    with pytest.raises(RunError, match=r"holds a comparison with .*; choose another --out"):
+    with pytest.raises(
+        RunError, match=r"the comparison begun here had .*, or choose another --out"
+    ):
         run_comparison(classifier, source, {"mask": mask}, settings, out=tmp_path)
     assert (tmp_path / "results.json").read_text() == before
 

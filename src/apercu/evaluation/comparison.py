@@ -75,32 +75,8 @@ def run_comparison(
         metrics = _choose_metrics(classifier, sample, settings)
         evaluator = Evaluator(classifier, sample, metrics, settings, progress)
         invocation = Invocation(command, describe_environment(settings.seed, classifier.device))
-        cache_keys = {name: explainer.cache_key for name, explainer in explainers.items()}
-        results = _load_earlier(_build_key(evaluator), invocation.environment, out).rename(
-            cache_keys
-        )
-        others = {name: key for name, key in results.explainers.items() if name not in cache_keys}
-        comparison = Comparison(evaluator, results, {**cache_keys, **others}, out, invocation)
-        missing = {
-            name: explainer
-            for name, explainer in explainers.items()
-            if name not in comparison.results.explainers
-        }
-        for name, explainer in missing.items():
-            comparison.attempt(name, partial(evaluator.dry_run, name, explainer))
-        for name, explainer in explainers.items():
-            if name in missing and name not in comparison.failures:
-                comparison.attempt(name, partial(comparison.add_rows, name, explainer))
-                comparison.save()  # before costs, in which it may be interrupted
-            if name in comparison.results.explainers and not comparison.has_cost(name):
-                comparison.attempt(
-                    f"cost of {name}", partial(comparison.add_costs, name, explainer)
-                )
-                comparison.save()
-        comparison.save()
-        if comparison.failures and not comparison.results.explainers:
-            raise next(iter(comparison.failures.values()))
-        return comparison.results
+        earlier = _load_earlier(_build_key(evaluator), invocation.environment, out)
+        return Comparison(evaluator, earlier, explainers, out, invocation).measure_all()
 
 
 def load_finished(
@@ -123,28 +99,57 @@ class Comparison:
 
     Args:
         evaluator: measures the explainers.
-        results: the results of earlier calls.
-        cache_keys: the cache keys of all explainers whose results are kept, by name.
-        out: the folder of the results.
+        earlier: the results of earlier calls.
+        explainers: the explainers by name.
+        out: the folder of the results; None saves nothing.
         invocation: the present call.
     """
 
     def __init__(
         self,
         evaluator: Evaluator,
-        results: ComparisonResults,
-        cache_keys: Mapping[str, str],
+        earlier: ComparisonResults,
+        explainers: Mapping[str, MapExplainer | TrueBox],
         out: Path | None,
         invocation: Invocation,
     ) -> None:
+        own = {name: explainer.cache_key for name, explainer in explainers.items()}
+        earlier = earlier.rename(own)
+        others = {name: key for name, key in earlier.explainers.items() if name not in own}
         self.evaluator = evaluator
-        self.results = results.select(cache_keys)
-        self.cache_keys = cache_keys
+        self.explainers = explainers
         self.out = out
         self.invocation = invocation
-        self.earlier = self.results
+        self.cache_keys = {**own, **others}
+        self.earlier = self.results = earlier.select(self.cache_keys)
         self.failures: dict[str, ApercuError] = {}
         self.attempted: set[str] = set()
+
+    def measure_all(self) -> ComparisonResults:
+        """Measure every explainer whose results are missing, and save after each.
+
+        Raises:
+            OutputError: the results cannot be saved.
+            ApercuError: none of the explainers could be measured; the reason of the first one.
+        """
+        missing = {
+            name: explainer
+            for name, explainer in self.explainers.items()
+            if name not in self.results.explainers
+        }
+        for name, explainer in missing.items():
+            self.attempt(name, partial(self.evaluator.dry_run, name, explainer))
+        for name, explainer in self.explainers.items():
+            if name in missing and name not in self.failures:
+                self.attempt(name, partial(self.add_rows, name, explainer))
+                self.save()  # before costs, in which it may be interrupted
+            if name in self.results.explainers and not self.has_cost(name):
+                self.attempt(f"cost of {name}", partial(self.add_costs, name, explainer))
+                self.save()
+        self.save()
+        if self.failures and not self.results.explainers:
+            raise next(iter(self.failures.values()))
+        return self.results
 
     def attempt(self, name: str, step: Callable[[], None]) -> None:
         """Run a step; an error is noted, and the others go on."""

@@ -6,6 +6,9 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
 
 from apercu.classifiers import Classifier, open_classifier, save_classifier
 from apercu.evaluation.comparison import run_comparison
@@ -30,6 +33,7 @@ from apercu.methods import (
     TrueBox,
     WholeBox,
 )
+from apercu.run_record import RunRecord
 from apercu.training.trainer import Hardware, Trainer
 
 TRAIN_IMAGES, TEST_IMAGES = 2000, 200
@@ -46,6 +50,25 @@ METHODS: dict[str, MapExplainer | TrueBox] = {
 }
 METRICS = ("saliency_metric", "localisation_error", "iou")
 PLAN, CARD, FACTS, RUN = "demo.json", "classifier/card.json", "classifier/facts.json", "mask"
+
+
+class DemoPlan(BaseModel):
+    """Everything that a demo depends on, as `demo.json` holds it.
+
+    Attributes:
+        seed: the seed of the images and of every draw.
+        images: the number of training images.
+        tested: the number of test images.
+        lessons: the training of the classifier.
+        mask: the settings of the mask explainer.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    seed: int
+    images: int
+    tested: int
+    lessons: dict[str, Any]
+    mask: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -75,13 +98,13 @@ class Demo:
     say: Callable[[str], None] = field(repr=False)
 
     def run(self) -> DemoResults:
-        """Run all stages.
+        """Run all stages, or reuse the finished ones.
 
         Raises:
             RunError: the folder holds a demo with another seed or other settings.
             OutputError: the folder cannot be written.
         """
-        with self._record().begin():
+        with self._make_record().begin():
             classifier = self._prepare_classifier()
             explainer = self._prepare_explainer(classifier)
         test = Planted(images=TEST_IMAGES, seed=self.seed, split="test")
@@ -99,7 +122,7 @@ class Demo:
         write_tables(results, self.out)
         return DemoResults(results, write_report(results, images, self.out / "report.html"))
 
-    def _record(self) -> RunRecord:
+    def _make_record(self) -> RunRecord:
         """Return the record of what the demo depends on."""
         plan = DemoPlan(
             seed=self.seed,
