@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -75,6 +76,21 @@ def test_imports_go_down_only(path: Path) -> None:
         other = find_part(tuple(name.split(".")[1:]))
         is_below = other == own or HEIGHT[other] < HEIGHT[own]
         assert is_below or (own, other) in UPWARD, f"{path} imports {name}"
+
+
+def test_the_manual_has_the_same_layers() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`.*?) \|", page.partition("## Four walks")[0], re.MULTILINE)
+    layers = [tuple(re.findall(r"`([\w.]+)`", row)) for row in rows]
+    assert layers == [layer for layer in LAYERS if layer != ("__main__",)]
+
+
+def test_the_manual_names_files_that_exist() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "architecture.md").read_text(encoding="utf-8")
+    paths = re.findall(r"`([\w/]+(?:/|\.py))`", page)
+    assert len(paths) > 30
+    for path in paths:
+        assert (SOURCE / path).exists() or (SOURCE.parents[1] / path).exists(), path
 
 
 def test_no_file_takes_part_in_a_circle() -> None:
