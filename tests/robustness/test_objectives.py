@@ -121,7 +121,7 @@ def test_names_say_the_objective() -> None:
     assert parse_attack("map_pgd:steps=3", 7) == Pgd(steps=3, seed=7)
     assert parse_attack("pgd:seed=2", 7) == Pgd(seed=2)
     assert parse_filter("none") is None
-    with pytest.raises(ConfigError, match="map_sparse_evo has no gradients to climb"):
+    with pytest.raises(ConfigError, match="map_sparse_evo has no gradients to follow"):
         parse_attack("map_sparse_evo")
     for name in (
         "map_deepfool",

@@ -122,9 +122,9 @@ class StressBenchmark:
     def make_cache_key(self, job: Job) -> str:
         """Make the text on everything else that the result of a job depends on."""
         tested = ", ".join(format_cache_key(self.filters[name]) for name in self._find_filters(job))
-        known = None if job.known_filter is None else self.filters[job.known_filter]
+        attacked = None if job.known_filter is None else self.filters[job.known_filter]
         surrogate = self.surrogate.fingerprint if self.surrogate and job.on_surrogate else ""
-        key = f"{job.cache_key} [{tested}] {format_cache_key(known)} {surrogate}"
+        key = f"{job.cache_key} [{tested}] {format_cache_key(attacked)} {surrogate}"
         if job.attack is not None and job.attack.uses_whole_batch:
             key += f" {self.plan.batch} together"
         if job.objective == "expected":

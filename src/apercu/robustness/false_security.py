@@ -52,7 +52,7 @@ def _find_vanishing_gradients(results: Mapping[Job, AttackResult]) -> Iterator[s
         if count := sum(result.stuck):
             case = AttackCase(job, job.known_filter or NONE)
             margin = f"margin_{job.name}"
-            hint = f"climb the margin ({margin}), or " if _lacks(results, job, margin) else ""
+            hint = f"use the margin ({margin}), or " if _lacks(results, job, margin) else ""
             yield (
                 f"{_describe_filter(case)}{case} finds no gradient at {count} of "
                 f"{len(result.stuck)} images and does not fool with them; {hint}use an attack "
@@ -92,8 +92,8 @@ def _find_stronger_transfers(accuracies: Accuracies) -> Iterator[str]:
     for case, value in accuracies.items():
         if not case.job.on_surrogate:
             continue
-        known = None if case.filter == NONE else case.filter
-        direct_job = case.job._replace(on_surrogate=False, known_filter=known)
+        known_filter = None if case.filter == NONE else case.filter
+        direct_job = case.job._replace(on_surrogate=False, known_filter=known_filter)
         direct = AttackCase(direct_job, case.filter)
         if _is_clear(accuracies.get(direct, 0.0), value):
             yield _describe_weaker_attack(direct, accuracies[direct], case, value)

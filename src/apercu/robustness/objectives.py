@@ -168,7 +168,7 @@ class ExpectationOverTransforms(AttackObjective):
 
 def _correlate_maps(first: Maps, second: Maps) -> Scores:
     """Compute Pearson's correlation of the pixels of two maps of the same image."""
-    one, other = (
+    first, second = (
         values.flatten(1) - values.flatten(1).mean(1, keepdim=True) for values in (first, second)
     )
-    return F.cosine_similarity(one, other, dim=1)
+    return F.cosine_similarity(first, second, dim=1)

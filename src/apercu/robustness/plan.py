@@ -67,7 +67,7 @@ def parse_attack(text: str, seed: int = 0) -> Attack:
     attack = parse_named(bare, ATTACKS, "attacks", seed=seed)
     if prefix and attack.needs != "gradients":
         raise ConfigError(
-            f"attacks: {text} has no gradients to climb; expected such as {prefix}pgd"
+            f"attacks: {text} has no gradients to follow; expected such as {prefix}pgd"
         )
     if prefix and not attack.any_objective:
         raise ConfigError(f"attacks: {text} has its own objective; expected such as {prefix}pgd")
@@ -200,7 +200,7 @@ class StressSettings(StressPlan):
 
     @property
     def plan(self) -> StressPlan:
-        """The plan alone."""
+        """The plan without the classifier, the images and the explainers."""
         return StressPlan(**self.model_dump(include=set(StressPlan.model_fields)))
 
 

@@ -49,7 +49,7 @@ class ReportLine(NamedTuple):
 
 
 def write_report(results: StressResults, benchmark: StressBenchmark, folder: Path) -> Path:
-    """Write `report.html`.
+    """Write the report as `report.html`.
 
     Args:
         results: results of the stress test.
@@ -132,11 +132,11 @@ def _make_lines(results: StressResults, columns: list[tuple[str, str]]) -> Itera
     for attack, epsilon in dict.fromkeys((row.attack, row.epsilon) for row in results.rows):
         cells = []
         for filter_name, knowledge in columns:
-            found = [
+            cell_rows = [
                 by_key.get((attack, epsilon, filter_name, knowledge, metric))
                 for metric in ("top1", "top5")
             ]
-            percentages = [format_percent(row) for row in found if row is not None]
+            percentages = [format_percent(row) for row in cell_rows if row is not None]
             cells.append(" · ".join(percentages))
         if any(cells):
             yield ReportLine(attack, format_budget(epsilon), tuple(cells))

@@ -21,8 +21,8 @@ class AttackResult(BaseModel):
     """The result of one job for every image of the sample, in its order.
 
     Attributes:
-        top1: behind each filter, whether the true class is predicted.
-        top5: behind each filter, whether the true class is among the five most probable ones.
+        top1: whether the true class is predicted, behind each filter.
+        top5: whether the true class is among the five most probable ones, behind each filter.
         linf, l2, l0: size of the change, see `apercu.robustness.measures.compute_norms`.
         rank_correlation: rank correlation of the maps before and after; empty without an explainer.
         overlap: IoU of the strongest parts of the same maps.

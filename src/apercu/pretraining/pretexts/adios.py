@@ -63,9 +63,9 @@ class Adios(Pretext):
             for mask in masks.unbind(1)
         ]
         projected = network.parts["projection"](network(torch.cat([whole, *hidden])))
-        one, *others = projected.chunk(1 + self.masks)
+        first, *others = projected.chunk(1 + self.masks)
         loss = import_losses()["nt_xent"]()
-        distance = torch.stack([loss(one, other) for other in others]).mean()
+        distance = torch.stack([loss(first, other) for other in others]).mean()
         area = AREA_MARGIN + (1 - 2 * AREA_MARGIN) * masks.mean((2, 3))
         return {
             "apart": distance.expand(len(whole)),
@@ -77,11 +77,13 @@ class Adios(Pretext):
         whole, view = self.views(batch.images, batch.generator)
         masks = network.parts["masker"](view)
         project = network.parts["projection"]
-        one = F.normalize(project(network(whole)), dim=1)
+        first = F.normalize(project(network(whole)), dim=1)
         wrong = []
         for mask in masks.unbind(1):
             other = F.normalize(project(network(hide_masked(view, mask))), dim=1)
-            wrong.append((one @ other.T).argmax(1) != torch.arange(len(one), device=one.device))
+            wrong.append(
+                (first @ other.T).argmax(1) != torch.arange(len(first), device=first.device)
+            )
         largest = masks.mean((2, 3)).amax(1)
         return {"mistaken": torch.stack(wrong).float().mean(0), "largest_mask": largest}
 
@@ -107,9 +109,11 @@ class Masker(nn.Module):
         super().__init__()
         shape = DecoderShape(residual="compact", gate="deepest")
         self.encoder = SmallEncoder(channels, base, blocks=3)
-        one, two, three = self.encoder.channels
-        self.steps = nn.ModuleList([UpStep(three, two, two, shape), UpStep(two, one, one, shape)])
-        self.head = nn.Conv2d(one, masks, 1)
+        fine, middle, coarse = self.encoder.channels
+        self.steps = nn.ModuleList(
+            [UpStep(coarse, middle, middle, shape), UpStep(middle, fine, fine, shape)]
+        )
+        self.head = nn.Conv2d(fine, masks, 1)
 
     def forward(self, images: Images) -> Float[Tensor, "batch masks height width"]:
         *skips, features = self.encoder(images)

@@ -81,11 +81,11 @@ class Contrastive(Pretext):
 
     def measure_errors(self, network: PretextNetwork, batch: PretextBatch) -> dict[str, Scores]:
         """Measure how often another image of the batch is nearer than the image's other view."""
-        one, other = (
+        first, second = (
             nn.functional.normalize(z, dim=1) for z in self._project_views(network, batch)
         )
-        nearest = (one @ other.T).argmax(1)
-        wrong = nearest != torch.arange(len(one), device=nearest.device)
+        nearest = (first @ second.T).argmax(1)
+        wrong = nearest != torch.arange(len(first), device=nearest.device)
         return {"mistaken": wrong.float()}
 
     def sample_tiles(self, network: PretextNetwork, batch: PretextBatch) -> list[render.Tile]:
@@ -93,9 +93,10 @@ class Contrastive(Pretext):
         return [render.Tile(render.to_image(view[0].cpu()), "view") for view in pair]
 
     def _project_views(self, network: PretextNetwork, batch: PretextBatch) -> tuple[Tensor, Tensor]:
+        """Project two views of each image."""
         views = torch.cat(self.views(batch.images, batch.generator))
-        one, other = network.parts["projection"](network(views)).chunk(2)
-        return one, other
+        first, second = network.parts["projection"](network(views)).chunk(2)
+        return first, second
 
 
 def build_projection(features: int, width: int) -> nn.Sequential:

@@ -75,8 +75,8 @@ def compute_gradients(
     Args:
         objective: score of each image.
         images: images at which the gradient is computed; it is 0 on a plateau.
-        clean: in the first step of an attack, the images that it was given. If no image that is
-            not yet adversarial has a gradient, it is checked that the objective has one at all.
+        clean: clean images, in the first step of an attack. If no image that is not yet adversarial
+            has a gradient, it is checked that the objective has one at all.
 
     Returns:
         Gradients of the shape of the images, and one score per image.
@@ -98,7 +98,7 @@ def compute_gradients(
     if clean is not None and not gradients.any() and _is_constant(objective, clean):
         raise ClassifierError(
             "attack: the objective is constant, its gradient is 0 for every pixel; a filter or "
-            "the classifier hides it, so climb the margin (margin_pgd), or use a decision-based "
+            "the classifier hides it, so use the margin (margin_pgd), or use a decision-based "
             "attack (sparse_evo)"
         )
     return gradients, scores.detach()

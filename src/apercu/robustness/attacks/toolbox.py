@@ -88,7 +88,7 @@ class AutoAttack(Attack):
     def __call__(self, objective: AttackObjective, images: Images) -> Images:
         def build(evasion: Any, classifier: Any, targeted: bool) -> Any:
             if targeted:
-                raise ConfigError("auto_attack: climbs away from a class, not towards one")
+                raise ConfigError("auto_attack: leads away from a class, not towards one")
             batch = {"batch_size": len(images)}
             losses = ["cross_entropy"]
             if classifier.nb_classes > 2:
@@ -190,7 +190,7 @@ class Square(Attack):
     def __call__(self, objective: AttackObjective, images: Images) -> Images:
         def build(evasion: Any, classifier: Any, targeted: bool) -> Any:
             if targeted:
-                raise ConfigError("square: climbs away from a class, not towards one")
+                raise ConfigError("square: leads away from a class, not towards one")
             return evasion.SquareAttack(
                 classifier,
                 eps=self.epsilon,
@@ -244,7 +244,7 @@ def _run_toolbox_attack(
             "attacks: this one needs the Adversarial Robustness Toolbox; install apercu[robust]"
         ) from error
     if not isinstance(objective, Untargeted | Targeted):
-        raise ConfigError("attacks: this one climbs classes only; expected Untargeted or Targeted")
+        raise ConfigError("attacks: this one knows classes only; expected Untargeted or Targeted")
     labels = objective.labels if isinstance(objective, Untargeted) else objective.targets
     with torch.no_grad():
         classes = objective.logits_fn(images[:1]).shape[1]

@@ -66,7 +66,8 @@ def attack_batch(attack: str, behind: str, batch: DefenceBatch) -> Images:
         batch: the network and clean images.
 
     Returns:
-        Adversarial images, before they are filtered."""
+        Adversarial images, before they are filtered.
+    """
     parsed: Attack = parse_attack(attack)
     if hasattr(parsed, "seed"):
         parsed = replace(parsed, seed=batch.seed)  # type: ignore[type-var]

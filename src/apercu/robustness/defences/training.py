@@ -39,7 +39,7 @@ def _describe_few_classes(means: Mapping[str, float]) -> str | None:
     """Describe a network that predicts few of the classes, whatever the image is."""
     if means["classes"] < FEW_CLASSES:
         return (
-            f"the network answers few of the classes ({means['classes']:.2f} of those there are); "
+            f"the network predicts few of the classes ({means['classes']:.2f} of those there are); "
             "lower the rate, or the budget of the attack"
         )
     return None

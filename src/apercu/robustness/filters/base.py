@@ -61,7 +61,7 @@ class FilterLayer(nn.Module):
     2018).
 
     Args:
-        filter: The filter.
+        filter: filter of the forward pass.
         backward: `straight_through` passes gradients as if nothing was filtered; `surrogate` takes
             the gradients of the filter's differentiable surrogate.
 

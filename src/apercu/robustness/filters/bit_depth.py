@@ -17,7 +17,7 @@ class BitDepth(Filter):
     """Rounds every pixel to the nearest of 2^bits even levels; the surrogate is a soft staircase.
 
     Args:
-        bits: Bits of each channel, 1 to 8.
+        bits: bits of each channel, 1 to 8.
 
     Raises:
         ConfigError: a setting is out of range.

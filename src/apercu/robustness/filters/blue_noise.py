@@ -26,9 +26,9 @@ class BlueNoise(Filter):
     """Dithers with a void-and-cluster matrix of 64 × 64 (Ulichney 1993).
 
     Args:
-        bits: Bits of each channel, 1 to 4.
-        seed: Seed of the matrix.
-        channels: Whether each channel is dithered, or the grey image.
+        bits: bits of each channel, 1 to 4.
+        seed: seed of the matrix.
+        channels: whether each channel is dithered, or the grey image.
 
     Raises:
         ConfigError: a setting is out of range.

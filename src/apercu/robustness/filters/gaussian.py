@@ -21,7 +21,7 @@ class Gaussian(Filter):
     """Blurs each channel by itself, with repeated borders; the surrogate is the blur itself.
 
     Args:
-        sigma: Standard deviation in pixels, 0.001 to 100; the kernel ends at three of them.
+        sigma: standard deviation in pixels, 0.001 to 100; the kernel ends at three of them.
 
     Raises:
         ConfigError: a setting is out of range.

@@ -29,7 +29,7 @@ class Jpeg(Filter):
     transform with a soft rounding of its coefficients.
 
     Args:
-        quality: Quality of the compression, 1 to 95.
+        quality: quality of the compression, 1 to 95.
 
     Raises:
         ConfigError: a setting is out of range.
@@ -88,7 +88,8 @@ YCC = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.0
 def compress_softly(images: Images, quality: int) -> Images:
     """Compress images as `Jpeg` does, but with gradients.
 
-    Three channels are RGB, and their colours have half the resolution; any others are grey."""
+    Three channels are RGB, and their colours have half the resolution; any others are grey.
+    """
     levels = 255 * images - 128
     if images.shape[1] != 3:
         return (_quantise_blocks(levels, _scale_table(LUMA_TABLE, quality)) + 128) / 255

@@ -18,7 +18,7 @@ class LowResolution(Filter):
     """Averages over areas, and enlarges bilinearly again; the surrogate is the filter itself.
 
     Args:
-        factor: Factor by which each side becomes shorter; never below one pixel.
+        factor: factor by which each side becomes shorter; never below one pixel.
 
     Raises:
         ConfigError: a setting is out of range.

@@ -19,7 +19,7 @@ class Median(Filter):
     Borders are repeated.
 
     Args:
-        width: Width of the square in pixels, odd, at most 25.
+        width: width of the square in pixels, odd, at most 25.
 
     Raises:
         ConfigError: a setting is out of range.

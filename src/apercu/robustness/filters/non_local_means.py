@@ -23,9 +23,9 @@ class NonLocalMeans(Filter):
     weight; borders are repeated. The surrogate is the filter itself.
 
     Args:
-        strength: Strength in pixel values, 0.001 to 10; more is smoother.
-        window: Width in pixels of the square that is searched, odd, at most 25.
-        patch: Width in pixels of the patches that are compared, odd, at most 25.
+        strength: strength in pixel values, 0.001 to 10; more is smoother.
+        window: width in pixels of the square that is searched, odd, at most 25.
+        patch: width in pixels of the patches that are compared, odd, at most 25.
 
     Raises:
         ConfigError: a setting is out of range.

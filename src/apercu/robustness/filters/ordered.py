@@ -28,9 +28,9 @@ class Bayer(Filter):
     """Dithers with the matrix of Bayer (1973).
 
     Args:
-        bits: Bits of each channel, 1 to 4.
-        size: Side of the matrix, 2, 4, 8 or 16.
-        channels: Whether each channel is dithered, or the grey image.
+        bits: bits of each channel, 1 to 4.
+        size: side of the matrix, 2, 4, 8 or 16.
+        channels: whether each channel is dithered, or the grey image.
 
     Raises:
         ConfigError: a setting is out of range.

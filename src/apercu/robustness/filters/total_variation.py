@@ -31,8 +31,8 @@ class TotalVariation(Filter):
     Each channel is filtered by itself. The surrogate is the filter itself, step by step.
 
     Args:
-        weight: Weight of the variation; more is smoother.
-        steps: Steps of the projection.
+        weight: weight of the variation; more is smoother.
+        steps: steps of the projection.
 
     Raises:
         ConfigError: a setting is out of range.
@@ -58,9 +58,9 @@ class TotalVariation(Filter):
     def _project(self, dual: Dual, images: Images, steps: int) -> Dual:
         """Run `steps` steps of the projection."""
         for _ in range(steps):
-            slope = _compute_gradient(_compute_divergence(dual) - images / self.weight)
-            length = torch.linalg.vector_norm(slope, dim=0)
-            dual = (dual + STEP_SIZE * slope) / (1 + STEP_SIZE * length)
+            gradient = _compute_gradient(_compute_divergence(dual) - images / self.weight)
+            length = torch.linalg.vector_norm(gradient, dim=0)
+            dual = (dual + STEP_SIZE * gradient) / (1 + STEP_SIZE * length)
         return dual
 
 
