@@ -66,8 +66,8 @@ def compare(
     from apercu.evaluation import compare as run_compare
     from apercu.evaluation.open_explainers import QUICK
 
-    kept = f"{out} keeps the finished rows; the same command measures the rest"
-    with on_interrupt(kept), show_progress(lines=True) as report:
+    consequence = f"{out} keeps the finished rows; the same command measures the rest"
+    with on_interrupt(consequence), show_progress(lines=True) as report:
         results = run_compare(
             classifier,
             images,

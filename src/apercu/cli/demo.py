@@ -1,4 +1,4 @@
-"""`apercu demo`: the whole story on the planted set."""
+"""`apercu demo`: from a classifier to its compared explainer, on planted images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def demo(
     device: DeviceOption = Device.AUTO,
     debug: DebugOption = False,
 ) -> None:
-    """See the whole story in a few minutes, without any download.
+    """See all steps in a few minutes, without any download.
 
     On generated images whose true evidence is known: trains a classifier and a mask explainer,
     compares it with the classic methods, and writes report.html. Finished stages are reused.
@@ -29,9 +29,8 @@ def demo(
     """
     from apercu.evaluation.demo import Demo
 
-    place = device.resolve()
-    kept = f"{out} keeps what was finished; the same command makes the rest"
-    with on_interrupt(kept), show_progress() as report:
-        results = Demo(out, seed, place, report, say).run()
+    consequence = f"{out} keeps what was finished; the same command makes the rest"
+    with on_interrupt(consequence), show_progress() as report:
+        results = Demo(out, seed, device.resolve(), report, say).run()
     show_ranking(results.comparison)
     say(f"report: {results.report}")

@@ -22,9 +22,9 @@ def explain(
         str,
         typer.Option(
             metavar="top|NAME|INDEX|all",
-            help="The class to look for: the one seen most, a named one, or all "
-            "(every class, or the --top ones seen most where there are more). With counterparts "
-            "the class to change into: top is the runner-up.",
+            help="The class to explain: the predicted one, a named one, or all "
+            "(every class, or the --top most predicted ones where there are more). With "
+            "counterparts the class to change into: top is the runner-up.",
         ),
     ] = "top",
     level: Annotated[
@@ -32,8 +32,8 @@ def explain(
         typer.Option(
             min=0,
             max=1,
-            help="The dial: boxes and crops hold the smallest sufficient region when it is high, "
-            "the smallest destroying region when it is low.",
+            help="Where masks are cut for boxes and crops: high for the smallest sufficient "
+            "region, low for the smallest destroying region.",
         ),
     ] = 0.5,
     top: Annotated[int, typer.Option(min=1, help="How many classes --target all shows.")] = 20,
@@ -43,7 +43,8 @@ def explain(
     classifier: Annotated[
         str | None,
         typer.Option(
-            metavar="SPEC", help="Let the classifier itself say which classes it sees most."
+            metavar="SPEC",
+            help="Let the classifier itself predict the classes and their probabilities.",
         ),
     ] = None,
     seed: SeedOption = 0,
@@ -55,8 +56,8 @@ def explain(
     Writes for each image and class the raw map (NumPy, at the explainer's size) and pictures:
     overlay, what is kept, what is removed and the tight crop of a mask; both counterparts, their
     difference and the strip between them, with the probability of each step where --classifier is
-    given. Also explain.json, and a contact sheet of several images. What is shown of a DICOM image
-    is written as a DICOM secondary capture, too.
+    given. Also explain.json, and a contact sheet of several images. The main picture of a DICOM
+    image is written as a DICOM secondary capture, too.
 
     Example: apercu explain runs/mobilenet photos/ --target tabby --out maps
     """
@@ -69,7 +70,7 @@ def explain(
     opened = None if classifier is None else open_classifier(classifier, device=explainer.device)
     explain_run = ExplainRun(explainer, options, opened)
     refs = select_images(images, explainer.classifier_info.input, random, seed)
-    kept = f"{out} holds what was finished; the same command makes the rest"
-    with on_interrupt(kept), show_progress() as report:
+    consequence = f"{out} holds what was finished; the same command makes the rest"
+    with on_interrupt(consequence), show_progress() as report:
         explain_run.write(refs, out, lambda done, total: report("images", done, total), warn)
     say(f"{len(refs)} image{'s' * (len(refs) != 1)} explained: {out}")

@@ -48,13 +48,13 @@ def compare(
     >>> module = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
     >>> names = open_images("planted:classes=3").class_names
     >>> card = ClassifierCard(source="mean", input=InputSpec(size=(32, 32)), classes=names)
-    >>> explainers = {"centre": CentreBox(), "bright": lambda model, images, targets: images.mean(1)}
+    >>> explainers = {"centre": CentreBox(), "bright": lambda _, images, targets: images.mean(1)}
     >>> results = compare(
     ...     wrap_module(module, card), "planted:images=6,size=32,classes=3", explainers,
     ...     metrics="sparsity",
     ... )
     >>> [row.name for row in results.table()]  # the best one first
-    ['centre', 'bright']
+    ['bright', 'centre']
 
     Args:
         classifier: a classifier, or what `apercu.open_classifier` opens.

@@ -13,7 +13,7 @@ from torch import Tensor
 from apercu.classifiers import Classifier
 from apercu.errors import ApercuError, ImagesError
 from apercu.evaluation.cost import MAX_SECONDS, measure_cost
-from apercu.evaluation.results import FIXED_THRESHOLD, Cost, MetricRow, fixed_threshold_name
+from apercu.evaluation.results import FIXED_THRESHOLD, Cost, MetricRow, name_at_fixed_threshold
 from apercu.evaluation.sample import EvalBatch, EvalSample, SampleRecord
 from apercu.evaluation.scores import MetricInputs, compute_metric
 from apercu.evaluation.settings import CompareSettings
@@ -30,7 +30,7 @@ ImageScores: TypeAlias = dict[tuple[str, str], dict[str, float]]
 
 
 def ignore_progress(explainer: str, done: int, total: int) -> None:
-    """Show no progress."""
+    """Do nothing, where no progress is shown."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class Evaluator:
             ]
             levels = zip(by_level.double(), chosen[metric], strict=True)
             for level, (values, threshold) in enumerate(levels):
-                row_name = fixed_threshold_name(name) if level else name
+                row_name = name_at_fixed_threshold(name) if level else name
                 scores[row_name, metric] = dict(zip(images, values.tolist(), strict=True))
                 rows.append(self._make_row(row_name, metric, values, threshold))
         return ExplainerScores(rows, scores, measured.curves)

@@ -123,6 +123,9 @@ def open_explainer(explainer: ExplainerLike, classifier: Classifier) -> MapExpla
             function of classifier, images and targets.
         classifier: the classifier that is explained.
 
+    Returns:
+        A method, or a trained explainer or a function as a method.
+
     Raises:
         RunError: a folder is no finished run, or was trained for another classifier.
         ConfigError: there is no such method, or it is no explainer.

@@ -12,8 +12,8 @@ from jaxtyping import Float
 from apercu.evaluation.results import (
     ComparisonResults,
     MetricRow,
-    fixed_threshold_name,
     is_fixed_threshold,
+    name_at_fixed_threshold,
 )
 from apercu.methods import TrueBox
 from apercu.metrics.registry import METRICS
@@ -105,7 +105,7 @@ def build_ranking(results: ComparisonResults) -> list[RankingRow]:
     order = [
         name
         for plain in ranked
-        for name in (plain, fixed_threshold_name(plain))
+        for name in (plain, name_at_fixed_threshold(plain))
         if name == plain or name in fixed
     ]
     reference = find_best_trained(results)

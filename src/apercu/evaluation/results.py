@@ -235,6 +235,9 @@ class ComparisonResults:
         Args:
             cache_keys: the cache keys by the new names; an explainer here that has one of them gets
                 its name.
+
+        Returns:
+            The renamed results; explainers with other cache keys keep their names.
         """
         new_names = {
             next(old for old, key in self.explainers.items() if key == cache_key): name
@@ -245,9 +248,9 @@ class ComparisonResults:
         }
 
         def find_name(name: str) -> str:
-            plain = next((old for old in new_names if name == fixed_threshold_name(old)), None)
+            plain = next((old for old in new_names if name == name_at_fixed_threshold(old)), None)
             if plain is not None:
-                return fixed_threshold_name(new_names[plain])
+                return name_at_fixed_threshold(new_names[plain])
             return new_names.get(name, name)
 
         return replace(
@@ -291,10 +294,10 @@ class ComparisonResults:
         )
 
 
-def fixed_threshold_name(explainer: str) -> str:
+def name_at_fixed_threshold(explainer: str) -> str:
     """Return the name of an explainer's row at the fixed threshold.
 
-    >>> fixed_threshold_name("mask"), fixed_threshold_name("mask:area=2")
+    >>> name_at_fixed_threshold("mask"), name_at_fixed_threshold("mask:area=2")
     ('mask:threshold=0.5', 'mask:area=2,threshold=0.5')
     """
     return f"{explainer}{',' if ':' in explainer else ':'}threshold={FIXED_THRESHOLD}"
@@ -315,7 +318,7 @@ def _select_invocations(calls: Sequence[Invocation], kept: Sequence[str]) -> tup
 
 
 def _list_row_names(explainer: str) -> tuple[str, str]:
-    return explainer, fixed_threshold_name(explainer)
+    return explainer, name_at_fixed_threshold(explainer)
 
 
 def _format_scores(scores: Mapping[tuple[str, str], Mapping[str, float]]) -> str:

@@ -72,7 +72,7 @@ class MetricInputs:
 
     @property
     def true_regions(self) -> Regions:
-        """The true masks."""
+        """The true masks of the images, `batch × height × width`."""
         return self.batch.regions
 
     @property

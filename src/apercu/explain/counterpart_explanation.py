@@ -101,7 +101,7 @@ class CounterpartExplanation(Explanation):
 
     def describe(self) -> dict[str, Any]:
         """Return what `explain.json` says about the counterparts."""
-        record = {
+        record: dict[str, Any] = {
             "seen": None if self.predicted is None else self.predicted.name,
             "target": self.target.index,
             "class": self.target.name,
@@ -127,13 +127,16 @@ def explain_counterparts(
     selector: TargetSelector,
     explainer_record: dict[str, Any],
 ) -> Iterator[CounterpartExplanation]:
-    """Yield the counterparts of an image for each selected class.
+    """Return the counterparts of an image for each selected class.
 
     Args:
         explainer: a trained explainer that changes images.
         stored: the image.
         selector: selects the classes to change into.
         explainer_record: what `explain.json` says about the explainer.
+
+    Returns:
+        An iterator over the explanations, in the order of the classes.
 
     Raises:
         TargetError: the image is predicted as the target already.
@@ -156,11 +159,11 @@ def explain_counterparts(
             strip.cpu(),
             probabilities,
             predicted=NamedClass(predicted, classes[predicted]),
-            probability=_probability_of_image(selector, images, target),
+            probability=_predict_probability(selector, images, target),
             explainer_record=explainer_record,
         )
 
 
-def _probability_of_image(selector: TargetSelector, images: Images, target: int) -> float | None:
+def _predict_probability(selector: TargetSelector, images: Images, target: int) -> float | None:
     probabilities = selector.predict_probabilities(images, target)
     return probabilities[0] if probabilities else None

@@ -1,7 +1,7 @@
 """A picture as a DICOM secondary capture that refers to the image it explains.
 
-It belongs to the same study and names its source by identifiers alone. Nothing else is taken over:
-the patient's name, number and dates stay empty, and an archive fills them in from the study.
+It belongs to the same study and names its source by identifiers only. Nothing else is copied: the
+patient's name, number and dates stay empty, and an archive fills them in from the study.
 """
 
 from __future__ import annotations
@@ -22,17 +22,20 @@ EMPTY_FIELDS = (
     *("StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID", "AccessionNumber"),
     *("PatientOrientation", "Laterality", "Manufacturer"),
 )
-"""What such a file must have and may leave empty."""
+"""Fields that such a file must have and may leave empty."""
 SERIES_NUMBER = 9901
 
 
 def build_secondary_capture(image: Image.Image, source: DicomReference, description: str) -> bytes:
-    """A whole DICOM file: 8-bit RGB, derived from its source.
+    """Build a DICOM file of 8-bit RGB pixels, derived from its source.
 
     Args:
-        image: what is shown.
-        source: the image that it explains.
-        description: of how it was made; must name no patient.
+        image: the picture in the file.
+        source: the identifiers of the image that it explains.
+        description: how the picture was made; it must name no patient.
+
+    Returns:
+        The bytes of the file.
     """
     from pydicom.dataset import FileDataset, FileMetaDataset
     from pydicom.uid import (
@@ -45,31 +48,31 @@ def build_secondary_capture(image: Image.Image, source: DicomReference, descript
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
     meta.MediaStorageSOPInstanceUID = generate_uid()
-    made = FileDataset("", {}, file_meta=meta, preamble=bytes(128))
-    made.SpecificCharacterSet = "ISO_IR 192"
-    made.SOPClassUID = meta.MediaStorageSOPClassUID
-    made.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
-    made.StudyInstanceUID = source.study or generate_uid()
-    made.SeriesInstanceUID = generate_uid()
-    for word in EMPTY_FIELDS:
-        setattr(made, word, None)
-    made.Modality, made.ConversionType = "OT", "WSD"
-    made.SeriesNumber, made.InstanceNumber = SERIES_NUMBER, 1
-    made.SeriesDescription = "apercu"
-    made.ImageType = ["DERIVED", "SECONDARY"]
+    capture = FileDataset("", {}, file_meta=meta, preamble=bytes(128))
+    capture.SpecificCharacterSet = "ISO_IR 192"
+    capture.SOPClassUID = meta.MediaStorageSOPClassUID
+    capture.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
+    capture.StudyInstanceUID = source.study or generate_uid()
+    capture.SeriesInstanceUID = generate_uid()
+    for name in EMPTY_FIELDS:
+        setattr(capture, name, None)
+    capture.Modality, capture.ConversionType = "OT", "WSD"
+    capture.SeriesNumber, capture.InstanceNumber = SERIES_NUMBER, 1
+    capture.SeriesDescription = "apercu"
+    capture.ImageType = ["DERIVED", "SECONDARY"]
     if source.burned_in_annotation:
-        made.BurnedInAnnotation = source.burned_in_annotation
-    made.DerivationDescription = description[:1024]
-    made.SourceImageSequence = [_make_reference_item(source)]
-    made.DateOfSecondaryCapture = datetime.now(UTC).strftime("%Y%m%d")
-    _set_pixels(made, image.convert("RGB"))
+        capture.BurnedInAnnotation = source.burned_in_annotation
+    capture.DerivationDescription = description[:1024]
+    capture.SourceImageSequence = [_make_reference_item(source)]
+    capture.DateOfSecondaryCapture = datetime.now(UTC).strftime("%Y%m%d")
+    _set_pixels(capture, image.convert("RGB"))
     buffer = BytesIO()
-    made.save_as(buffer, enforce_file_format=True)
+    capture.save_as(buffer, enforce_file_format=True)
     return buffer.getvalue()
 
 
 def _make_reference_item(source: DicomReference) -> Dataset:
-    """The reference as an item of a sequence."""
+    """Return the reference as an item of a sequence."""
     from pydicom import Dataset
 
     item = Dataset()
@@ -79,13 +82,13 @@ def _make_reference_item(source: DicomReference) -> Dataset:
     return item
 
 
-def _set_pixels(made: Dataset, image: Image.Image) -> None:
-    """Size, kind and values of the pixels."""
-    made.SamplesPerPixel, made.PlanarConfiguration = 3, 0
-    made.PhotometricInterpretation = "RGB"
-    made.Rows, made.Columns = image.height, image.width
-    made.BitsAllocated, made.BitsStored, made.HighBit = 8, 8, 7
-    made.PixelRepresentation = 0
+def _set_pixels(capture: Dataset, image: Image.Image) -> None:
+    """Set the size, the kind and the values of the pixels."""
+    capture.SamplesPerPixel, capture.PlanarConfiguration = 3, 0
+    capture.PhotometricInterpretation = "RGB"
+    capture.Rows, capture.Columns = image.height, image.width
+    capture.BitsAllocated, capture.BitsStored, capture.HighBit = 8, 8, 7
+    capture.PixelRepresentation = 0
     pixels = image.tobytes()
-    made.PixelData = pixels + bytes(len(pixels) % 2)  # an even number of bytes
-    made["PixelData"].VR = "OB"
+    capture.PixelData = pixels + bytes(len(pixels) % 2)  # an even number of bytes
+    capture["PixelData"].VR = "OB"

@@ -97,14 +97,15 @@ class ImageRef:
         return f"image {self.index + 1} of {self.source.name}"
 
     def read_image(self) -> StoredImage:
-        """Read the image.
+        """Read the picture, and how DICOM files refer to it.
 
         Raises:
             ImageError: it cannot be read.
         """
         item = self.source[self.index]
-        is_folder = isinstance(self.source, FolderImages)
-        reference = self.source.dicom_reference(self.index) if is_folder else None
+        reference = None
+        if isinstance(self.source, FolderImages):
+            reference = self.source.dicom_reference(self.index)
         return StoredImage(item.picture, item.name, self.source.name, reference)
 
 
@@ -274,7 +275,7 @@ class ContactSheets:
         self.files: list[str] = []
 
     def add(self, tiles: list[render.Tile]) -> None:
-        """Add one explanation."""
+        """Add the tiles of one explanation; a full sheet is written at once."""
         if not self.enabled:
             return
         self.waiting.append(

@@ -42,7 +42,7 @@ class NamedClass:
 
     @property
     def short_name(self) -> str:
-        """The first synonym."""
+        """The first of several synonyms."""
         return self.name.partition(",")[0]
 
     @property
@@ -123,6 +123,9 @@ class Explanation(ABC):
 
         Args:
             name: the caption of the image itself.
+
+        Returns:
+            The tiles of one row, the image first.
         """
 
     @abstractmethod
@@ -231,6 +234,9 @@ def describe_image(stored: StoredImage, explanations: Sequence[dict[str, Any]]) 
     Args:
         stored: the image.
         explanations: what it says about each explanation of the image.
+
+    Returns:
+        An entry of its list of images.
     """
     height, width = get_size(stored.picture)
     return {
@@ -248,7 +254,7 @@ def write_record(
     images: Sequence[Mapping[str, Any]],
     sheets: Sequence[str] = (),
 ) -> None:
-    """Write `explain.json`.
+    """Write `explain.json`, which lists all images of a folder.
 
     Args:
         folder: the folder of the files.

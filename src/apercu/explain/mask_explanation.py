@@ -42,7 +42,7 @@ class MaskExplanation(Explanation):
 
     @property
     def map(self) -> Float[Tensor, "height width"]:
-        """The mask."""
+        """The raw map of a mask explainer is the mask itself."""
         return self.mask
 
     @property
@@ -117,7 +117,7 @@ def explain_masks(
     level: float,
     explainer_record: dict[str, Any],
 ) -> Iterator[MaskExplanation]:
-    """Yield one mask for each selected class of an image, for one pass of the encoder.
+    """Return one mask for each selected class of an image, for one pass of the encoder.
 
     Args:
         explainer: a trained mask explainer.
@@ -125,6 +125,9 @@ def explain_masks(
         selector: selects the classes.
         level: where masks are cut for boxes and crops.
         explainer_record: what `explain.json` says about the explainer.
+
+    Returns:
+        An iterator over the explanations, in the order of the classes.
     """
     images = explainer.prepare(stored.picture)[None]
     logits = selector.predict_logits(images)
