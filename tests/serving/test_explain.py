@@ -42,7 +42,7 @@ def test_the_map_is_the_explainers_own(call, explainer, png) -> None:
 def test_the_classes_seen_most_come_first_with_their_probabilities(call, explainer, png) -> None:
     record = call.explain(png, top="2").json()
     images = explainer.prepare(read_picture(png))[None]
-    shares = explainer.answers(images).softmax(1)[0]
+    shares = explainer.predict_logits(images).softmax(1)[0]
     order = shares.argsort(descending=True).tolist()
     assert [one["index"] for one in record["top"]] == order
     assert [one["index"] for one in record["answers"]] == order[:2]
@@ -166,9 +166,9 @@ def test_counterparts_are_the_explainers_own(serving, tiny_pair, png) -> None:
         assert np.abs(shown - expected).max() <= 0.51 / 255
         shares = classifier(pair.strip[:, 0]).softmax(1)[:, answer["index"]]
         assert answer["probabilities"] == pytest.approx(shares.tolist(), abs=1e-5)
-        assert answer["seen"] == explainer.passport.classes[seen]
+        assert answer["seen"] == explainer.classifier_info.classes[seen]
     told = call.explain(png, target=str(seen))
     assert told.status_code == 422
-    name = explainer.passport.classes[seen]
+    name = explainer.classifier_info.classes[seen]
     words = f"target: the image is seen as {name} already; choose another class"
     assert told.json()["detail"] == words

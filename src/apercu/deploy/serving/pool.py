@@ -287,7 +287,7 @@ class WorkerPool(WorkerClient):
                 await worker.join()
 
     async def _watch(self, worker: WorkerProcess) -> str:
-        """Wait until a worker is gone, or answers nothing although it has work; return the reason."""
+        """Wait until a worker is gone or answers nothing at work, and return the reason."""
         while True:
             try:
                 await asyncio.wait_for(worker.gone.wait(), CHECK_INTERVAL)
