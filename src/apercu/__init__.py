@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 from apercu.errors import ApercuError
 
 if TYPE_CHECKING:
+    from apercu import methods as methods
+    from apercu import metrics as metrics
     from apercu.classifiers import Classifier as Classifier
     from apercu.classifiers import distil as distil
     from apercu.classifiers import open_classifier as open_classifier
+    from apercu.evaluation import compare as compare
     from apercu.explainers.counterpart.explainer import CounterpartExplainer as CounterpartExplainer
     from apercu.explainers.counterpart.settings import CounterpartSettings as CounterpartSettings
     from apercu.explainers.latent.explainer import LatentExplainer as LatentExplainer
@@ -33,6 +36,7 @@ _HOMES = {
     "LatentExplainer": "apercu.explainers.latent.explainer",
     "MaskExplainer": "apercu.explainers.mask.explainer",
     "MaskSettings": "apercu.explainers.mask.settings",
+    "compare": "apercu.evaluation",
     "distil": "apercu.classifiers",
     "open_classifier": "apercu.classifiers",
     "open_images": "apercu.images",
@@ -41,11 +45,15 @@ _HOMES = {
     "train": "apercu.explainers.train",
 }
 """Where each public name lives."""
+_MODULES = ("methods", "metrics")
+"""Modules that are public names themselves."""
 
-__all__ = ["ApercuError", "__version__", *_HOMES]
+__all__ = ["ApercuError", "__version__", *_HOMES, *_MODULES]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"apercu.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'apercu' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOMES[name]), name)
