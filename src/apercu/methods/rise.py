@@ -143,7 +143,7 @@ def build_interpolation(
 def split_into_batches(total: int, most: int) -> Iterator[int]:
     """Return the batch sizes that make up a total.
 
-    >>> list(parts(5, 2))
+    >>> list(split_into_batches(5, 2))
     [2, 2, 1]
     """
     for done in range(0, total, most):
