@@ -41,11 +41,13 @@ SPEC = "planted:size=32,images=8,classes=3,split=test"
 
 def _final(kind: type) -> set[type]:
     below = kind.__subclasses__()
-    return {one for one in below if not inspect.isabstract(one)}.union(*map(_final, below))
+    return {subclass for subclass in below if not inspect.isabstract(subclass)}.union(
+        *map(_final, below)
+    )
 
 
 def test_every_final_method_has_a_name_on_the_command_line() -> None:
-    of_package = {one for one in _final(Method) if one.__module__.startswith("apercu.")}
+    of_package = {method for method in _final(Method) if method.__module__.startswith("apercu.")}
     assert set(METHODS.values()) == of_package | {TrueBox}
     exported = {getattr(apercu.methods, name) for name in apercu.methods.__all__}
     assert set(METHODS.values()) <= exported
@@ -63,8 +65,8 @@ def test_methods_with_settings() -> None:
         "meaningful_perturbation:aim=full,steps=9": MeaningfulPerturbation("full", 9)
     }
     assert parse_methods("mfpp:levels=5/9") == {"mfpp:levels=5/9": Mfpp(levels=(5, 9))}
-    found = parse_methods("gradient, occlusion:window=0.5,stride=0.25,grad_cam:layer=blocks.2")
-    assert found == {
+    methods = parse_methods("gradient, occlusion:window=0.5,stride=0.25,grad_cam:layer=blocks.2")
+    assert methods == {
         "gradient": Gradient(),
         "occlusion:window=0.5,stride=0.25": Occlusion(window=0.5, stride=0.25),
         "grad_cam:layer=blocks.2": GradCam(layer="blocks.2"),
@@ -126,16 +128,18 @@ def test_misspelt_methods(text: str, match: str) -> None:
 
 
 def test_only_what_a_black_box_allows(tiny_card: Path) -> None:
-    open_ = open_classifier(tiny_card)
-    found = find_allowed_methods(open_, Planted(size=32))
-    assert list(found) == [name for name in METHODS if not METHODS[name].slow]
+    classifier = open_classifier(tiny_card)
+    methods = find_allowed_methods(classifier, Planted(size=32))
+    assert list(methods) == [name for name in METHODS if not METHODS[name].slow]
     black = open_classifier(tiny_card)
     black.module, black.differentiable = None, False
-    found = find_allowed_methods(black, Planted(size=32))
+    methods = find_allowed_methods(black, Planted(size=32))
     inside = {"gradients", "layers"}
-    asking = [n for n, kind in METHODS.items() if not kind.slow and not inside & set(kind().needs)]
-    assert list(found) == asking and "occlusion" in asking and "gradient" not in asking
-    assert found["centre_box"] == CentreBox()
+    expected = [
+        n for n, kind in METHODS.items() if not kind.slow and not inside & set(kind().needs)
+    ]
+    assert list(methods) == expected and "occlusion" in expected and "gradient" not in expected
+    assert methods["centre_box"] == CentreBox()
 
 
 def test_a_comparison_leaves_results_and_a_report(apercu, tiny_card, tiny_run, tmp_path) -> None:
@@ -145,21 +149,21 @@ def test_a_comparison_leaves_results_and_a_report(apercu, tiny_card, tiny_run, t
     words = ["compare", "--classifier", tiny_card, "--images", SPEC, "--device", "cpu"]
     words += ["--explainer", tiny_run, "--explainer", again, "--out", out]
     words += ["--methods", "gradient,true_box", "--metrics", "iou,localisation_error"]
-    said = apercu(*words)
-    assert said.code == 0
-    assert "gradient: 8 of 8" in said.err.splitlines()
-    found = json.loads((out / "results.json").read_text())
-    names = {row["explainer"] for row in found["rows"]}
+    result = apercu(*words)
+    assert result.code == 0
+    assert "gradient: 8 of 8" in result.err.splitlines()
+    results = json.loads((out / "results.json").read_text())
+    names = {row["explainer"] for row in results["rows"]}
     assert {"mask:run=tiny", "mask:run=again", "gradient", "true_box"} <= names
-    assert {row["metric"] for row in found["rows"]} == {"iou", "localisation_error"}
-    assert found["fingerprint"] == open_classifier(tiny_card).fingerprint
-    assert found["limit"] == 8
+    assert {row["metric"] for row in results["rows"]} == {"iou", "localisation_error"}
+    assert results["fingerprint"] == open_classifier(tiny_card).fingerprint
+    assert results["limit"] == 8
     values = {
-        name: [row["value"] for row in found["rows"] if row["explainer"] == name]
+        name: [row["value"] for row in results["rows"] if row["explainer"] == name]
         for name in ("mask:run=tiny", "mask:run=again")
     }
     assert values["mask:run=tiny"] == values["mask:run=again"]
-    assert "gradient" in said.out
+    assert "gradient" in result.out
     assert "gradient" in (out / "report.html").read_text()
 
 
@@ -173,35 +177,37 @@ def test_a_comparison_leaves_results_and_a_report(apercu, tiny_card, tiny_run, t
         (["--explainer", "nowhere"], "nowhere: expected a run folder, found no config.json"),
     ],
 )
-def test_wrong_wishes(apercu, tiny_card, tmp_path, words: list[str], line: str) -> None:
+def test_wrong_options_are_refused(
+    apercu, tiny_card, tmp_path, words: list[str], line: str
+) -> None:
     command = ["compare", "--classifier", tiny_card, "--images", SPEC, "--out", tmp_path / "o"]
-    said = apercu(*command, *words)
-    assert said.code == 2
-    assert said.err.endswith(f"{line}\n")
+    result = apercu(*command, *words)
+    assert result.code == 2
+    assert result.err.endswith(f"{line}\n")
     assert not (tmp_path / "o").exists()
 
 
-def test_a_folder_that_cannot_be_written_is_told_before_any_work(
+def test_a_folder_that_cannot_be_written_is_refused_before_any_work(
     apercu, tiny_card, tmp_path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from apercu.methods import Gradient
 
-    def asked(*_: object) -> None:
+    def fail(*_: object) -> None:
         raise AssertionError("work began")
 
-    monkeypatch.setattr(Gradient, "__call__", asked)
+    monkeypatch.setattr(Gradient, "__call__", fail)
     (tmp_path / "file").write_text("")
     words = ["--images", SPEC, "--methods", "gradient", "--metrics", "energy"]
-    said = apercu("compare", "--classifier", tiny_card, *words, "--out", tmp_path / "file" / "x")
-    assert said.code == 2
-    assert "file is a file; choose another" in said.err and said.err.count("\n") == 1
+    result = apercu("compare", "--classifier", tiny_card, *words, "--out", tmp_path / "file" / "x")
+    assert result.code == 2
+    assert "file is a file; choose another" in result.err and result.err.count("\n") == 1
 
 
 def test_a_trailing_comma_is_no_metric(apercu, tiny_card, tmp_path) -> None:
     words = ["--images", SPEC, "--methods", "gradient,", "--metrics", "energy,", "--out", tmp_path]
-    said = apercu("compare", "--classifier", tiny_card, *words)
-    assert said.code == 0
-    assert "cost of gradient: 2 of 2" in said.err.splitlines()
+    result = apercu("compare", "--classifier", tiny_card, *words)
+    assert result.code == 0
+    assert "cost of gradient: 2 of 2" in result.err.splitlines()
 
 
 def test_a_run_of_another_classifier(tiny_card: Path, tiny_run: Path) -> None:
@@ -216,20 +222,20 @@ def test_a_run_of_another_classifier(tiny_card: Path, tiny_run: Path) -> None:
 def test_what_is_finished_has_a_report_when_interrupted(
     apercu: Callable[..., Any], tiny_card: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(self: Occlusion, *_: object) -> None:
+    def interrupt(self: Occlusion, *_: object) -> None:
         raise KeyboardInterrupt
 
-    def compared(methods: str) -> Any:
+    def run_compare(methods: str) -> Any:
         words = ("--images", SPEC, "--methods", methods, "--metrics", "energy", "--out", tmp_path)
         return apercu("compare", "--classifier", tiny_card, *words)
 
-    monkeypatch.setattr(Occlusion, "__call__", interrupted)
-    ended = compared("occlusion,centre_box")
-    assert ended.code == 130 and not (tmp_path / "report.html").exists()
-    assert compared("gradient").code == 0
+    monkeypatch.setattr(Occlusion, "__call__", interrupt)
+    result = run_compare("occlusion,centre_box")
+    assert result.code == 130 and not (tmp_path / "report.html").exists()
+    assert run_compare("gradient").code == 0
     (tmp_path / "report.html").unlink()
-    ended = compared("gradient,occlusion")
-    assert ended.code == 130 and "keeps the finished rows" in ended.err
+    result = run_compare("gradient,occlusion")
+    assert result.code == 130 and "keeps the finished rows" in result.err
     report = (tmp_path / "report.html").read_text()
     assert "Gradient()" in report and report.count('alt="gradient: ') == 6
     assert "gradient" in (tmp_path / "table.md").read_text()

@@ -39,13 +39,13 @@ def _read(folder: Path) -> dict:
 
 def test_one_image_gives_the_promised_files(apercu, tiny_run, photo, tmp_path) -> None:
     out = tmp_path / "maps"
-    said = apercu("explain", tiny_run, photo, "--target", "dots", "--out", out, "--device", "cpu")
-    assert (said.code, said.err) == (0, "")
-    found = _read(out)
-    (image,) = found["images"]
+    result = apercu("explain", tiny_run, photo, "--target", "dots", "--out", out, "--device", "cpu")
+    assert (result.code, result.err) == (0, "")
+    record = _read(out)
+    (image,) = record["images"]
     (answer,) = image["answers"]
     assert (image["image"], image["width"], image["height"]) == ("cat.png", 60, 40)
-    assert (answer["target"], answer["class"], found["map_size"]) == (1, "dots", [32, 32])
+    assert (answer["target"], answer["class"], record["map_size"]) == (1, "dots", [32, 32])
     written = {path.name for path in out.iterdir()} - {"explain.json"}
     assert written == set(answer["files"].values())
     assert {"cat.map.npy", "cat.overlay.png", "cat.mask.png", "cat.removed.png"} <= written
@@ -56,7 +56,7 @@ def test_one_image_gives_the_promised_files(apercu, tiny_run, photo, tmp_path) -
     assert answer["area"] == pytest.approx(stored.mean(), abs=1e-6)
 
 
-def test_top_is_what_the_explainer_reads_or_the_classifier_says(
+def test_top_is_what_the_explainer_or_the_classifier_predicts(
     apercu, tiny_run, tiny_card, photo, tmp_path
 ) -> None:
     explainer = MaskExplainer.from_pretrained(tiny_run)
@@ -66,8 +66,10 @@ def test_top_is_what_the_explainer_reads_or_the_classifier_says(
     assert own == int(explainer.predict(images))
     from apercu import open_classifier
 
-    said = apercu("explain", tiny_run, photo, "--classifier", tiny_card, "--out", tmp_path / "its")
-    assert said.code == 0
+    result = apercu(
+        "explain", tiny_run, photo, "--classifier", tiny_card, "--out", tmp_path / "its"
+    )
+    assert result.code == 0
     its = _read(tmp_path / "its")["images"][0]["answers"][0]["target"]
     assert its == int(open_classifier(tiny_card)(images).argmax())
 
@@ -94,9 +96,9 @@ def test_another_classifier_is_refused(apercu, tiny_run, photo, tmp_path) -> Non
             }
         )
     )
-    said = apercu("explain", tiny_run, photo, "--classifier", card, "--out", tmp_path / "o")
-    assert said.code == 2
-    assert "was trained for" in said.err
+    result = apercu("explain", tiny_run, photo, "--classifier", card, "--out", tmp_path / "o")
+    assert result.code == 2
+    assert "was trained for" in result.err
     assert not (tmp_path / "o").exists()
 
 
@@ -108,35 +110,35 @@ def test_another_classifier_is_refused(apercu, tiny_run, photo, tmp_path) -> Non
         (["--level", "1"], "level: expected a number above 0 and below 1, got 1.0"),
     ],
 )
-def test_wrong_wishes_are_said_before_anything_is_written(
+def test_wrong_options_are_refused_before_anything_is_written(
     apercu, tiny_run, photo, tmp_path, words: list[str], line: str
 ) -> None:
-    said = apercu("explain", tiny_run, photo, *words, "--out", tmp_path / "o")
-    assert (said.code, said.err) == (2, f"error: {line}\n")
+    result = apercu("explain", tiny_run, photo, *words, "--out", tmp_path / "o")
+    assert (result.code, result.err) == (2, f"error: {line}\n")
     assert not (tmp_path / "o").exists()
 
 
 def test_a_folder_that_is_no_run(apercu, photo, tmp_path) -> None:
-    said = apercu("explain", tmp_path, photo, "--out", tmp_path / "o")
-    assert said.code == 2
-    assert "expected a run folder" in said.err
+    result = apercu("explain", tmp_path, photo, "--out", tmp_path / "o")
+    assert result.code == 2
+    assert "expected a run folder" in result.err
 
 
 def test_one_unreadable_image_is_an_error(apercu, tiny_run, tmp_path) -> None:
     (tmp_path / "no.png").write_text("no image")
-    said = apercu("explain", tiny_run, tmp_path / "no.png", "--out", tmp_path / "o")
-    assert said.code == 2
-    assert said.err.startswith(f"error: {tmp_path / 'no.png'}: not an image")
+    result = apercu("explain", tiny_run, tmp_path / "no.png", "--out", tmp_path / "o")
+    assert result.code == 2
+    assert result.err.startswith(f"error: {tmp_path / 'no.png'}: not an image")
 
 
-def test_unreadable_images_of_a_folder_are_told_and_left_out(
+def test_unreadable_images_of_a_folder_are_reported_and_left_out(
     apercu, tiny_run, photo, tmp_path
 ) -> None:
     (photo.parent / "bad.png").write_text("no image")
     (photo.parent / "worse.jpg").write_bytes(b"")
-    said = apercu("explain", tiny_run, photo.parent, "--out", tmp_path / "o")
-    assert said.code == 2
-    warnings, error = said.err.splitlines()[:-1], said.err.splitlines()[-1]
+    result = apercu("explain", tiny_run, photo.parent, "--out", tmp_path / "o")
+    assert result.code == 2
+    warnings, error = result.err.splitlines()[:-1], result.err.splitlines()[-1]
     assert [line.split(":")[0] for line in warnings] == ["warning", "warning"]
     said_last = "error: 2 of 3 images could not be explained; the others are in "
     assert error == f"{said_last}{tmp_path / 'o'}"
@@ -148,8 +150,8 @@ def test_images_of_one_name_do_not_overwrite_each_other(apercu, tiny_run, photo,
     other.parent.mkdir()
     other.write_bytes(photo.read_bytes())
     (photo.parent / "cat-2.png").write_bytes(photo.read_bytes())
-    said = apercu("explain", tiny_run, photo, other, photo.parent, "--out", tmp_path / "o")
-    assert said.code == 0
+    result = apercu("explain", tiny_run, photo, other, photo.parent, "--out", tmp_path / "o")
+    assert result.code == 0
     maps = [image["answers"][0]["files"]["map"] for image in _read(tmp_path / "o")["images"]]
     assert maps == ["cat.map.npy", "CAT-2.map.npy", "cat-2-2.map.npy", "cat-3.map.npy"]
     assert len({name.casefold() for name in maps}) == 4
@@ -157,11 +159,11 @@ def test_images_of_one_name_do_not_overwrite_each_other(apercu, tiny_run, photo,
 
 def test_random_images_are_a_seeded_choice(tmp_path: Path) -> None:
     spec = "planted:size=32,images=30"
-    first = [one.index for one in select_images([spec], SPEC, 6, seed=1)]
+    first = [ref.index for ref in select_images([spec], SPEC, 6, seed=1)]
     assert (
-        first == [one.index for one in select_images([spec], SPEC, 6, seed=1)] == sorted(set(first))
+        first == [ref.index for ref in select_images([spec], SPEC, 6, seed=1)] == sorted(set(first))
     )
-    assert first != [one.index for one in select_images([spec], SPEC, 6, seed=2)]
+    assert first != [ref.index for ref in select_images([spec], SPEC, 6, seed=2)]
     assert len(select_images([spec], SPEC, 100)) == 30
 
 
@@ -192,10 +194,10 @@ def test_a_full_disk_is_one_line(apercu, tiny_run, photo, tmp_path, monkeypatch)
         raise OutputError(f"{path}: cannot be written (No space left on device); free some space")
 
     monkeypatch.setattr("apercu.render.write_file", full)
-    said = apercu("explain", tiny_run, photo, "--out", tmp_path / "o")
-    assert said.code == 2
-    assert said.err.count("\n") == 1
-    assert "No space left on device" in said.err
+    result = apercu("explain", tiny_run, photo, "--out", tmp_path / "o")
+    assert result.code == 2
+    assert result.err.count("\n") == 1
+    assert "No space left on device" in result.err
 
 
 def test_the_box_is_in_pixels_of_the_stored_picture() -> None:

@@ -29,12 +29,12 @@ POINTS = [
 
 def circles(drawing: str) -> dict[str, tuple[float, float]]:
     """Centres by name, from the titles that people see when they point at them."""
-    found = {}
+    centres = {}
     for group in ElementTree.fromstring(drawing).iter("g"):
         title, circle = group.find("title"), group.find("circle")
         assert title is not None and title.text is not None and circle is not None
-        found[title.text.split(":")[0]] = (float(circle.get("cx", 0)), float(circle.get("cy", 0)))
-    return found
+        centres[title.text.split(":")[0]] = (float(circle.get("cx", 0)), float(circle.get("cy", 0)))
+    return centres
 
 
 def test_points_lie_at_the_logarithm_of_their_cost() -> None:
@@ -84,15 +84,15 @@ def test_curves_run_from_edge_to_edge_and_have_the_colours_of_their_names() -> N
     curves = {f"curve {n}": [1.0, 0.5, 0.0] for n in range(8)} | {"mask": [0.8, 0.2]}
     coloured = ["mask", *(f"curve {n}" for n in range(5))]
     drawing = draw_lines(curves, coloured, {"mask"}, "pixels")
-    found = {
+    polylines = {
         title.text: line
         for line in ElementTree.fromstring(drawing).iter("polyline")
         for title in line.iter("title")
     }
-    assert found["mask"].get("class") == "s0 marked"
-    assert found["curve 4"].get("class") == "s5"
-    assert found["curve 5"].get("class") == "rest"
-    pairs = found["curve 0"].get("points", "").split(" ")
+    assert polylines["mask"].get("class") == "s0 marked"
+    assert polylines["curve 4"].get("class") == "s5"
+    assert polylines["curve 5"].get("class") == "rest"
+    pairs = polylines["curve 0"].get("points", "").split(" ")
     places = [tuple(map(float, pair.split(","))) for pair in pairs]
     across, down = zip(*places, strict=True)
     assert across == pytest.approx((LEFT, (LEFT + WIDTH - RIGHT) / 2, WIDTH - RIGHT))

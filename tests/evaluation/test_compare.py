@@ -50,7 +50,7 @@ SIZE, COUNT = 32, 12
 
 @dataclass(frozen=True)
 class Squares(ImageSource):
-    """A bright square (class `bright`) or a dark one (`dark`) on grey, of known place."""
+    """A bright square (class `bright`) or a dark one (`dark`) on grey, whose position is known."""
 
     count: int = COUNT
     true_objects: bool = True
@@ -107,7 +107,7 @@ class Contrast:
     scale: float = 1.0
     training_seconds: float = 90.0
     needs: tuple[Requirement, ...] = ("training",)
-    asked: list[int] = field(default_factory=list)
+    batch_sizes: list[int] = field(default_factory=list)
 
     @property
     def cache_key(self) -> str:
@@ -116,7 +116,7 @@ class Contrast:
     def __call__(
         self, classifier: Classifier, images: torch.Tensor, targets: torch.Tensor
     ) -> torch.Tensor:
-        self.asked.append(len(images))
+        self.batch_sizes.append(len(images))
         return (images - 0.5).abs().mean(dim=1) * 2 * self.scale
 
 
@@ -129,13 +129,13 @@ def rows_of(results: ComparisonResults) -> dict[tuple[str, str], MetricRow]:
     return {(row.explainer, row.metric): row for row in results.rows}
 
 
-def shown(
+def make_inputs(
     classifier: Classifier,
-    trial: EvalBatch,
-    found: torch.Tensor,
+    batch: EvalBatch,
+    found_maps: torch.Tensor,
     explainer: MapExplainer | TrueBox | None = None,
 ) -> MetricInputs:
-    return MetricInputs(explainer or Contrast(), classifier, trial, found, steps=5)
+    return MetricInputs(explainer or Contrast(), classifier, batch, found_maps, steps=5)
 
 
 def test_values_are_the_literal_means_over_the_test_half(classifier: Classifier) -> None:
@@ -171,7 +171,7 @@ def test_values_are_the_literal_means_over_the_test_half(classifier: Classifier)
     assert rows["mask", "iou"].better == "higher"
 
 
-def test_the_threshold_comes_from_the_tune_half_and_is_told(classifier: Classifier) -> None:
+def test_the_threshold_comes_from_the_tune_half_and_is_reported(classifier: Classifier) -> None:
     faint = Contrast(scale=0.3)
     rows = rows_of(run_comparison(classifier, Squares(), {"mask": faint}, FAST))
     row = rows["mask", "localisation_error"]
@@ -187,11 +187,13 @@ def test_the_best_of_the_grid_is_taken_for_each_metric(classifier: Classifier) -
     explainer = Contrast(scale=0.7)
     rows = rows_of(run_comparison(classifier, Squares(), {"mask": explainer}, FAST))
     sample = draw_sample(classifier, Squares(), None, 0)
-    (trial,) = sample.read_batches(classifier, sample.tune, 100)
-    one = shown(classifier, trial, explainer(classifier, trial.images, trial.targets), explainer)
+    (batch,) = sample.read_batches(classifier, sample.tune, 100)
+    inputs = make_inputs(
+        classifier, batch, explainer(classifier, batch.images, batch.targets), explainer
+    )
     for metric, best in (("saliency_metric", min), ("localisation_error", min), ("iou", max)):
         means = {
-            threshold: compute_metric(METRICS[metric], one, [threshold]).double().mean().item()
+            threshold: compute_metric(METRICS[metric], inputs, [threshold]).double().mean().item()
             for threshold in FAST.thresholds
         }
         chosen = rows["mask", metric].threshold
@@ -211,22 +213,22 @@ def test_an_image_is_in_the_same_half_whatever_the_limit() -> None:
 
 def test_the_seed_reaches_the_draws_of_every_metric(classifier: Classifier) -> None:
     sample = draw_sample(classifier, Squares(), None, 0)
-    (trial,) = sample.read_batches(classifier, sample.test, COUNT)
-    asked = trial.images, trial.targets
-    found = Contrast()(classifier, *asked)
+    (batch,) = sample.read_batches(classifier, sample.test, COUNT)
+    inputs = batch.images, batch.targets
+    masks = Contrast()(classifier, *inputs)
     expected = {
-        "road": lambda seed: road(classifier, *asked, found, RoadSettings(seed=seed)),
+        "road": lambda seed: road(classifier, *inputs, masks, RoadSettings(seed=seed)),
         "max_sensitivity": lambda seed: max_sensitivity(
-            Contrast(), classifier, *asked, SensitivityNoise(seed=seed)
+            Contrast(), classifier, *inputs, SensitivityNoise(seed=seed)
         ),
-        "randomisation": lambda seed: randomisation(Gradient(), classifier, *asked, seed),
+        "randomisation": lambda seed: randomisation(Gradient(), classifier, *inputs, seed),
     }
     for metric, of in expected.items():
         explainer = Gradient() if metric == "randomisation" else Contrast()
-        made = explainer(classifier, *asked)
+        explained = explainer(classifier, *inputs)
         for seed in (0, 7):
-            one = MetricInputs(explainer, classifier, trial, made, steps=5, seed=seed)
-            assert torch.equal(compute_metric(METRICS[metric], one, ())[0], of(seed)), (
+            given = MetricInputs(explainer, classifier, batch, explained, steps=5, seed=seed)
+            assert torch.equal(compute_metric(METRICS[metric], given, ())[0], of(seed)), (
                 metric,
                 seed,
             )
@@ -244,7 +246,7 @@ def test_the_half_that_chooses_is_not_the_half_that_is_reported() -> None:
     assert len(few[0]) == len(few[1]) == 5
 
 
-def test_where_nothing_is_cut_all_images_are_reported(classifier: Classifier) -> None:
+def test_without_thresholds_all_images_are_reported(classifier: Classifier) -> None:
     settings = replace(FAST, metrics=("ncc", "pointing_game"), limit=None)
     rows = rows_of(run_comparison(classifier, Squares(), {"mask": Contrast()}, settings))
     assert {row.n for row in rows.values()} == {COUNT}
@@ -265,25 +267,29 @@ def test_maps_are_stretched_and_masks_are_not(classifier: Classifier) -> None:
 
 def test_the_saliency_metric_at_many_thresholds_is_the_one_of_each(classifier: Classifier) -> None:
     sample = draw_sample(classifier, Squares(), 8, 1)
-    (trial,) = sample.read_batches(classifier, sample.tune, 100)
-    found = torch.rand(trial.images.shape[0], 8, 8, generator=torch.Generator().manual_seed(0))
-    found = maps.resize_maps(found, (SIZE, SIZE))
+    (batch,) = sample.read_batches(classifier, sample.tune, 100)
+    random_maps = torch.rand(
+        batch.images.shape[0], 8, 8, generator=torch.Generator().manual_seed(0)
+    )
+    random_maps = maps.resize_maps(random_maps, (SIZE, SIZE))
     levels = (0.1, 0.11, 0.5, 0.8, 0.99)
-    together = compute_metric(METRICS["saliency_metric"], shown(classifier, trial, found), levels)
+    together = compute_metric(
+        METRICS["saliency_metric"], make_inputs(classifier, batch, random_maps), levels
+    )
     for threshold, scores in zip(levels, together, strict=True):
-        boxes = maps.tight_boxes(found >= threshold)
-        literal = saliency_metric(classifier, trial.images, trial.targets, boxes)
+        boxes = maps.tight_boxes(random_maps >= threshold)
+        literal = saliency_metric(classifier, batch.images, batch.targets, boxes)
         torch.testing.assert_close(scores, literal)
 
 
-def test_equal_boxes_are_asked_once(classifier: Classifier) -> None:
+def test_equal_boxes_are_computed_once(classifier: Classifier) -> None:
     sample = draw_sample(classifier, Squares(), 8, 1)
-    (trial,) = sample.read_batches(classifier, sample.tune, 100)
+    (batch,) = sample.read_batches(classifier, sample.tune, 100)
     before = classifier.queries
     crisp = torch.zeros(4, SIZE, SIZE)
     crisp[:, 4:20, 4:20] = 1
     compute_metric(
-        METRICS["saliency_metric"], shown(classifier, trial, crisp), (0.1, 0.2, 0.3, 0.9)
+        METRICS["saliency_metric"], make_inputs(classifier, batch, crisp), (0.1, 0.2, 0.3, 0.9)
     )
     assert classifier.queries - before == 4
 
@@ -294,11 +300,11 @@ def test_several_true_boxes_score_their_mean(classifier: Classifier) -> None:
     truths[1, 0] = torch.tensor([4, 4, 20, 20])
     images = torch.rand(2, 3, SIZE, SIZE)
     targets = torch.tensor([0, 1])
-    trial = EvalBatch((), images, targets, truths, torch.zeros(2, SIZE, SIZE, dtype=torch.bool))
-    boxed = shown(classifier, trial, TrueBox()(images, truths), TrueBox())
-    found = compute_metric(METRICS["saliency_metric"], boxed, (0.5,))
-    one, two = (saliency_metric(classifier, images, targets, truths[:, k]) for k in (0, 1))
-    torch.testing.assert_close(found, torch.stack([(one[0] + two[0]) / 2, one[1]])[None])
+    batch = EvalBatch((), images, targets, truths, torch.zeros(2, SIZE, SIZE, dtype=torch.bool))
+    boxed = make_inputs(classifier, batch, TrueBox()(images, truths), TrueBox())
+    scores = compute_metric(METRICS["saliency_metric"], boxed, (0.5,))
+    first, second = (saliency_metric(classifier, images, targets, truths[:, k]) for k in (0, 1))
+    torch.testing.assert_close(scores, torch.stack([(first[0] + second[0]) / 2, first[1]])[None])
 
 
 def test_without_truth_only_what_needs_none_is_measured(classifier: Classifier) -> None:
@@ -308,9 +314,9 @@ def test_without_truth_only_what_needs_none_is_measured(classifier: Classifier) 
     )
     needless = {name for name in UNNAMED if METRICS[name].truth == "none"}
     assert {row.metric for row in results.rows} == needless
-    wanted = replace(FAST, metrics=("localisation_error",))
+    settings = replace(FAST, metrics=("localisation_error",))
     with pytest.raises(ImagesError, match="squares: localisation_error needs true boxes"):
-        run_comparison(classifier, Squares(true_objects=False), {"whole_box": WholeBox()}, wanted)
+        run_comparison(classifier, Squares(true_objects=False), {"whole_box": WholeBox()}, settings)
     with pytest.raises(ImagesError, match="squares: true_box needs true boxes"):
         run_comparison(
             classifier,
@@ -328,21 +334,21 @@ def test_metrics_of_whole_maps_are_those_of_the_package(classifier: Classifier) 
     again = {name for name, metric in METRICS.items() if metric.explains_again}
     assert {metric for name, metric in rows if name == "true_box"} == UNNAMED - again
     sample = draw_sample(classifier, Squares(), None, 0)
-    (trial,) = sample.read_batches(classifier, sample.test, COUNT)
-    masks = Contrast()(classifier, trial.images, trial.targets)
+    (batch,) = sample.read_batches(classifier, sample.test, COUNT)
+    masks = Contrast()(classifier, batch.images, batch.targets)
     flipped = flip_pixels(
         classifier,
-        trial.images,
-        trial.targets,
+        batch.images,
+        batch.targets,
         masks,
         replace(make_deletion_and_insertion(classifier.zero_colour)[0], steps=5),
     )
     expected = {
-        "pointing_game": pointing_game(masks, trial.regions),
-        "energy": energy(masks, trial.regions),
+        "pointing_game": pointing_game(masks, batch.regions),
+        "energy": energy(masks, batch.regions),
         "dauc": dauc(flipped),
-        "road": road(classifier, trial.images, trial.targets, masks),
-        "max_sensitivity": max_sensitivity(Contrast(), classifier, trial.images, trial.targets),
+        "road": road(classifier, batch.images, batch.targets, masks),
+        "max_sensitivity": max_sensitivity(Contrast(), classifier, batch.images, batch.targets),
     }
     for metric, scores in expected.items():
         row = rows["mask", metric]
@@ -363,19 +369,19 @@ class Signed(Contrast):
 
 
 def test_evidence_against_the_class_is_no_evidence(classifier: Classifier) -> None:
-    wanted = replace(FAST, metrics=("energy",))
-    rows = rows_of(run_comparison(classifier, Squares(), {"signed": Signed()}, wanted))
+    settings = replace(FAST, metrics=("energy",))
+    rows = rows_of(run_comparison(classifier, Squares(), {"signed": Signed()}, settings))
     assert rows["signed", "energy"].value > 0.95
 
 
 def test_metrics_read_off_one_curve_flip_it_once(classifier: Classifier) -> None:
     sample = draw_sample(classifier, Squares(), 8, 1)
-    (trial,) = sample.read_batches(classifier, sample.tune, 100)
-    found = torch.rand(4, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
-    one = shown(classifier, trial, found)
+    (batch,) = sample.read_batches(classifier, sample.tune, 100)
+    random_maps = torch.rand(4, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    inputs = make_inputs(classifier, batch, random_maps)
     for metrics, points in {("dauc", "dc"): 6, ("iauc", "ic"): 6, ("dauc_nc", "dc_nc"): 6}.items():
         before = classifier.queries
-        values = [compute_metric(METRICS[metric], one, (0.5,)) for metric in metrics]
+        values = [compute_metric(METRICS[metric], inputs, (0.5,)) for metric in metrics]
         assert classifier.queries - before == 4 * points
         assert not torch.equal(*values)
 
@@ -385,13 +391,13 @@ def test_metrics_that_must_be_named_are_those_of_the_package(classifier: Classif
     settings = replace(FAST, metrics=named, steps=5)
     rows = rows_of(run_comparison(classifier, Squares(), {"mask": Contrast()}, settings))
     sample = draw_sample(classifier, Squares(), None, 0, halves=False)
-    (trial,) = sample.read_batches(classifier, sample.test, COUNT)
-    masks = Contrast()(classifier, trial.images, trial.targets)
+    (batch,) = sample.read_batches(classifier, sample.test, COUNT)
+    masks = Contrast()(classifier, batch.images, batch.targets)
     lone = [
         flip_pixels(
             classifier,
-            trial.images,
-            trial.targets,
+            batch.images,
+            batch.targets,
             masks,
             replace(flipping, steps=5, cumulative=False),
         )
@@ -406,11 +412,11 @@ def test_metrics_that_must_be_named_are_those_of_the_package(classifier: Classif
 
 def test_objects_are_masks_where_there_are_and_boxes_elsewhere(classifier: Classifier) -> None:
     sample = draw_sample(classifier, Squares(), None, 0)
-    (trial,) = sample.read_batches(classifier, sample.test, COUNT)
-    blank = torch.zeros_like(trial.regions[:1])
-    mixed = replace(trial, regions=torch.cat([blank, trial.regions[1:]]))
-    assert torch.equal(mixed.objects[1:], trial.regions[1:])
-    left, top, right, bottom = trial.true_boxes[0, 0].tolist()
+    (batch,) = sample.read_batches(classifier, sample.test, COUNT)
+    blank = torch.zeros_like(batch.regions[:1])
+    mixed = replace(batch, regions=torch.cat([blank, batch.regions[1:]]))
+    assert torch.equal(mixed.objects[1:], batch.regions[1:])
+    left, top, right, bottom = batch.true_boxes[0, 0].tolist()
     inside = mixed.objects[0, int(top) + 1 : int(bottom), int(left) + 1 : int(right)]
     assert inside.all() and mixed.objects[0].sum() <= (right - left + 2) * (bottom - top + 2)
 
@@ -448,10 +454,10 @@ class Broken:
     def __call__(
         self, classifier: Classifier, images: torch.Tensor, targets: torch.Tensor
     ) -> torch.Tensor:
-        found = images.mean(dim=1).clone()
+        broken_maps = images.mean(dim=1).clone()
         if self.fails == "nan" or len(images) > 1:
-            found[-1, 0, 0] = torch.nan
-        return found
+            broken_maps[-1, 0, 0] = torch.nan
+        return broken_maps
 
 
 def test_nan_is_an_error_and_never_a_mean(classifier: Classifier) -> None:
@@ -498,7 +504,7 @@ def test_rows_stay_when_only_the_cost_cannot_be_measured(classifier: Classifier)
     )
 
 
-def test_finished_explainers_are_kept_and_not_asked_again(
+def test_finished_explainers_are_kept_and_not_measured_again(
     classifier: Classifier, tmp_path: Path
 ) -> None:
     mask = Contrast()
@@ -507,10 +513,10 @@ def test_finished_explainers_are_kept_and_not_asked_again(
     kept = ComparisonResults.load(tmp_path)
     assert list(kept.explainers) == ["mask"]
     assert kept.failed["broken"].startswith("broken: expected finite maps, got NaN")
-    mask.asked.clear()
+    mask.batch_sizes.clear()
     explainers = {"whole_box": WholeBox(), "mask": mask}
     results = run_comparison(classifier, Squares(), explainers, FAST, out=tmp_path)
-    assert mask.asked == []
+    assert mask.batch_sizes == []
     assert list(results.explainers) == ["whole_box", "mask"]
     assert set(kept.rows) < set(results.rows)
     assert run_comparison(classifier, Squares(), explainers, FAST).rows == results.rows
@@ -518,7 +524,7 @@ def test_finished_explainers_are_kept_and_not_asked_again(
     assert ComparisonResults.load(tmp_path).scores == results.scores
 
 
-def test_rows_of_methods_that_are_not_asked_for_again_stay(
+def test_rows_of_methods_that_are_not_named_again_stay(
     classifier: Classifier, tmp_path: Path
 ) -> None:
     run_comparison(classifier, Squares(), {"mask": Contrast()}, FAST, out=tmp_path)
@@ -530,8 +536,8 @@ def test_rows_of_methods_that_are_not_asked_for_again_stay(
         "mask",
         "centre_box",
     }
-    made = [(call.command, call.explainers) for call in ComparisonResults.load(tmp_path).calls]
-    assert made == [("apercu.compare(…)", ("mask",)), ("again", ("centre_box",))]
+    calls = [(call.command, call.explainers) for call in ComparisonResults.load(tmp_path).calls]
+    assert calls == [("apercu.compare(…)", ("mask",)), ("again", ("centre_box",))]
 
 
 def test_an_explainer_under_a_new_name_takes_the_place_of_its_old_one(
@@ -541,7 +547,7 @@ def test_an_explainer_under_a_new_name_takes_the_place_of_its_old_one(
     both = {"mask:run=a": Contrast(), "mask:run=b": Contrast(scale=0.9)}
     results = run_comparison(classifier, Squares(), both, FAST, out=tmp_path)
     assert list(results.explainers) == list(both)
-    assert not both["mask:run=a"].asked and both["mask:run=b"].asked
+    assert not both["mask:run=a"].batch_sizes and both["mask:run=b"].batch_sizes
     assert [call.explainers for call in results.calls] == [("mask:run=a",), ("mask:run=b",)]
     kept = rows_of(results)
     for (name, metric), row in rows_of(first).items():
@@ -549,17 +555,17 @@ def test_an_explainer_under_a_new_name_takes_the_place_of_its_old_one(
         assert again.value == row.value
 
 
-def test_of_twins_one_is_renamed_and_a_name_may_change_hands(
+def test_of_equal_explainers_one_is_renamed_and_a_name_may_change(
     classifier: Classifier, tmp_path: Path
 ) -> None:
     twins = {"a": Contrast(), "b": Contrast()}
     run_comparison(classifier, Squares(), twins, FAST, out=tmp_path)
     third = Contrast()
     results = run_comparison(classifier, Squares(), {"c": third}, FAST, out=tmp_path)
-    assert not third.asked and set(results.explainers) == {"b", "c"}
+    assert not third.batch_sizes and set(results.explainers) == {"b", "c"}
     moved, new = Contrast(), Contrast(scale=0.9)
     results = run_comparison(classifier, Squares(), {"c": new, "b": moved}, FAST, out=tmp_path)
-    assert new.asked and not moved.asked
+    assert new.batch_sizes and not moved.batch_sizes
     assert results.explainers == {"c": new.cache_key, "b": moved.cache_key}
 
 
@@ -580,14 +586,14 @@ def test_costs_that_failed_are_measured_by_the_next_call(
     classifier: Classifier, tmp_path: Path
 ) -> None:
     settings = replace(FAST, cost_batches=(1, 7), repeats=1)
-    one = Costly()
-    results = run_comparison(classifier, Squares(), {"mask": one}, settings, out=tmp_path)
+    explainer = Costly()
+    results = run_comparison(classifier, Squares(), {"mask": explainer}, settings, out=tmp_path)
     assert [cost.batch for cost in results.cost] == [1]
     assert results.failed == {
         "cost of mask": "cost of mask: RuntimeError (no room); leave it out, or mend it"
     }
-    one.broken = False
-    results = run_comparison(classifier, Squares(), {"mask": one}, settings, out=tmp_path)
+    explainer.broken = False
+    results = run_comparison(classifier, Squares(), {"mask": explainer}, settings, out=tmp_path)
     assert [cost.batch for cost in results.cost] == [1, 7]
     assert not results.failed
 
@@ -606,10 +612,10 @@ def test_an_explainer_that_is_another_one_now_is_measured_again(
 ) -> None:
     mask = Contrast()
     run_comparison(classifier, Squares(), {"mask": mask}, FAST, out=tmp_path)
-    mask.asked.clear()
+    mask.batch_sizes.clear()
     mask.scale = 0.9
     run_comparison(classifier, Squares(), {"mask": mask}, FAST, out=tmp_path)
-    assert mask.asked
+    assert mask.batch_sizes
 
 
 @pytest.mark.parametrize("change", ["seed", "targets", "fingerprint"])
@@ -661,24 +667,24 @@ def test_the_files_say_what_was_measured(classifier: Classifier, tmp_path: Path)
     settings = CompareSettings(metrics=CUT, batch=4, repeats=2, cost_batches=(1, 3))
     explainers = {"mask": Contrast(), "gradient": Gradient(), "centre_box": CentreBox()}
     run_comparison(classifier, Squares(), explainers, settings, out=tmp_path)
-    found = json.loads((tmp_path / "results.json").read_text())
-    assert found["classifier"] == "tests:brightness"
-    assert (found["fingerprint"], found["limit"]) == (classifier.fingerprint, COUNT)
-    assert set(found["environment"]) >= {"python", "torch", "machine", "cores", "date", "seed"}
-    centre = next(row for row in found["rows"] if row["explainer"] == "centre_box")
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert content["classifier"] == "tests:brightness"
+    assert (content["fingerprint"], content["limit"]) == (classifier.fingerprint, COUNT)
+    assert set(content["environment"]) >= {"python", "torch", "machine", "cores", "date", "seed"}
+    centre = next(row for row in content["rows"] if row["explainer"] == "centre_box")
     assert set(centre) == {"explainer", "metric", "value", "ci95", "n", "better"}
-    costs = {(cost["explainer"], cost["batch"]): cost for cost in found["cost"]}
+    costs = {(cost["explainer"], cost["batch"]): cost for cost in content["cost"]}
     assert set(costs) == {(name, size) for name in ("mask", "gradient") for size in (1, 3)}
-    assert all(cost["ms_per_image"] > 0 < cost["classifier_forwards"] for cost in found["cost"])
+    assert all(cost["ms_per_image"] > 0 < cost["classifier_forwards"] for cost in content["cost"])
     assert costs["mask", 1]["training_seconds"] == 90
     with (tmp_path / "scores.csv").open() as file:
         lines = list(csv.DictReader(file))
     mine = [float(x["value"]) for x in lines if (x["explainer"], x["metric"]) == ("mask", "iou")]
-    row = next(r for r in found["rows"] if (r["explainer"], r["metric"]) == ("mask", "iou"))
+    row = next(r for r in content["rows"] if (r["explainer"], r["metric"]) == ("mask", "iou"))
     assert np.mean(mine) == pytest.approx(row["value"])
 
 
-def test_files_of_another_kind_are_refused_in_words(tmp_path: Path) -> None:
+def test_files_of_another_kind_are_refused(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text('{"rows": 3}')
     with pytest.raises(RunError, match=r"results\.json: cannot be read as results"):
         ComparisonResults.load(tmp_path)
@@ -689,12 +695,12 @@ def test_mean_curves_and_what_each_needs_are_kept(classifier: Classifier, tmp_pa
     explainers = {"mask": Contrast(), "true_box": TrueBox()}
     results = run_comparison(classifier, Squares(), explainers, settings, out=tmp_path)
     sample = draw_sample(classifier, Squares(), None, 0)
-    (trial,) = sample.read_batches(classifier, sample.test, COUNT)
-    masks = Contrast()(classifier, trial.images, trial.targets)
+    (batch,) = sample.read_batches(classifier, sample.test, COUNT)
+    masks = Contrast()(classifier, batch.images, batch.targets)
     literal = flip_pixels(
         classifier,
-        trial.images,
-        trial.targets,
+        batch.images,
+        batch.targets,
         masks,
         replace(make_deletion_and_insertion(classifier.zero_colour)[0], steps=5),
     )
@@ -726,15 +732,15 @@ def test_a_trained_explainer_is_compared_like_a_method(classifier: Classifier) -
 
 
 def test_the_background_does_not_depend_on_who_shares_the_batch(classifier: Classifier) -> None:
-    wanted = replace(FAST, metrics=("background_invariance",))
-    found = [
+    settings = replace(FAST, metrics=("background_invariance",))
+    scores = [
         run_comparison(
-            classifier, Squares(), {"mask": Leaning()}, replace(wanted, batch=batch)
+            classifier, Squares(), {"mask": Leaning()}, replace(settings, batch=batch)
         ).scores
         for batch in (1, 4, 100)
     ]
-    assert found[0] == found[1] == found[2]
-    assert len(set(found[0]["mask", "background_invariance"].values())) > 2
+    assert scores[0] == scores[1] == scores[2]
+    assert len(set(scores[0]["mask", "background_invariance"].values())) > 2
 
 
 @dataclass
@@ -744,24 +750,24 @@ class Leaning(Contrast):
     def __call__(
         self, classifier: Classifier, images: torch.Tensor, targets: torch.Tensor
     ) -> torch.Tensor:
-        shown = super().__call__(classifier, images, targets)
-        return shown * torch.linspace(0, 1, shown.shape[2]) + 0.1 * images.mean(dim=1)
+        make_inputs = super().__call__(classifier, images, targets)
+        return make_inputs * torch.linspace(0, 1, make_inputs.shape[2]) + 0.1 * images.mean(dim=1)
 
 
 @dataclass
 class Lost(Contrast):
-    """Has no numbers when it is asked again."""
+    """Gives NaN for a classifier with random weights."""
 
     def __call__(
         self, classifier: Classifier, images: torch.Tensor, targets: torch.Tensor
     ) -> torch.Tensor:
-        found = super().__call__(classifier, images, targets)
-        return found * float("nan") if "randomised" in classifier.network.digest else found
+        computed = super().__call__(classifier, images, targets)
+        return computed * float("nan") if "randomised" in classifier.network.digest else computed
 
 
-def test_maps_of_no_numbers_score_nothing_when_asked_again(classifier: Classifier) -> None:
-    wanted = replace(FAST, metrics=("randomisation",))
+def test_further_maps_with_nan_are_an_error(classifier: Classifier) -> None:
+    settings = replace(FAST, metrics=("randomisation",))
     both = {"mask": Contrast(), "lost": Lost()}
-    results = run_comparison(classifier, Squares(), both, wanted)
-    assert "expected finite maps when asked again" in results.failed["lost"]
+    results = run_comparison(classifier, Squares(), both, settings)
+    assert "expected finite maps in further calls" in results.failed["lost"]
     assert set(results.explainers) == {"mask"}

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from apercu.classifiers import Classifier, ClassifierCard, InputSpec, wrap_module
-from apercu.evaluation import cost as costs
+from apercu.evaluation import cost as cost_module
 from apercu.evaluation import cost as memory
 from apercu.evaluation.cost import interquartile_range, measure_cost
 from apercu.methods import Occlusion, Rise, TrainedMethod
@@ -42,8 +42,8 @@ def test_queries_are_those_of_one_image(
     occlusion = Occlusion()
     before = classifier.queries
     occlusion(classifier, *inputs)
-    asked = (classifier.queries - before) / 2
-    assert measure_cost("occlusion", occlusion, classifier, inputs, repeats=3).queries == asked
+    queries = (classifier.queries - before) / 2
+    assert measure_cost("occlusion", occlusion, classifier, inputs, repeats=3).queries == queries
     trained = TrainedMethod(lambda images, targets: images[:, 0], "mask", 60.0)
     assert measure_cost("mask", trained, classifier, inputs, repeats=1).queries == 0
 
@@ -59,13 +59,13 @@ def test_memory_is_what_a_call_takes_at_its_peak() -> None:
     assert 95 < large.peak_mb < 140
 
 
-def test_memory_is_unknown_where_the_machine_does_not_tell(
+def test_memory_is_unknown_on_other_systems(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(memory, "RESET", tmp_path / "missing" / "clear_refs")
-    with memory.track_peak_memory(torch.device("cpu")) as found:
+    with memory.track_peak_memory(torch.device("cpu")) as peak:
         pass
-    assert found.peak_mb is None
+    assert peak.peak_mb is None
 
 
 def test_a_call_that_takes_too_long_is_made_once(
@@ -80,23 +80,23 @@ def test_a_call_that_takes_too_long_is_made_once(
         time.sleep(0.05)
         return images[:, 0]
 
-    monkeypatch.setattr(costs, "MAX_SECONDS", 0.01)
-    found = measure_cost("slow", TrainedMethod(slow, "slow", 0.0), classifier, inputs, repeats=9)
+    monkeypatch.setattr(cost_module, "MAX_SECONDS", 0.01)
+    cost = measure_cost("slow", TrainedMethod(slow, "slow", 0.0), classifier, inputs, repeats=9)
     assert calls == [2]
-    assert found.ms_per_image >= 25
-    assert found.iqr is None
+    assert cost.ms_per_image >= 25
+    assert cost.iqr is None
 
 
 def test_the_machine_has_a_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    told = tmp_path / "cpuinfo"
-    told.write_text("processor\t: 0\nmodel name\t: Some CPU @ 2 GHz\nmodel name\t: Another\n")
-    monkeypatch.setattr(costs, "CPU_INFO", told)
-    assert costs.find_processor_name() == "Some CPU @ 2 GHz"
-    told.write_text("processor : 0\n")
-    assert costs.find_processor_name() in (platform.processor(), platform.machine())
+    cpu_info = tmp_path / "cpuinfo"
+    cpu_info.write_text("processor\t: 0\nmodel name\t: Some CPU @ 2 GHz\nmodel name\t: Another\n")
+    monkeypatch.setattr(cost_module, "CPU_INFO", cpu_info)
+    assert cost_module.find_processor_name() == "Some CPU @ 2 GHz"
+    cpu_info.write_text("processor : 0\n")
+    assert cost_module.find_processor_name() in (platform.processor(), platform.machine())
 
 
-def test_spread_is_the_interquartile_range() -> None:
+def test_the_interquartile_range_is_that_of_numpy() -> None:
     values = [5.0, 1.0, 4.0, 8.0, 2.0, 9.0]
     low, high = np.percentile(values, [25, 75])
     assert interquartile_range(values) == pytest.approx(high - low)

@@ -72,13 +72,13 @@ def results() -> ComparisonResults:
 
 
 @pytest.fixture
-def shots() -> tuple[GalleryImage, ...]:
+def images() -> tuple[GalleryImage, ...]:
     blue = Image.new("RGB", (64, 48), "#2040c0")
     return (GalleryImage("a.jpg", "cat (90%)", blue, {"mask": blue, "cam": blue}),)
 
 
-def page(results: ComparisonResults, shots: tuple[GalleryImage, ...], folder: Path) -> str:
-    path = write_report(results, shots, folder / "report.html")
+def page(results: ComparisonResults, images: tuple[GalleryImage, ...], folder: Path) -> str:
+    path = write_report(results, images, folder / "report.html")
     return path.read_text()
 
 
@@ -113,9 +113,9 @@ def test_intervals_lie_on_one_scale_per_column(results: ComparisonResults) -> No
 
 
 def test_the_page_holds_its_numbers_and_words(
-    results: ComparisonResults, shots: tuple[GalleryImage, ...], tmp_path: Path
+    results: ComparisonResults, images: tuple[GalleryImage, ...], tmp_path: Path
 ) -> None:
-    text = page(results, shots, tmp_path)
+    text = page(results, images, tmp_path)
     for words in (
         "34.4\u00a0%",
         "threshold 0.55",
@@ -135,9 +135,9 @@ def test_the_page_holds_its_numbers_and_words(
 
 
 def test_the_page_needs_nothing_else(
-    results: ComparisonResults, shots: tuple[GalleryImage, ...], tmp_path: Path
+    results: ComparisonResults, images: tuple[GalleryImage, ...], tmp_path: Path
 ) -> None:
-    text = page(results, shots, tmp_path)
+    text = page(results, images, tmp_path)
     assert not re.search(r"https?://|<script|<link|@import|url\(", text)
     pictures = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', text)
     assert len(pictures) == text.count("<img") == 3
@@ -194,14 +194,14 @@ def test_the_gallery_shows_reported_images_under_every_map(classifier: Classifie
     metrics = ("saliency_metric", "localisation_error", "iou")
     settings = CompareSettings(metrics, limit=12, batch=4, cost_batches=(), thresholds=(0.5,))
     results = run_comparison(classifier, source, explainers, settings)
-    shots = draw_gallery(classifier, source, explainers, results, count=3)
+    images = draw_gallery(classifier, source, explainers, results, count=3)
     test = {source[index].name for index in split_indices(20, 12, 0)[1]}
-    assert len({shot.name for shot in shots} & test) == 3
-    assert all(list(shot.views) == ["mask", "gradient", "centre_box"] for shot in shots)
-    assert all("%" in shot.caption for shot in shots)
-    line = [int(render.BOX_COLOUR[place : place + 2], 16) for place in (1, 3, 5)]
+    assert len({image.name for image in images} & test) == 3
+    assert all(list(image.views) == ["mask", "gradient", "centre_box"] for image in images)
+    assert all("%" in image.caption for image in images)
+    line = [int(render.BOX_COLOUR[start : start + 2], 16) for start in (1, 3, 5)]
     scale = PICTURE_SIDE / 64
-    drawn = (np.asarray(shots[0].views["mask"]) == line).all(axis=2)
+    drawn = (np.asarray(images[0].views["mask"]) == line).all(axis=2)
     assert drawn.any(axis=0).nonzero()[0].min() == 16 * scale
     assert drawn.any(axis=0).nonzero()[0].max() == 48 * scale - 1
     assert drawn.any(axis=1).nonzero()[0].max() == 32 * scale - 1
@@ -210,22 +210,22 @@ def test_the_gallery_shows_reported_images_under_every_map(classifier: Classifie
 def test_a_view_is_drawn_once_and_shown_without_its_explainer(
     classifier: Classifier, tmp_path: Path
 ) -> None:
-    source, asked = open_images("planted:images=8,size=64"), []
+    source, batch_sizes = open_images("planted:images=8,size=64"), []
 
     def attribute(images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        asked.append(len(images))
+        batch_sizes.append(len(images))
         return images[:, 0]
 
     explainers = {"mask": TrainedMethod(attribute, "m", 1.0), "centre_box": CentreBox()}
     settings = CompareSettings(("pointing_game",), limit=8, batch=4, cost_batches=())
     results = run_comparison(classifier, source, explainers, settings)
     first = draw_gallery(classifier, source, explainers, results, count=2, out=tmp_path)
-    asked.clear()
+    batch_sizes.clear()
     others = {"centre_box": CentreBox()}
     again = draw_gallery(classifier, source, others, results, count=2, out=tmp_path)
-    assert not asked and len(list((tmp_path / "gallery").iterdir())) == 4
-    for one, two in zip(first, again, strict=True):
-        assert list(two.views) == ["mask", "centre_box"]
-        assert np.array_equal(np.asarray(one.views["mask"]), np.asarray(two.views["mask"]))
+    assert not batch_sizes and len(list((tmp_path / "gallery").iterdir())) == 4
+    for before, after in zip(first, again, strict=True):
+        assert list(after.views) == ["mask", "centre_box"]
+        assert np.array_equal(np.asarray(before.views["mask"]), np.asarray(after.views["mask"]))
     elsewhere = draw_gallery(classifier, source, others, results, count=2, out=tmp_path / "new")
-    assert all(list(shot.views) == ["centre_box"] for shot in elsewhere)
+    assert all(list(image.views) == ["centre_box"] for image in elsewhere)

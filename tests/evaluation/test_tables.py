@@ -68,7 +68,7 @@ def test_the_best_trained_explainer_is_the_one_of_the_best_rank(results: Compari
     assert find_best_trained(replace(results, needs={"cam": ("layers",)})) is None
 
 
-def test_marks_say_who_differs_from_it(results: ComparisonResults) -> None:
+def test_marks_say_which_explainers_differ_from_it(results: ComparisonResults) -> None:
     verdicts = {line.name: line.cells["iou"].verdict for line in build_ranking(results)}
     assert verdicts["mask"] is None
     assert verdicts["cam"] == verdicts["mask:run=b"] == "worse"
@@ -79,7 +79,7 @@ def test_marks_say_who_differs_from_it(results: ComparisonResults) -> None:
     ] == "better"
 
 
-def test_a_second_row_stands_below_the_first_and_takes_part_in_no_contest(
+def test_a_second_row_stands_below_the_first_and_does_not_compete(
     results: ComparisonResults,
 ) -> None:
     names = [line.name for line in build_ranking(results)]
@@ -117,7 +117,7 @@ def test_a_busy_machine_does_not_decide_when_training_pays(results: ComparisonRe
     """Three times as slow while one was measured: three times the time, the same forwards."""
     slowed = replace(results.cost[2], ms_per_image=75.0)
     busy = replace(results, cost=(*results.cost[:2], slowed))
-    assert [round(one.ms_per_image, 6) for one in equalise_costs(busy)] == [10.0, 5.0, 25.0]
+    assert [round(cost.ms_per_image, 6) for cost in equalise_costs(busy)] == [10.0, 5.0, 25.0]
     assert [line.break_even for line in compare_costs(busy)] == [{}, {}, {"mask": 40_000}]
     assert "| even | cpu, 1 | 75.0, one call |" in format_markdown(busy)
 
@@ -134,7 +134,7 @@ def test_a_bar_in_a_reason_does_not_end_its_cell(results: ComparisonResults) -> 
     assert "| rise | not measured: a\\|b |" in text
 
 
-def test_those_who_need_least_come_first(results: ComparisonResults) -> None:
+def test_explainers_with_the_fewest_needs_come_first(results: ComparisonResults) -> None:
     assert next(iter(sort_needs(results))) == "even"
 
 
@@ -169,7 +169,7 @@ def _results(scores: dict[str, dict[str, float]]) -> ComparisonResults:
 
 
 def test_only_images_that_both_have_are_compared() -> None:
-    found = compute_paired_differences(
+    differences = compute_paired_differences(
         _results(
             {
                 "mask": {"a": 0.5, "b": 0.7, "c": 0.9},
@@ -180,10 +180,10 @@ def test_only_images_that_both_have_are_compared() -> None:
         "iou",
         "mask",
     )
-    assert set(found) == {"cam"}
-    assert found["cam"].n == 2
-    assert found["cam"].difference == pytest.approx(-0.35)
-    assert found["cam"].ci95 == bootstrap_interval(np.array([0.4 - 0.7, 0.5 - 0.9]), 0)
+    assert set(differences) == {"cam"}
+    assert differences["cam"].n == 2
+    assert differences["cam"].difference == pytest.approx(-0.35)
+    assert differences["cam"].ci95 == bootstrap_interval(np.array([0.4 - 0.7, 0.5 - 0.9]), 0)
 
 
 def test_a_metric_that_the_reference_lacks_has_no_differences() -> None:

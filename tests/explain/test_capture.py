@@ -30,8 +30,8 @@ def film() -> Path:
 @pytest.fixture(scope="module")
 def written(film: Path, tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     out = tmp_path_factory.mktemp("maps")
-    asked = ["explain", str(tiny_run), str(film), "--target", "0", "--out", str(out)]
-    done = CliRunner().invoke(app, asked)
+    command = ["explain", str(tiny_run), str(film), "--target", "0", "--out", str(out)]
+    done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
     assert not any(secret.decode() in done.output for secret in SECRETS)
     yield out
@@ -43,15 +43,15 @@ def capture_in(folder: Path) -> Path:
 
 
 def test_the_capture_refers_to_its_source_and_shows_the_overlay(film: Path, written: Path) -> None:
-    source, made = pydicom.dcmread(film), pydicom.dcmread(capture_in(written))
-    (reference,) = made.SourceImageSequence
+    source, capture = pydicom.dcmread(film), pydicom.dcmread(capture_in(written))
+    (reference,) = capture.SourceImageSequence
     assert reference.ReferencedSOPInstanceUID == source.SOPInstanceUID
     assert reference.ReferencedSOPClassUID == source.SOPClassUID
-    assert made.StudyInstanceUID == source.StudyInstanceUID
-    assert made.SOPInstanceUID != source.SOPInstanceUID
-    assert made.SeriesInstanceUID != source.SeriesInstanceUID
-    shown = read_picture(capture_in(written).with_suffix(".png"))
-    np.testing.assert_allclose(read_picture(capture_in(written)), shown, atol=1e-6)
+    assert capture.StudyInstanceUID == source.StudyInstanceUID
+    assert capture.SOPInstanceUID != source.SOPInstanceUID
+    assert capture.SeriesInstanceUID != source.SeriesInstanceUID
+    overlay = read_picture(capture_in(written).with_suffix(".png"))
+    np.testing.assert_allclose(read_picture(capture_in(written)), overlay, atol=1e-6)
 
 
 def test_no_file_holds_anything_of_the_patient(film: Path, written: Path) -> None:
@@ -66,9 +66,9 @@ def test_no_file_holds_anything_of_the_patient(film: Path, written: Path) -> Non
 @pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="needs dicom3tools' dciodvfy")
 def test_the_capture_validates(written: Path) -> None:
     command = ["dciodvfy", str(capture_in(written))]
-    said = subprocess.run(command, capture_output=True, text=True, check=False).stderr
-    assert "SCImage" in said or "Secondary Capture" in said, said
-    assert not [line for line in said.splitlines() if line.startswith("Error")], said
+    report = subprocess.run(command, capture_output=True, text=True, check=False).stderr
+    assert "SCImage" in report or "Secondary Capture" in report, report
+    assert not [line for line in report.splitlines() if line.startswith("Error")], report
 
 
 def test_a_frame_is_referred_to_by_its_number(tmp_path: Path, film: Path) -> None:

@@ -132,7 +132,7 @@ class MetricInputs:
         maps = cast(MapExplainer, self.explainer)(classifier, images, targets).detach()
         if not maps.isfinite().all():
             raise ApercuError(
-                f"{self.explainer}: expected finite maps when asked again, got NaN or infinity"
+                f"{self.explainer}: expected finite maps in further calls, got NaN or infinity"
             )
         return maps
 
