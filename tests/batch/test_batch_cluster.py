@@ -62,18 +62,16 @@ def test_nothing_is_lost_or_doubled_when_a_node_dies(tiny_run, tmp_path) -> None
 
 def test_shards_explained_in_any_order_are_the_same(make_request, explain, tmp_path) -> None:
     whole = read_files(explain(out=tmp_path / "whole"))
-    asked = make_request(out=tmp_path / "shards")
+    request = make_request(out=tmp_path / "shards")
 
-    def way(opened, shards, done):
-        for shard in (*shards[::-1], shards[0]):  # in any make_request, one of them twice
-            assert (
-                _explain_shard({"shard": shard}, make_paths_absolute(opened.order))["shard"]
-                == shard
-            )
-        return opened.work([], done)
+    def execute(opened, shards, on_finished):
+        for shard in (*shards[::-1], shards[0]):  # in any order, one of them twice
+            row = _explain_shard({"shard": shard}, make_paths_absolute(opened.request))
+            assert row["shard"] == shard
+        return opened.explain_shards([], on_finished)
 
-    run_batch(asked, lambda done, total: None, way)
-    assert read_files(asked.out) == whole
+    run_batch(request, lambda count, total: None, execute)
+    assert read_files(request.out) == whole
 
 
 def test_removed_units_of_a_finished_shard_are_no_error(make_request, monkeypatch) -> None:

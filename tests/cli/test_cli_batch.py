@@ -22,7 +22,7 @@ def photos(tmp_path):
     return folder
 
 
-def test_a_folder_becomes_shards_and_what_set_the_pace_is_told(
+def test_a_folder_is_explained_and_the_slowest_stage_is_named(
     apercu, tiny_run, photos, tmp_path
 ) -> None:
     out = tmp_path / "maps"
@@ -58,7 +58,7 @@ def test_every_option_reaches_the_manifest(apercu, tiny_run, tmp_path) -> None:
     }
 
 
-def test_zarr_takes_bytes_where_nothing_is_asked(apercu, tiny_run, tmp_path) -> None:
+def test_zarr_stores_uint8_by_default(apercu, tiny_run, tmp_path) -> None:
     assert apercu("batch", tiny_run, PLANTED, "--out", tmp_path, "--format", "zarr").code == 0
     assert json.loads((tmp_path / "manifest.json").read_text())["settings"]["map"] == "uint8"
 
@@ -84,7 +84,7 @@ def test_a_wrong_option_is_one_line(apercu, tiny_run, tmp_path, words, error) ->
     assert not list(tmp_path.glob("maps/maps/*"))
 
 
-def test_wrong_places_are_one_line_and_write_nothing(apercu, tiny_run, tiny_card, tmp_path) -> None:
+def test_wrong_paths_are_one_line_and_write_nothing(apercu, tiny_run, tiny_card, tmp_path) -> None:
     out = tmp_path / "maps"
     for run, images, error in (
         (tmp_path, PLANTED, "expected a run folder"),
@@ -99,8 +99,8 @@ def test_wrong_places_are_one_line_and_write_nothing(apercu, tiny_run, tiny_card
         assert not out.exists()
 
 
-def test_a_begun_result_with_another_question_is_refused(apercu, tiny_run, tmp_path) -> None:
+def test_a_result_begun_with_other_settings_is_refused(apercu, tiny_run, tmp_path) -> None:
     assert apercu("batch", tiny_run, PLANTED, "--out", tmp_path).code == 0
     said = apercu("batch", tiny_run, PLANTED, "--out", tmp_path, "--target", "dots")
     assert said.code == 2
-    assert "had target top, now dots; use the same, or choose another --out" in said.err
+    assert "had settings.target top, now dots; use the same, or choose another --out" in said.err

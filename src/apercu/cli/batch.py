@@ -1,4 +1,4 @@
-"""`apercu batch`: maps of whole data sets."""
+"""`apercu batch`: explain a whole data set."""
 
 from __future__ import annotations
 
@@ -87,65 +87,62 @@ def batch(
     Reads, explains and writes at the same time. A row for each image, in the order of the source:
     name, size, class, probability, box at the level and map; an image that cannot be read gets a
     row with an error, and a line in errors.csv. Stopped at any time, even killed, the same command
-    goes on where it stood. manifest.json is written last.
+    continues where it stood. manifest.json is written last.
 
     Example: apercu batch runs/mobilenet photos/ --out maps
     """
-    from apercu.deploy.batch import (
-        FORMATS,
-        MAPS,
-        BatchRequest,
-        BatchSettings,
-        ExplainerRef,
-        Workers,
-        run_batch,
-    )
-    from apercu.deploy.batch.ray_cluster import RayCluster
-    from apercu.deploy.export.settings import check_choice
+    from apercu.deploy.batch import explain_dataset
 
-    known = check_choice(format, FORMATS, "format")
-    stored = map or ("uint8" if known == "zarr" else "png")
-    settings = BatchSettings(
-        target, level, known, check_choice(stored, MAPS, "map"), shard, batch, limit, seed
-    )
-    usual = Workers() if cluster is None else Workers(readers=2, threads=1)
-    place = device.resolve_for(run)
-    crew = Workers(workers or usual.readers, threads or usual.threads, place)
-    order = BatchRequest(ExplainerRef(run, classifier), images, out, settings, crew)
-    way = None if cluster is None else RayCluster(cluster)
     kept = f"{out} holds what was finished; the same command makes the rest"
     with on_interrupt(kept), show_progress() as report:
-        outcome = run_batch(order, lambda done, total: report("images", done, total), way)
-    for line in _describe_summary(outcome, out):
+        summary = explain_dataset(
+            run,
+            images,
+            out,
+            target=target,
+            level=level,
+            format=format,
+            map=map,
+            shard=shard,
+            batch=batch,
+            limit=limit,
+            seed=seed,
+            classifier=classifier,
+            device=device.resolve_for(run),
+            workers=workers,
+            threads=threads,
+            cluster=cluster,
+            progress=lambda count, total: report("images", count, total),
+        )
+    for line in _describe_summary(summary, out):
         say(line)
 
 
-def _describe_summary(outcome: BatchSummary, out: Path) -> list[str]:
-    """What came of it, and which stage set the pace."""
-    found, busy = outcome.manifest, outcome.times
+def _describe_summary(summary: BatchSummary, out: Path) -> list[str]:
+    """Return lines about the result, and which stage set the pace."""
+    manifest, times = summary.manifest, summary.times
     lines = []
-    if busy.wall:
-        reading = busy.read / busy.readers
-        shares = (
-            f"{name} {seconds / busy.wall:.0%}"
-            for name, seconds in (
-                ("reading", reading),
-                ("explaining", busy.explain),
-                ("writing", busy.write),
-            )
-        )
+    if times.wall:
+        stages = {
+            "reading": times.read / times.readers,
+            "explaining": times.explain,
+            "writing": times.write,
+        }
+        fractions = (f"{name} {seconds / times.wall:.0%}" for name, seconds in stages.items())
         lines.append(
-            f"{outcome.explained} images in {outcome.seconds:.1f} s, "
-            f"{outcome.explained / outcome.seconds:.1f} per second; busy: {', '.join(shares)}; "
-            f"{busy.slowest} set the pace"
+            f"{summary.explained} images in {summary.seconds:.1f} s, "
+            f"{summary.explained / summary.seconds:.1f} per second; busy: {', '.join(fractions)}; "
+            f"{times.slowest} set the pace"
         )
     else:
         lines.append("nothing was left to do")
-    if found["errors"]:
-        lines.append(f"{found['errors']} of {found['images']} images could not be read: errors.csv")
-    shards = len(found["shards"])
+    if manifest["errors"]:
+        lines.append(
+            f"{manifest['errors']} of {manifest['images']} images could not be read: errors.csv"
+        )
+    shards = len(manifest["shards"])
     lines.append(
-        f"{found['images']} images in {shards} shard{'s' * (shards != 1)}, "
-        f"{found['bytes'] / 1e6:.1f} MB: {out}"
+        f"{manifest['images']} images in {shards} shard{'s' * (shards != 1)}, "
+        f"{manifest['bytes'] / 1e6:.1f} MB: {out}"
     )
     return lines

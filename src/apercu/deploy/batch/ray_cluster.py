@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from apercu.classifiers import Classifier
 from apercu.deploy.batch.pipeline import OnFinished, StageTimes
 from apercu.deploy.batch.request import BatchRequest, OpenBatch
 from apercu.deploy.batch.settings import Workers
