@@ -128,6 +128,6 @@ def test_opening_a_run_needs_no_training_library() -> None:
 def test_every_public_name_is_there() -> None:
     for name in apercu.__all__:
         assert getattr(apercu, name) is not None
-        assert name in dir(apercu)
+    assert dir(apercu) == sorted(apercu.__all__)
     with pytest.raises(AttributeError, match="no attribute 'MaskExplaner'"):
         _ = apercu.MaskExplaner

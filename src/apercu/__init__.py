@@ -8,47 +8,70 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from apercu.errors import ApercuError
+from apercu.errors import ApercuError, InputError, OutputError
 
 if TYPE_CHECKING:
     from apercu import methods as methods
     from apercu import metrics as metrics
+    from apercu import robustness as robustness
     from apercu.classifiers import Classifier as Classifier
     from apercu.classifiers import distil as distil
     from apercu.classifiers import open_classifier as open_classifier
+    from apercu.deploy.batch import explain_dataset as explain_dataset
+    from apercu.deploy.export import export as export
+    from apercu.deploy.video import explain_video as explain_video
+    from apercu.evaluation import ComparisonResults as ComparisonResults
     from apercu.evaluation import compare as compare
+    from apercu.explain import CounterpartExplanation as CounterpartExplanation
+    from apercu.explain import Explanation as Explanation
+    from apercu.explain import MaskExplanation as MaskExplanation
     from apercu.explainers.counterpart.explainer import CounterpartExplainer as CounterpartExplainer
     from apercu.explainers.counterpart.settings import CounterpartSettings as CounterpartSettings
     from apercu.explainers.latent.explainer import LatentExplainer as LatentExplainer
+    from apercu.explainers.latent.settings import LatentSettings as LatentSettings
     from apercu.explainers.mask.explainer import MaskExplainer as MaskExplainer
     from apercu.explainers.mask.settings import MaskSettings as MaskSettings
     from apercu.explainers.run_folder import load_explainer as load_explainer
     from apercu.explainers.train import train as train
     from apercu.images import open_images as open_images
     from apercu.images import read_picture as read_picture
+    from apercu.pretraining import evaluate_features as evaluate_features
+    from apercu.pretraining import pretrain_backbone as pretrain_backbone
+    from apercu.robustness import run_stress_test as run_stress_test
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Classifier": "apercu.classifiers",
+    "ComparisonResults": "apercu.evaluation",
     "CounterpartExplainer": "apercu.explainers.counterpart.explainer",
+    "CounterpartExplanation": "apercu.explain",
     "CounterpartSettings": "apercu.explainers.counterpart.settings",
+    "Explanation": "apercu.explain",
     "LatentExplainer": "apercu.explainers.latent.explainer",
+    "LatentSettings": "apercu.explainers.latent.settings",
     "MaskExplainer": "apercu.explainers.mask.explainer",
+    "MaskExplanation": "apercu.explain",
     "MaskSettings": "apercu.explainers.mask.settings",
     "compare": "apercu.evaluation",
     "distil": "apercu.classifiers",
+    "evaluate_features": "apercu.pretraining",
+    "explain_dataset": "apercu.deploy.batch",
+    "explain_video": "apercu.deploy.video",
+    "export": "apercu.deploy.export",
+    "load_explainer": "apercu.explainers.run_folder",
     "open_classifier": "apercu.classifiers",
     "open_images": "apercu.images",
+    "pretrain_backbone": "apercu.pretraining",
     "read_picture": "apercu.images",
-    "load_explainer": "apercu.explainers.run_folder",
+    "run_stress_test": "apercu.robustness",
     "train": "apercu.explainers.train",
 }
-"""Where each public name lives."""
-_MODULES = ("methods", "metrics")
+"""Public names → the modules that define them."""
+_MODULES = ("methods", "metrics", "robustness")
 """Modules that are public names themselves."""
 
-__all__ = ["ApercuError", "__version__", *_HOMES, *_MODULES]
+__all__ = ["ApercuError", "InputError", "OutputError", "__version__", *_HOMES, *_MODULES]
 
 
 def __getattr__(name: str) -> Any:
@@ -62,4 +85,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)

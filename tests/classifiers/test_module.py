@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 import apercu
 from apercu import open_classifier
-from apercu.classifiers import InputSpec
+from apercu.classifiers import InputSpec, save_classifier
 from apercu.classifiers.sources.module import open_in_memory
 from apercu.errors import ClassifierError
 
@@ -221,3 +222,54 @@ def test_a_module_that_cannot_be_copied() -> None:
     with pytest.raises(ClassifierError, match=r"cannot be copied \(.*lock.*\); pass copy=False"):
         open_classifier(module, size=SIZE)
     assert open_classifier(module, size=SIZE, copy=False).module is module
+
+
+def test_a_saved_module_opens_with_the_same_logits_and_fingerprint(tmp_path: Path) -> None:
+    classifier = open_classifier(_make_module(), size=SIZE, mean=0.5, std=0.25, classes=[*"abcd"])
+    opened = open_classifier(save_classifier(classifier, tmp_path / "first"))
+    again = open_classifier(save_classifier(opened, tmp_path / "second"))
+    images = _make_images()
+    for other in (opened, again):
+        torch.testing.assert_close(other(images), classifier(images))
+        torch.testing.assert_close(other(images[:1]), classifier(images[:1]))
+        assert other.fingerprint == classifier.fingerprint
+        assert other.classes == classifier.classes
+    assert opened.differentiable and not opened.exposes_layers
+
+
+def test_a_module_for_one_image_at_a_time_is_saved_as_such(tmp_path: Path) -> None:
+    class OneByOne(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            if len(images) > 1:
+                return torch.cat([self(image[None]) for image in images])
+            return images.mean((2, 3)).view(1, 3)
+
+    classifier, images = open_classifier(OneByOne(), size=SIZE), _make_images()
+    opened = open_classifier(save_classifier(classifier, tmp_path))
+    torch.testing.assert_close(opened(images), classifier(images))
+
+
+def test_a_saved_program_that_was_replaced_is_refused(tmp_path: Path) -> None:
+    card = save_classifier(open_classifier(_make_module(), size=SIZE), tmp_path / "a")
+    other = save_classifier(open_classifier(_make_module(classes=2), size=SIZE), tmp_path / "b")
+    card.with_name("classifier.pt2").write_bytes(other.with_name("classifier.pt2").read_bytes())
+    with pytest.raises(ClassifierError, match="not the one that its card describes"):
+        open_classifier(card)
+    content = json.loads(other.read_text())
+    content["options"]["strides"] = "wide"
+    other.write_text(json.dumps(content))
+    with pytest.raises(ClassifierError, match=r"its options\.strides is wrong"):
+        open_classifier(other)
+
+
+def test_networks_that_cannot_be_saved(tmp_path: Path) -> None:
+    class Undecided(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            means = images.mean((2, 3))
+            return means if means.sum() > 0 else -means
+
+    with pytest.raises(ClassifierError, match=r"torch\.export cannot trace it .*package\.module:"):
+        save_classifier(open_classifier(Undecided(), size=SIZE), tmp_path)
+    with pytest.raises(ClassifierError, match="only open networks can be saved"):
+        save_classifier(open_classifier(lambda images: images.mean((2, 3)), size=SIZE), tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -26,8 +26,8 @@ def folders(tmp_path: Path) -> Path:
 
 def test_the_command(apercu, tiny_card: Path, folders: Path) -> None:
     words = ("evaluate-features", "--network", f"tiny={tiny_card}", "--images", folders / "train")
-    asked = ("--test", folders / "test", "--fractions", "1/6,1", "--draws", "2", "--anew")
-    said = apercu(*words, *asked, "--out", folders / "out")
+    options = ("--test", folders / "test", "--fractions", "1/6,1", "--draws", "2", "--anew")
+    said = apercu(*words, *options, "--out", folders / "out")
     assert said.code == 0, said.err
     found = json.loads((folders / "out" / "features.json").read_text())
     rows = {(r["start"], r["head"], r["labels"], r["metric"]): r["value"] for r in found["rows"]}
@@ -47,7 +47,7 @@ def test_the_command(apercu, tiny_card: Path, folders: Path) -> None:
         (("--test", "other"), "cat is no class of the images to learn from"),
     ],
 )
-def test_what_cannot_be(
+def test_bad_input(
     apercu, tiny_card: Path, folders: Path, extra: tuple[str, str], line: str
 ) -> None:
     (folders / "other" / "cat").mkdir(parents=True)
@@ -57,8 +57,8 @@ def test_what_cannot_be(
     picture.save(folders / "plain" / "1.png")
     option, value = extra
     typed = (option, folders / value) if option == "--test" else extra
-    asked = {"--network": f"tiny={tiny_card}", "--test": folders / "test", option: typed[1]}
-    words = [word for pair in asked.items() for word in pair]
+    options = {"--network": f"tiny={tiny_card}", "--test": folders / "test", option: typed[1]}
+    words = [word for pair in options.items() for word in pair]
     said = apercu(
         "evaluate-features", *words, "--images", folders / "train", "--out", folders / "out"
     )

@@ -17,7 +17,7 @@ from apercu.images.stretch import Stretch
 from apercu.networks.decoder import Decoder, DecoderShape
 from apercu.networks.encoder import SmallEncoder, TimmEncoder
 from apercu.networks.gate import ClassGate
-from apercu.networks.graph_encoder import GraphEncoder
+from apercu.networks.graph_encoder import EncoderWithHead, GraphEncoder
 from apercu.networks.shared_decoder import SharedDecoder, SharedShape
 
 
@@ -186,3 +186,59 @@ def test_an_encoder_takes_counts_with_its_own_stretch(tiny_card) -> None:
         torch.testing.assert_close(direct, features)
     with pytest.raises(ConfigError, match="needs raw counts"):
         GraphEncoder(classifier, network.input)
+
+
+def test_an_encoder_of_a_module_in_memory_is_stored_with_its_head(tmp_path):
+    module = make_small_classifier().module
+    classifier = open_classifier(module, size=32, mean=0.5, std=0.25)
+    encoder = GraphEncoder(classifier)
+    encoder.check_storable()
+    opened = open_classifier(encoder.save(tmp_path / "first"))
+    stored = GraphEncoder(opened)
+    again = GraphEncoder(open_classifier(stored.save(tmp_path / "second")))
+    images = torch.rand(3, 3, 32, 32)
+    for other in (stored, again):
+        assert (other.strides, other.channels) == (encoder.strides, encoder.channels)
+        for features, expected in zip(other(images), encoder(images), strict=True):
+            torch.testing.assert_close(features, expected)
+        logits, maps = EncoderWithHead(other)(images)
+        torch.testing.assert_close(logits, classifier(images))
+        torch.testing.assert_close(maps[-1], encoder(images)[-1])
+        assert other.classifier[0].fingerprint == classifier.fingerprint
+    torch.testing.assert_close(opened(images), classifier(images))
+    assert stored.train().eval() is stored
+
+
+def test_a_stored_encoder_can_be_exported_again(tmp_path):
+    classifier = open_classifier(make_small_classifier().module, size=32)
+    stored = GraphEncoder(open_classifier(GraphEncoder(classifier).save(tmp_path)))
+    images = torch.rand(2, 3, 32, 32)
+    batch = torch.export.Dim("batch", min=1)
+    program = torch.export.export(EncoderWithHead(stored), (images,), dynamic_shapes=({0: batch},))
+    logits, maps = program.module()(images)
+    torch.testing.assert_close(logits, classifier(images))
+    assert len(maps) == len(stored.strides)
+
+
+@torch.library.custom_op("apercu_tests::twice", mutates_args=())
+def twice(images: torch.Tensor) -> torch.Tensor:
+    return 2 * images
+
+
+@twice.register_fake
+def _(images: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(images)
+
+
+def test_an_encoder_that_cannot_be_stored_is_refused_at_once():
+    class Custom(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.head = nn.Conv2d(3, 4, 3, 2, 1), nn.Linear(4, 2)
+
+        def forward(self, images):
+            return self.head(twice(self.layer(images)).mean((2, 3)))
+
+    encoder = GraphEncoder(open_classifier(Custom(), size=32))
+    with pytest.raises(ConfigError, match=r"^encoder: .*memory/Custom: .*apercu_tests.*; or name"):
+        encoder.check_storable()

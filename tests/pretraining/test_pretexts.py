@@ -129,7 +129,7 @@ def test_dropout_is_drawn_from_the_seed_and_off_in_measurements() -> None:
     assert torch.equal(*errors)
 
 
-def test_a_mask_that_is_everything_still_has_a_slope() -> None:
+def test_a_full_mask_still_has_a_gradient() -> None:
     pretext = Adios(masks=2, sparsity=1.0)
     network = _network(pretext)
     head = network.parts["masker"].head
@@ -142,7 +142,7 @@ def test_a_mask_that_is_everything_still_has_a_slope() -> None:
     assert head.bias.grad[0] > 0.01
 
 
-def test_magnitudes_need_some() -> None:
+def test_magnitudes_need_targets() -> None:
     with pytest.raises(ConfigError, match="expected magnitudes with the images"):
         _network(Magnitudes())
 
@@ -202,15 +202,15 @@ def test_masks_add_up_and_hide() -> None:
     torch.testing.assert_close(grey, image.mean((2, 3), keepdim=True).expand_as(image))
 
 
-def test_slopes_are_turned_round() -> None:
+def test_gradients_are_reversed() -> None:
     values = torch.tensor([1.0, 2.0], requires_grad=True)
     torch.autograd.backward((GradientReversal.apply(values, 3.0) * torch.tensor([1.0, 10.0])).sum())
     assert values.grad is not None
     assert values.grad.tolist() == [-3, -30]
 
 
-def test_the_adversary_climbs_what_the_backbone_descends() -> None:
-    """A step of the U-Net alone makes views harder to tell; one of the backbone easier."""
+def test_the_adversary_raises_the_loss_that_the_backbone_lowers() -> None:
+    """A step of the U-Net alone makes views harder to match; one of the backbone makes it easier."""
     pretext = Adios(sparsity=0.0, views=ViewPair(noise=0.0))
     before = _apart(pretext, steps=None)
     assert _apart(pretext, steps="masker") > before
@@ -256,7 +256,7 @@ def test_contrastive_losses_are_lightlys() -> None:
     torch.testing.assert_close(terms.mean(), loss.VICRegLoss()(*pair))
 
 
-def test_collapse_is_seen() -> None:
+def test_collapsed_features_have_no_spread() -> None:
     assert feature_spread(torch.ones(8, 5)).item() == pytest.approx(0, abs=1e-6)
     assert feature_spread(torch.randn(500, 50, generator=_generator())).item() == pytest.approx(
         1, abs=0.05

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 
 import pytest
 import torch
 
 from apercu.errors import ImagesError
-from apercu.images import Item
+from apercu.images import Item, open_images
 from apercu.pretraining.targets import (
     ZERO_POINT,
     Brightness,
     CatalogueValues,
+    PretrainImages,
     fit_brightness,
     measure_magnitudes,
 )
@@ -70,3 +72,18 @@ def test_rows_of_a_table_belong_to_indices() -> None:
     values = torch.arange(6.0).view(3, 2)
     item = Item("", torch.ones(1, 2, 2), None, None, None)
     assert CatalogueValues(values)(1, item).tolist() == [2, 3]
+
+
+def test_digests_are_those_that_run_folders_hold() -> None:
+    """Trainings can be continued after an update."""
+    source = open_images("planted:size=32,images=2,classes=2")
+    measured = PretrainImages(source, Brightness(6.0, 25.0))
+    text = f"((), {source.names!r}, Brightness(radius=6.0, zero=25.0))"
+    assert measured.digest == hashlib.sha256(text.encode()).hexdigest()[:16]
+    values = torch.arange(4.0).view(2, 2)
+    listed = PretrainImages(source, CatalogueValues(values), ("g", "r"))
+    text = f"(('g', 'r'), {source.names!r}, Listed())"
+    content = text.encode() + values.numpy().tobytes()
+    assert listed.digest == hashlib.sha256(content).hexdigest()[:16]
+    assert PretrainImages(source).digest == ""
+    assert (listed.name_value(1), measured.name_value(1)) == ("r", "2")

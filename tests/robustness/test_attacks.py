@@ -65,7 +65,7 @@ def images() -> torch.Tensor:
     return torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(2))
 
 
-def test_fgsm_and_its_kin_end_in_the_corner_of_a_linear_classifier_s_box() -> None:
+def test_signed_attacks_end_in_a_corner_of_the_box_of_a_linear_classifier() -> None:
     corner = IMAGES + 0.05 * uphill().sign()
     torch.testing.assert_close(Fgsm(0.05)(objective(), IMAGES), corner)
     torch.testing.assert_close(IFgsm(0.05, steps=4)(objective(), IMAGES), corner)
@@ -79,7 +79,7 @@ def test_pgd_in_a_ball_ends_where_the_gradient_meets_it() -> None:
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
 
 
-def test_deepfool_goes_as_far_as_a_linear_boundary() -> None:
+def test_deepfool_stops_at_a_linear_boundary() -> None:
     found = DeepFool(overshoot=0.02)(objective(), IMAGES)
     gap = linear(IMAGES)[:, 1].abs()
     distance = (found - IMAGES).flatten(1).norm(dim=1)
@@ -104,14 +104,14 @@ def test_iterated_steps_are_the_printed_loop(classifier: Classifier, images: tor
         for _ in range(3):
             x.requires_grad_()
             loss = F.cross_entropy(classifier(x), labels[number : number + 1])
-            (slope,) = torch.autograd.grad(loss, x)
-            x = (x + 0.4 * 8 / 255 * slope.sign()).detach()
+            (gradient,) = torch.autograd.grad(loss, x)
+            x = (x + 0.4 * 8 / 255 * gradient.sign()).detach()
             original = images[number : number + 1]
             x = torch.max(torch.min(x, original + 8 / 255), original - 8 / 255).clamp(0, 1)
         torch.testing.assert_close(found[number], x[0])
 
 
-def test_a_target_is_reached_where_it_can_be() -> None:
+def test_a_possible_target_is_predicted() -> None:
     wanted = 1 - linear(IMAGES).argmax(1)
     towards = Targeted(linear, wanted)
     found = Pgd(0.3, steps=10)(towards, IMAGES)
@@ -127,15 +127,15 @@ def test_restarts_keep_the_best_of_each_image(classifier: Classifier, images: to
     assert (four >= one).all() and (four > one).any()
 
 
-def test_few_pixels_suffice_where_one_decides() -> None:
+def test_sparse_evo_changes_few_pixels_where_one_decides() -> None:
     def one_pixel(images: torch.Tensor) -> torch.Tensor:
         score = images[:, 0, 5, 7] - 0.5
         return torch.stack([torch.zeros_like(score), score], 1)
 
-    asked: list[int] = []
+    queried: list[int] = []
 
     def counted(images: torch.Tensor) -> torch.Tensor:
-        asked.append(len(images))
+        queried.append(len(images))
         return one_pixel(images)
 
     images = torch.rand(4, 1, 16, 16, generator=torch.Generator().manual_seed(4))
@@ -143,9 +143,9 @@ def test_few_pixels_suffice_where_one_decides() -> None:
     goal = Untargeted(counted, one_pixel(images).argmax(1))
     changed = {}
     for queries in (60, 600):
-        asked.clear()
+        queried.clear()
         found = SparseEvo(queries=queries)(goal, images)
-        assert sum(asked) <= 4 * queries
+        assert sum(queried) <= 4 * queries
         assert goal.is_adversarial(found).all()
         changed[queries] = (found != images).flatten(1).sum(1)
     assert (changed[600] < changed[60]).all()
@@ -153,7 +153,7 @@ def test_few_pixels_suffice_where_one_decides() -> None:
 
 
 @pytest.mark.parametrize("queries", [1, 3, 12, 40])
-def test_every_question_counts_and_no_more_are_asked(queries: int) -> None:
+def test_every_query_counts_and_no_more_are_made(queries: int) -> None:
     turns: list[int] = []
 
     def by_brightness(images: torch.Tensor) -> torch.Tensor:
@@ -166,9 +166,9 @@ def test_every_question_counts_and_no_more_are_asked(queries: int) -> None:
     images[2] = 0.3
     labels = torch.tensor([0, 1, 1, 0])  # the third is wrong already, the last cannot be
     attack = SparseEvo(queries=queries)
-    found, asked = attack.attack_and_count(Untargeted(by_brightness, labels), images)
+    found, queried = attack.attack_and_count(Untargeted(by_brightness, labels), images)
     assert len(turns) <= queries
-    assert asked.tolist() == [queries, queries, 1, min(queries, 4 + 10)]
+    assert queried.tolist() == [queries, queries, 1, min(queries, 4 + 10)]
     assert torch.equal(found[2:], images[2:])
     assert torch.equal(attack(Untargeted(by_brightness, labels), images), found)
     alone = SparseEvo(queries=queries).attack_and_count
@@ -176,7 +176,7 @@ def test_every_question_counts_and_no_more_are_asked(queries: int) -> None:
     assert alone(only, images[2:3])[1].tolist() == [1]
 
 
-def test_without_any_start_the_image_stays() -> None:
+def test_without_an_adversarial_start_the_image_stays() -> None:
     goal = Untargeted(
         lambda images: torch.eye(2)[:1].expand(len(images), -1), torch.zeros(2).long()
     )
@@ -202,10 +202,10 @@ def test_every_attack(attack: Attack, classifier: Classifier, images: torch.Tens
             assert (found - images).flatten(1).square().mean(1).sqrt().max() <= epsilon + 1e-6
     if attack.needs == "gradients":
         alone = attack(Untargeted(classifier, goal.labels[:1]), images[:1])
-        assert (alone[0] - found[0]).abs().mean() < 1e-3  # signs of tiny slopes may differ
+        assert (alone[0] - found[0]).abs().mean() < 1e-3  # signs of tiny gradients may differ
 
 
-def test_nothing_is_done_within_no_budget(classifier: Classifier, images: torch.Tensor) -> None:
+def test_without_a_budget_nothing_changes(classifier: Classifier, images: torch.Tensor) -> None:
     goal = Untargeted(classifier, classifier(images).argmax(1))
     assert torch.equal(Multiplicative(1.0)(goal, images), images)
     for attack in (Fgsm(1e-7), IFgsm(1e-7), Pgd(1e-7), Pgd(1e-7, norm="l2")):
@@ -213,7 +213,7 @@ def test_nothing_is_done_within_no_budget(classifier: Classifier, images: torch.
 
 
 @pytest.mark.parametrize(
-    ("made", "says"),
+    ("build", "says"),
     [
         (lambda: Fgsm(-0.1), "fgsm: epsilon: expected a number above 0 and up to 1"),
         (lambda: Pgd(8.0), "pgd: epsilon: expected a number above 0 and up to 1"),
@@ -235,27 +235,27 @@ def test_nothing_is_done_within_no_budget(classifier: Classifier, images: torch.
         (lambda: SparseEvo(crossover=math.nan), "sparse_evo: crossover: expected a fraction from"),
     ],
 )
-def test_budgets_that_cannot_be(made, says: str) -> None:  # type: ignore[no-untyped-def]
+def test_impossible_budgets_are_refused(build, says: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ConfigError, match=says):
-        made()
+        build()
 
 
-CONSTANT_IS_TOLD: tuple[Attack, ...] = (
+REFUSE_A_CONSTANT: tuple[Attack, ...] = (
     *EVERY[:-1],
     AutoAttack(8 / 255, steps=2, queries=5),
     CarliniWagner(steps=2, searches=1),
 )
 
 
-@pytest.mark.parametrize("attack", CONSTANT_IS_TOLD, ids=repr)
-def test_a_constant_objective_is_told(attack: Attack) -> None:
+@pytest.mark.parametrize("attack", REFUSE_A_CONSTANT, ids=repr)
+def test_a_constant_objective_is_refused(attack: Attack) -> None:
     labels = torch.zeros(3).long()
     flat = Untargeted(lambda images: linear(0 * images + 0.5), labels)
     with pytest.raises(
         ClassifierError, match=r"objective is constant.*use a decision-based"
-    ) as told:
+    ) as refused:
         attack(flat, IMAGES)
-    assert "backward" not in str(told.value)
+    assert "backward" not in str(refused.value)
     hidden = Untargeted(lambda images: linear(images.detach()), labels)
     with pytest.raises(ClassifierError, match="use a decision-based attack"):
         attack(hidden, IMAGES)
@@ -283,11 +283,11 @@ CLIMBERS: tuple[Attack, ...] = (
 
 
 @pytest.mark.parametrize("attack", CLIMBERS, ids=repr)
-def test_who_has_won_stands_still(attack: Attack) -> None:
+def test_adversarial_images_do_not_change_further(attack: Attack) -> None:
     goal = Untargeted(clamped, linear(IMAGES).argmax(1))
     found = attack(goal, IMAGES)
     assert goal.is_adversarial(found).all()
-    assert (clamped(found)[:, 1].abs() == 3).all()  # where there is no slope any more
+    assert (clamped(found)[:, 1].abs() == 3).all()  # where there is no gradient any more
     assert attack(goal, found).shape == found.shape
 
 

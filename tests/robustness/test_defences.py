@@ -32,7 +32,7 @@ from apercu.training.degeneracy import DegeneracyMonitor
 
 IMAGES = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 WEIGHTS = torch.randn(192, 3, generator=torch.Generator().manual_seed(1)) / 8
-WANTED = F.one_hot(torch.tensor([0, 1, 2, 1]), 3).float()
+TARGETS = F.one_hot(torch.tensor([0, 1, 2, 1]), 3).float()
 ATTACK = "pgd:epsilon=8/255,steps=2"
 EVERY: tuple[Defence, ...] = (
     Standard(),
@@ -47,18 +47,18 @@ def linear(images: torch.Tensor) -> torch.Tensor:
     return (images.flatten(1) - 0.5) @ WEIGHTS
 
 
-def lesson(seed: int = 3) -> DefenceBatch:
-    return DefenceBatch(linear, linear, IMAGES, WANTED, seed)
+def make_batch(seed: int = 3) -> DefenceBatch:
+    return DefenceBatch(linear, linear, IMAGES, TARGETS, seed)
 
 
 @pytest.mark.parametrize("defence", EVERY, ids=lambda one: one.form)
 def test_every_defence(defence: Defence) -> None:
     before = IMAGES.clone()
-    shown = defence.make_hard_images(lesson())
+    shown = defence.make_hard_images(make_batch())
     assert shown.shape == IMAGES.shape and not shown.requires_grad
     assert shown.min() >= 0 and shown.max() <= 1
-    assert torch.equal(defence.make_hard_images(lesson()), shown)
-    terms = defence.compute_losses(lesson())
+    assert torch.equal(defence.make_hard_images(make_batch()), shown)
+    terms = defence.compute_losses(make_batch())
     assert all(one.shape == (4,) and one.isfinite().all() for one in terms.values())
     assert torch.equal(IMAGES, before)
     again = type(defence).model_validate(defence.model_dump())
@@ -66,17 +66,17 @@ def test_every_defence(defence: Defence) -> None:
 
 
 def test_hybrid_is_cross_entropy_on_both() -> None:
-    terms = Hybrid(representations=("bit_depth:bits=1",)).compute_losses(lesson())
+    terms = Hybrid(representations=("bit_depth:bits=1",)).compute_losses(make_batch())
     for name, shown in (("honest", IMAGES), ("represented", BitDepth(1)(IMAGES))):
-        expected = F.cross_entropy(linear(shown), WANTED, reduction="none") / 2
+        expected = F.cross_entropy(linear(shown), TARGETS, reduction="none") / 2
         torch.testing.assert_close(terms[name], expected)
 
 
-def test_each_image_is_drawn_one_representation() -> None:
+def test_one_representation_is_drawn_for_each_image() -> None:
     defence = Hybrid(representations=("bit_depth:bits=1", "floyd_steinberg"))
     seen = set()
     for seed in range(8):
-        shown = defence.make_hard_images(lesson(seed))
+        shown = defence.make_hard_images(make_batch(seed))
         for image, one, other in zip(
             shown, BitDepth(1)(IMAGES), FloydSteinberg()(IMAGES), strict=True
         ):
@@ -85,28 +85,28 @@ def test_each_image_is_drawn_one_representation() -> None:
     assert seen == {True, False}
 
 
-def test_adversarial_is_cross_entropy_of_what_the_attack_made() -> None:
-    made = Pgd(8 / 255, steps=2, seed=3)(Untargeted(linear, WANTED.argmax(1)), IMAGES)
-    terms = Adversarial(attack=ATTACK, honest=0.25).compute_losses(lesson())
-    expected = F.cross_entropy(linear(made), WANTED, reduction="none")
+def test_adversarial_is_cross_entropy_of_attacked_images() -> None:
+    made = Pgd(8 / 255, steps=2, seed=3)(Untargeted(linear, TARGETS.argmax(1)), IMAGES)
+    terms = Adversarial(attack=ATTACK, honest=0.25).compute_losses(make_batch())
+    expected = F.cross_entropy(linear(made), TARGETS, reduction="none")
     torch.testing.assert_close(terms["attacked"], 0.75 * expected)
-    honest = F.cross_entropy(linear(IMAGES), WANTED, reduction="none")
-    torch.testing.assert_close(terms["honest"], 0.25 * honest)
+    clean = F.cross_entropy(linear(IMAGES), TARGETS, reduction="none")
+    torch.testing.assert_close(terms["honest"], 0.25 * clean)
     behind = Adversarial(attack=ATTACK, behind="floyd_steinberg")
-    shown = behind.make_hard_images(lesson())
+    shown = behind.make_hard_images(make_batch())
     assert set(shown.unique().tolist()) <= {0.0, 1.0}
-    expected = F.cross_entropy(linear(shown), WANTED, reduction="none")
-    torch.testing.assert_close(behind.compute_losses(lesson())["attacked"], expected)
+    expected = F.cross_entropy(linear(shown), TARGETS, reduction="none")
+    torch.testing.assert_close(behind.compute_losses(make_batch())["attacked"], expected)
     assert set(behind.prepare_clean(IMAGES).unique().tolist()) <= {
         0.0,
         1.0,
-    }  # honest ones pass it, too
+    }  # clean images pass it, too
     assert behind.test_filters == ("floyd_steinberg",)
     assert Adversarial(attack=ATTACK).prepare_clean(IMAGES) is IMAGES
     assert Hybrid().test_filters == ("none", "floyd_steinberg")
 
 
-def test_a_moved_cloud_is_as_far_as_it_was_moved() -> None:
+def test_the_divergence_of_a_moved_set_is_its_distance() -> None:
     cloud = torch.randn(12, 5, generator=torch.Generator().manual_seed(2))
     shift = torch.tensor([1.0, -2.0, 0.5, 0.0, 3.0])
     settled = {"blur": 1.0, "rounds": 2000, "threshold": 1e-7}
@@ -120,7 +120,7 @@ def test_a_moved_cloud_is_as_far_as_it_was_moved() -> None:
     assert torch.allclose(leaf.grad, 2 * shift / 12, atol=1e-2)  # type: ignore[arg-type]
 
 
-def test_the_transport_is_that_of_the_printed_iterations() -> None:
+def test_the_transport_is_that_of_the_published_iterations() -> None:
     first = torch.randn(3, 2, generator=torch.Generator().manual_seed(4)).double()
     second = torch.randn(4, 2, generator=torch.Generator().manual_seed(5)).double()
 
@@ -157,7 +157,7 @@ def test_mistakes_are_found_before_the_first_step() -> None:
         DEFENCES.parse({"preset": "hybird"})
 
 
-def test_scratch_forgets_and_the_mode_of_layers_is_restored(tiny_card: Path) -> None:
+def test_scratch_reinitialises_and_the_mode_of_layers_is_restored(tiny_card: Path) -> None:
     classifier = open_classifier(tiny_card)
     kept = copy_trainable(classifier)
     for (name, mine), its in zip(
@@ -175,11 +175,11 @@ def test_scratch_forgets_and_the_mode_of_layers_is_restored(tiny_card: Path) -> 
     assert [one.training for one in kept.modules()] == before
 
 
-def test_a_network_that_answers_one_class_is_told() -> None:
-    watch = DegeneracyMonitor(DEGENERATE, patience=3)
+def test_a_network_that_predicts_one_class_is_warned_of() -> None:
+    monitor = DegeneracyMonitor(DEGENERATE, patience=3)
     for _ in range(3):
-        watch.add({"classes": 0.1})
-    assert "few of the classes (0.10" in str(watch.warning())
+        monitor.add({"classes": 0.1})
+    assert "few of the classes (0.10" in str(monitor.warning())
     healthy = DegeneracyMonitor(DEGENERATE, patience=1)
     healthy.add({"classes": 0.9})
     assert healthy.warning() is None

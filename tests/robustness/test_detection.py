@@ -128,7 +128,9 @@ def test_feature_extractors(tiny_card: Path, tiny_run: Path) -> None:
 def test_the_filter_of_stability_is_named(tiny_card: Path, tiny_run: Path) -> None:
     classifier, explainer = open_classifier(str(tiny_card)), load_explainer(tiny_run)
     named = parse_extractors("stability,stability:jpeg:quality=30,cam", classifier, explainer)
-    filters = [extractor.filter for extractor in named.values() if isinstance(extractor, StabilityFeatures)]
+    filters = [
+        extractor.filter for extractor in named.values() if isinstance(extractor, StabilityFeatures)
+    ]
     assert filters == [Jpeg(75), Jpeg(30)]
     for text, line in (
         ("stability:none", "needs a filter that changes images"),

@@ -32,7 +32,7 @@ def test_forward_is_exactly_the_filter(name: str, backward: Any, images: torch.T
 
 
 @every_filter
-def test_straight_passes_gradients_through(
+def test_straight_through_passes_gradients(
     name: str, images: torch.Tensor, weights: torch.Tensor
 ) -> None:
     layer = FilterLayer(FILTERS[name](), "straight_through")
@@ -41,7 +41,7 @@ def test_straight_passes_gradients_through(
 
 
 @every_filter
-def test_smooth_has_the_gradient_of_the_stand_in(
+def test_surrogate_has_the_gradient_of_the_surrogate(
     name: str, images: torch.Tensor, weights: torch.Tensor
 ) -> None:
     layer = FilterLayer(FILTERS[name](), "surrogate")

@@ -126,15 +126,15 @@ class TestEvery:
         assert found.dtype == torch.float64
         torch.testing.assert_close(found.float(), FILTERS[name]()(images), atol=1e-4, rtol=0)
 
-    def test_the_stand_in_has_a_slope_and_resembles_the_filter(self, name: str) -> None:
+    def test_the_surrogate_has_gradients_and_resembles_the_filter(self, name: str) -> None:
         ramp = torch.linspace(0.02, 0.98, 32).expand(32, 32)
         images = torch.stack([ramp, ramp.T, torch.full((32, 32), 0.4)])[None].requires_grad_()
         for one in (FILTERS[name](), FILTERS[name](**OTHER[name])):
             found = one.apply_surrogate(images)
             assert found.shape == images.shape
-            (slope,) = torch.autograd.grad(found.square().sum(), images)
-            assert slope.isfinite().all()
-            assert (slope.abs() > 1e-4).float().mean() > 0.9
+            (gradient,) = torch.autograd.grad(found.square().sum(), images)
+            assert gradient.isfinite().all()
+            assert (gradient.abs() > 1e-4).float().mean() > 0.9
             means = torch.nn.functional.avg_pool2d(found.detach() - one(images), 16)
             assert means.abs().amax() < 0.1
 

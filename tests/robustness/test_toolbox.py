@@ -88,7 +88,7 @@ def test_decisions_lead_to_the_boundary_of_a_network_of_single_precision() -> No
     assert (found - images).flatten(1).norm(dim=1).max() < 2.5
 
 
-def test_only_classes_are_climbed(classifier: Classifier, images: torch.Tensor) -> None:
+def test_other_objectives_are_refused(classifier: Classifier, images: torch.Tensor) -> None:
     labels = classifier(images).argmax(1)
     with pytest.raises(ConfigError, match="knows classes only"):
         Square(queries=2)(ExpectationOverTransforms(Untargeted(classifier, labels)), images)

@@ -21,11 +21,11 @@ _LINES: dict[str, tuple[str, Callable[[float], str]]] = {
     "removed_probability": ("probability of the top class, mask removed", "{:.3f}".format),
     "saliency_metric": ("saliency metric at its best level", "{:.3f}".format),
     "saliency_level": ("that level", "{:g}".format),
-    "kept": ("similar images seen as the image is", "{:.1%}".format),
-    "flipped": ("adversarial images seen as what is wanted", "{:.1%}".format),
+    "kept": ("similar images predicted as the image is", "{:.1%}".format),
+    "flipped": ("adversarial images predicted as the target", "{:.1%}".format),
     "change": ("mean difference of the two", "{:.4f}".format),
     "peak": ("largest difference, mean over images", "{:.3f}".format),
-    "spread": ("share of the image where the difference is strong", "{:.3f}".format),
+    "spread": ("fraction of the image where the difference is strong", "{:.3f}".format),
 }
 
 
@@ -42,6 +42,9 @@ def render_card(
         settings: the settings of the training.
         text: what is said of the kind.
         facts: what was measured, by name.
+
+    Returns:
+        The text of the card.
     """
     rows = [
         f"| {words} | {format_value(facts[name])} |"
@@ -53,8 +56,8 @@ def render_card(
         [
             f"# {text.title} of {classifier_info.spec}",
             "",
-            f"Explains {classifier_info.input.channels}-channel images of {size} pixels for each of "
-            f"{len(classifier_info.classes)} classes. Classifier's fingerprint: "
+            f"Explains {classifier_info.input.channels}-channel images of {size} pixels for each "
+            f"of {len(classifier_info.classes)} classes. Classifier's fingerprint: "
             f"`{classifier_info.fingerprint}`.",
             f"{text.training}, {settings.schedule.batch} images per step.",
             "",

@@ -1,4 +1,4 @@
-"""What a trained explainer remembers of its classifier, so that it needs it no more."""
+"""What a trained explainer keeps of its classifier, which it no longer needs."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class ClassifierInfo(BaseModel):
     """Identity, input and class names of the classifier that an explainer was trained for.
 
     Attributes:
-        spec: how the classifier was named.
-        fingerprint: its weights and preprocessing.
-        input: what its images look like.
-        classes: readable names.
-        identifiers: WordNet or other identifiers; the names where there are no others.
+        spec: SPEC of the classifier.
+        fingerprint: digest of its weights and preprocessing.
+        input: size, channels and preprocessing of its images.
+        classes: readable names of the classes.
+        identifiers: WordNet or other identifiers of the classes; the names where there are none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -31,6 +31,7 @@ class ClassifierInfo(BaseModel):
 
     @classmethod
     def from_classifier(cls, classifier: Classifier) -> ClassifierInfo:
+        """Return what an explainer keeps of this classifier."""
         return cls(
             spec=classifier.spec,
             fingerprint=classifier.fingerprint,
@@ -41,19 +42,20 @@ class ClassifierInfo(BaseModel):
 
     @property
     def names(self) -> ClassNames:
+        """Names and identifiers of the classes, which find the index of a class."""
         return ClassNames(self.classes, self.identifiers)
 
     def prepare(self, picture: Picture) -> Tensor:
-        """The whole picture, squashed to the classifier's size."""
+        """Return all of a picture, squashed to the classifier's size."""
         return prepare_image(picture, self.input)
 
     def check_images(self, images: Images) -> None:
-        """Raises ImageError unless the images are what the classifier takes, NaN included."""
+        """Raise ImageError unless the classifier can take the images; NaN is refused, too."""
         expected = (self.input.channels, *self.input.size)
         if images.ndim != 4 or tuple(images.shape[1:]) != expected:
-            shown = " × ".join(map(str, images.shape))
+            shape = " × ".join(map(str, images.shape))
             raise ImageError(
-                f"images: expected batch × {' × '.join(map(str, expected))}, got {shown}; "
+                f"images: expected batch × {' × '.join(map(str, expected))}, got {shape}; "
                 "prepare() resizes a picture"
             )
         low, high = (bound.item() for bound in images.aminmax())
@@ -61,7 +63,7 @@ class ClassifierInfo(BaseModel):
             raise ImageError(f"images: expected pixels in [0, 1], got [{low:.4g}, {high:.4g}]")
 
     def check_classifier(self, classifier: Classifier) -> None:
-        """Raises RunError unless this is the classifier that the explainer was trained for."""
+        """Raise RunError unless this is the classifier that the explainer was trained for."""
         if classifier.fingerprint != self.fingerprint:
             raise RunError(
                 f"this explainer was trained for {self.spec} (fingerprint "

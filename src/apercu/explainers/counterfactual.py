@@ -61,7 +61,7 @@ class Counterparts:
 
     @property
     def strip(self) -> Float[Tensor, "steps batch channels height width"]:
-        """All images from stable to adversarial, interpolated linearly where no others are known."""
+        """All images from stable to adversarial, interpolated linearly where none are known."""
         if self.between is not None:
             return torch.stack([self.stable, *self.between, self.adversarial])
         fractions = torch.linspace(0, 1, STRIP_LENGTH).tolist()

@@ -52,7 +52,9 @@ def build_encoder(
                 f"encoder: {backbone.spec} takes {backbone.channels} channels, "
                 f"the classifier {channels}"
             )
-        return GraphEncoder(backbone, classifier_info.input)
+        encoder = GraphEncoder(backbone, classifier_info.input)
+        encoder.check_storable()  # before training, not after it
+        return encoder
     if settings.encoder == SMALL:
         return SmallEncoder(channels)
     return TimmEncoder(settings.encoder.removeprefix(TIMM), channels, pretrained=pretrained)

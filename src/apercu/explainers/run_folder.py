@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from apercu.classifiers import open_classifier, save_classifier
+from apercu.classifiers import open_classifier
 from apercu.errors import ClassifierError, ConfigError, RunError
 from apercu.explainers.base import E, TrainedExplainer
 from apercu.explainers.card import render_card
@@ -108,7 +108,7 @@ def save_run(explainer: TrainedExplainer[Any, Any], run: str | Path) -> None:
     )
     encoder = getattr(network, "encoder", None)
     if isinstance(encoder, GraphEncoder):
-        save_classifier(encoder.classifier[0], folder / ENCODER)
+        encoder.save(folder / ENCODER)
         state = network.state_without_frozen_encoder()
     else:
         state = {k: v.contiguous().cpu() for k, v in network.state_dict().items()}

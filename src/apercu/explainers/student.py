@@ -29,7 +29,17 @@ def distil_student(
     settings: StudentSettings,
     on_step: Callable[[int, float], None] | None = None,
 ) -> DistillationResult:
-    """The student in `RUN/student`, distilled first if there is none of this classifier.
+    """Return the student in `RUN/student`, which is distilled first if it is not there.
+
+    Args:
+        classifier: the classifier without gradients.
+        source: the training images.
+        run: the run folder.
+        settings: how the student is distilled.
+        on_step: called with the number of steps done and the loss.
+
+    Returns:
+        The student, and how often it agrees with the classifier on images held out.
 
     Raises:
         ImagesError: too few images to learn from.
@@ -37,9 +47,9 @@ def distil_student(
         OutputError: the folder cannot be written.
     """
     folder = run / STUDENT
-    found = _load_student(folder, classifier)
-    if found is not None:
-        return found
+    earlier = _load_student(folder, classifier)
+    if earlier is not None:
+        return earlier
     distilled = distil(
         classifier, cache_in_memory(TrainingImages(source, classifier)), settings, on_step
     )
@@ -50,7 +60,7 @@ def distil_student(
 
 
 def _load_student(folder: Path, classifier: Classifier) -> DistillationResult | None:
-    """An earlier student of the same classifier; the facts are written last."""
+    """Return an earlier student of the same classifier; its facts were written last."""
     try:
         facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
         if facts["teacher"] != classifier.fingerprint:

@@ -119,7 +119,7 @@ def open_exported(card: ClassifierCard) -> Network:
 
 
 def export_module(module: nn.Module, spec: InputSpec, source: str) -> ExportedProgram:
-    """Export a module, for batches of any size if it allows them, else for one image at a time.
+    """Export a module in evaluation mode, for any batch if it allows that, else for one image.
 
     Args:
         module: network from normalised images to a tensor, or to a tuple of tensors.
@@ -137,7 +137,8 @@ def export_module(module: nn.Module, spec: InputSpec, source: str) -> ExportedPr
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            module = copy.deepcopy(module).cpu().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+            module = copy.deepcopy(module).cpu().eval()  # copies of traced modules are in training
+            module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
             try:
                 program = torch.export.export(module, (images,), dynamic_shapes=({0: batch},))
             except Exception:

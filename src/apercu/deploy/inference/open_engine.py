@@ -42,7 +42,7 @@ def open_engine(
         return OnnxEngine.from_export(run, spin=spin)
     explainer = load_run(run, MaskExplainer).to(device)
     opened = None if classifier is None else open_classifier(classifier, device=device)
-    return TorchEngine.from_export(explainer, opened)
+    return TorchEngine.from_explainer(explainer, opened)
 
 
 def _check_export_options(run: Path, classifier: str | Path | None, device: str) -> None:

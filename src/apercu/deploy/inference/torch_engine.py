@@ -103,7 +103,7 @@ class TorchEngine(InferenceEngine):
     predictor: Predictor
 
     @classmethod
-    def from_export(
+    def from_explainer(
         cls, explainer: MaskExplainer, classifier: Classifier | None = None
     ) -> TorchEngine:
         """That of an explainer, on its device.

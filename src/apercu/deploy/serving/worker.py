@@ -77,7 +77,7 @@ def open_explainer(setup: WorkerSetup) -> BatchExplainer:
     if setup.classifier is not None:
         classifier = open_classifier(setup.classifier, device=device)
     if isinstance(explainer, MaskExplainer):
-        return MaskBatchExplainer(name, TorchEngine.from_export(explainer, classifier))
+        return MaskBatchExplainer(name, TorchEngine.from_explainer(explainer, classifier))
     return CounterpartBatchExplainer(name, Predictor(explainer, classifier).to(device), explainer)
 
 

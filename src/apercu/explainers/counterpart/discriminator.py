@@ -74,7 +74,7 @@ def discriminator_loss(
 
 
 def generator_loss(discriminator: nn.Module, generated: Images, targets: Targets) -> Scores:
-    """Return how clearly the discriminator recognises generated images; trains the generator alone."""
+    """Return how clearly the discriminator sees generated images; trains the generator alone."""
     fixed = {name: values.detach() for name, values in discriminator.named_parameters()}
     scores = torch.func.functional_call(discriminator, fixed, (generated, targets))
     return F.softplus(-scores.flatten(1)).mean(1)

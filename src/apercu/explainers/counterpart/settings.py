@@ -1,4 +1,4 @@
-"""What a training of the counterpart explainer can be told, and the presets."""
+"""The settings of the counterpart explainer, and their presets."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class CounterpartSchedule(Schedule):
 
 
 class CounterpartSettings(GatedSettings):
-    """Everything that distinguishes one counterpart explainer from another.
+    """The settings of a counterpart explainer.
 
     Attributes:
-        explainer: the kind.
-        generators: bodies and heads.
-        objective: what the images are trained for.
-        weathered: whether the classifier judges them a little blurred, shifted and noisy.
+        explainer: the kind of the explainer.
+        generators: size and kind of the generators.
+        objective: the objective of the images.
+        weathered: whether the classifier gets the images a little blurred, shifted and noisy.
     """
 
     explainer: Literal["counterpart"] = "counterpart"

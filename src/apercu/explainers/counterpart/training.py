@@ -34,7 +34,7 @@ DISCRIMINATOR_RATE = 0.25
 """Learning rate of the discriminator, relative to that of the generators."""
 
 MIN_CHANGE, MIN_FLIPPED, MIN_PEAK, MAX_SPREAD = 0.002, 0.5, 0.05, 0.6
-"""Mean difference, fraction of flipped decisions, largest difference and spread that are healthy."""
+"""Bounds of the mean difference, the flipped fraction, the largest difference, the spread."""
 FIGURES = ("flipped", "change", "peak", "spread")
 
 

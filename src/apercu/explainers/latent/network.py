@@ -1,4 +1,4 @@
-"""A small variational autoencoder, and two readers of what its codes mean to a classifier."""
+"""A small variational autoencoder, and two readers of the classifier's logits in its codes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from apercu.types import Images, Logits
 Codes: TypeAlias = Float[Tensor, "batch code"]
 
 HALVINGS = 4
-"""How often the encoder halves the side of its pictures."""
+"""Number of times that the encoder halves the side of its pictures."""
 GROUPS = 8
 """Groups of channels that are normalised together."""
 LOG_VARIANCE_BOUNDS = (-8.0, 4.0)
@@ -24,11 +24,11 @@ LOG_VARIANCE_BOUNDS = (-8.0, 4.0)
 
 @dataclass(frozen=True)
 class LatentShape:
-    """How large the autoencoder is.
+    """Size of the autoencoder and of its readers.
 
     Args:
-        side: of the square pictures that it sees, in pixels; a multiple of 16.
-        code: numbers in a code.
+        side: side of its square pictures in pixels, a multiple of 16.
+        code: number of values in a code.
         width: channels of the finest features, a multiple of 8; doubled twice on the way down.
         reader: width of the two hidden layers of each reader.
     """
@@ -41,12 +41,12 @@ class LatentShape:
 
 @final
 class LatentNetwork(nn.Module):
-    """Images → codes → small pictures, and codes → what a classifier answers.
+    """Encodes images, decodes small pictures, and reads a classifier's logits from codes.
 
     Args:
-        channels: of the images.
-        classes: of the classifier.
-        shape: how large.
+        channels: channels of the images.
+        classes: number of classes of the classifier.
+        shape: size of the network.
     """
 
     def __init__(self, channels: int, classes: int, shape: LatentShape) -> None:
@@ -70,36 +70,41 @@ class LatentNetwork(nn.Module):
         self.mover = _build_reader(shape, classes)
 
     def shrink(self, images: Images) -> Float[Tensor, "batch channels side side"]:
-        """The images as the autoencoder sees them."""
+        """Return the images at the size of the autoencoder's pictures."""
         side = self.shape.side
         return F.interpolate(images, (side, side), mode="bilinear", antialias=True)
 
     def encode(self, images: Images) -> tuple[Codes, Codes]:
-        """Mean and logarithm of the variance of each image's code."""
+        """Return the mean and the logarithm of the variance of each image's code."""
         mean, spread = self.down(2 * self.shrink(images) - 1).chunk(2, dim=1)
         return mean, spread.clamp(*LOG_VARIANCE_BOUNDS)
 
     def decode(self, codes: Codes) -> Float[Tensor, "batch channels side side"]:
-        """Small pictures in [0, 1]."""
+        """Return small pictures in [0, 1]."""
         return self.up(self.start(codes).unflatten(1, self.coarse)).sigmoid()
 
     def read(self, codes: Codes) -> Logits:
-        """What the classifier is thought to answer to images that have these codes."""
+        """Return an estimate of the classifier's logits for images that have these codes."""
         return self.reader(codes)
 
     def logit_shift(self, codes: Codes) -> Logits:
-        """How its answers to an image change as the image is moved between codes: by the
-        difference of this at the two. Much less than between images that have those codes, whose
-        texture differs, too."""
+        """Return values whose difference at two codes estimates the shift of the logits.
+
+        The shift is that of an image which is moved from one code to the other. It is much smaller
+        than between two images that have those codes, as their textures differ, too.
+        """
         return self.mover(codes)
 
     def move(self, images: Images, start: Codes, end: Codes) -> Images:
-        """Images changed as pictures change between two codes; what no code holds stays as it is.
+        """Change images as pictures change between two codes; what no code holds stays as it is.
 
         Args:
-            images: in [0, 1].
-            start: their own codes.
-            end: the codes they should have.
+            images: images in [0, 1].
+            start: their own codes, `batch × code`.
+            end: the codes that they should have, `batch × code`.
+
+        Returns:
+            The changed images in [0, 1].
         """
         change = self.decode(end) - self.decode(start)
         enlarged = F.interpolate(change, tuple(images.shape[-2:]), mode="bicubic")

@@ -18,24 +18,24 @@ from apercu.types import Logits, Scores, Targets
 Path = Float[Tensor, "points batch code"]
 
 ADAM_EPSILON = 0.01
-"""Slopes below it are not enlarged by the optimiser, so that rounding does not decide."""
+"""Gradients below it are not enlarged by the optimiser, so that rounding does not decide."""
 
 
 @dataclass(frozen=True)
 class Lagrangian:
-    """What a path costs: its kinetic energy, and the doubt that what is wanted is seen on it.
+    """The cost of a path: its kinetic energy, and the cross-entropy with the target along it.
 
     With z(t) for t in [0, 1], z(0) fixed and z(1) free, the integral over t of
-    ½ |dz/dt|² − evidence · log p(wanted | z), and − evidence · log p(wanted | z(1)) for the end.
+    ½ |dz/dt|² − evidence · log p(target | z), and − evidence · log p(target | z(1)) for the end.
     After the semantic Lagrangian of Ojeda-Marin et al. (2020), whose two ends are both given.
 
     Args:
-        points: codes on a path, both ends included.
-        evidence: weights of the doubt; of the paths that they give, the first whose end convinces
-            is taken, and the last where none does.
-        convinced: probability of what is wanted that convinces.
-        steps: of the descent.
-        rate: its learning rate.
+        points: number of codes on a path, both ends included.
+        evidence: weights of the cross-entropy, which are tried in order until the end of the path
+            is convincing; else the path of the last one is taken.
+        convinced: probability of the target that is convincing.
+        steps: number of steps of the descent.
+        rate: learning rate of the descent.
     """
 
     points: Annotated[int, Field(ge=3)] = 7
@@ -47,50 +47,59 @@ class Lagrangian:
     def cost(
         self, path: Path, read: Callable[[Codes], Logits], targets: Targets, evidence: Tensor
     ) -> Scores:
-        """The Lagrangian of each path, its integral taken as a sum over the points."""
+        """Return the Lagrangian of each path, with a sum over the points for the integral.
+
+        Args:
+            path: codes of the paths, `points × batch × code`.
+            read: function from codes to logits.
+            targets: target class of each path.
+            evidence: weight of the cross-entropy of each path.
+        """
         pieces = self.points - 1
         kinetic = pieces / 2 * path.diff(dim=0).square().sum((0, 2))
-        doubts = torch.stack(
+        entropies = torch.stack(
             [F.cross_entropy(read(codes), targets, reduction="none") for codes in path]
         )
-        return kinetic + evidence * (doubts[1:].mean(0) + doubts[-1])
+        return kinetic + evidence * (entropies[1:].mean(0) + entropies[-1])
 
     @torch.enable_grad()
     def find_path(
         self, start: Codes, read: Callable[[Codes], Logits], targets: Targets
     ) -> tuple[Path, Scores]:
-        """The cheapest path from each code to where it is read as what is wanted.
+        """Find the cheapest path from each code to one that is read as the target.
 
         Args:
-            start: where each path begins.
-            read: codes → logits, one line per code of `start`, differentiable.
-            wanted: what the ends should be read as.
+            start: codes at which the paths begin, `batch × code`.
+            read: differentiable function from codes to logits, one row per code of `start`.
+            targets: target class of each path.
 
         Returns:
-            The paths, and the probability of what is wanted at their ends.
+            The paths, `points × batch × code`, and the probability of the target at their ends.
         """
         best = torch.stack([start] * self.points)
-        share = torch.zeros(len(start), device=start.device)
-        open_still = torch.ones(len(start), dtype=torch.bool, device=start.device)
+        probability = torch.zeros(len(start), device=start.device)
+        unconvinced = torch.ones(len(start), dtype=torch.bool, device=start.device)
         for evidence in self.evidence:
             path = self._descend(start, read, targets, evidence)
-            reached = read(path[-1]).softmax(1).gather(1, targets[:, None])[:, 0].detach()
-            best = torch.where(open_still[:, None], path, best)
-            share = torch.where(open_still, reached, share)
-            open_still &= reached < self.convinced
-            if not open_still.any():
+            at_end = read(path[-1]).softmax(1).gather(1, targets[:, None])[:, 0].detach()
+            best = torch.where(unconvinced[:, None], path, best)
+            probability = torch.where(unconvinced, at_end, probability)
+            unconvinced &= at_end < self.convinced
+            if not unconvinced.any():
                 break
-        return best, share
+        return best, probability
 
     def _descend(
         self, start: Codes, read: Callable[[Codes], Logits], targets: Targets, evidence: float
     ) -> Path:
         weight = torch.full((len(start),), evidence, device=start.device)
-        way = torch.zeros(self.points - 1, *start.shape, device=start.device, requires_grad=True)
-        optimiser = torch.optim.Adam([way], lr=self.rate, eps=ADAM_EPSILON)
+        offsets = torch.zeros(
+            self.points - 1, *start.shape, device=start.device, requires_grad=True
+        )
+        optimiser = torch.optim.Adam([offsets], lr=self.rate, eps=ADAM_EPSILON)
         for _ in range(self.steps):
-            path = torch.cat([start[None], start + way])
-            (slopes,) = torch.autograd.grad(self.cost(path, read, targets, weight).sum(), way)
-            way.grad = slopes
+            path = torch.cat([start[None], start + offsets])
+            (gradient,) = torch.autograd.grad(self.cost(path, read, targets, weight).sum(), offsets)
+            offsets.grad = gradient
             optimiser.step()
-        return torch.cat([start[None], start + way]).detach()
+        return torch.cat([start[None], start + offsets]).detach()

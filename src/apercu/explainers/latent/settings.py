@@ -1,4 +1,4 @@
-"""What a training of the latent explainer can be told, and the presets."""
+"""The settings of the latent explainer, and their presets."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class LatentSchedule(Schedule):
 
 
 class LatentSettings(ExplainerSettings):
-    """Everything that distinguishes one latent explainer from another.
+    """The settings of a latent explainer.
 
     Attributes:
-        explainer: the kind.
-        shape: of the autoencoder and the reader.
+        explainer: the kind of the explainer.
+        shape: size of the autoencoder and of the readers.
         noise: standard deviation of what a code leaves out of a picture; the lower, the more a
-            code holds, and the less likely the pictures between two of them.
+            code holds, and the less realistic are pictures between two codes.
         path: how paths are found.
     """
 

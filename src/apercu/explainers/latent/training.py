@@ -1,4 +1,4 @@
-"""One training step of the latent explainer, as Lightning runs it."""
+"""The training of the latent explainer: the loss of each step, as Lightning runs it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from apercu.training.module import TrainingModule
 from apercu.types import Images, Logits, Scores, Targets
 
 MAX_WALK_STEPS, WALK_STEP = 12, 0.6
-"""Most steps that a walk takes towards another decision, and their length."""
+"""Largest number of steps that a walk takes towards another decision, and their length."""
 MIXED_EVERY = 4
-"""One image in so many is mixed with another, rather than walked."""
+"""One image in so many is mixed with another one instead."""
 
 
 MIN_TOLD, MAX_MISREAD = 0.1, 1.0
@@ -49,16 +49,17 @@ DEGENERATE_CODES = DegenerateSolution(FIGURES, FIGURES, _describe_codes)
 
 @final
 class LatentTraining(TrainingModule):
-    """An autoencoder by the evidence lower bound; its readers by what the classifier answers to
-    images, and to images that are moved. It is asked, and never looked into.
+    """Trains an autoencoder by the evidence lower bound, and its readers by the classifier's logits.
 
-    They learn where they will be used: on codes that they lead to themselves, and on mixtures.
+    The readers learn the logits of images, and of images that are moved, where they will be used:
+    at codes that the readers themselves lead to, and at mixtures. The classifier needs no
+    gradients.
 
     Args:
-        network: what is trained.
-        classifier: the black box.
-        settings: noise and schedule.
-        seed: of all draws.
+        network: the network that is trained.
+        classifier: the classifier.
+        settings: the noise and the schedule.
+        seed: seed of all draws.
     """
 
     degenerate: ClassVar[DegenerateSolution] = DEGENERATE_CODES
@@ -86,59 +87,59 @@ class LatentTraining(TrainingModule):
         }
         start = codes.detach()
         with torch.no_grad():
-            answers = self.classifier(images)
-        reached = self._walk_codes(start, answers, generator)
+            logits = self.classifier(images)
+        moved = self._walk_codes(start, logits, generator)
         with torch.no_grad():
-            found = self.classifier(network.move(images, start, reached)) - answers
-        told = network.logit_shift(reached) - network.logit_shift(start)
-        read = F.smooth_l1_loss(network.read(start), answers, reduction="none")
+            shift = self.classifier(network.move(images, start, moved)) - logits
+        predicted = network.logit_shift(moved) - network.logit_shift(start)
+        read = F.smooth_l1_loss(network.read(start), logits, reduction="none")
         terms["reading"] = read.mean(1)
-        terms["moving"] = F.smooth_l1_loss(told, found, reduction="none").mean(1)
+        terms["moving"] = F.smooth_l1_loss(predicted, shift, reduction="none").mean(1)
         variance = (small - small.mean(0)).square().mean()
         self.log_terms(
             terms,
             {
                 "told": 1 - errors.detach().mean() / variance,
-                "misread": (told.detach() - found).abs().mean() / found.abs().mean(),
+                "misread": (predicted.detach() - shift).abs().mean() / shift.abs().mean(),
             },
         )
         return torch.stack(list(terms.values())).sum(0).mean()
 
     @torch.no_grad()
     def sample_tiles(self, images: Images) -> list[render.Tile]:
-        network, answers = self.network, self.classifier(images)
+        network, logits = self.network, self.classifier(images)
         start = network.encode(images)[0]
-        wanted = runner_up(answers, answers.argmax(1))
+        targets = runner_up(logits, logits.argmax(1))
 
         def read(codes: Codes) -> Logits:
-            return answers + network.logit_shift(codes) - network.logit_shift(start)
+            return logits + network.logit_shift(codes) - network.logit_shift(start)
 
-        path, _ = self.settings.path.find_path(start, read, wanted)
+        path, _ = self.settings.path.find_path(start, read, targets)
         moved = network.move(images, start, path[-1])
-        name = self.classifier.classes[int(wanted[0])].partition(",")[0]
-        shown = [
-            (images, f"{name} {self._mean_probability(images, wanted):.2f}"),
+        name = self.classifier.classes[int(targets[0])].partition(",")[0]
+        tiles = [
+            (images, f"{name} {self._probability(images, targets):.2f}"),
             (network.decode(start), "as coded"),
-            (moved, f"{name} {self._mean_probability(moved, wanted):.2f}"),
+            (moved, f"{name} {self._probability(moved, targets):.2f}"),
         ]
-        return [render.Tile(render.to_image(one[0].cpu()), said) for one, said in shown]
+        return [render.Tile(render.to_image(shown[0].cpu()), text) for shown, text in tiles]
 
-    def _mean_probability(self, images: Images, targets: Targets) -> float:
+    def _probability(self, images: Images, targets: Targets) -> float:
         return float(self.classifier(images).softmax(1)[0, targets[0]])
 
     def _walk_codes(self, start: Codes, logits: Logits, generator: Generator) -> Codes:
-        """Codes that are led to on the way to another decision, and mixtures."""
+        """Return codes on the way to another decision, and mixtures of two codes."""
         count = len(start)
         others = logits.scatter(1, logits.argmax(1, keepdim=True), -torch.inf).softmax(1)
-        wanted = others.cpu().multinomial(1, generator=generator)[:, 0].to(start.device)
+        targets = others.cpu().multinomial(1, generator=generator)[:, 0].to(start.device)
         far = torch.randint(1, MAX_WALK_STEPS + 1, (count, 1), generator=generator).to(start.device)
         base = self.network.logit_shift(start).detach()
         codes = start
         for number in range(MAX_WALK_STEPS):
             leaf = codes.detach().requires_grad_()
-            doubt = F.cross_entropy(logits + self.network.logit_shift(leaf) - base, wanted)
-            (slopes,) = torch.autograd.grad(doubt, leaf)
-            codes = torch.where(number < far, codes - WALK_STEP * F.normalize(slopes), codes)
-        share = torch.rand(count, 1, generator=generator).to(start)
+            shifted = logits + self.network.logit_shift(leaf) - base
+            (gradient,) = torch.autograd.grad(F.cross_entropy(shifted, targets), leaf)
+            codes = torch.where(number < far, codes - WALK_STEP * F.normalize(gradient), codes)
+        fraction = torch.rand(count, 1, generator=generator).to(start)
         mixed = (torch.arange(count, device=start.device) % MIXED_EVERY == 0)[:, None]
-        return torch.where(mixed, torch.lerp(start, start.roll(1, 0), share), codes)
+        return torch.where(mixed, torch.lerp(start, start.roll(1, 0), fraction), codes)

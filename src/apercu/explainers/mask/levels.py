@@ -1,4 +1,4 @@
-"""The dial, measured: what the classifier makes of the region at each level of the masks."""
+"""The level curve: what the classifier predicts of the region at each level of the masks."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class LevelPoint:
     """Means over images at one level of the masks.
 
     Attributes:
-        level: the region is where the mask reaches it.
-        area: share of the image in the region.
+        level: threshold of the mask; the region is where the mask reaches it.
+        area: fraction of the image in the region.
         kept: probability of the class when only the region is shown, the rest blurred.
         removed: probability of the class when the region is blurred.
         saliency_metric: log max(area, 0.05) − log p of the region's tightest box, cropped.
@@ -52,13 +52,16 @@ def measure_levels(
     batches: Iterable[Tensor],
     levels: Sequence[float] = LEVELS,
 ) -> LevelCurve:
-    """The curve of area against kept and removed probability, for the classifier's top class.
+    """Measure area, kept and removed probability at each level, for the classifier's top class.
 
     Args:
-        explainer: whose masks are measured.
-        classifier: it is asked three times per image and level, and once for its top class.
+        explainer: the explainer of the masks.
+        classifier: the explained classifier, which predicts each image three times per level.
         batches: images in [0, 1] at the classifier's size.
-        levels: points of the dial.
+        levels: thresholds of the masks.
+
+    Returns:
+        One point per level.
     """
     sums = torch.zeros(len(levels), 4)
     count = 0
@@ -76,7 +79,7 @@ def measure_levels(
 
 
 def measure_absent_area(explainer: MaskExplainer, batches: Iterable[Tensor], seed: int) -> float:
-    """Mean mask area for classes drawn at random among those that are not the top one."""
+    """Return the mean mask area for random classes besides the predicted one."""
     generator = torch.Generator().manual_seed(seed)
     classes, areas = len(explainer.classifier_info.classes), []
     for images in batches:
@@ -87,7 +90,7 @@ def measure_absent_area(explainer: MaskExplainer, batches: Iterable[Tensor], see
 
 
 def write_level_curve(points: Sequence[LevelPoint], folder: Path) -> None:
-    """Writes `dial.csv` and `dial.png`.
+    """Write the curve as `dial.csv` and `dial.png`.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -104,7 +107,7 @@ def write_level_curve(points: Sequence[LevelPoint], folder: Path) -> None:
 def _measure_level(
     classifier: Classifier, images: Images, targets: Targets, regions: Tensor
 ) -> Tensor:
-    """Sums over the batch of area, kept, removed and the saliency metric."""
+    """Return sums over the batch of area, kept, removed and the saliency metric."""
     keep, blur = regions.float(), Blur()
     height, width = images.shape[-2:]
     kept, removed = (
@@ -130,7 +133,7 @@ def _plot_curve(points: Sequence[LevelPoint]) -> bytes:
     for point in points[1::4]:
         axes.annotate(f"{point.level:g}", (point.area, point.kept), fontsize=8)
     axes.set(xlabel="area of the region", ylabel="probability of the class", ylim=(0, 1))
-    axes.set_title("the dial, from sufficient (left) to destroying (right); numbers are levels")
+    axes.set_title("levels of the masks, from sufficient (left) to destroying (right)")
     axes.title.set_fontsize(9)
     axes.legend()
     buffer = io.BytesIO()

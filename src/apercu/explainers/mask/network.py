@@ -1,4 +1,4 @@
-"""The masking model of Dabkowski & Gal: encoder, class gate, decoder."""
+"""The mask network of Dabkowski & Gal: encoder, class gate, decoder."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from apercu.networks.shared_decoder import SharedDecoder, SharedShape
 from apercu.types import Images, LogOdds, Maps, Targets
 
 CLASSES_PER_PASS = 64
-"""Classes of an image that are decoded at once; more would take memory and no less time."""
+"""Classes of an image that are decoded at once; more would need more memory and save no time."""
 CORE_PEAK_FRACTION = 0.8
-"""Share of the core's peak above which the extent orders the pixels of a mask with it."""
+"""Fraction of the core's peak above which pixels are ordered by the extent, too."""
 
 
 @final
 class MaskNetwork(GatedNetwork):
-    """Images and class indices → how strongly each pixel should be kept.
+    """Computes from images and class indices how strongly each pixel should be kept.
 
     Two output channels a, b give a mask |a| / (|a| + |b|), handled as its log-odds
     log |a| − log |b|. With the gate on every skip connection there are two such fields, the extent
-    of the evidence and its core, and the mask is a dial from one to the other.
+    of the evidence and its core, and the levels of the mask lead from one to the other.
 
     Args:
-        encoder: where features come from.
-        classes: number of classes the gate knows.
-        shape: size and kind of the decoder: of each class its own, or shared by all of an image.
-        frozen: whether the encoder stays as it is (in evaluation mode and without gradients) from
-            the start, or from when it is settled.
+        encoder: the encoder of the features.
+        classes: number of classes that the gate knows.
+        shape: size and kind of the decoder, which runs for each class or once per image.
+        frozen: whether the encoder stays as it is from the start; else it is trained until
+            `freeze_encoder`.
     """
 
     def __init__(
@@ -58,75 +58,83 @@ class MaskNetwork(GatedNetwork):
             self.decoder = Decoder(encoder.channels, encoder.strides, shape)
 
     def evidence(self, features: list[Tensor], targets: Targets) -> Evidence:
-        """Both fields for one class per image, as training shapes them."""
+        """Return extent and core for one class per image, as they are trained."""
         return self.decoder.apply_gate(
-            self._prepare_common(features), self.gate(features[-1], targets)
+            self._compute_shared(features), self.gate(features[-1], targets)
         )
 
     def decode(self, features: list[Tensor], targets: Targets) -> LogOdds:
-        """Log-odds of keeping for one class per image, at the mask's own resolution."""
+        """Return the log-odds of keeping for one class per image, at the mask's own resolution."""
         return self.decode_classes(features, targets[:, None]).squeeze(1)
 
     def decode_classes(
         self, features: list[Tensor], targets: Int[Tensor, "batch classes"]
     ) -> Float[Tensor, "batch classes rows columns"]:
-        """The same for several classes per image, which share the walk's ground.
+        """Return the log-odds of keeping for several classes per image.
 
-        What the decoder has in common for all classes is made once. Then many classes of few
-        images go through it as one batch, else one class after the other.
+        What does not depend on the class is computed once. Then many classes of few images go
+        through the decoder as one batch, else one class after the other.
+
+        Args:
+            features: feature maps that `encode` returned, finest first.
+            targets: class indices, `batch × classes`.
+
+        Returns:
+            Log-odds at the mask's own resolution, `batch × classes × rows × columns`.
         """
         if targets.shape[0] < targets.shape[1]:
             images = zip(*(torch.split(map, 1) for map in features), strict=True)
             pairs = zip(images, targets, strict=True)
             return torch.stack(
-                [self._decode_parts(list(one), row.split(CLASSES_PER_PASS)) for one, row in pairs]
+                [self._decode_parts(list(maps), row.split(CLASSES_PER_PASS)) for maps, row in pairs]
             )
-        found = self._choose_evidence(features, targets.unbind(1))
-        extent = torch.stack([evidence.extent for evidence in found], 1)
-        core = torch.stack([evidence.core for evidence in found], 1)
+        fields = self._compute_evidence(features, targets.unbind(1))
+        extent = torch.stack([evidence.extent for evidence in fields], 1)
+        core = torch.stack([evidence.core for evidence in fields], 1)
         return self._combine(features, Evidence(extent, core))
 
     def decode_many(
         self, features: list[Tensor], targets: Int[Tensor, " classes"]
     ) -> Float[Tensor, "classes rows columns"]:
-        """Log-odds for many classes of one image, as one batch."""
+        """Return the log-odds of keeping for many classes of one image, as one batch."""
         return self._decode_parts(features, [targets])
 
     def _decode_parts(
         self, features: list[Tensor], parts: Sequence[Tensor]
     ) -> Float[Tensor, "classes rows columns"]:
-        """Log-odds for the classes of one image, each part as one batch."""
-        found = self._choose_evidence(features, parts)
-        extent = torch.cat([evidence.extent for evidence in found])
-        core = torch.cat([evidence.core for evidence in found])
+        """Return the log-odds of keeping for classes of one image, each part as one batch."""
+        fields = self._compute_evidence(features, parts)
+        extent = torch.cat([evidence.extent for evidence in fields])
+        core = torch.cat([evidence.core for evidence in fields])
         return self._combine(features, Evidence(extent[None], core[None]))[0]
 
-    def _choose_evidence(self, features: list[Tensor], parts: Sequence[Tensor]) -> list[Evidence]:
-        """Evidence for several sets of classes, after what they have in common."""
-        common = self._prepare_common(features)
-        return [self.decoder.apply_gate(common, self.gate(features[-1], one)) for one in parts]
+    def _compute_evidence(self, features: list[Tensor], parts: Sequence[Tensor]) -> list[Evidence]:
+        """Return the evidence for several sets of classes."""
+        shared = self._compute_shared(features)
+        gates = [self.gate(features[-1], targets) for targets in parts]
+        return [self.decoder.apply_gate(shared, gate) for gate in gates]
 
-    def _prepare_common(self, features: list[Tensor]) -> SharedFeatures:
+    def _compute_shared(self, features: list[Tensor]) -> SharedFeatures:
         skips = dict(zip(self.encoder.strides[:-1], features[:-1], strict=True))
         return self.decoder.compute_shared_features(skips, features[-1])
 
     def _combine(self, features: list[Tensor], evidence: Evidence) -> Tensor:
-        """Both fields as one mask; the field itself where the network has only one."""
+        """Return both fields as one mask, or the field itself where the network has only one."""
         if not self.two_fields:
             return evidence.extent
         extent = diffuse(evidence.extent.sigmoid(), affinity_features(features))
         core = evidence.core
-        if core.shape != extent.shape:  # small images, where the walk is on a finer grid
+        if core.shape != extent.shape:  # small images, where the extent has a finer grid
             core = F.interpolate(core, extent.shape[2:], mode="bilinear", align_corners=False)
         return combine_fields(extent, core.sigmoid())
 
     def forward(self, images: Images, targets: Targets) -> Maps:
-        """Log-odds of keeping at the size of the images."""
+        """Return the log-odds of keeping at the size of the images."""
         return enlarge(self.decode(self.encode(images), targets), images.shape[-2:])
 
 
 def enlarge(log_odds: LogOdds, size: tuple[int, int] | torch.Size) -> Maps:
-    """Bilinear enlargement to the size of the image."""
+    """Enlarge bilinearly to the size of the image, height and width in pixels."""
     up = F.interpolate(log_odds.unsqueeze(1), tuple(size), mode="bilinear", align_corners=False)
     return up.squeeze(1)
 
@@ -134,29 +142,35 @@ def enlarge(log_odds: LogOdds, size: tuple[int, int] | torch.Size) -> Maps:
 def combine_fields(
     extent: Float[Tensor, "*maps rows columns"], core: Float[Tensor, "*maps rows columns"]
 ) -> Float[Tensor, "*maps rows columns"]:
-    """One mask of two: its regions are the extent's up to level 0.5, and above 0.6 the core's.
+    """Combine two masks: regions are those of the extent up to level 0.5, of the core above 0.6.
 
-    The core counts inside the extent, as a share of its peak there, from half of that peak on;
-    there the mask is above 0.6 and rises with it. Where it is above `SUREST` of its peak the
-    pixels are ordered by both fields, since the highest one of the core alone is often beside the
-    object. Elsewhere the mask is the extent, which shrinks fast between 0.5 and
-    0.6. Regions shrink as the level rises, everywhere. (A core that reaches out of the extent
-    widens the boxes of every level; one that is not measured by its own peak is empty at high
-    levels for some images and wide for others; see docs/experiments.md.)
+    The core counts only inside the extent, as a fraction of its peak there, and only from half of
+    that peak on; there the mask is above 0.6 and rises with it. Where the core is above
+    `CORE_PEAK_FRACTION` of its peak, pixels are ordered by both fields, since the highest pixel of
+    the core alone is often beside the object. Elsewhere the mask is the extent, which shrinks fast
+    between 0.5 and 0.6. Regions shrink everywhere as the level rises. (A core that reaches out of
+    the extent widens the boxes of every level; a core that is not divided by its own peak is empty
+    at high levels for some images and wide for others; see docs/experiments.md.)
+
+    Args:
+        extent: mask of the extent in [0, 1].
+        core: mask of the core in [0, 1].
+
+    Returns:
+        Log-odds of the combined mask.
     """
     low = torch.minimum(extent, 0.5 + 0.2 * (extent - 0.5))
     core = _divide_by_peak(torch.where(extent > 0.5, core, 0))
     high = torch.where(core > 0.5, 0.6 + 0.8 * (core - 0.5), 0)
-    surest, level = core > CORE_PEAK_FRACTION, 0.6 + 0.8 * (CORE_PEAK_FRACTION - 0.5)
-    lowest = torch.where(surest, extent, 1).amin((-2, -1), keepdim=True)
-    inner = _divide_by_peak(torch.where(surest, extent - lowest, 0))
-    rise = (
-        ((core - CORE_PEAK_FRACTION) / (1 - CORE_PEAK_FRACTION)).clamp(min=0).sqrt()
-    )  # no step at the border
-    high = torch.where(surest, level + (1 - level) * inner * rise, high)
+    peak, level = core > CORE_PEAK_FRACTION, 0.6 + 0.8 * (CORE_PEAK_FRACTION - 0.5)
+    lowest = torch.where(peak, extent, 1).amin((-2, -1), keepdim=True)
+    inner = _divide_by_peak(torch.where(peak, extent - lowest, 0))
+    above = (core - CORE_PEAK_FRACTION) / (1 - CORE_PEAK_FRACTION)
+    rise = above.clamp(min=0).sqrt()  # no step at the border
+    high = torch.where(peak, level + (1 - level) * inner * rise, high)
     return torch.logit(torch.maximum(low, high), eps=1e-4)
 
 
 def _divide_by_peak(field: Float[Tensor, "*maps rows columns"]) -> Tensor:
-    """Each map divided by its highest value; a map of zeros stays one."""
+    """Divide each map by its highest value; a map of zeros stays as it is."""
     return field / field.amax((-2, -1), keepdim=True).clamp(min=1e-6)

@@ -1,4 +1,4 @@
-"""What a training of the mask explainer can be told, and the presets."""
+"""The settings of the mask explainer, and their presets."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class MaskSchedule(Schedule):
     """How long and how fast a mask explainer is trained.
 
     Attributes:
-        fakes: probability that a mask is asked for a class that is not there.
-        side: largest side in pixels at which an open classifier judges masks; a black box, whose
-            size is fixed, judges them at its own.
+        fakes: probability that a mask is trained for a class that the classifier does not predict.
+        side: largest side in pixels of the images on which masks are scored; a classifier whose
+            size is fixed scores them at its own.
     """
 
     fakes: float = Field(0.3, ge=0, lt=1)
@@ -28,7 +28,7 @@ class MaskSchedule(Schedule):
 
 
 def _find_form(decoder: Any) -> str:
-    """`gated` where a run of before there was another does not say."""
+    """Return the form of a decoder; runs from before there were two do not name it."""
     if isinstance(decoder, dict):
         return str(decoder.get("form", "gated"))
     return str(getattr(decoder, "form", "gated"))
@@ -41,12 +41,13 @@ AnyDecoder: TypeAlias = Annotated[
 
 
 class MaskSettings(GatedSettings):
-    """Everything that distinguishes one mask explainer from another.
+    """The settings of a mask explainer.
 
     Attributes:
-        explainer: the kind.
-        decoder: the U-Net's way up, for each class anew (`gated`) or once per image (`shared`).
-        objective: what the masks are trained for.
+        explainer: the kind of the explainer.
+        decoder: the decoder of the U-Net, which runs for each class (`gated`) or once per image
+            (`shared`).
+        objective: the objective of the masks.
     """
 
     explainer: Literal["mask"] = "mask"

@@ -1,4 +1,4 @@
-"""What a mask is trained for: four terms, in the forms that were published and in our own."""
+"""The objectives of masks: four terms, in the forms that were published and in our own."""
 
 from apercu.explainers.mask.objectives.base import MaskBatch, MaskObjective, Terms
 from apercu.explainers.mask.objectives.extent_and_core import ExtentAndCore

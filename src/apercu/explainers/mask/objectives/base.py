@@ -1,4 +1,4 @@
-"""The terms that every objective is made of, and what an objective is given."""
+"""The base of the objectives of masks, and the terms that they share."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Terms: TypeAlias = dict[str, Scores]
 
 @dataclass(frozen=True)
 class MaskBatch:
-    """One training batch: which evidence the masks should show.
+    """One batch of a training: images, and the classes whose evidence the masks should show.
 
     Attributes:
-        images: what the classifier saw.
-        targets: the class each mask was asked for.
-        real: whether that class is there; false for a fake class.
-        true: the class that is really there (equal to `targets` where `real`).
+        images: images in [0, 1], as the classifier takes them.
+        targets: class of each mask.
+        real: whether the classifier predicts that class; false for a fake class.
+        predicted: class that the classifier predicts; equal to `targets` where `real`.
     """
 
     images: Images
@@ -37,7 +37,7 @@ class MaskBatch:
 
 
 class MaskObjective(BaseModel, ABC):
-    """Scores masks by what a classifier makes of what they keep and remove."""
+    """Scores masks by what a classifier predicts of what they keep and remove."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -49,18 +49,21 @@ class MaskObjective(BaseModel, ABC):
         evidence: Evidence,
         generator: Generator,
     ) -> Terms:
-        """Weighted terms, one number per image each.
+        """Return the weighted terms of the loss.
 
         Args:
-            classifier: images in [0, 1] → logits, with gradients.
-            question: the batch.
-            evidence: what the network says, at the mask's own resolution.
+            classifier: function from images in [0, 1] to logits, with gradients.
+            batch: the images and classes of the step.
+            evidence: log-odds of the masks, at their own resolution.
             generator: source of every random draw.
+
+        Returns:
+            The terms by name, one number per image each.
         """
 
 
 def roughness(masks: Maps) -> Scores:
-    """Sum of the squared differences between neighbours, in rows and in columns."""
+    """Return the sum of the squared differences of neighbours, in rows and in columns."""
     rows = (masks[:, 1:] - masks[:, :-1]).square().sum((1, 2))
     columns = (masks[:, :, 1:] - masks[:, :, :-1]).square().sum((1, 2))
     return rows + columns
@@ -69,42 +72,45 @@ def roughness(masks: Maps) -> Scores:
 def edge_aware_roughness(
     masks: LogOdds, images: Images, distances: tuple[int, ...] = (1, 2, 4)
 ) -> Scores:
-    """Mean squared difference of pixels that look alike, as far apart as each of `reaches`.
+    """Return the mean squared difference of mask pixels whose image pixels look alike.
 
-    Weights are exp(−‖colour difference‖² / (2 · 0.1²)): a mask pays for an edge where the image has
-    none, and little where it has one, as in conditional random fields.
+    Weights are exp(−‖colour difference‖² / (2 · 0.1²)): an edge of the mask costs much where the
+    image has none, and little where it has one, as in conditional random fields.
 
     Args:
         masks: masks at any resolution.
-        images: the images, brought to that resolution.
-        reaches: distances in cells of the mask, in rows and in columns.
+        images: images, which are resized to that resolution.
+        distances: distances of the compared pixels in cells of the mask, in rows and in columns.
+
+    Returns:
+        One number per image.
     """
     colours = F.interpolate(images, masks.shape[1:], mode="bilinear", antialias=True)
     total = masks.new_zeros(len(masks))
-    for reach in distances:
+    for distance in distances:
         for axis in (1, 2):
-            far = torch.arange(reach, masks.shape[axis], device=masks.device)
-            ahead, here = (masks.index_select(axis, i) for i in (far, far - reach))
-            hue = [colours.index_select(axis + 1, i) for i in (far, far - reach)]
+            far = torch.arange(distance, masks.shape[axis], device=masks.device)
+            ahead, here = (masks.index_select(axis, i) for i in (far, far - distance))
+            hue = [colours.index_select(axis + 1, i) for i in (far, far - distance)]
             weight = (-(hue[0] - hue[1]).square().sum(1) / (2 * 0.1**2)).exp()
             total = total + (weight * (ahead - here).square()).mean((1, 2))
     return total
 
 
 def area(masks: Maps, power: float = 1.0) -> Scores:
-    """Mean of the mask, raised to a power pixel by pixel (0.3 in the released code)."""
+    """Return the mean of the mask, whose pixels are raised to a power (0.3 in the released code)."""
     if power == 1:
         return masks.mean((1, 2))
     return (masks + 0.0005).pow(power).mean((1, 2))
 
 
 def log_probability(logits: Logits, targets: Targets) -> Scores:
-    """Log of the softmax probability of each image's target."""
+    """Return the logarithm of the softmax probability of each image's target."""
     return logits.log_softmax(1).gather(1, targets[:, None]).squeeze(1)
 
 
 def margin(logits: Logits, targets: Targets) -> Scores:
-    """The target's logit minus the largest other one."""
+    """Return the target's logit minus the largest other one."""
     own = logits.gather(1, targets[:, None])
     others = logits.scatter(1, targets[:, None], float("-inf"))
     return (own - others.max(1, keepdim=True).values).squeeze(1)

@@ -1,7 +1,7 @@
-"""Search for the smallest sufficient crop, a few trials per step, with the classifier as judge.
+"""Search for the smallest sufficient crop, a few trials per step.
 
-The gradient of a crop's corners is weak and noisy. Asking the classifier about a handful of crops
-needs forward passes only, and the pixels of the better ones are a dense target for the mask.
+The gradient of a crop's corners is weak and noisy. To classify a handful of crops needs forward
+passes only, and the pixels of the better crops are a dense target for the mask.
 """
 
 from __future__ import annotations
@@ -16,36 +16,50 @@ from apercu.explainers.mask.objectives.base import log_probability
 from apercu.training.augment import crop
 from apercu.types import Images, Logits, LogOdds, Scores, Targets
 
-MIN_SIDE = 0.15  # of a crop, as a share of the image's side
-MIN_AREA = 0.05  # below it the saliency metric rewards no further shrinking
-JITTER = 0.12  # how far trials stray from the mask's own box, as a share of its sides
+MIN_SIDE = 0.15
+"""Smallest side of a crop, as a fraction of the image's side."""
+MIN_AREA = 0.05
+"""Area below which a smaller crop has no better saliency metric."""
+JITTER = 0.12
+"""Standard deviation of the jitter of a box, as a fraction of its sides."""
 
 
 def propose_boxes(log_odds: LogOdds, trials: int, generator: Generator) -> Tensor:
-    """Boxes worth a try, `batch × trials × 4`, as shares of the image's sides.
+    """Propose boxes that may be sufficient.
 
-    The box of the region at level 0.5, boxes strayed from it, the box at another level, and one
-    drawn at random.
+    They are the box of the region at level 0.5, jittered copies of it, the box at another level,
+    and a random one.
 
     Args:
         log_odds: log-odds of keeping.
-        trials: boxes per image, at least 3.
+        trials: number of boxes per image, at least 3.
         generator: source of the draws.
+
+    Returns:
+        Boxes as fractions of the image's sides, `batch × trials × 4`.
     """
     count = len(log_odds)
     own = bounding_boxes(log_odds, torch.zeros(count, device=log_odds.device))
     other = bounding_boxes(log_odds, _draw_uniform((count,), generator, log_odds).mul(3).sub(1.5))
-    strayed = [_jitter(own, generator) for _ in range(trials - 3)]
+    jittered = [_jitter(own, generator) for _ in range(trials - 3)]
     sides = 0.3 + 0.7 * _draw_uniform((count, 2), generator, log_odds)
     centres = sides / 2 + (1 - sides) * _draw_uniform((count, 2), generator, log_odds)
-    drawn = torch.cat([centres - sides / 2, centres + sides / 2], 1)
-    return torch.stack([own, *strayed, other, drawn], 1)
+    random = torch.cat([centres - sides / 2, centres + sides / 2], 1)
+    return torch.stack([own, *jittered, other, random], 1)
 
 
 def bounding_boxes(log_odds: LogOdds, heights: Scores) -> Tensor:
-    """Tightest box around the region at a height; the whole image where nothing reaches it."""
-    tall, wide = log_odds.shape[1:]
-    scale = torch.tensor([wide, tall, wide, tall], device=log_odds.device)
+    """Return the tight box of the region at given log-odds; the whole image where it is empty.
+
+    Args:
+        log_odds: log-odds of keeping.
+        heights: log-odds that the region reaches, one number per image.
+
+    Returns:
+        Boxes as fractions of the image's sides, `batch × 4`.
+    """
+    height, width = log_odds.shape[1:]
+    scale = torch.tensor([width, height, width, height], device=log_odds.device)
     boxes = maps.tight_boxes(log_odds >= heights[:, None, None]) / scale
     empty = (boxes[:, 2:] <= boxes[:, :2]).any(1, keepdim=True)
     boxes = torch.where(empty, boxes.new_tensor([0.0, 0.0, 1.0, 1.0]), boxes)
@@ -60,9 +74,19 @@ def score_boxes(
     *,
     area_weight: float = 1.0,
 ) -> Tensor:
-    """Scores every box, `batch × trials`: thrift · log max(area, 0.05) − log p(target).
+    """Score every box by area_weight · log max(area, 0.05) − log p(target); lower is better.
 
-    With a thrift of 1 this is the saliency metric.
+    With an area weight of 1 this is the saliency metric.
+
+    Args:
+        classifier: function from images in [0, 1] to logits.
+        images: the images.
+        boxes: boxes as fractions of the image's sides, `batch × trials × 4`.
+        targets: class of each image.
+        area_weight: weight of the logarithm of the area.
+
+    Returns:
+        Scores, `batch × trials`.
     """
     count, trials = boxes.shape[:2]
     flat = boxes.flatten(0, 1)
@@ -73,13 +97,16 @@ def score_boxes(
 
 
 def pixel_votes(boxes: Tensor, scores: Tensor, temperature: float, size: torch.Size) -> LogOdds:
-    """For each pixel, the weight of the boxes that hold it; better boxes weigh more.
+    """Return for each pixel the weight of the boxes that contain it; better boxes weigh more.
 
     Args:
-        boxes: `batch × trials × 4`, as shares of the image's sides.
-        scores: lower is better, `batch × trials`.
+        boxes: boxes as fractions of the image's sides, `batch × trials × 4`.
+        scores: scores of the boxes, `batch × trials`; lower is better.
         temperature: difference in score that makes a box e times heavier.
-        size: height and width of the answer.
+        size: height and width of the result.
+
+    Returns:
+        Weights in [0, 1], `batch × rows × columns`.
     """
     weights = (-scores / temperature).softmax(1)
     rows, columns = ((torch.arange(length, device=boxes.device) + 0.5) / length for length in size)
@@ -97,7 +124,7 @@ def _jitter(boxes: Tensor, generator: Generator) -> Tensor:
 
 
 def _fit_into_image(centres: Tensor, sides: Tensor) -> Tensor:
-    """The box with this centre and these sides, brought to a lawful size and into the image."""
+    """Return boxes of these centres and sides, limited in size and moved into the image."""
     sides = sides.clamp(MIN_SIDE, 1)
     centres = torch.minimum(torch.maximum(centres, sides / 2), 1 - sides / 2)
     return torch.cat([centres - sides / 2, centres + sides / 2], 1)

@@ -1,4 +1,4 @@
-"""Our objective: the extent of the evidence, and the core of it that suffices."""
+"""Our objective: the extent of the evidence, and the core of it that is sufficient."""
 
 from __future__ import annotations
 
@@ -24,25 +24,28 @@ from apercu.networks.decoder import Evidence
 from apercu.removal import Alternative
 from apercu.types import Images, Logits, LogOdds, Maps, Scores
 
-SEARCHED_FRACTION = 0.5  # share of the images of a step for which crops are tried
-AREA_WEIGHT = 2.0  # weight of a crop's area; see docs/experiments.md
-TEMPERATURE = 0.3  # difference of the saliency metric that makes a crop e times heavier
+SEARCHED_FRACTION = 0.5
+"""Fraction of the images of a step for which crops are tried."""
+AREA_WEIGHT = 2.0
+"""Weight of a crop's area; see docs/experiments.md."""
+TEMPERATURE = 0.3
+"""Difference of the saliency metric that makes a crop e times heavier."""
 
 
 class ExtentAndCore(MaskObjective):
     """The printed objective for the extent, and a search for the smallest sufficient crop.
 
     The saliency metric crops and zooms, and a classifier is surer of a zoomed head than of a whole
-    animal. No gradient of a mask at the original scale tells so. Therefore a few crops are tried
-    per image and step, and the core learns the pixels of the better ones. Both in one field spoil
-    each other: the extent grows flat, and the crops as large as the extent.
+    animal. No gradient of a mask at the original scale shows that. Therefore a few crops are tried
+    per image and step, and the core learns the pixels of the better ones. In a single field the two
+    disturb each other: the extent becomes flat, and the crops as large as the extent.
 
     Attributes:
         smoothness: weight of mask edges where the image has none.
         area: weight of the mean of the mask.
         preserver: weight of −log p(class) of what the mask keeps.
         destroyer: weight of p(class)^destroyer_power of what remains.
-        destroyer_power: see above.
+        destroyer_power: power in the term of `destroyer`.
         sufficient: weight of the search for the sufficient crop.
         trials: crops tried per image and step.
     """
@@ -105,14 +108,14 @@ class ExtentAndCore(MaskObjective):
         core: LogOdds,
         generator: Generator,
     ) -> Scores:
-        everywhere = core[:, 0, 0]
+        every = core[:, 0, 0]
         count = max(1, round(SEARCHED_FRACTION * len(images)))
         chosen = torch.randperm(len(images), generator=generator)[:count].to(images.device)
         images, targets, core = images[chosen], targets[chosen], core[chosen]
         with torch.no_grad():
             boxes = propose_boxes(core, self.trials, generator)
             scores = score_boxes(classifier, images, boxes, targets, area_weight=AREA_WEIGHT)
-            wanted = pixel_votes(boxes, scores, TEMPERATURE, core.shape[1:])
-        loss = F.binary_cross_entropy_with_logits(core, wanted, reduction="none")
+            votes = pixel_votes(boxes, scores, TEMPERATURE, core.shape[1:])
+        loss = F.binary_cross_entropy_with_logits(core, votes, reduction="none")
         weighted = self.sufficient / SEARCHED_FRACTION * loss.mean((1, 2))
-        return torch.zeros_like(everywhere).index_put((chosen,), weighted)
+        return torch.zeros_like(every).index_put((chosen,), weighted)

@@ -26,14 +26,14 @@ from apercu.types import Images, Logits
 class Printed(MaskObjective):
     """λ₁ TV(M) + λ₂ AV(M) − log f_c(Φ(x, M)) + λ₃ f_c(Φ(x, 1 − M))^λ₄.
 
-    TV is a sum and AV a mean. The paper prints λ₁ = 10 and λ₂ = 10⁻³; on these scales only the
-    exchanged reading trains, so that is the default. A fake class has the area term alone.
+    TV is a sum and AV a mean. The paper prints λ₁ = 10 and λ₂ = 10⁻³; on these scales only
+    the two values exchanged train, so they are the defaults. A fake class has the area term alone.
 
     Attributes:
-        smoothness: λ₁.
-        area: λ₂.
-        destroyer: λ₃.
-        destroyer_power: λ₄.
+        smoothness: weight λ₁ of the total variation.
+        area: weight λ₂ of the mean of the mask.
+        destroyer: weight λ₃ of the probability of the class in what remains.
+        destroyer_power: power λ₄ of that probability.
     """
 
     form: Literal["printed"] = "printed"

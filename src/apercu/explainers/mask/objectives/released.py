@@ -23,14 +23,15 @@ from apercu.networks.decoder import Evidence
 from apercu.removal import Alternative
 from apercu.types import Images, Logits, Scores
 
-BORDER = 0.3  # weight of the squared mask along the border, within the smoothness
+BORDER = 0.3
+"""Weight of the squared mask along the border, within the smoothness."""
 
 
 class Released(MaskObjective):
     """Hinges on the logit margin in place of probabilities, and area with a power.
 
-    For a fake class the hinges are exchanged, still with respect to the class that is there: what
-    is kept must not show it, what is left must.
+    For a fake class the hinges are exchanged, still with respect to the predicted class: what is
+    kept must not show it, and what remains must.
 
     Attributes:
         smoothness: weight of half the summed squared differences, border included.
@@ -72,6 +73,6 @@ class Released(MaskObjective):
 
 
 def _border_energy(masks: Tensor) -> Scores:
-    """Sum of the squared mask along the four edges."""
+    """Return the sum of the squared mask along the four edges."""
     rows = masks[:, [0, -1]].square().sum((1, 2))
     return rows + masks[:, :, [0, -1]].square().sum((1, 2))

@@ -1,0 +1,164 @@
+"""What a JPEG or JPEG 2000 codestream says of itself, read before it is decoded."""
+
+from __future__ import annotations
+
+import re
+from io import BytesIO
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from apercu.errors import ImageError
+
+JPEG_MAGIC, JPEG2000_MAGIC = b"\xff\xd8\xff", b"\xff\x4f\xff\x51"
+MIN_ALLOWED_SCANS, MAX_SCANS = 24, 100
+"""A JPEG of any size may have so many scans, and none may have more; usual ones have 1 to 18."""
+SCANNED_PIXELS = 400_000_000
+"""Pixels × scans of a JPEG between these two; each scan goes over the whole picture once more."""
+
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
+"""Start-of-frame markers, that of JPEG-LS too."""
+_PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
+_START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+_NEXT_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
+_GREY = (127, 128)  # what a decoder shows where the data of a sequential JPEG ended too early
+_FILLER = bytes(range(1, 251)) * 16
+
+
+class Codestream(NamedTuple):
+    """The header of a codestream.
+
+    Attributes:
+        height: Height in pixels.
+        width: Width in pixels.
+        components: Number of colour components.
+        bits: Bits per sample.
+        scans: Number of scans; 1 for JPEG 2000.
+        is_complete: Whether the end is there, and in a progressive JPEG every coefficient.
+    """
+
+    height: int
+    width: int
+    components: int
+    bits: int
+    scans: int = 1
+    is_complete: bool = True
+
+
+def read_codestream(data: bytes) -> Codestream | None:
+    """Read the header of a JPEG, JPEG-LS or JPEG 2000 stream; None if it is none, or damaged."""
+    if data.startswith(JPEG_MAGIC):
+        return _read_jpeg(data)
+    start = data.find(JPEG2000_MAGIC, 0, 1 << 16)  # the boxes of a .jp2 come before it
+    return None if start < 0 else _read_jpeg2000(data[start:])
+
+
+def check_scans(stream: Codestream, name: str) -> None:
+    """Raise ImageError if a JPEG has so many scans that it takes far longer than its pixels."""
+    pixels = max(1, stream.height * stream.width)
+    allowed = min(MAX_SCANS, max(MIN_ALLOWED_SCANS, SCANNED_PIXELS // pixels))
+    if stream.scans > allowed:
+        raise ImageError(
+            f"{name}: a JPEG of {stream.scans} scans, expected at most {allowed} at "
+            f"{stream.width} × {stream.height} (width × height); save it again"
+        )
+
+
+def ends_in_grey(last_pixel: object) -> bool:
+    """Return whether a pixel is the grey of missing data, in every channel of 8 bits."""
+    return bool(np.isin(np.asarray(last_pixel), _GREY).all())
+
+
+def is_cut_short(data: bytes) -> bool:
+    """Return whether a sequential JPEG lacks data although it has an end marker.
+
+    It is decoded a second time with other bytes before its end: they change nothing unless the
+    decoder still waits for data there. So this is only worth it where `ends_in_grey`.
+
+    Args:
+        data: The whole stream.
+    """
+    end = data.rfind(b"\xff\xd9")
+    if end < 0:
+        return True
+    pictures = []
+    for content in (data, data[:end] + _FILLER + data[end:]):
+        with Image.open(BytesIO(content), formats=("JPEG",)) as image:
+            pictures.append(np.asarray(image))
+    return not np.array_equal(*pictures)
+
+
+def _read_jpeg(data: bytes) -> Codestream | None:
+    """Walk the markers of a JPEG; entropy-coded data are searched for the next marker."""
+    frame: tuple[int, int, int, int] | None = None
+    scans, progressive, ended, position = 0, False, False, 2
+    missing: dict[int, list[int]] = {}  # bits that each coefficient of a component still lacks
+    while match := _NEXT_MARKER.search(data, position):
+        marker, position = match[1][0], match.end()
+        if marker == _END_OF_IMAGE:
+            ended = True
+            break
+        if marker in (0x01, 0xD8):
+            continue
+        length = int.from_bytes(data[position : position + 2], "big")
+        segment = data[position + 2 : position + length]
+        position += max(2, length)
+        if marker in _FRAMES and len(segment) >= 6 and frame is None:
+            height, width = (int.from_bytes(segment[at : at + 2], "big") for at in (1, 3))
+            frame = height, width, segment[5], segment[0]
+            progressive = marker in _PROGRESSIVE
+            missing = {identifier: [99] * 64 for identifier in segment[6::3]}
+        elif marker == _START_OF_SCAN:
+            scans += 1
+            if progressive:
+                _note_scan(segment, missing)
+    if frame is None:
+        return None
+    if progressive and any(lacks[0] for lacks in missing.values()):
+        ended = False
+    if progressive and not all(_has_all(lacks) for lacks in missing.values()):
+        ended = False
+    return Codestream(*frame, scans, ended and scans > 0)
+
+
+def _note_scan(segment: bytes, missing: dict[int, list[int]]) -> None:
+    """Note to which bit a scan of a progressive JPEG brings its coefficients."""
+    count = segment[0] if segment else 0
+    tail = segment[1 + 2 * count : 4 + 2 * count]
+    if len(tail) < 3:
+        return
+    first, last, low_bit = tail[0], min(tail[1], 63), tail[2] & 15
+    for identifier in segment[1 : 1 + 2 * count : 2]:
+        if identifier in missing:
+            missing[identifier][first : last + 1] = [low_bit] * (last + 1 - first)
+
+
+def _has_all(lacks: list[int]) -> bool:
+    """Return whether a component has its coefficients, or none but the mean of each block."""
+    return not any(lacks) or set(lacks[1:]) == {99}
+
+
+def _read_jpeg2000(data: bytes) -> Codestream | None:
+    """Read the SIZ segment, and follow the tile parts to the end."""
+    if len(data) < 45:
+        return None
+    x1, y1, x0, y0 = (int.from_bytes(data[at : at + 4], "big") for at in (8, 12, 16, 20))
+    components = int.from_bytes(data[40:42], "big")
+    bits = 1 + (data[42] & 0x7F)
+    return Codestream(y1 - y0, x1 - x0, components, bits, 1, _has_all_tile_parts(data))
+
+
+def _has_all_tile_parts(data: bytes) -> bool:
+    """Return whether every tile part of a JPEG 2000 stream is as long as it says."""
+    position = 2
+    while data[position : position + 2] not in (b"\xff\x90", b""):  # the main header
+        position += 2 + max(2, int.from_bytes(data[position + 2 : position + 4], "big"))
+    while data[position : position + 2] == b"\xff\x90":
+        length = int.from_bytes(data[position + 6 : position + 10], "big")
+        if length == 0:  # the last tile part reaches to the end
+            return data.rstrip(b"\0").endswith(b"\xff\xd9")
+        if length < 14:
+            return False
+        position += length
+    return position <= len(data) - 2 and data[position : position + 2] == b"\xff\xd9"

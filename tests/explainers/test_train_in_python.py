@@ -1,0 +1,183 @@
+"""`apercu.train` and `apercu.load_explainer`, and images as people hand them over."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import apercu
+from apercu.classifiers import StudentSettings
+from apercu.errors import ConfigError, ImageError, RunError
+from apercu.explainers.registry import KINDS
+from apercu.explainers.settings import ExplainerSettings
+
+PLANTED = "planted:size=32,images=24,classes=3,difficulty=0"
+SETTINGS: dict[str, dict[str, Any]] = {
+    "mask": {"preset": "small", "decoder": {"width": 16}, "embedding": {"steps": 2, "batch": 4}},
+    "counterpart": {"generators": {"width": 16, "resolution": 4}},
+    "latent": {"shape": {"side": 32, "code": 8, "width": 8, "reader": 16}},
+}
+
+
+class Colours:
+    """A plain callable: the mean of each colour decides."""
+
+    input = {"size": [32, 32]}  # noqa: RUF012
+    classes = ("red", "green", "blue")
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        return 20 * images.mean((2, 3))
+
+
+def train(classifier: object, out: Path, **options: Any) -> Any:
+    options = {"kind": "mask", "steps": 2, "batch": 4, "device": "cpu", **options}
+    options.setdefault("config", SETTINGS.get(options["kind"]))
+    return apercu.train(classifier, PLANTED, out, say=lambda line: None, **options)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_trained_and_opened_again(kind: str, tiny_card: Path, tmp_path: Path) -> None:
+    explainer = train(str(tiny_card), tmp_path / "run", kind=kind, workers=0)
+    assert explainer.kind == kind and type(explainer) is KINDS[kind].explainer
+    assert explainer.facts["steps"] == 2
+    again = apercu.load_explainer(tmp_path / "run")
+    images = torch.rand(2, 3, 32, 32)
+    assert type(again) is type(explainer)
+    torch.testing.assert_close(again(images, "dots"), explainer.attribute(images, 1))
+    assert again.classes == ("stripes, bands", "dots", "rings")
+    assert torch.equal(again.predict(images), again.predict_logits(images).argmax(1))
+    order = json.loads((tmp_path / "run" / "order.json").read_text())
+    assert order["images"].startswith("planted:")
+    assert (order["count"], order["seed"]) == (24, 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kind_says_what_it_is(kind: str) -> None:
+    record = KINDS[kind]
+    settings = next(iter(record.presets.presets.values()))
+    assert record.name == record.explainer.kind == settings.explainer == kind
+    assert isinstance(settings, ExplainerSettings) and type(settings) is record.presets.model
+    assert kind in record.describe(settings).title.lower()
+
+
+def test_objects_are_taken_as_well_as_their_names(tiny_card: Path, tmp_path: Path) -> None:
+    classifier, images = apercu.open_classifier(tiny_card), apercu.open_images(PLANTED)
+    settings = KINDS["mask"].presets.parse(SETTINGS["mask"])
+    explainer = apercu.train(
+        classifier, images, tmp_path, config=settings, steps=2, device="cpu", say=lambda line: None
+    )
+    by_name = train(str(tiny_card), tmp_path / "other", batch=None)
+    shown = torch.rand(1, 3, 32, 32)
+    assert torch.equal(explainer(shown), by_name(shown))
+
+
+def test_a_begun_training_is_continued_on_request(
+    tiny_card: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    card = str(tiny_card)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("apercu.explainers.mask.levels.measure_levels", stop)
+        train(card, tmp_path)
+    with pytest.raises(RunError, match="continue it with --resume"):
+        train(card, tmp_path)
+    with pytest.raises(RunError, match=r"had schedule\.steps 2, now 3"):
+        train(card, tmp_path, steps=3, resume=True)
+    explainer = train(card, tmp_path, config=None, steps=None, batch=None, resume=True)
+    assert explainer.facts["steps"] == 2
+    with pytest.raises(RunError, match="holds a finished training"):
+        train(card, tmp_path, resume=True)
+
+
+def test_a_black_box_is_explained_through_a_student(tmp_path: Path) -> None:
+    seen: list[tuple[str, int, int]] = []
+    explainer = train(
+        f"{__name__}:Colours",
+        tmp_path,
+        student=StudentSettings(steps=5, width=4, floor=0.0),
+        report=lambda *done: seen.append(done),
+        config={**SETTINGS["mask"], "encoder": "own", "frozen": True},
+    )
+    assert explainer.classifier_info.spec == f"{__name__}:Colours"
+    assert 0 <= explainer.facts["student_agreement"] <= 1
+    assert seen[-1] == ("student", 5, 5)
+    assert (tmp_path / "student" / "card.json").is_file()
+    assert apercu.load_explainer(tmp_path).facts == explainer.facts
+
+
+def test_a_latent_explainer_needs_no_student(tmp_path: Path) -> None:
+    explainer = train(f"{__name__}:Colours", tmp_path, kind="latent")
+    assert "student_agreement" not in explainer.facts
+    assert not (tmp_path / "student").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"kind": "maks", "config": None}, "did you mean mask?"),
+        ({"config": "ligth"}, "did you mean light?"),
+        ({"config": {"schedule": {"stesp": 1}}}, "did you mean steps?"),
+        ({"precision": "8"}, "expected one of 32, bf16, 16"),
+        ({"device": "tpu"}, "device: expected auto, cpu"),
+        ({"kind": "latent", "config": None, "encoder": "small"}, "none to choose"),
+        ({"kind": "latent", "config": KINDS["mask"].presets.read("light")}, "kind='mask'"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_written(
+    options: dict[str, Any], match: str, tiny_card: Path, tmp_path: Path
+) -> None:
+    options = {"config": None, **options}
+    with pytest.raises(ConfigError, match=match.replace("?", r"\?")):
+        train(str(tiny_card), tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture(scope="module")
+def explainer(tiny_run: Path) -> Any:
+    return apercu.load_explainer(tiny_run)
+
+
+def test_arrays_and_pillow_images_are_images(explainer: Any) -> None:
+    array = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    images = torch.from_numpy(array).permute(0, 3, 1, 2) / 255
+    expected = explainer(images, 1)
+    pictures = [Image.fromarray(one) for one in array]
+    for given in (array, array / 255.0, list(array), pictures, list(images)):
+        torch.testing.assert_close(explainer(given, 1), expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(explainer(pictures[1], 1), expected[1:])
+    torch.testing.assert_close(explainer(array[1], 1), expected[1:])
+    assert torch.equal(explainer.predict(pictures), explainer.predict(images))
+
+
+def test_pictures_of_any_size_are_squashed(explainer: Any) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+    picture = torch.from_numpy(pixels).permute(2, 0, 1) / 255
+    expected = explainer(explainer.prepare(picture)[None])
+    torch.testing.assert_close(explainer(Image.fromarray(pixels)), expected)
+    grey = Image.fromarray(pixels).convert("L")
+    torch.testing.assert_close(explainer(grey), explainer(grey.convert("RGB")))
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        ([], "expected at least one"),
+        (["cat.jpg"], "got str; open files with"),
+        (np.zeros((2, 3, 32, 32, 1), np.uint8), "height × width × channels"),
+        (np.zeros((32, 32, 3), np.int64), "expected uint8 or floats"),
+        (np.zeros((32, 32, 4), np.uint8), "4"),
+        (torch.zeros(1, 3, 16, 16), "expected batch × 3 × 32 × 32"),
+        (np.full((32, 32, 3), 255.0), r"expected pixels in \[0, 1\]"),
+    ],
+)
+def test_what_is_no_image_is_refused(given: Any, match: str, explainer: Any) -> None:
+    with pytest.raises(ImageError, match=match):
+        explainer(given)
