@@ -32,7 +32,7 @@ from apercu.deploy.export.precision import convert_graph
 from apercu.deploy.export.tracing import Traceable, open_session, write_onnx
 from apercu.deploy.inference import ExplainerInfo, InferenceEngine
 from apercu.deploy.inference.onnx_engine import OnnxEngine
-from apercu.deploy.video import VideoSettings, explain_video, open_video
+from apercu.deploy.video import VideoSettings, open_video, write_video
 from apercu.deploy.video.frame_explainer import FrameExplainer, OverlayContent, StableClass
 from apercu.deploy.video.motion import MapSmoother
 from apercu.deploy.video.overlay import FrameOverlay
@@ -95,7 +95,7 @@ class Bench:
         for _ in range(repeats):
             out = self.folder / "out.mp4"
             start = time.process_time()
-            done = explain_video(self.engine, open_video(str(self.clip)), out, VideoSettings())
+            done = write_video(self.engine, open_video(str(self.clip)), out, VideoSettings())
             busy.append((time.process_time() - start) / done.frames)
             rates.append(done.frames / done.wall_seconds)
             out.unlink()
@@ -209,7 +209,7 @@ def memory(engine: InferenceEngine, folder: Path) -> Promise:
     for seconds in (SHORT, LONG):
         clip, out = written_clip(folder / f"{seconds}.mp4", seconds), folder / "out.mkv"
         with track_peak_memory(CPU) as taken:
-            explain_video(engine, open_video(str(clip)), out, VideoSettings())
+            write_video(engine, open_video(str(clip)), out, VideoSettings())
         out.unlink()
         found.append(taken.peak_mb or float("nan"))
         print(f"a clip of {seconds} s: {found[-1]:.0f} MB at most")

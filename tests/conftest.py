@@ -83,9 +83,11 @@ def tiny_run(tiny_card: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_export(tiny_run: Path, tiny_card: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`tiny_run` with the prediction of `tiny_card`, exported; not to be written to."""
     from apercu import MaskExplainer, open_classifier
-    from apercu.deploy.export import ExportSettings, export
+    from apercu.deploy.export import ExportSettings, write_export
     from apercu.deploy.export.settings import ExportInputs
 
     explainer, out = MaskExplainer.from_pretrained(tiny_run), tmp_path_factory.mktemp("exports")
-    export(explainer, out, ExportSettings(combined=True), ExportInputs(open_classifier(tiny_card)))
+    write_export(
+        explainer, out, ExportSettings(combined=True), ExportInputs(open_classifier(tiny_card))
+    )
     return out

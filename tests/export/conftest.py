@@ -72,18 +72,18 @@ def images() -> torch.Tensor:
 @pytest.fixture(scope="session")
 def light(explainer_of: Callable[[str, str], Any], tmp_path_factory) -> tuple[Any, Path]:
     """A mask explainer of the classifier's own layers, and its export in all formats."""
-    from apercu.deploy.export import ExportSettings, export
+    from apercu.deploy.export import ExportSettings, write_export
 
     explainer, out = explainer_of("mask", "light"), tmp_path_factory.mktemp("light") / "Light One"
-    export(explainer, out, ExportSettings(("torch", "kserve")))
+    write_export(explainer, out, ExportSettings(("torch", "kserve")))
     return explainer, out
 
 
 @pytest.fixture(scope="session")
 def pair(explainer_of: Callable[[str, str], Any], tmp_path_factory) -> tuple[Any, Path]:
     """A counterpart explainer of the classifier's own layers, and its export."""
-    from apercu.deploy.export import ExportSettings, export
+    from apercu.deploy.export import ExportSettings, write_export
 
     explainer, out = explainer_of("counterpart", "light"), tmp_path_factory.mktemp("pair")
-    export(explainer, out, ExportSettings())
+    write_export(explainer, out, ExportSettings())
     return explainer, out

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from apercu.classifiers import InputSpec
-from apercu.deploy.export import ExportSettings, export, read_manifest
+from apercu.deploy.export import ExportSettings, read_manifest, write_export
 from apercu.deploy.export.checks import BATCH_SIZES, make_class_trials, make_trials
 from apercu.deploy.export.checks import check_outputs as compare
 from apercu.deploy.export.manifest import digest_run
@@ -89,7 +89,7 @@ def test_a_run_whose_graph_differs_is_not_exported(explainer_of, tmp_path, monke
 
     monkeypatch.setattr(Traceable, "__call__", moved)
     with pytest.raises(ApercuError, match="nothing was exported"):
-        export(explainer_of("mask", "light"), tmp_path, ExportSettings(combined=False))
+        write_export(explainer_of("mask", "light"), tmp_path, ExportSettings(combined=False))
     assert not list(tmp_path.iterdir())
 
 
@@ -101,7 +101,7 @@ def test_a_network_that_cannot_be_traced_is_one_line(explainer_of, tmp_path, mon
 
     monkeypatch.setattr(explainer.network, "decode", refusing)
     with pytest.raises(ConfigError, match="cannot be traced"):
-        export(explainer, tmp_path, ExportSettings(combined=False))
+        write_export(explainer, tmp_path, ExportSettings(combined=False))
 
 
 class _Fixed(torch.nn.Module):
@@ -133,19 +133,19 @@ def test_lower_precision_needs_images(explainer_of, tmp_path) -> None:
 
     explainer = explainer_of("mask", "light")
     with pytest.raises(ConfigError, match="what int8 loses is measured; give --images"):
-        export(explainer, tmp_path, ExportSettings(precision="int8"))
+        write_export(explainer, tmp_path, ExportSettings(precision="int8"))
     images = open_images(PLANTED)
     with pytest.raises(ConfigError, match="give --calibrate"):
-        export(
+        write_export(
             explainer,
             tmp_path,
             ExportSettings(precision="int8-static"),
             ExportInputs(images=images),
         )
     with pytest.raises(ConfigError, match="calibrate: fp32 learns nothing from images"):
-        export(explainer, tmp_path, ExportSettings(), ExportInputs(calibration=images))
+        write_export(explainer, tmp_path, ExportSettings(), ExportInputs(calibration=images))
     with pytest.raises(ConfigError, match="limit: there are no images"):
-        export(explainer, tmp_path, ExportSettings(limit=4))
+        write_export(explainer, tmp_path, ExportSettings(limit=4))
 
 
 def test_images_are_drawn_and_unreadable_ones_left_out(classifier, tmp_path) -> None:

@@ -13,7 +13,7 @@ import torch
 from apercu.classifiers import Classifier, ClassifierCard, InputSpec, SmallResNet, wrap_module
 from apercu.classifiers.card import Output
 from apercu.classifiers.network import convert_to_logits, convert_to_logits_unchecked
-from apercu.deploy.export import ExportSettings, export
+from apercu.deploy.export import ExportSettings, write_export
 from apercu.deploy.export.graphs import TOP, build_predictor
 from apercu.deploy.export.settings import ExportInputs
 from apercu.deploy.export.tracing import open_session, run_session
@@ -39,7 +39,7 @@ def test_onnx_runtime_answers_as_pytorch(
     explainer_of: Callable[[str, str], Any], images, tmp_path, kind: str, preset: str
 ) -> None:
     explainer = explainer_of(kind, preset)
-    export(explainer, tmp_path, ExportSettings(combined=False))
+    write_export(explainer, tmp_path, ExportSettings(combined=False))
     path = tmp_path / "explainer.onnx"
     asked = explainer.attribute(images, [2, 0, 1])
     assert asked.std() > 1e-3  # else nothing is compared
@@ -99,12 +99,12 @@ def test_another_encoder_gets_the_prediction_from_the_given_classifier(
 ) -> None:
     explainer = explainer_of("mask", "small")
     said: list[str] = []
-    made = export(explainer, tmp_path / "auto", ExportSettings(), say=said.append)
+    made = write_export(explainer, tmp_path / "auto", ExportSettings(), say=said.append)
     assert set(made.files) == {"explainer", "classes"}
     assert any("no combined graph: combined: the explainer looks through" in line for line in said)
     with pytest.raises(ConfigError, match="give --classifier"):
-        export(explainer, tmp_path / "must", ExportSettings(combined=True))
-    export(explainer, tmp_path / "both", ExportSettings(), ExportInputs(classifier))
+        write_export(explainer, tmp_path / "must", ExportSettings(combined=True))
+    write_export(explainer, tmp_path / "both", ExportSettings(), ExportInputs(classifier))
     found = of_file(tmp_path / "both" / "combined.onnx", images, [TOP] * 3)
     logits = classifier(images)
     torch.testing.assert_close(found["probabilities"], logits.softmax(1), **CLOSE)
@@ -116,12 +116,12 @@ def test_another_classifier_is_refused(explainer_of, tmp_path) -> None:
     card = ClassifierCard(source="other", input=InputSpec(size=(32, 32)), classes=tuple("abc"))
     other = wrap_module(SmallResNet(3, 3, (32, 32), 4), card)
     with pytest.raises(RunError, match=r"trained for .* not for other"):
-        export(explainer_of("mask", "small"), tmp_path, ExportSettings(), ExportInputs(other))
+        write_export(explainer_of("mask", "small"), tmp_path, ExportSettings(), ExportInputs(other))
 
 
 def test_a_latent_explainer_is_no_graph(explainer_of, tmp_path) -> None:
     with pytest.raises(ConfigError, match="a latent explainer searches a path"):
-        export(explainer_of("latent", "light"), tmp_path, ExportSettings())
+        write_export(explainer_of("latent", "light"), tmp_path, ExportSettings())
 
 
 def test_a_backbone_answers_and_encodes_in_one_pass(classifier, images) -> None:
@@ -187,4 +187,4 @@ def test_stretched_counts_are_refused(explainer_of, classifier, tmp_path) -> Non
         Classifier(replace(classifier.network, input=spec))
     )
     with pytest.raises(ConfigError, match="stretches raw counts"):
-        export(explainer, tmp_path, ExportSettings())
+        write_export(explainer, tmp_path, ExportSettings())

@@ -11,7 +11,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from apercu.deploy.export import ExportSettings, export, read_manifest
+from apercu.deploy.export import ExportSettings, read_manifest, write_export
 from apercu.deploy.export.checks import compute_region_iou
 from apercu.deploy.export.precision import convert_graph, convert_to_half
 from apercu.deploy.export.settings import BATCH_SIZE, ExportInputs
@@ -36,7 +36,7 @@ def lower(light, source, tmp_path_factory) -> dict[str, Path]:
         settings = ExportSettings(precision=precision)
         calibration = source if precision == "int8-static" else None
         shown = ExportInputs(images=source, calibration=calibration)
-        export(light[0], found[precision], settings, shown)
+        write_export(light[0], found[precision], settings, shown)
     return found
 
 
@@ -207,7 +207,7 @@ def test_without_the_classifier_the_yardstick_is_not_measured(
     explainer_of, source, tmp_path
 ) -> None:
     said: list[str] = []
-    export(
+    write_export(
         explainer_of("mask", "small"),
         tmp_path,
         ExportSettings(precision="fp16", limit=4),

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from apercu import MaskExplainer
-from apercu.deploy.export import ExportSettings, export
+from apercu.deploy.export import ExportSettings, write_export
 from apercu.deploy.inference import is_export, open_engine
 from apercu.errors import ConfigError, RunError
 
@@ -79,6 +79,6 @@ def test_an_export_of_another_kind_is_told(damaged) -> None:
 
 
 def test_an_export_that_does_not_predict_is_told(tiny_run, tmp_path) -> None:
-    export(MaskExplainer.from_pretrained(tiny_run), tmp_path, ExportSettings(combined=False))
+    write_export(MaskExplainer.from_pretrained(tiny_run), tmp_path, ExportSettings(combined=False))
     with pytest.raises(RunError, match=r"found no combined\.onnx; export again with --combined"):
         open_engine(tmp_path)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from apercu import render
-from apercu.deploy.video import VideoSettings, explain_video, open_video
+from apercu.deploy.video import VideoSettings, open_video, write_video
 from apercu.errors import OutputError, TargetError
 
 
@@ -22,7 +22,7 @@ def levels(*values: int) -> list[np.ndarray]:
 def test_every_frame_is_there_at_its_time_with_its_heat(clip, player, engine, tmp_path) -> None:
     source = clip(levels(*[30] * 5, *[230] * 5), times=[0, 1, 2, 5, 6, 10, 11, 12, 20, 21])
     out = tmp_path / "out.mp4"
-    done = explain_video(engine, open_video(str(source)), out, VideoSettings())
+    done = write_video(engine, open_video(str(source)), out, VideoSettings())
     assert player.times(out) == player.times(source)
     assert (done.frames, done.explained, done.dropped, done.stopped) == (10, 10, 0, False)
     assert done.seconds == pytest.approx(21 / 25)
@@ -41,13 +41,13 @@ def test_the_last_frame_stays_as_long_as_it_did(
     source = clip(levels(30, 90, 150), times=[0, 1, 5], rotation=rotation, lasts=125)
     assert player.length(source) == pytest.approx(5.2)
     out = tmp_path / f"out.{ending}"
-    explain_video(engine, open_video(str(source)), out, VideoSettings())
+    write_video(engine, open_video(str(source)), out, VideoSettings())
     assert player.length(out) == pytest.approx(5.2, abs=0.01)
 
 
 def test_sound_is_copied_bit_by_bit(clip, player, engine, tmp_path) -> None:
     source = clip(levels(*[90] * 25), sound="aac")
-    done = explain_video(engine, open_video(str(source)), tmp_path / "out.mp4", VideoSettings())
+    done = write_video(engine, open_video(str(source)), tmp_path / "out.mp4", VideoSettings())
     assert player.sounds(tmp_path / "out.mp4") == player.sounds(source)
     assert done.audio == ("aac copied",)
 
@@ -55,7 +55,7 @@ def test_sound_is_copied_bit_by_bit(clip, player, engine, tmp_path) -> None:
 def test_sound_that_the_container_refuses_is_encoded_again(clip, player, engine, tmp_path) -> None:
     source = clip(levels(*[90] * 25), sound="aac")
     out = tmp_path / "out.webm"
-    done = explain_video(engine, open_video(str(source)), out, VideoSettings())
+    done = write_video(engine, open_video(str(source)), out, VideoSettings())
     codec, packets = player.sounds(out)
     assert done.audio == ("aac encoded as opus",)
     assert codec == "opus"
@@ -73,7 +73,7 @@ def test_damaged_sound_is_passed_over_and_counted(
         whole = whole.replace(packet, b"\xff" * len(packet))
     source.write_bytes(whole)
     out = tmp_path / f"out.{ending}"
-    done = explain_video(engine, open_video(str(source)), out, VideoSettings())
+    done = write_video(engine, open_video(str(source)), out, VideoSettings())
     assert (done.frames, done.damaged_audio) == (25, left)
     assert len(player.sounds(out)[1]) > 40
 
@@ -83,14 +83,14 @@ def test_sound_of_an_unknown_codec_is_left_out(clip, player, engine, tmp_path) -
     path.write_bytes(path.read_bytes().replace(b"A_AAC", b"A_XYZ"))
     source = open_video(str(path))
     assert (source.audio_streams, source.unknown_audio) == ((), 1)
-    done = explain_video(engine, source, tmp_path / "out.mp4", VideoSettings())
+    done = write_video(engine, source, tmp_path / "out.mp4", VideoSettings())
     assert (done.frames, done.audio) == (25, ())
 
 
 def test_one_frame_of_so_many_is_explained(clip, player, engine, tmp_path) -> None:
     source = clip(levels(*range(40, 240, 20)))
     settings = VideoSettings(every=4, target="day")
-    done = explain_video(engine, open_video(str(source)), tmp_path / "out.mp4", settings)
+    done = write_video(engine, open_video(str(source)), tmp_path / "out.mp4", settings)
     assert (done.frames, done.explained, engine.asked) == (10, 3, [1, 1, 1])
     shown = player.pictures(tmp_path / "out.mp4")
     warmth = [picture[4, 32].astype(int) @ (1, 0, -1) for picture in shown]
@@ -101,7 +101,7 @@ def test_one_frame_of_so_many_is_explained(clip, player, engine, tmp_path) -> No
 def test_the_end_may_come_early(clip, player, engine, tmp_path) -> None:
     source = open_video(str(clip(levels(*[90] * 50), sound="aac")))
     out = tmp_path / "out.mp4"
-    assert explain_video(engine, source, out, VideoSettings(seconds=1.0)).frames == 25
+    assert write_video(engine, source, out, VideoSettings(seconds=1.0)).frames == 25
     assert player.times(out)[-1] == pytest.approx(24 / 25)
     assert len(player.sounds(out)[1]) < 49
 
@@ -109,7 +109,7 @@ def test_the_end_may_come_early(clip, player, engine, tmp_path) -> None:
 def test_progress_is_told(clip, engine, tmp_path) -> None:
     told = []
     source = open_video(str(clip(levels(*[90] * 3))))
-    explain_video(
+    write_video(
         engine, source, tmp_path / "out.mp4", VideoSettings(), lambda *far: told.append(far)
     )
     assert told == [(1, 3), (2, 3), (3, 3)]
@@ -124,7 +124,7 @@ def test_ctrl_c_leaves_a_file_that_plays(clip, player, engine, tmp_path) -> None
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # shells may ignore it
     try:
-        done = explain_video(engine, source, tmp_path / "out.mp4", VideoSettings(), press)
+        done = write_video(engine, source, tmp_path / "out.mp4", VideoSettings(), press)
     finally:
         signal.signal(signal.SIGINT, before)
     assert done.stopped
@@ -140,7 +140,7 @@ def test_ctrl_c_before_the_first_frame_leaves_nothing(clip, engine, tmp_path, mo
         raise KeyboardInterrupt
 
     monkeypatch.setattr(type(engine), "__call__", press)
-    done = explain_video(engine, source, tmp_path / "out.mp4", VideoSettings())
+    done = write_video(engine, source, tmp_path / "out.mp4", VideoSettings())
     assert (done.stopped, done.frames) == (True, 0)
     assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
 
@@ -153,7 +153,7 @@ def test_nothing_is_left_after_an_error(clip, engine, tmp_path, monkeypatch) -> 
 
     monkeypatch.setattr(type(engine), "__call__", fail)
     with pytest.raises(RuntimeError, match="the engine broke"):
-        explain_video(engine, source, tmp_path / "out.mp4", VideoSettings())
+        write_video(engine, source, tmp_path / "out.mp4", VideoSettings())
     assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
 
 
@@ -168,21 +168,21 @@ def test_a_full_disk_is_told(clip, engine, tmp_path, monkeypatch) -> None:
 
     monkeypatch.setattr("apercu.deploy.video.explain_video.Writer", Full)
     with pytest.raises(OutputError, match="No space left"):
-        explain_video(engine, source, tmp_path / "out.mp4", VideoSettings())
+        write_video(engine, source, tmp_path / "out.mp4", VideoSettings())
     assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
 
 
 def test_an_unknown_class_is_told_before_anything_is_written(clip, engine, tmp_path) -> None:
     source = open_video(str(clip(levels(90, 90))))
     with pytest.raises(TargetError, match="no class is called 'dax'; did you mean day"):
-        explain_video(engine, source, tmp_path / "out.mp4", VideoSettings(target="dax"))
+        write_video(engine, source, tmp_path / "out.mp4", VideoSettings(target="dax"))
     assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
 
 
 def test_live_drops_what_comes_while_a_frame_is_in_work(clip, player, engine, tmp_path) -> None:
     source = open_video(str(clip(levels(*[90] * 25), sound="aac")), live=True)
     out = tmp_path / "out.mp4"
-    done = explain_video(replace(engine, pause=0.2), source, out, VideoSettings())
+    done = write_video(replace(engine, pause=0.2), source, out, VideoSettings())
     assert done.frames + done.dropped == 25
     assert 3 <= done.frames <= 14
     assert 0.9 <= done.wall_seconds < 4  # its own pace; every frame would take five seconds

@@ -12,7 +12,7 @@ import av
 import numpy as np
 import pytest
 
-from apercu.deploy.video import VideoSettings, explain_video, open_video
+from apercu.deploy.video import VideoSettings, open_video, write_video
 
 FRAMES, RATE = 60, 25
 
@@ -48,7 +48,7 @@ def test_frames_are_dropped_rather_than_delayed(station, player, engine, tmp_pat
     assert source.live
     assert not source.is_file
     slow = replace(engine, pause=0.15)
-    done = explain_video(slow, source, out, VideoSettings(target="day"))
+    done = write_video(slow, source, out, VideoSettings(target="day"))
     assert done.frames + done.dropped == FRAMES
     assert 1 <= done.frames <= 25
     assert len(player.times(out)) == done.frames
@@ -59,7 +59,7 @@ def test_frames_are_dropped_rather_than_delayed(station, player, engine, tmp_pat
 
 
 def test_a_network_source_may_also_be_waited_for(station, player, engine, tmp_path) -> None:
-    done = explain_video(engine, open_video(station), tmp_path / "out.mp4", VideoSettings())
+    done = write_video(engine, open_video(station), tmp_path / "out.mp4", VideoSettings())
     assert (done.frames, done.dropped) == (FRAMES, 0)
     steps = np.diff(player.times(tmp_path / "out.mp4"))
     np.testing.assert_allclose(steps, 1 / RATE, atol=1e-3)

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from apercu.cli import main
-from apercu.deploy.video import explain_video as flow
 from apercu.deploy.video import frame_explainer as steady
 from apercu.deploy.video import motion
 from apercu.deploy.video import source as reading
+from apercu.deploy.video import write_video as flow
 from apercu.deploy.video import writer as formats
 
 MANUAL = (Path(__file__).parents[2] / "docs" / "video.md").read_text(encoding="utf-8")

@@ -13,7 +13,7 @@ import av
 import numpy as np
 import pytest
 
-from apercu.deploy.video import VideoSettings, explain_video, open_video
+from apercu.deploy.video import VideoSettings, open_video, write_video
 
 FRAMES, RATE, CLOCK = 40, 25, 90_000
 MTU = 1200
@@ -93,7 +93,7 @@ def camera() -> Iterator[str]:
 def test_a_camera_on_the_network_is_live(camera, player, engine, tmp_path) -> None:
     source, out = open_video(camera), tmp_path / "out.mp4"
     assert source.live
-    done = explain_video(engine, source, out, VideoSettings(target="day"))
+    done = write_video(engine, source, out, VideoSettings(target="day"))
     assert 1 <= done.frames <= FRAMES - done.dropped
     times = player.times(out)
     assert len(times) == done.frames

@@ -67,7 +67,7 @@ def export(
     """
     from apercu.classifiers import open_classifier
     from apercu.deploy.export import FORMATS, PRECISIONS, ExportSettings
-    from apercu.deploy.export import export as write
+    from apercu.deploy.export import write_export as write
     from apercu.deploy.export.settings import ExportInputs, check_choice
     from apercu.explainers.run_folder import load_explainer
     from apercu.images import open_images

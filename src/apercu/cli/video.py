@@ -84,7 +84,7 @@ def video(
     from apercu.deploy.video.extra import check_installed
 
     check_installed()
-    from apercu.deploy.video import VideoSettings, explain_video, open_video, open_video_engine
+    from apercu.deploy.video import VideoSettings, open_video, open_video_engine, write_video
     from apercu.deploy.video.writer import find_format
 
     settings = VideoSettings(target, smoothing, every, seconds)
@@ -93,7 +93,7 @@ def video(
     read = open_video(source, live=live)
     with graceful_signals():
         with show_progress() as report:
-            done = explain_video(engine, read, out, settings, lambda *far: report("frames", *far))
+            done = write_video(engine, read, out, settings, lambda *far: report("frames", *far))
         _print_outcome(read, done, out)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from apercu.deploy.export.export import export
+from apercu.deploy.export.export import write_export
 from apercu.deploy.export.manifest import MANIFEST, Manifest, read_manifest
 from apercu.deploy.export.settings import FORMATS, PRECISIONS, ExportSettings
 
@@ -12,6 +12,6 @@ __all__ = [
     "PRECISIONS",
     "ExportSettings",
     "Manifest",
-    "export",
+    "write_export",
     "read_manifest",
 ]

@@ -64,7 +64,7 @@ MAX_CALIBRATION_IMAGES = 64
 Say = Callable[[str], None]
 
 
-def export(
+def write_export(
     explainer: TrainedExplainer[Any, Any],
     out: Path,
     settings: ExportSettings,

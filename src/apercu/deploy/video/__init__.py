@@ -4,8 +4,8 @@ from apercu.deploy.inference import InferenceEngine
 from apercu.deploy.video.explain_video import (
     VideoSettings,
     VideoSummary,
-    explain_video,
     open_video_engine,
+    write_video,
 )
 from apercu.deploy.video.source import VideoSource, open_video
 
@@ -14,7 +14,7 @@ __all__ = [
     "VideoSource",
     "VideoSummary",
     "VideoSettings",
-    "explain_video",
+    "write_video",
     "open_video_engine",
     "open_video",
 ]

@@ -119,7 +119,7 @@ class VideoSummary:
     damaged_audio: int
 
 
-def explain_video(
+def write_video(
     engine: InferenceEngine,
     source: VideoSource,
     out: Path,
