@@ -1,7 +1,7 @@
 """What the result in a folder was begun with, so that it is only continued in the same way.
 
-Every verb that fills a folder over a long time asks the same question: was something begun here, and
-with the same settings? `RunRecord` answers it, and keeps a second process out of the folder.
+Every verb that fills a folder over a long time has the same question: was something begun here,
+and with the same settings? `RunRecord` answers it, and keeps a second process out of the folder.
 """
 
 from __future__ import annotations

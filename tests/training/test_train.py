@@ -149,7 +149,7 @@ def test_other_settings_do_not_go_on(tiny_card: Path, tmp_path: Path, whole: Pat
     shutil.copytree(whole, tmp_path / "run")
     (tmp_path / "run" / "weights.safetensors").unlink()
     other = {**SETTINGS, "schedule": {"steps": 3}}
-    with pytest.raises(RunError, match="had schedule.steps 6, now 3"):
+    with pytest.raises(RunError, match=r"had schedule\.steps 6, now 3"):
         _train(tiny_card, tmp_path / "run", settings=other)
 
 

@@ -63,7 +63,7 @@ class GatedSettings(ExplainerSettings):
         return self.encoder == OWN
 
     def with_encoder(self: G, encoder: str) -> G:
-        """Return the settings with another encoder; `small` is trained, as it starts from nothing."""
+        """Return the settings with another encoder; `small` is trained from scratch."""
         scratch = encoder == SMALL or (encoder.startswith(TIMM) and not self.frozen)
         return self.model_copy(update={"encoder": encoder, "frozen": not scratch})
 

@@ -1,4 +1,4 @@
-"""The base of every training: its network, its loss per step, its optimiser, as Lightning runs it."""
+"""The base of every training: its network, its loss, its optimiser, as Lightning runs it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class TrainingModule(LightningModule, ABC):
         degenerate: the solution that would satisfy the loss and be of no use.
         warms_up_batchnorm: whether batch norms do not normalise in the first pass over the images.
         trained_buffers: prefix of the names of the buffers that are trained with the parameters.
-        target_of: returns the target that comes with each image; None where a batch is images alone.
+        target_of: returns the target that comes with each image; None for images alone.
     """
 
     degenerate: ClassVar[DegenerateSolution]
@@ -89,7 +89,7 @@ class TrainingModule(LightningModule, ABC):
         self.classifier.to(self.device)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return groups of parameters that share a peak rate and whose gradients are clipped together."""
+        """Return groups of parameters that share a peak rate and a clipped gradient norm."""
         trained = [p for p in self.parameters() if p.requires_grad]
         return [{"params": trained, "lr": self.settings.schedule.rate}]
 

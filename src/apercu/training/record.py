@@ -65,7 +65,7 @@ def record_training(
 
 
 def find_settings(run: Path, config: str | Path | None, presets: ConfigPresets[T]) -> T:
-    """Return the settings in a file or preset; without one, those of a training begun in the folder.
+    """Return the settings in a file or preset; else those of a training begun in the folder.
 
     Args:
         run: the run folder.

@@ -116,7 +116,7 @@ class Trainer:
             module: the network and its training; its classifier and seed are those of this trainer.
 
         Returns:
-            What was measured, by name: seconds, images, steps, and what its `prepare_network` found.
+            What was measured, by name: seconds, images, steps, and that of `prepare_network`.
 
         Raises:
             ImagesError: too few images can be read.
@@ -150,7 +150,7 @@ class Trainer:
         if images.unusable:
             reason = next(iter(images.unusable.values()))
             self.say(
-                f"warning: {len(images.unusable)} images cannot be used and are replaced by others; "
+                f"warning: {len(images.unusable)} images cannot be used, and others replace them; "
                 f"the first one because {reason}"
             )
 
@@ -194,7 +194,7 @@ class Trainer:
     def _build_loader(
         self, images: TrainingImages, settings: TrainingConfig, lightning: LightningTrainer
     ) -> DataLoader[Any]:
-        """Return this device's own share of the images, from where the last checkpoint left them."""
+        """Return this device's part of the images, from where the last checkpoint left them."""
         batch = settings.schedule.batch
         order = EndlessSampler(
             len(images),

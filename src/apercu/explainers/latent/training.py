@@ -31,7 +31,7 @@ FIGURES = ("told", "misread")
 
 
 def _describe_codes(means: Mapping[str, float]) -> str | None:
-    """Return one line where codes say nothing of their images, or readers are worse than nothing."""
+    """Return one line where codes say nothing of their images, or readers predict badly."""
     if means["told"] < MIN_TOLD:
         return (
             f"codes tell little of their images ({means['told']:.2f} of the variance); lower noise"
@@ -49,7 +49,7 @@ DEGENERATE_CODES = DegenerateSolution(FIGURES, FIGURES, _describe_codes)
 
 @final
 class LatentTraining(TrainingModule):
-    """Trains an autoencoder by the evidence lower bound, and its readers by the classifier's logits.
+    """Trains an autoencoder by the evidence lower bound, and its readers by logits.
 
     The readers learn the logits of images, and of images that are moved, where they will be used:
     at codes that the readers themselves lead to, and at mixtures. The classifier needs no

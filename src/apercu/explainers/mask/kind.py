@@ -34,7 +34,7 @@ def build_mask_network(
         pretrained: whether timm fetches weights.
 
     Raises:
-        ConfigError: the encoder cannot be built, or the masks would be coarser than its deepest map.
+        ConfigError: the encoder cannot be built, or masks would be coarser than its deepest map.
     """
     encoder = build_encoder(settings, classifier_info, backbone, pretrained=pretrained)
     check_resolution("decoder.resolution", settings.decoder.resolution, encoder)

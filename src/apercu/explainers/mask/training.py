@@ -102,7 +102,7 @@ class MaskTraining(TrainingModule):
         ]
 
     def _shrink(self, images: Images) -> Images:
-        """Return the images at the size at which the classifier judges masks: smaller costs less."""
+        """Return the images at the size at which masks are scored: smaller costs less."""
         if not self.shrinks:
             return images
         side = self.settings.schedule.side

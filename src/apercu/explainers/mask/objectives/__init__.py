@@ -5,4 +5,4 @@ from apercu.explainers.mask.objectives.extent_and_core import ExtentAndCore
 from apercu.explainers.mask.objectives.printed import Printed
 from apercu.explainers.mask.objectives.released import Released
 
-__all__ = ["ExtentAndCore", "MaskObjective", "Printed", "MaskBatch", "Released", "Terms"]
+__all__ = ["ExtentAndCore", "MaskBatch", "MaskObjective", "Printed", "Released", "Terms"]

@@ -98,7 +98,7 @@ def edge_aware_roughness(
 
 
 def area(masks: Maps, power: float = 1.0) -> Scores:
-    """Return the mean of the mask, whose pixels are raised to a power (0.3 in the released code)."""
+    """Return the mean of the mask's pixels, raised to a power (0.3 in the released code)."""
     if power == 1:
         return masks.mean((1, 2))
     return (masks + 0.0005).pow(power).mean((1, 2))
