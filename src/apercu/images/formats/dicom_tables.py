@@ -87,9 +87,9 @@ def _read_entries(
             return entries & 0xFF if bits <= 8 and entries.max() > 0xFF else entries
         entries = np.frombuffer(value, np.uint8).astype(np.int64)
     else:
-        entries = np.array(read_numbers(item, keyword, name)).astype(np.int64) & 0xFFFF
+        entries = np.array(read_numbers(item, keyword, name)).astype(np.int64)
         if len(entries) < count <= 2 * len(entries) and bits <= 8:  # two entries per word
-            entries = np.stack([entries & 0xFF, entries >> 8], axis=1).ravel()
+            entries = np.stack([entries & 0xFF, entries >> 8 & 0xFF], axis=1).ravel()
     if len(entries) < count:
         raise ImageError(
             f"{name}: damaged, {keyword} has {len(entries)} entries, its descriptor says {count}"
@@ -155,41 +155,36 @@ def _expand_segments(
 ) -> NDArray[np.int64]:
     """Expand the segments of a table: DICOM PS3.3, C.7.9.2."""
     damaged = ImageError(f"{name}: damaged, the segments of its palette do not fit")
-    entries: list[int] = []
-    starts: list[int] = []
-    data = words.tolist()
-    pending = [0]  # positions at which to go on; an indirect segment puts its target on top
-    remaining = [len(data)]
-    while pending:
-        position = pending.pop()
-        budget = remaining.pop()
-        while budget and position + 1 < len(data) and len(entries) < count:
-            budget -= 1
-            kind, length = data[position], data[position + 1]
-            if kind == 0:
-                entries += data[position + 2 : position + 2 + length]
-                next_position = position + 2 + length
-            elif kind == 1 and entries and position + 2 < len(data):
-                end = data[position + 2]
-                line = np.linspace(entries[-1], end, length + 1)[1:]
-                entries += np.rint(line).astype(int).tolist()[:count]
-                next_position = position + 3
-            elif kind == 2 and not pending:
-                step = 2 if bits == 16 else 4
-                low = data[position + 2 : position + 2 + step]
-                base = 16 if bits == 16 else 8
-                offset = sum(word << (base * at) for at, word in enumerate(low))
-                offset //= bits // 8
-                if len(low) < (2 if bits == 16 else 4) or offset not in starts:
-                    raise damaged
-                pending.append(position + 2 + step)
-                remaining.append(budget)
-                position, budget = offset, length
-                continue
-            else:
+    data, entries, position = words.tolist(), list[int](), 0
+    per_offset = 2 if bits == 16 else 4  # an offset of 32 bits, in words or in bytes
+    while position + 2 < len(data) and len(entries) < count:
+        if data[position] != 2:
+            position = _expand_segment(data, position, entries, damaged)
+            continue
+        copies, low = data[position + 1], data[position + 2 : position + 2 + per_offset]
+        offset = sum(word << (32 // per_offset * at) for at, word in enumerate(low))
+        source = offset // 2 if bits == 16 else offset
+        for _ in range(copies):
+            if source >= position or len(entries) >= count or data[source] == 2:
                 raise damaged
-            starts.append(position)
-            position = next_position
+            source = _expand_segment(data, source, entries, damaged)
+        position += 2 + per_offset
     if len(entries) < count:
         raise damaged
     return np.array(entries[:count], dtype=np.int64)
+
+
+def _expand_segment(
+    data: list[int], position: int, entries: list[int], damaged: ImageError
+) -> int:
+    """Append the entries of a discrete or linear segment; return the position of the next one."""
+    kind, length = data[position], data[position + 1]
+    if kind == 0:
+        end = position + 2 + length
+        entries += data[position + 2 : end]
+        return end
+    if kind != 1 or not entries or position + 2 >= len(data):
+        raise damaged
+    line = np.linspace(entries[-1], data[position + 2], length + 1)[1:]
+    entries += np.rint(line).astype(int).tolist()
+    return position + 3

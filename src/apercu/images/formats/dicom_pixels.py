@@ -1,0 +1,319 @@
+"""Decode the stored values of a frame of a DICOM file, after its header and its stream agree."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apercu.errors import ImageError
+from apercu.images.formats.decoder_errors import DECODER_ERRORS
+from apercu.images.formats.dicom_header import (
+    PIXEL_ELEMENTS,
+    read_count,
+    read_text,
+    read_value,
+)
+from apercu.images.formats.jpeg import (
+    JPEG_MAGIC,
+    check_scans,
+    ends_in_grey,
+    is_cut_short,
+    read_codestream,
+)
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+GREY = ("MONOCHROME1", "MONOCHROME2")
+COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "PALETTE COLOR")
+
+_VIDEO = ("MPEG", "HEVC", "SMPTE")
+"""Words in the names of the transfer syntaxes of films."""
+_RLE_HEADER = 64  # bytes
+_FLOATS = {"FloatPixelData": 32, "DoubleFloatPixelData": 64}
+
+
+class PixelDescription(NamedTuple):
+    """How the values of a file are stored.
+
+    Attributes:
+        kind: Photometric interpretation.
+        height: Height in pixels.
+        width: Width in pixels.
+        frames: Number of frames.
+        samples: Values per pixel.
+        allocated: Bits per value in the file.
+        stored: Bits of a value that count.
+        high_bit: The highest of these.
+        signed: Whether values are signed.
+    """
+
+    kind: str
+    height: int
+    width: int
+    frames: int
+    samples: int
+    allocated: int
+    stored: int
+    high_bit: int
+    signed: bool
+
+    @property
+    def frame_bytes(self) -> float:
+        """Bytes of an uncompressed frame."""
+        return self.height * self.width * self.samples * self.allocated / 8
+
+
+def describe_pixels(dataset: Dataset, name: str) -> PixelDescription:
+    """Read how values are stored, and write what the file leaves out into the dataset.
+
+    Samples per pixel follow from the photometric interpretation, bits stored from bits allocated,
+    the high bit from bits stored; values are unsigned, colours stand beside each other.
+
+    Args:
+        dataset: The elements of the file.
+        name: Name of the file, for error messages.
+
+    Raises:
+        ImageError: an element is damaged, or nothing else can tell what a missing one would be.
+    """
+    kind = _read_photometric_interpretation(dataset, name)
+    height, width, frames, samples = (
+        read_count(dataset, keyword, name)
+        for keyword in ("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel")
+    )
+    expected = 1 if kind in (*GREY, "PALETTE COLOR") else 3
+    if samples not in (0, expected):
+        raise ImageError(
+            f"{name}: expected {expected} samples per pixel with {kind}, got {samples}"
+        )
+    keyword = next(keyword for keyword in PIXEL_ELEMENTS if keyword in dataset)
+    content = read_value(dataset, keyword, name)
+    if not isinstance(content, bytes | bytearray):
+        raise ImageError(f"{name}: damaged, {keyword} holds no bytes")
+    allocated = _FLOATS.get(keyword) or read_count(dataset, "BitsAllocated", name)
+    if not allocated:
+        per_value = len(content) / max(1, height * width * (frames or 1) * expected)
+        allocated = {1: 8, 2: 16}.get(math.floor(per_value), 0)
+        if not allocated or dataset.file_meta.TransferSyntaxUID.is_compressed:
+            raise ImageError(f"{name}: lacks BitsAllocated, and its pixels do not tell; add it")
+    stored = read_count(dataset, "BitsStored", name) or allocated
+    if stored > allocated or (allocated != 1 and allocated % 8) or allocated > 64:
+        raise ImageError(
+            f"{name}: damaged, BitsStored is {stored} and BitsAllocated {allocated}; expected "
+            "1, 8, 16 or 32 bits allocated, and no more stored"
+        )
+    has_high_bit = read_value(dataset, "HighBit", name) is not None
+    high_bit = read_count(dataset, "HighBit", name) if has_high_bit else stored - 1
+    if not stored - 1 <= high_bit < allocated:
+        raise ImageError(
+            f"{name}: damaged, HighBit is {high_bit}; expected {stored - 1} to {allocated - 1}"
+        )
+    signed = read_count(dataset, "PixelRepresentation", name)
+    if signed > 1:
+        raise ImageError(f"{name}: damaged, PixelRepresentation is {signed}, expected 0 or 1")
+    described = PixelDescription(
+        kind, height, width, frames or 1, expected, allocated, stored, high_bit, signed == 1
+    )
+    _complete(dataset, described, name)
+    return described
+
+
+def _complete(dataset: Dataset, pixels: PixelDescription, name: str) -> None:
+    """Write the description into the dataset, for pydicom to find."""
+    dataset.PhotometricInterpretation = pixels.kind
+    dataset.SamplesPerPixel = pixels.samples
+    dataset.BitsAllocated, dataset.BitsStored = pixels.allocated, pixels.stored
+    dataset.HighBit, dataset.PixelRepresentation = pixels.high_bit, int(pixels.signed)
+    if pixels.samples > 1:
+        dataset.PlanarConfiguration = min(1, read_count(dataset, "PlanarConfiguration", name))
+
+
+def _read_photometric_interpretation(dataset: Dataset, name: str) -> str:
+    """Read the photometric interpretation; raise ImageError if it is not one that is known."""
+    kind = read_text(dataset, "PhotometricInterpretation", name).upper().replace("_COLOR", " COLOR")
+    if kind in (*GREY, *COLOUR):
+        return kind
+    interpretations = ", ".join((*GREY, *COLOUR))
+    if not kind:
+        raise ImageError(
+            f"{name}: lacks PhotometricInterpretation, expected one of {interpretations}"
+        )
+    raise ImageError(
+        f"{name}: expected a photometric interpretation of {interpretations}; got another"
+    )
+
+
+def check_codec(dataset: Dataset, name: str) -> None:
+    """Raise ImageError if no installed codec reads the compression, and name one that does.
+
+    Args:
+        dataset: The elements of the file.
+        name: Name of the file, for error messages.
+    """
+    from pydicom.pixels.decoders.base import get_decoder
+    from pydicom.uid import UID
+
+    syntax = dataset.file_meta.get("TransferSyntaxUID")
+    if not (isinstance(syntax, UID) and syntax.is_transfer_syntax):
+        raise ImageError(f"{name}: written in a transfer syntax that no standard knows; convert it")
+    if any(word in syntax.name for word in _VIDEO):
+        raise ImageError(
+            f"{name}: a film compressed as {syntax.name}, which pydicom does not read; "
+            "extract its frames first"
+        )
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError:
+        raise ImageError(
+            f"{name}: compressed as {syntax.name}, which pydicom does not read; convert it"
+        ) from None
+    if not decoder.is_available:
+        missing = decoder.missing_dependencies
+        packages = " or ".join(each.partition(" - requires ")[2] or each for each in missing)
+        raise ImageError(
+            f"{name}: compressed as {syntax.name}, which needs a codec; install {packages}"
+        )
+
+
+def decode_frame(
+    dataset: Dataset, pixels: PixelDescription, name: str, frame: int
+) -> NDArray[Any]:
+    """Decode the stored values of a frame.
+
+    Args:
+        dataset: The elements of the file.
+        pixels: How its values are stored.
+        name: Name of the file, for error messages.
+        frame: Index of the frame.
+
+    Returns:
+        Stored values, `height × width`, or `height × width × 3` in RGB; bits that do not belong
+        to them are removed.
+
+    Raises:
+        ImageError: the frame is damaged, cut short, of another size than the header says, or
+            needs a codec that is not installed.
+    """
+    from pydicom.pixels.utils import pixel_array
+
+    if dataset.file_meta.TransferSyntaxUID.is_compressed and "PixelData" in dataset:
+        stream = _extract_stream(dataset, pixels, name, frame)
+        _check_stream(stream, dataset, pixels, name)
+    else:
+        stream = b""
+        _check_length(dataset, pixels, name)
+    try:
+        values: NDArray[Any] = pixel_array(dataset, index=frame)
+    except DECODER_ERRORS as error:
+        raise ImageError(f"{name}: damaged or cut short ({type(error).__name__})") from error
+    if values.shape[:2] != (pixels.height, pixels.width):
+        raise ImageError(f"{name}: damaged, its pixels are of another size than its header says")
+    if stream.startswith(JPEG_MAGIC) and ends_in_grey(values[-1, -1]) and is_cut_short(stream):
+        raise ImageError(f"{name}: cut short, the end of its JPEG stream is missing")
+    return _clear_other_bits(values, pixels)
+
+
+def _extract_stream(
+    dataset: Dataset, pixels: PixelDescription, name: str, frame: int
+) -> bytes:
+    """Return the compressed bytes of a frame."""
+    from pydicom.encaps import get_frame
+
+    offsets = [read_value(dataset, f"ExtendedOffsetTable{end}", name) for end in ("", "Lengths")]
+    extended = (offsets[0], offsets[1]) if all(isinstance(each, bytes) for each in offsets) else None
+    try:
+        return get_frame(
+            dataset["PixelData"].value,
+            frame,
+            extended_offsets=extended,
+            number_of_frames=pixels.frames,
+        )
+    except DECODER_ERRORS as error:
+        raise ImageError(f"{name}: damaged or cut short ({type(error).__name__})") from error
+
+
+def _check_stream(
+    stream: bytes, dataset: Dataset, pixels: PixelDescription, name: str
+) -> None:
+    """Raise ImageError if a compressed frame is not what the header says, before it is decoded."""
+    from pydicom.uid import RLELossless
+
+    if dataset.file_meta.TransferSyntaxUID == RLELossless:
+        # the worst case of run-length coding adds one byte to 128
+        most = 2 * pixels.frame_bytes + _RLE_HEADER * (1 + pixels.samples)
+        if not _RLE_HEADER < len(stream) <= most + 2 * pixels.height * pixels.samples * 8:
+            raise ImageError(f"{name}: damaged, its runs do not fit the size of its header")
+        return
+    header = read_codestream(stream)
+    if header is None:
+        raise ImageError(f"{name}: damaged or cut short (codestream)")
+    if (header.height, header.width) != (pixels.height, pixels.width):
+        raise ImageError(
+            f"{name}: damaged, its header says {pixels.width} × {pixels.height}, its compressed "
+            f"pixels {header.width} × {header.height} (width × height)"
+        )
+    if header.components != pixels.samples:
+        raise ImageError(
+            f"{name}: damaged, its header says {pixels.samples} samples per pixel, its compressed "
+            f"pixels have {header.components}"
+        )
+    if not header.is_complete:
+        raise ImageError(f"{name}: cut short, the end of its compressed pixels is missing")
+    check_scans(header, name)
+    _check_bits(header.bits, dataset, pixels, name)
+
+
+def _check_bits(bits: int, dataset: Dataset, pixels: PixelDescription, name: str) -> None:
+    """Raise ImageError if Pillow alone is there, and cannot decode so many bits per sample."""
+    from pydicom.pixels.decoders.base import get_decoder
+    from pydicom.uid import JPEG2000TransferSyntaxes
+
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if bits > pixels.allocated:
+        raise ImageError(
+            f"{name}: damaged, BitsAllocated is {pixels.allocated}, its compressed pixels have "
+            f"{bits} bits"
+        )
+    others = set(get_decoder(syntax).available_plugins) - {"pillow"}
+    is_jpeg2000 = syntax in JPEG2000TransferSyntaxes
+    readable = (16 if pixels.samples == 1 else 8) if is_jpeg2000 else 8
+    if bits > readable and not others:
+        codec = "pylibjpeg-openjpeg" if is_jpeg2000 else "pylibjpeg-libjpeg"
+        raise ImageError(
+            f"{name}: compressed as {syntax.name} with {bits} bits per sample, which needs a "
+            f"codec; install pylibjpeg and {codec}"
+        )
+    if not is_jpeg2000 and bits == 8 and not others:
+        dataset.BitsStored, dataset.HighBit = 8, 7  # pydicom compares it with Pillow's 8 bits
+
+
+def _check_length(dataset: Dataset, pixels: PixelDescription, name: str) -> None:
+    """Raise ImageError if uncompressed pixels are shorter than the header says."""
+    keyword = next(keyword for keyword in PIXEL_ELEMENTS if keyword in dataset)
+    length = len(dataset[keyword].value)
+    whole = pixels.frame_bytes * pixels.frames
+    if pixels.kind == "YBR_FULL_422":
+        if length >= whole:  # not subsampled, whatever its name says
+            dataset.PhotometricInterpretation = "YBR_FULL"
+        else:
+            whole = whole * 2 / 3
+    if length < math.ceil(whole):
+        raise ImageError(
+            f"{name}: damaged or cut short, expected {math.ceil(whole)} bytes of pixels, "
+            f"got {length}"
+        )
+
+
+def _clear_other_bits(values: NDArray[Any], pixels: PixelDescription) -> NDArray[Any]:
+    """Remove the bits of a value that are none of it, such as an overlay, and extend its sign."""
+    width = 8 * values.dtype.itemsize
+    if values.dtype.kind not in "iu" or pixels.stored >= width:
+        return values
+    low_bit = pixels.high_bit + 1 - pixels.stored
+    shifted = values >> low_bit if low_bit and width == pixels.allocated else values
+    shift = width - pixels.stored
+    return (shifted << shift) >> shift
