@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -200,7 +200,7 @@ def _find_output_node(classifier: Classifier) -> str:
     forward = classifier.network.forward
     if isinstance(forward, ExportedNetwork):
         return _name_outputs(forward)[0]
-    return str(get_graph_node_names(classifier.module)[1][-1])
+    return str(get_graph_node_names(cast(nn.Module, classifier.module))[1][-1])
 
 
 def _build_extractor(classifier: Classifier, nodes: Sequence[str]) -> nn.Module:
@@ -210,7 +210,7 @@ def _build_extractor(classifier: Classifier, nodes: Sequence[str]) -> nn.Module:
     if isinstance(classifier.network.forward, ExportedNetwork):
         return _ExportedOutputs(classifier.network.forward)
     extractor: nn.Module = create_feature_extractor(
-        classifier.module, return_nodes={node: node for node in nodes}
+        cast(nn.Module, classifier.module), return_nodes={node: node for node in nodes}
     )
     return extractor.eval()
 

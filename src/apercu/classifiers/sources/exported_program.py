@@ -138,7 +138,7 @@ def export_module(module: nn.Module, spec: InputSpec, source: str) -> ExportedPr
         warnings.simplefilter("ignore")
         try:
             module = copy.deepcopy(module).cpu().eval()  # copies of traced modules are in training
-            module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+            module.to(memory_format=torch.contiguous_format)
             try:
                 program = torch.export.export(module, (images,), dynamic_shapes=({0: batch},))
             except Exception:
