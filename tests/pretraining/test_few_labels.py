@@ -35,7 +35,7 @@ def test_every_class_keeps_its_fraction_and_at_least_one() -> None:
 
 
 def test_classes_count_the_same_in_the_balanced_accuracy() -> None:
-    """One feature separates class 0 from the others; 1 and 2 are the same, so one of them is lost."""
+    """One feature separates class 0; classes 1 and 2 are the same, so one of them is lost."""
     features = torch.stack([(LABELS == 0).float(), torch.zeros(75)], 1)
     labelled = LabelledFeatures(features, LABELS)
     protocol = FewLabelsProtocol({"nearest": Nearest(1)}, (1.0,), draws=2)

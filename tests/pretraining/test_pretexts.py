@@ -210,7 +210,7 @@ def test_gradients_are_reversed() -> None:
 
 
 def test_the_adversary_raises_the_loss_that_the_backbone_lowers() -> None:
-    """A step of the U-Net alone makes views harder to match; one of the backbone makes it easier."""
+    """A step of the U-Net makes views harder to match; one of the backbone makes it easier."""
     pretext = Adios(sparsity=0.0, views=ViewPair(noise=0.0))
     before = _apart(pretext, steps=None)
     assert _apart(pretext, steps="masker") > before

@@ -16,8 +16,8 @@ from apercu.robustness.filters import (
     Median,
     NonLocalMeans,
     TotalVariation,
+    jpeg,
 )
-from apercu.robustness.filters import jpeg as soft_jpeg
 from apercu.robustness.filters.pixel_ops import round_softly
 
 
@@ -51,7 +51,7 @@ def test_jpeg_of_other_channels_is_one_grey_file_each(images: torch.Tensor) -> N
 
 
 @pytest.mark.parametrize("quality", [1, 30, 50, 75, 95])
-def test_soft_jpeg_has_the_tables_of_pillow(quality: int) -> None:
+def test_the_surrogate_of_jpeg_has_the_tables_of_pillow(quality: int) -> None:
     file = BytesIO()
     Image.new("RGB", (8, 8)).save(file, "JPEG", quality=quality)
     written = Image.open(file).quantization  # type: ignore[attr-defined]
@@ -60,19 +60,19 @@ def test_soft_jpeg_has_the_tables_of_pillow(quality: int) -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_soft_jpeg_with_hard_rounding_is_nearly_jpeg(
+def test_the_surrogate_of_jpeg_with_hard_rounding_is_nearly_jpeg(
     channels: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ramp = torch.linspace(0, 3, 43)
     waves = (ramp[:, None] * torch.tensor([1.0, 1.7, 2.3])[:, None, None] + ramp).sin()
     images = (0.5 + 0.4 * waves)[None, :channels]
-    monkeypatch.setattr(soft_jpeg, "soft_round", torch.round)
+    monkeypatch.setattr(jpeg, "round_softly", torch.round)
     apart = (Jpeg(50).apply_surrogate(images) - Jpeg(50)(images)).abs()
     assert apart.mean() < 0.002 * (1 if channels == 1 else 4)
     assert (Jpeg(50)(images) - images).abs().mean() > 0.004
 
 
-def test_soft_round_meets_round_at_whole_numbers_and_halves() -> None:
+def test_round_softly_meets_round_at_whole_numbers_and_halves() -> None:
     values = torch.linspace(-3, 3, 241, dtype=torch.float64).requires_grad_()
     found = round_softly(values)
     torch.testing.assert_close(found[::20], values[::20])
