@@ -102,7 +102,7 @@ def train(
             settings, classifier, seed
         )  # finds mistakes before anything is written
     trainer = Trainer(classifier, images, run, hardware, seed, say)
-    facts = {}
+    facts: dict[str, float] = {}
     with _record(trainer, classifier, settings).begin(resume=resume):
         if needs_student:
             distillation = replace(student or StudentSettings(), seed=seed)

@@ -11,7 +11,6 @@ import torch
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError
 from apercu.explainers.base import TrainedExplainer
-from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.robustness.attacks.base import QueryCountingAttack, QueryCounts, compute_gradients
 from apercu.robustness.filters import BpdaMode, Filter, FilterLayer
 from apercu.robustness.measures import compute_norms
@@ -191,7 +190,7 @@ class AttackRunner:
     def _build_map_fn(self, targets: Targets) -> Callable[[Images], Maps]:
         """Build the function images → masks, with gradients, which `attribute` does not have."""
         explainer = self.explainer
-        if not isinstance(explainer, MaskExplainer):
+        if explainer is None or not explainer.makes_masks:
             raise ConfigError("attacks: one on the map needs a trained mask explainer")
         network = explainer.network
         return lambda images: network(images, targets).sigmoid()

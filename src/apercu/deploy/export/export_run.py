@@ -53,7 +53,6 @@ from apercu.deploy.export.tracing import (
 from apercu.deploy.export.triton import write_repository
 from apercu.errors import ConfigError
 from apercu.explainers.base import TrainedExplainer
-from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.images import ImageSource
 from apercu.io import check_writable, write_file
 from apercu.methods.base import MapScale
@@ -208,7 +207,7 @@ class ExportRun:
         if role == "explainer" and classifier is None:
             self.say("yardstick not measured: it asks the classifier; give --classifier")
         elif role == "explainer" and classifier is not None:
-            kind: MapScale = "mask" if isinstance(self.explainer, MaskExplainer) else "map"
+            kind: MapScale = "mask" if self.explainer.makes_masks else "map"
             scores = measure_quality(classifier, shown, (exact, exported), kind)
             loss = loss.model_copy(update={"scores": scores})
         for line in describe_loss(exported.name, self.settings.precision, loss):

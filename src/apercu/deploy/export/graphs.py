@@ -143,12 +143,12 @@ def build_graph(explainer: TrainedExplainer) -> ExportableExplainer:  # type: ig
     Raises:
         ConfigError: it is of a kind that searches for each image, so that there is no graph.
     """
-    if isinstance(explainer, MaskExplainer):
+    if explainer.kind == MaskExplainer.kind:
         return MaskGraph(explainer.network).eval()
-    if isinstance(explainer, CounterpartExplainer):
+    if explainer.kind == CounterpartExplainer.kind:
         return CounterpartGraph(explainer.network, explainer.settings.objective).eval()
     raise ConfigError(
-        f"export: a {explainer.settings.explainer} explainer searches a path for each image, which "
+        f"export: a {explainer.kind} explainer searches a path for each image, which "
         "is no graph; expected a mask or a counterpart explainer, train one of these"
     )
 

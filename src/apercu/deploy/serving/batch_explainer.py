@@ -302,7 +302,7 @@ class CounterpartBatchExplainer(BatchExplainer):
     """
 
     def __init__(
-        self, name: str, predictor: Predictor, explainer: CounterfactualExplainer[Any, Any]
+        self, name: str, predictor: Predictor, explainer: CounterfactualExplainer[Any, Any, Any]
     ) -> None:
         info = explainer.classifier_info
         super().__init__(

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from socket import socket
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, cast, final
 
 from apercu.deploy.serving.channel import Message, MessageKind, read_message
 from apercu.deploy.serving.requests import ExplainRequest
@@ -65,6 +65,7 @@ def open_explainer(setup: WorkerSetup) -> BatchExplainer:
     from apercu.deploy.inference import Predictor, is_export, open_engine
     from apercu.deploy.inference.torch_engine import TorchEngine
     from apercu.deploy.serving.batch_explainer import CounterpartBatchExplainer, MaskBatchExplainer
+    from apercu.explainers.counterfactual import CounterfactualExplainer
     from apercu.explainers.mask.explainer import MaskExplainer
     from apercu.explainers.run_folder import load_explainer
 
@@ -76,9 +77,11 @@ def open_explainer(setup: WorkerSetup) -> BatchExplainer:
     classifier = None
     if setup.classifier is not None:
         classifier = open_classifier(setup.classifier, device=device)
-    if isinstance(explainer, MaskExplainer):
-        return MaskBatchExplainer(name, TorchEngine.from_explainer(explainer, classifier))
-    return CounterpartBatchExplainer(name, Predictor(explainer, classifier).to(device), explainer)
+    if isinstance(explainer, CounterfactualExplainer):
+        predictor = Predictor(explainer, classifier).to(device)
+        return CounterpartBatchExplainer(name, predictor, explainer)
+    masks = cast(MaskExplainer, explainer)
+    return MaskBatchExplainer(name, TorchEngine.from_explainer(masks, classifier))
 
 
 @final
