@@ -136,13 +136,13 @@ def _draw_image(
     caption = f"{classifier.classes[target]} ({float(probabilities[target]):.0%})"
     if predicted != target:
         name, probability = classifier.classes[predicted], float(probabilities[predicted])
-        caption += f", seen as {name} ({probability:.0%})"
+        caption += f", predicted {name} ({probability:.0%})"
     drawings = {}
     for view in views:
 
         def draw(explainer: MapExplainer, threshold: float = view.threshold) -> Image.Image:
-            found = explainer(classifier, images, torch.tensor([target], device=images.device))
-            unit = maps.min_max_scale(found) if explainer.map_scale == "map" else found
+            raw = explainer(classifier, images, torch.tensor([target], device=images.device))
+            unit = maps.min_max_scale(raw) if explainer.map_scale == "map" else raw
             box = maps.tight_boxes(maps.find_regions(unit, threshold)).cpu()
             before, after = (unit.shape[1], unit.shape[2]), item.picture.shape[1:]
             overlay = render.draw_overlay(item.picture, unit[0])

@@ -164,8 +164,8 @@ def draw_learning_curves(
     parts = [draw_axes(frame, "labels", y_title)]
     for name, curve in curves.items():
         colour = f"s{coloured.index(name)}" if name in coloured else "rest"
-        places = [(frame.x_position(float(point.labels)), point) for point in curve]
-        path = " ".join(f"{x:.1f},{frame.y_position(point.value):.1f}" for x, point in places)
+        positions = [(frame.x_position(float(point.labels)), point) for point in curve]
+        path = " ".join(f"{x:.1f},{frame.y_position(point.value):.1f}" for x, point in positions)
         parts.append(
             f'<polyline class="{colour} marked" points="{path}">'
             f"<title>{escape(name)}</title></polyline>"
@@ -173,7 +173,7 @@ def draw_learning_curves(
         parts += [
             f'<path class="{colour}" d="M{x:.1f},{frame.y_position(point.low):.1f}'
             f'V{frame.y_position(point.high):.1f}"/>'
-            for x, point in places
+            for x, point in positions
         ]
     return build_svg(parts, f"{y_title} against labels")
 
