@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from apercu.classifiers import distil as distil
     from apercu.classifiers import open_classifier as open_classifier
     from apercu.deploy.batch import explain_dataset as explain_dataset
-    from apercu.deploy.export import write_export as write_export
-    from apercu.deploy.video import write_video as write_video
+    from apercu.deploy.export import export as export
+    from apercu.deploy.video import explain_video as explain_video
     from apercu.evaluation import ComparisonResults as ComparisonResults
     from apercu.evaluation import compare as compare
     from apercu.explain import CounterpartExplanation as CounterpartExplanation

@@ -58,33 +58,29 @@ def export(
 ) -> None:
     """Write an explainer as ONNX graphs, checked against PyTorch, and what serves them.
 
-    Writes explainer.onnx (images, targets → maps; target -1 is the class seen most), combined.onnx
-    (the prediction, too), explainer.pt2, a Triton model repository and a KServe manifest, as asked,
-    and explainer.json, which apercu-runtime opens without PyTorch. A graph that differs from
-    PyTorch by more than 0.001 is refused.
+    Writes explainer.onnx (images, targets → maps; target -1 is the class predicted most),
+    combined.onnx (the prediction, too), explainer.pt2, a Triton model repository and a KServe
+    manifest, as requested, and explainer.json, which apercu-runtime opens without PyTorch. A graph
+    that differs from PyTorch by more than 0.001 is refused.
 
     Example: apercu export runs/mobilenet --out exported --format onnx,triton
     """
-    from apercu.classifiers import open_classifier
-    from apercu.deploy.export import FORMATS, PRECISIONS, ExportSettings
-    from apercu.deploy.export import write_export as write
-    from apercu.deploy.export.settings import ExportInputs, check_choice
-    from apercu.explainers.run_folder import load_explainer
-    from apercu.images import open_images
+    from apercu.deploy.export import FORMATS
+    from apercu.deploy.export import export as export_explainer
     from apercu.option_strings import split_names
 
-    formats = tuple(
-        check_choice(word, FORMATS, "format") for word in split_names(format, "format", FORMATS)
-    )
-    known = check_choice(precision, PRECISIONS, "precision")
-    settings = ExportSettings(formats, known, combined, limit, seed)
-    explainer = load_explainer(run)
-    channels = explainer.classifier_info.input.channels
-    shown, calibration = (
-        None if spec is None else open_images(spec, channels=channels)
-        for spec in (images, calibrate)
-    )
-    opened = None if classifier is None else open_classifier(classifier)
     with on_interrupt("what is written is not complete; the same command writes it again"):
-        write(explainer, out, settings, ExportInputs(opened, shown, calibration), say)
+        export_explainer(
+            run,
+            out,
+            split_names(format, "format", FORMATS),
+            precision,
+            images,
+            limit=limit,
+            calibration=calibrate,
+            combined=combined,
+            classifier=classifier,
+            seed=seed,
+            report=say,
+        )
     say(f"exported: {out}")

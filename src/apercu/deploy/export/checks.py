@@ -1,4 +1,4 @@
-"""ONNX Runtime, or an exported program, against PyTorch."""
+"""Checks of exported graphs: against PyTorch, and against the graph in single precision."""
 
 from __future__ import annotations
 
@@ -23,35 +23,49 @@ from apercu.metrics import iou
 from apercu.types import Images, Maps, Scores, Targets
 
 TOLERANCE = 1e-3
-"""Largest difference of any number that a graph may have from PyTorch's."""
+"""Largest difference of any number in the outputs of a graph from PyTorch."""
 BATCH_SIZES = (1, 2, 5)
 JUMP_NOISE = 1e-5
-"""A map may jump where a pixel moves by so little; there no two programs agree."""
+"""Noise of pixels that makes some maps jump; there, two programs need not agree."""
+REGION_LEVEL = 0.5
+"""Where maps are cut into regions."""
+EXACT, EXPORTED = "exact", "exported"
+"""Rows of the comparison of both graphs."""
 
 Trial: TypeAlias = tuple[Images, Targets]
+"""Images, and one target for each."""
 
 
 def check_outputs(exported: GraphFn, reference: GraphFn, trials: Iterable[Trial]) -> GraphCheck:
-    """Compares answers with those of PyTorch.
+    """Compare the outputs of a graph with those of PyTorch.
+
+    Args:
+        exported: computes the outputs of the graph.
+        reference: computes the same with PyTorch.
+        trials: batches of images and their targets.
+
+    Returns:
+        The largest difference, and on how many images it was found.
 
     Raises:
-        ApercuError: they differ by more than `LIMIT`.
+        ApercuError: the outputs differ by more than `TOLERANCE`.
     """
-    worst, where, images, jumps = 0.0, "", 0, 0
-    for one in trials:
-        expected, found = reference(*one), exported(*one)
-        images += len(one[0])
+    worst, output, images, jumps = 0.0, "", 0, 0
+    for trial in trials:
+        expected, actual = reference(*trial), exported(*trial)
+        images += len(trial[0])
         for name, values in expected.items():
-            difference = (found[name].float() - values).abs()
+            difference = (actual[name].float() - values).abs()
             if difference.amax() > TOLERANCE:
-                jumping = _find_jumps(reference, one, name)
+                jumping = _find_jumps(reference, trial, name)
                 jumps += int(jumping.sum())
                 difference = torch.where(jumping, 0.0, difference)
             if not difference.amax() <= worst:  # NaN counts as worse, too
-                worst, where = float(difference.amax()), name
+                worst, output = float(difference.amax()), name
     if not worst <= TOLERANCE:
         raise ApercuError(
-            f"export: {where} differ from PyTorch's by {worst:.3g}, expected at most {TOLERANCE:g}; "
+            f"export: {output} differ from PyTorch's by {worst:.3g}, expected at most "
+            f"{TOLERANCE:g}; "
             "nothing was exported, try other versions of onnxscript and onnxruntime"
         )
     return GraphCheck(worst, images, jumps)
@@ -60,12 +74,15 @@ def check_outputs(exported: GraphFn, reference: GraphFn, trials: Iterable[Trial]
 def make_trials(
     shape: Sequence[int], class_count: int, real_images: Images | None = None
 ) -> Iterator[Trial]:
-    """What is asked: batches of several sizes of noise, a flat image, and real images.
+    """Yield trials: batches of noise of several sizes, a flat image, and real images.
 
     Args:
-        shape: channels, height and width of the images.
-        classes: how many there are.
-        real: images to ask about besides; each also for the class seen most.
+        shape: the channels, height and width of the images.
+        class_count: the number of classes.
+        real_images: further images, each also for the class predicted most.
+
+    Returns:
+        An iterator over images and targets.
     """
     generator = torch.Generator().manual_seed(1)
     for batch in BATCH_SIZES:
@@ -78,11 +95,14 @@ def make_trials(
 
 
 def make_class_trials(trials: Iterable[Trial], class_count: int) -> Iterator[Trial]:
-    """Of each batch the first image alone, for as many targets as the batch has images, and more.
+    """Yield the first image of each trial with as many targets as the trial has, and with two more.
 
     Args:
-        asked: batches and their targets.
-        classes: how many there are.
+        trials: batches of images and their targets.
+        class_count: the number of classes.
+
+    Returns:
+        An iterator over single images and their targets.
     """
     generator = torch.Generator().manual_seed(3)
     for images, targets in trials:
@@ -92,73 +112,81 @@ def make_class_trials(trials: Iterable[Trial], class_count: int) -> Iterator[Tri
 
 
 def _find_jumps(reference: GraphFn, trial: Trial, output: str) -> Tensor:
-    """Where PyTorch's own answer moves by more than the limit for images that hardly do."""
+    """Return where PyTorch's own output moves by more than the tolerance under a little noise."""
     images, targets = trial
     generator = torch.Generator().manual_seed(2)
     expected = reference(*trial)[output]
-    moved = torch.zeros_like(expected, dtype=torch.bool)
+    jumps = torch.zeros_like(expected, dtype=torch.bool)
     for _ in range(4):
         noise = JUMP_NOISE * torch.randn(images.shape, generator=generator)
-        moved |= (reference(images + noise, targets)[output] - expected).abs() > TOLERANCE
-    return moved
-
-
-REGION_LEVEL = 0.5
-EXACT, EXPORTED = "exact", "exported"
+        jumps |= (reference(images + noise, targets)[output] - expected).abs() > TOLERANCE
+    return jumps
 
 
 def measure_precision_loss(
     exact: Path, exported: Path, images: ImageSubset, classifier_info: ClassifierInfo
 ) -> PrecisionLoss:
-    """How far the answers of one graph are from another's, for the class seen most.
+    """Measure how far the outputs of two graphs are apart, for the class predicted most.
+
+    Args:
+        exact: the path of the graph in single precision.
+        exported: the path of the graph in a lower precision.
+        images: the images.
+        classifier_info: says how images are prepared.
+
+    Returns:
+        The mean difference of maps, the overlap of regions and the agreement of predictions.
 
     Raises:
         ImageError: none of the images can be read.
     """
     sessions = open_session(exact), open_session(exported)
-    singly = sessions[0].get_inputs()[0].shape[0] == 1
+    takes_one_image = sessions[0].get_inputs()[0].shape[0] == 1
     differences: list[Tensor] = []
     overlaps: list[Scores] = []
     agreements: list[Tensor] = []
     for batch in images.iterate_batches(classifier_info):
-        for some in torch.split(batch, 1 if singly else len(batch)):
-            targets = torch.full((len(some),), TOP)
-            one, other = (run_session(running, some, targets) for running in sessions)
-            differences.append((one["maps"] - other["maps"]).abs().mean((1, 2)))
-            overlaps.append(compute_region_iou(one["maps"], other["maps"]))
-            if "probabilities" in one:
-                tops = [found["probabilities"].argmax(1) for found in (one, other)]
-                agreements.append((tops[0] == tops[1]).float())
-    shares = torch.cat(differences)
+        for part in torch.split(batch, 1 if takes_one_image else len(batch)):
+            targets = torch.full((len(part),), TOP)
+            first, second = (run_session(session, part, targets) for session in sessions)
+            differences.append((first["maps"] - second["maps"]).abs().mean((1, 2)))
+            overlaps.append(compute_region_iou(first["maps"], second["maps"]))
+            if "probabilities" in first:
+                top, other = (outputs["probabilities"].argmax(1) for outputs in (first, second))
+                agreements.append((top == other).float())
+    mean_differences = torch.cat(differences)
     return PrecisionLoss(
         images=images.source.name,
-        n=len(shares),
-        mean_difference=float(shares.mean()),
+        n=len(mean_differences),
+        mean_difference=float(mean_differences.mean()),
         iou=float(torch.cat(overlaps).mean()),
         agreement=float(torch.cat(agreements).mean()) if agreements else None,
     )
 
 
 def compute_region_iou(first: Maps, second: Maps) -> Scores:
-    """Overlap of the regions at level 0.5; two empty ones are the same."""
-    first, second = first >= REGION_LEVEL, second >= REGION_LEVEL
-    empty = ~(first | second).flatten(1).any(1)
-    return torch.where(empty, 1.0, iou(first, second))
+    """Return the IoU of the regions at level 0.5 of each pair of maps; 1 where both are empty."""
+    regions, others = first >= REGION_LEVEL, second >= REGION_LEVEL
+    empty = ~(regions | others).flatten(1).any(1)
+    return torch.where(empty, 1.0, iou(regions, others))
 
 
 def measure_quality(
     classifier: Classifier, images: ImageSubset, graphs: tuple[Path, Path], scale: MapScale
 ) -> dict[str, ScorePair]:
-    """The metrics that a comparison ranks by, of both graphs on the same images.
+    """Measure the metrics that a comparison ranks by, of both graphs on the same images.
 
     Localisation error where boxes are known, the saliency metric always; thresholds come from one
-    half of the images, figures from the other.
+    half of the images, scores from the other.
 
     Args:
-        classifier: the explained one.
-        shown: the images.
-        graphs: the exact one, and the exported one.
-        kind: how the values of a map are read.
+        classifier: the explained classifier.
+        images: the images.
+        graphs: the paths of the exact graph and of the exported one.
+        scale: what the values of a map mean.
+
+    Returns:
+        The means of both graphs, by the name of the metric.
 
     Raises:
         ImagesError: there are fewer than two images.
@@ -172,10 +200,10 @@ def measure_quality(
         name: TrainedMethod(_make_attribute(open_session(path)), name, 0.0, scale)
         for name, path in zip((EXACT, EXPORTED), graphs, strict=True)
     }
-    found = run_comparison(classifier, images.source, explainers, settings)
-    for reason in found.failed.values():
+    results = run_comparison(classifier, images.source, explainers, settings)
+    for reason in results.failed.values():
         raise ApercuError(reason)
-    rows = {(row.explainer, row.metric): row for row in found.rows}
+    rows = {(row.explainer, row.metric): row for row in results.rows}
     return {
         metric: ScorePair(
             exact=rows[EXACT, metric].value,

@@ -1,4 +1,4 @@
-"""From a run to a folder of graphs: traced, checked, converted, measured; the manifest last."""
+"""Write a folder of graphs: trace, check, convert and measure them; the manifest comes last."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -58,9 +58,9 @@ from apercu.io import check_writable, write_file
 from apercu.methods.base import MapScale
 
 MAX_CALIBRATION_IMAGES = 64
-"""Images that the ranges of activations are learnt from, at most."""
-
-Say = Callable[[str], None]
+"""Largest number of images from which the ranges of activations are learnt."""
+Report: TypeAlias = Callable[[str], None]
+"""Called with each line about a check or a measurement."""
 
 
 def write_export(
@@ -68,33 +68,43 @@ def write_export(
     out: Path,
     settings: ExportSettings,
     inputs: ExportInputs | None = None,
-    say: Say = lambda line: None,
+    report: Report = lambda line: None,
 ) -> Manifest:
-    """Writes an explainer as files that run without this package.
+    """Write an explainer as files that run without this package.
+
+    Args:
+        explainer: a trained mask or counterpart explainer; it is moved to the CPU.
+        out: the folder that is written.
+        settings: the formats, the precision, and the sample of images.
+        inputs: the classifier and the images, as far as they are needed.
+        report: receives each line about a check or a measurement.
+
+    Returns:
+        The manifest, as in `explainer.json`.
 
     Raises:
-        ConfigError: the explainer is no graph, or something that is needed was not given.
+        ConfigError: the explainer is not a graph, or something that is needed is missing.
         RunError: the classifier is not the explained one.
-        ApercuError: a file answers otherwise than PyTorch.
+        ApercuError: the outputs of a graph differ from those of PyTorch.
         OutputError: the folder cannot be written.
     """
-    job = ExportRun(explainer.to("cpu"), settings, inputs or ExportInputs(), say)
+    run = ExportRun(explainer.to("cpu"), settings, inputs or ExportInputs(), report)
     check_writable(out)
     with tempfile.TemporaryDirectory() as exact:
-        return job(out, Path(exact))
+        return run.write(out, Path(exact))
 
 
 class ExportRun:
-    """An export under way.
+    """One export: the graphs of an explainer, and how each of them is checked and written.
 
     Args:
-        explainer: on the CPU.
-        settings: what is asked for.
-        materials: what may be used.
-        say: told every figure.
+        explainer: a trained explainer on the CPU.
+        settings: the formats, the precision, and the sample of images.
+        inputs: the classifier and the images, as far as they are needed.
+        report: receives each line about a check or a measurement.
 
     Raises:
-        ConfigError: something that is needed was not given.
+        ConfigError: something that is needed is missing.
     """
 
     def __init__(
@@ -102,11 +112,11 @@ class ExportRun:
         explainer: TrainedExplainer[Any, Any],
         settings: ExportSettings,
         inputs: ExportInputs,
-        say: Say,
+        report: Report,
     ) -> None:
-        self.explainer, self.passport = explainer, explainer.classifier_info
-        self.settings, self.materials, self.say = settings, inputs, say
-        if self.passport.input.stretch is not None:
+        self.explainer, self.classifier_info = explainer, explainer.classifier_info
+        self.settings, self.inputs, self.report = settings, inputs, report
+        if self.classifier_info.input.stretch is not None:
             raise ConfigError(
                 "export: its classifier stretches raw counts, which the runtime cannot do; "
                 "explain them with PyTorch"
@@ -129,10 +139,16 @@ class ExportRun:
             raise ConfigError("limit: there are no images to draw from; give --images")
         self.graphs = dict(self._build_graphs(build_graph(explainer)))
 
-    def __call__(self, out: Path, exact: Path) -> Manifest:
-        """All files, once every graph is known to answer as PyTorch does.
+    def write(self, out: Path, exact: Path) -> Manifest:
+        """Write all files, once every graph was found to compute what PyTorch computes.
 
-        Those of single precision, which the others are made from, go to a folder apart.
+        Args:
+            out: the folder of the export.
+            exact: another folder for the graphs in single precision, from which the others are
+                made.
+
+        Returns:
+            The manifest.
         """
         checks = {
             role: self._write_graph(graph, exact / role) for role, graph in self.graphs.items()
@@ -152,7 +168,7 @@ class ExportRun:
         return manifest
 
     def _build_graphs(self, exportable: ExportableExplainer) -> Iterator[tuple[str, Traceable]]:
-        spec = self.passport.input
+        spec = self.classifier_info.input
         yield "explainer", Traceable.for_images(exportable, exportable.outputs, spec)
         if isinstance(exportable, MaskGraph):
             classes = ClassesGraph(exportable.network)
@@ -161,13 +177,13 @@ class ExportRun:
             return
         network = self.explainer.network
         try:
-            read = build_predictor(network, self.passport, self.materials.classifier)
+            predictor = build_predictor(network, self.classifier_info, self.inputs.classifier)
         except ConfigError as error:
             if self.settings.combined:
                 raise
-            self.say(f"no combined graph: {error}")
+            self.report(f"no combined graph: {error}")
             return
-        combined = CombinedGraph(exportable, read)
+        combined = CombinedGraph(exportable, predictor)
         yield "combined", Traceable.for_images(combined, combined.outputs, spec)
 
     def _write_graph(self, graph: Traceable, path: Path) -> GraphCheck:
@@ -177,61 +193,61 @@ class ExportRun:
         )
 
     def _check_graph(self, name: str, run: GraphFn, graph: Traceable) -> GraphCheck:
-        """Compares with PyTorch, and tells the figure."""
-        classes = len(self.passport.classes)
-        asked = make_trials(graph.inputs[0].shape[1:], classes, self._real_images)
-        checked = check_outputs(
-            run, graph, make_class_trials(asked, classes) if graph.takes_one_image else asked
-        )
-        self.say(describe_difference(name, checked))
-        return checked
+        """Compare a graph with PyTorch, and report the difference."""
+        count = len(self.classifier_info.classes)
+        trials = make_trials(graph.inputs[0].shape[1:], count, self._real_images)
+        if graph.takes_one_image:
+            trials = make_class_trials(trials, count)
+        check = check_outputs(run, graph, trials)
+        self.report(describe_difference(name, check))
+        return check
 
     def _convert_graph(self, exact: Path, path: Path, graph: Traceable) -> Path:
-        shown = self._calibration
+        batches = self._calibration
         if graph.takes_one_image:
-            shown = [image for images in shown for image in torch.split(images, 1)]
-        return convert_graph(exact, self.settings.precision, path, shown)
+            batches = [image for images in batches for image in torch.split(images, 1)]
+        return convert_graph(exact, self.settings.precision, path, batches)
 
     def _write_program(self, path: Path) -> GraphFile:
         graph = self.graphs["explainer"]
         write_program(graph, path)
-        checked = self._check_graph(path.name, open_program(path, graph.outputs), graph)
-        return describe_graph(path, graph, checked, "fp32")
+        check = self._check_graph(path.name, open_program(path, graph.outputs), graph)
+        return describe_graph(path, graph, check, "fp32")
 
     def _measure_loss(self, role: str, exact: Path, exported: Path) -> PrecisionLoss | None:
-        shown = self._select_images(self.materials.images)
-        if self.settings.precision == "fp32" or shown is None:
+        images = self._select_images(self.inputs.images)
+        if self.settings.precision == "fp32" or images is None:
             return None
-        loss = measure_precision_loss(exact, exported, shown, self.passport)
+        loss = measure_precision_loss(exact, exported, images, self.classifier_info)
         classifier = self._classifier
         if role == "explainer" and classifier is None:
-            self.say("yardstick not measured: it asks the classifier; give --classifier")
+            self.report("quality not measured: the metrics need the classifier; give --classifier")
         elif role == "explainer" and classifier is not None:
-            kind: MapScale = "mask" if self.explainer.makes_masks else "map"
-            scores = measure_quality(classifier, shown, (exact, exported), kind)
+            scale: MapScale = "mask" if self.explainer.makes_masks else "map"
+            scores = measure_quality(classifier, images, (exact, exported), scale)
             loss = loss.model_copy(update={"scores": scores})
         for line in describe_loss(exported.name, self.settings.precision, loss):
-            self.say(line)
+            self.report(line)
         return loss
 
     @cached_property
     def _real_images(self) -> Tensor | None:
-        """Some images to check with."""
-        shown = self._select_images(self.materials.images)
-        return None if shown is None else next(shown.iterate_batches(self.passport))
+        """The first batch of the images."""
+        images = self._select_images(self.inputs.images)
+        return None if images is None else next(images.iterate_batches(self.classifier_info))
 
     @cached_property
     def _calibration(self) -> list[Tensor]:
-        calibration = self._select_images(self.materials.calibration, MAX_CALIBRATION_IMAGES)
+        calibration = self._select_images(self.inputs.calibration, MAX_CALIBRATION_IMAGES)
         if calibration is None or self.settings.precision != "int8-static":
             return []
-        return list(calibration.iterate_batches(self.passport))
+        return list(calibration.iterate_batches(self.classifier_info))
 
     @property
     def _classifier(self) -> Classifier | None:
-        """The explained one, wherever it comes from."""
-        own = find_explained_classifier(self.explainer.network, self.passport)
-        return self.materials.classifier or own
+        """The explained classifier, which the caller gave or the explainer holds."""
+        own = find_explained_classifier(self.explainer.network, self.classifier_info)
+        return self.inputs.classifier or own
 
     def _select_images(
         self, source: ImageSource | None, limit: int | None = None

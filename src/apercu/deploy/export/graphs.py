@@ -1,4 +1,4 @@
-"""What an exported graph computes: images and targets → maps, and the prediction where wanted."""
+"""What exported graphs compute: maps from images and targets, and the prediction in some."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from apercu.networks.graph_encoder import EncoderWithHead, GraphEncoder
 from apercu.types import Images, Logits, Targets
 
 TOP = -1
-"""The target that stands for the class seen most."""
+"""The target that stands for the class predicted most."""
 
 
 class ExportableExplainer(nn.Module, ABC):
-    """Images in [0, 1] and one target per image → maps, all of it fit to be traced.
+    """A module that can be traced: maps from images in [0, 1] and one target per image.
 
     Attributes:
-        outputs: names of what it returns.
+        outputs: the names of its outputs.
         network: the trained network.
     """
 
@@ -49,19 +49,22 @@ class ExportableExplainer(nn.Module, ABC):
     def explain(
         self, images: Images, features: list[Tensor], logits: Logits, targets: Targets
     ) -> tuple[Tensor, ...]:
-        """The outputs.
+        """Compute the outputs.
 
         Args:
-            images: in [0, 1].
-            features: what the encoder makes of them.
-            answers: how strongly each class is seen.
-            targets: class indices; below 0 the class seen most.
+            images: images in [0, 1].
+            features: the feature maps of the encoder.
+            logits: the logits of all classes.
+            targets: class indices; an index below 0 stands for the class predicted most.
+
+        Returns:
+            One tensor for each of `outputs`.
         """
 
 
 @final
 class MaskGraph(ExportableExplainer):
-    """`MaskExplainer.attribute`."""
+    """The graph of `MaskExplainer.attribute`."""
 
     outputs = ("maps",)
 
@@ -72,14 +75,14 @@ class MaskGraph(ExportableExplainer):
     def explain(
         self, images: Images, features: list[Tensor], logits: Logits, targets: Targets
     ) -> tuple[Tensor, ...]:
-        asked = torch.where(targets < 0, logits.argmax(1), targets)
-        log_odds = self.network.decode(features, asked)
+        indices = torch.where(targets < 0, logits.argmax(1), targets)
+        log_odds = self.network.decode(features, indices)
         return (enlarge(log_odds, images.shape[-2:]).sigmoid(),)
 
 
 @final
 class ClassesGraph(nn.Module):
-    """`MaskExplainer.attribute_classes` of one image: encoded once, decoded for many targets."""
+    """The graph of `MaskExplainer.attribute_classes` for one image and many targets."""
 
     outputs = ("maps",)
 
@@ -96,7 +99,7 @@ class ClassesGraph(nn.Module):
 
 @final
 class CounterpartGraph(ExportableExplainer):
-    """`CounterpartExplainer.attribute`, and the two images that its maps are the difference of."""
+    """The graph of `CounterpartExplainer.attribute`, with both images whose difference it is."""
 
     outputs = ("maps", "stable", "adversarial")
 
@@ -108,22 +111,22 @@ class CounterpartGraph(ExportableExplainer):
     def explain(
         self, images: Images, features: list[Tensor], logits: Logits, targets: Targets
     ) -> tuple[Tensor, ...]:
-        seen = logits.argmax(1)
-        wanted = torch.where((targets < 0) | (targets == seen), runner_up(logits, seen), targets)
-        pair = self.network.generate(images, features, seen, wanted)
-        stable = self.objective.select_stable(
-            CounterpartBatch(images, seen, wanted), pair, self.network
-        )
+        predicted = logits.argmax(1)
+        unset = (targets < 0) | (targets == predicted)
+        others = torch.where(unset, runner_up(logits, predicted), targets)
+        pair = self.network.generate(images, features, predicted, others)
+        batch = CounterpartBatch(images, predicted, others)
+        stable = self.objective.select_stable(batch, pair, self.network)
         return (pair.adversarial - stable).abs().mean(1), stable, pair.adversarial
 
 
 @final
 class CombinedGraph(nn.Module):
-    """Prediction and maps in one graph; the class seen most is the classifier's own.
+    """Prediction and maps in one graph; the classifier itself predicts.
 
     Args:
-        explaining: makes the maps.
-        read: the classifier's logits, and the encoder's feature maps.
+        explainer: computes the maps.
+        predictor: computes the classifier's logits and the encoder's feature maps.
     """
 
     def __init__(self, explainer: ExportableExplainer, predictor: nn.Module) -> None:
@@ -138,10 +141,10 @@ class CombinedGraph(nn.Module):
 
 
 def build_graph(explainer: TrainedExplainer) -> ExportableExplainer:  # type: ignore[type-arg]
-    """The graph of a trained explainer.
+    """Return the graph of a trained explainer.
 
     Raises:
-        ConfigError: it is of a kind that searches for each image, so that there is no graph.
+        ConfigError: the explainer searches for each image, so that there is no graph.
     """
     if explainer.kind == MaskExplainer.kind:
         return MaskGraph(explainer.network).eval()
@@ -155,41 +158,43 @@ def build_graph(explainer: TrainedExplainer) -> ExportableExplainer:  # type: ig
 
 @final
 class SeparatePredictor(nn.Module):
-    """A classifier and another network's encoder, a pass of each.
+    """A classifier and another network's encoder; each makes a pass.
 
     Args:
-        classifier: one whose layers can be exported.
-        network: the explainer's.
+        classifier: a classifier whose layers can be exported.
+        network: the explainer's network.
     """
 
     def __init__(self, classifier: Classifier, network: GatedNetwork) -> None:
         super().__init__()
-        self.classifier = [classifier]  # in a list: its door is no part of this module
+        self.classifier = [classifier]  # in a list, since it is no submodule
         self.module = classifier.module
         self.network = network
 
     def forward(self, images: Images) -> tuple[Logits, list[Tensor]]:
-        """Logits, and what the encoder gives."""
+        """Return the logits and the feature maps of the encoder."""
         classifier = self.classifier[0]
-        answer: Any = classifier.network.forward(classifier.normalise(images))
-        return convert_to_logits_unchecked(answer, classifier.network.output), self.network.encode(
-            images
-        )
+        outputs: Any = classifier.network.forward(classifier.normalise(images))
+        logits = convert_to_logits_unchecked(outputs, classifier.network.output)
+        return logits, self.network.encode(images)
 
 
 def build_predictor(
     network: GatedNetwork, classifier_info: ClassifierInfo, classifier: Classifier | None
 ) -> nn.Module:
-    """Images → the explained classifier's logits and the explainer's feature maps.
+    """Return a module that computes the classifier's logits and the explainer's feature maps.
 
     Args:
-        network: the explainer's.
-        passport: says which classifier it explains.
-        classifier: that one; None where it is the explainer's own encoder.
+        network: the explainer's network.
+        classifier_info: the classifier that it explains.
+        classifier: the same classifier, opened; None where it is the explainer's own encoder.
+
+    Returns:
+        A module that can be traced.
 
     Raises:
-        ConfigError: the classifier is not known, or a black box that cannot be exported.
-        RunError: it is another than the explained one.
+        ConfigError: the classifier is missing, or a black box that cannot be exported.
+        RunError: the classifier is not the explained one.
     """
     encoder = network.encoder
     if isinstance(encoder, GraphEncoder) and (
@@ -213,7 +218,7 @@ def build_predictor(
 def find_explained_classifier(
     network: GatedNetwork, classifier_info: ClassifierInfo
 ) -> Classifier | None:
-    """The explained classifier, where the explainer carries it as its encoder."""
+    """Return the explained classifier if it is the encoder of the explainer, else None."""
     encoder = network.encoder
     if isinstance(encoder, GraphEncoder):
         own = encoder.classifier[0]

@@ -1,4 +1,4 @@
-"""`explainer.json`: what a runtime must know of the graphs beside it, and how they were checked."""
+"""`explainer.json`: what a runtime must know about an export, and how it was checked."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from apercu.explainers.base import TrainedExplainer
 
 MANIFEST = "explainer.json"
 VERSION: Final = 1
-"""Of the manifest; a runtime refuses others."""
+"""Version of the manifest; a runtime refuses others."""
 
 
 class _ManifestModel(BaseModel):
@@ -42,12 +42,12 @@ class GraphCheck:
 
 
 class ScorePair(_ManifestModel):
-    """One metric of the yardstick, of the exact and of the exported explainer.
+    """One metric of the exact and of the exported graph.
 
     Attributes:
-        exact: the float32 graph's mean.
-        exported: the exported one's.
-        n: images.
+        exact: the mean of the float32 graph.
+        exported: the mean of the exported graph.
+        n: the number of images.
     """
 
     exact: float
@@ -56,15 +56,15 @@ class ScorePair(_ManifestModel):
 
 
 class PrecisionLoss(_ManifestModel):
-    """What a lower precision costs.
+    """What a lower precision changes.
 
     Attributes:
-        images: what it was measured on.
-        n: how many images the first three are of.
-        mean_difference: mean absolute difference of the maps of the class seen most.
-        iou: of the regions at level 0.5; 1 where both are empty.
-        agreement: share of images whose class seen most stays, of a graph that predicts.
-        scores: of the yardstick, by metric; of the explainer alone.
+        images: the images that it was measured on.
+        n: the number of images behind the first three numbers.
+        mean_difference: the mean absolute difference of the maps of the class predicted most.
+        iou: the mean overlap of the regions at level 0.5; 1 where both are empty.
+        agreement: the fraction of images whose predicted class stays, of a graph that predicts.
+        scores: the metrics of both graphs, by name; of the explainer alone.
     """
 
     images: str
@@ -76,17 +76,17 @@ class PrecisionLoss(_ManifestModel):
 
 
 class GraphFile(_ManifestModel):
-    """One exported file.
+    """One exported file, as the manifest lists it.
 
     Attributes:
-        file: its name, relative to the manifest.
-        sha256: of its bytes.
-        precision: of its numbers.
-        outputs: names and shapes of what it answers, without the batch.
-        difference: the largest one from PyTorch, of the float32 graph that it was made from.
-        images: how many that was checked on.
-        jumps: numbers left out of that check, see `apercu.deploy.export.checks`.
-        loss: of a lower precision.
+        file: the name of the file, relative to the manifest.
+        sha256: the digest of its bytes.
+        precision: the precision of its numbers.
+        outputs: the names and shapes of its outputs, without the batch.
+        difference: the largest difference from PyTorch, of the float32 graph it was made from.
+        images: the number of images of that check.
+        jumps: the number of pixels left out of that check, see `GraphCheck`.
+        loss: what a lower precision changes.
     """
 
     file: str
@@ -100,14 +100,14 @@ class GraphFile(_ManifestModel):
 
 
 class InputFormat(_ManifestModel):
-    """How a picture becomes an input.
+    """How a picture becomes an input of the graphs.
 
     Attributes:
-        channels: of the images.
-        size: height and width.
-        fit: whole and squashed, bilinear with antialiasing.
-        range: `unit`, values in [0, 1]; or `counts`, any finite ones.
-        bands: names of the channels, where they have any.
+        channels: the number of channels.
+        size: the height and width.
+        fit: how it is resized: whole and squashed, bilinear with antialiasing.
+        range: `unit` for values in [0, 1]; `counts` for any finite values.
+        bands: the names of the channels, where they have any.
     """
 
     channels: int
@@ -118,20 +118,20 @@ class InputFormat(_ManifestModel):
 
 
 class Manifest(_ManifestModel):
-    """All of it.
+    """The content of `explainer.json`.
 
     Attributes:
-        version: of this format.
-        apercu: version that wrote it.
-        kind: of the explainer.
-        classifier: how the explained one was named.
-        fingerprint: of that classifier.
-        run: SHA-256 of the explainer's trained weights and settings.
+        version: the version of this format.
+        apercu: the version of apercu that wrote it.
+        kind: the kind of the explainer.
+        classifier: the SPEC of the explained classifier.
+        fingerprint: the fingerprint of that classifier.
+        run: a SHA-256 of the explainer's trained weights and settings.
         input: how a picture becomes an input.
-        classes: readable names.
+        classes: the names of the classes.
         identifiers: WordNet or other identifiers; the names where there are no others.
-        precision: of the graphs.
-        files: by role: `explainer`, `combined`, `classes`, `program`.
+        precision: the precision of the graphs.
+        files: the files by role: `explainer`, `combined`, `classes`, `program`.
     """
 
     version: Literal[1] = VERSION
@@ -148,10 +148,10 @@ class Manifest(_ManifestModel):
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of an export.
+    """Read the manifest of an export.
 
     Raises:
-        RunError: there is none, or it is damaged.
+        RunError: it is missing or damaged.
     """
     path = folder / MANIFEST
     try:
@@ -165,7 +165,7 @@ def read_manifest(folder: Path) -> Manifest:
 def describe_graph(
     path: Path, graph: Traceable, check: GraphCheck, precision: Precision
 ) -> GraphFile:
-    """An entry of the manifest."""
+    """Return the entry of a file in the manifest."""
     shapes = {name: tuple(values.shape[1:]) for name, values in graph(*graph.inputs).items()}
     return GraphFile(
         file=path.name,
@@ -181,25 +181,25 @@ def describe_graph(
 def build_manifest(
     explainer: TrainedExplainer[Any, Any], precision: Precision, files: dict[str, GraphFile]
 ) -> Manifest:
-    """The manifest of an explainer's files."""
-    passport, spec = explainer.classifier_info, explainer.classifier_info.input
+    """Return the manifest of an explainer's files."""
+    info, spec = explainer.classifier_info, explainer.classifier_info.input
     values = "counts" if spec.normalise else "unit"
     return Manifest(
         apercu=apercu.__version__,
         kind=explainer.settings.explainer,
-        classifier=passport.spec,
-        fingerprint=passport.fingerprint,
+        classifier=info.spec,
+        fingerprint=info.fingerprint,
         run=digest_run(explainer),
         input=InputFormat(channels=spec.channels, size=spec.size, range=values, bands=spec.bands),
-        classes=passport.classes,
-        identifiers=passport.identifiers,
+        classes=info.classes,
+        identifiers=info.identifiers,
         precision=precision,
         files=files,
     )
 
 
 def digest_run(explainer: TrainedExplainer[Any, Any]) -> str:
-    """SHA-256 over what was trained and how."""
+    """Return a SHA-256 over the trained weights and the settings."""
     sha = hashlib.sha256(explainer.settings.model_dump_json().encode())
     for name, weights in sorted(explainer.network.state_dict().items()):
         sha.update(name.encode() + weights.contiguous().cpu().numpy().tobytes())
@@ -207,13 +207,13 @@ def digest_run(explainer: TrainedExplainer[Any, Any]) -> str:
 
 
 def describe_difference(name: str, check: GraphCheck) -> str:
-    """The line that says how far a file is from PyTorch."""
+    """Return the line that says how far a file is from PyTorch."""
     jumps = f", {check.jumps} pixels on a jump left out" * bool(check.jumps)
     return f"{name}: at most {check.difference:.2g} from PyTorch on {check.images} images{jumps}"
 
 
 def describe_loss(name: str, precision: Precision, loss: PrecisionLoss) -> list[str]:
-    """The lines that say what a lower precision costs."""
+    """Return the lines that say what a lower precision changes."""
     agreement = "" if loss.agreement is None else f", {loss.agreement:.1%} keep their class"
     return [
         f"{name}: {precision} against fp32 on {loss.n} images: maps differ by "

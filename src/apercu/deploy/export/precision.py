@@ -1,4 +1,4 @@
-"""Graphs in fewer bits: half precision, and 8-bit integers."""
+"""Convert graphs to half precision or 8-bit integers."""
 
 from __future__ import annotations
 
@@ -16,16 +16,25 @@ from apercu.errors import ConfigError
 from apercu.io import write_file
 
 QUANTISED_OPERATORS = ["Conv", "Gemm"]
+WEIGHTED_OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+"""Operators that hold weights."""
+UNTYPED_OPERATORS = ("Cast", "CastLike", "Constant", "ConstantOfShape", "Range", "Shape", "Size")
+"""Operators that set the type of their output themselves."""
+FLOAT_INPUTS = {"Resize": (1, 2)}
+"""Indices of the inputs that must be float32, by operator."""
 
 
 def convert_graph(exact: Path, precision: Precision, path: Path, calibration: list[Tensor]) -> Path:
-    """Writes a graph of another precision.
+    """Write a graph in another precision.
 
     Args:
-        exact: the float32 graph.
-        precision: the other one.
-        path: of the new file.
-        shown: batches of images that `int8-static` learns the ranges of activations from.
+        exact: the path of the float32 graph.
+        precision: the precision of the new graph.
+        path: the path of the new file.
+        calibration: batches of images from which `int8-static` learns the ranges of activations.
+
+    Returns:
+        The path of the new file.
 
     Raises:
         ConfigError: onnxruntime cannot convert the graph.
@@ -35,14 +44,14 @@ def convert_graph(exact: Path, precision: Precision, path: Path, calibration: li
         return write_file(path, exact.read_bytes())
     try:
         with silence_exporter(), tempfile.TemporaryDirectory() as folder:
-            made = Path(folder) / path.name
+            converted = Path(folder) / path.name
             if precision == "fp16":
-                _write_half(exact, made)
+                _write_half(exact, converted)
             elif precision == "int8":
-                _write_dynamic_int8(exact, made)
+                _write_dynamic_int8(exact, converted)
             else:
-                _write_static_int8(exact, made, calibration)
-            return write_file(path, made.read_bytes())
+                _write_static_int8(exact, converted, calibration)
+            return write_file(path, converted.read_bytes())
     except (RuntimeError, ValueError, TypeError, KeyError, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise ConfigError(
@@ -61,7 +70,7 @@ def _write_half(exact: Path, path: Path) -> None:
 
 
 def _write_dynamic_int8(exact: Path, path: Path) -> None:
-    """8-bit weights; the range of activations is found anew for every image."""
+    """Write a graph with 8-bit weights, which finds the range of activations for every image."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     quantize_dynamic(
@@ -74,10 +83,10 @@ def _write_dynamic_int8(exact: Path, path: Path) -> None:
 
 
 def _write_static_int8(exact: Path, path: Path, batches: list[Tensor]) -> None:
-    """8-bit weights and activations between the first weights and the last.
+    """Write a graph with 8-bit weights and activations between its first and its last weights.
 
-    Their ranges are those seen in the images. All operators there are turned: one left out between
-    two costs time for its conversions, and loses more.
+    The ranges are those of the images. All operators there are converted, since one that is left
+    out between two others costs time for its conversions, and loses more.
     """
     import onnx
     from onnxruntime.quantization import (
@@ -103,61 +112,53 @@ def _write_static_int8(exact: Path, path: Path, batches: list[Tensor]) -> None:
 
 
 class _CalibrationReader:
-    """Hands calibration images to onnxruntime, one batch at a time."""
+    """Gives calibration images to onnxruntime, one batch at a time."""
 
     def __init__(self, batches: list[Tensor]) -> None:
-        self.left: Iterator[Tensor] = iter(batches)
+        self.batches: Iterator[Tensor] = iter(batches)
 
     def get_next(self) -> dict[str, Any] | None:
-        images = next(self.left, None)
+        images = next(self.batches, None)
         if images is None:
             return None
         targets = images.new_full((len(images),), -1).long()
         return dict(zip(INPUTS, (images.numpy(), targets.numpy()), strict=True))
 
 
-WEIGHTED_OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-"""Operators that hold weights."""
-UNTYPED_OPERATORS = ("Cast", "CastLike", "Constant", "ConstantOfShape", "Range", "Shape", "Size")
-"""Operators whose type is their own affair."""
-FLOAT_INPUTS = {"Resize": (1, 2)}
-"""Inputs that have to be float32, by operator."""
-
-
 def convert_to_half(model: Any) -> None:
-    """Turns the middle of a float32 graph into float16, in place.
+    """Convert the middle of a float32 graph to float16, in place.
 
-    What comes before the weights normalises, possibly counts beyond what 16 bits hold; what comes
-    after makes masks of log-odds, where 0.9999 and 1 are far apart. Both stay, as do the graph's
-    inputs and outputs.
+    The operators before the weights normalise, possibly counts beyond the range of 16 bits; those
+    after the weights make masks of log-odds, where 0.9999 and 1 are far apart. Both stay in
+    float32, as do the graph's inputs and outputs.
 
     Args:
-        model: with the types of its tensors inferred.
+        model: an ONNX model with inferred types of its tensors.
     """
     inner, graph = find_middle_nodes(model.graph), model.graph
-    turning = _CastTable(graph)
+    casts = _CastTable(graph)
     nodes = []
     for node in graph.node:
-        fixed = FLOAT_INPUTS.get(node.op_type, ())
-        for place, name in enumerate(node.input):
-            half = node.name in inner and place not in fixed
-            node.input[place] = turning.cast_to_half(name) if half else turning.cast_to_float(name)
-        nodes += [*turning.take_casts(), node]
+        floats = FLOAT_INPUTS.get(node.op_type, ())
+        for index, name in enumerate(node.input):
+            half = node.name in inner and index not in floats
+            node.input[index] = casts.cast_to_half(name) if half else casts.cast_to_float(name)
+        nodes += [*casts.take_casts(), node]
         if node.name in inner:
-            turning.halves += [name for name in node.output if name in turning.floats]
+            casts.halves += [name for name in node.output if name in casts.floats]
     for output in graph.output:
-        if output.name in turning.halves:
+        if output.name in casts.halves:
             raise ValueError(f"{output.name} comes straight from weights")
     del graph.value_info[:], graph.node[:]
     graph.node.extend(nodes)
-    unused = set(turning.weights).difference(*(node.input for node in nodes))
+    unused = set(casts.weights).difference(*(node.input for node in nodes))
     kept = [weights for weights in graph.initializer if weights.name not in unused]
     del graph.initializer[:]
     graph.initializer.extend(kept)
 
 
 class _CastTable:
-    """Which tensors are float32 or float16, and the casts between them."""
+    """Knows which tensors are float32 or float16, and makes the casts between them."""
 
     def __init__(self, graph: Any) -> None:
         from onnx import TensorProto
@@ -165,79 +166,79 @@ class _CastTable:
         self.graph = graph
         described = [*graph.input, *graph.output, *graph.value_info]
         single = TensorProto.FLOAT
-        types = {one.name: one.type.tensor_type.elem_type for one in described}
+        types = {value.name: value.type.tensor_type.elem_type for value in described}
         self.weights = {w.name: w for w in graph.initializer if w.data_type == single}
         self.floats = {n for n, kind in types.items() if kind == single} | set(self.weights)
         self.halves: list[str] = []
-        self._known: set[str] = set()
+        self._cast_names: set[str] = set()
         self._casts: list[Any] = []
 
     def cast_to_half(self, name: str) -> str:
-        """The name of a tensor in half precision."""
+        """Return the name of a tensor in half precision."""
         if name not in self.floats or name in self.halves:
             return name
         if name not in self.weights:
             return self._add_cast(name, f"{name}_half")
-        if (half := f"{name}_half") not in self._known:
+        if (half := f"{name}_half") not in self._cast_names:
             from onnx import numpy_helper
 
             values = numpy_helper.to_array(self.weights[name])
             limits = np.finfo(np.float16)
             values = values.clip(limits.min, limits.max).astype(np.float16)
             self.graph.initializer.append(numpy_helper.from_array(values, half))
-            self._known.add(half)
+            self._cast_names.add(half)
         return half
 
     def cast_to_float(self, name: str) -> str:
-        """The name of a tensor in single precision."""
+        """Return the name of a tensor in single precision."""
         return self._add_cast(name, f"{name}_single") if name in self.halves else name
 
     def take_casts(self) -> list[Any]:
-        """The casts that are needed now."""
+        """Return the casts that were added since the last call."""
         casts, self._casts = self._casts, []
         return casts
 
     def _add_cast(self, name: str, to: str) -> str:
         from onnx import TensorProto, helper
 
-        if to not in self._known:
+        if to not in self._cast_names:
             kind = TensorProto.FLOAT16 if to.endswith("_half") else TensorProto.FLOAT
             self._casts.append(helper.make_node("Cast", [name], [to], name=f"cast_{to}", to=kind))
-            self._known.add(to)
+            self._cast_names.add(to)
         return to
 
 
 def find_middle_nodes(graph: Any) -> set[str]:
-    """Names of the nodes that come after some weights and before some others, or hold them."""
-    weights, below = _find_weights(graph)
-    weighed = {
+    """Return the names of the nodes that hold weights or lie between nodes that do."""
+    weights, after_weights = _find_weights(graph)
+    weighted = {
         node.name
         for node in graph.node
         if node.op_type in WEIGHTED_OPERATORS and weights & set(node.input)
     }
     after: set[str] = set()
     for node in graph.node:
-        if node.name in weighed or after & set(node.input):
+        if node.name in weighted or after & set(node.input):
             after |= set(node.output)
-            below.add(node.name)
+            after_weights.add(node.name)
     before: set[str] = set()
-    found: set[str] = set()
+    middle: set[str] = set()
     for node in reversed(graph.node):
-        if node.name in weighed or before & set(node.output):
+        if node.name in weighted or before & set(node.output):
             before |= set(node.input)
-            if node.name in below and node.op_type not in UNTYPED_OPERATORS:
-                found.add(node.name)
-    return found
+            if node.name in after_weights and node.op_type not in UNTYPED_OPERATORS:
+                middle.add(node.name)
+    return middle
 
 
 def _find_weights(graph: Any) -> tuple[set[str], set[str]]:
-    """Names of all weights, also of those that are turned first, and of the nodes that do so."""
-    known = {one.name for one in graph.initializer}
-    weights = {one.name for one in graph.initializer if len(one.dims) > 1}
-    turning = set()
+    """Return the names of all weights, also computed ones, and of the nodes that compute them."""
+    constants = {value.name for value in graph.initializer}
+    weights = {value.name for value in graph.initializer if len(value.dims) > 1}
+    nodes = set()
     for node in graph.node:
-        if weights & set(node.input) and known.issuperset(node.input):
-            known |= set(node.output)
+        if weights & set(node.input) and constants.issuperset(node.input):
+            constants |= set(node.output)
             weights |= set(node.output)
-            turning.add(node.name)
-    return weights, turning
+            nodes.add(node.name)
+    return weights, nodes

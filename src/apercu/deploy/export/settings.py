@@ -1,4 +1,4 @@
-"""What an export is asked for."""
+"""Settings of an export, and the classifier and images that it may use."""
 
 from __future__ import annotations
 
@@ -17,17 +17,23 @@ Format: TypeAlias = Literal["onnx", "torch", "triton", "kserve"]
 Precision: TypeAlias = Literal["fp32", "fp16", "int8", "int8-static"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+BATCH_SIZE = 8
+_INSPECTED_IMAGES = 16
+"""Number of images that are inspected for boxes."""
 
-W = TypeVar("W", bound=str)
+ChoiceT = TypeVar("ChoiceT", bound=str)
 
 
 @dataclass(frozen=True)
 class ExportSettings:
-    """Typed settings, checked when they are made.
+    """Settings of an export.
 
-    `onnx` is always written; `kserve` needs `triton`, which is then written too. `precision` is
-    that of the ONNX graphs. `combined` None writes the graph with the prediction where that is
-    possible, True insists on it.
+    Attributes:
+        formats: what is written; `onnx` always is, and `kserve` implies `triton`.
+        precision: the precision of the ONNX graphs.
+        combined: whether a graph with the prediction is written; None for where it is possible.
+        limit: the number of images that are measured on, drawn at random; None for all.
+        seed: the seed of the draw.
 
     Raises:
         ConfigError: a format or precision is unknown.
@@ -40,8 +46,8 @@ class ExportSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for word in self.formats:
-            check_choice(word, FORMATS, "format")
+        for name in self.formats:
+            check_choice(name, FORMATS, "format")
         check_choice(self.precision, PRECISIONS, "precision")
         if self.limit is not None and self.limit < 2:
             raise ConfigError(f"limit: expected at least 2 images, got {self.limit}")
@@ -52,33 +58,37 @@ class ExportSettings:
         return bool({"triton", "kserve"} & set(self.formats))
 
 
-def check_choice(value: str, choices: Sequence[W], name: str) -> W:
-    """The word as one of the known ones.
+def check_choice(value: str, choices: Sequence[ChoiceT], name: str) -> ChoiceT:
+    """Check that a value is one of several choices, and return it with their type.
+
+    Args:
+        value: the value.
+        choices: the valid values.
+        name: the name of the setting, for the error.
+
+    Returns:
+        The same value.
 
     Raises:
-        ConfigError: it is none of them.
+        ConfigError: the value is not one of the choices.
     """
-    for one in choices:
-        if value == one:
-            return one
+    for choice in choices:
+        if value == choice:
+            return choice
     raise ConfigError(
-        f"{name}: expected one of {', '.join(choices)}, got {value}{suggest_nearest(value, choices)}"
+        f"{name}: expected one of {', '.join(choices)}, got {value}"
+        f"{suggest_nearest(value, choices)}"
     )
-
-
-BATCH_SIZE = 8
-_INSPECTED_IMAGES = 16
-"""Images that say whether a source knows boxes."""
 
 
 @dataclass(frozen=True)
 class ImageSubset:
-    """Images to measure on, or to learn ranges from.
+    """Some images of a source, drawn at random.
 
-    Args:
-        source: of the images.
-        limit: only so many, drawn at random; all where None.
-        seed: of that draw.
+    Attributes:
+        source: the source of the images.
+        limit: the number of images; None for all.
+        seed: the seed of the draw.
     """
 
     source: ImageSource
@@ -86,18 +96,18 @@ class ImageSubset:
     seed: int
 
     def iterate_batches(self, classifier_info: ClassifierInfo) -> Iterator[Images]:
-        """The images as the explainer takes them; those that cannot be read are left out.
+        """Yield prepared images in batches; images that cannot be read are left out.
 
         Raises:
-            ImageError: none can be read.
+            ImageError: no image can be read.
         """
-        chosen = split_indices(len(self.source), self.limit, self.seed, halves=False)[1]
+        indices = split_indices(len(self.source), self.limit, self.seed, halves=False)[1]
         unread: list[ImageError] = []
-        found = batches(
-            self.source, classifier_info.prepare, BATCH_SIZE, indices=chosen, skip=unread.append
+        loaded = batches(
+            self.source, classifier_info.prepare, BATCH_SIZE, indices=indices, skip=unread.append
         )
         count = 0
-        for batch in found:
+        for batch in loaded:
             count += 1
             yield batch.images
         if not count:
@@ -112,12 +122,12 @@ class ImageSubset:
 
 @dataclass(frozen=True)
 class ExportInputs:
-    """What an export may use besides the run.
+    """What an export may use besides the explainer.
 
     Attributes:
-        classifier: the explained one; the explainer's own encoder may stand in for it.
-        images: to check and to measure on.
-        calibration: to learn the ranges of activations from.
+        classifier: the explained classifier, where the explainer does not hold it.
+        images: the images that graphs are checked and measured on.
+        calibration: the images from which the ranges of activations are learnt.
     """
 
     classifier: Classifier | None = None

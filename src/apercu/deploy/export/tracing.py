@@ -1,4 +1,4 @@
-"""From a traceable module to an ONNX graph, and a session that runs it."""
+"""Trace a module into an ONNX graph or an exported program, and run either."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from apercu.classifiers import InputSpec
 from apercu.classifiers.sources.archive import copy_checked_archive
 from apercu.errors import ConfigError
+from apercu.extras import require_extra
 from apercu.io import write_file
 
 GraphFn: TypeAlias = Callable[[Tensor, Tensor], dict[str, Tensor]]
 """A function from images and targets to the outputs of a graph, by name."""
 INPUTS = ("images", "targets")
 _SAMPLE_SIZE = 2
-"""Images that a graph is traced with: one would be taken for a constant."""
+"""Number of images that a graph is traced with; a single one would be taken for a constant."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,10 +32,10 @@ class Traceable:
     """A module that is ready to be traced.
 
     Attributes:
-        graph: images, targets → the outputs.
-        outputs: their names.
-        inputs: samples of both.
-        shapes: which of their axes may have any length, and what that is called.
+        module: computes the outputs from images and targets.
+        outputs: the names of the outputs.
+        inputs: sample images and targets.
+        dynamic_axes: the axes of images and targets that may have any length, with their names.
     """
 
     module: nn.Module
@@ -44,7 +45,7 @@ class Traceable:
 
     @classmethod
     def for_images(cls, module: nn.Module, outputs: Sequence[str], spec: InputSpec) -> Traceable:
-        """A graph that takes any number of images, and a target for each."""
+        """Return a module that takes any number of images, and a target for each."""
         images = torch.rand(_SAMPLE_SIZE, spec.channels, *spec.size, generator=_make_generator())
         batch = torch.export.Dim("batch", min=1)
         inputs = images, torch.arange(_SAMPLE_SIZE) - 1
@@ -52,7 +53,7 @@ class Traceable:
 
     @classmethod
     def for_classes(cls, module: nn.Module, outputs: Sequence[str], spec: InputSpec) -> Traceable:
-        """A graph that takes one image, and any number of targets for it."""
+        """Return a module that takes one image, and any number of targets for it."""
         images = torch.rand(1, spec.channels, *spec.size, generator=_make_generator())
         classes = torch.export.Dim("classes", min=1)
         inputs = images, torch.arange(_SAMPLE_SIZE) - 1
@@ -60,23 +61,23 @@ class Traceable:
 
     @property
     def takes_one_image(self) -> bool:
-        """Whether it takes one image at a time."""
+        """Whether the module takes one image at a time."""
         return not self.dynamic_axes[0]
 
     @torch.inference_mode()
     def __call__(self, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """What PyTorch answers, by name."""
+        """Compute the outputs with PyTorch, by name."""
         return dict(zip(self.outputs, self.module(images, targets), strict=True))
 
 
 def write_onnx(traceable: Traceable, path: Path) -> Path:
-    """Traces a module and writes it as an ONNX file.
+    """Trace a module and write it as an ONNX file.
 
     Raises:
         ConfigError: the module cannot be traced, or a package of the extra `export` is missing.
         OutputError: the file cannot be written.
     """
-    need_onnx()
+    require_extra("export", "export")
     try:
         with torch.no_grad(), silence_exporter():
             program = torch.onnx.export(
@@ -97,15 +98,21 @@ def write_onnx(traceable: Traceable, path: Path) -> Path:
 
 
 def open_session(path: Path, threads: int | None = None, *, spin: bool = True) -> Any:
-    """An ONNX Runtime session on the CPU.
+    """Open an ONNX Runtime session on the CPU.
 
     Args:
-        path: of the graph.
-        threads: how many compute; torch's number where None.
-        spin: whether threads wait awake for each other; other work on the same cores wants False.
-            Between two runs they sleep.
+        path: the path of the graph.
+        threads: the number of threads that compute; None for torch's number.
+        spin: whether threads wait for each other without sleeping; False leaves the cores to other
+            work. Between two runs they sleep.
+
+    Returns:
+        An `onnxruntime.InferenceSession`.
+
+    Raises:
+        MissingExtraError: ONNX Runtime is not installed.
     """
-    need_onnx()
+    require_extra("export", "export", "onnxruntime")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -118,28 +125,15 @@ def open_session(path: Path, threads: int | None = None, *, spin: bool = True) -
 
 
 def run_session(session: Any, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
-    """What a session answers, by name."""
+    """Run a session, and return its outputs by name."""
     names = [output.name for output in session.get_outputs()]
-    given = (images.float().contiguous().numpy(), targets.numpy())
-    found = session.run(names, dict(zip(INPUTS, given, strict=True)))
-    return {name: torch.from_numpy(values) for name, values in zip(names, found, strict=True)}
-
-
-def need_onnx() -> None:
-    """Raises ConfigError where the packages of the extra `export` are missing."""
-    try:
-        import onnx
-        import onnxruntime
-        import onnxscript
-    except ImportError as error:
-        raise ConfigError(
-            f"export: ONNX needs {error.name}; pip install 'apercu[export]'"
-        ) from None
-    del onnx, onnxruntime, onnxscript
+    inputs = (images.float().contiguous().numpy(), targets.numpy())
+    outputs = session.run(names, dict(zip(INPUTS, inputs, strict=True)))
+    return {name: torch.from_numpy(values) for name, values in zip(names, outputs, strict=True)}
 
 
 def describe_trace_failure(error: Exception) -> ConfigError:
-    """What is said where a network cannot be traced."""
+    """Return the error for a network that cannot be traced."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     reason = lines[0][:200] if lines else type(error).__name__
     return ConfigError(
@@ -150,7 +144,7 @@ def describe_trace_failure(error: Exception) -> ConfigError:
 
 @contextmanager
 def silence_exporter() -> Iterator[None]:
-    """Keeps the exporter's remarks back."""
+    """Silence the warnings and the log of the exporter."""
     loggers = [logging.getLogger(name) for name in (None, "torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     try:
@@ -165,14 +159,14 @@ def silence_exporter() -> Iterator[None]:
 
 
 def _check_axes(model: Any, traceable: Traceable) -> None:
-    """Raises ConfigError where an axis has been fixed to the sample's length."""
-    for value, free in zip(model.graph.input, traceable.dynamic_axes, strict=True):
-        if free and not value.type.tensor_type.shape.dim[0].dim_param:
+    """Raise ConfigError if an axis was fixed to the length of the sample."""
+    for value, axes in zip(model.graph.input, traceable.dynamic_axes, strict=True):
+        if axes and not value.type.tensor_type.shape.dim[0].dim_param:
             raise describe_trace_failure(ValueError(f"it takes {_SAMPLE_SIZE} {value.name} only"))
 
 
 def _strip_debug_info(model: Any) -> None:
-    """Takes out where in the source each node came from, and shapes that a reader infers."""
+    """Remove the source location of each node, and shapes that a reader infers."""
     del model.graph.value_info[:]
     for node in model.graph.node:
         del node.metadata_props[:]
@@ -184,7 +178,7 @@ def _make_generator() -> torch.Generator:
 
 
 def write_program(traceable: Traceable, path: Path) -> Path:
-    """Traces a module and writes it as a `.pt2` file; see `write_onnx`.
+    """Trace a module and write it as a `.pt2` file; see `write_onnx`.
 
     Raises:
         ConfigError: the module cannot be traced.
@@ -196,7 +190,7 @@ def write_program(traceable: Traceable, path: Path) -> Path:
             program = torch.export.export(
                 traceable.module, traceable.inputs, dynamic_shapes=traceable.dynamic_axes
             )
-            for node in program.graph.nodes:  # where in the source it came from
+            for node in program.graph.nodes:  # the source location
                 node.meta.pop("stack_trace", None)
             torch.export.save(program, buffer)
     except Exception as error:
@@ -205,7 +199,14 @@ def write_program(traceable: Traceable, path: Path) -> Path:
 
 
 def open_program(path: Path, names: Sequence[str]) -> GraphFn:
-    """What a program answers, by name, once its archive was found free of foreign calls.
+    """Open an exported program, once its archive was checked for foreign calls.
+
+    Args:
+        path: the path of the `.pt2` file.
+        names: the names of its outputs.
+
+    Returns:
+        A function from images and targets to the outputs, by name.
 
     Raises:
         ClassifierError: loading it could run code.
@@ -213,8 +214,8 @@ def open_program(path: Path, names: Sequence[str]) -> GraphFn:
     with silence_exporter():
         module = torch.export.load(copy_checked_archive(path)).module(check_guards=False)
 
-    def answering(images: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    def run_program(images: Tensor, targets: Tensor) -> dict[str, Tensor]:
         with torch.inference_mode():
             return dict(zip(names, module(images, targets), strict=True))
 
-    return answering
+    return run_program

@@ -13,19 +13,19 @@ from apercu.io import write_file
 
 REPOSITORY, SERVICE = "triton", "kserve.yaml"
 MODEL_ROLES = ("explainer", "combined")
-"""Graphs that take batches, each a model of the repository."""
+"""Graphs that take batches; each is a model of the repository."""
 MAX_BATCH = 32
 MAX_QUEUE_DELAY = 2000
-"""Microseconds that a request waits for others to be answered with it."""
+"""Microseconds that a request waits for others that join its batch."""
 
 
 def write_repository(manifest: Manifest, out: Path, *, service: bool) -> None:
-    """Writes `triton/MODEL/config.pbtxt` and `triton/MODEL/1/model.onnx`, and `kserve.yaml`.
+    """Write `triton/MODEL/config.pbtxt` and `triton/MODEL/1/model.onnx`, and `kserve.yaml`.
 
     Args:
-        manifest: of the graphs that lie in `out`.
+        manifest: the manifest of the graphs in `out`.
         out: the folder of the export.
-        service: whether the KServe manifest is wanted.
+        service: whether the KServe manifest is written.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -40,7 +40,7 @@ def write_repository(manifest: Manifest, out: Path, *, service: bool) -> None:
 
 
 def format_model_config(name: str, graph: GraphFile, manifest: Manifest) -> str:
-    """`config.pbtxt` of one graph; the batch is Triton's own first axis."""
+    """Return the `config.pbtxt` of one graph; the batch is Triton's own first axis."""
     images = (manifest.input.channels, *manifest.input.size)
     lines = [
         f'name: "{name}"',
@@ -59,16 +59,16 @@ def format_model_config(name: str, graph: GraphFile, manifest: Manifest) -> str:
 
 
 def _format_tensor(name: str, kind: str, dims: Sequence[int]) -> str:
-    """One input or output; a number per image is sent as a list of one."""
+    """Return the lines of one input or output; a number per image is sent as a list of one."""
     shape = ", ".join(map(str, dims)) or "1"
     reshape = "" if dims else " reshape { shape: [ ] }"
     return f'  {{ name: "{name}" data_type: {kind} dims: [ {shape} ]{reshape} }}'
 
 
 def format_service_manifest(name: str) -> str:
-    """An `InferenceService` that runs Triton on the repository.
+    """Return an `InferenceService` that runs Triton on the repository.
 
-    `storageUri` is where a cluster finds the folder `triton`; it is the one line to be set.
+    `storageUri` says where a cluster finds the folder `triton`; it is the one line to be set.
     """
     resources: Mapping[str, str] = {"cpu": "2", "memory": "2Gi"}
     content = {
@@ -90,9 +90,9 @@ def format_service_manifest(name: str) -> str:
 
 
 def make_service_name(name: str) -> str:
-    """A name as Kubernetes takes it: lower case, digits and dashes, at most 63 letters.
+    """Return a name that Kubernetes accepts: lower case, digits and dashes, at most 63 characters.
 
-    >>> service_name("Mobile_Net v2.")
+    >>> make_service_name("Mobile_Net v2.")
     'mobile-net-v2'
     """
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:63].rstrip("-") or "apercu"

@@ -1,4 +1,4 @@
-"""What explains and predicts, whoever computes it."""
+"""The interface of engines that explain and predict, and what they return."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from apercu.types import Images, Logits, Maps, Picture, Scores, Targets
 
 @dataclass(frozen=True, eq=False)
 class ExplainedBatch:
-    """Of a batch of images, on the CPU.
+    """The explanations of a batch of images, on the CPU.
 
     Attributes:
-        maps: masks in [0, 1], at the size of the images.
+        maps: masks in [0, 1] at the size of the images, `batch × height × width`.
         targets: the class of each map.
-        probabilities: of all classes.
+        probabilities: the probabilities of all classes, `batch × classes`.
     """
 
     maps: Maps
@@ -31,20 +31,20 @@ class ExplainedBatch:
 
     @property
     def target_probabilities(self) -> Scores:
-        """Probability of the class of each map."""
+        """The probability of the class of each map."""
         return self.probabilities.gather(1, self.targets[:, None])[:, 0]
 
 
 class ExplainerInfo(BaseModel):
-    """Who explains.
+    """What identifies an explainer in records and responses.
 
     Attributes:
-        runtime: PyTorch, or ONNX Runtime.
-        run: SHA-256 of what was trained and how, or of the exported graph.
-        classifier: how the explained one was named.
-        fingerprint: of that classifier.
-        read_by: who says which class is seen, and how probable it is.
-        precision: of the numbers.
+        runtime: `torch` or `onnxruntime`.
+        run: a SHA-256 of the trained weights and the settings, or of the exported graph.
+        classifier: the SPEC of the explained classifier.
+        fingerprint: the fingerprint of that classifier.
+        read_by: what predicts the classes, `classifier` or `explainer`.
+        precision: the precision of the numbers.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -61,9 +61,9 @@ class InferenceEngine(ABC):
     """A mask explainer that also predicts.
 
     Attributes:
-        about: who explains.
-        input: what its images look like.
-        names: of the classes.
+        info: what identifies the explainer.
+        input: the size, channels and range of its images.
+        names: the names of the classes.
     """
 
     info: ExplainerInfo
@@ -71,10 +71,10 @@ class InferenceEngine(ABC):
     names: ClassNames
 
     def prepare(self, picture: Picture) -> Float[Tensor, "channels rows columns"]:
-        """A picture of any size as the engine takes it: whole, squashed.
+        """Prepare a picture of any size for the engine: whole, squashed.
 
         Raises:
-            ImageError: it has other channels, or raw counts that nothing says how to stretch.
+            ImageError: the picture has other channels, or raw counts and no stretch is known.
         """
         return prepare_image(picture, self.input)
 
@@ -82,30 +82,40 @@ class InferenceEngine(ABC):
     def predict_logits(
         self, images: Images, targets: Targets | None = None
     ) -> tuple[Logits, list[Tensor]]:
-        """How strongly each class is seen in prepared images, and what `masks` needs of them; each
-        by itself, along the first axis.
+        """Compute the logits of prepared images, and the features that `compute_masks` needs.
 
         Args:
-            images: on the CPU.
-            first: a class of each that `masks` will surely be asked about; `TOP` the one seen most.
+            images: prepared images on the CPU.
+            targets: a class of each image whose mask will be needed; `TOP` or None stands for the
+                class predicted most.
+
+        Returns:
+            The logits, `batch × classes`, and features whose first axis is the batch.
         """
 
     @abstractmethod
     def compute_masks(
         self, features: list[Tensor], targets: Int[Tensor, "batch classes"]
     ) -> Float[Tensor, "batch classes height width"]:
-        """Masks in [0, 1] of several classes per image.
+        """Compute masks of several classes per image.
 
         Args:
-            found: by `read`.
-            targets: class indices.
+            features: the features that `predict_logits` returned.
+            targets: class indices, `batch × classes`.
+
+        Returns:
+            Masks in [0, 1], `batch × classes × height × width`.
         """
 
     @abstractmethod
     def __call__(self, images: Images, target: int = TOP) -> ExplainedBatch:
-        """Explains prepared images.
+        """Explain prepared images.
 
         Args:
-            images: on the CPU.
-            target: index of the class to look for; `TOP` is the one seen most in each image.
+            images: prepared images on the CPU.
+            target: the index of the class to explain; `TOP` stands for the class predicted most in
+                each image.
+
+        Returns:
+            The masks, their classes, and the probabilities.
         """

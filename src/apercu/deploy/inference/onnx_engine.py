@@ -32,12 +32,12 @@ GRAPH_ROLES = {
 @final
 @dataclass(frozen=True, eq=False)
 class OnnxEngine(InferenceEngine):
-    """A graph that predicts and explains at once, on the CPU, and one for further classes.
+    """A graph that predicts and explains at once, on the CPU, and a graph for further classes.
 
     Attributes:
-        running: a session of ONNX Runtime.
-        several: opens the session of the other graph, the first time that it is needed; raises
-            RunError where that is damaged.
+        session: an ONNX Runtime session of the graph that predicts.
+        open_classes_session: opens the session of the other graph when it is first needed; raises
+            RunError if that graph is damaged.
     """
 
     session: Any
@@ -45,21 +45,24 @@ class OnnxEngine(InferenceEngine):
 
     @classmethod
     def from_export(cls, folder: Path, *, spin: bool = True) -> OnnxEngine:
-        """That of a folder that `apercu export` wrote.
+        """Open a folder that `apercu export` wrote.
 
         Args:
-            folder: with the manifest.
-            spin: whether threads wait awake for each other.
+            folder: the folder with the manifest.
+            spin: whether threads wait for each other without sleeping.
+
+        Returns:
+            The engine.
 
         Raises:
-            RunError: the folder is damaged, holds no masks, or no graph that predicts.
-            ConfigError: ONNX Runtime is not installed.
+            RunError: the folder is damaged, or has no masks or no graph that predicts.
+            MissingExtraError: ONNX Runtime is not installed.
         """
         manifest = read_manifest(folder)
         if manifest.kind != "mask":
             raise RunError(f"{folder}: expected an export of masks, got one of {manifest.kind}s")
         path = _find_graph(folder, manifest, COMBINED)
-        about = ExplainerInfo(
+        info = ExplainerInfo(
             runtime="onnxruntime",
             run=manifest.files[COMBINED].sha256,
             classifier=manifest.classifier,
@@ -70,47 +73,46 @@ class OnnxEngine(InferenceEngine):
         names = ClassNames(manifest.classes, manifest.identifiers)
 
         @cache
-        def several() -> Any:
+        def open_classes_session() -> Any:
             return open_session(_find_graph(folder, manifest, CLASSES), spin=spin)
 
         return cls(
-            about, _build_input_spec(manifest.input), names, open_session(path, spin=spin), several
+            info, _build_input_spec(manifest.input), names, open_session(path, spin=spin), several
         )
 
     def predict_logits(
         self, images: Images, targets: Targets | None = None
     ) -> tuple[Logits, list[Tensor]]:
-        found = self._run_session(
-            images, torch.full((len(images),), TOP) if targets is None else targets
-        )
-        return found.probabilities.log(), [images, found.maps, found.targets]
+        if targets is None:
+            targets = torch.full((len(images),), TOP)
+        explained = self._run_session(images, targets)
+        return explained.probabilities.log(), [images, explained.maps, explained.targets]
 
     def compute_masks(
         self, features: list[Tensor], targets: Int[Tensor, "batch classes"]
     ) -> Float[Tensor, "batch classes height width"]:
-        images, maps, first = features
-        made = maps[:, None].repeat(1, targets.shape[1], 1, 1)
-        for image, rows, asked, known in zip(images, made, targets, first, strict=True):
-            others = asked != known
+        images, maps, explained = features
+        masks = maps[:, None].repeat(1, targets.shape[1], 1, 1)
+        for image, rows, indices, known in zip(images, masks, targets, explained, strict=True):
+            others = indices != known
             if others.any():
-                rows[others] = run_session(self.open_classes_session(), image[None], asked[others])[
-                    "maps"
-                ]
-        return made
+                session = self.open_classes_session()
+                rows[others] = run_session(session, image[None], indices[others])["maps"]
+        return masks
 
     def __call__(self, images: Images, target: int = TOP) -> ExplainedBatch:
         return self._run_session(images, torch.full((len(images),), target))
 
     def _run_session(self, images: Images, targets: Targets) -> ExplainedBatch:
-        """Of one class per image; `TOP` is the one seen most."""
-        found = run_session(self.session, images, targets)
-        probabilities = found["probabilities"]
-        targets = torch.where(targets == TOP, probabilities.argmax(1), targets)
-        return ExplainedBatch(found["maps"], targets, probabilities)
+        """Explain one class per image; `TOP` stands for the class predicted most."""
+        outputs = run_session(self.session, images, targets)
+        probabilities = outputs["probabilities"]
+        explained = torch.where(targets == TOP, probabilities.argmax(1), targets)
+        return ExplainedBatch(outputs["maps"], explained, probabilities)
 
 
 def _build_input_spec(input_format: InputFormat) -> InputSpec:
-    """What the graph's images look like; it normalises pixels itself."""
+    """Return the input of the graph; the graph normalises pixels itself."""
     counts = "l2_per_channel" if input_format.range == "counts" else None
     return InputSpec(
         channels=input_format.channels,
@@ -121,7 +123,7 @@ def _build_input_spec(input_format: InputFormat) -> InputSpec:
 
 
 def _find_graph(folder: Path, manifest: Manifest, role: str) -> Path:
-    """A graph, once it is known to be the one that was exported."""
+    """Return the path of a graph, once it was found to be the exported one."""
     if role not in manifest.files:
         raise RunError(
             f"{folder}: expected {GRAPH_ROLES[role]}, found no {role}.onnx; export again"
@@ -129,5 +131,7 @@ def _find_graph(folder: Path, manifest: Manifest, role: str) -> Path:
         )
     path = folder / manifest.files[role].file
     if not path.is_file() or digest_file(path) != manifest.files[role].sha256:
-        raise RunError(f"{path}: missing, damaged, or not what {MANIFEST} tells of; export again")
+        raise RunError(
+            f"{path}: missing, damaged, or not the file that {MANIFEST} lists; export again"
+        )
     return path

@@ -1,4 +1,4 @@
-"""A folder → the engine that explains: a run's in PyTorch, an export's in ONNX Runtime."""
+"""Open the engine of a folder: PyTorch for a run, ONNX Runtime for an export."""
 
 from __future__ import annotations
 
@@ -15,25 +15,28 @@ from apercu.explainers.run_folder import load_run
 
 
 def is_export(run: Path) -> bool:
-    """Whether a folder is one that `apercu export` wrote."""
+    """Return whether `apercu export` wrote a folder."""
     return (run / MANIFEST).is_file()
 
 
 def open_engine(
     run: Path, classifier: str | Path | None = None, device: str = "cpu", *, spin: bool = True
 ) -> InferenceEngine:
-    """Opens a run folder, or a folder that `apercu export` wrote.
+    """Open a run folder, or a folder that `apercu export` wrote.
 
     Args:
         run: the folder.
-        classifier: SPEC of the explained classifier, for a run that does not hold it.
+        classifier: the SPEC of the explained classifier, for a run that does not hold it.
         device: where a run computes; an export takes `cpu` only.
-        spin: whether threads of ONNX Runtime wait awake for each other; other work on the same
-            cores wants False.
+        spin: whether threads of ONNX Runtime wait for each other without sleeping; False leaves
+            the cores to other work.
+
+    Returns:
+        The engine.
 
     Raises:
-        RunError: the folder is neither, is damaged, explains by other means than masks, or for
-            another classifier.
+        RunError: the folder is neither, is damaged, explains by other means than masks, or was
+            trained for another classifier.
         ClassifierError: the classifier cannot be opened.
         ConfigError: an export is given a classifier, which it holds, or a GPU.
     """
@@ -46,7 +49,7 @@ def open_engine(
 
 
 def _check_export_options(run: Path, classifier: str | Path | None, device: str) -> None:
-    """Raises ConfigError where an export is given what only a run takes."""
+    """Raise ConfigError if an export is given what only a run takes."""
     if classifier is not None:
         raise ConfigError(f"classifier: {run} is an export and predicts itself; leave it out")
     if device != "cpu":

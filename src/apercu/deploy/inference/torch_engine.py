@@ -1,4 +1,4 @@
-"""Who says which classes an image shows: the classifier where there is one, else the explainer."""
+"""The engine of a trained explainer in PyTorch, and what predicts the classes for it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from apercu.types import Images, Logits, Targets
 
 
 class Predictor:
-    """Answers for images, and the features that they were read from where both come at once.
+    """Predicts the logits of images: the classifier where there is one, else the explainer.
 
     Args:
         explainer: a trained explainer.
-        classifier: the one it was trained for, where the caller gives it. Where the explainer
-            carries that classifier as its encoder, one pass of it serves both.
+        classifier: the classifier that it was trained for, if the caller has it. If it is the
+            encoder of the explainer, one pass serves both.
 
     Raises:
         RunError: the explainer was trained for another classifier.
@@ -50,22 +50,22 @@ class Predictor:
         )
 
     def __call__(self, images: Images) -> tuple[Logits, list[Tensor]]:
-        """Answers, and the features of an explainer with an encoder (else none)."""
+        """Return the logits, and the features of an explainer with an encoder (else none)."""
         images = images.to(self.explainer.device)
         if self._encoder_with_head is not None:
-            answers, features = self._encoder_with_head(images)
-            return answers, features
+            logits, features = self._encoder_with_head(images)
+            return logits, features
         features = [] if self.network is None else self.network.encode(images)
         if self.classifier is not None:
-            answers = self.classifier(images.to(self.classifier.device)).to(images.device)
+            logits = self.classifier(images.to(self.classifier.device)).to(images.device)
         elif self.network is not None:
-            answers = self.network.gate.predict_logits(features[-1])
+            logits = self.network.gate.predict_logits(features[-1])
         else:
-            answers = self.explainer.predict_logits(images)
-        return answers, features
+            logits = self.explainer.predict_logits(images)
+        return logits, features
 
     def to(self, device: str) -> Predictor:
-        """Moves everything that computes."""
+        """Move all networks to a device."""
         self.explainer.to(device)
         if self.classifier is not None:
             self.classifier.to(device)
@@ -77,7 +77,7 @@ class Predictor:
 def _build_encoder_with_head(
     network: GatedNetwork, classifier: Classifier | None
 ) -> nn.Module | None:
-    """The encoder with its head on, where the encoder is the classifier itself."""
+    """Return the encoder with its head, if the encoder is the classifier itself."""
     encoder = network.encoder
     if classifier is None or not isinstance(encoder, GraphEncoder):
         return None
@@ -92,11 +92,11 @@ def _build_encoder_with_head(
 @final
 @dataclass(frozen=True, eq=False)
 class TorchEngine(InferenceEngine):
-    """A trained explainer, which predicts itself where nobody hands its classifier in.
+    """A trained explainer, which predicts by itself where its classifier is missing.
 
     Attributes:
-        explainer: of masks.
-        reading: says what is seen in its images.
+        explainer: the mask explainer.
+        predictor: predicts the classes of its images.
     """
 
     explainer: MaskExplainer
@@ -106,25 +106,28 @@ class TorchEngine(InferenceEngine):
     def from_explainer(
         cls, explainer: MaskExplainer, classifier: Classifier | None = None
     ) -> TorchEngine:
-        """That of an explainer, on its device.
+        """Return the engine of an explainer, on its device.
 
         Args:
-            explainer: a trained one.
-            classifier: says what it sees, where the explainer does not carry it itself.
+            explainer: a trained mask explainer.
+            classifier: predicts the classes, where the explainer does not hold it.
+
+        Returns:
+            The engine.
 
         Raises:
             RunError: the explainer was trained for another classifier.
         """
-        passport = explainer.classifier_info
-        reading = Predictor(explainer, classifier).to(str(explainer.device))
-        about = ExplainerInfo(
+        classifier_info = explainer.classifier_info
+        predictor = Predictor(explainer, classifier).to(str(explainer.device))
+        info = ExplainerInfo(
             runtime="torch",
             run=digest_run(explainer),
-            classifier=passport.spec,
-            fingerprint=passport.fingerprint,
-            read_by=reading.source,
+            classifier=classifier_info.spec,
+            fingerprint=classifier_info.fingerprint,
+            read_by=predictor.source,
         )
-        return cls(about, passport.input, passport.names, explainer, reading)
+        return cls(info, classifier_info.input, classifier_info.names, explainer, predictor)
 
     @torch.inference_mode()
     def predict_logits(
@@ -139,9 +142,9 @@ class TorchEngine(InferenceEngine):
 
     @torch.inference_mode()
     def __call__(self, images: Images, target: int = TOP) -> ExplainedBatch:
-        answers, features = self.predict_logits(images)
-        seen = answers.argmax(1)
-        targets = seen if target == TOP else torch.full_like(seen, target)
+        logits, features = self.predict_logits(images)
+        predicted = logits.argmax(1)
+        targets = predicted if target == TOP else torch.full_like(predicted, target)
         maps = self.compute_masks(features, targets[:, None])[:, 0]
-        probabilities = answers.softmax(1)
+        probabilities = logits.softmax(1)
         return ExplainedBatch(maps.float().cpu(), targets.cpu(), probabilities.float().cpu())
