@@ -55,8 +55,8 @@ def test_the_surrogate_of_jpeg_has_the_tables_of_pillow(quality: int) -> None:
     file = BytesIO()
     Image.new("RGB", (8, 8)).save(file, "JPEG", quality=quality)
     written = Image.open(file).quantization  # type: ignore[attr-defined]
-    for index, base in enumerate((soft_jpeg.LUMA_TABLE, soft_jpeg.CHROMA_TABLE)):
-        assert soft_jpeg._scale_table(base, quality).flatten().tolist() == list(written[index])
+    for index, base in enumerate((jpeg.LUMA_TABLE, jpeg.CHROMA_TABLE)):
+        assert jpeg._scale_table(base, quality).flatten().tolist() == list(written[index])
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -9,8 +9,9 @@ from scipy.integrate import trapezoid
 from scipy.stats import spearmanr
 
 from apercu.robustness.curves import area_under_accuracy_curve, measure_correctness_at
+from apercu.robustness.jobs import Job, expand_budgets
 from apercu.robustness.measures import compute_norms, overlap_of_strongest, rank_correlation
-from apercu.robustness.plan import Job, expand_budgets, parse_attack
+from apercu.robustness.plan import parse_attack
 
 
 def test_the_area_is_that_of_trapezia_from_the_clean_accuracy() -> None:

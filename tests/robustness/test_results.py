@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from apercu.robustness.plan import NONE, Job, parse_attack
+from apercu.robustness.jobs import Job
+from apercu.robustness.plan import NONE, parse_attack
 from apercu.robustness.report import choose_job_to_draw
 from apercu.robustness.result_cache import AttackResult
 from apercu.robustness.results import StressResults, StressRow, summarise

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from apercu.robustness.detection.option_strings import parse_extractors as parse_extractors
     from apercu.robustness.filters import Filter as Filter
     from apercu.robustness.filters import FilterLayer as FilterLayer
+    from apercu.robustness.jobs import expand_budgets as expand_budgets
     from apercu.robustness.plan import StressPlan as StressPlan
-    from apercu.robustness.plan import expand_budgets as expand_budgets
     from apercu.robustness.plan import parse_attack as parse_attack
     from apercu.robustness.plan import parse_filter as parse_filter
     from apercu.robustness.results import StressResults as StressResults
@@ -35,7 +35,7 @@ _HOMES = {
     "StressPlan": "plan",
     "StressResults": "results",
     "detect_attacks": "detection.benchmark",
-    "expand_budgets": "plan",
+    "expand_budgets": "jobs",
     "parse_attack": "plan",
     "parse_detectors": "detection.option_strings",
     "parse_extractors": "detection.option_strings",

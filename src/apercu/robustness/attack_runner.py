@@ -13,6 +13,7 @@ from apercu.errors import ConfigError
 from apercu.explainers.base import TrainedExplainer
 from apercu.robustness.attacks.base import QueryCountingAttack, QueryCounts, compute_gradients
 from apercu.robustness.filters import BpdaMode, Filter, FilterLayer
+from apercu.robustness.jobs import Job
 from apercu.robustness.measures import compute_norms
 from apercu.robustness.objectives import (
     AttackObjective,
@@ -24,7 +25,6 @@ from apercu.robustness.objectives import (
     cross_entropy,
     negative_margin,
 )
-from apercu.robustness.plan import Job
 from apercu.types import Images, Maps, Targets
 
 BPDA_MODES: tuple[BpdaMode, ...] = ("straight_through", "surrogate")

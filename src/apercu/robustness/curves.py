@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from jaxtyping import Float
 
-from apercu.robustness.plan import Job
+from apercu.robustness.jobs import Job
 from apercu.robustness.result_cache import AttackResult
 
 POINTS = 41

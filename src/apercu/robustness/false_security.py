@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple, TypeAlias
 
-from apercu.robustness.plan import NONE, Job
+from apercu.robustness.jobs import Job
+from apercu.robustness.plan import NONE
 from apercu.robustness.result_cache import AttackResult
 
 CLEAR_DIFFERENCE = 0.1

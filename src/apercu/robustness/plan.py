@@ -1,11 +1,10 @@
-"""The plan of a stress test: attacks and filters by their names, and the jobs that they make."""
+"""The plan of a stress test: attacks, filters and budgets by the names that people type."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, cast
+from typing import Annotated, Any, Literal, TypeAlias, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
@@ -229,132 +228,3 @@ def read_stress_settings(path: Path | None, options: Mapping[str, Any]) -> Stres
     if "explainer" in changes:
         changes["explainer"] = str(changes["explainer"])
     return presets.parse({**presets.read(path).model_dump(), **changes}, "stress")
-
-
-class Job(NamedTuple):
-    """One attack on one target: the bare classifier, or the classifier behind a filter.
-
-    Attributes:
-        name: name of the attack with settings; `none` for the clean images.
-        epsilon: budget of the attack; None where it has none.
-        attack: the attack; None for the clean images.
-        known_filter: name of the filter that the attacker knows of; None where there is none.
-        on_surrogate: whether another classifier is attacked, and this one only tested.
-    """
-
-    name: str
-    epsilon: float | None
-    attack: Attack | None
-    known_filter: str | None
-    on_surrogate: bool = False
-
-    @property
-    def cache_key(self) -> str:
-        """The job as the file names of the result cache have it, with names that never change."""
-        return (
-            f"Job(name={self.name!r}, epsilon={self.epsilon!r}, attack={self.attack!r}, "
-            f"behind={self.known_filter!r}, elsewhere={self.on_surrogate!r})"
-        )
-
-    @property
-    def objective(self) -> ObjectiveName:
-        """The name of the objective that the attack maximises."""
-        return find_objective_name(self.name)
-
-    @property
-    def knowledge(self) -> str:
-        """What the attacker knows: the bare classifier, the filter too, or another classifier."""
-        if self.on_surrogate:
-            return "transfer"
-        return "naive" if self.known_filter is None else "adaptive"
-
-    @property
-    def norm(self) -> str:
-        """The norm in which the attack makes small changes."""
-        default = "linf" if self.epsilon is not None else "l2"
-        return str(getattr(self.attack, "norm", default))
-
-    @property
-    def bound(self) -> float | None:
-        """The largest change: the budget, or the ratio of an attack that multiplies.
-
-        None for an attack that looks for the smallest change.
-        """
-        ratio: float | None = getattr(self.attack, "ratio", None)
-        return ratio if self.epsilon is None else self.epsilon
-
-
-def plan_jobs(
-    plan: StressPlan,
-    attacks: Mapping[str, Attack],
-    filters: Mapping[str, Filter | None],
-    *,
-    surrogate: bool = False,
-) -> list[Job]:
-    """Plan all jobs of a stress test, the clean images first.
-
-    Args:
-        plan: budgets and knowledge of the attacker.
-        attacks: attacks by name.
-        filters: filters by name; None is no filter.
-        surrogate: whether another classifier is attacked, too.
-
-    Returns:
-        The jobs in the order in which they run.
-    """
-    jobs = [Job(NONE, None, None, None)]
-    filter_names = [name for name, filter in filters.items() if filter is not None]
-    for (name, budget), attack in expand_budgets(attacks, plan.epsilons).items():
-        jobs.append(Job(name, budget, attack, None))
-        if find_objective_name(name) == "map":
-            continue
-        if "adaptive" in plan.knowledge:
-            jobs += [Job(name, budget, attack, filter_name) for filter_name in filter_names]
-        if surrogate:
-            jobs.append(Job(name, budget, attack, None, on_surrogate=True))
-    if "naive" not in plan.knowledge and None not in filters.values():
-        jobs = [job for job in jobs if not _is_naive(job)]
-    return jobs
-
-
-def expand_budgets(
-    attacks: Mapping[str, Attack], epsilons: Sequence[float]
-) -> dict[tuple[str, float | None], Attack]:
-    """Combine every attack with every budget.
-
-    Args:
-        attacks: attacks by name.
-        epsilons: budgets. An attack whose name has an epsilon runs with that budget alone; one
-            without budgets runs once.
-
-    Returns:
-        Attacks by name and budget; the budget is None for an attack without budgets.
-    """
-    expanded: dict[tuple[str, float | None], Attack] = {}
-    for name, attack in attacks.items():
-        budgets: list[float | None] = [None]
-        if any(field.name == "epsilon" for field in fields(attack)):  # type: ignore[arg-type]
-            own = "epsilon=" in name
-            budgets = [attack.epsilon] if own else list(epsilons)  # type: ignore[attr-defined]
-        for budget in budgets:
-            bounded = attack if budget is None else replace(attack, epsilon=budget)  # type: ignore[type-var]
-            expanded[name, budget] = bounded
-    return expanded
-
-
-def _is_naive(job: Job) -> bool:
-    """Whether a job only serves attackers who do not know of a filter."""
-    on_classifier = job.known_filter is None and not job.on_surrogate and job.objective != "map"
-    return job.attack is not None and on_classifier
-
-
-def find_test_filters(
-    job: Job, filters: Mapping[str, Filter | None], plan: StressPlan
-) -> list[str]:
-    """Find the names of the filters behind which the classifier is tested with a job's images."""
-    if job.known_filter is not None:
-        return [job.known_filter]
-    always = job.attack is None or job.on_surrogate or job.objective == "map"
-    if always or "naive" in plan.knowledge:
-        return list(filters)
-    return [name for name, filter in filters.items() if filter is None]

@@ -17,7 +17,8 @@ from apercu.evaluation.report import embed_image, render_style, render_template
 from apercu.evaluation.report.charts import MAX_COLOURS, draw_lines
 from apercu.io import write_file
 from apercu.robustness.benchmark import StressBenchmark
-from apercu.robustness.plan import NONE, Job, find_test_filters
+from apercu.robustness.jobs import Job, find_test_filters
+from apercu.robustness.plan import NONE
 from apercu.robustness.results import StressResults, StressRow
 from apercu.types import Images, Targets
 

@@ -71,7 +71,8 @@ def detect(
         parse_detectors,
         parse_extractors,
     )
-    from apercu.robustness.plan import adapt_attacks, expand_budgets, parse_attack, parse_epsilons
+    from apercu.robustness.jobs import expand_budgets
+    from apercu.robustness.plan import adapt_attacks, parse_attack, parse_epsilons
 
     parsed_detectors, budgets = parse_detectors(detectors, seed), parse_epsilons(epsilons)
     named = parse_class_attacks(DEFAULT_ATTACKS if attacks is None else attacks, seed)
