@@ -15,7 +15,7 @@ from apercu.errors import TargetError
 from apercu.explain.explanation import Explanation, NamedClass, StoredImage
 from apercu.explain.options import TargetSelector
 from apercu.explainers.counterfactual import CounterfactualExplainer
-from apercu.types import Images, Picture
+from apercu.types import Picture
 
 
 @final
@@ -159,11 +159,6 @@ def explain_counterparts(
             strip.cpu(),
             probabilities,
             predicted=NamedClass(predicted, classes[predicted]),
-            probability=_predict_probability(selector, images, target),
+            probability=selector.find_probability(logits, target),
             explainer_record=explainer_record,
         )
-
-
-def _predict_probability(selector: TargetSelector, images: Images, target: int) -> float | None:
-    probabilities = selector.predict_probabilities(images, target)
-    return probabilities[0] if probabilities else None

@@ -135,13 +135,12 @@ def explain_masks(
     classes, predicted = explainer.classes, int(logits[0].argmax())
     masks = explainer.attribute_classes(images, tensor([targets]))[0].cpu()
     for target, mask in zip(targets, masks, strict=True):
-        probabilities = selector.predict_probabilities(images, target)
         yield MaskExplanation(
             stored,
             NamedClass(target, classes[target]),
             mask,
             level,
             predicted=NamedClass(predicted, classes[predicted]),
-            probability=probabilities[0] if probabilities else None,
+            probability=selector.find_probability(logits, target),
             explainer_record=explainer_record,
         )

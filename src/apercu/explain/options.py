@@ -84,6 +84,13 @@ class TargetSelector:
             return self.explainer.predict_logits(images).cpu()
         return self.classifier(images.to(self.classifier.device)).cpu()
 
+    def find_probability(self, logits: Logits, target: int) -> float | None:
+        """Return the classifier's probability of a class of one image, from its logits.
+
+        It is None where no classifier is given: the explainer's estimate has no probabilities.
+        """
+        return None if self.classifier is None else float(logits.softmax(1)[0, target])
+
     def predict_probabilities(self, images: Images, target: int) -> tuple[float, ...]:
         """Return the probability of a class in each image; empty where no classifier is given."""
         if self.classifier is None:
