@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,8 +14,9 @@ import torch
 from PIL import Image
 from timing import opened
 
-from apercu.deploy.serving.orders import Order, Wanted
-from apercu.deploy.serving.worker import Work, Worker, open_answering
+from apercu.deploy.serving.requests import ExplainRequest
+from apercu.deploy.serving.responses import ExplainResponse
+from apercu.deploy.serving.worker import ImageWorker, WorkerSetup, open_explainer
 from apercu.explainers.mask.network import MaskNetwork
 from apercu.images.planted import Planted
 from export import untrained
@@ -68,13 +70,24 @@ def encoded(pixels: np.ndarray, kind: str, **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def bare(run: Path, batch: int, threads: int) -> Worker:
-    """What a server's worker does, without a server."""
-    torch.set_num_threads(threads)
-    worker = Worker(Work(run, None, PIXELS, threads), batch)
-    worker.answering = open_answering(worker.work)
-    worker.answering.warm_up()
-    return worker
+@dataclass(frozen=True, eq=False)
+class BareRuntime:
+    """The steps of a worker in a loop, without a server."""
+
+    worker: ImageWorker
+
+    @classmethod
+    def open(cls, run: Path, threads: int) -> BareRuntime:
+        """Open the explainer of a run folder, for so many threads of PyTorch."""
+        torch.set_num_threads(threads)
+        explainer = open_explainer(WorkerSetup(run, None, PIXELS))
+        explainer.warm_up()
+        return cls(ImageWorker(explainer, PIXELS))
+
+    def explain(self, pictures: Sequence[bytes]) -> list[ExplainResponse]:
+        """Decode pictures, explain them together and write their responses."""
+        prepared = [self.worker.prepare(ExplainRequest(picture)) for picture in pictures]
+        return [self.worker.write(explained) for explained in self.worker.explain(prepared)]
 
 
 @dataclass
@@ -96,11 +109,11 @@ class Key:
         Raises:
             ValueError: two pictures have answers that a wrong map could pass for.
         """
-        worker = bare(run, 1, 1)
+        runtime = BareRuntime.open(run, 1)
         answers = []
         for picture in pictures:
-            [made] = worker.predict([worker.decode_request(Order(picture, Wanted()))])
-            answers.append(_read(made.body))
+            [response] = runtime.explain([picture])
+            answers.append(_read(response.body))
         key = cls(answers)
         for place, answer in enumerate(answers):
             if any(key.agrees(other, answer) for other in range(len(answers)) if other != place):

@@ -38,7 +38,7 @@ class Running:
     log: IO[bytes]
 
     def pids(self) -> list[int]:
-        """All its processes: the manager of the queue and its tracker, workers, the web process."""
+        """All its processes: the web process, its workers, the tracker of multiprocessing."""
         found = [self.process.pid]
         for pid in found:
             with suppress(OSError):
@@ -47,7 +47,7 @@ class Running:
         return found
 
     def worker(self) -> int:
-        """Process id of a worker, which alone is spawned and not forked; 0 while there is none."""
+        """Process id of a worker; 0 while there is none."""
         for pid in self.pids()[1:]:
             with suppress(OSError):
                 words = Path(f"/proc/{pid}/cmdline").read_text()

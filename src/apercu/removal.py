@@ -22,7 +22,7 @@ class Removal(ABC):
 
         Args:
             images: images whose evidence is removed, `batch × channels × height × width`.
-            generator: source of the randomness, on the CPU. Random removals draw anew at each
+            generator: source of the randomness, on the CPU. Random removals differ at each
                 call; deterministic removals ignore it.
 
         Returns:

@@ -81,7 +81,7 @@ class InputSpec(BaseModel):
         if stretch is not None and channels is not None and len(stretch.low) != channels:
             raise ValueError(f"expected {channels} bands, one per channel")
         if stretch is not None and stretch.sky and info.data.get("normalise"):
-            raise ValueError("the rule asks for counts, so set stretch.sky to false")
+            raise ValueError("the rule needs counts, so set stretch.sky to false")
         return stretch
 
     @property
@@ -155,7 +155,7 @@ def write_card(card: ClassifierCard, path: str | Path) -> None:
 
 
 def _resolve_paths(card: ClassifierCard, folder: Path) -> Iterator[tuple[str, str]]:
-    """Yield the keys of a card that hold paths, with the paths seen from its folder."""
+    """Yield the keys of a card that hold paths, with these paths resolved against its folder."""
     if card.source.endswith(FILE_ENDINGS):
         yield "source", str(folder / card.source)
     if card.weights is not None:

@@ -75,6 +75,9 @@ class DistillationData:
         Args:
             size: images per batch.
             generator: source of the randomness, on the CPU.
+
+        Yields:
+            Images, and the teacher's logits for them.
         """
         size = min(size, len(self.indices))
         waiting = torch.empty(0, dtype=torch.long)

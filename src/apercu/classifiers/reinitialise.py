@@ -24,7 +24,7 @@ def copy_trainable(
 
     Args:
         classifier: the classifier, which is not changed.
-        reinitialise: whether all weights are drawn anew, each by the rule of its layer.
+        reinitialise: whether all weights get new random values, by the rules of their layers.
         seed: seed of the new weights.
 
     Returns:
@@ -101,7 +101,7 @@ def recalibrate_batchnorm(network: nn.Module, batches: Iterable[Images]) -> None
 
 
 def _reinitialise_module(module: nn.Module, classifier: Classifier) -> None:
-    """Draw all weights anew; those without a rule come from a new network of timm."""
+    """Give all weights new random values; those without a rule come from a new network of timm."""
     remaining = _reset_parameters(module)
     if not remaining:
         return

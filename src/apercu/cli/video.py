@@ -1,4 +1,4 @@
-"""`apercu video`: what a classifier looks at, drawn over a video."""
+"""`apercu video`: draw what a classifier looks at over a video."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from apercu.cli.exit_codes import StoppedError
 from apercu.cli.options import DebugOption, Device, DeviceOption
 from apercu.cli.stopping import graceful_signals
 from apercu.cli.terminal import say, show_progress, warn
+from apercu.extras import require_extra
 
 if TYPE_CHECKING:
-    from apercu.deploy.video import VideoSource, VideoSummary
+    from apercu.deploy.video import VideoSummary
 
 
 def video(
@@ -81,57 +82,48 @@ def video(
 
     Example: apercu video runs/mobilenet walk.mp4 seen.mp4 --smoothing 0.2
     """
-    from apercu.deploy.video.extra import check_installed
+    require_extra("video", "video")
+    from apercu.deploy.video import explain_video
 
-    check_installed()
-    from apercu.deploy.video import VideoSettings, open_video, open_video_engine, write_video
-    from apercu.deploy.video.writer import find_format
-
-    settings = VideoSettings(target, smoothing, every, seconds)
-    find_format(out)
-    engine = open_video_engine(run, classifier, device.resolve_for(run))
-    read = open_video(source, live=live)
     with graceful_signals():
         with show_progress() as report:
-            done = write_video(engine, read, out, settings, lambda *far: report("frames", *far))
-        _print_outcome(read, done, out)
+            summary = explain_video(
+                run,
+                source,
+                out,
+                target=target,
+                smoothing=smoothing,
+                every=every,
+                seconds=seconds,
+                live=live,
+                classifier=classifier,
+                device=device.resolve_for(run),
+                progress=lambda count, total: report("frames", count, total),
+            )
+        _print_summary(summary, out)
 
 
-def _print_outcome(read: VideoSource, done: VideoSummary, out: Path) -> None:
-    """What was done; raises where it was ended early."""
-    for line in find_losses(read, done):
+def _print_summary(summary: VideoSummary, out: Path) -> None:
+    """Say what was written; raise StoppedError if it was ended early."""
+    for line in summary.warnings:
         warn(line)
     if not out.exists():
         raise StoppedError("interrupted; nothing was kept")
-    for line in describe_outcome(done, read.live):
+    for line in _describe_summary(summary):
         say(line)
-    if done.stopped and not read.live:
-        raise StoppedError(f"interrupted; {out} holds the first {done.seconds:.1f} s and plays")
+    if summary.stopped and not summary.live:
+        raise StoppedError(f"interrupted; {out} holds the first {summary.seconds:.1f} s and plays")
     say(f"written: {out}")
 
 
-def describe_outcome(done: VideoSummary, live: bool) -> list[str]:
-    """What was done, in lines."""
-    rate = done.frames / done.wall_seconds
-    lines = [f"{done.frames} frames, {done.seconds:.1f} s, at {rate:.1f} frames per second"]
-    if live:
-        lines.append(f"dropped: {done.dropped} frames that came while another was in work")
-    lines += [f"sound: {sound}" for sound in done.audio]
-    if (found := done.flicker) is not None:
-        calm = f", {found.smoothed:.4f} as shown; maps lag by {found.lag:.4f}" * (found.lag > 0)
-        lines.append(f"flicker: {found.raw:.4f} as the maps come{calm}")
-    return lines
-
-
-def find_losses(source: VideoSource, done: VideoSummary) -> list[str]:
-    """What of the source is not in the result."""
-    found = {
-        "stream(s) of subtitles left out": source.subtitle_streams,
-        "stream(s) of sound left out, whose codec is unknown": source.unknown_audio,
-        "packet(s) could not be decoded": source.damaged_packets + done.damaged_audio,
-        "frame(s) left out whose time did not advance": source.standing,
-    }
-    lines = [f"{source.name}: {count} {words}" for words, count in found.items() if count]
-    if source.early_end:
-        lines.append(f"{source.name}: ended early ({source.early_end})")
+def _describe_summary(summary: VideoSummary) -> list[str]:
+    """Return lines about what was written."""
+    rate = summary.frames / summary.wall_seconds
+    lines = [f"{summary.frames} frames, {summary.seconds:.1f} s, at {rate:.1f} frames per second"]
+    if summary.live:
+        lines.append(f"dropped: {summary.dropped} frames that came while another was in work")
+    lines += [f"sound: {sound}" for sound in summary.audio]
+    if (flicker := summary.flicker) is not None:
+        smoothed = f", {flicker.smoothed:.4f} as shown; maps lag by {flicker.lag:.4f}"
+        lines.append(f"flicker: {flicker.raw:.4f} as the maps come{smoothed * (flicker.lag > 0)}")
     return lines

@@ -15,8 +15,9 @@ from apercu.errors import ImagesError
 from apercu.images.formats.dicom import DicomReference, read_dicom_reference
 from apercu.images.label_tables import BoxRow, Label
 from apercu.images.orientation import turn_boxes, turn_picture
-from apercu.images.reader import ReadOptions, StoredPicture, read_picture, read_stored
+from apercu.images.reader import ReadOptions, StoredPicture, read_mask, read_stored
 from apercu.images.source import ImageSource, Item, normalise_index
+from apercu.images.stream import resize_boxes, resize_region
 from apercu.types import Boxes, Picture
 
 MASKS_FOLDER = "masks"
@@ -122,21 +123,24 @@ class FolderImages(ImageSource):
                     f"{self.path / 'boxes.csv'} line {row.line}: expected a box inside {file} "
                     f"({width} × {height} pixels, width × height), got {corners}"
                 )
-        return turn_boxes(inside, stored.orientation, stored.size)
+        upright = turn_boxes(inside, stored.orientation, stored.size)
+        height, width = stored.picture.shape[1:]
+        return resize_boxes(upright, stored.upright_size, (height, width))
 
     def _read_region(self, file: str, stored: StoredPicture) -> Bool[Tensor, "height width"] | None:
-        """Read masks/<path>.png or masks/<stem>.png, True where it is not black; None if absent."""
+        """Read masks/<path>.png or masks/<stem>.png, True where it is opaque and not black."""
         relative = PurePosixPath(file).with_suffix(".png")
         masks = self.path / MASKS_FOLDER
         paths = (masks / relative, masks / relative.name)
         path = next((path for path in paths if path.is_file()), None)
         if path is None:
             return None
-        mask = read_picture(path, channels=None).amax(dim=0) > 0
+        mask = read_mask(path)
         if tuple(mask.shape) != stored.size:
             (height, width), (rows, columns) = stored.size, mask.shape
             raise ImagesError(
                 f"{path}: expected {width} × {height} pixels (width × height) like {file}, "
                 f"got {columns} × {rows}"
             )
-        return turn_picture(mask, stored.orientation)
+        height, width = stored.picture.shape[1:]
+        return resize_region(turn_picture(mask, stored.orientation), (height, width))

@@ -18,6 +18,9 @@ MIN_SIDE = 2
 MAX_PIXELS = 100_000_000
 """Largest height × width; a damaged header may ask for more than fits in memory."""
 
+DENSE_PIXELS, MAX_PIXELS_PER_BYTE = 16_000_000, 1000
+"""A file of any length may hold so many pixels, a longer one so many for each of its bytes."""
+
 _max_pixels = ContextVar("max_pixels", default=MAX_PIXELS)
 
 
@@ -31,23 +34,42 @@ def limit_pixels(pixels: int) -> Iterator[None]:
         _max_pixels.reset(before)
 
 
-def check_size(name: str, height: int, width: int) -> None:
+def check_size(name: str, height: int, width: int, channels: int = 3) -> None:
     """Raise ImageError if a picture is too small or too large.
 
     Args:
         name: Name of the file, for the error message.
         height: Height in pixels.
         width: Width in pixels.
+        channels: Channels of the picture; more than three count like more pixels.
     """
     if min(height, width) < MIN_SIDE:
         raise ImageError(
             f"{name}: too small to explain, expected at least {MIN_SIDE} × {MIN_SIDE} "
             f"pixels, got {width} × {height} (width × height)"
         )
-    if height * width > (largest := _max_pixels.get()):
+    if height * width * max(3, channels) > 3 * (largest := _max_pixels.get()):
+        of_channels = f" in {channels} channels" if channels > 3 else ""
         raise ImageError(
             f"{name}: too large, expected at most {largest / 1_000_000:g} megapixels, "
-            f"got {width} × {height} (width × height); resize it first"
+            f"got {width} × {height} (width × height){of_channels}; resize it first"
+        )
+
+
+def check_density(name: str, height: int, width: int, packed_bytes: int) -> None:
+    """Raise ImageError if a few bytes claim to be a very large picture.
+
+    Args:
+        name: Name of the file, for the error message.
+        height: Height in pixels.
+        width: Width in pixels.
+        packed_bytes: Number of bytes of the file.
+    """
+    allowed = max(DENSE_PIXELS, MAX_PIXELS_PER_BYTE * packed_bytes)
+    if height * width > allowed:
+        raise ImageError(
+            f"{name}: too large, expected at most {allowed / 1_000_000:g} megapixels in "
+            f"{packed_bytes} bytes, got {width} × {height} (width × height); resize it first"
         )
 
 

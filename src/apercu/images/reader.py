@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -19,13 +19,15 @@ from apercu.images.formats.fits import SUFFIXES as FITS_SUFFIXES
 from apercu.images.formats.fits import decode_fits, order_bands
 from apercu.images.formats.fits_hdus import is_fits
 from apercu.images.formats.npy import NPY_MAGIC, decode_npy
-from apercu.images.formats.pillow import DecodedPicture, decode_pillow
+from apercu.images.formats.pillow import DecodedPicture, decode_mask, decode_pillow
 from apercu.images.names import has_suffix
 from apercu.images.orientation import UPRIGHT, turn_picture
+from apercu.images.resizing import make_pixels_square
 from apercu.types import Picture
 
 SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".npy")
+    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".avif")
+    + (".heic", ".heif", ".npy")
 ) | (DICOM_SUFFIXES | FITS_SUFFIXES)
 """Suffixes of the pictures in a folder, in lower case; the bytes of a file decide its format."""
 
@@ -41,12 +43,18 @@ class StoredPicture(NamedTuple):
     Attributes:
         picture: The picture, `channels × height × width`.
         orientation: EXIF orientation of the file, 1 to 8.
-        size: The (height, width) in the file, before it is turned upright.
+        size: The (height, width) in the file, before its pixels are made square and it is turned
+            upright.
     """
 
     picture: Picture
     orientation: int
     size: tuple[int, int]
+
+    @property
+    def upright_size(self) -> tuple[int, int]:
+        """The stored (height, width) after the picture is turned."""
+        return self.size[::-1] if self.orientation >= 5 else self.size
 
 
 class ReadOptions(NamedTuple):
@@ -54,7 +62,7 @@ class ReadOptions(NamedTuple):
 
     Attributes:
         channels: Channels of the picture; None keeps those of the file.
-        frame: Index of the frame in a DICOM file.
+        frame: Index of the frame in a DICOM file, or of the page in a TIFF file.
         bands: Names of the channels in a FITS file; None keeps the order of the bands.
     """
 
@@ -69,17 +77,18 @@ _DEFAULT_OPTIONS = ReadOptions()
 def read_picture(
     source: str | Path | bytes, *, channels: int | None = 3, frame: int = 0
 ) -> Picture:
-    """Read JPEG, PNG, TIFF, WebP, BMP, GIF (first frame), `.npy`, DICOM or FITS.
+    """Read JPEG, PNG, TIFF, WebP, AVIF, HEIC, BMP, GIF (first frame), `.npy`, DICOM or FITS.
 
     8 and 16 bits are scaled to [0, 1], floats must be in [0, 1] already, and DICOM goes through
-    its own window. EXIF rotation is applied, and transparency is composited over white. FITS gives
-    raw counts, with NaN where nothing is known.
+    its own window. EXIF rotation is applied, transparency is composited over white, and a picture
+    whose pixels are not square by its own header is stretched. FITS gives raw counts, with NaN
+    where nothing is known.
 
     Args:
         source: Path of the file, or its bytes.
         channels: Channels of the picture: grey is repeated as RGB, RGB becomes grey (BT.601
             luma), the bands of FITS are not converted. None keeps the channels of the file.
-        frame: Index of the frame in a DICOM file.
+        frame: Index of the frame in a DICOM file, or of the page in a TIFF file.
 
     Returns:
         A picture, `channels × height × width`, in [0, 1] (FITS: raw counts).
@@ -117,6 +126,25 @@ def read_stored(
         raise ImageError(f"{source}: cannot be read ({error.strerror})") from error
 
 
+def read_mask(path: Path) -> Bool[Tensor, "height width"]:
+    """Read a mask: True where it is opaque, or, in a file without transparency, not black.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The mask as it is stored, `height × width`.
+
+    Raises:
+        ImageError: the file is missing, not an image, or damaged.
+    """
+    try:
+        with path.open("rb") as stream:
+            return torch.from_numpy(np.ascontiguousarray(decode_mask(stream, str(path))))
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read ({error.strerror})") from error
+
+
 def _read(stream: BytesIO | BufferedReader, name: str, options: ReadOptions) -> StoredPicture:
     """Choose the decoder by the first bytes, and by the suffix where the bytes do not tell."""
     start = stream.read(PREAMBLE + len(DICOM_MAGIC))
@@ -124,14 +152,17 @@ def _read(stream: BytesIO | BufferedReader, name: str, options: ReadOptions) -> 
     if is_fits(start) or has_suffix(name, FITS_SUFFIXES):
         return _read_fits(stream, name, options)
     if is_dicom(start) or Path(name).suffix.lower() in DICOM_SUFFIXES:
-        decoded = DecodedPicture(decode_dicom(stream, name, options.frame))
+        pixels, aspect = decode_dicom(stream, name, options.frame)
+        decoded = DecodedPicture(pixels, aspect=aspect)
     elif start.startswith(NPY_MAGIC):
         decoded = DecodedPicture(decode_npy(stream, name))
     else:
-        decoded = decode_pillow(stream, name)
-    picture = turn_picture(_check_pixels(decoded.pixels, name), decoded.pending)
-    height, width = picture.shape[1:]
-    size = (width, height) if decoded.orientation >= 5 else (height, width)
+        decoded = decode_pillow(stream, name, options.frame)
+    height, width = decoded.pixels.shape[1:]
+    is_turned = decoded.orientation >= 5 and decoded.pending != decoded.orientation
+    size = (width, height) if is_turned else (height, width)
+    square = make_pixels_square(_check_pixels(decoded.pixels, name), decoded.aspect, name)
+    picture = turn_picture(square, decoded.pending)
     picture = _convert_channels(picture, options.channels, name)
     return StoredPicture(picture, decoded.orientation, size)
 

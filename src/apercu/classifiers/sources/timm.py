@@ -110,7 +110,7 @@ def _create_pretrained(name: str, options: Mapping[str, Any]) -> Any:
     if isinstance(cached, str):
         options = {**options, "pretrained_cfg_overlay": {"file": cached}}
     elif not _is_reachable("https://huggingface.co" if config.hf_hub_id else str(config.url)):
-        raise _download_error(name, "the hub does not answer")
+        raise _download_error(name, "the hub cannot be reached")
     try:
         return create_model(name, {**options, "pretrained": True})
     except OSError as error:

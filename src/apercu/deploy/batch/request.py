@@ -25,7 +25,6 @@ from apercu.deploy.inference import InferenceEngine, open_engine
 from apercu.deploy.inference.torch_engine import TorchEngine
 from apercu.explain.options import TOP
 from apercu.explainers.mask.explainer import MaskExplainer
-from apercu.explainers.run_folder import load_run
 from apercu.images.names import escape_undecodable
 
 
@@ -44,15 +43,12 @@ class ExplainerRef:
 
     def open(self, device: str = "cpu") -> InferenceEngine:
         """Open the explainer on a device, as `open_engine` does."""
+        if isinstance(self.run, Path):
+            return open_engine(self.run, self.classifier, device)
         classifier = self.classifier
-        if isinstance(self.run, Path) and not isinstance(classifier, Classifier):
-            return open_engine(self.run, classifier, device)
         if isinstance(classifier, str):
             classifier = open_classifier(classifier, device=device)
-        explainer = (
-            self.run if isinstance(self.run, MaskExplainer) else load_run(self.run, MaskExplainer)
-        )
-        return TorchEngine.from_explainer(explainer.to(device), classifier)
+        return TorchEngine.from_explainer(self.run.to(device), classifier)
 
 
 @dataclass(frozen=True)

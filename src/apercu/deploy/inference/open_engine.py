@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from apercu.classifiers import open_classifier
+from apercu.classifiers import Classifier, open_classifier
 from apercu.deploy.export.manifest import MANIFEST
 from apercu.deploy.inference.engine import InferenceEngine
 from apercu.deploy.inference.onnx_engine import OnnxEngine
@@ -20,13 +20,17 @@ def is_export(run: Path) -> bool:
 
 
 def open_engine(
-    run: Path, classifier: str | Path | None = None, device: str = "cpu", *, spin: bool = True
+    run: Path,
+    classifier: str | Path | Classifier | None = None,
+    device: str = "cpu",
+    *,
+    spin: bool = True,
 ) -> InferenceEngine:
     """Open a run folder, or a folder that `apercu export` wrote.
 
     Args:
         run: the folder.
-        classifier: the SPEC of the explained classifier, for a run that does not hold it.
+        classifier: the explained classifier or its SPEC, for a run that does not hold it.
         device: where a run computes; an export takes `cpu` only.
         spin: whether threads of ONNX Runtime wait for each other without sleeping; False leaves
             the cores to other work.
@@ -44,11 +48,14 @@ def open_engine(
         _check_export_options(run, classifier, device)
         return OnnxEngine.from_export(run, spin=spin)
     explainer = load_run(run, MaskExplainer).to(device)
-    opened = None if classifier is None else open_classifier(classifier, device=device)
-    return TorchEngine.from_explainer(explainer, opened)
+    if isinstance(classifier, str | Path):
+        classifier = open_classifier(classifier, device=device)
+    return TorchEngine.from_explainer(explainer, classifier)
 
 
-def _check_export_options(run: Path, classifier: str | Path | None, device: str) -> None:
+def _check_export_options(
+    run: Path, classifier: str | Path | Classifier | None, device: str
+) -> None:
     """Raise ConfigError if an export is given what only a run takes."""
     if classifier is not None:
         raise ConfigError(f"classifier: {run} is an export and predicts itself; leave it out")

@@ -1,20 +1,27 @@
 """Overlay videos: what a classifier looks at, frame by frame, in constant memory."""
 
-from apercu.deploy.inference import InferenceEngine
-from apercu.deploy.video.explain_video import (
+from __future__ import annotations
+
+from apercu.extras import require_extra
+
+require_extra("video", "video")  # the modules below import PyAV
+
+from apercu.deploy.inference import InferenceEngine  # noqa: E402
+from apercu.deploy.video.explain_video import explain_video, open_video_engine  # noqa: E402
+from apercu.deploy.video.source import VideoSource, open_video  # noqa: E402
+from apercu.deploy.video.write_video import (  # noqa: E402
     VideoSettings,
     VideoSummary,
-    open_video_engine,
     write_video,
 )
-from apercu.deploy.video.source import VideoSource, open_video
 
 __all__ = [
     "InferenceEngine",
+    "VideoSettings",
     "VideoSource",
     "VideoSummary",
-    "VideoSettings",
-    "write_video",
-    "open_video_engine",
+    "explain_video",
     "open_video",
+    "open_video_engine",
+    "write_video",
 ]

@@ -207,7 +207,7 @@ def decode_frame(
         stream = b""
         _check_length(dataset, pixels, name)
     try:
-        values: NDArray[Any] = pixel_array(dataset, index=frame)
+        values: NDArray[Any] = pixel_array(dataset, index=frame, correct_unused_bits=False)
     except DECODER_ERRORS as error:
         raise ImageError(f"{name}: damaged or cut short ({type(error).__name__})") from error
     if values.shape[:2] != (pixels.height, pixels.width):
@@ -243,9 +243,8 @@ def _check_stream(
     from pydicom.uid import RLELossless
 
     if dataset.file_meta.TransferSyntaxUID == RLELossless:
-        # the worst case of run-length coding adds one byte to 128
-        most = 2 * pixels.frame_bytes + _RLE_HEADER * (1 + pixels.samples)
-        if not _RLE_HEADER < len(stream) <= most + 2 * pixels.height * pixels.samples * 8:
+        most = 2 * pixels.frame_bytes + 16 * pixels.height * pixels.samples + 1024
+        if not _RLE_HEADER < len(stream) <= most:  # runs of one byte each take two
             raise ImageError(f"{name}: damaged, its runs do not fit the size of its header")
         return
     header = read_codestream(stream)

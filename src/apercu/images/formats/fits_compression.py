@@ -11,16 +11,13 @@ from io import BufferedReader, BytesIO
 from typing import Any
 
 from apercu.errors import ImageError
+from apercu.images.formats.unpacking import unpacked_limit
 from apercu.images.limits import MAX_PIXELS
 
 SAFE_COMPRESSIONS = ("RICE_1", "RICE_ONE", "GZIP_1", "GZIP_2", "NOCOMPRESS")
 """Compressions of images that are read; hostile bytes make other decoders corrupt memory."""
 
 GZIP_MAGIC = b"\x1f\x8b"
-MAX_UNPACKED_BYTES = 1 << 30
-"""Largest size of an unpacked file; a gzip file can grow by a factor of a thousand."""
-ALWAYS_ALLOWED_BYTES, MAX_RATIO = 64 << 20, 100
-"""An unpacked file may have so many bytes, or so many times the bytes of the gzip file."""
 
 _STEP = 1 << 20
 _ALLOWED_PARAMETERS = {"BLOCKSIZE": (16, 32), "BYTEPIX": (1, 2, 4, 8)}
@@ -69,7 +66,7 @@ def gunzip(stream: BytesIO | BufferedReader, name: str, check: Callable[[bytes],
     """
     unpacked = BytesIO()
     packed_bytes = stream.seek(0, os.SEEK_END)
-    limit = min(MAX_UNPACKED_BYTES, max(ALWAYS_ALLOWED_BYTES, MAX_RATIO * packed_bytes))
+    limit = unpacked_limit(packed_bytes)
     stream.seek(0)
     try:
         with gzip.GzipFile(fileobj=stream) as packed:

@@ -21,6 +21,8 @@ _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
 """Start-of-frame markers, that of JPEG-LS too."""
 _PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+_WITHOUT_LENGTH = (0x01, 0xD8)
+_UNSEEN = 99  # bits that a coefficient lacks before its first scan
 _NEXT_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
 _GREY = (127, 128)  # what a decoder shows where the data of a sequential JPEG ended too early
 _FILLER = bytes(range(1, 251)) * 16
@@ -35,7 +37,7 @@ class Codestream(NamedTuple):
         components: Number of colour components.
         bits: Bits per sample.
         scans: Number of scans; 1 for JPEG 2000.
-        is_complete: Whether the end is there, and in a progressive JPEG every coefficient.
+        is_complete: Whether the end is there, and a scan for every coefficient.
     """
 
     height: int
@@ -99,7 +101,7 @@ def _read_jpeg(data: bytes) -> Codestream | None:
         if marker == _END_OF_IMAGE:
             ended = True
             break
-        if marker in (0x01, 0xD8):
+        if marker in _WITHOUT_LENGTH:
             continue
         length = int.from_bytes(data[position : position + 2], "big")
         segment = data[position + 2 : position + length]
@@ -108,27 +110,22 @@ def _read_jpeg(data: bytes) -> Codestream | None:
             height, width = (int.from_bytes(segment[at : at + 2], "big") for at in (1, 3))
             frame = height, width, segment[5], segment[0]
             progressive = marker in _PROGRESSIVE
-            missing = {identifier: [99] * 64 for identifier in segment[6::3]}
+            missing = {identifier: [_UNSEEN] * 64 for identifier in segment[6::3]}
         elif marker == _START_OF_SCAN:
             scans += 1
-            if progressive:
-                _note_scan(segment, missing)
+            _note_scan(segment, missing, progressive)
     if frame is None:
         return None
-    if progressive and any(lacks[0] for lacks in missing.values()):
-        ended = False
-    if progressive and not all(_has_all(lacks) for lacks in missing.values()):
-        ended = False
-    return Codestream(*frame, scans, ended and scans > 0)
+    return Codestream(*frame, scans, ended and all(map(_has_all, missing.values())))
 
 
-def _note_scan(segment: bytes, missing: dict[int, list[int]]) -> None:
-    """Note to which bit a scan of a progressive JPEG brings its coefficients."""
+def _note_scan(segment: bytes, missing: dict[int, list[int]], progressive: bool) -> None:
+    """Note to which bit a scan brings the coefficients of its components."""
     count = segment[0] if segment else 0
     tail = segment[1 + 2 * count : 4 + 2 * count]
     if len(tail) < 3:
         return
-    first, last, low_bit = tail[0], min(tail[1], 63), tail[2] & 15
+    first, last, low_bit = (tail[0], min(tail[1], 63), tail[2] & 15) if progressive else (0, 63, 0)
     for identifier in segment[1 : 1 + 2 * count : 2]:
         if identifier in missing:
             missing[identifier][first : last + 1] = [low_bit] * (last + 1 - first)
@@ -136,7 +133,7 @@ def _note_scan(segment: bytes, missing: dict[int, list[int]]) -> None:
 
 def _has_all(lacks: list[int]) -> bool:
     """Return whether a component has its coefficients, or none but the mean of each block."""
-    return not any(lacks) or set(lacks[1:]) == {99}
+    return not any(lacks) or (lacks[0] == 0 and set(lacks[1:]) == {_UNSEEN})
 
 
 def _read_jpeg2000(data: bytes) -> Codestream | None:

@@ -2,23 +2,43 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BufferedReader, BytesIO
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError, features
 
 from apercu.errors import ImageError
-from apercu.images.limits import MAX_PIXELS, check_size
+from apercu.images.formats.decoder_errors import DECODER_ERRORS
+from apercu.images.formats.jpeg import (
+    JPEG_MAGIC,
+    check_scans,
+    ends_in_grey,
+    is_cut_short,
+    read_codestream,
+)
+from apercu.images.formats.tiff import (
+    ORIENTATION,
+    TiffPage,
+    check_page,
+    decode_page,
+    is_tiff,
+    read_pages,
+)
+from apercu.images.limits import MAX_PIXELS, check_density, check_size
 from apercu.images.orientation import UPRIGHT
 from apercu.images.warnings import silence_warnings
 
-FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF")
+FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "AVIF")
 
-_MAX_SIXTEEN_BIT = 65535
 _DIRECT_MODES = {"1", "L", "RGB", "F"}
+_ALPHA_MODES = {"LA", "La", "PA", "RGBA", "RGBa"}
+_OPAQUE = 255
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 
 class DecodedPicture(NamedTuple):
@@ -28,61 +48,176 @@ class DecodedPicture(NamedTuple):
         pixels: The pixels, `channels × height × width`; integers are scaled to [0, 1].
         orientation: EXIF orientation of the file, 1 to 8.
         pending: The orientation that is still to be applied; Pillow turns TIFF files by itself.
+        aspect: Height of a pixel divided by its width, before the pending orientation.
     """
 
     pixels: NDArray[np.float32]
     orientation: int = UPRIGHT
     pending: int = UPRIGHT
+    aspect: float = 1.0
 
 
-def decode_pillow(stream: BytesIO | BufferedReader, name: str) -> DecodedPicture:
-    """Decode the first frame of a picture.
+def decode_pillow(
+    stream: BytesIO | BufferedReader, name: str, page: int = 0
+) -> DecodedPicture:
+    """Decode the first frame of a picture, or a page of a TIFF file.
 
     Transparency is composited over white, and CMYK and palettes become RGB. Of the extra bands of
-    a TIFF file Pillow drops a fourth and refuses more.
+    a TIFF file Pillow drops a fourth.
+
+    Args:
+        stream: The bytes of the file.
+        name: Name of the file, for error messages.
+        page: Index of the page of a TIFF file.
+
+    Returns:
+        The pixels, the EXIF orientation and the shape of a pixel.
+
+    Raises:
+        ImageError: the file is not a picture, damaged, cut short, too small or too large, has no
+            such page, or needs an extra that is not installed.
+    """
+    with silence_warnings("PIL"), _translate_errors(name):
+        start = stream.read(16)
+        stream.seek(0)
+        tiff = read_page(stream, name, page) if is_tiff(start) else None
+        if tiff is not None and tiff.needs_own_decoder:
+            orientation = min(8, max(1, tiff.first(ORIENTATION, UPRIGHT)))
+            pixels = decode_page(tiff, stream, name)
+            return DecodedPicture(pixels, orientation, orientation, tiff.aspect)
+        with _open(stream, name, start) as image:
+            if tiff is not None:
+                image.seek(tiff.index)
+            turned_by_pillow = _read_orientation(image) if tiff is not None else UPRIGHT
+            aspect = _read_aspect(image) if tiff is None else tiff.aspect
+            _load(image, stream, name, start)
+            pending = _read_orientation(image)
+            if turned_by_pillow >= 5:
+                aspect = 1 / aspect
+            pixels = _read_pixels(image, name, tiff)
+            return DecodedPicture(pixels, max(turned_by_pillow, pending), pending, aspect)
+
+
+def decode_mask(stream: BytesIO | BufferedReader, name: str) -> NDArray[np.bool_]:
+    """Decode a picture as a mask: where it is opaque, or, without transparency, not black.
 
     Args:
         stream: The bytes of the file.
         name: Name of the file, for error messages.
 
     Returns:
-        The pixels and the EXIF orientation.
+        True inside, `height × width`, upright.
 
     Raises:
-        ImageError: the file is not a picture, damaged, cut short, too small or too large.
+        ImageError: as in `decode_pillow`.
     """
-    with silence_warnings("PIL"):
-        try:
-            with Image.open(stream, formats=FORMATS) as image:
-                check_size(name, image.height, image.width)
-                turned_by_pillow = _read_orientation(image) if image.format == "TIFF" else UPRIGHT
-                image.load()
-                pending = _read_orientation(image)
-                orientation = max(turned_by_pillow, pending)
-                return DecodedPicture(_read_pixels(image, name), orientation, pending)
-        except ImageError:
-            raise
-        except Image.DecompressionBombError as error:
-            raise ImageError(
-                f"{name}: too large, expected at most {MAX_PIXELS // 1_000_000} megapixels; "
-                "resize it first"
-            ) from error
-        except UnidentifiedImageError as error:
-            formats = ", ".join(FORMATS)
-            raise ImageError(
-                f"{name}: not an image, expected {formats}, DICOM, FITS, "
-                "or .npy for any number of channels"
-            ) from error
-        except Exception as error:  # hostile bytes may raise anything
-            reason = " ".join(str(error).split())
-            raise ImageError(f"{name}: damaged or cut short ({reason})") from error
+    with silence_warnings("PIL"), _translate_errors(name):
+        start = stream.read(16)
+        stream.seek(0)
+        if is_tiff(start):
+            read_page(stream, name, 0)
+        with _open(stream, name, start) as image:
+            _load(image, stream, name, start)
+            if _is_transparent(image):
+                alpha = np.asarray(image.convert("RGBA"))[..., 3]
+                if alpha.min() < _OPAQUE:
+                    return alpha > 0
+            values = np.asarray(image.convert("RGB") if image.mode == "P" else image)
+            return values != 0 if values.ndim == 2 else (values != 0).any(axis=2)
 
 
-def _read_pixels(image: Image.Image, name: str) -> NDArray[np.float32]:
+@contextmanager
+def _translate_errors(name: str) -> Iterator[None]:
+    """Turn the errors of a decoder within a `with` block into ImageErrors."""
+    try:
+        yield
+    except ImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageError(
+            f"{name}: too large, expected at most {MAX_PIXELS // 1_000_000} megapixels; "
+            "resize it first"
+        ) from error
+    except UnidentifiedImageError as error:
+        formats = ", ".join(FORMATS)
+        raise ImageError(
+            f"{name}: not an image, expected {formats}, HEIC, DICOM, FITS, "
+            "or .npy for any number of channels"
+        ) from error
+    except DECODER_ERRORS as error:
+        reason = " ".join(str(error).split())
+        if "MAX_TEXT_CHUNK" in reason or "MAX_TEXT_MEMORY" in reason:
+            raise ImageError(
+                f"{name}: its texts or its colour profile are too large, expected at most a "
+                "mebibyte each; save it without them"
+            ) from error
+        raise ImageError(f"{name}: damaged or cut short ({reason})") from error
+
+
+def read_page(stream: BytesIO | BufferedReader, name: str, page: int) -> TiffPage:
+    """Return a page of a TIFF file after it is checked; raise ImageError if there is none."""
+    pages = read_pages(stream, name)
+    if not 0 <= page < len(pages):
+        raise ImageError(f"{name}: expected a page below {len(pages)}, got {page}")
+    check_page(pages[page], stream, name)
+    return pages[page]
+
+
+def _open(stream: BytesIO | BufferedReader, name: str, start: bytes) -> Image.Image:
+    """Open a picture by its header, and check its size."""
+    formats = FORMATS
+    if start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS:
+        _require_heif(name)
+        formats = ("HEIF",)
+    if start[4:12] == b"ftypavif" and not features.check("avif"):
+        raise ImageError(f"{name}: an AVIF file, which needs a Pillow with AVIF; update pillow")
+    length = stream.seek(0, os.SEEK_END)
+    stream.seek(0)
+    image = Image.open(stream, formats=formats)
+    if not is_tiff(start):
+        check_size(name, image.height, image.width)
+        check_density(name, image.height, image.width, length)
+    return image
+
+
+def _load(
+    image: Image.Image, stream: BytesIO | BufferedReader, name: str, start: bytes
+) -> None:
+    """Decode the pixels; raise ImageError if a JPEG takes too long, or lacks data at its end."""
+    if not start.startswith(JPEG_MAGIC):
+        image.load()
+        return
+    stream.seek(0)
+    data = stream.read()
+    header = read_codestream(data)
+    if header is not None:
+        check_scans(header, name)
+        if not header.is_complete:
+            raise ImageError(f"{name}: damaged or cut short, the end of its JPEG data is missing")
+    image.load()
+    last_pixel = image.getpixel((image.width - 1, image.height - 1))
+    if ends_in_grey(last_pixel) and is_cut_short(data):
+        raise ImageError(f"{name}: damaged or cut short, the end of its JPEG data is missing")
+
+
+def _require_heif(name: str) -> None:
+    """Let Pillow read HEIC files; raise ImageError if the extra is not installed."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError as error:
+        raise ImageError(
+            f"{name}: a HEIC file, which needs pillow-heif; install apercu[heic]"
+        ) from error
+    register_heif_opener(thumbnails=False)
+
+
+def _read_pixels(image: Image.Image, name: str, tiff: TiffPage | None) -> NDArray[np.float32]:
     """Convert an image to an array, `channels × height × width`; integers are scaled to [0, 1]."""
     if image.mode.startswith("I"):
-        return _scale_sixteen_bit(np.asarray(image), name)
-    if "transparency" in image.info or image.mode in {"LA", "La", "PA", "RGBA", "RGBa"}:
+        bits = min(16, tiff.bits) if tiff is not None else 16
+        pixels = _scale_integers(np.asarray(image), name, 2**bits - 1)
+        return 1 - pixels if tiff is not None and tiff.is_white_zero else pixels
+    if _is_transparent(image):
         image = _composite_over_white(image)
     elif image.mode not in _DIRECT_MODES:
         image = image.convert("RGB")
@@ -91,17 +226,38 @@ def _read_pixels(image: Image.Image, name: str) -> NDArray[np.float32]:
     channels_first = array[None] if array.ndim == 2 else np.moveaxis(array, 2, 0)
     pixels = channels_first.astype(np.float32, order="C")
     pixels /= np.float32(scale)
+    if image.mode == "F" and tiff is not None and tiff.is_white_zero:
+        return 1 - pixels
     return pixels
 
 
-def _scale_sixteen_bit(values: NDArray[Any], name: str) -> NDArray[np.float32]:
-    """Scale one channel of 16-bit integers to [0, 1]; raise ImageError if there are wider ones."""
+def _is_transparent(image: Image.Image) -> bool:
+    """Return whether an image has an alpha channel, or a colour that is transparent."""
+    return "transparency" in image.info or image.mode in _ALPHA_MODES
+
+
+def _scale_integers(values: NDArray[Any], name: str, full_scale: int) -> NDArray[np.float32]:
+    """Scale one channel of integers to [0, 1]; raise ImageError if there are wider ones."""
     low, high = int(values.min()), int(values.max())
-    if low < 0 or high > _MAX_SIXTEEN_BIT:
+    if low < 0 or high > full_scale:
         raise ImageError(
-            f"{name}: expected integers of 16 bits, 0 to {_MAX_SIXTEEN_BIT}, got {low} to {high}"
+            f"{name}: expected integers of {full_scale.bit_length()} bits, 0 to {full_scale}, "
+            f"got {low} to {high}"
         )
-    return values.astype(np.float32)[None] / np.float32(_MAX_SIXTEEN_BIT)
+    return values.astype(np.float32)[None] / np.float32(full_scale)
+
+
+def _read_aspect(image: Image.Image) -> float:
+    """Return the height of a pixel divided by its width, as JFIF or pHYs says; 1 otherwise."""
+    if image.format == "JPEG":
+        densities = image.info.get("jfif_density")
+    elif image.format == "PNG":
+        densities = image.info.get("aspect", image.info.get("dpi"))
+    else:
+        return 1.0
+    if not isinstance(densities, tuple) or len(densities) != 2 or not all(densities):
+        return 1.0
+    return float(densities[0]) / float(densities[1])
 
 
 def _composite_over_white(image: Image.Image) -> Image.Image:
@@ -115,8 +271,8 @@ def _composite_over_white(image: Image.Image) -> Image.Image:
 
 def _read_orientation(image: Image.Image) -> int:
     """Read the EXIF orientation, 1 to 8; damaged EXIF counts as upright."""
-    with suppress(Exception):
+    try:
         value = image.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
-        if isinstance(value, int) and 1 <= value <= 8:
-            return value
-    return UPRIGHT
+    except DECODER_ERRORS:
+        return UPRIGHT
+    return value if isinstance(value, int) and 1 <= value <= 8 else UPRIGHT

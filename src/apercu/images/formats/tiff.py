@@ -1,0 +1,358 @@
+"""The pages of a TIFF file, checked before a decoder reads them; and those Pillow cannot read."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Mapping
+from io import BufferedReader, BytesIO
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apercu.errors import ImageError
+from apercu.images.formats.jpeg import check_scans, read_codestream
+from apercu.images.formats.unpacking import inflate
+from apercu.images.limits import check_density, check_size
+
+TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+MAX_PAGES = 1000
+"""Largest number of pages in one file."""
+
+_TYPES = {1: "B", 2: "B", 3: "H", 4: "I", 5: "II", 6: "b", 8: "h", 9: "i", 10: "ii", 11: "f",
+          12: "d", 13: "I", 16: "Q", 17: "q", 18: "Q"}  # fmt: skip
+_MAX_TAGS = 4096
+_REDUCED, _MASK = 1, 4  # bits of NewSubfileType
+_NONE, _DEFLATES, _JPEGS = 1, (8, 32946), (6, 7)  # values of Compression
+_TILE_PIXELS = 16_000_000  # a tile may have so many pixels, or as many as the picture
+
+WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 256, 257, 258, 259, 262
+STRIP_OFFSETS, ORIENTATION, SAMPLES, ROWS_PER_STRIP, STRIP_BYTES = 273, 274, 277, 278, 279
+X_RESOLUTION, Y_RESOLUTION, PLANAR, PREDICTOR = 282, 283, 284, 317
+TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_BYTES, SAMPLE_FORMAT = 322, 323, 324, 325, 339
+SUBFILE_TYPE = 254
+
+
+_WANTED = frozenset(
+    (SUBFILE_TYPE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, STRIP_OFFSETS, ORIENTATION,
+     SAMPLES, ROWS_PER_STRIP, STRIP_BYTES, X_RESOLUTION, Y_RESOLUTION, PLANAR, PREDICTOR,
+     TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_BYTES, SAMPLE_FORMAT)
+)  # fmt: skip
+
+
+class TiffPage(NamedTuple):
+    """One directory of a TIFF file.
+
+    Attributes:
+        index: Number of the directory, as Pillow counts them.
+        order: Byte order, `<` or `>`.
+        tags: Numbers of each tag.
+    """
+
+    index: int
+    order: str
+    tags: Mapping[int, tuple[Any, ...]]
+
+    def first(self, tag: int, default: int) -> int:
+        """Return the first number of a tag."""
+        values = self.tags.get(tag) or (default,)
+        return int(values[0])
+
+    @property
+    def height(self) -> int:
+        """Height in pixels."""
+        return self.first(HEIGHT, 0)
+
+    @property
+    def width(self) -> int:
+        """Width in pixels."""
+        return self.first(WIDTH, 0)
+
+    @property
+    def samples(self) -> int:
+        """Values per pixel."""
+        return self.first(SAMPLES, 1)
+
+    @property
+    def bits(self) -> int:
+        """Bits per value."""
+        return self.first(BITS, 1)
+
+    @property
+    def is_white_zero(self) -> bool:
+        """Whether 0 is white."""
+        return self.first(PHOTOMETRIC, 1) == 0
+
+    @property
+    def is_float(self) -> bool:
+        """Whether values are floats."""
+        return self.first(SAMPLE_FORMAT, 1) == 3
+
+    @property
+    def aspect(self) -> float:
+        """Height of a pixel divided by its width; 1 where the file does not tell."""
+        x, y = (self.tags.get(tag, (0, 0)) for tag in (X_RESOLUTION, Y_RESOLUTION))
+        if len(x) < 2 or len(y) < 2 or not (x[0] and x[1] and y[0] and y[1]):
+            return 1.0
+        return float((x[0] / x[1]) / (y[0] / y[1]))
+
+    @property
+    def needs_own_decoder(self) -> bool:
+        """Whether Pillow cannot read the values: floats in other ways than one of 32 bits."""
+        if self.is_float:
+            return (self.bits, self.samples) != (32, 1)
+        return self.samples > 4 and self.bits in (8, 16)
+
+
+def is_tiff(start: bytes) -> bool:
+    """Return whether a file that starts with these bytes is a TIFF file."""
+    return start[:4] in TIFF_MAGICS
+
+
+def read_pages(stream: BytesIO | BufferedReader, name: str) -> list[TiffPage]:
+    """Read the directories of the pages; previews and masks of a page are left out.
+
+    Args:
+        stream: The bytes of the file.
+        name: Name of the file, for error messages.
+
+    Returns:
+        The pages, at least one.
+
+    Raises:
+        ImageError: a directory is damaged, or beyond the end of the file, or there are too many.
+    """
+    length = stream.seek(0, os.SEEK_END)
+    stream.seek(0)
+    start = stream.read(16)
+    order = "<" if start[:2] == b"II" else ">"
+    is_big = 43 in (start[2], start[3])
+    pages: list[TiffPage] = []
+    seen: set[int] = set()
+    try:
+        (offset,) = (
+            struct.unpack_from(f"{order}Q", start, 8)
+            if is_big
+            else struct.unpack_from(f"{order}I", start, 4)
+        )
+        while offset:
+            if offset in seen or len(seen) >= MAX_PAGES:
+                raise ImageError(
+                    f"{name}: damaged, its pages form a circle, or more than {MAX_PAGES}"
+                )
+            seen.add(offset)
+            tags, offset = _read_directory(stream, order, offset, length, is_big)
+            pages.append(TiffPage(len(pages), order, tags))
+    except (struct.error, EOFError) as error:
+        if not pages:
+            raise ImageError(f"{name}: damaged or cut short, a page is beyond its end") from error
+    whole = [page for page in pages if not page.first(SUBFILE_TYPE, 0) & (_REDUCED | _MASK)]
+    stream.seek(0)
+    if not pages:
+        raise ImageError(f"{name}: damaged or cut short, a TIFF file without pages")
+    return whole or pages[:1]
+
+
+def _read_directory(
+    stream: BytesIO | BufferedReader, order: str, offset: int, length: int, is_big: bool
+) -> tuple[dict[int, tuple[Any, ...]], int]:
+    """Read the numbers of a directory, and the offset of the next one; EOFError beyond the end."""
+    counter, entry, pointer = ("Q", "HHQ", "Q") if is_big else ("H", "HHI", "I")
+    inline = 8 if is_big else 4
+    stream.seek(offset)
+    (count,) = _unpack(stream, f"{order}{counter}")
+    if count > _MAX_TAGS:
+        raise EOFError
+    tags: dict[int, tuple[Any, ...]] = {}
+    content = stream.read(count * (struct.calcsize(f"{order}{entry}") + inline))
+    (following,) = _unpack(stream, f"{order}{pointer}")
+    step = struct.calcsize(f"{order}{entry}") + inline
+    for start in range(0, len(content) - step + 1, step):
+        tag, kind, number = struct.unpack_from(f"{order}{entry}", content, start)
+        form = _TYPES.get(kind)
+        if form is None or tag not in _WANTED:
+            continue
+        size = number * struct.calcsize(f"{order}{form}")
+        value = content[start + step - inline : start + step][:size]
+        if size > inline:
+            (at,) = struct.unpack_from(f"{order}{pointer}", content, start + step - inline)
+            if at + size > length:
+                continue
+            stream.seek(at)
+            value = stream.read(size)
+        tags[tag] = struct.unpack(f"{order}{number * len(form)}{form[0]}", value)
+    return tags, following
+
+
+def _unpack(stream: BytesIO | BufferedReader, form: str) -> tuple[Any, ...]:
+    """Read and unpack numbers; raise EOFError beyond the end."""
+    size = struct.calcsize(form)
+    content = stream.read(size)
+    if len(content) < size:
+        raise EOFError
+    return struct.unpack(form, content)
+
+
+class _Segments(NamedTuple):
+    """The strips or tiles of a page: where they are, and the size of each but the last ones."""
+
+    offsets: tuple[int, ...]
+    counts: tuple[int, ...]
+    height: int
+    width: int
+    is_tiled: bool
+
+
+def check_page(page: TiffPage, stream: BytesIO | BufferedReader, name: str) -> None:
+    """Refuse a page that is too large, or lacks a part of its pixels.
+
+    Args:
+        page: The page.
+        stream: The bytes of the file.
+        name: Name of the file, for error messages.
+
+    Raises:
+        ImageError: the page is too small or too large, a strip or tile is missing or cut short,
+            or a JPEG in it has too many scans.
+    """
+    length = stream.seek(0, os.SEEK_END)
+    check_size(name, page.height, page.width)
+    check_density(name, page.height, page.width, length)
+    if not 1 <= page.samples <= 512 or not 1 <= page.bits <= 64:
+        raise ImageError(
+            f"{name}: damaged, {page.samples} values of {page.bits} bits per pixel; expected 1 "
+            "to 512 of 1 to 64"
+        )
+    channels = -(-page.samples * page.bits // 32)
+    check_size(name, page.height, page.width, channels)
+    segments = _find_segments(page, name)
+    compression = page.first(COMPRESSION, _NONE)
+    for number, (offset, count) in enumerate(zip(segments.offsets, segments.counts, strict=True)):
+        if not count or not offset or offset + count > length:
+            kind = "tile" if segments.is_tiled else "strip"
+            raise ImageError(
+                f"{name}: damaged or cut short, {kind} {number + 1} of {len(segments.offsets)} "
+                "is missing"
+            )
+        if compression in _JPEGS:
+            stream.seek(offset)
+            header = read_codestream(stream.read(count))
+            if header is not None:
+                check_scans(header, name)
+    stream.seek(0)
+
+
+def _find_segments(page: TiffPage, name: str) -> _Segments:
+    """Return the strips or tiles that a page needs; raise ImageError if some are not listed."""
+    planes = page.samples if page.first(PLANAR, 1) == 2 else 1
+    per_pixel = page.samples // planes * page.bits
+    is_tiled = TILE_OFFSETS in page.tags or TILE_WIDTH in page.tags
+    if is_tiled:
+        height, width = page.first(TILE_HEIGHT, 0), page.first(TILE_WIDTH, 0)
+        if not 0 < height * width <= max(_TILE_PIXELS, page.height * page.width):
+            raise ImageError(
+                f"{name}: damaged, its tiles are {width} × {height} (width × height) pixels"
+            )
+        offsets, counts = page.tags.get(TILE_OFFSETS, ()), page.tags.get(TILE_BYTES, ())
+    else:
+        height = min(page.height, page.first(ROWS_PER_STRIP, page.height) or page.height)
+        width = page.width
+        offsets, counts = page.tags.get(STRIP_OFFSETS, ()), page.tags.get(STRIP_BYTES, ())
+    rows, columns = -(-page.height // height), -(-page.width // width)
+    needed = rows * columns * planes
+    if len(offsets) < needed:
+        kind = "tiles" if is_tiled else "strips"
+        raise ImageError(
+            f"{name}: damaged or cut short, expected {needed} {kind} of pixels, got {len(offsets)}"
+        )
+    if page.first(COMPRESSION, _NONE) == _NONE:  # the counts of some writers are wrong
+        sizes = []
+        for number in range(needed):
+            last = not is_tiled and number % rows == rows - 1
+            high = page.height - height * (rows - 1) if last else height
+            sizes.append(high * -(-width * per_pixel // 8))
+        counts = tuple(sizes)
+    elif len(counts) < needed:
+        raise ImageError(f"{name}: damaged, the sizes of its strips are missing")
+    numbers = [tuple(int(each) for each in values[:needed]) for values in (offsets, counts)]
+    return _Segments(numbers[0], numbers[1], height, width, is_tiled)
+
+
+def decode_page(
+    page: TiffPage, stream: BytesIO | BufferedReader, name: str
+) -> NDArray[np.float32]:
+    """Decode a page that Pillow cannot read: uncompressed or deflated, in strips or tiles.
+
+    Args:
+        page: The page, after `check_page`.
+        stream: The bytes of the file.
+        name: Name of the file, for error messages.
+
+    Returns:
+        Pixels, `channels × height × width`; whole numbers are scaled to [0, 1].
+
+    Raises:
+        ImageError: the page is damaged, or compressed in another way.
+    """
+    compression, predictor = page.first(COMPRESSION, _NONE), page.first(PREDICTOR, 1)
+    kind = "f" if page.is_float else "u"
+    if compression not in (_NONE, *_DEFLATES) or predictor not in (1, 2, 3):
+        raise ImageError(
+            f"{name}: a TIFF of {page.samples} × {page.bits} bits in compression {compression}, "
+            "expected none or deflate; convert it"
+        )
+    if (kind, page.bits) not in (("f", 16), ("f", 32), ("f", 64), ("u", 8), ("u", 16)):
+        raise ImageError(f"{name}: a TIFF of {page.bits} bits per value, expected 8, 16, 32 or 64")
+    segments = _find_segments(page, name)
+    is_planar = page.first(PLANAR, 1) == 2
+    planes, depth = (page.samples, 1) if is_planar else (1, page.samples)
+    dtype = np.dtype(f"{page.order}{kind}{page.bits // 8}")
+    rows, columns = -(-page.height // segments.height), -(-page.width // segments.width)
+    canvas = np.empty((planes, page.height, page.width, depth), np.float32)
+    for number, (offset, count) in enumerate(zip(segments.offsets, segments.counts, strict=True)):
+        plane, place = divmod(number, rows * columns)
+        top, left = (place // columns) * segments.height, (place % columns) * segments.width
+        bottom = min(page.height, top + segments.height)
+        high = segments.height if segments.is_tiled else bottom - top
+        stream.seek(offset)
+        content = stream.read(count)
+        expected = high * segments.width * depth * dtype.itemsize
+        if compression in _DEFLATES:
+            content = inflate(content, name, 15, expected + 1024).getvalue()
+        if len(content) < expected:
+            raise ImageError(f"{name}: cut short, expected {expected} bytes in a strip of pixels")
+        block = _undo_predictor(
+            content[:expected], dtype, (high, segments.width, depth), predictor
+        )
+        right = min(page.width, left + segments.width)
+        canvas[plane, top:bottom, left:right] = block[: bottom - top, : right - left]
+    pixels = canvas[..., 0] if is_planar else np.moveaxis(canvas[0], 2, 0)
+    full_scale = 1.0 if page.is_float else float(2**page.bits - 1)
+    pixels = pixels / np.float32(full_scale)
+    return 1 - pixels if page.is_white_zero and page.samples == 1 else pixels
+
+
+def _undo_predictor(
+    content: bytes, dtype: np.dtype[Any], shape: tuple[int, int, int], predictor: int
+) -> NDArray[Any]:
+    """Undo the differences between neighbours (2), or of the bytes of floats (3)."""
+    high, width, depth = shape
+    if predictor == 3:
+        rows = np.frombuffer(content, np.uint8).reshape(high, -1)
+        rows = np.cumsum(rows.reshape(high, -1, depth), axis=1, dtype=np.uint8).reshape(high, -1)
+        by_byte = rows.reshape(high, dtype.itemsize, width * depth)
+        ordered = np.ascontiguousarray(by_byte.transpose(0, 2, 1))
+        return ordered.view(f">{dtype.kind}{dtype.itemsize}").reshape(shape)
+    values = np.frombuffer(content, dtype).reshape(shape)
+    if predictor == 2:
+        unsigned = values.view(f"{dtype.str[0]}u{dtype.itemsize}")
+        native = f"u{dtype.itemsize}"
+        summed = np.cumsum(unsigned.astype(native), axis=1, dtype=native)
+        return summed.view(f"{dtype.kind}{dtype.itemsize}")
+    return values
+
+
+def count_pages(stream: BytesIO | BufferedReader, name: str) -> int:
+    """Return the number of pages; raises ImageError like `read_pages`."""
+    return len(read_pages(stream, name))
