@@ -23,7 +23,7 @@ def test_the_cost_is_the_integral_as_printed() -> None:
     generator = torch.Generator().manual_seed(0)
     path = torch.randn(5, 2, 3, generator=generator)
     wanted, evidence = torch.tensor([1, 0]), torch.tensor([2.0, 7.0])
-    costs = Lagrangian(points=5).cost(path, linear, wanted, evidence)
+    costs = Lagrangian(points=5).compute_cost(path, linear, wanted, evidence)
     step = 1 / 4
     for image in range(2):
         cost = 0.0

@@ -81,7 +81,7 @@ def test_full_learns_the_mask_explainers_objective(
     for _ in range(3):
         open_fields = fields.clone().requires_grad_()
         question = MaskBatch(image, target, torch.tensor([True]), target)
-        terms = objective.terms(residual, question, Evidence(*open_fields), generator)
+        terms = objective.compute_terms(residual, question, Evidence(*open_fields), generator)
         (slopes,) = torch.autograd.grad(sum(terms.values()), open_fields)
         fields = adam(fields, slopes, state)
     joined = combine_fields(fields[0].sigmoid(), fields[1].sigmoid())[:, None]

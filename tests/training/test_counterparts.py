@@ -62,7 +62,7 @@ def test_terms_of_the_shared_body_are_their_formulas() -> None:
         similarity=3, closeness=2, keep=0.5, flip=0.7, smoothness=0.9, scarcity=0.4
     )
     made = pair()
-    terms = weights.terms(ASKED, made, unused, classifier)
+    terms = weights.compute_terms(ASKED, made, unused, classifier)
     literal = {
         "similarity": [3 * d for d in slow_distance(IMAGES, made.similar)],
         "closeness": [2 * d for d in slow_distance(made.similar, made.adversarial)],
@@ -90,7 +90,7 @@ def test_syce_applies_the_generator_twice_and_back() -> None:
     weights = CounterpartObjective(
         stable="twice", closeness=0, cycle=2, cycle_keep=0.5, smoothness=0
     )
-    terms = weights.terms(ASKED, made, generate, classifier)
+    terms = weights.compute_terms(ASKED, made, generate, classifier)
     twice, back = asked_of
     assert all(torch.equal(one[0], made.adversarial) for one in (twice, back))
     assert (twice[1], twice[2]) == ([0, 2], [1, 0])
@@ -104,7 +104,7 @@ def test_syce_applies_the_generator_twice_and_back() -> None:
 
 def test_cyce_compares_with_the_image_itself() -> None:
     weights = CounterpartObjective(stable="itself", closeness=2, smoothness=0, scarcity=0)
-    terms = weights.terms(ASKED, pair(), unused, classifier)
+    terms = weights.compute_terms(ASKED, pair(), unused, classifier)
     assert set(terms) == {"closeness", "flip"}
     torch.testing.assert_close(terms["closeness"], 2 * distance(IMAGES, pair().adversarial))
 

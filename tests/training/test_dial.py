@@ -8,7 +8,7 @@ import torch
 from apercu.explainers.mask.network import enlarge
 from apercu.explainers.mask.objectives import ExtentAndCore, MaskBatch
 from apercu.explainers.mask.objectives.base import edge_aware_roughness
-from apercu.explainers.mask.objectives.crop_search import bounding_boxes, propose_boxes
+from apercu.explainers.mask.objectives.crop_search import find_boxes, propose_boxes
 from apercu.networks.decoder import Evidence
 
 SIZE, CLASSES = 12, 4
@@ -37,7 +37,7 @@ def evidence() -> Evidence:
 
 
 def test_a_fake_class_must_only_be_small(question, evidence):
-    terms = ExtentAndCore(area=3.0).terms(classifier, question, evidence, drawn())
+    terms = ExtentAndCore(area=3.0).compute_terms(classifier, question, evidence, drawn())
     extent = enlarge(evidence.extent, (SIZE, SIZE)).sigmoid()[2].mean().item()
     core = evidence.core.sigmoid()[2].mean().item()
     asked = {name: values[2].item() for name, values in terms.items()}
@@ -46,7 +46,7 @@ def test_a_fake_class_must_only_be_small(question, evidence):
 
 
 def test_real_classes_pay_every_term_and_half_of_them_try_crops(question, evidence):
-    terms = ExtentAndCore().terms(classifier, question, evidence, drawn())
+    terms = ExtentAndCore().compute_terms(classifier, question, evidence, drawn())
     for name in ("area", "smoothness", "preserver", "destroyer"):
         assert (terms[name][:2] > 0).all(), name
     assert (terms["sufficient"] > 0).sum() == 1
@@ -54,13 +54,13 @@ def test_real_classes_pay_every_term_and_half_of_them_try_crops(question, eviden
 
 def test_a_batch_of_fakes_alone_has_a_loss(question, evidence):
     fakes = MaskBatch(question.images, question.targets, torch.zeros(3).bool(), question.predicted)
-    terms = ExtentAndCore().terms(classifier, fakes, evidence, drawn())
+    terms = ExtentAndCore().compute_terms(classifier, fakes, evidence, drawn())
     assert terms["area"].gt(0).all() and terms["smoothness"].eq(0).all()
 
 
 def test_the_same_generator_gives_the_same_loss(question, evidence):
     first, second = (
-        ExtentAndCore().terms(classifier, question, evidence, drawn()) for _ in range(2)
+        ExtentAndCore().compute_terms(classifier, question, evidence, drawn()) for _ in range(2)
     )
     assert all(torch.equal(first[name], second[name]) for name in first)
 
@@ -82,12 +82,12 @@ def test_proposals_are_lawful_and_begin_with_the_masks_own_box(evidence):
     assert boxes.shape == (3, 6, 4)
     assert boxes.amin() >= -1e-6 and boxes.amax() <= 1 + 1e-6
     assert (boxes[..., 2:] - boxes[..., :2]).amin() >= 0.15 - 1e-6
-    torch.testing.assert_close(boxes[:, 0], bounding_boxes(evidence.core, torch.zeros(3)))
+    torch.testing.assert_close(boxes[:, 0], find_boxes(evidence.core, torch.zeros(3)))
 
 
 def test_the_core_learns_from_crops_and_the_extent_from_the_rest(question, evidence):
     leaves = Evidence(evidence.extent.requires_grad_(), evidence.core.requires_grad_())
-    terms = ExtentAndCore().terms(classifier, question, leaves, drawn())
+    terms = ExtentAndCore().compute_terms(classifier, question, leaves, drawn())
     terms["sufficient"].sum().backward(retain_graph=True)
     assert leaves.extent.grad is None and leaves.core.grad.abs().sum() > 0
     leaves.core.grad = None

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from apercu.explainers.mask.objectives import MaskBatch, Printed, Released
 from apercu.explainers.mask.objectives.base import area, margin, roughness
-from apercu.explainers.mask.objectives.crop_search import bounding_boxes, pixel_votes, score_boxes
+from apercu.explainers.mask.objectives.crop_search import compute_votes, find_boxes, score_boxes
 from apercu.networks.decoder import Evidence
 
 COUNT, SIDE, CLASSES = 3, 8, 4
@@ -88,7 +88,7 @@ def mixed(image: Tensor, mask: Tensor, other: Tensor) -> Tensor:
 
 def test_printed_is_equation_3(question: MaskBatch, log_odds: Tensor) -> None:
     objective = Printed(smoothness=0.3, area=2.0, destroyer=5.0, destroyer_power=0.3)
-    terms = objective.terms(
+    terms = objective.compute_terms(
         classifier, question, Evidence(log_odds, log_odds), Generator().manual_seed(7)
     )
     draws = Replacements(Generator().manual_seed(7))
@@ -114,7 +114,7 @@ def test_printed_is_equation_3(question: MaskBatch, log_odds: Tensor) -> None:
 
 def test_released_has_hinges_on_the_true_class(question: MaskBatch, log_odds: Tensor) -> None:
     objective = Released(smoothness=0.2, area=3.0, area_power=0.3, preserver=0.7, destroyer=0.9)
-    terms = objective.terms(
+    terms = objective.compute_terms(
         classifier, question, Evidence(log_odds, log_odds), Generator().manual_seed(9)
     )
     generator = Generator().manual_seed(9)
@@ -147,7 +147,7 @@ def test_released_has_hinges_on_the_true_class(question: MaskBatch, log_odds: Te
 def test_gradients_reach_the_masks_alone(question: MaskBatch, log_odds: Tensor) -> None:
     for objective in (Printed(), Released()):
         leaf = log_odds.clone().requires_grad_()
-        terms = objective.terms(
+        terms = objective.compute_terms(
             classifier, question, Evidence(leaf, leaf), Generator().manual_seed(0)
         )
         torch.stack(list(terms.values())).sum().backward()
@@ -171,7 +171,7 @@ def test_agreement_is_a_weighted_count_of_boxes() -> None:
          torch.maximum(corners[..., :2], corners[..., 2:])], 2
     )  # fmt: skip
     scores, size = torch.rand(2, 5, generator=generator), torch.Size((6, 7))
-    found = pixel_votes(boxes, scores, 0.3, size)
+    found = compute_votes(boxes, scores, 0.3, size)
     for image in range(2):
         weights = [math.exp(-s / 0.3) for s in scores[image].tolist()]
         for y in range(6):
@@ -188,7 +188,7 @@ def test_agreement_is_a_weighted_count_of_boxes() -> None:
 def test_bounding_is_the_box_at_a_height_or_everything() -> None:
     log_odds = torch.full((2, 10, 20), -3.0)
     log_odds[0, 2:7, 4:14] = 2.0
-    found = bounding_boxes(log_odds, torch.tensor([1.0, 1.0]))
+    found = find_boxes(log_odds, torch.tensor([1.0, 1.0]))
     torch.testing.assert_close(found[0], torch.tensor([0.2, 0.2, 0.7, 0.7]))
     torch.testing.assert_close(found[1], torch.tensor([0.0, 0.0, 1.0, 1.0]))
 

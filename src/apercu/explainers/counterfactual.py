@@ -18,7 +18,7 @@ from apercu.errors import ImagesError, TargetError
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.inputs import ImagesLike
 from apercu.explainers.settings import ExplainerSettings
-from apercu.training.data import TrainingImages, shuffled_batches
+from apercu.training.data import TrainingImages, iterate_batches
 from apercu.types import Images, Logits, Maps, Scores, Targets
 
 N = TypeVar("N", bound=nn.Module)
@@ -249,5 +249,5 @@ def measure_on_held_out(
     Returns:
         What was measured, by name.
     """
-    facts = measure_counterparts(explainer, classifier, shuffled_batches(images, len(images)))
+    facts = measure_counterparts(explainer, classifier, iterate_batches(images, len(images)))
     return {**facts, "measured_images": float(len(images))}

@@ -32,7 +32,7 @@ from apercu.training.data import (
     EndlessSampler,
     TrainingImages,
     cache_in_memory,
-    shuffled_batches,
+    iterate_batches,
 )
 from apercu.types import Images
 
@@ -124,13 +124,13 @@ def fit_ridge_embedding(
     fitted, held_out = split_batches(count)
 
     def features(numbers: Iterable[int]) -> Iterator[FeatureBatch]:
-        for batch in shuffled_batches(images, count, numbers):
+        for batch in iterate_batches(images, count, numbers):
             batch = batch.to(device)
             yield FeatureBatch(network.encoder(batch)[-1].mean((2, 3)), classifier(batch))
 
     agreement = fit_ridge(network.gate, features(fitted), features(held_out), settings.penalties)
-    unseen = shuffled_batches(images, count, held_out or fitted)
-    network.gate.set_threshold(*_mean_peaks(network, classifier, unseen))
+    unseen = iterate_batches(images, count, held_out or fitted)
+    network.gate.set_threshold(*_measure_peaks(network, classifier, unseen))
     return agreement
 
 
@@ -172,7 +172,7 @@ def train_ridge_embedding(
     descend(network, settings, steps())
     chunks = torch.split(order[: max(held_out, FORWARD_BATCH)], FORWARD_BATCH)
     unseen = [stack_images(cached, indices).to(device) for indices in chunks]
-    network.gate.set_threshold(*_mean_peaks(network, classifier, unseen))
+    network.gate.set_threshold(*_measure_peaks(network, classifier, unseen))
     return compute_agreement(predict, classifier, unseen) if held_out else float("nan")
 
 
@@ -252,7 +252,7 @@ def split_batches(count: int) -> tuple[list[int], list[int]]:
 
 
 @torch.no_grad()
-def _mean_peaks(
+def _measure_peaks(
     network: GatedNetwork, classifier: Classifier, batches: Iterable[Images]
 ) -> tuple[float, float]:
     """Return the mean highest activation of the classifier's top class, and of any other class."""

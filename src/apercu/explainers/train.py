@@ -182,7 +182,7 @@ def _fit(
 
 def _record(trainer: Trainer, classifier: Classifier, settings: ExplainerSettings) -> RunRecord:
     """Return the record of what the explainer depends on."""
-    return trainer.record(
+    return trainer.make_record(
         settings,
         fingerprint=classifier.fingerprint,
         classifier=ClassifierInfo.from_classifier(classifier),

@@ -127,7 +127,7 @@ class MeaningfulPerturbation(Method):
         batch = MaskBatch(image, target, torch.ones_like(target, dtype=torch.bool), target)
 
         def loss(*fields: LogOdds) -> Scores:
-            terms = objective.terms(classifier, batch, Evidence(*fields), generator)
+            terms = objective.compute_terms(classifier, batch, Evidence(*fields), generator)
             return torch.stack(list(terms.values())).sum(dim=0)
 
         return loss

@@ -134,7 +134,7 @@ def pretrain(
         ClassifierError: the backbone cannot be trained.
         RunError: the folder holds a pretraining with other settings.
     """
-    with trainer.record(settings, targets=images.digest).begin(resume=resume):
+    with trainer.make_record(settings, targets=images.digest).begin(resume=resume):
         backbone = copy_trainable(trainer.classifier, seed=trainer.seed)
         training_indices, held_out = split_held_out(len(trainer.source), trainer.seed)
         sample = _draw_sample(images, trainer.classifier, training_indices)

@@ -113,7 +113,7 @@ def cache_in_memory(images: TrainingImages) -> PreparedImages:
     return [images[index] for index in range(len(images))]
 
 
-def shuffled_batches(
+def iterate_batches(
     images: TrainingImages, count: int, numbers: Iterable[int] | None = None
 ) -> Iterator[Images]:
     """Yield batches of the first `count` images of a seeded shuffle.

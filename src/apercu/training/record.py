@@ -45,7 +45,7 @@ class TrainingOrder(BaseModel):
     wanted: str = ""
 
 
-def record_training(
+def make_record(
     run: Path, order: TrainingOrder, settings: TrainingConfig, **parts: BaseModel
 ) -> RunRecord:
     """Return the record of a training, whose `begin` checks and locks the run folder.

@@ -31,7 +31,7 @@ from apercu.training.callbacks import (
 from apercu.training.config import TrainingConfig
 from apercu.training.data import EndlessSampler, TrainingImages, split_held_out
 from apercu.training.module import TrainingModule
-from apercu.training.record import TrainingOrder, record_training
+from apercu.training.record import TrainingOrder, make_record
 from apercu.training.weight_ema import WeightEma
 
 CHECKPOINTS, LAST = "checkpoints", "last.ckpt"
@@ -82,7 +82,7 @@ class Trainer:
         """Whether a person started this process, not Lightning beside another one."""
         return is_main_process()
 
-    def record(
+    def make_record(
         self,
         settings: TrainingConfig,
         *,
@@ -107,7 +107,7 @@ class Trainer:
             precision=self.hardware.precision,
             wanted=targets,
         )
-        return record_training(self.run, order, settings, **parts)
+        return make_record(self.run, order, settings, **parts)
 
     def fit(self, module: TrainingModule) -> dict[str, float]:
         """Train a network in place, from the last checkpoint if there is one.

@@ -63,7 +63,7 @@ class CounterpartObjective(BaseModel):
     scarcity: float = Field(0.3, ge=0)
     plausibility: float = Field(0.1, ge=0)
 
-    def terms(
+    def compute_terms(
         self,
         batch: CounterpartBatch,
         pair: CounterpartPair,

@@ -119,7 +119,7 @@ class CounterpartTraining(TrainingModule):
             return self.classifier(shown)
 
         pair = self.network(images, batch.predicted, batch.targets)
-        terms = dict(objective.terms(batch, pair, self.network, classify))
+        terms = dict(objective.compute_terms(batch, pair, self.network, classify))
         if self.discriminator is not None:
             generated, targets = pair.adversarial, batch.targets
             realism = generator_loss(self.discriminator, generated, targets)

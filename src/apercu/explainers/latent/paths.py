@@ -44,7 +44,7 @@ class Lagrangian:
     steps: Annotated[int, Field(ge=1)] = 150
     rate: Annotated[float, Field(gt=0)] = 0.05
 
-    def cost(
+    def compute_cost(
         self, path: Path, read: Callable[[Codes], Logits], targets: Targets, evidence: Tensor
     ) -> Scores:
         """Return the Lagrangian of each path, with a sum over the points for the integral.
@@ -99,7 +99,9 @@ class Lagrangian:
         optimiser = torch.optim.Adam([offsets], lr=self.rate, eps=ADAM_EPSILON)
         for _ in range(self.steps):
             path = torch.cat([start[None], start + offsets])
-            (gradient,) = torch.autograd.grad(self.cost(path, read, targets, weight).sum(), offsets)
+            (gradient,) = torch.autograd.grad(
+                self.compute_cost(path, read, targets, weight).sum(), offsets
+            )
             offsets.grad = gradient
             optimiser.step()
         return torch.cat([start[None], start + offsets]).detach()

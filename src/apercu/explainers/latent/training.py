@@ -118,13 +118,13 @@ class LatentTraining(TrainingModule):
         moved = network.move(images, start, path[-1])
         name = self.classifier.classes[int(targets[0])].partition(",")[0]
         tiles = [
-            (images, f"{name} {self._probability(images, targets):.2f}"),
+            (images, f"{name} {self._predict_probability(images, targets):.2f}"),
             (network.decode(start), "as coded"),
-            (moved, f"{name} {self._probability(moved, targets):.2f}"),
+            (moved, f"{name} {self._predict_probability(moved, targets):.2f}"),
         ]
         return [render.Tile(render.to_image(shown[0].cpu()), text) for shown, text in tiles]
 
-    def _probability(self, images: Images, targets: Targets) -> float:
+    def _predict_probability(self, images: Images, targets: Targets) -> float:
         return float(self.classifier(images).softmax(1)[0, targets[0]])
 
     def _walk_codes(self, start: Codes, logits: Logits, generator: Generator) -> Codes:

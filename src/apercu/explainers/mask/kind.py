@@ -12,7 +12,7 @@ from apercu.explainers.kind import CardText, ExplainerKind
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.explainers.mask.network import MaskNetwork
 from apercu.explainers.mask.settings import MASK_PRESETS, MaskSettings
-from apercu.training.data import TrainingImages, shuffled_batches
+from apercu.training.data import TrainingImages, iterate_batches
 
 if TYPE_CHECKING:
     from apercu.explainers.mask.training import MaskTraining
@@ -83,13 +83,13 @@ def measure(
     )
 
     count = len(images)
-    points = measure_levels(explainer, classifier, shuffled_batches(images, count))
+    points = measure_levels(explainer, classifier, iterate_batches(images, count))
     write_level_curve(points, run)
     middle = min(points, key=lambda point: abs(point.level - 0.5))
     best = min(points, key=lambda point: point.saliency_metric)
     return {
         "area_true": middle.area,
-        "area_absent": measure_absent_area(explainer, shuffled_batches(images, count), seed),
+        "area_absent": measure_absent_area(explainer, iterate_batches(images, count), seed),
         "measured_images": float(count),
         "kept_probability": middle.kept,
         "removed_probability": middle.removed,

@@ -86,7 +86,7 @@ class MaskTraining(TrainingModule):
         evidence = self.network.evidence(self.network.encode(images), batch.targets)
         evidence = Evidence(evidence.extent.float(), evidence.core.float())
         classifier = self.classifier.compute_logits_at_any_size if self.shrinks else self.classifier
-        terms = self.settings.objective.terms(classifier, batch, evidence, generator)
+        terms = self.settings.objective.compute_terms(classifier, batch, evidence, generator)
         self.log_terms(terms, self._measure_areas(batch, evidence.extent))
         return torch.stack(list(terms.values())).sum(0).mean()
 

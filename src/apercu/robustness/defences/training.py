@@ -172,7 +172,7 @@ def train_defence(
     network = copy_trainable(trainer.classifier, reinitialise=settings.scratch, seed=trainer.seed)
     if settings.wanted == "labels" and not trainer.source.labelled:
         raise ImagesError(f"{trainer.source.name}: has no labels; set wanted: answers")
-    with trainer.record(settings).begin(resume=resume):
+    with trainer.make_record(settings).begin(resume=resume):
         training = DefenceTraining(network, trainer.classifier, settings, trainer.seed)
         before = _measure_agreement(training, trainer)
         facts = {f"{name}_before": value for name, value in before.items()}

@@ -42,7 +42,7 @@ class MaskObjective(BaseModel, ABC):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     @abstractmethod
-    def terms(
+    def compute_terms(
         self,
         classifier: Callable[[Images], Logits],
         batch: MaskBatch,

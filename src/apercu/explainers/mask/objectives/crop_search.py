@@ -39,8 +39,8 @@ def propose_boxes(log_odds: LogOdds, trials: int, generator: Generator) -> Tenso
         Boxes as fractions of the image's sides, `batch × trials × 4`.
     """
     count = len(log_odds)
-    own = bounding_boxes(log_odds, torch.zeros(count, device=log_odds.device))
-    other = bounding_boxes(log_odds, _draw_uniform((count,), generator, log_odds).mul(3).sub(1.5))
+    own = find_boxes(log_odds, torch.zeros(count, device=log_odds.device))
+    other = find_boxes(log_odds, _draw_uniform((count,), generator, log_odds).mul(3).sub(1.5))
     jittered = [_jitter(own, generator) for _ in range(trials - 3)]
     sides = 0.3 + 0.7 * _draw_uniform((count, 2), generator, log_odds)
     centres = sides / 2 + (1 - sides) * _draw_uniform((count, 2), generator, log_odds)
@@ -48,7 +48,7 @@ def propose_boxes(log_odds: LogOdds, trials: int, generator: Generator) -> Tenso
     return torch.stack([own, *jittered, other, random], 1)
 
 
-def bounding_boxes(log_odds: LogOdds, heights: Scores) -> Tensor:
+def find_boxes(log_odds: LogOdds, heights: Scores) -> Tensor:
     """Return the tight box of the region at given log-odds; the whole image where it is empty.
 
     Args:
@@ -96,7 +96,7 @@ def score_boxes(
     return (area_weight * area.log() - log_p).view(count, trials)
 
 
-def pixel_votes(boxes: Tensor, scores: Tensor, temperature: float, size: torch.Size) -> LogOdds:
+def compute_votes(boxes: Tensor, scores: Tensor, temperature: float, size: torch.Size) -> LogOdds:
     """Return for each pixel the weight of the boxes that contain it; better boxes weigh more.
 
     Args:

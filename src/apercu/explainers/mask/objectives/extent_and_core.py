@@ -19,7 +19,7 @@ from apercu.explainers.mask.objectives.base import (
     edge_aware_roughness,
     log_probability,
 )
-from apercu.explainers.mask.objectives.crop_search import pixel_votes, propose_boxes, score_boxes
+from apercu.explainers.mask.objectives.crop_search import compute_votes, propose_boxes, score_boxes
 from apercu.networks.decoder import Evidence
 from apercu.removal import Alternative
 from apercu.types import Images, Logits, LogOdds, Maps, Scores
@@ -59,7 +59,7 @@ class ExtentAndCore(MaskObjective):
     sufficient: float = Field(3.0, ge=0)
     trials: int = Field(5, ge=3)
 
-    def terms(
+    def compute_terms(
         self,
         classifier: Callable[[Images], Logits],
         batch: MaskBatch,
@@ -78,15 +78,17 @@ class ExtentAndCore(MaskObjective):
             terms |= {
                 name: torch.zeros_like(masks[:, 0, 0]).masked_scatter(real, values)
                 for name, values in {
-                    **self._extent_terms(classifier, images, targets, masks[real], generator),
-                    "sufficient": self._core_term(
+                    **self._compute_extent_terms(
+                        classifier, images, targets, masks[real], generator
+                    ),
+                    "sufficient": self._compute_core_term(
                         classifier, images, targets, evidence.core[real], generator
                     ),
                 }.items()
             }
         return terms
 
-    def _extent_terms(
+    def _compute_extent_terms(
         self,
         classifier: Callable[[Images], Logits],
         images: Images,
@@ -100,7 +102,7 @@ class ExtentAndCore(MaskObjective):
         destroyed = (left.exp() + 1e-6).pow(self.destroyer_power)
         return {"preserver": -self.preserver * kept, "destroyer": self.destroyer * destroyed}
 
-    def _core_term(
+    def _compute_core_term(
         self,
         classifier: Callable[[Images], Logits],
         images: Images,
@@ -115,7 +117,7 @@ class ExtentAndCore(MaskObjective):
         with torch.no_grad():
             boxes = propose_boxes(core, self.trials, generator)
             scores = score_boxes(classifier, images, boxes, targets, area_weight=AREA_WEIGHT)
-            votes = pixel_votes(boxes, scores, TEMPERATURE, core.shape[1:])
+            votes = compute_votes(boxes, scores, TEMPERATURE, core.shape[1:])
         loss = F.binary_cross_entropy_with_logits(core, votes, reduction="none")
         weighted = self.sufficient / SEARCHED_FRACTION * loss.mean((1, 2))
         return torch.zeros_like(every).index_put((chosen,), weighted)

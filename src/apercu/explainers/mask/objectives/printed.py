@@ -42,7 +42,7 @@ class Printed(MaskObjective):
     destroyer: float = Field(5.0, ge=0)
     destroyer_power: float = Field(0.3, gt=0)
 
-    def terms(
+    def compute_terms(
         self,
         classifier: Callable[[Images], Logits],
         batch: MaskBatch,

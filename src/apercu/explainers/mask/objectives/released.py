@@ -48,7 +48,7 @@ class Released(MaskObjective):
     preserver: float = Field(0.3, ge=0)
     destroyer: float = Field(1.0, ge=0)
 
-    def terms(
+    def compute_terms(
         self,
         classifier: Callable[[Images], Logits],
         batch: MaskBatch,
