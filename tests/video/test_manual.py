@@ -9,11 +9,8 @@ from pathlib import Path
 import pytest
 
 from apercu.cli import main
-from apercu.deploy.video import frame_explainer as steady
-from apercu.deploy.video import motion
-from apercu.deploy.video import source as reading
-from apercu.deploy.video import write_video as flow
-from apercu.deploy.video import writer as formats
+from apercu.deploy.video import frame_explainer, motion, source, writer
+from apercu.deploy.video.write_video import QUEUE_SIZE
 
 MANUAL = (Path(__file__).parents[2] / "docs" / "video.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", MANUAL, re.MULTILINE | re.DOTALL)
@@ -33,13 +30,13 @@ def test_the_options_exist(capsys) -> None:
 
 
 def test_the_numbers_are_those_of_the_code() -> None:
-    told = " ".join(MANUAL.split())
-    assert f"a half-life of {steady.CLASS_HALF_LIFE} seconds" in told
-    assert f"{steady.SWITCH_RATIO} times that of the present one" in told
-    assert f"more than {motion.SCENE_CUT_CHANGE} of the range" in told
-    assert f"at {motion.MOTION_SIDE} × {motion.MOTION_SIDE}" in told
-    assert (flow.WAITING, reading.TIMEOUT) == (8, 10)
-    assert "at most eight frames wait" in told
-    assert "nothing for ten seconds" in told
-    for suffix in formats.FORMATS:
-        assert f"`{suffix}`" in told
+    text = " ".join(MANUAL.split())
+    assert f"a half-life of {frame_explainer.CLASS_HALF_LIFE} seconds" in text
+    assert f"{frame_explainer.SWITCH_RATIO} times that of the present one" in text
+    assert f"more than {motion.SCENE_CUT_CHANGE} of the range" in text
+    assert f"at {motion.MOTION_SIDE} × {motion.MOTION_SIDE}" in text
+    assert (QUEUE_SIZE, source.TIMEOUT) == (8, 10)
+    assert "at most eight frames wait" in text
+    assert "nothing for ten seconds" in text
+    for suffix in writer.FORMATS:
+        assert f"`{suffix}`" in text

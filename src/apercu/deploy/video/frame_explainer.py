@@ -1,4 +1,4 @@
-"""Which class a video shows: one that does not change its mind from frame to frame."""
+"""Explain one frame after the other, with a class that does not change from frame to frame."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from apercu.deploy.video.source import VideoPicture
 CLASS_HALF_LIFE = 0.4
 """Seconds after which a frame counts half in the mean probabilities."""
 SWITCH_RATIO = 1.25
-"""How many times as probable another class must be, in the mean, to be shown instead."""
+"""How many times as probable another class must be, in the mean, to replace the present one."""
 
 
 @final
 class StableClass:
-    """The class that is shown, and mean probabilities over the last moments.
+    """The class that is shown, by the mean probabilities over the last moments.
 
     Args:
-        fixed: a class that is shown always; None shows the one seen most.
+        fixed: the index of a class that is always shown; None for the class predicted most.
     """
 
     def __init__(self, fixed: int | None = None) -> None:
@@ -43,30 +43,33 @@ class StableClass:
 
     @property
     def next_target(self) -> int:
-        """The class to explain in the next frame; `TOP` while none is shown."""
+        """The class to explain in the next frame; `TOP` before the first one."""
         return TOP if self._current is None else self._current
 
     def reset(self) -> None:
-        """Another scene begins."""
+        """Forget the frames before, since another scene begins."""
         self._current, self._mean = self.fixed, None
 
     def update(self, probabilities: NDArray[np.float32], seconds: float) -> tuple[int, float]:
-        """Takes the answer for a frame: the class that was explained, and its mean probability.
+        """Add the prediction of a frame.
 
         Args:
-            probabilities: of the frame.
-            seconds: since the frame before.
+            probabilities: the probabilities of all classes in the frame.
+            seconds: the time since the frame before.
+
+        Returns:
+            The index of the class that was explained, and its mean probability.
         """
         if self._mean is None:
             self._mean = probabilities.astype(np.float64)
         else:
-            kept = 0.5 ** (seconds / CLASS_HALF_LIFE)
-            self._mean = kept * self._mean + (1 - kept) * probabilities
+            weight = 0.5 ** (seconds / CLASS_HALF_LIFE)
+            self._mean = weight * self._mean + (1 - weight) * probabilities
         best = int(self._mean.argmax())
         explained = best if self._current is None else self._current
-        leads = self._mean[best] > SWITCH_RATIO * self._mean[explained]
+        replaces = self._mean[best] > SWITCH_RATIO * self._mean[explained]
         if self.fixed is None:
-            self._current = best if leads else explained
+            self._current = best if replaces else explained
         return explained, float(self._mean[explained])
 
 
@@ -90,15 +93,19 @@ class FrameExplainer:
     """Explains one frame after the other.
 
     Args:
-        engine: makes the maps.
-        steady: chooses the class.
-        smoothing: of the maps.
+        engine: explains an image.
+        stable_class: chooses the class.
+        smoother: smooths the maps over time.
+
+    Attributes:
+        meter: measures the flicker of the maps.
+        explained: the number of frames that were explained.
     """
 
     def __init__(
         self, engine: InferenceEngine, stable_class: StableClass, smoother: MapSmoother
     ) -> None:
-        self.engine, self.steady, self.smoothing = engine, stable_class, smoother
+        self.engine, self.stable_class, self.smoother = engine, stable_class, smoother
         self.meter = FlickerMeter()
         self.explained = 0
         self._grey: Grey | None = None
@@ -106,27 +113,27 @@ class FrameExplainer:
         self._seconds = 0.0
 
     def __call__(self, frame: VideoPicture) -> OverlayContent:
-        since = self._estimate_motion(frame)
-        if since is None:
-            self.steady.reset()
-        passed, self._seconds = frame.seconds - self._seconds, frame.seconds
+        motion = self._estimate_motion(frame)
+        if motion is None:
+            self.stable_class.reset()
+        elapsed, self._seconds = frame.seconds - self._seconds, frame.seconds
         spec = self.engine.input
         image = prepare_image(frame.picture, spec.size, spec.channels)
-        answers = self.engine(torch.from_numpy(image)[None], self.steady.next_target)
-        raw = answers.maps[0].numpy()
-        index, probability = self.steady.update(answers.probabilities[0].numpy(), passed)
-        if index != self._class:  # the map of another class is no earlier state of this one
-            since, self._class = None, index
-        map = self.smoothing(raw, since, passed)
-        self.meter.add(raw, map, since)
+        explained = self.engine(torch.from_numpy(image)[None], self.stable_class.next_target)
+        raw = explained.maps[0].numpy()
+        index, probability = self.stable_class.update(explained.probabilities[0].numpy(), elapsed)
+        if index != self._class:  # maps of two classes are not compared
+            motion, self._class = None, index
+        map = self.smoother(raw, motion, elapsed)
+        self.meter.add(raw, map, motion)
         self.explained += 1
         heat = (map * 255 + 0.5).clip(0, 255).astype(np.uint8)
         return OverlayContent(heat, self.engine.names.names[index], probability)
 
     def _estimate_motion(self, frame: VideoPicture) -> Motion | None:
-        """Since the frame before; None where there is none, or a scene begins."""
-        before, self._grey = self._grey, shrink_to_grey(frame.picture)
-        if before is None:
+        """Return the motion since the frame before; None at the beginning of a scene."""
+        previous, self._grey = self._grey, shrink_to_grey(frame.picture)
+        if previous is None:
             return None
-        found = estimate_motion(before, self._grey)
-        return None if found.is_scene_cut else found
+        motion = estimate_motion(previous, self._grey)
+        return None if motion.is_scene_cut else motion

@@ -1,4 +1,4 @@
-"""How a video's brightness and two colour differences are made of red, green and blue."""
+"""Frames of a video as planes of brightness and colour: matrices, orientation, preparation."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from av.video.reformatter import Interpolation
 from numpy.typing import NDArray
 
 HD_HEIGHT = 720
-"""Rows from which a video that does not say is taken for high definition, as players do."""
+"""Height from which a video without a colour tag is taken for high definition, as players do."""
 
 
 @dataclass(frozen=True)
 class ColourMatrix:
-    """The weights of one standard, and its numbers.
+    """The weights of one colour standard, and its numbers.
 
     Attributes:
-        red: weight in brightness.
-        blue: weight in brightness; green has the rest.
-        scaler: number of the standard in libswscale.
-        tag: number in a file (ITU-T H.273).
+        red: the weight of red in the brightness.
+        blue: the weight of blue in the brightness; green has the rest.
+        swscale_id: the number of the standard in libswscale.
+        h273_id: its number in a file (ITU-T H.273).
     """
 
     red: float
@@ -32,7 +32,7 @@ class ColourMatrix:
     h273_id: int
 
     def convert_to_planes(self, rgb: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Colours in [0, 1], `… × 3`, as Y, Cb, Cr of limited range (16 to 235, or 240)."""
+        """Convert colours in [0, 1], `… × 3`, to Y, Cb, Cr of limited range (16 to 235, or 240)."""
         red, green, blue = np.moveaxis(rgb, -1, 0)
         bright = self.red * red + (1 - self.red - self.blue) * green + self.blue * blue
         cold = (blue - bright) / (1 - self.blue) / 2
@@ -47,7 +47,7 @@ _MATRICES = {1: BT709, 5: BT601, 6: BT601, 9: BT2020, 10: BT2020}
 
 
 def find_matrix(frame: VideoFrame) -> ColourMatrix:
-    """The standard of a decoded frame: what it says, else what players take for its height."""
+    """Return the colour standard of a decoded frame: its tag, or what players take for its height."""
     return _MATRICES.get(int(frame.colorspace), BT709 if frame.height >= HD_HEIGHT else BT601)
 
 
@@ -58,7 +58,7 @@ QUARTER_TURN = 90
 EXACT_SCALING = int(
     Interpolation.BILINEAR | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
 )
-"""How a picture is made small; without the second flag its colours would be half as fine."""
+"""Flags for shrinking; without the second one the colours would have half the resolution."""
 
 Plane: TypeAlias = NDArray[np.uint8]
 
@@ -68,9 +68,9 @@ class FrameFormat:
     """What all upright pictures of a video have in common.
 
     Attributes:
-        size: width and height, each even: colour comes in blocks of two by two.
-        pixel: width of a pixel over its height.
-        matrix: of their colours.
+        size: the width and height, both even, since colour comes in blocks of two by two.
+        pixel_aspect: the width of a pixel over its height.
+        matrix: the colour standard.
     """
 
     size: tuple[int, int]
@@ -79,7 +79,7 @@ class FrameFormat:
 
     @classmethod
     def from_frame(cls, frame: VideoFrame, pixel_aspect: Fraction | None) -> FrameFormat:
-        """That of a video, known by a decoded frame and the shape of the stream's pixels."""
+        """Return the format of a video from a decoded frame and the aspect of its pixels."""
         width, height, pixel_aspect = frame.width, frame.height, pixel_aspect or Fraction(1)
         if frame.rotation % 180:
             width, height, pixel_aspect = height, width, 1 / pixel_aspect
@@ -87,20 +87,23 @@ class FrameFormat:
 
 
 def view_plane(picture: VideoFrame, index: int) -> Plane:
-    """A plane of a picture, as a view: rows × columns."""
-    one: Any = picture.planes[index]
-    rows = np.frombuffer(one, np.uint8).reshape(-1, one.line_size)
-    return rows[: one.height, : one.width]
+    """Return a view of one plane of a picture, `rows × columns`."""
+    plane: Any = picture.planes[index]
+    rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+    return rows[: plane.height, : plane.width]
 
 
 def make_upright(frame: VideoFrame, frame_format: FrameFormat) -> VideoFrame:
-    """A decoded frame of any format as `PLANAR`, upright and opaque, of limited range.
+    """Convert a decoded frame of any format to an upright, opaque `yuv420p` picture.
 
     Transparency is laid over white. An odd side is stretched by one pixel.
 
     Args:
-        frame: with the rotation and the mirror that its file asks for.
-        look: of the result.
+        frame: a decoded frame, with the rotation and the mirror of its file.
+        frame_format: the size and the colour standard of the result.
+
+    Returns:
+        A picture of limited range.
     """
     turns, flip = round(frame.rotation / QUARTER_TURN) % 4, is_mirrored(frame)
     width, height = frame_format.size[::-1] if turns % 2 else frame_format.size
@@ -124,21 +127,24 @@ def make_upright(frame: VideoFrame, frame_format: FrameFormat) -> VideoFrame:
 
 
 def is_mirrored(frame: VideoFrame) -> bool:
-    """Whether its file asks for a mirror: it is turned once it has been flipped top to bottom."""
-    found: Any = frame.side_data.get("DISPLAYMATRIX")
-    if found is None:
+    """Return whether the file of a frame flips it top to bottom, before the rotation."""
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
         return False
-    (right, down, _), (across, below, _), _ = np.frombuffer(found, np.int32).reshape(3, 3).tolist()
+    (right, down, _), (across, below, _), _ = np.frombuffer(matrix, np.int32).reshape(3, 3).tolist()
     return bool(right * below < down * across)
 
 
 def prepare_image(picture: VideoFrame, size: tuple[int, int], channels: int) -> NDArray[np.float32]:
-    """A picture as an explainer takes it: whole, squashed, in [0, 1].
+    """Prepare a picture for an explainer: whole, squashed, in [0, 1].
 
     Args:
-        picture: upright.
-        size: height and width of the image.
+        picture: an upright picture.
+        size: the height and width of the image.
         channels: 3, or 1 for grey.
+
+    Returns:
+        An image, `channels × height × width`.
     """
     small = picture.reformat(
         width=size[1],
@@ -153,7 +159,7 @@ def prepare_image(picture: VideoFrame, size: tuple[int, int], channels: int) -> 
 
 
 def copy_timing(picture: VideoFrame, other: VideoFrame) -> None:
-    """Shows a picture when another was to be shown, and for as long."""
+    """Copy the time and the duration of another picture."""
     picture.pts, picture.time_base = other.pts, other.time_base
     picture.duration = other.duration
 
@@ -170,7 +176,7 @@ def _lay_over_white(frame: VideoFrame) -> VideoFrame:
 
 
 def _rotate(picture: VideoFrame, turns: int, flip: bool) -> VideoFrame:
-    """Flipped top to bottom where asked, then turned anticlockwise by quarters."""
+    """Flip a picture top to bottom if `flip`, then rotate it anticlockwise by quarter turns."""
     width, height = picture.width, picture.height
     turned = VideoFrame(*((height, width) if turns % 2 else (width, height)), PIXEL_FORMAT)
     for number in range(3):

@@ -1,4 +1,4 @@
-"""How the whole picture moved from one frame to the next, and whether it is another scene."""
+"""Motion of the whole picture, and maps that are smoothed and compared along with it."""
 
 from __future__ import annotations
 
@@ -13,22 +13,25 @@ from apercu.deploy.video.frames import view_plane
 from apercu.errors import ConfigError
 
 MOTION_SIDE = 128
-"""Pixels of the square that motion is sought in."""
+"""Side of the square in which motion is estimated, in pixels."""
 SCENE_CUT_CHANGE = 0.15
-"""Mean change of brightness, motion taken out, from which a frame begins another scene."""
+"""Mean change of brightness, apart from motion, above which a frame begins another scene."""
 
 Grey: TypeAlias = NDArray[np.float32]
+"""The brightness of a picture in [0, 1], `rows × columns`."""
+MapValues: TypeAlias = NDArray[np.float32]
+"""A map in [0, 1], `height × width`."""
 _WINDOW = np.outer(np.hanning(MOTION_SIDE), np.hanning(MOTION_SIDE)).astype(np.float32)
 
 
 @dataclass(frozen=True)
 class Motion:
-    """Of the whole picture.
+    """The motion of the whole picture from one frame to the next.
 
     Attributes:
-        down: by which share of its height it moved.
-        right: by which share of its width.
-        change: mean absolute change of brightness, in [0, 1], that the motion leaves.
+        down: the motion down, as a fraction of the height.
+        right: the motion to the right, as a fraction of the width.
+        change: the mean absolute change of brightness, in [0, 1], that the motion leaves.
     """
 
     down: float = 0.0
@@ -42,7 +45,7 @@ class Motion:
 
 
 def shrink_to_grey(picture: VideoFrame) -> Grey:
-    """The brightness of a picture as a small square, in [0, 1]."""
+    """Return the brightness of a picture as a small square, in [0, 1]."""
     small = picture.reformat(
         width=MOTION_SIDE, height=MOTION_SIDE, format="gray", interpolation="BILINEAR"
     )
@@ -50,7 +53,7 @@ def shrink_to_grey(picture: VideoFrame) -> Grey:
 
 
 def estimate_motion(previous: Grey, current: Grey) -> Motion:
-    """How far the picture moved, by phase correlation; not at all where that explains it better."""
+    """Estimate the motion by phase correlation; it is 0 where that explains the change better."""
     still = Motion(change=float(np.abs(current - previous).mean()))
     down, right = _find_peak(previous, current)
     left = float(
@@ -60,50 +63,48 @@ def estimate_motion(previous: Grey, current: Grey) -> Motion:
 
 
 def shift_values(values: Grey, down: float, right: float) -> Grey:
-    """Values moved by so many rows and columns, interpolated; what comes in repeats the edge."""
+    """Move values down and right by pixels, with interpolation; the edges are repeated."""
     return _shift_along(_shift_along(values, down, 0), right, 1)
 
 
 def _shift_along(values: Grey, by: float, axis: int) -> Grey:
     count = values.shape[axis]
-    places = np.clip(np.arange(count) - by, 0, count - 1)
-    low = np.minimum(places.astype(np.intp), count - 2)
-    part = (places - low).astype(np.float32)
-    part = part[:, None] if axis == 0 else part[None]
-    return np.take(values, low, axis) * (1 - part) + np.take(values, low + 1, axis) * part
+    positions = np.clip(np.arange(count) - by, 0, count - 1)
+    low = np.minimum(positions.astype(np.intp), count - 2)
+    weight = (positions - low).astype(np.float32)
+    weight = weight[:, None] if axis == 0 else weight[None]
+    return np.take(values, low, axis) * (1 - weight) + np.take(values, low + 1, axis) * weight
 
 
 def _find_peak(previous: Grey, current: Grey) -> tuple[float, float]:
-    """Where the phase correlation is highest, as shares, to a fraction of a pixel."""
-    spectra = [np.fft.rfft2((one - one.mean()) * _WINDOW) for one in (previous, current)]
+    """Return the peak of the phase correlation as fractions of the sides, to parts of a pixel."""
+    spectra = [np.fft.rfft2((grey - grey.mean()) * _WINDOW) for grey in (previous, current)]
     cross = spectra[1] * np.conj(spectra[0])
     phases = cross / np.maximum(np.abs(cross), 1e-9)
-    found = np.fft.irfft2(phases, s=(MOTION_SIDE, MOTION_SIDE)).astype(np.float32)
-    row, column = np.unravel_index(int(found.argmax()), found.shape)
-    return _refine_peak(found[:, column], int(row)), _refine_peak(found[row], int(column))
+    correlation = np.fft.irfft2(phases, s=(MOTION_SIDE, MOTION_SIDE)).astype(np.float32)
+    row, column = np.unravel_index(int(correlation.argmax()), correlation.shape)
+    return _refine_peak(correlation[:, column], int(row)), _refine_peak(
+        correlation[row], int(column)
+    )
 
 
 def _refine_peak(values: NDArray[np.float32], index: int) -> float:
-    """The top of a parabola through the highest value and its neighbours, as a signed share."""
+    """Return the top of a parabola through the peak and its neighbours, as a signed fraction."""
     low, top, high = values[index - 1], values[index], values[(index + 1) % MOTION_SIDE]
     bend = low - 2 * top + high
     exact = index + (0.5 * (low - high) / bend if bend < 0 else 0.0)
     return float((exact - MOTION_SIDE if exact > MOTION_SIDE / 2 else exact) / MOTION_SIDE)
 
 
-MapValues: TypeAlias = NDArray[np.float32]
-"""A map: height × width, in [0, 1]."""
-
-
 @final
 class MapSmoother:
-    """A running mean of maps, in which a map counts half after so many seconds.
+    """A running mean of maps that moves along with the picture.
 
     Args:
-        half_life: in seconds; 0 leaves the maps as they are.
+        half_life: the seconds after which a map counts half; 0 leaves the maps as they are.
 
     Raises:
-        ConfigError: it is negative or no number.
+        ConfigError: the half-life is negative or not a number.
     """
 
     def __init__(self, half_life: float) -> None:
@@ -113,22 +114,25 @@ class MapSmoother:
         self._mean: MapValues | None = None
 
     def __call__(self, map: MapValues, motion: Motion | None, seconds: float) -> MapValues:
-        """The mean, once it holds this map.
+        """Add the map of a frame, and return the mean.
 
         Args:
-            map: of this frame.
-            since: how the picture moved since the map before; None begins anew.
-            seconds: since then.
+            map: the map of the frame, `height × width`.
+            motion: the motion since the map before; None starts a new mean.
+            seconds: the time since the map before.
+
+        Returns:
+            The mean, `height × width`.
         """
         if self.half_life and self._mean is not None and motion is not None:
-            kept = np.float32(0.5 ** (seconds / self.half_life))
-            map = kept * move_map(self._mean, motion) + (1 - kept) * map
+            weight = np.float32(0.5 ** (seconds / self.half_life))
+            map = weight * move_map(self._mean, motion) + (1 - weight) * map
         self._mean = map
         return map
 
 
 def move_map(map: MapValues, motion: Motion) -> MapValues:
-    """A map moved as the picture has moved."""
+    """Move a map as the picture has moved."""
     if not (motion.down or motion.right):
         return map
     height, width = map.shape
@@ -136,30 +140,33 @@ def move_map(map: MapValues, motion: Motion) -> MapValues:
 
 
 def compute_flicker(previous: MapValues, current: MapValues, motion: Motion) -> float:
-    """Mean absolute change of a map that the motion of the picture does not explain.
+    """Return the mean absolute change of a map that the motion does not explain.
 
     Args:
-        before: map of the frame explained before.
-        now: map of this frame.
-        since: how the picture moved between them.
+        previous: the map of the frame explained before, `height × width`.
+        current: the map of this frame, `height × width`.
+        motion: the motion between both frames.
+
+    Returns:
+        The mean absolute change, in [0, 1].
     """
     return compute_change(move_map(previous, motion), current)
 
 
 def compute_change(first: MapValues, second: MapValues) -> float:
-    """Mean absolute difference of two maps."""
+    """Return the mean absolute difference of two maps."""
     return float(np.abs(first - second).mean())
 
 
 @dataclass(frozen=True)
 class Flicker:
-    """Means over a video.
+    """The flicker of the maps of a video, before and after smoothing.
 
     Attributes:
-        raw: flicker of the maps as they come.
-        shown: flicker of the maps that are shown.
-        lag: mean absolute difference of the two maps of a frame.
-        pairs: successive maps that were compared: of one scene and of one class.
+        raw: the mean flicker of the maps as they are computed.
+        smoothed: the mean flicker of the maps that are shown.
+        lag: the mean absolute difference of both maps of a frame.
+        pairs: the number of successive maps that were compared, each of one scene and class.
     """
 
     raw: float
@@ -170,18 +177,18 @@ class Flicker:
 
 @final
 class FlickerMeter:
-    """Adds up the flicker of a video; keeps the last maps only."""
+    """Adds up the flicker of a video; only the last maps are kept."""
 
     def __init__(self) -> None:
         self._previous: tuple[MapValues, MapValues] | None = None
-        self._raw = self._shown = self._lag = 0.0
+        self._raw = self._smoothed = self._lag = 0.0
         self._pairs = self._maps = 0
 
     def add(self, raw: MapValues, smoothed: MapValues, motion: Motion | None) -> None:
-        """Takes the maps of a frame; without a motion they are not compared with those before."""
+        """Add the maps of a frame; without a motion they are not compared with those before."""
         if self._previous is not None and motion is not None:
             self._raw += compute_flicker(self._previous[0], raw, motion)
-            self._shown += compute_flicker(self._previous[1], smoothed, motion)
+            self._smoothed += compute_flicker(self._previous[1], smoothed, motion)
             self._pairs += 1
         self._previous = raw, smoothed
         self._lag += compute_change(raw, smoothed)
@@ -189,8 +196,8 @@ class FlickerMeter:
 
     @property
     def summary(self) -> Flicker | None:
-        """What was measured; None without a pair."""
+        """The flicker so far; None if no two maps were compared."""
         if not self._pairs:
             return None
-        raw, shown = self._raw / self._pairs, self._shown / self._pairs
-        return Flicker(raw, shown, self._lag / self._maps, self._pairs)
+        raw, smoothed = self._raw / self._pairs, self._smoothed / self._pairs
+        return Flicker(raw, smoothed, self._lag / self._maps, self._pairs)

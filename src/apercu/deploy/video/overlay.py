@@ -1,4 +1,4 @@
-"""A map as heat over pictures, drawn in the planes of the video without a way through RGB."""
+"""Draw heat, class and probability over pictures, in the planes of the video."""
 
 from __future__ import annotations
 
@@ -24,17 +24,30 @@ from apercu.deploy.video.frames import (
 
 LEVELS = 256
 NEUTRAL_COLOUR = 128
-"""A colour difference of none."""
+"""The value of a colour plane without colour."""
+TEXT_ROWS = 24
+"""Lines of text that fit into the height of a picture."""
+TEXT_COLUMNS = 8
+"""Smallest width of a picture, in heights of its text."""
+MIN_PANEL_WIDTH = 4
+"""Smallest width of a panel in heights of its text; a narrower one has no room for the number."""
+MIN_TEXT_HEIGHT = 12
+"""Smallest height of readable text, in pixels."""
+PANEL_WIDTH = 0.4
+"""Smallest fraction of the width that the panel takes."""
+PANEL_BRIGHTNESS = 0.3
+"""Fraction of the picture's brightness that stays below the panel."""
+BLACK, WHITE = 16, 235
 
 
 @final
 class HeatOverlay:
-    """A map, ready to be laid over pictures of one size.
+    """The heat of one map, for pictures of one size.
 
     Args:
-        map: in 256 steps, height × width.
-        size: width and height of the pictures.
-        matrix: of their colours.
+        map: a map in 256 steps, `height × width`, uint8.
+        size: the width and height of the pictures.
+        matrix: the colour standard of the pictures.
     """
 
     def __init__(self, map: Plane, size: tuple[int, int], matrix: ColourMatrix) -> None:
@@ -45,7 +58,7 @@ class HeatOverlay:
         self._colours = np.asarray(half.point(cold)), np.asarray(half.point(warm))
 
     def draw_over(self, picture: VideoFrame) -> VideoFrame:
-        """A new picture: heat where the map is high, grey where it is low, as `render.overlay`."""
+        """Return a new picture: heat where the map is high, grey where it is low."""
         drawn = VideoFrame(picture.width, picture.height, PIXEL_FORMAT)
         copy_timing(drawn, picture)
         drawn.colorspace = picture.colorspace
@@ -58,48 +71,33 @@ class HeatOverlay:
 
 @lru_cache(maxsize=4)
 def build_tables(matrix: ColourMatrix) -> tuple[list[int], ...]:
-    """For each step of a map: brightness of its heat, how much of it covers, and its colour."""
+    """Return for each step of a map the brightness of its heat, its opacity, and two colours."""
     heat = torch.linspace(0, 1, LEVELS)
     rgb: NDArray[np.float64] = render.heat_colours(heat[None])[:, 0].T.double().numpy()
     bright, cold, warm = np.moveaxis(matrix.convert_to_planes(rgb), -1, 0)
     cover = render.HEAT_OPACITY * heat.sqrt().double().numpy()
-    colours = [NEUTRAL_COLOUR + cover * (one - NEUTRAL_COLOUR) for one in (cold, warm)]
-    rounded = [np.rint(one).astype(int).tolist() for one in (bright, 255 * cover, *colours)]
-    return tuple(rounded)
+    colours = [NEUTRAL_COLOUR + cover * (plane - NEUTRAL_COLOUR) for plane in (cold, warm)]
+    tables = (bright, 255 * cover, *colours)
+    return tuple(np.rint(table).astype(int).tolist() for table in tables)
 
 
 def _enlarge_map(map: Plane, size: tuple[int, int]) -> Image.Image:
-    """Bilinear, pixel centres aligned."""
+    """Enlarge a map to a width and height, bilinear, with aligned pixel centres."""
     frame = VideoFrame.from_ndarray(map, "gray")
     large = frame.reformat(width=size[0], height=size[1], interpolation="BILINEAR")
     return Image.fromarray(view_plane(large, 0))
 
 
-TEXT_ROWS = 24
-"""Lines of text that a picture is high."""
-TEXT_COLUMNS = 8
-"""Heights of text that a picture is wide, at least."""
-MIN_PANEL_WIDTH = 4
-"""Heights of text that a panel is wide, at least: below that, its number has no room."""
-MIN_TEXT_HEIGHT = 12
-"""Pixels of text that can still be read."""
-PANEL_WIDTH = 0.4
-"""Share of the width that the panel takes, at least."""
-PANEL_BRIGHTNESS = 0.3
-"""What is left of the picture's brightness below the panel."""
-BLACK, WHITE = 16, 235
-
-
 @final
 class Caption:
-    """Draws the panel at the lower left of pictures of one size; nothing where it has no room.
+    """The panel at the lower left of pictures of one size; small pictures have no room for it.
 
     Args:
-        size: width and height of the pictures.
-        matrix: of their colours.
+        size: the width and height of the pictures.
+        matrix: the colour standard of the pictures.
 
     Attributes:
-        fits: whether there is room for it.
+        fits: whether there is room for the panel.
     """
 
     def __init__(self, size: tuple[int, int], matrix: ColourMatrix) -> None:
@@ -135,7 +133,7 @@ class Caption:
         )
 
     def draw_on(self, picture: VideoFrame, class_name: str, probability: float) -> None:
-        """Draws on a picture itself."""
+        """Draw the panel on a picture, in place."""
         if not self.fits:
             return
         bright, cold, warm = (view_plane(picture, number) for number in range(3))
@@ -163,13 +161,16 @@ class Caption:
 def draw_text(
     title: str, value: str, size: tuple[int, int], pen: tuple[int, int]
 ) -> NDArray[np.float32]:
-    """A name at the left and a number at the right of a panel, 1 where there is ink.
+    """Draw a name at the left and a number at the right of a panel.
 
     Args:
-        title: shortened until it fits; of synonyms, the first.
-        number: with its unit.
-        size: width and height of the panel.
-        pen: height of the text, and gap around it.
+        title: the name; only the first synonym is drawn, shortened until it fits.
+        value: the number with its unit.
+        size: the width and height of the panel.
+        pen: the height of the text, and the gap around it, in pixels.
+
+    Returns:
+        The ink in [0, 1], `height × width`; 1 where there is text.
     """
     height, gap = pen
     image = Image.new("L", size)
@@ -182,16 +183,16 @@ def draw_text(
 
 
 def round_down_to_even(value: int) -> int:
-    """The next even number below: colour comes in blocks of two by two."""
+    """Return the next even number below, since colour comes in blocks of two by two."""
     return value // 2 * 2
 
 
 @final
 class FrameOverlay:
-    """Draws over frames; the heat of a map is made once, for all frames that show it.
+    """Draws over frames; the heat of a map is computed once for all frames that show it.
 
     Args:
-        look: of the frames.
+        frame_format: the size and the colour standard of the frames.
     """
 
     def __init__(self, frame_format: FrameFormat) -> None:
@@ -200,7 +201,7 @@ class FrameOverlay:
         self._previous: tuple[OverlayContent, HeatOverlay] | None = None
 
     def __call__(self, picture: VideoFrame, content: OverlayContent) -> VideoFrame:
-        """A new picture: heat, class and probability over the old one."""
+        """Return a new picture with heat, class and probability over the old one."""
         if self._previous is None or self._previous[0] is not content:
             self._previous = (
                 content,

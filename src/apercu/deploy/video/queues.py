@@ -1,4 +1,4 @@
-"""Work in threads of its own, joined by lines that hold a few items: memory stays constant."""
+"""Threads joined by queues of a few items, so that memory stays constant."""
 
 from __future__ import annotations
 
@@ -13,17 +13,22 @@ from apercu.deploy.video.source import VideoItem, VideoPicture
 
 T = TypeVar("T")
 
+MAX_WAITING_AUDIO = 512
+"""Largest number of packets of sound that wait beside the newest frame."""
 JOIN_TIMEOUT = 2.0
-"""Seconds for a reader to notice that nobody takes any more; one that hangs on a camera cannot."""
+"""Seconds that a closed producer gets to end; one that waits for a camera may need longer."""
 
 
 class BoundedQueue(Generic[T]):
-    """Items on their way from one thread to another.
+    """A queue between two threads that holds a limited number of items.
 
     Args:
-        capacity: how many may wait; the giver waits for room.
-        newest: items for which it is true never wait for room: they take the place of one that
-            has not been taken yet, which is dropped.
+        capacity: the number of items that may wait; the producer waits for room.
+        is_droppable: tells which items never wait for room: each replaces a waiting item of the
+            kind, which is dropped.
+
+    Attributes:
+        dropped: the number of items that were dropped.
     """
 
     def __init__(
@@ -38,7 +43,7 @@ class BoundedQueue(Generic[T]):
         self._error: BaseException | None = None
 
     def put(self, item: T) -> bool:
-        """Gives an item; False where nobody takes any more."""
+        """Put an item into the queue; return False if the consumer has closed it."""
         with self._changed:
             if self.is_droppable(item):
                 self._drop_oldest()
@@ -51,13 +56,13 @@ class BoundedQueue(Generic[T]):
             return True
 
     def finish(self, error: BaseException | None = None) -> None:
-        """Nothing more will be given; the taker gets what waits, then the error."""
+        """End the queue; the consumer gets the waiting items, then the error."""
         with self._changed:
             self._ended, self._error = True, error
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Nothing more will be taken."""
+        """Close the queue; waiting items are discarded and the producer stops."""
         with self._changed:
             self._stopped = True
             self._items.clear()
@@ -83,9 +88,9 @@ class BoundedQueue(Generic[T]):
 
 @contextmanager
 def run_producer(items: Iterable[T], queue: BoundedQueue[T]) -> Iterator[Iterator[T]]:
-    """The items, made by a thread that runs ahead of who takes them; what it raises comes along."""
+    """Yield an iterator over items that a thread produces ahead; its error is raised after them."""
 
-    def make() -> None:
+    def produce() -> None:
         error = None
         try:
             for item in items:
@@ -95,7 +100,7 @@ def run_producer(items: Iterable[T], queue: BoundedQueue[T]) -> Iterator[Iterato
             error = raised
         queue.finish(error)
 
-    thread = threading.Thread(target=make, daemon=True)
+    thread = threading.Thread(target=produce, daemon=True)
     thread.start()
     try:
         yield iter(queue)
@@ -108,41 +113,37 @@ def run_producer(items: Iterable[T], queue: BoundedQueue[T]) -> Iterator[Iterato
 def run_consumer(
     consume: Callable[[T], None], queue: BoundedQueue[T]
 ) -> Iterator[Callable[[T], None]]:
-    """A function that leaves items to a thread; all are done at the end, also after Ctrl-C.
+    """Yield a function that passes items to a thread; all are consumed at the end, even after Ctrl-C.
 
-    What the thread raises is raised by the function, or at the end.
+    An error of the thread is raised by that function, or at the end.
     """
-    failed: list[BaseException] = []
+    errors: list[BaseException] = []
 
-    def do() -> None:
+    def consume_items() -> None:
         try:
             for item in queue:
                 consume(item)
         except BaseException as error:
-            failed.append(error)
+            errors.append(error)
             queue.close()
 
-    def give(item: T) -> None:
+    def put(item: T) -> None:
         if not queue.put(item):
-            raise failed[0]
+            raise errors[0]
 
-    thread = threading.Thread(target=do, daemon=True)
+    thread = threading.Thread(target=consume_items, daemon=True)
     thread.start()
     try:
-        yield give
+        yield put
     finally:
         queue.finish()
         thread.join()
-    if failed:
-        raise failed[0]
-
-
-MAX_WAITING_AUDIO = 512
-"""Packets of sound that wait beside the newest frame, at most."""
+    if errors:
+        raise errors[0]
 
 
 def make_live_queue() -> BoundedQueue[VideoItem]:
-    """A line in which one frame waits, the newest; no sound is dropped."""
+    """Return a queue in which only the newest frame waits; no sound is dropped."""
     return BoundedQueue(MAX_WAITING_AUDIO, lambda item: isinstance(item, VideoPicture))
 
 
@@ -151,7 +152,7 @@ def pace_items(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[VideoItem]:
-    """The items of a file, each frame no sooner than it would be shown."""
+    """Yield the items of a file, each frame no sooner than it would be shown."""
     start = None
     for item in items:
         if isinstance(item, VideoPicture):

@@ -1,4 +1,4 @@
-"""An opened video → upright frames and packets of sound, as they come."""
+"""Open a video, and read upright frames and packets of sound as they come."""
 
 from __future__ import annotations
 
@@ -15,12 +15,18 @@ from apercu.deploy.video.frames import FrameFormat, make_upright
 from apercu.errors import ImageError
 
 DEFAULT_RATE = Fraction(25)
-"""Frames per second where nothing says."""
+"""Frames per second of a video that does not say."""
 TIMEOUT = 10.0
-"""Seconds for an address to answer, or to go on."""
+"""Seconds within which an address must answer or continue."""
 MICROSECOND = Fraction(1, 1_000_000)
 LENGTH_TOLERANCE = 1
-"""Seconds by which a video may end before it says."""
+"""Seconds by which a video may be shorter than its container says."""
+CAMERA_PREFIX, CAMERA_FORMAT = "/dev/video", "v4l2"
+RTSP_PREFIXES = ("rtsp://", "rtsps://")
+PICTURE_FORMAT, PICTURE_FORMAT_ENDING = "image2", "_pipe"
+"""FFmpeg's name for containers of single pictures, and the ending of further such names."""
+TEXT_FORMAT = "tty"
+"""FFmpeg's name for text, which it would draw letter by letter."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,8 +34,8 @@ class VideoPicture:
     """A picture of the video.
 
     Attributes:
-        picture: upright, its time counts from the start.
-        seconds: the same time.
+        picture: the upright picture, whose time counts from the start.
+        seconds: the same time in seconds.
     """
 
     picture: VideoFrame
@@ -41,8 +47,8 @@ class AudioPacket:
     """A packet of sound as it was encoded, whose time counts from the start.
 
     Attributes:
-        packet: of PyAV.
-        seconds: the same time.
+        packet: the packet of PyAV.
+        seconds: the same time in seconds.
     """
 
     packet: Any
@@ -54,23 +60,23 @@ VideoItem: TypeAlias = VideoPicture | AudioPacket
 
 @final
 class VideoSource:
-    """An opened video.
+    """An opened video, whose frames and sound are read once.
 
     Args:
-        name: as it was given.
-        container: of PyAV.
-        live: whether it does not wait.
+        name: the file, camera or address as the caller named it.
+        container: the opened container of PyAV.
+        live: whether frames are dropped rather than delayed.
 
     Attributes:
-        stream: the first of moving pictures.
-        sounds: all streams of sound whose codec is known.
-        unknown: how many streams of sound are left out, because it is not.
-        subtitles: how many streams of them there are.
-        frames: how many, about; 0 where it does not say.
-        look: of the upright frames.
-        damaged: packets that could not be decoded, so far.
-        broken: why it ended before its end; empty where it did not.
-        standing: frames whose time did not advance, which are left out, so far.
+        stream: the first stream of moving pictures.
+        audio_streams: all streams of sound with a known codec.
+        unknown_audio: the number of streams of sound that are left out, as their codec is unknown.
+        subtitle_streams: the number of streams of subtitles.
+        frames: about the number of frames; 0 if the container does not say.
+        frame_format: the size, pixel aspect and colours of the upright frames.
+        damaged_packets: the number of packets so far that could not be decoded.
+        early_end: why the video ended early; empty if it did not.
+        untimely_frames: the number of frames so far whose time did not advance; they are left out.
 
     Raises:
         ImageError: it has no moving pictures.
@@ -78,14 +84,14 @@ class VideoSource:
 
     def __init__(self, name: str, container: Any, live: bool) -> None:
         self.name, self.live = name, live
-        self.damaged_packets = self.standing = 0
+        self.damaged_packets = self.untimely_frames = 0
         self.early_end = ""
         self._container = container
         self.stream = _find_video_stream(name, container)
         self.stream.thread_type = "SLICE" if live else "AUTO"
-        heard = container.streams.audio
-        self.audio_streams = tuple(one for one in heard if one.codec_context is not None)
-        self.unknown_audio = len(heard) - len(self.audio_streams)
+        audio = container.streams.audio
+        self.audio_streams = tuple(item for item in audio if item.codec_context is not None)
+        self.unknown_audio = len(audio) - len(self.audio_streams)
         self.subtitle_streams = len(container.streams.subtitles)
         length = max(0, container.duration or 0) * MICROSECOND
         self._length, self._reached = length, 0.0
@@ -106,33 +112,33 @@ class VideoSource:
 
     @property
     def rate(self) -> Fraction:
-        """Frames per second, about."""
+        """About the number of frames per second."""
         return self.stream.average_rate or self.stream.guessed_rate or DEFAULT_RATE
 
     @property
     def time_base(self) -> Fraction:
-        """Seconds in which the times of its frames count."""
+        """The unit of the times of its frames, in seconds."""
         return self.stream.time_base or 1 / self.rate
 
     @property
     def is_file(self) -> bool:
-        """Whether it comes as fast as it is read."""
+        """Whether it is a file, which can be read at any speed."""
         return Path(self.name.removeprefix("file:")).is_file()
 
     def read_items(self) -> Iterator[VideoItem]:
-        """All frames and sounds, once; packets need the source to be kept until they are used."""
+        """Yield all frames and packets of sound, once; keep the source until the packets are used."""
         while self._head:
             yield self._head.pop(0)
         yield from self._items
 
     def _check_length(self) -> Iterator[VideoItem]:
-        """The items; at the end, whether it came before the container says."""
+        """Yield the items, and note at the end if the container promised more."""
         for item in self._decode_items():
             timed: Any = item.picture if isinstance(item, VideoPicture) else item.packet
-            lasts = float((timed.duration or 0) * timed.time_base)
-            self._reached = max(self._reached, item.seconds + lasts)
+            duration = float((timed.duration or 0) * timed.time_base)
+            self._reached = max(self._reached, item.seconds + duration)
             yield item
-        start = max(0, self._origin or 0)  # Matroska counts it in, others do not
+        start = max(0, self._origin or 0)  # only Matroska includes it
         if not self.early_end and self._reached + start < self._length - LENGTH_TOLERANCE:
             self.early_end = f"after {self._reached:.1f} of {float(self._length):.1f} seconds"
 
@@ -145,7 +151,7 @@ class VideoSource:
                 continue
             for frame in self._decode_frames(packet):
                 if last is not None and frame.pts <= last:
-                    self.standing += 1
+                    self.untimely_frames += 1
                     continue
                 last = frame.pts
                 yield VideoPicture(frame, float(frame.pts * frame.time_base))
@@ -187,14 +193,14 @@ class VideoSource:
         return AudioPacket(packet, float(packet.dts * packet.time_base))
 
     def _find_start(self, timed: Any) -> int:
-        """When the video starts, in the units of a frame or packet."""
+        """Return the start of the video, in the units of a frame or packet."""
         if self._origin is None:
             self._origin = timed.pts * timed.time_base
         return round(self._origin / timed.time_base)
 
 
 def _find_video_stream(name: str, container: Any) -> Any:
-    """The first stream of moving pictures; the cover of a song is none."""
+    """Return the first stream of moving pictures, which is not the cover of a song."""
     cover = av.stream.Disposition.attached_pic
     for stream in container.streams.video:
         if not stream.disposition & cover and stream.codec_context is not None:
@@ -203,30 +209,29 @@ def _find_video_stream(name: str, container: Any) -> Any:
 
 
 def describe_error(error: Exception) -> str:
-    """What FFmpeg says, in a few words."""
+    """Return the reason of an FFmpeg error in a few words."""
     if isinstance(error, av.error.ExitError):
         return f"no answer within {TIMEOUT:g} seconds"
     return str(getattr(error, "strerror", None) or error)
 
 
-CAMERA_PREFIX, CAMERA_FORMAT = "/dev/video", "v4l2"
-RTSP_PREFIXES = ("rtsp://", "rtsps://")
-PICTURE_FORMAT, PICTURE_FORMAT_ENDING = "image2", "_pipe"
-"""How FFmpeg calls containers of single pictures, or how these names end."""
-TEXT_FORMAT = "tty"
-"""What FFmpeg would draw letter by letter."""
-
-
 def is_live(name: str) -> bool:
-    """Whether it can only be watched as it comes: a camera, or an RTSP address."""
+    """Return whether a source cannot wait, as it is a camera or an RTSP address."""
     return name.startswith((CAMERA_PREFIX, *RTSP_PREFIXES))
 
 
 def open_video(name: str, *, live: bool = False) -> VideoSource:
-    """Opens a file, a camera (`/dev/video0`) or an address (RTSP, HTTP, TCP …).
+    """Open a file, a camera (`/dev/video0`) or an address (RTSP, HTTP, TCP …).
+
+    Args:
+        name: the file, camera or address.
+        live: whether frames are dropped rather than delayed; cameras and RTSP always are live.
+
+    Returns:
+        The opened video.
 
     Raises:
-        ImageError: it is missing, no video, or does not answer.
+        ImageError: the source is missing, not a video, or does not answer.
     """
     address = "://" in name
     if not address and not Path(name).exists():

@@ -200,7 +200,7 @@ class VideoPipeline:
                 if self._is_past_end(item.seconds):
                     return
                 if content is None or count % self.settings.every == 0:
-                    shown = self.frame_explainer(item)
+                    content = self.frame_explainer(item)
                 count += 1
                 yield item, content
             elif not self._is_past_end(item.seconds):

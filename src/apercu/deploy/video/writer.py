@@ -1,4 +1,4 @@
-"""Which kinds of files are written, known by the ending of their names."""
+"""Write a video file with its sound, in the format that its name asks for."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ from apercu.io import check_writable
 
 @dataclass(frozen=True)
 class OutputFormat:
-    """A kind of file.
+    """A kind of video file.
 
     Attributes:
-        container: as FFmpeg calls it.
-        encoder: of its pictures.
-        options: of that encoder, from a file and from what is live.
+        container: FFmpeg's name of the container.
+        encoder: FFmpeg's name of the encoder of the pictures.
+        options: the options of the encoder.
+        live: further options of the encoder for a live source.
     """
 
     container: str
@@ -52,14 +53,14 @@ FORMATS = {
 
 
 def find_format(out: Path) -> OutputFormat:
-    """The format of a file to be written, which must not be there yet.
+    """Return the format of a new file by the ending of its name.
 
     Raises:
-        OutputError: its name has no ending that is known, or the file exists.
+        OutputError: the ending is unknown, or the file exists.
         ConfigError: this PyAV cannot encode for it.
     """
-    found = FORMATS.get(out.suffix.lower())
-    if found is None:
+    output_format = FORMATS.get(out.suffix.lower())
+    if output_format is None:
         *others, last = FORMATS
         raise OutputError(
             f"{out}: expected a name that ends in {', '.join(others)} or {last}"
@@ -67,30 +68,30 @@ def find_format(out: Path) -> OutputFormat:
         )
     if out.exists():
         raise OutputError(f"{out}: exists already; remove it, or choose another name")
-    if found.encoder not in av.codecs_available:
+    if output_format.encoder not in av.codecs_available:
         raise ConfigError(
-            f"video: this PyAV was built without {found.encoder}; pip install 'apercu[video]' "
+            f"video: this PyAV was built without {output_format.encoder}; pip install 'apercu[video]' "
             "brings one that has it"
         )
-    return found
+    return output_format
 
 
 OPUS_RATE = 48_000
-"""The only rate of sound that Opus knows."""
+"""Samples per second of Opus, which has no other rate."""
 
 
 @final
 class AudioTrack:
-    """A stream of sound on its way into a file.
+    """A stream of sound that is copied, or encoded again where the container cannot hold its codec.
 
     Args:
         source: the stream that is read.
-        container: that is written.
+        container: the container that is written.
 
     Attributes:
-        copied: whether it stays as it was encoded.
-        codec: what it is written as.
-        damaged: packets that could not be decoded, so far.
+        copied: whether the sound stays as it was encoded.
+        codec: the codec that is written.
+        damaged_packets: the number of packets so far that could not be decoded.
     """
 
     def __init__(self, source: Any, container: Any) -> None:
@@ -110,7 +111,7 @@ class AudioTrack:
         return f"{self._read} copied" if self.copied else f"{self._read} encoded as {self.codec}"
 
     def convert_packet(self, packet: Any) -> Iterator[Any]:
-        """What is written for a packet that was read."""
+        """Yield the packets that are written for a packet that was read."""
         if self.copied:
             packet.stream = self._stream
             yield packet
@@ -119,12 +120,12 @@ class AudioTrack:
             yield from self._stream.encode(frame)
 
     def flush(self) -> Iterator[Any]:
-        """What is written at the end."""
+        """Yield the packets that are written at the end."""
         if not self.copied:
             yield from self._stream.encode(None)
 
     def _decode_packet(self, packet: Any) -> list[Any]:
-        """What a packet holds; nothing where it is damaged, which is counted."""
+        """Return the frames of a packet; a damaged packet has none, and is counted."""
         try:
             return list(packet.decode())
         except av.error.FFmpegError:
@@ -134,21 +135,21 @@ class AudioTrack:
 
 @final
 class VideoWriter:
-    """A video that is written; `with` finishes it, and gives it its name.
+    """A video file that is written; the end of `with` finishes it, and gives it its name.
 
-    What was written when Ctrl-C is pressed is kept and plays; without a frame, or after an error,
-    nothing is kept.
+    What was written before Ctrl-C is kept and plays; without a frame, or after an error, nothing is
+    kept.
 
     Args:
-        out: the file.
-        format: of the file.
-        source: of its frames and sounds.
+        out: the path of the file.
+        format: the format of the file.
+        source: the video whose frames and sound are written.
 
     Attributes:
-        tracks: of sound.
+        tracks: the tracks of sound, by the index of their stream.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: the file cannot be written.
     """
 
     def __init__(self, out: Path, format: OutputFormat, source: VideoSource) -> None:
@@ -163,10 +164,12 @@ class VideoWriter:
         self._begun = False
         self._start = self._end = Fraction(0)
         self._decoded: Fraction | None = None
-        self.tracks = {one.index: AudioTrack(one, self._container) for one in source.audio_streams}
+        self.tracks = {
+            stream.index: AudioTrack(stream, self._container) for stream in source.audio_streams
+        }
 
     def write_frame(self, picture: VideoFrame) -> None:
-        """Encodes a picture."""
+        """Encode a picture and write its packets."""
         timed: Any = picture
         if not self._begun:
             self._begun, self._start = True, timed.pts * timed.time_base
@@ -174,7 +177,7 @@ class VideoWriter:
         self._write(self._note_start(self._video.encode(picture)))
 
     def write_audio(self, packet: Any) -> None:
-        """Copies a packet of sound, or encodes it again."""
+        """Copy a packet of sound, or encode it again."""
         self._write(self.tracks[packet.stream.index].convert_packet(packet))
 
     def __enter__(self) -> VideoWriter:
@@ -209,13 +212,13 @@ class VideoWriter:
             raise self._describe_error(error) from error
 
     def _note_start(self, packets: list[Any]) -> list[Any]:
-        """The packets; when the first of all is decoded is kept."""
+        """Note when the first packet is decoded, and return the packets."""
         if packets and self._decoded is None:
             self._decoded = packets[0].dts * packets[0].time_base
         return packets
 
     def _extend_last_packet(self, last: Any) -> None:
-        """Lets the last packet end with the video: it need not hold the last frame that is shown.
+        """Make the last packet end with the video; it may not hold the last frame that is shown.
 
         MP4 adds up how long packets last in the order in which they are decoded.
         """
