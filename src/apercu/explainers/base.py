@@ -64,6 +64,9 @@ class TrainedExplainer(ABC, Generic[N, S]):
             target: one class for all images or one for each; None takes the class that the
                 explainer itself predicts.
 
+        Returns:
+            Maps, `batch × height × width`; higher is more evidence.
+
         Raises:
             ImageError: the images have another size or number of channels.
             TargetError: there is no such class, or not one target per image.

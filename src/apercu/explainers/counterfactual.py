@@ -95,6 +95,9 @@ class CounterfactualExplainer(TrainedExplainer[N, S], ABC, Generic[N, S, C]):
             target: the class in question; None takes the class that the explainer predicts. An
                 image that is predicted as it loses it to the runner-up; any other image gains it.
 
+        Returns:
+            Maps, `batch × height × width`: the mean absolute change over the channels.
+
         Raises:
             ImageError: the images have another size or number of channels.
             TargetError: there is no such class, or not one target per image.
@@ -118,6 +121,9 @@ class CounterfactualExplainer(TrainedExplainer[N, S], ABC, Generic[N, S, C]):
             target: the class that the adversarial images should have; None takes the runner-up.
             logits: the classifier's logits, where they are known; else the explainer's own estimate
                 is used.
+
+        Returns:
+            The two images of each image.
 
         Raises:
             ImageError: the images have another size or number of channels.

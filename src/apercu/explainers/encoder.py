@@ -17,6 +17,9 @@ def open_backbone(settings: GatedSettings, classifier: Classifier) -> Classifier
         settings: they name the encoder.
         classifier: the classifier to explain, or its student.
 
+    Returns:
+        The open classifier, or None.
+
     Raises:
         ClassifierError: the settings name a classifier that cannot be opened.
     """
@@ -41,6 +44,9 @@ def build_encoder(
         classifier_info: the explained classifier, for the number of channels.
         backbone: the open classifier whose layers are used, where the settings name one.
         pretrained: whether timm fetches weights for a `timm/NAME`.
+
+    Returns:
+        The encoder.
 
     Raises:
         ConfigError: the encoder cannot be built, or takes another number of channels.

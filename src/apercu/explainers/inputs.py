@@ -57,6 +57,9 @@ def convert_array(array: NDArray[Any]) -> Picture:
         array: `height × width × channels` or `height × width`; uint8, or floats that are kept as
             they are.
 
+    Returns:
+        Floats, `channels × height × width`.
+
     Raises:
         ImageError: it has other axes or another type.
     """

@@ -43,6 +43,9 @@ def load_explainer(
         run: the run folder.
         device: the device of its network.
 
+    Returns:
+        The explainer.
+
     Raises:
         RunError: the folder is no run, is damaged, or its training has not finished.
     """
@@ -80,6 +83,9 @@ def load_run(run: str | Path, kind: type[E]) -> E:
     Args:
         run: the run folder.
         kind: the class of the explainer.
+
+    Returns:
+        The explainer.
 
     Raises:
         RunError: as `load_explainer`, or the folder holds another kind.

@@ -126,6 +126,9 @@ def train_explainer(
             them.
         classifier: the explained classifier, where the trainer's is its student.
 
+    Returns:
+        The trained explainer.
+
     Raises:
         ClassifierError: the classifier has too few classes.
         ConfigError: the encoder does not fit the classifier.
@@ -145,6 +148,9 @@ def build_network(settings: ExplainerSettings, classifier: Classifier, seed: int
         settings: they name the explainer, its encoder and its decoder.
         classifier: the classifier to explain, or its student; the encoder `own` takes its layers.
         seed: seed of the first weights.
+
+    Returns:
+        The network.
 
     Raises:
         ConfigError: the encoder cannot be built, or does not fit the classifier.

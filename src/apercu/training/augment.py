@@ -70,6 +70,9 @@ def crop(
             outside repeats the border.
         size: height and width of the result in pixels; those of the images when None.
         rotations: radians by which each box is rotated about its centre; none when None.
+
+    Returns:
+        The boxes as images, `batch × channels × rows × columns`.
     """
     low, high = boxes[:, :2].to(images), boxes[:, 2:].to(images)
     transforms = torch.zeros(len(images), 2, 3, device=images.device, dtype=images.dtype)

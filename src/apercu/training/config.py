@@ -76,6 +76,9 @@ class ConfigPresets(Generic[S]):
         Args:
             path: the file, the name of a preset, or None for the default.
 
+        Returns:
+            The settings.
+
         Raises:
             ConfigError: there is no such file or preset, or it holds mistakes; all are listed.
         """
@@ -101,6 +104,9 @@ class ConfigPresets(Generic[S]):
         Args:
             content: settings by name, as YAML gives them.
             where: where they are from, for errors.
+
+        Returns:
+            The settings.
 
         Raises:
             ConfigError: it names no known preset, or holds mistakes; all are listed.

@@ -68,7 +68,7 @@ class TrainingImages(Dataset[Any]):
         target_of: returns the target that comes with each image; images alone where None.
 
     Attributes:
-        unusable: by index in the source, why an image was replaced; in this process alone.
+        unusable: reasons why images were replaced, by index in the source; of this process alone.
     """
 
     def __init__(
@@ -122,6 +122,9 @@ def iterate_batches(
         images: images without targets.
         count: number of images that are used, at most all.
         numbers: numbers of the batches, from 0; all when None.
+
+    Returns:
+        An iterator over batches, `batch × channels × height × width`.
     """
     count = min(count, len(images))
     numbers = range(-(-count // FORWARD_BATCH)) if numbers is None else numbers
@@ -132,7 +135,7 @@ def iterate_batches(
 
 
 class Split(NamedTuple):
-    """Indices of images.
+    """A split of images into two parts, as indices.
 
     Attributes:
         training: images to train on.

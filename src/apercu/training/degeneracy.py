@@ -16,7 +16,8 @@ class DegenerateSolution:
     Args:
         figures: names of the figures of a step that show it.
         required: names of those that must have been measured before anything can be said.
-        message: from the running means of the figures, one line on what is wrong, or None.
+        message: function from the running means of the figures to one line on what is wrong, or
+            None.
     """
 
     figures: tuple[str, ...]

@@ -55,6 +55,9 @@ def make_record(
         order: what the result depends on besides the settings.
         settings: the settings.
         parts: further parts by the stem of their JSON file.
+
+    Returns:
+        The record.
     """
     files: Mapping[str, BaseModel] = {
         ORDER: order,
@@ -70,7 +73,10 @@ def find_settings(run: Path, config: str | Path | None, presets: ConfigPresets[T
     Args:
         run: the run folder.
         config: the file, the name of a preset, or None.
-        presets: the settings of the kind of training that is asked for.
+        presets: settings class and presets of the kind of training.
+
+    Returns:
+        The settings.
 
     Raises:
         ConfigError: there are no such settings, or they hold mistakes.

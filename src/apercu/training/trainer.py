@@ -97,6 +97,9 @@ class Trainer:
             fingerprint: fingerprint of the classifier; that of this trainer's when None.
             targets: digest of the targets that come with the images, where there are any.
             parts: what the result depends on besides, by the stem of its JSON file.
+
+        Returns:
+            The record.
         """
         order = TrainingOrder(
             classifier=fingerprint or self.classifier.fingerprint,

@@ -19,6 +19,9 @@ def randomly_perturb(images: Images, generator: Generator) -> Images:
     Args:
         images: images in [0, 1].
         generator: source of the draws; a generator in the same state gives the same perturbation.
+
+    Returns:
+        The perturbed images in [0, 1].
     """
     height, width = images.shape[2:]
     blur, noise = torch.rand(2, len(images), 1, 1, 1, generator=generator).to(images)

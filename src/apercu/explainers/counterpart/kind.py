@@ -32,6 +32,9 @@ def build_counterpart_network(
         backbone: the classifier whose layers become the encoder, where the settings name one.
         pretrained: whether timm fetches weights.
 
+    Returns:
+        The network.
+
     Raises:
         ConfigError: the encoder cannot be built, or changes would be coarser than its deepest map.
     """

@@ -112,6 +112,9 @@ class CounterpartNetwork(GatedNetwork):
             features: feature maps that `encode` returned, finest first.
             predicted: class that each image is predicted as.
             targets: class that its adversarial counterpart should be predicted as.
+
+        Returns:
+            The pair.
         """
         deepest = features[-1]
         before = self.gate.compute_activation(deepest, predicted)

@@ -20,7 +20,7 @@ GenerateFunction: TypeAlias = Callable[[Images, Targets, Targets], CounterpartPa
 
 @dataclass(frozen=True, eq=False)
 class CounterpartBatch:
-    """One training batch.
+    """One batch of a training: images, and the classes before and after the change.
 
     Attributes:
         images: images in [0, 1].
@@ -76,7 +76,10 @@ class CounterpartObjective(BaseModel):
             batch: the images and classes of the step.
             pair: the counterparts of the images.
             generate: makes further counterparts, where the settings need them.
-            classifier: from images in [0, 1] to logits, with gradients.
+            classifier: function from images in [0, 1] to logits, with gradients.
+
+        Returns:
+            The terms by name, one number per image each.
         """
         images, predicted, targets = batch.images, batch.predicted, batch.targets
         adversarial = pair.adversarial

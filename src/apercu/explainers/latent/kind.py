@@ -30,6 +30,9 @@ def build_latent_network(
         classifier_info: the explained classifier.
         backbone: not used; the network has an encoder of its own.
         pretrained: not used; there are no pretrained weights.
+
+    Returns:
+        The network.
     """
     channels, classes = classifier_info.input.channels, len(classifier_info.classes)
     return LatentNetwork(channels, classes, settings.shape)

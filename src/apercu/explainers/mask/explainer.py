@@ -40,6 +40,9 @@ class MaskExplainer(TrainedExplainer[MaskNetwork, MaskSettings]):
             inputs: the images.
             target: the class to look for; None takes the class that the explainer predicts.
 
+        Returns:
+            Masks in [0, 1], `batch × height × width`.
+
         Raises:
             ImageError: the images have another size or number of channels.
             TargetError: there is no such class, or not one target per image.
@@ -104,6 +107,9 @@ class MaskExplainer(TrainedExplainer[MaskNetwork, MaskSettings]):
             inputs: the images.
             target: see `attribute`.
             level: threshold of the mask, between 0 and 1.
+
+        Returns:
+            Regions, `batch × height × width`, bool.
 
         Raises:
             ConfigError: the level is not between 0 and 1.
