@@ -10,7 +10,8 @@ from apercu_runtime.errors import (
     RunError,
     TargetError,
 )
-from apercu_runtime.explainer import Explainer
+from apercu_runtime.explainer import Explainer, load_explainer
+from apercu_runtime.explanation import Explanation, NamedClass
 
 __version__ = "0.1.0"
 
@@ -18,9 +19,12 @@ __all__ = [
     "ApercuError",
     "ConfigError",
     "Explainer",
+    "Explanation",
     "ImageError",
     "InputError",
+    "NamedClass",
     "RunError",
     "TargetError",
     "__version__",
+    "load_explainer",
 ]

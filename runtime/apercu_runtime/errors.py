@@ -1,9 +1,9 @@
-"""What can go wrong: the part of apercu's error tree that a runtime needs.
+"""The errors of the runtime: a part of the error tree of apercu.
 
     ApercuError                 exit 1, status 500
-    └── InputError              exit 2, status 422   the caller can mend it
-        ├── ImageError          a file is no image, or not one that fits
-        ├── TargetError         no such class
+    └── InputError              exit 2, status 422   the caller can correct it
+        ├── ImageError          a file is not an image, or not one that fits
+        ├── TargetError         the classifier has no such class
         ├── ConfigError         a setting is misspelt or out of range
         └── RunError            an exported folder is incomplete, damaged, or of another version
 
@@ -17,14 +17,14 @@ from collections.abc import Iterable
 
 
 class ApercuError(Exception):
-    """Root of the tree; knows how a command line and a server should answer."""
+    """Root of the tree; holds the exit code of a command line and a server's HTTP status."""
 
     exit_code = 1
     status = 500
 
 
 class InputError(ApercuError):
-    """Something the caller handed in is wrong."""
+    """Something that the caller passed in is wrong."""
 
     exit_code = 2
     status = 422
@@ -35,7 +35,7 @@ class ImageError(InputError):
 
 
 class TargetError(InputError):
-    """There is no such class."""
+    """There is the classifier has no such class."""
 
 
 class ConfigError(InputError):
@@ -46,8 +46,8 @@ class RunError(InputError):
     """An exported folder is incomplete, damaged, or of another version."""
 
 
-def suggest_nearest(word: str, known: Iterable[str]) -> str:
-    """The tail of an error line that suggests the nearest known word, or nothing."""
-    names = {name.casefold(): name for name in known}
+def suggest_nearest(word: str, candidates: Iterable[str]) -> str:
+    """Return the end of an error line that suggests the nearest candidate; empty without one."""
+    names = {name.casefold(): name for name in candidates}
     close = difflib.get_close_matches(word.casefold(), names, n=1, cutoff=0.6)
     return f"; did you mean {names[close[0]]}?" if close else ""

@@ -1,4 +1,4 @@
-"""An exported explainer."""
+"""Open an exported explainer, and explain images with it."""
 
 from __future__ import annotations
 
@@ -11,25 +11,60 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from apercu_runtime.errors import ConfigError, ImageError, RunError, TargetError
+from apercu_runtime.explanation import Explanation, NamedClass
 from apercu_runtime.manifest import Manifest, read_manifest
 from apercu_runtime.names import Target
-from apercu_runtime.pictures import Source, read_picture, resize_picture
+from apercu_runtime.pictures import ImageLike, read_picture, resize_picture
 
 Values: TypeAlias = NDArray[np.float32]
+"""An array of numbers, such as maps."""
 
-CLASSES = "classes"
-"""The graph of many classes of one image."""
+EXPLAINER, COMBINED, CLASSES = "explainer", "combined", "classes"
+"""Graphs: maps alone; maps and the prediction; many classes of one image."""
+PROBABILITIES = "probabilities"
+"""The output of a graph that predicts."""
 _TOLERANCE = 1e-3
-"""How far rounding may carry a pixel out of [0, 1]."""
+"""How far outside of [0, 1] rounding may move a pixel."""
+
+
+def load_explainer(folder: str | Path, *, threads: int | None = None) -> Explainer:
+    """Load an exported explainer, as `apercu.load_explainer` loads a run.
+
+    Where the export predicts, too, the prediction chooses the class that is explained by default.
+
+    >>> explainer = load_explainer("exported")  # doctest: +SKIP
+    >>> explainer.explain("cat.jpg", target="tabby").overlay()  # doctest: +SKIP
+
+    Args:
+        folder: the folder that `apercu export` wrote.
+        threads: the number of threads that compute; None for ONNX Runtime's choice.
+
+    Returns:
+        The explainer.
+
+    Raises:
+        RunError: the folder is not an export, is damaged, or of another version.
+        ConfigError: there are fewer threads than one.
+    """
+    graph = COMBINED if COMBINED in read_manifest(folder).files else EXPLAINER
+    return Explainer.from_onnx(folder, graph=graph, threads=threads)
 
 
 @final
 class Explainer:
-    """A trained explainer that `apercu export` wrote; needs neither PyTorch nor its classifier.
+    """An exported explainer; it needs neither PyTorch nor its classifier.
 
-    Example:
-        >>> explainer = Explainer.from_onnx("exported")  # doctest: +SKIP
-        >>> map = explainer.explain("cat.jpg", target="tabby")  # doctest: +SKIP
+    Args:
+        manifest: what the exported folder holds.
+        graph: the graph that explains, `explainer` or `combined`.
+        threads: the number of threads that compute; None for ONNX Runtime's choice.
+
+    Raises:
+        RunError: the graph is damaged, or ONNX Runtime cannot run it.
+        ConfigError: the export has no such graph.
+
+    >>> explainer = load_explainer("exported")  # doctest: +SKIP
+    >>> maps = explainer(images, target="tabby")  # doctest: +SKIP
     """
 
     def __init__(self, manifest: Manifest, graph: str, threads: int | None) -> None:
@@ -40,22 +75,25 @@ class Explainer:
 
     @classmethod
     def from_onnx(
-        cls, folder: str | Path, *, graph: str = "explainer", threads: int | None = None
+        cls, folder: str | Path, *, graph: str = EXPLAINER, threads: int | None = None
     ) -> Explainer:
-        """Opens an exported folder.
+        """Open one graph of an exported folder.
 
         Args:
-            folder: it holds `explainer.json`.
+            folder: the folder with `explainer.json`.
             graph: `explainer`, or `combined` for the prediction, too.
-            threads: that compute one answer; ONNX Runtime's choice where None.
+            threads: the number of threads that compute; None for ONNX Runtime's choice.
+
+        Returns:
+            The explainer.
 
         Raises:
-            RunError: the folder is no export, is damaged, or of another version.
+            RunError: the folder is not an export, is damaged, or of another version.
             ConfigError: it holds no such graph, or there are fewer threads than one.
         """
         if graph == CLASSES:
             raise ConfigError(
-                f"graph: {CLASSES} answers attribute_classes(); expected explainer or combined"
+                f"graph: {CLASSES} is used by attribute_classes(); expected explainer or combined"
             )
         if threads is not None and threads < 1:
             raise ConfigError(f"threads: expected at least 1, got {threads}")
@@ -63,92 +101,193 @@ class Explainer:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Readable names, in the order of the indices."""
+        """The names of the classes, in the order of their indices."""
         return self.manifest.names.names
 
-    def explain(self, image: Source, target: int | str = "top") -> Values:
-        """The map of one picture of any size, `height × width` at the explainer's size.
+    def explain(
+        self, image: ImageLike, target: int | str | None = None, *, level: float = 0.5
+    ) -> Explanation:
+        """Explain one picture of any size.
+
+        `numpy.asarray(explainer.explain(image))` is the map itself.
 
         Args:
             image: a file, its bytes, a Pillow image, or an array.
-            target: the class to look for: `top` (the one seen most), a name or an index.
+            target: the class to explain by name or index; `top` or None for the class predicted
+                most.
+            level: where a mask is cut for its box, in (0, 1).
+
+        Returns:
+            The map with its image, and the prediction where the graph predicts.
 
         Raises:
-            ImageError: it is no image, or has other channels.
+            ImageError: the image cannot be read, or has other channels.
             TargetError: there is no such class.
+            ConfigError: the level is not between 0 and 1.
         """
-        asked = None if target == "top" else target
-        return self.attribute(self.prepare(image)[None], asked)[0]
+        if not 0 < level < 1:
+            raise ConfigError(f"level: expected a number above 0 and below 1, got {level}")
+        pixels = read_picture(image, self.manifest.channels)
+        batch = self._prepare_pixels(pixels)[None]
+        words = None if target is None or target == "top" else [target]
+        index = None if words is None else int(self.manifest.names.find_indices(words)[0])
+        outputs = self.outputs(batch, index)
+        predicted = probability = None
+        if PROBABILITIES in outputs:
+            probabilities = outputs[PROBABILITIES][0]
+            predicted = int(probabilities.argmax())
+            if index is None and self.manifest.kind == "mask":
+                index = predicted
+            probability = None if index is None else float(probabilities[index])
+        return Explanation(
+            pixels,
+            outputs["maps"][0],
+            self.manifest.kind,
+            Path(image).name if isinstance(image, str | Path) else "image",
+            self._name_class(index),
+            self._name_class(predicted),
+            probability,
+            level,
+        )
 
-    def attribute(self, inputs: ArrayLike, target: Target = None) -> Values:
-        """One map per image, `batch × height × width`; see `outputs`."""
-        return self.outputs(inputs, target)["maps"]
+    def _name_class(self, index: int | None) -> NamedClass | None:
+        return None if index is None else NamedClass(index, self.classes[index])
 
-    def attribute_classes(self, inputs: ArrayLike, targets: Sequence[int | str]) -> Values:
-        """Masks of several classes per image, `batch × classes × height × width`.
-
-        Each image is encoded once.
-
-        Raises:
-            ImageError: the images have another size or number of channels.
-            TargetError: there is no such class.
-            ConfigError: the explainer is none of masks.
-        """
-        if isinstance(targets, str) or not isinstance(targets, Iterable):
-            raise TargetError(f"targets: expected a list of classes, got {targets!r}")
-        images, asked = self._check_images(inputs), self.manifest.names.find_indices(targets)
-        if not len(asked):
-            raise TargetError("targets: expected at least one class, got none")
-        found = [
-            self._classes_session.run(["maps"], {"images": image[None], "targets": asked})[0]
-            for image in images
-        ]
-        return np.stack(found)
-
-    @cached_property
-    def _classes_session(self) -> Any:
-        return _open_session(self.manifest, CLASSES, self._threads)
-
-    def outputs(self, inputs: ArrayLike, target: Target = None) -> dict[str, Values]:
-        """All that the graph answers, by name.
+    def attribute(self, images: ArrayLike, target: Target = None) -> Values:
+        """Compute one map per image.
 
         Args:
-            inputs: images in [0, 1] at the explainer's size, `batch × channels × height × width`.
-            target: the class to look for, or one per image; None takes the class seen most.
+            images: images in [0, 1] at the explainer's size, `batch × channels × height × width`.
+            target: the class to explain by name or index, or one per image; None for the class
+                predicted most.
+
+        Returns:
+            Maps, `batch × height × width`.
 
         Raises:
             ImageError: the images have another size or number of channels.
             TargetError: there is no such class, or not one target per image.
         """
-        images = self._check_images(inputs)
-        targets = self.manifest.names.resolve_targets(target, len(images))
-        found = self._session.run(self._outputs, {"images": images, "targets": targets})
-        return dict(zip(self._outputs, found, strict=True))
+        return self.outputs(images, target)["maps"]
 
-    def prepare(self, image: Source) -> Values:
-        """A picture of any size as the explainer takes it: whole, squashed.
+    def __call__(self, images: ArrayLike, target: Target = None) -> Values:
+        """Compute one map per image, as `attribute` does."""
+        return self.attribute(images, target)
+
+    def predict(self, images: ArrayLike) -> Values:
+        """Predict the probabilities of all classes with the combined graph.
+
+        Args:
+            images: images in [0, 1] at the explainer's size, `batch × channels × height × width`.
+
+        Returns:
+            Probabilities, `batch × classes`.
 
         Raises:
-            ImageError: it is no image, or has other channels.
+            ConfigError: the export has no graph that predicts.
+            ImageError: the images have another size or number of channels.
         """
-        pixels = read_picture(image, self.manifest.channels)
+        if PROBABILITIES in self._outputs:
+            return self.outputs(images)[PROBABILITIES]
+        batch = self._check_images(images)
+        targets = self.manifest.names.resolve_targets(None, len(batch))
+        inputs = {"images": batch, "targets": targets}
+        probabilities: Values = self._combined_session.run([PROBABILITIES], inputs)[0]
+        return probabilities
+
+    def attribute_classes(self, images: ArrayLike, targets: Sequence[int | str]) -> Values:
+        """Compute masks of several classes per image; each image is encoded once.
+
+        Args:
+            images: images in [0, 1] at the explainer's size, `batch × channels × height × width`.
+            targets: the classes by name or index.
+
+        Returns:
+            Masks, `batch × classes × height × width`.
+
+        Raises:
+            ImageError: the images have another size or number of channels.
+            TargetError: there is no such class.
+            ConfigError: the explainer makes no masks.
+        """
+        if isinstance(targets, str) or not isinstance(targets, Iterable):
+            raise TargetError(f"targets: expected a list of classes, got {targets!r}")
+        batch, indices = self._check_images(images), self.manifest.names.find_indices(targets)
+        if not len(indices):
+            raise TargetError("targets: expected at least one class, got none")
+        masks = [
+            self._classes_session.run(["maps"], {"images": image[None], "targets": indices})[0]
+            for image in batch
+        ]
+        return np.stack(masks)
+
+    @cached_property
+    def _classes_session(self) -> Any:
+        return _open_session(self.manifest, CLASSES, self._threads)
+
+    @cached_property
+    def _combined_session(self) -> Any:
+        if COMBINED not in self.manifest.files:
+            raise ConfigError(
+                f"predict: {self.manifest.folder} has no {COMBINED}.onnx, which predicts; export "
+                "again with --combined"
+            )
+        return _open_session(self.manifest, COMBINED, self._threads)
+
+    def outputs(self, images: ArrayLike, target: Target = None) -> dict[str, Values]:
+        """Compute all outputs of the graph.
+
+        Args:
+            images: images in [0, 1] at the explainer's size, `batch × channels × height × width`.
+            target: the class to explain by name or index, or one per image; None for the class
+                predicted most.
+
+        Returns:
+            The outputs by name: `maps`; `probabilities` of the combined graph; `stable` and
+            `adversarial` of a counterpart explainer.
+
+        Raises:
+            ImageError: the images have another size or number of channels.
+            TargetError: there is no such class, or not one target per image.
+        """
+        batch = self._check_images(images)
+        targets = self.manifest.names.resolve_targets(target, len(batch))
+        outputs = self._session.run(self._outputs, {"images": batch, "targets": targets})
+        return dict(zip(self._outputs, outputs, strict=True))
+
+    def prepare(self, image: ImageLike) -> Values:
+        """Prepare a picture of any size for the explainer: whole, squashed.
+
+        Args:
+            image: a file, its bytes, a Pillow image, or an array.
+
+        Returns:
+            An image, `channels × height × width`.
+
+        Raises:
+            ImageError: the image cannot be read, or has other channels.
+        """
+        return self._prepare_pixels(read_picture(image, self.manifest.channels))
+
+    def _prepare_pixels(self, pixels: Values) -> Values:
         if self.manifest.counts:
             pixels = np.where(np.isfinite(pixels), pixels, np.float32(0))
         return resize_picture(pixels, self.manifest.size)
 
-    def _check_images(self, inputs: ArrayLike) -> Values:
-        images = np.ascontiguousarray(inputs, np.float32)
+    def _check_images(self, images: ArrayLike) -> Values:
+        """Return images as float32; raise ImageError if they do not fit the graph."""
+        batch = np.ascontiguousarray(images, np.float32)
         expected = (self.manifest.channels, *self.manifest.size)
-        if images.ndim != 4 or images.shape[1:] != expected or not len(images):
-            shown = " × ".join(map(str, images.shape))
+        if batch.ndim != 4 or batch.shape[1:] != expected or not len(batch):
+            shape = " × ".join(map(str, batch.shape))
             raise ImageError(
-                f"images: expected batch × {' × '.join(map(str, expected))}, got {shown}; "
+                f"images: expected batch × {' × '.join(map(str, expected))}, got {shape}; "
                 "prepare() resizes a picture"
             )
-        low, high = float(images.min()), float(images.max())
+        low, high = float(batch.min()), float(batch.max())
         if not self.manifest.counts and not (low >= -_TOLERANCE and high <= 1 + _TOLERANCE):
             raise ImageError(f"images: expected pixels in [0, 1], got [{low:.4g}, {high:.4g}]")
-        return images
+        return batch
 
     def __repr__(self) -> str:
         return f"Explainer({self.manifest.folder}, {len(self.classes)} classes)"
@@ -160,9 +299,8 @@ def _open_session(manifest: Manifest, graph: str, threads: int | None) -> Any:
     content = manifest.read_graph(graph)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.add_session_config_entry(
-        "session.force_spinning_stop", "1"
-    )  # cores are for others then
+    # idle threads leave the cores to other work
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     if threads is not None:
         options.intra_op_num_threads = threads
     try:

@@ -1,4 +1,4 @@
-"""`explainer.json`, read and checked."""
+"""Read and check `explainer.json`, which describes an exported folder."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from apercu_runtime.names import ClassNames
 
 MANIFEST = "explainer.json"
 VERSION = 1
-"""Of the manifests that are understood."""
+"""Version of the manifests that can be read."""
 PROGRAM = "program"
 """The role of a file that only PyTorch runs."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What an exported folder says of itself.
+    """What an exported folder holds.
 
     Attributes:
-        folder: where it lies.
-        kind: of the explainer, `mask` or `counterpart`.
-        channels: of the images.
-        size: height and width of the images.
+        folder: the folder.
+        kind: the kind of the explainer, `mask` or `counterpart`.
+        channels: the number of channels of the images.
+        size: the height and width of the images.
         counts: whether pixels may have any finite value, not only those in [0, 1].
-        names: of the classes.
-        files: name and SHA-256 of each graph, by role.
+        names: the names of the classes.
+        files: the file name and SHA-256 of each graph, by role.
     """
 
     folder: Path
@@ -42,16 +42,17 @@ class Manifest:
     files: Mapping[str, tuple[str, str]]
 
     def read_graph(self, role: str) -> bytes:
-        """The bytes of a graph, once they are known to be those that were exported.
+        """Read the bytes of a graph, and check that they are the exported ones.
 
         Raises:
             ConfigError: there is no graph of that role.
-            RunError: its file is missing, or another.
+            RunError: its file is missing, or not the exported one.
         """
-        known = [name for name in self.files if name != PROGRAM]
-        if role not in known:
+        graphs = [name for name in self.files if name != PROGRAM]
+        if role not in graphs:
             raise ConfigError(
-                f"graph: expected one of {', '.join(known)}, got {role}{suggest_nearest(role, known)}"
+                f"graph: expected one of {', '.join(graphs)}, got {role}"
+                f"{suggest_nearest(role, graphs)}"
             )
         name, expected = self.files[role]
         path = self.folder / name
@@ -60,17 +61,15 @@ class Manifest:
         except OSError as error:
             raise RunError(f"{path}: cannot be read ({error.strerror}); export again") from None
         if hashlib.sha256(content).hexdigest() != expected:
-            raise RunError(
-                f"{path}: damaged, or not the graph that {MANIFEST} tells of; export again"
-            )
+            raise RunError(f"{path}: damaged, or not the graph that {MANIFEST} lists; export again")
         return content
 
 
 def read_manifest(folder: str | Path) -> Manifest:
-    """The manifest of an exported folder.
+    """Read the manifest of an exported folder.
 
     Raises:
-        RunError: there is none, it is damaged, or of another version.
+        RunError: it is missing, damaged, or of another version.
     """
     path = Path(folder) / MANIFEST
     try:

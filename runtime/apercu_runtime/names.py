@@ -1,4 +1,4 @@
-"""Class names, looked up by what people type, and one class per image."""
+"""Class names, found by the words that people type, and one class per image."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from apercu_runtime.errors import TargetError, suggest_nearest
 
 TOP = -1
-"""What a graph takes for the class seen most."""
+"""The index by which a graph understands the class predicted most."""
 
 Target: TypeAlias = int | str | Sequence[int | str] | NDArray[Any] | None
 """A class for all images (index, name or identifier), one per image, or None for the top class."""
@@ -22,18 +22,18 @@ Target: TypeAlias = int | str | Sequence[int | str] | NDArray[Any] | None
 
 @dataclass(frozen=True)
 class ClassNames:
-    """Readable names, and identifiers where a classifier has them.
+    """Readable names of classes, and identifiers where a classifier has them.
 
-    Args:
-        names: one per class; a comma separates synonyms, as in `tench, Tinca tinca`.
-        identifiers: one per class; the names themselves where there are no others.
+    Attributes:
+        names: one name per class; a comma separates synonyms, as in `tench, Tinca tinca`.
+        identifiers: one identifier per class; the names themselves where there are no others.
     """
 
     names: tuple[str, ...]
     identifiers: tuple[str, ...]
 
     def resolve_targets(self, target: Target, count: int) -> NDArray[np.int64]:
-        """One class per image.
+        """Return the index of one class per image; `TOP` for the class predicted most.
 
         Raises:
             TargetError: there is no such class, or not one target per image.
@@ -49,49 +49,46 @@ class ClassNames:
         return self.find_indices(words)
 
     def find_indices(self, words: Iterable[object]) -> NDArray[np.int64]:
-        """Classes by name, identifier or index; whatever counts as a whole number is an index.
+        """Return the indices of classes by name, identifier or index of any integral type.
 
         Raises:
             TargetError: there is no such class.
         """
-        found = []
+        indices = []
         for word in words:
             if not isinstance(word, str | Integral) or isinstance(word, bool):
                 raise TargetError(f"target: expected a class name or index, got {word!r}")
-            found.append(self.find_index(word if isinstance(word, str) else int(word)))
-        return np.array(found, dtype=np.int64)
+            indices.append(self.find_index(word if isinstance(word, str) else int(word)))
+        return np.array(indices, dtype=np.int64)
 
     def find_index(self, word: str | int) -> int:
-        """The index of a class, by name, synonym, identifier or index; case does not matter.
+        """Return the index of a class by its name, synonym, identifier or index, in any case.
 
-        A name wins over an index, so that the digit classifier's class "3" is found.
+        A name has priority over an index, so that the class "3" of a digit classifier is found.
 
         Raises:
-            TargetError: no class is called so, or several are.
+            TargetError: no class has this name, or several have it.
         """
         if isinstance(word, int):
             return self._check_index(word)
-        found = self._find_by_name(word)
-        if len(found) == 1:
-            return found[0]
-        if found:
-            indices = ", ".join(map(str, found))
+        matches = self._find_by_name(word)
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            indices = ", ".join(map(str, matches))
             raise TargetError(f"target: {word!r} names the classes {indices}; give the index")
         if re.fullmatch(r"-?[0-9]{1,9}", word.strip()):
             return self._check_index(int(word))
-        known = [
-            *self.names,
-            *self.identifiers,
-            *(s for n in self.names for s in _split_synonyms(n)),
-        ]
-        raise TargetError(f"target: no class is called {word!r}{suggest_nearest(word, known)}")
+        synonyms = (synonym for name in self.names for synonym in _split_synonyms(name))
+        suggestion = suggest_nearest(word, [*self.names, *self.identifiers, *synonyms])
+        raise TargetError(f"target: no class is called {word!r}{suggestion}")
 
     def _find_by_name(self, word: str) -> list[int]:
-        """Classes whose whole name or identifier fits, else those with such a synonym."""
-        wanted = word.strip().casefold()
+        """Return the classes with this whole name or identifier, else those with this synonym."""
+        folded = word.strip().casefold()
         pairs = list(enumerate(zip(self.names, self.identifiers, strict=True)))
-        exact = [i for i, pair in pairs if wanted in (pair[0].casefold(), pair[1].casefold())]
-        return exact or [i for i, (name, _) in pairs if wanted in _split_synonyms(name.casefold())]
+        exact = [i for i, pair in pairs if folded in (pair[0].casefold(), pair[1].casefold())]
+        return exact or [i for i, (name, _) in pairs if folded in _split_synonyms(name.casefold())]
 
     def _check_index(self, index: int) -> int:
         if not 0 <= index < len(self.names):

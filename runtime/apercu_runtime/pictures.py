@@ -1,4 +1,4 @@
-"""Files, Pillow images and arrays → pictures: channels × height × width, in [0, 1]."""
+"""Read files, Pillow images and arrays as pictures, `channels × height × width` in [0, 1]."""
 
 from __future__ import annotations
 
@@ -14,27 +14,35 @@ from apercu_runtime.errors import ImageError
 
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF")
 LUMA = np.array((0.299, 0.587, 0.114), np.float32)
-"""What red, green and blue add to brightness (ITU-R BT.601)."""
+"""Weights of red, green and blue in the brightness (ITU-R BT.601)."""
 _SIXTEEN_BIT = 65535
 _READY = {"1", "L", "RGB", "F"}
 
-Source: TypeAlias = str | Path | bytes | Image.Image | NDArray[Any]
+ImageLike: TypeAlias = str | Path | bytes | Image.Image | NDArray[Any]
 """A file or its bytes, a Pillow image, bytes as height × width (× channels), or floats in [0, 1]
 as channels × height × width."""
 
-SMALLEST_SIDE, LARGEST_AREA = 2, 100_000_000
-"""Pixels; of a file known from its header, before anything is decoded."""
-
 Pixels: TypeAlias = NDArray[np.float32]
+"""A picture, `channels × height × width` in [0, 1]."""
+
+SMALLEST_SIDE, LARGEST_AREA = 2, 100_000_000
+"""Pixels; those of a file are known from its header, before anything is decoded."""
 
 
-def read_picture(source: Source, channels: int) -> Pixels:
-    """A picture with the channels asked for, upright, transparency laid over white.
+def read_picture(source: ImageLike, channels: int) -> Pixels:
+    """Read a picture with a number of channels, upright, with transparency laid over white.
 
-    Grey becomes RGB, or RGB grey (BT.601 luma).
+    Grey is converted to RGB, and RGB to grey (BT.601 luma).
+
+    Args:
+        source: a file, its bytes, a Pillow image, or an array.
+        channels: the number of channels.
+
+    Returns:
+        The picture, `channels × height × width`.
 
     Raises:
-        ImageError: it is missing, no image, damaged, too small or too large, or has other channels.
+        ImageError: the image is missing, damaged, too small or too large, or has other channels.
     """
     if isinstance(source, np.ndarray):
         return _match_channels(_convert_array(source), channels, "image")
@@ -45,7 +53,7 @@ def read_picture(source: Source, channels: int) -> Pixels:
 
 
 def check_size(name: str, height: int, width: int) -> None:
-    """Raises ImageError for a picture whose sides are out of range."""
+    """Raise ImageError for a picture whose sides are out of range."""
     if min(height, width) < SMALLEST_SIDE:
         raise ImageError(
             f"{name}: too small to explain, expected at least {SMALLEST_SIDE} × {SMALLEST_SIDE} "
@@ -59,7 +67,7 @@ def check_size(name: str, height: int, width: int) -> None:
 
 
 def resize_picture(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    """The whole picture, squashed to (height, width), bilinear with antialiasing."""
+    """Squash the whole picture to a (height, width), bilinear with antialiasing."""
     if pixels.shape[1:] == size:
         return pixels
     height, width = size
@@ -88,9 +96,8 @@ def _read_image(source: str | Path | bytes, name: str) -> Pixels:
             "resize it first"
         ) from error
     except UnidentifiedImageError as error:
-        known = ", ".join(FORMATS)
-        raise ImageError(f"{name}: not an image, expected {known}") from error
-    except Exception as error:  # whatever hostile bytes make a decoder stumble over
+        raise ImageError(f"{name}: not an image, expected {', '.join(FORMATS)}") from error
+    except Exception as error:  # hostile bytes may raise anything in a decoder
         reason = " ".join(str(error).split())
         raise ImageError(f"{name}: damaged or cut short ({reason})") from error
 
@@ -107,7 +114,7 @@ def _convert_image(image: Image.Image) -> Pixels:
 
 
 def _lay_over_white(image: Image.Image) -> Image.Image:
-    """What a white page shows through the transparent parts; grey stays grey."""
+    """Lay an image over white; grey stays grey."""
     grey = image.mode in {"1", "L", "LA", "La"}
     if image.mode == "La":
         image = image.convert("LA")
@@ -117,7 +124,7 @@ def _lay_over_white(image: Image.Image) -> Image.Image:
 
 
 def _convert_array(array: NDArray[Any], mode: str = "") -> Pixels:
-    """Bytes are height × width (× channels), as Pillow and OpenCV have them; floats as apercu."""
+    """Convert bytes `height × width (× channels)`, or floats `channels × height × width`."""
     if array.dtype in (np.uint8, np.bool_) and array.ndim in (2, 3):
         planes = array[None] if array.ndim == 2 else np.moveaxis(array, 2, 0)
         scale = 255.0 if array.dtype == np.uint8 else 1.0
@@ -132,13 +139,13 @@ def _convert_array(array: NDArray[Any], mode: str = "") -> Pixels:
 
 def _match_channels(pixels: Pixels, channels: int, name: str) -> Pixels:
     check_size(name, *pixels.shape[1:])
-    have = len(pixels)
-    if have == channels:
+    count = len(pixels)
+    if count == channels:
         return pixels
-    if (have, channels) == (1, 3):
+    if (count, channels) == (1, 3):
         return pixels.repeat(3, axis=0)
-    if (have, channels) == (3, 1):
+    if (count, channels) == (3, 1):
         return np.tensordot(LUMA, pixels, 1)[None]
     raise ImageError(
-        f"{name}: expected {channels} channels, got {have}; only grey and RGB can be converted"
+        f"{name}: expected {channels} channels, got {count}; only grey and RGB can be converted"
     )

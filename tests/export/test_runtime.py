@@ -1,7 +1,8 @@
-"""apercu-runtime answers as apercu does, with the same words and errors, and without PyTorch."""
+"""apercu-runtime computes what apercu does, with the same names and errors, without PyTorch."""
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import subprocess
@@ -18,7 +19,7 @@ import apercu_runtime
 from apercu import errors, read_picture
 from apercu.deploy.export import read_manifest
 from apercu.deploy.export.manifest import VERSION
-from apercu_runtime import Explainer
+from apercu_runtime import Explainer, load_explainer
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -40,11 +41,11 @@ def copy(light: tuple[Any, Path], tmp_path: Path) -> Path:
 def test_maps_are_those_of_apercu(exported, images) -> None:
     explainer, runtime = exported
     for target in (None, 1, "dots", "BANDS", [0, 1, 2], ["rings", 0, "1"], np.array([2, 2, 0])):
-        shown = target.tolist() if isinstance(target, np.ndarray) else target
-        expected = explainer.attribute(images, shown)
-        found = runtime.attribute(images.numpy(), target)
-        assert found.dtype == np.float32
-        np.testing.assert_allclose(found, expected, atol=1e-4)
+        values = target.tolist() if isinstance(target, np.ndarray) else target
+        expected = explainer.attribute(images, values)
+        actual = runtime.attribute(images.numpy(), target)
+        assert actual.dtype == np.float32
+        np.testing.assert_allclose(actual, expected, atol=1e-4)
 
 
 def test_a_picture_is_explained_as_apercu_does(exported, tmp_path) -> None:
@@ -53,19 +54,72 @@ def test_a_picture_is_explained_as_apercu_does(exported, tmp_path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (50, 90, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
     images = explainer.prepare(read_picture(path))[None]
-    for target, asked in (("top", None), ("dots", 1), (2, 2)):
-        expected = explainer.attribute(images, asked)[0]
+    for target, index in (("top", None), ("dots", 1), (2, 2)):
+        expected = explainer.attribute(images, index)[0]
         for source in (path, str(path), path.read_bytes(), Image.open(path), pixels):
             np.testing.assert_allclose(runtime.explain(source, target), expected, atol=1e-3)
+
+
+def test_an_explanation_is_that_of_apercu(light, classifier, tmp_path) -> None:
+    explainer, runtime = light[0], load_explainer(light[1], threads=1)
+    path = tmp_path / "photo.png"
+    pixels = np.random.default_rng(3).integers(0, 256, (48, 90, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    for target in (None, "dots", 2):
+        actual = runtime.explain(path, target)
+        expected = explainer.explain(path, target, classifier=classifier)
+        np.testing.assert_allclose(actual.mask, expected.mask, atol=1e-3)
+        np.testing.assert_array_equal(np.asarray(actual), actual.map)
+        assert actual.target.index == expected.target.index
+        assert actual.predicted.index == expected.predicted.index
+        assert actual.probability == pytest.approx(expected.probability, abs=1e-3)
+        assert actual.box == expected.box
+        difference = np.abs(np.subtract(actual.overlay(), expected.overlay(), dtype=float))
+        assert difference.mean() < 2
+        folder = actual.save(tmp_path / "out")
+        np.testing.assert_array_equal(np.load(folder / "photo.map.npy"), actual.map)
+        assert Image.open(folder / "photo.overlay.png").size == (90, 48)
+        assert Image.open(io.BytesIO(actual._repr_png_())).size == (90, 48)
+        assert repr(actual).startswith("Explanation('photo.png', target=")
+
+
+def test_a_runtime_explainer_is_called_and_predicts(light, classifier, images) -> None:
+    runtime = load_explainer(light[1])
+    np.testing.assert_array_equal(runtime(images.numpy(), 1), runtime.attribute(images.numpy(), 1))
+    expected = classifier(images).softmax(1)
+    np.testing.assert_allclose(runtime.predict(images.numpy()), expected, atol=1e-5)
+    separate = Explainer.from_onnx(light[1])
+    np.testing.assert_allclose(separate.predict(images.numpy()), expected, atol=1e-5)
+
+
+def test_an_export_without_prediction_says_so(copy, images) -> None:
+    content = json.loads((copy / "explainer.json").read_text())
+    del content["files"]["combined"]
+    (copy / "explainer.json").write_text(json.dumps(content))
+    runtime = load_explainer(copy)
+    with pytest.raises(apercu_runtime.ConfigError, match="export again with --combined"):
+        runtime.predict(images.numpy())
+    explanation = runtime.explain(images[0].numpy())
+    assert (explanation.target, explanation.predicted) == (None, None)
+    assert runtime.explain(images[0].numpy(), "dots").target.name == "dots"
+
+
+def test_a_counterpart_has_a_map_but_no_mask(pair, images) -> None:
+    explanation = load_explainer(pair[1]).explain(images[0].numpy())
+    assert (explanation.map.shape, explanation.box) == ((32, 32), None)
+    with pytest.raises(apercu_runtime.ConfigError, match="counterpart explainer makes no masks"):
+        _ = explanation.mask
 
 
 def test_many_classes_of_an_image_are_those_of_apercu(exported, images) -> None:
     explainer, runtime = exported
     for words in ([2], ["dots", 0], [0, 1, 2, 0, 1]):
-        asked = torch.tensor([[explainer.passport.names.index_of(word) for word in words]] * 3)
-        expected = explainer.attribute_classes(images, asked)
-        found = runtime.attribute_classes(images.numpy(), words)
-        np.testing.assert_allclose(found, expected, atol=1e-4)
+        indices = torch.tensor(
+            [[explainer.classifier_info.names.find_index(word) for word in words]] * 3
+        )
+        expected = explainer.attribute_classes(images, indices)
+        actual = runtime.attribute_classes(images.numpy(), words)
+        np.testing.assert_allclose(actual, expected, atol=1e-4)
     with pytest.raises(apercu_runtime.TargetError, match="expected at least one class"):
         runtime.attribute_classes(images.numpy(), [])
     with pytest.raises(apercu_runtime.TargetError, match="no class is called"):
@@ -79,21 +133,21 @@ def test_counterparts_have_no_graph_of_many_classes(pair, images) -> None:
 
 def test_the_combined_graph_predicts(light, classifier, images) -> None:
     runtime = Explainer.from_onnx(light[1], graph="combined")
-    found = runtime.outputs(images.numpy())
-    np.testing.assert_allclose(found["probabilities"], classifier(images).softmax(1), atol=1e-5)
+    actual = runtime.outputs(images.numpy())
+    np.testing.assert_allclose(actual["probabilities"], classifier(images).softmax(1), atol=1e-5)
     expected = light[0].attribute(images, classifier(images).argmax(1))
-    np.testing.assert_allclose(found["maps"], expected, atol=1e-4)
+    np.testing.assert_allclose(actual["maps"], expected, atol=1e-4)
 
 
 def test_counterparts_are_outputs(pair, images) -> None:
-    found = Explainer.from_onnx(pair[1]).outputs(images.numpy())
-    np.testing.assert_allclose(found["maps"], pair[0].attribute(images), atol=1e-4)
-    change = np.abs(found["adversarial"] - found["stable"]).mean(1)
-    np.testing.assert_allclose(found["maps"], change, atol=1e-5)
+    actual = Explainer.from_onnx(pair[1]).outputs(images.numpy())
+    np.testing.assert_allclose(actual["maps"], pair[0].attribute(images), atol=1e-4)
+    change = np.abs(actual["adversarial"] - actual["stable"]).mean(1)
+    np.testing.assert_allclose(actual["maps"], change, atol=1e-5)
 
 
-def _said(call: Any, *words: Any) -> tuple[str, str]:
-    """Name and text of the error that a call ends with."""
+def _catch_error(call: Any, *words: Any) -> tuple[str, str]:
+    """Return the name and the text of the error that a call raises."""
     with pytest.raises((errors.ApercuError, apercu_runtime.ApercuError)) as error:
         call(*words)
     return type(error.value).__name__, str(error.value)
@@ -102,13 +156,11 @@ def _said(call: Any, *words: Any) -> tuple[str, str]:
 @pytest.mark.parametrize(
     "target", ["rigns", "", "7", "--5", "²", 3, -1, [0, 1], [0, 1, 9], [0.5, 1, 2], True, "-2", 1.5]
 )
-def test_wrong_targets_are_told_in_the_same_words(
-    exported, images, target, shapes_unchecked
-) -> None:
+def test_wrong_targets_have_the_same_message(exported, images, target, shapes_unchecked) -> None:
     explainer, runtime = exported
-    name, text = _said(explainer.attribute, images, target)
+    name, text = _catch_error(explainer.attribute, images, target)
     assert name == "TargetError"
-    assert _said(runtime.attribute, images.numpy(), target) == (name, text)
+    assert _catch_error(runtime.attribute, images.numpy(), target) == (name, text)
 
 
 @pytest.mark.parametrize(
@@ -121,12 +173,12 @@ def test_wrong_targets_are_told_in_the_same_words(
         lambda images: images * float("nan"),
     ],
 )
-def test_wrong_images_are_told_in_the_same_words(exported, images, change) -> None:
+def test_wrong_images_have_the_same_message(exported, images, change) -> None:
     explainer, runtime = exported
     changed = change(images)
-    name, text = _said(explainer.attribute, changed)
+    name, text = _catch_error(explainer.attribute, changed)
     assert name == "ImageError"
-    assert _said(runtime.attribute, changed.numpy()) == (name, text)
+    assert _catch_error(runtime.attribute, changed.numpy()) == (name, text)
 
 
 def test_no_batch_and_no_images_are_refused(exported, images) -> None:
@@ -171,14 +223,14 @@ def test_another_graph_than_the_exported_is_refused(copy) -> None:
         Explainer.from_onnx(copy)
 
 
-def test_a_graph_that_no_runtime_runs_is_one_line(copy) -> None:
+def test_a_graph_that_cannot_run_is_refused(copy) -> None:
     (copy / "explainer.onnx").write_bytes(b"no graph")
-    _edit(copy, sha=True)
+    _edit_manifest(copy, sha=True)
     with pytest.raises(apercu_runtime.RunError, match=r"onnxruntime .* cannot run explainer"):
         Explainer.from_onnx(copy)
 
 
-def _edit(folder: Path, *, sha: bool = False, **changes: Any) -> None:
+def _edit_manifest(folder: Path, *, sha: bool = False, **changes: Any) -> None:
     import hashlib
 
     path = folder / "explainer.json"
@@ -199,23 +251,25 @@ def _edit(folder: Path, *, sha: bool = False, **changes: Any) -> None:
         ({"files": {"explainer": {"file": "../x.onnx", "sha256": ""}}}, "leads out of the folder"),
     ],
 )
-def test_a_damaged_manifest_is_one_line(copy, changes, message) -> None:
-    _edit(copy, **changes)
+def test_a_damaged_manifest_is_refused(copy, changes, message) -> None:
+    _edit_manifest(copy, **changes)
     with pytest.raises(apercu_runtime.RunError, match=message):
         Explainer.from_onnx(copy)
 
 
 @pytest.mark.parametrize("text", ["[]", "no JSON", "{}"])
-def test_a_manifest_of_something_else_is_one_line(copy, text) -> None:
+def test_another_manifest_is_refused(copy, text) -> None:
     (copy / "explainer.json").write_text(text)
     with pytest.raises(apercu_runtime.RunError, match=r"explainer\.json"):
         Explainer.from_onnx(copy)
 
 
-def test_what_opens_no_explainer_is_one_line(copy) -> None:
+def test_wrong_arguments_are_refused(copy) -> None:
     with pytest.raises(apercu_runtime.RunError, match=r"found no explainer\.json; write one with"):
         Explainer.from_onnx(copy / "explainer.onnx")
-    with pytest.raises(apercu_runtime.ConfigError, match=r"classes answers attribute_classes\(\)"):
+    with pytest.raises(
+        apercu_runtime.ConfigError, match=r"classes is used by attribute_classes\(\)"
+    ):
         Explainer.from_onnx(copy, graph="classes")
     for threads in (0, -1):
         with pytest.raises(apercu_runtime.ConfigError, match=f"at least 1, got {threads}"):
@@ -230,15 +284,15 @@ def test_many_classes_are_a_list(exported, images, targets) -> None:
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("shape", [(1, 9), (9, 1), (20_000, 6_000), (20_000, 10_000)])
-def test_sizes_are_refused_in_the_same_words(exported, tmp_path, shape) -> None:
+def test_sizes_have_the_same_message(exported, tmp_path, shape) -> None:
     path = tmp_path / "a.png"
     Image.new("1", shape).save(path)
-    name, text = _said(read_picture, path)
+    name, text = _catch_error(read_picture, path)
     assert name == "ImageError"
-    assert _said(exported[1].explain, path) == (name, text)
+    assert _catch_error(exported[1].explain, path) == (name, text)
 
 
-def test_a_folder_without_export_and_a_missing_graph_are_told(copy, tmp_path, pair) -> None:
+def test_a_folder_without_export_and_a_missing_graph_are_named(copy, tmp_path, pair) -> None:
     with pytest.raises(apercu_runtime.RunError, match=r"found no explainer\.json; write one with"):
         Explainer.from_onnx(tmp_path)
     for graph in ("combind", "program"):
@@ -264,7 +318,7 @@ def test_it_runs_without_pytorch(light, tmp_path) -> None:
     assert (done.stdout, done.stderr) == ("(32, 32) []\n", "")
 
 
-def test_it_says_what_it_is(exported, light) -> None:
+def test_repr_and_classes(exported, light) -> None:
     assert repr(exported[1]) == f"Explainer({light[1]}, 3 classes)"
     assert exported[1].classes == read_manifest(light[1]).classes
     assert torch.is_tensor(exported[0].attribute(torch.rand(1, 3, 32, 32)))

@@ -78,9 +78,9 @@ class OverlayContent:
     """What is drawn over a frame.
 
     Attributes:
-        heat: a map in 256 steps, height × width.
-        title: name of the class.
-        probability: of the class, as the bar shows it.
+        heat: a map in 256 steps, `height × width`, uint8.
+        class_name: the name of the class.
+        probability: the probability of the class, as the bar shows it.
     """
 
     heat: NDArray[np.uint8]

@@ -47,7 +47,7 @@ _MATRICES = {1: BT709, 5: BT601, 6: BT601, 9: BT2020, 10: BT2020}
 
 
 def find_matrix(frame: VideoFrame) -> ColourMatrix:
-    """Return the colour standard of a decoded frame: its tag, or what players take for its height."""
+    """Return the colour standard of a frame: its tag, or what players take for its height."""
     return _MATRICES.get(int(frame.colorspace), BT709 if frame.height >= HD_HEIGHT else BT601)
 
 

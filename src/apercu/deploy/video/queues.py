@@ -113,7 +113,7 @@ def run_producer(items: Iterable[T], queue: BoundedQueue[T]) -> Iterator[Iterato
 def run_consumer(
     consume: Callable[[T], None], queue: BoundedQueue[T]
 ) -> Iterator[Callable[[T], None]]:
-    """Yield a function that passes items to a thread; all are consumed at the end, even after Ctrl-C.
+    """Yield a function that passes items to a thread; all are consumed, even after Ctrl-C.
 
     An error of the thread is raised by that function, or at the end.
     """

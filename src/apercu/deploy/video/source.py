@@ -126,7 +126,7 @@ class VideoSource:
         return Path(self.name.removeprefix("file:")).is_file()
 
     def read_items(self) -> Iterator[VideoItem]:
-        """Yield all frames and packets of sound, once; keep the source until the packets are used."""
+        """Yield all frames and packets of sound, once; the source must outlive the packets."""
         while self._head:
             yield self._head.pop(0)
         yield from self._items

@@ -70,8 +70,8 @@ def find_format(out: Path) -> OutputFormat:
         raise OutputError(f"{out}: exists already; remove it, or choose another name")
     if output_format.encoder not in av.codecs_available:
         raise ConfigError(
-            f"video: this PyAV was built without {output_format.encoder}; pip install 'apercu[video]' "
-            "brings one that has it"
+            f"video: this PyAV was built without {output_format.encoder}; "
+            "pip install 'apercu[video]' brings one that has it"
         )
     return output_format
 
