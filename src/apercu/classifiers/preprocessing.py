@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Literal, TypeAlias
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from apercu.classifiers.card import InputSpec
 from apercu.errors import ClassifierError, ImageError
+from apercu.images.resizing import resize_picture
 from apercu.types import Images, Picture
 
 FitMode: TypeAlias = Literal["squash", "crop"]
@@ -46,10 +46,11 @@ def fit_image(
         check_range(image, "; say input.stretch in the classifier's card")
     height, width = spec.size
     if fit == "squash":
-        return _resize(image, (height, width))
+        return resize_picture(image, (height, width))
     short = spec.resize or max(height, width)
     sides = image.shape[1:]
-    resized = _resize(image, tuple(short * side // min(sides) for side in sides))
+    scaled = short * sides[0] // min(sides), short * sides[1] // min(sides)
+    resized = resize_picture(image, scaled)
     top, left = round((resized.shape[1] - height) / 2), round((resized.shape[2] - width) / 2)
     return resized[:, top : top + height, left : left + width]
 
@@ -128,12 +129,6 @@ def check_range(images: Tensor, advice: str = "") -> None:
     low, high = (bound.item() for bound in images.aminmax())
     if not (low >= -_PIXEL_TOLERANCE and high <= 1 + _PIXEL_TOLERANCE):  # also refuses NaN
         raise ImageError(f"images: expected pixels in [0, 1], got [{low:.4g}, {high:.4g}]{advice}")
-
-
-def _resize(image: Picture, size: tuple[int, ...]) -> Float[Tensor, "channels rows columns"]:
-    if image.shape[1:] == size:
-        return image
-    return F.interpolate(image[None], size, mode="bilinear", antialias=True)[0]
 
 
 def _zero_non_finite(values: Tensor) -> Tensor:
