@@ -17,7 +17,7 @@ from apercu.images.label_tables import BoxRow, Label
 from apercu.images.orientation import turn_boxes, turn_picture
 from apercu.images.reader import ReadOptions, StoredPicture, read_mask, read_stored
 from apercu.images.source import ImageSource, Item, normalise_index
-from apercu.images.stream import resize_boxes, resize_region
+from apercu.images.stream import scale_boxes, resize_region
 from apercu.types import Boxes, Picture
 
 MASKS_FOLDER = "masks"
@@ -125,7 +125,7 @@ class FolderImages(ImageSource):
                 )
         upright = turn_boxes(inside, stored.orientation, stored.size)
         height, width = stored.picture.shape[1:]
-        return resize_boxes(upright, stored.upright_size, (height, width))
+        return scale_boxes(upright, stored.upright_size, (height, width))
 
     def _read_region(self, file: str, stored: StoredPicture) -> Bool[Tensor, "height width"] | None:
         """Read masks/<path>.png or masks/<stem>.png, True where it is opaque and not black."""

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from itertools import islice
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from apercu.errors import ImageError
+from apercu.images.resizing import resize_picture
 from apercu.images.source import ImageSource
 from apercu.types import Boxes, Images, Picture
 
@@ -155,7 +155,4 @@ def resize_region(
     """Resize a true mask to a (height, width): True where it covers at least half of a pixel."""
     if tuple(region.shape) == after:
         return region
-    coverage = F.interpolate(
-        region[None, None].float(), size=after, mode="bilinear", align_corners=False, antialias=True
-    )
-    return coverage[0, 0] >= 0.5
+    return resize_picture(region[None].float(), after)[0] >= 0.5
