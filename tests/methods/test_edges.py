@@ -7,7 +7,7 @@ from skimage.color import rgb2gray
 from skimage.filters import sobel
 
 from apercu.classifiers import Classifier
-from apercu.methods.edges import Edges
+from apercu.methods.baselines import Edges
 
 
 def test_equals_scikit_image(

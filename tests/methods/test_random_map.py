@@ -6,7 +6,7 @@ import torch
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError
 from apercu.maps import resize_maps
-from apercu.methods.random_map import RandomMap
+from apercu.methods.baselines import RandomMap
 
 
 def test_depends_on_the_image_and_the_seed_alone(

@@ -15,10 +15,8 @@ from apercu.methods.base import (
     TrainedMethod,
     Wrapper,
 )
+from apercu.methods.baselines import CentreBlob, CentreBox, Edges, RandomMap, TrueBox, WholeBox
 from apercu.methods.cam import Cam
-from apercu.methods.centre_blob import CentreBlob
-from apercu.methods.centre_box import CentreBox
-from apercu.methods.edges import Edges
 from apercu.methods.excitation_backprop import ExcitationBackprop
 from apercu.methods.grad_cam import GradCam
 from apercu.methods.grad_cam_pp import GradCamPlusPlus
@@ -31,14 +29,11 @@ from apercu.methods.lrp import Lrp
 from apercu.methods.meaningful_perturbation import MeaningfulPerturbation
 from apercu.methods.mfpp import Mfpp
 from apercu.methods.occlusion import Occlusion
-from apercu.methods.random_map import RandomMap
 from apercu.methods.registry import get, names
 from apercu.methods.rise import Rise
 from apercu.methods.smooth_grad import SmoothGrad
 from apercu.methods.smooth_taylor import SmoothTaylor
 from apercu.methods.smoothed import Smoothed
-from apercu.methods.true_box import TrueBox
-from apercu.methods.whole_box import WholeBox
 from apercu.methods.zoom_cam import ZoomCam
 
 __all__ = [
