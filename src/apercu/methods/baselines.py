@@ -1,4 +1,8 @@
-"""The whole image as its own explanation, a baseline: every method should score better."""
+"""Baselines, which every method should beat: boxes, blobs, edges and noise, and the true boxes.
+
+`whole_box`, `centre_box` and `centre_blob` do not look at the image, `edges` does not look at the
+classifier, `random_map` looks at neither; `true_box` knows the truth.
+"""
 
 from __future__ import annotations
 
