@@ -8,8 +8,12 @@ import torch
 from apercu.errors import ConfigError
 from apercu.pretraining.few_labels import LearningCurveRow
 from apercu.pretraining.heads import LabelledFeatures
-from apercu.pretraining.pca_plot import draw_pca_plot, project_on_principal_components
-from apercu.pretraining.report import find_savings, format_markdown
+from apercu.pretraining.report import (
+    draw_pca_plot,
+    find_savings,
+    format_markdown,
+    project_on_principal_components,
+)
 
 
 def _row(start: str, labels: int, value: float) -> LearningCurveRow:

@@ -27,8 +27,7 @@ from apercu.pretraining.few_labels import (
 )
 from apercu.pretraining.heads import LabelledFeatures, Learner
 from apercu.pretraining.inputs import find_readable
-from apercu.pretraining.pca_plot import draw_pca_plot
-from apercu.pretraining.report import write_report
+from apercu.pretraining.report import draw_pca_plot, write_report
 from apercu.render import SERIES_COLOURS
 
 RESULTS = "features.json"
