@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import logging
+import signal
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 import typer
 
@@ -103,3 +105,23 @@ def _is_disk_full(error: Exception) -> bool:
 def read_arguments() -> list[str]:
     """What was typed after `apercu`."""
     return sys.argv[1:]
+
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def graceful_signals() -> Iterator[None]:
+    """Within it the first of both signals raises `KeyboardInterrupt`, and the next are ignored."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        for one in STOP_SIGNALS:
+            signal.signal(one, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before = {one: signal.signal(one, end) for one in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for one, old in before.items():
+            signal.signal(one, old)

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from apercu.cli.exit_codes import StoppedError
+from apercu.cli.exit_codes import StoppedError, graceful_signals
 from apercu.cli.options import DebugOption, Device, DeviceOption
-from apercu.cli.stopping import graceful_signals
 from apercu.cli.terminal import say, show_progress, warn
 from apercu.extras import require_extra
 
