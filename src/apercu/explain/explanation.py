@@ -19,6 +19,7 @@ from torch import Tensor
 from apercu import maps, render
 from apercu.explain.dicom_capture import build_secondary_capture
 from apercu.images.formats.dicom import DicomReference
+from apercu.images.resizing import resize_picture
 from apercu.images.stream import scale_boxes
 from apercu.io import write_file, write_map
 from apercu.types import Picture
@@ -225,7 +226,7 @@ def shrink_picture(picture: Picture, side: int = LARGEST_SIDE) -> Picture:
     if scale >= 1:
         return picture
     size = max(1, round(height * scale)), max(1, round(width * scale))
-    return F.interpolate(picture[None], size, mode="bilinear", antialias=True)[0]
+    return resize_picture(picture, size)
 
 
 def describe_image(stored: StoredImage, explanations: Sequence[dict[str, Any]]) -> dict[str, Any]:

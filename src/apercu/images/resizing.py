@@ -50,9 +50,9 @@ def resize_picture(
         picture = F.interpolate(
             picture[None], (rows, width), mode="bilinear", antialias=True, align_corners=False
         )[0]
-    return F.interpolate(
-        picture[None], size, mode="bilinear", antialias=True, align_corners=False
-    )[0]
+    return F.interpolate(picture[None], size, mode="bilinear", antialias=True, align_corners=False)[
+        0
+    ]
 
 
 def make_pixels_square(picture: Picture, aspect: float, name: str) -> Picture:

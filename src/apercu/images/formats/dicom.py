@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apercu.errors import ImageError
-from apercu.images.formats.decoder_errors import DECODER_ERRORS
 from apercu.images.formats.dicom_header import (
     apply_functional_groups,
+    dicom_errors,
     parse_dataset,
     read_count,
     read_text,
@@ -95,7 +95,9 @@ def read_dicom_heading(stream: BytesIO | BufferedReader, name: str) -> DicomHead
     with silence_warnings("pydicom"):
         dataset = parse_dataset(stream, name, pixels=False)
         size = read_count(dataset, "Rows", name), read_count(dataset, "Columns", name)
-        return DicomHeading(read_frame_count(dataset, name), read_text(dataset, "SeriesInstanceUID", name), size)
+        return DicomHeading(
+            read_frame_count(dataset, name), read_text(dataset, "SeriesInstanceUID", name), size
+        )
 
 
 def read_dicom_reference(path: Path, frame: int = 0) -> DicomReference | None:
@@ -162,7 +164,7 @@ def decode_dicom(stream: BytesIO | BufferedReader, name: str, frame: int = 0) ->
         render = render_grey if pixels.kind in GREY else render_colour
         try:
             rendered = render(values, dataset, pixels, name)
-        except DECODER_ERRORS as error:  # elements that contradict each other
+        except dicom_errors() as error:  # elements that contradict each other
             raise ImageError(
                 f"{name}: its transforms cannot be applied ({type(error).__name__})"
             ) from error

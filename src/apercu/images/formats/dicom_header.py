@@ -27,6 +27,13 @@ _GROUPS = {
 """Functional groups in which files of many frames store these elements, for each frame."""
 
 
+def dicom_errors() -> tuple[type[Exception], ...]:
+    """Return the exceptions that pydicom raises for damaged bytes."""
+    from pydicom.errors import BytesLengthException, InvalidDicomError
+
+    return (*DECODER_ERRORS, BytesLengthException, InvalidDicomError)
+
+
 def parse_dataset(stream: BytesIO | BufferedReader, name: str, *, pixels: bool) -> Dataset:
     """Parse the header of an image.
 
@@ -43,7 +50,6 @@ def parse_dataset(stream: BytesIO | BufferedReader, name: str, *, pixels: bool) 
     """
     try:
         from pydicom import dcmread
-        from pydicom.errors import InvalidDicomError
         from pydicom.uid import UID
     except ImportError as error:
         raise ImageError(
@@ -55,7 +61,7 @@ def parse_dataset(stream: BytesIO | BufferedReader, name: str, *, pixels: bool) 
         _set_transfer_syntax(dataset)
     except ImageError:
         raise
-    except (*DECODER_ERRORS, InvalidDicomError) as error:
+    except dicom_errors() as error:
         raise ImageError(f"{name}: damaged or cut short ({type(error).__name__})") from error
     sides = [read_count(dataset, keyword, name) for keyword in ("Rows", "Columns")]
     has_pixels = any(keyword in dataset for keyword in PIXEL_ELEMENTS)
@@ -75,9 +81,7 @@ def parse_dataset(stream: BytesIO | BufferedReader, name: str, *, pixels: bool) 
     raise ImageError(f"{name}: a DICOM file without pixels ({title}); choose one of an image")
 
 
-def _inflate_if_deflated(
-    stream: BytesIO | BufferedReader, name: str
-) -> BytesIO | BufferedReader:
+def _inflate_if_deflated(stream: BytesIO | BufferedReader, name: str) -> BytesIO | BufferedReader:
     """Unpack a deflated file within limits, and mark it as one that is not deflated."""
     from pydicom.filereader import _read_file_meta_info, read_preamble
     from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
@@ -138,7 +142,7 @@ def read_value(dataset: Dataset, keyword: str, name: str) -> Any:
     try:
         value = dataset.get(keyword)  # pydicom parses a value at its first access
         is_empty = value is None or (hasattr(value, "__len__") and len(value) == 0)
-    except DECODER_ERRORS as error:
+    except dicom_errors() as error:
         raise ImageError(
             f"{name}: damaged, {keyword} cannot be read ({type(error).__name__})"
         ) from error

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apercu.errors import ImageError
-from apercu.images.formats.decoder_errors import DECODER_ERRORS
 from apercu.images.formats.dicom_header import (
     PIXEL_ELEMENTS,
+    dicom_errors,
     read_count,
     read_text,
     read_value,
@@ -179,9 +179,7 @@ def check_codec(dataset: Dataset, name: str) -> None:
         )
 
 
-def decode_frame(
-    dataset: Dataset, pixels: PixelDescription, name: str, frame: int
-) -> NDArray[Any]:
+def decode_frame(dataset: Dataset, pixels: PixelDescription, name: str, frame: int) -> NDArray[Any]:
     """Decode the stored values of a frame.
 
     Args:
@@ -208,7 +206,7 @@ def decode_frame(
         _check_length(dataset, pixels, name)
     try:
         values: NDArray[Any] = pixel_array(dataset, index=frame, correct_unused_bits=False)
-    except DECODER_ERRORS as error:
+    except dicom_errors() as error:
         raise ImageError(f"{name}: damaged or cut short ({type(error).__name__})") from error
     if values.shape[:2] != (pixels.height, pixels.width):
         raise ImageError(f"{name}: damaged, its pixels are of another size than its header says")
@@ -217,14 +215,14 @@ def decode_frame(
     return _clear_other_bits(values, pixels)
 
 
-def _extract_stream(
-    dataset: Dataset, pixels: PixelDescription, name: str, frame: int
-) -> bytes:
+def _extract_stream(dataset: Dataset, pixels: PixelDescription, name: str, frame: int) -> bytes:
     """Return the compressed bytes of a frame."""
     from pydicom.encaps import get_frame
 
     offsets = [read_value(dataset, f"ExtendedOffsetTable{end}", name) for end in ("", "Lengths")]
-    extended = (offsets[0], offsets[1]) if all(isinstance(each, bytes) for each in offsets) else None
+    extended = (
+        (offsets[0], offsets[1]) if all(isinstance(each, bytes) for each in offsets) else None
+    )
     try:
         return get_frame(
             dataset["PixelData"].value,
@@ -232,13 +230,11 @@ def _extract_stream(
             extended_offsets=extended,
             number_of_frames=pixels.frames,
         )
-    except DECODER_ERRORS as error:
+    except dicom_errors() as error:
         raise ImageError(f"{name}: damaged or cut short ({type(error).__name__})") from error
 
 
-def _check_stream(
-    stream: bytes, dataset: Dataset, pixels: PixelDescription, name: str
-) -> None:
+def _check_stream(stream: bytes, dataset: Dataset, pixels: PixelDescription, name: str) -> None:
     """Raise ImageError if a compressed frame is not what the header says, before it is decoded."""
     from pydicom.uid import RLELossless
 
@@ -250,6 +246,7 @@ def _check_stream(
     header = read_codestream(stream)
     if header is None:
         raise ImageError(f"{name}: damaged or cut short (codestream)")
+    _check_bits(header.bits, dataset, pixels, name)
     if (header.height, header.width) != (pixels.height, pixels.width):
         raise ImageError(
             f"{name}: damaged, its header says {pixels.width} × {pixels.height}, its compressed "
@@ -263,7 +260,6 @@ def _check_stream(
     if not header.is_complete:
         raise ImageError(f"{name}: cut short, the end of its compressed pixels is missing")
     check_scans(header, name)
-    _check_bits(header.bits, dataset, pixels, name)
 
 
 def _check_bits(bits: int, dataset: Dataset, pixels: PixelDescription, name: str) -> None:

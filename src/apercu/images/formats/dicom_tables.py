@@ -47,7 +47,11 @@ class LookupTable(NamedTuple):
 
 
 def read_table(
-    item: Dataset, name: str, *, signed: bool, descriptor: str = "LUTDescriptor",
+    item: Dataset,
+    name: str,
+    *,
+    signed: bool,
+    descriptor: str = "LUTDescriptor",
     data: str = "LUTData",
 ) -> LookupTable:
     """Read a table of an item.
@@ -174,9 +178,7 @@ def _expand_segments(
     return np.array(entries[:count], dtype=np.int64)
 
 
-def _expand_segment(
-    data: list[int], position: int, entries: list[int], damaged: ImageError
-) -> int:
+def _expand_segment(data: list[int], position: int, entries: list[int], damaged: ImageError) -> int:
     """Append the entries of a discrete or linear segment; return the position of the next one."""
     kind, length = data[position], data[position + 1]
     if kind == 0:

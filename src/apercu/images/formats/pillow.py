@@ -57,9 +57,7 @@ class DecodedPicture(NamedTuple):
     aspect: float = 1.0
 
 
-def decode_pillow(
-    stream: BytesIO | BufferedReader, name: str, page: int = 0
-) -> DecodedPicture:
+def decode_pillow(stream: BytesIO | BufferedReader, name: str, page: int = 0) -> DecodedPicture:
     """Decode the first frame of a picture, or a page of a TIFF file.
 
     Transparency is composited over white, and CMYK and palettes become RGB. Of the extra bands of
@@ -180,9 +178,7 @@ def _open(stream: BytesIO | BufferedReader, name: str, start: bytes) -> Image.Im
     return image
 
 
-def _load(
-    image: Image.Image, stream: BytesIO | BufferedReader, name: str, start: bytes
-) -> None:
+def _load(image: Image.Image, stream: BytesIO | BufferedReader, name: str, start: bytes) -> None:
     """Decode the pixels; raise ImageError if a JPEG takes too long, or lacks data at its end."""
     if not start.startswith(JPEG_MAGIC):
         image.load()

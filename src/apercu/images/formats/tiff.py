@@ -279,9 +279,7 @@ def _find_segments(page: TiffPage, name: str) -> _Segments:
     return _Segments(numbers[0], numbers[1], height, width, is_tiled)
 
 
-def decode_page(
-    page: TiffPage, stream: BytesIO | BufferedReader, name: str
-) -> NDArray[np.float32]:
+def decode_page(page: TiffPage, stream: BytesIO | BufferedReader, name: str) -> NDArray[np.float32]:
     """Decode a page that Pillow cannot read: uncompressed or deflated, in strips or tiles.
 
     Args:
@@ -322,9 +320,7 @@ def decode_page(
             content = inflate(content, name, 15, expected + 1024).getvalue()
         if len(content) < expected:
             raise ImageError(f"{name}: cut short, expected {expected} bytes in a strip of pixels")
-        block = _undo_predictor(
-            content[:expected], dtype, (high, segments.width, depth), predictor
-        )
+        block = _undo_predictor(content[:expected], dtype, (high, segments.width, depth), predictor)
         right = min(page.width, left + segments.width)
         canvas[plane, top:bottom, left:right] = block[: bottom - top, : right - left]
     pixels = canvas[..., 0] if is_planar else np.moveaxis(canvas[0], 2, 0)
