@@ -12,13 +12,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torchmetrics import Metric
 
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError
 from apercu.explainers.base import TrainedExplainer
+from apercu.extras import require_extra
 from apercu.methods import BoundMethod, MapExplainer
 from apercu.types import Images, Logits, Scores
+
+require_extra("torchmetrics", "interop")
+
+from torchmetrics import Metric  # noqa: E402
 
 
 def explain_func(

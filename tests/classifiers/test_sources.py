@@ -24,7 +24,7 @@ from apercu.classifiers import (
     wrap_module,
 )
 from apercu.classifiers.fingerprint import FORMER_FACTORIES
-from apercu.errors import ClassifierError, OutputError
+from apercu.errors import ClassifierError, MissingExtraError, OutputError
 
 SIZE = (6, 5)
 FACTORY = """
@@ -169,7 +169,7 @@ def test_onnx_files_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(ClassifierError, match="export it with a dynamic batch"):
         open_classifier(path)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(ClassifierError, match=r"pip install 'apercu\[export\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'apercu\[export\]'"):
         open_classifier(path)
 
 

@@ -80,10 +80,10 @@ def test_what_is_wrong_is_one_line(
 
 def test_without_pyav_the_extra_is_named(apercu, tiny_run, walk, tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
-    monkeypatch.setattr("apercu.deploy.video.extra.find_spec", lambda name: None)
+    monkeypatch.setattr("apercu.extras.find_spec", lambda name: None)
     said = apercu("video", tiny_run, walk, tmp_path / "seen.mp4")
     assert (said.code, said.out) == (2, "")
-    assert said.err == ("error: video: av (PyAV) is not installed; pip install 'apercu[video]'\n")
+    assert said.err == ("error: video: av is not installed; pip install 'apercu[video]'\n")
 
 
 def test_a_camera_that_is_not_there_is_told(apercu, tiny_run, tmp_path) -> None:

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from apercu.errors import ConfigError, ImageError
+from apercu.errors import ConfigError, ImageError, MissingExtraError
 from apercu.images import open_images, read_picture
 from apercu.images.folder import FolderImages
 from apercu.images.formats import fits_compression
@@ -344,8 +344,9 @@ def test_files_that_unpack_to_too_much_are_refused(monkeypatch: pytest.MonkeyPat
 
 
 def test_without_astropy_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "astropy.io.fits", None)
-    with pytest.raises(ImageError, match=r"which needs astropy; install apercu\[astro\]"):
+    monkeypatch.setitem(sys.modules, "astropy", None)
+    message = r"astropy is not installed; pip install 'apercu\[astro\]'"
+    with pytest.raises(MissingExtraError, match=message):
         read_picture(encode_bands("A"))
 
 

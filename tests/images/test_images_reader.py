@@ -236,7 +236,12 @@ def test_too_large_arrays_are_refused() -> None:
 
 def test_the_largest_size_gives_no_warning() -> None:
     with pytest.raises(ImageError, match="damaged or cut short"):
-        read_picture(png_header(10_000, 10_000))  # Pillow alone would warn of a bomb
+        read_picture(png_header(10_000, 10_000) + bytes(100_000))  # Pillow alone would warn
+
+
+def test_few_bytes_do_not_claim_a_large_picture() -> None:
+    with pytest.raises(ImageError, match=r"at most 16 megapixels in \d+ bytes, got 10000 × 10000"):
+        read_picture(png_header(10_000, 10_000))
 
 
 def test_warning_filters_are_restored() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from apercu.errors import ConfigError, ImageError, ImagesError
+from apercu.errors import ConfigError, ImagesError, MissingExtraError
 from apercu.images import open_images
 from apercu.images.catalogue import LabelledImages, read_sky_positions
 from apercu.images.catalogue.sky import pixel_to_sky, read_celestial_wcs, sky_to_pixels
@@ -131,6 +131,6 @@ def test_without_astropy_the_extra_is_named(
 ) -> None:
     np.save(tmp_path / "g.npy", np.zeros((4, 4)))
     source = open_folder(tmp_path)
-    monkeypatch.setitem(sys.modules, "astropy.io.fits", None)
-    with pytest.raises(ImageError, match=r"install apercu\[astro\]"):
+    monkeypatch.setitem(sys.modules, "astropy", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'apercu\[astro\]'"):
         read_sky_positions(source)

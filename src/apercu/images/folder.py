@@ -17,7 +17,7 @@ from apercu.images.label_tables import BoxRow, Label
 from apercu.images.orientation import turn_boxes, turn_picture
 from apercu.images.reader import ReadOptions, StoredPicture, read_mask, read_stored
 from apercu.images.source import ImageSource, Item, normalise_index
-from apercu.images.stream import scale_boxes, resize_region
+from apercu.images.stream import resize_region, scale_boxes
 from apercu.types import Boxes, Picture
 
 MASKS_FOLDER = "masks"

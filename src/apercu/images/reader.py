@@ -25,10 +25,14 @@ from apercu.images.orientation import UPRIGHT, turn_picture
 from apercu.images.resizing import make_pixels_square
 from apercu.types import Picture
 
-SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".avif")
-    + (".heic", ".heif", ".npy")
-) | (DICOM_SUFFIXES | FITS_SUFFIXES)
+SUFFIXES = (
+    DICOM_SUFFIXES
+    | FITS_SUFFIXES
+    | {
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif"),
+        *(".avif", ".heic", ".heif", ".npy"),
+    }
+)
 """Suffixes of the pictures in a folder, in lower case; the bytes of a file decide its format."""
 
 LUMA = (0.299, 0.587, 0.114)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, field_validator
 from torch import Tensor
 
 from apercu.errors import ImagesError
+from apercu.extras import require_extra
 from apercu.types import Images, Picture
 
 StretchCurve: TypeAlias = Literal["arcsinh", "log", "linear"]
@@ -185,10 +186,9 @@ def _find_ends(counts: NDArray[np.float32], method: StretchMethod) -> tuple[floa
 
 def _compute_zscale(counts: NDArray[np.float32]) -> tuple[float, float]:
     """Compute the limits of IRAF's zscale algorithm."""
-    try:
-        from astropy.visualization import ZScaleInterval
-    except ImportError as error:
-        raise ImagesError("stretch: zscale needs astropy; pip install 'apercu[astro]'") from error
+    require_extra("astro", "stretch")
+    from astropy.visualization import ZScaleInterval
+
     low, high = ZScaleInterval().get_limits(counts)
     return float(low), float(high)
 

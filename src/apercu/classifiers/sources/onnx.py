@@ -13,6 +13,7 @@ from apercu.classifiers.card import ClassifierCard, InputSpec
 from apercu.classifiers.fingerprint import digest_file
 from apercu.classifiers.network import BlackBox, Network
 from apercu.errors import ClassifierError
+from apercu.extras import require_extra
 
 
 def open_onnx(card: ClassifierCard) -> Network:
@@ -25,8 +26,8 @@ def open_onnx(card: ClassifierCard) -> Network:
         The network.
 
     Raises:
-        ClassifierError: onnxruntime is not installed, or the file is missing or broken, or takes
-            no float images.
+        ClassifierError: the file is missing or broken, or takes no float images.
+        MissingExtraError: onnxruntime is not installed.
     """
     path = Path(card.source)
     if not path.is_file():
@@ -104,12 +105,9 @@ def run_in_fixed_batches(
 
 
 def _open_session(path: Path) -> Any:
-    try:
-        import onnxruntime
-    except ImportError:
-        raise ClassifierError(
-            f"classifier {path}: ONNX files need onnxruntime; pip install 'apercu[export]'"
-        ) from None
+    require_extra("export", f"classifier {path}", "onnxruntime")
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apercu.errors import ImageError, ImagesError
+from apercu.extras import require_extra
 from apercu.images.catalogue.labels import LabelledImages
 from apercu.images.folder import FolderImages
 from apercu.images.formats.fits import SUFFIXES
-from apercu.images.formats.fits_hdus import open_fits, require_astropy
+from apercu.images.formats.fits_hdus import open_fits
 from apercu.images.names import has_suffix
 from apercu.images.source import ChosenImages, ImageSource
 from apercu.images.warnings import silence_warnings
@@ -120,11 +121,11 @@ def read_sky_positions(
         The positions, one per image.
 
     Raises:
-        ImageError: astropy is not installed.
+        MissingExtraError: astropy is not installed.
         ImagesError: the images are not those of a folder.
     """
     paths = _find_paths(source)
-    require_astropy(source.name)
+    require_extra("astro", source.name)
     positions = np.full((len(paths), 2), np.nan)
     for index, path in enumerate(paths):
         if has_suffix(path.name, SUFFIXES):

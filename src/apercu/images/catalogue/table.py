@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apercu.errors import ConfigError, ImageError, ImagesError, suggest_nearest
+from apercu.extras import require_extra
 from apercu.images.formats.fits_compression import GZIP_MAGIC, gunzip
-from apercu.images.formats.fits_hdus import require_astropy
 from apercu.images.names import has_suffix
 from apercu.images.warnings import silence_warnings
 
@@ -180,7 +180,7 @@ def _is_plain(data_type: Any) -> bool:
 
 def _read_fits(path: Path) -> Columns:
     """Read the first table; a masked value is None, or NaN among floats."""
-    require_astropy(str(path))
+    require_extra("astro", str(path))
     from astropy.io import fits
     from astropy.table import Table
 

@@ -10,6 +10,7 @@ from io import BufferedReader, BytesIO
 from typing import TYPE_CHECKING, Any
 
 from apercu.errors import ImageError
+from apercu.extras import require_extra
 from apercu.images.formats.decoder_errors import DECODER_ERRORS
 from apercu.images.formats.unpacking import inflate
 
@@ -47,14 +48,12 @@ def parse_dataset(stream: BytesIO | BufferedReader, name: str, *, pixels: bool) 
 
     Raises:
         ImageError: the file is damaged, cut short, unpacks to too much, or holds no image.
+        MissingExtraError: pydicom is not installed.
     """
-    try:
-        from pydicom import dcmread
-        from pydicom.uid import UID
-    except ImportError as error:
-        raise ImageError(
-            f"{name}: a DICOM file, which needs pydicom; install apercu[medical]"
-        ) from error
+    require_extra("medical", name)
+    from pydicom import dcmread
+    from pydicom.uid import UID
+
     try:
         stream = _inflate_if_deflated(stream, name)
         dataset = dcmread(stream, stop_before_pixels=not pixels, force=True)

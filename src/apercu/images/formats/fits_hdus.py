@@ -12,6 +12,7 @@ from io import BufferedReader, BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from apercu.errors import ImageError
+from apercu.extras import require_extra
 from apercu.images.formats.fits_compression import GZIP_MAGIC, check_compression, gunzip
 from apercu.images.limits import check_size
 from apercu.images.warnings import silence_warnings
@@ -49,16 +50,6 @@ def is_fits(start: bytes) -> bool:
     return start.startswith((FITS_MAGIC, GZIP_MAGIC))
 
 
-def require_astropy(name: str) -> None:
-    """Raise ImageError, with the name of the file, if astropy is not installed."""
-    try:
-        import astropy.io.fits  # noqa: F401
-    except ImportError as error:
-        raise ImageError(
-            f"{name}: a FITS file, which needs astropy; install apercu[astro]"
-        ) from error
-
-
 @contextmanager
 def open_fits(stream: BytesIO | BufferedReader, name: str) -> Iterator[FitsParts]:
     """Open a FITS file within a `with` block; pixels are read when they are accessed.
@@ -74,7 +65,7 @@ def open_fits(stream: BytesIO | BufferedReader, name: str) -> Iterator[FitsParts
         ImageError: the file is damaged, cut short, or has no images that fit together. Any other
             exception within the block becomes an ImageError too, because hostile bytes cause it.
     """
-    require_astropy(name)
+    require_extra("astro", name)
     from astropy.io import fits
 
     with silence_warnings("astropy"):

@@ -21,6 +21,7 @@ from apercu.images.formats.jpeg import (
     is_cut_short,
     read_codestream,
 )
+from apercu.images.formats.png import PNG_MAGIC, has_all_rows
 from apercu.images.formats.tiff import (
     ORIENTATION,
     TiffPage,
@@ -83,7 +84,7 @@ def decode_pillow(stream: BytesIO | BufferedReader, name: str, page: int = 0) ->
             orientation = min(8, max(1, tiff.first(ORIENTATION, UPRIGHT)))
             pixels = decode_page(tiff, stream, name)
             return DecodedPicture(pixels, orientation, orientation, tiff.aspect)
-        with _open(stream, name, start) as image:
+        with _open(stream, name, start, tiff) as image:
             if tiff is not None:
                 image.seek(tiff.index)
             turned_by_pillow = _read_orientation(image) if tiff is not None else UPRIGHT
@@ -114,7 +115,7 @@ def decode_mask(stream: BytesIO | BufferedReader, name: str) -> NDArray[np.bool_
         stream.seek(0)
         if is_tiff(start):
             read_page(stream, name, 0)
-        with _open(stream, name, start) as image:
+        with _open(stream, name, start, None) as image:
             _load(image, stream, name, start)
             if _is_transparent(image):
                 alpha = np.asarray(image.convert("RGBA"))[..., 3]
@@ -161,7 +162,9 @@ def read_page(stream: BytesIO | BufferedReader, name: str, page: int) -> TiffPag
     return pages[page]
 
 
-def _open(stream: BytesIO | BufferedReader, name: str, start: bytes) -> Image.Image:
+def _open(
+    stream: BytesIO | BufferedReader, name: str, start: bytes, tiff: TiffPage | None
+) -> Image.Image:
     """Open a picture by its header, and check its size."""
     formats = FORMATS
     if start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS:
@@ -171,7 +174,15 @@ def _open(stream: BytesIO | BufferedReader, name: str, start: bytes) -> Image.Im
         raise ImageError(f"{name}: an AVIF file, which needs a Pillow with AVIF; update pillow")
     length = stream.seek(0, os.SEEK_END)
     stream.seek(0)
-    image = Image.open(stream, formats=formats)
+    try:
+        image = Image.open(stream, formats=formats)
+    except UnidentifiedImageError as error:
+        if tiff is None:
+            raise
+        raise ImageError(
+            f"{name}: a TIFF file of {tiff.samples} × {tiff.bits} bits per pixel, of a kind that is "
+            "not read; convert it"
+        ) from error
     if not is_tiff(start):
         check_size(name, image.height, image.width)
         check_density(name, image.height, image.width, length)
@@ -179,21 +190,34 @@ def _open(stream: BytesIO | BufferedReader, name: str, start: bytes) -> Image.Im
 
 
 def _load(image: Image.Image, stream: BytesIO | BufferedReader, name: str, start: bytes) -> None:
-    """Decode the pixels; raise ImageError if a JPEG takes too long, or lacks data at its end."""
-    if not start.startswith(JPEG_MAGIC):
+    """Decode the pixels; raise ImageError if a JPEG takes too long, or if data are missing.
+
+    Decoders fill what is missing with grey (JPEG) or black (PNG), so these are checked only where
+    the last pixel is of that colour.
+    """
+    cut = ImageError(f"{name}: damaged or cut short, a part of its pixels is missing")
+    if start.startswith(JPEG_MAGIC):
+        stream.seek(0)
+        data = stream.read()
+        header = read_codestream(data)
+        if header is not None:
+            check_scans(header, name)
+            if not header.is_complete:
+                raise cut
         image.load()
+        if ends_in_grey(_last_pixel(image)) and is_cut_short(data):
+            raise cut
         return
-    stream.seek(0)
-    data = stream.read()
-    header = read_codestream(data)
-    if header is not None:
-        check_scans(header, name)
-        if not header.is_complete:
-            raise ImageError(f"{name}: damaged or cut short, the end of its JPEG data is missing")
     image.load()
-    last_pixel = image.getpixel((image.width - 1, image.height - 1))
-    if ends_in_grey(last_pixel) and is_cut_short(data):
-        raise ImageError(f"{name}: damaged or cut short, the end of its JPEG data is missing")
+    if start.startswith(PNG_MAGIC) and not np.any(_last_pixel(image)):
+        stream.seek(0)
+        if not has_all_rows(stream.read()):
+            raise cut
+
+
+def _last_pixel(image: Image.Image) -> Any:
+    """Return the value or values of the pixel at the lower right."""
+    return image.getpixel((image.width - 1, image.height - 1))
 
 
 def _require_heif(name: str) -> None:

@@ -22,7 +22,7 @@ MAX_PAGES = 1000
 
 _TYPES = {1: "B", 2: "B", 3: "H", 4: "I", 5: "II", 6: "b", 8: "h", 9: "i", 10: "ii", 11: "f",
           12: "d", 13: "I", 16: "Q", 17: "q", 18: "Q"}  # fmt: skip
-_MAX_TAGS = 4096
+_MAX_TAGS, _SIGNED = 4096, 2
 _REDUCED, _MASK = 1, 4  # bits of NewSubfileType
 _NONE, _DEFLATES, _JPEGS = 1, (8, 32946), (6, 7)  # values of Compression
 _TILE_PIXELS = 16_000_000  # a tile may have so many pixels, or as many as the picture
@@ -224,6 +224,8 @@ def check_page(page: TiffPage, stream: BytesIO | BufferedReader, name: str) -> N
             f"{name}: damaged, {page.samples} values of {page.bits} bits per pixel; expected 1 "
             "to 512 of 1 to 64"
         )
+    if page.first(SAMPLE_FORMAT, 1) == _SIGNED and page.bits == 8:
+        raise ImageError(f"{name}: a TIFF of signed bytes, expected unsigned; convert it")
     channels = -(-page.samples * page.bits // 32)
     check_size(name, page.height, page.width, channels)
     segments = _find_segments(page, name)

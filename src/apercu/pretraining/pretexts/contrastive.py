@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Generator, Tensor, nn
 
 from apercu import render
-from apercu.errors import ConfigError
+from apercu.extras import require_extra
 from apercu.pretraining.pretexts.base import (
     Pretext,
     PretextBatch,
@@ -110,11 +110,8 @@ def build_projection(features: int, width: int) -> nn.Sequential:
 
 
 def import_losses() -> dict[str, Any]:
-    """Import lightly's losses by name; raises ConfigError where lightly is not installed."""
-    try:
-        from lightly.loss import BarlowTwinsLoss, NTXentLoss, VICRegLoss
-    except ImportError as error:
-        raise ConfigError(
-            "pretrain: contrastive and adios need lightly; pip install 'apercu[ssl]'"
-        ) from error
+    """Import lightly's losses by name; raises MissingExtraError without lightly."""
+    require_extra("ssl", "pretrain")
+    from lightly.loss import BarlowTwinsLoss, NTXentLoss, VICRegLoss
+
     return {"nt_xent": NTXentLoss, "vicreg": VICRegLoss, "barlow_twins": BarlowTwinsLoss}

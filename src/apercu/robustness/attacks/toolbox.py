@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from apercu.errors import ClassifierError, ConfigError
+from apercu.errors import ConfigError
+from apercu.extras import require_extra
 from apercu.option_strings import MAX_SEED
 from apercu.robustness.attacks.base import Access, Attack, Norm, check_gradients
 from apercu.robustness.checks import check_budget, check_count, check_not_negative, check_whole
@@ -233,16 +234,13 @@ def _run_toolbox_attack(
         Attacked images of the same shape.
 
     Raises:
-        ClassifierError: the toolbox is not installed.
+        MissingExtraError: the toolbox is not installed.
         ConfigError: the objective is not about classes.
     """
-    try:
-        from art.attacks import evasion
-        from art.estimators.classification import PyTorchClassifier
-    except ImportError as error:
-        raise ClassifierError(
-            "attacks: this one needs the Adversarial Robustness Toolbox; install apercu[robust]"
-        ) from error
+    require_extra("robust", "attacks", "art")
+    from art.attacks import evasion
+    from art.estimators.classification import PyTorchClassifier
+
     if not isinstance(objective, Untargeted | Targeted):
         raise ConfigError("attacks: this one knows classes only; expected Untargeted or Targeted")
     labels = objective.labels if isinstance(objective, Untargeted) else objective.targets

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from importlib.util import find_spec
 from math import ceil
 from typing import ClassVar, Literal, NamedTuple, TypeAlias, final, get_args
 
@@ -21,7 +20,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from apercu.errors import ConfigError
+from apercu.extras import is_installed, require_extra
 from apercu.robustness.checks import check_choice, check_whole
 from apercu.robustness.filters.base import Channels, Filter
 from apercu.robustness.filters.gaussian import blur
@@ -32,7 +31,7 @@ LANES = 32
 """Planes that one loop treats side by side: they fill two of the widest registers."""
 FEW_PLANES = 10
 """Largest number of planes for which Pillow is quicker than the loop; the bits are the same."""
-HAS_NUMBA = find_spec("numba") is not None
+HAS_NUMBA = is_installed("fast")
 
 Scan: TypeAlias = Literal["raster", "serpentine"]
 """Every row from the left, or every second row from the right."""
@@ -89,7 +88,7 @@ class ErrorDiffusion(Filter):
         check_choice("error diffusion", "scan", self.scan, get_args(Scan))
         check_choice("error diffusion", "channels", self.channels, get_args(Channels))
         if not (HAS_NUMBA or self._is_in_pillow):
-            raise ConfigError(f"{self}: needs numba; pip install 'apercu[fast]'")
+            require_extra("fast", str(self))
 
     @property
     def _is_in_pillow(self) -> bool:

@@ -9,7 +9,7 @@ from typing import TypeAlias
 from jaxtyping import Float
 from torch import Tensor
 
-from apercu.errors import ClassifierError, ImagesError
+from apercu.errors import ImagesError
 from apercu.types import Scores
 
 Features: TypeAlias = Float[Tensor, "images features"]
@@ -56,8 +56,3 @@ def check_enough(count: int, least: int) -> None:
         raise ImagesError(
             f"images: expected at least {least} clean images to learn from, got {count}"
         )
-
-
-def make_missing_error(error: ImportError) -> ClassifierError:
-    """Make the error for a missing scikit-learn."""
-    return ClassifierError(f"detectors: {error.name} is missing; install apercu[robust]")

@@ -7,11 +7,11 @@ from typing import final
 
 import torch
 
+from apercu.extras import require_extra
 from apercu.robustness.detection.detectors.base import (
     AnomalyScore,
     Detector,
     Features,
-    make_missing_error,
 )
 from apercu.types import Scores
 
@@ -25,10 +25,9 @@ class Mahalanobis(Detector):
     """
 
     def fit_standardised(self, clean: Features) -> AnomalyScore:
-        try:
-            from sklearn.covariance import LedoitWolf
-        except ImportError as error:
-            raise make_missing_error(error) from error
+        require_extra("robust", "mahalanobis", "sklearn")
+        from sklearn.covariance import LedoitWolf
+
         estimate = LedoitWolf().fit(clean.double().numpy())
         centre = torch.from_numpy(estimate.location_)
         precision = torch.from_numpy(estimate.precision_)

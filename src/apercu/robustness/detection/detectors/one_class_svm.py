@@ -8,11 +8,11 @@ from typing import final
 import torch
 
 from apercu.errors import ConfigError
+from apercu.extras import require_extra
 from apercu.robustness.detection.detectors.base import (
     AnomalyScore,
     Detector,
     Features,
-    make_missing_error,
 )
 from apercu.types import Scores
 
@@ -35,10 +35,9 @@ class OneClassSvm(Detector):
             )
 
     def fit_standardised(self, clean: Features) -> AnomalyScore:
-        try:
-            from sklearn.svm import OneClassSVM
-        except ImportError as error:
-            raise make_missing_error(error) from error
+        require_extra("robust", "one_class_svm", "sklearn")
+        from sklearn.svm import OneClassSVM
+
         svm = OneClassSVM(nu=self.nu, gamma="scale").fit(clean.double().numpy())
 
         def score_anomaly(features: Features) -> Scores:
