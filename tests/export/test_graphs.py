@@ -183,7 +183,7 @@ def test_stretched_counts_are_refused(explainer_of, classifier, tmp_path) -> Non
     stretch = Stretch(low=(-1.0,) * 3, high=(99.0,) * 3, noise=(1.0,) * 3)
     spec = classifier.network.input.model_copy(update={"stretch": stretch})
     explainer = explainer_of("mask", "light")
-    explainer.passport = ClassifierInfo.from_classifier(
+    explainer.classifier_info = ClassifierInfo.from_classifier(
         Classifier(replace(classifier.network, input=spec))
     )
     with pytest.raises(ConfigError, match="stretches raw counts"):

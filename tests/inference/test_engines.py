@@ -1,4 +1,4 @@
-"""A run and its export explain alike, and as the explainer and the classifier do."""
+"""A run and its export compute the same, and what the explainer and the classifier do."""
 
 from __future__ import annotations
 
@@ -30,42 +30,44 @@ def images() -> torch.Tensor:
 
 
 @pytest.mark.parametrize("target", [-1, 0, 2])
-def test_both_answer_as_explainer_and_classifier_do(
+def test_both_compute_what_explainer_and_classifier_do(
     engine, tiny_run, tiny_card, images, target: int
 ) -> None:
     logits = open_classifier(tiny_card)(images)
     targets = logits.argmax(1) if target < 0 else torch.full((3,), target)
     expected = MaskExplainer.from_pretrained(tiny_run).attribute(images, targets)
-    answers = engine(images, target)
-    assert answers.targets.tolist() == targets.tolist()
-    np.testing.assert_allclose(answers.maps, expected, atol=1e-4)
+    explained = engine(images, target)
+    assert explained.targets.tolist() == targets.tolist()
+    np.testing.assert_allclose(explained.maps, expected, atol=1e-4)
     probabilities = logits.softmax(1).detach()
-    np.testing.assert_allclose(answers.probabilities, probabilities, atol=1e-5)
-    shares = [float(row[one]) for row, one in zip(probabilities, targets, strict=True)]
-    np.testing.assert_allclose(answers.shares, shares, atol=1e-5)
+    np.testing.assert_allclose(explained.probabilities, probabilities, atol=1e-5)
+    expected = probabilities.gather(1, targets[:, None])[:, 0]
+    np.testing.assert_allclose(explained.target_probabilities, expected, atol=1e-5)
 
 
-def test_a_batch_is_explained_as_its_images_are(engine, images) -> None:
+def test_a_batch_equals_its_single_images(engine, images) -> None:
     together = engine(images)
-    for place, image in enumerate(images):
+    for index, image in enumerate(images):
         alone = engine(image[None])
-        np.testing.assert_allclose(alone.maps[0], together.maps[place], atol=1e-4)
-        np.testing.assert_allclose(alone.shares[0], together.shares[place], atol=1e-5)
+        np.testing.assert_allclose(alone.maps[0], together.maps[index], atol=1e-4)
+        expected = together.target_probabilities[index]
+        np.testing.assert_allclose(alone.target_probabilities[0], expected, atol=1e-5)
 
 
 def test_several_classes_of_each_image(engine, tiny_run, images) -> None:
-    answers, found = engine.read(images)
-    np.testing.assert_allclose(answers.softmax(1), engine(images).probabilities, atol=1e-5)
+    logits, features = engine.predict_logits(images)
+    np.testing.assert_allclose(logits.softmax(1), engine(images).probabilities, atol=1e-5)
     targets = torch.tensor([[0, 1, 2], [2, 0, 2], [1, 2, 0]])
     expected = MaskExplainer.from_pretrained(tiny_run).attribute_classes(images, targets)
-    np.testing.assert_allclose(engine.masks(found, targets), expected, atol=1e-4)
-    _, led = engine.read(images, torch.tensor([0, -1, 1]))
-    np.testing.assert_allclose(engine.masks(led, targets), expected, atol=1e-4)
-    some = [values[1:] for values in found]
-    np.testing.assert_allclose(engine.masks(some, targets[1:, :1]), expected[1:, :1], atol=1e-4)
+    np.testing.assert_allclose(engine.compute_masks(features, targets), expected, atol=1e-4)
+    _, hinted = engine.predict_logits(images, torch.tensor([0, -1, 1]))
+    np.testing.assert_allclose(engine.compute_masks(hinted, targets), expected, atol=1e-4)
+    some = [values[1:] for values in features]
+    masks = engine.compute_masks(some, targets[1:, :1])
+    np.testing.assert_allclose(masks, expected[1:, :1], atol=1e-4)
 
 
-def test_both_take_any_picture_and_know_the_classes(engine) -> None:
+def test_both_prepare_any_picture_and_have_the_class_names(engine) -> None:
     assert (engine.input.size, engine.input.channels) == ((32, 32), 3)
     assert engine.names.names == ("stripes, bands", "dots", "rings")
     picture = torch.rand(3, 40, 21, generator=torch.Generator().manual_seed(1))
@@ -107,7 +109,7 @@ def test_each_tells_who_explains(tiny_run, tiny_card, tiny_export) -> None:
 @pytest.mark.parametrize("spin", [True, False])
 def test_threads_spin_where_they_may(tiny_export, spin: bool) -> None:
     engine = open_engine(tiny_export, spin=spin)
-    options = engine.running.get_session_options()
+    options = engine.session.get_session_options()
     name = "session.intra_op.allow_spinning"
     if spin:
         with pytest.raises(RuntimeError, match=name):

@@ -14,7 +14,7 @@ from apercu.errors import RunError
 
 
 def test_threads_of_an_export_do_not_spin(tiny_export) -> None:
-    options = open_video_engine(tiny_export).running.get_session_options()
+    options = open_video_engine(tiny_export).session.get_session_options()
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
 
 
