@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from apercu.errors import ConfigError, ImageError, MissingExtraError
 from apercu.images import open_images, read_picture
 from apercu.images.folder import FolderImages
-from apercu.images.formats import fits_compression
+from apercu.images.formats import unpacking
 from apercu.images.formats.fits import decode_fits
 
 RAMP = np.arange(30, dtype=np.float32).reshape(5, 6) - 7
@@ -338,7 +338,7 @@ def test_files_that_unpack_to_too_much_are_refused(monkeypatch: pytest.MonkeyPat
     large_header = encode_by_hand(b"", *FLOATS, ("NAXIS1", "60000"), ("NAXIS2", "60000"))
     with pytest.raises(ImageError, match="at most 100 megapixels, got 60000 × 60000"):
         read_picture(gzip.compress(large_header + bytes(1 << 24)))
-    monkeypatch.setattr(fits_compression, "MAX_UNPACKED_BYTES", 1 << 22)
+    monkeypatch.setattr(unpacking, "MAX_UNPACKED_BYTES", 1 << 22)
     with pytest.raises(ImageError, match="too large, expected at most 4 MiB unpacked"):
         read_picture(gzip.compress(encode_bands("A") + bytes(1 << 24)))
 

@@ -264,9 +264,11 @@ def _check_stream(stream: bytes, dataset: Dataset, pixels: PixelDescription, nam
 def _check_bits(bits: int, dataset: Dataset, pixels: PixelDescription, name: str) -> None:
     """Raise ImageError if Pillow alone is there, and cannot decode so many bits per sample."""
     from pydicom.pixels.decoders.base import get_decoder
-    from pydicom.uid import JPEG2000TransferSyntaxes
+    from pydicom.uid import JPEG2000TransferSyntaxes, JPEGExtended12Bit
 
     syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax == JPEGExtended12Bit:
+        bits = max(bits, pixels.stored)
     if bits > pixels.allocated:
         raise ImageError(
             f"{name}: damaged, BitsAllocated is {pixels.allocated}, its compressed pixels have "
@@ -281,8 +283,6 @@ def _check_bits(bits: int, dataset: Dataset, pixels: PixelDescription, name: str
             f"{name}: compressed as {syntax.name} with {bits} bits per sample, which needs a "
             f"codec; install pylibjpeg and {codec}"
         )
-    if not is_jpeg2000 and bits == 8 and not others:
-        dataset.BitsStored, dataset.HighBit = 8, 7  # pydicom compares it with Pillow's 8 bits
 
 
 def _check_length(dataset: Dataset, pixels: PixelDescription, name: str) -> None:

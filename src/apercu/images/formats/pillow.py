@@ -180,8 +180,8 @@ def _open(
         if tiff is None:
             raise
         raise ImageError(
-            f"{name}: a TIFF file of {tiff.samples} × {tiff.bits} bits per pixel, of a kind that is "
-            "not read; convert it"
+            f"{name}: a TIFF file of {tiff.samples} × {tiff.bits} bits per pixel, "
+            "of a kind that is not read; convert it"
         ) from error
     if not is_tiff(start):
         check_size(name, image.height, image.width)

@@ -16,21 +16,23 @@ ALWAYS_ALLOWED_BYTES, MAX_RATIO = 64 << 20, 100
 _STEP = 1 << 20
 
 
-def unpacked_limit(packed_bytes: int, most: int = MAX_UNPACKED_BYTES) -> int:
+def unpacked_limit(packed_bytes: int, most: int | None = None) -> int:
     """Return how many bytes packed bytes may become.
 
     Args:
         packed_bytes: Number of packed bytes.
-        most: Largest number of unpacked bytes, whatever the packed bytes are.
+        most: Largest number of unpacked bytes, whatever the packed bytes are; None for
+            `MAX_UNPACKED_BYTES`.
 
     >>> unpacked_limit(1000) >> 20, unpacked_limit(2 << 20) >> 20, unpacked_limit(1 << 30) >> 20
     (64, 200, 1024)
     """
+    most = MAX_UNPACKED_BYTES if most is None else most
     return min(most, max(ALWAYS_ALLOWED_BYTES, MAX_RATIO * packed_bytes))
 
 
 def check_unpacked(
-    packed_bytes: int, unpacked_bytes: int, name: str, most: int = MAX_UNPACKED_BYTES
+    packed_bytes: int, unpacked_bytes: int, name: str, most: int | None = None
 ) -> None:
     """Raise ImageError if a container says that it unpacks to more than it may.
 
@@ -38,7 +40,8 @@ def check_unpacked(
         packed_bytes: Number of packed bytes.
         unpacked_bytes: Number of bytes after unpacking.
         name: Name of the file, for the error message.
-        most: Largest number of unpacked bytes, whatever the packed bytes are.
+        most: Largest number of unpacked bytes, whatever the packed bytes are; None for
+            `MAX_UNPACKED_BYTES`.
     """
     limit = unpacked_limit(packed_bytes, most)
     if unpacked_bytes > limit:
