@@ -14,7 +14,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "plots": ("matplotlib",),
     "robust": ("art", "sklearn"),
     "scale": ("ray",),
-    "serve": ("starlette", "uvicorn", "python_multipart", "prometheus_client"),
+    "serve": ("starlette", "uvicorn", "httptools", "python_multipart", "prometheus_client"),
     "ssl": ("lightly",),
     "tensorboard": ("tensorboard",),
     "torchmetrics": ("torchmetrics",),
@@ -47,8 +47,7 @@ def require_extra(extra: str, purpose: str, *modules: str) -> None:
     if missing := _find_missing(modules or EXTRAS[extra]):
         is_are = "is" if len(missing) == 1 else "are"
         raise MissingExtraError(
-            f"{purpose}: {', '.join(missing)} {is_are} not installed; "
-            f"pip install 'apercu[{extra}]'"
+            f"{purpose}: {', '.join(missing)} {is_are} not installed; pip install 'apercu[{extra}]'"
         )
 
 

@@ -82,15 +82,16 @@ class Service:
 def build_app(service: Service) -> Starlette:
     """Return the application with all addresses, its middleware and its error handlers."""
     metrics = Metrics()
-    endpoints = Endpoints(service, metrics)
+    routes = [*Endpoints(service, metrics).routes(), *Page(service.served).routes()]
     app = Starlette(
-        routes=[*endpoints.routes(), *Page(service.served).routes()],
+        routes=routes,
         middleware=[
             Middleware(
                 SecurityMiddleware,
                 token=service.token,
                 max_body=service.limits.body,
                 metrics=metrics,
+                paths={route.endpoint: route.path for route in routes},
             )
         ],
         exception_handlers={ApercuError: handle_error, HTTPException: handle_error},

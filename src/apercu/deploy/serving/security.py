@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hmac
 import time
-from typing import final
+from collections.abc import Callable, Mapping
+from typing import Any, final
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
@@ -45,12 +46,20 @@ class SecurityMiddleware:
         token: bearer token that clients must send; None lets everyone in.
         max_body: bytes of a request.
         metrics: counts the responses.
+        paths: by endpoint, for the metrics.
     """
 
     def __init__(
-        self, app: ASGIApp, *, token: bytes | None, max_body: int, metrics: Metrics
+        self,
+        app: ASGIApp,
+        *,
+        token: bytes | None,
+        max_body: int,
+        metrics: Metrics,
+        paths: Mapping[Callable[..., Any], str],
     ) -> None:
         self.app = app
+        self.paths = paths
         self.token = token
         self.max_body = max_body
         self.metrics = metrics
@@ -78,7 +87,7 @@ class SecurityMiddleware:
                 raise  # half a response was sent already
             await refuse(error)(scope, receive, send_with_headers)
         finally:
-            path = getattr(scope.get("route"), "path", "other")
+            path = self.paths.get(scope.get("endpoint"), "other")
             self.metrics.count_request(path, status, time.perf_counter() - started)
 
     def _check(self, scope: Scope) -> None:

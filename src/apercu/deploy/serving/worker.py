@@ -214,8 +214,11 @@ class BatchingLoop:
         return taken
 
     def answer(self, batch: Sequence[Arrival]) -> None:
-        """Explain a batch; a helper writes and sends the responses."""
+        """Explain a batch; helpers write and send the responses if there is more to do."""
         results = self.worker.explain([arrival.prepared.result() for arrival in batch])
+        if len(batch) == 1 and self._arrivals.empty():
+            self._respond(batch[0].number, results[0], 1)
+            return
         size = len(batch)
         for arrival, explained in zip(batch, results, strict=True):
             self._helpers.submit(self._respond, arrival.number, explained, size)
