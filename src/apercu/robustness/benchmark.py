@@ -20,9 +20,10 @@ from apercu.robustness.attack_runner import AttackRunner, build_logits_fn, prefe
 from apercu.robustness.attacks import Attack
 from apercu.robustness.filters import Filter
 from apercu.robustness.jobs import Job, find_test_filters, plan_jobs
-from apercu.robustness.measures import compute_norms, overlap_of_strongest, rank_correlation
+from apercu.robustness.measures import compute_norms, overlap_of_strongest
 from apercu.robustness.plan import NONE, StressPlan, find_objective_name
 from apercu.robustness.result_cache import AttackResult, ResultCache, format_cache_key
+from apercu.statistics import spearman
 from apercu.types import Images, Targets
 
 ProgressFn: TypeAlias = Callable[[str, int, int], None]
@@ -165,7 +166,7 @@ class StressBenchmark:
             result.stuck += self.runner.find_stuck(job, images, labels, attacked).tolist()
         if self.explainer is not None and job.name != NONE:
             before, after = (self.explainer.attribute(x, labels) for x in (images, attacked))
-            result.rank_correlation += rank_correlation(before, after).tolist()
+            result.rank_correlation += spearman(before.flatten(1), after.flatten(1)).tolist()
             result.overlap += overlap_of_strongest(before, after).tolist()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from apercu.types import Images, Maps, Scores
 
@@ -32,18 +31,6 @@ def compute_norms(images: Images, attacked: Images) -> dict[str, Scores]:
     }
 
 
-def rank_correlation(before: Maps, after: Maps) -> Scores:
-    """Compute Spearman's correlation of the pixels of two maps of the same image.
-
-    Equal values share their rank. The correlation is 0 where one of the maps is constant. Stored
-    results of stress tests hold these values to their last digits.
-    """
-    first, second = (_rank_values(values.flatten(1)) for values in (before, after))
-    first, second = (values - values.mean(1, keepdim=True) for values in (first, second))
-    lengths = first.norm(dim=1) * second.norm(dim=1)
-    return torch.where(lengths > 0, (first * second).sum(1) / lengths.clamp(min=1e-12), 0.0)
-
-
 def overlap_of_strongest(before: Maps, after: Maps) -> Scores:
     """Compute the IoU of the strongest fifth of the pixels of two maps."""
     count = max(1, round(STRONGEST * before[0].numel()))
@@ -55,13 +42,3 @@ def overlap_of_strongest(before: Maps, after: Maps) -> Scores:
     both = (strongest[0] & strongest[1]).sum(1)
     either = (strongest[0] | strongest[1]).sum(1)
     return both / either
-
-
-def _rank_values(values: Tensor) -> Tensor:
-    """Rank the values of each row in double precision; equal values get their mean rank."""
-    rows = []
-    for row in values:
-        _, indices, counts = row.unique(return_inverse=True, return_counts=True)
-        last = counts.cumsum(0).double()
-        rows.append((last - (counts.double() - 1) / 2)[indices])
-    return torch.stack(rows).float()

@@ -13,7 +13,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from apercu.explainers.mask.objectives.base import margin
-from apercu.robustness.measures import rank_correlation
+from apercu.statistics import spearman
 from apercu.types import Images, Logits, Maps, Scores, Targets
 
 LogitsFn: TypeAlias = Callable[[Images], Logits]
@@ -133,7 +133,7 @@ class MapDistance(AttackObjective):
     @torch.no_grad()
     def is_adversarial(self, images: Images) -> BatchFlags:
         """Whether the class is still predicted, and the map does not correlate with before."""
-        moved = rank_correlation(self.clean_maps, self.explain(images)) <= 0
+        moved = spearman(self.clean_maps.flatten(1), self.explain(images).flatten(1)) <= 0
         return moved & (self.logits_fn(images).argmax(1) == self.labels)
 
 

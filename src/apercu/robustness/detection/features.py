@@ -17,7 +17,7 @@ from apercu.methods import MapExplainer
 from apercu.methods.layers import compute_deep_features
 from apercu.robustness.detection.detectors.base import Features
 from apercu.robustness.filters import Filter, Jpeg
-from apercu.robustness.measures import rank_correlation
+from apercu.statistics import spearman
 from apercu.types import Images, Maps, Scores
 
 TOP_CLASSES = 5
@@ -83,7 +83,7 @@ class StabilityFeatures(FeatureExtractor):
         ]
         change = torch.stack(
             [
-                rank_correlation(*(_coarsen(map, 2 * MAP_SIDE) for map in maps)),
+                spearman(*(_coarsen(map, 2 * MAP_SIDE).flatten(1) for map in maps)),
                 (maps[0] - maps[1]).abs().mean((1, 2)),
             ],
             1,

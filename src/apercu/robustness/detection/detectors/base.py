@@ -38,7 +38,7 @@ class Detector(ABC):
 
         Raises:
             ImagesError: there are too few images.
-            ClassifierError: the `robust` extra is missing where it is needed.
+            MissingExtraError: a package of the `robust` extra is needed and not installed.
         """
         check_enough(len(clean), FEWEST_IMAGES)
         centre, spread = clean.mean(0), clean.std(0).clamp(min=SMALLEST_DEVIATION)
