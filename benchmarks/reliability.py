@@ -15,26 +15,26 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from trials.callers import apart
-from trials.clients import disconnects, slow
-from trials.faults import disk_full, kills, sigterm
-from trials.fuzz import fuzz
-from trials.load import load
-from trials.pictures import Key, jpegs, untrained_run
-from trials.record import ROWS, Finding, record, render
-from trials.stand import Stand
+from trials.clients import disconnect_clients, upload_slowly
+from trials.faults import kill_workers, run_on_full_disk, terminate_under_load
+from trials.fuzz import send_fuzzed
+from trials.load import overload
+from trials.load_generator import spawn_process
+from trials.pictures import ExpectedAnswers, make_jpegs, save_untrained_run
+from trials.results import ROWS, TrialResult, save_result, update_manual
+from trials.trial_setup import TrialSetup
 
 PICTURES = 8
-TRIALS: dict[str, tuple[Callable[[Stand], Finding], float]] = {
-    "load": (load, 600.0),
-    "kills": (kills, 120.0),
-    "disconnects": (disconnects, 60.0),
-    "slow": (slow, 60.0),
-    "sigterm": (sigterm, 5.0),
-    "disk_full": (disk_full, 20.0),
-    "fuzz": (fuzz, 1060.0),
+TRIALS: dict[str, tuple[Callable[[TrialSetup], TrialResult], float]] = {
+    "load": (overload, 600.0),
+    "kills": (kill_workers, 120.0),
+    "disconnects": (disconnect_clients, 60.0),
+    "slow": (upload_slowly, 60.0),
+    "sigterm": (terminate_under_load, 5.0),
+    "disk_full": (run_on_full_disk, 20.0),
+    "fuzz": (send_fuzzed, 1060.0),
 }
-"""And how many seconds each lasts, where nothing else is said."""
+"""Each trial, and its default seconds."""
 
 
 def main() -> int:
@@ -48,24 +48,26 @@ def main() -> int:
     given = parser.parse_args()
     if unknown := set(given.trials) - set(TRIALS):
         parser.error(f"expected some of {', '.join(TRIALS)}, got {', '.join(sorted(unknown))}")
-    kept = [_tried(name, given) for name in given.trials]
+    kept = [_run_trial(name, given) for name in given.trials]
     if given.table:
-        render(given.out)
+        update_manual(given.out)
     return 0 if all(kept) else 1
 
 
-def _tried(name: str, given: argparse.Namespace) -> bool:
+def _run_trial(name: str, given: argparse.Namespace) -> bool:
     trial, seconds = TRIALS[name]
-    pictures = jpegs(PICTURES, given.seed)
-    with tempfile.TemporaryDirectory() as folder, apart() as callers:
-        run = given.run or untrained_run(Path(folder) / "run", given.seed)
-        key = Key.of(run, pictures)
-        finding = trial(Stand(run, pictures, key, callers, given.seconds or seconds, given.seed))
+    pictures = make_jpegs(PICTURES, given.seed)
+    with tempfile.TemporaryDirectory() as folder, spawn_process() as callers:
+        run = given.run or save_untrained_run(Path(folder) / "run", given.seed)
+        key = ExpectedAnswers.from_run(run, pictures)
+        result = trial(
+            TrialSetup(run, pictures, key, callers, given.seconds or seconds, given.seed)
+        )
     words = [] if given.seconds is None else [f"--seconds {given.seconds:g}"]
     words += [f"--seed {given.seed}"] * (given.seed != 0)
-    record(name, finding, " ".join(("benchmarks/reliability.py", name, *words)), given.out)
-    print(f"{name}: {finding}", flush=True)
-    return finding.kept
+    save_result(name, result, " ".join(("benchmarks/reliability.py", name, *words)), given.out)
+    print(f"{name}: {result}", flush=True)
+    return result.kept
 
 
 if __name__ == "__main__":

@@ -3,12 +3,12 @@
     python benchmarks/serving.py [--run RUN] [--seconds 5] [--rounds 5] [--threads N] [--batch 8]
 
 The bare runtime is the same explainer in a process of its own that reads the same pictures,
-explains them and writes the same answers in a loop, with the same threads: one at a time and
+explains them and writes the same responses in a loop, with the same threads: one at a time and
 `--batch` together, and the faster of both counts. Server, callers and bare runtime have a process
 each; the bare runtime and the server take turns, and a ratio is the median over the rounds. Without
-`--run` weights are random, which does not change the time. At half load requests come evenly. Where
+`--run` weights are random, which does not change the time. At half load requests come evenly. If
 they come at random times instead, some wait for others whatever a server does: with one worker
-whose work always takes its time (M/D/1) the ratio is 4.2. What it is here is told beside.
+whose work always takes the same time (M/D/1) the ratio is 4.2. That figure is printed beside.
 """
 
 from __future__ import annotations
@@ -23,15 +23,24 @@ from multiprocessing.pool import Pool
 from pathlib import Path
 
 import torch
-from trials.callers import Pause, Reply, apart, at_random, closed, even, paced, statuses
-from trials.pictures import BareRuntime, jpegs, untrained_run
-from trials.running import Running, running
+from trials.load_generator import (
+    Pause,
+    Reply,
+    count_statuses,
+    even_pauses,
+    random_pauses,
+    run_at_rate,
+    run_closed_loop,
+    spawn_process,
+)
+from trials.pictures import BareRuntime, make_jpegs, save_untrained_run
+from trials.server_process import ServerProcess, run_server
 
 from export import Promise
 
 PICTURES = 16
 WARM = 1.0
-"""Seconds that callers ask before anything is counted."""
+"""Seconds of load before anything is counted."""
 
 _runtime: BareRuntime | None = None
 
@@ -42,41 +51,41 @@ def open_bare(run: Path, threads: int) -> None:
     _runtime = BareRuntime.open(run, threads)
 
 
-def bare_rate(pictures: Sequence[bytes], batch: int, seconds: float) -> float:
-    """In the bare runtime's process: images per second."""
-    return batch / statistics.mean(_bare_times(pictures, batch, seconds))
+def measure_bare_rate(pictures: Sequence[bytes], batch: int, seconds: float) -> float:
+    """Measure images per second, in the bare runtime's process."""
+    return batch / statistics.mean(_time_bare(pictures, batch, seconds))
 
 
-def bare_seconds(pictures: Sequence[bytes], seconds: float) -> float:
-    """In the bare runtime's process: the median time of one image."""
-    return statistics.median(_bare_times(pictures, 1, seconds))
+def measure_bare_seconds(pictures: Sequence[bytes], seconds: float) -> float:
+    """Measure the median seconds of one image, in the bare runtime's process."""
+    return statistics.median(_time_bare(pictures, 1, seconds))
 
 
-def _bare_times(pictures: Sequence[bytes], batch: int, seconds: float) -> list[float]:
+def _time_bare(pictures: Sequence[bytes], batch: int, seconds: float) -> list[float]:
     if _runtime is None:
         raise RuntimeError("the bare runtime is not open")
     end, taken = time.perf_counter() + seconds, []
-    while (begun := time.perf_counter()) < end:
+    while (started := time.perf_counter()) < end:
         first = len(taken) * batch % len(pictures)
         _runtime.explain(pictures[first : first + batch])
-        taken.append(time.perf_counter() - begun)
+        taken.append(time.perf_counter() - started)
     return taken
 
 
 @dataclass(frozen=True)
-class Bench:
-    """A server, its callers and the bare runtime.
+class ServerBenchmark:
+    """A server, its clients and the bare runtime.
 
     Attributes:
-        server: that answers.
-        callers: a process.
-        alone: the bare runtime's process.
-        batch: images together.
+        server: the server.
+        callers: process of the clients.
+        alone: process of the bare runtime.
+        batch: images in a batch.
         seconds: of each measurement.
         pictures: that are sent.
     """
 
-    server: Running
+    server: ServerProcess
     callers: Pool
     alone: Pool
     batch: int
@@ -84,55 +93,55 @@ class Bench:
     pictures: list[bytes]
 
     def throughput(self) -> tuple[float, float]:
-        """Images per second of the bare runtime, and of the server when it is never idle."""
+        """Measure images per second of the bare runtime, and of the server when it is never idle."""
         rates = [
-            self.alone.apply(bare_rate, (self.pictures, batch, self.seconds))
+            self.alone.apply(measure_bare_rate, (self.pictures, batch, self.seconds))
             for batch in sorted({1, self.batch})
         ]
         replies = self._closed(3 * self.batch)
-        begun = min(reply.begun for reply in replies) + WARM
-        ended = [end for reply in replies if (end := reply.begun + reply.seconds) > begun]
-        rate = len(ended) / (max(ended) - begun)
+        started = min(reply.started for reply in replies) + WARM
+        ended = [end for reply in replies if (end := reply.started + reply.seconds) > started]
+        rate = len(ended) / (max(ended) - started)
         print(f"  images per second: bare {max(rates):6.2f}, server {rate:6.2f}")
         return max(rates), rate
 
     def overhead(self) -> float:
-        """Milliseconds of one request beyond the bare runtime, when there is no other."""
-        alone = self.alone.apply(bare_seconds, (self.pictures, self.seconds))
-        asked = statistics.median(reply.seconds for reply in self._closed(1))
+        """Measure the milliseconds of one request beyond the bare runtime, when there is no other."""
+        alone = self.alone.apply(measure_bare_seconds, (self.pictures, self.seconds))
+        served = statistics.median(reply.seconds for reply in self._closed(1))
         print(f"  ms of one image: bare {1e3 * alone:6.2f}, server {1e3 * asked:6.2f}")
-        return 1e3 * (asked - alone)
+        return 1e3 * (served - alone)
 
     def tail(self, pause: Pause, rounds: int) -> float:
-        """99th percentile over the median of the latency of all rounds together."""
+        """Measure the 99th percentile over the median of the latency, in all rounds together."""
         given = (self.server.port, self.pictures, pause, self.seconds * rounds)
-        taken = statistics.quantiles(_answered(self.callers.apply(paced, given)), n=100)
+        taken = statistics.quantiles(_check_answered(self.callers.apply(run_at_rate, given)), n=100)
         shares = ", ".join(f"p{share} {1e3 * taken[share - 1]:.1f}" for share in (50, 90, 99))
         print(f"  ms at half load: {shares}")
         return taken[98] / taken[49]
 
     def _closed(self, callers: int) -> list[Reply]:
         given = (self.server.port, self.pictures, callers, self.seconds + WARM)
-        replies = self.callers.apply(closed, given)
-        _answered(replies)
+        replies = self.callers.apply(run_closed_loop, given)
+        _check_answered(replies)
         return replies
 
 
-def _answered(replies: Sequence[Reply]) -> list[float]:
-    """Their seconds, when all of them are answers."""
-    if set(counted := statuses(replies)) != {200}:
+def _check_answered(replies: Sequence[Reply]) -> list[float]:
+    """Return the seconds of replies, and check that all of them are answers."""
+    if set(counted := count_statuses(replies)) != {200}:
         raise RuntimeError(f"expected answers only, got {counted}")
     return [reply.seconds for reply in replies]
 
 
-def promises(bench: Bench, rounds: int) -> list[Promise]:
-    """All three."""
+def measure_promises(bench: ServerBenchmark, rounds: int) -> list[Promise]:
+    """Measure all three figures."""
     rates = [bench.throughput() for _ in range(rounds)]
     share = statistics.median(server / alone for alone, server in rates)
     half = statistics.median(server for _, server in rates) / 2
     overhead = statistics.median(bench.overhead() for _ in range(rounds))
-    tail = bench.tail(even(half), rounds)
-    queued = bench.tail(at_random(half), rounds)
+    tail = bench.tail(even_pauses(half), rounds)
+    queued = bench.tail(random_pauses(half), rounds)
     print(f"  p99 ÷ median of the latency at half load, at random times: {queued:.2f}")
     return [
         Promise("throughput at saturation ÷ bare runtime", share, 0.90, least=True),
@@ -149,14 +158,18 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--batch", type=int, default=8)
     given = parser.parse_args()
-    pictures = jpegs(PICTURES)
-    with tempfile.TemporaryDirectory() as folder, apart() as callers, apart() as alone:
-        run = given.run or untrained_run(Path(folder) / "run")
+    pictures = make_jpegs(PICTURES)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        spawn_process() as callers,
+        spawn_process() as alone,
+    ):
+        run = given.run or save_untrained_run(Path(folder) / "run")
         alone.apply(open_bare, (run, given.threads))
         threads = str(given.threads)
-        with running(run, "--batch", str(given.batch), OMP_NUM_THREADS=threads) as server:
-            bench = Bench(server, callers, alone, given.batch, given.seconds, pictures)
-            kept = promises(bench, given.rounds)
+        with run_server(run, "--batch", str(given.batch), OMP_NUM_THREADS=threads) as server:
+            bench = ServerBenchmark(server, callers, alone, given.batch, given.seconds, pictures)
+            kept = measure_promises(bench, given.rounds)
     print(f"{given.threads} threads, at most {given.batch} images together")
     print(*kept, sep="\n")
     return 0 if all(promise.kept for promise in kept) else 1

@@ -1,4 +1,4 @@
-"""Callers who hang up, and callers who send a byte at a time, beside callers who do neither."""
+"""Clients that disconnect, and clients that send a byte at a time, beside ordinary ones."""
 
 from __future__ import annotations
 
@@ -7,10 +7,17 @@ import random
 import time
 from collections import Counter
 
-from trials.callers import HOST, Line, answer, apart, closed, form
-from trials.record import Finding
-from trials.running import Running, running
-from trials.stand import Stand
+from trials.load_generator import (
+    HOST,
+    Connection,
+    make_form,
+    read_response,
+    run_closed_loop,
+    spawn_process,
+)
+from trials.results import TrialResult
+from trials.server_process import ServerProcess, run_server
+from trials.trial_setup import TrialSetup
 
 HONEST, RUDE, SLOW = 4, 16, 96
 """Callers of each kind."""
@@ -22,22 +29,22 @@ BEHIND, BATCH = 60, 8
 """Requests that hang up at once, before an honest one; images that are in work meanwhile."""
 
 
-def disconnects(stand: Stand) -> Finding:
-    """Who hangs up costs the others nothing that was not in work already."""
-    with running(stand.run) as server, apart() as rude:
-        usual = stand.usual(server)
-        asked = rude.apply_async(
-            hang_up, (server.port, stand.pictures[0], stand.seconds, stand.seed)
+def disconnect_clients(setup: TrialSetup) -> TrialResult:
+    """Expect that clients that disconnect cost the others only what was in work already."""
+    with run_server(setup.run) as server, spawn_process() as rude:
+        usual = setup.measure_latency(server)
+        load = rude.apply_async(
+            disconnect_early, (server.port, setup.pictures[0], setup.seconds, setup.seed)
         )
-        given = (server.port, stand.pictures, HONEST, stand.seconds)
-        replies = stand.callers.apply(closed, given)
-        gone = asked.get()
-        forgotten = _forgotten(server)
-        behind = asyncio.run(_behind(server.port, stand.pictures[0]))
+        given = (server.port, setup.pictures, HONEST, setup.seconds)
+        replies = setup.callers.apply(run_closed_loop, given)
+        gone = load.get()
+        forgotten = _measure_release(server)
+        behind = asyncio.run(_measure_behind(server.port, setup.pictures[0]))
     figures = {
-        "seconds": f"{stand.seconds:g}",
+        "seconds": f"{setup.seconds:g}",
         "hung up": gone,
-        **stand.counted(replies),
+        **setup.summarise(replies),
         "seconds until none of them is held": f"{forgotten:.2f}",
         f"ms of one image behind {BEHIND} that hung up": f"{1e3 * behind:.0f}",
         "ms of one image alone": f"{1e3 * usual:.0f}",
@@ -45,26 +52,30 @@ def disconnects(stand: Stand) -> Finding:
     fine = all(reply.status == 200 for reply in replies) and not figures["wrong maps"]
     soon = forgotten <= 1 and behind <= 2 * (BATCH + 1) * usual + 0.25
     promise = "callers hang up: the others are answered, nothing is begun for those who have gone"
-    return Finding(promise, figures, fine and soon)
+    return TrialResult(promise, figures, fine and soon)
 
 
-def slow(stand: Stand) -> Finding:
-    """Who sends a byte at a time is answered 504 at the deadline, or 503 before, and holds up
-    nobody, though there are more of them than places."""
-    with running(stand.run, "--deadline", f"{DEADLINE:g}") as server, apart() as slowly:
-        alone = stand.capacity(server, HONEST)
-        asked = slowly.apply_async(dribble, (server.port, stand.pictures[0], stand.seconds + BEGUN))
+def upload_slowly(setup: TrialSetup) -> TrialResult:
+    """Expect 504 at the deadline, or 503 before it, for clients that send a byte at a time.
+
+    The others are answered, though there are more slow clients than places.
+    """
+    with run_server(setup.run, "--deadline", f"{DEADLINE:g}") as server, spawn_process() as slowly:
+        alone = setup.measure_capacity(server, HONEST)
+        load = slowly.apply_async(
+            send_slowly, (server.port, setup.pictures[0], setup.seconds + BEGUN)
+        )
         time.sleep(BEGUN)
-        given = (server.port, stand.pictures, HONEST, stand.seconds)
-        replies = stand.callers.apply(closed, given)
-        found, longest = asked.get()
-    share = len(replies) / stand.seconds / alone
+        given = (server.port, setup.pictures, HONEST, setup.seconds)
+        replies = setup.callers.apply(run_closed_loop, given)
+        found, longest = load.get()
+    share = len(replies) / setup.seconds / alone
     figures = {
-        "seconds": f"{stand.seconds:g}",
+        "seconds": f"{setup.seconds:g}",
         "slow callers at a time": SLOW,
         "what they were told": ", ".join(f"{n} × {code}" for code, n in sorted(found.items())),
         "seconds that one lasted at most": f"{longest:.1f}",
-        **stand.counted(replies),
+        **setup.summarise(replies),
         "of the usual throughput": f"{share:.2f}",
     }
     fine = all(reply.status == 200 for reply in replies) and not figures["wrong maps"]
@@ -72,12 +83,12 @@ def slow(stand: Stand) -> Finding:
     promise = (
         "a byte every 0.25 s: 504 at the deadline or 503, hung up on 10 s later; others answered"
     )
-    return Finding(promise, figures, fine and ended and share > 0.8)
+    return TrialResult(promise, figures, fine and ended and share > 0.8)
 
 
-def hang_up(port: int, picture: bytes, seconds: float, seed: int) -> int:
-    """How many requests were given up within 0.2 s of being sent."""
-    draw, sent, times = random.Random(seed), form(picture), 0
+def disconnect_early(port: int, picture: bytes, seconds: float, seed: int) -> int:
+    """Disconnect within 0.2 s of each request; return the number of requests."""
+    draw, sent, times = random.Random(seed), make_form(picture), 0
 
     async def call() -> None:
         nonlocal times
@@ -97,18 +108,18 @@ def hang_up(port: int, picture: bytes, seconds: float, seed: int) -> int:
     return times
 
 
-def dribble(port: int, picture: bytes, seconds: float) -> tuple[Counter[int], float]:
-    """Statuses that slow callers were told, and the longest time one was let go on."""
-    sent, found, longest = form(picture), Counter[int](), 0.0
+def send_slowly(port: int, picture: bytes, seconds: float) -> tuple[Counter[int], float]:
+    """Return the statuses that slow clients got, and the seconds of the longest connection."""
+    sent, found, longest = make_form(picture), Counter[int](), 0.0
 
     async def call() -> None:
         nonlocal longest
         while time.monotonic() < end:
-            begun = time.monotonic()
+            started = time.monotonic()
             reader, writer = await asyncio.open_connection(HOST, port)
             head = sent.index(b"\r\n\r\n") + 4
             writer.write(sent[:head])
-            told = asyncio.ensure_future(answer(reader))
+            told = asyncio.ensure_future(read_response(reader))
             try:
                 for place in range(head, len(sent)):
                     writer.write(sent[place : place + 1])
@@ -119,7 +130,7 @@ def dribble(port: int, picture: bytes, seconds: float) -> tuple[Counter[int], fl
             except OSError:
                 pass
             found[(await told)[0]] += 1
-            longest = max(longest, time.monotonic() - begun)
+            longest = max(longest, time.monotonic() - started)
             writer.close()
 
     async def crowd() -> None:
@@ -130,24 +141,24 @@ def dribble(port: int, picture: bytes, seconds: float) -> tuple[Counter[int], fl
     return found, longest
 
 
-def _forgotten(server: Running) -> float:
-    """Seconds until the server holds no image any more."""
-    begun = time.monotonic()
-    while server.counter("apercu_images") and time.monotonic() < begun + 30:
+def _measure_release(server: ServerProcess) -> float:
+    """Measure the seconds until the server holds no image any more."""
+    started = time.monotonic()
+    while server.read_metric("apercu_images") and time.monotonic() < started + 30:
         time.sleep(0.02)
-    return time.monotonic() - begun
+    return time.monotonic() - started
 
 
-async def _behind(port: int, picture: bytes) -> float:
-    """Seconds of a request behind many that hang up."""
-    sent = form(picture)
+async def _measure_behind(port: int, picture: bytes) -> float:
+    """Measure the seconds of a request behind many whose clients disconnect."""
+    sent = make_form(picture)
     lines = [await asyncio.open_connection(HOST, port) for _ in range(BEHIND)]
     for _, writer in lines:
         writer.write(sent)
     await asyncio.sleep(0.2)
     for _, writer in lines:
         writer.transport.abort()
-    line, begun = Line(port), time.monotonic()
-    status, _, _ = await line.ask(sent)
+    line, started = Connection(port), time.monotonic()
+    status, _, _ = await line.send(sent)
     line.close()
-    return time.monotonic() - begun if status == 200 else float("inf")
+    return time.monotonic() - started if status == 200 else float("inf")

@@ -1,4 +1,4 @@
-"""What breaks while a server is asked: its workers, its end, its disk."""
+"""Faults under load: workers are killed, the server is terminated, the disk is full."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import time
 
 import numpy as np
 
-from trials.callers import Reply, closed
-from trials.pictures import encoded
-from trials.record import Finding
-from trials.running import PATIENCE, running
-from trials.stand import Stand, proper
+from trials.load_generator import Reply, run_closed_loop
+from trials.pictures import encode
+from trials.results import TrialResult
+from trials.server_process import PATIENCE, run_server
+from trials.trial_setup import TrialSetup, has_only
 
 EVERY, CALLERS = 5.0, 8
 """Seconds from one kill to the next; callers meanwhile."""
@@ -19,77 +19,77 @@ LARGE = 1500
 """Pixels of the side of a picture that would not be kept in memory by everyone."""
 
 
-def kills(stand: Stand) -> Finding:
-    """No wrong answer while workers are killed one after the other."""
+def kill_workers(setup: TrialSetup) -> TrialResult:
+    """Expect no wrong answer while workers are killed one after the other."""
     killed, downs = 0, []
-    with running(stand.run, "--workers", "2") as server:
-        given = (server.port, stand.pictures, CALLERS, stand.seconds)
-        asked = stand.callers.apply_async(closed, given)
-        end = time.monotonic() + stand.seconds
-        while (begun := time.monotonic()) + EVERY < end:
+    with run_server(setup.run, "--workers", "2") as server:
+        given = (server.port, setup.pictures, CALLERS, setup.seconds)
+        load = setup.callers.apply_async(run_closed_loop, given)
+        end = time.monotonic() + setup.seconds
+        while (started := time.monotonic()) + EVERY < end:
             time.sleep(EVERY)
             killed += server.kill_worker()
-            downs.append(not server.ready())
-            time.sleep(max(0.0, begun + EVERY - time.monotonic()))
-        replies = asked.get()
-        server.wait()
-        after = stand.callers.apply(closed, (server.port, stand.pictures, 1, 3.0))
+            downs.append(not server.is_ready())
+            time.sleep(max(0.0, started + EVERY - time.monotonic()))
+        replies = load.get()
+        server.wait_until_ready()
+        after = setup.callers.apply(run_closed_loop, (server.port, setup.pictures, 1, 3.0))
     lost = sum(reply.status != 200 for reply in replies)
     figures = {
-        "seconds": f"{stand.seconds:g}",
+        "seconds": f"{setup.seconds:g}",
         "workers killed": f"{killed} of 2 at a time",
         "looks without a worker": f"{sum(downs)} of {len(downs)}",
-        **stand.counted(replies),
+        **setup.summarise(replies),
         "requests failed": f"{lost} of {len(replies)}",
     }
-    kept = proper(replies, (200, 503, 504)) and not stand.wrong([*replies, *after])
+    kept = has_only(replies, (200, 503, 504)) and not setup.count_wrong([*replies, *after])
     healed = all(reply.status == 200 for reply in after)
     promise = "a worker killed every 5 s: no wrong answer, failures are 503 or 504, all well after"
-    return Finding(promise, figures, kept and healed and killed > 0)
+    return TrialResult(promise, figures, kept and healed and killed > 0)
 
 
-def sigterm(stand: Stand) -> Finding:
-    """What was asked before the signal is answered."""
+def terminate_under_load(setup: TrialSetup) -> TrialResult:
+    """Expect an answer to every request that was sent before the signal."""
     before: list[Reply] = []
     codes, takes = [], []
     for _ in range(3):
-        with running(stand.run) as server:
-            given = (server.port, stand.pictures, CALLERS, stand.seconds + 2)
-            asked = stand.callers.apply_async(closed, given)
-            time.sleep(stand.seconds)
+        with run_server(setup.run) as server:
+            given = (server.port, setup.pictures, CALLERS, setup.seconds + 2)
+            load = setup.callers.apply_async(run_closed_loop, given)
+            time.sleep(setup.seconds)
             told = time.monotonic()
             server.process.terminate()
             codes.append(server.process.wait(PATIENCE))
             takes.append(time.monotonic() - told)
-            replies = asked.get()
-        before += [reply for reply in replies if reply.begun < told]
+            replies = load.get()
+        before += [reply for reply in replies if reply.started < told]
     figures = {
         "times": len(codes),
-        **stand.counted(before),
+        **setup.summarise(before),
         "exit codes": ", ".join(map(str, codes)),
         "seconds to end": f"{statistics.median(takes):.1f}",
     }
     kept = {reply.status for reply in before} == {200} and set(codes) == {0}
     promise = "SIGTERM under load: all that was asked before it is answered, exit code 0"
-    return Finding(promise, figures, kept and not figures["wrong maps"])
+    return TrialResult(promise, figures, kept and not figures["wrong maps"])
 
 
-def disk_full(stand: Stand) -> Finding:
-    """A server that can write nothing, neither temporary files nor its log, answers as ever."""
-    noise = np.random.default_rng(stand.seed).integers(0, 256, (LARGE, LARGE, 3), np.uint8)
-    with running(stand.run, full_disk=True) as server:
-        given = (server.port, stand.pictures, CALLERS, stand.seconds)
-        replies = stand.callers.apply(closed, given)
-        large = stand.callers.apply(closed, (server.port, [encoded(noise, "PNG")], 2, 5.0))
-        broken = stand.callers.apply(closed, (server.port, [b"no image"], 1, 2.0))
-        after = stand.callers.apply(closed, (server.port, stand.pictures, 1, 3.0))
+def run_on_full_disk(setup: TrialSetup) -> TrialResult:
+    """Expect the usual answers of a server that can write neither temporary files nor its log."""
+    noise = np.random.default_rng(setup.seed).integers(0, 256, (LARGE, LARGE, 3), np.uint8)
+    with run_server(setup.run, full_disk=True) as server:
+        given = (server.port, setup.pictures, CALLERS, setup.seconds)
+        replies = setup.callers.apply(run_closed_loop, given)
+        large = setup.callers.apply(run_closed_loop, (server.port, [encode(noise, "PNG")], 2, 5.0))
+        broken = setup.callers.apply(run_closed_loop, (server.port, [b"no image"], 1, 2.0))
+        after = setup.callers.apply(run_closed_loop, (server.port, setup.pictures, 1, 3.0))
     figures = {
-        "seconds": f"{stand.seconds:g}",
-        **stand.counted([*replies, *after]),
+        "seconds": f"{setup.seconds:g}",
+        **setup.summarise([*replies, *after]),
         "pictures of 7 MB answered": f"{sum(one.status == 200 for one in large)} of {len(large)}",
         "no images refused": f"{sum(one.status == 422 for one in broken)} of {len(broken)}",
     }
     fine = all(one.status == 200 for one in (*replies, *large, *after))
     kept = fine and all(one.status == 422 for one in broken) and not figures["wrong maps"]
     promise = "no byte can be written, nor logged: every answer as ever"
-    return Finding(promise, figures, kept)
+    return TrialResult(promise, figures, kept)

@@ -15,12 +15,12 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis.checks import not_a_server_error
 
-from trials.callers import Line
-from trials.hostile import hostile, seeds
-from trials.pictures import untrained_run
-from trials.record import Finding
-from trials.running import HOST, running
-from trials.stand import Stand
+from trials.hostile import make_hostile, make_seeds
+from trials.load_generator import Connection
+from trials.pictures import save_untrained_run
+from trials.results import TrialResult
+from trials.server_process import HOST, run_server
+from trials.trial_setup import TrialSetup
 
 FINE = {200, 400, 404, 405, 413, 415, 422, 429, 503}
 SHARE, CALLERS, SIZE = 0.05, 16, 64
@@ -31,20 +31,20 @@ KEPT = Path("fuzz-failures")
 """Where requests that went wrong are left."""
 
 
-def fuzz(stand: Stand) -> Finding:
-    """As many bodies as the trial has seconds, times a hundred."""
-    bodies = round(stand.seconds * 100)
+def send_fuzzed(setup: TrialSetup) -> TrialResult:
+    """Send a hundred bodies per second of the trial; expect no 500, crash or hang."""
+    bodies = round(setup.seconds * 100)
     described = round(bodies * SHARE)
     with tempfile.TemporaryDirectory() as folder:
-        run = untrained_run(Path(folder) / MODEL, stand.seed, SIZE)
-        with running(run, "--max-pixels", "1", "--max-body", "4") as server:
-            worker, begun = server.worker(), time.monotonic()
-            sent = (server.port, bodies - described, stand.seed)
-            statuses = stand.callers.apply(attacked, sent)
-            statuses += from_document(server.port, described, stand.seed)
-            taken = time.monotonic() - begun
-            same = server.ready() and server.worker() == worker
-            said = server.said().count("error:")
+        run = save_untrained_run(Path(folder) / MODEL, setup.seed, SIZE)
+        with run_server(run, "--max-pixels", "1", "--max-body", "4") as server:
+            worker, started = server.worker_pid(), time.monotonic()
+            sent = (server.port, bodies - described, setup.seed)
+            statuses = setup.callers.apply(send_hostile, sent)
+            statuses += send_described(server.port, described, setup.seed)
+            taken = time.monotonic() - started
+            same = server.is_ready() and server.worker_pid() == worker
+            said = server.read_log().count("error:")
     figures = {
         "bodies": sum(statuses.values()),
         "minutes": f"{taken / 60:.0f}",
@@ -54,19 +54,19 @@ def fuzz(stand: Stand) -> Finding:
     }
     kept = set(statuses) <= FINE and same and not said
     promise = "fuzzed files, forms, JSON; what the OpenAPI document allows: no 500, crash, hang"
-    return Finding(promise, figures, kept)
+    return TrialResult(promise, figures, kept)
 
 
-def attacked(port: int, bodies: int, seed: int) -> Counter[int]:
-    """Statuses of damaged requests."""
-    files, found = seeds(seed), Counter[int]()
+def send_hostile(port: int, bodies: int, seed: int) -> Counter[int]:
+    """Send damaged requests; count the statuses of the answers."""
+    files, found = make_seeds(seed), Counter[int]()
     left = iter(range(bodies))
 
     async def call(number: int) -> None:
-        line, draw = Line(port), random.Random(seed * CALLERS + number)
+        line, draw = Connection(port), random.Random(seed * CALLERS + number)
         for _ in left:
-            sent = hostile(files, draw)
-            status, _, _ = await line.ask(sent)
+            sent = make_hostile(files, draw)
+            status, _, _ = await line.send(sent)
             found[status] += 1
             if status not in FINE:
                 KEPT.mkdir(exist_ok=True)
@@ -80,8 +80,8 @@ def attacked(port: int, bodies: int, seed: int) -> Counter[int]:
     return found
 
 
-def from_document(port: int, bodies: int, start: int) -> Counter[int]:
-    """Statuses of what the OpenAPI document allows, and of what it does not; and their shapes."""
+def send_described(port: int, bodies: int, start: int) -> Counter[int]:
+    """Send what the OpenAPI document allows and what it does not; count the statuses."""
     found = Counter[int]()
     document = schemathesis.openapi.from_url(f"http://{HOST}:{port}/openapi.json")
     operations = [one.ok() for one in document.get_all_operations()]

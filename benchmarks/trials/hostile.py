@@ -1,4 +1,4 @@
-"""Bytes that nobody should send: damaged files, damaged forms, JSON of any shape."""
+"""Hostile requests: damaged files, damaged forms, JSON of any shape."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from PIL import Image
 
 from apercu.explain.dicom_capture import build_secondary_capture
 from apercu.images.formats.dicom import DicomReference
-from trials.callers import BOUNDARY, request
-from trials.pictures import encoded
+from trials.load_generator import BOUNDARY, make_request
+from trials.pictures import encode
 
 SIDE = 32
 FIELDS = ("image", "target", "top", "level", "format", "picture", "instances", "Image", "")
@@ -36,11 +36,11 @@ WORDS = (
 FORM, JSON = b"multipart/form-data; boundary=" + BOUNDARY, b"application/json"
 
 
-def seeds(seed: int) -> dict[str, bytes]:
-    """A small file of each kind that is read."""
+def make_seeds(seed: int) -> dict[str, bytes]:
+    """Return a small file of each kind that is read."""
     pixels = np.random.default_rng(seed).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
-    found = {kind: encoded(pixels, kind) for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")}
-    found["TIFF, packed"] = encoded(pixels, "TIFF", compression="tiff_lzw")
+    found = {kind: encode(pixels, kind) for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")}
+    found["TIFF, packed"] = encode(pixels, "TIFF", compression="tiff_lzw")
     found["npy"] = _npy(pixels)
     found["npy, floats"] = _npy(np.float32(pixels / 255))
     found["FITS"] = _fits(pixels)
@@ -50,22 +50,22 @@ def seeds(seed: int) -> dict[str, bytes]:
     return found
 
 
-def hostile(files: Mapping[str, bytes], draw: random.Random) -> bytes:
-    """A whole request: its head is well formed, its body most often is not."""
+def make_hostile(files: Mapping[str, bytes], draw: random.Random) -> bytes:
+    """Return a request whose head is well formed, and whose body most often is not."""
     kind = draw.random()
-    picture = damaged(files[draw.choice(sorted(files))], draw)
+    picture = damage(files[draw.choice(sorted(files))], draw)
     if kind < 0.6:
-        return request(_form({"image": picture}), FORM)
+        return make_request(_build_form({"image": picture}), FORM)
     if kind < 0.75:
-        fields = {draw.choice(FIELDS): _word(draw).encode() for _ in range(draw.randrange(4))}
-        body = _form({"image": picture, **fields})
-        return request(damaged(body, draw) if draw.random() < 0.7 else body, FORM)
-    text = json.dumps(_any(picture, draw, 3)).encode()
-    return request(damaged(text, draw) if draw.random() < 0.3 else text, JSON)
+        fields = {draw.choice(FIELDS): _draw_word(draw).encode() for _ in range(draw.randrange(4))}
+        body = _build_form({"image": picture, **fields})
+        return make_request(damage(body, draw) if draw.random() < 0.7 else body, FORM)
+    text = json.dumps(_draw_value(picture, draw, 3)).encode()
+    return make_request(damage(text, draw) if draw.random() < 0.3 else text, JSON)
 
 
-def damaged(content: bytes, draw: random.Random) -> bytes:
-    """Some of it changed, cut, doubled, swapped, or said to be much larger."""
+def damage(content: bytes, draw: random.Random) -> bytes:
+    """Return bytes with parts changed, cut, doubled, swapped, or declared much larger."""
     made = bytearray(content)
     for _ in range(draw.choice((1, 1, 2, 4, 16))):
         place = draw.randrange(len(made) + 1)
@@ -87,13 +87,13 @@ def damaged(content: bytes, draw: random.Random) -> bytes:
     return bytes(made)
 
 
-def _any(picture: bytes, draw: random.Random, depth: int) -> object:
-    """A JSON value, most often an object that looks like a request."""
+def _draw_value(picture: bytes, draw: random.Random, depth: int) -> object:
+    """Draw a JSON value, most often an object that looks like a request."""
     match draw.randrange(9 if depth else 6):
         case 0:
             return draw.choice((None, True, False, 0, -1, 10**40, 0.5, float("nan"), float("inf")))
         case 1:
-            return _word(draw)
+            return _draw_word(draw)
         case 2 | 3:
             return base64.b64encode(picture).decode()
         case 4:
@@ -101,19 +101,19 @@ def _any(picture: bytes, draw: random.Random, depth: int) -> object:
         case 5:
             return []
         case 6:
-            return [_any(picture, draw, depth - 1) for _ in range(draw.randrange(4))]
+            return [_draw_value(picture, draw, depth - 1) for _ in range(draw.randrange(4))]
         case _:
-            fields = {"image": _any(picture, draw, 0)} if draw.random() < 0.7 else {}
+            fields = {"image": _draw_value(picture, draw, 0)} if draw.random() < 0.7 else {}
             names = draw.sample(FIELDS, draw.randrange(4))
-            return fields | {name: _any(picture, draw, depth - 1) for name in names}
+            return fields | {name: _draw_value(picture, draw, depth - 1) for name in names}
 
 
-def _word(draw: random.Random) -> str:
+def _draw_word(draw: random.Random) -> str:
     letters = (chr(draw.randrange(1, 0xD800)) for _ in range(draw.randrange(12)))
     return draw.choice(WORDS) if draw.random() < 0.7 else "".join(letters)
 
 
-def _form(fields: Mapping[str, bytes]) -> bytes:
+def _build_form(fields: Mapping[str, bytes]) -> bytes:
     parts = []
     for name, content in fields.items():
         file = b'; filename="a"' if name == "image" else b""

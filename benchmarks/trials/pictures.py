@@ -1,4 +1,4 @@
-"""A run folder that need not be trained, pictures, and the right answers about them."""
+"""A run folder with random weights, pictures, and the right answers for them."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from apercu.deploy.serving.worker_pid import ImageWorker, WorkerSetup, open_explainer
 from PIL import Image
 from timing import opened
 
 from apercu.deploy.serving.requests import ExplainRequest
 from apercu.deploy.serving.responses import ExplainResponse
-from apercu.deploy.serving.worker import ImageWorker, WorkerSetup, open_explainer
 from apercu.explainers.mask.network import MaskNetwork
 from apercu.images.planted import Planted
 from export import untrained
 
-SIZE, SHOWN = 224, 256
+SIZE, SIDE = 224, 256
 """Pixels of the network's input, and of the pictures' sides."""
 PIXELS = 50_000_000
-SHARE, GREY = 1e-3, 2
+PROBABILITY, GREY = 1e-3, 2
 """How far probabilities and pixels of maps may be from the right ones: batches round otherwise."""
 
 
-def untrained_run(folder: Path, seed: int = 0, size: int = SIZE) -> Path:
+def save_untrained_run(folder: Path, seed: int = 0, size: int = SIZE) -> Path:
     """The light mask explainer of a MobileNetV2, with random weights and maps full of contrast."""
     torch.manual_seed(seed)
     explainer = untrained(opened("mobilenetv2_100", size), "light")
@@ -36,13 +36,13 @@ def untrained_run(folder: Path, seed: int = 0, size: int = SIZE) -> Path:
     torch.nn.init.normal_(network.decoder.head.weight)
     torch.nn.init.zeros_(network.decoder.head.bias)
     planted = Planted(images=8, size=size, objects=2, split="train", seed=seed)
-    _normalised(network, torch.stack([planted[number].picture for number in range(8)]))
+    _set_norms(network, torch.stack([planted[number].picture for number in range(8)]))
     explainer.save_pretrained(folder)
     return folder
 
 
 @torch.no_grad()
-def _normalised(network: MaskNetwork, images: torch.Tensor) -> None:
+def _set_norms(network: MaskNetwork, images: torch.Tensor) -> None:
     """Lets every layer see what it would have been trained on, so that images make a difference."""
     norms = [one for one in network.modules() if isinstance(one, torch.nn.BatchNorm2d)]
     for one in norms:
@@ -53,18 +53,18 @@ def _normalised(network: MaskNetwork, images: torch.Tensor) -> None:
         one.training = False
 
 
-def jpegs(count: int, seed: int = 0) -> list[bytes]:
-    """Planted pictures as files."""
-    planted = Planted(images=count, size=SHOWN, objects=2, split="test", seed=seed)
+def make_jpegs(count: int, seed: int = 0) -> list[bytes]:
+    """Return planted pictures as JPEG files."""
+    planted = Planted(images=count, size=SIDE, objects=2, split="test", seed=seed)
     found = []
     for number in range(count):
         pixels = planted[number].picture.permute(1, 2, 0).mul(255).round().byte().numpy()
-        found.append(encoded(pixels, "JPEG", quality=90))
+        found.append(encode(pixels, "JPEG", quality=90))
     return found
 
 
-def encoded(pixels: np.ndarray, kind: str, **options: object) -> bytes:
-    """A file of a kind that Pillow writes."""
+def encode(pixels: np.ndarray, kind: str, **options: object) -> bytes:
+    """Return an image as a file of a kind that Pillow writes."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, kind, **options)
     return buffer.getvalue()
@@ -91,20 +91,20 @@ class BareRuntime:
 
 
 @dataclass
-class Key:
+class ExpectedAnswers:
     """The right answers.
 
     Attributes:
-        answers: one for each picture: probability by class, index, map.
-        seen: bodies that have been found right, by their picture; equal ones need no second look.
+        answers: one for each picture: index of the class, its probability, the map.
+        checked: pairs of picture and body that are right: equal ones are not compared again.
     """
 
     answers: list[tuple[int, float, np.ndarray]]
-    seen: set[tuple[int, bytes]] = field(default_factory=set)
+    checked: set[tuple[int, bytes]] = field(default_factory=set)
 
     @classmethod
-    def of(cls, run: Path, pictures: list[bytes]) -> Key:
-        """Asks the explainer itself, picture by picture.
+    def from_run(cls, run: Path, pictures: list[bytes]) -> ExpectedAnswers:
+        """Compute them with the explainer itself, picture by picture.
 
         Raises:
             ValueError: two pictures have answers that a wrong map could pass for.
@@ -116,26 +116,27 @@ class Key:
             answers.append(_read(response.body))
         key = cls(answers)
         for place, answer in enumerate(answers):
-            if any(key.agrees(other, answer) for other in range(len(answers)) if other != place):
+            if any(key.matches(other, answer) for other in range(len(answers)) if other != place):
                 raise ValueError("two pictures have the same answer: take another --run or --seed")
         return key
 
-    def right(self, picture: int, body: bytes) -> bool:
-        """Whether a body answers this picture, and no other."""
-        if (picture, body) not in self.seen:
+    def is_right(self, picture: int, body: bytes) -> bool:
+        """Whether a body is the answer for this picture."""
+        if (picture, body) not in self.checked:
             try:
-                if not self.agrees(picture, _read(body)):
+                if not self.matches(picture, _read(body)):
                     return False
             except (ValueError, KeyError, IndexError, OSError):
                 return False
-            self.seen.add((picture, body))
+            self.checked.add((picture, body))
         return True
 
-    def agrees(self, picture: int, answer: tuple[int, float, np.ndarray]) -> bool:
-        (index, share, map), (got, told, shown) = self.answers[picture], answer
-        if got != index or abs(told - share) > SHARE or shown.shape != map.shape:
+    def matches(self, picture: int, answer: tuple[int, float, np.ndarray]) -> bool:
+        """Whether an answer agrees with that of a picture, but for rounding."""
+        index, probability, map = self.answers[picture]
+        if answer[0] != index or abs(answer[1] - probability) > PROBABILITY:
             return False
-        return bool(np.abs(shown - map).max() <= GREY)
+        return answer[2].shape == map.shape and bool(np.abs(answer[2] - map).max() <= GREY)
 
 
 def _read(body: bytes) -> tuple[int, float, np.ndarray]:

@@ -28,7 +28,7 @@ CHECK_INTERVAL = 0.5
 """Seconds between two checks whether a worker still answers."""
 MIN_SILENCE = 5.0
 """Seconds that a worker may be silent at work, however short the deadline of requests is."""
-RESTART_PAUSE, MAX_RESTART_PAUSE = 0.5, 30.0
+RESTART_PAUSE, MAX_RESTART_PAUSE = 0.5, 8.0
 """Seconds before a worker that could not be loaded is started again; doubled each time."""
 
 

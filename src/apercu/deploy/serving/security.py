@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, final
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -56,7 +56,7 @@ class SecurityMiddleware:
         token: bytes | None,
         max_body: int,
         metrics: Metrics,
-        paths: Mapping[Callable[..., Any], str],
+        paths: Mapping[Any, str],
     ) -> None:
         self.app = app
         self.paths = paths

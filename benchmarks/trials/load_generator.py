@@ -1,4 +1,4 @@
-"""Callers of a server, in a process of their own: so many at once, or at a rate of their own."""
+"""Clients of a server, in a process of their own: a number of them at once, or at a fixed rate."""
 
 from __future__ import annotations
 
@@ -23,61 +23,61 @@ BROKEN = 0
 
 @dataclass(frozen=True)
 class Reply:
-    """What came back.
+    """The reply to one request.
 
     Attributes:
-        picture: which was sent.
+        picture: index of the picture that was sent.
         status: 0 where the connection broke.
-        begun: when it should have been sent, by the monotonic clock.
+        started: when it should have been sent, by the monotonic clock.
         seconds: from then to the last byte.
         body: of the answer.
-        retry: whether the answer says when to ask again.
+        retry: whether the answer has a Retry-After.
     """
 
     picture: int
     status: int
-    begun: float
+    started: float
     seconds: float
     body: bytes
     retry: bool = False
 
 
-def form(picture: bytes) -> bytes:
-    """A whole request for one explanation."""
+def make_form(picture: bytes) -> bytes:
+    """Return a whole request for one explanation."""
     head = b'Content-Disposition: form-data; name="image"; filename="a.jpg"'
     body = b"--%b\r\n%b\r\n\r\n%b\r\n--%b--\r\n" % (BOUNDARY, head, picture, BOUNDARY)
-    return request(body, b"multipart/form-data; boundary=" + BOUNDARY)
+    return make_request(body, b"multipart/form-data; boundary=" + BOUNDARY)
 
 
-def request(body: bytes, kind: bytes) -> bytes:
-    """POST /v1/explain."""
+def make_request(body: bytes, kind: bytes) -> bytes:
+    """Return a request to POST /v1/explain."""
     head = b"POST /v1/explain HTTP/1.1\r\nHost: apercu\r\n"
     return head + b"Content-Type: %b\r\nContent-Length: %d\r\n\r\n" % (kind, len(body)) + body
 
 
-class Line:
-    """One connection, opened again where it broke, or might be closed after an idle time."""
+class Connection:
+    """One connection; it is opened again when it broke, or when the server may have closed it."""
 
     bodies: ClassVar[dict[bytes, bytes]] = {}
-    """Answers that have come before; ten minutes of them are mostly the same."""
+    """Bodies that have come before: most are equal, and each is kept once."""
 
     def __init__(self, port: int) -> None:
         self.port = port
         self.streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
-        self.used = 0.0
+        self.last_used = 0.0
 
-    async def ask(self, sent: bytes) -> tuple[int, bool, bytes]:
-        """Status, whether there is a Retry-After, body."""
+    async def send(self, sent: bytes) -> tuple[int, bool, bytes]:
+        """Send a request; return status, whether there is a Retry-After, and body."""
         try:
-            if time.monotonic() > self.used + IDLE:
+            if time.monotonic() > self.last_used + IDLE:
                 self.close()
             if self.streams is None:
                 self.streams = await asyncio.open_connection(HOST, self.port)
             reader, writer = self.streams
             writer.write(sent)
             await writer.drain()
-            status, retry, body = await asyncio.wait_for(answer(reader), PATIENCE)
-            self.used = time.monotonic()
+            status, retry, body = await asyncio.wait_for(read_response(reader), PATIENCE)
+            self.last_used = time.monotonic()
             return status, retry, self.bodies.setdefault(body, body)
         except (OSError, EOFError, TimeoutError):
             self.close()
@@ -89,26 +89,28 @@ class Line:
         self.streams = None
 
 
-async def answer(reader: asyncio.StreamReader) -> tuple[int, bool, bytes]:
-    """Status, whether there is a Retry-After, body of what comes next."""
+async def read_response(reader: asyncio.StreamReader) -> tuple[int, bool, bytes]:
+    """Read a response: status, whether there is a Retry-After, and body."""
     head = (await reader.readuntil(b"\r\n\r\n")).lower()
     status = int(head[9:12])
     length = int(head.partition(b"content-length:")[2].partition(b"\r\n")[0] or 0)
     return status, b"\r\nretry-after:" in head, await reader.readexactly(length)
 
 
-def closed(port: int, pictures: Sequence[bytes], callers: int, seconds: float) -> list[Reply]:
-    """So many callers, each of whom asks again as soon as it is answered."""
-    sent = [form(picture) for picture in pictures]
+def run_closed_loop(
+    port: int, pictures: Sequence[bytes], callers: int, seconds: float
+) -> list[Reply]:
+    """Run a number of clients, each of which sends again as soon as it is answered."""
+    sent = [make_form(picture) for picture in pictures]
     replies: list[Reply] = []
 
     async def call(number: int) -> None:
-        line, turn = Line(port), number
+        line, turn = Connection(port), number
         while time.monotonic() < end:
-            picture, begun = turn % len(sent), time.monotonic()
-            status, retry, body = await line.ask(sent[picture])
-            taken = time.monotonic() - begun
-            replies.append(Reply(picture, status, begun, taken, body, retry))
+            picture, started = turn % len(sent), time.monotonic()
+            status, retry, body = await line.send(sent[picture])
+            taken = time.monotonic() - started
+            replies.append(Reply(picture, status, started, taken, body, retry))
             turn += callers
         line.close()
 
@@ -124,26 +126,26 @@ Pause = Callable[[], float]
 """Seconds from one request to the next."""
 
 
-def even(rate: float) -> Pause:
-    """So many requests per second, one like the other."""
+def even_pauses(rate: float) -> Pause:
+    """Return equal pauses, for a number of requests per second."""
     return partial(float, 1 / rate)
 
 
-def at_random(rate: float, seed: int = 0) -> Pause:
-    """So many requests per second, as from callers who know nothing of each other."""
+def random_pauses(rate: float, seed: int = 0) -> Pause:
+    """Return random pauses, as of clients that are independent of each other."""
     return partial(random.Random(seed).expovariate, rate)
 
 
-def paced(port: int, pictures: Sequence[bytes], pause: Pause, seconds: float) -> list[Reply]:
-    """Requests at their own times, whether or not the others are answered."""
-    sent = [form(picture) for picture in pictures]
+def run_at_rate(port: int, pictures: Sequence[bytes], pause: Pause, seconds: float) -> list[Reply]:
+    """Send requests after pauses, whether or not the ones before are answered."""
+    sent = [make_form(picture) for picture in pictures]
     replies: list[Reply] = []
-    idle: list[Line] = []
+    idle: list[Connection] = []
 
-    async def call(picture: int, begun: float) -> None:
-        line = idle.pop() if idle else Line(port)
-        status, retry, body = await line.ask(sent[picture])
-        replies.append(Reply(picture, status, begun, time.monotonic() - begun, body, retry))
+    async def call(picture: int, started: float) -> None:
+        line = idle.pop() if idle else Connection(port)
+        status, retry, body = await line.send(sent[picture])
+        replies.append(Reply(picture, status, started, time.monotonic() - started, body, retry))
         idle.append(line)
 
     async def crowd() -> None:
@@ -161,16 +163,16 @@ def paced(port: int, pictures: Sequence[bytes], pause: Pause, seconds: float) ->
     return replies
 
 
-def recovered(port: int, picture: bytes, since: float, usual: float) -> float:
-    """Seconds from a time on to the first answer that took no longer than is usual."""
+def measure_recovery(port: int, picture: bytes, since: float, usual: float) -> float:
+    """Measure the seconds from a time on to the first answer that takes no longer than usual."""
 
     async def probe() -> float:
-        line, sent = Line(port), form(picture)
+        line, sent = Connection(port), make_form(picture)
         while time.monotonic() < since + PATIENCE:
-            begun = time.monotonic()
-            status, _, _ = await line.ask(sent)
+            started = time.monotonic()
+            status, _, _ = await line.send(sent)
             ended = time.monotonic()
-            if status == 200 and ended - begun <= usual:
+            if status == 200 and ended - started <= usual:
                 break
             await asyncio.sleep(0.02)
         line.close()
@@ -180,11 +182,11 @@ def recovered(port: int, picture: bytes, since: float, usual: float) -> float:
     return asyncio.run(probe())
 
 
-def statuses(replies: Sequence[Reply]) -> dict[int, int]:
-    """How many replies have which status."""
+def count_statuses(replies: Sequence[Reply]) -> dict[int, int]:
+    """Count the replies of each status."""
     return dict(sorted(Counter(reply.status for reply in replies).items()))
 
 
-def apart() -> Pool:
-    """A process for callers, or for what else must not share one with its neighbour."""
+def spawn_process() -> Pool:
+    """Return a process for clients, or for what must not share a process."""
     return get_context("spawn").Pool(1)

@@ -1,4 +1,4 @@
-"""What trials found: rows in a JSON file, and the table of them in the manual."""
+"""Results of trials: rows in a JSON file, and the table of them in the manual."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ TABLE = re.compile("(<!-- table -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What one trial found.
+class TrialResult:
+    """The result of one trial.
 
     Attributes:
         promise: in words.
@@ -36,28 +36,28 @@ class Finding:
         return f"{self.promise}: {told}{'' if self.kept else '  MISSED'}"
 
 
-def record(trial: str, finding: Finding, command: str, path: Path = ROWS) -> None:
-    """Puts the row of a trial into the file, in the place of an older one."""
+def save_result(trial: str, result: TrialResult, command: str, path: Path = ROWS) -> None:
+    """Write the row of a trial into the file, in place of an older one."""
     rows = json.loads(path.read_text()) if path.exists() else {}
     rows[trial] = {
-        **asdict(finding),
+        **asdict(result),
         "command": command,
-        "machine": machine(),
+        "machine": describe_machine(),
         "date": datetime.now(UTC).date().isoformat(),
     }
     path.write_text(json.dumps(rows, indent=1) + "\n")
 
 
-def machine() -> str:
-    """In words."""
+def describe_machine() -> str:
+    """Return processors and PyTorch in words."""
     cpus = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     found = re.findall(r"model name\s*:\s*(.*)", cpus)
-    name = found[0] if found else platform.machine()
+    name = found[0] if found else platform.describe_machine()
     return f"{len(found) or 1} × {name}, PyTorch {torch.__version__}"
 
 
-def table(path: Path = ROWS) -> str:
-    """All rows, as Markdown."""
+def make_table(path: Path = ROWS) -> str:
+    """Return all rows as Markdown."""
     lines = ["| trial | promised | found | |", "|---|---|---|---|"]
     for trial, row in json.loads(path.read_text()).items():
         found = "; ".join(f"{name} {value}" for name, value in row["figures"].items())
@@ -66,7 +66,7 @@ def table(path: Path = ROWS) -> str:
     return "\n".join(lines) + "\n"
 
 
-def render(path: Path = ROWS, manual: Path = MANUAL) -> None:
-    """Puts the table into the manual, between its two marks."""
+def update_manual(path: Path = ROWS, manual: Path = MANUAL) -> None:
+    """Write the table into the manual, between its two marks."""
     text = manual.read_text()
-    manual.write_text(TABLE.sub(lambda found: found[1] + table(path) + found[2], text))
+    manual.write_text(TABLE.sub(lambda found: found[1] + make_table(path) + found[2], text))

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
+import urllib.make_request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -24,21 +24,21 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True)
-class Running:
-    """A server that answers.
+class ServerProcess:
+    """A server that is ready.
 
     Attributes:
-        process: its main one.
-        port: where it listens.
-        log: what it writes.
+        process: its web process.
+        port: on which it listens.
+        log: what it has written.
     """
 
     process: subprocess.Popen[bytes]
     port: int
     log: IO[bytes]
 
-    def pids(self) -> list[int]:
-        """All its processes: the web process, its workers, the tracker of multiprocessing."""
+    def list_pids(self) -> list[int]:
+        """Return all its processes: web process, workers, tracker of multiprocessing."""
         found = [self.process.pid]
         for pid in found:
             with suppress(OSError):
@@ -46,9 +46,9 @@ class Running:
                     found += map(int, (task / "children").read_text().split())
         return found
 
-    def worker(self) -> int:
-        """Process id of a worker; 0 while there is none."""
-        for pid in self.pids()[1:]:
+    def worker_pid(self) -> int:
+        """Return the process id of a worker, or 0."""
+        for pid in self.list_pids()[1:]:
             with suppress(OSError):
                 words = Path(f"/proc/{pid}/cmdline").read_text()
                 if "multiprocessing.spawn" in words:
@@ -56,26 +56,26 @@ class Running:
         return 0
 
     def kill_worker(self) -> bool:
-        """Whether there was one to kill."""
-        if pid := self.worker():
+        """Kill a worker; return whether there was one."""
+        if pid := self.worker_pid():
             os.kill(pid, signal.SIGKILL)
         return pid != 0
 
     def fill_disk(self) -> None:
-        """From now on none of its processes can write a byte to any file."""
-        for pid in self.pids():
+        """Let none of its processes write to any file from now on."""
+        for pid in self.list_pids():
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, 0))
 
-    def memory(self) -> float:
-        """Megabytes that all its processes hold, what they share told once per process."""
+    def measure_memory(self) -> float:
+        """Return the megabytes of all its processes; shared memory counts in each of them."""
         total = 0
-        for pid in self.pids():
+        for pid in self.list_pids():
             with suppress(OSError):
                 total += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
         return total * PAGE / 1e6
 
-    def counter(self, line: str) -> float:
-        """A figure of /metrics."""
+    def read_metric(self, line: str) -> float:
+        """Return a figure of /metrics."""
         for one in self.get("/metrics").decode().splitlines():
             name, _, value = one.rpartition(" ")
             if name == line:
@@ -86,25 +86,26 @@ class Running:
         with urllib.request.urlopen(f"http://{HOST}:{self.port}{path}", timeout=PATIENCE) as said:
             return said.read()
 
-    def ready(self) -> bool:
+    def is_ready(self) -> bool:
+        """Whether /healthz says so."""
         with suppress(OSError):
             return self.get("/healthz") == b"ok\n"
         return False
 
-    def wait(self) -> None:
-        """Until it is ready.
+    def wait_until_ready(self) -> None:
+        """Wait until it is ready.
 
         Raises:
             RuntimeError: it ended instead, or took too long.
         """
         end = time.monotonic() + PATIENCE
-        while not self.ready():
+        while not self.is_ready():
             if self.process.poll() is not None or time.monotonic() > end:
-                raise RuntimeError(f"the server is not ready: {self.said()}")
+                raise RuntimeError(f"the server is not ready: {self.read_log()}")
             time.sleep(0.1)
 
-    def said(self) -> str:
-        """All that it wrote; nothing where it could not."""
+    def read_log(self) -> str:
+        """Return what it has written."""
         if not self.log.seek(0, os.SEEK_END):
             return ""
         self.log.seek(0)
@@ -112,10 +113,10 @@ class Running:
 
 
 @contextmanager
-def running(
+def run_server(
     run: Path, *words: str, full_disk: bool = False, **environment: str
-) -> Iterator[Running]:
-    """A server with more words on its command line; ended in order when the block ends.
+) -> Iterator[ServerProcess]:
+    """Run a server with further options; it is ended in order when the block ends.
 
     On a full disk it can write no byte to its log from the start, nor to a file once it is ready.
     """
@@ -130,9 +131,9 @@ def running(
             stderr=log,
             env=os.environ | environment,
         )
-        server = Running(process, port, log)
+        server = ServerProcess(process, port, log)
         try:
-            server.wait()
+            server.wait_until_ready()
             if full_disk:
                 server.fill_disk()
             yield server
