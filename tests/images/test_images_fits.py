@@ -204,8 +204,9 @@ def test_bands_come_in_the_requested_order(tmp_path: Path) -> None:
     assert (pair[0].picture[:, 0, 0] + 7).tolist() == [200, 0]
     single = open_images(tmp_path / "a.fits", channels=1, bands=("TEMPLATE",))
     assert (single[0].picture[:, 0, 0] + 7).tolist() == [100]
-    with pytest.raises(ConfigError, match=r"bands: expected 3 names, one per channel, got 1 \(g\)"):
-        open_images(tmp_path, bands=("g",))
+    message = r"bands: expected 3 names, one per channel, got 2 \(g, r\)"
+    with pytest.raises(ConfigError, match=message):
+        open_images(tmp_path, bands=("g", "r"))
     with pytest.raises(ConfigError, match="bands: expected each name once, got g, r, g"):
         open_images(tmp_path, bands=("g", "r", "g"))
 

@@ -123,12 +123,38 @@ def test_each_band_is_cut_by_its_own_coordinates(tmp_path: Path) -> None:
     np.testing.assert_array_equal(stamps[0][1].data, cut_by_slice(33, 20, 5))
 
 
-def test_a_band_that_shows_another_part_of_the_sky_is_nan(tmp_path: Path) -> None:
-    near, far = make_header(), make_header(ra=200.0)
-    path = write_frame(tmp_path / "f.fits", ("A", PIXELS, near), ("B", PIXELS, far))
+def test_a_band_that_overlaps_elsewhere_is_nan(tmp_path: Path) -> None:
+    moved = make_header()
+    moved["CRPIX1"] += 40
+    path = write_frame(tmp_path / "f.fits", ("A", PIXELS, make_header()), ("B", PIXELS, moved))
     statuses, stamps = cut_and_open([path], make_objects((10.0, 60.0), in_pixels=False), 5)
     assert statuses == [CutoutStatus.CUT] and np.isnan(stamps[0][1].data).all()
     assert stamps[0][1].data.shape == (5, 5) and not np.isnan(stamps[0][0].data).any()
+
+
+@pytest.mark.parametrize("names", [("SCI", "SCI"), ("CCD1", "CCD2")])
+def test_chips_of_a_mosaic_are_fields_of_their_own(tmp_path: Path, names: tuple[str, str]) -> None:
+    first, second = make_header(), make_header(ra=10.2)
+    path = write_frame(
+        tmp_path / "f.fits", (names[0], PIXELS, first), (names[1], PIXELS + 5000, second)
+    )
+    positions = [(10.0, 60.0), (10.2, 60.0), (11.0, 60.0)]
+    statuses, stamps = cut_and_open([path], make_objects(*positions, in_pixels=False), 5)
+    assert statuses == [CutoutStatus.CUT, CutoutStatus.CUT, CutoutStatus.OUTSIDE]
+    assert [len(stamps[index]) for index in (0, 1)] == [1, 1]
+    np.testing.assert_array_equal(stamps[0][0].data, cut_by_slice(30, 20, 5))
+    np.testing.assert_array_equal(stamps[1][0].data, cut_by_slice(30, 20, 5) + 5000)
+    with pytest.raises(ImagesError, match="has 2 chips, and x and y do not tell which"):
+        cut_and_open([path], make_objects((30.0, 20.0)), 5)
+
+
+def test_left_over_distortions_are_not_applied(tmp_path: Path) -> None:
+    header = make_header(A_ORDER=2, B_ORDER=2, A_2_0=1e-3, B_0_2=-2e-3)
+    path = write_frame(tmp_path / "f.fits", ("A", PIXELS, header))
+    position = WCS(make_header()).wcs_pix2world(50, 10, 0)
+    objects = make_objects(tuple(map(float, position)), in_pixels=False)
+    _, stamps = cut_and_open([path], objects, 7)
+    np.testing.assert_array_equal(stamps[0][0].data, cut_by_slice(50, 10, 7))
 
 
 def test_each_object_without_a_stamp_has_a_status(tmp_path: Path) -> None:

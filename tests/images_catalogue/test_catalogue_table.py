@@ -134,7 +134,7 @@ def test_scaled_and_gzip_ed_fits_tables(tmp_path: Path) -> None:
         ("a.csv", b"a,b\n1,2\n3\n", "line 3: expected 2 cells like the header, got 1"),
         ("a.csv", b"a,b\n1,2,3\n", "line 2: expected 2 cells like the header, got 3"),
         ("a.csv", b"a,a\n1,2\n", "expected each column once, got a twice"),
-        ("a.csv", b"\xff\xfea,b\n", "cannot be read as a CSV table in UTF-8"),
+        ("a.csv", b"\xffa,b\n", "cannot be read as a CSV table in UTF-8"),
         ("a.parquet", b"PAR1", "not a Parquet file that can be read"),
         ("a.fits", b"SIMPLE  = nothing", "damaged or cut short"),
         ("a.fits", b"text", "damaged or cut short"),

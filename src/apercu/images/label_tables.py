@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from apercu.errors import ImagesError, suggest_nearest
+from apercu.images.csv_text import open_csv
 
 Label: TypeAlias = str | int
 
@@ -158,8 +159,7 @@ class _Table:
 def _read_table(path: Path) -> _Table:
     """Read a CSV table in UTF-8; missing cells at the end of a row are empty."""
     try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            lines = csv.reader(stream)
+        with open_csv(path) as lines:
             columns = [name.strip().lower() for name in next(lines, [])]
             numbered = [(lines.line_num, cells) for cells in lines if cells]
     except (OSError, UnicodeDecodeError, csv.Error) as error:

@@ -16,7 +16,7 @@ from apercu.errors import ImageError
 from apercu.images.formats.dicom import DICOM_MAGIC, PREAMBLE, decode_dicom, is_dicom
 from apercu.images.formats.dicom import SUFFIXES as DICOM_SUFFIXES
 from apercu.images.formats.fits import SUFFIXES as FITS_SUFFIXES
-from apercu.images.formats.fits import decode_fits, order_bands
+from apercu.images.formats.fits import decode_fits
 from apercu.images.formats.fits_hdus import is_fits
 from apercu.images.formats.npy import NPY_MAGIC, decode_npy
 from apercu.images.formats.pillow import DecodedPicture, decode_mask, decode_pillow
@@ -173,9 +173,8 @@ def _read(stream: BytesIO | BufferedReader, name: str, options: ReadOptions) -> 
 
 def _read_fits(stream: BytesIO | BufferedReader, name: str, options: ReadOptions) -> StoredPicture:
     """Read the bands of a FITS file as raw counts, in the order of `options.bands`."""
-    names, pixels = decode_fits(stream, name)
-    indices = order_bands(names, options.bands, options.channels, name)
-    picture = torch.from_numpy(pixels[indices])
+    planes = decode_fits(stream, name, options.bands, options.channels)
+    picture = torch.from_numpy(planes.pixels)
     return StoredPicture(picture, UPRIGHT, (picture.shape[1], picture.shape[2]))
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apercu.errors import ConfigError, ImageError, ImagesError, InputError
-from apercu.images.catalogue.frames import Band, cut_band, encode_fits, locate_in_bands, read_frame
+from apercu.images.catalogue.frames import Band, cut_band, encode_fits, locate_in_bands, read_fields
 from apercu.images.catalogue.match import find_rows_by_id
 from apercu.images.catalogue.sky import Wcs, pixel_to_sky
 from apercu.images.catalogue.table import Catalogue
@@ -120,24 +120,18 @@ def cut_stamps(
     total = len(frames) * len(statuses)
     errors: list[InputError] = []
     for number, path in enumerate(frames):
-        indices = [
-            index
-            for index, status in enumerate(statuses)
-            if status in (CutoutStatus.OUTSIDE, CutoutStatus.MISSING)
-        ]
         try:
-            search = _search_frame(path, objects, indices)
+            for search in _search_frame(path, objects, statuses):
+                for index, stamp in _cut_field(search, objects, size):
+                    statuses[index] = CutoutStatus.MISSING if stamp is None else CutoutStatus.CUT
+                    if stamp is not None:
+                        keep(index, stamp)
+                    progress(number * len(statuses) + index, total)
         except (ImageError, ImagesError) as error:
             if skip is None or len(frames) == 1:
                 raise
             skip(error)
             errors.append(error)
-            continue
-        for index, stamp in _cut_frame(search, objects, size):
-            statuses[index] = CutoutStatus.MISSING if stamp is None else CutoutStatus.CUT
-            if stamp is not None:
-                keep(index, stamp)
-            progress(number * len(statuses) + index, total)
     progress(total, total)
     if errors and len(errors) == len(frames):
         raise ImagesError(
@@ -146,45 +140,60 @@ def cut_stamps(
     return statuses
 
 
-class _FrameSearch(NamedTuple):
-    """A frame, and the objects to look for in it.
+class _FieldSearch(NamedTuple):
+    """A field of a frame, and the objects to look for in it.
 
     Attributes:
-        frame: The bands.
+        images: The bands.
         indices: Index of each object that has no stamp yet.
         pixels: Column and row of each of them, `objects × 2`, for each band.
     """
 
-    frame: tuple[Band, ...]
+    images: tuple[Band, ...]
     indices: list[int]
     pixels: list[NDArray[np.float64]]
 
 
-def _search_frame(path: Path, objects: CatalogueObjects, indices: list[int]) -> _FrameSearch:
-    """Read a frame, and convert the positions of objects to its pixels."""
-    frame, positions = read_frame(path), objects.positions[indices]
+def _search_frame(
+    path: Path, objects: CatalogueObjects, statuses: list[CutoutStatus]
+) -> Iterator[_FieldSearch]:
+    """Read the fields of a frame, and convert the positions of objects without a stamp."""
+    fields = read_fields(path)
     if objects.in_pixels:
-        return _FrameSearch(frame, indices, [positions] * len(frame))
-    return _FrameSearch(frame, indices, locate_in_bands(frame, positions, path))
+        chips = list(fields)
+        if len(chips) > 1:
+            raise ImagesError(
+                f"{path}: has {len(chips)} chips, and x and y do not tell which; give right "
+                "ascension and declination"
+            )
+        fields = iter(chips)
+    for bands in fields:
+        wanted = (CutoutStatus.OUTSIDE, CutoutStatus.MISSING)
+        indices = [index for index, status in enumerate(statuses) if status in wanted]
+        positions = objects.positions[indices]
+        if objects.in_pixels:
+            yield _FieldSearch(bands, indices, [positions] * len(bands))
+        else:
+            yield _FieldSearch(bands, indices, locate_in_bands(bands, positions, path))
 
 
-def _cut_frame(
-    search: _FrameSearch, objects: CatalogueObjects, size: int
+def _cut_field(
+    search: _FieldSearch, objects: CatalogueObjects, size: int
 ) -> Iterator[tuple[int, bytes | None]]:
-    """Yield the index and the stamp of each object in a frame; None if too much is missing."""
-    frame, indices, pixels = search
-    height, width = frame[0].pixels.shape[1:]
+    """Yield the index and the stamp of each object in a field; None if too much is missing."""
+    images, indices, pixels = search
+    height, width = images[0].pixels.shape[1:]
     for number, index in enumerate(indices):
         x, y = pixels[0][number]
         if not (-0.5 <= x < width - 0.5 and -0.5 <= y < height - 0.5):
             continue
-        bands = zip(frame, pixels, strict=True)
+        bands = zip(images, pixels, strict=True)
         stamp = [cut_band(band, centres[number], size) for band, centres in bands]
         missing = np.concatenate([np.isnan(band.pixels) for band in stamp]).mean()
         if missing > MAX_MISSING_FRACTION:
             yield index, None
         else:
-            yield index, encode_fits(stamp, _header_cards(objects, index, frame[0].wcs))
+            yield index, encode_fits(stamp, _header_cards(objects, index, images[0].wcs))
 
 
 def _header_cards(objects: CatalogueObjects, index: int, wcs: Wcs | None) -> dict[str, float | str]:

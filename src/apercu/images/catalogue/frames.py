@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -10,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apercu.errors import ImageError, ImagesError
-from apercu.images.catalogue.sky import Wcs, read_celestial_wcs, sky_to_pixels
+from apercu.images.catalogue.sky import Wcs, pixel_to_sky, read_celestial_wcs, sky_to_pixels
 from apercu.images.formats.fits import read_planes
-from apercu.images.formats.fits_hdus import open_fits
+from apercu.images.formats.fits_hdus import Hdu, check_bands_fit, height_width, open_fits
 from apercu.images.warnings import silence_warnings
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 KEPT_CARDS = ("EXTNAME", "FILTER", "BAND", "BUNIT")
 """Cards that are copied from a frame to its stamps, besides the coordinates."""
+
+
+_OVERLAP = 0.9  # chips of a mosaic lie at least so many of their sides apart
 
 
 class Band(NamedTuple):
@@ -36,16 +40,57 @@ class Band(NamedTuple):
     pixels: NDArray[np.float32]
 
 
-def read_frame(path: Path) -> tuple[Band, ...]:
-    """Read all images of a FITS file; raises ImageError like `read_picture`."""
+def read_fields(path: Path) -> Iterator[tuple[Band, ...]]:
+    """Yield the bands of each field of the sky in a FITS file.
+
+    Images of the same part of the sky, and images without coordinates, are bands of one field;
+    the chips of a mosaic are fields of their own.
+
+    Args:
+        path: The file.
+
+    Yields:
+        The bands of a field, all of one size; only one field is in memory.
+
+    Raises:
+        ImageError: as in `read_picture`.
+    """
     try:
-        with path.open("rb") as stream, open_fits(stream, str(path)) as parts:
-            return tuple(
-                Band(hdu.header.copy(), read_celestial_wcs(hdu.header), read_planes(hdu))
-                for hdu in parts.images
-            )
+        with path.open("rb") as stream, open_fits(stream, str(path), fit_together=False) as parts:
+            for hdus in _group_by_field(parts.images):
+                check_bands_fit([hdu for hdu, _ in hdus], str(path))
+                yield tuple(Band(hdu.header.copy(), wcs, read_planes(hdu)) for hdu, wcs in hdus)
     except OSError as error:
         raise ImageError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _group_by_field(images: list[Hdu]) -> list[list[tuple[Hdu, Wcs | None]]]:
+    """Group images by the part of the sky that they show."""
+    fields: list[list[tuple[Hdu, Wcs | None]]] = []
+    for hdu in images:
+        wcs = read_celestial_wcs(hdu.header)
+        if not fields:
+            fields.append([(hdu, wcs)])
+            continue
+        places = [place for place in fields if wcs is None or _shows_same_sky(place[0], hdu, wcs)]
+        if places:
+            (fields[-1] if wcs is None else places[0]).append((hdu, wcs))
+        else:
+            fields.append([(hdu, wcs)])
+    return fields
+
+
+def _shows_same_sky(first: tuple[Hdu, Wcs | None], hdu: Hdu, wcs: Wcs) -> bool:
+    """Return whether an image overlaps the first one of a field, by more than the margins."""
+    height, width = height_width(first[0])
+    if first[1] is None:
+        return True
+    if height_width(hdu) != (height, width):
+        return False
+    ra, dec = pixel_to_sky(wcs, (width - 1) / 2, (height - 1) / 2)
+    x, y = sky_to_pixels(first[1], np.array([ra]), np.array([dec]), (height, width))
+    across, down = abs(x[0] - (width - 1) / 2), abs(y[0] - (height - 1) / 2)
+    return bool(across < _OVERLAP * width and down < _OVERLAP * height)
 
 
 def locate_in_bands(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -27,6 +28,7 @@ Wcs: TypeAlias = Any  # astropy.wcs.WCS, imported only when needed
 POSITION_CARDS = (("RA_OBJ", "DEC_OBJ"), ("RA", "DEC"))
 """Pairs of cards with right ascension and declination in degrees; the first pair is used."""
 
+_SIP_CARD = re.compile(r"[AB]P?_(ORDER|DMAX|\d+_\d+)")
 _MARGIN = 1.0  # degrees around a frame in which its projection is trusted
 
 
@@ -37,13 +39,27 @@ def read_celestial_wcs(header: Header) -> Wcs | None:
 
     with silence_warnings("astropy"):
         try:
-            wcs = WCS(header)
+            wcs = WCS(_drop_unused_distortion(header))
             if not wcs.has_celestial:
                 return None
             wcs_to_celestial_frame(wcs.celestial)
             return wcs.celestial
         except Exception:  # whatever a header may say of coordinates
             return None
+
+
+def _drop_unused_distortion(header: Header) -> Header:
+    """Return a header without SIP terms if its axes do not say that they have them.
+
+    Programs that resample a frame leave the terms of the old one, which astropy would apply.
+    """
+    axes = [str(header.get(f"CTYPE{axis}", "")).strip() for axis in (1, 2)]
+    if any(axis.endswith("-SIP") for axis in axes):
+        return header
+    kept = header.copy()
+    for card in [card for card in kept if _SIP_CARD.fullmatch(card)]:
+        del kept[card]
+    return kept
 
 
 def pixel_to_sky(wcs: Wcs, x: float, y: float) -> tuple[float, float]:

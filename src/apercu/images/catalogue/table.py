@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,9 @@ from numpy.typing import NDArray
 
 from apercu.errors import ConfigError, ImageError, ImagesError, suggest_nearest
 from apercu.extras import require_extra
+from apercu.images.csv_text import open_csv
 from apercu.images.formats.fits_compression import GZIP_MAGIC, gunzip
+from apercu.images.formats.fits_hdus import FITS_MAGIC, fits_errors
 from apercu.images.names import has_suffix
 from apercu.images.warnings import silence_warnings
 
@@ -22,6 +25,7 @@ MISSING_VALUES = (99.0, -99.0, -999.0, -9999.0)
 
 _EMPTY_WORDS = frozenset(("", "nan", "na", "n/a", "null", "none", "--"))
 _MAX_COLUMNS_SHOWN = 8  # in an error message
+_HEADER_LINE = re.compile(r"#\s*(?P<number>[1-9]\d*)\s+(?P<name>\S+)")
 
 Columns: TypeAlias = Mapping[str, NDArray[Any]]
 """Arrays of one length by name."""
@@ -88,7 +92,9 @@ class Catalogue:
 
 
 def read_catalogue(path: str | Path) -> Catalogue:
-    """Read a table: `.csv` in UTF-8 with a header, `.parquet`, or the first table of a FITS file.
+    """Read a table: `.csv` with a header, `.parquet`, FITS, or what SExtractor writes (`.cat`).
+
+    Of a FITS file it is the first table, or all LDAC_OBJECTS.
 
     Columns with several values per row, with bytes or with dates are left out.
 
@@ -117,8 +123,7 @@ def read_catalogue(path: str | Path) -> Catalogue:
 def _read_csv(path: Path) -> Columns:
     """Read every column as text; None where a cell is empty."""
     try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            lines = csv.reader(stream)
+        with open_csv(path) as lines:
             names = [name.strip() for name in next(lines, [])]
             rows = [(lines.line_num, cells) for cells in lines if cells]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -134,6 +139,32 @@ def _read_csv(path: Path) -> Columns:
     return {
         name: _strip_texts([cells[index] for _, cells in rows]) for index, name in enumerate(names)
     }
+
+
+def _read_cat(path: Path) -> Columns:
+    """Read what SExtractor writes as `.cat`: a FITS table, or text with a numbered header."""
+    try:
+        with path.open("rb") as stream:
+            is_fits = stream.read(len(FITS_MAGIC)) == FITS_MAGIC
+        if is_fits:
+            return _read_fits(path)
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ImagesError(f"{path}: cannot be read as a table of SExtractor ({error})") from error
+    headers = (_HEADER_LINE.match(line) for line in lines if line.startswith("#"))
+    places = {match["name"]: int(match["number"]) - 1 for match in headers if match}
+    rows = [line.split() for line in lines if line.strip() and not line.startswith("#")]
+    shortest = max(places.values(), default=0) + 1
+    for number, cells in enumerate(rows, start=1):
+        if len(cells) < shortest:
+            raise ImagesError(
+                f"{path}: expected at least {shortest} numbers in row {number}, got {len(cells)}"
+            )
+    if not places:
+        raise ImagesError(
+            f"{path}: expected a FITS table, or a header such as `# 1 NUMBER` (ASCII_HEAD)"
+        )
+    return {name: _strip_texts([cells[place] for cells in rows]) for name, place in places.items()}
 
 
 def _read_parquet(path: Path) -> Columns:
@@ -196,16 +227,34 @@ def _read_fits(path: Path) -> Columns:
                     ]
                     if not tables:
                         raise ImagesError(f"{path}: a FITS file without tables")
-                    table = Table.read(tables[0])
-                    return {
-                        name: _convert_column(table[name])
-                        for name in table.colnames
-                        if table[name].ndim == 1
-                    }
+                    return _join_tables([_convert_table(Table.read(t)) for t in _choose(tables)])
         except (ImagesError, ImageError):
             raise
-        except Exception as error:  # hostile bytes make astropy raise anything
+        except fits_errors() as error:
             raise ImagesError(f"{path}: damaged or cut short ({type(error).__name__})") from error
+
+
+def _choose(tables: list[Any]) -> list[Any]:
+    """Return the tables of objects: of SExtractor's pairs (FITS_LDAC) the second, else the first.
+
+    SExtractor writes a pair for each image: LDAC_IMHEAD with its header, LDAC_OBJECTS.
+    """
+    objects = [table for table in tables if table.name == "LDAC_OBJECTS"]
+    others = [table for table in tables if table.name != "LDAC_IMHEAD"]
+    return objects or others[:1] or tables[:1]
+
+
+def _convert_table(table: Any) -> Columns:
+    """Convert the columns of an astropy table that hold one value per row."""
+    return {name: _convert_column(table[name]) for name in table.colnames if table[name].ndim == 1}
+
+
+def _join_tables(tables: list[Columns]) -> Columns:
+    """Put tables below each other, with the columns that all of them have."""
+    if len(tables) == 1:
+        return tables[0]
+    names = [name for name in tables[0] if all(name in table for table in tables)]
+    return {name: np.concatenate([table[name] for table in tables]) for name in names}
 
 
 def _convert_column(column: Any) -> NDArray[Any]:
@@ -239,5 +288,7 @@ READERS: dict[str, Callable[[Path], Columns]] = {
     ".fit": _read_fits,
     ".fts": _read_fits,
     ".fits.gz": _read_fits,
+    ".ldac": _read_fits,
+    ".cat": _read_cat,
 }
 """The reader of each suffix."""

@@ -15,7 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apercu.errors import ConfigError, ImageError, suggest_nearest
-from apercu.images.formats.fits_hdus import Hdu, count_planes, open_fits
+from apercu.images.formats.fits_hdus import (
+    Hdu,
+    count_planes,
+    height_width,
+    open_fits,
+)
+from apercu.images.limits import check_size
 from apercu.images.names import has_suffix
 
 SUFFIXES = frozenset((".fits", ".fit", ".fts", ".fz", ".fits.gz", ".fit.gz", ".fts.gz"))
@@ -36,8 +42,13 @@ class FitsPlanes(NamedTuple):
     pixels: NDArray[np.float32]
 
 
-def decode_fits(stream: BytesIO | BufferedReader, name: str) -> FitsPlanes:
-    """Decode all images of a FITS file in file order, compressed ones too; a cube gives its planes.
+def decode_fits(
+    stream: BytesIO | BufferedReader,
+    name: str,
+    bands: tuple[str, ...] | None = None,
+    channels: int | None = None,
+) -> FitsPlanes:
+    """Decode images of a FITS file, compressed ones too; a cube gives its planes.
 
     BSCALE, BZERO and BLANK are applied. Infinite pixels, and pixels at or above the card SATURATE
     of their header, become NaN.
@@ -45,20 +56,41 @@ def decode_fits(stream: BytesIO | BufferedReader, name: str) -> FitsPlanes:
     Args:
         stream: The bytes of the file.
         name: Name of the file, for error messages.
+        bands: Names or numbers of the bands to read, in the order of the channels; None reads all
+            in the order of the file.
+        channels: Number of channels; None accepts any.
 
     Returns:
         The bands and their names.
 
     Raises:
         ImageError: the file is damaged, cut short, too small or too large, has no images, images
-            of several sizes or too many bands, or all its pixels are NaN.
+            of several sizes or too many bands, lacks a band, or all its pixels are NaN.
     """
-    with open_fits(stream, name) as parts:
-        pixels = np.concatenate([read_planes(hdu) for hdu in parts.images])
+    with open_fits(stream, name, fit_together=bands is None) as parts:
+        planes = [(hdu, plane) for hdu in parts.images for plane in range(count_planes(hdu))]
         names = band_names(parts.images)
+        versions = tuple(str(hdu.header.get("EXTVER", 1)) for hdu, _ in planes)
+        chosen = order_bands(names, bands, channels, name, versions)
+        used = [hdu for hdu in parts.images if any(planes[index][0] is hdu for index in chosen)]
+        _check_chosen(planes, chosen, name)
+        read = {id(hdu): read_planes(hdu) for hdu in used}
+        pixels = np.stack([read[id(planes[index][0])][planes[index][1]] for index in chosen])
     if np.isnan(pixels).all():
         raise ImageError(f"{name}: expected pixels, got only NaN; leave this file out")
-    return FitsPlanes(names, pixels)
+    return FitsPlanes(tuple(names[index] for index in chosen), pixels)
+
+
+def _check_chosen(planes: list[tuple[Hdu, int]], chosen: list[int], name: str) -> None:
+    """Raise ImageError if chosen bands are not of one size, or too large."""
+    sizes = [height_width(planes[index][0]) for index in chosen]
+    for height, width in sizes:
+        check_size(name, height, width, len(chosen))
+        if (height, width) != sizes[0]:
+            raise ImageError(
+                f"{name}: expected bands of one size, got {sizes[0][1]} × {sizes[0][0]} and "
+                f"{width} × {height} (width × height)"
+            )
 
 
 def read_band_names(path: Path) -> tuple[str, ...]:
@@ -109,12 +141,15 @@ def band_names(hdus: list[Hdu]) -> tuple[str, ...]:
 
 def read_planes(hdu: Hdu) -> NDArray[np.float32]:
     """Read the raw counts of one image, `bands × height × width`; saturated pixels become NaN."""
+    header = hdu.header.copy()  # astropy removes cards from it when it reads the pixels
     with np.errstate(all="ignore"):
-        values: NDArray[np.float32] = (
-            np.asarray(hdu.data).reshape(-1, *hdu.shape[-2:]).astype(np.float32)
-        )
+        stored = np.asarray(hdu.data).reshape(-1, *hdu.shape[-2:])
+        values: NDArray[np.float32] = stored.astype(np.float32)
     values[np.isinf(values)] = np.nan
-    limit = hdu.header.get("SATURATE")
+    blank = header.get("BLANK", header.get("ZBLANK"))
+    if type(blank) is int and blank == 0 and int(header.get("BITPIX", 0)) > 0:
+        values[stored == header.get("BZERO", 0)] = np.nan  # astropy passes over this one
+    limit = header.get("SATURATE")
     if isinstance(limit, float | int) and limit is not True and 0 < limit < math.inf:
         values[values >= np.float64(limit)] = np.nan
     return values
@@ -124,12 +159,12 @@ def check_bands(bands: tuple[str, ...] | None, channels: int) -> None:
     """Raise ConfigError if names cannot be the channels: a wrong number, empty, or repeated.
 
     Args:
-        bands: Names of the bands; None is always valid.
+        bands: Names of the bands; one alone gives every channel, and None is always valid.
         channels: Number of channels.
     """
     if bands is None:
         return
-    if len(bands) != channels:
+    if len(bands) not in (1, channels):
         raise ConfigError(
             f"bands: expected {channels} names, one per channel, got {len(bands)} "
             f"({', '.join(bands)})"
@@ -148,15 +183,22 @@ def is_unambiguous(names: tuple[str, ...]) -> bool:
 
 
 def order_bands(
-    names: tuple[str, ...], bands: tuple[str, ...] | None, channels: int | None, file: str
+    names: tuple[str, ...],
+    bands: tuple[str, ...] | None,
+    channels: int | None,
+    file: str,
+    versions: tuple[str, ...] = (),
 ) -> list[int]:
     """Find the index of each channel's band in a file.
 
     Args:
         names: Names of the bands in the file.
-        bands: Names of the bands in the order of the channels; None keeps the order of the file.
+        bands: Names of the bands in the order of the channels: `SCI`, `SCI:2` of version 2
+            (EXTVER), or the number of a band, from 1. One alone gives every channel; None keeps
+            the order of the file.
         channels: Number of channels; None accepts any.
         file: Name of the file, for error messages.
+        versions: EXTVER of each band in the file.
 
     Returns:
         One index per channel.
@@ -166,27 +208,42 @@ def order_bands(
 
     >>> order_bands(("r", "g", "i"), ("g", "r"), 2, "a.fits")
     [1, 0]
+    >>> order_bands(("SCI", "SCI"), ("SCI:2",), 3, "a.fits", ("1", "2"))
+    [1, 1, 1]
     """
     listed = ", ".join(name or "unnamed" for name in names)
     indices = list(range(len(names)))
     if bands is not None:
-        if not all(names):
+        if not all(names) and not all(band.isdecimal() for band in bands):
             raise ImageError(f"{file}: expected bands {', '.join(bands)}, got {listed}; name them")
-        indices = [_find_band(names, band, file) for band in bands]
+        indices = [_find_band(names, versions, band, file) for band in bands]
+        if channels is not None and len(indices) == 1:
+            indices *= channels
     if channels not in (None, len(indices)):
         raise ImageError(
             f"{file}: expected {channels} bands, one per channel, got {len(indices)} ({listed}); "
-            "bands are not converted"
+            "bands are not converted; name those to read"
         )
     return indices
 
 
-def _find_band(names: tuple[str, ...], band: str, file: str) -> int:
+def _find_band(names: tuple[str, ...], versions: tuple[str, ...], band: str, file: str) -> int:
     """Return the index of a band; raise ImageError if it is missing or repeated."""
-    if band not in names:
+    name, _, version = band.partition(":")
+    matches = [index for index, each in enumerate(names) if each == band]
+    if not matches and version and versions:
+        pairs = enumerate(zip(names, versions, strict=True))
+        matches = [index for index, pair in pairs if pair == (name, version)]
+    if not matches and band.isdecimal() and 1 <= int(band) <= len(names):
+        matches = [int(band) - 1]
+    if not matches:
+        listed = ", ".join(name or "unnamed" for name in names)
         raise ImageError(
-            f"{file}: lacks band {band}, has {', '.join(names)}{suggest_nearest(band, names)}"
+            f"{file}: lacks band {band}, has {listed}{suggest_nearest(band, filter(None, names))}"
         )
-    if names.count(band) > 1:
-        raise ImageError(f"{file}: names {names.count(band)} bands {band}, expected one")
-    return names.index(band)
+    if len(matches) > 1:
+        raise ImageError(
+            f"{file}: names {len(matches)} bands {band}, expected one; "
+            f"add a version, such as {band}:2"
+        )
+    return matches[0]

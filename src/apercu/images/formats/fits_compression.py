@@ -10,8 +10,10 @@ from collections.abc import Callable, Mapping
 from io import BufferedReader, BytesIO
 from typing import Any
 
+import numpy as np
+
 from apercu.errors import ImageError
-from apercu.images.formats.unpacking import unpacked_limit
+from apercu.images.formats.unpacking import count_inflated, unpacked_limit
 from apercu.images.limits import MAX_PIXELS
 
 SAFE_COMPRESSIONS = ("RICE_1", "RICE_ONE", "GZIP_1", "GZIP_2", "NOCOMPRESS")
@@ -20,6 +22,7 @@ SAFE_COMPRESSIONS = ("RICE_1", "RICE_ONE", "GZIP_1", "GZIP_2", "NOCOMPRESS")
 GZIP_MAGIC = b"\x1f\x8b"
 
 _STEP = 1 << 20
+_LARGEST_PIXEL, _GZIP_RATIO, _GZIP_WBITS = 8, 1032, 31
 _ALLOWED_PARAMETERS = {"BLOCKSIZE": (16, 32), "BYTEPIX": (1, 2, 4, 8)}
 
 
@@ -48,6 +51,31 @@ def check_compression(header: Mapping[str, Any], name: str) -> None:
     tile = [int(header.get(f"ZTILE{axis}", rows.get(axis, 1))) for axis in axes]
     if min(tile) < 1 or math.prod(tile) > MAX_PIXELS:
         raise ImageError(f"{name}: damaged, compressed in tiles of an impossible size")
+
+
+def check_tiles(stream: BytesIO | BufferedReader, hdu: Any, name: str) -> None:
+    """Raise ImageError if a gzip'ed tile of a compressed image unpacks to more than its pixels.
+
+    Args:
+        stream: The bytes of the file, not gzip'ed.
+        hdu: The compressed image.
+        name: Name of the file, for error messages.
+    """
+    from astropy.io import fits
+
+    stream.seek(hdu.fileinfo()["hdrLoc"])
+    table = fits.BinTableHDU.readfrom(stream)
+    header = table.header
+    axes = range(1, int(header["ZNAXIS"]) + 1)
+    default = {1: int(header["ZNAXIS1"])}
+    tile = math.prod(int(header.get(f"ZTILE{axis}", default.get(axis, 1))) for axis in axes)
+    limit = tile * _LARGEST_PIXEL + _STEP
+    for column in ("COMPRESSED_DATA", "GZIP_COMPRESSED_DATA"):
+        for packed in table.data[column] if column in table.columns.names else ():
+            content = np.asarray(packed).tobytes()
+            if content[:2] == GZIP_MAGIC and len(content) * _GZIP_RATIO > limit:
+                count_inflated(content, name, _GZIP_WBITS, limit)
+    stream.seek(0)
 
 
 def gunzip(stream: BytesIO | BufferedReader, name: str, check: Callable[[bytes], None]) -> BytesIO:

@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from apercu.errors import ImageError
 from apercu.extras import require_extra
-from apercu.images.formats.fits_compression import GZIP_MAGIC, check_compression, gunzip
+from apercu.images.formats.decoder_errors import DECODER_ERRORS
+from apercu.images.formats.fits_compression import (
+    GZIP_MAGIC,
+    check_compression,
+    check_tiles,
+    gunzip,
+)
 from apercu.images.limits import check_size
 from apercu.images.warnings import silence_warnings
 
@@ -50,20 +56,35 @@ def is_fits(start: bytes) -> bool:
     return start.startswith((FITS_MAGIC, GZIP_MAGIC))
 
 
+def fits_errors() -> tuple[type[Exception], ...]:
+    """Return the exceptions that astropy raises for damaged bytes."""
+    from astropy.io.fits.verify import VerifyError
+
+    try:
+        from astropy.io.fits.hdu.compressed._compression import CfitsioException
+    except ImportError:  # it has no public name, and may move
+        return (*DECODER_ERRORS, VerifyError)
+    return (*DECODER_ERRORS, VerifyError, CfitsioException)
+
+
 @contextmanager
-def open_fits(stream: BytesIO | BufferedReader, name: str) -> Iterator[FitsParts]:
+def open_fits(
+    stream: BytesIO | BufferedReader, name: str, *, fit_together: bool = True
+) -> Iterator[FitsParts]:
     """Open a FITS file within a `with` block; pixels are read when they are accessed.
 
     Args:
         stream: The bytes of the file, perhaps gzip'ed.
         name: Name of the file, for error messages.
+        fit_together: Whether all images must be bands of one picture.
 
     Yields:
         The first header, and the HDUs with pixels.
 
     Raises:
-        ImageError: the file is damaged, cut short, or has no images that fit together. Any other
-            exception within the block becomes an ImageError too, because hostile bytes cause it.
+        ImageError: the file is damaged, cut short, or has no images, or none that fit together.
+            What astropy raises within the block becomes an ImageError too.
+        MissingExtraError: astropy is not installed.
     """
     require_extra("astro", name)
     from astropy.io import fits
@@ -73,16 +94,46 @@ def open_fits(stream: BytesIO | BufferedReader, name: str) -> Iterator[FitsParts
             stream = _gunzip_if_packed(stream, name)
             with fits.open(stream, memmap=False, uint=False) as file:
                 images = list(_find_image_hdus(file, name))
+                if fit_together:
+                    check_bands_fit(images, name)
                 _check_whole(file, stream, name)
                 for hdu in images:
                     if isinstance(hdu, fits.CompImageHDU):
                         stream.seek(hdu.fileinfo()["hdrLoc"])
                         check_compression(fits.Header.fromfile(stream), name)
+                        check_tiles(stream, hdu, name)
                 yield FitsParts(file[0].header, images)
         except ImageError:
             raise
-        except Exception as error:
+        except fits_errors() as error:
             raise ImageError(f"{name}: damaged or cut short ({type(error).__name__})") from error
+
+
+def check_bands_fit(images: list[Hdu], name: str) -> None:
+    """Raise ImageError if images are no bands of one picture: other shapes, sizes, or too many.
+
+    Args:
+        images: HDUs with pixels.
+        name: Name of the file, for error messages.
+    """
+    size: tuple[int, int] | None = None
+    count = 0
+    for number, hdu in enumerate(images):
+        count += _check_shape(hdu, number, name)
+        height, width = height_width(hdu)
+        size = size or (height, width)
+        if size != (height, width):
+            raise ImageError(
+                f"{name}: expected bands of one size, got {size[1]} × {size[0]} and "
+                f"{width} × {height} (width × height); name the bands to read"
+            )
+        if count > MAX_BANDS:
+            raise ImageError(
+                f"{name}: expected at most {MAX_BANDS} bands, got {count} or more; "
+                "name the bands to read"
+            )
+    if size is not None:
+        check_size(name, *size, count)
 
 
 def count_planes(hdu: Hdu) -> int:
@@ -90,7 +141,7 @@ def count_planes(hdu: Hdu) -> int:
     return int(math.prod(hdu.shape[:-2]))
 
 
-def _height_width(hdu: Hdu) -> tuple[int, int]:
+def height_width(hdu: Hdu) -> tuple[int, int]:
     """Return the height and width of an image."""
     return int(hdu.shape[-2]), int(hdu.shape[-1])
 
@@ -118,29 +169,16 @@ def _check_first_header(start: bytes, name: str) -> None:
 
 
 def _find_image_hdus(file: Any, name: str) -> Iterator[Hdu]:
-    """Yield the HDUs with pixels; raise ImageError if they do not fit together."""
+    """Yield the HDUs with pixels; raise ImageError if one is damaged, or if there are none."""
     from astropy.io import fits
 
-    size: tuple[int, int] | None = None
     count = 0
     for number, hdu in enumerate(file):
         if "Corrupted" in type(hdu).__name__ or isinstance(hdu, fits.GroupsHDU):
             raise ImageError(f"{name}: HDU {number} is damaged, or of a kind that is no image")
-        if not isinstance(hdu, fits.PrimaryHDU | fits.ImageHDU | fits.CompImageHDU):
-            continue
-        if not hdu.shape:
-            continue
-        count += _check_shape(hdu, number, name)
-        height, width = _height_width(hdu)
-        size = size or (height, width)
-        if size != (height, width):
-            raise ImageError(
-                f"{name}: expected bands of one size, got {size[1]} × {size[0]} and "
-                f"{width} × {height} (width × height)"
-            )
-        if count > MAX_BANDS:
-            raise ImageError(f"{name}: expected at most {MAX_BANDS} bands, got {count} or more")
-        yield hdu
+        if isinstance(hdu, fits.PrimaryHDU | fits.ImageHDU | fits.CompImageHDU) and hdu.shape:
+            count += 1
+            yield hdu
     if not count:
         raise ImageError(f"{name}: a FITS file without images; choose one that has some")
 
@@ -153,7 +191,7 @@ def _check_shape(hdu: Hdu, number: int, name: str) -> int:
             f"{name}: expected an image of 2 or 3 axes, got {shape} in HDU {number}; "
             "leave that HDU out"
         )
-    check_size(name, *_height_width(hdu))
+    check_size(name, *height_width(hdu))
     return count_planes(hdu)
 
 
