@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from torch.utils.data import DataLoader
 
 from apercu.classifiers import Classifier
+from apercu.extras import is_installed
 from apercu.images import ImageSource
 from apercu.run_record import RunRecord
 from apercu.training.callbacks import (
@@ -160,9 +161,12 @@ class Trainer:
     def _build_lightning_trainer(
         self, module: TrainingModule, callbacks: list[Callback]
     ) -> LightningTrainer:
-        from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+        from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
         schedule = module.settings.schedule
+        loggers: list[Logger] = [CSVLogger(self.run, name="logs", version="")]
+        if is_installed("tensorboard"):
+            loggers.append(TensorBoardLogger(self.run, name="logs", version=""))
         checkpoint = ModelCheckpoint(
             self.run / CHECKPOINTS,
             filename=LAST.removesuffix(".ckpt"),
@@ -184,10 +188,7 @@ class Trainer:
                     SampleSheets(self.classifier, self.source, self.run / "samples"),
                     checkpoint,
                 ],
-                logger=[
-                    CSVLogger(self.run, name="logs", version=""),
-                    TensorBoardLogger(self.run, name="logs", version=""),
-                ],
+                logger=loggers,
                 log_every_n_steps=min(10, schedule.steps),
                 use_distributed_sampler=False,  # the sampler knows its rank
                 enable_progress_bar=self.hardware.progress,

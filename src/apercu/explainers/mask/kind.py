@@ -59,7 +59,8 @@ def describe(settings: MaskSettings) -> CardText:
     return CardText(
         "Mask explainer",
         f"Encoder `{settings.encoder}`, objective `{settings.objective.form}`",
-        "`dial.csv` and `dial.png` show area against kept and removed probability by level.\n"
+        "`dial.csv` shows area, kept and removed probability by level; `dial.png` draws them,\n"
+        "where the extra `plots` is installed.\n"
         "Use: `apercu explain RUN IMAGE --out maps`.",
     )
 

@@ -16,6 +16,7 @@ from apercu import maps
 from apercu.classifiers import Classifier
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.explainers.mask.objectives.crop_search import score_boxes
+from apercu.extras import is_installed
 from apercu.io import write_file
 from apercu.metrics.flipping import target_probability
 from apercu.removal import Blur
@@ -90,7 +91,7 @@ def measure_absent_area(explainer: MaskExplainer, batches: Iterable[Tensor], see
 
 
 def write_level_curve(points: Sequence[LevelPoint], folder: Path) -> None:
-    """Write the curve as `dial.csv` and `dial.png`.
+    """Write the curve as `dial.csv`, and as `dial.png` where the extra `plots` is installed.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -100,7 +101,8 @@ def write_level_curve(points: Sequence[LevelPoint], folder: Path) -> None:
     writer.writeheader()
     writer.writerows({k: round(v, 4) for k, v in asdict(point).items()} for point in points)
     write_file(folder / "dial.csv", table.getvalue())
-    write_file(folder / "dial.png", _plot_curve(points))
+    if is_installed("plots"):
+        write_file(folder / "dial.png", _plot_curve(points))
 
 
 @torch.no_grad()
