@@ -93,7 +93,7 @@ class ServerBenchmark:
     pictures: list[bytes]
 
     def throughput(self) -> tuple[float, float]:
-        """Measure images per second of the bare runtime, and of the server when it is never idle."""
+        """Measure images per second of the bare runtime, and of a server that is never idle."""
         rates = [
             self.alone.apply(measure_bare_rate, (self.pictures, batch, self.seconds))
             for batch in sorted({1, self.batch})
@@ -106,7 +106,7 @@ class ServerBenchmark:
         return max(rates), rate
 
     def overhead(self) -> float:
-        """Measure the milliseconds of one request beyond the bare runtime, when there is no other."""
+        """Measure the milliseconds of a single request beyond the bare runtime."""
         alone = self.alone.apply(measure_bare_seconds, (self.pictures, self.seconds))
         served = statistics.median(reply.seconds for reply in self._closed(1))
         print(f"  ms of one image: bare {1e3 * alone:6.2f}, server {1e3 * asked:6.2f}")

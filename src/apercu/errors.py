@@ -3,6 +3,7 @@
     ApercuError                 exit 1, status 500
     ├── InputError              exit 2, status 422   the caller can correct it
     │   ├── ImageError          a file is not an image, or not one that can be used
+    │   │   └── NoPixelsError       a file of a format of images that holds something else
     │   ├── ImagesError         a folder, table or Parquet file of images is wrong
     │   ├── ClassifierError     a classifier cannot be opened or does not fit
     │   ├── TargetError         the classifier has no such class
@@ -37,6 +38,10 @@ class InputError(ApercuError):
 
 class ImageError(InputError):
     """A file is not an image, or not one that can be used."""
+
+
+class NoPixelsError(ImageError):
+    """A file of a format of images holds no image, such as a report among DICOM files."""
 
 
 class ImagesError(InputError):

@@ -217,8 +217,13 @@ def test_unclear_layouts_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ImagesError, match="no images, expected files that end in"):
         open_images(tmp_path)
     draw(tmp_path / "train" / "cat" / "a.png")
-    with pytest.raises(ImagesError, match=r"open a folder inside, such as .*train"):
+    assert [(item.name, item.label) for item in open_images(tmp_path)] == [
+        ("train/cat/a.png", "cat")
+    ]
+    draw(tmp_path / "test" / "cat" / "a.png")
+    with pytest.raises(ImagesError, match=r"parts of a data set; open a folder inside, .*test"):
         open_images(tmp_path)
+    assert len(open_images(f"{tmp_path}/**")) == 2
     draw(tmp_path / "train" / "b.png")
     with pytest.raises(ImagesError, match=r"got both \(1 images, first b.png, and 1 folders"):
         open_images(tmp_path / "train")

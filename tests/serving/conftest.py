@@ -54,13 +54,13 @@ class InlineClient(WorkerClient):
         first, *others = _respond(self.worker, requests)
         return [ExplainResponse(first.status, first.body, len(requests)), *others]
 
-    def waiting(self) -> int:
+    def count_waiting(self) -> int:
         return 0
 
-    def ready_workers(self) -> int:
+    def count_ready(self) -> int:
         return 1
 
-    def replaced_workers(self) -> int:
+    def count_replaced(self) -> int:
         return 0
 
 

@@ -68,7 +68,7 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
             started.append(FakeWorker(connection))
             return started[-1]
 
-        monkeypatch.setattr(pool_module, "_spawn", spawn)
+        monkeypatch.setattr(pool_module, "_start_process", spawn)
         monkeypatch.setattr(pool_module, "CHECK_INTERVAL", 0.02)
         monkeypatch.setattr(pool_module, "RESTART_PAUSE", 0.02)
 
@@ -99,7 +99,7 @@ async def _begin(pool: WorkerPool, started: list[FakeWorker], workers: int = 1) 
     for fake in started:
         fake.load()
     assert await loading == "the explainer"
-    await _until(lambda: pool.ready_workers() == workers)
+    await _until(lambda: pool.count_ready() == workers)
 
 
 def _ask(pool: WorkerPool, *images: bytes) -> asyncio.Task[Any]:
@@ -113,13 +113,13 @@ def test_a_request_and_its_response(play) -> None:
         await _until(lambda: started[0].numbers() == [1, 2])
         assert started[0].received[0].content == b"one"
         assert pickle.loads(started[0].received[0].options) == RequestOptions()
-        assert pool.waiting() == 2
+        assert pool.count_waiting() == 2
         started[0].send(MessageKind.BEGUN, 1)
-        await _until(lambda: pool.waiting() == 1)
+        await _until(lambda: pool.count_waiting() == 1)
         started[0].send(MessageKind.RESPONSE, 2, b"second")
         started[0].send(MessageKind.RESPONSE, 1, b"first")
         assert [response.body for response in await task] == [b"first", b"second"]
-        assert pool.waiting() == 0
+        assert pool.count_waiting() == 0
 
     assert play(scenario) == []
 
@@ -129,7 +129,7 @@ def test_a_worker_holds_two_batches_at_most(play) -> None:
         await _begin(pool, started)
         task = _ask(pool, *[b"x"] * 6)
         await _until(lambda: started[0].numbers() == [1, 2, 3, 4])
-        assert pool.waiting() == 6
+        assert pool.count_waiting() == 6
         started[0].send(MessageKind.RESPONSE, 1)
         await _until(lambda: started[0].numbers() == [1, 2, 3, 4, 5])
         task.cancel()
@@ -159,7 +159,7 @@ def test_no_worker_begins_for_a_client_that_has_gone(play) -> None:
         for task in (tasks[3], tasks[4]):
             task.cancel()
         await _until(lambda: started[0].numbers(MessageKind.CANCEL) == [4])
-        assert pool.waiting() == 5  # the fifth has left the queue
+        assert pool.count_waiting() == 5  # the fifth has left the queue
         started[0].send(MessageKind.DROPPED, 4)
         await _until(lambda: started[0].numbers() == [1, 2, 3, 4, 6])
         for number in (1, 2, 3, 6):
@@ -181,7 +181,7 @@ def test_what_a_dead_worker_had_not_begun_goes_to_the_next(play) -> None:
         with pytest.raises(WorkerLostError, match="the worker that had the image stopped"):
             await tasks[0]
         await _until(lambda: len(started) == 2)
-        assert pool.ready_workers() == 0
+        assert pool.count_ready() == 0
         started[1].load()
         await _until(lambda: started[1].numbers() == [3, 4, 5])  # in their order
         started[1].send(MessageKind.RESPONSE, 5)
@@ -190,8 +190,8 @@ def test_what_a_dead_worker_had_not_begun_goes_to_the_next(play) -> None:
         for task in tasks[2:4]:
             with pytest.raises(WorkerLostError):
                 await task
-        assert pool.waiting() == 0
-        assert pool.replaced_workers() == 2
+        assert pool.count_waiting() == 0
+        assert pool.count_replaced() == 2
 
     assert play(scenario) == ["a worker stopped; another one is started"] * 2
 
@@ -244,7 +244,7 @@ def test_a_worker_that_cannot_be_loaded_is_tried_again(play) -> None:
         started[1].kill()
         await _until(lambda: len(started) == 3)
         started[2].load()
-        await _until(lambda: pool.ready_workers() == 1)
+        await _until(lambda: pool.count_ready() == 1)
 
     first, second = play(scenario)
     assert first == "a worker stopped; another one is started"
@@ -282,7 +282,7 @@ def test_the_loop_takes_what_is_there_up_to_a_batch(worker, png) -> None:
         ours.sendall(Message(MessageKind.CANCEL, 2).pack())
         ours.sendall(b"".join(message.pack() for message in explain))
         threading.Thread(target=loop.receive, daemon=True).start()
-        while loop.waiting() < 4:
+        while loop.count_waiting() < 4:
             time.sleep(0.01)
         batch = loop.take()
         assert [arrival.number for arrival in batch] == [1]  # nobody waits for the second

@@ -62,24 +62,29 @@ def test_what_is_cold_is_the_picture_in_grey(scene) -> None:
 def test_the_frame_below_is_not_touched(scene) -> None:
     frame = frame_of(scene[:144, :256], BT601)
     before = [view_plane(frame, number).copy() for number in range(3)]
-    look = FrameFormat(SIZE, Fraction(1), BT601)
-    drawn = FrameOverlay(look)(frame, OverlayContent(np.full((8, 8), 255, np.uint8), "day", 0.5))
+    frame_format = FrameFormat(SIZE, Fraction(1), BT601)
+    drawn = FrameOverlay(frame_format)(
+        frame, OverlayContent(np.full((8, 8), 255, np.uint8), "day", 0.5)
+    )
     for number in range(3):
         np.testing.assert_array_equal(view_plane(frame, number), before[number])
     assert (drawn.pts, drawn.time_base) == (7, Fraction(1, 50))
 
 
-def test_the_heat_of_a_map_is_made_once(scene, monkeypatch) -> None:
-    made = []
-    monkeypatch.setattr(
-        "apercu.deploy.video.overlay.Heat", lambda *given: made.append(given) or HeatOverlay(*given)
-    )
-    drawing = FrameOverlay(FrameFormat(SIZE, Fraction(1), BT601))
+def test_the_heat_of_a_map_is_computed_once(scene, monkeypatch) -> None:
+    created = []
+
+    def create(*arguments: object) -> HeatOverlay:
+        created.append(arguments)
+        return HeatOverlay(*arguments)
+
+    monkeypatch.setattr("apercu.deploy.video.overlay.HeatOverlay", create)
+    overlay = FrameOverlay(FrameFormat(SIZE, Fraction(1), BT601))
     frame = frame_of(scene[:144, :256], BT601)
     first, second = (OverlayContent(np.zeros((8, 8), np.uint8), "day", 0.5) for _ in range(2))
-    for shown in (first, first, second, second):
-        drawing(frame, shown)
-    assert len(made) == 2
+    for content in (first, first, second, second):
+        overlay(frame, content)
+    assert len(created) == 2
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.25, 0.5, 1.0])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from apercu.errors import ImageError, ImagesError
-from apercu.images.folder import MASKS_FOLDER, FolderImages, PictureLocation
+from apercu.errors import ImageError, ImagesError, NoPixelsError
+from apercu.images.folder import FolderImages, PictureLocation
 from apercu.images.formats.dicom import (
     DICOM_MAGIC,
     PREAMBLE,
@@ -18,7 +18,9 @@ from apercu.images.formats.dicom import (
 )
 from apercu.images.formats.dicom import SUFFIXES as DICOM_SUFFIXES
 from apercu.images.formats.fits import check_bands, find_first_band_names
-from apercu.images.label_tables import BoxRow, Label, read_boxes, read_labels
+from apercu.images.formats.tiff import is_tiff, read_pages
+from apercu.images.label_tables import BoxRow, read_boxes, read_labels
+from apercu.images.listing import EVERYTHING, label_by_folder, list_pictures, warn_left_out
 from apercu.images.names import has_suffix
 from apercu.images.parquet import open_parquet
 from apercu.images.planted import open_planted
@@ -26,7 +28,12 @@ from apercu.images.reader import SUFFIXES
 from apercu.images.source import ImageSource
 from apercu.images.stack import open_stack
 
+DICOM_DIRECTORY = "DICOMDIR"
+"""Name of the file that lists the images of a CD; opening it opens its folder."""
+
 _PLANTED = "planted"
+_TIFF_SUFFIXES = (".tif", ".tiff")
+_BRACKETS = re.compile(r"(?P<path>.*[^\[\]/])(?P<bands>(\[[^\[\]]+\])+)")
 
 
 def open_images(
@@ -36,7 +43,9 @@ def open_images(
 
     Args:
         spec: Path of the folder or file; or `planted`, or `planted:classes=6,seed=3,…` with the
-            fields of `Planted`. A folder named `planted` is opened as `./planted`.
+            fields of `Planted`. A folder named `planted` is opened as `./planted`. A folder with
+            `/**` at its end gives all pictures below it without labels. A FITS file or a folder
+            of them may end in its bands, `frame.fits[SCI,2][ERR]`.
         channels: Channels of every picture.
         bands: Names of the channels in FITS files, whose bands may be stored in any order. None
             takes the names of the first file that names as many bands as there are channels,
@@ -54,15 +63,38 @@ def open_images(
     if kind == _PLANTED:
         return open_planted(settings, channels=channels)
     path = Path(spec)
+    if not path.exists():
+        path, bracketed = _split_bands(str(spec))
+        bands = bracketed or bands
+        check_bands(bands, channels)
+    if path.name == EVERYTHING and path.parent.is_dir():
+        return open_folder(path.parent, channels, bands, by_folder=False)
+    if path.name == DICOM_DIRECTORY and path.is_file():
+        path = path.parent
     if path.is_dir():
         return open_folder(path, channels, bands)
     if not path.is_file():
-        raise ImagesError(f"{path}: no such file or folder of images")
+        is_there = path.exists()
+        what = "no plain file, expected a" if is_there else "no such"
+        raise ImagesError(f"{path}: {what} file or folder of images")
     if path.suffix.lower() == ".parquet":
         return open_parquet(path, channels)
     if path.suffix.lower() == ".npz":
         return open_stack(path, channels)
     return open_file(path, channels, bands)
+
+
+def _split_bands(spec: str) -> tuple[Path, tuple[str, ...] | None]:
+    """Split `frame.fits[SCI,2][ERR]` into the path and the names of bands, if it has such an end.
+
+    >>> _split_bands("frame.fits[SCI,2][ERR]")
+    (PosixPath('frame.fits'), ('SCI:2', 'ERR'))
+    """
+    match = _BRACKETS.fullmatch(spec)
+    if match is None:
+        return Path(spec), None
+    names = re.findall(r"\[([^\[\]]+)\]", match["bands"])
+    return Path(match["path"]), tuple(name.replace(",", ":").replace(" ", "") for name in names)
 
 
 def open_file(path: Path, channels: int, bands: tuple[str, ...] | None = None) -> FolderImages:
@@ -81,17 +113,27 @@ def open_file(path: Path, channels: int, bands: tuple[str, ...] | None = None) -
     return FolderImages(path.parent, locations, None, {}, channels, bands, path.name)
 
 
-def open_folder(path: Path, channels: int, bands: tuple[str, ...] | None = None) -> FolderImages:
+def open_folder(
+    path: Path,
+    channels: int,
+    bands: tuple[str, ...] | None = None,
+    *,
+    by_folder: bool = True,
+) -> FolderImages:
     """Open a folder: by its labels.csv, by one sub-folder per class, or without labels.
+
+    A class takes the pictures of its folder at any depth. Files without pixels among DICOM images
+    (reports, a DICOMDIR), pipes, devices and links to themselves are left out and logged.
 
     boxes.csv and masks/ are in pixels of the stored pictures, before any EXIF rotation. If
     boxes.csv repeats the label column, only the boxes of an image's label are used; otherwise all.
-    Every frame of a DICOM file is a picture.
+    Every frame of a DICOM file and every page of a TIFF file is a picture.
 
     Args:
         path: The folder.
         channels: Channels of every picture.
         bands: Names of the channels in FITS files; None as in `open_images`.
+        by_folder: Whether folders are classes; without labels otherwise.
 
     Returns:
         The pictures of the folder.
@@ -105,15 +147,18 @@ def open_folder(path: Path, channels: int, bands: tuple[str, ...] | None = None)
         column, table = read_labels(path / "labels.csv")
         files, labels = tuple(table), tuple(table.values())
         _check_present(path / "labels.csv", files)
+        locations = tuple(_find_pictures(path, files))
     else:
-        files, labels = _list_pictures(path)
+        listed = list_pictures(path, _is_picture).files
+        locations = tuple(_find_pictures(path, listed, skip=True))
+        files = tuple(dict.fromkeys(location.file for location in locations))
+        labels = label_by_folder(path, list(files)) if by_folder else None
     if not files:
         raise ImagesError(f"{path}: no images, {_suggest_instead(path)}")
     boxes: dict[str, tuple[BoxRow, ...]] = {}
     if (path / "boxes.csv").is_file():
         boxes = read_boxes(path / "boxes.csv", column)
         _check_present(path / "boxes.csv", boxes.keys() - set(files))
-    locations = tuple(_find_pictures(path, files))
     if labels is not None:
         label_of_file = dict(zip(files, labels, strict=True))
         labels = tuple(label_of_file[location.file] for location in locations)
@@ -121,24 +166,52 @@ def open_folder(path: Path, channels: int, bands: tuple[str, ...] | None = None)
     return FolderImages(path, locations, labels, boxes, channels, bands)
 
 
-def _find_pictures(path: Path, files: Iterable[str]) -> Iterator[PictureLocation]:
-    """Yield the location of every picture of the files; DICOM headings tell how many frames."""
+def _find_pictures(
+    path: Path, files: Iterable[str], *, skip: bool = False
+) -> Iterator[PictureLocation]:
+    """Yield the location of every picture of the files; headings tell how many frames.
+
+    Files that hold no picture are left out if `skip`.
+    """
     series: dict[str, set[tuple[int, int]]] = {}
     counts: Counter[str] = Counter()
+    empty: list[str] = []
     for file in files:
-        heading = _read_heading(path / file)
+        if has_suffix(file, _TIFF_SUFFIXES):
+            pages = _count_pages(path / file)
+            yield from (PictureLocation(file, page, pages) for page in range(pages))
+            continue
+        try:
+            heading = _read_heading(path / file)
+        except NoPixelsError:
+            if skip:
+                empty.append(f"{file} (no pixels)")
+                continue
+            heading = None
         if heading is None:
             yield PictureLocation(file)
             continue
         series.setdefault(heading.series, set()).add(heading.size)
         counts[heading.series] += 1
         yield from (PictureLocation(file, frame, heading.frames) for frame in range(heading.frames))
+    if empty:
+        warn_left_out(path, empty)
     sizes = set().union(*series.values())
     if len(series) > 1 and len(sizes) > 1 and max(counts.values()) > 1:
         raise ImagesError(
             f"{path}: holds slices of {len(series)} DICOM series in {len(sizes)} sizes; "
             "give each series a folder of its own"
         )
+
+
+def _count_pages(path: Path) -> int:
+    """Return the number of pages of a TIFF file; 1 if it is damaged, which is told when read."""
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(4)
+            return len(read_pages(stream, str(path))) if is_tiff(start) else 1
+    except (ImageError, OSError):
+        return 1
 
 
 def _read_heading(path: Path) -> DicomHeading | None:
@@ -148,6 +221,8 @@ def _read_heading(path: Path) -> DicomHeading | None:
     try:
         with path.open("rb") as stream:
             return read_dicom_heading(stream, str(path))
+    except NoPixelsError:
+        raise
     except (ImageError, OSError):
         return None
 
@@ -163,43 +238,9 @@ def _is_dicom_without_suffix(path: Path) -> bool:
         return False
 
 
-def _list_pictures(path: Path) -> tuple[tuple[str, ...], tuple[Label, ...] | None]:
-    """List the files of a folder without labels.csv, and their labels if it has sub-folders."""
-    plain, folders = _scan(path)
-    folders = [folder for folder in folders if folder != MASKS_FOLDER]
-    inner = {folder: _scan(path / folder) for folder in folders}
-    classes = {folder: files for folder, (files, _) in inner.items() if files}
-    if plain and classes:
-        raise ImagesError(
-            f"{path}: expected either images or one folder per class, got both "
-            f"({len(plain)} images, first {plain[0]}, and {len(classes)} folders of images)"
-        )
-    if plain:
-        return tuple(plain), None
-    deeper = next((folder for folder, (_, folders) in inner.items() if folders), None)
-    if not classes and deeper:
-        raise ImagesError(
-            f"{path}: no images here or one folder below; open a folder inside, "
-            f"such as {path / deeper}"
-        )
-    pairs = [(f"{label}/{file}", label) for label, files in classes.items() for file in files]
-    return tuple(file for file, _ in pairs), tuple(label for _, label in pairs)
-
-
-def _scan(path: Path) -> tuple[list[str], list[str]]:
-    """List the pictures and the sub-folders of a folder by name, sorted, without hidden ones."""
-    try:
-        with os.scandir(path) as entries:
-            listing = sorted((e.name, e.is_dir()) for e in entries if not e.name.startswith("."))
-    except OSError as error:
-        raise ImagesError(f"{path}: cannot be listed ({error.strerror})") from error
-    names = [name for name, is_dir in listing if not is_dir]
-    files = [
-        name
-        for name in names
-        if has_suffix(name, SUFFIXES) or _is_dicom_without_suffix(path / name)
-    ]
-    return files, [name for name, is_dir in listing if is_dir]
+def _is_picture(path: Path) -> bool:
+    """Return whether a plain file is a picture, by its suffix or as DICOM by its first bytes."""
+    return has_suffix(path.name, SUFFIXES) or _is_dicom_without_suffix(path)
 
 
 def _suggest_instead(path: Path) -> str:

@@ -48,15 +48,15 @@ class WorkerClient(ABC):
         """
 
     @abstractmethod
-    def waiting(self) -> int:
+    def count_waiting(self) -> int:
         """Return the number of images that no worker has begun with."""
 
     @abstractmethod
-    def ready_workers(self) -> int:
+    def count_ready(self) -> int:
         """Return the number of workers that are ready."""
 
     @abstractmethod
-    def replaced_workers(self) -> int:
+    def count_replaced(self) -> int:
         """Return how often a worker was replaced."""
 
 
@@ -82,7 +82,7 @@ class Service:
 def build_app(service: Service) -> Starlette:
     """Return the application with all addresses, its middleware and its error handlers."""
     metrics = Metrics()
-    routes = [*Endpoints(service, metrics).routes(), *Page(service.served).routes()]
+    routes = [*Endpoints(service, metrics).list_routes(), *Page(service.served).list_routes()]
     app = Starlette(
         routes=routes,
         middleware=[
@@ -118,14 +118,14 @@ class Endpoints:
         document = describe_server(self.served.name, locked=service.token is not None)
         self.document = json.dumps(document).encode()
         client, queue = self.client, self.admission.queue
-        metrics.add_gauge("apercu_queue_images", "Images that wait.", client.waiting)
+        metrics.add_gauge("apercu_queue_images", "Images that wait.", client.count_waiting)
         metrics.add_gauge("apercu_images", "Images that wait or are in work.", lambda: queue.taken)
-        metrics.add_gauge("apercu_workers_ready", "Workers that are ready.", client.ready_workers)
+        metrics.add_gauge("apercu_workers_ready", "Workers that are ready.", client.count_ready)
         metrics.add_gauge(
-            "apercu_workers_replaced", "Workers that were replaced.", client.replaced_workers
+            "apercu_workers_replaced", "Workers that were replaced.", client.count_replaced
         )
 
-    def routes(self) -> list[Route]:
+    def list_routes(self) -> list[Route]:
         """Return the routes of all addresses but those of the page."""
         model = "/v1/models/{name}"
         return [
@@ -141,11 +141,11 @@ class Endpoints:
 
     async def explain(self, request: Request) -> Response:
         """Explain one image."""
-        with self.admission.clients.take(_client_address(request)):
-            async with self._deadline():
+        with self.admission.clients.take(_read_client_address(request)):
+            async with self._enforce_deadline():
                 body = await self._read_body(request)
                 names = self.served.names
-                explain_request = parse_body(_content_type(request), body, names)
+                explain_request = parse_body(_read_content_type(request), body, names)
                 [response] = await self._run(request, [explain_request])
         return to_http(response)
 
@@ -164,12 +164,12 @@ class Endpoints:
     async def describe_model(self, request: Request) -> Response:
         """Describe the explainer: classes, size of maps, whether a worker is ready."""
         self._check_model(request)
-        is_ready = self.client.ready_workers() > 0
+        is_ready = self.client.count_ready() > 0
         return JSONResponse(self.served.describe() | {"ready": is_ready})
 
     async def check_health(self, request: Request) -> Response:
         """Answer 200 if a worker is ready, else 503."""
-        if self.client.ready_workers():
+        if self.client.count_ready():
             return PlainTextResponse("ok\n")
         return PlainTextResponse("not ready\n", 503)
 
@@ -183,11 +183,11 @@ class Endpoints:
 
     async def _explain_several(self, request: Request, key: str) -> Response:
         self._check_model(request)
-        clients, address = self.admission.clients, _client_address(request)
+        clients, address = self.admission.clients, _read_client_address(request)
         with clients.take(address):
-            async with self._deadline():
+            async with self._enforce_deadline():
                 requests = parse_instances(
-                    _content_type(request),
+                    _read_content_type(request),
                     await self._read_body(request),
                     self.served.names,
                     maps=key == "explanations",
@@ -223,7 +223,7 @@ class Endpoints:
             raise NotFoundError(f"model: {name[:80]!r} is not served here, {self.served.name!r} is")
 
     @asynccontextmanager
-    async def _deadline(self) -> AsyncIterator[None]:
+    async def _enforce_deadline(self) -> AsyncIterator[None]:
         try:
             async with asyncio.timeout(self.deadline):
                 yield
@@ -264,9 +264,9 @@ async def _wait_for_disconnect(request: Request) -> None:
         pass
 
 
-def _client_address(request: Request) -> str:
+def _read_client_address(request: Request) -> str:
     return request.client.host if request.client is not None else ""
 
 
-def _content_type(request: Request) -> str:
+def _read_content_type(request: Request) -> str:
     return request.headers.get("content-type", "")

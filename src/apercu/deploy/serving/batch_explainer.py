@@ -52,7 +52,9 @@ class PreparedImage:
     picture: bytes | None = None
 
     @classmethod
-    def of(cls, request: ExplainRequest, spec: InputSpec, max_pixels: int) -> PreparedImage:
+    def from_request(
+        cls, request: ExplainRequest, spec: InputSpec, max_pixels: int
+    ) -> PreparedImage:
         """Decode the image of a request; its bytes are not kept.
 
         Args:
@@ -198,13 +200,13 @@ class BatchExplainer(ABC):
             "explainer": self.served.kind,
             "read_by": self.served.read_by,
             "size": {"width": width, "height": height},
-            "top": [self._name(index, explained) for index in top],
+            "top": [self._name_class(index, explained) for index in top],
         }
         if prepared.picture is not None:
             record["picture"] = to_base64(prepared.picture)
         if prepared.options.format is not None:
             record["answers"] = [
-                self._name(index, explained) | explanation.write(prepared.options.format)
+                self._name_class(index, explained) | explanation.write(prepared.options.format)
                 for index, explanation in zip(
                     explained.targets, explained.explanations, strict=True
                 )
@@ -234,7 +236,7 @@ class BatchExplainer(ABC):
     def explain(self, group: TargetGroup) -> list[list[TargetExplanation]]:
         """Explain each target of each image."""
 
-    def _name(self, index: int, explained: Explained) -> Record:
+    def _name_class(self, index: int, explained: Explained) -> Record:
         probability = round(float(explained.probabilities[index]), DIGITS)
         return {"class": self.classes[index], "index": index, "probability": probability}
 

@@ -77,7 +77,7 @@ class MessageBuffer:
             if len(self._bytes) < end:
                 return
             middle = _HEADER.size + options
-            yield _message(
+            yield _unpack_message(
                 fields, bytes(self._bytes[_HEADER.size : middle]), bytes(self._bytes[middle:end])
             )
             del self._bytes[:end]
@@ -92,9 +92,9 @@ def read_message(stream: BinaryIO) -> Message | None:
     options, content = stream.read(fields[4]), stream.read(fields[5])
     if len(options) < fields[4] or len(content) < fields[5]:
         return None
-    return _message(fields, options, content)
+    return _unpack_message(fields, options, content)
 
 
-def _message(fields: tuple[int, ...], options: bytes, content: bytes) -> Message:
+def _unpack_message(fields: tuple[int, ...], options: bytes, content: bytes) -> Message:
     kind, number, status, batch, *_ = fields
     return Message(MessageKind(kind), number, content, options, status, batch)

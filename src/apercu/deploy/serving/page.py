@@ -37,7 +37,7 @@ class Page:
             if path.suffix in MEDIA_TYPES
         }
 
-    def routes(self) -> list[Route]:
+    def list_routes(self) -> list[Route]:
         """Return the addresses of the page, which are no part of the OpenAPI document."""
         return [
             Route("/", self.send_index),

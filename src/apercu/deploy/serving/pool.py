@@ -89,7 +89,7 @@ class WorkerProcess(asyncio.Protocol):
         ours, theirs = socket.socketpair()
         try:
             with theirs:
-                self._process = _spawn(theirs, self._setup)
+                self._process = _start_process(theirs, self._setup)
             loop = asyncio.get_running_loop()
             self._transport, _ = await loop.create_unix_connection(lambda: self, sock=ours)
         except BaseException:
@@ -219,16 +219,16 @@ class WorkerPool(WorkerClient):
             return [await ticket.response for ticket in tickets]
         finally:
             for ticket in tickets:
-                self._withdraw(ticket)
+                self._forget(ticket)
 
-    def waiting(self) -> int:
+    def count_waiting(self) -> int:
         held = (ticket for worker in self._workers.values() for ticket in worker.held.values())
         return len(self._queue) + sum(not ticket.begun for ticket in held)
 
-    def ready_workers(self) -> int:
+    def count_ready(self) -> int:
         return sum(worker.is_ready for worker in self._workers.values())
 
-    def replaced_workers(self) -> int:
+    def count_replaced(self) -> int:
         return self._replaced
 
     def _submit(self, request: ExplainRequest) -> RequestTicket:
@@ -238,7 +238,7 @@ class WorkerPool(WorkerClient):
         self._dispatch()
         return ticket
 
-    def _withdraw(self, ticket: RequestTicket) -> None:
+    def _forget(self, ticket: RequestTicket) -> None:
         """Forget a request that nobody waits for any more."""
         if ticket.response.done() and not ticket.response.cancelled():
             ticket.response.exception()  # asyncio would log what nobody has looked at
@@ -318,7 +318,9 @@ class WorkerPool(WorkerClient):
         self._dispatch()
 
 
-def _spawn(connection: socket.socket, setup: WorkerSetup) -> multiprocessing.process.BaseProcess:
+def _start_process(
+    connection: socket.socket, setup: WorkerSetup
+) -> multiprocessing.process.BaseProcess:
     """Start a worker process that leaves the signals of a terminal to this one."""
     resource_tracker.ensure_running()  # it would unblock the signals
     process = multiprocessing.get_context("spawn").Process(

@@ -78,7 +78,7 @@ def parse_body(content_type: str, body: bytes, names: ClassNames) -> ExplainRequ
         BadRequestError: the body is not well formed.
         InputError: a field is wrong.
     """
-    match media := _media_type(content_type):
+    match media := _parse_media_type(content_type):
         case "multipart/form-data":
             return _read_form(parse_form(content_type, body), names)
         case "application/json":
@@ -104,7 +104,7 @@ def parse_instances(
         BadRequestError: the body is not well formed.
         InputError: an instance is wrong.
     """
-    if (media := _media_type(content_type)) != JSON:
+    if (media := _parse_media_type(content_type)) != JSON:
         raise UnsupportedMediaError(f"body: expected {JSON}, got {media or 'nothing'}")
     instances = _parse_json(body).get("instances")
     if not isinstance(instances, list) or not 1 <= len(instances) <= MAX_INSTANCES:
@@ -199,17 +199,17 @@ class _FormReader:
     def on_headers_finished(self) -> None:
         _, options = parse_options_header(self._disposition)
         if b"name" not in options:
-            raise _bad_form("a part has no name")
+            raise _make_form_error("a part has no name")
         self._open = FormPart(_decode(options[b"name"]), b"filename" in options)
         others = sum(part.is_file == self._open.is_file for part in self.parts)
         most = 1 if self._open.is_file else MAX_FIELDS
         if others >= most:
-            raise _bad_form(f"at most {most} {'file' if self._open.is_file else 'fields'}")
+            raise _make_form_error(f"at most {most} {'file' if self._open.is_file else 'fields'}")
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
         self._size += end - start
         if self._open is not None and not self._open.is_file and self._size > MAX_FIELD_SIZE:
-            raise _bad_form(f"a field has at most {MAX_FIELD_SIZE} bytes")
+            raise _make_form_error(f"a field has at most {MAX_FIELD_SIZE} bytes")
         self._pieces.append(data[start:end])
 
     def on_part_end(self) -> None:
@@ -230,7 +230,7 @@ def parse_form(content_type: str, body: bytes) -> list[FormPart]:
     """
     _, options = parse_options_header(content_type)
     if not (boundary := options.get(b"boundary")):
-        raise _bad_form("the boundary is missing")
+        raise _make_form_error("the boundary is missing")
     reader = _FormReader()
     try:
         parser = MultipartParser(
@@ -248,11 +248,11 @@ def parse_form(content_type: str, body: bytes) -> list[FormPart]:
         parser.write(body)
         parser.finalize()
     except FormParserError as error:
-        raise _bad_form(type(error).__name__) from error
+        raise _make_form_error(type(error).__name__) from error
     return reader.parts
 
 
-def _bad_form(reason: str) -> BadRequestError:
+def _make_form_error(reason: str) -> BadRequestError:
     return BadRequestError(f"body: expected a well-formed form ({reason})")
 
 
@@ -297,7 +297,7 @@ def _read_object(body: dict[str, Any], names: ClassNames, *, maps: bool = True) 
         raise ImageError(f"image: expected base64, got something else ({error})") from error
 
 
-def _media_type(content_type: str) -> str:
+def _parse_media_type(content_type: str) -> str:
     return content_type.partition(";")[0].strip().lower()[:80]
 
 

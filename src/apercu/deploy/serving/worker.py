@@ -102,7 +102,7 @@ class ImageWorker:
         from apercu.deploy.serving.batch_explainer import PreparedImage
 
         try:
-            return PreparedImage.of(request, self.explainer.served.input, self.max_pixels)
+            return PreparedImage.from_request(request, self.explainer.served.input, self.max_pixels)
         except Exception as error:
             return describe_error(error)
 
@@ -188,7 +188,7 @@ class BatchingLoop:
         while True:
             self.answer(self.take())
 
-    def waiting(self) -> int:
+    def count_waiting(self) -> int:
         """Return the number of images that have arrived and are not yet taken."""
         return self._arrivals.qsize()
 

@@ -9,7 +9,7 @@ import math
 from io import BufferedReader, BytesIO
 from typing import TYPE_CHECKING, Any
 
-from apercu.errors import ImageError
+from apercu.errors import ImageError, NoPixelsError
 from apercu.extras import require_extra
 from apercu.images.formats.decoder_errors import DECODER_ERRORS
 from apercu.images.formats.unpacking import inflate
@@ -77,7 +77,7 @@ def parse_dataset(stream: BytesIO | BufferedReader, name: str, *, pixels: bool) 
             f"{name}: damaged or cut short, an image without pixels ({sop_class.name})"
         )
     title = "unknown kind" if sop_class.name == sop_class else sop_class.name
-    raise ImageError(f"{name}: a DICOM file without pixels ({title}); choose one of an image")
+    raise NoPixelsError(f"{name}: a DICOM file without pixels ({title}); choose one of an image")
 
 
 def _inflate_if_deflated(stream: BytesIO | BufferedReader, name: str) -> BytesIO | BufferedReader:

@@ -1,0 +1,157 @@
+"""List the pictures below a folder: plain files only, at any depth, links to themselves too."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from apercu.errors import ImagesError
+from apercu.images.folder import MASKS_FOLDER
+from apercu.images.label_tables import Label
+
+EVERYTHING = "**"
+"""End of a path that means all pictures at any depth, without labels."""
+SPLITS = frozenset(("train", "training", "val", "valid", "validation", "test", "testing", "dev"))
+"""Names of folders that are parts of a data set, not classes."""
+MAX_NAMED = 3
+"""Files that are named in one line of the log."""
+
+_UNREAD = frozenset(
+    (".jp2", ".j2k", ".jxl", ".psd", ".svg", ".ppm", ".pgm", ".pbm", ".pnm", ".ico", ".tga", ".exr",
+     ".hdr", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".nrrd", ".nii", ".mha")
+)  # fmt: skip
+"""Suffixes of pictures that are not read."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class Listing:
+    """What stands below a folder.
+
+    Attributes:
+        path: The folder.
+        files: Pictures, as paths relative to the folder, sorted.
+        left_out: Files that are no plain files, by kind.
+        unread: Number of pictures that are not read, by suffix.
+    """
+
+    path: Path
+    files: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    unread: Counter[str] = field(default_factory=Counter)
+
+
+def list_pictures(path: Path, is_picture: Callable[[Path], bool]) -> Listing:
+    """List the pictures of a folder at any depth, without hidden files and without masks/.
+
+    Args:
+        path: The folder.
+        is_picture: Whether a plain file is a picture, by its name or its first bytes.
+
+    Returns:
+        The pictures, and what was left out.
+
+    Raises:
+        ImagesError: the folder cannot be listed.
+    """
+    listing = Listing(path)
+    _walk(path, PurePosixPath(), listing, is_picture, set())
+    listing.files.sort(key=lambda file: PurePosixPath(file).parts)
+    _tell(listing)
+    return listing
+
+
+def _walk(
+    path: Path,
+    below: PurePosixPath,
+    listing: Listing,
+    is_picture: Callable[[Path], bool],
+    above: set[tuple[int, int]],
+) -> None:
+    """Add the pictures of a folder and of its sub-folders; a folder inside itself is left out."""
+    try:
+        status = path.stat()
+        with os.scandir(path) as entries:
+            names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
+    except OSError as error:
+        raise ImagesError(f"{path}: cannot be listed ({error.strerror})") from error
+    identity = (status.st_dev, status.st_ino)
+    if identity in above:
+        listing.left_out.append(f"{below} (a link to a folder above it)")
+        return
+    for name in names:
+        inner, relative = path / name, below / name
+        if inner.is_dir():
+            if str(relative) != MASKS_FOLDER:
+                _walk(inner, relative, listing, is_picture, above | {identity})
+        elif not inner.is_file():
+            listing.left_out.append(f"{relative} (no plain file)")
+        elif is_picture(inner):
+            listing.files.append(str(relative))
+        elif inner.suffix.lower() in _UNREAD:
+            listing.unread[inner.suffix.lower()] += 1
+
+
+def _tell(listing: Listing) -> None:
+    """Log what was left out, one line for each reason."""
+    if listing.left_out:
+        warn_left_out(listing.path, listing.left_out)
+    for suffix, count in sorted(listing.unread.items()):
+        _log.warning("%s: %d files that end in %s are not read", listing.path, count, suffix)
+
+
+def warn_left_out(path: Path, names: Iterable[str]) -> None:
+    """Log which files of a folder are left out.
+
+    Args:
+        path: The folder.
+        names: The files, each with the reason.
+    """
+    listed = list(names)
+    more = f" and {len(listed) - MAX_NAMED} more" if len(listed) > MAX_NAMED else ""
+    _log.warning("%s: left out %s%s", path, ", ".join(listed[:MAX_NAMED]), more)
+
+
+def label_by_folder(path: Path, files: list[str]) -> tuple[Label, ...] | None:
+    """Return the label of each picture, its folder; None if all lie in the opened folder itself.
+
+    A folder inside a class belongs to the class. Folders above all pictures are passed over.
+
+    Args:
+        path: The opened folder.
+        files: Pictures, as paths relative to the folder.
+
+    Returns:
+        One label per picture.
+
+    Raises:
+        ImagesError: there are pictures both in the folder and in folders below it, or the folders
+            are parts of a data set.
+    """
+    parts = [PurePosixPath(file).parts for file in files]
+    plain = [file for file, names in zip(files, parts, strict=True) if len(names) == 1]
+    if len(plain) == len(files):
+        return None
+    classes = {names[0] for names in parts if len(names) > 1}
+    if plain:
+        raise ImagesError(
+            f"{path}: expected either images or one folder per class, got both "
+            f"({len(plain)} images, first {plain[0]}, and {len(classes)} folders of images); "
+            f"{path}/{EVERYTHING} reads all of them without labels"
+        )
+    depth = 0
+    while all(len(names) > depth + 2 for names in parts) and len({n[depth] for n in parts}) == 1:
+        depth += 1
+    labels = tuple(names[depth] for names in parts)
+    is_deeper = any(len(names) > depth + 2 for names in parts)
+    if is_deeper and {label.lower() for label in labels} <= SPLITS:
+        raise ImagesError(
+            f"{path}: holds parts of a data set; open a folder inside, such as "
+            f"{path.joinpath(*parts[0][: depth + 1])}, or {path}/{EVERYTHING} without labels"
+        )
+    return labels
