@@ -28,7 +28,7 @@ from apercu.robustness.defences.settings import DEFENCES
 from apercu.robustness.defences.training import DEGENERATE, DefenceTraining
 from apercu.robustness.filters import BitDepth, FloydSteinberg
 from apercu.robustness.objectives import Untargeted
-from apercu.training.degeneracy import DegeneracyMonitor
+from apercu.training.module import DegeneracyMonitor
 
 IMAGES = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 WEIGHTS = torch.randn(192, 3, generator=torch.Generator().manual_seed(1)) / 8

@@ -12,7 +12,7 @@ from apercu.explainers.counterpart.training import DEGENERATE_COUNTERPARTS
 from apercu.explainers.latent.training import DEGENERATE_CODES
 from apercu.explainers.mask.training import DEGENERATE_MASKS
 from apercu.networks.gate import ClassGate
-from apercu.training.degeneracy import DegeneracyMonitor
+from apercu.training.module import DegeneracyMonitor
 
 
 def _problem() -> tuple[torch.Tensor, torch.Tensor]:

@@ -23,8 +23,7 @@ from apercu.pretraining.pretexts.base import Features
 from apercu.pretraining.settings import PretrainSettings
 from apercu.pretraining.targets import PretrainImages
 from apercu.training.data import TargetFunction, TrainingImages, split_held_out
-from apercu.training.degeneracy import DegenerateSolution
-from apercu.training.module import TrainingModule
+from apercu.training.module import DegenerateSolution, TrainingModule
 from apercu.training.trainer import Trainer
 from apercu.types import Images
 

@@ -14,8 +14,7 @@ from apercu import render
 from apercu.classifiers import Classifier
 from apercu.errors import ImageError
 from apercu.images import ImageSource
-from apercu.training.degeneracy import DegeneracyMonitor, DegenerateSolution
-from apercu.training.module import TrainingModule
+from apercu.training.module import DegeneracyMonitor, DegenerateSolution, TrainingModule
 
 SAMPLE_IMAGES = 6
 """Images on a sample sheet."""

@@ -24,8 +24,7 @@ from apercu.explainers.counterpart.settings import CounterpartSettings
 from apercu.explainers.embedding_training import EmbeddingPhase
 from apercu.training.augment import RandomViews
 from apercu.training.data import TrainingImages
-from apercu.training.degeneracy import DegenerateSolution
-from apercu.training.module import TrainingModule
+from apercu.training.module import DegenerateSolution, TrainingModule
 from apercu.types import Images, Logits
 
 MAX_ROTATION = 7.0

@@ -15,8 +15,7 @@ from apercu.explainers.counterfactual import runner_up
 from apercu.explainers.latent.network import Codes, LatentNetwork
 from apercu.explainers.latent.settings import LatentSettings
 from apercu.training.augment import RandomViews
-from apercu.training.degeneracy import DegenerateSolution
-from apercu.training.module import TrainingModule
+from apercu.training.module import DegenerateSolution, TrainingModule
 from apercu.types import Images, Logits, Scores, Targets
 
 MAX_WALK_STEPS, WALK_STEP = 12, 0.6

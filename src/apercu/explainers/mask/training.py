@@ -19,8 +19,7 @@ from apercu.explainers.mask.settings import MaskSettings
 from apercu.networks.decoder import Evidence
 from apercu.training.augment import RandomViews
 from apercu.training.data import TrainingImages
-from apercu.training.degeneracy import DegenerateSolution
-from apercu.training.module import TrainingModule
+from apercu.training.module import DegenerateSolution, TrainingModule
 from apercu.types import Images, Logits
 
 MIN_AREA, MAX_AREA = 0.01, 0.95

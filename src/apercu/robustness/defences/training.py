@@ -25,8 +25,7 @@ from apercu.io import write_file
 from apercu.robustness.defences.base import DefenceBatch
 from apercu.robustness.defences.settings import DefenceSettings
 from apercu.training.data import LabelTarget, TrainingImages, split_held_out
-from apercu.training.degeneracy import DegenerateSolution
-from apercu.training.module import TrainingModule
+from apercu.training.module import DegenerateSolution, TrainingModule
 from apercu.training.trainer import Trainer
 from apercu.types import Images, Logits
 
