@@ -28,12 +28,12 @@ from apercu.training.callbacks import (
     DegeneracyWarning,
     SampleSheets,
     TrainingTimer,
+    WeightEma,
 )
 from apercu.training.config import TrainingConfig
 from apercu.training.data import EndlessSampler, TrainingImages, split_held_out
 from apercu.training.module import TrainingModule
 from apercu.training.record import TrainingOrder, make_record
-from apercu.training.weight_ema import WeightEma
 
 CHECKPOINTS, LAST = "checkpoints", "last.ckpt"
 
