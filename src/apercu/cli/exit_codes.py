@@ -15,6 +15,7 @@ from types import FrameType
 import typer
 
 from apercu.errors import ApercuError
+from apercu.remarks import listen
 
 INTERRUPTED = 130
 _DISK_FULL = ("PytorchStreamWriter failed", "No space left on device")
@@ -62,6 +63,7 @@ def _silence_libraries() -> None:
     """Keeps the remarks of libraries off the terminal."""
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
+    listen(lambda line: typer.echo(f"warning: {line}", err=True))
 
 
 def _format_error(error: Exception, debug: bool) -> str:

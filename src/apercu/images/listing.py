@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -12,21 +11,21 @@ from pathlib import Path, PurePosixPath
 from apercu.errors import ImagesError
 from apercu.images.folder import MASKS_FOLDER
 from apercu.images.label_tables import Label
+from apercu.remarks import remark
 
 EVERYTHING = "**"
 """End of a path that means all pictures at any depth, without labels."""
 SPLITS = frozenset(("train", "training", "val", "valid", "validation", "test", "testing", "dev"))
 """Names of folders that are parts of a data set, not classes."""
 MAX_NAMED = 3
-"""Files that are named in one line of the log."""
+"""Files that are named in one line."""
 
 _UNREAD = frozenset(
-    (".jp2", ".j2k", ".jxl", ".psd", ".svg", ".ppm", ".pgm", ".pbm", ".pnm", ".ico", ".tga", ".exr",
-     ".hdr", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".nrrd", ".nii", ".mha")
+    (".jp2", ".j2k", ".jxl", ".psd", ".svg", ".ppm", ".pgm", ".pbm", ".pnm", ".ico", ".tga",
+     ".exr", ".hdr", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".nrrd",
+     ".nii", ".mha")
 )  # fmt: skip
 """Suffixes of pictures that are not read."""
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
@@ -98,15 +97,15 @@ def _walk(
 
 
 def _tell(listing: Listing) -> None:
-    """Log what was left out, one line for each reason."""
+    """Tell what was left out, one line for each reason."""
     if listing.left_out:
-        warn_left_out(listing.path, listing.left_out)
+        tell_left_out(listing.path, listing.left_out)
     for suffix, count in sorted(listing.unread.items()):
-        _log.warning("%s: %d files that end in %s are not read", listing.path, count, suffix)
+        remark(f"{listing.path}: left out {count} that end in {suffix}, which is not read")
 
 
-def warn_left_out(path: Path, names: Iterable[str]) -> None:
-    """Log which files of a folder are left out.
+def tell_left_out(path: Path, names: Iterable[str]) -> None:
+    """Tell which files of a folder are left out.
 
     Args:
         path: The folder.
@@ -114,7 +113,7 @@ def warn_left_out(path: Path, names: Iterable[str]) -> None:
     """
     listed = list(names)
     more = f" and {len(listed) - MAX_NAMED} more" if len(listed) > MAX_NAMED else ""
-    _log.warning("%s: left out %s%s", path, ", ".join(listed[:MAX_NAMED]), more)
+    remark(f"{path}: left out {', '.join(listed[:MAX_NAMED])}{more}")
 
 
 def label_by_folder(path: Path, files: list[str]) -> tuple[Label, ...] | None:

@@ -20,7 +20,7 @@ from apercu.images.formats.dicom import SUFFIXES as DICOM_SUFFIXES
 from apercu.images.formats.fits import check_bands, find_first_band_names
 from apercu.images.formats.tiff import is_tiff, read_pages
 from apercu.images.label_tables import BoxRow, read_boxes, read_labels
-from apercu.images.listing import EVERYTHING, label_by_folder, list_pictures, warn_left_out
+from apercu.images.listing import EVERYTHING, label_by_folder, list_pictures, tell_left_out
 from apercu.images.names import has_suffix
 from apercu.images.parquet import open_parquet
 from apercu.images.planted import open_planted
@@ -123,7 +123,7 @@ def open_folder(
     """Open a folder: by its labels.csv, by one sub-folder per class, or without labels.
 
     A class takes the pictures of its folder at any depth. Files without pixels among DICOM images
-    (reports, a DICOMDIR), pipes, devices and links to themselves are left out and logged.
+    (reports, a DICOMDIR), pipes, devices and links to themselves are left out and told.
 
     boxes.csv and masks/ are in pixels of the stored pictures, before any EXIF rotation. If
     boxes.csv repeats the label column, only the boxes of an image's label are used; otherwise all.
@@ -195,7 +195,7 @@ def _find_pictures(
         counts[heading.series] += 1
         yield from (PictureLocation(file, frame, heading.frames) for frame in range(heading.frames))
     if empty:
-        warn_left_out(path, empty)
+        tell_left_out(path, empty)
     sizes = set().union(*series.values())
     if len(series) > 1 and len(sizes) > 1 and max(counts.values()) > 1:
         raise ImagesError(

@@ -23,6 +23,10 @@ FileSystem: TypeAlias = Any  # pyarrow.fs.FileSystem
 KEPT_BYTES = 64 << 20
 """Bytes of row groups kept in memory for random access; the newest row group is always kept."""
 
+MAX_GROUP_BYTES = 2 << 30
+"""Largest size of an unpacked row group."""
+
+_ROWS = 64  # that are unpacked at once
 _IMAGE_COLUMNS = ("image", "img")
 _LABEL_COLUMNS = ("label", "labels", "fine_label", "class")
 _MAX_COLUMNS_SHOWN = 8  # in an error message
@@ -66,11 +70,8 @@ class ParquetImages(ImageSource):
         table, row = self.groups.read(group), index - self.starts[group]
         image_column, label_column = self.columns
         name = _row_name(index)
-        data = table[image_column][row].as_py()
-        data = data.get("bytes") if isinstance(data, dict) else data
-        if data is None:
-            raise ImageError(f"{self.path} {name}: expected the picture's bytes, got nothing")
         try:
+            data = find_picture(table[image_column][row].as_py(), self.path.parent)
             picture = read_picture(data, channels=self.channels)
         except ImageError as error:
             raise ImageError(f"{self.path} {name}: {error}") from error
@@ -128,14 +129,54 @@ def find_image_column(path: str | Path, schema: Schema) -> str:
     """Return the name of the column of pictures; raises ImagesError if there is none."""
     for name in _IMAGE_COLUMNS:
         if name in schema.names:
-            data_type = str(schema.field(name).type)
-            if data_type in {"binary", "large_binary"} or data_type.startswith("struct<bytes: "):
+            if _holds_pictures(schema.field(name).type):
                 return name
     names = ", ".join(schema.names[:_MAX_COLUMNS_SHOWN])
     more = " …" if len(schema.names) > _MAX_COLUMNS_SHOWN else ""
     raise ImagesError(
         f"{path}: expected a column image of struct<bytes, path> or binary, got {names}{more}"
     )
+
+
+def _holds_pictures(data_type: Any) -> bool:
+    """Return whether an Arrow type is one of bytes, or a struct with bytes or a path in it."""
+    from pyarrow import types
+
+    if types.is_struct(data_type):
+        fields = {field.name: field.type for field in data_type}
+        return ("bytes" in fields and _holds_bytes(fields["bytes"])) or "path" in fields
+    return _holds_bytes(data_type)
+
+
+def _holds_bytes(data_type: Any) -> bool:
+    """Return whether an Arrow type is one of bytes."""
+    from pyarrow import types
+
+    tests = (types.is_binary, types.is_large_binary, types.is_fixed_size_binary)
+    return any(test(data_type) for test in tests)
+
+
+def find_picture(cell: Any, folder: Path) -> bytes | Path:
+    """Return the bytes of a picture, or where it is if a row has no more than a path.
+
+    Args:
+        cell: The value of the image column: bytes, or a dictionary of `bytes` and `path`.
+        folder: The folder of the Parquet file, in which the paths of its rows stay.
+
+    Raises:
+        ImageError: there are neither bytes nor a path, or the path leads out of the folder.
+    """
+    data, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, None)
+    if data:
+        return bytes(data)
+    if not path:
+        raise ImageError("expected the picture's bytes or its path, got nothing")
+    inside, place = folder.resolve(), (folder / str(path)).resolve()
+    if not place.is_relative_to(inside):
+        raise ImageError(
+            f"has no bytes, and its path {path} leads out of {folder}; put the pictures there"
+        )
+    return place
 
 
 def _find_label_column(schema: Schema) -> str | None:
@@ -194,6 +235,26 @@ class RowGroups:
         self._process, self._lock = os.getpid(), threading.Lock()
         self._kept: OrderedDict[int, Table] = OrderedDict()
 
+    def _collect(self, file: Any, group: int) -> Table:
+        """Read a row group a few rows at a time; raise ImagesError if it unpacks to too much.
+
+        One picture that is stored once and repeated in many rows takes as many times its bytes.
+        """
+        import pyarrow as pa
+
+        name, columns = str(self._path), list(self._columns)
+        parts, size = [], 0
+        for part in file.iter_batches(_ROWS, [group], columns, use_threads=False):
+            parts.append(part)
+            size += part.nbytes
+            if size > MAX_GROUP_BYTES:
+                raise ImagesError(
+                    f"{name}: row group {group} is too large, expected at most "
+                    f"{MAX_GROUP_BYTES >> 30} GiB unpacked; write smaller row groups"
+                )
+        schema = pa.schema([file.schema_arrow.field(column) for column in columns])
+        return pa.Table.from_batches(parts, schema)
+
     def _read_group(self, group: int) -> Table:
         """Read one row group from the file."""
         import pyarrow as pa
@@ -201,7 +262,7 @@ class RowGroups:
 
         try:
             with ParquetFile(self._path, filesystem=self._filesystem) as file:
-                return file.read_row_group(group, columns=self._columns, use_threads=False)
+                return self._collect(file, group)
         except (OSError, pa.ArrowException) as error:
             reason = " ".join(str(error).split())
             raise ImagesError(f"{self._path}: row group {group} is damaged ({reason})") from error

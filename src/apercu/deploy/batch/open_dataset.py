@@ -44,11 +44,20 @@ def _open_all(spec: str, input: InputSpec) -> Dataset:
     if is_url(spec):
         return _open_remote(list_files(spec), input)
     path = Path(spec)
-    if path.is_dir() and any(path.glob("*.parquet")) and not (path / "labels.csv").is_file():
+    if path.is_dir() and _has_tables(path) and not (path / "labels.csv").is_file():
         return _open_remote(list_files(spec), input)
     if path.is_file() and has_suffix(spec, TABLE_SUFFIXES):
         return ParquetDataset(list_files(spec), input.channels)
     return SourceDataset(open_images(spec, channels=input.channels, bands=input.bands))
+
+
+def _has_tables(path: Path) -> bool:
+    """Return whether a folder holds Parquet files, or only folders below it do."""
+    if any(path.glob("*.parquet")):
+        return True
+    files = (file for file in path.rglob("*") if not file.name.startswith("."))
+    names = [file.name for file in files if has_suffix(file.name, (*SUFFIXES, *TABLE_SUFFIXES))]
+    return bool(names) and all(has_suffix(name, TABLE_SUFFIXES) for name in names)
 
 
 def _open_remote(files: RemoteFiles, input: InputSpec) -> Dataset:
