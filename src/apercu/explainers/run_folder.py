@@ -11,6 +11,7 @@ card.md               the same for people
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ from safetensors.torch import load_file, save
 from apercu.classifiers import open_classifier
 from apercu.errors import ClassifierError, ConfigError, RunError
 from apercu.explainers.base import E, TrainedExplainer
-from apercu.explainers.card import render_card
 from apercu.explainers.classifier_info import ClassifierInfo
+from apercu.explainers.kind import CardText
 from apercu.explainers.registry import KINDS, find_kind
+from apercu.explainers.settings import ExplainerSettings
 from apercu.io import write_file
 from apercu.networks.graph_encoder import GraphEncoder
 from apercu.training.config import CONFIG
@@ -123,3 +125,66 @@ def save_run(explainer: TrainedExplainer[Any, Any], run: str | Path) -> None:
 
 def _read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+_LINES: dict[str, tuple[str, Callable[[float], str]]] = {
+    "training_images": ("training images, no labels used", "{:.0f}".format),
+    "steps": ("steps of training", "{:.0f}".format),
+    "training_seconds": ("training time", lambda seconds: f"{seconds / 60:.1f} min"),
+    "student_agreement": ("student names the classifier's top class", "{:.1%}".format),
+    "embedding_agreement": ("embedding names the classifier's top class", "{:.1%}".format),
+    "measured_images": ("images kept from training, measured below", "{:.0f}".format),
+    "area_true": ("mean mask area, top class", "{:.3f}".format),
+    "area_absent": ("mean mask area, absent classes", "{:.3f}".format),
+    "kept_probability": ("probability of the top class, mask kept", "{:.3f}".format),
+    "removed_probability": ("probability of the top class, mask removed", "{:.3f}".format),
+    "saliency_metric": ("saliency metric at its best level", "{:.3f}".format),
+    "saliency_level": ("that level", "{:g}".format),
+    "kept": ("similar images predicted as the image is", "{:.1%}".format),
+    "flipped": ("adversarial images predicted as the target", "{:.1%}".format),
+    "change": ("mean difference of the two", "{:.4f}".format),
+    "peak": ("largest difference, mean over images", "{:.3f}".format),
+    "spread": ("fraction of the image where the difference is strong", "{:.3f}".format),
+}
+
+
+def render_card(
+    classifier_info: ClassifierInfo,
+    settings: ExplainerSettings,
+    text: CardText,
+    facts: Mapping[str, float],
+) -> str:
+    """Return the card as Markdown: the classifier, the kind of explainer, and a table of facts.
+
+    Args:
+        classifier_info: the explained classifier.
+        settings: the settings of the training.
+        text: what is said of the kind.
+        facts: what was measured, by name.
+
+    Returns:
+        The text of the card.
+    """
+    rows = [
+        f"| {words} | {format_value(facts[name])} |"
+        for name, (words, format_value) in _LINES.items()
+        if name in facts
+    ]
+    size = " × ".join(map(str, classifier_info.input.size))
+    return "\n".join(
+        [
+            f"# {text.title} of {classifier_info.spec}",
+            "",
+            f"Explains {classifier_info.input.channels}-channel images of {size} pixels for each "
+            f"of {len(classifier_info.classes)} classes. Classifier's fingerprint: "
+            f"`{classifier_info.fingerprint}`.",
+            f"{text.training}, {settings.schedule.batch} images per step.",
+            "",
+            "| figure | value |",
+            "|---|---|",
+            *rows,
+            "",
+            text.usage,
+            "",
+        ]
+    )
