@@ -2,7 +2,6 @@
 
 from apercu.explainers.mask.objectives.base import MaskBatch, MaskObjective, Terms
 from apercu.explainers.mask.objectives.extent_and_core import ExtentAndCore
-from apercu.explainers.mask.objectives.printed import Printed
-from apercu.explainers.mask.objectives.released import Released
+from apercu.explainers.mask.objectives.published import Printed, Released
 
 __all__ = ["ExtentAndCore", "MaskBatch", "MaskObjective", "Printed", "Released", "Terms"]
