@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from apercu import render
-from apercu.deploy.video import VideoSettings, open_video, write_video
+from apercu.deploy.video import VideoSettings, open_video
+from apercu.deploy.video import pipeline as write_video
 from apercu.errors import OutputError, TargetError
 
 
@@ -166,7 +167,7 @@ def test_a_full_disk_is_told(clip, engine, tmp_path, monkeypatch) -> None:
         def write_frame(self, picture: object) -> None:
             raise OutputError("out.mp4: cannot be written (No space left on device)")
 
-    monkeypatch.setattr("apercu.deploy.video.write_video.VideoWriter", Full)
+    monkeypatch.setattr("apercu.deploy.video.pipeline.VideoWriter", Full)
     with pytest.raises(OutputError, match="No space left"):
         write_video(engine, source, tmp_path / "out.mp4", VideoSettings())
     assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]

@@ -10,7 +10,7 @@ import pytest
 
 from apercu.cli import main
 from apercu.deploy.video import frame_explainer, motion, source, writer
-from apercu.deploy.video.write_video import QUEUE_SIZE
+from apercu.deploy.video.pipeline import QUEUE_SIZE
 
 MANUAL = (Path(__file__).parents[2] / "docs" / "video.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", MANUAL, re.MULTILINE | re.DOTALL)

@@ -7,8 +7,8 @@ from pathlib import Path
 from apercu.classifiers import Classifier, InputSpec, open_classifier
 from apercu.deploy.inference import InferenceEngine, open_engine
 from apercu.deploy.inference.torch_engine import TorchEngine
+from apercu.deploy.video.pipeline import Progress, VideoSettings, VideoSummary, write_video
 from apercu.deploy.video.source import VideoSource, open_video
-from apercu.deploy.video.write_video import Progress, VideoSettings, VideoSummary, write_video
 from apercu.deploy.video.writer import find_format
 from apercu.errors import RunError
 from apercu.explain.options import TOP
