@@ -7,8 +7,7 @@ import math
 import pytest
 import torch
 
-from apercu.explainers.latent.network import LatentNetwork, LatentShape
-from apercu.explainers.latent.paths import Lagrangian
+from apercu.explainers.latent.network import Lagrangian, LatentNetwork, LatentShape
 
 SLOPE = torch.tensor([0.6, -0.8, 0.0])
 

@@ -6,8 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from apercu.explainers.latent.network import LatentShape
-from apercu.explainers.latent.paths import Lagrangian
+from apercu.explainers.latent.network import Lagrangian, LatentShape
 from apercu.explainers.settings import ExplainerSettings
 from apercu.training.config import ConfigPresets, Schedule
 
