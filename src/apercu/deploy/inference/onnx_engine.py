@@ -77,7 +77,11 @@ class OnnxEngine(InferenceEngine):
             return open_session(_find_graph(folder, manifest, CLASSES), spin=spin)
 
         return cls(
-            info, _build_input_spec(manifest.input), names, open_session(path, spin=spin), open_classes_session
+            info,
+            _build_input_spec(manifest.input),
+            names,
+            open_session(path, spin=spin),
+            open_classes_session,
         )
 
     def predict_logits(
