@@ -8,9 +8,13 @@ import torch
 from scipy.integrate import trapezoid
 from scipy.stats import spearmanr
 
-from apercu.robustness.curves import area_under_accuracy_curve, measure_correctness_at
+from apercu.robustness.curves import (
+    area_under_accuracy_curve,
+    compute_norms,
+    measure_correctness_at,
+    overlap_of_strongest,
+)
 from apercu.robustness.jobs import Job, expand_budgets
-from apercu.robustness.measures import compute_norms, overlap_of_strongest
 from apercu.robustness.plan import parse_attack
 from apercu.statistics import spearman
 

@@ -13,8 +13,8 @@ from apercu.explainers.run_folder import load_explainer
 from apercu.images import open_images
 from apercu.robustness.attacks import DeepFool
 from apercu.robustness.benchmark import StressBenchmark
+from apercu.robustness.curves import compute_norms
 from apercu.robustness.jobs import Job, find_test_filters
-from apercu.robustness.measures import compute_norms
 from apercu.robustness.objectives import MapDistance
 from apercu.robustness.plan import StressPlan, parse_attack, parse_filter
 

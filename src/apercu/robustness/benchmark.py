@@ -18,9 +18,9 @@ from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.images import ImageSource
 from apercu.robustness.attack_runner import AttackRunner, build_logits_fn, prefers_smaller_change
 from apercu.robustness.attacks import Attack
+from apercu.robustness.curves import compute_norms, overlap_of_strongest
 from apercu.robustness.filters import Filter
 from apercu.robustness.jobs import Job, find_test_filters, plan_jobs
-from apercu.robustness.measures import compute_norms, overlap_of_strongest
 from apercu.robustness.plan import NONE, StressPlan, find_objective_name
 from apercu.robustness.result_cache import AttackResult, ResultCache, format_cache_key
 from apercu.statistics import spearman

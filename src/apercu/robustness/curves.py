@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
+import torch
 from jaxtyping import Float
 
 from apercu.robustness.jobs import Job
 from apercu.robustness.result_cache import AttackResult
+from apercu.types import Images, Maps, Scores
 
 POINTS = 41
 """Points of the curve of an attack without budgets."""
@@ -181,3 +183,41 @@ def _find_typical_size(smallest: Float[np.ndarray, " images"]) -> float:
     """Find the size that fools nearly all of the images that can be fooled."""
     finite = smallest[np.isfinite(smallest) & (smallest > 0)]
     return float(np.quantile(finite, NEARLY_ALL)) if len(finite) else 0.0
+
+
+STRONGEST = 0.2
+"""Fraction of the pixels that counts as the strongest part of a map."""
+
+
+def compute_norms(images: Images, attacked: Images) -> dict[str, Scores]:
+    """Compute the size of each change in three norms.
+
+    `linf` is the largest change of a value, `l2` the root mean square over all values (1 is from
+    black to white everywhere), and `l0` the fraction of pixels that differ at all.
+
+    Args:
+        images: clean images in [0, 1].
+        attacked: the same images after an attack.
+
+    Returns:
+        One number per image, by the name of the norm.
+    """
+    change = (attacked - images).detach()
+    return {
+        "linf": change.abs().flatten(1).amax(1),
+        "l2": change.flatten(1).square().mean(1).sqrt(),
+        "l0": (change != 0).any(1).flatten(1).float().mean(1),
+    }
+
+
+def overlap_of_strongest(before: Maps, after: Maps) -> Scores:
+    """Compute the IoU of the strongest fifth of the pixels of two maps."""
+    count = max(1, round(STRONGEST * before[0].numel()))
+    strongest = []
+    for maps in (before, after):
+        flat = maps.flatten(1)
+        indices = flat.topk(count, dim=1).indices
+        strongest.append(torch.zeros_like(flat, dtype=torch.bool).scatter_(1, indices, 1))
+    both = (strongest[0] & strongest[1]).sum(1)
+    either = (strongest[0] | strongest[1]).sum(1)
+    return both / either

@@ -23,7 +23,7 @@ class AttackResult(BaseModel):
     Attributes:
         top1: whether the true class is predicted, behind each filter.
         top5: whether the true class is among the five most probable ones, behind each filter.
-        linf, l2, l0: size of the change, see `apercu.robustness.measures.compute_norms`.
+        linf, l2, l0: size of the change, see `apercu.robustness.curves.compute_norms`.
         rank_correlation: rank correlation of the maps before and after; empty without an explainer.
         overlap: IoU of the strongest parts of the same maps.
         queries: number of queries; empty where an attack does not count them.
