@@ -91,7 +91,7 @@ class Explanation:
         region = self.map >= self.level
         if not region.any():
             return None
-        (top, bottom), (left, right) = (_find_extent(region.any(axis=axis)) for axis in (1, 0))
+        (top, bottom), (left, right) = (_find_extent(region, axis) for axis in (0, 1))
         height, width = self.image.shape[1:]
         rows, columns = self.map.shape
         x, y = width / columns, height / rows
@@ -137,7 +137,7 @@ class Explanation:
             raise ApercuError(f"{folder}: cannot be written ({reason})") from error
         return folder
 
-    def __array__(self, dtype: DTypeLike = None, copy: bool | None = None) -> NDArray[Any]:
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
         """Return the map, so that numpy takes an explanation for its map."""
         return np.array(self.map, dtype=dtype, copy=copy)
 
@@ -163,10 +163,10 @@ class Explanation:
         return f"Explanation({', '.join(parts)})"
 
 
-def _find_extent(occupied: NDArray[np.bool_]) -> tuple[int, int]:
-    """Return the first index that is true, and the one after the last."""
-    indices = np.flatnonzero(occupied)
-    return int(indices[0]), int(indices[-1]) + 1
+def _find_extent(region: NDArray[np.bool_], axis: int) -> tuple[int, int]:
+    """Return the first index of a region along an axis, and the index after the last one."""
+    indices = np.nonzero(region)[axis]
+    return int(indices.min()), int(indices.max()) + 1
 
 
 def _resize(values: NDArray[np.float32], size: tuple[int, int]) -> Image.Image:

@@ -1,4 +1,4 @@
-"""`apercu cutouts`: stamps around the objects of a catalogue."""
+"""`apercu cutouts`: cut stamps around the objects of a catalogue."""
 
 from __future__ import annotations
 
@@ -73,37 +73,39 @@ def cutouts(
         raise ConfigError(f"{out}: has a labels.csv already; give --label, or another folder")
     check_writable(out)
     kept = f"{out} holds the stamps that were cut; the same command makes all of them again"
-    wrong: list[InputError] = []
+    errors: list[InputError] = []
     with on_interrupt(kept), show_progress() as report:
-        fates = cut_stamps(
+        statuses = cut_stamps(
             frames,
             objects,
             size,
             lambda index, stamp: write_file(out / files[index], stamp),
-            lambda done, total: report("objects", done, total),
-            wrong.append,
+            lambda count, total: report("objects", count, total),
+            errors.append,
         )
-    for error in wrong:
+    for error in errors:
         warn(str(error))
-    if CutoutStatus.CUT not in fates:
+    if CutoutStatus.CUT not in statuses:
         raise ImagesError(
-            f"{catalogue}: {_describe_statuses(fates)}; do frames and columns belong together?"
+            f"{catalogue}: {_describe_statuses(statuses)}; do frames and columns belong together?"
         )
-    done = [index for index, fate in enumerate(fates) if fate is CutoutStatus.CUT]
-    said = ""
+    cut = [index for index, status in enumerate(statuses) if status is CutoutStatus.CUT]
+    details = ""
     if names is not None:
-        known = [(files[index], names[index]) for index in done if names[index] is not None]
-        write_file(out / "labels.csv", _format_labels(known))
-        said = f", {len(known)} of them in labels.csv" if len(known) < len(done) else ", labelled"
-    if wrong:
-        said += f", {len(wrong)} of {len(frames)} frames left out"
-    say(f"{_describe_statuses(fates)}{said}: {out}")
+        labelled = [(files[index], names[index]) for index in cut if names[index] is not None]
+        write_file(out / "labels.csv", _format_labels(labelled))
+        details = ", labelled"
+        if len(labelled) < len(cut):
+            details = f", {len(labelled)} of them in labels.csv"
+    if errors:
+        details += f", {len(errors)} of {len(frames)} frames left out"
+    say(f"{_describe_statuses(statuses)}{details}: {out}")
 
 
 def _choose_columns(
     sky: tuple[str | None, str | None], pixels: tuple[str | None, str | None]
 ) -> tuple[tuple[str, str], bool]:
-    """The two columns of the places, and whether they are pixels."""
+    """Return the two columns of the positions, and whether they are pixels."""
     if any(pixels):
         if any(sky) or not all(pixels):
             raise ConfigError("--x and --y: expected both, without --ra and --dec")
@@ -112,26 +114,29 @@ def _choose_columns(
 
 
 def _make_file_names(ids: tuple[str, ...]) -> tuple[str, ...]:
-    """A file name for each id; raises ConfigError where two ids would give one."""
-    files = tuple("_" * (one[:1] == ".") + re.sub(r"[^\w.+-]", "_", one) + ".fits" for one in ids)
+    """Return a file name for each id; raise ConfigError if two ids give the same."""
+    files = tuple("_" * (id[:1] == ".") + re.sub(r"[^\w.+-]", "_", id) + ".fits" for id in ids)
     name, times = Counter(file.casefold() for file in files).most_common(1)[0]
     if times > 1:
         raise ConfigError(f"--id: {times} ids give the file {name}; choose another column")
     return files
 
 
-def _describe_statuses(fates: list[CutoutStatus]) -> str:
-    """How many stamps, and why the others are none."""
-    counts = Counter(fates)
-    cut = next((count for fate, count in counts.items() if fate.name == "CUT"), 0)
-    reasons = ", ".join(f"{n} {fate}" for fate, n in sorted(counts.items()) if fate.name != "CUT")
-    skipped = len(fates) - cut
+def _describe_statuses(statuses: list[CutoutStatus]) -> str:
+    """Return how many stamps were cut, and why the other objects were skipped."""
+    counts = Counter(statuses)
+    cut = next((count for status, count in counts.items() if status.name == "CUT"), 0)
+    reasons = ", ".join(
+        f"{n} {status}" for status, n in sorted(counts.items()) if status.name != "CUT"
+    )
+    skipped = len(statuses) - cut
     return f"{cut} stamp{'s' * (cut != 1)}, {skipped} skipped" + (
         f" ({reasons})" if skipped else ""
     )
 
 
 def _format_labels(rows: list[tuple[str, str | None]]) -> str:
+    """Return the content of labels.csv."""
     stream = io.StringIO()
     csv.writer(stream, lineterminator="\n").writerows([("file", "class"), *rows])
     return stream.getvalue()

@@ -1,4 +1,4 @@
-"""How a command ends: the exit code, and one line on stderr for whatever went wrong."""
+"""How a command ends: its exit code, one line on stderr for each error, and signals."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from apercu.remarks import listen
 
 INTERRUPTED = 130
 _DISK_FULL = ("PytorchStreamWriter failed", "No space left on device")
-"""What libraries say that wrap the operating system's error in one of their own."""
+"""Words of libraries that wrap the operating system's error in one of their own."""
 
 
 class StoppedError(ApercuError):
@@ -30,7 +30,11 @@ class StoppedError(ApercuError):
 
 @contextmanager
 def on_interrupt(consequence: str) -> Iterator[None]:
-    """Turns Ctrl-C into `StoppedError`, also where Lightning has turned it into an exit."""
+    """Turn Ctrl-C into `StoppedError`, even if Lightning has turned it into an exit.
+
+    Args:
+        consequence: what is kept, and how to continue.
+    """
     try:
         yield
     except KeyboardInterrupt:
@@ -42,7 +46,7 @@ def on_interrupt(consequence: str) -> Iterator[None]:
 
 
 def run_command(command: Callable[[], object], *, debug: bool) -> int:
-    """Runs a command and returns its exit code; what goes wrong becomes one line on stderr."""
+    """Run a command and return its exit code; an error becomes one line on stderr."""
     if not debug:
         _silence_libraries()
     try:
@@ -60,7 +64,7 @@ def run_command(command: Callable[[], object], *, debug: bool) -> int:
 
 
 def _silence_libraries() -> None:
-    """Keeps the remarks of libraries off the terminal."""
+    """Silence the warnings and the logs of libraries."""
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     listen(lambda line: typer.echo(f"warning: {line}", err=True))
@@ -72,8 +76,8 @@ def _format_error(error: Exception, debug: bool) -> str:
     if isinstance(error, ApercuError):
         text = str(error)
     elif (usage := getattr(error, "format_message", None)) is not None:
-        said = usage().rstrip(".") or "A command is missing"  # its help was shown
-        text = f"{said}; see {_name_command(error)} --help"
+        reason = usage().rstrip(".") or "A command is missing"  # its help was shown
+        text = f"{reason}; see {_name_command(error)} --help"
     elif isinstance(error, typer.Abort):
         text = "interrupted; nothing was begun"
     else:
@@ -105,7 +109,7 @@ def _is_disk_full(error: Exception) -> bool:
 
 
 def read_arguments() -> list[str]:
-    """What was typed after `apercu`."""
+    """Return the arguments of the command line after `apercu`."""
     return sys.argv[1:]
 
 

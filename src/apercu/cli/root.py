@@ -1,4 +1,4 @@
-"""The root command."""
+"""The command `apercu` with all its verbs."""
 
 from __future__ import annotations
 
@@ -47,7 +47,11 @@ app.command("evaluate-features")(evaluate_features.evaluate_features)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs what was typed and leaves with its exit code."""
+    """Run a command line, and exit with its code.
+
+    Args:
+        arguments: the arguments; None for those of the process.
+    """
     words = read_arguments() if arguments is None else list(arguments)
     raise SystemExit(
         run_command(
@@ -57,11 +61,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
 
 
-def _show_version(wanted: bool) -> bool:
-    if wanted:
+def _show_version(requested: bool) -> bool:
+    if requested:
         typer.echo(f"apercu {apercu.__version__}")
         raise typer.Exit
-    return wanted
+    return requested
 
 
 @app.callback()

@@ -11,8 +11,8 @@ from typing import final
 from uuid import uuid4
 
 from apercu.classifiers.fingerprint import digest_file
-from apercu.deploy.batch.shard_writer import ShardWriter, Table, build_schema
-from apercu.deploy.batch.work_folder import ShardRecord, WorkFolder
+from apercu.deploy.batch.shard_writer import ShardWriter, build_schema
+from apercu.deploy.batch.work_folder import ShardRecord, Table, WorkFolder
 from apercu.errors import OutputError
 
 MAPS_FOLDER = "maps"

@@ -13,8 +13,8 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from apercu.deploy.batch.shard_writer import CORNERS, ShardWriter, Table
-from apercu.deploy.batch.work_folder import ShardRecord, WorkFolder
+from apercu.deploy.batch.shard_writer import CORNERS, ShardWriter
+from apercu.deploy.batch.work_folder import ShardRecord, Table, WorkFolder
 from apercu.errors import OutputError
 from apercu.extras import require_extra
 

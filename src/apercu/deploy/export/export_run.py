@@ -13,8 +13,6 @@ from torch import Tensor
 
 from apercu.classifiers import Classifier
 from apercu.deploy.export.checks import (
-    GraphCheck,
-    GraphFn,
     check_outputs,
     make_class_trials,
     make_trials,
@@ -32,6 +30,7 @@ from apercu.deploy.export.graphs import (
 )
 from apercu.deploy.export.manifest import (
     MANIFEST,
+    GraphCheck,
     GraphFile,
     Manifest,
     PrecisionLoss,
@@ -43,6 +42,7 @@ from apercu.deploy.export.manifest import (
 from apercu.deploy.export.precision import convert_graph
 from apercu.deploy.export.settings import ExportInputs, ExportSettings, ImageSubset
 from apercu.deploy.export.tracing import (
+    GraphFn,
     Traceable,
     open_program,
     open_session,
