@@ -10,7 +10,8 @@ import pytest
 from apercu.robustness.jobs import Job
 from apercu.robustness.plan import NONE, parse_attack
 from apercu.robustness.report import choose_job_to_draw
-from apercu.robustness.results import AttackResult, StressResults, StressRow, summarise
+from apercu.robustness.result_cache import AttackResult
+from apercu.robustness.results import StressResults, StressRow, summarise
 
 CLEAN = Job(NONE, None, None, None)
 

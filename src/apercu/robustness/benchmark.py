@@ -25,13 +25,8 @@ from apercu.robustness.filters import Filter
 from apercu.robustness.jobs import Job, find_test_filters, plan_jobs
 from apercu.robustness.plan import NONE, StressPlan, find_objective_name, parse_attack, parse_filter
 from apercu.robustness.report import write_report
-from apercu.robustness.results import (
-    AttackResult,
-    ResultCache,
-    StressResults,
-    format_cache_key,
-    summarise,
-)
+from apercu.robustness.result_cache import AttackResult, ResultCache, format_cache_key
+from apercu.robustness.results import StressResults, summarise
 from apercu.statistics import spearman
 from apercu.types import Images, Targets
 

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 
 from apercu.robustness.jobs import Job
-from apercu.robustness.results import AttackResult
+from apercu.robustness.result_cache import AttackResult
 from apercu.types import Images, Maps, Scores
 
 POINTS = 41

@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeAlias
 
 from apercu.robustness.jobs import Job
 from apercu.robustness.plan import NONE
-from apercu.robustness.results import AttackResult
+from apercu.robustness.result_cache import AttackResult
 
 CLEAR_DIFFERENCE = 0.1
 """Difference of accuracies that is worth a warning."""
