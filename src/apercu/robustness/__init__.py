@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from apercu.robustness.attacks import Attack as Attack
-    from apercu.robustness.benchmark import run_stress_test as run_stress_test
     from apercu.robustness.defences.settings import DefenceSettings as DefenceSettings
     from apercu.robustness.defences.training import train_defence as train_defence
     from apercu.robustness.detection.benchmark import DetectionBenchmark as DetectionBenchmark
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from apercu.robustness.plan import parse_attack as parse_attack
     from apercu.robustness.plan import parse_filter as parse_filter
     from apercu.robustness.results import StressResults as StressResults
+    from apercu.robustness.stress import run_stress_test as run_stress_test
 
 _HOMES = {
     "Attack": "attacks",

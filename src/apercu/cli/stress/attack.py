@@ -87,7 +87,6 @@ def stress(
     from apercu.explainers.run_folder import load_explainer
     from apercu.images import open_images
     from apercu.io import check_writable
-    from apercu.robustness.benchmark import run_stress_test
     from apercu.robustness.plan import (
         StressPlan,
         adapt_attacks,
@@ -95,6 +94,7 @@ def stress(
         parse_filter,
         read_stress_settings,
     )
+    from apercu.robustness.stress import run_stress_test
 
     settings = read_stress_settings(plan, context.params)
     required = {"classifier": settings.classifier, "images": settings.images, "out": out}
