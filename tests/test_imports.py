@@ -15,7 +15,7 @@ import apercu
 
 SOURCE = Path(apercu.__file__).parent
 LAYERS = (
-    ("errors", "types"),
+    ("errors", "remarks", "types"),
     ("extras", "io", "maps", "option_strings"),
     ("run_record", "render", "statistics"),
     ("images",),

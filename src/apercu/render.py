@@ -144,7 +144,8 @@ def draw_boxes(image: Image.Image, boxes: Boxes, colour: str = BOX_COLOUR) -> Im
         if right > left and bottom > top:
             outer = (left - 1, top - 1, right, bottom)
             pen.rectangle(outer, outline=BOX_EDGE_COLOUR, width=width + 2)
-            pen.rectangle((left, top, right - 1, bottom - 1), outline=colour, width=width)
+            inner = (left, top, max(left, right - 1), max(top, bottom - 1))  # at least a pixel
+            pen.rectangle(inner, outline=colour, width=width)
     return copy
 
 

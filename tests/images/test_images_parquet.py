@@ -94,7 +94,7 @@ def test_threads_forks_and_pickles(tmp_path: Path) -> None:
 
 
 def test_bad_rows(tmp_path: Path) -> None:
-    images = [{"bytes": None, "path": "a"}, {"bytes": b"text", "path": "b"}]
+    images = [{"bytes": None, "path": None}, {"bytes": b"text", "path": "b"}]
     source = open_images(write_table(tmp_path / "x.parquet", images, [0, 0]))
     with pytest.raises(ImageError, match=r"x.parquet row-0: expected the picture's bytes"):
         source[0]

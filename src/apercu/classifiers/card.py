@@ -130,7 +130,7 @@ def read_card(path: str | Path) -> ClassifierCard:
     """
     path = Path(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise ClassifierError(f"{path}: no such classifier card") from None
     except (OSError, ValueError) as error:

@@ -41,7 +41,7 @@ class ClassNames:
             ClassifierError: the file is missing, no text or empty, or only some lines have a tab.
         """
         try:
-            lines = Path(path).read_text(encoding="utf-8").splitlines()
+            lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "no UTF-8 text"
             raise ClassifierError(f"classes {path}: {reason}; expected one name per line") from None

@@ -115,7 +115,10 @@ def _choose_columns(
 
 def _make_file_names(ids: tuple[str, ...]) -> tuple[str, ...]:
     """Return a file name for each id; raise ConfigError if two ids give the same."""
-    files = tuple("_" * (id[:1] == ".") + re.sub(r"[^\w.+-]", "_", id) + ".fits" for id in ids)
+    from apercu.images.names import shorten_name
+
+    safe = (shorten_name(re.sub(r"[^\w.+-]", "_", id)) for id in ids)
+    files = tuple("_" * name.startswith(".") + name + ".fits" for name in safe)
     name, times = Counter(file.casefold() for file in files).most_common(1)[0]
     if times > 1:
         raise ConfigError(f"--id: {times} ids give the file {name}; choose another column")

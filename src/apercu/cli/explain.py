@@ -47,6 +47,14 @@ def explain(
             help="Let the classifier itself predict the classes and their probabilities.",
         ),
     ] = None,
+    bands: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,…",
+            help="Bands of FITS files, one per channel or one for all: names (SCI, or SCI:2 of "
+            "version 2) or numbers from 1.",
+        ),
+    ] = None,
     seed: SeedOption = 0,
     device: DeviceOption = Device.AUTO,
     debug: DebugOption = False,
@@ -69,7 +77,8 @@ def explain(
     explainer = load_explainer(run, device.resolve())
     opened = None if classifier is None else open_classifier(classifier, device=explainer.device)
     explain_run = ExplainRun(explainer, options, opened)
-    refs = select_images(images, explainer.classifier_info.input, random, seed)
+    names = None if bands is None else tuple(name.strip() for name in bands.split(","))
+    refs = select_images(images, explainer.classifier_info.input, random, seed, names)
     consequence = f"{out} holds what was finished; the same command makes the rest"
     with on_interrupt(consequence), show_progress() as report:
         explain_run.write(refs, out, lambda done, total: report("images", done, total), warn)

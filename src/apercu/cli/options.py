@@ -25,25 +25,25 @@ class Device(StrEnum):
     CUDA = "cuda"
 
     def resolve(self) -> str:
-        """`cpu` or `cuda`.
+        """Return `cpu` or `cuda`.
 
         Raises:
-            ConfigError: cuda was asked for and is not there.
+            ConfigError: torch sees no CUDA device.
         """
         import torch
 
-        found = torch.cuda.is_available()
-        if self is Device.CUDA and not found:
+        available = torch.cuda.is_available()
+        if self is Device.CUDA and not available:
             raise ConfigError(
                 "device: expected a CUDA device, torch sees none; use --device cpu or auto"
             )
-        return "cuda" if found and self is not Device.CPU else "cpu"
+        return "cuda" if available and self is not Device.CPU else "cpu"
 
     def resolve_for(self, run: Path) -> str:
-        """The same for a run or an export, which computes on the CPU; `auto` knows that.
+        """Return the device of a run, or of an export, which computes on the CPU unless told.
 
         Raises:
-            ConfigError: cuda was asked for and is not there.
+            ConfigError: torch sees no CUDA device.
         """
         from apercu.deploy.inference import is_export
 

@@ -16,27 +16,34 @@ METRIC_WIDTH = 12
 """Letters that one metric takes in a table."""
 
 ProgressCallback: TypeAlias = Callable[[str, int, int], None]
-"""Called with what is done, how much of it, and how much in all."""
+"""Called with the name of the work, how much of it is done, and how much there is."""
 
 
 def say(line: str) -> None:
-    """One line of news."""
+    """Print one line."""
     typer.echo(line)
 
 
 def warn(line: str) -> None:
-    """One line on stderr; the work goes on."""
+    """Print a warning on stderr."""
     typer.echo(f"warning: {line}", err=True)
 
 
 def is_terminal() -> bool:
-    """Whether a progress bar would be seen."""
+    """Return whether a progress bar can be shown."""
     return sys.stderr.isatty()
 
 
 @contextmanager
 def show_progress(*, lines: bool = False) -> Iterator[ProgressCallback]:
-    """A bar per kind of work, on a terminal only; else, where asked, a line when one is done."""
+    """Show a progress bar for each kind of work, on a terminal only.
+
+    Args:
+        lines: whether a line is printed elsewhere when a kind of work is done.
+
+    Yields:
+        A function that reports the progress.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
@@ -64,7 +71,7 @@ def show_progress(*, lines: bool = False) -> Iterator[ProgressCallback]:
 
 
 def show_ranking(results: ComparisonResults) -> None:
-    """The table of a comparison, best first: as many of its metrics as the terminal is wide."""
+    """Print the table of a comparison, best first, with the metrics that fit into the terminal."""
     from rich.console import Console
     from rich.table import Table
 

@@ -25,6 +25,7 @@ from apercu.explainers.inputs import convert_picture
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.images import ImageSource, open_images
 from apercu.images.folder import FolderImages
+from apercu.images.names import shorten_name
 
 AnyExplainer: TypeAlias = TrainedExplainer[Any, Any]
 AnyExplanation: TypeAlias = MaskExplanation | CounterpartExplanation
@@ -110,7 +111,11 @@ class ImageRef:
 
 
 def select_images(
-    specs: Sequence[str | Path], input: InputSpec, random: int | None = None, seed: int = 0
+    specs: Sequence[str | Path],
+    input: InputSpec,
+    random: int | None = None,
+    seed: int = 0,
+    bands: tuple[str, ...] | None = None,
 ) -> list[ImageRef]:
     """Return all images of some sources, or some of them at random.
 
@@ -119,6 +124,8 @@ def select_images(
         input: the number of channels and the names of the bands.
         random: the number of images that are drawn; None for all.
         seed: the seed of the draw.
+        bands: names of the bands of FITS files, one per channel or one for all; None takes those
+            of `input`.
 
     Returns:
         The images, in the order of the sources.
@@ -126,7 +133,8 @@ def select_images(
     Raises:
         ImagesError: a file or folder is missing, or holds no images.
     """
-    sources = [open_images(spec, channels=input.channels, bands=input.bands) for spec in specs]
+    bands = bands or input.bands
+    sources = [open_images(spec, channels=input.channels, bands=bands) for spec in specs]
     refs = [ImageRef(source, index) for source in sources for index in range(len(source))]
     if random is None or random >= len(refs):
         return refs
@@ -249,7 +257,7 @@ class _FolderWriter:
 
     def _choose_stem(self, name: str) -> str:
         """Return the file's name without its ending, with a number where it is taken already."""
-        first = Path(name).stem
+        first = shorten_name(Path(name).stem)
         stem, number = first, 2
         while stem.casefold() in self.stems:
             stem, number = f"{first}-{number}", number + 1

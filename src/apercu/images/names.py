@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 
 
@@ -21,6 +22,23 @@ def escape_undecodable(name: str) -> str:
     ('café.jpg', 'caf\\xe9.jpg')
     """
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def shorten_name(name: str, most: int = 150) -> str:
+    """Shorten a name of a file, for suffixes to be added; a digest tells it from others.
+
+    Args:
+        name: The name, without folders.
+        most: Largest number of bytes; file systems take 255 with all suffixes.
+
+    >>> shorten_name("scan"), len(shorten_name("x" * 244))
+    ('scan', 150)
+    """
+    encoded = name.encode("utf-8", "surrogateescape")
+    if len(encoded) <= most:
+        return name
+    digest = hashlib.sha256(encoded).hexdigest()[:8]
+    return encoded[: most - 9].decode("utf-8", "ignore") + f"-{digest}"
 
 
 def strip_suffix(name: str, suffixes: Iterable[str]) -> str:

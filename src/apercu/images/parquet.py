@@ -128,9 +128,8 @@ def open_parquet(path: Path, channels: int) -> ParquetImages:
 def find_image_column(path: str | Path, schema: Schema) -> str:
     """Return the name of the column of pictures; raises ImagesError if there is none."""
     for name in _IMAGE_COLUMNS:
-        if name in schema.names:
-            if _holds_pictures(schema.field(name).type):
-                return name
+        if name in schema.names and _holds_pictures(schema.field(name).type):
+            return name
     names = ", ".join(schema.names[:_MAX_COLUMNS_SHOWN])
     more = " …" if len(schema.names) > _MAX_COLUMNS_SHOWN else ""
     raise ImagesError(

@@ -85,7 +85,7 @@ class ConfigPresets(Generic[S]):
         if path is None or str(path) in self.presets:
             return self.presets[str(path or self._default)]
         try:
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            content = yaml.safe_load(Path(path).read_text(encoding="utf-8-sig"))
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(
                 f"{path}: cannot read settings ({error}); presets are {', '.join(self.presets)}"
