@@ -18,6 +18,9 @@ from apercu.errors import ApercuError
 from apercu.remarks import listen
 
 INTERRUPTED = 130
+"""Exit code of a command that was interrupted."""
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""Signals that stop a command in order."""
 _DISK_FULL = ("PytorchStreamWriter failed", "No space left on device")
 """Words of libraries that wrap the operating system's error in one of their own."""
 
@@ -113,21 +116,18 @@ def read_arguments() -> list[str]:
     return sys.argv[1:]
 
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
 @contextmanager
 def graceful_signals() -> Iterator[None]:
-    """Within it the first of both signals raises `KeyboardInterrupt`, and the next are ignored."""
+    """Raise `KeyboardInterrupt` at the first Ctrl-C or SIGTERM, and ignore the next ones."""
 
-    def end(number: int, frame: FrameType | None) -> None:
-        for one in STOP_SIGNALS:
-            signal.signal(one, signal.SIG_IGN)
+    def stop(number: int, frame: FrameType | None) -> None:
+        for ignored in STOP_SIGNALS:
+            signal.signal(ignored, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    before = {one: signal.signal(one, end) for one in STOP_SIGNALS}
+    previous = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
     try:
         yield
     finally:
-        for one, old in before.items():
-            signal.signal(one, old)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
