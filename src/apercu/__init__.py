@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from apercu.classifiers import Classifier as Classifier
     from apercu.classifiers import distil as distil
     from apercu.classifiers import open_classifier as open_classifier
-    from apercu.deploy.batch import explain_dataset as explain_dataset
-    from apercu.deploy.export import export as export
-    from apercu.deploy.video import explain_video as explain_video
+    from apercu.deploy.batch.explain_dataset import explain_dataset as explain_dataset
+    from apercu.deploy.export.export import export as export
+    from apercu.deploy.video.explain_video import explain_video as explain_video
     from apercu.evaluation import ComparisonResults as ComparisonResults
-    from apercu.evaluation import compare as compare
+    from apercu.evaluation.compare import compare as compare
     from apercu.explain import CounterpartExplanation as CounterpartExplanation
     from apercu.explain import Explanation as Explanation
     from apercu.explain import MaskExplanation as MaskExplanation
@@ -53,12 +53,12 @@ _HOMES = {
     "MaskExplainer": "apercu.explainers.mask.explainer",
     "MaskExplanation": "apercu.explain",
     "MaskSettings": "apercu.explainers.mask.settings",
-    "compare": "apercu.evaluation",
+    "compare": "apercu.evaluation.compare",
     "distil": "apercu.classifiers",
     "evaluate_features": "apercu.pretraining",
-    "explain_dataset": "apercu.deploy.batch",
-    "explain_video": "apercu.deploy.video",
-    "export": "apercu.deploy.export",
+    "explain_dataset": "apercu.deploy.batch.explain_dataset",
+    "explain_video": "apercu.deploy.video.explain_video",
+    "export": "apercu.deploy.export.export",
     "load_explainer": "apercu.explainers.run_folder",
     "open_classifier": "apercu.classifiers",
     "open_images": "apercu.images",
