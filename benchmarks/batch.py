@@ -34,7 +34,7 @@ from timing import opened
 
 from apercu.classifiers import Classifier, ClassifierCard, InputSpec, SmallResNet, wrap_module
 from apercu.deploy.batch import BatchRequest, BatchSettings, ExplainerRef, Workers, run_batch
-from apercu.deploy.batch.explain_dataset import OpenBatch
+from apercu.deploy.batch.request import OpenBatch
 from export import SIZE, Promise, untrained
 
 BATCH = 16

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from apercu.deploy.serving.worker_pid import ImageWorker, WorkerSetup, open_explainer
 from PIL import Image
 from timing import opened
 
 from apercu.deploy.serving.requests import ExplainRequest
 from apercu.deploy.serving.responses import ExplainResponse
+from apercu.deploy.serving.worker import ImageWorker, WorkerSetup, open_explainer
 from apercu.explainers.mask.network import MaskNetwork
 from apercu.images.planted import Planted
 from export import untrained

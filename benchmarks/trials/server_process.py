@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.make_request
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass

@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+import apercu
 from apercu import MaskExplainer, maps, read_picture
 from apercu.deploy.batch import BatchSettings, Workers, run_batch
 from apercu.errors import ConfigError
@@ -194,3 +195,28 @@ def test_the_number_of_threads_is_restored(make_request) -> None:
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_the_python_call_gives_the_rows_of_the_request(
+    opened, explain, tiny_run, photos, tmp_path
+) -> None:
+    explainer = MaskExplainer.from_pretrained(tiny_run) if opened else str(tiny_run)
+    counts: list[tuple[int, int]] = []
+    summary = apercu.explain_dataset(
+        explainer,
+        photos,
+        tmp_path / "python",
+        shard=10,
+        batch=4,
+        threads=1,
+        progress=lambda count, total: counts.append((count, total)),
+    )
+    assert (summary.explained, counts[-1]) == (COUNT, (COUNT, COUNT))
+    assert read_rows(tmp_path / "python") == read_rows(explain())
+
+
+def test_a_cluster_takes_no_opened_explainer(tiny_run, photos, tmp_path) -> None:
+    explainer = MaskExplainer.from_pretrained(tiny_run)
+    with pytest.raises(ConfigError, match="give the path of its run"):
+        apercu.explain_dataset(explainer, photos, tmp_path / "maps", cluster="local")

@@ -21,7 +21,7 @@ from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.counterpart.settings import COUNTERPART_PRESETS
 from apercu.explainers.latent.settings import LATENT_PRESETS
-from apercu.explainers.registry import KINDS
+from apercu.explainers.registry import find_kind
 
 
 @pytest.fixture
@@ -55,13 +55,13 @@ def changing(request: pytest.FixtureRequest, classifier: Classifier) -> TrainedE
     info = ClassifierInfo.from_classifier(classifier)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network: Any = KINDS[request.param].build_network(
+        network: Any = find_kind(request.param).build_network(
             settings, info, classifier, pretrained=False
         )
         if request.param == "counterpart":
             for head in (network.decoder.similar, network.decoder.adversarial):
                 head.last.weight.data.normal_(0, 3)
-    return KINDS[request.param].explainer(network, info, settings, {})
+    return find_kind(request.param).explainer(network, info, settings, {})
 
 
 def test_every_form_of_an_image_has_the_same_explanation(

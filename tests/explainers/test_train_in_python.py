@@ -14,7 +14,7 @@ from PIL import Image
 import apercu
 from apercu.classifiers import StudentSettings
 from apercu.errors import ConfigError, ImageError, RunError
-from apercu.explainers.registry import KINDS
+from apercu.explainers.registry import KIND_NAMES, find_kind
 from apercu.explainers.settings import ExplainerSettings
 
 PLANTED = "planted:size=32,images=24,classes=3,difficulty=0"
@@ -41,10 +41,10 @@ def train(classifier: object, out: Path, **options: Any) -> Any:
     return apercu.train(classifier, PLANTED, out, say=lambda line: None, **options)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", KIND_NAMES)
 def test_every_kind_is_trained_and_opened_again(kind: str, tiny_card: Path, tmp_path: Path) -> None:
     explainer = train(str(tiny_card), tmp_path / "run", kind=kind, workers=0)
-    assert explainer.kind == kind and type(explainer) is KINDS[kind].explainer
+    assert explainer.kind == kind and type(explainer) is find_kind(kind).explainer
     assert explainer.facts["steps"] == 2
     again = apercu.load_explainer(tmp_path / "run")
     images = torch.rand(2, 3, 32, 32)
@@ -57,9 +57,9 @@ def test_every_kind_is_trained_and_opened_again(kind: str, tiny_card: Path, tmp_
     assert (order["count"], order["seed"]) == (24, 0)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", KIND_NAMES)
 def test_a_kind_says_what_it_is(kind: str) -> None:
-    record = KINDS[kind]
+    record = find_kind(kind)
     settings = next(iter(record.presets.presets.values()))
     assert record.name == record.explainer.kind == settings.explainer == kind
     assert isinstance(settings, ExplainerSettings) and type(settings) is record.presets.model
@@ -68,7 +68,7 @@ def test_a_kind_says_what_it_is(kind: str) -> None:
 
 def test_objects_are_taken_as_well_as_their_names(tiny_card: Path, tmp_path: Path) -> None:
     classifier, images = apercu.open_classifier(tiny_card), apercu.open_images(PLANTED)
-    settings = KINDS["mask"].presets.parse(SETTINGS["mask"])
+    settings = find_kind("mask").presets.parse(SETTINGS["mask"])
     explainer = apercu.train(
         classifier, images, tmp_path, config=settings, steps=2, device="cpu", say=lambda line: None
     )
@@ -128,7 +128,7 @@ def test_a_latent_explainer_needs_no_student(tmp_path: Path) -> None:
         ({"precision": "8"}, "expected one of 32, bf16, 16"),
         ({"device": "tpu"}, "device: expected auto, cpu"),
         ({"kind": "latent", "config": None, "encoder": "small"}, "none to choose"),
-        ({"kind": "latent", "config": KINDS["mask"].presets.read("light")}, "kind='mask'"),
+        ({"kind": "latent", "config": find_kind("mask").presets.read("light")}, "kind='mask'"),
     ],
 )
 def test_mistakes_are_found_before_anything_is_written(

@@ -14,7 +14,7 @@ from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.counterpart.settings import COUNTERPART_PRESETS
 from apercu.explainers.latent.settings import LATENT_PRESETS
 from apercu.explainers.mask.settings import MASK_PRESETS
-from apercu.explainers.registry import KINDS
+from apercu.explainers.registry import find_kind
 from apercu.explainers.settings import ExplainerSettings
 
 FAMILIES = {"mask": MASK_PRESETS, "counterpart": COUNTERPART_PRESETS, "latent": LATENT_PRESETS}
@@ -41,7 +41,7 @@ def built(kind: str, settings: ExplainerSettings, classifier: Classifier) -> Any
     with torch.random.fork_rng():
         torch.manual_seed(0)
         own = classifier if getattr(settings, "encoder", "") == "own" else None
-        network = KINDS[kind].build_network(settings, passport, own, pretrained=False)
+        network = find_kind(kind).build_network(settings, passport, own, pretrained=False)
         if kind == "mask":
             network.gate.set_threshold(0.5, 0.0)
             layers = network.decoder.modules()  # the encoder may be the classifier's own
@@ -50,7 +50,7 @@ def built(kind: str, settings: ExplainerSettings, classifier: Classifier) -> Any
         if kind == "counterpart":
             for head in (network.decoder.similar, network.decoder.adversarial):
                 head.last.weight.data.normal_(0, 3)
-    return KINDS[kind].explainer(network, passport, settings, {})
+    return find_kind(kind).explainer(network, passport, settings, {})
 
 
 @pytest.fixture(scope="session")

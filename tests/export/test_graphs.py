@@ -1,4 +1,4 @@
-"""Every explainer and preset: ONNX Runtime answers what PyTorch answers, on any batch."""
+"""ONNX Runtime computes what PyTorch does, for every explainer and preset, on any batch."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, get_args
 import pytest
 import torch
 
+import apercu
 from apercu.classifiers import Classifier, ClassifierCard, InputSpec, SmallResNet, wrap_module
 from apercu.classifiers.card import Output
 from apercu.classifiers.network import convert_to_logits, convert_to_logits_unchecked
@@ -30,37 +31,37 @@ PRESETS = [("mask", name) for name in MASK_PRESETS.presets] + [
 CLOSE = {"atol": 1e-4, "rtol": 0.0}
 
 
-def of_file(path: Path, images: torch.Tensor, targets: Any) -> dict[str, torch.Tensor]:
+def run_file(path: Path, images: torch.Tensor, targets: Any) -> dict[str, torch.Tensor]:
     return run_session(open_session(path), images, torch.as_tensor(targets))
 
 
 @pytest.mark.parametrize(("kind", "preset"), PRESETS)
-def test_onnx_runtime_answers_as_pytorch(
+def test_onnx_runtime_computes_what_pytorch_does(
     explainer_of: Callable[[str, str], Any], images, tmp_path, kind: str, preset: str
 ) -> None:
     explainer = explainer_of(kind, preset)
     write_export(explainer, tmp_path, ExportSettings(combined=False))
     path = tmp_path / "explainer.onnx"
-    asked = explainer.attribute(images, [2, 0, 1])
-    assert asked.std() > 1e-3  # else nothing is compared
-    torch.testing.assert_close(of_file(path, images, [2, 0, 1])["maps"], asked, **CLOSE)
+    expected = explainer.attribute(images, [2, 0, 1])
+    assert expected.std() > 1e-3  # else nothing is compared
+    torch.testing.assert_close(run_file(path, images, [2, 0, 1])["maps"], expected, **CLOSE)
     top = explainer.attribute(images)
-    torch.testing.assert_close(of_file(path, images, [TOP] * 3)["maps"], top, **CLOSE)
-    single = of_file(path, images[1:2], [TOP])["maps"]
+    torch.testing.assert_close(run_file(path, images, [TOP] * 3)["maps"], top, **CLOSE)
+    single = run_file(path, images[1:2], [TOP])["maps"]
     torch.testing.assert_close(single, top[1:2], **CLOSE)
     if kind == "mask":
-        many = of_file(tmp_path / "classes.onnx", images[:1], [2, TOP, 0, 1])["maps"]
-        row = torch.tensor([[2, int(explainer.top(images)[0]), 0, 1]])
+        many = run_file(tmp_path / "classes.onnx", images[:1], [2, TOP, 0, 1])["maps"]
+        row = torch.tensor([[2, int(explainer.predict_logits(images)[0].argmax()), 0, 1]])
         expected = explainer.attribute_classes(images[:1], row)[0]
         torch.testing.assert_close(many, expected, **CLOSE)
         torch.testing.assert_close(many[2:3], explainer.attribute(images[:1], 0), **CLOSE)
-    many = of_file(path, images.repeat(3, 1, 1, 1), [TOP] * 9)["maps"]
+    many = run_file(path, images.repeat(3, 1, 1, 1), [TOP] * 9)["maps"]
     torch.testing.assert_close(many, top.repeat(3, 1, 1), **CLOSE)
 
 
 def test_counterparts_are_answered_too(pair, images) -> None:
     explainer, folder = pair
-    found = of_file(folder / "explainer.onnx", images, [TOP] * 3)
+    found = run_file(folder / "explainer.onnx", images, [TOP] * 3)
     expected = explainer.counterparts(images)
     torch.testing.assert_close(found["stable"], expected.stable, **CLOSE)
     torch.testing.assert_close(found["adversarial"], expected.adversarial, **CLOSE)
@@ -71,7 +72,7 @@ def test_the_combined_graph_predicts_as_the_classifier_and_explains_what_it_sees
     light, pair, classifier, images
 ) -> None:
     for explainer, folder in (light, pair):
-        found = of_file(folder / "combined.onnx", images, [TOP] * 3)
+        found = run_file(folder / "combined.onnx", images, [TOP] * 3)
         logits = classifier(images)
         torch.testing.assert_close(found["probabilities"], logits.softmax(1), **CLOSE)
         if explainer.settings.explainer == "mask":
@@ -79,7 +80,7 @@ def test_the_combined_graph_predicts_as_the_classifier_and_explains_what_it_sees
         else:
             expected = explainer.counterparts(images, logits=logits).maps
         torch.testing.assert_close(found["maps"], expected, **CLOSE)
-        asked = of_file(folder / "combined.onnx", images, [1, 1, 1])["maps"]
+        asked = run_file(folder / "combined.onnx", images, [1, 1, 1])["maps"]
         if explainer.settings.explainer == "mask":
             torch.testing.assert_close(asked, explainer.attribute(images, 1), **CLOSE)
 
@@ -98,14 +99,14 @@ def test_another_encoder_gets_the_prediction_from_the_given_classifier(
     explainer_of, classifier, images, tmp_path
 ) -> None:
     explainer = explainer_of("mask", "small")
-    said: list[str] = []
-    made = write_export(explainer, tmp_path / "auto", ExportSettings(), say=said.append)
+    lines: list[str] = []
+    made = write_export(explainer, tmp_path / "auto", ExportSettings(), report=lines.append)
     assert set(made.files) == {"explainer", "classes"}
-    assert any("no combined graph: combined: the explainer looks through" in line for line in said)
+    assert any("no combined graph: combined: the explainer looks through" in line for line in lines)
     with pytest.raises(ConfigError, match="give --classifier"):
         write_export(explainer, tmp_path / "must", ExportSettings(combined=True))
     write_export(explainer, tmp_path / "both", ExportSettings(), ExportInputs(classifier))
-    found = of_file(tmp_path / "both" / "combined.onnx", images, [TOP] * 3)
+    found = run_file(tmp_path / "both" / "combined.onnx", images, [TOP] * 3)
     logits = classifier(images)
     torch.testing.assert_close(found["probabilities"], logits.softmax(1), **CLOSE)
     expected = explainer.attribute(images, logits.argmax(1))
@@ -188,3 +189,17 @@ def test_stretched_counts_are_refused(explainer_of, classifier, tmp_path) -> Non
     )
     with pytest.raises(ConfigError, match="stretches raw counts"):
         write_export(explainer, tmp_path, ExportSettings())
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_the_python_call_takes_paths_and_explainers(opened, tiny_run, tiny_card, tmp_path) -> None:
+    explainer = apercu.load_explainer(tiny_run) if opened else str(tiny_run)
+    lines: list[str] = []
+    manifest = apercu.export(
+        explainer, str(tmp_path), ["onnx"], classifier=tiny_card, report=lines.append
+    )
+    assert set(manifest.files) == {"explainer", "classes", "combined"}
+    assert (tmp_path / "explainer.json").is_file()
+    assert lines[0].startswith("explainer.onnx: at most ")
+    with pytest.raises(ConfigError, match="format: expected one of onnx"):
+        apercu.export(explainer, tmp_path, ["onx"])

@@ -203,17 +203,15 @@ def test_regions_that_are_empty_in_both_are_the_same() -> None:
     assert compute_region_iou(one, other).tolist() == [1, 0, 0.5]
 
 
-def test_without_the_classifier_the_yardstick_is_not_measured(
-    explainer_of, source, tmp_path
-) -> None:
-    said: list[str] = []
+def test_without_the_classifier_quality_is_not_measured(explainer_of, source, tmp_path) -> None:
+    lines: list[str] = []
     write_export(
         explainer_of("mask", "small"),
         tmp_path,
         ExportSettings(precision="fp16", limit=4),
         ExportInputs(images=source),
-        said.append,
+        lines.append,
     )
     loss = read_manifest(tmp_path).files["explainer"].loss
     assert loss is not None and (loss.n, loss.scores) == (4, {})
-    assert "yardstick not measured: it asks the classifier; give --classifier" in said
+    assert "quality not measured: the metrics need the classifier; give --classifier" in lines

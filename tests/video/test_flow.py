@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import apercu
 from apercu import render
 from apercu.deploy.video import VideoSettings, open_video
 from apercu.deploy.video import pipeline as write_video
@@ -190,3 +191,12 @@ def test_live_drops_what_comes_while_a_frame_is_in_work(clip, player, engine, tm
     assert len(player.times(out)) == done.frames
     assert player.times(out)[-1] > 0.5
     assert player.sounds(out)[1] == player.sounds(Path(source.name))[1]
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_the_python_call_takes_paths_and_explainers(clip, tiny_run, tmp_path, opened) -> None:
+    explainer = apercu.MaskExplainer.from_pretrained(tiny_run) if opened else str(tiny_run)
+    source, out = clip(levels(90, 90, 90)), tmp_path / "out.mp4"
+    summary = apercu.explain_video(explainer, source, str(out), every=2, smoothing=0.2)
+    assert (summary.frames, summary.explained, summary.warnings) == (3, 2, ())
+    assert out.is_file()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from apercu.classifiers import Classifier
+from apercu.extras import require_extra
 from apercu.images import ImageSource, open_images
 from apercu.pretraining.backbone import FirstLayer, open_backbone, read_input
 from apercu.pretraining.inputs import (
@@ -17,6 +18,7 @@ from apercu.pretraining.inputs import (
     choose_input,
     find_readable,
 )
+from apercu.pretraining.pretexts import Adios, Contrastive
 from apercu.pretraining.settings import PretrainSettings
 from apercu.pretraining.targets import PretrainImages
 from apercu.pretraining.train import pretrain
@@ -120,6 +122,8 @@ def prepare_pretraining(
         ConfigError: the backbone is not from timm, or the pretext needs no catalogue.
         ImagesError: most images cannot be read.
     """
+    if isinstance(settings.pretext, Adios | Contrastive):
+        require_extra("ssl", "pretrain")
     news = news or NewsReceiver()
     channels = inputs.options.channels
     source = open_images(inputs.images, channels=channels)
