@@ -1,14 +1,17 @@
-"""What the source of a classifier hands over, and how its outputs become logits."""
+"""Networks behind a classifier: what their source says of them, their weights, their logits."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from torch import Tensor
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from apercu.classifiers.card import InputSpec, Output
 from apercu.classifiers.names import ClassNames
@@ -137,3 +140,41 @@ def _check_probabilities(raw: Tensor) -> None:
             f"classifier: expected probabilities in [0, 1], got [{low:.4g}, {high:.4g}]; "
             "say output: logits in its card"
         )
+
+
+def load_weights(module: nn.Module, path: str | Path) -> None:
+    """Copy the weights of a safetensors file into a module, in the module's own precision.
+
+    Raises:
+        ClassifierError: the file is missing or has another format, or its tensors do not fit.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ClassifierError(f"weights {path}: no such file")
+    try:
+        stored = load_file(path)
+    except SafetensorError as error:
+        raise ClassifierError(
+            f"weights {path}: expected a safetensors file ({error}); "
+            "save the state_dict with safetensors.torch.save_file"
+        ) from None
+    if problems := _find_problems(module.state_dict(), stored):
+        raise ClassifierError(f"weights {path}: {'; '.join(problems)}")
+    module.load_state_dict(stored, strict=False)
+
+
+def _find_problems(expected: dict[str, Tensor], stored: dict[str, Tensor]) -> list[str]:
+    """Return one clause per kind of difference between two sets of weights."""
+    missing = [k for k in expected if k not in stored and not k.endswith("num_batches_tracked")]
+    extra = [key for key in stored if key not in expected]
+    misshaped = [
+        f"{key} {tuple(stored[key].shape)} instead of {tuple(expected[key].shape)}"
+        for key in stored
+        if key in expected and stored[key].shape != expected[key].shape
+    ]
+    kinds = (("missing", missing), ("unexpected", extra), ("of another shape", misshaped))
+    return [f"{len(keys)} {kind}: {_list_first(keys)}" for kind, keys in kinds if keys]
+
+
+def _list_first(words: Sequence[str], limit: int = 3) -> str:
+    return ", ".join(words[:limit]) + (", …" if len(words) > limit else "")

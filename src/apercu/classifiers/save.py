@@ -1,15 +1,14 @@
-"""Classifiers to a folder, and weights from a file."""
+"""Save classifiers: a folder with a card, weights or a program, and class names."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors.torch import save_file
 from torch.export import ExportedProgram
 
 from apercu.classifiers.card import ClassifierCard, write_card
@@ -131,41 +130,3 @@ def _choose_classes_entry(classifier: Classifier) -> str | tuple[str, ...] | Non
     if classifier.network.output == "features":
         return None
     return classifier.classes if classifier.names.plain else CLASSES_FILE
-
-
-def load_weights(module: nn.Module, path: str | Path) -> None:
-    """Copy the weights of a safetensors file into a module, in the module's own precision.
-
-    Raises:
-        ClassifierError: the file is missing or has another format, or its tensors do not fit.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise ClassifierError(f"weights {path}: no such file")
-    try:
-        stored = load_file(path)
-    except SafetensorError as error:
-        raise ClassifierError(
-            f"weights {path}: expected a safetensors file ({error}); "
-            "save the state_dict with safetensors.torch.save_file"
-        ) from None
-    if problems := _find_problems(module.state_dict(), stored):
-        raise ClassifierError(f"weights {path}: {'; '.join(problems)}")
-    module.load_state_dict(stored, strict=False)
-
-
-def _find_problems(expected: dict[str, Tensor], stored: dict[str, Tensor]) -> list[str]:
-    """Return one clause per kind of difference between two sets of weights."""
-    missing = [k for k in expected if k not in stored and not k.endswith("num_batches_tracked")]
-    extra = [key for key in stored if key not in expected]
-    misshaped = [
-        f"{key} {tuple(stored[key].shape)} instead of {tuple(expected[key].shape)}"
-        for key in stored
-        if key in expected and stored[key].shape != expected[key].shape
-    ]
-    kinds = (("missing", missing), ("unexpected", extra), ("of another shape", misshaped))
-    return [f"{len(keys)} {kind}: {_list_first(keys)}" for kind, keys in kinds if keys]
-
-
-def _list_first(words: Sequence[str], limit: int = 3) -> str:
-    return ", ".join(words[:limit]) + (", …" if len(words) > limit else "")

@@ -1,25 +1,26 @@
-"""The kinds of trained explainers by name; a further kind is a folder here, and a line below."""
+"""The kinds of trained explainers by name; a further kind is a folder here, and a name below."""
 
 from __future__ import annotations
 
-from apercu.errors import ConfigError, suggest_nearest
-from apercu.explainers.counterpart.kind import COUNTERPART
-from apercu.explainers.kind import ExplainerKind
-from apercu.explainers.latent.kind import LATENT
-from apercu.explainers.mask.kind import MASK
+from importlib import import_module
 
-KINDS: dict[str, ExplainerKind] = {kind.name: kind for kind in (MASK, COUNTERPART, LATENT)}
+from apercu.errors import ConfigError, suggest_nearest
+from apercu.explainers.kind import ExplainerKind
+
+KIND_NAMES = ("mask", "counterpart", "latent")
+"""Folders beside this file whose module `kind` holds a record, named as the folder in capitals."""
 
 
 def find_kind(name: str) -> ExplainerKind:
-    """Return the kind of this name.
+    """Return the record of a kind, whose folder is imported when it is first needed.
 
     Raises:
         ConfigError: there is no such kind.
     """
-    if name not in KINDS:
+    if name not in KIND_NAMES:
         raise ConfigError(
-            f"kind: no explainer {name!r}, expected one of {', '.join(KINDS)}"
-            f"{suggest_nearest(name, KINDS)}"
+            f"kind: no explainer {name!r}, expected one of {', '.join(KIND_NAMES)}"
+            f"{suggest_nearest(name, KIND_NAMES)}"
         )
-    return KINDS[name]
+    kind: ExplainerKind = getattr(import_module(f"apercu.explainers.{name}.kind"), name.upper())
+    return kind

@@ -25,7 +25,7 @@ from apercu.errors import ClassifierError, ConfigError, RunError
 from apercu.explainers.base import E, TrainedExplainer
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.kind import CardText
-from apercu.explainers.registry import KINDS, find_kind
+from apercu.explainers.registry import find_kind
 from apercu.explainers.settings import ExplainerSettings
 from apercu.io import write_file
 from apercu.networks.graph_encoder import GraphEncoder
@@ -110,7 +110,7 @@ def save_run(explainer: TrainedExplainer[Any, Any], run: str | Path) -> None:
     write_file(folder / CONFIG, settings.model_dump_json(indent=1).encode())
     write_file(folder / CLASSIFIER, explainer.classifier_info.model_dump_json(indent=1).encode())
     write_file(folder / FACTS, json.dumps(explainer.facts, indent=1).encode())
-    text = KINDS[explainer.kind].describe(settings)
+    text = find_kind(explainer.kind).describe(settings)
     write_file(
         folder / CARD, render_card(explainer.classifier_info, settings, text, explainer.facts)
     )

@@ -18,8 +18,7 @@ from torch import nn
 from apercu.classifiers.card import ClassifierCard
 from apercu.classifiers.fingerprint import FORMER_FACTORIES
 from apercu.classifiers.names import ClassNames
-from apercu.classifiers.network import Network
-from apercu.classifiers.save import load_weights
+from apercu.classifiers.network import Network, load_weights
 from apercu.classifiers.sources.module import open_module, read_input_attribute
 from apercu.errors import ClassifierError, suggest_nearest
 

@@ -14,7 +14,6 @@ from apercu.classifiers.card import ClassifierCard, InputSpec, describe_mistakes
 from apercu.classifiers.fingerprint import digest_function, digest_module
 from apercu.classifiers.names import ClassNames
 from apercu.classifiers.network import IN_MEMORY, BlackBox, ForwardFn, Network
-from apercu.classifiers.sources.timm import read_input
 from apercu.errors import ClassifierError
 
 M = TypeVar("M", bound=BaseModel)
@@ -132,6 +131,8 @@ def _find_input(forward: Any, source: str, description: Mapping[str, Any]) -> In
         own = read_input_attribute(forward, source)
         config = _read_attribute(forward, "pretrained_cfg", Mapping)
         if own is None and config is not None and "input_size" in config:
+            from apercu.classifiers.sources.timm import read_input
+
             own = read_input(config)
         if own is None:
             raise ClassifierError(

@@ -13,8 +13,7 @@ from torch import nn
 from apercu.classifiers.card import ClassifierCard, InputSpec
 from apercu.classifiers.fingerprint import digest_module
 from apercu.classifiers.names import ClassNames
-from apercu.classifiers.network import Network
-from apercu.classifiers.save import load_weights
+from apercu.classifiers.network import Network, load_weights
 from apercu.errors import ClassifierError, suggest_nearest
 
 TIMM_PREFIX = "timm/"

@@ -7,8 +7,7 @@ from typing import Any
 from apercu.classifiers.card import ClassifierCard, InputSpec
 from apercu.classifiers.fingerprint import digest_module
 from apercu.classifiers.names import ClassNames
-from apercu.classifiers.network import Network
-from apercu.classifiers.save import load_weights
+from apercu.classifiers.network import Network, load_weights
 from apercu.errors import ClassifierError, suggest_nearest
 
 
