@@ -109,7 +109,7 @@ class ServerBenchmark:
         """Measure the milliseconds of a single request beyond the bare runtime."""
         alone = self.alone.apply(measure_bare_seconds, (self.pictures, self.seconds))
         served = statistics.median(reply.seconds for reply in self._closed(1))
-        print(f"  ms of one image: bare {1e3 * alone:6.2f}, server {1e3 * asked:6.2f}")
+        print(f"  ms of one image: bare {1e3 * alone:6.2f}, server {1e3 * served:6.2f}")
         return 1e3 * (served - alone)
 
     def tail(self, pause: Pause, rounds: int) -> float:

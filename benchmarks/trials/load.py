@@ -37,7 +37,7 @@ def overload(setup: TrialSetup) -> TrialResult:
     figures = {
         "seconds": f"{setup.seconds:g}",
         "capacity per second": f"{capacity:.1f}",
-        "asked per second": f"{len(replies) / stand.seconds:.1f}",
+        "asked per second": f"{len(replies) / setup.seconds:.1f}",
         **setup.summarise(replies),
         "MB in the first and last quarter": f"{first:.0f}, {last:.0f}",
         "seconds to recover": f"{soon:.2f}",

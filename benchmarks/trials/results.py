@@ -52,7 +52,7 @@ def describe_machine() -> str:
     """Return processors and PyTorch in words."""
     cpus = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     found = re.findall(r"model name\s*:\s*(.*)", cpus)
-    name = found[0] if found else platform.describe_machine()
+    name = found[0] if found else platform.machine()
     return f"{len(found) or 1} × {name}, PyTorch {torch.__version__}"
 
 
