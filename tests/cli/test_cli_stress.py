@@ -315,9 +315,7 @@ WATCHED = "planted:size=32,images=60,classes=3"
 LOOKS = "map,stability,stability:median,deep,cam"
 
 
-def test_attacks_are_detected(
-    apercu, tiny_card: Path, tiny_run: Path, tmp_path: Path
-) -> None:
+def test_attacks_are_detected(apercu, tiny_card: Path, tiny_run: Path, tmp_path: Path) -> None:
     words = ("stress", "detect", "--classifier", tiny_card, "--images", WATCHED)
     some = ("--attacks", "pgd:steps=9,fgsm", "--epsilons", "200/255", "--out", tmp_path)
     said = apercu(*words, *some, "--explainer", tiny_run, "--looks", LOOKS)

@@ -14,8 +14,9 @@ import apercu
 from apercu.classifiers import Classifier, ClassifierCard, InputSpec, SmallResNet, wrap_module
 from apercu.classifiers.card import Output
 from apercu.classifiers.network import convert_to_logits, convert_to_logits_unchecked
+from apercu.classifiers.targets import TOP
 from apercu.deploy.export import ExportSettings, write_export
-from apercu.deploy.export.graphs import TOP, build_predictor
+from apercu.deploy.export.graphs import build_predictor
 from apercu.deploy.export.settings import ExportInputs
 from apercu.deploy.export.tracing import open_session, run_session
 from apercu.errors import ConfigError, RunError

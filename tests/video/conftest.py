@@ -17,7 +17,7 @@ from av.codec.context import Flags
 from PIL import Image
 
 from apercu.classifiers import ClassNames, InputSpec
-from apercu.deploy.export.graphs import TOP
+from apercu.classifiers.targets import TOP
 from apercu.deploy.inference import ExplainedBatch, ExplainerInfo, InferenceEngine
 from apercu.types import Images, Targets
 

@@ -19,6 +19,8 @@ ClassChoice: TypeAlias = int | str | Sequence[int | str] | Tensor | NDArray[Any]
 """One class for all images (its index, name or identifier), or one class per image."""
 Target: TypeAlias = ClassChoice | None
 """A choice of classes, or None for the predicted class of each image."""
+TOP = -1
+"""The index that stands for the predicted class of each image, in graphs and engines."""
 
 
 def resolve_targets(names: ClassNames, target: ClassChoice, count: int) -> Targets:

@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 import torch
 
-from apercu.classifiers import Classifier, open_classifier
+from apercu.classifiers import Classifier, open_classifier, targets
 from apercu.deploy.batch.dataset import Dataset
 from apercu.deploy.batch.open_dataset import open_dataset
 from apercu.deploy.batch.parquet_shards import ParquetShards
@@ -20,7 +20,6 @@ from apercu.deploy.batch.settings import BatchRecord, BatchSettings, Workers
 from apercu.deploy.batch.shard_writer import RowBuilder, ShardWriter
 from apercu.deploy.batch.work_folder import Plan
 from apercu.deploy.batch.zarr_shards import ZarrShards
-from apercu.deploy.export import graphs
 from apercu.deploy.inference import InferenceEngine, open_engine
 from apercu.deploy.inference.torch_engine import TorchEngine
 from apercu.explain.options import TOP
@@ -79,7 +78,7 @@ class BatchRequest:
         with _limit_threads(self.workers.threads):
             engine = self.explainer.open(self.workers.device)
         target = self.settings.target
-        index = graphs.TOP if target == TOP else engine.names.find_index(target)
+        index = targets.TOP if target == TOP else engine.names.find_index(target)
         dataset = open_dataset(self.images, engine.input, self.settings)
         return OpenBatch(self, engine, index, dataset)
 
@@ -91,7 +90,7 @@ class OpenBatch:
     Attributes:
         request: the batch as it was asked for.
         engine: the explainer.
-        target: the index of the class to explain; `graphs.TOP` for the class predicted most.
+        target: the index of the class to explain; `targets.TOP` for the class predicted most.
         dataset: the images.
     """
 

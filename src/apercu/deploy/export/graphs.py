@@ -24,9 +24,6 @@ from apercu.networks.gate import GatedNetwork
 from apercu.networks.graph_encoder import EncoderWithHead, GraphEncoder
 from apercu.types import Images, Logits, Targets
 
-TOP = -1
-"""The target that stands for the class predicted most."""
-
 
 class ExportableExplainer(nn.Module, ABC):
     """A module that can be traced: maps from images in [0, 1] and one target per image.

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from apercu.classifiers import ClassNames, InputSpec
 from apercu.classifiers.preprocessing import prepare_image
-from apercu.deploy.export.graphs import TOP
+from apercu.classifiers.targets import TOP
 from apercu.types import Images, Logits, Maps, Picture, Scores, Targets
 
 

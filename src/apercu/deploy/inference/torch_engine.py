@@ -10,7 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from apercu.classifiers import Classifier
-from apercu.deploy.export.graphs import TOP, find_explained_classifier
+from apercu.classifiers.targets import TOP
+from apercu.deploy.export.graphs import find_explained_classifier
 from apercu.deploy.export.manifest import digest_run
 from apercu.deploy.inference.engine import ExplainedBatch, ExplainerInfo, InferenceEngine
 from apercu.errors import ConfigError

@@ -17,7 +17,7 @@ from torch import Tensor
 from apercu import render
 from apercu.classifiers import InputSpec
 from apercu.classifiers.preprocessing import prepare_image
-from apercu.deploy.export.graphs import TOP
+from apercu.classifiers.targets import TOP
 from apercu.deploy.inference import InferenceEngine, Predictor
 from apercu.deploy.serving.requests import ExplainRequest, MapFormat, RequestOptions
 from apercu.deploy.serving.served_explainer import Record, ServedExplainer, make_examples
