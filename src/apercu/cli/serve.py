@@ -20,15 +20,15 @@ def serve(
         str | None,
         typer.Option(
             metavar="SPEC",
-            help="Let the classifier itself say which classes it sees, where the explainer does "
-            "not hold it.",
+            help="Predict with the classifier itself, where the explainer does not hold it.",
         ),
     ] = None,
-    port: Annotated[int, typer.Option(min=1024, max=65535, help="To listen on.")] = 8000,
+    port: Annotated[int, typer.Option(min=1024, max=65535, help="Port to listen on.")] = 8000,
     host: Annotated[
         str,
         typer.Option(
-            metavar="127.0.0.1|0.0.0.0|::", help="Who may call: this machine alone, or others."
+            metavar="127.0.0.1|0.0.0.0|::",
+            help="Address to listen on: this machine alone, or all of it.",
         ),
     ] = "127.0.0.1",
     workers: Annotated[int, typer.Option(min=1, help="Processes that explain, per device.")] = 1,
@@ -37,7 +37,7 @@ def serve(
     ] = 8,
     token_file: Annotated[
         Path | None,
-        typer.Option(help="A file with the bearer token that callers must show."),
+        typer.Option(help="A file with the bearer token that clients must send."),
     ] = None,
     max_body: Annotated[float, typer.Option(min=0.001, help="Megabytes of a request.")] = 32.0,
     max_pixels: Annotated[float, typer.Option(min=0.001, help="Megapixels of a picture.")] = 50.0,
@@ -58,7 +58,7 @@ def serve(
     top, level and format. Also /v1/models/RUN:predict and :explain (KServe), /healthz, /metrics
     (Prometheus), /openapi.json, and the page at /. The folder of `apercu export` is served by ONNX
     Runtime, which is faster on a CPU. Images are neither kept nor logged. SIGTERM and
-    Ctrl-C let what is in flight be finished.
+    Ctrl-C finish the requests that have arrived.
 
     Example: apercu serve runs/mobilenet --port 8000
     """

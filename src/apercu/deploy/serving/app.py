@@ -67,7 +67,7 @@ class Service:
     Args:
         served: the explainer, as clients see it.
         client: explains.
-        limits: of requests.
+        limits: limits of requests.
         capacity: images that wait or are being explained.
         token: bearer token that clients must send; None lets everyone in.
     """
@@ -106,7 +106,7 @@ class Endpoints:
 
     Args:
         service: what they share.
-        metrics: of the server.
+        metrics: the metrics of the server.
     """
 
     def __init__(self, service: Service, metrics: Metrics) -> None:
@@ -140,7 +140,7 @@ class Endpoints:
         ]
 
     async def explain(self, request: Request) -> Response:
-        """Explain one image."""
+        """Explain the image of a form or a JSON object."""
         with self.admission.clients.take(_read_client_address(request)):
             async with self._enforce_deadline():
                 body = await self._read_body(request)
@@ -240,6 +240,9 @@ async def run_until_disconnect(request: Request, work: Coroutine[Any, Any, T]) -
     Args:
         request: whose body has been read.
         work: the coroutine; it is cancelled when the client disconnects.
+
+    Returns:
+        What the coroutine returns.
 
     Raises:
         ClientDisconnectedError: the client disconnected first.

@@ -40,7 +40,7 @@ class PreparedImage:
     """An image of a request, decoded.
 
     Args:
-        image: as the explainer takes it, `channels × height × width`.
+        image: the image as the explainer takes it, `channels × height × width`, in [0, 1].
         size: height and width of the picture that was sent.
         options: how it is to be explained.
         picture: a JPEG of it, if that is to be sent back.
@@ -58,9 +58,12 @@ class PreparedImage:
         """Decode the image of a request; its bytes are not kept.
 
         Args:
-            request: with the image.
+            request: the request with the image.
             spec: what the explainer's images look like.
-            max_pixels: of the picture.
+            max_pixels: pixels that a picture may have.
+
+        Returns:
+            The decoded image.
 
         Raises:
             ImageError: the bytes are no image, or none that the explainer can take.
@@ -81,10 +84,10 @@ class TargetGroup:
     """Images with the same number of targets.
 
     Args:
-        images: as the explainer takes them.
+        images: the images as the explainer takes them.
         options: how each is to be explained.
         sizes: height and width of each picture.
-        logits: of each image.
+        logits: logits, `batch × classes`.
         features: what `read` returned besides the logits, one row per image.
         targets: class indices.
     """
@@ -102,7 +105,7 @@ class TargetExplanation:
     """The explanation of one target of an image, on the CPU.
 
     Args:
-        map: in [0, 1].
+        map: the map, in [0, 1].
         fields: figures of its record.
         strip: counterparts, from the similar to the adversarial image; None for masks.
     """
@@ -126,7 +129,7 @@ class Explained:
 
     Args:
         prepared: the image.
-        probabilities: of all classes.
+        probabilities: probabilities of all classes.
         targets: class indices.
         explanations: one for each target.
     """
@@ -220,8 +223,11 @@ class BatchExplainer(ABC):
         """Compute the logits, and what `explain` needs to know of each image.
 
         Args:
-            images: of the batch, as the explainer takes them.
+            images: the images of the batch, as the explainer takes them.
             options: how each is to be explained.
+
+        Returns:
+            Logits, `batch × classes`, and features, each with one row per image.
         """
 
     @abstractmethod
@@ -246,8 +252,8 @@ class MaskBatchExplainer(BatchExplainer):
     """Explains by masks: a map for each target, and the box around it.
 
     Args:
-        name: of the run folder.
-        engine: of a run, or of an export.
+        name: name of the run folder.
+        engine: the engine of a run, or of an export.
     """
 
     def __init__(self, name: str, engine: InferenceEngine) -> None:
@@ -298,7 +304,7 @@ class CounterpartBatchExplainer(BatchExplainer):
     """Explains by counterparts: a similar and an adversarial image, and where they differ.
 
     Args:
-        name: of the run folder.
+        name: name of the run folder.
         predictor: predicts.
         explainer: makes the counterparts.
     """

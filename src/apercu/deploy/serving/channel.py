@@ -16,13 +16,13 @@ class MessageKind(IntEnum):
     """What a message says.
 
     Attributes:
-        EXPLAIN: to a worker: explain an image.
-        CANCEL: to a worker: nobody waits for an image any more.
-        READY: from a worker: it is loaded; content is the pickled `ServedExplainer`.
-        FAILED: from a worker: it cannot be loaded; content is the pickled error.
-        BEGUN: from a worker: it begins with an image.
-        RESPONSE: from a worker: the response to an image.
-        DROPPED: from a worker: it has left out an image that nobody waits for.
+        EXPLAIN: the web process asks for an explanation of an image.
+        CANCEL: nobody waits for an image any more, the web process says.
+        READY: the worker is loaded; content is the pickled `ServedExplainer`.
+        FAILED: the worker cannot be loaded; content is the pickled error.
+        BEGUN: the worker begins with an image.
+        RESPONSE: the worker answers an image.
+        DROPPED: the worker has left out an image that nobody waits for.
     """
 
     EXPLAIN = 1
@@ -36,11 +36,11 @@ class MessageKind(IntEnum):
 
 @dataclass(frozen=True)
 class Message:
-    """One message.
+    """A message from the web process to a worker, or back.
 
     Args:
         kind: what it says.
-        number: of the image that it is about.
+        number: number of the image that it is about.
         content: bytes of an image, or of a response.
         options: pickled options of a request.
         status: HTTP status of a response.

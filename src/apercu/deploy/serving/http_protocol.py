@@ -24,7 +24,7 @@ HEAD_TOO_LONG = f"head: expected at most {MAX_HEAD >> 10} KiB of header lines"
 
 @final
 class HttpProtocol(HttpToolsProtocol):
-    """One connection.
+    """A connection with a client.
 
     It is closed when a head comes too slowly or is too long, and when a client goes on sending a
     body that was answered already.

@@ -111,7 +111,7 @@ class _Upload:
     Attributes:
         arrived: counts its bytes.
         timeout: ends the reading.
-        started: by the clock of the event loop.
+        started: when its reading began, by the clock of the event loop.
     """
 
     arrived: ByteCounter

@@ -51,7 +51,7 @@ class Metrics:
         Gauge(name, text, registry=self.registry).set_function(read)
 
     def count_request(self, path: str, status: int, seconds: float) -> None:
-        """Count one request."""
+        """Count a request and its latency."""
         self.requests.labels(path, str(status)).inc()
         self.seconds.labels(path).observe(seconds)
 

@@ -37,7 +37,7 @@ class RequestTicket:
     """A request on its way through the pool.
 
     Attributes:
-        number: of the ticket; later ones have higher numbers.
+        number: number of the ticket; later ones have higher numbers.
         request: the request.
         response: is set when the worker has answered.
         worker: that has the request; None while it waits.
@@ -60,7 +60,7 @@ class WorkerProcess(asyncio.Protocol):
     """One worker process and the connection to it.
 
     Args:
-        setup: of the worker.
+        setup: what the worker loads, and how it computes.
         on_free: is called when the worker can take more requests.
 
     Attributes:
@@ -81,7 +81,7 @@ class WorkerProcess(asyncio.Protocol):
         self._buffer = MessageBuffer()
 
     async def start(self) -> None:
-        """Start the process.
+        """Start the process, and connect it.
 
         Raises:
             OSError: it cannot be started now.
@@ -174,7 +174,7 @@ class WorkerPool(WorkerClient):
     """Workers that share one queue of requests.
 
     Args:
-        setups: of each worker.
+        setups: one for each worker.
         deadline: seconds that a request may take; a worker at work that answers nothing for longer
             is replaced.
         report: is told in one line when a worker is replaced.

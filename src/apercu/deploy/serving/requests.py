@@ -41,7 +41,7 @@ class RequestOptions:
         targets: class indices; if empty, the classes with the highest probabilities.
         top: how many of these.
         level: threshold of the mask for its box.
-        format: of the maps; None leaves the maps out and answers the prediction alone.
+        format: format of the maps; None leaves them out and answers the prediction alone.
         picture: whether to send the picture back, for pages that cannot decode it themselves.
     """
 
@@ -71,7 +71,10 @@ def parse_body(content_type: str, body: bytes, names: ClassNames) -> ExplainRequ
     Args:
         content_type: header of the request.
         body: bytes of the request.
-        names: of the classes.
+        names: names of the classes.
+
+    Returns:
+        The image and its options.
 
     Raises:
         UnsupportedMediaError: the body has another type.
@@ -96,8 +99,11 @@ def parse_instances(
     Args:
         content_type: header of the request.
         body: bytes of the request.
-        names: of the classes.
+        names: names of the classes.
         maps: whether maps are wanted.
+
+    Returns:
+        One request for each image.
 
     Raises:
         UnsupportedMediaError: the body is no JSON.
@@ -125,8 +131,11 @@ def parse_options(
 
     Args:
         fields: text or numbers, by name.
-        names: of the classes.
+        names: names of the classes.
         maps: whether maps are wanted.
+
+    Returns:
+        The options.
 
     Raises:
         ConfigError: a field is misspelt or out of range.
@@ -157,7 +166,7 @@ class FormPart:
     """One part of a form.
 
     Attributes:
-        name: of the field.
+        name: name of the field.
         is_file: whether the part has a file name.
         content: bytes of the part.
     """
@@ -224,6 +233,9 @@ def parse_form(content_type: str, body: bytes) -> list[FormPart]:
     Args:
         content_type: header of the request, with the boundary.
         body: bytes of the request.
+
+    Returns:
+        The parts in their order.
 
     Raises:
         BadRequestError: the form is not well formed, or has too many or too large parts.

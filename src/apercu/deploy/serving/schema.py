@@ -95,12 +95,12 @@ _STATUSES = (*_ALWAYS, "404", "415", "422", "429", "503", "504")
 _TEXT: Schema = {"text/plain": {"schema": {"type": "string"}}}
 
 
-def _json(schema: Schema) -> Schema:
+def _wrap_json(schema: Schema) -> Schema:
     return {"application/json": {"schema": schema}}
 
 
-def _responses(schema: Schema) -> Schema:
-    answered = {"200": {"description": "Explained.", "content": _json(schema)}}
+def _describe_responses(schema: Schema) -> Schema:
+    answered = {"200": {"description": "Explained.", "content": _wrap_json(schema)}}
     return answered | dict.fromkeys(_STATUSES, _REFUSED)
 
 
@@ -132,8 +132,11 @@ def describe_server(name: str, *, locked: bool) -> Schema:
     """Return the OpenAPI document of a server.
 
     Args:
-        name: of the explainer.
+        name: name of the explainer.
         locked: whether clients must send a token.
+
+    Returns:
+        The document, as JSON can hold it.
     """
     model = "/v1/models/{name}"
     paths: dict[str, dict[str, Schema]] = {
@@ -142,22 +145,28 @@ def describe_server(name: str, *, locked: bool) -> Schema:
                 "summary": "Explain one image.",
                 "requestBody": {
                     "required": True,
-                    "content": {"multipart/form-data": {"schema": _FORM}, **_json(_OBJECT)},
+                    "content": {"multipart/form-data": {"schema": _FORM}, **_wrap_json(_OBJECT)},
                 },
-                "responses": _responses(_RECORD),
+                "responses": _describe_responses(_RECORD),
             }
         },
         f"{model}:predict": {
-            "post": _instances("Predict the classes of several images (KServe, protocol 1).")
+            "post": _describe_instances(
+                "Predict the classes of several images (KServe, protocol 1)."
+            )
         },
-        f"{model}:explain": {"post": _instances("Explain several images (KServe, protocol 1).")},
-        "/v1/models": {"get": _plain("Name the explainer that is served.", _json({}))},
+        f"{model}:explain": {
+            "post": _describe_instances("Explain several images (KServe, protocol 1).")
+        },
+        "/v1/models": {
+            "get": _describe_plain("Name the explainer that is served.", _wrap_json({}))
+        },
         model: {
-            "get": _plain("Describe the explainer that is served.", _json({}))
+            "get": _describe_plain("Describe the explainer that is served.", _wrap_json({}))
             | {"parameters": [_NAME]}
         },
-        "/healthz": {"get": _health()},
-        "/metrics": {"get": _plain("Counters for Prometheus.", _TEXT)},
+        "/healthz": {"get": _describe_health()},
+        "/metrics": {"get": _describe_plain("Counters for Prometheus.", _TEXT)},
     }
     for path, operations in paths.items():
         for method, operation in operations.items():
@@ -174,22 +183,22 @@ def describe_server(name: str, *, locked: bool) -> Schema:
     }
 
 
-def _instances(summary: str) -> Schema:
+def _describe_instances(summary: str) -> Schema:
     return {
         "summary": summary,
         "parameters": [_NAME],
-        "requestBody": {"required": True, "content": _json(_MANY)},
-        "responses": _responses({"type": "object"}),
+        "requestBody": {"required": True, "content": _wrap_json(_MANY)},
+        "responses": _describe_responses({"type": "object"}),
     }
 
 
-def _plain(summary: str, content: Schema) -> Schema:
+def _describe_plain(summary: str, content: Schema) -> Schema:
     success = {"200": {"description": "Success.", "content": content}}
     return {"summary": summary, "responses": success | dict.fromkeys((*_ALWAYS, "404"), _REFUSED)}
 
 
-def _health() -> Schema:
-    operation = _plain("Say whether a worker is ready.", _TEXT)
+def _describe_health() -> Schema:
+    operation = _describe_plain("Say whether a worker is ready.", _TEXT)
     responses = operation["responses"]
     del responses["401"]
     responses["503"] = {"description": "No worker is ready.", "content": _TEXT}

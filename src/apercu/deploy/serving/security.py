@@ -46,7 +46,7 @@ class SecurityMiddleware:
         token: bearer token that clients must send; None lets everyone in.
         max_body: bytes of a request.
         metrics: counts the responses.
-        paths: by endpoint, for the metrics.
+        paths: address of each endpoint, for the metrics.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class SecurityMiddleware:
                 raise TokenError("token: expected Authorization: Bearer with the server's token")
         length = headers.get("content-length", "0")
         if length.isdecimal() and int(length[:20]) > self.max_body:
-            raise self._too_large()
+            raise self._make_size_error()
 
     def _count_bytes(self, scope: Scope, receive: Receive) -> Receive:
         """Return a `receive` that counts the bytes of the body, and refuses too many."""
@@ -109,12 +109,12 @@ class SecurityMiddleware:
             message = await receive()
             scope[_ARRIVED] += len(message.get("body", b""))
             if scope[_ARRIVED] > self.max_body:
-                raise self._too_large()
+                raise self._make_size_error()
             return message
 
         return receive_counted
 
-    def _too_large(self) -> TooLargeError:
+    def _make_size_error(self) -> TooLargeError:
         megabytes = self.max_body / 1e6
         return TooLargeError(f"body: expected at most {megabytes:g} MB; send a smaller image")
 

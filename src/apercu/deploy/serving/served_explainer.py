@@ -21,10 +21,10 @@ class ServedExplainer:
     """The explainer that a server serves, as clients see it.
 
     Args:
-        name: of the run folder; part of addresses.
+        name: name of the run folder, which is part of addresses.
         kind: `mask`, `counterpart`, `latent`.
         classifier: SPEC of the explained classifier.
-        names: of the classes.
+        names: names of the classes.
         input: what the classifier's images look like.
         read_by: `classifier` or `explainer`: which of them predicts.
         examples: PNG files for the page.

@@ -23,7 +23,7 @@ def serve(settings: ServeSettings, say: Callable[[str], None]) -> None:
     """Serve until SIGTERM or Ctrl-C, and then finish the requests that have arrived.
 
     Args:
-        settings: of the server.
+        settings: settings of the server.
         say: is told in one line when the server is ready, and when a worker is replaced.
 
     Raises:
@@ -38,7 +38,7 @@ def serve(settings: ServeSettings, say: Callable[[str], None]) -> None:
 
     with (
         bind_socket(settings.host, settings.port) as listening,
-        asyncio.Runner(loop_factory=_new_event_loop) as runner,
+        asyncio.Runner(loop_factory=_make_event_loop) as runner,
     ):
         runner.run(Server(settings, report).run(listening))
 
@@ -70,7 +70,7 @@ class HttpServer(uvicorn.Server):
         self.on_started = on_started
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to listen."""
+        """Begin to listen, and tell it."""
         await super().startup(sockets)
         self.on_started()
 
@@ -86,7 +86,7 @@ class Server:
     """A server from the start of its workers to its end.
 
     Args:
-        settings: of the server.
+        settings: settings of the server.
         report: is told in one line what happens.
     """
 
@@ -164,7 +164,7 @@ def plan_workers(settings: ServeSettings) -> list[WorkerSetup]:
     ]
 
 
-def _new_event_loop() -> asyncio.AbstractEventLoop:
+def _make_event_loop() -> asyncio.AbstractEventLoop:
     """Return an event loop of uvloop, which takes less time, where that is installed."""
     try:
         from uvloop import new_event_loop

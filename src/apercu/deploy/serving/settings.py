@@ -20,7 +20,7 @@ class Limits:
 
     Args:
         body: bytes of a request.
-        pixels: of one picture.
+        pixels: pixels of one picture.
         queue: images that may wait.
         per_client: images that one address may have here at a time; None sets no limit.
         deadline: seconds from the first byte of a request to its answer.
@@ -56,9 +56,9 @@ class ServeSettings:
         run: folder of a trained explainer, or of its export.
         classifier: SPEC of the explained classifier, if it is to predict itself.
         host: one of `HOSTS`.
-        port: from 1024 on.
+        port: port to listen on, from 1024 on.
         token: bearer token that clients must send; None lets everyone in.
-        limits: of requests.
+        limits: limits of requests.
         workers: the processes that explain.
 
     Raises:

@@ -39,10 +39,10 @@ class WorkerSetup:
     Args:
         run: folder of a trained explainer, or of its export.
         classifier: SPEC of the explained classifier.
-        max_pixels: of one picture.
+        max_pixels: pixels that a picture may have.
         batch: images that are explained together, at most.
-        threads: of PyTorch on the CPU.
-        device: of PyTorch.
+        threads: threads that PyTorch uses on the CPU.
+        device: device that PyTorch uses.
     """
 
     run: Path
@@ -90,7 +90,7 @@ class ImageWorker:
 
     Args:
         explainer: explains batches.
-        max_pixels: of one picture.
+        max_pixels: pixels that a picture may have.
     """
 
     def __init__(self, explainer: BatchExplainer, max_pixels: int) -> None:
@@ -148,8 +148,8 @@ class BatchingLoop:
     Images are decoded, and responses are encoded, in threads while the network computes.
 
     Args:
-        connection: to the web process.
-        setup: of the worker.
+        connection: socket to the web process.
+        setup: what the worker loads, and how it computes.
         on_closed: is called when the web process has closed the connection.
     """
 
