@@ -16,6 +16,7 @@ FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF")
 LUMA = np.array((0.299, 0.587, 0.114), np.float32)
 """Weights of red, green and blue in the brightness (ITU-R BT.601)."""
 _SIXTEEN_BIT = 65535
+_PHOTOMETRIC = 262  # a tag of TIFF
 _READY = {"1", "L", "RGB", "F"}
 
 ImageLike: TypeAlias = str | Path | bytes | Image.Image | NDArray[Any]
@@ -27,6 +28,15 @@ Pixels: TypeAlias = NDArray[np.float32]
 
 SMALLEST_SIDE, LARGEST_AREA = 2, 100_000_000
 """Pixels; those of a file are known from its header, before anything is decoded."""
+
+
+DENSE_PIXELS, MAX_PIXELS_PER_BYTE = 16_000_000, 1000
+"""A file of any length may hold so many pixels, a longer one so many for each of its bytes."""
+
+MIN_ALLOWED_SCANS, MAX_SCANS, SCANNED_PIXELS = 24, 100, 400_000_000
+"""Scans that a JPEG may have at any size, scans that none may exceed, and pixels × scans."""
+
+_LARGER = 4  # a picture in between may be so many times as large as the larger of both ends
 
 
 def read_picture(source: ImageLike, channels: int) -> Pixels:
@@ -71,10 +81,13 @@ def resize_picture(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     if pixels.shape[1:] == size:
         return pixels
     height, width = size
-    planes = [
-        Image.fromarray(plane).resize((width, height), Image.Resampling.BILINEAR)
-        for plane in pixels
-    ]
+    planes = [Image.fromarray(plane) for plane in pixels]
+    before = pixels.shape[1] * pixels.shape[2]
+    if pixels.shape[1] * width > _LARGER * max(before, height * width):  # tall: down first
+        planes = [
+            plane.resize((plane.width, height), Image.Resampling.BILINEAR) for plane in planes
+        ]
+    planes = [plane.resize((width, height), Image.Resampling.BILINEAR) for plane in planes]
     return np.stack([np.asarray(plane) for plane in planes])
 
 
@@ -86,6 +99,7 @@ def _read_image(source: str | Path | bytes, name: str) -> Pixels:
     try:
         with Image.open(BytesIO(content), formats=FORMATS) as image:
             check_size(name, image.height, image.width)
+            _check_cost(name, image, content)
             image.load()
             return _convert_image(image)
     except ImageError:
@@ -102,15 +116,42 @@ def _read_image(source: str | Path | bytes, name: str) -> Pixels:
         raise ImageError(f"{name}: damaged or cut short ({reason})") from error
 
 
+def _check_cost(name: str, image: Image.Image, content: bytes) -> None:
+    """Raise ImageError if a few bytes would take much memory, or a JPEG has too many scans."""
+    pixels = image.height * image.width
+    allowed = max(DENSE_PIXELS, MAX_PIXELS_PER_BYTE * len(content))
+    if pixels > allowed:
+        raise ImageError(
+            f"{name}: too large, expected at most {allowed / 1_000_000:g} megapixels in "
+            f"{len(content)} bytes, got {image.width} × {image.height} (width × height); "
+            "resize it first"
+        )
+    scans = content.count(b"\xff\xda") if image.format == "JPEG" else 0
+    most = min(MAX_SCANS, max(MIN_ALLOWED_SCANS, SCANNED_PIXELS // max(1, pixels)))
+    if scans > most:
+        raise ImageError(
+            f"{name}: a JPEG of {scans} scans, expected at most {most} at {image.width} × "
+            f"{image.height} (width × height); save it again"
+        )
+
+
 def _convert_image(image: Image.Image) -> Pixels:
+    is_white_zero = _is_white_zero(image)
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
-        return np.asarray(image).astype(np.float32)[None] / np.float32(_SIXTEEN_BIT)
+        pixels = np.asarray(image).astype(np.float32)[None] / np.float32(_SIXTEEN_BIT)
+        return 1 - pixels if is_white_zero else pixels
     if "transparency" in image.info or image.mode in {"LA", "La", "PA", "RGBA", "RGBa"}:
         image = _lay_over_white(image)
     elif image.mode not in _READY:
         image = image.convert("RGB")
     return _convert_array(np.asarray(image), image.mode)
+
+
+def _is_white_zero(image: Image.Image) -> bool:
+    """Return whether 0 is white in a TIFF file, which Pillow passes over at 16 bits."""
+    tags = getattr(image, "tag_v2", {})
+    return tags.get(_PHOTOMETRIC) == 0
 
 
 def _lay_over_white(image: Image.Image) -> Image.Image:

@@ -138,9 +138,9 @@ def _translate_errors(name: str) -> Iterator[None]:
             "resize it first"
         ) from error
     except UnidentifiedImageError as error:
-        formats = ", ".join(FORMATS)
+        usual = ", ".join(FORMATS[:-1])
         raise ImageError(
-            f"{name}: not an image, expected {formats}, HEIC, DICOM, FITS, "
+            f"{name}: not an image, expected {usual}, DICOM, FITS, "
             "or .npy for any number of channels"
         ) from error
     except DECODER_ERRORS as error:
