@@ -32,7 +32,7 @@ def test_a_folder_is_explained_and_the_slowest_stage_is_named(
     first, second, last = said.out.splitlines()
     assert re.fullmatch(
         r"9 images in [\d.]+ s, [\d.]+ per second; busy: reading \d+%, explaining \d+%, "
-        r"writing \d+%; (reading|explaining|writing) set the pace",
+        r"writing \d+%; (reading|explaining|writing) was the slowest",
         first,
     )
     assert second == "1 of 9 images could not be read: errors.csv"

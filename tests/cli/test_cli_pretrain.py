@@ -100,7 +100,7 @@ def test_a_training_goes_on_as_if_it_had_not_stopped(apercu, stamps, tmp_path) -
         patch.setattr(PretrainTraining, "training_step", stopped)
         said = apercu(*command, *_options(stamps, parts, "--config", config))
     assert said.code == 130
-    assert "go on with the same command and --resume" in said.err
+    assert "continue with the same command and --resume" in said.err
     wrong = apercu(
         *command, *_options(stamps, parts, "--config", config, "--seed", "1", "--resume")
     )

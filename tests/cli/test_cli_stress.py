@@ -143,7 +143,7 @@ def test_a_classifier_without_gradients(
         (tmp_path / "tests_stress.py").write_text(ASKED)
         patch.syspath_prepend(str(tmp_path))
         said = apercu(*words, "--limit", "2", "--seed", "5", "--out", tmp_path / "out")
-        assert said.code == 0 and "attacked by its decisions alone" in said.err
+        assert said.code == 0 and "attacked through its decisions only" in said.err
         blind = apercu("stress", "detect", *words[1:], "--out", tmp_path / "seen")
         assert blind.code == 2 and blind.err.count("\n") == 1
         assert "no look is possible for tests_stress:asked; give --explainer, or" in blind.err

@@ -54,7 +54,7 @@ def test_a_begun_training_goes_on_only_when_asked_and_as_it_was(
         patch.setattr("apercu.explainers.mask.levels.measure_levels", stopped)
         said = apercu(*command, "--steps", "2")
     assert said.code == 130
-    kept = "keeps what was done; go on with the same command and --resume"
+    kept = "keeps what was done; continue with the same command and --resume"
     assert said.err == f"error: interrupted; {tmp_path / 'run'} {kept}\n"
     assert "continue it with --resume" in apercu(*command, "--steps", "2").err
     assert "had seed 0, now 1" in apercu(*command, "--resume", "--seed", "1").err
@@ -134,7 +134,7 @@ def test_a_black_box_is_trained_for_through_its_student(
     command[command.index("--classifier") + 1] = f"{__name__}:Answering"
     said = apercu(*command, "--steps", "2")
     assert (said.code, said.err) == (0, "")
-    assert "a student learns to predict like it" in said.out
+    assert "a student is trained to predict the same" in said.out
     facts = json.loads((tmp_path / "run" / "facts.json").read_text())
     assert 0 <= facts["student_agreement"] <= 1
     passport = json.loads((tmp_path / "run" / "classifier.json").read_text())

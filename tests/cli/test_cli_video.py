@@ -106,7 +106,7 @@ def test_ctrl_c_says_what_is_kept(apercu, tiny_run, walk, tmp_path, monkeypatch)
     said = apercu("video", tiny_run, walk, tmp_path / "seen.mp4")
     assert said.code == 130
     assert said.err == (
-        f"error: interrupted; {tmp_path / 'seen.mp4'} holds the first 0.4 s and plays\n"
+        f"error: interrupted; {tmp_path / 'seen.mp4'} holds the first 0.4 s and can be played\n"
     )
     with av.open(str(tmp_path / "seen.mp4")) as container:
         assert sum(1 for _ in container.decode(video=0)) == 12

@@ -143,7 +143,7 @@ def test_the_map_is_the_difference_of_the_pair(
 def test_targets_that_cannot_be(run: Path, images: torch.Tensor) -> None:
     explainer = CounterpartExplainer.from_pretrained(run)
     seen = explainer.counterparts(images).predicted
-    with pytest.raises(TargetError, match=r"is seen as .* already; choose another"):
+    with pytest.raises(TargetError, match=r"is predicted as .* already; choose another"):
         explainer.counterparts(images, seen)
     with pytest.raises(TargetError, match="no class"):
         explainer.counterparts(images, "ring")
@@ -284,7 +284,7 @@ def test_explain_writes_pair_strip_and_probabilities(
     code, said = command(
         "explain", run, film, "--out", tmp_path / "no", "--target", answer["seen"].partition(",")[0]
     )
-    assert code == 2 and "is seen as" in said
+    assert code == 2 and "is predicted as" in said
     code, said = command("explain", run, film, "--out", tmp_path / "no", "--level", "0.8")
     assert code == 2 and "counterparts are not cut at a level" in said
 

@@ -94,7 +94,7 @@ def test_the_path_starts_at_what_the_classifier_answers(run: Path, images: torch
 def test_targets_that_cannot_be(run: Path, images: torch.Tensor) -> None:
     explainer = LatentExplainer.from_pretrained(run)
     seen = explainer.counterparts(images).predicted
-    with pytest.raises(TargetError, match=r"is seen as .* already; choose another"):
+    with pytest.raises(TargetError, match=r"is predicted as .* already; choose another"):
         explainer.counterparts(images, seen)
     with pytest.raises(TargetError, match="no class"):
         explainer.counterparts(images, "ring")

@@ -48,7 +48,7 @@ def test_an_export_needs_no_classifier_and_no_gpu(tiny_export) -> None:
 
 
 def test_another_graph_or_none_is_told(damaged) -> None:
-    words = r"combined\.onnx: missing, damaged, or not what explainer\.json tells of; export again"
+    words = r"combined\.onnx: missing, damaged, or not the file that explainer\.json lists; export again"
     shutil.copyfile(damaged / "explainer.onnx", damaged / "combined.onnx")
     with pytest.raises(RunError, match=words):
         open_engine(damaged)
@@ -63,7 +63,9 @@ def test_a_graph_for_many_classes_is_missed_when_it_is_needed(damaged) -> None:
     seen = engine(images).targets
     _, found = engine.predict_logits(images)
     assert engine.compute_masks(found, seen[None]).shape == (1, 1, 32, 32)
-    with pytest.raises(RunError, match=r"classes\.onnx: missing, damaged, or not what expl"):
+    with pytest.raises(
+        RunError, match=r"classes\.onnx: missing, damaged, or not the file that expl"
+    ):
         engine.compute_masks(found, 1 - seen[None])
 
 

@@ -77,5 +77,5 @@ def test_images_are_drawn_at_their_features() -> None:
     assert {(255, 0, 0), (0, 0, 255)} <= seen
     for shade in (0, 85, 170):
         assert (shade,) * 3 in seen
-    with pytest.raises(ConfigError, match="expected images beside"):
+    with pytest.raises(ConfigError, match="expected the images"):
         draw_pca_plot(LabelledFeatures(features, known.labels), ["#ff0000"])

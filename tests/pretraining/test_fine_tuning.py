@@ -43,7 +43,7 @@ def test_only_chosen_labels_are_learnt(tiny_card: Path) -> None:
 
 def test_features_alone_are_not_enough() -> None:
     labelled = LabelledFeatures(torch.zeros(4, 1), torch.tensor([0, 1, 0, 1]))
-    with pytest.raises(ConfigError, match="expected images beside"):
+    with pytest.raises(ConfigError, match="expected the images"):
         FineTuning().predict(labelled, [0, 1], labelled, 0)
     with pytest.raises(ConfigError, match="steps and batch of at least 1"):
         FineTuning(steps=0)

@@ -131,10 +131,10 @@ def test_an_attack_without_gradients_is_warned_of() -> None:
     found[attack].stuck.extend([True, False])
     (line,) = summary(found).warnings
     assert line.startswith("pgd at 8/255 (naive) finds no gradient at 1 of 2 images")
-    assert "; use the margin (margin_pgd), or use an attack that needs decisions alone" in line
+    assert "; use the margin (margin_pgd), or use an attack that needs only decisions" in line
     found[job("margin_pgd", 8 / 255)] = attack_result({NONE: [1, 0]}, stuck=[1, 0])
     for line in summary(found).warnings:
-        assert "and does not fool with them; use an attack that needs decisions alone" in line
+        assert "images, which it does not fool; use an attack that needs only decisions" in line
     knowing = job("pgd", 8 / 255, known_filter="jpeg")
     found = {CLEAN: attack_result({"jpeg": [1, 1]}), knowing: attack_result({"jpeg": [1, 0]})}
     found[knowing].stuck.extend([True, False])
