@@ -32,8 +32,7 @@ from apercu.deploy.export.precision import convert_graph
 from apercu.deploy.export.tracing import Traceable, open_session, write_onnx
 from apercu.deploy.inference import ExplainerInfo, InferenceEngine
 from apercu.deploy.inference.onnx_engine import OnnxEngine
-from apercu.deploy.video import VideoSettings, open_video
-from apercu.deploy.video import pipeline as write_video
+from apercu.deploy.video import VideoSettings, open_video, write_video
 from apercu.deploy.video.frame_explainer import FrameExplainer, OverlayContent, StableClass
 from apercu.deploy.video.motion import MapSmoother
 from apercu.deploy.video.overlay import FrameOverlay

@@ -138,3 +138,10 @@ def test_raw_counts_are_stretched_and_pictures_are_unchanged() -> None:
     assert 0 < visible[0, 0] == visible[0, 4] < visible[20, 20]
     assert visible.min() >= 0
     assert render.to_image(counts).getpixel((10, 10)) == (255, 255, 255)
+
+
+def test_a_box_below_a_pixel_is_drawn(picture: torch.Tensor) -> None:
+    image = render.to_image(picture)
+    for box in ([5.2, 6.3, 5.7, 9.0], [5.0, 6.0, 5.1, 6.1]):
+        drawn = render.draw_boxes(image, torch.tensor([box]))
+        assert drawn.size == image.size and (pixels(drawn) != pixels(image)).any()

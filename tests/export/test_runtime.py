@@ -78,7 +78,8 @@ def test_an_explanation_is_that_of_apercu(light, classifier, tmp_path) -> None:
         assert difference.mean() < 2
         folder = actual.save(tmp_path / "out")
         np.testing.assert_array_equal(np.load(folder / "photo.map.npy"), actual.map)
-        assert Image.open(folder / "photo.overlay.png").size == (90, 48)
+        with Image.open(folder / "photo.overlay.png") as overlay:
+            assert overlay.size == (90, 48)
         assert Image.open(io.BytesIO(actual._repr_png_())).size == (90, 48)
         assert repr(actual).startswith("Explanation('photo.png', target=")
 

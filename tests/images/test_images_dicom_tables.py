@@ -163,7 +163,6 @@ def test_palettes_of_bytes_and_words(entries: NDArray[Any], bits: int) -> None:
 
 
 def test_palettes_in_segments_match_pydicom() -> None:
-    words = [0, 2, 0, 100, 1, 126, 60000, 2, 1, 4, 0, 0, 126, 65535]
     words = [0, 2, 0, 100, 1, 126, 60000, 0, 2, 7, 8, 2, 1, 4 * 2, 0]
     data = struct.pack(f"<{len(words)}H", *words)
     elements: dict[str, object] = {"PhotometricInterpretation": "PALETTE COLOR"}
@@ -172,7 +171,7 @@ def test_palettes_in_segments_match_pydicom() -> None:
         elements[f"Segmented{colour}PaletteColorLookupTableData"] = data
     row = (np.arange(16) * 16).astype(np.uint8)
     expected: list[int] = [0, 100]
-    expected += np.rint(np.linspace(100, 60000, 127)[1:]).astype(int).tolist() + [7, 8]
+    expected += [*np.rint(np.linspace(100, 60000, 127)[1:]).astype(int).tolist(), 7, 8]
     expected += np.rint(np.linspace(8, 60000, 127)[1:]).astype(int).tolist()
     actual = read_row(row, channels=3, **elements)
     np.testing.assert_allclose(actual, np.array(expected)[row] / 65535, atol=1e-4)
@@ -284,7 +283,7 @@ def test_codecs_that_are_missing_are_named() -> None:
 )
 def test_pixels_become_square(elements: dict[str, object], shape: tuple[int, int]) -> None:
     picture = read_picture(encode(make_file(VALUES, **elements)), channels=1)
-    assert picture.shape[1:] == shape and 0 <= picture.min() and picture.max() <= 1
+    assert picture.shape[1:] == shape and picture.min() >= 0 and picture.max() <= 1
 
 
 def test_boxes_and_masks_are_stretched_with_the_pixels(tmp_path: Path) -> None:
@@ -342,7 +341,7 @@ KINDS = [
 ]
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.integers(0, 40), st.sampled_from(KINDS), st.binary(max_size=3), st.integers(0, 2000))
 def test_elements_of_any_kind_are_read_or_named(
     element: int, kind: str, content: bytes, place: int
@@ -361,7 +360,7 @@ def test_elements_of_any_kind_are_read_or_named(
 
 
 def test_an_element_of_another_kind_is_named() -> None:
-    data = WRONG.replace(b"\x28\0\x51\x10DS\x04\0", b"\x28\0\x51\x10FD\x04\0")
+    data = WRONG.replace(b"\x28\0\x51\x10DS", b"\x28\0\x51\x10FD")
     assert data != WRONG
     with pytest.raises(ImageError, match="damaged, WindowWidth cannot be read"):
         read_picture(data)

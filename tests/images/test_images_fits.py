@@ -432,3 +432,54 @@ def test_real_stamps_equal_those_of_the_stack(apercu_data: Path) -> None:
         np.testing.assert_allclose(
             other.picture.numpy(), item.picture.numpy(), rtol=5e-4, atol=1e-4, equal_nan=True
         )
+
+
+def test_one_band_of_many_by_name_version_and_number(tmp_path: Path) -> None:
+    hdus = [fits.PrimaryHDU()]
+    for version in (1, 2):
+        for number, name in enumerate(("SCI", "ERR")):
+            hdu = fits.ImageHDU(RAMP + 100 * version + 10 * number, name=name, ver=version)
+            hdus.append(hdu)
+    hdus.append(fits.ImageHDU(np.zeros((3, 2), np.float32), name="PSF"))
+    write_file(tmp_path / "a.fits", encode_hdus(*hdus))
+    read = {
+        "[SCI,2]": 200,
+        "[ERR,1]": 110,
+        "[3]": 200,
+        "[SCI:1]": 100,
+    }
+    for brackets, offset in read.items():
+        picture = open_images(f"{tmp_path}/a.fits{brackets}")[0].picture
+        assert picture.shape == (3, *RAMP.shape)
+        np.testing.assert_array_equal(picture[2].numpy(), RAMP + offset)
+    pair = open_images(f"{tmp_path}/a.fits[ERR,2][SCI,1]", channels=2)[0].picture
+    np.testing.assert_array_equal(pair[0].numpy(), RAMP + 210)
+    with pytest.raises(ImageError, match="names 2 bands SCI, expected one; add a version"):
+        open_images(f"{tmp_path}/a.fits[SCI]")[0]
+    with pytest.raises(ImageError, match="expected bands of one size, got 6 × 5 and 2 × 3"):
+        open_images(tmp_path / "a.fits")[0]
+    with pytest.raises(ImageError, match="lacks band SKY"):
+        open_images(f"{tmp_path}/a.fits[SKY]")[0]
+
+
+def test_planes_of_a_long_cube_by_number(tmp_path: Path) -> None:
+    cube = np.stack([RAMP + plane for plane in range(20)])
+    write_file(tmp_path / "a.fits", encode_hdus(fits.PrimaryHDU(cube)))
+    picture = open_images(f"{tmp_path}/a.fits[1][5][20]")[0].picture.numpy()
+    np.testing.assert_array_equal(picture, cube[[0, 4, 19]])
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int16, np.int32])
+def test_a_blank_of_zero(kind: type) -> None:
+    hdu = fits.PrimaryHDU(np.array([[0, 1], [2, 0]], kind))
+    hdu.header["BLANK"] = 0
+    picture = read_picture(encode_hdus(hdu), channels=1)[0].numpy()
+    np.testing.assert_array_equal(picture, [[np.nan, 1], [2, np.nan]])
+
+
+def test_a_blank_of_zero_in_scaled_pixels() -> None:
+    cards = (("BITPIX", "16"), ("NAXIS", "2"), ("NAXIS1", "2"), ("NAXIS2", "2"))
+    pixels = np.array([[0, 1], [2, 3]], ">i2").tobytes()
+    scale = (("BLANK", "0"), ("BSCALE", "2.0"), ("BZERO", "10.0"))
+    picture = read_picture(encode_by_hand(pixels, *cards, *scale), channels=1)[0].numpy()
+    np.testing.assert_array_equal(picture, [[np.nan, 12], [14, 16]])

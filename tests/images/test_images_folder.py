@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from PIL import Image
 
 from apercu.errors import ApercuError, ImageError, ImagesError
-from apercu.images import open_images
+from apercu.images import open_images, read_picture
 
 
 def draw(
@@ -237,3 +238,88 @@ def test_missing_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ImagesError, match="nowhere: no such file or folder of images") as caught:
         open_images(tmp_path / "nowhere")
     assert isinstance(caught.value, ApercuError) and caught.value.exit_code == 2
+
+
+def test_classes_take_their_pictures_at_any_depth(tmp_path: Path) -> None:
+    draw(tmp_path / "dots" / "night" / "deep" / "1.png")
+    draw(tmp_path / "dots" / "2.jfif.jpg")
+    draw(tmp_path / "stripes" / "0.png")
+    source = open_images(tmp_path)
+    assert [(item.name, item.label) for item in source] == [
+        ("dots/2.jfif.jpg", "dots"),
+        ("dots/night/deep/1.png", "dots"),
+        ("stripes/0.png", "stripes"),
+    ]
+    everything = open_images(f"{tmp_path}/**")
+    assert everything.names == source.names and not everything.labelled
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".jpe", ".avif", ".JFIF"])
+def test_less_usual_suffixes_are_read(tmp_path: Path, suffix: str) -> None:
+    picture = Image.new("RGB", (20, 10), (51, 51, 51))
+    picture.save(tmp_path / f"a{suffix}", "AVIF" if suffix == ".avif" else "JPEG")
+    source = open_images(tmp_path)
+    assert len(source) == 1
+    torch.testing.assert_close(source[0].picture, torch.full((3, 10, 20), 0.2), atol=0.02, rtol=0)
+
+
+def test_pictures_of_other_kinds_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    draw(tmp_path / "a.png")
+    (tmp_path / "b.jxl").write_bytes(b"x")
+    assert len(open_images(tmp_path)) == 1
+    assert "left out 1 that end in .jxl" in caplog.text
+
+
+def test_only_plain_files_are_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    draw(tmp_path / "x" / "a.png")
+    os.mkfifo(tmp_path / "x" / "pipe.png")
+    (tmp_path / "x" / "self.png").symlink_to("self.png")
+    (tmp_path / "x" / "device.png").symlink_to("/dev/zero")
+    (tmp_path / "x" / "up").symlink_to("..")
+    (tmp_path / "y").mkdir()
+    (tmp_path / "y" / "b.png").symlink_to(tmp_path / "x" / "a.png")
+    source = open_images(tmp_path)
+    assert source.names == ("x/a.png", "y/b.png")
+    assert "left out x/device.png (no plain file), x/pipe.png (no plain file)" in caplog.text
+    assert "and 1 more" in caplog.text
+    with pytest.raises(ImagesError, match="no plain file, expected a file or folder of images"):
+        open_images(tmp_path / "x" / "pipe.png")
+
+
+def test_masks_by_transparency(tmp_path: Path) -> None:
+    draw(tmp_path / "a.png", (4, 4))
+    alpha = np.zeros((4, 4), np.uint8)
+    alpha[1:3, 1:3] = 255
+    for colour in (0, 255):
+        layers = np.full((4, 4, 4), colour, np.uint8)
+        layers[..., 3] = alpha
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        Image.fromarray(layers, "RGBA").save(tmp_path / "masks" / "a.png")
+        region = open_images(tmp_path)[0].region
+        assert region is not None and torch.equal(region, torch.from_numpy(alpha > 0))
+    opaque = np.full((4, 4, 4), 255, np.uint8)
+    opaque[..., :3] = alpha[..., None]
+    Image.fromarray(opaque, "RGBA").save(tmp_path / "masks" / "a.png")
+    region = open_images(tmp_path)[0].region
+    assert region is not None and torch.equal(region, torch.from_numpy(alpha > 0))
+
+
+def test_pages_of_a_tiff_are_pictures(tmp_path: Path) -> None:
+    pages = [Image.new("L", (20, 10), value) for value in (0, 51, 102)]
+    pages[0].save(tmp_path / "scan.tif", save_all=True, append_images=pages[1:])
+    source = open_images(tmp_path, channels=1)
+    assert source.names == ("scan.tif#1", "scan.tif#2", "scan.tif#3")
+    assert [round(item.picture.mean().item(), 2) for item in source] == [0, 0.2, 0.4]
+    with pytest.raises(ImageError, match="expected a page below 3, got 3"):
+        read_picture(tmp_path / "scan.tif", frame=3)
+
+
+@pytest.mark.parametrize(("encoding", "delimiter"), [("utf-16", ","), ("utf-8-sig", ";")])
+def test_tables_of_spreadsheets(tmp_path: Path, encoding: str, delimiter: str) -> None:
+    draw(tmp_path / "é.png")
+    lines = ("file,label", "é.png,café")
+    content = "\n".join(line.replace(",", delimiter) for line in lines)
+    (tmp_path / "labels.csv").write_text(content, encoding=encoding)
+    assert [item.label for item in open_images(tmp_path)] == ["café"]

@@ -119,3 +119,22 @@ def test_bad_files(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(ImagesError, match="row group 0 is damaged"):
         source[0]
+
+
+def test_fields_in_any_order_and_rows_with_a_path(tmp_path: Path) -> None:
+    (tmp_path / "img").mkdir()
+    Image.new("L", (6, 4), 51).save(tmp_path / "img" / "0.png")
+    content = (tmp_path / "img" / "0.png").read_bytes()
+    rows = [
+        {"path": "x.png", "bytes": content},
+        {"path": "img/0.png", "bytes": None},
+        {"path": str(tmp_path / "img" / "0.png"), "bytes": b""},
+        {"path": "../0.png", "bytes": None},
+    ]
+    kind = pa.struct([("path", pa.string()), ("bytes", pa.binary())])
+    pq.write_table(pa.table({"image": pa.array(rows, kind)}), tmp_path / "a.parquet")
+    source = open_images(tmp_path / "a.parquet", channels=1)
+    for index in range(3):
+        assert source[index].picture.shape == (1, 4, 6)
+    with pytest.raises(ImageError, match=r"row-3: has no bytes, and its path .* leads out of"):
+        source[3]

@@ -19,6 +19,7 @@ import apercu.images as images
 from apercu.images import ImageSource, open_images
 from apercu.images.catalogue import LabelledImages
 from apercu.images.folder import FolderImages
+from apercu.images.names import shorten_name
 from apercu.images.parquet import ParquetImages
 from apercu.images.source import ChosenImages
 from apercu.images.stack import StackImages
@@ -86,3 +87,10 @@ def test_names_equal_those_of_the_items(source_class: type, tmp_path: Path, monk
     assert tuple(item.name for item in source) == names
     assert len(set(names)) == len(source) == len(names)
     assert pickle.loads(pickle.dumps(source)).names == names
+
+
+def test_names_are_short_enough_for_a_file_system() -> None:
+    names = ["x" * 244, "x" * 243 + "y", "é" * 122, "scan"]
+    short = [shorten_name(name) for name in names]
+    assert len(set(short)) == 4 and short[3] == "scan"
+    assert all(len(name.encode()) <= 150 for name in short)

@@ -178,3 +178,26 @@ def test_mutated_bytes_are_read_or_refused(
             assert len(read_catalogue(path)) >= 1
         except InputError as error:
             assert "\n" not in str(error)
+
+
+def test_catalogues_of_sextractor(tmp_path: Path) -> None:
+    parts: list[Any] = [fits.PrimaryHDU()]
+    for start in (1, 3):
+        header = fits.Column("Field Header Card", "80A", array=np.array(["SIMPLE"]))
+        numbers = fits.Column("NUMBER", "J", array=np.array([start, start + 1]))
+        parts.append(fits.BinTableHDU.from_columns([header], name="LDAC_IMHEAD"))
+        parts.append(fits.BinTableHDU.from_columns([numbers], name="LDAC_OBJECTS"))
+    fits.HDUList(parts).writeto(tmp_path / "ldac.fits")
+    fits.HDUList(parts).writeto(tmp_path / "ldac.cat")
+    for name in ("ldac.fits", "ldac.cat"):
+        assert read_catalogue(tmp_path / name).column("NUMBER").tolist() == [1, 2, 3, 4]
+    (tmp_path / "text.cat").write_text(
+        "#   1 NUMBER    Running object number\n#   2 MAG_APER  Magnitudes  [mag]\n"
+        "#   4 ALPHA_J2000  [deg]\n  1 19.5 20.1 150.5\n  2 18.5 19.1 151.5\n"
+    )
+    catalogue = read_catalogue(tmp_path / "text.cat")
+    assert catalogue.numbers("ALPHA_J2000").tolist() == [150.5, 151.5]
+    assert catalogue.numbers("NUMBER").tolist() == [1, 2]
+    (tmp_path / "bad.cat").write_text("no table")
+    with pytest.raises(ImagesError, match="expected a FITS table, or a header such as"):
+        read_catalogue(tmp_path / "bad.cat")

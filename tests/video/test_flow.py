@@ -11,8 +11,7 @@ import pytest
 
 import apercu
 from apercu import render
-from apercu.deploy.video import VideoSettings, open_video
-from apercu.deploy.video import pipeline as write_video
+from apercu.deploy.video import VideoSettings, open_video, write_video
 from apercu.errors import OutputError, TargetError
 
 
@@ -160,15 +159,15 @@ def test_nothing_is_left_after_an_error(clip, engine, tmp_path, monkeypatch) -> 
 
 
 def test_a_full_disk_is_told(clip, engine, tmp_path, monkeypatch) -> None:
-    from apercu.deploy.video import writer as writing
+    from apercu.deploy.video.writer import VideoWriter
 
     source = open_video(str(clip(levels(*[90] * 25))))
 
-    class Full(writing.VideoWriter):  # type: ignore[misc]
+    class FullDisk(VideoWriter):  # type: ignore[misc]
         def write_frame(self, picture: object) -> None:
             raise OutputError("out.mp4: cannot be written (No space left on device)")
 
-    monkeypatch.setattr("apercu.deploy.video.pipeline.VideoWriter", Full)
+    monkeypatch.setattr("apercu.deploy.video.pipeline.VideoWriter", FullDisk)
     with pytest.raises(OutputError, match="No space left"):
         write_video(engine, source, tmp_path / "out.mp4", VideoSettings())
     assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]

@@ -12,8 +12,7 @@ import av
 import numpy as np
 import pytest
 
-from apercu.deploy.video import VideoSettings, open_video
-from apercu.deploy.video import pipeline as write_video
+from apercu.deploy.video import VideoSettings, open_video, write_video
 
 FRAMES, RATE = 60, 25
 
