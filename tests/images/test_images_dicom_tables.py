@@ -341,7 +341,7 @@ KINDS = [
 ]
 
 
-@settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.integers(0, 40), st.sampled_from(KINDS), st.binary(max_size=3), st.integers(0, 2000))
 def test_elements_of_any_kind_are_read_or_named(
     element: int, kind: str, content: bytes, place: int

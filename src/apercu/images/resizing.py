@@ -55,7 +55,9 @@ def resize_picture(
     ]
 
 
-def make_pixels_square(picture: Picture, aspect: float, name: str) -> Picture:
+def make_pixels_square(
+    picture: Picture, aspect: float, name: str
+) -> Float[Tensor, "channels rows columns"]:
     """Stretch a picture whose pixels are not square along the side on which they are longer.
 
     Args:

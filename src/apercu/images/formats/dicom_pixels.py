@@ -123,12 +123,20 @@ def describe_pixels(dataset: Dataset, name: str) -> PixelDescription:
 
 def _complete(dataset: Dataset, pixels: PixelDescription, name: str) -> None:
     """Write the description into the dataset, for pydicom to find."""
-    dataset.PhotometricInterpretation = pixels.kind
-    dataset.SamplesPerPixel = pixels.samples
-    dataset.BitsAllocated, dataset.BitsStored = pixels.allocated, pixels.stored
-    dataset.HighBit, dataset.PixelRepresentation = pixels.high_bit, int(pixels.signed)
+    values: dict[str, str | int] = {
+        "PhotometricInterpretation": pixels.kind,
+        "SamplesPerPixel": pixels.samples,
+        "BitsAllocated": pixels.allocated,
+        "BitsStored": pixels.stored,
+        "HighBit": pixels.high_bit,
+        "PixelRepresentation": int(pixels.signed),
+    }
     if pixels.samples > 1:
-        dataset.PlanarConfiguration = min(1, read_count(dataset, "PlanarConfiguration", name))
+        values["PlanarConfiguration"] = min(1, read_count(dataset, "PlanarConfiguration", name))
+    for keyword, value in values.items():
+        if keyword in dataset:
+            del dataset[keyword]  # it may be of another kind
+        setattr(dataset, keyword, value)
 
 
 def _read_photometric_interpretation(dataset: Dataset, name: str) -> str:

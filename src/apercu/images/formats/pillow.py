@@ -121,7 +121,8 @@ def decode_mask(stream: BytesIO | BufferedReader, name: str) -> NDArray[np.bool_
                 alpha = np.asarray(image.convert("RGBA"))[..., 3]
                 if alpha.min() < _OPAQUE:
                     return alpha > 0
-            values = np.asarray(image.convert("RGB") if image.mode == "P" else image)
+            is_plain = image.mode in _DIRECT_MODES or image.mode.startswith("I")
+            values = np.asarray(image if is_plain else image.convert("RGB"))
             return values != 0 if values.ndim == 2 else (values != 0).any(axis=2)
 
 

@@ -230,6 +230,7 @@ def check_page(page: TiffPage, stream: BytesIO | BufferedReader, name: str) -> N
     check_size(name, page.height, page.width, channels)
     segments = _find_segments(page, name)
     compression = page.first(COMPRESSION, _NONE)
+    rows = -(-page.height // segments.height)
     for number, (offset, count) in enumerate(zip(segments.offsets, segments.counts, strict=True)):
         if not count or not offset or offset + count > length:
             kind = "tile" if segments.is_tiled else "strip"
@@ -242,6 +243,13 @@ def check_page(page: TiffPage, stream: BytesIO | BufferedReader, name: str) -> N
             header = read_codestream(stream.read(count))
             if header is not None:
                 check_scans(header, name)
+                needed = min(segments.height, page.height - number % rows * segments.height)
+                high = segments.height if segments.is_tiled else needed
+                if header.height < high or header.width < segments.width:
+                    raise ImageError(
+                        f"{name}: damaged or cut short, a strip of {segments.width} × {high} "
+                        f"pixels holds a JPEG of {header.width} × {header.height}"
+                    )
     stream.seek(0)
 
 
