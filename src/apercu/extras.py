@@ -7,9 +7,11 @@ from importlib.util import find_spec
 from apercu.errors import MissingExtraError
 
 EXTRAS: dict[str, tuple[str, ...]] = {
+    "alerts": ("fastavro", "astropy"),
     "astro": ("astropy",),
     "export": ("onnx", "onnxscript", "onnxruntime"),
     "fast": ("numba",),
+    "heic": ("pillow_heif",),
     "medical": ("pydicom",),
     "plots": ("matplotlib",),
     "robust": ("art", "sklearn"),

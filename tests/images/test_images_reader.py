@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from apercu.errors import ImageError
+from apercu.errors import ImageError, MissingExtraError
 from apercu.images import read_picture
 from apercu.images.reader import read_stored
 
@@ -264,3 +264,18 @@ def test_errors_name_the_file(tmp_path: Path) -> None:
     path.write_bytes(encode(COLOUR, form="JPEG")[:100])
     with pytest.raises(ImageError, match=r"torn\.jpg: "):
         read_picture(path)
+
+
+def test_heic_needs_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    heic = b"\0\0\0\x1cftypheic" + bytes(40)
+    with monkeypatch.context() as patch:
+        patch.setattr("apercu.extras.find_spec", lambda name: None)
+        message = r"pillow_heif is not installed; pip install 'apercu\[heic\]'"
+        with pytest.raises(MissingExtraError, match=message):
+            read_picture(heic)
+    pillow_heif = pytest.importorskip("pillow_heif")
+    pillow_heif.register_heif_opener()
+    data = encode(Image.new("RGB", (20, 10), (51, 51, 51)), form="HEIF")
+    torch.testing.assert_close(read_picture(data), torch.full((3, 10, 20), 0.2), atol=0.02, rtol=0)
+    with pytest.raises(ImageError):
+        read_picture(heic)

@@ -25,7 +25,7 @@ def escape_undecodable(name: str) -> str:
 
 
 def shorten_name(name: str, most: int = 150) -> str:
-    """Shorten a name of a file, for suffixes to be added; a digest tells it from others.
+    """Return a name of a file short enough for suffixes; a digest tells it from others.
 
     Args:
         name: The name, without folders.

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from apercu.errors import ImageError, ImagesError, NoPixelsError
+from apercu.images.alerts import SUFFIXES as ALERT_SUFFIXES
+from apercu.images.alerts import open_alerts
 from apercu.images.folder import FolderImages, PictureLocation
 from apercu.images.formats.dicom import (
     DICOM_MAGIC,
@@ -39,7 +41,7 @@ _BRACKETS = re.compile(r"(?P<path>.*[^\[\]/])(?P<bands>(\[[^\[\]]+\])+)")
 def open_images(
     spec: str | Path, *, channels: int = 3, bands: tuple[str, ...] | None = None
 ) -> ImageSource:
-    """Open a folder, a picture, a Parquet file, a stack (`.npz`), or the planted set as a source.
+    """Open a folder, a picture, a Parquet file, a stack, alerts, or the planted set as a source.
 
     Args:
         spec: Path of the folder or file; or `planted`, or `planted:classes=6,seed=3,…` with the
@@ -79,6 +81,8 @@ def open_images(
         raise ImagesError(f"{path}: {what} file or folder of images")
     if path.suffix.lower() == ".parquet":
         return open_parquet(path, channels)
+    if has_suffix(path.name, ALERT_SUFFIXES):
+        return open_alerts(path, channels)
     if path.suffix.lower() == ".npz":
         return open_stack(path, channels)
     return open_file(path, channels, bands)

@@ -76,6 +76,9 @@ def describe_pixels(dataset: Dataset, name: str) -> PixelDescription:
         dataset: The elements of the file.
         name: Name of the file, for error messages.
 
+    Returns:
+        How the values are stored.
+
     Raises:
         ImageError: an element is damaged, or nothing else can tell what a missing one would be.
     """

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from io import BytesIO
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from apercu.errors import ImageError
@@ -84,11 +85,11 @@ def is_cut_short(data: bytes) -> bool:
     end = data.rfind(b"\xff\xd9")
     if end < 0:
         return True
-    pictures = []
+    pictures: list[NDArray[Any]] = []
     for content in (data, data[:end] + _FILLER + data[end:]):
         with Image.open(BytesIO(content), formats=("JPEG",)) as image:
             pictures.append(np.asarray(image))
-    return not np.array_equal(*pictures)
+    return not np.array_equal(pictures[0], pictures[1])
 
 
 def _read_jpeg(data: bytes) -> Codestream | None:

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError, features
 
-from apercu.errors import ImageError
+from apercu.errors import ImageError, InputError
+from apercu.extras import require_extra
 from apercu.images.formats.decoder_errors import DECODER_ERRORS
 from apercu.images.formats.jpeg import (
     JPEG_MAGIC,
@@ -74,7 +75,8 @@ def decode_pillow(stream: BytesIO | BufferedReader, name: str, page: int = 0) ->
 
     Raises:
         ImageError: the file is not a picture, damaged, cut short, too small or too large, has no
-            such page, or needs an extra that is not installed.
+            such page.
+        MissingExtraError: it is a HEIC file, and pillow-heif is not installed.
     """
     with silence_warnings("PIL"), _translate_errors(name):
         start = stream.read(16)
@@ -86,7 +88,7 @@ def decode_pillow(stream: BytesIO | BufferedReader, name: str, page: int = 0) ->
             return DecodedPicture(pixels, orientation, orientation, tiff.aspect)
         with _open(stream, name, start, tiff) as image:
             if tiff is not None:
-                image.seek(tiff.index)
+                image.seek(tiff.number)
             turned_by_pillow = _read_orientation(image) if tiff is not None else UPRIGHT
             aspect = _read_aspect(image) if tiff is None else tiff.aspect
             _load(image, stream, name, start)
@@ -131,7 +133,7 @@ def _translate_errors(name: str) -> Iterator[None]:
     """Turn the errors of a decoder within a `with` block into ImageErrors."""
     try:
         yield
-    except ImageError:
+    except InputError:
         raise
     except Image.DecompressionBombError as error:
         raise ImageError(
@@ -167,7 +169,7 @@ def _open(
     stream: BytesIO | BufferedReader, name: str, start: bytes, tiff: TiffPage | None
 ) -> Image.Image:
     """Open a picture by its header, and check its size."""
-    formats = FORMATS
+    formats: tuple[str, ...] = FORMATS
     if start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS:
         _require_heif(name)
         formats = ("HEIF",)
@@ -222,13 +224,10 @@ def _last_pixel(image: Image.Image) -> Any:
 
 
 def _require_heif(name: str) -> None:
-    """Let Pillow read HEIC files; raise ImageError if the extra is not installed."""
-    try:
-        from pillow_heif import register_heif_opener
-    except ImportError as error:
-        raise ImageError(
-            f"{name}: a HEIC file, which needs pillow-heif; install apercu[heic]"
-        ) from error
+    """Let Pillow read HEIC files; raise MissingExtraError if the extra is not installed."""
+    require_extra("heic", name)
+    from pillow_heif import register_heif_opener
+
     register_heif_opener(thumbnails=False)
 
 

@@ -45,12 +45,12 @@ class TiffPage(NamedTuple):
     """One directory of a TIFF file.
 
     Attributes:
-        index: Number of the directory, as Pillow counts them.
+        number: Number of the directory, as Pillow counts them.
         order: Byte order, `<` or `>`.
         tags: Numbers of each tag.
     """
 
-    index: int
+    number: int
     order: str
     tags: Mapping[int, tuple[Any, ...]]
 
@@ -61,22 +61,22 @@ class TiffPage(NamedTuple):
 
     @property
     def height(self) -> int:
-        """Height in pixels."""
+        """The height in pixels."""
         return self.first(HEIGHT, 0)
 
     @property
     def width(self) -> int:
-        """Width in pixels."""
+        """The width in pixels."""
         return self.first(WIDTH, 0)
 
     @property
     def samples(self) -> int:
-        """Values per pixel."""
+        """The values of a pixel."""
         return self.first(SAMPLES, 1)
 
     @property
     def bits(self) -> int:
-        """Bits per value."""
+        """The bits of a value."""
         return self.first(BITS, 1)
 
     @property

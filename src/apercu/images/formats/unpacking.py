@@ -56,7 +56,7 @@ def inflate(packed: bytes, name: str, wbits: int, limit: int | None = None) -> B
     Args:
         packed: The packed bytes.
         name: Name of the file, for error messages.
-        wbits: As in `zlib.decompressobj`; −15 for raw deflate.
+        wbits: The argument of `zlib.decompressobj`; −15 for raw deflate.
         limit: Largest number of unpacked bytes; None for `unpacked_limit`.
 
     Returns:
@@ -80,7 +80,7 @@ def count_inflated(packed: bytes, name: str, wbits: int, limit: int) -> int:
     Args:
         packed: The packed bytes.
         name: Name of the file, for error messages.
-        wbits: As in `zlib.decompressobj`.
+        wbits: The argument of `zlib.decompressobj`.
         limit: Largest number of unpacked bytes.
 
     Returns:
