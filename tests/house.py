@@ -100,6 +100,7 @@ IRREGULAR = frozenset(
 NOT_PARTICIPLES = frozenset(
     {"bed", "embed", "exceed", "feed", "need", "red", "seed", "shed", "speed", "proceed"}
 )
+NOTHING = ("None", "Never", "NoReturn", "Iterator[None]", "AsyncIterator[None]")
 PREPOSITIONS = re.compile(
     r"(?:of|for|from|in|on|by|to|with|as|at|after|before|under|behind)\b", re.I
 )
@@ -235,7 +236,8 @@ def find_missing_returns(path: Path) -> Iterator[str]:
         sections = find_sections(ast.get_docstring(node) or "")  # type: ignore[arg-type]
         returned = ast.unparse(node.returns) if node.returns else "None"
         is_said = "Returns" in sections or "Yields" in sections
-        if "Args" in sections and returned not in ("None", "Never", "NoReturn") and not is_said:
+        is_said |= (ast.get_docstring(node) or "").startswith("Return ")  # type: ignore[arg-type]
+        if "Args" in sections and returned not in NOTHING and not is_said:
             yield f"{path.relative_to(ROOT)}:{node.lineno} {name}"
 
 

@@ -38,7 +38,7 @@ class NamedClass:
 
     @property
     def short_name(self) -> str:
-        """The first synonym."""
+        """The first of its synonyms."""
         return self.name.partition(",")[0]
 
 

@@ -76,7 +76,7 @@ def parse_named(
     seed: int | None = None,
     other_names: Sequence[str] = (),
 ) -> T:
-    """Build the object that a name with settings stands for.
+    """Build the object that a name with settings describes.
 
     Args:
         text: `name`, or `name:key=value,…`.

@@ -35,7 +35,7 @@ CAPTION_SIZE, LINE_HEIGHT, GAP = 13, 17, 6
 TOLERANCE = 1e-3
 """How far outside of [0, 1] rounding may move a pixel."""
 BELOW_SKY = 3.0
-"""How far below the sky black lies, in units of the noise."""
+"""How far black is below the level of the sky, in units of the noise."""
 
 
 def stretch_to_visible(picture: Picture) -> Picture:

@@ -45,9 +45,9 @@ class RunRecord:
         folder: the folder of the result.
         parts: what it depends on, by the name of the JSON file that holds it.
         noun: the result in error messages, such as `training`.
-        finished_by: file that exists when the result is complete; None where nothing tells.
+        finished_by: file that exists when the result is complete; None where there is no such file.
         on_request: whether begun work is only continued on request, and finished work never begun
-            again. Else both are simply taken up.
+            again. Otherwise both are simply continued.
         ignored: names, with dots between the levels, of what may differ.
     """
 
@@ -62,11 +62,14 @@ class RunRecord:
     def begin(self, *, resume: bool = True) -> Iterator[RunState]:
         """Begin or continue the work, and keep other processes out of the folder until it ends.
 
-        A process that Lightning started beside the first one takes part without the lock, and
-        neither writes nor checks anything.
+        A process that Lightning started for a further device works without the lock, and neither
+        writes nor checks anything.
 
         Args:
             resume: whether begun work may be continued, where that needs a request.
+
+        Yields:
+            Whether the work is new, resumed or finished.
 
         Raises:
             RunError: the folder holds other work, or work that is not to be continued, or another
@@ -192,6 +195,6 @@ def _flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _show(value: Any) -> str:
-    """Return a value for an error line: shortened where it is long, such as a list or a digest."""
+    """Return a value for an error message; long ones, such as a digest, are shortened."""
     text = "nothing" if value is None else str(value)
     return text if len(text) <= 40 else f"{text[:37]}…"

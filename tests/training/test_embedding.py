@@ -122,7 +122,7 @@ def test_trivial_counterparts_are_told(odd: dict[str, float], says: str) -> None
 @pytest.mark.parametrize(
     ("odd", "says"),
     [
-        ({"told": 0.02}, "codes tell little of their images"),
+        ({"told": 0.02}, "codes say little of their images"),
         ({"misread": 1.4}, "the classifier's answers cannot be read from the codes"),
         ({}, "None"),
     ],

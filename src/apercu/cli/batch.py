@@ -32,11 +32,11 @@ def batch(
     target: Annotated[
         str,
         typer.Option(
-            metavar="top|NAME|INDEX", help="The class to look for: the one seen most, or this one."
+            metavar="top|NAME|INDEX", help="The class to explain: the predicted one, or this one."
         ),
     ] = "top",
     level: Annotated[
-        float, typer.Option(min=0, max=1, help="Where masks are cut for boxes.")
+        float, typer.Option(min=0, max=1, help="Threshold of the masks for boxes.")
     ] = 0.5,
     format: Annotated[
         str, typer.Option(metavar="parquet|zarr", help="Files with rows, or arrays with chunks.")
@@ -68,14 +68,14 @@ def batch(
         ),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Only so many of the images, drawn at random.")
+        int | None, typer.Option(min=1, help="Use only this many of the images, drawn at random.")
     ] = None,
     classifier: Annotated[
         str | None,
         typer.Option(
             metavar="SPEC",
-            help="Let the classifier itself say which classes it sees, where the explainer does "
-            "not hold it.",
+            help="Let the classifier itself predict the classes, where the explainer does not "
+            "hold it.",
         ),
     ] = None,
     seed: SeedOption = 0,
@@ -93,8 +93,8 @@ def batch(
     """
     from apercu.deploy.batch import explain_dataset
 
-    kept = f"{out} holds what was finished; the same command makes the rest"
-    with on_interrupt(kept), show_progress() as report:
+    message = f"{out} holds what was finished; the same command continues"
+    with on_interrupt(message), show_progress() as report:
         summary = explain_dataset(
             run,
             images,
@@ -119,7 +119,7 @@ def batch(
 
 
 def _describe_summary(summary: BatchSummary, out: Path) -> list[str]:
-    """Return lines about the result, and which stage set the pace."""
+    """Return lines about the result, and which stage was the slowest."""
     manifest, times = summary.manifest, summary.times
     lines = []
     if times.wall:
@@ -132,7 +132,7 @@ def _describe_summary(summary: BatchSummary, out: Path) -> list[str]:
         lines.append(
             f"{summary.explained} images in {summary.seconds:.1f} s, "
             f"{summary.explained / summary.seconds:.1f} per second; busy: {', '.join(fractions)}; "
-            f"{times.slowest} set the pace"
+            f"{times.slowest} was the slowest"
         )
     else:
         lines.append("nothing was left to do")

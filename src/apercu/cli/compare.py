@@ -47,7 +47,7 @@ def compare(
     ] = None,
     steps: Annotated[int, typer.Option(min=2, help="Steps of deletion and insertion.")] = 196,
     limit: Annotated[
-        int | None, typer.Option(min=2, help="Only so many of the images, drawn at random.")
+        int | None, typer.Option(min=2, help="Use only this many of the images, drawn at random.")
     ] = None,
     seed: SeedOption = 0,
     device: DeviceOption = Device.AUTO,

@@ -44,10 +44,12 @@ def cutouts(
     ] = None,
     ids: Annotated[
         str | None,
-        typer.Option("--id", metavar="COLUMN", help="Names the stamps; else the row's number."),
+        typer.Option(
+            "--id", metavar="COLUMN", help="Names of the stamps; else the numbers of the rows."
+        ),
     ] = None,
     label: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="Classes, written as labels.csv.")
+        str | None, typer.Option(metavar="COLUMN", help="Classes, which are written to labels.csv.")
     ] = None,
     debug: DebugOption = False,
 ) -> None:
@@ -72,9 +74,9 @@ def cutouts(
     if label is None and (out / "labels.csv").exists():
         raise ConfigError(f"{out}: has a labels.csv already; give --label, or another folder")
     check_writable(out)
-    kept = f"{out} holds the stamps that were cut; the same command makes all of them again"
+    message = f"{out} holds the stamps that were cut; the same command makes all of them again"
     errors: list[InputError] = []
-    with on_interrupt(kept), show_progress() as report:
+    with on_interrupt(message), show_progress() as report:
         statuses = cut_stamps(
             frames,
             objects,

@@ -29,7 +29,7 @@ def demo(
     """
     from apercu.evaluation.demo import Demo
 
-    consequence = f"{out} keeps what was finished; the same command makes the rest"
+    consequence = f"{out} keeps what was finished; the same command continues"
     with on_interrupt(consequence), show_progress() as report:
         results = Demo(out, seed, device.resolve(), report, say).run()
     show_ranking(results.comparison)

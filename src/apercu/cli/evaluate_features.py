@@ -22,7 +22,7 @@ def evaluate_features(
     ],
     images: Annotated[str, typer.Option(metavar="DIR", help="Labelled images to learn from.")],
     test: Annotated[str, typer.Option(metavar="DIR", help="Labelled images to measure on.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where results go.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the results.")],
     catalogue: Annotated[
         Path | None, typer.Option(metavar="FILE", help="CSV, Parquet or FITS table with classes.")
     ] = None,
@@ -67,7 +67,7 @@ def evaluate_features(
     specs = parse_networks(network)
     opened = {name: open_classifier(spec, device=device.resolve()) for name, spec in specs.items()}
     check_writable(out)
-    with on_interrupt(f"{out} keeps what is finished; the same command does the rest"):
+    with on_interrupt(f"{out} keeps what is finished; the same command continues"):
         evaluation = FeatureEvaluation(opened, images, test, add_labels, protocol, anew, say)
         with show_progress(lines=True) as report:
             rows = evaluate(

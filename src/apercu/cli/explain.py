@@ -38,7 +38,7 @@ def explain(
     ] = 0.5,
     top: Annotated[int, typer.Option(min=1, help="How many classes --target all shows.")] = 20,
     random: Annotated[
-        int | None, typer.Option(min=1, help="Only so many of the images, drawn at random.")
+        int | None, typer.Option(min=1, help="Use only this many of the images, drawn at random.")
     ] = None,
     classifier: Annotated[
         str | None,

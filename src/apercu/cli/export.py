@@ -26,7 +26,7 @@ def export(
         str,
         typer.Option(
             metavar="fp32|fp16|int8|int8-static",
-            help="Of the ONNX graphs; what is lost is measured on --images.",
+            help="Precision of the ONNX graphs; the loss is measured on --images.",
         ),
     ] = "fp32",
     images: Annotated[
@@ -34,7 +34,7 @@ def export(
         typer.Option(metavar="SPEC", help="Images to check and measure on; boxes are used."),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=2, help="Only so many of --images, drawn at random.")
+        int | None, typer.Option(min=2, help="Use only this many of --images, drawn at random.")
     ] = None,
     calibrate: Annotated[
         str | None,
@@ -44,7 +44,7 @@ def export(
         bool | None,
         typer.Option(
             "--combined/--no-combined",
-            help="A second graph with the prediction too; where possible if not given.",
+            help="A second graph that also predicts; by default wherever possible.",
         ),
     ] = None,
     classifier: Annotated[
@@ -56,7 +56,7 @@ def export(
     seed: SeedOption = 0,
     debug: DebugOption = False,
 ) -> None:
-    """Write an explainer as ONNX graphs, checked against PyTorch, and what serves them.
+    """Write an explainer as ONNX graphs, checked against PyTorch, with files for servers.
 
     Writes explainer.onnx (images, targets → maps; target -1 is the class predicted most),
     combined.onnx (the prediction, too), explainer.pt2, a Triton model repository and a KServe

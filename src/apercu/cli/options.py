@@ -14,7 +14,7 @@ from apercu.option_strings import MAX_SEED
 if TYPE_CHECKING:
     Context: TypeAlias = typer.Context
 else:
-    Context = typer.Context.__base__  # what typer hands over, whose own class is for annotations
+    Context = typer.Context.__base__  # typer passes this class, and names its own in annotations
 
 
 class Device(StrEnum):
@@ -40,7 +40,7 @@ class Device(StrEnum):
         return "cuda" if available and self is not Device.CPU else "cpu"
 
     def resolve_for(self, run: Path) -> str:
-        """Return the device of a run, or of an export, which computes on the CPU unless told.
+        """Return the device of a run, or of an export, which computes on the CPU by default.
 
         Raises:
             ConfigError: torch sees no CUDA device.
@@ -51,7 +51,7 @@ class Device(StrEnum):
 
 
 SeedOption: TypeAlias = Annotated[
-    int, typer.Option("--seed", min=0, max=MAX_SEED, help="Of every random draw.")
+    int, typer.Option("--seed", min=0, max=MAX_SEED, help="Seed of every random draw.")
 ]
 DeviceOption: TypeAlias = Annotated[Device, typer.Option("--device", help="Where to compute.")]
 DebugOption: TypeAlias = Annotated[
@@ -79,11 +79,11 @@ ImagesOption: TypeAlias = Annotated[
 ]
 RunOption: TypeAlias = Annotated[Path, typer.Option("--out", metavar="RUN", help="The run folder.")]
 StepsOption: TypeAlias = Annotated[
-    int | None, typer.Option("--steps", min=1, help="Steps of the training proper.")
+    int | None, typer.Option("--steps", min=1, help="Steps of the training itself.")
 ]
 BatchOption: TypeAlias = Annotated[
     int | None, typer.Option("--batch", min=1, help="Images per step and device.")
 ]
 ResumeOption: TypeAlias = Annotated[
-    bool, typer.Option("--resume", help="Go on with a begun training.")
+    bool, typer.Option("--resume", help="Continue a training that was begun.")
 ]

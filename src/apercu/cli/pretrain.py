@@ -93,7 +93,7 @@ def pretrain(
     join = parse_join(catalogue, target, id, radius)
     options = InputOptions(channels, size, stretch)
     inputs = PretrainInputs(images, backbone, options, first, join, test)
-    with on_interrupt(f"{out} keeps what was done; go on with the same command and --resume"):
+    with on_interrupt(f"{out} keeps what was done; continue with the same command and --resume"):
         with show_progress() as report:
             news = NewsReceiver(say, warn, lambda count, total: report("images", count, total))
             prepared = prepare_pretraining(settings, inputs, seed, news)

@@ -20,7 +20,7 @@ ProgressCallback: TypeAlias = Callable[[str, int, int], None]
 
 
 def say(line: str) -> None:
-    """Print one line."""
+    """Print one line on stdout."""
     typer.echo(line)
 
 

@@ -47,7 +47,7 @@ EncoderOption = Annotated[
     typer.Option(metavar="SPEC", help="own, small (from scratch), timm/NAME, another classifier."),
 ]
 DevicesOption = Annotated[int, typer.Option(min=1, help="How many devices share the work.")]
-PrecisionOption = Annotated[Precision, typer.Option(help="Of the numbers.")]
+PrecisionOption = Annotated[Precision, typer.Option(help="Precision of the numbers.")]
 
 
 @app.command("mask")
@@ -71,8 +71,8 @@ def mask(
 ) -> None:
     """Train a mask explainer: what the classifier looks at, for any class, in one forward pass.
 
-    No labels are used: the classifier's own predictions teach it. A classifier without gradients
-    (ONNX, a plain callable) is replaced by a student that is distilled first.
+    No labels are used: it learns from the classifier's own predictions. A classifier without
+    gradients (ONNX, a plain callable) is replaced by a student that is distilled first.
 
     Example: apercu train mask --classifier timm/resnet50 --images photos/ --out runs/resnet50
     """
@@ -111,7 +111,7 @@ def counterpart(
     device: DeviceOption = Device.AUTO,
     debug: DebugOption = False,
 ) -> None:
-    """Train a counterpart explainer: what an image would need to change to be seen as another.
+    """Train a counterpart explainer: what would have to change for another decision.
 
     It makes two images, one that keeps the classifier's decision and one that does not; their
     difference is the explanation. No labels are used.
@@ -152,7 +152,7 @@ def latent(
     """Train a latent explainer: a path of images from one decision of the classifier to another.
 
     A small autoencoder learns what images look like, and what the classifier predicts between
-    them. The training needs no gradients, so any classifier will do.
+    them. The training needs no gradients, so it works with any classifier.
 
     Example: apercu train latent --classifier chest.onnx --images films/ --out runs/path
     """
@@ -171,12 +171,12 @@ def latent(
 
 
 def _train(out: Path, **options: Any) -> None:
-    """Train with the options as they were typed, and say how it went."""
+    """Train with the options as they were typed, and print a summary."""
     from apercu.explainers.train import train as train_explainer
     from apercu.training.trainer import is_main_process
 
-    kept = f"{out} keeps what was done; go on with the same command and --resume"
-    with on_interrupt(kept), ExitStack() as stack:
+    message = f"{out} keeps what was done; continue with the same command and --resume"
+    with on_interrupt(message), ExitStack() as stack:
         bars: list[ProgressCallback] = []
 
         def report(name: str, done: int, total: int) -> None:
@@ -195,7 +195,7 @@ def _train(out: Path, **options: Any) -> None:
 
 
 def _say_summary(out: Path, facts: dict[str, float]) -> None:
-    """Say where the run is, how long it took, and the figures that tell whether it is any good."""
+    """Say where the run is, how long it took, and how good the explainer is."""
     minutes = facts["training_seconds"] / 60
     say(f"trained in {minutes:.1f} min, {facts['steps']:.0f} steps: {out}")
     areas = [f"{k.removeprefix('area_')} classes {v:.3f}" for k, v in facts.items() if "area" in k]

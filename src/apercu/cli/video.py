@@ -36,7 +36,7 @@ def video(
         str,
         typer.Option(
             metavar="top|NAME|INDEX",
-            help="The class to look for: the one seen most over the last moments, or a named one.",
+            help="The class to explain: the most probable one of the last moments, or a named one.",
         ),
     ] = "top",
     smoothing: Annotated[
@@ -44,30 +44,30 @@ def video(
         typer.Option(
             min=0,
             metavar="SECONDS",
-            help="Mean of the maps over time, moved along with the picture, in which a map counts "
-            "half after so long; 0 shows each map as it is.",
+            help="Half-life of a running mean of the maps, which moves with the picture; 0 shows "
+            "each map as it is.",
         ),
     ] = 0.0,
     every: Annotated[
         int,
-        typer.Option(
-            min=1, help="Explain one frame of so many; those between show the map before."
-        ),
+        typer.Option(min=1, help="Explain one frame of this many; the others show the last map."),
     ] = 1,
-    seconds: Annotated[float | None, typer.Option(help="Stop after so much of the video.")] = None,
+    seconds: Annotated[
+        float | None, typer.Option(help="Stop after this much of the video.")
+    ] = None,
     live: Annotated[
         bool,
         typer.Option(
             "--live",
-            help="Do not wait: play a file at its own pace, drop frames that come while one is "
-            "in work. Cameras and RTSP always are.",
+            help="Do not wait: play a file at its own speed, and drop frames that come while "
+            "another is in work. Cameras and RTSP are always live.",
         ),
     ] = False,
     classifier: Annotated[
         str | None,
         typer.Option(
             metavar="SPEC",
-            help="Let the classifier itself say what it sees, where a run does not hold it.",
+            help="Let the classifier itself predict the classes, where a run does not hold it.",
         ),
     ] = None,
     device: DeviceOption = Device.AUTO,
@@ -107,11 +107,13 @@ def _print_summary(summary: VideoSummary, out: Path) -> None:
     for line in summary.warnings:
         warn(line)
     if not out.exists():
-        raise StoppedError("interrupted; nothing was kept")
+        raise StoppedError("interrupted; nothing was written")
     for line in _describe_summary(summary):
         say(line)
     if summary.stopped and not summary.live:
-        raise StoppedError(f"interrupted; {out} holds the first {summary.seconds:.1f} s and plays")
+        raise StoppedError(
+            f"interrupted; {out} holds the first {summary.seconds:.1f} s and can be played"
+        )
     say(f"written: {out}")
 
 

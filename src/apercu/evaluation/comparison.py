@@ -43,10 +43,10 @@ def run_comparison(
 
     One half of the images chooses each explainer's best threshold per metric, and all rows are
     reported on the other half; on all images where no metric needs a threshold. With `out`, results
-    are saved after each explainer, and the results of earlier calls stay, unless an explainer of
-    the same name is another one now. An explainer that has another name now keeps its rows.
+    are saved after each explainer, and the results of earlier calls stay, unless their name now
+    belongs to another explainer. A renamed explainer keeps its rows.
 
-    An explainer that cannot be measured is listed in `failed` with its reason; the others go on.
+    An explainer that cannot be measured is listed in `failed` with its reason; others are measured.
 
     Args:
         classifier: the classifier that is explained.
@@ -64,7 +64,7 @@ def run_comparison(
         RunError: `out` holds a comparison of another classifier, other images or other settings.
         OutputError: `out` cannot be written.
         ImagesError: the images do not have the truth that a metric needs.
-        ClassifierError: randomisation is named, and the classifier hides its weights.
+        ClassifierError: randomisation is named, and the classifier has no accessible weights.
         ApercuError: none of the explainers could be measured; the reason of the first one.
     """
     if out is not None:
@@ -152,11 +152,11 @@ class Comparison:
         return self.results
 
     def attempt(self, name: str, step: Callable[[], None]) -> None:
-        """Run a step; an error is noted, and the others go on."""
+        """Run a step; an error is stored as a failure, and the other steps continue."""
         self.attempted.add(name)
         try:
             step()
-        except Exception as error:  # whatever one explainer does, the others go on
+        except Exception as error:  # an error of one explainer must not stop the others
             self.failures[name] = _wrap_error(name, error)
 
     def add_rows(self, name: str, explainer: MapExplainer | TrueBox) -> None:
@@ -208,7 +208,7 @@ def _wrap_error(name: str, error: Exception) -> ApercuError:
     if isinstance(error, ApercuError):
         return error
     first = next(iter(str(error).splitlines()), "")
-    return ApercuError(f"{name}: {type(error).__name__} ({first}); leave it out, or mend it")
+    return ApercuError(f"{name}: {type(error).__name__} ({first}); leave it out, or fix it")
 
 
 def _choose_metrics(
@@ -238,7 +238,7 @@ def _choose_metrics(
             )
     if "randomisation" in (settings.metrics or ()) and classifier.module is None:
         raise ClassifierError(
-            f"{classifier.spec}: randomisation needs a classifier that shows its weights; "
+            f"{classifier.spec}: randomisation needs a classifier with accessible weights; "
             "leave the metric out"
         )
     if settings.metrics:

@@ -39,7 +39,7 @@ def measure_cost(
     inputs: tuple[Images, Targets],
     repeats: int,
 ) -> Cost:
-    """Measure one batch, and one classifier forward of the same batch beside it.
+    """Measure explanations of one batch, and classifier forwards of the same batch.
 
     Args:
         name: the name of the explainer in the results.
@@ -70,7 +70,7 @@ def measure_cost(
     while len(explainer_times) < repeats and time.perf_counter() - start < MAX_SECONDS:
         forward_times.append(_time_call(forward, images.device) / len(images))
         explainer_times.append(_time_call(explain, images.device) / len(images))
-    if not explainer_times:  # a call that takes so long needs no warming up
+    if not explainer_times:  # a call that takes so long needs no warm-up
         forward_times = [_time_call(forward, images.device) / len(images)]
         explainer_times = [first / len(images)]
     median = statistics.median(explainer_times)
@@ -153,7 +153,7 @@ def find_processor_name() -> str:
 
 @dataclass(frozen=True)
 class CostComparison:
-    """The cost of one explainer beside the trained ones.
+    """The cost of one explainer, compared with the trained ones.
 
     Attributes:
         cost: the cost as it was measured.

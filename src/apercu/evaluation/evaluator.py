@@ -94,7 +94,7 @@ class Evaluator:
         return next(self.sample.read_batches(self.classifier, masked, 2), None) if masked else None
 
     def dry_run(self, name: str, explainer: MapExplainer | TrueBox) -> None:
-        """Explain one image, so that what cannot work fails before hours of work.
+        """Explain one image, so that an explainer that cannot work fails before hours of work.
 
         Raises:
             ImagesError: the true boxes are compared, and no image has any.
@@ -137,8 +137,8 @@ class Evaluator:
     def measure_costs(self, name: str, explainer: MapExplainer | TrueBox) -> Iterator[Cost]:
         """Measure time, queries and memory at every batch size, smallest first.
 
-        Boxes that need nothing cost nothing and are left out, and so is a batch that would take
-        longer than `MAX_SECONDS`.
+        Boxes that need no computation are left out, and so is a batch that would take longer than
+        `MAX_SECONDS`.
         """
         if isinstance(explainer, TrueBox) or (explainer.map_scale == "box" and not explainer.needs):
             return
@@ -210,7 +210,9 @@ class Evaluator:
             )
             for metric, levels in thresholds.items():
                 scores = compute_metric(METRICS[metric], inputs, levels)
-                has_truth = [has_ground_truth(one, metric, explainer) for one in batch.records]
+                has_truth = [
+                    has_ground_truth(record, metric, explainer) for record in batch.records
+                ]
                 parts[metric].append(scores.cpu()[:, torch.tensor(has_truth)])
                 self._check_finite(f"{name}: expected finite {metric}", scores, batch)
             for kind, curve in inputs.curves.items():

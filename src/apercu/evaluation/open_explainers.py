@@ -1,4 +1,4 @@
-"""Whatever people name as an explainer, ready to be compared."""
+"""Open explainers for a comparison: methods by name, runs, and Python functions."""
 
 from __future__ import annotations
 

@@ -309,7 +309,7 @@ def is_fixed_threshold(explainer: str) -> bool:
 
 
 def _select_invocations(calls: Sequence[Invocation], kept: Sequence[str]) -> tuple[Invocation, ...]:
-    """Return the calls that some kept rows come from, with what they finished of those."""
+    """Return the calls that some rows come from, each with the explainers of these rows."""
     selected = [
         replace(call, explainers=tuple(name for name in call.explainers if name in kept))
         for call in calls

@@ -147,7 +147,7 @@ def explain_counterparts(
     classes, predicted = explainer.classes, int(logits[0].argmax())
     if predicted in targets:
         raise TargetError(
-            f"target: the image is seen as {classes[predicted]} already; choose another class"
+            f"target: the image is predicted as {classes[predicted]} already; choose another class"
         )
     for target in targets:
         strip = explainer.counterparts(images, target, logits=logits).strip[:, 0]

@@ -2,8 +2,8 @@
 
 There are two ways to learn it, before the explainer itself. `RidgeEmbedding` fits all of the
 classifier's logits at once by ridge regression: they are free supervision for every class, where a
-single label per image is too little. `BinaryEmbedding` is the published phase: it tells real
-classes from fake ones by the mean activation.
+single label per image is too little. `BinaryEmbedding` is the published phase: it
+separates real classes from fake ones by the mean activation.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def fit_ridge(
     Args:
         gate: the gate to set.
         training: batches that the embedding is fitted to.
-        held_out: batches that choose the penalty; without any, the heaviest is taken.
+        held_out: batches that choose the penalty; without any, the largest penalty is taken.
         penalties: weights of the penalty to choose from, see `RidgeEmbedding`.
 
     Returns:

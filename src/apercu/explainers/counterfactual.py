@@ -70,7 +70,7 @@ class Counterparts:
 
 @dataclass(frozen=True, eq=False)
 class Reading(Generic[C]):
-    """What a network reads from images before it changes them.
+    """Images as a network encodes them before it changes them.
 
     Attributes:
         images: the images.
@@ -84,7 +84,7 @@ class Reading(Generic[C]):
 
 
 class CounterfactualExplainer(TrainedExplainer[N, S], ABC, Generic[N, S, C]):
-    """A trained explainer that shows an image as another class."""
+    """A trained explainer that changes an image until it is predicted as another class."""
 
     @torch.inference_mode()
     def attribute(self, inputs: ImagesLike, target: Target = None) -> Maps:
@@ -138,7 +138,9 @@ class CounterfactualExplainer(TrainedExplainer[N, S], ABC, Generic[N, S, C]):
         targets = self._resolve_targets(target, len(predicted))
         if (same := (targets == predicted).nonzero()).numel():
             name = self.classes[int(predicted[same[0, 0]])]
-            raise TargetError(f"target: the image is seen as {name} already; choose another class")
+            raise TargetError(
+                f"target: the image is predicted as {name} already; choose another class"
+            )
         return self._generate(reading, logits, targets)
 
     @torch.inference_mode()
@@ -155,7 +157,7 @@ class CounterfactualExplainer(TrainedExplainer[N, S], ABC, Generic[N, S, C]):
 
     @abstractmethod
     def _read(self, images: Images) -> Reading[C]:
-        """Return what `_generate` needs to know of the images, and estimated logits."""
+        """Return the codes that `_generate` needs, and estimated logits."""
 
     @abstractmethod
     def _generate(self, reading: Reading[C], logits: Logits, targets: Targets) -> Counterparts:
@@ -163,7 +165,7 @@ class CounterfactualExplainer(TrainedExplainer[N, S], ABC, Generic[N, S, C]):
 
 
 def runner_up(logits: Logits, predicted: Targets) -> Targets:
-    """Return the class with the highest logit besides the predicted one, for each image."""
+    """Return the class with the second highest logit of each image."""
     return exclude_class(logits, predicted).argmax(1)
 
 
@@ -178,7 +180,7 @@ def measure_counterparts(
     classifier: Classifier,
     batches: Iterable[Images],
 ) -> dict[str, float]:
-    """Measure how often counterparts do to the classifier what they are meant to.
+    """Measure how often counterparts keep and change the decision as they should.
 
     Args:
         explainer: the explainer.

@@ -37,7 +37,7 @@ from apercu.training.data import (
 from apercu.types import Images
 
 EMBEDDED = "embedded.safetensors"
-"""File of the phase's result, beside the checkpoints."""
+"""File of the phase's result, in the folder of the checkpoints."""
 
 MAX_HELD_OUT_IMAGES = 512
 """Images that a trained encoder does not see, at most; never more than a tenth of all."""
@@ -48,14 +48,14 @@ StepResult: TypeAlias = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class EmbeddingPhase:
-    """Trains the class embedding of a network, or reads the result of an earlier time.
+    """Trains the class embedding of a network, or reads the stored result of an earlier run.
 
     Args:
         classifier: the classifier that teaches the classes.
         images: the training images.
         seed: seed of all draws.
         folder: folder in which the result is kept, so that a resumed training reads it.
-        say: receives one line of news.
+        say: receives one message.
     """
 
     classifier: Classifier
@@ -93,7 +93,9 @@ class EmbeddingPhase:
             accuracy = train_binary_embedding(
                 network, self.classifier, self.images, settings, self.seed
             )
-            self.say(f"class embedding: tells real from fake classes in {accuracy:.1%} of cases")
+            self.say(
+                f"class embedding: separates real from fake classes in {accuracy:.1%} of cases"
+            )
             return accuracy
         if network.frozen:
             agreement = fit_ridge_embedding(network, self.classifier, self.images, settings)
@@ -103,7 +105,7 @@ class EmbeddingPhase:
             )
         measured = agreement == agreement  # NaN where no image was held out
         held_out = f"in {agreement:.1%} of cases" if measured else "(too few to hold some out)"
-        self.say(f"class embedding: names the classifier's top class {held_out}")
+        self.say(f"class embedding: predicts the classifier's top class {held_out}")
         return agreement
 
 
@@ -158,8 +160,8 @@ def train_ridge_embedding(
         data.teacher_logits.mean().item(), data.teacher_logits.std().item()
     )
 
-    def predict(shown: Images) -> Tensor:
-        return network.gate.predict_logits(network.encode(shown)[-1])
+    def predict(views: Images) -> Tensor:
+        return network.gate.predict_logits(network.encode(views)[-1])
 
     def steps() -> Iterator[StepResult]:
         generator = torch.Generator().manual_seed(seed)
@@ -183,7 +185,7 @@ def train_binary_embedding(
     settings: BinaryEmbedding,
     seed: int,
 ) -> float:
-    """Train encoder and embedding to tell real from fake classes, as published.
+    """Train encoder and embedding to separate real from fake classes, as published.
 
     The evidence that a class exists is its mean activation a: logits (−a/2, a/2), cross-entropy
     (the paper speaks of the maximum, the released code takes the mean).
@@ -213,12 +215,12 @@ def descend(
     settings: RidgeEmbedding | BinaryEmbedding,
     results: Iterable[StepResult],
 ) -> float:
-    """Descend for as many steps as set.
+    """Run the optimiser for the number of steps in the settings.
 
     Args:
         network: the network that is trained.
         settings: number of steps and learning rate.
-        results: losses without end, each computed only when the step before has been taken.
+        results: endless losses; each is computed only after the step before it.
 
     Returns:
         Fraction of images predicted right over the last tenth of the steps.
@@ -228,12 +230,12 @@ def descend(
     optimiser = AdamW(trained, lr=settings.rate, weight_decay=1e-4)
     rate = OneCycleLR(optimiser, settings.rate, total_steps=settings.steps)
     accuracies = []
-    for loss, right in islice(results, settings.steps):
+    for loss, correct in islice(results, settings.steps):
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         rate.step()
-        accuracies.append(right.float().mean().item())
+        accuracies.append(correct.float().mean().item())
     last = accuracies[-max(1, len(accuracies) // 10) :]
     return sum(last) / len(last)
 

@@ -11,7 +11,7 @@ from apercu.networks.graph_encoder import GraphEncoder
 
 
 def open_backbone(settings: GatedSettings, classifier: Classifier) -> Classifier | None:
-    """Return the classifier whose layers become the encoder, or None where the settings want none.
+    """Return the classifier whose layers become the encoder, or None where the settings name none.
 
     Args:
         settings: they name the encoder.

@@ -73,8 +73,9 @@ def train(
         workers: processes of each device that read images.
         student: how a student is distilled; the seed is that of the training.
         progress: whether to show a progress bar of the training.
-        report: called with what is done besides, how much of it, and how much in all.
-        say: receives one line of news at a time.
+        report: called with the name of other work, such as the student, how much of it is done, and
+            how much there is.
+        say: receives one message at a time.
 
     Returns:
         The trained explainer.
@@ -237,7 +238,7 @@ def _distil(
 ) -> tuple[Classifier, dict[str, float]]:
     """Return the student of the trainer's classifier, and what was measured of it."""
     classifier = trainer.classifier
-    trainer.say(f"{classifier.spec} gives no gradients; a student learns to predict like it")
+    trainer.say(f"{classifier.spec} gives no gradients; a student is trained to predict the same")
 
     def on_step(done: int, loss: float) -> None:
         if report is not None:

@@ -1,7 +1,7 @@
 """Imputation: removed pixels are filled in from their neighbours (Rong et al. 2022).
 
-Each missing pixel becomes the weighted mean of its eight neighbours: 1/6 for those beside, above
-and below, 1/12 for the corners; at the edge of the image the weights of those inside are scaled up.
+Each missing pixel becomes the weighted mean of its eight neighbours: 1/6 for the four at its sides,
+1/12 for those at its corners; at the edge of the image the weights of those inside are scaled up.
 """
 
 from __future__ import annotations

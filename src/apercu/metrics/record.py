@@ -92,7 +92,7 @@ class Metric:
 
     @property
     def thresholded(self) -> bool:
-        """Whether it judges the region above a threshold, which is chosen on other images."""
+        """Whether it scores the region above a threshold, which is chosen on other images."""
         return not {"regions", "boxes"}.isdisjoint(self.takes)
 
     @property

@@ -75,5 +75,5 @@ def names() -> tuple[str, ...]:
 
 
 def is_threshold_needed(metrics: Iterable[str]) -> bool:
-    """Return whether any of the named metrics judges the region above a threshold."""
+    """Return whether any of the named metrics scores the region above a threshold."""
     return any(METRICS[name].thresholded for name in metrics)

@@ -127,7 +127,7 @@ class Decoder(nn.Module):
         return SharedFeatures(self.deepest(deepest), finer)
 
     def apply_gate(self, shared: SharedFeatures, gate: Tensor) -> Evidence:
-        """Return what `forward` returns, from features that are computed already."""
+        """Return what `forward` returns, from features that were already computed."""
         features = torch.cat([shared.deepest * gate, gate], 1)
         for step, stride in zip(self.steps, self.strides, strict=True):
             features = cast(UpStep, step).forward_projected(
@@ -188,7 +188,7 @@ class UpStep(nn.Module):
     def forward_projected(
         self, features: Tensor, skip: Tensor | None, gate: Tensor | None
     ) -> Tensor:
-        """Return the same from a skip connection that was projected by `narrow` already."""
+        """Return the same from a skip connection that `narrow` has already projected."""
         features = self.upsample(features)
         size = features.shape[2:] if skip is None else skip.shape[2:]
         if features.shape[2:] != size:

@@ -216,7 +216,7 @@ def draw_pca_plot(labelled: LabelledFeatures, colours: Sequence[str]) -> Image.I
     """
     features, images, labels = labelled.features, labelled.images, labelled.labels
     if images is None:
-        raise ConfigError("pca_plot: expected images beside their features")
+        raise ConfigError("pca_plot: expected the images of the features")
     points = project_on_principal_components(features)
     low, high = (points.quantile(end, 0) for end in (OUTER_FRACTION, 1 - OUTER_FRACTION))
     positions = ((points - low) / (high - low).clamp(min=1e-9)).clamp(0, 1)

@@ -127,7 +127,7 @@ def pretrain(
 
     Returns:
         The backbone, whose logits are features, and what was measured: errors on images that were
-        held out, and on the test images, beside those of the best constant.
+        held out and on the test images, and the same of the best constant.
 
     Raises:
         ClassifierError: the backbone cannot be trained.

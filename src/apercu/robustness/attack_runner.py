@@ -28,8 +28,8 @@ from apercu.robustness.objectives import (
 from apercu.types import Images, Maps, Targets
 
 BPDA_MODES: tuple[BpdaMode, ...] = ("straight_through", "surrogate")
-"""Backward passes that an attacker tries who knows of a filter; a gradient that vanishes in one of
-them can appear in the other."""
+"""Backward passes that an attacker tries if it knows of a filter; a gradient that vanishes in one
+of them can appear in the other."""
 
 
 def find_bpda_modes(job: Job) -> tuple[BpdaMode, ...]:

@@ -56,8 +56,8 @@ def _find_vanishing_gradients(results: Mapping[Job, AttackResult]) -> Iterator[s
             hint = f"use the margin ({margin}), or " if _lacks(results, job, margin) else ""
             yield (
                 f"{_describe_filter(case)}{case} finds no gradient at {count} of "
-                f"{len(result.stuck)} images and does not fool with them; {hint}use an attack "
-                "that needs decisions alone (sparse_evo, square)"
+                f"{len(result.stuck)} images, which it does not fool; {hint}use an attack that "
+                "needs only decisions (sparse_evo, square)"
             )
 
 

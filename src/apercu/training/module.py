@@ -132,7 +132,7 @@ DECAY = 0.98
 
 @dataclass(frozen=True)
 class DegenerateSolution:
-    """A solution that satisfies a loss and is of no use, such as masks that are empty.
+    """A useless solution that still has a low loss, such as empty masks.
 
     Args:
         figures: names of the figures of a step that show it.

@@ -68,7 +68,7 @@ class Trainer:
         run: the run folder that is written.
         hardware: where it runs.
         seed: seed of every draw.
-        say: receives one line of news at a time.
+        say: receives one message at a time.
     """
 
     classifier: Classifier
@@ -80,7 +80,7 @@ class Trainer:
 
     @property
     def is_main_process(self) -> bool:
-        """Whether a person started this process, not Lightning beside another one."""
+        """Whether this is the main process, not one that Lightning started for a further device."""
         return is_main_process()
 
     def make_record(
@@ -97,7 +97,7 @@ class Trainer:
             settings: the settings of the training.
             fingerprint: fingerprint of the classifier; that of this trainer's when None.
             targets: digest of the targets that come with the images, where there are any.
-            parts: what the result depends on besides, by the stem of its JSON file.
+            parts: what else the result depends on, by the stem of its JSON file.
 
         Returns:
             The record.
@@ -216,7 +216,7 @@ class Trainer:
 
 
 def is_main_process() -> bool:
-    """Whether a person started this process, not Lightning beside another one."""
+    """Whether this is the main process, not one that Lightning started for a further device."""
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
 

@@ -1,4 +1,4 @@
-"""`apercu stress` itself: runs every attack at every budget, bare and behind each filter."""
+"""`apercu stress` itself: runs every attack at every budget, with and without each filter."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def stress(
     images: Annotated[
         str | None, typer.Option(metavar="DIR", help="Folder, image, Parquet file, or planted.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where results go.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the results.")] = None,
     attacks: Annotated[
         str | None,
         typer.Option(
@@ -49,7 +49,7 @@ def stress(
     surrogate: Annotated[
         str | None,
         typer.Option(
-            metavar="SPEC", help="Also test it with images made against another classifier."
+            metavar="SPEC", help="Also test with images that were made against another classifier."
         ),
     ] = None,
     plan: Annotated[
@@ -60,7 +60,7 @@ def stress(
         ),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Only so many of the images, drawn at random.")
+        int | None, typer.Option(min=1, help="Use only this many of the images, drawn at random.")
     ] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Images attacked together.")] = None,
     seed: Annotated[
@@ -72,7 +72,7 @@ def stress(
     device: DeviceOption = Device.AUTO,
     debug: DebugOption = False,
 ) -> None:
-    """Attack a classifier: each attack at each budget, bare and behind each filter.
+    """Attack a classifier with each attack at each budget, with and without each filter.
 
     A naive attacker knows the classifier alone; an adaptive one attacks through the filter.
     Writes results.json and report.html. Results that are there already are not computed again.
@@ -110,7 +110,7 @@ def stress(
     chosen = test_plan.attacks != StressPlan().attacks or attacks is not None
     allowed = adapt_attacks(test_plan.attacks, opened, chosen=chosen)
     if allowed != test_plan.attacks:
-        warn(f"{opened.spec} has no gradients, so it is attacked by its decisions alone")
+        warn(f"{opened.spec} has no gradients, so it is attacked through its decisions only")
         test_plan = test_plan.model_copy(update={"attacks": allowed})
     source = open_images(str(settings.images), channels=opened.channels, bands=opened.bands)
     run = None
@@ -120,8 +120,8 @@ def stress(
     if settings.surrogate:
         other = open_classifier(settings.surrogate, device=device.resolve())
     check_writable(folder)
-    kept = on_interrupt(f"{folder} keeps what is finished; the same command does the rest")
-    with kept, show_progress(lines=True) as report:
+    interruptible = on_interrupt(f"{folder} keeps what is finished; the same command continues")
+    with interruptible, show_progress(lines=True) as report:
         results = run_stress_test(
             opened,
             source,

@@ -26,7 +26,7 @@ DEFAULT_ATTACKS = "fgsm,pgd"
 def detect(
     classifier: ClassifierOption,
     images: ImagesOption,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where results go.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the results.")],
     explainer: Annotated[
         Path | None, typer.Option(metavar="RUN", help="A trained explainer, for map and stability.")
     ] = None,
@@ -38,17 +38,17 @@ def detect(
         ),
     ] = None,
     detectors: Annotated[
-        str, typer.Option(metavar="A,B:KEY=VALUE,…", help="Fitted to clean images alone.")
+        str, typer.Option(metavar="A,B:KEY=VALUE,…", help="Detectors, fitted to clean images only.")
     ] = "autoencoder,one_class_svm,mahalanobis",
     attacks: Annotated[
         str | None,
         typer.Option(metavar="A,B:KEY=VALUE,…", help="As for apercu stress; fgsm,pgd by default."),
     ] = None,
     epsilons: Annotated[
-        str, typer.Option(metavar="E,E", help="Budgets of the attacks that have one.")
+        str, typer.Option(metavar="E,E", help="Budgets, for the attacks that have one.")
     ] = "2/255,4/255,8/255",
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Only so many of the images, drawn at random.")
+        int | None, typer.Option(min=1, help="Use only this many of the images, drawn at random.")
     ] = None,
     seed: SeedOption = 0,
     device: DeviceOption = Device.AUTO,
@@ -81,12 +81,12 @@ def detect(
     extractors = parse_extractors(looks, opened, run)
     allowed = adapt_attacks(tuple(named), opened, chosen=attacks is not None)
     if allowed != tuple(named):
-        warn(f"{opened.spec} has no gradients, so it is attacked by its decisions alone")
+        warn(f"{opened.spec} has no gradients, so it is attacked through its decisions only")
         named = {name: parse_attack(name, seed) for name in allowed}
     cases = expand_budgets(named, budgets)
     source = open_images(images, channels=opened.channels, bands=opened.bands)
     check_writable(out)
-    with on_interrupt(f"{out} keeps what is finished; the same command does the rest"):
+    with on_interrupt(f"{out} keeps what is finished; the same command continues"):
         benchmark = DetectionBenchmark(
             opened, source, extractors, parsed_detectors, cases, limit, seed
         )

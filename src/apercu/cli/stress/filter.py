@@ -14,7 +14,7 @@ from apercu.cli.terminal import say
 def filter(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Such as floyd_steinberg:bits=2.")],
     image: Annotated[Path, typer.Argument(metavar="IN", help="A picture.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Where it goes, as PNG.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The PNG file to write.")],
     debug: DebugOption = False,
 ) -> None:
     """Show one input filter on a picture.

@@ -59,7 +59,7 @@ def train(
     opened = open_classifier(classifier)
     source = open_images(images, channels=opened.channels, bands=opened.bands)
     hardware = Hardware(device.resolve(), progress=is_terminal())
-    with on_interrupt(f"{out} keeps what was done; go on with the same command and --resume"):
+    with on_interrupt(f"{out} keeps what was done; continue with the same command and --resume"):
         trainer = Trainer(opened, source, out, hardware, seed, say)
         _, facts = train_defence(settings, trainer, resume=resume)
     say(f"trained in {facts['training_seconds'] / 60:.1f} min, {facts['steps']:.0f} steps: {out}")

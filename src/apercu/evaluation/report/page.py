@@ -118,7 +118,7 @@ def render_template(template: str, **values: Any) -> str:
 
 
 def render_style(views: int) -> Markup:
-    """Return the style sheet of all pages; `views` pictures stand in a row on a wide screen."""
+    """Return the style sheet of all pages; a wide screen shows `views` pictures in a row."""
     sheet = (files("apercu.evaluation.report") / "style.css").read_text()
     return Markup(
         render_template(

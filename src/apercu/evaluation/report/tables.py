@@ -102,7 +102,7 @@ def format_ranking(results: ComparisonResults) -> str:
     header += [f"{METRICS[m].title} {arrows[m]}{fewer.get(m, '')}" for m in metrics]
     lines = []
     for row in build_ranking(results):
-        texts = [row.name + (" (told the truth)" if row.knows_truth else "")]
+        texts = [row.name + (" (knows the truth)" if row.knows_truth else "")]
         for metric in metrics:
             cell = row.cells.get(metric)
             texts.append("" if cell is None else _format_cell(cell))

@@ -37,7 +37,7 @@ def randomly_perturb(images: Images, generator: Generator) -> Images:
 
 
 class Discriminator(nn.Module):
-    """Tells real images of a class from generated ones, patch by patch.
+    """Separates real images of a class from generated ones, patch by patch.
 
     Strided convolutions with LeakyReLU and no normalisation, with the widths of Charachon et al.
     2021. Their two discriminators become one that knows the class: the score of a patch is a linear
@@ -70,7 +70,7 @@ class Discriminator(nn.Module):
 def discriminator_loss(
     discriminator: nn.Module, real: Images, predicted: Targets, generated: Images, targets: Targets
 ) -> Scores:
-    """Return how badly the discriminator tells real from generated images; trains it alone."""
+    """Return the loss of the discriminator on real and generated images; trains only it."""
     on_real = discriminator(real, predicted).flatten(1)
     on_generated = discriminator(generated.detach(), targets).flatten(1)
     return F.softplus(-on_real).mean(1) + F.softplus(on_generated).mean(1)

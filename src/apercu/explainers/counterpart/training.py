@@ -112,10 +112,10 @@ class CounterpartTraining(TrainingModule):
             batch = self._draw_batch(images, self.classifier(images), generator)
         seed = int(torch.randint(2**31, (1,), generator=generator))
 
-        def classify(shown: Images) -> Logits:
+        def classify(inputs: Images) -> Logits:
             if self.settings.weathered:
-                shown = randomly_perturb(shown, Generator().manual_seed(seed))
-            return self.classifier(shown)
+                inputs = randomly_perturb(inputs, Generator().manual_seed(seed))
+            return self.classifier(inputs)
 
         pair = self.network(images, batch.predicted, batch.targets)
         terms = dict(objective.compute_terms(batch, pair, self.network, classify))
@@ -141,12 +141,12 @@ class CounterpartTraining(TrainingModule):
             self.classifier.classes[int(index)].partition(",")[0] for index in (predicted, targets)
         )
         low, high = (
-            self.classifier(shown).softmax(1)[0, targets].item()
-            for shown in (stable, pair.adversarial)
+            self.classifier(inputs).softmax(1)[0, targets].item()
+            for inputs in (stable, pair.adversarial)
         )
         difference = (pair.adversarial - stable)[0].cpu()
         return [
-            render.Tile(render.to_image(images[0].cpu()), f"seen as {before}"),
+            render.Tile(render.to_image(images[0].cpu()), f"predicted: {before}"),
             render.Tile(render.to_image(stable[0].cpu()), f"{after} {low:.2f}"),
             render.Tile(render.to_image(pair.adversarial[0].cpu()), f"{after} {high:.2f}"),
             render.Tile(

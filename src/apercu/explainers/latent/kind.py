@@ -28,7 +28,7 @@ def build_latent_network(
     Args:
         settings: they give the size of the autoencoder.
         classifier_info: the explained classifier.
-        backbone: not used; the network has an encoder of its own.
+        backbone: not used; the network has its own encoder.
         pretrained: not used; there are no pretrained weights.
 
     Returns:
@@ -57,7 +57,7 @@ def describe(settings: LatentSettings) -> CardText:
 
 
 def open_no_backbone(settings: LatentSettings, classifier: Classifier) -> None:
-    """Return None: the network has an encoder of its own."""
+    """Return None: the network has its own encoder."""
 
 
 LATENT = ExplainerKind(

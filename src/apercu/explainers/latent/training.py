@@ -33,7 +33,7 @@ def _describe_codes(means: Mapping[str, float]) -> str | None:
     """Return one line where codes say nothing of their images, or readers predict badly."""
     if means["told"] < MIN_TOLD:
         return (
-            f"codes tell little of their images ({means['told']:.2f} of the variance); lower noise"
+            f"codes say little of their images ({means['told']:.2f} of the variance); lower noise"
         )
     if means["misread"] > MAX_MISREAD:
         return (
@@ -79,10 +79,10 @@ class LatentTraining(TrainingModule):
         pictures = network.decode(codes + noise * (spread / 2).exp())
         small = network.shrink(images)
         errors = (pictures - small).square().mean((1, 2, 3))
-        surprise = (codes.square() + spread.exp() - 1 - spread).sum(1) / 2
+        divergence = (codes.square() + spread.exp() - 1 - spread).sum(1) / 2
         terms: dict[str, Scores] = {
             "picture": errors / (2 * self.settings.noise**2),
-            "surprise": surprise / small[0].numel(),
+            "surprise": divergence / small[0].numel(),
         }
         start = codes.detach()
         with torch.no_grad():
@@ -91,8 +91,8 @@ class LatentTraining(TrainingModule):
         with torch.no_grad():
             shift = self.classifier(network.move(images, start, moved)) - logits
         predicted = network.logit_shift(moved) - network.logit_shift(start)
-        read = F.smooth_l1_loss(network.read(start), logits, reduction="none")
-        terms["reading"] = read.mean(1)
+        reading = F.smooth_l1_loss(network.read(start), logits, reduction="none")
+        terms["reading"] = reading.mean(1)
         terms["moving"] = F.smooth_l1_loss(predicted, shift, reduction="none").mean(1)
         variance = (small - small.mean(0)).square().mean()
         self.log_terms(
@@ -121,7 +121,7 @@ class LatentTraining(TrainingModule):
             (network.decode(start), "as coded"),
             (moved, f"{name} {self._predict_probability(moved, targets):.2f}"),
         ]
-        return [render.Tile(render.to_image(shown[0].cpu()), text) for shown, text in tiles]
+        return [render.Tile(render.to_image(images[0].cpu()), text) for images, text in tiles]
 
     def _predict_probability(self, images: Images, targets: Targets) -> float:
         return float(self.classifier(images).softmax(1)[0, targets[0]])

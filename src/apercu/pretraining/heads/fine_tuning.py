@@ -60,7 +60,7 @@ class FineTuning(Learner):
         seed: int,
     ) -> Targets:
         if training.classifier is None or training.images is None or test.images is None:
-            raise ConfigError("fine_tuning: expected images beside their features")
+            raise ConfigError("fine_tuning: expected the images of the features")
         classes, device = count_classes(training, test), training.classifier.device
         network = self.train_network(
             training.classifier, training.images, chosen, training.labels, classes, seed

@@ -1,4 +1,4 @@
-"""The base class of pretexts: parts beside the backbone, and a loss that needs no labels."""
+"""The base class of pretexts: further networks on the backbone, and a loss without labels."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from apercu.robustness.objectives import AttackObjective
 from apercu.types import Images, Scores
 
 Access: TypeAlias = Literal["gradients", "decisions"]
-"""What an attack needs of the classifier: its gradients, or its decisions alone."""
+"""What an attack needs of the classifier: its gradients, or only its decisions."""
 
 Norm: TypeAlias = Literal["linf", "l2"]
 

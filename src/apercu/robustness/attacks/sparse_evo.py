@@ -1,4 +1,4 @@
-"""SparseEvo: few pixels, found from decisions alone (Vo et al. 2022)."""
+"""SparseEvo: few pixels, found from decisions only (Vo et al. 2022)."""
 
 from __future__ import annotations
 

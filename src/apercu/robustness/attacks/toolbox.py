@@ -127,7 +127,7 @@ class AutoAttack(Attack):
 @final
 @dataclass(frozen=True)
 class HopSkipJump(Attack):
-    """Walks along the decision boundary, which it finds from decisions alone (Chen et al. 2020).
+    """Walks along the decision boundary, which it finds from decisions only (Chen et al. 2020).
 
     Args:
         steps: number of steps along the boundary.

@@ -47,7 +47,7 @@ class DefenceBatch:
 
 
 class Defence(BaseModel, ABC):
-    """Trains a network with a loss of its own; prints as its own settings."""
+    """Trains a network with its own loss; prints as its own settings."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
