@@ -46,7 +46,7 @@ class ExportableExplainer(nn.Module, ABC):
     def explain(
         self, images: Images, features: list[Tensor], logits: Logits, targets: Targets
     ) -> tuple[Tensor, ...]:
-        """Compute the outputs.
+        """Compute the outputs of the graph.
 
         Args:
             images: images in [0, 1].

@@ -73,7 +73,7 @@ class VideoSummary:
         stopped: whether Ctrl-C ended the work early.
         wall_seconds: the seconds of the whole work.
         flicker: the flicker of the maps; None if no two maps could be compared.
-        audio: for each stream of sound, whether it was copied or encoded again.
+        audio: whether each stream of sound was copied or encoded again.
         damaged_audio: the number of packets of sound that could not be encoded again.
         live: whether frames were dropped rather than delayed.
         warnings: one line about each part of the source that is missing in the result.
