@@ -18,7 +18,7 @@ from apercu.explainers.mask.settings import MaskSettings
 from apercu.pretraining.settings import PretrainSettings
 from apercu.robustness.defences.settings import DefenceSettings
 from apercu.run_record import LOCK, RunRecord, RunState, lock_folder
-from apercu.training.record import ORDER, WEIGHTS, TrainingOrder, make_record
+from apercu.training.record import ORDER, WEIGHTS, TrainingContext, make_record
 
 
 class Plan(BaseModel):
@@ -35,7 +35,7 @@ def plain(folder: Path, seed: int = 0) -> RunRecord:
 
 def training(settings: BaseModel) -> Callable[[Path, int], RunRecord]:
     def record(folder: Path, seed: int = 0) -> RunRecord:
-        order = TrainingOrder(classifier="abc", images="planted", count=3, seed=seed)
+        order = TrainingContext(classifier="abc", images="planted", count=3, seed=seed)
         return make_record(folder, order, settings)  # type: ignore[arg-type]
 
     return record

@@ -69,7 +69,7 @@ class Counterparts:
 
 
 @dataclass(frozen=True, eq=False)
-class Reading(Generic[C]):
+class EncodedImages(Generic[C]):
     """Images as a network encodes them before it changes them.
 
     Attributes:
@@ -156,11 +156,13 @@ class CounterfactualExplainer(TrainedExplainer[N, S], ABC, Generic[N, S, C]):
         return resolve_targets(self.classifier_info.names, target, count).to(self.device)
 
     @abstractmethod
-    def _read(self, images: Images) -> Reading[C]:
+    def _read(self, images: Images) -> EncodedImages[C]:
         """Return the codes that `_generate` needs, and estimated logits."""
 
     @abstractmethod
-    def _generate(self, reading: Reading[C], logits: Logits, targets: Targets) -> Counterparts:
+    def _generate(
+        self, reading: EncodedImages[C], logits: Logits, targets: Targets
+    ) -> Counterparts:
         """Return the counterparts of images with these logits, as the target classes."""
 
 

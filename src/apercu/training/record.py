@@ -22,7 +22,7 @@ OTHER_TRAININGS = {"defence": "stress train", "pretext": "pretrain"}
 """Keys that only the settings of other trainings than explainers have, and the verbs of those."""
 
 
-class TrainingOrder(BaseModel):
+class TrainingContext(BaseModel):
     """What the settings do not say, but the result of a training depends on.
 
     Attributes:
@@ -46,7 +46,7 @@ class TrainingOrder(BaseModel):
 
 
 def make_record(
-    run: Path, order: TrainingOrder, settings: TrainingConfig, **parts: BaseModel
+    run: Path, context: TrainingContext, settings: TrainingConfig, **parts: BaseModel
 ) -> RunRecord:
     """Return the record of a training, whose `begin` checks and locks the run folder.
 
@@ -60,7 +60,7 @@ def make_record(
         The record.
     """
     files: Mapping[str, BaseModel] = {
-        ORDER: order,
+        ORDER: context,
         CONFIG: settings,
         **{f"{name}.json": part for name, part in parts.items()},
     }

@@ -33,7 +33,7 @@ from apercu.training.callbacks import (
 from apercu.training.config import TrainingConfig
 from apercu.training.data import EndlessSampler, TrainingImages, split_held_out
 from apercu.training.module import TrainingModule
-from apercu.training.record import TrainingOrder, make_record
+from apercu.training.record import TrainingContext, make_record
 
 CHECKPOINTS, LAST = "checkpoints", "last.ckpt"
 
@@ -102,7 +102,7 @@ class Trainer:
         Returns:
             The record.
         """
-        order = TrainingOrder(
+        order = TrainingContext(
             classifier=fingerprint or self.classifier.fingerprint,
             images=self.source.name,
             count=len(self.source),

@@ -6,7 +6,7 @@ from typing import ClassVar, TypeAlias, final
 
 from torch import Tensor
 
-from apercu.explainers.counterfactual import CounterfactualExplainer, Counterparts, Reading
+from apercu.explainers.counterfactual import CounterfactualExplainer, Counterparts, EncodedImages
 from apercu.explainers.counterpart.network import CounterpartNetwork
 from apercu.explainers.counterpart.objective import CounterpartBatch
 from apercu.explainers.counterpart.settings import CounterpartSettings
@@ -29,12 +29,12 @@ class CounterpartExplainer(
 
     kind: ClassVar[str] = "counterpart"
 
-    def _read(self, images: Images) -> Reading[Features]:
+    def _read(self, images: Images) -> EncodedImages[Features]:
         features = self.network.encode(images)
-        return Reading(images, features, self.network.gate.predict_logits(features[-1]))
+        return EncodedImages(images, features, self.network.gate.predict_logits(features[-1]))
 
     def _generate(
-        self, reading: Reading[Features], logits: Logits, targets: Targets
+        self, reading: EncodedImages[Features], logits: Logits, targets: Targets
     ) -> Counterparts:
         predicted = logits.argmax(1)
         pair = self.network.generate(reading.images, reading.codes, predicted, targets)

@@ -6,7 +6,7 @@ from typing import ClassVar, final
 
 import torch
 
-from apercu.explainers.counterfactual import CounterfactualExplainer, Counterparts, Reading
+from apercu.explainers.counterfactual import CounterfactualExplainer, Counterparts, EncodedImages
 from apercu.explainers.latent.network import Codes, LatentNetwork
 from apercu.explainers.latent.settings import LatentSettings
 from apercu.types import Images, Logits, Targets
@@ -26,11 +26,13 @@ class LatentExplainer(CounterfactualExplainer[LatentNetwork, LatentSettings, Cod
 
     kind: ClassVar[str] = "latent"
 
-    def _read(self, images: Images) -> Reading[Codes]:
+    def _read(self, images: Images) -> EncodedImages[Codes]:
         codes = self.network.encode(images)[0]
-        return Reading(images, codes, self.network.read(codes))
+        return EncodedImages(images, codes, self.network.read(codes))
 
-    def _generate(self, reading: Reading[Codes], logits: Logits, targets: Targets) -> Counterparts:
+    def _generate(
+        self, reading: EncodedImages[Codes], logits: Logits, targets: Targets
+    ) -> Counterparts:
         with torch.inference_mode(mode=False):
             images, codes, start, targets_here = (
                 values.clone() for values in (reading.images, reading.codes, logits, targets)
