@@ -13,10 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from astropy.io import fits
 from PIL import Image
 
 import apercu.images as images
 from apercu.images import ImageSource, open_images
+from apercu.images.alerts import STAMPS, AlertImages
 from apercu.images.catalogue import LabelledImages
 from apercu.images.folder import FolderImages
 from apercu.images.names import shorten_name
@@ -43,7 +45,21 @@ def make_stack(path: Path) -> Path:
     return path / "x.npz"
 
 
+def make_alerts(path: Path) -> Path:
+    fastavro = pytest.importorskip("fastavro")
+    pixels = io.BytesIO()
+    fits.PrimaryHDU(np.ones((4, 4), np.float32)).writeto(pixels)
+    stamps = [{"name": name, "type": "bytes"} for name in STAMPS]
+    fields = [{"name": "candid", "type": "long"}, *stamps]
+    schema = {"type": "record", "name": "alert", "fields": fields}
+    alerts = [{"candid": number, **dict.fromkeys(STAMPS, pixels.getvalue())} for number in (7, 8)]
+    with (path / "x.avro").open("wb") as stream:
+        fastavro.writer(stream, fastavro.parse_schema(schema), alerts)
+    return path / "x.avro"
+
+
 EXAMPLES: dict[type, tuple[Callable[[Path], Any], tuple[str, ...]]] = {
+    AlertImages: (make_alerts, ("7", "8")),
     FolderImages: (make_folder, ("a.npy", "b.npy")),
     ParquetImages: (make_parquet, ("row-0", "row-1", "row-2")),
     images.Planted: (

@@ -48,7 +48,7 @@ def test_an_export_needs_no_classifier_and_no_gpu(tiny_export) -> None:
 
 
 def test_another_graph_or_none_is_told(damaged) -> None:
-    words = r"combined\.onnx: missing, damaged, or not the file that explainer\.json lists; export again"
+    words = r"combined\.onnx: missing, damaged, or not the file that explainer\.json lists; export"
     shutil.copyfile(damaged / "explainer.onnx", damaged / "combined.onnx")
     with pytest.raises(RunError, match=words):
         open_engine(damaged)

@@ -123,7 +123,7 @@ def test_trivial_counterparts_are_told(odd: dict[str, float], says: str) -> None
     ("odd", "says"),
     [
         ({"told": 0.02}, "codes say little of their images"),
-        ({"misread": 1.4}, "the classifier's answers cannot be read from the codes"),
+        ({"misread": 1.4}, "the classifier's logits cannot be predicted from the codes"),
         ({}, "None"),
     ],
 )

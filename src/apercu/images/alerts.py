@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from io import BufferedReader, BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -137,12 +137,13 @@ def read_alerts(path: Path) -> Iterator[dict[str, Any]]:
                     raise ImagesError(f"{path}: damaged or cut short, a block has no end")
                 block = _unpack(packed, metadata.get("avro.codec", b"null"), path)
                 for _ in range(count):
-                    yield schemaless_reader(block, schema, None)
+                    yield cast("dict[str, Any]", schemaless_reader(block, schema, None))
     except OSError as error:
         raise ImagesError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (*DECODER_ERRORS, ImageError) as error:
-        reason = str(error) if isinstance(error, ImageError) else type(error).__name__
-        raise ImagesError(f"{path}: damaged or cut short ({reason})") from error
+    except ImageError as error:  # of a block that unpacks to too much
+        raise ImagesError(str(error)) from error
+    except DECODER_ERRORS as error:
+        raise ImagesError(f"{path}: damaged or cut short ({type(error).__name__})") from error
 
 
 def _unpack(packed: bytes, codec: bytes, path: Path) -> BytesIO:

@@ -23,7 +23,7 @@ OTHER_TRAININGS = {"defence": "stress train", "pretext": "pretrain"}
 
 
 class TrainingContext(BaseModel):
-    """What the settings do not say, but the result of a training depends on.
+    """What the result of a training depends on besides its settings; the content of `order.json`.
 
     Attributes:
         classifier: fingerprint of the classifier.
@@ -97,16 +97,16 @@ def _check_kind(stored: Path, presets: ConfigPresets[Any]) -> None:
     try:
         content = json.loads(stored.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return  # nothing was begun, or it is damaged, which is said where it is read
+        return  # nothing was begun, or the file is damaged; `find_settings` reports this
     fields = presets.model.model_fields
     kind = fields["explainer"].default if "explainer" in fields else _find_other_kind(fields)
-    held = kind
+    stored_kind = kind
     if isinstance(content, dict):
-        held = _find_other_kind(content) or content.get("explainer", "mask")
-    if held != kind:
-        verb = OTHER_TRAININGS.get(str(held), f"train {held}")
+        stored_kind = _find_other_kind(content) or content.get("explainer", "mask")
+    if stored_kind != kind:
+        verb = OTHER_TRAININGS.get(str(stored_kind), f"train {stored_kind}")
         raise RunError(
-            f"{stored.parent}: holds a {held} training; use `apercu {verb}`, or choose "
+            f"{stored.parent}: holds a {stored_kind} training; use `apercu {verb}`, or choose "
             "another --out"
         )
 

@@ -102,7 +102,7 @@ class Trainer:
         Returns:
             The record.
         """
-        order = TrainingContext(
+        context = TrainingContext(
             classifier=fingerprint or self.classifier.fingerprint,
             images=self.source.name,
             count=len(self.source),
@@ -111,7 +111,7 @@ class Trainer:
             precision=self.hardware.precision,
             wanted=targets,
         )
-        return make_record(self.run, order, settings, **parts)
+        return make_record(self.run, context, settings, **parts)
 
     def fit(self, module: TrainingModule) -> dict[str, float]:
         """Train a network in place, from the last checkpoint if there is one.

@@ -37,7 +37,7 @@ def _describe_codes(means: Mapping[str, float]) -> str | None:
         )
     if means["misread"] > MAX_MISREAD:
         return (
-            "the classifier's answers cannot be read from the codes (error "
+            "the classifier's logits cannot be predicted from the codes (error "
             f"{means['misread']:.2f} of the change); enlarge shape.side, or train on"
         )
     return None
