@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from pyarrow import fs
 
 from apercu.classifiers import InputSpec
@@ -74,10 +75,15 @@ def test_pictures_beside_tables_are_refused(tmp_path) -> None:
     assert_pictures(open_set(tmp_path), [encode_noise(1)])
 
 
-def test_tables_further_below_are_mentioned(tmp_path) -> None:
-    path = write_table(tmp_path / "data" / "train.parquet", range(3))
-    with pytest.raises(ImagesError, match=rf"no images, but Parquet files .* such as {path}"):
-        open_set(tmp_path)
+def test_tables_further_below_are_read_as_by_their_url(tmp_path) -> None:
+    write_table(tmp_path / "split=test" / "0.parquet", range(3))
+    write_table(tmp_path / "split=train" / "0.parquet", range(3, 5))
+    (tmp_path / "README.md").write_text("a data set")
+    dataset = open_set(tmp_path)
+    assert_pictures(dataset, [encode_noise(seed) for seed in range(5)])
+    assert dataset.compute_digest() == open_set(f"file://{tmp_path}").compute_digest()
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")  # then the pictures are meant
+    assert len(open_set(tmp_path)) == 1
 
 
 def test_rows_of_one_table_are_named_as_in_other_verbs(tmp_path) -> None:
