@@ -232,5 +232,10 @@ def test_one_picture_in_many_rows_is_bounded(
 def test_limits_follow_the_packed_bytes() -> None:
     assert unpacking.unpacked_limit(10) == 64 << 20
     assert unpacking.unpacked_limit(1 << 40) == 1 << 30
-    with pytest.raises(ImageError, match="a: too large, expected at most 64 MiB unpacked"):
-        unpacking.check_unpacked(10, 65 << 20, "a")
+
+
+def test_a_stack_of_few_bytes_is_bounded(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "a.npz", x=np.zeros((20_000, 64, 64), np.uint8))
+    assert (tmp_path / "a.npz").stat().st_size < 1 << 20
+    with pytest.raises(ImagesError, match="x.npy is too large, expected at most 64 MiB unpacked"):
+        open_images(tmp_path / "a.npz", channels=1)

@@ -14,6 +14,8 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from apercu.errors import ImagesError
+from apercu.images.formats.decoder_errors import DECODER_ERRORS
+from apercu.images.formats.unpacking import unpacked_limit
 from apercu.images.warnings import silence_warnings
 
 MAX_ARRAY_BYTES = 8 << 30
@@ -54,10 +56,12 @@ def read_array_headers(path: Path) -> dict[str, ArrayHeader]:
             if header.dtype.hasobject:
                 continue
             size = math.prod(header.shape) * header.dtype.itemsize
-            if max(size, info.file_size) > MAX_ARRAY_BYTES:
+            limit = unpacked_limit(info.compress_size, MAX_ARRAY_BYTES)
+            if max(size, info.file_size) > limit:
+                most = f"{limit >> 30} GiB" if limit >= 1 << 30 else f"{limit >> 20} MiB"
                 raise ImagesError(
-                    f"{path}: {info.filename} is too large, expected at most "
-                    f"{MAX_ARRAY_BYTES >> 30} GiB unpacked; split it"
+                    f"{path}: {info.filename} is too large, expected at most {most} unpacked; "
+                    "split it"
                 )
             if size > info.file_size:
                 raise ImagesError(f"{path}: damaged, {info.filename} is shorter than it says")
@@ -94,7 +98,7 @@ def _open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
         raise ImagesError(f"{path}: larger than memory can hold; split it") from error
     except OSError as error:
         raise ImagesError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except Exception as error:  # hostile bytes make zipfile and zlib raise anything
+    except (*DECODER_ERRORS, zipfile.BadZipFile) as error:
         raise ImagesError(
             f"{path}: damaged, or no .npz archive of plain arrays ({type(error).__name__})"
         ) from error

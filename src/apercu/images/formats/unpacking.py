@@ -31,25 +31,6 @@ def unpacked_limit(packed_bytes: int, most: int | None = None) -> int:
     return min(most, max(ALWAYS_ALLOWED_BYTES, MAX_RATIO * packed_bytes))
 
 
-def check_unpacked(
-    packed_bytes: int, unpacked_bytes: int, name: str, most: int | None = None
-) -> None:
-    """Raise ImageError if a container says that it unpacks to more than it may.
-
-    Args:
-        packed_bytes: Number of packed bytes.
-        unpacked_bytes: Number of bytes after unpacking.
-        name: Name of the file, for the error message.
-        most: Largest number of unpacked bytes, whatever the packed bytes are; None for
-            `MAX_UNPACKED_BYTES`.
-    """
-    limit = unpacked_limit(packed_bytes, most)
-    if unpacked_bytes > limit:
-        raise ImageError(
-            f"{name}: too large, expected at most {limit >> 20} MiB unpacked; unpack it first"
-        )
-
-
 def inflate(packed: bytes, name: str, wbits: int, limit: int | None = None) -> BytesIO:
     """Unpack a zlib, gzip or raw deflate stream, after its unpacked size is counted.
 
