@@ -237,5 +237,5 @@ def test_limits_follow_the_packed_bytes() -> None:
 def test_a_stack_of_few_bytes_is_bounded(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "a.npz", x=np.zeros((20_000, 64, 64), np.uint8))
     assert (tmp_path / "a.npz").stat().st_size < 1 << 20
-    with pytest.raises(ImagesError, match="x.npy is too large, expected at most 64 MiB unpacked"):
+    with pytest.raises(ImagesError, match=r"x\.npy is too large, expected at most 64 MiB unpacked"):
         open_images(tmp_path / "a.npz", channels=1)
