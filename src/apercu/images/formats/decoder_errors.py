@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import lzma
 import struct
+import zipfile
 import zlib
 
 DECODER_ERRORS: tuple[type[Exception], ...] = (
@@ -22,6 +23,7 @@ DECODER_ERRORS: tuple[type[Exception], ...] = (
     ValueError,  # UnicodeError too
     lzma.LZMAError,
     struct.error,
+    zipfile.BadZipFile,
     zlib.error,
 )
 """What Pillow, pydicom, astropy and the codecs below them raise while they read damaged bytes.

@@ -98,7 +98,7 @@ def _open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
         raise ImagesError(f"{path}: larger than memory can hold; split it") from error
     except OSError as error:
         raise ImagesError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (*DECODER_ERRORS, zipfile.BadZipFile) as error:
+    except DECODER_ERRORS as error:
         raise ImagesError(
             f"{path}: damaged, or no .npz archive of plain arrays ({type(error).__name__})"
         ) from error
