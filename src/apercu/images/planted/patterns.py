@@ -136,7 +136,7 @@ def _halves(random: RandomStream, u: FloatArray, v: FloatArray) -> FloatArray:
 
 
 def _plain(random: RandomStream, u: FloatArray, v: FloatArray) -> FloatArray:
-    """Return one tone."""
+    """Return one tone everywhere."""
     return np.full(u.shape, float(random.integer_below(2)))
 
 
