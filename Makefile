@@ -24,8 +24,9 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## the whole story on generated images, into demo/
 	$(BIN)/apercu demo --out demo
 
+test: export OMP_NUM_THREADS = 1
 test: $(READY) ## all tests of minutes, and the examples in docstrings
-	$(BIN)/python -m pytest --doctest-modules tests src/apercu
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal --doctest-modules tests src/apercu
 
 test-slow: $(READY) ## trainings of minutes
 	$(BIN)/python -m pytest -m 'slow and not gpu'

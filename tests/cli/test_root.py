@@ -1,11 +1,10 @@
 from __future__ import annotations
 
 import errno
-import logging
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -13,14 +12,9 @@ import apercu as package
 from apercu.cli import exit_codes as outcome
 from apercu.cli.exit_codes import on_interrupt, run_command
 from apercu.errors import OutputError, RunError
+from apercu.log import warn
 
 VERBS = (["demo"], ["train", "mask"], ["explain"], ["compare"])
-
-
-@pytest.fixture(autouse=True)
-def _remarks_as_before() -> Iterator[None]:
-    yield
-    logging.disable(logging.NOTSET)
 
 
 def _raising(error: BaseException) -> Callable[[], None]:
@@ -94,11 +88,19 @@ def test_what_is_mistyped_is_one_line(apercu, words: list[str], line: str) -> No
     ids=lambda value: type(value).__name__,
 )
 def test_an_error_is_one_line_and_a_code(capsys, error, code: int, line: str) -> None:
-    with warnings.catch_warnings():
-        assert run_command(_raising(error), debug=False) == code
+    assert run_command(_raising(error), debug=False) == code
     shown = capsys.readouterr().err
     assert shown.startswith(line)
     assert shown.count("\n") == 1
+
+
+def test_warnings_and_logs_are_as_before_after_a_command(capsys, caplog) -> None:
+    filters = list(warnings.filters)
+    assert run_command(lambda: warn("a first line"), debug=False) == 0
+    assert capsys.readouterr().err == "warning: a first line\n"
+    warn("a second line")
+    assert caplog.messages == ["a second line"]
+    assert warnings.filters == filters
 
 
 def test_debug_shows_the_traceback(capsys) -> None:

@@ -15,7 +15,7 @@ from types import FrameType
 import typer
 
 from apercu.errors import ApercuError
-from apercu.remarks import listen
+from apercu.log import redirect_warnings
 
 INTERRUPTED = 130
 """Exit code of a command that was interrupted."""
@@ -50,10 +50,9 @@ def on_interrupt(consequence: str) -> Iterator[None]:
 
 def run_command(command: Callable[[], object], *, debug: bool) -> int:
     """Run a command and return its exit code; an error becomes one line on stderr."""
-    if not debug:
-        _silence_libraries()
     try:
-        code = command()
+        with _show_warnings(debug):
+            code = command()
     except Exception as error:
         if debug:
             traceback.print_exc()
@@ -66,11 +65,20 @@ def run_command(command: Callable[[], object], *, debug: bool) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _silence_libraries() -> None:
-    """Silence the warnings and the logs of libraries."""
-    warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)
-    listen(lambda line: typer.echo(f"warning: {line}", err=True))
+@contextmanager
+def _show_warnings(debug: bool) -> Iterator[None]:
+    """Show our own warnings on stderr; those of libraries and their logs only to debug."""
+    with redirect_warnings(lambda line: typer.echo(f"warning: {line}", err=True)):
+        if debug:
+            yield
+            return
+        level = logging.root.manager.disable
+        logging.disable(logging.WARNING)
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                yield
+        finally:
+            logging.disable(level)
 
 
 def _format_error(error: Exception, debug: bool) -> str:

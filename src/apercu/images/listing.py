@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from apercu.errors import ImagesError
 from apercu.images.folder import MASKS_FOLDER
 from apercu.images.label_tables import Label
-from apercu.remarks import remark
+from apercu.log import warn
 
 EVERYTHING = "**"
 """End of a path that means all pictures at any depth, without labels."""
@@ -61,7 +61,7 @@ def list_pictures(path: Path, is_picture: Callable[[Path], bool]) -> Listing:
     listing = Listing(path)
     _walk(path, PurePosixPath(), listing, is_picture, set())
     listing.files.sort(key=lambda file: PurePosixPath(file).parts)
-    _tell(listing)
+    _warn_of_left_out(listing)
     return listing
 
 
@@ -96,16 +96,16 @@ def _walk(
             listing.unread[inner.suffix.lower()] += 1
 
 
-def _tell(listing: Listing) -> None:
-    """Tell what was left out, one line for each reason."""
+def _warn_of_left_out(listing: Listing) -> None:
+    """Warn of what was left out, one line for each reason."""
     if listing.left_out:
-        tell_left_out(listing.path, listing.left_out)
+        warn_left_out(listing.path, listing.left_out)
     for suffix, count in sorted(listing.unread.items()):
-        remark(f"{listing.path}: left out {count} that end in {suffix}, which is not read")
+        warn(f"{listing.path}: left out {count} that end in {suffix}, which is not read")
 
 
-def tell_left_out(path: Path, names: Iterable[str]) -> None:
-    """Tell which files of a folder are left out.
+def warn_left_out(path: Path, names: Iterable[str]) -> None:
+    """Warn that files of a folder are left out.
 
     Args:
         path: The folder.
@@ -113,7 +113,7 @@ def tell_left_out(path: Path, names: Iterable[str]) -> None:
     """
     listed = list(names)
     more = f" and {len(listed) - MAX_NAMED} more" if len(listed) > MAX_NAMED else ""
-    remark(f"{path}: left out {', '.join(listed[:MAX_NAMED])}{more}")
+    warn(f"{path}: left out {', '.join(listed[:MAX_NAMED])}{more}")
 
 
 def label_by_folder(path: Path, files: list[str]) -> tuple[Label, ...] | None:

@@ -22,7 +22,7 @@ from apercu.images.formats.dicom import SUFFIXES as DICOM_SUFFIXES
 from apercu.images.formats.fits import check_bands, find_first_band_names
 from apercu.images.formats.tiff import is_tiff, read_pages
 from apercu.images.label_tables import BoxRow, read_boxes, read_labels
-from apercu.images.listing import EVERYTHING, label_by_folder, list_pictures, tell_left_out
+from apercu.images.listing import EVERYTHING, label_by_folder, list_pictures, warn_left_out
 from apercu.images.names import has_suffix
 from apercu.images.parquet import open_parquet
 from apercu.images.planted import open_planted
@@ -199,7 +199,7 @@ def _find_pictures(
         counts[heading.series] += 1
         yield from (PictureLocation(file, frame, heading.frames) for frame in range(heading.frames))
     if empty:
-        tell_left_out(path, empty)
+        warn_left_out(path, empty)
     sizes = set().union(*series.values())
     if len(series) > 1 and len(sizes) > 1 and max(counts.values()) > 1:
         raise ImagesError(

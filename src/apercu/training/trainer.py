@@ -222,7 +222,7 @@ def is_main_process() -> bool:
 
 @contextmanager
 def _silence_lightning() -> Iterator[None]:
-    """Silence Lightning's remarks on missing loggers, existing folders and numbers of workers."""
+    """Silence Lightning's notes on missing loggers, existing folders and numbers of workers."""
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     logger.setLevel(logging.ERROR)
