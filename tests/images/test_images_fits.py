@@ -316,7 +316,7 @@ FLOATS = (("BITPIX", "-32"), ("NAXIS", "2"))
         (encode_bands(*BANDS)[:-4000], "damaged, the header of HDU 3 cannot be read"),
         (b"SIMPLE  =", "damaged or cut short"),
         (b"SIMPLE  = F".ljust(2880), "damaged"),
-        (gzip.compress(b"text"), "gzip'ed, but no FITS file inside"),
+        (gzip.compress(b"text", mtime=0), "gzip'ed, but no FITS file inside"),
         (gzip.compress(encode_bands("A"))[:-20], r"damaged or cut short \(gzip\)"),
         (b"\x1f\x8b\x08", "damaged or cut short"),
     ],
@@ -364,7 +364,7 @@ def _seeds() -> list[bytes]:
     ]
     packed = [encode_hdus(fits.CompImageHDU(values, compression_type=kind)) for kind in kinds]
     floats = fits.CompImageHDU(generator.normal(size=(16, 12)).astype(np.float32))
-    return [*plain, *packed, encode_hdus(floats), gzip.compress(plain[0])]
+    return [*plain, *packed, encode_hdus(floats), gzip.compress(plain[0], mtime=0)]
 
 
 SEEDS = _seeds()
