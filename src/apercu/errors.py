@@ -6,6 +6,7 @@
     │   │   └── NoPixelsError       a file of a format of images that holds something else
     │   ├── ImagesError         a folder, table or Parquet file of images is wrong
     │   ├── ClassifierError     a classifier cannot be opened or does not fit
+    │   │   └── UntrustedError      a file wants to run code, and nobody said that it may
     │   ├── TargetError         the classifier has no such class
     │   ├── ConfigError         a setting is misspelt or out of range
     │   │   └── MissingExtraError   an optional package is not installed
@@ -50,6 +51,10 @@ class ImagesError(InputError):
 
 class ClassifierError(InputError):
     """A classifier cannot be opened, or does not fit the request."""
+
+
+class UntrustedError(ClassifierError):
+    """A file wants to run code of this machine, or holds such code, and is not trusted."""
 
 
 class TargetError(InputError):

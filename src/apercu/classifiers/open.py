@@ -15,7 +15,8 @@ from apercu.classifiers.classifier import Classifier
 from apercu.classifiers.names import ClassNames
 from apercu.classifiers.network import IN_MEMORY, Network
 from apercu.classifiers.sources.module import open_in_memory, open_module
-from apercu.errors import ClassifierError, suggest_nearest
+from apercu.classifiers.trust import remember_typed, trusting
+from apercu.errors import ClassifierError, UntrustedError, suggest_nearest
 
 PerChannel: TypeAlias = float | int | Sequence[float | int]
 """A number for each channel, or one for all."""
@@ -35,6 +36,7 @@ def open_classifier(
     output: str | None = None,
     resize: int | None = None,
     copy: bool | None = None,
+    trust: bool = False,
 ) -> Classifier:
     """Open a classifier, and classify one grey image to see that it works.
 
@@ -63,11 +65,15 @@ def open_classifier(
         resize: length of the short side before a centre crop, pixels.
         copy: whether to use a copy of a module, as is the default. The module itself would be put
             into evaluation mode, and its parameters frozen.
+        trust: whether a card may name a factory, whose code is run, or files outside its folder,
+            and whether a `.pt2` file may hold anything. A SPEC that is typed may name a factory
+            anyway.
 
     Returns:
         The classifier.
 
     Raises:
+        UntrustedError: a file could run code, and is not trusted.
         ClassifierError: it cannot be opened, cannot classify images of its own size, or is not
             described well.
 
@@ -89,7 +95,8 @@ def open_classifier(
     description = {key: value for key, value in arguments.items() if value is not None}
     if isinstance(source, str | Path):
         words = [*description, *(["copy"] if copy is not None else [])]
-        return _open_spec(str(source), words).to(device or "cpu")
+        with trusting(trust):
+            return _open_spec(str(source), words).to(device or "cpu")
     if isinstance(source, Classifier) or not callable(source):
         raise ClassifierError(
             "classifier: expected a SPEC, a module or a function from images to logits, got a "
@@ -128,10 +135,16 @@ def _open_spec(spec: str, words: Sequence[str]) -> Classifier:
             f"classifier {spec}: {', '.join(words)} can be given for a module in memory only; "
             "write a classifier card to describe a SPEC"
         )
-    card = read_card(spec) if spec.endswith(".json") else ClassifierCard(source=spec)
+    is_file = spec.endswith(".json")
+    card = read_card(spec) if is_file else ClassifierCard(source=spec)
+    if not is_file:
+        remember_typed(spec)
     names = _read_names(card)
-    with torch.random.fork_rng(devices=[]):
-        network = _open_network(card, None if names is None else len(names.names))
+    try:
+        with torch.random.fork_rng(devices=[]):
+            network = _open_network(card, None if names is None else len(names.names))
+    except UntrustedError as error:
+        raise UntrustedError(f"{spec}: {error}" if is_file else str(error)) from None
     if names is not None:
         network = network.with_names(names)
     return Classifier(network, spec=spec)

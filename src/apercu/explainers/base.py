@@ -129,15 +129,26 @@ class TrainedExplainer(ABC, Generic[N, S]):
         return self.classifier_info.classes
 
     @classmethod
-    def from_pretrained(cls: type[E], run: str | Path, *, device: str | torch.device = "cpu") -> E:
+    def from_pretrained(
+        cls: type[E], run: str | Path, *, device: str | torch.device = "cpu", trust: bool = False
+    ) -> E:
         """Open a run folder.
 
+        Args:
+            run: the run folder.
+            device: the device of its network.
+            trust: whether the folder may name a factory, whose code is run.
+
+        Returns:
+            The explainer.
+
         Raises:
+            UntrustedError: the folder could run code, and is not trusted.
             RunError: the folder is no run of this kind, or its training has not finished.
         """
         from apercu.explainers.run_folder import load_run
 
-        return load_run(run, cls).to(device)
+        return load_run(run, cls, trust=trust).to(device)
 
     def save_pretrained(self, run: str | Path) -> None:
         """Write a run folder that `from_pretrained` opens.

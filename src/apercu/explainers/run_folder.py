@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from apercu.classifiers import open_classifier
-from apercu.errors import ClassifierError, ConfigError, RunError
+from apercu.errors import ClassifierError, ConfigError, RunError, UntrustedError
 from apercu.explainers.base import E, TrainedExplainer
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.kind import CardText
@@ -37,18 +37,20 @@ ENCODER = "encoder"
 
 
 def load_explainer(
-    run: str | Path, device: str | torch.device = "cpu"
+    run: str | Path, device: str | torch.device = "cpu", *, trust: bool = False
 ) -> TrainedExplainer[Any, Any]:
     """Open the run folder of an explainer of any kind.
 
     Args:
         run: the run folder.
         device: the device of its network.
+        trust: whether the folder may name a factory, whose code is run; see `open_classifier`.
 
     Returns:
         The explainer.
 
     Raises:
+        UntrustedError: the folder could run code, and is not trusted.
         RunError: the folder is no run, is damaged, or its training has not finished.
     """
     folder = Path(run)
@@ -66,9 +68,11 @@ def load_explainer(
         classifier_info = ClassifierInfo.model_validate(_read_json(folder / CLASSIFIER))
         facts = TypeAdapter(dict[str, float]).validate_python(_read_json(folder / FACTS))
         card = folder / ENCODER / "card.json"
-        backbone = open_classifier(card) if card.is_file() else None
+        backbone = open_classifier(card, trust=trust) if card.is_file() else None
         network = kind.build_network(settings, classifier_info, backbone, pretrained=False)
         missing, unknown = network.load_state_dict(load_file(folder / WEIGHTS), strict=False)
+    except UntrustedError:
+        raise
     except (OSError, ValueError, TypeError, AttributeError, SafetensorError, RuntimeError) as error:
         reason = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
         raise RunError(f"{folder}: the run folder is damaged ({reason[:300]})") from error
@@ -79,12 +83,13 @@ def load_explainer(
     return kind.explainer(network, classifier_info, settings, facts).to(device)
 
 
-def load_run(run: str | Path, kind: type[E]) -> E:
+def load_run(run: str | Path, kind: type[E], *, trust: bool = False) -> E:
     """Open the run folder of one kind of explainer, on the CPU.
 
     Args:
         run: the run folder.
         kind: the class of the explainer.
+        trust: whether the folder may name a factory, whose code is run.
 
     Returns:
         The explainer.
@@ -92,7 +97,7 @@ def load_run(run: str | Path, kind: type[E]) -> E:
     Raises:
         RunError: as `load_explainer`, or the folder holds another kind.
     """
-    explainer = load_explainer(run)
+    explainer = load_explainer(run, trust=trust)
     if not isinstance(explainer, kind):
         raise RunError(
             f"{run}: expected a run of a {kind.__name__}, got a {type(explainer).__name__}"

@@ -20,6 +20,7 @@ from apercu.classifiers.fingerprint import FORMER_FACTORIES
 from apercu.classifiers.names import ClassNames
 from apercu.classifiers.network import Network, load_weights
 from apercu.classifiers.sources.module import open_module, read_input_attribute
+from apercu.classifiers.trust import check_factory
 from apercu.errors import ClassifierError, suggest_nearest
 
 
@@ -33,9 +34,11 @@ def open_factory(card: ClassifierCard) -> Network:
         The network.
 
     Raises:
+        UntrustedError: a card names it that is not trusted.
         ClassifierError: there is no such module or factory, it fails or returns no callable, or
             neither it nor the card has an `input`.
     """
+    check_factory(card.source, card.options)
     try:
         built = _import_factory(card.source)(**card.options)
     except ClassifierError:
