@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from apercu.cli.exit_codes import on_interrupt
-from apercu.cli.options import DebugOption, OutOption, SeedOption
+from apercu.cli.options import DebugOption, OutOption, SeedOption, TrustOption
 from apercu.cli.terminal import say
 
 
@@ -54,6 +54,7 @@ def export(
         ),
     ] = None,
     seed: SeedOption = 0,
+    trust: TrustOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Write an explainer as ONNX graphs, checked against PyTorch, with files for servers.

@@ -50,12 +50,30 @@ class Device(StrEnum):
         return "cpu" if self is Device.AUTO and is_export(run) else self.resolve()
 
 
+def _trust_files(context: Context, trust: bool) -> bool:
+    """Trust the files that are opened until the command ends."""
+    if trust:
+        from apercu.classifiers.trust import trusting
+
+        context.with_resource(trusting())
+    return trust
+
+
 SeedOption: TypeAlias = Annotated[
     int, typer.Option("--seed", min=0, max=MAX_SEED, help="Seed of every random draw.")
 ]
 DeviceOption: TypeAlias = Annotated[Device, typer.Option("--device", help="Where to compute.")]
 DebugOption: TypeAlias = Annotated[
     bool, typer.Option("--debug", help="Show the traceback of an error.")
+]
+TrustOption: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--trust",
+        callback=_trust_files,
+        help="Trust the files: cards and runs may name functions that are called, and files "
+        "outside their folder; a .pt2 file may hold anything.",
+    ),
 ]
 OutOption: TypeAlias = Annotated[
     Path, typer.Option("--out", help="Folder for everything that is written.")

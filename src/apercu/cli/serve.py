@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from apercu.cli.options import DebugOption, Device, DeviceOption
+from apercu.cli.options import DebugOption, Device, DeviceOption, TrustOption
 from apercu.cli.terminal import say
 from apercu.extras import require_extra
 
@@ -50,6 +50,7 @@ def serve(
     ] = None,
     deadline: Annotated[float, typer.Option(min=0.1, help="Seconds for an answer.")] = 30.0,
     device: DeviceOption = Device.AUTO,
+    trust: TrustOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Answer requests for explanations, and show a page that makes them.

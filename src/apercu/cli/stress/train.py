@@ -18,8 +18,10 @@ from apercu.cli.options import (
     RunOption,
     SeedOption,
     StepsOption,
+    TrustOption,
 )
-from apercu.cli.terminal import is_terminal, say
+from apercu.cli.terminal import say
+from apercu.progress import show_progress
 
 
 def train(
@@ -39,6 +41,7 @@ def train(
     resume: ResumeOption = False,
     seed: SeedOption = 0,
     device: DeviceOption = Device.AUTO,
+    trust: TrustOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Train a classifier further, against attacks: with halftones, with attacked images, or both.
@@ -58,9 +61,12 @@ def train(
     settings = find_settings(out, config, DEFENCES).with_schedule(steps=steps, batch=batch)
     opened = open_classifier(classifier)
     source = open_images(images, channels=opened.channels, bands=opened.bands)
-    hardware = Hardware(device.resolve(), progress=is_terminal())
-    with on_interrupt(f"{out} keeps what was done; continue with the same command and --resume"):
-        trainer = Trainer(opened, source, out, hardware, seed, say)
+    hardware = Hardware(device.resolve())
+    interruptible = on_interrupt(
+        f"{out} keeps what was done; continue with the same command and --resume"
+    )
+    with interruptible, show_progress() as report:
+        trainer = Trainer(opened, source, out, hardware, seed, say, report)
         _, facts = train_defence(settings, trainer, resume=resume)
     say(f"trained in {facts['training_seconds'] / 60:.1f} min, {facts['steps']:.0f} steps: {out}")
     for name, title in (("honest", "clean images"), ("hard", "images that the defence is for")):
