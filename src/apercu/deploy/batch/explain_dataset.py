@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from apercu.classifiers import Classifier
+from apercu.classifiers.trust import is_trusting
 from apercu.deploy.batch.manifest import MANIFEST, read_finished, write_failures, write_manifest
 from apercu.deploy.batch.pipeline import StageTimes
 from apercu.deploy.batch.ray_cluster import RayCluster
@@ -64,6 +65,7 @@ def explain_dataset(
     workers: int | None = None,
     threads: int | None = None,
     cluster: str | None = None,
+    trust: bool = False,
     progress: Progress = lambda count, total: None,
 ) -> BatchSummary:
     """Explain a whole data set into sharded Parquet or Zarr, as `apercu batch` does.
@@ -100,6 +102,7 @@ def explain_dataset(
         threads: the number of threads that explain on the CPU; None for a number that fits.
         cluster: the address of a Ray cluster that shares the work, `auto`, `local` or `HOST:PORT`;
             its machines all see the explainer, the images and the folder of the result.
+        trust: whether the folder or a card may name a factory, whose code is run.
         progress: is called with the number of finished images, and the number of all.
 
     Returns:
@@ -133,6 +136,7 @@ def explain_dataset(
         ExplainerRef(
             explainer if isinstance(explainer, MaskExplainer) else Path(explainer),
             str(classifier) if isinstance(classifier, Path) else classifier,
+            trust or is_trusting(),
         ),
         str(images),
         Path(out),

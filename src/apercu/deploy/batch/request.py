@@ -35,18 +35,20 @@ class ExplainerRef:
         run: the folder of a trained mask explainer or of its export, or a mask explainer.
         classifier: the explained classifier or its SPEC, where it predicts the classes and the
             explainer does not hold it.
+        trust: whether the folder or a card may name a factory, whose code is run.
     """
 
     run: Path | MaskExplainer
     classifier: str | Classifier | None = None
+    trust: bool = False
 
     def open(self, device: str = "cpu") -> InferenceEngine:
         """Open the explainer on a device, as `open_engine` does."""
         if isinstance(self.run, Path):
-            return open_engine(self.run, self.classifier, device)
+            return open_engine(self.run, self.classifier, device, trust=self.trust)
         classifier = self.classifier
         if isinstance(classifier, str):
-            classifier = open_classifier(classifier, device=device)
+            classifier = open_classifier(classifier, device=device, trust=self.trust)
         return TorchEngine.from_explainer(self.run.to(device), classifier)
 
 

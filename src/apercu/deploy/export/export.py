@@ -34,6 +34,7 @@ def export(
     combined: bool | None = None,
     classifier: Classifier | str | Path | None = None,
     seed: int = 0,
+    trust: bool = False,
     report: Callable[[str], None] = lambda line: None,
 ) -> Manifest:
     """Write an explainer as ONNX graphs, checked against PyTorch, as `apercu export` does.
@@ -60,12 +61,14 @@ def export(
         combined: whether a second graph holds the prediction, too; None for where it is possible.
         classifier: the explained classifier or its SPEC, where the explainer does not hold it.
         seed: the seed of the draw.
+        trust: whether the run folder or a card may name a factory, whose code is run.
         report: receives each line about a check or a measurement.
 
     Returns:
         The manifest, as in `explainer.json`.
 
     Raises:
+        UntrustedError: the run folder or a card could run code, and is not trusted.
         ConfigError: the explainer is not a graph, or something that is needed is missing.
         MissingExtraError: the packages of the extra `export` are not installed.
         RunError: the run is damaged, or the classifier is not the explained one.
@@ -80,21 +83,17 @@ def export(
         limit,
         seed,
     )
+    if not isinstance(classifier, Classifier | None):
+        classifier = open_classifier(classifier, trust=trust)
     if not isinstance(explainer, TrainedExplainer):
-        explainer = load_explainer(explainer)
+        explainer = load_explainer(explainer, trust=trust)
     channels = explainer.classifier_info.input.channels
     inputs = ExportInputs(
-        _open_classifier(classifier),
+        classifier,
         _open_images(images, channels),
         _open_images(calibration, channels),
     )
     return write_export(explainer, Path(out), settings, inputs, report)
-
-
-def _open_classifier(classifier: Classifier | str | Path | None) -> Classifier | None:
-    if classifier is None or isinstance(classifier, Classifier):
-        return classifier
-    return open_classifier(classifier)
 
 
 def _open_images(images: ImageSource | str | Path | None, channels: int) -> ImageSource | None:

@@ -25,6 +25,7 @@ def open_engine(
     device: str = "cpu",
     *,
     spin: bool = True,
+    trust: bool = False,
 ) -> InferenceEngine:
     """Open a run folder, or a folder that `apercu export` wrote.
 
@@ -34,11 +35,13 @@ def open_engine(
         device: where a run computes; an export takes `cpu` only.
         spin: whether threads of ONNX Runtime wait for each other without sleeping; False leaves
             the cores to other work.
+        trust: whether the folder or a card may name a factory, whose code is run.
 
     Returns:
         The engine.
 
     Raises:
+        UntrustedError: the folder or a card could run code, and is not trusted.
         RunError: the folder is neither, is damaged, explains by other means than masks, or was
             trained for another classifier.
         ClassifierError: the classifier cannot be opened.
@@ -47,9 +50,9 @@ def open_engine(
     if is_export(run):
         _check_export_options(run, classifier, device)
         return OnnxEngine.from_export(run, spin=spin)
-    explainer = load_run(run, MaskExplainer).to(device)
     if isinstance(classifier, str | Path):
-        classifier = open_classifier(classifier, device=device)
+        classifier = open_classifier(classifier, device=device, trust=trust)
+    explainer = load_run(run, MaskExplainer, trust=trust).to(device)
     return TorchEngine.from_explainer(explainer, classifier)
 
 

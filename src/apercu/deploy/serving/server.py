@@ -145,6 +145,8 @@ def plan_workers(settings: ServeSettings) -> list[WorkerSetup]:
     """Return the setup of each worker; on a machine with GPUs, each of them has all workers."""
     import torch
 
+    from apercu.classifiers.trust import is_trusting
+
     workers = settings.workers
     devices = [workers.device]
     if workers.device == "cuda":
@@ -158,6 +160,7 @@ def plan_workers(settings: ServeSettings) -> list[WorkerSetup]:
             workers.batch,
             threads,
             device,
+            is_trusting(),
         )
         for device in devices
         for _ in range(workers.workers)

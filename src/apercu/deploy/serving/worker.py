@@ -43,6 +43,7 @@ class WorkerSetup:
         batch: images that are explained together, at most.
         threads: threads that PyTorch uses on the CPU.
         device: device that PyTorch uses.
+        trust: whether the folder or a card may name a factory, whose code is run.
     """
 
     run: Path
@@ -51,6 +52,7 @@ class WorkerSetup:
     batch: int = 8
     threads: int = 1
     device: str = "cpu"
+    trust: bool = False
 
 
 def open_explainer(setup: WorkerSetup) -> BatchExplainer:
@@ -73,10 +75,10 @@ def open_explainer(setup: WorkerSetup) -> BatchExplainer:
     if is_export(setup.run):
         engine = open_engine(setup.run, setup.classifier, device, spin=False)
         return MaskBatchExplainer(name, engine)
-    explainer = load_explainer(setup.run).to(device)
     classifier = None
     if setup.classifier is not None:
-        classifier = open_classifier(setup.classifier, device=device)
+        classifier = open_classifier(setup.classifier, device=device, trust=setup.trust)
+    explainer = load_explainer(setup.run, trust=setup.trust).to(device)
     if isinstance(explainer, CounterfactualExplainer):
         predictor = Predictor(explainer, classifier).to(device)
         return CounterpartBatchExplainer(name, predictor, explainer)

@@ -30,6 +30,7 @@ def explain_video(
     live: bool = False,
     classifier: str | Path | Classifier | None = None,
     device: str = "cpu",
+    trust: bool = False,
     progress: Progress = lambda count, total: None,
 ) -> VideoSummary:
     """Draw what a classifier looks at over a video, as `apercu video` does.
@@ -58,6 +59,7 @@ def explain_video(
         classifier: the explained classifier or its SPEC, if it predicts the classes and the
             explainer does not hold it.
         device: where the explainer computes; an export takes `cpu` only.
+        trust: whether the folder or a card may name a factory, whose code is run.
         progress: is called with the number of frames that are written, and about that of all.
 
     Returns:
@@ -76,21 +78,25 @@ def explain_video(
     find_format(out)
     if isinstance(explainer, MaskExplainer):
         if isinstance(classifier, str | Path):
-            classifier = open_classifier(classifier, device=device)
+            classifier = open_classifier(classifier, device=device, trust=trust)
         engine: InferenceEngine = TorchEngine.from_explainer(explainer.to(device), classifier)
         _check_input("explainer", engine.input)
     elif isinstance(explainer, InferenceEngine):
         engine = explainer
         _check_input("explainer", engine.input)
     else:
-        engine = open_video_engine(Path(explainer), classifier, device)
+        engine = open_video_engine(Path(explainer), classifier, device, trust=trust)
     if not isinstance(source, VideoSource):
         source = open_video(str(source), live=live)
     return write_video(engine, source, out, settings, progress)
 
 
 def open_video_engine(
-    run: Path, classifier: str | Path | Classifier | None = None, device: str = "cpu"
+    run: Path,
+    classifier: str | Path | Classifier | None = None,
+    device: str = "cpu",
+    *,
+    trust: bool = False,
 ) -> InferenceEngine:
     """Open a run or an export, whose threads leave the cores to other work while they wait.
 
@@ -98,6 +104,7 @@ def open_video_engine(
         run: the folder.
         classifier: the explained classifier or its SPEC, for a run that does not hold it.
         device: where a run computes.
+        trust: whether the folder or a card may name a factory, whose code is run.
 
     Returns:
         The engine.
@@ -107,7 +114,7 @@ def open_video_engine(
         ClassifierError: the classifier cannot be opened.
         ConfigError: an export is given a classifier or a GPU.
     """
-    engine = open_engine(run, classifier, device, spin=False)
+    engine = open_engine(run, classifier, device, spin=False, trust=trust)
     _check_input(run, engine.input)
     return engine
 
