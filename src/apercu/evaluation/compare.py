@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from apercu.classifiers import Classifier, open_classifier
+from apercu.classifiers.trust import trusting
 from apercu.evaluation.comparison import load_finished, run_comparison
 from apercu.evaluation.evaluator import Progress, ignore_progress
 from apercu.evaluation.gallery import draw_gallery
@@ -33,6 +34,7 @@ def compare(
     seed: int = 0,
     steps: int = 196,
     device: str | torch.device = "cpu",
+    trust: bool = False,
     progress: Progress = ignore_progress,
     command: str = "apercu.compare(…)",
 ) -> ComparisonResults:
@@ -74,6 +76,7 @@ def compare(
         seed: the seed of every draw.
         steps: the number of steps of deletion and insertion.
         device: the device of a classifier that is opened here.
+        trust: whether a run folder or a card may name a factory, whose code is run.
         progress: is called with what is done, how much of it, and how much in all.
         command: the command that the report names.
 
@@ -81,6 +84,7 @@ def compare(
         The results; a table in a notebook and as text.
 
     Raises:
+        UntrustedError: a run folder or a card could run code, and is not trusted.
         ConfigError: a method, a metric or a number is wrong.
         ClassifierError: the classifier cannot be opened, or hides the weights that a metric needs.
         ImagesError: the images are missing, or lack the truth that a metric needs.
@@ -92,10 +96,11 @@ def compare(
     settings = CompareSettings(_split_metrics(metrics), limit, seed, steps=steps)
     check_names(explainers, methods)
     if not isinstance(classifier, Classifier):
-        classifier = open_classifier(classifier, device=device)
+        classifier = open_classifier(classifier, device=device, trust=trust)
     if not isinstance(images, ImageSource):
         images = open_images(images, channels=classifier.channels, bands=classifier.bands)
-    opened = open_explainers(explainers, methods, classifier, images, seed)
+    with trusting(trust):
+        opened = open_explainers(explainers, methods, classifier, images, seed)
     folder = None if out is None else Path(out)
     try:
         results = run_comparison(

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeAlias, cast
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from apercu.classifiers import Classifier
+from apercu.classifiers.trust import check_spec_of_file
 from apercu.errors import ClassifierError, ConfigError
 from apercu.option_strings import MAX_SEED, parse_named, parse_value, split_names
 from apercu.robustness.attacks import ATTACKS, Attack
@@ -216,6 +217,7 @@ def read_stress_settings(path: Path | None, options: Mapping[str, Any]) -> Stres
 
     Raises:
         ConfigError: the file or an option has mistakes; all of them are listed.
+        UntrustedError: the file names a factory that may not be called.
     """
     presets = ConfigPresets(StressSettings, {"standard": StressSettings()})
     values = {name: options.get(name) for name in StressSettings.model_fields}
@@ -227,4 +229,8 @@ def read_stress_settings(path: Path | None, options: Mapping[str, Any]) -> Stres
         changes["epsilons"] = parse_epsilons(changes["epsilons"])
     if "explainer" in changes:
         changes["explainer"] = str(changes["explainer"])
-    return presets.parse({**presets.read(path).model_dump(), **changes}, "stress")
+    planned = presets.read(path)
+    for name in ("classifier", "surrogate"):
+        if name not in changes:
+            check_spec_of_file(getattr(planned, name) or "", f"{path}: {name}")
+    return presets.parse({**planned.model_dump(), **changes}, "stress")
