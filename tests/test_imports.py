@@ -15,7 +15,7 @@ import apercu
 
 SOURCE = Path(apercu.__file__).parent
 LAYERS = (
-    ("errors", "log", "types"),
+    ("errors", "log", "progress", "types"),
     ("extras", "io", "maps", "option_strings"),
     ("run_record", "render", "statistics"),
     ("images",),

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from apercu.cli.exit_codes import on_interrupt
-from apercu.cli.options import DebugOption, Device, DeviceOption, OutOption, SeedOption
-from apercu.cli.terminal import say, show_progress
+from apercu.cli.options import DebugOption, Device, DeviceOption, OutOption, SeedOption, TrustOption
+from apercu.cli.terminal import say
+from apercu.progress import show_progress
 
 if TYPE_CHECKING:
     from apercu.deploy.batch import BatchSummary
@@ -80,6 +81,7 @@ def batch(
     ] = None,
     seed: SeedOption = 0,
     device: DeviceOption = Device.AUTO,
+    trust: TrustOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Explain a whole data set into sharded Parquet or Zarr, with a manifest.

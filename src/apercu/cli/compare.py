@@ -17,8 +17,10 @@ from apercu.cli.options import (
     ImagesOption,
     OutOption,
     SeedOption,
+    TrustOption,
 )
-from apercu.cli.terminal import say, show_progress, show_ranking
+from apercu.cli.terminal import say, show_ranking
+from apercu.progress import show_progress
 
 
 def compare(
@@ -51,6 +53,7 @@ def compare(
     ] = None,
     seed: SeedOption = 0,
     device: DeviceOption = Device.AUTO,
+    trust: TrustOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Measure explainers on the same images: one half chooses thresholds, the other is reported.

@@ -13,8 +13,9 @@ import typer
 
 from apercu.cli.exit_codes import on_interrupt
 from apercu.cli.options import DebugOption, OutOption
-from apercu.cli.terminal import say, show_progress, warn
+from apercu.cli.terminal import say, warn
 from apercu.errors import ConfigError, ImagesError, InputError
+from apercu.progress import show_progress
 
 if TYPE_CHECKING:
     from apercu.images.catalogue.cutouts import CutoutStatus

@@ -9,7 +9,8 @@ import typer
 
 from apercu.cli.exit_codes import on_interrupt
 from apercu.cli.options import DebugOption, Device, DeviceOption, SeedOption
-from apercu.cli.terminal import say, show_progress, show_ranking
+from apercu.cli.terminal import say, show_ranking
+from apercu.progress import show_progress
 
 
 def demo(

@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from apercu.cli.exit_codes import on_interrupt, read_arguments
-from apercu.cli.options import DebugOption, Device, DeviceOption, SeedOption
-from apercu.cli.terminal import say, show_progress
+from apercu.cli.options import DebugOption, Device, DeviceOption, SeedOption, TrustOption
+from apercu.cli.terminal import say
+from apercu.progress import show_progress
 
 
 def evaluate_features(
@@ -44,6 +45,7 @@ def evaluate_features(
     ] = False,
     seed: SeedOption = 0,
     device: DeviceOption = Device.AUTO,
+    trust: TrustOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Measure learning curves where labels are few: on fixed features, or with all layers.

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from apercu.cli.exit_codes import on_interrupt
-from apercu.cli.options import DebugOption, Device, DeviceOption, OutOption, SeedOption
-from apercu.cli.terminal import say, show_progress, warn
+from apercu.cli.options import DebugOption, Device, DeviceOption, OutOption, SeedOption, TrustOption
+from apercu.cli.terminal import say, warn
+from apercu.progress import show_progress
 
 
 def explain(
@@ -57,6 +58,7 @@ def explain(
     ] = None,
     seed: SeedOption = 0,
     device: DeviceOption = Device.AUTO,
+    trust: TrustOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Show what the classifier looks at in images, one forward pass each.
@@ -74,8 +76,8 @@ def explain(
     from apercu.explainers.run_folder import load_explainer
 
     options = ExplainOptions(target, top, level)
+    opened = None if classifier is None else open_classifier(classifier, device=device.resolve())
     explainer = load_explainer(run, device.resolve())
-    opened = None if classifier is None else open_classifier(classifier, device=explainer.device)
     explain_run = ExplainRun(explainer, options, opened)
     names = None if bands is None else tuple(name.strip() for name in bands.split(","))
     refs = select_images(images, explainer.classifier_info.input, random, seed, names)

@@ -18,8 +18,10 @@ from apercu.cli.options import (
     RunOption,
     SeedOption,
     StepsOption,
+    TrustOption,
 )
-from apercu.cli.terminal import is_terminal, say, show_progress, warn
+from apercu.cli.terminal import say, warn
+from apercu.progress import show_progress
 
 
 def pretrain(
@@ -72,6 +74,7 @@ def pretrain(
     devices: Annotated[int, typer.Option(min=1, help="How many devices share the work.")] = 1,
     seed: SeedOption = 0,
     device: DeviceOption = Device.AUTO,
+    trust: TrustOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Pretrain a network without labels: by brightness, transformations, or similarity.
@@ -93,12 +96,15 @@ def pretrain(
     join = parse_join(catalogue, target, id, radius)
     options = InputOptions(channels, size, stretch)
     inputs = PretrainInputs(images, backbone, options, first, join, test)
-    with on_interrupt(f"{out} keeps what was done; continue with the same command and --resume"):
-        with show_progress() as report:
-            news = NewsReceiver(say, warn, lambda count, total: report("images", count, total))
-            prepared = prepare_pretraining(settings, inputs, seed, news)
-        hardware = Hardware(device.resolve(), devices, progress=is_terminal())
-        trainer = Trainer(prepared.backbone, prepared.images.source, out, hardware, seed, say)
+    interruptible = on_interrupt(
+        f"{out} keeps what was done; continue with the same command and --resume"
+    )
+    with interruptible, show_progress() as report:
+        news = NewsReceiver(say, warn, lambda count, total: report("images", count, total))
+        prepared = prepare_pretraining(settings, inputs, seed, news)
+        hardware = Hardware(device.resolve(), devices)
+        source = prepared.images.source
+        trainer = Trainer(prepared.backbone, source, out, hardware, seed, say, report)
         _, facts = train(settings, trainer, prepared.images, prepared.test, resume=resume)
     if trainer.is_main_process:
         _print_summary(out, facts)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -14,9 +11,6 @@ if TYPE_CHECKING:
 
 METRIC_WIDTH = 12
 """Letters that one metric takes in a table."""
-
-ProgressCallback: TypeAlias = Callable[[str, int, int], None]
-"""Called with the name of the work, how much of it is done, and how much there is."""
 
 
 def say(line: str) -> None:
@@ -27,47 +21,6 @@ def say(line: str) -> None:
 def warn(line: str) -> None:
     """Print a warning on stderr."""
     typer.echo(f"warning: {line}", err=True)
-
-
-def is_terminal() -> bool:
-    """Return whether a progress bar can be shown."""
-    return sys.stderr.isatty()
-
-
-@contextmanager
-def show_progress(*, lines: bool = False) -> Iterator[ProgressCallback]:
-    """Show a progress bar for each kind of work, on a terminal only.
-
-    Args:
-        lines: whether a line is printed elsewhere when a kind of work is done.
-
-    Yields:
-        A function that reports the progress.
-    """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    console = Console(stderr=True)
-    with Bars(*columns, console=console, transient=True, disable=not is_terminal()) as bars:
-        tasks = {}
-
-        def report(name: str, done: int, total: int) -> None:
-            if bars.disable:
-                if lines and done == total:
-                    typer.echo(f"{name}: {total} of {total}", err=True)
-                return
-            if name not in tasks:
-                tasks[name] = bars.add_task(name)
-            bars.update(tasks[name], completed=done, total=total)
-
-        yield report
 
 
 def show_ranking(results: ComparisonResults) -> None:

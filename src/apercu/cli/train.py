@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,8 +20,9 @@ from apercu.cli.options import (
     RunOption,
     SeedOption,
     StepsOption,
+    TrustOption,
 )
-from apercu.cli.terminal import ProgressCallback, is_terminal, say, show_progress
+from apercu.cli.terminal import say
 
 app = typer.Typer(
     help="Train an explainer for a classifier.", no_args_is_help=True, rich_markup_mode="rich"
@@ -67,6 +67,7 @@ def mask(
     precision: PrecisionOption = Precision.FULL,
     seed: SeedOption = 0,
     device: DeviceOption = Device.AUTO,
+    trust: TrustOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Train a mask explainer: what the classifier looks at, for any class, in one forward pass.
@@ -109,6 +110,7 @@ def counterpart(
     precision: PrecisionOption = Precision.FULL,
     seed: SeedOption = 0,
     device: DeviceOption = Device.AUTO,
+    trust: TrustOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Train a counterpart explainer: what would have to change for another decision.
@@ -147,6 +149,7 @@ def latent(
     resume: ResumeOption = False,
     seed: SeedOption = 0,
     device: DeviceOption = Device.AUTO,
+    trust: TrustOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Train a latent explainer: a path of images from one decision of the classifier to another.
@@ -175,21 +178,8 @@ def _train(out: Path, **options: Any) -> None:
     from apercu.explainers.train import train as train_explainer
     from apercu.training.trainer import is_main_process
 
-    message = f"{out} keeps what was done; continue with the same command and --resume"
-    with on_interrupt(message), ExitStack() as stack:
-        bars: list[ProgressCallback] = []
-
-        def report(name: str, done: int, total: int) -> None:
-            if not bars:
-                bars.append(stack.enter_context(show_progress()))
-            bars[0](name, done, total)
-            if done == total:  # make room for the bar of the training
-                stack.close()
-                bars.clear()
-
-        explainer = train_explainer(
-            out=out, progress=is_terminal(), report=report, say=say, **options
-        )
+    with on_interrupt(f"{out} keeps what was done; continue with the same command and --resume"):
+        explainer = train_explainer(out=out, progress=True, say=say, **options)
     if is_main_process():
         _say_summary(out, explainer.facts)
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from apercu.cli.exit_codes import StoppedError, graceful_signals
-from apercu.cli.options import DebugOption, Device, DeviceOption
-from apercu.cli.terminal import say, show_progress, warn
+from apercu.cli.options import DebugOption, Device, DeviceOption, TrustOption
+from apercu.cli.terminal import say, warn
 from apercu.extras import require_extra
+from apercu.progress import show_progress
 
 if TYPE_CHECKING:
     from apercu.deploy.video import VideoSummary
@@ -71,6 +72,7 @@ def video(
         ),
     ] = None,
     device: DeviceOption = Device.AUTO,
+    trust: TrustOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Draw what the classifier looks at over a video, with the class and its probability.

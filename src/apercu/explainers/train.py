@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from math import isfinite
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from apercu.classifiers import Classifier, StudentSettings, open_classifier
+from apercu.classifiers.trust import check_spec_of_file, trusting
 from apercu.errors import ConfigError
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.classifier_info import ClassifierInfo
@@ -20,10 +22,11 @@ from apercu.explainers.registry import find_kind
 from apercu.explainers.settings import ExplainerSettings
 from apercu.explainers.student import distil_student
 from apercu.images import ImageSource, open_images
+from apercu.progress import ProgressCallback, ignore_progress, show_progress
 from apercu.run_record import RunRecord
 from apercu.training.data import TrainingImages, split_held_out
 from apercu.training.record import find_settings
-from apercu.training.trainer import Hardware, Trainer
+from apercu.training.trainer import Hardware, Trainer, is_main_process
 
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 """Precisions of the numbers, and what Lightning calls them."""
@@ -46,8 +49,9 @@ def train(
     precision: str = "32",
     workers: int = 1,
     student: StudentSettings | None = None,
+    trust: bool = False,
     progress: bool = False,
-    report: Callable[[str, int, int], None] | None = None,
+    report: ProgressCallback | None = None,
     say: Callable[[str], None] = print,
 ) -> TrainedExplainer[Any, Any]:
     """Train an explainer for a classifier, and leave it in a run folder.
@@ -72,9 +76,11 @@ def train(
         precision: precision of the numbers: `32`, `bf16` or `16`.
         workers: processes of each device that read images.
         student: how a student is distilled; the seed is that of the training.
-        progress: whether to show a progress bar of the training.
-        report: called with the name of other work, such as the student, how much of it is done, and
-            how much there is.
+        trust: whether a card or a file of settings may name a factory, whose code is run.
+        progress: whether to show on stderr how far the work is: a bar on a terminal, a line every
+            half minute elsewhere.
+        report: called with the name of each part of the work, how much of it is done, and how much
+            there is; instead of `progress`.
         say: receives one message at a time.
 
     Returns:
@@ -82,6 +88,7 @@ def train(
 
     Raises:
         InputError: the classifier, the images or the settings are wrong, or do not fit each other.
+        UntrustedError: a file could run code, and is not trusted.
         RunError: the folder holds a finished training, one of other settings, or one that was begun
             and is not to be continued.
         OutputError: the folder cannot be written.
@@ -90,24 +97,30 @@ def train(
     settings = _choose_settings(run, config, chosen).with_schedule(steps=steps, batch=batch)
     if encoder is not None:
         settings = settings.with_encoder(encoder)
-    hardware = _choose_hardware(device, devices, precision, workers, progress)
+    hardware = _choose_hardware(device, devices, precision, workers)
     if not isinstance(classifier, Classifier):
-        classifier = open_classifier(classifier)
+        classifier = open_classifier(classifier, trust=trust)
     if not isinstance(images, ImageSource):
         images = open_images(images, channels=classifier.channels, bands=classifier.bands)
     chosen.check_classifier(classifier)
     needs_student = chosen.needs_gradients and not classifier.differentiable
     built = None
     if not (needs_student and settings.uses_own_layers):  # else the student has the layers
-        built = build_network(
-            settings, classifier, seed
-        )  # finds mistakes before anything is written
-    trainer = Trainer(classifier, images, run, hardware, seed, say)
+        with trusting(trust):
+            if encoder is None and not isinstance(config, Mapping | ExplainerSettings):
+                check_spec_of_file(getattr(settings, "encoder", ""), f"{config or run}: encoder")
+            # finds mistakes before anything is written
+            built = build_network(settings, classifier, seed)
     facts: dict[str, float] = {}
-    with _record(trainer, classifier, settings).begin(resume=resume):
+    with ExitStack() as stack:
+        if report is None:
+            shows = progress and is_main_process()
+            report = stack.enter_context(show_progress()) if shows else ignore_progress
+        trainer = Trainer(classifier, images, run, hardware, seed, say, report)
+        stack.enter_context(_record(trainer, classifier, settings).begin(resume=resume))
         if needs_student:
             distillation = replace(student or StudentSettings(), seed=seed)
-            taught, facts = _distil(trainer, distillation, report)
+            taught, facts = _distil(trainer, distillation)
             trainer = replace(trainer, classifier=taught)
         network = built or build_network(settings, trainer.classifier, seed)
         return _fit(network, settings, trainer, classifier, facts)
@@ -218,9 +231,7 @@ def _choose_settings(
     return config
 
 
-def _choose_hardware(
-    device: str, devices: int, precision: str, workers: int, progress: bool
-) -> Hardware:
+def _choose_hardware(device: str, devices: int, precision: str, workers: int) -> Hardware:
     """Return the hardware; raises ConfigError where it is not there."""
     if precision not in PRECISIONS:
         raise ConfigError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision}")
@@ -228,22 +239,19 @@ def _choose_hardware(
     if device not in ("auto", "cpu", "cuda") or (device == "cuda" and not cuda):
         raise ConfigError(f"device: expected auto, cpu, or cuda where torch sees it, got {device}")
     chosen = "cuda" if cuda and device != "cpu" else "cpu"
-    return Hardware(chosen, devices, PRECISIONS[precision], progress, workers)
+    return Hardware(chosen, devices, PRECISIONS[precision], workers)
 
 
-def _distil(
-    trainer: Trainer,
-    settings: StudentSettings,
-    report: Callable[[str, int, int], None] | None,
-) -> tuple[Classifier, dict[str, float]]:
+def _distil(trainer: Trainer, settings: StudentSettings) -> tuple[Classifier, dict[str, float]]:
     """Return the student of the trainer's classifier, and what was measured of it."""
     classifier = trainer.classifier
     trainer.say(f"{classifier.spec} gives no gradients; a student is trained to predict the same")
-
-    def on_step(done: int, loss: float) -> None:
-        if report is not None:
-            report("student", done, settings.steps)
-
-    student, agreement = distil_student(classifier, trainer.source, trainer.run, settings, on_step)
+    student, agreement = distil_student(
+        classifier,
+        trainer.source,
+        trainer.run,
+        settings,
+        lambda done, loss: trainer.report("student steps", done, settings.steps),
+    )
     trainer.say(f"student: agrees with the classifier on {agreement:.1%} of held-out images")
     return student, {"student_agreement": agreement}

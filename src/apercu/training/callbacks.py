@@ -1,4 +1,4 @@
-"""Callbacks of a training: warnings, sample sheets, the batch norm warm-up, and its time."""
+"""Callbacks of a training: warnings, sample sheets, the batch norm warm-up, progress, its time."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from apercu import render
 from apercu.classifiers import Classifier
 from apercu.errors import ImageError
 from apercu.images import ImageSource
+from apercu.progress import ProgressCallback
 from apercu.training.module import DegeneracyMonitor, DegenerateSolution, TrainingModule
 
 SAMPLE_IMAGES = 6
@@ -115,6 +116,27 @@ class SampleSheets(Callback):
             images = self.classifier.prepare(picture)[None].to(self.classifier.device)
             rows.append(module.sample_tiles(images))
         render.save_image(self.folder / name, render.draw_contact_sheet(rows))
+
+
+class StepProgress(Callback):
+    """Reports how many steps are done.
+
+    Args:
+        report: receives the name of the work, the steps that are done, and the steps in all.
+    """
+
+    def __init__(self, report: ProgressCallback) -> None:
+        self.report = report
+
+    def on_train_start(self, trainer: Any, module: Any) -> None:
+        self._report_steps(trainer)
+
+    def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
+        self._report_steps(trainer)
+
+    def _report_steps(self, trainer: Any) -> None:
+        if trainer.is_global_zero:
+            self.report("training steps", trainer.global_step, trainer.max_steps)
 
 
 class TrainingTimer(Callback):

@@ -22,11 +22,13 @@ from torch.utils.data import DataLoader
 from apercu.classifiers import Classifier
 from apercu.extras import is_installed
 from apercu.images import ImageSource
+from apercu.progress import ProgressCallback, ignore_progress
 from apercu.run_record import RunRecord
 from apercu.training.callbacks import (
     BatchNormWarmup,
     DegeneracyWarning,
     SampleSheets,
+    StepProgress,
     TrainingTimer,
     WeightEma,
 )
@@ -47,14 +49,12 @@ class Hardware:
         devices: number of devices that share the work.
         precision: precision of the numbers as Lightning names it: `32-true`, `bf16-mixed` or
             `16-mixed`.
-        progress: whether to show a progress bar.
         workers: processes of each device that read images; 0 reads them in the trainer's own.
     """
 
     device: str = "auto"
     devices: int = 1
     precision: Any = "32-true"
-    progress: bool = False
     workers: int = 1
 
 
@@ -69,6 +69,7 @@ class Trainer:
         hardware: where it runs.
         seed: seed of every draw.
         say: receives one message at a time.
+        report: receives the name of each part of the work, how much is done, and how much there is.
     """
 
     classifier: Classifier
@@ -77,6 +78,7 @@ class Trainer:
     hardware: Hardware = Hardware()
     seed: int = 0
     say: Callable[[str], None] = field(default=print, repr=False)
+    report: ProgressCallback = field(default=ignore_progress, repr=False)
 
     @property
     def is_main_process(self) -> bool:
@@ -186,12 +188,13 @@ class Trainer:
                     BatchNormWarmup(len(self.source) if module.warms_up_batchnorm else 0),
                     DegeneracyWarning(module.degenerate, patience, self.say),
                     SampleSheets(self.classifier, self.source, self.run / "samples"),
+                    StepProgress(self.report),
                     checkpoint,
                 ],
                 logger=loggers,
                 log_every_n_steps=min(10, schedule.steps),
                 use_distributed_sampler=False,  # the sampler knows its rank
-                enable_progress_bar=self.hardware.progress,
+                enable_progress_bar=False,  # its bar counts epochs
                 enable_model_summary=False,
             )
 

@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 
 from apercu.cli.exit_codes import on_interrupt, read_arguments
-from apercu.cli.options import Context, DebugOption, Device, DeviceOption
-from apercu.cli.terminal import say, show_progress, warn
+from apercu.cli.options import Context, DebugOption, Device, DeviceOption, TrustOption
+from apercu.cli.terminal import say, warn
 from apercu.option_strings import MAX_SEED
+from apercu.progress import show_progress
 
 
 def stress(
@@ -70,6 +71,7 @@ def stress(
         ),
     ] = None,
     device: DeviceOption = Device.AUTO,
+    trust: TrustOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Attack a classifier with each attack at each budget, with and without each filter.

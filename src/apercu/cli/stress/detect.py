@@ -16,8 +16,10 @@ from apercu.cli.options import (
     DeviceOption,
     ImagesOption,
     SeedOption,
+    TrustOption,
 )
-from apercu.cli.terminal import say, show_progress, warn
+from apercu.cli.terminal import say, warn
+from apercu.progress import show_progress
 
 DEFAULT_ATTACKS = "fgsm,pgd"
 """Attacks where none are chosen, for a classifier with gradients."""
@@ -52,6 +54,7 @@ def detect(
     ] = None,
     seed: SeedOption = 0,
     device: DeviceOption = Device.AUTO,
+    trust: TrustOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Detect attacked images by their explanations.

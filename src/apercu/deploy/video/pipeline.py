@@ -29,7 +29,7 @@ QUEUE_SIZE = 8
 """Largest number of frames and packets of sound that wait between two threads."""
 
 Progress: TypeAlias = Callable[[int, int], None]
-"""Called with the number of frames that are written, and about the number of all."""
+"""Called with the number of frames that are written, and about that of all: 0 if unknown."""
 _WrittenItem: TypeAlias = AudioPacket | tuple[VideoPicture, OverlayContent]
 """What is ready to be written."""
 
@@ -217,7 +217,8 @@ class VideoPipeline:
         frame, content = item
         writer.write_frame(self._overlay(frame.picture, content))
         self.frames, self.seconds = self.frames + 1, frame.seconds
-        self.progress(self.frames, max(self.frames, self.source.frames))
+        total = self.source.frames
+        self.progress(self.frames, max(self.frames, total) if total > 0 else 0)
 
 
 def _list_losses(source: VideoSource, damaged_audio: int) -> list[str]:

@@ -1,0 +1,191 @@
+"""How far long work is: a bar on a terminal, a line every half minute elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from threading import Event, Lock, Thread
+from typing import TypeAlias
+
+ProgressCallback: TypeAlias = Callable[[str, int, int], None]
+"""Called with the name of the work, how much of it is done, and how much there is: 0 if unknown."""
+
+FIRST_LINE = 5.0
+"""Seconds of a piece of work before its first line."""
+LINE_EVERY = 30.0
+"""Seconds between two lines."""
+
+
+def ignore_progress(name: str, done: int, total: int) -> None:
+    """Do nothing, where no progress is shown."""
+
+
+@dataclass
+class WorkProgress:
+    """How far one piece of work is.
+
+    Args:
+        name: the name of the work.
+        done: how much of it was done when it began; more than 0 where it is continued.
+        total: how much there is; 0 if unknown.
+        begun: when it began, in seconds of a monotonic clock.
+    """
+
+    name: str
+    done: int
+    total: int
+    begun: float
+    first_done: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.first_done = self.done
+
+    @property
+    def finished(self) -> bool:
+        """Whether all of it is done."""
+        return 0 < self.total <= self.done
+
+    def describe(self, now: float) -> str:
+        """Return one line: how much is done, and how long the rest will take.
+
+        Args:
+            now: the present time, in seconds of the same clock.
+
+        Returns:
+            The line.
+
+        >>> WorkProgress("images", 0, 8, begun=0.0).describe(12.0)
+        'images: 0 of 8, 12 s so far'
+        >>> work = WorkProgress("images", 2, 8, begun=0.0)
+        >>> work.done = 4
+        >>> work.describe(60.0)
+        'images: 4 of 8 (50 %), 60 s so far, about 2.0 min left'
+        """
+        seconds, fresh = now - self.begun, self.done - self.first_done
+        if not self.total:
+            return f"{self.name}: {self.done}, {format_seconds(seconds)} so far"
+        line = f"{self.name}: {self.done} of {self.total}"
+        if self.done:
+            line += f" ({100 * self.done // self.total} %)"
+        line += f", {format_seconds(seconds)} so far"
+        if fresh > 0:
+            left = seconds / fresh * (self.total - self.done)
+            line += f", about {format_seconds(left)} left"
+        return line
+
+
+def format_seconds(seconds: float) -> str:
+    """Return a time for people.
+
+    >>> format_seconds(4.2), format_seconds(200), format_seconds(9000)
+    ('4 s', '3.3 min', '2.5 h')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+class ProgressLines:
+    """Writes lines about the work that is going on, also while a long part of it is silent.
+
+    Args:
+        write: receives one line.
+        final_lines: whether short work gets a line, too, when it is done.
+        first_line: seconds of a piece of work before its first line.
+        line_every: seconds between two lines.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[str], None],
+        *,
+        final_lines: bool = False,
+        first_line: float = FIRST_LINE,
+        line_every: float = LINE_EVERY,
+    ) -> None:
+        self.write, self.final_lines = write, final_lines
+        self.first_line, self.line_every = first_line, line_every
+        self._work: WorkProgress | None = None
+        self._due = 0.0
+        self._lock, self._stop = Lock(), Event()
+        self._thread: Thread | None = None
+
+    def report(self, name: str, done: int, total: int) -> None:
+        """Note how far some work is; its end gets a line if it took long."""
+        with self._lock:
+            now, work = time.monotonic(), self._work
+            if work is None or work.name != name:
+                self._work = work = WorkProgress(name, done, total, now)
+                self._due = now + self.first_line
+            work.done, work.total = done, total
+            if work.finished:
+                self._work = None
+                seconds = now - work.begun
+                if seconds >= self.first_line:
+                    self.write(f"{name}: {done} of {total}, in {format_seconds(seconds)}")
+                elif self.final_lines:
+                    self.write(f"{name}: {done} of {total}")
+        if self._thread is None:
+            self._thread = Thread(target=self._run, name="progress", daemon=True)
+            self._thread.start()
+
+    def close(self) -> None:
+        """End the lines."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(min(1.0, self.line_every / 4, self.first_line / 4)):
+            with self._lock:
+                now = time.monotonic()
+                if self._work is not None and now >= self._due:
+                    self._due = now + self.line_every
+                    self.write(self._work.describe(now))
+
+
+@contextmanager
+def show_progress(*, lines: bool = False) -> Iterator[ProgressCallback]:
+    """Show on stderr how far each piece of work is: a bar on a terminal, else lines.
+
+    Args:
+        lines: whether short work gets a line, too, where there is no terminal.
+
+    Yields:
+        A function that reports the progress.
+    """
+    if not sys.stderr.isatty():
+        reporter = ProgressLines(_write_line, final_lines=lines)
+        try:
+            yield reporter.report
+        finally:
+            reporter.close()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    console, together = Console(stderr=True), sys.stdout.isatty()
+    with Bars(*columns, console=console, transient=True, redirect_stdout=together) as bars:
+        tasks = {}
+
+        def report(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = bars.add_task(name)
+            bars.update(tasks[name], completed=done, total=total or None)
+
+        yield report
+
+
+def _write_line(line: str) -> None:
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
