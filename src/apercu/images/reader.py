@@ -20,6 +20,7 @@ from apercu.images.formats.fits import decode_fits
 from apercu.images.formats.fits_hdus import is_fits
 from apercu.images.formats.npy import NPY_MAGIC, decode_npy
 from apercu.images.formats.pillow import DecodedPicture, decode_mask, decode_pillow
+from apercu.images.formats.tiff import is_tiff
 from apercu.images.names import has_suffix
 from apercu.images.orientation import UPRIGHT, turn_picture
 from apercu.images.resizing import make_pixels_square
@@ -49,11 +50,13 @@ class StoredPicture(NamedTuple):
         orientation: EXIF orientation of the file, 1 to 8.
         size: The (height, width) in the file, before its pixels are made square and it is turned
             upright.
+        frames: Number of frames of a DICOM file or pages of a TIFF file; 1 for other formats.
     """
 
     picture: Picture
     orientation: int
     size: tuple[int, int]
+    frames: int = 1
 
     @property
     def upright_size(self) -> tuple[int, int]:
@@ -156,23 +159,36 @@ def _read(stream: BytesIO | BufferedReader, name: str, options: ReadOptions) -> 
     if is_fits(start) or has_suffix(name, FITS_SUFFIXES):
         return _read_fits(stream, name, options)
     if is_dicom(start) or Path(name).suffix.lower() in DICOM_SUFFIXES:
-        pixels, aspect = decode_dicom(stream, name, options.frame)
-        decoded = DecodedPicture(pixels, aspect=aspect)
-    elif start.startswith(NPY_MAGIC):
-        decoded = DecodedPicture(decode_npy(stream, name))
-    else:
+        frame = decode_dicom(stream, name, options.frame)
+        decoded = DecodedPicture(frame.pixels, aspect=frame.aspect, frames=frame.frames)
+    elif is_tiff(start):
         decoded = decode_pillow(stream, name, options.frame)
+    else:
+        _check_first(options.frame, name)
+        is_array = start.startswith(NPY_MAGIC)
+        decoded = (
+            DecodedPicture(decode_npy(stream, name)) if is_array else decode_pillow(stream, name)
+        )
     height, width = decoded.pixels.shape[1:]
     is_turned = decoded.orientation >= 5 and decoded.pending != decoded.orientation
     size = (width, height) if is_turned else (height, width)
     square = make_pixels_square(_check_pixels(decoded.pixels, name), decoded.aspect, name)
     picture = turn_picture(square, decoded.pending)
     picture = _convert_channels(picture, options.channels, name)
-    return StoredPicture(picture, decoded.orientation, size)
+    return StoredPicture(picture, decoded.orientation, size, decoded.frames)
+
+
+def _check_first(frame: int, name: str) -> None:
+    """Raise ImageError if another frame than the first is to be read of a format without frames."""
+    if frame != 0:
+        raise ImageError(
+            f"{name}: expected frame 0, got {frame}; only DICOM and TIFF files have others"
+        )
 
 
 def _read_fits(stream: BytesIO | BufferedReader, name: str, options: ReadOptions) -> StoredPicture:
     """Read the bands of a FITS file as raw counts, in the order of `options.bands`."""
+    _check_first(options.frame, name)
     planes = decode_fits(stream, name, options.bands, options.channels)
     picture = torch.from_numpy(planes.pixels)
     return StoredPicture(picture, UPRIGHT, (picture.shape[1], picture.shape[2]))

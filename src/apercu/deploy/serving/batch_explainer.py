@@ -21,9 +21,11 @@ from apercu.classifiers.targets import TOP
 from apercu.deploy.inference import InferenceEngine, Predictor
 from apercu.deploy.serving.requests import ExplainRequest, MapFormat, RequestOptions
 from apercu.deploy.serving.served_explainer import Record, ServedExplainer, make_examples
-from apercu.errors import ApercuError, TargetError
+from apercu.errors import ApercuError, ConfigError, TargetError
 from apercu.explain.explanation import tight_box
 from apercu.explainers.counterfactual import CounterfactualExplainer
+from apercu.images.formats.fits import check_bands
+from apercu.images.formats.fits_hdus import is_fits
 from apercu.images.limits import limit_pixels
 from apercu.images.reader import ReadOptions, read_stored
 from apercu.types import Images, Logits, Picture, Targets
@@ -44,12 +46,14 @@ class PreparedImage:
         size: height and width of the picture that was sent.
         options: how it is to be explained.
         picture: a JPEG of it, if that is to be sent back.
+        frames: number of frames or pages of the file.
     """
 
     image: Float[Tensor, "channels height width"]
     size: tuple[int, int]
     options: RequestOptions
     picture: bytes | None = None
+    frames: int = 1
 
     @classmethod
     def from_request(
@@ -67,16 +71,24 @@ class PreparedImage:
 
         Raises:
             ImageError: the bytes are no image, or none that the explainer can take.
+            ConfigError: bands are named that cannot be the channels, or of a file without bands.
         """
+        options = request.options
+        check_bands(options.bands, spec.channels)
+        if options.bands and not is_fits(request.image):
+            raise ConfigError("bands: only FITS files have bands that can be chosen; leave it out")
+        bands = options.bands or spec.bands
         with limit_pixels(max_pixels):
-            picture = read_stored(request.image, ReadOptions(spec.channels, 0, spec.bands)).picture
+            stored = read_stored(request.image, ReadOptions(spec.channels, options.frame, bands))
+        picture = stored.picture
         jpeg = None
-        if request.options.picture:
+        if options.picture:
             image = render.to_image(picture)
             image.thumbnail((MAX_SIDE, MAX_SIDE))
             jpeg = render.encode_image(image, "JPEG")
         height, width = picture.shape[1:]
-        return cls(prepare_image(picture, spec), (height, width), request.options, jpeg)
+        image = prepare_image(picture, spec)
+        return cls(image, (height, width), options, jpeg, stored.frames)
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,6 +215,7 @@ class BatchExplainer(ABC):
             "explainer": self.served.kind,
             "read_by": self.served.read_by,
             "size": {"width": width, "height": height},
+            "frames": prepared.frames,
             "top": [self._name_class(index, explained) for index in top],
         }
         if prepared.picture is not None:

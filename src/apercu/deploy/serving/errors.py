@@ -4,9 +4,11 @@ ApercuError
 ├── InputError
 │   ├── BadRequestError           400   the body is neither a form nor a JSON object
 │   ├── TokenError                401   the token is missing or wrong
+│   ├── ForbiddenError            403   the host or the origin of the request is a stranger
 │   ├── NotFoundError             404   there is nothing at this address
 │   ├── TooLargeError             413   the body is larger than is allowed
 │   ├── UnsupportedMediaError     415   the body has a type that is not read
+│   │   └── UnsupportedEncodingError 415 it is compressed in a way that is not read
 │   └── ClientDisconnectedError   499   the client disconnected; it is counted, nobody reads it
 └── UnavailableError              503   nothing is wrong with the request; send it again
     ├── TooManyRequestsError      429   one address has as many images here as it may
@@ -32,6 +34,12 @@ class TokenError(InputError):
     status = 401
 
 
+class ForbiddenError(InputError):
+    """The host or the origin of the request is a stranger."""
+
+    status = 403
+
+
 class NotFoundError(InputError):
     """There is nothing at this address."""
 
@@ -48,6 +56,10 @@ class UnsupportedMediaError(InputError):
     """The body has a type that is not read."""
 
     status = 415
+
+
+class UnsupportedEncodingError(UnsupportedMediaError):
+    """The body is compressed in a way that is not read."""
 
 
 class ClientDisconnectedError(InputError):

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, get_args
 
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
-
 from apercu.classifiers import ClassNames
 from apercu.classifiers.targets import find_class_indices
+from apercu.deploy.serving.bodies import IMAGE, FormPart, decode_base64, parse_form
 from apercu.deploy.serving.errors import BadRequestError, UnsupportedMediaError
 from apercu.errors import ConfigError, ImageError, TargetError, suggest_nearest
 from apercu.explain.options import TOP, ExplainOptions
@@ -21,15 +17,15 @@ from apercu.explain.options import TOP, ExplainOptions
 MapFormat: TypeAlias = Literal["png", "array", "both"]
 MAP_FORMATS: tuple[str, ...] = get_args(MapFormat)
 FORM, JSON = "multipart/form-data", "application/json"
-FIELDS = ("target", "top", "level", "format", "picture")
+FIELDS = ("target", "top", "level", "format", "picture", "frame", "bands")
 MAX_CLASSES = 20
 """Classes that one request may ask about."""
 MAX_NAME = 200
 """Letters of a class name."""
 MAX_INSTANCES = 32
 """Images in one request of the KServe addresses."""
-MAX_FIELDS, MAX_FIELD_SIZE = MAX_CLASSES + 8, 4096
-"""Fields of a form beside its file; bytes of each."""
+MAX_BANDS = 64
+"""Bands that one request may name."""
 _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no", "")
 
 
@@ -43,6 +39,9 @@ class RequestOptions:
         level: threshold of the mask for its box.
         format: format of the maps; None leaves them out and answers the prediction alone.
         picture: whether to send the picture back, for pages that cannot decode it themselves.
+        frame: index of the frame of a DICOM file, or of the page of a TIFF file.
+        bands: names of the bands of a FITS file, one per channel or one for all; None takes those
+            that the classifier names.
     """
 
     targets: tuple[int, ...] = ()
@@ -50,6 +49,8 @@ class RequestOptions:
     level: float = ExplainOptions.level
     format: MapFormat | None = "png"
     picture: bool = False
+    frame: int = 0
+    bands: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -158,155 +159,39 @@ def parse_options(
         options.level,
         _parse_format(fields.get("format", "png")) if maps else None,
         _parse_bool(fields.get("picture", False)),
+        _parse_frame(fields),
+        _parse_bands(fields.get("bands")),
     )
 
 
-@dataclass
-class FormPart:
-    """One part of a form.
-
-    Attributes:
-        name: name of the field.
-        is_file: whether the part has a file name.
-        content: bytes of the part.
-    """
-
-    name: str
-    is_file: bool
-    content: bytes = b""
-
-    @property
-    def text(self) -> str:
-        """The content of a field."""
-        return _decode(self.content)
-
-
-class _FormReader:
-    """Collects the parts that the parser of python-multipart finds."""
-
-    def __init__(self) -> None:
-        self.parts: list[FormPart] = []
-        self._open: FormPart | None = None
-        self._pieces: list[bytes] = []
-        self._size = 0
-        self._header, self._value, self._disposition = b"", b"", b""
-
-    def on_part_begin(self) -> None:
-        self._open, self._pieces, self._size, self._disposition = None, [], 0, b""
-
-    def on_header_field(self, data: bytes, start: int, end: int) -> None:
-        self._header += data[start:end]
-
-    def on_header_value(self, data: bytes, start: int, end: int) -> None:
-        self._value += data[start:end]
-
-    def on_header_end(self) -> None:
-        if self._header.lower() == b"content-disposition":
-            self._disposition = self._value
-        self._header = self._value = b""
-
-    def on_headers_finished(self) -> None:
-        _, options = parse_options_header(self._disposition)
-        if b"name" not in options:
-            raise _make_form_error("a part has no name")
-        self._open = FormPart(_decode(options[b"name"]), b"filename" in options)
-        others = sum(part.is_file == self._open.is_file for part in self.parts)
-        most = 1 if self._open.is_file else MAX_FIELDS
-        if others >= most:
-            raise _make_form_error(f"at most {most} {'file' if self._open.is_file else 'fields'}")
-
-    def on_part_data(self, data: bytes, start: int, end: int) -> None:
-        self._size += end - start
-        if self._open is not None and not self._open.is_file and self._size > MAX_FIELD_SIZE:
-            raise _make_form_error(f"a field has at most {MAX_FIELD_SIZE} bytes")
-        self._pieces.append(data[start:end])
-
-    def on_part_end(self) -> None:
-        if self._open is not None:
-            self._open.content = b"".join(self._pieces)
-            self.parts.append(self._open)
-
-
-def parse_form(content_type: str, body: bytes) -> list[FormPart]:
-    """Read the parts of a form, in memory; a part without end is left out.
-
-    Args:
-        content_type: header of the request, with the boundary.
-        body: bytes of the request.
-
-    Returns:
-        The parts in their order.
-
-    Raises:
-        BadRequestError: the form is not well formed, or has too many or too large parts.
-    """
-    _, options = parse_options_header(content_type)
-    if not (boundary := options.get(b"boundary")):
-        raise _make_form_error("the boundary is missing")
-    reader = _FormReader()
-    try:
-        parser = MultipartParser(
-            boundary,
-            {
-                "on_part_begin": reader.on_part_begin,
-                "on_header_field": reader.on_header_field,
-                "on_header_value": reader.on_header_value,
-                "on_header_end": reader.on_header_end,
-                "on_headers_finished": reader.on_headers_finished,
-                "on_part_data": reader.on_part_data,
-                "on_part_end": reader.on_part_end,
-            },
-        )
-        parser.write(body)
-        parser.finalize()
-    except FormParserError as error:
-        raise _make_form_error(type(error).__name__) from error
-    return reader.parts
-
-
-def _make_form_error(reason: str) -> BadRequestError:
-    return BadRequestError(f"body: expected a well-formed form ({reason})")
-
-
-def _decode(content: bytes) -> str:
-    """Return the text of a name or field: UTF-8, else Latin-1."""
-    try:
-        return content.decode()
-    except UnicodeDecodeError:
-        return content.decode("latin-1")
-
-
 def _read_form(parts: Sequence[FormPart], names: ClassNames) -> ExplainRequest:
-    images = [part for part in parts if part.name == "image" and part.is_file]
+    images = [part for part in parts if part.name == IMAGE]
     if len(images) != 1:
         raise ImageError(f"image: expected one file in the field image, got {len(images)}")
     texts: dict[str, list[str]] = {}
     for part in parts:
-        if part.name == "image":
+        if part.name == IMAGE:
             continue
         if part.is_file:
             raise ConfigError(f"{part.name[:40]}: expected text, got a file")
         texts.setdefault(part.name, []).append(part.text)
     fields: dict[str, Any] = {}
     for key, values in texts.items():
-        if len(values) > 1 and key != "target":
+        if len(values) > 1 and key not in ("target", "bands"):
             raise ConfigError(f"{key[:40]}: expected it once, got it {len(values)} times")
         fields[key] = values if len(values) > 1 else values[0]
-    return ExplainRequest(images[0].content, parse_options(fields, names))
+    return ExplainRequest(images[0].image, parse_options(fields, names))
 
 
 def _read_object(body: dict[str, Any], names: ClassNames, *, maps: bool = True) -> ExplainRequest:
-    """Read the image of a JSON object: base64, as it is or as `{"b64": "…"}`."""
+    """Read the image of a JSON object: base64 or a data: URI, as it is or as `{"b64": "…"}`."""
     image = body.get("image")
     text = image.get("b64") if isinstance(image, dict) else image
     if not isinstance(text, str) or not text:
         raise ImageError("image: expected the bytes of a file in base64")
     fields = {key: value for key, value in body.items() if key != "image"}
     options = parse_options(fields, names, maps=maps)
-    try:
-        return ExplainRequest(base64.b64decode(text, validate=True), options)
-    except (binascii.Error, ValueError) as error:
-        raise ImageError(f"image: expected base64, got something else ({error})") from error
+    return ExplainRequest(decode_base64(text), options)
 
 
 def _parse_media_type(content_type: str) -> str:
@@ -348,6 +233,25 @@ def _parse_number(
             pass
     expected = "a whole number" if kind is int else "a number"
     raise ConfigError(f"{key}: expected {expected}, got {_shorten(value)}")
+
+
+def _parse_frame(fields: Mapping[str, Any]) -> int:
+    frame: int = _parse_number(fields, "frame", int, 0)
+    if frame < 0:
+        raise ConfigError(f"frame: expected an index from 0 on, got {frame}")
+    return frame
+
+
+def _parse_bands(value: Any) -> tuple[str, ...] | None:
+    """Read names of bands: a list, or one text with commas; None and an empty text name none."""
+    words = value.split(",") if isinstance(value, str) else value
+    if words is None or words in ([], [""]):
+        return None
+    if not isinstance(words, Sequence) or len(words) > MAX_BANDS:
+        raise ConfigError(f"bands: expected at most {MAX_BANDS} names, got {_shorten(value)}")
+    if any(not isinstance(word, str) or not 0 < len(word.strip()) <= MAX_NAME for word in words):
+        raise ConfigError(f"bands: expected names such as SCI or SCI:2, got {_shorten(value)}")
+    return tuple(word.strip() for word in words)
 
 
 def _parse_format(value: Any) -> MapFormat:

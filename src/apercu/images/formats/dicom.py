@@ -43,10 +43,12 @@ class DicomFrame(NamedTuple):
     Attributes:
         pixels: Pixels in [0, 1], `channels × height × width`.
         aspect: Height of a pixel divided by its width.
+        frames: Number of frames in the file.
     """
 
     pixels: NDArray[np.float32]
     aspect: float
+    frames: int
 
 
 class DicomHeading(NamedTuple):
@@ -145,7 +147,7 @@ def decode_dicom(stream: BytesIO | BufferedReader, name: str, frame: int = 0) ->
         frame: Index of the frame.
 
     Returns:
-        The pixels, and how high they are compared with their width.
+        The pixels, how high they are compared with their width, and the number of frames.
 
     Raises:
         ImageError: the file is damaged, has no pixels, is of an unknown kind, too small or too
@@ -168,4 +170,4 @@ def decode_dicom(stream: BytesIO | BufferedReader, name: str, frame: int = 0) ->
             raise ImageError(
                 f"{name}: its transforms cannot be applied ({type(error).__name__})"
             ) from error
-        return DicomFrame(rendered, read_pixel_aspect(dataset, name))
+        return DicomFrame(rendered, read_pixel_aspect(dataset, name), pixels.frames)

@@ -27,6 +27,7 @@ from apercu.images.formats.tiff import (
     ORIENTATION,
     TiffPage,
     check_page,
+    count_pages,
     decode_page,
     is_tiff,
     read_pages,
@@ -51,12 +52,14 @@ class DecodedPicture(NamedTuple):
         orientation: EXIF orientation of the file, 1 to 8.
         pending: The orientation that is still to be applied; Pillow turns TIFF files by itself.
         aspect: Height of a pixel divided by its width, before the pending orientation.
+        frames: Number of pictures in the file that can be read: frames or pages.
     """
 
     pixels: NDArray[np.float32]
     orientation: int = UPRIGHT
     pending: int = UPRIGHT
     aspect: float = 1.0
+    frames: int = 1
 
 
 def decode_pillow(stream: BytesIO | BufferedReader, name: str, page: int = 0) -> DecodedPicture:
@@ -82,10 +85,11 @@ def decode_pillow(stream: BytesIO | BufferedReader, name: str, page: int = 0) ->
         start = stream.read(16)
         stream.seek(0)
         tiff = read_page(stream, name, page) if is_tiff(start) else None
+        pages = 1 if tiff is None else count_pages(stream, name)
         if tiff is not None and tiff.needs_own_decoder:
             orientation = min(8, max(1, tiff.first(ORIENTATION, UPRIGHT)))
             pixels = decode_page(tiff, stream, name)
-            return DecodedPicture(pixels, orientation, orientation, tiff.aspect)
+            return DecodedPicture(pixels, orientation, orientation, tiff.aspect, pages)
         with _open(stream, name, start, tiff) as image:
             if tiff is not None:
                 image.seek(tiff.number)
@@ -96,7 +100,8 @@ def decode_pillow(stream: BytesIO | BufferedReader, name: str, page: int = 0) ->
             if turned_by_pillow >= 5:
                 aspect = 1 / aspect
             pixels = _read_pixels(image, name, tiff)
-            return DecodedPicture(pixels, max(turned_by_pillow, pending), pending, aspect)
+            orientation = max(turned_by_pillow, pending)
+            return DecodedPicture(pixels, orientation, pending, aspect, pages)
 
 
 def decode_mask(stream: BytesIO | BufferedReader, name: str) -> NDArray[np.bool_]:
