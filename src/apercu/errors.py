@@ -9,7 +9,8 @@
     │   │   └── UntrustedError      a file wants to run code, and nobody said that it may
     │   ├── TargetError         the classifier has no such class
     │   ├── ConfigError         a setting is misspelt or out of range
-    │   │   └── MissingExtraError   an optional package is not installed
+    │   │   ├── MissingExtraError   an optional package is not installed
+    │   │   └── NoFeatureMapsError  a classifier cannot be its own encoder
     │   └── RunError            a run folder is incomplete or belongs to another classifier
     ├── OutputError             exit 2, status 507   results cannot be written
     └── UnreachableError        exit 1, status 503   a storage or a cluster cannot be reached now
@@ -20,6 +21,7 @@ Each error is one line: what was wrong, what was expected, what to do.
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
 
 
@@ -69,6 +71,10 @@ class MissingExtraError(ConfigError):
     """An optional package is not installed; the message says which extra brings it."""
 
 
+class NoFeatureMapsError(ConfigError):
+    """A classifier shows no layers, or none that are maps, so it cannot be an encoder."""
+
+
 class RunError(InputError):
     """A run folder is incomplete, damaged, or belongs to another classifier."""
 
@@ -84,6 +90,16 @@ class UnreachableError(ApercuError):
     """A remote storage or a cluster cannot be reached now; the same command may succeed later."""
 
     status = 503
+
+
+def shorten(value: object, limit: int = 80) -> str:
+    """Return a value as text of one line for an error; a long one is cut.
+
+    >>> shorten([1, 2, 3]), shorten("a" * 100, 5)
+    ('[1, 2, 3]', "'aaaa…")
+    """
+    text = reprlib.Repr(maxlevel=3, maxstring=limit, maxother=limit, maxlong=limit).repr(value)
+    return text if len(text) <= limit else f"{text[:limit]}…"
 
 
 def suggest_nearest(word: str, candidates: Iterable[str]) -> str:

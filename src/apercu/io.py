@@ -1,4 +1,4 @@
-"""Write result files atomically: a file is complete, or it does not exist."""
+"""Files: written atomically, so that they are complete or do not exist; read without harm."""
 
 from __future__ import annotations
 
@@ -53,6 +53,26 @@ def write_file(path: Path, content: bytes | str) -> Path:
 def write_json(path: Path, content: Mapping[str, Any]) -> Path:
     """Write a mapping as JSON and return the path; NaN is refused; raises `OutputError`."""
     return write_file(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON, whatever it holds.
+
+    Raises:
+        ValueError: it is no JSON, or is nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def is_inside(path: Path, folder: Path) -> bool:
+    """Whether a path stays inside a folder, once all links are followed."""
+    try:
+        return path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError, ValueError):  # links in a circle, a NUL in the name
+        return False
 
 
 def check_writable(folder: Path) -> None:

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
+from math import isfinite, prod
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from apercu.errors import ClassifierError, suggest_nearest
+from apercu.classifiers.outputs import SYNONYMS, OutputName, describe_words
+from apercu.classifiers.trust import is_trusting
+from apercu.errors import ClassifierError, UntrustedError, shorten, suggest_nearest
 from apercu.images.stretch import Stretch
-
-Output: TypeAlias = Literal["logits", "probabilities", "probability", "features"]
-"""What the numbers of a network mean.
-
-`probability` is one number, that of the second of two classes; `features` come from a network that
-was trained without classes.
-"""
+from apercu.io import is_inside, parse_json
 
 FILE_ENDINGS = (".pt2", ".onnx")
 """Endings of the sources that are files."""
+
+MAX_SIDE = 8192
+"""Pixels of the longest side of an input."""
+MAX_NUMBERS = 2**27
+"""Numbers of one image: channels × height × width."""
 
 
 class InputSpec(BaseModel):
@@ -30,7 +31,7 @@ class InputSpec(BaseModel):
     `stretch`, or the rule `l2_per_channel`; with both, the rule receives counts again.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     channels: int = Field(default=3, ge=1)
     size: tuple[int, int] = Field(description="height and width, pixels")
@@ -43,9 +44,13 @@ class InputSpec(BaseModel):
 
     @field_validator("size")
     @classmethod
-    def _check_size(cls, size: tuple[int, int]) -> tuple[int, int]:
+    def _check_size(cls, size: tuple[int, int], info: Any) -> tuple[int, int]:
         if min(size) < 1:
             raise ValueError("both sides must be at least 1 pixel")
+        if max(size) > MAX_SIDE or prod(size) * info.data.get("channels", 1) > MAX_NUMBERS:
+            raise ValueError(
+                f"expected sides up to {MAX_SIDE} pixels, {MAX_NUMBERS} numbers in all"
+            )
         return size
 
     @field_validator("resize")
@@ -53,6 +58,8 @@ class InputSpec(BaseModel):
     def _check_resize(cls, resize: int | None, info: Any) -> int | None:
         if resize is not None and resize < max(info.data.get("size", (0, 0))):
             raise ValueError("must be at least as large as size")
+        if resize is not None and resize > MAX_SIDE:
+            raise ValueError(f"expected up to {MAX_SIDE} pixels")
         return resize
 
     @field_validator("mean", "std", "bands")
@@ -95,6 +102,18 @@ class ClassifierCard(BaseModel):
 
     An `input` that is given is complete; without one, the source says what it is. Paths in a card
     file are relative to the file; `read_card` resolves them.
+
+    Attributes:
+        source: where the network comes from, as people type it.
+        options: options of its builder.
+        weights: file of its weights.
+        input: what it expects of its images.
+        output: what its numbers mean, see `apercu.classifiers.outputs`.
+        output_name: which of several tensors that it returns holds the numbers: a key, a field or
+            a position, with points between those of inner containers.
+        value_range: a low and a high value of a regression; in the middle of the two, "lower" and
+            "higher" have the same probability.
+        classes: names of the classes, or the file that holds them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -103,8 +122,33 @@ class ClassifierCard(BaseModel):
     options: dict[str, Any] = Field(default_factory=dict)
     weights: str | None = None
     input: InputSpec | None = None
-    output: Output = "logits"
+    output: OutputName = "logits"
+    output_name: str | None = None
+    value_range: tuple[float, float] | None = None
     classes: str | tuple[str, ...] | None = None
+
+    @field_validator("output", mode="before")
+    @classmethod
+    def _check_output(cls, output: object) -> object:
+        words = get_args(OutputName)
+        if output in words:
+            return output
+        hint = suggest_nearest(str(output), words)
+        if synonym := SYNONYMS.get(str(output).casefold()):
+            hint = f"; did you mean {synonym}?"
+        raise ValueError(f"expected {describe_words()}{hint}")
+
+    @field_validator("value_range")
+    @classmethod
+    def _check_range(
+        cls, values: tuple[float, float] | None, info: Any
+    ) -> tuple[float, float] | None:
+        if values is not None and not (isfinite(sum(values)) and values[0] < values[1]):
+            raise ValueError("expected a low and a high value, the low one first")
+        output = info.data.get("output", "value")
+        if values is not None and output != "value":
+            raise ValueError(f"belongs to output: value, not to output: {output}")
+        return values
 
     @field_validator("classes", mode="before")
     @classmethod
@@ -127,10 +171,11 @@ def read_card(path: str | Path) -> ClassifierCard:
     Raises:
         ClassifierError: the file is missing or is no JSON, or it has mistakes, which are all
             listed.
+        UntrustedError: a path leads out of the folder of the card, which is not trusted.
     """
     path = Path(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = parse_json(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise ClassifierError(f"{path}: no such classifier card") from None
     except (OSError, ValueError) as error:
@@ -143,7 +188,14 @@ def read_card(path: str | Path) -> ClassifierCard:
         raise ClassifierError(
             f"{path}: {'; '.join(describe_mistakes(error, ClassifierCard))}"
         ) from None
-    return card.model_copy(update=dict(_resolve_paths(card, path.parent)))
+    paths = dict(_resolve_paths(card, path.parent))
+    for key, target in paths.items():
+        if not (is_trusting() or is_inside(Path(target), path.parent)):
+            raise UntrustedError(
+                f"{path}: {key} {shorten(getattr(card, key))} leads out of the folder of the card; "
+                "copy the file there, or add --trust (in Python trust=True) if you trust the card"
+            )
+    return card.model_copy(update=paths)
 
 
 def write_card(card: ClassifierCard, path: str | Path) -> None:
@@ -176,4 +228,4 @@ def describe_mistakes(error: ValidationError, model: type[BaseModel]) -> Iterato
             yield f"{where} is missing"
         else:
             reason = mistake["msg"].removeprefix("Value error, ")
-            yield f"{where}: {reason[:1].lower()}{reason[1:]}, got {mistake['input']!r}"
+            yield f"{where}: {reason[:1].lower()}{reason[1:]}, got {shorten(mistake['input'])}"

@@ -6,12 +6,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from apercu.classifiers.card import InputSpec, Output
+if TYPE_CHECKING:
+    from apercu.classifiers.card import InputSpec
 
 _COUNTERS = "num_batches_tracked"
 """Buffers that change no output; files with and without them hold the same network."""
@@ -46,9 +47,25 @@ def digest_module(module: nn.Module, source: str, options: Mapping[str, Any]) ->
     sha = hashlib.sha256(f"{former} {json.dumps(options, sort_keys=True, default=str)}".encode())
     for name, weight in sorted(module.state_dict().items()):
         if not name.endswith(_COUNTERS):
-            sha.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
-            sha.update(weight.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+            _update(sha, name, weight)
+    if isinstance(module, torch.jit.ScriptModule) and hasattr(module, "code"):
+        sha.update(module.code.encode())
     return sha.hexdigest()
+
+
+def _update(sha: Any, name: str, value: Any) -> None:
+    """Add a tensor, or whatever else a module keeps among its weights, to a hash."""
+    if isinstance(value, torch.Tensor) and value.is_quantized:
+        sha.update(f"{name} {value.qscheme()} {value.dequantize().tolist()}".encode())
+        _update(sha, name, value.int_repr())
+    elif isinstance(value, torch.Tensor):
+        sha.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        sha.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    elif isinstance(value, list | tuple):
+        for index, part in enumerate(value):
+            _update(sha, f"{name} {index}", part)
+    else:
+        sha.update(f"{name} {value!r}".encode())
 
 
 def digest_function(function: object, source: str, options: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,11 +16,20 @@ from apercu.classifiers.classifier import Classifier
 from apercu.classifiers.names import ClassNames
 from apercu.classifiers.network import IN_MEMORY, Network
 from apercu.classifiers.sources.module import open_in_memory, open_module
-from apercu.classifiers.trust import remember_typed, trusting
+from apercu.classifiers.trust import (
+    check_options,
+    is_trusting,
+    limit_network,
+    remember_typed,
+    trusting,
+)
 from apercu.errors import ClassifierError, UntrustedError, suggest_nearest
 
 PerChannel: TypeAlias = float | int | Sequence[float | int]
 """A number for each channel, or one for all."""
+
+MAX_WEIGHTS = 2_000_000_000
+"""Numbers of a network whose card names no weights."""
 
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
@@ -141,7 +151,7 @@ def _open_spec(spec: str, words: Sequence[str]) -> Classifier:
         remember_typed(spec)
     names = _read_names(card)
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), _limit_network(card, spec):
             network = _open_network(card, None if names is None else len(names.names))
     except UntrustedError as error:
         raise UntrustedError(f"{spec}: {error}" if is_file else str(error)) from None
@@ -150,7 +160,18 @@ def _open_spec(spec: str, words: Sequence[str]) -> Classifier:
     return Classifier(network, spec=spec)
 
 
+def _limit_network(card: ClassifierCard, spec: str) -> AbstractContextManager[None]:
+    """Limit the network of a card to the size of its weights, unless the card is trusted."""
+    if is_trusting() or not spec.endswith(".json"):
+        return nullcontext()
+    weights = None if card.weights is None else Path(card.weights)
+    size = weights.stat().st_size if weights is not None and weights.is_file() else MAX_WEIGHTS
+    return limit_network(spec, size)
+
+
 def _open_network(card: ClassifierCard, class_count: int | None) -> Network:
+    if not _FACTORY.fullmatch(card.source):
+        check_options(card.source, card.options)
     if card.weights is not None and card.source.endswith(FILE_ENDINGS):
         raise ClassifierError(f"classifier {card.source}: holds its own weights; drop `weights`")
     if card.source.startswith("timm/"):

@@ -1,8 +1,9 @@
-"""Which functions of Python may be called to build a classifier.
+"""What a card, a file of settings or a run folder may ask for, since it may come from anybody.
 
-A card, a file of settings or a run folder may come from anybody, so that a `package.module:factory`
-that is named there is not called. It is called when a person typed it, on the command line or in
-Python, or trusts the file (`--trust`, `trust=True`); so are the factories of this package.
+A `package.module:factory` that is named there is not called. It is called when a person typed it,
+on the command line or in Python, or trusts the file (`--trust`, `trust=True`); so are the factories
+of this package. Options cannot lead to files or addresses, and a network cannot be larger than its
+weights.
 """
 
 from __future__ import annotations
@@ -13,12 +14,27 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+from torch import Tensor, nn
+from torch.nn.modules import module as hooks
+
 from apercu.classifiers.fingerprint import FORMER_FACTORIES
-from apercu.errors import UntrustedError
+from apercu.errors import ClassifierError, UntrustedError
 
 OWN_FACTORIES = frozenset({*FORMER_FACTORIES, *FORMER_FACTORIES.values()})
 """Factories of this package, which every card may name."""
 
+MAX_MODULES = 100_000
+"""Layers that a network may have whose card is not trusted."""
+SPARE_NUMBERS = 16_000_000
+"""Numbers that a network may hold besides its weights, such as tables that are computed."""
+
+_WORD = re.compile(r"[\w.,+ -]{0,100}")
+"""Texts among the options of a network: a word, but no path and no address."""
+_REFUSED_OPTIONS = frozenset(
+    {"pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "features_only"}
+    | {"feature_cfg", "weights_backbone", "trust_remote_code", "code_revision"}
+)
+"""Options of builders that load other files, run code, or build no classifier."""
 _FACTORY = re.compile(r"[\w./\\ -]*:[A-Za-z_]\w*")
 _TRUSTING: ContextVar[bool] = ContextVar("trusting", default=False)
 _TYPED: set[str] = set()
@@ -88,3 +104,71 @@ def check_spec_of_file(spec: str, origin: str) -> None:
             check_factory(spec, {})
         except UntrustedError as error:
             raise UntrustedError(f"{origin}: {error}") from None
+
+
+def check_options(source: str, options: Mapping[str, Any]) -> None:
+    """Check the options with which a library builds one of its networks.
+
+    Args:
+        source: the network, such as `timm/NAME`, for the error.
+        options: the options, as a card gives them.
+
+    Raises:
+        ClassifierError: an option names a file or an address, or makes no classifier.
+    """
+    for name, value in options.items():
+        if name in _REFUSED_OPTIONS or not _is_plain(value):
+            raise ClassifierError(
+                f"classifier {source}: options.{name} is refused, as options may not name files, "
+                "addresses or code; name a safetensors file as `weights`"
+            )
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether an option is a number, a word, or a list or dictionary of such."""
+    if isinstance(value, str):
+        return bool(_WORD.fullmatch(value)) and ".." not in value
+    if isinstance(value, Mapping):
+        return all(name not in _REFUSED_OPTIONS and _is_plain(v) for name, v in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float)
+
+
+@contextmanager
+def limit_network(subject: str, numbers: int) -> Iterator[None]:
+    """Stop the building of a network that grows too large, before its memory is used.
+
+    Args:
+        subject: what is built, for the error.
+        numbers: how many numbers its weights may have.
+
+    Raises:
+        ClassifierError: the network has more numbers, or more layers than `MAX_MODULES`.
+    """
+    left = {"numbers": numbers + SPARE_NUMBERS, "layers": MAX_MODULES}
+
+    def count(kind: str, amount: int) -> None:
+        left[kind] -= amount
+        if left[kind] < 0:
+            raise ClassifierError(
+                f"{subject}: describes a network of more {kind} than its weights can have; "
+                "check its settings and options"
+            )
+
+    def count_tensor(module: nn.Module, name: str, tensor: Tensor | None) -> None:
+        count("numbers", 0 if tensor is None else tensor.numel())
+
+    def count_module(module: nn.Module, name: str, submodule: nn.Module | None) -> None:
+        count("layers", 1)
+
+    handles = [
+        hooks.register_module_parameter_registration_hook(count_tensor),
+        hooks.register_module_buffer_registration_hook(count_tensor),
+        hooks.register_module_module_registration_hook(count_module),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

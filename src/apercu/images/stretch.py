@@ -40,7 +40,7 @@ class Stretch(BaseModel):
             counts can be computed from pixels.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     curve: StretchCurve = "arcsinh"
     low: tuple[float, ...]
     high: tuple[float, ...]
