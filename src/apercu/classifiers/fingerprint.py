@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
-    from apercu.classifiers.card import InputSpec
+    from apercu.classifiers.network import Network
+    from apercu.classifiers.outputs import OutputName
 
 _COUNTERS = "num_batches_tracked"
 """Buffers that change no output; files with and without them hold the same network."""
@@ -85,10 +86,21 @@ def digest_file(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def compute_fingerprint(digest: str, input: InputSpec, output: Output) -> str:
-    """Return the SHA-256 of a network's digest with its preprocessing and its kind of output."""
+def compute_fingerprint(network: Network, output: OutputName) -> str:
+    """Return the SHA-256 of a network's digest with its preprocessing and its kind of output.
+
+    Args:
+        network: the network, as its source describes it.
+        output: what its numbers turned out to mean.
+
+    Returns:
+        64 hexadecimal digits.
+    """
     pixels = {
-        k: v for k, v in input.model_dump(mode="json").items() if v or k not in _OPTIONAL_KEYS
+        k: v
+        for k, v in network.input.model_dump(mode="json").items()
+        if v or k not in _OPTIONAL_KEYS
     }
-    description = json.dumps([digest, pixels, output], sort_keys=True)
-    return hashlib.sha256(description.encode()).hexdigest()
+    parts: list[Any] = [network.digest, pixels, output]
+    parts += [part for part in (network.output_name, network.value_range) if part is not None]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

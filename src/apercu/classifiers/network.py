@@ -13,15 +13,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from apercu.classifiers.card import InputSpec, Output
+from apercu.classifiers.card import InputSpec
 from apercu.classifiers.names import ClassNames
+from apercu.classifiers.outputs import Output, OutputName, check_numbers, list_tensors
 from apercu.errors import ClassifierError
 from apercu.types import Logits
 
 IN_MEMORY = "memory/"
 """Beginning of the source of networks that no SPEC can build again."""
-
-_SMALLEST_PROBABILITY = 1e-12
 
 
 @runtime_checkable
@@ -53,7 +52,7 @@ class Network:
     forward: ForwardFn
     digest: str
     input: InputSpec
-    output: Output = "logits"
+    output: OutputName = "logits"
     names: ClassNames | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     differentiable: bool = True
@@ -62,6 +61,40 @@ class Network:
     def is_in_memory(self) -> bool:
         """Whether no SPEC can build the network again."""
         return self.source.startswith(IN_MEMORY)
+
+    @property
+    def meaning(self) -> Output:
+        """What the numbers mean, and how they become logits."""
+        return Output(name=self.output, columns=self.columns, value_range=self.value_range)
+
+    def pick_tensor(self, raw: object) -> Tensor:
+        """Return the tensor that holds the numbers, from all that the network returned.
+
+        Raises:
+            ClassifierError: there is no such tensor.
+        """
+        tensors = {"": raw} if isinstance(raw, Tensor) else list_tensors(raw)
+        name = self.output_name or ""
+        if name not in tensors:
+            raise ClassifierError(
+                f"classifier {self.source}: expected one tensor {name} as its output, got "
+                f"{type(raw).__name__}"
+            )
+        return tensors[name]
+
+    def read_logits(self, raw: object, count: int) -> Logits:
+        """Return logits of all that the network returned for a number of images, checked.
+
+        Raises:
+            ClassifierError: the numbers have another form, or are no probabilities where they
+                should be.
+        """
+        numbers = check_numbers(self.pick_tensor(raw), self.meaning, count, self.source)
+        return self.meaning.convert_to_logits(numbers)
+
+    def read_logits_unchecked(self, raw: object) -> Logits:
+        """Return the same logits without a check of the numbers, so that it can be traced."""
+        return self.meaning.convert_to_logits(self.pick_tensor(raw))
 
     def with_names(self, names: ClassNames) -> Network:
         """Return the same network with these class names."""
@@ -87,59 +120,6 @@ class BlackBox:
     def to(self, device: torch.device) -> BlackBox:
         """Return itself: it stays on the CPU; its outputs follow the images."""
         return self
-
-
-def convert_to_logits(raw: object, output: Output, count: int) -> Logits:
-    """Return logits whose softmax is what the network meant.
-
-    Args:
-        raw: output of the network, `batch × classes`; for `probability` `batch × 1` or `batch`.
-        output: what the numbers mean.
-        count: number of images that were classified.
-
-    Returns:
-        Logits, `batch × classes`.
-
-    Raises:
-        ClassifierError: the output has another form, or a probability is outside [0, 1].
-    """
-    if not isinstance(raw, Tensor):
-        raise ClassifierError(
-            f"classifier: expected one tensor as its output, got {type(raw).__name__}; "
-            "wrap it in a module that returns the tensor"
-        )
-    if output == "probability" and raw.ndim == 1:
-        raw = raw.unsqueeze(1)
-    columns = 1 if output == "probability" else None
-    if raw.ndim != 2 or len(raw) != count or columns not in (None, raw.shape[1]):
-        raise ClassifierError(
-            f"classifier: expected {count} × {columns or 'classes'} numbers as its output "
-            f"({output}), got {' × '.join(map(str, raw.shape))}"
-        )
-    if output in ("probabilities", "probability"):
-        _check_probabilities(raw.detach())
-    return convert_to_logits_unchecked(raw, output)
-
-
-def convert_to_logits_unchecked(raw: Tensor, output: Output) -> Logits:
-    """Return the same logits without a check of the values, so that it can be traced."""
-    raw = raw.float()
-    if output in ("logits", "features"):
-        return raw
-    if output == "probabilities":
-        return raw.clamp_min(_SMALLEST_PROBABILITY).log()
-    below_one = 1 - torch.finfo(raw.dtype).eps / 2
-    positive = raw.view(-1, 1).clamp(_SMALLEST_PROBABILITY, below_one)
-    return torch.cat((torch.log1p(-positive), positive.log()), dim=1)
-
-
-def _check_probabilities(raw: Tensor) -> None:
-    low, high = (bound.item() for bound in raw.aminmax())
-    if not (low >= -1e-4 and high <= 1 + 1e-4):
-        raise ClassifierError(
-            f"classifier: expected probabilities in [0, 1], got [{low:.4g}, {high:.4g}]; "
-            "say output: logits in its card"
-        )
 
 
 def load_weights(module: nn.Module, path: str | Path) -> None:

@@ -10,7 +10,6 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from apercu.classifiers import Classifier
-from apercu.classifiers.network import convert_to_logits_unchecked
 from apercu.errors import ConfigError
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.classifier_info import ClassifierInfo
@@ -172,7 +171,7 @@ class SeparatePredictor(nn.Module):
         """Return the logits and the feature maps of the encoder."""
         classifier = self.classifier[0]
         outputs: Any = classifier.network.forward(classifier.normalise(images))
-        logits = convert_to_logits_unchecked(outputs, classifier.network.output)
+        logits = classifier.network.read_logits_unchecked(outputs)
         return logits, self.network.encode(images)
 
 

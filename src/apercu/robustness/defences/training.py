@@ -17,7 +17,6 @@ from torch.utils.data import DataLoader
 from apercu import render
 from apercu.classifiers import Classifier, save_classifier
 from apercu.classifiers.fingerprint import digest_module
-from apercu.classifiers.network import convert_to_logits
 from apercu.classifiers.preprocessing import normalise
 from apercu.classifiers.reinitialise import copy_trainable
 from apercu.errors import ImagesError
@@ -110,7 +109,7 @@ class DefenceTraining(TrainingModule):
         """Compute the logits of the network in its present mode, `batch × classes`."""
         network = self.classifier.network
         inputs = normalise(images, network.input).contiguous(memory_format=torch.channels_last)
-        return convert_to_logits(self.network(inputs), network.output, count=len(images))
+        return network.read_logits(self.network(inputs), len(images))
 
     def compute_inference_logits(self, images: Images) -> Logits:
         """Compute the logits of the network in inference mode, `batch × classes`."""

@@ -1,0 +1,215 @@
+"""From logits to a decision: probabilities, what is predicted, and what a loss compares.
+
+`OneClass` takes the softmax: one class of an image is true. `EachClass` takes the sigmoid of each
+logit: any number of classes may be true. All code that needs a probability asks a decision, which
+`find_decision` returns for a classifier.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Generator, Tensor
+
+from apercu.types import Logits, Scores, Targets
+
+
+class Decision(ABC):
+    """How the logits of an image become probabilities and predicted classes.
+
+    Attributes:
+        is_multiple: whether several classes of an image may be predicted, or none.
+    """
+
+    is_multiple: ClassVar[bool]
+
+    @abstractmethod
+    def probabilities(self, logits: Logits) -> Float[Tensor, "batch classes"]:
+        """Return the probabilities of all classes, `batch × classes`."""
+
+    @abstractmethod
+    def log_probabilities(self, logits: Logits) -> Float[Tensor, "batch classes"]:
+        """Return the logarithms of the probabilities of all classes, `batch × classes`."""
+
+    @abstractmethod
+    def margin(self, logits: Logits, targets: Targets) -> Scores:
+        """Return by how much each image's target is predicted; below 0 where it is not."""
+
+    @abstractmethod
+    def predicted(self, logits: Logits) -> Bool[Tensor, "batch classes"]:
+        """Return which classes are predicted, `batch × classes`."""
+
+    @abstractmethod
+    def is_predicted(self, logits: Logits, targets: Targets) -> Bool[Tensor, " batch"]:
+        """Return whether each image's target is predicted."""
+
+    @abstractmethod
+    def agreement(self, first: Logits, second: Logits) -> Scores:
+        """Return for each image the fraction of the decisions that two classifiers share."""
+
+    @abstractmethod
+    def cross_entropy(
+        self, logits: Logits, probabilities: Float[Tensor, "batch classes"]
+    ) -> Scores:
+        """Return the cross-entropy of logits with true probabilities, one number per image."""
+
+    @abstractmethod
+    def divergence(self, student: Logits, teacher: Logits, temperature: float) -> Tensor:
+        """Return how far a student is from its teacher, on the scale of the logits.
+
+        Args:
+            student: logits of the student.
+            teacher: logits of the teacher.
+            temperature: temperature by which both are divided before they are compared.
+
+        Returns:
+            The mean over the batch, a scalar.
+        """
+
+    @abstractmethod
+    def draw_predicted(self, logits: Logits, generator: Generator) -> Targets:
+        """Draw a predicted class of each image; the one with the largest logit if there is none."""
+
+    @abstractmethod
+    def draw_absent(self, logits: Logits, generator: Generator) -> Targets:
+        """Draw another class of each image, one that is not predicted if there is one."""
+
+    def log_probability(self, logits: Logits, targets: Targets) -> Scores:
+        """Return the logarithm of the probability of each image's target."""
+        return self.log_probabilities(logits).gather(1, targets[:, None])[:, 0]
+
+    def probability(self, logits: Logits, targets: Targets) -> Scores:
+        """Return the probability of each image's target."""
+        return self.probabilities(logits).gather(1, targets[:, None])[:, 0]
+
+    def target_cross_entropy(self, logits: Logits, targets: Targets) -> Scores:
+        """Return the cross-entropy of logits with one target per image, one number per image."""
+        return -self.log_probability(logits, targets)
+
+
+@final
+class OneClass(Decision):
+    """One class is predicted, that of the largest logit; probabilities are a softmax."""
+
+    is_multiple = False
+
+    def probabilities(self, logits: Logits) -> Float[Tensor, "batch classes"]:
+        return logits.softmax(1)
+
+    def log_probabilities(self, logits: Logits) -> Float[Tensor, "batch classes"]:
+        return logits.log_softmax(1)
+
+    def margin(self, logits: Logits, targets: Targets) -> Scores:
+        own = logits.gather(1, targets[:, None])
+        others = logits.scatter(1, targets[:, None], float("-inf"))
+        return (own - others.max(1, keepdim=True).values).squeeze(1)
+
+    def predicted(self, logits: Logits) -> Bool[Tensor, "batch classes"]:
+        top = logits.argmax(1, keepdim=True)
+        return torch.zeros_like(logits, dtype=torch.bool).scatter(1, top, True)
+
+    def is_predicted(self, logits: Logits, targets: Targets) -> Bool[Tensor, " batch"]:
+        return logits.argmax(1) == targets
+
+    def agreement(self, first: Logits, second: Logits) -> Scores:
+        return (first.argmax(1) == second.argmax(1)).float()
+
+    def cross_entropy(
+        self, logits: Logits, probabilities: Float[Tensor, "batch classes"]
+    ) -> Scores:
+        return -(probabilities * logits.log_softmax(1)).sum(1)
+
+    def divergence(self, student: Logits, teacher: Logits, temperature: float) -> Tensor:
+        divergence = F.kl_div(
+            F.log_softmax(student / temperature, dim=1),
+            F.log_softmax(teacher / temperature, dim=1),
+            log_target=True,
+            reduction="batchmean",
+        )
+        return divergence * temperature**2
+
+    def draw_predicted(self, logits: Logits, generator: Generator) -> Targets:
+        return logits.argmax(1)
+
+    def draw_absent(self, logits: Logits, generator: Generator) -> Targets:
+        count, classes = logits.shape
+        shift = torch.randint(1, classes, (count,), generator=generator)
+        return (logits.argmax(1) + shift.to(logits.device)) % classes
+
+
+@final
+class EachClass(Decision):
+    """Each class is decided by itself: it is predicted where its sigmoid is at least one half."""
+
+    is_multiple = True
+
+    def probabilities(self, logits: Logits) -> Float[Tensor, "batch classes"]:
+        return logits.sigmoid()
+
+    def log_probabilities(self, logits: Logits) -> Float[Tensor, "batch classes"]:
+        return F.logsigmoid(logits)
+
+    def margin(self, logits: Logits, targets: Targets) -> Scores:
+        return logits.gather(1, targets[:, None])[:, 0]
+
+    def predicted(self, logits: Logits) -> Bool[Tensor, "batch classes"]:
+        return logits >= 0
+
+    def is_predicted(self, logits: Logits, targets: Targets) -> Bool[Tensor, " batch"]:
+        return self.margin(logits, targets) >= 0
+
+    def agreement(self, first: Logits, second: Logits) -> Scores:
+        return ((first >= 0) == (second >= 0)).float().mean(1)
+
+    def cross_entropy(
+        self, logits: Logits, probabilities: Float[Tensor, "batch classes"]
+    ) -> Scores:
+        return F.binary_cross_entropy_with_logits(logits, probabilities, reduction="none").sum(1)
+
+    def divergence(self, student: Logits, teacher: Logits, temperature: float) -> Tensor:
+        targets = (teacher / temperature).sigmoid()
+        distance = self.cross_entropy(student / temperature, targets)
+        lowest = self.cross_entropy(teacher / temperature, targets)
+        return (distance - lowest).mean() * temperature**2
+
+    def draw_predicted(self, logits: Logits, generator: Generator) -> Targets:
+        top = self._one_hot_top(logits)
+        present = self.predicted(logits)
+        return _draw(torch.where(present.any(1, keepdim=True), present, top), generator)
+
+    def draw_absent(self, logits: Logits, generator: Generator) -> Targets:
+        absent = ~(self.predicted(logits) | self._one_hot_top(logits))
+        others = ~self._one_hot_top(logits)
+        return _draw(torch.where(absent.any(1, keepdim=True), absent, others), generator)
+
+    @staticmethod
+    def _one_hot_top(logits: Logits) -> Bool[Tensor, "batch classes"]:
+        top = logits.argmax(1, keepdim=True)
+        return torch.zeros_like(logits, dtype=torch.bool).scatter(1, top, True)
+
+
+ONE_CLASS, EACH_CLASS = OneClass(), EachClass()
+
+
+def find_decision(logits_fn: object) -> Decision:
+    """Return the decision of a classifier; a plain function of logits predicts one class.
+
+    Args:
+        logits_fn: a classifier, or a function from images to logits. What stands between images
+            and a classifier, such as a filter, has the classifier's attribute `decision`.
+
+    Returns:
+        The decision.
+    """
+    decision = getattr(logits_fn, "decision", None)
+    return decision if isinstance(decision, Decision) else ONE_CLASS
+
+
+def _draw(allowed: Bool[Tensor, "batch classes"], generator: Generator) -> Targets:
+    """Draw one of the allowed classes of each image, each with the same probability."""
+    indices = allowed.cpu().float().multinomial(1, generator=generator)[:, 0]
+    return indices.to(allowed.device)

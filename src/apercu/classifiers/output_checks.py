@@ -1,0 +1,204 @@
+"""What the numbers of a network turn out to be, when a classifier is opened.
+
+What cannot be right is refused with the words that would be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+from apercu.classifiers.card import InputSpec
+from apercu.classifiers.network import Network
+from apercu.classifiers.outputs import Output, check_numbers, format_shape, list_tensors
+from apercu.errors import ClassifierError, suggest_nearest
+from apercu.log import warn
+
+_TOLERANCE = 1e-3
+"""By how much a sum of probabilities may miss 1 to be taken for a softmax."""
+_NOISE_CELLS = (2, 3, 4, 6, 8, 16)
+"""Cells along each side of the generated images."""
+
+
+def resolve_output(
+    network: Network, run: Callable[[Tensor], Any], images: Tensor, spec: str
+) -> Network:
+    """Return a network with all that is found out of its output: tensor, columns, range.
+
+    Args:
+        network: the network, as its source describes it.
+        run: images in [0, 1] → all that the network returns.
+        images: the images that it is tried on first, `batch × channels × height × width`.
+        spec: the classifier, for messages.
+
+    Returns:
+        The same network, with `output_name`, `columns` and `value_range`; a network of logits that
+        are a softmax already has the output `probabilities`.
+
+    Raises:
+        ClassifierError: the numbers are not finite, or cannot be what was said.
+    """
+    raw = run(images)
+    name = find_tensor(network, raw, len(images), spec)
+    network = replace(network, output_name=name or None)
+    meaning = Output(name=network.output)
+    numbers = check_numbers(network.pick_tensor(raw).float(), meaning, len(images), spec)
+    _check_finite(numbers, spec)
+    network = replace(network, columns=numbers.shape[1])
+    if network.output == "value":
+        limits = network.value_range or _measure_range(network, run, images, spec)
+        return replace(network, value_range=limits)
+    if network.value_range is not None:
+        raise ClassifierError(
+            f"classifier {spec}: value_range belongs to output: value, got {network.output}"
+        )
+    if network.output in ("logits", "sigmoid") and _is_in_unit_range(numbers):
+        others = list(_run_generated(network, run, images, spec))
+        return _recognise_probabilities(network, torch.cat((numbers, *others)), spec)
+    return network
+
+
+def find_tensor(network: Network, raw: object, count: int, spec: str) -> str:
+    """Return the name of the tensor that holds the numbers, "" where it has none.
+
+    Args:
+        network: the network; its `output_name` has priority.
+        raw: all that the network returned.
+        count: the number of images that it received.
+        spec: the classifier, for messages.
+
+    Returns:
+        A name as `list_tensors` gives it.
+
+    Raises:
+        ClassifierError: there is no such output, or several could be meant.
+    """
+    tensors, wanted = list_tensors(raw), network.output_name
+    if not tensors:
+        raise ClassifierError(
+            f"classifier {spec}: expected one tensor as its output, got {type(raw).__name__}; "
+            "wrap it in a module that returns the tensor"
+        )
+    if wanted is not None and wanted not in tensors:
+        raise ClassifierError(
+            f"classifier {spec}: it has no output {wanted!r}; it returns "
+            f"{_list_shapes(tensors)}{suggest_nearest(wanted, tensors)}"
+        )
+    if wanted is not None or len(tensors) == 1:
+        return next(iter(tensors)) if wanted is None else wanted
+    fitting = [name for name, values in tensors.items() if _may_be_classes(values, count)]
+    if network.names is not None and len(fitting) > 1:
+        lengths = {len(network.names.names)} | ({1} if len(network.names.names) < 3 else set())
+        named = [name for name in fitting if tensors[name][:1].numel() in lengths]
+        fitting = named or fitting
+    fitting = [name for name in fitting if name.rpartition(".")[2] == "logits"] or fitting
+    if len(fitting) == 1:
+        return fitting[0]
+    raise ClassifierError(
+        f"classifier {spec}: it returns several tensors, {_list_shapes(tensors)}; say which one "
+        "holds the classes: output_name in its card"
+    )
+
+
+def make_generated_images(input: InputSpec) -> Float[Tensor, "images channels height width"]:
+    """Generate images on which the range of a network's numbers shows: black, white, and noise.
+
+    Args:
+        input: what the network expects of its images.
+
+    Returns:
+        Images in [0, 1].
+    """
+    generator = Generator().manual_seed(0)
+    plain = [torch.full((1, input.channels, *input.size), value) for value in (0.0, 1.0)]
+    noise = [
+        F.interpolate(
+            torch.rand((1, input.channels, cells, cells), generator=generator),
+            input.size,
+            mode="bilinear",
+        )
+        for cells in _NOISE_CELLS
+    ]
+    return torch.cat((*plain, *noise))
+
+
+def _list_shapes(tensors: Mapping[str, Tensor]) -> str:
+    parts = (f"{name or 'one tensor'} ({format_shape(t)})" for name, t in tensors.items())
+    return ", ".join(parts)
+
+
+def _may_be_classes(values: Tensor, count: int) -> bool:
+    """Return whether these may be numbers of classes: floats, a row for each image."""
+    if values.ndim < 1 or len(values) != count or not values.is_floating_point():
+        return False
+    return values.ndim <= 2 or values[:1].numel() == values.shape[1]
+
+
+def _check_finite(numbers: Tensor, spec: str) -> None:
+    if not bool(numbers.isfinite().all()):
+        raise ClassifierError(
+            f"classifier {spec}: its output for a plain image is no number (NaN) or infinite; "
+            "check its weights and its input"
+        )
+
+
+def _run_generated(
+    network: Network, run: Callable[[Tensor], Any], images: Tensor, spec: str
+) -> Iterator[Tensor]:
+    """Yield the numbers of each generated image, `1 × columns`."""
+    meaning = Output(name=network.output, columns=network.columns)
+    for image in make_generated_images(network.input).to(images.device):
+        raw = run(image[None])
+        yield check_numbers(network.pick_tensor(raw).float(), meaning, 1, spec)
+
+
+def _measure_range(
+    network: Network, run: Callable[[Tensor], Any], images: Tensor, spec: str
+) -> tuple[float, float]:
+    """Return the mean value of generated images, plus and minus two standard deviations."""
+    values = torch.cat(list(_run_generated(network, run, images, spec))).double()
+    _check_finite(values, spec)
+    mean, deviation = values.mean().item(), values.std().item()
+    reach = 2 * max(deviation, 1e-3 * abs(mean), 1e-6)
+    limits = mean - reach, mean + reach
+    warn(
+        f"classifier {spec}: no value_range is given; higher and lower are measured from "
+        f"[{limits[0]:.4g}, {limits[1]:.4g}], its values for generated images; say "
+        "value_range: [low, high] in its card"
+    )
+    return limits
+
+
+def _recognise_probabilities(network: Network, numbers: Tensor, spec: str) -> Network:
+    """Return the network as one of probabilities where its logits are a softmax already."""
+    if not _is_in_unit_range(numbers):
+        return network
+    sums = numbers.sum(1)
+    if network.columns != 1 and bool(((sums - 1).abs() <= _TOLERANCE).all()):
+        if network.output_is_stated:
+            raise ClassifierError(
+                f"classifier {spec}: its numbers are in [0, 1] and sum to 1 for every image: no "
+                f"{network.output}, but a softmax already; say output: probabilities"
+            )
+        warn(
+            f"classifier {spec}: its numbers are in [0, 1] and sum to 1 for every image, so they "
+            "are taken for probabilities; say output: probabilities in its card"
+        )
+        return replace(network, output="probabilities")
+    word = "probability" if network.columns == 1 else "sigmoid_probabilities"
+    warn(
+        f"classifier {spec}: all its numbers are in [0, 1]; if there is a sigmoid inside of it, "
+        f"say output: {word}"
+    )
+    return network
+
+
+def _is_in_unit_range(numbers: Tensor) -> bool:
+    low, high = (bound.item() for bound in numbers.aminmax())
+    return low >= -1e-6 and high <= 1 + _TOLERANCE
