@@ -23,7 +23,7 @@ from apercu.classifiers.card import ClassifierCard, InputSpec
 from apercu.classifiers.fingerprint import digest_file
 from apercu.classifiers.network import Network
 from apercu.classifiers.sources.archive import copy_checked_archive
-from apercu.classifiers.sources.onnx import resolve_input, run_in_fixed_batches
+from apercu.classifiers.sources.onnx import GraphInput, resolve_input
 from apercu.errors import ClassifierError
 
 
@@ -49,17 +49,17 @@ class ExportedNetwork:
 
     Args:
         program: the program.
-        fixed_batch: number of images per call, if the graph fixes it.
+        graph_input: the batch and the layout that the program fixes.
         strides: strides of the feature maps that follow the logits.
     """
 
     def __init__(
-        self, program: ExportedProgram, fixed_batch: int | None, strides: tuple[int, ...] = ()
+        self, program: ExportedProgram, graph_input: GraphInput, strides: tuple[int, ...] = ()
     ) -> None:
         self.program = program
         self.strides = strides
         self.device = torch.device("cpu")
-        self._fixed_batch = fixed_batch
+        self._graph_input = graph_input
         self.module = _build_module(program)
 
     def __call__(self, images: Tensor) -> Any:
@@ -67,7 +67,7 @@ class ExportedNetwork:
 
     def run(self, images: Tensor) -> Any:
         """Return all outputs of the program for normalised images."""
-        return run_in_fixed_batches(self.module, images, self._fixed_batch)
+        return self._graph_input.run(self.module, images)
 
     def to(self, device: torch.device) -> None:
         """Move the program to a device."""
@@ -108,12 +108,12 @@ def open_exported(card: ClassifierCard) -> Network:
             f"classifier {path}: torch {torch.__version__} cannot read it ({reason}); "
             "export it again with this version, or use ONNX"
         ) from error
-    spec, fixed = _read_input(program, card)
+    graph_input = _read_input(program, card)
     return Network(
         source=card.source,
-        forward=ExportedNetwork(program, fixed, options.strides),
+        forward=ExportedNetwork(program, graph_input, options.strides),
         digest=(options.sha256 and options.digest) or digest,
-        input=spec,
+        input=graph_input.spec,
         output=card.output,
     )
 
@@ -183,7 +183,7 @@ def _build_module(program: ExportedProgram) -> Any:
     return module
 
 
-def _read_input(program: ExportedProgram, card: ClassifierCard) -> tuple[InputSpec, int | None]:
+def _read_input(program: ExportedProgram, card: ClassifierCard) -> GraphInput:
     names = program.graph_signature.user_inputs
     nodes = [node for node in program.graph.nodes if node.op == "placeholder"]
     shapes = [node.meta["val"].shape for node in nodes if node.name in names]

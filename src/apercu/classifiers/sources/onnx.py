@@ -1,111 +1,276 @@
-"""ONNX files, run by onnxruntime on the CPU: they give no gradients and show no layers."""
+"""ONNX files, run by onnxruntime on the CPU: they give no gradients and show no layers.
+
+A graph may take floats of any precision or bytes, images with channels first or last, any batch or
+a fixed one, and may keep its weights in files beside it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
+import numpy as np
 import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
-from apercu.classifiers.card import ClassifierCard, InputSpec
+from apercu.classifiers.card import ClassifierCard, InputSpec, describe_mistakes
 from apercu.classifiers.fingerprint import digest_file
 from apercu.classifiers.network import BlackBox, Network
 from apercu.errors import ClassifierError
 from apercu.extras import require_extra
 
+Layout: TypeAlias = Literal["nchw", "nhwc"]
+"""The order of the axes: batch, channels, height, width, or with the channels last."""
+
+_DTYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(uint8)": np.uint8,
+}
+"""Numbers that a graph may take; bytes are from 0 to 255."""
+_CHANNELS = (1, 3, 4)
+"""Lengths of an axis that is taken for channels."""
+
+
+class GraphOptions(BaseModel):
+    """The options of a card whose source is an ONNX file.
+
+    Attributes:
+        layout: order of the axes of its input; found out from their lengths if None.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layout: Layout | None = None
+
+
+@dataclass(frozen=True)
+class GraphInput:
+    """The input of a graph.
+
+    Attributes:
+        spec: what it expects of its images.
+        batch: number of images per call where the graph fixes it, else None.
+        layout: order of its axes.
+    """
+
+    spec: InputSpec
+    batch: int | None
+    layout: Layout
+
+    def run(self, function: Callable[[Tensor], Any], images: Tensor) -> Any:
+        """Run a graph on all images at once, or in the batches that it fixes.
+
+        The last batch is filled up with its last image, whose further outputs are dropped.
+
+        Args:
+            function: images in the layout and the batch of the graph → its outputs.
+            images: images, `batch × channels × height × width`.
+
+        Returns:
+            The outputs, one row per image.
+        """
+        if self.layout == "nhwc":
+            images = images.permute(0, 2, 3, 1)
+        if self.batch is None or len(images) == self.batch:
+            return function(images)
+        outputs = []
+        for part in torch.split(images, self.batch):
+            copies = part[-1:].expand(self.batch - len(part), -1, -1, -1)
+            outputs.append(function(torch.cat((part, copies))))
+        return _join(outputs, len(images))
+
 
 def open_onnx(card: ClassifierCard) -> Network:
-    """Open an `.onnx` file with one input, the images, and the classes as its first output.
+    """Open an `.onnx` file with one input, the images.
 
     Args:
         card: description of the classifier; its source is the file.
 
     Returns:
-        The network.
+        The network, whose output is a dictionary of the graph's outputs.
 
     Raises:
-        ClassifierError: the file is missing or broken, or takes no float images.
+        ClassifierError: the file is missing or broken, or takes no images.
         MissingExtraError: onnxruntime is not installed.
     """
     path = Path(card.source)
     if not path.is_file():
         raise ClassifierError(f"classifier {path}: no such file")
+    require_extra("export", f"classifier {path}", "onnxruntime")
+    digest = _digest_graph(path)
     session = _open_session(path)
-    inputs = session.get_inputs()
-    if len(inputs) != 1 or inputs[0].type != "tensor(float)":
-        got = ", ".join(f"{i.name}: {i.type}" for i in inputs)
-        raise ClassifierError(f"classifier {path}: expected one float32 input, got {got}")
-    shape = [side if isinstance(side, int) else None for side in inputs[0].shape]
-    spec, fixed = resolve_input(shape, card)
+    graph_input, dtype = _read_input(session.get_inputs(), card)
+    name, outputs = session.get_inputs()[0].name, _choose_outputs(session.get_outputs(), card)
 
-    def run(images: Tensor) -> Tensor:
-        feed = {inputs[0].name: images.float().contiguous().numpy()}
-        return torch.from_numpy(session.run(None, feed)[0])
+    def run(images: Tensor) -> dict[str, Tensor]:
+        if dtype is np.uint8:
+            images = (images * 255).round().clamp(0, 255)
+        values = session.run(outputs, {name: np.ascontiguousarray(images.numpy().astype(dtype))})
+        return {key: torch.from_numpy(value) for key, value in zip(outputs, values, strict=True)}
 
     return Network(
         source=card.source,
-        forward=BlackBox(lambda images: run_in_fixed_batches(run, images, fixed)),
-        digest=digest_file(path),
-        input=spec,
+        forward=BlackBox(lambda images: graph_input.run(run, images)),
+        digest=digest,
+        input=graph_input.spec,
         output=card.output,
+        options=card.options,
         differentiable=False,
     )
 
 
 def resolve_input(
-    shape: Sequence[int | None], card: ClassifierCard
-) -> tuple[InputSpec, int | None]:
+    shape: Sequence[int | None], card: ClassifierCard, layout: Layout | None = None
+) -> GraphInput:
     """Return the input of a graph file as its card or the graph itself says.
 
     Args:
         shape: shape of the graph's input; None where an axis may have any length.
         card: description of the classifier, which says channels and size where the graph does not.
+        layout: order of the axes; found out from their lengths if None.
 
     Returns:
-        The input, and the batch size where the graph fixes it (to one), else None.
+        The input.
 
     Raises:
         ClassifierError: the graph takes no images, card and graph disagree, or neither says the
             size.
     """
     name = f"classifier {card.source}"
-    if len(shape) != 4 or shape[0] not in (None, 1):
+    if len(shape) != 4:
         raise ClassifierError(
-            f"{name}: expected an input batch × channels × height × width with any batch, "
-            f"got {_format_shape(shape)}; export it with a dynamic batch"
+            f"{name}: expected an input batch × channels × height × width, "
+            f"got {_format_shape(shape)}"
         )
+    layout = layout or _guess_layout(shape, card)
+    batch, *sides = shape if layout == "nchw" else (shape[0], shape[3], shape[1], shape[2])
     if card.input is not None:
         stated = (card.input.channels, *card.input.size)
-        if any(side not in (None, s) for side, s in zip(shape[1:], stated, strict=True)):
+        if any(side not in (None, s) for side, s in zip(sides, stated, strict=True)):
             raise ClassifierError(
                 f"{name}: its card says {_format_shape(stated)}, "
-                f"the file takes {_format_shape(shape[1:])}"
+                f"the file takes {_format_shape(sides)}"
             )
-        return card.input, shape[0]
-    channels, height, width = shape[1:]
+        return GraphInput(card.input, batch, layout)
+    channels, height, width = sides
     if channels is None or height is None or width is None:
         raise ClassifierError(
             f"{name}: the file takes images of any size; say input.size in a classifier card"
         )
-    return InputSpec(channels=channels, size=(height, width)), shape[0]
+    return GraphInput(InputSpec(channels=channels, size=(height, width)), batch, layout)
 
 
-def run_in_fixed_batches(
-    function: Callable[[Tensor], Any], images: Tensor, fixed_batch: int | None
-) -> Any:
-    """Run a graph on all images at once, or one by one where it fixes the batch to one."""
-    if fixed_batch is None or len(images) == fixed_batch:
-        return function(images)
-    outputs = [function(image) for image in torch.split(images, fixed_batch)]
-    if isinstance(outputs[0], tuple):
-        return tuple(torch.cat(parts) for parts in zip(*outputs, strict=True))
-    return torch.cat(outputs)
+def _guess_layout(shape: Sequence[int | None], card: ClassifierCard) -> Layout:
+    """Return the layout whose channels have a length that channels have; first ones if both do."""
+    counts = _CHANNELS if card.input is None else (card.input.channels,)
+    return "nhwc" if shape[3] in counts and shape[1] not in counts else "nchw"
+
+
+def _join(outputs: Sequence[Any], count: int) -> Any:
+    """Join the outputs of several calls, tensors or containers of them, up to a number of rows."""
+    first = outputs[0]
+    if isinstance(first, Tensor):
+        return torch.cat(list(outputs))[:count]
+    if isinstance(first, Mapping):
+        return {key: _join([output[key] for output in outputs], count) for key in first}
+    if isinstance(first, tuple | list):
+        return tuple(_join(parts, count) for parts in zip(*outputs, strict=True))
+    return first
+
+
+def _read_input(inputs: Sequence[Any], card: ClassifierCard) -> tuple[GraphInput, Any]:
+    """Return the input of a session, and the type of its numbers."""
+    try:
+        options = GraphOptions.model_validate(card.options)
+    except ValidationError as error:
+        mistakes = "; ".join(describe_mistakes(error, GraphOptions))
+        raise ClassifierError(f"classifier {card.source}: options: {mistakes}") from None
+    if len(inputs) != 1 or inputs[0].type not in _DTYPES:
+        got = ", ".join(f"{i.name}: {i.type}" for i in inputs)
+        raise ClassifierError(
+            f"classifier {card.source}: expected one input of floats or bytes, got {got}"
+        )
+    shape = [side if isinstance(side, int) and side > 0 else None for side in inputs[0].shape]
+    graph_input, dtype = resolve_input(shape, card, options.layout), _DTYPES[inputs[0].type]
+    spec = graph_input.spec
+    if dtype is np.uint8 and (spec.mean or spec.std or spec.normalise):
+        raise ClassifierError(
+            f"classifier {card.source}: it takes bytes and normalises them itself; drop mean, std "
+            "and normalise from the input of its card"
+        )
+    return graph_input, dtype
+
+
+def _choose_outputs(outputs: Sequence[Any], card: ClassifierCard) -> list[str]:
+    """Return the names of the outputs that are tensors, or the one that the card names."""
+    names = [output.name for output in outputs if str(output.type).startswith("tensor(")]
+    return [card.output_name] if card.output_name in names else names
+
+
+def _digest_graph(path: Path) -> str:
+    """Return the SHA-256 of a graph, and of the files beside it that hold its weights."""
+    digest, weights = digest_file(path), _list_weight_files(path)
+    if not weights:
+        return digest
+    text = " ".join([digest, *(f"{name} {digest_file(path.parent / name)}" for name in weights)])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _list_weight_files(path: Path) -> list[str]:
+    """Return the names of the files that hold weights of a graph, relative to its folder.
+
+    Raises:
+        ClassifierError: the graph is broken, or a file is missing or outside of the folder.
+    """
+    if b"location" not in path.read_bytes():
+        return []
+    require_extra("export", f"classifier {path} with weights in other files", "onnx")
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except (DecodeError, ValueError, OSError) as error:
+        raise ClassifierError(f"classifier {path}: not a usable ONNX file ({error})") from None
+    names = sorted({name for tensor in _walk_tensors(model) for name in _find_location(tensor)})
+    folder = path.parent.resolve()
+    for name in names:
+        if not (folder / name).resolve().is_relative_to(folder):
+            raise ClassifierError(
+                f"classifier {path}: its weights are said to be in {name}, outside of its folder; "
+                "put them beside it"
+            )
+        if not (folder / name).is_file():
+            raise ClassifierError(
+                f"classifier {path}: {name}, which holds its weights, is missing beside it"
+            )
+    return names
+
+
+def _walk_tensors(message: Any) -> Iterator[Any]:
+    """Yield every tensor inside of a part of a model: weights, attributes, and inner graphs."""
+    if type(message).__name__ == "TensorProto":
+        yield message
+        return
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for part in value if isinstance(value, Sequence) else [value]:
+                yield from _walk_tensors(part)
+
+
+def _find_location(tensor: Any) -> Iterator[str]:
+    """Yield the name of the file in which a tensor is stored, if it is not in the graph."""
+    if tensor.data_location == tensor.EXTERNAL:
+        yield from (entry.value for entry in tensor.external_data if entry.key == "location")
 
 
 def _open_session(path: Path) -> Any:
-    require_extra("export", f"classifier {path}", "onnxruntime")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
