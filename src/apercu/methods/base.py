@@ -227,7 +227,8 @@ def require_gradients(classifier: Classifier, method: str) -> None:
     """
     if not classifier.differentiable:
         raise ClassifierError(
-            f"{method} needs a classifier with gradients, and {classifier.spec} gives none: "
+            f"{method} needs a classifier with gradients, and {classifier.spec} gives none"
+            f"{classifier.gradient_reason}: "
             "choose a method that only queries, such as occlusion, or a trained explainer"
         )
 

@@ -1,0 +1,203 @@
+"""Try a network on plain images before it is used: how it takes them, and what gradients it gives.
+
+Networks of people write into their images, flatten them by `view`, keep dropout on, or cut their
+gradients off. What a network cannot do is not asked of it, and is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from apercu.classifiers.card import InputSpec
+from apercu.classifiers.preprocessing import normalise
+from apercu.errors import ApercuError, ClassifierError
+from apercu.log import warn
+from apercu.types import Images
+
+_ROUNDING = 0.02
+"""Difference between two outputs, as a fraction of the largest number, that rounding may make."""
+
+
+@dataclass(frozen=True)
+class TensorLayout:
+    """The precision and the order in memory in which a network takes its images.
+
+    Args:
+        dtype: precision; that of the images if None.
+        memory_format: order of the numbers in memory.
+    """
+
+    dtype: torch.dtype | None = None
+    memory_format: torch.memory_format = torch.contiguous_format
+
+    def normalise(self, images: Images, spec: InputSpec) -> Images:
+        """Return normalised images in this layout, in memory of their own.
+
+        Args:
+            images: images in [0, 1], `batch × channels × height × width`.
+            spec: the normalisation.
+
+        Returns:
+            What the network receives, of the same shape. The network may write into it.
+        """
+        arranged = normalise(images, spec)
+        if self.dtype is not None:
+            arranged = arranged.to(self.dtype)
+        arranged = arranged.contiguous(memory_format=self.memory_format)
+        return arranged.clone() if arranged is images else arranged
+
+
+@dataclass(eq=False)
+class NetworkProbe:
+    """Runs of a network on images, with errors that name the classifier.
+
+    Args:
+        forward: normalised images → output of the network; a tensor of one row per image for
+            `choose_layout` and `find_gradient_fault`.
+        input: what the network expects of its images.
+        spec: name of the classifier, for messages.
+        device: device of the network.
+        layout: how it takes its images; `choose_layout` sets it.
+    """
+
+    forward: Callable[[Tensor], Any]
+    input: InputSpec
+    spec: str
+    device: torch.device
+    layout: TensorLayout
+
+    def run(self, images: Images) -> Any:
+        """Return the output of the network for images in [0, 1], without gradients.
+
+        Raises:
+            ClassifierError: the network fails.
+        """
+        try:
+            with torch.inference_mode(False), torch.random.fork_rng(devices=[]), torch.no_grad():
+                return self._run(images)
+        except ApercuError:
+            raise
+        except Exception as error:
+            count = "an image" if len(images) == 1 else f"{len(images)} images"
+            raise ClassifierError(
+                f"classifier {self.spec} cannot classify {count} of "
+                f"{'×'.join(map(str, images.shape[1:]))}: {_shorten(error)}; check its input"
+            ) from error
+
+    def choose_layout(self, module: nn.Module) -> TensorLayout:
+        """Return the layout with channels last where a module gives the same numbers in it.
+
+        Numbers that depend on chance, or on the other images of a batch, are told.
+
+        Args:
+            module: the network, or the module that holds it; its weights are laid out, too.
+
+        Returns:
+            The layout.
+
+        Raises:
+            ClassifierError: the module cannot classify two images at once.
+        """
+        images = _make_images(self.input, self.device)
+        expected = self.run(images)
+        plain, beside = self.layout, torch.stack([images[1], 1 - images[1]])
+        try:
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.layout = replace(plain, memory_format=torch.channels_last)
+            if self._gives(expected[1:], beside):
+                return self.layout
+        except RuntimeError:  # weights of five dimensions
+            pass
+        module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        self.layout = plain
+        if not self._gives(expected, images):
+            warn(
+                f"classifier {self.spec} gives the same image other numbers each time, as with "
+                "dropout that stays on; explanations of it are as uncertain"
+            )
+        elif not self._gives(expected[1:], beside):
+            warn(
+                f"classifier {self.spec} gives an image other numbers beside other images, as "
+                "with statistics of the batch; results depend on the batches"
+            )
+        return self.layout
+
+    def find_gradient_fault(self) -> str:
+        """Return why no gradient reaches the images; an empty text where one does."""
+        images = _make_images(self.input, self.device).requires_grad_()
+        try:
+            with (
+                torch.inference_mode(False),
+                torch.random.fork_rng(devices=[]),
+                torch.enable_grad(),
+            ):
+                numbers = self._run(images).flatten(1).float()
+                if not numbers.requires_grad:
+                    return "its forward cuts them off, by no_grad, detach or the like"
+                weights = torch.linspace(0.5, 1.0, numbers.shape[1], device=numbers.device)
+                score = (numbers * weights).sum()
+                (gradient,) = torch.autograd.grad(score, images, allow_unused=True)
+        except (RuntimeError, TypeError) as error:
+            return _shorten(error)
+        if gradient is not None and gradient.any():
+            return ""
+        if torch.equal(numbers[0], numbers[1]):
+            warn(f"classifier {self.spec} gives two different images the same numbers")
+            return ""
+        return "they are zero everywhere, as behind rounding or a probability of exactly 1"
+
+    def _run(self, images: Images) -> Any:
+        return self.forward(self.layout.normalise(images, self.input))
+
+    def _gives(self, expected: Tensor, images: Images) -> bool:
+        """Whether the first images have these numbers, up to rounding."""
+        try:
+            numbers = self.run(images)[: len(expected)]
+        except ClassifierError:
+            return False
+        limit = _ROUNDING * max(1e-3, expected.abs().max().item())
+        return bool((numbers - expected).abs().max() <= limit)
+
+
+def freeze_module(module: nn.Module) -> None:
+    """Put a module into evaluation mode, even if it overrides `train`; freeze its parameters."""
+    module.eval().requires_grad_(False)
+    for part in module.modules():
+        if part.training:
+            part.training = False
+
+
+def find_dtype(forward: object) -> torch.dtype | None:
+    """Return the precision of the first weight of a network; None where it has none."""
+    weights = _list_weights(forward)
+    return next((weight.dtype for weight in weights if weight.is_floating_point()), None)
+
+
+def find_device(forward: object) -> torch.device:
+    """Return the device of the first weight of a network; the CPU where it has none."""
+    return next((weight.device for weight in _list_weights(forward)), torch.device("cpu"))
+
+
+def _list_weights(forward: object) -> list[Tensor]:
+    """Return parameters and buffers of a module, or of the module that a network holds."""
+    module = forward if isinstance(forward, nn.Module) else getattr(forward, "module", None)
+    if not isinstance(module, nn.Module):
+        return []
+    return [*module.parameters(), *module.buffers()]
+
+
+def _make_images(spec: InputSpec, device: torch.device) -> Images:
+    """Return a grey image and one of random dots."""
+    shape = (1, spec.channels, *spec.size)
+    dots = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    return torch.cat([torch.full(shape, 0.5), dots]).to(device)
+
+
+def _shorten(error: Exception) -> str:
+    """Return the first line of an error."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
