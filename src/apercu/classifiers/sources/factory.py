@@ -3,8 +3,9 @@
 The factory is called with the card's options. It returns an `nn.Module`, or any callable from
 images to outputs, which gives no gradients. What the card does not say is read from attributes of
 the returned object: `input` (an `InputSpec` or a dictionary like a card's; needed), `classes`
-(a sequence of names), `output` and, for a plain callable, `fingerprint` (a text that changes with
-its weights; without it, the name of the factory and its options are the identity).
+(a list of names), `output` (a word as in a card) and, for a plain callable, `fingerprint` (a text
+that changes with its weights; without it, the name of the factory and its options are the
+identity).
 """
 
 from __future__ import annotations
@@ -19,7 +20,13 @@ from apercu.classifiers.card import ClassifierCard
 from apercu.classifiers.fingerprint import FORMER_FACTORIES
 from apercu.classifiers.names import ClassNames
 from apercu.classifiers.network import Network, load_weights
-from apercu.classifiers.sources.module import open_module, read_input_attribute
+from apercu.classifiers.sources.module import (
+    open_module,
+    read_classes_attribute,
+    read_input_attribute,
+    read_output_attribute,
+    unwrap_module,
+)
 from apercu.classifiers.trust import check_factory
 from apercu.errors import ClassifierError, suggest_nearest
 
@@ -53,17 +60,21 @@ def open_factory(card: ClassifierCard) -> Network:
     if card.weights is not None:
         if not isinstance(built, nn.Module):
             raise ClassifierError(f"classifier {card.source}: a plain callable takes no weights")
-        load_weights(built, card.weights)
+        load_weights(unwrap_module(built), card.weights)
     spec = card.input or read_input_attribute(built, card.source)
     if spec is None:
         raise ClassifierError(
             f"classifier {card.source}: it does not say what its images are like; give it an "
             "attribute `input`, or write a classifier card with `input`"
         )
-    classes = getattr(built, "classes", None)
-    names = None if classes is None else ClassNames.of(map(str, classes))
-    output = getattr(built, "output", card.output)
-    changes = {"input": spec, "output": output, "classes": None}
+    changes: dict[str, Any] = {"input": spec, "classes": None}
+    output = read_output_attribute(built, card.source)
+    if output is not None and "output" not in card.model_fields_set:
+        changes["output"] = output
+    classes = None if card.classes else read_classes_attribute(built)
+    names = None if classes is None else ClassNames.of(classes)
+    if isinstance(built, nn.Module):
+        built = unwrap_module(built).float()
     return open_module(built, card.model_copy(update=changes), names)
 
 

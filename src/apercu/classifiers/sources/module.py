@@ -1,25 +1,49 @@
-"""Networks that are in memory already: an `nn.Module`, or a function from images to outputs."""
+"""Networks that are in memory already: an `nn.Module`, or a function from images to outputs.
+
+A module may stand in `DataParallel`, be compiled, hold TorchScript, or have another precision.
+"""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
+import torch
 from pydantic import BaseModel, ValidationError
-from torch import nn
+from torch import Tensor, nn
 
 from apercu.classifiers.card import ClassifierCard, InputSpec, describe_mistakes
 from apercu.classifiers.fingerprint import digest_function, digest_module
 from apercu.classifiers.names import ClassNames
 from apercu.classifiers.network import IN_MEMORY, BlackBox, ForwardFn, Network
+from apercu.classifiers.outputs import OutputName
 from apercu.errors import ClassifierError
+from apercu.log import warn
 
 M = TypeVar("M", bound=BaseModel)
 
 _INPUT_KEYS = ("channels", "size", "resize", "mean", "std")
 """Keys of the input that a caller may describe."""
+
+
+class ScriptedNetwork:
+    """A TorchScript module: it gives gradients, but hooks cannot reach its layers.
+
+    Args:
+        module: the module; it is put into evaluation mode and its parameters are frozen.
+    """
+
+    def __init__(self, module: torch.jit.ScriptModule) -> None:
+        self.module = module.eval().requires_grad_(False)
+
+    def __call__(self, images: Tensor) -> Any:
+        return self.module(images)
+
+    def to(self, device: torch.device) -> None:
+        """Move the module to a device."""
+        self.module = self.module.to(device)
 
 
 def open_module(
@@ -48,8 +72,12 @@ def open_module(
     if names is None and card.classes is not None:
         names = ClassNames.of(card.classes)
     network: ForwardFn
+    forward = unwrap_module(forward)
     if isinstance(forward, nn.Module):
+        _undo_compilation(forward)
         network, digest = forward, digest_module(forward, card.source, card.options)
+        if isinstance(forward, torch.jit.ScriptModule):
+            network = ScriptedNetwork(forward)
     else:
         network, digest = BlackBox(forward), digest_function(forward, card.source, card.options)
     return Network(
@@ -57,11 +85,10 @@ def open_module(
         forward=network,
         digest=digest,
         input=card.input,
-        output=card.output,
         names=names,
         options=card.options,
         differentiable=isinstance(forward, nn.Module),
-    )
+    ).with_output_of(card)
 
 
 def open_in_memory(
@@ -82,10 +109,8 @@ def open_in_memory(
         ClassifierError: there is no size, the values do not fit each other, or the module cannot
             be copied.
     """
-    if isinstance(forward, nn.Module):
-        forward = getattr(forward, "_orig_mod", forward)  # torch.compile hides the module in there
-    source = IN_MEMORY + _find_name(forward)
-    classes = description.get("classes", _read_attribute(forward, "classes", list | tuple))
+    source = IN_MEMORY + _find_name(unwrap_module(forward))
+    classes = description.get("classes", read_classes_attribute(forward))
     names = ClassNames.read(classes) if isinstance(classes, str | Path) else None
     if names is not None:
         classes = None
@@ -94,13 +119,47 @@ def open_in_memory(
     content = {
         "source": source,
         "input": _find_input(forward, source, description),
-        "output": description.get("output", _read_attribute(forward, "output", str) or "logits"),
         "classes": classes,
     }
+    if "output" in description:
+        content["output"] = description["output"]
+    elif output := read_output_attribute(forward, source):
+        content["output"] = output
+    content |= {k: description[k] for k in ("output_name", "value_range") if k in description}
     card = _validate(ClassifierCard, content, source)
+    forward = unwrap_module(forward)
     if make_copy and isinstance(forward, nn.Module):
         forward = _copy_module(forward, source)
     return open_module(forward, card, names)
+
+
+def unwrap_module(forward: Any) -> Any:
+    """Return the module inside `DataParallel` and `torch.compile`; anything else as it is."""
+    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    while isinstance(forward, nn.Module):
+        if isinstance(forward, parallel):
+            forward = forward.module
+        elif _is_compiled(forward):
+            forward = forward._orig_mod
+        else:
+            break
+    return forward
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    """Whether this is what `torch.compile` made of a module."""
+    return isinstance(getattr(module, "_orig_mod", None), nn.Module)
+
+
+def _undo_compilation(module: nn.Module) -> None:
+    """Change compiled parts of a module back, because hooks on their layers would not be called."""
+    for part in module.modules():
+        if getattr(part, "_compiled_call_impl", None) is not None:
+            part._compiled_call_impl = None
+    for part in list(module.modules()):
+        for name, child in part.named_children():
+            if _is_compiled(child) and not _is_compiled(part):
+                setattr(part, name, unwrap_module(child))
 
 
 def read_input_attribute(forward: Any, source: str) -> InputSpec | None:
@@ -113,9 +172,32 @@ def read_input_attribute(forward: Any, source: str) -> InputSpec | None:
     return None if value is None else _validate(InputSpec, value, f"{source}: its attribute input")
 
 
+def read_classes_attribute(forward: Any) -> list[str] | None:
+    """Return the attribute `classes` of a network, a list of names; None where it is none."""
+    value = _read_attribute(forward, "classes", list | tuple)
+    return None if value is None else [str(name) for name in value]
+
+
+def read_output_attribute(forward: Any, source: str) -> OutputName | None:
+    """Return the attribute `output` of a network; a word that no card knows is left out, told."""
+    value = _read_attribute(forward, "output", str)
+    if value is not None and value not in get_args(OutputName):
+        warn(
+            f"classifier {source}: its attribute output is {value!r}, which is none of "
+            f"{', '.join(get_args(OutputName))}; it is not used"
+        )
+        return None
+    return value
+
+
 def _read_attribute(forward: Any, name: str, kinds: Any) -> Any:
-    """Return an attribute that describes a network; a layer of the same name is none."""
+    """Return an attribute that describes a network, or the module inside it.
+
+    A layer of the same name is none, nor is a number where a list of names is expected.
+    """
     value = getattr(forward, name, None)
+    if not isinstance(value, kinds):
+        value = getattr(unwrap_module(forward), name, None)
     return value if isinstance(value, kinds) else None
 
 
