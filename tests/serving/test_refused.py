@@ -187,7 +187,7 @@ def test_what_should_not_happen_tells_nothing_of_the_image(call, png, capsys, mo
     def broken(*_: object) -> None:
         raise ValueError("patient's name")
 
-    monkeypatch.setattr("apercu.deploy.serving.batch_explainer.read_stored", broken)
+    monkeypatch.setattr("apercu.deploy.serving.prepared_image.read_stored", broken)
     told = _problem(call.explain(png), 500)
     said = capsys.readouterr()
     assert "ValueError" in told

@@ -7,7 +7,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar, final
 
 from starlette.applications import Starlette
@@ -17,6 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from apercu.deploy.serving.bodies import decompress_body
 from apercu.deploy.serving.errors import (
     ClientDisconnectedError,
     DeadlineExceededError,
@@ -24,13 +25,19 @@ from apercu.deploy.serving.errors import (
 )
 from apercu.deploy.serving.limits import AdmissionControl
 from apercu.deploy.serving.metrics import CONTENT_TYPE, Metrics
+from apercu.deploy.serving.open_inference import (
+    describe_platform,
+    describe_tensors,
+    parse_inference,
+    write_inference,
+)
 from apercu.deploy.serving.page import Page
 from apercu.deploy.serving.requests import ExplainRequest, parse_body, parse_instances
 from apercu.deploy.serving.responses import JSON, ExplainResponse, handle_error, to_http
 from apercu.deploy.serving.schema import describe_server
 from apercu.deploy.serving.security import SecurityMiddleware, byte_counter
 from apercu.deploy.serving.served_explainer import ServedExplainer
-from apercu.deploy.serving.settings import Limits
+from apercu.deploy.serving.settings import AccessPolicy, Limits
 from apercu.errors import ApercuError
 
 T = TypeVar("T")
@@ -70,6 +77,7 @@ class Service:
         limits: limits of requests.
         capacity: images that wait or are being explained.
         token: bearer token that clients must send; None lets everyone in.
+        access: which hosts and origins are answered.
     """
 
     served: ServedExplainer
@@ -77,6 +85,7 @@ class Service:
     limits: Limits
     capacity: int
     token: bytes | None = None
+    access: AccessPolicy = field(default_factory=AccessPolicy)
 
 
 def build_app(service: Service) -> Starlette:
@@ -92,6 +101,7 @@ def build_app(service: Service) -> Starlette:
                 max_body=service.limits.body,
                 metrics=metrics,
                 paths={route.endpoint: route.path for route in routes},
+                access=service.access,
             )
         ],
         exception_handlers={ApercuError: handle_error, HTTPException: handle_error},
@@ -112,7 +122,7 @@ class Endpoints:
     def __init__(self, service: Service, metrics: Metrics) -> None:
         self.served = service.served
         self.client = service.client
-        self.deadline = service.limits.deadline
+        self.deadline, self.max_body = service.limits.deadline, service.limits.body
         self.admission = AdmissionControl(service.capacity, service.limits.per_client)
         self.metrics = metrics
         document = describe_server(self.served.name, locked=service.token is not None)
@@ -127,13 +137,19 @@ class Endpoints:
 
     def list_routes(self) -> list[Route]:
         """Return the routes of all addresses but those of the page."""
-        model = "/v1/models/{name}"
+        model, model_v2 = "/v1/models/{name}", "/v2/models/{name}"
         return [
             Route("/v1/explain", self.explain, methods=["POST"]),
             Route(f"{model}:predict", self.predict, methods=["POST"]),
             Route(f"{model}:explain", self.explain_instances, methods=["POST"]),
             Route("/v1/models", self.list_models),
             Route(model, self.describe_model),
+            Route("/v2", self.describe_platform),
+            Route("/v2/health/live", self.check_live),
+            Route("/v2/health/ready", self.check_ready),
+            Route(model_v2, self.describe_tensors),
+            Route(f"{model_v2}/ready", self.check_model_ready),
+            Route(f"{model_v2}/infer", self.infer, methods=["POST"]),
             Route("/healthz", self.check_health),
             Route("/metrics", self.send_metrics),
             Route("/openapi.json", self.send_document),
@@ -173,6 +189,46 @@ class Endpoints:
             return PlainTextResponse("ok\n")
         return PlainTextResponse("not ready\n", 503)
 
+    async def describe_platform(self, request: Request) -> Response:
+        """Describe the server (KServe, protocol 2)."""
+        return JSONResponse(describe_platform())
+
+    async def check_live(self, request: Request) -> Response:
+        """Answer 200: the web process runs."""
+        return JSONResponse({"live": True})
+
+    async def check_ready(self, request: Request) -> Response:
+        """Answer 200 if a worker is ready, else 503."""
+        is_ready = self.client.count_ready() > 0
+        return JSONResponse({"ready": is_ready}, 200 if is_ready else 503)
+
+    async def describe_tensors(self, request: Request) -> Response:
+        """Describe the input and the output of the explainer (KServe, protocol 2)."""
+        self._check_model(request)
+        return JSONResponse(describe_tensors(self.served.name))
+
+    async def check_model_ready(self, request: Request) -> Response:
+        """Answer 200 if a worker is ready, else 503; 404 for another model."""
+        self._check_model(request)
+        is_ready = self.client.count_ready() > 0
+        content = {"name": self.served.name, "ready": is_ready}
+        return JSONResponse(content, 200 if is_ready else 503)
+
+    async def infer(self, request: Request) -> Response:
+        """Explain several images (KServe, protocol 2)."""
+        self._check_model(request)
+        clients, address = self.admission.clients, _read_client_address(request)
+        with clients.take(address):
+            async with self._enforce_deadline():
+                content_type, body = _read_content_type(request), await self._read_body(request)
+                inference = parse_inference(content_type, body, self.served.names)
+                with clients.take(address, len(inference.images) - 1):
+                    responses = await self._run(request, inference.images)
+        for response in responses:
+            if response.status != 200:
+                return to_http(response)
+        return to_http(write_inference(self.served.name, inference.id, responses))
+
     async def send_metrics(self, request: Request) -> Response:
         """Send the counters for Prometheus."""
         return Response(self.metrics.render(), media_type=CONTENT_TYPE)
@@ -203,9 +259,13 @@ class Endpoints:
     async def _read_body(self, request: Request) -> bytes:
         async with self.admission.upload(byte_counter(request)):
             try:
-                return await request.body()
+                body = await request.body()
             except ClientDisconnect as error:
                 raise ClientDisconnectedError("body: cut short, the client disconnected") from error
+        coding = request.headers.get("content-encoding", "")
+        if not coding:
+            return body
+        return await asyncio.to_thread(decompress_body, body, coding, self.max_body)
 
     async def _run(
         self, request: Request, requests: Sequence[ExplainRequest]

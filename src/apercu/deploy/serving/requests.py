@@ -86,7 +86,7 @@ def parse_body(content_type: str, body: bytes, names: ClassNames) -> ExplainRequ
         case "multipart/form-data":
             return _read_form(parse_form(content_type, body), names)
         case "application/json":
-            return _read_object(_parse_json(body), names)
+            return read_object(_parse_json(body), names)
     raise UnsupportedMediaError(
         f"body: expected {FORM} with a field image, or {JSON}, got {media or 'nothing'}"
     )
@@ -111,9 +111,7 @@ def parse_instances(
         BadRequestError: the body is not well formed.
         InputError: an instance is wrong.
     """
-    if (media := _parse_media_type(content_type)) != JSON:
-        raise UnsupportedMediaError(f"body: expected {JSON}, got {media or 'nothing'}")
-    instances = _parse_json(body).get("instances")
+    instances = parse_json_body(content_type, body).get("instances")
     if not isinstance(instances, list) or not 1 <= len(instances) <= MAX_INSTANCES:
         raise BadRequestError(f"instances: expected a list of 1 to {MAX_INSTANCES} images")
     requests = []
@@ -121,7 +119,7 @@ def parse_instances(
         if not isinstance(instance, dict):
             raise BadRequestError("instances: expected objects with a field image")
         fields = {"image": instance} if "b64" in instance else instance
-        requests.append(_read_object(fields, names, maps=maps))
+        requests.append(read_object(fields, names, maps=maps))
     return requests
 
 
@@ -183,15 +181,46 @@ def _read_form(parts: Sequence[FormPart], names: ClassNames) -> ExplainRequest:
     return ExplainRequest(images[0].image, parse_options(fields, names))
 
 
-def _read_object(body: dict[str, Any], names: ClassNames, *, maps: bool = True) -> ExplainRequest:
-    """Read the image of a JSON object: base64 or a data: URI, as it is or as `{"b64": "…"}`."""
-    image = body.get("image")
+def read_object(fields: dict[str, Any], names: ClassNames, *, maps: bool = True) -> ExplainRequest:
+    """Read the image of a JSON object: base64 or a data: URI, as it is or as `{"b64": "…"}`.
+
+    Args:
+        fields: the object.
+        names: names of the classes.
+        maps: whether maps are wanted.
+
+    Returns:
+        The image and its options.
+
+    Raises:
+        InputError: a field is wrong.
+    """
+    image = fields.get(IMAGE)
     text = image.get("b64") if isinstance(image, dict) else image
     if not isinstance(text, str) or not text:
         raise ImageError("image: expected the bytes of a file in base64")
-    fields = {key: value for key, value in body.items() if key != "image"}
-    options = parse_options(fields, names, maps=maps)
+    others = {key: value for key, value in fields.items() if key != IMAGE}
+    options = parse_options(others, names, maps=maps)
     return ExplainRequest(decode_base64(text), options)
+
+
+def parse_json_body(content_type: str, body: bytes) -> dict[str, Any]:
+    """Read the JSON object of a request.
+
+    Args:
+        content_type: header of the request.
+        body: bytes of the request.
+
+    Returns:
+        The object.
+
+    Raises:
+        UnsupportedMediaError: the body has another type.
+        BadRequestError: it is no JSON object.
+    """
+    if (media := _parse_media_type(content_type)) != JSON:
+        raise UnsupportedMediaError(f"body: expected {JSON}, got {media or 'nothing'}")
+    return _parse_json(body)
 
 
 def _parse_media_type(content_type: str) -> str:

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from apercu.deploy.serving.errors import TokenError, UnavailableError
+from apercu.deploy.serving.errors import TokenError, UnavailableError, UnsupportedEncodingError
 from apercu.errors import ApercuError
 
 JSON, PROBLEM_JSON = "application/json", "application/problem+json"
@@ -72,6 +72,8 @@ def refuse(error: Exception) -> Response:
     headers = {}
     if isinstance(error, UnavailableError):
         headers["Retry-After"] = str(error.retry_after)
+    if isinstance(error, UnsupportedEncodingError):
+        headers["Accept-Encoding"] = "gzip, deflate"
     if isinstance(error, TokenError):
         headers["WWW-Authenticate"] = "Bearer"
     return to_http(describe_error(error), headers)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from apercu.errors import ConfigError
 
@@ -12,6 +14,10 @@ HOSTS = ("127.0.0.1", "0.0.0.0", "::")
 """This machine alone, all its IPv4 addresses, all its addresses."""
 MIN_TOKEN = 16
 """Letters of a token."""
+EVERY = "*"
+"""Stands for every host, or for every origin."""
+KEEP_ALIVE = 5.0
+"""Seconds that a connection stays open without a request, unless another number is set."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,102 @@ class WorkerConfig:
 
 
 @dataclass(frozen=True)
+class AccessPolicy:
+    """Which names a server without a token answers to, and which pages may use it.
+
+    A page of a stranger can let its own name point to this machine (DNS rebinding); its requests
+    then carry that name as the host, and its address as the origin.
+
+    Args:
+        hosts: names beside loopback names and the address of the connection itself; `*` for all.
+        origins: addresses of pages, `https://lab.example`, which browsers let read the answers
+            (CORS); `*` for all.
+
+    Raises:
+        ConfigError: an origin or a host is none.
+    """
+
+    hosts: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for host in self.hosts:
+            if host != EVERY and _read_host(f"//{host}") != host.lower().strip("[]"):
+                raise ConfigError(f"host: expected a name such as lab.example, got {host[:80]}")
+        for origin in self.origins:
+            parts = _split_origin(origin)
+            if origin not in (EVERY, "null") and parts != origin.lower():
+                raise ConfigError(
+                    f"origin: expected an address such as https://lab.example, got {origin[:80]}"
+                )
+
+    def is_host_allowed(self, host: str, own: str | None) -> bool:
+        """Return whether the server answers to a host.
+
+        Args:
+            host: the header `Host`; empty where a client sends none, as no browser does.
+            own: the address of this machine that the client is connected to.
+
+        Returns:
+            Whether it is a loopback name, named, or the address itself.
+        """
+        return not host or self._is_name_allowed(_read_host(f"//{host}"), own)
+
+    def is_origin_allowed(self, origin: str, own: str | None) -> bool:
+        """Return whether the server answers to a page.
+
+        Args:
+            origin: the header `Origin`; empty where a client sends none.
+            own: the address of this machine that the client is connected to.
+
+        Returns:
+            Whether it is named, or a page of a host that is allowed.
+        """
+        if not origin or self.allows_reading(origin):
+            return True
+        return self._is_name_allowed(_read_host(origin), own)
+
+    def allows_reading(self, origin: str) -> bool:
+        """Return whether browsers are told that a page of an origin may read the answers."""
+        return EVERY in self.origins or origin.lower() in map(str.lower, self.origins)
+
+    def _is_name_allowed(self, name: str, own: str | None) -> bool:
+        if EVERY in self.hosts or name in (host.lower().strip("[]") for host in self.hosts):
+            return True
+        if name == "localhost" or name.endswith(".localhost"):
+            return True
+        address = _parse_address(name)
+        return address is not None and (address.is_loopback or address == _parse_address(own or ""))
+
+
+def _read_host(address: str) -> str:
+    """Return the name or number of the host of an address in lower case; empty if it has none."""
+    try:
+        return (urlsplit(address).hostname or "").rstrip(".")
+    except ValueError:
+        return ""
+
+
+def _split_origin(address: str) -> str:
+    """Return an address without its path, as browsers send it; empty if it is none."""
+    try:
+        parts = urlsplit(address.lower())
+    except ValueError:
+        return ""
+    return f"{parts.scheme}://{parts.netloc}" if parts.scheme and parts.netloc else ""
+
+
+def _parse_address(name: str) -> IPv4Address | IPv6Address | None:
+    """Return an IP address, an IPv4 address in IPv6 as itself; None for a name."""
+    try:
+        address = ip_address(name.partition("%")[0])
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address
+
+
+@dataclass(frozen=True)
 class ServeSettings:
     """All settings of a server.
 
@@ -60,6 +162,8 @@ class ServeSettings:
         token: bearer token that clients must send; None lets everyone in.
         limits: limits of requests.
         workers: the processes that explain.
+        access: which names and pages are answered.
+        keep_alive: seconds that a connection stays open without a request.
 
     Raises:
         ConfigError: the host is none of `HOSTS`.
@@ -72,6 +176,8 @@ class ServeSettings:
     token: bytes | None = field(default=None, repr=False)
     limits: Limits = field(default_factory=Limits)
     workers: WorkerConfig = field(default_factory=WorkerConfig)
+    access: AccessPolicy = field(default_factory=AccessPolicy)
+    keep_alive: float = KEEP_ALIVE
 
     def __post_init__(self) -> None:
         if self.host not in HOSTS:
