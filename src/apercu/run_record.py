@@ -2,14 +2,18 @@
 
 Every verb that fills a folder over a long time has the same question: was something begun here,
 and with the same settings? `RunRecord` answers it, and keeps a second process out of the folder.
+`Phase` keeps the state of one part of the work, so that it is continued where it was.
 """
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Iterator, Mapping
+import pickle
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from threading import Lock
@@ -19,9 +23,14 @@ from pydantic import BaseModel, ValidationError
 
 from apercu.errors import ConfigError, RunError
 from apercu.io import write_file
+from apercu.progress import ProgressCallback, ignore_progress
 
 LOCK = ".lock"
 """File whose lock a process holds while it works in a folder; the system releases it on a crash."""
+
+
+SAVE_EVERY = 60.0
+"""Seconds after which the state of a phase is kept again."""
 
 
 _LOCKED: set[Path] = set()
@@ -123,6 +132,81 @@ class RunRecord:
                     f"{_show(earlier.get(name))}, now {_show(value)}; use the same, or choose "
                     "another --out"
                 )
+
+
+@dataclass
+class Phase:
+    """One part of long work, which says how far it is and keeps its state every minute.
+
+    Args:
+        name: the name of the work, such as `student steps`.
+        report: receives the name, how much is done, and how much there is.
+        path: the file of the state; None where nothing is kept.
+        key: what the state depends on; a state with another key is not loaded.
+    """
+
+    name: str
+    report: ProgressCallback = ignore_progress
+    path: Path | None = None
+    key: str = ""
+    _kept_at: float = field(init=False, repr=False, default_factory=time.monotonic)
+
+    def load(self) -> dict[str, Any]:
+        """Return the state that was kept last; empty where there is none.
+
+        Raises:
+            RunError: the file is damaged.
+        """
+        if self.path is None or not self.path.is_file():
+            return {}
+        import torch
+
+        try:
+            content = torch.load(self.path, weights_only=True, map_location="cpu")
+            return dict(content["state"]) if content["key"] == self.key else {}
+        except (OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError) as error:
+            raise self._describe_damage() from error
+        except pickle.UnpicklingError as error:
+            raise self._describe_damage() from error
+
+    def note(
+        self, done: int, total: int, make_state: Callable[[], Mapping[str, Any]] | None = None
+    ) -> None:
+        """Report how much is done, and keep the state if a minute has passed.
+
+        Args:
+            done: how much is done.
+            total: how much there is.
+            make_state: returns the state: tensors, numbers and containers of them.
+
+        Raises:
+            OutputError: the state cannot be written.
+        """
+        self.report(self.name, done, total)
+        due = time.monotonic() - self._kept_at >= SAVE_EVERY
+        if make_state is not None and due and done < total:
+            self.save(make_state())
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Keep the state now; raises OutputError where it cannot be written."""
+        if self.path is None or os.environ.get("LOCAL_RANK", "0") != "0":
+            return
+        import torch
+
+        content = io.BytesIO()
+        torch.save({"key": self.key, "state": dict(state)}, content)
+        write_file(self.path, content.getvalue())
+        self._kept_at = time.monotonic()
+
+    def remove(self) -> None:
+        """Remove the state, when the result of the phase is kept elsewhere."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+
+    def _describe_damage(self) -> RunError:
+        return RunError(
+            f"{self.path}: the checkpoint is damaged; delete it, and this part begins again"
+        )
 
 
 def read_part(path: Path, model: type[BaseModel]) -> BaseModel:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
-from torch import Generator, Tensor
+from torch import Generator
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -26,8 +27,11 @@ from apercu.classifiers.open import wrap_module
 from apercu.classifiers.preprocessing import normalise
 from apercu.classifiers.small_resnet import SmallResNet
 from apercu.errors import ClassifierError, ConfigError, ImagesError
-from apercu.types import Logits
+from apercu.progress import ProgressCallback, ignore_progress
+from apercu.run_record import Phase
 
+LOGITS, STEPS = "teacher-logits.ckpt", "student.ckpt"
+"""Files of what is kept while a student is distilled."""
 _FEWEST_IMAGES = 20
 _WEIGHT_DECAY = 0.02
 _WARM_UP = 0.2
@@ -79,6 +83,9 @@ def distil(
     images: PreparedImages,
     settings: StudentSettings | None = None,
     on_step: Callable[[int, float], None] | None = None,
+    *,
+    report: ProgressCallback = ignore_progress,
+    folder: Path | None = None,
 ) -> DistillationResult:
     """Train a small network to predict what another classifier predicts.
 
@@ -91,6 +98,9 @@ def distil(
         images: unlabelled images, prepared by the teacher.
         settings: settings of the training; the defaults if None.
         on_step: called after each step with the number of steps so far and the loss.
+        report: receives the name of each part of the work, how much is done, and how much there is.
+        folder: folder in which the state is kept every minute, so that the same call goes on where
+            it was interrupted; nothing is kept when None.
 
     Returns:
         The student, and its agreement with the teacher.
@@ -107,8 +117,17 @@ def distil(
     generator = Generator().manual_seed(settings.seed)
     order = torch.randperm(len(images), generator=generator)
     held_out = order[: max(1, round(settings.held_out * len(images)))]
-    data = DistillationData.query_teacher(teacher, images, order[len(held_out) :], settings.batch)
-    student = train_student(teacher, data, settings, generator, on_step)
+    subject = f"{teacher.fingerprint} {len(images)} {settings.held_out} {settings.seed}"
+    queries, steps = (
+        Phase(name, report, None if folder is None else folder / file, key)
+        for name, file, key in (
+            ("classifier's logits", LOGITS, subject),
+            ("student steps", STEPS, f"{subject} {replace(settings, floor=0)}"),
+        )
+    )
+    training = order[len(held_out) :]
+    data = DistillationData.query_teacher(teacher, images, training, settings.batch, queries)
+    student = train_student(teacher, data, settings, generator, on_step, steps)
     batches = (
         stack_images(images, indices).to(teacher.device)
         for indices in torch.split(held_out, settings.batch)
@@ -120,6 +139,8 @@ def distil(
             f"images, below the floor of {settings.floor:.1%}; give it more images or more "
             "steps, or lower the floor"
         )
+    queries.remove()
+    steps.remove()
     return DistillationResult(student, agreement)
 
 
@@ -129,6 +150,7 @@ def train_student(
     settings: StudentSettings,
     generator: Generator,
     on_step: Callable[[int, float], None] | None,
+    phase: Phase | None = None,
 ) -> Classifier:
     """Train a `SmallResNet` on a teacher's logits, on the teacher's device.
 
@@ -138,10 +160,12 @@ def train_student(
         settings: settings of the training.
         generator: source of the randomness of order and augmentation.
         on_step: called after each step with the number of steps so far and the loss.
+        phase: reports the steps and keeps the state; nothing is kept when None.
 
     Returns:
         The student.
     """
+    phase = phase or Phase("student steps")
     card = _make_card(teacher, settings)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
@@ -149,17 +173,31 @@ def train_student(
     module.to(teacher.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = AdamW(module.parameters(), lr=settings.lr, weight_decay=_WEIGHT_DECAY)
     schedule = LambdaLR(optimiser, lambda step: _learning_rate_factor((step + 1) / settings.steps))
-    batches = islice(data.draw_batches(settings.batch, generator), settings.steps)
-    for step, (images, teacher_logits) in enumerate(batches, start=1):
+    state, first = phase.load(), 0
+    if state:
+        first = state["step"]
+        module.load_state_dict(state["module"])
+        optimiser.load_state_dict(state["optimiser"])
+        schedule.load_state_dict(state["schedule"])
+    phase.note(first, settings.steps)
+
+    def make_state(step: int) -> dict[str, Any]:
+        parts = {"module": module, "optimiser": optimiser, "schedule": schedule}
+        return {"step": step, **{name: part.state_dict() for name, part in parts.items()}}
+
+    batches = islice(data.draw_batches(settings.batch, generator, first), settings.steps - first)
+    for step, (images, teacher_logits) in enumerate(batches, start=first + 1):
         normalised = normalise(images.to(teacher.device), teacher.network.input)
         logits = module(normalised.contiguous(memory_format=torch.channels_last))
-        loss = _distillation_loss(logits, teacher_logits.to(teacher.device), settings.temperature)
+        expected = teacher_logits.to(teacher.device)
+        loss = teacher.decision.divergence(logits, expected, settings.temperature)
         optimiser.zero_grad()
         torch.autograd.backward(loss)
         optimiser.step()
         schedule.step()
         if on_step is not None:
             on_step(step, loss.item())
+        phase.note(step, settings.steps, partial(make_state, step))
     return wrap_module(module, card, teacher.names)
 
 
@@ -180,15 +218,5 @@ def _make_card(teacher: Classifier, settings: StudentSettings) -> ClassifierCard
             "width": settings.width,
         },
         input=teacher.network.input,
+        output="sigmoid" if teacher.decision.is_multiple else "logits",
     )
-
-
-def _distillation_loss(student: Logits, teacher: Logits, temperature: float) -> Tensor:
-    """Return the Kullback-Leibler divergence of the softened logits, on the scale of the logits."""
-    divergence = F.kl_div(
-        F.log_softmax(student / temperature, dim=1),
-        F.log_softmax(teacher / temperature, dim=1),
-        log_target=True,
-        reduction="batchmean",
-    )
-    return divergence * temperature**2

@@ -8,8 +8,8 @@ separates real classes from fake ones by the mean activation.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Annotated, Literal, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -96,6 +96,14 @@ class RidgeMoments:
         self.cross += features.T @ logits
         self.squares += logits.square().mean(1).sum().item()
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the sums by name."""
+        return dict(vars(self))
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Set the sums, as `state_dict` returned them."""
+        vars(self).update(state)
+
     def scale(self) -> tuple[float, float]:
         """Return the mean and the standard deviation of all logits, over images and classes."""
         mean = (self.logits / self.count).mean().item()
@@ -135,6 +143,26 @@ def fit_ridge(
         moments.add(pooled, logits)
     if moments is None:
         raise ValueError("fit_ridge: expected at least one batch of images")
+    return solve_ridge(gate, moments, list(held_out), penalties)
+
+
+def solve_ridge(
+    gate: ClassGate,
+    moments: RidgeMoments,
+    held_out: Sequence[FeatureBatch],
+    penalties: Sequence[float],
+) -> float:
+    """Set the gate's embedding and bias from the sums over the training images.
+
+    Args:
+        gate: the gate to set.
+        moments: the sums over the training images.
+        held_out: batches that choose the penalty; without any, the largest penalty is taken.
+        penalties: weights of the penalty to choose from, see `RidgeEmbedding`.
+
+    Returns:
+        Fraction of held-out images for which embedding and classifier predict the same class.
+    """
     best, agreement, least = moments.solve(max(penalties)), float("nan"), float("inf")
     unseen = [(batch.pooled.cpu(), batch.logits.cpu()) for batch in held_out]
     if unseen:

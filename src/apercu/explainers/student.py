@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 from apercu.classifiers import (
@@ -17,6 +16,7 @@ from apercu.classifiers import (
 from apercu.errors import ClassifierError
 from apercu.images import ImageSource
 from apercu.io import write_file
+from apercu.progress import ProgressCallback, ignore_progress
 from apercu.training.data import TrainingImages, cache_in_memory
 
 STUDENT, CARD, FACTS = "student", "card.json", "facts.json"
@@ -27,7 +27,7 @@ def distil_student(
     source: ImageSource,
     run: Path,
     settings: StudentSettings,
-    on_step: Callable[[int, float], None] | None = None,
+    report: ProgressCallback = ignore_progress,
 ) -> DistillationResult:
     """Return the student in `RUN/student`, which is distilled first if it is not there.
 
@@ -36,7 +36,7 @@ def distil_student(
         source: the training images.
         run: the run folder.
         settings: how the student is distilled.
-        on_step: called with the number of steps done and the loss.
+        report: receives the name of each part of the work, how much is done, and how much there is.
 
     Returns:
         The student, and how often it agrees with the classifier on images held out.
@@ -50,9 +50,8 @@ def distil_student(
     earlier = _load_student(folder, classifier)
     if earlier is not None:
         return earlier
-    distilled = distil(
-        classifier, cache_in_memory(TrainingImages(source, classifier)), settings, on_step
-    )
+    images = cache_in_memory(TrainingImages(source, classifier), report)
+    distilled = distil(classifier, images, settings, report=report, folder=run / "checkpoints")
     save_classifier(distilled.student, folder)
     facts = {"teacher": classifier.fingerprint, "agreement": distilled.agreement}
     write_file(folder / FACTS, json.dumps(facts, indent=1))

@@ -14,12 +14,13 @@ from torch import nn
 
 from apercu.classifiers import Classifier, StudentSettings, open_classifier
 from apercu.classifiers.trust import check_spec_of_file, trusting
-from apercu.errors import ConfigError
+from apercu.errors import ConfigError, NoFeatureMapsError
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.classifier_info import ClassifierInfo
+from apercu.explainers.encoder import choose_encoder
 from apercu.explainers.kind import ExplainerKind
 from apercu.explainers.registry import find_kind
-from apercu.explainers.settings import ExplainerSettings
+from apercu.explainers.settings import OWN, ExplainerSettings, GatedSettings
 from apercu.explainers.student import distil_student
 from apercu.images import ImageSource, open_images
 from apercu.progress import ProgressCallback, ignore_progress, show_progress
@@ -68,7 +69,8 @@ def train(
             the default, or for a begun training its own settings.
         steps: optimisation steps, where they differ from the settings.
         batch: images per step and device, where they differ from the settings.
-        encoder: encoder, where it differs from the settings.
+        encoder: encoder, where it differs from the settings. A classifier that cannot be its own
+            encoder gets another one where none is named.
         resume: whether to continue a training that was begun in the folder.
         seed: seed of every draw.
         device: `auto`, `cpu` or `cuda`.
@@ -110,7 +112,14 @@ def train(
             if encoder is None and not isinstance(config, Mapping | ExplainerSettings):
                 check_spec_of_file(getattr(settings, "encoder", ""), f"{config or run}: encoder")
             # finds mistakes before anything is written
-            built = build_network(settings, classifier, seed)
+            try:
+                built = build_network(settings, classifier, seed)
+            except NoFeatureMapsError:
+                named = encoder or (isinstance(config, Mapping) and config.get("encoder"))
+                if named or not isinstance(settings, GatedSettings) or settings.encoder != OWN:
+                    raise
+                settings = choose_encoder(settings, classifier.spec, say)
+                built = build_network(settings, classifier, seed)
     facts: dict[str, float] = {}
     with ExitStack() as stack:
         if report is None:
@@ -247,11 +256,7 @@ def _distil(trainer: Trainer, settings: StudentSettings) -> tuple[Classifier, di
     classifier = trainer.classifier
     trainer.say(f"{classifier.spec} gives no gradients; a student is trained to predict the same")
     student, agreement = distil_student(
-        classifier,
-        trainer.source,
-        trainer.run,
-        settings,
-        lambda done, loss: trainer.report("student steps", done, settings.steps),
+        classifier, trainer.source, trainer.run, settings, trainer.report
     )
     trainer.say(f"student: agrees with the classifier on {agreement:.1%} of held-out images")
     return student, {"student_agreement": agreement}

@@ -15,6 +15,7 @@ from apercu.classifiers.distillation_data import PreparedImages
 from apercu.classifiers.preprocessing import FitMode
 from apercu.errors import ImageError, ImagesError
 from apercu.images import ImageSource, Item
+from apercu.progress import ProgressCallback, ignore_progress
 from apercu.types import Images, Picture
 
 MAX_UNUSABLE = 0.5
@@ -106,11 +107,46 @@ class TrainingImages(Dataset[Any]):
         return image if self.target_of is None else (image, self.target_of(position, item))
 
 
-def cache_in_memory(images: TrainingImages) -> PreparedImages:
-    """Return the same images, read once and kept if they take less than `MAX_CACHED_BYTES`."""
+def cache_in_memory(
+    images: TrainingImages, report: ProgressCallback = ignore_progress
+) -> PreparedImages:
+    """Return the same images, read once and kept if they take less than `MAX_CACHED_BYTES`.
+
+    Args:
+        images: images without targets.
+        report: receives how many images are read, and how many there are.
+
+    Returns:
+        The images.
+    """
     if not len(images) or images[0].nbytes * len(images) > MAX_CACHED_BYTES:
         return images
-    return [images[index] for index in range(len(images))]
+    cached = []
+    for index in range(len(images)):
+        cached.append(images[index])
+        report("reading images", index + 1, len(images))
+    return cached
+
+
+def report_batches(
+    batches: Iterable[Images], name: str, count: int, report: ProgressCallback
+) -> Iterator[Images]:
+    """Yield the same batches, and report how many images are done.
+
+    Args:
+        batches: the batches.
+        name: name of the work.
+        count: number of all images.
+        report: receives the name, the images that are done, and the images in all.
+
+    Yields:
+        The batches.
+    """
+    done = 0
+    for batch in batches:
+        yield batch
+        done += len(batch)
+        report(name, done, count)
 
 
 def iterate_batches(

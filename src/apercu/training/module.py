@@ -16,6 +16,7 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 
 from apercu.classifiers import Classifier
+from apercu.progress import ProgressCallback, ignore_progress
 from apercu.render import Tile
 from apercu.training.config import TrainingConfig
 from apercu.training.data import TargetFunction, TrainingImages
@@ -71,7 +72,11 @@ class TrainingModule(LightningModule, ABC):
         """Return the tiles that show one image and what the network makes of it now."""
 
     def prepare_network(
-        self, images: TrainingImages, folder: Path, say: Callable[[str], None]
+        self,
+        images: TrainingImages,
+        folder: Path,
+        say: Callable[[str], None],
+        report: ProgressCallback = ignore_progress,
     ) -> dict[str, float]:
         """Prepare the network before the first step; called again when a training is resumed.
 
@@ -79,6 +84,7 @@ class TrainingModule(LightningModule, ABC):
             images: the training images.
             folder: folder of the checkpoints, where a result can be kept for the next time.
             say: receives one line of news at a time.
+            report: receives how far each part of the work is.
 
         Returns:
             What was measured, by name.

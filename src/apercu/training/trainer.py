@@ -131,7 +131,7 @@ class Trainer:
         network, settings = module.network, module.settings
         training = split_held_out(len(self.source), self.seed).training
         images = TrainingImages(self.source, self.classifier, training, target_of=module.target_of)
-        facts = module.prepare_network(images, self.run / CHECKPOINTS, self.say)
+        facts = module.prepare_network(images, self.run / CHECKPOINTS, self.say, self.report)
         self._warn_of_unusable(images)
         timer = TrainingTimer(begun)
         ema = WeightEma(settings.schedule.averaging, module.trained_buffers)

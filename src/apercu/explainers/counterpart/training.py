@@ -22,6 +22,7 @@ from apercu.explainers.counterpart.network import CounterpartNetwork, Counterpar
 from apercu.explainers.counterpart.objective import CounterpartBatch
 from apercu.explainers.counterpart.settings import CounterpartSettings
 from apercu.explainers.embedding_training import EmbeddingPhase
+from apercu.progress import ProgressCallback, ignore_progress
 from apercu.training.augment import RandomViews
 from apercu.training.data import TrainingImages
 from apercu.training.module import DegenerateSolution, TrainingModule
@@ -91,9 +92,13 @@ class CounterpartTraining(TrainingModule):
             self.discriminator = discriminator if adversarial else None
 
     def prepare_network(
-        self, images: TrainingImages, folder: Path, say: Callable[[str], None]
+        self,
+        images: TrainingImages,
+        folder: Path,
+        say: Callable[[str], None],
+        report: ProgressCallback = ignore_progress,
     ) -> dict[str, float]:
-        phase = EmbeddingPhase(self.classifier, images, self.seed, folder, say)
+        phase = EmbeddingPhase(self.classifier, images, self.seed, folder, say, report)
         return phase.run(self.network, self.settings.embedding)
 
     def parameter_groups(self) -> list[dict[str, Any]]:

@@ -12,11 +12,13 @@ from torch import Generator, Tensor
 
 from apercu import render
 from apercu.classifiers import Classifier
+from apercu.classifiers.decisions import DecidedLogits
 from apercu.explainers.embedding_training import EmbeddingPhase
 from apercu.explainers.mask.network import MaskNetwork
 from apercu.explainers.mask.objectives import MaskBatch
 from apercu.explainers.mask.settings import MaskSettings
 from apercu.networks.decoder import Evidence
+from apercu.progress import ProgressCallback, ignore_progress
 from apercu.training.augment import RandomViews
 from apercu.training.data import TrainingImages
 from apercu.training.module import DegenerateSolution, TrainingModule
@@ -68,12 +70,18 @@ class MaskTraining(TrainingModule):
         self.settings: MaskSettings
         self.views = RandomViews()
         side = settings.schedule.side
-        self.shrinks = classifier.module is not None and side < min(classifier.size)
+        is_smaller = classifier.module is not None and side < min(classifier.size)
+        self.shrinks = is_smaller and classifier.takes_size((side, side))
+        self.has_fixed_size = is_smaller and not self.shrinks
 
     def prepare_network(
-        self, images: TrainingImages, folder: Path, say: Callable[[str], None]
+        self,
+        images: TrainingImages,
+        folder: Path,
+        say: Callable[[str], None],
+        report: ProgressCallback = ignore_progress,
     ) -> dict[str, float]:
-        phase = EmbeddingPhase(self.classifier, images, self.seed, folder, say)
+        phase = EmbeddingPhase(self.classifier, images, self.seed, folder, say, report)
         return phase.run(self.network, self.settings.embedding)
 
     def training_step(self, images: Images, batch_index: int) -> Tensor:
@@ -84,7 +92,10 @@ class MaskTraining(TrainingModule):
             batch = self._draw_batch(self._shrink(images), logits, generator)
         evidence = self.network.evidence(self.network.encode(images), batch.targets)
         evidence = Evidence(evidence.extent.float(), evidence.core.float())
-        classifier = self.classifier.compute_logits_at_any_size if self.shrinks else self.classifier
+        classifier = DecidedLogits(
+            self.classifier.compute_logits_at_any_size if self.shrinks else self.classifier,
+            self.classifier.decision,
+        )
         terms = self.settings.objective.compute_terms(classifier, batch, evidence, generator)
         self.log_terms(terms, self._measure_areas(batch, evidence.extent))
         return torch.stack(list(terms.values())).sum(0).mean()
@@ -108,12 +119,12 @@ class MaskTraining(TrainingModule):
         return F.interpolate(images, (side, side), mode="bilinear", antialias=True)
 
     def _draw_batch(self, images: Images, logits: Logits, generator: Generator) -> MaskBatch:
-        """Take each image's predicted class, or with the set probability a fake one."""
-        predicted, classes = logits.argmax(1), logits.shape[1]
-        shift = torch.randint(1, classes, (len(images),), generator=generator)
+        """Take a predicted class of each image, or with the set probability a fake one."""
+        decision = self.classifier.decision
+        others = decision.draw_absent(logits, generator)
         fake = torch.rand(len(images), generator=generator) < self.settings.schedule.fakes
+        predicted = decision.draw_predicted(logits, generator)
         real = ~fake.to(images.device)
-        others = (predicted + shift.to(images.device)) % classes
         return MaskBatch(images, torch.where(real, predicted, others), real, predicted)
 
     def _measure_areas(self, batch: MaskBatch, extent: Tensor) -> dict[str, Tensor]:
