@@ -39,6 +39,23 @@ def serve(
         Path | None,
         typer.Option(help="A file with the bearer token that clients must send."),
     ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Answer by this name, too, where no token is set; several times, or `*` for all.",
+        ),
+    ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="URL",
+            help="Let the pages of this address use the server (CORS); several times, or `*`.",
+        ),
+    ] = None,
+    keep_alive: Annotated[
+        float, typer.Option(min=0, help="Seconds that a connection without a request stays open.")
+    ] = 5.0,
     max_body: Annotated[float, typer.Option(min=0.001, help="Megabytes of a request.")] = 32.0,
     max_pixels: Annotated[float, typer.Option(min=0.001, help="Megapixels of a picture.")] = 50.0,
     queue: Annotated[
@@ -56,10 +73,11 @@ def serve(
     """Answer requests for explanations, and show a page that makes them.
 
     POST /v1/explain takes an image as the form field `image`, or as base64 in JSON, with target,
-    top, level and format. Also /v1/models/RUN:predict and :explain (KServe), /healthz, /metrics
-    (Prometheus), /openapi.json, and the page at /. The folder of `apercu export` is served by ONNX
-    Runtime, which is faster on a CPU. Images are neither kept nor logged. SIGTERM and
-    Ctrl-C finish the requests that have arrived.
+    top, level, format, frame and bands. Also /v1/models/RUN:predict and :explain, /v2 (KServe),
+    /healthz, /metrics (Prometheus), /openapi.json, and the page at /. The folder of `apercu
+    export` is served by ONNX Runtime, which is faster on a CPU. Without a token only loopback
+    names, the IP address itself and the names of --allow-host are answered. Images are neither
+    kept nor logged. SIGTERM and Ctrl-C finish the requests that have arrived.
 
     Example: apercu serve runs/mobilenet --port 8000
     """
@@ -67,6 +85,7 @@ def serve(
     from apercu.deploy.serving.server import serve as run_server
     from apercu.deploy.serving.settings import (
         MEGA,
+        AccessPolicy,
         Limits,
         ServeSettings,
         WorkerConfig,
@@ -81,5 +100,7 @@ def serve(
         None if token_file is None else read_token(token_file),
         Limits(round(max_body * MEGA), round(max_pixels * MEGA), queue, per_caller, deadline),
         WorkerConfig(workers, batch, device.resolve_for(run)),
+        AccessPolicy(tuple(allow_host or ()), tuple(allow_origin or ())),
+        keep_alive,
     )
     run_server(settings, say)

@@ -1,15 +1,16 @@
-"""Limits on the head of a request, which uvicorn leaves open: how long, and within what time.
+"""What uvicorn leaves open: limits on the head of a request, and clients that only listen.
 
 `HttpProtocol` extends uvicorn's protocol for httptools. It uses the names `cycle`, `transport`,
-`loop`, `on_response_complete` and `send_400_response`, which are not documented; therefore
-pyproject.toml sets an upper bound on the version of uvicorn.
+`loop`, `pipeline`, `on_response_complete` and `send_400_response`, which are not documented;
+therefore pyproject.toml sets an upper bound on the version of uvicorn.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
 from http import HTTPStatus
-from typing import final
+from typing import cast, final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -20,6 +21,31 @@ HEAD_TIMEOUT = 10.0
 MAX_HEAD = 64 << 10
 """Bytes of a head, beside those that arrive with its last piece."""
 HEAD_TOO_LONG = f"head: expected at most {MAX_HEAD >> 10} KiB of header lines"
+RESPONSE_START = b"HTTP/1.1 "
+"""The first bytes of every response."""
+PROBE_INTERVALS = (0.001, 0.01, 0.1)
+"""Seconds until a client that has ended its side is probed; the last one is repeated."""
+
+
+class _StartedTransport:
+    """A transport on which the first bytes of a response were sent before; they are left out."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._rest = RESPONSE_START
+
+    def write(self, data: bytes) -> None:
+        """Send bytes, without those that were sent before."""
+        start, self._rest = self._rest, b""
+        self._transport.write(data.removeprefix(start))
+
+    def close(self) -> None:
+        """Close the connection when all is sent."""
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        """Whether the connection is closed or will be."""
+        return self._transport.is_closing()
 
 
 @final
@@ -27,7 +53,8 @@ class HttpProtocol(HttpToolsProtocol):
     """A connection with a client.
 
     It is closed when a head comes too slowly or is too long, and when a client goes on sending a
-    body that was answered already.
+    body that was answered already. A client that ends its side after a request gets the response;
+    one that is gone looks the same, until the first bytes of the response are sent to it.
     """
 
     _timer: asyncio.TimerHandle | None = None
@@ -37,6 +64,8 @@ class HttpProtocol(HttpToolsProtocol):
     """Number of heads that have begun."""
     _header_size = 0
     """Bytes of the header lines of the last request, those after its body included."""
+    _has_ended = False
+    """Whether the client has ended its side of the connection."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -69,7 +98,32 @@ class HttpProtocol(HttpToolsProtocol):
         self._set_timer(None)
         super().on_message_complete()
 
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Keep the connection if a whole request waits for its response; else close it."""
+        is_waiting = self.cycle is not None and not self.cycle.response_complete
+        if not is_waiting or self.cycle.more_body:
+            return False
+        self._has_ended = True
+        if not self.pipeline and not self.cycle.response_started:
+            self.transport.write(RESPONSE_START)
+            self.cycle.transport = cast(asyncio.Transport, _StartedTransport(self.transport))
+            self._probe(0)
+        return True
+
+    def _probe(self, count: int) -> None:
+        """Close the connection if the client has refused bytes; else probe again later."""
+        if self.transport.is_closing():
+            return
+        connection = self.transport.get_extra_info("socket")
+        if connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self.transport.abort()
+        elif not self.cycle.response_complete:
+            pause = PROBE_INTERVALS[min(count, len(PROBE_INTERVALS) - 1)]
+            self.loop.call_later(pause, self._probe, count + 1)
+
     def on_response_complete(self) -> None:
+        if self._has_ended and not self.pipeline:
+            self.transport.close()
         if self.cycle.more_body:
             self._set_timer(self.loop.call_later(HEAD_TIMEOUT, self.transport.close))
         elif self._head_size is not None:

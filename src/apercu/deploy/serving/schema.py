@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-from apercu.deploy.serving.requests import MAP_FORMATS, MAX_CLASSES, MAX_INSTANCES, MAX_NAME
+from apercu.deploy.serving.open_inference import BYTES, OUTPUT
+from apercu.deploy.serving.requests import (
+    MAP_FORMATS,
+    MAX_BANDS,
+    MAX_CLASSES,
+    MAX_INSTANCES,
+    MAX_NAME,
+)
 from apercu.deploy.serving.responses import PROBLEM_JSON
 from apercu.deploy.serving.security import OPEN_PATHS
 
@@ -29,6 +36,22 @@ _OPTIONS: Schema = {
     },
     "format": {"type": "string", "enum": list(MAP_FORMATS), "description": "Of the maps."},
     "picture": {"type": "boolean", "description": "Send the picture back as a JPEG, too."},
+    "frame": {
+        "type": "integer",
+        "minimum": 0,
+        "description": "Of a DICOM file; or the page of a TIFF file.",
+    },
+    "bands": {
+        "description": "Of a FITS file, one per channel or one for all: `SCI`, `SCI:2`, `3`.",
+        "oneOf": [
+            {"type": "string"},
+            {
+                "type": "array",
+                "items": {"type": "string", "minLength": 1, "maxLength": MAX_NAME},
+                "maxItems": MAX_BANDS,
+            },
+        ],
+    },
 }
 _CLASS: Schema = {
     "class": {"type": "string"},
@@ -68,6 +91,7 @@ _RECORD = {
             "type": "object",
             "properties": {"width": {"type": "integer"}, "height": {"type": "integer"}},
         },
+        "frames": {"type": "integer", "description": "Of the file."},
         "top": {"type": "array", "items": {"type": "object", "properties": _CLASS}},
         "answers": {"type": "array", "items": _ANSWER},
         "picture": _BASE64,
@@ -87,7 +111,7 @@ _REFUSED = {
     "description": "What was wrong, what was expected, what to do.",
     "content": {PROBLEM_JSON: {"schema": _PROBLEM}},
 }
-_ALWAYS = ("400", "401", "405", "408", "413", "431", "500")
+_ALWAYS = ("400", "401", "403", "405", "408", "413", "431", "500")
 """What any address may answer."""
 _STATUSES = (*_ALWAYS, "404", "415", "422", "429", "503", "504")
 
@@ -124,6 +148,42 @@ _MANY = {
     },
 }
 
+_TENSOR: Schema = {
+    "type": "object",
+    "required": ["name", "shape", "datatype", "data"],
+    "properties": {
+        "name": {"const": "image"},
+        "shape": {"type": "array", "items": {"type": "integer"}},
+        "datatype": {"const": BYTES},
+        "data": {"type": "array", "minItems": 1, "maxItems": MAX_INSTANCES, "items": _BASE64},
+    },
+}
+_INFERENCE: Schema = {
+    "type": "object",
+    "required": ["inputs"],
+    "properties": {
+        "id": {"type": "string"},
+        "parameters": {"type": "object", "properties": _OPTIONS, "additionalProperties": False},
+        "inputs": {"type": "array", "minItems": 1, "maxItems": 1, "items": _TENSOR},
+    },
+}
+_INFERRED: Schema = {
+    "type": "object",
+    "required": ["model_name", "outputs"],
+    "properties": {
+        "outputs": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "name": {"const": OUTPUT},
+                    "data": {"type": "array", "items": {"type": "string"}},
+                },
+            },
+        }
+    },
+}
+
 _NAME = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
 _BEARER = "HTTPBearer"
 
@@ -138,7 +198,7 @@ def describe_server(name: str, *, locked: bool) -> Schema:
     Returns:
         The document, as JSON can hold it.
     """
-    model = "/v1/models/{name}"
+    model, model_v2 = "/v1/models/{name}", "/v2/models/{name}"
     paths: dict[str, dict[str, Schema]] = {
         "/v1/explain": {
             "post": {
@@ -165,7 +225,34 @@ def describe_server(name: str, *, locked: bool) -> Schema:
             "get": _describe_plain("Describe the explainer that is served.", _wrap_json({}))
             | {"parameters": [_NAME]}
         },
-        "/healthz": {"get": _describe_health()},
+        "/v2": {
+            "get": _describe_plain("Describe the server (KServe, protocol 2).", _wrap_json({}))
+        },
+        "/v2/health/live": {
+            "get": _describe_health("Say that the web process runs.", _wrap_json({}))
+        },
+        "/v2/health/ready": {
+            "get": _describe_health("Say whether a worker is ready.", _wrap_json({}))
+        },
+        model_v2: {
+            "get": _describe_plain(
+                "Describe input and output (KServe, protocol 2).", _wrap_json({})
+            )
+            | {"parameters": [_NAME]}
+        },
+        f"{model_v2}/ready": {
+            "get": _add_unready(_describe_plain("Say whether a worker is ready.", _wrap_json({})))
+            | {"parameters": [_NAME]}
+        },
+        f"{model_v2}/infer": {
+            "post": {
+                "summary": "Explain several images (KServe, protocol 2).",
+                "parameters": [_NAME],
+                "requestBody": {"required": True, "content": _wrap_json(_INFERENCE)},
+                "responses": _describe_responses(_INFERRED),
+            }
+        },
+        "/healthz": {"get": _describe_health("Say whether a worker is ready.", _TEXT)},
         "/metrics": {"get": _describe_plain("Counters for Prometheus.", _TEXT)},
     }
     for path, operations in paths.items():
@@ -197,9 +284,14 @@ def _describe_plain(summary: str, content: Schema) -> Schema:
     return {"summary": summary, "responses": success | dict.fromkeys((*_ALWAYS, "404"), _REFUSED)}
 
 
-def _describe_health() -> Schema:
-    operation = _describe_plain("Say whether a worker is ready.", _TEXT)
-    responses = operation["responses"]
-    del responses["401"]
-    responses["503"] = {"description": "No worker is ready.", "content": _TEXT}
+def _describe_health(summary: str, content: Schema) -> Schema:
+    operation = _add_unready(_describe_plain(summary, content))
+    del operation["responses"]["401"]
+    return operation
+
+
+def _add_unready(operation: Schema) -> Schema:
+    """Add the answer of a server without a ready worker, which looks like the one with one."""
+    content = operation["responses"]["200"]["content"]
+    operation["responses"]["503"] = {"description": "No worker is ready.", "content": content}
     return operation

@@ -14,7 +14,7 @@ import uvicorn
 from apercu.deploy.serving.app import Service, build_app
 from apercu.deploy.serving.http_protocol import HttpProtocol
 from apercu.deploy.serving.pool import SIGNALS, WorkerPool
-from apercu.deploy.serving.settings import ServeSettings
+from apercu.deploy.serving.settings import HOSTS, ServeSettings
 from apercu.deploy.serving.worker import WorkerSetup
 from apercu.errors import ConfigError
 
@@ -116,7 +116,7 @@ class Server:
         settings, limits = self.settings, self.settings.limits
         capacity = limits.queue + len(pool.setups) * settings.workers.batch
         config = uvicorn.Config(
-            build_app(Service(served, pool, limits, capacity, settings.token)),
+            build_app(Service(served, pool, limits, capacity, settings.token, settings.access)),
             http=HttpProtocol,
             ws="none",
             lifespan="off",
@@ -124,6 +124,7 @@ class Server:
             access_log=False,
             server_header=False,
             proxy_headers=False,
+            timeout_keep_alive=settings.keep_alive,  # type: ignore[arg-type]  # any seconds
             timeout_graceful_shutdown=max(1, round(limits.deadline)),
         )
         self._http = HttpServer(config, self._greet)
@@ -132,6 +133,12 @@ class Server:
         host = self.settings.host if self.settings.host != "0.0.0.0" else "127.0.0.1"
         address = f"http://{f'[{host}]' if ':' in host else host}:{self.settings.port}/"
         self.report(f"serving {self.settings.run}: {address} (Ctrl-C ends it)")
+        if self.settings.host != HOSTS[0] and self.settings.token is None:
+            self.report(
+                "no token is set: whoever reaches this machine may use the server, by its IP "
+                "address, a loopback name or the names of --allow-host; --token-file asks for a "
+                "token"
+            )
 
     def _end(self) -> None:
         """End at once while workers are loaded; after that, finish what has arrived."""
