@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -16,6 +17,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from apercu.errors import OutputError
+
+HASHES = "sha256.json"
+"""File of a folder with the SHA-256 of the others; folders of older versions have none."""
 
 
 def write_file(path: Path, content: bytes | str) -> Path:
@@ -73,6 +77,49 @@ def is_inside(path: Path, folder: Path) -> bool:
         return path.resolve().is_relative_to(folder.resolve())
     except (OSError, RuntimeError, ValueError):  # links in a circle, a NUL in the name
         return False
+
+
+def write_hashes(folder: Path, names: Iterable[str]) -> Path:
+    """Write `sha256.json`, with the SHA-256 of files of a folder, and return its path.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    return write_json(folder / HASHES, {name: digest_file(folder / name) for name in names})
+
+
+def find_changed_file(folder: Path, names: Iterable[str] | None = None) -> Path | None:
+    """Return a file of a folder that is not as `sha256.json` says; None where all are.
+
+    Args:
+        folder: the folder; one of an older version has no such list, and is taken as it is.
+        names: the files that matter; None for all that are listed.
+
+    Returns:
+        The first file that is missing or has another content, or the list if it is damaged.
+    """
+    path = folder / HASHES
+    if not path.is_file():
+        return None
+    try:
+        hashes = parse_json(path.read_bytes())
+    except (OSError, ValueError):
+        return path
+    if not isinstance(hashes, dict) or not all(is_inside(folder / name, folder) for name in hashes):
+        return path
+    for name in hashes if names is None else [name for name in names if name in hashes]:
+        try:
+            if digest_file(folder / name) != hashes[name]:
+                return folder / name
+        except OSError:
+            return folder / name
+    return None
+
+
+def digest_file(path: str | Path) -> str:
+    """Return the SHA-256 of the bytes of a file."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_writable(folder: Path) -> None:

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from apercu.classifiers import ClassifierCard, InputSpec, wrap_module
-from apercu.classifiers.fingerprint import digest_file, digest_module
+from apercu.classifiers.fingerprint import digest_module
+from apercu.io import digest_file
 
 
 def _module(seed: int = 0) -> nn.Module:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -78,12 +77,6 @@ def digest_function(function: object, source: str, options: Mapping[str, Any]) -
     text = str(getattr(function, "fingerprint", ""))
     description = json.dumps([source, options, text], sort_keys=True, default=str)
     return hashlib.sha256(description.encode()).hexdigest()
-
-
-def digest_file(path: str | Path) -> str:
-    """Return the SHA-256 of the bytes of a file."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def compute_fingerprint(network: Network, output: OutputName) -> str:

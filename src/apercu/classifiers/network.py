@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from apercu.classifiers.card import InputSpec
+from apercu.classifiers.card import ClassifierCard, InputSpec
 from apercu.classifiers.names import ClassNames
 from apercu.classifiers.outputs import Output, OutputName, check_numbers, list_tensors
 from apercu.errors import ClassifierError
@@ -96,6 +96,16 @@ class Network:
         """Return the same logits without a check of the numbers, so that it can be traced."""
         return self.meaning.convert_to_logits(self.pick_tensor(raw))
 
+    def with_output_of(self, card: ClassifierCard) -> Network:
+        """Return the same network with what a card says of its output, if it says anything."""
+        changes: dict[str, Any] = {
+            "output_name": card.output_name or self.output_name,
+            "value_range": card.value_range or self.value_range,
+        }
+        if "output" in card.model_fields_set:
+            changes |= {"output": card.output, "output_is_stated": True}
+        return replace(self, **changes)
+
     def with_names(self, names: ClassNames) -> Network:
         """Return the same network with these class names."""
         return replace(self, names=names)
@@ -138,9 +148,21 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
             f"weights {path}: expected a safetensors file ({error}); "
             "save the state_dict with safetensors.torch.save_file"
         ) from None
+    check_finite(stored, path)
     if problems := _find_problems(module.state_dict(), stored):
         raise ClassifierError(f"weights {path}: {'; '.join(problems)}")
     module.load_state_dict(stored, strict=False)
+
+
+def check_finite(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Raise ClassifierError if weights hold NaN or infinite numbers."""
+    numbers = {name: w.float() if w.element_size() == 1 else w for name, w in weights.items()}
+    bad = [name for name, tensor in numbers.items() if not tensor.isfinite().all()]
+    if bad:
+        raise ClassifierError(
+            f"weights {path}: {len(bad)} tensors hold NaN or infinite numbers, such as {bad[0]}; "
+            "train the network again, or copy the file again"
+        )
 
 
 def _find_problems(expected: dict[str, Tensor], stored: dict[str, Tensor]) -> list[str]:

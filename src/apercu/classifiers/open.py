@@ -24,6 +24,7 @@ from apercu.classifiers.trust import (
     trusting,
 )
 from apercu.errors import ClassifierError, UntrustedError, suggest_nearest
+from apercu.io import HASHES, find_changed_file
 
 PerChannel: TypeAlias = float | int | Sequence[float | int]
 """A number for each channel, or one for all."""
@@ -44,6 +45,8 @@ def open_classifier(
     classes: Sequence[str] | str | Path | None = None,
     channels: int | None = None,
     output: str | None = None,
+    output_name: str | None = None,
+    value_range: Sequence[float] | None = None,
     resize: int | None = None,
     copy: bool | None = None,
     trust: bool = False,
@@ -71,7 +74,13 @@ def open_classifier(
         classes: names of the classes in the order of the logits, or a file with one name per line;
             by default the attribute `classes` of the network, or numbers.
         channels: number of channels, 3 by default.
-        output: what the numbers of the network mean, `logits` by default.
+        output: what the numbers of the network mean: `logits` (by default; softmax),
+            `probabilities`, `probability` (one number, of the second of two classes), `sigmoid`
+            (a logit per class, each by itself, or one logit), `sigmoid_probabilities` or `value`
+            (a regression, whose targets are `lower` and `higher`).
+        output_name: which of several tensors that the network returns holds the numbers: a key, a
+            field or a position.
+        value_range: a low and a high value of a regression.
         resize: length of the short side before a centre crop, pixels.
         copy: whether to use a copy of a module, as is the default. The module itself would be put
             into evaluation mode, and its parameters frozen.
@@ -100,6 +109,8 @@ def open_classifier(
         "classes": classes,
         "channels": channels,
         "output": output,
+        "output_name": output_name,
+        "value_range": value_range,
         "resize": resize,
     }
     description = {key: value for key, value in arguments.items() if value is not None}
@@ -149,15 +160,36 @@ def _open_spec(spec: str, words: Sequence[str]) -> Classifier:
     card = read_card(spec) if is_file else ClassifierCard(source=spec)
     if not is_file:
         remember_typed(spec)
+    if is_file:
+        _check_hashes(spec, card)
     names = _read_names(card)
     try:
         with torch.random.fork_rng(devices=[]), _limit_network(card, spec):
-            network = _open_network(card, None if names is None else len(names.names))
+            network = _open_network(card, _count_columns(card, names))
     except UntrustedError as error:
         raise UntrustedError(f"{spec}: {error}" if is_file else str(error)) from None
     if names is not None:
         network = network.with_names(names)
-    return Classifier(network, spec=spec)
+    return Classifier(network.with_output_of(card), spec=spec)
+
+
+def _count_columns(card: ClassifierCard, names: ClassNames | None) -> int | None:
+    """Return how many numbers a network with these class names gives; None without names."""
+    if names is None:
+        return None
+    return 1 if card.output in ("probability", "value") else len(names.names)
+
+
+def _check_hashes(spec: str, card: ClassifierCard) -> None:
+    """Raise ClassifierError if a file of a saved classifier has changed since then."""
+    folder = Path(spec).parent
+    paths = [card.weights, card.source, card.classes if isinstance(card.classes, str) else None]
+    names = [Path(path).name for path in paths if path and Path(path).parent == folder]
+    if changed := find_changed_file(folder, names):
+        raise ClassifierError(
+            f"{changed}: damaged, or not the file that was saved here; copy it again, or delete "
+            f"{HASHES} if you changed it yourself"
+        )
 
 
 def _limit_network(card: ClassifierCard, spec: str) -> AbstractContextManager[None]:

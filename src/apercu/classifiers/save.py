@@ -9,6 +9,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import save_file
+from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from apercu.classifiers.card import ClassifierCard, write_card
@@ -20,7 +21,7 @@ from apercu.classifiers.sources.exported_program import (
     serialise_program,
 )
 from apercu.errors import ClassifierError, OutputError
-from apercu.io import write_file
+from apercu.io import write_file, write_hashes
 
 CARD_FILE = "card.json"
 WEIGHTS_FILE = "weights.safetensors"
@@ -54,6 +55,8 @@ def save_classifier(classifier: Classifier, folder: str | Path) -> Path:
     if module is None:
         raise ClassifierError(f"classifier {classifier.spec}: only open networks can be saved")
     if network.is_in_memory:
+        if network.output_name is not None:
+            module = _PickedTensor(classifier)
         return save_program(
             classifier, export_module(module, network.input, network.source), folder
         )
@@ -66,6 +69,18 @@ def save_classifier(classifier: Classifier, folder: str | Path) -> Path:
         raise _write_error(folder, error) from error
     content = {"source": network.source, "options": dict(network.options), "weights": WEIGHTS_FILE}
     return _write_card(classifier, content, folder)
+
+
+class _PickedTensor(nn.Module):
+    """Normalised images → the one tensor with the numbers, of a network that returns several."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.module = classifier.network.forward
+        self.pick_tensor = classifier.network.pick_tensor
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.pick_tensor(self.module(images))
 
 
 def save_program(
@@ -107,17 +122,27 @@ def _write_card(classifier: Classifier, content: Mapping[str, Any], folder: str 
     card = ClassifierCard(
         **content,
         input=network.input,
-        output=network.output,
+        **_describe_output(classifier),
         classes=_choose_classes_entry(classifier),
     )
     path = Path(folder) / CARD_FILE
     try:
         if card.classes == CLASSES_FILE:
             classifier.names.write(path.with_name(CLASSES_FILE))
+        names = {card.weights, card.classes, card.source}
+        write_hashes(path.parent, sorted(names & {WEIGHTS_FILE, CLASSES_FILE, PROGRAM_FILE}))
         write_card(card, path)
     except OSError as error:
         raise _write_error(folder, error) from error
     return path
+
+
+def _describe_output(classifier: Classifier) -> dict[str, Any]:
+    """Return what a card says of the output, without what is so by default or was measured."""
+    content = {"output_name": classifier.stated.output_name}
+    if classifier.output.name != "logits":
+        content["output"] = classifier.output.name
+    return content | {"value_range": classifier.stated.value_range}
 
 
 def _write_error(folder: str | Path, error: Exception) -> OutputError:

@@ -6,6 +6,7 @@ weights.safetensors   everything that was trained
 encoder/              a classifier's frozen backbone with its card, where it is the encoder
 facts.json            figures measured in training
 card.md               the same for people
+sha256.json           SHA-256 of these files, which are checked when the run is opened
 """
 
 from __future__ import annotations
@@ -21,13 +22,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from apercu.classifiers import open_classifier
+from apercu.classifiers.network import check_finite
+from apercu.classifiers.trust import limit_network
 from apercu.errors import ClassifierError, ConfigError, RunError, UntrustedError
 from apercu.explainers.base import E, TrainedExplainer
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.kind import CardText
 from apercu.explainers.registry import find_kind
 from apercu.explainers.settings import ExplainerSettings
-from apercu.io import write_file
+from apercu.io import HASHES, find_changed_file, parse_json, write_file, write_hashes
 from apercu.networks.graph_encoder import GraphEncoder
 from apercu.training.config import CONFIG
 
@@ -61,6 +64,11 @@ def load_explainer(
             f"{folder}: training has not finished ({WEIGHTS} is missing); "
             "continue it with `apercu train … --resume`"
         )
+    if changed := find_changed_file(folder):
+        raise RunError(
+            f"{changed}: damaged, or not the file that was saved here; copy the run again, or "
+            "train it again"
+        )
     try:
         content = _read_json(folder / CONFIG)
         kind = find_kind(content.get("explainer", "mask"))
@@ -69,8 +77,11 @@ def load_explainer(
         facts = TypeAdapter(dict[str, float]).validate_python(_read_json(folder / FACTS))
         card = folder / ENCODER / "card.json"
         backbone = open_classifier(card, trust=trust) if card.is_file() else None
-        network = kind.build_network(settings, classifier_info, backbone, pretrained=False)
-        missing, unknown = network.load_state_dict(load_file(folder / WEIGHTS), strict=False)
+        weights = load_file(folder / WEIGHTS)
+        check_finite(weights, folder / WEIGHTS)
+        with limit_network(str(folder), (folder / WEIGHTS).stat().st_size):
+            network = kind.build_network(settings, classifier_info, backbone, pretrained=False)
+        missing, unknown = network.load_state_dict(weights, strict=False)
     except UntrustedError:
         raise
     except (OSError, ValueError, TypeError, AttributeError, SafetensorError, RuntimeError) as error:
@@ -106,13 +117,14 @@ def load_run(run: str | Path, kind: type[E], *, trust: bool = False) -> E:
 
 
 def save_run(explainer: TrainedExplainer[Any, Any], run: str | Path) -> None:
-    """Write the run folder, weights last: a folder with weights is complete.
+    """Write the run folder; a folder with weights is complete. Its hashes are written last.
 
     Raises:
         OutputError: the folder cannot be written.
     """
     folder, network, settings = Path(run), explainer.network, explainer.settings
     write_file(folder / CONFIG, settings.model_dump_json(indent=1).encode())
+    (folder / HASHES).unlink(missing_ok=True)
     write_file(folder / CLASSIFIER, explainer.classifier_info.model_dump_json(indent=1).encode())
     write_file(folder / FACTS, json.dumps(explainer.facts, indent=1).encode())
     text = find_kind(explainer.kind).describe(settings)
@@ -126,10 +138,13 @@ def save_run(explainer: TrainedExplainer[Any, Any], run: str | Path) -> None:
     else:
         state = {k: v.contiguous().cpu() for k, v in network.state_dict().items()}
     write_file(folder / WEIGHTS, save(state))
+    encoder_card = f"{ENCODER}/card.json"
+    names = [CONFIG, CLASSIFIER, FACTS, WEIGHTS, encoder_card]
+    write_hashes(folder, [name for name in names if (folder / name).is_file()])
 
 
 def _read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    return parse_json(path.read_text(encoding="utf-8"))
 
 
 _LINES: dict[str, tuple[str, Callable[[float], str]]] = {

@@ -20,12 +20,12 @@ from torch.export import Dim, ExportedProgram
 from torch.export.passes import move_to_device_pass
 
 from apercu.classifiers.card import ClassifierCard, InputSpec
-from apercu.classifiers.fingerprint import digest_file
 from apercu.classifiers.network import Network
 from apercu.classifiers.sources.archive import copy_checked_archive
 from apercu.classifiers.sources.onnx import GraphInput, resolve_input
 from apercu.classifiers.trust import is_trusting
 from apercu.errors import ClassifierError
+from apercu.io import digest_file
 
 
 class ProgramOptions(BaseModel):

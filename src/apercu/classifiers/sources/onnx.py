@@ -18,10 +18,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
 from apercu.classifiers.card import ClassifierCard, InputSpec, describe_mistakes
-from apercu.classifiers.fingerprint import digest_file
 from apercu.classifiers.network import BlackBox, Network
 from apercu.errors import ClassifierError
 from apercu.extras import require_extra
+from apercu.io import digest_file
 
 Layout: TypeAlias = Literal["nchw", "nhwc"]
 """The order of the axes: batch, channels, height, width, or with the channels last."""

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 from uuid import uuid4
 
-from apercu.classifiers.fingerprint import digest_file
-from apercu.deploy.batch.shard_writer import ShardWriter, build_schema
+from apercu.deploy.batch.shard_writer import COLUMNS, ShardWriter
 from apercu.deploy.batch.work_folder import ShardRecord, Table, WorkFolder
 from apercu.errors import OutputError
+from apercu.io import digest_file
 
 MAPS_FOLDER = "maps"
 MIN_ROW_GROUP = 256
@@ -32,6 +33,9 @@ class ParquetShards(ShardWriter):
                 part.unlink()  # of a process that was killed
         except OSError as error:
             raise _describe_failure(self.out / MAPS_FOLDER, error) from error
+
+    def remove_output(self) -> None:
+        shutil.rmtree(self.out / MAPS_FOLDER, ignore_errors=True)
 
     def write_shard(self, shard: int) -> ShardRecord:
         name = f"{MAPS_FOLDER}/{shard:08}.parquet"
@@ -67,9 +71,9 @@ class ParquetShards(ShardWriter):
         """Write the rows of a shard, and return how many of them are errors."""
         import pyarrow.parquet as pq
 
-        schema = build_schema(self.row_builder.settings, self.row_builder.size)
+        schema = self.row_builder.schema
         plain = ["index", "id", "map", "probability"]
-        encoded = [name for name in schema.names if name not in plain]
+        encoded = [name for name in COLUMNS if name not in plain]
         errors = 0
         with path.open("wb") as file:
             with pq.ParquetWriter(

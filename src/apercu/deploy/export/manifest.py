@@ -10,11 +10,11 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 import apercu
-from apercu.classifiers.fingerprint import digest_file
 from apercu.deploy.export.settings import Precision
 from apercu.deploy.export.tracing import Traceable
 from apercu.errors import RunError
 from apercu.explainers.base import TrainedExplainer
+from apercu.io import digest_file
 
 MANIFEST = "explainer.json"
 VERSION: Final = 1

@@ -13,12 +13,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from apercu.classifiers import ClassNames, InputSpec
-from apercu.classifiers.fingerprint import digest_file
 from apercu.classifiers.targets import TOP
 from apercu.deploy.export.manifest import MANIFEST, InputFormat, Manifest, read_manifest
 from apercu.deploy.export.tracing import open_session, run_session
 from apercu.deploy.inference.engine import ExplainedBatch, ExplainerInfo, InferenceEngine
 from apercu.errors import RunError
+from apercu.io import digest_file
 from apercu.types import Images, Logits, Targets
 
 COMBINED, CLASSES = "combined", "classes"
