@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import io
 import json
 import re
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -104,3 +106,25 @@ def test_a_result_begun_with_other_settings_is_refused(apercu, tiny_run, tmp_pat
     said = apercu("batch", tiny_run, PLANTED, "--out", tmp_path, "--target", "dots")
     assert said.code == 2
     assert "had settings.target top, now dots; use the same, or choose another --out" in said.err
+
+
+def test_columns_are_kept_and_total_failure_is_an_error(apercu, tiny_run, tmp_path) -> None:
+    pixels = Image.new("RGB", (8, 8), (200, 90, 10))
+    buffer = io.BytesIO()
+    pixels.save(buffer, "PNG")
+    pq.write_table(
+        pa.table({"image": [buffer.getvalue()] * 2, "label": [1, 2]}), tmp_path / "a.parquet"
+    )
+    said = apercu(
+        *("batch", tiny_run, tmp_path / "a.parquet", "--out", tmp_path / "maps"),
+        *("--keep", "label", "--keep", "image"),
+    )
+    assert (said.code, said.err) == (0, "")
+    table = pq.read_table(tmp_path / "maps" / "maps")
+    assert table["label"].to_pylist() == [1, 2]
+    pq.write_table(pa.table({"image": ["none.png"] * 2}), tmp_path / "b.parquet")
+    said = apercu("batch", tiny_run, tmp_path / "b.parquet", "--out", tmp_path / "none")
+    assert said.code == 2
+    assert said.err.startswith("error: ")
+    assert "none of 2 images could be read" in said.err
+    assert said.err.count("\n") == 1

@@ -71,6 +71,14 @@ def batch(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Use only this many of the images, drawn at random.")
     ] = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="Keep this column of the Parquet files beside the result, such as label or "
+            "image.path; may be given several times.",
+        ),
+    ] = None,
     classifier: Annotated[
         str | None,
         typer.Option(
@@ -88,7 +96,8 @@ def batch(
 
     Reads, explains and writes at the same time. A row for each image, in the order of the source:
     name, size, class, probability, box at the level and map; an image that cannot be read gets a
-    row with an error, and a line in errors.csv. Stopped at any time, even killed, the same command
+    row with an error, and a line in errors.csv; the exit code is 0 as long as one image could be
+    read. Stopped at any time, even killed, the same command
     continues where it stood. manifest.json is written last.
 
     Example: apercu batch runs/mobilenet photos/ --out maps
@@ -109,6 +118,7 @@ def batch(
             batch=batch,
             limit=limit,
             seed=seed,
+            keep=keep or (),
             classifier=classifier,
             device=device.resolve_for(run),
             workers=workers,

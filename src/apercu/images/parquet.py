@@ -126,56 +126,131 @@ def open_parquet(path: Path, channels: int) -> ParquetImages:
 
 
 def find_image_column(path: str | Path, schema: Schema) -> str:
-    """Return the name of the column of pictures; raises ImagesError if there is none."""
-    for name in _IMAGE_COLUMNS:
-        if name in schema.names and _holds_pictures(schema.field(name).type):
+    """Return the name of the column of pictures; raises ImagesError if there is none.
+
+    It is called `image` or `img`, or the schema says that it holds pictures, or it is the only
+    column of structs with bytes in them.
+    """
+    pictures = [name for name in schema.names if _holds_pictures(schema.field(name).type)]
+    structs = [name for name in pictures if _holds_struct_of_bytes(schema.field(name).type)]
+    candidates = [*_IMAGE_COLUMNS, *_read_features(schema), *(structs if len(structs) == 1 else ())]
+    for name in candidates:
+        if name in pictures:
             return name
     names = ", ".join(schema.names[:_MAX_COLUMNS_SHOWN])
     more = " …" if len(schema.names) > _MAX_COLUMNS_SHOWN else ""
     raise ImagesError(
-        f"{path}: expected a column image of struct<bytes, path> or binary, got {names}{more}"
+        f"{path}: expected a column image of struct<bytes, path>, of bytes or of paths, "
+        f"got {names}{more}"
     )
 
 
+def _read_features(schema: Schema) -> list[str]:
+    """Return the columns that hold pictures by the Hugging Face metadata of the schema."""
+    text = (schema.metadata or {}).get(b"huggingface")
+    try:
+        features = json.loads(text)["info"]["features"] if text else {}
+        return [name for name, feature in features.items() if feature.get("_type") == "Image"]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return []
+
+
 def _holds_pictures(data_type: Any) -> bool:
-    """Return whether an Arrow type is one of bytes, or a struct with bytes or a path in it."""
+    """Return whether a column of an Arrow type may hold pictures or their paths."""
     from pyarrow import types
 
+    if types.is_dictionary(data_type):
+        return _holds_pictures(data_type.value_type)
+    if _is_list(data_type):
+        return _holds_bytes(data_type) or _holds_pictures(data_type.value_type)
     if types.is_struct(data_type):
-        fields = {field.name: field.type for field in data_type}
-        return ("bytes" in fields and _holds_bytes(fields["bytes"])) or "path" in fields
-    return _holds_bytes(data_type)
+        return _holds_struct_of_bytes(data_type) or data_type.get_field_index("path") >= 0
+    return _holds_bytes(data_type) or types.is_string(data_type) or types.is_large_string(data_type)
+
+
+def _holds_struct_of_bytes(data_type: Any) -> bool:
+    """Return whether an Arrow type is a struct with a field of bytes that is called so."""
+    from pyarrow import types
+
+    if not types.is_struct(data_type) or data_type.get_field_index("bytes") < 0:
+        return False
+    return _holds_bytes(data_type.field("bytes").type)
 
 
 def _holds_bytes(data_type: Any) -> bool:
-    """Return whether an Arrow type is one of bytes."""
+    """Return whether an Arrow type is one of bytes, or of lists of bytes."""
     from pyarrow import types
 
-    tests = (types.is_binary, types.is_large_binary, types.is_fixed_size_binary)
+    if types.is_dictionary(data_type):
+        return _holds_bytes(data_type.value_type)
+    if _is_list(data_type):
+        return bool(types.is_uint8(data_type.value_type) or types.is_int8(data_type.value_type))
+    tests = (
+        types.is_binary,
+        types.is_large_binary,
+        types.is_fixed_size_binary,
+        types.is_binary_view,
+    )
     return any(test(data_type) for test in tests)
+
+
+def _is_list(data_type: Any) -> bool:
+    from pyarrow import types
+
+    tests = (types.is_list, types.is_large_list, types.is_fixed_size_list)
+    return any(test(data_type) for test in tests)
+
+
+def split_cell(cell: Any) -> tuple[bytes | None, str | None]:
+    """Return the bytes of a picture, and its path; None for what the row does not have.
+
+    Args:
+        cell: The value of the image column: bytes, a list of the numbers of bytes, a path, a
+            dictionary of `bytes` and `path`, or a list with one of these.
+
+    Raises:
+        ImageError: it is a list of several pictures.
+    """
+    if isinstance(cell, list) and not (cell and isinstance(cell[0], int)):
+        if len(cell) > 1:
+            raise ImageError(f"expected one picture in a row, got {len(cell)}")
+        cell = cell[0] if cell else None
+    if isinstance(cell, str):
+        return None, cell
+    path = None
+    if isinstance(cell, dict):
+        path, cell = cell.get("path"), cell.get("bytes")
+    if isinstance(cell, list):
+        cell = bytes(number & 255 for number in cell)
+    return (bytes(cell) if cell else None), (str(path) if path else None)
 
 
 def find_picture(cell: Any, folder: Path) -> bytes | Path:
     """Return the bytes of a picture, or where it is if a row has no more than a path.
 
     Args:
-        cell: The value of the image column: bytes, or a dictionary of `bytes` and `path`.
+        cell: The value of the image column, as `split_cell` takes it.
         folder: The folder of the Parquet file, in which the paths of its rows stay.
 
     Raises:
         ImageError: there are neither bytes nor a path, or the path leads out of the folder.
     """
-    data, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, None)
-    if data:
-        return bytes(data)
-    if not path:
+    data, path = split_cell(cell)
+    if data is not None:
+        return data
+    if path is None:
         raise ImageError("expected the picture's bytes or its path, got nothing")
-    inside, place = folder.resolve(), (folder / str(path)).resolve()
-    if not place.is_relative_to(inside):
-        raise ImageError(
-            f"has no bytes, and its path {path} leads out of {folder}; put the pictures there"
-        )
-    return place
+    inside, target = folder.resolve(), (folder / path).resolve()
+    if not target.is_relative_to(inside):
+        raise outside_error(path, folder)
+    return target
+
+
+def outside_error(path: str, folder: str | Path) -> ImageError:
+    """Return the error of a row whose path leads out of the folder of its Parquet file."""
+    return ImageError(
+        f"has no bytes, and its path {path} leads out of {folder}; put the pictures there"
+    )
 
 
 def _find_label_column(schema: Schema) -> str | None:

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 from apercu.classifiers import InputSpec
 from apercu.deploy.batch.remote_files import RemoteFiles
@@ -41,6 +41,20 @@ class Dataset(ABC):
             InputError: the image cannot be read, neither now nor the next time.
             UnreachableError: the storage cannot be reached now.
         """
+
+    def read_values(self, index: int) -> dict[str, Any]:
+        """Return the further columns of an image that are kept beside its result, by their names.
+
+        Raises:
+            InputError: they cannot be read.
+            UnreachableError: the storage cannot be reached now.
+        """
+        return {}
+
+    @property
+    def kept_columns(self) -> tuple[Any, ...]:
+        """The Arrow fields of the columns that are kept."""
+        return ()
 
     @abstractmethod
     def compute_digest(self) -> str:
@@ -80,6 +94,13 @@ class RandomSubset(Dataset):
 
     def read_picture(self, index: int) -> Picture:
         return self.images.read_picture(self.indices[index])
+
+    def read_values(self, index: int) -> dict[str, Any]:
+        return self.images.read_values(self.indices[index])
+
+    @property
+    def kept_columns(self) -> tuple[Any, ...]:
+        return self.images.kept_columns
 
     def compute_digest(self) -> str:
         return self.images.compute_digest()

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from apercu.classifiers import Classifier
 from apercu.classifiers.trust import is_trusting
-from apercu.deploy.batch.manifest import MANIFEST, read_finished, write_failures, write_manifest
+from apercu.deploy.batch.manifest import (
+    ERRORS_FILE,
+    MANIFEST,
+    read_finished,
+    write_failures,
+    write_manifest,
+)
 from apercu.deploy.batch.pipeline import StageTimes
 from apercu.deploy.batch.ray_cluster import RayCluster
 from apercu.deploy.batch.request import BatchRequest, Executor, ExplainerRef, OpenBatch
 from apercu.deploy.batch.settings import FORMATS, MAPS, RECORD_FILE, BatchSettings, Workers
 from apercu.deploy.batch.work_folder import Plan, ShardRecord, WorkFolder
 from apercu.deploy.export.settings import check_choice
-from apercu.errors import RunError
+from apercu.errors import ImagesError, RunError
 from apercu.explain.options import TOP
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.extras import require_extra
@@ -60,6 +66,7 @@ def explain_dataset(
     batch: int = 16,
     limit: int | None = None,
     seed: int = 0,
+    keep: Sequence[str] = (),
     classifier: str | Path | Classifier | None = None,
     device: str = "cpu",
     workers: int | None = None,
@@ -95,6 +102,8 @@ def explain_dataset(
         batch: the number of images that are explained together.
         limit: the number of images, drawn at random; None for all.
         seed: the seed of the draw.
+        keep: the columns of Parquet files that are kept beside the result, such as `label` or
+            `image.path`; a name that the result itself has becomes `source.NAME`.
         classifier: the explained classifier or its SPEC, if it predicts the classes and the
             explainer does not hold it.
         device: where the explainer computes, `cpu` or `cuda`.
@@ -110,7 +119,7 @@ def explain_dataset(
 
     Raises:
         InputError: the explainer, the images or the settings are wrong, or others than those that
-            the result was begun with.
+            the result was begun with, or no image at all could be read.
         MissingExtraError: a package for the format or the cluster is not installed.
         OutputError: the result cannot be written.
         UnreachableError: the images or the cluster cannot be reached now.
@@ -130,6 +139,7 @@ def explain_dataset(
         batch,
         limit,
         seed,
+        tuple(keep),
     )
     usual = Workers() if cluster is None else CLUSTER_WORKERS
     request = BatchRequest(
@@ -161,7 +171,7 @@ def run_batch(
 
     Raises:
         InputError: the explainer, the images or the settings are wrong, or others than those that
-            the result was begun with.
+            the result was begun with, or no image at all could be read.
         OutputError: the result cannot be written.
         UnreachableError: the images or the cluster cannot be reached now.
     """
@@ -175,7 +185,13 @@ def run_batch(
     )
     with record.begin():
         if (request.out / MANIFEST).is_file():
-            return BatchSummary(read_finished(request.out), 0, 0.0, StageTimes())
+            manifest = read_finished(request.out)
+            if manifest["errors"] == manifest["images"]:
+                raise ImagesError(
+                    f"{request.images}: none of {manifest['images']} images could be read, "
+                    f"{request.out / ERRORS_FILE} says why; choose another --out to try again"
+                )
+            return BatchSummary(manifest, 0, 0.0, StageTimes())
         return _explain_missing(opened, progress, executor or OpenBatch.explain_shards)
 
 
@@ -200,6 +216,8 @@ def _explain_missing(opened: OpenBatch, progress: Progress, executor: Executor) 
     seconds = time.perf_counter() - start
     records = _read_records(work_folder, plan)
     write_failures(opened.request.out, opened.shard_writer, records)
+    if all(record.errors == record.rows for record in records):
+        raise _discard_failure(opened, records)
     manifest = write_manifest(opened.request.out, opened.record, records)
     work_folder.clear()
     return BatchSummary(manifest, missing, seconds, times)
@@ -215,3 +233,20 @@ def _read_records(work_folder: WorkFolder, plan: Plan) -> list[ShardRecord]:
             "same again"
         )
     return present
+
+
+def _discard_failure(opened: OpenBatch, records: Sequence[ShardRecord]) -> ImagesError:
+    """Remove a result without one image, but for `errors.csv`, and return the error that says so.
+
+    The same command begins anew, once the images can be read.
+    """
+    out, writer = opened.request.out, opened.shard_writer
+    _, name, reason = writer.read_failures(records[0])[0]
+    writer.remove_output()
+    WorkFolder(out).clear()
+    (out / RECORD_FILE).unlink(missing_ok=True)
+    reason = reason if reason.startswith(name) else f"{name}: {reason}"
+    return ImagesError(
+        f"{opened.request.images}: none of {opened.plan.image_count} images could be read, "
+        f"{out / ERRORS_FILE} says why, such as {reason}"
+    )

@@ -10,7 +10,7 @@ from apercu.deploy.batch.dataset import Dataset, RandomSubset, SourceDataset, Ur
 from apercu.deploy.batch.parquet_dataset import ParquetDataset
 from apercu.deploy.batch.remote_files import RemoteFiles, is_url, list_files
 from apercu.deploy.batch.settings import BatchSettings
-from apercu.errors import ImagesError
+from apercu.errors import ConfigError, ImagesError
 from apercu.images import open_images
 from apercu.images.names import has_suffix
 from apercu.images.reader import SUFFIXES
@@ -34,20 +34,23 @@ def open_dataset(spec: str, input: InputSpec, settings: BatchSettings) -> Datase
     Raises:
         ImagesError: the name leads to nothing, or to nothing that can be explained, or there are
             pictures beside Parquet files and no labels.csv says which files are meant.
+        ConfigError: a column that shall be kept is not there.
         UnreachableError: the storage does not answer.
     """
-    images = _open_all(spec, input)
+    images = _open_all(spec, input, settings.keep)
+    if settings.keep and not isinstance(images, ParquetDataset):
+        raise ConfigError(f"keep: {spec} has no columns; only Parquet files have")
     return images if settings.limit is None else RandomSubset(images, settings.limit, settings.seed)
 
 
-def _open_all(spec: str, input: InputSpec) -> Dataset:
+def _open_all(spec: str, input: InputSpec, keep: tuple[str, ...]) -> Dataset:
     if is_url(spec):
-        return _open_remote(list_files(spec), input)
+        return _open_remote(list_files(spec), input, keep)
     path = Path(spec)
     if path.is_dir() and _has_tables(path) and not (path / "labels.csv").is_file():
-        return _open_remote(list_files(spec), input)
+        return _open_remote(list_files(spec), input, keep)
     if path.is_file() and has_suffix(spec, TABLE_SUFFIXES):
-        return ParquetDataset(list_files(spec), input.channels)
+        return ParquetDataset(list_files(spec), input.channels, keep)
     return SourceDataset(open_images(spec, channels=input.channels, bands=input.bands))
 
 
@@ -60,7 +63,7 @@ def _has_tables(path: Path) -> bool:
     return bool(names) and all(has_suffix(name, TABLE_SUFFIXES) for name in names)
 
 
-def _open_remote(files: RemoteFiles, input: InputSpec) -> Dataset:
+def _open_remote(files: RemoteFiles, input: InputSpec, keep: tuple[str, ...]) -> Dataset:
     """Return a data set of pictures, or of the rows of tables."""
     pictures, tables = _select_suffixes(files, SUFFIXES), _select_suffixes(files, TABLE_SUFFIXES)
     if pictures and tables:
@@ -71,7 +74,7 @@ def _open_remote(files: RemoteFiles, input: InputSpec) -> Dataset:
     if pictures:
         return UrlDataset(pictures, input)
     if tables:
-        return ParquetDataset(tables, input.channels)
+        return ParquetDataset(tables, input.channels, keep)
     raise ImagesError(
         f"{files.url}: no images, expected files that end in {' '.join(sorted(SUFFIXES))} "
         "or .parquet"

@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 import hashlib
+import posixpath
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, final
+from urllib.parse import unquote
 
 from apercu.deploy.batch.dataset import Dataset
 from apercu.deploy.batch.remote_files import RemoteFiles, read_with_retries
-from apercu.errors import ImageError, ImagesError, UnreachableError
-from apercu.images.parquet import RowGroups, Table, find_image_column
+from apercu.errors import (
+    ConfigError,
+    ImageError,
+    ImagesError,
+    UnreachableError,
+    suggest_nearest,
+)
+from apercu.images.parquet import (
+    RowGroups,
+    Schema,
+    Table,
+    find_image_column,
+    find_picture,
+    outside_error,
+    split_cell,
+)
 from apercu.images.reader import read_picture
 from apercu.types import Picture
 
@@ -27,10 +45,12 @@ class Footer:
     Attributes:
         column: the name of the column with the images.
         starts: the first row of each row group, and the number of all rows.
+        schema: the Arrow schema of the file.
     """
 
     column: str
     starts: tuple[int, ...]
+    schema: Schema
 
 
 @final
@@ -42,13 +62,16 @@ class ParquetDataset(Dataset):
     Args:
         files: the listed files.
         channels: the number of channels of every picture.
+        keep: the columns that are kept beside the result: columns of the files, fields of structs
+            (`image.path`), or keys of folders (`split` of `split=train/0.parquet`).
 
     Raises:
         ImagesError: a file is not a Parquet file, or has no column of pictures.
+        ConfigError: a file has no column that shall be kept, or one of another type.
         UnreachableError: the storage does not answer.
     """
 
-    def __init__(self, files: RemoteFiles, channels: int) -> None:
+    def __init__(self, files: RemoteFiles, channels: int, keep: tuple[str, ...] = ()) -> None:
         self.files = files
         self.channels = channels
         self.footers = [_read_footer(files, file) for file in files.paths]
@@ -57,6 +80,7 @@ class ParquetDataset(Dataset):
             self.starts.append(self.starts[-1] + footer.starts[-1])
         if not self.starts[-1]:
             raise ImagesError(f"{files.url}: no images, the tables have no rows")
+        self._kept = _find_kept_columns(files, self.footers, keep)
         self._open_files: OrderedDict[int, RowGroups] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -69,18 +93,27 @@ class ParquetDataset(Dataset):
 
     def read_picture(self, index: int) -> Picture:
         file, row = self._locate_row(index)
-        footer = self.footers[file]
-        group = bisect_right(footer.starts, row) - 1
-        table = self._read_row_group(file, group)
-        data = table[footer.column][row - footer.starts[group]].as_py()
-        data = data.get("bytes") if isinstance(data, dict) else data
+        cell = self._read_cells(file, row)[self.footers[file].column]
         name = self.get_name(index)
-        if data is None:
-            raise ImageError(f"{name}: expected the picture's bytes, got nothing")
         try:
-            return read_picture(data, channels=self.channels)
+            return read_picture(self._find_content(cell, file), channels=self.channels)
         except ImageError as error:
             raise ImageError(f"{name}: {error}") from error
+
+    def read_values(self, index: int) -> dict[str, Any]:
+        if not self._kept:
+            return {}
+        file, row = self._locate_row(index)
+        cells = self._read_cells(file, row)
+        keys = _read_folder_keys(self.files.paths[file])
+        return {
+            column.name: _follow_path(cells, column.name, keys.get(column.name))
+            for column in self._kept
+        }
+
+    @property
+    def kept_columns(self) -> tuple[Any, ...]:
+        return self._kept
 
     def compute_digest(self) -> str:
         sha = hashlib.sha256()
@@ -94,6 +127,28 @@ class ParquetDataset(Dataset):
         file = bisect_right(self.starts, index) - 1
         return file, index - self.starts[file]
 
+    def _read_cells(self, file: int, row: int) -> dict[str, Any]:
+        """Return the cells of a row that are needed, by their columns."""
+        starts = self.footers[file].starts
+        group = bisect_right(starts, row) - 1
+        table = self._read_row_group(file, group)
+        return {name: table[name][row - starts[group]].as_py() for name in table.column_names}
+
+    def _find_content(self, cell: Any, file: int) -> bytes | Path:
+        """Return the bytes of a picture, or its path on this machine."""
+        path = self.files.paths[file]
+        if not self.files.is_remote:
+            return find_picture(cell, Path(self.files.full_path(path)).parent)
+        data, picture = split_cell(cell)
+        if data is None and picture is not None:
+            folder = posixpath.dirname(path)
+            target = posixpath.normpath(posixpath.join(folder, picture))
+            inside = f"{target}/".startswith(f"{folder}/" if folder else "")
+            if not inside or target.startswith(("/", "../")):
+                raise outside_error(picture, self.files.format_name(folder))
+            return self.files.read_file(target)
+        return find_picture(cell, Path())
+
     def _read_row_group(self, file: int, group: int) -> Table:
         try:
             return self._open_row_groups(file).read(group)
@@ -105,11 +160,12 @@ class ParquetDataset(Dataset):
     def _open_row_groups(self, file: int) -> RowGroups:
         with self._lock:
             if file not in self._open_files:
-                path, columns = (
-                    self.files.full_path(self.files.paths[file]),
-                    self.footers[file].column,
+                path, footer = self.files.full_path(self.files.paths[file]), self.footers[file]
+                kept = (column.name.partition(".")[0] for column in self._kept)
+                names = dict.fromkeys(
+                    (footer.column, *(name for name in kept if name in footer.schema.names))
                 )
-                self._open_files[file] = RowGroups(path, (columns,), self.files.file_system)
+                self._open_files[file] = RowGroups(path, tuple(names), self.files.file_system)
             self._open_files.move_to_end(file)
             while len(self._open_files) > MAX_OPEN_FILES:
                 self._open_files.popitem(last=False)
@@ -135,4 +191,72 @@ def _read_footer(files: RemoteFiles, path: str) -> Footer:
     starts = [0]
     for group in range(metadata.num_row_groups):
         starts.append(starts[-1] + metadata.row_group(group).num_rows)
-    return Footer(find_image_column(files.format_name(path), schema), tuple(starts))
+    return Footer(find_image_column(files.format_name(path), schema), tuple(starts), schema)
+
+
+def _find_kept_columns(
+    files: RemoteFiles, footers: Sequence[Footer], keep: Sequence[str]
+) -> tuple[Any, ...]:
+    """Return the Arrow fields of the columns that are kept; raises ConfigError if one is missing.
+
+    Dictionaries become the values that they stand for.
+    """
+    import pyarrow as pa
+
+    columns = []
+    for name in dict.fromkeys(keep):
+        types = {}
+        for path, footer in zip(files.paths, footers, strict=True):
+            data_type = _find_type(footer.schema, name)
+            if data_type is None and name in _read_folder_keys(path):
+                data_type = pa.string()
+            if data_type is None:
+                names = ", ".join(column for column in footer.schema.names)
+                raise ConfigError(
+                    f"keep: {files.format_name(path)} has no column {name!r}, but {names}"
+                    f"{suggest_nearest(name, footer.schema.names)}"
+                )
+            types.setdefault(data_type, path)
+        if len(types) > 1:
+            kinds = " and ".join(f"{kind} in {path}" for kind, path in list(types.items())[:2])
+            raise ConfigError(f"keep: {name} is {kinds}; write it as one type, or leave it out")
+        columns.append(pa.field(name, next(iter(types))))
+    return tuple(columns)
+
+
+def _find_type(schema: Schema, name: str) -> Any:
+    """Return the Arrow type of a column or of a field in a struct; None if there is none."""
+    from pyarrow import types
+
+    first, *fields = [name] if name in schema.names else name.split(".")
+    if first not in schema.names:
+        return None
+    data_type = schema.field(first).type
+    for field in fields:
+        if not types.is_struct(data_type) or data_type.get_field_index(field) < 0:
+            return None
+        data_type = data_type.field(field).type
+    return data_type.value_type if types.is_dictionary(data_type) else data_type
+
+
+def _follow_path(cells: Mapping[str, Any], name: str, default: str | None) -> Any:
+    """Return the value of a column or of a field in a struct, or else the default."""
+    if name in cells:
+        return cells[name]
+    first, *fields = name.split(".")
+    if first not in cells:
+        return default
+    value = cells[first]
+    for field in fields:
+        value = None if value is None else value[field]
+    return value
+
+
+def _read_folder_keys(path: str) -> dict[str, str]:
+    """Return the keys in the folders of a path, as Hive writes them.
+
+    >>> _read_folder_keys("split=train/year=2024/0.parquet")
+    {'split': 'train', 'year': '2024'}
+    """
+    pairs = [folder.partition("=") for folder in path.split("/")[:-1]]
+    return {key: unquote(value) for key, separator, value in pairs if separator}

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 
@@ -139,13 +139,15 @@ class Pipeline:
         """Read one image, and prepare it for the explainer or note why it cannot be read."""
         start = time.perf_counter()
         name = escape_undecodable(self.images.get_name(index))
+        values: dict[str, Any] = {}
         try:
+            values = self.images.read_values(index)
             picture = self.images.read_picture(index)
             size = (picture.shape[1], picture.shape[2])
-            image = LoadedImage(index, name, size, self.engine.prepare(picture))
+            image = LoadedImage(index, name, size, self.engine.prepare(picture), values=values)
         except InputError as error:
             reason = " ".join(escape_undecodable(str(error)).split())
-            image = LoadedImage(index, name, error=reason[:MAX_ERROR_LENGTH])
+            image = LoadedImage(index, name, error=reason[:MAX_ERROR_LENGTH], values=values)
         return image, time.perf_counter() - start
 
     def _collect_images(self, futures: list[Future[TimedRead]]) -> list[LoadedImage]:

@@ -111,7 +111,9 @@ class OpenBatch:
     def shard_writer(self) -> ShardWriter:
         """What writes the shards, in the format that was asked for."""
         settings, engine = self.request.settings, self.engine
-        row_builder = RowBuilder(settings, engine.names.names, engine.input.size)
+        row_builder = RowBuilder(
+            settings, engine.names.names, engine.input.size, self.dataset.kept_columns
+        )
         writer = ZarrShards if settings.format == "zarr" else ParquetShards
         return writer(self.request.out, self.plan, row_builder)
 

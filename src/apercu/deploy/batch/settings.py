@@ -35,6 +35,7 @@ class BatchSettings:
         batch: the number of images that are explained together.
         limit: the number of images, drawn at random; None for all.
         seed: the seed of the draw.
+        keep: the columns of Parquet files that are kept beside the result.
 
     Raises:
         ConfigError: a value is out of range, or does not fit another.
@@ -48,12 +49,18 @@ class BatchSettings:
     batch: int = 16
     limit: int | None = None
     seed: int = 0
+    keep: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 < self.level < 1:
             raise ConfigError(f"level: expected a number above 0 and below 1, got {self.level}")
         if self.format == "zarr" and self.map == "png":
             raise ConfigError("map: Zarr holds arrays; use uint8 or float16, or --format parquet")
+        if self.format == "zarr" and self.keep:
+            raise ConfigError(
+                "keep: Zarr's arrays have no missing values; use --format parquet, or join the "
+                "columns by the index of the rows"
+            )
         if self.shard < self.batch:
             raise ConfigError(
                 f"shard: expected at least the images of a batch, {self.batch}, got {self.shard}"

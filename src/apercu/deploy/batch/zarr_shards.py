@@ -67,6 +67,9 @@ class ZarrShards(ShardWriter):
         except OSError as error:
             raise self._describe_failure(error) from error
 
+    def remove_output(self) -> None:
+        shutil.rmtree(self.out / STORE, ignore_errors=True)
+
     def write_shard(self, shard: int) -> ShardRecord:
         import pyarrow as pa
         import zarr

@@ -54,6 +54,8 @@ def find_matrix(frame: VideoFrame) -> ColourMatrix:
 PIXEL_FORMAT = "yuv420p"
 """Full brightness, colour at half the size, 8 bits: what every player takes."""
 VIDEO_RANGE, FULL_RANGE = 1, 2
+HDR_TRANSFERS = (16, 18)
+"""Transfer functions of HDR, by their numbers in a file (ITU-T H.273)."""
 QUARTER_TURN = 90
 EXACT_SCALING = int(
     Interpolation.BILINEAR | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from apercu.deploy.inference import InferenceEngine
+from apercu.deploy.video.audio import AudioTrack
 from apercu.deploy.video.frame_explainer import FrameExplainer, OverlayContent, StableClass
 from apercu.deploy.video.motion import Flicker, MapSmoother
 from apercu.deploy.video.overlay import FrameOverlay
@@ -21,7 +22,7 @@ from apercu.deploy.video.queues import (
     run_producer,
 )
 from apercu.deploy.video.source import AudioPacket, VideoItem, VideoPicture, VideoSource
-from apercu.deploy.video.writer import AudioTrack, VideoWriter, find_format
+from apercu.deploy.video.writer import VideoWriter, find_format
 from apercu.errors import ConfigError
 from apercu.explain.options import TOP
 
@@ -123,6 +124,7 @@ def write_video(
     pipeline = VideoPipeline(explainer, source, settings, progress)
     start, stopped = time.perf_counter(), False
     tracks: tuple[AudioTrack, ...] = ()
+    writer = None
     try:
         with VideoWriter(out, find_format(out), source) as writer:
             tracks = tuple(writer.tracks.values())
@@ -141,7 +143,7 @@ def write_video(
         audio=tuple(map(str, tracks)),
         damaged_audio=damaged_audio,
         live=source.live,
-        warnings=tuple(_list_losses(source, damaged_audio)),
+        warnings=tuple(_list_losses(source, damaged_audio, writer.unwritten if writer else 0)),
     )
 
 
@@ -221,15 +223,22 @@ class VideoPipeline:
         self.progress(self.frames, max(self.frames, total) if total > 0 else 0)
 
 
-def _list_losses(source: VideoSource, damaged_audio: int) -> list[str]:
-    """Return one line about each part of a source that is missing in the result."""
+def _list_losses(source: VideoSource, damaged_audio: int, unwritten: int) -> list[str]:
+    """Return one line about each part of a source that is missing or changed in the result."""
     counts = {
         "stream(s) of subtitles left out": source.subtitle_streams,
         "stream(s) of sound left out, whose codec is unknown": source.unknown_audio,
+        "further stream(s) of moving pictures left out": source.other_pictures,
         "packet(s) could not be decoded": source.damaged_packets + damaged_audio,
+        "packet(s) left out that the file cannot hold": unwritten,
         "frame(s) left out whose time did not advance": source.untimely_frames,
+        "packet(s) of sound moved on whose time did not advance": source.untimely_audio,
+        "time(s) the time began again; what follows was put after it": source.restarts,
+        "frame(s) of another size fitted to that of the first": source.resized_frames,
     }
     lines = [f"{source.name}: {count} {words}" for words, count in counts.items() if count]
+    if source.has_high_dynamic_range:
+        lines.append(f"{source.name}: HDR colours, explained and shown as they are stored")
     if source.early_end:
         lines.append(f"{source.name}: ended early ({source.early_end})")
     return lines

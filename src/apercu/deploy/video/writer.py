@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import Any, final
@@ -15,8 +14,10 @@ import av
 from av import VideoFrame
 from av.codec.context import Flags
 
+from apercu.deploy.video.audio import AudioTrack
 from apercu.deploy.video.frames import PIXEL_FORMAT, VIDEO_RANGE
 from apercu.deploy.video.source import VideoSource
+from apercu.deploy.video.timing import PacketClock
 from apercu.errors import ConfigError, OutputError, suggest_nearest
 from apercu.io import check_writable
 
@@ -30,15 +31,23 @@ class OutputFormat:
         encoder: FFmpeg's name of the encoder of the pictures.
         options: the options of the encoder.
         live: further options of the encoder for a live source.
+        audio: FFmpeg's name of the codec for sound that cannot be copied.
     """
 
     container: str
     encoder: str
     options: tuple[tuple[str, str], ...]
     live: tuple[tuple[str, str], ...]
+    audio: str = "aac"
 
 
-_H264 = ("libx264", (("preset", "veryfast"), ("crf", "21")), (("tune", "zerolatency"),))
+# Without B-frames the frames are decoded in the order in which they are shown. Otherwise the last
+# packet would not be that of the last frame, and no packet could say how long that one is shown.
+_H264 = (
+    "libx264",
+    (("preset", "veryfast"), ("crf", "21"), ("bf", "0")),
+    (("tune", "zerolatency"),),
+)
 _VP9 = (
     "libvpx-vp9",
     (("deadline", "realtime"), ("cpu-used", "8"), ("row-mt", "1"), ("crf", "32"), ("b", "0")),
@@ -48,7 +57,7 @@ FORMATS = {
     ".mp4": OutputFormat("mp4", *_H264),
     ".mov": OutputFormat("mov", *_H264),
     ".mkv": OutputFormat("matroska", *_H264),
-    ".webm": OutputFormat("webm", *_VP9),
+    ".webm": OutputFormat("webm", *_VP9, audio="opus"),
 }
 
 
@@ -76,61 +85,8 @@ def find_format(out: Path) -> OutputFormat:
     return output_format
 
 
-OPUS_RATE = 48_000
-"""Samples per second of Opus, which has no other rate."""
-
-
-@final
-class AudioTrack:
-    """A stream of sound that is copied, or encoded again where the container cannot hold its codec.
-
-    Args:
-        source: the stream that is read.
-        container: the container that is written.
-
-    Attributes:
-        copied: whether the sound stays as it was encoded.
-        codec: the codec that is written.
-        damaged_packets: the number of packets so far that could not be decoded.
-    """
-
-    def __init__(self, source: Any, container: Any) -> None:
-        codec = source.codec_context.codec.canonical_name
-        self._read = codec
-        self.damaged_packets = 0
-        self.copied = codec in container.supported_codecs
-        self.codec = codec if self.copied else container.default_audio_codec
-        if self.copied:
-            self._stream = container.add_stream_from_template(source)
-        else:
-            rate = OPUS_RATE if self.codec == "opus" else source.codec_context.sample_rate
-            self._stream = container.add_stream(self.codec, rate=rate)
-            self._stream.codec_context.layout = source.codec_context.layout
-
-    def __str__(self) -> str:
-        return f"{self._read} copied" if self.copied else f"{self._read} encoded as {self.codec}"
-
-    def convert_packet(self, packet: Any) -> Iterator[Any]:
-        """Yield the packets that are written for a packet that was read."""
-        if self.copied:
-            packet.stream = self._stream
-            yield packet
-            return
-        for frame in self._decode_packet(packet):
-            yield from self._stream.encode(frame)
-
-    def flush(self) -> Iterator[Any]:
-        """Yield the packets that are written at the end."""
-        if not self.copied:
-            yield from self._stream.encode(None)
-
-    def _decode_packet(self, packet: Any) -> list[Any]:
-        """Return the frames of a packet; a damaged packet has none, and is counted."""
-        try:
-            return list(packet.decode())
-        except av.error.FFmpegError:
-            self.damaged_packets += 1
-            return []
+MAX_UNWRITTEN = 100
+"""Number of packets that a container may refuse, before the file is given up."""
 
 
 @final
@@ -147,6 +103,7 @@ class VideoWriter:
 
     Attributes:
         tracks: the tracks of sound, by the index of their stream.
+        unwritten: the number of packets so far that the container refused.
 
     Raises:
         OutputError: the file cannot be written.
@@ -156,25 +113,27 @@ class VideoWriter:
         check_writable(out.parent)
         self.out = out
         self._part = out.with_name(f".{out.name}.{os.getpid()}.part")
+        self.unwritten = 0
+        self._begun = False
+        self._container: Any = None
         try:
             self._container = av.open(str(self._part), "w", format=format.container)
-        except av.error.FFmpegError as error:
+            self._video = self._add_stream(format, source)
+            self.tracks = {
+                stream.index: AudioTrack(stream, self._container, format.audio)
+                for stream in source.audio_streams
+            }
+            self._container.start_encoding()
+        except (av.error.FFmpegError, ValueError) as error:
+            self._discard()
             raise self._describe_error(error) from error
-        self._video = self._add_stream(format, source)
-        self._begun = False
-        self._start = self._end = Fraction(0)
-        self._decoded: Fraction | None = None
-        self.tracks = {
-            stream.index: AudioTrack(stream, self._container) for stream in source.audio_streams
-        }
+        streams = (self._video, *(track.stream for track in self.tracks.values()))
+        self._clocks = {stream.index: PacketClock(stream) for stream in streams}
 
     def write_frame(self, picture: VideoFrame) -> None:
         """Encode a picture and write its packets."""
-        timed: Any = picture
-        if not self._begun:
-            self._begun, self._start = True, timed.pts * timed.time_base
-        self._end = (timed.pts + timed.duration) * timed.time_base
-        self._write(self._note_start(self._video.encode(picture)))
+        self._begun = True
+        self._write(self._video.encode(picture))
 
     def write_audio(self, packet: Any) -> None:
         """Copy a packet of sound, or encode it again."""
@@ -193,16 +152,10 @@ class VideoWriter:
             if self._begun and kind in (None, KeyboardInterrupt):
                 self._finish()
         finally:
-            with contextlib.suppress(av.error.FFmpegError):
-                self._container.close()
-            with contextlib.suppress(OSError):
-                self._part.unlink()
+            self._discard()
 
     def _finish(self) -> None:
-        rest = self._note_start(self._video.encode(None))
-        if rest:
-            self._extend_last_packet(rest[-1])
-        self._write(rest)
+        self._write(self._video.encode(None))
         for track in self.tracks.values():
             self._write(track.flush())
         try:
@@ -211,24 +164,25 @@ class VideoWriter:
         except OSError as error:
             raise self._describe_error(error) from error
 
-    def _note_start(self, packets: list[Any]) -> list[Any]:
-        """Note when the first packet is decoded, and return the packets."""
-        if packets and self._decoded is None:
-            self._decoded = packets[0].dts * packets[0].time_base
-        return packets
-
-    def _extend_last_packet(self, last: Any) -> None:
-        """Make the last packet end with the video; it may not hold the last frame that is shown.
-
-        MP4 adds up how long packets last in the order in which they are decoded.
-        """
-        decoded = last.dts * last.time_base - self._decoded
-        last.duration = round((self._end - self._start - decoded) / last.time_base)
+    def _discard(self) -> None:
+        """Close the file, and remove it unless it has got its name."""
+        if self._container is not None:
+            with contextlib.suppress(av.error.FFmpegError):
+                self._container.close()
+        with contextlib.suppress(OSError):
+            self._part.unlink()
 
     def _write(self, packets: Iterable[Any]) -> None:
+        """Write packets; one that the container refuses is left out and counted."""
         try:
             for packet in packets:
-                self._container.mux_one(packet)
+                self._clocks[packet.stream_index].adjust(packet)
+                try:
+                    self._container.mux_one(packet)
+                except (av.error.ArgumentError, av.error.InvalidDataError):
+                    self.unwritten += 1
+                    if self.unwritten > MAX_UNWRITTEN:
+                        raise
         except av.error.FFmpegError as error:
             raise self._describe_error(error) from error
 
