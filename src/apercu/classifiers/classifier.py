@@ -10,15 +10,23 @@ from torch import Tensor, nn
 
 from apercu.classifiers.fingerprint import compute_fingerprint
 from apercu.classifiers.names import ClassNames
-from apercu.classifiers.network import Network, convert_to_logits
+from apercu.classifiers.network import Network
+from apercu.classifiers.output_checks import resolve_output
 from apercu.classifiers.preprocessing import (
     FitMode,
     check_channels,
     check_images,
     fit_image,
-    normalise,
 )
-from apercu.errors import ApercuError, ClassifierError
+from apercu.classifiers.probe import (
+    NetworkProbe,
+    TensorLayout,
+    find_device,
+    find_dtype,
+    freeze_module,
+)
+from apercu.errors import ClassifierError
+from apercu.log import warn
 from apercu.types import Images, Logits, Picture
 
 
@@ -26,7 +34,7 @@ from apercu.types import Images, Logits, Picture
 class Classifier:
     """An image classifier that checks and normalises its images, and knows its class names.
 
-    One grey image is classified at once, so that a network that does not work is refused here.
+    Two plain images are classified at once, so that a network that does not work is refused here.
     The network is put into evaluation mode, and its parameters receive no gradients; images do,
     where `differentiable` is true.
 
@@ -38,6 +46,10 @@ class Classifier:
         queries: number of images that were classified so far.
         module: the network, where its layers can be reached by hooks; else None.
         fingerprint: identity of weights, preprocessing and kind of output, a SHA-256.
+        gradient_fault: why an open network gives no gradients; else empty.
+        output: what the numbers of the network mean.
+        stated: the network as its source describes it, before a look at its output.
+        decision: how logits become probabilities and predicted classes.
 
     Raises:
         ClassifierError: the network cannot classify an image of its own size, or the number of
@@ -45,22 +57,24 @@ class Classifier:
     """
 
     def __init__(self, network: Network, *, spec: str | None = None) -> None:
-        self.network = network
         self.spec = spec or network.source
         self.channels = network.input.channels
         self.bands = network.input.bands
         self.size = network.input.size
         self.resize = network.input.resize
-        self.differentiable = network.differentiable
-        self.fingerprint = compute_fingerprint(network.digest, network.input, network.output)
         self.queries = 0
-        self.device = torch.device("cpu")
         self._forward = network.forward
         self.module = network.forward if isinstance(network.forward, nn.Module) else None
-        if self.module is not None:
-            self.module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-            self.device = next((p.device for p in self.module.parameters()), self.device)
-        self.names = self._resolve_names(self._count_classes())
+        self.device = find_device(network.forward)
+        self._layout = TensorLayout(find_dtype(network.forward))
+        self.stated = network
+        self.network = self._resolve_output(network)
+        self.output = self.network.meaning
+        self.decision = self.output.decision
+        self.fingerprint = compute_fingerprint(network, self.output.name)
+        self.names = self._resolve_names()
+        self.gradient_fault = self._adapt_to_network()
+        self.differentiable = network.differentiable and not self.gradient_fault
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -103,13 +117,11 @@ class Classifier:
         """
         if images.requires_grad and torch.is_grad_enabled() and not self.differentiable:
             raise ClassifierError(
-                f"classifier {self.spec} gives no gradients; distil a student from it, "
-                "or use a method that only queries"
+                f"classifier {self.spec} gives no gradients{self.gradient_reason}; distil a "
+                "student from it, or use a method that only queries"
             )
         self.queries += len(images)
-        return convert_to_logits(
-            self._forward(self.normalise(images)), self.network.output, count=len(images)
-        )
+        return self.network.read_logits(self._forward(self.normalise(images)), len(images))
 
     def compute_logits_at_any_size(self, images: Images) -> Logits:
         """Return the logits of images of another size, which are neither checked nor counted.
@@ -119,9 +131,25 @@ class Classifier:
         """
         if self.module is None:
             raise ClassifierError(f"classifier {self.spec} takes images of its own size only")
-        return convert_to_logits(
-            self.module(self.normalise(images)), self.network.output, count=len(images)
-        )
+        return self.network.read_logits(self.module(self.normalise(images)), len(images))
+
+    def takes_size(self, size: tuple[int, int]) -> bool:
+        """Return whether the network takes images of another height and width, in pixels.
+
+        A grey image is tried, which does not count as a query.
+        """
+        grey = torch.full((1, self.channels, *size), 0.5, device=self.device)
+        try:
+            with torch.no_grad():
+                logits = self.compute_logits_at_any_size(grey)
+        except (ClassifierError, AssertionError, RuntimeError, ValueError, TypeError, LookupError):
+            return False
+        return logits.shape == (1, len(self.classes)) and bool(torch.isfinite(logits).all())
+
+    @property
+    def gradient_reason(self) -> str:
+        """The reason for which there are no gradients, in brackets after a space, or nothing."""
+        return f" ({self.gradient_fault})" if self.gradient_fault else ""
 
     @property
     def zero_colour(self) -> tuple[float, ...]:
@@ -132,15 +160,12 @@ class Classifier:
         return tuple(min(1.0, max(0.0, value)) for value in spec.mean)
 
     def predict_probabilities(self, images: Images) -> Float[Tensor, "batch classes"]:
-        """Return the softmax of the logits."""
-        return self(images).softmax(dim=1)
+        """Return the probability of each class: a softmax, or a sigmoid of each class by itself."""
+        return self.decision.probabilities(self(images))
 
     def normalise(self, images: Images) -> Images:
         """Return what `module` receives for these images."""
-        normalised = normalise(images, self.network.input)
-        if self.module is None:
-            return normalised
-        return normalised.contiguous(memory_format=torch.channels_last)
+        return self._layout.normalise(images, self.network.input)
 
     def prepare(
         self, image: Picture, fit: FitMode = "squash"
@@ -180,26 +205,40 @@ class Classifier:
         size = "×".join(map(str, (self.channels, *self.size)))
         return f"Classifier({self.spec}, {size}, {len(self.classes)} classes)"
 
-    def _count_classes(self) -> int:
-        """Classify one grey image, which does not count as a query, and count its logits."""
+    def _resolve_output(self, network: Network) -> Network:
+        """Classify a grey image, which does not count as a query, and see what the numbers are."""
+        if self.module is not None:
+            freeze_module(self.module)
         grey = torch.full((1, self.channels, *self.size), 0.5, device=self.device)
-        try:
-            with torch.no_grad():
-                raw = self._forward(self.normalise(grey))
-            return convert_to_logits(raw, self.network.output, count=1).shape[1]
-        except ApercuError:
-            raise
-        except Exception as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ClassifierError(
-                f"classifier {self.spec} cannot classify an image of "
-                f"{'×'.join(map(str, grey.shape[1:]))}: {reason}; check its input"
-            ) from error
+        probe = NetworkProbe(self._forward, network.input, self.spec, self.device, self._layout)
+        return resolve_output(network, probe.run, grey, self.spec)
 
-    def _resolve_names(self, count: int) -> ClassNames:
+    def _adapt_to_network(self) -> str:
+        """Choose the layout of the images; return why no gradients reach them, if that is so."""
+        probe = self._make_probe()
+        if self.module is not None:
+            self._layout = probe.choose_layout(self.module)
+        fault = probe.find_gradient_fault() if self.network.differentiable else ""
+        if fault:
+            warn(
+                f"classifier {self.spec} gives no gradients ({fault}); methods that need them "
+                "refuse it, and trainings distil a student in its place"
+            )
+        return fault
+
+    def _make_probe(self) -> NetworkProbe:
+        """Return the network as it is tried on images, with logits as its numbers."""
+
+        def compute(images: Images) -> Logits:
+            raw = self._forward(images)
+            return self.network.read_logits(raw, len(images))
+
+        return NetworkProbe(compute, self.network.input, self.spec, self.device, self._layout)
+
+    def _resolve_names(self) -> ClassNames:
         """Return the network's class names, or numbered ones, and check how many there are."""
-        kind = "feature" if self.network.output == "features" else "class"
-        names = self.network.names or ClassNames.make_numbered(count, kind)
+        count = self.output.class_count
+        names = self.output.name_classes(self.network.names)
         if len(names.names) != count:
             raise ClassifierError(
                 f"classifier {self.spec} has {count} classes, but {len(names.names)} names"

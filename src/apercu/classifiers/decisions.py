@@ -8,6 +8,7 @@ logit: any number of classes may be true. All code that needs a probability asks
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import ClassVar, final
 
 import torch
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
-from apercu.types import Logits, Scores, Targets
+from apercu.types import Images, Logits, LogitsFn, Scores, Targets
 
 
 class Decision(ABC):
@@ -78,6 +79,10 @@ class Decision(ABC):
     def draw_absent(self, logits: Logits, generator: Generator) -> Targets:
         """Draw another class of each image, one that is not predicted if there is one."""
 
+    @abstractmethod
+    def restore_logits(self, probabilities: Float[Tensor, "batch classes"]) -> Logits:
+        """Return logits that have these probabilities."""
+
     def log_probability(self, logits: Logits, targets: Targets) -> Scores:
         """Return the logarithm of the probability of each image's target."""
         return self.log_probabilities(logits).gather(1, targets[:, None])[:, 0]
@@ -132,6 +137,9 @@ class OneClass(Decision):
         )
         return divergence * temperature**2
 
+    def restore_logits(self, probabilities: Float[Tensor, "batch classes"]) -> Logits:
+        return probabilities.log()
+
     def draw_predicted(self, logits: Logits, generator: Generator) -> Targets:
         return logits.argmax(1)
 
@@ -176,6 +184,9 @@ class EachClass(Decision):
         lowest = self.cross_entropy(teacher / temperature, targets)
         return (distance - lowest).mean() * temperature**2
 
+    def restore_logits(self, probabilities: Float[Tensor, "batch classes"]) -> Logits:
+        return probabilities.log() - torch.log1p(-probabilities)
+
     def draw_predicted(self, logits: Logits, generator: Generator) -> Targets:
         top = self._one_hot_top(logits)
         present = self.predicted(logits)
@@ -195,12 +206,29 @@ class EachClass(Decision):
 ONE_CLASS, EACH_CLASS = OneClass(), EachClass()
 
 
+@final
+@dataclass(frozen=True, eq=False)
+class DecidedLogits:
+    """A function from images to logits that stands for a classifier, with the same decision.
+
+    Args:
+        function: images → logits.
+        decision: the decision of the classifier.
+    """
+
+    function: LogitsFn
+    decision: Decision
+
+    def __call__(self, images: Images) -> Logits:
+        return self.function(images)
+
+
 def find_decision(logits_fn: object) -> Decision:
     """Return the decision of a classifier; a plain function of logits predicts one class.
 
     Args:
-        logits_fn: a classifier, or a function from images to logits. What stands between images
-            and a classifier, such as a filter, has the classifier's attribute `decision`.
+        logits_fn: a classifier, or a function from images to logits. What stands for a classifier,
+            such as a filter before it, is a `DecidedLogits`.
 
     Returns:
         The decision.

@@ -85,6 +85,8 @@ def find_tensor(network: Network, raw: object, count: int, spec: str) -> str:
             f"classifier {spec}: expected one tensor as its output, got {type(raw).__name__}; "
             "wrap it in a module that returns the tensor"
         )
+    if list(tensors) == [""]:
+        return ""
     if wanted is not None and wanted not in tensors:
         raise ClassifierError(
             f"classifier {spec}: it has no output {wanted!r}; it returns "

@@ -88,6 +88,11 @@ class Output(BaseModel):
         )
 
     @property
+    def is_plain(self) -> bool:
+        """Whether it is a softmax over classes, whatever the numbers of the network are."""
+        return self.name not in ("sigmoid", "sigmoid_probabilities", "value")
+
+    @property
     def decision(self) -> Decision:
         """How its logits become probabilities and predicted classes."""
         each = self.name in ("sigmoid", "sigmoid_probabilities") and not self.takes_one_number
@@ -145,6 +150,10 @@ class Output(BaseModel):
         return ClassNames.make_numbered(
             self.class_count, "feature" if self.name == "features" else "class"
         )
+
+
+SOFTMAX = Output()
+"""One class of an image is true: what an older file means that says nothing."""
 
 
 def describe_words(*names: OutputName) -> str:

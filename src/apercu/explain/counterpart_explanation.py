@@ -160,5 +160,6 @@ def explain_counterparts(
             probabilities,
             predicted=NamedClass(predicted, classes[predicted]),
             probability=selector.find_probability(logits, target),
+            value=selector.find_value(logits),
             explainer_record=explainer_record,
         )

@@ -65,8 +65,8 @@ def explain_image(
         RunError: the explainer was trained for another classifier.
         ConfigError: the level is not between 0 and 1, or counterparts are given one.
     """
-    if target == "all":
-        raise TargetError("target: expected one class, got 'all'; explain each class by itself")
+    if target in ("all", "predicted"):
+        raise TargetError(f"target: expected one class, got {target!r}; explain each by itself")
     options = ExplainOptions("top" if target is None else target, level=level)
     run = ExplainRun(explainer, options, classifier)
     stored = _read_image(image, explainer.classifier_info.input)

@@ -82,6 +82,9 @@ class Explanation(ABC):
         target: the class that is explained.
         predicted: the class that the classifier predicts, or else the explainer.
         probability: the classifier's probability of the target; None where no classifier is given.
+        predicted_classes: all predicted classes, the ones predicted most first, where each class is
+            decided by itself; else None.
+        value: the value of a regression, where a classifier is given.
         explainer_record: what `explain.json` says about the explainer.
     """
 
@@ -89,6 +92,8 @@ class Explanation(ABC):
     target: NamedClass
     predicted: NamedClass | None = field(default=None, kw_only=True)
     probability: float | None = field(default=None, kw_only=True)
+    predicted_classes: tuple[NamedClass, ...] | None = field(default=None, kw_only=True)
+    value: float | None = field(default=None, kw_only=True)
     explainer_record: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
 
     captured_view: ClassVar[str]
@@ -176,7 +181,18 @@ class Explanation(ABC):
                     image, self.stored.reference, self.capture_description
                 )
                 write_file(folder / files["capture"], capture)
-        return {**self.describe(), "files": files}
+        return {**self.describe(), **self._describe_prediction(), "files": files}
+
+    def _describe_prediction(self) -> dict[str, Any]:
+        """Return what is predicted of several classes, or of a value; else nothing."""
+        record: dict[str, Any] = {}
+        if self.predicted_classes is not None:
+            record["predicted"] = [predicted.name for predicted in self.predicted_classes]
+        if self.value is not None:
+            record["value"] = self.value
+        if record and self.probability is not None:
+            record["probability"] = round(self.probability, 6)
+        return record
 
     def _repr_png_(self) -> bytes:
         """Return the sheet, for notebooks."""
@@ -188,6 +204,8 @@ class Explanation(ABC):
             parts.append(f"predicted={self.predicted.short_name!r}")
         if self.probability is not None:
             parts.append(f"probability={self.probability:.2f}")
+        if self.value is not None:
+            parts.append(f"value={self.value:.4g}")
         return f"{type(self).__name__}({', '.join(parts)})"
 
 

@@ -133,6 +133,7 @@ def explain_masks(
     logits = selector.predict_logits(images)
     targets = selector.select_most_predicted(logits)
     classes, predicted = explainer.classes, int(logits[0].argmax())
+    several = selector.find_predicted(logits)
     masks = explainer.attribute_classes(images, tensor([targets]))[0].cpu()
     for target, mask in zip(targets, masks, strict=True):
         yield MaskExplanation(
@@ -142,5 +143,7 @@ def explain_masks(
             level,
             predicted=NamedClass(predicted, classes[predicted]),
             probability=selector.find_probability(logits, target),
+            predicted_classes=several and tuple(NamedClass(i, classes[i]) for i in several),
+            value=selector.find_value(logits),
             explainer_record=explainer_record,
         )

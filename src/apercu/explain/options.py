@@ -12,7 +12,7 @@ from apercu.errors import ConfigError
 from apercu.explainers.base import TrainedExplainer
 from apercu.types import Images, Logits
 
-TOP, ALL = "top", "all"
+TOP, ALL, PREDICTED = "top", "all", "predicted"
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,11 @@ class ExplainOptions:
     """What is explained in every image.
 
     Attributes:
-        target: `top`, `all`, or a class by name, identifier or index. With counterparts it is the
-            class to change into, and `top` is the runner-up.
-        top: the largest number of classes that `all` shows, the ones predicted most first.
+        target: `top`, `all`, `predicted` (all predicted classes, of which there may be several
+            where each class is decided by itself), or a class by name, identifier or index. With
+            counterparts it is the class to change into, and `top` is the runner-up.
+        top: the largest number of classes that `all` and `predicted` show, the ones predicted most
+            first.
         level: where masks are cut for boxes and crops, in (0, 1).
 
     Raises:
@@ -42,7 +44,7 @@ class ExplainOptions:
     @property
     def is_multiple(self) -> bool:
         """Whether an image may have more than one explanation."""
-        return self.target == ALL
+        return self.target in (ALL, PREDICTED)
 
 
 class TargetSelector:
@@ -70,9 +72,16 @@ class TargetSelector:
             info.check_classifier(classifier)
         if not explainer.makes_masks and options.level != ExplainOptions.level:
             raise ConfigError("level: counterparts are not cut at a level; leave it out")
+        if not explainer.makes_masks and options.target == PREDICTED:
+            raise ConfigError(
+                "target: counterparts change into a class that is not predicted; give top, all or "
+                "a class"
+            )
         self.explainer = explainer
         self.classifier = classifier
-        is_named = options.target not in (TOP, ALL)
+        self.output, self.decision = info.output, info.decision
+        self.only_predicted = options.target == PREDICTED
+        is_named = options.target not in (TOP, ALL, PREDICTED)
         self.index = info.names.find_index(options.target) if is_named else None
         available = len(info.classes) if explainer.makes_masks else len(info.classes) - 1
         self.count = min(options.top, available) if options.is_multiple else 1
@@ -89,7 +98,22 @@ class TargetSelector:
 
         It is None where no classifier is given: the explainer's estimate has no probabilities.
         """
-        return None if self.classifier is None else float(logits.softmax(1)[0, target])
+        if self.classifier is None:
+            return None
+        return float(self.decision.probabilities(logits)[0, target])
+
+    def find_value(self, logits: Logits) -> float | None:
+        """Return the value of a regression for one image; None without one, or no classifier."""
+        values = self.output.find_values(logits)
+        return None if self.classifier is None or values is None else float(values[0])
+
+    def find_predicted(self, logits: Logits) -> tuple[int, ...] | None:
+        """Return all predicted classes of one image; None where exactly one is predicted always."""
+        if not self.decision.is_multiple:
+            return None
+        order = logits[0].argsort(descending=True)
+        predicted = self.decision.predicted(logits)[0]
+        return tuple(int(index) for index in order if predicted[index])
 
     def predict_probabilities(self, images: Images, target: int) -> tuple[float, ...]:
         """Return the probability of a class in each image; empty where no classifier is given."""
@@ -97,13 +121,17 @@ class TargetSelector:
             return ()
         with torch.inference_mode():
             logits = self.classifier(images.to(self.classifier.device))
-        return tuple(logits.softmax(1)[:, target].tolist())
+        return tuple(self.decision.probabilities(logits)[:, target].tolist())
 
     def select_most_predicted(self, logits: Logits) -> list[int]:
         """Return the classes of one image, `1 × classes`, the one predicted most first."""
         if self.index is not None:
             return [self.index]
-        return [int(index) for index in logits[0].topk(self.count).indices]
+        ordered = [int(index) for index in logits[0].topk(self.count).indices]
+        if not self.only_predicted:
+            return ordered
+        predicted = self.decision.predicted(logits)[0]
+        return [index for index in ordered if predicted[index]] or ordered[:1]
 
     def select_others(self, logits: Logits) -> list[int]:
         """Return the classes of one image without the predicted one, in the same order."""

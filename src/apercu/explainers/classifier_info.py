@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 from torch import Tensor
 
 from apercu.classifiers import Classifier, ClassNames, InputSpec
+from apercu.classifiers.decisions import Decision
+from apercu.classifiers.outputs import SOFTMAX, Output
 from apercu.classifiers.preprocessing import prepare_image
 from apercu.errors import ImageError, RunError
 from apercu.types import Images, Picture
@@ -20,6 +24,7 @@ class ClassifierInfo(BaseModel):
         input: size, channels and preprocessing of its images.
         classes: readable names of the classes.
         identifiers: WordNet or other identifiers of the classes; the names where there are none.
+        output: what the numbers of the classifier mean.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -28,6 +33,7 @@ class ClassifierInfo(BaseModel):
     input: InputSpec
     classes: tuple[str, ...]
     identifiers: tuple[str, ...]
+    output: Output = SOFTMAX
 
     @classmethod
     def from_classifier(cls, classifier: Classifier) -> ClassifierInfo:
@@ -38,7 +44,21 @@ class ClassifierInfo(BaseModel):
             input=classifier.network.input,
             classes=classifier.classes,
             identifiers=classifier.identifiers,
+            output=SOFTMAX if classifier.output.is_plain else classifier.output,
         )
+
+    @model_serializer(mode="wrap")
+    def _leave_out_defaults(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Write no output where it is the default, as in older runs."""
+        content: dict[str, Any] = serialise(self)
+        if self.output.is_plain:
+            del content["output"]
+        return content
+
+    @property
+    def decision(self) -> Decision:
+        """How logits become probabilities and predicted classes."""
+        return self.output.decision
 
     @property
     def names(self) -> ClassNames:

@@ -98,6 +98,7 @@ class ExplainerKind:
         needs_gradients: whether its training needs the classifier's gradients; a classifier without
             is replaced by a student.
         min_classes: the fewest classes of a classifier that it can explain.
+        needs_one_class: whether exactly one class of an image must be predicted.
     """
 
     name: str
@@ -110,9 +111,17 @@ class ExplainerKind:
     open_backbone: Callable[[Any, Classifier], Classifier | None]
     needs_gradients: bool = True
     min_classes: int = 1
+    needs_one_class: bool = False
 
     def check_classifier(self, classifier: Classifier) -> None:
-        """Raise ClassifierError for a classifier with too few classes."""
+        """Raise ClassifierError for a classifier whose classes do not suit the kind."""
+        if self.needs_one_class and classifier.decision.is_multiple:
+            raise ClassifierError(
+                f"{classifier.spec}: a {self.name} explainer changes an image from one class into "
+                f"another, and several of its classes may be predicted (output: "
+                f"{classifier.output.name}); train a mask explainer, or wrap the classifier in a "
+                "module that returns the logit of one class (output: sigmoid)"
+            )
         if len(classifier.classes) < self.min_classes:
             raise ClassifierError(
                 f"{classifier.spec}: expected at least {self.min_classes} classes to change "

@@ -14,7 +14,7 @@ from apercu.classifiers import Classifier
 from apercu.errors import ConfigError, suggest_nearest
 from apercu.explainers.mask.network import combine_fields, enlarge
 from apercu.explainers.mask.objectives import ExtentAndCore, MaskBatch
-from apercu.explainers.mask.objectives.base import log_probability, roughness
+from apercu.explainers.mask.objectives.base import roughness
 from apercu.explainers.mask.objectives.extent_and_core import SEARCHED_FRACTION
 from apercu.methods.base import MapScale, Method, Requirement, require_gradients
 from apercu.networks.decoder import Evidence
@@ -108,7 +108,7 @@ class MeaningfulPerturbation(Method):
             cells, masks = fields[0].sigmoid(), upsample_mask(fields[0], images)
             keep = (1 - masks if destroys else masks)[:, None]
             masked = shift_randomly(images * keep + blurred * (1 - keep), generator)
-            probability = log_probability(classifier(masked), targets).exp()
+            probability = classifier.decision.log_probability(classifier(masked), targets).exp()
             penalty = AREA_WEIGHT * cells.sum(dim=(1, 2)) + SMOOTHNESS_WEIGHT * roughness(cells)
             return penalty + (probability if destroys else -probability)
 

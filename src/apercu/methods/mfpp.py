@@ -32,8 +32,8 @@ class Mfpp(Method):
 
     As in the authors' code a mask is magnified and cropped at random, so its superpixels keep their
     shapes but not their positions; with a magnification of 1 they keep both. The weight is the
-    softmax probability, as in RISE (the authors use the sigmoid of the logit), so that the two
-    methods differ in their masks only.
+    classifier's probability, as in RISE (the authors always use the sigmoid of the logit), so that
+    the two methods differ in their masks only.
 
     Attributes:
         masks: the largest number of masks for each image, the same number for every level.

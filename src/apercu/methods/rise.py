@@ -107,7 +107,7 @@ def average_masks(
     column = int(target)
     with torch.no_grad():
         for turn, batch in enumerate(masks):
-            probabilities = classifier(image * batch[:, None]).softmax(dim=1)
+            probabilities = classifier.predict_probabilities(image * batch[:, None])
             sums[turn % 2].addmv_(batch.flatten(1).T, probabilities[:, column])
             counts[turn % 2] += len(batch)
             if tolerance and turn and _has_converged(sums, counts, tolerance):

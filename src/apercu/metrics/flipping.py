@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from apercu.classifiers.decisions import find_decision
 from apercu.errors import ConfigError
 from apercu.maps import min_max_scale
 from apercu.metrics.record import Metric
@@ -116,8 +117,8 @@ def flip_pixels(
 
 
 def target_probability(classifier: LogitsFn, images: Images, targets: Targets) -> Scores:
-    """Return the softmax probability of each image's target."""
-    return classifier(images).softmax(dim=1).gather(1, targets[:, None])[:, 0]
+    """Return the probability of each image's target."""
+    return find_decision(classifier).probability(classifier(images), targets)
 
 
 def rank_pixels(maps: Maps) -> Int[Tensor, "batch height width"]:

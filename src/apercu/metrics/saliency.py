@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from apercu.classifiers.decisions import find_decision
 from apercu.metrics.record import LevelBoxes, LevelScores, Metric
 from apercu.types import Boxes, Images, LogitsFn, Scores, Targets
 
@@ -27,10 +28,10 @@ def saliency_metric(classifier: LogitsFn, images: Images, targets: Targets, boxe
         [_crop_and_enlarge(image, box) for image, box in zip(images, edges, strict=True)]
     )
     with torch.no_grad():
-        log_p = classifier(crops).log_softmax(dim=1)
+        log_p = find_decision(classifier).log_probability(classifier(crops), targets)
     wide, high = (edges[:, 2:] - edges[:, :2]).unbind(dim=1)
     area = (wide * high).to(log_p) / (height * width)
-    return area.clamp(min=MIN_AREA).log() - log_p.gather(1, targets[:, None])[:, 0]
+    return area.clamp(min=MIN_AREA).log() - log_p
 
 
 def score_boxes_of_levels(

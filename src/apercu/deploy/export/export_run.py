@@ -183,7 +183,7 @@ class ExportRun:
                 raise
             self.report(f"no combined graph: {error}")
             return
-        combined = CombinedGraph(exportable, predictor)
+        combined = CombinedGraph(exportable, predictor, self.classifier_info.decision)
         yield "combined", Traceable.for_images(combined, combined.outputs, spec)
 
     def _write_graph(self, graph: Traceable, path: Path) -> GraphCheck:

@@ -10,6 +10,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from apercu.classifiers import Classifier
+from apercu.classifiers.decisions import ONE_CLASS, Decision
 from apercu.errors import ConfigError
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.classifier_info import ClassifierInfo
@@ -123,17 +124,25 @@ class CombinedGraph(nn.Module):
     Args:
         explainer: computes the maps.
         predictor: computes the classifier's logits and the encoder's feature maps.
+        decision: how logits become probabilities.
     """
 
-    def __init__(self, explainer: ExportableExplainer, predictor: nn.Module) -> None:
+    def __init__(
+        self,
+        explainer: ExportableExplainer,
+        predictor: nn.Module,
+        decision: Decision = ONE_CLASS,
+    ) -> None:
         super().__init__()
+        self.decision = decision
         self.explainer = explainer
         self.predictor = predictor
         self.outputs = ("probabilities", *explainer.outputs)
 
     def forward(self, images: Images, targets: Targets) -> tuple[Tensor, ...]:
         logits, features = self.predictor(images)
-        return logits.softmax(1), *self.explainer.explain(images, features, logits, targets)
+        probabilities = self.decision.probabilities(logits)
+        return probabilities, *self.explainer.explain(images, features, logits, targets)
 
 
 def build_graph(explainer: TrainedExplainer) -> ExportableExplainer:  # type: ignore[type-arg]

@@ -7,9 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 import apercu
+from apercu.classifiers.outputs import SOFTMAX, Output
 from apercu.deploy.export.settings import Precision
 from apercu.deploy.export.tracing import Traceable
 from apercu.errors import RunError
@@ -130,6 +137,8 @@ class Manifest(_ManifestModel):
         input: how a picture becomes an input.
         classes: the names of the classes.
         identifiers: WordNet or other identifiers; the names where there are no others.
+        output: what the numbers of the classifier mean; left out where the probabilities are a
+            softmax over classes.
         precision: the precision of the graphs.
         files: the files by role: `explainer`, `combined`, `classes`, `program`.
     """
@@ -143,8 +152,17 @@ class Manifest(_ManifestModel):
     input: InputFormat
     classes: tuple[str, ...]
     identifiers: tuple[str, ...]
+    output: Output = SOFTMAX
     precision: Precision
     files: dict[str, GraphFile]
+
+    @model_serializer(mode="wrap")
+    def _leave_out_defaults(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Write no output where it is the default, as older runtimes expect it."""
+        content: dict[str, Any] = serialise(self)
+        if self.output.is_plain:
+            del content["output"]
+        return content
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -193,6 +211,7 @@ def build_manifest(
         input=InputFormat(channels=spec.channels, size=spec.size, range=values, bands=spec.bands),
         classes=info.classes,
         identifiers=info.identifiers,
+        output=info.output,
         precision=precision,
         files=files,
     )

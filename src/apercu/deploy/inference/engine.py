@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from apercu.classifiers import ClassNames, InputSpec
+from apercu.classifiers.outputs import Output
 from apercu.classifiers.preprocessing import prepare_image
 from apercu.classifiers.targets import TOP
 from apercu.types import Images, Logits, Maps, Picture, Scores, Targets
@@ -64,11 +65,13 @@ class InferenceEngine(ABC):
         info: what identifies the explainer.
         input: the size, channels and range of its images.
         names: the names of the classes.
+        output: what the numbers of the classifier mean.
     """
 
     info: ExplainerInfo
     input: InputSpec
     names: ClassNames
+    output: Output
 
     def prepare(self, picture: Picture) -> Float[Tensor, "channels rows columns"]:
         """Prepare a picture of any size for the engine: whole, squashed.

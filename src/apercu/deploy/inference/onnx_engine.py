@@ -80,6 +80,7 @@ class OnnxEngine(InferenceEngine):
             info,
             _build_input_spec(manifest.input),
             names,
+            manifest.output,
             open_session(path, spin=spin),
             open_classes_session,
         )
@@ -90,7 +91,8 @@ class OnnxEngine(InferenceEngine):
         if targets is None:
             targets = torch.full((len(images),), TOP)
         explained = self._run_session(images, targets)
-        return explained.probabilities.log(), [images, explained.maps, explained.targets]
+        logits = self.output.decision.restore_logits(explained.probabilities)
+        return logits, [images, explained.maps, explained.targets]
 
     def compute_masks(
         self, features: list[Tensor], targets: Int[Tensor, "batch classes"]

@@ -128,7 +128,14 @@ class TorchEngine(InferenceEngine):
             fingerprint=classifier_info.fingerprint,
             read_by=predictor.source,
         )
-        return cls(info, classifier_info.input, classifier_info.names, explainer, predictor)
+        return cls(
+            info,
+            classifier_info.input,
+            classifier_info.names,
+            classifier_info.output,
+            explainer,
+            predictor,
+        )
 
     @torch.inference_mode()
     def predict_logits(
@@ -147,5 +154,5 @@ class TorchEngine(InferenceEngine):
         predicted = logits.argmax(1)
         targets = predicted if target == TOP else torch.full_like(predicted, target)
         maps = self.compute_masks(features, targets[:, None])[:, 0]
-        probabilities = logits.softmax(1)
+        probabilities = self.output.decision.probabilities(logits)
         return ExplainedBatch(maps.float().cpu(), targets.cpu(), probabilities.float().cpu())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, final
 
 import numpy as np
@@ -18,7 +18,7 @@ from apercu import render
 from apercu.classifiers.targets import TOP
 from apercu.deploy.inference import InferenceEngine, Predictor
 from apercu.deploy.serving.prepared_image import PreparedImage
-from apercu.deploy.serving.requests import MapFormat, RequestOptions
+from apercu.deploy.serving.requests import MAX_CLASSES, MapFormat, RequestOptions
 from apercu.deploy.serving.served_explainer import Record, ServedExplainer, make_examples
 from apercu.errors import ApercuError, TargetError
 from apercu.explain.explanation import tight_box
@@ -83,12 +83,14 @@ class Explained:
         probabilities: probabilities of all classes.
         targets: class indices.
         explanations: one for each target.
+        prediction: all predicted classes where there may be several, or the value of a regression.
     """
 
     prepared: PreparedImage
     probabilities: Float[Tensor, " classes"]
     targets: Sequence[int] = ()
     explanations: Sequence[TargetExplanation] = ()
+    prediction: Record = field(default_factory=dict)
 
 
 class BatchExplainer(ABC):
@@ -108,11 +110,19 @@ class BatchExplainer(ABC):
         images = torch.stack([prepared.image for prepared in batch])
         logits, features = self.read(images, [prepared.options for prepared in batch])
         images = images.to(logits.device)
-        probabilities = logits.softmax(1).cpu()
-        results: list[Explained | ApercuError] = []
+        output = self.served.output
+        probabilities = output.decision.probabilities(logits).cpu()
+        predictions = [
+            Explained(
+                prepared,
+                probabilities[row],
+                prediction=self._describe_prediction(logits[row : row + 1].cpu()),
+            )
+            for row, prepared in enumerate(batch)
+        ]
+        results: list[Explained | ApercuError] = [*predictions]
         groups: dict[int, list[tuple[int, Targets]]] = {}
         for row, prepared in enumerate(batch):
-            results.append(Explained(prepared, probabilities[row]))
             if prepared.options.format is None:
                 continue
             try:
@@ -134,7 +144,7 @@ class BatchExplainer(ABC):
                 )
             )
             for row, targets, several in zip(rows, stacked.tolist(), explanations, strict=True):
-                results[row] = Explained(batch[row], probabilities[row], targets, several)
+                results[row] = replace(predictions[row], targets=targets, explanations=several)
         return results
 
     def warm_up(self) -> None:
@@ -156,6 +166,7 @@ class BatchExplainer(ABC):
             "size": {"width": width, "height": height},
             "frames": prepared.frames,
             "top": [self._name_class(index, explained) for index in top],
+            **explained.prediction,
         }
         if prepared.picture is not None:
             record["picture"] = to_base64(prepared.picture)
@@ -194,6 +205,17 @@ class BatchExplainer(ABC):
     def explain(self, group: TargetGroup) -> list[list[TargetExplanation]]:
         """Explain each target of each image."""
 
+    def _describe_prediction(self, logits: Logits) -> Record:
+        """Return all predicted classes of one image, or its value; nothing where one is sure."""
+        output, record = self.served.output, {}
+        if output.decision.is_multiple:
+            predicted = output.decision.predicted(logits)[0].nonzero()[:, 0].tolist()
+            order = sorted(predicted, key=lambda index: -float(logits[0, index]))
+            record["predicted"] = [self.classes[index] for index in order]
+        if (values := output.find_values(logits)) is not None:
+            record["value"] = float(values[0])
+        return record
+
     def _name_class(self, index: int, explained: Explained) -> Record:
         probability = round(float(explained.probabilities[index]), DIGITS)
         return {"class": self.classes[index], "index": index, "probability": probability}
@@ -219,6 +241,7 @@ class MaskBatchExplainer(BatchExplainer):
                 engine.input,
                 about.read_by,
                 make_examples(engine.input),
+                engine.output,
             )
         )
         self.engine = engine
@@ -232,7 +255,11 @@ class MaskBatchExplainer(BatchExplainer):
     def select_targets(self, options: RequestOptions, logits: Float[Tensor, " classes"]) -> Targets:
         if options.targets:
             return torch.tensor(options.targets)
-        return logits.topk(min(options.top, len(logits))).indices
+        if not options.only_predicted:
+            return logits.topk(min(options.top, len(logits))).indices
+        order = logits.topk(min(MAX_CLASSES, len(logits))).indices
+        predicted = self.served.output.decision.predicted(logits[None])[0][order]
+        return order[predicted] if predicted.any() else order[:1]
 
     def explain(self, group: TargetGroup) -> list[list[TargetExplanation]]:
         masks = self.engine.compute_masks(group.features, group.targets).cpu()
@@ -274,6 +301,7 @@ class CounterpartBatchExplainer(BatchExplainer):
                 info.input,
                 predictor.source,
                 make_examples(info.input),
+                info.output,
             )
         )
         self.predictor = predictor
@@ -285,6 +313,10 @@ class CounterpartBatchExplainer(BatchExplainer):
         return self.predictor(images)
 
     def select_targets(self, options: RequestOptions, logits: Float[Tensor, " classes"]) -> Targets:
+        if options.only_predicted:
+            raise TargetError(
+                "target: counterparts change into a class that is not predicted; give a class"
+            )
         predicted, *others = logits.argsort(descending=True).tolist()
         if predicted in options.targets:
             raise TargetError(
@@ -310,7 +342,7 @@ class CounterpartBatchExplainer(BatchExplainer):
             }
             if self.predictor.classifier is not None:
                 strip = strips[:, row]
-                probabilities = self.predictor.classifier(strip).softmax(1)[:, target]
+                probabilities = self.predictor.classifier.predict_probabilities(strip)[:, target]
                 fields["probabilities"] = [round(p, DIGITS) for p in probabilities.tolist()]
             explanations.append(
                 TargetExplanation(pairs.maps[row].cpu(), fields, strips[:, row].cpu())

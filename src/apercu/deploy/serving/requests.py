@@ -12,7 +12,7 @@ from apercu.classifiers.targets import find_class_indices
 from apercu.deploy.serving.bodies import IMAGE, FormPart, decode_base64, parse_form
 from apercu.deploy.serving.errors import BadRequestError, UnsupportedMediaError
 from apercu.errors import ConfigError, ImageError, TargetError, suggest_nearest
-from apercu.explain.options import TOP, ExplainOptions
+from apercu.explain.options import PREDICTED, TOP, ExplainOptions
 
 MapFormat: TypeAlias = Literal["png", "array", "both"]
 MAP_FORMATS: tuple[str, ...] = get_args(MapFormat)
@@ -42,6 +42,7 @@ class RequestOptions:
         frame: index of the frame of a DICOM file, or of the page of a TIFF file.
         bands: names of the bands of a FITS file, one per channel or one for all; None takes those
             that the classifier names.
+        only_predicted: whether all predicted classes are explained, in place of `targets`.
     """
 
     targets: tuple[int, ...] = ()
@@ -51,6 +52,7 @@ class RequestOptions:
     picture: bool = False
     frame: int = 0
     bands: tuple[str, ...] | None = None
+    only_predicted: bool = False
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,7 @@ def parse_options(
         _parse_bool(fields.get("picture", False)),
         _parse_frame(fields),
         _parse_bands(fields.get("bands")),
+        fields.get("target") == PREDICTED,
     )
 
 
@@ -245,7 +248,7 @@ def _parse_targets(value: Any, names: ClassNames) -> tuple[int, ...]:
         raise TargetError(f"target: expected a name of at most {MAX_NAME} letters")
     if any(not isinstance(word, str | int) for word in words):
         raise TargetError("target: expected a class name or index, or several")
-    if words in ([], [TOP], [""]):
+    if words in ([], [TOP], [PREDICTED], [""]):
         return ()
     return tuple(dict.fromkeys(find_class_indices(names, words).tolist()))
 

@@ -19,7 +19,8 @@ Schema: TypeAlias = dict[str, Any]
 _TARGET = {"oneOf": [{"type": "string", "maxLength": MAX_NAME}, {"type": "integer", "minimum": 0}]}
 _OPTIONS: Schema = {
     "target": {
-        "description": "`top`, or a class by name, identifier or index, or several of them.",
+        "description": "`top`, `predicted` (all predicted classes), or a class by name, identifier "
+        "or index, or several of them.",
         "oneOf": [*_TARGET["oneOf"], {"type": "array", "items": _TARGET, "maxItems": MAX_CLASSES}],
     },
     "top": {
@@ -93,6 +94,8 @@ _RECORD = {
         },
         "frames": {"type": "integer", "description": "Of the file."},
         "top": {"type": "array", "items": {"type": "object", "properties": _CLASS}},
+        "predicted": {"type": "array", "items": {"type": "string"}},
+        "value": {"type": "number"},
         "answers": {"type": "array", "items": _ANSWER},
         "picture": _BASE64,
     },

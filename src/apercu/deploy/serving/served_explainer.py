@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 from apercu import render
 from apercu.classifiers import ClassNames, InputSpec
+from apercu.classifiers.outputs import SOFTMAX, Output
 from apercu.deploy.serving.requests import MAX_CLASSES
 from apercu.images.planted import Planted
 
@@ -28,6 +29,7 @@ class ServedExplainer:
         input: what the classifier's images look like.
         read_by: `classifier` or `explainer`: which of them predicts.
         examples: PNG files for the page.
+        output: what the numbers of the classifier mean.
     """
 
     name: str
@@ -37,6 +39,7 @@ class ServedExplainer:
     input: InputSpec
     read_by: str
     examples: tuple[bytes, ...] = ()
+    output: Output = SOFTMAX
 
     def describe(self) -> Record:
         """Return the description that the page and the KServe addresses show."""
@@ -47,6 +50,8 @@ class ServedExplainer:
             "classifier": self.classifier,
             "map_size": {"width": width, "height": height},
             "classes": list(self.names.names),
+            "output": "softmax" if self.output.is_plain else self.output.name,
+            "several": self.output.decision.is_multiple,
             "most_classes": MAX_CLASSES,
             "examples": len(self.examples),
             "heat": list(render.HEAT_COLOURS),

@@ -73,4 +73,5 @@ COUNTERPART = ExplainerKind(
     measure=measure_on_held_out,
     open_backbone=open_backbone,
     min_classes=2,
+    needs_one_class=True,
 )

@@ -71,4 +71,5 @@ LATENT = ExplainerKind(
     open_backbone=open_no_backbone,
     needs_gradients=False,
     min_classes=2,
+    needs_one_class=True,
 )

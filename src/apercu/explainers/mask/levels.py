@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -17,7 +16,7 @@ from apercu.classifiers import Classifier
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.explainers.mask.objectives.crop_search import score_boxes
 from apercu.extras import is_installed
-from apercu.io import write_file
+from apercu.io import format_csv_rows, write_file
 from apercu.metrics.flipping import target_probability
 from apercu.removal import Blur
 from apercu.types import Images, Targets
@@ -82,10 +81,9 @@ def measure_levels(
 def measure_absent_area(explainer: MaskExplainer, batches: Iterable[Tensor], seed: int) -> float:
     """Return the mean mask area for random classes besides the predicted one."""
     generator = torch.Generator().manual_seed(seed)
-    classes, areas = len(explainer.classifier_info.classes), []
+    decision, areas = explainer.classifier_info.decision, []
     for images in batches:
-        shift = torch.randint(1, classes, (len(images),), generator=generator)
-        absent = (explainer.predict(images).cpu() + shift) % classes
+        absent = decision.draw_absent(explainer.predict_logits(images).cpu(), generator)
         areas.append(explainer.attribute(images, absent).mean((1, 2)).cpu())
     return torch.cat(areas).mean().item()
 
@@ -96,11 +94,9 @@ def write_level_curve(points: Sequence[LevelPoint], folder: Path) -> None:
     Raises:
         OutputError: the folder cannot be written.
     """
-    table = io.StringIO()
-    writer = csv.DictWriter(table, [field.name for field in fields(LevelPoint)])
-    writer.writeheader()
-    writer.writerows({k: round(v, 4) for k, v in asdict(point).items()} for point in points)
-    write_file(folder / "dial.csv", table.getvalue())
+    rows: list[list[object]] = [[field.name for field in fields(LevelPoint)]]
+    rows += [[round(value, 4) for value in asdict(point).values()] for point in points]
+    write_file(folder / "dial.csv", format_csv_rows(rows))
     if is_installed("plots"):
         write_file(folder / "dial.png", _plot_curve(points))
 

@@ -124,8 +124,9 @@ class MaskTraining(TrainingModule):
         others = decision.draw_absent(logits, generator)
         fake = torch.rand(len(images), generator=generator) < self.settings.schedule.fakes
         predicted = decision.draw_predicted(logits, generator)
-        real = ~fake.to(images.device)
-        return MaskBatch(images, torch.where(real, predicted, others), real, predicted)
+        targets = torch.where(fake.to(images.device), others, predicted)
+        real = ~fake.to(images.device) | decision.is_predicted(logits, targets)
+        return MaskBatch(images, targets, real, predicted)
 
     def _measure_areas(self, batch: MaskBatch, extent: Tensor) -> dict[str, Tensor]:
         """Return the mean areas of the masks of true and of fake classes."""

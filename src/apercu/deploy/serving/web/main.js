@@ -76,7 +76,8 @@ function open(blob) {
     const answers = new Map(record.answers.map((answer) => [answer.index, answer]));
     shown = { image: blob, picture, record, answers, views: [null, null] };
     part("result");
-    at("reader").textContent = record.read_by === "classifier" ? "as the classifier sees it" : "as the explainer reads the classifier";
+    const reader = record.read_by === "classifier" ? "as the classifier sees it" : "as the explainer reads the classifier";
+    at("reader").textContent = record.value === undefined ? reader : `value ${record.value.toPrecision(4)}, ${reader}`;
     await choose(record.answers[0].index, 0);
     say("");
     if (window.innerWidth < 832) at("result").scrollIntoView();
@@ -129,7 +130,8 @@ function row(one, seen) {
   bar.style.width = `${100 * one.probability}%`;
   const title = document.createElement("span");
   title.className = "title";
-  title.textContent = seen ? `${short(one.class)} (seen)` : short(one.class);
+  const predicted = shown.record.predicted?.includes(one.class);
+  title.textContent = seen ? `${short(one.class)} (seen)` : predicted ? `${short(one.class)} (predicted)` : short(one.class);
   title.title = one.class;
   const share = document.createElement("span");
   share.className = "share";

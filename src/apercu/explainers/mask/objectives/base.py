@@ -52,7 +52,8 @@ class MaskObjective(BaseModel, ABC):
         """Return the weighted terms of the loss.
 
         Args:
-            classifier: function from images in [0, 1] to logits, with gradients.
+            classifier: a classifier, or another function from images in [0, 1] to logits, with
+                gradients.
             batch: the images and classes of the step.
             evidence: log-odds of the masks, at their own resolution.
             generator: source of every random draw.
@@ -102,15 +103,3 @@ def area(masks: Maps, power: float = 1.0) -> Scores:
     if power == 1:
         return masks.mean((1, 2))
     return (masks + 0.0005).pow(power).mean((1, 2))
-
-
-def log_probability(logits: Logits, targets: Targets) -> Scores:
-    """Return the logarithm of the softmax probability of each image's target."""
-    return logits.log_softmax(1).gather(1, targets[:, None]).squeeze(1)
-
-
-def margin(logits: Logits, targets: Targets) -> Scores:
-    """Return the target's logit minus the largest other one."""
-    own = logits.gather(1, targets[:, None])
-    others = logits.scatter(1, targets[:, None], float("-inf"))
-    return (own - others.max(1, keepdim=True).values).squeeze(1)

@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from apercu import maps
-from apercu.explainers.mask.objectives.base import log_probability
+from apercu.classifiers.decisions import find_decision
 from apercu.training.augment import crop
 from apercu.types import Images, Logits, LogOdds, Scores, Targets
 
@@ -91,7 +91,8 @@ def score_boxes(
     count, trials = boxes.shape[:2]
     flat = boxes.flatten(0, 1)
     views = crop(images.repeat_interleave(trials, 0), flat)
-    log_p = log_probability(classifier(views), targets.repeat_interleave(trials))
+    decision = find_decision(classifier)
+    log_p = decision.log_probability(classifier(views), targets.repeat_interleave(trials))
     area = (flat[:, 2:] - flat[:, :2]).prod(1).clamp(min=MIN_AREA)
     return (area_weight * area.log() - log_p).view(count, trials)
 

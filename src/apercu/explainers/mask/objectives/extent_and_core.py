@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Generator
 
+from apercu.classifiers.decisions import find_decision
 from apercu.explainers.mask.network import enlarge
 from apercu.explainers.mask.objectives.base import (
     MaskBatch,
@@ -17,7 +18,6 @@ from apercu.explainers.mask.objectives.base import (
     Terms,
     area,
     edge_aware_roughness,
-    log_probability,
 )
 from apercu.explainers.mask.objectives.crop_search import compute_votes, propose_boxes, score_boxes
 from apercu.networks.decoder import Evidence
@@ -97,8 +97,9 @@ class ExtentAndCore(MaskObjective):
         generator: Generator,
     ) -> Terms:
         removal = Alternative()
-        kept = log_probability(classifier(removal(images, masks, generator)), targets)
-        left = log_probability(classifier(removal(images, 1 - masks, generator)), targets)
+        decision = find_decision(classifier)
+        kept = decision.log_probability(classifier(removal(images, masks, generator)), targets)
+        left = decision.log_probability(classifier(removal(images, 1 - masks, generator)), targets)
         destroyed = (left.exp() + 1e-6).pow(self.destroyer_power)
         return {"preserver": -self.preserver * kept, "destroyer": self.destroyer * destroyed}
 

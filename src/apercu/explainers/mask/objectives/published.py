@@ -10,14 +10,13 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Generator, Tensor
 
+from apercu.classifiers.decisions import find_decision
 from apercu.explainers.mask.network import enlarge
 from apercu.explainers.mask.objectives.base import (
     MaskBatch,
     MaskObjective,
     Terms,
     area,
-    log_probability,
-    margin,
     roughness,
 )
 from apercu.networks.decoder import Evidence
@@ -53,15 +52,16 @@ class Printed(MaskObjective):
     ) -> Terms:
         images, targets, real = batch.images, batch.targets, batch.real
         masks = enlarge(evidence.extent, images.shape[-2:]).sigmoid()
-        removal = Alternative()
+        removal, decision = Alternative(), find_decision(classifier)
         kept = classifier(removal(images, masks, generator))
         removed = classifier(removal(images, 1 - masks, generator))
-        destroyed = (log_probability(removed, targets).exp() + 1e-8).pow(self.destroyer_power)
+        left = decision.log_probability(removed, targets)
+        destroyed = (left.exp() + 1e-8).pow(self.destroyer_power)
         zero = torch.zeros(())
         return {
             "area": self.area * area(masks),
             "smoothness": torch.where(real, self.smoothness * roughness(masks), zero),
-            "preserver": torch.where(real, -log_probability(kept, targets), zero),
+            "preserver": torch.where(real, -decision.log_probability(kept, targets), zero),
             "destroyer": torch.where(real, self.destroyer * destroyed, zero),
         }
 
@@ -102,7 +102,7 @@ class Released(MaskObjective):
         masks = enlarge(evidence.extent, images.shape[-2:]).sigmoid()
         noise = torch.randn(images.shape, generator=generator).to(images)
         images = (images + 0.015 * noise).clamp(0, 1)  # 0.03 on the release's [-1, 1] scale
-        removal = Alternative()
+        removal, margin = Alternative(), find_decision(classifier).margin
         kept = margin(classifier(removal(images, masks, generator)), batch.predicted)
         left = margin(classifier(removal(images, 1 - masks, generator)), batch.predicted)
         preserver = torch.where(real, F.relu(1 - kept), F.relu(kept + 1))
