@@ -12,6 +12,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "export": ("onnx", "onnxscript", "onnxruntime"),
     "fast": ("numba",),
     "heic": ("pillow_heif",),
+    "hf": ("transformers",),
     "medical": ("pydicom",),
     "plots": ("matplotlib",),
     "robust": ("art", "sklearn"),

@@ -303,7 +303,7 @@ def test_weights_that_do_not_fit_are_refused_in_one_line(tmp_path: Path) -> None
 
 
 def test_weights_that_cannot_be_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("apercu.classifiers.sources.timm._is_reachable", lambda url: False)
+    monkeypatch.setattr("apercu.classifiers.sources.timm.is_reachable", lambda url: False)
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *args: None)
     with pytest.raises(ClassifierError, match=r"cannot be downloaded.*card with `weights`"):
         open_classifier("timm/resnet18")

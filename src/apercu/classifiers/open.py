@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zipfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -61,7 +62,8 @@ def open_classifier(
     its mode, its gradients and its weights, and later training does not change the classifier.
 
     Args:
-        source: `timm/NAME`, `torchvision/NAME`, `FILE.pt2`, `FILE.onnx`,
+        source: `timm/NAME`, `torchvision/NAME`, `hf/NAME_OR_FOLDER` (transformers),
+            `clip/NAME_OR_FOLDER?texts=a cat,a dog` (zero-shot), `FILE.pt2`, `FILE.onnx`,
             `package.module:factory`, `CARD.json` (a classifier card), a module or a function.
         device: device on which it shall run; by default the CPU for a SPEC, and for a module the
             device where it is.
@@ -201,7 +203,8 @@ def _limit_network(card: ClassifierCard, spec: str) -> AbstractContextManager[No
     return limit_network(spec, size)
 
 
-def _open_network(card: ClassifierCard, class_count: int | None) -> Network:
+def _open_network(card: ClassifierCard, names: ClassNames | None) -> Network:
+    class_count = None if names is None else len(names.names)
     if not _FACTORY.fullmatch(card.source):
         check_options(card.source, card.options)
     if card.weights is not None and card.source.endswith(FILE_ENDINGS):
@@ -214,6 +217,14 @@ def _open_network(card: ClassifierCard, class_count: int | None) -> Network:
         from apercu.classifiers.sources.torchvision import open_torchvision
 
         return open_torchvision(card, class_count)
+    if card.source.startswith("hf/"):
+        from apercu.classifiers.sources.hf import open_hf
+
+        return open_hf(card)
+    if card.source.startswith("clip/"):
+        from apercu.classifiers.sources.clip import open_clip
+
+        return open_clip(card, names)
     if card.source.endswith(".pt2"):
         from apercu.classifiers.sources.exported_program import open_exported
 
@@ -236,13 +247,26 @@ def _read_names(card: ClassifierCard) -> ClassNames | None:
 
 
 def _unknown_source_error(source: str) -> ClassifierError:
-    if source.endswith((".pth", ".pt", ".ckpt", ".safetensors", ".bin")):
+    if _is_scripted(source):
+        hint = (
+            "; it holds TorchScript: pass the module of torch.jit.load in Python, or export it to "
+            "ONNX"
+        )
+    elif source.endswith((".pth", ".pt", ".ckpt", ".safetensors", ".bin")):
         hint = "; weights alone are no network: write a card with `source` and `weights`"
     elif source.startswith(IN_MEMORY):
         hint = "; it was a module in memory: pass the module, or save it by save_classifier"
     else:
-        hint = suggest_nearest(source.partition("/")[0], ("timm", "torchvision"))
+        hint = suggest_nearest(source.partition("/")[0], ("timm", "torchvision", "clip"))
     return ClassifierError(
-        "classifier: expected timm/NAME, torchvision/NAME, FILE.pt2, FILE.onnx, "
-        f"package.module:factory or CARD.json, got {source!r}{hint}"
+        "classifier: expected timm/NAME, torchvision/NAME, hf/NAME_OR_FOLDER, clip/NAME?texts=…, "
+        f"FILE.pt2, FILE.onnx, package.module:factory or CARD.json, got {source!r}{hint}"
     )
+
+
+def _is_scripted(source: str) -> bool:
+    """Whether this is a file that `torch.jit.save` wrote."""
+    if not (Path(source).is_file() and zipfile.is_zipfile(source)):
+        return False
+    with zipfile.ZipFile(source) as archive:
+        return any(name.partition("/")[2].startswith("code/") for name in archive.namelist())

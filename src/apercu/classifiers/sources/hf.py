@@ -1,0 +1,351 @@
+"""Classifiers of Hugging Face transformers, from the hub or a folder: `hf/NAME_OR_FOLDER`.
+
+The image processor says how images are prepared. Its settings have many spellings, so it is asked
+for plain images, and the input is read from what it returns. Only safetensors files are read, and
+no code of the hub is run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor, nn
+
+from apercu.classifiers.card import ClassifierCard, InputSpec, describe_mistakes
+from apercu.classifiers.fingerprint import digest_module
+from apercu.classifiers.names import ClassNames
+from apercu.classifiers.network import Network, load_weights
+from apercu.classifiers.outputs import OutputName
+from apercu.classifiers.sources.timm import is_reachable
+from apercu.errors import ClassifierError
+from apercu.extras import require_extra
+from apercu.types import Images, Logits
+
+HF_PREFIX = "hf/"
+LIBRARY_ERRORS = (
+    *(OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError, AttributeError),
+)
+"""What transformers raises for files and settings that are wrong."""
+
+_HUB = "https://huggingface.co"
+_OUTPUTS: dict[str, OutputName] = {
+    "multi_label_classification": "sigmoid",
+    "regression": "value",
+}
+"""The `problem_type` of a configuration, and what it means; all others are logits."""
+_LOCAL_KEYS = ("_name_or_path", "transformers_version", "architectures", "auto_map", "dtype")
+"""Keys of a configuration that say where a model comes from, and not what it is."""
+_SIDE = 512
+"""Side of the images that an image processor is asked for."""
+
+
+class HfOptions(BaseModel):
+    """The options of a card whose source is a model of transformers.
+
+    Attributes:
+        config: the model's configuration; read from the hub or the folder if None.
+        reverse_channels: whether the model takes blue first.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    config: dict[str, Any] | None = None
+    reverse_channels: bool = False
+
+
+class HfClassifier(nn.Module):
+    """A model of transformers as a module from normalised images to logits.
+
+    Args:
+        model: the model; its output has `logits`.
+        reverse_channels: whether it takes blue first.
+    """
+
+    def __init__(self, model: nn.Module, reverse_channels: bool = False) -> None:
+        super().__init__()
+        self.model = model
+        self.reverse_channels = reverse_channels
+
+    def forward(self, images: Images) -> Logits:
+        """Return the logits of normalised images, whose first channel is red."""
+        if self.reverse_channels:
+            images = images.flip(1)
+        logits: Logits = self.model(pixel_values=images).logits
+        return logits
+
+
+def open_hf(card: ClassifierCard) -> Network:
+    """Open `hf/NAME_OR_FOLDER`, with the card's weights or with those of the hub or the folder.
+
+    Args:
+        card: description of the classifier.
+
+    Returns:
+        The network.
+
+    Raises:
+        ClassifierError: there is no such model or folder, it has no classes or no safetensors
+            file, weights are missing, or its image processor does more than resize and normalise.
+        MissingExtraError: transformers is not installed.
+    """
+    require_extra("hf", f"classifier {card.source}")
+    from transformers import AutoModelForImageClassification
+
+    options, name = read_options(card), card.source.removeprefix(HF_PREFIX)
+    if card.weights is not None and options.config is not None:
+        with catch_errors(card.source):
+            config = make_config(options.config)
+            model = AutoModelForImageClassification.from_config(config)
+        module = HfClassifier(model, options.reverse_channels)
+        load_weights(module, card.weights)
+        spec = card.input
+    else:
+        location = find_model(name, card.source)
+        model = load_model(AutoModelForImageClassification, location, card.source)
+        spec, reverse = card.input, options.reverse_channels
+        if spec is None:
+            spec, reverse = read_processor(location, card.source, model.config)
+        module = HfClassifier(model, reverse)
+        if card.weights is not None:
+            load_weights(module, card.weights)
+    if spec is None:
+        raise ClassifierError(f"classifier {card.source}: its card needs `input`")
+    content = options.config or describe_config(model.config)
+    settings = {"config": content, "reverse_channels": module.reverse_channels}
+    output: OutputName = card.output
+    if "output" not in card.model_fields_set:
+        output = _OUTPUTS.get(str(getattr(model.config, "problem_type", None)), output)
+    return Network(
+        source=card.source,
+        forward=module,
+        digest=digest_module(module, HF_PREFIX, settings),
+        input=spec,
+        output=output,
+        names=_read_names(model.config),
+        options=settings,
+    )
+
+
+def read_options(card: ClassifierCard) -> HfOptions:
+    """Return the options of a card.
+
+    Raises:
+        ClassifierError: they hold mistakes.
+    """
+    try:
+        return HfOptions.model_validate(card.options)
+    except ValidationError as error:
+        mistakes = "; ".join(describe_mistakes(error, HfOptions))
+        raise ClassifierError(f"classifier {card.source}: options: {mistakes}") from None
+
+
+def find_model(name: str, source: str) -> dict[str, Any]:
+    """Return the arguments by which transformers finds a model: a folder, or a name of the hub.
+
+    Args:
+        name: the name or the folder.
+        source: source of the classifier, for the error.
+
+    Returns:
+        The arguments of `from_pretrained`.
+
+    Raises:
+        ClassifierError: there is no such folder, and the hub cannot be reached for the name.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    common: dict[str, Any] = {"trust_remote_code": False}
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ClassifierError(
+                f"classifier {source}: {folder} holds no config.json; expected a folder written by "
+                "save_pretrained"
+            )
+        return {**common, "pretrained_model_name_or_path": str(folder), "local_files_only": True}
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ClassifierError(f"classifier {source}: no such folder")
+    with catch_errors(source):
+        is_cached = isinstance(try_to_load_from_cache(name, "config.json"), str)
+    if not is_cached and not is_reachable(_HUB):
+        raise ClassifierError(
+            f"classifier {source}: there is no such folder, the model is not in the local cache, "
+            "and the hub cannot be reached; name the folder of the model"
+        )
+    return {**common, "pretrained_model_name_or_path": name, "local_files_only": is_cached}
+
+
+def load_model(kind: Any, location: Mapping[str, Any], source: str) -> Any:
+    """Return a pretrained model in float32, all of whose weights were in its files.
+
+    Args:
+        kind: the class of transformers that loads it, such as `AutoModelForImageClassification`.
+        location: arguments from `find_model`.
+        source: source of the classifier, for errors.
+
+    Returns:
+        The model.
+
+    Raises:
+        ClassifierError: it cannot be loaded from safetensors files, or weights are missing, which
+            would be random.
+    """
+    with catch_errors(source):
+        model, report = kind.from_pretrained(
+            **location, use_safetensors=True, output_loading_info=True, dtype=torch.float32
+        )
+    missing = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
+    if missing:
+        more = ", …" if len(missing) > 3 else ""
+        raise ClassifierError(
+            f"classifier {source}: {len(missing)} of its weights are missing and would be random: "
+            f"{', '.join(missing[:3])}{more}; it was not trained for these classes"
+        )
+    return model
+
+
+def make_config(content: Mapping[str, Any]) -> Any:
+    """Return a configuration of transformers from its values, as `describe_config` writes them."""
+    from transformers import AutoConfig
+
+    values = dict(content)
+    return AutoConfig.for_model(values.pop("model_type", ""), **values)
+
+
+def describe_config(config: Any) -> dict[str, Any]:
+    """Return the values of a configuration that differ from its defaults, for a card.
+
+    Names of classes and places of files are left out; the number of classes is kept.
+    """
+    content: dict[str, Any] = json.loads(config.to_json_string(use_diff=True))
+    content["model_type"] = config.model_type
+    for key in (*_LOCAL_KEYS, "id2label", "label2id"):
+        content.pop(key, None)
+    content["num_labels"] = config.num_labels
+    return content
+
+
+def read_processor(location: Mapping[str, Any], source: str, config: Any) -> tuple[InputSpec, bool]:
+    """Ask the image processor of a model for plain images, and return the input that it makes.
+
+    Args:
+        location: arguments from `find_model`.
+        source: source of the classifier, for errors.
+        config: configuration of the model, which says the number of channels.
+
+    Returns:
+        The input, and whether blue comes first.
+
+    Raises:
+        ClassifierError: there is no image processor, or it does more than resize and normalise.
+    """
+    from transformers import AutoImageProcessor
+
+    channels = int(getattr(config, "num_channels", None) or 3)
+    with catch_errors(source, "its image processor cannot be used; write a card with `input`"):
+        processor = AutoImageProcessor.from_pretrained(**location)
+        probe = {name: _process(processor, image) for name, image in _make_images(channels).items()}
+    low, high = probe["black"].mean((1, 2)), probe["white"].mean((1, 2))
+    scale = high - low
+    middle = (probe["grey"].mean((1, 2)) - low) / scale
+    is_plain = all(
+        probe[name].std((1, 2)).max() < 1e-3 * scale.max() for name in ("black", "white")
+    )
+    if len(low) != channels or not is_plain or (middle - 128 / 255).abs().max() > 0.01:
+        raise ClassifierError(
+            f"classifier {source}: its image processor does more than resize and normalise; write "
+            "a card with `input`"
+        )
+    red = ((probe["red"].mean((1, 2)) - low) / scale).round().tolist()
+    is_reversed = channels == 3 and red == [0, 0, 1]
+    order = slice(None, None, -1) if is_reversed else slice(None)
+    height, width = probe["ramp"].shape[1:]
+    resize = _measure_resize((probe["ramp"] - low[:, None, None]) / scale[:, None, None])
+    spec = InputSpec(
+        channels=channels,
+        size=(height, width),
+        resize=resize if height == width and resize > height else None,
+        mean=tuple(_round(value) for value in (-low / scale).tolist()[order]),
+        std=tuple(_round(value) for value in (1 / scale).tolist()[order]),
+    )
+    return spec, is_reversed
+
+
+@contextmanager
+def catch_errors(source: str, advice: str = "") -> Iterator[None]:
+    """Turn errors of transformers into one line, and keep it quiet."""
+    from transformers.utils import logging
+
+    verbosity, has_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    except LIBRARY_ERRORS as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        advice = f"; {advice}" if advice else ""
+        raise ClassifierError(f"classifier {source}: {reason}{advice}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+        if has_bar:
+            logging.enable_progress_bar()
+
+
+def _read_names(config: Any) -> ClassNames | None:
+    """Return the names of the classes; None where they are only numbered."""
+    labels = dict(config.id2label)
+    names = [str(labels[index]) for index in sorted(labels)]
+    if names == [f"LABEL_{index}" for index in range(len(names))]:
+        return None
+    return ClassNames.of(names)
+
+
+def _make_images(channels: int) -> dict[str, Any]:
+    """Return square images as PIL images: of one colour each, and a ramp from left to right."""
+    import numpy as np
+    from PIL import Image
+
+    def make(values: Any) -> Any:
+        image = np.zeros((_SIDE, _SIDE, 3), np.uint8)
+        image[:] = values
+        return Image.fromarray(image[..., 0] if channels == 1 else image)
+
+    ramp = np.round(np.arange(_SIDE) * 255 / (_SIDE - 1)).astype(np.uint8)[None, :, None]
+    colours = {"black": 0, "white": 255, "grey": 128, "red": (255, 0, 0), "ramp": ramp}
+    return {name: make(values) for name, values in colours.items()}
+
+
+def _process(processor: Any, image: Any) -> Tensor:
+    """Return what an image processor makes of an image, `channels × height × width`."""
+    values: Tensor = torch.as_tensor(processor(images=image, return_tensors="pt")["pixel_values"])
+    if values.ndim != 4 or len(values) != 1:
+        raise ValueError(f"expected one image of pixels, got {' × '.join(map(str, values.shape))}")
+    return values[0].double()
+
+
+def _measure_resize(ramp: Tensor) -> int:
+    """Return the side to which a square ramp was resized before its centre was cut out.
+
+    Args:
+        ramp: the ramp, whose values are from 0 to 1, `channels × height × width`.
+
+    Returns:
+        The side in pixels.
+    """
+    line = ramp.mean((0, 1))
+    line = line[len(line) // 8 : len(line) - len(line) // 8]
+    steps = torch.arange(len(line), dtype=line.dtype)
+    steps = steps - steps.mean()
+    slope = (steps * line).sum() / (steps * steps).sum()
+    return round(_SIDE / ((_SIDE - 1) * slope.item()))
+
+
+def _round(value: float) -> float:
+    """Return a number without the last digits, which rounding of the processor makes."""
+    return float(f"{value:.6g}")
