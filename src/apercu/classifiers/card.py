@@ -214,7 +214,7 @@ def _resolve_paths(card: ClassifierCard, folder: Path) -> Iterator[tuple[str, st
         yield "source", str(folder / card.source)
     name = _strip_source(card.source)
     if name != card.source and (folder / name).is_dir():
-        yield "source", card.source.replace(name, str(folder / name), 1)
+        yield "source", card.source.replace(f"/{name}", f"/{folder / name}", 1)
     if card.weights is not None:
         yield "weights", str(folder / card.weights)
     if isinstance(card.classes, str):
