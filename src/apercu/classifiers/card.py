@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import isfinite, prod
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -36,13 +36,25 @@ class InputSpec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     channels: int = Field(default=3, ge=1)
-    size: tuple[int, int] = Field(description="height and width, pixels")
+    size: tuple[int, int] = Field(description="height and width, pixels; one number for both")
     resize: int | None = Field(default=None, ge=1, description="short side before a centre crop")
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     normalise: Literal["l2_per_channel"] | None = None
     bands: tuple[str, ...] | None = Field(default=None, description="names, in order")
     stretch: Stretch | None = None
+
+    @field_validator("size", mode="before")
+    @classmethod
+    def _read_size(cls, size: object) -> object:
+        return (size, size) if isinstance(size, int) and not isinstance(size, bool) else size
+
+    @field_validator("mean", "std", mode="before")
+    @classmethod
+    def _read_channel_values(cls, values: object, info: Any) -> object:
+        if isinstance(values, int | float) and not isinstance(values, bool):
+            return (values,) * info.data.get("channels", 1)
+        return values
 
     @field_validator("size")
     @classmethod
@@ -232,11 +244,23 @@ def describe_mistakes(error: ValidationError, model: type[BaseModel]) -> Iterato
     for mistake in error.errors(include_url=False):
         where = ".".join(str(part) for part in mistake["loc"])
         if mistake["type"] == "extra_forbidden":
-            owner = InputSpec if len(mistake["loc"]) > 1 else model
-            word = str(mistake["loc"][-1])
-            yield f"{where} is no key of a card{suggest_nearest(word, owner.model_fields)}"
+            *parents, word = map(str, mistake["loc"])
+            keys = _find_keys(model, parents)
+            hint = suggest_nearest(word, keys)
+            yield f"{where} is no key of a card{hint} (the keys are {', '.join(keys)})"
         elif mistake["type"] == "missing":
             yield f"{where} is missing"
         else:
             reason = mistake["msg"].removeprefix("Value error, ")
             yield f"{where}: {reason[:1].lower()}{reason[1:]}, got {shorten(mistake['input'])}"
+
+
+def _find_keys(model: type[BaseModel], parents: Sequence[str]) -> list[str]:
+    """Return the keys of a record inside of a record, such as those of `input.stretch`."""
+    for parent in parents:
+        kinds = (annotation := model.model_fields[parent].annotation, *get_args(annotation))
+        model = next(
+            (kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)),
+            model,
+        )
+    return list(model.model_fields)

@@ -164,15 +164,33 @@ def _open_spec(spec: str, words: Sequence[str]) -> Classifier:
         remember_typed(spec)
     if is_file:
         _check_hashes(spec, card)
+    return Classifier(open_network(card, spec), spec=spec)
+
+
+def open_network(card: ClassifierCard, spec: str) -> Network:
+    """Open the network that a card describes.
+
+    Args:
+        card: description of the classifier, whose paths are relative to the working directory.
+        spec: what was typed: the source of the card, or the file of the card.
+
+    Returns:
+        The network, with the names and the output that the card says.
+
+    Raises:
+        UntrustedError: the card is a file that could run code, and is not trusted.
+        ClassifierError: it cannot be opened, or is not described well.
+    """
     names = _read_names(card)
     try:
         with torch.random.fork_rng(devices=[]), _limit_network(card, spec):
-            network = _open_network(card, _count_columns(card, names))
+            network = _open_network(card, names)
     except UntrustedError as error:
-        raise UntrustedError(f"{spec}: {error}" if is_file else str(error)) from None
+        where = f"{spec}: " if spec.endswith(".json") else ""
+        raise UntrustedError(f"{where}{error}") from None
     if names is not None:
         network = network.with_names(names)
-    return Classifier(network.with_output_of(card), spec=spec)
+    return network.with_output_of(card)
 
 
 def _count_columns(card: ClassifierCard, names: ClassNames | None) -> int | None:
@@ -204,7 +222,7 @@ def _limit_network(card: ClassifierCard, spec: str) -> AbstractContextManager[No
 
 
 def _open_network(card: ClassifierCard, names: ClassNames | None) -> Network:
-    class_count = None if names is None else len(names.names)
+    class_count = _count_columns(card, names)
     if not _FACTORY.fullmatch(card.source):
         check_options(card.source, card.options)
     if card.weights is not None and card.source.endswith(FILE_ENDINGS):
