@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import hashlib
 import io
 import json
@@ -17,6 +18,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from apercu.errors import OutputError
+
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
+"""First characters of a cell that spreadsheets take for a formula."""
 
 HASHES = "sha256.json"
 """File of a folder with the SHA-256 of the others; folders of older versions have none."""
@@ -69,6 +73,37 @@ def parse_json(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def format_csv_rows(rows: Iterable[Iterable[object]]) -> str:
+    """Return rows as CSV whose texts no spreadsheet takes for formulas.
+
+    A text that begins with `=`, `+`, `-`, `@`, a tab or a line break gets a `'` in front, which
+    `unescape_cell` takes away; numbers stay as they are.
+
+    >>> format_csv_rows([["name", "value"], ["=1+1.png", -0.5]])
+    "name,value\n'=1+1.png,-0.5\n"
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows(
+        [_escape_cell(cell) if isinstance(cell, str) else cell for cell in row] for row in rows
+    )
+    return text.getvalue()
+
+
+def _escape_cell(cell: str) -> str:
+    return f"'{cell}" if cell.lstrip("'").startswith(_FORMULA_STARTS) else cell
+
+
+def unescape_cell(cell: str) -> str:
+    """Return the text of a cell that `format_csv_rows` wrote.
+
+    >>> unescape_cell("'=1+1.png"), unescape_cell("'quoted'")
+    ('=1+1.png', "'quoted'")
+    """
+    escaped = cell.startswith("'") and cell.lstrip("'").startswith(_FORMULA_STARTS)
+    return cell[1:] if escaped else cell
 
 
 def is_inside(path: Path, folder: Path) -> bool:

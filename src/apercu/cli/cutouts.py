@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections import Counter
 from pathlib import Path
@@ -15,6 +13,7 @@ from apercu.cli.exit_codes import on_interrupt
 from apercu.cli.options import DebugOption, OutOption
 from apercu.cli.terminal import say, warn
 from apercu.errors import ConfigError, ImagesError, InputError
+from apercu.io import format_csv_rows
 from apercu.progress import show_progress
 
 if TYPE_CHECKING:
@@ -143,6 +142,4 @@ def _describe_statuses(statuses: list[CutoutStatus]) -> str:
 
 def _format_labels(rows: list[tuple[str, str | None]]) -> str:
     """Return the content of labels.csv."""
-    stream = io.StringIO()
-    csv.writer(stream, lineterminator="\n").writerows([("file", "class"), *rows])
-    return stream.getvalue()
+    return format_csv_rows([("file", "class"), *rows])

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from apercu.errors import RunError
-from apercu.io import write_file, write_json
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from apercu.errors import RunError, shorten
+from apercu.io import format_csv_rows, parse_json, unescape_cell, write_file, write_json
+from apercu.metrics.registry import METRICS
 
 if TYPE_CHECKING:
     from apercu.evaluation.ranking import RankingRow
 
 RESULTS_FILE, SCORES_FILE = "results.json", "scores.csv"
+_SCORE_NAMES = ("explainer", "metric", "image")
 FIXED_THRESHOLD = 0.5
 """Where a mask is cut when no threshold is chosen for it."""
 
@@ -113,6 +117,20 @@ class Invocation:
     explainers: tuple[str, ...] = ()
 
 
+class _StoredResults(BaseModel):
+    """What `results.json` holds besides the key."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+    environment: dict[str, Any]
+    explainers: dict[str, str]
+    rows: tuple[MetricRow, ...]
+    cost: tuple[Cost, ...]
+    failed: dict[str, str]
+    needs: dict[str, tuple[str, ...]]
+    curves: dict[str, dict[str, tuple[float, ...]]]
+    calls: tuple[Invocation, ...]
+
+
 @dataclass(frozen=True)
 class ComparisonResults:
     """All rows of a comparison, in a notebook a table.
@@ -184,33 +202,20 @@ class ComparisonResults:
         """
         path = Path(folder) / RESULTS_FILE
         try:
-            content = json.loads(path.read_text())
-            names = ComparisonKey.__dataclass_fields__
-            return ComparisonResults(
-                key=ComparisonKey(**{name: content[name] for name in names}),
-                environment=content["environment"],
-                explainers=content["explainers"],
-                failed=content["failed"],
-                needs={name: tuple(needs) for name, needs in content["needs"].items()},
-                curves={
-                    name: {kind: tuple(points) for kind, points in curves.items()}
-                    for name, curves in content["curves"].items()
-                },
-                rows=tuple(
-                    MetricRow(**{**row, "ci95": tuple(row["ci95"])}) for row in content["rows"]
-                ),
-                cost=tuple(Cost(**cost) for cost in content["cost"]),
-                scores=_parse_scores((Path(folder) / SCORES_FILE).read_text()),
-                calls=tuple(
-                    Invocation(**{**call, "explainers": tuple(call["explainers"])})
-                    for call in content["calls"]
-                ),
+            content = parse_json(path.read_text(encoding="utf-8"))
+            stored = _StoredResults.model_validate(content)
+            results = ComparisonResults(
+                key=TypeAdapter(ComparisonKey).validate_python(content),
+                scores=_parse_scores((Path(folder) / SCORES_FILE).read_text(encoding="utf-8")),
+                **dict(stored),
             )
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            _check_consistency(results)
+        except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
             raise RunError(
-                f"{path}: cannot be read as results ({error}); "
+                f"{path}: cannot be read as results ({_describe_damage(error)}); "
                 "choose the folder of a comparison, or a new one"
             ) from error
+        return results
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of `results.json`; thresholds appear only in rows that have one."""
@@ -321,18 +326,46 @@ def _list_row_names(explainer: str) -> tuple[str, str]:
     return explainer, name_at_fixed_threshold(explainer)
 
 
+def _check_consistency(results: ComparisonResults) -> None:
+    """Raise ValueError where the parts of stored results do not fit each other."""
+    names = {row for name in results.explainers for row in _list_row_names(name)}
+    keys = [(row.explainer, row.metric) for row in results.rows]
+    if len(set(keys)) < len(keys):
+        raise ValueError("a row stands there twice")
+    for row in results.rows:
+        what = f"row {shorten(row.explainer)}, {shorten(row.metric)}"
+        if row.explainer not in names or row.metric not in METRICS:
+            raise ValueError(f"{what}: no such explainer or metric")
+        if row.better not in ("lower", "higher"):
+            raise ValueError(f"{what}: better is {shorten(row.better)}")
+        scores = results.scores.get((row.explainer, row.metric), {})
+        if len(scores) != row.n or not all(map(isfinite, (row.value, *row.ci95))):
+            raise ValueError(f"{what}: {len(scores)} scores of {row.n} images")
+    if missing := [name for name in results.explainers if name not in results.needs]:
+        raise ValueError(f"needs of {shorten(missing[0])} are missing")
+
+
+def _describe_damage(error: Exception) -> str:
+    """Return what is wrong with stored results, in a few words."""
+    if isinstance(error, ValidationError):
+        mistake = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in mistake["loc"])
+        return f"{shorten(where)}: {mistake['msg']}"
+    if isinstance(error, KeyError):
+        return f"{error} is missing"
+    return shorten(str(error), 200).strip("'\"")
+
+
 def _format_scores(scores: Mapping[tuple[str, str], Mapping[str, float]]) -> str:
-    buffer = io.StringIO()
-    table = csv.writer(buffer, lineterminator="\n")
-    table.writerow(("explainer", "metric", "image", "value"))
+    rows: list[tuple[str | float, ...]] = [("explainer", "metric", "image", "value")]
     for (explainer, metric), values in scores.items():
-        table.writerows((explainer, metric, image, repr(value)) for image, value in values.items())
-    return buffer.getvalue()
+        rows += [(explainer, metric, image, float(value)) for image, value in values.items()]
+    return format_csv_rows(rows)
 
 
 def _parse_scores(text: str) -> dict[tuple[str, str], dict[str, float]]:
     scores: dict[tuple[str, str], dict[str, float]] = {}
     for line in csv.DictReader(io.StringIO(text)):
-        values = scores.setdefault((line["explainer"], line["metric"]), {})
-        values[line["image"]] = float(line["value"])
+        explainer, metric, image = (unescape_cell(line[name]) for name in _SCORE_NAMES)
+        scores.setdefault((explainer, metric), {})[image] = float(line["value"])
     return scores

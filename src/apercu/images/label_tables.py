@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeAlias
 
 from apercu.errors import ImagesError, suggest_nearest
 from apercu.images.csv_text import open_csv
+from apercu.io import unescape_cell
 
 Label: TypeAlias = str | int
 
@@ -109,7 +110,7 @@ class _Row:
 
     def read_text(self, column: str) -> str:
         """Return a cell, which must not be empty."""
-        value = self.cells[column].strip()
+        value = unescape_cell(self.cells[column].strip())
         if not value:
             raise ImagesError(f"{self.location}: expected a {column}, got nothing")
         return value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 from apercu.errors import ImageError, ImagesError, NoPixelsError
@@ -29,6 +30,7 @@ from apercu.images.planted import open_planted
 from apercu.images.reader import SUFFIXES
 from apercu.images.source import ImageSource
 from apercu.images.stack import open_stack
+from apercu.io import is_inside
 
 DICOM_DIRECTORY = "DICOMDIR"
 """Name of the file that lists the images of a CD; opening it opens its folder."""
@@ -256,8 +258,17 @@ def _suggest_instead(path: Path) -> str:
 
 
 def _check_present(table: Path, files: Iterable[str]) -> None:
-    """Raise ImagesError if a table names files that do not exist."""
-    missing = sorted(file for file in files if not (table.parent / file).is_file())
+    """Raise ImagesError if a table names files that do not exist, or are outside of its folder."""
+    files, folder = list(files), table.parent
+    inside = cache(lambda parent: is_inside(parent, folder))
+    for file in files:
+        path = folder / file
+        if not inside(path.parent) or (path.is_symlink() and not is_inside(path, folder)):
+            raise ImagesError(
+                f"{table}: {file} leads out of its folder; copy the pictures there, or put the "
+                "table beside them"
+            )
+    missing = sorted(file for file in files if not (folder / file).is_file())
     if missing:
         raise ImagesError(
             f"{table}: names files that do not exist, {len(missing)} in all, first {missing[0]}"

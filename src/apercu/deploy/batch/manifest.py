@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,7 +13,7 @@ from apercu.deploy.batch.settings import BatchRecord
 from apercu.deploy.batch.shard_writer import ShardWriter
 from apercu.deploy.batch.work_folder import ShardRecord
 from apercu.errors import RunError
-from apercu.io import write_file, write_json
+from apercu.io import format_csv_rows, parse_json, write_file, write_json
 
 MANIFEST = "manifest.json"
 ERRORS_FILE = "errors.csv"
@@ -63,7 +60,7 @@ def read_finished(out: Path) -> dict[str, Any]:
         RunError: the manifest is damaged, or lists a file that is missing or incomplete.
     """
     try:
-        content: dict[str, Any] = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
+        content: dict[str, Any] = parse_json((out / MANIFEST).read_bytes())
         shards = [ShardRecord.model_validate(entry) for entry in content["shards"]]
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise RunError(f"{out / MANIFEST}: damaged; delete it and choose another --out") from error
@@ -88,13 +85,11 @@ def write_failures(out: Path, shard_writer: ShardWriter, records: Sequence[Shard
     Raises:
         OutputError: the folder cannot be written.
     """
-    text = io.StringIO()
-    lines = csv.writer(text, lineterminator="\n")
-    lines.writerow(("index", "id", "error"))
+    rows: list[Iterable[object]] = [("index", "id", "error")]
     for record in records:
         if record.errors:
-            lines.writerows(shard_writer.read_failures(record))
-    write_file(out / ERRORS_FILE, text.getvalue())
+            rows += shard_writer.read_failures(record)
+    write_file(out / ERRORS_FILE, format_csv_rows(rows))
 
 
 def _find_versions() -> dict[str, str]:

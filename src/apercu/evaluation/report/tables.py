@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Sequence
 from html import escape
@@ -19,7 +17,7 @@ from apercu.evaluation.ranking import (
     write_headline,
 )
 from apercu.evaluation.results import ComparisonResults, Cost
-from apercu.io import write_file
+from apercu.io import format_csv_rows, write_file
 from apercu.metrics.registry import METRICS, is_threshold_needed
 
 CSV_HEADER = (
@@ -70,9 +68,7 @@ def format_markdown(results: ComparisonResults) -> str:
 
 def format_csv(results: ComparisonResults) -> str:
     """Return a line per row and per failure, with differences from the best trained explainer."""
-    buffer = io.StringIO()
-    table = csv.writer(buffer, lineterminator="\n")
-    table.writerow(CSV_HEADER)
+    table: list[tuple[object, ...]] = [CSV_HEADER]
     cells = {
         (line.name, metric): cell
         for line in build_ranking(results)
@@ -83,10 +79,10 @@ def format_csv(results: ComparisonResults) -> str:
         difference = ("", "", "", "") if pair is None else (pair.difference, *pair.ci95, pair.p)
         threshold = "" if row.threshold is None else row.threshold
         names = (row.explainer, row.metric, row.better)
-        table.writerow((*names, row.value, *row.ci95, row.n, threshold, *difference, ""))
+        table.append((*names, row.value, *row.ci95, row.n, threshold, *difference, ""))
     blank = [""] * (len(CSV_HEADER) - 2)
-    table.writerows((name, *blank, reason) for name, reason in results.failed.items())
-    return buffer.getvalue()
+    table += [(name, *blank, reason) for name, reason in results.failed.items()]
+    return format_csv_rows(table)
 
 
 def format_ranking(results: ComparisonResults) -> str:
