@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import OneCycleLR
 
@@ -78,8 +78,26 @@ def train_classifier(
     Returns:
         The classifier, on the device.
     """
-    loaded = load_images(source)
     network = _build_network(source, training).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    train_network(network, load_images(source), training, progress)
+    return wrap_module(network.cpu(), _build_card(source, training)).to(device)
+
+
+def train_network(
+    network: nn.Module,
+    loaded: LoadedImages,
+    training: ClassifierTraining,
+    progress: Callable[[int, int], None],
+) -> None:
+    """Train any network in place to name the class of the first object.
+
+    Args:
+        network: takes images from −1 to 1, and returns logits; on the device that computes.
+        loaded: the training images.
+        training: the settings of the training.
+        progress: is called with the steps that are done, and the steps in all.
+    """
+    device = next(network.parameters()).device
     total = training.epochs * (len(loaded.images) // training.batch)
     optimiser = AdamW(network.parameters(), training.rate, weight_decay=0.02)
     schedule = OneCycleLR(optimiser, training.rate, total_steps=total)
@@ -93,7 +111,6 @@ def train_classifier(
         optimiser.step()
         schedule.step()
         progress(step + 1, total)
-    return wrap_module(network.cpu(), _build_card(source, training)).to(device)
 
 
 def measure_accuracy(classifier: Classifier, source: Planted) -> float:
