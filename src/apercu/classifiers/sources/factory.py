@@ -27,7 +27,8 @@ from apercu.classifiers.sources.module import (
     read_output_attribute,
     unwrap_module,
 )
-from apercu.classifiers.trust import check_factory
+from apercu.classifiers.sources.timm import warn_random
+from apercu.classifiers.trust import OWN_FACTORIES, check_factory
 from apercu.errors import ClassifierError, suggest_nearest
 
 
@@ -61,6 +62,8 @@ def open_factory(card: ClassifierCard) -> Network:
         if not isinstance(built, nn.Module):
             raise ClassifierError(f"classifier {card.source}: a plain callable takes no weights")
         load_weights(unwrap_module(built), card.weights)
+    elif card.source in OWN_FACTORIES:
+        warn_random(card.source, "its card names no `weights`")
     spec = card.input or read_input_attribute(built, card.source)
     if spec is None:
         raise ClassifierError(

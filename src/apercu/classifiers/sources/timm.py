@@ -8,6 +8,7 @@ import urllib.request
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from apercu.classifiers.card import ClassifierCard, InputSpec
@@ -15,6 +16,7 @@ from apercu.classifiers.fingerprint import digest_module
 from apercu.classifiers.names import ClassNames
 from apercu.classifiers.network import Network, load_weights
 from apercu.errors import ClassifierError, suggest_nearest
+from apercu.log import warn
 
 TIMM_PREFIX = "timm/"
 _REACH_SECONDS = 5
@@ -24,7 +26,8 @@ def open_timm(card: ClassifierCard, class_count: int | None) -> Network:
     """Build `timm/NAME`, with the card's weights or with timm's own, which may be downloaded.
 
     Args:
-        card: description of the classifier; its options go to `timm.create_model`.
+        card: description of the classifier; its options go to `timm.create_model`. With
+            `pretrained: false` the weights are random, which is told.
         class_count: number of classes that the card names, or None.
 
     Returns:
@@ -40,7 +43,14 @@ def open_timm(card: ClassifierCard, class_count: int | None) -> Network:
         options.setdefault("num_classes", class_count)
     if card.input is not None:
         options.setdefault("in_chans", card.input.channels)
-    if card.weights is None:
+        options |= find_size_option(name, card.input.size)
+        options |= card.options
+    is_random = card.weights is None and options.get("pretrained") is False
+    if is_random:
+        warn_random(card.source, "options.pretrained is false")
+        torch.manual_seed(0)
+        module = create_model(name, options)
+    elif card.weights is None:
         module = _create_pretrained(name, options)
     else:
         module = create_model(name, {**options, "pretrained": False})
@@ -53,8 +63,15 @@ def open_timm(card: ClassifierCard, class_count: int | None) -> Network:
         digest=digest_module(module, card.source, card.options),
         input=card.input or read_input(module.pretrained_cfg),
         output=card.output,
-        names=None if card.weights else _read_imagenet_names(module),
+        names=None if card.weights or is_random else _read_imagenet_names(module),
         options=card.options,
+    )
+
+
+def warn_random(source: str, reason: str) -> None:
+    """Warn that a network has random weights, the same ones each time."""
+    warn(
+        f"classifier {source}: its weights are random, as {reason}; what it predicts means nothing"
     )
 
 
@@ -72,6 +89,42 @@ def create_model(name: str, options: Mapping[str, Any]) -> Any:
     except (TypeError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ClassifierError(f"classifier timm/{name}: {reason}; check its options") from error
+
+
+def find_size_option(name: str, size: tuple[int, int]) -> dict[str, Any]:
+    """Return the option that makes a model of timm for images of this size, or no option.
+
+    Models with a fixed size take `img_size`; others take images of any size. The size of the
+    model's own weights needs no option.
+
+    Args:
+        name: name of the model.
+        size: height and width in pixels.
+    """
+    import timm
+
+    config = timm.get_pretrained_cfg(name)
+    if config is not None and tuple(config.input_size[1:]) == tuple(size):
+        return {}
+    if not getattr(config, "fixed_input_size", False):
+        return {}
+    return {"img_size": tuple(size)}
+
+
+def find_cached_weights(name: str) -> str | None:
+    """Return the file of a model's pretrained weights in the local cache, or None.
+
+    Args:
+        name: name of the model.
+    """
+    import timm
+    from huggingface_hub import try_to_load_from_cache
+
+    config = timm.get_pretrained_cfg(name)
+    if config is None or not config.hf_hub_id:
+        return None
+    cached = try_to_load_from_cache(config.hf_hub_id, "model.safetensors")
+    return cached if isinstance(cached, str) else None
 
 
 def read_input(config: Mapping[str, Any]) -> InputSpec:
@@ -97,7 +150,6 @@ def _check_name(name: str) -> None:
 def _create_pretrained(name: str, options: Mapping[str, Any]) -> Any:
     """Return a model with weights from the local cache of the Hugging Face hub, or downloaded."""
     import timm
-    from huggingface_hub import try_to_load_from_cache
 
     config = timm.get_pretrained_cfg(name)
     if config is None or not config.has_weights:
@@ -105,10 +157,17 @@ def _create_pretrained(name: str, options: Mapping[str, Any]) -> Any:
             f"classifier timm/{name}: timm has no pretrained weights for it; "
             "write a classifier card with `weights`"
         )
-    cached = config.hf_hub_id and try_to_load_from_cache(config.hf_hub_id, "model.safetensors")
-    if isinstance(cached, str):
+    count = options.get("num_classes", config.num_classes)
+    if count not in (0, config.num_classes):
+        raise ClassifierError(
+            f"classifier timm/{name}: its pretrained weights are for {config.num_classes} classes, "
+            f"so a head of {count} (options.num_classes) would be random; write a classifier card "
+            "with `weights`"
+        )
+    cached = find_cached_weights(name)
+    if cached is not None:
         options = {**options, "pretrained_cfg_overlay": {"file": cached}}
-    elif not _is_reachable("https://huggingface.co" if config.hf_hub_id else str(config.url)):
+    elif not is_reachable("https://huggingface.co" if config.hf_hub_id else str(config.url)):
         raise _download_error(name, "the hub cannot be reached")
     try:
         return create_model(name, {**options, "pretrained": True})
@@ -116,7 +175,7 @@ def _create_pretrained(name: str, options: Mapping[str, Any]) -> Any:
         raise _download_error(name, str(error).splitlines()[0]) from error
 
 
-def _is_reachable(url: str) -> bool:
+def is_reachable(url: str) -> bool:
     """Try one short request, because the hub's own client would repeat it for a minute."""
     request = urllib.request.Request(url, method="HEAD")
     try:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from apercu.classifiers.card import ClassifierCard, InputSpec
 from apercu.classifiers.fingerprint import digest_module
 from apercu.classifiers.names import ClassNames
 from apercu.classifiers.network import Network, load_weights
+from apercu.classifiers.sources.timm import warn_random
 from apercu.errors import ClassifierError, suggest_nearest
 
 
@@ -15,7 +18,8 @@ def open_torchvision(card: ClassifierCard, class_count: int | None) -> Network:
     """Build `torchvision/NAME`, with the card's weights or with torchvision's (downloaded).
 
     Args:
-        card: description of the classifier; its options go to the model's builder.
+        card: description of the classifier; its options go to the model's builder. Of these,
+            `weights` names the weights of torchvision; with null they are random, which is told.
         class_count: number of classes that the card names, or None.
 
     Returns:
@@ -33,12 +37,18 @@ def open_torchvision(card: ClassifierCard, class_count: int | None) -> Network:
         raise ClassifierError(
             f"classifier {card.source}: torchvision has no such classifier{suggestion}"
         )
-    preset = models.get_model_weights(name).DEFAULT
     options = dict(card.options)
+    presets = models.get_model_weights(name)
+    preset = _choose_preset(presets, options.pop("weights", ""), card)
+    is_random = preset is None
+    preset = preset or presets.DEFAULT
     if card.weights is not None and class_count is not None:
         options.setdefault("num_classes", class_count)
+    if card.weights is not None and card.input is not None:
+        options = find_size_option(name, card.input.size) | options
     try:
-        module = models.get_model(name, weights=None if card.weights else preset, **options)
+        weights = None if card.weights or is_random else preset
+        module = models.get_model(name, weights=weights, **options)
     except OSError as error:
         raise ClassifierError(
             f"classifier {card.source}: its pretrained weights cannot be downloaded ({error}); "
@@ -56,9 +66,42 @@ def open_torchvision(card: ClassifierCard, class_count: int | None) -> Network:
         digest=digest_module(module, card.source, card.options),
         input=card.input or _read_input(preset),
         output=card.output,
-        names=None if card.weights else ClassNames.of(preset.meta["categories"]),
+        names=ClassNames.of(preset.meta["categories"]) if weights is not None else None,
         options=card.options,
     )
+
+
+def _choose_preset(presets: Any, choice: str | None, card: ClassifierCard) -> Any:
+    """Return pretrained weights of torchvision by their name, the default ones, or None."""
+    if choice is None:
+        if card.weights is None:
+            warn_random(card.source, "options.weights is null")
+            torch.manual_seed(0)
+        return None
+    if not choice:
+        return presets.DEFAULT
+    try:
+        return presets[choice]
+    except KeyError:
+        names = ", ".join(presets.__members__)
+        raise ClassifierError(
+            f"classifier {card.source}: options.weights: expected one of {names} or null, got "
+            f"{choice!r}"
+        ) from None
+
+
+def find_size_option(name: str, size: tuple[int, int]) -> dict[str, Any]:
+    """Return the option that makes a model of torchvision for images of this size, or no option.
+
+    Vision transformers and MaxViT have a fixed size; others take images of any size.
+
+    Args:
+        name: name of the model.
+        size: height and width in pixels.
+    """
+    if name.startswith("vit_") and size[0] == size[1]:
+        return {"image_size": size[0]}
+    return {"input_size": tuple(size)} if name.startswith("maxvit") else {}
 
 
 def _read_input(preset: Any) -> InputSpec:
