@@ -91,9 +91,9 @@ class Decision(ABC):
         """Return the probability of each image's target."""
         return self.probabilities(logits).gather(1, targets[:, None])[:, 0]
 
+    @abstractmethod
     def target_cross_entropy(self, logits: Logits, targets: Targets) -> Scores:
         """Return the cross-entropy of logits with one target per image, one number per image."""
-        return -self.log_probability(logits, targets)
 
 
 @final
@@ -112,6 +112,9 @@ class OneClass(Decision):
         own = logits.gather(1, targets[:, None])
         others = logits.scatter(1, targets[:, None], float("-inf"))
         return (own - others.max(1, keepdim=True).values).squeeze(1)
+
+    def target_cross_entropy(self, logits: Logits, targets: Targets) -> Scores:
+        return F.cross_entropy(logits, targets, reduction="none")
 
     def predicted(self, logits: Logits) -> Bool[Tensor, "batch classes"]:
         top = logits.argmax(1, keepdim=True)
@@ -163,6 +166,9 @@ class EachClass(Decision):
 
     def margin(self, logits: Logits, targets: Targets) -> Scores:
         return logits.gather(1, targets[:, None])[:, 0]
+
+    def target_cross_entropy(self, logits: Logits, targets: Targets) -> Scores:
+        return F.softplus(-self.margin(logits, targets))
 
     def predicted(self, logits: Logits) -> Bool[Tensor, "batch classes"]:
         return logits >= 0

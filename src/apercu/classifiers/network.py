@@ -116,16 +116,16 @@ class BlackBox:
     """A function on the CPU that gives no gradients.
 
     Args:
-        function: images on the CPU → raw outputs on the CPU, a tensor or a numpy array.
+        function: images on the CPU → raw outputs on the CPU: tensors, arrays or nested lists,
+            alone or in a tuple or dictionary.
     """
 
     function: Callable[[Tensor], Any]
 
     def __call__(self, images: Tensor) -> Any:
         raw = self.function(images.detach().cpu())
-        if isinstance(raw, np.ndarray):
-            raw = torch.from_numpy(raw)
-        return raw.to(images.device) if isinstance(raw, Tensor) else raw
+        tensors = {name: values.to(images.device) for name, values in list_tensors(raw).items()}
+        return tensors[""] if list(tensors) == [""] else tensors or raw
 
     def to(self, device: torch.device) -> BlackBox:
         """Return itself: it stays on the CPU; its outputs follow the images."""

@@ -130,7 +130,7 @@ def _draw_image(
 ) -> GalleryImage:
     images = classifier.prepare(item.picture)[None].to(classifier.device)
     with torch.no_grad():
-        probabilities = classifier(images).softmax(dim=1)[0]
+        probabilities = classifier.predict_probabilities(images)[0]
     predicted = int(probabilities.argmax())
     target = predicted if item.label is None else classifier.index_of(item.label)
     caption = f"{classifier.classes[target]} ({float(probabilities[target]):.0%})"

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from apercu.classifiers import Classifier
+from apercu.classifiers.decisions import DecidedLogits
 from apercu.errors import ConfigError
 from apercu.explainers.base import TrainedExplainer
 from apercu.robustness.attacks.base import QueryCountingAttack, QueryCounts, compute_gradients
@@ -203,4 +204,4 @@ def build_logits_fn(
     if filter is None:
         return classifier
     layer = FilterLayer(filter, mode)
-    return lambda images: classifier(layer(images))
+    return DecidedLogits(lambda images: classifier(layer(images)), classifier.decision)

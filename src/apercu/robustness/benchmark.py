@@ -156,7 +156,11 @@ class StressBenchmark:
             with torch.no_grad():
                 logits = build_logits_fn(self.classifier, self.filters[name])(attacked)
             correct = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-            result.top1[name] += correct[:, 0].tolist()
+            if self.classifier.decision.is_multiple:
+                predicted = self.classifier.decision.is_predicted(logits, labels)
+            else:
+                predicted = correct[:, 0]
+            result.top1[name] += predicted.tolist()
             result.top5[name] += correct.any(1).tolist()
         for norm, values in compute_norms(images, attacked).items():
             getattr(result, norm).extend(values.tolist())

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool
 from torch import Tensor
 
-from apercu.explainers.mask.objectives.base import margin
+from apercu.classifiers.decisions import ONE_CLASS, Decision, find_decision
 from apercu.statistics import spearman
 from apercu.types import Images, Logits, Maps, Scores, Targets
 
@@ -45,19 +45,19 @@ class AttackObjective(ABC):
         """Return for each image whether it is adversarial."""
 
 
-def cross_entropy(logits: Logits, labels: Targets) -> Scores:
+def cross_entropy(logits: Logits, labels: Targets, decision: Decision = ONE_CLASS) -> Scores:
     """Compute the cross-entropy of the logits of each image with its class."""
-    return F.cross_entropy(logits, labels, reduction="none")
+    return decision.target_cross_entropy(logits, labels)
 
 
-def negative_margin(logits: Logits, labels: Targets) -> Scores:
+def negative_margin(logits: Logits, labels: Targets, decision: Decision = ONE_CLASS) -> Scores:
     """Compute by how much the logit of a class is below the highest logit of the others.
 
     In float32 the cross-entropy of a class that leads by about 17 no longer depends on the logit
     of that class, and of a class that leads by about 104 on no logit at all. This difference always
     depends on both logits (objective 6 of Carlini & Wagner 2017, who maximise it for this reason).
     """
-    return -margin(logits, labels)
+    return -decision.margin(logits, labels)
 
 
 @final
@@ -68,19 +68,20 @@ class Untargeted(AttackObjective):
     Args:
         logits_fn: images → logits.
         labels: class indices of the true classes.
-        loss: loss of the logits and labels, for the attacks that maximise any objective.
+        loss: loss of the logits, labels and decision, for the attacks that maximise any objective.
     """
 
     logits_fn: LogitsFn
     labels: Targets
-    loss: Callable[[Logits, Targets], Scores] = cross_entropy
+    loss: Callable[[Logits, Targets, Decision], Scores] = cross_entropy
 
     def score(self, images: Images) -> Scores:
-        return self.loss(self.logits_fn(images), self.labels)
+        return self.loss(self.logits_fn(images), self.labels, find_decision(self.logits_fn))
 
     @torch.no_grad()
     def is_adversarial(self, images: Images) -> BatchFlags:
-        return self.logits_fn(images).argmax(1) != self.labels
+        decision = find_decision(self.logits_fn)
+        return ~decision.is_predicted(self.logits_fn(images), self.labels)
 
 
 @final
@@ -97,11 +98,13 @@ class Targeted(AttackObjective):
     targets: Targets
 
     def score(self, images: Images) -> Scores:
-        return -cross_entropy(self.logits_fn(images), self.targets)
+        decision = find_decision(self.logits_fn)
+        return -cross_entropy(self.logits_fn(images), self.targets, decision)
 
     @torch.no_grad()
     def is_adversarial(self, images: Images) -> BatchFlags:
-        return self.logits_fn(images).argmax(1) == self.targets
+        decision = find_decision(self.logits_fn)
+        return decision.is_predicted(self.logits_fn(images), self.targets)
 
 
 @final
@@ -124,8 +127,8 @@ class MapDistance(AttackObjective):
     clean_maps: Maps
 
     def score(self, images: Images) -> Scores:
-        logits = self.logits_fn(images)
-        shortfall = F.relu(TARGET_MARGIN - margin(logits, self.labels))
+        decision, logits = find_decision(self.logits_fn), self.logits_fn(images)
+        shortfall = F.relu(TARGET_MARGIN - decision.margin(logits, self.labels))
         return (
             1 - _correlate_maps(self.explain(images), self.clean_maps) - MARGIN_WEIGHT * shortfall
         )
@@ -134,7 +137,8 @@ class MapDistance(AttackObjective):
     def is_adversarial(self, images: Images) -> BatchFlags:
         """Whether the class is still predicted, and the map does not correlate with before."""
         moved = spearman(self.clean_maps.flatten(1), self.explain(images).flatten(1)) <= 0
-        return moved & (self.logits_fn(images).argmax(1) == self.labels)
+        decision = find_decision(self.logits_fn)
+        return moved & decision.is_predicted(self.logits_fn(images), self.labels)
 
 
 @final

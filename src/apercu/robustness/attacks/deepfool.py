@@ -8,6 +8,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
+from apercu.classifiers.decisions import find_decision
 from apercu.errors import ConfigError
 from apercu.robustness.attacks.base import Access, Attack, check_gradients
 from apercu.robustness.checks import check_count, check_not_negative
@@ -45,6 +46,8 @@ class DeepFool(Attack):
                 1, objective.labels[:, None], -torch.inf
             )
         count = min(self.classes - 1, other_logits.shape[1] - 1)
+        if find_decision(objective.logits_fn).is_multiple:
+            count = 0  # the class is lost by itself, not to another one
         rivals = other_logits.topk(count, dim=1).indices
         change, attacked = torch.zeros_like(images), images
         for _ in range(self.steps):
@@ -62,10 +65,11 @@ def _find_boundary_step(objective: Untargeted, images: Images, rivals: Tensor) -
     leaf = images.detach().requires_grad_()
     with torch.enable_grad():
         logits = objective.logits_fn(leaf)
-        gaps = logits.gather(1, rivals) - logits.gather(1, objective.labels[:, None])
+        own = logits.gather(1, objective.labels[:, None])
+        gaps = logits.gather(1, rivals) - own if rivals.shape[1] else -own
         steps, sizes = [], []
-        for number in range(rivals.shape[1]):
-            last = number == rivals.shape[1] - 1
+        for number in range(gaps.shape[1]):
+            last = number == gaps.shape[1] - 1
             (gradient,) = torch.autograd.grad(gaps[:, number].sum(), leaf, retain_graph=not last)
             norm = gradient.flatten(1).square().sum(1).clamp(min=1e-12)
             distance = gaps[:, number].detach().abs() + 1e-4

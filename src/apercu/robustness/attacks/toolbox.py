@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from apercu.classifiers.decisions import find_decision
 from apercu.errors import ConfigError
 from apercu.extras import require_extra
 from apercu.option_strings import MAX_SEED
@@ -243,6 +244,11 @@ def _run_toolbox_attack(
 
     if not isinstance(objective, Untargeted | Targeted):
         raise ConfigError("attacks: this one knows classes only; expected Untargeted or Targeted")
+    if find_decision(objective.logits_fn).is_multiple:
+        raise ConfigError(
+            "attacks: this one needs exactly one predicted class, and several classes of this "
+            "classifier may be predicted; choose fgsm, pgd, deepfool, multiplicative or sparse_evo"
+        )
     labels = objective.labels if isinstance(objective, Untargeted) else objective.targets
     with torch.no_grad():
         classes = objective.logits_fn(images[:1]).shape[1]

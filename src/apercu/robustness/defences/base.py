@@ -11,6 +11,7 @@ from jaxtyping import Float
 from pydantic import AfterValidator, BaseModel, ConfigDict
 from torch import Tensor
 
+from apercu.classifiers.decisions import ONE_CLASS, DecidedLogits, Decision, find_decision
 from apercu.errors import ConfigError
 from apercu.robustness.filters import FilterLayer
 from apercu.robustness.objectives import LogitsFn
@@ -28,6 +29,7 @@ class DefenceBatch:
         images: clean images in [0, 1].
         target_probabilities: probabilities that the network should give them, `batch × classes`.
         seed: seed of every draw.
+        decision: how logits become probabilities and predicted classes.
     """
 
     training_logits: LogitsFn
@@ -35,6 +37,7 @@ class DefenceBatch:
     images: Images
     target_probabilities: Float[Tensor, "batch classes"]
     seed: int
+    decision: Decision = ONE_CLASS
 
     @property
     def labels(self) -> Targets:
@@ -43,7 +46,7 @@ class DefenceBatch:
 
     def compute_loss(self, logits: Logits) -> Scores:
         """Compute the cross-entropy of each image's logits with its target probabilities."""
-        return -(self.target_probabilities * logits.log_softmax(1)).sum(1)
+        return self.decision.cross_entropy(logits, self.target_probabilities)
 
 
 class Defence(BaseModel, ABC):
@@ -75,7 +78,7 @@ def put_filter_in_front(name: str, logits_fn: LogitsFn) -> LogitsFn:
     if filter is None:
         return logits_fn
     layer = FilterLayer(filter, "straight_through")
-    return lambda images: logits_fn(layer(images))
+    return DecidedLogits(lambda images: logits_fn(layer(images)), find_decision(logits_fn))
 
 
 def _check_attack(text: str) -> str:

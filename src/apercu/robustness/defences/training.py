@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from apercu import render
 from apercu.classifiers import Classifier, save_classifier
+from apercu.classifiers.decisions import DecidedLogits
 from apercu.classifiers.fingerprint import digest_module
 from apercu.classifiers.preprocessing import normalise
 from apercu.classifiers.reinitialise import copy_trainable
@@ -101,8 +102,14 @@ class DefenceTraining(TrainingModule):
                 targets = self.classifier.predict_probabilities(images)
         else:
             targets = F.one_hot(labels, len(self.classifier.classes)).to(images)
+        decision = self.classifier.decision
         return DefenceBatch(
-            self.compute_logits, self.compute_inference_logits, images, targets, seed
+            DecidedLogits(self.compute_logits, decision),
+            DecidedLogits(self.compute_inference_logits, decision),
+            images,
+            targets,
+            seed,
+            decision,
         )
 
     def compute_logits(self, images: Images) -> Logits:
@@ -121,7 +128,8 @@ class DefenceTraining(TrainingModule):
         batch = self.make_batch(images, None, self.seed)
         tiles = []
         for inputs in (images, self.settings.defence.make_hard_images(batch)):
-            probability, top = self.compute_inference_logits(inputs).softmax(1)[0].max(0)
+            logits = self.compute_inference_logits(inputs)
+            probability, top = self.classifier.decision.probabilities(logits)[0].max(0)
             title = self.classifier.classes[int(top)].partition(",")[0]
             picture = render.to_image(inputs[0].cpu())
             tiles.append(render.Tile(picture, f"{title} {probability:.2f}"))
