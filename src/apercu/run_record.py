@@ -43,6 +43,7 @@ class RunState(Enum):
 
     NEW = "new"
     RESUMED = "resumed"
+    EXTENDED = "extended"
     FINISHED = "finished"
 
 
@@ -58,6 +59,8 @@ class RunRecord:
         on_request: whether begun work is only continued on request, and finished work never begun
             again. Otherwise both are simply continued.
         ignored: names, with dots between the levels, of what may differ.
+        growing: names of the numbers that may be larger when the work is continued, with their
+            options; a finished result is then continued, too.
     """
 
     folder: Path
@@ -66,6 +69,7 @@ class RunRecord:
     finished_by: str | None = None
     on_request: bool = False
     ignored: frozenset[str] = frozenset()
+    growing: Mapping[str, str] = field(default_factory=dict)
 
     @contextmanager
     def begin(self, *, resume: bool = True) -> Iterator[RunState]:
@@ -78,7 +82,7 @@ class RunRecord:
             resume: whether begun work may be continued, where that needs a request.
 
         Yields:
-            Whether the work is new, resumed or finished.
+            Whether the work is new, resumed, finished, or extended: finished, and continued.
 
         Raises:
             RunError: the folder holds other work, or work that is not to be continued, or another
@@ -91,18 +95,38 @@ class RunRecord:
         self.folder.mkdir(parents=True, exist_ok=True)
         with lock_folder(self.folder):
             state = self._check(resume=resume)
-            for name, part in self.parts.items():
-                if not (self.folder / name).is_file():
-                    write_file(self.folder / name, part.model_dump_json(indent=1) + "\n")
+            if state is not RunState.EXTENDED:  # else they describe the result that is still there
+                self._write_parts()
             yield state
+            self._write_parts()
+
+    def _write_parts(self) -> None:
+        """Write the files that are missing, and those whose growing numbers have grown."""
+        for name, part in self.parts.items():
+            path = self.folder / name
+            if not path.is_file() or (self.growing and self._has_grown(name, part)):
+                write_file(path, part.model_dump_json(indent=1) + "\n")
+
+    def _has_grown(self, name: str, part: BaseModel) -> bool:
+        before = _flatten(read_part(self.folder / name, type(part)).model_dump(mode="json"))
+        now = _flatten(part.model_dump(mode="json"))
+        return any(now.get(key, 0) > before.get(key, 0) for key in self.growing)
 
     def _check(self, *, resume: bool) -> RunState:
         """Return what the folder holds; raises RunError where it cannot be continued."""
         finished = self.finished_by is not None and (self.folder / self.finished_by).is_file()
         if not any((self.folder / name).is_file() for name in self.parts):
             return RunState.NEW
-        if self.on_request and finished:
-            raise RunError(f"{self.folder}: holds a finished {self.noun}; choose another --out")
+        grown = any(
+            (self.folder / name).is_file() and self._has_grown(name, part)
+            for name, part in self.parts.items()
+        )
+        if self.on_request and finished and not (resume and grown):
+            options = " and ".join(f"a larger {option}" for option in self.growing.values())
+            advice = f"continue it with --resume and {options}, or " if options else ""
+            raise RunError(
+                f"{self.folder}: holds a finished {self.noun}; {advice}choose another --out"
+            )
         if self.on_request and not resume:
             raise RunError(
                 f"{self.folder}: a {self.noun} was begun here; continue it with --resume, or "
@@ -112,7 +136,9 @@ class RunRecord:
             if (self.folder / name).is_file():
                 before = read_part(self.folder / name, type(part))
                 self.compare(before.model_dump(mode="json"), part.model_dump(mode="json"))
-        return RunState.FINISHED if finished else RunState.RESUMED
+        if finished:
+            return RunState.EXTENDED if grown else RunState.FINISHED
+        return RunState.RESUMED
 
     def compare(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         """Compare what the result depends on, as JSON gives it.
@@ -126,6 +152,8 @@ class RunRecord:
         """
         earlier = _flatten(before)
         for name, value in _flatten(now).items():
+            if name in self.growing and name in earlier and value > earlier[name]:
+                continue
             if name not in self.ignored and earlier.get(name) != value:
                 raise RunError(
                     f"{self.folder}: the {self.noun} begun here had {name} "

@@ -73,11 +73,14 @@ def explain(
     """
     from apercu.classifiers import open_classifier
     from apercu.explain import ExplainOptions, ExplainRun, select_images
+    from apercu.explainers.kind import describe_doubts
     from apercu.explainers.run_folder import load_explainer
 
     options = ExplainOptions(target, top, level)
     opened = None if classifier is None else open_classifier(classifier, device=device.resolve())
     explainer = load_explainer(run, device.resolve())
+    if explainer.doubts:
+        warn(describe_doubts(run, explainer.doubts))
     explain_run = ExplainRun(explainer, options, opened)
     names = None if bands is None else tuple(name.strip() for name in bands.split(","))
     refs = select_images(images, explainer.classifier_info.input, random, seed, names)

@@ -188,12 +188,25 @@ def _say_summary(out: Path, facts: dict[str, float]) -> None:
     """Say where the run is, how long it took, and how good the explainer is."""
     minutes = facts["training_seconds"] / 60
     say(f"trained in {minutes:.1f} min, {facts['steps']:.0f} steps: {out}")
-    areas = [f"{k.removeprefix('area_')} classes {v:.3f}" for k, v in facts.items() if "area" in k]
+    areas = [
+        f"{name} classes {facts[key]:.3f}"
+        for key, name in (("area_true", "true"), ("area_absent", "absent"))
+        if key in facts
+    ]
     if areas:
-        say(f"mean area of the masks: {', '.join(areas)}")
+        say(
+            f"mean area of the masks: {', '.join(areas)} (of the image; true is the class that is "
+            "predicted, and an absent one should have far less)"
+        )
+        say(
+            f"probability of that class: {facts['kept_probability']:.3f} where only the mask is "
+            f"left, {facts['removed_probability']:.3f} where it is removed (the farther apart, the "
+            f"better; {facts['advantage']:+.3f} beyond the same regions elsewhere)"
+        )
     if "flipped" in facts:
         say(
             f"similar images keep the decision: {facts['kept']:.1%}, "
-            f"adversarial ones flip it: {facts['flipped']:.1%}"
+            f"adversarial ones flip it: {facts['flipped']:.1%} (of images kept from training; both "
+            "should be near 100%)"
         )
     say(f"next: apercu explain {out} IMAGE --out maps")

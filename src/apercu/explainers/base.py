@@ -124,6 +124,16 @@ class TrainedExplainer(ABC, Generic[N, S]):
         return explain_image(self, image, target, level=level, classifier=classifier)
 
     @property
+    def doubts(self) -> tuple[str, ...]:
+        """Why the explainer does not look trained; empty where it does, or where nothing tells."""
+        from apercu.explainers.kind import LOOKS_TRAINED
+        from apercu.explainers.registry import find_kind
+
+        if self.facts.get(LOOKS_TRAINED, 1.0):
+            return ()
+        return tuple(find_kind(self.kind).judge_training(self.settings, self.facts) or ())
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Readable names of the classes."""
         return self.classifier_info.classes

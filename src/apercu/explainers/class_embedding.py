@@ -8,6 +8,7 @@ separates real classes from fake ones by the mean activation.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -17,6 +18,9 @@ from torch import Tensor
 
 from apercu.networks.gate import ClassGate
 from apercu.types import Logits
+
+FEWEST_FITTED = 64
+"""Images that an embedding is fitted on even in the shortest training; fewer tell nothing."""
 
 
 class FeatureBatch(NamedTuple):
@@ -56,6 +60,12 @@ class RidgeEmbedding(BaseModel):
     batch: int = Field(64, ge=1)
     rate: float = Field(3e-3, gt=0)
 
+    def shorten(self, fraction: float) -> RidgeEmbedding:
+        """Return the settings with a fraction of the steps and images, at least `FEWEST_FITTED`."""
+        images = max(math.ceil(fraction * self.images), min(FEWEST_FITTED, self.images))
+        steps = math.ceil(fraction * self.steps)
+        return self.model_copy(update={"images": images, "steps": max(1, steps)})
+
 
 class BinaryEmbedding(BaseModel):
     """The published embedding phase: cross-entropy of real against fake classes.
@@ -73,6 +83,11 @@ class BinaryEmbedding(BaseModel):
     batch: int = Field(128, ge=1)
     rate: float = Field(1e-3, gt=0)
     fakes: float = Field(0.5, gt=0, lt=1)
+
+    def shorten(self, fraction: float) -> BinaryEmbedding:
+        """Return the settings with a fraction of the steps."""
+        steps = math.ceil(fraction * self.steps)
+        return self.model_copy(update={"steps": max(1, steps)})
 
 
 class RidgeMoments:

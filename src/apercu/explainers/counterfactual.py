@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -18,7 +18,8 @@ from apercu.errors import ImagesError, TargetError
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.inputs import ImagesLike
 from apercu.explainers.settings import ExplainerSettings
-from apercu.training.data import TrainingImages, iterate_batches
+from apercu.progress import ProgressCallback, ignore_progress
+from apercu.training.data import TrainingImages, iterate_batches, report_batches
 from apercu.types import Images, Logits, Maps, Scores, Targets
 
 N = TypeVar("N", bound=nn.Module)
@@ -27,6 +28,8 @@ C = TypeVar("C")
 
 STRIP_LENGTH = 7
 """Pictures of a strip, both ends included."""
+MIN_RIGHT = 0.5
+"""Fraction of kept and of flipped decisions below which counterparts do not look trained."""
 STRONG_FRACTION = 0.25
 """Fraction of its peak above which a difference counts as being there."""
 
@@ -246,6 +249,7 @@ def measure_on_held_out(
     images: TrainingImages,
     run: Path,
     seed: int,
+    report: ProgressCallback = ignore_progress,
 ) -> dict[str, float]:
     """Measure the counterparts of images held out from training.
 
@@ -255,9 +259,31 @@ def measure_on_held_out(
         images: the images held out.
         run: not used; nothing is written.
         seed: not used; nothing is drawn.
+        report: receives the name of the work, the images that are done, and the images in all.
 
     Returns:
         What was measured, by name.
     """
-    facts = measure_counterparts(explainer, classifier, iterate_batches(images, len(images)))
-    return {**facts, "measured_images": float(len(images))}
+    count = len(images)
+    batches = report_batches(iterate_batches(images, count), "measuring images", count, report)
+    facts = measure_counterparts(explainer, classifier, batches)
+    return {**facts, "measured_images": float(count)}
+
+
+def find_doubts(facts: Mapping[str, float]) -> list[str]:
+    """Return why counterparts do not look trained, from what was measured on images held out.
+
+    Images that are not changed keep every decision and flip none.
+
+    Args:
+        facts: what was measured, by name.
+
+    Returns:
+        One phrase for each reason.
+    """
+    doubts = []
+    if facts["flipped"] < MIN_RIGHT:
+        doubts.append(f"adversarial images flip the decision in {facts['flipped']:.0%} of cases")
+    if facts["kept"] < MIN_RIGHT:
+        doubts.append(f"similar images keep the decision in {facts['kept']:.0%} of cases")
+    return doubts

@@ -2,19 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
 
-from apercu.classifiers import Classifier
+from apercu.classifiers import Classifier, StudentSettings
 from apercu.errors import ClassifierError
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.classifier_info import ClassifierInfo
-from apercu.training.config import ConfigPresets
+from apercu.explainers.settings import ExplainerSettings
+from apercu.progress import ProgressCallback, ignore_progress
+from apercu.training.config import ConfigPresets, Schedule
 from apercu.training.data import TrainingImages
+
+MIN_VIEWS = 0.05
+"""Fraction of the images of the usual training below which an explainer does not look trained."""
+FEWEST_JUDGED = 8
+"""Images held out below which it cannot be told how good an explainer is."""
+
+
+LOOKS_TRAINED = "looks_trained"
+"""Name of the fact that says whether an explainer looks trained: 1 or 0."""
+
+
+def describe_doubts(run: object, doubts: Sequence[str]) -> str:
+    """Return one line on an explainer that does not look trained.
+
+    Args:
+        run: name of the explainer, such as its run folder.
+        doubts: why it does not look trained.
+
+    Returns:
+        The line.
+    """
+    return (
+        f"{run}: does not look trained: {'; '.join(doubts)}; train on with --resume and a larger "
+        "--steps"
+    )
 
 
 @dataclass(frozen=True)
@@ -66,6 +93,7 @@ class Measure(Protocol):
         images: the images held out.
         run: the run folder.
         seed: seed of all draws.
+        report: receives the name of each part of the work, how much is done, and how much there is.
 
     Returns:
         What was measured, by name.
@@ -78,6 +106,7 @@ class Measure(Protocol):
         images: TrainingImages,
         run: Path,
         seed: int,
+        report: ProgressCallback = ignore_progress,
     ) -> dict[str, float]: ...
 
 
@@ -93,6 +122,7 @@ class ExplainerKind:
         build_training: builds its training module, from network, classifier, settings and seed.
         describe: returns what the card says, from the settings.
         measure: measures it after training.
+        find_doubts: returns why an explainer does not look trained, from what was measured.
         open_backbone: returns the classifier whose layers become the encoder, or None, from the
             settings and the classifier to explain or its student.
         needs_gradients: whether its training needs the classifier's gradients; a classifier without
@@ -108,10 +138,41 @@ class ExplainerKind:
     build_training: Callable[[Any, Classifier, Any, int], Any]
     describe: Callable[[Any], CardText]
     measure: Measure
+    find_doubts: Callable[[Mapping[str, float]], list[str]]
     open_backbone: Callable[[Any, Classifier], Classifier | None]
     needs_gradients: bool = True
     min_classes: int = 1
     needs_one_class: bool = False
+
+    def judge_training(
+        self, settings: ExplainerSettings, facts: Mapping[str, float]
+    ) -> list[str] | None:
+        """Return why an explainer does not look trained.
+
+        Args:
+            settings: the settings of the training.
+            facts: what was measured of it, by name.
+
+        Returns:
+            One phrase for each reason, none where it looks trained; None where too few images were
+            held out to tell.
+        """
+        doubts = []
+        full: Schedule = next(iter(self.presets.presets.values())).schedule
+        views, usual = facts["steps"] * settings.schedule.batch, full.steps * full.batch
+        if views < MIN_VIEWS * usual:
+            doubts.append(
+                f"it had {facts['steps']:.0f} steps of {settings.schedule.batch} images, and "
+                f"{full.steps} of {full.batch} are usual"
+            )
+        if facts.get("student_agreement", 1.0) < StudentSettings.floor:
+            doubts.append(
+                "its student agrees with the classifier on only "
+                f"{facts['student_agreement']:.0%} of images"
+            )
+        enough = facts["measured_images"] >= FEWEST_JUDGED
+        doubts += self.find_doubts(facts) if enough else []
+        return doubts if doubts or enough else None
 
     def check_classifier(self, classifier: Classifier) -> None:
         """Raise ClassifierError for a classifier whose classes do not suit the kind."""

@@ -27,7 +27,7 @@ from apercu.classifiers.trust import limit_network
 from apercu.errors import ClassifierError, ConfigError, RunError, UntrustedError
 from apercu.explainers.base import E, TrainedExplainer
 from apercu.explainers.classifier_info import ClassifierInfo
-from apercu.explainers.kind import CardText
+from apercu.explainers.kind import LOOKS_TRAINED, CardText, describe_doubts
 from apercu.explainers.registry import find_kind
 from apercu.explainers.settings import ExplainerSettings
 from apercu.io import HASHES, find_changed_file, parse_json, write_file, write_hashes
@@ -37,6 +37,13 @@ from apercu.training.config import CONFIG
 CLASSIFIER, WEIGHTS = "classifier.json", "weights.safetensors"
 FACTS, CARD = "facts.json", "card.md"
 ENCODER = "encoder"
+
+
+_DAMAGE = (
+    *(OSError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError),
+    *(AssertionError, SafetensorError, RuntimeError),
+)
+"""Errors of files that do not fit each other, or that hold impossible settings."""
 
 
 def load_explainer(
@@ -84,7 +91,7 @@ def load_explainer(
         missing, unknown = network.load_state_dict(weights, strict=False)
     except UntrustedError:
         raise
-    except (OSError, ValueError, TypeError, AttributeError, SafetensorError, RuntimeError) as error:
+    except _DAMAGE as error:
         reason = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
         raise RunError(f"{folder}: the run folder is damaged ({reason[:300]})") from error
     except (ClassifierError, ConfigError) as error:
@@ -92,6 +99,27 @@ def load_explainer(
     if unknown or any(not name.startswith("encoder.") for name in missing):
         raise RunError(f"{folder}: {WEIGHTS} does not fit {CONFIG}; the folder mixes two runs")
     return kind.explainer(network, classifier_info, settings, facts).to(device)
+
+
+def load_doubts(run: str | Path) -> str | None:
+    """Return one line on a run that does not look trained, without opening its network.
+
+    Args:
+        run: the run folder, or any other folder.
+
+    Returns:
+        The line; None where the run looks trained, or where nothing tells.
+    """
+    folder = Path(run)
+    try:
+        content, facts = _read_json(folder / CONFIG), _read_json(folder / FACTS)
+        kind = find_kind(content.get("explainer", "mask"))
+        if facts.get(LOOKS_TRAINED, 1.0):
+            return None
+        doubts = kind.judge_training(kind.presets.model.model_validate(content), facts)
+    except (OSError, ValueError, LookupError, AttributeError, ConfigError):
+        return None  # no run, or a damaged one, which is told where it is opened
+    return describe_doubts(folder, doubts) if doubts else None
 
 
 def load_run(run: str | Path, kind: type[E], *, trust: bool = False) -> E:
@@ -158,6 +186,7 @@ _LINES: dict[str, tuple[str, Callable[[float], str]]] = {
     "area_absent": ("mean mask area, absent classes", "{:.3f}".format),
     "kept_probability": ("probability of the top class, mask kept", "{:.3f}".format),
     "removed_probability": ("probability of the top class, mask removed", "{:.3f}".format),
+    "advantage": ("the same two, more than for the regions moved elsewhere", "{:+.3f}".format),
     "saliency_metric": ("saliency metric at its best level", "{:.3f}".format),
     "saliency_level": ("that level", "{:g}".format),
     "kept": ("similar images predicted as the image is", "{:.1%}".format),
@@ -165,6 +194,7 @@ _LINES: dict[str, tuple[str, Callable[[float], str]]] = {
     "change": ("mean difference of the two", "{:.4f}".format),
     "peak": ("largest difference, mean over images", "{:.3f}".format),
     "spread": ("fraction of the image where the difference is strong", "{:.3f}".format),
+    "looks_trained": ("looks trained", lambda value: "yes" if value else "no"),
 }
 
 

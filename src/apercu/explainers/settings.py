@@ -67,6 +67,9 @@ class GatedSettings(ExplainerSettings):
         scratch = encoder == SMALL or (encoder.startswith(TIMM) and not self.frozen)
         return self.model_copy(update={"encoder": encoder, "frozen": not scratch})
 
+    def shorten_phases(self: G, fraction: float) -> G:
+        return self.model_copy(update={"embedding": self.embedding.shorten(fraction)})
+
     @model_validator(mode="after")
     def _check_encoder(self) -> GatedSettings:
         if self.encoder == SMALL and self.frozen:

@@ -18,15 +18,15 @@ from apercu.errors import ConfigError, NoFeatureMapsError
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.encoder import choose_encoder
-from apercu.explainers.kind import ExplainerKind
+from apercu.explainers.kind import LOOKS_TRAINED, ExplainerKind, describe_doubts
 from apercu.explainers.registry import find_kind
 from apercu.explainers.settings import OWN, ExplainerSettings, GatedSettings
-from apercu.explainers.student import distil_student
+from apercu.explainers.student import StudentPlan, distil_student, plan_student
 from apercu.images import ImageSource, open_images
 from apercu.progress import ProgressCallback, ignore_progress, show_progress
 from apercu.run_record import RunRecord
 from apercu.training.data import TrainingImages, split_held_out
-from apercu.training.record import find_settings
+from apercu.training.record import find_begun_steps, find_settings
 from apercu.training.trainer import Hardware, Trainer, is_main_process
 
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
@@ -67,11 +67,13 @@ def train(
         kind: `mask`, `counterpart` or `latent`.
         config: settings, a dictionary of them, a YAML file, or the name of a preset; None takes
             the default, or for a begun training its own settings.
-        steps: optimisation steps, where they differ from the settings.
+        steps: optimisation steps, where they differ from the settings; fewer steps shorten the
+            phases before (class embedding, student) in proportion.
         batch: images per step and device, where they differ from the settings.
         encoder: encoder, where it differs from the settings. A classifier that cannot be its own
             encoder gets another one where none is named.
-        resume: whether to continue a training that was begun in the folder.
+        resume: whether to continue a training that was begun in the folder, or with more steps one
+            that was finished.
         seed: seed of every draw.
         device: `auto`, `cpu` or `cuda`.
         devices: number of devices that share the work.
@@ -91,12 +93,14 @@ def train(
     Raises:
         InputError: the classifier, the images or the settings are wrong, or do not fit each other.
         UntrustedError: a file could run code, and is not trusted.
-        RunError: the folder holds a finished training, one of other settings, or one that was begun
-            and is not to be continued.
+        RunError: the folder holds a finished training of as many steps, one of other settings, or
+            one that was begun and is not to be continued.
         OutputError: the folder cannot be written.
     """
     run, chosen = Path(out), find_kind(kind)
-    settings = _choose_settings(run, config, chosen).with_schedule(steps=steps, batch=batch)
+    base = _choose_settings(run, config, chosen)
+    begun = find_begun_steps(run) if resume else None
+    settings = base.with_schedule(steps=steps, batch=batch, begun=begun)
     if encoder is not None:
         settings = settings.with_encoder(encoder)
     hardware = _choose_hardware(device, devices, precision, workers)
@@ -128,8 +132,10 @@ def train(
         trainer = Trainer(classifier, images, run, hardware, seed, say, report)
         stack.enter_context(_record(trainer, classifier, settings).begin(resume=resume))
         if needs_student:
-            distillation = replace(student or StudentSettings(), seed=seed)
-            taught, facts = _distil(trainer, distillation)
+            full = StudentPlan(base.schedule.steps, StudentSettings())
+            distillation = student or plan_student(run, full, settings.schedule.steps)
+            distillation = replace(distillation, seed=seed)
+            taught, facts = _distil(trainer, distillation, full.student.floor)
             trainer = replace(trainer, classifier=taught)
         network = built or build_network(settings, trainer.classifier, seed)
         return _fit(network, settings, trainer, classifier, facts)
@@ -198,15 +204,33 @@ def _fit(
     classifier_info = ClassifierInfo.from_classifier(classifier)
     explainer = kind.explainer(network, classifier_info, settings, {})
     measured = trainer.fit(kind.build_training(network, trainer.classifier, settings, trainer.seed))
-    explainer.facts |= {name: value for name, value in measured.items() if isfinite(value)}
     if trainer.is_main_process:
         held_out = split_held_out(len(trainer.source), trainer.seed).held_out
         images = TrainingImages(trainer.source, classifier, held_out)
         explainer.to(classifier.device)
-        explainer.facts |= kind.measure(explainer, classifier, images, trainer.run, trainer.seed)
-        explainer.facts |= facts
+        measured |= facts | kind.measure(
+            explainer, classifier, images, trainer.run, trainer.seed, trainer.report
+        )
+        measured |= _judge(kind, settings, measured, trainer)
+        explainer.facts |= {name: value for name, value in measured.items() if isfinite(value)}
         explainer.save_pretrained(trainer.run)
     return explainer
+
+
+def _judge(
+    kind: ExplainerKind, settings: ExplainerSettings, facts: Mapping[str, float], trainer: Trainer
+) -> dict[str, float]:
+    """Say whether an explainer looks trained, and return it as a fact."""
+    doubts = kind.judge_training(settings, facts)
+    if doubts is None:
+        trainer.say(
+            f"whether it looks trained cannot be told from {facts['measured_images']:.0f} images "
+            "that were kept from training; give it more images"
+        )
+        return {}
+    if doubts:
+        trainer.say(f"warning: {describe_doubts(trainer.run, doubts)}")
+    return {LOOKS_TRAINED: float(not doubts)}
 
 
 def _record(trainer: Trainer, classifier: Classifier, settings: ExplainerSettings) -> RunRecord:
@@ -251,7 +275,9 @@ def _choose_hardware(device: str, devices: int, precision: str, workers: int) ->
     return Hardware(chosen, devices, PRECISIONS[precision], workers)
 
 
-def _distil(trainer: Trainer, settings: StudentSettings) -> tuple[Classifier, dict[str, float]]:
+def _distil(
+    trainer: Trainer, settings: StudentSettings, expected: float
+) -> tuple[Classifier, dict[str, float]]:
     """Return the student of the trainer's classifier, and what was measured of it."""
     classifier = trainer.classifier
     trainer.say(f"{classifier.spec} gives no gradients; a student is trained to predict the same")
@@ -259,4 +285,9 @@ def _distil(trainer: Trainer, settings: StudentSettings) -> tuple[Classifier, di
         classifier, trainer.source, trainer.run, settings, trainer.report
     )
     trainer.say(f"student: agrees with the classifier on {agreement:.1%} of held-out images")
+    if agreement < expected:
+        trainer.say(
+            f"warning: the student is not trained enough (expected {expected:.0%}); "
+            "train with more steps, or leave --steps out"
+        )
     return student, {"student_agreement": agreement}

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any, Generic, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from apercu.errors import ConfigError, suggest_nearest
+from apercu.errors import ConfigError, shorten, suggest_nearest
 
+MAX_YAML = 100_000
+"""Letters and values that a file of settings may have."""
 CONFIG = "config.json"
 """File of a run folder that holds the settings."""
 
@@ -51,11 +54,45 @@ class TrainingConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     schedule: Schedule = Schedule()
 
-    def with_schedule(self: C, *, steps: int | None = None, batch: int | None = None) -> C:
-        """Return the settings with another number of steps or images; None leaves it as it is."""
+    def with_schedule(
+        self: C, *, steps: int | None = None, batch: int | None = None, begun: int | None = None
+    ) -> C:
+        """Return the settings with another number of steps or images; None leaves it as it is.
+
+        Fewer steps shorten the other phases of the training in proportion; more steps leave them.
+
+        Args:
+            steps: optimisation steps.
+            batch: images per step and device.
+            begun: steps with which the training was begun that is continued; its other phases stay
+                as they were.
+
+        Returns:
+            The settings.
+
+        Raises:
+            ConfigError: the training needs more steps or images.
+        """
         changes = {"steps": steps, "batch": batch}
-        schedule = {name: value for name, value in changes.items() if value is not None}
-        return self.model_copy(update={"schedule": self.schedule.model_copy(update=schedule)})
+        changed = {name: value for name, value in changes.items() if value is not None}
+        try:
+            schedule = type(self.schedule).model_validate(self.schedule.model_dump() | changed)
+        except ValidationError as error:
+            raise ConfigError("; ".join(_list_mistakes(error, set()))) from None
+        settings = self.model_copy(update={"schedule": schedule})
+        first = schedule.steps if begun is None else min(begun, schedule.steps)
+        return settings.shorten_phases(min(1.0, first / self.schedule.steps))
+
+    def shorten_phases(self: C, fraction: float) -> C:
+        """Return the settings with a fraction of the length of all phases but the schedule's own.
+
+        Args:
+            fraction: fraction in [0, 1].
+
+        Returns:
+            The settings.
+        """
+        return self
 
 
 @dataclass(frozen=True)
@@ -85,13 +122,13 @@ class ConfigPresets(Generic[S]):
         if path is None or str(path) in self.presets:
             return self.presets[str(path or self._default)]
         try:
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8-sig"))
+            content = _parse_yaml(Path(path).read_text(encoding="utf-8-sig"))
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(
                 f"{path}: cannot read settings ({error}); presets are {', '.join(self.presets)}"
                 f"{suggest_nearest(str(path), self.presets)}"
             ) from None
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise ConfigError(f"{path}: expected settings in YAML ({reason})") from None
         if not isinstance(content, dict):
@@ -130,6 +167,48 @@ class ConfigPresets(Generic[S]):
         return next(iter(self.presets))
 
 
+def _parse_yaml(text: str) -> Any:
+    """Parse YAML of settings.
+
+    Raises:
+        yaml.YAMLError: it is no YAML.
+        ValueError: it is longer than any settings, nested too deeply, holds numbers that are not
+            finite, or becomes very large through its anchors.
+    """
+    if len(text) > MAX_YAML:
+        raise ValueError(f"expected up to {MAX_YAML} letters")
+    try:
+        content = yaml.safe_load(text)
+        if _count_values(content, MAX_YAML) > MAX_YAML:
+            raise ValueError(f"expected up to {MAX_YAML} values")
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except (LookupError, AttributeError, TypeError, OverflowError):  # such as !!int ''
+        raise ValueError("a tag does not fit its value") from None
+    return content
+
+
+def _count_values(content: Any, limit: int) -> int:
+    """Return how many values a tree holds; one that occurs twice counts twice, up to a limit.
+
+    Raises:
+        ValueError: a number is not finite.
+    """
+    if isinstance(content, float) and not isfinite(content):
+        raise ValueError(f"expected finite numbers, got {content}")
+    parts: Iterable[Any] = ()
+    if isinstance(content, dict):
+        parts = [*content, *content.values()]
+    elif isinstance(content, list | tuple | set):
+        parts = content
+    count = 1
+    for part in parts:
+        count += _count_values(part, limit - count)
+        if count > limit:
+            break
+    return count
+
+
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """Merge nested dictionaries; one of another `form` replaces the old one instead."""
     merged = dict(base)
@@ -152,7 +231,7 @@ def _list_mistakes(error: ValidationError, keys: set[str]) -> list[str]:
         elif mistake["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
             lines.append(f"{where} is no setting{suggest_nearest(str(mistake['loc'][-1]), keys)}")
         else:
-            lines.append(f"{where}: {mistake['msg'].lower()}, got {mistake['input']!r}")
+            lines.append(f"{where}: {mistake['msg'].lower()}, got {shorten(mistake['input'])}")
     return lines
 
 

@@ -108,6 +108,18 @@ class TrainingModule(LightningModule, ABC):
         )
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        for state in checkpoint["lr_schedulers"]:  # the length of the schedule may have grown
+            for name in ("total_steps", "_schedule_phases"):
+                state.pop(name, None)
+
+    def on_train_start(self) -> None:
+        """Set the rate of the next step, as that of a longer schedule may be another one."""
+        rate = self.lr_schedulers()
+        if isinstance(rate, OneCycleLR) and rate.last_epoch:
+            rate.last_epoch -= 1
+            rate.step()
+
     def configure_gradient_clipping(self, optimizer: Optimizer, *_: Any, **__: Any) -> None:
         for group in optimizer.param_groups:
             clip_grad_norm_(group["params"], MAX_GRADIENT_NORM)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from apercu.errors import RunError
+from apercu.io import parse_json
 from apercu.run_record import RunRecord
 from apercu.training.config import CONFIG, ConfigPresets, TrainingConfig
 
 ORDER, WEIGHTS = "order.json", "weights.safetensors"
 """Files of a run folder: what the settings do not say, and the weights, which are written last."""
+STEPS = "schedule.steps"
+"""The setting that may grow when a training is continued."""
 
 T = TypeVar("T", bound=TrainingConfig)
 
@@ -64,7 +66,18 @@ def make_record(
         CONFIG: settings,
         **{f"{name}.json": part for name, part in parts.items()},
     }
-    return RunRecord(run, files, "training", finished_by=WEIGHTS, on_request=True)
+    return RunRecord(
+        run, files, "training", finished_by=WEIGHTS, on_request=True, growing={STEPS: "--steps"}
+    )
+
+
+def find_begun_steps(run: Path) -> int | None:
+    """Return the steps of the training that a folder holds; None where it holds none."""
+    try:
+        content = parse_json((run / CONFIG).read_text(encoding="utf-8"))
+        return int(content["schedule"]["steps"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None  # nothing was begun, or the file is damaged; `find_settings` reports this
 
 
 def find_settings(run: Path, config: str | Path | None, presets: ConfigPresets[T]) -> T:
@@ -88,14 +101,14 @@ def find_settings(run: Path, config: str | Path | None, presets: ConfigPresets[T
         return presets.read(config)
     try:
         return presets.model.model_validate_json(stored.read_text(encoding="utf-8"))
-    except (OSError, ValidationError) as error:
+    except (OSError, ValueError) as error:
         raise RunError(f"{stored}: the run folder is damaged; choose another --out") from error
 
 
 def _check_kind(stored: Path, presets: ConfigPresets[Any]) -> None:
     """Raise RunError for a folder that holds a training of another kind."""
     try:
-        content = json.loads(stored.read_text(encoding="utf-8"))
+        content = parse_json(stored.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return  # nothing was begun, or the file is damaged; `find_settings` reports this
     fields = presets.model.model_fields

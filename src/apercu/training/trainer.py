@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from apercu.classifiers import Classifier
 from apercu.extras import is_installed
 from apercu.images import ImageSource
 from apercu.progress import ProgressCallback, ignore_progress
-from apercu.run_record import RunRecord
+from apercu.run_record import SAVE_EVERY, RunRecord
 from apercu.training.callbacks import (
     BatchNormWarmup,
     DegeneracyWarning,
@@ -32,7 +33,7 @@ from apercu.training.callbacks import (
     TrainingTimer,
     WeightEma,
 )
-from apercu.training.config import TrainingConfig
+from apercu.training.config import Schedule, TrainingConfig
 from apercu.training.data import EndlessSampler, TrainingImages, split_held_out
 from apercu.training.module import TrainingModule
 from apercu.training.record import TrainingContext, make_record
@@ -169,12 +170,6 @@ class Trainer:
         loggers: list[Logger] = [CSVLogger(self.run, name="logs", version="")]
         if is_installed("tensorboard"):
             loggers.append(TensorBoardLogger(self.run, name="logs", version=""))
-        checkpoint = ModelCheckpoint(
-            self.run / CHECKPOINTS,
-            filename=LAST.removesuffix(".ckpt"),
-            every_n_train_steps=schedule.save_every,
-            enable_version_counter=False,
-        )
         patience = max(50, schedule.steps // 4)
         with _silence_lightning():
             return LightningTrainer(
@@ -189,7 +184,7 @@ class Trainer:
                     DegeneracyWarning(module.degenerate, patience, self.say),
                     SampleSheets(self.classifier, self.source, self.run / "samples"),
                     StepProgress(self.report),
-                    checkpoint,
+                    *self._build_checkpoints(schedule),
                 ],
                 logger=loggers,
                 log_every_n_steps=min(10, schedule.steps),
@@ -197,6 +192,20 @@ class Trainer:
                 enable_progress_bar=False,  # its bar counts epochs
                 enable_model_summary=False,
             )
+
+    def _build_checkpoints(self, schedule: Schedule) -> list[Callback]:
+        """Keep the same file after some steps, every minute, and after the last step."""
+        often = [{"every_n_train_steps": n} for n in {schedule.save_every, schedule.steps}]
+        times: list[dict[str, Any]] = [{"train_time_interval": timedelta(seconds=SAVE_EVERY)}]
+        return [
+            ModelCheckpoint(
+                self.run / CHECKPOINTS,
+                filename=LAST.removesuffix(".ckpt"),
+                enable_version_counter=False,
+                **when,
+            )
+            for when in times + often
+        ]
 
     def _build_loader(
         self, images: TrainingImages, settings: TrainingConfig, lightning: LightningTrainer

@@ -133,6 +133,10 @@ class Server:
         host = self.settings.host if self.settings.host != "0.0.0.0" else "127.0.0.1"
         address = f"http://{f'[{host}]' if ':' in host else host}:{self.settings.port}/"
         self.report(f"serving {self.settings.run}: {address} (Ctrl-C ends it)")
+        from apercu.explainers.run_folder import load_doubts
+
+        if doubts := load_doubts(self.settings.run):
+            self.report(f"warning: {doubts}")
         if self.settings.host != HOSTS[0] and self.settings.token is None:
             self.report(
                 "no token is set: whoever reaches this machine may use the server, by its IP "

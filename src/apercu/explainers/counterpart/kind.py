@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from apercu.classifiers import Classifier
 from apercu.explainers.classifier_info import ClassifierInfo
-from apercu.explainers.counterfactual import measure_on_held_out
+from apercu.explainers.counterfactual import find_doubts, measure_on_held_out
 from apercu.explainers.counterpart.explainer import CounterpartExplainer
 from apercu.explainers.counterpart.network import CounterpartNetwork
 from apercu.explainers.counterpart.settings import COUNTERPART_PRESETS, CounterpartSettings
@@ -71,6 +71,7 @@ COUNTERPART = ExplainerKind(
     build_training=build_training,
     describe=describe,
     measure=measure_on_held_out,
+    find_doubts=find_doubts,
     open_backbone=open_backbone,
     min_classes=2,
     needs_one_class=True,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from apercu.classifiers import Classifier
 from apercu.explainers.classifier_info import ClassifierInfo
-from apercu.explainers.counterfactual import measure_on_held_out
+from apercu.explainers.counterfactual import find_doubts, measure_on_held_out
 from apercu.explainers.kind import CardText, ExplainerKind
 from apercu.explainers.latent.explainer import LatentExplainer
 from apercu.explainers.latent.network import LatentNetwork
@@ -68,6 +68,7 @@ LATENT = ExplainerKind(
     build_training=build_training,
     describe=describe,
     measure=measure_on_held_out,
+    find_doubts=find_doubts,
     open_backbone=open_no_backbone,
     needs_gradients=False,
     min_classes=2,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,10 +13,17 @@ from apercu.explainers.kind import CardText, ExplainerKind
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.explainers.mask.network import MaskNetwork
 from apercu.explainers.mask.settings import MASK_PRESETS, MaskSettings
-from apercu.training.data import TrainingImages, iterate_batches
+from apercu.progress import ProgressCallback, ignore_progress
+from apercu.training.data import TrainingImages, iterate_batches, report_batches
+from apercu.types import Images
 
 if TYPE_CHECKING:
     from apercu.explainers.mask.training import MaskTraining
+
+MIN_ADVANTAGE = 0.05
+"""Advantage over the same regions elsewhere below which masks do not look trained."""
+MAX_ABSENT_RATIO = 0.8
+"""Mean area for absent classes, relative to predicted ones, above which neither do they."""
 
 
 def build_mask_network(
@@ -65,8 +73,36 @@ def describe(settings: MaskSettings) -> CardText:
     )
 
 
+def find_doubts(facts: Mapping[str, float]) -> list[str]:
+    """Return why masks do not look trained, from what was measured on images held out.
+
+    Args:
+        facts: what was measured, by name.
+
+    Returns:
+        One phrase for each reason.
+    """
+    doubts, advantage = [], facts["advantage"]
+    if advantage < max(MIN_ADVANTAGE, 2 * facts["advantage_error"]):
+        doubts.append(
+            "masks are hardly better than the same regions elsewhere in the image (by "
+            f"{advantage:.2f} ± {2 * facts['advantage_error']:.2f} in the probability of the class)"
+        )
+    if facts["area_absent"] > MAX_ABSENT_RATIO * facts["area_true"]:
+        doubts.append(
+            f"masks hardly depend on the class (mean area {facts['area_true']:.2f} for the "
+            f"predicted class, {facts['area_absent']:.2f} for another)"
+        )
+    return doubts
+
+
 def measure(
-    explainer: MaskExplainer, classifier: Classifier, images: TrainingImages, run: Path, seed: int
+    explainer: MaskExplainer,
+    classifier: Classifier,
+    images: TrainingImages,
+    run: Path,
+    seed: int,
+    report: ProgressCallback = ignore_progress,
 ) -> dict[str, float]:
     """Measure the masks of images held out, and write their level curve into the run folder.
 
@@ -76,24 +112,33 @@ def measure(
         images: the images held out.
         run: the run folder.
         seed: seed of the absent classes.
+        report: receives the name of the work, the images that are done, and the images in all.
 
     Returns:
         What was measured, by name.
     """
     from apercu.explainers.mask.levels import (
         measure_absent_area,
+        measure_advantage,
         measure_levels,
         write_level_curve,
     )
 
     count = len(images)
-    points = measure_levels(explainer, classifier, iterate_batches(images, count))
+
+    def batches(name: str) -> Iterator[Images]:
+        return report_batches(iterate_batches(images, count), f"measuring {name}", count, report)
+
+    points = measure_levels(explainer, classifier, batches("levels"))
     write_level_curve(points, run)
+    advantage, error = measure_advantage(explainer, classifier, batches("regions"))
     middle = min(points, key=lambda point: abs(point.level - 0.5))
     best = min(points, key=lambda point: point.saliency_metric)
     return {
         "area_true": middle.area,
-        "area_absent": measure_absent_area(explainer, iterate_batches(images, count), seed),
+        "area_absent": measure_absent_area(explainer, batches("absent classes"), seed),
+        "advantage": advantage,
+        "advantage_error": error,
         "measured_images": float(count),
         "kept_probability": middle.kept,
         "removed_probability": middle.removed,
@@ -110,5 +155,6 @@ MASK = ExplainerKind(
     build_training=build_training,
     describe=describe,
     measure=measure,
+    find_doubts=find_doubts,
     open_backbone=open_backbone,
 )
