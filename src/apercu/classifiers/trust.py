@@ -23,7 +23,7 @@ from apercu.errors import ClassifierError, UntrustedError
 OWN_FACTORIES = frozenset({*FORMER_FACTORIES, *FORMER_FACTORIES.values()})
 """Factories of this package, which every card may name."""
 
-MAX_MODULES = 100_000
+MAX_MODULES = 30_000
 """Layers that a network may have whose card is not trusted."""
 SPARE_NUMBERS = 16_000_000
 """Numbers that a network may hold besides its weights, such as tables that are computed."""

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from apercu.classifiers import Classifier, open_classifier, save_classifier
+from apercu.errors import RunError
 from apercu.evaluation.comparison import run_comparison
 from apercu.evaluation.demo_classifier import ClassifierTraining, measure_accuracy, train_classifier
 from apercu.evaluation.gallery import draw_gallery
@@ -23,7 +24,7 @@ from apercu.explainers.mask.settings import MASK_PRESETS
 from apercu.explainers.run_folder import WEIGHTS
 from apercu.explainers.train import train_explainer
 from apercu.images import Planted
-from apercu.io import write_file
+from apercu.io import parse_json, write_file
 from apercu.methods import (
     CentreBox,
     GradCam,
@@ -137,7 +138,7 @@ class Demo:
         """Train the classifier, or open the trained one."""
         if (self.out / FACTS).is_file():
             classifier = open_classifier(self.out / CARD, device=self.device)
-            accuracy = json.loads((self.out / FACTS).read_text(encoding="utf-8"))["accuracy"]
+            accuracy = _read_accuracy(self.out / FACTS)
         else:
             classifier = train_classifier(
                 Planted(images=TRAIN_IMAGES, seed=self.seed),
@@ -163,3 +164,11 @@ class Demo:
         explainer = MaskExplainer.from_pretrained(run, device=self.device)
         self.say(f"mask explainer: trained in {explainer.facts['training_seconds']:.0f} s")
         return explainer
+
+
+def _read_accuracy(path: Path) -> float:
+    """Read how often the trained classifier is right; raises RunError if the file is damaged."""
+    try:
+        return float(parse_json(path.read_bytes())["accuracy"])
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise RunError(f"{path}: damaged; delete its folder, or choose another --out") from error

@@ -20,7 +20,7 @@ from apercu.explain.dicom_capture import build_secondary_capture
 from apercu.images.formats.dicom import DicomReference
 from apercu.images.resizing import resize_picture
 from apercu.images.stream import scale_boxes
-from apercu.io import write_file, write_map
+from apercu.io import parse_json, write_file, write_map
 from apercu.types import Picture
 
 RECORD_FILE = "explain.json"
@@ -290,7 +290,7 @@ def write_record(
 def _read_others(folder: Path, explanation: Explanation) -> list[Any]:
     """Return what `explain.json` says about other images of the same explainer."""
     try:
-        content = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+        content = parse_json((folder / RECORD_FILE).read_text(encoding="utf-8"))
         same = content["fingerprint"] == explanation.explainer_record.get("fingerprint")
         images = [entry for entry in content["images"] if entry["image"] != explanation.stored.name]
     except (OSError, ValueError, KeyError, TypeError):

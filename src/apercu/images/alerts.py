@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from io import BufferedReader, BytesIO
@@ -17,6 +16,7 @@ from apercu.images.formats.decoder_errors import DECODER_ERRORS
 from apercu.images.formats.fits import decode_fits
 from apercu.images.formats.unpacking import inflate
 from apercu.images.source import ImageSource, Item, normalise_index
+from apercu.io import parse_json
 
 AVRO_MAGIC = b"Obj\x01"
 SUFFIXES = (".avro",)
@@ -128,7 +128,7 @@ def read_alerts(path: Path) -> Iterator[dict[str, Any]]:
     try:
         with path.open("rb") as stream:
             metadata = _read_metadata(stream, path)
-            schema = parse_schema(json.loads(metadata["avro.schema"]))
+            schema = parse_schema(parse_json(metadata["avro.schema"]))
             sync = stream.read(_SYNC_BYTES)
             while stream.peek(1):
                 count, size = _read_long(stream), _read_long(stream)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from bisect import bisect_right
@@ -15,6 +14,7 @@ from typing import Any, TypeAlias
 from apercu.errors import ImageError, ImagesError
 from apercu.images.reader import read_picture
 from apercu.images.source import ImageSource, Item, normalise_index
+from apercu.io import parse_json
 
 Schema: TypeAlias = Any  # pyarrow.Schema; pyarrow is imported only when a Parquet file is opened
 Table: TypeAlias = Any  # pyarrow.Table
@@ -149,7 +149,7 @@ def _read_features(schema: Schema) -> list[str]:
     """Return the columns that hold pictures by the Hugging Face metadata of the schema."""
     text = (schema.metadata or {}).get(b"huggingface")
     try:
-        features = json.loads(text)["info"]["features"] if text else {}
+        features = parse_json(text)["info"]["features"] if text else {}
         return [name for name, feature in features.items() if feature.get("_type") == "Image"]
     except (ValueError, KeyError, TypeError, AttributeError):
         return []
@@ -262,7 +262,7 @@ def _read_class_names(schema: Schema, label: str) -> tuple[str, ...] | None:
     """Read the class names from the Hugging Face metadata of the schema; None if absent."""
     text = (schema.metadata or {}).get(b"huggingface")
     try:
-        names = json.loads(text)["info"]["features"][label]["names"] if text else None
+        names = parse_json(text)["info"]["features"][label]["names"] if text else None
     except (ValueError, KeyError, TypeError):
         return None
     return tuple(str(name) for name in names) if isinstance(names, list) else None

@@ -57,12 +57,12 @@ class DecoderShape:
         form: kind of the decoder in settings files.
     """
 
-    width: Annotated[int, Field(ge=1)] = 96
-    blocks: Annotated[int, Field(ge=1)] = 1
+    width: Annotated[int, Field(ge=1, le=4096)] = 96
+    blocks: Annotated[int, Field(ge=1, le=64)] = 1
     residual: Literal["bottleneck", "compact"] = "compact"
     upsampling: Literal["transposed", "pixel_shuffle"] = "pixel_shuffle"
     gate: Literal["everywhere", "deepest"] = "everywhere"
-    resolution: Annotated[int, Field(ge=1)] = 4
+    resolution: Annotated[int, Field(ge=1, le=1024)] = 4
     form: Literal["gated"] = "gated"
 
 

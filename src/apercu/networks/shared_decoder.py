@@ -34,9 +34,9 @@ class SharedShape:
         form: kind of the decoder in settings files.
     """
 
-    width: Annotated[int, Field(ge=1)] = 16
-    filters: Annotated[int, Field(ge=1)] = 8
-    resolution: Annotated[int, Field(ge=1)] = 4
+    width: Annotated[int, Field(ge=1, le=4096)] = 16
+    filters: Annotated[int, Field(ge=1, le=4096)] = 8
+    resolution: Annotated[int, Field(ge=1, le=1024)] = 4
     form: Literal["shared"] = "shared"
 
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from PIL import Image
+from pydantic import TypeAdapter
 
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError, RunError
 from apercu.evaluation.cost import describe_environment
 from apercu.images import ImageSource, open_images
 from apercu.images.catalogue import label_images, match_by_id, read_catalogue
-from apercu.io import check_writable, write_json
+from apercu.io import check_writable, parse_json, write_json
 from apercu.pretraining.few_labels import (
     FewLabelsProtocol,
     LearningCurveRow,
@@ -162,8 +162,8 @@ def _digest_set(labelled: LabelledFeatures) -> str:
 
 def _read_rows(path: Path) -> list[LearningCurveRow]:
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-        return [LearningCurveRow(**{**row, "ci95": tuple(row["ci95"])}) for row in rows]
+        rows = parse_json(path.read_text(encoding="utf-8"))["rows"]
+        return TypeAdapter(list[LearningCurveRow]).validate_python(rows)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path}: cannot be read; delete it") from error
 

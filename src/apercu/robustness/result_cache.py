@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from apercu.io import write_file
 from apercu.robustness.filters.base import ADDED_LATER
@@ -69,7 +69,7 @@ class ResultCache:
         """Load the result of a job; None where there is no result, or it cannot be read."""
         try:
             return AttackResult.model_validate_json(self._make_path(key).read_text("utf-8"))
-        except (OSError, ValidationError):
+        except (OSError, ValueError):
             return None
 
     def save(self, key: str, result: AttackResult) -> None:

@@ -62,6 +62,8 @@ def read_finished(out: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = parse_json((out / MANIFEST).read_bytes())
         shards = [ShardRecord.model_validate(entry) for entry in content["shards"]]
+        if not all(type(content[name]) is int for name in ("images", "errors", "bytes")):
+            raise TypeError("counts that are no whole numbers")
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise RunError(f"{out / MANIFEST}: damaged; delete it and choose another --out") from error
     for shard in shards:

@@ -34,9 +34,9 @@ class CounterpartShape:
         places: whether a mask of its own, in a further channel, says where a change is.
     """
 
-    width: Annotated[int, Field(ge=1)] = 96
-    blocks: Annotated[int, Field(ge=1)] = 1
-    resolution: Annotated[int, Field(ge=1)] = 8
+    width: Annotated[int, Field(ge=1, le=4096)] = 96
+    blocks: Annotated[int, Field(ge=1, le=64)] = 1
+    resolution: Annotated[int, Field(ge=1, le=1024)] = 8
     separate: bool = False
     places: bool = True
 

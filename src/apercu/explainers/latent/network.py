@@ -35,10 +35,10 @@ class LatentShape:
         reader: width of the two hidden layers of each reader.
     """
 
-    side: Annotated[int, Field(ge=16, multiple_of=2**HALVINGS)] = 64
-    code: Annotated[int, Field(ge=1)] = 128
-    width: Annotated[int, Field(ge=GROUPS, multiple_of=GROUPS)] = 24
-    reader: Annotated[int, Field(ge=1)] = 256
+    side: Annotated[int, Field(ge=16, le=1024, multiple_of=2**HALVINGS)] = 64
+    code: Annotated[int, Field(ge=1, le=16384)] = 128
+    width: Annotated[int, Field(ge=GROUPS, le=1024, multiple_of=GROUPS)] = 24
+    reader: Annotated[int, Field(ge=1, le=16384)] = 256
 
 
 @final
@@ -152,7 +152,7 @@ class Lagrangian:
         rate: learning rate of the descent.
     """
 
-    points: Annotated[int, Field(ge=3)] = 7
+    points: Annotated[int, Field(ge=3, le=1000)] = 7
     evidence: tuple[Annotated[float, Field(gt=0)], ...] = (10.0, 30.0, 100.0, 300.0)
     convinced: Annotated[float, Field(gt=0, lt=1)] = 0.9
     steps: Annotated[int, Field(ge=1)] = 150

@@ -41,12 +41,12 @@ class Adios(Pretext):
     """
 
     form: Literal["adios"] = "adios"
-    masks: int = Field(4, ge=2)
+    masks: int = Field(4, ge=2, le=64)
     sparsity: float = Field(0.1, ge=0)
     adversary: float = Field(1.0, gt=0)
     views: ViewPair = ViewPair()
-    width: int = Field(128, ge=2)
-    base: int = Field(16, ge=1)
+    width: int = Field(128, ge=2, le=16384)
+    base: int = Field(16, ge=1, le=1024)
 
     def build_parts(self, sample: PretextSample) -> dict[str, nn.Module]:
         import_losses()

@@ -69,7 +69,7 @@ class Contrastive(Pretext):
     form: Literal["contrastive"] = "contrastive"
     loss: Literal["nt_xent", "vicreg", "barlow_twins"] = "nt_xent"
     views: ViewPair = ViewPair()
-    width: int = Field(128, ge=2)
+    width: int = Field(128, ge=2, le=16384)
 
     def build_parts(self, sample: PretextSample) -> dict[str, nn.Module]:
         import_losses()  # fails before the first step where lightly is missing
