@@ -6,7 +6,7 @@ READY := .venv/.ready
 RIVALS := .venv/.rivals
 RUN := runs/mobilenetv2
 
-.PHONY: help setup demo test test-slow test-gpu check format house bench reliability audit docs clean
+.PHONY: help setup demo test test-slow test-gpu check format house bench families reliability audit docs clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -51,6 +51,9 @@ bench: $(RIVALS) ## start-up, speed and memory, beside what people use now
 	@failed=; for name in startup rise grad_cam flipping road attacks halftone export runtime serving video batch; do \
 	  echo "== $$name"; $(BIN)/python benchmarks/$$name.py || failed="$$failed $$name"; \
 	done; test -z "$$failed" || { echo "error: promises not kept:$$failed"; exit 1; }
+
+families: $(READY) ## what works with each family of classifiers, into docs/families.md; an hour
+	$(BIN)/python benchmarks/families.py
 
 reliability: $(READY) ## the server under load, faults and hostile input: half an hour
 	$(BIN)/python benchmarks/reliability.py load kills disconnects slow sigterm disk_full fuzz --table

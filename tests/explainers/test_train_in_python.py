@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 import apercu
-from apercu.classifiers import StudentSettings
+from apercu.classifiers import StudentSettings, save_classifier
 from apercu.errors import ConfigError, ImageError, RunError
+from apercu.explainers.encoder import choose_encoder
+from apercu.explainers.mask.settings import MASK_PRESETS
 from apercu.explainers.registry import KIND_NAMES, find_kind
 from apercu.explainers.settings import ExplainerSettings
 
@@ -38,7 +41,8 @@ class Colours:
 def train(classifier: object, out: Path, **options: Any) -> Any:
     options = {"kind": "mask", "steps": 2, "batch": 4, "device": "cpu", **options}
     options.setdefault("config", SETTINGS.get(options["kind"]))
-    return apercu.train(classifier, PLANTED, out, say=lambda line: None, **options)
+    options.setdefault("say", lambda line: None)
+    return apercu.train(classifier, PLANTED, out, **options)
 
 
 @pytest.mark.parametrize("kind", KIND_NAMES)
@@ -181,3 +185,61 @@ def test_pictures_of_any_size_are_squashed(explainer: Any) -> None:
 def test_what_is_no_image_is_refused(given: Any, match: str, explainer: Any) -> None:
     with pytest.raises(ImageError, match=match):
         explainer(given)
+
+
+def make_convolutions() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2, 1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 3),
+    )
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    """A card of an exported program, which gives gradients but shows no layers."""
+    network = apercu.open_classifier(make_convolutions(), size=32)
+    return save_classifier(network, tmp_path / "program")
+
+
+def test_a_black_box_gets_an_encoder(program: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    config = {key: value for key, value in SETTINGS["mask"].items() if key != "preset"}
+    train(str(program), tmp_path / "run", config=config, workers=0, say=lines.append)
+    (line,) = (line for line in lines if "encoder" in line)
+    assert line.startswith(f"{program} gives no feature maps, so the encoder is small, trained")
+    assert apercu.load_explainer(tmp_path / "run").settings.encoder == "small"
+
+
+@pytest.mark.parametrize("options", [{"encoder": "own"}, {"config": {"encoder": "own"}}])
+def test_an_encoder_that_was_named_is_not_replaced(
+    options: dict[str, Any], program: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="does not show its layers; name another encoder"):
+        train(str(program), tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_best_encoder_at_hand_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_hand = {"resnet18": "a file", "mobilenetv2_100": "another"}
+    monkeypatch.setattr("apercu.explainers.encoder.find_cached_weights", at_hand.get)
+    lines: list[str] = []
+    settings = choose_encoder(MASK_PRESETS.read(None), "boxed.pt2", lines.append)
+    assert (settings.encoder, settings.frozen) == ("timm/resnet18", True)
+    assert "the encoder is timm/resnet18, whose pretrained weights are at hand" in lines[0]
+
+
+def test_masks_of_a_network_of_one_size_are_scored_at_that_size(tmp_path: Path) -> None:
+    import timm
+
+    module = timm.create_model("test_vit", img_size=32, num_classes=3)
+    classifier = apercu.open_classifier(module, size=32, mean=0.5, std=0.5)
+    assert classifier.takes_size((32, 32)) and not classifier.takes_size((16, 16))
+    lines: list[str] = []
+    config = {"decoder": {"width": 16}, "schedule": {"side": 16}}
+    train(classifier, tmp_path / "run", config=config, workers=0, say=lines.append)
+    assert any("masks are scored at 32 × 32 pixels, not at 16" in line for line in lines)
+    tiny = apercu.open_classifier(make_convolutions(), size=32)
+    assert tiny.takes_size((16, 16))

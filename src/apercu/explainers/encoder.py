@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from apercu.classifiers import Classifier, open_classifier
+from apercu.classifiers.sources.timm import find_cached_weights
 from apercu.errors import ConfigError
 from apercu.explainers.classifier_info import ClassifierInfo
-from apercu.explainers.settings import OWN, SMALL, TIMM, GatedSettings
+from apercu.explainers.settings import OWN, SMALL, TIMM, G, GatedSettings
 from apercu.networks.encoder import Encoder, SmallEncoder, TimmEncoder
 from apercu.networks.graph_encoder import GraphEncoder
+
+TIMM_ENCODERS = ("resnet50", "resnet34", "resnet18", "efficientnet_b0", "mobilenetv2_100")
+"""Models of timm that are taken where a classifier cannot be its own encoder, the best first."""
 
 
 def open_backbone(settings: GatedSettings, classifier: Classifier) -> Classifier | None:
@@ -63,7 +69,30 @@ def build_encoder(
         return encoder
     if settings.encoder == SMALL:
         return SmallEncoder(channels)
-    return TimmEncoder(settings.encoder.removeprefix(TIMM), channels, pretrained=pretrained)
+    name, size = settings.encoder.removeprefix(TIMM), classifier_info.input.size
+    return TimmEncoder(name, channels, pretrained=pretrained, size=size)
+
+
+def choose_encoder(settings: G, spec: str, say: Callable[[str], None]) -> G:
+    """Return the settings with the best encoder whose weights are at hand, and say which it is.
+
+    It is for a classifier that cannot be its own encoder.
+
+    Args:
+        settings: the settings of an explainer with an encoder.
+        spec: SPEC of the classifier.
+        say: receives one line about the choice.
+
+    Returns:
+        The settings with an encoder of timm whose weights are in the local cache, or with a small
+        one that is trained from scratch.
+    """
+    name = next((name for name in TIMM_ENCODERS if find_cached_weights(name)), None)
+    encoder, reason = SMALL, "trained from scratch, as no pretrained weights are at hand"
+    if name is not None:
+        encoder, reason = TIMM + name, "whose pretrained weights are at hand"
+    say(f"{spec} gives no feature maps, so the encoder is {encoder}, {reason}; --encoder names one")
+    return settings.with_encoder(encoder)
 
 
 def check_resolution(setting: str, resolution: int, encoder: Encoder) -> None:

@@ -14,6 +14,7 @@ from torch import nn
 
 from apercu.classifiers import Classifier, StudentSettings, open_classifier
 from apercu.classifiers.trust import check_spec_of_file, trusting
+from apercu.devices import choose_device
 from apercu.errors import ConfigError, NoFeatureMapsError
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.classifier_info import ClassifierInfo
@@ -75,7 +76,7 @@ def train(
         resume: whether to continue a training that was begun in the folder, or with more steps one
             that was finished.
         seed: seed of every draw.
-        device: `auto`, `cpu` or `cuda`.
+        device: `auto`, `cpu`, `cuda` or `mps`.
         devices: number of devices that share the work.
         precision: precision of the numbers: `32`, `bf16` or `16`.
         workers: processes of each device that read images.
@@ -268,11 +269,7 @@ def _choose_hardware(device: str, devices: int, precision: str, workers: int) ->
     """Return the hardware; raises ConfigError where it is not there."""
     if precision not in PRECISIONS:
         raise ConfigError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision}")
-    cuda = torch.cuda.is_available()
-    if device not in ("auto", "cpu", "cuda") or (device == "cuda" and not cuda):
-        raise ConfigError(f"device: expected auto, cpu, or cuda where torch sees it, got {device}")
-    chosen = "cuda" if cuda and device != "cpu" else "cpu"
-    return Hardware(chosen, devices, PRECISIONS[precision], workers)
+    return Hardware(choose_device(device), devices, PRECISIONS[precision], workers)
 
 
 def _distil(

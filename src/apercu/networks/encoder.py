@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from apercu.classifiers.sources.timm import find_cached_weights, find_size_option
 from apercu.errors import ConfigError
 from apercu.types import Images
 
@@ -66,27 +67,42 @@ class TimmEncoder(Encoder):
     """Any timm model in its `features_only` form.
 
     Maps with strides below 4 or above 32 are dropped. Of maps with the same stride the last one
-    stays, so a vision transformer gives one map.
+    stays, so a vision transformer gives one map. Models with a fixed size are made for the size of
+    the images.
 
     Args:
         name: name of the timm model.
         image_channels: channels of the images.
         pretrained: whether timm loads its pretrained weights.
+        size: height and width of the images in pixels; the model's own if None.
     """
 
     network: Any
     mean: Tensor
     std: Tensor
 
-    def __init__(self, name: str, image_channels: int = 3, *, pretrained: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        image_channels: int = 3,
+        *,
+        pretrained: bool = False,
+        size: tuple[int, int] | None = None,
+    ) -> None:
         import timm
 
         super().__init__()
+        cached = find_cached_weights(name) if pretrained and timm.is_model(name) else None
         try:
             self.network = timm.create_model(
-                name, features_only=True, pretrained=pretrained, in_chans=image_channels
+                name,
+                features_only=True,
+                pretrained=pretrained,
+                in_chans=image_channels,
+                **({} if size is None else find_size_option(name, size)),
+                **({} if cached is None else {"pretrained_cfg_overlay": {"file": cached}}),
             )
-        except (RuntimeError, ValueError, OSError) as error:
+        except (RuntimeError, ValueError, OSError, TypeError, AttributeError) as error:
             reason = str(error).splitlines()[0]
             raise ConfigError(
                 f"encoder: expected a timm model with features_only, got timm/{name} ({reason})"

@@ -44,7 +44,7 @@ def open_torchvision(card: ClassifierCard, class_count: int | None) -> Network:
     preset = preset or presets.DEFAULT
     if card.weights is not None and class_count is not None:
         options.setdefault("num_classes", class_count)
-    if card.weights is not None and card.input is not None:
+    if (card.weights is not None or is_random) and card.input is not None:
         options = find_size_option(name, card.input.size) | options
     try:
         weights = None if card.weights or is_random else preset

@@ -1,0 +1,402 @@
+"""The feature maps of a classifier's network, and its output from the same pass.
+
+Models of timm give the maps of their stages themselves; other networks are traced.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast, final
+
+import torch
+from torch import Tensor, fx, nn
+
+from apercu.classifiers import Classifier
+from apercu.classifiers.positions import (
+    MAX_EXTRA_TOKENS,
+    MapLayout,
+    find_layout,
+    make_probes,
+)
+from apercu.classifiers.sources.exported_program import ExportedNetwork
+from apercu.errors import NoFeatureMapsError
+from apercu.types import Images
+
+MIN_STRIDE, MAX_STRIDE = 2, 32
+OTHER_ENCODER = "name another encoder: timm/NAME, a classifier card, or small"
+
+_REFUSALS = (
+    fx.proxy.TraceError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    NameError,
+)
+"""What a network raises that cannot be traced, or refuses what is asked of it."""
+
+
+class FeatureMaps(nn.Module, ABC):
+    """Normalised images → feature maps of a network, finest first.
+
+    Attributes:
+        strides: pixels of the image per cell of each map, rounded to a power of two.
+        channels: channels of each map.
+    """
+
+    strides: tuple[int, ...]
+    channels: tuple[int, ...]
+
+    @abstractmethod
+    def forward(self, images: Images) -> list[Tensor]:
+        """Return the feature maps, each `batch × channels × rows × columns`."""
+
+    @abstractmethod
+    def with_output(self) -> nn.Module:
+        """Return a module from normalised images to the network's output and its feature maps."""
+
+
+def open_feature_maps(classifier: Classifier, size: tuple[int, int] | None = None) -> FeatureMaps:
+    """Return the feature maps of a classifier's network.
+
+    Transformers of timm, and networks of timm with parts that are no maps, give the maps of their
+    stages. Of all other networks the last map of each stride is taken from a trace.
+
+    Args:
+        classifier: the classifier.
+        size: height and width of the images in pixels; the classifier's own if None.
+
+    Returns:
+        The feature maps.
+
+    Raises:
+        NoFeatureMapsError: the classifier does not show its layers, cannot be traced, or has no
+            feature maps.
+    """
+    forward = classifier.network.forward
+    if isinstance(forward, ExportedNetwork) and forward.strides:
+        return ProgramMaps(forward, classifier)
+    if classifier.module is None:
+        raise NoFeatureMapsError(
+            f"encoder: {classifier.spec} does not show its layers; {OTHER_ENCODER}"
+        )
+    size = size or classifier.size
+    stages = _open_stages(classifier, size)
+    if stages is not None and not stages.ends_in_map:
+        return stages
+    try:
+        traced = GraphMaps(classifier, size)
+    except NoFeatureMapsError:
+        if stages is None:
+            raise
+        return stages
+    return stages if stages is not None and traced.has_other_outputs else traced
+
+
+@final
+class ProgramMaps(FeatureMaps):
+    """The feature maps that an exported program returns after its output."""
+
+    def __init__(self, exported: ExportedNetwork, classifier: Classifier) -> None:
+        super().__init__()
+        self.outputs = _ProgramOutputs(exported)
+        self.strides = exported.strides
+        with torch.no_grad():
+            maps = self(classifier.normalise(_make_grey_image(classifier, classifier.size)))
+        self.channels = tuple(features.shape[1] for features in maps)
+
+    def forward(self, images: Images) -> list[Tensor]:
+        return self.outputs(images)[1]
+
+    def with_output(self) -> nn.Module:
+        return self.outputs
+
+
+class _ProgramOutputs(nn.Module):
+    """The output of an exported program and its feature maps, on the device of the images."""
+
+    def __init__(self, exported: ExportedNetwork) -> None:
+        super().__init__()
+        self.exported = [exported]  # in a list, as it is no module
+        self.program: nn.Module = exported.module
+
+    def forward(self, images: Images) -> tuple[Tensor, list[Tensor]]:
+        exported = self.exported[0]
+        if exported.device != images.device:
+            exported.to(images.device)
+            self.program = exported.module
+        output, *maps = exported.run(images)
+        return output, maps
+
+
+@final
+class StageMaps(FeatureMaps):
+    """The last stage of each stride of a timm model, by its `forward_intermediates`.
+
+    The deepest map holds the features from which the model computes its logits, where these have
+    positions.
+
+    Args:
+        module: a model with `forward_intermediates` and `forward_head`.
+        sample: normalised images, `batch × channels × height × width`.
+
+    Attributes:
+        ends_in_map: whether the model itself gives the last features as a map with the channels
+            first, as convolutional networks do.
+
+    Raises:
+        ValueError: no stage has a stride that is the same on both axes.
+    """
+
+    def __init__(self, module: Any, sample: Images) -> None:
+        super().__init__()
+        self.module = module
+        with torch.no_grad():
+            final, maps = module.forward_intermediates(sample, output_fmt="NCHW")
+        size = (sample.shape[2], sample.shape[3])
+        last: dict[int, int] = {}
+        for index, features in enumerate(maps):
+            stride = find_stride(features.shape, size)
+            if stride is not None:
+                last[stride] = index
+        if not last:
+            raise ValueError("no stage has a stride that is the same on both axes")
+        self.strides = tuple(sorted(last))
+        self.indices = [last[stride] for stride in self.strides]
+        self.final = _find_final_layout(final, maps[self.indices[-1]])
+        self.ends_in_map = self.final is not None and self.final.form == "channels_first"
+        chosen = self._choose(final, [maps[index] for index in sorted(self.indices)])
+        self.channels = tuple(features.shape[1] for features in chosen)
+
+    def forward(self, images: Images) -> list[Tensor]:
+        return self.run(images)[1]
+
+    def with_output(self) -> nn.Module:
+        return _StagesWithHead(self)
+
+    def run(self, images: Images) -> tuple[Any, list[Tensor]]:
+        """Return what the head of the model receives, and the feature maps."""
+        final, maps = self.module.forward_intermediates(
+            images, indices=sorted(self.indices), output_fmt="NCHW"
+        )
+        return final, self._choose(final, maps)
+
+    def _choose(self, final: Any, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Return the maps of the stages by stride, the deepest of them from the last features."""
+        by_index = dict(zip(sorted(self.indices), maps, strict=True))
+        chosen = [by_index[index] for index in self.indices]
+        if self.final is not None:
+            chosen[-1] = self.final.read(final)
+        return chosen
+
+
+class _StagesWithHead(nn.Module):
+    """The logits and the feature maps of a timm model, in one pass."""
+
+    def __init__(self, stages: StageMaps) -> None:
+        super().__init__()
+        self.stages = stages
+
+    def forward(self, images: Images) -> tuple[Tensor, list[Tensor]]:
+        final, maps = self.stages.run(images)
+        return self.stages.module.forward_head(final), maps
+
+
+@final
+class GraphMaps(FeatureMaps):
+    """The last map of each stride in the trace of a network.
+
+    Which outputs are maps, and how they are read, is found by changing halves of an image; see
+    `apercu.classifiers.positions`.
+
+    Args:
+        classifier: a classifier that shows its layers.
+        size: height and width of the images in pixels.
+
+    Attributes:
+        has_other_outputs: whether later outputs with four axes are no maps.
+
+    Raises:
+        NoFeatureMapsError: the network cannot be traced, or has no feature maps.
+    """
+
+    def __init__(self, classifier: Classifier, size: tuple[int, int]) -> None:
+        super().__init__()
+        module = cast(nn.Module, classifier.module)
+        try:
+            names = _list_nodes(module)
+            finder = _MapFinder(_build_extractor(module, names), size)
+            probes = make_probes(classifier.channels, size).to(classifier.device)
+            with torch.no_grad():
+                finder.run(classifier.normalise(probes))
+        except _REFUSALS as error:
+            raise NoFeatureMapsError(
+                f"encoder: {classifier.spec} cannot be traced; {OTHER_ENCODER}"
+            ) from error
+        maps = finder.choose()
+        if not maps:
+            raise NoFeatureMapsError(
+                f"encoder: {classifier.spec} has no feature maps; {OTHER_ENCODER}"
+            )
+        self.strides = tuple(sorted(maps))
+        self.nodes = tuple(maps[stride].name for stride in self.strides)
+        self.layouts = tuple(maps[stride].layout for stride in self.strides)
+        self.channels = tuple(maps[stride].channels for stride in self.strides)
+        self.has_other_outputs = finder.last_shaped != dict(
+            zip(self.strides, self.nodes, strict=True)
+        )
+        self.output = names[-1]
+        self.module = [module]  # in a list, as the extractor has its layers
+        self.network = _build_extractor(module, self.nodes)
+
+    def forward(self, images: Images) -> list[Tensor]:
+        outputs = self.network(images)
+        return [
+            layout.read(outputs[node])
+            for node, layout in zip(self.nodes, self.layouts, strict=True)
+        ]
+
+    def with_output(self) -> nn.Module:
+        return _GraphWithOutput(self)
+
+
+class _GraphWithOutput(nn.Module):
+    """The output of a traced network and its feature maps."""
+
+    def __init__(self, maps: GraphMaps) -> None:
+        super().__init__()
+        self.nodes, self.layouts, self.output = maps.nodes, maps.layouts, maps.output
+        self.network = _build_extractor(maps.module[0], (*maps.nodes, maps.output))
+
+    def forward(self, images: Images) -> tuple[Tensor, list[Tensor]]:
+        outputs = self.network(images)
+        pairs = zip(self.nodes, self.layouts, strict=True)
+        return outputs[self.output], [layout.read(outputs[node]) for node, layout in pairs]
+
+
+class _TracedMap(NamedTuple):
+    """A node of a trace whose output is read as a map."""
+
+    name: str
+    layout: MapLayout
+    channels: int
+    is_certain: bool
+
+
+class _MapFinder(fx.Interpreter):
+    """Runs a traced network on probes, and finds the outputs that are maps.
+
+    Attributes:
+        last_shaped: the last node with four axes and the columns of a map, by stride.
+    """
+
+    def __init__(self, network: fx.GraphModule, size: tuple[int, int]) -> None:
+        super().__init__(network)
+        self.size = size
+        nodes = next(node.args[0] for node in network.graph.nodes if node.op == "output")
+        self.names = {node: name for name, node in cast(dict[str, fx.Node], nodes).items()}
+        self.last_shaped: dict[int, str] = {}
+        self._maps: list[tuple[int, _TracedMap]] = []
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run one node, and keep it if its output is a map."""
+        output = super().run_node(n)
+        if n in self.names and isinstance(output, Tensor):
+            self._inspect(self.names[n], output)
+        return output
+
+    def choose(self) -> dict[int, _TracedMap]:
+        """Return the last map of each stride.
+
+        In a network without tokens every output with the shape of a map is one, as deep features
+        can depend on the whole image.
+        """
+        has_tokens = any(node.layout.form == "tokens" for _, node in self._maps)
+        return {stride: node for stride, node in self._maps if node.is_certain or not has_tokens}
+
+    def _inspect(self, name: str, output: Tensor) -> None:
+        layout = find_layout(output, self.size)
+        is_certain = layout is not None
+        if output.ndim == 4 and min(output.shape[2:]) > 1:
+            stride = _round_stride(self.size[1], output.shape[3])
+            if MIN_STRIDE <= stride <= MAX_STRIDE:
+                self.last_shaped[stride] = name
+            layout = layout or MapLayout(output.shape[2], output.shape[3], "channels_first")
+        features = None if layout is None else layout.read(output)
+        shared = None if features is None else find_stride(features.shape, self.size)
+        if layout is not None and features is not None and shared is not None:
+            node = _TracedMap(name, layout, features.shape[1], is_certain)
+            self._maps.append((shared, node))
+
+
+def find_stride(shape: torch.Size, size: tuple[int, int]) -> int | None:
+    """Return the stride of a map, or None where it is not the same on both axes.
+
+    Args:
+        shape: `batch × channels × rows × columns`.
+        size: height and width of the images in pixels.
+
+    Returns:
+        Pixels per cell, rounded to a power of two, from 2 to 32.
+    """
+    if len(shape) != 4 or min(shape[2:]) < 2:
+        return None
+    strides = {_round_stride(side, cells) for side, cells in zip(size, shape[2:], strict=True)}
+    stride = strides.pop()
+    return stride if not strides and MIN_STRIDE <= stride <= MAX_STRIDE else None
+
+
+def _round_stride(side: int, cells: int) -> int:
+    """Return the pixels per cell, rounded to a power of two; 0 where cells are finer."""
+    return int(2 ** round(math.log2(side / cells)))
+
+
+def _open_stages(classifier: Classifier, size: tuple[int, int]) -> StageMaps | None:
+    """Return the stages of a timm model, or None where it does not give them."""
+    module = classifier.module
+    if not all(hasattr(module, name) for name in ("forward_intermediates", "forward_head")):
+        return None
+    try:
+        return StageMaps(module, classifier.normalise(_make_grey_image(classifier, size)))
+    except _REFUSALS:
+        return None
+
+
+def _find_final_layout(final: Any, deepest: Tensor) -> MapLayout | None:
+    """Return how the last features are read as a map of the same grid as the last stage."""
+    if not isinstance(final, Tensor):
+        return None
+    rows, columns = deepest.shape[2:]
+    if final.ndim == 4 and final.shape[2:] == (rows, columns):
+        return MapLayout(rows, columns, "channels_first")
+    if final.ndim == 4 and final.shape[1:3] == (rows, columns):
+        return MapLayout(rows, columns, "channels_last")
+    if final.ndim == 3 and 0 <= final.shape[1] - rows * columns <= MAX_EXTRA_TOKENS:
+        return MapLayout(rows, columns, "tokens")
+    return None
+
+
+def _list_nodes(module: nn.Module) -> list[str]:
+    """Return the names of all nodes of a network's trace; the last one is its output."""
+    from timm.models import get_graph_node_names
+
+    names: list[str] = get_graph_node_names(module)[1]
+    return names
+
+
+def _build_extractor(module: nn.Module, nodes: Sequence[str]) -> fx.GraphModule:
+    """Return a module from normalised images to the outputs of these nodes, by name."""
+    from timm.models import create_feature_extractor
+
+    extractor: fx.GraphModule = create_feature_extractor(
+        module, return_nodes={node: node for node in nodes}
+    )
+    return extractor.eval()
+
+
+def _make_grey_image(classifier: Classifier, size: tuple[int, int]) -> Tensor:
+    return torch.full((1, classifier.channels, *size), 0.5, device=classifier.device)
