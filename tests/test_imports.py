@@ -16,7 +16,7 @@ import apercu
 SOURCE = Path(apercu.__file__).parent
 LAYERS = (
     ("errors", "log", "progress", "types"),
-    ("extras", "io", "maps", "option_strings"),
+    ("devices", "extras", "io", "maps", "option_strings"),
     ("run_record", "render", "statistics"),
     ("images",),
     ("classifiers", "removal"),

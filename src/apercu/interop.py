@@ -114,7 +114,7 @@ class MeanScore(Metric):
     def update(self, *arguments: Any, **settings: Any) -> None:
         """Add one batch; the arguments are passed to the metric as they are."""
         scores = self.metric(*arguments, **settings)
-        self.total += scores.detach().double().sum()
+        self.total += scores.detach().cpu().double().sum().to(self.total.device)
         self.count += scores.numel()
 
     def compute(self) -> Tensor:

@@ -122,9 +122,9 @@ def _rank_rows(rows: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
     ranks = []
     for row in rows:
         _, indices, counts = row.unique(return_inverse=True, return_counts=True)
-        last = counts.cumsum(0).double()
-        ranks.append((last - (counts.double() - 1) / 2)[indices])
-    return torch.stack(ranks).float()
+        last = counts.cumsum(0).float()
+        ranks.append((last - (counts.float() - 1) / 2)[indices])
+    return torch.stack(ranks)
 
 
 def _standardise_rows(rows: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:

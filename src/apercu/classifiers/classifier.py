@@ -195,10 +195,21 @@ class Classifier:
         return self.names.find_index(word)
 
     def to(self, device: str | torch.device) -> Classifier:
-        """Move the network to a device; a black box stays on the CPU and takes images from any."""
-        if torch.device(device) != self.device:
-            self.device = torch.device(device)
-            self._forward.to(self.device)
+        """Move the network to a device; a black box stays on the CPU and takes images from any.
+
+        Raises:
+            ClassifierError: there is no such device, or it cannot hold the network.
+        """
+        target = torch.device(device)
+        if target != self.device:
+            try:
+                self._forward.to(target)
+            except (AssertionError, TypeError, RuntimeError) as error:
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                raise ClassifierError(
+                    f"classifier {self.spec} cannot be moved to {target}: {reason}"
+                ) from error
+            self.device = target
         return self
 
     def __repr__(self) -> str:

@@ -164,7 +164,7 @@ def _measure_range(
     network: Network, run: Callable[[Tensor], Any], images: Tensor, spec: str
 ) -> tuple[float, float]:
     """Return the mean value of generated images, plus and minus two standard deviations."""
-    values = torch.cat(list(_run_generated(network, run, images, spec))).double()
+    values = torch.cat(list(_run_generated(network, run, images, spec))).cpu().double()
     _check_finite(values, spec)
     mean, deviation = values.mean().item(), values.std().item()
     reach = 2 * max(deviation, 1e-3 * abs(mean), 1e-6)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from apercu.errors import ConfigError
 from apercu.option_strings import MAX_SEED
 
 if TYPE_CHECKING:
@@ -23,27 +22,23 @@ class Device(StrEnum):
     AUTO = "auto"
     CPU = "cpu"
     CUDA = "cuda"
+    MPS = "mps"
 
     def resolve(self) -> str:
-        """Return `cpu` or `cuda`.
+        """Return `cpu`, `cuda` or `mps`.
 
         Raises:
-            ConfigError: torch sees no CUDA device.
+            ConfigError: torch sees no such device.
         """
-        import torch
+        from apercu.devices import choose_device
 
-        available = torch.cuda.is_available()
-        if self is Device.CUDA and not available:
-            raise ConfigError(
-                "device: expected a CUDA device, torch sees none; use --device cpu or auto"
-            )
-        return "cuda" if available and self is not Device.CPU else "cpu"
+        return choose_device(self.value)
 
     def resolve_for(self, run: Path) -> str:
         """Return the device of a run, or of an export, which computes on the CPU by default.
 
         Raises:
-            ConfigError: torch sees no CUDA device.
+            ConfigError: torch sees no such device.
         """
         from apercu.deploy.inference import is_export
 

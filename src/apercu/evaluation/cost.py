@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from apercu.classifiers import Classifier
+from apercu.devices import synchronise
 from apercu.evaluation.results import ComparisonResults, Cost
 from apercu.methods import MapExplainer
 from apercu.types import Images, Targets
@@ -221,16 +222,11 @@ def format_break_even(ahead: Mapping[str, int]) -> str:
 
 def _time_call(call: Callable[[], object], device: torch.device) -> float:
     """Return the milliseconds that a call takes."""
-    _synchronise(device)
+    synchronise(device)
     start = time.perf_counter()
     call()
-    _synchronise(device)
+    synchronise(device)
     return (time.perf_counter() - start) * 1000
-
-
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _reset_peak() -> float | None:

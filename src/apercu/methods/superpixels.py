@@ -83,10 +83,11 @@ def _find_neighbour_cells(
 def _compute_centres(features: Tensor, labels: Tensor, count: int) -> Tensor:
     """Return the mean features of each superpixel.
 
-    Sums are in float64, where their order makes no difference.
+    Sums are in float64 on the CPU, where their order makes no difference.
     """
-    sums = torch.zeros(count, features.shape[1], dtype=torch.float64, device=features.device)
-    sums.index_add_(0, labels, features.double())
+    labels, values = labels.cpu(), features.cpu().double()
+    sums = torch.zeros(count, features.shape[1], dtype=torch.float64)
+    sums.index_add_(0, labels, values)
     sizes = labels.bincount(minlength=count).clamp(min=1)
     return (sums / sizes[:, None]).to(features)
 

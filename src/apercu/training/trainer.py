@@ -46,7 +46,7 @@ class Hardware:
     """Where and how a training runs.
 
     Args:
-        device: `auto`, `cpu` or `cuda`.
+        device: `auto`, `cpu`, `cuda` or `mps`.
         devices: number of devices that share the work.
         precision: precision of the numbers as Lightning names it: `32-true`, `bf16-mixed` or
             `16-mixed`.
