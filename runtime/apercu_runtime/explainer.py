@@ -132,26 +132,30 @@ class Explainer:
         words = None if target is None or target == "top" else [target]
         index = None if words is None else int(self.manifest.names.find_indices(words)[0])
         outputs = self.outputs(batch, index)
-        predicted = probability = None
+        predicted = probability = several = value = None
         if PROBABILITIES in outputs:
             probabilities = outputs[PROBABILITIES][0]
             predicted = int(probabilities.argmax())
             if index is None and self.manifest.kind == "mask":
                 index = predicted
             probability = None if index is None else float(probabilities[index])
+            several = self.manifest.output.find_predicted(probabilities)
+            value = self.manifest.output.find_value(probabilities)
         return Explanation(
             pixels,
             outputs["maps"][0],
             self.manifest.kind,
             Path(image).name if isinstance(image, str | Path) else "image",
-            self._name_class(index),
-            self._name_class(predicted),
+            None if index is None else self._name_class(index),
+            None if predicted is None else self._name_class(predicted),
             probability,
             level,
+            None if several is None else tuple(map(self._name_class, several)),
+            value,
         )
 
-    def _name_class(self, index: int | None) -> NamedClass | None:
-        return None if index is None else NamedClass(index, self.classes[index])
+    def _name_class(self, index: int) -> NamedClass:
+        return NamedClass(index, self.classes[index])
 
     def attribute(self, images: ArrayLike, target: Target = None) -> Values:
         """Compute one map per image.

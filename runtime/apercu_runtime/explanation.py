@@ -58,6 +58,9 @@ class Explanation:
         predicted: the class that is predicted; None where the graph does not predict.
         probability: the probability of the target; None where the graph does not predict.
         level: where a mask is cut for its box.
+        predicted_classes: all predicted classes, the most probable first, where each class is
+            decided by itself; else None.
+        value: the value of a regression.
     """
 
     image: Pixels
@@ -68,6 +71,8 @@ class Explanation:
     predicted: NamedClass | None = None
     probability: float | None = None
     level: float = 0.5
+    predicted_classes: tuple[NamedClass, ...] | None = None
+    value: float | None = None
 
     @property
     def mask(self) -> NDArray[np.float32]:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from apercu_runtime.errors import ConfigError, RunError, suggest_nearest
 from apercu_runtime.names import ClassNames
@@ -15,8 +19,39 @@ from apercu_runtime.names import ClassNames
 MANIFEST = "explainer.json"
 VERSION = 1
 """Version of the manifests that can be read."""
+LOGIT_RANGE = 4.0
+"""Distance of the logits of the two ends of the range of a regression, as in apercu."""
 PROGRAM = "program"
 """The role of a file that only PyTorch runs."""
+
+
+@dataclass(frozen=True)
+class OutputMeaning:
+    """What the probabilities of a graph mean.
+
+    Attributes:
+        several: whether each class is decided by itself, so that several may be predicted.
+        value_range: the low and the high value of a regression, whose classes are lower and
+            higher; None for a classifier of classes.
+    """
+
+    several: bool = False
+    value_range: tuple[float, float] | None = None
+
+    def find_predicted(self, probabilities: NDArray[np.float32]) -> list[int] | None:
+        """Return all predicted classes, the most probable first; None where it is always one."""
+        if not self.several:
+            return None
+        order = np.argsort(-probabilities, kind="stable")
+        return [int(index) for index in order if probabilities[index] >= 0.5]
+
+    def find_value(self, probabilities: NDArray[np.float32]) -> float | None:
+        """Return the value of a regression; None for a classifier of classes."""
+        if self.value_range is None:
+            return None
+        low, high = self.value_range
+        lower, higher = (max(float(p), 1e-38) for p in probabilities)
+        return (low + high) / 2 + (high - low) / LOGIT_RANGE * math.log(higher / lower)
 
 
 @dataclass(frozen=True)
@@ -31,6 +66,7 @@ class Manifest:
         counts: whether pixels may have any finite value, not only those in [0, 1].
         names: the names of the classes.
         files: the file name and SHA-256 of each graph, by role.
+        output: what the probabilities mean.
     """
 
     folder: Path
@@ -40,6 +76,7 @@ class Manifest:
     counts: bool
     names: ClassNames
     files: Mapping[str, tuple[str, str]]
+    output: OutputMeaning = OutputMeaning()
 
     def read_graph(self, role: str) -> bytes:
         """Read the bytes of a graph, and check that they are the exported ones.
@@ -111,4 +148,15 @@ def _parse_manifest(folder: Path, content: dict[str, Any]) -> Manifest:
         counts=content["input"]["range"] == "counts",
         names=names,
         files=files,
+        output=_parse_output(content.get("output")),
     )
+
+
+def _parse_output(content: dict[str, Any] | None) -> OutputMeaning:
+    if content is None:
+        return OutputMeaning()
+    if content["name"] == "value":
+        low, high = content["value_range"]
+        return OutputMeaning(value_range=(float(low), float(high)))
+    several = content["name"] in ("sigmoid", "sigmoid_probabilities") and content["columns"] != 1
+    return OutputMeaning(several=several)

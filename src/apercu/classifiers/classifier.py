@@ -48,7 +48,6 @@ class Classifier:
         fingerprint: identity of weights, preprocessing and kind of output, a SHA-256.
         gradient_fault: why an open network gives no gradients; else empty.
         output: what the numbers of the network mean.
-        stated: the network as its source describes it, before a look at its output.
         decision: how logits become probabilities and predicted classes.
 
     Raises:
@@ -67,11 +66,10 @@ class Classifier:
         self.module = network.forward if isinstance(network.forward, nn.Module) else None
         self.device = find_device(network.forward)
         self._layout = TensorLayout(find_dtype(network.forward))
-        self.stated = network
         self.network = self._resolve_output(network)
         self.output = self.network.meaning
         self.decision = self.output.decision
-        self.fingerprint = compute_fingerprint(network, self.output.name)
+        self.fingerprint = compute_fingerprint(self.network)
         self.names = self._resolve_names()
         self.gradient_fault = self._adapt_to_network()
         self.differentiable = network.differentiable and not self.gradient_fault

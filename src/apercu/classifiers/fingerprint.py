@@ -12,7 +12,6 @@ from torch import nn
 
 if TYPE_CHECKING:
     from apercu.classifiers.network import Network
-    from apercu.classifiers.outputs import OutputName
 
 _COUNTERS = "num_batches_tracked"
 """Buffers that change no output; files with and without them hold the same network."""
@@ -79,12 +78,11 @@ def digest_function(function: object, source: str, options: Mapping[str, Any]) -
     return hashlib.sha256(description.encode()).hexdigest()
 
 
-def compute_fingerprint(network: Network, output: OutputName) -> str:
+def compute_fingerprint(network: Network) -> str:
     """Return the SHA-256 of a network's digest with its preprocessing and its kind of output.
 
     Args:
-        network: the network, as its source describes it.
-        output: what its numbers turned out to mean.
+        network: the network, after `resolve_output`.
 
     Returns:
         64 hexadecimal digits.
@@ -94,6 +92,6 @@ def compute_fingerprint(network: Network, output: OutputName) -> str:
         for k, v in network.input.model_dump(mode="json").items()
         if v or k not in _OPTIONAL_KEYS
     }
-    parts: list[Any] = [network.digest, pixels, output]
+    parts: list[Any] = [network.digest, pixels, network.meaning.name]
     parts += [part for part in (network.output_name, network.value_range) if part is not None]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -43,6 +42,11 @@ class Network:
         digest: identity of its weights and structure, from `digest_module` or `digest_file`.
         input: what it expects of its images.
         output: what its numbers mean.
+        output_is_stated: whether somebody said so; else `logits` is an assumption.
+        output_name: which of several tensors that it returns holds the numbers, if that was said.
+        value_range: a low and a high value of a regression, if they were said.
+        resolved_output: what the numbers turned out to mean; None before `resolve_output`.
+        resolved_tensor: the tensor that holds the numbers, as `list_tensors` names it.
         names: class names; None where it has none.
         options: options with which the source built it.
         differentiable: whether gradients reach the images.
@@ -53,6 +57,11 @@ class Network:
     digest: str
     input: InputSpec
     output: OutputName = "logits"
+    output_is_stated: bool = False
+    output_name: str | None = None
+    value_range: tuple[float, float] | None = None
+    resolved_output: Output | None = None
+    resolved_tensor: str = ""
     names: ClassNames | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     differentiable: bool = True
@@ -65,7 +74,8 @@ class Network:
     @property
     def meaning(self) -> Output:
         """What the numbers mean, and how they become logits."""
-        return Output(name=self.output, columns=self.columns, value_range=self.value_range)
+        stated = Output(name=self.output, value_range=self.value_range)
+        return self.resolved_output or stated
 
     def pick_tensor(self, raw: object) -> Tensor:
         """Return the tensor that holds the numbers, from all that the network returned.
@@ -74,13 +84,12 @@ class Network:
             ClassifierError: there is no such tensor.
         """
         tensors = {"": raw} if isinstance(raw, Tensor) else list_tensors(raw)
-        name = self.output_name or ""
-        if name not in tensors:
+        if self.resolved_tensor not in tensors:
             raise ClassifierError(
-                f"classifier {self.source}: expected one tensor {name} as its output, got "
-                f"{type(raw).__name__}"
+                f"classifier {self.source}: expected a tensor {self.resolved_tensor} as its "
+                f"output, got {type(raw).__name__}"
             )
-        return tensors[name]
+        return tensors[self.resolved_tensor]
 
     def read_logits(self, raw: object, count: int) -> Logits:
         """Return logits of all that the network returned for a number of images, checked.

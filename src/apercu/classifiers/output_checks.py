@@ -38,30 +38,31 @@ def resolve_output(
         spec: the classifier, for messages.
 
     Returns:
-        The same network, with `output_name`, `columns` and `value_range`; a network of logits that
-        are a softmax already has the output `probabilities`.
+        The same network, with `resolved_output` and `resolved_tensor`. Logits that are a softmax
+        already are taken for probabilities, unless somebody called them logits.
 
     Raises:
         ClassifierError: the numbers are not finite, or cannot be what was said.
     """
     raw = run(images)
-    name = find_tensor(network, raw, len(images), spec)
-    network = replace(network, output_name=name or None)
-    meaning = Output(name=network.output)
-    numbers = check_numbers(network.pick_tensor(raw).float(), meaning, len(images), spec)
+    network = replace(network, resolved_tensor=find_tensor(network, raw, len(images), spec))
+    numbers = check_numbers(network.pick_tensor(raw).float(), network.meaning, len(images), spec)
     _check_finite(numbers, spec)
-    network = replace(network, columns=numbers.shape[1])
-    if network.output == "value":
+    if network.resolved_output is not None:  # other weights in a network that is open already
+        return network
+    output = Output(name=network.output, columns=numbers.shape[1])
+    network = replace(network, resolved_output=output)
+    if output.name == "value":
         limits = network.value_range or _measure_range(network, run, images, spec)
-        return replace(network, value_range=limits)
-    if network.value_range is not None:
+        output = output.model_copy(update={"value_range": limits})
+    elif network.value_range is not None:
         raise ClassifierError(
-            f"classifier {spec}: value_range belongs to output: value, got {network.output}"
+            f"classifier {spec}: value_range belongs to output: value, got {output.name}"
         )
-    if network.output in ("logits", "sigmoid") and _is_in_unit_range(numbers):
+    elif output.name in ("logits", "sigmoid") and _is_in_unit_range(numbers):
         others = list(_run_generated(network, run, images, spec))
-        return _recognise_probabilities(network, torch.cat((numbers, *others)), spec)
-    return network
+        output = _recognise_probabilities(network, torch.cat((numbers, *others)), spec)
+    return replace(network, resolved_output=output)
 
 
 def find_tensor(network: Network, raw: object, count: int, spec: str) -> str:
@@ -154,10 +155,9 @@ def _run_generated(
     network: Network, run: Callable[[Tensor], Any], images: Tensor, spec: str
 ) -> Iterator[Tensor]:
     """Yield the numbers of each generated image, `1 × columns`."""
-    meaning = Output(name=network.output, columns=network.columns)
     for image in make_generated_images(network.input).to(images.device):
         raw = run(image[None])
-        yield check_numbers(network.pick_tensor(raw).float(), meaning, 1, spec)
+        yield check_numbers(network.pick_tensor(raw).float(), network.meaning, 1, spec)
 
 
 def _measure_range(
@@ -177,28 +177,29 @@ def _measure_range(
     return limits
 
 
-def _recognise_probabilities(network: Network, numbers: Tensor, spec: str) -> Network:
-    """Return the network as one of probabilities where its logits are a softmax already."""
+def _recognise_probabilities(network: Network, numbers: Tensor, spec: str) -> Output:
+    """Return the output as probabilities where the numbers of all images are a softmax already."""
+    output = network.meaning
     if not _is_in_unit_range(numbers):
-        return network
+        return output
     sums = numbers.sum(1)
-    if network.columns != 1 and bool(((sums - 1).abs() <= _TOLERANCE).all()):
+    if output.columns != 1 and bool(((sums - 1).abs() <= _TOLERANCE).all()):
         if network.output_is_stated:
             raise ClassifierError(
                 f"classifier {spec}: its numbers are in [0, 1] and sum to 1 for every image: no "
-                f"{network.output}, but a softmax already; say output: probabilities"
+                f"{output.name}, but a softmax already; say output: probabilities"
             )
         warn(
             f"classifier {spec}: its numbers are in [0, 1] and sum to 1 for every image, so they "
             "are taken for probabilities; say output: probabilities in its card"
         )
-        return replace(network, output="probabilities")
-    word = "probability" if network.columns == 1 else "sigmoid_probabilities"
+        return output.model_copy(update={"name": "probabilities"})
+    word = "probability" if output.columns == 1 else "sigmoid_probabilities"
     warn(
         f"classifier {spec}: all its numbers are in [0, 1]; if there is a sigmoid inside of it, "
         f"say output: {word}"
     )
-    return network
+    return output
 
 
 def _is_in_unit_range(numbers: Tensor) -> bool:

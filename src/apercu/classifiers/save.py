@@ -55,7 +55,7 @@ def save_classifier(classifier: Classifier, folder: str | Path) -> Path:
     if module is None:
         raise ClassifierError(f"classifier {classifier.spec}: only open networks can be saved")
     if network.is_in_memory:
-        if network.output_name is not None:
+        if network.resolved_tensor:
             module = _PickedTensor(classifier)
         return save_program(
             classifier, export_module(module, network.input, network.source), folder
@@ -139,10 +139,10 @@ def _write_card(classifier: Classifier, content: Mapping[str, Any], folder: str 
 
 def _describe_output(classifier: Classifier) -> dict[str, Any]:
     """Return what a card says of the output, without what is so by default or was measured."""
-    content = {"output_name": classifier.stated.output_name}
+    content = {"output_name": classifier.network.output_name}
     if classifier.output.name != "logits":
         content["output"] = classifier.output.name
-    return content | {"value_range": classifier.stated.value_range}
+    return content | {"value_range": classifier.network.value_range}
 
 
 def _write_error(folder: str | Path, error: Exception) -> OutputError:
