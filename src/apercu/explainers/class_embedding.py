@@ -103,7 +103,7 @@ class RidgeMoments:
 
     def add(self, features: Tensor, logits: Logits) -> None:
         """Add one batch: `batch × features` and `batch × classes`."""
-        features, logits = features.double().cpu(), logits.double().cpu()
+        features, logits = features.cpu().double(), logits.cpu().double()
         self.count += len(features)
         self.features += features.sum(0)
         self.logits += logits.sum(0)
