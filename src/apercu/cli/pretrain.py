@@ -117,5 +117,6 @@ def _print_summary(out: Path, facts: dict[str, float]) -> None:
         errors = {k.removeprefix(prefix): v for k, v in facts.items() if k.startswith(prefix)}
         if errors:
             values = ", ".join(f"{name} {value:.3f}" for name, value in errors.items())
-            say(f"mean error on {title}: {values}")
+            note = "; constant is the best that needs no image" if "constant_" in values else ""
+            say(f"mean error on {title}: {values}{note}")
     say(f"next: apercu evaluate-features --network pretrained={out / 'card.json'} …")

@@ -22,6 +22,7 @@ from apercu.pretraining.pretexts import PretextBatch, PretextNetwork, PretextSam
 from apercu.pretraining.pretexts.base import Features
 from apercu.pretraining.settings import PretrainSettings
 from apercu.pretraining.targets import PretrainImages
+from apercu.progress import ProgressCallback, ignore_progress
 from apercu.training.data import TargetFunction, TrainingImages, split_held_out
 from apercu.training.module import DegenerateSolution, TrainingModule
 from apercu.training.trainer import Trainer
@@ -30,6 +31,12 @@ from apercu.types import Images
 FACTS = "facts.json"
 SAMPLED_IMAGES = 256
 """Images from which the parts of a pretext are initialised."""
+FEWEST_JUDGED = 8
+"""Images held out below which it cannot be told how good a backbone is."""
+MAX_ERROR_RATIO = 0.95
+"""Error relative to that of the best constant above which a backbone does not look trained."""
+MAX_MISTAKEN = 0.8
+"""Fraction of images whose two views are not matched above which neither does it."""
 MIN_SPREAD = 0.02
 """Spread of the features below which they count as the same for all images."""
 
@@ -146,11 +153,19 @@ def pretrain(
         )
         facts = trainer.fit(training)
         constant = None if sample.targets is None else sample.targets.nanmedian(0).values
-        errors = measure_errors(training, images, constant, held_out)
+        errors = measure_errors(training, images, constant, held_out, trainer.report)
         facts |= {f"held_out_{name}": value for name, value in errors.items()}
         if test is not None:
-            errors = measure_errors(training, test, constant)
+            errors = measure_errors(training, test, constant, report=trainer.report)
             facts |= {f"test_{name}": value for name, value in errors.items()}
+        if len(held_out) >= FEWEST_JUDGED:
+            doubts = find_doubts(facts)
+            facts["looks_trained"] = float(not doubts)
+            if doubts:
+                trainer.say(
+                    f"warning: {trainer.run}: does not look trained: {'; '.join(doubts)}; train on "
+                    "with --resume and a larger --steps"
+                )
         start = trainer.classifier.network
         digest = digest_module(backbone, start.source, start.options)
         pretrained = Classifier(replace(start, forward=backbone, digest=digest))
@@ -166,6 +181,7 @@ def measure_errors(
     images: PretrainImages,
     constant: Float[Tensor, " values"] | None,
     indices: Sequence[int] | None = None,
+    report: ProgressCallback = ignore_progress,
 ) -> dict[str, float]:
     """Measure mean errors over images, in the pretext's own units; missing targets are left out.
 
@@ -174,10 +190,12 @@ def measure_errors(
         images: images with their targets.
         constant: constant prediction for comparison, one number per value.
         indices: indices of the images; None for all.
+        report: receives the name of the work, the images that are done, and the images in all.
 
     Returns:
         Errors by name; those of the constant begin with `constant_`.
     """
+    done = 0
     loaded = TrainingImages(images.source, training.classifier, indices, target_of=images.targets)
     generator, device = Generator().manual_seed(training.seed), training.classifier.device
     parts: dict[str, list[Tensor]] = {}
@@ -192,12 +210,43 @@ def measure_errors(
         for name, errors in pretext.measure_errors(training.network, pretext_batch).items():
             title = images.name_value(int(name)) if name.isdecimal() else name
             parts.setdefault(title, []).append(errors.cpu())
+        done += len(pretext_batch.images)
+        report("measuring images", done, len(loaded))
         if pretext_batch.targets is not None and constant is not None:
             differences = (pretext_batch.targets.cpu() - constant).abs()
             for index, errors in enumerate(differences.unbind(1)):
                 parts.setdefault(f"constant_{images.name_value(index)}", []).append(errors)
     means = {name: float(torch.cat(errors).nanmean()) for name, errors in parts.items()}
     return {name: mean for name, mean in means.items() if mean == mean}
+
+
+def find_doubts(facts: Mapping[str, float]) -> list[str]:
+    """Return why a pretrained backbone does not look trained, from images held out.
+
+    What it predicts must be nearer to the truth than the best constant.
+
+    Args:
+        facts: what was measured, by name.
+
+    Returns:
+        One phrase for each reason.
+    """
+    constants = {
+        name: value for name, value in facts.items() if name.startswith("held_out_constant_")
+    }
+    doubts = []
+    for name, constant in constants.items():
+        title = name.removeprefix("held_out_constant_")
+        error = facts.get(f"held_out_{title}", constant)
+        if error > MAX_ERROR_RATIO * constant:
+            doubts.append(
+                f"{title} is predicted no better than by a constant (mean error {error:.3g}, "
+                f"constant {constant:.3g})"
+            )
+    guess = facts.get("held_out_mistaken", 0.0)
+    if guess > MAX_MISTAKEN:
+        doubts.append(f"two views of an image are not recognised as the same ({guess:.0%} wrong)")
+    return doubts
 
 
 def _draw_sample(

@@ -71,7 +71,7 @@ def train(
     say(f"trained in {facts['training_seconds'] / 60:.1f} min, {facts['steps']:.0f} steps: {out}")
     for name, title in (("honest", "clean images"), ("hard", "images that the defence is for")):
         before, after = facts[f"{name}_before"], facts[name]
-        say(f"target predicted, {title}: {before:.1%}, now {after:.1%}")
+        say(f"target predicted, {title}: {before:.1%}, now {after:.1%} (kept from training)")
     filters = ",".join(settings.defence.test_filters)
     option = "" if filters == NONE else f"--filters {filters} "
     say(f"next: apercu stress --classifier {out / 'card.json'} {option}--images … --out stress")

@@ -30,6 +30,10 @@ from apercu.training.trainer import Trainer
 from apercu.types import Images, Logits
 
 FACTS = "facts.json"
+FEWEST_JUDGED = 8
+"""Images held out below which it cannot be told how good a defence is."""
+GOOD = 0.9
+"""Fraction of predicted targets that needs no training to be better."""
 FEW_CLASSES = 0.35
 """Fraction of the classes of a batch below which a network predicts too few of them."""
 
@@ -180,9 +184,14 @@ def train_defence(
         raise ImagesError(f"{trainer.source.name}: has no labels; set wanted: answers")
     with trainer.make_record(settings).begin(resume=resume):
         training = DefenceTraining(network, trainer.classifier, settings, trainer.seed)
-        before = _measure_agreement(training, trainer)
+        before = _measure_agreement(training, trainer, "before")
         facts = {f"{name}_before": value for name, value in before.items()}
-        facts |= trainer.fit(training) | _measure_agreement(training, trainer)
+        facts |= trainer.fit(training) | _measure_agreement(training, trainer, "after")
+        if len(split_held_out(len(trainer.source), trainer.seed).held_out) >= FEWEST_JUDGED:
+            doubts = find_doubts(facts)
+            facts["looks_trained"] = float(not doubts)
+            if doubts:
+                trainer.say(f"warning: {trainer.run}: does not look trained: {'; '.join(doubts)}")
         undefended = trainer.classifier.network
         digest = digest_module(network, undefended.source, undefended.options)
         defended = Classifier(replace(undefended, forward=network, digest=digest))
@@ -192,8 +201,31 @@ def train_defence(
     return defended, facts
 
 
+def find_doubts(facts: Mapping[str, float]) -> list[str]:
+    """Return why a defended classifier does not look trained, from images held out.
+
+    Args:
+        facts: what was measured, by name, before and after the training.
+
+    Returns:
+        One phrase for each reason.
+    """
+    doubts = []
+    if facts["hard"] <= facts["hard_before"] and facts["hard"] < GOOD:
+        doubts.append(
+            "images that the defence is for are predicted no better than before "
+            f"({facts['hard_before']:.0%}, now {facts['hard']:.0%})"
+        )
+    if facts["honest"] < facts["honest_before"] / 2:
+        doubts.append(
+            f"clean images are predicted much worse ({facts['honest_before']:.0%}, now "
+            f"{facts['honest']:.0%})"
+        )
+    return doubts
+
+
 @torch.no_grad()
-def _measure_agreement(training: DefenceTraining, trainer: Trainer) -> dict[str, float]:
+def _measure_agreement(training: DefenceTraining, trainer: Trainer, name: str) -> dict[str, float]:
     """Measure on images that were held out how often the network predicts the target.
 
     The keys are `honest` for clean images, and `hard` for those that the defence is for.
@@ -210,10 +242,11 @@ def _measure_agreement(training: DefenceTraining, trainer: Trainer) -> dict[str,
         clean = clean.to(device)
         labels = None if labels is None else labels.to(device)
         batch = training.make_batch(clean, labels, trainer.seed)
-        for name, inputs in (
+        for key, inputs in (
             ("honest", defence.prepare_clean(clean)),
             ("hard", defence.make_hard_images(batch)),
         ):
             predicted = training.compute_inference_logits(inputs).argmax(1)
-            correct[name] += (predicted == batch.labels).tolist()
+            correct[key] += (predicted == batch.labels).tolist()
+        trainer.report(f"measuring {name}", len(correct["hard"]), len(images))
     return {name: sum(values) / len(values) for name, values in correct.items()}

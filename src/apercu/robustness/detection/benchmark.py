@@ -38,6 +38,7 @@ RESULTS = "detection.json"
 FOLDER = "looks"
 """Folder in which the features are kept."""
 TRAINING_TITLE, CLEAN_TITLE = "to learn from", "honest"
+FITTING_TITLE = "fitting detectors"
 """Titles of the clean images; the names of the files in `FOLDER` depend on them."""
 BATCH = 16
 
@@ -122,11 +123,13 @@ class DetectionBenchmark:
         """
         training = self._extract_features(TRAINING_TITLE, None, self.sample.tune, folder, progress)
         clean = self._extract_features(CLEAN_TITLE, None, self.sample.test, folder, progress)
-        fitted = {
-            (look, name): CalibratedDetector.fit(detector, training[look], clean[look])
-            for look in self.extractors
-            for name, detector in self.detectors.items()
-        }
+        pairs = [(look, name) for look in self.extractors for name in self.detectors]
+        fitted = {}
+        for number, (look, name) in enumerate(pairs):
+            progress(FITTING_TITLE, number, len(pairs))
+            detector = self.detectors[name]
+            fitted[look, name] = CalibratedDetector.fit(detector, training[look], clean[look])
+        progress(FITTING_TITLE, len(pairs), len(pairs))
         rows: list[DetectionRow] = []
         for (name, epsilon), attack in self.attacks.items():
             title = name if epsilon is None else f"{name} {255 * epsilon:g}/255"
