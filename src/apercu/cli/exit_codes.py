@@ -53,7 +53,10 @@ def run_command(command: Callable[[], object], *, debug: bool) -> int:
     try:
         with _show_warnings(debug):
             code = command()
-    except Exception as error:
+    except Exception as raised:
+        # typer takes the end of a file for the end of what is typed
+        ended = isinstance(raised, typer.Abort) and isinstance(raised.__context__, EOFError)
+        error = raised.__context__ if ended and raised.__context__ else raised
         if debug:
             traceback.print_exc()
         typer.echo(f"error: {_format_error(error, debug)}", err=True)
@@ -81,7 +84,7 @@ def _show_warnings(debug: bool) -> Iterator[None]:
             logging.disable(level)
 
 
-def _format_error(error: Exception, debug: bool) -> str:
+def _format_error(error: BaseException, debug: bool) -> str:
     if _is_disk_full(error):
         return "no space left on the disk; free some and run the same command again"
     if isinstance(error, ApercuError):
@@ -97,12 +100,12 @@ def _format_error(error: Exception, debug: bool) -> str:
     return " ".join(text.split())
 
 
-def _name_command(error: Exception) -> str:
+def _name_command(error: BaseException) -> str:
     context = getattr(error, "ctx", None)
     return "apercu" if context is None else str(context.command_path)
 
 
-def _find_exit_code(error: Exception) -> int:
+def _find_exit_code(error: BaseException) -> int:
     if _is_disk_full(error):
         return 2
     if isinstance(error, typer.Abort):
@@ -111,7 +114,7 @@ def _find_exit_code(error: Exception) -> int:
     return code if isinstance(code, int) else 1
 
 
-def _is_disk_full(error: Exception) -> bool:
+def _is_disk_full(error: BaseException) -> bool:
     if isinstance(error, ApercuError):
         return False
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

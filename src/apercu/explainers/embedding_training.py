@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Generator, Tensor
 from torch.optim import AdamW
@@ -18,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from apercu.classifiers import Classifier
 from apercu.classifiers.distillation_data import DistillationData, compute_agreement, stack_images
+from apercu.errors import RunError
 from apercu.explainers.class_embedding import (
     BinaryEmbedding,
     FeatureBatch,
@@ -83,12 +85,18 @@ class EmbeddingPhase:
 
         Returns:
             `embedding_agreement`, the fraction of images whose class the embedding predicts right.
+
+        Raises:
+            RunError: an embedding that was kept is damaged.
         """
         path = self.folder / EMBEDDED
         if path.is_file():
-            state = load_file(path)
-            agreement = float(state.pop("agreement").item())
-            network.load_state_dict(state, strict=False)
+            try:
+                state = load_file(path)
+                agreement = float(state.pop("agreement").item())
+                network.load_state_dict(state, strict=False)
+            except (OSError, SafetensorError, RuntimeError, LookupError) as error:
+                raise RunError(f"{path}: damaged; remove it to begin anew") from error
         else:
             agreement = self._train(network, settings)
             state = network.state_without_frozen_encoder()

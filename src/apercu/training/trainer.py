@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import time
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +23,7 @@ from pydantic import BaseModel
 from torch.utils.data import DataLoader
 
 from apercu.classifiers import Classifier
+from apercu.errors import RunError
 from apercu.extras import is_installed
 from apercu.images import ImageSource
 from apercu.progress import ProgressCallback, ignore_progress
@@ -104,7 +107,11 @@ class Trainer:
 
         Returns:
             The record.
+
+        Raises:
+            RunError: the folder holds a damaged checkpoint.
         """
+        _read_steps_done(self.run)  # a damaged checkpoint is told before anything else
         context = TrainingContext(
             classifier=fingerprint or self.classifier.fingerprint,
             images=self.source.name,
@@ -215,7 +222,7 @@ class Trainer:
         order = EndlessSampler(
             len(images),
             self.seed,
-            start=_count_steps_done(self.run) * batch,
+            start=_read_steps_done(self.run) * batch,
             rank=lightning.global_rank,
             ranks=lightning.world_size,
         )
@@ -247,8 +254,26 @@ def _silence_lightning() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _count_steps_done(run: Path) -> int:
+def _read_steps_done(run: Path) -> int:
+    """Return the steps of the last checkpoint; 0 without one.
+
+    Raises:
+        RunError: the checkpoint is damaged.
+    """
     path = run / CHECKPOINTS / LAST
     if not path.is_file():
         return 0
-    return int(torch.load(path, weights_only=True, map_location="cpu")["global_step"])
+    damage = RunError(f"{path}: damaged; remove it to begin anew")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:
+                raise damage
+        content = torch.load(path, weights_only=True, map_location="cpu")
+        steps, _ = content["global_step"], dict(content["state_dict"])
+    except (OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError) as error:
+        raise damage from error
+    except (zipfile.BadZipFile, pickle.UnpicklingError) as error:
+        raise damage from error
+    if type(steps) is not int or steps < 0:
+        raise damage
+    return steps
