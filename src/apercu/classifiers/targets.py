@@ -13,7 +13,7 @@ from torch import Tensor
 
 from apercu.classifiers.names import ClassNames
 from apercu.errors import TargetError
-from apercu.types import Targets
+from apercu.types import Images, LogitsFn, Targets
 
 ClassChoice: TypeAlias = int | str | Sequence[int | str] | Tensor | NDArray[Any]
 """One class for all images (its index, name or identifier), or one class per image."""
@@ -21,6 +21,33 @@ Target: TypeAlias = ClassChoice | None
 """A choice of classes, or None for the predicted class of each image."""
 TOP = -1
 """The index that stands for the predicted class of each image, in graphs and engines."""
+
+
+def choose_targets(classifier: LogitsFn, images: Images, target: Target) -> Targets:
+    """Return the index of one class per image; the predicted classes where no target is given.
+
+    Args:
+        classifier: a classifier; a plain function of logits has no names, only indices.
+        images: the images, `batch × channels × height × width`.
+        target: one class for all images or one per image, as indices or names; None for the class
+            that is predicted most.
+
+    Returns:
+        Class indices on the device of the images, one per image.
+
+    Raises:
+        TargetError: there is no such class, or not one target per image.
+    """
+    if target is None:
+        with torch.no_grad():
+            return classifier(images).argmax(1)
+    names = getattr(classifier, "names", None)
+    if not isinstance(names, ClassNames):
+        if isinstance(target, Tensor) and target.shape == (len(images),):
+            return target.to(images.device)
+        with torch.no_grad():
+            names = ClassNames.make_numbered(classifier(images[:1]).shape[1])
+    return resolve_targets(names, target, len(images)).to(images.device)
 
 
 def resolve_targets(names: ClassNames, target: ClassChoice, count: int) -> Targets:

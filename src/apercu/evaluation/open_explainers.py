@@ -10,6 +10,7 @@ from typing import Any, ClassVar, TypeAlias, final
 from uuid import uuid4
 
 from apercu.classifiers import Classifier
+from apercu.classifiers.targets import Target, choose_targets
 from apercu.errors import ConfigError
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.run_folder import load_explainer
@@ -56,9 +57,9 @@ class FunctionExplainer:
     needs: ClassVar[tuple[Requirement, ...]] = ()
     training_seconds: ClassVar[float] = 0.0
 
-    def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
+    def __call__(self, classifier: Classifier, images: Images, targets: Target = None) -> Maps:
         """Return the maps that the function computes."""
-        return self.function(classifier, images, targets)
+        return self.function(classifier, images, choose_targets(classifier, images, targets))
 
 
 def open_explainers(

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from apercu.classifiers import Classifier
-from apercu.classifiers.targets import Target, resolve_targets
+from apercu.classifiers.targets import Target, choose_targets
 from apercu.errors import ClassifierError, ConfigError, ImageError
 from apercu.types import Images, Maps, Targets
 
@@ -88,7 +88,7 @@ class _BaseMethod(ABC):
         """
         _check_classifier(self, classifier)
         images = _check_batch(classifier, images)
-        return self.compute_maps(classifier, images, _choose_targets(classifier, images, targets))
+        return self.compute_maps(classifier, images, choose_targets(classifier, images, targets))
 
     @abstractmethod
     def compute_maps(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
@@ -181,7 +181,7 @@ class BoundMethod:
             TargetError: there is no such class, or not one target per image.
         """
         images = _check_batch(self.classifier, inputs)
-        targets = _choose_targets(self.classifier, images, target)
+        targets = choose_targets(self.classifier, images, target)
         return self.method(self.classifier, images, targets)
 
     def __call__(self, inputs: ImageBatch, target: Target = None) -> Maps:
@@ -207,9 +207,9 @@ class TrainedMethod:
     map_scale: MapScale = "mask"
     needs: ClassVar[tuple[Requirement, ...]] = ("training",)
 
-    def __call__(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
-        """Return one map per image; the classifier is not used."""
-        return self.attribute(images, targets)
+    def __call__(self, classifier: Classifier, images: Images, targets: Target = None) -> Maps:
+        """Return one map per image; the classifier only resolves names and predicted classes."""
+        return self.attribute(images, choose_targets(classifier, images, targets))
 
     def __repr__(self) -> str:
         """Return the text that stored results hold as the cache key of a wrapped explainer."""
@@ -260,14 +260,6 @@ def _check_batch(classifier: Classifier, images: ImageBatch) -> Images:
             "; classifier.prepare() makes one image ready, and torch.stack a batch of them"
         )
     return batch.to(classifier.device)
-
-
-def _choose_targets(classifier: Classifier, images: Images, target: Target) -> Targets:
-    """Return one class index per image; the predicted classes when no target is given."""
-    if target is None:
-        with torch.no_grad():
-            return classifier(images).argmax(dim=1)
-    return resolve_targets(classifier.names, target, len(images)).to(images.device)
 
 
 def _describe_use(method: _BaseMethod) -> str:

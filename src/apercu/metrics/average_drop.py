@@ -9,14 +9,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from apercu.classifiers.targets import Target, choose_targets
 from apercu.maps import min_max_scale
 from apercu.metrics.flipping import target_probability
 from apercu.metrics.record import Metric
 from apercu.removal import Black
-from apercu.types import Images, LogitsFn, Maps, Scores, Targets
+from apercu.types import Images, LogitsFn, Maps, Scores
 
 
-def average_drop(classifier: LogitsFn, images: Images, targets: Targets, maps: Maps) -> Scores:
+def average_drop(classifier: LogitsFn, images: Images, targets: Target, maps: Maps) -> Scores:
     """Return the fraction of the target's probability that is lost; lower is better.
 
     The image is multiplied with the map. The scores lie between 0 and 1.
@@ -25,7 +26,7 @@ def average_drop(classifier: LogitsFn, images: Images, targets: Targets, maps: M
     return _divide_safely((whole - masked).clamp(min=0), whole)
 
 
-def increase(classifier: LogitsFn, images: Images, targets: Targets, maps: Maps) -> Scores:
+def increase(classifier: LogitsFn, images: Images, targets: Target, maps: Maps) -> Scores:
     """Return 1 where the target's probability grows, else 0; higher is better.
 
     The image is multiplied with the map.
@@ -34,7 +35,7 @@ def increase(classifier: LogitsFn, images: Images, targets: Targets, maps: Maps)
     return (masked > whole).to(masked.dtype)
 
 
-def drop_in_deletion(classifier: LogitsFn, images: Images, targets: Targets, maps: Maps) -> Scores:
+def drop_in_deletion(classifier: LogitsFn, images: Images, targets: Target, maps: Maps) -> Scores:
     """Return the fraction of the probability that is lost without the evidence; higher is better.
 
     The image is multiplied with 1 − map. The score is negative where the probability grows. For a
@@ -45,9 +46,10 @@ def drop_in_deletion(classifier: LogitsFn, images: Images, targets: Targets, map
 
 
 def _compute_probabilities(
-    classifier: LogitsFn, images: Images, targets: Targets, masks: Maps
+    classifier: LogitsFn, images: Images, targets: Target, masks: Maps
 ) -> tuple[Tensor, Tensor]:
     """Return the target's probability for the image, and for the image times the mask."""
+    targets = choose_targets(classifier, images, targets)
     with torch.no_grad():
         whole = target_probability(classifier, images, targets)
         return whole, target_probability(classifier, Black()(images, masks), targets)

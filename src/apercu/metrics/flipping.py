@@ -15,12 +15,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from apercu.classifiers.decisions import find_decision
+from apercu.classifiers.targets import Target, choose_targets
 from apercu.errors import ConfigError
 from apercu.maps import min_max_scale
 from apercu.metrics.record import Metric
 from apercu.removal import Black, BoxBlur, Flat, Removal
 from apercu.statistics import correlate_rows
-from apercu.types import Images, LogitsFn, Maps, Scores, Targets
+from apercu.types import Images, LogitsFn, Maps, Scores
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class FlippingCurves:
 def flip_pixels(
     classifier: LogitsFn,
     images: Images,
-    targets: Targets,
+    targets: Target,
     maps: Maps,
     flipping: Flipping = DELETION,
 ) -> FlippingCurves:
@@ -94,6 +95,7 @@ def flip_pixels(
 
     Equal values flip row by row. Step k of K ends after k/K of the pixels, rounded down.
     """
+    targets = choose_targets(classifier, images, targets)
     count, pixels = len(images), maps[0].numel()
     steps = min(flipping.steps, pixels)
     ends = torch.arange(steps + 1, device=maps.device) * pixels // steps
@@ -116,8 +118,9 @@ def flip_pixels(
     return FlippingCurves(flipping, probabilities, sums / ends.diff())
 
 
-def target_probability(classifier: LogitsFn, images: Images, targets: Targets) -> Scores:
+def target_probability(classifier: LogitsFn, images: Images, targets: Target) -> Scores:
     """Return the probability of each image's target."""
+    targets = choose_targets(classifier, images, targets)
     return find_decision(classifier).probability(classifier(images), targets)
 
 

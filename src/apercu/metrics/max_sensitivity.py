@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from apercu.classifiers import Classifier
+from apercu.classifiers.targets import Target, choose_targets
 from apercu.errors import ConfigError
 from apercu.images import value_range
 from apercu.metrics.record import Metric
@@ -43,7 +44,7 @@ def max_sensitivity(
     explainer: Callable[[Classifier, Images, Targets], Maps],
     classifier: Classifier,
     images: Images,
-    targets: Targets,
+    targets: Target,
     noise: SensitivityNoise | None = None,
     *,
     before: Maps | None = None,
@@ -58,14 +59,14 @@ def max_sensitivity(
         explainer: a function of classifier, images and targets that gives maps.
         classifier: the classifier that is explained.
         images: images, `batch × channels × height × width`.
-        targets: one class index per image.
+        targets: one class for all images or one per image; None for the predicted classes.
         noise: the noise; the default noise when None.
         before: the maps of the images, where they are known already.
 
     Returns:
         One score per image.
     """
-    noise = noise or SensitivityNoise()
+    noise, targets = noise or SensitivityNoise(), choose_targets(classifier, images, targets)
     generator = torch.Generator().manual_seed(noise.seed)
     if before is None:
         before = explainer(classifier, images, targets).detach()

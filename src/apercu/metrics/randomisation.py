@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from apercu.classifiers import Classifier
+from apercu.classifiers.targets import Target, choose_targets
 from apercu.errors import ClassifierError
 from apercu.metrics.record import Metric
 from apercu.statistics import spearman
@@ -20,7 +21,7 @@ def randomisation(
     explainer: Callable[[Classifier, Images, Targets], Maps],
     classifier: Classifier,
     images: Images,
-    targets: Targets,
+    targets: Target,
     seed: int = 0,
     *,
     before: Maps | None = None,
@@ -36,7 +37,7 @@ def randomisation(
         explainer: a function of classifier, images and targets that gives maps.
         classifier: the classifier that is explained.
         images: images, `batch × channels × height × width`.
-        targets: one class index per image.
+        targets: one class for all images or one per image; None for the predicted classes.
         seed: the seed of the random weights.
         before: the maps of the original classifier, where they are known already.
 
@@ -46,6 +47,7 @@ def randomisation(
     Raises:
         ClassifierError: the weights cannot be reached.
     """
+    targets = choose_targets(classifier, images, targets)
     if before is None:
         before = explainer(classifier, images, targets).detach()
     after = explainer(randomise_weights(classifier, seed), images, targets).detach()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from apercu.classifiers.targets import Target, choose_targets
 from apercu.errors import ConfigError
 from apercu.images import value_range
 from apercu.metrics.flipping import rank_pixels, target_probability
@@ -50,7 +51,7 @@ class RoadSettings:
 def road(
     classifier: LogitsFn,
     images: Images,
-    targets: Targets,
+    targets: Target,
     maps: Maps,
     settings: RoadSettings | None = None,
 ) -> Scores:
@@ -61,6 +62,7 @@ def road(
     taken row by row.
     """
     settings = settings or RoadSettings()
+    targets = choose_targets(classifier, images, targets)
     ranks, pixels = rank_pixels(maps), maps[0].numel()
     counts = torch.tensor(
         [round(fraction * pixels) for fraction in settings.fractions], device=maps.device

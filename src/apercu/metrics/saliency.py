@@ -7,14 +7,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from apercu.classifiers.decisions import find_decision
+from apercu.classifiers.targets import Target, choose_targets
 from apercu.metrics.record import LevelBoxes, LevelScores, Metric
-from apercu.types import Boxes, Images, LogitsFn, Scores, Targets
+from apercu.types import Boxes, Images, LogitsFn, Scores
 
 MIN_AREA = 0.05
 """Smaller crops than this fraction of the image are not rewarded."""
 
 
-def saliency_metric(classifier: LogitsFn, images: Images, targets: Targets, boxes: Boxes) -> Scores:
+def saliency_metric(classifier: LogitsFn, images: Images, targets: Target, boxes: Boxes) -> Scores:
     """Return log max(a, 0.05) − log p, in nats; lower is better.
 
     a is the area of the box as a fraction of the image, and p is the probability of the target
@@ -22,6 +23,7 @@ def saliency_metric(classifier: LogitsFn, images: Images, targets: Targets, boxe
     Edges between pixels move outwards. An empty box counts as the whole image, so no method gains
     by an empty map.
     """
+    targets = choose_targets(classifier, images, targets)
     height, width = images.shape[-2:]
     edges = snap_to_pixels(boxes, (height, width))
     crops = torch.stack(
@@ -35,19 +37,20 @@ def saliency_metric(classifier: LogitsFn, images: Images, targets: Targets, boxe
 
 
 def score_boxes_of_levels(
-    classifier: LogitsFn, images: Images, targets: Targets, boxes: LevelBoxes
+    classifier: LogitsFn, images: Images, targets: Target, boxes: LevelBoxes
 ) -> LevelScores:
     """Return the saliency metric of several boxes per image; equal boxes are computed once.
 
     Args:
         classifier: the classifier that is explained.
         images: images in [0, 1], `batch × channels × height × width`.
-        targets: one class index per image.
+        targets: one class for all images or one per image; None for the predicted classes.
         boxes: boxes in pixels, `levels × batch × 4`.
 
     Returns:
         One score per box, `levels × batch`.
     """
+    targets = choose_targets(classifier, images, targets)
     levels, count = boxes.shape[:2]
     image_index = torch.arange(count, device=boxes.device).expand(levels, count)
     keys = torch.cat((image_index[..., None].to(boxes), boxes), dim=2).flatten(0, 1)
