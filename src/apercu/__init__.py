@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from apercu import robustness as robustness
     from apercu.classifiers import Classifier as Classifier
     from apercu.classifiers import distil as distil
+    from apercu.classifiers import make_card as make_card
     from apercu.classifiers import open_classifier as open_classifier
     from apercu.deploy.batch.explain_dataset import explain_dataset as explain_dataset
     from apercu.deploy.export.export import export as export
@@ -60,6 +61,7 @@ _HOMES = {
     "explain_video": "apercu.deploy.video.explain_video",
     "export": "apercu.deploy.export.export",
     "load_explainer": "apercu.explainers.run_folder",
+    "make_card": "apercu.classifiers",
     "open_classifier": "apercu.classifiers",
     "open_images": "apercu.images",
     "pretrain_backbone": "apercu.pretraining",

@@ -3,6 +3,7 @@
 from apercu.classifiers.card import ClassifierCard, InputSpec, read_card, write_card
 from apercu.classifiers.classifier import Classifier
 from apercu.classifiers.distillation import DistillationResult, StudentSettings, distil
+from apercu.classifiers.draft import CardDraft, make_card
 from apercu.classifiers.names import ClassNames
 from apercu.classifiers.network import BlackBox, Network
 from apercu.classifiers.open import open_classifier, wrap_module
@@ -11,6 +12,7 @@ from apercu.classifiers.small_resnet import SmallResNet
 
 __all__ = [
     "BlackBox",
+    "CardDraft",
     "ClassNames",
     "Classifier",
     "ClassifierCard",
@@ -20,6 +22,7 @@ __all__ = [
     "SmallResNet",
     "StudentSettings",
     "distil",
+    "make_card",
     "open_classifier",
     "read_card",
     "save_classifier",

@@ -204,7 +204,7 @@ def read_card(path: str | Path) -> ClassifierCard:
         ) from None
     paths = dict(_resolve_paths(card, path.parent))
     for key, target in paths.items():
-        if not (is_trusting() or is_inside(Path(_strip_source(target)), path.parent)):
+        if not (is_trusting() or is_inside(Path(strip_source(target)), path.parent)):
             raise UntrustedError(
                 f"{path}: {key} {shorten(getattr(card, key))} leads out of the folder of the card; "
                 "copy the file there, or add --trust (in Python trust=True) if you trust the card"
@@ -224,7 +224,7 @@ def _resolve_paths(card: ClassifierCard, folder: Path) -> Iterator[tuple[str, st
     """Yield the keys of a card that hold paths, with these paths resolved against its folder."""
     if card.source.endswith(FILE_ENDINGS):
         yield "source", str(folder / card.source)
-    name = _strip_source(card.source)
+    name = strip_source(card.source)
     if name != card.source and (folder / name).is_dir():
         yield "source", card.source.replace(f"/{name}", f"/{folder / name}", 1)
     if card.weights is not None:
@@ -233,7 +233,7 @@ def _resolve_paths(card: ClassifierCard, folder: Path) -> Iterator[tuple[str, st
         yield "classes", str(folder / card.classes)
 
 
-def _strip_source(source: str) -> str:
+def strip_source(source: str) -> str:
     """Return the folder, or the name, in `hf/FOLDER` and `clip/FOLDER?…`; other text as it is."""
     prefix = next(filter(source.startswith, FOLDER_PREFIXES), None)
     return source if prefix is None else source.removeprefix(prefix).partition("?")[0]

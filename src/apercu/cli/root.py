@@ -10,6 +10,7 @@ import typer
 import apercu
 from apercu.cli import (
     batch,
+    card,
     compare,
     cutouts,
     demo,
@@ -36,6 +37,7 @@ app.command("demo")(demo.demo)
 app.add_typer(train.app, name="train")
 app.command("explain")(explain.explain)
 app.command("compare")(compare.compare)
+app.command("card")(card.card)
 app.command("export")(export.export)
 app.command("serve")(serve.serve)
 app.command("video")(video.video)

@@ -1,0 +1,189 @@
+"""`apercu card`: write a classifier card from what can be found out about a classifier."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from apercu.classifiers.card import ClassifierCard, describe_mistakes, read_card, strip_source
+from apercu.classifiers.classifier import Classifier
+from apercu.classifiers.open import PerChannel, open_network
+from apercu.classifiers.trust import remember_typed, trusting
+from apercu.errors import ClassifierError
+from apercu.io import is_inside, write_file
+
+
+@dataclass(frozen=True)
+class CardDraft:
+    """A card, and what could not be found out.
+
+    Attributes:
+        card: the card; its paths are relative to the working directory.
+        gaps: one line about each thing that the source does not say, and what is assumed.
+    """
+
+    card: ClassifierCard
+    gaps: tuple[str, ...]
+
+    def format_json(self, folder: str | Path = ".") -> str:
+        """Return the card as JSON, with paths relative to the folder of its file.
+
+        Args:
+            folder: the folder in which the file will be.
+        """
+        content = self.card.model_dump(mode="json", exclude_none=True)
+        content = {key: value for key, value in content.items() if value != {}}
+        for key, path in self._list_files():
+            moved = Path(os.path.relpath(path, folder)).as_posix()
+            content[key] = content[key].replace(str(path), moved, 1)
+        lines = (f" {json.dumps(key)}: {_format_value(value)}" for key, value in content.items())
+        return "{\n" + ",\n".join(lines) + "\n}\n"
+
+    def write(self, path: str | Path) -> None:
+        """Write the card into a file.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        write_file(Path(path), self.format_json(Path(path).parent))
+
+    def list_outside(self, folder: str | Path = ".") -> list[str]:
+        """Return the keys of the card whose files are outside of a folder.
+
+        Such a card is opened only if it is trusted.
+        """
+        return [key for key, path in self._list_files() if not is_inside(Path(path), Path(folder))]
+
+    def _list_files(self) -> list[tuple[str, str]]:
+        """Return the keys that hold paths of files or folders, and these paths."""
+        values = {"source": strip_source(self.card.source), "weights": self.card.weights}
+        values["classes"] = self.card.classes if isinstance(self.card.classes, str) else None
+        paths = ((key, value) for key, value in values.items() if value is not None)
+        return [(key, path) for key, path in paths if key != "source" or Path(path).exists()]
+
+
+def make_card(
+    spec: str | Path,
+    *,
+    size: int | Sequence[int] | None = None,
+    mean: PerChannel | None = None,
+    std: PerChannel | None = None,
+    classes: Sequence[str] | str | Path | None = None,
+    channels: int | None = None,
+    output: str | None = None,
+    output_name: str | None = None,
+    value_range: Sequence[float] | None = None,
+    resize: int | None = None,
+    weights: str | Path | None = None,
+    trust: bool = False,
+) -> CardDraft:
+    """Open a classifier, and make a card of what it says and of what the caller says.
+
+    Args:
+        spec: a SPEC, as for `open_classifier`; also a card, which is completed.
+        size: height and width of the images in pixels, or one number for both.
+        mean: mean of each channel, or of all.
+        std: standard deviation of each channel, or of all.
+        classes: names of the classes, or the file that holds them.
+        channels: number of channels.
+        output: what the numbers of the network mean.
+        output_name: which of several tensors holds the numbers.
+        value_range: a low and a high value of a regression.
+        resize: length of the short side before a centre crop, pixels.
+        weights: a safetensors file with the weights.
+        trust: whether a card may name a factory, or files outside its folder.
+
+    Returns:
+        The card, and what could not be found out.
+
+    Raises:
+        UntrustedError: a file could run code, and is not trusted.
+        ClassifierError: it cannot be opened, or the values do not fit each other.
+
+    Example:
+        >>> import apercu
+        >>> draft = apercu.make_card("net.onnx", size=224, output="sigmoid")  # doctest: +SKIP
+        >>> draft.write("card.json")  # doctest: +SKIP
+    """
+    spec = str(spec)
+    stated = {
+        "output": output,
+        "output_name": output_name,
+        "value_range": value_range,
+        "weights": None if weights is None else str(weights),
+        "classes": str(classes) if isinstance(classes, Path) else classes,
+    }
+    said = {"channels": channels, "size": size, "resize": resize, "mean": mean, "std": std}
+    with trusting(trust):
+        is_file = spec.endswith(".json")
+        card = read_card(spec) if is_file else ClassifierCard(source=spec)
+        if not is_file:
+            remember_typed(spec)
+        card = _complete(card, stated)
+        if any(value is not None for value in said.values()):
+            card = _complete(card, {"input": _describe_input(card, spec, said)})
+        classifier = Classifier(open_network(card, spec), spec=spec)
+    network = classifier.network
+    content = {
+        **card.model_dump(exclude_unset=True),
+        "options": dict(network.options) or card.options,
+        "input": network.input.model_dump(exclude_none=True),
+        "output": classifier.output.name,
+    }
+    return CardDraft(_validate(content, spec), tuple(_list_gaps(classifier, card)))
+
+
+def _describe_input(card: ClassifierCard, spec: str, said: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the source says of the input, with what the caller says on top of it."""
+    try:
+        own = open_network(card, spec).input.model_dump(exclude_none=True)
+    except ClassifierError:
+        if said["size"] is None:
+            raise
+        own = {}
+    return own | {key: value for key, value in said.items() if value is not None}
+
+
+def _complete(card: ClassifierCard, values: Mapping[str, Any]) -> ClassifierCard:
+    """Return a card with the values that are not None."""
+    changes = {key: value for key, value in values.items() if value is not None}
+    return _validate({**card.model_dump(exclude_unset=True), **changes}, card.source)
+
+
+def _validate(content: Mapping[str, Any], subject: str) -> ClassifierCard:
+    try:
+        return ClassifierCard.model_validate(content)
+    except ValidationError as error:
+        mistakes = "; ".join(describe_mistakes(error, ClassifierCard))
+        raise ClassifierError(f"classifier {subject}: {mistakes}") from None
+
+
+def _list_gaps(classifier: Classifier, card: ClassifierCard) -> list[str]:
+    """Return one line about each thing that neither the source nor the caller says."""
+    network = classifier.network
+    gaps = []
+    if network.input.mean is None and network.input.normalise is None:
+        gaps.append("input.mean and input.std are not known: the network receives pixels in [0, 1]")
+    if network.names is None:
+        gaps.append(f"classes are not known: they are called {', '.join(classifier.classes[:2])} …")
+    if "output" not in card.model_fields_set and classifier.output.name == "logits":
+        gaps.append("output is not known: the numbers are taken for logits of a softmax")
+    return gaps
+
+
+def _format_value(value: Any) -> str:
+    """Return a value as JSON; lists of names and records go over several lines."""
+    if isinstance(value, dict):
+        lines = (f"  {json.dumps(key)}: {json.dumps(part)}" for key, part in value.items())
+        return "{\n" + ",\n".join(lines) + "\n }"
+    if isinstance(value, list) and len(value) > 3:
+        return (
+            "[\n  " + ",\n  ".join(json.dumps(part, ensure_ascii=False) for part in value) + "\n ]"
+        )
+    return json.dumps(value, ensure_ascii=False)

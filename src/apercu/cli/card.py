@@ -1,0 +1,105 @@
+"""`apercu card`: describe a classifier in a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from apercu.cli.options import DebugOption, TrustOption
+from apercu.cli.terminal import say, warn
+from apercu.errors import ConfigError
+
+
+def card(
+    spec: Annotated[
+        str,
+        typer.Argument(
+            metavar="SPEC",
+            help="timm/NAME, torchvision/NAME, hf/NAME_OR_FOLDER, clip/NAME?texts=…, FILE.pt2, "
+            "FILE.onnx, package.module:factory, or a card, which is completed.",
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write the card into this file.")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="SIDE|HEIGHT,WIDTH", help="Size of the images, pixels.")
+    ] = None,
+    resize: Annotated[
+        int | None, typer.Option(min=1, help="Length of the short side before a centre crop.")
+    ] = None,
+    channels: Annotated[
+        int | None, typer.Option(min=1, help="Number of channels, 3 if nothing says it.")
+    ] = None,
+    mean: Annotated[
+        str | None, typer.Option(metavar="M[,M…]", help="Mean of all or of each channel.")
+    ] = None,
+    std: Annotated[
+        str | None,
+        typer.Option(metavar="S[,S…]", help="Standard deviation of all or of each channel."),
+    ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option(metavar="WORD", help="What the numbers mean: logits, sigmoid, value …"),
+    ] = None,
+    output_name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Which of several outputs it is.")
+    ] = None,
+    value_range: Annotated[
+        str | None,
+        typer.Option(metavar="LOW,HIGH", help="A low and a high value of a regression."),
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option(metavar="FILE", help="File with one class name per line.")
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(metavar="FILE", help="A safetensors file with the weights.")
+    ] = None,
+    trust: TrustOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Write a classifier card from what can be found out, and from what the options say.
+
+    The card goes to stdout, or into --out. What could not be found out is said on stderr. All keys
+    of a card are described in docs/card.md.
+
+    Example: apercu card net.onnx --size 224 --classes names.txt > card.json
+    """
+    from apercu.classifiers.draft import make_card
+
+    draft = make_card(
+        spec,
+        size=_read_numbers("size", size, int),
+        mean=_read_numbers("mean", mean),
+        std=_read_numbers("std", std),
+        classes=classes,
+        channels=channels,
+        output=output,
+        output_name=output_name,
+        value_range=_read_numbers("value-range", value_range),
+        resize=resize,
+        weights=weights,
+    )
+    for gap in draft.gaps:
+        warn(gap)
+    folder = Path() if out is None else out.parent
+    for key in draft.list_outside(folder):
+        warn(f"{key} is outside of the folder of the card; copy it there, or open it with --trust")
+    if out is None:
+        typer.echo(draft.format_json(), nl=False)
+    else:
+        draft.write(out)
+        say(f"written: {out}")
+
+
+def _read_numbers(name: str, text: str | None, kind: type[float] = float) -> object:
+    """Return the number, or the list of numbers, that an option holds."""
+    if text is None:
+        return None
+    try:
+        numbers = [kind(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--{name}: expected numbers with commas, got {text!r}") from None
+    return numbers[0] if len(numbers) == 1 else numbers
