@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -199,6 +200,40 @@ def train_student(
             on_step(step, loss.item())
         phase.note(step, settings.steps, partial(make_state, step))
     return wrap_module(module, card, teacher.names)
+
+
+def estimate_seconds(teacher: Classifier, count: int, settings: StudentSettings) -> float:
+    """Estimate how long a distillation takes, from a query and a step that are timed.
+
+    Args:
+        teacher: the classifier; what it is asked here is not counted.
+        count: number of training images.
+        settings: settings of the training.
+
+    Returns:
+        Seconds.
+    """
+    queries = teacher.queries
+    images = torch.full((min(8, settings.batch), teacher.channels, *teacher.size), 0.5)
+    data = DistillationData(
+        list(images), torch.arange(len(images)), torch.zeros(2, len(images), len(teacher.classes))
+    )
+    few = replace(settings, steps=1, batch=len(images))
+    with torch.no_grad():
+        per_query = _time_call(lambda: teacher(images.to(teacher.device))) / len(images)
+    per_image = _time_call(
+        lambda: train_student(teacher, data, few, Generator().manual_seed(0), None)
+    ) / len(images)
+    teacher.queries = queries
+    return 2 * count * per_query + settings.steps * min(count, settings.batch) * per_image
+
+
+def _time_call(call: Callable[[], object]) -> float:
+    """Return the seconds that the second of two calls takes."""
+    call()
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
 
 
 def _learning_rate_factor(progress: float) -> float:

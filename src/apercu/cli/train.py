@@ -46,6 +46,17 @@ EncoderOption = Annotated[
     str | None,
     typer.Option(metavar="SPEC", help="own, small (from scratch), timm/NAME, another classifier."),
 ]
+StudentOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SPEC",
+        help="Classifier that stands in for one without gradients, such as RUN/student/card.json.",
+    ),
+]
+StudentStepsOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="Steps in which a student is distilled, where one is needed."),
+]
 DevicesOption = Annotated[int, typer.Option(min=1, help="How many devices share the work.")]
 PrecisionOption = Annotated[Precision, typer.Option(help="Precision of the numbers.")]
 
@@ -62,6 +73,8 @@ def mask(
     steps: StepsOption = None,
     batch: BatchOption = None,
     encoder: EncoderOption = None,
+    student: StudentOption = None,
+    student_steps: StudentStepsOption = None,
     resume: ResumeOption = False,
     devices: DevicesOption = 1,
     precision: PrecisionOption = Precision.FULL,
@@ -73,7 +86,8 @@ def mask(
     """Train a mask explainer: what the classifier looks at, for any class, in one forward pass.
 
     No labels are used: it learns from the classifier's own predictions. A classifier without
-    gradients (ONNX, a plain callable) is replaced by a student that is distilled first.
+    gradients (ONNX, a plain callable) is replaced by a student that is distilled first; a line
+    says how long that takes, and --student-steps shortens it.
 
     Example: apercu train mask --classifier timm/resnet50 --images photos/ --out runs/resnet50
     """
@@ -86,6 +100,8 @@ def mask(
         steps=steps,
         batch=batch,
         encoder=encoder,
+        student=student,
+        student_steps=student_steps,
         devices=devices,
         precision=precision.value,
         resume=resume,
@@ -106,6 +122,8 @@ def counterpart(
     steps: StepsOption = None,
     batch: BatchOption = None,
     encoder: EncoderOption = None,
+    student: StudentOption = None,
+    student_steps: StudentStepsOption = None,
     resume: ResumeOption = False,
     precision: PrecisionOption = Precision.FULL,
     seed: SeedOption = 0,
@@ -129,6 +147,8 @@ def counterpart(
         steps=steps,
         batch=batch,
         encoder=encoder,
+        student=student,
+        student_steps=student_steps,
         precision=precision.value,
         resume=resume,
         seed=seed,

@@ -7,6 +7,7 @@ import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import torch
 from pydantic import TypeAdapter
 
 from apercu.classifiers import (
@@ -17,15 +18,18 @@ from apercu.classifiers import (
     open_classifier,
     save_classifier,
 )
+from apercu.classifiers.distillation import estimate_seconds
+from apercu.classifiers.distillation_data import compute_agreement, stack_images
 from apercu.errors import ClassifierError, RunError
 from apercu.images import ImageSource
 from apercu.io import parse_json, write_file, write_json
 from apercu.progress import ProgressCallback, ignore_progress
-from apercu.training.data import TrainingImages, cache_in_memory
+from apercu.training.data import TrainingImages, cache_in_memory, split_held_out
 
 STUDENT, CARD, FACTS = "student", "card.json", "facts.json"
 KEPT, SETTINGS = "checkpoints", "student.json"
 """Folder and file of the settings of the student that was begun."""
+_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,87 @@ def distil_student(
     facts = {"teacher": classifier.fingerprint, "agreement": distilled.agreement}
     write_file(folder / FACTS, json.dumps(facts, indent=1))
     return distilled
+
+
+def open_student(
+    student: Classifier | str | Path, classifier: Classifier, *, trust: bool = False
+) -> Classifier:
+    """Open a classifier that stands in for one without gradients.
+
+    Args:
+        student: the student, or its SPEC, such as `RUN/student/card.json` of an earlier run.
+        classifier: the classifier without gradients.
+        trust: whether a card may name a factory, whose code is run.
+
+    Returns:
+        The student.
+
+    Raises:
+        ClassifierError: it gives no gradients either, or takes other images or has other classes.
+    """
+    if not isinstance(student, Classifier):
+        student = open_classifier(student, device=classifier.device, trust=trust)
+    if not student.differentiable:
+        raise ClassifierError(f"student: {student.spec} gives no gradients either")
+    of_student, of_classifier = (
+        f"{c.channels} × {c.size[0]} × {c.size[1]} and {len(c.classes)} classes"
+        for c in (student, classifier)
+    )
+    if of_student != of_classifier:
+        raise ClassifierError(
+            f"student: expected images of {of_classifier}, as {classifier.spec} has them, got "
+            f"{of_student} of {student.spec}"
+        )
+    return student
+
+
+def measure_agreement(
+    classifier: Classifier, student: Classifier, source: ImageSource, seed: int
+) -> float:
+    """Return how often a student agrees with a classifier on images held out.
+
+    Args:
+        classifier: the classifier.
+        student: the student.
+        source: the training images.
+        seed: seed of the split.
+
+    Returns:
+        A fraction.
+    """
+    indices = split_held_out(len(source), seed).held_out
+    images = TrainingImages(source, classifier, indices)
+    batches = (
+        stack_images(images, rows).to(classifier.device)
+        for rows in torch.arange(len(images)).split(_BATCH)
+    )
+    return compute_agreement(classifier, student, batches)
+
+
+def describe_price(classifier: Classifier, count: int, settings: StudentSettings) -> str:
+    """Return one line on what a student costs, before it is distilled.
+
+    Args:
+        classifier: the classifier without gradients.
+        count: number of training images.
+        settings: how the student is distilled.
+
+    Returns:
+        The line: queries, steps, and the time that they will take here.
+    """
+    seconds = estimate_seconds(classifier, count, settings)
+    time = f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+    return (
+        f"{classifier.spec} gives no gradients{classifier.gradient_reason}; a student is trained "
+        f"to predict the same: {2 * count} queries of the classifier and {settings.steps} steps of "
+        f"{min(settings.batch, count)} images, about {time} (--student-steps changes that, "
+        "--student SPEC takes another classifier)"
+    )
+
+
+def has_student(run: Path, classifier: Classifier) -> bool:
+    """Whether a run folder holds a finished student of this classifier."""
+    return _load_student(run / STUDENT, classifier) is not None
 
 
 def _load_student(folder: Path, classifier: Classifier) -> DistillationResult | None:

@@ -22,7 +22,15 @@ from apercu.explainers.encoder import choose_encoder
 from apercu.explainers.kind import LOOKS_TRAINED, ExplainerKind, describe_doubts
 from apercu.explainers.registry import find_kind
 from apercu.explainers.settings import OWN, ExplainerSettings, GatedSettings
-from apercu.explainers.student import StudentPlan, distil_student, plan_student
+from apercu.explainers.student import (
+    StudentPlan,
+    describe_price,
+    distil_student,
+    has_student,
+    measure_agreement,
+    open_student,
+    plan_student,
+)
 from apercu.images import ImageSource, open_images
 from apercu.progress import ProgressCallback, ignore_progress, show_progress
 from apercu.run_record import RunRecord
@@ -50,7 +58,8 @@ def train(
     devices: int = 1,
     precision: str = "32",
     workers: int = 1,
-    student: StudentSettings | None = None,
+    student: StudentSettings | Classifier | str | Path | None = None,
+    student_steps: int | None = None,
     trust: bool = False,
     progress: bool = False,
     report: ProgressCallback | None = None,
@@ -80,7 +89,9 @@ def train(
         devices: number of devices that share the work.
         precision: precision of the numbers: `32`, `bf16` or `16`.
         workers: processes of each device that read images.
-        student: how a student is distilled; the seed is that of the training.
+        student: how a student is distilled (the seed is that of the training), or a classifier
+            that stands in, such as the student of an earlier run (`RUN/student/card.json`).
+        student_steps: steps of the distillation, where they differ from the settings.
         trust: whether a card or a file of settings may name a factory, whose code is run.
         progress: whether to show on stderr how far the work is: a bar on a terminal, a line every
             half minute elsewhere.
@@ -125,6 +136,15 @@ def train(
                     raise
                 settings = choose_encoder(settings, classifier.spec, say)
                 built = build_network(settings, classifier, seed)
+    stand_in = None
+    if (student is not None or student_steps is not None) and not needs_student:
+        raise ConfigError(
+            f"student: none is needed, as {classifier.spec} gives gradients or a {kind} explainer "
+            "needs none; leave out --student and --student-steps"
+        )
+    if isinstance(student, Classifier | str | Path):
+        stand_in = open_student(student, classifier, trust=trust)
+        student = None
     facts: dict[str, float] = {}
     with ExitStack() as stack:
         if report is None:
@@ -132,9 +152,13 @@ def train(
             report = stack.enter_context(show_progress()) if shows else ignore_progress
         trainer = Trainer(classifier, images, run, hardware, seed, say, report)
         stack.enter_context(_record(trainer, classifier, settings).begin(resume=resume))
-        if needs_student:
+        if stand_in is not None:
+            trainer, facts = _replace_classifier(trainer, stand_in)
+        elif needs_student:
             full = StudentPlan(base.schedule.steps, StudentSettings())
             distillation = student or plan_student(run, full, settings.schedule.steps)
+            if student_steps is not None:
+                distillation = replace(distillation, steps=student_steps, floor=0.0)
             distillation = replace(distillation, seed=seed)
             taught, facts = _distil(trainer, distillation, full.student.floor)
             trainer = replace(trainer, classifier=taught)
@@ -272,12 +296,29 @@ def _choose_hardware(device: str, devices: int, precision: str, workers: int) ->
     return Hardware(choose_device(device), devices, PRECISIONS[precision], workers)
 
 
+def _replace_classifier(trainer: Trainer, student: Classifier) -> tuple[Trainer, dict[str, float]]:
+    """Return the trainer with a student that was given, and how often the two agree."""
+    classifier = trainer.classifier
+    agreement = measure_agreement(classifier, student, trainer.source, trainer.seed)
+    trainer.say(
+        f"{classifier.spec} gives no gradients{classifier.gradient_reason}; {student.spec} stands "
+        f"in for it, and agrees with it on {agreement:.1%} of held-out images"
+    )
+    if agreement < StudentSettings().floor:
+        trainer.say(
+            f"warning: expected {StudentSettings().floor:.0%}; maps will be those of another "
+            "classifier where the two disagree"
+        )
+    return replace(trainer, classifier=student), {"student_agreement": agreement}
+
+
 def _distil(
     trainer: Trainer, settings: StudentSettings, expected: float
 ) -> tuple[Classifier, dict[str, float]]:
     """Return the student of the trainer's classifier, and what was measured of it."""
     classifier = trainer.classifier
-    trainer.say(f"{classifier.spec} gives no gradients; a student is trained to predict the same")
+    if not has_student(trainer.run, classifier):
+        trainer.say(describe_price(classifier, len(trainer.source), settings))
     student, agreement = distil_student(
         classifier, trainer.source, trainer.run, settings, trainer.report
     )
