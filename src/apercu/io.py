@@ -166,7 +166,22 @@ def check_writable(folder: Path) -> None:
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
         raise OutputError(f"{folder}: expected a folder, but {existing} is a file; choose another")
-    write_file(folder / ".probe", b"").unlink()
+    write_file(folder / ".probe", b"").unlink(missing_ok=True)
+
+
+def check_out_folder(folder: Path) -> None:
+    """Check that a folder can be written, or created, and leave nothing behind.
+
+    Raises:
+        OutputError: the folder cannot be created or written.
+    """
+    missing = [path for path in (folder, *folder.absolute().parents) if not path.exists()]
+    try:
+        check_writable(folder)
+    finally:
+        with contextlib.suppress(OSError):
+            for path in missing:
+                path.rmdir()
 
 
 def write_map(path: Path, map: Float[Tensor, "height width"]) -> Path:

@@ -22,7 +22,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from apercu.errors import ConfigError, RunError
-from apercu.io import write_file
+from apercu.io import check_writable, write_file
 from apercu.progress import ProgressCallback, ignore_progress
 
 LOCK = ".lock"
@@ -92,7 +92,7 @@ class RunRecord:
         if os.environ.get("LOCAL_RANK", "0") != "0":
             yield RunState.RESUMED
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
+        check_writable(self.folder)
         with lock_folder(self.folder):
             state = self._check(resume=resume)
             if state is not RunState.EXTENDED:  # else they describe the result that is still there

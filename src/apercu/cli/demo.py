@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from apercu.cli.exit_codes import on_interrupt
-from apercu.cli.options import DebugOption, Device, DeviceOption, SeedOption
+from apercu.cli.options import DebugOption, Device, DeviceOption, OutOption, SeedOption
 from apercu.cli.terminal import say, show_ranking
 from apercu.progress import show_progress
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="Folder for everything that is written.")] = (
-        Path("demo")
-    ),
+    out: OutOption = Path("demo"),
     seed: SeedOption = 0,
     device: DeviceOption = Device.AUTO,
     debug: DebugOption = False,

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from apercu.cli.exit_codes import on_interrupt, read_arguments
-from apercu.cli.options import DebugOption, Device, DeviceOption, SeedOption, TrustOption
+from apercu.cli.options import DebugOption, Device, DeviceOption, SeedOption, TrustOption, check_out
 from apercu.cli.terminal import say
 from apercu.progress import show_progress
 
@@ -23,7 +23,9 @@ def evaluate_features(
     ],
     images: Annotated[str, typer.Option(metavar="DIR", help="Labelled images to learn from.")],
     test: Annotated[str, typer.Option(metavar="DIR", help="Labelled images to measure on.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the results.")],
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", callback=check_out, help="Folder of the results.")
+    ],
     catalogue: Annotated[
         Path | None, typer.Option(metavar="FILE", help="CSV, Parquet or FITS table with classes.")
     ] = None,

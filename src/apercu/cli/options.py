@@ -45,6 +45,15 @@ class Device(StrEnum):
         return "cpu" if self is Device.AUTO and is_export(run) else self.resolve()
 
 
+def check_out(out: Path | None) -> Path | None:
+    """Check that a folder can be written, before the work begins; raises OutputError."""
+    if out is not None:
+        from apercu.io import check_out_folder
+
+        check_out_folder(out)
+    return out
+
+
 def _trust_files(context: Context, trust: bool) -> bool:
     """Trust the files that are opened until the command ends."""
     if trust:
@@ -71,7 +80,8 @@ TrustOption: TypeAlias = Annotated[
     ),
 ]
 OutOption: TypeAlias = Annotated[
-    Path, typer.Option("--out", help="Folder for everything that is written.")
+    Path,
+    typer.Option("--out", callback=check_out, help="Folder for everything that is written."),
 ]
 ClassifierOption: TypeAlias = Annotated[
     str,
@@ -90,7 +100,9 @@ ImagesOption: TypeAlias = Annotated[
         help="A folder, an image, a Parquet file, a stack (.npz), or planted[:KEY=VALUE,…].",
     ),
 ]
-RunOption: TypeAlias = Annotated[Path, typer.Option("--out", metavar="RUN", help="The run folder.")]
+RunOption: TypeAlias = Annotated[
+    Path, typer.Option("--out", metavar="RUN", callback=check_out, help="The run folder.")
+]
 StepsOption: TypeAlias = Annotated[
     int | None, typer.Option("--steps", min=1, help="Steps of the training itself.")
 ]

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from apercu.classifiers import Classifier
 from apercu.extras import require_extra
 from apercu.images import ImageSource, open_images
+from apercu.io import check_out_folder
 from apercu.pretraining.backbone import FirstLayer, open_backbone, read_input
 from apercu.pretraining.inputs import (
     CatalogueJoin,
@@ -95,7 +96,9 @@ def pretrain_backbone(
         ConfigError: the backbone is not from timm, or the pretext needs no catalogue.
         ImagesError: most images cannot be read.
         RunError: the folder holds another training.
+        OutputError: the folder cannot be written.
     """
+    check_out_folder(run)
     prepared = prepare_pretraining(settings, inputs, seed)
     trainer = Trainer(prepared.backbone, prepared.images.source, run, hardware or Hardware(), seed)
     return pretrain(settings, trainer, prepared.images, prepared.test, resume=resume)

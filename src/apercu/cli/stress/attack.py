@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from apercu.cli.exit_codes import on_interrupt, read_arguments
-from apercu.cli.options import Context, DebugOption, Device, DeviceOption, TrustOption
+from apercu.cli.options import Context, DebugOption, Device, DeviceOption, TrustOption, check_out
 from apercu.cli.terminal import say, warn
 from apercu.option_strings import MAX_SEED
 from apercu.progress import show_progress
@@ -23,7 +23,10 @@ def stress(
     images: Annotated[
         str | None, typer.Option(metavar="DIR", help="Folder, image, Parquet file, or planted.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the results.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", callback=check_out, help="Folder of the results."),
+    ] = None,
     attacks: Annotated[
         str | None,
         typer.Option(

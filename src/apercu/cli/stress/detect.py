@@ -17,6 +17,7 @@ from apercu.cli.options import (
     ImagesOption,
     SeedOption,
     TrustOption,
+    check_out,
 )
 from apercu.cli.terminal import say, warn
 from apercu.progress import show_progress
@@ -28,7 +29,9 @@ DEFAULT_ATTACKS = "fgsm,pgd"
 def detect(
     classifier: ClassifierOption,
     images: ImagesOption,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the results.")],
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", callback=check_out, help="Folder of the results.")
+    ],
     explainer: Annotated[
         Path | None, typer.Option(metavar="RUN", help="A trained explainer, for map and stability.")
     ] = None,
