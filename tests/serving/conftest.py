@@ -24,7 +24,7 @@ from apercu.deploy.serving.app import Service, WorkerClient, build_app
 from apercu.deploy.serving.http_protocol import HttpProtocol
 from apercu.deploy.serving.requests import ExplainRequest
 from apercu.deploy.serving.responses import ExplainResponse
-from apercu.deploy.serving.settings import Limits
+from apercu.deploy.serving.settings import AccessPolicy, Limits
 from apercu.deploy.serving.worker import ImageWorker, WorkerSetup, open_explainer
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.counterpart.explainer import CounterpartExplainer
@@ -104,7 +104,8 @@ def worker(tiny_run: Path) -> ImageWorker:
 
 @pytest.fixture(scope="session")
 def serving(worker: ImageWorker) -> Callable[..., Caller]:
-    """Builds the addresses; `token`, `body`, `places`, `each`, `deadline` and `seconds` of work."""
+    """Builds the addresses; `token`, `body`, `places`, `each`, `deadline`, `hosts`, `origins`, and
+    `seconds` of work."""
 
     def build(**given: Any) -> Caller:
         at_work = given.get("worker", worker)
@@ -120,6 +121,9 @@ def serving(worker: ImageWorker) -> Callable[..., Caller]:
             limits,
             given.get("places", 8),
             given.get("token"),
+            AccessPolicy(
+                given.get("hosts", ("apercu", "x", "elsewhere")), given.get("origins", ())
+            ),
         )
         return Caller(build_app(service))
 

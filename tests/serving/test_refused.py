@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from apercu.deploy.serving import errors
+from apercu.deploy.serving.security import HEALTH_PATHS
 from apercu.errors import ApercuError
 
 
@@ -198,7 +199,7 @@ def test_every_error_has_its_status_in_the_docstring() -> None:
     kinds = [
         k for k in vars(errors).values() if isinstance(k, type) and k.__module__ == errors.__name__
     ]
-    assert len(kinds) == 11
+    assert len(kinds) == 13
     for kind in kinds:
         [line] = [
             one for one in (errors.__doc__ or "").splitlines() if f"─ {kind.__name__} " in one
@@ -236,6 +237,12 @@ def test_the_openapi_document_names_every_address(call) -> None:
         "/v1/models/{name}",
         "/v1/models/{name}:predict",
         "/v1/models/{name}:explain",
+        "/v2",
+        "/v2/health/live",
+        "/v2/health/ready",
+        "/v2/models/{name}",
+        "/v2/models/{name}/ready",
+        "/v2/models/{name}/infer",
         "/healthz",
         "/metrics",
     }
@@ -243,7 +250,8 @@ def test_the_openapi_document_names_every_address(call) -> None:
     assert set(told) == {"text/plain"}
     fields = document["paths"]["/v1/explain"]["post"]["requestBody"]["content"]
     form = fields["multipart/form-data"]["schema"]["properties"]
-    assert set(form) == {"image", "target", "top", "level", "format", "picture"}
+    fields = {"target", "top", "level", "format", "picture", "frame", "bands"}
+    assert set(form) == {"image", *fields}
 
 
 def test_the_openapi_document_says_where_a_token_is_asked_for(serving) -> None:
@@ -253,7 +261,7 @@ def test_the_openapi_document_says_where_a_token_is_asked_for(serving) -> None:
     [(name, scheme)] = document["components"]["securitySchemes"].items()
     assert scheme == {"type": "http", "scheme": "bearer"}
     for path, [told] in ((path, one.values()) for path, one in document["paths"].items()):
-        assert told.get("security") == (None if path == "/healthz" else [{name: []}])
+        assert told.get("security") == (None if path in HEALTH_PATHS else [{name: []}])
 
 
 def test_an_address_with_a_slash_too_many_leads_nowhere(call) -> None:

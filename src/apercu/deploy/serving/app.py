@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, final
+from typing import Any, TypeAlias, TypeVar, final
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -23,7 +23,7 @@ from apercu.deploy.serving.errors import (
     DeadlineExceededError,
     NotFoundError,
 )
-from apercu.deploy.serving.limits import AdmissionControl
+from apercu.deploy.serving.limits import BODIES, AdmissionControl
 from apercu.deploy.serving.metrics import CONTENT_TYPE, Metrics
 from apercu.deploy.serving.open_inference import (
     describe_platform,
@@ -41,6 +41,8 @@ from apercu.deploy.serving.settings import AccessPolicy, Limits
 from apercu.errors import ApercuError
 
 T = TypeVar("T")
+ParseFn: TypeAlias = Callable[[str, bytes], Sequence[ExplainRequest]]
+"""Reads the images of a request from its content type and its body."""
 
 
 class WorkerClient(ABC):
@@ -123,7 +125,9 @@ class Endpoints:
         self.served = service.served
         self.client = service.client
         self.deadline, self.max_body = service.limits.deadline, service.limits.body
-        self.admission = AdmissionControl(service.capacity, service.limits.per_client)
+        self.admission = AdmissionControl(
+            service.capacity, service.limits.per_client, BODIES * service.limits.body
+        )
         self.metrics = metrics
         document = describe_server(self.served.name, locked=service.token is not None)
         self.document = json.dumps(document).encode()
@@ -157,12 +161,8 @@ class Endpoints:
 
     async def explain(self, request: Request) -> Response:
         """Explain the image of a form or a JSON object."""
-        with self.admission.clients.take(_read_client_address(request)):
-            async with self._enforce_deadline():
-                body = await self._read_body(request)
-                names = self.served.names
-                explain_request = parse_body(_read_content_type(request), body, names)
-                [response] = await self._run(request, [explain_request])
+        names = self.served.names
+        [response] = await self._answer(request, lambda *sent: [parse_body(*sent, names)])
         return to_http(response)
 
     async def predict(self, request: Request) -> Response:
@@ -217,17 +217,18 @@ class Endpoints:
     async def infer(self, request: Request) -> Response:
         """Explain several images (KServe, protocol 2)."""
         self._check_model(request)
-        clients, address = self.admission.clients, _read_client_address(request)
-        with clients.take(address):
-            async with self._enforce_deadline():
-                content_type, body = _read_content_type(request), await self._read_body(request)
-                inference = parse_inference(content_type, body, self.served.names)
-                with clients.take(address, len(inference.images) - 1):
-                    responses = await self._run(request, inference.images)
-        for response in responses:
-            if response.status != 200:
-                return to_http(response)
-        return to_http(write_inference(self.served.name, inference.id, responses))
+        id: str | None = None
+
+        def parse(content_type: str, body: bytes) -> Sequence[ExplainRequest]:
+            nonlocal id
+            inference = parse_inference(content_type, body, self.served.names)
+            id = inference.id
+            return inference.images
+
+        responses = await self._answer(request, parse)
+        return to_http(
+            _first_problem(responses) or write_inference(self.served.name, id, responses)
+        )
 
     async def send_metrics(self, request: Request) -> Response:
         """Send the counters for Prometheus."""
@@ -239,33 +240,39 @@ class Endpoints:
 
     async def _explain_several(self, request: Request, key: str) -> Response:
         self._check_model(request)
-        clients, address = self.admission.clients, _read_client_address(request)
-        with clients.take(address):
-            async with self._enforce_deadline():
-                requests = parse_instances(
-                    _read_content_type(request),
-                    await self._read_body(request),
-                    self.served.names,
-                    maps=key == "explanations",
-                )
-                with clients.take(address, len(requests) - 1):
-                    responses = await self._run(request, requests)
-        for response in responses:
-            if response.status != 200:
-                return to_http(response)
+        names, maps = self.served.names, key == "explanations"
+        responses = await self._answer(
+            request, lambda *sent: parse_instances(*sent, names, maps=maps)
+        )
         bodies = b", ".join(response.body for response in responses)
-        return to_http(ExplainResponse(200, b'{"%s": [%s]}' % (key.encode(), bodies)))
+        several = ExplainResponse(200, b'{"%s": [%s]}' % (key.encode(), bodies))
+        return to_http(_first_problem(responses) or several)
 
-    async def _read_body(self, request: Request) -> bytes:
+    async def _answer(self, request: Request, parse: ParseFn) -> list[ExplainResponse]:
+        """Read the body of a request, and explain its images within all limits."""
+        clients, address = self.admission.clients, _read_client_address(request)
+        with clients.take(address), self.admission.memory.hold() as hold:
+            async with self._enforce_deadline():
+                body = await self._read_body(request, hold)
+                requests = parse(request.headers.get("content-type", ""), body)
+                with clients.take(address, len(requests) - 1):
+                    return await self._run(request, requests)
+
+    async def _read_body(self, request: Request, hold: Callable[[int], None]) -> bytes:
+        pieces = []
         async with self.admission.upload(byte_counter(request)):
             try:
-                body = await request.body()
+                async for piece in request.stream():
+                    hold(len(piece))
+                    pieces.append(piece)
             except ClientDisconnect as error:
                 raise ClientDisconnectedError("body: cut short, the client disconnected") from error
+        body = b"".join(pieces)
         coding = request.headers.get("content-encoding", "")
-        if not coding:
-            return body
-        return await asyncio.to_thread(decompress_body, body, coding, self.max_body)
+        if coding:
+            body = await asyncio.to_thread(decompress_body, body, coding, self.max_body)
+            hold(len(body))
+        return body
 
     async def _run(
         self, request: Request, requests: Sequence[ExplainRequest]
@@ -331,5 +338,5 @@ def _read_client_address(request: Request) -> str:
     return request.client.host if request.client is not None else ""
 
 
-def _read_content_type(request: Request) -> str:
-    return request.headers.get("content-type", "")
+def _first_problem(responses: Sequence[ExplainResponse]) -> ExplainResponse | None:
+    return next((response for response in responses if response.status != 200), None)

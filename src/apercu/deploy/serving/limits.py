@@ -1,4 +1,4 @@
-"""How many images clients may have here at a time: all together, and each of them."""
+"""How many images and bytes clients may have here at a time: all together, and each of them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ UPLOAD_GRACE = 0.02
 MIN_UPLOAD_RATE = 1000
 """Bytes per second. A slower body gives up its slot when another one wants it; at this rate no
 body of more than 30 kB is complete within half a minute."""
+FREE_BYTES, BODIES = 1_000_000, 8
+"""Bytes of each body that are not counted; largest bodies for which there is memory."""
 ByteCounter: TypeAlias = Callable[[], int]
 """Returns how many bytes of a body have arrived."""
 
@@ -102,6 +104,48 @@ class PerClientLimit:
             self.held[address] -= count
             if not self.held[address]:
                 del self.held[address]
+
+
+@final
+class MemoryBudget:
+    """A limit on the bytes of all bodies that are here, however many clients send them.
+
+    The first bytes of each body are free, so that large bodies cannot shut small ones out.
+
+    Args:
+        capacity: bytes of all bodies together, beyond their free ones.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.taken = 0
+
+    @contextmanager
+    def hold(self) -> Iterator[Callable[[int], None]]:
+        """Hold the bytes of a body until the block ends.
+
+        Yields:
+            A function that is called with the bytes that have come; it raises BusyError where
+            they are too many for now.
+        """
+        size, held = 0, 0
+
+        def add(count: int) -> None:
+            nonlocal size, held
+            size += count
+            more = max(0, size - FREE_BYTES) - held
+            if more > self.capacity - self.taken:
+                raise BusyError(
+                    "uploads: the bodies of all requests are too large together; send the image "
+                    "again later"
+                )
+            held += more
+            self.taken += more
+
+        try:
+            yield add
+        finally:
+            self.taken -= held
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,10 +237,14 @@ class AdmissionControl:
     Args:
         capacity: images that wait or are being explained; and bodies that are read at a time.
         per_client: images of one address; None sets no limit.
+        memory: bytes of all bodies together.
     """
 
-    def __init__(self, capacity: int, per_client: int | None = None) -> None:
+    def __init__(
+        self, capacity: int, per_client: int | None = None, memory: int = BODIES * 32_000_000
+    ) -> None:
         self.clients = PerClientLimit(per_client)
+        self.memory = MemoryBudget(memory)
         self.uploads = UploadSlots(capacity)
         self.queue = QueueSlots(capacity)
 

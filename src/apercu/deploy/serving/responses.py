@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import sys
+import warnings
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -59,6 +62,23 @@ def describe_error(error: Exception) -> ExplainResponse:
     with suppress(OSError):  # a full disk must not cost the answer, too
         print(f"error: {name} while an image was explained", file=sys.stderr, flush=True)  # noqa: T201
     return make_problem(500, f"{name}; this should not happen: report it")
+
+
+def silence_libraries() -> None:
+    """Keep what libraries say about pictures out of the log: it may quote what clients send.
+
+    C libraries write to the file descriptor of stderr itself; from now on that leads nowhere, and
+    only what this process writes by `sys.stderr` reaches the log.
+    """
+    warnings.simplefilter("ignore")
+    logging.disable(logging.CRITICAL)
+    with suppress(OSError):
+        sys.stderr.flush()
+    log = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+    sys.stderr = os.fdopen(log, "w", buffering=1, errors="backslashreplace")
 
 
 def to_http(response: ExplainResponse, headers: dict[str, str] | None = None) -> Response:

@@ -12,6 +12,8 @@ from typing import final
 import uvicorn
 
 from apercu.deploy.serving.app import Service, build_app
+from apercu.deploy.serving.decoder import DecoderSetup
+from apercu.deploy.serving.decoding import DecodingClient
 from apercu.deploy.serving.http_protocol import HttpProtocol
 from apercu.deploy.serving.pool import SIGNALS, WorkerPool
 from apercu.deploy.serving.settings import HOSTS, ServeSettings
@@ -94,6 +96,7 @@ class Server:
     report: Callable[[str], None]
     _loading: asyncio.Task[None] | None = field(default=None, init=False)
     _http: HttpServer | None = field(default=None, init=False)
+    _decoding: DecodingClient | None = field(default=None, init=False)
 
     async def run(self, listening: socket.socket) -> None:
         """Load the workers, then answer requests on a socket, until a signal comes."""
@@ -109,14 +112,19 @@ class Server:
             if self._http is not None:
                 await self._http.serve([listening])
         finally:
+            if self._decoding is not None:
+                self._decoding.close()
             await pool.close()
 
     async def _load(self, pool: WorkerPool) -> None:
         served = await pool.start()
         settings, limits = self.settings, self.settings.limits
         capacity = limits.queue + len(pool.setups) * settings.workers.batch
+        setup = DecoderSetup(served.input, limits.pixels)
+        self._decoding = client = DecodingClient(pool, setup, limits.deadline)
+        client.start()
         config = uvicorn.Config(
-            build_app(Service(served, pool, limits, capacity, settings.token, settings.access)),
+            build_app(Service(served, client, limits, capacity, settings.token, settings.access)),
             http=HttpProtocol,
             ws="none",
             lifespan="off",

@@ -18,10 +18,10 @@ MIN_ALLOWED_SCANS, MAX_SCANS = 24, 100
 SCANNED_PIXELS = 400_000_000
 """Pixels × scans of a JPEG between these two; each scan goes over the whole picture once more."""
 
-_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
+FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
 """Start-of-frame markers, that of JPEG-LS too."""
-_PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
-_START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+START_OF_SCAN = 0xDA
+_PROGRESSIVE, _END_OF_IMAGE = (0xC2, 0xC6, 0xCA, 0xCE), 0xD9
 _WITHOUT_LENGTH = (0x01, 0xD8)
 _UNSEEN = 99  # bits that a coefficient lacks before its first scan
 _NEXT_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
@@ -107,12 +107,12 @@ def _read_jpeg(data: bytes) -> Codestream | None:
         length = int.from_bytes(data[position : position + 2], "big")
         segment = data[position + 2 : position + length]
         position += max(2, length)
-        if marker in _FRAMES and len(segment) >= 6 and frame is None:
+        if marker in FRAME_MARKERS and len(segment) >= 6 and frame is None:
             height, width = (int.from_bytes(segment[at : at + 2], "big") for at in (1, 3))
             frame = height, width, segment[5], segment[0]
             progressive = marker in _PROGRESSIVE
             missing = {identifier: [_UNSEEN] * 64 for identifier in segment[6::3]}
-        elif marker == _START_OF_SCAN:
+        elif marker == START_OF_SCAN:
             scans += 1
             _note_scan(segment, missing, progressive)
     if frame is None:
