@@ -95,17 +95,20 @@ def choose_encoder(settings: G, spec: str, say: Callable[[str], None]) -> G:
     return settings.with_encoder(encoder)
 
 
-def check_resolution(setting: str, resolution: int, encoder: Encoder) -> None:
-    """Raise ConfigError unless an output is finer than the encoder's deepest features.
+def fit_resolution(setting: str, resolution: int, encoder: Encoder) -> int:
+    """Return the resolution of an output: finer than the encoder's deepest features if possible.
 
     Args:
         setting: name of the setting, for the error.
-        resolution: pixels of the image per cell of the output.
+        resolution: pixels of the image per cell of the output, as the settings have it.
         encoder: the encoder.
+
+    Returns:
+        The same, or half of the stride of the deepest features where that is less, at least 1.
+
+    Raises:
+        ConfigError: the setting is no power of two.
     """
-    deepest = encoder.strides[-1]
-    if resolution >= deepest or resolution & (resolution - 1):
-        raise ConfigError(
-            f"{setting}: expected a power of two below {deepest}, the stride of the "
-            f"encoder's deepest map, got {resolution}"
-        )
+    if resolution & (resolution - 1):
+        raise ConfigError(f"{setting}: expected a power of two, got {resolution}")
+    return max(1, min(resolution, encoder.strides[-1] // 2))

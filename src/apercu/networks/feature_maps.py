@@ -99,7 +99,12 @@ def open_feature_maps(classifier: Classifier, size: tuple[int, int] | None = Non
 
 @final
 class ProgramMaps(FeatureMaps):
-    """The feature maps that an exported program returns after its output."""
+    """The feature maps that an exported program returns after its output.
+
+    Args:
+        exported: the program.
+        classifier: its classifier.
+    """
 
     def __init__(self, exported: ExportedNetwork, classifier: Classifier) -> None:
         super().__init__()
@@ -161,7 +166,7 @@ class StageMaps(FeatureMaps):
         last: dict[int, int] = {}
         for index, features in enumerate(maps):
             stride = find_stride(features.shape, size)
-            if stride is not None:
+            if stride is not None and stride >= MIN_STRIDE:
                 last[stride] = index
         if not last:
             raise ValueError("no stage has a stride that is the same on both axes")
@@ -229,9 +234,10 @@ class GraphMaps(FeatureMaps):
         module = cast(nn.Module, classifier.module)
         try:
             names = _list_nodes(module)
-            finder = _MapFinder(_build_extractor(module, names), size)
             probes = make_probes(classifier.channels, size).to(classifier.device)
             with torch.no_grad():
+                output = classifier.network.pick_tensor(module(classifier.normalise(probes)))
+                finder = _MapFinder(_build_extractor(module, names), size, output)
                 finder.run(classifier.normalise(probes))
         except _REFUSALS as error:
             raise NoFeatureMapsError(
@@ -249,7 +255,7 @@ class GraphMaps(FeatureMaps):
         self.has_other_outputs = finder.last_shaped != dict(
             zip(self.strides, self.nodes, strict=True)
         )
-        self.output = names[-1]
+        self.output = finder.output or names[-1]
         self.module = [module]  # in a list, as the extractor has its layers
         self.network = _build_extractor(module, self.nodes)
 
@@ -290,13 +296,21 @@ class _TracedMap(NamedTuple):
 class _MapFinder(fx.Interpreter):
     """Runs a traced network on probes, and finds the outputs that are maps.
 
+    Args:
+        network: a traced network that returns the outputs of all nodes by name.
+        size: height and width of the images in pixels.
+        expected: the numbers of the classes for the probes.
+
     Attributes:
         last_shaped: the last node with four axes and the columns of a map, by stride.
+        output: the last node that gives the numbers of the classes.
     """
 
-    def __init__(self, network: fx.GraphModule, size: tuple[int, int]) -> None:
+    def __init__(self, network: fx.GraphModule, size: tuple[int, int], expected: Tensor) -> None:
         super().__init__(network)
-        self.size = size
+        self.size, self.expected = size, expected
+        self.output: str | None = None
+        self.image_channels = 0
         nodes = next(node.args[0] for node in network.graph.nodes if node.op == "output")
         self.names = {node: name for name, node in cast(dict[str, fx.Node], nodes).items()}
         self.last_shaped: dict[int, str] = {}
@@ -305,18 +319,30 @@ class _MapFinder(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         """Run one node, and keep it if its output is a map."""
         output = super().run_node(n)
-        if n in self.names and isinstance(output, Tensor):
+        if n.op == "placeholder" and isinstance(output, Tensor):
+            self.image_channels = output.shape[1]
+        elif n in self.names and isinstance(output, Tensor):
             self._inspect(self.names[n], output)
+            if self._is_expected(output):
+                self.output = self.names[n]
         return output
 
     def choose(self) -> dict[int, _TracedMap]:
         """Return the last map of each stride.
 
         In a network without tokens every output with the shape of a map is one, as deep features
-        can depend on the whole image.
+        can depend on the whole image. Maps as fine as the image are taken where no other is.
         """
         has_tokens = any(node.layout.form == "tokens" for _, node in self._maps)
-        return {stride: node for stride, node in self._maps if node.is_certain or not has_tokens}
+        maps = {stride: node for stride, node in self._maps if node.is_certain or not has_tokens}
+        return {stride: maps[stride] for stride in maps if stride >= MIN_STRIDE} or maps
+
+    def _is_expected(self, output: Tensor) -> bool:
+        """Return whether an output holds the numbers of the classes."""
+        expected = self.expected
+        if (output.shape, output.dtype) != (expected.shape, expected.dtype):
+            return False
+        return torch.allclose(output, expected, atol=1e-4)
 
     def _inspect(self, name: str, output: Tensor) -> None:
         layout = find_layout(output, self.size)
@@ -329,6 +355,8 @@ class _MapFinder(fx.Interpreter):
         features = None if layout is None else layout.read(output)
         shared = None if features is None else find_stride(features.shape, self.size)
         if layout is not None and features is not None and shared is not None:
+            if shared < MIN_STRIDE and features.shape[1] <= self.image_channels:
+                return  # the image itself
             node = _TracedMap(name, layout, features.shape[1], is_certain)
             self._maps.append((shared, node))
 
@@ -341,13 +369,13 @@ def find_stride(shape: torch.Size, size: tuple[int, int]) -> int | None:
         size: height and width of the images in pixels.
 
     Returns:
-        Pixels per cell, rounded to a power of two, from 2 to 32.
+        Pixels per cell, rounded to a power of two, from 1 to 32.
     """
     if len(shape) != 4 or min(shape[2:]) < 2:
         return None
     strides = {_round_stride(side, cells) for side, cells in zip(size, shape[2:], strict=True)}
     stride = strides.pop()
-    return stride if not strides and MIN_STRIDE <= stride <= MAX_STRIDE else None
+    return stride if not strides and 1 <= stride <= MAX_STRIDE else None
 
 
 def _round_stride(side: int, cells: int) -> int:

@@ -123,7 +123,7 @@ class EncoderWithHead(nn.Module):
         """Return the logits, and the feature maps of the encoder, finest first."""
         classifier = self.classifier[0]
         output, maps = self.network(classifier.normalise(images))
-        return classifier.network.read_logits_unchecked(output), maps
+        return classifier.network.meaning.convert_to_logits(output), maps
 
 
 class _Outputs(nn.Module):

@@ -67,6 +67,8 @@ class SharedDecoder(nn.Module):
             outputs = width if stride > shape.resolution else shape.width
             self.steps.append(PyramidStep(inputs, skips.get(stride, 0), outputs))
             inputs = outputs
+        if not self.strides:  # features as fine as the mask
+            self.steps.append(nn.Conv2d(inputs, shape.width, 1))
         self.filters = nn.Linear(2 * width, shape.filters * (shape.width + 2))
         self.head = nn.Conv2d(2 * shape.filters + 1, 4, 1)
         initialise_as_gate(self.head)
@@ -89,7 +91,9 @@ class SharedDecoder(nn.Module):
     def compute_shared_features(self, skips: dict[int, Tensor], deepest: Tensor) -> SharedFeatures:
         """Return the keys and the finest features, which are nearly all of the work."""
         features = keys = self.keys(deepest)
-        for step, stride in zip(self.steps, self.strides, strict=True):
+        if not self.strides:
+            features = self.steps[0](keys)
+        for step, stride in zip(self.steps, self.strides, strict=False):
             features = step(features, skips.get(stride))
         return SharedFeatures(keys, {self.shape.resolution: features})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from apercu.classifiers import Classifier
@@ -10,7 +11,7 @@ from apercu.explainers.counterfactual import find_doubts, measure_on_held_out
 from apercu.explainers.counterpart.explainer import CounterpartExplainer
 from apercu.explainers.counterpart.network import CounterpartNetwork
 from apercu.explainers.counterpart.settings import COUNTERPART_PRESETS, CounterpartSettings
-from apercu.explainers.encoder import build_encoder, check_resolution, open_backbone
+from apercu.explainers.encoder import build_encoder, fit_resolution, open_backbone
 from apercu.explainers.kind import CardText, ExplainerKind
 
 if TYPE_CHECKING:
@@ -36,11 +37,13 @@ def build_counterpart_network(
         The network.
 
     Raises:
-        ConfigError: the encoder cannot be built, or changes would be coarser than its deepest map.
+        ConfigError: the encoder cannot be built, or the resolution of the changes is no power of
+            two.
     """
     encoder = build_encoder(settings, classifier_info, backbone, pretrained=pretrained)
     shape = settings.generators
-    check_resolution("generators.resolution", shape.resolution, encoder)
+    resolution = fit_resolution("generators.resolution", shape.resolution, encoder)
+    shape = replace(shape, resolution=resolution)
     classes, channels = len(classifier_info.classes), classifier_info.input.channels
     return CounterpartNetwork(encoder, classes, channels, shape, frozen=settings.frozen)
 

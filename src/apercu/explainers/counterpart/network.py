@@ -164,6 +164,7 @@ class Body(nn.Module):
         self.deepest = build_conv_block(encoder.channels[-1] + 2, 2 * shape.width, size=1)
         self.steps = nn.ModuleList()
         self.finer = dict(zip(encoder.strides[:-1], range(len(skips)), strict=True))
+        self.resolution = shape.resolution
         self.strides = compute_strides(encoder.strides[-1], shape.resolution)
         self.width = 2 * shape.width
         for number, stride in enumerate(self.strides):

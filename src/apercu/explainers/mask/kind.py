@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from apercu.classifiers import Classifier
 from apercu.explainers.classifier_info import ClassifierInfo
-from apercu.explainers.encoder import build_encoder, check_resolution, open_backbone
+from apercu.explainers.encoder import build_encoder, fit_resolution, open_backbone
 from apercu.explainers.kind import CardText, ExplainerKind
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.explainers.mask.network import MaskNetwork
@@ -45,12 +46,13 @@ def build_mask_network(
         The network.
 
     Raises:
-        ConfigError: the encoder cannot be built, or masks would be coarser than its deepest map.
+        ConfigError: the encoder cannot be built, or the resolution of the masks is no power of two.
     """
     encoder = build_encoder(settings, classifier_info, backbone, pretrained=pretrained)
-    check_resolution("decoder.resolution", settings.decoder.resolution, encoder)
-    classes = len(classifier_info.classes)
-    return MaskNetwork(encoder, classes, settings.decoder, frozen=settings.frozen)
+    shape = settings.decoder
+    resolution = fit_resolution("decoder.resolution", shape.resolution, encoder)
+    classes, shape = len(classifier_info.classes), replace(shape, resolution=resolution)
+    return MaskNetwork(encoder, classes, shape, frozen=settings.frozen)
 
 
 def build_training(

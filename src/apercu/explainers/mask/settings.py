@@ -24,7 +24,7 @@ class MaskSchedule(Schedule):
     """
 
     fakes: float = Field(0.3, ge=0, lt=1)
-    side: int = Field(160, ge=16)
+    side: int = Field(160, ge=16, le=4096)
 
 
 def _find_form(decoder: Any) -> str:

@@ -81,6 +81,12 @@ class MaskTraining(TrainingModule):
         say: Callable[[str], None],
         report: ProgressCallback = ignore_progress,
     ) -> dict[str, float]:
+        resolution, stride = self.network.decoder.shape.resolution, self.network.encoder.strides[-1]
+        if resolution != self.settings.decoder.resolution:
+            say(
+                f"decoder.resolution: {resolution} instead of {self.settings.decoder.resolution}, "
+                f"as the deepest features of the encoder have a stride of {stride}"
+            )
         phase = EmbeddingPhase(self.classifier, images, self.seed, folder, say, report)
         return phase.run(self.network, self.settings.embedding)
 

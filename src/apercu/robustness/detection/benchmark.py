@@ -38,8 +38,8 @@ RESULTS = "detection.json"
 FOLDER = "looks"
 """Folder in which the features are kept."""
 TRAINING_TITLE, CLEAN_TITLE = "to learn from", "honest"
-FITTING_TITLE = "fitting detectors"
 """Titles of the clean images; the names of the files in `FOLDER` depend on them."""
+FITTING_TITLE = "fitting detectors"
 BATCH = 16
 
 ProgressFn: TypeAlias = Callable[[str, int, int], None]
