@@ -21,6 +21,8 @@ VERSION = 1
 """Version of the manifests that can be read."""
 LOGIT_RANGE = 4.0
 """Distance of the logits of the two ends of the range of a regression, as in apercu."""
+MAX_SIDE, MAX_NUMBERS = 8192, 2**27
+"""Largest side of an image, and most numbers of one."""
 PROGRAM = "program"
 """The role of a file that only PyTorch runs."""
 
@@ -116,7 +118,7 @@ def read_manifest(folder: str | Path) -> Manifest:
             f"{folder}: expected an exported explainer, found no {MANIFEST}; write one with "
             "`apercu export`"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path}: damaged ({error}); export again") from None
     version = content.get("version") if isinstance(content, dict) else None
     if version != VERSION:
@@ -126,12 +128,16 @@ def read_manifest(folder: str | Path) -> Manifest:
         )
     try:
         return _parse_manifest(Path(folder), content)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise RunError(f"{path}: damaged ({type(error).__name__}: {error}); export again") from None
 
 
 def _parse_manifest(folder: Path, content: dict[str, Any]) -> Manifest:
-    height, width = content["input"]["size"]
+    channels = int(content["input"]["channels"])
+    height, width = map(int, content["input"]["size"])
+    sides = (channels, height, width)
+    if min(sides) < 1 or max(sides) > MAX_SIDE or math.prod(sides) > MAX_NUMBERS:
+        raise ValueError(f"images of {channels} × {height} × {width} numbers")
     names = ClassNames(tuple(content["classes"]), tuple(content["identifiers"]))
     if len(names.names) != len(names.identifiers):
         raise ValueError("classes and identifiers differ in number")
@@ -143,8 +149,8 @@ def _parse_manifest(folder: Path, content: dict[str, Any]) -> Manifest:
     return Manifest(
         folder=folder,
         kind=str(content["kind"]),
-        channels=int(content["input"]["channels"]),
-        size=(int(height), int(width)),
+        channels=channels,
+        size=(height, width),
         counts=content["input"]["range"] == "counts",
         names=names,
         files=files,

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+)
 from torch import Tensor
 
 from apercu.classifiers import Classifier, ClassNames, InputSpec
@@ -34,6 +40,13 @@ class ClassifierInfo(BaseModel):
     classes: tuple[str, ...]
     identifiers: tuple[str, ...]
     output: Output = SOFTMAX
+
+    @field_validator("identifiers")
+    @classmethod
+    def _check_identifiers(cls, identifiers: tuple[str, ...], info: Any) -> tuple[str, ...]:
+        if len(identifiers) != len(info.data.get("classes", identifiers)):
+            raise ValueError("expected as many identifiers as classes")
+        return identifiers
 
     @classmethod
     def from_classifier(cls, classifier: Classifier) -> ClassifierInfo:

@@ -10,12 +10,15 @@ from typing import Any, Final, Literal
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Field,
     SerializerFunctionWrapHandler,
     ValidationError,
     model_serializer,
+    model_validator,
 )
 
 import apercu
+from apercu.classifiers import InputSpec
 from apercu.classifiers.outputs import SOFTMAX, Output
 from apercu.deploy.export.settings import Precision
 from apercu.deploy.export.tracing import Traceable
@@ -96,7 +99,7 @@ class GraphFile(_ManifestModel):
         loss: what a lower precision changes.
     """
 
-    file: str
+    file: str = Field(pattern=r"^[^/\\]*[^/\\.][^/\\]*$")
     sha256: str
     precision: Precision
     outputs: dict[str, tuple[int, ...]]
@@ -122,6 +125,12 @@ class InputFormat(_ManifestModel):
     fit: Literal["squash"] = "squash"
     range: Literal["unit", "counts"] = "unit"
     bands: tuple[str, ...] | None = None
+
+    @model_validator(mode="after")
+    def _check_numbers(self) -> InputFormat:
+        """Raise ValueError for a size or bands that no classifier has."""
+        InputSpec(channels=self.channels, size=self.size, bands=self.bands)
+        return self
 
 
 class Manifest(_ManifestModel):
@@ -155,6 +164,13 @@ class Manifest(_ManifestModel):
     output: Output = SOFTMAX
     precision: Precision
     files: dict[str, GraphFile]
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Manifest:
+        """Raise ValueError unless every class has an identifier."""
+        if len(self.classes) != len(self.identifiers):
+            raise ValueError("expected as many identifiers as classes")
+        return self
 
     @model_serializer(mode="wrap")
     def _leave_out_defaults(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
