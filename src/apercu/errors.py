@@ -6,7 +6,8 @@
     │   │   └── NoPixelsError       a file of a format of images that holds something else
     │   ├── ImagesError         a folder, table or Parquet file of images is wrong
     │   ├── ClassifierError     a classifier cannot be opened or does not fit
-    │   │   └── UntrustedError      a file wants to run code, and nobody said that it may
+    │   │   ├── UntrustedError      a file wants to run code, and nobody said that it may
+    │   │   └── MissingModuleError  the module of a factory is not found
     │   ├── TargetError         the classifier has no such class
     │   ├── ConfigError         a setting is misspelt or out of range
     │   │   ├── MissingExtraError   an optional package is not installed
@@ -57,6 +58,10 @@ class ClassifierError(InputError):
 
 class UntrustedError(ClassifierError):
     """A file wants to run code of this machine, or holds such code, and is not trusted."""
+
+
+class MissingModuleError(ClassifierError):
+    """The module of a factory is neither in this folder nor on the path of Python."""
 
 
 class TargetError(InputError):

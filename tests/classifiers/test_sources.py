@@ -24,7 +24,13 @@ from apercu.classifiers import (
     wrap_module,
 )
 from apercu.classifiers.fingerprint import FORMER_FACTORIES
-from apercu.errors import ClassifierError, MissingExtraError, OutputError
+from apercu.errors import (
+    ClassifierError,
+    MissingExtraError,
+    MissingModuleError,
+    OutputError,
+    UntrustedError,
+)
 
 SIZE = (6, 5)
 FACTORY = """
@@ -230,7 +236,7 @@ def test_the_fingerprint_of_a_former_name_is_that_of_older_versions(tmp_path: Pa
     ("spec", "match"),
     [
         ("my_nets:open_modul", "has no open_modul; did you mean open_module"),
-        ("my_netz:open_module", "no module named my_netz; put its folder on PYTHONPATH"),
+        ("my_netz:open_module", "no module named my_netz, neither in this folder"),
         ("my_nets:silent", "does not say what its images are like"),
         ("my_nets:wrong_input", "sise is no key of a card; did you mean size"),
         ("my_nets:failing", "the factory fails: RuntimeError\\('no luck'\\)"),
@@ -379,3 +385,92 @@ def test_exported_and_onnx_bytes_are_their_identity(tmp_path: Path) -> None:
     module[1].bias.data[0] += np.float32(1e-6)
     third = open_classifier(_export_onnx(module, tmp_path / "c.onnx"))
     assert first.fingerprint == second.fingerprint != third.fingerprint
+
+
+NEARBY = """
+from torch import nn
+from layers_nearby import WIDTH
+
+def make(classes=2):
+    module = nn.Sequential(nn.Flatten(), nn.Linear(WIDTH, classes))
+    module.input = {"channels": 3, "size": 2}
+    return module
+"""
+
+
+@pytest.fixture
+def nearby(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a module that imports another one beside it."""
+    for folder in (tmp_path, tmp_path / "nets"):
+        folder.mkdir(exist_ok=True)
+        (folder / f"{'net' if folder == tmp_path else 'far'}_nearby.py").write_text(NEARBY)
+        (folder / "layers_nearby.py").write_text("WIDTH = 12\n")
+    (tmp_path / "pack_nearby").mkdir()
+    (tmp_path / "pack_nearby" / "__init__.py").write_text("")
+    (tmp_path / "pack_nearby" / "inner.py").write_text(
+        NEARBY.replace("from layers_nearby", "from ..pack_nearby.width")
+    )
+    (tmp_path / "pack_nearby" / "width.py").write_text("WIDTH = 12\n")
+    for name in ("net_nearby", "far_nearby", "layers_nearby", "pack_nearby.inner", "pack_nearby"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("spec", "name"),
+    [
+        ("net_nearby:make", "net_nearby:make"),
+        ("net_nearby.py:make", "net_nearby:make"),
+        ("nets/far_nearby.py:make", "nets/far_nearby.py:make"),
+        ("pack_nearby.inner:make", "pack_nearby.inner:make"),
+        ("pack_nearby/inner.py:make", "pack_nearby/inner.py:make"),
+    ],
+)
+def test_a_module_in_this_folder_is_found(nearby: Path, spec: str, name: str) -> None:
+    before = sys.path[0]
+    classifier = open_classifier(spec)
+    assert (classifier.network.source, len(classifier.classes)) == (name, 2)
+    assert sys.path[0] == before
+
+
+def test_only_a_person_lets_a_module_in_this_folder_be_found(nearby: Path) -> None:
+    (nearby / "card.json").write_text(json.dumps({"source": "net_nearby:make",
+                                                  "options": {"classes": 3}}))  # fmt: skip
+    with pytest.raises(UntrustedError, match="net_nearby:make"):
+        open_classifier("card.json")
+    assert "net_nearby" not in sys.modules
+    assert len(open_classifier("card.json", trust=True).classes) == 3
+
+
+@pytest.mark.parametrize(
+    ("spec", "error", "words"),
+    [
+        ("nett_nearby:make", MissingModuleError, r"nett_nearby, neither in this folder \(/"),
+        ("nets/nett.py:make", MissingModuleError, "no such file as /"),
+        ("nets.nett:make", MissingModuleError, "no module named nets.nett"),
+        ("net_nearby:make", ClassifierError, "did you mean make"),
+        ("needy_nearby:make", ClassifierError, "needs the module nowhere_nearby, which is not"),
+        ("broken_nearby.py:make", ClassifierError, "the factory fails: SyntaxError"),
+        ("json.py:loads", ClassifierError, "another module is called json"),
+    ],
+)
+def test_what_is_missing_is_named(
+    nearby: Path, spec: str, error: type[ClassifierError], words: str
+) -> None:
+    (nearby / "needy_nearby.py").write_text("import nowhere_nearby\n")
+    (nearby / "broken_nearby.py").write_text("def make(:\n")
+    if spec.startswith("json"):
+        (nearby / "sub").mkdir()
+        (nearby / "sub" / "json.py").write_text("def loads(): pass\n")
+        spec = f"sub/{spec}"
+    with pytest.raises(error, match=words):
+        open_classifier(spec)
+
+
+def test_a_source_of_a_library_is_never_a_file(nearby: Path) -> None:
+    (nearby / "timm").mkdir()
+    (nearby / "timm" / "net.py").write_text("raise AssertionError('it was run')\n")
+    with pytest.raises(ClassifierError, match="timm has no such model"):
+        open_classifier("timm/net.py:make")

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from apercu.classifiers.card import ClassifierCard, describe_mistakes, read_card, strip_source
 from apercu.classifiers.classifier import Classifier
-from apercu.classifiers.open import PerChannel, open_network
+from apercu.classifiers.open import PerChannel, name_module, open_network
 from apercu.classifiers.trust import remember_typed, trusting
 from apercu.errors import ClassifierError
 from apercu.io import is_inside, write_file
@@ -122,9 +122,9 @@ def make_card(
     said = {"channels": channels, "size": size, "resize": resize, "mean": mean, "std": std}
     with trusting(trust):
         is_file = spec.endswith(".json")
-        card = read_card(spec) if is_file else ClassifierCard(source=spec)
         if not is_file:
-            remember_typed(spec)
+            spec = remember_typed(name_module(spec))
+        card = read_card(spec) if is_file else ClassifierCard(source=spec)
         card = _complete(card, stated)
         if any(value is not None for value in said.values()):
             card = _complete(card, {"input": _describe_input(card, spec, said)})

@@ -73,7 +73,7 @@ class ClassNames:
         """
         if isinstance(word, int):
             return self._check_index(word)
-        matches = self._find_by_name(word)
+        matches = self.find_by_name(word)
         if len(matches) == 1:
             return matches[0]
         if matches:
@@ -85,7 +85,7 @@ class ClassNames:
         suggestion = suggest_nearest(word, [*self.names, *self.identifiers, *synonyms])
         raise TargetError(f"target: no class is called {word!r}{suggestion}")
 
-    def _find_by_name(self, word: str) -> list[int]:
+    def find_by_name(self, word: str) -> list[int]:
         """Return the classes with this whole name or identifier, else those with this synonym."""
         folded = word.strip().casefold()
         pairs = list(enumerate(zip(self.names, self.identifiers, strict=True)))

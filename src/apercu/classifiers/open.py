@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import zipfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -33,7 +34,10 @@ PerChannel: TypeAlias = float | int | Sequence[float | int]
 MAX_WEIGHTS = 2_000_000_000
 """Numbers of a network whose card names no weights."""
 
-_FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_FACTORY = re.compile(
+    r"(?:[A-Za-z_][\w.]*|(?!(?:timm|torchvision|hf|clip)/)[^:?]+\.py):[A-Za-z_]\w*"
+)
+"""`package.module:factory`, or `FILE.py:factory`."""
 
 
 def open_classifier(
@@ -64,7 +68,8 @@ def open_classifier(
     Args:
         source: `timm/NAME`, `torchvision/NAME`, `hf/NAME_OR_FOLDER` (transformers),
             `clip/NAME_OR_FOLDER?texts=a cat,a dog` (zero-shot), `FILE.pt2`, `FILE.onnx`,
-            `package.module:factory`, `CARD.json` (a classifier card), a module or a function.
+            `package.module:factory` or `FILE.py:factory`, `CARD.json` (a classifier card), a
+            module or a function.
         device: device on which it shall run; by default the CPU for a SPEC, and for a module the
             device where it is.
         size: height and width of the images in pixels, or one number for both. Without it, the
@@ -159,9 +164,9 @@ def _open_spec(spec: str, words: Sequence[str]) -> Classifier:
             "write a classifier card to describe a SPEC"
         )
     is_file = spec.endswith(".json")
-    card = read_card(spec) if is_file else ClassifierCard(source=spec)
     if not is_file:
-        remember_typed(spec)
+        spec = remember_typed(name_module(spec))
+    card = read_card(spec) if is_file else ClassifierCard(source=spec)
     if is_file:
         _check_hashes(spec, card)
     return Classifier(open_network(card, spec), spec=spec)
@@ -262,6 +267,19 @@ def _read_names(card: ClassifierCard) -> ClassNames | None:
     if isinstance(card.classes, str):
         return ClassNames.read(card.classes)
     return None if card.classes is None else ClassNames.of(card.classes)
+
+
+def name_module(spec: str) -> str:
+    """Return `mynet:make` for `mynet.py:make`, and other SPECs as they are.
+
+    A file in this folder is the module of that name, so both are the same classifier.
+    """
+    module, _, factory = spec.rpartition(":")
+    path = Path(module)
+    is_here = path.name == module and path.suffix == ".py" and path.is_file()
+    if _FACTORY.fullmatch(spec) and is_here and path.stem not in sys.stdlib_module_names:
+        return f"{path.stem}:{factory}"
+    return spec
 
 
 def _unknown_source_error(source: str) -> ClassifierError:

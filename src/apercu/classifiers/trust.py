@@ -65,9 +65,14 @@ def is_trusting() -> bool:
     return _TRUSTING.get()
 
 
-def remember_typed(spec: str) -> None:
-    """Remember that a person typed a SPEC; cards may name it from then on, without options."""
+def remember_typed(spec: str) -> str:
+    """Remember that a person typed a SPEC; cards may name it from then on, without options.
+
+    Returns:
+        The SPEC.
+    """
     _TYPED.add(spec)
+    return spec
 
 
 def check_factory(source: str, options: Mapping[str, Any]) -> None:

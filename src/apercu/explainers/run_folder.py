@@ -24,7 +24,14 @@ from safetensors.torch import load_file, save
 from apercu.classifiers import open_classifier
 from apercu.classifiers.network import check_finite
 from apercu.classifiers.trust import limit_network
-from apercu.errors import ClassifierError, ConfigError, RunError, UntrustedError
+from apercu.errors import (
+    ClassifierError,
+    ConfigError,
+    MissingExtraError,
+    MissingModuleError,
+    RunError,
+    UntrustedError,
+)
 from apercu.explainers.base import E, TrainedExplainer
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.kind import LOOKS_TRAINED, CardText, describe_doubts
@@ -61,6 +68,7 @@ def load_explainer(
 
     Raises:
         UntrustedError: the folder could run code, and is not trusted.
+        MissingModuleError: the module of the network that it names is not found.
         RunError: the folder is no run, is damaged, or its training has not finished.
     """
     folder = Path(run)
@@ -89,7 +97,7 @@ def load_explainer(
         with limit_network(str(folder), (folder / WEIGHTS).stat().st_size):
             network = kind.build_network(settings, classifier_info, backbone, pretrained=False)
         missing, unknown = network.load_state_dict(weights, strict=False)
-    except UntrustedError:
+    except (UntrustedError, MissingModuleError, MissingExtraError):
         raise
     except _DAMAGE as error:
         reason = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
