@@ -165,6 +165,7 @@ class Comparison:
         finished = (*self.invocation.explainers, name)
         self.invocation = replace(self.invocation, explainers=finished)
         curves = {name: measured.curves} if measured.curves else {}
+        constant = {name: measured.constant} if measured.constant else {}
         self.results = replace(
             results,
             environment=self.invocation.environment,
@@ -173,6 +174,7 @@ class Comparison:
             scores={**results.scores, **measured.scores},
             needs={**results.needs, name: explainer.needs},
             curves={**results.curves, **curves},
+            constant={**results.constant, **constant},
             calls=(*self.earlier.calls, self.invocation),
         ).select(self.cache_keys)
 

@@ -49,11 +49,13 @@ class ExplainerScores:
         rows: one row per metric, and a second one at the fixed threshold.
         scores: the values of each image.
         curves: the mean probabilities of deletion and insertion, where they were needed.
+        constant: how many of its maps are constant.
     """
 
     rows: list[MetricRow]
     scores: ImageScores
     curves: dict[str, tuple[float, ...]]
+    constant: int
 
 
 @dataclass(frozen=True)
@@ -63,10 +65,12 @@ class LevelledScores:
     Attributes:
         by_metric: `levels × images` by metric, of the images whose truth is known.
         curves: the mean probabilities of deletion and insertion.
+        constant: how many maps are constant.
     """
 
     by_metric: dict[str, Tensor]
     curves: dict[str, tuple[float, ...]]
+    constant: int
 
 
 @dataclass(frozen=True)
@@ -132,7 +136,7 @@ class Evaluator:
                 row_name = name_at_fixed_threshold(name) if level else name
                 scores[row_name, metric] = dict(zip(images, values.tolist(), strict=True))
                 rows.append(self._make_row(row_name, metric, values, threshold))
-        return ExplainerScores(rows, scores, measured.curves)
+        return ExplainerScores(rows, scores, measured.curves, measured.constant)
 
     def measure_costs(self, name: str, explainer: MapExplainer | TrueBox) -> Iterator[Cost]:
         """Measure time, queries and memory at every batch size, smallest first.
@@ -197,6 +201,7 @@ class Evaluator:
         """Compute every metric of some images at its thresholds."""
         parts: dict[str, list[Tensor]] = {metric: [] for metric in thresholds}
         curves: dict[str, list[Tensor]] = {}
+        constant = 0
         done = 0 if records is self.sample.tune else len(self.sample.tune)
         for batch in self.sample.read_batches(self.classifier, records, self.settings.batch):
             inputs = MetricInputs(
@@ -208,6 +213,7 @@ class Evaluator:
                 seed=self.settings.seed,
                 backgrounds=self.backgrounds,
             )
+            constant += int((inputs.maps.amax((1, 2)) == inputs.maps.amin((1, 2))).sum())
             for metric, levels in thresholds.items():
                 scores = compute_metric(METRICS[metric], inputs, levels)
                 has_truth = [
@@ -222,6 +228,7 @@ class Evaluator:
         return LevelledScores(
             {metric: torch.cat(scores, dim=1) for metric, scores in parts.items()},
             {kind: tuple(torch.cat(part).mean(dim=0).tolist()) for kind, part in curves.items()},
+            constant,
         )
 
     def _select_metrics(self, explainer: MapExplainer | TrueBox) -> list[str]:

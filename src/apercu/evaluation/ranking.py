@@ -130,11 +130,22 @@ def build_ranking(results: ComparisonResults) -> list[RankingRow]:
 
 
 def write_headline(results: ComparisonResults) -> str:
-    """Return a sentence that says which explainer is first on the main metrics."""
+    """Return a sentence that says which explainer is first on the main metrics.
+
+    A second one says whose maps are constant, and show nothing.
+    """
     metrics = list_metrics(results)
-    return name_winners(
+    winners = name_winners(
         results, [metric for metric in metrics if metric in MAIN_METRICS] or metrics
     )
+    return f"{winners} {describe_constant_maps(results)}".rstrip()
+
+
+def describe_constant_maps(results: ComparisonResults) -> str:
+    """Return a sentence that counts constant maps by explainer; empty where there are none."""
+    images = max(count_images(results).values(), default=0)
+    counts = [f"{name} {count} of {images}" for name, count in results.constant.items()]
+    return f"Constant maps, which show nothing: {', '.join(counts)}." if counts else ""
 
 
 def name_winners(results: ComparisonResults, metrics: Sequence[str]) -> str:

@@ -129,6 +129,7 @@ class _StoredResults(BaseModel):
     needs: dict[str, tuple[str, ...]]
     curves: dict[str, dict[str, tuple[float, ...]]]
     calls: tuple[Invocation, ...]
+    constant: dict[str, int] = {}
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,7 @@ class ComparisonResults:
         curves: the mean probabilities of `deletion` and `insertion` at equal fractions of pixels,
             by explainer.
         calls: all calls that the rows come from, the first one first.
+        constant: how many of the maps are constant, so that they show nothing, by explainer.
     """
 
     key: ComparisonKey
@@ -159,6 +161,7 @@ class ComparisonResults:
     needs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     curves: Mapping[str, Mapping[str, tuple[float, ...]]] = field(default_factory=dict, repr=False)
     calls: tuple[Invocation, ...] = ()
+    constant: Mapping[str, int] = field(default_factory=dict)
 
     def table(self) -> list[RankingRow]:
         """Return the ranking: one row per explainer, best first, with the texts of its values."""
@@ -232,6 +235,7 @@ class ComparisonResults:
             "failed": dict(self.failed),
             "environment": dict(self.environment),
             "calls": [asdict(call) for call in self.calls],
+            **({"constant": dict(self.constant)} if self.constant else {}),
         }
 
     def rename(self, cache_keys: Mapping[str, str]) -> ComparisonResults:
@@ -268,6 +272,7 @@ class ComparisonResults:
             },
             needs={find_name(name): needs for name, needs in self.needs.items()},
             curves={find_name(name): curves for name, curves in self.curves.items()},
+            constant={find_name(name): count for name, count in self.constant.items()},
             calls=tuple(
                 replace(call, explainers=tuple(map(find_name, call.explainers)))
                 for call in self.calls
@@ -295,6 +300,7 @@ class ComparisonResults:
             scores={(r.explainer, r.metric): self.scores[r.explainer, r.metric] for r in rows},
             needs={name: self.needs[name] for name in kept},
             curves={name: self.curves[name] for name in kept if name in self.curves},
+            constant={name: self.constant[name] for name in kept if name in self.constant},
             calls=_select_invocations(self.calls, kept),
         )
 

@@ -10,6 +10,7 @@ import torch
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError
 from apercu.explainers.base import TrainedExplainer
+from apercu.log import warn
 from apercu.types import Images, Logits
 
 TOP, ALL, PREDICTED = "top", "all", "predicted"
@@ -83,6 +84,11 @@ class TargetSelector:
         self.only_predicted = options.target == PREDICTED
         is_named = options.target not in (TOP, ALL, PREDICTED)
         self.index = info.names.find_index(options.target) if is_named else None
+        if not is_named and (same := info.names.find_by_name(str(options.target))):
+            warn(
+                f"target: {options.target} does not mean the class of this name; give its index, "
+                f"{same[0]}"
+            )
         available = len(info.classes) if explainer.makes_masks else len(info.classes) - 1
         self.count = min(options.top, available) if options.is_multiple else 1
 

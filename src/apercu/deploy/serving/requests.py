@@ -154,7 +154,7 @@ def parse_options(
     if options.top > MAX_CLASSES:
         raise ConfigError(f"top: expected at most {MAX_CLASSES} classes, got {options.top}")
     return RequestOptions(
-        _parse_targets(fields.get("target", TOP), names),
+        _parse_targets(fields.get("target", ""), names),
         options.top,
         options.level,
         _parse_format(fields.get("format", "png")) if maps else None,
@@ -248,6 +248,11 @@ def _parse_targets(value: Any, names: ClassNames) -> tuple[int, ...]:
         raise TargetError(f"target: expected a name of at most {MAX_NAME} letters")
     if any(not isinstance(word, str | int) for word in words):
         raise TargetError("target: expected a class name or index, or several")
+    if words in ([TOP], [PREDICTED]) and (same := names.find_by_name(words[0])):
+        raise TargetError(
+            f"target: {words[0]} does not mean the class of this name; give its index, {same[0]}, "
+            "or leave target out for the predicted class"
+        )
     if words in ([], [TOP], [PREDICTED], [""]):
         return ()
     return tuple(dict.fromkeys(find_class_indices(names, words).tolist()))

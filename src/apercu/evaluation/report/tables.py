@@ -12,6 +12,7 @@ from apercu.evaluation.ranking import (
     RankingCell,
     build_ranking,
     count_images,
+    describe_constant_maps,
     find_direction,
     list_metrics,
     write_headline,
@@ -61,6 +62,8 @@ def format_markdown(results: ComparisonResults) -> str:
         "explainer on the same images (sign-flip test, Holm-adjusted p < 0.05).",
         format_ranking(results),
     ]
+    if results.constant:
+        parts.append(describe_constant_maps(results))
     if results.cost:
         parts.append(_format_costs(results))
     return "\n\n".join(parts) + "\n"
