@@ -10,6 +10,7 @@ import json
 import socket
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import httpx
@@ -372,13 +373,14 @@ def test_a_connection_is_kept_as_long_as_is_set(serving, monkeypatch) -> None:
         setups = (None,)
 
         async def start(self) -> object:
-            return object()
+            return SimpleNamespace(input=None)
 
     class Http:
         def __init__(self, config, on_started) -> None:
             configured["keep_alive"] = config.timeout_keep_alive
 
     monkeypatch.setattr(server_module, "HttpServer", Http)
+    monkeypatch.setattr(server_module.DecodingClient, "start", lambda self: None)
     monkeypatch.setattr(server_module, "build_app", lambda service: configured.update(s=service))
     for given, expected in (({}, 5.0), ({"keep_alive": 75.0}, 75.0)):
         access = AccessPolicy(("lab.example",))

@@ -252,7 +252,7 @@ def test_a_worker_that_freezes_is_replaced(start, png) -> None:
 def test_a_web_process_that_is_killed_leaves_no_process(start) -> None:
     server = start()
     left = _tree(server)
-    assert len(left) == 2  # the worker, and the tracker of multiprocessing
+    assert len(left) == 3  # the worker, the tracker of multiprocessing, and the decoder
     server.process.kill()
     server.said()
     assert server.process.returncode != 0

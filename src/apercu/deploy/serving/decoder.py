@@ -45,15 +45,17 @@ class DecoderSetup:
     Args:
         input: what the explainer's images look like.
         max_pixels: pixels that a picture may have.
+        max_bytes: memory that one picture may take.
     """
 
     input: InputSpec
     max_pixels: int
+    max_bytes: int
 
-    @property
-    def max_bytes(self) -> int:
-        """Memory that one picture may take."""
-        return BASE_BYTES + BYTES_PER_PIXEL * self.max_pixels
+    @classmethod
+    def from_limit(cls, input: InputSpec, max_pixels: int) -> DecoderSetup:
+        """Return the setup for pictures of a largest number of pixels."""
+        return cls(input, max_pixels, BASE_BYTES + BYTES_PER_PIXEL * max_pixels)
 
 
 def run_decoder(descriptor: int) -> NoReturn:

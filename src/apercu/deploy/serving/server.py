@@ -120,7 +120,7 @@ class Server:
         served = await pool.start()
         settings, limits = self.settings, self.settings.limits
         capacity = limits.queue + len(pool.setups) * settings.workers.batch
-        setup = DecoderSetup(served.input, limits.pixels)
+        setup = DecoderSetup.from_limit(served.input, limits.pixels)
         self._decoding = client = DecodingClient(pool, setup, limits.deadline)
         client.start()
         config = uvicorn.Config(

@@ -1,0 +1,203 @@
+"""Costly pictures are decoded apart: limited in time and memory, and nobody waits for them."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import time
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, features
+
+from apercu.classifiers import InputSpec
+from apercu.deploy.serving import decoding
+from apercu.deploy.serving.app import WorkerClient
+from apercu.deploy.serving.decoder import DecoderSetup
+from apercu.deploy.serving.decoding import DecodingClient, estimate_cost
+from apercu.deploy.serving.prepared_image import PreparedImage, read_pixel_count
+from apercu.deploy.serving.requests import ExplainRequest, RequestOptions
+from apercu.deploy.serving.responses import ExplainResponse
+
+SPEC = InputSpec(size=(24, 32))
+
+
+def _encode(kind: str, width: int = 60, height: int = 50, **options: Any) -> bytes:
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "scans"),
+    [
+        ("JPEG", {}, 1),
+        ("JPEG", {"exif": b"Exif\0\0" + bytes(200)}, 1),
+        ("JPEG", {"progressive": True}, 10),
+        ("PNG", {}, 1),
+        ("GIF", {}, 1),
+        ("BMP", {}, 1),
+        ("WEBP", {}, 1),
+        ("WEBP", {"lossless": True}, 1),
+        ("WEBP", {"exif": b"Exif\0\0" + bytes(20)}, 1),
+    ],
+)
+def test_the_header_tells_the_work(kind, options, scans) -> None:
+    if kind == "WEBP" and not features.check("webp"):
+        pytest.skip("webp: Pillow has none")
+    content = _encode(kind, **options)
+    assert read_pixel_count(content) == 3000 * scans
+    assert estimate_cost(content) is None
+    for length in range(0, min(len(content), 400), 7):  # cut short
+        assert (read_pixel_count(content[:length]) or 0) <= 3000 * scans * 100
+
+
+def test_what_is_costly() -> None:
+    large = io.BytesIO()
+    Image.new("1", (2500, 2000)).save(large, "PNG")
+    assert estimate_cost(large.getvalue()) == 5_000_000
+    assert estimate_cost(_encode("TIFF")) is not None
+    assert estimate_cost(b"SIMPLE  =" + bytes(3000)) == 3009
+    assert estimate_cost(bytes(128) + b"DICM") is not None
+    scans = _encode("JPEG", 1000, 1000, progressive=True)
+    assert estimate_cost(scans) == 10_000_000
+
+
+class Echo(WorkerClient):
+    """Stands for the workers: it sends back what it gets."""
+
+    async def explain(self, requests: Sequence[ExplainRequest]) -> list[ExplainResponse]:
+        return [ExplainResponse(200, request.image) for request in requests]
+
+    def count_waiting(self) -> int:
+        return 0
+
+    def count_ready(self) -> int:
+        return 1
+
+    def count_replaced(self) -> int:
+        return 0
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[DecodingClient]:
+    made = DecodingClient(Echo(), DecoderSetup.from_limit(SPEC, 30_000_000), 30.0)
+    made.start()
+    yield made
+    made.close()
+
+
+def _run(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    async def within() -> Any:
+        async with asyncio.timeout(60):
+            return await work()
+
+    return asyncio.run(within())
+
+
+def _explain(client: DecodingClient, *contents: bytes, **options: Any) -> list[ExplainResponse]:
+    requests = [ExplainRequest(content, RequestOptions(**options)) for content in contents]
+    return _run(lambda: client.explain(requests))
+
+
+def test_a_picture_is_the_same_wherever_it_is_decoded(client) -> None:
+    light, costly = _encode("PNG"), _encode("TIFF")
+    first, second = _explain(client, light, costly, picture=True)
+    assert first.body == light
+    options = RequestOptions(picture=True)
+    apart = PreparedImage.unpack(second.body, SPEC, options)
+    expected = PreparedImage.from_request(ExplainRequest(costly, options), SPEC, 1_000_000)
+    assert torch.equal(apart.image, expected.image)
+    assert (apart.size, apart.frames, apart.options) == ((50, 60), 1, options)
+    assert apart.picture == expected.picture
+
+
+def test_what_is_wrong_is_told_in_the_same_words(client) -> None:
+    [told] = _explain(client, b"II*\0no TIFF file")
+    assert told.status == 422
+    assert b"image: damaged or cut short" in told.body
+    [told] = _explain(client, _encode("TIFF"), frame=4)
+    assert b"expected a page below 1, got 4" in told.body
+
+
+def _bomb() -> bytes:
+    """A JPEG of nine megapixels in ten scans."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (3000, 3000)).save(buffer, "JPEG", progressive=True)
+    content = buffer.getvalue()
+    start = content.rfind(b"\xff\xda")
+    return content[:start] + content[start:-2] * 30 + content[-2:]
+
+
+def test_too_long_and_too_much_memory(client, monkeypatch) -> None:
+    monkeypatch.setattr(decoding, "MIN_SECONDS", 1)
+    monkeypatch.setattr(decoding, "PIXELS_PER_SECOND", 10**9)
+    started = time.monotonic()
+    [told] = _explain(client, _bomb())
+    assert time.monotonic() - started < 20
+    assert told.status == 422
+    assert b"image: takes more than 1 s or " in told.body
+    [fine] = _explain(client, _encode("TIFF"))
+    assert fine.status == 200
+
+
+def test_memory_is_limited() -> None:
+    large = io.BytesIO()
+    Image.new("RGB", (5000, 5000)).save(large, "PNG")
+    client = DecodingClient(Echo(), DecoderSetup(SPEC, 30_000_000, 100_000_000), 30.0)
+    try:
+        small, refused = _explain(client, _encode("TIFF"), large.getvalue())
+    finally:
+        client.close()
+    assert (small.status, refused.status) == (200, 422)
+    assert b"100 MB" in refused.body
+
+
+def test_light_pictures_overtake_costly_ones(client) -> None:
+    async def crowd() -> float:
+        bombs = [asyncio.create_task(client.explain([ExplainRequest(_bomb())])) for _ in range(8)]
+        await asyncio.sleep(0.1)
+        assert client.count_waiting() == 6
+        started = time.monotonic()
+        await client.explain([ExplainRequest(_encode("PNG"))])
+        light = time.monotonic() - started
+        for bomb in bombs:
+            bomb.cancel()
+        await asyncio.gather(*bombs, return_exceptions=True)
+        assert client.count_waiting() == 0
+        [small] = await client.explain([ExplainRequest(_encode("TIFF"))])
+        assert small.status == 200  # the places are free again
+        return light
+
+    assert _run(crowd) < 0.1
+
+
+def test_the_cheapest_goes_first(client, monkeypatch) -> None:
+    order: list[int] = []
+
+    async def run_child(request: ExplainRequest, cost: int) -> ExplainResponse:
+        order.append(cost)
+        await asyncio.sleep(0.01)
+        return ExplainResponse(422, b"")
+
+    monkeypatch.setattr(client, "_run_child", run_child)
+
+    async def crowd() -> None:
+        sizes = (500, 400, 900, 100, 300)
+        await asyncio.gather(*(client.explain([ExplainRequest(bytes(size))]) for size in sizes))
+
+    _run(crowd)
+    assert order == [500, 400, 100, 300, 900]
+
+
+def test_a_decoder_that_died_is_started_again(client) -> None:
+    process = client._decoder._process
+    process.kill()
+    process.wait()
+    [fine] = _explain(client, _encode("TIFF"))
+    assert fine.status == 200
+    assert client._decoder._process.pid != process.pid
