@@ -12,8 +12,7 @@ import torch
 
 import apercu
 from apercu.classifiers import Classifier, ClassifierCard, InputSpec, SmallResNet, wrap_module
-from apercu.classifiers.card import Output
-from apercu.classifiers.network import convert_to_logits, convert_to_logits_unchecked
+from apercu.classifiers.outputs import Output, OutputName
 from apercu.classifiers.targets import TOP
 from apercu.deploy.export import ExportSettings, write_export
 from apercu.deploy.export.graphs import build_predictor
@@ -171,12 +170,17 @@ def test_a_black_box_cannot_be_joined(explainer_of, classifier) -> None:
         build_predictor(explainer.network, ClassifierInfo.from_classifier(closed), closed)
 
 
-@pytest.mark.parametrize("output", get_args(Output))
-def test_logits_that_are_traced_are_those_that_are_checked(output: Output) -> None:
+@pytest.mark.parametrize("output", get_args(OutputName))
+def test_logits_that_are_traced_are_those_that_are_checked(classifier, output: OutputName) -> None:
     generator = torch.Generator().manual_seed(0)
-    answer = torch.rand(4, 1 if output == "probability" else 3, generator=generator)
+    columns = 1 if output in ("probability", "value") else 3
+    numbers = torch.rand(4, columns, generator=generator)
+    if output == "probabilities":
+        numbers = numbers / numbers.sum(1, keepdim=True)
+    meaning = Output(name=output, columns=columns)
+    network = replace(classifier.network, resolved_output=meaning)
     torch.testing.assert_close(
-        convert_to_logits_unchecked(answer, output), convert_to_logits(answer, output, 4)
+        network.read_logits_unchecked(numbers), network.read_logits(numbers, 4)
     )
 
 

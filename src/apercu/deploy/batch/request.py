@@ -112,7 +112,11 @@ class OpenBatch:
         """What writes the shards, in the format that was asked for."""
         settings, engine = self.request.settings, self.engine
         row_builder = RowBuilder(
-            settings, engine.names.names, engine.input.size, self.dataset.kept_columns
+            settings,
+            engine.names.names,
+            engine.input.size,
+            self.dataset.kept_columns,
+            engine.output,
         )
         writer = ZarrShards if settings.format == "zarr" else ParquetShards
         return writer(self.request.out, self.plan, row_builder)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from apercu.classifiers.outputs import SOFTMAX, Output
 from apercu.deploy.batch.settings import BatchSettings
 from apercu.deploy.batch.work_folder import Plan, ShardRecord, Table, WorkFolder
 from apercu.deploy.inference import ExplainedBatch
@@ -29,6 +30,9 @@ COLUMNS = (
     *(*CORNERS, "map", "error"),
 )
 """The columns of every result, besides those that are kept of the source."""
+PREDICTED, VALUE = "predicted", "value"
+"""Further columns of Parquet: all predicted classes where there may be several; the value of a
+regression."""
 _PNG_LEVEL = 3
 """Level of compression: files are a fifth larger than at 9, in a fifteenth of the time."""
 
@@ -55,7 +59,10 @@ class LoadedImage:
 
 
 def build_schema(
-    settings: BatchSettings, size: tuple[int, int], kept: Sequence[Any] = ()
+    settings: BatchSettings,
+    size: tuple[int, int],
+    kept: Sequence[Any] = (),
+    output: Output = SOFTMAX,
 ) -> Schema:
     """Return the Arrow schema of every shard.
 
@@ -63,6 +70,7 @@ def build_schema(
         settings: the settings, which say how maps are stored.
         size: the height and width of the maps.
         kept: the Arrow fields of the columns that are kept of the source.
+        output: what the numbers of the classifier mean.
 
     Returns:
         A `pyarrow.Schema`.
@@ -85,9 +93,19 @@ def build_schema(
             *((corner, pa.int32()) for corner in CORNERS),
             pa.field("map", map_type, metadata={"apercu.map": json.dumps(stored)}),
             ("error", pa.string()),
+            *_list_prediction_fields(output),
             *(pa.field(name_kept_column(column.name), column.type) for column in kept),
         ]
     )
+
+
+def _list_prediction_fields(output: Output) -> list[tuple[str, Any]]:
+    """Return the columns of all predicted classes, or of the value of a regression."""
+    import pyarrow as pa
+
+    if output.decision.is_multiple:
+        return [(PREDICTED, pa.list_(pa.string()))]
+    return [(VALUE, pa.float64())] if output.name == "value" else []
 
 
 def name_kept_column(name: str) -> str:
@@ -96,7 +114,7 @@ def name_kept_column(name: str) -> str:
     >>> name_kept_column("patient"), name_kept_column("id")
     ('patient', 'source.id')
     """
-    return f"source.{name}" if name in COLUMNS else name
+    return f"source.{name}" if name in (*COLUMNS, PREDICTED, VALUE) else name
 
 
 @dataclass(frozen=True)
@@ -108,17 +126,19 @@ class RowBuilder:
         classes: the names of the classes.
         size: the height and width of the maps.
         kept: the Arrow fields of the columns that are kept of the source.
+        output: what the numbers of the classifier mean.
     """
 
     settings: BatchSettings
     classes: tuple[str, ...]
     size: tuple[int, int]
     kept: tuple[Any, ...] = ()
+    output: Output = SOFTMAX
 
     @property
     def schema(self) -> Schema:
         """The Arrow schema of every shard."""
-        return build_schema(self.settings, self.size, self.kept)
+        return build_schema(self.settings, self.size, self.kept, self.output)
 
     def build_table(self, images: Sequence[LoadedImage], explained: ExplainedBatch | None) -> Table:
         """Build a table with a row for each image; images with an error have no map.
@@ -133,36 +153,47 @@ class RowBuilder:
         """
         import pyarrow as pa
 
-        maps = iter(() if explained is None else self._list_maps(explained))
+        maps = iter(() if explained is None else self._list_results(explained))
         rows = [
             self._build_row(image, None if image.image is None else next(maps)) for image in images
         ]
         return pa.Table.from_pylist(rows, self.schema)
 
-    def _list_maps(self, explained: ExplainedBatch) -> list[tuple[Tensor, int, float]]:
-        """Return map, target and probability of each image."""
-        return list(
-            zip(
-                explained.maps,
-                explained.targets.tolist(),
-                explained.target_probabilities.tolist(),
-                strict=True,
-            )
-        )
+    def _list_results(self, explained: ExplainedBatch) -> list[tuple[Tensor, dict[str, Any]]]:
+        """Return the map of each image, and its columns of what is predicted."""
+        results = []
+        decision = self.output.decision
+        logits = decision.restore_logits(explained.probabilities)
+        predicted, values = decision.predicted(logits), self.output.find_values(logits)
+        for row, (mask, target) in enumerate(
+            zip(explained.maps, explained.targets.tolist(), strict=True)
+        ):
+            columns: dict[str, Any] = {
+                "target": target,
+                "class": self.classes[target],
+                "probability": float(explained.probabilities[row, target]),
+            }
+            if decision.is_multiple:
+                indices = predicted[row].nonzero()[:, 0].tolist()
+                columns[PREDICTED] = [self.classes[index] for index in indices]
+            if values is not None:
+                columns[VALUE] = float(values[row])
+            results.append((mask, columns))
+        return results
 
     def _build_row(
-        self, image: LoadedImage, explained: tuple[Tensor, int, float] | None
+        self, image: LoadedImage, explained: tuple[Tensor, dict[str, Any]] | None
     ) -> dict[str, Any]:
         row: dict[str, Any] = {"index": image.index, "id": image.name, "error": image.error}
         row |= {name_kept_column(name): value for name, value in image.values.items()}
         if explained is None or image.size is None:
             return row
-        (mask, target, probability), (height, width) = explained, image.size
+        (mask, columns), (height, width) = explained, image.size
         box = tight_box(mask, self.settings.level, image.size) or (None,) * len(CORNERS)
         return {
             **row,
             **{"width": width, "height": height},
-            **{"target": target, "class": self.classes[target], "probability": probability},
+            **columns,
             **dict(zip(CORNERS, box, strict=True)),
             "map": _encode_map(mask.numpy(), self.settings.map),
         }
