@@ -51,7 +51,7 @@ def make_form(picture: bytes) -> bytes:
 
 def make_request(body: bytes, kind: bytes) -> bytes:
     """Return a request to POST /v1/explain."""
-    head = b"POST /v1/explain HTTP/1.1\r\nHost: apercu\r\n"
+    head = b"POST /v1/explain HTTP/1.1\r\nHost: 127.0.0.1\r\n"
     return head + b"Content-Type: %b\r\nContent-Length: %d\r\n\r\n" % (kind, len(body)) + body
 
 
