@@ -55,7 +55,7 @@ def test_several_classes_have_probabilities_of_their_own() -> None:
     torch.testing.assert_close(logits, numbers(3))
     torch.testing.assert_close(classifier.predict_probabilities(IMAGES), numbers(3).sigmoid())
     assert classifier.decision is EACH_CLASS
-    assert torch.equal(classifier.decision.predicted(logits), numbers(3) >= 0)
+    assert torch.equal(classifier.decision.find_predicted(logits), numbers(3) >= 0)
 
 
 def test_one_logit_is_a_class_and_its_absence() -> None:
@@ -275,7 +275,7 @@ def test_decisions_agree_with_their_definitions() -> None:
     logits = torch.tensor([[2.0, -1.0, 0.5], [-3.0, -1.0, -2.0]])
     other = torch.tensor([[2.0, 1.0, 0.5], [-3.0, -1.0, -2.0]])
     targets = torch.tensor([2, 1])
-    assert EACH_CLASS.predicted(logits).tolist() == [[True, False, True], [False] * 3]
+    assert EACH_CLASS.find_predicted(logits).tolist() == [[True, False, True], [False] * 3]
     assert EACH_CLASS.is_predicted(logits, targets).tolist() == [True, False]
     assert ONE_CLASS.is_predicted(logits, targets).tolist() == [False, True]
     torch.testing.assert_close(EACH_CLASS.agreement(logits, other), torch.tensor([2 / 3, 1.0]))

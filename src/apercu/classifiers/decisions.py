@@ -41,7 +41,7 @@ class Decision(ABC):
         """Return by how much each image's target is predicted; below 0 where it is not."""
 
     @abstractmethod
-    def predicted(self, logits: Logits) -> Bool[Tensor, "batch classes"]:
+    def find_predicted(self, logits: Logits) -> Bool[Tensor, "batch classes"]:
         """Return which classes are predicted, `batch × classes`."""
 
     @abstractmethod
@@ -116,7 +116,7 @@ class OneClass(Decision):
     def target_cross_entropy(self, logits: Logits, targets: Targets) -> Scores:
         return F.cross_entropy(logits, targets, reduction="none")
 
-    def predicted(self, logits: Logits) -> Bool[Tensor, "batch classes"]:
+    def find_predicted(self, logits: Logits) -> Bool[Tensor, "batch classes"]:
         top = logits.argmax(1, keepdim=True)
         return torch.zeros_like(logits, dtype=torch.bool).scatter(1, top, True)
 
@@ -170,7 +170,7 @@ class EachClass(Decision):
     def target_cross_entropy(self, logits: Logits, targets: Targets) -> Scores:
         return F.softplus(-self.margin(logits, targets))
 
-    def predicted(self, logits: Logits) -> Bool[Tensor, "batch classes"]:
+    def find_predicted(self, logits: Logits) -> Bool[Tensor, "batch classes"]:
         return logits >= 0
 
     def is_predicted(self, logits: Logits, targets: Targets) -> Bool[Tensor, " batch"]:
@@ -194,17 +194,17 @@ class EachClass(Decision):
         return probabilities.log() - torch.log1p(-probabilities)
 
     def draw_predicted(self, logits: Logits, generator: Generator) -> Targets:
-        top = self._one_hot_top(logits)
-        present = self.predicted(logits)
-        return _draw(torch.where(present.any(1, keepdim=True), present, top), generator)
+        top = self._mark_top(logits)
+        present = self.find_predicted(logits)
+        return _draw_allowed(torch.where(present.any(1, keepdim=True), present, top), generator)
 
     def draw_absent(self, logits: Logits, generator: Generator) -> Targets:
-        absent = ~(self.predicted(logits) | self._one_hot_top(logits))
-        others = ~self._one_hot_top(logits)
-        return _draw(torch.where(absent.any(1, keepdim=True), absent, others), generator)
+        absent = ~(self.find_predicted(logits) | self._mark_top(logits))
+        others = ~self._mark_top(logits)
+        return _draw_allowed(torch.where(absent.any(1, keepdim=True), absent, others), generator)
 
     @staticmethod
-    def _one_hot_top(logits: Logits) -> Bool[Tensor, "batch classes"]:
+    def _mark_top(logits: Logits) -> Bool[Tensor, "batch classes"]:
         top = logits.argmax(1, keepdim=True)
         return torch.zeros_like(logits, dtype=torch.bool).scatter(1, top, True)
 
@@ -243,7 +243,7 @@ def find_decision(logits_fn: object) -> Decision:
     return decision if isinstance(decision, Decision) else ONE_CLASS
 
 
-def _draw(allowed: Bool[Tensor, "batch classes"], generator: Generator) -> Targets:
+def _draw_allowed(allowed: Bool[Tensor, "batch classes"], generator: Generator) -> Targets:
     """Draw one of the allowed classes of each image, each with the same probability."""
     indices = allowed.cpu().float().multinomial(1, generator=generator)[:, 0]
     return indices.to(allowed.device)

@@ -22,9 +22,10 @@ def explain(
     target: Annotated[
         str,
         typer.Option(
-            metavar="top|NAME|INDEX|all",
-            help="The class to explain: the predicted one, a named one, or all "
-            "(every class, or the --top most predicted ones where there are more). With "
+            metavar="top|NAME|INDEX|all|predicted",
+            help="The class to explain: the predicted one, a named one, all "
+            "(every class, or the --top most predicted ones where there are more), or predicted "
+            "(all predicted ones, where several may be). With "
             "counterparts the class to change into: top is the runner-up.",
         ),
     ] = "top",

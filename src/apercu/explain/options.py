@@ -118,7 +118,7 @@ class TargetSelector:
         if not self.decision.is_multiple:
             return None
         order = logits[0].argsort(descending=True)
-        predicted = self.decision.predicted(logits)[0]
+        predicted = self.decision.find_predicted(logits)[0]
         return tuple(int(index) for index in order if predicted[index])
 
     def predict_probabilities(self, images: Images, target: int) -> tuple[float, ...]:
@@ -136,7 +136,7 @@ class TargetSelector:
         ordered = [int(index) for index in logits[0].topk(self.count).indices]
         if not self.only_predicted:
             return ordered
-        predicted = self.decision.predicted(logits)[0]
+        predicted = self.decision.find_predicted(logits)[0]
         return [index for index in ordered if predicted[index]] or ordered[:1]
 
     def select_others(self, logits: Logits) -> list[int]:

@@ -164,7 +164,7 @@ class RowBuilder:
         results = []
         decision = self.output.decision
         logits = decision.restore_logits(explained.probabilities)
-        predicted, values = decision.predicted(logits), self.output.find_values(logits)
+        predicted, values = decision.find_predicted(logits), self.output.find_values(logits)
         for row, (mask, target) in enumerate(
             zip(explained.maps, explained.targets.tolist(), strict=True)
         ):

@@ -209,7 +209,7 @@ class BatchExplainer(ABC):
         """Return all predicted classes of one image, or its value; nothing where one is sure."""
         output, record = self.served.output, {}
         if output.decision.is_multiple:
-            predicted = output.decision.predicted(logits)[0].nonzero()[:, 0].tolist()
+            predicted = output.decision.find_predicted(logits)[0].nonzero()[:, 0].tolist()
             order = sorted(predicted, key=lambda index: -float(logits[0, index]))
             record["predicted"] = [self.classes[index] for index in order]
         if (values := output.find_values(logits)) is not None:
@@ -258,7 +258,7 @@ class MaskBatchExplainer(BatchExplainer):
         if not options.only_predicted:
             return logits.topk(min(options.top, len(logits))).indices
         order = logits.topk(min(MAX_CLASSES, len(logits))).indices
-        predicted = self.served.output.decision.predicted(logits[None])[0][order]
+        predicted = self.served.output.decision.find_predicted(logits[None])[0][order]
         return order[predicted] if predicted.any() else order[:1]
 
     def explain(self, group: TargetGroup) -> list[list[TargetExplanation]]:
