@@ -54,5 +54,25 @@ def require_extra(extra: str, purpose: str, *modules: str) -> None:
         )
 
 
+def describe_missing(module: str | None) -> str | None:
+    """Return what to install for a module that could not be imported; None if no extra brings it.
+
+    >>> describe_missing("av.video")
+    "av is not installed; pip install 'apercu[video]'"
+    """
+    root = (module or "").partition(".")[0]
+    extra = next((extra for extra, modules in EXTRAS.items() if root in modules), None)
+    return None if extra is None else f"{root} is not installed; pip install 'apercu[{extra}]'"
+
+
 def _find_missing(modules: tuple[str, ...]) -> list[str]:
-    return [name for name in modules if find_spec(name) is None]
+    return [name for name in modules if not _is_there(name)]
+
+
+def _is_there(module: str) -> bool:
+    """Return whether a module can be imported; a folder of that name is no module."""
+    try:
+        spec = find_spec(module)
+    except (ImportError, ValueError):
+        return False
+    return spec is not None and spec.origin is not None

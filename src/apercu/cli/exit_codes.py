@@ -15,6 +15,7 @@ from types import FrameType
 import typer
 
 from apercu.errors import ApercuError
+from apercu.extras import describe_missing
 from apercu.log import redirect_warnings
 
 INTERRUPTED = 130
@@ -92,6 +93,8 @@ def _format_error(error: BaseException, debug: bool) -> str:
     elif (usage := getattr(error, "format_message", None)) is not None:
         reason = usage().rstrip(".") or "A command is missing"  # its help was shown
         text = f"{reason}; see {_name_command(error)} --help"
+    elif missing := _find_missing_module(error):
+        text = missing
     elif isinstance(error, typer.Abort):
         text = "interrupted; nothing was begun"
     else:
@@ -106,12 +109,17 @@ def _name_command(error: BaseException) -> str:
 
 
 def _find_exit_code(error: BaseException) -> int:
-    if _is_disk_full(error):
+    if _is_disk_full(error) or _find_missing_module(error):
         return 2
     if isinstance(error, typer.Abort):
         return INTERRUPTED
     code = getattr(error, "exit_code", 1)
     return code if isinstance(code, int) else 1
+
+
+def _find_missing_module(error: Exception) -> str | None:
+    """Return what to install if an optional package is missing that nothing asked for before."""
+    return describe_missing(error.name) if isinstance(error, ModuleNotFoundError) else None
 
 
 def _is_disk_full(error: BaseException) -> bool:

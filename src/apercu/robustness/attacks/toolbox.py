@@ -37,6 +37,7 @@ class CarliniWagner(Attack):
     needs: ClassVar[Access] = "gradients"
 
     def __post_init__(self) -> None:
+        _require_toolbox()
         check_count(self.steps, "carlini_wagner: steps")
         check_count(self.searches, "carlini_wagner: searches")
         check_not_negative(self.confidence, "carlini_wagner: confidence")
@@ -82,6 +83,7 @@ class AutoAttack(Attack):
     uses_whole_batch: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        _require_toolbox()
         check_budget(self.epsilon, "auto_attack")
         for name in ("steps", "restarts", "queries"):
             check_count(getattr(self, name), f"auto_attack: {name}")
@@ -145,6 +147,7 @@ class HopSkipJump(Attack):
     uses_whole_batch: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        _require_toolbox()
         check_count(self.steps, "hop_skip_jump: steps")
         check_count(self.queries, "hop_skip_jump: queries")
         check_whole("hop_skip_jump", 0, MAX_SEED, seed=self.seed)
@@ -185,6 +188,7 @@ class Square(Attack):
     uses_whole_batch: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        _require_toolbox()
         check_budget(self.epsilon, "square")
         check_count(self.queries, "square: queries")
         check_whole("square", 0, MAX_SEED, seed=self.seed)
@@ -202,6 +206,11 @@ class Square(Attack):
             )
 
         return _run_toolbox_attack(build, objective, images, self.seed)
+
+
+def _require_toolbox() -> None:
+    """Raise MissingExtraError if the toolbox is not installed."""
+    require_extra("robust", "attacks", "art")
 
 
 class _LogitsModule(nn.Module):
@@ -235,10 +244,8 @@ def _run_toolbox_attack(
         Attacked images of the same shape.
 
     Raises:
-        MissingExtraError: the toolbox is not installed.
         ConfigError: the objective is not about classes.
     """
-    require_extra("robust", "attacks", "art")
     from art.attacks import evasion
     from art.estimators.classification import PyTorchClassifier
 

@@ -24,8 +24,10 @@ class Mahalanobis(Detector):
     The covariance is shrunk after Ledoit and Wolf, so there may be more features than images.
     """
 
-    def fit_standardised(self, clean: Features) -> AnomalyScore:
+    def __post_init__(self) -> None:
         require_extra("robust", "mahalanobis", "sklearn")
+
+    def fit_standardised(self, clean: Features) -> AnomalyScore:
         from sklearn.covariance import LedoitWolf
 
         estimate = LedoitWolf().fit(clean.double().numpy())

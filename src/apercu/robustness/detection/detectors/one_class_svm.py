@@ -29,13 +29,13 @@ class OneClassSvm(Detector):
     nu: float = 0.1
 
     def __post_init__(self) -> None:
+        require_extra("robust", "one_class_svm", "sklearn")
         if not 0 < self.nu < 1:
             raise ConfigError(
                 f"one_class_svm: nu: expected a number between 0 and 1, got {self.nu:g}"
             )
 
     def fit_standardised(self, clean: Features) -> AnomalyScore:
-        require_extra("robust", "one_class_svm", "sklearn")
         from sklearn.svm import OneClassSVM
 
         svm = OneClassSVM(nu=self.nu, gamma="scale").fit(clean.double().numpy())
