@@ -25,6 +25,7 @@ from apercu.classifiers import (
 from apercu.classifiers.distillation import _distillation_loss
 from apercu.classifiers.distillation_data import DistillationData
 from apercu.errors import ClassifierError, ConfigError, ImagesError
+from apercu.run_record import Phase
 
 SETTINGS = StudentSettings(steps=60, batch=32, lr=1e-2, width=4)
 
@@ -90,6 +91,54 @@ def test_the_same_seed_gives_the_same_student() -> None:
     ]
     assert fingerprints[0] == fingerprints[1] != fingerprints[2]
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_an_interrupted_student_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("apercu.run_record.SAVE_EVERY", 0.0)
+    settings = StudentSettings(steps=9, batch=8, width=2, floor=0.0)
+    images, steps = _make_tinted_images(40), []
+
+    def stop(step: int, loss: float) -> None:
+        steps.append(step)
+        if step == 6:
+            raise KeyboardInterrupt
+
+    teacher = _teacher()
+    whole = distil(_teacher(), images, settings).student
+    with pytest.raises(KeyboardInterrupt):
+        distil(teacher, images, settings, stop, folder=tmp_path)
+    queries = teacher.queries
+    rest: list[int] = []
+    student = distil(
+        teacher, images, settings, lambda step, loss: rest.append(step), folder=tmp_path
+    ).student
+    assert (steps[0], steps[-1], rest) == (1, 6, [6, 7, 8, 9])
+    assert teacher.queries - queries == 4  # of the images held out
+    assert student.fingerprint == whole.fingerprint
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_interrupted_queries_of_the_teacher_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("apercu.run_record.SAVE_EVERY", 0.0)
+    teacher, images, indices = _teacher(), _make_tinted_images(30), torch.arange(30)
+    whole = DistillationData.query_teacher(teacher, images, indices, batch=7)
+
+    def report(name: str, done: int, total: int) -> None:
+        if done == 21 and total == 30 and name == "first":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        phase = Phase("first", report, tmp_path / "logits.ckpt")
+        DistillationData.query_teacher(teacher, images, indices, 7, phase)
+    queries = teacher.queries
+    phase = Phase("second", report, tmp_path / "logits.ckpt")
+    parts = DistillationData.query_teacher(teacher, images, indices, 7, phase)
+    assert teacher.queries - queries == 2 * (30 - 14)
+    assert torch.equal(parts.teacher_logits, whole.teacher_logits)
 
 
 def test_a_student_below_the_floor_is_refused() -> None:

@@ -109,6 +109,22 @@ def test_a_training_goes_on_as_if_it_had_not_stopped(apercu, stamps, tmp_path) -
     one, other = (load_file(run / "weights.safetensors") for run in (whole, parts))
     for key, value in one.items():
         torch.testing.assert_close(other[key], value)
+    finished = apercu(*command, *_options(stamps, parts, "--resume"))
+    assert finished.code == 2 and "a larger --steps" in finished.err
+    longer = apercu(*command, *_options(stamps, parts, "--resume", "--steps", "8"))
+    assert longer.code == 0 and "8 steps" in longer.out, longer.err
+    facts = json.loads((parts / "facts.json").read_text())
+    assert facts["steps"] == 8
+    assert json.loads((parts / "config.json").read_text())["schedule"]["steps"] == 8
+    changed = load_file(parts / "weights.safetensors")
+    assert any(not torch.equal(changed[key], value) for key, value in one.items())
+
+
+def test_a_batch_of_one_is_refused_in_one_line(apercu, stamps, tmp_path) -> None:
+    said = apercu("pretrain", "contrastive", *_options(stamps, tmp_path / "run", "--batch", "1"))
+    assert said.code == 2 and said.err.count("\n") == 1
+    assert "batch: input should be greater than or equal to 2, got 1" in said.err
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_training_goes_on_with_the_same_targets_only(apercu, stamps, tmp_path) -> None:

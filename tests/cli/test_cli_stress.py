@@ -261,7 +261,14 @@ def test_a_defended_classifier_is_a_spec(apercu, tiny_card: Path, tmp_path: Path
     assert defended.classes == undefended.classes
     assert (out / "samples").is_dir() and (out / "facts.json").is_file()
     again = apercu(*words, "--steps", "2", "--batch", "3")
-    assert again.code == 2 and "holds a finished training" in again.err
+    assert again.code == 2 and "holds a finished training; continue it with --resume" in again.err
+    before = json.loads((out / "facts.json").read_text())
+    longer = apercu(*words, "--steps", "3", "--batch", "3", "--resume")
+    assert longer.code == 0 and "3 steps" in longer.out, longer.err
+    facts = json.loads((out / "facts.json").read_text())
+    assert facts["steps"] == 3 and facts["honest_before"] == before["honest_before"]
+    assert json.loads((out / "config.json").read_text())["schedule"]["steps"] == 3
+    assert open_classifier(out / "card.json").fingerprint != defended.fingerprint
     mask = apercu("train", "mask", "--classifier", tiny_card, "--images", PLANTED, "--out", out)
     assert mask.code == 2 and "holds a defence training; use `apercu stress train`" in mask.err
 

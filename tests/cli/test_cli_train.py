@@ -9,9 +9,9 @@ import torch
 import yaml
 
 from apercu.classifiers import StudentSettings, open_classifier
-from apercu.errors import ClassifierError
+from apercu.errors import ClassifierError, RunError
 from apercu.explainers.mask.settings import MASK_PRESETS
-from apercu.explainers.student import distil_student
+from apercu.explainers.student import StudentPlan, distil_student, plan_student
 from apercu.images import open_images
 
 SPEC = "planted:size=32,images=24,classes=3,difficulty=0"
@@ -39,9 +39,47 @@ def test_a_training_leaves_a_run_and_says_where(apercu, command, tmp_path) -> No
         assert words in said.out
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert (config["schedule"]["steps"], config["schedule"]["batch"]) == (2, 3)
-    again = apercu(*command, "--steps", "2", "--batch", "3")
+    again = apercu(*command, "--steps", "2", "--batch", "3", "--resume")
     assert again.code == 2
-    assert "holds a finished training" in again.err
+    assert "holds a finished training; continue it with --resume and a larger --steps" in again.err
+
+
+def test_a_short_training_is_shortened_throughout_and_goes_on(apercu, command, tmp_path) -> None:
+    run = tmp_path / "run"
+    said = apercu(*command, "--steps", "2")
+    assert f"warning: {run}: does not look trained: it had 2 steps of 4 images" in said.out
+    assert "train on with --resume and a larger --steps" in said.out
+    config = json.loads((run / "config.json").read_text())
+    assert config["embedding"]["steps"] == 1  # 2 of 50 steps, and 2 of the embedding
+    facts = json.loads((run / "facts.json").read_text())
+    assert (facts["steps"], facts["looks_trained"]) == (2, 0)
+    assert "| looks trained | no |" in (run / "card.md").read_text()
+    said = apercu(*command, "--steps", "4", "--resume")
+    assert said.code == 0 and "4 steps" in said.out, said.err
+    assert json.loads((run / "facts.json").read_text())["steps"] == 4
+    assert json.loads((run / "config.json").read_text())["embedding"]["steps"] == 1
+
+
+def test_an_explainer_that_does_not_look_trained_is_said_wherever_it_is_used(
+    apercu, command, tmp_path
+) -> None:
+    from PIL import Image
+
+    from apercu.explainers.run_folder import load_doubts, load_explainer
+
+    apercu(*command, "--steps", "2")
+    run = tmp_path / "run"
+    Image.new("RGB", (32, 32), (90, 20, 30)).save(tmp_path / "image.png")
+    said = apercu("explain", run, tmp_path / "image.png", "--out", tmp_path / "maps")
+    assert said.code == 0
+    line = f"{run}: does not look trained: it had 2 steps of 4 images, and 1100 of 12 are usual; "
+    assert said.err.startswith(f"warning: {line}")
+    assert str(load_doubts(run)).startswith(line)
+    assert load_explainer(run).doubts == ("it had 2 steps of 4 images, and 1100 of 12 are usual",)
+    facts = json.loads((run / "facts.json").read_text())
+    del facts["looks_trained"]
+    (run / "facts.json").write_text(json.dumps(facts))
+    assert load_doubts(run) is None and load_doubts(tmp_path) is None
 
 
 def test_a_begun_training_goes_on_only_when_asked_and_as_it_was(
@@ -58,7 +96,7 @@ def test_a_begun_training_goes_on_only_when_asked_and_as_it_was(
     assert said.err == f"error: interrupted; {tmp_path / 'run'} {kept}\n"
     assert "continue it with --resume" in apercu(*command, "--steps", "2").err
     assert "had seed 0, now 1" in apercu(*command, "--resume", "--seed", "1").err
-    assert "had schedule.steps 2, now 3" in apercu(*command, "--resume", "--steps", "3").err
+    assert "had schedule.steps 2, now 1" in apercu(*command, "--resume", "--steps", "1").err
     plain = [word for word in command if word != "--config"]
     plain.remove(tmp_path / "settings.yaml")
     said = apercu(*plain, "--resume")
@@ -129,7 +167,7 @@ def test_a_student_below_the_floor_is_refused(tmp_path: Path) -> None:
 def test_a_black_box_is_trained_for_through_its_student(
     apercu, command, tmp_path, monkeypatch
 ) -> None:
-    settings = StudentSettings(steps=5, width=4, floor=0.0)
+    settings = StudentSettings(steps=75, width=4, floor=0.0)
     monkeypatch.setattr("apercu.explainers.train.StudentSettings", lambda: settings)
     command[command.index("--classifier") + 1] = f"{__name__}:Answering"
     said = apercu(*command, "--steps", "2")
@@ -137,5 +175,22 @@ def test_a_black_box_is_trained_for_through_its_student(
     assert "a student is trained to predict the same" in said.out
     facts = json.loads((tmp_path / "run" / "facts.json").read_text())
     assert 0 <= facts["student_agreement"] <= 1
+    plan = json.loads((tmp_path / "run" / "checkpoints" / "student.json").read_text())
+    assert (plan["steps"], plan["student"]["steps"]) == (2, 3)  # 2 of 50 steps
     passport = json.loads((tmp_path / "run" / "classifier.json").read_text())
     assert passport["spec"] == f"{__name__}:Answering"
+
+
+def test_the_student_of_a_short_training_is_short_and_grows_with_it(tmp_path: Path) -> None:
+    full = StudentPlan(1100, StudentSettings())
+    assert plan_student(tmp_path / "a", full, 1100) == StudentSettings()
+    assert plan_student(tmp_path / "a", full, 5000) == StudentSettings()
+    short = plan_student(tmp_path / "b", full, 11)
+    assert (short.steps, short.floor) == (160, 0.0)
+    stored = StudentPlan(11, StudentSettings())  # as a resumed training has it from its own config
+    assert plan_student(tmp_path / "b", stored, 11) == short
+    assert plan_student(tmp_path / "b", stored, 22).steps == 320
+    assert plan_student(tmp_path / "b", stored, 1100) == StudentSettings()
+    (tmp_path / "b" / "checkpoints" / "student.json").write_text("{}")
+    with pytest.raises(RunError, match="cannot be read"):
+        plan_student(tmp_path / "b", full, 3)

@@ -160,7 +160,9 @@ def test_it_answers_and_finishes_what_is_in_flight(start, tiny_run, png, large, 
         thread.join()
     assert answered == [200] * 6
     assert server.process.returncode == 0
-    assert said == f"serving {tiny_run}: {server.url}/ (Ctrl-C ends it)\n"
+    greeting, doubt = said.splitlines()
+    assert greeting == f"serving {tiny_run}: {server.url}/ (Ctrl-C ends it)"
+    assert doubt.startswith(f"warning: {tiny_run}: does not look trained: it had 2 steps")
     assert not _alive(server)
 
 

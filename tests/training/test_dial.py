@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from apercu.classifiers import BlackBox, Classifier, ClassNames, InputSpec, Network
+from apercu.explainers.mask.explainer import MaskExplainer
+from apercu.explainers.mask.levels import measure_advantage
 from apercu.explainers.mask.network import enlarge
 from apercu.explainers.mask.objectives import ExtentAndCore, MaskBatch
 from apercu.explainers.mask.objectives.base import edge_aware_roughness
 from apercu.explainers.mask.objectives.crop_search import find_boxes, propose_boxes
+from apercu.explainers.mask.settings import MaskSettings
+from apercu.explainers.registry import find_kind
 from apercu.networks.decoder import Evidence
 
 SIZE, CLASSES = 12, 4
@@ -93,3 +100,75 @@ def test_the_core_learns_from_crops_and_the_extent_from_the_rest(question, evide
     leaves.core.grad = None
     (terms["preserver"] + terms["destroyer"] + terms["smoothness"]).sum().backward()
     assert leaves.core.grad is None and leaves.extent.grad.abs().sum() > 0
+
+
+def _find_texture(images: torch.Tensor) -> torch.Tensor:
+    """Logits of two classes: the upper left quarter is sharp, or is not."""
+    height, width = images.shape[2] // 2, images.shape[3] // 2
+    corner = images[:, :, :height, :width]
+    sharpness = 60 * corner.diff(dim=3).abs().mean((1, 2, 3)) - 8
+    return torch.stack([sharpness, -sharpness], 1)
+
+
+@pytest.mark.parametrize(("corner", "low", "high"), [(0, 0.5, 1), (16, -1, -0.5), (None, 0, 0)])
+def test_only_a_mask_that_is_where_the_evidence_is_has_an_advantage(
+    corner: int | None, low: float, high: float, tiny_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texture = Network(
+        source="texture",
+        forward=BlackBox(_find_texture),
+        digest="0",
+        input=InputSpec(size=(32, 32)),
+        names=ClassNames.of(["sharp", "blurred"]),
+        differentiable=False,
+    )
+    explainer = MaskExplainer.from_pretrained(tiny_run)
+
+    def attribute(images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        masks = torch.full((len(images), 32, 32), 0.1 if corner is not None else 0.6)
+        if corner is not None:
+            masks[:, corner : corner + 16, corner : corner + 16] = 0.9
+        return masks
+
+    monkeypatch.setattr(explainer, "attribute", attribute)
+    images = torch.rand(10, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    advantage, error = measure_advantage(explainer, Classifier(texture), images.split(4))
+    assert low <= advantage <= high and error < 0.2
+    assert measure_advantage(explainer, Classifier(texture), [images[:1]])[1] == float("inf")
+
+
+GOOD_MASKS = {"advantage": 0.3, "advantage_error": 0.05, "area_true": 0.3, "area_absent": 0.05}
+
+
+@pytest.mark.parametrize(
+    ("odd", "says"),
+    [
+        ({}, None),
+        ({"advantage": 0.04}, "hardly better than the same regions elsewhere"),
+        ({"advantage_error": 0.2}, "hardly better than the same regions elsewhere"),
+        ({"area_absent": 0.29}, "masks hardly depend on the class"),
+        ({"steps": 10.0}, "it had 10 steps of 12 images, and 1100 of 12 are usual"),
+        ({"student_agreement": 0.4}, "its student agrees with the classifier on only 40%"),
+    ],
+)
+def test_masks_look_trained_by_what_was_measured(odd: dict[str, float], says: str | None) -> None:
+    kind, settings = find_kind("mask"), MaskSettings()
+    facts = {"steps": 1100.0, "measured_images": 96.0, **GOOD_MASKS, **odd}
+    doubts = kind.judge_training(settings, facts)
+    assert doubts is not None and len(doubts) == (says is not None)
+    assert says is None or says in doubts[0]
+    few = kind.judge_training(settings, facts | {"measured_images": 3.0, "advantage": 0.0})
+    assert few == (doubts if "steps" in odd or "student_agreement" in odd else None)
+
+
+@pytest.mark.parametrize(
+    ("kept", "flipped", "count"), [(1.0, 0.9, 0), (1.0, 0.1, 1), (0.2, 0.3, 2), (0.3, 0.8, 1)]
+)
+def test_counterparts_look_trained_where_decisions_are_right(
+    kept: float, flipped: float, count: int
+) -> None:
+    for name in ("counterpart", "latent"):
+        kind = find_kind(name)
+        settings = kind.presets.read(None)
+        facts = {"steps": 1500.0, "measured_images": 20.0, "kept": kept, "flipped": flipped}
+        assert len(kind.judge_training(settings, facts) or ()) == count

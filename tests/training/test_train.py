@@ -15,9 +15,13 @@ from safetensors.torch import load_file
 
 from apercu import MaskExplainer, open_classifier, open_images
 from apercu.errors import ConfigError, RunError
+from apercu.explainers.embedding_training import EmbeddingPhase
 from apercu.explainers.mask.settings import MASK_PRESETS, MaskSettings
-from apercu.explainers.train import train_explainer
+from apercu.explainers.mask.training import MaskTraining
+from apercu.explainers.train import build_network, train_explainer
 from apercu.images import ImageSource
+from apercu.run_record import Phase
+from apercu.training.data import TrainingImages
 from apercu.training.trainer import Hardware, Trainer
 
 SPEC = "planted:size=32,images=24,classes=3,difficulty=0"
@@ -312,3 +316,142 @@ def test_unusable_images_are_counted(tiny_card: Path, tmp_path: Path) -> None:
 def test_a_random_encoder_is_not_frozen() -> None:
     with pytest.raises(ConfigError, match="frozen: false"):
         MASK_PRESETS.parse({"encoder": "small"})
+
+
+def _train_on(card: Path, run: Path, steps: int) -> MaskExplainer:
+    settings = MASK_PRESETS.parse(SETTINGS).with_schedule(steps=steps, begun=STEPS)
+    trainer = Trainer(
+        open_classifier(card), open_images(SPEC), run, Hardware("cpu"), say=lambda line: None
+    )
+    return train_explainer(settings, trainer)
+
+
+def test_a_finished_training_goes_on_with_more_steps(
+    tiny_card: Path, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, longer = tmp_path / "run", STEPS + 3
+    shutil.copytree(whole, run)
+    rates: dict[int, float] = {}
+    log_terms = MaskTraining.log_terms
+
+    def note_rate(self: MaskTraining, *arguments: object) -> None:
+        rates[self.global_step] = self.optimizers().param_groups[0]["lr"]
+        log_terms(self, *arguments)
+
+    monkeypatch.setattr(MaskTraining, "log_terms", note_rate)
+    explainer = _train_on(tiny_card, run, longer)
+    continued = dict(rates)
+    rates.clear()
+    _train_on(tiny_card, tmp_path / "one_go", longer)
+    assert list(continued) == [6, 7, 8]
+    assert continued == {step: rates[step] for step in continued}  # as in one go from there on
+    assert explainer.facts["steps"] == longer
+    assert json.loads((run / "config.json").read_text())["schedule"]["steps"] == longer
+    assert json.loads((run / "facts.json").read_text())["steps"] == longer
+    embedded = "checkpoints/embedded.safetensors"
+    assert (run / embedded).read_bytes() == (whole / embedded).read_bytes()
+    first, second = _weights(run), _weights(whole)
+    assert any(not torch.equal(first[name], second[name]) for name in first)
+    assert MaskExplainer.from_pretrained(run).facts == explainer.facts
+
+
+def test_what_is_interrupted_while_it_goes_on_stays_usable(
+    tiny_card: Path, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = tmp_path / "run", tmp_path / "straight"
+    for run in runs:
+        shutil.copytree(whole, run)
+    log_terms = MaskTraining.log_terms
+
+    def stop(self: MaskTraining, *arguments: object) -> None:
+        if self.global_step == STEPS + 3:
+            raise RuntimeError("stopped")
+        log_terms(self, *arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="stopped"):
+        patch.setattr(MaskTraining, "log_terms", stop)
+        _train_on(tiny_card, runs[0], STEPS + 4)
+    assert MaskExplainer.from_pretrained(runs[0]).facts["steps"] == STEPS
+    with pytest.raises(RunError, match="continue it with --resume and a larger --steps"):
+        _train(tiny_card, runs[0])
+    for run in runs:
+        _train_on(tiny_card, run, STEPS + 4)
+    _assert_equal(*runs)
+
+
+def test_the_last_step_is_kept_whatever_the_interval(tiny_card: Path, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "schedule": {"steps": 2, "batch": 4, "save_every": 50}}
+    _train(tiny_card, tmp_path / "run", settings=settings)
+    saved = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == 2
+
+
+def test_fewer_steps_shorten_the_phases_before() -> None:
+    light, small = MASK_PRESETS.presets["light"], MASK_PRESETS.presets["small"]
+    short = small.with_schedule(steps=11)
+    assert (short.schedule.steps, short.embedding.steps) == (11, 60)
+    assert light.with_schedule(steps=2).embedding.images == 64
+    assert light.with_schedule(steps=2000).embedding == light.embedding
+    assert light.with_schedule(batch=3).embedding == light.embedding
+    paper = MASK_PRESETS.presets["paper"].with_schedule(steps=2)
+    assert paper.embedding.steps == 5
+    begun = small.with_schedule(steps=22, begun=11)
+    assert (begun.schedule.steps, begun.embedding) == (22, short.embedding)
+
+
+@pytest.mark.parametrize(
+    ("embedding", "extra"),
+    [
+        ({"steps": 4, "batch": 4}, {}),
+        ({"form": "labels", "steps": 4, "batch": 4}, {}),
+        ({"images": 22}, {"encoder": "own", "frozen": True}),
+    ],
+)
+def test_an_interrupted_class_embedding_goes_on_where_it_was(
+    embedding: dict, extra: dict, tiny_card: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("apercu.run_record.SAVE_EVERY", 0.0)
+    settings = MASK_PRESETS.parse({**SETTINGS, "embedding": embedding, **extra})
+    classifier = open_classifier(tiny_card)
+    images = TrainingImages(open_images(SPEC), classifier)
+    counts: list[int] = []
+
+    def embed(folder: Path, stop: bool) -> dict[str, torch.Tensor]:
+        def report(name: str, done: int, total: int) -> None:
+            if name.startswith("class embedding"):
+                counts.append(done)
+                if stop and done >= total / 2:
+                    raise KeyboardInterrupt
+
+        network = build_network(settings, classifier, seed=0)
+        phase = EmbeddingPhase(classifier, images, 0, folder, lambda line: None, report)
+        phase.run(network, settings.embedding)
+        return network.state_dict()
+
+    whole = embed(tmp_path / "whole", stop=False)
+    every, expected = list(counts), sorted(path.name for path in (tmp_path / "whole").iterdir())
+    assert expected == ["embedded.safetensors"]
+    with pytest.raises(KeyboardInterrupt):
+        embed(tmp_path / "parts", stop=True)
+    queries = classifier.queries
+    counts.clear()
+    parts = embed(tmp_path / "parts", stop=False)
+    assert 0 < counts[0] < every[-1] and counts == [n for n in every if n >= counts[0]]
+    assert classifier.queries - queries < queries
+    assert sorted(path.name for path in (tmp_path / "parts").iterdir()) == expected
+    for name, weights in whole.items():
+        assert torch.equal(weights, parts[name]), name
+
+
+def test_a_damaged_checkpoint_of_a_phase_is_one_line(tmp_path: Path) -> None:
+    phase = Phase("steps", path=tmp_path / "state.ckpt", key="a")
+    phase.save({"step": 3, "values": [torch.ones(2)]})
+    assert phase.load()["step"] == 3
+    assert Phase("steps", path=phase.path, key="b").load() == {}
+    content = (tmp_path / "state.ckpt").read_bytes()
+    for damaged in (content[:-40], b"", b"PK\x03\x04 nothing", b"no archive"):
+        (tmp_path / "state.ckpt").write_bytes(damaged)
+        with pytest.raises(RunError, match="the checkpoint is damaged; delete it"):
+            phase.load()
+    phase.remove()
+    assert phase.load() == {}

@@ -80,12 +80,12 @@ def explain(
     options = ExplainOptions(target, top, level)
     opened = None if classifier is None else open_classifier(classifier, device=device.resolve())
     explainer = load_explainer(run, device.resolve())
-    if explainer.doubts:
-        warn(describe_doubts(run, explainer.doubts))
     explain_run = ExplainRun(explainer, options, opened)
     names = None if bands is None else tuple(name.strip() for name in bands.split(","))
     refs = select_images(images, explainer.classifier_info.input, random, seed, names)
     consequence = f"{out} holds what was finished; the same command makes the rest"
     with on_interrupt(consequence), show_progress() as report:
         explain_run.write(refs, out, lambda done, total: report("images", done, total), warn)
+    if explainer.doubts:
+        warn(describe_doubts(run, explainer.doubts))
     say(f"{len(refs)} image{'s' * (len(refs) != 1)} explained: {out}")

@@ -101,8 +101,8 @@ class CounterpartTraining(TrainingModule):
         resolution, stride = self.network.decoder.body.resolution, self.network.encoder.strides[-1]
         if resolution != self.settings.generators.resolution:
             say(
-                f"generators.resolution: {resolution} instead of {self.settings.generators.resolution}, "
-                f"as the deepest features of the encoder have a stride of {stride}"
+                f"generators.resolution: {resolution}, not {self.settings.generators.resolution}, "
+                f"as the deepest features of the encoder have a stride of {stride} pixels"
             )
         phase = EmbeddingPhase(self.classifier, images, self.seed, folder, say, report)
         return phase.run(self.network, self.settings.embedding)

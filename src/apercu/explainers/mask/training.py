@@ -84,8 +84,8 @@ class MaskTraining(TrainingModule):
         resolution, stride = self.network.decoder.shape.resolution, self.network.encoder.strides[-1]
         if resolution != self.settings.decoder.resolution:
             say(
-                f"decoder.resolution: {resolution} instead of {self.settings.decoder.resolution}, "
-                f"as the deepest features of the encoder have a stride of {stride}"
+                f"decoder.resolution: {resolution}, not {self.settings.decoder.resolution}, "
+                f"as the deepest features of the encoder have a stride of {stride} pixels"
             )
         phase = EmbeddingPhase(self.classifier, images, self.seed, folder, say, report)
         return phase.run(self.network, self.settings.embedding)
