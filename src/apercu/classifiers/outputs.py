@@ -88,6 +88,11 @@ class Output(BaseModel):
         )
 
     @property
+    def holds_probabilities(self) -> bool:
+        """Whether the numbers are probabilities: behind the softmax or sigmoid of a network."""
+        return self.name in _PROBABILITIES
+
+    @property
     def is_plain(self) -> bool:
         """Whether it is a softmax over classes, whatever the numbers of the network are."""
         return self.name not in ("sigmoid", "sigmoid_probabilities", "value")
@@ -196,7 +201,7 @@ def check_numbers(raw: Tensor, output: Output, count: int, spec: str) -> Tensor:
             f"classifier {spec}: it gives one number per image, which cannot be {output.name} "
             f"(the softmax of one number is always 1); say output: {describe_words(*_ONE_NUMBER)}"
         )
-    if output.name in _PROBABILITIES:
+    if output.holds_probabilities:
         _check_probabilities(numbers.detach().float(), output, spec)
     return numbers
 

@@ -111,7 +111,7 @@ def _reinitialise_module(module: nn.Module, classifier: Classifier) -> None:
             f"{classifier.spec}: {remaining[0]} cannot be reinitialised; its module has no "
             "reset_parameters"
         )
-    classes = 0 if network.output == "features" else len(classifier.classes)
+    classes = 0 if network.output == "features" else classifier.output.columns
     options = {"in_chans": classifier.channels, "num_classes": classes}
     options |= {**network.options, "pretrained": False}
     fresh = create_model(network.source.removeprefix(TIMM_PREFIX), options).state_dict()

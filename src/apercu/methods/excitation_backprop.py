@@ -59,14 +59,17 @@ class ExcitationBackprop(Method):
     def compute_maps(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         require_gradients(classifier, "excitation_backprop")
         maps = self._compute_winning_probabilities(classifier, images, targets, ExcitationRules())
-        if self.contrastive:
+        if self.contrastive or classifier.output.takes_one_number:
             head = get_layer(classifier, find_target_layers(classifier, images).head)
             against = ExcitationRules(
                 negated=head.weight if isinstance(head.weight, Tensor) else None
             )
-            maps = (
-                maps - self._compute_winning_probabilities(classifier, images, targets, against)
-            ).clamp(min=0)
+            others = self._compute_winning_probabilities(classifier, images, targets, against)
+            if classifier.output.takes_one_number:  # not the class: with negated weights
+                is_absence = (targets == 0)[:, None, None]
+                maps, others = others.where(is_absence, maps), maps.where(is_absence, others)
+            if self.contrastive:
+                maps = (maps - others).clamp(min=0)
         return resize_maps(maps, (images.shape[2], images.shape[3]))
 
     @torch.enable_grad()
