@@ -159,7 +159,8 @@ class Demo:
         if (run / WEIGHTS).is_file():
             return MaskExplainer.from_pretrained(run, device=self.device)
         source = Planted(images=TRAIN_IMAGES, seed=self.seed)
-        trainer = Trainer(classifier, source, run, Hardware(self.device), self.seed, self.say)
+        hardware = Hardware(self.device)
+        trainer = Trainer(classifier, source, run, hardware, self.seed, self.say, self.progress)
         train_explainer(MASK_SETTINGS, trainer, classifier)
         explainer = MaskExplainer.from_pretrained(run, device=self.device)
         self.say(f"mask explainer: trained in {explainer.facts['training_seconds']:.0f} s")

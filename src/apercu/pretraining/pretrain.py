@@ -23,6 +23,7 @@ from apercu.pretraining.pretexts import Adios, Contrastive
 from apercu.pretraining.settings import PretrainSettings
 from apercu.pretraining.targets import PretrainImages
 from apercu.pretraining.train import pretrain
+from apercu.progress import ProgressCallback, ignore_progress
 from apercu.training.trainer import Hardware, Trainer
 
 
@@ -78,6 +79,7 @@ def pretrain_backbone(
     hardware: Hardware | None = None,
     seed: int = 0,
     resume: bool = True,
+    report: ProgressCallback = ignore_progress,
 ) -> tuple[Classifier, dict[str, float]]:
     """Pretrain a backbone on images without labels, and save it in a run folder.
 
@@ -87,7 +89,9 @@ def pretrain_backbone(
         run: run folder, which gets a card and the weights.
         hardware: where it runs; any device when None.
         seed: seed of every draw.
-        resume: whether to continue a training that was begun in the folder.
+        resume: whether to continue a training that was begun in the folder, or with more steps one
+            that was finished.
+        report: receives the name of each part of the work, how much is done, and how much there is.
 
     Returns:
         The backbone, whose logits are features, and what was measured, as for `pretrain`.
@@ -99,8 +103,16 @@ def pretrain_backbone(
         OutputError: the folder cannot be written.
     """
     check_out_folder(run)
-    prepared = prepare_pretraining(settings, inputs, seed)
-    trainer = Trainer(prepared.backbone, prepared.images.source, run, hardware or Hardware(), seed)
+    news = NewsReceiver(progress=lambda count, total: report("images", count, total))
+    prepared = prepare_pretraining(settings, inputs, seed, news)
+    trainer = Trainer(
+        prepared.backbone,
+        prepared.images.source,
+        run,
+        hardware or Hardware(),
+        seed,
+        report=report,
+    )
     return pretrain(settings, trainer, prepared.images, prepared.test, resume=resume)
 
 
