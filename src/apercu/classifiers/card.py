@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from apercu.classifiers.outputs import SYNONYMS, OutputName, describe_words
+from apercu.classifiers.outputs import OutputName, describe_words, suggest_word
 from apercu.classifiers.trust import is_trusting
 from apercu.errors import ClassifierError, UntrustedError, shorten, suggest_nearest
 from apercu.images.stretch import Stretch
@@ -144,13 +144,9 @@ class ClassifierCard(BaseModel):
     @field_validator("output", mode="before")
     @classmethod
     def _check_output(cls, output: object) -> object:
-        words = get_args(OutputName)
-        if output in words:
+        if output in get_args(OutputName):
             return output
-        hint = suggest_nearest(str(output), words)
-        if synonym := SYNONYMS.get(str(output).casefold()):
-            hint = f"; did you mean {synonym}?"
-        raise ValueError(f"expected {describe_words()}{hint}")
+        raise ValueError(f"expected {describe_words()}{suggest_word(output)}")
 
     @field_validator("value_range")
     @classmethod

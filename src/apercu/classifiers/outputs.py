@@ -19,7 +19,7 @@ from torch import Tensor
 
 from apercu.classifiers.decisions import EACH_CLASS, ONE_CLASS, Decision
 from apercu.classifiers.names import ClassNames
-from apercu.errors import ClassifierError
+from apercu.errors import ClassifierError, suggest_nearest
 from apercu.types import Logits
 
 OutputName: TypeAlias = Literal[
@@ -159,6 +159,14 @@ class Output(BaseModel):
 
 SOFTMAX = Output()
 """One class of an image is true: what an older file means that says nothing."""
+
+
+def suggest_word(word: object) -> str:
+    """Return the end of a message that suggests the word that was meant; empty if none is near."""
+    synonym = SYNONYMS.get(str(word).casefold())
+    if synonym is not None:
+        return f"; did you mean {synonym}?"
+    return suggest_nearest(str(word), get_args(OutputName))
 
 
 def describe_words(*names: OutputName) -> str:
