@@ -221,7 +221,7 @@ def _resolve_paths(card: ClassifierCard, folder: Path) -> Iterator[tuple[str, st
     if card.source.endswith(FILE_ENDINGS):
         yield "source", str(folder / card.source)
     name = strip_source(card.source)
-    if name != card.source and (folder / name).is_dir():
+    if name != card.source and (name.startswith((".", "/", "~")) or (folder / name).is_dir()):
         yield "source", card.source.replace(f"/{name}", f"/{folder / name}", 1)
     if card.weights is not None:
         yield "weights", str(folder / card.weights)

@@ -18,7 +18,7 @@ from apercu.classifiers.card import ClassifierCard, InputSpec, describe_mistakes
 from apercu.classifiers.fingerprint import digest_function, digest_module
 from apercu.classifiers.names import ClassNames
 from apercu.classifiers.network import IN_MEMORY, BlackBox, ForwardFn, Network
-from apercu.classifiers.outputs import OutputName
+from apercu.classifiers.outputs import OutputName, describe_words, suggest_word
 from apercu.errors import ClassifierError
 from apercu.log import warn
 
@@ -179,9 +179,18 @@ def read_classes_attribute(forward: Any) -> list[str] | None:
 
 
 def read_output_attribute(forward: Any, source: str) -> OutputName | None:
-    """Return the attribute `output` of a network; a word that no card knows is left out, told."""
+    """Return the attribute `output` of a network; a word far from those of a card is only told.
+
+    Raises:
+        ClassifierError: the word is near to one of a card, or means the same.
+    """
     value = _read_attribute(forward, "output", str)
     if value is not None and value not in get_args(OutputName):
+        if hint := suggest_word(value):
+            raise ClassifierError(
+                f"classifier {source}: its attribute output is {value!r}, expected "
+                f"{describe_words()}{hint}"
+            )
         warn(
             f"classifier {source}: its attribute output is {value!r}, which is none of "
             f"{', '.join(get_args(OutputName))}; it is not used"
