@@ -7,6 +7,7 @@ and with the same settings? `RunRecord` answers it, and keeps a second process o
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import pickle
@@ -21,7 +22,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from apercu.errors import ConfigError, RunError
+from apercu.errors import ConfigError, OutputError, RunError
 from apercu.io import check_writable, write_file
 from apercu.progress import ProgressCallback, ignore_progress
 
@@ -258,24 +259,77 @@ def lock_folder(folder: Path) -> Iterator[None]:
 
     Raises:
         RunError: another process or call works there.
+        OutputError: the folder cannot be written.
     """
-    path = folder.resolve()
+    with _lock(folder.resolve() / LOCK, folder):
+        yield
+
+
+@contextmanager
+def lock_output(out: Path) -> Iterator[None]:
+    """Keep others away from a file or a folder that is written at once, and leave no file there.
+
+    Args:
+        out: the file, or the folder, which need not exist.
+
+    Raises:
+        RunError: another process or call writes it.
+        OutputError: the folder around it cannot be written.
+    """
+    path = out.resolve()
+    check_writable(path if path.is_dir() else path.parent)
+    lock = path / LOCK if path.is_dir() else path.with_name(f".{path.name}{LOCK}")
+    with _lock(lock, out):
+        try:
+            yield
+        finally:  # before it is released; see _open_lock
+            with contextlib.suppress(OSError):
+                lock.unlink()
+
+
+@contextmanager
+def _lock(path: Path, name: Path) -> Iterator[None]:
+    """Hold the lock of a file."""
     busy = RunError(
-        f"{folder}: another apercu process works here; wait for it, or choose another --out"
+        f"{name}: another apercu process works here; wait for it, or choose another --out"
     )
     with _GUARD:
         if path in _LOCKED:
             raise busy
         _LOCKED.add(path)
-    handle = os.open(path / LOCK, os.O_CREAT | os.O_RDWR, 0o644)
+    handle = None
     try:
-        if not _try_lock(handle):
+        handle = _open_lock(path)
+        if handle is None:
             raise busy
         yield
     finally:
-        os.close(handle)
+        if handle is not None:
+            os.close(handle)
         with _GUARD:
             _LOCKED.discard(path)
+
+
+def _open_lock(path: Path) -> int | None:
+    """Return the handle of a locked file; None if another process holds the lock.
+
+    The file may have been removed by the process that held the lock; then it is opened again.
+    """
+    while True:
+        try:
+            handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+        except OSError as error:
+            reason = error.strerror or error
+            raise OutputError(f"{path.parent}: cannot be written ({reason})") from error
+        if not _try_lock(handle):
+            os.close(handle)
+            return None
+        try:
+            if os.path.samestat(os.fstat(handle), path.stat()):
+                return handle
+        except FileNotFoundError:
+            pass
+        os.close(handle)
 
 
 def _try_lock(handle: int) -> bool:

@@ -65,6 +65,7 @@ def cutouts(
     from apercu.images.catalogue import read_catalogue, read_classes
     from apercu.images.catalogue.cutouts import CutoutStatus, cut_stamps, read_objects
     from apercu.io import check_writable, write_file
+    from apercu.run_record import lock_output
 
     columns, in_pixels = _choose_columns((ra, dec), (x, y))
     table = read_catalogue(catalogue)
@@ -76,7 +77,7 @@ def cutouts(
     check_writable(out)
     message = f"{out} holds the stamps that were cut; the same command makes all of them again"
     errors: list[InputError] = []
-    with on_interrupt(message), show_progress() as report:
+    with lock_output(out), on_interrupt(message), show_progress() as report:
         statuses = cut_stamps(
             frames,
             objects,

@@ -29,6 +29,7 @@ from apercu.pretraining.heads import LabelledFeatures, Learner
 from apercu.pretraining.inputs import find_readable
 from apercu.pretraining.report import draw_pca_plot, write_report
 from apercu.render import SERIES_COLOURS
+from apercu.run_record import lock_folder
 
 RESULTS = "features.json"
 CURVES = "curves"
@@ -189,9 +190,18 @@ def evaluate_features(
     Raises:
         ImagesError: images have no labels, or most cannot be read.
         ClassifierError: a network does not show its layers.
+        RunError: another process works in the folder.
         OutputError: the folder cannot be written.
     """
     check_writable(out)
+    with lock_folder(out):
+        return _write_evaluation(evaluation, out, progress, command)
+
+
+def _write_evaluation(
+    evaluation: FeatureEvaluation, out: Path, progress: ProgressFn, command: str
+) -> list[LearningCurveRow]:
+    """Run an evaluation in a folder that no other process writes."""
     rows, plots, class_names = evaluation.run(out, progress)
     networks = evaluation.networks
     content: dict[str, Any] = {

@@ -15,6 +15,7 @@ from apercu.robustness.benchmark import StressBenchmark
 from apercu.robustness.plan import StressPlan, parse_attack, parse_filter
 from apercu.robustness.report import write_report
 from apercu.robustness.results import StressResults, summarise
+from apercu.run_record import lock_folder
 
 DEFAULT_PLAN = StressPlan()
 
@@ -51,6 +52,7 @@ def run_stress_test(
     Raises:
         ConfigError: an attack or a filter has an unknown name or setting, or needs an explainer.
         ClassifierError: an attack needs gradients that are missing, or are all 0.
+        RunError: another process works in the folder.
         OutputError: the folder cannot be written.
     """
     attacks = {name: parse_attack(name, plan.seed) for name in plan.attacks}
@@ -64,11 +66,14 @@ def run_stress_test(
         "command": command,
     }
     check_writable(out)
-    benchmark = StressBenchmark(classifier, source, plan, attacks, filters, explainer, surrogate)
-    jobs = benchmark.run(out, progress)
-    about["limit"] = len(benchmark.sample.test)
-    environment = describe_environment(plan.seed, classifier.device)
-    results = summarise(jobs, about, environment, plan.seed)
-    results.save(out)
-    write_report(results, benchmark, out)
+    with lock_folder(out):
+        benchmark = StressBenchmark(
+            classifier, source, plan, attacks, filters, explainer, surrogate
+        )
+        jobs = benchmark.run(out, progress)
+        about["limit"] = len(benchmark.sample.test)
+        environment = describe_environment(plan.seed, classifier.device)
+        results = summarise(jobs, about, environment, plan.seed)
+        results.save(out)
+        write_report(results, benchmark, out)
     return results

@@ -56,6 +56,7 @@ from apercu.explainers.base import TrainedExplainer
 from apercu.images import ImageSource
 from apercu.io import check_writable, write_file
 from apercu.methods.base import MapScale
+from apercu.run_record import lock_output
 
 MAX_CALIBRATION_IMAGES = 64
 """Largest number of images from which the ranges of activations are learnt."""
@@ -84,13 +85,13 @@ def write_export(
 
     Raises:
         ConfigError: the explainer is not a graph, or something that is needed is missing.
-        RunError: the classifier is not the explained one.
+        RunError: the classifier is not the explained one, or another process writes the folder.
         ApercuError: the outputs of a graph differ from those of PyTorch.
         OutputError: the folder cannot be written.
     """
-    run = ExportRun(explainer.to("cpu"), settings, inputs or ExportInputs(), report)
     check_writable(out)
-    with tempfile.TemporaryDirectory() as exact:
+    with lock_output(out), tempfile.TemporaryDirectory() as exact:
+        run = ExportRun(explainer.to("cpu"), settings, inputs or ExportInputs(), report)
         return run.write(out, Path(exact))
 
 

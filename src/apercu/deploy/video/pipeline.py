@@ -25,6 +25,7 @@ from apercu.deploy.video.source import AudioPacket, VideoItem, VideoPicture, Vid
 from apercu.deploy.video.writer import VideoWriter, find_format
 from apercu.errors import ConfigError
 from apercu.explain.options import TOP
+from apercu.run_record import lock_output
 
 QUEUE_SIZE = 8
 """Largest number of frames and packets of sound that wait between two threads."""
@@ -117,6 +118,7 @@ def write_video(
 
     Raises:
         TargetError: there is no such class.
+        RunError: another process writes the file.
         OutputError: the file cannot be written, or exists already.
     """
     fixed = None if settings.target == TOP else engine.names.find_index(settings.target)
@@ -126,7 +128,7 @@ def write_video(
     tracks: tuple[AudioTrack, ...] = ()
     writer = None
     try:
-        with VideoWriter(out, find_format(out), source) as writer:
+        with lock_output(out), VideoWriter(out, find_format(out), source) as writer:
             tracks = tuple(writer.tracks.values())
             pipeline.run(writer)
     except KeyboardInterrupt:

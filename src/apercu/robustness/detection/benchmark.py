@@ -32,6 +32,7 @@ from apercu.robustness.detection.detectors import Detector
 from apercu.robustness.detection.detectors.base import FEWEST_IMAGES, Features, check_enough
 from apercu.robustness.detection.features import FeatureExtractor
 from apercu.robustness.objectives import Untargeted
+from apercu.run_record import lock_folder
 from apercu.statistics import wilson_interval
 
 RESULTS = "detection.json"
@@ -251,9 +252,18 @@ def detect_attacks(
 
     Raises:
         ClassifierError: an attack or extractor needs what the classifier does not give.
+        RunError: another process works in the folder.
         OutputError: the folder cannot be written.
     """
     check_writable(out)
+    with lock_folder(out):
+        return _write_detection(benchmark, out, progress, command)
+
+
+def _write_detection(
+    benchmark: DetectionBenchmark, out: Path, progress: ProgressFn, command: str
+) -> list[DetectionRow]:
+    """Run a benchmark in a folder that no other process writes."""
     rows = benchmark.run(out, progress)
     classifier = benchmark.classifier
     content: dict[str, Any] = {
