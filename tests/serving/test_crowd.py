@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import socket
 import time
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
+from apercu.deploy.serving import http_protocol
 from apercu.deploy.serving.app import run_until_disconnect
 from apercu.deploy.serving.errors import (
     BusyError,
@@ -18,7 +21,13 @@ from apercu.deploy.serving.errors import (
     TooLargeError,
     TooManyRequestsError,
 )
-from apercu.deploy.serving.limits import AdmissionControl, PerClientLimit, QueueSlots, UploadSlots
+from apercu.deploy.serving.limits import (
+    AdmissionControl,
+    MemoryBudget,
+    PerClientLimit,
+    QueueSlots,
+    UploadSlots,
+)
 
 
 def test_places_are_given_back() -> None:
@@ -179,6 +188,67 @@ class _Request:
     async def receive(self) -> dict[str, str]:
         await asyncio.sleep(self.seconds)
         return {"type": "http.disconnect"}
+
+
+def test_the_bytes_of_all_bodies_are_counted_but_their_first() -> None:
+    budget = MemoryBudget(1000, free=100)
+    with budget.hold() as first, budget.hold() as second:
+        first(100)
+        assert budget.taken == 0
+        first(600)
+        first(300)
+        assert budget.taken == 900
+        with pytest.raises(BusyError, match="memory: what all requests and their answers take"):
+            second(201)
+        assert budget.taken == 900
+    assert budget.taken == 0
+
+
+def test_large_bodies_do_not_shut_small_ones_out(serving, png) -> None:
+    call = serving(body=3_000_000, places=40, seconds=0.5)
+    body = b'{"image": "' + b"A" * 2_900_000 + b'"}'
+
+    async def crowd() -> list[int]:
+        async with call.client() as client:
+            headers = {"content-type": "application/json"}
+            large = [client.post("/v1/explain", content=body, headers=headers) for _ in range(16)]
+            tasks = [asyncio.create_task(one) for one in large]
+            await asyncio.sleep(0.2)
+            small = await client.post("/v1/explain", files={"image": png})
+            return [small.status_code, *(one.status_code for one in await asyncio.gather(*tasks))]
+
+    small, *large = asyncio.run(crowd())
+    assert small == 200
+    assert set(large) == {422, 503}
+    assert large.count(503) == 16 - 24_000_000 // 1_900_013
+
+
+def test_a_client_that_does_not_read_is_hung_up_on(listen, png, monkeypatch) -> None:
+    monkeypatch.setattr(http_protocol, "SEND_TIMEOUT", 0.3)
+    port = urlsplit(listen(body=2_000_000, places=40)).port or 0
+    text = base64.b64encode(png).decode()
+    body = json.dumps({"instances": [{"b64": text, "format": "array", "top": 3}] * 32}).encode()
+    head = (
+        "POST /v1/models/tiny:explain HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    ).encode()
+    whole = httpx.post(
+        f"http://127.0.0.1:{port}/v1/models/tiny:explain",
+        content=body,
+        headers={"content-type": "application/json", "host": "x"},
+    )
+    assert len(whole.content) > 500_000
+    assert whole.headers["content-length"] == str(len(whole.content))
+    with socket.create_connection(("127.0.0.1", port)) as line:
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        line.sendall(head + body)
+        time.sleep(3)
+        received = b""
+        with suppress(ConnectionError):
+            while piece := line.recv(65536):
+                received += piece
+    assert received.startswith(b"HTTP/1.1 200")
+    assert len(received) < len(whole.content)
 
 
 def test_work_is_cancelled_with_its_caller() -> None:

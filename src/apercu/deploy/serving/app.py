@@ -6,7 +6,7 @@ import asyncio
 import json
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar, final
 
@@ -23,7 +23,7 @@ from apercu.deploy.serving.errors import (
     DeadlineExceededError,
     NotFoundError,
 )
-from apercu.deploy.serving.limits import BODIES, AdmissionControl
+from apercu.deploy.serving.limits import BODIES, AdmissionControl, MemoryBudget
 from apercu.deploy.serving.metrics import CONTENT_TYPE, Metrics
 from apercu.deploy.serving.open_inference import (
     describe_platform,
@@ -33,7 +33,14 @@ from apercu.deploy.serving.open_inference import (
 )
 from apercu.deploy.serving.page import Page
 from apercu.deploy.serving.requests import ExplainRequest, parse_body, parse_instances
-from apercu.deploy.serving.responses import JSON, ExplainResponse, handle_error, to_http
+from apercu.deploy.serving.responses import (
+    JSON,
+    PIECE,
+    ExplainResponse,
+    LargeResponse,
+    handle_error,
+    to_http,
+)
 from apercu.deploy.serving.schema import describe_server
 from apercu.deploy.serving.security import SecurityMiddleware, byte_counter
 from apercu.deploy.serving.served_explainer import ServedExplainer
@@ -128,6 +135,7 @@ class Endpoints:
         self.admission = AdmissionControl(
             service.capacity, service.limits.per_client, BODIES * service.limits.body
         )
+        self.answers = MemoryBudget(BODIES * service.limits.body, free=0)
         self.metrics = metrics
         document = describe_server(self.served.name, locked=service.token is not None)
         self.document = json.dumps(document).encode()
@@ -163,7 +171,7 @@ class Endpoints:
         """Explain the image of a form or a JSON object."""
         names = self.served.names
         [response] = await self._answer(request, lambda *sent: [parse_body(*sent, names)])
-        return to_http(response)
+        return self._respond(response)
 
     async def predict(self, request: Request) -> Response:
         """Predict the classes of several images (KServe, protocol 1)."""
@@ -244,9 +252,18 @@ class Endpoints:
         responses = await self._answer(
             request, lambda *sent: parse_instances(*sent, names, maps=maps)
         )
+        if problem := _first_problem(responses):
+            return to_http(problem)
         bodies = b", ".join(response.body for response in responses)
-        several = ExplainResponse(200, b'{"%s": [%s]}' % (key.encode(), bodies))
-        return to_http(_first_problem(responses) or several)
+        return self._respond(ExplainResponse(200, b'{"%s": [%s]}' % (key.encode(), bodies)))
+
+    def _respond(self, response: ExplainResponse) -> Response:
+        """Return a response; the bytes of a large one are held until it is sent."""
+        if len(response.body) <= PIECE or response.status != 200:
+            return to_http(response)
+        with ExitStack() as held:
+            held.enter_context(self.answers.hold())(len(response.body))
+            return LargeResponse(response, held.pop_all())
 
     async def _answer(self, request: Request, parse: ParseFn) -> list[ExplainResponse]:
         """Read the body of a request, and explain its images within all limits."""

@@ -1,4 +1,4 @@
-"""What uvicorn leaves open: limits on the head of a request, and clients that only listen.
+"""What uvicorn leaves open: slow or long heads, clients that only listen or that never read.
 
 `HttpProtocol` extends uvicorn's protocol for httptools. It uses the names `cycle`, `transport`,
 `loop`, `pipeline`, `on_response_complete` and `send_400_response`, which are not documented;
@@ -21,6 +21,8 @@ HEAD_TIMEOUT = 10.0
 MAX_HEAD = 64 << 10
 """Bytes of a head, beside those that arrive with its last piece."""
 HEAD_TOO_LONG = f"head: expected at most {MAX_HEAD >> 10} KiB of header lines"
+SEND_TIMEOUT, MIN_SENT = 10.0, 10_000
+"""Seconds in which a client must read so many bytes of a response that waits for it."""
 RESPONSE_START = b"HTTP/1.1 "
 """The first bytes of every response."""
 PROBE_INTERVALS = (0.001, 0.01, 0.1)
@@ -52,9 +54,10 @@ class _StartedTransport:
 class HttpProtocol(HttpToolsProtocol):
     """A connection with a client.
 
-    It is closed when a head comes too slowly or is too long, and when a client goes on sending a
-    body that was answered already. A client that ends its side after a request gets the response;
-    one that is gone looks the same, until the first bytes of the response are sent to it.
+    It is closed when a head comes too slowly or is too long, when a client goes on sending a body
+    that was answered already, and when it does not read the response. A client that ends its side
+    after a request gets the response; one that is gone looks the same, until the first bytes of
+    the response are sent to it.
     """
 
     _timer: asyncio.TimerHandle | None = None
@@ -64,6 +67,8 @@ class HttpProtocol(HttpToolsProtocol):
     """Number of heads that have begun."""
     _header_size = 0
     """Bytes of the header lines of the last request, those after its body included."""
+    _sending: asyncio.TimerHandle | None = None
+    """Looks whether a client reads, while a response waits for it."""
     _has_ended = False
     """Whether the client has ended its side of the connection."""
 
@@ -73,6 +78,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._set_timer(None)
+        if self._sending is not None:
+            self._sending.cancel()
         super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
@@ -138,6 +145,31 @@ class HttpProtocol(HttpToolsProtocol):
             self._head_size += len(data)
             if self._head_size > MAX_HEAD:
                 self._refuse(431, HEAD_TOO_LONG)
+
+    def pause_writing(self) -> None:
+        """Wait until the client reads, but not for ever."""
+        super().pause_writing()
+        self._watch_client()
+
+    def resume_writing(self) -> None:
+        """Send on, as the client has read."""
+        super().resume_writing()
+        if self._sending is not None:
+            self._sending.cancel()
+            self._sending = None
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close an idle connection, whether or not its client has read everything."""
+        super().timeout_keep_alive_handler()
+        self.loop.call_later(SEND_TIMEOUT, self.transport.abort)
+
+    def _watch_client(self, before: int | None = None) -> None:
+        """Close the connection of a client that reads too slowly; else look again later."""
+        waiting = self.transport.get_write_buffer_size()
+        if before is not None and before - waiting < MIN_SENT:
+            self.transport.abort()
+            return
+        self._sending = self.loop.call_later(SEND_TIMEOUT, self._watch_client, waiting)
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what cannot be parsed, with a problem like every other one."""

@@ -17,7 +17,7 @@ MIN_UPLOAD_RATE = 1000
 """Bytes per second. A slower body gives up its slot when another one wants it; at this rate no
 body of more than 30 kB is complete within half a minute."""
 FREE_BYTES, BODIES = 1_000_000, 8
-"""Bytes of each body that are not counted; largest bodies for which there is memory."""
+"""Bytes of each request that are not counted; largest requests for which there is memory."""
 ByteCounter: TypeAlias = Callable[[], int]
 """Returns how many bytes of a body have arrived."""
 
@@ -108,16 +108,18 @@ class PerClientLimit:
 
 @final
 class MemoryBudget:
-    """A limit on the bytes of all bodies that are here, however many clients send them.
+    """A limit on the bytes of all bodies that are here, however many clients there are.
 
     The first bytes of each body are free, so that large bodies cannot shut small ones out.
 
     Args:
         capacity: bytes of all bodies together, beyond their free ones.
+        free: bytes of each body that are not counted.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, free: int = FREE_BYTES) -> None:
         self.capacity = capacity
+        self.free = free
         self.taken = 0
 
     @contextmanager
@@ -133,11 +135,11 @@ class MemoryBudget:
         def add(count: int) -> None:
             nonlocal size, held
             size += count
-            more = max(0, size - FREE_BYTES) - held
+            more = max(0, size - self.free) - held
             if more > self.capacity - self.taken:
                 raise BusyError(
-                    "uploads: the bodies of all requests are too large together; send the image "
-                    "again later"
+                    "memory: what all requests and their answers take is too much together; send "
+                    "the image again later"
                 )
             held += more
             self.taken += more

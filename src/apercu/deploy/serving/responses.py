@@ -7,19 +7,23 @@ import logging
 import os
 import sys
 import warnings
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.client import responses
+from typing import final
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from apercu.deploy.serving.errors import TokenError, UnavailableError, UnsupportedEncodingError
 from apercu.errors import ApercuError
 
 JSON, PROBLEM_JSON = "application/json", "application/problem+json"
+PIECE = 64 << 10
+"""Bytes of a response that are sent at once; a longer one is a `LargeResponse`."""
 MAX_DETAIL = 500
 """Letters of the detail of a problem."""
 
@@ -85,6 +89,30 @@ def to_http(response: ExplainResponse, headers: dict[str, str] | None = None) ->
     """Return a response as Starlette sends it."""
     media_type = JSON if response.status == HTTPStatus.OK else PROBLEM_JSON
     return Response(response.body, response.status, headers, media_type)
+
+
+@final
+class LargeResponse(Response):
+    """A response that is sent in pieces, as fast as its client reads, and whose bytes are held.
+
+    Args:
+        response: what is sent.
+        held: is closed when the client has it, or is gone.
+    """
+
+    def __init__(self, response: ExplainResponse, held: ExitStack) -> None:
+        super().__init__(response.body, response.status, media_type=JSON)
+        self._held = held
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._held:
+            start = {"type": "http.response.start", "status": self.status_code}
+            await send(start | {"headers": self.raw_headers})
+            body = memoryview(self.body)
+            for position in range(0, len(body), PIECE):
+                piece = bytes(body[position : position + PIECE])
+                more = position + PIECE < len(body)
+                await send({"type": "http.response.body", "body": piece, "more_body": more})
 
 
 def refuse(error: Exception) -> Response:
