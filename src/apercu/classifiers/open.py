@@ -13,12 +13,13 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
-from apercu.classifiers.card import FILE_ENDINGS, ClassifierCard, read_card
+from apercu.classifiers.card import FILE_ENDINGS, FOLDER_PREFIXES, ClassifierCard, read_card
 from apercu.classifiers.classifier import Classifier
 from apercu.classifiers.names import ClassNames
 from apercu.classifiers.network import IN_MEMORY, Network
 from apercu.classifiers.sources.module import open_in_memory, open_module
 from apercu.classifiers.trust import (
+    check_config,
     check_options,
     is_trusting,
     limit_network,
@@ -228,7 +229,9 @@ def _limit_network(card: ClassifierCard, spec: str) -> AbstractContextManager[No
 
 def _open_network(card: ClassifierCard, names: ClassNames | None) -> Network:
     class_count = _count_columns(card, names)
-    if not _FACTORY.fullmatch(card.source):
+    if card.source.startswith(FOLDER_PREFIXES):
+        check_config(card.source, card.options)
+    elif not _FACTORY.fullmatch(card.source):
         check_options(card.source, card.options)
     if card.weights is not None and card.source.endswith(FILE_ENDINGS):
         raise ClassifierError(f"classifier {card.source}: holds its own weights; drop `weights`")

@@ -35,6 +35,10 @@ _REFUSED_OPTIONS = frozenset(
     | {"feature_cfg", "weights_backbone", "trust_remote_code", "code_revision"}
 )
 """Options of builders that load other files, run code, or build no classifier."""
+_REFUSED_KEYS = frozenset(
+    {"checkpoint_path", "cache_dir", "custom_load", "trust_remote_code", "code_revision"}
+)
+"""Keys of a configuration that load other files, or run code."""
 _FACTORY = re.compile(r"[\w./\\ -]*:[A-Za-z_]\w*")
 _TRUSTING: ContextVar[bool] = ContextVar("trusting", default=False)
 _TYPED: set[str] = set()
@@ -127,6 +131,33 @@ def check_options(source: str, options: Mapping[str, Any]) -> None:
                 f"classifier {source}: options.{name} is refused, as options may not name files, "
                 "addresses or code; name a safetensors file as `weights`"
             )
+
+
+def check_config(source: str, content: Any) -> None:
+    """Check the configuration of a model of transformers, which may hold texts of any kind.
+
+    Args:
+        source: the model, for the error.
+        content: the configuration, as JSON gives it.
+
+    Raises:
+        UntrustedError: it names code, or files that are loaded, and is not trusted.
+    """
+    if is_trusting() or not isinstance(content, Mapping | list):
+        return
+    if isinstance(content, list):
+        for part in content:
+            check_config(source, part)
+        return
+    for name, value in content.items():
+        is_kernel = "attn_implementation" in str(name) and "/" in str(value)
+        is_argument = name == "model_args" and not _is_plain(value)
+        if name in _REFUSED_KEYS or is_kernel or is_argument:
+            raise UntrustedError(
+                f"classifier {source}: refused, its configuration has {name}, which loads other "
+                "files or code; add --trust (in Python trust=True) if you trust this file"
+            )
+        check_config(source, value)
 
 
 def _is_plain(value: Any) -> bool:
