@@ -21,6 +21,7 @@ from apercu.deploy.serving.decoding import DecodingClient, estimate_cost
 from apercu.deploy.serving.prepared_image import PreparedImage, read_pixel_count
 from apercu.deploy.serving.requests import ExplainRequest, RequestOptions
 from apercu.deploy.serving.responses import ExplainResponse
+from apercu.images.stretch import Stretch
 
 SPEC = InputSpec(size=(24, 32))
 
@@ -63,7 +64,7 @@ def test_what_is_costly() -> None:
     assert estimate_cost(_encode("TIFF")) is not None
     assert estimate_cost(b"SIMPLE  =" + bytes(3000)) == 3009
     assert estimate_cost(bytes(128) + b"DICM") is not None
-    scans = _encode("JPEG", 1000, 1000, progressive=True)
+    scans = _encode("JPEG", 1000, 1000, progressive=True, quality=20)
     assert estimate_cost(scans) == 10_000_000
 
 
@@ -201,3 +202,24 @@ def test_a_decoder_that_died_is_started_again(client) -> None:
     [fine] = _explain(client, _encode("TIFF"))
     assert fine.status == 200
     assert client._decoder._process.pid != process.pid
+
+
+def test_bands_and_stretch_of_the_card_hold_for_requests() -> None:
+    fits = pytest.importorskip("astropy.io.fits")
+    spec = InputSpec(
+        channels=2,
+        size=(8, 8),
+        bands=("r", "g"),
+        stretch=Stretch(curve="linear", low=(0, 0), high=(10, 100), noise=(1, 1), sky=False),
+    )
+    buffer = io.BytesIO()
+    images = [
+        fits.ImageHDU(np.full((8, 8), value, np.float32), name=name)
+        for name, value in (("g", 50.0), ("r", 2.0), ("i", 9.0))
+    ]
+    fits.HDUList([fits.PrimaryHDU(), *images]).writeto(buffer)
+    expected = {None: (0.2, 0.5), ("i", "r"): (0.9, 0.02), ("g",): (1.0, 0.5)}
+    for bands, values in expected.items():
+        request = ExplainRequest(buffer.getvalue(), RequestOptions(bands=bands))
+        prepared = PreparedImage.from_request(request, spec, 1_000_000)
+        assert prepared.image.mean((1, 2)).tolist() == pytest.approx(values)

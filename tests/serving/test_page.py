@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from apercu.deploy.serving.page import FOLDER
 
@@ -190,6 +191,25 @@ def test_what_the_browser_cannot_read_is_shown_by_the_server(
     page.wait_for_selector("#views canvas")
     size = page.eval_on_selector("#views canvas", "canvas => [canvas.width, canvas.height]")
     assert size == [48, 40]
+
+
+def test_another_frame_of_a_file(visit, address, tmp_path) -> None:
+    pages = [Image.new("L", (48, 40), grey) for grey in (0, 255)]
+    pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
+    page = visit(address)
+    page.set_input_files("#file", str(tmp_path / "pages.tif"))
+    page.wait_for_selector("#views canvas")
+    assert page.inner_text("#count") == "of 2"
+    removed = "#views figure:nth-child(3) canvas"
+    first = _pixels(page, removed)
+    page.fill("#frame", "2")
+    page.press("#frame", "Enter")
+    _until(page, lambda: _pixels(page, removed) != first)
+    page.locator("#classes .class").nth(1).click()
+    page.wait_for_timeout(200)
+    assert page.input_value("#frame") == "2"
+    page.set_input_files("#file", str(tmp_path / "pages.tif"))
+    _until(page, lambda: page.input_value("#frame") == "1")
 
 
 def test_what_nobody_can_read_leaves_no_other_map_behind(visit, address, picture, tmp_path) -> None:

@@ -10,7 +10,7 @@ const at = (id) => document.getElementById(id);
 const dials = () => ({ opacity: Number(at("opacity").value), threshold: Number(at("level").value) });
 
 let about = null;
-let shown = null; // { image, picture, record, answers, views: [first, second or null] }
+let shown = null; // { image, frame, picture, record, answers, views: [first, second or null] }
 let turn = 0; // answers to earlier questions are dropped
 
 function say(words, wrong = false) {
@@ -57,16 +57,16 @@ async function exampleItem(number) {
   return item;
 }
 
-// Explains a new image, whoever brought it.
-function open(blob) {
+// Explains a new image, whoever brought it, or another frame of it.
+function open(blob, frame = 0) {
   halt();
   return trying(async () => {
     const mine = ++turn;
     if (about === null) await begin(); // asks for the token
     say("Looking …");
-    const own = await createImageBitmap(blob).catch(() => null);
+    const own = frame ? null : await createImageBitmap(blob).catch(() => null);
     const many = about.explainer === "mask" ? Math.min(5, about.classes.length) : 1;
-    const record = await explain(blob, { top: many, picture: own === null }).catch((error) => {
+    const record = await explain(blob, { top: many, picture: own === null, frame }).catch((error) => {
       if (mine === turn) forget();
       throw error;
     });
@@ -74,7 +74,7 @@ function open(blob) {
     const image = own ?? (await decode(record.picture));
     const picture = pixelsOf(image, ...fitted(image, MOST));
     const answers = new Map(record.answers.map((answer) => [answer.index, answer]));
-    shown = { image: blob, picture, record, answers, views: [null, null] };
+    shown = { image: blob, frame, picture, record, answers, views: [null, null] };
     part("result");
     const reader = record.read_by === "classifier" ? "as the classifier sees it" : "as the explainer reads the classifier";
     at("reader").textContent = record.value === undefined ? reader : `value ${record.value.toPrecision(4)}, ${reader}`;
@@ -89,7 +89,7 @@ async function choose(index, place) {
   const mine = turn;
   if (!shown.answers.has(index)) {
     say("Looking …");
-    const record = await explain(shown.image, { target: index });
+    const record = await explain(shown.image, { target: index, frame: shown.frame });
     if (mine !== turn) return;
     for (const answer of record.answers) shown.answers.set(answer.index, answer);
     say("");
@@ -196,6 +196,9 @@ for (const id of ["file", "camera"]) {
     target.value = "";
   });
 }
+at("frame").addEventListener("change", ({ target }) => {
+  if (shown && target.validity.valid && target.value) open(shown.image, target.valueAsNumber - 1);
+});
 for (const id of ["opacity", "level"]) at(id).addEventListener("input", redraw);
 at("save").addEventListener("click", async () => {
   const canvases = shown.views.filter(Boolean).flatMap((view) => view.canvases);
@@ -213,7 +216,7 @@ at("search").addEventListener("submit", (event) => {
   trying(async () => {
     const mine = turn;
     if (index < 0 || !shown.answers.has(index)) {
-      const record = await explain(shown.image, { target: index < 0 ? word : index });
+      const record = await explain(shown.image, { target: index < 0 ? word : index, frame: shown.frame });
       if (mine !== turn) return;
       shown.answers.set(record.answers[0].index, record.answers[0]);
       await choose(record.answers[0].index, 0);
