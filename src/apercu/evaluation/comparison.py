@@ -71,7 +71,9 @@ def run_comparison(
         check_writable(out)
     with nullcontext() if out is None else RunRecord(out, {}, "comparison").begin():
         halves = is_threshold_needed(settings.metrics or METRICS)
-        sample = draw_sample(classifier, source, settings.limit, settings.seed, halves=halves)
+        sample = draw_sample(
+            classifier, source, settings.limit, settings.seed, halves=halves, report=progress
+        )
         metrics = _choose_metrics(classifier, sample, settings)
         evaluator = Evaluator(classifier, sample, metrics, settings, progress)
         invocation = Invocation(command, describe_environment(settings.seed, classifier.device))

@@ -203,6 +203,7 @@ class Evaluator:
         curves: dict[str, list[Tensor]] = {}
         constant = 0
         done = 0 if records is self.sample.tune else len(self.sample.tune)
+        self.progress(name, done, len(self.sample.tune) + len(self.sample.test))
         for batch in self.sample.read_batches(self.classifier, records, self.settings.batch):
             inputs = MetricInputs(
                 explainer=explainer,

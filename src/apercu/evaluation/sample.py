@@ -14,7 +14,11 @@ from apercu.classifiers import Classifier
 from apercu.errors import ImagesError
 from apercu.images import Batch, ImageSource, batches
 from apercu.metrics.pointing import true_regions
+from apercu.progress import ProgressCallback, ignore_progress
 from apercu.types import Images, Regions, Targets
+
+READING_TITLE = "reading images"
+"""Title of the work of reading a sample."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,7 @@ def draw_sample(
     seed: int,
     *,
     halves: bool = True,
+    report: ProgressCallback = ignore_progress,
 ) -> EvalSample:
     """Choose `limit` images at random, and read each once.
 
@@ -126,11 +131,14 @@ def draw_sample(
     tune, test = split_indices(len(source), limit, seed, halves=halves)
     digest = hashlib.sha256()
     records: list[SampleRecord] = []
+    total = len(tune) + len(test)
+    report(READING_TITLE, 0, total)
     for batch in batches(source, classifier.prepare, 16, indices=tune + test):
         new = _make_records(batch, _find_targets(classifier, source, batch))
         for record, content in zip(new, _pack_contents(batch), strict=True):
             digest.update(record.digest_text.encode() + content)
         records += new
+        report(READING_TITLE, len(records), total)
     count = len(tune)
     return EvalSample(source, tuple(records[:count]), tuple(records[count:]), digest.hexdigest())
 

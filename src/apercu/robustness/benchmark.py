@@ -16,6 +16,7 @@ from apercu.evaluation.sample import EvalBatch, EvalSample, draw_sample
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.images import ImageSource
+from apercu.progress import ignore_progress
 from apercu.robustness.attack_runner import AttackRunner, build_logits_fn, prefers_smaller_change
 from apercu.robustness.attacks import Attack
 from apercu.robustness.curves import compute_norms, overlap_of_strongest
@@ -42,6 +43,7 @@ class StressBenchmark:
         filters: filters by name; None is no filter.
         explainer: explainer that was trained for this classifier, and whose maps are compared.
         surrogate: another classifier, which is attacked, too.
+        report: receives how many images were read, before the attacks.
     """
 
     classifier: Classifier
@@ -51,6 +53,7 @@ class StressBenchmark:
     filters: Mapping[str, Filter | None]
     explainer: TrainedExplainer[Any, Any] | None = None
     surrogate: Classifier | None = None
+    report: ProgressFn = field(default=ignore_progress, repr=False)
     sample: EvalSample = field(init=False)
     runner: AttackRunner = field(init=False)
 
@@ -70,7 +73,9 @@ class StressBenchmark:
             self.classifier, self.filters, self.explainer, self.surrogate, plan.seed
         )
         object.__setattr__(self, "runner", runner)
-        sample = draw_sample(self.classifier, self.source, plan.limit, plan.seed, halves=False)
+        sample = draw_sample(
+            self.classifier, self.source, plan.limit, plan.seed, halves=False, report=self.report
+        )
         object.__setattr__(self, "sample", sample)
 
     @property
@@ -141,6 +146,7 @@ class StressBenchmark:
         words += ["through", job.known_filter] if job.known_filter else []
         title = " ".join([*words, *(["on the surrogate"] if job.on_surrogate else [])])
         records, count = self.sample.test, 0
+        progress(title, 0, len(records))
         for batch in self.sample.read_batches(self.classifier, records, self.plan.batch):
             self._add_results(job, batch, result)
             count += len(batch.records)

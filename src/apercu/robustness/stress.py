@@ -68,7 +68,7 @@ def run_stress_test(
     check_writable(out)
     with lock_folder(out):
         benchmark = StressBenchmark(
-            classifier, source, plan, attacks, filters, explainer, surrogate
+            classifier, source, plan, attacks, filters, explainer, surrogate, progress
         )
         jobs = benchmark.run(out, progress)
         about["limit"] = len(benchmark.sample.test)

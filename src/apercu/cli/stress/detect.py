@@ -92,17 +92,17 @@ def detect(
     cases = expand_budgets(named, budgets)
     source = open_images(images, channels=opened.channels, bands=opened.bands)
     check_writable(out)
-    with on_interrupt(f"{out} keeps what is finished; the same command continues"):
+    interruptible = on_interrupt(f"{out} keeps what is finished; the same command continues")
+    with interruptible, show_progress(lines=True) as report:
         benchmark = DetectionBenchmark(
-            opened, source, extractors, parsed_detectors, cases, limit, seed
+            opened, source, extractors, parsed_detectors, cases, limit, seed, report
         )
-        with show_progress(lines=True) as report:
-            rows = detect_attacks(
-                benchmark,
-                out,
-                progress=report,
-                command=shlex.join(["apercu", *read_arguments()]),
-            )
+        rows = detect_attacks(
+            benchmark,
+            out,
+            progress=report,
+            command=shlex.join(["apercu", *read_arguments()]),
+        )
     for name, epsilon in cases.keys() - {(row.attack, row.epsilon) for row in rows}:
         warn(f"{name} fools the classifier with none of the images" + _format_budget(epsilon))
     for row in rows:

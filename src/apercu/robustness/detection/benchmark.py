@@ -20,6 +20,7 @@ from apercu.evaluation.cost import describe_environment
 from apercu.evaluation.sample import EvalSample, SampleRecord, draw_sample
 from apercu.images import ImageSource
 from apercu.io import check_writable, write_file, write_json
+from apercu.progress import ignore_progress
 from apercu.robustness.attacks import Attack
 from apercu.robustness.detection.calibration import (
     FALSE_ALARMS,
@@ -91,6 +92,7 @@ class DetectionBenchmark:
         attacks: attacks by name and budget; detectors never learn from them.
         limit: largest number of images.
         seed: seed of the halves.
+        report: receives how many images were read, before the attacks.
     """
 
     classifier: Classifier
@@ -100,10 +102,13 @@ class DetectionBenchmark:
     attacks: Mapping[AttackKey, Attack]
     limit: int | None = None
     seed: int = 0
+    report: ProgressFn = field(default=ignore_progress, repr=False)
     sample: EvalSample = field(init=False)
 
     def __post_init__(self) -> None:
-        sample = draw_sample(self.classifier, self.source, self.limit, self.seed)
+        sample = draw_sample(
+            self.classifier, self.source, self.limit, self.seed, report=self.report
+        )
         check_enough(len(sample.tune), FEWEST_IMAGES * FOLDS // (FOLDS - 1))
         object.__setattr__(self, "sample", sample)
 
@@ -162,6 +167,7 @@ class DetectionBenchmark:
             pass
         parts: dict[str, list[torch.Tensor]] = {name: [] for name in (*self.extractors, "fooled")}
         count = 0
+        progress(title, 0, len(records))
         for batch in self.sample.read_batches(self.classifier, records, BATCH):
             images = batch.images
             with torch.no_grad():
