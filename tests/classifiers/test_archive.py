@@ -15,7 +15,13 @@ from torch import nn
 
 from apercu.classifiers import open_classifier
 from apercu.classifiers.sources.archive import copy_checked_archive
-from apercu.errors import ClassifierError
+from apercu.errors import ClassifierError, UntrustedError
+
+ENUM = (
+    r"\"context\": \"[{\\\"__enum__\\\": true, \\\"fqn\\\": \\\"evil_of_archive:X\\\", "
+    r"\\\"name\\\": \\\"A\\\"}]\""
+)
+"""A context for which torch would import the module `evil_of_archive`."""
 
 
 class _Bomb:
@@ -86,6 +92,14 @@ def test_a_pickle_among_the_sample_inputs_is_never_loaded(plain: Path, tmp_path:
         ("models/model.json", "builtins.tuple", "collections.defaultdict", "in_spec"),
         ("model_weights_config.json", '"use_pickle": false', '"use_pickle": true', "in a pickle"),
         ("model_weights_config.json", "weight_0", "opaque_obj_0", "in a pickle"),
+        ("models/model.json", r"\"context\": \"[]\"", ENUM, "in_spec"),
+        ("models/model.json", '"name": "relu"', '"name": "x = exec(1) #"', "the name"),
+        ("models/model.json", '"name": "relu"', r'"name": "a\nb"', "the name"),
+        ("models/model.json", '"3.weight"', "\"3') + exec('1\"", "the parameter_name"),
+        ("models/model.json", '{"aten"', '{"a b"', "the key"),
+        ("models/model.json", '"forward_arg_names": ["', '"forward_arg_names": ["a=1, ', "names"),
+        ("model_weights_config.json", '"3.weight"', r'"3\".weight"', "the key"),
+        ("archive_format", "pt2", "#!/bin/sh", "a member"),
     ],
 )
 def test_archives_that_could_run_code_are_refused(
@@ -96,16 +110,104 @@ def test_archives_that_could_run_code_are_refused(
         copy_checked_archive(path)
 
 
-@pytest.mark.parametrize("name", ["data/weights/model.pt", "data/aotinductor/model/a.so"])
-def test_pickled_weights_and_compiled_code_are_refused(
-    plain: Path, tmp_path: Path, name: str
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [
+        ("net/data/weights/model.pt", "legacy pickle"),
+        ("net/data/constants/model.pt", "legacy pickle"),
+        ("net/data/aotinductor/model/a.so", "compiled code"),
+        ("net/data/aotinductor/model/inner.pt2", "compiled code"),
+        ("net/data/constants/custom_obj_0", "a member"),
+        ("net/data/constants/opaque_obj_0", "a member"),
+        ("net/data/weights/weight_0.so", "a member"),
+        ("net/data/weights/../weight_0", "a member"),
+        ("net/models/other.json", "a member"),
+        ("net/executorch/a.pte", "a member"),
+        ("net/xl_model_weights/model_param_config.json", "a member"),
+        ("net/evil.py", "a member"),
+        ("net/models/model.json", "twice"),
+        ("net/data/weights/weight_0", "twice"),
+        ("other/data/weights/weight_99", "more than one folder"),
+        ("serialized_state_dict.pt", "more than one folder|a member"),
+        ("version", "more than one folder|a member"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_members_that_are_on_no_list_are_refused(
+    plain: Path, tmp_path: Path, name: str, match: str
 ) -> None:
     path = tmp_path / "bad.pt2"
     path.write_bytes(plain.read_bytes())
     with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr(f"net/{name}", b"")
-    with pytest.raises(ClassifierError, match=r"legacy pickle|compiled code"):
-        copy_checked_archive(path)
+        archive.writestr(name, b"\x7fELF")
+    with pytest.raises(UntrustedError, match=match):
+        open_classifier(path)
+
+
+def test_a_file_that_is_something_else_too_is_refused(plain: Path, tmp_path: Path) -> None:
+    path = tmp_path / "bad.pt2"
+    path.write_bytes(b"\x7fELF" + bytes(100) + plain.read_bytes())
+    with pytest.raises(UntrustedError, match="something else before the archive"):
+        open_classifier(path)
+
+
+def test_a_compressed_archive_is_no_program(plain: Path, tmp_path: Path) -> None:
+    path = tmp_path / "bad.pt2"
+    with (
+        zipfile.ZipFile(plain) as old,
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new,
+    ):
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    with pytest.raises(ClassifierError, match="is compressed"):
+        open_classifier(path)
+
+
+def test_a_structure_that_imports_a_module_is_refused(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trace = tmp_path / "ran"
+    (tmp_path / "evil_of_archive.py").write_text(f"open({str(trace)!r}, 'w')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    change = _replace(r"\"context\": \"[]\"", ENUM)
+    path = _change_entry(plain, tmp_path / "bad.pt2", "models/model.json", change)
+    with pytest.raises(UntrustedError, match="in_spec"):
+        open_classifier(path)
+    assert not trace.exists()
+    with pytest.raises(ClassifierError, match="cannot read it"):
+        open_classifier(path, trust=True)
+    assert trace.exists()  # so the check is needed
+
+
+def test_code_that_checks_shapes_is_not_run(plain: Path, tmp_path: Path) -> None:
+    trace = tmp_path / "ran"
+    change = _replace('"guards_code": [', f'"guards_code": ["open({str(trace)!r}, \'w\')", ')
+    path = _change_entry(plain, tmp_path / "bad.pt2", "models/model.json", _end_list(change))
+    open_classifier(path)
+    assert not trace.exists()
+
+
+def _end_list(change: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
+    return lambda content: change(content).replace(b", ]", b"]")
+
+
+def test_weights_larger_than_their_bytes_are_refused(plain: Path, tmp_path: Path) -> None:
+    def change(content: bytes) -> bytes:
+        config = json.loads(content)
+        config["config"]["3.weight"]["tensor_meta"]["sizes"][0] = {"as_int": 10**12}
+        return json.dumps(config).encode()
+
+    path = _change_entry(plain, tmp_path / "bad.pt2", "model_weights_config.json", change)
+    with pytest.raises(ClassifierError, match=r"3\.weight' is larger than its bytes"):
+        open_classifier(path)
+
+
+def test_deep_json_is_damage(plain: Path, tmp_path: Path) -> None:
+    path = _change_entry(
+        plain, tmp_path / "bad.pt2", "models/model.json", lambda _: b"[" * 10**5 + b"]" * 10**5
+    )
+    with pytest.raises(ClassifierError, match="nested too deeply"):
+        open_classifier(path)
 
 
 @pytest.mark.parametrize(
@@ -116,6 +218,11 @@ def test_pickled_weights_and_compiled_code_are_refused(
         "Symbol('s0').x",
         "Symbol('__x__')",
         "[s0 for s0 in u0]",
+        "9**9**9",
+        "s0**9",
+        "1" * 3000,
+        "(" * 1000 + "s0" + ")" * 1000,
+        "Mod(s0, 99999999999999999999)",
         "lambda: 1",
         "s0 +",
     ],

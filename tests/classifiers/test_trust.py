@@ -1,0 +1,274 @@
+"""Cards, settings and run folders of strangers run no code, and stay in their folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from apercu import open_classifier
+from apercu.classifiers import trust as trust_module
+from apercu.classifiers.trust import check_options, limit_network
+from apercu.errors import ClassifierError, RunError, UntrustedError
+from apercu.explainers.run_folder import load_explainer
+
+GOLDEN_RUN = Path(__file__).resolve().parents[1] / "golden/runs/mask-own"
+TIMM = {"source": "timm/resnet10t", "weights": "w.safetensors"}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_typed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trust_module, "_TYPED", set())
+
+
+@pytest.fixture
+def canary(tmp_path: Path) -> Path:
+    """A file that exists once a card of `write_card` has run code."""
+    return tmp_path / "ran"
+
+
+@pytest.fixture
+def bad_card(tmp_path: Path, canary: Path) -> Path:
+    """A card that calls `os.system`."""
+    return write_json(
+        tmp_path / "card.json",
+        {"source": "os:system", "options": {"command": f"touch {canary}"}},
+    )
+
+
+@pytest.fixture
+def bad_run(tmp_path: Path, bad_card: Path) -> Path:
+    """A run folder, of an older version, whose encoder is such a card."""
+    run = tmp_path / "run"
+    shutil.copytree(GOLDEN_RUN, run)
+    shutil.copy(bad_card, run / "encoder/card.json")
+    return run
+
+
+def write_json(path: Path, content: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+    return path
+
+
+def _main(*words: object) -> int:
+    from apercu.cli import main
+
+    with pytest.raises(SystemExit) as stop:
+        main([str(word) for word in words])
+    return int(stop.value.code or 0)
+
+
+def test_a_card_does_not_call_functions(bad_card: Path, canary: Path) -> None:
+    with pytest.raises(UntrustedError, match=r"card\.json: refused, it wants to call os:system"):
+        open_classifier(bad_card)
+    assert not canary.exists()
+
+
+def test_a_run_does_not_call_functions(bad_run: Path, canary: Path) -> None:
+    with pytest.raises(UntrustedError, match=r"encoder/card\.json: refused.*--trust"):
+        load_explainer(bad_run)
+    assert not canary.exists()
+
+
+def test_a_trusted_card_calls_them(bad_card: Path, canary: Path) -> None:
+    with pytest.raises(ClassifierError, match=r"expected an nn\.Module"):
+        open_classifier(bad_card, trust=True)
+    assert canary.exists()
+
+
+VERBS: dict[str, Callable[[Path, Path, Path], list[object]]] = {
+    "explain run": lambda run, card, out: ["explain", run, "planted", "--out", out],
+    "explain card": lambda run, card, out: [
+        *("explain", GOLDEN_RUN, "planted", "--classifier", card, "--out", out)
+    ],
+    "compare card": lambda run, card, out: [
+        *("compare", "--classifier", card, "--images", "planted:images=4", "--out", out)
+    ],
+    "export": lambda run, card, out: ["export", run, "--out", out],
+    "batch": lambda run, card, out: ["batch", run, GOLDEN_RUN, "--out", out],
+    "train": lambda run, card, out: [
+        *("train", "mask", "--classifier", card, "--images", "planted:images=9", "--out", out)
+    ],
+    "train encoder": lambda run, card, out: [
+        *("train", "mask", "--classifier", GOLDEN_RUN / "encoder/card.json"),
+        *("--encoder", card, "--images", "planted:images=9,size=32", "--out", out),
+    ],
+    "stress": lambda run, card, out: [
+        *("stress", "--classifier", card, "--images", "planted:images=4", "--out", out)
+    ],
+    "stress train": lambda run, card, out: [
+        *("stress", "train", "--classifier", card, "--images", "planted:images=9", "--out", out)
+    ],
+    "evaluate-features": lambda run, card, out: [
+        *("evaluate-features", "--network", f"a={card}", "--images", "planted:images=9"),
+        *("--test", "planted:images=9", "--out", out),
+    ],
+    "pretrain": lambda run, card, out: [
+        *("pretrain", "contrastive", "--images", "planted:images=9", "--backbone", card),
+        *("--out", out),
+    ],
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_no_verb_runs_the_code_of_a_file(
+    verb: str,
+    bad_run: Path,
+    bad_card: Path,
+    canary: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code = _main(*VERBS[verb](bad_run, bad_card, tmp_path / "out"))
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert code == 2 and not canary.exists()
+    assert "refused, it wants to call os:system" in lines[-1]
+    assert "Traceback" not in "".join(lines)
+
+
+def test_the_option_trust_ends_with_its_command(
+    bad_card: Path, canary: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("compare", "--classifier", bad_card, "--images", "planted:images=4", "--out")
+    assert _main(*words, tmp_path / "a", "--trust") == 2
+    assert canary.exists() and "expected an nn.Module" in capsys.readouterr().err
+    canary.unlink()
+    assert _main(*words, tmp_path / "b") == 2
+    assert not canary.exists()
+
+
+def test_a_typed_factory_runs_and_cards_may_name_it_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mynet_of_trust.py").write_text(
+        "from torch import nn\n\n"
+        "def make(classes=3):\n"
+        "    module = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, classes))\n"
+        "    module.input = {'size': [8, 8]}\n"
+        "    return module\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    spec = "mynet_of_trust:make"
+    plain = write_json(tmp_path / "plain.json", {"source": spec})
+    other = write_json(tmp_path / "other.json", {"source": spec, "options": {"classes": 4}})
+    with pytest.raises(UntrustedError, match="type it yourself"):
+        open_classifier(plain)
+    assert len(open_classifier(spec).classes) == 3
+    assert len(open_classifier(plain).classes) == 3
+    with pytest.raises(UntrustedError, match="--trust"):  # the options are not those that ran
+        open_classifier(other)
+    assert len(open_classifier(other, trust=True).classes) == 4
+
+
+def test_the_factories_of_this_package_may_be_named(tiny_card: Path) -> None:
+    assert open_classifier(tiny_card).spec == str(tiny_card)
+    assert load_explainer(GOLDEN_RUN).kind == "mask"
+
+
+def test_a_file_of_settings_does_not_call_functions(
+    tiny_card: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, plan = tmp_path / "mask.yaml", tmp_path / "plan.yaml"
+    config.write_text("encoder: os:getcwd\n")
+    words = ("train", "mask", "--classifier", tiny_card, "--images", "planted:images=9,size=32")
+    assert _main(*words, "--config", config, "--out", tmp_path / "a") == 2
+    assert f"{config}: encoder: refused, it wants to call os:getcwd" in capsys.readouterr().err
+    plan.write_text("classifier: os:getcwd\nimages: planted\n")
+    assert _main("stress", "--plan", plan, "--out", tmp_path / "b") == 2
+    assert f"{plan}: classifier: refused" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"pretrained_cfg": {"url": "x"}},
+        {"pretrained_cfg": "a"},
+        {"pretrained_cfg_overlay": {"file": "w.pth"}},
+        {"checkpoint_path": "weights"},
+        {"features_only": True},
+        {"cache_dir": "x"},
+        {"a": "/etc/passwd"},
+        {"a": ["https://example.com/x"]},
+        {"a": {"b": "../x"}},
+        {"a": {"checkpoint_path": "x"}},
+    ],
+)
+def test_options_name_no_files_and_no_addresses(options: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ClassifierError, match=r"options\.\w+ is refused.*`weights`"):
+        open_classifier(write_json(tmp_path / "card.json", {**TIMM, "options": options}))
+
+
+def test_plain_options_pass() -> None:
+    check_options("timm/x", {"act_layer": "relu", "drop_rate": 0.1, "depths": [2, 2], "a": None})
+
+
+@pytest.mark.parametrize("key", ["weights", "classes", "source"])
+@pytest.mark.parametrize("way", ["above", "absolute", "link"])
+def test_paths_stay_in_the_folder_of_the_card(key: str, way: str, tmp_path: Path) -> None:
+    name = "net.onnx" if key == "source" else "file.txt"
+    outside = tmp_path / name
+    outside.write_text("secret")
+    folder = tmp_path / "card"
+    folder.mkdir()
+    (folder / "link").mkdir()
+    (folder / "link" / name).symlink_to(outside)
+    path = {"above": f"../{name}", "absolute": str(outside), "link": f"link/{name}"}[way]
+    content = {**TIMM, key: path}
+    if key == "source":
+        del content["weights"]
+    card = write_json(folder / "card.json", content)
+    with pytest.raises(UntrustedError, match=rf"{key} .*leads out of the folder of the card"):
+        open_classifier(card)
+    with pytest.raises(ClassifierError) as trusted:
+        open_classifier(card, trust=True)
+    assert "leads out" not in str(trusted.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"size": [1000000, 1000000]},
+        {"size": [8, 1000000]},
+        {"size": [8000, 8000]},
+        {"size": [8, 8], "resize": 1000000},
+        {"size": [8, 8], "mean": [float("nan")] * 3, "std": [1, 1, 1]},
+        {"channels": 10**9, "size": [8, 8]},
+    ],
+)
+def test_an_input_of_impossible_size_is_refused(changes: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ClassifierError, match=r"card\.json: input"):
+        open_classifier(write_json(tmp_path / "card.json", {**TIMM, "input": changes}))
+
+
+def test_a_network_larger_than_its_weights_is_not_built(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(4)}, tmp_path / "w.safetensors")
+    options = {"channels": 3, "classes": 3, "size": [32, 32], "width": 100_000}
+    card = {"source": "apercu.classifiers.small_resnet:SmallResNet", "options": options}
+    card |= {"weights": "w.safetensors", "input": {"size": [32, 32]}}
+    with pytest.raises(ClassifierError, match="more numbers than its weights"):
+        open_classifier(write_json(tmp_path / "card.json", card))
+
+
+def test_a_network_of_a_million_layers_is_not_built() -> None:
+    with pytest.raises(ClassifierError, match="more layers"), limit_network("net", 10):
+        nn.Sequential(*(nn.Sequential(nn.ReLU()) for _ in range(20_000)))
+    nn.Sequential(*(nn.ReLU() for _ in range(40_000)))  # the limit ends with its block
+
+
+def test_a_run_of_impossible_settings_is_refused(tiny_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    (run / "sha256.json").unlink()
+    config = json.loads((run / "config.json").read_text())
+    for change in ({"blocks": 1_000_000}, {"width": 4096, "blocks": 64}):
+        write_json(run / "config.json", {**config, "decoder": {**config["decoder"], **change}})
+        with pytest.raises(RunError, match="damaged"):
+            load_explainer(run)
