@@ -88,6 +88,8 @@ RUNS = ("mask-own", "counterpart", "latent")
 UNKNOWN = "zzzzzz"
 OF_MACHINE = {"cost", "environment", "calls", "command", "training_seconds", "versions"}
 """Keys of files of results that differ from call to call, or from machine to machine."""
+LATER_FORMATS = " AVIF, HEIC,"
+"""Formats of images that version 0.1.0 did not read, as a sentence about a file names them."""
 OF_CODE = {"explainers"}
 """Keys that tell Python names."""
 
@@ -396,9 +398,22 @@ def test_a_finished_batch_is_finished(command: Command) -> None:
 
 def test_a_batch_is_explained_the_same(again: Callable[[str], Path]) -> None:
     out = again("batch")
-    check_same(rows(GOLDEN / "maps"), rows(out))
+    now = [row | {"error": without_later_formats(row["error"])} for row in rows(out)]
+    check_same(rows(GOLDEN / "maps"), now)
     check_json("maps/job.json", out / "job.json")
-    assert (out / "errors.csv").read_text() == (GOLDEN / "maps" / "errors.csv").read_text()
+    errors = without_later_formats((out / "errors.csv").read_text())
+    assert errors == (GOLDEN / "maps" / "errors.csv").read_text()
+
+
+def without_later_formats(error: str | None) -> str | None:
+    """What is said of a file that is no image, without the formats that came after 0.1.0.
+
+    The sentence must name them, and otherwise be the same.
+    """
+    if error is None:
+        return None
+    assert error.count("not an image") == error.count(LATER_FORMATS)
+    return error.replace(LATER_FORMATS, "")
 
 
 def rows(out: Path) -> list[dict[str, Any]]:

@@ -146,9 +146,8 @@ def _translate_errors(name: str) -> Iterator[None]:
             "resize it first"
         ) from error
     except UnidentifiedImageError as error:
-        usual = ", ".join(FORMATS[:-1])
         raise ImageError(
-            f"{name}: not an image, expected {usual}, DICOM, FITS, "
+            f"{name}: not an image, expected {', '.join(FORMATS)}, HEIC, DICOM, FITS, "
             "or .npy for any number of channels"
         ) from error
     except DECODER_ERRORS as error:
