@@ -153,7 +153,8 @@ def train(
             shows = progress and is_main_process()
             report = stack.enter_context(show_progress()) if shows else ignore_progress
         trainer = Trainer(classifier, images, run, hardware, seed, say, report)
-        stack.enter_context(_record(trainer, classifier, settings).begin(resume=resume))
+        record = _record(trainer, classifier, settings, stand_in)
+        stack.enter_context(record.begin(resume=resume))
         if stand_in is not None:
             trainer, facts = _replace_classifier(trainer, stand_in)
         elif needs_student:
@@ -260,11 +261,17 @@ def _judge(
     return {LOOKS_TRAINED: float(not doubts)}
 
 
-def _record(trainer: Trainer, classifier: Classifier, settings: ExplainerSettings) -> RunRecord:
+def _record(
+    trainer: Trainer,
+    classifier: Classifier,
+    settings: ExplainerSettings,
+    student: Classifier | None = None,
+) -> RunRecord:
     """Return the record of what the explainer depends on."""
     return trainer.make_record(
         settings,
         fingerprint=classifier.fingerprint,
+        student="" if student is None else student.fingerprint,
         classifier=ClassifierInfo.from_classifier(classifier),
     )
 

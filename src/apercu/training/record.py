@@ -35,6 +35,8 @@ class TrainingContext(BaseModel):
         devices: number of devices that share the work.
         precision: precision of the numbers.
         wanted: digest of the targets that come with the images, where there are any.
+        student: fingerprint of the classifier that stands in for one without gradients, where it
+            was given.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,6 +47,7 @@ class TrainingContext(BaseModel):
     devices: int = 1
     precision: str = "32-true"
     wanted: str = ""
+    student: str = ""
 
 
 def make_record(

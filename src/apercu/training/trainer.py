@@ -95,6 +95,7 @@ class Trainer:
         *,
         fingerprint: str | None = None,
         targets: str = "",
+        student: str = "",
         **parts: BaseModel,
     ) -> RunRecord:
         """Return the record of the training in the run folder, to begin it with.
@@ -103,6 +104,7 @@ class Trainer:
             settings: the settings of the training.
             fingerprint: fingerprint of the classifier; that of this trainer's when None.
             targets: digest of the targets that come with the images, where there are any.
+            student: fingerprint of a classifier that stands in for it, where one was given.
             parts: what else the result depends on, by the stem of its JSON file.
 
         Returns:
@@ -120,6 +122,7 @@ class Trainer:
             devices=self.hardware.devices,
             precision=self.hardware.precision,
             wanted=targets,
+            student=student,
         )
         return make_record(self.run, context, settings, **parts)
 
