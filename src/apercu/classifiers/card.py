@@ -235,6 +235,26 @@ def strip_source(source: str) -> str:
     return source if prefix is None else source.removeprefix(prefix).partition("?")[0]
 
 
+def make_input(subject: str, **values: Any) -> InputSpec:
+    """Return an input of values that come from a file or from what was typed.
+
+    Args:
+        subject: where they come from, for the error.
+        values: the values, by the keys of an input.
+
+    Returns:
+        The input.
+
+    Raises:
+        ClassifierError: they do not fit each other, or are impossible.
+    """
+    try:
+        return InputSpec.model_validate(values)
+    except ValidationError as error:
+        mistakes = "; ".join(describe_mistakes(error, InputSpec))
+        raise ClassifierError(f"{subject}: {mistakes}") from None
+
+
 def describe_mistakes(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
     """Yield one clause per mistake that pydantic found while it validated `model`."""
     for mistake in error.errors(include_url=False):

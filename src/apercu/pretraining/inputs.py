@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from apercu.classifiers import Classifier, InputSpec
+from apercu.classifiers.card import make_input
 from apercu.errors import ConfigError, ImageError, ImagesError
 from apercu.images import ImageSource, batches
 from apercu.images.catalogue import (
@@ -148,6 +149,7 @@ def choose_input(source: ImageSource, options: InputOptions) -> InputSpec:
 
     Raises:
         ImagesError: no image can be read, or they hold raw counts that may not be stretched.
+        ClassifierError: the size is impossible.
     """
     sample, channels = list(sample_pictures(source)), options.channels
     if not sample:
@@ -163,7 +165,8 @@ def choose_input(source: ImageSource, options: InputOptions) -> InputSpec:
     if start and raw and options.stretching == "auto" and start.stretch:
         stretch = start.stretch
     height, width = (options.size or min(side, LARGEST_SIZE) for side in sample[0].shape[1:])
-    return InputSpec(
+    return make_input(
+        "images",
         channels=channels,
         size=(height, width),
         mean=start.mean if start else (0.5,) * channels,

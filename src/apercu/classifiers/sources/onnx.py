@@ -17,7 +17,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
-from apercu.classifiers.card import ClassifierCard, InputSpec, describe_mistakes
+from apercu.classifiers.card import ClassifierCard, InputSpec, describe_mistakes, make_input
 from apercu.classifiers.network import BlackBox, Network
 from apercu.errors import ClassifierError
 from apercu.extras import require_extra
@@ -163,7 +163,8 @@ def resolve_input(
         raise ClassifierError(
             f"{name}: the file takes images of any size; say input.size in a classifier card"
         )
-    return GraphInput(InputSpec(channels=channels, size=(height, width)), batch, layout)
+    spec = make_input(name, channels=channels, size=(height, width))
+    return GraphInput(spec, batch, layout)
 
 
 def _guess_layout(shape: Sequence[int | None], card: ClassifierCard) -> Layout:
