@@ -142,7 +142,7 @@ def test_probabilities_become_logits_whose_softmax_gives_them_back() -> None:
 @pytest.mark.parametrize(
     ("forward", "output", "match"),
     [
-        (lambda x: (x,), "logits", "one tensor as its output, got tuple"),
+        (lambda x: ("a", 1), "logits", "one tensor as its output, got tuple"),
         (lambda x: x, "logits", "expected 1 × classes numbers .* got 1 × 3 × 4 × 5"),
         (lambda x: x.flatten(1), "probability", "expected 1 × 1 numbers"),
         (lambda x: x.flatten(1) * 100, "probabilities", r"probabilities in \[0, 1\]"),

@@ -28,11 +28,15 @@ from apercu.deploy.inference import open_engine
 from apercu.deploy.serving.requests import ExplainRequest, RequestOptions
 from apercu.deploy.serving.worker import ImageWorker, WorkerSetup, open_explainer
 from apercu.errors import ClassifierError, ConfigError
+from apercu.evaluation.sample import draw_sample
 from apercu.explain.explain_images import ExplainRun, select_images
 from apercu.explain.options import ExplainOptions
+from apercu.explainers.counterpart.settings import COUNTERPART_PRESETS
 from apercu.explainers.mask.settings import MASK_PRESETS
 from apercu.explainers.registry import find_kind
 from apercu.explainers.train import train_explainer
+from apercu.maps import min_max_scale
+from apercu.methods import Gradient
 from apercu.training.trainer import Hardware, Trainer
 
 PLANTED = "planted:size=32,images=24,classes=3,difficulty=0"
@@ -200,6 +204,48 @@ def test_one_logit_trains(tmp_path: Path) -> None:
     assert explainer.classes == ("not class", "class")
     maps = explainer(IMAGES, "not class")
     assert maps.shape == (2, 32, 32)
+
+
+def test_counterparts_of_a_regression_make_it_lower_and_higher(
+    regression: tuple[Path, Path], tmp_path: Path
+) -> None:
+    settings = COUNTERPART_PRESETS.parse(
+        {
+            "generators": {"width": 16, "resolution": 4},
+            "embedding": {"images": 24},
+            "schedule": {"steps": 2, "batch": 4},
+        }
+    )
+    classifier = open_classifier(regression[0])
+    source = open_images(PLANTED)
+    fit = Trainer(classifier, source, tmp_path / "run", Hardware("cpu"), say=lambda line: None)
+    explainer = train_explainer(settings, fit, classifier)
+    predicted = classifier(IMAGES).argmax(1)
+    pair = explainer.counterparts(IMAGES, logits=classifier(IMAGES))
+    assert torch.equal(pair.target, 1 - predicted)
+    image = explainer.explain(IMAGES[0], classifier=classifier)
+    assert {image.target.index, image.predicted.index} == {0, 1}
+    assert image.value == pytest.approx(
+        float(classifier.output.find_values(classifier(IMAGES[:1]))), abs=1e-4
+    )
+
+
+def test_a_comparison_measures_the_sigmoid(several: tuple[Path, Path], tmp_path: Path) -> None:
+    classifier = open_classifier(several[0])
+    source = open_images(PLANTED)
+    results = apercu.compare(
+        classifier, source, methods="gradient", metrics="average_drop", limit=4, out=tmp_path
+    )
+    [row] = results.rows
+    sample = draw_sample(classifier, source, 4, 0, halves=False)
+    scores = []
+    for batch in sample.read_batches(classifier, sample.test, 4):
+        maps = Gradient()(classifier, batch.images, batch.targets)
+        whole = classifier(batch.images).sigmoid().gather(1, batch.targets[:, None])[:, 0]
+        masked = batch.images * min_max_scale(maps)[:, None]
+        left = classifier(masked).sigmoid().gather(1, batch.targets[:, None])[:, 0]
+        scores.append((whole - left).clamp(min=0) / whole)
+    assert row.value == pytest.approx(float(torch.cat(scores).mean()), abs=1e-5)
 
 
 def test_counterparts_of_several_classes_are_refused(several: tuple[Path, Path]) -> None:

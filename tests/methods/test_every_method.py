@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import inspect
 
@@ -10,11 +11,13 @@ import torch
 from torch import nn
 
 from apercu import methods
-from apercu.classifiers import Classifier
+from apercu.classifiers import Classifier, ClassifierCard, wrap_module
 from apercu.errors import ClassifierError
 from apercu.methods import MapExplainer, Method, Wrapper
 
 EVERY: list[Method | Wrapper] = [
+    methods.AttentionRelevance(),
+    methods.AttentionRollout(),
     methods.Augmented(methods.GradCam(), copies=3),
     methods.Cam(),
     methods.CentreBlob(),
@@ -58,16 +61,23 @@ def all_hooks(module: nn.Module) -> int:
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in module.modules())
 
 
+@pytest.fixture
+def subject(method: Method | Wrapper, residual: Classifier, transformer: Classifier) -> Classifier:
+    """A network with attention for the methods that need it, else a convolutional one."""
+    needs_attention = isinstance(method, methods.AttentionRelevance | methods.AttentionRollout)
+    return transformer if needs_attention else residual
+
+
 @every_method
 class TestEvery:
     def test_maps_are_finite_float_and_as_large_as_the_images(
         self,
         method: Method | Wrapper,
-        residual: Classifier,
+        subject: Classifier,
         images: torch.Tensor,
         targets: torch.Tensor,
     ) -> None:
-        maps = method(residual, images, targets)
+        maps = method(subject, images, targets)
         assert maps.shape == (3, 24, 32)
         assert maps.dtype == torch.float32
         assert maps.isfinite().all()
@@ -79,15 +89,15 @@ class TestEvery:
     def test_nothing_leaks(
         self,
         method: Method | Wrapper,
-        residual: Classifier,
+        subject: Classifier,
         images: torch.Tensor,
         targets: torch.Tensor,
     ) -> None:
         before = images.clone()
-        module = residual.module
+        module = subject.module
         assert module is not None
         with torch.no_grad():
-            maps = method(residual, images, targets)
+            maps = method(subject, images, targets)
             assert not torch.is_grad_enabled()
         assert not maps.requires_grad
         assert torch.equal(images, before)
@@ -100,25 +110,25 @@ class TestEvery:
     def test_a_batch_equals_its_singles(
         self,
         method: Method | Wrapper,
-        residual: Classifier,
+        subject: Classifier,
         images: torch.Tensor,
         targets: torch.Tensor,
     ) -> None:
-        together = method(residual, images, targets)
+        together = method(subject, images, targets)
         pairs = zip(images.split(1), targets.split(1), strict=True)
-        alone = torch.cat([method(residual, *pair) for pair in pairs])
+        alone = torch.cat([method(subject, *pair) for pair in pairs])
         torch.testing.assert_close(together, alone, atol=1e-4, rtol=0)
 
     def test_the_same_call_gives_the_same_maps(
         self,
         method: Method | Wrapper,
-        residual: Classifier,
+        subject: Classifier,
         images: torch.Tensor,
         targets: torch.Tensor,
     ) -> None:
-        first = method(residual, images, targets)
+        first = method(subject, images, targets)
         torch.rand(5)
-        assert torch.equal(method(residual, images, targets), first)
+        assert torch.equal(method(subject, images, targets), first)
 
     def test_methods_are_values(self, method: Method | Wrapper) -> None:
         again = dataclasses.replace(method)  # type: ignore[type-var]
@@ -132,15 +142,15 @@ class TestEvery:
     def test_needs_are_true(
         self,
         method: Method | Wrapper,
-        residual: Classifier,
+        subject: Classifier,
         black_box: Classifier,
         images: torch.Tensor,
         targets: torch.Tensor,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        before = residual.queries
-        method(residual, images, targets)
-        assert (residual.queries > before) == bool(method.needs)
+        before = subject.queries
+        method(subject, images, targets)
+        assert (subject.queries > before) == bool(method.needs)
         if {"gradients", "layers"} & set(method.needs):
             with pytest.raises(ClassifierError):
                 method(black_box, images, targets)
@@ -149,6 +159,76 @@ class TestEvery:
         monkeypatch.setattr(Classifier, "exposes_layers", False)
         if "layers" in method.needs:
             with pytest.raises(ClassifierError, match="exposes no layers"):
-                method(residual, images, targets)
+                method(subject, images, targets)
         else:
-            method(residual, images, targets)
+            method(subject, images, targets)
+
+
+def make_head(module: nn.Module, weight: torch.Tensor) -> nn.Module:
+    """Return a copy of a network with another last layer."""
+    copied = copy.deepcopy(module)
+    head = nn.Linear(weight.shape[1], len(weight))
+    head.weight.data, head.bias.data = weight, weight.new_full((len(weight),), 0.0)
+    vars(copied)["_modules"]["head"] = head
+    return copied
+
+
+@every_method
+class TestOutputs:
+    """One logit is explained as two logits are; each of several classes as if it was alone."""
+
+    def test_one_logit_has_the_maps_of_two_logits(
+        self, method: Method | Wrapper, subject: Classifier, images: torch.Tensor
+    ) -> None:
+        weight = subject.module.head.weight[:1].detach()  # type: ignore[union-attr]
+        spec, targets = subject.network.input, [1, 0, 1]
+        one, two = (
+            wrap_module(
+                make_head(subject.module, rows),  # type: ignore[arg-type]
+                ClassifierCard(source="tests:network", input=spec, output=output),
+            )
+            for rows, output in (
+                (weight, "sigmoid"),
+                (torch.cat((-weight / 2, weight / 2)), "logits"),
+            )
+        )
+        torch.testing.assert_close(
+            method(one, images, targets), method(two, images, targets), atol=1e-5, rtol=1e-3
+        )
+        assert method(one, images, "class").shape == (3, *images.shape[2:])
+
+    def test_one_of_several_classes_has_the_maps_that_it_has_alone(
+        self, method: Method | Wrapper, subject: Classifier, images: torch.Tensor
+    ) -> None:
+        weights = subject.module.head.weight[:3].detach()  # type: ignore[union-attr]
+        several, alone = (
+            wrap_module(
+                make_head(subject.module, rows),  # type: ignore[arg-type]
+                ClassifierCard(source="tests:network", input=subject.network.input, output=output),
+            )
+            for rows, output in ((weights, "sigmoid"), (weights[1:2], "sigmoid"))
+        )
+        first, second = method(several, images, 1), method(alone, images, "class")
+        scale = 2.0 if _is_linear_in_the_logit(method) else 1.0
+        torch.testing.assert_close(first, scale * second, atol=1e-5, rtol=1e-3)
+
+
+def _is_linear_in_the_logit(method: Method | Wrapper) -> bool:
+    """Whether maps are on the scale of the logit, which is halved where it stands for two."""
+    first = method.method if isinstance(method, Wrapper) else method
+    kinds = (
+        methods.Cam,
+        methods.GradCam,
+        methods.GradCamPlusPlus,
+        methods.Gradient,
+        methods.GuidedBackprop,
+        methods.GuidedIntegratedGradients,
+        methods.InputXGradient,
+        methods.IntegratedGradients,
+        methods.Lrp,
+        methods.Occlusion,
+        methods.SmoothGrad,
+        methods.SmoothTaylor,
+        methods.ZoomCam,
+    )
+    return isinstance(first, kinds)
