@@ -106,9 +106,9 @@ def spearman(first: Float[Tensor, "batch n"], second: Float[Tensor, "batch n"]) 
     """
     is_constant = (first.amin(1) == first.amax(1)) | (second.amin(1) == second.amax(1))
     ranks = (_rank_rows(first), _rank_rows(second))
-    one, other = (rows - rows.mean(1, keepdim=True) for rows in ranks)
-    lengths = one.norm(dim=1) * other.norm(dim=1)
-    correlations = (one * other).sum(1) / lengths.clamp(min=1e-12)
+    first, second = (rows - rows.mean(1, keepdim=True) for rows in ranks)
+    lengths = first.norm(dim=1) * second.norm(dim=1)
+    correlations = (first * second).sum(1) / lengths.clamp(min=1e-12)
     return torch.where(is_constant, 0.0, correlations).clamp(-1, 1)
 
 

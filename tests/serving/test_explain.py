@@ -170,5 +170,5 @@ def test_counterparts_are_the_explainers_own(serving, tiny_pair, png) -> None:
     told = call.explain(png, target=str(seen))
     assert told.status_code == 422
     name = explainer.classifier_info.classes[seen]
-    words = f"target: the image is seen as {name} already; choose another class"
+    words = f"target: the predicted class is {name} already; choose another class"
     assert told.json()["detail"] == words

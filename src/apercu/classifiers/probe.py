@@ -1,12 +1,13 @@
 """Try a network on plain images before it is used: how it takes them, and what gradients it gives.
 
 Networks of people write into their images, flatten them by `view`, keep dropout on, or cut their
-gradients off. What a network cannot do is not asked of it, and is told.
+gradients off. What a network cannot do is not tried, and a warning or an error says so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -92,7 +93,7 @@ class NetworkProbe:
     def choose_layout(self, module: nn.Module) -> TensorLayout:
         """Return the layout with channels last where a module gives the same numbers in it.
 
-        Numbers that depend on chance, or on the other images of a batch, are told.
+        A warning says if the numbers depend on chance, or on the other images of a batch.
 
         Args:
             module: the network, or the module that holds it; its weights are laid out, too.
@@ -166,7 +167,9 @@ class NetworkProbe:
 
 def freeze_module(module: nn.Module) -> None:
     """Put a module into evaluation mode, even if it overrides `train`; freeze its parameters."""
-    module.eval().requires_grad_(False)
+    with suppress(NotImplementedError):  # exported modules have no modes
+        module.eval()
+    module.requires_grad_(False)
     for part in module.modules():
         if part.training:
             part.training = False

@@ -41,13 +41,13 @@ def show_ranking(results: ComparisonResults) -> None:
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("explainer", no_wrap=True)
     left = console.width - max((len(line.name) for line in lines), default=0)
-    shown = metrics[: max(1, left // (METRIC_WIDTH + 2))]
-    for metric in shown:
+    columns = metrics[: max(1, left // (METRIC_WIDTH + 2))]
+    for metric in columns:
         arrow = "↓" if find_direction(results, metric) == "lower" else "↑"
         title = f"{METRICS[metric].title} {arrow}"
         table.add_column(title, justify="right", width=METRIC_WIDTH)
     for line in lines:
-        cells = [line.cells.get(metric) for metric in shown]
+        cells = [line.cells.get(metric) for metric in columns]
         values = ["" if cell is None else cell.value for cell in cells]
         marked = [
             f"[bold green]{value}[/]" if cell and cell.best else value
@@ -56,8 +56,8 @@ def show_ranking(results: ComparisonResults) -> None:
         dim = line.knows_truth or line.at_fixed_threshold
         table.add_row(line.name, *marked, style="dim" if dim else "")
     console.print(table)
-    if shown != metrics:
-        say(f"{len(metrics) - len(shown)} more metrics in the report")
+    if columns != metrics:
+        say(f"{len(metrics) - len(columns)} more metrics in the report")
     for name, reason in results.failed.items():
         console.print(f"not measured: {name} ({reason})", markup=False)
     console.print(write_headline(results), markup=False)

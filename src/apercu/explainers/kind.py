@@ -21,7 +21,7 @@ from apercu.training.data import TrainingImages
 MIN_VIEWS = 0.05
 """Fraction of the images of the usual training below which an explainer does not look trained."""
 FEWEST_JUDGED = 8
-"""Images held out below which it cannot be told how good an explainer is."""
+"""Number of images held out below which the quality of an explainer is not stated."""
 
 
 LOOKS_TRAINED = "looks_trained"
@@ -185,6 +185,6 @@ class ExplainerKind:
             )
         if len(classifier.classes) < self.min_classes:
             raise ClassifierError(
-                f"{classifier.spec}: expected at least {self.min_classes} classes to change "
-                f"between, got {len(classifier.classes)}"
+                f"{classifier.spec}: expected at least {self.min_classes} classes to tell apart, "
+                f"got {len(classifier.classes)}"
             )

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save
 
 from apercu.classifiers import open_classifier
 from apercu.classifiers.network import check_finite
-from apercu.classifiers.trust import limit_network
+from apercu.classifiers.trust import is_trusting, limit_network
 from apercu.errors import (
     ClassifierError,
     ConfigError,
@@ -37,7 +37,7 @@ from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.kind import LOOKS_TRAINED, CardText, describe_doubts
 from apercu.explainers.registry import find_kind
 from apercu.explainers.settings import ExplainerSettings
-from apercu.io import HASHES, find_changed_file, parse_json, write_file, write_hashes
+from apercu.io import HASHES, find_changed_file, is_inside, parse_json, write_file, write_hashes
 from apercu.networks.graph_encoder import GraphEncoder
 from apercu.training.config import CONFIG
 
@@ -46,6 +46,7 @@ FACTS, CARD = "facts.json", "card.md"
 ENCODER = "encoder"
 
 
+_FILES = (CONFIG, CLASSIFIER, FACTS, WEIGHTS, f"{ENCODER}/card.json")
 _DAMAGE = (
     *(OSError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError),
     *(AssertionError, SafetensorError, RuntimeError),
@@ -79,6 +80,12 @@ def load_explainer(
             f"{folder}: training has not finished ({WEIGHTS} is missing); "
             "continue it with `apercu train … --resume`"
         )
+    for name in () if trust or is_trusting() else _FILES:
+        if not is_inside(folder / name, folder):
+            raise UntrustedError(
+                f"{folder / name}: leads out of the run folder; copy the file there, or add "
+                "--trust (in Python trust=True) if you trust the folder"
+            )
     if changed := find_changed_file(folder):
         raise RunError(
             f"{changed}: damaged, or not the file that was saved here; copy the run again, or "
@@ -126,7 +133,7 @@ def load_doubts(run: str | Path) -> str | None:
             return None
         doubts = kind.judge_training(kind.presets.model.model_validate(content), facts)
     except (OSError, ValueError, LookupError, AttributeError, ConfigError):
-        return None  # no run, or a damaged one, which is told where it is opened
+        return None  # no run, or a damaged one; opening it raises an error
     return describe_doubts(folder, doubts) if doubts else None
 
 
@@ -174,9 +181,7 @@ def save_run(explainer: TrainedExplainer[Any, Any], run: str | Path) -> None:
     else:
         state = {k: v.contiguous().cpu() for k, v in network.state_dict().items()}
     write_file(folder / WEIGHTS, save(state))
-    encoder_card = f"{ENCODER}/card.json"
-    names = [CONFIG, CLASSIFIER, FACTS, WEIGHTS, encoder_card]
-    write_hashes(folder, [name for name in names if (folder / name).is_file()])
+    write_hashes(folder, [name for name in _FILES if (folder / name).is_file()])
 
 
 def _read_json(path: Path) -> Any:

@@ -155,6 +155,11 @@ def train(
         trainer = Trainer(classifier, images, run, hardware, seed, say, report)
         record = _record(trainer, classifier, settings, stand_in)
         stack.enter_context(record.begin(resume=resume))
+        if settings.schedule.steps < base.schedule.steps:
+            say(
+                f"{settings.schedule.steps} steps instead of {base.schedule.steps}: the parts before "
+                "them, such as the class embedding, are as much shorter"
+            )
         if stand_in is not None:
             trainer, facts = _replace_classifier(trainer, stand_in)
         elif needs_student:
@@ -252,8 +257,8 @@ def _judge(
     doubts = kind.judge_training(settings, facts)
     if doubts is None:
         trainer.say(
-            f"whether it looks trained cannot be told from {facts['measured_images']:.0f} images "
-            "that were kept from training; give it more images"
+            f"{facts['measured_images']:.0f} images kept from training are too few to say whether "
+            "it looks trained; give it more images"
         )
         return {}
     if doubts:
@@ -335,6 +340,6 @@ def _distil(
     if agreement < expected:
         trainer.say(
             f"warning: the student is not trained enough (expected {expected:.0%}); "
-            "train with more steps, or leave --steps out"
+            "train with more steps, or set --student-steps"
         )
     return student, {"student_agreement": agreement}

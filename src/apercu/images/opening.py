@@ -129,7 +129,8 @@ def open_folder(
     """Open a folder: by its labels.csv, by one sub-folder per class, or without labels.
 
     A class takes the pictures of its folder at any depth. Files without pixels among DICOM images
-    (reports, a DICOMDIR), pipes, devices and links to themselves are left out and told.
+    (reports, a DICOMDIR), pipes, devices and links to themselves are left out, which a
+    warning says.
 
     boxes.csv and masks/ are in pixels of the stored pictures, before any EXIF rotation. If
     boxes.csv repeats the label column, only the boxes of an image's label are used; otherwise all.
@@ -211,7 +212,7 @@ def _find_pictures(
 
 
 def _count_pages(path: Path) -> int:
-    """Return the number of pages of a TIFF file; 1 if it is damaged, which is told when read."""
+    """Return the number of pages of a TIFF file; 1 if it is damaged; reading it raises an error."""
     try:
         with path.open("rb") as stream:
             start = stream.read(4)

@@ -4,7 +4,7 @@ It needs true masks:
 
     empty = vacated(images, regions)
     other = exchange(images, regions, empty.roll(1, dims=0))
-    before, after = (explainer(classifier, shown, targets) for shown in (images, other))
+    before, after = (explainer(classifier, batch, targets) for batch in (images, other))
     background_invariance(before, after, regions)
 """
 

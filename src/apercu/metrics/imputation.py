@@ -33,10 +33,10 @@ def impute(images: Images, keep: Regions) -> Images:
         parts = zip(torch.split(images, count), torch.split(keep, count), strict=True)
         return torch.cat([impute(*part) for part in parts])
     nothing = ~keep.flatten(1).any(dim=1)[:, None, None, None]
-    known = keep[:, None] | nothing
-    mean = (images * known).sum(dim=(2, 3), keepdim=True) / known.sum(dim=(2, 3), keepdim=True)
+    visible = keep[:, None] | nothing
+    mean = (images * visible).sum(dim=(2, 3), keepdim=True) / visible.sum(dim=(2, 3), keepdim=True)
     start = torch.where(keep[:, None], images, mean)
-    return _solve(start, _build_grids((~known).to(images)))
+    return _solve(start, _build_grids((~visible).to(images)))
 
 
 @dataclass(frozen=True, eq=False)

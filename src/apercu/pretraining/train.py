@@ -32,7 +32,7 @@ FACTS = "facts.json"
 SAMPLED_IMAGES = 256
 """Images from which the parts of a pretext are initialised."""
 FEWEST_JUDGED = 8
-"""Images held out below which it cannot be told how good a backbone is."""
+"""Number of images held out below which the quality of a backbone is not stated."""
 MAX_ERROR_RATIO = 0.95
 """Error relative to that of the best constant above which a backbone does not look trained."""
 MAX_MISTAKEN = 0.8

@@ -111,9 +111,11 @@ class Trainer:
             The record.
 
         Raises:
+            ImagesError: there are too few images to train on.
             RunError: the folder holds a damaged checkpoint.
         """
-        _read_steps_done(self.run)  # a damaged checkpoint is told before anything else
+        split_held_out(len(self.source), self.seed)  # before anything is written
+        _read_steps_done(self.run)  # raises for a damaged checkpoint before anything else
         context = TrainingContext(
             classifier=fingerprint or self.classifier.fingerprint,
             images=self.source.name,

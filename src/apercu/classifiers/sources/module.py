@@ -13,6 +13,8 @@ from typing import Any, TypeVar, get_args
 import torch
 from pydantic import BaseModel, ValidationError
 from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.nn.parameter import is_lazy
 
 from apercu.classifiers.card import ClassifierCard, InputSpec, describe_mistakes
 from apercu.classifiers.fingerprint import digest_function, digest_module
@@ -74,6 +76,7 @@ def open_module(
     network: ForwardFn
     forward = unwrap_module(forward)
     if isinstance(forward, nn.Module):
+        _check_weights(forward, card.source)
         _undo_compilation(forward)
         network, digest = forward, digest_module(forward, card.source, card.options)
         if isinstance(forward, torch.jit.ScriptModule):
@@ -128,13 +131,20 @@ def open_in_memory(
     content |= {k: description[k] for k in ("output_name", "value_range") if k in description}
     card = _validate(ClassifierCard, content, source)
     forward = unwrap_module(forward)
+    if isinstance(forward, nn.Module):
+        _check_weights(forward, source)
     if make_copy and isinstance(forward, nn.Module):
         forward = _copy_module(forward, source)
     return open_module(forward, card, names)
 
 
 def unwrap_module(forward: Any) -> Any:
-    """Return the module inside `DataParallel` and `torch.compile`; anything else as it is."""
+    """Return the module inside `DataParallel` and `torch.compile`; anything else as it is.
+
+    An exported program becomes a module, too.
+    """
+    if isinstance(forward, ExportedProgram):
+        return forward.module(check_guards=False)
     parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     while isinstance(forward, nn.Module):
         if isinstance(forward, parallel):
@@ -144,6 +154,21 @@ def unwrap_module(forward: Any) -> Any:
         else:
             break
     return forward
+
+
+def _check_weights(module: nn.Module, source: str) -> None:
+    """Refuse a module whose weights are not there yet."""
+    weights = (*module.parameters(), *module.buffers())
+    if any(is_lazy(weight) for weight in weights):
+        raise ClassifierError(
+            f"classifier {source}: some of its layers are lazy and have no weights yet; call the "
+            "module once, or load its weights"
+        )
+    if any(weight.is_meta for weight in weights):
+        raise ClassifierError(
+            f"classifier {source}: some of its weights are on the device meta, which holds no "
+            "numbers; load its weights"
+        )
 
 
 def _is_compiled(module: nn.Module) -> bool:
@@ -179,7 +204,8 @@ def read_classes_attribute(forward: Any) -> list[str] | None:
 
 
 def read_output_attribute(forward: Any, source: str) -> OutputName | None:
-    """Return the attribute `output` of a network; a word far from those of a card is only told.
+    """Return the attribute `output` of a network; a word far from those of a card is no
+    more than a warning.
 
     Raises:
         ClassifierError: the word is near to one of a card, or means the same.

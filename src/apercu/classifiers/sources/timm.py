@@ -27,7 +27,7 @@ def open_timm(card: ClassifierCard, class_count: int | None) -> Network:
 
     Args:
         card: description of the classifier; its options go to `timm.create_model`. With
-            `pretrained: false` the weights are random, which is told.
+            `pretrained: false` the weights are random, and a warning says so.
         class_count: number of classes that the card names, or None.
 
     Returns:

@@ -19,7 +19,8 @@ def open_torchvision(card: ClassifierCard, class_count: int | None) -> Network:
 
     Args:
         card: description of the classifier; its options go to the model's builder. Of these,
-            `weights` names the weights of torchvision; with null they are random, which is told.
+            `weights` names the weights of torchvision; with null they are random, and a
+            warning says so.
         class_count: number of classes that the card names, or None.
 
     Returns:

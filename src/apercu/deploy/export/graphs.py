@@ -208,7 +208,7 @@ def build_predictor(
         return EncoderWithHead(encoder)
     if classifier is None:
         raise ConfigError(
-            f"combined: the explainer looks through an encoder of its own; give --classifier "
+            f"combined: the explainer has an encoder of its own; give --classifier "
             f"{classifier_info.spec} to join its prediction, or --no-combined"
         )
     classifier_info.check_classifier(classifier)

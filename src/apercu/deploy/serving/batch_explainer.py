@@ -320,7 +320,7 @@ class CounterpartBatchExplainer(BatchExplainer):
         predicted, *others = logits.argsort(descending=True).tolist()
         if predicted in options.targets:
             raise TargetError(
-                f"target: the image is seen as {self.classes[predicted]} already; choose another "
+                f"target: the predicted class is {self.classes[predicted]} already; choose another "
                 "class"
             )
         return torch.tensor(options.targets or others[: options.top])

@@ -177,7 +177,7 @@ class WorkerPool(WorkerClient):
         setups: one for each worker.
         deadline: seconds that a request may take; a worker at work that answers nothing for longer
             is replaced.
-        report: is told in one line when a worker is replaced.
+        report: receives a line when a worker is replaced.
     """
 
     def __init__(
@@ -222,8 +222,8 @@ class WorkerPool(WorkerClient):
                 self._forget(ticket)
 
     def count_waiting(self) -> int:
-        held = (ticket for worker in self._workers.values() for ticket in worker.held.values())
-        return len(self._queue) + sum(not ticket.begun for ticket in held)
+        tickets = (ticket for worker in self._workers.values() for ticket in worker.held.values())
+        return len(self._queue) + sum(not ticket.begun for ticket in tickets)
 
     def count_ready(self) -> int:
         return sum(worker.is_ready for worker in self._workers.values())

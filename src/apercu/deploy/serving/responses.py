@@ -57,7 +57,7 @@ def make_problem(status: int, detail: str) -> ExplainResponse:
 def describe_error(error: Exception) -> ExplainResponse:
     """Return the problem that describes an error.
 
-    Of an error that should not happen only the type is told, here and on stderr: its message may
+    Of an error that should not happen only the type is given, here and on stderr: its message may
     hold something of the image.
     """
     if isinstance(error, ApercuError):

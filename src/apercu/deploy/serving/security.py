@@ -42,7 +42,7 @@ PREFLIGHT = {
     "Access-Control-Allow-Private-Network": "true",
     "Access-Control-Max-Age": "600",
 }
-"""What a browser is told when it asks whether a page of another origin may send a request."""
+"""Headers for a browser that asks whether a page of another origin may send a request."""
 EXPOSED = "Retry-After"
 """Headers of a response that a page of another origin may read."""
 _ARRIVED = "apercu.arrived"

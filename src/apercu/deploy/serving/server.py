@@ -26,7 +26,7 @@ def serve(settings: ServeSettings, say: Callable[[str], None]) -> None:
 
     Args:
         settings: settings of the server.
-        say: is told in one line when the server is ready, and when a worker is replaced.
+        say: receives a line when the server is ready, and when a worker is replaced.
 
     Raises:
         RunError: the run cannot be opened.
@@ -89,7 +89,7 @@ class Server:
 
     Args:
         settings: settings of the server.
-        report: is told in one line what happens.
+        report: receives a line about what happens.
     """
 
     settings: ServeSettings

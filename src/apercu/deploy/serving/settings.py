@@ -111,7 +111,7 @@ class AccessPolicy:
         return self._is_name_allowed(_read_host(origin), own)
 
     def allows_reading(self, origin: str) -> bool:
-        """Return whether browsers are told that a page of an origin may read the answers."""
+        """Return whether browsers let a page of an origin read the responses."""
         return EVERY in self.origins or origin.lower() in map(str.lower, self.origins)
 
     def _is_name_allowed(self, name: str, own: str | None) -> bool:

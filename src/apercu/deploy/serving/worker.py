@@ -173,7 +173,7 @@ class BatchingLoop:
         """Open everything, and tell the web process.
 
         Raises:
-            ApercuError: something cannot be opened; the web process is told, too.
+            ApercuError: something cannot be opened; the web process gets the error, too.
         """
         threading.Thread(target=self.receive, daemon=True).start()
         try:

@@ -72,11 +72,11 @@ class PacketClock:
         """Convert the times of a packet to the unit of the stream, and let them advance."""
         unit = self._stream.time_base
         scale = Fraction(packet.time_base) / unit
-        decoded = round(packet.dts * scale)
-        if self._last is not None and decoded <= self._last:
-            decoded = self._last + 1
-        shown = decoded if packet.pts is None else max(decoded, round(packet.pts * scale))
+        dts = round(packet.dts * scale)
+        if self._last is not None and dts <= self._last:
+            dts = self._last + 1
+        pts = dts if packet.pts is None else max(dts, round(packet.pts * scale))
         duration = round((packet.duration or 0) * scale)
         packet.time_base = unit
-        packet.dts, packet.pts, packet.duration = decoded, shown, duration
-        self._last = decoded
+        packet.dts, packet.pts, packet.duration = dts, pts, duration
+        self._last = dts

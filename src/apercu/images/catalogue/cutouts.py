@@ -168,8 +168,8 @@ def _search_frame(
             )
         fields = iter(chips)
     for bands in fields:
-        wanted = (CutoutStatus.OUTSIDE, CutoutStatus.MISSING)
-        indices = [index for index, status in enumerate(statuses) if status in wanted]
+        searched = (CutoutStatus.OUTSIDE, CutoutStatus.MISSING)
+        indices = [index for index, status in enumerate(statuses) if status in searched]
         positions = objects.positions[indices]
         if objects.in_pixels:
             yield _FieldSearch(bands, indices, [positions] * len(bands))

@@ -129,7 +129,7 @@ def read_pages(stream: BytesIO | BufferedReader, name: str) -> list[TiffPage]:
     order = "<" if start[:2] == b"II" else ">"
     is_big = 43 in (start[2], start[3])
     pages: list[TiffPage] = []
-    seen: set[int] = set()
+    offsets: set[int] = set()
     try:
         (offset,) = (
             struct.unpack_from(f"{order}Q", start, 8)
@@ -137,11 +137,11 @@ def read_pages(stream: BytesIO | BufferedReader, name: str) -> list[TiffPage]:
             else struct.unpack_from(f"{order}I", start, 4)
         )
         while offset:
-            if offset in seen or len(seen) >= MAX_PAGES:
+            if offset in offsets or len(offsets) >= MAX_PAGES:
                 raise ImageError(
                     f"{name}: damaged, its pages form a circle, or more than {MAX_PAGES}"
                 )
-            seen.add(offset)
+            offsets.add(offset)
             tags, offset = _read_directory(stream, order, offset, length, is_big)
             pages.append(TiffPage(len(pages), order, tags))
     except (struct.error, EOFError) as error:
@@ -319,8 +319,8 @@ def decode_page(page: TiffPage, stream: BytesIO | BufferedReader, name: str) -> 
     rows, columns = -(-page.height // segments.height), -(-page.width // segments.width)
     canvas = np.empty((planes, page.height, page.width, depth), np.float32)
     for number, (offset, count) in enumerate(zip(segments.offsets, segments.counts, strict=True)):
-        plane, place = divmod(number, rows * columns)
-        top, left = (place // columns) * segments.height, (place % columns) * segments.width
+        plane, index = divmod(number, rows * columns)
+        top, left = (index // columns) * segments.height, (index % columns) * segments.width
         bottom = min(page.height, top + segments.height)
         high = segments.height if segments.is_tiled else bottom - top
         stream.seek(offset)

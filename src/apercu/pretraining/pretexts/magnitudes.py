@@ -57,9 +57,9 @@ class Magnitudes(Pretext):
             images = turn_randomly(images, batch.generator)
         predicted = self._predict(network, images, batch.generator if self.dropout else None)
         errors = (predicted - _require_targets(batch.targets)).abs()
-        known = errors.isfinite()
-        fraction = known.float().mean().clamp(min=1e-6)
-        return {"magnitude": torch.where(known, errors, 0.0).mean(1) / fraction}
+        finite = errors.isfinite()
+        fraction = finite.float().mean().clamp(min=1e-6)
+        return {"magnitude": torch.where(finite, errors, 0.0).mean(1) / fraction}
 
     def measure_errors(self, network: PretextNetwork, batch: PretextBatch) -> dict[str, Scores]:
         errors = (self._predict(network, batch.images) - _require_targets(batch.targets)).abs()

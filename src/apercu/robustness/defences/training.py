@@ -31,7 +31,7 @@ from apercu.types import Images, Logits
 
 FACTS = "facts.json"
 FEWEST_JUDGED = 8
-"""Images held out below which it cannot be told how good a defence is."""
+"""Number of images held out below which the quality of a defence is not stated."""
 GOOD = 0.9
 """Fraction of predicted targets that needs no training to be better."""
 FEW_CLASSES = 0.35
