@@ -16,7 +16,7 @@ from torch import nn
 from apercu import open_classifier
 from apercu.classifiers import trust as trust_module
 from apercu.classifiers.trust import check_options, limit_network
-from apercu.errors import ClassifierError, RunError, UntrustedError
+from apercu.errors import ClassifierError, InputError, RunError, UntrustedError
 from apercu.explainers.run_folder import load_explainer
 
 GOLDEN_RUN = Path(__file__).resolve().parents[1] / "golden/runs/mask-own"
@@ -132,6 +132,43 @@ def test_no_verb_runs_the_code_of_a_file(
     assert code == 2 and not canary.exists()
     assert "refused, it wants to call os:system" in lines[-1]
     assert "Traceback" not in "".join(lines)
+
+
+@pytest.mark.parametrize("way", ["engine", "worker of a server", "video", "batch", "student"])
+def test_no_function_runs_the_code_of_a_run(
+    way: str, bad_run: Path, bad_card: Path, canary: Path, tmp_path: Path
+) -> None:
+    from apercu.deploy.batch.request import ExplainerRef
+    from apercu.deploy.inference import open_engine
+    from apercu.deploy.serving.worker import WorkerSetup, open_explainer
+    from apercu.explainers.mask.explainer import MaskExplainer
+
+    calls: dict[str, Callable[[bool], object]] = {
+        "engine": lambda trust: open_engine(bad_run, trust=trust),
+        "worker of a server": lambda trust: open_explainer(
+            WorkerSetup(GOLDEN_RUN, str(bad_card), trust=trust)
+        ),
+        "video": lambda trust: open_engine(GOLDEN_RUN, bad_card, trust=trust),
+        "batch": lambda trust: ExplainerRef(bad_run, trust=trust).open(),
+        "student": lambda trust: MaskExplainer.from_pretrained(bad_run, trust=trust),
+    }
+    with pytest.raises(UntrustedError, match="refused, it wants to call os:system"):
+        calls[way](False)
+    assert not canary.exists()
+    with pytest.raises(InputError, match=r"expected an nn\.Module"):
+        calls[way](True)
+    assert canary.exists()
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "config.json", "encoder"])
+def test_links_of_a_run_stay_in_it(name: str, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(GOLDEN_RUN, run)
+    (run / name).rename(tmp_path / name)
+    (run / name).symlink_to(tmp_path / name)
+    with pytest.raises(UntrustedError, match=rf"{name}.*: leads out of the run folder"):
+        load_explainer(run)
+    assert load_explainer(run, trust=True).kind == "mask"
 
 
 def test_the_option_trust_ends_with_its_command(
