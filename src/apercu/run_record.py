@@ -12,6 +12,7 @@ import io
 import os
 import pickle
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -190,13 +191,17 @@ class Phase:
             return {}
         import torch
 
+        damage = RunError(f"{self.path}: damaged; remove it, and this part begins anew")
         try:
+            with zipfile.ZipFile(self.path) as archive:
+                if archive.testzip() is not None:
+                    raise damage
             content = torch.load(self.path, weights_only=True, map_location="cpu")
             return dict(content["state"]) if content["key"] == self.key else {}
         except (OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError) as error:
-            raise self._describe_damage() from error
-        except pickle.UnpicklingError as error:
-            raise self._describe_damage() from error
+            raise damage from error
+        except (zipfile.BadZipFile, pickle.UnpicklingError) as error:
+            raise damage from error
 
     def note(
         self, done: int, total: int, make_state: Callable[[], Mapping[str, Any]] | None = None
@@ -231,11 +236,6 @@ class Phase:
         """Remove the state, when the result of the phase is kept elsewhere."""
         if self.path is not None:
             self.path.unlink(missing_ok=True)
-
-    def _describe_damage(self) -> RunError:
-        return RunError(
-            f"{self.path}: the checkpoint is damaged; delete it, and this part begins again"
-        )
 
 
 def read_part(path: Path, model: type[BaseModel]) -> BaseModel:

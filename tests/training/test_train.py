@@ -451,7 +451,7 @@ def test_a_damaged_checkpoint_of_a_phase_is_one_line(tmp_path: Path) -> None:
     content = (tmp_path / "state.ckpt").read_bytes()
     for damaged in (content[:-40], b"", b"PK\x03\x04 nothing", b"no archive"):
         (tmp_path / "state.ckpt").write_bytes(damaged)
-        with pytest.raises(RunError, match="the checkpoint is damaged; delete it"):
+        with pytest.raises(RunError, match="damaged; remove it, and this part begins anew"):
             phase.load()
     phase.remove()
     assert phase.load() == {}

@@ -46,6 +46,8 @@ EMBEDDED = "embedded.safetensors"
 LOGITS, STATE = "embedding-logits.ckpt", "embedding.ckpt"
 """Files of what is kept until then: the classifier's logits, and the state."""
 DESCENT = "class embedding: steps"
+MIN_DEVIATION = 1e-6
+"""Least deviation of the logits of a classifier that predicts the same for all images."""
 
 MAX_HELD_OUT_IMAGES = 512
 """Images that a trained encoder does not see, at most; never more than a tenth of all."""
@@ -199,7 +201,7 @@ def train_ridge_embedding(
         classifier, cached, order[held_out:], settings.batch, queries
     )
     network.gate.set_logit_units(
-        data.teacher_logits.mean().item(), data.teacher_logits.std().item()
+        data.teacher_logits.mean().item(), max(data.teacher_logits.std().item(), MIN_DEVIATION)
     )
 
     def predict(views: Images) -> Tensor:

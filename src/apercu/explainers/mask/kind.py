@@ -159,4 +159,5 @@ MASK = ExplainerKind(
     measure=measure,
     find_doubts=find_doubts,
     open_backbone=open_backbone,
+    min_classes=2,
 )
