@@ -80,7 +80,7 @@ def test_moving_nowhere_changes_nothing(channels: int, size: tuple[int, int]) ->
         codes, spread = network.encode(images)
         assert codes.shape == spread.shape == (2, 6)
         assert network.decode(codes).shape == (2, channels, 32, 32)
-        assert network.read(codes).shape == network.logit_shift(codes).shape == (2, 4)
+        assert network.predict_logits(codes).shape == network.logit_shift(codes).shape == (2, 4)
         assert torch.equal(network.move(images, codes, codes), images)
         moved = network.move(images, codes, codes + 3)
         assert moved.shape == images.shape and not torch.equal(moved, images)

@@ -28,7 +28,7 @@ class LatentExplainer(CounterfactualExplainer[LatentNetwork, LatentSettings, Cod
 
     def _read(self, images: Images) -> EncodedImages[Codes]:
         codes = self.network.encode(images)[0]
-        return EncodedImages(images, codes, self.network.read(codes))
+        return EncodedImages(images, codes, self.network.predict_logits(codes))
 
     def _generate(
         self, reading: EncodedImages[Codes], logits: Logits, targets: Targets

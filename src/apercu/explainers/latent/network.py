@@ -1,4 +1,4 @@
-"""A small variational autoencoder, and two readers of the classifier's logits in its codes."""
+"""A small variational autoencoder, and two heads that predict the classifier's logits."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ LOG_VARIANCE_BOUNDS = (-8.0, 4.0)
 
 @dataclass(frozen=True)
 class LatentShape:
-    """Size of the autoencoder and of its readers.
+    """Size of the autoencoder and of its two logit heads.
 
     Args:
         side: side of its square pictures in pixels, a multiple of 16.
         code: number of values in a code.
         width: channels of the finest features, a multiple of 8; doubled twice on the way down.
-        reader: width of the two hidden layers of each reader.
+        reader: width of the two hidden layers of each logit head.
     """
 
     side: Annotated[int, Field(ge=16, le=1024, multiple_of=2**HALVINGS)] = 64
@@ -43,7 +43,7 @@ class LatentShape:
 
 @final
 class LatentNetwork(nn.Module):
-    """Encodes images, decodes small pictures, and reads a classifier's logits from codes.
+    """Encodes images, decodes small pictures, and predicts a classifier's logits from codes.
 
     Args:
         channels: channels of the images.
@@ -68,8 +68,8 @@ class LatentNetwork(nn.Module):
         self.down = nn.Sequential(*down, nn.Flatten(), nn.Linear(values, 2 * shape.code))
         self.start = nn.Linear(shape.code, values)
         self.up = nn.Sequential(*up, nn.Conv2d(widths[0], channels, 3, padding=1))
-        self.reader = _build_reader(shape, classes)
-        self.mover = _build_reader(shape, classes)
+        self.reader = _build_logit_head(shape, classes)
+        self.mover = _build_logit_head(shape, classes)
 
     def shrink(self, images: Images) -> Float[Tensor, "batch channels side side"]:
         """Return the images at the size of the autoencoder's pictures."""
@@ -78,14 +78,14 @@ class LatentNetwork(nn.Module):
 
     def encode(self, images: Images) -> tuple[Codes, Codes]:
         """Return the mean and the logarithm of the variance of each image's code."""
-        mean, spread = self.down(2 * self.shrink(images) - 1).chunk(2, dim=1)
-        return mean, spread.clamp(*LOG_VARIANCE_BOUNDS)
+        mean, log_variance = self.down(2 * self.shrink(images) - 1).chunk(2, dim=1)
+        return mean, log_variance.clamp(*LOG_VARIANCE_BOUNDS)
 
     def decode(self, codes: Codes) -> Float[Tensor, "batch channels side side"]:
         """Return small pictures in [0, 1]."""
         return self.up(self.start(codes).unflatten(1, self.coarse)).sigmoid()
 
-    def read(self, codes: Codes) -> Logits:
+    def predict_logits(self, codes: Codes) -> Logits:
         """Return an estimate of the classifier's logits for images that have these codes."""
         return self.reader(codes)
 
@@ -113,7 +113,7 @@ class LatentNetwork(nn.Module):
         return (images + enlarged).clamp(0, 1)
 
 
-def _build_reader(shape: LatentShape, classes: int) -> nn.Sequential:
+def _build_logit_head(shape: LatentShape, classes: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Linear(shape.code, shape.reader),
         nn.SiLU(),
@@ -159,32 +159,32 @@ class Lagrangian:
     rate: Annotated[float, Field(gt=0)] = 0.05
 
     def compute_cost(
-        self, path: Path, read: Callable[[Codes], Logits], targets: Targets, evidence: Tensor
+        self, path: Path, logits_fn: Callable[[Codes], Logits], targets: Targets, evidence: Tensor
     ) -> Scores:
         """Return the Lagrangian of each path, with a sum over the points for the integral.
 
         Args:
             path: codes of the paths, `points × batch × code`.
-            read: function from codes to logits.
+            logits_fn: function from codes to logits.
             targets: target class of each path.
             evidence: weight of the cross-entropy of each path.
         """
         pieces = self.points - 1
         kinetic = pieces / 2 * path.diff(dim=0).square().sum((0, 2))
         entropies = torch.stack(
-            [F.cross_entropy(read(codes), targets, reduction="none") for codes in path]
+            [F.cross_entropy(logits_fn(codes), targets, reduction="none") for codes in path]
         )
         return kinetic + evidence * (entropies[1:].mean(0) + entropies[-1])
 
     @torch.enable_grad()
     def find_path(
-        self, start: Codes, read: Callable[[Codes], Logits], targets: Targets
+        self, start: Codes, logits_fn: Callable[[Codes], Logits], targets: Targets
     ) -> tuple[Path, Scores]:
-        """Find the cheapest path from each code to one that is read as the target.
+        """Find the cheapest path from each code to one whose predicted class is the target.
 
         Args:
             start: codes at which the paths begin, `batch × code`.
-            read: differentiable function from codes to logits, one row per code of `start`.
+            logits_fn: differentiable function from codes to logits, one row per code of `start`.
             targets: target class of each path.
 
         Returns:
@@ -194,8 +194,8 @@ class Lagrangian:
         probability = torch.zeros(len(start), device=start.device)
         unconvinced = torch.ones(len(start), dtype=torch.bool, device=start.device)
         for evidence in self.evidence:
-            path = self._descend(start, read, targets, evidence)
-            at_end = read(path[-1]).softmax(1).gather(1, targets[:, None])[:, 0].detach()
+            path = self._descend(start, logits_fn, targets, evidence)
+            at_end = logits_fn(path[-1]).softmax(1).gather(1, targets[:, None])[:, 0].detach()
             best = torch.where(unconvinced[:, None], path, best)
             probability = torch.where(unconvinced, at_end, probability)
             unconvinced &= at_end < self.convinced
@@ -204,7 +204,7 @@ class Lagrangian:
         return best, probability
 
     def _descend(
-        self, start: Codes, read: Callable[[Codes], Logits], targets: Targets, evidence: float
+        self, start: Codes, logits_fn: Callable[[Codes], Logits], targets: Targets, evidence: float
     ) -> Path:
         weight = torch.full((len(start),), evidence, device=start.device)
         offsets = torch.zeros(
@@ -214,7 +214,7 @@ class Lagrangian:
         for _ in range(self.steps):
             path = torch.cat([start[None], start + offsets])
             (gradient,) = torch.autograd.grad(
-                self.compute_cost(path, read, targets, weight).sum(), offsets
+                self.compute_cost(path, logits_fn, targets, weight).sum(), offsets
             )
             offsets.grad = gradient
             optimiser.step()

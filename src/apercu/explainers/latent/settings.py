@@ -24,7 +24,7 @@ class LatentSettings(ExplainerSettings):
 
     Attributes:
         explainer: the kind of the explainer.
-        shape: size of the autoencoder and of the readers.
+        shape: size of the autoencoder and of its logit heads.
         noise: standard deviation of what a code leaves out of a picture; the lower, the more a
             code holds, and the less realistic are pictures between two codes.
         path: how paths are found.

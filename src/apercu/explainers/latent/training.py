@@ -24,18 +24,18 @@ MIXED_EVERY = 4
 """One image in so many is mixed with another one instead."""
 
 
-MIN_TOLD, MAX_MISREAD = 0.1, 1.0
-"""Fraction of the images' variance in their codes, and error of the readers, that are healthy."""
+MIN_VARIANCE_FRACTION, MAX_LOGIT_ERROR = 0.1, 1.0
+"""Least fraction of the images' variance in codes, and largest relative error of the logits."""
 FIGURES = ("told", "misread")
 
 
 def _describe_codes(means: Mapping[str, float]) -> str | None:
-    """Return one line where codes say nothing of their images, or readers predict badly."""
-    if means["told"] < MIN_TOLD:
+    """Return one line where codes hold little of their images, or logits are predicted badly."""
+    if means["told"] < MIN_VARIANCE_FRACTION:
         return (
             f"codes say little of their images ({means['told']:.2f} of the variance); lower noise"
         )
-    if means["misread"] > MAX_MISREAD:
+    if means["misread"] > MAX_LOGIT_ERROR:
         return (
             "the classifier's logits cannot be predicted from the codes (error "
             f"{means['misread']:.2f} of the change); enlarge shape.side, or train on"
@@ -48,10 +48,10 @@ DEGENERATE_CODES = DegenerateSolution(FIGURES, FIGURES, _describe_codes)
 
 @final
 class LatentTraining(TrainingModule):
-    """Trains an autoencoder by the evidence lower bound, and its readers by logits.
+    """Trains an autoencoder by the evidence lower bound, and its logit heads by logits.
 
-    The readers learn the logits of images, and of images that are moved, where they will be used:
-    at codes that the readers themselves lead to, and at mixtures. The classifier needs no
+    The heads learn the logits of images, and of images that are moved, where they will be used: at
+    codes to which the heads themselves lead, and at mixtures. The classifier needs no
     gradients.
 
     Args:
@@ -91,8 +91,8 @@ class LatentTraining(TrainingModule):
         with torch.no_grad():
             shift = self.classifier(network.move(images, start, moved)) - logits
         predicted = network.logit_shift(moved) - network.logit_shift(start)
-        reading = F.smooth_l1_loss(network.read(start), logits, reduction="none")
-        terms["reading"] = reading.mean(1)
+        errors_of_logits = F.smooth_l1_loss(network.predict_logits(start), logits, reduction="none")
+        terms["reading"] = errors_of_logits.mean(1)
         terms["moving"] = F.smooth_l1_loss(predicted, shift, reduction="none").mean(1)
         variance = (small - small.mean(0)).square().mean()
         self.log_terms(
@@ -110,10 +110,10 @@ class LatentTraining(TrainingModule):
         start = network.encode(images)[0]
         targets = runner_up(logits, logits.argmax(1))
 
-        def read(codes: Codes) -> Logits:
+        def shifted_logits(codes: Codes) -> Logits:
             return logits + network.logit_shift(codes) - network.logit_shift(start)
 
-        path, _ = self.settings.path.find_path(start, read, targets)
+        path, _ = self.settings.path.find_path(start, shifted_logits, targets)
         moved = network.move(images, start, path[-1])
         name = self.classifier.classes[int(targets[0])].partition(",")[0]
         tiles = [
