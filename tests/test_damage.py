@@ -249,6 +249,37 @@ def test_damaged_tables_are_told(content: bytes, tmp_path: Path) -> None:
         assert "\n" not in str(error)
 
 
+def write_catalogue(path: Path) -> bytes:
+    """Write a small catalogue in the format that its suffix names, and return its bytes."""
+    import pyarrow as pa
+    from astropy.table import Table
+    from pyarrow import parquet
+
+    columns = {"id": ["a", "b"], "ra": [1.5, 2.5], "count": [3, 4]}
+    if path.suffix == ".parquet":
+        parquet.write_table(pa.table(columns), path)
+    elif path.suffix == ".fits":
+        Table(columns).write(path)
+    elif path.suffix == ".cat":
+        path.write_text("# 1 id\n# 2 ra (degrees)\n# 3 count\na 1.5 3\nb 2.5 4\n")
+    else:
+        path.write_text("id,ra,count\na,1.5,3\nb,2.5,4\n")
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".fits", ".cat"])
+def test_a_damaged_catalogue_stays_in_the_error_tree(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"table{suffix}"
+    content = write_catalogue(path)
+    assert set(read_catalogue(path).columns) == {"id", "ra", "count"}
+    for variant in damage_bytes(content):
+        path.write_bytes(variant)
+        try:
+            read_catalogue(path)
+        except ImagesError as error:
+            assert "\n" not in str(error)
+
+
 @pytest.mark.parametrize("way", ["above", "absolute", "link", "folder"])
 def test_labels_stay_in_their_folder(way: str, tmp_path: Path) -> None:
     from PIL import Image

@@ -152,7 +152,7 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
         raise ClassifierError(f"weights {path}: no such file")
     try:
         stored = load_file(path)
-    except SafetensorError as error:
+    except (OSError, SafetensorError, LookupError, ValueError) as error:
         raise ClassifierError(
             f"weights {path}: expected a safetensors file ({error}); "
             "save the state_dict with safetensors.torch.save_file"

@@ -28,7 +28,7 @@ def open_csv(path: Path) -> Iterator[Any]:
 
     Raises:
         OSError: the file cannot be read.
-        UnicodeDecodeError: it is in another encoding.
+        UnicodeError: it is in another encoding.
     """
     with path.open("rb") as raw:
         encoding = _MARKS.get(raw.read(2), "utf-8-sig")

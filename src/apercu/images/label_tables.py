@@ -163,7 +163,7 @@ def _read_table(path: Path) -> _Table:
         with open_csv(path) as lines:
             columns = [name.strip().lower() for name in next(lines, [])]
             numbered = [(lines.line_num, cells) for cells in lines if cells]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, UnicodeError, csv.Error) as error:
         raise ImagesError(f"{path}: cannot be read as a CSV table in UTF-8 ({error})") from error
     rows = (
         _Row(path, line, dict(zip(columns, cells + [""] * len(columns), strict=False)))

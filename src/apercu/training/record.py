@@ -79,7 +79,7 @@ def find_begun_steps(run: Path) -> int | None:
     try:
         content = parse_json((run / CONFIG).read_text(encoding="utf-8"))
         return int(content["schedule"]["steps"])
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, OverflowError):
         return None  # nothing was begun, or the file is damaged; `find_settings` reports this
 
 

@@ -141,7 +141,7 @@ class WorkFolder:
             path = self._unit_path(unit)
             try:
                 table = pa.ipc.open_file(path.read_bytes()).read_all()
-            except (OSError, pa.ArrowException) as error:
+            except (OSError, ValueError, pa.ArrowException) as error:
                 raise RunError(f"{path}: damaged; delete it and run the same again") from error
             if table.num_rows != len(unit):
                 raise RunError(

@@ -126,7 +126,7 @@ def _read_csv(path: Path) -> Columns:
         with open_csv(path) as lines:
             names = [name.strip() for name in next(lines, [])]
             rows = [(lines.line_num, cells) for cells in lines if cells]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, UnicodeError, csv.Error) as error:
         raise ImagesError(f"{path}: cannot be read as a CSV table in UTF-8 ({error})") from error
     repeated = next((name for name in names if names.count(name) > 1), None)
     if repeated is not None:

@@ -163,7 +163,7 @@ class DetectionBenchmark:
         path = folder / FOLDER / f"{digest}.safetensors"
         try:
             return load(path.read_bytes())
-        except (OSError, SafetensorError):
+        except (OSError, SafetensorError, LookupError, ValueError):
             pass
         parts: dict[str, list[torch.Tensor]] = {name: [] for name in (*self.extractors, "fooled")}
         count = 0
