@@ -157,8 +157,8 @@ def train(
         stack.enter_context(record.begin(resume=resume))
         if settings.schedule.steps < base.schedule.steps:
             say(
-                f"{settings.schedule.steps} steps instead of {base.schedule.steps}: the parts before, "
-                "such as the class embedding, are as much shorter"
+                f"{settings.schedule.steps} steps instead of {base.schedule.steps}: the parts "
+                "before, such as the class embedding, are as much shorter"
             )
         if stand_in is not None:
             trainer, facts = _replace_classifier(trainer, stand_in)

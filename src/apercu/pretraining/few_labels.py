@@ -133,7 +133,7 @@ def extract_labelled_features(
             labels.append(indices[str(label)])
         features.append(compute_deep_features(classifier, batch.images.to(classifier.device)).cpu())
         progress(source.name, len(labels), len(source))
-    images = cache_in_memory(TrainingImages(source, classifier))
+    images = cache_in_memory(TrainingImages(source, classifier), progress)
     return LabelledFeatures(torch.cat(features), torch.tensor(labels), images, classifier)
 
 
