@@ -99,8 +99,9 @@ def test_braai_says_the_same_behind_its_stretch(apercu_data: Path, tmp_path: Pat
     stamps = np.load(apercu_data / "data" / "ztf" / "alerts.npz")
     np.savez(tmp_path / "some.npz", stamps=stamps["stamps"][:40], candid=stamps["candid"][:40])
     recipe = _recipe("braai")
-    card = recipe.behind_a_stretch(recipe.read_card(braai), str(tmp_path / "some.npz"))
-    recipe.write_card(card, tmp_path / "braai.json")
+    out = tmp_path / "braai.json"
+    card = recipe.behind_a_stretch(recipe.read_card(braai), str(tmp_path / "some.npz"), out)
+    recipe.write_card(card, out)
     plain, behind = open_classifier(braai), open_classifier(tmp_path / "braai.json")
     source = recipe.open_images(tmp_path / "some.npz", channels=3)
     for item in source:

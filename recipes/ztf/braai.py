@@ -8,6 +8,7 @@ rule they are pixels in [0, 1], where a blur, a plain colour or noise mean what 
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -22,8 +23,11 @@ BENDS = 10.0
 """Counts where the curve bends: about the noise of the sky."""
 
 
-def behind_a_stretch(card: ClassifierCard, stamps: str) -> ClassifierCard:
-    """The card with a stretch from the lowest to the highest counts of a sample."""
+def behind_a_stretch(card: ClassifierCard, stamps: str, out: Path) -> ClassifierCard:
+    """The card with a stretch from the lowest to the highest counts of a sample.
+
+    The program is copied beside it, as the files of a card are in its folder.
+    """
     if card.input is None:
         raise SystemExit("error: expected a card that says its input")
     source = open_images(stamps, channels=card.input.channels)
@@ -36,11 +40,11 @@ def behind_a_stretch(card: ClassifierCard, stamps: str) -> ClassifierCard:
         noise=(BENDS,) * card.input.channels,
         sky=False,
     )
-    source_path = str(Path(card.source).resolve())
+    program = Path(shutil.copy(card.source, out.parent))
     input = card.input.model_copy(update={"stretch": stretch})
-    return card.model_copy(update={"source": source_path, "input": input})
+    return card.model_copy(update={"source": program.name, "input": input})
 
 
 if __name__ == "__main__":
     given, stamps, out = sys.argv[1:]
-    write_card(behind_a_stretch(read_card(given), stamps), out)
+    write_card(behind_a_stretch(read_card(given), stamps, Path(out)), out)
