@@ -243,6 +243,15 @@ def test_options_name_no_files_and_no_addresses(options: dict[str, Any], tmp_pat
         open_classifier(write_json(tmp_path / "card.json", {**TIMM, "options": options}))
 
 
+@pytest.mark.parametrize(
+    "options", [{"backbone": "hf-hub:a/b"}, {"backbone": "resnet10t", "checkpoint_path": "w.pth"}]
+)
+def test_options_of_our_own_factories_neither(options: dict[str, Any], tmp_path: Path) -> None:
+    card = {"source": "apercu.classifiers.colour:Coloured", "options": options}
+    with pytest.raises(ClassifierError, match=r"options\.\w+ is refused"):
+        open_classifier(write_json(tmp_path / "card.json", card))
+
+
 def test_plain_options_pass() -> None:
     check_options("timm/x", {"act_layer": "relu", "drop_rate": 0.1, "depths": [2, 2], "a": None})
 

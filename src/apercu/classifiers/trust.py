@@ -20,7 +20,9 @@ from torch.nn.modules import module as hooks
 from apercu.classifiers.fingerprint import FORMER_FACTORIES
 from apercu.errors import ClassifierError, UntrustedError
 
-OWN_FACTORIES = frozenset({*FORMER_FACTORIES, *FORMER_FACTORIES.values()})
+OWN_FACTORIES = frozenset(
+    {*FORMER_FACTORIES, *FORMER_FACTORIES.values(), "apercu.classifiers.colour:Coloured"}
+)
 """Factories of this package, which every card may name."""
 
 MAX_MODULES = 30_000
@@ -88,7 +90,10 @@ def check_factory(source: str, options: Mapping[str, Any]) -> None:
 
     Raises:
         UntrustedError: neither is it typed or one of this package, nor is the file trusted.
+        ClassifierError: an option for a factory of this package names a file or an address.
     """
+    if source in OWN_FACTORIES and not is_trusting():
+        check_options(source, options)
     typed = source in _TYPED and not options
     if not (typed or source in OWN_FACTORIES or is_trusting()):
         hint = "" if options else f"type it yourself (--classifier {source}), or "
