@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import logging
 import os
 import pickle
@@ -13,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Callback
@@ -26,6 +28,7 @@ from apercu.classifiers import Classifier
 from apercu.errors import RunError
 from apercu.extras import is_installed
 from apercu.images import ImageSource
+from apercu.io import write_file
 from apercu.progress import ProgressCallback, ignore_progress
 from apercu.run_record import SAVE_EVERY, RunRecord
 from apercu.training.callbacks import (
@@ -41,7 +44,10 @@ from apercu.training.data import EndlessSampler, TrainingImages, split_held_out
 from apercu.training.module import TrainingModule
 from apercu.training.record import TrainingContext, make_record
 
-CHECKPOINTS, LAST = "checkpoints", "last.ckpt"
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import CSVLogger
+
+CHECKPOINTS, LAST, METRICS = "checkpoints", "last.ckpt", "metrics.csv"
 
 
 @dataclass(frozen=True)
@@ -176,10 +182,10 @@ class Trainer:
     def _build_lightning_trainer(
         self, module: TrainingModule, callbacks: list[Callback]
     ) -> LightningTrainer:
-        from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+        from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
         schedule = module.settings.schedule
-        loggers: list[Logger] = [CSVLogger(self.run, name="logs", version="")]
+        loggers: list[Logger] = [_open_csv_logger(self.run)]
         if is_installed("tensorboard"):
             loggers.append(TensorBoardLogger(self.run, name="logs", version=""))
         patience = max(50, schedule.steps // 4)
@@ -237,6 +243,34 @@ class Trainer:
         """Return the last checkpoint; where it has all steps, the fit only reads it."""
         path = self.run / CHECKPOINTS / LAST
         return str(path) if path.is_file() else None
+
+
+def _open_csv_logger(run: Path) -> CSVLogger:
+    """Return the logger of the curves, which keeps the rows of the steps that are done.
+
+    Lightning's removes the file of an interrupted training.
+    """
+    from lightning.pytorch.loggers import CSVLogger
+
+    logger, path = CSVLogger(run, name="logs", version=""), run / "logs" / METRICS
+    if not path.is_file() or not is_main_process():
+        return logger
+    done, text = _read_steps_done(run), path.read_text(encoding="utf-8")
+    rows = [row for row in csv.DictReader(io.StringIO(text)) if _is_before(row.get("step"), done)]
+    with _silence_lightning():
+        writer = logger.experiment  # removes the file
+    if rows:
+        writer.metrics_keys = sorted(key for key in rows[0] if key)
+        kept = io.StringIO()
+        table = csv.DictWriter(kept, writer.metrics_keys, extrasaction="ignore")
+        table.writeheader()
+        table.writerows(rows)
+        write_file(path, kept.getvalue())
+    return logger
+
+
+def _is_before(step: str | None, done: int) -> bool:
+    return step is not None and step.isdecimal() and int(step) < done
 
 
 def is_main_process() -> bool:
