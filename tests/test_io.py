@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import csv
 import errno
+import io
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,15 @@ import pytest
 import torch
 
 from apercu.errors import OutputError
-from apercu.io import check_writable, write_file, write_map
+from apercu.io import (
+    check_out_folder,
+    check_writable,
+    format_csv_rows,
+    is_inside,
+    unescape_cell,
+    write_file,
+    write_map,
+)
 
 
 def test_text_and_bytes_are_written_with_their_folders(tmp_path: Path) -> None:
@@ -56,3 +66,63 @@ def test_a_map_comes_back_as_it_was(tmp_path: Path) -> None:
     given = torch.rand(3, 5)
     write_map(tmp_path / "map.npy", given.requires_grad_())
     assert np.array_equal(np.load(tmp_path / "map.npy"), given.detach().numpy())
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\n", "'=", "''-"])
+def test_texts_in_csv_are_no_formulas_and_come_back(start: str) -> None:
+    name = f"{start}HYPERLINK(0).png"
+    text = format_csv_rows([["file", "value"], [name, -0.5]])
+    rows = list(csv.reader(io.StringIO(text, newline="")))
+    assert rows[1][1] == "-0.5"
+    assert rows[1][0].startswith("'") and unescape_cell(rows[1][0]) == name
+
+
+@pytest.mark.parametrize("name", ["'quoted'", "plain", "", "a=b", "'", "a-b"])
+def test_other_texts_in_csv_stay_as_they_are(name: str) -> None:
+    rows = list(csv.reader(io.StringIO(format_csv_rows([[name]]))))
+    assert (rows[0][0] if rows[0] else "") == name == unescape_cell(name)
+
+
+def test_scores_of_images_whose_names_look_like_formulas(tmp_path: Path) -> None:
+    from apercu.evaluation.results import _format_scores, _parse_scores
+
+    scores = {("mine", "iou"): {"=1+1.png": 0.5, "-a.png": -0.25, "'b.png": 1.0}}
+    text = _format_scores(scores)
+    assert _parse_scores(text) == scores
+    assert "\nmine,iou,'=1+1.png,0.5\n" in text
+
+
+def test_labels_of_images_whose_names_look_like_formulas(tmp_path: Path) -> None:
+    from PIL import Image
+
+    from apercu import open_images
+
+    Image.new("RGB", (8, 8)).save(tmp_path / "=1.png")
+    rows = [["file", "class"], ["=1.png", "@x"]]
+    (tmp_path / "labels.csv").write_text(format_csv_rows(rows))
+    source = open_images(tmp_path)
+    assert source.names == ("=1.png",) and source.class_names == ("@x",)
+
+
+def test_what_is_checked_for_writing_is_left_as_it_was(tmp_path: Path) -> None:
+    check_out_folder(tmp_path / "a" / "b")
+    assert not (tmp_path / "a").exists()
+    (tmp_path / "c").mkdir()
+    check_out_folder(tmp_path / "c")
+    assert list((tmp_path / "c").iterdir()) == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="expected a folder"):
+        check_out_folder(tmp_path / "file" / "d")
+
+
+def test_a_path_is_inside_only_where_its_links_lead(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    (folder / "a").mkdir(parents=True)
+    (folder / "out").symlink_to(tmp_path)
+    (folder / "loop").symlink_to(folder / "loop")
+    inside = [
+        name
+        for name in ("a", "a/../b", "out/x", "../x", "loop", "\0", "/etc")
+        if is_inside(folder / name, folder)
+    ]
+    assert inside == ["a", "a/../b"]
