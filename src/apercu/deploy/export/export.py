@@ -17,6 +17,7 @@ from apercu.deploy.export.settings import (
     check_choice,
 )
 from apercu.explainers.base import TrainedExplainer
+from apercu.explainers.kind import describe_doubts
 from apercu.explainers.run_folder import load_explainer
 from apercu.extras import require_extra
 from apercu.images import ImageSource, open_images
@@ -86,7 +87,10 @@ def export(
     if not isinstance(classifier, Classifier | None):
         classifier = open_classifier(classifier, trust=trust)
     if not isinstance(explainer, TrainedExplainer):
-        explainer = load_explainer(explainer, trust=trust)
+        run = explainer
+        explainer = load_explainer(run, trust=trust)
+        if explainer.doubts:
+            report(f"warning: {describe_doubts(run, explainer.doubts)}")
     channels = explainer.classifier_info.input.channels
     inputs = ExportInputs(
         classifier,
