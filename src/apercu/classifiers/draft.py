@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from apercu.classifiers.card import ClassifierCard, describe_mistakes, read_card, strip_source
 from apercu.classifiers.classifier import Classifier
 from apercu.classifiers.open import PerChannel, name_module, open_network
-from apercu.classifiers.trust import remember_typed, trusting
+from apercu.classifiers.trust import remember_typed, trust_files
 from apercu.errors import ClassifierError
 from apercu.io import is_inside, write_file
 
@@ -120,7 +120,7 @@ def make_card(
         "classes": str(classes) if isinstance(classes, Path) else classes,
     }
     said = {"channels": channels, "size": size, "resize": resize, "mean": mean, "std": std}
-    with trusting(trust):
+    with trust_files(trust):
         is_file = spec.endswith(".json")
         if not is_file:
             spec = remember_typed(name_module(spec))

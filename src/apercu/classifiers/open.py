@@ -24,7 +24,7 @@ from apercu.classifiers.trust import (
     is_trusting,
     limit_network,
     remember_typed,
-    trusting,
+    trust_files,
 )
 from apercu.errors import ClassifierError, UntrustedError, suggest_nearest
 from apercu.io import HASHES, find_changed_file
@@ -124,7 +124,7 @@ def open_classifier(
     description = {key: value for key, value in arguments.items() if value is not None}
     if isinstance(source, str | Path):
         words = [*description, *(["copy"] if copy is not None else [])]
-        with trusting(trust):
+        with trust_files(trust):
             return _open_spec(str(source), words).to(device or "cpu")
     if isinstance(source, Classifier) or not callable(source):
         raise ClassifierError(

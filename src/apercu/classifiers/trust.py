@@ -48,14 +48,14 @@ _TYPED: set[str] = set()
 
 
 @contextmanager
-def trusting(trust: bool = True) -> Iterator[None]:
+def trust_files(trust: bool = True) -> Iterator[None]:
     """Let files name functions that are called, and hold programs of any kind, within a block.
 
     Args:
         trust: whether the files are trusted; False changes nothing.
 
     Example:
-        >>> with trusting():
+        >>> with trust_files():
         ...     is_trusting()
         True
     """

@@ -57,9 +57,9 @@ def check_out(out: Path | None) -> Path | None:
 def _trust_files(context: Context, trust: bool) -> bool:
     """Trust the files that are opened until the command ends."""
     if trust:
-        from apercu.classifiers.trust import trusting
+        from apercu.classifiers.trust import trust_files
 
-        context.with_resource(trusting())
+        context.with_resource(trust_files())
     return trust
 
 
@@ -88,8 +88,8 @@ ClassifierOption: TypeAlias = Annotated[
     typer.Option(
         "--classifier",
         metavar="SPEC",
-        help="timm/NAME, torchvision/NAME, FILE.pt2, FILE.onnx, package.module:factory "
-        "or CARD.json.",
+        help="timm/NAME, torchvision/NAME, hf/NAME_OR_FOLDER, clip/NAME?texts=…, FILE.pt2, "
+        "FILE.onnx, package.module:factory or CARD.json.",
     ),
 ]
 ImagesOption: TypeAlias = Annotated[

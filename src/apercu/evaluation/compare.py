@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from apercu.classifiers import Classifier, open_classifier
-from apercu.classifiers.trust import trusting
+from apercu.classifiers.trust import trust_files
 from apercu.evaluation.comparison import load_finished, run_comparison
 from apercu.evaluation.evaluator import Progress, ignore_progress
 from apercu.evaluation.gallery import draw_gallery
@@ -102,7 +102,7 @@ def compare(
         classifier = open_classifier(classifier, device=device, trust=trust)
     if not isinstance(images, ImageSource):
         images = open_images(images, channels=classifier.channels, bands=classifier.bands)
-    with trusting(trust):
+    with trust_files(trust):
         opened = open_explainers(explainers, methods, classifier, images, seed)
     folder = None if out is None else Path(out)
     try:

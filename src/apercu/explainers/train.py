@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from apercu.classifiers import Classifier, StudentSettings, open_classifier
-from apercu.classifiers.trust import check_spec_of_file, trusting
+from apercu.classifiers.trust import check_spec_of_file, trust_files
 from apercu.devices import choose_device
 from apercu.errors import ConfigError, NoFeatureMapsError
 from apercu.explainers.base import TrainedExplainer
@@ -126,7 +126,7 @@ def train(
     needs_student = chosen.needs_gradients and not classifier.differentiable
     built = None
     if not (needs_student and settings.uses_own_layers):  # else the student has the layers
-        with trusting(trust):
+        with trust_files(trust):
             if encoder is None and not isinstance(config, Mapping | ExplainerSettings):
                 check_spec_of_file(getattr(settings, "encoder", ""), f"{config or run}: encoder")
             # finds mistakes before anything is written
