@@ -158,7 +158,9 @@ def show_progress(*, lines: bool = False) -> Iterator[ProgressCallback]:
         A function that reports the progress.
     """
     if not sys.stderr.isatty():
-        reporter = ProgressLines(_write_line, final_lines=lines)
+        reporter = ProgressLines(
+            _write_line, final_lines=lines, first_line=FIRST_LINE, line_every=LINE_EVERY
+        )
         try:
             yield reporter.report
         finally:

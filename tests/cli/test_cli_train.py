@@ -33,10 +33,10 @@ def command(tiny_card: Path, tmp_path: Path) -> list[str | Path]:
 
 
 def test_a_training_leaves_a_run_and_says_where(apercu, command, tmp_path) -> None:
-    said = apercu(*command, "--steps", "2", "--batch", "3")
-    assert (said.code, said.err) == (0, "")
+    result = apercu(*command, "--steps", "2", "--batch", "3")
+    assert (result.code, result.err) == (0, "")
     for words in (str(tmp_path / "run"), "2 steps", "mean area of the masks: true classes"):
-        assert words in said.out
+        assert words in result.out
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert (config["schedule"]["steps"], config["schedule"]["batch"]) == (2, 3)
     again = apercu(*command, "--steps", "2", "--batch", "3", "--resume")
@@ -46,18 +46,41 @@ def test_a_training_leaves_a_run_and_says_where(apercu, command, tmp_path) -> No
 
 def test_a_short_training_is_shortened_throughout_and_goes_on(apercu, command, tmp_path) -> None:
     run = tmp_path / "run"
-    said = apercu(*command, "--steps", "2")
-    assert f"warning: {run}: does not look trained: it had 2 steps of 4 images" in said.out
-    assert "train on with --resume and a larger --steps" in said.out
+    result = apercu(*command, "--steps", "2")
+    assert f"warning: {run}: does not look trained: it had 2 steps of 4 images" in result.out
+    assert "train on with --resume and a larger --steps" in result.out
     config = json.loads((run / "config.json").read_text())
     assert config["embedding"]["steps"] == 1  # 2 of 50 steps, and 2 of the embedding
     facts = json.loads((run / "facts.json").read_text())
     assert (facts["steps"], facts["looks_trained"]) == (2, 0)
     assert "| looks trained | no |" in (run / "card.md").read_text()
-    said = apercu(*command, "--steps", "4", "--resume")
-    assert said.code == 0 and "4 steps" in said.out, said.err
+    result = apercu(*command, "--steps", "4", "--resume")
+    assert result.code == 0 and "4 steps" in result.out, result.err
     assert json.loads((run / "facts.json").read_text())["steps"] == 4
     assert json.loads((run / "config.json").read_text())["embedding"]["steps"] == 1
+
+
+def test_a_log_file_shows_every_part_of_a_training(apercu, command, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("apercu.progress.FIRST_LINE", 0.0)  # as if each part took long
+    settings = StudentSettings(steps=50, width=4, floor=0.0)
+    monkeypatch.setattr("apercu.explainers.train.StudentSettings", lambda: settings)
+    command[command.index("--classifier") + 1] = f"{__name__}:Answering"
+    said = apercu(*command, "--steps", "2")
+    assert said.code == 0, said.err
+    parts = [line.partition(":")[0] for line in said.err.splitlines() if " so far" not in line]
+    assert parts == [
+        "reading images",
+        "classifier's logits",
+        "student steps",
+        "reading images",
+        "classifier's logits",
+        "embedding steps",
+        "training steps",
+        "measuring levels",
+        "measuring regions",
+        "measuring absent classes",
+    ]
+    assert "training steps: 2 of 2, in 0 s" in said.err.splitlines()
 
 
 def test_an_explainer_that_does_not_look_trained_is_said_wherever_it_is_used(
@@ -70,10 +93,10 @@ def test_an_explainer_that_does_not_look_trained_is_said_wherever_it_is_used(
     apercu(*command, "--steps", "2")
     run = tmp_path / "run"
     Image.new("RGB", (32, 32), (90, 20, 30)).save(tmp_path / "image.png")
-    said = apercu("explain", run, tmp_path / "image.png", "--out", tmp_path / "maps")
-    assert said.code == 0
+    result = apercu("explain", run, tmp_path / "image.png", "--out", tmp_path / "maps")
+    assert result.code == 0
     line = f"{run}: does not look trained: it had 2 steps of 4 images, and 1100 of 12 are usual; "
-    assert said.err.startswith(f"warning: {line}")
+    assert result.err.startswith(f"warning: {line}")
     assert str(load_doubts(run)).startswith(line)
     assert load_explainer(run).doubts == ("it had 2 steps of 4 images, and 1100 of 12 are usual",)
     facts = json.loads((run / "facts.json").read_text())
@@ -90,36 +113,36 @@ def test_a_begun_training_goes_on_only_when_asked_and_as_it_was(
 
     with monkeypatch.context() as patch:
         patch.setattr("apercu.explainers.mask.levels.measure_levels", stopped)
-        said = apercu(*command, "--steps", "2")
-    assert said.code == 130
+        result = apercu(*command, "--steps", "2")
+    assert result.code == 130
     kept = "keeps what was done; continue with the same command and --resume"
-    assert said.err == f"error: interrupted; {tmp_path / 'run'} {kept}\n"
+    assert result.err == f"error: interrupted; {tmp_path / 'run'} {kept}\n"
     assert "continue it with --resume" in apercu(*command, "--steps", "2").err
     assert "had seed 0, now 1" in apercu(*command, "--resume", "--seed", "1").err
     assert "had schedule.steps 2, now 1" in apercu(*command, "--resume", "--steps", "1").err
     plain = [word for word in command if word != "--config"]
     plain.remove(tmp_path / "settings.yaml")
-    said = apercu(*plain, "--resume")
-    assert (said.code, said.err) == (0, "")
+    result = apercu(*plain, "--resume")
+    assert (result.code, result.err) == (0, "")
     assert (tmp_path / "run" / "weights.safetensors").is_file()
 
 
 def test_a_misspelt_setting_suggests_the_nearest(apercu, command, tmp_path) -> None:
     wrong = {**SETTINGS, "schedule": {"stesp": 3}}
     (tmp_path / "settings.yaml").write_text(yaml.safe_dump(wrong))
-    said = apercu(*command)
-    assert said.code == 2
-    assert "schedule.stesp is no setting; did you mean steps?" in said.err
+    result = apercu(*command)
+    assert result.code == 2
+    assert "schedule.stesp is no setting; did you mean steps?" in result.err
     assert not (tmp_path / "run").exists()
 
 
 def test_a_preset_that_does_not_exist(apercu, tiny_card, tmp_path) -> None:
-    said = apercu(
+    result = apercu(
         *("train", "mask", "--classifier", tiny_card, "--images", SPEC),
         *("--config", "ligth", "--out", tmp_path / "run"),
     )
-    assert said.code == 2
-    assert "did you mean light?" in said.err
+    assert result.code == 2
+    assert "did you mean light?" in result.err
 
 
 def test_overrides() -> None:
@@ -146,14 +169,14 @@ def test_a_student_is_kept_in_the_run_and_found_again(tmp_path: Path) -> None:
     source = open_images("planted:size=32,images=40")
     settings = StudentSettings(steps=30, width=4, floor=0.0)
     student, agreement = distil_student(teacher, source, tmp_path, settings)
-    asked = teacher.queries
-    again, known = distil_student(teacher, source, tmp_path, settings)
+    queries = teacher.queries
+    again, state = distil_student(teacher, source, tmp_path, settings)
     images = torch.rand(3, 3, 32, 32)
     assert torch.equal(student(images), again(images))
-    assert (known, teacher.queries) == (agreement, asked)
+    assert (state, teacher.queries) == (agreement, queries)
     teacher.fingerprint = "another"
     distil_student(teacher, source, tmp_path, settings)
-    assert teacher.queries > asked
+    assert teacher.queries > queries
 
 
 def test_a_student_below_the_floor_is_refused(tmp_path: Path) -> None:
@@ -170,9 +193,9 @@ def test_a_black_box_is_trained_for_through_its_student(
     settings = StudentSettings(steps=75, width=4, floor=0.0)
     monkeypatch.setattr("apercu.explainers.train.StudentSettings", lambda: settings)
     command[command.index("--classifier") + 1] = f"{__name__}:Answering"
-    said = apercu(*command, "--steps", "2")
-    assert (said.code, said.err) == (0, "")
-    assert "a student is trained to predict the same" in said.out
+    result = apercu(*command, "--steps", "2")
+    assert (result.code, result.err) == (0, "")
+    assert "a student is trained to predict the same" in result.out
     facts = json.loads((tmp_path / "run" / "facts.json").read_text())
     assert 0 <= facts["student_agreement"] <= 1
     plan = json.loads((tmp_path / "run" / "checkpoints" / "student.json").read_text())

@@ -233,10 +233,10 @@ def test_every_mistake_is_found_before_the_first_step(content: dict, match: str)
 
 def test_settings_lie_over_a_preset(tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text("preset: release\nschedule: {steps: 7}\n")
-    found = MASK_PRESETS.read(tmp_path / "s.yaml")
-    assert found.schedule.steps == 7
-    assert found.schedule.batch == MASK_PRESETS.presets["release"].schedule.batch
-    assert found.objective == MASK_PRESETS.presets["release"].objective
+    result = MASK_PRESETS.read(tmp_path / "s.yaml")
+    assert result.schedule.steps == 7
+    assert result.schedule.batch == MASK_PRESETS.presets["release"].schedule.batch
+    assert result.objective == MASK_PRESETS.presets["release"].objective
     assert MASK_PRESETS.read("paper") == MASK_PRESETS.presets["paper"]
     assert MASK_PRESETS.read(None) == MASK_PRESETS.presets["light"]
 
@@ -421,7 +421,7 @@ def test_an_interrupted_class_embedding_goes_on_where_it_was(
 
     def embed(folder: Path, stop: bool) -> dict[str, torch.Tensor]:
         def report(name: str, done: int, total: int) -> None:
-            if name.startswith("class embedding"):
+            if name.startswith("embedding"):
                 counts.append(done)
                 if stop and done >= total / 2:
                     raise KeyboardInterrupt

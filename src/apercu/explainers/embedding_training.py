@@ -45,7 +45,7 @@ EMBEDDED = "embedded.safetensors"
 """File of the phase's result, in the folder of the checkpoints."""
 LOGITS, STATE = "embedding-logits.ckpt", "embedding.ckpt"
 """Files of what is kept until then: the classifier's logits, and the state."""
-DESCENT = "class embedding: steps"
+DESCENT = "embedding steps"
 MIN_DEVIATION = 1e-6
 """Least deviation of the logits of a classifier that predicts the same for all images."""
 
@@ -148,7 +148,7 @@ def fit_ridge_embedding(
     network.eval()
     device, count = next(network.parameters()).device, min(settings.images, len(work.images))
     fitted, held_out = split_batches(count)
-    phase = work.make_phase("class embedding: images", STATE, settings)
+    phase = work.make_phase("embedding images", STATE, settings)
     state = phase.load()
     done = state.get("done", 0)
     moments = RidgeMoments(network.gate.embedding.shape[1], len(work.classifier.classes))
